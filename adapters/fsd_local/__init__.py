@@ -1,0 +1,58 @@
+"""This machine as a provider: a folder for objects and queues, processes for functions. Needs nothing but Python.
+
+What it is for: development, tests, and a model that fits one machine. It keeps the promises of the clouds, at-least-once
+delivery and all, so that what runs here runs there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+
+from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
+from fsd_core.errors import InputError
+
+__all__ = ["PROVIDER", "LocalProvider"]
+
+
+class LocalProvider:
+    """Implements `fsd_core.driver.Provider`."""
+
+    name = "local"
+
+    def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
+        """Settings: see `fsd_local.provision`."""
+        from fsd_local.provision import LocalProvisioner
+
+        return LocalProvisioner(settings)
+
+    def attach(self, app: str) -> Resources:
+        """What the host told this function; InputError outside a function, or of another app."""
+        from fsd_local.invoke import RESOURCES
+
+        told = json.loads(os.environ.get(RESOURCES, "{}"))
+        if told.get("app") != app:
+            raise InputError(f"app {app!r}: this process is no function of it ({RESOURCES} names {told.get('app')!r})")
+        return Resources(**told)
+
+    def messages(self, resources: Resources, slot: int) -> MessageDriver:
+        """The queues of one slot."""
+        from fsd_local.messages import LocalMessages
+
+        return LocalMessages(resources.names["root"], slot, float(resources.names["lease_s"]))
+
+    def objects(self, resources: Resources) -> ObjectDriver:
+        """The app's object store."""
+        from fsd_local.objects import LocalObjects
+
+        return LocalObjects(resources.names["root"])
+
+    def invoker(self, resources: Resources) -> InvokeDriver:
+        """What starts functions; in a function, siblings of it."""
+        from fsd_local.invoke import LocalInvoker
+
+        return LocalInvoker(resources)
+
+
+PROVIDER = LocalProvider()

@@ -1,0 +1,71 @@
+"""Being a function: what a process does once the host forked it, or started it (``cold``): ``python -m fsd_local.function ORDER``."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import struct
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+
+from fsd_local import PROVIDER
+
+__all__ = ["Order", "layer_of", "run"]
+
+_LAYER = struct.Struct(">I")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a process is to be: a function, or with ``report`` the helper that tells why one ended."""
+
+    functions: str  # the module of `handle` and `report_exit`
+    number: int  # counts the host's launches
+    nonce: str  # what this invocation of `handle` claims its rank with
+    life: int  # descriptor: at its end once the host is gone
+    notes: int  # descriptor: a file of all functions' layers, by number
+    report: str | None = None
+    layer: int | None = None  # with ``report``: where the function was
+
+
+def layer_of(order: Order) -> int | None:
+    """The layer (1-based) that the function noted last."""
+    noted = os.pread(order.notes, _LAYER.size, order.number * _LAYER.size)
+    return (_LAYER.unpack(noted)[0] or None) if len(noted) == _LAYER.size else None
+
+
+def run(order: Order, payload: bytes) -> None:
+    """Do what the order says, in a process that ends with it: never returns."""
+
+    def end_with_host() -> None:
+        os.read(order.life, 1)  # nobody writes: this returns when the host is gone
+        os.killpg(0, signal.SIGKILL)  # with what this function started
+
+    def note(layer: int) -> None:
+        os.pwrite(order.notes, _LAYER.pack(layer), order.number * _LAYER.size)
+
+    threading.Thread(target=end_with_host, daemon=True).start()
+    code = os.EX_SOFTWARE  # not Python's 1, which means "failed and already reported"
+    try:
+        module = importlib.import_module(order.functions)
+        if order.report is None:
+            code = int(module.handle(payload, PROVIDER, nonce=order.nonce, note=note))
+        else:
+            module.report_exit(payload, PROVIDER, order.report, nonce=order.nonce, layer=order.layer)
+            code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    run(Order(**json.loads(sys.argv[1])), sys.stdin.buffer.read())

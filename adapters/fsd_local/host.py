@@ -1,0 +1,240 @@
+"""The warm parent of this machine's functions: ``python -m fsd_local.host CHANNEL FUNCTIONS`` (started by `LocalInvoker`).
+
+One thread and one loop: it takes launch requests from its client and from its functions, forks for each, and watches what it
+forked. It has imported what a worker needs: on two busy cores 62 functions were ready after 0.4 s, where 16 with interpreters of
+their own took 3.7 s (``cold`` gives each its own all the same, as a cloud's cold start does). It ends with its client, and every
+function ends with it: each end of that chain is a descriptor that the kernel closes however its holder dies.
+
+A function that ends by a signal, an exit code other than 0 and 1, its memory limit or its time limit could not say so itself:
+the host forks a helper that calls ``report_exit`` in its place.
+
+Memory is the resident set, looked at every 20 ms, so a function can overshoot for that long. Pages that a fork shares with the
+host count in full (23 MB), as the runtime does in a cloud. Watching 62 costs 4 % of a core. RLIMIT_AS would raise MemoryError where a cloud kills.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import secrets
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+
+from fsd_core.driver import WORKER, Code
+from fsd_local.errors import classify
+from fsd_local.function import Order, layer_of, run
+from fsd_local.invoke import ANSWER, HOST, PAYLOAD_BYTES, REQUEST, RESOURCES
+
+__all__ = ["Host"]
+
+_PROC = os.path.isdir("/proc/self")
+_TICK_S = 0.02 if _PROC else 0.5  # elsewhere one look costs a `ps`
+_IDLE_S = 1.0
+_REPORT_S = 60.0  # a helper's time limit
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass
+class _Child:
+    """A process that was forked: `Order` says for what."""
+
+    order: Order
+    payload: bytes
+    end_s: float
+    killed: str | None = None
+
+
+@dataclass
+class _Peer:
+    """A channel to the client or to a function, with what arrived of its next request."""
+
+    client: bool
+    data: bytearray = field(default_factory=bytearray)
+
+
+class Host:
+    """Runs until ``channel`` closes. Every child leads a process group, which is killed as a whole: what it started ends with it."""
+
+    def __init__(self, channel: socket.socket, functions: str) -> None:
+        names = json.loads(os.environ[RESOURCES])["names"]
+        self._functions = functions
+        self._cold = names["cold"] == "true"
+        self._memory_mb = int(names["memory_mb"])
+        self._timeout_s = float(names["timeout_s"])
+        self._concurrency = int(names["concurrency"])
+        self._parent = os.getppid()
+        self._children: dict[int, _Child] = {}
+        self._reports: list[tuple[Order, bytes]] = []  # still to be made
+        self._launches = 0
+        self._life, self._alive = os.pipe()  # only the host has the writing end: when it closes, every function ends
+        self._notes = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # open as long as the host lives
+        self._selector = selectors.DefaultSelector()
+        self._ended, wakeup = os.pipe()
+        os.set_blocking(self._ended, False)
+        os.set_blocking(wakeup, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        self._selector.register(self._ended, selectors.EVENT_READ)
+        self._add(channel, client=True)
+
+    def _add(self, channel: socket.socket, client: bool = False) -> None:
+        channel.setblocking(False)
+        self._selector.register(channel, selectors.EVENT_READ, _Peer(client))
+
+    def run(self) -> None:
+        """The loop."""
+        if not self._cold:
+            for module in (self._functions, "fsd_local.messages", "fsd_local.objects"):  # which providers import late
+                importlib.import_module(module)
+            gc.collect()
+            gc.freeze()  # the collector would write to, and so copy, pages that the forks share
+        while os.getppid() == self._parent:  # a copy of the client's end may live on in a process that the client forked
+            for key, _ in self._selector.select(_TICK_S if self._children or self._reports else _IDLE_S):
+                if key.data is None:
+                    os.read(self._ended, 65536)
+                elif not self._serve(key.fileobj, key.data) and key.data.client:  # type: ignore[arg-type]  # we register sockets only
+                    return
+            self._reap()
+            self._watch()
+
+    def end(self) -> None:
+        """Kill and await every child."""
+        for pid in self._children:
+            _kill(pid)
+        for pid in self._children:
+            os.waitpid(pid, 0)
+
+    def _serve(self, channel: socket.socket, peer: _Peer) -> bool:
+        """Read what arrived and answer each whole request; False: the peer is gone."""
+        try:
+            part = channel.recv(1 << 16)
+        except BlockingIOError:  # nothing to read after all
+            return True
+        except OSError:
+            part = b""
+        try:
+            peer.data += part
+            while len(peer.data) >= REQUEST.size:
+                name, payload = REQUEST.unpack_from(peer.data)
+                end = REQUEST.size + name + payload
+                if payload > PAYLOAD_BYTES:
+                    raise ValueError(f"payload of {payload} bytes")
+                if len(peer.data) < end:
+                    break
+                body = bytes(peer.data[REQUEST.size : end])
+                del peer.data[:end]
+                answer = json.dumps(self._accept(body[:name].decode(errors="replace"), body[name:])).encode()
+                channel.sendall(ANSWER.pack(len(answer)) + answer)
+        except (OSError, ValueError):  # it reads no answers, or speaks another language
+            part = b""
+        if not part:
+            self._selector.unregister(channel)
+            channel.close()
+        return bool(part)
+
+    def _accept(self, function: str, payload: bytes) -> tuple[str | None, str]:
+        if function != WORKER:
+            return Code.NOT_FOUND.value, f"function {function!r}: this provider has {WORKER!r}"
+        if sum(child.order.report is None for child in self._children.values()) >= self._concurrency:
+            return Code.THROTTLED.value, f"{self._concurrency} functions run already, the local concurrency"
+        try:
+            self._launches += 1
+            self._launch(Order(self._functions, self._launches, secrets.token_hex(8), self._life, self._notes.fileno()), payload)
+        except OSError as error:
+            return classify(error).value, f"cannot start a function: {error}"
+        return None, ""
+
+    def _launch(self, order: Order, payload: bytes) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    self._become(order, payload, theirs.fileno())
+                finally:
+                    os._exit(os.EX_SOFTWARE)
+        with suppress(OSError):  # whoever comes first; the child may be gone already, or have started its interpreter
+            os.setpgid(pid, pid)
+        self._add(ours)
+        self._children[pid] = _Child(order, payload, time.monotonic() + (self._timeout_s if order.report is None else _REPORT_S))
+
+    def _become(self, order: Order, payload: bytes, channel: int) -> None:
+        """In the child: keep three descriptors, restore what signals do, run."""
+        os.setpgid(0, 0)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        kept = sorted((channel, order.life, order.notes))
+        for low, high in zip([2, *kept], [*kept, os.sysconf("SC_OPEN_MAX")], strict=True):
+            os.closerange(low + 1, high)
+        os.environ[HOST] = f"{os.getpid()}:{channel}"
+        if not self._cold:
+            run(order, payload)
+        with tempfile.TemporaryFile() as file:  # a pipe does not hold a whole payload
+            file.write(payload)
+            file.seek(0)
+            os.dup2(file.fileno(), 0)
+        for descriptor in kept:
+            os.set_inheritable(descriptor, True)
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "fsd_local.function", json.dumps(asdict(order))])
+
+    def _reap(self) -> None:
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            _kill(pid)  # what it left running
+            child, code = self._children.pop(pid), os.waitstatus_to_exitcode(status)
+            if code not in (0, 1) and child.order.report is None:
+                how = child.killed or (f"killed by signal {-code}" if code < 0 else f"exited with code {code}")
+                self._reports.append((replace(child.order, report=how, layer=layer_of(child.order)), child.payload))
+        while self._reports:
+            try:
+                self._launch(*self._reports[0])
+            except OSError:  # no process to be had: at the next tick
+                break
+            self._reports.pop(0)
+
+    def _watch(self) -> None:
+        """Kill what is over its time or memory."""
+        now, resident = time.monotonic(), _resident([pid for pid, child in self._children.items() if child.order.report is None])
+        for pid, child in self._children.items():
+            if now > child.end_s:
+                child.killed = child.killed or f"exceeded its time limit of {self._timeout_s:g} s"
+            elif resident.get(pid, 0) > self._memory_mb << 20:
+                child.killed = child.killed or f"exceeded its memory limit of {self._memory_mb} MB"
+            if child.killed:
+                _kill(pid)
+
+
+def _kill(group: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # all of it ended
+        os.killpg(group, signal.SIGKILL)
+
+
+def _resident(pids: list[int]) -> dict[int, int]:
+    """The resident set of each process in bytes."""
+    found = {}
+    if _PROC or not pids:
+        for pid in pids:
+            with suppress(OSError, IndexError), open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
+                found[pid] = int(file.read().split()[1]) * _PAGE
+        return found
+    shown = subprocess.run(["ps", "-o", "pid=,rss=", "-p", ",".join(map(str, pids))], capture_output=True, text=True, check=False)
+    return {int(pid): int(kib) << 10 for pid, kib in (line.split() for line in shown.stdout.splitlines())}
+
+
+if __name__ == "__main__":
+    host = Host(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
+    try:
+        host.run()
+    finally:
+        host.end()

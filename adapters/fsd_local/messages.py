@@ -1,0 +1,193 @@
+"""Queues in a folder: one file a message, moved by rename, and a named pipe as the doorbell.
+
+::
+
+    queues/SLOT/RANK/tmp/ID               being written
+                     new/ID               waiting
+                     leased/EXPIRY.ID     delivered, and delivered again once EXPIRY (milliseconds since 1970) is past
+                     bell                 a byte a publish wakes whoever waits; costs nothing while nobody does
+
+A rename has one winner and is never half done, so a process may be killed anywhere: before the rename into ``new`` the
+message was not published, after the rename into ``leased`` it comes back when the lease ends. A token is the name in
+``leased``, which the next lease changes: an old one acknowledges nothing. There is no lock and no server.
+
+Why not SQLite: both were measured (benchmarks/local_queue.py; two cores, ext4, SQLite in WAL mode without fsync, a database a
+queue, the same doorbell, ranges over runs). Idle publish-to-receive latency, median and p99: 0.32-0.45 and 0.6-0.8 ms here, 0.26
+and 0.6-0.9 ms there. All-to-all among 8 processes: 5.6-12.7 against 7.6-9.7 thousand messages a second of 10 KB, and 2.6-3.2 against
+0.6 thousand of 200 KB. Equal when small, five times faster when large, and simpler. Most of a publish is the making of a file:
+80 us on ext4, 20 us where [local] root is a tmpfs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import itertools
+import math
+import os
+import select
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fsd_core.driver import Code, Delivery, Message, MessageLimits, Rejected
+from fsd_local.errors import Refused, classify
+
+__all__ = ["LocalMessages"]
+
+_LOOK = 1024  # entries of a long queue that one receive looks at, to take the oldest of them
+
+
+class LocalMessages:
+    """Implements `fsd_core.driver.MessageDriver` for one slot of ``root``, the app's folder as `LocalProvisioner.ensure` made it."""
+
+    def __init__(self, root: str, slot: int, lease_s: float) -> None:
+        self.limits = MessageLimits(
+            batch_messages=10,
+            batch_bytes=1 << 20,
+            message_bytes=256 << 10,
+            overhead_bytes=0,
+            receive_messages=10,
+            wait_s=20.0,
+            lease_s=lease_s,
+            billing_bytes=64 << 10,
+            body="binary",
+            source="fsd_local: the tightest of the clouds, so that what runs here runs there",
+            as_of="2025-11-01",
+        )
+        self._slot = os.path.join(root, "queues", str(slot))
+        self._look_s: dict[int, float] = {}  # rank -> no lease of its queue ends before this time
+
+    def route(self, rank: int) -> int:
+        """One publish can reach every rank."""
+        return 0
+
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        """All or none of them, unless the disk fails half-way. FileNotFoundError if a rank has no queue."""
+        limits, total = self.limits, sum(len(m.body) for m in messages)
+        if not 1 <= len(messages) <= limits.batch_messages:
+            raise Refused(Code.INVALID, f"publish of {len(messages)} messages: 1 to {limits.batch_messages}")
+        if total > limits.batch_bytes:
+            raise Refused(Code.TOO_LARGE, f"publish of {total} bytes: at most {limits.batch_bytes}")
+        if (largest := max(len(m.body) for m in messages)) > limits.message_bytes:
+            raise Refused(Code.TOO_LARGE, f"message of {largest} bytes: at most {limits.message_bytes}")
+        written: list[tuple[str, str]] = []
+        try:
+            for message in messages:
+                queue, name = f"{self._slot}/{message.rank}", f"{time.time_ns():020d}-{os.urandom(6).hex()}"
+                with open(f"{queue}/tmp/{name}", "xb", buffering=0) as file:
+                    written.append((queue, name))
+                    if file.write(message.body) != len(message.body):
+                        raise OSError(errno.ENOSPC, "a message was written in part")
+            while written:
+                queue, name = written[0]
+                os.rename(f"{queue}/tmp/{name}", f"{queue}/new/{name}")
+                written.pop(0)
+        finally:
+            for queue, name in written:  # only after a failure
+                with contextlib.suppress(OSError):
+                    os.unlink(f"{queue}/tmp/{name}")
+        for rank in {m.rank for m in messages}:
+            self._ring(f"{self._slot}/{rank}/bell")
+        return []
+
+    @staticmethod
+    def _ring(bell: str) -> None:
+        with contextlib.suppress(OSError):  # ENXIO: nobody waits; EAGAIN: rung already; ENOENT: the queue is gone, and its reader with it
+            pipe = os.open(bell, os.O_WRONLY | os.O_NONBLOCK)
+            try:
+                os.write(pipe, b"!")
+            finally:
+                os.close(pipe)
+
+    def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
+        """Up to ``limit`` messages, roughly the oldest first. FileNotFoundError if the rank has no queue."""
+        if not 1 <= limit <= self.limits.receive_messages or not 0 <= wait_s <= self.limits.wait_s:
+            raise Refused(
+                Code.INVALID, f"receive of {limit} messages in {wait_s} s: 1 to {self.limits.receive_messages} in 0 to {self.limits.wait_s}"
+            )
+        queue, deadline = f"{self._slot}/{rank}", time.monotonic() + wait_s
+        # Opened for writing too: a pipe whose last writer left is "readable" for ever.
+        bell = os.open(f"{queue}/bell", os.O_RDWR | os.O_NONBLOCK)
+        try:
+            poll = select.poll()
+            poll.register(bell, select.POLLIN)
+            while True:
+                with contextlib.suppress(BlockingIOError):  # silence the bell before looking: a ring after the look is not lost
+                    os.read(bell, 65536)
+                taken = self._take(queue, rank, limit)
+                left = deadline - time.monotonic()
+                if taken or left <= 0:
+                    return taken
+                # Waking when a lease may end also serves the queue if another receiver silenced the bell and died.
+                poll.poll(math.ceil(1000 * max(0.0, min(left, self._look_s[rank] - time.time()))))
+        finally:
+            os.close(bell)
+
+    def _take(self, queue: str, rank: int, limit: int) -> list[Delivery]:
+        taken: list[Delivery] = []
+        if time.time() >= self._look_s.get(rank, 0.0):
+            taken += self._lease(queue, self._ended(queue, rank, limit))
+        while len(taken) < limit:
+            with os.scandir(f"{queue}/new") as entries:
+                names = heapq.nsmallest(limit - len(taken), (entry.name for entry in itertools.islice(entries, _LOOK)))
+            taken += self._lease(queue, (f"new/{name}" for name in names))
+            if taken or not names:  # else other receivers had them all: look again
+                break
+        return taken
+
+    def _ended(self, queue: str, rank: int, limit: int) -> list[str]:
+        """Deliveries whose lease ended; also sets when to look next: at the first end seen, or when a lease of now would end."""
+        now = time.time()
+        ended: list[str] = []
+        first_end = now + self.limits.lease_s
+        with os.scandir(f"{queue}/leased") as entries:
+            for entry in entries:
+                end = int(entry.name.partition(".")[0]) / 1000
+                if end <= now and len(ended) < limit:
+                    ended.append(f"leased/{entry.name}")
+                else:
+                    first_end = min(first_end, end)
+        self._look_s[rank] = first_end
+        return ended
+
+    def _lease(self, queue: str, names: Iterator[str] | list[str]) -> Iterator[Delivery]:
+        for name in names:
+            identity = name.rpartition("/")[2].rpartition(".")[2]
+            token = f"{math.ceil(1000 * (time.time() + self.limits.lease_s)):015d}.{identity}"
+            try:
+                os.rename(f"{queue}/{name}", f"{queue}/leased/{token}")
+                with open(f"{queue}/leased/{token}", "rb", buffering=0) as file:
+                    body = file.read()
+            except FileNotFoundError:  # another receiver took it
+                continue
+            yield Delivery(token, body)
+
+    def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
+        """Remove deliveries for good; one whose lease ended and that was delivered again stays."""
+        if not 1 <= len(tokens) <= self.limits.batch_messages:
+            raise Refused(Code.INVALID, f"ack of {len(tokens)} tokens: 1 to {self.limits.batch_messages}")
+        rejected = []
+        for index, token in enumerate(tokens):
+            if not isinstance(token, str) or "/" in token:
+                rejected.append(Rejected(index, Code.INVALID, f"token {token!r}: not one of a delivery"))
+                continue
+            try:
+                os.unlink(f"{self._slot}/{rank}/leased/{token}")
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                rejected.append(Rejected(index, classify(error), str(error)))
+        return rejected
+
+    def classify(self, error: BaseException) -> Code:
+        """See `fsd_local.errors.classify`."""
+        return classify(error)
+
+    def native(self) -> Path:
+        """The folder of the slot's queues."""
+        return Path(self._slot)
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,170 @@
+"""An object store in a folder: one file an object, whole or absent at any moment.
+
+A body is written to ``tmp`` and then renamed to its place (replace) or linked there (create only: the file system lets
+exactly one link win). Nothing is synced: objects survive the death of any process, not the loss of power.
+
+Names. A segment of a key becomes a directory ``segment,`` and the last one a file ``segment=``, so that "a" and "a/b" can both
+be objects. What is not in [a-z0-9_.-] is escaped as %xx, capitals too, since some file systems do not tell "A" from "a". A
+segment of 64 characters or more is cut into directories ``piece+`` of 64, which keeps every name under 255 bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+from fsd_core.driver import Code, ObjectLimits, Page, Rejected
+from fsd_local.errors import Refused, classify
+
+__all__ = ["LIMITS", "LocalObjects"]
+
+LIMITS = ObjectLimits(
+    object_bytes=5 << 30,
+    delete_keys=1000,
+    page_keys=1000,
+    poll_s=0.002,
+    source="fsd_local: as Amazon S3 has them, poll_s from a look-up of 10 us",
+    as_of="2025-11-01",
+)
+_UNSAFE = re.compile(r"[^a-z0-9_.-]")
+_PIECE = 64
+_RETRIES = 100  # of a put that meets a delete's removal of its directory
+
+
+def _path(segments: Sequence[str], last: str) -> str:
+    """The relative path of ``segments``, each a directory but the last one, which ends in ``last``."""
+    names = []
+    for number, segment in enumerate(segments, 1):
+        while len(segment) >= _PIECE:
+            names.append(_UNSAFE.sub(_escape, segment[:_PIECE]) + "+")
+            segment = segment[_PIECE:]
+        names.append(_UNSAFE.sub(_escape, segment) + (last if number == len(segments) else ","))
+    return "/".join(names)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"%{ord(match[0]):02x}"
+
+
+class LocalObjects:
+    """Implements `fsd_core.driver.ObjectDriver` over ``root``, the app's folder as `LocalProvisioner.ensure` made it."""
+
+    def __init__(self, root: str) -> None:
+        self.limits = LIMITS
+        self._store = os.path.join(root, "objects")
+        self._tmp = os.path.join(root, "tmp")
+
+    def _file(self, key: str) -> str:
+        segments = key.split("/")
+        if len(key) > 512 or not key.isascii() or not key.isprintable() or not all(s and s not in (".", "..") for s in segments):
+            raise Refused(Code.INVALID, f"key {key[:80]!r}: a key is 1 to 512 printable ASCII characters, no segment empty, '.' or '..'")
+        return f"{self._store}/{_path(segments, '=')}"
+
+    def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
+        """Write the object; with ``if_absent``, FileExistsError unless this call created it. FileNotFoundError without the app."""
+        path, size = self._file(key), memoryview(body).nbytes
+        if size > self.limits.object_bytes:
+            raise Refused(Code.TOO_LARGE, f"object {key!r} of {size} bytes: at most {self.limits.object_bytes}")
+        temp = f"{self._tmp}/{os.urandom(12).hex()}"
+        try:
+            with open(temp, "xb") as file:
+                file.write(body)
+            for attempt in itertools.count(1):
+                try:
+                    return os.link(temp, path) if if_absent else os.replace(temp, path)
+                except FileNotFoundError:
+                    if attempt == _RETRIES or not os.path.isdir(self._store):
+                        raise
+                with contextlib.suppress(FileNotFoundError):  # a delete took a parent away again: come back
+                    self._make(os.path.dirname(path))
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temp)
+
+    def _make(self, folder: str) -> None:
+        """Like makedirs, but never makes the store itself: a destroyed app must stay so."""
+        if folder == self._store:
+            return
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            self._make(os.path.dirname(folder))
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder)
+
+    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        """The bytes [start, end) of the object; FileNotFoundError if it is not there."""
+        first = start or 0
+        if first < 0 or (end is not None and end < first):
+            raise Refused(Code.INVALID, f"range {start}..{end} of {key!r}: 0 <= start <= end")
+        with open(self._file(key), "rb", buffering=0) as file:
+            last = os.fstat(file.fileno()).st_size
+            last = last if end is None else min(last, end)
+            parts = []
+            while first < last:  # one read of the kernel gives 2 GiB at most
+                part = os.pread(file.fileno(), min(last - first, 1 << 30), first)
+                if not part:
+                    raise OSError(errno.EIO, f"object {key!r} ends at {first} of {last} bytes")  # a put replaces a file, never cuts it
+                parts.append(part)
+                first += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def list(self, prefix: str, page: str | None = None) -> Page:
+        """Up to ``page_keys`` keys that start with ``prefix``, after ``page`` (the last key of the page before)."""
+        os.stat(self._store)  # no app is an error, no such prefix is an empty page
+        whole = prefix.split("/")[:-1]
+        folder = f"{self._store}/{_path(whole, ',')}" if whole else self._store
+        found = self._walk(folder, "".join(s + "/" for s in whole), prefix, page or "")
+        keys = list(itertools.islice(found, self.limits.page_keys + 1))
+        more = len(keys) > self.limits.page_keys
+        return Page(keys[: self.limits.page_keys], keys[self.limits.page_keys - 1] if more else None)
+
+    def _walk(self, folder: str, above: str, prefix: str, after: str) -> Iterator[str]:
+        """The keys below ``folder``, whose keys all start with ``above``, in order: a directory sorts as its own prefix."""
+        try:
+            names = os.listdir(folder)
+        except FileNotFoundError:
+            return
+        for key, name in sorted((above + unquote(name[:-1]) + "/" * (name[-1] == ","), name) for name in names):
+            if name[-1] == "=":
+                if key > after and key.startswith(prefix):
+                    yield key
+            elif (key.startswith(prefix) or prefix.startswith(key)) and (key > after or after.startswith(key)):
+                yield from self._walk(f"{folder}/{name}", key, prefix, after)
+
+    def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:
+        """Remove the objects, and the directories that this empties. One `Rejected` for each that could not be removed."""
+        if not 1 <= len(keys) <= self.limits.delete_keys:
+            raise Refused(Code.INVALID, f"delete of {len(keys)} keys: 1 to {self.limits.delete_keys}")
+        rejected = []
+        for index, path in enumerate([self._file(key) for key in keys]):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                rejected.append(Rejected(index, classify(error), str(error)))
+                continue
+            with contextlib.suppress(OSError):  # ends at the first directory that is in use
+                while (path := os.path.dirname(path)) != self._store:
+                    os.rmdir(path)
+        return rejected
+
+    def classify(self, error: BaseException) -> Code:
+        """See `fsd_local.errors.classify`."""
+        return classify(error)
+
+    def native(self) -> Path:
+        """The folder."""
+        return Path(self._store)
+
+    def close(self) -> None:
+        """Nothing is held."""

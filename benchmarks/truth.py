@@ -1,0 +1,84 @@
+"""Does a distributed run find the Graph Challenge's own answer? Official weights and images, every way of running them.
+
+    python benchmarks/truth.py --data FOLDER [--only TEXT] [--faults SPEC]
+
+Prints a line a case; exits 1 if any case's categories differ from the truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from graphchallenge import Challenge, load
+
+import fsd_core
+from fsd_core.errors import FsdError
+
+FAULTS = "duplicate=.1,reorder=.2,delay=5ms,reject=.02,throttle=.02,lost_reply=.002,late=.1,seed=1"
+
+
+def cases(challenge: Challenge, faults: str) -> list[tuple[str, dict[str, object]]]:
+    """(name, arguments of `fsd_core.run`) of every case."""
+    partitions: dict[str, object] = {"hypergraph": "hypergraph", "random": "random"}
+    if challenge.published:
+        partitions["published"] = str(challenge.published)
+    found: list[tuple[str, dict[str, object]]] = [
+        (f"P=8 {channel} {name}", {"workers": 8, "channel": channel, "partition": wanted})
+        for channel in ("queue", "object", "hybrid")
+        for name, wanted in partitions.items()
+    ]
+    found += [(f"P={workers} queue hypergraph", {"workers": workers, "channel": "queue"}) for workers in (1, 3, 20)]
+    found += [(f"P=8 {channel} hypergraph, faults", {"workers": 8, "channel": channel, "faults": faults}) for channel in ("queue", "object", "hybrid")]
+    return found
+
+
+def check(challenge: Challenge, name: str, arguments: dict[str, object]) -> bool:
+    """Run one case and print its line."""
+    began = time.monotonic()
+    try:
+        result = fsd_core.run(challenge.model, challenge.images, **arguments)  # type: ignore[arg-type]
+    except FsdError as error:
+        print(f"{name:34} FAILED   {error}", flush=True)
+        return False
+    found = set(np.flatnonzero(np.diff(result.output.indptr)).tolist())
+    right = found == challenge.truth
+    meter = result.meter_layers
+    print(
+        f"{name:34} {'exact' if right else 'WRONG':8} {len(found & challenge.truth)}/{len(challenge.truth)} categories, {len(found - challenge.truth)} extra"
+        f"  {time.monotonic() - began:6.1f} s  {meter['payload_bytes_sent'] / 1e6:6.2f} MB payload"
+        f"  publish {meter['publish_requests']} receive {meter['receive_requests']} ack {meter['ack_requests']}"
+        f"  put {meter['object_puts']} get {meter['object_gets']} list {meter['object_lists']}",
+        flush=True,
+    )
+    return right
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with the Graph Challenge's files")
+    parser.add_argument("--provider", default="local")
+    parser.add_argument("--only", default="", help="run the cases whose name holds this text")
+    parser.add_argument("--faults", default=FAULTS, help="what is injected in the cases with faults")
+    options = parser.parse_args()
+    challenge = load(options.data)
+    right = True
+    for name, arguments in cases(challenge, options.faults):
+        if options.only in name:
+            right &= check(challenge, name, arguments | {"provider": options.provider})
+    if options.only in "two at once on one app":
+        with ThreadPoolExecutor(2) as pool:
+            both = [
+                pool.submit(check, challenge, f"two at once on one app: {channel}", {"channel": channel, "provider": options.provider})
+                for channel in ("queue", "hybrid")
+            ]
+            right &= all([case.result() for case in both])
+    sys.exit(0 if right else 1)
+
+
+if __name__ == "__main__":
+    main()

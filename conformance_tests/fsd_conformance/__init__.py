@@ -1,0 +1,77 @@
+"""The conformance suite: what `fsd_core.driver` promises, as cases that any provider can run.
+
+A provider plugs in with a `Harness`, and one subclass of each group of cases in a file that pytest collects::
+
+    class Mine(Harness):
+        name = "mine"
+        def provider(self): return PROVIDER
+        def settings(self, folder): return {"region": "eu-west-1"}
+
+    class TestMessages(MessageCases):
+        harness = Mine()
+
+or, for all groups at once, ``globals().update(cases(Mine()))``. Importing this package imports no pytest; the cases do.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from fsd_conformance.harness import Harness
+
+if TYPE_CHECKING:
+    from fsd_conformance.end_to_end import EndToEndCases
+    from fsd_conformance.invoke import InvokeCases
+    from fsd_conformance.messages import DeliveryCases, MessageCases
+    from fsd_conformance.objects import ConsistencyCases, ObjectCases
+    from fsd_conformance.provision import ProvisionCases
+    from fsd_conformance.table import cases, run
+    from fsd_conformance.wrapped import (
+        FaultyMessageCases,
+        FaultyObjectCases,
+        MeteredMessageCases,
+        MeteredObjectCases,
+        PrefixedObjectCases,
+    )
+
+_WHERE = {
+    "ConsistencyCases": "objects",
+    "DeliveryCases": "messages",
+    "EndToEndCases": "end_to_end",
+    "FaultyMessageCases": "wrapped",
+    "FaultyObjectCases": "wrapped",
+    "InvokeCases": "invoke",
+    "MessageCases": "messages",
+    "MeteredMessageCases": "wrapped",
+    "MeteredObjectCases": "wrapped",
+    "ObjectCases": "objects",
+    "PrefixedObjectCases": "wrapped",
+    "ProvisionCases": "provision",
+    "cases": "table",
+    "run": "table",
+}
+
+__all__ = [
+    "ConsistencyCases",
+    "DeliveryCases",
+    "EndToEndCases",
+    "FaultyMessageCases",
+    "FaultyObjectCases",
+    "Harness",
+    "InvokeCases",
+    "MessageCases",
+    "MeteredMessageCases",
+    "MeteredObjectCases",
+    "ObjectCases",
+    "PrefixedObjectCases",
+    "ProvisionCases",
+    "cases",
+    "run",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -1,0 +1,146 @@
+"""What all groups of cases share: one deployed app a harness and session, gaps, and how a refusal is asserted."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import pytest
+
+from fsd_conformance.harness import Harness
+from fsd_core.driver import Code, Provider, Provisioner, Resources
+from fsd_core.errors import FsdError
+from fsd_core.retry import Retry
+from fsd_core.wrappers.meter import Meter
+
+__all__ = ["RANKS", "SLOTS", "Cases", "Deployed", "Driver", "DriverCases", "eventually", "new_app", "new_retry", "refused"]
+
+RANKS, SLOTS = 3, 2
+_DEPLOYED = pytest.StashKey[dict[Harness, "Deployed"]]()
+
+
+class Driver(Protocol):
+    """The verbs that all drivers share."""
+
+    def classify(self, error: BaseException) -> Code:
+        """The code of an error."""
+
+    def native(self) -> object:
+        """The SDK's client."""
+
+    def close(self) -> None:
+        """Release connections."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """An app that is there to be used."""
+
+    provider: Provider
+    provisioner: Provisioner
+    settings: Mapping[str, object]
+    resources: Resources
+
+    @property
+    def app(self) -> str:
+        """The app's name."""
+        return self.resources.app
+
+
+class Cases:
+    """The base of every group. ``harness`` is the provider under test."""
+
+    harness: ClassVar[Harness]
+
+    @pytest.fixture(autouse=True)
+    def _gap(self, request: pytest.FixtureRequest) -> None:
+        if reason := self.harness.gaps.get(request.node.originalname):
+            pytest.skip(f"gap of {self.harness.name}: {reason}")
+
+    @pytest.fixture
+    def deployed(self, request: pytest.FixtureRequest) -> Deployed:
+        """The harness's app with `RANKS` ranks and `SLOTS` slots; destroyed when the session ends."""
+        apps = request.config.stash.setdefault(_DEPLOYED, {})
+        if self.harness not in apps:
+            apps[self.harness] = _deploy(self.harness, request.config.add_cleanup)
+        return apps[self.harness]
+
+
+class DriverCases(Cases):
+    """What holds for every driver. A group gives the fixture ``driver``."""
+
+    @pytest.fixture
+    def driver(self, deployed: Deployed) -> Iterator[Driver]:
+        """The driver under test."""
+        raise NotImplementedError
+
+    def test_classify_takes_any_error(self, driver: Driver) -> None:
+        """An error that no SDK knows is UNKNOWN; nothing makes classify raise."""
+        assert driver.classify(type("Foreign", (Exception,), {})("x")) is Code.UNKNOWN
+        for error in (ValueError("x"), OSError(), KeyboardInterrupt(), KeyError(), ExceptionGroup("x", [ValueError()])):
+            assert isinstance(driver.classify(error), Code)
+
+    def test_closes_twice(self, driver: Driver) -> None:
+        """A second close does nothing."""
+        driver.close()
+        driver.close()
+
+    def test_native_is_there(self, driver: Driver) -> None:
+        """The way out leads to the same place each time."""
+        assert driver.native() == driver.native()
+
+
+def refused(driver: Driver, codes: set[Code], request: Callable[[], object]) -> None:
+    """Assert that ``request`` raises an error of the service's own that classifies as one of ``codes``."""
+    error = _error(request)
+    assert error is not None, f"not refused; expected {codes}"
+    assert not isinstance(error, FsdError), f"wrapped: {error!r}"
+    code = driver.classify(error)
+    assert code in codes, f"{error!r} is {code}; expected {codes}"
+
+
+def _error(request: Callable[[], object]) -> Exception | None:
+    try:
+        request()
+    except Exception as error:
+        return error
+    return None
+
+
+def eventually(what: str, within_s: float, check: Callable[[], bool]) -> None:
+    """Ask until ``check`` holds; fail after ``within_s`` seconds."""
+    until = time.monotonic() + within_s
+    while not check():
+        assert time.monotonic() < until, f"{what}: not within {within_s:g} s"
+        time.sleep(0.05)
+
+
+def new_retry(within_s: float = 90.0) -> Retry:
+    """Core's retry layer, for cases that must pass whatever single calls do."""
+    return Retry(time.time() + within_s, Meter())
+
+
+def new_app() -> str:
+    """A name that no other app has."""
+    return f"conf-{secrets.token_hex(4)}"
+
+
+def _deploy(harness: Harness, at_end: Callable[[Callable[[], None]], None]) -> Deployed:
+    folder = Path(tempfile.mkdtemp(prefix="fsd-conformance-"))
+    at_end(lambda: shutil.rmtree(folder, ignore_errors=True))
+    at_end(harness.stop)
+    harness.start()
+    provider, settings, app = harness.provider(), harness.settings(folder), new_app()
+    provisioner = provider.provisioner(settings)
+
+    def destroy() -> None:
+        provisioner.destroy(app)
+
+    at_end(destroy)  # also what is only half made
+    return Deployed(provider, provisioner, settings, provisioner.ensure(app, RANKS, SLOTS))

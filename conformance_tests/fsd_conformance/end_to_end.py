@@ -1,0 +1,93 @@
+"""Cases of the whole: a run on the provider gives what one machine gives, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fsd_conformance.base import Cases, Deployed, new_retry
+from fsd_core.client import Result, run
+from fsd_core.model import Model, radixnet
+from fsd_core.model.serial import serial
+from fsd_core.store import Store
+
+__all__ = ["EndToEndCases"]
+
+FAULTS = "duplicate=.1,reorder=.2,delay=20ms,reject=.05,throttle=.05,lost_reply=.02,late=.1,seed=1"
+CHANNELS = pytest.mark.parametrize("channel", ["queue", "object", "hybrid"])
+
+
+class EndToEndCases(Cases):
+    """RadiX-Net, 1024 neurons by 12 layers, against the serial kernel."""
+
+    @pytest.mark.parametrize("workers", [1, 2, 8])
+    @CHANNELS
+    def test_same_answer(self, deployed: Deployed, tmp_path: Path, channel: str, workers: int) -> None:
+        """Every channel and number of workers gives the serial kernel's output."""
+        result = _run(deployed, tmp_path, channel, workers)
+        _same(result, seed=0)
+        assert (result.workers, result.samples, result.layers) == (workers, 24, 12)
+
+    @CHANNELS
+    def test_same_answer_under_faults(self, deployed: Deployed, tmp_path: Path, channel: str) -> None:
+        """Duplicates, disorder, refusals, lost replies and late launches change nothing."""
+        result = _run(deployed, tmp_path, channel, 4, faults=FAULTS)
+        _same(result, seed=0)
+        assert result.meter["retries"] > 0
+
+    def test_two_runs_at_once(self, deployed: Deployed, tmp_path: Path) -> None:
+        """Two runs on one app at one time do not see each other."""
+        with ThreadPoolExecutor(2) as pool:
+            both = [pool.submit(_run, deployed, tmp_path / str(seed), "hybrid", 3, seed=seed) for seed in (0, 1)]
+            for seed, future in enumerate(both):
+                _same(future.result(), seed)
+
+    @CHANNELS
+    def test_nothing_is_left(self, deployed: Deployed, tmp_path: Path, channel: str) -> None:
+        """A run's objects are gone when it ends; staged content and the slots' epochs stay."""
+        _run(deployed, tmp_path, channel, 2)
+        store = Store(deployed.provider.objects(deployed.resources), new_retry())
+        assert [key for key in store.keys("") if not key.startswith(("content/", "slots/", "t/", "probe/"))] == []
+        store.driver.close()
+
+
+def _run(deployed: Deployed, home: Path, channel: str, workers: int, *, seed: int = 0, faults: str | None = None) -> Result:
+    model, inputs, _ = _expected(seed)
+    return run(
+        model,
+        inputs,
+        provider=deployed.provider.name,
+        channel=channel,
+        workers=workers,
+        partition="block",
+        timeout=300,
+        app=deployed.app,
+        settings=deployed.settings,
+        home=home,
+        faults=faults,
+    )
+
+
+@cache
+def _expected(seed: int) -> tuple[Model, Any, Any]:
+    """The model, its inputs (24 samples), and what one machine makes of them."""
+    from scipy.sparse import random_array
+
+    model = radixnet(1024, 12, seed=7)
+    inputs = random_array((24, model.inputs), density=0.3, format="csr", dtype=np.float32, rng=np.random.default_rng(seed))
+    inputs.data[:] = 1.0
+    return model, inputs, serial(model, inputs)
+
+
+def _same(result: Result, seed: int) -> None:
+    """Equal categories, and floats as near as sums in another order are."""
+    expected = _expected(seed)[2]
+    assert result.output.shape == expected.shape
+    assert expected.nnz > 0
+    assert np.array_equal(np.diff(result.output.indptr) > 0, np.diff(expected.indptr) > 0)
+    np.testing.assert_allclose(result.output.toarray(), expected.toarray(), rtol=1e-4, atol=1e-4)

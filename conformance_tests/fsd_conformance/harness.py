@@ -1,0 +1,43 @@
+"""What a provider gives the suite: who it is, its settings, and what it cannot do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+
+from fsd_core.driver import MessageDriver, ObjectDriver, Provider
+
+__all__ = ["Harness"]
+
+
+class Harness(ABC):
+    """One provider under test. One instance is deployed once in a session, however many groups of cases use it."""
+
+    name: str
+    gaps: Mapping[str, str] = {}  # name of a case -> why it is skipped, with a link
+    few: Mapping[str, object] | None = None  # settings of a platform that runs only a few functions at once, if it can be told so
+    starts_s = 90.0  # a function that was told to run has started by then
+    lease_most_s = 30.0  # cases that wait for a lease to end are skipped where it is longer
+
+    @abstractmethod
+    def provider(self) -> Provider:
+        """The provider."""
+
+    @abstractmethod
+    def settings(self, folder: Path) -> Mapping[str, object]:
+        """Its settings; ``folder`` is empty, and gone after the session. A short lease of messages saves minutes."""
+
+    def start(self) -> None:  # noqa: B027  # most have nothing to start
+        """Start what must run before anything is deployed, an emulator for instance."""
+
+    def stop(self) -> None:  # noqa: B027
+        """Stop what `start` started."""
+
+    def messages_at(self, url: str) -> MessageDriver | None:
+        """A driver whose service is at ``url``, an address that answers 503 to all; None where there is no such thing."""
+        return None
+
+    def objects_at(self, url: str) -> ObjectDriver | None:
+        """Like `messages_at`, of the object store."""
+        return None

@@ -1,0 +1,159 @@
+"""Cases of `fsd_core.driver.InvokeDriver`, by way of the deployed worker function and `fsd_core.probe`."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from fsd_conformance.base import Deployed, DriverCases, eventually, new_app, new_retry, refused
+from fsd_core.driver import WORKER, Code, InvokeDriver, Launch
+from fsd_core.store import Store
+
+__all__ = ["InvokeCases"]
+
+LONG_S = 60.0  # longer than any case runs, shorter than what is left running costs
+
+
+class Probes:
+    """Launches the worker function with probes, and sees what they wrote."""
+
+    def __init__(self, deployed: Deployed, driver: InvokeDriver, within_s: float) -> None:
+        self._app = deployed.app
+        self._driver = driver
+        self._within_s = within_s
+        self.store = Store(deployed.provider.objects(deployed.resources), new_retry(within_s * 2))
+
+    def payload(self, key: str, **spec: float) -> bytes:
+        """What makes the worker function a probe."""
+        return json.dumps({"app": self._app, "probe": {"key": key, **spec}}).encode()
+
+    def launch(self, key: str, **spec: float) -> Launch:
+        """Invoke the worker function, again while it is refused for now."""
+        retry = new_retry(self._within_s)
+        return retry.call(self._driver, "invoke", lambda: self._driver.invoke(WORKER, self.payload(key, **spec)))
+
+    def saw(self, key: str, what: str) -> bool:
+        """Whether the probe wrote ``started`` or ``ended``."""
+        return any(True for _ in self.store.keys(f"{key}/{what}-"))
+
+    def expect(self, key: str, what: str, launch: Launch) -> None:
+        """Wait for what the probe writes; fail as soon as the platform gives the launch up."""
+
+        def there() -> bool:
+            assert launch.poll() is None or self.saw(key, what), f"{key}: the platform gave it up: {launch.poll()}"
+            return self.saw(key, what)
+
+        eventually(f"{key} {what}", self._within_s, there)
+
+
+class InvokeCases(DriverCases):
+    """What one call must do."""
+
+    @pytest.fixture
+    def driver(self, deployed: Deployed) -> Iterator[InvokeDriver]:
+        """What starts the app's functions; what it runs on this machine ends with the case."""
+        driver = deployed.provider.invoker(deployed.resources)
+        yield driver
+        driver.close()
+
+    @pytest.fixture
+    def probes(self, deployed: Deployed, driver: InvokeDriver) -> Iterator[Probes]:
+        """Probes of the app under test."""
+        probes = Probes(deployed, driver, self.harness.starts_s)
+        yield probes
+        probes.store.driver.close()
+
+    @pytest.fixture
+    def key(self) -> str:
+        """A prefix that no other case writes below."""
+        return f"probe/{secrets.token_hex(6)}"
+
+    def test_runs_what_it_was_told(self, probes: Probes, key: str) -> None:
+        """A function starts with the payload that it was given, and ends; a second one too."""
+        for number in range(2):
+            launch = probes.launch(f"{key}/{number}")
+            probes.expect(f"{key}/{number}", "ended", launch)
+            assert probes.saw(f"{key}/{number}", "started")
+
+    def test_returns_without_waiting(self, probes: Probes, key: str) -> None:
+        """``invoke`` must return without waiting for the function to end."""
+        before = time.monotonic()
+        launch = probes.launch(key, sleep_s=LONG_S)
+        assert time.monotonic() - before < LONG_S
+        probes.expect(key, "started", launch)
+        assert not probes.saw(key, "ended")
+
+    def test_threads_launch(self, probes: Probes, key: str) -> None:
+        """Drivers must be safe to call from several threads: each of eight launches runs."""
+        keys = [f"{key}/{number}" for number in range(8)]
+        with ThreadPoolExecutor(4) as pool:
+            launches = list(pool.map(probes.launch, keys))
+        for each, launch in zip(keys, launches, strict=True):
+            probes.expect(each, "ended", launch)
+
+    def test_payload_of_the_largest_size(self, probes: Probes, driver: InvokeDriver, key: str) -> None:
+        """A payload of ``payload_bytes`` runs; one byte more must raise, before anything starts."""
+        size = driver.limits.payload_bytes
+        fits, over = probes.payload(f"{key}/fits").ljust(size), probes.payload(f"{key}/over").ljust(size + 1)
+        refused(driver, {Code.TOO_LARGE, Code.INVALID}, lambda: driver.invoke(WORKER, over))
+        probes.expect(f"{key}/fits", "ended", new_retry().call(driver, "invoke", lambda: driver.invoke(WORKER, fits)))
+        assert not probes.saw(f"{key}/over", "started")
+
+    def test_no_such_function(self, probes: Probes, driver: InvokeDriver, key: str) -> None:
+        """A function that does not exist must raise NOT_FOUND, at once or from ``Launch.poll``."""
+        codes = _codes(driver, "no-such-function", probes.payload(key))
+        eventually("NOT_FOUND", self.harness.starts_s, lambda: next(codes) is Code.NOT_FOUND)
+
+    def test_a_crash_disturbs_nobody(self, probes: Probes, key: str) -> None:
+        """A function that dies leaves those beside it and after it alone."""
+        beside = probes.launch(f"{key}/beside", sleep_s=3)
+        probes.expect(f"{key}/beside", "started", beside)
+        for code in (3, 139):
+            crashed = probes.launch(f"{key}/crash{code}", exit=code)
+            probes.expect(f"{key}/crash{code}", "started", crashed)
+        probes.expect(f"{key}/after", "ended", probes.launch(f"{key}/after"))
+        probes.expect(f"{key}/beside", "ended", beside)
+        assert not probes.saw(f"{key}/crash3", "ended")
+
+    def test_more_than_may_run_at_once(self, deployed: Deployed, key: str) -> None:
+        """More than ``concurrency`` at once must give THROTTLED, at once or from ``Launch.poll``."""
+        if self.harness.few is None:
+            pytest.skip("the harness cannot make this platform run only a few functions at once (Harness.few)")
+        provisioner = deployed.provider.provisioner({**deployed.settings, **self.harness.few})
+        app = new_app()
+        try:
+            few = Deployed(deployed.provider, provisioner, deployed.settings, provisioner.ensure(app, 1, 1))
+            driver = deployed.provider.invoker(few.resources)
+            probes = Probes(few, driver, self.harness.starts_s)
+            assert driver.limits.concurrency is not None
+            for number in range(driver.limits.concurrency):
+                probes.expect(f"{key}/{number}", "started", probes.launch(f"{key}/{number}", sleep_s=LONG_S))
+            codes = _codes(driver, WORKER, probes.payload(f"{key}/over", sleep_s=LONG_S))
+            eventually("THROTTLED", self.harness.starts_s, lambda: next(codes) is Code.THROTTLED)
+            driver.close()
+            probes.store.driver.close()
+        finally:
+            provisioner.destroy(app)
+
+    def test_limits_have_a_source(self, driver: InvokeDriver) -> None:
+        """Limits are data, with where and when they were read."""
+        assert isinstance(driver, InvokeDriver)
+        assert driver.limits.source
+        assert driver.limits.as_of
+        assert driver.limits.payload_bytes >= 4096
+
+
+def _codes(driver: InvokeDriver, function: str, payload: bytes) -> Iterator[Code | None]:
+    """What becomes of one launch: the code that it was refused with, or what its poll says, for ever."""
+    try:
+        launch = driver.invoke(function, payload)
+    except Exception as error:
+        while True:
+            yield driver.classify(error)
+    while True:
+        yield launch.poll()

@@ -1,0 +1,205 @@
+"""Cases of `fsd_core.driver.Provisioner`, and of `Provider` as a whole."""
+
+from __future__ import annotations
+
+import http.server
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from fsd_conformance.base import Cases, Deployed, Driver, eventually, new_app, new_retry
+from fsd_core.driver import Code, Message, Resources
+from fsd_core.store import Store
+
+__all__ = ["ProvisionCases"]
+
+_IMPORT = """
+import sys
+import fsd_core.driver
+before = set(sys.modules)
+import {package}
+new = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+print(*sorted(new - set(sys.stdlib_module_names) - {{{package!r}, "fsd_core"}}))
+"""
+
+
+class ProvisionCases(Cases):
+    """Both ways idempotent; everything carries the app's name."""
+
+    @pytest.fixture
+    def app(self, deployed: Deployed) -> Iterator[str]:
+        """The name of an app that is gone after the case."""
+        app = new_app()
+        yield app
+        deployed.provisioner.destroy(app)
+
+    def test_ensure_twice(self, deployed: Deployed, app: str) -> None:
+        """A second ensure changes nothing: same names, and what was stored and sent is still there. Names are text."""
+        first = deployed.provisioner.ensure(app, 2, 1)
+        store, body = _store(deployed, first), secrets.token_bytes(20).hex().encode()
+        store.put("kept", body)
+        _send(deployed, first, 0, 1, body)
+        again = deployed.provider.provisioner(deployed.settings).ensure(app, 2, 1)
+        assert again == first
+        assert (first.app, first.ranks, first.slots) == (app, 2, 1)
+        assert all(isinstance(part, str) for item in first.names.items() for part in item)
+        assert _store(deployed, again).get("kept") == body
+        _arrives(deployed, again, 0, 1, body)
+
+    def test_ensure_grows(self, deployed: Deployed, app: str) -> None:
+        """More ranks and slots come to what is there; fewer remove nothing."""
+        small = deployed.provisioner.ensure(app, 1, 1)
+        _store(deployed, small).put("kept", b"x")
+        _send(deployed, small, 0, 0, b"sent before")
+        large = deployed.provisioner.ensure(app, 3, 2)
+        assert (large.ranks, large.slots) == (3, 2)
+        _arrives(deployed, large, 0, 0, b"sent before")
+        _send(deployed, large, 1, 2, b"grown")
+        deployed.provisioner.ensure(app, 1, 1)
+        _arrives(deployed, large, 1, 2, b"grown")
+        assert _store(deployed, large).get("kept") == b"x"
+
+    def test_destroy(self, deployed: Deployed, app: str) -> None:
+        """Destroy says what it removed, and then it is gone: NOT_FOUND. Again, it removes nothing. The app can be made anew, empty."""
+        resources = deployed.provisioner.ensure(app, 1, 1)
+        messages, objects = deployed.provider.messages(resources, 0), deployed.provider.objects(resources)
+        Store(objects, new_retry()).put("left/over", b"x")
+        _send(deployed, resources, 0, 0, b"left over")
+        removed = deployed.provisioner.destroy(app)
+        assert removed
+        assert all(isinstance(line, str) for line in removed)
+        assert not deployed.provisioner.destroy(app)
+        _gone(messages, lambda: messages.receive(0, 1, 0.0))
+        _gone(messages, lambda: messages.publish([Message(0, b"late")]))
+        _gone(objects, lambda: objects.get("left/over"))
+        _gone(objects, lambda: objects.put("late", b"x"))
+        _gone(objects, lambda: objects.list(""))
+        messages.close()
+        objects.close()
+        anew = deployed.provisioner.ensure(app, 1, 1)
+        assert list(_store(deployed, anew).keys("")) == []
+        driver = deployed.provider.messages(anew, 0)
+        assert not new_retry().call(driver, "receive", lambda: driver.receive(0, 1, 1.0))
+        driver.close()
+
+    def test_destroy_of_nothing(self, deployed: Deployed) -> None:
+        """An app that never was is destroyed without an error, and nothing was removed."""
+        assert not deployed.provisioner.destroy(new_app())
+
+    def test_apps_are_apart(self, deployed: Deployed, app: str) -> None:
+        """What one app stores and sends, no other sees; destroying one leaves the other."""
+        other = new_app()
+        mine, theirs = deployed.provisioner.ensure(app, 1, 1), deployed.provisioner.ensure(other, 1, 1)
+        try:
+            for resources, body in ((mine, b"mine"), (theirs, b"theirs")):
+                _store(deployed, resources).put("same/key", body)
+                _send(deployed, resources, 0, 0, body)
+            assert list(_store(deployed, mine).keys("")) == ["same/key"]
+            assert _store(deployed, theirs).get("same/key") == b"theirs"
+            assert _arrives(deployed, theirs, 0, 0, b"theirs") == {b"theirs"}
+        finally:
+            assert deployed.provisioner.destroy(other)
+        assert _store(deployed, mine).get("same/key") == b"mine"
+        assert _arrives(deployed, mine, 0, 0, b"mine") == {b"mine"}
+
+    def test_import_is_light(self) -> None:
+        """Importing a provider's package must import no SDK: nothing but the standard library and fsd_core."""
+        package = type(self.harness.provider()).__module__.partition(".")[0]
+        done = subprocess.run([sys.executable, "-c", _IMPORT.format(package=package)], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == []
+
+    def test_attach_needs_a_function(self, deployed: Deployed) -> None:
+        """A process that is no function of the app learns nothing from its environment: attach raises."""
+        with pytest.raises(Exception, match=deployed.app):
+            deployed.provider.attach(deployed.app)
+
+    def test_no_driver_retries(self) -> None:
+        """A method must raise the SDK's own error and must not retry: a service that answers 503 is asked once, and is UNAVAILABLE."""
+        with _broken() as (url, asked):
+            messages, objects = self.harness.messages_at(url), self.harness.objects_at(url)
+            if messages is None and objects is None:
+                pytest.skip("the harness has no service at an address of ours (Harness.messages_at, objects_at)")
+            if messages is not None:
+                assert _code(messages, lambda: messages.receive(0, 1, 0.0)) in (Code.UNAVAILABLE, Code.THROTTLED)
+                assert len(asked) == 1
+                messages.close()
+            asked.clear()
+            if objects is not None:
+                assert _code(objects, lambda: objects.get("key")) in (Code.UNAVAILABLE, Code.THROTTLED)
+                assert len(asked) == 1
+                objects.close()
+
+    def test_gaps_say_why(self) -> None:
+        """Every declared gap names its reason with a link, so that a skipped case is a decision."""
+        for case, reason in self.harness.gaps.items():
+            assert case.startswith("test_"), case
+            assert "://" in reason, f"{case}: {reason!r} has no link"
+
+
+def _store(deployed: Deployed, resources: Resources) -> Store:
+    return Store(deployed.provider.objects(resources), new_retry())
+
+
+def _send(deployed: Deployed, resources: Resources, slot: int, rank: int, body: bytes) -> None:
+    driver = deployed.provider.messages(resources, slot)
+    new_retry().entries(driver, "publish", [Message(rank, body)], driver.publish)
+    driver.close()
+
+
+def _arrives(deployed: Deployed, resources: Resources, slot: int, rank: int, body: bytes) -> set[bytes]:
+    """Wait for ``body`` and acknowledge it; all bodies that came."""
+    driver, got, retry = deployed.provider.messages(resources, slot), set[bytes](), new_retry()
+
+    def there() -> bool:
+        deliveries = retry.call(driver, "receive", lambda: driver.receive(rank, 1, 1.0))
+        if deliveries:
+            retry.entries(driver, "ack", [each.token for each in deliveries], lambda tokens: driver.ack(rank, tokens))
+        got.update(each.body for each in deliveries)
+        return body in got
+
+    eventually(f"{body!r} in the queue of rank {rank}", 60, there)
+    driver.close()
+    return got
+
+
+def _code(driver: Driver, request: Callable[[], object]) -> Code | None:
+    """The code that a request raises, or None."""
+    try:
+        request()
+    except Exception as error:
+        return driver.classify(error)
+    return None
+
+
+def _gone(driver: Driver, request: Callable[[], object]) -> None:
+    eventually("NOT_FOUND after destroy", 120, lambda: _code(driver, request) is Code.NOT_FOUND)
+
+
+@contextmanager
+def _broken() -> Iterator[tuple[str, list[str]]]:
+    """A service that answers 503 to all: its address, and a list of what it was asked."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            asked.append(f"{self.command} {self.path}")
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_error(503)
+
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()

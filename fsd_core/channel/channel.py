@@ -1,0 +1,170 @@
+"""What every channel has in common: patience, who is missing, how a run ends early."""
+
+from __future__ import annotations
+
+import abc
+import json
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from fsd_core.channel.mailbox import Mailbox
+from fsd_core.driver import Code
+from fsd_core.errors import RunFailed
+from fsd_core.retry import Retry
+from fsd_core.wrappers.meter import Meter
+
+__all__ = ["Aborted", "Channel", "Membership", "Patience"]
+
+FIRST_LIMIT_S = 60.0
+LEAST_LIMIT_S = 5.0
+SLOWEST_FACTOR = 20.0
+
+
+class Aborted(RunFailed):
+    """Another rank failed first and has said why; this one only stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Who this worker is, in which run. ``deadline`` in seconds since the epoch."""
+
+    run: str
+    epoch: int
+    rank: int
+    workers: int
+    deadline: float
+
+
+class Patience:
+    """How long a step may go without any arrival before its peers are given up: the stall limit, in seconds.
+
+    60 s until the first step ended (peers may still be starting), then the slowest step so far times 20, at least 5 s
+    and at least ``least_s`` (a lost reply hides messages until their lease ends, and that is no stall).
+    """
+
+    def __init__(self, least_s: float = 0.0) -> None:
+        self._least = max(LEAST_LIMIT_S, least_s)
+        self._slowest: float | None = None
+
+    @property
+    def limit_s(self) -> float:
+        """The stall limit now."""
+        return FIRST_LIMIT_S if self._slowest is None else max(self._least, SLOWEST_FACTOR * self._slowest)
+
+    def step_ended(self, seconds: float) -> None:
+        """Learn from a step that took this long."""
+        self._slowest = max(seconds, self._slowest or 0.0)
+
+
+class Channel(abc.ABC):
+    """Moves payloads between the ranks of one run: at most one from each source to each target in each step.
+
+    ``expected`` names, for every step, the sources whose payload this rank will receive: each of them sends exactly
+    one, so that a step ends by counting. Sending is asynchronous (``pool``); `receive` hands payloads out in the order
+    of their arrival. Any failure surfaces in `receive` or `finish` as `RunFailed`.
+    """
+
+    def __init__(
+        self,
+        me: Membership,
+        expected: Mapping[int, Collection[int]],
+        retry: Retry,
+        meter: Meter,
+        pool: ThreadPoolExecutor,
+        patience: Patience,
+    ) -> None:
+        self.me = me
+        self.retry = retry
+        self.meter = meter
+        self.pool = pool
+        self.patience = patience
+        self.mailbox = Mailbox(expected)
+        self._sending: list[Future[None]] = []
+        self._step_began = time.monotonic()
+
+    @abc.abstractmethod
+    def send(self, step: int, payloads: Iterable[tuple[int, bytes]]) -> None:
+        """Send (target, payload) pairs; returns before they have left."""
+
+    @abc.abstractmethod
+    def abort(self, error: RunFailed) -> None:
+        """Tell every peer, as far as possible, that the run is over."""
+
+    def prepare(self, step: int) -> None:  # noqa: B027  only some services need it
+        """Start looking for what arrives in ``step``."""
+
+    def receive(self, step: int) -> Iterator[tuple[int, bytes]]:
+        """Every expected (source, payload) of ``step``, as they arrive."""
+        self.prepare(step)
+        heard_at = time.monotonic()
+        while missing := self.mailbox.missing(step):
+            yield from self._drain(step)
+            self._check_sends()
+            item = self.mailbox.next(step, timeout=0.2)
+            if item is not None:
+                yield item
+                heard_at = time.monotonic()
+                continue
+            waited = time.monotonic() - heard_at
+            if waited > self.patience.limit_s or time.time() > self.me.deadline:
+                raise RunFailed(Code.DEADLINE, self._who(step, missing, waited), rank=self.me.rank)
+        yield from self._drain(step)
+        now = time.monotonic()
+        self.patience.step_ended(now - self._step_began)  # computing included: a peer may take that long as well
+        self._step_began = now
+
+    def _drain(self, step: int) -> Iterator[tuple[int, bytes]]:
+        while (item := self.mailbox.next(step, timeout=0)) is not None:
+            yield item
+
+    def _who(self, step: int, missing: list[int], waited: float) -> str:
+        """The line that names who was waited for, and when each was last heard of."""
+        heard = self.mailbox.heard
+        who = ", ".join(f"rank {r} ({f'last heard in step {heard[r]}' if r in heard else 'never heard of'})" for r in missing[:8])
+        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+        limit = "past the run's deadline" if time.time() > self.me.deadline else "longer than the stall limit"
+        return f"waited {waited:.1f} s in step {step}, {limit}, for {who}{more}"
+
+    def submit(self, task: Callable[[], None]) -> None:
+        """Run a sending task on the pool; its error surfaces later."""
+        self._sending.append(self.pool.submit(task))
+
+    def _check_sends(self) -> None:
+        """Raise what a finished sending task raised."""
+        pending = []
+        for task in self._sending:
+            if task.done():
+                task.result()
+            else:
+                pending.append(task)
+        self._sending = pending
+
+    def finish_sends(self) -> None:
+        """Wait until everything sent has left."""
+        for task in self._sending:
+            task.result()
+        self._sending = []
+
+    def finish(self) -> None:
+        """Wait until everything sent has left and everything received is settled."""
+        self.finish_sends()
+
+    def close(self) -> None:  # noqa: B027  only some services need it
+        """Stop background work. Nothing more is sent or received."""
+
+
+def describe(error: RunFailed) -> bytes:
+    """An error as the JSON that travels to peers and client."""
+    fields = {"code": error.code.name, "rank": error.rank, "layer": error.layer, "message": error.message[:2000]}
+    return json.dumps(fields).encode()
+
+
+def explain(data: bytes) -> RunFailed:
+    """The error that `describe` wrote; of a damaged one, an error that says so."""
+    try:
+        fields = json.loads(data)
+        return Aborted(Code[fields["code"]], str(fields["message"]), rank=fields["rank"], layer=fields["layer"])
+    except (ValueError, KeyError, TypeError):
+        return Aborted(Code.UNKNOWN, "the run was aborted, and its reason cannot be read")

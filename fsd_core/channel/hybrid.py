@@ -1,0 +1,92 @@
+"""Queue for what is small, object store for what is not: a notice in the queue says where, so nothing is polled."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from fsd_core.channel.channel import Membership
+from fsd_core.channel.frames import Frame, Kind
+from fsd_core.channel.objects import bundle, fetch
+from fsd_core.channel.queue import QueueChannel
+from fsd_core.driver import Code, Message, MessageDriver
+from fsd_core.errors import FsdError, RunFailed
+from fsd_core.keys import RunKeys
+from fsd_core.retry import Retry
+from fsd_core.store import Store
+from fsd_core.wrappers.meter import Meter
+
+__all__ = ["HybridChannel"]
+
+_NOTICE = struct.Struct("<QQI")  # offset, length, CRC-32
+
+
+class HybridChannel(QueueChannel):
+    """A payload that does not fit one message goes to the object store, together with the step's other large ones."""
+
+    def __init__(
+        self,
+        driver: MessageDriver,
+        store: Store,
+        me: Membership,
+        expected: Mapping[int, Collection[int]],
+        retry: Retry,
+        meter: Meter,
+        pool: ThreadPoolExecutor,
+        *,
+        eager: bool = False,
+    ) -> None:
+        self.store = store
+        self.keys = RunKeys(me.run)
+        super().__init__(driver, me, expected, retry, meter, pool, eager=eager)
+
+    def send(self, step: int, payloads: Iterable[tuple[int, bytes]]) -> None:
+        """Send (target, payload) pairs; returns before they have left."""
+        large: list[tuple[int, bytes]] = []
+
+        def small() -> Iterable[tuple[int, bytes]]:
+            for target, payload in payloads:
+                if len(payload) > self.piece_bytes:
+                    large.append((target, payload))
+                else:
+                    yield target, payload
+
+        super().send(step, small())
+        if large:
+            self.meter.add("payload_bytes_sent", sum(len(payload) for _, payload in large))
+            self.submit(lambda: self._send_large(step, large))
+
+    def _send_large(self, step: int, payloads: list[tuple[int, bytes]]) -> None:
+        """Put the payloads, then say where each is."""
+        body = bundle(self.me, step, payloads)
+        self.store.put(self.keys.exchange(step, self.me.rank), body)
+        offset = len(body) - sum(len(payload) for _, payload in payloads)
+        notices: list[Message] = []
+        for target, payload in payloads:
+            notice = _NOTICE.pack(offset, len(payload), zlib.crc32(payload))
+            notices.append(self.message(target, Kind.NOTICE, step, 0, 1, notice))
+            offset += len(payload)
+        for batch in self.batches(notices):
+            self.publish(batch)
+
+    def arrived(self, frame: Frame, body: bytes) -> None:
+        """All pieces of a payload, or a notice of where it is, are here."""
+        if frame.kind is Kind.NOTICE:
+            self.pool.submit(self._fetch, frame.step, frame.source, body)
+        else:
+            super().arrived(frame, body)
+
+    def _fetch(self, step: int, source: int, notice: bytes) -> None:
+        """Get what a notice points to."""
+        what = f"what rank {source} sent in step {step}"
+        try:
+            if len(notice) != _NOTICE.size:
+                raise RunFailed(Code.INVALID, f"the notice of {what} is damaged: {len(notice)} of {_NOTICE.size} bytes", rank=self.me.rank)
+            payload = fetch(self.store, self.keys.exchange(step, source), b"", _NOTICE.unpack(notice), what)
+            self.mailbox.deliver(step, source, payload)
+        except FsdError as error:
+            self.mailbox.fail(error)
+        except Exception as error:  # a defect here must not leave the main thread waiting
+            self.mailbox.fail(RunFailed(Code.UNKNOWN, f"receiving failed: {type(error).__name__}: {error}", rank=self.me.rank))

@@ -1,0 +1,185 @@
+"""Exchange over an object store: one object for all that a rank sends in a step, found by its name.
+
+The object starts with a directory of (target, offset, length, CRC-32). A receiver asks for the fixed head of each
+source's object until it is there: that request brings the directory and, while it is small, the payload. So a step
+costs a rank one put and, per source, one get and the askings that came too early; never a listing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from fsd_core.channel.channel import Channel, Membership, Patience, explain
+from fsd_core.driver import Code
+from fsd_core.errors import FsdError, RunFailed
+from fsd_core.keys import RunKeys
+from fsd_core.retry import Retry
+from fsd_core.store import Store
+from fsd_core.wrappers.meter import Meter
+
+__all__ = ["HEAD_BYTES", "ObjectChannel", "bundle", "entry"]
+
+HEAD_BYTES = 64 * 1024
+_HEADER = struct.Struct("<4sIQIIII")  # magic, version, run, epoch, step, source, entries
+_ENTRY = struct.Struct("<IIQI")  # target, CRC-32, length, 0; offsets follow from the lengths
+_CRC = struct.Struct("<I")
+_MAGIC = b"FSDo"
+_VERSION = 1
+_ABORT_CHECK_S = 1.0
+_MOST_WAIT_S = 0.5
+
+
+def bundle(me: Membership, step: int, payloads: Sequence[tuple[int, bytes]]) -> bytes:
+    """The object that carries these (target, payload) pairs."""
+    entries = [_ENTRY.pack(target, zlib.crc32(payload), len(payload), 0) for target, payload in payloads]
+    head = b"".join((_HEADER.pack(_MAGIC, _VERSION, int(me.run, 16), me.epoch, step, me.rank, len(payloads)), *entries))
+    return b"".join((head, _CRC.pack(zlib.crc32(head)), *(payload for _, payload in payloads)))
+
+
+def entry(head: bytes, run: str, step: int, source: int, target: int) -> tuple[int, int, int]:
+    """(offset, length, CRC-32) of the payload for ``target``, from the head of a bundle. Raises `RunFailed` if damaged."""
+
+    def damaged(why: str) -> RunFailed:
+        return RunFailed(Code.INVALID, f"the object that rank {source} sent in step {step} is damaged: {why}", rank=target)
+
+    if len(head) < _HEADER.size or head[:4] != _MAGIC:
+        raise damaged("it has no header")
+    _, version, has_run, _, has_step, has_source, entries = _HEADER.unpack_from(head)
+    end = _HEADER.size + entries * _ENTRY.size
+    if len(head) < end + _CRC.size:
+        raise damaged(f"its directory of {entries} entries does not fit its first {len(head)} bytes")
+    if zlib.crc32(head[:end]) != _CRC.unpack_from(head, end)[0]:
+        raise damaged("the checksum of its directory differs")
+    if (version, has_run, has_step, has_source) != (_VERSION, int(run, 16), step, source):
+        raise damaged("it belongs to another run, step or rank")
+    offset = end + _CRC.size
+    for owner, crc, length, _ in _ENTRY.iter_unpack(head[_HEADER.size : end]):
+        if owner == target:
+            return offset, length, crc
+        offset += length
+    raise damaged(f"it has nothing for rank {target}")
+
+
+def fetch(store: Store, key: str, head: bytes, where: tuple[int, int, int], what: str) -> bytes:
+    """The payload at (offset, length, CRC-32), of which ``head`` may already hold a part. Raises `RunFailed` if damaged."""
+    offset, length, crc = where
+    have = head[offset : offset + length]
+    if len(have) < length:
+        have += store.get(key, offset + len(have), offset + length)
+    if len(have) != length or zlib.crc32(have) != crc:
+        raise RunFailed(
+            Code.INVALID,
+            f"{what} is damaged: {len(have)} of {length} bytes, checksum {'differs' if len(have) == length else 'not compared'}",
+        )
+    return have
+
+
+class ObjectChannel(Channel):
+    """Polls known keys: few requests, little lateness.
+
+    Each wait is a share of the time waited so far. Unless ``eager``, a source is first asked when three quarters of the
+    time are over that it took in the last step.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        me: Membership,
+        expected: Mapping[int, Collection[int]],
+        retry: Retry,
+        meter: Meter,
+        pool: ThreadPoolExecutor,
+        *,
+        eager: bool = False,
+    ) -> None:
+        super().__init__(me, expected, retry, meter, pool, Patience())
+        self.store = store
+        self.keys = RunKeys(me.run)
+        self._share = 0.2 if eager else 0.5
+        self._eager = eager
+        self._took: dict[int, float] = {}  # by source: seconds from the first question to the answer, in its last step
+        self._due: list[tuple[float, float, int, int]] = []  # when, asked first, step, source
+        self._wake = threading.Condition()
+        self._closed = False
+        self._abort_check = time.monotonic() + _ABORT_CHECK_S
+        threading.Thread(target=self._poll_all, name="poll", daemon=True).start()
+
+    def send(self, step: int, payloads: Iterable[tuple[int, bytes]]) -> None:
+        """Send (target, payload) pairs; returns before they have left."""
+        pairs = list(payloads)
+        if not pairs:
+            return
+        self.meter.add("payload_bytes_sent", sum(len(payload) for _, payload in pairs))
+        key, body = self.keys.exchange(step, self.me.rank), bundle(self.me, step, pairs)
+        self.submit(lambda: self.store.put(key, body))
+
+    def abort(self, error: RunFailed) -> None:
+        """Nothing to do: peers look for the run's error while they wait."""
+
+    def prepare(self, step: int) -> None:
+        """Start asking for what each source sends in ``step``."""
+        now = time.monotonic()
+        with self._wake:
+            for source in self.mailbox.missing(step):
+                first = now if self._eager else now + 0.75 * self._took.get(source, 0.0)
+                heapq.heappush(self._due, (first, now, step, source))
+            self._wake.notify()
+
+    def _poll_all(self) -> None:
+        """Hand due questions to the pool, until the channel closes."""
+        while True:
+            with self._wake:
+                now = time.monotonic()
+                while not self._closed and not (self._due and self._due[0][0] <= now):
+                    self._wake.wait(self._due[0][0] - now if self._due else None)
+                    now = time.monotonic()
+                if self._closed:
+                    return
+                _, since, step, source = heapq.heappop(self._due)
+            self.pool.submit(self._ask, since, step, source)
+
+    def _ask(self, since: float, step: int, source: int) -> None:
+        """Ask once for the object of a source; if it is not there, ask again later."""
+        key = self.keys.exchange(step, source)
+        try:
+            head = self.store.find(key, 0, HEAD_BYTES)
+            if head is not None:
+                self._took[source] = time.monotonic() - since
+                where = entry(head, self.me.run, step, source, self.me.rank)
+                self.mailbox.deliver(step, source, fetch(self.store, key, head, where, f"what rank {source} sent in step {step}"))
+                return
+            self._look_for_abort()
+        except FsdError as error:
+            self.mailbox.fail(error)
+            return
+        except Exception as error:  # a defect here must not leave the main thread waiting
+            self.mailbox.fail(RunFailed(Code.UNKNOWN, f"receiving failed: {type(error).__name__}: {error}", rank=self.me.rank))
+            return
+        now = time.monotonic()
+        wait = min(_MOST_WAIT_S, max(self.store.driver.limits.poll_s, self._share * (now - since)))
+        with self._wake:
+            heapq.heappush(self._due, (now + wait, since, step, source))
+            self._wake.notify()
+
+    def _look_for_abort(self) -> None:
+        """Once a second, by one thread: has the run failed elsewhere?"""
+        with self._wake:
+            now = time.monotonic()
+            if now < self._abort_check:
+                return
+            self._abort_check = now + _ABORT_CHECK_S
+        reason = self.store.find(self.keys.error)
+        if reason is not None:
+            self.mailbox.fail(explain(reason))
+
+    def close(self) -> None:
+        """Stop asking."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()

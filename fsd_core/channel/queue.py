@@ -1,0 +1,183 @@
+"""Exchange over a queue service: frames packed into as few requests as the service's limits allow."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+from fsd_core.channel.channel import Channel, Membership, Patience, describe, explain
+from fsd_core.channel.frames import HEADER_BYTES, Frame, FrameError, Kind, Stray, fill, pack, split, unpack
+from fsd_core.driver import Code, Delivery, Message, MessageDriver
+from fsd_core.errors import FsdError, RunFailed
+from fsd_core.retry import Retry
+from fsd_core.wrappers.meter import Meter
+
+__all__ = ["QueueChannel"]
+
+
+class QueueChannel(Channel):
+    """One queue a rank. A background thread receives as long as anything is still due.
+
+    With ``eager``, each payload leaves as soon as it is there; otherwise a step's messages fill batches first.
+    Acknowledgements go out when a batch of them is full, or half a lease after the oldest; a copy that comes back all
+    the same is dropped by the mailbox.
+    """
+
+    def __init__(
+        self,
+        driver: MessageDriver,
+        me: Membership,
+        expected: Mapping[int, Collection[int]],
+        retry: Retry,
+        meter: Meter,
+        pool: ThreadPoolExecutor,
+        *,
+        eager: bool = False,
+    ) -> None:
+        super().__init__(me, expected, retry, meter, pool, Patience(least_s=3 * driver.limits.lease_s))
+        self.driver = driver
+        self._text = driver.limits.body == "text"
+        room = driver.limits.message_bytes * 3 // 4 // 3 * 3 if self._text else driver.limits.message_bytes
+        self.piece_bytes = room - HEADER_BYTES
+        self._eager = eager
+        self._tokens: list[object] = []
+        self._oldest = 0.0
+        self._acking: list[Future[None]] = []
+        self._closed = threading.Event()
+        self._receiver = threading.Thread(target=self._receive_all, name="receive", daemon=True)
+        self._receiver.start()
+
+    # Sending
+
+    def send(self, step: int, payloads: Iterable[tuple[int, bytes]]) -> None:
+        """Send (target, payload) pairs; returns before they have left."""
+        waiting: list[Message] = []
+        for target, payload in payloads:
+            self.meter.add("payload_bytes_sent", len(payload))
+            waiting += self.messages(step, target, payload)
+            if self._eager:
+                self._publish_soon(waiting)
+                waiting = []
+        self._publish_soon(waiting)
+
+    def messages(self, step: int, target: int, payload: bytes) -> list[Message]:
+        """The messages that carry one payload."""
+        pieces = split(payload, self.piece_bytes)
+        return [self.message(target, Kind.PAYLOAD, step, number, len(pieces), piece) for number, piece in enumerate(pieces)]
+
+    def message(self, target: int, kind: Kind, step: int, sequence: int, of: int, body: bytes) -> Message:
+        """One frame as a message."""
+        data = pack(Frame(kind, self.me.run, self.me.epoch, step, self.me.rank, sequence, of, body))
+        return Message(target, base64.b64encode(data) if self._text else data)
+
+    def _publish_soon(self, messages: Sequence[Message]) -> None:
+        for batch in self.batches(messages):
+            self.submit(partial(self.publish, batch))
+
+    def batches(self, messages: Sequence[Message]) -> Iterator[list[Message]]:
+        """The messages by route, in batches that fit the service's limits."""
+        routes: dict[Hashable, list[Message]] = defaultdict(list)
+        for message in messages:
+            routes[self.driver.route(message.rank)].append(message)
+        limits = self.driver.limits
+        for group in routes.values():
+            sizes = [len(message.body) + limits.overhead_bytes for message in group]
+            for batch in fill(sizes, limits.batch_messages, limits.batch_bytes):
+                yield [group[index] for index in batch]
+
+    def publish(self, batch: list[Message]) -> None:
+        """One batch, until every entry is taken."""
+        ranks = ", ".join(str(message.rank) for message in batch)
+        self.retry.entries(self.driver, f"publish to rank {ranks}", batch, self.driver.publish)
+
+    def abort(self, error: RunFailed) -> None:
+        """Tell every peer, as far as possible, that the run is over."""
+        body = describe(error)
+        peers = [rank for rank in range(self.me.workers) if rank != self.me.rank]
+        self._publish_soon([self.message(rank, Kind.ABORT, 0, 0, 1, body) for rank in peers])
+        self.finish_sends()
+
+    # Receiving
+
+    def _receive_all(self) -> None:
+        """Receive until everything that is due arrived, or the channel closed or failed."""
+        limits = self.driver.limits
+        try:
+            while not (self.mailbox.complete or self._closed.is_set()):
+                wait = min(limits.wait_s, max(0.0, self.me.deadline - time.time()))
+                if self._tokens:
+                    wait = min(wait, max(0.0, self._oldest + limits.lease_s / 2 - time.monotonic()))
+                receive = partial(self.driver.receive, self.me.rank, limits.receive_messages, wait)
+                for delivery in self.retry.call(self.driver, "receive", receive):
+                    self._take(delivery)
+                self._ack(late=False)
+                if time.time() >= self.me.deadline:
+                    return
+        except FsdError as error:
+            self.mailbox.fail(error)
+        except Exception as error:  # a defect here must not leave the main thread waiting
+            self.mailbox.fail(RunFailed(Code.UNKNOWN, f"receiving failed: {type(error).__name__}: {error}", rank=self.me.rank))
+
+    def _take(self, delivery: Delivery) -> None:
+        """Put one delivery into the mailbox, and remember to acknowledge it."""
+        try:
+            frame = unpack(base64.b64decode(delivery.body, validate=True) if self._text else delivery.body)
+        except (Stray, binascii.Error):
+            self.meter.add("strays_dropped")
+            self._remember(delivery.token)
+            return
+        except FrameError as error:
+            raise RunFailed(Code.INVALID, str(error), rank=self.me.rank) from error
+        if frame.epoch > self.me.epoch:
+            raise RunFailed(
+                Code.PRECONDITION, f"lease lost: the slot is at epoch {frame.epoch}, this run had {self.me.epoch}", rank=self.me.rank
+            )
+        self._remember(delivery.token)
+        if frame.epoch < self.me.epoch or frame.run != self.me.run:
+            self.meter.add("strays_dropped")
+        elif frame.kind is Kind.ABORT:
+            self.mailbox.fail(explain(frame.body))
+        else:
+            try:
+                body = self.mailbox.add(frame)
+            except KeyError:
+                self.meter.add("duplicates_dropped")
+                return
+            if body is not None:
+                self.arrived(frame, body)
+
+    def arrived(self, frame: Frame, body: bytes) -> None:
+        """All pieces of a payload are here."""
+        self.mailbox.deliver(frame.step, frame.source, body)
+
+    def _remember(self, token: object) -> None:
+        if not self._tokens:
+            self._oldest = time.monotonic()
+        self._tokens.append(token)
+
+    def _ack(self, *, late: bool) -> None:
+        """Acknowledge what fills batches; everything when ``late``, or once half the lease of the oldest is over."""
+        limits = self.driver.limits
+        late = late or (bool(self._tokens) and time.monotonic() >= self._oldest + limits.lease_s / 2)
+        while self._tokens and (late or len(self._tokens) >= limits.batch_messages):
+            batch, self._tokens = self._tokens[: limits.batch_messages], self._tokens[limits.batch_messages :]
+            self._oldest = time.monotonic()
+            self._acking.append(self.pool.submit(self.retry.entries, self.driver, "ack", batch, partial(self.driver.ack, self.me.rank)))
+
+    def finish(self) -> None:
+        """Wait until everything sent has left and everything received is settled."""
+        self.finish_sends()
+        self._receiver.join()
+        self._ack(late=True)
+        for task in self._acking:
+            task.result()
+
+    def close(self) -> None:
+        """Stop receiving."""
+        self._closed.set()

@@ -1,0 +1,100 @@
+"""What an app is made of, and taking it away: ``fsd deploy``, ``destroy``, ``gc``, ``clean``."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import click
+
+from fsd_core import providers
+from fsd_core.cli.options import Checked, Command, check_provider, with_settings
+from fsd_core.cli.screen import Screen, pairs
+from fsd_core.config import Settings, home, integer
+from fsd_core.store import Store
+
+__all__ = ["clean", "deploy", "destroy", "gc"]
+
+KEYS = ("provider", "app", "emulator")
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  fsd deploy --provider local --app mine
+  fsd deploy --provider aws --app mine --workers 32
+""",
+)
+@click.option("--slots", type=Checked(integer(1)), default=4, metavar="N", help="Runs that can be under way at once.  [default: 4]")
+@with_settings(*KEYS, "workers")
+def deploy(screen: Screen, settings: Settings, slots: int) -> None:
+    """Make what an app needs.
+
+    Queues for the workers, a store, the function: what is there already stays, so that a second deploy changes nothing.
+    """
+    check_provider(settings)
+    made = providers.find(settings.provider).provisioner(settings.table()).ensure(settings.app, settings.workers, slots)
+    screen.answer({"app": made.app, "provider": settings.provider, "workers": made.ranks, "slots": made.slots, "names": dict(made.names)})
+    rows = [("workers", f"{made.ranks}"), ("slots", f"{made.slots}"), *made.names.items()]
+    screen.print(pairs(f"{made.app} on {settings.provider}", rows))
+
+
+@click.command(cls=Command, epilog="Example: fsd destroy --provider local --app mine")
+@with_settings(*KEYS)
+def destroy(screen: Screen, settings: Settings) -> None:
+    """Remove everything of an app. What is not there is no error."""
+    check_provider(settings)
+    removed = list(providers.find(settings.provider).provisioner(settings.table()).destroy(settings.app))
+    screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
+    screen.print(pairs(f"{settings.app} on {settings.provider}: {len(removed)} removed", [("", line) for line in removed]))
+
+
+@click.command(cls=Command, epilog="Example: fsd gc --provider local --app mine")
+@with_settings(*KEYS)
+def gc(screen: Screen, settings: Settings) -> None:
+    """Remove what dead runs left behind.
+
+    A run is dead when it holds no slot. Runs that are under way, and staged content, stay.
+    """
+    from fsd_core.retry import Retry
+    from fsd_core.wrappers.meter import Meter
+
+    check_provider(settings)
+    provider = providers.find(settings.provider)
+    objects = provider.objects(provider.provisioner(settings.table()).ensure(settings.app, 1, 1))
+    try:
+        removed = _collect(Store(objects, Retry(time.time() + settings.timeout, Meter())))
+    finally:
+        objects.close()
+    screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
+    screen.print(f"{removed} objects removed")
+
+
+@click.command(cls=Command, epilog="Example: fsd clean --app mine")
+@with_settings(*KEYS)
+def clean(screen: Screen, settings: Settings) -> None:
+    """Remove staged content and local records.
+
+    Shards and inputs that an app keeps for its next run, and below FSD_HOME the records of runs and computed partitions.
+    """
+    from fsd_core.client import clean as clean_up
+
+    check_provider(settings)
+    removed = clean_up(settings.provider, settings.app, settings.table(), home())
+    screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
+    screen.print(f"{removed} objects removed")
+
+
+def _collect(store: Store) -> int:
+    """Delete the objects of runs that hold no slot; how many there were.
+
+    A run leases its slot before its first object, so that what is listed first and then found without a lease is garbage.
+    """
+    objects = list(store.keys("runs/"))
+    last = {key.split("/")[1]: key for key in store.keys("slots/")}  # ascending: the latest epoch of each slot
+    leases = [json.loads(store.find(key) or b"{}") for key in last.values() if not key.endswith(".free")]
+    running = {lease.get("run") for lease in leases if lease.get("until", 0) > time.time()}
+    garbage = [key for key in objects if key.split("/")[1] not in running]
+    store.delete(garbage)
+    return len(garbage)

@@ -1,0 +1,83 @@
+"""``fsd doctor``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import click
+
+from fsd_core import providers
+from fsd_core.cli.emulators import CLOUDS
+from fsd_core.cli.options import Command, with_settings
+from fsd_core.cli.screen import Screen, pairs
+from fsd_core.config import FILE, Settings, home
+
+__all__ = ["doctor"]
+
+REQUIRED = ("numpy", "zstandard", "scipy", "safetensors", "click", "rich")
+EXTRAS = {
+    "mtkahypar": "pip install 'fsd-inference[partition]': without it hypergraph partitions fall back to block, and more rows travel",
+    "scikit-learn": "pip install 'fsd-inference[demo]': fsd demo and the input `digits` need it",
+    "pytest": "pip install 'fsd-inference[test]': fsd conformance needs it",
+}
+TOOLS = {"java": "some emulators need a Java runtime", "node": "some emulators need Node.js"}
+
+
+@click.command(cls=Command, epilog="Example: fsd doctor")
+@with_settings()
+def doctor(screen: Screen, settings: Settings) -> None:
+    """Show what is installed, and what to do about the rest."""
+    checks = list(_checks())
+    screen.answer({"checks": [{"name": name, "found": found, "hint": hint} for name, found, hint in checks]})
+    screen.print(pairs("Found", [(name, found) for name, found, _ in checks if found]))
+    screen.print(pairs("\nNot found", [(name, hint) for name, found, hint in checks if not found]))
+
+
+def _checks() -> Iterator[tuple[str, str | None, str]]:
+    """Name, what was found (`None`: nothing), what to do about it."""
+    yield "fsd-inference", _version("fsd-inference"), ""
+    yield "python", platform.python_version(), ""
+    yield "machine", f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}", ""
+    yield "FSD_HOME", _writable(), f"{home()} cannot be written: set FSD_HOME to a folder that can"
+    yield FILE, FILE if os.path.exists(FILE) else None, "no settings here: the defaults hold"
+    for name in REQUIRED:
+        yield name, _version(name), f"pip install {name}"
+    for name, hint in EXTRAS.items():
+        yield name, _version(name), hint
+    for name in providers.installed():
+        yield f"provider {name}", *_provider(name)
+    for name in CLOUDS:
+        if name not in providers.installed():
+            yield f"provider {name}", None, "not part of this installation; any package may add it, entry point group fsd.providers"
+    for name, hint in TOOLS.items():
+        yield name, shutil.which(name), hint
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _provider(name: str) -> tuple[str | None, str]:
+    try:
+        found: Any = providers.find(name)
+        return f"{type(found).__module__}.{type(found).__qualname__}", ""
+    except (ImportError, AttributeError) as error:
+        return None, f"installed, but does not load: {error}"
+
+
+def _writable() -> str | None:
+    try:
+        home().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home()):
+            return str(home())
+    except OSError:
+        return None

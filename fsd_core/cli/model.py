@@ -1,0 +1,90 @@
+"""``fsd model``: import, radixnet, show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fsd_core.cli.options import Checked, Group, with_settings
+from fsd_core.cli.screen import Screen, amount, pairs
+from fsd_core.config import Settings, choice, integer, number
+
+__all__ = ["group"]
+
+
+@click.group(name="model", cls=Group)
+def group() -> None:
+    """Make, import and look at models."""
+
+
+@group.command(
+    name="import",
+    epilog="""\b
+Examples:
+  fsd model import neuron512/ model/ --bias -0.2 --rule challenge --clip 32
+  fsd model import weights.npz model/ --activation tanh
+""",
+)
+@click.argument("source")
+@click.argument("out")
+@click.option("--bias", type=Checked(number("any finite number")), metavar="B", help="Of every neuron.")
+@click.option("--rule", type=Checked(choice("plain", "challenge")), default="plain", metavar="plain|challenge",
+              help="challenge: bias only where the sum is not zero.  [default: plain]")  # fmt: skip
+@click.option("--activation", type=Checked(choice("identity", "relu", "sigmoid", "tanh", "softmax")), default="relu",
+              metavar="NAME", help="identity, relu, sigmoid, tanh or softmax.  [default: relu]")  # fmt: skip
+@click.option("--clip", type=Checked(number("a number above 0", lambda value: value > 0)), metavar="C", help="Upper limit of relu.")
+@with_settings()
+def import_command(
+    screen: Screen, settings: Settings, source: str, out: str, bias: float | None, rule: str, activation: str, clip: float | None
+) -> None:
+    """Import SOURCE as the model folder OUT: a folder of n{N}-l{k}.tsv of any N, or an .npz with weights_1, weights_2, ...
+
+    An existing OUT is replaced only if it is a model folder that fsd made.
+    """
+    from fsd_core.model import describe, import_model, save
+
+    network = import_model(source, bias, rule, activation, clip)
+    save(network, out)
+    _show(screen, describe(network), out)
+
+
+@group.command(epilog="Example: fsd model radixnet --neurons 1024 --layers 120 model/")
+@click.argument("out")
+@click.option("--neurons", type=Checked(integer(1)), required=True, metavar="N", help="Neurons of every layer.")
+@click.option("--layers", type=Checked(integer(1)), required=True, metavar="L", help="Layers.")
+@click.option("--weights", type=Checked(choice("official", "normal")), default="official", metavar="official|normal",
+              help="1/16 each, or drawn.  [default: official]")  # fmt: skip
+@with_settings("seed")
+def radixnet(screen: Screen, settings: Settings, out: str, neurons: int, layers: int, weights: str) -> None:
+    """Make a RadiX-Net as the Graph Challenge's, in the model folder OUT."""
+    from fsd_core.model import describe, radixnet, save
+
+    network = radixnet(neurons, layers, settings.seed, weights)
+    save(network, out)
+    _show(screen, describe(network), out)
+
+
+@group.command(epilog="Example: fsd model show radixnet:1024:120")
+@click.argument("model")
+@with_settings()
+def show(screen: Screen, settings: Settings, model: str) -> None:
+    """Show what MODEL is: sizes, nonzeros, activations, and its digest."""
+    from fsd_core.model import describe, open_model
+
+    _show(screen, describe(open_model(model)), model)
+
+
+def _show(screen: Screen, facts: dict[str, Any], where: str) -> None:
+    screen.answer(facts)
+    rows = [(key, f"{facts[key]}") for key in ("name", "layers", "inputs", "outputs", "neurons", "nonzeros", "digest")]
+    rows.insert(-1, ("size", amount(facts["bytes"])))
+    for part in facts["groups"]:
+        span = f"layer {part['first']}" + (f" to {part['last']}" if part["last"] > part["first"] else "")
+        clip = "" if part["clip"] is None else f", clip {part['clip']:g}"
+        low, high = part["bias"]
+        bias = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        size = f"{part['kind']} {part['outputs']} x {part['inputs']}, {part['nonzeros']} nonzeros"
+        text = f"{size}, {part['activation']}{clip}, bias {bias}, {part['rule']}"
+        rows.append((span, text))
+    screen.print(pairs(where, rows))

@@ -1,0 +1,97 @@
+"""What all commands share: options that come from `fsd_core.config`, and a command class that guards standard output."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+import click
+
+from fsd_core import config, providers
+from fsd_core.cli.screen import Screen
+from fsd_core.config import KINDS, Kind, Settings
+from fsd_core.errors import InputError
+
+__all__ = ["Checked", "Command", "Group", "check_provider", "with_settings"]
+
+_FIELDS = {field.name: field for field in fields(Settings)}
+_Callback = Callable[..., None]
+
+
+class Command(click.Command):
+    """A command whose run leaves standard output to its answer."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """``--emulator`` takes its value after ``=`` only, so that it can stand before a positional."""
+        end = args.index("--") if "--" in args else len(args)
+        return super().parse_args(ctx, [f"{arg}=auto" if arg == "--emulator" and i < end else arg for i, arg in enumerate(args)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run with standard output guarded."""
+        with ctx.find_object(Screen).guarded():  # type: ignore[union-attr]  # main gives each context one
+            return super().invoke(ctx)
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+
+class Checked(click.ParamType[Any]):
+    """A click type that reads by a `Kind` of the configuration."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.name = kind.metavar
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The checked value; raises `InputError`."""
+        return self.kind.read(value, f"{param.opts[0] if param else ''} ") if isinstance(value, str) else value
+
+
+def with_settings(*keys: str, flags: Mapping[str, str] | None = None) -> Callable[[_Callback], _Callback]:
+    """Give a command the flags of these keys (``flags``: under another name), ``--config`` and ``--json``.
+
+    The command is called with its `Screen`, the `Settings`, and its own arguments.
+    """
+    names = {key: (flags or {}).get(key, f"--{key.replace('_', '-')}") for key in (*keys, "json")}
+
+    def wrap(command: _Callback) -> _Callback:
+        @functools.wraps(command)
+        def call(config_file: str | None, **arguments: Any) -> None:
+            screen = click.get_current_context().find_object(Screen)
+            assert screen is not None
+            given = {key: arguments.pop(key) for key in names}
+            settings = config.load(given, config_file, names=names, providers=tuple(providers.installed()))
+            screen.json = settings.json
+            command(screen, settings, **arguments)
+
+        option = click.option("--config", "config_file", metavar="FILE", help=f"Settings (default: {config.FILE} here, if there).")
+        decorated: _Callback = option(call)
+        for key in reversed(names):
+            decorated = _option(key, names[key])(decorated)
+        return decorated
+
+    return wrap
+
+
+def _option(key: str, flag: str) -> Callable[[_Callback], _Callback]:
+    field, kind = _FIELDS[key], KINDS[key]
+    text = field.metadata["help"] + (f"  [default: {field.default:g}]" if type(field.default) in (int, float) else "")
+    text += f"  [default: {field.default}]" if isinstance(field.default, str) else ""
+    if key == "emulator":
+        return click.option(flag, key, metavar="[=NAME]", help=text)
+    if kind is config.BOOLEAN:
+        return click.option(flag, key, flag_value="true", default=None, help=text)
+    return click.option(flag, key, metavar=kind.metavar, help=text)
+
+
+def check_provider(settings: Settings) -> None:
+    """Raise `InputError` where the provider is not installed, or the emulator does not exist."""
+    providers.find(settings.provider)
+    if settings.emulator:
+        known = "runs on this machine and needs no emulator" if settings.provider == "local" else "has no emulator here"
+        raise InputError(f"--emulator: provider {settings.provider} {known}")

@@ -1,0 +1,54 @@
+"""``fsd partition``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from fsd_core.cli.options import Command, with_settings
+from fsd_core.cli.screen import Screen, pairs
+from fsd_core.config import Settings
+
+__all__ = ["partition"]
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  fsd partition radixnet:1024:120 --workers 8 p8.npz
+  fsd run radixnet:1024:120 digits --workers 8 --partition p8.npz
+""",
+)
+@click.argument("model")
+@click.argument("out")
+@with_settings("workers", "partition", "seed", flags={"partition": "--method"})
+def partition(screen: Screen, settings: Settings, model: str, out: str) -> None:
+    """Share a model out among workers.
+
+    Who owns which rows of MODEL is written to OUT, an .npz for `fsd run --partition`.
+
+    Prints what will travel: rows_moved counts each copy of a row to each other rank, over layers 2 to L. The same seed
+    gives the same partition. An existing OUT is replaced only if it is a partition.
+    """
+    from fsd_core.model import open_model
+    from fsd_core.partition import ExchangePlan
+    from fsd_core.partition import partition as share_out
+
+    network = open_model(model)
+    screen.known.update(workers=settings.workers, method=settings.partition)
+    start = time.monotonic()
+    with screen.progress() as show:
+        made = share_out(
+            network, settings.workers, settings.partition, settings.seed, lambda done, total: show("partition", done, total, "")
+        )
+    seconds = time.monotonic() - start
+    figures = ExchangePlan(network, made).figures() | {"seconds": seconds}
+    made.save(Path(out))
+    screen.answer(figures | {"workers": settings.workers, "method": settings.partition})
+    rows = [
+        (name, f"{value:.3f}" if isinstance(value, float) else f"{value}") for name, value in figures.items() if not isinstance(value, list)
+    ]
+    screen.print(pairs(f"{out}: {settings.workers} workers, {settings.partition}", rows))

@@ -1,0 +1,129 @@
+"""``fsd run``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fsd_core.cli.options import Command, check_provider, with_settings
+from fsd_core.cli.outputs import check_output, compare, read_truth, write_output
+from fsd_core.cli.screen import Screen, Show, amount, pairs
+from fsd_core.config import Settings, home
+from fsd_core.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from fsd_core import Progress, Result
+    from fsd_core.model import Model
+
+__all__ = ["distributed", "result_tables", "run"]
+
+KEYS = (
+    "provider", "channel", "workers", "branching", "partition", "objective", "batch_size", "timeout", "seed", "app", "emulator", "faults",
+    "output", "truth",
+)  # fmt: skip
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  fsd run radixnet:1024:120 digits
+  fsd run model/ input.npz --workers 16 --channel queue --output out.npz
+  fsd run neuron1024/ sparse-images-1024.tsv.xz --truth neuron1024-l120-categories.tsv --json
+""",
+)
+@click.argument("model")
+@click.argument("inputs", metavar="INPUT")
+@with_settings(*KEYS)
+def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
+    """Run MODEL on INPUT, shared out among many functions.
+
+    \b
+    MODEL  a folder that `fsd model` made; a Graph Challenge folder of an official
+           size; or radixnet:NEURONS:LAYERS[:SEED]
+    INPUT  .npz (scipy CSR, one dense array, or key x); a Graph Challenge .tsv,
+           also .xz or .gz; digits; or random:SAMPLES[:DENSITY[:SEED]]
+
+    An existing --output file is replaced only if fsd made it. A difference from --truth exits 1.
+    """
+    from fsd_core.model import open_model
+    from fsd_core.model.inputs import open_inputs
+
+    check_provider(settings)
+    keys = ("provider", "channel", "workers", "branching", "partition")
+    screen.known.update({key: getattr(settings, key) for key in keys})
+    if settings.output:
+        check_output(Path(settings.output))
+    network = open_model(model)
+    screen.known.update(neurons=network.neurons, layers=len(network.layers))
+    samples = open_inputs(inputs, network.inputs)
+    screen.known["samples"] = samples.shape[0]
+    expected = read_truth(Path(settings.truth), samples.shape[0]) if settings.truth else None
+    with screen.progress() as show:
+        result = distributed(network, samples, settings, show)
+    truth = None if expected is None else compare(expected, result.output)
+    if settings.output:
+        write_output(Path(settings.output), result.output)
+    screen.answer(result.to_json() | {"truth": truth})
+    screen.print(*result_tables(result, truth))
+    if truth and (truth["missing"] or truth["extra"]):
+        raise CheckFailed(
+            f"--truth {settings.truth}: of {truth['expected']} samples expected {truth['missing']} are missing; {truth['extra']} are extra"
+        )
+
+
+def distributed(model: Model, inputs: csr_matrix, settings: Settings, show: Show) -> Result:
+    """`fsd_core.run` with the command's settings and progress."""
+    from fsd_core import run as run_model
+
+    return run_model(
+        model,
+        inputs,
+        **{key: getattr(settings, key) for key in KEYS if key not in ("emulator", "output", "truth")},
+        settings=settings.table(),
+        home=home(),
+        progress=reporting(show),
+    )
+
+
+def reporting(show: Show) -> Callable[[Progress], None]:
+    """The progress callback of a run."""
+    return lambda progress: show(progress.phase, progress.done, progress.total, progress.text)
+
+
+def result_tables(result: Result, truth: Mapping[str, int] | None = None) -> Iterable[Any]:
+    """What a run gave, how long its phases took, and what travelled."""
+    meter, seconds = result.meter, result.seconds
+    answer = [
+        ("samples", f"{result.samples}"),
+        ("network", f"{result.layers} layers of up to {result.neurons} neurons"),
+        ("workers", f"{result.workers} on {result.provider}, {result.channel} channel, {result.partition} partition"),
+        ("nonzero samples", f"{result.output_nonzero_samples}"),
+    ]
+    if truth:
+        answer.append(("truth", f"{truth['matched']} of {truth['expected']} match, {truth['missing']} missing, {truth['extra']} extra"))
+    yield pairs("Result", answer)
+    notes = {"total": "on this clock", "compute": "slowest rank", "exchange": "slowest rank, waiting for others", "load": "slowest rank"}
+    yield pairs("\nTime", [(phase, f"{value:8.3f} s  {notes.get(phase, '')}".rstrip()) for phase, value in seconds.items()])
+    requests = sum(meter[f"{verb}_requests"] for verb in ("publish", "receive", "ack"))
+    objects = sum(meter[f"object_{verb}"] for verb in ("puts", "gets", "lists"))
+    yield pairs(
+        "\nTravelled",
+        [
+            ("activations", amount(meter["payload_bytes_sent"])),
+            ("messages", f"{meter['messages_sent']} sent, {meter['messages_received']} received, {amount(meter['message_bytes_sent'])}"),
+            (
+                "queue requests",
+                f"{requests} ({meter['publish_requests']} publish, {meter['receive_requests']} receive, {meter['ack_requests']} ack)",
+            ),
+            ("object requests", f"{objects} ({meter['object_puts']} put, {meter['object_gets']} get, {meter['object_lists']} list)"),
+            ("object bytes", f"{amount(meter['object_bytes_written'])} written, {amount(meter['object_bytes_read'])} read"),
+            ("functions", f"{meter['invocations']} invoked, {meter['retries']} retries, {meter['duplicates_dropped']} duplicates dropped"),
+        ],
+    )
+    yield pairs("\nMemory of a worker", [(name.removesuffix("_bytes_max"), amount(value)) for name, value in result.memory.items()])

@@ -1,0 +1,484 @@
+"""The client's side of a run: lease a slot, stage, launch the root, follow, collect, clean up."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fsd_core import slots, stage
+from fsd_core.channel import describe, explain
+from fsd_core.codec import CodecError, decode
+from fsd_core.driver import Code, InvokeDriver, Provider, Resources
+from fsd_core.errors import FsdError, InputError, RunFailed
+from fsd_core.kernel import Block
+from fsd_core.keys import RunKeys, new_run
+from fsd_core.partition import METHODS, ExchangePlan, Partition, partition
+from fsd_core.providers import find
+from fsd_core.retry import Retry
+from fsd_core.shard import predicted_bytes
+from fsd_core.spawn import LaunchPayload, Spawner
+from fsd_core.store import Store
+from fsd_core.worker import VERSION, RunConfig, abort_peers
+from fsd_core.wrappers.faults import Faults
+from fsd_core.wrappers.meter import FIELDS, Meter
+from fsd_core.wrappers.metered import MeteredInvoker, MeteredObjects
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from fsd_core.model import Model
+
+__all__ = ["CHANNELS", "OBJECTIVES", "Progress", "Result", "clean", "home_folder", "run"]
+
+CHANNELS = ("queue", "object", "hybrid")
+OBJECTIVES = ("cost", "latency")
+SLOTS = 4
+GRACE_S = 2.0  # how long workers that were told to stop get, where the platform does not stop them for us
+FIRST_POLL_S, LAST_POLL_S = 0.02, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: ``phase`` is one of partition, stage, launch, layers, collect."""
+
+    phase: str
+    done: int
+    total: int
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run computed and what it took. The fields' names and meanings are those of ``fsd run --json``."""
+
+    run: str
+    output: csr_matrix  # float32 (samples, outputs)
+    samples: int
+    neurons: int
+    layers: int
+    workers: int
+    branching: int
+    provider: str
+    channel: str
+    partition: str
+    seconds: dict[str, float]
+    meter: dict[str, int]
+    meter_layers: dict[str, int]
+    memory: dict[str, int]
+    ranks: list[dict[str, Any]] = field(repr=False)  # each worker's own record
+
+    @property
+    def output_nonzero_samples(self) -> int:
+        """Samples whose final activations are not all zero."""
+        return int(np.count_nonzero(np.diff(self.output.indptr)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the output and the ranks' records, ready for JSON."""
+        names = ("samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples")
+        more = ("seconds", "meter", "meter_layers", "memory", "run")
+        return {name: getattr(self, name) for name in (*names, *more)}
+
+
+def home_folder(home: str | Path | None = None) -> Path:
+    """Where records and caches live: ``home``, else ``$FSD_HOME``, else ``~/.fsd``."""
+    return Path(home or os.environ.get("FSD_HOME") or Path.home() / ".fsd").expanduser().absolute()
+
+
+def run(
+    model: Model | str,
+    inputs: Any,
+    *,
+    provider: str = "local",
+    channel: str = "auto",
+    workers: int = 8,
+    branching: int = 4,
+    partition: str | Partition = "hypergraph",
+    objective: str = "cost",
+    batch_size: int | None = None,
+    timeout: float = 900.0,
+    seed: int = 0,
+    app: str = "fsd",
+    faults: str | None = None,
+    settings: Mapping[str, object] | None = None,
+    home: str | Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Run ``model`` on ``inputs``, its layers split over ``workers`` functions of ``provider``.
+
+    ``model``: a `Model`, or what MODEL of the command may be. ``inputs``: (samples, width) as scipy sparse matrix, array, or
+    what INPUT of the command may be. ``channel``: auto, queue, object or hybrid. ``partition``: a method, a path, or a
+    `Partition`. ``batch_size``: samples at a time (default: all, fewer where the functions' memory needs it). ``timeout``:
+    seconds. ``settings``: the provider's own. ``home``: where records and caches live (default ``$FSD_HOME`` or ``~/.fsd``).
+
+    Raises `InputError` before anything started where an argument is wrong, else `RunFailed` with code, rank and layer.
+    """
+    began = time.time()
+    tell = progress or (lambda _: None)
+    _check(channel, workers, branching, objective, batch_size, timeout, faults)
+    job = _Job(
+        model=_model(model),
+        provider=find(provider),
+        channel="hybrid" if channel == "auto" else channel,
+        workers=workers,
+        branching=branching,
+        objective=objective,
+        faults=Faults.parse(faults).spec() if faults else None,
+        home=home_folder(home),
+        began=began,
+        deadline=began + timeout,
+        tell=tell,
+    )
+    samples = _inputs(inputs, job.model)
+    parts, label = _partition(partition, job.model, workers, seed, job.home, tell)
+    resources = job.provider.provisioner(settings or {}).ensure(app, workers, SLOTS)
+    with _open(job.provider, resources) as (objects, invoker):
+        limits = invoker.limits
+        if limits.concurrency is not None and limits.concurrency < workers:
+            raise InputError(
+                f"workers {workers}: {provider} may run {limits.concurrency} functions at once; use fewer workers or raise that quota"
+            )
+        return job.execute(samples, parts, label, resources, objects, invoker, batch_size)
+
+
+@dataclass(slots=True)
+class _Job:
+    """One run, its settings resolved."""
+
+    model: Model
+    provider: Provider
+    channel: str
+    workers: int
+    branching: int
+    objective: str
+    faults: str | None
+    home: Path
+    began: float
+    deadline: float
+    tell: Callable[[Progress], None]
+
+    def execute(
+        self,
+        samples: csr_matrix,
+        parts: Partition,
+        label: str,
+        resources: Resources,
+        objects: Any,
+        invoker: InvokeDriver,
+        batch_size: int | None,
+    ) -> Result:
+        """Lease, stage, launch, follow, collect; whatever happens, the run's objects and its slot are given back."""
+        meter = Meter()
+        retry = Retry(self.deadline, meter)
+        plan = _Lazy(lambda: ExchangePlan(self.model, parts))
+        run_id = new_run()
+        keys = RunKeys(run_id)
+        batches, predicted = self._batches(samples.shape[0], parts, plan(), batch_size, invoker.limits.memory_bytes)
+        store = Store(MeteredObjects(objects, meter), retry)
+        lease = slots.lease(store, resources.slots, run_id, self.deadline + 60)
+        launch = LaunchPayload(resources.app, lease.slot, lease.epoch, run_id, 0, 0, 0, self.deadline)
+        stopped = False
+        try:
+            with ThreadPoolExecutor(8, thread_name_prefix="fsd-client") as pool:
+                staging = time.time()
+                shards = stage.shards(store, self.model, parts, plan, pool, lambda n, of: self.tell(Progress("stage", n, of, "shards")))
+                slices = stage.inputs(
+                    store, samples, batches, self.model, parts, plan, pool, lambda n, of: self.tell(Progress("stage", n, of, "inputs"))
+                )
+                staged = time.time() - staging
+                by_batch = [slices.keys[at : at + self.workers] for at in range(0, len(slices.keys), self.workers)]
+                config = self._config(run_id, batches, shards.keys, by_batch)
+                store.put(keys.config, config.pack())
+                self.tell(Progress("launch", 0, self.workers))
+                spawner = Spawner(MeteredInvoker(invoker, meter), store, retry, keys)
+                spawner.start([launch])
+                self._follow(store, keys, spawner)
+                records = [self._record(store, keys, rank) for rank in range(self.workers)]
+                output = self._collect(store, keys, parts, batches, pool)
+            stopped = True
+        except BaseException as error:
+            if not isinstance(error, _Reported):
+                with suppress(FsdError):
+                    self._abort(store, resources, launch, error)
+            if isinstance(error, _Reported):
+                raise error.reason from None
+            raise
+        finally:
+            retry.deadline = time.time() + 30
+            self._clean_up(store, keys, lease, invoker, stopped)
+        return self._result(run_id, output, samples, label, batches, predicted, staged, records, meter)
+
+    def _config(self, run_id: str, batches: list[int], shards: list[str], inputs: list[list[str]]) -> RunConfig:
+        return RunConfig(
+            version=VERSION,
+            run=run_id,
+            channel=self.channel,
+            workers=self.workers,
+            branching=self.branching,
+            layers=len(self.model.layers),
+            batches=batches,
+            shards=shards,
+            inputs=inputs,
+            objective=self.objective,
+            faults=self.faults,
+            started=time.time(),
+        )
+
+    def _batches(self, samples: int, parts: Partition, plan: ExchangePlan, size: int | None, memory: int | None) -> tuple[list[int], int]:
+        """Sample counts of the batches, and the predicted peak of the largest worker in bytes."""
+        size = min(size or samples, samples)
+        shard_bytes = 8 * self.model.nonzeros // self.workers
+
+        def predict(count: int) -> int:
+            return max(predicted_bytes(self.model, parts, plan, rank, count, shard_bytes) for rank in range(self.workers))
+
+        while memory is not None and predict(size) > memory and size > 1:
+            size = -(-size // 2)
+        if memory is not None and predict(size) > memory:
+            raise InputError(
+                f"memory: one sample needs {predict(size) >> 20} MB in one of {self.workers} workers, a function has {memory >> 20} MB: "
+                "use more workers"
+            )
+        return [min(size, samples - at) for at in range(0, samples, size)], predict(size)
+
+    def _follow(self, store: Store, keys: RunKeys, spawner: Spawner) -> None:
+        """Wait for rank 0's record, telling progress on the way. Raises `_Reported` with the run's error, if it has one."""
+        wait, number, started = FIRST_POLL_S, 0, False
+        next_check = time.monotonic() + 1.0
+        while store.find(keys.record(0)) is None:
+            self._raise_reported(store, keys)
+            if not started and time.monotonic() >= next_check:
+                started = spawner.check()
+                next_check = time.monotonic() + 1.0
+            if wait > 0.5 and (report := store.find(keys.progress(number))) is not None:
+                done = json.loads(report)
+                self.tell(Progress("layers", done["done"], done["total"]))
+                number += 1
+            if time.time() > self.deadline + GRACE_S:
+                raise RunFailed(Code.DEADLINE, f"the run did not end within its {self.deadline - self.began:.0f} s: rank 0 left no record")
+            time.sleep(wait)
+            wait = min(LAST_POLL_S, wait * 1.5)
+
+    @staticmethod
+    def _raise_reported(store: Store, keys: RunKeys) -> None:
+        error = store.find(keys.error)
+        if error is not None:
+            raise _Reported(explain(error))
+
+    def _record(self, store: Store, keys: RunKeys, rank: int) -> dict[str, Any]:
+        """One worker's record; it is written a moment after rank 0 heard that the worker was done."""
+        wait = FIRST_POLL_S
+        while (data := store.find(keys.record(rank))) is None:
+            if time.time() > self.deadline + GRACE_S:
+                raise RunFailed(Code.DEADLINE, "no record of this worker", rank=rank)
+            self._raise_reported(store, keys)
+            time.sleep(wait)
+            wait = min(LAST_POLL_S, wait * 1.5)
+        record: dict[str, Any] = json.loads(data)
+        return record
+
+    def _collect(self, store: Store, keys: RunKeys, parts: Partition, batches: list[int], pool: ThreadPoolExecutor) -> csr_matrix:
+        """Every rank's slice of every batch, put together: float32 (samples, outputs)."""
+        from scipy.sparse import csr_matrix, vstack
+
+        rows = [np.flatnonzero(parts.owners[-1] == rank) for rank in range(self.workers)]
+
+        def piece(batch: int, rank: int) -> Block:
+            try:
+                return decode(store.get(keys.output(batch, rank)), len(rows[rank]), batches[batch])
+            except CodecError as error:
+                raise RunFailed(Code.INVALID, f"the output slice is damaged: {error}", rank=rank) from error
+
+        outputs = []
+        for batch, count in enumerate(batches):
+            blocks = list(pool.map(partial(piece, batch), range(self.workers)))
+            outputs.append(_assemble(blocks, rows, (count, self.model.outputs), self.model.layers[-1].activation))
+            self.tell(Progress("collect", batch + 1, len(batches)))
+        return csr_matrix(vstack(outputs, "csr")) if len(outputs) > 1 else outputs[0]
+
+    def _abort(self, store: Store, resources: Resources, launch: LaunchPayload, error: BaseException) -> None:
+        """Tell every worker to stop."""
+        reason = error if isinstance(error, RunFailed) else RunFailed(Code.UNAVAILABLE, "interrupted by the client")
+        store.retry.deadline = time.time() + GRACE_S
+        store.create(RunKeys(launch.run).error, describe(reason))
+        if self.channel != "object" and self.workers > 1:
+            messages = self.provider.messages(resources, launch.slot)
+            outside = LaunchPayload(launch.app, launch.slot, launch.epoch, launch.run, -1, 0, 0, launch.deadline)
+            abort_peers(messages, store.retry, outside, self.workers, reason)
+
+    def _clean_up(self, store: Store, keys: RunKeys, lease: slots.Lease, invoker: InvokeDriver, ended: bool) -> None:
+        """Stop what still runs, then remove the run's objects and give the slot back. A failure here hides no other error."""
+        if not ended:
+            invoker.close()
+        with suppress(FsdError):
+            store.delete_prefix(keys.prefix)
+            slots.release(store, lease)
+
+    def _result(
+        self, run_id: str, output: csr_matrix, samples: csr_matrix, label: str, batches: list[int], predicted: int, staged: float,
+        records: list[dict[str, Any]], meter: Meter,
+    ) -> Result:  # fmt: skip
+        """Maxima and sums over the workers' records, kept on disk as well."""
+        seconds = {name: max(record["seconds"][name] for record in records) for name in ("launch", "load", "compute", "exchange")}
+        client = meter.snapshot()
+        result = Result(
+            run=run_id,
+            output=output,
+            samples=samples.shape[0],
+            neurons=self.model.neurons,
+            layers=len(self.model.layers),
+            workers=self.workers,
+            branching=self.branching,
+            provider=self.provider.name,
+            channel=self.channel if self.workers > 1 else "none",
+            partition=label,
+            seconds={"total": time.time() - self.began, "stage": staged} | seconds,
+            meter={name: client[name] + sum(record["meter"][name] for record in records) for name in FIELDS},
+            meter_layers={name: sum(record["meter_layers"][name] for record in records) for name in FIELDS},
+            memory={"peak_bytes_max": max(record["peak_bytes"] for record in records), "predicted_bytes_max": predicted},
+            ranks=records,
+        )
+        folder = self.home / "runs"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{run_id}.json").write_text(json.dumps(result.to_json() | {"batches": batches, "ranks": records}, indent=1))
+        return result
+
+
+class _Reported(Exception):
+    """The workers know already that the run failed."""
+
+    def __init__(self, reason: RunFailed) -> None:
+        self.reason = RunFailed(reason.code, reason.message, rank=reason.rank, layer=reason.layer)
+
+
+class _Lazy:
+    """A value made when it is first asked for."""
+
+    def __init__(self, make: Callable[[], ExchangePlan]) -> None:
+        self._make = make
+        self._value: ExchangePlan | None = None
+
+    def __call__(self) -> ExchangePlan:
+        self._value = self._value or self._make()
+        return self._value
+
+
+def clean(provider: str = "local", app: str = "fsd", settings: Mapping[str, object] | None = None, home: str | Path | None = None) -> int:
+    """Remove staged content from the app's object store, and local records and caches; how many objects that were."""
+    found = find(provider)
+    resources = found.provisioner(settings or {}).ensure(app, 1, 1)
+    objects = found.objects(resources)
+    try:
+        removed = Store(objects, Retry(time.time() + 600, Meter())).delete_prefix("content/")
+    finally:
+        objects.close()
+    for name in ("runs", "partitions"):
+        shutil.rmtree(home_folder(home) / name, ignore_errors=True)
+    return removed
+
+
+def _check(channel: str, workers: int, branching: int, objective: str, batch_size: int | None, timeout: float, faults: str | None) -> None:
+    """Refuse what can be refused before anything is read."""
+    for name, value, allowed in (("channel", channel, ("auto", *CHANNELS)), ("objective", objective, OBJECTIVES)):
+        if value not in allowed:
+            raise InputError(f"{name} {value!r} is not known: there is {', '.join(allowed)}")
+    for name, number in (("workers", workers), ("branching", branching), ("batch_size", 1 if batch_size is None else batch_size)):
+        if number < 1:
+            raise InputError(f"{name} {number}: must be at least 1")
+    if not timeout > 0:
+        raise InputError(f"timeout {timeout}: must be more than 0 seconds")
+    if faults:
+        Faults.parse(faults)
+
+
+def _model(model: Model | str) -> Model:
+    if isinstance(model, str):
+        from fsd_core.model.sources import open_model
+
+        return open_model(model)
+    return model
+
+
+def _inputs(inputs: Any, model: Model) -> csr_matrix:
+    """Inputs as scipy CSR float32 (samples, width), checked."""
+    from scipy.sparse import csr_matrix
+
+    if isinstance(inputs, str):
+        from fsd_core.model.inputs import open_inputs
+
+        return open_inputs(inputs, model.inputs)
+    matrix = csr_matrix(inputs, dtype=np.float32)
+    if matrix.shape[1] != model.inputs:
+        raise InputError(f"inputs have {matrix.shape[1]} columns, the model takes {model.inputs}")
+    if matrix.shape[0] == 0:
+        raise InputError("inputs have no samples: at least one is needed")
+    if not np.isfinite(matrix.data).all():
+        raise InputError("inputs hold a value that is not finite")
+    matrix.sum_duplicates()
+    return matrix
+
+
+def _partition(
+    wanted: str | Partition, model: Model, workers: int, seed: int, home: Path, tell: Callable[[Progress], None]
+) -> tuple[Partition, str]:
+    """The partition and its name for people; what took long to compute is kept for the next run."""
+    if isinstance(wanted, Partition):
+        parts, label = wanted.check(model), "given"
+    elif wanted in METHODS:
+        file = home / "partitions" / f"{model.digest[:32]}-{workers}-{wanted}-{seed}.npz"
+        if wanted == "hypergraph" and file.exists():
+            with suppress(InputError):
+                return Partition.load(file, model), wanted
+        parts = partition(model, workers, wanted, seed, progress=lambda done, total: tell(Progress("partition", done, total, wanted)))
+        if wanted == "hypergraph":
+            file.parent.mkdir(parents=True, exist_ok=True)
+            parts.save(file)
+        return parts, wanted
+    else:
+        parts, label = Partition.load(wanted, model), wanted
+    if parts.workers != workers:
+        raise InputError(f"partition {label}: made for {parts.workers} workers, the run has {workers}")
+    return parts, label
+
+
+def _assemble(blocks: list[Block], rows: list[Any], shape: tuple[int, int], activation: str) -> csr_matrix:
+    """One batch's output from each rank's block of its rows: float32 (samples, outputs)."""
+    from scipy.sparse import coo_matrix, csr_matrix
+
+    if activation == "softmax":
+        from fsd_core.model.activation import softmax
+
+        dense = np.empty(shape, np.float32)
+        for block, own in zip(blocks, rows, strict=True):
+            dense[:, own] = block.dense().T
+        return csr_matrix(softmax(dense))
+    samples, neurons, values = [], [], []
+    for block, own in zip(blocks, rows, strict=True):
+        part, live = (block.dense(), np.arange(block.samples)) if block.values[:, 0].any() else (block.values[:, 1:], block.live)
+        row, column = np.nonzero(part)
+        samples.append(live[column])
+        neurons.append(own[row])
+        values.append(part[row, column])
+    return coo_matrix((np.concatenate(values), (np.concatenate(samples), np.concatenate(neurons))), shape).tocsr()
+
+
+@contextmanager
+def _open(provider: Provider, resources: Resources) -> Iterator[tuple[Any, InvokeDriver]]:
+    """The client's drivers, closed at the end."""
+    objects = provider.objects(resources)
+    invoker = provider.invoker(resources)
+    try:
+        yield objects, invoker
+    finally:
+        invoker.close()
+        objects.close()

@@ -1,0 +1,167 @@
+"""The network of ``fsd demo``: handwritten digits, trained here, then pruned until a tenth of its weights is left.
+
+The data is real: the 1,797 images of 8 x 8 pixels that scikit-learn brings (Alpaydin and Kaynak, "Optical Recognition of
+Handwritten Digits", 1998). One half trains, the other, which training never sees, measures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsd_core.errors import InputError
+from fsd_core.model import Csr, Layer, Model
+
+__all__ = ["DENSITY", "Digits", "accuracy", "digits", "network", "train"]
+
+WIDTHS = (64, 384, 384, 384, 384, 10)
+DENSITY = 0.1  # share of the weights of every layer that is left at the end
+EPOCHS = 80
+PRUNING = 0.6  # of the epochs: the rest trains what is left
+BATCH = 64
+RATE = 2e-3
+
+Weights = list[NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Digits:
+    """Images float32 (samples, 64) from 0 to 1 and their labels int64 (samples,): ``seen`` in training, ``held`` out."""
+
+    seen: NDArray[np.float32]
+    seen_labels: NDArray[np.int64]
+    held: NDArray[np.float32]
+    held_labels: NDArray[np.int64]
+
+
+def digits(seed: int = 0) -> Digits:
+    """The data in two halves, dealt by ``seed``. Raises `InputError` where scikit-learn is missing."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise InputError("the digits are scikit-learn's, which is not installed: pip install 'fsd-inference[demo]'") from None
+    data = load_digits()
+    images, labels = (data.data / 16).astype(np.float32), data.target.astype(np.int64)
+    order = np.random.default_rng(seed).permutation(len(images))
+    seen, held = np.split(order, [len(images) // 2])
+    return Digits(images[seen], labels[seen], images[held], labels[held])
+
+
+def network(home: Path, progress: Callable[[int, int], None] | None = None) -> tuple[Model, Path]:
+    """The trained model and its folder, below ``home / "demo"``: made at first use, again whenever this file changes."""
+    from fsd_core.model import load, save
+
+    folder = home / "demo" / f"digits-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
+    if not folder.exists():
+        from threadpoolctl import threadpool_limits  # scikit-learn brings it
+
+        data = digits()
+        with threadpool_limits(1):  # these matrices are too small to share out, and threads that wait for each other spin
+            save(train(data, progress=progress), folder)
+    return load(folder), folder
+
+
+def train(data: Digits, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> Model:
+    """A sparse network for ``data``. ``progress(done, epochs)`` is called as epochs end.
+
+    Adam (Kingma and Ba, 2015) on the cross-entropy of shifted images; meanwhile the smallest weights are removed, on the
+    cubic schedule of Zhu and Gupta ("To prune, or not to prune", 2017), and stay removed.
+    """
+    random = np.random.default_rng(seed)
+    layers = len(WIDTHS) - 1
+    weights: Weights = [
+        (random.standard_normal((outputs, inputs)) * np.sqrt(2 / inputs)).astype(np.float32) for inputs, outputs in pairwise(WIDTHS)
+    ]
+    biases: Weights = [np.zeros(outputs, np.float32) for outputs in WIDTHS[1:]]
+    masks = [np.ones(w.shape, np.bool_) for w in weights]
+    step = _adam(weights + biases)
+    for epoch in range(EPOCHS):
+        left = max(0.0, 1 - epoch / (PRUNING * EPOCHS))
+        for w, mask in zip(weights, masks, strict=True):
+            _prune(w, mask, DENSITY + (1 - DENSITY) * left**3)
+        order = random.permutation(len(data.seen))
+        for first in range(0, len(order), BATCH):
+            some = order[first : first + BATCH]
+            gradients = _gradients(weights, biases, _shifted(data.seen[some], random), data.seen_labels[some])
+            for k in range(layers):
+                gradients[k] *= masks[k]
+            step(gradients, RATE * (1 - epoch / EPOCHS))
+            for w, mask in zip(weights, masks, strict=True):
+                w *= mask
+        if progress:
+            progress(epoch + 1, EPOCHS)
+    activations = ["relu"] * (layers - 1) + ["softmax"]
+    sparse = [_csr(w) for w in weights]
+    return Model(tuple(Layer(w, b, a, None, False) for w, b, a in zip(sparse, biases, activations, strict=True)), "digits")
+
+
+def accuracy(output: Any, labels: NDArray[np.int64]) -> float:
+    """Share of the samples whose largest output, of a sparse or dense (samples, 10), is at their label."""
+    dense = output if isinstance(output, np.ndarray) else output.toarray()
+    return float(np.mean(dense.argmax(axis=1) == labels))
+
+
+def _csr(weights: NDArray[np.float32]) -> Csr:
+    rows, columns = np.nonzero(weights)
+    return Csr.build(rows, columns, weights[rows, columns], (weights.shape[0], weights.shape[1]))
+
+
+def _prune(weights: NDArray[np.float32], mask: NDArray[np.bool_], density: float) -> None:
+    """Keep the largest weights only, in place, and note which."""
+    excess = weights.size - int(density * weights.size)
+    if excess:
+        mask &= np.abs(weights) > np.partition(np.abs(weights), excess - 1, axis=None)[excess - 1]
+        weights *= mask
+
+
+def _shifted(images: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
+    """Each image moved by -1, 0 or 1 pixel along both axes."""
+    padded = np.pad(images.reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))
+    rows, columns = random.integers(0, 3, (2, len(images), 1)) + np.arange(8)
+    moved: NDArray[np.float32] = padded[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return moved.reshape(images.shape)
+
+
+def _gradients(weights: Weights, biases: Weights, images: NDArray[np.float32], labels: NDArray[np.int64]) -> Weights:
+    """Of the mean cross-entropy: for each layer that of its weights, then for each that of its bias."""
+    layers = len(weights)
+    x = [images]
+    for k in range(layers):
+        z = x[-1] @ weights[k].T + biases[k]
+        x.append(np.maximum(z, 0) if k < layers - 1 else z)
+    delta = np.exp(x[-1] - x[-1].max(axis=1, keepdims=True))
+    delta /= delta.sum(axis=1, keepdims=True)
+    delta[np.arange(len(labels)), labels] -= 1
+    delta /= len(labels)
+    of_weights, of_biases = [], []
+    for k in reversed(range(layers)):
+        of_weights.append(delta.T @ x[k])
+        of_biases.append(delta.sum(axis=0))
+        if k:
+            delta = (delta @ weights[k]) * (x[k] > 0)
+    return of_weights[::-1] + of_biases[::-1]
+
+
+def _adam(parameters: Weights, beta1: float = 0.9, beta2: float = 0.999) -> Callable[[Weights, float], None]:
+    """The update of ``parameters``, in place, by gradients and a rate."""
+    first = [np.zeros_like(p) for p in parameters]
+    second = [np.zeros_like(p) for p in parameters]
+    steps = 0
+
+    def step(gradients: Weights, rate: float) -> None:
+        nonlocal steps
+        steps += 1
+        scale = rate * np.sqrt(1 - beta2**steps) / (1 - beta1**steps)
+        for p, g, m, v in zip(parameters, gradients, first, second, strict=True):
+            m += np.float32(1 - beta1) * (g - m)
+            v += np.float32(1 - beta2) * (g * g - v)
+            p -= np.float32(scale) * m / (np.sqrt(v) + np.float32(1e-8))
+
+    return step

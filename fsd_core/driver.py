@@ -1,0 +1,277 @@
+"""The contract between core and a provider: four drivers, their limits as data, ten error codes.
+
+A provider maps each method to one request of one service and nothing more. Retrying, batching to the limits,
+encoding, deduplication, metering and time-outs are core's. Each sentence below that says *must* has a case in
+``fsd_conformance``.
+
+What holds for every driver:
+
+- A method must raise the SDK's own error, unwrapped, and must not retry. ``classify`` must map any error to a `Code`.
+- Drivers must be safe to call from several threads of one process at once.
+- ``native()`` returns the SDK's client, for what this contract does not cover. ``close()`` may be called twice.
+- Constructing a driver may open connections; importing a provider's package must import no SDK.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+__all__ = [
+    "WORKER",
+    "Code",
+    "Delivery",
+    "InvokeDriver",
+    "InvokeLimits",
+    "Launch",
+    "Message",
+    "MessageDriver",
+    "MessageLimits",
+    "ObjectDriver",
+    "ObjectLimits",
+    "Page",
+    "Provider",
+    "Provisioner",
+    "Rejected",
+    "Resources",
+]
+
+
+class Code(enum.Enum):
+    """What an error means to core, whatever the service calls it."""
+
+    NOT_FOUND = "not_found"  # the key, queue, topic or function does not exist
+    ALREADY_EXISTS = "already_exists"  # a conditional create lost
+    INVALID = "invalid"  # the request is malformed: sending it again cannot help
+    DENIED = "denied"  # credentials are missing, expired or too weak
+    THROTTLED = "throttled"  # too fast, or over a quota: later may work
+    UNAVAILABLE = "unavailable"  # the service or the network failed: again may work, the effect may have happened
+    TOO_LARGE = "too_large"  # over a size limit
+    PRECONDITION = "precondition"  # the resource is in another state than the request needs
+    DEADLINE = "deadline"  # time ran out
+    UNKNOWN = "unknown"  # none of the above
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One entry of a publish: ``body`` for the queue of ``rank``. Text-only services get ASCII bytes (see `MessageLimits.body`)."""
+
+    rank: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One received message; ``token`` acknowledges exactly this delivery of it."""
+
+    token: object
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Entry ``index`` of the request was refused while others were accepted."""
+
+    index: int
+    code: Code
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Keys in ascending order; ``next`` continues the listing, ``None`` ends it. Its content is the driver's own."""
+
+    keys: Sequence[str]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageLimits:
+    """What a queue service takes, as data with its source. Sizes in bytes, times in seconds."""
+
+    batch_messages: int  # entries of one publish, and tokens of one ack
+    batch_bytes: int  # bodies plus overhead of one publish
+    message_bytes: int  # one body
+    overhead_bytes: int  # what each entry adds to the batch
+    receive_messages: int  # the largest ``limit`` of one receive
+    wait_s: float  # the longest long poll
+    lease_s: float  # a delivery that was not acknowledged is delivered again after this
+    billing_bytes: int  # publish and receive are billed per started unit of this
+    body: Literal["binary", "text"]
+    source: str
+    as_of: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectLimits:
+    """What an object store takes, as data with its source. Sizes in bytes, times in seconds."""
+
+    object_bytes: int  # one object
+    delete_keys: int  # keys of one delete
+    page_keys: int  # keys of one page
+    poll_s: float  # how soon it is worth asking again for a key that was not there
+    source: str
+    as_of: str
+
+
+@dataclass(frozen=True, slots=True)
+class InvokeLimits:
+    """What a function platform takes. ``None``: no limit that is known."""
+
+    payload_bytes: int
+    concurrency: int | None  # functions at once, by quota
+    memory_bytes: int | None  # of one function
+    timeout_s: float | None  # of one function
+    source: str
+    as_of: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What `Provisioner.ensure` made: names only, never secrets. ``names`` is the provider's own."""
+
+    app: str
+    ranks: int
+    slots: int
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+@runtime_checkable
+class MessageDriver(Protocol):
+    """The queues of one slot: one a rank, at-least-once, in no order. One call is one API request.
+
+    - A published message must be delivered to the queue of its rank, and to no other rank or slot, at least once.
+    - A delivered message must not be delivered again before ``lease_s`` passed, and must be after, unless acknowledged.
+    - ``receive`` must return as soon as one message is there, and an empty sequence after ``wait_s`` if none is.
+    - ``publish`` and ``ack`` must return one `Rejected` for each refused entry; the others took effect.
+    - An ack of a token that is no longer valid must be harmless.
+    """
+
+    limits: MessageLimits
+
+    def route(self, rank: int) -> Hashable:
+        """What one publish can reach: messages to ranks of equal route may share a publish."""
+
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        """Send 1 to ``batch_messages`` messages of one route. Over a limit: must raise an error of `Code.TOO_LARGE` or `Code.INVALID`."""
+
+    def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
+        """Take up to ``limit`` messages from the queue of ``rank``, waiting up to ``wait_s`` seconds for the first."""
+
+    def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
+        """Remove 1 to ``batch_messages`` delivered messages for good."""
+
+    def classify(self, error: BaseException) -> Code:
+        """The code of an error that a method raised."""
+
+    def native(self) -> object:
+        """The SDK's client."""
+
+    def close(self) -> None:
+        """Release connections. Messages stay."""
+
+
+@runtime_checkable
+class ObjectDriver(Protocol):
+    """A key-value store with read-after-write consistency. Keys are relative, ``/``-separated ASCII, up to 512 characters.
+
+    - A get or list that starts after a put returned must see it. A reader must see a whole object or none.
+    - With ``if_absent``, exactly one of any number of concurrent puts of a key must win; the others raise `Code.ALREADY_EXISTS`.
+    - ``get`` of a missing key must raise `Code.NOT_FOUND`.
+    - ``list`` must return keys in ascending order, each once, over any number of pages.
+    - ``delete`` of a missing key must succeed.
+    """
+
+    limits: ObjectLimits
+
+    def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
+        """Create or replace the object at ``key``; with ``if_absent``, create only."""
+
+    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        """The bytes [start, end) of the object; what lies past its end is left out (so the result may be empty)."""
+
+    def list(self, prefix: str, page: str | None = None) -> Page:
+        """One page of the keys that start with ``prefix``."""
+
+    def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:
+        """Remove 1 to ``delete_keys`` objects."""
+
+    def classify(self, error: BaseException) -> Code:
+        """The code of an error that a method raised."""
+
+    def native(self) -> object:
+        """The SDK's client."""
+
+    def close(self) -> None:
+        """Release connections. Objects stay."""
+
+
+class Launch(Protocol):
+    """One accepted asynchronous invocation."""
+
+    def poll(self) -> Code | None:
+        """`None` while nothing is known to be wrong; the code once the platform refused or lost the launch."""
+
+
+@runtime_checkable
+class InvokeDriver(Protocol):
+    """Starts functions, asynchronously and at least once: a launch may run late, twice, or never.
+
+    - ``invoke`` must return without waiting for the function to end.
+    - A payload over ``payload_bytes`` must raise `Code.TOO_LARGE` or `Code.INVALID`, before anything starts.
+    - A function that does not exist must raise `Code.NOT_FOUND`, at once or from ``Launch.poll``.
+    - More than ``concurrency`` at once must give `Code.THROTTLED`, at once or from ``Launch.poll``.
+    """
+
+    limits: InvokeLimits
+
+    def invoke(self, function: str, payload: bytes) -> Launch:
+        """Ask the platform to run ``function`` with ``payload``."""
+
+    def classify(self, error: BaseException) -> Code:
+        """The code of an error that a method raised."""
+
+    def native(self) -> object:
+        """The SDK's client."""
+
+    def close(self) -> None:
+        """Release connections. What this driver itself keeps running on this machine ends here."""
+
+
+class Provisioner(Protocol):
+    """Makes and removes what an app needs. Both ways idempotent; everything carries the app's name."""
+
+    def ensure(self, app: str, ranks: int, slots: int) -> Resources:
+        """Make what is missing for ``slots`` slots of ``ranks`` ranks; return when usable, not when accepted."""
+
+    def destroy(self, app: str) -> Sequence[str]:
+        """Remove everything of the app; return what was removed, for people to read."""
+
+
+class Provider(Protocol):
+    """A bundle of factories, found through the entry point group ``fsd.providers``.
+
+    ``settings`` is the provider's table of the configuration file.
+    """
+
+    name: str
+
+    def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
+        """For the client."""
+
+    def attach(self, app: str) -> Resources:
+        """For a worker: what the function's own environment says about the app. No request is made."""
+
+    def messages(self, resources: Resources, slot: int) -> MessageDriver:
+        """The queues of one slot."""
+
+    def objects(self, resources: Resources) -> ObjectDriver:
+        """The app's object store."""
+
+    def invoker(self, resources: Resources) -> InvokeDriver:
+        """What starts the app's functions: `WORKER` is always one of them."""
+
+
+WORKER = "worker"  # the function that runs `fsd_core.worker.handle`

@@ -1,0 +1,55 @@
+"""What can go wrong, in one tree.
+
+FsdError                anything this project raises on purpose; ``exit_code`` is what the command returns
+├── InputError          a file, flag, value or message is wrong: says which, its value, what would be right (exit 2)
+├── CheckFailed         a check that the user asked for did not hold (exit 1)
+└── RunFailed           a run ended without an answer: carries code, rank, layer (exit 3)
+    └── DriverError     a service refused: carries the service's own error as ``__cause__``
+"""
+
+from __future__ import annotations
+
+from fsd_core.driver import Code
+
+__all__ = ["CheckFailed", "DriverError", "FsdError", "InputError", "RunFailed"]
+
+
+class FsdError(Exception):
+    """Base of every error raised on purpose. ``exit_code`` is the command's exit code."""
+
+    exit_code = 3
+
+
+class InputError(FsdError):
+    """Something the user gave is wrong. The text is one line: the thing, the value, what would be right."""
+
+    exit_code = 2
+
+
+class CheckFailed(FsdError):
+    """A check the user asked for did not hold, for instance ``--truth``."""
+
+    exit_code = 1
+
+
+class RunFailed(FsdError):
+    """A run ended without an answer.
+
+    ``rank`` and ``layer`` (1-based) say where, as far as known. ``str(error)`` is one line for people.
+    """
+
+    def __init__(self, code: Code, message: str, *, rank: int | None = None, layer: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.rank = rank
+        self.layer = layer
+        self.message = message
+
+    def __str__(self) -> str:
+        where = [f"rank {self.rank}"] if self.rank is not None else []
+        where += [f"layer {self.layer}"] if self.layer is not None else []
+        return ": ".join([self.code.name, *([", ".join(where)] if where else []), self.message])
+
+
+class DriverError(RunFailed):
+    """A service refused or failed; the SDK's own error is the ``__cause__``."""

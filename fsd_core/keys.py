@@ -1,0 +1,65 @@
+"""Where things lie in the object store, and the ids of runs. One module knows the layout."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+__all__ = ["RunKeys", "content", "new_run", "slot"]
+
+
+def new_run() -> str:
+    """A fresh run id: 16 hexadecimal digits."""
+    return secrets.token_hex(8)
+
+
+def content(digest: str) -> str:
+    """The prefix of staged content that belongs to one digest."""
+    return f"content/{digest}/"
+
+
+def slot(number: int, epoch: int | None = None) -> str:
+    """The lease of a slot at an epoch, or the prefix of all its leases."""
+    return f"slots/{number}/" if epoch is None else f"slots/{number}/{epoch:010d}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunKeys:
+    """The keys of one run, all below its ``prefix``."""
+
+    run: str
+
+    @property
+    def prefix(self) -> str:
+        """What all keys of the run start with."""
+        return f"runs/{self.run}/"
+
+    @property
+    def config(self) -> str:
+        """What every worker reads first."""
+        return f"{self.prefix}config"
+
+    @property
+    def error(self) -> str:
+        """Created by the first that fails."""
+        return f"{self.prefix}error"
+
+    def claim(self, rank: int) -> str:
+        """Created by the worker that is this rank."""
+        return f"{self.prefix}claim/{rank}"
+
+    def progress(self, number: int) -> str:
+        """How far rank 0 is; numbered, since some stores take one write a second of one key."""
+        return f"{self.prefix}progress/{number}"
+
+    def exchange(self, step: int, source: int) -> str:
+        """What a rank sends in one step, for all its targets."""
+        return f"{self.prefix}x/{step}/{source}"
+
+    def output(self, batch: int, rank: int) -> str:
+        """A rank's slice of the output of one batch."""
+        return f"{self.prefix}output/{batch}/{rank}"
+
+    def record(self, rank: int) -> str:
+        """What a rank did: times, meter, memory."""
+        return f"{self.prefix}record/{rank}"

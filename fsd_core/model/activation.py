@@ -1,0 +1,47 @@
+"""What a layer does to its pre-activations: bias, then activation, then clip. Numpy only: workers compute with this."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsd_core.errors import InputError
+
+__all__ = ["activate", "softmax"]
+
+
+Floats = NDArray[np.float32]
+
+
+def activate(z: Floats, bias: Floats, activation: str, clip: float | None, challenge: bool) -> Floats:
+    """Turn pre-activations ``z`` (rows, samples) into activations, in place, and return them. ``bias`` is (rows,).
+
+    ``challenge``: the bias goes to nonzero entries only (the Graph Challenge's rule), otherwise to every entry. ``clip`` bounds relu from
+    above. ``softmax`` only adds the bias: it needs all outputs of a sample, see `softmax`. Raises InputError for an unknown activation.
+    """
+    np.add(z, bias[:, None], out=z, where=z != 0 if challenge else True)
+    if activation == "relu":
+        np.clip(z, 0, clip, out=z)
+    elif activation == "sigmoid":
+        _sigmoid(z)
+    elif activation == "tanh":
+        np.tanh(z, out=z)
+    elif activation not in ("identity", "softmax"):
+        raise InputError(f"activation {activation!r} is unknown")
+    return z
+
+
+def _sigmoid(z: Floats) -> None:
+    """1 / (1 + exp(-z)) in place, from e = exp(-|z|), which cannot overflow: 1 / (1 + e) where z >= 0 and e / (1 + e) elsewhere."""
+    positive = z >= 0
+    with np.errstate(under="ignore"):
+        np.exp(-np.abs(z), out=z)
+        np.divide(np.where(positive, np.float32(1), z), z + 1, out=z)
+
+
+def softmax(rows: Floats) -> Floats:
+    """exp(x) / sum exp(x) of each row of ``rows`` (samples, outputs) float32, as a new array; the row's maximum is taken off first."""
+    with np.errstate(under="ignore"):
+        powers: Floats = np.exp(rows - rows.max(axis=1, keepdims=True))
+        powers /= powers.sum(axis=1, keepdims=True)
+    return powers

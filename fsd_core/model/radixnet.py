@@ -1,0 +1,64 @@
+"""The networks of the Sparse DNN Graph Challenge, generated.
+
+RadiX-Net (Kepner and Robinett, "RadiX-Net: Structured Sparse Matrices for Deep Neural Networks", 2019): a base network of log2(b) layers
+of radix 2 on b = N/16 nodes, widened by a Kronecker product with a 16 x 16 block of ones, repeated. Layer l of the base is I + S, where
+S takes input class j to output class (j - 2^l) mod b. Each copy after the first has its input rows permuted, by one permutation of its own
+for all its layers (checked on the official files for N = 1024).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsd_core.errors import InputError
+from fsd_core.model.layer import Csr, Layer, Model
+
+__all__ = ["CHALLENGE_BIAS", "CHALLENGE_CLIP", "radixnet"]
+
+CHALLENGE_BIAS = {1024: -0.30, 4096: -0.35, 16384: -0.40, 65536: -0.45}
+CHALLENGE_CLIP = 32.0
+_BLOCK = 16  # side of the block of ones
+_FAN_IN = 2 * _BLOCK
+
+
+def radixnet(neurons: int, layers: int, seed: int = 0, weights: str = "official") -> Model:
+    """A RadiX-Net of ``layers`` layers of ``neurons`` neurons (1024, 4096, 16384 or 65536), 32 nonzeros in each row and column.
+
+    ``weights="official"``: every value 1/16, the challenge's bias, rule, ReLU and clip; layers of the first copy equal the official files,
+    later copies differ from them by the (seeded) permutations only. ``"normal"``: the same structure, values drawn from N(0, 2/32)
+    (He et al., 2015, for a fan-in of 32), bias from N(0, 0.01), plain rule, ReLU, no clip. Raises InputError for any other argument.
+    """
+    if neurons not in CHALLENGE_BIAS:
+        raise InputError(f"{neurons} neurons: a RadiX-Net of the challenge has {', '.join(map(str, CHALLENGE_BIAS))}")
+    if layers < 1 or seed < 0:
+        raise InputError(f"{layers} layers with seed {seed}: at least 1 layer and a seed of at least 0 would be right")
+    if weights not in ("official", "normal"):
+        raise InputError(f"weights {weights!r}: official or normal would be right")
+    base = (neurons // _BLOCK).bit_length() - 1
+    random = np.random.default_rng(seed)
+    indptr = np.arange(0, neurons * _FAN_IN + 1, _FAN_IN, dtype=np.int64)
+    values = np.full(neurons * _FAN_IN, 1 / 16, np.float32)  # one array for all layers
+    bias = np.full(neurons, CHALLENGE_BIAS[neurons], np.float32)
+    permutation = np.arange(neurons)
+    made = []
+    for k in range(layers):
+        if k and k % base == 0:
+            permutation = random.permutation(neurons)
+        indices = _columns(neurons, k % base, permutation)
+        if weights == "official":
+            made.append(Layer(Csr(indptr, indices, values, (neurons, neurons)), bias, "relu", CHALLENGE_CLIP, True))
+        else:
+            values = random.standard_normal(neurons * _FAN_IN, np.float32) * np.float32((2 / _FAN_IN) ** 0.5)
+            bias = random.standard_normal(neurons, np.float32) * np.float32(0.1)
+            made.append(Layer(Csr(indptr, indices, values, (neurons, neurons)), bias, "relu", None, False))
+    return Model(tuple(made), f"radixnet-{neurons}x{layers}")
+
+
+def _columns(neurons: int, level: int, permutation: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The input neurons of every output neuron, ascending, row after row: (neurons * 32,) int32."""
+    nodes = neurons // _BLOCK
+    own = np.arange(neurons) % nodes
+    classes = np.stack([own, (own + (1 << level)) % nodes], axis=1)  # output j - 2^l hears input j
+    inputs = classes[:, :, None] + nodes * np.arange(_BLOCK)
+    return np.sort(permutation[inputs.reshape(neurons, _FAN_IN)].astype(np.int32), axis=1).ravel()

@@ -1,0 +1,39 @@
+"""The whole model on one processor: the answer that every distributed run must give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fsd_core.errors import InputError
+from fsd_core.model.activation import activate, softmax
+from fsd_core.model.layer import Csr, Model
+
+__all__ = ["serial"]
+
+
+def serial(model: Model, inputs: Any, batch: int = 1024) -> Any:
+    """The output of ``model`` for ``inputs`` (samples, model.inputs) as ``scipy.sparse.csr_matrix`` (samples, model.outputs) float32.
+
+    ``batch`` samples are computed at a time. Raises InputError where the width of ``inputs`` is not the model's.
+    """
+    from scipy.sparse import csr_matrix, vstack
+
+    inputs = csr_matrix(inputs, dtype=np.float32)
+    if inputs.shape[1] != model.inputs:
+        raise InputError(f"the input has width {inputs.shape[1]}, the model takes {model.inputs}")
+    weights = [layer.weights.scipy() if isinstance(layer.weights, Csr) else layer.weights for layer in model.layers]
+    zero_stays = all(layer.challenge and layer.activation in ("identity", "relu", "tanh") for layer in model.layers)
+    blocks = [csr_matrix((0, model.outputs), dtype=np.float32)]
+    for start in range(0, inputs.shape[0], batch):
+        x = np.ascontiguousarray(inputs[start : start + batch].toarray().T)
+        alive = np.arange(x.shape[1])
+        for layer, matrix in zip(model.layers, weights, strict=True):
+            x = activate(matrix @ x, layer.bias, layer.activation, layer.clip, layer.challenge)
+            if zero_stays and not (kept := x.any(axis=0)).all():  # a sample without a nonzero has none in any later layer
+                x, alive = np.ascontiguousarray(x[:, kept]), alive[kept]
+        output = np.zeros((min(batch, inputs.shape[0] - start), model.outputs), np.float32)
+        output[alive] = softmax(x.T) if model.layers[-1].activation == "softmax" else x.T
+        blocks.append(csr_matrix(output))
+    return vstack(blocks, format="csr", dtype=np.float32)

@@ -1,0 +1,160 @@
+"""Where models come from: what MODEL of the command means, and what `fsd model import` takes."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsd_core.errors import InputError
+from fsd_core.model.layer import Csr, Layer, Model
+from fsd_core.model.npz import SCIPY_KEYS, compressed, dense, read_npz, scipy_csr
+from fsd_core.model.radixnet import CHALLENGE_BIAS, CHALLENGE_CLIP, radixnet
+from fsd_core.model.store import MANIFEST, load
+from fsd_core.model.tsv import read_table
+
+__all__ = ["import_model", "open_model"]
+
+_LAYER_FILE = re.compile(r"n(\d{1,9})-l(\d{1,9})\.tsv")
+_ARRAY = re.compile(r"(weights|data|indices|indptr|shape|bias)_(\d{1,9})")
+
+
+def open_model(spec: str) -> Model:
+    """The model that ``spec`` names: a folder that fsd made, a Graph Challenge folder of an official N, or ``radixnet:N:L[:SEED]``.
+
+    A Graph Challenge folder gets the challenge's bias, rule and clip. Raises InputError where there is no such model or it is wrong.
+    """
+    if spec.startswith("radixnet:"):
+        fields = spec.split(":")[1:]
+        if len(fields) not in (2, 3) or not all(re.fullmatch(r"\d{1,18}", field) for field in fields):
+            raise InputError(f"{spec!r}: radixnet:NEURONS:LAYERS or radixnet:NEURONS:LAYERS:SEED would be right")
+        return radixnet(int(fields[0]), int(fields[1]), int(fields[2]) if len(fields) == 3 else 0)
+    path = Path(spec)
+    if os.path.isfile(path / MANIFEST):
+        return load(path)
+    if not os.path.exists(path):
+        raise InputError(f"{spec}: no such folder; a model is a folder that fsd made, a Graph Challenge folder, or radixnet:NEURONS:LAYERS")
+    if not os.path.isdir(path):
+        raise InputError(f"{spec}: is a file, a model is a folder; 'fsd model import' makes one of an .npz file")
+    neurons, files = _layer_files(path)
+    if neurons not in CHALLENGE_BIAS:
+        official = ", ".join(map(str, CHALLENGE_BIAS))
+        raise InputError(f"{spec}: {neurons} neurons are not a size of the Graph Challenge ({official}); use 'fsd model import'")
+    layers = [_tsv_layer(file, neurons) for file in files]
+    return _model(layers, CHALLENGE_BIAS[neurons], "relu", CHALLENGE_CLIP, True, f"challenge-{neurons}x{len(files)}", spec)
+
+
+def import_model(
+    source: str | Path, bias: float | None = None, rule: str = "plain", activation: str = "relu", clip: float | None = None
+) -> Model:
+    """A model from ``source``, with ``rule`` (plain or challenge), ``activation`` and ``clip`` for every layer.
+
+    - A folder of ``n{N}-l{k}.tsv``, any N: lines of ``row column value``, 1-based, row = input neuron, column = output neuron.
+    - An ``.npz``: for each layer k, from 0 or from 1 without a gap, ``weights_k`` (outputs, inputs) dense, or ``data_k``, ``indices_k``,
+      ``indptr_k``, ``shape_k`` of a CSR matrix (outputs, inputs); with it ``bias_k`` (outputs,) or a scalar, optional. Or one CSR matrix as
+      ``scipy.sparse.save_npz`` writes it: one layer.
+
+    ``bias`` goes to every neuron; ``None`` is the file's own, the challenge's for an official N under the challenge rule, or else 0.
+    Zero weights of sparse layers are left out. Raises InputError naming what is wrong.
+    """
+    if rule not in ("plain", "challenge"):
+        raise InputError(f"rule {rule!r}: plain or challenge would be right")
+    path = Path(source)
+    if os.path.isdir(path):
+        neurons, files = _layer_files(path)
+        if bias is None:
+            bias = CHALLENGE_BIAS.get(neurons, 0.0) if rule == "challenge" else 0.0
+        layers = [_tsv_layer(file, neurons) for file in files]
+    elif path.suffix == ".npz":
+        layers = _npz_layers(path)
+        own = next((k for k, (_, layer_bias) in enumerate(layers, 1) if layer_bias is not None), None)
+        if bias is not None and own is not None:
+            raise InputError(f"{path}: layer {own} has a bias of its own, so bias {bias} cannot be given")
+    else:
+        state = "a folder of n{N}-l{k}.tsv files or an .npz file would be right" if os.path.exists(path) else "no such file or folder"
+        raise InputError(f"{path}: {state}")
+    return _model(layers, bias or 0.0, activation, clip, rule == "challenge", path.resolve().name.removesuffix(".npz"), str(source))
+
+
+_Weights = tuple[Csr | NDArray[np.float32], NDArray[Any] | None]  # and the layer's own bias
+
+
+def _model(layers: list[_Weights], bias: float, activation: str, clip: float | None, challenge: bool, name: str, source: str) -> Model:
+    try:
+        with np.errstate(over="ignore"):
+            shared = np.asarray(bias, np.float32)
+        return Model(tuple(Layer(weights, shared if own is None else own, activation, clip, challenge) for weights, own in layers), name)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def _layer_files(folder: Path) -> tuple[int, list[Path]]:
+    """The width and the layer files in numeric order; InputError where one is missing or widths differ."""
+    found: dict[int, Path] = {}
+    widths = set()
+    try:
+        files = list(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read: {error}") from error
+    for file in files:
+        if match := _LAYER_FILE.fullmatch(file.name):
+            number = int(match[2])
+            widths.add(int(match[1]))
+            if number in found:
+                raise InputError(f"{folder}: {found[number].name} and {file.name} are both layer {number}")
+            found[number] = file
+    if not found:
+        raise InputError(f"{folder}: holds no model: neither {MANIFEST} nor files n{{N}}-l{{k}}.tsv")
+    if len(widths) > 1:
+        raise InputError(f"{folder}: holds layers of {' and '.join(map(str, sorted(widths)))} neurons, one size would be right")
+    for number in range(1, len(found) + 1):
+        if number not in found:
+            raise InputError(
+                f"{folder}: layer {number} is missing (n{min(widths)}-l{number}.tsv), there are files up to layer {max(found)}"
+            )
+    return widths.pop(), [found[number] for number in sorted(found)]
+
+
+def _tsv_layer(file: Path, neurons: int) -> _Weights:
+    table = read_table(file, neurons, neurons)
+    return Csr.build(table.columns, table.rows, table.values, (neurons, neurons)), None
+
+
+def _npz_layers(path: Path) -> list[_Weights]:
+    """Weights and own bias of each layer of an ``.npz``."""
+    arrays = read_npz(path)
+    try:
+        if arrays.keys() >= SCIPY_KEYS:
+            return [(scipy_csr(arrays), None)]
+        layers: dict[int, dict[str, NDArray[Any]]] = {}
+        for key, array in arrays.items():
+            match = _ARRAY.fullmatch(key)
+            if match is None:
+                raise InputError(f"array {key!r} is unknown: weights_k, data_k, indices_k, indptr_k, shape_k, bias_k would be right")
+            layers.setdefault(int(match[2]), {})[match[1]] = array
+        first = min(layers, default=0)
+        if not layers or first > 1 or sorted(layers) != list(range(first, first + len(layers))):
+            raise InputError(f"layers {sorted(layers)}: numbers from 0 or 1 on without a gap would be right")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return [_npz_layer(f"{path}: layer key {k}", layers[k]) for k in sorted(layers)]
+
+
+def _npz_layer(where: str, arrays: dict[str, NDArray[Any]]) -> _Weights:
+    bias = arrays.pop("bias", None)
+    try:
+        if bias is not None and bias.dtype.kind not in "fiub":
+            raise InputError(f"bias of {bias.dtype}: real numbers would be right")
+        if arrays.keys() == {"weights"}:
+            return dense(arrays["weights"]), bias
+        if arrays.keys() == {"data", "indices", "indptr", "shape"}:
+            return compressed(**arrays), bias
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    raise InputError(
+        f"{where}: has {', '.join(sorted(arrays)) or 'no weights'}: either weights, or data, indices, indptr and shape would be right"
+    )

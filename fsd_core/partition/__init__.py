@@ -1,0 +1,7 @@
+"""Sharing the rows of every layer out among ranks, and which rows then travel."""
+
+from fsd_core.partition.exchange import ExchangePlan
+from fsd_core.partition.methods import METHODS, partition
+from fsd_core.partition.owners import Partition
+
+__all__ = ["METHODS", "ExchangePlan", "Partition", "partition"]

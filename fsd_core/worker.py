@@ -1,0 +1,362 @@
+"""The program that every function runs: claim a rank, start the children, work through the layers, leave results and a record.
+
+A platform's handler is a thin shell around `handle`. A platform's host that sees a function die calls `report_exit`.
+A worker imports numpy, zstandard and what its provider needs, nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fsd_core import probe
+from fsd_core.channel import Aborted, Channel, HybridChannel, Membership, ObjectChannel, QueueChannel, describe
+from fsd_core.codec import CodecError, decode, encode
+from fsd_core.driver import Code, MessageDriver, Provider, Resources
+from fsd_core.errors import FsdError, RunFailed
+from fsd_core.kernel import Block, merge
+from fsd_core.keys import RunKeys
+from fsd_core.launch import LaunchTree
+from fsd_core.model.activation import activate
+from fsd_core.retry import Retry
+from fsd_core.shard import LayerShard, ShardReader
+from fsd_core.spawn import LaunchPayload, Spawner
+from fsd_core.store import Store
+from fsd_core.wrappers.faults import Faults, FaultyInvoker, FaultyMessages, FaultyObjects
+from fsd_core.wrappers.meter import FIELDS, Meter
+from fsd_core.wrappers.metered import MeteredInvoker, MeteredMessages, MeteredObjects
+
+__all__ = ["RunConfig", "handle", "report_exit"]
+
+VERSION = 1
+PROGRESS_S = 2.0
+THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """What all workers of a run share: names, never secrets. ``batches``: sample counts; ``inputs``: key by batch, then rank."""
+
+    version: int
+    run: str
+    channel: str
+    workers: int
+    branching: int
+    layers: int
+    batches: list[int]
+    shards: list[str]
+    inputs: list[list[str]]
+    objective: str
+    faults: str | None
+    started: float
+
+    def pack(self) -> bytes:
+        """As JSON."""
+        return json.dumps(asdict(self)).encode()
+
+    @staticmethod
+    def unpack(data: bytes) -> RunConfig:
+        """From JSON of this version. Raises `RunFailed` on any other."""
+        fields = json.loads(data)
+        if fields.get("version") != VERSION:
+            raise RunFailed(
+                Code.INVALID, f"the run's configuration has version {fields.get('version')}, this worker reads {VERSION}: deploy again"
+            )
+        return RunConfig(**fields)
+
+
+def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note: Callable[[int], None] | None = None) -> int:
+    """Run one launch. Returns 0 when done or stopped on purpose (late, aborted, claimed by another), 1 when failed and reported.
+
+    ``nonce`` identifies this invocation where the platform has an id of its own (see `report_exit`). ``note`` is told the
+    layer (1-based) that is being worked on, so that a host can say where a function died.
+    """
+    try:
+        fields = json.loads(payload)
+        resources = provider.attach(str(fields["app"]))
+        if "probe" in fields:
+            return probe.run(fields["probe"], provider.objects(resources))
+        return _Worker(LaunchPayload.unpack(fields), provider, resources, nonce or secrets.token_hex(8), note).run()
+    except (FsdError, ValueError, KeyError, TypeError) as error:
+        print(f"fsd worker: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str | None = None, layer: int | None = None) -> None:
+    """Tell the run of a launch that its function died, so that nobody waits for it.
+
+    Nothing is reported of a function that had not claimed its rank (its parent launches it again) or was beaten to the
+    claim by another: ``nonce`` must be what `handle` was given.
+    """
+    fields = json.loads(payload)
+    if "probe" in fields:
+        return
+    launch = LaunchPayload.unpack(fields)
+    resources = provider.attach(launch.app)
+    meter, keys = Meter(), RunKeys(launch.run)
+    retry = Retry(min(launch.deadline, time.time() + 10), meter)
+    store = Store(provider.objects(resources), retry)
+    claim = store.find(keys.claim(launch.rank))
+    data = store.find(keys.config)
+    if claim is None or data is None or (nonce is not None and json.loads(claim).get("nonce") != nonce):
+        return
+    config = RunConfig.unpack(data)
+    error = RunFailed(Code.UNAVAILABLE, reason, rank=launch.rank, layer=layer)
+    store.create(keys.error, describe(error))
+    if config.channel != "object" and config.workers > 1:
+        abort_peers(provider.messages(resources, launch.slot), retry, launch, config.workers, error)
+
+
+def abort_peers(driver: MessageDriver, retry: Retry, launch: LaunchPayload, workers: int, error: RunFailed) -> None:
+    """Send the abort to every rank but the launch's own (-1: to all), from outside the run."""
+    me = Membership(launch.run, launch.epoch, launch.rank, workers, retry.deadline)
+    with ThreadPoolExecutor(4) as pool:
+        QueueChannel(driver, me, {}, retry, retry.meter, pool).abort(error)
+
+
+class _Worker:
+    """One rank of one run, from its claim to its record."""
+
+    def __init__(
+        self, launch: LaunchPayload, provider: Provider, resources: Resources, nonce: str, note: Callable[[int], None] | None
+    ) -> None:
+        self.launch = launch
+        self.rank = launch.rank
+        self.provider = provider
+        self.resources = resources
+        self.nonce = nonce
+        self.note = note or (lambda layer: None)
+        self.keys = RunKeys(launch.run)
+        self.meter = Meter()
+        self.stop = threading.Event()
+        self.all_done = threading.Event()
+        self.retry = Retry(launch.deadline, self.meter, stop=self.stop)
+        self.objects = provider.objects(resources)
+        self.store = Store(MeteredObjects(self.objects, self.meter), self.retry)
+        self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fsd")
+        self.channel: Channel | None = None
+        self.layer: int | None = None
+        self.seconds = dict.fromkeys(("launch", "load", "compute", "exchange"), 0.0)
+        self.layers_meter = dict.fromkeys(FIELDS, 0)
+        self.reported_at = 0.0
+        self.reports = 0
+
+    def run(self) -> int:
+        """See `handle`."""
+        if time.time() >= self.launch.deadline:
+            return 0
+        data = self.store.find(self.keys.config)
+        if data is None or self.store.find(self.keys.error) is not None:
+            return 0
+        claim = {"nonce": self.nonce, "attempt": self.launch.attempt, "at": time.time()}
+        if not self.store.create(self.keys.claim(self.rank), json.dumps(claim).encode()):
+            return 0
+        try:
+            config = RunConfig.unpack(data)
+            self.seconds["launch"] = time.time() - config.started
+            self._work(config)
+            return 0
+        except Aborted:
+            return 0
+        except Exception as error:
+            self._fail(error)
+            return 1
+        finally:
+            self.all_done.set()
+            self.stop.set()
+            if self.channel is not None:
+                self.channel.close()
+            self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def _fail(self, error: Exception) -> None:
+        """Say why where client and peers see it, then send the abort."""
+        if isinstance(error, MemoryError):
+            error = RunFailed(Code.TOO_LARGE, "out of memory")
+        elif not isinstance(error, RunFailed):
+            error = RunFailed(Code.UNKNOWN, f"{type(error).__name__}: {error}")
+        error.rank = self.rank if error.rank is None else error.rank
+        error.layer = self.layer if error.layer is None else error.layer
+        print(f"fsd worker: {error}", file=sys.stderr)
+        self.retry.deadline = time.time() + 5  # the run's own may be what ran out
+        self.store.create(self.keys.error, describe(error))
+        if self.channel is not None:
+            self.channel.abort(error)
+
+    def _work(self, config: RunConfig) -> None:
+        """Everything between claim and record."""
+        if config.faults:
+            faults = Faults.parse(config.faults)
+            self.store.driver = MeteredObjects(FaultyObjects(self.objects, faults, self.rank), self.meter)
+        self._start_children(config)
+        started = time.monotonic()
+        shard = ShardReader(lambda a, b: self.store.get(config.shards[self.rank], a, b), self.pool, keep=len(config.batches) > 1)
+        steps = (shard.layers - 1) * len(config.batches)
+        self.channel = self._open_channel(config, shard, steps) if config.workers > 1 else None
+        self.seconds["load"] += time.monotonic() - started
+        before = self.meter.snapshot()
+        outputs = []
+        for batch, samples in enumerate(config.batches):
+            block = self._batch(config, shard, batch, samples)
+            key, body = self.keys.output(batch, self.rank), encode(block)
+            after = self.meter.snapshot()
+            self.layers_meter = {name: self.layers_meter[name] + after[name] - before[name] for name in FIELDS}
+            outputs.append(self.pool.submit(self.store.put, key, body))
+            before = self.meter.snapshot()
+        for output in outputs:
+            output.result()
+        if self.channel is not None:
+            self._gather(steps)
+        self.all_done.set()
+        self._write_record()
+
+    def _start_children(self, config: RunConfig) -> None:
+        """Launch the children, and watch in the background that each claims its rank."""
+        children = LaunchTree(config.workers, config.branching).children(self.rank)
+        if not children:
+            return
+        invoker = self.provider.invoker(self.resources)
+        if config.faults:
+            invoker = FaultyInvoker(invoker, Faults.parse(config.faults), self.rank)
+        spawner = Spawner(MeteredInvoker(invoker, self.meter), self.store, self.retry, self.keys)
+        spawner.start(replace(self.launch, rank=child, attempt=0, depth=self.launch.depth + 1) for child in children)
+
+        def watch() -> None:
+            try:
+                spawner.watch(self.all_done)
+            except RunFailed as error:
+                if self.channel is not None and not self.all_done.is_set():
+                    self.channel.mailbox.fail(error)
+
+        threading.Thread(target=watch, name="watch", daemon=True).start()
+
+    def _open_channel(self, config: RunConfig, shard: ShardReader, steps: int) -> Channel:
+        """The run's channel, which knows from the shard who will send when."""
+        exchanges = shard.layers - 1
+        expected: dict[int, list[int]] = {step: shard.sources[1 + step % exchanges] for step in range(steps)}
+        expected[steps] = list(range(1, config.workers)) if self.rank == 0 else []
+        me = Membership(self.launch.run, self.launch.epoch, self.rank, config.workers, self.launch.deadline)
+        eager = config.objective == "latency"
+        if config.channel == "object":
+            return ObjectChannel(self.store, me, expected, self.retry, self.meter, self.pool, eager=eager)
+        driver = self.provider.messages(self.resources, self.launch.slot)
+        if config.faults:
+            driver = FaultyMessages(driver, Faults.parse(config.faults), self.rank)
+        messages = MeteredMessages(driver, self.meter)
+        if config.channel == "hybrid":
+            return HybridChannel(messages, self.store, me, expected, self.retry, self.meter, self.pool, eager=eager)
+        return QueueChannel(messages, me, expected, self.retry, self.meter, self.pool, eager=eager)
+
+    def _batch(self, config: RunConfig, shard: ShardReader, batch: int, samples: int) -> Block:
+        """One batch through all layers: the activations of this rank's rows of the last."""
+        started = time.monotonic()
+        data = self.store.get(config.inputs[batch][self.rank])
+        self.layer = 1
+        block: Block | None = None
+        layers = iter(shard)
+        for number in range(1, shard.layers + 1):
+            self.layer = number
+            self.note(number)
+            layer = next(layers)
+            if block is None:
+                block = self._input(data, layer, samples)
+            self.seconds["load"] += time.monotonic() - started
+            if time.time() >= self.launch.deadline:
+                raise RunFailed(Code.DEADLINE, "the run's time is over")
+            block = self._layer(layer, block, batch * (shard.layers - 1) + number - 2, number)
+            self._progress(config, batch, number)
+            started = time.monotonic()
+        assert block is not None
+        return block
+
+    def _input(self, data: bytes, layer: LayerShard, samples: int) -> Block:
+        """The staged input rows: as many as the first layer's local weights have columns, all of them needed."""
+        try:
+            return decode(data, layer.local.shape[1], samples)
+        except CodecError as error:
+            raise RunFailed(Code.INVALID, f"the staged input is damaged: {error}") from error
+
+    def _layer(self, layer: LayerShard, block: Block, step: int, number: int) -> Block:
+        """Send, multiply what is at hand, receive, multiply the rest, activate."""
+        if layer.sends:
+            assert self.channel is not None
+            held = block
+            self.channel.send(step, ((target, encode(held.take(rows))) for target, rows in layer.sends))
+        started = time.monotonic()
+        z = layer.local.multiply(block.values if layer.own is None else block.values[layer.own])
+        live = block.live
+        computed = time.monotonic()
+        self.seconds["compute"] += computed - started
+        if layer.remote is not None:
+            arrived = self._receive(layer, step, block.samples)
+            started = time.monotonic()
+            self.seconds["exchange"] += started - computed
+            live, columns = merge([block, *arrived], block.samples)
+            if columns[0] is not None:
+                z = z[:, columns[0]]
+            x = np.empty((layer.remote.shape[1], 1 + len(live)), np.float32)
+            row = 0
+            for part, column in zip(arrived, columns[1:], strict=True):
+                x[row : row + part.rows] = part.values if column is None else part.values[:, column]
+                row += part.rows
+            z += layer.remote.multiply(x)
+            computed = time.monotonic()
+            self.seconds["compute"] += computed - started
+        activate(z, layer.bias, layer.activation, layer.clip, layer.challenge)
+        result = Block(z, live, block.samples).trimmed()
+        self.seconds["compute"] += time.monotonic() - computed
+        return result
+
+    def _receive(self, layer: LayerShard, step: int, samples: int) -> list[Block]:
+        """The rows of every source, decoded as they arrive, in the order of the sources."""
+        assert self.channel is not None
+        rows = dict(layer.receives)
+        blocks: dict[int, Block] = {}
+        for source, payload in self.channel.receive(step):
+            try:
+                blocks[source] = decode(payload, rows[source], samples)
+            except CodecError as error:
+                raise RunFailed(Code.INVALID, f"what rank {source} sent is damaged: {error}") from error
+        return [blocks[source] for source, _ in layer.receives]
+
+    def _gather(self, step: int) -> None:
+        """Tell rank 0 that this rank's output is written; rank 0 waits for all, so its record ends the run."""
+        assert self.channel is not None
+        if self.rank:
+            self.channel.send(step, [(0, b"done")])
+        else:
+            for _ in self.channel.receive(step):
+                pass
+        self.channel.finish()
+
+    def _progress(self, config: RunConfig, batch: int, number: int) -> None:
+        """Rank 0 says how far it is, at most every two seconds, under a new number each time."""
+        now = time.monotonic()
+        if self.rank == 0 and now - self.reported_at >= PROGRESS_S:
+            if self.reported_at:
+                done = json.dumps({"done": batch * config.layers + number, "total": config.layers * len(config.batches)}).encode()
+                self.pool.submit(self.store.put, self.keys.progress(self.reports), done)
+                self.reports += 1
+            self.reported_at = now
+
+    def _write_record(self) -> None:
+        """The last request of a worker: its record counts itself."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        fields: dict[str, Any] = {"rank": self.rank, "attempt": self.launch.attempt, "seconds": self.seconds, "peak_bytes": peak}
+        meter = self.meter.snapshot()
+        meter["object_puts"] += 1
+        before = meter["object_bytes_written"]
+        body = b""
+        while meter["object_bytes_written"] != before + len(body) or not body:
+            meter["object_bytes_written"] = before + len(body)
+            body = json.dumps(fields | {"meter": meter, "meter_layers": self.layers_meter}).encode()
+        self.store.put(self.keys.record(self.rank), body)

@@ -1,0 +1,1 @@
+"""Drivers around drivers: each takes a driver, is one, and composes with the others."""

@@ -1,0 +1,91 @@
+"""What every wrapper has in common: it is a driver that hands each call on. Wrappers override the verbs they change."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Generic, TypeVar
+
+from fsd_core.driver import Code, Delivery, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
+
+__all__ = ["Around", "AroundInvoker", "AroundMessages", "AroundObjects", "Driver"]
+
+Driver = TypeVar("Driver", bound=MessageDriver | ObjectDriver | InvokeDriver)
+
+
+class Around(Generic[Driver]):
+    """The verbs that all drivers share."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def classify(self, error: BaseException) -> Code:
+        """The wrapped driver's code of ``error``."""
+        return self._driver.classify(error)
+
+    def native(self) -> object:
+        """The wrapped driver's client."""
+        return self._driver.native()
+
+    def close(self) -> None:
+        """Close the wrapped driver."""
+        self._driver.close()
+
+
+class AroundMessages(Around[MessageDriver]):
+    """A `MessageDriver` around another."""
+
+    def __init__(self, driver: MessageDriver) -> None:
+        super().__init__(driver)
+        self.limits = driver.limits
+
+    def route(self, rank: int) -> Hashable:
+        """See `MessageDriver.route`."""
+        return self._driver.route(rank)
+
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        """See `MessageDriver.publish`."""
+        return self._driver.publish(messages)
+
+    def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
+        """See `MessageDriver.receive`."""
+        return self._driver.receive(rank, limit, wait_s)
+
+    def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
+        """See `MessageDriver.ack`."""
+        return self._driver.ack(rank, tokens)
+
+
+class AroundObjects(Around[ObjectDriver]):
+    """An `ObjectDriver` around another."""
+
+    def __init__(self, driver: ObjectDriver) -> None:
+        super().__init__(driver)
+        self.limits = driver.limits
+
+    def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
+        """See `ObjectDriver.put`."""
+        self._driver.put(key, body, if_absent=if_absent)
+
+    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        """See `ObjectDriver.get`."""
+        return self._driver.get(key, start, end)
+
+    def list(self, prefix: str, page: str | None = None) -> Page:
+        """See `ObjectDriver.list`."""
+        return self._driver.list(prefix, page)
+
+    def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:
+        """See `ObjectDriver.delete`."""
+        return self._driver.delete(keys)
+
+
+class AroundInvoker(Around[InvokeDriver]):
+    """An `InvokeDriver` around another."""
+
+    def __init__(self, driver: InvokeDriver) -> None:
+        super().__init__(driver)
+        self.limits = driver.limits
+
+    def invoke(self, function: str, payload: bytes) -> Launch:
+        """See `InvokeDriver.invoke`."""
+        return self._driver.invoke(function, payload)

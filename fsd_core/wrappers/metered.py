@@ -1,0 +1,90 @@
+"""Drivers that count what is asked of a service: one call is one request, whether it succeeds, comes back empty or raises.
+
+A request is counted with what it carries before it is made, so a retry counts again, as services bill it. What comes
+back is counted when it came. Deletes are free with every provider, and not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fsd_core.driver import Delivery, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
+from fsd_core.wrappers.around import AroundInvoker, AroundMessages, AroundObjects
+from fsd_core.wrappers.meter import Meter
+
+__all__ = ["MeteredInvoker", "MeteredMessages", "MeteredObjects"]
+
+
+class MeteredMessages(AroundMessages):
+    """Counts messages, their bytes (bodies plus the service's overhead), requests and billing units."""
+
+    def __init__(self, driver: MessageDriver, meter: Meter) -> None:
+        super().__init__(driver)
+        self._meter = meter
+
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        """See `MessageDriver.publish`."""
+        size = self._size(messages)
+        self._meter.add_all(
+            {"publish_requests": 1, "publish_units": self._units(size), "messages_sent": len(messages), "message_bytes_sent": size}
+        )
+        return super().publish(messages)
+
+    def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
+        """See `MessageDriver.receive`."""
+        deliveries: Sequence[Delivery] = ()
+        try:
+            deliveries = super().receive(rank, limit, wait_s)
+        finally:
+            units = self._units(self._size(deliveries))
+            self._meter.add_all({"receive_requests": 1, "receive_units": units, "messages_received": len(deliveries)})
+        return deliveries
+
+    def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
+        """See `MessageDriver.ack`."""
+        self._meter.add("ack_requests")
+        return super().ack(rank, tokens)
+
+    def _size(self, entries: Sequence[Message] | Sequence[Delivery]) -> int:
+        return sum(len(entry.body) + self.limits.overhead_bytes for entry in entries)
+
+    def _units(self, size: int) -> int:
+        return max(1, -(-size // self.limits.billing_bytes))
+
+
+class MeteredObjects(AroundObjects):
+    """Counts puts, gets, lists, and the bytes of bodies."""
+
+    def __init__(self, driver: ObjectDriver, meter: Meter) -> None:
+        super().__init__(driver)
+        self._meter = meter
+
+    def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
+        """See `ObjectDriver.put`."""
+        self._meter.add_all({"object_puts": 1, "object_bytes_written": memoryview(body).nbytes})
+        super().put(key, body, if_absent=if_absent)
+
+    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        """See `ObjectDriver.get`."""
+        self._meter.add("object_gets")
+        body = super().get(key, start, end)
+        self._meter.add("object_bytes_read", len(body))
+        return body
+
+    def list(self, prefix: str, page: str | None = None) -> Page:
+        """See `ObjectDriver.list`."""
+        self._meter.add("object_lists")
+        return super().list(prefix, page)
+
+
+class MeteredInvoker(AroundInvoker):
+    """Counts launches."""
+
+    def __init__(self, driver: InvokeDriver, meter: Meter) -> None:
+        super().__init__(driver)
+        self._meter = meter
+
+    def invoke(self, function: str, payload: bytes) -> Launch:
+        """See `InvokeDriver.invoke`."""
+        self._meter.add("invocations")
+        return super().invoke(function, payload)

@@ -1,0 +1,168 @@
+"""The app as a folder, the [local] table, and the provider as others find it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+from fsd_local import PROVIDER
+from fsd_local.errors import Refused, classify
+from fsd_local.provision import LocalProvisioner, Settings
+
+from fsd_core.driver import Code, InvokeDriver, Message, MessageDriver, ObjectDriver
+from fsd_core.errors import InputError
+
+
+def test_ensure_is_idempotent_and_grows(tmp_path: Path) -> None:
+    provisioner = PROVIDER.provisioner({"root": str(tmp_path), "memory_mb": 512, "lease_s": 3, "cold": True})
+    first = provisioner.ensure("my-app", 2, 1)
+    queue = PROVIDER.messages(first, 0)
+    queue.publish([Message(1, b"kept")])
+    PROVIDER.objects(first).put("kept", b"")
+    second = provisioner.ensure("my-app", 3, 2)
+    assert (second.ranks, second.slots) == (3, 2)
+    assert [d.body for d in PROVIDER.messages(second, 0).receive(1, 10, 0)] == [b"kept"]
+    assert PROVIDER.objects(second).list("").keys == ["kept"]
+    assert PROVIDER.messages(second, 1).receive(2, 10, 0) == []
+    assert provisioner.ensure("my-app", 1, 1) == provisioner.ensure("my-app", 1, 1)
+    assert second.names == {
+        "root": str(tmp_path / "my-app"),
+        "memory_mb": "512",
+        "timeout_s": "900.0",
+        "concurrency": "128",
+        "lease_s": "3",
+        "cold": "true",
+    }
+    assert queue.limits.lease_s == 3
+    assert PROVIDER.invoker(second).limits.memory_bytes == 512 << 20
+
+
+def test_drivers_satisfy_the_protocols(tmp_path: Path) -> None:
+    resources = PROVIDER.provisioner({"root": str(tmp_path)}).ensure("app", 1, 1)
+    for driver, protocol in (
+        (PROVIDER.messages(resources, 0), MessageDriver),
+        (PROVIDER.objects(resources), ObjectDriver),
+        (PROVIDER.invoker(resources), InvokeDriver),
+    ):
+        assert isinstance(driver, protocol)
+        driver.native()
+        driver.close()
+        driver.close()
+
+
+def test_destroy_removes_all_and_says_what(tmp_path: Path) -> None:
+    provisioner = PROVIDER.provisioner({"root": str(tmp_path)})
+    assert provisioner.destroy("app") == []
+    resources = provisioner.ensure("app", 2, 1)
+    provisioner.ensure("app-2", 1, 1)
+    PROVIDER.objects(resources).put("a/b", b"")
+    (tmp_path / "app.destroyed-0123456789ab").mkdir()  # as an interrupted destroy leaves it
+    (tmp_path / "app.notes").mkdir()
+    assert provisioner.destroy("app") == ["queue 0/0", "queue 0/1", f"folder {tmp_path / 'app'}"]
+    assert sorted(os.listdir(tmp_path)) == ["app-2", "app.notes"]
+    assert provisioner.destroy("app") == []
+
+
+def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1").write_text("dear")
+    provisioner = PROVIDER.provisioner({"root": str(tmp_path)})
+    for call in (lambda: provisioner.ensure("thesis", 1, 1), lambda: provisioner.destroy("thesis")):
+        with pytest.raises(InputError, match="did not make"):
+            call()
+    assert os.listdir(tmp_path / "thesis") == ["chapter1"]
+
+
+def test_stale_leftovers_of_writers_are_swept(tmp_path: Path) -> None:
+    provisioner = PROVIDER.provisioner({"root": str(tmp_path)})
+    root = Path(provisioner.ensure("app", 1, 1).names["root"])
+    for folder in (root / "tmp", root / "queues/0/0/tmp"):
+        (folder / "old").write_bytes(b"half")
+        (folder / "young").write_bytes(b"half")
+        os.utime(folder / "old", (0, 0))
+    provisioner.ensure("app", 1, 1)
+    assert os.listdir(root / "tmp") == os.listdir(root / "queues/0/0/tmp") == ["young"]
+
+
+def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSD_HOME", str(tmp_path))
+    assert LocalProvisioner({}).ensure("app", 1, 1).names["root"] == str(tmp_path / "local" / "app")
+    monkeypatch.delenv("FSD_HOME")
+    assert Settings().folder("app") == str(Path.home() / ".fsd" / "local" / "app")
+    monkeypatch.chdir(tmp_path)
+    assert Settings(root="here").folder("app") == str(tmp_path / "here" / "app")
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"memory": 1}, "memory: unknown"),
+        ({"memory_mb": "2048"}, "memory_mb = '2048': must be a whole number"),
+        ({"memory_mb": True}, "memory_mb = True: must be a whole number"),
+        ({"memory_mb": 3}, "memory_mb = 3: must be 64 to"),
+        ({"timeout_s": float("nan")}, "timeout_s = nan"),
+        ({"lease_s": 0}, "lease_s = 0: must be 0.1 to"),
+        ({"concurrency": 1.5}, "concurrency = 1.5: must be a whole number"),
+        ({"cold": 1}, "cold = 1: must be true or false"),
+        ({"root": 1}, "root = 1: must be a path"),
+    ],
+)
+def test_settings_are_checked(table: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        PROVIDER.provisioner(table)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("app", ["", "A", "a/b", "..", "a.b", "a" * 41, "a\n"])
+def test_app_names_are_checked(tmp_path: Path, app: str) -> None:
+    provisioner = PROVIDER.provisioner({"root": str(tmp_path)})
+    for call in (lambda: provisioner.ensure(app, 1, 1), lambda: provisioner.destroy(app)):
+        with pytest.raises(InputError, match="app "):
+            call()
+    for ranks, slots in ((0, 1), (1, 0)):
+        with pytest.raises(InputError, match="at least 1"):
+            provisioner.ensure("app", ranks, slots)
+
+
+def test_attach_outside_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FSD_LOCAL_RESOURCES", raising=False)
+    with pytest.raises(InputError, match="no function"):
+        PROVIDER.attach("app")
+    monkeypatch.setenv("FSD_LOCAL_RESOURCES", json.dumps({"app": "app", "ranks": 2, "slots": 1, "names": {"root": "r"}}))
+    assert PROVIDER.attach("app").names == {"root": "r"}
+    with pytest.raises(InputError, match="'other'"):
+        PROVIDER.attach("other")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (FileNotFoundError(errno.ENOENT, "x"), Code.NOT_FOUND),
+        (FileExistsError(errno.EEXIST, "x"), Code.ALREADY_EXISTS),
+        (PermissionError(errno.EACCES, "x"), Code.DENIED),
+        (OSError(errno.ENOSPC, "x"), Code.UNAVAILABLE),
+        (OSError(errno.EMFILE, "x"), Code.THROTTLED),
+        (OSError(errno.ENAMETOOLONG, "x"), Code.INVALID),
+        (ConnectionError("x"), Code.UNAVAILABLE),
+        (TimeoutError(), Code.DEADLINE),
+        (Refused(Code.TOO_LARGE, "x"), Code.TOO_LARGE),
+        (OSError("x"), Code.UNKNOWN),
+        (ValueError("x"), Code.UNKNOWN),
+    ],
+)
+def test_errors_have_codes(error: Exception, code: Code) -> None:
+    assert classify(error) is code
+
+
+def test_found_by_entry_point_and_light() -> None:
+    (entry,) = entry_points(group="fsd.providers", name="local")
+    assert entry.load() is PROVIDER
+    probe = "import sys, fsd_local; print([m for m in ('numpy', 'zstandard', 'scipy', 'sqlite3', 'subprocess') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-P", "-c", probe], capture_output=True, text=True, check=True).stdout.strip() == "[]"
