@@ -7,11 +7,12 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from scipy.sparse import csr_matrix
+
 from fsd_core.client import home_folder
 from fsd_core.model import Model
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.sources import open_model
-from scipy.sparse import csr_matrix
 
 FILES = ("neuron1024.tar.xz", "sparse-images-1024-first10000.tsv.xz", "neuron1024-l120-categories-first10000.tsv")
 

@@ -19,10 +19,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from fsd_core.driver import Delivery, Message
 from fsd_local.messages import LocalMessages
 from fsd_local.provision import LocalProvisioner
-
-from fsd_core.driver import Delivery, Message
 
 PROCESSES = 8
 fork = multiprocessing.get_context("fork")

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from graphchallenge import Challenge, load
 
 import fsd_core
 from fsd_core.errors import FsdError
+from graphchallenge import Challenge, load
 
 FAULTS = "duplicate=.1,reorder=.2,delay=5ms,reject=.02,throttle=.02,lost_reply=.002,late=.1,seed=1"
 
@@ -33,7 +33,10 @@ def cases(challenge: Challenge, faults: str) -> list[tuple[str, dict[str, object
         for name, wanted in partitions.items()
     ]
     found += [(f"P={workers} queue hypergraph", {"workers": workers, "channel": "queue"}) for workers in (1, 3, 20)]
-    found += [(f"P=8 {channel} hypergraph, faults", {"workers": 8, "channel": channel, "faults": faults}) for channel in ("queue", "object", "hybrid")]
+    found += [
+        (f"P=8 {channel} hypergraph, faults", {"workers": 8, "channel": channel, "faults": faults})
+        for channel in ("queue", "object", "hybrid")
+    ]
     return found
 
 

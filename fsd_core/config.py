@@ -106,9 +106,7 @@ class Settings:
     seed: int = _key(0, integer(0), "Of everything that is drawn.")
     app: str = _key("fsd", NAME, "The name that all resources carry.")
     emulator: str | None = _key(None, TEXT, "Use an emulator of the provider's cloud on this machine.")
-    faults: str | None = _key(
-        None, TEXT, "Faults to inject, for instance duplicate=.1,delay=50ms,seed=1."
-    )
+    faults: str | None = _key(None, TEXT, "Faults to inject, for instance duplicate=.1,delay=50ms,seed=1.")
     output: str | None = _key(None, PATH, "Write the final activations as a scipy CSR, samples by neurons.")
     truth: str | None = _key(None, PATH, "Compare with a file of 1-based numbers of the samples whose final row is not all zero.")
     json: bool = _key(False, BOOLEAN, "Print one JSON object on standard output.")

@@ -7,6 +7,7 @@ A worker imports numpy, zstandard and what its provider needs, nothing else.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import secrets
 import sys
@@ -158,7 +159,7 @@ class _Worker:
         data = self.store.find(self.keys.config)
         if data is None or self.store.find(self.keys.error) is not None:
             return 0
-        claim = {"nonce": self.nonce, "attempt": self.launch.attempt, "at": time.time()}
+        claim = {"nonce": self.nonce, "attempt": self.launch.attempt, "pid": os.getpid(), "at": time.time()}
         if not self.store.create(self.keys.claim(self.rank), json.dumps(claim).encode()):
             return 0
         try:

@@ -10,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from fsd_local import PROVIDER
 
 from fsd_core import probe
 from fsd_core.driver import ObjectDriver, Resources
 from fsd_core.errors import InputError
+from fsd_local import PROVIDER
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ A function that ends by a signal, an exit code other than 0 and 1, its memory li
 the host forks a helper that calls ``report_exit`` in its place.
 
 Memory is the resident set, looked at every 20 ms, so a function can overshoot for that long. Pages that a fork shares with the
-host count in full (23 MB), as the runtime does in a cloud. Watching 62 costs 4 % of a core. RLIMIT_AS would raise MemoryError where a cloud kills.
+host count in full (23 MB), as the runtime does in a cloud. RLIMIT_AS would raise MemoryError where a cloud kills. Watching 62
+functions costs 4 % of a core.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,7 +69,7 @@ def harness_of(provider: str, settings: Mapping[str, object], live: bool) -> Har
 
 
 def run(provider: str, live: bool = False, settings: Mapping[str, object] | None = None) -> int:
-    """Run the suite for a provider and print a line a case. 0: it conforms; 1: a case failed; `InputError`: it cannot be run."""
+    """Run the suite, a line a case on standard error. 0: the provider conforms; 1: a case failed; `InputError`: it cannot be run."""
     if importlib.util.find_spec("pytest") is None:
         raise InputError("pytest is not installed: the suite needs it, and comes with fsd-inference[test]")
     import pytest
@@ -78,7 +80,7 @@ def run(provider: str, live: bool = False, settings: Mapping[str, object] | None
         file = Path(folder, f"test_{provider}.py")
         file.write_text(_FILE.format(provider=provider, settings=chosen, live=live))
         Path(folder, "pytest.ini").write_text("[pytest]\n")  # not the one of a project that the user stands in
-        code = pytest.main(
-            [str(file), f"--rootdir={folder}", "-c", str(Path(folder, "pytest.ini")), "-v", "-rs", "--no-header", "-p", "no:cacheprovider"]
-        )
+        arguments = [str(file), f"--rootdir={folder}", "-c", f"{folder}/pytest.ini", "-v", "-rs", "--no-header", "-p", "no:cacheprovider"]
+        with contextlib.redirect_stdout(sys.stderr):
+            code = pytest.main(arguments)
     return 0 if code == pytest.ExitCode.OK else 1

@@ -36,8 +36,8 @@ class Csr:
         rows, columns = self.shape
         for name, dtype in (("indptr", np.int64), ("indices", np.int32), ("values", np.float32)):
             object.__setattr__(self, name, _frozen(f"csr {name}", getattr(self, name), np.dtype(dtype), 1))
-        if rows < 1 or columns < 1 or columns > 2**31 - 1:
-            raise InputError(f"csr shape {rows} x {columns}: both must be at least 1 and columns fit 32 bits")
+        if rows < 0 or columns < 1 or columns > 2**31 - 1:
+            raise InputError(f"csr shape {rows} x {columns}: columns must be at least 1 and fit 32 bits")
         if self.indptr.size != rows + 1 or self.indices.size != self.values.size:
             raise InputError(
                 f"csr indptr has {self.indptr.size} entries, indices {self.indices.size}, values {self.values.size}: "
@@ -118,6 +118,8 @@ class Layer:
             if not dense.size:
                 raise InputError(f"dense weights of shape {dense.shape} are empty")
             object.__setattr__(self, "weights", _finite("dense weights", dense))
+        if not self.outputs:
+            raise InputError("a layer needs at least one output")
         with np.errstate(over="ignore"):
             bias = np.asarray(self.bias, np.float32)
         if bias.shape not in ((), (self.outputs,)):

@@ -90,7 +90,7 @@ def _share(layer: Layer, sources: NDArray[np.int32] | None, workers: int, seed: 
 def _merge(weights: NDArray[np.int64], pattern: NDArray[np.uint64], workers: int, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The vertex of each row, and the weight of each vertex: rows of one pattern (so of one weight) make as few equal vertices as may be.
 
-    A vertex has at most a quarter of a rank's mean work; half of that, and so on, while the vertices do not fit ``workers`` loads of ``most``.
+    A vertex has at most a quarter of a rank's mean work; half of that, and so on, while the vertices do not fit loads of ``most``.
     """
     order = np.argsort(pattern, kind="stable")
     first = np.flatnonzero(np.diff(pattern[order], prepend=~pattern[order[:1]]))

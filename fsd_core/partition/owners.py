@@ -96,9 +96,10 @@ class Partition:
 
             return read_folder(path, model)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                if not isinstance(file, np.lib.npyio.NpzFile):
-                    raise InputError(f"{path}: is no .npz; a partition is an .npz with workers, owner_0 to owner_{len(model.layers)}")
+            opened = np.load(path, allow_pickle=False)
+            if not isinstance(opened, np.lib.npyio.NpzFile):
+                raise InputError(f"{path}: is no .npz; a partition is an .npz with workers, owner_0 to owner_{len(model.layers)}")
+            with opened as file:
                 expected = {"workers", *(f"owner_{k}" for k in range(len(model.layers) + 1))}
                 if set(file.files) != expected:
                     odd = sorted(expected ^ set(file.files))[0]

@@ -2,7 +2,8 @@
 
 ``conn.k`` tells what travels before layer k+1: a line ``row source target...`` for each row (0-based, an output of layer k; an input where
 k = 0) that worker ``source`` owns and each ``target`` needs. A row that is not listed is owned by its only consumer. Nothing gives the
-owners of the last layer's outputs: each goes to a worker that holds all of its inputs, such that every listed target is one, and evenly.
+owners of rows that none reads, such as the last layer's: each goes to a worker that holds all of its inputs, such that every listed target
+is one as far as may be, and evenly.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from fsd_core.errors import InputError
 from fsd_core.model import Layer, Model
 from fsd_core.partition.balance import spread
-from fsd_core.partition.exchange import needs
+from fsd_core.partition.exchange import needs, work
 from fsd_core.partition.owners import Partition, widths
 
 __all__ = ["read_folder"]
@@ -50,9 +51,11 @@ def read_folder(folder: Path, model: Model) -> Partition:
     sizes = widths(model)
     files = [_read(folder / name, sizes[k], max(sizes[1:])) for k, name in enumerate(expected)]
     workers = 1 + max((int(max(file.source.max(initial=0), file.pairs.max(axis=0, initial=0)[1])) for file in files), default=0)
-    owners = [_last(model.layers[-1], files[-1], workers)]
-    for k in reversed(range(len(files))):
-        owners.insert(0, _owners(model.layers[k], files[k], owners[0], workers, k == len(files) - 1))
+    owners = [np.full(sizes[-1], -1, np.int32)]
+    for layer, file in zip(reversed(model.layers), reversed(files), strict=True):
+        outputs = _fill(layer, file, owners[0], workers)
+        owners[:1] = [_owners(layer, file, outputs, workers, exact=bool((owners[0] >= 0).all())), outputs]
+    owners[0] = np.where(owners[0] < 0, spread(sizes[0], workers), owners[0])
     return Partition(workers, tuple(owners)).check(model, str(folder))
 
 
@@ -82,60 +85,63 @@ def _read(path: Path, rows: int, most: int) -> _Connections:
     return _Connections(path, line, source, np.array(pairs, np.int64).reshape(-1, 2))
 
 
-def _owners(layer: Layer, file: _Connections, outputs: NDArray[np.int32], workers: int, last: bool) -> NDArray[np.int32]:
-    """Owner of each input row of ``layer``, given those of its ``outputs``; checks that what is listed is what must travel.
+def _fill(layer: Layer, file: _Connections, owner: NDArray[np.int32], workers: int) -> NDArray[np.int32]:
+    """Owners of the outputs of ``layer`` with those that nothing tells (-1) chosen: fewest choices first, each to the worker that holds
+    all of its inputs and that most of these go to in vain so far, of equals the least loaded.
+    """
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import connected_components
 
-    In the ``last`` layer, where the owners of the outputs were chosen, less may travel than is listed.
+    if (owner >= 0).all():
+        return owner
+    owner = owner.copy()
+    if isinstance(layer.weights, np.ndarray):
+        rows, columns = (axis.ravel() for axis in np.indices(layer.weights.shape))
+    else:
+        rows, columns = np.repeat(np.arange(layer.outputs), work(layer)), layer.weights.indices.astype(np.int64)
+    known = owner[rows] >= 0
+    in_vain = file.targets(workers)
+    holds = in_vain.copy()
+    holds[file.source < 0] = True
+    listed = np.flatnonzero(file.source >= 0)
+    holds[listed, file.source[listed]] = True
+    in_vain[columns[known], owner[rows[known]]] = False
+    # outputs that share a row that is not listed share their owner: components of the graph of outputs and such rows
+    shared = file.source[columns] < 0
+    nodes = layer.outputs + layer.inputs
+    links = csr_matrix((np.ones(shared.sum(), np.int8), (rows[shared], layer.outputs + columns[shared])), shape=(nodes, nodes))
+    group = connected_components(links, directed=False)[1][: layer.outputs]
+    order = np.argsort(group, kind="stable")
+    reads = np.split(columns, np.searchsorted(rows, np.arange(1, layer.outputs)))
+    todo = []
+    for outputs in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        if (owner[outputs] < 0).any():
+            inputs = np.unique(np.concatenate([reads[j] for j in outputs]))
+            able = np.flatnonzero(holds[inputs].all(axis=0)) if owner[outputs].max() < 0 else owner[outputs].max(keepdims=True)
+            todo.append((able, inputs, outputs[owner[outputs] < 0]))
+    load = np.bincount(owner[owner >= 0], minlength=workers)
+    for able, inputs, outputs in sorted(todo, key=lambda each: len(each[0])):
+        if not len(able):
+            raise InputError(f"{file.path}: no worker is sent all input rows of output row {outputs[0]}")
+        chosen = able[np.lexsort((load[able], -in_vain[inputs][:, able].sum(axis=0)))[0]]
+        owner[outputs] = chosen
+        load[chosen] += len(outputs)
+        in_vain[inputs, chosen] = False
+    return owner
+
+
+def _owners(layer: Layer, file: _Connections, outputs: NDArray[np.int32], workers: int, exact: bool) -> NDArray[np.int32]:
+    """Owner of each input row of ``layer`` (-1: read by none), given those of its ``outputs``.
+
+    Checks that what is listed is what must travel. Where owners of outputs were chosen (not ``exact``), less may travel than is listed.
     """
     need, listed = needs(layer, outputs, workers), file.targets(workers)
-    used = need.any(axis=1)
-    owner = np.where(
-        file.source >= 0, file.source, np.where(used, need.argmax(axis=1), spread(layer.inputs, workers))
-    )  # the last: rows that nobody reads
+    owner = np.where(file.source >= 0, file.source, np.where(need.any(axis=1), need.argmax(axis=1), -1))
     need[np.arange(len(owner)), owner] = False
     for row, target in np.argwhere(need & ~listed)[:1]:
         if file.line[row]:
             raise InputError(f"{file.path}:{file.line[row]}: row {row} does not go to worker {target}, which owns a row that it feeds")
         raise InputError(f"{file.path}: row {row} is not listed, but workers {owner[row]} and {target} need it")
-    for row, target in np.argwhere(listed & ~need & (not last))[:1]:
+    for row, target in np.argwhere(listed & ~need & exact)[:1]:
         raise InputError(f"{file.path}:{file.line[row]}: row {row} goes to worker {target}, which owns no row that it feeds")
     return owner.astype(np.int32)
-
-
-def _last(layer: Layer, file: _Connections, workers: int) -> NDArray[np.int32]:
-    """Owner of each output of the last layer: fewest choices first, to the worker that most of its rows go to in vain so far,
-    of equals the least loaded.
-    """
-    from scipy.sparse import csr_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    weights = layer.weights
-    if isinstance(weights, np.ndarray):
-        indptr = np.arange(layer.outputs + 1, dtype=np.int64) * layer.inputs
-        indices = np.tile(np.arange(layer.inputs, dtype=np.int32), layer.outputs)
-    else:
-        indptr, indices = weights.indptr, weights.indices
-    missing = file.targets(workers)
-    holds = missing.copy()  # which worker has which input row
-    holds[file.source < 0] = True
-    holds[np.flatnonzero(file.source >= 0), file.source[file.source >= 0]] = True
-    # outputs that share a row that is not listed share their owner: components of the graph of outputs and such rows
-    shared = file.source[indices] < 0
-    ends = (np.repeat(np.arange(layer.outputs), np.diff(indptr))[shared], layer.outputs + indices[shared])
-    nodes = layer.outputs + layer.inputs
-    links = csr_matrix((np.ones(len(ends[0]), np.int8), ends), shape=(nodes, nodes))
-    group = np.unique(connected_components(links, directed=False)[1][: layer.outputs], return_inverse=True)[1]
-    count = int(group.max()) + 1
-    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group, minlength=count))[:-1])
-    inputs = [np.unique(np.concatenate([indices[indptr[j] : indptr[j + 1]] for j in outputs])) for outputs in members]
-    choices = [holds[rows].all(axis=0) for rows in inputs]
-    owner, load = np.zeros(layer.outputs, np.int32), np.zeros(workers, np.int64)
-    for i in sorted(range(count), key=lambda i: int(choices[i].sum())):
-        able = np.flatnonzero(choices[i])
-        if not len(able):
-            raise InputError(f"{file.path}: no worker is sent all input rows of output row {members[i][0]} of the last layer")
-        lacking = missing[inputs[i]][:, able].sum(axis=0)
-        chosen = able[np.lexsort((load[able], -lacking))[0]]
-        owner[members[i]], load[chosen] = chosen, load[chosen] + len(members[i])
-        missing[inputs[i], chosen] = False
-    return owner

@@ -1,0 +1,52 @@
+# Everything happens in .venv, which is made here from Python 3.11 or newer; a second call finds it ready.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test lint wheel bench
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$python; break; }; done)
+BIN := .venv/bin
+WHEEL := build/venv/bin
+
+demo: .venv/demo.stamp
+	$(BIN)/fsd demo
+
+test: lint wheel
+	$(BIN)/python -m pytest
+
+lint: .venv/all.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# The wheel is tested as users get it: installed with the dependencies that it declares, in an empty folder.
+wheel: .venv/all.stamp build/venv.stamp
+	rm -rf build/lib build/bdist.* build/wheel
+	$(BIN)/python -m build --wheel --outdir build/wheel . >build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
+	$(WHEEL)/pip install -q --no-deps --force-reinstall build/wheel/*.whl
+	$(WHEEL)/pip install -q "$$(echo build/wheel/*.whl)[demo]"
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" && "$(CURDIR)/$(WHEEL)/python" -P "$(CURDIR)/tests/wheel_smoke.py"
+
+bench: .venv/all.stamp
+	for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file"; done
+
+.venv/demo.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install -q -e '.[demo,partition]'
+	touch $@
+
+.venv/all.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install -q -e '.[all]'
+	touch .venv/demo.stamp $@
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer is found: install one, or say make PYTHON=..." >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv
+
+build/venv.stamp: pyproject.toml
+	rm -rf build/venv
+	"$(PYTHON)" -m venv build/venv
+	touch $@

@@ -1,0 +1,319 @@
+"""Drivers that break one promise each: the case for it fails, so that one that passes says something."""
+
+import contextlib
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fsd_conformance.messages
+from fsd_conformance import MessageCases, ObjectCases, ProvisionCases
+from fsd_conformance.base import Deployed
+from fsd_conformance.local import LocalHarness
+from fsd_core.driver import Code, Delivery, Message, MessageDriver, ObjectDriver, Page, Rejected
+from fsd_core.store import Store
+from fsd_core.wrappers.around import AroundMessages, AroundObjects
+
+
+class Misroutes(AroundMessages):
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        super().publish([Message((each.rank + 1) % 3, each.body) for each in messages])
+        return super().publish(messages)
+
+
+class Loses(AroundMessages):
+    count = 0
+
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        self.count += 1
+        return super().publish(messages[self.count % 2 :]) if messages[self.count % 2 :] else []
+
+
+class Strips(AroundMessages):
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        return super().publish([Message(each.rank, each.body.rstrip(b"\0\xff ")) for each in messages])
+
+
+class DeliversTwice(AroundMessages):
+    last: Sequence[Delivery] = ()
+
+    def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
+        last, self.last = self.last, ()
+        if not last:
+            self.last = super().receive(rank, limit, wait_s)
+        return last or self.last
+
+
+class NeverAgain(AroundMessages):
+    def __init__(self, driver: MessageDriver) -> None:
+        super().__init__(driver)
+        self.seen: set[bytes] = set()
+
+    def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
+        came = [each for each in super().receive(rank, limit, wait_s) if each.body not in self.seen]
+        self.seen.update(each.body for each in came)
+        return came
+
+
+class NeverAcks(AroundMessages):
+    def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
+        return []
+
+
+class Sleeps(AroundMessages):
+    def __init__(self, driver: MessageDriver) -> None:
+        super().__init__(driver)
+        self.limits = replace(driver.limits, wait_s=2.0)
+
+    def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
+        time.sleep(wait_s)
+        return super().receive(rank, limit, 0.0)
+
+
+class HasNoPatience(AroundMessages):
+    def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
+        return super().receive(rank, limit, 0.0)
+
+
+class KnowsNoLimit(AroundMessages):
+    def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
+        return super().receive(rank, 10, wait_s)
+
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        for each in messages:
+            super().publish([Message(each.rank, each.body[: self.limits.message_bytes])])
+        return []
+
+
+class RefusesFullBatches(AroundMessages):
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        return super().publish([*messages, messages[0]])
+
+
+class MindsStaleTokens(AroundMessages):
+    def __init__(self, driver: MessageDriver) -> None:
+        super().__init__(driver)
+        self.seen: set[object] = set()
+        self.newest: dict[bytes, object] = {}
+
+    def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
+        came = super().receive(rank, limit, wait_s)
+        self.newest |= {each.body: each.token for each in came}
+        return came
+
+    def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
+        if self.seen & set(tokens) or not set(tokens) <= set(self.newest.values()):
+            raise LookupError("stale token")
+        self.seen.update(tokens)
+        return super().ack(rank, tokens)
+
+
+class HasAnyQueue(AroundMessages):
+    def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
+        return super().receive(rank, limit, wait_s) if rank < 3 else []
+
+
+class ClosesOnce(AroundMessages):
+    closed = False
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+
+class ClassifiesSome(AroundMessages):
+    def classify(self, error: BaseException) -> Code:
+        return {"FileNotFoundError": Code.NOT_FOUND}[type(error).__name__]
+
+
+class Overwrites(AroundObjects):
+    def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
+        super().put(key, body)
+
+
+class FindsNothing(AroundObjects):
+    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        try:
+            return super().get(key, start, end)
+        except FileNotFoundError:
+            return b""
+
+
+class CountsTheEndIn(AroundObjects):
+    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        return super().get(key, start, end if end is None else end + 1)
+
+
+class RefusesRanges(AroundObjects):
+    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        if start is not None and start >= len(super().get(key)):
+            raise ValueError("416")
+        return super().get(key, start, end)
+
+
+class ListsFoldersFirst(AroundObjects):
+    def list(self, prefix: str, page: str | None = None) -> Page:
+        found = super().list(prefix, page)
+        return Page(sorted(found.keys, key=lambda key: key.split("/")), found.next)
+
+
+class ListsFolders(AroundObjects):
+    def list(self, prefix: str, page: str | None = None) -> Page:
+        return super().list(prefix.rstrip("/") + "/", page)
+
+
+class RepeatsKeys(AroundObjects):
+    def list(self, prefix: str, page: str | None = None) -> Page:
+        return super().list(prefix, page[:-1] if page else None)
+
+
+class MissesMissing(AroundObjects):
+    def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:
+        for key in keys:
+            super().get(key)
+        return super().delete(keys)
+
+
+class DeletesBelow(AroundObjects):
+    def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:
+        return super().delete([each for key in keys for each in (key, *self.list(key).keys)])
+
+
+class Caches(AroundObjects):
+    def __init__(self, driver: ObjectDriver) -> None:
+        super().__init__(driver)
+        self.kept: dict[str, bytes] = {}
+
+    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        self.kept.setdefault(key, super().get(key))
+        return self.kept[key][start:end]
+
+
+class Tears(AroundObjects):
+    def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
+        super().put(key, bytes(body)[: len(body) // 2])
+        time.sleep(0.02)
+        super().put(key, body)
+
+
+MESSAGES: list[tuple[type[AroundMessages], str]] = [
+    (Misroutes, "test_arrives_at_its_rank_only"),
+    (Loses, "test_everything_arrives"),
+    (Loses, "test_threads_lose_nothing"),
+    (Strips, "test_bodies_survive"),
+    (DeliversTwice, "test_not_again_before_its_lease_ended"),
+    (NeverAgain, "test_unacknowledged_comes_again"),
+    (NeverAcks, "test_acknowledged_stays_away"),
+    (Sleeps, "test_receive_returns_when_one_is_there"),
+    (HasNoPatience, "test_receive_is_empty_after_its_wait"),
+    (KnowsNoLimit, "test_receive_keeps_to_its_limit"),
+    (KnowsNoLimit, "test_publish_refuses_one_more"),
+    (KnowsNoLimit, "test_message_of_the_largest_size"),
+    (KnowsNoLimit, "test_batch_of_the_largest_size"),
+    (RefusesFullBatches, "test_publish_takes_a_full_batch"),
+    (MindsStaleTokens, "test_ack_twice_is_harmless"),
+    (MindsStaleTokens, "test_ack_after_the_lease_is_harmless"),
+    (HasAnyQueue, "test_no_such_queue"),
+    (ClosesOnce, "test_closes_twice"),
+    (ClassifiesSome, "test_classify_takes_any_error"),
+]
+OBJECTS: list[tuple[type[AroundObjects], str]] = [
+    (Overwrites, "test_one_create_wins"),
+    (Overwrites, "test_create_of_what_is_there"),
+    (FindsNothing, "test_missing"),
+    (FindsNothing, "test_get_of_a_missing_key"),
+    (CountsTheEndIn, "test_ranges"),
+    (RefusesRanges, "test_ranges"),
+    (ListsFoldersFirst, "test_list_is_in_order"),
+    (ListsFolders, "test_list_is_by_prefix"),
+    (RepeatsKeys, "test_list_over_pages"),
+    (MissesMissing, "test_delete"),
+    (MissesMissing, "test_delete_takes_a_full_batch"),
+    (DeletesBelow, "test_delete"),
+    (Caches, "test_read_after_write"),
+    (Tears, "test_whole_or_none"),
+]
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Deployed:
+    harness = LocalHarness()
+    settings = harness.settings(tmp_path)
+    provisioner = harness.provider().provisioner(settings)
+    return Deployed(harness.provider(), provisioner, settings, provisioner.ensure("broken", 3, 2))
+
+
+@pytest.mark.parametrize(("defect", "case"), MESSAGES)
+def test_broken_messages_fail(local: Deployed, defect: type[AroundMessages], case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsd_conformance.messages, "_patience", lambda _: 4.0)  # seconds until what is lost is missed
+
+    class Broken(MessageCases):
+        harness = LocalHarness()
+
+        def wrap(self, driver: MessageDriver) -> MessageDriver:
+            return defect(driver)
+
+    cases = Broken()
+    assert fails(getattr(cases, case), deployed=local, driver=cases.open(local, 0))
+
+
+@pytest.mark.parametrize(("defect", "case"), OBJECTS)
+def test_broken_objects_fail(local: Deployed, defect: type[AroundObjects], case: str) -> None:
+    class Broken(ObjectCases):
+        harness = LocalHarness()
+
+        def wrap(self, driver: ObjectDriver) -> ObjectDriver:
+            return defect(driver)
+
+    cases = Broken()
+    driver = cases.wrap(local.provider.objects(local.resources))
+    store = Store(driver, fsd_conformance.base.new_retry())
+    assert fails(getattr(cases, case), deployed=local, driver=driver, store=store, at="t/x/")
+
+
+class Http(AroundObjects):
+    """A store behind an address, asked ``attempts`` times before its error comes through."""
+
+    attempts = 1
+
+    def __init__(self, driver: ObjectDriver, url: str) -> None:
+        super().__init__(driver)
+        self.url = url
+
+    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        for _ in range(self.attempts - 1):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{self.url}/{key}")
+        with urllib.request.urlopen(f"{self.url}/{key}") as response:
+            return bytes(response.read())
+
+    def classify(self, error: BaseException) -> Code:
+        return Code.UNAVAILABLE if isinstance(error, urllib.error.HTTPError) and error.code == 503 else super().classify(error)
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_driver_that_retries_fails(local: Deployed, attempts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reachable(LocalHarness):
+        def objects_at(self, url: str) -> ObjectDriver:
+            return Http(local.provider.objects(local.resources), url)
+
+    class Mine(ProvisionCases):
+        harness = Reachable()
+
+    monkeypatch.setattr(Http, "attempts", attempts)
+    assert fails(Mine().test_no_driver_retries) == (attempts > 1)
+
+
+def fails(case: Callable[..., None], **fixtures: Any) -> bool:
+    """Whether a case fails; its arguments are those of ``fixtures`` that it names. A skip is no failure."""
+    names = case.__code__.co_varnames[1 : case.__code__.co_argcount]
+    try:
+        case(**{name: fixtures[name] for name in names})
+    except (Exception, pytest.fail.Exception):
+        return True
+    return False

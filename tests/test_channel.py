@@ -1,0 +1,199 @@
+"""Channels over the local provider's queues and objects, ranks as threads: what arrives, what is refused, who is named."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fsd_core.channel import Aborted, Channel, HybridChannel, Membership, ObjectChannel, QueueChannel, describe
+from fsd_core.channel.frames import Frame, Kind, pack
+from fsd_core.driver import Code, Message, MessageDriver, ObjectDriver, Rejected
+from fsd_core.errors import RunFailed
+from fsd_core.keys import RunKeys
+from fsd_core.retry import Retry
+from fsd_core.store import Store
+from fsd_core.wrappers.around import AroundMessages
+from fsd_core.wrappers.faults import Faults, FaultyMessages, FaultyObjects
+from fsd_core.wrappers.meter import Meter
+from fsd_core.wrappers.metered import MeteredMessages
+from fsd_local import PROVIDER
+
+RUN = "1234567890abcdef"
+Make = Callable[..., Channel]
+
+
+class Narrow(AroundMessages):
+    """A service like none here: text only, small messages, one route a rank, bytes added to each message."""
+
+    def __init__(self, driver: MessageDriver) -> None:
+        super().__init__(driver)
+        self.limits = replace(driver.limits, body="text", message_bytes=1500, batch_bytes=4000, batch_messages=3, overhead_bytes=100)
+
+    def route(self, rank: int) -> Hashable:
+        return rank
+
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        assert len({message.rank for message in messages}) == 1
+        assert len(messages) <= 3
+        assert sum(len(message.body) + 100 for message in messages) <= 4000
+        assert all(len(message.body) <= 1500 and message.body.isascii() for message in messages)
+        return super().publish(messages)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """A channel for a rank; ``kind`` queue, object or hybrid; under ``faults`` if given."""
+    resources = PROVIDER.provisioner({"root": str(tmp_path), "lease_s": 0.4}).ensure("test", 4, 2)
+    opened: list[Channel | ThreadPoolExecutor] = []
+
+    def channel(
+        kind: str,
+        rank: int,
+        expected: dict[int, list[int]],
+        *,
+        workers: int = 3,
+        faults: str = "",
+        seconds: float = 60,
+        narrow: bool = False,
+    ) -> Channel:
+        meter, pool = Meter(), ThreadPoolExecutor(8)
+        me = Membership(RUN, 5, rank, workers, time.time() + seconds)
+        retry = Retry(me.deadline, meter)
+        objects: ObjectDriver = PROVIDER.objects(resources)
+        messages: MessageDriver = PROVIDER.messages(resources, 0)
+        if narrow:
+            messages = Narrow(messages)
+        if faults:
+            objects, messages = FaultyObjects(objects, Faults.parse(faults), rank), FaultyMessages(messages, Faults.parse(faults), rank)
+        messages, store = MeteredMessages(messages, meter), Store(objects, retry)
+        made: Channel
+        if kind == "queue":
+            made = QueueChannel(messages, me, expected, retry, meter, pool)
+        elif kind == "object":
+            made = ObjectChannel(store, me, expected, retry, meter, pool)
+        else:
+            made = HybridChannel(messages, store, me, expected, retry, meter, pool)
+        opened.extend((made, pool))
+        return made
+
+    channel.messages = lambda: PROVIDER.messages(resources, 0)  # type: ignore[attr-defined]
+    channel.store = lambda: Store(PROVIDER.objects(resources), Retry(time.time() + 60, Meter()))  # type: ignore[attr-defined]
+    yield channel
+    for one in opened:
+        if isinstance(one, Channel):
+            one.close()
+        else:
+            one.shutdown(wait=False, cancel_futures=True)
+
+
+FAULTS = "duplicate=.3,reorder=.3,delay=5ms,reject=.2,throttle=.1,lost_reply=.05,seed=3"
+
+
+@pytest.mark.parametrize("narrow", [False, True], ids=["wide", "narrow"])
+@pytest.mark.parametrize("faults", ["", FAULTS], ids=["plain", "faults"])
+@pytest.mark.parametrize("kind", ["queue", "object", "hybrid"])
+def test_every_payload_arrives_once_whatever_its_size(make: Make, kind: str, faults: str, narrow: bool) -> None:
+    steps, ranks = 4, range(3)
+    sizes = [0, 3, 7_000, 20_000] if narrow else [0, 3, 70_000, 600_000]
+
+    def payload(step: int, source: int, target: int) -> bytes:
+        return bytes([step, source, target]) * (sizes[step] // 3)
+
+    def work(rank: int) -> dict[tuple[int, int], bytes]:
+        peers = [other for other in ranks if other != rank]
+        channel = make(kind, rank, dict.fromkeys(range(steps), peers), faults=faults, narrow=narrow)
+        got = {}
+        for step in range(steps):
+            channel.send(step, ((target, payload(step, rank, target)) for target in peers))
+            for source, data in channel.receive(step):
+                assert (step, source) not in got
+                got[step, source] = data
+        channel.finish()
+        return got
+
+    with ThreadPoolExecutor(3) as threads:
+        results = list(threads.map(work, ranks))
+    for rank, got in zip(ranks, results, strict=True):
+        assert got == {(step, source): payload(step, source, rank) for step in range(steps) for source in ranks if source != rank}
+
+
+def test_a_small_step_is_one_publish_and_large_payloads_of_hybrid_are_one_object(make: Make) -> None:
+    sender = make("hybrid", 0, {})
+    sender.send(0, [(1, b"a" * 10), (2, b"b" * 10)])
+    sender.finish()
+    assert sender.meter.snapshot()["publish_requests"] == 1
+    sender.send(1, [(1, b"a" * 900_000), (2, b"b" * 900_000)])
+    sender.finish()
+    assert sender.meter.snapshot()["publish_requests"] == 2
+    assert len(list(make.store().keys(RunKeys(RUN).prefix))) == 1  # type: ignore[attr-defined]
+
+
+def test_older_epochs_other_runs_and_garbage_are_counted_and_removed(make: Make) -> None:
+    driver = make.messages()  # type: ignore[attr-defined]
+    old = Frame(Kind.PAYLOAD, RUN, 4, 0, 1, 0, 1, b"old")
+    other = Frame(Kind.PAYLOAD, "ff" * 8, 5, 0, 1, 0, 1, b"other")
+    new = Frame(Kind.PAYLOAD, RUN, 5, 0, 1, 0, 1, b"new")
+    driver.publish([Message(0, pack(old)), Message(0, pack(other)), Message(0, b"hello"), Message(0, pack(new))])
+    channel = make("queue", 0, {0: [1]})
+    assert list(channel.receive(0)) == [(1, b"new")]
+    channel.finish()
+    assert channel.meter.snapshot()["strays_dropped"] == 3
+    time.sleep(0.5)  # longer than the lease: what was not acknowledged would be back
+    assert list(driver.receive(0, 10, 0)) == []
+
+
+def test_a_newer_epoch_fences(make: Make) -> None:
+    driver = make.messages()  # type: ignore[attr-defined]
+    driver.publish([Message(0, pack(Frame(Kind.PAYLOAD, "ff" * 8, 6, 0, 1, 0, 1, b"")))])
+    with pytest.raises(RunFailed, match="lease lost") as caught:
+        list(make("queue", 0, {0: [1]}).receive(0))
+    assert caught.value.code is Code.PRECONDITION
+    time.sleep(0.5)
+    assert len(driver.receive(0, 10, 5)) == 1  # it is left to its own run
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:60] + bytes([b[60] ^ 1]) + b[61:]], ids=["truncated", "flipped"])
+def test_a_damaged_frame_ends_the_run_at_once(make: Make, damage: Callable[[bytes], bytes]) -> None:
+    good = pack(Frame(Kind.PAYLOAD, RUN, 5, 0, 1, 0, 1, b"x" * 40))
+    make.messages().publish([Message(0, damage(good))])  # type: ignore[attr-defined]
+    with pytest.raises(RunFailed, match="rank 1") as caught:
+        list(make("queue", 0, {0: [1]}).receive(0))
+    assert caught.value.code is Code.INVALID
+
+
+@pytest.mark.parametrize("kind", ["queue", "object", "hybrid"])
+def test_an_abort_reaches_a_waiting_peer(make: Make, kind: str) -> None:
+    error = RunFailed(Code.TOO_LARGE, "out of memory", rank=2, layer=7)
+    waiting = make(kind, 0, {0: [1]})
+    failing = make(kind, 2, {})
+
+    def fail() -> None:
+        make.store().put(RunKeys(RUN).error, describe(error))  # type: ignore[attr-defined]
+        failing.abort(error)
+
+    threading.Timer(0.3, fail).start()
+    with pytest.raises(Aborted, match="rank 2, layer 7: out of memory"):
+        list(waiting.receive(0))
+
+
+@pytest.mark.parametrize("kind", ["queue", "object", "hybrid"])
+def test_a_wait_past_the_deadline_names_who_is_missing(make: Make, kind: str) -> None:
+    channel = make(kind, 0, {0: [1, 2], 1: [1, 2]}, seconds=1.5)
+    make(kind, 1, {}).send(0, [(0, b"here")])
+    with pytest.raises(RunFailed, match=r"deadline, for rank 2 \(never heard of\)") as caught:
+        list(channel.receive(0))
+    assert caught.value.code is Code.DEADLINE
+
+
+def test_a_missing_queue_is_an_error_and_no_wait(make: Make) -> None:
+    channel = make("queue", 0, {0: [1]}, workers=9)
+    channel.send(0, [(8, b"nobody has this rank")])
+    with pytest.raises(RunFailed) as caught:
+        list(channel.receive(0))
+    assert caught.value.code is Code.NOT_FOUND

@@ -1,0 +1,113 @@
+"""Frames and bundles survive, damage is named, batches keep to their limits, and the mailbox keeps each payload once."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fsd_core.channel import Membership
+from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, fill, pack, split, unpack
+from fsd_core.channel.mailbox import Mailbox
+from fsd_core.channel.objects import bundle, entry
+from fsd_core.errors import RunFailed
+
+RUN = "00ff00ff00ff00ff"
+numbers = st.integers(0, 2**32 - 1)
+
+
+def frame(step: int, source: int, sequence: int, of: int, body: bytes) -> Frame:
+    return Frame(Kind.PAYLOAD, RUN, 7, step, source, sequence, of, body)
+
+
+@given(st.sampled_from(list(Kind)), st.integers(0, 2**64 - 1), numbers, numbers, numbers, st.integers(0, 99), st.binary(max_size=300))
+def test_a_frame_survives(kind: Kind, run: int, epoch: int, step: int, source: int, sequence: int, body: bytes) -> None:
+    whole = Frame(kind, f"{run:016x}", epoch, step, source, sequence, sequence + 1, body)
+    assert unpack(pack(whole)) == whole
+
+
+@given(st.binary(max_size=50), st.data())
+def test_any_cut_or_flipped_bit_is_noticed(body: bytes, data: st.DataObject) -> None:
+    good = pack(frame(3, 1, 0, 1, body))
+    cut = good[: data.draw(st.integers(0, len(good) - 1))]
+    at, bit = data.draw(st.integers(0, len(good) - 1)), data.draw(st.integers(0, 7))
+    flipped = good[:at] + bytes([good[at] ^ (1 << bit)]) + good[at + 1 :]
+    for bad in (cut, flipped):
+        with pytest.raises((Stray, FrameError)):
+            unpack(bad)
+
+
+@given(st.binary(max_size=200), st.integers(1, 60))
+def test_split_gives_pieces_that_join(payload: bytes, size: int) -> None:
+    pieces = split(payload, size)
+    assert b"".join(pieces) == payload
+    assert all(len(piece) <= size for piece in pieces)
+
+
+@given(st.lists(st.integers(0, 100), max_size=60), st.integers(1, 10))
+def test_batches_hold_everything_once_within_both_limits(sizes: list[int], count: int) -> None:
+    batches = fill(sizes, count, 100)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(sizes)))
+    assert all(len(batch) <= count and sum(sizes[i] for i in batch) <= 100 for batch in batches)
+
+
+@given(st.dictionaries(st.integers(0, 5), st.binary(max_size=40), min_size=1), st.integers(1, 7), st.randoms())
+def test_pieces_in_any_order_and_number_give_each_payload_once(payloads: dict[int, bytes], size: int, random: object) -> None:
+    mailbox = Mailbox({0: list(payloads)})
+    frames = [
+        frame(0, source, n, len(pieces), piece)
+        for source, payload in payloads.items()
+        for pieces in [split(payload, size)]
+        for n, piece in enumerate(pieces)
+    ]
+    frames += random.choices(frames, k=len(frames))  # type: ignore[attr-defined]
+    random.shuffle(frames)  # type: ignore[attr-defined]
+    copies = 0
+    for one in frames:
+        try:
+            body = mailbox.add(one)
+        except KeyError:
+            copies += 1
+            continue
+        if body is not None:
+            assert mailbox.deliver(one.step, one.source, body)
+    assert copies == len(frames) // 2
+    assert mailbox.complete
+    assert mailbox.missing(0) == []
+    got = [mailbox.next(0, 0) for _ in payloads]
+    assert dict(item for item in got if item) == payloads
+    assert mailbox.next(0, 0) is None
+
+
+@given(st.dictionaries(st.integers(0, 60), st.binary(max_size=80), min_size=1, max_size=20), st.integers(0, 10))
+def test_a_bundle_gives_each_target_its_own(payloads: dict[int, bytes], source: int) -> None:
+    body = bundle(Membership(RUN, 1, source, 61, 0.0), 4, list(payloads.items()))
+    for target, payload in payloads.items():
+        offset, length, _ = entry(body, RUN, 4, source, target)
+        assert body[offset : offset + length] == payload
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [(lambda b: b"", "no header"), (lambda b: b[:40], "does not fit"), (lambda b: b[:36] + b"\xff" + b[37:], "checksum")],
+)
+def test_a_damaged_bundle_is_named(change: object, word: str) -> None:
+    body = bundle(Membership(RUN, 1, 2, 9, 0.0), 4, [(5, b"x" * 9)])
+    with pytest.raises(RunFailed, match=word) as caught:
+        entry(change(body), RUN, 4, 2, 5)  # type: ignore[operator]
+    assert caught.value.rank == 5
+
+
+def test_a_bundle_of_another_step_or_without_this_target_is_refused() -> None:
+    body = bundle(Membership(RUN, 1, 2, 9, 0.0), 4, [(5, b"x")])
+    for arguments, word in (((RUN, 5, 2, 5), "another run, step or rank"), ((RUN, 4, 2, 6), "nothing for rank 6")):
+        with pytest.raises(RunFailed, match=word):
+            entry(body, *arguments)
+
+
+def test_reports_of_unknown_sources_are_not_kept() -> None:
+    mailbox = Mailbox({0: [1]})
+    for strange in (frame(0, 2, 0, 1, b""), frame(9, 1, 0, 1, b"")):
+        with pytest.raises(KeyError):
+            mailbox.add(strange)
+    assert mailbox.missing(0) == [1]
+    assert np.array_equal(mailbox.missing(0), [1])

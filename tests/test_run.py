@@ -1,0 +1,280 @@
+"""Whole runs on the local provider, real processes throughout: the serial answer in every way, and every way to fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fsd_core.client
+from fsd_core.client import Result, clean, run
+from fsd_core.driver import Code
+from fsd_core.errors import InputError, RunFailed
+from fsd_core.keys import slot
+from fsd_core.model import Model, radixnet
+from fsd_core.model.inputs import open_inputs
+from fsd_core.model.serial import serial
+from fsd_core.retry import Retry
+from fsd_core.slots import lease
+from fsd_core.store import Store
+from fsd_core.wrappers.meter import Meter
+from fsd_local import PROVIDER
+from networks import networks, some_inputs
+
+SLOW = "delay=150ms,seed=1"  # so that a run lasts long enough to be disturbed
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return radixnet(1024, 12)
+
+
+@pytest.fixture(scope="module")
+def inputs() -> Any:
+    return open_inputs("random:60:0.4:1", 1024)
+
+
+@pytest.fixture
+def start(tmp_path: Path, model: Model, inputs: Any) -> Callable[..., Result]:
+    """A run below ``tmp_path``, of 12 layers on 60 samples unless told otherwise."""
+
+    def start(a_model: Model = model, some: Any = inputs, **options: Any) -> Result:
+        table = {"root": str(tmp_path / "root")} | options.pop("settings", {})
+        defaults = {"workers": 3, "channel": "queue", "partition": "block", "timeout": 60.0}
+        return run(a_model, some, settings=table, home=tmp_path / "home", **(defaults | options))
+
+    return start
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """The object store that `start` uses."""
+    resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).ensure("fsd", 1, 1)
+    return Store(PROVIDER.objects(resources), Retry(time.time() + 600, Meter()))
+
+
+def claimed(store: Store, rank: int) -> dict[str, Any]:
+    """The claim of a rank of the run that is going on, once it is there."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        for key in store.keys("runs/"):
+            if key.endswith(f"/claim/{rank}") and (data := store.find(key)):
+                claim: dict[str, Any] = json.loads(data)
+                return claim
+        time.sleep(0.01)
+    raise AssertionError(f"rank {rank} never claimed")
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def nothing_left(store: Store, pids: list[int]) -> None:
+    """No processes, no objects of a run, and the slot was given back."""
+    assert not [pid for pid in pids if alive(pid)]
+    assert list(store.keys("runs/")) == []
+    for number in range(4):
+        leases = list(store.keys(slot(number)))
+        assert not leases or leases[-1].endswith(".free")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    model=networks(),
+    workers=st.integers(1, 9),
+    samples=st.integers(1, 12),
+    channel=st.sampled_from(["queue", "object", "hybrid"]),
+    method=st.sampled_from(["random", "block", "hypergraph"]),
+    branching=st.integers(1, 4),
+    batch=st.sampled_from([None, 4]),
+    objective=st.sampled_from(["cost", "latency"]),
+    faults=st.sampled_from(
+        [None, None, "duplicate=.3,reorder=.3,delay=3ms,reject=.1,throttle=.1,seed=4", "lost_reply=.02,duplicate=.2,late=.3,seed=5"]
+    ),
+)
+def test_distributed_equals_serial(
+    start: Callable[..., Result],
+    model: Model,
+    workers: int,
+    samples: int,
+    channel: str,
+    method: str,
+    branching: int,
+    batch: int | None,
+    objective: str,
+    faults: str | None,
+) -> None:
+    x = some_inputs(model, samples)
+    result = start(
+        model,
+        x,
+        workers=min(workers, max(layer.outputs for layer in model.layers)),
+        channel=channel,
+        partition=method,
+        branching=branching,
+        batch_size=batch,
+        objective=objective,
+        faults=faults,
+        settings={"lease_s": 0.3},
+    )
+    np.testing.assert_allclose(result.output.toarray(), serial(model, x).toarray(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("channel", ["queue", "object", "hybrid"])
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_killed_worker_ends_the_run_with_its_name(start: Callable[..., Result], store: Store, channel: str, victim: int) -> None:
+    pids: list[int] = []
+    killed_at: list[float] = []
+
+    def kill() -> None:
+        pids.extend(int(claimed(store, rank)["pid"]) for rank in range(3))
+        killed_at.append(time.monotonic())
+        os.kill(pids[victim], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    # An object channel has no deliveries to delay: there, half of the requests are throttled instead.
+    slow = "throttle=.6,seed=1" if channel == "object" else SLOW
+    with pytest.raises(RunFailed, match="killed by signal 9") as caught:
+        start(channel=channel, faults=slow)
+    killer.join()
+    assert time.monotonic() - killed_at[0] < 10
+    assert caught.value.rank == victim
+    assert caught.value.code is Code.UNAVAILABLE
+    nothing_left(store, pids)
+
+
+def test_the_layer_of_a_death_is_named(start: Callable[..., Result], store: Store) -> None:
+    def kill() -> None:
+        pid = claimed(store, 1)["pid"]
+        time.sleep(0.5)
+        os.kill(pid, signal.SIGKILL)
+
+    threading.Thread(target=kill).start()
+    with pytest.raises(RunFailed) as caught:
+        start(faults="delay=400ms,seed=1")
+    assert caught.value.layer is not None
+    assert re.match(r"UNAVAILABLE: rank 1, layer \d+: killed by signal 9", str(caught.value))
+
+
+def test_a_worker_over_its_memory_is_named(start: Callable[..., Result], store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsd_core.client, "predicted_bytes", lambda *_: 0)  # the client would have refused or cut the batch
+    wide = open_inputs("random:20000:0.4:1", 1024)
+    with pytest.raises(RunFailed, match=r"rank \d.*exceeded its memory limit of 64 MB"):
+        start(some=wide, settings={"memory_mb": 64})
+    nothing_left(store, [])
+
+
+def test_a_batch_is_cut_to_the_memory_that_a_function_has(start: Callable[..., Result], model: Model) -> None:
+    x = open_inputs("random:3000:0.4:1", 1024)
+    result = start(some=x, settings={"memory_mb": 96})
+    assert result.memory["predicted_bytes_max"] <= 96 << 20
+    assert result.memory["peak_bytes_max"] <= result.memory["predicted_bytes_max"]
+    assert result.meter_layers["publish_requests"] > 3 * 11  # more than one batch
+    np.testing.assert_allclose(result.output.toarray(), serial(model, x).toarray(), rtol=1e-4, atol=1e-4)
+
+
+def test_too_little_memory_for_one_sample_is_refused(start: Callable[..., Result]) -> None:
+    with pytest.raises(InputError, match=r"one sample needs \d+ MB .* a function has 64 MB"):
+        start(settings={"memory_mb": 64})
+
+
+def test_the_run_ends_at_its_deadline(start: Callable[..., Result], store: Store) -> None:
+    with pytest.raises(RunFailed) as caught:
+        start(faults="delay=600ms,seed=1", timeout=2.0)
+    assert caught.value.code is Code.DEADLINE
+    nothing_left(store, [])
+
+
+def test_a_function_over_its_time_is_named(start: Callable[..., Result], store: Store) -> None:
+    with pytest.raises(RunFailed, match=r"rank \d, layer \d+: exceeded its time limit of 1 s"):
+        start(faults="delay=600ms,seed=1", settings={"timeout_s": 1})
+    nothing_left(store, [])
+
+
+def test_a_corrupt_shard_is_named_with_its_layer(start: Callable[..., Result], store: Store, tmp_path: Path) -> None:
+    start()
+    for key in list(store.keys("content/")):
+        data = bytearray(store.get(key))
+        if data[8:9] == b"{" and b"fsd-shard" in data[:2000]:
+            data[len(data) // 2] ^= 1
+            store.put(key, bytes(data))
+    with pytest.raises(RunFailed, match=r"rank \d, layer \d+: the shard is damaged") as caught:
+        start()
+    assert caught.value.code is Code.INVALID
+    nothing_left(store, [])
+    assert clean("local", settings={"root": str(tmp_path / "root")}, home=tmp_path / "home") > 0
+    start()
+
+
+def test_a_second_run_uploads_nothing(start: Callable[..., Result], store: Store) -> None:
+    first = start()
+    content = list(store.keys("content/"))
+    second = start()
+    assert list(store.keys("content/")) == content
+    assert second.meter["object_bytes_written"] < 0.05 * first.meter["object_bytes_written"]
+    assert (first.output != second.output).nnz == 0
+
+
+def test_no_free_slot_is_refused_before_anything_starts(start: Callable[..., Result], store: Store) -> None:
+    for _ in range(4):
+        lease(store, 4, "another", time.time() + 60)
+    with pytest.raises(RunFailed, match="no free slot") as caught:
+        start()
+    assert caught.value.code is Code.THROTTLED
+    assert list(store.keys("content/")) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"provider": "nowhere"}, r"provider 'nowhere' is not installed: there is .*local"),
+        ({"channel": "pigeon"}, r"channel 'pigeon' is not known: there is auto, queue, object, hybrid"),
+        ({"objective": "fame"}, "objective 'fame'"),
+        ({"workers": 0}, "workers 0"),
+        ({"workers": 2000}, r"2000.*1024"),
+        ({"branching": 0}, "branching 0"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"timeout": 0}, "timeout 0"),
+        ({"faults": "gremlins=1"}, "gremlins"),
+        ({"partition": "nowhere.npz"}, "nowhere.npz"),
+        ({"settings": {"concurrency": 2}}, "workers 3: local may run 2 functions at once"),
+        ({"settings": {"colour": "red"}}, "colour"),
+        ({"some": np.ones((4, 5), np.float32)}, "5 columns, the model takes 1024"),
+        ({"some": np.full((1, 1024), np.nan)}, "not finite"),
+        ({"some": np.ones((0, 1024))}, "no samples"),
+    ],
+)
+def test_bad_input_is_one_clear_line(start: Callable[..., Result], options: dict[str, Any], word: str) -> None:
+    with pytest.raises(InputError, match=word) as caught:
+        start(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_late_launch_and_one_of_a_finished_run_stop_silently(store: Store, tmp_path: Path) -> None:
+    from fsd_core.spawn import LaunchPayload
+
+    resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).ensure("fsd", 2, 1)
+    invoker = PROVIDER.invoker(resources)
+    late = LaunchPayload("fsd", 0, 1, "ab" * 8, 0, 0, 0, time.time() - 1)
+    for payload in (late, replace(late, deadline=time.time() + 60)):
+        invoker.invoke("worker", payload.pack())
+    time.sleep(0.5)
+    invoker.close()
+    assert list(store.keys("runs/")) == []

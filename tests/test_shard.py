@@ -1,0 +1,84 @@
+"""Shards: all ranks together compute the serial answer; damage is named with its layer; reads are few and in order."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fsd_core.errors import RunFailed
+from fsd_core.kernel import Block
+from fsd_core.model import Model, radixnet
+from fsd_core.model.activation import activate
+from fsd_core.model.serial import serial
+from fsd_core.partition import ExchangePlan, partition
+from fsd_core.shard import LayerShard, ShardReader, build
+from networks import networks, some_inputs
+
+
+def layers(data: bytes) -> tuple[ShardReader, list[LayerShard]]:
+    with ThreadPoolExecutor(1) as pool:
+        reader = ShardReader(lambda a, b: data[a:b], pool, keep=False)
+        return reader, list(reader)
+
+
+@settings(max_examples=60)
+@given(networks(), st.data())
+def test_the_ranks_together_compute_the_serial_answer(model: Model, data: st.DataObject) -> None:
+    workers = data.draw(st.integers(1, min(5, model.neurons, max(layer.outputs for layer in model.layers))))
+    parts = partition(model, workers, data.draw(st.sampled_from(["random", "block"])), 3)
+    plan = ExchangePlan(model, parts)
+    x = some_inputs(model, 5)
+    shards = [layers(build(model, parts, plan, rank))[1] for rank in range(workers)]
+    held = [
+        Block(np.hstack([np.zeros((len(ids), 1)), x.toarray().T[ids]]).astype(np.float32), np.arange(5, dtype=np.int32), 5)
+        for ids in map(plan.inputs, range(workers))
+    ]
+    for number in range(len(model.layers)):
+        sent = {(rank, target): held[rank].values[rows] for rank in range(workers) for target, rows in shards[rank][number].sends}
+        after = []
+        for rank in range(workers):
+            layer = shards[rank][number]
+            values = held[rank].values
+            z = layer.local.multiply(values if layer.own is None else values[layer.own])
+            if layer.remote is not None:
+                arrived = [sent.pop((source, rank)) for source, _ in layer.receives]
+                assert [len(rows) for rows in arrived] == [rows for _, rows in layer.receives]
+                z += layer.remote.multiply(np.vstack(arrived))
+            after.append(Block(activate(z, layer.bias, layer.activation, layer.clip, layer.challenge), held[0].live, 5))
+        assert not sent
+        held = after
+    if model.layers[-1].activation == "softmax":
+        return  # applied where the output is assembled
+    out = np.empty((5, model.outputs), np.float32)
+    for rank in range(workers):
+        out[:, parts.owners[-1] == rank] = held[rank].dense().T
+    np.testing.assert_allclose(out, serial(model, x).toarray(), rtol=1e-4, atol=1e-4)
+
+
+def test_damage_names_the_layer_and_reads_are_few() -> None:
+    model = radixnet(1024, 12)
+    parts = partition(model, 2, "block")
+    good = build(model, parts, ExchangePlan(model, parts), 0)
+    asked = []
+
+    def read(start: int, end: int) -> bytes:
+        asked.append((start, end))
+        return good[start:end]
+
+    with ThreadPoolExecutor(1) as pool:
+        assert len(list(ShardReader(read, pool, keep=False))) == 12
+    assert len(asked) == 3  # head, first layer, the rest
+    assert asked == sorted(asked)
+
+    bad = bytearray(good)
+    bad[-100] ^= 1
+    with pytest.raises(RunFailed, match="layer 12: the shard is damaged"):
+        layers(bytes(bad))
+    with pytest.raises(RunFailed, match="its head"):
+        layers(good[:100])
+    with pytest.raises(RunFailed, match="the shard is damaged"):
+        layers(good[: len(good) // 2])

@@ -1,0 +1,40 @@
+"""The installed wheel: run by its own interpreter, in an empty folder (`make wheel`)."""
+
+import importlib
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import distribution
+from pathlib import Path
+
+found = distribution("fsd-inference")
+files = [str(file) for file in found.files or () if not str(file).startswith("..")]
+tops = {file.split("/")[0] for file in files}
+assert all(top.startswith(("fsd_core", "fsd_", "fsd_inference-")) for top in tops), f"generic names in the wheel: {tops}"
+assert not [file for file in files if "test_" in file or file.startswith("tests")], "tests in the wheel"
+assert any(file.endswith("LICENSE") for file in files), "no LICENSE in the wheel"
+
+packages = sorted(top for top in tops if "-" not in top)
+source = Path(__file__).parents[1]
+for package in packages:
+    assert f"{package}/py.typed" in files, f"{package} has no py.typed"
+    module = importlib.import_module(package)
+    assert module.__file__, package
+    assert Path(module.__file__).is_relative_to(sys.prefix), f"{package} comes from {module.__file__}"
+    folder = next(path for path in (source / package, *source.glob(f"*/{package}")) if path.is_dir())
+    missing = {f"{package}/{path.relative_to(folder)}" for path in folder.rglob("*.py")} - set(files)
+    assert not missing, f"not in the wheel: {sorted(missing)}"
+for package in ("fsd_core", "fsd_local"):
+    for info in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+        if not info.name.endswith("__main__"):
+            importlib.import_module(info.name)
+
+with tempfile.TemporaryDirectory() as home:
+    words = [str(Path(sys.executable).parent / "fsd"), "run", "radixnet:1024:12", "digits", "--workers", "2", "--json"]
+    done = subprocess.run(words, env=os.environ | {"FSD_HOME": home}, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
+answer = json.loads(done.stdout)
+assert (answer["samples"], answer["layers"], answer["workers"]) == (1797, 12, 2), answer
+print(f"wheel: {len(files)} files, {', '.join(packages)}: installs, imports, runs")
