@@ -31,8 +31,10 @@ wheel: .venv/all.stamp build/venv.stamp
 	$(WHEEL)/pip install -q "$$(echo build/wheel/*.whl)[demo]"
 	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" && "$(CURDIR)/$(WHEEL)/python" -P "$(CURDIR)/tests/wheel_smoke.py"
 
+# make bench DATA=FOLDER: with the Graph Challenge's files; what needs them is skipped without.
 bench: .venv/all.stamp
-	for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file"; done
+	$(BIN)/python benchmarks/local_queue.py
+	$(BIN)/python benchmarks/truth.py $(if $(DATA),--data "$(DATA)")
 
 .venv/demo.stamp: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install -q -e '.[demo,partition]'

@@ -49,10 +49,10 @@ def check(challenge: Challenge, name: str, arguments: dict[str, object]) -> bool
         print(f"{name:34} FAILED   {error}", flush=True)
         return False
     found = set(np.flatnonzero(np.diff(result.output.indptr)).tolist())
-    right = found == challenge.truth
+    right, extra = found == challenge.truth, len(found - challenge.truth)
     meter = result.meter_layers
     print(
-        f"{name:34} {'exact' if right else 'WRONG':8} {len(found & challenge.truth)}/{len(challenge.truth)} categories, {len(found - challenge.truth)} extra"
+        f"{name:34} {'exact' if right else 'WRONG':6} {len(found & challenge.truth)}/{len(challenge.truth)}, {extra} extra"
         f"  {time.monotonic() - began:6.1f} s  {meter['payload_bytes_sent'] / 1e6:6.2f} MB payload"
         f"  publish {meter['publish_requests']} receive {meter['receive_requests']} ack {meter['ack_requests']}"
         f"  put {meter['object_puts']} get {meter['object_gets']} list {meter['object_lists']}",
@@ -79,7 +79,7 @@ def main() -> None:
                 pool.submit(check, challenge, f"two at once on one app: {channel}", {"channel": channel, "provider": options.provider})
                 for channel in ("queue", "hybrid")
             ]
-            right &= all([case.result() for case in both])
+            right &= all(case.result() for case in both)
     sys.exit(0 if right else 1)
 
 

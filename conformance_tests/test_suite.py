@@ -56,6 +56,7 @@ MUSTS: dict[str, Sequence[Callable[..., object]]] = {
     "must return without waiting": [InvokeCases.test_returns_without_waiting],
     "over ``payload_bytes`` must raise": [InvokeCases.test_payload_of_the_largest_size],
     "A function that does not exist must raise": [InvokeCases.test_no_such_function],
+    "must return what the last ``ensure`` returned": [ProvisionCases.test_ensure_twice, ProvisionCases.test_destroy],
     "More than ``concurrency`` at once must give": [InvokeCases.test_more_than_may_run_at_once],
 }
 

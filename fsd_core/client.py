@@ -22,7 +22,7 @@ from fsd_core.codec import CodecError, decode
 from fsd_core.driver import Code, InvokeDriver, Provider, Resources
 from fsd_core.errors import FsdError, InputError, RunFailed
 from fsd_core.kernel import Block
-from fsd_core.keys import RunKeys, new_run
+from fsd_core.keys import RunKeys, is_content, is_run, new_run
 from fsd_core.partition import METHODS, ExchangePlan, Partition, partition
 from fsd_core.providers import find
 from fsd_core.retry import Retry
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from fsd_core.model import Model
 
-__all__ = ["CHANNELS", "OBJECTIVES", "Progress", "Result", "clean", "home_folder", "run"]
+__all__ = ["CHANNELS", "OBJECTIVES", "Progress", "Result", "clean", "collect_garbage", "home_folder", "run"]
 
 CHANNELS = ("queue", "object", "hybrid")
 OBJECTIVES = ("cost", "latency")
@@ -208,8 +208,10 @@ class _Job:
             stopped = True
         except BaseException as error:
             if not isinstance(error, _Reported):
-                with suppress(FsdError):
+                try:
                     self._abort(store, resources, launch, error)
+                except Exception as second:  # whatever it is, the first error is the one to tell
+                    error.add_note(f"telling the workers failed as well: {second}")
             if isinstance(error, _Reported):
                 raise error.reason from None
             raise
@@ -375,16 +377,37 @@ class _Lazy:
 
 def clean(provider: str = "local", app: str = "fsd", settings: Mapping[str, object] | None = None, home: str | Path | None = None) -> int:
     """Remove staged content from the app's object store, and local records and caches; how many objects that were."""
-    found = find(provider)
-    resources = found.provisioner(settings or {}).ensure(app, 1, 1)
-    objects = found.objects(resources)
-    try:
-        removed = Store(objects, Retry(time.time() + 600, Meter())).delete_prefix("content/")
-    finally:
-        objects.close()
     for name in ("runs", "partitions"):
         shutil.rmtree(home_folder(home) / name, ignore_errors=True)
-    return removed
+    return _remove(provider, app, settings, lambda store: [key for key in store.keys("") if is_content(key)])
+
+
+def collect_garbage(provider: str = "local", app: str = "fsd", settings: Mapping[str, object] | None = None) -> int:
+    """Remove the objects of runs that hold no slot; how many that were."""
+
+    def garbage(store: Store) -> list[str]:
+        # A run leases its slot before its first object: what is listed first and then found without a lease is garbage.
+        keys = [key for key in store.keys("") if is_run(key)]
+        running = slots.holders(store)
+        return [key for key in keys if key.split("/")[0] not in running]
+
+    return _remove(provider, app, settings, garbage)
+
+
+def _remove(provider: str, app: str, settings: Mapping[str, object] | None, choose: Callable[[Store], list[str]]) -> int:
+    """Remove the keys that ``choose`` names from an app's object store, if there is the app."""
+    found = find(provider)
+    resources = found.provisioner(settings or {}).find(app)
+    if resources is None:
+        return 0
+    objects = found.objects(resources)
+    try:
+        store = Store(objects, Retry(time.time() + 600, Meter()))
+        keys = choose(store)
+        store.delete(keys)
+    finally:
+        objects.close()
+    return len(keys)
 
 
 def _check(channel: str, workers: int, branching: int, objective: str, batch_size: int | None, timeout: float, faults: str | None) -> None:

@@ -241,10 +241,16 @@ class InvokeDriver(Protocol):
 
 
 class Provisioner(Protocol):
-    """Makes and removes what an app needs. Both ways idempotent; everything carries the app's name."""
+    """Makes and removes what an app needs. Both ways idempotent; everything carries the app's name.
+
+    - ``find`` must return what the last ``ensure`` returned, and `None` before the first and after ``destroy``.
+    """
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
         """Make what is missing for ``slots`` slots of ``ranks`` ranks; return when usable, not when accepted."""
+
+    def find(self, app: str) -> Resources | None:
+        """What is there of the app, or `None`. Makes nothing."""
 
     def destroy(self, app: str) -> Sequence[str]:
         """Remove everything of the app; return what was removed, for people to read."""

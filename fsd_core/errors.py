@@ -45,6 +45,10 @@ class RunFailed(FsdError):
         self.layer = layer
         self.message = message
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """So that it crosses processes: the default would call the class with the message alone."""
+        return type(self), (self.code, self.message), {"rank": self.rank, "layer": self.layer}
+
     def __str__(self) -> str:
         where = [f"rank {self.rank}"] if self.rank is not None else []
         where += [f"layer {self.layer}"] if self.layer is not None else []

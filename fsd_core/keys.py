@@ -1,11 +1,14 @@
-"""Where things lie in the object store, and the ids of runs. One module knows the layout."""
+"""Where things lie in the object store, and the ids of runs.
+
+Nearly all keys begin with a hash or a random id: stores spread keys over machines by how they begin.
+"""
 
 from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
 
-__all__ = ["RunKeys", "content", "new_run", "slot"]
+__all__ = ["RunKeys", "content", "is_content", "is_run", "new_run", "slot"]
 
 
 def new_run() -> str:
@@ -15,7 +18,17 @@ def new_run() -> str:
 
 def content(digest: str) -> str:
     """The prefix of staged content that belongs to one digest."""
-    return f"content/{digest}/"
+    return f"{digest}/content/"
+
+
+def is_content(key: str) -> bool:
+    """Whether a key belongs to staged content."""
+    return "/content/" in key
+
+
+def is_run(key: str) -> bool:
+    """Whether a key belongs to some run."""
+    return "/run/" in key
 
 
 def slot(number: int, epoch: int | None = None) -> str:
@@ -32,7 +45,7 @@ class RunKeys:
     @property
     def prefix(self) -> str:
         """What all keys of the run start with."""
-        return f"runs/{self.run}/"
+        return f"{self.run}/run/"
 
     @property
     def config(self) -> str:

@@ -162,7 +162,7 @@ class ShardReader:
             self._checksums = arrays["checksums"].tolist()
             self.sources = [part.tolist() for part in np.split(arrays["sources"], np.cumsum(arrays["source_counts"])[:-1])]
         except (InputError, KeyError, ValueError) as error:
-            raise RunFailed(Code.INVALID, f"the shard is damaged: its head: {error}") from error
+            raise RunFailed(Code.INVALID, f"the shard is damaged: its head: {error}; `fsd clean` removes what was staged") from error
         self._head = head
 
     @property
@@ -184,7 +184,11 @@ class ShardReader:
                 start = int(self._starts[layer] - self._starts[first])
                 segment = memoryview(data)[start : start + int(self._ends[layer] - self._starts[layer])]
                 if zlib.crc32(segment) != self._checksums[layer]:
-                    raise RunFailed(Code.INVALID, "the shard is damaged: the checksum of this layer differs", layer=layer + 1)
+                    raise RunFailed(
+                        Code.INVALID,
+                        "the shard is damaged: the checksum of this layer differs; `fsd clean` removes what was staged",
+                        layer=layer + 1,
+                    )
                 if self._kept is not None:
                     self._kept.append(segment)
                 yield _layer(segment)

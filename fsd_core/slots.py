@@ -17,7 +17,7 @@ from fsd_core.errors import RunFailed
 from fsd_core.keys import slot as slot_key
 from fsd_core.store import Store
 
-__all__ = ["Lease", "lease", "release"]
+__all__ = ["Lease", "holders", "lease", "release"]
 
 _FREE = ".free"
 _KEPT_EPOCHS = 8  # a client that listed long ago must still find the epoch that it wants taken
@@ -48,6 +48,13 @@ def lease(store: Store, slots: int, run: str, until: float) -> Lease:
             return Lease(slot, epoch)
         holders.append(f"slot {slot} by a run that came first")
     raise RunFailed(Code.THROTTLED, f"no free slot: {'; '.join(sorted(holders))}. Wait, or deploy the app with more slots")
+
+
+def holders(store: Store) -> set[str]:
+    """The runs that hold a slot now."""
+    last = {key.split("/")[1]: key for key in store.keys("slots/")}  # ascending: the latest epoch of each slot
+    leases = [json.loads(store.find(key) or b"{}") for key in last.values() if not key.endswith(_FREE)]
+    return {lease["run"] for lease in leases if lease.get("until", 0) > time.time()}
 
 
 def release(store: Store, lease: Lease) -> None:

@@ -9,10 +9,9 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from fsd_local.invoke import LocalInvoker
-
 from fsd_core import probe
 from fsd_core.driver import WORKER, Provider
+from fsd_local.invoke import LocalInvoker
 
 
 def handle(payload: bytes, provider: Provider, *, nonce: str, note: Callable[[int], None]) -> int:

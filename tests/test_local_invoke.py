@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+
+from fsd_core.driver import WORKER, Code, Resources
 from fsd_local import PROVIDER
 from fsd_local.invoke import LocalInvoker
 from fsd_local.objects import LocalObjects
-
-from fsd_core.driver import WORKER, Code, Resources
 
 FUNCTIONS = "local_functions"
 T = TypeVar("T")

@@ -11,10 +11,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from fsd_local.messages import LocalMessages
-from fsd_local.provision import LocalProvisioner
 
 from fsd_core.driver import Code, Delivery, Message
+from fsd_local.messages import LocalMessages
+from fsd_local.provision import LocalProvisioner
 
 fork = multiprocessing.get_context("fork")
 LONG = 600.0  # a lease that no test outlives

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from fsd_local.objects import LocalObjects
-from fsd_local.provision import LocalProvisioner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsd_core.driver import Code
+from fsd_local.objects import LocalObjects
+from fsd_local.provision import LocalProvisioner
 
 fork = multiprocessing.get_context("fork")
 

@@ -11,12 +11,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from fsd_local import PROVIDER
-from fsd_local.errors import Refused, classify
-from fsd_local.provision import LocalProvisioner, Settings
 
 from fsd_core.driver import Code, InvokeDriver, Message, MessageDriver, ObjectDriver
 from fsd_core.errors import InputError
+from fsd_local import PROVIDER
+from fsd_local.errors import Refused, classify
+from fsd_local.provision import LocalProvisioner, Settings
 
 
 def test_ensure_is_idempotent_and_grows(tmp_path: Path) -> None:

@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsd_core.errors import InputError
 from fsd_core.model import Model
 from fsd_core.partition import Partition, partition
-from partition_models import models, sparse
+from partition_models import layer, models, sparse
 
 MODEL = sparse([20, 30, 10, 25], 0.3)
 
 
+@settings(deadline=None)
 @given(models(), st.integers(1, 9), st.sampled_from(["random", "block"]), st.integers(0, 3))
 def test_every_neuron_has_an_owner_and_rows_are_shared_evenly(model: Model, workers: int, method: str, seed: int) -> None:
     largest = max(layer.outputs for layer in model.layers)
@@ -40,8 +41,6 @@ def test_every_neuron_has_an_owner_and_rows_are_shared_evenly(model: Model, work
 def test_block_shares_work_not_rows() -> None:
     mask = np.zeros((8, 8), np.bool_)
     mask[0] = mask[1:, 0] = True  # one row of 8, seven of 1
-    from partition_models import layer
-
     made = partition(Model((layer(mask),)), 2, "block")
     assert made.owners[1].tolist() == [0, 1, 1, 1, 1, 1, 1, 1]
     assert made.owners[0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
@@ -55,6 +54,11 @@ def test_random_depends_on_the_seed() -> None:
 def test_workers_under_one_are_refused(workers: int) -> None:
     with pytest.raises(InputError, match="at least 1"):
         partition(MODEL, workers, "block")
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(InputError, match="seed -1: at least 0"):
+        partition(MODEL, 2, "random", -1)
 
 
 def test_an_unknown_method_names_the_known_ones() -> None:

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsd_core.errors import InputError
@@ -16,7 +16,7 @@ from fsd_core.partition import ExchangePlan, Partition, partition
 from fsd_core.partition.exchange import needs
 from partition_models import models, sparse
 
-MODEL = sparse([12, 14, 10, 9], 0.3, seed=3)
+MODEL = sparse([12, 14, 10, 9], 0.7, seed=3)  # dense enough that every row travels
 
 
 def write(folder: Path, model: Model, made: Partition) -> None:
@@ -30,6 +30,7 @@ def write(folder: Path, model: Model, made: Partition) -> None:
         (folder / f"conn.{k}").write_text("".join(lines))
 
 
+@settings(deadline=None)
 @given(models(), st.integers(1, 9), st.integers(0, 1000))
 def test_what_was_written_comes_back(model: Model, workers: int, seed: int) -> None:
     workers = min(workers, max(layer.outputs for layer in model.layers))
@@ -40,15 +41,11 @@ def test_what_was_written_comes_back(model: Model, workers: int, seed: int) -> N
         back = Partition.load(folder, model)
     again = ExchangePlan(model, back)
     assert back.workers <= workers
-    # rows that none reads (all of the last layer) may have other owners, but none that needs what did not travel
+    # neurons whose owner nothing tells may have another, but none that needs what did not travel
     for k in range(2, len(model.layers) + 1):
         for rank in range(back.workers):
             theirs, ours = plan.receives(k, rank), again.receives(k, rank)
             assert all(set(rows.tolist()) <= set(theirs[source].tolist()) for source, rows in ours.items())
-    unread = [~needs(layer, made.owners[k + 1], workers).any(axis=1) for k, layer in enumerate(model.layers)]
-    for k, rows in enumerate(unread):
-        if not any(rows.any() for rows in unread[k + 1 :]) and k + 1 < len(model.layers):
-            assert (made.owners[k] == back.owners[k])[~rows].all()
 
 
 @pytest.fixture
@@ -103,7 +100,9 @@ def test_a_target_that_is_missing_or_needless_is_named(folder: Path) -> None:
     with pytest.raises(InputError, match=rf"conn\.1:{number}: row {words[0]} goes to worker 3, which owns no row"):
         Partition.load(folder, MODEL)
     path.write_text("\n".join(" ".join(line) for line in lines if line[0] != words[0]))
-    with pytest.raises(InputError, match=rf"conn\.1: row {words[0]} is not listed, but workers"):
+    with pytest.raises(
+        InputError, match=rf"conn\.1: row {words[0]} is not listed, so what reads it has one owner, but other lines tell workers 0 and 2"
+    ):
         Partition.load(folder, MODEL)
 
 

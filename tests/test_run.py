@@ -22,7 +22,7 @@ import fsd_core.client
 from fsd_core.client import Result, clean, run
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
-from fsd_core.keys import slot
+from fsd_core.keys import is_content, is_run, slot
 from fsd_core.model import Model, radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
@@ -69,7 +69,7 @@ def claimed(store: Store, rank: int) -> dict[str, Any]:
     """The claim of a rank of the run that is going on, once it is there."""
     until = time.monotonic() + 30
     while time.monotonic() < until:
-        for key in store.keys("runs/"):
+        for key in store.keys(""):
             if key.endswith(f"/claim/{rank}") and (data := store.find(key)):
                 claim: dict[str, Any] = json.loads(data)
                 return claim
@@ -88,7 +88,7 @@ def alive(pid: int) -> bool:
 def nothing_left(store: Store, pids: list[int]) -> None:
     """No processes, no objects of a run, and the slot was given back."""
     assert not [pid for pid in pids if alive(pid)]
-    assert list(store.keys("runs/")) == []
+    assert [key for key in store.keys("") if is_run(key)] == []
     for number in range(4):
         leases = list(store.keys(slot(number)))
         assert not leases or leases[-1].endswith(".free")
@@ -210,7 +210,7 @@ def test_a_function_over_its_time_is_named(start: Callable[..., Result], store: 
 
 def test_a_corrupt_shard_is_named_with_its_layer(start: Callable[..., Result], store: Store, tmp_path: Path) -> None:
     start()
-    for key in list(store.keys("content/")):
+    for key in [key for key in store.keys("") if is_content(key)]:
         data = bytearray(store.get(key))
         if data[8:9] == b"{" and b"fsd-shard" in data[:2000]:
             data[len(data) // 2] ^= 1
@@ -225,9 +225,9 @@ def test_a_corrupt_shard_is_named_with_its_layer(start: Callable[..., Result], s
 
 def test_a_second_run_uploads_nothing(start: Callable[..., Result], store: Store) -> None:
     first = start()
-    content = list(store.keys("content/"))
+    content = [key for key in store.keys("") if is_content(key)]
     second = start()
-    assert list(store.keys("content/")) == content
+    assert [key for key in store.keys("") if is_content(key)] == content
     assert second.meter["object_bytes_written"] < 0.05 * first.meter["object_bytes_written"]
     assert (first.output != second.output).nnz == 0
 
@@ -238,7 +238,7 @@ def test_no_free_slot_is_refused_before_anything_starts(start: Callable[..., Res
     with pytest.raises(RunFailed, match="no free slot") as caught:
         start()
     assert caught.value.code is Code.THROTTLED
-    assert list(store.keys("content/")) == []
+    assert [key for key in store.keys("") if is_content(key)] == []
 
 
 @pytest.mark.parametrize(
@@ -277,4 +277,4 @@ def test_a_late_launch_and_one_of_a_finished_run_stop_silently(store: Store, tmp
         invoker.invoke("worker", payload.pack())
     time.sleep(0.5)
     invoker.close()
-    assert list(store.keys("runs/")) == []
+    assert [key for key in store.keys("") if is_run(key)] == []

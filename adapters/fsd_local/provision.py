@@ -82,7 +82,7 @@ class LocalProvisioner:
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
         """Make the folders that are missing. InputError: a bad name or number, or the folder holds something else."""
-        settings, root = self._settings, self._settings.folder(app)
+        root = self._settings.folder(app)
         if ranks < 1 or slots < 1:
             raise InputError(f"ranks {ranks}, slots {slots}: both must be at least 1")
         os.makedirs(root, exist_ok=True)
@@ -97,6 +97,18 @@ class LocalProvisioner:
             with suppress(FileExistsError):
                 os.mkfifo(f"{queue}/bell", 0o600)
             self._sweep(f"{queue}/tmp")
+        return self._resources(app, root, ranks, slots)
+
+    def find(self, app: str) -> Resources | None:
+        """What `ensure` made: the ranks that every slot has."""
+        root = self._settings.folder(app)
+        if not os.path.exists(f"{root}/{_MARK}"):
+            return None
+        queues = [len(list(slot.iterdir())) for slot in Path(root, "queues").iterdir()]
+        return self._resources(app, root, min(queues), len(queues)) if queues else None
+
+    def _resources(self, app: str, root: str, ranks: int, slots: int) -> Resources:
+        settings = self._settings
         names = {
             "root": root,
             "memory_mb": str(settings.memory_mb),

@@ -46,6 +46,7 @@ class ProvisionCases(Cases):
         _send(deployed, first, 0, 1, body)
         again = deployed.provider.provisioner(deployed.settings).ensure(app, 2, 1)
         assert again == first
+        assert deployed.provisioner.find(app) == first
         assert (first.app, first.ranks, first.slots) == (app, 2, 1)
         assert all(isinstance(part, str) for item in first.names.items() for part in item)
         assert _store(deployed, again).get("kept") == body
@@ -74,6 +75,7 @@ class ProvisionCases(Cases):
         assert removed
         assert all(isinstance(line, str) for line in removed)
         assert not deployed.provisioner.destroy(app)
+        assert deployed.provisioner.find(app) is None
         _gone(messages, lambda: messages.receive(0, 1, 0.0))
         _gone(messages, lambda: messages.publish([Message(0, b"late")]))
         _gone(objects, lambda: objects.get("left/over"))

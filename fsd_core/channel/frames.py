@@ -16,7 +16,7 @@ from typing import TypeVar
 
 __all__ = ["HEADER_BYTES", "Frame", "FrameError", "Kind", "Stray", "pack", "split", "unpack"]
 
-_HEADER = struct.Struct("<4sBBHQIIIIIII")
+_HEADER = struct.Struct("<4sBBHQIIiIIII")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CRC.size
 _MAGIC = b"FSDf"
@@ -44,7 +44,7 @@ class Kind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Piece ``sequence`` (from 0) of ``of`` of what ``source`` sends in ``step`` of ``run`` at ``epoch``."""
+    """Piece ``sequence`` (from 0) of ``of`` of what ``source`` (-1: the client) sends in ``step`` of ``run`` at ``epoch``."""
 
     kind: Kind
     run: str

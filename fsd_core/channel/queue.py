@@ -24,7 +24,8 @@ __all__ = ["QueueChannel"]
 class QueueChannel(Channel):
     """One queue a rank. A background thread receives as long as anything is still due.
 
-    With ``eager``, each payload leaves as soon as it is there; otherwise a step's messages fill batches first.
+    With ``eager``, each payload leaves as soon as it is there, and a receive is always open. Otherwise a step's messages
+    fill batches first, and receives are made only while a step waits, so that each brings what gathered meanwhile.
     Acknowledgements go out when a batch of them is full, or half a lease after the oldest; a copy that comes back all
     the same is dropped by the mailbox.
     """
@@ -40,7 +41,7 @@ class QueueChannel(Channel):
         *,
         eager: bool = False,
     ) -> None:
-        super().__init__(me, expected, retry, meter, pool, Patience(least_s=3 * driver.limits.lease_s))
+        super().__init__(me, expected, retry, meter, pool, Patience(least_s=1.5 * driver.limits.lease_s))
         self.driver = driver
         self._text = driver.limits.body == "text"
         room = driver.limits.message_bytes * 3 // 4 // 3 * 3 if self._text else driver.limits.message_bytes
@@ -50,6 +51,8 @@ class QueueChannel(Channel):
         self._oldest = 0.0
         self._acking: list[Future[None]] = []
         self._closed = threading.Event()
+        self._step: int | None = None
+        self._wanted = threading.Event()
         self._receiver = threading.Thread(target=self._receive_all, name="receive", daemon=True)
         self._receiver.start()
 
@@ -110,6 +113,11 @@ class QueueChannel(Channel):
         limits = self.driver.limits
         try:
             while not (self.mailbox.complete or self._closed.is_set()):
+                if not self._eager and (self._step is None or not self.mailbox.missing(self._step)):
+                    self._wanted.wait(limits.lease_s / 2 if self._tokens else None)
+                    self._wanted.clear()
+                    self._ack(late=False)
+                    continue
                 wait = min(limits.wait_s, max(0.0, self.me.deadline - time.time()))
                 if self._tokens:
                     wait = min(wait, max(0.0, self._oldest + limits.lease_s / 2 - time.monotonic()))
@@ -123,6 +131,11 @@ class QueueChannel(Channel):
             self.mailbox.fail(error)
         except Exception as error:  # a defect here must not leave the main thread waiting
             self.mailbox.fail(RunFailed(Code.UNKNOWN, f"receiving failed: {type(error).__name__}: {error}", rank=self.me.rank))
+
+    def prepare(self, step: int) -> None:
+        """Receive for ``step``."""
+        self._step = step
+        self._wanted.set()
 
     def _take(self, delivery: Delivery) -> None:
         """Put one delivery into the mailbox, and remember to acknowledge it."""
@@ -181,3 +194,4 @@ class QueueChannel(Channel):
     def close(self) -> None:
         """Stop receiving."""
         self._closed.set()
+        self._wanted.set()

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import time
-
 import click
 
 from fsd_core import providers
 from fsd_core.cli.options import Checked, Command, check_provider, with_settings
 from fsd_core.cli.screen import Screen, pairs
 from fsd_core.config import Settings, home, integer
-from fsd_core.store import Store
 
 __all__ = ["clean", "deploy", "destroy", "gc"]
 
@@ -47,7 +43,7 @@ def destroy(screen: Screen, settings: Settings) -> None:
     check_provider(settings)
     removed = list(providers.find(settings.provider).provisioner(settings.table()).destroy(settings.app))
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
-    screen.print(pairs(f"{settings.app} on {settings.provider}: {len(removed)} removed", [("", line) for line in removed]))
+    screen.print(f"{settings.app} on {settings.provider}: {len(removed)} removed", *(f"  {line}" for line in removed))
 
 
 @click.command(cls=Command, epilog="Example: fsd gc --provider local --app mine")
@@ -57,16 +53,10 @@ def gc(screen: Screen, settings: Settings) -> None:
 
     A run is dead when it holds no slot. Runs that are under way, and staged content, stay.
     """
-    from fsd_core.retry import Retry
-    from fsd_core.wrappers.meter import Meter
+    from fsd_core.client import collect_garbage
 
     check_provider(settings)
-    provider = providers.find(settings.provider)
-    objects = provider.objects(provider.provisioner(settings.table()).ensure(settings.app, 1, 1))
-    try:
-        removed = _collect(Store(objects, Retry(time.time() + settings.timeout, Meter())))
-    finally:
-        objects.close()
+    removed = collect_garbage(settings.provider, settings.app, settings.table())
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
     screen.print(f"{removed} objects removed")
 
@@ -84,17 +74,3 @@ def clean(screen: Screen, settings: Settings) -> None:
     removed = clean_up(settings.provider, settings.app, settings.table(), home())
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
     screen.print(f"{removed} objects removed")
-
-
-def _collect(store: Store) -> int:
-    """Delete the objects of runs that hold no slot; how many there were.
-
-    A run leases its slot before its first object, so that what is listed first and then found without a lease is garbage.
-    """
-    objects = list(store.keys("runs/"))
-    last = {key.split("/")[1]: key for key in store.keys("slots/")}  # ascending: the latest epoch of each slot
-    leases = [json.loads(store.find(key) or b"{}") for key in last.values() if not key.endswith(".free")]
-    running = {lease.get("run") for lease in leases if lease.get("until", 0) > time.time()}
-    garbage = [key for key in objects if key.split("/")[1] not in running]
-    store.delete(garbage)
-    return len(garbage)

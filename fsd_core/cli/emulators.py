@@ -15,7 +15,7 @@ __all__ = ["group"]
 CLOUDS = ("aws", "gcp", "azure")
 
 
-@click.group(name="emulators", cls=Group)
+@click.group(name="emulators", cls=Group, no_args_is_help=False)
 def group() -> None:
     """Emulators of the clouds on this machine."""
 

@@ -13,7 +13,7 @@ from fsd_core.config import Settings, choice, integer, number
 __all__ = ["group"]
 
 
-@click.group(name="model", cls=Group)
+@click.group(name="model", cls=Group, no_args_is_help=False)
 def group() -> None:
     """Make, import and look at models."""
 

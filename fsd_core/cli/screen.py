@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["Screen", "Show", "amount", "pairs"]
 
@@ -42,7 +43,6 @@ class Screen:
         sys.stdout.flush()
         real = os.dup(1)
         os.dup2(2, 1)
-        # a failed flush of a pipe that nobody reads any more must not be reported again at exit
         self._out = os.fdopen(os.dup(real), "w", encoding=sys.stdout.encoding or "utf-8", errors="replace")
         try:
             with contextlib.redirect_stdout(sys.stderr):
@@ -103,14 +103,14 @@ class Screen:
             os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 
 
-def pairs(title: str, rows: Iterable[tuple[str, str]]) -> Table:
-    """A table of names and values."""
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+def pairs(title: str, rows: Iterable[tuple[str, str]]) -> Group:
+    """A title and a table of names and values."""
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", min_width=22)
     table.add_column()
     for name, value in rows:
-        table.add_row(name, value)
-    return table
+        table.add_row(Text(name), Text(value))
+    return Group(Text(title, style="bold"), table)
 
 
 def amount(count: float) -> str:

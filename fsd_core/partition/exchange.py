@@ -20,7 +20,7 @@ def work(layer: Layer) -> NDArray[np.int64]:
     return np.diff(layer.weights.indptr)
 
 
-def needs(layer: Layer, owner: NDArray[np.int32], workers: int) -> NDArray[np.bool_]:
+def needs(layer: Layer, owner: NDArray[np.integer[Any]], workers: int) -> NDArray[np.bool_]:
     """Which rank multiplies which input row, given the ``owner`` of each output row: bool (inputs, workers)."""
     if isinstance(layer.weights, np.ndarray):
         present = np.bincount(owner, minlength=workers) > 0

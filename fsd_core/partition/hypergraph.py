@@ -62,8 +62,9 @@ def hypergraph(
                 _log.warning("mtkahypar: %s: %s are shared out in blocks, more rows will travel", stopped, left)
                 owners.extend(blocks.owners[k + 1 :])
                 break
-            if progress is not None:
-                progress(k + 1, len(model.layers))
+            finally:
+                if progress is not None:
+                    progress(len(owners), len(model.layers))
     made = Partition(workers, (_inputs(model.layers[0], owners[0], workers), *owners))
     moved, moved_by_blocks = (ExchangePlan(model, each).figures()["rows_moved"] for each in (made, blocks))
     return made if moved < moved_by_blocks else blocks
@@ -83,7 +84,7 @@ def _share(layer: Layer, sources: NDArray[np.int32] | None, workers: int, seed: 
     graph = _build(indices, np.repeat(vertex, weights[rows]), heights, sources, workers)
     owner = np.empty(layer.outputs, np.int32)
     owner[weights == 0] = spread(layer.outputs - len(rows), workers)
-    owner[rows] = solver.blocks(graph, workers, most * workers / weights.sum() - 1 + 1e-4, seed)[vertex]
+    owner[rows] = solver.blocks(graph, workers, most * workers / weights.sum() - 1 + 1e-4, seed % 2**31)[vertex]
     return repair(owner, layer.weights, sources, most, workers)
 
 

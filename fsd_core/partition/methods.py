@@ -23,12 +23,14 @@ def partition(
 
     ``method``: ``hypergraph`` (few rows travel; see `fsd_core.partition.hypergraph`), ``random`` (a balanced permutation of each layer),
     ``block`` (contiguous rows of equal work), or the path of a partition made before. Equal arguments give equal partitions.
-    ``progress(done, layers)`` is called as layers are done. Raises `InputError` where ``workers`` is under 1 or over the rows of the
-    largest layer, where the method is unknown, and where a file does not fit the model or the number of workers.
+    ``progress(done, layers)`` is called as the hypergraph method gets on. Raises `InputError` where ``workers`` is under 1 or over the
+    rows of the largest layer, ``seed`` negative, the method unknown, and where a file does not fit the model or the number of workers.
     """
     largest = max(layer.outputs for layer in model.layers)
     if workers < 1:
         raise InputError(f"workers {workers}: at least 1 is needed")
+    if seed < 0:
+        raise InputError(f"seed {seed}: at least 0 is needed")
     if workers > largest:
         raise InputError(f"workers {workers}: more than the {largest} rows of the largest layer of {model.name}; a rank would own nothing")
     if method == "hypergraph":

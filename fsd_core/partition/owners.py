@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -72,15 +72,13 @@ class Partition:
             raise InputError(f"{path}: exists and is no partition file; it is not replaced")
         arrays: dict[str, Any] = {"workers": np.int32(self.workers)} | {f"owner_{k}": owner for k, owner in enumerate(self.owners)}
         try:
-            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
             try:
-                with os.fdopen(descriptor, "wb") as file:
+                with open(temporary, "xb") as file:
                     np.savez_compressed(file, **arrays)
-                os.chmod(temporary, 0o666 & ~_umask())
                 os.replace(temporary, path)
-            except BaseException:
-                os.unlink(temporary)
-                raise
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
@@ -124,9 +122,3 @@ def _is_partition(path: Path) -> bool:
             return {"workers.npy", "owner_0.npy"} <= set(file.namelist())
     except (OSError, zipfile.BadZipFile):
         return False
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,9 +1,9 @@
 """Reads a partition as FSD-Inference (Oakley and Ferhatosmanoglu, ICDE 2024) published its own: a folder ``conn.0`` to ``conn.L-1``.
 
 ``conn.k`` tells what travels before layer k+1: a line ``row source target...`` for each row (0-based, an output of layer k; an input where
-k = 0) that worker ``source`` owns and each ``target`` needs. A row that is not listed is owned by its only consumer. Nothing gives the
-owners of rows that none reads, such as the last layer's: each goes to a worker that holds all of its inputs, such that every listed target
-is one as far as may be, and evenly.
+k = 0) that worker ``source`` owns and each ``target`` needs. A row that is not listed is owned by its only consumer. So it and what reads
+it have one owner: neurons fall into groups, and a listed row tells the owner of its group. A group with none, such as an output of the last
+layer, goes to a worker that is sent all that the group reads, such that every listed target is one as far as may be, and evenly.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from fsd_core.errors import InputError
 from fsd_core.model import Layer, Model
-from fsd_core.partition.balance import spread
-from fsd_core.partition.exchange import needs, work
+from fsd_core.partition.exchange import needs
 from fsd_core.partition.owners import Partition, widths
 
 __all__ = ["read_folder"]
@@ -50,13 +49,14 @@ def read_folder(folder: Path, model: Model) -> Partition:
         raise InputError(f"{folder}: {odd[0]} {state}; a partition of this model has conn.0 to conn.{len(model.layers) - 1}")
     sizes = widths(model)
     files = [_read(folder / name, sizes[k], max(sizes[1:])) for k, name in enumerate(expected)]
-    workers = 1 + max((int(max(file.source.max(initial=0), file.pairs.max(axis=0, initial=0)[1])) for file in files), default=0)
-    owners = [np.full(sizes[-1], -1, np.int32)]
-    for layer, file in zip(reversed(model.layers), reversed(files), strict=True):
-        outputs = _fill(layer, file, owners[0], workers)
-        owners[:1] = [_owners(layer, file, outputs, workers, exact=bool((owners[0] >= 0).all())), outputs]
-    owners[0] = np.where(owners[0] < 0, spread(sizes[0], workers), owners[0])
-    return Partition(workers, tuple(owners)).check(model, str(folder))
+    workers = 1 + max(int(max(file.source.max(initial=0), file.pairs.max(axis=0, initial=0)[1])) for file in files)
+    group = _groups(model, files, sizes)
+    owners = _told(files, group, sum(sizes))
+    known = [owner >= 0 for owner in owners]
+    _choose(model, files, group, owners, workers)
+    for k, (layer, file) in enumerate(zip(model.layers, files, strict=True)):
+        _compare(layer, file, owners[k], owners[k + 1], workers, exact=bool(known[k + 1].all()))
+    return Partition(workers, tuple(owner.astype(np.int32) for owner in owners)).check(model, str(folder))
 
 
 def _read(path: Path, rows: int, most: int) -> _Connections:
@@ -85,63 +85,84 @@ def _read(path: Path, rows: int, most: int) -> _Connections:
     return _Connections(path, line, source, np.array(pairs, np.int64).reshape(-1, 2))
 
 
-def _fill(layer: Layer, file: _Connections, owner: NDArray[np.int32], workers: int) -> NDArray[np.int32]:
-    """Owners of the outputs of ``layer`` with those that nothing tells (-1) chosen: fewest choices first, each to the worker that holds
-    all of its inputs and that most of these go to in vain so far, of equals the least loaded.
-    """
+def _reads(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """``starts`` and ``inputs``: output j reads ``inputs[starts[j]:starts[j + 1]]``."""
+    if isinstance(layer.weights, np.ndarray):
+        return np.arange(layer.outputs + 1) * layer.inputs, np.tile(np.arange(layer.inputs), layer.outputs)
+    return layer.weights.indptr, layer.weights.indices.astype(np.int64)
+
+
+def _groups(model: Model, files: list[_Connections], sizes: list[int]) -> list[NDArray[np.int64]]:
+    """The group of each neuron, an array for the input and each layer: connected by rows that are not listed."""
     from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import connected_components
 
-    if (owner >= 0).all():
-        return owner
-    owner = owner.copy()
-    if isinstance(layer.weights, np.ndarray):
-        rows, columns = (axis.ravel() for axis in np.indices(layer.weights.shape))
-    else:
-        rows, columns = np.repeat(np.arange(layer.outputs), work(layer)), layer.weights.indices.astype(np.int64)
-    known = owner[rows] >= 0
-    in_vain = file.targets(workers)
-    holds = in_vain.copy()
-    holds[file.source < 0] = True
-    listed = np.flatnonzero(file.source >= 0)
-    holds[listed, file.source[listed]] = True
-    in_vain[columns[known], owner[rows[known]]] = False
-    # outputs that share a row that is not listed share their owner: components of the graph of outputs and such rows
-    shared = file.source[columns] < 0
-    nodes = layer.outputs + layer.inputs
-    links = csr_matrix((np.ones(shared.sum(), np.int8), (rows[shared], layer.outputs + columns[shared])), shape=(nodes, nodes))
-    group = connected_components(links, directed=False)[1][: layer.outputs]
-    order = np.argsort(group, kind="stable")
-    reads = np.split(columns, np.searchsorted(rows, np.arange(1, layer.outputs)))
-    todo = []
-    for outputs in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-        if (owner[outputs] < 0).any():
-            inputs = np.unique(np.concatenate([reads[j] for j in outputs]))
-            able = np.flatnonzero(holds[inputs].all(axis=0)) if owner[outputs].max() < 0 else owner[outputs].max(keepdims=True)
-            todo.append((able, inputs, outputs[owner[outputs] < 0]))
-    load = np.bincount(owner[owner >= 0], minlength=workers)
-    for able, inputs, outputs in sorted(todo, key=lambda each: len(each[0])):
-        if not len(able):
-            raise InputError(f"{file.path}: no worker is sent all input rows of output row {outputs[0]}")
-        chosen = able[np.lexsort((load[able], -in_vain[inputs][:, able].sum(axis=0)))[0]]
-        owner[outputs] = chosen
-        load[chosen] += len(outputs)
-        in_vain[inputs, chosen] = False
-    return owner
+    offsets, ends = np.cumsum([0, *sizes]), []
+    for k, (layer, file) in enumerate(zip(model.layers, files, strict=True)):
+        starts, inputs = _reads(layer)
+        here = file.source[inputs] < 0
+        outputs = np.repeat(np.arange(layer.outputs), np.diff(starts))[here]
+        ends.append(np.stack([offsets[k] + inputs[here], offsets[k + 1] + outputs]))
+    joined = np.concatenate(ends, axis=1)
+    links = csr_matrix((np.ones(joined.shape[1], np.int8), tuple(joined)), shape=(offsets[-1], offsets[-1]))
+    return np.split(connected_components(links, directed=False)[1], offsets[1:-1])
 
 
-def _owners(layer: Layer, file: _Connections, outputs: NDArray[np.int32], workers: int, exact: bool) -> NDArray[np.int32]:
-    """Owner of each input row of ``layer`` (-1: read by none), given those of its ``outputs``.
+def _told(files: list[_Connections], group: list[NDArray[np.int64]], groups: int) -> list[NDArray[np.int64]]:
+    """The owner of each neuron (-1: nothing tells it), an array for the input and each layer."""
+    low, high = np.full(groups, np.iinfo(np.int64).max), np.full(groups, -1)
+    for ids, file in zip(group, files, strict=False):
+        listed = file.source >= 0
+        np.minimum.at(low, ids[listed], file.source[listed])
+        np.maximum.at(high, ids[listed], file.source[listed])
+    for ids, file in zip(group, files, strict=False):
+        for row in np.flatnonzero((file.source < 0) & (high[ids] > low[ids]))[:1]:
+            pair = f"workers {low[ids[row]]} and {high[ids[row]]}"
+            raise InputError(f"{file.path}: row {row} is not listed, so what reads it has one owner, but other lines tell {pair}")
+    return [high[ids] for ids in group]
 
-    Checks that what is listed is what must travel. Where owners of outputs were chosen (not ``exact``), less may travel than is listed.
+
+def _choose(model: Model, files: list[_Connections], group: list[NDArray[np.int64]], owners: list[NDArray[np.int64]], workers: int) -> None:
+    """Give each neuron that nothing tells the owner of (-1) one, in place.
+
+    Groups with the fewest choices come first; each goes to the worker to which most of what it reads goes in vain so far, of equals to the
+    least loaded.
     """
+    groups: dict[int, list[tuple[int, int, NDArray[np.int64]]]] = {}  # of each, its members: layer, neuron, listed rows that it reads
+    holds = [np.zeros((0, workers), np.bool_) for _ in owners]  # which worker is sent, or owns, which listed row that layer k reads
+    in_vain = list(holds)  # and which it is sent while it owns nothing that reads it
+    load = np.array([np.bincount(owner[owner >= 0], minlength=workers) for owner in owners])
+    for k, owner in enumerate(owners):
+        if k and (owner < 0).any():
+            source, (starts, inputs) = files[k - 1].source, _reads(model.layers[k - 1])
+            in_vain[k], reader = files[k - 1].targets(workers), np.repeat(owner, np.diff(starts))
+            holds[k] = in_vain[k].copy()
+            holds[k][np.arange(len(source)), source] |= source >= 0
+            in_vain[k][inputs[reader >= 0], reader[reader >= 0]] = False
+        for neuron in np.flatnonzero(owner < 0).tolist():
+            read = inputs[starts[neuron] : starts[neuron + 1]] if k else np.zeros(0, np.int64)
+            groups.setdefault(int(group[k][neuron]), []).append((k, neuron, read[source[read] >= 0] if k else read))
+    choices = []
+    for members in groups.values():
+        able = np.all([holds[k][read].all(axis=0) for k, _, read in members], axis=0)
+        if not able.any():
+            last, row, _ = members[-1]
+            raise InputError(f"{files[last - 1].path}: no worker is sent all input rows of output row {row}")
+        choices.append((np.flatnonzero(able), members))
+    for able, members in sorted(choices, key=lambda choice: len(choice[0])):
+        lacking = np.sum([in_vain[k][read][:, able].sum(axis=0) for k, _, read in members], axis=0)
+        chosen = able[np.lexsort((load[members[-1][0]][able], -lacking))[0]]
+        for k, neuron, read in members:
+            owners[k][neuron] = chosen
+            in_vain[k][read, chosen] = False
+            load[k, chosen] += 1
+
+
+def _compare(layer: Layer, file: _Connections, owner: NDArray[np.int64], outputs: NDArray[np.int64], workers: int, exact: bool) -> None:
+    """Check that what is listed is what must travel, or more where owners of outputs were chosen (not ``exact``)."""
     need, listed = needs(layer, outputs, workers), file.targets(workers)
-    owner = np.where(file.source >= 0, file.source, np.where(need.any(axis=1), need.argmax(axis=1), -1))
     need[np.arange(len(owner)), owner] = False
     for row, target in np.argwhere(need & ~listed)[:1]:
-        if file.line[row]:
-            raise InputError(f"{file.path}:{file.line[row]}: row {row} does not go to worker {target}, which owns a row that it feeds")
-        raise InputError(f"{file.path}: row {row} is not listed, but workers {owner[row]} and {target} need it")
+        raise InputError(f"{file.path}:{file.line[row]}: row {row} does not go to worker {target}, which owns a row that it feeds")
     for row, target in np.argwhere(listed & ~need & exact)[:1]:
         raise InputError(f"{file.path}:{file.line[row]}: row {row} goes to worker {target}, which owns no row that it feeds")
-    return owner.astype(np.int32)
