@@ -60,7 +60,7 @@ def network(home: Path, progress: Callable[[int, int], None] | None = None) -> t
 
     folder = home / "demo" / f"digits-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
     if not folder.exists():
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
+        from threadpoolctl import threadpool_limits  # scikit-learn brings it
 
         data = digits()
         with threadpool_limits(1):  # these matrices are too small to share out, and threads that wait for each other spin

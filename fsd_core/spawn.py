@@ -25,6 +25,7 @@ __all__ = ["LaunchPayload", "Spawner"]
 ATTEMPTS = 4
 FIRST_CHECK_S = 1.0
 START_LIMIT_S = 5.0  # doubled with each attempt
+FINAL = frozenset({Code.NOT_FOUND, Code.DENIED, Code.INVALID, Code.TOO_LARGE})  # launching again cannot help
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,43 +70,41 @@ class Spawner:
         self._retry = retry
         self._keys = keys
         self._waiting: list[_Child] = []
+        self._lock = threading.Lock()
 
     def start(self, payloads: Iterable[LaunchPayload]) -> None:
         """Launch each."""
         for payload in payloads:
-            request = partial(self._invoker.invoke, WORKER, payload.pack())
-            launch = self._retry.call(self._invoker, f"launch of rank {payload.rank}", request)
-            self._waiting.append(_Child(payload, launch, time.monotonic()))
+            self._waiting.append(self._launch(payload))
+
+    def _launch(self, payload: LaunchPayload) -> _Child:
+        request = partial(self._invoker.invoke, WORKER, payload.pack())
+        return _Child(payload, self._retry.call(self._invoker, f"launch of rank {payload.rank}", request), time.monotonic())
 
     def check(self) -> bool:
         """Look once for the claims that are missing; launch again what is late or refused. `True` once all have claimed.
 
-        Raises `RunFailed` for a rank that did not start after several launches.
+        Raises `RunFailed` for a rank that did not start after several launches. Thread-safe.
         """
-        late = []
-        for child in self._waiting:
-            if self._store.find(self._keys.claim(child.payload.rank)) is not None:
-                continue
-            code = child.launch.poll()
-            if code is None and time.monotonic() - child.since < START_LIMIT_S * 2**child.payload.attempt:
-                late.append(child)
-            elif child.payload.attempt + 1 >= ATTEMPTS or code in (Code.NOT_FOUND, Code.DENIED, Code.INVALID, Code.TOO_LARGE):
-                why = (
-                    f"the platform says {code.name}"
-                    if code
-                    else f"no claim {time.monotonic() - child.since:.0f} s after launch {child.payload.attempt + 1}"
-                )
-                raise RunFailed(code or Code.UNAVAILABLE, f"did not start: {why}", rank=child.payload.rank)
-            else:
-                self._retry.pause(child.payload.attempt)
-                again = replace(child.payload, attempt=child.payload.attempt + 1)
-                launch = self._invoker.invoke(WORKER, again.pack())
-                late.append(_Child(again, launch, time.monotonic()))
-        self._waiting = late
-        return not late
+        with self._lock:
+            self._waiting = [again for child in self._waiting if (again := self._check(child)) is not None]
+            return not self._waiting
 
-    def watch(self, stop: threading.Event) -> None:
+    def _check(self, child: _Child) -> _Child | None:
+        """`None` if the child has claimed, else what to look for next time."""
+        payload, waited = child.payload, time.monotonic() - child.since
+        if self._store.find(self._keys.claim(payload.rank)) is not None:
+            return None
+        code = child.launch.poll()
+        if code is None and waited < START_LIMIT_S * 2**payload.attempt:
+            return child
+        if payload.attempt + 1 >= ATTEMPTS or code in FINAL:
+            why = f"the platform says {code.name}" if code else f"no claim {waited:.0f} s after launch {payload.attempt + 1}"
+            raise RunFailed(code or Code.UNAVAILABLE, f"did not start: {why}", rank=payload.rank)
+        self._retry.pause(payload.attempt)
+        return self._launch(replace(payload, attempt=payload.attempt + 1))
+
+    def watch(self, stop: threading.Event, first_s: float = FIRST_CHECK_S) -> None:
         """`check` with growing waits until all have claimed or the event ``stop`` is set."""
-        wait = FIRST_CHECK_S
-        while not stop.wait(wait) and not self.check():
-            wait = min(2 * wait, 4.0)
+        while not stop.wait(first_s) and not self.check():
+            first_s = min(2 * first_s, 4.0)

@@ -41,6 +41,7 @@ __all__ = ["RunConfig", "handle", "report_exit"]
 
 VERSION = 1
 PROGRESS_S = 2.0
+FIRST_POLL_S = 0.02
 THREADS = 16
 
 
@@ -146,6 +147,7 @@ class _Worker:
         self.store = Store(MeteredObjects(self.objects, self.meter), self.retry)
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fsd")
         self.channel: Channel | None = None
+        self.spawner: Spawner | None = None
         self.layer: int | None = None
         self.seconds = dict.fromkeys(("launch", "load", "compute", "exchange"), 0.0)
         self.layers_meter = dict.fromkeys(FIELDS, 0)
@@ -198,7 +200,7 @@ class _Worker:
         if config.faults:
             faults = Faults.parse(config.faults)
             self.store.driver = MeteredObjects(FaultyObjects(self.objects, faults, self.rank), self.meter)
-        self._start_children(config)
+        self.spawner = self._start_children(config)
         started = time.monotonic()
         shard = ShardReader(lambda a, b: self.store.get(config.shards[self.rank], a, b), self.pool, keep=len(config.batches) > 1)
         steps = (shard.layers - 1) * len(config.batches)
@@ -217,14 +219,16 @@ class _Worker:
             output.result()
         if self.channel is not None:
             self._gather(steps)
+        if self.spawner is not None:
+            self.spawner.watch(self.stop, FIRST_POLL_S)  # whoever ends earlier than its children started would orphan them
         self.all_done.set()
         self._write_record()
 
-    def _start_children(self, config: RunConfig) -> None:
+    def _start_children(self, config: RunConfig) -> Spawner | None:
         """Launch the children, and watch in the background that each claims its rank."""
         children = LaunchTree(config.workers, config.branching).children(self.rank)
         if not children:
-            return
+            return None
         invoker = self.provider.invoker(self.resources)
         if config.faults:
             invoker = FaultyInvoker(invoker, Faults.parse(config.faults), self.rank)
@@ -239,6 +243,7 @@ class _Worker:
                     self.channel.mailbox.fail(error)
 
         threading.Thread(target=watch, name="watch", daemon=True).start()
+        return spawner
 
     def _open_channel(self, config: RunConfig, shard: ShardReader, steps: int) -> Channel:
         """The run's channel, which knows from the shard who will send when."""

@@ -86,7 +86,7 @@ def test_build_leaves_zeros_out_and_refuses_pairs_given_twice():
         ({"values": np.array([1, np.nan], np.float32)}, "entry 1 is nan"),
         ({"values": np.array([1], np.float32)}, "values 1"),
         ({"values": [1.0, 2.0]}, "values: list"),
-        ({"shape": (0, 3)}, "at least 1"),
+        ({"shape": (2, 0)}, "at least 1"),
     ],
 )
 def test_csr_refuses_what_is_not_one(change, message):

@@ -23,7 +23,7 @@ from fsd_core.client import Result, clean, run
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
 from fsd_core.keys import is_content, is_run, slot
-from fsd_core.model import Model, radixnet
+from fsd_core.model import Layer, Model, radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
 from fsd_core.retry import Retry
@@ -134,6 +134,12 @@ def test_distributed_equals_serial(
         settings={"lease_s": 0.3},
     )
     np.testing.assert_allclose(result.output.toarray(), serial(model, x).toarray(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_parent_that_has_nothing_to_wait_for_stays_until_its_children_started(start: Callable[..., Result]) -> None:
+    model = Model((Layer(np.eye(3, dtype=np.float32), np.float32(1), "identity", None, False),))
+    result = start(model, np.ones((2, 3)), branching=1, faults="late=1,seed=1", timeout=30.0)
+    assert result.output.toarray().tolist() == [[2, 2, 2], [2, 2, 2]]
 
 
 @pytest.mark.parametrize("channel", ["queue", "object", "hybrid"])

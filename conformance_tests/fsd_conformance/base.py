@@ -1,4 +1,4 @@
-"""What all groups of cases share: one deployed app a harness and session, gaps, and how a refusal is asserted."""
+"""What all groups of cases share: one deployed app a harness and file of tests, gaps, and how a refusal is asserted."""
 
 from __future__ import annotations
 
@@ -65,10 +65,11 @@ class Cases:
 
     @pytest.fixture
     def deployed(self, request: pytest.FixtureRequest) -> Deployed:
-        """The harness's app with `RANKS` ranks and `SLOTS` slots; destroyed when the session ends."""
-        apps = request.config.stash.setdefault(_DEPLOYED, {})
+        """The harness's app with `RANKS` ranks and `SLOTS` slots; destroyed at the end of the file that its cases are in."""
+        module: pytest.Module = request.node.getparent(pytest.Module)
+        apps: dict[Harness, Deployed] = module.stash.setdefault(_DEPLOYED, {})
         if self.harness not in apps:
-            apps[self.harness] = _deploy(self.harness, request.config.add_cleanup)
+            apps[self.harness] = _deploy(self.harness, module.addfinalizer)
         return apps[self.harness]
 
 

@@ -12,7 +12,7 @@ __all__ = ["Harness"]
 
 
 class Harness(ABC):
-    """One provider under test. One instance is deployed once in a session, however many groups of cases use it."""
+    """One provider under test. One instance is deployed once in a file of tests, however many groups of cases use it."""
 
     name: str
     gaps: Mapping[str, str] = {}  # name of a case -> why it is skipped, with a link
@@ -26,7 +26,7 @@ class Harness(ABC):
 
     @abstractmethod
     def settings(self, folder: Path) -> Mapping[str, object]:
-        """Its settings; ``folder`` is empty, and gone after the session. A short lease of messages saves minutes."""
+        """Its settings; ``folder`` is empty, and gone at the end. A short lease of messages saves minutes."""
 
     def start(self) -> None:  # noqa: B027  # most have nothing to start
         """Start what must run before anything is deployed, an emulator for instance."""

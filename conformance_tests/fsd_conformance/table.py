@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from fsd_conformance.emulators import find as find_emulator
+from fsd_conformance.emulators import names
 from fsd_conformance.harness import Harness
 from fsd_core.driver import Provider
 from fsd_core.errors import InputError
@@ -30,7 +33,7 @@ _GROUPS = (
 )
 _FILE = """
 from fsd_conformance.table import cases, harness_of
-globals().update(cases(harness_of({provider!r}, {settings!r}, {live!r})))
+globals().update(cases(harness_of({provider!r}, {settings!r}, {live!r}, {emulator!r})))
 """
 
 
@@ -57,7 +60,7 @@ class _Account(Harness):
         return self._settings
 
 
-def harness_of(provider: str, settings: Mapping[str, object], live: bool) -> Harness:
+def harness_of(provider: str, settings: Mapping[str, object], live: bool, emulator: str | None = None) -> Harness:
     """The harness of a provider by name. `InputError`: no such provider, or one that has nothing to run on but an account."""
     if live:
         return _Account(find(provider), settings)
@@ -65,20 +68,25 @@ def harness_of(provider: str, settings: Mapping[str, object], live: bool) -> Har
         from fsd_conformance.local import LocalHarness
 
         return LocalHarness()
-    raise InputError(f"provider {find(provider).name!r}: has no emulator here; --live runs the suite on your account")
+    if not names(provider):
+        raise InputError(f"provider {find(provider).name!r}: has no emulator here; --live runs the suite on your account")
+    chosen = find_emulator(provider, emulator)
+    chosen.install(lambda line: print(line, file=sys.stderr))
+    harness: Harness = importlib.import_module(f"fsd_conformance.{provider}").HARNESSES[chosen.name]()
+    return harness
 
 
-def run(provider: str, live: bool = False, settings: Mapping[str, object] | None = None) -> int:
+def run(provider: str, live: bool = False, settings: Mapping[str, object] | None = None, emulator: str | None = None) -> int:
     """Run the suite, a line a case on standard error. 0: the provider conforms; 1: a case failed; `InputError`: it cannot be run."""
     if importlib.util.find_spec("pytest") is None:
         raise InputError("pytest is not installed: the suite needs it, and comes with fsd-inference[test]")
     import pytest
 
     chosen = dict(settings or {})
-    harness_of(provider, chosen, live)  # refused here, not inside pytest
+    harness_of(provider, chosen, live, emulator)  # refused here, not inside pytest
     with tempfile.TemporaryDirectory(prefix="fsd-conformance-") as folder:
         file = Path(folder, f"test_{provider}.py")
-        file.write_text(_FILE.format(provider=provider, settings=chosen, live=live))
+        file.write_text(_FILE.format(provider=provider, settings=chosen, live=live, emulator=emulator))
         Path(folder, "pytest.ini").write_text("[pytest]\n")  # not the one of a project that the user stands in
         arguments = [str(file), f"--rootdir={folder}", "-c", f"{folder}/pytest.ini", "-v", "-rs", "--no-header", "-p", "no:cacheprovider"]
         with contextlib.redirect_stdout(sys.stderr):

@@ -20,12 +20,16 @@ from fsd_core.wrappers.meter import Meter
 
 __all__ = ["QueueChannel"]
 
+LINGER_SHARE = 0.35
+LINGER_MOST_S = 0.05
+
 
 class QueueChannel(Channel):
     """One queue a rank. A background thread receives as long as anything is still due.
 
     With ``eager``, each payload leaves as soon as it is there, and a receive is always open. Otherwise a step's messages
-    fill batches first, and receives are made only while a step waits, so that each brings what gathered meanwhile.
+    fill batches first, receives are made only while a step waits, and after one that did not bring everything the next
+    is put off for a share of what the last step waited: fewer requests, each with what gathered meanwhile.
     Acknowledgements go out when a batch of them is full, or half a lease after the oldest; a copy that comes back all
     the same is dropped by the mailbox.
     """
@@ -52,6 +56,8 @@ class QueueChannel(Channel):
         self._acking: list[Future[None]] = []
         self._closed = threading.Event()
         self._step: int | None = None
+        self._asked = time.monotonic()
+        self._waited_s = 0.0  # how long the last step waited for its messages
         self._wanted = threading.Event()
         self._receiver = threading.Thread(target=self._receive_all, name="receive", daemon=True)
         self._receiver.start()
@@ -114,6 +120,7 @@ class QueueChannel(Channel):
         try:
             while not (self.mailbox.complete or self._closed.is_set()):
                 if not self._eager and (self._step is None or not self.mailbox.missing(self._step)):
+                    self._waited_s = time.monotonic() - self._asked
                     self._wanted.wait(limits.lease_s / 2 if self._tokens else None)
                     self._wanted.clear()
                     self._ack(late=False)
@@ -125,6 +132,8 @@ class QueueChannel(Channel):
                 for delivery in self.retry.call(self.driver, "receive", receive):
                     self._take(delivery)
                 self._ack(late=False)
+                if not self._eager and self._step is not None and self.mailbox.missing(self._step):
+                    self._closed.wait(min(LINGER_MOST_S, LINGER_SHARE * self._waited_s))
                 if time.time() >= self.me.deadline:
                     return
         except FsdError as error:
@@ -135,6 +144,7 @@ class QueueChannel(Channel):
     def prepare(self, step: int) -> None:
         """Receive for ``step``."""
         self._step = step
+        self._asked = time.monotonic()
         self._wanted.set()
 
     def _take(self, delivery: Delivery) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fsd_core import providers
-from fsd_core.cli.options import Checked, Command, check_provider, with_settings
+from fsd_core.cli.options import Checked, Command, check_provider, emulated, with_settings
 from fsd_core.cli.screen import Screen, pairs
 from fsd_core.config import Settings, home, integer
 
@@ -30,7 +30,8 @@ def deploy(screen: Screen, settings: Settings, slots: int) -> None:
     Queues for the workers, a store, the function: what is there already stays, so that a second deploy changes nothing.
     """
     check_provider(settings)
-    made = providers.find(settings.provider).provisioner(settings.table()).ensure(settings.app, settings.workers, slots)
+    with emulated(settings, screen.note) as settings:
+        made = providers.find(settings.provider).provisioner(settings.table()).ensure(settings.app, settings.workers, slots)
     screen.answer({"app": made.app, "provider": settings.provider, "workers": made.ranks, "slots": made.slots, "names": dict(made.names)})
     rows = [("workers", f"{made.ranks}"), ("slots", f"{made.slots}"), *made.names.items()]
     screen.print(pairs(f"{made.app} on {settings.provider}", rows))
@@ -41,7 +42,8 @@ def deploy(screen: Screen, settings: Settings, slots: int) -> None:
 def destroy(screen: Screen, settings: Settings) -> None:
     """Remove everything of an app. What is not there is no error."""
     check_provider(settings)
-    removed = list(providers.find(settings.provider).provisioner(settings.table()).destroy(settings.app))
+    with emulated(settings, screen.note) as settings:
+        removed = list(providers.find(settings.provider).provisioner(settings.table()).destroy(settings.app))
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
     screen.print(f"{settings.app} on {settings.provider}: {len(removed)} removed", *(f"  {line}" for line in removed))
 
@@ -56,7 +58,8 @@ def gc(screen: Screen, settings: Settings) -> None:
     from fsd_core.client import collect_garbage
 
     check_provider(settings)
-    removed = collect_garbage(settings.provider, settings.app, settings.table())
+    with emulated(settings, screen.note) as settings:
+        removed = collect_garbage(settings.provider, settings.app, settings.table())
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
     screen.print(f"{removed} objects removed")
 
@@ -71,6 +74,7 @@ def clean(screen: Screen, settings: Settings) -> None:
     from fsd_core.client import clean as clean_up
 
     check_provider(settings)
-    removed = clean_up(settings.provider, settings.app, settings.table(), home())
+    with emulated(settings, screen.note) as settings:
+        removed = clean_up(settings.provider, settings.app, settings.table(), home())
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
     screen.print(f"{removed} objects removed")

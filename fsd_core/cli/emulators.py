@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from fsd_core import providers
 from fsd_core.cli.options import Group, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.config import Settings
+from fsd_core.config import TABLES, Settings
 from fsd_core.errors import InputError
 
-__all__ = ["group"]
+if TYPE_CHECKING:
+    from fsd_conformance.emulators import Running
 
-CLOUDS = ("aws", "gcp", "azure")
+__all__ = ["CLOUDS", "group"]
+
+CLOUDS = tuple(name for name in TABLES if name != "local")
+CLOUD = click.argument("cloud", metavar=f"[{'|'.join(CLOUDS)}]", required=False)
 
 
 @click.group(name="emulators", cls=Group, no_args_is_help=False)
@@ -20,35 +27,93 @@ def group() -> None:
     """Emulators of the clouds on this machine."""
 
 
-@group.command(epilog="Example: fsd emulators up aws")
-@click.argument("cloud", metavar="[aws|gcp|azure]", required=False)
+@group.command(
+    epilog="""\b
+Examples:
+  fsd emulators up aws
+  fsd emulators up aws --name localstack
+"""
+)
+@CLOUD
+@click.option("--name", metavar="NAME", help="Which one, where a cloud has several.")
 @with_settings()
-def up(screen: Screen, settings: Settings, cloud: str | None) -> None:
-    """Start the emulators of one cloud, or of all whose provider is installed."""
-    _chosen(cloud)
+def up(screen: Screen, settings: Settings, cloud: str | None, name: str | None) -> None:
+    """Start the emulators of one cloud, or of all whose provider is installed.
+
+    They run until `fsd emulators down`, or until the machine stops. What they need and is missing is installed below FSD_HOME.
+    `--emulator` then finds them; so does any other client of the cloud with the variables that are printed.
+    """
+    from fsd_conformance import emulators
+
+    if name and not cloud:
+        raise InputError(f"--name {name}: of which cloud? fsd emulators up CLOUD --name {name}")
+    states: dict[str, Any] = {}
+    with screen.progress() as show:
+        for each in _chosen(cloud):
+
+            def tell(text: str, each: str = each) -> None:
+                show(each, 0, 0, text)
+
+            states[each] = emulators.up(each, name, tell)
+    screen.answer({"emulators": {each: _fields(running) for each, running in states.items()}})
+    for each, running in states.items():
+        screen.print(pairs(each, _rows(running)), *(f"export {key}={value}" for key, value in running.env.items()))
 
 
 @group.command(epilog="Example: fsd emulators down")
-@click.argument("cloud", metavar="[aws|gcp|azure]", required=False)
+@CLOUD
 @with_settings()
 def down(screen: Screen, settings: Settings, cloud: str | None) -> None:
     """Stop what `fsd emulators up` started."""
-    _chosen(cloud)
+    from fsd_conformance import emulators
+
+    ended = {each: emulators.down(each) for each in _chosen(cloud)}
+    screen.answer({"emulators": {each: {"stopped": running.name if running else None} for each, running in ended.items()}})
+    screen.print(pairs("Emulators", [(each, f"{running.name}: stopped" if running else "none was up") for each, running in ended.items()]))
 
 
 @group.command(epilog="Example: fsd emulators status")
-@click.argument("cloud", metavar="[aws|gcp|azure]", required=False)
+@CLOUD
 @with_settings()
 def status(screen: Screen, settings: Settings, cloud: str | None) -> None:
     """Show which emulators run."""
-    states = {
-        name: "not running" if name in providers.installed() else "provider not installed"
-        for name in ((cloud,) if cloud in CLOUDS else CLOUDS)
-    }
+    from fsd_conformance import emulators
+
     if cloud is not None:
         _known(cloud)
+    rows, states = [], {}
+    for each in (cloud,) if cloud else CLOUDS:
+        running = emulators.state(each)
+        if running:
+            states[each] = _fields(running)
+            rows += _rows(running)
+        else:
+            installed = each in providers.installed()
+            word = "provider not installed" if not installed else "not running" if emulators.names(each) else "no emulator"
+            states[each] = {"state": word}
+            rows.append((each, word))
     screen.answer({"emulators": states})
-    screen.print(pairs("Emulators", states.items()))
+    screen.print(pairs("Emulators", rows))
+
+
+def _fields(running: Running) -> dict[str, Any]:
+    """For JSON."""
+    servers = {
+        name: {**running.servers[name], "alive": process.alive(), "url": f"http://127.0.0.1:{running.servers[name]['port']}"}
+        for name, process in running.processes().items()
+    }
+    state = "running" if running.alive() else "dead"
+    return {"state": state, "name": running.name, "started": running.started, "servers": servers, "env": dict(running.env)}
+
+
+def _rows(running: Running) -> list[tuple[str, str]]:
+    """For people."""
+    fields = _fields(running)
+    dead = "" if running.alive() else f": fsd emulators up {running.provider} begins anew"
+    rows = [(running.provider, f"{running.name}, {fields['state']}, since {time.strftime('%F %T', time.localtime(running.started))}{dead}")]
+    for name, server in fields["servers"].items():
+        rows.append((f"  {name}", f"{server['url']}, process {server['pid']}{'' if server['alive'] else ' (ended)'}, {server['log']}"))
+    return rows
 
 
 def _known(cloud: str) -> None:
@@ -59,11 +124,14 @@ def _known(cloud: str) -> None:
 
 
 def _chosen(cloud: str | None) -> tuple[str, ...]:
-    """The clouds to act on. Raises `InputError` where there is none whose provider is installed."""
-    if cloud is not None:
-        _known(cloud)
+    """The clouds to act on. Raises `InputError` where there is none that is installed and has an emulator."""
+    from fsd_conformance import emulators
+
     names = providers.installed()
-    chosen = tuple(name for name in ((cloud,) if cloud else CLOUDS) if name in names)
-    if not chosen:
-        raise InputError(f"provider {cloud or ', '.join(CLOUDS)} is not installed; installed: {', '.join(names) or 'none'}")
-    raise InputError(f"provider {', '.join(chosen)} has no emulator here")
+    if cloud is None:
+        return tuple(each for each in CLOUDS if each in names and emulators.names(each))
+    _known(cloud)
+    if cloud not in names:
+        raise InputError(f"provider {cloud} is not installed; installed: {', '.join(names) or 'none'}")
+    emulators.find(cloud)
+    return (cloud,)

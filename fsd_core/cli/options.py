@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import click
@@ -14,8 +15,9 @@ from fsd_core.cli.screen import Screen
 from fsd_core.config import KINDS, Kind, Settings
 from fsd_core.errors import InputError
 
-__all__ = ["Checked", "Command", "Group", "check_provider", "with_settings"]
+__all__ = ["Checked", "Command", "Group", "check_provider", "emulated", "emulator_name", "with_settings"]
 
+ANY = "auto"  # the value of a bare --emulator
 _FIELDS = {field.name: field for field in fields(Settings)}
 _Callback = Callable[..., None]
 
@@ -26,7 +28,7 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """``--emulator`` takes its value after ``=`` only, so that it can stand before a positional."""
         end = args.index("--") if "--" in args else len(args)
-        return super().parse_args(ctx, [f"{arg}=auto" if arg == "--emulator" and i < end else arg for i, arg in enumerate(args)])
+        return super().parse_args(ctx, [f"{arg}={ANY}" if arg == "--emulator" and i < end else arg for i, arg in enumerate(args)])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run with standard output guarded."""
@@ -93,5 +95,32 @@ def check_provider(settings: Settings) -> None:
     """Raise `InputError` where the provider is not installed, or the emulator does not exist."""
     providers.find(settings.provider)
     if settings.emulator:
-        known = "runs on this machine and needs no emulator" if settings.provider == "local" else "has no emulator here"
-        raise InputError(f"--emulator: provider {settings.provider} {known}")
+        from fsd_conformance import emulators
+
+        emulators.find(settings.provider, emulator_name(settings))
+
+
+def emulator_name(settings: Settings) -> str | None:
+    """Which emulator is asked for; `None`: the one that is up, else the provider's default."""
+    return None if settings.emulator == ANY else settings.emulator
+
+
+@contextlib.contextmanager
+def emulated(settings: Settings, tell: Callable[[str], None], *, start: bool = False) -> Iterator[Settings]:
+    """Within the block, with ``--emulator``, the provider's SDK is pointed at the emulator; the settings that hold there.
+
+    With ``start`` one is started for the block if none is up, else that is an `InputError`.
+    """
+    if not settings.emulator:
+        yield settings
+        return
+    from fsd_conformance import emulators
+
+    provider, name = settings.provider, emulator_name(settings)
+    running = emulators.state(provider)
+    if not start and not (running and running.alive() and name in (None, running.name)):
+        words = f"{provider} --name {name}" if name else provider
+        raise InputError(f"--emulator: {name or 'none'} is not up, and this command alone needs none: fsd emulators up {words}")
+    with emulators.use(provider, name, tell) as used:
+        tables = {**settings.tables, provider: {**used.settings, **settings.table()}}
+        yield replace(settings, tables=tables)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fsd_core.cli.options import Command, check_provider, with_settings
+from fsd_core.cli.options import Command, check_provider, emulated, with_settings
 from fsd_core.cli.outputs import check_output, compare, read_truth, write_output
 from fsd_core.cli.screen import Screen, Show, amount, pairs
 from fsd_core.config import Settings, home
@@ -34,6 +34,7 @@ KEYS = (
 Examples:
   fsd run radixnet:1024:120 digits
   fsd run model/ input.npz --workers 16 --channel queue --output out.npz
+  fsd run radixnet:1024:12 digits --provider aws --emulator
   fsd run neuron1024/ sparse-images-1024.tsv.xz --truth neuron1024-l120-categories.tsv --json
 """,
 )
@@ -64,7 +65,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     samples = open_inputs(inputs, network.inputs)
     screen.known["samples"] = samples.shape[0]
     expected = read_truth(Path(settings.truth), samples.shape[0]) if settings.truth else None
-    with screen.progress() as show:
+    with screen.progress() as show, emulated(settings, lambda text: show("emulator", 0, 0, text), start=True) as settings:
         result = distributed(network, samples, settings, show)
     truth = None if expected is None else compare(expected, result.output)
     if settings.output:

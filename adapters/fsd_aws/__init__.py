@@ -1,0 +1,60 @@
+"""Amazon Web Services as a provider: SNS and SQS for messages, S3 for objects, Lambda for functions.
+
+Importing this package imports no SDK; each factory below imports what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+
+from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
+from fsd_core.errors import InputError
+
+__all__ = ["PROVIDER", "RESOURCES", "AwsProvider"]
+
+RESOURCES = "FSD_AWS_RESOURCES"  # the variable of a function that holds its app's `Resources` as JSON
+
+
+class AwsProvider:
+    """Implements `fsd_core.driver.Provider`."""
+
+    name = "aws"
+
+    def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
+        """Settings: see `fsd_aws.provision`."""
+        from fsd_aws.provision import AwsProvisioner
+
+        return AwsProvisioner(settings)
+
+    def attach(self, app: str) -> Resources:
+        """What the function's environment says; InputError outside a function, or of another app."""
+        try:
+            told = json.loads(os.environ.get(RESOURCES, "{}"))
+        except ValueError:
+            raise InputError(f"app {app!r}: {RESOURCES} is no JSON: deploy again") from None
+        if told.get("app") != app:
+            raise InputError(f"app {app!r}: this process is no function of it ({RESOURCES} names {told.get('app')!r})")
+        return Resources(**told)
+
+    def messages(self, resources: Resources, slot: int) -> MessageDriver:
+        """The queues of one slot."""
+        from fsd_aws.messages import AwsMessages
+
+        return AwsMessages(resources, slot)
+
+    def objects(self, resources: Resources) -> ObjectDriver:
+        """The app's bucket."""
+        from fsd_aws.objects import AwsObjects
+
+        return AwsObjects(resources)
+
+    def invoker(self, resources: Resources) -> InvokeDriver:
+        """What starts functions."""
+        from fsd_aws.invoke import AwsInvoker
+
+        return AwsInvoker(resources)
+
+
+PROVIDER = AwsProvider()

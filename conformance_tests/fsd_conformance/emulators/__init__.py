@@ -1,0 +1,193 @@
+"""Emulators of clouds on this machine: started here or found running, without containers and without an account.
+
+`up` starts one that stays until `down`, also for other processes; `use` is a block with what is up, or else with one of its
+own that ends with it. A new emulator is a subclass of `Emulator` and a line in `EMULATORS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fsd_conformance.emulators.emulator import Emulator, pointed
+from fsd_conformance.emulators.install import folder, locked
+from fsd_conformance.emulators.process import Guard, Process
+from fsd_core.errors import InputError
+
+__all__ = ["EMULATORS", "Emulator", "Running", "Used", "down", "find", "names", "own", "state", "up", "use"]
+
+# Provider -> its emulators, the default first: module and class.
+EMULATORS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "aws": {
+        "moto": ("fsd_conformance.emulators.moto", "Moto"),
+        "localstack": ("fsd_conformance.emulators.localstack", "LocalStack"),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Running:
+    """What `up` started, as it is kept in FSD_HOME. ``started``: seconds since 1970."""
+
+    provider: str
+    name: str
+    env: Mapping[str, str]
+    servers: Mapping[str, Mapping[str, str | int]]  # name -> pid, born, port, log
+    started: float
+
+    def processes(self) -> dict[str, Process]:
+        """The servers' processes."""
+        return {name: Process(int(server["pid"]), str(server["born"])) for name, server in self.servers.items()}
+
+    def alive(self) -> bool:
+        """Whether every server's process is there still."""
+        return all(process.alive() for process in self.processes().values())
+
+
+@dataclass(frozen=True)
+class Used:
+    """What a client is pointed at: ``settings`` of the provider that the emulator needs; ``own`` if it ends with the block."""
+
+    name: str
+    settings: Mapping[str, object]
+    own: Emulator | None
+
+
+def names(provider: str) -> list[str]:
+    """The emulators of a provider, the default first; none where it has none."""
+    return list(EMULATORS.get(provider, ()))
+
+
+def find(provider: str, name: str | None = None) -> type[Emulator]:
+    """The emulator of this name, or the default. `InputError`: there is none."""
+    there = names(provider)
+    if not there:
+        known = "runs on this machine and needs no emulator" if provider == "local" else "has no emulator here"
+        raise InputError(f"--emulator: provider {provider} {known}")
+    chosen = name or there[0]
+    if chosen not in there:
+        raise InputError(f"emulator {chosen!r}: provider {provider} has {', '.join(there)}")
+    module, cls = EMULATORS[provider][chosen]
+    found: type[Emulator] = getattr(importlib.import_module(module), cls)
+    return found
+
+
+def state(provider: str) -> Running | None:
+    """What was started and not ended, alive or not."""
+    try:
+        return Running(**json.loads(_file(provider).read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        raise InputError(f"{_file(provider)}: is no record of an emulator; remove it") from None
+
+
+def up(provider: str, name: str | None = None, tell: Callable[[str], None] = lambda text: None) -> Running:
+    """Start an emulator that outlives this process, unless it is up. `InputError`: another one of the provider is, or it does not start."""
+    found = find(provider, name)
+    with locked(provider):
+        running = state(provider)
+        if running and running.alive():
+            if name not in (None, running.name):
+                raise InputError(f"emulators: {running.name} is up for {provider}: end it with `fsd emulators down {provider}` first")
+            return running
+        if running:
+            tell(f"{running.name} was not ended well: beginning anew")
+            _end(running)
+        found.install(tell)
+        home = folder() / provider
+        shutil.rmtree(home, ignore_errors=True)
+        tell(f"starting {found.name}")
+        with _guarded(found, home) as emulator:
+            try:
+                emulator.start()
+                running = Running(provider, found.name, dict(emulator.env), _servers(emulator), time.time())
+                _write(running)
+            except BaseException:
+                emulator.stop()
+                raise
+        return running
+
+
+def down(provider: str) -> Running | None:
+    """End what `up` started; what that was."""
+    find(provider)
+    with locked(provider):
+        running = state(provider)
+        if running:
+            _end(running)
+        return running
+
+
+@contextlib.contextmanager
+def use(provider: str, name: str | None = None, tell: Callable[[str], None] = lambda text: None) -> Iterator[Used]:
+    """Point this process at the emulator that is up, or at a new one that ends with the block, whatever ends it."""
+    found = find(provider, name)
+    running = state(provider)
+    if running and running.alive() and name in (None, running.name):
+        found = find(provider, running.name)
+        found.install(tell)
+        with pointed(running.env, found.clears):
+            yield Used(found.name, found.settings, None)
+        return
+    with own(found, tell) as emulator:
+        yield Used(found.name, found.settings, emulator)
+
+
+@contextlib.contextmanager
+def own(found: type[Emulator], tell: Callable[[str], None] = lambda text: None) -> Iterator[Emulator]:
+    """Point this process at an emulator of its own, on free ports, that ends with the block."""
+    found.install(tell)
+    home = Path(tempfile.mkdtemp(prefix=f"fsd-{found.name}-"))
+    with _guarded(found, home) as emulator:
+        try:
+            tell(f"starting {found.name}")
+            emulator.start()
+            with pointed(emulator.env, found.clears):
+                yield emulator
+        finally:
+            emulator.stop()
+            shutil.rmtree(home, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _guarded(found: type[Emulator], home: Path) -> Iterator[Emulator]:
+    """An emulator, not started; should this process be killed within the block, its servers and ``home`` go too."""
+    guard = Guard(home)
+    try:
+        yield found(home, guard)
+    finally:
+        guard.end()
+
+
+def _servers(emulator: Emulator) -> dict[str, Mapping[str, str | int]]:
+    return {
+        server.name: {**asdict(server.process), "port": server.port, "log": str(server.log)}
+        for server in emulator.servers
+        if server.process
+    }
+
+
+def _file(provider: str) -> Path:
+    return folder() / f"{provider}.json"
+
+
+def _write(running: Running) -> None:
+    file = _file(running.provider)
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps(asdict(running), indent=1))
+    new.replace(file)
+
+
+def _end(running: Running) -> None:
+    for process in reversed(running.processes().values()):
+        process.end(10.0)
+    shutil.rmtree(folder() / running.provider, ignore_errors=True)
+    _file(running.provider).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""What AWS Lambda is given: the entry file, its requirements, its infrastructure code."""
