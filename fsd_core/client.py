@@ -269,7 +269,7 @@ class _Job:
             if time.time() > self.deadline + GRACE_S:
                 raise RunFailed(Code.DEADLINE, f"the run did not end within its {self.deadline - self.began:.0f} s: rank 0 left no record")
             time.sleep(wait)
-            wait = min(LAST_POLL_S, wait * 1.5)
+            wait = min(LAST_POLL_S, wait * 1.2)
 
     @staticmethod
     def _raise_reported(store: Store, keys: RunKeys) -> None:
@@ -285,7 +285,7 @@ class _Job:
                 raise RunFailed(Code.DEADLINE, "no record of this worker", rank=rank)
             self._raise_reported(store, keys)
             time.sleep(wait)
-            wait = min(LAST_POLL_S, wait * 1.5)
+            wait = min(LAST_POLL_S, wait * 1.2)
         record: dict[str, Any] = json.loads(data)
         return record
 
