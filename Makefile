@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test lint wheel bench
+.PHONY: demo test lint wheel bench docs
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -28,13 +28,17 @@ wheel: .venv/all.stamp build/venv.stamp
 	rm -rf build/lib build/bdist.* build/wheel
 	$(BIN)/python -m build --wheel --outdir build/wheel . >build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
 	$(WHEEL)/pip install -q --no-deps --force-reinstall build/wheel/*.whl
-	$(WHEEL)/pip install -q "$$(echo build/wheel/*.whl)[demo]"
+	$(WHEEL)/pip install -q "$$(echo build/wheel/*.whl)[aws,demo,emulators]"
 	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" && "$(CURDIR)/$(WHEEL)/python" -P "$(CURDIR)/tests/wheel_smoke.py"
 
 # make bench DATA=FOLDER: with the Graph Challenge's files; what needs them is skipped without.
 bench: .venv/all.stamp
 	$(BIN)/python benchmarks/local_queue.py
 	$(BIN)/python benchmarks/truth.py $(if $(DATA),--data "$(DATA)")
+
+# The table of the suite's cases by provider and emulator: runs them all.
+docs: .venv/all.stamp
+	$(BIN)/python docs/conformance.py
 
 .venv/demo.stamp: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install -q -e '.[demo,partition]'

@@ -1,6 +1,7 @@
 """Whole runs, channels taking turns: seconds by phase, bytes and requests, beside what was published for the paper's system.
 
     python benchmarks/end_to_end.py [--data FOLDER] [--workers 8] [--rounds 3] [--model radixnet:1024:120] [--input digits]
+                                    [--provider aws --emulator NAME]
 
 With --data: the Graph Challenge's official N = 1024 model and its first 10,000 images, as in the published runs.
 """
@@ -14,6 +15,7 @@ from statistics import median
 from typing import Any
 
 import fsd_core
+from emulated import where
 from fsd_core.model import open_model
 from fsd_core.model.inputs import open_inputs
 from graphchallenge import load
@@ -34,6 +36,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--partition", default="hypergraph")
     parser.add_argument("--provider", default="local")
+    parser.add_argument("--emulator", nargs="?", const="", help="run on an emulator of the provider: its name, or nothing for the default")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     if options.data:
@@ -44,16 +47,18 @@ def main() -> None:
         inputs = open_inputs(options.input, model.inputs)
     cases: list[tuple[str, dict[str, Any]]] = [("serial", {"workers": 1})]
     cases += [(channel, {"workers": options.workers, "channel": channel}) for channel in ("queue", "object", "hybrid")]
-    common = {"partition": options.partition, "provider": options.provider}
-    for _, arguments in cases:
-        fsd_core.run(model, inputs, **common, **arguments)  # stages, and computes the partition, so that no round pays for it
     results: dict[str, list[fsd_core.Result]] = defaultdict(list)
-    for _ in range(options.rounds):
-        for name, arguments in cases:
-            results[name].append(fsd_core.run(model, inputs, **common, **arguments))
+    with where(options.provider, options.emulator) as (place, _):
+        common = {"partition": options.partition, **place}
+        for _, arguments in cases:
+            fsd_core.run(model, inputs, **common, **arguments)  # stages, and computes the partition, so that no round pays for it
+        for _ in range(options.rounds):
+            for name, arguments in cases:
+                results[name].append(fsd_core.run(model, inputs, **common, **arguments))
+    provider = options.provider if options.emulator is None else f"{options.provider} on {options.emulator or 'its emulator'}"
     print(
         f"{model.name}: {inputs.shape[0]} samples, {len(model.layers)} layers, P = {options.workers}, {options.partition},"
-        f" {options.provider}; medians of {options.rounds} interleaved rounds"
+        f" {provider}; medians of {options.rounds} interleaved rounds"
     )
     print(f"{'':8}" + "".join(f"{phase:>10}" for phase in PHASES) + f"{'ratio':>8}   (seconds; ratio of totals to serial)")
     base = median(result.seconds["total"] for result in results["serial"])

@@ -1,6 +1,6 @@
 """Does a distributed run find the Graph Challenge's own answer? Official weights and images, every way of running them.
 
-    python benchmarks/truth.py --data FOLDER [--only TEXT] [--faults SPEC]
+    python benchmarks/truth.py --data FOLDER [--only TEXT] [--faults SPEC] [--provider aws --emulator NAME]
 
 Prints a line a case; exits 1 if any case's categories differ from the truth.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import fsd_core
+from emulated import where
 from fsd_core.errors import FsdError
 from graphchallenge import Challenge, load
 
@@ -65,21 +66,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with the Graph Challenge's files")
     parser.add_argument("--provider", default="local")
+    parser.add_argument("--emulator", nargs="?", const="", help="run on an emulator of the provider: its name, or nothing for the default")
     parser.add_argument("--only", default="", help="run the cases whose name holds this text")
     parser.add_argument("--faults", default=FAULTS, help="what is injected in the cases with faults")
     options = parser.parse_args()
     challenge = load(options.data)
     right = True
-    for name, arguments in cases(challenge, options.faults):
-        if options.only in name:
-            right &= check(challenge, name, arguments | {"provider": options.provider})
-    if options.only in "two at once on one app":
-        with ThreadPoolExecutor(2) as pool:
-            both = [
-                pool.submit(check, challenge, f"two at once on one app: {channel}", {"channel": channel, "provider": options.provider})
-                for channel in ("queue", "hybrid")
-            ]
-            right &= all(case.result() for case in both)
+    with where(options.provider, options.emulator) as (place, fresh):
+        for name, arguments in cases(challenge, options.faults):
+            if options.only in name:
+                fresh()
+                right &= check(challenge, name, arguments | place)
+        if options.only in "two at once on one app":
+            fresh()
+            with ThreadPoolExecutor(2) as pool:
+                both = [
+                    pool.submit(check, challenge, f"two at once on one app: {channel}", {"channel": channel, **place})
+                    for channel in ("queue", "hybrid")
+                ]
+                right &= all(case.result() for case in both)
     sys.exit(0 if right else 1)
 
 

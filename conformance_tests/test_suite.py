@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
+
 import fsd_core.driver
 from fsd_conformance import InvokeCases, MessageCases, ObjectCases, ProvisionCases
 
@@ -75,8 +77,9 @@ def test_plain_import_is_light() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_runs_as_a_command() -> None:
-    code = "import sys, fsd_conformance.table as t; t._GROUPS = ('ProvisionCases',); sys.exit(t.run('local'))"
+@pytest.mark.parametrize(("provider", "emulator"), [("local", None), ("aws", None), ("aws", "moto")])
+def test_runs_as_a_command(provider: str, emulator: str | None) -> None:
+    code = f"import sys, fsd_conformance.table as t; t._GROUPS = ('ProvisionCases',); sys.exit(t.run({provider!r}, emulator={emulator!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "TestProvision::test_ensure_twice PASSED" in done.stderr

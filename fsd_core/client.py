@@ -19,7 +19,7 @@ import numpy as np
 from fsd_core import slots, stage
 from fsd_core.channel import describe, explain
 from fsd_core.codec import CodecError, decode
-from fsd_core.driver import Code, InvokeDriver, Provider, Resources
+from fsd_core.driver import Code, InvokeDriver, InvokeLimits, Provider, Resources
 from fsd_core.errors import FsdError, InputError, RunFailed
 from fsd_core.kernel import Block
 from fsd_core.keys import RunKeys, is_content, is_run, new_run
@@ -29,7 +29,7 @@ from fsd_core.retry import Retry
 from fsd_core.shard import predicted_bytes
 from fsd_core.spawn import LaunchPayload, Spawner
 from fsd_core.store import Store
-from fsd_core.worker import VERSION, RunConfig, abort_peers
+from fsd_core.worker import VERSION, RunConfig, abort_peers, report_exit
 from fsd_core.wrappers.faults import Faults
 from fsd_core.wrappers.meter import FIELDS, Meter
 from fsd_core.wrappers.metered import MeteredInvoker, MeteredObjects
@@ -183,7 +183,7 @@ class _Job:
         plan = _Lazy(lambda: ExchangePlan(self.model, parts))
         run_id = new_run()
         keys = RunKeys(run_id)
-        batches, predicted = self._batches(samples.shape[0], parts, plan(), batch_size, invoker.limits.memory_bytes)
+        batches, predicted = self._batches(samples.shape[0], parts, plan(), batch_size, invoker.limits)
         store = Store(MeteredObjects(objects, meter), retry)
         lease = slots.lease(store, resources.slots, run_id, self.deadline + 60)
         launch = LaunchPayload(resources.app, lease.slot, lease.epoch, run_id, 0, 0, 0, self.deadline)
@@ -202,7 +202,7 @@ class _Job:
                 self.tell(Progress("launch", 0, self.workers))
                 spawner = Spawner(MeteredInvoker(invoker, meter), store, retry, keys)
                 spawner.start([launch])
-                self._follow(store, keys, spawner)
+                self._follow(store, keys, spawner, partial(self._report_failures, retry, invoker, resources, run_id))
                 records = [self._record(store, keys, rank) for rank in range(self.workers)]
                 output = self._collect(store, keys, parts, batches, pool)
             stopped = True
@@ -214,6 +214,8 @@ class _Job:
                     error.add_note(f"telling the workers failed as well: {second}")
             if isinstance(error, _Reported):
                 raise error.reason from None
+            if not (isinstance(error, Exception) or invoker.limits.end_with_client):
+                error.add_note(f"`fsd gc --provider {self.provider.name} --app {resources.app}` removes what late workers may leave")
             raise
         finally:
             retry.deadline = time.time() + 30
@@ -236,13 +238,15 @@ class _Job:
             started=time.time(),
         )
 
-    def _batches(self, samples: int, parts: Partition, plan: ExchangePlan, size: int | None, memory: int | None) -> tuple[list[int], int]:
+    def _batches(self, samples: int, parts: Partition, plan: ExchangePlan, size: int | None, limits: InvokeLimits) -> tuple[list[int], int]:
         """Sample counts of the batches, and the predicted peak of the largest worker in bytes."""
         size = min(size or samples, samples)
         shard_bytes = 8 * self.model.nonzeros // self.workers
+        memory = limits.memory_bytes
 
         def predict(count: int) -> int:
-            return max(predicted_bytes(self.model, parts, plan, rank, count, shard_bytes) for rank in range(self.workers))
+            ranks = range(self.workers)
+            return limits.process_bytes + max(predicted_bytes(self.model, parts, plan, rank, count, shard_bytes) for rank in ranks)
 
         while memory is not None and predict(size) > memory and size > 1:
             size = -(-size // 2)
@@ -253,7 +257,23 @@ class _Job:
             )
         return [min(size, samples - at) for at in range(0, samples, size)], predict(size)
 
-    def _follow(self, store: Store, keys: RunKeys, spawner: Spawner) -> None:
+    def _report_failures(self, retry: Retry, invoker: InvokeDriver, resources: Resources, run_id: str) -> None:
+        """Ask the platform for functions of this run that died, where it says so, and tell the workers. Forget those of runs long over."""
+
+        def run_of(payload: bytes) -> str | None:
+            with suppress(ValueError, TypeError, AttributeError):
+                fields = json.loads(payload)
+                return str(fields["run"]) if fields.get("deadline", 0) > time.time() or fields.get("run") == run_id else None
+            return None
+
+        def take(payload: bytes) -> bool:
+            return run_of(payload) in (run_id, None)
+
+        for failure in retry.call(invoker, "ask for failures", partial(invoker.failures, take)):
+            if run_of(failure.payload) == run_id:
+                report_exit(failure.payload, self.provider, failure.reason, nonce=failure.nonce, resources=resources)
+
+    def _follow(self, store: Store, keys: RunKeys, spawner: Spawner, report_failures: Callable[[], None]) -> None:
         """Wait for rank 0's record, telling progress on the way. Raises `_Reported` with the run's error, if it has one."""
         wait, number, started = FIRST_POLL_S, 0, False
         next_check = time.monotonic() + 1.0
@@ -261,6 +281,8 @@ class _Job:
             self._raise_reported(store, keys)
             if not started and time.monotonic() >= next_check:
                 started = spawner.check()
+            if time.monotonic() >= next_check:
+                report_failures()
                 next_check = time.monotonic() + 1.0
             if wait > 0.5 and (report := store.find(keys.progress(number))) is not None:
                 done = json.loads(report)
@@ -322,6 +344,8 @@ class _Job:
         """Stop what still runs, then remove the run's objects and give the slot back. A failure here hides no other error."""
         if not ended:
             invoker.close()
+            if not invoker.limits.end_with_client:
+                time.sleep(GRACE_S)  # until workers have heard of the abort
         with suppress(FsdError):
             store.delete_prefix(keys.prefix)
             slots.release(store, lease)

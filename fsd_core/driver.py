@@ -15,7 +15,7 @@ What holds for every driver:
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -23,6 +23,7 @@ __all__ = [
     "WORKER",
     "Code",
     "Delivery",
+    "Failure",
     "InvokeDriver",
     "InvokeLimits",
     "Launch",
@@ -126,6 +127,8 @@ class InvokeLimits:
     timeout_s: float | None  # of one function
     source: str
     as_of: str
+    end_with_client: bool = False  # functions end when the driver that started them is closed
+    process_bytes: int = 72 << 20  # of a worker before it has loaded anything: interpreter, numpy and what the provider imports
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +211,18 @@ class ObjectDriver(Protocol):
         """Release connections. Objects stay."""
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A function that the platform saw die, or a launch that it gave up: what it was launched with, and the platform's words.
+
+    ``nonce`` is what the platform's handler passes to `fsd_core.worker.handle` for this invocation.
+    """
+
+    payload: bytes
+    nonce: str
+    reason: str
+
+
 class Launch(Protocol):
     """One accepted asynchronous invocation."""
 
@@ -229,6 +244,9 @@ class InvokeDriver(Protocol):
 
     def invoke(self, function: str, payload: bytes) -> Launch:
         """Ask the platform to run ``function`` with ``payload``."""
+
+    def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
+        """What the platform reports to whoever asks, where it does: those of whose payload ``take`` is true, which are then forgotten."""
 
     def classify(self, error: BaseException) -> Code:
         """The code of an error that a method raised."""

@@ -33,7 +33,6 @@ __all__ = ["FORMAT", "LayerShard", "ShardReader", "build", "predicted_bytes"]
 FORMAT = "fsd-shard-1"
 HEAD_BYTES = 64 * 1024
 READ_BYTES = 4 << 20
-PROCESS_BYTES = 72 << 20  # interpreter, numpy, zstandard and a provider without an SDK, measured
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -125,7 +124,7 @@ def _positions(held: NDArray[np.int32], groups: list[NDArray[np.int32]]) -> NDAr
 
 
 def predicted_bytes(model: Model, partition: Partition, plan: ExchangePlan, rank: int, samples: int, shard_bytes: int) -> int:
-    """An upper estimate of the memory that one rank needs for a batch of ``samples``: every sample live in every layer."""
+    """An upper estimate of what one rank needs for a batch of ``samples``, beside its process: every sample live in every layer."""
     most = 0
     held = len(plan.inputs(rank))
     for number, layer in enumerate(model.layers, 1):
@@ -135,7 +134,7 @@ def predicted_bytes(model: Model, partition: Partition, plan: ExchangePlan, rank
         values = (2 * held + 2 * away + 4 * rows) * (samples + 1)
         most = max(most, 4 * values + min(4 * rows * (held + away), 40 * layer.nonzeros))
         held = rows
-    return PROCESS_BYTES + most + min(shard_bytes, 3 * READ_BYTES)
+    return most + min(shard_bytes, 3 * READ_BYTES)
 
 
 class ShardReader:

@@ -94,8 +94,16 @@ def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note
         return 1
 
 
-def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str | None = None, layer: int | None = None) -> None:
-    """Tell the run of a launch that its function died, so that nobody waits for it.
+def report_exit(
+    payload: bytes,
+    provider: Provider,
+    reason: str,
+    *,
+    nonce: str | None = None,
+    layer: int | None = None,
+    resources: Resources | None = None,
+) -> None:
+    """Tell the run of a launch that its function died, so that nobody waits for it. ``resources``: where this is no function.
 
     Nothing is reported of a function that had not claimed its rank (its parent launches it again) or was beaten to the
     claim by another: ``nonce`` must be what `handle` was given.
@@ -104,7 +112,7 @@ def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str |
     if "probe" in fields:
         return
     launch = LaunchPayload.unpack(fields)
-    resources = provider.attach(launch.app)
+    resources = resources or provider.attach(launch.app)
     meter, keys = Meter(), RunKeys(launch.run)
     retry = Retry(min(launch.deadline, time.time() + 10), meter)
     store = Store(provider.objects(resources), retry)
@@ -151,7 +159,7 @@ class _Worker:
         self.layer: int | None = None
         self.seconds = dict.fromkeys(("launch", "load", "compute", "exchange"), 0.0)
         self.layers_meter = dict.fromkeys(FIELDS, 0)
-        self.reported_at = 0.0
+        self.reported_at = time.monotonic()
         self.reports = 0
 
     def run(self) -> int:
@@ -345,14 +353,13 @@ class _Worker:
         self.channel.finish()
 
     def _progress(self, config: RunConfig, batch: int, number: int) -> None:
-        """Rank 0 says how far it is, at most every two seconds, under a new number each time."""
-        now = time.monotonic()
-        if self.rank == 0 and now - self.reported_at >= PROGRESS_S:
-            if self.reported_at:
-                done = json.dumps({"done": batch * config.layers + number, "total": config.layers * len(config.batches)}).encode()
-                self.pool.submit(self.store.put, self.keys.progress(self.reports), done)
-                self.reports += 1
-            self.reported_at = now
+        """Rank 0 says how far it is, under a new number each time: at most every two seconds and for every tenth of the way."""
+        done, total = batch * config.layers + number, config.layers * len(config.batches)
+        if self.rank == 0 and time.monotonic() - self.reported_at >= PROGRESS_S and done >= total * (self.reports + 1) / 10:
+            body = json.dumps({"done": done, "total": total}).encode()
+            self.pool.submit(self.store.put, self.keys.progress(self.reports), body)
+            self.reports += 1
+            self.reported_at = time.monotonic()
 
     def _write_record(self) -> None:
         """The last request of a worker: its record counts itself."""

@@ -27,14 +27,15 @@ for package in packages:
     folder = next(path for path in (source / package, *source.glob(f"*/{package}")) if path.is_dir())
     missing = {f"{package}/{path.relative_to(folder)}" for path in folder.rglob("*.py")} - set(files)
     assert not missing, f"not in the wheel: {sorted(missing)}"
-for package in ("fsd_core", "fsd_local"):
+for package in ("fsd_core", "fsd_local", "fsd_aws"):
     for info in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
         if not info.name.endswith("__main__"):
             importlib.import_module(info.name)
 
 with tempfile.TemporaryDirectory() as home:
-    words = [str(Path(sys.executable).parent / "fsd"), "run", "radixnet:1024:12", "digits", "--workers", "2", "--json"]
-    done = subprocess.run(words, env=os.environ | {"FSD_HOME": home}, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
-answer = json.loads(done.stdout)
-assert (answer["samples"], answer["layers"], answer["workers"]) == (1797, 12, 2), answer
+    for where in ([], ["--provider", "aws", "--emulator"]):
+        words = [str(Path(sys.executable).parent / "fsd"), "run", "radixnet:1024:12", "digits", "--workers", "2", "--json", *where]
+        done = subprocess.run(words, env=os.environ | {"FSD_HOME": home}, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
+        answer = json.loads(done.stdout)
+        assert (answer["samples"], answer["layers"], answer["workers"]) == (1797, 12, 2), answer
 print(f"wheel: {len(files)} files, {', '.join(packages)}: installs, imports, runs")

@@ -30,13 +30,14 @@ class AwsProvider:
 
     def attach(self, app: str) -> Resources:
         """What the function's environment says; InputError outside a function, or of another app."""
+        text = os.environ.get(RESOURCES, "{}")
         try:
-            told = json.loads(os.environ.get(RESOURCES, "{}"))
-        except ValueError:
-            raise InputError(f"app {app!r}: {RESOURCES} is no JSON: deploy again") from None
-        if told.get("app") != app:
-            raise InputError(f"app {app!r}: this process is no function of it ({RESOURCES} names {told.get('app')!r})")
-        return Resources(**told)
+            told = json.loads(text)
+            if told.get("app") == app:
+                return Resources(**told)
+        except (ValueError, AttributeError, TypeError):
+            raise InputError(f"app {app!r}: {RESOURCES} is {text[:80]!r}, not what deploying writes: deploy again") from None
+        raise InputError(f"app {app!r}: this process is no function of it ({RESOURCES} names {told.get('app')!r})")
 
     def messages(self, resources: Resources, slot: int) -> MessageDriver:
         """The queues of one slot."""
@@ -55,6 +56,12 @@ class AwsProvider:
         from fsd_aws.invoke import AwsInvoker
 
         return AwsInvoker(resources)
+
+    def advice(self, error: BaseException | str) -> str | None:
+        """What a person can do about an error of AWS, or the text of one; None if there is nothing to say."""
+        from fsd_aws.errors import advice
+
+        return advice(error)
 
 
 PROVIDER = AwsProvider()

@@ -16,9 +16,10 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from fsd_core.driver import Code, InvokeLimits, Resources
+from fsd_core.driver import Code, Failure, InvokeLimits, Resources
 from fsd_local.errors import Refused, classify
 
 __all__ = ["ANSWER", "HOST", "PAYLOAD_BYTES", "REQUEST", "RESOURCES", "LocalInvoker", "LocalLaunch"]
@@ -57,6 +58,7 @@ class LocalInvoker:
             timeout_s=float(names["timeout_s"]),
             source="fsd_local: the [local] settings",
             as_of="2025-11-01",
+            end_with_client=True,
         )
         self._resources = resources
         self._functions = functions
@@ -81,6 +83,10 @@ class LocalInvoker:
             if code is not None:
                 raise Refused(Code(code), reason)
             return LocalLaunch(self._host)
+
+    def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
+        """None: the host reports what it sees die at once, by itself."""
+        return ()
 
     def _open(self) -> socket.socket:
         """The channel: inherited in a function, to a new host elsewhere."""

@@ -24,6 +24,9 @@ REQUIRED = ("numpy", "zstandard", "scipy", "safetensors", "click", "rich")
 EXTRAS = {
     "mtkahypar": "pip install 'fsd-inference[partition]': without it hypergraph partitions fall back to block, and more rows travel",
     "scikit-learn": "pip install 'fsd-inference[demo]': fsd demo and the input `digits` need it",
+    "boto3": "pip install 'fsd-inference[aws]': provider aws needs it",
+    "moto": "pip install 'fsd-inference[emulators]', or --emulator installs it below FSD_HOME",
+    "awslambdaric": "pip install 'fsd-inference[emulators]', or --emulator installs it below FSD_HOME",
     "pytest": "pip install 'fsd-inference[test]': fsd conformance needs it",
 }
 TOOLS = {"java": "some emulators need a Java runtime", "node": "some emulators need Node.js"}
@@ -41,6 +44,8 @@ def doctor(screen: Screen, settings: Settings) -> None:
 
 def _checks() -> Iterator[tuple[str, str | None, str]]:
     """Name, what was found (`None`: nothing), what to do about it."""
+    from fsd_conformance import emulators
+
     yield "fsd-inference", _version("fsd-inference"), ""
     yield "python", platform.python_version(), ""
     yield "machine", f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}", ""
@@ -55,6 +60,11 @@ def _checks() -> Iterator[tuple[str, str | None, str]]:
     for name in CLOUDS:
         if name not in providers.installed():
             yield f"provider {name}", None, "not part of this installation; any package may add it, entry point group fsd.providers"
+    for name in CLOUDS:
+        if there := emulators.names(name):
+            running = emulators.state(name)
+            up = f"{running.name}, {'up' if running.alive() else 'dead'}" if running else None
+            yield f"emulator of {name}", up, f"{' and '.join(there)}: none is up; fsd emulators up {name}"
     for name, hint in TOOLS.items():
         yield name, shutil.which(name), hint
 

@@ -71,7 +71,7 @@ def _explain(error: BaseException) -> tuple[int, dict[str, Any], str]:
     if isinstance(error, click.Abort | KeyboardInterrupt):
         terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
         word = "terminated" if terminated else "interrupted"
-        return (143 if terminated else 130), fields("INTERRUPTED", word), f"fsd: {word}"
+        return (143 if terminated else 130), fields("INTERRUPTED", word), "; ".join([f"fsd: {word}", *getattr(error, "__notes__", ())])
     if isinstance(error, click.ClickException):
         path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "fsd"
         message = " ".join(error.format_message().split())

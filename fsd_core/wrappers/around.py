@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
-from fsd_core.driver import Code, Delivery, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
+from fsd_core.driver import Code, Delivery, Failure, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
 
 __all__ = ["Around", "AroundInvoker", "AroundMessages", "AroundObjects", "Driver"]
 
@@ -89,3 +89,7 @@ class AroundInvoker(Around[InvokeDriver]):
     def invoke(self, function: str, payload: bytes) -> Launch:
         """See `InvokeDriver.invoke`."""
         return self._driver.invoke(function, payload)
+
+    def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
+        """See `InvokeDriver.failures`."""
+        return self._driver.failures(take)

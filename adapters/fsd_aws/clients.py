@@ -1,0 +1,46 @@
+"""The SDK's clients, as all of this adapter makes them: one attempt a call, pools for core's threads, nothing at import.
+
+botocore, not boto3 around it: the clients are the same, and a cold start is 20 to 40 ms shorter (benchmarks/object_clients.py: S3
+180 against 220 ms, with SNS and SQS 205 against 225 ms).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from typing import Any
+
+import botocore.session
+from botocore.config import Config
+
+__all__ = ["client", "session"]
+
+CONNECT_S = 5.0
+POOL = 32  # connections a client: core's 16 threads, a receiver, and room; they are opened when needed
+_creating = threading.Lock()  # a session is not thread-safe, its clients are
+
+
+@functools.lru_cache(maxsize=4)
+def _session(environment: frozenset[tuple[str, str]]) -> Any:
+    return botocore.session.get_session()
+
+
+def session() -> Any:
+    """The process's session: credentials and service models are looked up once, and again when the variables AWS_* change."""
+    return _session(frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+
+
+def client(service: str, region: str | None = None, *, read_s: float = 60.0) -> Any:
+    """A client of one service. ``region`` None: the SDK's own chain. ``read_s``: silence of the service after which a call fails.
+
+    Credentials come from the SDK's own chain, endpoints of emulators from AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_<SERVICE>.
+    """
+    config = Config(
+        connect_timeout=CONNECT_S,
+        read_timeout=read_s,
+        max_pool_connections=POOL,
+        retries={"mode": "standard", "total_max_attempts": 1},  # the only retry layer is core's
+    )
+    with _creating:
+        return session().create_client(service, region_name=region, config=config)

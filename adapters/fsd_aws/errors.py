@@ -1,0 +1,152 @@
+"""What AWS's errors mean: one table from the services' error codes to ours, one from the SDK's own exceptions."""
+
+from __future__ import annotations
+
+import re
+
+from botocore import exceptions as sdk
+from botocore.exceptions import ClientError
+from botocore.parsers import ResponseParserError
+
+from fsd_core.driver import Code
+
+__all__ = ["Refused", "advice", "classify", "entry_code"]
+
+
+class Refused(ValueError):
+    """Refused here, before the network: ``code`` says why."""
+
+    def __init__(self, code: Code, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+_NAMES = {
+    Code.THROTTLED: """Throttling ThrottlingException Throttled ThrottledException RequestThrottled RequestThrottledException
+        RequestLimitExceeded TooManyRequestsException TooManyRequests SlowDown BandwidthLimitExceeded LimitExceededException
+        ProvisionedThroughputExceededException OverLimit EC2ThrottledException KMS.ThrottlingException KMSThrottling
+        KMSThrottlingException PriorRequestNotComplete ReservedFunctionConcurrentInvocationLimitExceeded
+        ConcurrentInvocationLimitExceeded TopicLimitExceeded SubscriptionLimitExceeded FilterPolicyLimitExceeded""",
+    Code.NOT_FOUND: """NoSuchKey NoSuchBucket NoSuchUpload NotFound NotFoundException NoSuchEntity NoSuchEntityException
+        QueueDoesNotExist AWS.SimpleQueueService.NonExistentQueue NonExistentQueue ResourceNotFound ResourceNotFoundException
+        TopicNotFound NoSuchLifecycleConfiguration NoSuchTagSet""",
+    Code.ALREADY_EXISTS: """PreconditionFailed BucketAlreadyExists BucketAlreadyOwnedByYou EntityAlreadyExists
+        ResourceAlreadyExistsException QueueAlreadyExists QueueNameExists""",  # of PutObject with If-None-Match, 412: lost
+    Code.DENIED: """ExpiredToken ExpiredTokenException TokenRefreshRequired InvalidClientTokenId InvalidAccessKeyId InvalidToken
+        UnrecognizedClientException SignatureDoesNotMatch InvalidSignatureException RequestTimeTooSkewed RequestExpired
+        MissingAuthenticationToken MissingAuthenticationTokenException NotAuthorized AuthorizationError AuthorizationErrorException
+        AuthFailure AuthorizationHeaderMalformed IncompleteSignature OptInRequired NotSignedUp AllAccessDisabled AccountProblem
+        KMSAccessDenied KMSOptInRequired KMSAccessDeniedException KMS.AccessDeniedException KMS.OptInRequired Forbidden""",
+    Code.UNAVAILABLE: """ConditionalRequestConflict OperationAborted InternalError InternalFailure InternalErrorException
+        InternalServerError ServiceUnavailable ServiceUnavailableException ServiceException RequestTimeout
+        RequestTimeoutException EC2UnexpectedException ENILimitReachedException EFSIOException ResourceConflictException
+        ResourceNotReadyException KMSInternalException IncompleteBody TemporaryRedirect
+        QueueDeletedRecently AWS.SimpleQueueService.QueueDeletedRecently""",  # 409 of PutObject with If-None-Match: try again
+    Code.TOO_LARGE: """EntityTooLarge MaxMessageLengthExceeded BatchRequestTooLong TooManyEntriesInBatchRequest
+        AWS.SimpleQueueService.BatchRequestTooLong AWS.SimpleQueueService.TooManyEntriesInBatchRequest RequestTooLargeException
+        RequestEntityTooLargeException BatchRequestTooLongException TooManyEntriesInBatchRequestException KeyTooLongError
+        CodeStorageExceededException""",
+    Code.INVALID: """InvalidParameter InvalidParameterException InvalidParameterValue InvalidParameterValueException
+        InvalidParameterCombination ParameterValueInvalid ValidationError ValidationException MalformedXML InvalidArgument
+        InvalidRequest InvalidRequestContentException InvalidBucketName InvalidRange InvalidDigest BadDigest MissingParameter
+        InvalidMessageContents InvalidAttributeName InvalidAttributeValue InvalidAddress InvalidSecurity UnsupportedOperation
+        ReceiptHandleIsInvalid EmptyBatchRequest EmptyBatchRequestException BatchEntryIdsNotDistinct
+        BatchEntryIdsNotDistinctException InvalidBatchEntryId InvalidBatchEntryIdException PermanentRedirect
+        IllegalLocationConstraintException
+        MethodNotAllowed MalformedPolicy MalformedPolicyDocument KMSDisabled KMSDisabledException KMSInvalidState
+        KMSInvalidStateException KMSNotFound KMSNotFoundException""",
+}
+_CODES = {name: code for code, names in _NAMES.items() for name in names.split()}
+_STATUS = {
+    400: Code.INVALID,
+    401: Code.DENIED,
+    403: Code.DENIED,
+    404: Code.NOT_FOUND,
+    408: Code.UNAVAILABLE,
+    409: Code.UNAVAILABLE,
+    412: Code.PRECONDITION,
+    413: Code.TOO_LARGE,
+    416: Code.INVALID,
+    429: Code.THROTTLED,
+}
+_EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Code], ...] = (  # the first that fits
+    ((sdk.NoCredentialsError, sdk.PartialCredentialsError, sdk.CredentialRetrievalError, sdk.NoAuthTokenError), Code.DENIED),
+    ((sdk.TokenRetrievalError, sdk.SSOError, sdk.ProfileNotFound, sdk.UnauthorizedSSOTokenError), Code.DENIED),
+    ((sdk.HTTPClientError, sdk.ConnectionError, sdk.IncompleteReadError, sdk.ResponseStreamingError), Code.UNAVAILABLE),
+    ((sdk.ChecksumError, sdk.FlexibleChecksumError), Code.UNAVAILABLE),  # damaged on its way: again may work
+    ((sdk.ParamValidationError, sdk.NoRegionError, sdk.ValidationError, sdk.InvalidRegionError), Code.INVALID),
+    (sdk.EndpointResolutionError, Code.INVALID),
+    ((ConnectionError, TimeoutError, ResponseParserError, sdk.MetadataRetrievalError), Code.UNAVAILABLE),
+)
+
+
+def entry_code(name: str, sender_fault: bool = False, status: int = 0) -> Code:
+    """The code of a service's error code: of a whole call, or of one entry of a batch (``sender_fault`` then says whose fault)."""
+    name = name.partition(":")[0]
+    if name in _CODES:
+        return _CODES[name]
+    if "AccessDenied" in name:
+        return Code.DENIED
+    if "Throttl" in name:
+        return Code.THROTTLED
+    if status >= 500:
+        return Code.UNAVAILABLE
+    return _STATUS.get(status, Code.INVALID if sender_fault else Code.UNKNOWN)
+
+
+def classify(error: BaseException) -> Code:
+    """The code of any error that a driver of this provider raised."""
+    if isinstance(error, Refused):
+        return error.code
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return entry_code(str(error.response.get("Error", {}).get("Code", "")), status=status)
+    return next((code for kinds, code in _EXCEPTIONS if isinstance(error, kinds)), Code.UNKNOWN)
+
+
+_ADVICE = (  # words of an error, as a pattern, and what to do: the first that is found
+    (
+        r"NoCredentialsError|PartialCredentialsError|CredentialRetrievalError",
+        "no AWS credentials are found: run 'aws configure' or 'aws sso login', or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    ),
+    (r"ProfileNotFound", "AWS_PROFILE names a profile that 'aws configure list-profiles' does not show: set another, or unset it"),
+    (
+        r"ExpiredToken(Exception)?|TokenRefreshRequired|RequestExpired|TokenRetrievalError|\w*SSOToken\w*",
+        "the AWS credentials expired: get new ones ('aws sso login', or as you got these) and run again",
+    ),
+    (
+        r"RequestTimeTooSkewed|Signature expired|Signature not yet current",
+        "this machine's clock is wrong by more than 5 minutes: set it ('timedatectl set-ntp true')",
+    ),
+    (
+        r"InvalidClientTokenId|InvalidAccessKeyId|UnrecognizedClientException|InvalidToken",
+        "AWS does not know these credentials: 'aws sts get-caller-identity' tells whose they are, if anybody's",
+    ),
+    (r"SignatureDoesNotMatch|InvalidSignatureException", "the secret key does not belong to the access key id: copy both again"),
+    (r"NoRegionError|InvalidRegionError", "no AWS region is set, or none of that name: set [aws] region in fsd.toml, or AWS_REGION"),
+    (
+        r"PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraintException",
+        "the bucket is in another region: set [aws] region to the one that the app was deployed in",
+    ),
+    (
+        r"AccessDenied\w*|AuthorizationError\w*|NotAuthorized|Forbidden",
+        "the credentials lack a permission: docs/how-to-aws.md lists all that are needed; a change takes up to a minute",
+    ),
+    (
+        r"NoSuchBucket|QueueDoesNotExist|NonExistentQueue|NotFound|NotFoundException|ResourceNotFoundException",
+        "something of the app is gone, or in another region or account: run 'fsd deploy --provider aws'",
+    ),
+    (
+        r"EndpointConnectionError|ConnectTimeoutError",
+        "the service cannot be reached: look at the network, [aws] region, and AWS_ENDPOINT_URL if an emulator is meant",
+    ),
+)
+
+
+def advice(error: BaseException | str) -> str | None:
+    """What to do about an error of AWS, in a line for people; None if there is nothing to say.
+
+    ``error``: an exception, or text that holds its type's name and message, as a worker's error does that reached the client.
+    """
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    return next((what for words, what in _ADVICE if re.search(rf"\b({words})\b", text)), None)

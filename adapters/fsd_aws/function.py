@@ -1,0 +1,177 @@
+"""The function, its role and its log group: making, updating, removing them.
+
+The function is also the record of the app. Its environment says what there is (`RESOURCES`, the same that its workers read), and
+creating it is conditional on the service's side: of two clients that deploy at once, one decides the generation, and both use it.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from contextlib import closing
+from typing import Any
+
+from fsd_aws import RESOURCES, policy
+from fsd_aws.api import Api
+from fsd_aws.invoke import AwsInvoker
+from fsd_aws.names import Names
+from fsd_aws.objects import AwsObjects
+from fsd_aws.package import HANDLER, Package
+from fsd_core.driver import WORKER, Code, Resources
+from fsd_core.errors import DriverError, InputError
+from fsd_core.store import Store
+
+__all__ = ["create", "guard", "make_log_group", "make_role", "read", "remove", "remove_around", "set_policy", "try_out", "update"]
+
+LOGS_KEPT_DAYS = 14
+_POLICY = "fsd"  # the name of the role's one inline policy
+_AGAIN_S = 60.0  # a launch that was neither seen nor given up is made again after this
+_READY_S = 180.0
+
+
+def read(api: Api, app: str, function: str) -> Resources | None:
+    """What the function says of its app; None where there is no function. `InputError`: it is somebody else's."""
+    found = api.find("lambda", "get_function_configuration", FunctionName=function)
+    if found is None:
+        return None
+    told = found.get("Environment", {}).get("Variables", {}).get(RESOURCES)
+    if told is None or json.loads(told).get("app") != app:
+        raise InputError(f"app {app!r}: a function {function} is there that fsd did not make; choose another app")
+    return Resources(**json.loads(told))
+
+
+def make_role(api: Api, app: str, role: str) -> str:
+    """The ARN of the function's role. `InputError`: a role of this name is somebody else's."""
+    tags = [{"Key": policy.APP_TAG, "Value": app}]
+    about = {"Description": f"The workers of app {app}, by fsd", "Tags": tags}
+    made = api.unless(
+        Code.ALREADY_EXISTS, "iam", "create_role", RoleName=role, AssumeRolePolicyDocument=json.dumps(policy.trust()), **about
+    )
+    found = made or api.call("iam", "get_role", RoleName=role)
+    if made is None and tags[0] not in found["Role"].get("Tags", ()):
+        raise InputError(f"app {app!r}: a role {role} is there that fsd did not make; choose another app, or name a role in [aws] role")
+    return str(found["Role"]["Arn"])
+
+
+def set_policy(api: Api, names: Names, bucket: str, function: str, role: str) -> None:
+    """Allow the role what workers do, and nothing else."""
+    document = json.dumps(policy.worker(names, bucket, function))
+    api.call("iam", "put_role_policy", RoleName=role, PolicyName=_POLICY, PolicyDocument=document)
+
+
+def make_log_group(api: Api, app: str, function: str) -> None:
+    """What functions print is kept for 14 days. Made here, so that workers need not be allowed to."""
+    group = policy.log_group(function)
+    api.unless(Code.ALREADY_EXISTS, "logs", "create_log_group", logGroupName=group, tags={policy.APP_TAG: app})
+    api.call("logs", "put_retention_policy", logGroupName=group, retentionInDays=LOGS_KEPT_DAYS)
+
+
+def create(api: Api, resources: Resources, package: Package) -> bool:
+    """Create the function; False where another client was first."""
+    made = api.unless(
+        Code.ALREADY_EXISTS,
+        "lambda",
+        "create_function",
+        FunctionName=resources.names["function"],
+        Code={"ZipFile": package.body},
+        Tags={policy.APP_TAG: resources.app},
+        **_configuration(resources),
+    )
+    return made is not None
+
+
+def update(api: Api, resources: Resources, package: Package | None = None) -> None:
+    """Give the function new code, if any, then the configuration that ``resources`` says; return when both are in force."""
+    function = {"FunctionName": resources.names["function"]}
+    if package is not None:
+        api.call("lambda", "update_function_code", **function, ZipFile=package.body)
+        _settle(api, resources.names["function"])
+    api.call("lambda", "update_function_configuration", **function, **_configuration(resources))
+    _settle(api, resources.names["function"])
+
+
+def guard(api: Api, resources: Resources) -> None:
+    """Set how often, how late and how many at once the function may run, and where launches go that Lambda gives up."""
+    names, function = Names.of(resources), {"FunctionName": resources.names["function"]}
+    api.call(
+        "lambda",
+        "put_function_event_invoke_config",
+        **function,
+        MaximumRetryAttempts=0,  # a worker that failed said why; a second one would find its rank claimed
+        MaximumEventAgeInSeconds=60,
+        DestinationConfig={"OnFailure": {"Destination": names.arn("sqs", names.failed)}},
+    )
+    # Lambda ends a chain of 16 functions that start each other, in silence; ours ends by its depth and number.
+    api.call("lambda", "put_function_recursion_config", **function, RecursiveLoop="Allow")
+    if reserved := resources.names["concurrency"]:
+        api.call("lambda", "put_function_concurrency", **function, ReservedConcurrentExecutions=int(reserved))
+    else:
+        api.call("lambda", "delete_function_concurrency", **function)
+
+
+def _configuration(resources: Resources) -> dict[str, Any]:
+    names = resources.names
+    told = json.dumps({"app": resources.app, "ranks": resources.ranks, "slots": resources.slots, "names": dict(names)})
+    return {
+        "Runtime": names["runtime"],
+        "Role": names["role"],
+        "Handler": HANDLER,
+        "MemorySize": int(names["memory_mb"]),
+        "Timeout": int(names["timeout_s"]),
+        "Environment": {"Variables": {RESOURCES: told}},
+    }
+
+
+def _settle(api: Api, function: str) -> None:
+    """Return when the function is active and its last update is done. Raises `DriverError` where Lambda says that it failed."""
+
+    def check() -> bool | None:
+        now = api.call("lambda", "get_function_configuration", FunctionName=function)
+        state = {now.get("State", "Active"), now.get("LastUpdateStatus", "Successful")}
+        if "Failed" in state:
+            raise DriverError(Code.INVALID, f"function {function}: {now.get('StateReason') or now.get('LastUpdateStatusReason')}")
+        return True if state <= {"Active", "Inactive", "Successful"} else None
+
+    api.until(f"function {function} active", check)
+
+
+def try_out(api: Api, resources: Resources) -> None:
+    """Return once the function ran and wrote to the bucket: its code imports, and its role is known everywhere.
+
+    Raises `DriverError` naming the log group where it does not.
+    """
+    function, key = resources.names["function"], f"probe/deploy-{secrets.token_hex(8)}"
+    payload = json.dumps({"app": resources.app, "probe": {"key": key}}).encode()
+    until = min(api.retry.deadline, time.time() + _READY_S)
+    with closing(AwsInvoker(resources)) as invoker, closing(AwsObjects(resources)) as objects:
+        store, wait = Store(objects, api.retry), 0.0
+        launch, launched = None, 0.0
+        while not any(name.startswith(f"{key}/ended-") for name in store.keys(f"{key}/")):
+            if time.time() >= until:
+                group = policy.log_group(function)
+                raise DriverError(Code.UNAVAILABLE, f"function {function} was started and did not end well: log group {group} says why")
+            if launch is None or launch.poll() is not None or time.time() - launched >= _AGAIN_S:
+                launch, launched = api.repeat("lambda invoke", lambda: invoker.invoke(WORKER, payload)), time.time()
+            time.sleep(wait := min(1.0, 0.05 + 1.5 * wait))
+        store.delete_prefix(f"{key}/")
+
+
+def remove(api: Api, function: str) -> list[str]:
+    """Remove the function."""
+    gone = api.find("lambda", "delete_function", FunctionName=function)
+    return [] if gone is None else [f"function {function}"]
+
+
+def remove_around(api: Api, app: str, function: str, role: str) -> list[str]:
+    """Remove the function's log group, and its role if fsd made it."""
+    removed = []
+    found = api.find("iam", "get_role", RoleName=role)
+    if found is not None and {"Key": policy.APP_TAG, "Value": app} in found["Role"].get("Tags", ()):
+        api.find("iam", "delete_role_policy", RoleName=role, PolicyName=_POLICY)
+        if api.find("iam", "delete_role", RoleName=role) is not None:
+            removed.append(f"role {role}")
+    group = policy.log_group(function)
+    if api.find("logs", "delete_log_group", logGroupName=group) is not None:
+        removed.append(f"log group {group}")
+    return removed

@@ -1,0 +1,160 @@
+"""Lambda: invoke is one asynchronous Invoke, which the service accepts before it knows whether the function will run.
+
+What became of an accepted launch shows only later: an event that was throttled for MaximumEventAgeInSeconds, or whose function
+failed, goes to the queue ``failed`` (the function's on-failure destination). `AwsLaunch.poll` and `AwsInvoker.failures` look there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from fsd_aws import RESOURCES
+from fsd_aws.clients import client
+from fsd_aws.errors import Refused, classify
+from fsd_aws.names import Names
+from fsd_core.driver import WORKER, Code, Failure, InvokeLimits, Resources
+from fsd_core.retry import Retry
+from fsd_core.wrappers.meter import Meter
+
+__all__ = ["AwsInvoker", "AwsLaunch"]
+
+PAYLOAD_BYTES = 256 << 10
+_PATIENCE_S = 5.0  # a launch this young is not asked about: most have claimed by then
+_EVERY_S = 1.0
+_CODES = {"EventAgeExceeded": Code.THROTTLED}  # it waited all that time for room; any other condition: the function failed
+
+
+class AwsLaunch:
+    """An accepted launch."""
+
+    def __init__(self, request: str, failures: _Failures) -> None:
+        self.request = request
+        self._failures = failures
+        self._since = time.monotonic()
+
+    def poll(self) -> Code | None:
+        """The code once Lambda gave the event up. Asks the service at most once a second, and not in the first seconds."""
+        return self._failures.of(self.request) if time.monotonic() - self._since >= _PATIENCE_S else None
+
+
+class _Failures:
+    """The queue of failed launches. Clients of several runs read it: who looks leaves it as it is, who takes removes only its own."""
+
+    def __init__(self, url: str, region: str) -> None:
+        self._url = url
+        self._region = region
+        self._lock = threading.Lock()
+        self._codes: dict[str, Code] = {}  # by request
+        self._next = 0.0
+
+    @cached_property
+    def sqs(self) -> Any:
+        """The client, made when the first launch is late."""
+        return client("sqs", self._region)
+
+    def of(self, request: str) -> Code | None:
+        """What became of a launch, as far as this queue said by now."""
+        with self._lock:
+            if request not in self._codes and time.monotonic() >= self._next:
+                with suppress(ClientError, BotoCoreError):  # a look that failed tells nothing; the next one may
+                    self._receive(hidden_s=0)
+                self._next = time.monotonic() + _EVERY_S
+            return self._codes.get(request)
+
+    def take(self, wanted: Callable[[bytes], bool]) -> list[Failure]:
+        """Those of whose payload ``wanted`` is true, which are removed."""
+        with self._lock:
+            taken = [(handle, failure) for handle, failure in self._receive(hidden_s=1) if wanted(failure.payload)]
+            if taken:
+                entries = [{"Id": str(number), "ReceiptHandle": handle} for number, (handle, _) in enumerate(taken)]
+                self.sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
+            return [failure for _, failure in taken]
+
+    def _receive(self, hidden_s: int) -> list[tuple[str, Failure]]:
+        answer = self.sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, VisibilityTimeout=hidden_s)
+        found = []
+        for message in answer.get("Messages", ()):
+            with suppress(ValueError, KeyError, TypeError, AttributeError):  # whatever is no record of Lambda's tells nothing
+                record = json.loads(message["Body"])
+                code = _CODES.get(record["requestContext"]["condition"], Code.UNAVAILABLE)
+                found.append((message["ReceiptHandle"], _failure(record)))
+                self._codes[record["requestContext"]["requestId"]] = code
+        return found
+
+    def close(self) -> None:
+        """Close the connections, if there are any."""
+        if "sqs" in vars(self):
+            self.sqs.close()
+
+
+def _failure(record: Mapping[str, Any]) -> Failure:
+    """One of Lambda's invocation records (dg/invocation-async-retain-records.html)."""
+    context, said = record["requestContext"], record.get("responsePayload") or {}
+    why = " ".join(str(said.get("errorMessage") or context["condition"]).split())
+    return Failure(json.dumps(record["requestPayload"]).encode(), context["requestId"], f"the function ended: {why}")
+
+
+class AwsInvoker:
+    """Implements `fsd_core.driver.InvokeDriver`."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._names = names = resources.names
+        self._lambda = client("lambda", names["region"])
+        self._failures = _Failures(names["queue_url_prefix"] + Names.of(resources).failed, names["region"])
+
+    def _ask(self) -> InvokeLimits:
+        return InvokeLimits(
+            payload_bytes=PAYLOAD_BYTES,
+            concurrency=self._concurrency(),
+            memory_bytes=int(self._names["memory_mb"]) << 20,
+            timeout_s=float(self._names["timeout_s"]),
+            source="https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: asynchronous payloads 1 MB since October 2025 "
+            "and 256 KB before, which every region takes",
+            as_of="2025-11-01",
+            process_bytes=104 << 20,  # botocore's service models are most of it
+        )
+
+    # The account is asked for its quota when a client first wants to know; in a function nobody does, and no request is made.
+    limits: InvokeLimits = cached_property(_ask)  # type: ignore[assignment]
+
+    def _concurrency(self) -> int | None:
+        if reserved := self._names["concurrency"]:
+            return int(reserved)
+        if RESOURCES in os.environ:
+            return None
+        account = Retry(time.time() + 30, Meter()).call(self, "the account's quota of functions at once", self._lambda.get_account_settings)
+        return int(account["AccountLimit"]["UnreservedConcurrentExecutions"])
+
+    def invoke(self, function: str, payload: bytes) -> AwsLaunch:
+        """Queue an event for the function."""
+        if len(payload) > PAYLOAD_BYTES:
+            raise Refused(Code.TOO_LARGE, f"payload of {len(payload)} bytes: at most {PAYLOAD_BYTES}")
+        name = self._names["function"] if function == WORKER else function
+        answer = self._lambda.invoke(FunctionName=name, InvocationType="Event", Payload=payload)
+        return AwsLaunch(answer["ResponseMetadata"]["RequestId"], self._failures)
+
+    def failures(self, take: Callable[[bytes], bool]) -> list[Failure]:
+        """What lies in the queue ``failed`` of whose payload ``take`` is true: launches given up, functions that died. Up to 10 a call."""
+        return self._failures.take(take)
+
+    def classify(self, error: BaseException) -> Code:
+        """See `fsd_aws.errors.classify`."""
+        return classify(error)
+
+    def native(self) -> Any:
+        """The client."""
+        return self._lambda
+
+    def close(self) -> None:
+        """Close the connections. Functions run on."""
+        self._lambda.close()
+        self._failures.close()

@@ -1,0 +1,46 @@
+"""What the services take, as data. No SDK is needed to read it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fsd_core.driver import MessageLimits, ObjectLimits
+
+__all__ = ["OBJECTS", "TARGET_CHARS", "messages"]
+
+TARGET_CHARS = 12  # the longest "SLOT.RANK"
+# SNS counts names, types and values of attributes: "target", "String" and its value; and "body", "Binary" and the body's one character.
+_TEXT_OVERHEAD = len("targetString") + TARGET_CHARS
+_BINARY_OVERHEAD = _TEXT_OVERHEAD + len("bodyBinary") + 1
+
+OBJECTS = ObjectLimits(
+    object_bytes=5 << 30,  # of one PutObject; larger ones take a multipart upload
+    delete_keys=1000,
+    page_keys=1000,
+    poll_s=0.02,  # about what a GET of a missing key takes
+    source="https://docs.aws.amazon.com/general/latest/gr/s3.html, API_DeleteObjects, API_ListObjectsV2",
+    as_of="2025-11-01",
+)
+
+
+def messages(body: Literal["binary", "text"], message_kb: int, lease_s: float) -> MessageLimits:
+    """Of topics whose MaximumMessageSize is ``message_kb`` KiB and queues whose visibility is ``lease_s``.
+
+    MaximumMessageSize, 256 KiB unless set and at most 1 MiB, bounds a whole PublishBatch as well as each entry. An SQS
+    queue takes 1 MiB.
+    """
+    overhead = _BINARY_OVERHEAD if body == "binary" else _TEXT_OVERHEAD
+    return MessageLimits(
+        batch_messages=10,
+        batch_bytes=message_kb << 10,
+        message_bytes=(message_kb << 10) - overhead,
+        overhead_bytes=overhead,
+        receive_messages=10,
+        wait_s=20.0,
+        lease_s=lease_s,
+        billing_bytes=64 << 10,
+        body=body,
+        source="https://docs.aws.amazon.com/sns/latest/dg/large-message-payloads.html, sns/latest/api/API_PublishBatch.html, "
+        "AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html, aws.amazon.com/sns/pricing, aws.amazon.com/sqs/pricing",
+        as_of="2025-11-01",
+    )

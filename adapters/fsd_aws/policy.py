@@ -1,0 +1,111 @@
+"""Who may do what: every policy as a document, the exact actions on the exact resources of one app.
+
+`worker` is the function's role, `client` what ``fsd run`` needs on a deployed app, `deployer` what ``fsd deploy`` and ``fsd destroy``
+need on top. A test holds each against the calls that are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from fsd_aws.names import Names
+
+__all__ = ["APP_TAG", "client", "deployer", "log_group", "queue", "trust", "worker"]
+
+APP_TAG = "fsd:app"  # on everything that an app is made of
+Document = dict[str, Any]
+
+
+def log_group(function: str) -> str:
+    """Where Lambda writes what a function prints."""
+    return f"/aws/lambda/{function}"
+
+
+def trust() -> Document:
+    """The role's trust policy: Lambda may take it."""
+    return _document([_allow("Take", ["sts:AssumeRole"], None) | {"Principal": {"Service": "lambda.amazonaws.com"}}])
+
+
+def queue(names: Names, queue: str, topics: str) -> Document:
+    """A queue's policy: topics of this app alone may send. ``topics``: the pattern of their names."""
+    statement = _allow("Topics", ["sqs:SendMessage"], names.arn("sqs", queue)) | {"Principal": {"Service": "sns.amazonaws.com"}}
+    return _document([statement | {"Condition": {"ArnLike": {"aws:SourceArn": names.arn("sns", topics)}}}])
+
+
+def worker(names: Names, bucket: str, function: str) -> Document:
+    """The function's role."""
+    return _document(
+        [
+            _allow("Publish", ["sns:Publish"], names.arn("sns", _all(names))),
+            _allow("Receive", ["sqs:ReceiveMessage", "sqs:DeleteMessage"], names.arn("sqs", _all(names))),
+            _allow("Failed", ["sqs:SendMessage"], names.arn("sqs", names.failed)),  # by Lambda, as the function's destination
+            _allow("Objects", ["s3:GetObject", "s3:PutObject"], _bucket(names, bucket, "/*")),
+            _allow("Missing", ["s3:ListBucket"], _bucket(names, bucket)),  # without it a missing key is 403 and not 404
+            _allow("Launch", ["lambda:InvokeFunction"], names.arn("lambda", f"function:{function}")),
+            _allow("Log", ["logs:CreateLogStream", "logs:PutLogEvents"], names.arn("logs", f"log-group:{log_group(function)}:*")),
+        ]
+    )
+
+
+def client(names: Names, bucket: str, function: str) -> Document:
+    """Whoever runs a deployed app. The generation changes with a new deployment, so names are open there."""
+    return _document(_client(names, bucket, function))
+
+
+def deployer(names: Names, bucket: str, function: str, role: str) -> Document:
+    """Whoever deploys, runs and destroys an app. ``role``: the name of the function's role."""
+    arn = f"arn:{names.partition}:iam::{names.account}:role/{role}"
+    everything = f"fsd-{names.app}-*"
+    group = names.arn("logs", f"log-group:{log_group(function)}")
+    buckets = "CreateBucket DeleteBucket GetBucketTagging PutBucketTagging PutEncryptionConfiguration PutBucketPublicAccessBlock"
+    queues = "CreateQueue DeleteQueue GetQueueUrl PurgeQueue SetQueueAttributes TagQueue ReceiveMessage DeleteMessage"
+    topics = "CreateTopic DeleteTopic SetTopicAttributes Subscribe TagResource"
+    functions = "CreateFunction DeleteFunction UpdateFunctionCode UpdateFunctionConfiguration PutFunctionEventInvokeConfig"
+    functions += " PutFunctionRecursionConfig PutFunctionConcurrency DeleteFunctionConcurrency TagResource"
+    return _document(
+        [
+            *_client(names, bucket, function),
+            _allow("Lists", ["sqs:ListQueues", "sns:ListTopics"], "*"),
+            _allow("Queues", _actions("sqs", queues), names.arn("sqs", everything)),
+            _allow("Topics", _actions("sns", topics), names.arn("sns", everything)),
+            _allow("Bucket", [*_actions("s3", buckets), "s3:PutLifecycleConfiguration"], _bucket(names, bucket)),
+            _allow("Role", _actions("iam", "CreateRole DeleteRole GetRole PutRolePolicy DeleteRolePolicy TagRole"), arn),
+            _allow("PassRole", ["iam:PassRole"], arn) | {"Condition": {"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}}},
+            _allow("Function", _actions("lambda", functions), names.arn("lambda", f"function:{function}")),
+            _allow(
+                "LogGroup", _actions("logs", "CreateLogGroup DeleteLogGroup PutRetentionPolicy TagResource"), [group, f"{group}:*"]
+            ),
+        ]
+    )  # fmt: skip
+
+
+def _client(names: Names, bucket: str, function: str) -> list[Document]:
+    return [
+        _allow("Abort", ["sns:Publish"], names.arn("sns", f"fsd-{names.app}-*")),
+        _allow("Failures", ["sqs:ReceiveMessage", "sqs:DeleteMessage"], names.arn("sqs", f"fsd-{names.app}-*-failed")),
+        _allow("Objects", _actions("s3", "GetObject PutObject DeleteObject"), _bucket(names, bucket, "/*")),
+        _allow("Keys", ["s3:ListBucket"], _bucket(names, bucket)),
+        _allow("Launch", _actions("lambda", "GetFunctionConfiguration InvokeFunction"), names.arn("lambda", f"function:{function}")),
+        _allow("Quota", ["lambda:GetAccountSettings"], "*"),
+    ]
+
+
+def _actions(service: str, words: str) -> list[str]:
+    return [f"{service}:{word}" for word in words.split()]
+
+
+def _all(names: Names) -> str:
+    return f"fsd-{names.app}-{names.generation}-*"
+
+
+def _bucket(names: Names, bucket: str, keys: str = "") -> str:
+    return f"arn:{names.partition}:s3:::{bucket}{keys}"
+
+
+def _allow(sid: str, actions: list[str], resource: str | list[str] | None) -> Document:
+    return {"Sid": sid, "Effect": "Allow", "Action": actions} | ({"Resource": resource} if resource else {})
+
+
+def _document(statements: Iterable[Document]) -> Document:
+    return {"Version": "2012-10-17", "Statement": list(statements)}

@@ -1,0 +1,23 @@
+"""Benchmarks on an emulator: the arguments of `fsd_core.run` that say where, and a way to begin anew."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fsd_conformance import emulators
+
+
+@contextmanager
+def where(provider: str, emulator: str | None) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]:
+    """``provider`` itself (None), or its emulator of this name ("": the default) for the block, one that is up or else its own.
+
+    The function that is given back restarts its own: moto grows by the bytes that are published.
+    """
+    if emulator is None:
+        yield {"provider": provider}, lambda: None
+        return
+    with emulators.use(provider, emulator or None, lambda text: print(text, file=sys.stderr)) as used:
+        yield {"provider": provider, "settings": used.settings}, used.own.restart if used.own else lambda: None

@@ -1,0 +1,71 @@
+"""One emulator of a cloud: its servers, and what a client needs to know."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from fsd_conformance.emulators.process import Guard, Server
+
+__all__ = ["Emulator", "pointed"]
+
+
+class Emulator:
+    """A subclass gives ``servers``, in the order in which they start, and ``env``."""
+
+    name: ClassVar[str]
+    clears: ClassVar[tuple[str, ...]]  # variables that begin so point an SDK somewhere: only those of ``env`` stay
+    settings: ClassVar[Mapping[str, object]] = {}  # of the provider, where the emulator needs them
+    servers: tuple[Server, ...]
+    env: Mapping[str, str]
+
+    def __init__(self, folder: Path, guard: Guard | None = None) -> None:
+        """``folder`` gets logs and whatever is written; ``guard`` watches the servers."""
+        raise NotImplementedError
+
+    @staticmethod
+    def install(tell: Callable[[str], None]) -> None:
+        """Get what is missing, and say what is being done. Quick where nothing is. `InputError`: it cannot be had."""
+
+    def start(self) -> None:
+        """Start all servers; returns when all can be used. Nothing runs if it raises."""
+        try:
+            for server in self.servers:
+                server.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End all servers."""
+        for server in reversed(self.servers):
+            server.stop()
+
+    def restart(self) -> None:
+        """Begin anew, with nothing in it, at the same addresses."""
+        self.stop()
+        self.start()
+
+    def healthy(self) -> bool:
+        """Whether all servers answer."""
+        return all(server.healthy() for server in self.servers)
+
+
+@contextlib.contextmanager
+def pointed(env: Mapping[str, str], clears: tuple[str, ...]) -> Iterator[None]:
+    """Within the block this process and its children are clients of an emulator."""
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(clears):
+            del os.environ[name]
+    os.environ.update(env)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            if name.startswith(clears) or name in env:
+                del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if name.startswith(clears) or name in env})

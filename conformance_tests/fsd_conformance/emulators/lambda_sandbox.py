@@ -1,0 +1,120 @@
+"""What a function's process finds around it in the local Lambda: its variables, its code, the modules that the platform brings."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import io
+import os
+import shutil
+import zipfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from fsd_conformance.emulators.lambda_store import Function
+
+__all__ = ["ONE_THREAD", "Options", "sdk", "unpack", "variables"]
+
+ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
+_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_SESSION_TOKEN": ""}
+_PASSED = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "SSL_CERT_FILE")
+_PLATFORM = (  # on the platform's own image: the runtime client and boto3
+    *("awslambdaric", "runtime_client", "simplejson", "snapshot_restore_py"),
+    *("boto3", "botocore", "s3transfer", "jmespath", "urllib3", "dateutil", "six"),
+)
+_HEAVY = "boto3,fsd_core.worker,fsd_aws.messages,fsd_aws.objects,fsd_aws.invoke,simplejson,snapshot_restore_py,http.client"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the emulator behaves: the flags of the command. ``home``: a folder for logs and unpacked code; ``temporary``: it goes at
+    the end."""
+
+    home: Path
+    temporary: bool = False
+    region: str = "us-east-1"
+    account: str = "123456789012"
+    concurrency: int = 1000
+    cold: str = "fork"
+    code: str = "installed"
+    shipped: str = "fsd_aws.handler"
+    preload: str = _HEAVY
+    freeze: bool = True
+    idle_s: float = 300.0
+    pending_s: float = 0.2
+    retry_scale: float = 1.0
+    late: tuple[float, float] = (0.0, 0.0)
+    duplicate: float = 0.0
+    seed: int = 0
+
+
+def variables(options: Options, function: Function, endpoint: str, api: str, task: str, stream: str) -> dict[str, str]:
+    """The environment of a process: how to reach the emulators, the function's own variables, the platform's.
+
+    ``endpoint``: of the local Lambda; ``api``: host and port of the Runtime API; ``task``: the folder of the code.
+    """
+    passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    passed |= {name: value for name, value in os.environ.items() if name.startswith("AWS_ENDPOINT_URL")}
+    passed |= _credentials()
+    if options.code == "installed" and "PYTHONPATH" in os.environ:
+        passed["PYTHONPATH"] = os.environ["PYTHONPATH"]
+    return {
+        **ONE_THREAD,
+        **passed,
+        "AWS_ENDPOINT_URL_LAMBDA": endpoint,
+        **function.settings.get("Environment", {}).get("Variables", {}),
+        "LANG": "en_US.UTF-8",
+        "TZ": ":UTC",
+        "PYTHONUTF8": "1",
+        "HOME": str(options.home),  # not the user's, whose AWS profiles are no business of a function
+        "_HANDLER": function.settings["Handler"],
+        "LAMBDA_TASK_ROOT": task,
+        "AWS_LAMBDA_RUNTIME_API": api,
+        "AWS_LAMBDA_FUNCTION_NAME": function.name,
+        "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.settings["MemorySize"]),
+        "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+        "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.name}",
+        "AWS_LAMBDA_LOG_STREAM_NAME": stream,
+        "AWS_EXECUTION_ENV": f"AWS_Lambda_{function.settings['Runtime']}",
+        "AWS_REGION": function.region,
+        "AWS_DEFAULT_REGION": function.region,
+    }
+
+
+def _credentials() -> dict[str, str]:
+    """The emulator's own, which its functions have too."""
+    return {name: os.environ.get(name, value) for name, value in _CREDENTIALS.items() if os.environ.get(name, value)}
+
+
+def sdk(service: str, region: str) -> Any:
+    """A client of another service for the emulator itself. Raises `OSError` where that would be the real one."""
+    if not os.environ.get("AWS_ENDPOINT_URL") and not os.environ.get(f"AWS_ENDPOINT_URL_{service.upper()}"):
+        raise OSError(f"no emulator of {service}: start the local Lambda with AWS_ENDPOINT_URL in its environment")
+    credentials = {name.lower(): value for name, value in _credentials().items()}
+    return importlib.import_module("boto3.session").Session(region_name=region, **credentials).client(service)
+
+
+def unpack(options: Options, function: Function) -> tuple[Path, tuple[list[str], list[str]]]:
+    """The folder of the uploaded code, and what comes first and last on ``sys.path``: that folder, and what the platform brings."""
+    runtime = options.home / "runtime"
+    runtime.mkdir(parents=True, exist_ok=True)
+    for name in _PLATFORM:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise FileNotFoundError(f"the module {name} is not installed")
+        source = Path(spec.submodule_search_locations[0] if spec.submodule_search_locations else spec.origin)
+        with suppress(FileExistsError):
+            (runtime / source.name).symlink_to(source)
+    task = options.home / "code" / function.digest.replace("/", "_")
+    if not task.exists():
+        half = task.with_name(uuid4().hex)
+        with zipfile.ZipFile(io.BytesIO(function.code)) as package:
+            package.extractall(half)
+        with suppress(OSError):  # another was quicker
+            half.rename(task)
+        shutil.rmtree(half, ignore_errors=True)
+    return task, ([str(task)], [str(runtime)])

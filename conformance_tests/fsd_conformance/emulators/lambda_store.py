@@ -1,0 +1,273 @@
+"""The functions of the local Lambda: what the control plane keeps of each, and the service's rules for what it accepts."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+import time
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+__all__ = [
+    "CODE_BYTES",
+    "UNZIPPED_BYTES",
+    "Function",
+    "ServiceError",
+    "Store",
+    "check_code",
+    "concurrency",
+    "configuration",
+    "event_invoke",
+    "invalid",
+]
+
+CODE_BYTES = 70_167_211  # a Create or UpdateFunctionCode request; the zip in it at most 50 MB
+UNZIPPED_BYTES = 262_144_000
+_ENVIRONMENT_BYTES = 4096
+_NAME = re.compile(
+    r"(?:arn:aws[a-z-]*:lambda:(?P<region>[a-z0-9-]+):)?(?:(?P<account>\d{12}):)?(?:function:)?(?P<name>[A-Za-z0-9_-]{1,64})"
+    r"(?::(?P<qualifier>\$LATEST|[A-Za-z0-9_-]+))?"
+)
+_RESERVED = re.compile(
+    "_HANDLER|_X_AMZN_TRACE_ID|AWS_DEFAULT_REGION|AWS_REGION|AWS_EXECUTION_ENV|AWS_ACCESS_KEY|AWS_ACCESS_KEY_ID|AWS_SECRET_ACCESS_KEY"
+    "|AWS_SESSION_TOKEN|LAMBDA_TASK_ROOT|LAMBDA_RUNTIME_DIR"
+    "|AWS_LAMBDA_(FUNCTION_NAME|FUNCTION_MEMORY_SIZE|FUNCTION_VERSION|INITIALIZATION_TYPE|LOG_GROUP_NAME|LOG_STREAM_NAME|RUNTIME_API)"
+)
+_DEFAULTS: dict[str, Any] = {
+    "Description": "",
+    "Timeout": 3,
+    "MemorySize": 128,
+    "EphemeralStorage": {"Size": 512},
+    "TracingConfig": {"Mode": "PassThrough"},
+}
+_ECHOED = {"EphemeralStorage", "TracingConfig", "LoggingConfig"}  # kept and shown, without effect here
+_CHANGED = {"Role", "Handler", "Runtime", "Description", "Timeout", "MemorySize", "Environment", *_ECHOED}
+_CREATED = {*_CHANGED, "FunctionName", "Code", "Tags", "Architectures"}
+_NOTHING: dict[str, Any] = {"Publish": False, "PackageType": "Zip", "SnapStart": {"ApplyOn": "None"}}  # says what holds anyway
+_LARGE_NAMED = {"ResourceNotFoundException", "RecursiveInvocationException", "ServiceException"}  # whose field is Message
+
+
+class ServiceError(Exception):
+    """An error of the service: its HTTP status, its code, its message, and what else the body or the headers carry."""
+
+    def __init__(self, status: int, code: str, message: str, **more: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.body = {"Type": "User", "Message" if code in _LARGE_NAMED else "message": message, **more}
+
+
+def invalid(message: str) -> ServiceError:
+    """A parameter that the service refuses."""
+    return ServiceError(400, "InvalidParameterValueException", message)
+
+
+@dataclass(eq=False)
+class Function:
+    """One function. ``settings``: the members of a FunctionConfiguration that a caller sets; ``ready`` by `time.monotonic`."""
+
+    name: str
+    region: str
+    account: str
+    settings: dict[str, Any]
+    code: bytes
+    tags: dict[str, str]
+    ready: float
+    updating: bool = False
+    reserved: int | None = None
+    events: dict[str, Any] | None = None
+    recursion: str = "Terminate"
+    revision: str = field(default_factory=lambda: str(uuid4()))
+    modified: datetime = field(default_factory=lambda: datetime.now(UTC))
+    deleted: bool = False
+
+    @property
+    def arn(self) -> str:
+        """Without a qualifier."""
+        return f"arn:aws:lambda:{self.region}:{self.account}:function:{self.name}"
+
+    @property
+    def digest(self) -> str:
+        """The base64 of the SHA-256 of its code."""
+        return base64.b64encode(hashlib.sha256(self.code).digest()).decode()
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is still being made: it cannot be invoked."""
+        return not self.updating and time.monotonic() < self.ready
+
+    def wire(self) -> dict[str, Any]:
+        """As a FunctionConfiguration."""
+        busy = time.monotonic() < self.ready
+        state: dict[str, Any] = {"State": "Active", "LastUpdateStatus": "Successful"}
+        if busy and self.updating:
+            state["LastUpdateStatus"] = "InProgress"
+        elif busy:
+            state = {"State": "Pending", "StateReason": "The function is being created.", "StateReasonCode": "Creating"}
+        return {
+            "FunctionName": self.name,
+            "FunctionArn": self.arn,
+            **self.settings,
+            "CodeSize": len(self.code),
+            "CodeSha256": self.digest,
+            "LastModified": self.modified.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000",
+            "Version": "$LATEST",
+            "RevisionId": self.revision,
+            "PackageType": "Zip",
+            "SnapStart": {"ApplyOn": "None", "OptimizationStatus": "Off"},
+            **state,
+        }
+
+    def changed(self, ready: float) -> None:
+        """Its environments are of an older revision from now on."""
+        self.revision = str(uuid4())
+        self.modified = datetime.now(UTC)
+        self.ready, self.updating = ready, True
+
+    def change_allowed(self) -> None:
+        """Raises `ServiceError` while an earlier change is in progress."""
+        if time.monotonic() < self.ready:
+            why = f"An update is in progress for resource: {self.arn}"
+            if not self.updating:
+                why = "The function is currently in the following state: Pending"
+            raise ServiceError(409, "ResourceConflictException", f"The operation cannot be performed at this time. {why}")
+
+
+class Store:
+    """All functions of one account, by region."""
+
+    def __init__(self, account: str, limit: int) -> None:
+        self.account = account
+        self.limit = limit
+        self._functions: dict[tuple[str, str], Function] = {}
+
+    def all(self, region: str | None = None) -> list[Function]:
+        """In the order of their names."""
+        return [function for key, function in sorted(self._functions.items()) if region in (None, key[0])]
+
+    def find(self, region: str, name: str) -> Function:
+        """By name, partial or whole ARN, with no qualifier but $LATEST. Raises `ServiceError`: invalid name, not found."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise ServiceError(400, "ValidationException", f"Value '{name}' at 'functionName' is not a function's name or ARN")
+        found = self._functions.get((match["region"] or region, match["name"]))
+        if found is None or match["account"] not in (None, self.account) or match["qualifier"] not in (None, "$LATEST"):
+            arn = name if name.startswith("arn:") else f"arn:aws:lambda:{region}:{self.account}:function:{name}"
+            raise ServiceError(404, "ResourceNotFoundException", f"Function not found: {arn}")
+        return found
+
+    def add(self, function: Function) -> None:
+        """Raises `ServiceError` where the name is taken."""
+        if (function.region, function.name) in self._functions:
+            raise ServiceError(409, "ResourceConflictException", f"Function already exist: {function.name}")
+        self._functions[function.region, function.name] = function
+
+    def remove(self, function: Function) -> None:
+        """Its environments and queued events end by ``deleted``."""
+        function.deleted = True
+        del self._functions[function.region, function.name]
+
+    def unreserved(self, region: str, without: Function | None = None) -> int:
+        """The concurrency that functions with none of their own share."""
+        return self.limit - sum(function.reserved or 0 for function in self.all(region) if function is not without)
+
+
+def configuration(body: Mapping[str, Any], old: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The settings of a function after CreateFunction (``old`` is None) or UpdateFunctionConfiguration. Raises `ServiceError`."""
+    known = _CREATED if old is None else _CHANGED
+    for name, value in body.items():
+        if name not in known and value not in ([], {}, None, "") and _NOTHING.get(name) != value:
+            raise invalid(f"{name}={json.dumps(value)} is not implemented by the local Lambda")
+    settings = {**_DEFAULTS, "Architectures": ["x86_64"]} if old is None else dict(old)
+    settings.update({name: body[name] for name in {*_CHANGED, "Architectures"} if name in body and name in known})
+    if old is None:
+        for name in ("FunctionName", "Role", "Handler", "Runtime", "Code"):
+            if not body.get(name):
+                raise invalid(f"{name} is mandatory for functions created with deployment packages")
+    _number("Timeout", settings["Timeout"], 1, 900)
+    _number("MemorySize", settings["MemorySize"], 128, 10240)
+    if not re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", str(settings["Role"])):
+        raise ServiceError(400, "ValidationException", f"Value '{settings['Role']}' at 'role' is not the ARN of a role")
+    if not re.fullmatch(r"\S{1,128}", str(settings["Handler"])):
+        raise ServiceError(400, "ValidationException", f"Value '{settings['Handler']}' at 'handler' is not a handler's name")
+    if not re.fullmatch(r"python3\.\d+", str(settings["Runtime"])):
+        raise invalid(f"Runtime {settings['Runtime']!r}: the local Lambda runs Python only, e.g. python3.11")
+    _environment(settings.get("Environment", {}).get("Variables", {}))
+    return settings
+
+
+def _number(name: str, value: object, low: int, high: int) -> None:
+    if not isinstance(value, int) or not low <= value <= high:
+        raise invalid(f"'{name}' value {value!r} failed to satisfy constraint: a number from {low} to {high}")
+
+
+def _environment(variables: Mapping[str, str]) -> None:
+    taken = sorted(filter(_RESERVED.fullmatch, variables))
+    if taken:
+        raise invalid(
+            "Lambda was unable to configure your environment variables because the environment variables you have provided contains "
+            f"reserved keys that are currently not supported for modification. Reserved keys used in this request: {', '.join(taken)}"
+        )
+    for name in variables:
+        if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]+", name):
+            raise invalid(f"environment variable {name!r} failed to satisfy constraint: [a-zA-Z]([a-zA-Z0-9_])+")
+    if len(json.dumps(variables, separators=(",", ":")).encode()) > _ENVIRONMENT_BYTES:
+        raise invalid(
+            "Lambda was unable to configure your environment variables because the environment variables you have provided exceeded "
+            "the 4KB limit."
+        )
+
+
+def check_code(code: bytes) -> bytes:
+    """``code`` if it is a deployment package that the service takes. Raises `ServiceError`."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(code)) as package:
+            size = sum(info.file_size for info in package.infolist())
+    except zipfile.BadZipFile:
+        raise invalid("Could not unzip uploaded file. Please check your file, then try to upload again.") from None
+    if size > UNZIPPED_BYTES:
+        raise invalid(f"Unzipped size must be smaller than {UNZIPPED_BYTES} bytes")
+    return code
+
+
+def concurrency(store: Store, function: Function, body: Mapping[str, Any]) -> int:
+    """The reserved concurrency of PutFunctionConcurrency. Raises `ServiceError`: 100 must stay for the others."""
+    value = body.get("ReservedConcurrentExecutions")
+    if not isinstance(value, int) or value < 0:
+        raise invalid(f"ReservedConcurrentExecutions {value!r} failed to satisfy constraint: a number from 0")
+    floor = min(100, store.limit)
+    if store.unreserved(function.region, without=function) - value < floor:
+        raise invalid(
+            "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below its "
+            f"minimum value of [{floor}]."
+        )
+    return value
+
+
+def event_invoke(body: Mapping[str, Any], old: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The settings of asynchronous calls after Put (``old`` is None) or UpdateFunctionEventInvokeConfig. Raises `ServiceError`."""
+    settings = dict(old or {})
+    for name, value in body.items():
+        if name == "MaximumRetryAttempts":
+            _number(name, value, 0, 2)
+        elif name == "MaximumEventAgeInSeconds":
+            _number(name, value, 60, 21600)
+        elif name == "DestinationConfig":
+            if value.get("OnSuccess", {}).get("Destination"):
+                raise invalid("DestinationConfig.OnSuccess is not implemented by the local Lambda")
+            arn = value.get("OnFailure", {}).get("Destination")
+            if arn and not re.fullmatch(r"arn:aws[a-z-]*:(sqs|sns):[a-z0-9-]+:\d{12}:[\w.-]+", arn):
+                raise invalid(f"destination {arn!r}: the local Lambda sends to SQS queues and SNS topics, named by their ARN")
+        else:
+            raise invalid(f"{name} is not a member of an EventInvokeConfig")
+        settings[name] = value
+    if not settings:
+        raise invalid("You must specify at least one of MaximumRetryAttempts, MaximumEventAgeInSeconds, DestinationConfig")
+    return settings

@@ -1,0 +1,33 @@
+"""AWS by moto: quick and small; queues, topics and objects in the memory of one process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from fsd_conformance.emulators.aws import Aws
+from fsd_conformance.emulators.process import Server
+
+__all__ = ["Moto", "MotoServer"]
+
+
+class MotoServer(Server):
+    """``moto.server``; it grows by the bytes that are published."""
+
+    name = "moto"
+    health = "/moto-api/config"
+    grace_s = 0.0
+
+    def command(self) -> Sequence[str]:
+        """In this interpreter."""
+        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+
+
+class Moto(Aws):
+    """moto and the local Lambda."""
+
+    name = "moto"
+    # A binary attribute from a topic to a queue is answered with 500.
+    settings: ClassVar[Mapping[str, object]] = {**Aws.settings, "text": True}
+    service = MotoServer

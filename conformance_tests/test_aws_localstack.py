@@ -1,0 +1,11 @@
+"""AWS against the suite, on LocalStack: every group of cases, plain, metered, prefixed, under faults."""
+
+import pytest
+
+from fsd_conformance import cases
+from fsd_conformance.aws import LocalStackHarness
+
+HARNESS = LocalStackHarness()
+pytestmark = [pytest.mark.usefixtures("installed"), pytest.mark.timeout(600)]  # an installation is within the first case's time
+
+globals().update(cases(HARNESS))
