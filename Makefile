@@ -33,7 +33,9 @@ wheel: .venv/all.stamp build/venv.stamp
 
 # make bench DATA=FOLDER: with the Graph Challenge's files; what needs them is skipped without.
 bench: .venv/all.stamp
-	$(BIN)/python benchmarks/local_queue.py
+	$(BIN)/python benchmarks/exchange.py
+	$(BIN)/python benchmarks/services.py
+	$(BIN)/python benchmarks/end_to_end.py $(if $(DATA),--data "$(DATA)")
 	$(BIN)/python benchmarks/truth.py $(if $(DATA),--data "$(DATA)")
 
 # The table of the suite's cases by provider and emulator: runs them all.

@@ -141,7 +141,9 @@ def run(
     )
     samples = _inputs(inputs, job.model)
     parts, label = _partition(partition, job.model, workers, seed, job.home, tell)
-    resources = job.provider.provisioner(settings or {}).ensure(app, workers, SLOTS)
+    provisioner = job.provider.provisioner(settings or {})
+    there = provisioner.find(app)
+    resources = provisioner.ensure(app, max(workers, there.ranks), there.slots) if there else provisioner.ensure(app, workers, SLOTS)
     with _open(job.provider, resources) as (objects, invoker):
         limits = invoker.limits
         if limits.concurrency is not None and limits.concurrency < workers:
@@ -407,7 +409,7 @@ def clean(provider: str = "local", app: str = "fsd", settings: Mapping[str, obje
 
 
 def collect_garbage(provider: str = "local", app: str = "fsd", settings: Mapping[str, object] | None = None) -> int:
-    """Remove the objects of runs that hold no slot; how many that were."""
+    """Remove the objects of runs that hold no slot, and what dead clients left of the platform's; how many that were."""
 
     def garbage(store: Store) -> list[str]:
         # A run leases its slot before its first object: what is listed first and then found without a lease is garbage.
@@ -415,7 +417,7 @@ def collect_garbage(provider: str = "local", app: str = "fsd", settings: Mapping
         running = slots.holders(store)
         return [key for key in keys if key.split("/")[0] not in running]
 
-    return _remove(provider, app, settings, garbage)
+    return _remove(provider, app, settings, garbage) + len(find(provider).provisioner(settings or {}).sweep(app))
 
 
 def _remove(provider: str, app: str, settings: Mapping[str, object] | None, choose: Callable[[Store], list[str]]) -> int:

@@ -270,6 +270,9 @@ class Provisioner(Protocol):
     def find(self, app: str) -> Resources | None:
         """What is there of the app, or `None`. Makes nothing."""
 
+    def sweep(self, app: str) -> Sequence[str]:
+        """Remove what a client that died left half made or half removed, and no ``ensure`` takes up; return it, for people to read."""
+
     def destroy(self, app: str) -> Sequence[str]:
         """Remove everything of the app; return what was removed, for people to read."""
 

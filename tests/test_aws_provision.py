@@ -247,6 +247,19 @@ def test_a_destroy_that_was_cut_short_is_finished(app: str) -> None:
     assert there(app) == ALL_OF_2_BY_1
 
 
+def test_a_sweep_finds_what_nobody_will_take_up(app: str) -> None:
+    kept = provisioner().ensure(app, 2, 1)
+    lost = Names(app, REGION, kept.names["account"], "0123abcd")
+    with api.Api(REGION) as service:
+        queues.make(service, lost, [(0, 0)])
+    assert provisioner().sweep(app) == [
+        f"topic {lost.topic(0, 0)}",
+        *sorted(f"queue {q}" for q in (lost.queue(0, 0), lost.dead, lost.failed)),
+    ]  # type: ignore[attr-defined]
+    assert there(app) == ALL_OF_2_BY_1
+    assert provisioner().find(app) == kept
+
+
 def test_two_at_once_make_one(app: str) -> None:
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: provisioner().ensure(app, 2, 1), range(2))

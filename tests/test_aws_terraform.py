@@ -70,24 +70,28 @@ def test_it_says_the_same_as_provision() -> None:
 @pytest.mark.timeout(600)
 def test_what_it_makes_is_an_app(folder: Path, tmp_path: Path) -> None:
     """Applied to an emulator: `find` finds it, `ensure` has nothing to do, messages arrive, the role is the same; then it is all gone."""
-    made = subprocess.run([sys.executable, "-m", "fsd_aws.package", "function.zip"], cwd=folder, capture_output=True, text=True, check=True)
+    command, environ = [sys.executable, "-m", "fsd_aws.package", "function.zip"], {**os.environ, "FSD_HOME": str(tmp_path)}
+    made = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, env=environ)
     (folder / "package.auto.tfvars.json").write_text(made.stdout)
     (folder / "variables.auto.tfvars.json").write_text(json.dumps(VARIABLES))
     (folder / "emulator_override.tf").write_text('provider "aws" {\n  s3_use_path_style = true\n}\n')
-    with emulators.own(emulators.find("aws", "moto")) as emulator, _completed(emulator.env["AWS_ENDPOINT_URL_LAMBDA"]) as url:
-        with pointed({**emulator.env, "AWS_ENDPOINT_URL_LAMBDA": url}, ("AWS_",)):
-            terraform(folder, "apply", "-auto-approve", "-input=false", "-no-color")
-            provisioner = PROVIDER.provisioner({})
-            found = provisioner.find("tf")
-            assert found is not None
-            assert provisioner.ensure("tf", 2, 1) == found
-            role = client("iam", "us-east-1").get_role_policy(RoleName="fsd-tf-us-east-1", PolicyName="fsd")
-            assert role["PolicyDocument"] == policy.worker(Names.of(found), found.names["bucket"], found.names["function"])
-            driver = PROVIDER.messages(type(found)("tf", 2, 1, {**found.names, "body": "text"}), 0)  # moto: no binary attributes
-            assert driver.publish([Message(1, b"arrives")]) == []
-            assert [each.body for each in driver.receive(1, 10, 10.0)] == [b"arrives"]
-            terraform(folder, "destroy", "-auto-approve", "-input=false", "-no-color")
-            assert provisioner.destroy("tf") == []
+    with (
+        emulators.own(emulators.find("aws", "moto")) as emulator,
+        _completed(emulator.env["AWS_ENDPOINT_URL_LAMBDA"]) as url,
+        pointed({**emulator.env, "AWS_ENDPOINT_URL_LAMBDA": url}, ("AWS_",)),
+    ):
+        terraform(folder, "apply", "-auto-approve", "-input=false", "-no-color")
+        provisioner = PROVIDER.provisioner({})
+        found = provisioner.find("tf")
+        assert found is not None
+        assert provisioner.ensure("tf", 2, 1) == found
+        role = client("iam", "us-east-1").get_role_policy(RoleName="fsd-tf-us-east-1", PolicyName="fsd")
+        assert role["PolicyDocument"] == policy.worker(Names.of(found), found.names["bucket"], found.names["function"])
+        driver = PROVIDER.messages(type(found)("tf", 2, 1, {**found.names, "body": "text"}), 0)  # moto: no binary attributes
+        assert driver.publish([Message(1, b"arrives")]) == []
+        assert [each.body for each in driver.receive(1, 10, 10.0)] == [b"arrives"]
+        terraform(folder, "destroy", "-auto-approve", "-input=false", "-no-color")
+        assert provisioner.destroy("tf") == []
 
 
 @contextmanager

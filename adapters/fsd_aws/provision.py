@@ -71,6 +71,13 @@ class AwsProvisioner:
             removed += [f"bucket {bucket}" for bucket in buckets if _remove_bucket(api, app, bucket)]
             return removed + function.remove_around(api, app, naming.function(app), naming.role(app, api.region))
 
+    def sweep(self, app: str) -> Sequence[str]:
+        """Remove queues and topics that no `ensure` will take up: those of another generation than the function's; a line for each."""
+        with self._api(app) as api:
+            had = function.read(api, app, naming.function(app))
+            api.within(PROVISION_S)
+            return queues.remove(api, app, keep=had.names["generation"] if had else None)
+
     def _api(self, app: str) -> Api:
         if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", app):
             raise InputError(f"app {app!r}: must be a lower-case letter, then up to 39 of a-z, 0-9 and '-', not ending in '-'")
@@ -131,15 +138,15 @@ class AwsProvisioner:
             function.set_policy(api, names, now["bucket"], name, role)
         _make_bucket(api, app, now["bucket"])
         ranks, slots = max(ranks, had.ranks), max(slots, had.slots)
-        same = had.names["message_kb"] == now["message_kb"]  # else ranks may move to other topics: all are looked at again
+        same = had.names.get("message_kb") == now["message_kb"]  # else ranks may move to other topics: all are looked at again
         pairs = [(s, r) for s in range(slots) for r in range(ranks) if not (same and s < had.slots and r < had.ranks)]
         now["queue_url_prefix"] = queues.make(api, names, pairs)
         now["body"] = now["body"] or ("binary" if queues.takes_binary(api, Resources(app, 0, 0, now), pairs[0]) else "text")
         queues.probe(api, Resources(app, 0, 0, now), pairs)
-        changed = any(had.names[key] != now[key] for key in _FUNCTIONS)
+        changed = any(had.names.get(key) != now[key] for key in _FUNCTIONS)
         if changed:  # "code" is said when it was tried out
             unproven = Resources(app, had.ranks, had.slots, now | {"code": ""})
-            function.update(api, unproven, None if had.names["code"] == now["code"] else code)
+            function.update(api, unproven, None if had.names.get("code") == now["code"] else code)
         made = Resources(app, ranks, slots, now)
         function.guard(api, made)
         if changed or not had.ranks:

@@ -146,7 +146,7 @@ def _probe_slot(api: Api, driver: AwsMessages, slot: int, missing: set[int]) -> 
         api.each(publish, [ranks[at : at + 10] for ranks in routes.values() for at in range(0, len(ranks), 10)])
         ranks = sorted(missing)
         missing.difference_update(rank for rank, there in zip(ranks, api.each(arrived, ranks), strict=True) if there)
-        wait_s = min(20.0, 2 * wait_s)  # the next probe goes out only then
+        wait_s = min(5.0, 2 * wait_s)  # the next probe goes out only then
         return None if missing else True
 
     api.until(f"slot {slot}, ranks {', '.join(map(str, sorted(missing)))}: a message through topic and queue", check)

@@ -119,6 +119,13 @@ class LocalProvisioner:
         }
         return Resources(app, ranks, slots, names)
 
+    def sweep(self, app: str) -> Sequence[str]:
+        """Remove the folders of a destroy that was interrupted."""
+        left = list(Path(self._settings.folder(app)).parent.glob(f"{app}.destroyed-{12 * '?'}"))
+        for folder in left:
+            shutil.rmtree(folder)
+        return [f"folder {folder}" for folder in left]
+
     def destroy(self, app: str) -> Sequence[str]:
         """Remove the app's folder; returns a line for each queue and one for the folder, nothing if there was none."""
         root = self._settings.folder(app)
@@ -128,8 +135,7 @@ class LocalProvisioner:
             queues = Path(root, "queues")
             removed = [*sorted(f"queue {p.relative_to(queues)}" for p in queues.glob("*/*")), f"folder {root}"]
             os.rename(root, f"{root}.destroyed-{os.urandom(6).hex()}")  # gone at once for whoever still writes; '.' is in no app's name
-        for folder in Path(root).parent.glob(f"{app}.destroyed-{12 * '?'}"):  # a destroy that was interrupted left one
-            shutil.rmtree(folder)
+        self.sweep(app)
         return removed
 
     @staticmethod

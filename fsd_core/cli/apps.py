@@ -33,7 +33,7 @@ def deploy(screen: Screen, settings: Settings, slots: int) -> None:
     with emulated(settings, screen.note) as settings:
         made = providers.find(settings.provider).provisioner(settings.table()).ensure(settings.app, settings.workers, slots)
     screen.answer({"app": made.app, "provider": settings.provider, "workers": made.ranks, "slots": made.slots, "names": dict(made.names)})
-    rows = [("workers", f"{made.ranks}"), ("slots", f"{made.slots}"), *made.names.items()]
+    rows = [("workers", f"{made.ranks}"), ("slots", f"{made.slots}"), *(row for row in made.names.items() if row[1])]
     screen.print(pairs(f"{made.app} on {settings.provider}", rows))
 
 
