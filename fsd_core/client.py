@@ -150,7 +150,12 @@ def run(
             raise InputError(
                 f"workers {workers}: {provider} may run {limits.concurrency} functions at once; use fewer workers or raise that quota"
             )
-        return job.execute(samples, parts, label, resources, objects, invoker, batch_size)
+        try:
+            return job.execute(samples, parts, label, resources, objects, invoker, batch_size)
+        except RunFailed as error:
+            if hint := job.provider.advice(error.message):
+                error.message += f"; {hint}"
+            raise
 
 
 @dataclass(slots=True)

@@ -300,5 +300,8 @@ class Provider(Protocol):
     def invoker(self, resources: Resources) -> InvokeDriver:
         """What starts the app's functions: `WORKER` is always one of them."""
 
+    def advice(self, error: str) -> str | None:
+        """What a person can do about an error whose text this is; `None` if there is nothing to say."""
+
 
 WORKER = "worker"  # the function that runs `fsd_core.worker.handle`

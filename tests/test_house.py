@@ -100,7 +100,10 @@ def test_the_python_of_the_documents_runs(snippet: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_the_commands_of_the_documents_exist(document: Path) -> None:
     known = set(root.commands)
-    named = set(re.findall(r"(?:^|`| )fsd ([a-z]+)", document.read_text(), re.M))
+    text = document.read_text()
+    spans = re.findall(r"^```\w*\n(.*?)^```|^    ([^\n]*)$|`([^`\n]+)`", text, re.S | re.M)
+    code = "\n".join("".join(span) for span in spans)
+    named = set(re.findall(r"^\s*fsd ([a-z]+)", code, re.M))
     assert named <= known, f"{document.name} names commands that do not exist"
 
 

@@ -54,5 +54,9 @@ class LocalProvider:
 
         return LocalInvoker(resources)
 
+    def advice(self, error: str) -> str | None:
+        """Errors of this machine speak for themselves."""
+        return None
+
 
 PROVIDER = LocalProvider()
