@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -26,7 +27,7 @@ from fsd_core.keys import RunKeys, is_content, is_run, new_run
 from fsd_core.partition import METHODS, ExchangePlan, Partition, partition
 from fsd_core.providers import find
 from fsd_core.retry import Retry
-from fsd_core.shard import predicted_bytes
+from fsd_core.shard import READ_BYTES, predicted_bytes
 from fsd_core.spawn import LaunchPayload, Spawner
 from fsd_core.store import Store
 from fsd_core.worker import VERSION, RunConfig, abort_peers, report_exit
@@ -190,7 +191,7 @@ class _Job:
         plan = _Lazy(lambda: ExchangePlan(self.model, parts))
         run_id = new_run()
         keys = RunKeys(run_id)
-        batches, predicted = self._batches(samples.shape[0], parts, plan(), batch_size, invoker.limits)
+        batches, predicted, keep = self._batches(samples.shape[0], parts, plan(), batch_size, invoker.limits)
         store = Store(MeteredObjects(objects, meter), retry)
         lease = slots.lease(store, resources.slots, run_id, self.deadline + 60)
         launch = LaunchPayload(resources.app, lease.slot, lease.epoch, run_id, 0, 0, 0, self.deadline)
@@ -204,13 +205,14 @@ class _Job:
                 )
                 staged = time.time() - staging
                 by_batch = [slices.keys[at : at + self.workers] for at in range(0, len(slices.keys), self.workers)]
-                config = self._config(run_id, batches, shards.keys, by_batch)
+                config = self._config(run_id, batches, keep, shards.keys, by_batch)
                 store.put(keys.config, config.pack())
                 self.tell(Progress("launch", 0, self.workers))
                 spawner = Spawner(MeteredInvoker(invoker, meter), store, retry, keys)
                 spawner.start([launch])
-                self._follow(store, keys, spawner, partial(self._report_failures, retry, invoker, resources, run_id))
-                records = [self._record(store, keys, rank) for rank in range(self.workers)]
+                report_failures = partial(self._report_failures, retry, invoker, resources, run_id)
+                self._follow(store, keys, spawner, report_failures)
+                records = [self._record(store, keys, rank, report_failures) for rank in range(self.workers)]
                 output = self._collect(store, keys, parts, batches, pool)
             stopped = True
         except BaseException as error:
@@ -229,7 +231,7 @@ class _Job:
             self._clean_up(store, keys, lease, invoker, stopped)
         return self._result(run_id, output, samples, label, batches, predicted, staged, records, meter)
 
-    def _config(self, run_id: str, batches: list[int], shards: list[str], inputs: list[list[str]]) -> RunConfig:
+    def _config(self, run_id: str, batches: list[int], keep: bool, shards: list[str], inputs: list[list[str]]) -> RunConfig:
         return RunConfig(
             version=VERSION,
             run=run_id,
@@ -238,6 +240,7 @@ class _Job:
             branching=self.branching,
             layers=len(self.model.layers),
             batches=batches,
+            keep=keep,
             shards=shards,
             inputs=inputs,
             objective=self.objective,
@@ -245,15 +248,18 @@ class _Job:
             started=time.time(),
         )
 
-    def _batches(self, samples: int, parts: Partition, plan: ExchangePlan, size: int | None, limits: InvokeLimits) -> tuple[list[int], int]:
-        """Sample counts of the batches, and the predicted peak of the largest worker in bytes."""
+    def _batches(
+        self, samples: int, parts: Partition, plan: ExchangePlan, size: int | None, limits: InvokeLimits
+    ) -> tuple[list[int], int, bool]:
+        """Sample counts of the batches, the predicted peak of the largest worker in bytes, whether the shard is kept for all batches."""
         size = min(size or samples, samples)
         shard_bytes = 8 * self.model.nonzeros // self.workers
         memory = limits.memory_bytes
 
-        def predict(count: int) -> int:
+        def predict(count: int, keep: bool = False) -> int:
+            held = shard_bytes if keep else min(shard_bytes, 3 * READ_BYTES)
             ranks = range(self.workers)
-            return limits.process_bytes + max(predicted_bytes(self.model, parts, plan, rank, count, shard_bytes) for rank in ranks)
+            return limits.process_bytes + held + max(predicted_bytes(self.model, parts, plan, rank, count) for rank in ranks)
 
         while memory is not None and predict(size) > memory and size > 1:
             size = -(-size // 2)
@@ -262,7 +268,8 @@ class _Job:
                 f"memory: one sample needs {predict(size) >> 20} MB in one of {self.workers} workers, a function has {memory >> 20} MB: "
                 "use more workers"
             )
-        return [min(size, samples - at) for at in range(0, samples, size)], predict(size)
+        keep = size < samples and (memory is None or predict(size, True) <= memory)
+        return [min(size, samples - at) for at in range(0, samples, size)], predict(size, keep), keep
 
     def _report_failures(self, retry: Retry, invoker: InvokeDriver, resources: Resources, run_id: str) -> None:
         """Ask the platform for functions of this run that died, where it says so, and tell the workers. Forget those of runs long over."""
@@ -276,9 +283,10 @@ class _Job:
         def take(payload: bytes) -> bool:
             return run_of(payload) in (run_id, None)
 
-        for failure in retry.call(invoker, "ask for failures", partial(invoker.failures, take)):
-            if run_of(failure.payload) == run_id:
-                report_exit(failure.payload, self.provider, failure.reason, nonce=failure.nonce, resources=resources)
+        with suppress(RunFailed):  # who may not ask, or could not tell, leaves it to the stall limit
+            for failure in retry.call(invoker, "ask for failures", partial(invoker.failures, take)):
+                if run_of(failure.payload) == run_id:
+                    report_exit(failure.payload, self.provider, failure.reason, nonce=failure.nonce, resources=resources)
 
     def _follow(self, store: Store, keys: RunKeys, spawner: Spawner, report_failures: Callable[[], None]) -> None:
         """Wait for rank 0's record, telling progress on the way. Raises `_Reported` with the run's error, if it has one."""
@@ -306,13 +314,15 @@ class _Job:
         if error is not None:
             raise _Reported(explain(error))
 
-    def _record(self, store: Store, keys: RunKeys, rank: int) -> dict[str, Any]:
+    def _record(self, store: Store, keys: RunKeys, rank: int, report_failures: Callable[[], None]) -> dict[str, Any]:
         """One worker's record; it is written a moment after rank 0 heard that the worker was done."""
         wait = FIRST_POLL_S
         while (data := store.find(keys.record(rank))) is None:
             if time.time() > self.deadline + GRACE_S:
                 raise RunFailed(Code.DEADLINE, "no record of this worker", rank=rank)
             self._raise_reported(store, keys)
+            if wait > 0.5:  # it should long be there
+                report_failures()
             time.sleep(wait)
             wait = min(LAST_POLL_S, wait * 1.2)
         record: dict[str, Any] = json.loads(data)
@@ -353,9 +363,12 @@ class _Job:
             invoker.close()
             if not invoker.limits.end_with_client:
                 time.sleep(GRACE_S)  # until workers have heard of the abort
-        with suppress(FsdError):
-            store.delete_prefix(keys.prefix)
-            slots.release(store, lease)
+        try:
+            with suppress(FsdError):
+                store.delete_prefix(keys.prefix)
+        finally:
+            with suppress(FsdError):
+                slots.release(store, lease)
 
     def _result(
         self, run_id: str, output: csr_matrix, samples: csr_matrix, label: str, batches: list[int], predicted: int, staged: float,
@@ -449,8 +462,8 @@ def _check(channel: str, workers: int, branching: int, objective: str, batch_siz
     for name, number in (("workers", workers), ("branching", branching), ("batch_size", 1 if batch_size is None else batch_size)):
         if number < 1:
             raise InputError(f"{name} {number}: must be at least 1")
-    if not timeout > 0:
-        raise InputError(f"timeout {timeout}: must be more than 0 seconds")
+    if not 0 < timeout < math.inf:
+        raise InputError(f"timeout {timeout}: must be a number of seconds above 0")
     if faults:
         Faults.parse(faults)
 

@@ -74,6 +74,12 @@ class Retry:
                 raise DriverError(rejected[0].code, f"{what}: {len(items)} entries still refused: {rejected[0].reason}")
             attempt += 1
 
+    def renew(self, deadline: float, budget: int = 1000) -> None:
+        """A new deadline and budget: what must still be said when the old ones are used up."""
+        with self._lock:
+            self.deadline = deadline
+            self._left = budget
+
     def pause(self, attempt: int) -> bool:
         """Count a retry and wait before it. `False` if there must be none: stopped, out of time or out of budget."""
         with self._lock:

@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
-from fsd_core.kernel import Weights
+from fsd_core.kernel import DENSE_SHARE, Weights
 from fsd_core.model import tensors
 
 if TYPE_CHECKING:
     from fsd_core.model import Layer, Model
     from fsd_core.partition import ExchangePlan, Partition
 
-__all__ = ["FORMAT", "LayerShard", "ShardReader", "build", "predicted_bytes"]
+__all__ = ["FORMAT", "READ_BYTES", "LayerShard", "ShardReader", "build", "predicted_bytes"]
 
 FORMAT = "fsd-shard-1"
 HEAD_BYTES = 64 * 1024
@@ -123,8 +123,8 @@ def _positions(held: NDArray[np.int32], groups: list[NDArray[np.int32]]) -> NDAr
     return np.searchsorted(held, np.concatenate([*groups, np.zeros(0, np.int32)])).astype(np.int32)
 
 
-def predicted_bytes(model: Model, partition: Partition, plan: ExchangePlan, rank: int, samples: int, shard_bytes: int) -> int:
-    """An upper estimate of what one rank needs for a batch of ``samples``, beside its process: every sample live in every layer."""
+def predicted_bytes(model: Model, partition: Partition, plan: ExchangePlan, rank: int, samples: int) -> int:
+    """An upper estimate of what one rank needs for a batch of ``samples``, beside process and shard: every sample live in every layer."""
     most = 0
     held = len(plan.inputs(rank))
     for number, layer in enumerate(model.layers, 1):
@@ -132,9 +132,10 @@ def predicted_bytes(model: Model, partition: Partition, plan: ExchangePlan, rank
         away = sum(len(ids) for ids in plan.receives(number, rank).values()) if number > 1 else 0
         # Held, its part that is multiplied, arrived, put together; product of both parts and the activation's temporaries.
         values = (2 * held + 2 * away + 4 * rows) * (samples + 1)
-        most = max(most, 4 * values + min(4 * rows * (held + away), 40 * layer.nonzeros))
+        nonzeros, size = layer.nonzeros * rows // layer.outputs, rows * (held + away)
+        most = max(most, 4 * values + 8 * nonzeros + (4 * size if nonzeros >= DENSE_SHARE * size / 2 else 0))
         held = rows
-    return most + min(shard_bytes, 3 * READ_BYTES)
+    return most
 
 
 class ShardReader:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import random
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from fsd_core.driver import Code
-from fsd_core.errors import RunFailed
+from fsd_core.errors import FsdError, RunFailed
 from fsd_core.keys import slot as slot_key
 from fsd_core.store import Store
 
@@ -44,7 +45,8 @@ def lease(store: Store, slots: int, run: str, until: float) -> Lease:
                 continue
         epoch = 1 + (int(last.removesuffix(_FREE).rsplit("/", 1)[1]) if last else 0)
         if store.create(slot_key(slot, epoch), json.dumps({"run": run, "until": until}).encode()):
-            store.delete([key for key in keys if int(key.removesuffix(_FREE).rsplit("/", 1)[1]) <= epoch - _KEPT_EPOCHS])
+            with suppress(FsdError):  # the next run will remove them
+                store.delete([key for key in keys if int(key.removesuffix(_FREE).rsplit("/", 1)[1]) <= epoch - _KEPT_EPOCHS])
             return Lease(slot, epoch)
         holders.append(f"slot {slot} by a run that came first")
     raise RunFailed(Code.THROTTLED, f"no free slot: {'; '.join(sorted(holders))}. Wait, or deploy the app with more slots")

@@ -106,5 +106,5 @@ class Spawner:
 
     def watch(self, stop: threading.Event, first_s: float = FIRST_CHECK_S) -> None:
         """`check` with growing waits until all have claimed or the event ``stop`` is set."""
-        while not stop.wait(first_s) and not self.check():
+        while not stop.wait(first_s) and time.time() < self._retry.deadline and not self.check():
             first_s = min(2 * first_s, 4.0)

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,10 +79,10 @@ def _stage(store: Store, digest: str, count: int, make: Callable[[int], bytes], 
     """What the manifest names, made and uploaded where there is none."""
     prefix = keys.content(digest)
     names = [f"{prefix}{number}" for number in range(count)]
-    manifest = store.find(f"{prefix}manifest")
-    if manifest is not None:
+    with suppress(ValueError, KeyError, TypeError):  # a manifest that cannot be read counts as none
+        staged = Staged(names, json.loads(store.find(f"{prefix}manifest") or b"")["sizes"])
         tell(count, count)
-        return Staged(names, json.loads(manifest)["sizes"])
+        return staged
     sizes, uploads = [], []
     for number, name in enumerate(names):
         body = make(number)

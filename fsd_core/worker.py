@@ -7,6 +7,7 @@ A worker imports numpy, zstandard and what its provider needs, nothing else.
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import secrets
@@ -16,9 +17,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fsd_core import probe
 from fsd_core.channel import Aborted, Channel, HybridChannel, Membership, ObjectChannel, QueueChannel, describe
@@ -41,13 +44,17 @@ __all__ = ["RunConfig", "handle", "report_exit"]
 
 VERSION = 1
 PROGRESS_S = 2.0
+ABORT_CHECK_S = 1.0
 FIRST_POLL_S = 0.02
 THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """What all workers of a run share: names, never secrets. ``batches``: sample counts; ``inputs``: key by batch, then rank."""
+    """What all workers of a run share: names, never secrets. ``batches``: sample counts; ``inputs``: key by batch, then rank.
+
+    ``keep``: hold the shard in memory between batches, instead of reading it again.
+    """
 
     version: int
     run: str
@@ -56,6 +63,7 @@ class RunConfig:
     branching: int
     layers: int
     batches: list[int]
+    keep: bool
     shards: list[str]
     inputs: list[list[str]]
     objective: str
@@ -156,21 +164,26 @@ class _Worker:
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fsd")
         self.channel: Channel | None = None
         self.spawner: Spawner | None = None
+        self.orphaned: RunFailed | None = None  # why a child could not be started
         self.layer: int | None = None
         self.seconds = dict.fromkeys(("launch", "load", "compute", "exchange"), 0.0)
         self.layers_meter = dict.fromkeys(FIELDS, 0)
         self.reported_at = time.monotonic()
         self.reports = 0
+        self.looked_at = time.monotonic()
 
     def run(self) -> int:
         """See `handle`."""
         if time.time() >= self.launch.deadline:
             return 0
-        data = self.store.find(self.keys.config)
-        if data is None or self.store.find(self.keys.error) is not None:
+        if self.store.find(self.keys.error) is not None:
             return 0
         claim = {"nonce": self.nonce, "attempt": self.launch.attempt, "pid": os.getpid(), "at": time.time()}
         if not self.store.create(self.keys.claim(self.rank), json.dumps(claim).encode()):
+            return 0
+        data = self.store.find(self.keys.config)
+        if data is None:  # the run is over; looked for after the claim, so that a run that ends meanwhile is not revived by it
+            self.store.delete([self.keys.claim(self.rank)])
             return 0
         try:
             config = RunConfig.unpack(data)
@@ -198,10 +211,12 @@ class _Worker:
         error.rank = self.rank if error.rank is None else error.rank
         error.layer = self.layer if error.layer is None else error.layer
         print(f"fsd worker: {error}", file=sys.stderr)
-        self.retry.deadline = time.time() + 5  # the run's own may be what ran out
-        self.store.create(self.keys.error, describe(error))
-        if self.channel is not None:
-            self.channel.abort(error)
+        self.retry.renew(time.time() + 5)  # the run's own may be what ran out
+        try:
+            self.store.create(self.keys.error, describe(error))
+        finally:
+            if self.channel is not None:
+                self.channel.abort(error)
 
     def _work(self, config: RunConfig) -> None:
         """Everything between claim and record."""
@@ -210,21 +225,22 @@ class _Worker:
             self.store.driver = MeteredObjects(FaultyObjects(self.objects, faults, self.rank), self.meter)
         self.spawner = self._start_children(config)
         started = time.monotonic()
-        shard = ShardReader(lambda a, b: self.store.get(config.shards[self.rank], a, b), self.pool, keep=len(config.batches) > 1)
+        shard = ShardReader(partial(self._staged, config.shards[self.rank]), self.pool, keep=config.keep)
         steps = (shard.layers - 1) * len(config.batches)
         self.channel = self._open_channel(config, shard, steps) if config.workers > 1 else None
+        if self.channel is not None and self.orphaned is not None:  # it came before there was a channel to tell
+            self.channel.mailbox.fail(self.orphaned)
         self.seconds["load"] += time.monotonic() - started
         before = self.meter.snapshot()
         outputs = []
         for batch, samples in enumerate(config.batches):
             block = self._batch(config, shard, batch, samples)
             key, body = self.keys.output(batch, self.rank), encode(block)
-            after = self.meter.snapshot()
-            self.layers_meter = {name: self.layers_meter[name] + after[name] - before[name] for name in FIELDS}
-            outputs.append(self.pool.submit(self.store.put, key, body))
-            before = self.meter.snapshot()
-        for output in outputs:
-            output.result()
+            outputs.append((key, body))
+        after = self.meter.snapshot()
+        self.layers_meter = {name: after[name] - before[name] for name in FIELDS}
+        for task in [self.pool.submit(self.store.put, key, body) for key, body in outputs]:
+            task.result()
         if self.channel is not None:
             self._gather(steps)
         if self.spawner is not None:
@@ -246,9 +262,10 @@ class _Worker:
         def watch() -> None:
             try:
                 spawner.watch(self.all_done)
-            except RunFailed as error:
+            except Exception as error:
+                self.orphaned = error if isinstance(error, RunFailed) else RunFailed(Code.UNKNOWN, f"{type(error).__name__}: {error}")
                 if self.channel is not None and not self.all_done.is_set():
-                    self.channel.mailbox.fail(error)
+                    self.channel.mailbox.fail(self.orphaned)
 
         threading.Thread(target=watch, name="watch", daemon=True).start()
         return spawner
@@ -273,7 +290,7 @@ class _Worker:
     def _batch(self, config: RunConfig, shard: ShardReader, batch: int, samples: int) -> Block:
         """One batch through all layers: the activations of this rank's rows of the last."""
         started = time.monotonic()
-        data = self.store.get(config.inputs[batch][self.rank])
+        data = self._staged(config.inputs[batch][self.rank])
         self.layer = 1
         block: Block | None = None
         layers = iter(shard)
@@ -286,11 +303,22 @@ class _Worker:
             self.seconds["load"] += time.monotonic() - started
             if time.time() >= self.launch.deadline:
                 raise RunFailed(Code.DEADLINE, "the run's time is over")
+            if not layer.receives:
+                self._look_for_abort()
             block = self._layer(layer, block, batch * (shard.layers - 1) + number - 2, number)
             self._progress(config, batch, number)
             started = time.monotonic()
         assert block is not None
         return block
+
+    def _staged(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Staged content, which the store may have expired."""
+        data = self.store.find(key, start, end)
+        if data is None:
+            raise RunFailed(
+                Code.NOT_FOUND, f"{key} is gone, which was staged; `fsd clean` removes the rest, so that the next run stages anew"
+            )
+        return data
 
     def _input(self, data: bytes, layer: LayerShard, samples: int) -> Block:
         """The staged input rows: as many as the first layer's local weights have columns, all of them needed."""
@@ -299,12 +327,19 @@ class _Worker:
         except CodecError as error:
             raise RunFailed(Code.INVALID, f"the staged input is damaged: {error}") from error
 
+    def _look_for_abort(self) -> None:
+        """Where no channel would tell: at most once a second, whether the run failed elsewhere or is over."""
+        if time.monotonic() - self.looked_at >= ABORT_CHECK_S:
+            if self.store.find(self.keys.error) is not None or self.store.find(self.keys.config) is None:
+                raise Aborted(Code.UNAVAILABLE, "the run is over")
+            self.looked_at = time.monotonic()
+
     def _layer(self, layer: LayerShard, block: Block, step: int, number: int) -> Block:
         """Send, multiply what is at hand, receive, multiply the rest, activate."""
         if layer.sends:
             assert self.channel is not None
             held = block
-            self.channel.send(step, ((target, encode(held.take(rows))) for target, rows in layer.sends))
+            self.channel.send(step, ((target, self._encoded(held, rows)) for target, rows in layer.sends))
         started = time.monotonic()
         z = layer.local.multiply(block.values if layer.own is None else block.values[layer.own])
         live = block.live
@@ -330,6 +365,11 @@ class _Worker:
         self.seconds["compute"] += time.monotonic() - computed
         return result
 
+    def _encoded(self, block: Block, rows: NDArray[np.int32]) -> bytes:
+        data = encode(block.take(rows))
+        self.meter.add("payload_bytes_sent", len(data))
+        return data
+
     def _receive(self, layer: LayerShard, step: int, samples: int) -> list[Block]:
         """The rows of every source, decoded as they arrive, in the order of the sources."""
         assert self.channel is not None
@@ -348,7 +388,7 @@ class _Worker:
         if self.rank:
             self.channel.send(step, [(0, b"done")])
         else:
-            for _ in self.channel.receive(step):
+            for _ in self.channel.receive(step, least_s=math.inf):  # others may have layers to compute that rank 0 has no part in
                 pass
         self.channel.finish()
 

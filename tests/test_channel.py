@@ -167,6 +167,40 @@ def test_a_damaged_frame_ends_the_run_at_once(make: Make, damage: Callable[[byte
     assert caught.value.code is Code.INVALID
 
 
+def test_what_cannot_be_told_to_be_ours_is_removed_and_poisons_nothing(make: Make) -> None:
+    good = pack(Frame(Kind.PAYLOAD, RUN, 5, 0, 1, 0, 1, b"good"))
+    older = pack(Frame(Kind.PAYLOAD, RUN, 4, 0, 1, 0, 1, b"older"))
+    driver = make.messages()  # type: ignore[attr-defined]
+    driver.publish([Message(0, b"FSDf" + bytes(60)), Message(0, good[:20]), Message(0, older[:-1]), Message(0, good)])
+    channel = make("queue", 0, {0: [1]})
+    assert list(channel.receive(0)) == [(1, b"good")]
+    channel.finish()
+    assert channel.meter.snapshot()["strays_dropped"] == 3
+    time.sleep(0.5)
+    assert list(driver.receive(0, 10, 0)) == []
+
+
+def test_an_abort_goes_out_though_an_earlier_send_failed(make: Make) -> None:
+    failing = make("queue", 0, {}, workers=4)
+    failing.send(0, [(8, b"nobody has this rank")])
+    failing.abort(RunFailed(Code.INVALID, "why", rank=0))
+    with pytest.raises(Aborted, match="why"):
+        list(make("queue", 1, {0: [0]}, workers=4).receive(0))
+
+
+def test_a_slow_consumer_is_no_stall_of_its_peers(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    for source in (1, 2):
+        make("queue", source, {}).send(0, [(0, b"x")])
+    channel = make("queue", 0, {0: [1, 2, 3]}, workers=4)
+    monkeypatch.setattr(type(channel.patience), "limit_s", 2.0)
+    threading.Timer(3.5, lambda: make("queue", 3, {}, workers=4).send(0, [(0, b"late")])).start()
+    arrived = []
+    for source, _ in channel.receive(0):
+        time.sleep(1.5)
+        arrived.append(source)
+    assert sorted(arrived) == [1, 2, 3]
+
+
 @pytest.mark.parametrize("kind", ["queue", "object", "hybrid"])
 def test_an_abort_reaches_a_waiting_peer(make: Make, kind: str) -> None:
     error = RunFailed(Code.TOO_LARGE, "out of memory", rank=2, layer=7)

@@ -196,6 +196,14 @@ def test_a_batch_is_cut_to_the_memory_that_a_function_has(start: Callable[..., R
     np.testing.assert_allclose(result.output.toarray(), serial(model, x).toarray(), rtol=1e-4, atol=1e-4)
 
 
+def test_a_shard_that_does_not_fit_beside_a_batch_is_read_again(start: Callable[..., Result]) -> None:
+    model, x = radixnet(4096, 60), open_inputs("random:40:0.4:1", 4096)
+    result = start(model, x, workers=1, batch_size=20, settings={"memory_mb": 128})
+    assert result.memory["peak_bytes_max"] <= result.memory["predicted_bytes_max"] <= 128 << 20
+    assert result.meter["object_bytes_read"] > 2 * 8 * model.nonzeros
+    np.testing.assert_allclose(result.output.toarray(), serial(model, x).toarray(), rtol=1e-4, atol=1e-4)
+
+
 def test_too_little_memory_for_one_sample_is_refused(start: Callable[..., Result]) -> None:
     with pytest.raises(InputError, match=r"one sample needs \d+ MB .* a function has 64 MB"):
         start(settings={"memory_mb": 64})

@@ -5,4 +5,14 @@ from fsd_core.channel.hybrid import HybridChannel
 from fsd_core.channel.objects import ObjectChannel
 from fsd_core.channel.queue import QueueChannel
 
-__all__ = ["Aborted", "Channel", "HybridChannel", "Membership", "ObjectChannel", "Patience", "QueueChannel", "describe", "explain"]
+__all__ = [
+    "Aborted",
+    "Channel",
+    "HybridChannel",
+    "Membership",
+    "ObjectChannel",
+    "Patience",
+    "QueueChannel",
+    "describe",
+    "explain",
+]

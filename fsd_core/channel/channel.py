@@ -51,7 +51,7 @@ class Patience:
     @property
     def limit_s(self) -> float:
         """The stall limit now."""
-        return FIRST_LIMIT_S if self._slowest is None else max(self._least, SLOWEST_FACTOR * self._slowest)
+        return max(FIRST_LIMIT_S, self._least) if self._slowest is None else max(self._least, SLOWEST_FACTOR * self._slowest)
 
     def step_ended(self, seconds: float) -> None:
         """Learn from a step that took this long."""
@@ -95,20 +95,22 @@ class Channel(abc.ABC):
     def prepare(self, step: int) -> None:  # noqa: B027  only some services need it
         """Start looking for what arrives in ``step``."""
 
-    def receive(self, step: int) -> Iterator[tuple[int, bytes]]:
-        """Every expected (source, payload) of ``step``, as they arrive."""
+    def receive(self, step: int, *, least_s: float = 0.0) -> Iterator[tuple[int, bytes]]:
+        """Every expected (source, payload) of ``step``, as they arrive; the stall limit is at least ``least_s``."""
         self.prepare(step)
         heard_at = time.monotonic()
         while missing := self.mailbox.missing(step):
-            yield from self._drain(step)
-            self._check_sends()
-            item = self.mailbox.next(step, timeout=0.2)
-            if item is not None:
+            for item in self._drain(step):
                 yield item
+                heard_at = time.monotonic()  # after the consumer's work: that is no stall of the peers
+            self._check_sends()
+            arrival = self.mailbox.next(step, timeout=0.2)
+            if arrival is not None:
+                yield arrival
                 heard_at = time.monotonic()
                 continue
             waited = time.monotonic() - heard_at
-            if waited > self.patience.limit_s or time.time() > self.me.deadline:
+            if waited > max(least_s, self.patience.limit_s) or time.time() > self.me.deadline:
                 raise RunFailed(Code.DEADLINE, self._who(step, missing, waited), rank=self.me.rank)
         yield from self._drain(step)
         now = time.monotonic()
@@ -125,7 +127,9 @@ class Channel(abc.ABC):
         who = ", ".join(f"rank {r} ({f'last heard in step {heard[r]}' if r in heard else 'never heard of'})" for r in missing[:8])
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         limit = "past the run's deadline" if time.time() > self.me.deadline else "longer than the stall limit"
-        return f"waited {waited:.1f} s in step {step}, {limit}, for {who}{more}"
+        strays = self.meter.snapshot()["strays_dropped"]
+        note = f"; {strays} messages that could not be read, or were of other runs, were dropped" if strays else ""
+        return f"waited {waited:.1f} s in step {step}, {limit}, for {who}{more}{note}"
 
     def submit(self, task: Callable[[], None]) -> None:
         """Run a sending task on the pool; its error surfaces later."""

@@ -27,11 +27,16 @@ T = TypeVar("T")
 
 
 class Stray(ValueError):
-    """The bytes are no frame at all: something else was sent to this queue."""
+    """The bytes are no frame that can be told to belong anywhere: sent by something else, of another version, or with a damaged header."""
 
 
 class FrameError(ValueError):
-    """The bytes are a frame that was damaged on its way; the text says how."""
+    """The bytes are a frame whose body was damaged on its way: which run and epoch it belongs to is known; the text says how."""
+
+    def __init__(self, message: str, run: str, epoch: int) -> None:
+        super().__init__(message)
+        self.run = run
+        self.epoch = epoch
 
 
 class Kind(enum.IntEnum):
@@ -76,25 +81,23 @@ def pack(frame: Frame) -> bytes:
 
 
 def unpack(data: bytes) -> Frame:
-    """The frame of these bytes. Raises `Stray` where they are none, `FrameError` where they are a damaged one."""
-    if data[:4] != _MAGIC:
+    """The frame of these bytes. Raises `Stray` where they are none, `FrameError` where they are one with a damaged body."""
+    if data[:4] != _MAGIC or len(data) < HEADER_BYTES:
         raise Stray(f"{len(data)} bytes that are no frame")
-    if len(data) < HEADER_BYTES:
-        raise FrameError(f"a frame cut to {len(data)} bytes, its header alone has {HEADER_BYTES}")
     header = data[: _HEADER.size]
     if _CRC.unpack_from(data, _HEADER.size)[0] != zlib.crc32(header):
-        raise FrameError("a frame with a damaged header (its checksum differs)")
+        raise Stray("a frame with a damaged header (its checksum differs)")
     _, version, kind, _, run, epoch, step, source, sequence, of, length, crc = _HEADER.unpack(header)
     if version != _VERSION:
-        raise FrameError(f"a frame of version {version}, this version reads {_VERSION}")
+        raise Stray(f"a frame of version {version}, this version reads {_VERSION}")
     where = f"step {step}, piece {sequence + 1} of {of} from rank {source}"
     body = data[HEADER_BYTES:]
     if len(body) != length:
-        raise FrameError(f"a frame cut short ({where}): {len(body)} of {length} bytes")
+        raise FrameError(f"a frame cut short ({where}): {len(body)} of {length} bytes", f"{run:016x}", epoch)
     if zlib.crc32(body) != crc:
-        raise FrameError(f"a frame with a damaged body ({where}): its checksum differs")
+        raise FrameError(f"a frame with a damaged body ({where}): its checksum differs", f"{run:016x}", epoch)
     if kind not in Kind._value2member_map_ or not sequence < of <= _MOST_PIECES:
-        raise FrameError(f"a frame that makes no sense ({where}, kind {kind})")
+        raise Stray(f"a frame that makes no sense ({where}, kind {kind})")
     return Frame(Kind(kind), f"{run:016x}", epoch, step, source, sequence, of, body)
 
 

@@ -55,7 +55,6 @@ class HybridChannel(QueueChannel):
 
         super().send(step, small())
         if large:
-            self.meter.add("payload_bytes_sent", sum(len(payload) for _, payload in large))
             self.submit(lambda: self._send_large(step, large))
 
     def _send_large(self, step: int, payloads: list[tuple[int, bytes]]) -> None:

@@ -33,6 +33,7 @@ _MAGIC = b"FSDo"
 _VERSION = 1
 _ABORT_CHECK_S = 1.0
 _MOST_WAIT_S = 0.5
+_MOST_DELAY_S = 0.1  # more would be handed on from rank to rank after one late start
 
 
 def bundle(me: Membership, step: int, payloads: Sequence[tuple[int, bytes]]) -> bytes:
@@ -84,7 +85,7 @@ class ObjectChannel(Channel):
     """Polls known keys: few requests, little lateness.
 
     Each wait is a share of the time waited so far. Unless ``eager``, a source is first asked when three quarters of the
-    time are over that it took in the last step.
+    time are over that it took in the last step, or a tenth of a second.
     """
 
     def __init__(
@@ -115,7 +116,6 @@ class ObjectChannel(Channel):
         pairs = list(payloads)
         if not pairs:
             return
-        self.meter.add("payload_bytes_sent", sum(len(payload) for _, payload in pairs))
         key, body = self.keys.exchange(step, self.me.rank), bundle(self.me, step, pairs)
         self.submit(lambda: self.store.put(key, body))
 
@@ -127,7 +127,7 @@ class ObjectChannel(Channel):
         now = time.monotonic()
         with self._wake:
             for source in self.mailbox.missing(step):
-                first = now if self._eager else now + 0.75 * self._took.get(source, 0.0)
+                first = now if self._eager else now + min(_MOST_DELAY_S, 0.75 * self._took.get(source, 0.0))
                 heapq.heappush(self._due, (first, now, step, source))
             self._wake.notify()
 
@@ -142,7 +142,11 @@ class ObjectChannel(Channel):
                 if self._closed:
                     return
                 _, since, step, source = heapq.heappop(self._due)
-            self.pool.submit(self._ask, since, step, source)
+            try:
+                self.pool.submit(self._ask, since, step, source)
+            except RuntimeError as error:  # no thread to be had, or the pool is shut down
+                self.mailbox.fail(RunFailed(Code.UNAVAILABLE, f"receiving failed: {error}", rank=self.me.rank))
+                return
 
     def _ask(self, since: float, step: int, source: int) -> None:
         """Ask once for the object of a source; if it is not there, ask again later."""

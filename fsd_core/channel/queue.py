@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 from fsd_core.channel.channel import Channel, Membership, Patience, describe, explain
@@ -68,7 +69,6 @@ class QueueChannel(Channel):
         """Send (target, payload) pairs; returns before they have left."""
         waiting: list[Message] = []
         for target, payload in payloads:
-            self.meter.add("payload_bytes_sent", len(payload))
             waiting += self.messages(step, target, payload)
             if self._eager:
                 self._publish_soon(waiting)
@@ -109,8 +109,9 @@ class QueueChannel(Channel):
         """Tell every peer, as far as possible, that the run is over."""
         body = describe(error)
         peers = [rank for rank in range(self.me.workers) if rank != self.me.rank]
-        self._publish_soon([self.message(rank, Kind.ABORT, 0, 0, 1, body) for rank in peers])
-        self.finish_sends()
+        for batch in self.batches([self.message(rank, Kind.ABORT, 0, 0, 1, body) for rank in peers]):
+            with suppress(FsdError):  # one peer that cannot be told must not keep it from the others
+                self.publish(batch)
 
     # Receiving
 
@@ -121,7 +122,7 @@ class QueueChannel(Channel):
             while not (self.mailbox.complete or self._closed.is_set()):
                 if not self._eager and (self._step is None or not self.mailbox.missing(self._step)):
                     self._waited_s = time.monotonic() - self._asked
-                    self._wanted.wait(limits.lease_s / 2 if self._tokens else None)
+                    self._wanted.wait(max(0.0, self._oldest + limits.lease_s / 2 - time.monotonic()) if self._tokens else None)
                     self._wanted.clear()
                     self._ack(late=False)
                     continue
@@ -136,8 +137,10 @@ class QueueChannel(Channel):
                     self._closed.wait(min(LINGER_MOST_S, LINGER_SHARE * self._waited_s))
                 if time.time() >= self.me.deadline:
                     return
+            self._ack(late=True)
         except FsdError as error:
             self.mailbox.fail(error)
+            self._ack(late=True)
         except Exception as error:  # a defect here must not leave the main thread waiting
             self.mailbox.fail(RunFailed(Code.UNKNOWN, f"receiving failed: {type(error).__name__}: {error}", rank=self.me.rank))
 
@@ -156,7 +159,11 @@ class QueueChannel(Channel):
             self._remember(delivery.token)
             return
         except FrameError as error:
-            raise RunFailed(Code.INVALID, str(error), rank=self.me.rank) from error
+            self._remember(delivery.token)  # or it would meet every later run on this slot
+            if (error.run, error.epoch) == (self.me.run, self.me.epoch):
+                raise RunFailed(Code.INVALID, str(error), rank=self.me.rank) from error
+            self.meter.add("strays_dropped")
+            return
         if frame.epoch > self.me.epoch:
             raise RunFailed(
                 Code.PRECONDITION, f"lease lost: the slot is at epoch {frame.epoch}, this run had {self.me.epoch}", rank=self.me.rank

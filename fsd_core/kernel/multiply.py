@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Weights"]
+__all__ = ["DENSE_SHARE", "Weights"]
 
 DENSE_SHARE = 1 / 32  # measured on one core: BLAS does 32 multiplications in the time that the gather takes for one
 GATHER_VALUES = 1 << 18  # the plain path works on pieces of 1 MB, so that they stay in the cache
