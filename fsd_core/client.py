@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -386,7 +387,7 @@ class _Job:
             workers=self.workers,
             branching=self.branching,
             provider=self.provider.name,
-            channel=self.channel if self.workers > 1 else "none",
+            channel=self.channel,
             partition=label,
             seconds={"total": time.time() - self.began, "stage": staged} | seconds,
             meter={name: client[name] + sum(record["meter"][name] for record in records) for name in FIELDS},
@@ -502,15 +503,18 @@ def _partition(
     if isinstance(wanted, Partition):
         parts, label = wanted.check(model), "given"
     elif wanted in METHODS:
-        file = home / "partitions" / f"{model.digest[:32]}-{workers}-{wanted}-{seed}.npz"
-        if wanted == "hypergraph" and file.exists():
-            with suppress(InputError):
-                return Partition.load(file, model), wanted
-        parts = partition(model, workers, wanted, seed, progress=lambda done, total: tell(Progress("partition", done, total, wanted)))
-        if wanted == "hypergraph":
+        label = "block" if wanted == "hypergraph" and find_spec("mtkahypar") is None else wanted  # the partitioner warns of it
+        file = home / "partitions" / f"{model.digest[:32]}-{workers}-{label}-{seed}.npz"
+        if label == "hypergraph" and file.exists():
+            try:
+                return Partition.load(file, model), label
+            except InputError:  # damaged: it is only a copy
+                file.unlink()
+        parts = partition(model, workers, wanted, seed, progress=lambda done, total: tell(Progress("partition", done, total, label)))
+        if label == "hypergraph":
             file.parent.mkdir(parents=True, exist_ok=True)
             parts.save(file)
-        return parts, wanted
+        return parts, label
     else:
         parts, label = Partition.load(wanted, model), wanted
     if parts.workers != workers:

@@ -12,6 +12,7 @@ import random
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from fsd_core.driver import Code
 from fsd_core.errors import FsdError, RunFailed
@@ -39,7 +40,7 @@ def lease(store: Store, slots: int, run: str, until: float) -> Lease:
         keys = list(store.keys(slot_key(slot)))
         last = keys[-1] if keys else None
         if last is not None and not last.endswith(_FREE):
-            held = json.loads(store.find(last) or b"{}")
+            held = _read(store, last)
             if held.get("until", 0) > time.time():
                 holders.append(f"slot {slot} by run {held.get('run')} for {held['until'] - time.time():.0f} s more")
                 continue
@@ -55,10 +56,17 @@ def lease(store: Store, slots: int, run: str, until: float) -> Lease:
 def holders(store: Store) -> set[str]:
     """The runs that hold a slot now."""
     last = {key.split("/")[1]: key for key in store.keys("slots/")}  # ascending: the latest epoch of each slot
-    leases = [json.loads(store.find(key) or b"{}") for key in last.values() if not key.endswith(_FREE)]
+    leases = [_read(store, key) for key in last.values() if not key.endswith(_FREE)]
     return {lease["run"] for lease in leases if lease.get("until", 0) > time.time()}
 
 
 def release(store: Store, lease: Lease) -> None:
     """Give the slot back."""
     store.put(slot_key(lease.slot, lease.epoch) + _FREE, b"{}")
+
+
+def _read(store: Store, key: str) -> dict[str, Any]:
+    """What a lease says; one that is gone or damaged says that it ran out."""
+    with suppress(ValueError, TypeError):
+        return dict(json.loads(store.find(key) or b"{}"))
+    return {}

@@ -103,7 +103,11 @@ def result_tables(result: Result, truth: Mapping[str, int] | None = None) -> Ite
     answer = [
         ("samples", f"{result.samples}"),
         ("network", f"{result.layers} layers of up to {result.neurons} neurons"),
-        ("workers", f"{result.workers} on {result.provider}, {result.channel} channel, {result.partition} partition"),
+        (
+            "workers",
+            f"{result.workers} on {result.provider}"
+            + (f", {result.channel} channel, {result.partition} partition" if result.workers > 1 else ""),
+        ),
         ("nonzero samples", f"{result.output_nonzero_samples}"),
     ]
     if truth:
