@@ -181,11 +181,11 @@ class _Worker:
         claim = {"nonce": self.nonce, "attempt": self.launch.attempt, "pid": os.getpid(), "at": time.time()}
         if not self.store.create(self.keys.claim(self.rank), json.dumps(claim).encode()):
             return 0
-        data = self.store.find(self.keys.config)
-        if data is None:  # the run is over; looked for after the claim, so that a run that ends meanwhile is not revived by it
-            self.store.delete([self.keys.claim(self.rank)])
-            return 0
-        try:
+        try:  # from here on others count on this rank, so whatever goes wrong is told
+            data = self.store.find(self.keys.config)
+            if data is None:  # the run is over; looked for after the claim, so that a run that ends meanwhile is not revived by it
+                self.store.delete([self.keys.claim(self.rank)])
+                return 0
             config = RunConfig.unpack(data)
             self.seconds["launch"] = time.time() - config.started
             self._work(config)
