@@ -35,6 +35,7 @@ __all__ = [
     "Page",
     "Provider",
     "Provisioner",
+    "Refused",
     "Rejected",
     "Resources",
 ]
@@ -53,6 +54,14 @@ class Code(enum.Enum):
     PRECONDITION = "precondition"  # the resource is in another state than the request needs
     DEADLINE = "deadline"  # time ran out
     UNKNOWN = "unknown"  # none of the above
+
+
+class Refused(ValueError):
+    """A driver's own no, before the network, to what the service would refuse: ``code`` says why."""
+
+    def __init__(self, code: Code, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +137,9 @@ class InvokeLimits:
     source: str
     as_of: str
     end_with_client: bool = False  # functions end when the driver that started them is closed
+    # Who hears of a function that died. none: its host reports by itself. asked: whoever asks `InvokeDriver.failures`, a request of a
+    # queue service each time. told: only who launched it, who asks for free.
+    failures: Literal["none", "asked", "told"] = "none"
     process_bytes: int = 72 << 20  # of a worker before it has loaded anything: interpreter, numpy and what the provider imports
 
 

@@ -1,26 +1,66 @@
-"""Finding providers: whatever is installed under the entry point group ``fsd.providers``."""
+"""Finding providers, which is whatever is installed under the entry point group ``fsd.providers``, and what they share."""
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from fsd_core.driver import Provider
+from fsd_core.driver import Provider, Resources
 from fsd_core.errors import InputError
 
-__all__ = ["find", "installed"]
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
+
+__all__ = ["advise", "attached", "find", "installed", "told"]
 
 GROUP = "fsd.providers"
 
 
+def _entries() -> EntryPoints:
+    from importlib.metadata import entry_points  # 10 ms and more, which a worker does without
+
+    return entry_points(group=GROUP)
+
+
 def installed() -> list[str]:
     """The names of all providers, ascending."""
-    return sorted({entry.name for entry in entry_points(group=GROUP)})
+    return sorted({entry.name for entry in _entries()})
 
 
 def find(name: str) -> Provider:
     """The provider of this name. Raises `InputError` listing what there is."""
-    for entry in entry_points(group=GROUP):
+    for entry in _entries():
         if entry.name == name:
             provider: Provider = entry.load()
             return provider
     raise InputError(f"provider {name!r} is not installed: there is {', '.join(installed()) or 'none'}")
+
+
+def told(resources: Resources) -> str:
+    """What a function's environment says of its app, in one variable: `attached` reads it."""
+    return json.dumps(asdict(resources))
+
+
+def attached(variable: str, app: str) -> Resources:
+    """What this function's environment says of its app. `InputError`: this is no function, or another app's."""
+    text = os.environ.get(variable, "{}")
+    try:
+        fields = json.loads(text)
+        if fields.get("app") == app:
+            return Resources(**fields)
+    except (ValueError, AttributeError, TypeError):
+        raise InputError(f"app {app!r}: {variable} is {text[:80]!r}, not what deploying writes: deploy again") from None
+    raise InputError(f"app {app!r}: this process is no function of it ({variable} names {fields.get('app')!r})")
+
+
+def advise(table: Sequence[tuple[str, str]], error: BaseException | str) -> str | None:
+    """What to do about an error, from a provider's ``table`` of (words as a pattern, what to do): the first that is found, or None.
+
+    ``error``: an exception, or text that holds its type's name and message, as a worker's error does that reached the client.
+    """
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    return next((what for words, what in table if re.search(rf"\b({words})\b", text)), None)
