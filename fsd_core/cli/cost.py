@@ -1,0 +1,175 @@
+"""``fsd tariff``: list, show; ``fsd bill``; and the bill at the end of a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fsd_core import cost
+from fsd_core.cli.options import Command, Group, with_settings
+from fsd_core.cli.screen import Screen, pairs
+from fsd_core.config import Settings
+from fsd_core.cost import Bill, Line, Price, Tariff, Usage
+from fsd_core.errors import InputError
+
+__all__ = ["bill", "group", "run_tariff", "service_table"]
+
+
+@click.group(name="tariff", cls=Group, no_args_is_help=False)
+def group() -> None:
+    """Dated prices that bills are made by."""
+
+
+@group.command(name="list", epilog="Example: fsd tariff list")
+@with_settings()
+def list_command(screen: Screen, settings: Settings) -> None:
+    """List the tariffs that come with fsd."""
+    tariffs = [cost.load(name) for name in cost.names()]
+    screen.answer({"tariffs": [_facts(tariff) for tariff in tariffs]})
+    rows = []
+    for tariff in tariffs:
+        usual = f", the default of {tariff.provider}" if cost.default_tariff(tariff.provider) == tariff.name else ""
+        rows.append((tariff.name, f"{tariff.title} ({tariff.region}), {tariff.as_of}{usual}"))
+    screen.print(pairs("Tariffs", rows))
+
+
+@group.command(
+    epilog="""\b
+Examples:
+  fsd tariff show aws-us-east-1
+  fsd tariff show ./mine.toml
+"""
+)
+@click.argument("name")
+@with_settings()
+def show(screen: Screen, settings: Settings, name: str) -> None:
+    """Show the prices of tariff NAME, each with its source, date and confidence.
+
+    Its file, which is named too, is the pattern for one of your own.
+    """
+    tariff = cost.load(name)
+    rule = tariff.function
+    prices = [
+        {
+            key: getattr(price, key)
+            for key in ("service", "sku", "unit", "usd", "free", "region", "source", "as_of", "confidence", "note", "apart")
+        }
+        | {"region": price.region or tariff.region, "counts": list(price.counts)}
+        | ({"otherwise": price.otherwise} if price.confidence == "low" else {})
+        for price in tariff.prices
+    ]
+    function = {"step_ms": rule.step_ms, "least_ms": rule.least_ms, "init": rule.init, "source": rule.source, "confidence": rule.confidence}
+    screen.answer(_facts(tariff) | {"function": function, "prices": prices})
+    rows = [("region", tariff.region), ("as of", tariff.as_of), ("file", tariff.path)]
+    rows.append(
+        ("function time", f"by {rule.step_ms:g} ms, at least {rule.least_ms:g}, {'with' if rule.init else 'without'} initialisation")
+    )
+    screen.print(pairs(f"{tariff.name}: {tariff.title}", rows))
+    screen.print(pairs("\nPrices", [(f"{price.service} {price.sku}", _price_text(price)) for price in tariff.prices]))
+
+
+def _facts(tariff: Tariff) -> dict[str, Any]:
+    names = ("name", "title", "provider", "region", "as_of", "path")
+    return {name: getattr(tariff, name) for name in names}
+
+
+def _price_text(price: Price) -> str:
+    parts = [f"{price.unit} at {price.usd:g} USD, {price.confidence} confidence" + (f", of {price.region}" if price.region else "")]
+    parts += [f"{price.otherwise:g} USD if that is wrong"] if price.confidence == "low" else []
+    parts += [f"{price.free:g} a month free"] if price.free else []
+    return "; ".join([*parts, f"{price.source}, {price.as_of}", *([price.note] if price.note else [])])
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  fsd bill --tariff aws-us-east-1 --usage usage.json
+  echo '{"object_puts": 1000, "object_gets": 5000}' | fsd bill --tariff gcp-us-central1 --usage - --json
+""",
+)
+@click.option("--usage", metavar="USAGE.json", required=True, help="What was used, an object of figures; - reads standard input.")
+@click.option("--free-tier", is_flag=True, help="As the first bill of a month in an account that has all its free tiers left.")
+@with_settings("tariff")
+def bill(screen: Screen, settings: Settings, usage: str, free_tier: bool) -> None:
+    """Make the bill of a usage by a tariff.
+
+    \b
+    USAGE has any of the counts that `fsd run --json` gives as its meter, and
+    function_seconds     of all functions together, or a list with each one's
+    function_memory_mb   of one function
+    stored_byte_seconds  bytes in the object store times the time they lay there
+    """
+    if settings.tariff is None:
+        raise InputError(f"--tariff: is missing: must be one of {', '.join(cost.names())}, or a .toml file of your own")
+    tariff = cost.load(settings.tariff)
+    made = cost.bill(Usage.parse(_read(usage), f"--usage {usage}"), tariff, free=free_tier)
+    screen.answer(made.to_json())
+    rows = [(f"{line.price.service} {line.price.sku}", _line_text(line)) for line in made.lines]
+    screen.print(pairs(_title(made), [*rows, *_totals(made)]))
+
+
+def _read(path: str) -> Any:
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        return json.loads(text)
+    except FileNotFoundError:
+        raise InputError(f"--usage {path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"--usage {path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"--usage {path}: is no JSON: {error}") from error
+
+
+def _line_text(line: Line) -> str:
+    mark = ", low confidence" if line.price.confidence == "low" else ""
+    return f"{_usd(line.usd)}  {line.quantity:.10g} {line.price.unit} at {line.price.usd:g} USD{mark}"
+
+
+def _usd(usd: float) -> str:
+    return f"{usd:11.7f} USD"
+
+
+def _title(made: Bill) -> str:
+    return f"Bill by {made.tariff.name} ({made.tariff.region}, {made.tariff.as_of})"
+
+
+def _totals(made: Bill) -> Iterable[tuple[str, str]]:
+    yield "total", _usd(made.total_usd)
+    if made.otherwise_usd != made.total_usd:
+        doubted = [line.price for line in made.lines if line.usd != line.otherwise_usd]
+        ifs = (f"{price.sku} costs {price.otherwise:g} USD, not {price.usd:g}" for price in doubted)
+        yield "or", f"{_usd(made.otherwise_usd)}  if {' and '.join(ifs)}"
+    for line in made.apart:
+        yield "not in the total", f"{_usd(line.usd)}  {line.price.service} {line.price.sku}, a month"
+
+
+def run_tariff(settings: Settings) -> Tariff | None:
+    """What a run is billed by; `None` where its provider has no tariff of ours.
+
+    Raises `InputError` on a tariff of another provider than the run's, but for a local run: each packs its requests as its own
+    service bills them, so those of one cloud say little of another's bill.
+    """
+    name = settings.tariff or cost.default_tariff(settings.provider)
+    if name is None:
+        return None
+    tariff = cost.load(name)
+    if settings.provider not in ("local", tariff.provider):
+        raise InputError(f"--tariff {name}: is of provider {tariff.provider}, and the run's is {settings.provider}")
+    return tariff
+
+
+def service_table(made: Bill) -> Any:
+    """A run's bill, a row a service."""
+    rows = []
+    for service, lines in made.by_service.items():
+        marked = (
+            f"{line.quantity:.6g} {line.price.unit}" + (" (low confidence)" if line.price.confidence == "low" else "") for line in lines
+        )
+        rows.append((service, f"{_usd(sum(line.usd for line in lines))}  {', '.join(marked)}"))
+    return pairs(f"\n{_title(made)}", [*rows, *_totals(made)])

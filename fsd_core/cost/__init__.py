@@ -1,0 +1,7 @@
+"""Money: a tariff's dated prices times what a run asked of its services is its bill."""
+
+from fsd_core.cost.bill import Bill, Line, bill
+from fsd_core.cost.tariff import Price, Tariff, default_tariff, load, names
+from fsd_core.cost.usage import Usage
+
+__all__ = ["Bill", "Line", "Price", "Tariff", "Usage", "bill", "default_tariff", "load", "names"]
