@@ -1,0 +1,4 @@
+"""A stand-in for Azure Service Bus: `codec` and `message` know bytes, `store` knows queues, the rest brings both together.
+
+Standard library alone; started as a command, see `fsd_conformance.emulators.service_bus.__main__`, or by `server`.
+"""

@@ -1,0 +1,301 @@
+"""One client's connection: bytes to frames and back, the protocol headers, SASL, open and close.
+
+A connection that breaks the protocol is closed with an AMQP error; nothing of it reaches the others. Nothing here waits, so a
+client that stops reading, or never starts, costs no more than the bytes that its socket holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from enum import Enum, auto
+
+from fsd_conformance.emulators.service_bus import frames
+from fsd_conformance.emulators.service_bus.broker import Broker
+from fsd_conformance.emulators.service_bus.codec import NULL, AmqpError, array, string, symbol, ubyte, uint, ushort
+from fsd_conformance.emulators.service_bus.session import Session
+
+__all__ = ["FRAME_BYTES", "Connection"]
+
+FRAME_BYTES = 65_536  # the service's largest frame, both ways
+_CHANNELS = 4999
+_IDLE_MS = 120_000  # what a client is told; half of what is held against it
+_HIGH_BYTES = 1 << 20  # that wait to be sent before no more is added
+_LAST_WORDS_S = 10.0  # for a closed connection's bytes to leave
+_READ = memoryview(bytearray(1 << 18))  # asyncio's own would be allocated anew, and given back, for each read
+_EMPTY = b"\x00\x00\x00\x08\x02\x00\x00\x00"
+_UNUSED = "The connection was inactive for more than the allowed {:.0f} milliseconds and is closed by container 'LinkTracker'."
+
+
+class _Phase(Enum):
+    HEADER = auto()  # a protocol header is due: SASL's, or AMQP's
+    SASL = auto()
+    AMQP = auto()  # AMQP's header came
+    OPEN = auto()
+    CLOSED = auto()
+
+
+class Connection(asyncio.BufferedProtocol):
+    """The protocol of asyncio for one connection to ``broker``."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.sessions: dict[int, Session] = {}
+        self.peer_frame = 512  # the largest that the client takes, until it says more
+        self.used = self._started = self._received = time.monotonic()
+        self._transport: asyncio.Transport | None = None
+        self._phase = _Phase.HEADER
+        self._held = bytearray()  # a frame that is not whole yet
+        self._need = 8
+        self._out: list[bytes | memoryview] = []
+        self._out_bytes = 0
+        self._sent = 0.0
+        self._paused = False
+        self._ended: set[int] = set()  # channels whose last frames may still come
+        self._heartbeat_s = 0.0
+        self._closed_at = 0.0
+        self._messages = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is there."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(_HIGH_BYTES)
+        self.broker.connections.add(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """It is gone. Locks that it holds stay until they expire, as with the service."""
+        self.broker.connections.discard(self)
+        self._phase = _Phase.CLOSED
+        self._drop_sessions()
+
+    def pause_writing(self) -> None:
+        """The client does not read: what it asks for waits, too."""
+        self._paused = True
+        if self._transport:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._paused = False
+        if self._transport:
+            self._transport.resume_reading()
+        self._pump()
+        self.broker.flush()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where bytes are read to: one place for all connections, since they are taken from it at once."""
+        return _READ
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes were read."""
+        self.data_received(bytes(_READ[:nbytes]))
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        if self.broker.faults.latency_s:
+            asyncio.get_running_loop().call_later(self.broker.faults.latency_s, self._feed, data)
+        else:
+            self._feed(data)
+
+    def writable(self) -> bool:
+        """Whether more may be sent now."""
+        return not self._paused and self._out_bytes < _HIGH_BYTES and self._phase is not _Phase.CLOSED
+
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Send bytes with whatever else is sent at this time."""
+        if self._phase is _Phase.CLOSED:
+            return
+        if not self._out:
+            self.broker.dirty(self)
+        self._out += parts
+        for part in parts:
+            self._out_bytes += len(part)
+
+    def frame(self, channel: int, performative: int, *fields: bytes) -> None:
+        """Send a frame without a payload."""
+        self.send(frames.frame(channel, performative, *fields))
+
+    def flush(self) -> None:
+        """Hand all to the socket."""
+        if self._transport and self._out and not self._transport.is_closing():
+            full = self._out_bytes >= _HIGH_BYTES
+            self._sent = time.monotonic()
+            self._transport.write(b"".join(self._out))
+            self._out.clear()
+            self._out_bytes = 0
+            if full and not self._paused:
+                asyncio.get_running_loop().call_soon(self.resume_writing)
+        else:
+            self._out.clear()
+            self._out_bytes = 0
+
+    def fail(self, condition: str, description: str) -> None:
+        """Close with an error."""
+        if self._phase in (_Phase.AMQP, _Phase.OPEN):
+            if self._phase is _Phase.AMQP:
+                self._open()
+            self.frame(0, frames.CLOSE, frames.error(condition, description))
+        self._close()
+
+    def count_message(self) -> None:
+        """A queue's message came or went. Cuts the connection, its answer unsent, where that is the fault asked for."""
+        self.used = self._received
+        self._messages += 1
+        if self._messages == self.broker.faults.drop_after and self._transport:
+            self._phase = _Phase.CLOSED
+            self._transport.abort()
+
+    def inspect(self) -> None:
+        """Send a heartbeat if one is due; close what is silent, unused, or never opened."""
+        now = time.monotonic()
+        limits = self.broker.limits
+        if self._phase is _Phase.CLOSED:
+            if self._transport and now > self._closed_at + _LAST_WORDS_S:
+                self._transport.abort()
+        elif self._phase is not _Phase.OPEN:
+            if now > self._started + limits.open_s:
+                self.fail("amqp:connection:forced", f"The connection was not opened within {limits.open_s:g} s.")
+        elif now > self._received + limits.idle_s:
+            self.fail("amqp:connection:forced", f"No frame came within {limits.idle_s:g} s.")
+        else:
+            if any(session.wants() for session in self.sessions.values()):
+                self.used = now
+            if now > self.used + limits.unused_s:
+                self.fail("amqp:connection:forced", _UNUSED.format(limits.unused_s * 1000))
+            elif self._heartbeat_s and now > self._sent + self._heartbeat_s:
+                self.send(_EMPTY)
+
+    def _pump(self) -> None:
+        for session in list(self.sessions.values()):
+            session.pump()
+
+    def _feed(self, data: bytes) -> None:
+        if self._phase is _Phase.CLOSED:
+            return
+        self._received = time.monotonic()
+        if self._held:
+            self._held += data
+            if len(self._held) < self._need:
+                return
+            data = bytes(self._held)
+            self._held.clear()
+        try:
+            at = self._consume(data)
+        except AmqpError as error:
+            self.fail(error.condition, error.description)
+        else:
+            if at < len(data) and not self._over():
+                self._held += memoryview(data)[at:]
+        self.broker.flush()
+
+    def _consume(self, data: bytes) -> int:
+        """Handle every whole frame; where the first that is not whole starts."""
+        at, end = 0, len(data)
+        while True:
+            if end - at < 8:
+                self._need = 8
+                return at
+            if self._over():
+                return end
+            if self._phase is _Phase.HEADER or (self._phase is _Phase.SASL and data[at : at + 4] == b"AMQP"):
+                self._header(data[at : at + 8])
+                at += 8
+                continue
+            size = int.from_bytes(data[at : at + 4], "big")
+            if not 8 <= size <= FRAME_BYTES:
+                raise AmqpError("amqp:connection:framing-error", f"a frame of {size} bytes: 8 to {FRAME_BYTES} can be")
+            if end - at < size:
+                self._need = size
+                return at
+            self._frame(data, at, at + size)
+            at += size
+
+    def _over(self) -> bool:
+        return self._phase is _Phase.CLOSED
+
+    def _header(self, header: bytes) -> None:
+        if header == frames.SASL and self._phase is _Phase.HEADER:
+            self._phase = _Phase.SASL
+            mechanisms = array(symbol(name) for name in ("ANONYMOUS", "MSSBCBS"))
+            self.send(header, frames.frame(0, frames.SASL_MECHANISMS, mechanisms, kind=1))
+        elif header == frames.AMQP:
+            self._phase = _Phase.AMQP
+            self.send(header)
+        else:
+            self.send(frames.SASL)  # what the protocol wants a peer to be told that speaks something else
+            self._close()
+
+    def _frame(self, data: bytes, at: int, end: int) -> None:
+        body = at + 4 * data[at + 4]
+        channel = data[at + 6] << 8 | data[at + 7]
+        if body < at + 8 or body > end or data[at + 5] != (1 if self._phase is _Phase.SASL else 0):
+            raise AmqpError("amqp:connection:framing-error", "a frame's header is wrong, or its type has no place here")
+        if body == end:
+            return  # a heartbeat
+        code, fields, payload = frames.read(data, body, end)
+        if self._phase is _Phase.SASL:
+            self._sasl(code, fields)
+        elif code == frames.OPEN:
+            self._opened(fields)
+        elif code == frames.CLOSE:
+            self._open()
+            self.frame(0, frames.CLOSE)
+            self._close()
+        elif self._phase is not _Phase.OPEN:
+            raise AmqpError("amqp:not-allowed", "a connection begins with open")
+        elif code == frames.BEGIN:
+            self._begin(channel, fields)
+        elif channel in self.sessions:
+            self.sessions[channel].frame(code, fields, data, payload, end)
+            if code == frames.END:
+                self.sessions.pop(channel, None)
+                self._ended.add(channel)
+        elif channel not in self._ended:
+            raise AmqpError("amqp:not-allowed", f"channel {channel} has no session")
+
+    def _sasl(self, code: int, fields: frames.Fields) -> None:
+        if code != frames.SASL_INIT:
+            raise AmqpError("amqp:not-allowed", "SASL begins with init")
+        known = fields.get(0) in ("ANONYMOUS", "MSSBCBS")
+        self.send(frames.frame(0, frames.SASL_OUTCOME, ubyte(0 if known else 1), kind=1))
+        if not known:
+            self._close()
+
+    def _opened(self, fields: frames.Fields) -> None:
+        if self._phase is _Phase.OPEN:
+            raise AmqpError("amqp:not-allowed", "a connection is opened once")
+        fields.text(0)
+        limit = self.broker.limits.connections
+        if len(self.broker.connections) > limit:
+            raise AmqpError("amqp:resource-limit-exceeded", f"The namespace has its {limit} connections already.")
+        self.peer_frame = min(fields.number(2, FRAME_BYTES), FRAME_BYTES)
+        if self.peer_frame < 512:
+            raise AmqpError("amqp:invalid-field", "max-frame-size is 512 at least")
+        self._heartbeat_s = fields.number(4, 0) / 2000
+        self._open()
+
+    def _open(self) -> None:
+        if self._phase is not _Phase.OPEN:
+            self._phase = _Phase.OPEN
+            self.frame(0, frames.OPEN, string(self.broker.name), NULL, uint(FRAME_BYTES), ushort(_CHANNELS), uint(_IDLE_MS))
+
+    def _begin(self, channel: int, fields: frames.Fields) -> None:
+        if channel in self.sessions or channel > _CHANNELS:
+            raise AmqpError("amqp:not-allowed", f"channel {channel} has a session, or is above {_CHANNELS}")
+        self._ended.discard(channel)
+        self.sessions[channel] = Session(self, channel, fields)
+
+    def _close(self) -> None:
+        """Send what there is and no more."""
+        self._drop_sessions()
+        self.flush()
+        self._phase = _Phase.CLOSED
+        self._closed_at = time.monotonic()
+        if self._transport:
+            self._transport.close()
+
+    def _drop_sessions(self) -> None:
+        for session in self.sessions.values():
+            session.drop()
+        self.sessions.clear()

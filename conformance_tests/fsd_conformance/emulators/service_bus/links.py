@@ -1,0 +1,243 @@
+"""The links of a session: where a client sends to, where it receives from, and how either is attached."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from fsd_conformance.emulators.service_bus import frames
+from fsd_conformance.emulators.service_bus.broker import BATCH_SLACK, too_large
+from fsd_conformance.emulators.service_bus.codec import (
+    ACCEPTED,
+    NULL,
+    AmqpError,
+    Described,
+    described,
+    listed,
+    mapping,
+    string,
+    symbol,
+    ubyte,
+    uint,
+    ulong,
+)
+from fsd_conformance.emulators.service_bus.management import Node
+from fsd_conformance.emulators.service_bus.message import BATCH, PLAIN, outgoing
+from fsd_conformance.emulators.service_bus.store import Message, Queue
+
+if TYPE_CHECKING:
+    from fsd_conformance.emulators.service_bus.session import Session
+
+__all__ = ["IncomingLink", "Link", "OutgoingLink", "attach"]
+
+CREDIT = 1000  # messages that a client may send before it is granted more
+_REPLIES = 100  # answers that wait for a client's credit
+_NODE_BYTES = 1 << 20  # of a request
+_SETTLED = 1  # sender-settle-mode
+_SOURCE, _TARGET = 0x28, 0x29
+_SESSION_FILTER = "com.microsoft:session-filter"
+
+
+class Link:
+    """What both directions have. ``count``: deliveries so far, as AMQP counts them; ``credit``: those that may still come."""
+
+    def __init__(self, session: Session, handle: int, name: str, queue: Queue | None) -> None:
+        self.session = session
+        self.broker = session.connection.broker
+        self.handle = handle
+        self.encoded = uint(handle)
+        self.name = name
+        self.queue = queue
+        self.count = 0
+        self.credit = 0
+
+    def attached(self) -> None:
+        """The client has been told that it is attached."""
+        if self.queue is not None:
+            self.broker.attached(self.queue, self)
+
+    def detach(self, condition: str, description: str) -> None:
+        """End it with an error."""
+        self.session.detach(self, condition, description)
+
+    def drop(self) -> None:
+        """It is over."""
+        if self.queue is not None:
+            self.broker.detached(self.queue, self)
+
+
+class IncomingLink(Link):
+    """The client sends: to a queue, or requests to a node. Bytes over the limit are counted and not kept."""
+
+    def __init__(self, session: Session, handle: int, name: str, queue: Queue | None, node: Node | None, limit: int) -> None:
+        super().__init__(session, handle, name, queue)
+        self._node = node
+        self._limit = limit
+        self._parts = bytearray()  # of a delivery of several frames
+        self._size = 0
+        self._first: tuple[int, int, bool] | None = None  # of a delivery that goes on: its number, its format, whether it is settled
+
+    def attached(self) -> None:
+        """The client may send."""
+        super().attached()
+        self.credit = CREDIT
+        self.session.flow(self)
+
+    def transfer(self, fields: frames.Fields, payload: bytes) -> None:
+        """A frame of a delivery came."""
+        if self._first is None:
+            self._first = (fields.number(1), fields.number(3, PLAIN), fields.flag(4))
+        whole = not self._size and not fields.flag(5)
+        self._size += len(payload)
+        if not whole and self._size <= self._limit + BATCH_SLACK:
+            self._parts += payload
+        if fields.flag(5) and not fields.flag(9):
+            return
+        (number, form, settled), size = self._first, self._size
+        if not whole:
+            payload = bytes(self._parts)
+            self._parts = bytearray()
+        self._first, self._size = None, 0
+        if fields.flag(9):
+            return  # the client gave it up
+        self.count += 1
+        self.credit -= 1
+        outcome = self._accept(payload, size, form)
+        if self.queue is not None:
+            self.session.connection.count_message()
+        if not settled:
+            self.session.settled(number, outcome)
+        elif outcome != ACCEPTED:
+            self.detach("amqp:precondition-failed", "A message that was sent settled could not be taken.")
+            return
+        if self.credit < CREDIT // 2:
+            self.credit = CREDIT
+            self.session.flow(self)
+
+    def _accept(self, payload: bytes, size: int, form: int) -> bytes:
+        limit = self._limit if form != BATCH else min(self._limit, self.broker.tier.batch_bytes)
+        if size > limit + (BATCH_SLACK if form == BATCH else 0):
+            return too_large(size, limit)
+        if form not in (PLAIN, BATCH):
+            return frames.rejected("amqp:not-implemented", f"message format 0x{form:x}")
+        if self.queue is not None:
+            return self.broker.accept(self.queue, payload, form)
+        assert self._node is not None
+        replies = self.session.replies.get(self._node.address)
+        if replies is None:
+            return frames.rejected("amqp:not-found", f"there is no link for answers of '{self._node.address}'")
+        replies.reply(self._node.answer(payload))
+        return ACCEPTED
+
+
+class OutgoingLink(Link):
+    """The client receives: from a queue, or answers of a node. ``locks``: whether it must settle what it gets."""
+
+    def __init__(self, session: Session, handle: int, name: str, queue: Queue | None, node: Node | None, locks: bool) -> None:
+        super().__init__(session, handle, name, queue)
+        self.locks = locks
+        self._node = node
+        self._replies: deque[bytes] = deque()
+
+    def attached(self) -> None:
+        """Answers may go out, or messages once there is credit."""
+        super().attached()
+        if self._node is not None:
+            self.session.replies[self._node.address] = self
+
+    def drop(self) -> None:
+        """It is over."""
+        super().drop()
+        if self._node is not None and self.session.replies.get(self._node.address) is self:
+            del self.session.replies[self._node.address]
+
+    def granted(self, fields: frames.Fields) -> None:
+        """The client says how many messages it takes, or asks for none to be on their way (drain)."""
+        self.credit = ((fields.number(5, 0) + fields.number(6, 0) - self.count + 0x80000000) & 0xFFFFFFFF) - 0x80000000
+        if self.credit > 0:
+            self.pump()
+        if fields.flag(8):
+            self.count = (self.count + max(0, self.credit)) & 0xFFFFFFFF
+            self.credit = 0
+            self.session.flow(self, drained=True)
+        elif fields.flag(9):
+            self.session.flow(self)
+        if self.queue is not None and self.credit <= 0:
+            self.broker.satisfied(self.queue, self)
+
+    def pump(self) -> None:
+        """Send what there is, as far as the credit goes."""
+        if self.queue is not None:
+            if self.credit > 0:
+                self.broker.wants(self.queue, self)
+                self.broker.pump(self.queue)
+            return
+        while self._replies and self.can_send():
+            self._send(b"", b"", self._replies.popleft(), None)
+
+    def can_send(self) -> bool:
+        """Whether a delivery may go out now."""
+        return self.credit > 0 and self.session.can_send()
+
+    def reply(self, answer: bytes) -> None:
+        """An answer of the node. `AmqpError`: the client grants no credit for those that wait."""
+        if len(self._replies) >= _REPLIES:
+            raise AmqpError("amqp:resource-limit-exceeded", f"{_REPLIES} answers wait for credit on link '{self.name}'")
+        self._replies.append(answer)
+        self.pump()
+
+    def deliver(self, message: Message) -> None:
+        """Send a message of the queue."""
+        head = outgoing(message.incoming, message.sequence, message.enqueued, message.deliveries, message.until if self.locks else None)
+        self._send(message.token, head, message.incoming.body, self.queue if self.locks else None)
+        self.session.connection.count_message()
+
+    def _send(self, tag: bytes, head: bytes, body: bytes, queue: Queue | None) -> None:
+        self.session.deliver(self, tag, head, body, queue)
+        self.count = (self.count + 1) & 0xFFFFFFFF
+        self.credit -= 1
+        if self.credit <= 0 and self.queue is not None:
+            self.broker.satisfied(self.queue, self)
+
+
+def attach(session: Session, fields: frames.Fields) -> Link | None:
+    """Answer an attach; `None`: it was refused, with an error in a detach."""
+    name, handle, receives = fields.text(0), fields.number(1), fields.flag(2)
+    terminus = fields.get(5 if receives else 6)
+    values = terminus.value if isinstance(terminus, Described) else None
+    address = values[0] if isinstance(values, list) and values and isinstance(values[0], str) else ""
+    broker = session.connection.broker
+    node = Node.find(broker, address)
+    queue = broker.find(address) if node is None else None
+    limit = broker.message_bytes(queue) if queue is not None else _NODE_BYTES
+    error = _refusal(fields, receives, values, address, node, queue)
+    modes = (ubyte(fields.number(3, 2) & 0xFF), ubyte(fields.number(4, 0) & 0xFF))
+    ends = (NULL, NULL) if error else (_terminus(_SOURCE, fields.get(5)), _terminus(_TARGET, fields.get(6)))
+    batch = mapping([(symbol("com.microsoft:max-message-batch-size"), ulong(broker.tier.batch_bytes))])
+    first = uint(0) if receives else NULL
+    told = (string(name), uint(handle), b"\x42" if receives else b"\x41", *modes, *ends, NULL, NULL, first, ulong(limit))
+    session.send(frames.ATTACH, *told, NULL, NULL, NULL if receives else batch)
+    if error:
+        session.send(frames.DETACH, uint(handle), b"\x41", frames.error(*error))
+        return None
+    if receives:
+        return OutgoingLink(session, handle, name, queue, node, fields.number(3, 2) != _SETTLED)
+    return IncomingLink(session, handle, name, queue, node, limit)
+
+
+def _refusal(
+    fields: frames.Fields, receives: bool, values: object, address: str, node: Node | None, queue: Queue | None
+) -> tuple[str, str] | None:
+    if node is None and queue is None:
+        return "amqp:not-found", f"The messaging entity '{address}' could not be found."
+    if receives and isinstance(values, list) and len(values) > 7 and isinstance(values[7], dict) and _SESSION_FILTER in values[7]:
+        return "amqp:not-implemented", "sessions are not implemented here"
+    if not receives and queue is not None and queue.dead is None:
+        return "amqp:not-allowed", f"'{address}' takes no messages: they come there from its queue"
+    return None
+
+
+def _terminus(code: int, given: object) -> bytes:
+    values = given.value if isinstance(given, Described) else None
+    address = values[0] if isinstance(values, list) and values else None
+    return described(code, listed(string(address) if isinstance(address, str) else NULL))

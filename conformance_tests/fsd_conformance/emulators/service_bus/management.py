@@ -1,0 +1,238 @@
+"""The nodes that answer requests: ``$cbs``, where tokens are put, and ``ENTITY/$management``.
+
+Any token is good here. Requests and answers are those that azure-servicebus 7.15 makes and reads; what is not implemented is
+answered with 501.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from fsd_conformance.emulators.service_bus import frames
+from fsd_conformance.emulators.service_bus.codec import (
+    NULL,
+    AmqpError,
+    Described,
+    array,
+    binary,
+    decode,
+    described,
+    encode,
+    listed,
+    long,
+    mapping,
+    string,
+    symbol,
+    timestamp,
+)
+from fsd_conformance.emulators.service_bus.message import incoming, outgoing, properties, sections
+from fsd_conformance.emulators.service_bus.settle import LOCK_LOST, settle
+from fsd_conformance.emulators.service_bus.store import LockLostError, Message, Queue, UnknownMessageError
+from fsd_conformance.emulators.service_bus.throttle import BUSY
+
+if TYPE_CHECKING:
+    from fsd_conformance.emulators.service_bus.broker import Broker
+
+__all__ = ["Node"]
+
+_CBS, _MANAGEMENT = "$cbs", "/$management"
+_MANY = 1000  # messages or locks of one request
+_PROPERTIES, _APPLICATION, _VALUE = 0x73, 0x74, 0x77
+_OUTCOMES = {
+    "completed": frames.ACCEPTED_OUTCOME,
+    "abandoned": frames.MODIFIED,
+    "defered": frames.MODIFIED,
+    "suspended": frames.REJECTED,
+}
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, condition: str, description: str) -> None:
+        super().__init__(description)
+        self.status = status
+        self.condition = condition
+
+
+class Node:
+    """The node at ``address``; ``queue``: that it manages, `None` for ``$cbs``."""
+
+    def __init__(self, broker: Broker, address: str, queue: Queue | None) -> None:
+        self.address = address
+        self._broker = broker
+        self._queue = queue
+
+    @staticmethod
+    def find(broker: Broker, address: str) -> Node | None:
+        """The node at an address, in whatever case it is written."""
+        lower = address.lower().rstrip("/")
+        if lower == _CBS:
+            return Node(broker, lower, None)
+        if lower.endswith(_MANAGEMENT):
+            queue = broker.find(address.rstrip("/")[: -len(_MANAGEMENT)])
+            return Node(broker, lower, queue) if queue is not None else None
+        return None
+
+    def answer(self, payload: bytes) -> bytes:
+        """The encoded answer to a request. `AmqpError`: it is no message."""
+        fields, application = properties(payload)
+        request = fields[0] if fields else None
+        status, condition, text, body = 200, None, "OK", NULL
+        try:
+            if self._queue is None:
+                self._put_token(application)
+            else:
+                status, body = self._manage(self._queue, application.get("operation"), _body(payload))
+        except _Refused as refused:
+            status, condition, text = refused.status, refused.condition, str(refused)
+        names = ("status-code", "status-description") if self._queue is None else ("statusCode", "statusDescription")
+        told = [(string(names[0]), b"\x71" + status.to_bytes(4, "big")), (string(names[1]), string(text))]
+        if condition is not None:
+            told.append((string("errorCondition"), symbol(condition)))
+        number = encode(request) if not isinstance(request, int) else b"\x80" + request.to_bytes(8, "big")
+        return b"".join(
+            (
+                described(_PROPERTIES, listed(NULL, NULL, NULL, NULL, NULL, number)),
+                described(_APPLICATION, mapping(told)),
+                described(_VALUE, body),
+            )
+        )
+
+    def _put_token(self, application: Mapping[object, object]) -> None:
+        if application.get("operation") != "put-token":
+            raise _Refused(400, "amqp:not-allowed", f"{_CBS} knows put-token alone")
+        if not isinstance(application.get("name"), str) or not isinstance(application.get("type"), str):
+            raise _Refused(400, "amqp:not-allowed", "put-token needs a name and a type")
+
+    def _manage(self, queue: Queue, operation: object, body: Mapping[object, object]) -> tuple[int, bytes]:
+        prefix, _, name = operation.rpartition(":") if isinstance(operation, str) else ("", "", "")
+        found = _OPERATIONS.get(name) if prefix == "com.microsoft" else None
+        if found is None:
+            raise _Refused(501, "amqp:not-implemented", f"operation {operation!r:.60} is not implemented here")
+        status, answer = found(self, queue, body)
+        self._broker.pump(queue)
+        if queue.dead is not None:
+            self._broker.pump(queue.dead)
+        return status, answer
+
+    def _renew(self, queue: Queue, body: Mapping[object, object]) -> tuple[int, bytes]:
+        try:
+            times = [queue.renew(token) for token in _tokens(body)]
+        except LockLostError:
+            raise _Refused(410, *LOCK_LOST) from None
+        return 200, mapping([(string("expirations"), array(map(timestamp, times)))])
+
+    def _settle(self, queue: Queue, body: Mapping[object, object]) -> tuple[int, bytes]:
+        status = body.get("disposition-status")
+        code = _OUTCOMES.get(status) if isinstance(status, str) else None
+        if code is None:
+            raise _Refused(400, "com.microsoft:argument-error", f"disposition-status {status!r:.40}: {', '.join(_OUTCOMES)}")
+        info = {"DeadLetterReason": body.get("deadletter-reason"), "DeadLetterErrorDescription": body.get("deadletter-description")}
+        fields: list[object] = [None, status == "defered"] if code == frames.MODIFIED else [Described(0x1D, [None, None, info])]
+        for token in _tokens(body):
+            outcome = settle(queue, token, Described(code, fields))
+            if outcome.failed:
+                raise _Refused(410, *outcome.failed)
+        return 200, NULL
+
+    def _peek(self, queue: Queue, body: Mapping[object, object]) -> tuple[int, bytes]:
+        found = list(queue.peek(_number(body, "from-sequence-number"), min(_MANY, _number(body, "message-count"))))
+        self._pay(len(found))
+        if not found:
+            return 204, NULL
+        return 200, _messages(mapping([(string("message"), binary(_whole(message, None)))]) for message in found)
+
+    def _receive(self, queue: Queue, body: Mapping[object, object]) -> tuple[int, bytes]:
+        lock = _number(body, "receiver-settle-mode") == 1
+        numbers = _numbers(body)
+        self._pay(len(numbers))
+        try:
+            found = queue.take_deferred(numbers, lock=lock)
+        except UnknownMessageError as error:
+            raise _Refused(404, "com.microsoft:message-not-found", str(error)) from None
+        entries = []
+        for message in found:
+            entry = [(string("message"), binary(_whole(message, message.until if lock else None)))]
+            if lock:
+                entry.append((string("lock-token"), b"\x98" + UUID(bytes_le=message.token).bytes))
+            entries.append(mapping(entry))
+        return 200, _messages(entries)
+
+    def _schedule(self, queue: Queue, body: Mapping[object, object]) -> tuple[int, bytes]:
+        given = body.get("messages")
+        if queue.dead is None or not isinstance(given, list) or not given or len(given) > _MANY:
+            raise _Refused(400, "com.microsoft:argument-error", "schedule-message needs a queue, and messages for it")
+        messages = []
+        for entry in given:
+            payload = entry.get("message") if isinstance(entry, dict) else None
+            if not isinstance(payload, bytes):
+                raise _Refused(400, "com.microsoft:argument-error", "a message to schedule has no bytes")
+            if len(payload) > self._broker.message_bytes(queue):
+                raise _Refused(413, "amqp:link:message-size-exceeded", f"a message of {len(payload)} bytes is too large")
+            messages.append(incoming(payload))
+        self._pay(len(messages))
+        if sum(message.size for message in messages) > queue.room:
+            raise _Refused(403, "amqp:resource-limit-exceeded", f"The maximum size of '{queue.name}' has been reached.")
+        numbers = [queue.put(message) for message in messages]
+        return 200, mapping([(string("sequence-numbers"), array(map(long, numbers)))])
+
+    def _cancel(self, queue: Queue, body: Mapping[object, object]) -> tuple[int, bytes]:
+        try:
+            queue.cancel(_numbers(body))
+        except UnknownMessageError as error:
+            raise _Refused(404, "com.microsoft:message-not-found", str(error)) from None
+        return 200, NULL
+
+    def _pay(self, cost: int) -> None:
+        if not self._broker.throttle.take(cost):
+            raise _Refused(503, *BUSY)
+
+
+_OPERATIONS: Mapping[str, Callable[[Node, Queue, Mapping[object, object]], tuple[int, bytes]]] = {
+    "renew-lock": Node._renew,
+    "update-disposition": Node._settle,
+    "peek-message": Node._peek,
+    "receive-by-sequence-number": Node._receive,
+    "schedule-message": Node._schedule,
+    "cancel-scheduled-message": Node._cancel,
+}
+
+
+def _body(payload: bytes) -> Mapping[object, object]:
+    for code, _, value, after in sections(payload):
+        if code == _VALUE:
+            found, _ = decode(payload, value, after)
+            if isinstance(found, dict):
+                return found
+    raise AmqpError("amqp:decode-error", "a request has no map as its body")
+
+
+def _number(body: Mapping[object, object], name: str) -> int:
+    value = body.get(name)
+    if isinstance(value, int):
+        return value
+    raise _Refused(400, "com.microsoft:argument-error", f"{name} is no number: {value!r:.40}")
+
+
+def _numbers(body: Mapping[object, object]) -> list[int]:
+    given = body.get("sequence-numbers")
+    if isinstance(given, list) and len(given) <= _MANY:
+        return [number for number in given if isinstance(number, int)]
+    raise _Refused(400, "com.microsoft:argument-error", f"sequence-numbers: up to {_MANY} numbers")
+
+
+def _tokens(body: Mapping[object, object]) -> list[bytes]:
+    given = body.get("lock-tokens")
+    if isinstance(given, list) and len(given) <= _MANY:
+        return [token.bytes_le for token in given if isinstance(token, UUID)]
+    raise _Refused(400, "com.microsoft:argument-error", f"lock-tokens: up to {_MANY} UUIDs")
+
+
+def _whole(message: Message, locked: int | None) -> bytes:
+    head = outgoing(message.incoming, message.sequence, message.enqueued, message.deliveries, locked, message.state)
+    return head + message.incoming.body
+
+
+def _messages(entries: Iterable[bytes]) -> bytes:
+    return mapping([(string("messages"), listed(*entries))])

@@ -1,0 +1,193 @@
+"""A message on its way through the stand-in: what is read of it, and what is put before it when it goes out.
+
+The bare message, from its properties to its footer, is kept as it came and never encoded again; the header and the annotations
+are the broker's. Source: OASIS, AMQP 1.0, part 3, section 3.2, and what azure-servicebus reads.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from fsd_conformance.emulators.service_bus.codec import (
+    NULL,
+    AmqpError,
+    boolean,
+    decode,
+    described,
+    encode,
+    long,
+    mapping,
+    skip,
+    symbol,
+    timestamp,
+    ubyte,
+    uint,
+)
+
+__all__ = ["BATCH", "PLAIN", "Incoming", "batch", "incoming", "outgoing", "properties", "sections", "with_properties"]
+
+PLAIN, BATCH = 0, 0x80013700  # message formats
+
+_HEADER, _DELIVERY, _ANNOTATIONS, _PROPERTIES, _APPLICATION, _DATA, _FOOTER = 0x70, 0x71, 0x72, 0x73, 0x74, 0x75, 0x78
+_NO_HEADER = NULL + NULL + NULL  # durable, priority and time to live left out
+_SCHEDULED = "x-opt-scheduled-enqueue-time"
+_OURS = {
+    "x-opt-sequence-number",
+    "x-opt-enqueued-time",
+    "x-opt-locked-until",
+    "x-opt-message-state",
+    "x-opt-lock-token",
+    "x-opt-enqueue-sequence-number",
+}
+_SEQUENCE = symbol("x-opt-sequence-number") + b"\x81"
+_ENQUEUED = symbol("x-opt-enqueued-time") + b"\x83"
+_LOCKED = symbol("x-opt-locked-until") + b"\x83"
+_TWO = b"\x00\x53\x72\xc1" + bytes((len(_SEQUENCE) + len(_ENQUEUED) + 17, 4))
+_THREE = b"\x00\x53\x72\xc1" + bytes((len(_SEQUENCE) + len(_ENQUEUED) + len(_LOCKED) + 25, 6))
+_TIME = struct.Struct(">q").pack
+_COUNT = struct.Struct(">I").pack
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What a sender sent. Times in ms: ``ttl`` to live, `None` for as long as the queue says; ``scheduled`` since 1970, 0 for at once."""
+
+    body: bytes  # the bare message
+    header: bytes = _NO_HEADER  # its durable, priority and time to live, encoded
+    extra: tuple[tuple[bytes, bytes], ...] = ()  # the sender's own annotations, encoded
+    ttl: int | None = None
+    scheduled: int = 0
+    size: int = 0  # bytes, as it was sent
+
+
+def sections(payload: bytes) -> Iterator[tuple[object, int, int, int]]:
+    """Of each section: its code, where it starts, where its value starts, and where it ends. `AmqpError`: it is no message."""
+    at, end = 0, len(payload)
+    while at < end:
+        if payload[at]:
+            raise AmqpError("amqp:decode-error", "a message has a section without a descriptor")
+        code, value = decode(payload, at + 1, end)
+        after = skip(payload, value, end)
+        yield code, at, value, after
+        at = after
+
+
+def incoming(payload: bytes) -> Incoming:
+    """Read an encoded message. `AmqpError`: it is none, or its sections are out of order."""
+    start, header, ttl, scheduled = 0, _NO_HEADER, None, 0
+    extra: list[tuple[bytes, bytes]] = []
+    last = 0
+    for code, _, value, after in sections(payload):
+        if not isinstance(code, int) or not _HEADER <= code <= _FOOTER or code < last:
+            raise AmqpError("amqp:decode-error", f"a message has no section {code} there")
+        last = code
+        if code <= _ANNOTATIONS:
+            start = after
+        if code == _HEADER:
+            header, ttl = _header(payload, value, after)
+        elif code == _ANNOTATIONS:
+            extra, scheduled = _annotations(payload, value, after)
+    if last < _PROPERTIES:
+        raise AmqpError("amqp:decode-error", "a message has no body")
+    return Incoming(payload[start:], header, tuple(extra), ttl, scheduled, len(payload))
+
+
+def batch(payload: bytes) -> list[Incoming]:
+    """The messages of a batch, each encoded in a data section. `AmqpError`: one is none."""
+    found = []
+    for code, _, value, after in sections(payload):
+        if code == _DATA:
+            inner, _ = decode(payload, value, after)
+            if not isinstance(inner, bytes):
+                raise AmqpError("amqp:decode-error", "a batch has a data section without bytes")
+            found.append(incoming(inner))
+    return found
+
+
+def _header(payload: bytes, at: int, end: int) -> tuple[bytes, int | None]:
+    fields, _ = decode(payload, at, end)
+    if not isinstance(fields, list):
+        raise AmqpError("amqp:decode-error", "a message's header is no list")
+    durable, priority, ttl = (*fields, None, None, None)[:3]
+    for field, limit in ((priority, 1 << 8), (ttl, 1 << 32)):
+        if field is not None and not (isinstance(field, int) and 0 <= field < limit):
+            raise AmqpError("amqp:decode-error", "a message's header has a field of the wrong type")
+    encoded = b"".join(
+        (
+            NULL if durable is None else boolean(bool(durable)),
+            NULL if priority is None else ubyte(priority),
+            NULL if ttl is None else uint(ttl),
+        )
+    )
+    return encoded, ttl
+
+
+def _annotations(payload: bytes, at: int, end: int) -> tuple[list[tuple[bytes, bytes]], int]:
+    """The sender's annotations without those that are the broker's, and the time of scheduling."""
+    values, _ = decode(payload, at, end)
+    if not isinstance(values, dict):
+        raise AmqpError("amqp:decode-error", "a message's annotations are no map")
+    at += 3 if payload[at] == 0xC1 else 9
+    kept = []
+    while at < end:
+        key, value_at = decode(payload, at, end)
+        after = skip(payload, value_at, end)
+        if key not in _OURS:
+            kept.append((payload[at:value_at], payload[value_at:after]))
+        at = after
+    scheduled = values.get(_SCHEDULED) or 0
+    if not isinstance(scheduled, int):
+        raise AmqpError("amqp:decode-error", f"{_SCHEDULED} is no time")
+    return kept, scheduled
+
+
+def outgoing(message: Incoming, sequence: int, enqueued: int, deliveries: int, locked: int | None, state: int = 0) -> bytes:
+    """What goes before ``message.body``. Times in ms since 1970; ``locked``: until when, `None` if it is not."""
+    fields = message.header
+    header = b"\x00\x53\x70\xc0" + bytes((len(fields) + 7, 5)) + fields + b"\x40\x70" + _COUNT(deliveries)
+    if message.extra or state:
+        pairs = [*message.extra, (_SEQUENCE[:-1], long(sequence)), (_ENQUEUED[:-1], timestamp(enqueued))]
+        if locked is not None:
+            pairs.append((_LOCKED[:-1], timestamp(locked)))
+        if state:
+            pairs.append((symbol("x-opt-message-state"), b"\x71" + _COUNT(state)))
+        return header + described(_ANNOTATIONS, mapping(pairs))
+    if locked is None:
+        return b"".join((header, _TWO, _SEQUENCE, _TIME(sequence), _ENQUEUED, _TIME(enqueued)))
+    return b"".join((header, _THREE, _SEQUENCE, _TIME(sequence), _ENQUEUED, _TIME(enqueued), _LOCKED, _TIME(locked)))
+
+
+def properties(body: bytes) -> tuple[list[object], dict[object, object]]:
+    """The fields of a bare message's properties, and its application properties."""
+    fields: list[object] = []
+    application: dict[object, object] = {}
+    for code, _, value, after in sections(body):
+        if code in (_PROPERTIES, _APPLICATION):
+            found, _ = decode(body, value, after)
+            if code == _PROPERTIES and isinstance(found, list):
+                fields = found
+            elif code == _APPLICATION and isinstance(found, dict):
+                application = found
+    return fields, application
+
+
+def with_properties(body: bytes, more: Mapping[str, str]) -> bytes:
+    """A bare message with further application properties; the values of those that it has keep their types."""
+    pairs: list[tuple[bytes, bytes]] = []
+    start = end = 0  # of the section, or of the place where it belongs
+    for code, at, value, after in sections(body):
+        if code == _PROPERTIES:
+            start = end = after
+        elif code == _APPLICATION:
+            start, end = at, after
+            inner = value + (3 if body[value] == 0xC1 else 9)
+            while inner < after:
+                name, value_at = decode(body, inner, after)
+                inner_end = skip(body, value_at, after)
+                if name not in more:
+                    pairs.append((body[inner:value_at], body[value_at:inner_end]))
+                inner = inner_end
+    pairs += [(encode(name), encode(value)) for name, value in more.items()]
+    return body[:start] + described(_APPLICATION, mapping(pairs)) + body[end:]

@@ -1,0 +1,67 @@
+"""What becomes of a message that a client holds locked, as the client's outcome says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fsd_conformance.emulators.service_bus import frames
+from fsd_conformance.emulators.service_bus.codec import ACCEPTED, AmqpError, Described, described
+from fsd_conformance.emulators.service_bus.store import LockLostError, NoDeadLetterError, Queue
+
+__all__ = ["LOCK_LOST", "LOST", "Outcome", "settle"]
+
+LOCK_LOST = (
+    "com.microsoft:message-lock-lost",
+    "The lock supplied is invalid. Either the lock expired, or the message has already been removed from the queue.",
+)
+_ACCEPTED, _LIST = frames.ACCEPTED_OUTCOME, b"\x45"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the client is told: its own outcome, encoded, or rejected with ``failed``, a condition and a description."""
+
+    encoded: bytes
+    failed: tuple[str, str] | None = None
+
+    @staticmethod
+    def failure(condition: str, description: str) -> Outcome:
+        """It could not be done."""
+        return Outcome(frames.rejected(condition, description), (condition, description))
+
+
+LOST = Outcome.failure(*LOCK_LOST)
+_DONE = {code: Outcome(ACCEPTED if code == _ACCEPTED else described(code, _LIST)) for code in range(_ACCEPTED, frames.MODIFIED + 1)}
+
+
+def settle(queue: Queue, token: bytes, state: object) -> Outcome:
+    """Do with the message that ``token`` holds what a decoded outcome says; none releases it. `AmqpError`: it is no outcome."""
+    code, fields = (state.descriptor, state.value) if isinstance(state, Described) else (frames.RELEASED, [])
+    if code not in _DONE or not isinstance(code, int) or not isinstance(fields, list):
+        raise AmqpError("amqp:not-implemented", f"outcome {code!r:.40}")
+    try:
+        if code == _ACCEPTED:
+            queue.complete(token)
+        elif code == frames.REJECTED:
+            queue.dead_letter(token, *_reason(fields))
+        elif code == frames.RELEASED:
+            queue.release(token, failed=False)
+        elif len(fields) > 1 and fields[1] is True:  # undeliverable here
+            queue.defer(token)
+        else:
+            queue.release(token, failed=True)
+    except LockLostError:
+        return LOST
+    except NoDeadLetterError as error:
+        return Outcome.failure("amqp:not-allowed", str(error))
+    return _DONE[code]
+
+
+def _reason(fields: list[object]) -> tuple[str | None, str | None]:
+    """Why a message is a dead letter, as azure-servicebus says it in the error's map."""
+    error = fields[0].value if fields and isinstance(fields[0], Described) else None
+    info = error[2] if isinstance(error, list) and len(error) > 2 else None
+    if not isinstance(info, dict):
+        return None, None
+    reason, description = info.get("DeadLetterReason"), info.get("DeadLetterErrorDescription")
+    return (reason if isinstance(reason, str) else None, description if isinstance(description, str) else None)

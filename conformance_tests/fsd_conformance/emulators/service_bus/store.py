@@ -1,0 +1,292 @@
+"""Queues as Service Bus has them, without a protocol: locks that expire, redelivery, dead letters, deferral, scheduling.
+
+Nothing here waits or knows a connection. Time is what ``clock`` says, in ms since 1970; `Queue.advance` does what has become
+due. Every message keeps its sequence number and is delivered in the order of these numbers, again after a failure, too.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+from fsd_conformance.emulators.service_bus.codec import AmqpError
+from fsd_conformance.emulators.service_bus.message import Incoming, with_properties
+
+__all__ = ["LockLostError", "Message", "NoDeadLetterError", "Queue", "QueueFullError", "QueueSettings", "State", "UnknownMessageError"]
+
+_SWEEP_MS = 1000  # how often messages that outlived their time are looked for
+DEAD_LETTER = "$DeadLetterQueue"
+
+
+class LockLostError(Exception):
+    """The lock expired, or the message was settled."""
+
+
+class QueueFullError(Exception):
+    """The queue has no room for the message."""
+
+
+class UnknownMessageError(Exception):
+    """No message of this sequence number is where it was looked for."""
+
+
+class NoDeadLetterError(Exception):
+    """A dead letter cannot be dead-lettered."""
+
+
+class State(IntEnum):
+    """Where a message is, as the annotation x-opt-message-state numbers it; a locked one is active."""
+
+    ACTIVE = 0
+    DEFERRED = 1
+    SCHEDULED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """What a queue is made with; the defaults are the service's. ``ttl_ms``: `None` for ever."""
+
+    lock_ms: int = 60_000
+    ttl_ms: int | None = None
+    max_deliveries: int = 10
+    dead_letter_expired: bool = False
+    max_bytes: int = 1024 << 20
+    max_message_bytes: int | None = None  # `None`: as the tier has it
+    user_metadata: str | None = None
+
+
+class Message:
+    """One message of a queue. Times in ms since 1970; ``token``: of the lock that holds it, 16 bytes."""
+
+    __slots__ = ("deliveries", "enqueued", "expires", "incoming", "sequence", "state", "token", "until")
+
+    def __init__(self, sequence: int, incoming: Incoming, enqueued: int, expires: int | None, state: State) -> None:
+        self.sequence = sequence
+        self.incoming = incoming
+        self.enqueued = enqueued
+        self.expires = expires
+        self.state = state
+        self.deliveries = 0
+        self.token = b""
+        self.until = 0
+
+
+class Queue:
+    """One queue and its dead letters in ``dead``; a dead-letter queue has none of its own."""
+
+    def __init__(self, name: str, settings: QueueSettings, clock: Callable[[], int], *, dead_letters: bool = False) -> None:
+        self.name = name
+        self.settings = settings
+        self.created = self.updated = clock()
+        self.bytes = 0
+        self.dead = None if dead_letters else Queue(f"{name}/{DEAD_LETTER}", replace(settings, ttl_ms=None), clock, dead_letters=True)
+        self._clock = clock
+        self._next = 1
+        self._messages: dict[int, Message] = {}  # all, by sequence number, ascending
+        self._ready: list[int] = []  # a heap; a number whose message is gone is passed over
+        self._locks: dict[bytes, Message] = {}  # by when they expire, while all are equally long
+        self._equal = True
+        self._scheduled: list[tuple[int, int]] = []  # a heap of time and sequence number
+        self._mortal = False  # whether a message may outlive its time
+        self._sweep = 0
+
+    @property
+    def room(self) -> int:
+        """Bytes that it can still take; dead letters count, and always have room."""
+        return self.settings.max_bytes - self.bytes - self.dead.bytes if self.dead is not None else 1 << 62
+
+    def ready(self) -> bool:
+        """Whether `take` would find a message."""
+        while self._ready:
+            message = self._messages.get(self._ready[0])
+            if message is not None and (message.expires is None or message.expires > self._clock()):
+                return True
+            heapq.heappop(self._ready)
+            if message is not None:
+                self._expire(message)
+        return False
+
+    def put(self, incoming: Incoming) -> int:
+        """Add a message; its sequence number. Raises `QueueFullError`."""
+        if incoming.size > self.room:
+            raise QueueFullError(f"{self.name} has room for {self.room} of {self.settings.max_bytes} bytes")
+        now = self._clock()
+        lives = [ttl for ttl in (incoming.ttl, self.settings.ttl_ms) if ttl is not None]
+        later = incoming.scheduled > now
+        start = incoming.scheduled if later else now
+        sequence = self._next
+        message = Message(sequence, incoming, start, start + min(lives) if lives else None, State.SCHEDULED if later else State.ACTIVE)
+        self._next += 1
+        self._messages[sequence] = message
+        self.bytes += incoming.size
+        self._mortal = self._mortal or bool(lives)
+        if later:
+            heapq.heappush(self._scheduled, (incoming.scheduled, sequence))
+        else:
+            heapq.heappush(self._ready, sequence)
+        return sequence
+
+    def take(self, *, lock: bool) -> Message | None:
+        """The next message, locked or removed; `None`: none is ready."""
+        if not self.ready():
+            return None
+        message = self._messages[heapq.heappop(self._ready)]
+        if lock:
+            self._lock(message, self._clock())
+        else:
+            self._remove(message)
+        return message
+
+    def renew(self, token: bytes) -> int:
+        """Lock anew; until when. Raises `LockLostError`."""
+        message = self._unlock(token)
+        self._lock(message, self._clock(), token)
+        return message.until
+
+    def complete(self, token: bytes) -> None:
+        """Remove a locked message. Raises `LockLostError`."""
+        self._remove(self._unlock(token))
+
+    def release(self, token: bytes, *, failed: bool) -> None:
+        """Give a locked message back; ``failed`` counts as a delivery. Raises `LockLostError`."""
+        self._back(self._unlock(token), failed)
+
+    def defer(self, token: bytes) -> None:
+        """Set a locked message aside until it is asked for by its number. Raises `LockLostError`."""
+        self._unlock(token).state = State.DEFERRED
+
+    def dead_letter(self, token: bytes, reason: str | None, description: str | None) -> None:
+        """Move a locked message to the dead letters. Raises `LockLostError`, `NoDeadLetterError`."""
+        if self.dead is None:
+            raise NoDeadLetterError(f"{self.name} has no dead letters")
+        self._bury(self._unlock(token), reason, description)
+
+    def peek(self, first: int, count: int) -> Iterator[Message]:
+        """Up to ``count`` messages from sequence number ``first``, as they are."""
+        now = self._clock()
+        for sequence, message in self._messages.items():
+            if count <= 0:
+                return
+            if sequence >= first and (message.token or message.expires is None or message.expires > now):
+                count -= 1
+                yield message
+
+    def take_deferred(self, sequences: Iterable[int], *, lock: bool) -> list[Message]:
+        """Deferred messages by number, all or none, locked or removed. Raises `UnknownMessageError`."""
+        found = []
+        for sequence in sequences:
+            message = self._messages.get(sequence)
+            if message is None or message.state != State.DEFERRED or message.token or message in found:
+                raise UnknownMessageError(f"{self.name} has no deferred message {sequence}")
+            found.append(message)
+        now = self._clock()
+        for message in found:
+            if lock:
+                self._lock(message, now)
+            else:
+                self._remove(message)
+        return found
+
+    def cancel(self, sequences: Iterable[int]) -> None:
+        """Remove scheduled messages, all or none. Raises `UnknownMessageError`."""
+        found = [(sequence, self._messages.get(sequence)) for sequence in sequences]
+        for sequence, message in found:
+            if message is None or message.state != State.SCHEDULED:
+                raise UnknownMessageError(f"{self.name} has no scheduled message {sequence}")
+        for message in {id(message): message for _, message in found if message}.values():
+            self._remove(message)
+
+    def change(self, settings: QueueSettings) -> None:
+        """Hold for locks and messages from now on."""
+        self._equal = self._equal and settings.lock_ms == self.settings.lock_ms
+        self.settings = settings
+        self.updated = self._clock()
+
+    def advance(self) -> None:
+        """Do what is due: locks expire, scheduled messages are ready, messages outlive their time."""
+        if self.dead is not None:
+            self.dead.advance()
+        if not (self._locks or self._scheduled or self._mortal):
+            return
+        now = self._clock()
+        overdue = []
+        for message in self._locks.values():
+            if message.until <= now:
+                overdue.append(message)
+            elif self._equal:
+                break
+        for message in overdue:
+            self._expire_lock(message)
+        while self._scheduled and self._scheduled[0][0] <= now:
+            waiting = self._messages.get(heapq.heappop(self._scheduled)[1])
+            if waiting is not None:
+                waiting.state = State.ACTIVE
+                heapq.heappush(self._ready, waiting.sequence)
+        if self._mortal and now >= self._sweep:
+            self._sweep = now + _SWEEP_MS
+            mortal = [message for message in self._messages.values() if message.expires is not None]
+            self._mortal = bool(mortal)
+            for message in mortal:
+                if message.expires is not None and message.expires <= now and not message.token and message.state != State.SCHEDULED:
+                    self._expire(message)
+
+    def counts(self) -> dict[State, int]:
+        """How many messages are in each state, dead letters apart."""
+        found = dict.fromkeys(State, 0)
+        for message in self._messages.values():
+            found[message.state] += 1
+        return found
+
+    def _lock(self, message: Message, now: int, token: bytes = b"") -> None:
+        message.token = token or os.urandom(16)
+        message.until = now + self.settings.lock_ms
+        self._locks[message.token] = message
+
+    def _unlock(self, token: bytes) -> Message:
+        message = self._locks.get(token)
+        if message is not None and message.until <= self._clock():
+            self._expire_lock(message)
+            message = None
+        if message is None:
+            raise LockLostError(f"the lock is not, or no longer, held on a message of {self.name}")
+        del self._locks[token]
+        message.token = b""
+        return message
+
+    def _expire_lock(self, message: Message) -> None:
+        del self._locks[message.token]
+        message.token = b""
+        self._back(message, failed=True)
+
+    def _back(self, message: Message, failed: bool) -> None:
+        if failed:
+            message.deliveries += 1
+            if self.dead is not None and message.deliveries >= self.settings.max_deliveries:
+                what = f"Message could not be consumed after {message.deliveries} delivery attempts."
+                self._bury(message, "MaxDeliveryCountExceeded", what)
+                return
+        if message.state == State.ACTIVE:
+            heapq.heappush(self._ready, message.sequence)
+
+    def _expire(self, message: Message) -> None:
+        if self.settings.dead_letter_expired and self.dead is not None:
+            self._bury(message, "TTLExpiredException", "The message expired and was dead lettered.")
+        else:
+            self._remove(message)
+
+    def _bury(self, message: Message, reason: str | None, description: str | None) -> None:
+        assert self.dead is not None
+        told = {name: text for name, text in (("DeadLetterReason", reason), ("DeadLetterErrorDescription", description)) if text}
+        body = message.incoming.body
+        with suppress(AmqpError):  # properties that nobody can read stay as they are
+            body = with_properties(body, told) if told else body
+        self._remove(message)
+        self.dead.put(replace(message.incoming, body=body, ttl=None, scheduled=0))
+
+    def _remove(self, message: Message) -> None:
+        del self._messages[message.sequence]
+        self.bytes -= message.incoming.size

@@ -1,0 +1,40 @@
+"""The Standard tier's throttle: credits that a namespace gets anew each second.
+
+Source: Microsoft, "Throttling operations on Azure Service Bus" (2026-11): 1,000 credits a second a namespace; a message sent,
+received or peeked costs 1, an operation of the administration 10; what finds none left is refused until the next second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ["BUSY", "CREDITS", "Throttle"]
+
+CREDITS = 1000
+_PERIOD_MS = 1000
+BUSY = (
+    "com.microsoft:server-busy",
+    "The request was terminated because the entity is being throttled. Error code: 50009. Please wait 2 seconds and try again.",
+)
+
+
+class Throttle:
+    """Credits of one namespace; ``credits`` a second, 0 for no throttle. ``clock``: ms."""
+
+    def __init__(self, credits: int, clock: Callable[[], int]) -> None:
+        self._credits = credits
+        self._clock = clock
+        self._left = credits
+        self._period = clock() // _PERIOD_MS
+
+    def take(self, cost: int) -> bool:
+        """Pay; `False` and nothing is paid: too few are left. A cost above all that a second gives is paid by a whole second."""
+        if not self._credits:
+            return True
+        period = self._clock() // _PERIOD_MS
+        if period != self._period:
+            self._period, self._left = period, self._credits
+        if self._left < min(cost, self._credits):
+            return False
+        self._left = max(0, self._left - cost)
+        return True

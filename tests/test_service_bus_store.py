@@ -1,0 +1,431 @@
+"""The stand-in's queues, throttle and configuration, without a protocol and with a clock that is set by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings, strategies
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from fsd_conformance.emulators.service_bus.__main__ import main
+from fsd_conformance.emulators.service_bus.broker import TIERS, Broker
+from fsd_conformance.emulators.service_bus.codec import ACCEPTED, encode
+from fsd_conformance.emulators.service_bus.config import duration, iso, load, queue_settings
+from fsd_conformance.emulators.service_bus.message import Incoming, incoming, properties
+from fsd_conformance.emulators.service_bus.store import (
+    LockLostError,
+    Message,
+    NoDeadLetterError,
+    Queue,
+    QueueFullError,
+    QueueSettings,
+    State,
+    UnknownMessageError,
+)
+from fsd_conformance.emulators.service_bus.throttle import Throttle
+from fsd_core.errors import InputError
+
+STANDARD, PREMIUM = TIERS["standard"], TIERS["premium"]
+DATA = b"\x00\x53\x75"
+
+
+class Clock:
+    """ms, as it is set."""
+
+    now = 1_000_000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def sent(text: str = "", **fields: Any) -> Incoming:
+    body = DATA + encode(text.encode())
+    return Incoming(body, size=len(body), **fields)
+
+
+def made(clock: Clock, **fields: Any) -> Queue:
+    return Queue("q", QueueSettings(**fields), clock)
+
+
+def locked(queue: Queue) -> Message:
+    message = queue.take(lock=True)
+    assert message is not None
+    return message
+
+
+def test_a_lock_is_lost_when_it_ends_and_not_before() -> None:
+    clock = Clock()
+    queue = made(clock, lock_ms=1000)
+    queue.put(sent("a"))
+    message = locked(queue)
+    token = message.token
+    clock.now += 999
+    queue.advance()
+    assert not queue.ready()
+    assert queue.renew(token) == clock.now + 1000
+    clock.now += 999
+    queue.advance()
+    assert not queue.ready()
+    clock.now += 1
+    with pytest.raises(LockLostError):  # before anybody looked at the clock
+        queue.complete(token)
+    again = locked(queue)
+    assert (again.sequence, again.deliveries) == (1, 1)
+    for action in (queue.complete, queue.defer, queue.renew):
+        with pytest.raises(LockLostError):
+            action(token)
+    queue.complete(again.token)
+    assert queue.bytes == 0
+
+
+def test_messages_come_again_in_their_old_order() -> None:
+    queue = made(Clock())
+    for text in "abcd":
+        queue.put(sent(text))
+    taken = [locked(queue) for _ in range(3)]
+    for message in (taken[2], taken[0], taken[1]):
+        queue.release(message.token, failed=False)
+    assert [locked(queue).sequence for _ in range(4)] == [1, 2, 3, 4]
+
+
+def test_a_shorter_lock_ends_before_a_longer_one_that_is_older() -> None:
+    clock = Clock()
+    queue = made(clock, lock_ms=10_000)
+    for text in "ab":
+        queue.put(sent(text))
+    locked(queue)
+    queue.change(QueueSettings(lock_ms=1000))
+    locked(queue)
+    clock.now += 1000
+    queue.advance()
+    assert locked(queue).sequence == 2
+    assert not queue.ready()
+
+
+def test_dead_letters_say_why_and_keep_what_they_had() -> None:
+    queue = made(Clock(), max_deliveries=1)
+    given = {"kept": 7, "DeadLetterReason": "an older one"}
+    payload = b"\x00\x53\x73" + encode(["id"]) + b"\x00\x53\x74" + encode(given) + DATA + encode(b"body")
+    queue.put(incoming(payload))
+    queue.dead_letter(locked(queue).token, "why", None)
+    queue.put(sent("b"))
+    queue.release(locked(queue).token, failed=True)
+    assert queue.dead is not None
+    first, second = locked(queue.dead), locked(queue.dead)
+    fields, application = properties(first.incoming.body)
+    assert (fields, application) == (["id"], {"kept": 7, "DeadLetterReason": "why"})
+    assert first.incoming.body.endswith(DATA + encode(b"body"))
+    assert properties(second.incoming.body)[1]["DeadLetterReason"] == "MaxDeliveryCountExceeded"
+    with pytest.raises(NoDeadLetterError):
+        queue.dead.dead_letter(first.token, None, None)
+    queue.dead.release(second.token, failed=True)  # as often as one likes
+    queue.dead.complete(first.token)
+
+
+def test_messages_outlive_their_time() -> None:
+    clock = Clock()
+    queue = made(clock, ttl_ms=1000)
+    queue.put(sent("by the queue", ttl=5000))
+    queue.put(sent("by itself", ttl=500))
+    held = locked(queue)
+    clock.now += 600
+    assert queue.take(lock=True) is None
+    assert [m.sequence for m in queue.peek(1, 10)] == [1]
+    clock.now += 600
+    queue.advance()
+    queue.complete(held.token)  # a lock outlasts the time
+    queue.put(sent("never looked at", ttl=1))
+    clock.now += 5000
+    queue.advance()
+    assert queue.bytes == 0
+    letters = made(clock, ttl_ms=10, dead_letter_expired=True)
+    letters.put(sent("told"))
+    clock.now += 10
+    letters.advance()
+    assert letters.dead is not None
+    assert properties(locked(letters.dead).incoming.body)[1]["DeadLetterReason"] == "TTLExpiredException"
+
+
+def test_scheduled_messages_are_ready_in_time() -> None:
+    clock = Clock()
+    queue = made(clock, ttl_ms=1000)
+    late, early, never = (queue.put(sent(scheduled=clock.now + wait)) for wait in (2000, 1000, 3000))
+    now = queue.put(sent(scheduled=clock.now - 1))
+    assert queue.counts() == {State.ACTIVE: 1, State.DEFERRED: 0, State.SCHEDULED: 3}
+    queue.cancel([never, never])
+    with pytest.raises(UnknownMessageError):
+        queue.cancel([early, never])
+    assert locked(queue).sequence == now
+    clock.now += 1000
+    queue.advance()
+    assert locked(queue).sequence == early
+    clock.now += 1000
+    queue.advance()
+    message = locked(queue)  # its time to live has only begun
+    assert (message.sequence, message.enqueued) == (late, clock.now)
+    clock.now += 5000
+    queue.advance()
+
+
+def test_a_full_queue_counts_its_dead_letters() -> None:
+    size = sent("x" * 90).size
+    queue = made(Clock(), max_bytes=2 * size, max_deliveries=1)
+    queue.put(sent("x" * 90))
+    queue.put(sent("x" * 90))
+    queue.release(locked(queue).token, failed=True)
+    with pytest.raises(QueueFullError):
+        queue.put(sent())
+    queue.complete(locked(queue).token)
+    queue.put(sent())
+
+
+class Machine(RuleBasedStateMachine):
+    """A queue against a model of it: every message is in one place, comes in order, and only its lock's holder moves it."""
+
+    @dataclass
+    class Entry:
+        """What the model knows of a message. ``until``: of its lock."""
+
+        deliveries: int = 0
+        token: bytes = b""
+        until: int = 0
+        deferred: bool = False
+
+    LOCK, DELIVERIES = 100, 3
+
+    @initialize()
+    def begin(self) -> None:
+        self.clock = Clock()
+        self.queue = made(self.clock, lock_ms=self.LOCK, max_deliveries=self.DELIVERIES)
+        self.model: dict[int, Machine.Entry] = {}
+        self.tokens: list[bytes] = []
+        self.dead = 0
+
+    def expire(self) -> None:
+        for number, entry in list(self.model.items()):
+            if entry.token and entry.until <= self.clock.now:
+                self.back(number, entry, True)
+
+    def back(self, number: int, entry: Entry, failed: bool) -> None:
+        entry.token = b""
+        entry.deliveries += failed
+        if failed and entry.deliveries >= self.DELIVERIES:
+            del self.model[number]
+            self.dead += 1
+
+    def free(self, *, deferred: bool) -> list[int]:
+        return sorted(number for number, entry in self.model.items() if not entry.token and entry.deferred == deferred)
+
+    @rule(count=strategies.integers(1, 3))
+    def put(self, count: int) -> None:
+        for _ in range(count):
+            self.model[self.queue.put(sent("m"))] = self.Entry()
+
+    @rule(lock=strategies.booleans())
+    def take(self, lock: bool) -> None:
+        self.queue.advance()
+        message, free = self.queue.take(lock=lock), self.free(deferred=False)
+        assert (message.sequence if message else None) == (free[0] if free else None)
+        if message and lock:
+            assert message.deliveries == self.model[message.sequence].deliveries
+            self.hold(message)
+        elif message:
+            del self.model[message.sequence]
+
+    def hold(self, message: Message) -> None:
+        entry = self.model[message.sequence]
+        entry.token, entry.until = message.token, self.clock.now + self.LOCK
+        self.tokens.append(message.token)
+
+    @precondition(lambda self: self.tokens)
+    @rule(which=strategies.integers(0, 50), how=strategies.sampled_from(["complete", "release", "fail", "defer", "bury", "renew"]))
+    def settle(self, which: int, how: str) -> None:
+        token = self.tokens[which % len(self.tokens)]
+        actions: dict[str, Any] = {
+            "complete": self.queue.complete,
+            "release": lambda token: self.queue.release(token, failed=False),
+            "fail": lambda token: self.queue.release(token, failed=True),
+            "defer": self.queue.defer,
+            "bury": lambda token: self.queue.dead_letter(token, "r", "d"),
+            "renew": self.queue.renew,
+        }
+        held = [(number, entry) for number, entry in self.model.items() if entry.token == token]
+        if not held:
+            with pytest.raises(LockLostError):
+                actions[how](token)
+            return
+        [(number, entry)] = held
+        actions[how](token)
+        if how == "renew":
+            entry.until = self.clock.now + self.LOCK
+        elif how in ("release", "fail"):
+            self.back(number, entry, how == "fail")
+        elif how == "defer":
+            entry.token, entry.deferred = b"", True
+        else:
+            del self.model[number]
+            self.dead += how == "bury"
+
+    @precondition(lambda self: self.free(deferred=True))
+    @rule(lock=strategies.booleans())
+    def take_deferred(self, lock: bool) -> None:
+        numbers = self.free(deferred=True)
+        with pytest.raises(UnknownMessageError):
+            self.queue.take_deferred([*numbers, 10**9], lock=lock)
+        for message in self.queue.take_deferred(numbers, lock=lock):
+            if lock:
+                self.hold(message)
+            else:
+                del self.model[message.sequence]
+
+    @rule(wait=strategies.integers(1, 60))
+    def wait(self, wait: int) -> None:
+        self.clock.now += wait
+        self.queue.advance()
+        self.expire()
+
+    @invariant()
+    def agree(self) -> None:
+        if hasattr(self, "queue"):
+            assert [m.sequence for m in self.queue.peek(1, 10**6)] == sorted(self.model)
+            assert self.queue.bytes == len(self.model) * sent("m").size
+            assert self.queue.dead is not None
+            assert self.queue.dead.counts()[State.ACTIVE] == self.dead
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_credits_come_anew_each_second() -> None:
+    clock = Clock()
+    throttle = Throttle(10, clock)
+    assert [throttle.take(4) for _ in range(3)] == [True, True, False]
+    assert throttle.take(2)
+    clock.now += 1000
+    assert throttle.take(10)
+    assert not throttle.take(1)
+    clock.now += 1000
+    assert throttle.take(25)  # a whole second's
+    assert not throttle.take(1)
+    assert all(Throttle(0, clock).take(10**6) for _ in range(3))
+
+
+def test_what_is_refused_for_credits_is_not_kept() -> None:
+    clock = Clock()
+    broker = Broker("n", STANDARD, 2, now=clock)
+    queue = broker.create("q", QueueSettings())
+    payload = DATA + encode(b"m")
+    outcomes = [broker.accept(queue, payload, 0) for _ in range(3)]
+    assert outcomes[:2] == [ACCEPTED, ACCEPTED]
+    assert b"com.microsoft:server-busy" in outcomes[2]
+    assert queue.counts()[State.ACTIVE] == 2
+    clock.now += 1000
+    assert broker.accept(queue, payload, 0) == ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [("PT1M", 60_000), ("PT0.5S", 500), ("P1DT2H", 93_600_000), ("P10675199DT2H48M5.4775807S", None), ("PT1H1M1.5S", 3_661_500)],
+)
+def test_durations(text: str, milliseconds: int | None) -> None:
+    assert duration(text) == milliseconds
+    assert duration(iso(milliseconds)) == milliseconds
+
+
+@pytest.mark.parametrize("text", ["", "P", "PT", "1M", "PT1M ", "P1Y", "P1M", "-PT1M", None, 5])
+def test_what_is_no_duration(text: object) -> None:
+    with pytest.raises(ValueError, match="no ISO 8601 duration"):
+        duration(text)
+
+
+def test_the_vendors_own_file_is_read_and_its_topics_are_refused(tmp_path: Path) -> None:
+    properties = {
+        "DeadLetteringOnMessageExpiration": False,
+        "DefaultMessageTimeToLive": "PT1H",
+        "DuplicateDetectionHistoryTimeWindow": "PT20S",
+        "ForwardDeadLetteredMessagesTo": "",
+        "ForwardTo": "",
+        "LockDuration": "PT1M",
+        "MaxDeliveryCount": 3,
+        "RequiresDuplicateDetection": False,
+        "RequiresSession": False,
+    }
+    space: dict[str, Any] = {"Name": "sbemulatorns", "Queues": [{"Name": "queue.1", "Properties": properties}]}
+    file = tmp_path / "Config.json"
+    file.write_text(json.dumps({"UserConfig": {"Namespaces": [space], "Logging": {"Type": "File"}}}))
+    assert load(file, STANDARD) == {"sbemulatorns": {"queue.1": QueueSettings(60_000, 3_600_000, 3)}}
+    space["Topics"] = [{"Name": "topic.1", "Properties": {}, "Subscriptions": []}]
+    file.write_text(json.dumps({"UserConfig": {"Namespaces": [space]}}))
+    with pytest.raises(InputError, match="topics are not implemented"):
+        load(file, STANDARD)
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        ("{", "is no JSON"),
+        ([], "no object"),
+        ({}, "no object"),
+        ({"UserConfig": {}}, "no namespace"),
+        ({"UserConfig": {"Namespaces": {}}}, "no namespace"),
+        ({"UserConfig": {"Namespaces": {"Name": "a"}}}, "Namespaces is no list"),
+        ({"UserConfig": {"Namespaces": [{"Name": "a"}, {"Name": "a"}]}}, "each its own"),
+        ({"UserConfig": {"Namespaces": [{"Name": "a", "Qeues": []}]}}, "'Qeues' is not known"),
+        ({"UserConfig": {"Namespaces": [{"Name": "a", "Queues": [{"Name": ""}]}]}}, "queue ''"),
+        ({"UserConfig": {"Namespaces": [{"Name": "a", "Queues": [{"Name": "q"}, {"Name": "Q"}]}]}}, "there twice"),
+        ({"UserConfig": {"Namespaces": [{"Name": "a", "Queues": [{"Name": "q", "Properties": {"Lock": 1}}]}]}}, "'Lock' is known"),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path: Path, config: object, what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "Config.json"
+    file.write_text(config if isinstance(config, str) else json.dumps(config))
+    assert main(["--config", str(file)]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert what in told.err
+    assert len(told.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("properties", "what"),
+    [
+        ({"RequiresSession": True}, "sessions are not implemented"),
+        ({"RequiresDuplicateDetection": "true"}, "duplicate detection is not implemented"),
+        ({"ForwardTo": "other"}, "forwarding is not implemented"),
+        ({"LockDuration": "PT5M1S"}, "5 minutes at most"),
+        ({"LockDuration": "PT0S"}, "5 minutes at most"),
+        ({"LockDuration": 60}, "no ISO 8601 duration"),
+        ({"MaxDeliveryCount": True}, "no number from 1 to 2000"),
+        ({"DeadLetteringOnMessageExpiration": "maybe"}, "neither true nor false"),
+        ({"Status": "Disabled"}, "Disabled are not implemented"),
+    ],
+)
+def test_properties_that_cannot_be(properties: dict[str, Any], what: str) -> None:
+    with pytest.raises(InputError, match=what):
+        queue_settings(properties, STANDARD, "queue 'q'")
+
+
+def test_a_limit_of_its_own_is_premiums() -> None:
+    with pytest.raises(InputError, match="tier Standard"):
+        queue_settings({"MaxMessageSizeInKilobytes": 1024}, STANDARD, "q")
+    assert queue_settings({"MaxMessageSizeInKilobytes": 102_400}, PREMIUM, "q").max_message_bytes == 100 << 20
+    with pytest.raises(InputError, match="1024 to 102400"):
+        queue_settings({"MaxMessageSizeInKilobytes": 102_401}, PREMIUM, "q")
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (["--amqp-port", "0", "--amqp-port", "0"], "more ports than namespaces"),
+        (["--tier", "premium", "--throttle"], "has no credits"),
+        (["--config", "missing.json"], "No such file"),
+    ],
+)
+def test_flags_that_do_not_go_together(flags: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags) == 2
+    assert what in capsys.readouterr().err
