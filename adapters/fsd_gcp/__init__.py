@@ -1,0 +1,66 @@
+"""Google Cloud as a provider: Pub/Sub for messages, Cloud Storage for objects, Cloud Run functions for functions.
+
+Importing this package imports no SDK; each factory below imports what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
+from fsd_core.providers import attached
+
+__all__ = ["PROVIDER", "RESOURCES", "GcpProvider"]
+
+RESOURCES = "FSD_GCP_RESOURCES"  # the variable of a function that holds its app's `Resources` as JSON
+
+
+class GcpProvider:
+    """Implements `fsd_core.driver.Provider`."""
+
+    name = "gcp"
+
+    def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
+        """Settings: see `fsd_gcp.settings`."""
+        from fsd_gcp.provision import GcpProvisioner
+
+        return GcpProvisioner(settings)
+
+    def attach(self, app: str) -> Resources:
+        """What the function's environment says; InputError outside a function, or of another app."""
+        return attached(RESOURCES, app)
+
+    def messages(self, resources: Resources, slot: int) -> MessageDriver:
+        """The queues of one slot."""
+        from fsd_gcp.messages import GcpMessages
+
+        return GcpMessages(resources, slot)
+
+    def objects(self, resources: Resources) -> ObjectDriver:
+        """The app's bucket."""
+        from fsd_gcp.objects import GcpObjects
+
+        return GcpObjects(resources)
+
+    def invoker(self, resources: Resources) -> InvokeDriver:
+        """What starts functions."""
+        from fsd_gcp.invoke import GcpInvoker
+
+        return GcpInvoker(resources)
+
+    def credentials(self) -> str:
+        """Who Application Default Credentials are of, and which project comes with them."""
+        import google.auth
+
+        found, project = google.auth.default()
+        who = getattr(found, "service_account_email", "") or "a user, by gcloud"
+        return f"{who}, project {project or 'none'}"
+
+    def advice(self, error: BaseException | str) -> str | None:
+        """What a person can do about an error of Google Cloud, or the text of one; None if there is nothing to say."""
+        from fsd_gcp.errors import advice
+
+        return advice(error)
+
+
+PROVIDER = GcpProvider()

@@ -1,0 +1,161 @@
+"""The provisioner's way to the services: core's `Requests` over their REST interfaces, one host a service."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import google.auth
+from google.auth import exceptions as auth
+from google.auth.transport.urllib3 import Request
+from google.oauth2.credentials import Credentials
+
+from fsd_core.driver import Code
+from fsd_core.errors import DriverError
+from fsd_core.provisioning import Requests
+from fsd_gcp import errors
+from fsd_gcp.clients import SCOPE, Http, pool
+from fsd_gcp.errors import Answered
+from fsd_gcp.policy import Grant
+
+__all__ = ["ENDPOINT", "Api"]
+
+ENDPOINT = "FSD_GCP_ENDPOINT"  # where an emulator plays Google's control plane
+SETTLE_S = 180.0
+# A new account, and a new role on it, are known everywhere after some minutes; until then services say one of these.
+_SETTLING = ("does not exist", "actAs", "getOpenIdToken", "Unknown service account")
+_USERINFO = "https://openidconnect.googleapis.com"
+_WHO = ("openid", "https://www.googleapis.com/auth/userinfo.email")
+
+
+class Api(Requests):
+    """Requests of one project in one region."""
+
+    def __init__(self, project: str, region: str) -> None:
+        super().__init__(self._understood, errors.advice, (auth.DefaultCredentialsError,))
+        self.project, self.region = project, region
+        self.settles_until = 0.0
+        self._services: dict[str, Http] = {}
+        self._lock = threading.Lock()
+
+    def _understood(self, error: BaseException) -> Code:
+        """`fsd_gcp.errors.classify`; for a while after something was made, what is not settled yet is worth asking again."""
+        refused = isinstance(error, Answered) and error.status in (400, 403) and any(words in error.said for words in _SETTLING)
+        return Code.UNAVAILABLE if refused and time.time() < self.settles_until else errors.classify(error)
+
+    def settling(self) -> None:
+        """An account, or a role on it, was made just now."""
+        self.settles_until = time.time() + SETTLE_S
+
+    def member(self) -> str:
+        """Who this process is, as policies call it; "" where that cannot be found out."""
+        found: Any = google.auth.default(scopes=[SCOPE, *_WHO])[0]
+        person = isinstance(found, Credentials)
+        if person or getattr(found, "service_account_email", "") == "default":  # of a machine of Google's, which must be asked
+            with pool(_USERINFO) as connections:
+                self.repeat("who you are", lambda: found.refresh(Request(connections)))
+        if not person:
+            address = str(getattr(found, "service_account_email", ""))
+            return f"serviceAccount:{address}" if "@" in address else ""
+        http = Http(_USERINFO, signed=False)
+        self.closing.callback(http.close)
+        headers = {"Authorization": f"Bearer {found.token}"}
+        answer = self.unless(Code.DENIED, "who you are", lambda: http.request("GET", "/v1/userinfo", headers=headers).data)
+        address = str(json.loads(answer or b"{}").get("email", ""))
+        return f"user:{address}" if address else ""
+
+    def service(self, name: str) -> Http:
+        """The connections to a service."""
+        with self._lock:
+            if name not in self._services:
+                at = {"pubsub": "PUBSUB_EMULATOR_HOST", "storage": "STORAGE_EMULATOR_HOST"}.get(name, ENDPOINT)
+                emulator = os.environ.get(at, "")
+                url = emulator if "://" in emulator or not emulator else f"http://{emulator}"
+                self._services[name] = Http(url or f"https://{name}.googleapis.com", signed=not url or at == ENDPOINT)
+                self.closing.callback(self._services[name].close)
+            return self._services[name]
+
+    def request(self, service: str, method: str, path: str, body: Any = None, **query: str) -> dict[str, Any]:
+        """One request, once. ``body``: JSON, or bytes of a zip."""
+        raw = isinstance(body, bytes)
+        data = body if raw or body is None else json.dumps(body).encode()
+        headers = {} if body is None else {"Content-Type": "application/zip" if raw else "application/json"}
+        answer = self.service(service).request(method, f"/{path}" + (f"?{urlencode(query)}" if query else ""), data, headers)
+        told: dict[str, Any] = json.loads(answer.data or b"{}")
+        return told
+
+    def call(self, service: str, method: str, path: str, body: Any = None, **query: str) -> dict[str, Any]:
+        """One request, again while its error is transient. Raises `DriverError`, or `InputError` where nothing is set up."""
+        return self.repeat(f"{method} {path.rpartition('?')[0] or path}", lambda: self.request(service, method, path, body, **query))
+
+    def find(self, service: str, path: str) -> dict[str, Any] | None:
+        """A resource; None where it is not there."""
+        return self.unless(Code.NOT_FOUND, f"GET {path}", lambda: self.request(service, "GET", path))
+
+    def make(self, service: str, method: str, path: str, body: Any, **query: str) -> dict[str, Any] | None:
+        """A new resource; None where it is there already."""
+        return self.unless(Code.ALREADY_EXISTS, f"{method} {path}", lambda: self.request(service, method, path, body, **query))
+
+    def delete(self, service: str, path: str) -> dict[str, Any] | None:
+        """Remove a resource; None where there is none."""
+        return self.unless(Code.NOT_FOUND, f"DELETE {path}", lambda: self.request(service, "DELETE", path))
+
+    def pages(self, service: str, path: str, items: str) -> Iterator[dict[str, Any]]:
+        """The ``items`` of all pages."""
+        query = {"pageSize": "1000"}
+        while True:
+            answer = self.call(service, "GET", path, **query)
+            yield from answer.get(items, ())
+            if not answer.get("nextPageToken"):
+                return
+            query["pageToken"] = answer["nextPageToken"]
+
+    def grant(self, grants: Iterable[Grant]) -> None:
+        """Give the roles that members do not have yet; the policies' other bindings stay."""
+        by_resource: dict[tuple[str, str], list[Grant]] = {}
+        for each in grants:
+            by_resource.setdefault((each.service, each.resource), []).append(each)
+        self.each(lambda item: self.repeat(f"roles on {item[0][1]}", lambda: self._bind(*item[0], item[1])), by_resource.items())
+
+    def _bind(self, service: str, resource: str, grants: list[Grant]) -> None:
+        """Read, add, write. The service refuses the write, and core begins again, where another's came between."""
+        bucket = service == "storage"
+        read, write = ("GET", f"{resource}/iam"), ("PUT", f"{resource}/iam")
+        if not bucket:
+            read = ("POST" if service == "iam" else "GET", f"{resource}:getIamPolicy")
+            write = ("POST", f"{resource}:setIamPolicy")
+        try:
+            policy = self.request(service, *read)
+            bindings = policy.setdefault("bindings", [])
+            before = json.dumps(bindings)
+            for each in grants:
+                held = next((one for one in bindings if one["role"] == each.role and "condition" not in one), None)
+                if held is None:
+                    bindings.append(held := {"role": each.role, "members": []})
+                if each.member not in held["members"]:
+                    held["members"].append(each.member)
+            if json.dumps(bindings) != before:
+                self.request(service, *write, policy if bucket else {"policy": policy})
+        except Answered as error:
+            if error.status == 412:  # of a bucket, where others say ABORTED
+                raise Answered("ABORTED", error.said, 409) from error
+            if not (error.word == "UNIMPLEMENTED" and service == "pubsub" and "PUBSUB_EMULATOR_HOST" in os.environ):
+                raise  # Google's emulator of Pub/Sub has no policies
+
+    def finished(self, what: str, operation: dict[str, Any]) -> dict[str, Any]:
+        """What came of a long operation. Raises `DriverError` where it failed, with the service's words."""
+
+        def check() -> dict[str, Any] | None:
+            now = operation if operation.get("done") else self.call("cloudfunctions", "GET", f"v2/{operation['name']}")
+            return now if now.get("done") else None
+
+        ended = self.until(what, check)
+        if failed := ended.get("error"):
+            told = Answered(str(failed.get("status", "")), " ".join(str(failed.get("message", "")).split())[:1000])
+            raise DriverError(Code.ALREADY_EXISTS if failed.get("code") == 6 else Code.INVALID, f"{what}: {told.said}") from told
+        return ended

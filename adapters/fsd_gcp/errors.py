@@ -1,0 +1,158 @@
+"""What Google Cloud's errors mean: one table from the services' own words and statuses to ours, one from the SDK's exceptions.
+
+gRPC methods and HTTP ones end with the same words (google.rpc.Code), to which Cloud Storage adds reasons of its own. gRPC is
+not imported here: a worker of the object channel does without.
+"""
+
+from __future__ import annotations
+
+import json
+from http.client import HTTPException
+
+from google.auth import exceptions as auth
+from urllib3 import exceptions as http
+
+from fsd_core.driver import Code, Refused
+from fsd_core.providers import advise
+
+__all__ = ["Answered", "advice", "classify", "status_code"]
+
+
+class Answered(Exception):
+    """A service's no. ``word``: a name of google.rpc.Code, or Cloud Storage's reason; ``status``: of HTTP, 0 for gRPC."""
+
+    def __init__(self, word: str, said: str, status: int = 0) -> None:
+        super().__init__(word, said, status)
+        self.word, self.said, self.status = word, said, status
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, [str(self.status or ""), self.word])) + f": {self.said}"
+
+    @staticmethod
+    def http(status: int, body: bytes) -> Answered:
+        """From an answer of HTTP, whose body is JSON with an ``error`` in it, or a few words, or a page of a front end."""
+        try:
+            error = json.loads(body)["error"]
+            word = error.get("status") or next((each["reason"] for each in error.get("errors", ())), "")
+            said, details = str(error.get("message", "")), error.get("details", ())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            word, said, details = "", body[:300].decode(errors="replace"), ()
+        reasons = [each["reason"] for each in details if isinstance(each, dict) and "reason" in each]  # google.rpc.ErrorInfo
+        return Answered(str(word), " ".join([*said.split(), *(f"({reason})" for reason in reasons)])[:1000], status)
+
+
+_WORDS = {
+    Code.THROTTLED: """RESOURCE_EXHAUSTED rateLimitExceeded userRateLimitExceeded quotaExceeded dailyLimitExceeded tooManyRequests
+        concurrentLimitExceeded""",
+    Code.NOT_FOUND: "NOT_FOUND notFound",
+    Code.ALREADY_EXISTS: "ALREADY_EXISTS conditionNotMet conflict",  # conditionNotMet: of a put that must create; conflict: of a bucket
+    Code.DENIED: """PERMISSION_DENIED UNAUTHENTICATED forbidden insufficientPermissions authError accessNotConfigured
+        accountDisabled UserProjectAccountProblem""",
+    Code.UNAVAILABLE: "UNAVAILABLE DEADLINE_EXCEEDED ABORTED CANCELLED INTERNAL UNKNOWN DATA_LOSS backendError internalError",
+    Code.TOO_LARGE: "uploadTooLarge",
+    Code.INVALID: "INVALID_ARGUMENT OUT_OF_RANGE UNIMPLEMENTED invalid parseError badRequest invalidParameter",
+    Code.PRECONDITION: "FAILED_PRECONDITION",
+}
+_CODES = {word: code for code, words in _WORDS.items() for word in words.split()}
+_STATUS = {
+    400: Code.INVALID,
+    401: Code.DENIED,
+    403: Code.DENIED,
+    404: Code.NOT_FOUND,
+    408: Code.UNAVAILABLE,
+    409: Code.UNAVAILABLE,
+    412: Code.ALREADY_EXISTS,
+    413: Code.TOO_LARGE,
+    416: Code.INVALID,
+    429: Code.THROTTLED,
+}
+_EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Code], ...] = (  # the first that fits
+    (auth.TransportError, Code.UNAVAILABLE),
+    (auth.GoogleAuthError, Code.DENIED),
+    ((http.LocationValueError, http.LocationParseError), Code.INVALID),
+    ((http.HTTPError, HTTPException, ConnectionError, TimeoutError), Code.UNAVAILABLE),
+)
+
+
+def status_code(status: int, word: str = "") -> Code:
+    """The code of an answer, of a whole request or of one call in a batch."""
+    if word in _CODES:
+        return _CODES[word]
+    return Code.UNAVAILABLE if status >= 500 else _STATUS.get(status, Code.UNKNOWN)
+
+
+def classify(error: BaseException) -> Code:
+    """The code of any error that a driver of this provider raised."""
+    if isinstance(error, Refused):
+        return error.code
+    if isinstance(error, Answered):
+        damaged = error.status == 400 and "match calculated" in error.said  # on its way: again may work
+        return Code.UNAVAILABLE if damaged else status_code(error.status, error.word)
+    if isinstance(error, auth.GoogleAuthError) and error.retryable:
+        return Code.UNAVAILABLE
+    return next((code for kinds, code in _EXCEPTIONS if isinstance(error, kinds)), Code.UNKNOWN)
+
+
+_LOGIN = "gcloud auth application-default login"
+_DISABLED = r"has not been used in project|SERVICE_DISABLED|accessNotConfigured"
+_APIS = ("pubsub", "storage", "cloudfunctions", "run", "cloudbuild", "artifactregistry", "iam", "cloudresourcemanager", "serviceusage")
+_ADVICE = (  # words of an error, as a pattern, and what to do: the first that is found
+    (
+        r"short-lived token|iat and exp|Token used too early|Token expired",
+        "this machine's clock is wrong by more than 5 minutes: set it ('timedatectl set-ntp true')",
+    ),
+    (
+        r"DefaultCredentialsError|MutualTLSChannelError|ClientCertError",
+        f"no Google Cloud credentials are found: run '{_LOGIN}', or set GOOGLE_APPLICATION_CREDENTIALS to a service account's file",
+    ),
+    (
+        r"RefreshError|invalid_grant|ReauthFailError|ReauthSamlChallengeFailError|UNAUTHENTICATED|authError",
+        f"the Google Cloud credentials expired, or were revoked: run '{_LOGIN}' again",
+    ),
+    *(
+        (
+            rf"(?s:({_DISABLED}).*\b{api}\.googleapis\.com)",
+            f"an API of the project is off: run 'gcloud services enable {api}.googleapis.com', and wait a minute",
+        )
+        for api in _APIS
+    ),
+    (_DISABLED, f"an API of the project is off: run 'gcloud services enable {' '.join(f'{api}.googleapis.com' for api in _APIS[:6])}'"),
+    (
+        r"BILLING_DISABLED|UserProjectAccountProblem|accountDisabled|billing account[^.]*(disabled|not found|absent|closed)",
+        "the project has no billing: 'gcloud billing projects link' gives it an account",
+    ),
+    (
+        r"CONSUMER_INVALID|USER_PROJECT_DENIED|[Pp]roject \S+ (was )?not found|[Pp]roject not found|[Ii]nvalid project|Unknown project id"
+        r"|project \S+ has been deleted",
+        "there is no such project, or not for you: set [gcp] project in fsd.toml to one that 'gcloud projects list' shows",
+    ),
+    (
+        r"RESOURCE_EXHAUSTED|[Qq]uota exceeded|quotaExceeded|[rR]ateLimitExceeded|429",
+        "over a quota of the project: 'gcloud alpha services quota list' shows them; ask for more, or run fewer workers",
+    ),
+    (
+        "getOpenIdToken",
+        "a person launches with a token of the app's account: ask for roles/iam.serviceAccountOpenIdTokenCreator on it "
+        "(docs/how-to-gcp.md)",
+    ),
+    (
+        r"PERMISSION_DENIED|forbidden|insufficientPermissions|does not have \S+ access|403",
+        "the credentials lack a permission: docs/how-to-gcp.md lists all that are needed; a change takes some minutes",
+    ),
+    (
+        r"Resource not found|(Topic|Subscription) (not found|does not exist)|bucket does not exist|Requested entity was not found",
+        "something of the app is gone, or in another project: run 'fsd deploy --provider gcp'",
+    ),
+    (
+        r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError|failed to connect to all addresses|DNS resolution failed",
+        "the service cannot be reached: look at the network, and at PUBSUB_EMULATOR_HOST and STORAGE_EMULATOR_HOST if an emulator is meant",
+    ),
+)
+
+
+def advice(error: BaseException | str) -> str | None:
+    """What to do about an error of Google Cloud, in a line for people; None if there is nothing to say.
+
+    ``error``: an exception, or text that holds its type's name and message, as a worker's error does that reached the client.
+    """
+    return advise(_ADVICE, error)

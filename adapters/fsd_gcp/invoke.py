@@ -1,0 +1,98 @@
+"""Cloud Run functions: a launch is a POST to the function's service, open until the function ended, see `fsd_core.posts`.
+
+The service takes who shows an ID token made for it. A function, or a process with a service account's key, mints one for itself.
+Google mints none for a person: who signed in with gcloud asks for one of the app's own account, which takes the role
+roles/iam.serviceAccountOpenIdTokenCreator on that account (``fsd deploy`` gives it to whoever deploys).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from typing import Any
+
+import google.auth
+from google.auth import exceptions, jwt
+from google.auth.transport.urllib3 import Request
+from google.oauth2 import id_token
+from google.oauth2.credentials import Credentials
+
+from fsd_core import posts
+from fsd_core.driver import Code, InvokeLimits, Resources
+from fsd_gcp import RESOURCES
+from fsd_gcp.clients import SCOPE, Http, pool
+from fsd_gcp.errors import classify
+
+__all__ = ["GcpInvoker", "IdTokens"]
+
+PAYLOAD_BYTES = 32_000_000
+TOKENS = "https://iamcredentials.googleapis.com"
+_FRESH_S = 300.0  # a token this near to its end is not used any more: it must last until the request is there
+
+
+class IdTokens:
+    """ID tokens for one ``audience``, kept until shortly before they end. ``account``: whose a person asks for. Thread-safe."""
+
+    def __init__(self, audience: str, account: str) -> None:
+        self._audience, self._account = audience, account
+        self._lock = threading.Lock()
+        self._token, self._until = "", 0.0
+
+    def headers(self) -> dict[str, str]:
+        """Headers that say who asks. Raises google-auth's errors, or `fsd_gcp.errors.Answered`."""
+        with self._lock:
+            if time.time() > self._until - _FRESH_S:
+                self._token = self._fetch()
+                self._until = float(jwt.decode(self._token, verify=False)["exp"])
+            return {"Authorization": f"Bearer {self._token}"}
+
+    def _fetch(self) -> str:
+        if RESOURCES in os.environ or not isinstance(google.auth.default(scopes=[SCOPE])[0], Credentials):
+            connections = pool(TOKENS)
+            try:
+                request = Request(connections)
+                found: Any = id_token.fetch_id_token_credentials(self._audience, request)
+                found.refresh(request)
+                return str(found.token)
+            except exceptions.DefaultCredentialsError:
+                if RESOURCES in os.environ:
+                    raise  # else: neither a person's nor an account's, but another provider's
+            finally:
+                connections.clear()
+        service = Http(TOKENS)
+        try:
+            body = json.dumps({"audience": self._audience, "includeEmail": True}).encode()
+            path = f"/v1/projects/-/serviceAccounts/{self._account}:generateIdToken"
+            return str(json.loads(service.request("POST", path, body, {"Content-Type": "application/json"}).data)["token"])
+        finally:
+            service.close()
+
+
+class GcpInvoker(posts.PostInvoker):
+    """Implements `fsd_core.driver.InvokeDriver`."""
+
+    def __init__(self, resources: Resources) -> None:
+        names = resources.names
+        limits = InvokeLimits(
+            payload_bytes=PAYLOAD_BYTES,
+            concurrency=int(names["concurrency"]),
+            memory_bytes=int(names["memory_mb"]) << 20,
+            timeout_s=float(names["timeout_s"]),
+            source="https://cloud.google.com/run/quotas (HTTP/1 requests of 32 MiB), functions/docs/configuring/max-instances",
+            as_of="2025-11-01",
+            failures="told",
+            process_bytes=96 << 20,  # grpc, google-auth and the server are most of it
+        )
+        self._tokens = IdTokens(names["url"], names["service_account"])
+        super().__init__(names["url"], self._tokens.headers, limits, classify, code_of=_code_of)
+
+    def native(self) -> IdTokens:
+        """What mints the tokens: the rest is HTTP."""
+        return self._tokens
+
+
+def _code_of(status: int, text: str) -> Code | None:
+    """See `posts.code_of`; that there is no room is also told with 500."""
+    return Code.THROTTLED if "no available instance" in text else posts.code_of(status, text)

@@ -1,0 +1,48 @@
+"""The function's package, as Google builds it: `main.py`, its requirements, and this project's source; Google installs the rest."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fsd_core import package as core
+from fsd_core.config import home
+from fsd_core.package import Package, Recipe
+from fsd_gcp.settings import RUNTIMES
+
+__all__ = ["Package", "build", "digest", "stub"]
+
+MOST_BYTES = 500 << 20  # unzipped, and as much zipped: https://cloud.google.com/functions/quotas, 2025-11
+_NOT_SENT = ("api.py", "function.py", "package.py", "policy.py", "provision.py", "queues.py", "settings.py", "handler/")
+
+
+def digest(runtime: str) -> str:
+    """What identifies the package that `build` would make. Quick: nothing is installed."""
+    return _recipe(runtime).digest
+
+
+def build(runtime: str, folder: Path | None = None) -> Package:
+    """The package, from the cache in ``folder`` (default ``$FSD_HOME/packages``): see `Recipe.build`."""
+    return _recipe(runtime).build(folder or home() / "packages")
+
+
+def stub() -> Package:
+    """A package without code, for emulators that run what is installed on this machine."""
+    text = b"# This function runs what is installed beside the emulator: [gcp] package = false.\n"
+    return Package("installed", core.zipped({"main.py": text}), len(text))
+
+
+def _recipe(runtime: str) -> Recipe:
+    handler = core.files("fsd_gcp.handler")
+    root = {name: handler[name].read_bytes() for name in ("main.py", "requirements.txt")}
+    return Recipe(
+        name=f"gcp-{runtime}",
+        files=core.sources(("fsd_gcp",), [f"fsd_gcp/{name}" for name in _NOT_SENT]) | root,
+        platform="Cloud Run functions",
+        most_zipped=MOST_BYTES,
+        most_unzipped=MOST_BYTES,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(core.command("fsd_gcp.package", sys.argv[1:], RUNTIMES, build))

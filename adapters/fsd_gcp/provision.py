@@ -1,0 +1,199 @@
+"""Making an app and taking it away: account, bucket, function, topics, subscriptions, roles. The settings are `fsd_gcp.settings`.
+
+The function is made early, which decides the generation (`fsd_gcp.function`), then the rest; every queue and the function are tried out,
+and the function's environment says so last: an ``ensure`` that was cut short is taken up by the next.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Any
+
+from google.auth import default, exceptions
+
+from fsd_core.driver import Code, Resources
+from fsd_core.errors import DriverError, InputError
+from fsd_core.provisioning import AppProvisioner, probe_queues, try_out
+from fsd_core.store import Store
+from fsd_gcp import PROVIDER, errors, function, package, policy, queues
+from fsd_gcp import names as naming
+from fsd_gcp.api import Api
+from fsd_gcp.names import Names
+from fsd_gcp.objects import GcpObjects
+from fsd_gcp.settings import parse
+
+__all__ = ["GcpProvisioner"]
+
+KEPT_DAYS = 7
+_FUNCTIONS = ("code", "runtime", "memory_mb", "service_account")  # what a function is tried out again for
+
+
+class GcpProvisioner(AppProvisioner[Api]):
+    """Implements `fsd_core.driver.Provisioner`."""
+
+    def __init__(self, table: Mapping[str, object]) -> None:
+        self._settings = parse(table)
+
+    def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
+        """Function, topics and subscriptions, bucket, account."""
+        bucket = had.names["bucket"] if had else self._settings.bucket or naming.bucket(app, api.project)
+        removed = function.remove(api, app)
+        removed += queues.remove(api, app)
+        removed += [f"bucket {bucket}"] if _remove_bucket(api, app, bucket) else []
+        return removed + function.remove_account(api, app)
+
+    def remove_queues(self, api: Api, app: str, keep: str | None) -> list[str]:
+        """See `fsd_gcp.queues`."""
+        return queues.remove(api, app, keep)
+
+    def read(self, api: Api, app: str) -> Resources | None:
+        """`function.read`; where the API is off, say of all that are."""
+        try:
+            return function.read(api, app)
+        except DriverError as error:
+            if error.code is Code.DENIED and ("SERVICE_DISABLED" in str(error) or "has not been used" in str(error)):
+                _check_apis(api)
+            raise
+
+    def requests(self) -> Api:
+        """In the settings' project or the SDK's."""
+        try:
+            project = self._settings.project or os.environ.get("GOOGLE_CLOUD_PROJECT") or default()[1]
+        except exceptions.GoogleAuthError as error:
+            raise InputError(errors.advice(error) or str(error)) from error
+        if not project:
+            raise InputError("no Google Cloud project is set: [gcp] project in fsd.toml, or GOOGLE_CLOUD_PROJECT")
+        return Api(str(project), self._settings.region)
+
+    def wanted(self) -> dict[str, str]:
+        """What the settings decide."""
+        settings = self._settings
+        wanted = {
+            "memory_mb": str(settings.memory_mb),
+            "timeout_s": str(settings.timeout_s),
+            "concurrency": str(settings.concurrency),
+            "lease_s": str(settings.lease_s),
+            "runtime": settings.runtime,
+            "code": package.digest(settings.runtime) if settings.package else "installed",
+        }
+        chosen = {"bucket": settings.bucket, "service_account": settings.service_account}
+        return wanted | {name: value for name, value in chosen.items() if value}
+
+    def make(self, api: Api, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
+        """Account, bucket, function, which decides the generation, topics, subscriptions, roles."""
+        settings = self._settings
+        if had is None:
+            _check_apis(api)
+        code = package.build(settings.runtime) if settings.package else package.stub()
+        about = {"package": str(code) if settings.package else "none"}
+        if had and had.ranks and wanted.get("bucket", had.names["bucket"]) != had.names["bucket"]:
+            raise InputError(f"[gcp] bucket = {wanted['bucket']!r}: app {app!r} uses {had.names['bucket']}; destroy it first, or keep that")
+        start = dict(had.names) if had else {
+            "project": api.project,
+            "region": api.region,
+            "generation": naming.new_generation(),
+            "function": naming.function(app),
+            "bucket": naming.bucket(app, api.project),
+            "url": "",
+        }  # fmt: skip
+        now = start | wanted | about
+        now["service_account"] = settings.service_account or function.make_account(api, app)
+        _make_bucket(api, app, now["bucket"])
+        if me := api.member():
+            api.grant(policy.account(now, me))
+            api.settling()
+        new = Resources(app, 0, 0, now | {"code": ""})  # "code" is said when it was tried out
+        if had is None:
+            had = function.create(api, new, code)
+            now["generation"] = had.names["generation"]
+            queues.remove(api, app, keep=now["generation"])  # of a destroy that was cut short
+        ranks, slots = max(ranks, had.ranks), max(slots, had.slots)
+        same = had.names["lease_s"] == now["lease_s"] and had.names["service_account"] == now["service_account"]
+        pairs = [(s, r) for s in range(slots) for r in range(ranks) if not (same and s < had.slots and r < had.ranks)]
+        worker = f"serviceAccount:{now['service_account']}"
+        queues.make(api, Names.of(Resources(app, 0, 0, now)), pairs, settings.lease_s, worker)
+        changed = any(had.names.get(key) != now[key] for key in _FUNCTIONS)
+        if changed and had is not new:
+            function.update(api, Resources(app, had.ranks, had.slots, now | {"code": ""}), code)
+        now["url"] = function.url(api, app)
+        mine = [each for each in policy.client(now, me) if each.service == "run"] if me else []
+        api.grant([*policy.worker(now), *mine])  # only now: a function whose building failed has no service
+        made = Resources(app, ranks, slots, now)
+        probe_queues(PROVIDER, made, pairs, api)
+        if changed or not had.ranks:
+            try_out(PROVIDER, made, api, f"Cloud Logging of service {now['function']}")
+        function.update(api, made, code)
+        return made
+
+
+def _check_apis(api: Api) -> None:
+    """`InputError`: some of the project's APIs are off. Who may not ask hears of one when it is first used."""
+
+    def off(name: str) -> bool:
+        try:
+            return api.call("serviceusage", "GET", f"v1/projects/{api.project}/services/{name}").get("state") == "DISABLED"
+        except DriverError as error:
+            if error.code is Code.DENIED:
+                return False
+            raise
+
+    names = [f"{name}.googleapis.com" for name in policy.APIS]
+    if missing := [name for name, is_off in zip(names, api.each(off, names), strict=True) if is_off]:
+        listed = " ".join(missing)
+        raise InputError(f"project {api.project}: APIs are off: 'gcloud services enable {listed} --project {api.project}', wait a minute")
+
+
+def _make_bucket(api: Api, app: str, bucket: str) -> None:
+    """A private bucket that forgets. `InputError`: it is somebody else's, or holds something of another's, or is elsewhere."""
+    settings: dict[str, Any] = {
+        "labels": {policy.APP_LABEL: app},
+        "iamConfiguration": {"uniformBucketLevelAccess": {"enabled": True}, "publicAccessPrevention": "enforced"},
+        "softDeletePolicy": {"retentionDurationSeconds": "0"},  # the default keeps, and bills, what was deleted for a week
+        "lifecycle": {
+            "rule": [
+                {"action": {"type": "Delete"}, "condition": {"age": KEPT_DAYS}},
+                {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 1}},
+            ]
+        },
+    }
+    path, new = f"storage/v1/b/{bucket}", settings | {"name": bucket, "location": api.region}
+    if api.make("storage", "POST", "storage/v1/b", new, project=api.project) is not None:
+        return
+    try:
+        found = api.call("storage", "GET", path)
+    except DriverError as error:
+        if error.code is Code.DENIED:
+            raise InputError(f"bucket {bucket}: is another project's; choose another in [gcp] bucket") from error
+        raise
+    if not _owns(found, app) and api.call("storage", "GET", f"{path}/o", maxResults="1").get("items"):
+        raise InputError(f"bucket {bucket}: holds something that fsd did not put there for app {app!r}; choose another in [gcp] bucket")
+    if (place := str(found.get("location", "")).lower()) != api.region:
+        raise InputError(f"bucket {bucket}: is in {place}, [gcp] region is {api.region}; choose another in [gcp] bucket, or that region")
+    api.call("storage", "PATCH", path, settings)
+
+
+def _owns(bucket: Mapping[str, Any], app: str) -> bool:
+    return bool(bucket.get("labels", {}).get(policy.APP_LABEL) == app)
+
+
+def _remove_bucket(api: Api, app: str, bucket: str) -> bool:
+    """Empty it and remove it, if it is the app's."""
+    path = f"storage/v1/b/{bucket}"
+    try:
+        found = api.find("storage", path)
+    except DriverError as error:
+        if error.code is Code.DENIED:  # another's: the names are everybody's
+            return False
+        raise
+    if found is None or not _owns(found, app):
+        return False
+    with closing(GcpObjects(Resources(app, 0, 0, {"bucket": bucket}))) as objects:
+
+        def empty() -> bool | None:
+            Store(objects, api.retry).delete_prefix("")
+            gone = api.unless(Code.ALREADY_EXISTS, f"DELETE {path}", lambda: api.request("storage", "DELETE", path))
+            return None if gone is None else True  # a worker that was not told yet may have written
+
+        return api.until(f"bucket {bucket} empty", empty)

@@ -1,0 +1,171 @@
+"""How should Pub/Sub's messages be received: by unary pulls, one after the other, or by a stream that stays open?
+
+``python benchmarks/pubsub_pull.py`` (``pip install google-cloud-pubsub`` first; Google's Pub/Sub emulator starts by itself)
+prints the time from publish to receive of single messages and of bursts until the last of them, by turns, and the CPU time
+of this process. The emulator's own time is in all figures: differences matter, not sums.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from fsd_conformance.emulators.emulator import pointed
+from fsd_conformance.emulators.pubsub import PubSub
+from fsd_core.driver import Message, Resources
+from fsd_gcp.clients import Http
+from fsd_gcp.messages import GcpMessages
+from fsd_gcp.names import Names
+
+HERE = Resources("bench", 2, 1, {"project": "bench", "generation": "0" * 8, "lease_s": "60"})
+NAMES = Names.of(HERE)
+WAYS = ("unary", "stream")
+
+
+class Receiver(Protocol):
+    """Gives the time at which each message arrived, in seconds."""
+
+    arrived: queue.Queue[float]
+
+    def close(self) -> None:
+        """End it."""
+
+
+class Unary:
+    """One pull after the other, each acknowledged in a request of its own, from another thread as core does."""
+
+    def __init__(self, driver: GcpMessages, rank: int) -> None:
+        self.arrived: queue.Queue[float] = queue.Queue()
+        self._acks: queue.Queue[list[object]] = queue.Queue()
+        self._open, self._driver, self._rank = True, driver, rank
+        self._threads = [threading.Thread(target=self._receive), threading.Thread(target=self._acknowledge)]
+        for thread in self._threads:
+            thread.start()
+
+    def _receive(self) -> None:
+        while self._open:
+            found = self._driver.receive(self._rank, 1000, 2.0)
+            for _ in found:
+                self.arrived.put(time.perf_counter())
+            if found:
+                self._acks.put([each.token for each in found])
+        self._acks.put([])
+
+    def _acknowledge(self) -> None:
+        while tokens := self._acks.get():
+            self._driver.ack(self._rank, tokens)
+
+    def close(self) -> None:
+        """Once its pull has ended."""
+        self._open = False
+        for thread in self._threads:
+            thread.join()
+
+
+class Stream:
+    """One StreamingPull of Google's client, which carries the acknowledgements, too."""
+
+    def __init__(self, driver: GcpMessages, rank: int) -> None:
+        from google.pubsub_v1 import StreamingPullRequest, SubscriberClient
+        from google.pubsub_v1.services.subscriber.transports.grpc import SubscriberGrpcTransport
+
+        self.arrived: queue.Queue[float] = queue.Queue()
+        self._client = SubscriberClient(transport=SubscriberGrpcTransport(channel=driver.native()))
+        self._out: queue.Queue[Any] = queue.Queue()
+        self._out.put(StreamingPullRequest(subscription=NAMES.subscription(0, rank), stream_ack_deadline_seconds=60))
+        self._request = StreamingPullRequest
+        answers = self._client.streaming_pull(requests=iter(lambda: self._out.get(), None))
+        self._thread = threading.Thread(target=self._receive, args=(answers,))
+        self._thread.start()
+
+    def _receive(self, answers: Iterator[object]) -> None:
+        self._answers = answers
+        try:
+            for answer in answers:
+                found = list(answer.received_messages)  # type: ignore[attr-defined]
+                for _ in found:
+                    self.arrived.put(time.perf_counter())
+                self._out.put(self._request(ack_ids=[each.ack_id for each in found]))
+        except Exception as error:
+            if "cancelled" not in str(error).lower():
+                raise
+
+    def close(self) -> None:
+        """At once."""
+        self._answers.cancel()  # type: ignore[attr-defined]
+        self._out.put(None)
+        self._thread.join()
+
+
+def show(what: str, seconds: list[float], cpu_s: float) -> None:
+    """One line."""
+    median, late = np.median(seconds) * 1e3, np.percentile(seconds, 99) * 1e3
+    print(
+        f"{what:40} median {median:7.2f} ms   p99 {late:7.2f} ms   CPU {1e3 * cpu_s / len(seconds):6.2f} ms   n {len(seconds)}", flush=True
+    )
+
+
+def measure(receiver: Receiver, driver: GcpMessages, rank: int, count: int, burst: int) -> tuple[list[float], float]:
+    """Seconds from each publish until the last of its ``burst`` messages was there, and the CPU time of all."""
+    took, cpu = [], time.process_time()
+    for number in range(count + 3):
+        time.sleep(0.02)  # until the receive is open
+        began = time.perf_counter()
+        for _ in range(burst):
+            driver.publish([Message(rank, os.urandom(1000 if burst == 1 else 10_000))])
+        last = max(receiver.arrived.get(timeout=60) for _ in range(burst))
+        if number >= 3:
+            took.append(last - began)
+        else:
+            cpu = time.process_time()
+    return took, time.process_time() - cpu
+
+
+def main() -> None:
+    """Print all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=150)
+    parser.add_argument("--rounds", type=int, default=4)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        server = PubSub(Path(folder))
+        try:
+            server.start()
+            with pointed({"PUBSUB_EMULATOR_HOST": server.address}, ("PUBSUB_",)):
+                run(options.count, options.rounds)
+        finally:
+            server.stop()
+
+
+def run(count: int, rounds: int) -> None:
+    """Turns of each way, on a rank of its own."""
+    http = Http(f"http://{os.environ['PUBSUB_EMULATOR_HOST']}", signed=False)
+    kind = {"Content-Type": "application/json"}
+    for topic, subscription in NAMES.queues(len(WAYS), 1):
+        http.request("PUT", f"/v1/{topic}", b"{}", kind)
+        http.request("PUT", f"/v1/{subscription}", f'{{"topic": "{topic}", "ackDeadlineSeconds": 60}}'.encode(), kind)
+    drivers = [GcpMessages(HERE, 0) for _ in WAYS]
+    receivers: list[Receiver] = [Unary(drivers[0], 0), Stream(drivers[1], 1)]  # open for all turns: what goes to one that ended is late
+    for turn in range(rounds):
+        for rank, way in enumerate(WAYS):
+            for burst, times in ((1, count), (30, count // 10)):
+                took, cpu_s = measure(receivers[rank], drivers[rank], rank, times, burst)
+                show(f"{turn}: {way}, {f'burst of {burst}, 10 KB' if burst > 1 else 'single, 1 KB'}", took, cpu_s)
+    for receiver in receivers:
+        receiver.close()
+    for driver in drivers:
+        driver.close()
+    http.close()
+
+
+if __name__ == "__main__":
+    main()

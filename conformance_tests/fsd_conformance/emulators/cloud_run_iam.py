@@ -1,0 +1,116 @@
+"""Who may do what in the local Cloud Run: service accounts, and the policies of resources."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Any
+
+from fsd_conformance.emulators.cloud_run_metadata import PROJECT_NUMBER
+from fsd_conformance.emulators.cloud_run_store import ServiceError, invalid
+
+__all__ = ["Iam"]
+
+_MEMBER = re.compile(r"allUsers|allAuthenticatedUsers|(?:user|group|domain|serviceAccount|principal|principalSet):\S+")
+_ADMINS = {"roles/owner", "roles/editor"}
+_INVOKERS = {"roles/run.invoker", "roles/run.admin", "roles/owner", "roles/editor"}
+
+
+class Iam:
+    """Accounts by email, policies by resource name. ``owner`` is who the emulator's own metadata server says it is: the user, who may
+    do everything."""
+
+    def __init__(self, project: str) -> None:
+        self.project = project
+        self.owner = f"owner@{project}.iam.gserviceaccount.com"
+        self.default = f"{PROJECT_NUMBER}-compute@developer.gserviceaccount.com"
+        self._accounts: dict[str, dict[str, Any]] = {}
+        self._policies: dict[str, dict[str, Any]] = {}
+        for email in (self.owner, self.default):
+            self._add(email, {})
+
+    def create(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A new account, of {"accountId", "serviceAccount": {"displayName", "description"}}. Raises `ServiceError`."""
+        if unknown := body.keys() - {"accountId", "serviceAccount"}:
+            raise invalid(f'Invalid JSON payload received. Unknown name "{unknown.pop()}": Cannot find field.')
+        name = str(body.get("accountId"))
+        if not re.fullmatch(r"[a-z](?:[-a-z0-9]{4,28}[a-z0-9])", name):
+            raise invalid(f"account_id {name!r}: must be 6 to 30 lower-case letters, digits and '-', beginning with a letter")
+        email = f"{name}@{self.project}.iam.gserviceaccount.com"
+        if email in self._accounts:
+            said = f"Service account {name} already exists within project projects/{self.project}."
+            raise ServiceError("ALREADY_EXISTS", said)
+        return self._add(email, body.get("serviceAccount", {}))
+
+    def account(self, email: str) -> dict[str, Any]:
+        """Raises `ServiceError`: there is none."""
+        if email not in self._accounts:
+            raise ServiceError("NOT_FOUND", f"Unknown service account: {email}")
+        return self._accounts[email]
+
+    def accounts(self) -> list[dict[str, Any]]:
+        """All, in the order of their emails; the user is none of the project's."""
+        return [account for email, account in sorted(self._accounts.items()) if email != self.owner]
+
+    def delete(self, email: str) -> None:
+        """Raises `ServiceError`: there is none. Bindings stay, of a name that means nobody."""
+        self.account(email)
+        del self._accounts[email]
+
+    def exists(self, email: str) -> bool:
+        """Whether there is such an account."""
+        return email in self._accounts
+
+    def policy(self, resource: str) -> dict[str, Any]:
+        """Of a resource; an empty one where none was set."""
+        return self._policies.setdefault(resource, {"version": 1, "etag": secrets.token_urlsafe(8), "bindings": []})
+
+    def set_policy(self, resource: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The new policy, of {"policy"}. Raises `ServiceError`: an unknown member, a form that is no role's, an outdated etag."""
+        policy = body.get("policy")
+        if not isinstance(policy, dict) or body.keys() - {"policy", "updateMask"}:
+            raise invalid("set_iam_policy: the body must be {policy: {bindings: [...]}}")
+        if policy.get("etag") not in (None, "", self.policy(resource)["etag"]):
+            raise ServiceError("ABORTED", "There were concurrent policy changes. Please retry the whole read-modify-write.")
+        for binding in policy.get("bindings", []):
+            if not re.fullmatch(r"(?:projects/[^/]+/)?roles/[\w.]+", str(binding.get("role"))):
+                raise invalid(f"Role {binding.get('role')} is not supported for this resource.")
+            for member in binding.get("members", []):
+                if not _MEMBER.fullmatch(member):
+                    raise invalid(f"Invalid member: {member}")
+                kind, _, email = member.partition(":")
+                if kind == "serviceAccount" and email.endswith(f"@{self.project}.iam.gserviceaccount.com") and email not in self._accounts:
+                    raise invalid(f"Service account {email} does not exist.")
+        bindings = [binding for binding in policy.get("bindings", []) if binding.get("members")]
+        self._policies[resource] = {"version": 1, "etag": secrets.token_urlsafe(8), "bindings": bindings}
+        return self._policies[resource]
+
+    def forget(self, resource: str) -> None:
+        """The resource is gone, and its policy with it."""
+        self._policies.pop(resource, None)
+
+    def may_manage(self, email: str) -> bool:
+        """Whether an account may use the control plane."""
+        return email == self.owner or self._has(f"projects/{self.project}", f"serviceAccount:{email}", _ADMINS)
+
+    def may_invoke(self, email: str | None, service: str) -> bool:
+        """Whether an account, or nobody in particular, may call a service."""
+        if email == self.owner:
+            return True
+        members = {"allUsers"} if email is None else {"allUsers", "allAuthenticatedUsers", f"serviceAccount:{email}"}
+        return any(self._has(on, member, _INVOKERS) for on in (service, f"projects/{self.project}") for member in members)
+
+    def _has(self, resource: str, member: str, roles: set[str]) -> bool:
+        bindings = self._policies.get(resource, {}).get("bindings", [])
+        return any(binding["role"] in roles and member in binding["members"] for binding in bindings)
+
+    def _add(self, email: str, shown: dict[str, Any]) -> dict[str, Any]:
+        self._accounts[email] = {
+            **{name: shown[name] for name in ("displayName", "description") if name in shown},
+            "name": f"projects/{self.project}/serviceAccounts/{email}",
+            "projectId": self.project,
+            "uniqueId": str(10**20 + secrets.randbelow(10**20)),
+            "email": email,
+            "oauth2ClientId": str(10**20 + secrets.randbelow(10**20)),
+        }
+        return self._accounts[email]

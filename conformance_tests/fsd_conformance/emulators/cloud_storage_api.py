@@ -1,0 +1,248 @@
+"""Cloud Storage's JSON API as its Python client speaks it; what is not here is refused by name."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from fsd_conformance.emulators.cloud_storage_batch import joined, requests_in
+from fsd_conformance.emulators.cloud_storage_forms import (
+    PARAMETERS,
+    base,
+    bucket_form,
+    conditions,
+    listing,
+    media,
+    number,
+    object_form,
+    policy_form,
+    sums_told,
+    told,
+)
+from fsd_conformance.emulators.cloud_storage_store import ServiceError, Store, invalid
+from fsd_conformance.emulators.cloud_storage_upload import Sessions, json_of, related
+from fsd_conformance.emulators.web import Request, Response
+
+__all__ = ["Api"]
+
+_B, _O = "/storage/v1/b/([^/]+)", "/o/([^/]+)"
+_ROUTES = [
+    ("POST", "/storage/v1/b", "create_bucket"),
+    ("GET", "/storage/v1/b", "list_buckets"),
+    ("GET", _B, "get_bucket"),
+    ("PATCH", _B, "update_bucket"),
+    ("PUT", _B, "update_bucket"),
+    ("DELETE", _B, "delete_bucket"),
+    ("GET", f"{_B}/iam", "get_policy"),
+    ("PUT", f"{_B}/iam", "set_policy"),
+    ("GET", f"{_B}/iam/testPermissions", "test_permissions"),
+    ("GET", f"{_B}/o", "list"),
+    ("GET", f"(?:/download)?{_B}{_O}", "get"),
+    ("PATCH", f"{_B}{_O}", "update"),
+    ("PUT", f"{_B}{_O}", "update"),
+    ("DELETE", f"{_B}{_O}", "delete"),
+    ("POST", f"/upload{_B}/o", "upload"),
+    ("PUT", f"/upload{_B}/o", "resume"),
+    ("DELETE", f"/upload{_B}/o", "cancel"),
+    ("POST", "/batch/storage/v1", "batch"),
+]
+
+
+@dataclass(slots=True)
+class _Fault:
+    """``times`` requests of ``method`` (any, if empty) in whose path ``path``, an expression, is found are answered with ``status``."""
+
+    status: int
+    times: int = 1
+    method: str = ""
+    path: str = ""
+
+    def hits(self, request: Request) -> bool:
+        """Whether it is this request's turn."""
+        if self.times < 1 or self.method not in ("", request.method) or not re.search(self.path, request.path):
+            return False
+        self.times -= 1
+        return True
+
+
+class Api:
+    """Answers requests. Beside the service's own paths: GET /_health; POST /_fsd/faults takes the fields of a fault, DELETE ends all."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._store = Store()
+        self._sessions = Sessions(most)
+        self._faults: list[_Fault] = []
+        self._routes = [(method, re.compile(path), getattr(self, f"_{name}")) for method, path, name in _ROUTES]
+
+    async def route(self, request: Request) -> Response:
+        """One request of any kind. There is one thread and nothing is awaited: whatever a request does happens at once."""
+        return self._about(request) if request.path.startswith("/_") else self._answer(request)
+
+    def _about(self, request: Request) -> Response:
+        asked = (request.method, request.path)
+        if asked == ("GET", "/_health"):
+            return Response.of({"status": "running"})
+        if asked == ("POST", "/_fsd/faults"):
+            self._faults.append(_Fault(**json_of(request.body)))
+        elif asked == ("DELETE", "/_fsd/faults"):
+            self._faults.clear()
+        else:
+            return Response(404)
+        return Response(204)
+
+    def _answer(self, request: Request) -> Response:
+        """What the service says, errors included."""
+        try:
+            if fault := next((each for each in self._faults if each.hits(request)), None):
+                raise ServiceError(fault.status, "The local Cloud Storage was told to answer so.")
+            for method, pattern, operation in self._routes:
+                match = pattern.fullmatch(request.path)
+                if match and method == request.method:
+                    _known(request)
+                    call: Callable[..., Response] = operation
+                    return call(request, *map(unquote, match.groups()))
+            raise ServiceError(501, f"{request.method} {request.path} is not implemented by the local Cloud Storage")
+        except ServiceError as error:
+            if request.query.get("alt") == ["media"]:
+                return Response(error.status, error.message.encode(), {"Content-Type": "text/html; charset=UTF-8", **error.headers})
+            return Response.of(error.body, error.status, error.headers)
+        except Exception as error:
+            traceback.print_exc()
+            return Response.of(ServiceError(500, f"the local Cloud Storage failed: {type(error).__name__}: {error}").body, 500)
+
+    def _batch(self, request: Request) -> Response:
+        def one(inner: Request) -> Response:
+            if not inner.path.startswith("/storage/v1/") or inner.query.get("alt") == ["media"]:
+                return Response.of(invalid(f"{inner.method} {inner.path}: a batch cannot hold it.").body, 400)
+            return self._answer(inner)
+
+        return joined([one(inner) for inner in requests_in(request)])
+
+    # buckets
+
+    def _create_bucket(self, request: Request) -> Response:
+        asked = json_of(request.body)
+        if "project" not in request.query:
+            raise invalid("Required parameter: project")
+        return told(request, bucket_form(request, self._store.create(str(asked.get("name", "")), request.query["project"][0], asked)))
+
+    def _list_buckets(self, request: Request) -> Response:
+        mine = sorted(name for name, each in self._store.buckets.items() if [each.project] == request.query.get("project"))
+        names, _, token = listing(request).page(mine)
+        items = [bucket_form(request, self._store.buckets[name]) for name in names]
+        return told(request, {"kind": "storage#buckets"} | _some(items=items, nextPageToken=token))
+
+    def _get_bucket(self, request: Request, name: str) -> Response:
+        bucket = self._store.find(name)
+        conditions(request).check(bucket, reading=True)
+        return told(request, bucket_form(request, bucket))
+
+    def _update_bucket(self, request: Request, name: str) -> Response:
+        bucket = self._store.find(name)
+        conditions(request).check(bucket, reading=False)
+        bucket.update(json_of(request.body), replace=request.method == "PUT")
+        return told(request, bucket_form(request, bucket))
+
+    def _delete_bucket(self, request: Request, name: str) -> Response:
+        bucket = self._store.find(name)
+        conditions(request).check(bucket, reading=False)
+        self._store.remove(bucket)
+        return Response(204)
+
+    def _get_policy(self, request: Request, name: str) -> Response:
+        return told(request, policy_form(self._store.find(name)))
+
+    def _set_policy(self, request: Request, name: str) -> Response:
+        bucket = self._store.find(name)
+        bucket.set_policy(json_of(request.body))
+        return told(request, policy_form(bucket))
+
+    def _test_permissions(self, request: Request, name: str) -> Response:
+        self._store.find(name)
+        return told(request, {"kind": "storage#testIamPermissionsResponse", "permissions": request.query.get("permissions", [])})
+
+    # objects
+
+    def _list(self, request: Request, name: str) -> Response:
+        bucket = self._store.find(name)
+        names, prefixes, token = listing(request).page(bucket.names)
+        items = [object_form(request, bucket, bucket.objects[each]) for each in names]
+        return told(request, {"kind": "storage#objects"} | _some(items=items, prefixes=prefixes, nextPageToken=token))
+
+    def _get(self, request: Request, bucket_name: str, name: str) -> Response:
+        bucket = self._store.find(bucket_name)
+        found = bucket.find(name, number(request, "generation"))
+        conditions(request).check(found, reading=True)
+        if request.query.get("alt") == ["media"]:
+            return media(request, found)
+        return told(request, object_form(request, bucket, found))
+
+    def _update(self, request: Request, bucket_name: str, name: str) -> Response:
+        bucket = self._store.find(bucket_name)
+        found = bucket.find(name, number(request, "generation"))
+        conditions(request).check(found, reading=False)
+        found.update(json_of(request.body), replace=request.method == "PUT")
+        return told(request, object_form(request, bucket, found))
+
+    def _delete(self, request: Request, bucket_name: str, name: str) -> Response:
+        bucket = self._store.find(bucket_name)
+        found = bucket.find(name, number(request, "generation"))
+        conditions(request).check(found, reading=False)
+        bucket.remove(found.name)
+        return Response(204)
+
+    # uploads
+
+    def _upload(self, request: Request, bucket_name: str) -> Response:
+        bucket = self._store.find(bucket_name)
+        kind = request.query.get("uploadType", [""])[0]
+        body, asked = b"", dict[str, Any]()
+        if kind == "media":
+            body, asked = request.body, {"contentType": request.headers.get("content-type", "application/octet-stream")}
+        elif kind == "multipart":
+            asked, body = related(request.headers.get("content-type", ""), request.body)
+        elif kind == "resumable":
+            asked = {"contentType": request.headers.get("x-upload-content-type", "application/octet-stream")} | json_of(request.body)
+        else:
+            raise invalid(f"Invalid value for uploadType: {kind!r}")
+        name = request.query.get("name", [asked.get("name")])[0]
+        if not isinstance(name, str):
+            raise invalid("Required parameter: name")
+        if kind == "resumable":
+            size = request.headers.get("x-upload-content-length", "")
+            key = self._sessions.begin(bucket, name, asked, conditions(request), int(size) if size.isdecimal() else None)
+            address = f"{base(request)}/upload/storage/v1/b/{bucket_name}/o?uploadType=resumable&upload_id={key}"
+            return Response(200, b"", {"Location": address, "X-GUploader-UploadID": key})
+        if len(body) > self._most:
+            raise ServiceError(413, f"An object of {len(body)} bytes: at most {self._most} here.")
+        made = bucket.put(name, body, asked | sums_told(request), conditions(request))
+        return told(request, object_form(request, bucket, made))
+
+    def _resume(self, request: Request, bucket_name: str) -> Response:
+        bucket, key = self._store.find(bucket_name), request.query.get("upload_id", [""])[0]
+        session = self._sessions.take(key, request.headers.get("content-range"), request.body, sums_told(request))
+        if session.made:
+            return told(request, object_form(request, bucket, session.made))
+        kept = {"Range": f"bytes=0-{len(session.body) - 1}"} if session.body else {}
+        return Response(308, b"", {"X-GUploader-UploadID": key, **kept})
+
+    def _cancel(self, request: Request, bucket_name: str) -> Response:
+        self._sessions.cancel(request.query.get("upload_id", [""])[0])
+        return Response(499)
+
+
+def _known(request: Request) -> None:
+    """Raises `ServiceError` for a parameter that would change the answer and is not here. False is what is without it."""
+    for name, values in request.query.items():
+        if name not in PARAMETERS and values != ["false"]:
+            raise ServiceError(501, f"parameter {name} is not implemented by the local Cloud Storage")
+
+
+def _some(**fields: Any) -> dict[str, Any]:
+    """Those that hold something: the service leaves out the others."""
+    return {name: value for name, value in fields.items() if value}

@@ -1,0 +1,187 @@
+"""How Cloud Storage writes what it has, and reads what it is asked: resources, parameters, ranges, partial answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+from fsd_conformance.emulators.cloud_storage_store import PAGE, Bucket, Conditions, Listing, Object, ServiceError, invalid, words
+from fsd_conformance.emulators.web import Request, Response
+
+__all__ = [
+    "PARAMETERS",
+    "base",
+    "bucket_form",
+    "conditions",
+    "listing",
+    "media",
+    "number",
+    "object_form",
+    "policy_form",
+    "sums_told",
+    "told",
+]
+
+_CONDITIONS = ("ifGenerationMatch", "ifGenerationNotMatch", "ifMetagenerationMatch", "ifMetagenerationNotMatch")
+# Access control lists, which "projection" asks for, are not kept; a policy has one version here.
+PARAMETERS = words(
+    "alt delimiter endOffset fields generation key maxResults name optionsRequestedPolicyVersion pageToken permissions prefix "
+    "prettyPrint project projection quotaUser startOffset uploadType upload_id"
+).union(_CONDITIONS)
+
+
+def base(request: Request) -> str:
+    """The address that the client knows."""
+    return f"http://{request.headers.get('host', '')}"
+
+
+def number(request: Request, name: str) -> int | None:
+    """A parameter that is a whole number; `None` where it is not given. Raises `ServiceError`."""
+    if name not in request.query:
+        return None
+    text = request.query[name][0]
+    if not re.fullmatch(r"\d{1,19}", text):
+        raise invalid(f"Invalid value for {name}: {text!r}")
+    return int(text)
+
+
+def conditions(request: Request) -> Conditions:
+    """The preconditions of a request."""
+    return Conditions(*(number(request, name) for name in _CONDITIONS))
+
+
+def listing(request: Request) -> Listing:
+    """What a list asks for."""
+    most = number(request, "maxResults")
+    if most == 0:
+        raise invalid("Invalid value for maxResults: 0")
+
+    def text(name: str) -> str | None:
+        return request.query.get(name, [""])[0] or None
+
+    return Listing(
+        text("prefix") or "",
+        text("delimiter") or "",
+        text("startOffset") or "",
+        text("endOffset"),
+        text("pageToken"),
+        min(most or PAGE, PAGE),
+    )
+
+
+def sums_told(request: Request) -> dict[str, str]:
+    """Checksums in a request's headers, as a resource's fields."""
+    found = dict(re.findall(r"(crc32c|md5)=([\w+/=]+)", request.headers.get("x-goog-hash", "")))
+    found.setdefault("md5", request.headers.get("content-md5"))
+    return {name: found[key] for name, key in (("md5Hash", "md5"), ("crc32c", "crc32c")) if found.get(key)}
+
+
+def told(request: Request, value: Mapping[str, Any]) -> Response:
+    """``value``, or what the parameter ``fields`` wants of it."""
+    mask = request.query.get("fields", [""])[0]
+    return Response.of(_masked(value, _mask(mask)) if mask else value)
+
+
+def media(request: Request, found: Object) -> Response:
+    """An object's body or the range of it that is asked for. Raises `ServiceError` 416: it begins past the end."""
+    size = len(found.body)
+    kind, encoding = found.fields.get("contentType", "application/octet-stream"), found.fields.get("contentEncoding")
+    headers = {
+        "Content-Type": kind,
+        "ETag": f'"{found.sums.md5}"',
+        "X-Goog-Generation": str(found.generation),
+        "X-Goog-Metageneration": str(found.metageneration),
+        "X-Goog-Hash": f"crc32c={found.sums.crc32c},md5={found.sums.md5}",
+        "X-Goog-Stored-Content-Encoding": encoding or "identity",
+        "X-Goog-Stored-Content-Length": str(size),
+        **({"Content-Encoding": encoding} if encoding else {}),
+    }
+    asked = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("range", "").replace(" ", ""))
+    if asked is None or asked[0] == "bytes=-" or (asked[1] and asked[2] and int(asked[2]) < int(asked[1])):
+        return Response(200, found.body, headers)  # what is no range is as if it were not there
+    first = int(asked[1]) if asked[1] else max(0, size - int(asked[2]))
+    last = min(int(asked[2]), size - 1) if asked[1] and asked[2] else size - 1
+    if first > last:
+        raise ServiceError(416, "The requested range cannot be satisfied.", {"Content-Range": f"bytes */{size}"})
+    return Response(206, found.body[first : last + 1], {**headers, "Content-Range": f"bytes {first}-{last}/{size}"})
+
+
+def bucket_form(request: Request, bucket: Bucket) -> dict[str, Any]:
+    """A bucket's resource."""
+    return bucket.fields | {
+        "kind": "storage#bucket",
+        "id": bucket.name,
+        "selfLink": f"{base(request)}/storage/v1/b/{bucket.name}",
+        "projectNumber": "123456789012",
+        "name": bucket.name,
+        "timeCreated": _time(bucket.created),
+        "updated": _time(bucket.updated),
+        "metageneration": str(bucket.metageneration),
+        "locationType": "multi-region" if bucket.fields["location"] in ("US", "EU", "ASIA") else "region",
+        "etag": f"CA{bucket.metageneration}=",
+    }
+
+
+def policy_form(bucket: Bucket) -> dict[str, Any]:
+    """A bucket's IAM policy."""
+    return {"kind": "storage#policy", "resourceId": f"projects/_/buckets/{bucket.name}", **bucket.policy}
+
+
+def object_form(request: Request, bucket: Bucket, found: Object) -> dict[str, Any]:
+    """An object's resource."""
+    path = f"storage/v1/b/{bucket.name}/o/{quote(found.name, safe='')}"
+    fields = {"contentType": "application/octet-stream", "storageClass": bucket.fields["storageClass"]} | found.fields
+    return fields | {
+        "kind": "storage#object",
+        "id": f"{bucket.name}/{found.name}/{found.generation}",
+        "selfLink": f"{base(request)}/{path}",
+        "mediaLink": f"{base(request)}/download/{path}?generation={found.generation}&alt=media",
+        "name": found.name,
+        "bucket": bucket.name,
+        "generation": str(found.generation),
+        "metageneration": str(found.metageneration),
+        "size": str(len(found.body)),
+        "md5Hash": found.sums.md5,
+        "crc32c": found.sums.crc32c,
+        "etag": f"CA{found.generation}/{found.metageneration}=",
+        "timeCreated": _time(found.created),
+        "updated": _time(found.updated),
+    }
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _mask(text: str) -> dict[str, Any]:
+    """``a,b/c,d(e,f)`` as a tree of names. Raises `ServiceError`."""
+    stack: list[dict[str, Any]] = [{}]
+    place = stack[0]
+    for word in re.findall(r"[\w*]+|.", text):
+        if word == "(":
+            stack.append(place)
+        elif word == ")" and len(stack) > 1:
+            stack.pop()
+        elif word == ",":
+            place = stack[-1]
+        elif re.fullmatch(r"[\w*]+", word):
+            place = place.setdefault(word, {})
+        elif word != "/":
+            raise invalid(f"Invalid field selection {text}")
+    if len(stack) > 1:
+        raise invalid(f"Invalid field selection {text}")
+    return stack[0]
+
+
+def _masked(value: Any, mask: Mapping[str, Any]) -> Any:
+    """What of ``value`` is in the tree; all of it where the tree ends."""
+    if not mask:
+        return value
+    if isinstance(value, list):
+        return [_masked(each, mask) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {name: _masked(each, mask.get(name, mask.get("*", {}))) for name, each in value.items() if name in mask or "*" in mask}

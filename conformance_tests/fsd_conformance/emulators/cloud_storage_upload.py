@@ -1,0 +1,137 @@
+"""Uploads as clients send them: in one request with metadata, or in chunks to a session."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.message import Message
+from typing import Any
+
+from fsd_conformance.emulators.cloud_storage_store import Bucket, Conditions, Object, ServiceError, invalid
+
+__all__ = ["Session", "Sessions", "boundary", "json_of", "related"]
+
+CHUNK = 256 << 10  # what a session keeps is a multiple of it, until the last chunk
+_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+
+
+def boundary(content_type: str) -> bytes:
+    """The delimiter of a multipart body. Raises `ServiceError`: there is none."""
+    header = Message()
+    header["Content-Type"] = content_type
+    found = header.get_boundary()
+    if not found:
+        raise invalid(f"Content-Type {content_type!r} names no boundary.")
+    return f"--{found}".encode()
+
+
+def json_of(body: bytes) -> dict[str, Any]:
+    """A request's JSON object; nothing is an empty one. Raises `ServiceError`."""
+    try:
+        value = json.loads(body or b"{}")
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise invalid("Parse Error")
+    return value
+
+
+def related(content_type: str, body: bytes) -> tuple[dict[str, Any], bytes]:
+    """Metadata and media of a multipart/related body. Raises `ServiceError`."""
+    mark = boundary(content_type)
+    first, second, end = body.find(mark), body.find(b"\r\n" + mark, 1), body.rfind(b"\r\n" + mark + b"--")
+    if first < 0 or not first < second < end:
+        raise invalid("Malformed multipart body: two parts between the boundaries.")
+    told = json_of(_part(body, first + len(mark), second)[1])
+    head, media = _part(body, second + 2 + len(mark), end)
+    kind = re.search(r"(?im)^content-type:\s*([^\r\n]+)", head)
+    return {"contentType": kind[1].strip() if kind else "application/octet-stream"} | told, media
+
+
+def _part(body: bytes, start: int, end: int) -> tuple[str, bytes]:
+    """Headers and content of one part."""
+    split = body.find(b"\r\n\r\n", start, end)
+    if split < 0:
+        raise invalid("Malformed multipart body: a part without headers.")
+    return body[start:split].decode("latin-1"), body[split + 4 : end]
+
+
+@dataclass(slots=True)
+class Session:
+    """One resumable upload: what its object is to be, and what came so far."""
+
+    bucket: Bucket
+    name: str
+    told: Mapping[str, Any]
+    conditions: Conditions
+    total: int | None  # as the client said it, once it did
+    body: bytearray = field(default_factory=bytearray)
+    made: Object | None = None
+
+
+class Sessions:
+    """All resumable uploads."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._sessions: dict[str, Session] = {}
+
+    def begin(self, bucket: Bucket, name: str, told: Mapping[str, Any], conditions: Conditions, total: int | None) -> str:
+        """The id of a new session. Raises `ServiceError`: it could not end well."""
+        conditions.check(bucket.objects.get(name), reading=False)
+        self._check(total or 0)
+        key = secrets.token_urlsafe(24)
+        self._sessions[key] = Session(bucket, name, told, conditions, total)
+        return key
+
+    def cancel(self, key: str) -> None:
+        """Forget one. Raises `ServiceError`: there is none."""
+        self._session(key)
+        del self._sessions[key]
+
+    def take(self, key: str, asked: str | None, chunk: bytes, told: Mapping[str, str]) -> Session:
+        """The session after a chunk. ``asked``: Content-Range; ``told``: checksums. Raises `ServiceError`."""
+        session = self._session(key)
+        if session.made:
+            return session
+        start, total = self._range(asked, chunk, len(session.body))
+        if total is not None and session.total not in (None, total):
+            raise invalid(f"The upload was said to have {session.total} bytes, now {total}.")
+        session.total = total if total is not None else session.total
+        have = len(session.body)
+        if start > have:
+            words = f"the upload offset is {start} byte(s), which exceeds already uploaded size of {have} byte(s)."
+            raise ServiceError(503, f"Invalid request. According to the Content-Range header, {words}")
+        fresh = memoryview(chunk)[have - start :]
+        last = session.total is not None and start + len(chunk) == session.total
+        self._check(have + len(fresh))
+        session.body += fresh if last else fresh[: (have + len(fresh)) // CHUNK * CHUNK - have]
+        if len(session.body) == session.total:
+            session.made = session.bucket.put(session.name, bytes(session.body), {**session.told, **told}, session.conditions)
+            session.body.clear()
+        return session
+
+    def _session(self, key: str) -> Session:
+        session = self._sessions.get(key)
+        if session is None:
+            raise ServiceError(404, "No such upload session.")
+        return session
+
+    def _check(self, size: int) -> None:
+        if size > self._most:
+            raise ServiceError(413, f"An object of {size} bytes: at most {self._most} here.")
+
+    def _range(self, asked: str | None, chunk: bytes, have: int) -> tuple[int, int | None]:
+        """Where the chunk begins, and the whole size if it is told. No header: it is the whole object."""
+        if asked is None:
+            return 0, len(chunk)
+        match = _RANGE.fullmatch(asked)
+        if match is None or (match[1] is not None and int(match[2]) - int(match[1]) + 1 != len(chunk)) or (match[1] is None and chunk):
+            raise invalid(f"Content-Range {asked!r} does not fit a body of {len(chunk)} bytes.")
+        total = None if match[3] == "*" else int(match[3])
+        if total is not None and match[2] is not None and int(match[2]) >= total:
+            raise invalid(f"Content-Range {asked!r}: ends past the whole.")
+        return (have if match[1] is None else int(match[1])), total

@@ -1,0 +1,92 @@
+"""The command of an emulator that runs in a process of its own: its common flags, its folder, when it ends."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from fsd_conformance.emulators.sandbox import Options
+
+__all__ = ["End", "parser", "run"]
+
+
+class End:
+    """When the process is to end: at SIGTERM, SIGINT, the end of standard input if it is told so, or `lost`. Made in the loop."""
+
+    def __init__(self, until_stdin_closes: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[int] = loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._set, 0)
+        if until_stdin_closes:
+            loop.add_reader(0, self._read)
+
+    def lost(self) -> None:
+        """The parent of the function processes died: it cannot go on."""
+        self._set(1)
+
+    async def wait(self) -> int:
+        """The exit code."""
+        return await self._over
+
+    def _set(self, code: int) -> None:
+        if not self._over.done():
+            self._over.set_result(code)
+
+    def _read(self) -> None:
+        if not os.read(0, 4096):
+            self._set(0)
+
+
+def parser(name: str, description: str, defaults: type[Options]) -> argparse.ArgumentParser:
+    """The flags that all have; those of one are added to it."""
+    made = argparse.ArgumentParser(name, description=description)
+    made.add_argument("--port", type=int, default=0, help="0: a free one")
+    made.add_argument("--cold", choices=("fork", "spawn"), default="fork", help="how a process starts: from a warm parent, or anew")
+    made.add_argument("--code", choices=("installed", "zip"), default="installed", help="zip: run what was uploaded; implies spawn")
+    made.add_argument("--preload", default=defaults.preload, help="what the warm parent imports: modules, or module:function to call")
+    made.add_argument("--idle-s", type=float, default=defaults.idle_s, help="after which an idle process ends")
+    made.add_argument("--pending-s", type=float, default=defaults.pending_s, help="for which a change of a function is in progress")
+    made.add_argument("--late", type=_late, default=(0.0, 0.0), metavar="P:SECONDS", help="deliver late")
+    made.add_argument("--duplicate", type=float, default=0.0, metavar="P", help="deliver twice")
+    made.add_argument("--seed", type=int, default=0, help="of late and duplicate")
+    made.add_argument("--home", type=Path, help="folder for logs and unpacked code; default: a temporary one, removed at the end")
+    made.add_argument("--until-stdin-closes", action="store_true", help="end with whoever holds the other end")
+    return made
+
+
+def run(
+    made: argparse.ArgumentParser, arguments: Sequence[str] | None, serve: Callable[[dict[str, Any], int, End], Coroutine[Any, Any, int]]
+) -> int:
+    """Run ``serve`` with the fields of its `Options`, the port and the end; returns the process's exit code."""
+    chosen = vars(made.parse_args(arguments))
+    port, until, home = chosen.pop("port"), chosen.pop("until_stdin_closes"), chosen.pop("home")
+    folder = home.absolute() if home else Path(tempfile.mkdtemp(prefix=f"fsd-{made.prog}-"))
+
+    async def work() -> int:
+        return await serve({**chosen, "home": folder, "temporary": home is None}, port, End(until))
+
+    try:
+        code = asyncio.run(work())
+        if code:
+            print(f"{made.prog}: the parent of the function processes died", file=sys.stderr)
+        return code
+    except OSError as error:
+        print(f"{made.prog}: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if home is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _late(text: str) -> tuple[float, float]:
+    probability, _, seconds = text.partition(":")
+    return float(probability), float(seconds)

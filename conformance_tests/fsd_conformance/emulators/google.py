@@ -1,0 +1,89 @@
+"""Google Cloud on this machine: Google's own Pub/Sub emulator, our Cloud Storage, our Cloud Run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from fsd_conformance.emulators import pubsub
+from fsd_conformance.emulators.emulator import Emulator
+from fsd_conformance.emulators.install import packages
+from fsd_conformance.emulators.process import POINTERS, Guard, Server
+
+__all__ = ["PROJECT", "CloudRun", "CloudStorage", "Google", "pointers"]
+
+PROJECT = "fsd-emulator"
+
+
+class CloudStorage(Server):
+    """Ours, in the memory of one process."""
+
+    name = "cloud-storage"
+    health = "/_health"
+    grace_s = 0.0
+
+    def command(self) -> Sequence[str]:
+        """In this interpreter."""
+        return [sys.executable, "-m", "fsd_conformance.emulators.cloud_storage", "--port", str(self.port)]
+
+
+class CloudRun(Server):
+    """Ours: functions, control plane, metadata. ``env``: what its functions need to be clients of the other services."""
+
+    name = "cloud-run"
+    health = "/health"
+
+    def __init__(self, folder: Path, guard: Guard | None, arguments: Sequence[str], env: Callable[[], Mapping[str, str]]) -> None:
+        super().__init__(folder, guard)
+        self._arguments = arguments
+        self._env = env
+
+    def command(self) -> Sequence[str]:
+        """In this interpreter."""
+        home = self.folder / "functions"  # their logs
+        module = "fsd_conformance.emulators.cloud_run"
+        return [sys.executable, "-m", module, "--port", str(self.port), "--home", str(home), *self._arguments]
+
+    def environment(self) -> Mapping[str, str]:
+        """With ``env``."""
+        return {**super().environment(), **self._env()}
+
+
+def pointers(folder: Path, messages: str, objects: str, functions: Server) -> dict[str, str]:
+    """The variables of a client of emulators: Pub/Sub's host:port, Cloud Storage's address, the local Cloud Run."""
+    return {
+        "GOOGLE_CLOUD_PROJECT": PROJECT,
+        "CLOUDSDK_CONFIG": str(folder / "gcloud"),  # where application default credentials would be, the user's not
+        pubsub.HOST: messages,
+        "STORAGE_EMULATOR_HOST": objects,
+        "FSD_GCP_ENDPOINT": functions.url,
+        "GCE_METADATA_HOST": f"{functions.host}:{functions.port}",
+        "GCE_METADATA_IP": f"{functions.host}:{functions.port}",  # where the SDK asks whether there is such a server
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
+
+
+class Google(Emulator):
+    """Credentials come from the metadata server that the local Cloud Run plays, as they do for a function on the platform."""
+
+    name = "google"
+    clears = POINTERS["gcp"]
+    settings: ClassVar[Mapping[str, object]] = {"package": False}  # functions run what is installed here
+    storage: ClassVar[type[Server]] = CloudStorage
+    functions: ClassVar[Sequence[str]] = ()  # arguments of the local Cloud Run
+
+    def __init__(self, folder: Path, guard: Guard | None = None) -> None:
+        messages = pubsub.PubSub(folder, guard)
+        objects = self.storage(folder, guard)
+        functions = CloudRun(folder, guard, self.functions, lambda: self.env)
+        self.servers = (messages, objects, functions)
+        self.env = pointers(folder, messages.address, objects.url, functions)
+
+    @staticmethod
+    def install(tell: Callable[[str], None]) -> None:
+        """The SDK and functions-framework, where this interpreter lacks them. `InputError`: no Pub/Sub emulator."""
+        packages(("gcp", "emulators"), tell)
+        pubsub.check()

@@ -1,0 +1,98 @@
+"""A proxy before a server of this machine that speaks gRPC, and plain HTTP at the same port: it sees every call."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+
+__all__ = ["GrpcProxy", "SeeCall"]
+
+SeeCall = Callable[[str], grpc.StatusCode | None]
+
+_CALLS = 64  # at once: pulls that wait among them
+_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0))
+
+
+class GrpcProxy:
+    """Listens at ``address`` for the server at ``upstream``, both host:port, until `close`.
+
+    ``see`` is given each call's method, ``/package.Service/Method``, by many threads at once, and may give a status to answer
+    with. What is no HTTP/2 goes through unseen.
+    """
+
+    def __init__(self, upstream: str, see: SeeCall) -> None:
+        self._see = see
+        self._channel = grpc.insecure_channel(upstream, _OPTIONS)
+        self._calls = grpc.server(ThreadPoolExecutor(_CALLS), handlers=(_Handler(self._forward),), options=_OPTIONS)
+        calls = ("127.0.0.1", self._calls.add_insecure_port("127.0.0.1:0"))
+        self._calls.start()
+        host, _, port = upstream.rpartition(":")
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        _thread(self._accept, calls, (host, int(port)))
+
+    def close(self) -> None:
+        """Listen no more, and end what is under way."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # or who accepts would wait on
+        self._listener.close()
+        self._calls.stop(None).wait(30)
+        self._channel.close()
+
+    def _forward(self, method: str, request: bytes, context: Any) -> bytes:
+        """One call, with its deadline."""
+        if (status := self._see(method)) is not None:
+            context.abort(status, "the proxy was told to answer so")
+        try:
+            answer: bytes = self._channel.unary_unary(method)(request, timeout=context.time_remaining())
+        except grpc.RpcError as error:
+            context.abort(error.code(), error.details())
+        return answer
+
+    def _accept(self, calls: tuple[str, int], upstream: tuple[str, int]) -> None:
+        with contextlib.suppress(OSError):  # until it is closed
+            while True:
+                _thread(_join, self._listener.accept()[0], calls, upstream)
+
+
+class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Every method takes bytes and gives bytes."""
+
+    def __init__(self, forward: Callable[[str, bytes, Any], bytes]) -> None:
+        self._forward = forward
+
+    def service(self, call: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: self._forward(call.method, request, context))
+
+
+def _join(client: socket.socket, calls: tuple[str, int], upstream: tuple[str, int]) -> None:
+    """Copy both ways between a client and where its first bytes lead; HTTP/2 begins with PRI."""
+    with contextlib.suppress(OSError), client, contextlib.ExitStack() as stack:
+        calling = client.recv(3, socket.MSG_PEEK | socket.MSG_WAITALL) == b"PRI"
+        server = stack.enter_context(socket.create_connection(calls if calling else upstream))
+        for end in (client, server):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        back = _thread(_copy, server, client)
+        _copy(client, server)
+        back.join()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    """Until the source ends, which the target hears."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
+
+
+def _thread(work: Callable[..., None], *arguments: object) -> threading.Thread:
+    thread = threading.Thread(target=work, args=arguments, name="grpc-proxy", daemon=True)
+    thread.start()
+    return thread

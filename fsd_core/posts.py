@@ -1,0 +1,213 @@
+"""Launches as HTTP requests: where a function is an address, and the answer to a POST comes when the function ended.
+
+A launch returns at once. A thread of its own sends it and holds the connection until the answer is there: platforms give a function
+its processor while a request is open, and the status of the answer is how whoever launched hears that a function was refused, or
+died (`InvokeLimits.failures` is ``told``). What the platform's adapter adds: where, whose headers, what a status means.
+
+The standard library's client, not urllib3 or requests: importing it is 25 to 40 ms of a cold start, urllib3 80 to 120, requests 110
+to 120 (two cores, after numpy), and it lets another thread hang up.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import secrets
+import socket
+import ssl
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from fsd_core.checks import check_payload
+from fsd_core.driver import WORKER, Code, Failure, InvokeLimits, Refused
+from fsd_core.providers import http_code
+
+__all__ = ["NONCE", "PostInvoker", "PostLaunch", "code_of"]
+
+NONCE = "X-Fsd-Nonce"  # the header that names a launch: the handler passes it to `fsd_core.worker.handle`
+MOST_OPEN = 256  # answers that one process waits for at once: each is a thread and a connection
+CONNECT_S = 10.0
+CLOSE_S = 3.0
+_LATE_S = 30.0  # an answer this much later than the function's time limit does not come
+_ALIVE_S = 30  # a connection this long silent is probed: routers forget what is idle, without a word
+_ALIVE = {"TCP_KEEPIDLE": _ALIVE_S, "TCP_KEEPALIVE": _ALIVE_S, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}  # the second is macOS's first
+_READ_BYTES, _TOLD_CHARS = 16 << 10, 300  # of an answer
+_DIED = (Code.UNAVAILABLE, Code.DEADLINE)
+
+
+def code_of(status: int, text: str) -> Code | None:
+    """What an answer's status means for the launch; None: the function ran to its end, and told itself what it had to tell."""
+    if 200 <= status < 300:
+        return None
+    code = Code.DEADLINE if status == 504 else http_code(status)
+    return Code.INVALID if code is Code.UNKNOWN else code  # a redirection, for instance: a launch is not sent elsewhere
+
+
+@dataclass(eq=False, slots=True)
+class PostLaunch:
+    """One launch. ``text``: the answer's first words, or why there was none."""
+
+    payload: bytes
+    nonce: str = field(default_factory=lambda: secrets.token_hex(16))
+    code: Code | None = None
+    text: str = ""
+    ended: threading.Event = field(default_factory=threading.Event)
+    socket: socket.socket | None = None
+    hung_up: bool = False
+
+    def poll(self) -> Code | None:
+        """The code once the answer said that the platform refused or lost the launch."""
+        return self.code
+
+
+class PostInvoker:
+    """Implements `fsd_core.driver.InvokeDriver` but for ``native``; safe to call from several threads.
+
+    ``url``: the function's address, https unless it is this machine's. ``headers``: asked for each launch, before ``invoke`` returns, so
+    that tokens are fresh and an error of theirs is raised there. ``classify``: of errors. ``code_of``: of answers, see `code_of`.
+    ``cut_s``: a front end ends answers after so many seconds: what then happens to a connection says nothing of its function.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        headers: Callable[[], Mapping[str, str]],
+        limits: InvokeLimits,
+        classify: Callable[[BaseException], Code],
+        *,
+        code_of: Callable[[int, str], Code | None] = code_of,
+        cut_s: float | None = None,
+    ) -> None:
+        self.limits = limits
+        self._url = urlsplit(url)
+        self._headers = headers
+        self._classify = classify
+        self._code_of = code_of
+        self._cut_s = cut_s
+        self._open: set[PostLaunch] = set()
+        self._failed: list[PostLaunch] = []
+        self._lock = threading.Lock()
+
+    def invoke(self, function: str, payload: bytes) -> PostLaunch:
+        """Send the payload, from a thread of its own. More than `MOST_OPEN` at once: raises `Refused` of THROTTLED."""
+        if function != WORKER:
+            raise Refused(Code.NOT_FOUND, f"function {function!r}: this app has {WORKER!r} alone")
+        check_payload(self.limits.payload_bytes, payload)
+        launch = PostLaunch(payload)
+        headers = {"Content-Type": "application/json", **self._headers(), NONCE: launch.nonce}
+        with self._lock:
+            if len(self._open) >= MOST_OPEN:
+                raise Refused(Code.THROTTLED, f"{MOST_OPEN} launches are waiting for their answers: that is the most of one process")
+            self._open.add(launch)
+        try:
+            threading.Thread(target=self._hold, args=(launch, headers), name="fsd-launch", daemon=True).start()
+        except RuntimeError as error:  # the system has no more
+            with self._lock:
+                self._open.discard(launch)
+            raise Refused(Code.THROTTLED, f"launch: {error}") from error
+        return launch
+
+    def _hold(self, launch: PostLaunch, headers: Mapping[str, str]) -> None:
+        """Send, wait for the answer, note what it means."""
+        started, sent = time.monotonic(), False
+        connection = None
+        try:
+            connection = self._connect(launch)
+            connection.request("POST", self._target, launch.payload, dict(headers))
+            sent = True
+            answer = connection.getresponse()
+            words = answer.read(_READ_BYTES).decode(errors="replace")
+            code = self._code_of(answer.status, words)
+            text = f"{answer.status} {answer.reason}: {_plain(words)}"
+        except Exception as error:  # whatever it is: nobody but this thread would hear of it
+            code = Code.DEADLINE if sent and isinstance(error, TimeoutError) else self._classify(error)
+            code = Code.UNAVAILABLE if code is Code.UNKNOWN else code
+            text = _plain(f"no answer: {type(error).__name__}: {error}")
+        finally:
+            if connection is not None:
+                connection.close()
+        died = sent and code in _DIED
+        if died and self._cut_s is not None and time.monotonic() - started >= self._cut_s:
+            code, died = None, False
+        with self._lock:
+            self._open.discard(launch)
+            if not launch.hung_up:
+                launch.code, launch.text = code, text
+                if died:
+                    self._failed.append(launch)
+        launch.ended.set()
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context()
+
+    @property
+    def _target(self) -> str:
+        return (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
+
+    def _connect(self, launch: PostLaunch) -> http.client.HTTPConnection:
+        """An open connection that waits as long as the function may take, by way of the environment's proxy if it names one."""
+        host, port, secure = self._url.hostname or "", self._url.port, self._url.scheme == "https"
+        proxy = None if proxy_bypass(host) else getproxies().get(self._url.scheme)
+        via = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else None
+        at = (via.hostname or "", via.port) if via else (host, port)
+        if secure:
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(*at, timeout=CONNECT_S, context=self._tls)
+        else:
+            connection = http.client.HTTPConnection(*at, timeout=CONNECT_S)
+        if via:
+            known = f"{unquote(via.username)}:{unquote(via.password or '')}" if via.username else ""
+            basic = {"Proxy-Authorization": f"Basic {b64encode(known.encode()).decode()}"} if known else {}
+            connection.set_tunnel(host, port, basic)
+        connection.connect()
+        wait_s = None if self.limits.timeout_s is None else self.limits.timeout_s + _LATE_S
+        connection.sock.settimeout(wait_s)
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _ALIVE.items():
+            if hasattr(socket, name):
+                connection.sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        with self._lock:
+            launch.socket = connection.sock
+            if launch.hung_up:
+                raise ConnectionAbortedError("closed before it was sent")
+        return connection
+
+    def failures(self, take: Callable[[bytes], bool]) -> list[Failure]:
+        """Launches of this driver whose answer says that the function died, of whose payload ``take`` is true; each once. No request."""
+        with self._lock:
+            failed, self._failed = self._failed, []
+        taken = [launch for launch in failed if take(launch.payload)]
+        with self._lock:
+            self._failed += [launch for launch in failed if launch not in taken]
+        return [Failure(launch.payload, launch.nonce, f"the function ended: {launch.text}") for launch in taken]
+
+    def classify(self, error: BaseException) -> Code:
+        """The code of an error that a method raised."""
+        return error.code if isinstance(error, Refused) else self._classify(error)
+
+    def close(self) -> None:
+        """Wait a little for answers, since a platform may take from a function what it gave to an open request; then hang up."""
+        until = time.monotonic() + CLOSE_S
+        with self._lock:
+            waiting = list(self._open)
+        for launch in waiting:
+            launch.ended.wait(max(0.0, until - time.monotonic()))
+        with self._lock:
+            for launch in self._open:
+                launch.hung_up = True
+                if launch.socket is not None:
+                    with suppress(OSError):  # it may be down already
+                        launch.socket.shutdown(socket.SHUT_RDWR)  # wakes its thread, which closes it
+
+
+def _plain(text: str) -> str:
+    """An answer's words in a line: front ends answer in HTML."""
+    words = re.sub(r"<(style|script|title)\b.*?</\1>|<[^>]*>", " ", text, flags=re.S | re.I)
+    return " ".join(words.split())[:_TOLD_CHARS]

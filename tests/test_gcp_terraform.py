@@ -1,0 +1,75 @@
+"""``handlers/google_cloud_run/main.tf``: well formed, and what it says is what `fsd_gcp.provision` makes.
+
+Terraform's google provider plugin is on few machines, so nothing here plans or applies it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fsd_core.driver import Resources
+from fsd_gcp import RESOURCES, function, names, policy, provision, queues
+from fsd_gcp.names import Names
+from fsd_gcp.settings import Settings
+
+MAIN = Path(sys.modules["fsd_gcp"].__file__ or "").parents[2] / "handlers" / "google_cloud_run" / "main.tf"
+TEXT = MAIN.read_text()
+
+
+def test_it_is_well_formed(tmp_path: Path) -> None:
+    if shutil.which("terraform") is None:
+        pytest.skip("terraform is not on this machine")
+    shutil.copy(MAIN, tmp_path)
+    done = subprocess.run(["terraform", "fmt", "-check", "-diff"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_it_uses_the_same_names() -> None:
+    told = {"project": "p", "region": "r", "generation": "00000001", "service_account": "a@p", "bucket": "b", "function": "f"}
+    own = Names.of(Resources("x", 1, 1, told))
+    for made, line in (
+        (names.function("x"), 'function = "fsd-${var.app}"'),
+        (names.bucket("x", "p"), 'bucket   = "fsd-${var.app}-${var.project}"'),
+        (names.service_account("x"), 'account  = "fsd-${var.app}-run"'),
+        (own.queue(0, 1).removesuffix("-0-1"), 'prefix   = "fsd-${var.app}-${var.generation}"'),
+    ):
+        assert line in TEXT
+        filled = line.partition('"')[2].rstrip('"').replace("${var.app}", "x").replace("${var.project}", "p")
+        assert filled.replace("${var.generation}", "00000001") == made
+    assert f"labels   = {{ {policy.APP_LABEL} = var.app }}" in TEXT
+    assert function._description("${var.app}") in TEXT
+
+
+def test_it_gives_the_same_roles_and_apis() -> None:
+    told = {"project": "p", "region": "r", "generation": "0", "service_account": "a@p", "bucket": "b", "function": "f"}
+    own = Names.of(Resources("x", 1, 1, told))
+    member = "user:me@example.org"
+    grants = [*policy.queues(own, [(0, 0)], "m", receives=True), *policy.worker(told), *policy.account(told, member)]
+    assert set(re.findall(r'"(roles/[\w.]+)"', TEXT)) == {each.role for each in grants}
+    (listed,) = re.findall(r"apis = \[(.*?)\]", TEXT, re.S)
+    assert tuple(re.findall(r'"(\w+)"', listed)) == policy.APIS
+
+
+def test_its_defaults_and_the_record_are_those_of_the_settings() -> None:
+    for field in dataclasses.fields(Settings):
+        if field.name in ("region", "memory_mb", "timeout_s", "concurrency", "lease_s", "runtime"):
+            (default,) = re.findall(rf'variable "{field.name}" \{{[^}}]*default\s*= "?([\w-]+)', TEXT)
+            assert default == str(field.default), field.name
+    assert f"{RESOURCES} = jsonencode" in TEXT
+    (record,) = re.findall(r"names = \{(.*?)\n\s*\}", TEXT, re.S)
+    wanted = set(provision.GcpProvisioner({}).wanted()) | {"project", "region", "generation", "function", "bucket", "url"}
+    assert set(re.findall(r"^\s*(\w+)\s*=", record, re.M)) == wanted | {"service_account", "package"}
+    assert f'message_retention_duration = "{queues.RETENTION_S}s"' in TEXT
+    assert f"age = {provision.KEPT_DAYS}\n" in TEXT
+    assert f'entry_point = "{function.ENTRY}"' in TEXT
+    service = function._service(Resources("x", 1, 1, {**dict.fromkeys(wanted, "1"), "service_account": "a"}))["serviceConfig"]
+    for key in (*service, *service["environmentVariables"]):
+        snake = key if key.isupper() else re.sub("([A-Z])", lambda found: "_" + found[1].lower(), key)
+        assert re.search(rf"^\s*{snake}\s*=", TEXT, re.M), key

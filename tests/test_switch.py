@@ -1,0 +1,50 @@
+"""Another cloud is one word of the configuration file: the same run on each gives the same bits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import scipy.sparse
+
+from fsd_core.cli import main
+
+pytestmark = [pytest.mark.emulator, pytest.mark.timeout(300)]
+FILE = """
+provider = "{provider}"
+app = "switch"
+workers = 4
+channel = "{channel}"
+partition = "block"
+seed = 7
+output = "out.npz"
+
+[aws]
+lease_s = 3
+
+[gcp]
+lease_s = 10
+"""
+
+
+@pytest.mark.parametrize("channel", ["queue", "object", "hybrid"])
+def test_the_provider_is_the_only_change(channel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("FSD_") and name != "FSD_PUBSUB_JAR"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FSD_HOME", str(tmp_path / "home"))
+    outputs = {}
+    for provider in ("local", "aws", "gcp"):
+        (tmp_path / provider).mkdir()
+        monkeypatch.chdir(tmp_path / provider)
+        Path("fsd.toml").write_text(FILE.format(provider=provider, channel=channel))
+        emulator = [] if provider == "local" else ["--emulator"]
+        assert main(["run", "radixnet:1024:12", "random:60:0.3:1", *emulator]) == 0
+        outputs[provider] = scipy.sparse.load_npz("out.npz")
+    local = outputs.pop("local")
+    assert local.nnz > 0
+    for other in outputs.values():
+        assert other.shape == local.shape
+        for part in ("indptr", "indices", "data"):
+            mine, theirs = getattr(local, part), getattr(other, part)
+            assert (theirs.dtype, theirs.tobytes()) == (mine.dtype, mine.tobytes())
