@@ -16,7 +16,7 @@ demo: .venv/demo.stamp
 	$(BIN)/fsd demo
 
 test: lint wheel
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: .venv/all.stamp
 	$(BIN)/ruff check

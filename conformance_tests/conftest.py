@@ -2,9 +2,10 @@ import os
 
 import pytest
 
-from fsd_core.errors import InputError
-
 pytest.register_assert_rewrite("fsd_conformance")
+
+from fsd_conformance.emulators import names  # noqa: E402
+from fsd_core.errors import InputError  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -16,4 +17,13 @@ def installed(request):
     except InputError as error:
         if os.environ.get("CI") == "true":
             raise
-        pytest.skip(f"{error}; fsd emulators up aws --name {emulator.name} tries again")
+        provider = request.module.HARNESS.provider().name
+        again = f"; fsd emulators up {provider} --name {emulator.name} tries again" if emulator.name in names(provider) else ""
+        pytest.skip(f"{error}{again}")
+
+
+def pytest_collection_modifyitems(items):
+    """For `pytest -n`: a file's cases stay together, and emulators run one after the other, whichever files start them."""
+    for item in items:
+        group = "emulators" if item.get_closest_marker("emulator") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))

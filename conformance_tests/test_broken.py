@@ -4,7 +4,7 @@ import contextlib
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 
 import fsd_conformance.messages
-from fsd_conformance import MessageCases, ObjectCases, ProvisionCases
+import fsd_core.channel.queue
+from fsd_conformance import ChannelCases, MessageCases, ObjectCases, ProvisionCases
 from fsd_conformance.base import Deployed
 from fsd_conformance.local import LocalHarness
+from fsd_core.channel import QueueChannel
+from fsd_core.channel.frames import unpack
 from fsd_core.driver import Code, Delivery, Message, MessageDriver, ObjectDriver, Page, Rejected
+from fsd_core.retry import Retry
 from fsd_core.store import Store
 from fsd_core.wrappers.around import AroundMessages, AroundObjects
 
@@ -136,6 +140,16 @@ class Overwrites(AroundObjects):
         super().put(key, body)
 
 
+class TakesConflictsForLosses(AroundObjects):
+    asked = 0
+
+    def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
+        self.asked += if_absent
+        if self.asked <= 16:
+            raise FileExistsError(f"409 {key}")
+        super().put(key, body, if_absent=if_absent)
+
+
 class FindsNothing(AroundObjects):
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         try:
@@ -224,6 +238,8 @@ MESSAGES: list[tuple[type[AroundMessages], str]] = [
 ]
 OBJECTS: list[tuple[type[AroundObjects], str]] = [
     (Overwrites, "test_one_create_wins"),
+    (Overwrites, "test_one_create_wins_over_conflicts"),
+    (TakesConflictsForLosses, "test_one_create_wins_over_conflicts"),
     (Overwrites, "test_create_of_what_is_there"),
     (FindsNothing, "test_missing"),
     (FindsNothing, "test_get_of_a_missing_key"),
@@ -274,6 +290,42 @@ def test_broken_objects_fail(local: Deployed, defect: type[AroundObjects], case:
     driver = cases.wrap(local.provider.objects(local.resources))
     store = Store(driver, fsd_conformance.base.new_retry())
     assert fails(getattr(cases, case), deployed=local, driver=driver, store=store, at="t/x/")
+
+
+def hears_all(self: QueueChannel, delivery: Delivery) -> None:
+    frame = unpack(delivery.body)
+    self.mailbox.deliver(frame.step, frame.source, frame.body)
+
+
+def packs_by_count(sizes: Sequence[int], count: int, _: int) -> Iterator[range]:
+    return (range(at, min(at + count, len(sizes))) for at in range(0, len(sizes), count))
+
+
+def sends_all_again(self: Retry, _: MessageDriver, what: str, items: Sequence[Any], request: Callable[..., Sequence[Rejected]]) -> None:
+    while request(items):
+        self.pause(0)
+
+
+CHANNELS: list[tuple[object, str, Callable[..., object], str]] = [
+    (QueueChannel, "_take", hears_all, "test_only_its_own_run_is_heard"),
+    (QueueChannel, "_take", hears_all, "test_a_newer_runs_message_is_left_to_it"),
+    (fsd_core.channel.queue, "fill", packs_by_count, "test_what_is_over_the_byte_cap_is_split"),
+    (Retry, "entries", sends_all_again, "test_refused_entries_alone_are_sent_again"),
+]
+
+
+@pytest.mark.parametrize(("where", "name", "defect", "case"), CHANNELS)
+def test_broken_channels_fail(
+    local: Deployed, where: object, name: str, defect: Callable[..., object], case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mine(ChannelCases):
+        harness = LocalHarness()
+        within_s = 4.0
+
+    monkeypatch.setattr(where, name, defect)
+    cases = Mine()
+    with cases.making(local) as make:
+        assert fails(getattr(cases, case), make=make)
 
 
 class Http(AroundObjects):

@@ -1,6 +1,7 @@
 """The local provider against the suite: plain, metered, prefixed, under faults."""
 
 from fsd_conformance import (
+    ChannelCases,
     EndToEndCases,
     FaultyMessageCases,
     FaultyObjectCases,
@@ -30,6 +31,10 @@ class TestInvoke(InvokeCases):
 
 
 class TestProvision(ProvisionCases):
+    harness = LOCAL
+
+
+class TestChannel(ChannelCases):
     harness = LOCAL
 
 

@@ -50,6 +50,7 @@ MUSTS: dict[str, Sequence[Callable[..., object]]] = {
     ],
     "exactly one of any number of concurrent puts of a key must win": [
         ObjectCases.test_one_create_wins,
+        ObjectCases.test_one_create_wins_over_conflicts,
         ObjectCases.test_create_of_what_is_there,
     ],
     "of a missing key must raise `Code.NOT_FOUND`": [ObjectCases.test_missing, ObjectCases.test_get_of_a_missing_key],

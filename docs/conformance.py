@@ -16,12 +16,20 @@ import fsd_conformance
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "conformance.md"
-COLUMNS = {"local": "test_local.py", "moto": "test_aws_moto.py", "localstack": "test_aws_localstack.py"}
+COLUMNS = {
+    "local": "test_local.py",
+    "moto": "test_aws_moto.py",
+    "localstack": "test_aws_localstack.py",
+    "google": "test_gcp.py",
+    "gcp-storage-emulator": "test_gcp_storage_emulator.py",
+    "azure": "test_azure.py",
+}
 GROUPS = {
     "Messages": "MessageCases",
     "Objects": "ObjectCases",
     "Invoke": "InvokeCases",
     "Provision": "ProvisionCases",
+    "Channel": "ChannelCases",
     "EndToEnd": "EndToEndCases",
 }
 HEAD = """# Conformance

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,14 +23,14 @@ from fsd_core.codec import CodecError, decode
 from fsd_core.driver import Code, InvokeDriver, InvokeLimits, Provider, Resources
 from fsd_core.errors import FsdError, InputError, RunFailed
 from fsd_core.kernel import Block
-from fsd_core.keys import RunKeys, is_content, is_run, new_run
+from fsd_core.keys import RunKeys, new_run
 from fsd_core.partition import METHODS, ExchangePlan, Partition, partition
 from fsd_core.providers import find
 from fsd_core.retry import Retry
 from fsd_core.shard import READ_BYTES, predicted_bytes
 from fsd_core.spawn import LaunchPayload, Spawner
 from fsd_core.store import Store
-from fsd_core.worker import VERSION, RunConfig, abort_peers, report_exit
+from fsd_core.worker import VERSION, RunConfig, abort_peers, report_failure
 from fsd_core.wrappers.faults import Faults
 from fsd_core.wrappers.meter import FIELDS, Meter
 from fsd_core.wrappers.metered import MeteredInvoker, MeteredObjects
@@ -41,13 +40,15 @@ if TYPE_CHECKING:
 
     from fsd_core.model import Model
 
-__all__ = ["CHANNELS", "OBJECTIVES", "Progress", "Result", "clean", "collect_garbage", "home_folder", "run"]
+__all__ = ["CHANNELS", "OBJECTIVES", "Progress", "Result", "home_folder", "run"]
 
 CHANNELS = ("queue", "object", "hybrid")
 OBJECTIVES = ("cost", "latency")
 SLOTS = 4
 GRACE_S = 2.0  # how long workers that were told to stop get, where the platform does not stop them for us
 FIRST_POLL_S, LAST_POLL_S = 0.02, 1.0
+STORE_CHECKS = 5
+CLEAN_UP_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +210,10 @@ class _Job:
                 config = self._config(run_id, batches, keep, shards.keys, by_batch)
                 store.put(keys.config, config.pack())
                 self.tell(Progress("launch", 0, self.workers))
-                spawner = Spawner(MeteredInvoker(invoker, meter), store, retry, keys)
+                spawner = Spawner(MeteredInvoker(invoker, meter), store, retry, keys, partial(report_failure, self.provider, resources))
                 spawner.start([launch])
-                report_failures = partial(self._report_failures, retry, invoker, resources, run_id)
-                self._follow(store, keys, spawner, report_failures)
-                records = [self._record(store, keys, rank, report_failures) for rank in range(self.workers)]
+                self._follow(store, keys, spawner)
+                records = [self._record(store, keys, rank, spawner) for rank in range(self.workers)]
                 output = self._collect(store, keys, parts, batches, pool)
             stopped = True
         except BaseException as error:
@@ -228,9 +228,9 @@ class _Job:
                 error.add_note(f"`fsd gc --provider {self.provider.name} --app {resources.app}` removes what late workers may leave")
             raise
         finally:
-            retry.deadline = time.time() + 30
+            retry.deadline = time.time() + CLEAN_UP_S
             self._clean_up(store, keys, lease, invoker, stopped)
-        return self._result(run_id, output, samples, label, batches, predicted, staged, records, meter)
+        return self._result(run_id, output, samples, label, batches, predicted, invoker.limits.memory_bytes, staged, records, meter)
 
     def _config(self, run_id: str, batches: list[int], keep: bool, shards: list[str], inputs: list[list[str]]) -> RunConfig:
         return RunConfig(
@@ -272,33 +272,18 @@ class _Job:
         keep = size < samples and (memory is None or predict(size, True) <= memory)
         return [min(size, samples - at) for at in range(0, samples, size)], predict(size, keep), keep
 
-    def _report_failures(self, retry: Retry, invoker: InvokeDriver, resources: Resources, run_id: str) -> None:
-        """Ask the platform for functions of this run that died, where it says so, and tell the workers. Forget those of runs long over."""
-
-        def run_of(payload: bytes) -> str | None:
-            with suppress(ValueError, TypeError, AttributeError):
-                fields = json.loads(payload)
-                return str(fields["run"]) if fields.get("deadline", 0) > time.time() or fields.get("run") == run_id else None
-            return None
-
-        def take(payload: bytes) -> bool:
-            return run_of(payload) in (run_id, None)
-
-        with suppress(RunFailed):  # who may not ask, or could not tell, leaves it to the stall limit
-            for failure in retry.call(invoker, "ask for failures", partial(invoker.failures, take)):
-                if run_of(failure.payload) == run_id:
-                    report_exit(failure.payload, self.provider, failure.reason, nonce=failure.nonce, resources=resources)
-
-    def _follow(self, store: Store, keys: RunKeys, spawner: Spawner, report_failures: Callable[[], None]) -> None:
+    def _follow(self, store: Store, keys: RunKeys, spawner: Spawner) -> None:
         """Wait for rank 0's record, telling progress on the way. Raises `_Reported` with the run's error, if it has one."""
-        wait, number, started = FIRST_POLL_S, 0, False
+        wait, number, started, checks = FIRST_POLL_S, 0, False, 0
         next_check = time.monotonic() + 1.0
         while store.find(keys.record(0)) is None:
             self._raise_reported(store, keys)
-            if not started and time.monotonic() >= next_check:
-                started = spawner.check()
             if time.monotonic() >= next_check:
-                report_failures()
+                started = started or spawner.check()
+                spawner.listen()
+                checks += 1
+                if checks % STORE_CHECKS == 0:
+                    store.get(keys.config)  # where the whole store is gone, no record and no error will ever come
                 next_check = time.monotonic() + 1.0
             if wait > 0.5 and (report := store.find(keys.progress(number))) is not None:
                 done = json.loads(report)
@@ -315,7 +300,7 @@ class _Job:
         if error is not None:
             raise _Reported(explain(error))
 
-    def _record(self, store: Store, keys: RunKeys, rank: int, report_failures: Callable[[], None]) -> dict[str, Any]:
+    def _record(self, store: Store, keys: RunKeys, rank: int, spawner: Spawner) -> dict[str, Any]:
         """One worker's record; it is written a moment after rank 0 heard that the worker was done."""
         wait = FIRST_POLL_S
         while (data := store.find(keys.record(rank))) is None:
@@ -323,7 +308,7 @@ class _Job:
                 raise RunFailed(Code.DEADLINE, "no record of this worker", rank=rank)
             self._raise_reported(store, keys)
             if wait > 0.5:  # it should long be there
-                report_failures()
+                spawner.listen()
             time.sleep(wait)
             wait = min(LAST_POLL_S, wait * 1.2)
         record: dict[str, Any] = json.loads(data)
@@ -352,11 +337,13 @@ class _Job:
         """Tell every worker to stop."""
         reason = error if isinstance(error, RunFailed) else RunFailed(Code.UNAVAILABLE, "interrupted by the client")
         store.retry.deadline = time.time() + GRACE_S
-        store.create(RunKeys(launch.run).error, describe(reason))
-        if self.channel != "object" and self.workers > 1:
-            messages = self.provider.messages(resources, launch.slot)
-            outside = LaunchPayload(launch.app, launch.slot, launch.epoch, launch.run, -1, 0, 0, launch.deadline)
-            abort_peers(messages, store.retry, outside, self.workers, reason)
+        try:
+            store.create(RunKeys(launch.run).error, describe(reason))
+        finally:  # each way alone may be the one that is left
+            if self.channel != "object" and self.workers > 1:
+                messages = self.provider.messages(resources, launch.slot)
+                outside = LaunchPayload(launch.app, launch.slot, launch.epoch, launch.run, -1, 0, 0, launch.deadline)
+                abort_peers(messages, store.retry, outside, self.workers, reason)
 
     def _clean_up(self, store: Store, keys: RunKeys, lease: slots.Lease, invoker: InvokeDriver, ended: bool) -> None:
         """Stop what still runs, then remove the run's objects and give the slot back. A failure here hides no other error."""
@@ -372,8 +359,8 @@ class _Job:
                 slots.release(store, lease)
 
     def _result(
-        self, run_id: str, output: csr_matrix, samples: csr_matrix, label: str, batches: list[int], predicted: int, staged: float,
-        records: list[dict[str, Any]], meter: Meter,
+        self, run_id: str, output: csr_matrix, samples: csr_matrix, label: str, batches: list[int], predicted: int,
+        limit: int | None, staged: float, records: list[dict[str, Any]], meter: Meter,
     ) -> Result:  # fmt: skip
         """Maxima and sums over the workers' records, kept on disk as well."""
         seconds = {name: max(record["seconds"][name] for record in records) for name in ("launch", "load", "compute", "exchange")}
@@ -392,7 +379,8 @@ class _Job:
             seconds={"total": time.time() - self.began, "stage": staged} | seconds,
             meter={name: client[name] + sum(record["meter"][name] for record in records) for name in FIELDS},
             meter_layers={name: sum(record["meter_layers"][name] for record in records) for name in FIELDS},
-            memory={"peak_bytes_max": max(record["peak_bytes"] for record in records), "predicted_bytes_max": predicted},
+            memory={"peak_bytes_max": max(record["peak_bytes"] for record in records), "predicted_bytes_max": predicted}
+            | ({} if limit is None else {"limit_bytes": limit}),
             ranks=records,
         )
         folder = self.home / "runs"
@@ -418,41 +406,6 @@ class _Lazy:
     def __call__(self) -> ExchangePlan:
         self._value = self._value or self._make()
         return self._value
-
-
-def clean(provider: str = "local", app: str = "fsd", settings: Mapping[str, object] | None = None, home: str | Path | None = None) -> int:
-    """Remove staged content from the app's object store, and local records and caches; how many objects that were."""
-    for name in ("runs", "partitions"):
-        shutil.rmtree(home_folder(home) / name, ignore_errors=True)
-    return _remove(provider, app, settings, lambda store: [key for key in store.keys("") if is_content(key)])
-
-
-def collect_garbage(provider: str = "local", app: str = "fsd", settings: Mapping[str, object] | None = None) -> int:
-    """Remove the objects of runs that hold no slot, and what dead clients left of the platform's; how many that were."""
-
-    def garbage(store: Store) -> list[str]:
-        # A run leases its slot before its first object: what is listed first and then found without a lease is garbage.
-        keys = [key for key in store.keys("") if is_run(key)]
-        running = slots.holders(store)
-        return [key for key in keys if key.split("/")[0] not in running]
-
-    return _remove(provider, app, settings, garbage) + len(find(provider).provisioner(settings or {}).sweep(app))
-
-
-def _remove(provider: str, app: str, settings: Mapping[str, object] | None, choose: Callable[[Store], list[str]]) -> int:
-    """Remove the keys that ``choose`` names from an app's object store, if there is the app."""
-    found = find(provider)
-    resources = found.provisioner(settings or {}).find(app)
-    if resources is None:
-        return 0
-    objects = found.objects(resources)
-    try:
-        store = Store(objects, Retry(time.time() + 600, Meter()))
-        keys = choose(store)
-        store.delete(keys)
-    finally:
-        objects.close()
-    return len(keys)
 
 
 def _check(channel: str, workers: int, branching: int, objective: str, batch_size: int | None, timeout: float, faults: str | None) -> None:

@@ -76,6 +76,7 @@ def truth(text: str) -> bool:
 SECONDS = replace(number("a number of seconds above 0", lambda value: value > 0), metavar="SECONDS")
 TEXT = Kind("a text that is not empty", "TEXT", str, (str,))
 PATH = Kind("a path", "PATH", str, (str,), lambda value: "\0" not in value)
+NAMED = replace(PATH, metavar="NAME")
 BOOLEAN = Kind("true or false", "", truth, (bool,))
 NAME = Kind(
     "a lower-case letter, then up to 39 lower-case letters, digits or hyphens, not ending in a hyphen",
@@ -109,6 +110,9 @@ class Settings:
     faults: str | None = _key(None, TEXT, "Faults to inject, for instance duplicate=.1,delay=50ms,seed=1.")
     output: str | None = _key(None, PATH, "Write the final activations as a scipy CSR, samples by neurons.")
     truth: str | None = _key(None, PATH, "Compare with a file of 1-based numbers of the samples whose final row is not all zero.")
+    tariff: str | None = _key(
+        None, NAMED, "What bills are made by: a name of `fsd tariff list`, or your own .toml (default: the provider's)."
+    )
     json: bool = _key(False, BOOLEAN, "Print one JSON object on standard output.")
     tables: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 

@@ -239,7 +239,10 @@ class Launch(Protocol):
     """One accepted asynchronous invocation."""
 
     def poll(self) -> Code | None:
-        """`None` while nothing is known to be wrong; the code once the platform refused or lost the launch."""
+        """`None` while nothing is known to be wrong; the code once the platform refused or lost the launch. Makes no request.
+
+        Where failures are ``asked`` for, it knows what `InvokeDriver.failures` saw, taken or not.
+        """
 
 
 @runtime_checkable
@@ -258,7 +261,10 @@ class InvokeDriver(Protocol):
         """Ask the platform to run ``function`` with ``payload``."""
 
     def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
-        """What the platform reports to whoever asks, where it does: those of whose payload ``take`` is true, which are then forgotten."""
+        """What the platform reports, see `InvokeLimits.failures`: those of whose payload ``take`` is true, which are then forgotten.
+
+        Where they are ``asked`` for, one call is a receive of a queue service and, if it took any, an ack.
+        """
 
     def classify(self, error: BaseException) -> Code:
         """The code of an error that a method raised."""
@@ -311,6 +317,12 @@ class Provider(Protocol):
 
     def invoker(self, resources: Resources) -> InvokeDriver:
         """What starts the app's functions: `WORKER` is always one of them."""
+
+    def credentials(self) -> str:
+        """Whose credentials the SDK's own chain finds, for people, without secrets. Raises the SDK's own error where it finds nobody's.
+
+        No request is made but what the source of the credentials itself needs.
+        """
 
     def advice(self, error: str) -> str | None:
         """What a person can do about an error whose text this is; `None` if there is nothing to say."""

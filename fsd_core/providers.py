@@ -9,15 +9,27 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from fsd_core.driver import Provider, Resources
+from fsd_core.driver import Code, Provider, Resources
 from fsd_core.errors import InputError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
 
-__all__ = ["advise", "attached", "find", "installed", "told"]
+__all__ = ["advise", "attached", "find", "http_code", "installed", "recorded", "told"]
 
 GROUP = "fsd.providers"
+_STATUS = {
+    400: Code.INVALID,
+    401: Code.DENIED,
+    403: Code.DENIED,
+    404: Code.NOT_FOUND,
+    408: Code.UNAVAILABLE,
+    409: Code.UNAVAILABLE,  # another change is under way
+    412: Code.PRECONDITION,
+    413: Code.TOO_LARGE,
+    416: Code.INVALID,
+    429: Code.THROTTLED,
+}
 
 
 def _entries() -> EntryPoints:
@@ -57,6 +69,17 @@ def attached(variable: str, app: str) -> Resources:
     raise InputError(f"app {app!r}: this process is no function of it ({variable} names {fields.get('app')!r})")
 
 
+def recorded(said: str | None, app: str, what: str) -> Resources:
+    """What `told` wrote into ``what``, the function of an app, as its provisioner reads it. `InputError`: fsd did not make that one."""
+    try:
+        fields = json.loads(said or "{}")
+        if fields.get("app") == app:
+            return Resources(**fields)
+    except (ValueError, AttributeError, TypeError):
+        pass
+    raise InputError(f"app {app!r}: {what} is there that fsd did not make; choose another app")
+
+
 def advise(table: Sequence[tuple[str, str]], error: BaseException | str) -> str | None:
     """What to do about an error, from a provider's ``table`` of (words as a pattern, what to do): the first that is found, or None.
 
@@ -64,3 +87,8 @@ def advise(table: Sequence[tuple[str, str]], error: BaseException | str) -> str 
     """
     text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     return next((what for words, what in table if re.search(rf"\b({words})\b", text)), None)
+
+
+def http_code(status: int) -> Code:
+    """What a status of HTTP means where a service's own word for the error is not known."""
+    return Code.UNAVAILABLE if status >= 500 else _STATUS.get(status, Code.UNKNOWN)

@@ -1,7 +1,8 @@
-"""Starting functions and making sure that they started: a launch can be late, doubled or lost on every platform.
+"""Starting functions, making sure that they started, and hearing of those that died.
 
-Whoever starts ranks (the client the root, a worker its children) looks for their claims, and launches again what did not
-claim in time. A second launch of a rank that did start is harmless: the claim has one winner.
+A launch can be late, doubled or lost on every platform. Whoever starts ranks (the client the root, a worker its children)
+looks for their claims, and launches again what did not claim in time. A second launch of a rank that did start is
+harmless: the claim has one winner.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from fsd_core.driver import WORKER, Code, InvokeDriver, Launch
+from fsd_core.driver import WORKER, Code, Failure, InvokeDriver, Launch
 from fsd_core.errors import InputError, RunFailed
 from fsd_core.keys import RunKeys
 from fsd_core.retry import Retry
@@ -25,6 +27,7 @@ __all__ = ["LaunchPayload", "Spawner"]
 ATTEMPTS = 4
 FIRST_CHECK_S = 1.0
 START_LIMIT_S = 5.0  # doubled with each attempt
+LISTEN_S = 0.5
 FINAL = frozenset({Code.NOT_FOUND, Code.DENIED, Code.INVALID, Code.TOO_LARGE})  # launching again cannot help
 
 
@@ -62,13 +65,14 @@ class _Child:
 
 
 class Spawner:
-    """Starts ranks and checks their claims."""
+    """Starts ranks, checks their claims, and hands to ``report`` each function of the run that the platform saw die."""
 
-    def __init__(self, invoker: InvokeDriver, store: Store, retry: Retry, keys: RunKeys) -> None:
+    def __init__(self, invoker: InvokeDriver, store: Store, retry: Retry, keys: RunKeys, report: Callable[[Failure], None]) -> None:
         self._invoker = invoker
         self._store = store
         self._retry = retry
         self._keys = keys
+        self._report = report
         self._waiting: list[_Child] = []
         self._lock = threading.Lock()
 
@@ -108,3 +112,29 @@ class Spawner:
         """`check` with growing waits until all have claimed or the event ``stop`` is set."""
         while not stop.wait(first_s) and time.time() < self._retry.deadline and not self.check():
             first_s = min(2 * first_s, 4.0)
+
+    def listen(self) -> None:
+        """Ask the platform once for functions that died, where it says so. Those of runs long over are forgotten on the way."""
+        if self._invoker.limits.failures == "none":
+            return
+        with suppress(RunFailed):  # who may not ask, or could not tell, leaves it to the stall limit
+            for failure in self._retry.call(self._invoker, "ask for failures", partial(self._invoker.failures, self._is_mine_or_over)):
+                if _run_of(failure.payload)[0] == self._keys.run:
+                    self._report(failure)
+
+    def keep_listening(self, stop: threading.Event) -> None:
+        """`listen` twice a second until the event ``stop`` is set."""
+        while not stop.wait(LISTEN_S):
+            self.listen()
+
+    def _is_mine_or_over(self, payload: bytes) -> bool:
+        run, deadline = _run_of(payload)
+        return run == self._keys.run or deadline <= time.time()
+
+
+def _run_of(payload: bytes) -> tuple[str | None, float]:
+    """The run of a launch, and its deadline; of what is no launch, no run and a deadline long over."""
+    with suppress(ValueError, TypeError, KeyError):
+        fields = json.loads(payload)
+        return str(fields["run"]), float(fields["deadline"])
+    return None, 0.0

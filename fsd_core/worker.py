@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core import probe
-from fsd_core.channel import Aborted, Channel, HybridChannel, Membership, ObjectChannel, QueueChannel, describe
+from fsd_core.channel import Aborted, Channel, Exchange, HybridChannel, Membership, ObjectChannel, QueueChannel, describe
 from fsd_core.codec import CodecError, decode, encode
-from fsd_core.driver import Code, MessageDriver, Provider, Resources
+from fsd_core.cold import Start
+from fsd_core.driver import Code, Failure, MessageDriver, Provider, Resources
 from fsd_core.errors import FsdError, RunFailed
 from fsd_core.kernel import Block, merge
 from fsd_core.keys import RunKeys
@@ -40,13 +41,14 @@ from fsd_core.wrappers.faults import Faults, FaultyInvoker, FaultyMessages, Faul
 from fsd_core.wrappers.meter import FIELDS, Meter
 from fsd_core.wrappers.metered import MeteredInvoker, MeteredMessages, MeteredObjects
 
-__all__ = ["RunConfig", "handle", "report_exit"]
+__all__ = ["RunConfig", "handle", "report_exit", "report_failure"]
 
 VERSION = 1
 PROGRESS_S = 2.0
 ABORT_CHECK_S = 1.0
 FIRST_POLL_S = 0.02
 THREADS = 16
+START = Start()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +137,16 @@ def report_exit(
         abort_peers(provider.messages(resources, launch.slot), retry, launch, config.workers, error)
 
 
+def report_failure(provider: Provider, resources: Resources, failure: Failure) -> None:
+    """`report_exit` of what `InvokeDriver.failures` brought."""
+    report_exit(failure.payload, provider, failure.reason, nonce=failure.nonce, resources=resources)
+
+
 def abort_peers(driver: MessageDriver, retry: Retry, launch: LaunchPayload, workers: int, error: RunFailed) -> None:
     """Send the abort to every rank but the launch's own (-1: to all), from outside the run."""
     me = Membership(launch.run, launch.epoch, launch.rank, workers, retry.deadline)
     with ThreadPoolExecutor(4) as pool:
-        QueueChannel(driver, me, {}, retry, retry.meter, pool).abort(error)
+        QueueChannel(driver, Exchange(me, {}, retry, pool)).abort(error)
 
 
 class _Worker:
@@ -154,6 +161,8 @@ class _Worker:
         self.resources = resources
         self.nonce = nonce
         self.note = note or (lambda layer: None)
+        self.began = time.monotonic()
+        self.init_s = START.take()
         self.keys = RunKeys(launch.run)
         self.meter = Meter()
         self.stop = threading.Event()
@@ -256,7 +265,8 @@ class _Worker:
         invoker = self.provider.invoker(self.resources)
         if config.faults:
             invoker = FaultyInvoker(invoker, Faults.parse(config.faults), self.rank)
-        spawner = Spawner(MeteredInvoker(invoker, self.meter), self.store, self.retry, self.keys)
+        report = partial(report_failure, self.provider, self.resources)
+        spawner = Spawner(MeteredInvoker(invoker, self.meter), self.store, self.retry, self.keys, report)
         spawner.start(replace(self.launch, rank=child, attempt=0, depth=self.launch.depth + 1) for child in children)
 
         def watch() -> None:
@@ -268,6 +278,8 @@ class _Worker:
                     self.channel.mailbox.fail(self.orphaned)
 
         threading.Thread(target=watch, name="watch", daemon=True).start()
+        if invoker.limits.failures == "told":  # only this worker hears of its children
+            threading.Thread(target=spawner.keep_listening, args=(self.all_done,), name="listen", daemon=True).start()
         return spawner
 
     def _open_channel(self, config: RunConfig, shard: ShardReader, steps: int) -> Channel:
@@ -276,16 +288,16 @@ class _Worker:
         expected: dict[int, list[int]] = {step: shard.sources[1 + step % exchanges] for step in range(steps)}
         expected[steps] = list(range(1, config.workers)) if self.rank == 0 else []
         me = Membership(self.launch.run, self.launch.epoch, self.rank, config.workers, self.launch.deadline)
-        eager = config.objective == "latency"
+        exchange = Exchange(me, expected, self.retry, self.pool, eager=config.objective == "latency")
         if config.channel == "object":
-            return ObjectChannel(self.store, me, expected, self.retry, self.meter, self.pool, eager=eager)
+            return ObjectChannel(self.store, exchange)
         driver = self.provider.messages(self.resources, self.launch.slot)
         if config.faults:
             driver = FaultyMessages(driver, Faults.parse(config.faults), self.rank)
         messages = MeteredMessages(driver, self.meter)
         if config.channel == "hybrid":
-            return HybridChannel(messages, self.store, me, expected, self.retry, self.meter, self.pool, eager=eager)
-        return QueueChannel(messages, me, expected, self.retry, self.meter, self.pool, eager=eager)
+            return HybridChannel(messages, self.store, exchange)
+        return QueueChannel(messages, exchange)
 
     def _batch(self, config: RunConfig, shard: ShardReader, batch: int, samples: int) -> Block:
         """One batch through all layers: the activations of this rank's rows of the last."""
@@ -404,7 +416,8 @@ class _Worker:
     def _write_record(self) -> None:
         """The last request of a worker: its record counts itself."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        fields: dict[str, Any] = {"rank": self.rank, "attempt": self.launch.attempt, "seconds": self.seconds, "peak_bytes": peak}
+        seconds = self.seconds | {"init": self.init_s, "function": time.monotonic() - self.began}
+        fields: dict[str, Any] = {"rank": self.rank, "attempt": self.launch.attempt, "seconds": seconds, "peak_bytes": peak}
         meter = self.meter.snapshot()
         meter["object_puts"] += 1
         before = meter["object_bytes_written"]

@@ -18,7 +18,7 @@ from aws_calls import recorded
 from fsd_aws import PROVIDER, RESOURCES, api, function, names, queues
 from fsd_aws.clients import client
 from fsd_aws.names import Names
-from fsd_aws.settings import Settings
+from fsd_aws.settings import Settings, parse
 from fsd_conformance import emulators
 from fsd_conformance.emulators.emulator import pointed
 from fsd_core.driver import WORKER, Code, Message, Provisioner, Resources
@@ -227,7 +227,7 @@ def test_one_that_was_cut_short_is_taken_up(app: str, monkeypatch: pytest.Monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(queues, "probe", cut)
+        patch.setattr("fsd_aws.provision.probe_queues", cut)
         with pytest.raises(KeyboardInterrupt):
             provisioner().ensure(app, 2, 1)
     assert provisioner().find(app) is None
@@ -309,14 +309,12 @@ def test_a_function_that_dies_is_told(app: str) -> None:
     invoker = PROVIDER.invoker(provisioner().ensure(app, 1, 1))
     payload = json.dumps({"app": app, "probe": {"key": "probe/x", "exit": 3}}).encode()
     launch = invoker.invoke(WORKER, payload)
-    assert launch.poll() is None  # too young to ask
-    launch._since -= 60  # type: ignore[attr-defined]
     until = time.monotonic() + 60
-    while launch.poll() is None:
+    while launch.poll() is None:  # it knows what was seen, taken or not
         assert time.monotonic() < until
+        assert invoker.failures(lambda _: False) == []
         time.sleep(0.1)
     assert launch.poll() is Code.UNAVAILABLE
-    assert invoker.failures(lambda _: False) == []
     taken = []
     while not taken:  # a look hides it for a second
         assert time.monotonic() < until
@@ -333,16 +331,18 @@ def test_a_function_that_dies_is_told(app: str) -> None:
 
 def test_a_function_that_cannot_run_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(function, "HANDLER", "fsd_aws.nothing.handler")
-    monkeypatch.setattr(function, "_READY_S", 3.0)
-    with pytest.raises(DriverError, match=f"function fsd-{app} was started.*log group /aws/lambda/fsd-{app} says why"):
+    monkeypatch.setattr("fsd_core.provisioning._READY_S", 3.0)
+    with pytest.raises(
+        DriverError, match=f"app '{app}': the function was started and did not end well.*: log group /aws/lambda/fsd-{app} says why"
+    ):
         provisioner().ensure(app, 1, 1)
     assert provisioner().find(app) is None
 
 
 def test_a_queue_that_does_not_deliver_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "filter_policy", lambda slot, rank: json.dumps({"target": ["nobody"]}))
-    monkeypatch.setattr("fsd_aws.provision.PROVISION_S", 5.0)
-    with pytest.raises(DriverError, match="slot 0, ranks 0, 1: a message through topic and queue: not within"):
+    monkeypatch.setattr("fsd_aws.provision.AwsProvisioner.most_s", 5.0)
+    with pytest.raises(DriverError, match="slot 0, ranks 0, 1: a message to each queue: not within"):
         provisioner().ensure(app, 2, 1)
 
 
@@ -381,8 +381,8 @@ def test_a_wrong_setting_is_named(table: dict[str, object], says: str) -> None:
 
 
 def test_settings_have_defaults_and_take_whole_floats() -> None:
-    assert Settings.parse({"lease_s": 3.0}) == Settings()
-    assert Settings.parse({}, {"FSD_AWS_PACKAGE": "0"}).package is False
+    assert parse({"lease_s": 3.0}) == Settings()
+    assert parse({}, {"FSD_AWS_PACKAGE": "0"}).package is False
 
 
 @pytest.mark.parametrize("app", ["", "Upper", "-x", "x-", "a_b", "x" * 41])
@@ -414,7 +414,7 @@ def test_a_missing_set_up_says_what_helps(change: dict[str, str], says: str, mon
 
 
 def test_a_service_that_is_not_there_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "FIRST_S", 0.5)
+    monkeypatch.setattr("fsd_core.provisioning._FIRST_S", 0.5)
     monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", "http://127.0.0.1:9")
     with pytest.raises(DriverError, match="cannot be reached") as raised:
         provisioner().find("x")

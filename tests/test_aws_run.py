@@ -1,38 +1,76 @@
-"""Runs on AWS's emulator that are disturbed: who is named, how soon, and what is left."""
+"""Runs on AWS's emulator that are disturbed: who is named, how soon, and what is left.
+
+All requests, the functions' too, go through a proxy that can answer what the emulator never does.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
-import threading
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import fsd_core.client
 from fsd_conformance import emulators
+from fsd_conformance.aws import CONFLICT
+from fsd_conformance.emulators.aws import operation, watched
+from fsd_conformance.emulators.moto import Moto
+from fsd_conformance.emulators.proxy import Answer, Request, See
 from fsd_core import providers
-from fsd_core.client import run
+from fsd_core.client import GRACE_S, Result, run
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import InputError, RunFailed
-from fsd_core.keys import is_run
+from fsd_core.garbage import collect_garbage
+from fsd_core.keys import is_run, slot
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
+from fsd_core.model.serial import serial
 from fsd_core.retry import Retry
 from fsd_core.store import Store
 from fsd_core.wrappers.meter import Meter
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.emulator, pytest.mark.timeout(240)]
 APP = "disturbed"
+MODEL, INPUTS = radixnet(1024, 24), "random:40:0.4:1"
+
+
+class Trouble:
+    """What the proxy asks: every request, once ``answer`` is set; and how many there were."""
+
+    def __init__(self) -> None:
+        self.answer: See | None = None
+        self.requests = itertools.count()
+
+    def __call__(self, request: Request) -> Answer | None:
+        next(self.requests)
+        return self.answer(request) if self.answer else None
+
+
+TROUBLE = Trouble()
+
+
+@pytest.fixture(autouse=True)
+def trouble() -> Iterator[Trouble]:
+    yield TROUBLE
+    TROUBLE.answer = None
 
 
 @pytest.fixture(scope="module")
 def settings() -> Iterator[dict[str, Any]]:
     """The emulator, and what [aws] must say for it."""
-    with emulators.own(emulators.find("aws", "moto")) as emulator:
+    with emulators.own(Moto) as emulator, watched(emulator, TROUBLE):
         yield dict(emulator.settings)
 
 
@@ -48,9 +86,48 @@ def store(resources: Resources) -> Iterator[Store]:
     objects.close()
 
 
-def start(settings: dict[str, Any], home: Path, **options: Any) -> None:
+def start(settings: dict[str, Any], home: Path, **options: Any) -> Result:
     defaults = {"workers": 3, "partition": "block", "timeout": 90.0, "app": APP, "faults": "delay=400ms,throttle=.3,seed=1"}
-    run(radixnet(1024, 24), open_inputs("random:40:0.4:1", 1024), provider="aws", settings=settings, home=home, **(defaults | options))
+    return run(MODEL, open_inputs(INPUTS, 1024), provider="aws", settings=settings, home=home, **(defaults | options))
+
+
+def refusing(code: str, status: int, *services: str) -> See:
+    """Answers every request to these services with an error, each in its service's way."""
+    bodies = {
+        "s3": f"<Error><Code>{code}</Code><Message>made up</Message></Error>",
+        "sns": f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>made up</Message></Error></ErrorResponse>",
+        "sqs": json.dumps({"__type": f"com.amazonaws.sqs#{code}", "message": "made up"}),
+        "lambda": json.dumps({"Message": "made up"}),
+    }
+
+    def see(request: Request) -> Answer | None:
+        service = operation(request).partition(":")[0]
+        if service not in (services or bodies):
+            return None
+        return Answer(status, b"" if request.method == "HEAD" else bodies[service].encode(), {"x-amzn-ErrorType": code})
+
+    return see
+
+
+@contextmanager
+def once_all_have_claimed(store: Store, do: Callable[[], object]) -> Iterator[None]:
+    """Within the block, ``do`` happens beside it as soon as a run is under way."""
+    with ThreadPoolExecutor(1) as beside:
+        done = beside.submit(lambda: (claims(store), do()))
+        yield
+        done.result()
+
+
+def set_free(resources: Resources, store: Store) -> None:
+    """What clients leave that could not clean up any more: their slots' leases, and what `fsd gc` removes."""
+    for number in range(resources.slots):
+        last = max(store.keys(slot(number)), default="")
+        if last and not last.endswith(".free"):
+            store.put(f"{last}.free", b"{}")
+    until = time.monotonic() + 30
+    while [key for key in store.keys("") if is_run(key)]:  # a worker may have its last word late
+        assert time.monotonic() < until
+        collect_garbage("aws", APP, {"package": False, "text": True})
 
 
 def claims(store: Store) -> dict[int, dict[str, Any]]:
@@ -75,11 +152,8 @@ def test_a_killed_function_ends_the_run_with_its_name(
         killed_at.append(time.monotonic())
         os.kill(pid, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    with pytest.raises(RunFailed) as caught:
+    with once_all_have_claimed(store, kill), pytest.raises(RunFailed) as caught:
         start(settings, tmp_path, channel=channel)
-    killer.join()
     assert caught.value.rank == victim, caught.value
     assert caught.value.code is Code.UNAVAILABLE
     assert time.monotonic() - killed_at[0] < 10
@@ -94,18 +168,136 @@ def test_a_queue_deleted_mid_run_ends_it(settings: dict[str, Any], resources: Re
     urls = [resources.names["queue_url_prefix"] + Names.of(resources).queue(slot, 1) for slot in range(4)]
 
     def delete() -> None:
-        claims(store)
         for url in urls:
             sqs.delete_queue(QueueUrl=url)
 
-    thread = threading.Thread(target=delete)
-    thread.start()
-    with pytest.raises(RunFailed) as caught:
+    with once_all_have_claimed(store, delete), pytest.raises(RunFailed) as caught:
         start(settings, tmp_path, channel="queue")
-    thread.join()
     assert caught.value.code is Code.NOT_FOUND
     assert caught.value.rank == 1
     assert "receive" in str(caught.value)
+    assert "fsd deploy --provider aws" in str(caught.value)
+    for url in urls:  # as the others; the subscription is there still
+        sqs.create_queue(QueueName=url.rsplit("/", 1)[1])
+
+
+@pytest.mark.parametrize(
+    ("service", "error", "status", "code", "advice"),
+    [
+        ("", "ExpiredToken", 400, Code.DENIED, "the AWS credentials expired: get new ones"),
+        ("sns", "AuthorizationError", 403, Code.DENIED, "lack a permission"),
+        ("sns", "NotFound", 404, Code.NOT_FOUND, "something of the app is gone"),
+        ("s3", "NoSuchBucket", 404, Code.NOT_FOUND, "something of the app is gone"),
+    ],
+)
+def test_what_is_refused_from_some_moment_on_ends_the_run_at_once_with_advice(
+    settings: dict[str, Any], resources: Resources, store: Store, tmp_path: Path, trouble: Trouble,
+    service: str, error: str, status: int, code: Code, advice: str,
+) -> None:  # fmt: skip
+    began: list[float] = []
+
+    def begin() -> None:
+        began.append(time.monotonic())
+        trouble.answer = refusing(error, status, *([service] if service else []))
+
+    with once_all_have_claimed(store, begin), pytest.raises(RunFailed, match=advice) as caught:
+        start(settings, tmp_path, channel="queue", faults="delay=1s,seed=1", timeout=120.0)
+    assert caught.value.code is code
+    assert error in caught.value.message
+    assert time.monotonic() - began[0] < 40  # a minute before the least that a stall limit or the deadline would take
+    trouble.answer = None
+    set_free(resources, store)
+
+
+def test_slow_down_is_waited_out_and_conflicts_are_asked_again(settings: dict[str, Any], tmp_path: Path, trouble: Trouble) -> None:
+    slow, asked = refusing("SlowDown", 503, "s3"), itertools.count()
+    creates: dict[str, Iterator[int]] = defaultdict(itertools.count)
+
+    def answer(request: Request) -> Answer | None:
+        if "if-none-match" in request.headers and next(creates[request.path]) == 0:
+            return CONFLICT
+        return slow(request) if next(asked) % 3 == 0 else None
+
+    trouble.answer = answer
+    result = start(settings, tmp_path, channel="object", faults=None)
+    expected = serial(MODEL, open_inputs(INPUTS, 1024))
+    assert np.array_equal(np.diff(result.output.indptr) > 0, np.diff(expected.indptr) > 0)
+    assert len(creates) >= 4  # a lease and three claims
+    assert result.meter["retries"] > result.meter["object_puts"] / 4
+
+
+def test_slow_down_for_ever_ends_at_the_deadline(
+    settings: dict[str, Any], resources: Resources, store: Store, tmp_path: Path, trouble: Trouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin() -> None:
+        trouble.answer = refusing("SlowDown", 503, "s3")
+
+    monkeypatch.setattr(fsd_core.client, "CLEAN_UP_S", 1.0)
+    with once_all_have_claimed(store, begin), pytest.raises(RunFailed, match="SlowDown") as caught:
+        start(settings, tmp_path, channel="object", faults="delay=1s,throttle=.5,seed=1", timeout=8.0)
+    assert caught.value.code is Code.THROTTLED
+    trouble.answer = None
+    set_free(resources, store)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "advice"),
+    [
+        ("RequestTimeTooSkewed", 403, "this machine's clock is wrong"),
+        ("UnrecognizedClientException", 403, "AWS does not know these credentials"),
+        ("AccessDeniedException", 403, "lack a permission"),
+    ],
+)
+def test_what_is_refused_from_the_start_starts_nothing(
+    settings: dict[str, Any], tmp_path: Path, trouble: Trouble, error: str, status: int, advice: str
+) -> None:
+    trouble.answer = refusing(error, status)
+    with pytest.raises(RunFailed, match=f"{error}.*{advice}") as caught:
+        start(settings, tmp_path)
+    assert caught.value.code is Code.DENIED
+
+
+def test_without_credentials_or_a_known_region_nothing_starts(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="xx-nowhere-1"):
+        start(settings | {"region": "xx-nowhere-1"}, tmp_path)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(InputError, match="no AWS credentials are found: run 'aws configure'"):
+        start(settings, tmp_path)
+
+
+def test_ctrl_c_ends_all_ranks_and_says_what_removes_the_rest(
+    settings: dict[str, Any], store: Store, tmp_path: Path, trouble: Trouble
+) -> None:
+    (tmp_path / "fsd.toml").write_text("[aws]\npackage = false\ntext = true\n")
+    words = f"run radixnet:1024:48 {INPUTS} --provider aws --app {APP} --workers 3 --partition block --channel queue --faults throttle=.8"
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "fsd_core.cli", *words.split()],
+        cwd=tmp_path,
+        env={**os.environ, "FSD_HOME": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        claims(store)
+        runs = {key.partition("/")[0] for key in store.keys("") if "/claim/" in key}
+        before = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, said
+    assert time.monotonic() - before >= GRACE_S  # so long do workers get to hear of it
+    assert said.splitlines()[-1] == f"fsd: interrupted; `fsd gc --provider aws --app {APP}` removes what late workers may leave"
+    assert [key for key in store.keys("") if key.partition("/")[0] in runs] == []
+    until, requests = time.monotonic() + 40, -1
+    while (now := next(trouble.requests)) > requests + 1:  # until nobody asks anything for a second
+        assert time.monotonic() < until
+        requests = now
+        time.sleep(1.0)
 
 
 def test_a_quota_below_the_workers_is_refused_before_anything_starts(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fsd_core.channel import Aborted, Channel, HybridChannel, Membership, ObjectChannel, QueueChannel, describe
+from fsd_core.channel import Aborted, Channel, Exchange, HybridChannel, Membership, ObjectChannel, QueueChannel, describe
 from fsd_core.channel.frames import Frame, Kind, pack
 from fsd_core.driver import Code, Message, MessageDriver, ObjectDriver, Rejected
 from fsd_core.errors import RunFailed
@@ -72,13 +72,14 @@ def make(tmp_path: Path) -> Iterator[Make]:
         if faults:
             objects, messages = FaultyObjects(objects, Faults.parse(faults), rank), FaultyMessages(messages, Faults.parse(faults), rank)
         messages, store = MeteredMessages(messages, meter), Store(objects, retry)
+        exchange = Exchange(me, expected, retry, pool)
         made: Channel
         if kind == "queue":
-            made = QueueChannel(messages, me, expected, retry, meter, pool)
+            made = QueueChannel(messages, exchange)
         elif kind == "object":
-            made = ObjectChannel(store, me, expected, retry, meter, pool)
+            made = ObjectChannel(store, exchange)
         else:
-            made = HybridChannel(messages, store, me, expected, retry, meter, pool)
+            made = HybridChannel(messages, store, exchange)
         opened.extend((made, pool))
         return made
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -173,7 +174,6 @@ WRONG = [
     (["model", "import", "nosuch", "out", "--clip", "-1"], "--clip -1"),
     (["partition", NET, "out.npz", "--workers", "0"], "--workers 0"),
     (["partition", NET, "out.npz", "--method", "nosuch"], "nosuch"),
-    (["emulators", "up", "gcp"], "installed: aws, local"),
     (["emulators", "up", "aws", "--name", "nosuch"], "moto, localstack"),
     (["emulators", "up", "--name", "moto"], "of which cloud"),
     (["run", NET, INPUT, "--provider", "aws", "--emulator=nosuch"], "moto, localstack"),
@@ -403,6 +403,38 @@ def test_gc_leaves_the_runs_under_way(fsd):
     objects = put("busy", leases | {f"{run}/run/config": {} for run in ("aaaa", "bbbb", "cccc", "dddd")})
     assert one_object(fsd("gc", "--app", "busy", "--json")[1])["removed"] == 3
     assert [key for key in objects.list("").keys if "/run/" in key] == ["aaaa/run/config"]
+
+
+def check_of(fsd, name):
+    return next(check for check in json.loads(fsd("doctor", "--json")[1])["checks"] if check["name"] == name)
+
+
+def test_doctor_names_whose_credentials_there_are_and_no_secret(fsd, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    nobody = check_of(fsd, "credentials of aws")
+    assert (nobody["found"], "aws configure" in nobody["hint"]) == (None, True)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    found = check_of(fsd, "credentials of aws")
+    assert found["found"] == "by env, key id AKIA1, region eu-west-1"
+    assert "hidden" not in fsd("doctor")[1]
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    assert "AWS_PROFILE names a profile" in check_of(fsd, "credentials of aws")["hint"]
+    assert check_of(fsd, "credentials of local")["found"] == "none are needed"
+
+
+def test_doctor_does_not_wait_for_a_source_that_does_not_answer(fsd, monkeypatch):
+    answered = threading.Event()
+    monkeypatch.setattr("fsd_local.LocalProvider.credentials", lambda self: answered.wait(60) and "late")
+    monkeypatch.setattr("fsd_core.cli.doctor.ANSWERS_S", 0.1)
+    assert "did not answer" in check_of(fsd, "credentials of local")["hint"]
+    answered.set()
 
 
 def test_doctor(fsd):

@@ -215,10 +215,11 @@ def test_nothing_is_left_of_a_client_that_was_killed():
 
 def test_names_and_what_is_refused():
     assert emulators.names("aws") == ["moto", "localstack"]
-    assert emulators.names("gcp") == []
+    assert emulators.names("gcp") == ["google"]
+    assert emulators.names("azure") == []
     for provider, name, words in (
         ("local", None, "needs no emulator"),
-        ("gcp", None, "has no emulator here"),
+        ("azure", None, "has no emulator here"),
         ("aws", "x", "moto, localstack"),
     ):
         with pytest.raises(InputError, match=words):
@@ -279,7 +280,7 @@ def test_up_is_up_until_down(fsd, home):
     assert (first["name"], first["state"]) == ("moto", "running")
     assert first["servers"].keys() == {"moto", "lambda"}
     assert first["env"]["AWS_ENDPOINT_URL"] == first["servers"]["moto"]["url"]
-    code, out, _ = fsd("emulators", "up", "--json")
+    code, out, _ = fsd("emulators", "up", "aws", "--json")
     assert json.loads(out)["emulators"]["aws"] == first
     code, out, _ = fsd("emulators", "up", "aws")
     assert f"export AWS_ENDPOINT_URL={first['servers']['moto']['url']}\n" in out
@@ -293,10 +294,11 @@ def test_up_is_up_until_down(fsd, home):
     assert all(process.alive() for process in servers().values())
     before = servers()
     code, out, _ = fsd("emulators", "down", "--json")
-    assert (code, json.loads(out)) == (0, {"emulators": {"aws": {"stopped": "moto"}}})
+    stopped = {cloud: {"stopped": "moto" if cloud == "aws" else None} for cloud in emulators.EMULATORS}
+    assert (code, json.loads(out)) == (0, {"emulators": stopped})
     assert not any(process.alive() for process in before.values())
     assert emulators.state("aws") is None
-    assert [path.name for path in (home / "emulators").iterdir()] == ["aws.lock"]
+    assert {path.name for path in (home / "emulators").iterdir()} == {f"{cloud}.lock" for cloud in emulators.EMULATORS}
     code, out, _ = fsd("emulators", "down", "aws", "--json")
     assert (code, json.loads(out)) == (0, {"emulators": {"aws": {"stopped": None}}})
 

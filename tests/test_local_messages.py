@@ -45,12 +45,12 @@ def until_one(queue: LocalMessages, rank: int) -> list[Delivery]:
 
 def test_each_rank_and_slot_gets_its_own(root: str) -> None:
     first, second = LocalMessages(root, 0, LONG), LocalMessages(root, 1, LONG)
-    assert first.publish([Message(0, b"a"), Message(2, b""), Message(2, bytes(range(256)))]) == []
+    assert first.publish([Message(0, b"a"), Message(2, b"\0"), Message(2, bytes(range(256)))]) == []
     assert first.route(0) == first.route(3)
     assert first.receive(1, 10, 0) == []
     assert second.receive(2, 10, 0) == []
     assert bodies(first.receive(0, 10, 0)) == [b"a"]
-    assert bodies(first.receive(2, 10, 0)) == [b"", bytes(range(256))]
+    assert bodies(first.receive(2, 10, 0)) == [b"\0", bytes(range(256))]
     assert first.receive(2, 10, 0.05) == []
 
 

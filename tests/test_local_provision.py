@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from fsd_core.driver import Code, InvokeDriver, Message, MessageDriver, ObjectDriver
+from fsd_core.driver import Code, InvokeDriver, Message, MessageDriver, ObjectDriver, Refused
 from fsd_core.errors import InputError
 from fsd_local import PROVIDER
-from fsd_local.errors import Refused, classify
-from fsd_local.provision import LocalProvisioner, Settings
+from fsd_local.errors import classify
+from fsd_local.provision import LocalProvisioner
+from fsd_local.settings import Settings
 
 
 def test_ensure_is_idempotent_and_grows(tmp_path: Path) -> None:
@@ -105,9 +106,9 @@ def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"memory": 1}, "memory: unknown"),
         ({"memory_mb": "2048"}, "memory_mb = '2048': must be a whole number"),
         ({"memory_mb": True}, "memory_mb = True: must be a whole number"),
-        ({"memory_mb": 3}, "memory_mb = 3: must be 64 to"),
+        ({"memory_mb": 3}, "memory_mb = 3: must be a whole number of at least 64"),
         ({"timeout_s": float("nan")}, "timeout_s = nan"),
-        ({"lease_s": 0}, "lease_s = 0: must be 0.1 to"),
+        ({"lease_s": 0}, "lease_s = 0: must be seconds, at least 0.1"),
         ({"concurrency": 1.5}, "concurrency = 1.5: must be a whole number"),
         ({"cold": 1}, "cold = 1: must be true or false"),
         ({"root": 1}, "root = 1: must be a path"),

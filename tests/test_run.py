@@ -19,9 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fsd_core.client
-from fsd_core.client import Result, clean, run
+from fsd_core.client import Result, run
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
+from fsd_core.garbage import clean
 from fsd_core.keys import is_content, is_run, slot
 from fsd_core.model import Layer, Model, radixnet
 from fsd_core.model.inputs import open_inputs

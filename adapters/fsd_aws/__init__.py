@@ -5,12 +5,10 @@ Importing this package imports no SDK; each factory below imports what it needs 
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
-from fsd_core.errors import InputError
+from fsd_core.providers import attached
 
 __all__ = ["PROVIDER", "RESOURCES", "AwsProvider"]
 
@@ -30,14 +28,7 @@ class AwsProvider:
 
     def attach(self, app: str) -> Resources:
         """What the function's environment says; InputError outside a function, or of another app."""
-        text = os.environ.get(RESOURCES, "{}")
-        try:
-            told = json.loads(text)
-            if told.get("app") == app:
-                return Resources(**told)
-        except (ValueError, AttributeError, TypeError):
-            raise InputError(f"app {app!r}: {RESOURCES} is {text[:80]!r}, not what deploying writes: deploy again") from None
-        raise InputError(f"app {app!r}: this process is no function of it ({RESOURCES} names {told.get('app')!r})")
+        return attached(RESOURCES, app)
 
     def messages(self, resources: Resources, slot: int) -> MessageDriver:
         """The queues of one slot."""
@@ -56,6 +47,12 @@ class AwsProvider:
         from fsd_aws.invoke import AwsInvoker
 
         return AwsInvoker(resources)
+
+    def credentials(self) -> str:
+        """Which of the SDK's sources names whom, and where."""
+        from fsd_aws.clients import credentials
+
+        return credentials()
 
     def advice(self, error: BaseException | str) -> str | None:
         """What a person can do about an error of AWS, or the text of one; None if there is nothing to say."""

@@ -13,8 +13,10 @@ from typing import Any
 
 import botocore.session
 from botocore.config import Config
+from botocore.credentials import Credentials
+from botocore.exceptions import NoCredentialsError
 
-__all__ = ["client", "session"]
+__all__ = ["client", "credentials", "session"]
 
 CONNECT_S = 5.0
 POOL = 32  # connections a client: core's 16 threads, a receiver, and room; they are opened when needed
@@ -29,6 +31,21 @@ def _session(environment: frozenset[tuple[str, str]]) -> Any:
 def session() -> Any:
     """The process's session: credentials and service models are looked up once, and again when the variables AWS_* change."""
     return _session(frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+
+
+def credentials() -> str:
+    """Which source of the SDK's chain has credentials, and for which region. Raises `NoCredentialsError` where none has.
+
+    Asks nobody but, on a machine of AWS's, the machine's own metadata service (a second at most). A key id is no secret.
+    """
+    found = session().get_credentials()
+    if found is None:
+        raise NoCredentialsError
+    profile = session().profile
+    told = [f"by {found.method}" + (f", profile {profile}" if profile else "")]
+    if type(found) is Credentials:  # others fetch the key from a service when it is first read
+        told.append(f"key id {found.access_key}")
+    return ", ".join([*told, f"region {session().get_config_variable('region') or 'none'}"])
 
 
 def client(service: str, region: str | None = None, *, read_s: float = 60.0) -> Any:

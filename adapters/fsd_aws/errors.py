@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 from botocore import exceptions as sdk
 from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
-from fsd_core.driver import Code
+from fsd_core.driver import Code, Refused
+from fsd_core.providers import advise, http_code
 
-__all__ = ["Refused", "advice", "classify", "entry_code"]
-
-
-class Refused(ValueError):
-    """Refused here, before the network: ``code`` says why."""
-
-    def __init__(self, code: Code, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-
+__all__ = ["advice", "classify", "entry_code"]
 
 _NAMES = {
     Code.THROTTLED: """Throttling ThrottlingException Throttled ThrottledException RequestThrottled RequestThrottledException
@@ -57,18 +47,6 @@ _NAMES = {
         KMSInvalidStateException KMSNotFound KMSNotFoundException""",
 }
 _CODES = {name: code for code, names in _NAMES.items() for name in names.split()}
-_STATUS = {
-    400: Code.INVALID,
-    401: Code.DENIED,
-    403: Code.DENIED,
-    404: Code.NOT_FOUND,
-    408: Code.UNAVAILABLE,
-    409: Code.UNAVAILABLE,
-    412: Code.PRECONDITION,
-    413: Code.TOO_LARGE,
-    416: Code.INVALID,
-    429: Code.THROTTLED,
-}
 _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Code], ...] = (  # the first that fits
     ((sdk.NoCredentialsError, sdk.PartialCredentialsError, sdk.CredentialRetrievalError, sdk.NoAuthTokenError), Code.DENIED),
     ((sdk.TokenRetrievalError, sdk.SSOError, sdk.ProfileNotFound, sdk.UnauthorizedSSOTokenError), Code.DENIED),
@@ -89,9 +67,7 @@ def entry_code(name: str, sender_fault: bool = False, status: int = 0) -> Code:
         return Code.DENIED
     if "Throttl" in name:
         return Code.THROTTLED
-    if status >= 500:
-        return Code.UNAVAILABLE
-    return _STATUS.get(status, Code.INVALID if sender_fault else Code.UNKNOWN)
+    return Code.INVALID if sender_fault else http_code(status)
 
 
 def classify(error: BaseException) -> Code:
@@ -144,9 +120,5 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
 
 
 def advice(error: BaseException | str) -> str | None:
-    """What to do about an error of AWS, in a line for people; None if there is nothing to say.
-
-    ``error``: an exception, or text that holds its type's name and message, as a worker's error does that reached the client.
-    """
-    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-    return next((what for words, what in _ADVICE if re.search(rf"\b({words})\b", text)), None)
+    """What to do about an error of AWS, in a line for people: see `fsd_core.providers.advise`."""
+    return advise(_ADVICE, error)

@@ -7,27 +7,20 @@ creating it is conditional on the service's side: of two clients that deploy at 
 from __future__ import annotations
 
 import json
-import secrets
-import time
-from contextlib import closing
 from typing import Any
 
 from fsd_aws import RESOURCES, policy
 from fsd_aws.api import Api
-from fsd_aws.invoke import AwsInvoker
 from fsd_aws.names import Names
-from fsd_aws.objects import AwsObjects
 from fsd_aws.package import HANDLER, Package
-from fsd_core.driver import WORKER, Code, Resources
+from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.store import Store
+from fsd_core.providers import recorded, told
 
-__all__ = ["create", "guard", "make_log_group", "make_role", "read", "remove", "remove_around", "set_policy", "try_out", "update"]
+__all__ = ["create", "guard", "make_log_group", "make_role", "read", "remove", "remove_around", "set_policy", "update"]
 
 LOGS_KEPT_DAYS = 14
 _POLICY = "fsd"  # the name of the role's one inline policy
-_AGAIN_S = 60.0  # a launch that was neither seen nor given up is made again after this
-_READY_S = 180.0
 
 
 def read(api: Api, app: str, function: str) -> Resources | None:
@@ -35,17 +28,14 @@ def read(api: Api, app: str, function: str) -> Resources | None:
     found = api.find("lambda", "get_function_configuration", FunctionName=function)
     if found is None:
         return None
-    told = found.get("Environment", {}).get("Variables", {}).get(RESOURCES)
-    if told is None or json.loads(told).get("app") != app:
-        raise InputError(f"app {app!r}: a function {function} is there that fsd did not make; choose another app")
-    return Resources(**json.loads(told))
+    return recorded(found.get("Environment", {}).get("Variables", {}).get(RESOURCES), app, f"a function {function}")
 
 
 def make_role(api: Api, app: str, role: str) -> str:
     """The ARN of the function's role. `InputError`: a role of this name is somebody else's."""
     tags = [{"Key": policy.APP_TAG, "Value": app}]
     about = {"Description": f"The workers of app {app}, by fsd", "Tags": tags}
-    made = api.unless(
+    made = api.call_unless(
         Code.ALREADY_EXISTS, "iam", "create_role", RoleName=role, AssumeRolePolicyDocument=json.dumps(policy.trust()), **about
     )
     found = made or api.call("iam", "get_role", RoleName=role)
@@ -63,13 +53,13 @@ def set_policy(api: Api, names: Names, bucket: str, function: str, role: str) ->
 def make_log_group(api: Api, app: str, function: str) -> None:
     """What functions print is kept for 14 days. Made here, so that workers need not be allowed to."""
     group = policy.log_group(function)
-    api.unless(Code.ALREADY_EXISTS, "logs", "create_log_group", logGroupName=group, tags={policy.APP_TAG: app})
+    api.call_unless(Code.ALREADY_EXISTS, "logs", "create_log_group", logGroupName=group, tags={policy.APP_TAG: app})
     api.call("logs", "put_retention_policy", logGroupName=group, retentionInDays=LOGS_KEPT_DAYS)
 
 
 def create(api: Api, resources: Resources, package: Package) -> bool:
     """Create the function; False where another client was first."""
-    made = api.unless(
+    made = api.call_unless(
         Code.ALREADY_EXISTS,
         "lambda",
         "create_function",
@@ -112,14 +102,13 @@ def guard(api: Api, resources: Resources) -> None:
 
 def _configuration(resources: Resources) -> dict[str, Any]:
     names = resources.names
-    told = json.dumps({"app": resources.app, "ranks": resources.ranks, "slots": resources.slots, "names": dict(names)})
     return {
         "Runtime": names["runtime"],
         "Role": names["role"],
         "Handler": HANDLER,
         "MemorySize": int(names["memory_mb"]),
         "Timeout": int(names["timeout_s"]),
-        "Environment": {"Variables": {RESOURCES: told}},
+        "Environment": {"Variables": {RESOURCES: told(resources)}},
     }
 
 
@@ -134,27 +123,6 @@ def _settle(api: Api, function: str) -> None:
         return True if state <= {"Active", "Inactive", "Successful"} else None
 
     api.until(f"function {function} active", check)
-
-
-def try_out(api: Api, resources: Resources) -> None:
-    """Return once the function ran and wrote to the bucket: its code imports, and its role is known everywhere.
-
-    Raises `DriverError` naming the log group where it does not.
-    """
-    function, key = resources.names["function"], f"probe/deploy-{secrets.token_hex(8)}"
-    payload = json.dumps({"app": resources.app, "probe": {"key": key}}).encode()
-    until = min(api.retry.deadline, time.time() + _READY_S)
-    with closing(AwsInvoker(resources)) as invoker, closing(AwsObjects(resources)) as objects:
-        store, wait = Store(objects, api.retry), 0.0
-        launch, launched = None, 0.0
-        while not any(name.startswith(f"{key}/ended-") for name in store.keys(f"{key}/")):
-            if time.time() >= until:
-                group = policy.log_group(function)
-                raise DriverError(Code.UNAVAILABLE, f"function {function} was started and did not end well: log group {group} says why")
-            if launch is None or launch.poll() is not None or time.time() - launched >= _AGAIN_S:
-                launch, launched = api.repeat("lambda invoke", lambda: invoker.invoke(WORKER, payload)), time.time()
-            time.sleep(wait := min(1.0, 0.05 + 1.5 * wait))
-        store.delete_prefix(f"{key}/")
 
 
 def remove(api: Api, function: str) -> list[str]:

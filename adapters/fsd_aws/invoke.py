@@ -1,26 +1,24 @@
 """Lambda: invoke is one asynchronous Invoke, which the service accepts before it knows whether the function will run.
 
 What became of an accepted launch shows only later: an event that was throttled for MaximumEventAgeInSeconds, or whose function
-failed, goes to the queue ``failed`` (the function's on-failure destination). `AwsLaunch.poll` and `AwsInvoker.failures` look there.
+failed, goes to the queue ``failed`` (the function's on-failure destination). `AwsInvoker.failures` looks there.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from fsd_aws import RESOURCES
 from fsd_aws.clients import client
-from fsd_aws.errors import Refused, classify
+from fsd_aws.errors import classify
 from fsd_aws.names import Names
+from fsd_core.checks import check_payload
 from fsd_core.driver import WORKER, Code, Failure, InvokeLimits, Resources
 from fsd_core.retry import Retry
 from fsd_core.wrappers.meter import Meter
@@ -28,8 +26,6 @@ from fsd_core.wrappers.meter import Meter
 __all__ = ["AwsInvoker", "AwsLaunch"]
 
 PAYLOAD_BYTES = 256 << 10
-_PATIENCE_S = 5.0  # a launch this young is not asked about: most have claimed by then
-_EVERY_S = 1.0
 _CODES = {"EventAgeExceeded": Code.THROTTLED}  # it waited all that time for room; any other condition: the function failed
 
 
@@ -39,11 +35,10 @@ class AwsLaunch:
     def __init__(self, request: str, failures: _Failures) -> None:
         self.request = request
         self._failures = failures
-        self._since = time.monotonic()
 
     def poll(self) -> Code | None:
-        """The code once Lambda gave the event up. Asks the service at most once a second, and not in the first seconds."""
-        return self._failures.of(self.request) if time.monotonic() - self._since >= _PATIENCE_S else None
+        """The code once Lambda gave the event up and `AwsInvoker.failures` saw it."""
+        return self._failures.codes.get(self.request)
 
 
 class _Failures:
@@ -52,42 +47,30 @@ class _Failures:
     def __init__(self, url: str, region: str) -> None:
         self._url = url
         self._region = region
-        self._lock = threading.Lock()
-        self._codes: dict[str, Code] = {}  # by request
-        self._next = 0.0
+        self.codes: dict[str, Code] = {}  # by request: what was seen, taken or not
 
     @cached_property
     def sqs(self) -> Any:
-        """The client, made when the first launch is late."""
+        """The client, made when it is first asked: most workers never are."""
         return client("sqs", self._region)
-
-    def of(self, request: str) -> Code | None:
-        """What became of a launch, as far as this queue said by now."""
-        with self._lock:
-            if request not in self._codes and time.monotonic() >= self._next:
-                with suppress(ClientError, BotoCoreError):  # a look that failed tells nothing; the next one may
-                    self._receive(hidden_s=0)
-                self._next = time.monotonic() + _EVERY_S
-            return self._codes.get(request)
 
     def take(self, wanted: Callable[[bytes], bool]) -> list[Failure]:
         """Those of whose payload ``wanted`` is true, which are removed."""
-        with self._lock:
-            taken = [(handle, failure) for handle, failure in self._receive(hidden_s=1) if wanted(failure.payload)]
-            if taken:
-                entries = [{"Id": str(number), "ReceiptHandle": handle} for number, (handle, _) in enumerate(taken)]
-                self.sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
-            return [failure for _, failure in taken]
+        taken = [(handle, failure) for handle, failure in self._receive() if wanted(failure.payload)]
+        if taken:
+            entries = [{"Id": str(number), "ReceiptHandle": handle} for number, (handle, _) in enumerate(taken)]
+            self.sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
+        return [failure for _, failure in taken]
 
-    def _receive(self, hidden_s: int) -> list[tuple[str, Failure]]:
-        answer = self.sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, VisibilityTimeout=hidden_s)
+    def _receive(self) -> list[tuple[str, Failure]]:
+        answer = self.sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, VisibilityTimeout=1)
         found = []
         for message in answer.get("Messages", ()):
             with suppress(ValueError, KeyError, TypeError, AttributeError):  # whatever is no record of Lambda's tells nothing
                 record = json.loads(message["Body"])
                 code = _CODES.get(record["requestContext"]["condition"], Code.UNAVAILABLE)
                 found.append((message["ReceiptHandle"], _failure(record)))
-                self._codes[record["requestContext"]["requestId"]] = code
+                self.codes[record["requestContext"]["requestId"]] = code
         return found
 
     def close(self) -> None:
@@ -120,6 +103,7 @@ class AwsInvoker:
             source="https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: asynchronous payloads 1 MB since October 2025 "
             "and 256 KB before, which every region takes",
             as_of="2025-11-01",
+            failures="asked",
             process_bytes=104 << 20,  # botocore's service models are most of it
         )
 
@@ -136,8 +120,7 @@ class AwsInvoker:
 
     def invoke(self, function: str, payload: bytes) -> AwsLaunch:
         """Queue an event for the function."""
-        if len(payload) > PAYLOAD_BYTES:
-            raise Refused(Code.TOO_LARGE, f"payload of {len(payload)} bytes: at most {PAYLOAD_BYTES}")
+        check_payload(PAYLOAD_BYTES, payload)
         name = self._names["function"] if function == WORKER else function
         answer = self._lambda.invoke(FunctionName=name, InvocationType="Event", Payload=payload)
         return AwsLaunch(answer["ResponseMetadata"]["RequestId"], self._failures)

@@ -14,8 +14,9 @@ from typing import Any
 
 from fsd_aws import limits
 from fsd_aws.clients import client
-from fsd_aws.errors import Refused, classify, entry_code
+from fsd_aws.errors import classify, entry_code
 from fsd_aws.names import BODY, TARGET, Names, target
+from fsd_core.checks import check_ack, check_publish, check_receive
 from fsd_core.driver import Code, Delivery, Message, MessageLimits, Rejected, Resources
 
 __all__ = ["AwsMessages"]
@@ -43,7 +44,7 @@ class AwsMessages:
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
         """One `Rejected` for each entry that SNS refused. What is over a limit is refused here, before the network."""
-        self._check(messages)
+        check_publish(self.limits, messages, self.route)
         answer = self._sns.publish_batch(
             TopicArn=self._names.topic_arn(self._slot, messages[0].rank),
             PublishBatchRequestEntries=[{"Id": str(number), **self._entry(message)} for number, message in enumerate(messages)],
@@ -56,31 +57,12 @@ class AwsMessages:
             return {"Message": message.body.decode("ascii"), "MessageAttributes": to}
         return {"Message": "-", "MessageAttributes": {**to, BODY: {"DataType": "Binary", "BinaryValue": message.body}}}
 
-    def _check(self, messages: Sequence[Message]) -> None:
-        limits = self.limits
-        if not 1 <= len(messages) <= limits.batch_messages:
-            raise Refused(Code.INVALID, f"publish of {len(messages)} messages: 1 to {limits.batch_messages}")
-        sizes = [len(message.body) for message in messages]
-        if max(sizes) > limits.message_bytes:
-            raise Refused(Code.TOO_LARGE, f"message of {max(sizes)} bytes: at most {limits.message_bytes}")
-        if (total := sum(sizes) + len(sizes) * limits.overhead_bytes) > limits.batch_bytes:
-            raise Refused(Code.TOO_LARGE, f"publish of {total} bytes: at most {limits.batch_bytes}")
-        if min(sizes) == 0:
-            raise Refused(Code.INVALID, "message of 0 bytes: at least 1")
-        if len({self.route(message.rank) for message in messages}) > 1:
-            raise Refused(Code.INVALID, "publish to ranks of several topics: one at a time")
-        if not self._binary and not all(message.body.isascii() for message in messages):
-            raise Refused(Code.INVALID, "message with bytes that are not ASCII: this service takes text")
-
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
         """Up to ``limit`` messages. SQS waits whole seconds: ``wait_s`` is rounded up, and 0 stays 0, a short poll.
 
         Rounded up, since a wait cut to 0 would turn core's last fraction of a second into a storm of empty requests.
         """
-        if not 1 <= limit <= self.limits.receive_messages or not 0 <= wait_s <= self.limits.wait_s:
-            raise Refused(
-                Code.INVALID, f"receive of {limit} messages in {wait_s} s: 1 to {self.limits.receive_messages} in 0 to {self.limits.wait_s}"
-            )
+        check_receive(self.limits, limit, wait_s)
         answer = self._sqs.receive_message(
             QueueUrl=self._url(rank),
             MaxNumberOfMessages=limit,
@@ -102,8 +84,7 @@ class AwsMessages:
 
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
         """Remove deliveries for good. One that is gone, or was delivered again, is no refusal."""
-        if not 1 <= len(tokens) <= self.limits.batch_messages:
-            raise Refused(Code.INVALID, f"ack of {len(tokens)} tokens: 1 to {self.limits.batch_messages}")
+        check_ack(self.limits, tokens)
         answer = self._sqs.delete_message_batch(
             QueueUrl=self._url(rank), Entries=[{"Id": str(number), "ReceiptHandle": token} for number, token in enumerate(tokens)]
         )

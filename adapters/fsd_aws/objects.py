@@ -17,8 +17,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from fsd_aws.clients import client
-from fsd_aws.errors import Refused, classify, entry_code
+from fsd_aws.errors import classify, entry_code
 from fsd_aws.limits import OBJECTS
+from fsd_core.checks import check_delete, check_put, check_range
 from fsd_core.driver import Code, Page, Rejected, Resources
 
 __all__ = ["AwsObjects"]
@@ -34,17 +35,13 @@ class AwsObjects:
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
         """Write the object. With ``if_absent``, S3 answers 412 where it is there, 409 where another create is under way: again."""
-        view = memoryview(body)
-        if view.nbytes > self.limits.object_bytes:
-            raise Refused(Code.TOO_LARGE, f"object {key!r} of {view.nbytes} bytes: at most {self.limits.object_bytes}")
+        check_put(self.limits, key, body)
         condition = {"IfNoneMatch": "*"} if if_absent else {}
-        self._s3.put_object(Bucket=self._bucket, Key=key, Body=body if isinstance(body, bytes | bytearray) else bytes(view), **condition)
+        self._s3.put_object(Bucket=self._bucket, Key=key, Body=body if isinstance(body, bytes | bytearray) else bytes(body), **condition)
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes [start, end) of the object."""
-        first = start or 0
-        if first < 0 or (end is not None and end < first):
-            raise Refused(Code.INVALID, f"range {start}..{end} of {key!r}: 0 <= start <= end")
+        first = check_range(key, start, end)
         empty = end is not None and end == first  # HTTP has no empty range: ask for a byte, to learn whether the key is there
         last = "" if end is None else max(first, end - 1)
         asked = {} if first == 0 and end is None else {"Range": f"bytes={first}-{last}"}
@@ -64,8 +61,7 @@ class AwsObjects:
 
     def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:
         """Remove the objects; one `Rejected` for each that S3 could not remove."""
-        if not 1 <= len(keys) <= self.limits.delete_keys:
-            raise Refused(Code.INVALID, f"delete of {len(keys)} keys: 1 to {self.limits.delete_keys}")
+        check_delete(self.limits, keys)
         answer = self._s3.delete_objects(Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
         places = defaultdict(list)
         for index, key in enumerate(keys):

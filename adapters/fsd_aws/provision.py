@@ -1,86 +1,60 @@
 """Making an app and taking it away: queues, topics, bucket, function, role. The settings are `fsd_aws.settings`.
 
-`AwsProvisioner.ensure` is one request where everything is there. Otherwise it makes the function first, which decides the generation
-(`fsd_aws.function`), then the rest, tries out every queue and the function, and says so in the function's environment last: an
-``ensure`` that was cut short is taken up by the next. ``destroy`` removes the function first, and finds the rest by name.
+The function is made first, which decides the generation (`fsd_aws.function`), then the rest; every queue and the function are tried out,
+and the function's environment says so last: an ``ensure`` that was cut short is taken up by the next.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from botocore import exceptions as sdk
 
-from fsd_aws import function, package, policy, queues
+from fsd_aws import PROVIDER, function, package, policy, queues
 from fsd_aws import names as naming
 from fsd_aws.api import Api
 from fsd_aws.clients import session
 from fsd_aws.names import Names
 from fsd_aws.objects import AwsObjects
-from fsd_aws.settings import Settings
+from fsd_aws.settings import parse
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
+from fsd_core.provisioning import AppProvisioner, probe_queues, try_out
 from fsd_core.store import Store
 
 __all__ = ["AwsProvisioner"]
 
-PROVISION_S = 1200.0  # a filter policy alone may take 15 minutes
 KEPT_DAYS = 7
 _FUNCTIONS = ("code", "runtime", "memory_mb", "role")  # what a function is tried out again for
 
 
-class AwsProvisioner:
+class AwsProvisioner(AppProvisioner[Api]):
     """Implements `fsd_core.driver.Provisioner`."""
 
     def __init__(self, table: Mapping[str, object]) -> None:
-        self._settings = Settings.parse(table)
+        self._settings = parse(table)
 
-    def ensure(self, app: str, ranks: int, slots: int) -> Resources:
-        """Make what is missing for ``slots`` slots of ``ranks`` ranks; what there is may be more. Minutes the first time.
+    def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
+        """Function, topics and queues, bucket, role, log group."""
+        account = had.names["account"] if had else api.call("sts", "get_caller_identity")["Account"]
+        bucket = had.names["bucket"] if had else self._settings.bucket or naming.bucket(app, account, api.region)
+        removed = function.remove(api, naming.function(app))
+        removed += queues.remove(api, app)
+        removed += [f"bucket {bucket}"] if _remove_bucket(api, app, bucket) else []
+        return removed + function.remove_around(api, app, naming.function(app), naming.role(app, api.region))
 
-        Raises `InputError` where a setting, a name or the set-up of credentials is wrong, `DriverError` where a service refuses.
-        """
-        if ranks < 1 or slots < 1:
-            raise InputError(f"ranks {ranks}, slots {slots}: both must be at least 1")
-        with self._api(app) as api:
-            had = function.read(api, app, naming.function(app))
-            wanted = self._wanted()
-            if had and had.ranks >= ranks and had.slots >= slots and wanted.items() <= had.names.items():
-                return had
-            api.within(PROVISION_S)
-            return self._make(api, app, ranks, slots, had, wanted)
+    def remove_queues(self, api: Api, app: str, keep: str | None) -> list[str]:
+        """See `fsd_aws.queues`."""
+        return queues.remove(api, app, keep)
 
-    def find(self, app: str) -> Resources | None:
-        """What `ensure` made, if it ended."""
-        with self._api(app) as api:
-            found = function.read(api, app, naming.function(app))
-            return found if found and found.ranks else None
+    def read(self, api: Api, app: str) -> Resources | None:
+        """See `fsd_aws.function`."""
+        return function.read(api, app, naming.function(app))
 
-    def destroy(self, app: str) -> Sequence[str]:
-        """Remove everything of every generation of the app; a line for each thing."""
-        with self._api(app) as api:
-            had = function.read(api, app, naming.function(app))
-            api.within(PROVISION_S)
-            account = had.names["account"] if had else api.call("sts", "get_caller_identity")["Account"]
-            buckets = {had.names["bucket"]} if had else {self._settings.bucket or naming.bucket(app, account, api.region)}
-            removed = function.remove(api, naming.function(app))
-            removed += queues.remove(api, app)
-            removed += [f"bucket {bucket}" for bucket in buckets if _remove_bucket(api, app, bucket)]
-            return removed + function.remove_around(api, app, naming.function(app), naming.role(app, api.region))
-
-    def sweep(self, app: str) -> Sequence[str]:
-        """Remove queues and topics that no `ensure` will take up: those of another generation than the function's; a line for each."""
-        with self._api(app) as api:
-            had = function.read(api, app, naming.function(app))
-            api.within(PROVISION_S)
-            return queues.remove(api, app, keep=had.names["generation"] if had else None)
-
-    def _api(self, app: str) -> Api:
-        if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", app):
-            raise InputError(f"app {app!r}: must be a lower-case letter, then up to 39 of a-z, 0-9 and '-', not ending in '-'")
+    def requests(self) -> Api:
+        """In the settings' region or the SDK's."""
         try:
             region = self._settings.region or os.environ.get("AWS_REGION") or session().get_config_variable("region")
             if not region:
@@ -90,8 +64,8 @@ class AwsProvisioner:
             raise InputError(f"AWS settings: {error}") from error
         return Api(region)
 
-    def _wanted(self) -> dict[str, str]:
-        """What the settings decide of `Resources.names`; the rest is as it was found or made."""
+    def wanted(self) -> dict[str, str]:
+        """What the settings decide."""
         settings = self._settings
         wanted = {
             "memory_mb": str(settings.memory_mb),
@@ -107,7 +81,8 @@ class AwsProvisioner:
             chosen["body"] = "text" if settings.text else "binary"
         return wanted | {name: value for name, value in chosen.items() if value}
 
-    def _make(self, api: Api, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
+    def make(self, api: Api, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
+        """Role, log group, function, which decides the generation, bucket, topics, queues."""
         settings, name, role = self._settings, naming.function(app), naming.role(app, api.region)
         code = package.build(settings.runtime) if settings.package else package.stub()
         if had is None:
@@ -142,7 +117,7 @@ class AwsProvisioner:
         pairs = [(s, r) for s in range(slots) for r in range(ranks) if not (same and s < had.slots and r < had.ranks)]
         now["queue_url_prefix"] = queues.make(api, names, pairs)
         now["body"] = now["body"] or ("binary" if queues.takes_binary(api, Resources(app, 0, 0, now), pairs[0]) else "text")
-        queues.probe(api, Resources(app, 0, 0, now), pairs)
+        probe_queues(PROVIDER, Resources(app, 0, 0, now), pairs, api)  # a filter policy may take 15 minutes to be in force everywhere
         changed = any(had.names.get(key) != now[key] for key in _FUNCTIONS)
         if changed:  # "code" is said when it was tried out
             unproven = Resources(app, had.ranks, had.slots, now | {"code": ""})
@@ -150,7 +125,7 @@ class AwsProvisioner:
         made = Resources(app, ranks, slots, now)
         function.guard(api, made)
         if changed or not had.ranks:
-            function.try_out(api, made)
+            try_out(PROVIDER, made, api, f"log group {policy.log_group(name)}")
         function.update(api, made)
         return made
 
@@ -160,7 +135,7 @@ def _make_bucket(api: Api, app: str, bucket: str) -> None:
     made: Any = None
     where = {} if api.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": api.region}}
     try:
-        made = api.unless(Code.ALREADY_EXISTS, "s3", "create_bucket", Bucket=bucket, **where)
+        made = api.call_unless(Code.ALREADY_EXISTS, "s3", "create_bucket", Bucket=bucket, **where)
         if not _owned(api, app, bucket) and api.call("s3", "list_objects_v2", Bucket=bucket, MaxKeys=1).get("KeyCount"):
             raise InputError(f"bucket {bucket}: holds something that fsd did not put there for app {app!r}; choose another in [aws] bucket")
     except DriverError as error:

@@ -1,4 +1,4 @@
-"""Queues, topics and subscriptions of an app: making them, probing them, removing them.
+"""Queues, topics and subscriptions of an app: making them, removing them.
 
 Each (slot, rank) has a queue, subscribed to its slot's topic with a filter. Two more queues are the app's own: ``dead``, where
 every subscription puts what SNS could not deliver, and ``failed``, where Lambda puts launches that it gave up. One ``dead`` for all,
@@ -8,9 +8,7 @@ not one a subscription: what lies there still carries its target, and 62 ranks i
 from __future__ import annotations
 
 import json
-import secrets
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from botocore import exceptions as sdk
 
@@ -20,15 +18,13 @@ from fsd_aws.messages import AwsMessages
 from fsd_aws.names import Names, filter_policy, generation_of, url_prefix
 from fsd_core.driver import Code, Message, Resources
 from fsd_core.errors import DriverError
+from fsd_core.provisioning import PROBE, Pair
 
-__all__ = ["make", "probe", "remove", "takes_binary"]
+__all__ = ["make", "remove", "takes_binary"]
 
 RETENTION_S = 3600  # longer than any run
 _KEPT_S = 14 * 86400  # of what was not delivered: the most that SQS keeps
-_PROBE = b"fsd-probe-"  # core drops one that it should ever see: it is no frame
 _BINARY_TRIES = 5  # so many errors in a row are no accident
-
-Pair = tuple[int, int]  # slot, rank
 
 
 def make(api: Api, names: Names, pairs: Sequence[Pair]) -> str:
@@ -63,7 +59,9 @@ def _queue(api: Api, names: Names, name: str, topics: str | None, kept_s: int) -
     }
     if topics is not None:
         attributes["Policy"] = json.dumps(policy.queue(names, name, topics))
-    made = api.unless(Code.ALREADY_EXISTS, "sqs", "create_queue", QueueName=name, Attributes=attributes, tags={policy.APP_TAG: names.app})
+    made = api.call_unless(
+        Code.ALREADY_EXISTS, "sqs", "create_queue", QueueName=name, Attributes=attributes, tags={policy.APP_TAG: names.app}
+    )
     if made is None:  # with other attributes: by an older version of this program
         made = api.call("sqs", "get_queue_url", QueueName=name)
         api.call("sqs", "set_queue_attributes", QueueUrl=made["QueueUrl"], Attributes=attributes)
@@ -88,8 +86,8 @@ def takes_binary(api: Api, resources: Resources, pair: Pair) -> bool:
     def check() -> bool | None:
         for attempt in range(_BINARY_TRIES):
             try:
-                if not driver.publish([Message(rank, _PROBE + b"\xff")]):
-                    got = [each.token for each in driver.receive(rank, 10, 2.0) if each.body.startswith(_PROBE)]
+                if not driver.publish([Message(rank, PROBE + b"\xff")]):
+                    got = [each.token for each in driver.receive(rank, 10, 2.0) if each.body.startswith(PROBE)]
                     if got:
                         driver.ack(rank, got)
                     return True if got else None
@@ -107,49 +105,6 @@ def takes_binary(api: Api, resources: Resources, pair: Pair) -> bool:
     if not taken:
         api.call("sqs", "purge_queue", QueueUrl=resources.names["queue_url_prefix"] + Names.of(resources).queue(slot, rank))
     return taken
-
-
-def probe(api: Api, resources: Resources, pairs: Iterable[Pair]) -> None:
-    """Return once a message went through the topic, the filter and the queue of every pair, and was removed.
-
-    A filter policy may take 15 minutes to be in force everywhere. Raises `DriverError` naming what does not deliver.
-    """
-    by_slot = defaultdict(set)
-    for slot, rank in pairs:
-        by_slot[slot].add(rank)
-    for slot, ranks in by_slot.items():
-        driver = AwsMessages(resources, slot)
-        try:
-            _probe_slot(api, driver, slot, ranks)
-        finally:
-            driver.close()
-
-
-def _probe_slot(api: Api, driver: AwsMessages, slot: int, missing: set[int]) -> None:
-    body, wait_s = _PROBE + secrets.token_hex(8).encode(), 1.0
-
-    def arrived(rank: int) -> bool:
-        got = api.repeat(f"probe of queue {slot}-{rank}", lambda: driver.receive(rank, 10, wait_s))
-        if tokens := [each.token for each in got if each.body.startswith(_PROBE)]:
-            api.repeat(f"probe of queue {slot}-{rank}", lambda: driver.ack(rank, tokens))
-        return any(each.body == body for each in got)
-
-    def publish(ranks: Sequence[int]) -> None:
-        messages = [Message(rank, body) for rank in ranks]
-        api.retry.entries(driver, f"probe of slot {slot}", messages, driver.publish)
-
-    def check() -> bool | None:
-        nonlocal wait_s
-        routes = defaultdict(list)
-        for rank in sorted(missing):
-            routes[driver.route(rank)].append(rank)
-        api.each(publish, [ranks[at : at + 10] for ranks in routes.values() for at in range(0, len(ranks), 10)])
-        ranks = sorted(missing)
-        missing.difference_update(rank for rank, there in zip(ranks, api.each(arrived, ranks), strict=True) if there)
-        wait_s = min(5.0, 2 * wait_s)  # the next probe goes out only then
-        return None if missing else True
-
-    api.until(f"slot {slot}, ranks {', '.join(map(str, sorted(missing)))}: a message through topic and queue", check)
 
 
 def remove(api: Api, app: str, keep: str | None = None) -> list[str]:

@@ -19,61 +19,36 @@ FSD_AWS_PACKAGE=0 means ``package = false``.
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from fsd_core.errors import InputError
+from fsd_core import settings
+from fsd_core.settings import flag, key, matches, whole
 
-__all__ = ["RUNTIMES", "Settings"]
+__all__ = ["RUNTIMES", "Settings", "parse"]
 
 RUNTIMES = ("python3.12", "python3.13", "python3.11")
-
-
-def _key(default: Any, wanted: str, holds: Callable[[Any], bool]) -> Any:
-    return field(default=default, metadata={"wanted": wanted, "holds": holds})
-
-
-def _whole(low: int, high: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and low <= value <= high
-
-
-def _text(pattern: str) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """See the module."""
 
-    region: str = _key("", "a region's name, for instance eu-west-1", _text(r"[a-z]{2,}(-[a-z]+)+-\d+"))
-    bucket: str = _key("", "3 to 63 of a-z, 0-9 and '-', as S3 names buckets", _text(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]"))
-    role: str = _key("", "the ARN of a role: arn:aws:iam::ACCOUNT:role/NAME", _text(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+"))
-    memory_mb: int = _key(1769, "a whole number from 128 to 10240", _whole(128, 10240))
-    timeout_s: int = _key(900, "a whole number of seconds from 1 to 900", _whole(1, 900))
-    concurrency: int | None = _key(None, "a whole number of at least 1", _whole(1, 1_000_000))
-    lease_s: int = _key(3, "a whole number of seconds from 1 to 43200", _whole(1, 43200))
-    text: bool | str = _key("auto", '"auto", true or false', lambda value: value == "auto" or isinstance(value, bool))
-    message_kb: int = _key(256, "a whole number from 256 to 1024", _whole(256, 1024))
-    runtime: str = _key("python3.12", f"one of {', '.join(RUNTIMES)}", lambda value: value in RUNTIMES)
-    package: bool = _key(True, "true or false", lambda value: isinstance(value, bool))
+    region: str = key("", "a region's name, for instance eu-west-1", matches(r"[a-z]{2,}(-[a-z]+)+-\d+"))
+    bucket: str = key("", "3 to 63 of a-z, 0-9 and '-', as S3 names buckets", matches(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]"))
+    role: str = key("", "the ARN of a role: arn:aws:iam::ACCOUNT:role/NAME", matches(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+"))
+    memory_mb: int = key(1769, "a whole number from 128 to 10240", whole(128, 10240))
+    timeout_s: int = key(900, "a whole number of seconds from 1 to 900", whole(1, 900))
+    concurrency: int | None = key(None, "a whole number of at least 1", whole(1, 1_000_000))
+    lease_s: int = key(3, "a whole number of seconds from 1 to 43200", whole(1, 43200))
+    text: bool | str = key("auto", '"auto", true or false', lambda value: value == "auto" or isinstance(value, bool))
+    message_kb: int = key(256, "a whole number from 256 to 1024", whole(256, 1024))
+    runtime: str = key("python3.12", f"one of {', '.join(RUNTIMES)}", lambda value: value in RUNTIMES)
+    package: bool = key(True, "true or false", flag)
 
-    @staticmethod
-    def parse(table: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Settings:
-        """Check keys, types and ranges; `InputError` names what is wrong and what would be right."""
-        known = {key.name: key.metadata for key in fields(Settings)}
-        values: dict[str, Any] = {}
-        for name, value in table.items():
-            if name not in known:
-                close = difflib.get_close_matches(name, known, 1)
-                meant = f"did you mean {close[0]}?" if close else f"the keys are {', '.join(known)}"
-                raise InputError(f"[aws] {name}: unknown; {meant}")
-            values[name] = int(value) if isinstance(value, float) and value.is_integer() else value  # 3.0 s is 3 s
-            if not known[name]["holds"](values[name]):
-                raise InputError(f"[aws] {name} = {value!r}: must be {known[name]['wanted']}")
-        if environ.get("FSD_AWS_PACKAGE") == "0":
-            values["package"] = False
-        return Settings(**values)
+
+def parse(table: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Settings:
+    """Check keys, types and ranges; `InputError` names what is wrong and what would be right."""
+    parsed = settings.parse(Settings, "aws", table)
+    return replace(parsed, package=False) if environ.get("FSD_AWS_PACKAGE") == "0" else parsed

@@ -6,14 +6,14 @@ delivery and all, so that what runs here runs there.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
-from fsd_core.errors import InputError
+from fsd_core.providers import attached
 
-__all__ = ["PROVIDER", "LocalProvider"]
+__all__ = ["PROVIDER", "RESOURCES", "LocalProvider"]
+
+RESOURCES = "FSD_LOCAL_RESOURCES"  # the variable of a function that holds its app's `Resources` as JSON
 
 
 class LocalProvider:
@@ -22,19 +22,14 @@ class LocalProvider:
     name = "local"
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
-        """Settings: see `fsd_local.provision`."""
+        """Settings: see `fsd_local.settings`."""
         from fsd_local.provision import LocalProvisioner
 
         return LocalProvisioner(settings)
 
     def attach(self, app: str) -> Resources:
         """What the host told this function; InputError outside a function, or of another app."""
-        from fsd_local.invoke import RESOURCES
-
-        told = json.loads(os.environ.get(RESOURCES, "{}"))
-        if told.get("app") != app:
-            raise InputError(f"app {app!r}: this process is no function of it ({RESOURCES} names {told.get('app')!r})")
-        return Resources(**told)
+        return attached(RESOURCES, app)
 
     def messages(self, resources: Resources, slot: int) -> MessageDriver:
         """The queues of one slot."""
@@ -54,7 +49,11 @@ class LocalProvider:
 
         return LocalInvoker(resources)
 
-    def advice(self, error: str) -> str | None:
+    def credentials(self) -> str:
+        """This machine asks for none."""
+        return "none are needed"
+
+    def advice(self, error: BaseException | str) -> str | None:
         """Errors of this machine speak for themselves."""
         return None
 

@@ -1,21 +1,12 @@
-"""What this machine's errors mean: `Refused` for the provider's own limits, and one table from errno to codes."""
+"""What this machine's errors mean: one table from errno to codes."""
 
 from __future__ import annotations
 
 import errno
 
-from fsd_core.driver import Code
+from fsd_core.driver import Code, Refused
 
-__all__ = ["Refused", "classify"]
-
-
-class Refused(ValueError):
-    """This provider says no, as a cloud would: ``code`` says why."""
-
-    def __init__(self, code: Code, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-
+__all__ = ["classify"]
 
 _CODES = {
     errno.ENOENT: Code.NOT_FOUND,

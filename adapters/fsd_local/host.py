@@ -31,9 +31,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 
 from fsd_core.driver import WORKER, Code
+from fsd_local import RESOURCES
 from fsd_local.errors import classify
 from fsd_local.function import Order, layer_of, run
-from fsd_local.invoke import ANSWER, HOST, PAYLOAD_BYTES, REQUEST, RESOURCES
+from fsd_local.invoke import ANSWER, HOST, PAYLOAD_BYTES, REQUEST
 
 __all__ = ["Host"]
 

@@ -17,17 +17,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from fsd_core.driver import Code, Failure, InvokeLimits, Resources
-from fsd_local.errors import Refused, classify
+from fsd_core.checks import check_payload
+from fsd_core.driver import Code, Failure, InvokeLimits, Refused, Resources
+from fsd_core.providers import told
+from fsd_local import RESOURCES
+from fsd_local.errors import classify
 
-__all__ = ["ANSWER", "HOST", "PAYLOAD_BYTES", "REQUEST", "RESOURCES", "LocalInvoker", "LocalLaunch"]
+__all__ = ["ANSWER", "HOST", "PAYLOAD_BYTES", "REQUEST", "LocalInvoker", "LocalLaunch"]
 
 REQUEST = struct.Struct(">HI")
 ANSWER = struct.Struct(">I")
 PAYLOAD_BYTES = 256 << 10
-RESOURCES = "FSD_LOCAL_RESOURCES"  # in a function's environment: its app's `Resources` as JSON
 HOST = "FSD_LOCAL_HOST"  # in a function's environment: its own PID and, after a colon, its descriptor of the channel to the host
 _ANSWER_S = 60.0  # the longest that a host may take to answer, its start included
 # A function is one worker, and P of them share this machine.
@@ -67,8 +69,7 @@ class LocalInvoker:
 
     def invoke(self, function: str, payload: bytes) -> LocalLaunch:
         """Start a process; returns once it exists. `Refused` is TOO_LARGE, NOT_FOUND or THROTTLED; ConnectionError: the host failed."""
-        if len(payload) > self.limits.payload_bytes:
-            raise Refused(Code.TOO_LARGE, f"payload of {len(payload)} bytes: at most {self.limits.payload_bytes}")
+        check_payload(PAYLOAD_BYTES, payload)
         name = function.encode()[:65535]
         with _LOCK:
             channel = self._channel or self._open()
@@ -98,7 +99,7 @@ class LocalInvoker:
             with theirs:
                 self._host = subprocess.Popen(
                     [sys.executable, "-P", "-m", "fsd_local.host", str(theirs.fileno()), self._functions],
-                    env={**os.environ, **_ONE_THREAD, RESOURCES: json.dumps(asdict(self._resources))},
+                    env={**os.environ, **_ONE_THREAD, RESOURCES: told(self._resources)},
                     stdin=subprocess.DEVNULL,
                     stdout=2,  # what functions print is no output of the client
                     pass_fds=(theirs.fileno(),),

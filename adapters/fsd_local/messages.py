@@ -31,8 +31,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fsd_core.driver import Code, Delivery, Message, MessageLimits, Rejected
-from fsd_local.errors import Refused, classify
+from fsd_core.checks import check_ack, check_publish, check_receive
+from fsd_core.driver import Code, Delivery, Message, Rejected
+from fsd_local import limits
+from fsd_local.errors import classify
 
 __all__ = ["LocalMessages"]
 
@@ -43,19 +45,7 @@ class LocalMessages:
     """Implements `fsd_core.driver.MessageDriver` for one slot of ``root``, the app's folder as `LocalProvisioner.ensure` made it."""
 
     def __init__(self, root: str, slot: int, lease_s: float) -> None:
-        self.limits = MessageLimits(
-            batch_messages=10,
-            batch_bytes=1 << 20,
-            message_bytes=256 << 10,
-            overhead_bytes=0,
-            receive_messages=10,
-            wait_s=20.0,
-            lease_s=lease_s,
-            billing_bytes=64 << 10,
-            body="binary",
-            source="fsd_local: the tightest of the clouds, so that what runs here runs there",
-            as_of="2025-11-01",
-        )
+        self.limits = limits.messages(lease_s)
         self._slot = os.path.join(root, "queues", str(slot))
         self._look_s: dict[int, float] = {}  # rank -> no lease of its queue ends before this time
 
@@ -65,13 +55,7 @@ class LocalMessages:
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
         """All or none of them, unless the disk fails half-way. FileNotFoundError if a rank has no queue."""
-        limits, total = self.limits, sum(len(m.body) for m in messages)
-        if not 1 <= len(messages) <= limits.batch_messages:
-            raise Refused(Code.INVALID, f"publish of {len(messages)} messages: 1 to {limits.batch_messages}")
-        if total > limits.batch_bytes:
-            raise Refused(Code.TOO_LARGE, f"publish of {total} bytes: at most {limits.batch_bytes}")
-        if (largest := max(len(m.body) for m in messages)) > limits.message_bytes:
-            raise Refused(Code.TOO_LARGE, f"message of {largest} bytes: at most {limits.message_bytes}")
+        check_publish(self.limits, messages, self.route)
         written: list[tuple[str, str]] = []
         try:
             for message in messages:
@@ -103,10 +87,7 @@ class LocalMessages:
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
         """Up to ``limit`` messages, roughly the oldest first. FileNotFoundError if the rank has no queue."""
-        if not 1 <= limit <= self.limits.receive_messages or not 0 <= wait_s <= self.limits.wait_s:
-            raise Refused(
-                Code.INVALID, f"receive of {limit} messages in {wait_s} s: 1 to {self.limits.receive_messages} in 0 to {self.limits.wait_s}"
-            )
+        check_receive(self.limits, limit, wait_s)
         queue, deadline = f"{self._slot}/{rank}", time.monotonic() + wait_s
         # Opened for writing too: a pipe whose last writer left is "readable" for ever.
         bell = os.open(f"{queue}/bell", os.O_RDWR | os.O_NONBLOCK)
@@ -166,8 +147,7 @@ class LocalMessages:
 
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
         """Remove deliveries for good; one whose lease ended and that was delivered again stays."""
-        if not 1 <= len(tokens) <= self.limits.batch_messages:
-            raise Refused(Code.INVALID, f"ack of {len(tokens)} tokens: 1 to {self.limits.batch_messages}")
+        check_ack(self.limits, tokens)
         rejected = []
         for index, token in enumerate(tokens):
             if not isinstance(token, str) or "/" in token:

@@ -19,19 +19,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from fsd_core.driver import Code, ObjectLimits, Page, Rejected
-from fsd_local.errors import Refused, classify
+from fsd_core.checks import check_delete, check_put, check_range
+from fsd_core.driver import Code, Page, Refused, Rejected
+from fsd_local.errors import classify
+from fsd_local.limits import OBJECTS
 
-__all__ = ["LIMITS", "LocalObjects"]
+__all__ = ["LocalObjects"]
 
-LIMITS = ObjectLimits(
-    object_bytes=5 << 30,
-    delete_keys=1000,
-    page_keys=1000,
-    poll_s=0.002,
-    source="fsd_local: as Amazon S3 has them, poll_s from a look-up of 10 us",
-    as_of="2025-11-01",
-)
 _UNSAFE = re.compile(r"[^a-z0-9_.-]")
 _PIECE = 64
 _RETRIES = 100  # of a put that meets a delete's removal of its directory
@@ -56,7 +50,7 @@ class LocalObjects:
     """Implements `fsd_core.driver.ObjectDriver` over ``root``, the app's folder as `LocalProvisioner.ensure` made it."""
 
     def __init__(self, root: str) -> None:
-        self.limits = LIMITS
+        self.limits = OBJECTS
         self._store = os.path.join(root, "objects")
         self._tmp = os.path.join(root, "tmp")
 
@@ -68,10 +62,8 @@ class LocalObjects:
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
         """Write the object; with ``if_absent``, FileExistsError unless this call created it. FileNotFoundError without the app."""
-        path, size = self._file(key), memoryview(body).nbytes
-        if size > self.limits.object_bytes:
-            raise Refused(Code.TOO_LARGE, f"object {key!r} of {size} bytes: at most {self.limits.object_bytes}")
-        temp = f"{self._tmp}/{os.urandom(12).hex()}"
+        check_put(self.limits, key, body)
+        path, temp = self._file(key), f"{self._tmp}/{os.urandom(12).hex()}"
         try:
             with open(temp, "xb") as file:
                 file.write(body)
@@ -102,9 +94,7 @@ class LocalObjects:
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes [start, end) of the object; FileNotFoundError if it is not there."""
-        first = start or 0
-        if first < 0 or (end is not None and end < first):
-            raise Refused(Code.INVALID, f"range {start}..{end} of {key!r}: 0 <= start <= end")
+        first = check_range(key, start, end)
         with open(self._file(key), "rb", buffering=0) as file:
             last = os.fstat(file.fileno()).st_size
             last = last if end is None else min(last, end)
@@ -142,8 +132,7 @@ class LocalObjects:
 
     def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:
         """Remove the objects, and the directories that this empties. One `Rejected` for each that could not be removed."""
-        if not 1 <= len(keys) <= self.limits.delete_keys:
-            raise Refused(Code.INVALID, f"delete of {len(keys)} keys: 1 to {self.limits.delete_keys}")
+        check_delete(self.limits, keys)
         rejected = []
         for index, path in enumerate([self._file(key) for key in keys]):
             try:

@@ -1,90 +1,39 @@
 """An app is a folder: ``objects``, ``tmp``, ``queues/SLOT/RANK``, and the file ``app`` that marks it as ours to remove.
 
-The table ``[local]`` of the configuration:
-
-=============  ======================  ======================================================================================
-root           $FSD_HOME/local         where the apps' folders are; FSD_HOME is ~/.fsd unless set
-memory_mb      2048                    memory limit of one function (resident set)
-timeout_s      900                     time limit of one function
-concurrency    128                     functions at once
-lease_s        2                       a message that was delivered and not acknowledged is delivered again after this
-cold           false                   start an interpreter for each function instead of forking a warm one
-=============  ======================  ======================================================================================
+The settings are `fsd_local.settings`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from fsd_core.driver import Resources
 from fsd_core.errors import InputError
+from fsd_core.provisioning import check_size
+from fsd_local.settings import parse
 
-__all__ = ["LocalProvisioner", "Settings"]
+__all__ = ["LocalProvisioner"]
 
 _MARK = "app"
 _STALE_S = 86400.0  # what crashed writers left in tmp is removed after this
-_LEAST = {"memory_mb": 64, "timeout_s": 0.1, "concurrency": 1, "lease_s": 0.1}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The table ``[local]``: see the module."""
-
-    root: str = ""
-    memory_mb: int = 2048
-    timeout_s: float = 900.0
-    concurrency: int = 128
-    lease_s: float = 2.0
-    cold: bool = False
-
-    @staticmethod
-    def parse(table: Mapping[str, object]) -> Settings:
-        """Check keys, types and ranges; InputError names what is wrong."""
-        kinds = {
-            "root": (str,),
-            "memory_mb": (int,),
-            "timeout_s": (int, float),
-            "concurrency": (int,),
-            "lease_s": (int, float),
-            "cold": (bool,),
-        }
-        for key, value in table.items():
-            if key not in kinds:
-                raise InputError(f"[local] {key}: unknown; the keys are {', '.join(kinds)}")
-            if not isinstance(value, kinds[key]) or (isinstance(value, bool) and key != "cold"):
-                wanted = {"root": "a path in quotes", "cold": "true or false", "timeout_s": "seconds", "lease_s": "seconds"}
-                raise InputError(f"[local] {key} = {value!r}: must be {wanted.get(key, 'a whole number')}")
-            if isinstance(value, int | float) and not _LEAST.get(key, 0) <= value < 1e9:
-                raise InputError(f"[local] {key} = {value!r}: must be {_LEAST[key]} to 1e9")
-        return Settings(**table)  # type: ignore[arg-type]  # checked above
-
-    def folder(self, app: str) -> str:
-        """The absolute folder of an app."""
-        if not re.fullmatch(r"[a-z0-9-]{1,40}", app):
-            raise InputError(f"app {app!r}: must be 1 to 40 of a-z, 0-9 and '-'")
-        root = Path(self.root) if self.root else Path(os.environ.get("FSD_HOME") or "~/.fsd") / "local"
-        return str(root.expanduser().absolute() / app)
 
 
 class LocalProvisioner:
     """Implements `fsd_core.driver.Provisioner`. The settings travel to clients and workers in `Resources.names`."""
 
     def __init__(self, table: Mapping[str, object]) -> None:
-        self._settings = Settings.parse(table)
+        self._settings = parse(table)
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
         """Make the folders that are missing. InputError: a bad name or number, or the folder holds something else."""
         root = self._settings.folder(app)
-        if ranks < 1 or slots < 1:
-            raise InputError(f"ranks {ranks}, slots {slots}: both must be at least 1")
+        check_size(ranks, slots)
         os.makedirs(root, exist_ok=True)
         self._check(root)
         Path(root, _MARK).write_text(json.dumps({"app": app}))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from fsd_conformance.harness import Harness
 
 if TYPE_CHECKING:
+    from fsd_conformance.channel import ChannelCases
     from fsd_conformance.end_to_end import EndToEndCases
     from fsd_conformance.invoke import InvokeCases
     from fsd_conformance.messages import DeliveryCases, MessageCases
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     )
 
 _WHERE = {
+    "ChannelCases": "channel",
     "ConsistencyCases": "objects",
     "DeliveryCases": "messages",
     "EndToEndCases": "end_to_end",
@@ -53,6 +55,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "ChannelCases",
     "ConsistencyCases",
     "DeliveryCases",
     "EndToEndCases",

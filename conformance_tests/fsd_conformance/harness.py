@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
+from typing import ClassVar
 
-from fsd_core.driver import MessageDriver, ObjectDriver, Provider
+from fsd_conformance import emulators
+from fsd_conformance.emulators import Emulator
+from fsd_core.driver import MessageDriver, ObjectDriver, Provider, Resources
 
-__all__ = ["Harness"]
+__all__ = ["EmulatedHarness", "Harness"]
 
 
 class Harness(ABC):
@@ -41,3 +45,34 @@ class Harness(ABC):
     def objects_at(self, url: str) -> ObjectDriver | None:
         """Like `messages_at`, of the object store."""
         return None
+
+    def counted(self) -> AbstractContextManager[Callable[[], Mapping[str, int]] | None]:
+        """Within the block: what tells the requests that the services saw so far, by the meter's names; None where nobody counts."""
+        return nullcontext(None)
+
+    def conflicting(self, resources: Resources) -> AbstractContextManager[ObjectDriver]:
+        """The object store; to the first 16 creates of each key it answers "another is under way: try again", where it has such a word."""
+        return closing(self.provider().objects(resources))
+
+
+class EmulatedHarness(Harness):
+    """A provider whose SDK is pointed at an emulator of the harness's own while that runs."""
+
+    emulator: ClassVar[type[Emulator]]
+    lease_s: ClassVar[float]
+    running: Emulator
+
+    def __init__(self) -> None:
+        self.until_stop = ExitStack()
+
+    def settings(self, folder: Path) -> Mapping[str, object]:
+        """A short lease, and what the emulator needs."""
+        return {**self.emulator.settings, "lease_s": self.lease_s}
+
+    def start(self) -> None:
+        """Start the emulator."""
+        self.running = self.until_stop.enter_context(emulators.own(self.emulator))
+
+    def stop(self) -> None:
+        """End it, and what was opened meanwhile."""
+        self.until_stop.close()

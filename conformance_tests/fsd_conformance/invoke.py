@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from fsd_conformance.base import Deployed, DriverCases, eventually, new_app, new_retry, refused
-from fsd_core.driver import WORKER, Code, InvokeDriver, Launch
+from fsd_core.driver import WORKER, Code, Failure, InvokeDriver, Launch
 from fsd_core.store import Store
 
 __all__ = ["InvokeCases"]
@@ -26,6 +26,7 @@ class Probes:
         self._app = deployed.app
         self._driver = driver
         self._within_s = within_s
+        self._asked = 0.0
         self.store = Store(deployed.provider.objects(deployed.resources), new_retry(within_s * 2))
 
     def payload(self, key: str, **spec: float) -> bytes:
@@ -45,10 +46,18 @@ class Probes:
         """Wait for what the probe writes; fail as soon as the platform gives the launch up."""
 
         def there() -> bool:
-            assert launch.poll() is None or self.saw(key, what), f"{key}: the platform gave it up: {launch.poll()}"
+            code = self.heard(launch)
+            assert code is None or self.saw(key, what), f"{key}: the platform gave it up: {code}"
             return self.saw(key, what)
 
         eventually(f"{key} {what}", self._within_s, there)
+
+    def heard(self, launch: Launch) -> Code | None:
+        """What the platform says of a launch; it is asked at most once a second, where it says so only then."""
+        if self._driver.limits.failures != "none" and time.monotonic() >= self._asked + 1.0:
+            self._driver.failures(lambda payload: False)
+            self._asked = time.monotonic()
+        return launch.poll()
 
 
 class InvokeCases(DriverCases):
@@ -106,7 +115,7 @@ class InvokeCases(DriverCases):
 
     def test_no_such_function(self, probes: Probes, driver: InvokeDriver, key: str) -> None:
         """A function that does not exist must raise NOT_FOUND, at once or from ``Launch.poll``."""
-        codes = _codes(driver, "no-such-function", probes.payload(key))
+        codes = _codes(driver, "no-such-function", probes, key)
         eventually("NOT_FOUND", self.harness.starts_s, lambda: next(codes) is Code.NOT_FOUND)
 
     def test_a_crash_disturbs_nobody(self, probes: Probes, key: str) -> None:
@@ -119,6 +128,26 @@ class InvokeCases(DriverCases):
         probes.expect(f"{key}/after", "ended", probes.launch(f"{key}/after"))
         probes.expect(f"{key}/beside", "ended", beside)
         assert not probes.saw(f"{key}/crash3", "ended")
+
+    def test_a_death_is_told(self, probes: Probes, driver: InvokeDriver, key: str) -> None:
+        """Where the platform tells of functions that died, ``failures`` gives those that are wanted, each once, with what they got."""
+        if driver.limits.failures == "none":
+            pytest.skip("who runs this platform's functions reports a death by itself (InvokeLimits.failures)")
+        wanted = [json.loads(probes.payload(f"{key}/{number}", exit=3)) for number in range(2)]
+        for number in range(2):
+            probes.launch(f"{key}/{number}", exit=3)
+        for one in wanted:  # the other is left until it is asked for
+            told: list[Failure] = []
+
+            def there(one: object = one, told: list[Failure] = told) -> bool:
+                told.extend(driver.failures(lambda payload: bool(json.loads(payload) == one)))
+                return bool(told)
+
+            eventually("the death", self.harness.starts_s, there)
+            assert len(told) == 1
+            assert told[0].nonce
+            assert told[0].reason
+        assert not driver.failures(lambda payload: json.loads(payload) in wanted)
 
     def test_more_than_may_run_at_once(self, deployed: Deployed, key: str) -> None:
         """More than ``concurrency`` at once must give THROTTLED, at once or from ``Launch.poll``."""
@@ -133,7 +162,7 @@ class InvokeCases(DriverCases):
             assert driver.limits.concurrency is not None
             for number in range(driver.limits.concurrency):
                 probes.expect(f"{key}/{number}", "started", probes.launch(f"{key}/{number}", sleep_s=LONG_S))
-            codes = _codes(driver, WORKER, probes.payload(f"{key}/over", sleep_s=LONG_S))
+            codes = _codes(driver, WORKER, probes, f"{key}/over")
             eventually("THROTTLED", self.harness.starts_s, lambda: next(codes) is Code.THROTTLED)
             driver.close()
             probes.store.driver.close()
@@ -148,12 +177,12 @@ class InvokeCases(DriverCases):
         assert driver.limits.payload_bytes >= 4096
 
 
-def _codes(driver: InvokeDriver, function: str, payload: bytes) -> Iterator[Code | None]:
+def _codes(driver: InvokeDriver, function: str, probes: Probes, key: str) -> Iterator[Code | None]:
     """What becomes of one launch: the code that it was refused with, or what its poll says, for ever."""
     try:
-        launch = driver.invoke(function, payload)
+        launch = driver.invoke(function, probes.payload(key, sleep_s=LONG_S))
     except Exception as error:
         while True:
             yield driver.classify(error)
     while True:
-        yield launch.poll()
+        yield probes.heard(launch)

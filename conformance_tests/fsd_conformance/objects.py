@@ -13,6 +13,7 @@ import pytest
 from fsd_conformance.base import Deployed, DriverCases, new_retry, refused
 from fsd_core.driver import Code, ObjectDriver
 from fsd_core.store import Store
+from fsd_core.wrappers.faults import Faults, FaultyObjects
 
 __all__ = ["ConsistencyCases", "ObjectCases"]
 
@@ -90,16 +91,7 @@ class ConsistencyCases(DriverCases):
     def test_one_create_wins(self, store: Store, at: str) -> None:
         """With ``if_absent``, exactly one of any number of concurrent puts of a key must win; what it wrote stays."""
         for number in range(3):
-            key, ready = f"{at}claim/{number}", threading.Barrier(16)
-
-            def claim(rank: int, key: str = key, ready: threading.Barrier = ready) -> bytes | None:
-                mine = f"{rank} {secrets.token_hex(8)}".encode()
-                ready.wait(30)
-                return mine if store.create(key, mine) else None
-
-            with ThreadPoolExecutor(16) as pool:
-                won = [mine for mine in pool.map(claim, range(16)) if mine]
-            assert [store.get(key)] == won
+            _one_of_16_wins(store, f"{at}claim/{number}")
 
     def test_list_is_in_order(self, store: Store, at: str) -> None:
         """``list`` must return keys in ascending order, each once; "a" and "a/b" can both be keys."""
@@ -215,6 +207,13 @@ class ObjectCases(ConsistencyCases):
         driver.put(f"{at}key", b"fourth", if_absent=True)
         assert driver.get(f"{at}key") == b"fourth"
 
+    def test_one_create_wins_over_conflicts(self, deployed: Deployed, at: str) -> None:
+        """Exactly one wins though replies are lost and the store says of some creates that another is under way, try again."""
+        with self.harness.conflicting(deployed.resources) as driver:
+            losing = FaultyObjects(self.wrap(driver), Faults(lost_reply=0.3, seed=1), 0)
+            for number in range(3):
+                _one_of_16_wins(Store(losing, new_retry()), f"{at}claim/{number}")
+
     def test_buffers(self, driver: ObjectDriver, at: str) -> None:
         """A body is any of bytes, bytearray and memoryview, whatever the view's item size."""
         whole = bytearray(b"0123456789abcdef")
@@ -263,3 +262,17 @@ class ObjectCases(ConsistencyCases):
         assert limits.object_bytes >= 8 << 20
         assert min(limits.delete_keys, limits.page_keys) > 0
         assert limits.poll_s > 0
+
+
+def _one_of_16_wins(store: Store, key: str) -> None:
+    """Assert that of 16 concurrent creates one wins, and that what it wrote is there."""
+    ready = threading.Barrier(16)
+
+    def claim(rank: int) -> bytes | None:
+        mine = f"{rank} {secrets.token_hex(8)}".encode()
+        ready.wait(30)
+        return mine if store.create(key, mine) else None
+
+    with ThreadPoolExecutor(16) as pool:
+        won = [mine for mine in pool.map(claim, range(16)) if mine]
+    assert [store.get(key)] == won

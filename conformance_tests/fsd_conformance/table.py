@@ -24,6 +24,7 @@ _GROUPS = (
     "ObjectCases",
     "InvokeCases",
     "ProvisionCases",
+    "ChannelCases",
     "EndToEndCases",
     "MeteredMessageCases",
     "MeteredObjectCases",

@@ -1,6 +1,6 @@
 """Exchange between the ranks of a run, over any driver."""
 
-from fsd_core.channel.channel import Aborted, Channel, Membership, Patience, describe, explain
+from fsd_core.channel.channel import Aborted, Channel, Exchange, Membership, Patience, describe, explain
 from fsd_core.channel.hybrid import HybridChannel
 from fsd_core.channel.objects import ObjectChannel
 from fsd_core.channel.queue import QueueChannel
@@ -8,6 +8,7 @@ from fsd_core.channel.queue import QueueChannel
 __all__ = [
     "Aborted",
     "Channel",
+    "Exchange",
     "HybridChannel",
     "Membership",
     "ObjectChannel",

@@ -13,9 +13,8 @@ from fsd_core.channel.mailbox import Mailbox
 from fsd_core.driver import Code
 from fsd_core.errors import RunFailed
 from fsd_core.retry import Retry
-from fsd_core.wrappers.meter import Meter
 
-__all__ = ["Aborted", "Channel", "Membership", "Patience"]
+__all__ = ["Aborted", "Channel", "Exchange", "Membership", "Patience"]
 
 FIRST_LIMIT_S = 60.0
 LEAST_LIMIT_S = 5.0
@@ -35,6 +34,21 @@ class Membership:
     rank: int
     workers: int
     deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One rank's part in the exchange of a run, whatever carries it.
+
+    ``expected`` names, for every step, the sources whose payload this rank will receive. ``pool`` sends and fetches.
+    ``eager``: time goes before requests.
+    """
+
+    me: Membership
+    expected: Mapping[int, Collection[int]]
+    retry: Retry
+    pool: ThreadPoolExecutor
+    eager: bool = False
 
 
 class Patience:
@@ -61,26 +75,18 @@ class Patience:
 class Channel(abc.ABC):
     """Moves payloads between the ranks of one run: at most one from each source to each target in each step.
 
-    ``expected`` names, for every step, the sources whose payload this rank will receive: each of them sends exactly
-    one, so that a step ends by counting. Sending is asynchronous (``pool``); `receive` hands payloads out in the order
-    of their arrival. Any failure surfaces in `receive` or `finish` as `RunFailed`.
+    Each source that a step expects sends exactly one, so that a step ends by counting. Sending is asynchronous;
+    `receive` hands payloads out in the order of their arrival. Any failure surfaces in `receive` or `finish` as `RunFailed`.
     """
 
-    def __init__(
-        self,
-        me: Membership,
-        expected: Mapping[int, Collection[int]],
-        retry: Retry,
-        meter: Meter,
-        pool: ThreadPoolExecutor,
-        patience: Patience,
-    ) -> None:
-        self.me = me
-        self.retry = retry
-        self.meter = meter
-        self.pool = pool
+    def __init__(self, exchange: Exchange, patience: Patience) -> None:
+        self.me = exchange.me
+        self.retry = exchange.retry
+        self.meter = exchange.retry.meter
+        self.pool = exchange.pool
+        self.eager = exchange.eager
         self.patience = patience
-        self.mailbox = Mailbox(expected)
+        self.mailbox = Mailbox(exchange.expected)
         self._sending: list[Future[None]] = []
         self._step_began = time.monotonic()
 

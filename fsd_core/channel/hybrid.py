@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 
-from fsd_core.channel.channel import Membership
+from fsd_core.channel.channel import Exchange
 from fsd_core.channel.frames import Frame, Kind
 from fsd_core.channel.objects import bundle, fetch
 from fsd_core.channel.queue import QueueChannel
 from fsd_core.driver import Code, Message, MessageDriver
 from fsd_core.errors import FsdError, RunFailed
 from fsd_core.keys import RunKeys
-from fsd_core.retry import Retry
 from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
 
 __all__ = ["HybridChannel"]
 
@@ -26,21 +23,10 @@ _NOTICE = struct.Struct("<QQI")  # offset, length, CRC-32
 class HybridChannel(QueueChannel):
     """A payload that does not fit one message goes to the object store, together with the step's other large ones."""
 
-    def __init__(
-        self,
-        driver: MessageDriver,
-        store: Store,
-        me: Membership,
-        expected: Mapping[int, Collection[int]],
-        retry: Retry,
-        meter: Meter,
-        pool: ThreadPoolExecutor,
-        *,
-        eager: bool = False,
-    ) -> None:
+    def __init__(self, driver: MessageDriver, store: Store, exchange: Exchange) -> None:
         self.store = store
-        self.keys = RunKeys(me.run)
-        super().__init__(driver, me, expected, retry, meter, pool, eager=eager)
+        self.keys = RunKeys(exchange.me.run)
+        super().__init__(driver, exchange)
 
     def send(self, step: int, payloads: Iterable[tuple[int, bytes]]) -> None:
         """Send (target, payload) pairs; returns before they have left."""

@@ -12,16 +12,13 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 
-from fsd_core.channel.channel import Channel, Membership, Patience, explain
+from fsd_core.channel.channel import Channel, Exchange, Membership, Patience, explain
 from fsd_core.driver import Code
 from fsd_core.errors import FsdError, RunFailed
 from fsd_core.keys import RunKeys
-from fsd_core.retry import Retry
 from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
 
 __all__ = ["HEAD_BYTES", "ObjectChannel", "bundle", "entry"]
 
@@ -88,22 +85,11 @@ class ObjectChannel(Channel):
     time are over that it took in the last step, or a tenth of a second.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        me: Membership,
-        expected: Mapping[int, Collection[int]],
-        retry: Retry,
-        meter: Meter,
-        pool: ThreadPoolExecutor,
-        *,
-        eager: bool = False,
-    ) -> None:
-        super().__init__(me, expected, retry, meter, pool, Patience())
+    def __init__(self, store: Store, exchange: Exchange) -> None:
+        super().__init__(exchange, Patience())
         self.store = store
-        self.keys = RunKeys(me.run)
-        self._share = 0.2 if eager else 0.5
-        self._eager = eager
+        self.keys = RunKeys(self.me.run)
+        self._share = 0.2 if self.eager else 0.5
         self._took: dict[int, float] = {}  # by source: seconds from the first question to the answer, in its last step
         self._due: list[tuple[float, float, int, int]] = []  # when, asked first, step, source
         self._wake = threading.Condition()
@@ -127,7 +113,7 @@ class ObjectChannel(Channel):
         now = time.monotonic()
         with self._wake:
             for source in self.mailbox.missing(step):
-                first = now if self._eager else now + min(_MOST_DELAY_S, 0.75 * self._took.get(source, 0.0))
+                first = now if self.eager else now + min(_MOST_DELAY_S, 0.75 * self._took.get(source, 0.0))
                 heapq.heappush(self._due, (first, now, step, source))
             self._wake.notify()
 

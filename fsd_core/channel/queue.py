@@ -7,22 +7,21 @@ import binascii
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 
-from fsd_core.channel.channel import Channel, Membership, Patience, describe, explain
+from fsd_core.channel.channel import Channel, Exchange, Patience, describe, explain
 from fsd_core.channel.frames import HEADER_BYTES, Frame, FrameError, Kind, Stray, fill, pack, split, unpack
 from fsd_core.driver import Code, Delivery, Message, MessageDriver
 from fsd_core.errors import FsdError, RunFailed
-from fsd_core.retry import Retry
-from fsd_core.wrappers.meter import Meter
 
 __all__ = ["QueueChannel"]
 
 LINGER_SHARE = 0.35
 LINGER_MOST_S = 0.05
+LEASES = 3.5  # a message may lose its reply three times in a row and be no stall
 
 
 class QueueChannel(Channel):
@@ -35,23 +34,12 @@ class QueueChannel(Channel):
     the same is dropped by the mailbox.
     """
 
-    def __init__(
-        self,
-        driver: MessageDriver,
-        me: Membership,
-        expected: Mapping[int, Collection[int]],
-        retry: Retry,
-        meter: Meter,
-        pool: ThreadPoolExecutor,
-        *,
-        eager: bool = False,
-    ) -> None:
-        super().__init__(me, expected, retry, meter, pool, Patience(least_s=1.5 * driver.limits.lease_s))
+    def __init__(self, driver: MessageDriver, exchange: Exchange) -> None:
+        super().__init__(exchange, Patience(least_s=LEASES * driver.limits.lease_s))
         self.driver = driver
         self._text = driver.limits.body == "text"
         room = driver.limits.message_bytes * 3 // 4 // 3 * 3 if self._text else driver.limits.message_bytes
         self.piece_bytes = room - HEADER_BYTES
-        self._eager = eager
         self._tokens: list[object] = []
         self._oldest = 0.0
         self._acking: list[Future[None]] = []
@@ -70,7 +58,7 @@ class QueueChannel(Channel):
         waiting: list[Message] = []
         for target, payload in payloads:
             waiting += self.messages(step, target, payload)
-            if self._eager:
+            if self.eager:
                 self._publish_soon(waiting)
                 waiting = []
         self._publish_soon(waiting)
@@ -120,7 +108,7 @@ class QueueChannel(Channel):
         limits = self.driver.limits
         try:
             while not (self.mailbox.complete or self._closed.is_set()):
-                if not self._eager and (self._step is None or not self.mailbox.missing(self._step)):
+                if not self.eager and (self._step is None or not self.mailbox.missing(self._step)):
                     self._waited_s = time.monotonic() - self._asked
                     self._wanted.wait(max(0.0, self._oldest + limits.lease_s / 2 - time.monotonic()) if self._tokens else None)
                     self._wanted.clear()
@@ -133,7 +121,7 @@ class QueueChannel(Channel):
                 for delivery in self.retry.call(self.driver, "receive", receive):
                     self._take(delivery)
                 self._ack(late=False)
-                if not self._eager and self._step is not None and self.mailbox.missing(self._step):
+                if not self.eager and self._step is not None and self.mailbox.missing(self._step):
                     self._closed.wait(min(LINGER_MOST_S, LINGER_SHARE * self._waited_s))
                 if time.time() >= self.me.deadline:
                     return

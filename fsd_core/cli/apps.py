@@ -55,7 +55,7 @@ def gc(screen: Screen, settings: Settings) -> None:
 
     A run is dead when it holds no slot. Runs that are under way, and staged content, stay.
     """
-    from fsd_core.client import collect_garbage
+    from fsd_core.garbage import collect_garbage
 
     check_provider(settings)
     with emulated(settings, screen.note) as settings:
@@ -71,7 +71,7 @@ def clean(screen: Screen, settings: Settings) -> None:
 
     Shards and inputs that an app keeps for its next run, and below FSD_HOME the records of runs and computed partitions.
     """
-    from fsd_core.client import clean as clean_up
+    from fsd_core.garbage import clean as clean_up
 
     check_provider(settings)
     with emulated(settings, screen.note) as settings:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -29,6 +31,7 @@ EXTRAS = {
     "awslambdaric": "pip install 'fsd-inference[emulators]', or --emulator installs it below FSD_HOME",
     "pytest": "pip install 'fsd-inference[test]': fsd conformance needs it",
 }
+ANSWERS_S = 5.0
 TOOLS = {"java": "some emulators need a Java runtime", "node": "some emulators need Node.js"}
 
 
@@ -57,6 +60,7 @@ def _checks() -> Iterator[tuple[str, str | None, str]]:
         yield name, _version(name), hint
     for name in providers.installed():
         yield f"provider {name}", *_provider(name)
+        yield f"credentials of {name}", *_credentials(name)
     for name in CLOUDS:
         if name not in providers.installed():
             yield f"provider {name}", None, "not part of this installation; any package may add it, entry point group fsd.providers"
@@ -82,6 +86,29 @@ def _provider(name: str) -> tuple[str | None, str]:
         return f"{type(found).__module__}.{type(found).__qualname__}", ""
     except (ImportError, AttributeError) as error:
         return None, f"installed, but does not load: {error}"
+
+
+def _credentials(name: str) -> tuple[str | None, str]:
+    """Whose there are; or what its SDK says and what to do. A source that is asked and does not answer is not waited for."""
+    said: list[tuple[str | None, str]] = []
+
+    def ask() -> None:
+        try:
+            found = providers.find(name)
+        except (ImportError, AttributeError):
+            return said.append((None, "the provider does not load"))
+        try:
+            said.append((found.credentials(), ""))
+        except Exception as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            said.append((None, found.advice(text) or text))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    logging.disable()  # some SDKs tell their log at length that they found nobody
+    asking.start()
+    asking.join(ANSWERS_S)
+    logging.disable(logging.NOTSET)
+    return said[0] if said else (None, f"the source of credentials did not answer within {ANSWERS_S:.0f} s")
 
 
 def _writable() -> str | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from fsd_core.cli import apps, conformance, demo, doctor, emulators, model, partition, run
+from fsd_core.cli import apps, compare, conformance, cost, demo, doctor, emulators, model, partition, report, run
 from fsd_core.cli.screen import Screen
 from fsd_core.errors import CheckFailed, InputError, RunFailed
 
@@ -40,8 +40,8 @@ def root() -> None:
 
 
 for command in (
-    run.run, partition.partition, model.group, demo.demo, apps.deploy, apps.destroy, apps.gc, apps.clean,
-    emulators.group, conformance.conformance, doctor.doctor,
+    run.run, compare.compare, report.report, partition.partition, model.group, cost.bill, cost.group, demo.demo, apps.deploy, apps.destroy,
+    apps.gc, apps.clean, emulators.group, conformance.conformance, doctor.doctor,
 ):  # fmt: skip
     root.add_command(command)
 
@@ -69,9 +69,9 @@ def _explain(error: BaseException) -> tuple[int, dict[str, Any], str]:
         return {"code": code, "rank": rank, "layer": layer, "message": message}
 
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
-        word = "terminated" if terminated else "interrupted"
-        return (143 if terminated else 130), fields("INTERRUPTED", word), "; ".join([f"fsd: {word}", *getattr(error, "__notes__", ())])
+        first = error.__cause__ or error  # click's own Abort has the interrupt as its cause, and notes are on that
+        code, word = (143, "terminated") if isinstance(first, Terminated) else (130, "interrupted")
+        return code, fields("INTERRUPTED", word), "; ".join([f"fsd: {word}", *getattr(first, "__notes__", ())])
     if isinstance(error, click.ClickException):
         path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "fsd"
         message = " ".join(error.format_message().split())

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fsd_core.cli.cost import run_tariff, service_table
 from fsd_core.cli.options import Command, check_provider, emulated, with_settings
 from fsd_core.cli.outputs import check_output, compare, read_truth, write_output
 from fsd_core.cli.screen import Screen, Show, amount, pairs
 from fsd_core.config import Settings, home
+from fsd_core.cost import Usage, bill
 from fsd_core.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ __all__ = ["distributed", "result_tables", "run"]
 
 KEYS = (
     "provider", "channel", "workers", "branching", "partition", "objective", "batch_size", "timeout", "seed", "app", "emulator", "faults",
-    "output", "truth",
+    "output", "truth", "tariff",
 )  # fmt: skip
 
 
@@ -56,6 +58,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     from fsd_core.model.inputs import open_inputs
 
     check_provider(settings)
+    tariff = run_tariff(settings)
     keys = ("provider", "channel", "workers", "branching", "partition")
     screen.known.update({key: getattr(settings, key) for key in keys})
     if settings.output:
@@ -70,8 +73,9 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     truth = None if expected is None else compare(expected, result.output)
     if settings.output:
         write_output(Path(settings.output), result.output)
-    screen.answer(result.to_json() | {"truth": truth})
-    screen.print(*result_tables(result, truth))
+    made = bill(Usage.of_run(result.to_json() | {"ranks": result.ranks}), tariff) if tariff else None
+    screen.answer(result.to_json() | {"truth": truth, "bill": made.to_json() if made else None})
+    screen.print(*result_tables(result, truth), *([service_table(made)] if made else ()))
     if truth and (truth["missing"] or truth["extra"]):
         raise CheckFailed(
             f"--truth {settings.truth}: of {truth['expected']} samples expected {truth['missing']} are missing; {truth['extra']} are extra"
@@ -85,7 +89,7 @@ def distributed(model: Model, inputs: csr_matrix, settings: Settings, show: Show
     return run_model(
         model,
         inputs,
-        **{key: getattr(settings, key) for key in KEYS if key not in ("emulator", "output", "truth")},
+        **{key: getattr(settings, key) for key in KEYS if key not in ("emulator", "output", "truth", "tariff")},
         settings=settings.table(),
         home=home(),
         progress=reporting(show),
@@ -131,4 +135,6 @@ def result_tables(result: Result, truth: Mapping[str, int] | None = None) -> Ite
             ("functions", f"{meter['invocations']} invoked, {meter['retries']} retries, {meter['duplicates_dropped']} duplicates dropped"),
         ],
     )
-    yield pairs("\nMemory of a worker", [(name.removesuffix("_bytes_max"), amount(value)) for name, value in result.memory.items()])
+    yield pairs(
+        "\nMemory of a worker", [(name.removesuffix("_max").removesuffix("_bytes"), amount(value)) for name, value in result.memory.items()]
+    )

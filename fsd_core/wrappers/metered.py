@@ -6,9 +6,9 @@ back is counted when it came. Deletes are free with every provider, and not coun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from fsd_core.driver import Delivery, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
+from fsd_core.driver import Delivery, Failure, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
 from fsd_core.wrappers.around import AroundInvoker, AroundMessages, AroundObjects
 from fsd_core.wrappers.meter import Meter
 
@@ -78,7 +78,7 @@ class MeteredObjects(AroundObjects):
 
 
 class MeteredInvoker(AroundInvoker):
-    """Counts launches."""
+    """Counts launches; and where failures are ``asked`` for, each question as a receive, and what it took as an ack."""
 
     def __init__(self, driver: InvokeDriver, meter: Meter) -> None:
         super().__init__(driver)
@@ -88,3 +88,13 @@ class MeteredInvoker(AroundInvoker):
         """See `InvokeDriver.invoke`."""
         self._meter.add("invocations")
         return super().invoke(function, payload)
+
+    def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
+        """See `InvokeDriver.failures`."""
+        asked = self.limits.failures == "asked"
+        if asked:
+            self._meter.add_all({"receive_requests": 1, "receive_units": 1})  # launches are small
+        taken = super().failures(take)
+        if asked and taken:
+            self._meter.add("ack_requests")
+        return taken

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from fsd_conformance.emulators.emulator import Emulator, pointed
 from fsd_conformance.emulators.install import folder, locked
@@ -23,11 +24,18 @@ from fsd_core.errors import InputError
 
 __all__ = ["EMULATORS", "Emulator", "Running", "Used", "down", "find", "names", "own", "state", "up", "use"]
 
+E = TypeVar("E", bound=Emulator)
 # Provider -> its emulators, the default first: module and class.
 EMULATORS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "aws": {
         "moto": ("fsd_conformance.emulators.moto", "Moto"),
         "localstack": ("fsd_conformance.emulators.localstack", "LocalStack"),
+    },
+    "gcp": {
+        "google": ("fsd_conformance.emulators.google", "Google"),
+    },
+    "azure": {
+        "azure": ("fsd_conformance.emulators.azure", "Azure"),
     },
 }
 
@@ -142,7 +150,7 @@ def use(provider: str, name: str | None = None, tell: Callable[[str], None] = la
 
 
 @contextlib.contextmanager
-def own(found: type[Emulator], tell: Callable[[str], None] = lambda text: None) -> Iterator[Emulator]:
+def own(found: type[E], tell: Callable[[str], None] = lambda text: None) -> Iterator[E]:
     """Point this process at an emulator of its own, on free ports, that ends with the block."""
     found.install(tell)
     home = Path(tempfile.mkdtemp(prefix=f"fsd-{found.name}-"))
@@ -158,7 +166,7 @@ def own(found: type[Emulator], tell: Callable[[str], None] = lambda text: None) 
 
 
 @contextlib.contextmanager
-def _guarded(found: type[Emulator], home: Path) -> Iterator[Emulator]:
+def _guarded(found: type[E], home: Path) -> Iterator[E]:
     """An emulator, not started; should this process be killed within the block, its servers and ``home`` go too."""
     guard = Guard(home)
     try:

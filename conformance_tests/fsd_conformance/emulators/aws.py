@@ -1,18 +1,22 @@
-"""What the emulators of AWS share: the local Lambda beside them, and how a client is pointed at both."""
+"""What the emulators of AWS share: the local Lambda beside them, how a client is pointed at both, and a look at what it asks."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import ClassVar
+from urllib.parse import parse_qs, urlsplit
 
-from fsd_conformance.emulators.emulator import Emulator
+from fsd_conformance.emulators.emulator import Emulator, pointed
 from fsd_conformance.emulators.install import packages
-from fsd_conformance.emulators.process import Guard, Server
+from fsd_conformance.emulators.process import POINTERS, Guard, Server
+from fsd_conformance.emulators.proxy import Proxy, Request, See
 
-__all__ = ["Aws"]
+__all__ = ["Aws", "operation", "watched"]
 
 
 class _Lambda(Server):
@@ -35,7 +39,7 @@ class _Lambda(Server):
 class Aws(Emulator):
     """One server for queues, topics and objects, and ours for functions."""
 
-    clears = ("AWS_",)
+    clears = POINTERS["aws"]
     settings: ClassVar[Mapping[str, object]] = {"package": False}  # functions run what is installed here
     service: ClassVar[type[Server]]
     functions: ClassVar[Sequence[str]] = ()  # arguments of the local Lambda
@@ -61,3 +65,41 @@ class Aws(Emulator):
     def install(tell: Callable[[str], None]) -> None:
         """The SDK, moto and Lambda's runtime client, where this interpreter lacks them."""
         packages(("aws", "emulators"), tell)
+
+
+def operation(request: Request) -> str:
+    """What AWS calls that which a request asks, with its service: ``sqs:ReceiveMessage``; of what no run asks, only the HTTP method."""
+    signed = request.headers.get("authorization", "").partition("Credential=")[2].split("/", 4)  # key/date/region/service/...
+    service = signed[3] if len(signed) == 5 else "?"
+    url = urlsplit(request.path)
+    name = request.method
+    if target := request.headers.get("x-amz-target"):  # AmazonSQS.ReceiveMessage
+        name = target.rpartition(".")[2]
+    elif request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+        name = parse_qs(request.body.decode())["Action"][0]
+    elif service == "lambda" and url.path.endswith("/invocations"):
+        name = "Invoke"
+    elif service == "s3" and "list-type=2" in url.query.split("&"):
+        name = "ListObjectsV2"
+    elif service == "s3" and "/" in url.path.strip("/"):  # bucket/key
+        name = {"GET": "GetObject", "PUT": "PutObject"}.get(name, name)
+    return f"{service}:{name}"
+
+
+@contextlib.contextmanager
+def watched(running: Aws, see: See) -> Iterator[None]:
+    """Within the block this process, and all functions that it launches, use a running emulator through proxies that ask ``see``.
+
+    Functions run in a local Lambda of the block's own: an app that is to run in the block must be deployed in it.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="fsd-watched-")))
+        guard = Guard(folder)
+        stack.callback(guard.end)
+        functions = _Lambda(folder, guard, running.functions, lambda: env)
+        services, invokes = (stack.enter_context(contextlib.closing(Proxy(url, see))) for url in (running.servers[0].url, functions.url))
+        env = {**running.env, "AWS_ENDPOINT_URL": services.url, "AWS_ENDPOINT_URL_LAMBDA": invokes.url}
+        stack.callback(functions.stop)
+        functions.start()
+        with pointed(env, running.clears):
+            yield

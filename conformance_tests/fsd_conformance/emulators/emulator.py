@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -11,6 +13,9 @@ from typing import ClassVar
 from fsd_conformance.emulators.process import Guard, Server
 
 __all__ = ["Emulator", "pointed"]
+
+# Modules of SDKs that read the environment when they are imported, and never again.
+_READ_ONCE = ("google.auth.compute_engine._metadata",)
 
 
 class Emulator:
@@ -62,6 +67,7 @@ def pointed(env: Mapping[str, str], clears: tuple[str, ...]) -> Iterator[None]:
         if name.startswith(clears):
             del os.environ[name]
     os.environ.update(env)
+    _read_again()
     try:
         yield
     finally:
@@ -69,3 +75,10 @@ def pointed(env: Mapping[str, str], clears: tuple[str, ...]) -> Iterator[None]:
             if name.startswith(clears) or name in env:
                 del os.environ[name]
         os.environ.update({name: value for name, value in before.items() if name.startswith(clears) or name in env})
+        _read_again()
+
+
+def _read_again() -> None:
+    for name in _READ_ONCE:
+        if name in sys.modules:
+            importlib.reload(sys.modules[name])

@@ -18,7 +18,7 @@ from pathlib import Path
 from fsd_core.config import home
 from fsd_core.errors import InputError
 
-__all__ = ["environment", "folder", "locked", "packages"]
+__all__ = ["environment", "folder", "locked", "npm", "packages"]
 
 _WHOLE = "installed"  # the file that says that an installation was finished, and of what
 
@@ -52,6 +52,23 @@ def environment(name: str, requirements: Sequence[str], tell: Callable[[str], No
 
     _once(target, "\n".join([*requirements, sys.version]), make, tell)
     return python
+
+
+def npm(package: str, version: str, tell: Callable[[str], None]) -> Path:
+    """The folder of a package of Node.js, with what it depends on beside it. `InputError`: there is no Node.js, or no npm to get it."""
+    target = folder() / f"{package}-{version}"
+    if shutil.which("node") is None:
+        raise InputError(f"emulators: {package} needs Node.js 20 or newer: install it, so that `node` and `npm` are found")
+
+    def make() -> None:
+        if shutil.which("npm") is None:
+            raise InputError(f"emulators: {package} cannot be installed without npm, which comes with Node.js: so that `npm` is found")
+        target.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "--loglevel=error", "install", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts"]
+        _run([*command, "--prefix", str(target), f"{package}@{version}"], package, lambda line: None)
+
+    _once(target, f"{package} {version}", make, tell)
+    return target / "node_modules" / package
 
 
 def packages(extras: Sequence[str], tell: Callable[[str], None]) -> None:

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
-from fsd_conformance.emulators.lambda_http import Request, Response
 from fsd_conformance.emulators.lambda_invoke import Invoker
 from fsd_conformance.emulators.lambda_runtime import Runtime
 from fsd_conformance.emulators.lambda_sandbox import Options, sdk
@@ -32,6 +31,7 @@ from fsd_conformance.emulators.lambda_store import (
     event_invoke,
     invalid,
 )
+from fsd_conformance.emulators.web import Request, Response
 
 __all__ = ["REQUEST_BYTES", "Api"]
 
@@ -102,7 +102,7 @@ class Api:
             return Response.of({**self._stats, "queued": self._invoker.queued()})
         if path == "/_fsd/functions":
             shown: dict[str, list[dict[str, Any]]] = {f.name: [] for f in self._store.all()}
-            for it in self._runtime.environments.values():
+            for it in self._runtime.all.values():
                 entry: dict[str, Any] = {"pid": it.pid, "state": it.state, "log": str(it.log), "request_id": None, "event": None}
                 if it.current is not None:
                     entry["request_id"] = it.current.request_id

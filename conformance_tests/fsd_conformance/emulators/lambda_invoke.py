@@ -18,10 +18,10 @@ from typing import Any
 from urllib.parse import unquote
 from uuid import uuid4
 
-from fsd_conformance.emulators.lambda_http import Request, Response
 from fsd_conformance.emulators.lambda_runtime import Invocation, Outcome, Runtime
 from fsd_conformance.emulators.lambda_sandbox import Options, sdk
 from fsd_conformance.emulators.lambda_store import Function, ServiceError, Store
+from fsd_conformance.emulators.web import Request, Response
 
 __all__ = ["Invoker"]
 

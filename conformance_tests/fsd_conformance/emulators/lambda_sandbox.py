@@ -4,51 +4,39 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import io
 import os
-import shutil
-import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+from fsd_conformance.emulators import sandbox
 from fsd_conformance.emulators.lambda_store import Function
 
-__all__ = ["ONE_THREAD", "Options", "sdk", "unpack", "variables"]
+__all__ = ["Options", "sdk", "unpack", "variables"]
 
-ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
 _CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_SESSION_TOKEN": ""}
-_PASSED = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "SSL_CERT_FILE")
 _PLATFORM = (  # on the platform's own image: the runtime client and boto3
     *("awslambdaric", "runtime_client", "simplejson", "snapshot_restore_py"),
     *("boto3", "botocore", "s3transfer", "jmespath", "urllib3", "dateutil", "six"),
 )
-_HEAVY = "boto3,fsd_core.worker,fsd_aws.messages,fsd_aws.objects,fsd_aws.invoke,simplejson,snapshot_restore_py,http.client"
+_HEAVY = (
+    "fsd_core.worker,fsd_aws.messages,fsd_aws.objects,fsd_aws.invoke,simplejson,snapshot_restore_py,http.client,"
+    "fsd_conformance.emulators.lambda_process:warm"
+)
 
 
-@dataclass(frozen=True)
-class Options:
-    """How the emulator behaves: the flags of the command. ``home``: a folder for logs and unpacked code; ``temporary``: it goes at
-    the end."""
+@dataclass(frozen=True, kw_only=True)
+class Options(sandbox.Options):
+    """How the emulator behaves: the flags of the command."""
 
-    home: Path
-    temporary: bool = False
     region: str = "us-east-1"
     account: str = "123456789012"
     concurrency: int = 1000
-    cold: str = "fork"
-    code: str = "installed"
     shipped: str = "fsd_aws.handler"
     preload: str = _HEAVY
     freeze: bool = True
-    idle_s: float = 300.0
-    pending_s: float = 0.2
     retry_scale: float = 1.0
-    late: tuple[float, float] = (0.0, 0.0)
-    duplicate: float = 0.0
-    seed: int = 0
 
 
 def variables(options: Options, function: Function, endpoint: str, api: str, task: str, stream: str) -> dict[str, str]:
@@ -56,15 +44,11 @@ def variables(options: Options, function: Function, endpoint: str, api: str, tas
 
     ``endpoint``: of the local Lambda; ``api``: host and port of the Runtime API; ``task``: the folder of the code.
     """
-    passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
-    passed |= {name: value for name, value in os.environ.items() if name.startswith("AWS_ENDPOINT_URL")}
-    passed |= _credentials()
-    if options.code == "installed" and "PYTHONPATH" in os.environ:
-        passed["PYTHONPATH"] = os.environ["PYTHONPATH"]
     return {
-        **ONE_THREAD,
-        **passed,
+        **sandbox.passed(options),
         "AWS_ENDPOINT_URL_LAMBDA": endpoint,
+        **{name: value for name, value in os.environ.items() if name.startswith("AWS_ENDPOINT_URL")},
+        **_credentials(),
         **function.settings.get("Environment", {}).get("Variables", {}),
         "LANG": "en_US.UTF-8",
         "TZ": ":UTC",
@@ -109,12 +93,5 @@ def unpack(options: Options, function: Function) -> tuple[Path, tuple[list[str],
         source = Path(spec.submodule_search_locations[0] if spec.submodule_search_locations else spec.origin)
         with suppress(FileExistsError):
             (runtime / source.name).symlink_to(source)
-    task = options.home / "code" / function.digest.replace("/", "_")
-    if not task.exists():
-        half = task.with_name(uuid4().hex)
-        with zipfile.ZipFile(io.BytesIO(function.code)) as package:
-            package.extractall(half)
-        with suppress(OSError):  # another was quicker
-            half.rename(task)
-        shutil.rmtree(half, ignore_errors=True)
+    task = sandbox.unpack(options.home, function.digest, function.code)
     return task, ([str(task)], [str(runtime)])

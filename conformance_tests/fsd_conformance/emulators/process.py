@@ -21,7 +21,17 @@ from pathlib import Path
 
 from fsd_core.errors import InputError
 
-__all__ = ["Guard", "Process", "Server", "free_port"]
+__all__ = ["POINTERS", "Guard", "Process", "Server", "free_port"]
+
+# Provider -> how variables begin that point its SDK at a service or at an account.
+POINTERS: Mapping[str, tuple[str, ...]] = {
+    "aws": ("AWS_",),
+    "gcp": (
+        *("GOOGLE_", "CLOUDSDK_", "GCE_METADATA_", "NO_GCE_CHECK"),
+        *("PUBSUB_EMULATOR_HOST", "STORAGE_EMULATOR_HOST", "FSD_GCP_ENDPOINT"),
+    ),
+    "azure": ("AZURE_", "FSD_AZURE_", "IDENTITY_", "MSI_"),
+}
 
 _POLL_S = 0.05
 _GUARD = """
@@ -106,11 +116,12 @@ class Guard:
 
 
 class Server:
-    """One server at ``http://127.0.0.1:port``. A subclass says how it is started and asked whether it is well."""
+    """One server at ``http://host:port``. A subclass says how it is started and asked whether it is well."""
 
     name: str
     health: str  # the path that answers 2xx once it can be used
     within_s = 120.0  # from its start until it can be used, on a machine that has much else to do
+    host = "127.0.0.1"
     grace_s = 10.0  # for its end; 0 where nothing is worth waiting for
 
     def __init__(self, folder: Path, guard: Guard | None = None) -> None:
@@ -124,7 +135,7 @@ class Server:
     @property
     def url(self) -> str:
         """Its address: the same after a restart."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def command(self) -> Sequence[str]:
         """What to run."""
@@ -132,11 +143,11 @@ class Server:
 
     def environment(self) -> Mapping[str, str]:
         """Of the process: by default this one's, without what points an SDK somewhere."""
-        return {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        return {name: value for name, value in os.environ.items() if not name.startswith(sum(POINTERS.values(), ()))}
 
     def healthy(self) -> bool:
         """Whether it answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)  # knows nothing of proxies
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=5)  # knows nothing of proxies
         try:
             connection.request("GET", self.health)
             return connection.getresponse().status < 300

@@ -1,0 +1,92 @@
+"""Queue or object: what the services charge for a run's communication, by the number of workers and two tariffs.
+
+Runs on this machine, whose counts are close to a cloud's; function time is left out, for it would be this machine's.
+
+    python benchmarks/choosing.py --out docs/choosing.svg
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import fsd_core
+from fsd_core.cost import Usage, bill, load
+from fsd_core.figures import FIGURES, Measured
+from fsd_core.model import open_model
+from fsd_core.model.inputs import open_inputs
+
+TARIFFS = ("aws-us-east-1", "aws-icde2024")
+CHANNELS = {"queue": ("#0b5394", "o", "-"), "object": ("#d07000", "s", "--")}  # colour, mark, line
+MONEY = FIGURES[-1]
+WORKERS = (2, 4, 8, 14, 20, 30, 42)
+
+
+def measure(model: str, inputs: str, counts: list[int], partition: str) -> dict[tuple[str, str], list[float]]:
+    """(Tariff, channel) -> USD for messages and objects of a thousand runs, one for each number of workers."""
+    network = open_model(model)
+    samples = open_inputs(inputs, network.inputs)
+    found: dict[tuple[str, str], list[float]] = {(tariff, channel): [] for tariff in TARIFFS for channel in CHANNELS}
+    print(
+        "| workers | channel | messages, MB | queue requests | object requests | " + " | ".join(f"USD, {name}" for name in TARIFFS) + " |"
+    )
+    print("|" + " ---: |" * (5 + len(TARIFFS)))
+    for count in counts:
+        for channel in CHANNELS:
+            result = fsd_core.run(network, samples, channel=channel, workers=count, partition=partition)
+            record = result.to_json() | {"ranks": result.ranks}
+            usd = []
+            for name in TARIFFS:
+                parts = dict(zip(MONEY.parts, MONEY.of(Measured(record, bill(Usage.of_run(record), load(name)))), strict=True))
+                usd.append(parts["messages"] + parts["objects"])
+                found[name, channel].append(usd[-1])
+            meter = result.meter
+            queue = sum(meter[f"{verb}_requests"] for verb in ("publish", "receive", "ack"))
+            objects = sum(meter[f"object_{verb}"] for verb in ("puts", "gets", "lists"))
+            sizes = f"{count} | {channel} | {meter['message_bytes_sent'] / 1e6:.2f} | {queue} | {objects}"
+            print(f"| {sizes} | " + " | ".join(f"{each:.2f}" for each in usd) + " |", flush=True)
+    return found
+
+
+def plot(found: dict[tuple[str, str], list[float]], counts: list[int], title: str, out: str) -> None:
+    """One panel a tariff, both axes logarithmic."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "choosing", "font.family": "sans-serif", "font.size": 11}):
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        panels = figure.subplots(1, len(TARIFFS), sharey=True)
+        for axes, tariff in zip(panels, TARIFFS, strict=True):
+            for channel, (colour, mark, line) in CHANNELS.items():
+                usd = found[tariff, channel]
+                axes.plot(counts, usd, color=colour, marker=mark, linestyle=line, linewidth=2)
+                axes.annotate(channel, (counts[-1], usd[-1]), (7, 0), textcoords="offset points", color=colour, va="center", weight="bold")
+            axes.set(xscale="log", yscale="log", xlabel="workers", title=tariff, xticks=counts, xlim=(counts[0] * 0.9, counts[-1] * 1.9))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.grid(color="#d4dae0", linewidth=0.8)
+            axes.spines[["top", "right"]].set_visible(False)
+        panels[0].set_ylabel("USD for a thousand runs,\nmessages and objects")
+        figure.suptitle(title)
+        figure.savefig(out, format="svg", metadata={"Date": None})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="radixnet:1024:24")
+    parser.add_argument("--input", default="digits")
+    parser.add_argument("--workers", default=",".join(map(str, WORKERS)))
+    parser.add_argument("--partition", default="hypergraph")
+    parser.add_argument("--out", help="where the plot goes, as SVG")
+    given = parser.parse_args()
+    counts = [int(word) for word in given.workers.split(",")]
+    found = measure(given.model, given.input, counts, given.partition)
+    if given.out:
+        plot(found, counts, f"{given.model}, {given.input}, {given.partition} partition", given.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""Cases of core's channels over a provider's queues: what one run makes of messages that are doubled, refused, late or another's."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+
+import pytest
+
+from fsd_conformance.base import RANKS, Cases, Deployed, eventually, new_retry
+from fsd_core import slots
+from fsd_core.channel import Exchange, Membership, QueueChannel
+from fsd_core.channel.frames import Kind
+from fsd_core.driver import Code, Message, MessageDriver, Rejected
+from fsd_core.errors import RunFailed
+from fsd_core.retry import Retry
+from fsd_core.store import Store
+from fsd_core.wrappers.around import AroundMessages
+from fsd_core.wrappers.faults import Faults, FaultyMessages
+from fsd_core.wrappers.meter import Meter
+
+__all__ = ["ChannelCases"]
+
+RUN, OTHER = "0a" * 8, "0b" * 8
+STEPS = 4
+Make = Callable[..., QueueChannel]
+
+
+class ChannelCases(Cases):
+    """Each case leases a slot, and gives it back at the epoch of its newest message."""
+
+    within_s = 120.0  # each channel's deadline
+
+    @pytest.fixture
+    def make(self, deployed: Deployed) -> Iterator[Make]:
+        """See `making`."""
+        with self.making(deployed) as make:
+            yield make
+
+    @contextmanager
+    def making(self, deployed: Deployed) -> Iterator[Make]:
+        """What makes the channel of a rank; ``around`` gets its driver."""
+        with ExitStack() as stack:
+            objects = stack.enter_context(closing(deployed.provider.objects(deployed.resources)))
+            store = Store(objects, new_retry())
+            leased = slots.lease(store, deployed.resources.slots, RUN, time.time() + 2 * self.within_s)
+            stack.callback(slots.release, store, replace(leased, epoch=leased.epoch + 1))
+
+            def make(
+                rank: int,
+                expected: Mapping[int, Collection[int]] | None = None,
+                *,
+                run: str = RUN,
+                later: int = 0,
+                around: Callable[[MessageDriver], MessageDriver] = lambda driver: driver,
+            ) -> QueueChannel:
+                driver = stack.enter_context(closing(deployed.provider.messages(deployed.resources, leased.slot)))
+                pool = stack.enter_context(ThreadPoolExecutor(4))
+                me = Membership(run, leased.epoch + later, rank, RANKS, time.time() + self.within_s)
+                exchange = Exchange(me, expected or {}, Retry(me.deadline, Meter()), pool)
+                return stack.enter_context(closing(QueueChannel(around(driver), exchange)))
+
+            yield make
+
+    def test_only_its_own_run_is_heard(self, make: Make) -> None:
+        """An older epoch's message is dropped, and so are another run's and what is no message of ours; its own run's never."""
+        make(1, later=-1).send(0, [(0, b"older")])
+        make(1, run=OTHER).send(0, [(0, b"another run's")])
+        stranger = make(1, later=-1)
+        stranger.publish([Message(0, b"hello"), Message(0, stranger.message(0, Kind.PAYLOAD, 0, 0, 1, b"cut").body[:40])])
+        make(1).send(1, [(0, b"later step")])
+        receiver = make(0, {0: [1], 1: [1]})
+        make(1).send(0, [(0, b"mine")])
+        assert [list(receiver.receive(step)) for step in (0, 1)] == [[(1, b"mine")], [(1, b"later step")]]
+        receiver.finish()
+        left = make(0, {2: [1]})
+        left.prepare(2)  # nothing comes, so it hears all that is there still
+        eventually("strays dropped", 60, lambda: _strays(receiver, left) >= 4)
+
+    def test_a_newer_runs_message_is_left_to_it(self, make: Make) -> None:
+        """Who hears of a newer epoch has lost its slot, and ends; the message comes to the run that it is for."""
+        make(1, run=OTHER, later=1).send(0, [(0, b"for the newer")])
+        fenced = make(0, {0: [1]})
+        with pytest.raises(RunFailed, match="lease lost") as caught:
+            list(fenced.receive(0))
+        assert caught.value.code is Code.PRECONDITION
+        newer = make(0, {0: [1]}, run=OTHER, later=1)
+        assert list(newer.receive(0, least_s=60.0)) == [(1, b"for the newer")]
+        newer.finish()
+
+    @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-3] + b"\x00" + data[-2:]], ids=["cut", "flipped"])
+    def test_a_damaged_message_of_its_run_ends_it(self, make: Make, damage: Callable[[bytes], bytes]) -> None:
+        """A message of its own run that was cut or changed on its way ends the run at once, naming who sent it."""
+        sender = make(1)
+        text = sender.driver.limits.body == "text"
+        sound = sender.message(0, Kind.PAYLOAD, 0, 0, 1, b"x" * 40).body
+        body = base64.b64encode(damage(base64.b64decode(sound))) if text else damage(sound)
+        sender.publish([Message(0, body)])
+        receiver = make(0, {0: [1]})
+        with pytest.raises(RunFailed, match="rank 1") as caught:
+            list(receiver.receive(0))
+        assert caught.value.code is Code.INVALID
+
+    def test_what_is_over_the_byte_cap_is_split(self, make: Make) -> None:
+        """A payload of more pieces than ``batch_bytes`` has room for goes in several publishes, each within the limits."""
+        spy = Spy.of(sender := make(1, around=Spy))
+        limits = spy.limits
+        pieces = limits.batch_bytes // (limits.message_bytes + limits.overhead_bytes) + 1
+        if pieces > limits.batch_messages:
+            pytest.skip("as many of the largest messages as a publish takes are within its bytes")
+        payload = secrets.token_bytes(sender.piece_bytes) * pieces
+        sender.send(0, [(0, payload)])
+        receiver = make(0, {0: [1]})
+        assert list(receiver.receive(0)) == [(1, payload)]
+        receiver.finish()
+        sender.finish()
+        assert sum(map(len, spy.taken)) == pieces
+        assert len(spy.taken) > 1
+        assert max(sum(len(body) + limits.overhead_bytes for body in batch) for batch in spy.taken) <= limits.batch_bytes
+
+    def test_refused_entries_alone_are_sent_again(self, make: Make) -> None:
+        """Of a publish that was refused in part, the refused entries are sent again, and nothing that was taken."""
+        sender = make(1, around=lambda driver: FaultyMessages(Spy(driver), Faults(reject=0.5, seed=1), 0))
+        steps = range(min(10, sender.driver.limits.batch_messages))
+        batch = [sender.message(0, Kind.PAYLOAD, step, 0, 1, b"%d" % step) for step in steps]
+        sender.publish(batch)
+        spy = Spy.of(sender)
+        assert sorted(body for taken in spy.taken for body in taken) == sorted(message.body for message in batch)
+        assert len(spy.taken) > 1
+        receiver = make(0, {step: [1] for step in steps})
+        assert [list(receiver.receive(step)) for step in steps] == [[(1, b"%d" % step)] for step in steps]
+        receiver.finish()
+
+    def test_copies_and_disorder_change_nothing(self, make: Make) -> None:
+        """Duplicates and reordering leave an exchange as it is: each payload once, in its step."""
+        faults = Faults(duplicate=0.5, reorder=0.5, delay=0.02, seed=2)
+
+        def work(rank: int) -> int:
+            peers = [peer for peer in range(RANKS) if peer != rank]
+            channel = make(rank, dict.fromkeys(range(STEPS), peers), around=lambda driver: FaultyMessages(driver, faults, rank))
+            for step in range(STEPS):
+                channel.send(step, ((peer, b"%d %d %d" % (step, rank, peer)) for peer in peers))
+                assert sorted(channel.receive(step)) == [(peer, b"%d %d %d" % (step, peer, rank)) for peer in peers]
+            channel.finish()
+            return channel.meter.snapshot()["duplicates_dropped"]
+
+        with ThreadPoolExecutor(RANKS) as pool:
+            assert sum(pool.map(work, range(RANKS))) > 0
+
+
+class Spy(AroundMessages):
+    """Keeps the bodies of each publish that the service took."""
+
+    def __init__(self, driver: MessageDriver) -> None:
+        super().__init__(driver)
+        self.taken: list[list[bytes]] = []
+
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        """See `MessageDriver.publish`."""
+        refused = super().publish(messages)
+        gone = {each.index for each in refused}
+        self.taken.append([message.body for index, message in enumerate(messages) if index not in gone])
+        return refused
+
+    @staticmethod
+    def of(channel: QueueChannel) -> Spy:
+        """The one around a channel's driver, or within the wrapper that is."""
+        found = channel.driver if isinstance(channel.driver, Spy) else vars(channel.driver)["_driver"]
+        assert isinstance(found, Spy)
+        return found
+
+
+def _strays(*channels: QueueChannel) -> int:
+    return sum(channel.meter.snapshot()["strays_dropped"] for channel in channels)

@@ -1,0 +1,111 @@
+"""A proxy before a server of this machine that speaks AMQP without TLS: it sees every message that a client sends, and every connection."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable
+
+from fsd_conformance.emulators.service_bus import frames
+from fsd_conformance.emulators.service_bus.codec import AmqpError, Described
+
+__all__ = ["AmqpProxy"]
+
+_SIZE = struct.Struct(">I").unpack_from
+_ATTACH = 0x12
+_HEAD = 8  # bytes of a protocol header, and of a frame's
+
+
+class AmqpProxy:
+    """Listens at ``port`` of this machine for ``upstream``, a port of it too, until `close`; 0: each connection is cut at once.
+
+    ``see`` is called for each connection that is made, with "", and for each whole message that a client sends, with its link's target.
+    """
+
+    def __init__(self, upstream: int, see: Callable[[str], None]) -> None:
+        self._upstream, self._see = upstream, see
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port: int = self._listener.getsockname()[1]
+        self._open: set[socket.socket] = set()
+        _thread(self._accept)
+
+    def close(self) -> None:
+        """Listen no more, and end what is open."""
+        with contextlib.suppress(OSError):  # or an accept that waits would go on
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for each in list(self._open):
+            _end(each)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                _thread(self._connected, near)
+
+    def _connected(self, near: socket.socket) -> None:
+        self._see("")
+        with near, contextlib.suppress(OSError):
+            if not self._upstream:
+                return
+            with socket.create_connection(("127.0.0.1", self._upstream)) as far:
+                both = {near, far}
+                self._open |= both
+                back = _thread(_carry, far, near, None)
+                _carry(near, far, _Reader(self._see).read)
+                back.join()
+                self._open -= both
+
+
+class _Reader:
+    """What one client says. After what is no AMQP it looks no further."""
+
+    def __init__(self, see: Callable[[str], None]) -> None:
+        self._see = see
+        self._data = b""
+        self._targets: dict[tuple[int, int], str] = {}  # of the links by which it sends, by channel and handle
+
+    def read(self, data: bytes) -> None:
+        """Some more bytes."""
+        self._data += data
+        while len(self._data) >= _HEAD:
+            size = _HEAD if self._data.startswith(b"AMQP") else max(_HEAD, _SIZE(self._data)[0])
+            if len(self._data) < size:
+                return
+            frame, self._data = self._data[:size], self._data[size:]
+            if size > _HEAD and frame[5] == 0:
+                with contextlib.suppress(AmqpError):
+                    self._frame(frame)
+
+    def _frame(self, frame: bytes) -> None:
+        channel = int.from_bytes(frame[6:8], "big")
+        code, fields, _ = frames.read(frame, 4 * frame[4], len(frame))
+        if code == _ATTACH and not fields.flag(2):
+            target = fields.get(6)
+            address = target.value[0] if isinstance(target, Described) and isinstance(target.value, list) and target.value else "?"
+            self._targets[channel, fields.number(1)] = str(address)
+        elif code == frames.TRANSFER and not fields.flag(5):
+            self._see(self._targets.get((channel, fields.number(0)), "?"))
+
+
+def _carry(source: socket.socket, target: socket.socket, read: Callable[[bytes], None] | None) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            if read is not None:
+                read(data)
+            target.sendall(data)
+    _end(source)
+    _end(target)
+
+
+def _end(each: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        each.shutdown(socket.SHUT_RDWR)
+
+
+def _thread(work: Callable[..., None], *arguments: object) -> threading.Thread:
+    thread = threading.Thread(target=work, args=arguments, name="amqp-proxy", daemon=True)
+    thread.start()
+    return thread

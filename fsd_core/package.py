@@ -1,0 +1,207 @@
+"""What a function's platform is given: a zip with all that a worker imports and nothing more. Equal parts give equal bytes.
+
+A `Recipe` says what goes in: this project's own source as it is installed here, and where the platform does not install the
+requirements itself, their wheels for its interpreter and its C library, whatever this machine has. What was built is kept in a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from fsd_core.driver import Code
+from fsd_core.errors import InputError, RunFailed
+
+__all__ = ["Package", "Recipe", "Wheels", "command", "digest", "files", "manylinux", "sources", "stub", "write", "zipped"]
+
+_CLIENT_ONLY = (  # of fsd_core: nothing of a worker imports these
+    *("cli/", "client/", "cost/", "report/"),
+    *("client.py", "config.py", "demo.py", "garbage.py", "package.py", "provisioning.py", "settings.py"),
+)
+_DROPPED_FOLDERS = {"tests", "__pycache__", "bin", "include"}
+_DROPPED_SUFFIXES = (".pyi", ".pyc", ".a", ".h", "/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")
+_FORMAT = "1"  # in every digest: a change of what is dropped must not find what was built before
+
+
+@dataclass(frozen=True)
+class Package:
+    """A zip and its sizes in bytes. ``digest``: 16 hexadecimal digits of what it was made of."""
+
+    digest: str
+    body: bytes
+    unzipped: int
+
+    def __str__(self) -> str:
+        return f"{len(self.body) / 2**20:.1f} MB zipped, {self.unzipped / 2**20:.1f} MB unzipped"
+
+
+@dataclass(frozen=True)
+class Wheels:
+    """What is installed from ``requirements`` (a requirements.txt, every version pinned) for an interpreter of a platform."""
+
+    requirements: bytes
+    python: str  # "3.12"
+    platforms: Sequence[str]  # the tags of wheels that it runs, the best first
+
+    def parts(self) -> list[tuple[str, bytes]]:
+        """For `digest`."""
+        return [("python", self.python.encode()), ("platforms", " ".join(self.platforms).encode()), ("requirements", self.requirements)]
+
+    def installed(self, folder: Path, name: str) -> dict[str, bytes]:
+        """Path and content of what a worker may need of them; ``folder`` keeps what was installed, under a name that starts with ``name``.
+
+        Raises `InputError` where pip is missing, `RunFailed` where pip cannot get a wheel.
+        """
+        target, found = folder / f"{name}-{digest(self.parts())}", {}
+        if not target.is_dir():
+            self._install(target)
+        for path in sorted(target.rglob("*")):
+            inside = path.relative_to(target).as_posix()
+            dropped = _DROPPED_FOLDERS.intersection(inside.split("/")[:-1]) or f"/{inside}".endswith(_DROPPED_SUFFIXES)
+            if path.is_file() and not dropped and not inside.startswith("zstandard/_cffi"):  # its second back end, for PyPy
+                found[inside] = path.read_bytes()
+        return found
+
+    def _install(self, target: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            listed = Path(scratch, "requirements.txt")
+            listed.write_bytes(self.requirements)
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-compile"]
+            command += ["--target", f"{scratch}/target", "--only-binary", ":all:", "--no-deps", "--implementation", "cp"]
+            command += ["--python-version", self.python, *(f"--platform={tag}" for tag in self.platforms), "-r", str(listed)]
+            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            if "No module named pip" in done.stderr:
+                raise InputError(f"function package: pip is missing: {sys.executable} -m ensurepip")
+            if done.returncode:
+                last = (done.stderr.strip() or "no reason given").splitlines()[-1]
+                raise RunFailed(Code.UNAVAILABLE, f"function package: pip could not get the wheels for Python {self.python}: {last}")
+            with suppress(OSError):  # another process was first
+                os.rename(f"{scratch}/target", target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a package is made of. Sizes in bytes."""
+
+    name: str  # what its files in the cache start with: provider and runtime
+    files: Mapping[str, bytes]  # path in the zip -> content
+    wheels: Wheels | None = None
+    below: str = ""  # the folder in the zip that the wheels are in, with a "/" at its end
+    platform: str  # as errors call it
+    most_zipped: int  # what it takes
+    most_unzipped: int
+
+    @property
+    def digest(self) -> str:
+        """What identifies the package that `build` would make. Quick: nothing is installed."""
+        return digest([("below", self.below.encode()), *(self.wheels.parts() if self.wheels else ()), *sorted(self.files.items())])
+
+    def build(self, folder: Path) -> Package:
+        """The package, from the cache in ``folder`` if it is there.
+
+        Raises `InputError` where pip is missing or the result is larger than the platform takes, `RunFailed` where pip cannot get a wheel.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        name = self.digest
+        path = folder / f"{self.name}-{name}.zip"
+        if not path.exists():
+            installed = self.wheels.installed(folder, self.name) if self.wheels else {}
+            write(path, zipped({self.below + inside: content for inside, content in installed.items()} | dict(self.files)))
+            for old in folder.glob(f"{self.name}-*.zip"):
+                if old != path:
+                    old.unlink(missing_ok=True)
+        body = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            unzipped = sum(entry.file_size for entry in archive.infolist())
+        if unzipped > self.most_unzipped or len(body) > self.most_zipped:
+            raise InputError(
+                f"function package: {len(body) >> 20} MB zipped, {unzipped >> 20} MB unzipped: {self.platform} takes "
+                f"{self.most_zipped >> 20} and {self.most_unzipped >> 20}; look into {path} for what grew"
+            )
+        return Package(name, body, unzipped)
+
+
+def stub(table: str) -> Package:
+    """A package without code, for emulators that run what is installed on this machine. ``table``: the provider's, of the settings."""
+    text = f"This function runs what is installed beside the emulator: [{table}] package = false.\n".encode()
+    return Package("installed", zipped({"README": text}), len(text))
+
+
+def files(package: str) -> dict[str, Path]:
+    """Path below an installed package and file, wherever it is: in a checkout handlers lie beside the adapters."""
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        extra = package.partition(".")[0].removeprefix("fsd_")
+        raise InputError(f"function package: {package} is not installed: pip install 'fsd-inference[{extra}]'")
+    roots = [Path(root) for root in spec.submodule_search_locations]
+    return {path.relative_to(root).as_posix(): path for root in roots for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def sources(packages: Iterable[str], without: Sequence[str] = ()) -> dict[str, bytes]:
+    """Path in the zip and content of the modules of fsd_core and ``packages``, but those of the client alone.
+
+    ``without``: which these are of ``packages``, as paths ("fsd_aws/provision.py") or folders ("fsd_aws/tests/").
+    """
+    left_out, found = (*(f"fsd_core/{name}" for name in _CLIENT_ONLY), *without), {}
+    for package in ("fsd_core", *packages):
+        for inside, path in files(package).items():
+            name = f"{package.replace('.', '/')}/{inside}"
+            if path.suffix == ".py" and not name.startswith(left_out):
+                found[name] = path.read_bytes()
+    return found
+
+
+def manylinux(glibc: int) -> list[str]:
+    """The tags of x86-64 wheels that a Linux with glibc 2.``glibc`` runs, the best first (PEP 600)."""
+    return [f"manylinux_2_{minor}_x86_64" for minor in range(glibc, 16, -1)] + ["manylinux2014_x86_64"]
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    """A zip of path and content: names in order, no times, so that the same files give the same bytes."""
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.external_attr = 0o644 << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, files[name])
+    return body.getvalue()
+
+
+def write(path: Path, body: bytes) -> None:
+    """Write a file that others see whole or not at all."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    new.write_bytes(body)
+    os.replace(new, path)
+
+
+def digest(parts: Iterable[tuple[str, bytes]]) -> str:
+    """16 hexadecimal digits of named contents, and of how packages are made."""
+    total = hashlib.sha256()
+    for name, content in (("format", _FORMAT.encode()), *parts):
+        total.update(f"{name}\0{len(content)}\0".encode())
+        total.update(content)
+    return total.hexdigest()[:16]
+
+
+def command(module: str, arguments: Sequence[str], runtimes: Sequence[str], build: Callable[[str], Package]) -> int:
+    """``python -m MODULE OUT.zip [RUNTIME]``: write the package, print as JSON the variables that the infrastructure code wants of it."""
+    if not 1 <= len(arguments) <= 2 or (len(arguments) == 2 and arguments[1] not in runtimes):
+        print(f"usage: python -m {module} OUT.zip [{'|'.join(runtimes)}]", file=sys.stderr)
+        return 2
+    out, runtime = Path(arguments[0]), (*arguments, runtimes[0])[1]
+    made = build(runtime)
+    write(out, made.body)
+    print(json.dumps({"package": str(out), "package_text": str(made), "code": made.digest, "runtime": runtime}))
+    return 0

@@ -1,0 +1,199 @@
+"""What provisioners share: requests with a deadline, probes of queues and of the function, on this machine's provider."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fsd_core.driver import Code, Launch, Message, MessageDriver, Rejected, Resources
+from fsd_core.errors import DriverError, InputError
+from fsd_core.provisioning import PROBE, Requests, check_app, check_size, probe_queues, try_out
+from fsd_local import LocalProvider
+from fsd_local.errors import classify
+from fsd_local.invoke import LocalInvoker, LocalLaunch
+from fsd_local.messages import LocalMessages
+
+
+def advice(error: BaseException) -> str | None:
+    return "plug it in" if isinstance(error, PermissionError | ProcessLookupError) else None
+
+
+def requests() -> Requests:
+    return Requests(classify, advice, (ProcessLookupError,))
+
+
+def failing(*errors: BaseException) -> Callable[[], str]:
+    """A request that ends with each error in turn, and then well."""
+    left = list(errors)
+
+    def request() -> str:
+        if left:
+            raise left.pop(0)
+        return "done"
+
+    return request
+
+
+def test_a_transient_error_is_repeated() -> None:
+    with requests() as ours:
+        assert ours.repeat("it", failing(ConnectionResetError(), ConnectionResetError())) == "done"
+        assert ours.retry.meter.snapshot()["retries"] == 2
+
+
+def test_an_error_says_what_to_do() -> None:
+    with requests() as ours:
+        with pytest.raises(DriverError, match=r"it: PermissionError: .*: plug it in$") as denied:
+            ours.repeat("it", failing(PermissionError(13, "no")))
+        assert denied.value.code is Code.DENIED
+        assert isinstance(denied.value.__cause__, PermissionError)
+        with pytest.raises(DriverError, match=r"it: FileExistsError: \[Errno 17\] there$"):
+            ours.repeat("it", failing(FileExistsError(17, "there")))
+
+
+def test_what_is_not_set_up_is_the_users_to_set_up() -> None:
+    with requests() as ours, pytest.raises(InputError, match=r"^plug it in$"):
+        ours.repeat("it", failing(ProcessLookupError(3, "nobody")))
+
+
+def test_unless() -> None:
+    with requests() as ours:
+        assert ours.unless(Code.NOT_FOUND, "it", failing(FileNotFoundError(2, "gone"))) is None
+        assert ours.unless(Code.NOT_FOUND, "it", failing()) == "done"
+        with pytest.raises(DriverError, match="there"):
+            ours.unless(Code.NOT_FOUND, "it", failing(FileExistsError(17, "there")))
+
+
+def test_many_at_a_time_and_the_first_error() -> None:
+    together = threading.Barrier(4, timeout=30)
+    with requests() as ours:
+        assert sorted(ours.each(lambda _: together.wait(), range(4))) == [0, 1, 2, 3]  # each waits for the others
+        with pytest.raises(ZeroDivisionError):
+            ours.each(lambda item: 1 // item, [1, 0, 2])
+
+
+def test_what_never_comes_is_waited_for_until_the_deadline() -> None:
+    with requests() as ours:
+        seen = iter([None, None, "there"])
+        assert ours.until("it", lambda: next(seen)) == "there"
+        ours.within(0.2)
+        with pytest.raises(DriverError, match="it: not within the time that a deployment may take") as late:
+            ours.until("it", lambda: None)
+    assert late.value.code is Code.DEADLINE
+
+
+def test_clients_are_closed_after_the_last_request() -> None:
+    said: list[str] = []
+    started = threading.Event()
+
+    def slow() -> None:
+        started.set()
+        time.sleep(0.05)
+        said.append("request")
+
+    with requests() as ours:
+        ours.closing.callback(said.append, "first client")
+        ours.closing.callback(said.append, "second client")
+        ours._pool.submit(slow)
+        assert started.wait(30)
+    assert said == ["request", "second client", "first client"]
+
+
+class Odd(LocalProvider):
+    """This machine with other queues, or other functions."""
+
+    def __init__(self, messages: type[LocalMessages] = LocalMessages, invoker: type[LocalInvoker] = LocalInvoker) -> None:
+        self._messages, self._invoker = messages, invoker
+
+    def messages(self, resources: Resources, slot: int) -> MessageDriver:
+        return self._messages(resources.names["root"], slot, float(resources.names["lease_s"]))
+
+    def invoker(self, resources: Resources) -> LocalInvoker:
+        return self._invoker(resources)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Resources:
+    return LocalProvider().provisioner({"root": str(tmp_path)}).ensure("app", 5, 2)
+
+
+def test_every_queue_is_probed_and_left_empty(app: Resources) -> None:
+    published: list[tuple[str, list[int]]] = []
+
+    class Recorded(LocalMessages):
+        def __init__(self, root: str, slot: int, lease_s: float) -> None:
+            super().__init__(root, slot, lease_s)
+            self.limits = replace(self.limits, batch_messages=4, batch_bytes=100, overhead_bytes=7)  # 3 of 26 + 7 bytes
+
+        def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+            published.append((self._slot[-1], [message.rank for message in messages]))
+            return super().publish(messages)
+
+    provider = Odd(Recorded)
+    stale = provider.messages(app, 1)
+    for _ in range(6):
+        stale.publish([Message(4, PROBE + b"of a client that died")])
+    published.clear()
+    pairs = [(slot, rank) for slot in range(2) for rank in range(5)]
+    with requests() as ours:
+        ours.within(60)
+        probe_queues(provider, app, pairs, ours)
+    assert sorted(published)[:4] == [("0", [0, 1, 2]), ("0", [3, 4]), ("1", [0, 1, 2]), ("1", [3, 4])]
+    for slot, rank in pairs:
+        assert provider.messages(app, slot).receive(rank, 10, 0) == []
+
+
+def test_a_queue_that_does_not_deliver_is_named(app: Resources) -> None:
+    class Deaf(LocalMessages):
+        def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+            return super().publish([message for message in messages if message.rank != 3] or [Message(0, PROBE)])
+
+    with requests() as ours:
+        ours.within(3)
+        with pytest.raises(DriverError, match="slot 1, ranks 2, 3: a message to each queue: not within"):
+            probe_queues(Odd(Deaf), app, [(1, 2), (1, 3)], ours)
+
+
+def test_a_function_that_runs_is_tried_out(app: Resources) -> None:
+    with requests() as ours:
+        ours.within(60)
+        try_out(LocalProvider(), app, ours, "nothing")
+    assert LocalProvider().objects(app).list("").keys == []
+
+
+def test_a_function_that_does_not_run_is_named(app: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lost:
+        def poll(self) -> Code | None:
+            return Code.DENIED
+
+    class Loses(LocalInvoker):
+        def invoke(self, function: str, payload: bytes) -> LocalLaunch:
+            lost: Launch = Lost()
+            return lost  # type: ignore[return-value]
+
+    monkeypatch.setattr("fsd_core.provisioning._READY_S", 0.5)
+    with requests() as ours:
+        ours.within(60)
+        with pytest.raises(DriverError, match=r"app 'app': the function was started and did not end well \(denied\): its log says why$"):
+            try_out(Odd(invoker=Loses), app, ours, "its log")
+
+
+@pytest.mark.parametrize("app", ["", "Upper", "-x", "x-", "1x", "a_b", "a" * 41, "a\n", "a/b"])
+def test_names_that_no_cloud_takes(app: str) -> None:
+    with pytest.raises(InputError, match="app "):
+        check_app(app)
+
+
+@pytest.mark.parametrize("app", ["a", "a-1", "a" * 40])
+def test_names_that_every_cloud_takes(app: str) -> None:
+    check_app(app)
+
+
+@pytest.mark.parametrize(("ranks", "slots"), [(0, 1), (1, 0)])
+def test_nothing_of_nothing(ranks: int, slots: int) -> None:
+    with pytest.raises(InputError, match="at least 1"):
+        check_size(ranks, slots)

@@ -1,0 +1,98 @@
+"""Who hears of a function that died, by what the platform says: all it tells, who asks, or only who launched it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+import fsd_core.client
+from fsd_core.client import run
+from fsd_core.driver import Code, Failure
+from fsd_core.errors import RunFailed
+from fsd_core.keys import RunKeys
+from fsd_core.model import radixnet
+from fsd_core.model.inputs import open_inputs
+from fsd_core.retry import Retry
+from fsd_core.spawn import LaunchPayload, Spawner
+from fsd_core.store import Store
+from fsd_core.wrappers.around import AroundInvoker
+from fsd_core.wrappers.meter import Meter
+from fsd_core.wrappers.metered import MeteredInvoker
+from fsd_local import PROVIDER
+from fsd_local.invoke import LocalInvoker
+from told_functions import ToldProvider
+
+pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="told_functions looks for processes in /proc")
+
+
+@pytest.mark.parametrize(("channel", "victim"), [("queue", 2), ("object", 1), ("queue", 0)])
+def test_who_launched_a_function_tells_of_its_death(tmp_path: Path, channel: str, victim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setattr(fsd_core.client, "find", lambda name: ToldProvider())
+    table = {"root": str(tmp_path / "root")}
+    resources = PROVIDER.provisioner(table).ensure("fsd", 3, 1)
+    store = Store(PROVIDER.objects(resources), Retry(time.time() + 600, Meter()))
+    killed_at: list[float] = []
+
+    def kill() -> None:
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            claims = {key.rsplit("/", 1)[1]: key for key in store.keys("") if "/claim/" in key}
+            if len(claims) == 3:
+                killed_at.append(time.monotonic())
+                os.kill(json.loads(store.get(claims[str(victim)]))["pid"], signal.SIGKILL)
+                return
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(RunFailed, match="its connection closed") as caught:  # a chain: each rank launches the next
+        run(
+            radixnet(1024, 24), open_inputs("random:40:0.4:1", 1024), settings=table, home=tmp_path, workers=3, branching=1,
+            channel=channel, partition="block", timeout=60.0, faults="delay=200ms,throttle=.5,seed=1",
+        )  # fmt: skip
+    killer.join()
+    assert (caught.value.rank, caught.value.code) == (victim, Code.UNAVAILABLE)
+    assert time.monotonic() - killed_at[0] < 10
+
+
+class Says(AroundInvoker):
+    """The local platform, which has these failures to tell."""
+
+    def __init__(self, root: Path, who: Literal["none", "asked", "told"], failures: Sequence[Failure]) -> None:
+        super().__init__(LocalInvoker(PROVIDER.provisioner({"root": str(root)}).ensure("app", 1, 1)))
+        self.limits = replace(self.limits, failures=who)
+        self.left = list(failures)
+
+    def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
+        taken = [each for each in self.left if take(each.payload)]
+        self.left = [each for each in self.left if each not in taken]
+        return taken
+
+
+@pytest.mark.parametrize(("who", "requests"), [("none", (0, 0)), ("asked", (2, 1)), ("told", (0, 0))])
+def test_its_own_are_reported_those_over_are_forgotten_others_are_left(
+    tmp_path: Path, who: Literal["none", "asked", "told"], requests: tuple[int, int]
+) -> None:
+    def failure(run: str, seconds: float) -> Failure:
+        return Failure(LaunchPayload("app", 0, 1, run, 0, 0, 0, time.time() + seconds).pack(), "nonce", "why")
+
+    mine, over, other, odd = failure("aa", 60), failure("bb", -1), failure("cc", 60), Failure(b"[1]", "nonce", "why")
+    platform, meter, told = Says(tmp_path, who, [mine, over, other, odd]), Meter(), list[Failure]()
+    retry = Retry(time.time() + 60, meter)
+    store = Store(PROVIDER.objects(PROVIDER.provisioner({"root": str(tmp_path)}).ensure("app", 1, 1)), retry)
+    spawner = Spawner(MeteredInvoker(platform, meter), store, retry, RunKeys("aa"), told.append)
+    spawner.listen()
+    spawner.listen()
+    assert (told, platform.left) == (([], [mine, over, other, odd]) if who == "none" else ([mine], [other]))
+    counted = meter.snapshot()
+    assert (counted["receive_requests"], counted["ack_requests"]) == requests

@@ -1,0 +1,58 @@
+"""The local provider as one that tells of a function's death only the process that launched it; its host says nothing.
+
+In the place of `fsd_core.worker`: the same worker, with this provider.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from fsd_core import worker
+from fsd_core.driver import Failure, InvokeDriver, Launch, ObjectDriver, Provider, Resources
+from fsd_core.keys import RunKeys
+from fsd_core.wrappers.around import AroundInvoker
+from fsd_local import LocalProvider
+from fsd_local.invoke import LocalInvoker
+
+
+class ToldInvoker(AroundInvoker):
+    """Knows what it launched, and sees whether those processes live."""
+
+    def __init__(self, driver: InvokeDriver, objects: ObjectDriver) -> None:
+        super().__init__(driver)
+        self.limits = replace(driver.limits, failures="told")
+        self._objects = objects
+        self._launched: list[bytes] = []
+
+    def invoke(self, function: str, payload: bytes) -> Launch:
+        self._launched.append(payload)
+        return super().invoke(function, payload)
+
+    def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
+        dead = []
+        for payload in self._launched:
+            fields = json.loads(payload)
+            keys, rank = RunKeys(fields["run"]), fields["rank"]
+            with suppress(FileNotFoundError):  # it has not claimed
+                claim = json.loads(self._objects.get(keys.claim(rank)))
+                if not os.path.exists(f"/proc/{claim['pid']}") and not self._objects.list(keys.record(rank)).keys and take(payload):
+                    dead.append((payload, Failure(payload, claim["nonce"], "its connection closed")))
+        self._launched = [each for each in self._launched if each not in [payload for payload, _ in dead]]
+        return [failure for _, failure in dead]
+
+
+class ToldProvider(LocalProvider):
+    def invoker(self, resources: Resources) -> InvokeDriver:
+        return ToldInvoker(LocalInvoker(resources, __name__), self.objects(resources))
+
+
+def handle(payload: bytes, provider: Provider, *, nonce: str, note: Callable[[int], None]) -> int:
+    return worker.handle(payload, ToldProvider(), nonce=nonce, note=note)
+
+
+def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str, layer: int | None) -> None:
+    """Nothing: who launched it hears."""
