@@ -1,0 +1,206 @@
+"""``fsd compare``."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from fsd_core import cost, providers
+from fsd_core.cli.files import check_file, write_file
+from fsd_core.cli.options import ANY, Command, check_provider, emulated, with_settings
+from fsd_core.cli.screen import Screen, Show
+from fsd_core.compare import CSV_START, Case, Comparison, Where, spread, take_turns, versions
+from fsd_core.config import KINDS, TABLES, Settings, choice, home, integer
+from fsd_core.cost import Bill, Tariff, Usage
+from fsd_core.driver import Code
+from fsd_core.errors import FsdError, InputError, RunFailed
+from fsd_core.figures import FIGURES
+
+if TYPE_CHECKING:
+    from fsd_core import Result
+    from fsd_core.model import Model
+
+__all__ = ["compare"]
+
+KEYS = ("branching", "partition", "objective", "batch_size", "timeout", "seed", "app", "emulator")
+CHANNELS = ("queue", "object", "hybrid")
+CSV_MARK = ",".join(CSV_START)
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  fsd compare radixnet:1024:24 digits --providers local,aws --emulator
+  fsd compare model/ input.npz --providers aws,gcp,azure --channels queue,object --report compared.html
+""",
+)
+@click.argument("model")
+@click.argument("inputs", metavar="INPUT")
+@click.option("--providers", "places", metavar="A,B,...", required=True, help="Where to run it.")
+@click.option("--channels", default="queue,object,hybrid", show_default=True, metavar="A,B,...", help="What activations travel through.")
+@click.option("--workers", default="2,4,8", show_default=True, metavar="N,N,...", help="Ranks that share out the rows of every layer.")
+@click.option("--repeat", default="3", show_default=True, metavar="N", help="How often each is run, in turns.")
+@click.option("--report", metavar="OUT.html", help="Write one self-contained page.")
+@click.option("--csv", "table", metavar="OUT.csv", help="Write a row for each provider, channel and number of workers.")
+@with_settings(*KEYS)
+def compare(
+    screen: Screen, settings: Settings, model: str, inputs: str, places: str, channels: str, workers: str, repeat: str,
+    report: str | None, table: str | None,
+) -> None:  # fmt: skip
+    """Run MODEL on INPUT in several places, and compare time, requests, bytes and money.
+
+    The same model, partition and number of workers on each; outputs that differ are not compared (exit 1). A provider that cannot
+    start is left out and the result says why (exit 3, after the others have run). Each is billed by its own tariff.
+    """
+    from fsd_core.model import open_model
+    from fsd_core.model.inputs import open_inputs
+
+    names = _words("--providers", places, dict.fromkeys((*TABLES, *providers.installed())))
+    ways = _words("--channels", channels, dict.fromkeys(CHANNELS))
+    counts = [integer(1).read(word, "--workers ") for word in _split("--workers", workers)]
+    times = integer(1).read(repeat, "--repeat ")
+    if settings.emulator not in (None, ANY):
+        raise InputError(f"--emulator {settings.emulator!r}: takes no name here: each provider has its own")
+    if settings.partition not in ("hypergraph", "random", "block") and len(counts) > 1:
+        raise InputError(f"--partition {settings.partition}: is made for one number of workers, and --workers has {len(counts)}")
+    _check_outputs(report, table)
+    network = open_model(model)
+    samples = open_inputs(inputs, network.inputs)
+    about: dict[str, Any] = {"command": _command(settings, model, inputs, names, ways, counts, times)}
+    about |= {"model": model, "input": inputs, "samples": samples.shape[0], "neurons": network.neurons, "layers": len(network.layers)}
+    about |= {key: getattr(settings, key) for key in ("branching", "partition", "objective", "batch_size", "seed")}
+    about |= {"repeat": times, "began": time.strftime("%Y-%m-%d %H:%M:%S %z"), "model digest": network.digest} | dict(versions())
+    about = {key: value for key, value in about.items() if value is not None}
+    cases = [Case(name, way, count) for count in counts for way in ways for name in names]
+    with screen.progress() as show, contextlib.ExitStack() as stack:
+        tariffs = {name: _tariff(name) for name in names}
+        there, wheres = _start(stack, settings, names, tariffs, show)
+        found = Comparison(
+            about,
+            wheres,
+            take_turns(
+                cases,
+                times,
+                wheres,
+                lambda case: _run(network, samples, there[case.provider], case),
+                lambda record: _bill(record, tariffs[record["provider"]]),
+                lambda done, total, text: show("compare", done, total, text),
+            ),
+        )
+    _answer(screen, found, report, table)
+    if failures := found.failures():
+        raise RunFailed(Code.UNAVAILABLE, "; ".join(failures))
+
+
+def _start(
+    stack: contextlib.ExitStack, settings: Settings, names: list[str], tariffs: Mapping[str, Tariff], show: Show
+) -> tuple[dict[str, Settings], dict[str, Where]]:
+    """The settings that hold at each provider, its emulator started; and what is known of those that cannot start."""
+    there: dict[str, Settings] = {}
+    wheres: dict[str, Where] = {}
+    for name in names:
+        own = replace(settings, provider=name, emulator=None if name == "local" else settings.emulator)
+        where = wheres[name] = Where(None, tariffs[name].name)
+        try:
+            check_provider(own)
+            there[name] = stack.enter_context(emulated(own, lambda text: show("emulator", 0, 0, text), start=True))
+            if own.emulator:
+                from fsd_conformance import emulators
+
+                running = emulators.state(name)
+                where.emulator = running.name if running and running.alive() else emulators.names(name)[0]
+        except (FsdError, OSError, ImportError) as error:
+            where.error = " ".join(str(error).split())
+    return there, wheres
+
+
+def _run(network: Model, samples: Any, settings: Settings, case: Case) -> Result:
+    from fsd_core import run
+
+    keys = ("branching", "partition", "objective", "batch_size", "timeout", "seed", "app")
+    same = {key: getattr(settings, key) for key in keys}
+    return run(
+        network, samples, provider=case.provider, channel=case.channel, workers=case.workers, settings=settings.table(), home=home(), **same
+    )
+
+
+def _tariff(provider: str) -> Tariff:
+    name = cost.default_tariff(provider)
+    if name is None:
+        raise InputError(f"--providers {provider}: has no tariff to bill it by")
+    return cost.load(name)
+
+
+def _bill(record: Mapping[str, Any], tariff: Tariff) -> Bill:
+    return cost.bill(Usage.of_run(record), tariff)
+
+
+def _answer(screen: Screen, found: Comparison, report: str | None, table: str | None) -> None:
+    """Files first, so that what is printed is true."""
+    if report:
+        from fsd_core.report import comparison_page
+        from fsd_core.report.page import MARK
+
+        write_file("--report", Path(report), comparison_page(found), MARK)
+    if table:
+        write_file("--csv", Path(table), found.to_csv(), CSV_MARK)
+    screen.answer(found.to_json() | {"report": report, "csv": table})
+    screen.print(_table(found), *found.failures(), *(f"{name}: {path}" for name, path in (("Page", report), ("CSV", table)) if path))
+
+
+def _table(found: Comparison) -> Table:
+    """A row a case: the median of each figure, and of the time the lowest and highest."""
+    rows = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title="Median of each", title_justify="left", title_style="bold")
+    for name in ("workers", "channel", "provider", "time", "requests", "MB", "USD for 1000"):
+        rows.add_column(name, justify="left" if name in ("channel", "provider", "time") else "right")
+    for cell in found.cells:
+        head = [str(cell.case.workers), cell.case.channel, cell.case.provider]
+        if found.why(cell):
+            rows.add_row(*head, Text("failed, see below" if cell.error else "cannot start"))
+            continue
+        seconds, requests, sizes, usd = (spread(figure, cell) for figure in FIGURES)
+        span = f"{seconds[0]:.2f} s" + (f" ({seconds[1]:.2f} to {seconds[2]:.2f})" if len(cell.runs) > 1 else "")
+        rows.add_row(*head, span, f"{requests[0]:.0f}", f"{sizes[0] / 1e6:.2f}", f"{usd[0]:.4f}")
+    return rows
+
+
+def _check_outputs(report: str | None, table: str | None) -> None:
+    if report:
+        from fsd_core.report import check_page
+        from fsd_core.report.page import MARK
+
+        check_page()
+        check_file("--report", Path(KINDS["output"].read(report, "--report ")), MARK)
+    if table:
+        check_file("--csv", Path(KINDS["output"].read(table, "--csv ")), CSV_MARK)
+
+
+def _command(settings: Settings, model: str, inputs: str, names: list[str], ways: list[str], counts: list[int], times: int) -> str:
+    """The command line that does this again."""
+    words = ["fsd", "compare", model, inputs, "--providers", ",".join(names), "--channels", ",".join(ways)]
+    words += ["--workers", ",".join(map(str, counts)), "--repeat", str(times)]
+    words += [word for key in KEYS if key != "emulator" and (value := getattr(settings, key)) != getattr(Settings(), key)
+        for word in (f"--{key.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value))]  # fmt: skip
+    return shlex.join(words + (["--emulator"] if settings.emulator else []))
+
+
+def _split(flag: str, text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if twice := next((word for word in words if words.count(word) > 1), None):
+        raise InputError(f"{flag} {text!r}: {twice!r} is in it twice")
+    return words
+
+
+def _words(flag: str, text: str, known: Mapping[str, None]) -> list[str]:
+    kind = choice(*known)
+    return [kind.read(word, f"{flag} ") for word in _split(flag, text)]

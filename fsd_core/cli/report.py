@@ -1,0 +1,59 @@
+"""``fsd report``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from fsd_core import cost
+from fsd_core.cli.cost import run_tariff, service_table
+from fsd_core.cli.files import check_file, write_file
+from fsd_core.cli.options import Command, with_settings
+from fsd_core.cli.screen import Screen, pairs
+from fsd_core.config import KINDS, Settings, home
+from fsd_core.cost import Usage
+from fsd_core.errors import InputError
+from fsd_core.figures import Measured
+
+__all__ = ["report"]
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  fsd report 027e31da6bd78f6a
+  fsd report ~/.fsd/runs/027e31da6bd78f6a.json --out run.html
+""",
+)
+@click.argument("run")
+@click.option("--out", metavar="FILE", help="Where the page goes (default: fsd-RUN.html here).")
+@with_settings("tariff")
+def report(screen: Screen, settings: Settings, run: str, out: str | None) -> None:
+    """Write the page of one past RUN: time by rank, stragglers, bill.
+
+    RUN is the id that `fsd run --json` gives, or the path of a record; records are kept in FSD_HOME/runs.
+    """
+    from fsd_core.report import check_page, find_record, read_record, run_page, stragglers
+    from fsd_core.report.page import MARK
+
+    check_page()
+    record = read_record(find_record(run, home()))
+    path = Path(KINDS["output"].read(out, "--out ") if out is not None else f"fsd-{Path(record['run']).name}.html")
+    check_file("--out", path, MARK)
+    tariff = run_tariff(replace(settings, provider=record["provider"]))
+    if tariff is None:
+        raise InputError(f"run {record['run']}: provider {record['provider']} has no tariff of ours: say --tariff PATH.toml")
+    measured = Measured(record, cost.bill(Usage.of_run(record), tariff))
+    write_file("--out", path, run_page(measured), MARK)
+    slowest = stragglers(record)
+    screen.answer(
+        {"run": record["run"], "report": str(path), "bill": measured.bill.to_json()}
+        | {"slowest": [{"phase": s.phase, "rank": s.rank, "seconds": s.seconds, "median": s.median, "late": s.late} for s in slowest]}
+    )
+    rows = [
+        (s.phase, f"rank {s.rank} {s.seconds:8.3f} s, median rank {s.median:.3f} s{', a straggler' if s.late else ''}") for s in slowest
+    ]
+    screen.print(pairs(f"Slowest ranks of run {record['run']}", rows), service_table(measured.bill), f"\nPage: {path}")

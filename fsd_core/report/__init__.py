@@ -1,0 +1,7 @@
+"""One self-contained page, of a comparison or of one run: no script, no request to anywhere. Plots are matplotlib's, as inline SVG."""
+
+from fsd_core.report.page import check_page, comparison_page, run_page
+from fsd_core.report.record import find_record, read_record
+from fsd_core.report.stragglers import Straggler, stragglers
+
+__all__ = ["Straggler", "check_page", "comparison_page", "find_record", "read_record", "run_page", "stragglers"]

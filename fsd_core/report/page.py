@@ -1,0 +1,247 @@
+"""The page: sections of a comparison or of one run, put together as HTML. All text that comes from elsewhere is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from importlib import resources
+from importlib.metadata import version
+from typing import Any
+
+from fsd_core.compare import Comparison, median, spread
+from fsd_core.cost import Bill
+from fsd_core.figures import FIGURES, RANK_PARTS, Figure, Measured, rank_parts
+from fsd_core.report import charts
+from fsd_core.report.charts import Bar
+from fsd_core.report.stragglers import stragglers
+
+__all__ = ["MARK", "check_page", "comparison_page", "run_page"]
+
+MARK = '<meta name="generator" content="fsd '  # tells our pages from others
+EMULATED = (
+    "What an emulator cannot say: its times are this machine's. They show that the run works and how much it waits here, not how fast"
+    " the cloud is, nor which cloud is faster. Function time is part of the bill, so the money for functions is this machine's as well."
+    " Counts and bytes are what the service would be asked, and so is the money for messages and objects, but for receives that found"
+    " nothing, of which a slower or faster service sees more or fewer."
+)
+IF_EMULATED = f"The record does not say whether the service was an emulator. If it was: {EMULATED[0].lower()}{EMULATED[1:]}"
+LOCAL = "On this machine (local) the services are files and processes: times and counts are real, and cost nothing."
+
+
+def check_page() -> None:
+    """Raise `InputError` where the library that draws is missing."""
+    charts.check()
+
+
+def comparison_page(found: Comparison) -> str:
+    """The page of a comparison."""
+    about = found.about
+    emulated = [f"{name} ({where.emulator})" for name, where in found.providers.items() if where.emulator]
+    top = [f"<h1>{_text(about['model'])} on {_text(', '.join(found.providers))}</h1>"]
+    top += [
+        f"<p>{about['samples']} samples through {about['layers']} layers of up to {about['neurons']} neurons, the same partition and number"
+        f" of workers on each, {about['repeat']} times in turns. All outputs agree.</p>"
+    ]
+    if emulated:
+        top.append(f'<p class="warn">Emulated on this machine: {_text(", ".join(emulated))}. Compare counts and bytes, not times.</p>')
+    top += [f'<p class="warn">Without figures: {_text(line)}</p>' for line in found.failures()]
+    sections = [
+        _section("At a glance", _overview(found)),
+        f'<div class="pair">{"".join(_compared(figure, found) for figure in FIGURES)}</div>',
+    ]
+    sections.append(_section("Money by service", _services(found)))
+    words = [LOCAL] if "local" in found.providers else []
+    words += [EMULATED] if emulated else []
+    words.append(
+        "Of several runs a bar shows the median one, the lower of the middle two of an even number; the thin line goes from the lowest to"
+        " the highest. First runs also make resources, compute the partition and put weights into the store."
+    )
+    sections.append(_section("How to read this", "".join(f"<p>{_text(each)}</p>" for each in words)))
+    sections.append(_section("Configuration and versions", _facts([*about.items(), *_wheres(found)])))
+    return _page(f"fsd compare: {about['model']}", [*top, *sections])
+
+
+def run_page(run: Measured, about: Sequence[tuple[str, str]] = ()) -> str:
+    """The page of one run from its record and bill; ``about`` are more lines of its configuration."""
+    record = run.record
+    alone = record["workers"] == 1
+    top = [
+        f"<h1>Run {_text(record['run'])}</h1>",
+        f"<p>{record['samples']} samples through {record['layers']} layers of up to {record['neurons']} neurons, with {record['workers']}"
+        f" worker{'' if alone else 's'} on {_text(record['provider'])}{'' if alone else ', channel ' + _text(record['channel'])}:"
+        f" {record['seconds']['total']:.2f} s, {run.bill.total_usd:.6f} USD.</p>",
+    ]
+    ranks = [(f"rank {rank['rank']}", rank_parts(rank)) for rank in record["ranks"]]
+    bars = [Bar("", name, parts, sum(parts), sum(parts)) for name, parts in ranks]
+    chart = charts.stacked("ranks", "Time of each rank", "seconds from the run's start", RANK_PARTS, bars, _seconds)
+    words = (
+        "From the moment the client began to launch, each rank's time: launch until its function ran, load of weights and inputs, compute,"
+        " wait for what others send, and send, with encoding and all that is left. The phases of a rank take turns layer by layer; a bar"
+        " shows their sums one after the other, not the moments at which they were."
+    )
+    rows = [[name, *map(_seconds, parts), _seconds(sum(parts))] for name, parts in ranks]
+    figure = f"<figure>{chart}</figure>{_details(_table(['rank', *RANK_PARTS, 'all'], rows))}"
+    late = [[each.phase, f"rank {each.rank}", _seconds(each.seconds), _seconds(each.median), "yes" if each.late else "no"] for each in
+        stragglers(record)]  # fmt: skip
+    sections = [
+        _section("Time by rank", figure + f'<p class="soft">{words}</p>'),
+        _section(
+            "Stragglers",
+            _table(["phase", "slowest", "its time", "median rank", "straggler"], late)
+            + '<p class="soft">A straggler took more than one and a half times the median rank, and was behind by more than a twentieth of'
+            " the run: the others wait for it.</p>",
+        ),
+        _section("Bill", _bill(run.bill)),
+    ]
+    parts_of = "".join(
+        _section(each.title, _table(["part", "amount"], [[part, _writer(each)(value)] for part, value in zip(each.parts, each.of(run),
+            strict=True)]) + f'<p class="soft">{_text(each.meaning)}</p>') for each in FIGURES[:3])  # fmt: skip
+    sections.append(f'<div class="pair">{parts_of}</div>')
+    facts = [(name, record[name]) for name in ("run", "provider", "channel", "partition", "workers", "branching")]
+    facts += [("memory, largest worker", _bytes(record["memory"]["peak_bytes_max"]))]
+    facts += [("memory limit", _bytes(record["memory"]["limit_bytes"]))] if "limit_bytes" in record["memory"] else []
+    sections.append(_section("Configuration", _facts([*facts, *about])))
+    sections.append(_section("How to read this", f"<p>{_text(LOCAL if record['provider'] == 'local' else IF_EMULATED)}</p>"))
+    return _page(f"fsd run {record['run']}", [*top, *sections])
+
+
+def _compared(figure: Figure, found: Comparison) -> str:
+    """The section of one figure: its chart, what it means, its numbers."""
+    bars, rows = [], []
+    text = _writer(figure)
+    for cell in _ordered(found):
+        group = f"{cell.case.workers} worker{'s' if cell.case.workers > 1 else ''}, {cell.case.channel}"
+        if why := found.why(cell):
+            bars.append(Bar(group, cell.case.provider, why="failed" if cell.error else "cannot start"))
+            rows.append([str(cell.case), why if cell.error else "cannot start", *[""] * len(figure.parts)])
+            continue
+        values = figure.of(median(figure, cell))
+        _, low, high = spread(figure, cell)
+        bars.append(Bar(group, cell.case.provider, values, low, high))
+        rows.append([str(cell.case), _three(figure, cell), *map(text, values)])
+    units = {"s": "seconds", "B": "bytes", "USD": "USD for a thousand runs", "": "requests"}
+    title = f"{figure.title} by provider, channel and workers"
+    chart = (
+        charts.stacked(figure.name, title, units[figure.unit], figure.parts, bars, text) if any(bar.total for bar in bars) else "<p>0</p>"
+    )
+    table = _details(_table(["case", "median (lowest to highest)", *figure.parts], rows))
+    return _section(figure.title, f'<figure>{chart}</figure>{table}<p class="soft">{_text(figure.meaning)}</p>')
+
+
+def _overview(found: Comparison) -> str:
+    rows = []
+    for cell in _ordered(found):
+        if why := found.why(cell):
+            rows.append([str(cell.case), why if cell.error else "cannot start", "", "", ""])
+        else:
+            rows.append([str(cell.case), *(_three(figure, cell) for figure in FIGURES)])
+    names = ["case", "time", "requests", "bytes", "USD for a thousand runs"]
+    return _table(names, rows) + '<p class="soft">Median, and in brackets the lowest to the highest.</p>'
+
+
+def _services(found: Comparison) -> str:
+    rows = []
+    for cell in _ordered(found):
+        if cell.runs:
+            bill = median(FIGURES[-1], cell).bill
+            parts = (f"{name} {1000 * sum(line.usd for line in lines):.4f}" for name, lines in bill.by_service.items())
+            other = f"{1000 * bill.otherwise_usd:.4f}" if bill.otherwise_usd != bill.total_usd else ""
+            rows.append([str(cell.case), bill.tariff.name, ", ".join(parts), f"{1000 * bill.total_usd:.4f}", other])
+    words = "USD for a thousand runs. The last column is the sum if each price of low confidence were its other figure."
+    fees = {
+        f"{line.price.service} {line.price.sku}: {line.usd:g} USD a month, used or not, is in no sum."
+        for cell in found.cells for run in cell.runs[:1] for line in run.bill.apart
+    }  # fmt: skip
+    return _table(["case", "tariff", "services", "sum", "or"], rows) + f'<p class="soft">{_text(" ".join([words, *sorted(fees)]))}</p>'
+
+
+def _bill(bill: Bill) -> str:
+    rows = [
+        [line.price.service, line.price.sku, f"{line.quantity:.6g} {line.price.unit}", f"{line.price.usd:g}", line.price.confidence,
+            f"{line.usd:.7f}"] for line in bill.lines
+    ]  # fmt: skip
+    words = f"By {bill.tariff.name} ({bill.tariff.region}, {bill.tariff.as_of}): {bill.total_usd:.7f} USD together"
+    if bill.otherwise_usd != bill.total_usd:
+        words += f", or {bill.otherwise_usd:.7f} USD if each price of low confidence were its other figure"
+    apart = "".join(f" {line.price.service} {line.price.sku} costs {line.usd:g} USD a month, which is in no sum." for line in bill.apart)
+    return _table(["service", "what", "quantity", "USD a unit", "confidence", "USD"], rows) + f"<p>{_text(words)}.{_text(apart)}</p>"
+
+
+def _wheres(found: Comparison) -> Iterable[tuple[str, str]]:
+    for name, where in found.providers.items():
+        limits = {run.record["memory"].get("limit_bytes") for cell in found.cells if cell.case.provider == name for run in cell.runs}
+        memory = "".join(f", functions of {limit / 2**20:.0f} MiB" for limit in limits if limit)
+        yield name, f"{'emulator ' + where.emulator if where.emulator else 'the service itself'}, tariff {where.tariff}{memory}"
+
+
+def _ordered(found: Comparison) -> list[Any]:
+    """Cells so that those to compare stand together: by workers, channel, then provider as asked for."""
+    order = list(found.providers)
+    channels = list(dict.fromkeys(cell.case.channel for cell in found.cells))
+    return sorted(found.cells, key=lambda c: (c.case.workers, channels.index(c.case.channel), order.index(c.case.provider)))
+
+
+def _three(figure: Figure, cell: Any) -> str:
+    text = _writer(figure)
+    middle, low, high = spread(figure, cell)
+    return text(middle) if text(low) == text(high) else f"{text(middle)} ({text(low)} to {text(high)})"
+
+
+def _writer(figure: Figure) -> Callable[[float], str]:
+    return {"s": _seconds, "B": _bytes, "USD": _usd, "": _count}[figure.unit]
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f} s" if value >= 100 else f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _bytes(value: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f} B"
+
+
+def _usd(value: float) -> str:
+    return "0" if value == 0 else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _text(value: object) -> str:
+    return escape(str(value))
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{_text(title)}</h2>{body}</section>"
+
+
+def _details(body: str) -> str:
+    return f"<details><summary>The figures</summary>{body}</details>"
+
+
+def _facts(pairs: Iterable[tuple[str, object]]) -> str:
+    return f"<dl>{''.join(f'<dt>{_text(name)}</dt><dd>{_text(value)}</dd>' for name, value in pairs)}</dl>"
+
+
+def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The first column heads its row; on a phone each row is a block, and its cells say what they are."""
+    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in names)
+    body = ""
+    for first, *rest in rows:
+        cells = "".join(f'<td data-label="{_text(name)}">{_text(cell)}</td>' for name, cell in zip(names[1:], rest, strict=True))
+        body += f'<tr><th scope="row">{_text(first)}</th>{cells}</tr>'
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _page(title: str, parts: Iterable[str]) -> str:
+    style = (resources.files("fsd_core.report") / "page.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
+        f'{MARK}{version("fsd-inference")}"><link rel="icon" href="data:,"><title>{_text(title)}</title><style>{style}</style></head>\n'
+        f"<body><main>\n{chr(10).join(parts)}\n</main></body></html>\n"
+    )

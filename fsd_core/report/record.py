@@ -1,0 +1,88 @@
+"""Records of past runs, as `fsd_core.client` leaves them in ``$FSD_HOME/runs``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from fsd_core.errors import InputError
+from fsd_core.wrappers.meter import FIELDS
+
+__all__ = ["find_record", "read_record"]
+
+MOST_BYTES = 64 << 20  # a thousand ranks leave about 1 MB
+TEXTS = ("run", "provider", "channel", "partition")
+COUNTS = ("samples", "neurons", "layers", "workers", "branching", "output_nonzero_samples")
+SECONDS = ("total", "stage", "launch", "load", "compute", "exchange")
+RANK_SECONDS = ("launch", "load", "compute", "exchange", "init", "function")
+
+
+def find_record(run: str, home: Path) -> Path:
+    """The file of a run's id, or the path of one. Raises `InputError` where there is none."""
+    if "/" in run or run.endswith(".json"):
+        return Path(run)
+    if not re.fullmatch(r"[0-9a-f]{16}", run):
+        raise InputError(f"run {run!r}: must be the id of a run, 16 hexadecimal digits, or the path of its record")
+    file = home / "runs" / f"{run}.json"
+    if not file.exists():
+        raise InputError(f"run {run}: its record is gone: {file} does not exist")
+    return file
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A run's record, checked. Raises `InputError` on one that is no record, or of another version of fsd."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: records of runs are in $FSD_HOME/runs") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(data) > MOST_BYTES:
+        raise InputError(f"{path}: is no record of a run: it is larger than {MOST_BYTES >> 20} MiB")
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: is no record of a run, or is damaged: it is no JSON") from None
+    if not isinstance(record, dict) or "run" not in record:
+        raise InputError(f"{path}: is no record of a run: it must be an object with `run`")
+    if wrong := _wrong(record):
+        raise InputError(f"{path}: the record is of another version of fsd: {wrong} is missing or wrong; run again")
+    return record
+
+
+def _wrong(record: Mapping[str, Any]) -> str | None:
+    """The first key that is not what this version writes."""
+    for name in TEXTS:
+        if not isinstance(record.get(name), str):
+            return name
+    for name in COUNTS:
+        if not _is_count(record.get(name)):
+            return name
+    ranks = record.get("ranks")
+    if not isinstance(ranks, list) or len(ranks) != record["workers"] or not all(isinstance(rank, dict) for rank in ranks):
+        return "ranks"
+    tables = [("seconds", record.get("seconds"), SECONDS), ("meter", record.get("meter"), FIELDS)]
+    tables += [("memory", record.get("memory"), ("peak_bytes_max",))]
+    tables += [(f"ranks[{at}].seconds", rank.get("seconds"), RANK_SECONDS) for at, rank in enumerate(ranks)]
+    for where, table, names in tables:
+        if not isinstance(table, dict):
+            return where
+        for name in names:
+            if not _is_number(table.get(name)):
+                return f"{where}.{name}"
+    if "limit_bytes" in record["memory"] and not _is_number(record["memory"]["limit_bytes"]):
+        return "memory.limit_bytes"
+    return next((f"ranks[{at}].rank" for at, rank in enumerate(ranks) if rank.get("rank") != at), None)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and value >= 0
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,298 @@
+"""The page of a run and of a comparison, as a browser shows it; and records that cannot be read."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+import browser as chromium
+import fsd_core
+from fsd_core import cost
+from fsd_core.cli import main
+from fsd_core.compare import Case, Cell, Comparison, Where, versions
+from fsd_core.cost import Usage
+from fsd_core.errors import InputError
+from fsd_core.figures import FIGURES, RANK_PARTS, Measured, rank_parts
+from fsd_core.report import comparison_page, find_record, read_record, run_page, stragglers
+
+CLOUDS = ("local", "aws", "gcp", "azure")
+IDS = r'\bid="([^"]+)"'
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def results(home):
+    """Small runs for real: (channel, workers) -> record."""
+    made = {}
+    for channel in ("queue", "object"):
+        for workers in (2, 5):
+            result = fsd_core.run("radixnet:1024:12", "random:50", channel=channel, workers=workers, partition="block", home=home)
+            made[channel, workers] = result.to_json() | {"ranks": result.ranks}
+    return made
+
+
+@pytest.fixture
+def record(results):
+    return json.loads(json.dumps(results["queue", 5]))
+
+
+def measured(record, provider="local"):
+    """A run on this machine, billed as if by a provider."""
+    return Measured(record | {"provider": provider}, cost.bill(Usage.of_run(record), cost.load(cost.default_tariff(provider))))
+
+
+@pytest.fixture(scope="module")
+def pages(results, tmp_path_factory):
+    """A page of each kind. The clouds' figures are this machine's: what is looked at is the page."""
+    folder = tmp_path_factory.mktemp("pages")
+    cells = [Cell(Case(name, *case), [measured(results[case], name)] * 2) for case in results for name in CLOUDS[:3]]
+    cells[1].error = "UNAVAILABLE: it broke off <b>in the midst</b>"
+    cells[1].runs = []
+    cells += [Cell(Case("azure", *case)) for case in results]
+    wheres = {name: Where(None if name == "local" else "some-emulator", cost.default_tariff(name) or "") for name in CLOUDS}
+    wheres["azure"].error = "no subscription is set: " + "a-very-long-word" * 12
+    about = {"command": "fsd compare", "model": "radixnet:1024:12", "input": "random:50", "samples": 50, "layers": 12, "neurons": 1024}
+    found = Comparison(about | {"repeat": 2, "model digest": "0123456789abcdef" * 4} | dict(versions()), wheres, cells)
+    written = {"comparison": comparison_page(found), "run": run_page(measured(results["queue", 5], "azure"))}
+    for name, text in written.items():
+        (folder / f"{name}.html").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    if chromium.MISSING:
+        pytest.skip(chromium.MISSING)
+    with chromium.browser(tmp_path_factory.mktemp("browser")) as one:
+        yield one
+
+
+# what a browser shows
+
+CHARTS = """
+return [...document.querySelectorAll('svg.chart')].map(svg => {
+  const frame = svg.getBoundingClientRect();
+  const boxes = [...svg.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()]);
+  return {
+    name: svg.querySelector('title').textContent,
+    marks: [...svg.querySelectorAll('g[id*=mark-]')].map(mark => mark.getBoundingClientRect().width),
+    labels: boxes.map(([text]) => text.trim()),
+    outside: boxes.filter(([, box]) => box.left < frame.left - 1 || box.right > frame.right + 1 || box.bottom > frame.bottom + 1)
+      .map(([text]) => text),
+    size: Math.min(...boxes.map(([, box]) => box.height)),
+    colours: new Set([...svg.querySelectorAll('g[id*=mark-] path')].map(path => getComputedStyle(path).fill)).size,
+  };
+});"""
+WIDE = """
+for (const details of document.querySelectorAll('details')) details.open = true;
+const right = element => (element.parentElement.closest('section') || document.documentElement).getBoundingClientRect().right;
+return [...document.querySelectorAll('body *')].filter(element => element.getBoundingClientRect().right > right(element) + 0.5)
+  .map(element => `${element.tagName} ${element.textContent.slice(0, 40)}`);"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("name", "charts"), [("comparison", 4), ("run", 1)])
+def test_a_page_in_a_browser(opened, pages, name, charts, width, theme):
+    page = pages / f"{name}.html"
+    opened.log("browser")
+    opened.requested()
+    opened.open(page, width, theme)
+    assert opened.evaluate("return innerWidth") == width
+    found = opened.evaluate(CHARTS)
+    assert len(found) == charts
+    for chart in found:
+        assert len(chart["marks"]) >= 5, chart["name"]
+        assert min(chart["marks"]) > 0
+        assert chart["colours"] >= 3
+        assert len([label for label in chart["labels"] if label]) > 10
+        assert chart["outside"] == []
+        assert chart["size"] >= 11
+    assert opened.evaluate(WIDE) == []
+    assert opened.evaluate("return document.documentElement.scrollWidth") <= width
+    assert opened.log("browser") == []
+    assert {url for url in opened.requested() if not url.startswith("data:")} == {page.as_uri()}
+    back = [int(part) for part in re.findall(r"\d+", opened.evaluate("return getComputedStyle(document.body).backgroundColor"))[:3]]
+    assert (sum(back) > 600) == (theme == "light")
+    if folder := os.environ.get("FSD_SCREENSHOTS"):
+        size = opened.devtools("Page.getLayoutMetrics")["cssContentSize"] | {"scale": 1}
+        shot = opened.devtools("Page.captureScreenshot", captureBeyondViewport=True, clip=size)["data"]
+        (Path(folder) / f"{name}-{width}-{theme}.png").write_bytes(base64.b64decode(shot))
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.2's relative luminance of #rrggbb."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_colours_can_be_told_from_their_ground():
+    style = (resources.files("fsd_core.report") / "page.css").read_text()
+    themes = re.findall(r":root \{(.*?)\}", style, re.S)
+    assert len(themes) == 2
+    for theme in themes:
+        colours = dict(re.findall(r"--([\w-]+): (#\w{6})", theme))
+        for name, colour in colours.items():
+            least = {"ink": 7, "soft": 4.5, "link": 4.5, "warn": 4.5}.get(name, 3 if name.startswith("part") else 1)
+            for ground in ("card", "back"):
+                light, dark = sorted((luminance(colour), luminance(colours[ground])), reverse=True)
+                if ground == "card" or not name.startswith("part"):
+                    assert (light + 0.05) / (dark + 0.05) >= least, (name, ground)
+
+
+# what a page says
+
+
+def test_a_page_is_alone_and_what_comes_from_elsewhere_is_text(pages):
+    for file in pages.glob("*.html"):
+        text = file.read_text()
+        assert not re.search(r"<script|<img|<iframe|@import|url\((?!#)|src=", text)
+        assert set(re.findall(r'https?://[^"\s<]+', text)) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+        ids = re.findall(IDS, text)
+        assert len(ids) == len(set(ids))
+        for target in re.findall(r'(?:href="|url\()#([^")]+)', text):
+            assert target in ids
+    text = (pages / "comparison.html").read_text()
+    assert "&lt;b&gt;in the midst" in text
+    assert "<b>in the midst" not in text
+    for words in ("Compare counts and bytes, not times", "Money by service", "no subscription is set", "numpy", "model digest"):
+        assert words in text
+
+
+def test_the_parts_of_each_figure_add_up(record):
+    run = measured(record, "aws")
+    whole = {
+        "time": record["seconds"]["total"],
+        "requests": sum(record["meter"][n] for n in ("publish_requests", "receive_requests", "ack_requests", "object_puts", "object_gets",
+            "object_lists", "invocations")),
+        "bytes": sum(record["meter"][n] for n in ("message_bytes_sent", "object_bytes_written", "object_bytes_read")),
+        "money": 1000 * run.bill.total_usd,
+    }  # fmt: skip
+    for figure in FIGURES:
+        assert figure.total(run) == pytest.approx(whole[figure.name], rel=0.02 if figure.name == "time" else 1e-9)
+        assert len(figure.of(run)) == len(figure.parts)
+
+
+def test_a_rank_that_others_waited_for_is_a_straggler(record):
+    for rank in record["ranks"]:
+        rank["seconds"] |= {"load": 0.01, "compute": 0.02, "exchange": 0.3, "launch": 0.1, "function": 0.4}
+    record["seconds"]["total"] = 1.0
+    assert not any(each.late for each in stragglers(record))
+    record["ranks"][3]["seconds"]["compute"] = 0.2
+    assert [(each.phase, each.rank) for each in stragglers(record) if each.late] == [("compute", 3)]
+    assert dict(zip(RANK_PARTS, rank_parts(record["ranks"][0]), strict=True))["wait"] == 0.3
+
+
+# the command
+
+
+@pytest.fixture
+def fsd(tmp_path, monkeypatch, home, capfd):
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("FSD_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FSD_HOME", str(home))
+
+    def call(*words):
+        capfd.readouterr()
+        code = main([str(word) for word in words])
+        return code, *capfd.readouterr()
+
+    return call
+
+
+def test_report_of_a_run(fsd, record, tmp_path):
+    code, out, err = fsd("report", record["run"])
+    assert code == 0, err
+    assert "Slowest ranks" in out
+    text = (tmp_path / f"fsd-{record['run']}.html").read_text()
+    assert "rank 4" in text
+    code, out, _ = fsd("report", record["run"], "--json", "--tariff", "aws-us-east-1")  # a page of ours is replaced
+    answer = json.loads(out)
+    assert (code, answer["run"], answer["bill"]["tariff"]) == (0, record["run"], "aws-us-east-1")
+    assert {each["phase"] for each in answer["slowest"]} == {"launch", "load", "compute", "send and other"}
+
+
+def broken(change):
+    def make(record):
+        change(record)
+        return json.dumps(record)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (lambda record: "{", "no JSON"),
+        (lambda record: "[1]", "no record of a run"),
+        (lambda record: '{"run": "x"}', "another version"),
+        (broken(lambda record: record["seconds"].pop("load")), "seconds.load is missing or wrong"),
+        (broken(lambda record: record["meter"].update(object_puts=-1)), "meter.object_puts is missing or wrong"),
+        (broken(lambda record: record["ranks"].pop()), "ranks is missing or wrong"),
+        (broken(lambda record: record["ranks"][1]["seconds"].pop("init")), "ranks[1].seconds.init is missing or wrong"),
+        (broken(lambda record: record["ranks"][1].update(rank=0)), "ranks[1].rank is missing or wrong"),
+        (broken(lambda record: record.update(memory={"peak_bytes_max": 1, "limit_bytes": "2"})), "memory.limit_bytes is missing or wrong"),
+    ],
+)
+def test_a_record_of_another_version_is_refused(fsd, record, tmp_path, text, words):
+    file = tmp_path / "record.json"
+    file.write_text(text(record))
+    code, out, err = fsd("report", file)
+    assert code == 2
+    assert out == ""
+    assert words in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.glob("*.html")) == []
+
+
+@pytest.mark.parametrize(
+    ("run", "words"), [("0123456789abcdef", "its record is gone"), ("nonsense", "16 hexadecimal digits"), ("./none.json", "no such file")]
+)
+def test_a_record_that_is_gone_is_one_line(fsd, run, words):
+    code, out, err = fsd("report", run)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+
+
+def test_a_file_of_others_is_not_replaced(fsd, record, tmp_path):
+    (tmp_path / "mine.html").write_text("<p>mine</p>")
+    code, _, err = fsd("report", record["run"], "--out", "mine.html")
+    assert code == 2
+    assert "did not make it" in err
+    assert (tmp_path / "mine.html").read_text() == "<p>mine</p>"
+    code, _, err = fsd("report", record["run"], "--out", "no/such/folder.html")
+    assert code == 2
+    assert "cannot be written" in err
+
+
+def test_without_matplotlib_it_says_how_to_get_it(fsd, record, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_svg", None)
+    code, _, err = fsd("report", record["run"])
+    assert code == 2
+    assert "pip install 'fsd-inference[report]'" in err
+
+
+def test_records_are_found_by_id_or_path(home, record):
+    file = find_record(record["run"], home)
+    assert read_record(file)["run"] == record["run"]
+    with pytest.raises(InputError, match="is gone"):
+        find_record("f" * 16, home)
+
+
+def test_a_run_of_one_worker_has_a_page(home):
+    result = fsd_core.run("radixnet:1024:6", "random:5", workers=1, partition="block", home=home)
+    run = measured(result.to_json() | {"ranks": result.ranks})
+    assert "with 1 worker on local" in run_page(run)
