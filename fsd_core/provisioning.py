@@ -238,6 +238,7 @@ def try_out(provider: Provider, resources: Resources, requests: Requests, where:
         launch: Launch | None = None
         launched, said = 0.0, ""
         while not any(name.startswith(f"{key}/ended-") for name in store.keys(f"{key}/")):
+            requests.repeat("failures of the function", lambda: invoker.failures(lambda told: told == payload))  # which `poll` may wait for
             code = launch.poll() if launch else None
             said = f" ({code.value})" if code else said
             if time.time() >= until:

@@ -292,12 +292,13 @@ def test_ctrl_c_ends_all_ranks_and_says_what_removes_the_rest(
     assert process.returncode == 130, said
     assert time.monotonic() - before >= GRACE_S  # so long do workers get to hear of it
     assert said.splitlines()[-1] == f"fsd: interrupted; `fsd gc --provider aws --app {APP}` removes what late workers may leave"
-    assert [key for key in store.keys("") if key.partition("/")[0] in runs] == []
     until, requests = time.monotonic() + 40, -1
     while (now := next(trouble.requests)) > requests + 1:  # until nobody asks anything for a second
         assert time.monotonic() < until
         requests = now
         time.sleep(1.0)
+    collect_garbage("aws", APP, settings)
+    assert [key for key in store.keys("") if key.partition("/")[0] in runs] == []
 
 
 def test_a_quota_below_the_workers_is_refused_before_anything_starts(settings: dict[str, Any], tmp_path: Path) -> None:

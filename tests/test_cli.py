@@ -104,8 +104,8 @@ def test_without_words_it_helps(fsd):
     assert "fsd demo" in out
 
 
-COMMANDS = """run, partition, model import, model radixnet, model show, deploy, destroy, gc, clean, conformance, doctor, demo,
-    emulators up, emulators down, emulators status"""
+COMMANDS = """run, compare, report, partition, model import, model radixnet, model show, deploy, destroy, gc, clean, conformance, doctor,
+    demo, emulators up, emulators down, emulators status"""
 
 
 @pytest.mark.parametrize("words", COMMANDS.replace("\n   ", "").split(", "))

@@ -216,10 +216,10 @@ def test_nothing_is_left_of_a_client_that_was_killed():
 def test_names_and_what_is_refused():
     assert emulators.names("aws") == ["moto", "localstack"]
     assert emulators.names("gcp") == ["google"]
-    assert emulators.names("azure") == []
+    assert emulators.names("azure") == ["azure"]
     for provider, name, words in (
         ("local", None, "needs no emulator"),
-        ("azure", None, "has no emulator here"),
+        ("other", None, "has no emulator here"),
         ("aws", "x", "moto, localstack"),
     ):
         with pytest.raises(InputError, match=words):

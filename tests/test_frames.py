@@ -13,13 +13,14 @@ from fsd_core.errors import RunFailed
 
 RUN = "00ff00ff00ff00ff"
 numbers = st.integers(0, 2**32 - 1)
+sources = st.integers(-1, 2**31 - 1)  # -1: the client
 
 
 def frame(step: int, source: int, sequence: int, of: int, body: bytes) -> Frame:
     return Frame(Kind.PAYLOAD, RUN, 7, step, source, sequence, of, body)
 
 
-@given(st.sampled_from(list(Kind)), st.integers(0, 2**64 - 1), numbers, numbers, numbers, st.integers(0, 99), st.binary(max_size=300))
+@given(st.sampled_from(list(Kind)), st.integers(0, 2**64 - 1), numbers, numbers, sources, st.integers(0, 99), st.binary(max_size=300))
 def test_a_frame_survives(kind: Kind, run: int, epoch: int, step: int, source: int, sequence: int, body: bytes) -> None:
     whole = Frame(kind, f"{run:016x}", epoch, step, source, sequence, sequence + 1, body)
     assert unpack(pack(whole)) == whole

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import scipy.sparse
 
+from fsd_conformance.emulators import azurite
 from fsd_core.cli import main
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(300)]
@@ -25,16 +26,22 @@ lease_s = 3
 
 [gcp]
 lease_s = 10
+
+[azure]
+lease_s = 10
 """
 
 
 @pytest.mark.parametrize("channel", ["queue", "object", "hybrid"])
 def test_the_provider_is_the_only_change(channel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    azure = azurite.install(print).parents[1]  # once for all: it is large
     for name in [name for name in os.environ if name.startswith("FSD_") and name != "FSD_PUBSUB_JAR"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("FSD_HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "emulators").mkdir(parents=True)
+    (tmp_path / "home" / "emulators" / azure.name).symlink_to(azure)
     outputs = {}
-    for provider in ("local", "aws", "gcp"):
+    for provider in ("local", "aws", "gcp", "azure"):
         (tmp_path / provider).mkdir()
         monkeypatch.chdir(tmp_path / provider)
         Path("fsd.toml").write_text(FILE.format(provider=provider, channel=channel))

@@ -87,7 +87,7 @@ def test_metered_messages(messages: MessageDriver) -> None:
     driver = MeteredMessages(messages, meter)
     unit = driver.limits.billing_bytes
     driver.publish([Message(0, b"x" * unit), Message(0, b"y")])
-    driver.publish([Message(1, b"")])
+    driver.publish([Message(1, b"z")])
     with pytest.raises(ValueError):
         driver.publish([])
     came = list(driver.receive(0, 10, 1.0))
@@ -96,7 +96,7 @@ def test_metered_messages(messages: MessageDriver) -> None:
     with pytest.raises(FileNotFoundError):
         driver.receive(99, 1, 0.0)
     assert {name: n for name, n in meter.snapshot().items() if n} == {
-        "message_bytes_sent": unit + 1,
+        "message_bytes_sent": unit + 2,
         "messages_sent": 3,
         "messages_received": 2,
         "publish_requests": 3,

@@ -27,7 +27,7 @@ for package in packages:
     folder = next(path for path in (source / package, *source.glob(f"*/{package}")) if path.is_dir())
     missing = {f"{package}/{path.relative_to(folder)}" for path in folder.rglob("*.py")} - set(files)
     assert not missing, f"not in the wheel: {sorted(missing)}"
-for package in ("fsd_core", "fsd_local", "fsd_aws"):
+for package in ("fsd_core", "fsd_local", "fsd_aws", "fsd_gcp", "fsd_azure"):
     for info in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
         if not info.name.endswith("__main__"):
             importlib.import_module(info.name)

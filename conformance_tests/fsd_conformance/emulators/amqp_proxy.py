@@ -85,7 +85,7 @@ class _Reader:
         if code == _ATTACH and not fields.flag(2):
             target = fields.get(6)
             address = target.value[0] if isinstance(target, Described) and isinstance(target.value, list) and target.value else "?"
-            self._targets[channel, fields.number(1)] = str(address)
+            self._targets[channel, fields.number(1)] = str(address).rpartition("/")[2]  # a client may name the host, too
         elif code == frames.TRANSFER and not fields.flag(5):
             self._see(self._targets.get((channel, fields.number(0)), "?"))
 

@@ -13,7 +13,7 @@ __all__ = ["Moto", "MotoServer"]
 
 
 class MotoServer(Server):
-    """``moto.server``; it grows by the bytes that are published."""
+    """`moto_server`; it grows by the bytes that are published."""
 
     name = "moto"
     health = "/moto-api/config"
@@ -21,7 +21,7 @@ class MotoServer(Server):
 
     def command(self) -> Sequence[str]:
         """In this interpreter."""
-        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        return [sys.executable, "-m", "fsd_conformance.emulators.moto_server", "-H", "127.0.0.1", "-p", str(self.port)]
 
 
 class Moto(Aws):

@@ -1,0 +1,71 @@
+"""Azure as a provider: Service Bus for messages, Blob Storage for objects, Functions for functions.
+
+Importing this package imports no SDK; each factory below imports what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Mapping
+
+from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
+from fsd_core.providers import attached
+
+__all__ = ["PROVIDER", "RESOURCES", "AzureProvider"]
+
+RESOURCES = "FSD_AZURE_RESOURCES"  # the variable of a function that holds its app's `Resources` as JSON
+
+
+class AzureProvider:
+    """Implements `fsd_core.driver.Provider`."""
+
+    name = "azure"
+
+    def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
+        """Settings: see `fsd_azure.settings`."""
+        from fsd_azure.provision import AzureProvisioner
+
+        return AzureProvisioner(settings)
+
+    def attach(self, app: str) -> Resources:
+        """What the function's environment says; InputError outside a function, or of another app."""
+        return attached(RESOURCES, app)
+
+    def messages(self, resources: Resources, slot: int) -> MessageDriver:
+        """The queues of one slot."""
+        from fsd_azure.messages import AzureMessages
+
+        return AzureMessages(resources, slot)
+
+    def objects(self, resources: Resources) -> ObjectDriver:
+        """The app's container."""
+        from fsd_azure.objects import AzureObjects
+
+        return AzureObjects(resources)
+
+    def invoker(self, resources: Resources) -> InvokeDriver:
+        """What starts functions."""
+        from fsd_azure.invoke import AzureInvoker
+
+        return AzureInvoker(resources)
+
+    def credentials(self) -> str:
+        """Which connection strings are set, or else whom DefaultAzureCredential's token is of, and which tenant's."""
+        from fsd_azure.clients import SERVICE_BUS, STORAGE, credential
+
+        if strings := [name for name in (SERVICE_BUS, STORAGE) if os.environ.get(name)]:
+            return f"by connection string: {', '.join(strings)}"
+        claims = credential().get_token("https://management.azure.com/.default").token.split(".")[1]
+        told = json.loads(base64.urlsafe_b64decode(claims + "=="))  # only shown: nothing is believed for it
+        return f"{told.get('upn') or told.get('appid')}, tenant {told.get('tid')}"
+
+    def advice(self, error: BaseException | str) -> str | None:
+        """What a person can do about an error of Azure, or the text of one; None if there is nothing to say."""
+        from fsd_azure.errors import advice
+
+        return advice(error)
+
+
+PROVIDER = AzureProvider()

@@ -1,0 +1,184 @@
+"""The provisioner's way to Azure: core's `Requests` over the Resource Manager's REST interface."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from azure.core import PipelineClient
+from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceExistsError
+from azure.core.pipeline.transport import RequestsTransport
+from azure.core.rest import HttpRequest
+from azure.identity import CredentialUnavailableError
+
+from fsd_azure import clients, errors
+from fsd_azure import names as naming
+from fsd_azure.policy import APP_TAG, Grant
+from fsd_core.driver import Code
+from fsd_core.errors import DriverError
+from fsd_core.provisioning import Requests
+
+__all__ = ["ENDPOINT", "Api", "key"]
+
+ENDPOINT = "FSD_AZURE_ENDPOINT"  # where an emulator plays the Resource Manager
+MANAGER = "https://management.azure.com"
+SETTLE_S = 900.0
+# A new identity, a new role and a new host are known everywhere after some minutes; until then services say one of these.
+_SETTLING = ("PrincipalNotFound", "AuthorizationPermissionMismatch", "ServiceBusAuthorizationError", "unauthorized-access", "status: 401")
+_VERSIONS = (
+    ("/roleassignments/", "2022-04-01"),
+    ("microsoft.servicebus", "2021-11-01"),
+    ("microsoft.storage", "2023-05-01"),
+    ("microsoft.web", "2024-04-01"),
+)
+
+
+class Api(Requests):
+    """Requests of one subscription. ``group``: a resource group of the user's, "" for one of the app's own."""
+
+    def __init__(self, subscription: str, group: str, region: str) -> None:
+        super().__init__(self._understood, errors.advice, (CredentialUnavailableError,))
+        self.subscription, self.region = subscription, region
+        self._group = group
+        self.settles_until = 0.0
+        self._manager = os.environ.get(ENDPOINT, "")
+        transport = RequestsTransport(connection_timeout=clients.CONNECT_S, read_timeout=230.0)
+        self._client: PipelineClient[Any, Any] = PipelineClient(self._manager or MANAGER, policies=[], transport=transport)
+        self.closing.callback(self._client.close)
+
+    def _understood(self, error: BaseException) -> Code:
+        """`fsd_azure.errors.classify`; for a while after something was made, what is not settled yet is worth asking again."""
+        if isinstance(error, ResourceExistsError) and not getattr(error, "error_code", None):
+            return Code.ALREADY_EXISTS  # of a queue: only Blob Storage gives a word, and has other reasons for a 409
+        code = errors.classify(error)
+        settling = time.time() < self.settles_until and any(word in f"{type(error).__name__} {error}" for word in _SETTLING)
+        return Code.UNAVAILABLE if settling and code in (Code.DENIED, Code.INVALID) else code
+
+    def settling(self) -> None:
+        """An identity, or a role of it, was made just now."""
+        self.settles_until = time.time() + SETTLE_S
+
+    def group(self, app: str) -> str:
+        """The name of the app's resource group."""
+        return self._group or naming.resource_group(app)
+
+    def id(self, app: str, kind: str = "") -> str:
+        """The id of a resource in the app's group: ``kind`` is for instance "Microsoft.Web/sites/NAME"; of the group itself without it."""
+        return f"/subscriptions/{self.subscription}/resourceGroups/{self.group(app)}" + (f"/providers/{kind}" if kind else "")
+
+    @property
+    def scheme(self) -> str:
+        """How function apps are reached."""
+        return "http" if self._manager.startswith("http://") else "https"
+
+    def _token(self) -> str:
+        if self._manager:
+            return os.environ.get("FSD_AZURE_TOKEN", "emulator")
+        try:
+            return str(clients.credential().get_token(f"{MANAGER}/.default").token)
+        except CredentialUnavailableError:
+            raise
+        except ClientAuthenticationError as error:
+            if "failed to retrieve a token" not in str(error) or "AADSTS" in str(error):
+                raise
+            raise CredentialUnavailableError(str(error)) from error  # no credential of the chain is set up
+
+    def member(self) -> tuple[str, str]:
+        """The object id of whose credentials these are, and its type: User, ServicePrincipal."""
+        claims = self.repeat("who you are", self._token).split(".")[1]
+        told = json.loads(base64.urlsafe_b64decode(claims + "=="))
+        return str(told["oid"]), "ServicePrincipal" if told.get("idtyp") == "app" else "User"
+
+    def request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """One request, once. ``path``: a resource's id, or a whole address; ``body``: JSON, or bytes of a zip."""
+        url, query = path, {}
+        if path.startswith("/"):
+            low = path.lower()
+            query = {"api-version": next((version for word, version in _VERSIONS if word in low), "2021-04-01")}
+            url = (self._manager or MANAGER) + path
+        headers = {"Authorization": f"Bearer {self._token()}"}
+        told: dict[str, Any] = {} if body is None else {"json": body}
+        if isinstance(body, bytes):
+            headers["Content-Type"], told = "application/zip", {"content": body}
+        answer = self._client.send_request(HttpRequest(method, url, params=query, headers=headers, **told))
+        answer.raise_for_status()
+        found = json.loads(answer.text() or "{}")
+        return found if isinstance(found, dict) else {"value": found}
+
+    def call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """One request, again while its error is transient. Raises `DriverError`, or `InputError` where nothing is set up."""
+        return self.repeat(f"{method} {_short(path)}", lambda: self.request(method, path, body))
+
+    def find(self, path: str) -> dict[str, Any] | None:
+        """A resource; None where it is not there."""
+        return self.unless(Code.NOT_FOUND, f"GET {_short(path)}", lambda: self.request("GET", path))
+
+    def put(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Make or change a resource and return it when that is done. Raises `DriverError` where it failed."""
+        self.call("PUT", path, body)
+
+        def check() -> dict[str, Any] | None:
+            found = self.find(path) or {}
+            state = str(found.get("properties", {}).get("provisioningState") or "Succeeded") if found else ""
+            if state in ("Failed", "Canceled"):
+                raise DriverError(Code.INVALID, f"making {_short(path)}: {state}: 'az resource show --ids {path}' says why")
+            return found if state in ("Succeeded", "Active") else None
+
+        return self.until(f"making {_short(path)}", check)
+
+    def delete(self, path: str) -> bool:
+        """Remove a resource and return when it is gone; whether there was one."""
+        if self.find(path) is None:
+            return False
+        self.unless(Code.NOT_FOUND, f"DELETE {_short(path)}", lambda: self.request("DELETE", path))
+        return self.until(f"removing {_short(path)}", lambda: True if self.find(path) is None else None)
+
+    def owned(self, app: str) -> tuple[list[str], list[str]]:
+        """The ids of what is in the app's group: what is the app's, and what is not."""
+        path = self.id(app)
+        found = self.unless(Code.NOT_FOUND, f"list of {_short(path)}", lambda: self.request("GET", f"{path}/resources")) or {}
+        items = list(found.get("value", ()))
+        mine = [str(each["id"]) for each in items if self.owns(each, app)]
+        return mine, [each["id"] for each in items if not f"{each['id']}/".startswith(tuple(f"{path}/" for path in mine))]
+
+    def owns(self, found: dict[str, Any] | None, app: str) -> bool:
+        """Whether it is there, and the app's."""
+        return bool(found) and ((found or {}).get("tags") or {}).get(APP_TAG) == app
+
+    def grant(self, grants: Iterable[Grant]) -> None:
+        """Give roles; those that are held already stay as they are."""
+        wanted = list(grants)
+        self.settling()
+        self.each(self._bind, wanted)
+
+    def _bind(self, grant: Grant) -> None:
+        name = uuid.uuid5(uuid.NAMESPACE_URL, f"{grant.scope.lower()}/{grant.principal}/{grant.role}")
+        role = f"/subscriptions/{self.subscription}/providers/Microsoft.Authorization/roleDefinitions/{grant.role}"
+        properties = {"roleDefinitionId": role, "principalId": grant.principal, "principalType": grant.kind}
+
+        def bind() -> None:
+            try:
+                self.request("PUT", f"{grant.scope}/providers/Microsoft.Authorization/roleAssignments/{name}", {"properties": properties})
+            except HttpResponseError as error:
+                if error.status_code != 409:  # held already, under another name
+                    raise
+
+        self.repeat(f"role on {_short(grant.scope)}", bind)
+
+
+def key(names: Mapping[str, str]) -> str:
+    """The key of an app's function app, for a client: one request. ``names``: of its `Resources`. Raises the SDK's errors."""
+    with Api(names["subscription"], names["resource_group"], names["region"]) as api:
+        path = api.id("", f"Microsoft.Web/sites/{names['function']}/host/default/listkeys")
+        return str(api.request("POST", path)["functionKeys"]["default"])
+
+
+def _short(path: str) -> str:
+    """A resource without whose it is."""
+    return re.sub(r"^/subscriptions/[^/]+/(resourceGroups/[^/]+/providers/)?", "", path.partition("?")[0])

@@ -1,0 +1,200 @@
+"""What Azure's errors mean: one table from the services' own words and statuses to ours, one from the SDKs' exceptions.
+
+Blob Storage and the Resource Manager answer with a word; Service Bus with a condition of AMQP, which azure-servicebus turns into a
+class of its own or leaves in the text. azure-servicebus is not imported here: a worker of the object channel does without.
+"""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import CancelledError
+
+from azure.core import exceptions as sdk
+
+from fsd_core.driver import Code, Refused
+from fsd_core.providers import advise
+
+__all__ = ["advice", "classify", "status_code"]
+
+_WORDS = {
+    Code.THROTTLED: """ServerBusy TooManyRequests IngressExceedsAccountLimit EgressExceedsAccountLimit
+        OperationsPerSecondExceedsAccountLimit SubscriptionRequestsThrottled ResourceRequestsThrottled QuotaExceeded
+        com.microsoft:server-busy amqp:resource-limit-exceeded com.microsoft:resource-limit-exceeded""",
+    Code.NOT_FOUND: """BlobNotFound ContainerNotFound ResourceNotFound ResourceGroupNotFound NotFound SubscriptionNotFound
+        EntityNotFound amqp:not-found com.microsoft:entity-not-found com.microsoft:message-not-found""",
+    Code.ALREADY_EXISTS: """BlobAlreadyExists ContainerAlreadyExists ResourceAlreadyExists EntityAlreadyExists ConditionNotMet
+        com.microsoft:entity-already-exists""",  # of a put that must create, 409 as well as 412: lost
+    Code.DENIED: """AuthenticationFailed AuthorizationFailed AuthorizationFailure AuthorizationPermissionMismatch
+        AuthorizationSourceIPMismatch AuthorizationProtocolMismatch InvalidAuthenticationInfo InvalidAuthenticationToken
+        InvalidAuthenticationTokenTenant NoAuthenticationInformation ExpiredAuthenticationToken InsufficientAccountPermissions
+        AccountIsDisabled KeyBasedAuthenticationNotPermitted PublicAccessNotPermitted LinkedAuthorizationFailed
+        amqp:unauthorized-access com.microsoft:auth-failed""",
+    Code.UNAVAILABLE: """InternalError InternalServerError OperationTimedOut ContainerBeingDeleted ContainerDisabled ServiceUnavailable
+        GatewayTimeout RequestTimeout ResourceGroupBeingDeleted AnotherOperationInProgress Conflict Md5Mismatch IncompleteBody
+        com.microsoft:timeout com.microsoft:container-close com.microsoft:entity-disabled com.microsoft:operation-cancelled
+        amqp:internal-error amqp:connection:forced amqp:connection:framing-error amqp:link:detach-forced
+        amqp:link:transfer-limit-exceeded amqp:link:stolen amqp:link:redirect amqp:session:window-violation
+        amqp:socket-error amqp:unknown-error amqp:client-error""",
+    Code.TOO_LARGE: "RequestBodyTooLarge PayloadTooLarge amqp:link:message-size-exceeded amqp:frame-size-too-small",
+    Code.INVALID: """InvalidInput InvalidHeaderValue InvalidQueryParameterValue InvalidRange InvalidUri InvalidResourceName
+        InvalidTemplate InvalidRequestContent InvalidParameter OutOfRangeInput OutOfRangeQueryParameterValue UnsupportedHeader
+        MissingRequiredHeader BadRequest amqp:not-allowed amqp:not-implemented amqp:invalid-field amqp:decode-error
+        com.microsoft:argument-error com.microsoft:argument-out-of-range""",
+    Code.PRECONDITION: "LeaseIdMissing LeaseLost amqp:precondition-failed amqp:illegal-state com.microsoft:message-lock-lost",
+}
+_CODES = {word: code for code, words in _WORDS.items() for word in words.split()}
+_CONDITION = re.compile(r"\b((?:amqp|com\.microsoft):[a-z:-]+[a-z])")
+_STATUS = {
+    400: Code.INVALID,
+    401: Code.DENIED,
+    403: Code.DENIED,
+    404: Code.NOT_FOUND,
+    408: Code.UNAVAILABLE,
+    409: Code.UNAVAILABLE,
+    410: Code.NOT_FOUND,
+    412: Code.ALREADY_EXISTS,
+    413: Code.TOO_LARGE,
+    416: Code.INVALID,
+    429: Code.THROTTLED,
+}
+_NAMES = {  # of azure.servicebus.exceptions
+    "ServiceBusServerBusyError": Code.THROTTLED,
+    "ServiceBusQuotaExceededError": Code.THROTTLED,
+    "MessagingEntityNotFoundError": Code.NOT_FOUND,
+    "MessageNotFoundError": Code.NOT_FOUND,
+    "MessagingEntityAlreadyExistsError": Code.ALREADY_EXISTS,
+    "ServiceBusAuthenticationError": Code.DENIED,
+    "ServiceBusAuthorizationError": Code.DENIED,
+    "MessageSizeExceededError": Code.TOO_LARGE,
+    "MessageLockLostError": Code.PRECONDITION,
+    "SessionLockLostError": Code.PRECONDITION,
+    "MessageAlreadySettled": Code.PRECONDITION,
+    "MessagingEntityDisabledError": Code.UNAVAILABLE,
+    "OperationTimeoutError": Code.UNAVAILABLE,
+    "ServiceBusConnectionError": Code.UNAVAILABLE,
+    "ServiceBusCommunicationError": Code.UNAVAILABLE,
+}
+_EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Code], ...] = (  # the first that fits
+    (sdk.ClientAuthenticationError, Code.DENIED),
+    (sdk.ResourceNotFoundError, Code.NOT_FOUND),
+    (sdk.ResourceExistsError, Code.ALREADY_EXISTS),
+    (sdk.ResourceModifiedError, Code.ALREADY_EXISTS),
+    ((sdk.ServiceRequestError, sdk.ServiceResponseError, sdk.IncompleteReadError, sdk.DecodeError), Code.UNAVAILABLE),
+    ((ConnectionError, TimeoutError, CancelledError), Code.UNAVAILABLE),
+)
+
+
+def status_code(status: int, word: str = "") -> Code:
+    """The code of an answer of HTTP, of a whole request or of one in a batch."""
+    if word in _CODES:
+        return _CODES[word]
+    return Code.UNAVAILABLE if status >= 500 else _STATUS.get(status, Code.UNKNOWN)
+
+
+def classify(error: BaseException) -> Code:
+    """The code of any error that a driver of this provider raised."""
+    if isinstance(error, Refused):
+        return error.code
+    if isinstance(error, sdk.HttpResponseError):
+        word = getattr(error, "error_code", None) or getattr(error.error, "code", None) or ""
+        if (code := status_code(error.status_code or 0, str(getattr(word, "value", word)))) is not Code.UNKNOWN:
+            return code
+        if type(error) is sdk.HttpResponseError and error.inner_exception is not None:  # a body that broke off comes so
+            return classify(error.inner_exception)
+    if type(error).__module__.startswith("azure.servicebus"):
+        return _service_bus(error)
+    return next((code for kinds, code in _EXCEPTIONS if isinstance(error, kinds)), Code.UNKNOWN)
+
+
+def _service_bus(error: BaseException) -> Code:
+    """The condition says more than the class: what ends a link or a connection is one class, whatever its reason."""
+    name = type(error).__name__
+    if name in _NAMES and name != "ServiceBusConnectionError":
+        return _NAMES[name]
+    for condition in _CONDITION.findall(str(error)):
+        if condition in _CODES:
+            return _CODES[condition]
+    inner = getattr(error, "inner_exception", None)  # what is no error of AMQP, say of credentials, comes as a ServiceBusError
+    if inner is not None and not type(inner).__module__.startswith("azure.servicebus"):
+        return classify(inner)
+    return Code.UNAVAILABLE
+
+
+_ADVICE = (  # words of an error, as a pattern, and what to do: the first that is found
+    (
+        r"AADSTS700024|AADSTS500133|not within its valid time range|token is not yet valid|Signature not valid in the specified time",
+        "this machine's clock is wrong by more than 5 minutes: set it ('timedatectl set-ntp true')",
+    ),
+    (
+        r"ExpiredAuthenticationToken|AADSTS\d+|InvalidAuthenticationToken|token (is|has) expired|ExpiredToken",
+        "the Azure credentials expired, or were revoked: run 'az login' again",
+    ),
+    (
+        r"InvalidAuthenticationTokenTenant|SubscriptionNotFound|InvalidSubscriptionId",
+        "the subscription is not one of these credentials: set [azure] subscription in fsd.toml to one that 'az account list' shows",
+    ),
+    (
+        r"CredentialUnavailableError|DefaultAzureCredential failed|EnvironmentCredential|AzureCliCredential|NoAuthenticationInformation",
+        "no Azure credentials are found: run 'az login', or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
+    ),
+    (
+        r"MessageSizeExceededError|message-size-exceeded",
+        "the namespaces' tier is too small for the message: [azure] tier says another than they have; deploy again with the right one",
+    ),
+    (
+        r"ServiceBusServerBusyError|server-busy",
+        "a Service Bus namespace is throttled, 1,000 messages a second in the Standard tier: set [azure] namespaces higher and deploy, "
+        "or run with --channel object",
+    ),
+    (
+        r"connection quota|[Nn]umber of (active )?connections|MaxConnections",
+        "a Service Bus namespace has too many connections: set [azure] namespaces higher and deploy, or run with --channel object",
+    ),
+    (
+        r"ServiceBusQuotaExceededError|resource-limit-exceeded|QuotaExceeded",
+        "over a quota of Azure: run fewer workers, or ask for more: 'az quota', or Help + support in the portal",
+    ),
+    (
+        r"MissingSubscriptionRegistration|SubscriptionNotRegistered",
+        "a service is off in the subscription: run 'az provider register --namespace' with the name above, and wait some minutes",
+    ),
+    (
+        r"ContainerBeingDeleted|ResourceGroupBeingDeleted",
+        "it is being deleted still, which takes a minute or more: run again then",
+    ),
+    (
+        r"KeyBasedAuthenticationNotPermitted",
+        "the storage account takes no keys: unset AZURE_STORAGE_CONNECTION_STRING, so that your login is used",
+    ),
+    (
+        r"AuthenticationFailed|InvalidAuthenticationInfo|InvalidSignature|Server failed to authenticate",
+        "the key in the connection string is not the account's: copy it again ('az storage account show-connection-string')",
+    ),
+    (
+        r"ServiceBusAuthenticationError|CBS Token authentication failed|auth-failed",
+        "Service Bus does not take the key or the login: copy the connection string again, or run 'az login'",
+    ),
+    (
+        r"AuthorizationFailed|AuthorizationFailure|AuthorizationPermissionMismatch|InsufficientAccountPermissions"
+        r"|LinkedAuthorizationFailed|ServiceBusAuthorizationError|unauthorized-access",
+        "the credentials lack a role: docs/how-to-azure.md lists all that are needed; a change takes some minutes",
+    ),
+    (
+        r"MessagingEntityDisabledError|entity-disabled",
+        "a queue is disabled: enable it in the portal, or destroy the app and deploy it again",
+    ),
+    (
+        r"MessagingEntityNotFoundError|ContainerNotFound|ResourceNotFound|ResourceGroupNotFound|amqp:not-found",
+        "something of the app is gone, or in another subscription: run 'fsd deploy --provider azure'",
+    ),
+    (
+        r"ServiceRequestError|Failed to initiate the connection|Name or service not known|Connection refused|getaddrinfo failed",
+        "the service cannot be reached: look at the network (AMQP needs port 5671), and at FSD_AZURE_SERVICE_BUS and "
+        "AZURE_STORAGE_CONNECTION_STRING if an emulator is meant",
+    ),
+)
+
+
+def advice(error: BaseException | str) -> str | None:
+    """What to do about an error of Azure, in a line for people: see `fsd_core.providers.advise`."""
+    return advise(_ADVICE, error)

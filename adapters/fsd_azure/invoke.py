@@ -1,0 +1,55 @@
+"""Functions: a launch is a POST to the function app's HTTP trigger, open until the function ended, see `fsd_core.posts`.
+
+Azure's front end ends an answer after 230 s, whatever the function does: what then happens to the connection is no failure. The trigger
+takes who shows the function app's key: a worker finds it in its settings, a client asks the Resource Manager for it, once.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from fsd_azure import RESOURCES
+from fsd_azure.errors import classify
+from fsd_core import posts
+from fsd_core.driver import InvokeLimits, Resources
+
+__all__ = ["KEY", "AzureInvoker"]
+
+KEY = "FSD_AZURE_KEY"  # the setting of a function app that holds its own key
+PAYLOAD_BYTES = 100 << 20
+CUT_S = 230.0
+
+
+class AzureInvoker(posts.PostInvoker):
+    """Implements `fsd_core.driver.InvokeDriver`."""
+
+    def __init__(self, resources: Resources) -> None:
+        names = resources.names
+        limits = InvokeLimits(
+            payload_bytes=PAYLOAD_BYTES,
+            concurrency=int(names["concurrency"]),
+            memory_bytes=int(names["memory_mb"]) << 20,
+            timeout_s=float(names["timeout_s"]),
+            source="https://learn.microsoft.com/azure/azure-functions/functions-scale (request size, 230 s), flex-consumption-plan",
+            as_of="2025-11-01",
+            failures="told",
+            process_bytes=96 << 20,  # the host's worker, grpc and the SDKs are most of it
+        )
+        self._names = names
+        self._asking = threading.Lock()
+        self._key = os.environ.get(KEY, "") if RESOURCES in os.environ else ""
+        super().__init__(names["url"], self._headers_of, limits, classify, cut_s=CUT_S)
+
+    def _headers_of(self) -> dict[str, str]:
+        """Headers that say who asks. Raises the SDK's errors."""
+        with self._asking:
+            if not self._key:
+                from fsd_azure.api import key  # of a client alone
+
+                self._key = key(self._names)
+            return {"x-functions-key": self._key}
+
+    def native(self) -> str:
+        """The trigger's address: the rest is HTTP."""
+        return self._names["url"]

@@ -1,0 +1,245 @@
+"""Making an app and taking it away: group, namespaces, storage, containers, function app, queues, roles. The settings are
+`fsd_azure.settings`.
+
+The container is made early and decides the generation, since of two clients that create it at once one is first. Then the function app,
+whose settings say what there is; every queue and the function are tried out, and the settings say so last: an ``ensure`` that was cut
+short is taken up by the next. What connection strings name is used as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from fsd_azure import PROVIDER, clients, function, package, policy, queues
+from fsd_azure import names as naming
+from fsd_azure.api import Api
+from fsd_azure.limits import check_connections
+from fsd_azure.names import Names
+from fsd_azure.settings import parse
+from fsd_core.driver import Code, Resources
+from fsd_core.errors import InputError
+from fsd_core.provisioning import AppProvisioner, probe_queues, try_out
+
+if TYPE_CHECKING:
+    from azure.storage.blob import ContainerClient
+
+__all__ = ["AzureProvisioner"]
+
+KEPT_DAYS = 7
+_TRIED = ("code", "runtime", "memory_mb", "storage_account", "blob_url")  # what a function is tried out again for
+_FIXED = {"namespaces": "namespaces", "tier": "tier", "message_kb": "message_kb", "blob_url": "storage_account", "region": "region"}
+_KINDS = {"namespaces": "namespace", "storageAccounts": "storage account"}
+
+
+class AzureProvisioner(AppProvisioner[Api]):
+    """Implements `fsd_core.driver.Provisioner`."""
+
+    most_s = 3600.0  # a namespace of the premium tier takes many minutes
+
+    def __init__(self, table: Mapping[str, object]) -> None:
+        self._settings = parse(table)
+
+    def requests(self) -> Api:
+        """In the settings' subscription or the environment's."""
+        subscription = self._settings.subscription or os.environ.get("AZURE_SUBSCRIPTION_ID", "")
+        if not subscription:
+            raise InputError(
+                "no Azure subscription is set: [azure] subscription in fsd.toml, or AZURE_SUBSCRIPTION_ID; see 'az account list'"
+            )
+        return Api(subscription, self._settings.resource_group, self._settings.region)
+
+    def read(self, api: Api, app: str) -> Resources | None:
+        """See `fsd_azure.function`."""
+        return function.read(api, app)
+
+    def wanted(self) -> dict[str, str]:
+        """What the settings decide."""
+        settings = self._settings
+        wanted = {
+            "region": settings.region,
+            "tier": settings.tier,
+            "message_kb": str(settings.message_kb),
+            "memory_mb": str(settings.memory_mb),
+            "timeout_s": str(settings.timeout_s),
+            "concurrency": str(settings.concurrency),
+            "lease_s": str(settings.lease_s),
+            "runtime": settings.runtime,
+            "code": package.digest(settings.runtime) if settings.package else "installed",
+        }
+        if spaces := queues.given():
+            wanted |= {"bus": "given", "namespaces": ",".join(spaces)}
+        if clients.storage_string():
+            wanted |= {"storage_account": "", "blob_url": _account_url("")}
+        elif settings.storage_account:
+            wanted |= {"storage_account": settings.storage_account, "blob_url": _account_url(settings.storage_account)}
+        return wanted
+
+    def make(self, api: Api, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
+        """See the module."""
+        settings = self._settings
+        code = package.build(settings.runtime) if settings.package else package.stub()
+        now = self._names(api, app, ranks) | (dict(had.names) if had else {}) | wanted
+        now["package"] = str(code) if settings.package else "none"
+        if had and had.ranks:
+            _check_fixed(app, had.names, now, settings.namespaces)
+        ranks, slots = max(ranks, had.ranks if had else 0), max(slots, had.slots if had else 0)
+        check_connections(now["tier"], ranks, now["namespaces"].count(",") + 1)
+        _make_group(api, app)
+        api.each(lambda work: work(api, app, now), (_make_account, _make_bus))
+        if now["bus"] == "made" or now["storage_account"]:
+            api.grant(policy.deployer(now, *api.member()))
+        now["generation"] = _make_containers(api, app, now)
+        named = Names.of(Resources(app, 0, 0, now))
+        if had is None:
+            queues.remove(api, app, named.namespaces, keep=named.generation)  # of a destroy that was cut short
+        begun = Resources(app, had.ranks if had else 0, had.slots if had else 0, now | {"code": ""})  # said when it was tried out
+        site = function.create(api, begun)
+        now["url"] = function.url(api, site)
+        api.grant(policy.worker(now, str(site["identity"]["principalId"])))
+        same = had is not None and (had.names["lease_s"], had.names["generation"]) == (now["lease_s"], now["generation"])
+        old = had if had and same else Resources(app, 0, 0)
+        pairs = [(s, r) for s in range(slots) for r in range(ranks) if not (s < old.slots and r < old.ranks)]
+        queues.make(api, named, pairs, settings.lease_s, settings.message_kb)
+        changed = had is None or not had.ranks or any(had.names.get(key) != now[key] for key in _TRIED)
+        if changed and settings.package:
+            function.publish(api, site, code)
+        secret = function.key(api, app)
+        made = Resources(app, ranks, slots, now)
+        if changed:
+            function.say(api, Resources(app, begun.ranks, begun.slots, now | {"code": ""}), secret)
+        probe_queues(PROVIDER, made, pairs, api)
+        if changed:
+            try_out(PROVIDER, made, api, f"the log stream of function app {now['function']}")
+        function.say(api, made, secret)
+        return made
+
+    def _names(self, api: Api, app: str, ranks: int) -> dict[str, str]:
+        """Of an app that is not there yet."""
+        settings, group = self._settings, api.group(app)
+        account = settings.storage_account or naming.storage_account(app, api.subscription, group)
+        return {
+            "subscription": api.subscription,
+            "resource_group": group,
+            "function": naming.function(app, api.subscription, group),
+            "bus": "made",
+            "namespaces": ",".join(queues.hosts(api, app, settings.namespaces or queues.count(settings.tier, ranks))),
+            "storage_account": account,
+            "blob_url": _account_url(account),
+            "container": naming.container(app),
+            "url": "",
+        }
+
+    def remove_queues(self, api: Api, app: str, keep: str | None) -> list[str]:
+        """See `fsd_azure.queues`."""
+        return queues.remove(api, app, queues.there(api, app), keep)
+
+    def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
+        """Function app and plan, what was made for the app with all that is in it, or what is the app's in what was given; the group."""
+        removed = function.remove(api, app)
+        if spaces := queues.given():
+            removed += queues.remove(api, app, spaces)
+        if clients.storage_string():
+            removed += _remove_containers(api, app)
+        mine, others = api.owned(app)
+        gone = [path for path, was in zip(mine, api.each(api.delete, mine), strict=True) if was]
+        removed += [f"{_KINDS.get(path.split('/')[-2], 'resource')} {path.rpartition('/')[2]}" for path in gone]
+        group = api.id(app)
+        if not others and api.owns(api.find(group), app) and api.delete(group):
+            removed.append(f"resource group {api.group(app)}")
+        return removed
+
+
+def _account_url(account: str) -> str:
+    """The storage account's address, by its name or by the connection string."""
+    if not clients.storage_string():
+        return f"https://{account}.blob.core.windows.net"
+    with clients.container("", "any") as client:
+        return client.url.rpartition("/")[0]
+
+
+def _check_fixed(app: str, had: Mapping[str, str], now: Mapping[str, str], namespaces: int) -> None:
+    """`InputError`: a setting says otherwise than what the app was made with, and cannot be changed."""
+    for name, setting in _FIXED.items():
+        if had[name] != now[name]:
+            raise InputError(f"[azure] {setting}: app {app!r} was made with {had[name]}, not {now[name]}: destroy it first, or keep that")
+    if had["bus"] != now["bus"]:
+        raise InputError(f"{clients.SERVICE_BUS}: app {app!r} has namespaces of its own: destroy it first, or unset that")
+    if had["bus"] == "made" and namespaces not in (0, had["namespaces"].count(",") + 1):
+        raise InputError(f"[azure] namespaces = {namespaces}: app {app!r} uses {had['namespaces']}: destroy it first, or keep that")
+
+
+def _make_group(api: Api, app: str) -> None:
+    if api.find(api.id(app)) is None:
+        api.put(api.id(app), {"location": api.region, "tags": {policy.APP_TAG: app}})
+
+
+def _make_bus(api: Api, app: str, names: Mapping[str, str]) -> None:
+    if names["bus"] == "made":
+        queues.make_namespaces(api, app, names)
+
+
+def _make_account(api: Api, app: str, names: Mapping[str, str]) -> None:
+    """A private storage account that takes no keys and forgets. `InputError`: one of this name is somebody else's."""
+    if not names["storage_account"]:
+        return
+    path = policy.storage_id(names)
+    found = api.find(path)
+    if found and not api.owns(found, app):
+        raise InputError(
+            f"storage account {names['storage_account']}: is there, and not the app's; choose another in [azure] storage_account"
+        )
+    properties = {
+        "minimumTlsVersion": "TLS1_2",
+        "supportsHttpsTrafficOnly": True,
+        "allowBlobPublicAccess": False,
+        "allowSharedKeyAccess": False,
+    }
+    kind = {"location": names["region"], "kind": "StorageV2", "sku": {"name": "Standard_LRS"}, "tags": {policy.APP_TAG: app}}
+    api.put(path, kind | {"properties": properties})
+    filters = {"blobTypes": ["blockBlob"], "prefixMatch": [f"{names['container']}/"]}  # not the code beside it
+    actions = {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": KEPT_DAYS}}}
+    rule = {"name": "forget", "enabled": True, "type": "Lifecycle", "definition": {"filters": filters, "actions": actions}}
+    api.put(f"{path}/managementPolicies/default", {"properties": {"policy": {"rules": [rule]}}})
+
+
+def _make_containers(api: Api, app: str, names: Mapping[str, str]) -> str:
+    """Two private containers, for objects and for code; the generation, which who made the first one decided.
+
+    `InputError`: a container of this name is somebody else's.
+    """
+    metadata = {"fsdapp": app, "generation": naming.new_generation()}
+    with closing(clients.container(names["blob_url"], names["container"])) as objects:
+        what = f"container {names['container']}"
+        made = api.unless(Code.ALREADY_EXISTS, what, lambda: objects.create_container(metadata=metadata))
+        told = metadata if made else dict(api.repeat(what, objects.get_container_properties).metadata or {})
+    if told.get("fsdapp") != app:
+        raise InputError(f"app {app!r}: a {what} is there that fsd did not make; choose another app")
+    with closing(clients.container(names["blob_url"], f"{names['container']}-code")) as code:
+        api.unless(Code.ALREADY_EXISTS, f"{what}-code", lambda: code.create_container(metadata={"fsdapp": app}))
+    return str(told["generation"])
+
+
+def _remove_containers(api: Api, app: str) -> list[str]:
+    """Remove the app's containers of an account that was given."""
+
+    def one(name: str) -> str | None:
+        with closing(clients.container("", name)) as client:
+            return f"container {name}" if _gone(api, client, app) else None
+
+    return [line for line in api.each(one, [naming.container(app), f"{naming.container(app)}-code"]) if line]
+
+
+def _gone(api: Api, client: ContainerClient, app: str) -> bool:
+    what = f"container {client.container_name}"
+    found = api.unless(Code.NOT_FOUND, what, client.get_container_properties)
+    if found is None or (found.metadata or {}).get("fsdapp") != app:
+        return False
+
+    def delete() -> bool:
+        client.delete_container()
+        return True
+
+    return api.unless(Code.NOT_FOUND, f"removing {what}", delete) is not None

@@ -1,0 +1,108 @@
+"""Azure under test: our Service Bus and Functions, Azurite."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar
+from urllib.parse import parse_qs, urlsplit
+
+from fsd_azure import PROVIDER
+from fsd_conformance.emulators.amqp_proxy import AmqpProxy
+from fsd_conformance.emulators.azure import Azure, bus_string
+from fsd_conformance.emulators.azurite import ACCOUNT
+from fsd_conformance.emulators.emulator import pointed
+from fsd_conformance.emulators.proxy import Proxy, Request
+from fsd_conformance.harness import EmulatedHarness, Harness
+from fsd_core.driver import MessageDriver, ObjectDriver, Provider, Resources
+
+__all__ = ["HARNESSES", "AzureHarness"]
+
+COUNTED = ("publish_requests", "object_puts", "object_gets", "object_lists")
+
+
+def _nothing(**names: str) -> Resources:
+    """Of no app: only where the services are matters."""
+    told = {"generation": "0" * 8, "namespaces": "none", "tier": "standard", "lease_s": "5", "blob_url": "", "container": "none"}
+    return Resources("none", 1, 1, told | names)
+
+
+class AzureHarness(EmulatedHarness):
+    """The provider, its SDKs pointed at emulators while the harness runs."""
+
+    name = "azure"
+    emulator: ClassVar[type[Azure]] = Azure
+    running: Azure
+    lease_s = 5  # the shortest that Service Bus takes
+    few: Mapping[str, object] | None = {"concurrency": 2}
+
+    def provider(self) -> Provider:
+        """The provider."""
+        return PROVIDER
+
+    def messages_at(self, url: str) -> MessageDriver:
+        """Queues of no app. AMQP cannot speak to ``url``: a port tells it of each connection, and cuts it."""
+
+        def see(what: str) -> None:
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=30):
+                pass
+
+        proxy = self.until_stop.enter_context(contextlib.closing(AmqpProxy(0, see)))
+        with pointed({"FSD_AZURE_SERVICE_BUS": bus_string([proxy.port])}, self.emulator.clears):
+            return PROVIDER.messages(_nothing(), 0)
+
+    def objects_at(self, url: str) -> ObjectDriver:
+        """A container of no app."""
+        string = f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey=bm9uZQ==;BlobEndpoint={url}/{ACCOUNT};"
+        with pointed({"AZURE_STORAGE_CONNECTION_STRING": string}, self.emulator.clears):
+            return PROVIDER.objects(_nothing())
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[Callable[[], Mapping[str, int]]]:
+        """Proxies before Service Bus and Azurite count, and the Functions host, for apps that are deployed in the block.
+
+        Not counted: receives, of which nothing goes over the network, and acknowledgements, a disposition for each message of a request.
+        """
+        seen: Counter[str] = Counter()
+        lock = threading.Lock()
+
+        def see(what: str) -> None:
+            with lock:
+                seen[what] += 1
+
+        def sent(target: str) -> None:
+            see("publish_requests" if target.startswith("fsd-") else "")  # not to $cbs, nor $management
+
+        with contextlib.ExitStack() as stack:
+            bus, objects, functions = self.running.bus, self.running.objects, self.running.functions
+            proxies = [stack.enter_context(contextlib.closing(AmqpProxy(port, sent))) for port, _ in bus.ports.values()]
+            blobs = stack.enter_context(contextlib.closing(Proxy(objects.url, lambda request: see(_operation(request)))))
+            env = {
+                **self.running.env,
+                "FSD_AZURE_SERVICE_BUS": bus_string(proxy.port for proxy in proxies),
+                "AZURE_STORAGE_CONNECTION_STRING": objects.connection_string.replace(objects.url, blobs.url),
+            }
+            stack.enter_context(pointed(env, self.running.clears))
+
+            def told() -> Mapping[str, int]:
+                with urllib.request.urlopen(f"{functions.url}/_fsd/stats", timeout=30) as answer:
+                    invocations = json.load(answer).get("calls", 0)
+                return {name: seen[name] for name in COUNTED} | {"invocations": invocations}
+
+            yield told
+
+
+def _operation(request: Request) -> str:
+    """What the meter calls that which a request asks of Blob Storage."""
+    url = urlsplit(request.path)
+    blob = len(url.path.strip("/").split("/")) > 2  # account, container, name
+    if "list" in parse_qs(url.query).get("comp", ()):
+        return "object_lists"
+    return {"PUT": "object_puts", "GET": "object_gets"}.get(request.method, "") if blob else ""
+
+
+HARNESSES: Mapping[str, type[Harness]] = {AzureHarness.name: AzureHarness}

@@ -1,0 +1,81 @@
+"""Azure on this machine: our Service Bus, with two namespaces, Microsoft's own Azurite for Blob Storage, our Functions."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from fsd_conformance.emulators import azurite
+from fsd_conformance.emulators.azurite import Azurite
+from fsd_conformance.emulators.emulator import Emulator
+from fsd_conformance.emulators.install import packages
+from fsd_conformance.emulators.process import POINTERS, Guard, Server
+from fsd_conformance.emulators.service_bus.server import ServiceBusServer
+
+__all__ = ["NAMESPACES", "SUBSCRIPTION", "Azure", "Functions"]
+
+SUBSCRIPTION = "00000000-0000-4000-8000-0000000f5d00"
+NAMESPACES = ("fsd-0", "fsd-1")  # more than one, so that ranks are spread
+
+
+class Functions(Server):
+    """Ours: functions and control plane. What functions know of the other services stands in their settings."""
+
+    name = "azure-functions"
+    health = "/health"
+
+    def __init__(self, folder: Path, guard: Guard | None, arguments: Sequence[str]) -> None:
+        super().__init__(folder, guard)
+        self._arguments = arguments
+
+    def command(self) -> Sequence[str]:
+        """In this interpreter."""
+        home = self.folder / "functions"  # their logs
+        module = "fsd_conformance.emulators.azure_functions"
+        told = ("--port", str(self.port), "--home", str(home), "--subscription", SUBSCRIPTION)
+        return [sys.executable, "-m", module, *told, *self._arguments]
+
+    def environment(self) -> Mapping[str, str]:
+        """It passes on that no proxy stands before this machine."""
+        return {**super().environment(), "NO_PROXY": self.host, "no_proxy": self.host}
+
+
+class Azure(Emulator):
+    """Clients use connection strings, and so do functions, which get them from their deployer: no identity is asked for anywhere."""
+
+    name = "azure"
+    clears = POINTERS["azure"]
+    settings: ClassVar[Mapping[str, object]] = {"package": False}  # functions run what is installed here
+    messages: ClassVar[Sequence[str]] = ()  # arguments of the Service Bus: a throttle, faults
+    arguments: ClassVar[Sequence[str]] = ()  # of the local Functions host
+
+    def __init__(self, folder: Path, guard: Guard | None = None) -> None:
+        self.bus = ServiceBusServer(folder, guard, dict.fromkeys(NAMESPACES, ()), self.messages)
+        self.objects = Azurite(folder, guard)
+        self.functions = Functions(folder, guard, self.arguments)
+        self.servers = (self.bus, self.objects, self.functions)
+        self.env = {
+            "AZURE_SUBSCRIPTION_ID": SUBSCRIPTION,
+            "AZURE_CONFIG_DIR": os.path.join(folder, "az"),  # where a sign-in would be, the user's not
+            "FSD_AZURE_SERVICE_BUS": bus_string(port for port, _ in self.bus.ports.values()),
+            "FSD_AZURE_SERVICE_BUS_ADMINISTRATION": " ".join(f"{self.bus.host}:{port}" for _, port in self.bus.ports.values()),
+            "AZURE_STORAGE_CONNECTION_STRING": self.objects.connection_string,
+            "FSD_AZURE_ENDPOINT": self.functions.url,
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+        }
+
+    @staticmethod
+    def install(tell: Callable[[str], None]) -> None:
+        """The SDKs, where this interpreter lacks them, and Azurite. `InputError`: there is no Node.js."""
+        packages(("azure", "emulators"), tell)
+        azurite.install(tell)
+
+
+def bus_string(ports: Iterable[int]) -> str:
+    """What azure-servicebus connects with, a connection string for each port of this machine."""
+    key = "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=none"
+    return " ".join(f"Endpoint=sb://127.0.0.1:{port};{key};UseDevelopmentEmulator=true;" for port in ports)

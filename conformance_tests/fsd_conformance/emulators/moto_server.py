@@ -1,0 +1,21 @@
+"""moto's server with a promise of S3 that it lacks: its check of a conditional create and its write are two steps, so two may win."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from moto.s3.responses import S3Response
+from moto.server import main
+
+_plain, _writing = S3Response.put_object, threading.Lock()
+
+
+def _put_object(response: Any) -> Any:
+    with _writing:
+        return _plain(response)
+
+
+if __name__ == "__main__":
+    S3Response.put_object = _put_object
+    main()

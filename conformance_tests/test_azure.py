@@ -1,0 +1,15 @@
+"""Azure against the suite, on emulators: every group of cases, plain, metered, prefixed, under faults."""
+
+import pytest
+
+from fsd_conformance import cases
+from fsd_conformance.azure import AzureHarness
+
+HARNESS = AzureHarness()
+pytestmark = [
+    pytest.mark.emulator,
+    pytest.mark.usefixtures("installed"),
+    pytest.mark.timeout(600),
+]  # an installation is within the first case's time
+
+globals().update(cases(HARNESS))

@@ -1,0 +1,1 @@
+"""What Azure is given: the entry file, its requirements, its infrastructure code."""

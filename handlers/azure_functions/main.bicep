@@ -1,0 +1,275 @@
+// What `fsd deploy --provider azure` makes, for those who want to make it with Bicep.
+//
+//   python -m fsd_azure.package function.zip      # builds the zip; prints code and package_text
+//   python -c "from fsd_azure import names; print(names.function('mine', 'SUBSCRIPTION', 'fsd-mine')[-6:])"      # prints mark
+//   az group create --name fsd-mine --location eastus2 --tags fsd-app=mine
+//   az deployment group create --resource-group fsd-mine --template-file main.bicep --parameters app=mine mark=... code=... packageText=...
+//   az functionapp deployment source config-zip --resource-group fsd-mine --name fsd-mine-MARK --src function.zip
+//
+// `fsd run --provider azure --app mine` then finds the app as it finds one of its own, where its settings are these parameters' values;
+// where they are not, it changes the app to its own. `az group delete --name fsd-mine` removes everything.
+//
+// Held against the adapter's own names, roles and settings by a test; it was never compiled or deployed.
+
+@description('The name that everything carries: a lower-case letter, then up to 14 of a-z, 0-9 and -, not ending in -.')
+@maxLength(15) // up to 40 with fsd deploy, which shortens other names
+param app string
+
+@description('6 hexadecimal digits that make names of hosts unlike all others: see above.')
+@minLength(6)
+@maxLength(6)
+param mark string
+
+param region string = 'eastus2'
+
+@description('Functions of one run.')
+param ranks int = 8
+
+@description('Runs that can be under way at once.')
+param slots int = 4
+
+@description('8 hexadecimal digits; another value after a destroy, so that an old worker finds nothing.')
+param generation string = '00000001'
+
+@description('Service Bus namespaces that ranks are spread over: one for 8 ranks.')
+param namespaces int = 1
+
+@allowed(['standard', 'premium'])
+param tier string = 'standard'
+
+@allowed([512, 2048, 4096])
+param memory_mb int = 2048
+
+@maxValue(86399)
+param timeout_s int = 900
+
+@maxValue(1000)
+param concurrency int = 100
+
+@minValue(5)
+@maxValue(300)
+param lease_s int = 10
+
+@allowed(['3.11', '3.12', '3.13'])
+param runtime string = '3.12'
+
+@description('Digest of the zip, from python -m fsd_azure.package.')
+param code string
+
+@description('Its sizes, for people.')
+param packageText string
+
+@description('Object id of whoever deploys and runs, from az ad signed-in-user show --query id.')
+param principal string = deployer().objectId
+
+var tags = { 'fsd-app': app }
+var function = 'fsd-${app}-${mark}'
+var account = 'fsd${replace(app, '-', '')}${mark}'
+var container = 'fsd-${app}'
+var sku = tier == 'premium' ? { name: 'Premium', tier: 'Premium', capacity: 1 } : { name: 'Standard', tier: 'Standard' }
+var hosts = [for i in range(0, namespaces): '${function}-${i}.servicebus.windows.net']
+var sender = '69a216fc-b8fb-44d8-bc22-1f3c2cd27a39' // Azure Service Bus Data Sender
+var receiver = '4f6d3b9b-027b-4f4c-9142-0e5a2a2247e0' // Azure Service Bus Data Receiver
+var owner = '090c5cfd-751d-490a-894a-3ce6f1109419' // Azure Service Bus Data Owner
+var blobs = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe' // Storage Blob Data Contributor
+
+// --- messages: a queue for each rank of each slot, rank r in namespace r modulo their number
+
+resource bus 'Microsoft.ServiceBus/namespaces@2021-11-01' = [for i in range(0, namespaces): {
+  name: '${function}-${i}'
+  location: region
+  tags: tags
+  sku: sku
+  properties: { minimumTlsVersion: '1.2', disableLocalAuth: true }
+}]
+
+resource queue 'Microsoft.ServiceBus/namespaces/queues@2021-11-01' = [for i in range(0, ranks * slots): {
+  parent: bus[(i % ranks) % namespaces]
+  name: 'fsd-${app}-${generation}-${i / ranks}-${i % ranks}'
+  properties: { lockDuration: 'PT${lease_s}S', maxDeliveryCount: 2000, defaultMessageTimeToLive: 'PT3600S' }
+}]
+
+// --- objects: private, forgotten after a week
+
+resource storage 'Microsoft.Storage/storageAccounts@2023-05-01' = {
+  name: account
+  location: region
+  tags: tags
+  kind: 'StorageV2'
+  sku: { name: 'Standard_LRS' }
+  properties: {
+    minimumTlsVersion: 'TLS1_2'
+    supportsHttpsTrafficOnly: true
+    allowBlobPublicAccess: false
+    allowSharedKeyAccess: false
+  }
+}
+
+resource life 'Microsoft.Storage/storageAccounts/managementPolicies@2023-05-01' = {
+  parent: storage
+  name: 'default'
+  properties: {
+    policy: {
+      rules: [
+        {
+          name: 'forget'
+          enabled: true
+          type: 'Lifecycle'
+          definition: {
+            filters: { blobTypes: ['blockBlob'], prefixMatch: ['${container}/'] } // not the code beside it
+            actions: { baseBlob: { delete: { daysAfterModificationGreaterThan: 7 } } }
+          }
+        }
+      ]
+    }
+  }
+}
+
+resource blobService 'Microsoft.Storage/storageAccounts/blobServices@2023-05-01' = {
+  parent: storage
+  name: 'default'
+}
+
+resource objects 'Microsoft.Storage/storageAccounts/blobServices/containers@2023-05-01' = {
+  parent: blobService
+  name: container
+  properties: { publicAccess: 'None', metadata: { fsdapp: app, generation: generation } }
+}
+
+resource source 'Microsoft.Storage/storageAccounts/blobServices/containers@2023-05-01' = {
+  parent: blobService
+  name: '${container}-code'
+  properties: { publicAccess: 'None', metadata: { fsdapp: app } }
+}
+
+// --- the function app, on a plan of its own
+
+resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
+  name: function
+  location: region
+  tags: tags
+  kind: 'functionapp'
+  sku: { name: 'FC1', tier: 'FlexConsumption' }
+  properties: { reserved: true } // Azure's word for Linux
+}
+
+resource site 'Microsoft.Web/sites@2024-04-01' = {
+  name: function
+  location: region
+  tags: tags
+  kind: 'functionapp,linux'
+  identity: { type: 'SystemAssigned' }
+  properties: {
+    serverFarmId: plan.id
+    httpsOnly: true
+    functionAppConfig: {
+      deployment: {
+        storage: {
+          type: 'blobContainer'
+          value: 'https://${account}.blob.${environment().suffixes.storage}/${container}-code'
+          authentication: { type: 'SystemAssignedIdentity' }
+        }
+      }
+      scaleAndConcurrency: {
+        maximumInstanceCount: concurrency
+        instanceMemoryMB: memory_mb
+        triggers: { http: { perInstanceConcurrency: 1 } } // one worker has its memory and its CPU for itself
+      }
+      runtime: { name: 'python', version: runtime }
+    }
+  }
+  dependsOn: [source]
+}
+
+resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
+  parent: site
+  name: 'appsettings'
+  properties: {
+    AzureWebJobsStorage__accountName: account // by its identity
+    AzureFunctionsJobHost__functionTimeout: '${padLeft(timeout_s / 3600, 2, '0')}:${padLeft((timeout_s / 60) % 60, 2, '0')}:${padLeft(timeout_s % 60, 2, '0')}'
+    PYTHON_THREADPOOL_THREAD_COUNT: '1'
+    FSD_AZURE_KEY: listKeys('${site.id}/host/default', '2024-04-01').functionKeys.default
+    // What workers and clients know of the app; the keys of fsd_azure/names.py.
+    FSD_AZURE_RESOURCES: string({
+      app: app
+      ranks: ranks
+      slots: slots
+      names: {
+        subscription: subscription().subscriptionId
+        resource_group: resourceGroup().name
+        function: function
+        bus: 'made'
+        namespaces: join(hosts, ',')
+        storage_account: account
+        blob_url: 'https://${account}.blob.${environment().suffixes.storage}'
+        container: container
+        url: 'https://${site.properties.defaultHostName}/api/worker'
+        region: region
+        tier: tier
+        message_kb: '0'
+        memory_mb: string(memory_mb)
+        timeout_s: string(timeout_s)
+        concurrency: string(concurrency)
+        lease_s: string(lease_s)
+        runtime: runtime
+        code: code
+        package: packageText
+        generation: generation
+      }
+    })
+  }
+  dependsOn: [queue, objects, workerSends, workerReceives, workerStores]
+}
+
+// --- roles: the function sends, receives and stores; whoever deploys makes queues, too
+
+resource workerSends 'Microsoft.Authorization/roleAssignments@2022-04-01' = [for i in range(0, namespaces): {
+  scope: bus[i]
+  name: guid(bus[i].id, function, sender)
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', sender)
+    principalId: site.identity.principalId
+    principalType: 'ServicePrincipal'
+  }
+}]
+
+resource workerReceives 'Microsoft.Authorization/roleAssignments@2022-04-01' = [for i in range(0, namespaces): {
+  scope: bus[i]
+  name: guid(bus[i].id, function, receiver)
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', receiver)
+    principalId: site.identity.principalId
+    principalType: 'ServicePrincipal'
+  }
+}]
+
+resource workerStores 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  scope: storage
+  name: guid(storage.id, function, blobs)
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobs)
+    principalId: site.identity.principalId
+    principalType: 'ServicePrincipal'
+  }
+}
+
+resource deployerOwns 'Microsoft.Authorization/roleAssignments@2022-04-01' = [for i in range(0, namespaces): {
+  scope: bus[i]
+  name: guid(bus[i].id, principal, owner)
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', owner)
+    principalId: principal
+  }
+}]
+
+resource deployerStores 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  scope: storage
+  name: guid(storage.id, principal, blobs)
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobs)
+    principalId: principal
+  }
+}
+
+output function string = site.name
+output url string = 'https://${site.properties.defaultHostName}/api/worker'

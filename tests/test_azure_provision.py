@@ -1,0 +1,506 @@
+"""An app on Azure, made and taken away: against the Service Bus stand-in, Azurite and the local Functions host."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from azure.storage.blob import BlobServiceClient
+
+from azure_calls import recorded
+from fsd_azure import PROVIDER, RESOURCES, api, clients, function, invoke, limits, queues
+from fsd_azure import names as naming
+from fsd_azure.api import Api
+from fsd_azure.limits import TIERS
+from fsd_azure.names import Names
+from fsd_azure.provision import AzureProvisioner
+from fsd_azure.settings import Settings, parse
+from fsd_conformance import emulators
+from fsd_conformance.emulators.emulator import pointed
+from fsd_core import provisioning
+from fsd_core.driver import WORKER, Code, Message, Provisioner, Resources
+from fsd_core.errors import DriverError, InputError
+
+pytestmark = [pytest.mark.emulator, pytest.mark.timeout(240)]
+SETTINGS: Mapping[str, object] = {"package": False, "lease_s": 5}
+SUBSCRIPTION = "00000000-0000-0000-0000-00000000000a"  # not the emulator's
+CLEARS = ("AZURE_", "FSD_AZURE_", "IDENTITY_", "MSI_")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _emulator() -> Iterator[None]:
+    with emulators.own(emulators.find("azure")):
+        yield
+
+
+@pytest.fixture
+def app() -> Iterator[str]:
+    name = f"p{secrets.token_hex(4)}"
+    yield name
+    provisioner().destroy(name)
+
+
+@pytest.fixture
+def azure() -> Iterator[Api]:
+    with asking() as requests:
+        yield requests
+
+
+def provisioner(**settings: object) -> Provisioner:
+    return PROVIDER.provisioner({**SETTINGS, **settings})
+
+
+def asking() -> Api:
+    requests = AzureProvisioner(SETTINGS).requests()
+    requests.within(120)
+    return requests
+
+
+def queue_names(app: str) -> list[str]:
+    hosts = tuple(queues.given())
+    found = []
+    for number in range(len(hosts)):
+        with clients.administration(hosts, number) as admin:
+            found += [each.name for each in admin.list_queues() if naming.generation_of(app, each.name)]
+    return found
+
+
+def there(app: str) -> Counter[str]:
+    """How much of an app is there, by kind."""
+    string = clients.storage_string()
+    assert string
+    with asking() as requests, BlobServiceClient.from_connection_string(string) as blobs:
+        mine, _ = requests.owned(app)
+        found = Counter(path.split("/")[-2] for path in mine)
+        found["queue"] = len(queue_names(app))
+        found["container"] = sum(f"{each.name}-".startswith(f"fsd-{app}-") for each in blobs.list_containers())
+        found["group"] = int(requests.find(requests.id(app)) is not None)
+        return +found
+
+
+ALL_OF_2_BY_1 = Counter(queue=2, container=2, group=1, sites=1, serverfarms=1)
+
+
+def test_what_is_made_and_how(app: str, azure: Api) -> None:
+    made = provisioner(memory_mb=512, timeout_s=3700, concurrency=7, lease_s=20).ensure(app, 2, 2)
+    own, told = Names.of(made), made.names
+    assert there(app) == Counter(queue=4, container=2, group=1, sites=1, serverfarms=1)
+    assert all(isinstance(value, str) for value in told.values())
+
+    for number, queue in own.queues(2, 2):
+        with clients.administration(own.namespaces, number) as admin:
+            found = admin.get_queue(queue)
+            assert (found.lock_duration, found.max_delivery_count) == (timedelta(seconds=20), 2000)
+            assert found.default_message_time_to_live == timedelta(seconds=3600)
+
+    with closing(clients.container(told["blob_url"], told["container"])) as container:
+        properties = container.get_container_properties()
+        assert properties.metadata == {"fsdapp": app, "generation": told["generation"]}
+        assert properties.public_access is None
+
+    site = azure.call("GET", azure.id(app, f"Microsoft.Web/sites/{told['function']}"))
+    config = site["properties"]["functionAppConfig"]
+    assert config["scaleAndConcurrency"] == {
+        "maximumInstanceCount": 7,
+        "instanceMemoryMB": 512,
+        "triggers": {"http": {"perInstanceConcurrency": 1}},
+    }
+    assert config["runtime"] == {"name": "python", "version": "3.12"}
+    assert site["tags"] == {"fsd-app": app}
+    assert site["properties"]["httpsOnly"] is True
+    settings = function._settings(azure, app)
+    assert settings
+    assert json.loads(settings[RESOURCES]) == {"app": app, "ranks": 2, "slots": 2, "names": dict(told)}
+    assert settings["AzureFunctionsJobHost__functionTimeout"] == "01:01:40"
+    assert settings[invoke.KEY] == function.key(azure, app)
+
+    assert PROVIDER.objects(made).list("").keys == []  # nothing of the probes is left
+    with closing(PROVIDER.messages(made, 0)) as messages:
+        assert messages.receive(0, 10, 0) == []
+    invoker = PROVIDER.invoker(made)
+    assert (invoker.limits.concurrency, invoker.limits.memory_bytes) == (7, 512 << 20)
+    assert (invoker.limits.timeout_s, invoker.limits.failures) == (3700, "told")
+
+
+def test_no_secret_is_in_the_names(app: str, azure: Api) -> None:
+    text = json.dumps(dict(provisioner().ensure(app, 1, 1).names))
+    assert function.key(azure, app) not in text
+    for string in [*clients.service_bus_strings(), clients.storage_string() or ""]:
+        assert string not in text
+        assert "SharedAccessKey" not in text
+        assert "AccountKey" not in text
+
+
+def test_what_is_there_costs_one_request(app: str) -> None:
+    first = provisioner().ensure(app, 2, 1)
+    with recorded() as calls:
+        assert provisioner().ensure(app, 2, 1) == first
+        assert provisioner().ensure(app, 1, 1) == first
+        assert provisioner().find(app) == first
+    what = f"Microsoft.Web/sites/{first.names['function']}/config/appsettings/list"
+    assert [(call.method, call.path) for call in calls] == 3 * [("POST", what)]
+
+
+def test_growing_keeps_what_is_there(app: str) -> None:
+    small = provisioner().ensure(app, 1, 1)
+    with closing(PROVIDER.messages(small, 0)) as messages:
+        messages.publish([Message(0, b"kept")])
+    before = set(queue_names(app))
+    large = provisioner().ensure(app, 2, 2)
+    assert (large.ranks, large.slots) == (2, 2)
+    assert large.names == small.names
+    assert before < set(queue_names(app))
+    with closing(PROVIDER.messages(large, 0)) as messages:
+        assert [each.body for each in messages.receive(0, 10, 5)] == [b"kept"]
+    assert provisioner().ensure(app, 1, 1) == large
+
+
+def test_a_changed_setting_is_applied(app: str, azure: Api) -> None:
+    before = provisioner(concurrency=5).ensure(app, 1, 1)
+    after = provisioner(memory_mb=4096, lease_s=30).ensure(app, 1, 1)
+    assert {**before.names, "memory_mb": "4096", "lease_s": "30", "concurrency": "100"} == after.names
+    site = azure.call("GET", azure.id(app, f"Microsoft.Web/sites/{after.names['function']}"))
+    scale = site["properties"]["functionAppConfig"]["scaleAndConcurrency"]
+    assert (scale["instanceMemoryMB"], scale["maximumInstanceCount"]) == (4096, 100)
+    own = Names.of(after)
+    with clients.administration(own.namespaces, 0) as admin:
+        assert admin.get_queue(own.queue(0, 0)).lock_duration == timedelta(seconds=30)
+    assert provisioner(memory_mb=4096, lease_s=30).find(app) == after
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ({"region": "westeurope"}, "made with eastus2, not westeurope: destroy it first"),
+        ({"tier": "premium"}, "made with standard, not premium"),
+    ],
+)
+def test_what_cannot_be_changed_is_said(app: str, table: dict[str, object], says: str) -> None:
+    made = provisioner().ensure(app, 1, 1)
+    with pytest.raises(InputError, match=says):
+        provisioner(**table).ensure(app, 1, 1)
+    assert provisioner().find(app) == made
+
+
+def test_settings_that_others_gave_stay(app: str, azure: Api) -> None:
+    made = provisioner().ensure(app, 1, 1)
+    path = azure.id(app, f"Microsoft.Web/sites/{made.names['function']}/config/appsettings")
+    azure.call("PUT", path, {"properties": {**(function._settings(azure, app) or {}), "THEIRS": "1"}})
+    provisioner(concurrency=9).ensure(app, 1, 1)
+    assert (function._settings(azure, app) or {})["THEIRS"] == "1"
+
+
+def test_destroy_leaves_nothing(app: str) -> None:
+    made = provisioner().ensure(app, 2, 1)
+    assert there(app) == ALL_OF_2_BY_1
+    with closing(PROVIDER.objects(made)) as objects:
+        for number in range(3):
+            objects.put(f"left/{number}", b"x")
+    lines = provisioner().destroy(app)
+    assert Counter(line.rpartition(" ")[0] for line in lines) == {
+        "function app": 1, "plan": 1, "queue": 2, "container": 2, "resource group": 1,
+    }  # fmt: skip
+    assert there(app) == Counter()
+    assert provisioner().destroy(app) == []
+    assert provisioner().find(app) is None
+    anew = provisioner().ensure(app, 2, 1)
+    assert anew.names["generation"] != made.names["generation"]
+    assert PROVIDER.objects(anew).list("").keys == []
+
+
+@pytest.mark.parametrize("gone", ["function", "containers", "group", "queues"])
+def test_destroy_of_what_is_half_gone(app: str, azure: Api, gone: str) -> None:
+    made = provisioner().ensure(app, 2, 1)
+    if gone == "function":
+        function.remove(azure, app)
+    elif gone == "containers":
+        with closing(clients.container(made.names["blob_url"], made.names["container"])) as container:
+            container.delete_container()
+    elif gone == "group":
+        azure.delete(azure.id(app))
+    else:
+        queues.remove(azure, app, queues.given())
+    assert provisioner().destroy(app)
+    assert there(app) == Counter()
+
+
+def test_a_group_of_ones_own_stays(app: str, azure: Api) -> None:
+    group = f"own-{app}"
+    path = f"/subscriptions/{azure.subscription}/resourceGroups/{group}"
+    azure.put(path, {"location": "eastus2", "tags": {"whose": "mine"}})
+    assert provisioner(resource_group=group).ensure(app, 1, 1).names["resource_group"] == group
+    assert provisioner(resource_group=group).destroy(app)
+    assert (azure.find(path) or {}).get("tags") == {"whose": "mine"}
+    azure.delete(path)
+
+
+def test_what_others_put_into_the_group_stays(app: str, azure: Api) -> None:
+    provisioner().ensure(app, 1, 1)
+    theirs = azure.id(app, "Microsoft.Storage/storageAccounts/theirs")
+    azure.put(theirs, {"location": "eastus2"})
+    assert not [line for line in provisioner().destroy(app) if "group" in line]
+    assert azure.find(theirs)
+    azure.delete(theirs)
+    assert provisioner().destroy(app) == [f"resource group fsd-{app}"]
+
+
+def test_apps_whose_names_begin_alike(app: str) -> None:
+    longer = f"{app}-b"
+    provisioner().ensure(app, 1, 1)
+    provisioner().ensure(longer, 2, 1)
+    provisioner().destroy(app)
+    assert there(longer) == ALL_OF_2_BY_1
+    provisioner().destroy(longer)
+    assert there(longer) == Counter()
+
+
+def test_a_long_name_a_short_one_and_one_with_two_hyphens() -> None:
+    for app in ("x", "p" + secrets.token_hex(19) + "z", "a--b"):
+        try:
+            made = provisioner().ensure(app, 1, 1)
+            assert len(made.names["function"]) <= 60
+            assert len(made.names["container"]) <= 63 - len("-code")
+        finally:
+            provisioner().destroy(app)
+            assert there(app) == Counter()
+
+
+def test_one_that_was_cut_short_is_taken_up(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fsd_azure.provision.probe_queues", cut)
+        with pytest.raises(KeyboardInterrupt):
+            provisioner().ensure(app, 2, 1)
+    assert provisioner().find(app) is None
+    assert there(app) == ALL_OF_2_BY_1
+    made = provisioner().ensure(app, 2, 1)
+    assert there(app) == ALL_OF_2_BY_1  # of one generation
+    assert provisioner().find(app) == made
+
+
+def test_a_destroy_that_was_cut_short_is_finished(app: str, azure: Api) -> None:
+    provisioner().ensure(app, 2, 1)
+    function.remove(azure, app)
+    assert provisioner().find(app) is None
+    second = provisioner().ensure(app, 2, 1)
+    assert there(app) == ALL_OF_2_BY_1
+    assert provisioner().find(app) == second
+
+
+def test_a_sweep_finds_what_nobody_will_take_up(app: str, azure: Api) -> None:
+    kept = provisioner().ensure(app, 2, 1)
+    lost = Names(app, "0123abcd", tuple(queues.given()))
+    queues.make(azure, lost, [(0, 0)], 10, 0)
+    assert provisioner().sweep(app) == [f"queue {lost.queue(0, 0)}"]
+    assert there(app) == ALL_OF_2_BY_1
+    assert provisioner().find(app) == kept
+
+
+def test_two_at_once_make_one(app: str) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: provisioner().ensure(app, 2, 1), range(2))
+    assert first == second == provisioner().find(app)
+    assert there(app) == ALL_OF_2_BY_1
+
+
+def test_what_is_somebody_elses_is_refused_and_stays(app: str, azure: Api) -> None:
+    with closing(clients.container("", f"fsd-{app}")) as container:
+        container.create_container()
+        with pytest.raises(InputError, match=f"a container fsd-{app} is there that fsd did not make"):
+            provisioner().ensure(app, 1, 1)
+        provisioner().destroy(app)
+        assert container.exists()
+        container.delete_container()
+
+    made = provisioner().ensure(app, 1, 1)
+    path = azure.id(app, f"Microsoft.Web/sites/{made.names['function']}/config/appsettings")
+    settings = function._settings(azure, app)
+    azure.call("PUT", path, {"properties": {"THEIRS": "1"}})
+    for call in (provisioner().find, provisioner().destroy, lambda name: provisioner().ensure(name, 1, 1)):
+        with pytest.raises(InputError, match=rf"a function app fsd-{app}-\w+ is there that fsd did not make"):
+            call(app)
+    azure.call("PUT", path, {"properties": settings})
+
+
+def test_a_function_that_dies_is_told(app: str) -> None:
+    invoker = PROVIDER.invoker(provisioner().ensure(app, 1, 1))
+    payload = json.dumps({"app": app, "probe": {"key": "probe/x", "exit": 3}}).encode()
+    launch = invoker.invoke(WORKER, payload)
+    until = time.monotonic() + 60
+    while launch.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert launch.poll() is Code.UNAVAILABLE
+    assert invoker.failures(lambda _: False) == []
+    (failure,) = invoker.failures(lambda told: json.loads(told)["app"] == app)
+    assert (failure.payload, failure.nonce) == (payload, launch.nonce)  # type: ignore[attr-defined]
+    assert failure.reason.startswith("the function ended: 50")
+    assert invoker.failures(lambda _: True) == []
+    invoker.close()
+
+
+def test_a_launch_without_the_key_is_denied(app: str) -> None:
+    invoker = PROVIDER.invoker(provisioner().ensure(app, 1, 1))
+    invoker._key = "wrong"  # type: ignore[attr-defined]
+    launch = invoker.invoke(WORKER, b"{}")
+    assert launch.ended.wait(30)  # type: ignore[attr-defined]
+    assert launch.poll() is Code.DENIED
+    invoker.close()
+
+
+def test_an_app_whose_function_does_not_write_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provisioning, "_READY_S", 3.0)
+    monkeypatch.setattr(function, "ROUTE", "api/nothing")
+    with pytest.raises(DriverError, match=rf"did not end well \(not_found\): the log stream of function app fsd-{app}-\w+ says why"):
+        provisioner().ensure(app, 1, 1)
+    assert provisioner().find(app) is None
+
+
+def test_a_queue_that_does_not_deliver_is_no_deployment(app: str, azure: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = queues.make
+
+    def disabled(requests: Api, own: Names, pairs: Any, lease_s: int, message_kb: int) -> None:
+        real(requests, own, pairs, lease_s, message_kb)
+        queues.remove(requests, own.app, own.namespaces)
+
+    monkeypatch.setattr(queues, "make", disabled)
+    with pytest.raises(DriverError) as raised:
+        provisioner().ensure(app, 2, 1)
+    assert raised.value.code is Code.NOT_FOUND
+    assert "probe of slot 0" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ({"regoin": "x"}, r"\[azure\] regoin: unknown; did you mean region\?"),
+        ({"zzz": 1}, r"\[azure\] zzz: unknown; the keys are subscription, region, resource_group"),
+        ({"subscription": "mine"}, r"\[azure\] subscription = 'mine': must be a subscription's id"),
+        ({"region": "East US"}, r"\[azure\] region = 'East US': must be a region's short name"),
+        ({"tier": "basic"}, r"tier = 'basic': must be one of standard, premium"),
+        ({"memory_mb": 1024}, r"\[azure\] memory_mb = 1024: must be one of 512, 2048, 4096"),
+        ({"memory_mb": True}, r"memory_mb = True"),
+        ({"namespaces": 101}, r"namespaces = 101: must be a whole number from 0 to 100"),
+        ({"timeout_s": 0}, r"timeout_s = 0: must be a whole number of seconds from 1 to 86399"),
+        ({"lease_s": 301}, r"lease_s = 301: must be a whole number of seconds from 5 to 300"),
+        ({"runtime": "python312"}, r"runtime = 'python312': must be one of 3.12"),
+        ({"storage_account": "My_Account"}, r"storage_account = 'My_Account': must be 3 to 24"),
+        ({"concurrency": 1001}, r"concurrency = 1001: must be a whole number from 1 to 1000"),
+        ({"message_kb": 2048}, r"message_kb = 2048: must be 0 in the standard tier"),
+    ],
+)
+def test_a_wrong_setting_is_named(table: dict[str, object], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        PROVIDER.provisioner(table)
+
+
+def test_settings_have_defaults_and_take_whole_floats() -> None:
+    assert parse({"lease_s": 10.0}) == Settings()
+    assert parse({}, {"FSD_AZURE_PACKAGE": "0"}).package is False
+
+
+def test_how_many_namespaces_is_the_tiers_credits() -> None:
+    assert [queues.count("standard", ranks) for ranks in (1, 8, 9, 16, 20, 62)] == [1, 1, 2, 2, 3, 8]
+    assert queues.count("premium", 62) == 1
+    assert 2 * 8 * 7 * queues.LAYERS_S <= (TIERS["standard"].credits or 0) < 2 * 9 * 8 * queues.LAYERS_S
+
+
+@pytest.mark.parametrize("app", ["", "Upper", "-x", "x-", "a_b", "x" * 41])
+def test_a_wrong_name_is_refused(app: str) -> None:
+    for call in (provisioner().find, provisioner().destroy, lambda name: provisioner().ensure(name, 1, 1)):
+        with pytest.raises(InputError, match="must be a lower-case letter"):
+            call(app)
+
+
+def test_nothing_of_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="ranks 0"):
+        provisioner().ensure("x", 0, 1)
+
+
+def test_too_many_connections_are_refused_before_anything_is_made() -> None:
+    most = limits.TIERS["standard"].connections
+    ranks = next(n for n in range(2, 500) if -(-n // 2) * n > most)
+    with pytest.raises(InputError, match=f"{ranks} ranks over 2 Service Bus namespaces may open"):
+        provisioner().ensure("x", ranks, 1)
+    assert there("x") == Counter()
+
+
+NOBODY = {"PATH": "/nonexistent", "AZURE_SUBSCRIPTION_ID": SUBSCRIPTION, "IDENTITY_ENDPOINT": "http://127.0.0.1:9/"}
+
+
+def test_missing_credentials_say_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provisioning, "_FIRST_S", 2.0)
+    chain = {"AZURE_TOKEN_CREDENTIALS": "AzureCliCredential"}  # the chain of one: others would ask the network
+    with pointed({**NOBODY, **chain}, CLEARS), pytest.raises(InputError, match="no Azure credentials are found: run 'az login'") as raised:
+        provisioner().find("x")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_subscription_says_what_helps() -> None:
+    with pointed({}, CLEARS), pytest.raises(InputError, match=r"no Azure subscription is set: \[azure\] subscription in fsd.toml"):
+        provisioner().find("x")
+
+
+def test_a_wrong_subscription_says_so() -> None:
+    with pytest.raises(DriverError, match=r"set \[azure\] subscription in fsd.toml to one that 'az account list' shows"):
+        provisioner(subscription=SUBSCRIPTION).ensure("x", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        (clients.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k", "SharedAccessKey: missing"),
+        (clients.SERVICE_BUS, "Endpoint=https://x;SharedAccessKeyName=k;SharedAccessKey=v", "Endpoint is 'https://x'"),
+        (clients.STORAGE, "AccountName=x;AccountKey=%%%", "AccountKey: is not base64"),
+        (clients.STORAGE, "nonsense", "part 1: must be NAME=VALUE"),
+    ],
+)
+def test_a_malformed_connection_string_is_told_and_nothing_is_made(
+    app: str, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv(variable, value)
+        with pytest.raises(InputError, match=says) as raised:
+            provisioner().ensure(app, 1, 1)
+        assert str(raised.value).startswith(variable)
+    assert there(app) == Counter()
+
+
+def test_a_service_that_is_not_there_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provisioning, "_FIRST_S", 0.5)
+    monkeypatch.setenv(api.ENDPOINT, "http://127.0.0.1:9")
+    with pytest.raises(DriverError, match="cannot be reached") as raised:
+        provisioner().find("x")
+    assert raised.value.code is Code.UNAVAILABLE
+
+
+def test_names_are_enough_for_every_driver(app: str) -> None:
+    made = provisioner().ensure(app, 1, 1)
+    with recorded() as calls:
+        for driver in (PROVIDER.messages(made, 0), PROVIDER.objects(made), PROVIDER.invoker(made)):
+            driver.close()
+    assert not calls
+    assert Resources(**json.loads(json.dumps({"app": made.app, "ranks": 1, "slots": 1, "names": dict(made.names)}))) == made
+
+
+def test_who_deploys_is_read_from_the_token(azure: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def token(**claims: str) -> str:
+        return f"x.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.x"
+
+    monkeypatch.setenv("FSD_AZURE_TOKEN", token(oid="1", upn="me@example.org"))
+    assert azure.member() == ("1", "User")
+    monkeypatch.setenv("FSD_AZURE_TOKEN", token(oid="2", idtyp="app"))
+    assert azure.member() == ("2", "ServicePrincipal")
+    assert os.environ["FSD_AZURE_TOKEN"] not in str(azure.__dict__)

@@ -1,0 +1,428 @@
+"""The local Functions host over HTTP, with real instances of a real FunctionApp: calls, instances, limits, keys, control plane."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+import urllib.parse
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("azure.functions")
+
+from azure_functions_emulator import BEARER, SUBSCRIPTION, WEB, Emulator, G, S, running, site, zipped
+from lambda_emulator import PATIENCE_S, needs_proc, until
+from lambda_emulator import ended as gone
+
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[Emulator]:
+    """The usual one: a call waits long for an instance."""
+    with running("--queue-s", "60") as emulator:
+        yield emulator
+
+
+# calls
+
+
+def test_a_call_reaches_the_function_as_the_platform_would_make_it(emulator: Emulator) -> None:
+    name = emulator.create()
+    key = emulator.keys(name)["functionKeys"]["default"]
+    headers = {"X-Fsd-Nonce": "abc", "x-functions-key": key, "X-Fsd-Call": "{}"}
+    status, body = emulator.ask("POST", f"/sites/{name}/api/worker?a=1&a=2&b", b'{"n": 1}', headers)
+    first, second = json.loads(body), emulator.call(name)
+    assert status == 200
+    assert (first["event"], first["method"], first["type"]) == ({"n": 1}, "POST", "azure.functions.http")
+    assert first["params"] == {"a": "1,2", "b": ""}
+    assert first["headers"]["x-fsd-nonce"] == "abc"
+    assert "x-fsd-call" not in first["headers"]
+    assert urllib.parse.urlsplit(first["url"]).path == f"/sites/{name}/api/worker"
+    assert not first["thread"]  # a synchronous function runs beside the worker's loop
+    assert (first["calls"], second["calls"], first["pid"]) == (1, 2, second["pid"])
+    [shown] = emulator.instances(name)
+    assert shown["calls"] == 2
+    assert "a function printed this" in Path(shown["log"]).read_text()
+
+
+def test_routes(emulator: Emulator) -> None:
+    name = emulator.create()
+    assert emulator.ask("GET", f"/sites/{name}/api/items/a%20b/c/d") == (200, b"item {'item': 'a b', 'rest': 'c/d'}")
+    assert emulator.ask("GET", f"/sites/{name}/API/Items/x/")[0] == 200
+    key = emulator.keys(name)["functionKeys"]["default"]
+    for method, path in (("GET", "api/worker"), ("POST", "worker"), ("POST", "api/worker/more"), ("POST", "api"), ("POST", "api/items/x")):
+        assert emulator.ask(method, f"/sites/{name}/{path}?code={key}") == (404, b"")
+    assert emulator.ask("POST", "/sites/no-such-site/api/worker")[0] == 404
+
+
+def test_keys(emulator: Emulator) -> None:
+    name, other = emulator.create(), emulator.create()
+    key, master = emulator.keys(name)["functionKeys"]["default"], emulator.keys(name)["masterKey"]
+    path = f"/sites/{name}/api/worker"
+    for wrong in ("", "x", key[:-1], emulator.keys(other)["functionKeys"]["default"]):
+        assert emulator.ask("POST", f"{path}?code={wrong}") == (401, b"")
+        assert emulator.ask("POST", path, headers={"x-functions-key": wrong}) == (401, b"")
+    for right in (key, master):
+        assert emulator.ask("POST", f"{path}?code={right}")[0] == 200
+        assert emulator.ask("POST", path, headers={"x-functions-key": right})[0] == 200
+    assert emulator.ask("DELETE", f"/sites/{name}/api/status?code={key}")[0] == 401  # of the level ADMIN
+    assert emulator.ask("DELETE", f"/sites/{name}/api/status?code={master}") == (418, b"DELETE")
+
+
+@pytest.mark.parametrize("cold", ["fork", "spawn"])
+def test_what_a_function_finds_in_its_environment(cold: str) -> None:
+    with running("--cold", cold, AZURE_STORAGE_CONNECTION_STRING="the emulator's") as emulator:
+        name = emulator.create(settings={"FSD_AZURE_RESOURCES": "{}"})
+        found = emulator.call(name, do="environment")
+        [shown] = emulator.instances(name)
+        assert found["FSD_AZURE_RESOURCES"] == "{}"
+        assert (found["WEBSITE_SITE_NAME"], found["WEBSITE_INSTANCE_ID"], found["FUNCTIONS_WORKER_RUNTIME"]) == (
+            name,
+            shown["id"],
+            "python",
+        )
+        assert found["WEBSITE_HOSTNAME"] == f"127.0.0.1:{emulator.ready['port']}/sites/{name}"
+        assert found["OPENBLAS_NUM_THREADS"] == "1"
+        assert not {"EMULATOR_ONLY", "FSD_AZURE_KEY", "AZURE_STORAGE_CONNECTION_STRING"} & set(found)
+
+
+def test_many_cold_starts_at_once(emulator: Emulator, tmp_path: Path) -> None:
+    name, gate, calls = emulator.create(), tmp_path / "gate", tmp_path / "calls"
+    with ThreadPoolExecutor(8) as pool:
+        results = [pool.submit(emulator.call, name, do="wait", until=str(gate), file=str(calls)) for _ in range(8)]
+        try:
+            until(lambda: calls.exists() and len(calls.read_text().splitlines()) == 8)
+            assert [it["state"] for it in emulator.instances(name)] == ["busy"] * 8
+        finally:
+            gate.touch()
+        assert len({result.result()["pid"] for result in results}) == 8
+
+
+def test_more_calls_than_instances(tmp_path: Path) -> None:
+    gate, calls = tmp_path / "gate", tmp_path / "calls"
+    with running("--queue-s", "0.2") as emulator, ThreadPoolExecutor(1) as pool:
+        name = emulator.create(maximumInstanceCount=1)
+        held = pool.submit(emulator.call, name, do="wait", until=str(gate), file=str(calls))
+        try:
+            until(calls.exists)
+            status, said = emulator.post(name)
+            assert (status, b"all 1 instances" in said) == (429, True)
+        finally:
+            gate.touch()
+        held.result()
+        assert emulator.call(name)["calls"] == 2
+
+
+def test_an_answer_that_is_cut_ends_nothing(tmp_path: Path) -> None:
+    gate, done = tmp_path / "gate", tmp_path / "done"
+    with running("--answer-s", "0.5") as emulator:
+        name = emulator.create()
+        [first] = emulator.instances(name)
+        status, said = emulator.post(name, do="wait", until=str(gate), done=str(done))
+        assert (status, b"no answer within 0.5 s" in said) == (504, True)
+        assert emulator.instances(name)[0]["state"] == "busy"
+        gate.touch()
+        until(done.exists)
+        until(lambda: [(it["pid"], it["state"]) for it in emulator.instances(name)] == [(first["pid"], "idle")])
+
+
+@needs_proc
+def test_a_function_that_is_over_its_time_is_killed(emulator: Emulator, tmp_path: Path) -> None:
+    name = emulator.create(settings={"AzureFunctionsJobHost__functionTimeout": "00:00:01"})
+    [first] = emulator.instances(name)
+    kills = emulator.look("stats").get("time_kills", 0)
+    assert emulator.post(name, do="wait", until=str(tmp_path / "never"))[0] == 504
+    until(lambda: gone(first["pid"]))
+    assert emulator.look("stats")["time_kills"] == kills + 1
+    assert emulator.call(name)["pid"] != first["pid"]
+
+
+def test_how_functions_end_badly(emulator: Emulator, tmp_path: Path) -> None:
+    name, gate, calls = emulator.create(), tmp_path / "gate", tmp_path / "calls"
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(emulator.call, name, do="wait", until=str(gate), file=str(calls))
+        until(calls.exists)
+        assert emulator.post(name, do="raise") == (500, b"")
+        alive = emulator.call(name)["pid"]
+        for what in ({"do": "kill"}, {"do": "exit", "code": 3}, {"do": "exit", "code": 0}):
+            status, said = emulator.post(name, **what)
+            assert (status, b"the process ended" in said) == (500, True), what
+        status, said = emulator.post(name, do="grow", mb=700)
+        assert (status, b"512 MiB exceeded with " in said) == (500, True)
+        after = emulator.call(name)
+        assert (after["pid"] != alive, after["calls"]) == (True, 1)
+        gate.touch()
+        assert beside.result()["calls"] == 1
+
+
+@pytest.mark.timeout(120)
+def test_sizes(emulator: Emulator) -> None:
+    name = emulator.create(instanceMemoryMB=2048)
+    path = f"/sites/{name}/api/worker?code={emulator.keys(name)['functionKeys']['default']}"
+    fits = b"x" * 104_857_600
+    status, said = emulator.ask("POST", path, fits)
+    assert (status, json.loads(said)["bytes"]) == (200, len(fits))
+    assert emulator.ask("POST", path, fits + b"x")[0] == 413
+    assert emulator.ask("POST", f"{path}&more={'x' * 20000}")[0] == 414
+    assert emulator.post(name)[0] == 200
+
+
+def test_idle_instances_end() -> None:
+    with running("--idle-s", "0.1") as emulator:
+        name = emulator.create()
+        until(lambda: not emulator.instances(name))
+        assert emulator.call(name)["calls"] == 1
+
+
+# faults
+
+
+def test_planned_faults(emulator: Emulator, tmp_path: Path) -> None:
+    name, calls = emulator.create(), tmp_path / "calls"
+    emulator.plan(kind="refuse", count=2, service=name)
+    emulator.plan(kind="refuse", status=503, service=name)
+    assert [emulator.post(name)[0] for _ in range(4)] == [429, 429, 503, 200]
+    emulator.plan(kind="twice", service=name)
+    emulator.plan(kind="late", seconds=0.1, service=name)
+    emulator.call(name, file=str(calls))
+    until(lambda: len(calls.read_text().splitlines()) == 2)
+    assert emulator.ask("POST", "/_fsd/faults", b'{"kind": "any"}')[0] == 400
+
+
+def test_an_instance_that_cannot_start() -> None:
+    with running("--idle-s", "0.1") as emulator:
+        name = emulator.create()
+        until(lambda: not emulator.instances(name))
+        emulator.plan(kind="start", service=name)
+        status, said = emulator.post(name)
+        assert (status, b"the instance could not start" in said) == (503, True)
+        assert emulator.post(name)[0] == 200
+
+
+# the control plane
+
+
+def test_a_site_and_its_settings(emulator: Emulator, tmp_path: Path) -> None:
+    name, gate, calls = emulator.create(settings={"A": "1"}), tmp_path / "gate", tmp_path / "calls"
+    where = f"{WEB}/sites/{name}"
+    status, shown = emulator.control("GET", where.upper().replace("/SUBSCRIPTIONS", "/subscriptions"))
+    assert (status, shown["type"], shown["properties"]["state"]) == (200, "Microsoft.Web/sites", "Running")
+    assert "siteConfig" not in shown["properties"]
+    assert shown["identity"]["principalId"]
+    host = f"127.0.0.1:{emulator.ready['port']}"
+    kinds = {each["hostType"]: each["name"] for each in shown["properties"]["hostNameSslStates"]}
+    assert kinds == {"Standard": f"{host}/sites/{name}", "Repository": f"{host}/scm/{name}"}
+    assert emulator.control("POST", f"{where}/config/appsettings/list")[1]["properties"] == {"A": "1"}
+    keys = emulator.keys(name)
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(emulator.call, name, do="wait", until=str(gate), file=str(calls))
+        until(calls.exists)
+        assert emulator.control("PUT", f"{where}/config/appsettings", {"properties": {"B": "2"}})[1]["properties"] == {"B": "2"}
+        found = emulator.call(name, do="environment")
+        assert (found.get("A"), found["B"]) == (None, "2")
+        gate.touch()
+        assert held.result()["calls"] == 1  # what ran meanwhile ran to its end
+    body = site(instanceMemoryMB=2048)
+    del body["properties"]["siteConfig"]
+    assert emulator.control("PUT", where, body)[0] == 200
+    assert emulator.call(name, do="environment")["B"] == "2"  # settings stay where none are told
+    assert emulator.keys(name) == keys
+    functions = {each["name"]: each["properties"] for each in emulator.control("GET", f"{where}/functions")[1]["value"]}
+    assert functions.keys() == {f"{name}/worker", f"{name}/item", f"{name}/status"}
+    assert functions[f"{name}/worker"]["invoke_url_template"] == f"http://{host}/sites/{name}/api/worker"
+    assert functions[f"{name}/worker"]["config"]["bindings"][0]["methods"] == ["POST"]
+    assert name in [each["name"] for each in emulator.control("GET", f"{WEB}/sites")[1]["value"]]
+    assert [emulator.control("DELETE", where)[0] for _ in range(2)] == [200, 204]
+    assert emulator.control("GET", where)[1]["error"]["code"] == "ResourceNotFound"
+    assert emulator.ask("POST", f"/sites/{name}/api/worker?code={keys['masterKey']}")[0] == 404
+
+
+def test_groups(emulator: Emulator) -> None:
+    group = f"{S}/resourcegroups/fsd-other"
+    plan, account = f"{group}/providers/Microsoft.Web/serverfarms/p", f"{group}/providers/Microsoft.Storage/storageAccounts/a"
+    assert emulator.control("GET", group)[1]["error"]["code"] == "ResourceGroupNotFound"
+    assert emulator.control("PUT", plan, {"location": "x"})[1]["error"]["code"] == "ResourceGroupNotFound"
+    assert [emulator.control("PUT", group, {"location": "eastus2", "tags": {"a": "b"}})[0] for _ in range(2)] == [201, 200]
+    assert emulator.control("PUT", group, {"location": "westeurope"})[0] == 409
+    assert emulator.control("PUT", plan, {"location": "eastus2", "sku": {"name": "FC1"}})[1]["properties"] == {
+        "provisioningState": "Succeeded"
+    }
+    assert emulator.control("PUT", account, {"location": "eastus2", "tags": {"c": "d"}})[0] == 201
+    assert emulator.control("PUT", f"{account}/managementPolicies/default", {"properties": {"policy": {}}})[0] == 201
+    role = f"{account}/providers/Microsoft.Authorization/roleAssignments"
+    granted = {"properties": {"principalId": "p", "roleDefinitionId": "r"}}
+    assert [emulator.control("PUT", f"{role}/{name}", granted)[0] for name in ("one", "one", "two")] == [201, 201, 409]
+    assert len(emulator.control("GET", role)[1]["value"]) == 1
+    there = emulator.control("GET", f"{group}/resources")[1]["value"]
+    assert [(each["type"], each.get("tags")) for each in there][:2] == [
+        ("Microsoft.Web/serverfarms", None),
+        ("Microsoft.Storage/storageAccounts", {"c": "d"}),
+    ]
+    named = emulator.create()
+    inside = f"{group}/providers/Microsoft.Web/sites/inside"
+    assert emulator.control("PUT", inside, site())[0] == 201
+    status, _ = emulator.control("DELETE", group)
+    assert status == 202
+    until(lambda: emulator.control("GET", group)[0] == 404)
+    assert emulator.control("DELETE", plan)[0] == 204
+    assert emulator.ask("GET", "/sites/inside/api/items/x/y")[0] == 404
+    assert emulator.post(named)[0] == 200
+
+
+def test_a_deletion_tells_when_it_is_done(emulator: Emulator) -> None:
+    import http.client
+
+    group = f"{S}/resourceGroups/brief"
+    assert emulator.control("PUT", group, {"location": "eastus2"})[0] == 201
+    connection = http.client.HTTPConnection("127.0.0.1", emulator.ready["port"], timeout=PATIENCE_S)
+    connection.request("DELETE", f"{group}?api-version=1", headers=BEARER)
+    answer = connection.getresponse()
+    answer.read()
+    where = urllib.parse.urlsplit(answer.headers["Location"])
+    connection.close()
+    assert answer.status == 202
+    until(lambda: emulator.ask("GET", f"{where.path}?{where.query}", headers=BEARER)[0] == 200)
+    assert emulator.control("GET", group)[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("GET", "/subscriptions/other/resourcegroups/x", None, 404, "SubscriptionNotFound"),
+        ("GET", f"{S}/any", None, 404, "NotFound"),
+        ("GET", "/any", None, 404, "NotFound"),
+        ("PUT", f"{G}/providers/Microsoft.Sql/servers/x", {}, 404, "NotFound"),
+        ("POST", f"{WEB}/serverfarms/x/restart", {}, 404, "NotFound"),
+        ("PUT", f"{S}/resourceGroups/bad.", {"location": "x"}, 400, "InvalidResourceGroup"),
+        ("PUT", f"{S}/resourceGroups/x", {}, 400, "LocationRequired"),
+        ("PUT", f"{S}/resourceGroups/x", [], 400, "InvalidRequestContent"),
+        ("POST", f"{WEB}/sites/none/host/default/listkeys", None, 404, "ResourceNotFound"),
+        ("GET", f"{WEB}/serverfarms/none", None, 404, "ResourceNotFound"),
+        ("PUT", f"{G}/providers/Microsoft.Authorization/roleAssignments/x", {}, 400, "InvalidCreateRoleAssignmentRequest"),
+    ],
+)
+def test_requests_that_are_refused(emulator: Emulator, method: str, path: str, body: Any, status: int, code: str) -> None:
+    answered, said = emulator.control(method, path, body)
+    assert (answered, said["error"]["code"]) == (status, code), said
+
+
+def test_every_request_needs_a_token_and_a_version(emulator: Emulator) -> None:
+    assert emulator.ask("GET", f"{G}?api-version=1")[0] == 401
+    status, said = emulator.ask("GET", G, headers=BEARER)
+    assert (status, json.loads(said)["error"]["code"]) == (400, "MissingApiVersionParameter")
+    assert emulator.ask("POST", "/scm/none/api/publish", headers=BEARER)[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("settings", "scale", "words"),
+    [
+        ({}, {"instanceMemoryMB": 1024}, "one of 512, 2048, 4096"),
+        ({}, {"maximumInstanceCount": 1001}, "1 to 1000"),
+        ({}, {"triggers": {"http": {"perInstanceConcurrency": 4}}}, "only 1 is implemented"),
+        ({}, {"alwaysReady": [{"name": "http", "instanceCount": 1}]}, "not implemented"),
+        ({"FUNCTIONS_WORKER_RUNTIME": "python"}, {}, "for Flex Consumption sites is invalid"),
+        ({"A-B": "1"}, {}, "letters, digits"),
+        ({"BROKEN": "1"}, {}, "could not be indexed: RuntimeError: broken on purpose"),
+        ({"TIMER": "1"}, {}, "function hourly: timerTrigger: only HTTP triggers are implemented here"),
+        ({"AzureFunctionsJobHost__functionTimeout": "900"}, {}, "functionTimeout is '900'"),
+    ],
+)
+def test_sites_that_are_refused(emulator: Emulator, settings: dict[str, str], scale: dict[str, Any], words: str) -> None:
+    status, said = emulator.control("PUT", f"{WEB}/sites/refused", site(settings, **scale))
+    assert (status, words in said["error"]["message"]) == (400, True), said
+    assert emulator.control("GET", f"{WEB}/sites/refused")[0] == 404
+
+
+def test_a_change_that_fails_leaves_what_runs(emulator: Emulator) -> None:
+    name = emulator.create(settings={"A": "1"})
+    assert emulator.control("PUT", f"{WEB}/sites/{name}/config/appsettings", {"properties": {"BROKEN": "1"}})[0] == 400
+    assert emulator.control("POST", f"{WEB}/sites/{name}/config/appsettings/list")[1]["properties"] == {"A": "1"}
+    assert emulator.call(name, do="environment")["A"] == "1"
+
+
+# code
+
+
+def test_published_code_runs_with_nothing_but_itself() -> None:
+    with running("--code", "zip") as emulator:
+        name = emulator.create()
+        assert emulator.post(name)[0] == 404  # nothing is published
+        own = zipped(
+            **{
+                "host.json": '{"version": "2.0", "extensions": {"http": {"routePrefix": ""}}}',
+                "function_app.py": "import json\nimport azure.functions as func\nimport importlib.util\nfrom vendored import NAME\n"
+                "app = func.FunctionApp()\n@app.route(route='worker')\ndef worker(req: func.HttpRequest) -> str:\n"
+                "    found = {name: importlib.util.find_spec(name) is not None for name in ('numpy', 'fsd_core')}\n"
+                "    return json.dumps({'name': NAME, 'file': __file__, **found})\n",
+                ".python_packages/lib/site-packages/vendored.py": "NAME = 'from the zip'\n",
+            }
+        )
+        assert emulator.publish(name, own)["status"] == 4
+        key = emulator.keys(name)["functionKeys"]["default"]
+        status, body = emulator.ask("PUT", f"/sites/{name}/worker?code={key}")
+        found = json.loads(body)
+        assert (status, found["name"], found["numpy"], found["fsd_core"]) == (200, "from the zip", False, False)
+        assert str(Path(emulator.ready["logs"]).parent / "code") in found["file"]
+        for package, words in (
+            (b"no zip", "is no zip"),
+            (zipped(**{"host.json": ""}), "no host.json at its root"),
+            (zipped(**{"host.json": "{}"}), '"version" must be "2.0"'),
+            (zipped(**{"function_app.py": "import numpy\n"}), "No module named 'numpy'"),
+            (zipped(**{"function_app.py": "x = 1\n"}), "0 instances of FunctionApp"),
+        ):
+            deployment = emulator.publish(name, package)
+            assert (deployment["status"], words in deployment["status_text"]) == (3, True), deployment
+        assert emulator.ask("PUT", f"/sites/{name}/worker?code={key}")[0] == 200  # what was published before serves on
+        body_of_another = site()
+        body_of_another["properties"]["functionAppConfig"]["runtime"]["version"] = "3.10"
+        assert emulator.control("PUT", f"{WEB}/sites/older", body_of_another)[0] == 201
+        assert f"by its own Python {HERE} only" in emulator.publish("older", own)["status_text"]
+
+
+def test_a_package_that_is_not_installed() -> None:
+    with running("--source", "no_such.package") as emulator:
+        status, said = emulator.control("PUT", f"{WEB}/sites/other", site())
+        assert (status, "no package no_such.package is installed" in said["error"]["message"]) == (400, True)
+
+
+# its own life
+
+
+@needs_proc
+@pytest.mark.parametrize("how", ["term", "kill", "stdin", "parent"])
+def test_nothing_outlives_it(tmp_path: Path, how: str) -> None:
+    emulator = Emulator()
+    idle, busy, calls = emulator.create(), emulator.create(), tmp_path / "calls"
+    pids = [emulator.call(idle)["pid"]]
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(emulator.post, busy, do="wait", until=str(tmp_path / "never"), file=str(calls))
+        until(lambda: calls.exists() and calls.read_text())
+        pids.append(int(calls.read_text()))
+        parent = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
+        if how == "stdin":
+            assert emulator.stop() == 0
+        else:
+            number = signal.SIGTERM if how == "term" else signal.SIGKILL
+            os.kill(parent if how == "parent" else emulator.process.pid, number)
+            assert emulator.process.wait(PATIENCE_S) == {"term": 0, "kill": -signal.SIGKILL, "parent": 1}[how]
+            assert emulator.process.stdin is not None
+            emulator.process.stdin.close()
+        for pid in [*pids, parent]:
+            until(functools.partial(gone, pid))
+    until(lambda: not Path(emulator.ready["logs"]).parent.exists())
+
+
+def test_it_says_how_it_is(emulator: Emulator) -> None:
+    told = json.loads(emulator.ask("GET", "/health")[1])
+    assert (told["status"], told["subscription"]) == ("running", SUBSCRIPTION)
+    before = emulator.look("stats")["calls"]
+    emulator.call(emulator.create())
+    assert emulator.look("stats")["calls"] == before + 1
