@@ -17,5 +17,5 @@ def _put_object(response: Any) -> Any:
 
 
 if __name__ == "__main__":
-    S3Response.put_object = _put_object
+    S3Response.put_object = _put_object  # type: ignore[method-assign, assignment]
     main()
