@@ -20,10 +20,3 @@ def installed(request):
         provider = request.module.HARNESS.provider().name
         again = f"; fsd emulators up {provider} --name {emulator.name} tries again" if emulator.name in names(provider) else ""
         pytest.skip(f"{error}{again}")
-
-
-def pytest_collection_modifyitems(items):
-    """For `pytest -n`: a file's cases stay together, and emulators run one after the other, whichever files start them."""
-    for item in items:
-        group = "emulators" if item.get_closest_marker("emulator") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
