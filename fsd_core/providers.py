@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fsd_core.driver import Code, Provider, Resources
+from fsd_core.driver import Code, InvokeLimits, Provider, Resources
 from fsd_core.errors import InputError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
 
-__all__ = ["advise", "attached", "find", "http_code", "installed", "recorded", "told"]
+__all__ = ["advise", "attached", "find", "function_limits", "http_code", "installed", "recorded", "told"]
 
 GROUP = "fsd.providers"
 _STATUS = {
@@ -87,6 +87,12 @@ def advise(table: Sequence[tuple[str, str]], error: BaseException | str) -> str 
     """
     text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     return next((what for words, what in table if re.search(rf"\b({words})\b", text)), None)
+
+
+def function_limits(names: Mapping[str, str], **said: Any) -> InvokeLimits:
+    """The limits of functions whose number, memory and time are in `Resources.names`; ``said``: the rest."""
+    memory_bytes = int(names["memory_mb"]) << 20
+    return InvokeLimits(concurrency=int(names["concurrency"]), memory_bytes=memory_bytes, timeout_s=float(names["timeout_s"]), **said)
 
 
 def http_code(status: int) -> Code:

@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 from azure.core import exceptions as sdk
 
 from fsd_core.driver import Code, Refused
-from fsd_core.providers import advise
+from fsd_core.providers import advise, http_code
 
 __all__ = ["advice", "classify", "status_code"]
 
@@ -44,19 +44,7 @@ _WORDS = {
 }
 _CODES = {word: code for code, words in _WORDS.items() for word in words.split()}
 _CONDITION = re.compile(r"\b((?:amqp|com\.microsoft):[a-z:-]+[a-z])")
-_STATUS = {
-    400: Code.INVALID,
-    401: Code.DENIED,
-    403: Code.DENIED,
-    404: Code.NOT_FOUND,
-    408: Code.UNAVAILABLE,
-    409: Code.UNAVAILABLE,
-    410: Code.NOT_FOUND,
-    412: Code.ALREADY_EXISTS,
-    413: Code.TOO_LARGE,
-    416: Code.INVALID,
-    429: Code.THROTTLED,
-}
+_STATUS = {410: Code.NOT_FOUND, 412: Code.ALREADY_EXISTS}  # beside what they mean everywhere; 412 is the answer to a conditional create
 _NAMES = {  # of azure.servicebus.exceptions
     "ServiceBusServerBusyError": Code.THROTTLED,
     "ServiceBusQuotaExceededError": Code.THROTTLED,
@@ -86,9 +74,7 @@ _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], 
 
 def status_code(status: int, word: str = "") -> Code:
     """The code of an answer of HTTP, of a whole request or of one in a batch."""
-    if word in _CODES:
-        return _CODES[word]
-    return Code.UNAVAILABLE if status >= 500 else _STATUS.get(status, Code.UNKNOWN)
+    return _CODES.get(word) or _STATUS.get(status) or http_code(status)
 
 
 def classify(error: BaseException) -> Code:

@@ -12,7 +12,8 @@ import threading
 from fsd_azure import RESOURCES
 from fsd_azure.errors import classify
 from fsd_core import posts
-from fsd_core.driver import InvokeLimits, Resources
+from fsd_core.driver import Resources
+from fsd_core.providers import function_limits
 
 __all__ = ["KEY", "AzureInvoker"]
 
@@ -26,11 +27,9 @@ class AzureInvoker(posts.PostInvoker):
 
     def __init__(self, resources: Resources) -> None:
         names = resources.names
-        limits = InvokeLimits(
+        limits = function_limits(
+            names,
             payload_bytes=PAYLOAD_BYTES,
-            concurrency=int(names["concurrency"]),
-            memory_bytes=int(names["memory_mb"]) << 20,
-            timeout_s=float(names["timeout_s"]),
             source="https://learn.microsoft.com/azure/azure-functions/functions-scale (request size, 230 s), flex-consumption-plan",
             as_of="2025-11-01",
             failures="told",

@@ -13,7 +13,7 @@ from google.auth import exceptions as auth
 from urllib3 import exceptions as http
 
 from fsd_core.driver import Code, Refused
-from fsd_core.providers import advise
+from fsd_core.providers import advise, http_code
 
 __all__ = ["Answered", "advice", "classify", "status_code"]
 
@@ -54,18 +54,7 @@ _WORDS = {
     Code.PRECONDITION: "FAILED_PRECONDITION",
 }
 _CODES = {word: code for code, words in _WORDS.items() for word in words.split()}
-_STATUS = {
-    400: Code.INVALID,
-    401: Code.DENIED,
-    403: Code.DENIED,
-    404: Code.NOT_FOUND,
-    408: Code.UNAVAILABLE,
-    409: Code.UNAVAILABLE,
-    412: Code.ALREADY_EXISTS,
-    413: Code.TOO_LARGE,
-    416: Code.INVALID,
-    429: Code.THROTTLED,
-}
+_STATUS = {412: Code.ALREADY_EXISTS}  # beside what they mean everywhere; 412 is the answer to a conditional create
 _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Code], ...] = (  # the first that fits
     (auth.TransportError, Code.UNAVAILABLE),
     (auth.GoogleAuthError, Code.DENIED),
@@ -76,9 +65,7 @@ _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], 
 
 def status_code(status: int, word: str = "") -> Code:
     """The code of an answer, of a whole request or of one call in a batch."""
-    if word in _CODES:
-        return _CODES[word]
-    return Code.UNAVAILABLE if status >= 500 else _STATUS.get(status, Code.UNKNOWN)
+    return _CODES.get(word) or _STATUS.get(status) or http_code(status)
 
 
 def classify(error: BaseException) -> Code:

@@ -20,7 +20,8 @@ from google.oauth2 import id_token
 from google.oauth2.credentials import Credentials
 
 from fsd_core import posts
-from fsd_core.driver import Code, InvokeLimits, Resources
+from fsd_core.driver import Code, Resources
+from fsd_core.providers import function_limits
 from fsd_gcp import RESOURCES
 from fsd_gcp.clients import SCOPE, Http, pool
 from fsd_gcp.errors import classify
@@ -75,11 +76,9 @@ class GcpInvoker(posts.PostInvoker):
 
     def __init__(self, resources: Resources) -> None:
         names = resources.names
-        limits = InvokeLimits(
+        limits = function_limits(
+            names,
             payload_bytes=PAYLOAD_BYTES,
-            concurrency=int(names["concurrency"]),
-            memory_bytes=int(names["memory_mb"]) << 20,
-            timeout_s=float(names["timeout_s"]),
             source="https://cloud.google.com/run/quotas (HTTP/1 requests of 32 MiB), functions/docs/configuring/max-instances",
             as_of="2025-11-01",
             failures="told",

@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fsd_core.checks import check_payload
-from fsd_core.driver import Code, Failure, InvokeLimits, Refused, Resources
-from fsd_core.providers import told
+from fsd_core.driver import Code, Failure, Refused, Resources
+from fsd_core.providers import function_limits, told
 from fsd_local import RESOURCES
 from fsd_local.errors import classify
 
@@ -53,11 +53,9 @@ class LocalInvoker:
 
     def __init__(self, resources: Resources, functions: str = "fsd_core.worker") -> None:
         names = resources.names
-        self.limits = InvokeLimits(
+        self.limits = function_limits(
+            names,
             payload_bytes=PAYLOAD_BYTES,
-            concurrency=int(names["concurrency"]),
-            memory_bytes=int(names["memory_mb"]) << 20,
-            timeout_s=float(names["timeout_s"]),
             source="fsd_local: the [local] settings",
             as_of="2025-11-01",
             end_with_client=True,
