@@ -16,7 +16,7 @@ demo: .venv/demo.stamp
 	$(BIN)/fsd demo
 
 test: lint wheel browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: .venv/all.stamp
 	$(BIN)/ruff check

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ from fsd_core import probe
 from fsd_core.channel import Aborted, Channel, Exchange, HybridChannel, Membership, ObjectChannel, QueueChannel, describe
 from fsd_core.codec import CodecError, decode, encode
 from fsd_core.cold import Start
-from fsd_core.driver import Code, Failure, MessageDriver, Provider, Resources
+from fsd_core.driver import Code, Failure, InvokeDriver, MessageDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import FsdError, RunFailed
 from fsd_core.kernel import Block, merge
 from fsd_core.keys import RunKeys
@@ -169,6 +170,7 @@ class _Worker:
         self.all_done = threading.Event()
         self.retry = Retry(launch.deadline, self.meter, stop=self.stop)
         self.objects = provider.objects(resources)
+        self.drivers: list[ObjectDriver | InvokeDriver | MessageDriver] = [self.objects]
         self.store = Store(MeteredObjects(self.objects, self.meter), self.retry)
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fsd")
         self.channel: Channel | None = None
@@ -210,6 +212,9 @@ class _Worker:
             if self.channel is not None:
                 self.channel.close()
             self.pool.shutdown(wait=False, cancel_futures=True)
+            for driver in reversed(self.drivers):  # a warm function lives on: an open receiver would take what the next run is sent
+                with suppress(Exception):
+                    driver.close()
 
     def _fail(self, error: Exception) -> None:
         """Say why where client and peers see it, then send the abort."""
@@ -263,6 +268,7 @@ class _Worker:
         if not children:
             return None
         invoker = self.provider.invoker(self.resources)
+        self.drivers.append(invoker)
         if config.faults:
             invoker = FaultyInvoker(invoker, Faults.parse(config.faults), self.rank)
         report = partial(report_failure, self.provider, self.resources)
@@ -292,6 +298,7 @@ class _Worker:
         if config.channel == "object":
             return ObjectChannel(self.store, exchange)
         driver = self.provider.messages(self.resources, self.launch.slot)
+        self.drivers.append(driver)
         if config.faults:
             driver = FaultyMessages(driver, Faults.parse(config.faults), self.rank)
         messages = MeteredMessages(driver, self.meter)
