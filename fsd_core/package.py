@@ -27,7 +27,7 @@ __all__ = ["Package", "Recipe", "Wheels", "command", "digest", "files", "manylin
 
 _CLIENT_ONLY = (  # of fsd_core: nothing of a worker imports these
     *("cli/", "client/", "cost/", "report/"),
-    *("client.py", "config.py", "demo.py", "garbage.py", "package.py", "provisioning.py", "settings.py"),
+    *("client.py", "compare.py", "config.py", "demo.py", "figures.py", "garbage.py", "package.py", "provisioning.py", "settings.py"),
 )
 _DROPPED_FOLDERS = {"tests", "__pycache__", "bin", "include"}
 _DROPPED_SUFFIXES = (".pyi", ".pyc", ".a", ".h", "/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")
