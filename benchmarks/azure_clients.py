@@ -105,11 +105,11 @@ def messages(size: int, count: int) -> None:
     for number in range(count):
         sent.wait()
         sent.clear()
-        time.sleep(0.005)
+        time.sleep(0.005)  # until the receiver waits again
         began[0] = time.perf_counter()
         driver.publish([Message(0, body)])
         while len(latencies) <= number:
-            time.sleep(0.0002)
+            time.sleep(0.0002)  # short beside the millisecond that is measured, and leaves the receiver a processor
     thread.join()
     latencies.sort()
     print(f"publish to receive, {size:,} bytes: median {statistics.median(latencies):.2f} ms   p99 {latencies[int(0.99 * count)]:.2f} ms")

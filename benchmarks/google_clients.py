@@ -65,7 +65,7 @@ def cold(rounds: int = 9) -> None:
     for _ in range(rounds):
         for name, code in STARTS.items():
             done = subprocess.run([sys.executable, "-c", COLD.format(code=f"{TOKENS}\n{code}")], capture_output=True, check=True)
-            took[name].append(tuple(map(float, done.stdout.split())))  # type: ignore[arg-type]
+            took[name].append(tuple(map(float, done.stdout.split())))
     for name, pairs in took.items():
         spent, memory = zip(*pairs, strict=True)
         cost = f"{statistics.median(spent):4.0f} ms of CPU ({min(spent):.0f} to {max(spent):.0f})"
@@ -100,9 +100,9 @@ def objects(rounds: int) -> None:
     for size in (1000, 1_000_000):
         body = os.urandom(size)
         puts: Actions = {
-            "urllib3 (GcpObjects)": lambda body=body: driver.put("a", body),  # type: ignore[misc]
-            "requests": lambda body=body: session.post(f"{url}/upload/storage/v1/b/bench/o?uploadType=media&name=b", data=body),  # type: ignore[misc]
-            "google-cloud-storage": lambda body=body: bucket.blob("c").upload_from_string(body, retry=None),  # type: ignore[misc]
+            "urllib3 (GcpObjects)": lambda body=body: driver.put("a", body),
+            "requests": lambda body=body: session.post(f"{url}/upload/storage/v1/b/bench/o?uploadType=media&name=b", data=body),
+            "google-cloud-storage": lambda body=body: bucket.blob("c").upload_from_string(body, retry=None),
         }
         gets: Actions = {
             "urllib3 (GcpObjects)": lambda: driver.get("a"),
@@ -145,7 +145,7 @@ def queues(rounds: int) -> None:
 
     for count, size in ((1, 1000), (100, 10_000)):
         batch = [os.urandom(size) for _ in range(count)]
-        actions: Actions = {"grpc (GcpMessages)": lambda batch=batch: ours(batch), "google.pubsub_v1": lambda batch=batch: theirs(batch)}  # type: ignore[misc]
+        actions: Actions = {"grpc (GcpMessages)": lambda batch=batch: ours(batch), "google.pubsub_v1": lambda batch=batch: theirs(batch)}
         turns(f"publish, pull, ack {count} of {size:,} bytes", actions, rounds if count == 1 else rounds // 4)
 
 

@@ -91,7 +91,7 @@ class Stream:
         self._answers = answers
         try:
             for answer in answers:
-                found = list(answer.received_messages)  # type: ignore[attr-defined]
+                found = list(answer.received_messages)
                 for _ in found:
                     self.arrived.put(time.perf_counter())
                 self._out.put(self._request(ack_ids=[each.ack_id for each in found]))
@@ -101,7 +101,7 @@ class Stream:
 
     def close(self) -> None:
         """At once."""
-        self._answers.cancel()  # type: ignore[attr-defined]
+        self._answers.cancel()
         self._out.put(None)
         self._thread.join()
 

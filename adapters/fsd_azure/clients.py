@@ -69,7 +69,7 @@ def administration(hosts: tuple[str, ...], number: int) -> ServiceBusAdministrat
     from azure.core.pipeline.transport import RequestsTransport
     from azure.servicebus.management import ServiceBusAdministrationClient
 
-    class Plain(RequestsTransport):  # type: ignore[misc]
+    class Plain(RequestsTransport):  # type: ignore[misc]  # to mypy its base is Any
         """An emulator has no TLS, of which the SDK knows here nothing."""
 
         def send(self, request: Any, **settings: Any) -> Any:

@@ -7,6 +7,7 @@ he wants. Links to different queues work at the same time.
 
 from __future__ import annotations
 
+import abc
 import queue
 import threading
 from collections import deque
@@ -35,7 +36,7 @@ _SLICE_S = 0.02  # how long a receiver looks at its socket before it looks for o
 _NOW_S = 1e-9  # what came already, and no look at the socket: azure-servicebus takes no 0
 
 
-class Link:
+class Link(abc.ABC):
     """One sender or receiver. Its thread starts with it and ends with the process, whatever it is doing then."""
 
     def __init__(self, name: str) -> None:
@@ -100,13 +101,13 @@ class Link:
         except BaseException as error:
             future.set_exception(error)
 
+    @abc.abstractmethod
     def _begin(self) -> None:
         """Open it."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _end(self) -> None:
         """Close it."""
-        raise NotImplementedError
 
 
 class SenderLink(Link):
@@ -134,8 +135,8 @@ class SenderLink(Link):
                 for body in bodies:
                     message.add_message(ServiceBusMessage(body))
             self._sender.send_messages(message, timeout=SEND_S)
-        except Exception:
-            self._open = False  # perhaps: the next one sees to it
+        except Exception:  # of any kind the link may be gone: the next send opens it again
+            self._open = False
             raise
 
     def _end(self) -> None:

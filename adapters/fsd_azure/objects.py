@@ -49,7 +49,7 @@ class AzureObjects:
         """The next keys, in ascending order; a page is Blob Storage's marker."""
         pages = self._container.list_blob_names(name_starts_with=prefix, results_per_page=self.limits.page_keys).by_page(page)
         keys = list(next(pages))
-        return Page(keys, pages.continuation_token or None)  # type: ignore[attr-defined]
+        return Page(keys, pages.continuation_token or None)  # type: ignore[attr-defined]  # by_page is said to give any iterator
 
     def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:
         """Remove the objects in one batch; one `Rejected` for each that Blob Storage could not remove."""
