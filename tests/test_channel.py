@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fsd_core.channel import Aborted, Channel, Exchange, HybridChannel, Membership, ObjectChannel, QueueChannel, describe
+from fsd_core.channel import channel as channels
 from fsd_core.channel.frames import Frame, Kind, pack
 from fsd_core.driver import Code, Message, MessageDriver, ObjectDriver, Rejected
 from fsd_core.errors import RunFailed
@@ -200,6 +201,38 @@ def test_a_slow_consumer_is_no_stall_of_its_peers(make: Make, monkeypatch: pytes
         time.sleep(1.5)
         arrived.append(source)
     assert sorted(arrived) == [1, 2, 3]
+
+
+def test_a_peer_that_waits_for_one_that_starts_late_is_not_given_up(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "LEAST_LIMIT_S", 0.1)
+    first = make("queue", 0, {0: [2]})
+    late = threading.Timer(2.5, lambda: make("queue", 2, {}).send(0, [(0, b"late")]))
+    quick = make("queue", 1, {0: [0], 1: [0]})  # hears nothing of rank 2, and of rank 0 only after that did
+    assert quick.patience.limit_s == channels.START_S
+    first.send(0, [(1, b"of step 0")])
+    assert list(quick.receive(0)) == [(0, b"of step 0")]
+    late.start()
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(lambda: (list(first.receive(0)), first.send(1, [(1, b"of step 1")])))
+        assert list(quick.receive(1)) == [(0, b"of step 1")]  # longer than the 1.4 s of three and a half leases
+        assert done.result()[0] == [(2, b"late")]
+
+
+def test_how_long_a_step_is_waited_for() -> None:
+    now = 1000.0
+    patience = channels.Patience(17.5, lambda: now)
+    assert patience.limit_s == channels.START_S
+    patience.step_ended(0.1)
+    now += channels.START_S - 0.1
+    assert patience.limit_s == channels.START_S
+    now += 0.2
+    assert patience.limit_s == 17.5
+    patience.step_ended(2.0)
+    patience.step_ended(0.1)
+    assert patience.limit_s == 2.0 * channels.SLOWEST_FACTOR
+    assert channels.Patience().limit_s == channels.START_S
+    patience = channels.Patience(2 * channels.START_S, lambda: now)
+    assert patience.limit_s == 2 * channels.START_S
 
 
 @pytest.mark.parametrize("kind", ["queue", "object", "hybrid"])

@@ -39,12 +39,6 @@ class AzureHarness(EmulatedHarness):
     running: Azure
     lease_s = 5  # the shortest that Service Bus takes
     few: Mapping[str, object] | None = {"concurrency": 2}
-    # A run of eight workers that share two processors with other tests ended once at its stall limit; why is not known yet.
-    gaps: Mapping[str, str] = dict.fromkeys(
-        ("test_same_answer", "test_same_answer_under_faults", "test_two_runs_at_once", "test_the_meter_is_what_the_services_saw"),
-        "on an overloaded machine a run may stall on the Service Bus stand-in, unexplained: "
-        "locks are https://learn.microsoft.com/azure/service-bus-messaging/message-transfers-locks-settlement",
-    )
 
     def provider(self) -> Provider:
         """The provider."""

@@ -16,7 +16,7 @@ from fsd_core.retry import Retry
 
 __all__ = ["Aborted", "Channel", "Exchange", "Membership", "Patience"]
 
-FIRST_LIMIT_S = 60.0
+START_S = 90.0  # a launch is tried for 75 s (`fsd_core.spawn`)
 LEAST_LIMIT_S = 5.0
 SLOWEST_FACTOR = 20.0
 
@@ -54,22 +54,26 @@ class Exchange:
 class Patience:
     """How long a step may go without any arrival before its peers are given up: the stall limit, in seconds.
 
-    60 s until the first step ended (peers may still be starting), then the slowest step so far times 20, at least 5 s
-    and at least ``least_s`` (a lost reply hides messages until their lease ends, and that is no stall).
+    None is given up while ranks may still be starting, `START_S` from when this one was ready: one that starts late holds up a
+    peer in the first step, and the peers of that in steps after it. From then on it is the slowest step so far times 20, at
+    least 5 s and at least ``least_s`` (a lost reply hides messages until their lease ends, and that is no stall). ``clock``: in seconds.
     """
 
-    def __init__(self, least_s: float = 0.0) -> None:
+    def __init__(self, least_s: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._least = max(LEAST_LIMIT_S, least_s)
-        self._slowest: float | None = None
+        self._slowest = 0.0
+        self._clock = clock
+        self._began = clock()
 
     @property
     def limit_s(self) -> float:
         """The stall limit now."""
-        return max(FIRST_LIMIT_S, self._least) if self._slowest is None else max(self._least, SLOWEST_FACTOR * self._slowest)
+        learned = max(self._least, SLOWEST_FACTOR * self._slowest)
+        return max(learned, START_S) if self._clock() < self._began + START_S else learned
 
     def step_ended(self, seconds: float) -> None:
         """Learn from a step that took this long."""
-        self._slowest = max(seconds, self._slowest or 0.0)
+        self._slowest = max(seconds, self._slowest)
 
 
 class Channel(abc.ABC):
