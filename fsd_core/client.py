@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,10 +42,11 @@ if TYPE_CHECKING:
 
     from fsd_core.model import Model
 
-__all__ = ["CHANNELS", "OBJECTIVES", "Progress", "Result", "home_folder", "run"]
+__all__ = ["CHANNELS", "OBJECTIVES", "RECORD_VERSION", "Progress", "Result", "home_folder", "run"]
 
 CHANNELS = ("queue", "object", "hybrid")
 OBJECTIVES = ("cost", "latency")
+RECORD_VERSION = 2  # of the form of what is kept of a run
 SLOTS = 4
 GRACE_S = 2.0  # how long workers that were told to stop get, where the platform does not stop them for us
 FIRST_POLL_S, LAST_POLL_S = 0.02, 1.0
@@ -137,6 +140,7 @@ def run(
         branching=branching,
         objective=objective,
         faults=Faults.parse(faults).spec() if faults else None,
+        seed=seed,
         home=home_folder(home),
         began=began,
         deadline=began + timeout,
@@ -172,6 +176,7 @@ class _Job:
     branching: int
     objective: str
     faults: str | None
+    seed: int
     home: Path
     began: float
     deadline: float
@@ -383,10 +388,26 @@ class _Job:
             | ({} if limit is None else {"limit_bytes": limit}),
             ranks=records,
         )
+        self._keep(result, batches)
+        return result
+
+    def _keep(self, result: Result, batches: list[int]) -> None:
+        """Leave the record of the run on disk: the result, and what makes it repeatable."""
+        about = {
+            "version": RECORD_VERSION,
+            "fsd": version("fsd-inference"),
+            "python": platform.python_version(),
+            "began": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.began)),
+            "stand_in": self.provider.stand_in(),
+            "model": self.model.digest,
+            "objective": self.objective,
+            "seed": self.seed,
+            "faults": self.faults,
+            "batches": batches,
+        }
         folder = self.home / "runs"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{run_id}.json").write_text(json.dumps(result.to_json() | {"batches": batches, "ranks": records}, indent=1))
-        return result
+        (folder / f"{result.run}.json").write_text(json.dumps(about | result.to_json() | {"ranks": result.ranks}, indent=1))
 
 
 class _Reported(Exception):

@@ -324,6 +324,9 @@ class Provider(Protocol):
         No request is made but what the source of the credentials itself needs.
         """
 
+    def stand_in(self) -> str | None:
+        """Where this process's environment leads the SDK instead of to the cloud itself: an emulator's address. `None`: nowhere else."""
+
     def advice(self, error: str) -> str | None:
         """What a person can do about an error whose text this is; `None` if there is nothing to say."""
 

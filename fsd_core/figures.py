@@ -13,9 +13,9 @@ from typing import Any
 
 from fsd_core.cost import Bill, Line
 
-__all__ = ["FIGURES", "Figure", "Measured", "rank_parts"]
+__all__ = ["FIGURES", "RANK_PARTS", "Figure", "Measured", "rank_parts"]
 
-RANK_PARTS = ("launch", "load", "compute", "wait", "send and other")
+RANK_PARTS = ("launch", "load", "compute", "send", "wait", "other")  # other is last
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,12 @@ class Figure:
 
 def rank_parts(rank: Mapping[str, Any]) -> tuple[float, ...]:
     """Seconds of one worker by `RANK_PARTS`, from the run's start to the worker's end."""
-    seconds = rank["seconds"]
-    inside = [float(seconds[name]) for name in ("load", "compute", "exchange")]
-    return (float(seconds["launch"]), *inside, max(0.0, float(seconds["function"]) - fsum(inside)))
+    return tuple(float(rank["seconds"][name]) for name in ("launch", "load", "compute", "send", "exchange", "other"))
 
 
 def _time(run: Measured) -> tuple[float, ...]:
     ranks = [rank_parts(rank) for rank in run.record["ranks"]]
-    means = [fsum(times) / len(ranks) for times in zip(*ranks, strict=True)]
+    *means, _ = (fsum(times) / len(ranks) for times in zip(*ranks, strict=True))
     total, stage = float(run.record["seconds"]["total"]), float(run.record["seconds"]["stage"])
     return (stage, *means, max(0.0, total - stage - fsum(means)))
 
@@ -78,12 +76,13 @@ FIGURES = (
         "time",
         "Time",
         "s",
-        ("stage", *RANK_PARTS, "client"),
+        ("stage", *RANK_PARTS[:-1], "rest"),
         _time,
         "From the command's start to the answer, on the client's clock. Stage: putting weights and inputs into the store, unless they"
-        " are there. Then the mean worker: launch (until its function runs), load (reading weights and inputs), compute, wait (for what"
-        " other workers send), send and other (encoding, sending, writing outputs). Client: all the rest, such as finding or making"
-        " resources, computing a partition, collecting the output, and the time between the mean worker's end and the last one's.",
+        " are there. Then the mean worker: launch (until its function runs), load (reading weights and inputs), compute, send (encoding"
+        " activations, and writing outputs; what the services take to carry them is in wait), wait (for what other workers send). Rest:"
+        " what is left, such as finding or making resources, computing a partition, starting other workers, collecting the output, and the"
+        " time between the mean worker's end and the last one's.",
     ),
     Figure(
         "requests",

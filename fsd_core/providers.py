@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from fsd_core.driver import Code, InvokeLimits, Provider, Resources
 from fsd_core.errors import InputError
@@ -15,7 +16,7 @@ from fsd_core.errors import InputError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
 
-__all__ = ["advise", "attached", "find", "function_limits", "http_code", "installed", "recorded", "told"]
+__all__ = ["advise", "attached", "elsewhere", "find", "function_limits", "http_code", "installed", "recorded", "told"]
 
 GROUP = "fsd.providers"
 _STATUS = {
@@ -87,6 +88,15 @@ def advise(table: Sequence[tuple[str, str]], error: BaseException | str) -> str 
     """
     text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     return next((what for words, what in table if re.search(rf"\b({words})\b", text)), None)
+
+
+def elsewhere(addresses: Iterable[str], *domains: str) -> str | None:
+    """The first address, a URL or host:port, whose host is in none of a cloud's own ``domains``; `None` if all are."""
+    for address in filter(None, addresses):
+        host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
+        if not any(host == domain or host.endswith(f".{domain}") for domain in domains):
+            return address
+    return None
 
 
 def function_limits(names: Mapping[str, str], **said: Any) -> InvokeLimits:

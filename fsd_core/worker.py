@@ -37,6 +37,7 @@ from fsd_core.model.activation import activate
 from fsd_core.retry import Retry
 from fsd_core.shard import LayerShard, ShardReader
 from fsd_core.spawn import LaunchPayload, Spawner
+from fsd_core.stopwatch import Stopwatch
 from fsd_core.store import Store
 from fsd_core.wrappers.faults import Faults, FaultyInvoker, FaultyMessages, FaultyObjects
 from fsd_core.wrappers.meter import FIELDS, Meter
@@ -162,7 +163,7 @@ class _Worker:
         self.resources = resources
         self.nonce = nonce
         self.note = note or (lambda layer: None)
-        self.began = time.monotonic()
+        self.watch = Stopwatch()
         self.init_s = START.take()
         self.keys = RunKeys(launch.run)
         self.meter = Meter()
@@ -177,7 +178,8 @@ class _Worker:
         self.spawner: Spawner | None = None
         self.orphaned: RunFailed | None = None  # why a child could not be started
         self.layer: int | None = None
-        self.seconds = dict.fromkeys(("launch", "load", "compute", "exchange"), 0.0)
+        self.began = time.time()
+        self.launch_s = 0.0  # from the run's start, on the client's clock, until here
         self.layers_meter = dict.fromkeys(FIELDS, 0)
         self.reported_at = time.monotonic()
         self.reports = 0
@@ -198,7 +200,7 @@ class _Worker:
                 self.store.delete([self.keys.claim(self.rank)])
                 return 0
             config = RunConfig.unpack(data)
-            self.seconds["launch"] = time.time() - config.started
+            self.launch_s = max(0.0, self.began - config.started)
             self._work(config)
             return 0
         except Aborted:
@@ -238,13 +240,12 @@ class _Worker:
             faults = Faults.parse(config.faults)
             self.store.driver = MeteredObjects(FaultyObjects(self.objects, faults, self.rank), self.meter)
         self.spawner = self._start_children(config)
-        started = time.monotonic()
+        self.watch.enter("load")
         shard = ShardReader(partial(self._staged, config.shards[self.rank]), self.pool, keep=config.keep)
         steps = (shard.layers - 1) * len(config.batches)
         self.channel = self._open_channel(config, shard, steps) if config.workers > 1 else None
         if self.channel is not None and self.orphaned is not None:  # it came before there was a channel to tell
             self.channel.mailbox.fail(self.orphaned)
-        self.seconds["load"] += time.monotonic() - started
         before = self.meter.snapshot()
         outputs = []
         for batch, samples in enumerate(config.batches):
@@ -253,10 +254,12 @@ class _Worker:
             outputs.append((key, body))
         after = self.meter.snapshot()
         self.layers_meter = {name: after[name] - before[name] for name in FIELDS}
+        self.watch.enter("send")
         for task in [self.pool.submit(self.store.put, key, body) for key, body in outputs]:
             task.result()
         if self.channel is not None:
             self._gather(steps)
+        self.watch.enter("other")
         if self.spawner is not None:
             self.spawner.watch(self.stop, FIRST_POLL_S)  # whoever ends earlier than its children started would orphan them
         self.all_done.set()
@@ -308,7 +311,7 @@ class _Worker:
 
     def _batch(self, config: RunConfig, shard: ShardReader, batch: int, samples: int) -> Block:
         """One batch through all layers: the activations of this rank's rows of the last."""
-        started = time.monotonic()
+        self.watch.enter("load")
         data = self._staged(config.inputs[batch][self.rank])
         self.layer = 1
         block: Block | None = None
@@ -319,14 +322,14 @@ class _Worker:
             layer = next(layers)
             if block is None:
                 block = self._input(data, layer, samples)
-            self.seconds["load"] += time.monotonic() - started
+            self.watch.enter("other")
             if time.time() >= self.launch.deadline:
                 raise RunFailed(Code.DEADLINE, "the run's time is over")
             if not layer.receives:
                 self._look_for_abort()
             block = self._layer(layer, block, batch * (shard.layers - 1) + number - 2, number)
             self._progress(config, batch, number)
-            started = time.monotonic()
+            self.watch.enter("load")
         assert block is not None
         return block
 
@@ -357,17 +360,16 @@ class _Worker:
         """Send, multiply what is at hand, receive, multiply the rest, activate."""
         if layer.sends:
             assert self.channel is not None
+            self.watch.enter("send")
             held = block
             self.channel.send(step, ((target, self._encoded(held, rows)) for target, rows in layer.sends))
-        started = time.monotonic()
+        self.watch.enter("compute")
         z = layer.local.multiply(block.values if layer.own is None else block.values[layer.own])
         live = block.live
-        computed = time.monotonic()
-        self.seconds["compute"] += computed - started
         if layer.remote is not None:
+            self.watch.enter("exchange")
             arrived = self._receive(layer, step, block.samples)
-            started = time.monotonic()
-            self.seconds["exchange"] += started - computed
+            self.watch.enter("compute")
             live, columns = merge([block, *arrived], block.samples)
             if columns[0] is not None:
                 z = z[:, columns[0]]
@@ -377,11 +379,9 @@ class _Worker:
                 x[row : row + part.rows] = part.values if column is None else part.values[:, column]
                 row += part.rows
             z += layer.remote.multiply(x)
-            computed = time.monotonic()
-            self.seconds["compute"] += computed - started
         activate(z, layer.bias, layer.activation, layer.clip, layer.challenge)
         result = Block(z, live, block.samples).trimmed()
-        self.seconds["compute"] += time.monotonic() - computed
+        self.watch.enter("other")
         return result
 
     def _encoded(self, block: Block, rows: NDArray[np.int32]) -> bytes:
@@ -407,8 +407,10 @@ class _Worker:
         if self.rank:
             self.channel.send(step, [(0, b"done")])
         else:
+            self.watch.enter("exchange")
             for _ in self.channel.receive(step, least_s=math.inf):  # others may have layers to compute that rank 0 has no part in
                 pass
+            self.watch.enter("send")
         self.channel.finish()
 
     def _progress(self, config: RunConfig, batch: int, number: int) -> None:
@@ -423,8 +425,11 @@ class _Worker:
     def _write_record(self) -> None:
         """The last request of a worker: its record counts itself."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        seconds = self.seconds | {"init": self.init_s, "function": time.monotonic() - self.began}
+        self.watch.enter("other")
+        spent = self.watch.seconds
+        seconds = {"launch": self.launch_s, **spent, "init": self.init_s, "function": math.fsum(spent.values())}
         fields: dict[str, Any] = {"rank": self.rank, "attempt": self.launch.attempt, "seconds": seconds, "peak_bytes": peak}
+        fields["timeline"] = self.watch.timeline()
         meter = self.meter.snapshot()
         meter["object_puts"] += 1
         before = meter["object_bytes_written"]

@@ -203,7 +203,7 @@ def test_names_that_no_object_has(bucket, ask, name):
     assert names(bucket.client, bucket) == []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 40), st.integers(0, 50), st.none() | st.integers(0, 50))
 def test_ranges(bucket, size, start, end):
     body = bytes(range(size))
@@ -397,7 +397,7 @@ class Model(RuleBasedStateMachine):
 
 def test_any_order_of_requests(client):
     machine = type("Machine", (Model,), {"client": client})
-    run_state_machine_as_test(machine, settings=settings(max_examples=15, stateful_step_count=15, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=15, stateful_step_count=15))
 
 
 # lists
@@ -431,7 +431,7 @@ def test_a_page_has_a_thousand_at_most_and_what_is_asked_of_it(client, bucket, a
         assert ask("GET", objects(bucket), fields=fields)[0] == 400
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sets(st.text("ab/", min_size=1, max_size=5), max_size=12),
     st.text("ab/", max_size=2),

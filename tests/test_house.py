@@ -41,6 +41,7 @@ ORDER = (
         "spawn",
         "probe",
         "cold",
+        "stopwatch",
         "worker",
         "providers",
         "provisioning",

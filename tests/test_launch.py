@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fsd_core.errors import InputError
@@ -12,7 +12,6 @@ from fsd_core.launch import LaunchTree
 trees = st.builds(LaunchTree, st.integers(1, 400), st.integers(1, 40))
 
 
-@settings(deadline=None)
 @given(trees)
 def test_every_rank_is_started_exactly_once_by_its_parent(tree: LaunchTree) -> None:
     started = [child for rank in range(tree.workers) for child in tree.children(rank)]
@@ -23,7 +22,6 @@ def test_every_rank_is_started_exactly_once_by_its_parent(tree: LaunchTree) -> N
         assert all(tree.parent(child) == rank and tree.depth(child) == tree.depth(rank) + 1 for child in tree.children(rank))
 
 
-@settings(deadline=None)
 @given(trees)
 def test_no_tree_of_the_branching_is_lower(tree: LaunchTree) -> None:
     height = 0

@@ -84,7 +84,7 @@ valid = st.builds("".join, st.lists(segments, min_size=1, max_size=3)).filter(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(keys=st.sets(valid, max_size=12), prefix=st.just("") | segments | valid, page=st.integers(1, 5))
 def test_lists_are_ordered_and_whole_over_pages(tmp_path_factory: pytest.TempPathFactory, keys: set[str], prefix: str, page: int) -> None:
     resources = LocalProvisioner({"root": str(tmp_path_factory.mktemp("lists"))}).ensure("app", 1, 1)

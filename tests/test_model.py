@@ -47,7 +47,6 @@ def test_importing_what_workers_need_brings_numpy_only():
     hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=8), elements=st.sampled_from([0.0, 1.0, -2.5])),
     st.randoms(use_true_random=False),
 )
-@settings(deadline=None)
 def test_build_takes_any_order_and_equals_scipy(dense, random):
     rows, columns = np.nonzero(dense)
     order = random.sample(range(rows.size), rows.size)
@@ -331,7 +330,7 @@ def test_a_wrong_line_is_named(tmp_path, line, message):
     st.binary(max_size=2),
     st.integers(0, 60),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_the_fast_parser_of_tables_agrees_with_the_general_one(pairs, value, separator, noise, place):
     text = "".join(f"{row}{separator}{column}{separator}{value}\n" for row, column in pairs).encode()
     for table in (text, text[:place] + noise + text[place:]):

@@ -28,7 +28,7 @@ def same(left, right):
 
 
 @given(ARRAYS, METADATA)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_our_pack_is_read_by_the_library_and_by_us(arrays, metadata):
     body = b"".join(tensors.pack(arrays, metadata))
     theirs = safetensors.numpy.load(body)
@@ -41,7 +41,7 @@ def test_our_pack_is_read_by_the_library_and_by_us(arrays, metadata):
 
 
 @given(ARRAYS, METADATA)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_we_read_what_the_library_packs(arrays, metadata):
     body = safetensors.numpy.save(arrays, metadata or None)
     infos, read, offset = tensors.header(body[: tensors.header_bytes(body)])
@@ -101,7 +101,6 @@ def test_a_wrong_header_is_refused(head, message):
 
 
 @given(st.binary(max_size=64), st.integers(0, 200))
-@settings(deadline=None)
 def test_any_bytes_are_read_or_refused(noise, cut):
     good = b"".join(tensors.pack({"a": np.arange(3), "b": np.ones((2, 2), np.float32)}))
     for body in (noise, len(noise).to_bytes(8, "little") + noise, good[:cut], good[:cut] + noise):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fsd_core.errors import InputError
@@ -20,7 +20,6 @@ from partition_models import layer, models, sparse
 MODEL = sparse([20, 30, 10, 25], 0.3)
 
 
-@settings(deadline=None)
 @given(models(), st.integers(1, 9), st.sampled_from(["random", "block"]), st.integers(0, 3))
 def test_every_neuron_has_an_owner_and_rows_are_shared_evenly(model: Model, workers: int, method: str, seed: int) -> None:
     largest = max(layer.outputs for layer in model.layers)

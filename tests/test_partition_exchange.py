@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fsd_core.errors import InputError
@@ -32,7 +32,6 @@ def shared(draw: st.DrawFn) -> tuple[Model, Partition]:
     return model, Partition(workers, tuple(random.integers(workers, size=size, dtype=np.int32) for size in sizes))
 
 
-@settings(deadline=None)
 @given(shared())
 def test_a_rank_gets_exactly_what_it_needs_and_does_not_own(case: tuple[Model, Partition]) -> None:
     model, made = case
@@ -52,7 +51,6 @@ def test_a_rank_gets_exactly_what_it_needs_and_does_not_own(case: tuple[Model, P
             assert arrived == {row for row in _needed(model.layers[k - 1], made.owners[k], rank) if owner[row] != rank}
 
 
-@settings(deadline=None)
 @given(shared())
 def test_sends_mirror_receives_and_add_up_to_the_figures(case: tuple[Model, Partition]) -> None:
     model, made = case

@@ -64,7 +64,7 @@ def test_what_a_permutation_hides_is_found_again() -> None:
 
 
 @needs_solver
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(models(), st.integers(1, 9))
 def test_any_model_gets_a_valid_even_partition(model: Model, workers: int) -> None:
     workers = min(workers, max(layer.outputs for layer in model.layers))
@@ -82,7 +82,6 @@ def test_any_model_gets_a_valid_even_partition(model: Model, workers: int) -> No
 weights = st.lists(st.integers(0, 50), min_size=1, max_size=40).map(lambda w: np.array(w, np.int64))
 
 
-@settings(deadline=None)
 @given(weights, st.integers(1, 9))
 def test_limit_can_be_met_and_is_tight(weights: np.ndarray, workers: int) -> None:
     dealt = np.bincount(deal(weights, workers), weights, workers).max()
@@ -92,7 +91,6 @@ def test_limit_can_be_met_and_is_tight(weights: np.ndarray, workers: int) -> Non
         assert best - 1 <= limit(weights, workers) <= max(dealt, weights.sum() / workers * 1.125)
 
 
-@settings(deadline=None)
 @given(models(), st.integers(1, 9), st.integers(0, 100))
 def test_repair_makes_any_owners_even(model: Model, workers: int, seed: int) -> None:
     for each in model.layers:

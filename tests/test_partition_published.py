@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fsd_core.errors import InputError
@@ -30,7 +30,6 @@ def write(folder: Path, model: Model, made: Partition) -> None:
         (folder / f"conn.{k}").write_text("".join(lines))
 
 
-@settings(deadline=None)
 @given(models(), st.integers(1, 9), st.integers(0, 1000))
 def test_what_was_written_comes_back(model: Model, workers: int, seed: int) -> None:
     workers = min(workers, max(layer.outputs for layer in model.layers))

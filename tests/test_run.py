@@ -95,7 +95,7 @@ def nothing_left(store: Store, pids: list[int]) -> None:
         assert not leases or leases[-1].endswith(".free")
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     model=networks(),
     workers=st.integers(1, 9),

@@ -322,7 +322,7 @@ def works(broker: Broker) -> None:
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 6))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_broken_dialogue_ends_its_own_connection_at_worst(chance: random.Random, breaks: int) -> None:
     parts = list(DIALOGUE)
     for _ in range(breaks):

@@ -5,10 +5,11 @@ Importing this package imports no SDK; each factory below imports what it needs 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
-from fsd_core.providers import attached
+from fsd_core.providers import attached, elsewhere
 
 __all__ = ["PROVIDER", "RESOURCES", "AwsProvider"]
 
@@ -53,6 +54,11 @@ class AwsProvider:
         from fsd_aws.clients import credentials
 
         return credentials()
+
+    def stand_in(self) -> str | None:
+        """What AWS_ENDPOINT_URL, or that of a service, names outside AWS."""
+        named = (value for name, value in sorted(os.environ.items()) if name.startswith("AWS_ENDPOINT_URL"))
+        return elsewhere(named, "amazonaws.com", "amazonaws.com.cn", "api.aws")
 
     def advice(self, error: BaseException | str) -> str | None:
         """What a person can do about an error of AWS, or the text of one; None if there is nothing to say."""

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
-from fsd_core.providers import attached
+from fsd_core.providers import attached, elsewhere
 
 __all__ = ["PROVIDER", "RESOURCES", "AzureProvider"]
 
@@ -60,6 +60,12 @@ class AzureProvider:
         claims = credential().get_token("https://management.azure.com/.default").token.split(".")[1]
         told = json.loads(base64.urlsafe_b64decode(claims + "=="))  # only shown: nothing is believed for it
         return f"{told.get('upn') or told.get('appid')}, tenant {told.get('tid')}"
+
+    def stand_in(self) -> str | None:
+        """What a connection string names outside Azure."""
+        from fsd_azure.clients import endpoints
+
+        return elsewhere(endpoints(), "windows.net", "azure.net", "chinacloudapi.cn", "usgovcloudapi.net")
 
     def advice(self, error: BaseException | str) -> str | None:
         """What a person can do about an error of Azure, or the text of one; None if there is nothing to say."""

@@ -12,7 +12,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -30,6 +30,7 @@ __all__ = [
     "administration",
     "container",
     "credential",
+    "endpoints",
     "service_bus",
     "service_bus_strings",
     "storage_string",
@@ -168,6 +169,13 @@ def storage_string() -> str | None:
     except binascii.Error:
         raise InputError(f"{STORAGE}: AccountKey: is not base64: copy it whole, with the '=' at its end") from None
     return string
+
+
+def endpoints() -> Iterator[str]:
+    """The addresses that the connection strings name, as they are there."""
+    for string in (*service_bus_strings(), storage_string() or ""):
+        parts = _parts("", string) if string else {}
+        yield parts.get("endpoint") or parts.get("blobendpoint", "").partition("?")[0]
 
 
 def _parts(what: str, string: str) -> Mapping[str, str]:

@@ -5,10 +5,11 @@ Importing this package imports no SDK; each factory below imports what it needs 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
-from fsd_core.providers import attached
+from fsd_core.providers import attached, elsewhere
 
 __all__ = ["PROVIDER", "RESOURCES", "GcpProvider"]
 
@@ -55,6 +56,11 @@ class GcpProvider:
         found, project = google.auth.default()
         who = getattr(found, "service_account_email", "") or "a user, by gcloud"
         return f"{who}, project {project or 'none'}"
+
+    def stand_in(self) -> str | None:
+        """What PUBSUB_EMULATOR_HOST, STORAGE_EMULATOR_HOST or FSD_GCP_ENDPOINT names outside Google."""
+        named = (os.environ.get(name, "") for name in ("PUBSUB_EMULATOR_HOST", "STORAGE_EMULATOR_HOST", "FSD_GCP_ENDPOINT"))
+        return elsewhere(named, "googleapis.com")
 
     def advice(self, error: BaseException | str) -> str | None:
         """What a person can do about an error of Google Cloud, or the text of one; None if there is nothing to say."""

@@ -53,6 +53,10 @@ class LocalProvider:
         """This machine asks for none."""
         return "none are needed"
 
+    def stand_in(self) -> str | None:
+        """This machine is meant."""
+        return None
+
     def advice(self, error: BaseException | str) -> str | None:
         """Errors of this machine speak for themselves."""
         return None

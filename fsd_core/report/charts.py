@@ -1,4 +1,4 @@
-"""Stacked bars as inline SVG, drawn by matplotlib: colours are variables of the page's style, so that they follow its theme.
+"""Stacked bars and timelines as inline SVG, drawn by matplotlib: colours are variables of the page's style, so that they follow its theme.
 
 A plot is as wide as a phone and grows downwards, a row a bar. Each segment is a group whose id has ``mark`` in it, with a title.
 """
@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import io
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fsd_core.errors import InputError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
+    from matplotlib.patches import Patch, Rectangle
 
-__all__ = ["Bar", "check", "stacked"]
+__all__ = ["Bar", "Row", "check", "stacked", "timeline"]
 
 SVG, LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 WIDTH, LEFT, RIGHT = 360.0, 66.0, 74.0  # points: the plot, its labels, its values
 ROW, HEAD, KEY, AXIS = 19.0, 25.0, 18.0, 38.0
+BAR = ROW * 0.68
 SIZE = 12.0  # of the text
+BESIDE: Mapping[str, Any] = {"clip_on": False, "va": "center", "fontsize": SIZE}
 COLOURS = {"#010101": "ink", "#020202": "soft", "#030303": "line", "#040404": "card"} | {f"#0500{n:02x}": f"part-{n}" for n in range(7)}
 INK, SOFT, LINE, CARD, *PARTS = COLOURS
 
@@ -44,6 +48,19 @@ class Bar:
         return sum(self.values)
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a timeline: its label and, ascending, (part, start, end) of what it was in."""
+
+    label: str
+    spans: tuple[tuple[int, float, float], ...]
+
+    @property
+    def end(self) -> float:
+        """Where the last span ends."""
+        return self.spans[-1][2] if self.spans else 0.0
+
+
 def check() -> None:
     """Raise `InputError` where matplotlib is missing."""
     try:
@@ -54,23 +71,103 @@ def check() -> None:
 
 def stacked(name: str, title: str, axis: str, parts: Sequence[str], bars: Sequence[Bar], text: Callable[[float], str]) -> str:
     """The SVG of a chart: bars below the headings of their groups, a key above, ``axis`` below. ``text`` writes a value."""
+    shown = [at for at in range(len(parts)) if any(bar.values and bar.values[at] for bar in bars)]
+    heads = len({bar.group for bar in bars if bar.group})
+    with _plot(name, axis, parts, shown, heads * HEAD + len(bars) * ROW, max((bar.high for bar in bars), default=0.0), text) as plot:
+        axes = plot.axes
+        y, group = 0.0, ""
+        for row, bar in enumerate(bars):
+            if bar.group and bar.group != group:
+                axes.text(-LEFT / (WIDTH - LEFT - RIGHT), y + HEAD * 0.58, bar.group, transform=axes.get_yaxis_transform(), color=INK,
+                    weight="bold", **BESIDE)  # fmt: skip
+                y, group = y + HEAD, bar.group
+            middle, start = y + ROW / 2, 0.0
+            plot.label(bar.label, middle)
+            for at in shown if bar.values else ():
+                if not bar.values[at]:
+                    continue
+                patch = axes.barh(middle, bar.values[at], BAR, start, color=PARTS[at], edgecolor=CARD, linewidth=0.6)[0]
+                plot.mark(patch, row, at, f"{bar.group + ', ' if bar.group else ''}{bar.label}: {parts[at]} {text(bar.values[at])}")
+                start += bar.values[at]
+            if bar.high > bar.low:
+                axes.plot([bar.low, bar.high], [middle, middle], color=INK, linewidth=1.2, marker="|", markersize=7, clip_on=False)
+            plot.value(bar.why or text(bar.total), 0 if bar.why else max(bar.high, bar.total), middle, soft=bool(bar.why))
+            y += ROW
+    said = "; ".join(f"{bar.group + ', ' if bar.group else ''}{bar.label}: {bar.why or text(bar.total)}" for bar in bars)
+    return plot.svg(title, said)
+
+
+def timeline(name: str, title: str, axis: str, parts: Sequence[str], rows: Sequence[Row], text: Callable[[float], str]) -> str:
+    """The SVG of a chart: when each row was in which part. Key, ``axis`` and ``text`` as of `stacked`."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    shown = sorted({part for row in rows for part, _, _ in row.spans})
+    with _plot(name, axis, parts, shown, len(rows) * ROW, max((row.end for row in rows), default=0.0), text) as plot:
+        for number, row in enumerate(rows):
+            top = number * ROW + (ROW - BAR) / 2
+            plot.label(row.label, number * ROW + ROW / 2)
+            for at in shown:
+                boxes = [Path(_box(start, end, top, top + BAR), closed=True) for part, start, end in row.spans if part == at]
+                if boxes:  # one mark a part, or a page would have thousands
+                    patch = plot.axes.add_patch(PathPatch(Path.make_compound_path(*boxes), color=PARTS[at], linewidth=0))
+                    whole = sum(end - start for part, start, end in row.spans if part == at)
+                    plot.mark(patch, number, at, f"{row.label}: {parts[at]} {text(whole)}")
+            plot.value(text(row.end), row.end, number * ROW + ROW / 2)
+    return plot.svg(title, "; ".join(f"{row.label}: until {text(row.end)}" for row in rows))
+
+
+def _box(left: float, right: float, top: float, bottom: float) -> list[tuple[float, float]]:
+    return [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+
+
+@dataclass(slots=True)
+class _Plot:
+    """A chart that is being drawn."""
+
+    name: str
+    figure: Figure
+    axes: Axes
+    titles: dict[str, str]
+    text: str = ""
+
+    def label(self, words: str, y: float) -> None:
+        """Name the row at ``y``."""
+        self.axes.annotate(
+            words, (0, y), (-6, 0), textcoords="offset points", ha="right", color=INK, annotation_clip=False, **BESIDE
+        )  # fmt: skip
+
+    def value(self, words: str, x: float, y: float, *, soft: bool = False) -> None:
+        """Say what a row comes to, right of ``x``."""
+        self.axes.annotate(words, (x, y), (5, 0), textcoords="offset points", ha="left", color=SOFT if soft else INK,
+            style="italic" if soft else "normal", annotation_clip=False, **BESIDE)  # fmt: skip
+
+    def mark(self, patch: Patch, row: int, part: int, words: str) -> None:
+        """Make a patch a segment of its row, that says what it is."""
+        patch.set_gid(f"mark-{row}-{part}")
+        self.titles[f"mark-{row}-{part}"] = words
+
+    def svg(self, title: str, said: str) -> str:
+        """What was drawn; ``said``: for who does not see it."""
+        return _inline(self.text, self.name, title, said, self.titles)
+
+
+@contextmanager
+def _plot(
+    name: str, axis: str, parts: Sequence[str], shown: Sequence[int], below: float, longest: float, text: Callable[[float], str]
+) -> Iterator[_Plot]:
+    """Axes of ``below`` points for rows, from 0 to ``longest``, with a key of the ``shown`` of ``parts``; drawn when the block ends."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    shown = [at for at in range(len(parts)) if any(bar.values and bar.values[at] for bar in bars)]
     keys = _key_rows([parts[at] for at in shown])
-    top = KEY * len(keys) + 6
-    heads = len({bar.group for bar in bars if bar.group})
-    height = top + heads * HEAD + len(bars) * ROW + AXIS
-    longest = max((bar.high for bar in bars), default=0.0) or 1.0
-    titles: dict[str, str] = {}
+    height = KEY * len(keys) + 6 + below + AXIS
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": SIZE, "font.family": "sans-serif"}):
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
         figure.patch.set_visible(False)
-        below = height - top - AXIS
         axes = figure.add_axes((LEFT / WIDTH, AXIS / height, (WIDTH - LEFT - RIGHT) / WIDTH, below / height))
-        axes.set(xlim=(0, longest), ylim=(below, 0), yticks=[], facecolor="none")
+        axes.set(xlim=(0, longest or 1.0), ylim=(below, 0), yticks=[], facecolor="none")
         axes.set_xlabel(axis, color=SOFT, fontsize=SIZE)
         axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value) if value else "0"))
@@ -79,30 +176,8 @@ def stacked(name: str, title: str, axis: str, parts: Sequence[str], bars: Sequen
         axes.set_axisbelow(True)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        y, group = 0.0, ""
-        beside: dict[str, Any] = {"clip_on": False, "va": "center", "fontsize": SIZE}
-        for row, bar in enumerate(bars):
-            if bar.group and bar.group != group:
-                axes.text(-LEFT / (WIDTH - LEFT - RIGHT), y + HEAD * 0.58, bar.group, transform=axes.get_yaxis_transform(), color=INK,
-                    weight="bold", **beside)  # fmt: skip
-                y, group = y + HEAD, bar.group
-            middle, start = y + ROW / 2, 0.0
-            axes.annotate(
-                bar.label, (0, middle), (-6, 0), textcoords="offset points", ha="right", color=INK, annotation_clip=False, **beside
-            )
-            for at in shown if bar.values else ():
-                if not bar.values[at]:
-                    continue
-                patch = axes.barh(middle, bar.values[at], ROW * 0.68, start, color=PARTS[at], edgecolor=CARD, linewidth=0.6)[0]
-                patch.set_gid(f"mark-{row}-{at}")
-                titles[f"mark-{row}-{at}"] = f"{bar.group + ', ' if bar.group else ''}{bar.label}: {parts[at]} {text(bar.values[at])}"
-                start += bar.values[at]
-            if bar.high > bar.low:
-                axes.plot([bar.low, bar.high], [middle, middle], color=INK, linewidth=1.2, marker="|", markersize=7, clip_on=False)
-            value = bar.why or text(bar.total)
-            axes.annotate(value, (0 if bar.why else max(bar.high, bar.total), middle), (5, 0), textcoords="offset points", ha="left",
-                color=SOFT if bar.why else INK, style="italic" if bar.why else "normal", annotation_clip=False, **beside)  # fmt: skip
-            y += ROW
+        plot = _Plot(name, figure, axes, {})
+        yield plot
         for line, row_parts in enumerate(keys):
             x, at_y = 2.0, height - 10 - line * KEY
             for part in row_parts:
@@ -111,8 +186,7 @@ def stacked(name: str, title: str, axis: str, parts: Sequence[str], bars: Sequen
                 x += _key_width(part)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    said = "; ".join(f"{bar.group + ', ' if bar.group else ''}{bar.label}: {bar.why or text(bar.total)}" for bar in bars)
-    return _inline(out.getvalue(), name, title, said, titles)
+        plot.text = out.getvalue()
 
 
 def _square(figure: Figure, x: float, y: float, height: float, colour: str) -> Rectangle:

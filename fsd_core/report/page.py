@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from importlib import resources
 from importlib.metadata import version
+from itertools import groupby
 from typing import Any
 
 from fsd_core.compare import Comparison, median, spread
 from fsd_core.cost import Bill
 from fsd_core.figures import FIGURES, RANK_PARTS, Figure, Measured, rank_parts
 from fsd_core.report import charts
-from fsd_core.report.charts import Bar
+from fsd_core.report.charts import Bar, Row
 from fsd_core.report.stragglers import stragglers
+from fsd_core.stopwatch import PHASES
 
 __all__ = ["MARK", "check_page", "comparison_page", "run_page"]
 
@@ -24,7 +26,6 @@ EMULATED = (
     " Counts and bytes are what the service would be asked, and so is the money for messages and objects, but for receives that found"
     " nothing, of which a slower or faster service sees more or fewer."
 )
-IF_EMULATED = f"The record does not say whether the service was an emulator. If it was: {EMULATED[0].lower()}{EMULATED[1:]}"
 LOCAL = "On this machine (local) the services are files and processes: times and counts are real, and cost nothing."
 
 
@@ -61,8 +62,8 @@ def comparison_page(found: Comparison) -> str:
     return _page(f"fsd compare: {about['model']}", [*top, *sections])
 
 
-def run_page(run: Measured, about: Sequence[tuple[str, str]] = ()) -> str:
-    """The page of one run from its record and bill; ``about`` are more lines of its configuration."""
+def run_page(run: Measured) -> str:
+    """The page of one run from its record and bill."""
     record = run.record
     alone = record["workers"] == 1
     top = [
@@ -71,38 +72,67 @@ def run_page(run: Measured, about: Sequence[tuple[str, str]] = ()) -> str:
         f" worker{'' if alone else 's'} on {_text(record['provider'])}{'' if alone else ', channel ' + _text(record['channel'])}:"
         f" {record['seconds']['total']:.2f} s, {run.bill.total_usd:.6f} USD.</p>",
     ]
+    if record["stand_in"]:
+        top.append(
+            f"<p class=\"warn\">Emulated at {_text(record['stand_in'])}. Its counts and bytes are the service's, its times this machine's.</p>"
+        )
     ranks = [(f"rank {rank['rank']}", rank_parts(rank)) for rank in record["ranks"]]
-    bars = [Bar("", name, parts, sum(parts), sum(parts)) for name, parts in ranks]
-    chart = charts.stacked("ranks", "Time of each rank", "seconds from the run's start", RANK_PARTS, bars, _seconds)
-    words = (
-        "From the moment the client began to launch, each rank's time: launch until its function ran, load of weights and inputs, compute,"
-        " wait for what others send, and send, with encoding and all that is left. The phases of a rank take turns layer by layer; a bar"
-        " shows their sums one after the other, not the moments at which they were."
+    moments = charts.timeline(
+        "moments", "What each rank did when", "seconds from the launch", RANK_PARTS, [_row(rank) for rank in record["ranks"]], _seconds
     )
+    moments_words = (
+        "From the moment the client began to launch: launch until the rank's function ran, load of weights and inputs, compute, send"
+        " (encoding, and handing over to the channel; what travels meanwhile hides behind compute), wait for what others send, and other:"
+        " claiming the rank, starting further ranks. Each row is up to 512 moments, and each has the colour of what took most of it."
+    )
+    bars = [Bar("", name, parts, sum(parts), sum(parts)) for name, parts in ranks]
+    chart = charts.stacked("ranks", "Time of each rank", "seconds together", RANK_PARTS, bars, _seconds)
+    words = "The same by sums: all that a rank spent in each phase, one after the other."
     rows = [[name, *map(_seconds, parts), _seconds(sum(parts))] for name, parts in ranks]
     figure = f"<figure>{chart}</figure>{_details(_table(['rank', *RANK_PARTS, 'all'], rows))}"
     late = [[each.phase, f"rank {each.rank}", _seconds(each.seconds), _seconds(each.median), "yes" if each.late else "no"] for each in
         stragglers(record)]  # fmt: skip
+    stragglers_words = (
+        "A straggler took more than one and a half times the median rank, and was behind by more than a twentieth of the run: the others"
+        " wait for it."
+    )
+    both = _section("Timeline by rank", f'<figure>{moments}</figure><p class="soft">{moments_words}</p>')
+    both += _section("Time by rank", figure + f'<p class="soft">{words}</p>')
+    table = _table(["phase", "slowest", "its time", "median rank", "straggler"], late)
     sections = [
-        _section("Time by rank", figure + f'<p class="soft">{words}</p>'),
-        _section(
-            "Stragglers",
-            _table(["phase", "slowest", "its time", "median rank", "straggler"], late)
-            + '<p class="soft">A straggler took more than one and a half times the median rank, and was behind by more than a twentieth of'
-            " the run: the others wait for it.</p>",
-        ),
+        f'<div class="pair">{both}</div>',
+        _section("Stragglers", f'{table}<p class="soft">{stragglers_words}</p>'),
         _section("Bill", _bill(run.bill)),
+        f'<div class="pair">{"".join(_amounts(figure, run) for figure in FIGURES[:3])}</div>',
     ]
-    parts_of = "".join(
-        _section(each.title, _table(["part", "amount"], [[part, _writer(each)(value)] for part, value in zip(each.parts, each.of(run),
-            strict=True)]) + f'<p class="soft">{_text(each.meaning)}</p>') for each in FIGURES[:3])  # fmt: skip
-    sections.append(f'<div class="pair">{parts_of}</div>')
-    facts = [(name, record[name]) for name in ("run", "provider", "channel", "partition", "workers", "branching")]
+    names = ("run", "began", "provider", "channel", "partition", "seed", "objective", "workers", "branching", "faults", "model")
+    facts = [(name if name != "model" else "model digest", record[name]) for name in names if record[name] is not None]
+    facts += [("batches of samples", ", ".join(map(str, record["batches"]))), ("service", record["stand_in"] or "itself")]
     facts += [("memory, largest worker", _bytes(record["memory"]["peak_bytes_max"]))]
     facts += [("memory limit", _bytes(record["memory"]["limit_bytes"]))] if "limit_bytes" in record["memory"] else []
-    sections.append(_section("Configuration", _facts([*facts, *about])))
-    sections.append(_section("How to read this", f"<p>{_text(LOCAL if record['provider'] == 'local' else IF_EMULATED)}</p>"))
+    facts += [("fsd", record["fsd"]), ("python", record["python"])]
+    sections.append(_section("Configuration and versions", _facts(facts)))
+    if words := LOCAL if record["provider"] == "local" else EMULATED if record["stand_in"] else "":
+        sections.append(_section("How to read this", f"<p>{_text(words)}</p>"))
     return _page(f"fsd run {record['run']}", [*top, *sections])
+
+
+def _amounts(figure: Figure, run: Measured) -> str:
+    """The section of one figure of one run."""
+    parts = zip(figure.parts, map(_writer(figure), figure.of(run)), strict=True)
+    return _section(figure.title, f'{_facts(parts)}<p class="soft">{_text(figure.meaning)}</p>')
+
+
+def _row(rank: Any) -> Row:
+    """A rank's timeline, its launch first."""
+    spans, at = [], float(rank["seconds"]["launch"])
+    spans.append((0, 0.0, at))
+    for letter, cells in groupby(rank["timeline"]["phases"]):
+        end = at + float(rank["timeline"]["cell_s"]) * len(list(cells))
+        phase = next(phase for phase in PHASES if phase[0] == letter)
+        spans.append((RANK_PARTS.index("wait" if phase == "exchange" else phase), at, end))
+        at = end
+    return Row(f"rank {rank['rank']}", tuple(spans))
 
 
 def _compared(figure: Figure, found: Comparison) -> str:

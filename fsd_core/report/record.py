@@ -9,16 +9,18 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from fsd_core.client import RECORD_VERSION
 from fsd_core.errors import InputError
+from fsd_core.stopwatch import CELLS, PHASES
 from fsd_core.wrappers.meter import FIELDS
 
 __all__ = ["find_record", "read_record"]
 
 MOST_BYTES = 64 << 20  # a thousand ranks leave about 1 MB
-TEXTS = ("run", "provider", "channel", "partition")
+TEXTS = ("run", "provider", "channel", "partition", "fsd", "began", "model", "objective")
 COUNTS = ("samples", "neurons", "layers", "workers", "branching", "output_nonzero_samples")
 SECONDS = ("total", "stage", "launch", "load", "compute", "exchange")
-RANK_SECONDS = ("launch", "load", "compute", "exchange", "init", "function")
+RANK_SECONDS = ("launch", *PHASES, "init", "function")
 
 
 def find_record(run: str, home: Path) -> Path:
@@ -50,8 +52,10 @@ def read_record(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: is no record of a run, or is damaged: it is no JSON") from None
     if not isinstance(record, dict) or "run" not in record:
         raise InputError(f"{path}: is no record of a run: it must be an object with `run`")
+    if (found := record.get("version")) != RECORD_VERSION:
+        raise InputError(f"{path}: the record is of another version of fsd: of form {found!r}, this one reads {RECORD_VERSION}; run again")
     if wrong := _wrong(record):
-        raise InputError(f"{path}: the record is of another version of fsd: {wrong} is missing or wrong; run again")
+        raise InputError(f"{path}: the record is damaged: {wrong} is missing or wrong; run again")
     return record
 
 
@@ -63,6 +67,9 @@ def _wrong(record: Mapping[str, Any]) -> str | None:
     for name in COUNTS:
         if not _is_count(record.get(name)):
             return name
+    batches = record.get("batches")
+    if not isinstance(batches, list) or not all(map(_is_count, batches)):
+        return "batches"
     ranks = record.get("ranks")
     if not isinstance(ranks, list) or len(ranks) != record["workers"] or not all(isinstance(rank, dict) for rank in ranks):
         return "ranks"
@@ -77,7 +84,21 @@ def _wrong(record: Mapping[str, Any]) -> str | None:
                 return f"{where}.{name}"
     if "limit_bytes" in record["memory"] and not _is_number(record["memory"]["limit_bytes"]):
         return "memory.limit_bytes"
-    return next((f"ranks[{at}].rank" for at, rank in enumerate(ranks) if rank.get("rank") != at), None)
+    if not isinstance(record.get("stand_in", 0), str | None):
+        return "stand_in"
+    for at, rank in enumerate(ranks):
+        if rank.get("rank") != at:
+            return f"ranks[{at}].rank"
+        if not _is_timeline(rank.get("timeline")):
+            return f"ranks[{at}].timeline"
+    return None
+
+
+def _is_timeline(value: Any) -> bool:
+    if not isinstance(value, dict) or not _is_number(value.get("cell_s")):
+        return False
+    phases = value.get("phases")
+    return isinstance(phases, str) and 0 < len(phases) <= CELLS and set(phases) <= {phase[0] for phase in PHASES}
 
 
 def _is_number(value: Any) -> bool:
