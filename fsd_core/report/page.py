@@ -73,9 +73,8 @@ def run_page(run: Measured) -> str:
         f" {record['seconds']['total']:.2f} s, {run.bill.total_usd:.6f} USD.</p>",
     ]
     if record["stand_in"]:
-        top.append(
-            f"<p class=\"warn\">Emulated at {_text(record['stand_in'])}. Its counts and bytes are the service's, its times this machine's.</p>"
-        )
+        where = _text(record["stand_in"])
+        top.append(f'<p class="warn">Emulated at {where}. Compare counts and bytes, not times.</p>')
     ranks = [(f"rank {rank['rank']}", rank_parts(rank)) for rank in record["ranks"]]
     moments = charts.timeline(
         "moments", "What each rank did when", "seconds from the launch", RANK_PARTS, [_row(rank) for rank in record["ranks"]], _seconds
