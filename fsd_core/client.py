@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -346,9 +346,9 @@ class _Job:
             store.create(RunKeys(launch.run).error, describe(reason))
         finally:  # each way alone may be the one that is left
             if self.channel != "object" and self.workers > 1:
-                messages = self.provider.messages(resources, launch.slot)
                 outside = LaunchPayload(launch.app, launch.slot, launch.epoch, launch.run, -1, 0, 0, launch.deadline)
-                abort_peers(messages, store.retry, outside, self.workers, reason)
+                with closing(self.provider.messages(resources, launch.slot)) as messages:
+                    abort_peers(messages, store.retry, outside, self.workers, reason)
 
     def _clean_up(self, store: Store, keys: RunKeys, lease: slots.Lease, invoker: InvokeDriver, ended: bool) -> None:
         """Stop what still runs, then remove the run's objects and give the slot back. A failure here hides no other error."""

@@ -129,6 +129,8 @@ def test_units_of_64_kib_count_on_aws_and_messages_on_azure() -> None:
     assert by_service(billed("aws-us-east-1", **figures)) == pytest.approx({"sns": 40 * 5e-7, "sqs": 45 * 4e-7})
     made = billed("azure-eastus2", **figures, messages_received=95)
     assert by_service(made) == pytest.approx({"service-bus-standard": (90 + 95 + 95) * 8e-7})
+    units = {"messages_received": 90, "message_units_sent": 120, "message_units_received": 110}  # some are over 64 KiB
+    assert by_service(billed("azure-eastus2", **figures, **units)) == pytest.approx({"service-bus-standard": (120 + 110 + 90) * 8e-7})
 
 
 def test_a_price_of_low_confidence_is_marked_and_billed_both_ways() -> None:
