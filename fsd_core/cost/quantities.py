@@ -52,11 +52,11 @@ def _receive_units(usage: Usage) -> float:
 
 
 def _published_messages(usage: Usage) -> float:
-    return usage["message_units_sent"] or max(usage["messages_sent"], _publish_units(usage))
+    return max(usage["messages_sent"], usage["message_units_sent"], _publish_units(usage))
 
 
 def _delivered_messages(usage: Usage) -> float:
-    return usage["message_units_received"] or max(usage["messages_received"], _receive_units(usage))
+    return max(usage["messages_received"], usage["message_units_received"], _receive_units(usage))
 
 
 def _mb_seconds(usage: Usage, rule: FunctionRule) -> float:
@@ -68,8 +68,7 @@ def _vcpu_seconds(usage: Usage, rule: FunctionRule) -> float:
 
 
 # Of a usage, the platform's rule, and the least number of bytes that a request counts. Whatever the messages were packed for, a unit
-# is at least one request, and a message at least one operation: so each is the larger of what was counted and what that implies. Where
-# operations are billed by the message, the units of each are what counts, if they were counted.
+# is at least one request, and a message at least one operation: so each is the larger of what was counted and what that implies.
 QUANTITIES: Mapping[str, Callable[[Usage, FunctionRule, float], float]] = {
     "publish_units": lambda usage, rule, least: _publish_units(usage),
     "published_messages": lambda usage, rule, least: _published_messages(usage),
