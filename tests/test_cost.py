@@ -111,7 +111,7 @@ def test_initialisation_is_billed_where_the_platform_does() -> None:
 
 def test_sizes_and_vcpus() -> None:
     google, azure = load("gcp-us-central1").function, load("azure-eastus2").function
-    assert [google.vcpu(size) for size in (128, 129, 1024, 2048, 4096, 4097, 32768, 99999)] == [0.083, 0.167, 0.583, 1, 1, 2, 8, 8]
+    assert [google.vcpu(size) for size in (128, 129, 1024, 2048, 4096, 4097, 32768, 99999)] == [1, 1, 1, 1, 1, 2, 8, 8]
     assert [azure.memory_mb(size) for size in (1, 512, 513, 4096, 5000)] == [512, 512, 2048, 4096, 5000]
     one = billed("gcp-us-central1", function_seconds=[10.0], function_memory_mb=512, invocations=1)
     assert one.total_usd == pytest.approx(10 * 1 * 2.4e-5 + 10 * 0.5 * 2.5e-6 + 4e-7)  # fsd deploys no part of a vCPU
