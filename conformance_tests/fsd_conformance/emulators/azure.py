@@ -14,6 +14,7 @@ from fsd_conformance.emulators.emulator import Emulator
 from fsd_conformance.emulators.install import packages
 from fsd_conformance.emulators.process import POINTERS, Guard, Server
 from fsd_conformance.emulators.service_bus.server import ServiceBusServer
+from fsd_conformance.emulators.service_bus.throttle import CREDITS
 
 __all__ = ["NAMESPACES", "SUBSCRIPTION", "Azure", "Functions"]
 
@@ -49,7 +50,7 @@ class Azure(Emulator):
     name = "azure"
     clears = POINTERS["azure"]
     settings: ClassVar[Mapping[str, object]] = {"package": False}  # functions run what is installed here
-    messages: ClassVar[Sequence[str]] = ()  # arguments of the Service Bus: a throttle, faults
+    messages: ClassVar[Sequence[str]] = ("--throttle", str(CREDITS))  # arguments of the Service Bus, here of the Standard tier; faults
     arguments: ClassVar[Sequence[str]] = ()  # of the local Functions host
 
     def __init__(self, folder: Path, guard: Guard | None = None) -> None:
