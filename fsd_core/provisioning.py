@@ -225,14 +225,15 @@ def _probe_slot(driver: MessageDriver, slot: int, missing: set[int], requests: R
     requests.until(f"slot {slot}, ranks {', '.join(map(str, sorted(missing)))}: a message to each queue", check)
 
 
-def try_out(provider: Provider, resources: Resources, requests: Requests, where: str) -> None:
+def try_out(provider: Provider, resources: Resources, requests: Requests, where: str, patience_s: float | None = None) -> None:
     """Return once the function ran and wrote to the object store: its code imports, and what it may do is known everywhere.
 
-    Raises `DriverError` where it does not; ``where``: what tells why, for instance "log group NAME".
+    Raises `DriverError` where it does not; ``where``: what tells why, for instance "log group NAME"; ``patience_s``: how long what the
+    function may do can take to be known, three minutes unless the provider says.
     """
     key = f"probe/deploy-{secrets.token_hex(8)}"
     payload = json.dumps({"app": resources.app, "probe": {"key": key}}).encode()
-    until = min(requests.retry.deadline, time.time() + _READY_S)
+    until = min(requests.retry.deadline, time.time() + (_READY_S if patience_s is None else patience_s))
     with closing(provider.invoker(resources)) as invoker, closing(provider.objects(resources)) as objects:
         store, wait = Store(objects, requests.retry), 0.0
         launch: Launch | None = None

@@ -110,6 +110,7 @@ def test_codes(error: Exception, expected: Code) -> None:
         (bus.ServiceBusQuotaExceededError(message="The queue is full."), "quota"),
         (bus.ServiceBusAuthenticationError(message="CBS Token authentication failed."), "connection string again"),
         (bus.ServiceBusAuthorizationError(), "role"),
+        ("ClientAuthenticationError: 'Unauthorized' Content: <Error><Code>401</Code><Detail>InvalidSignature: x", "Data Owner"),
         (bus.MessagingEntityDisabledError(), "disabled"),
         (bus.MessagingEntityNotFoundError(), "fsd deploy"),
         (core.ServiceRequestError("Failed to establish a new connection"), "network"),

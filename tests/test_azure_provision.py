@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from azure.storage.blob import BlobServiceClient
 
-from azure_calls import recorded
-from fsd_azure import PROVIDER, RESOURCES, api, clients, function, invoke, limits, queues
+from azure_calls import Canned, answering, recorded
+from fsd_azure import PROVIDER, RESOURCES, api, clients, function, invoke, limits, package, provision, queues
 from fsd_azure import names as naming
 from fsd_azure.api import Api
 from fsd_azure.limits import TIERS
@@ -360,8 +360,28 @@ def test_a_launch_without_the_key_is_denied(app: str) -> None:
     invoker.close()
 
 
+def test_code_that_the_sites_identity_may_not_store_yet_is_sent_again() -> None:
+    sent: list[str] = []
+
+    def answers(method: str, path: str) -> Canned:
+        if method == "POST":
+            sent.append(path)
+            return Canned(202, json.dumps(str(len(sent))))
+        refused = {"status": 3, "status_text": "[StorageAccessibleCheck] Error while checking access: Status: 403 (Forbidden)"}
+        return Canned(200, json.dumps({"status": 4} if path.endswith("/3") else refused))
+
+    with answering(answers) as address, asking() as requests:
+        site = {"name": "f", "properties": {"hostNameSslStates": [{"name": address, "hostType": "Repository"}]}}
+        with pytest.raises(DriverError, match=r"sending the code to function app f: failed: \[StorageAccessibleCheck\]"):
+            function.publish(requests, site, package.stub())
+        assert len(sent) == 1
+        requests.settling()
+        function.publish(requests, site, package.stub())
+        assert len(sent) == 3
+
+
 def test_an_app_whose_function_does_not_write_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provisioning, "_READY_S", 3.0)
+    monkeypatch.setattr(provision, "SETTLE_S", 3.0)
     monkeypatch.setattr(function, "ROUTE", "api/nothing")
     with pytest.raises(DriverError, match=rf"did not end well \(not_found\): the log stream of function app fsd-{app}-\w+ says why"):
         provisioner().ensure(app, 1, 1)
@@ -437,6 +457,7 @@ def test_too_many_connections_are_refused_before_anything_is_made() -> None:
     assert there("x") == Counter()
 
 
+XML = {"Content-Type": "application/xml"}
 NOBODY = {"PATH": "/nonexistent", "AZURE_SUBSCRIPTION_ID": SUBSCRIPTION, "IDENTITY_ENDPOINT": "http://127.0.0.1:9/"}
 
 
@@ -476,6 +497,31 @@ def test_a_malformed_connection_string_is_told_and_nothing_is_made(
             provisioner().ensure(app, 1, 1)
         assert str(raised.value).startswith(variable)
     assert there(app) == Counter()
+
+
+UNAUTHORIZED = "<Error><Code>401</Code><Detail>Manage,EntityRead claims required for this operation. TrackingId:1_G2</Detail></Error>"
+FORBIDDEN = "<Error><Code>403</Code><Detail>Authorization failed for specified action: Manage,EntityRead. TrackingId:1_G2</Detail></Error>"
+
+
+@pytest.mark.parametrize("refusal", [Canned(401, UNAUTHORIZED, XML), Canned(403, FORBIDDEN, XML)])
+def test_the_administration_of_queues_settles_like_the_rest(monkeypatch: pytest.MonkeyPatch, refusal: Canned) -> None:
+    """Its refusal while a role is not in force yet, with the SDK that there is."""
+    asked: list[str] = []
+
+    def answers(method: str, path: str) -> Canned:
+        asked.append(method)
+        return refusal if len(asked) % 3 else Canned(200, '<feed xmlns="http://www.w3.org/2005/Atom"/>', XML)
+
+    with answering(answers) as address, asking() as requests:
+        monkeypatch.setenv(clients.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v")
+        monkeypatch.setenv(clients.ADMINISTRATION, address)
+        with pytest.raises(DriverError, match="lack the role Azure Service Bus Data Owner") as raised:
+            queues.remove(requests, "x", queues.given())
+        assert raised.value.code is Code.DENIED
+        asked.clear()
+        requests.settling()
+        assert queues.remove(requests, "x", queues.given()) == []
+        assert len(asked) == 3
 
 
 def test_a_service_that_is_not_there_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

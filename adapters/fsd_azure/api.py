@@ -24,13 +24,18 @@ from fsd_core.driver import Code
 from fsd_core.errors import DriverError
 from fsd_core.provisioning import Requests
 
-__all__ = ["ENDPOINT", "Api", "key"]
+__all__ = ["ENDPOINT", "SETTLE_S", "Api", "key"]
 
 ENDPOINT = "FSD_AZURE_ENDPOINT"  # where an emulator plays the Resource Manager
 MANAGER = "https://management.azure.com"
 SETTLE_S = 900.0
 # A new identity, a new role and a new host are known everywhere after some minutes; until then services say one of these.
-_SETTLING = ("PrincipalNotFound", "AuthorizationPermissionMismatch", "ServiceBusAuthorizationError", "unauthorized-access", "status: 401")
+# The administration of Service Bus has no word of its own: 401 or 403 in the answer, or a text that stands for it.
+_SETTLING = re.compile(
+    "PrincipalNotFound|AuthorizationPermissionMismatch|ServiceBusAuthorizationError|unauthorized-access|Status code: 401"
+    "|<Code>40[13]</Code>|Authorization failed for specified action"
+)
+_BUDGET = 50_000  # retries: many requests at once, each every second or so, until the last role is in force
 _VERSIONS = (
     ("/roleassignments/", "2022-04-01"),
     ("microsoft.servicebus", "2021-11-01"),
@@ -57,12 +62,17 @@ class Api(Requests):
         if isinstance(error, ResourceExistsError) and not getattr(error, "error_code", None):
             return Code.ALREADY_EXISTS  # of a queue: only Blob Storage gives a word, and has other reasons for a 409
         code = errors.classify(error)
-        settling = time.time() < self.settles_until and any(word in f"{type(error).__name__} {error}" for word in _SETTLING)
-        return Code.UNAVAILABLE if settling and code in (Code.DENIED, Code.INVALID) else code
+        refused = code in (Code.DENIED, Code.INVALID)
+        return Code.UNAVAILABLE if refused and self.settles(f"{type(error).__name__} {error}", _SETTLING) else code
 
     def settling(self) -> None:
         """An identity, or a role of it, was made just now."""
         self.settles_until = time.time() + SETTLE_S
+        self.retry.renew(self.retry.deadline, _BUDGET)
+
+    def settles(self, text: str, words: re.Pattern[str]) -> bool:
+        """Whether an error with one of these words may be of something that was made just now."""
+        return time.time() < self.settles_until and words.search(text) is not None
 
     def group(self, app: str) -> str:
         """The name of the app's resource group."""

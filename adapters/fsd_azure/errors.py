@@ -153,6 +153,11 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
         "the storage account takes no keys: unset AZURE_STORAGE_CONNECTION_STRING, so that your login is used",
     ),
     (
+        r"Code>40[13]</Code|Authorization failed for specified action",
+        "Service Bus lets these credentials make no queues: they lack the role Azure Service Bus Data Owner, or have it since less than "
+        "some minutes; with a connection string its key is wrong, or has no claim to Manage",
+    ),
+    (
         r"AuthenticationFailed|InvalidAuthenticationInfo|InvalidSignature|Server failed to authenticate",
         "the key in the connection string is not the account's: copy it again ('az storage account show-connection-string')",
     ),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from fsd_azure import PROVIDER, clients, function, package, policy, queues
 from fsd_azure import names as naming
-from fsd_azure.api import Api
+from fsd_azure.api import SETTLE_S, Api
 from fsd_azure.limits import check_connections
 from fsd_azure.names import Names
 from fsd_azure.settings import parse
@@ -112,7 +112,8 @@ class AzureProvisioner(AppProvisioner[Api]):
             function.say(api, Resources(app, begun.ranks, begun.slots, now | {"code": ""}), secret)
         probe_queues(PROVIDER, made, pairs, api)
         if changed:
-            try_out(PROVIDER, made, api, f"the log stream of function app {now['function']}")
+            fresh = had is None or not had.ranks  # nobody has seen its roles at work yet
+            try_out(PROVIDER, made, api, f"the log stream of function app {now['function']}", SETTLE_S if fresh else None)
         function.say(api, made, secret)
         return made
 
