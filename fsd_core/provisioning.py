@@ -133,6 +133,8 @@ class AppProvisioner(ABC, Generic[A]):
         check_size(ranks, slots)
         with self._asking(app) as api:
             had, wanted = self.read(api, app), self.wanted()
+            if had and had.ranks:
+                self.check(had, wanted)
             if had and had.ranks >= ranks and had.slots >= slots and wanted.items() <= had.names.items():
                 return had
             api.within(self.most_s)
@@ -173,6 +175,9 @@ class AppProvisioner(ABC, Generic[A]):
     @abstractmethod
     def wanted(self) -> dict[str, str]:
         """What the settings decide of `Resources.names`; the rest is as it was found or made."""
+
+    def check(self, had: Resources, wanted: dict[str, str]) -> None:
+        """Raises `InputError` where a setting says otherwise than what the app was made with, and cannot be changed."""
 
     @abstractmethod
     def make(self, api: A, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:

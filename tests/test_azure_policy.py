@@ -63,7 +63,7 @@ def test_what_is_made_without_connection_strings(monkeypatch: pytest.MonkeyPatch
     with provisioner.requests() as api, recorded() as calls:
         api.within(120)
         names = provisioner._names(api, app, 20) | provisioner.wanted()
-        assert names["namespaces"].count(",") == 2
+        assert names["namespaces"].count(",") == 6
         provision._make_group(api, app)
         provision._make_account(api, app, names)
         provision._make_bus(api, app, names)
@@ -78,7 +78,7 @@ def test_what_is_made_without_connection_strings(monkeypatch: pytest.MonkeyPatch
         rules = api.call("GET", f"{policy.storage_id(names)}/managementPolicies/default")["properties"]["policy"]["rules"]
         assert rules[0]["definition"]["filters"]["prefixMatch"] == ["fsd-roles/"]
         assert sorted(queues.there(api, app)) == sorted(names["namespaces"].split(","))
-        assert len(provisioner.remove(api, app, None)) == 5
+        assert len(provisioner.remove(api, app, None)) == 9
         assert api.owned(app) == ([], [])
         assert api.find(api.id(app)) is None
     _check(calls)

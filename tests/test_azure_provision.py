@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_what_is_made_and_how(app: str, azure: Api) -> None:
         with clients.administration(own.namespaces, number) as admin:
             found = admin.get_queue(queue)
             assert (found.lock_duration, found.max_delivery_count) == (timedelta(seconds=20), 2000)
-            assert found.default_message_time_to_live == timedelta(seconds=3600)
+            assert found.default_message_time_to_live == timedelta(seconds=queues.TTL_S)
 
     with closing(clients.container(told["blob_url"], told["container"])) as container:
         properties = container.get_container_properties()
@@ -190,6 +191,20 @@ def test_what_cannot_be_changed_is_said(app: str, table: dict[str, object], says
     with pytest.raises(InputError, match=says):
         provisioner(**table).ensure(app, 1, 1)
     assert provisioner().find(app) == made
+
+
+def test_more_namespaces_for_an_app_that_is_there_are_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not anything else is asked for."""
+    made = Resources("x", 1, 1, {**parsed(), "bus": "made", "namespaces": "one.servicebus.windows.net"})
+    monkeypatch.setattr(function, "read", lambda requests, app: made)
+    monkeypatch.delenv(clients.SERVICE_BUS)
+    assert provisioner(namespaces=1).ensure("x", 1, 1) == provisioner().ensure("x", 1, 1) == made
+    with pytest.raises(InputError, match=r"\[azure\] namespaces = 8: app 'x' was made with 1: destroy it first, or keep that"):
+        provisioner(namespaces=8).ensure("x", 1, 1)
+
+
+def parsed() -> dict[str, str]:
+    return AzureProvisioner(SETTINGS).wanted()
 
 
 def test_settings_that_others_gave_stay(app: str, azure: Api) -> None:
@@ -432,9 +447,12 @@ def test_settings_have_defaults_and_take_whole_floats() -> None:
 
 
 def test_how_many_namespaces_is_the_tiers_credits() -> None:
-    assert [queues.count("standard", ranks) for ranks in (1, 8, 9, 16, 20, 62)] == [1, 1, 2, 2, 3, 8]
+    """Of what ranks receive and send, whoever their peers are: a namespace's own ranks hear from all others."""
+    assert [queues.count("standard", ranks) for ranks in (1, 8, 9, 16, 20, 23, 62)] == [1, 1, 2, 4, 7, queues.MOST, queues.MOST]
     assert queues.count("premium", 62) == 1
-    assert 2 * 8 * 7 * queues.LAYERS_S <= (TIERS["standard"].credits or 0) < 2 * 9 * 8 * queues.LAYERS_S
+    for ranks in range(1, 23):
+        spaces = queues.count("standard", ranks)
+        assert 2 * ranks * (ranks - 1) * queues.LAYERS_S <= spaces * (TIERS["standard"].credits or 0)
 
 
 @pytest.mark.parametrize("app", ["", "Upper", "-x", "x-", "a_b", "x" * 41])
@@ -449,12 +467,18 @@ def test_nothing_of_nothing_is_refused() -> None:
         provisioner().ensure("x", 0, 1)
 
 
-def test_too_many_connections_are_refused_before_anything_is_made() -> None:
-    most = limits.TIERS["standard"].connections
-    ranks = next(n for n in range(2, 500) if -(-n // 2) * n > most)
-    with pytest.raises(InputError, match=f"{ranks} ranks over 2 Service Bus namespaces may open"):
-        provisioner().ensure("x", ranks, 1)
+def test_too_many_queues_are_refused_before_anything_is_made() -> None:
+    says = "1000 ranks, 21 slots over 2 Service Bus namespaces need 10500 queues in one: at most 10000 in the standard tier"
+    with pytest.raises(InputError, match=says):
+        provisioner().ensure("x", 1000, 21)
     assert there("x") == Counter()
+
+
+def test_more_ranks_than_queues_connect_are_deployed_for_the_object_channel(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(limits.TIERS, "standard", replace(limits.TIERS["standard"], connections=5))  # type: ignore[call-overload]
+    made = provisioner().ensure(app, 3, 1)
+    with pytest.raises(InputError, match=r"3 ranks over 2 .* with 3 connection strings in FSD_AZURE_SERVICE_BUS, or none and \[azure\]"):
+        PROVIDER.messages(replace(made, ranks=3), 0)
 
 
 XML = {"Content-Type": "application/xml"}

@@ -129,12 +129,13 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
     ),
     (
         r"ServiceBusServerBusyError|server-busy",
-        "a Service Bus namespace is throttled, 1,000 messages a second in the Standard tier: set [azure] namespaces higher and deploy, "
-        "or run with --channel object",
+        "a Service Bus namespace is throttled, 1,000 messages a second in the Standard tier: destroy the app and deploy it with more "
+        "[azure] namespaces, or run with --channel object",
     ),
     (
         r"connection quota|[Nn]umber of (active )?connections|MaxConnections",
-        "a Service Bus namespace has too many connections: set [azure] namespaces higher and deploy, or run with --channel object",
+        "a Service Bus namespace has too many connections: destroy the app and deploy it with more [azure] namespaces, or run with "
+        "--channel object",
     ),
     (
         r"ServiceBusQuotaExceededError|resource-limit-exceeded|QuotaExceeded",
@@ -176,7 +177,7 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
     ),
     (
         r"MessagingEntityNotFoundError|ContainerNotFound|ResourceNotFound|ResourceGroupNotFound|amqp:not-found",
-        "something of the app is gone, or in another subscription: run 'fsd deploy --provider azure'",
+        "something of the app is gone, or in another subscription: 'fsd destroy --provider azure', then 'fsd deploy', makes it anew",
     ),
     (
         r"ServiceRequestError|Failed to initiate the connection|Name or service not known|Connection refused|getaddrinfo failed",

@@ -86,7 +86,7 @@ resource bus 'Microsoft.ServiceBus/namespaces@2021-11-01' = [for i in range(0, n
 resource queue 'Microsoft.ServiceBus/namespaces/queues@2021-11-01' = [for i in range(0, ranks * slots): {
   parent: bus[(i % ranks) % namespaces]
   name: 'fsd-${app}-${generation}-${i / ranks}-${i % ranks}'
-  properties: { lockDuration: 'PT${lease_s}S', maxDeliveryCount: 2000, defaultMessageTimeToLive: 'PT3600S' }
+  properties: { lockDuration: 'PT${lease_s}S', maxDeliveryCount: 2000, defaultMessageTimeToLive: 'PT86400S' }
 }]
 
 // --- objects: private, forgotten after a week
