@@ -510,6 +510,9 @@ def test_a_wrong_subscription_says_so() -> None:
         (clients.SERVICE_BUS, "Endpoint=https://x;SharedAccessKeyName=k;SharedAccessKey=v", "Endpoint is 'https://x'"),
         (clients.STORAGE, "AccountName=x;AccountKey=%%%", "AccountKey: is not base64"),
         (clients.STORAGE, "nonsense", "part 1: must be NAME=VALUE"),
+        (clients.STORAGE, "BlobEndpoint=https://h/;SharedAccessSignature=x", "SharedAccessSignature: has no sig="),
+        (clients.STORAGE, "AccountName=x;AccountKey=eA==;EndpointSuffix=", "EndpointSuffix: is empty: must be core.windows.net"),
+        (clients.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessSignature=", "SharedAccessSignature: has no sig="),
     ],
 )
 def test_a_malformed_connection_string_is_told_and_nothing_is_made(
@@ -521,6 +524,20 @@ def test_a_malformed_connection_string_is_told_and_nothing_is_made(
             provisioner().ensure(app, 1, 1)
         assert str(raised.value).startswith(variable)
     assert there(app) == Counter()
+
+
+def test_strings_with_signatures_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = (
+        f"Endpoint=sb://{name}.servicebus.windows.net/;SharedAccessSignature=SharedAccessSignature sr=sb%3a%2f%2f{name}&sig=x%3d&se=9&skn=k"
+        for name in ("one", "two")
+    )
+    for between in (" ", "\n", "\n\n  "):
+        monkeypatch.setenv(clients.SERVICE_BUS, f" {one}{between}{two.replace('Endpoint', 'endpoint')} ")
+        assert queues.given() == ["one.servicebus.windows.net", "two.servicebus.windows.net"]
+        clients.service_bus(("one", "two"), 1).close()
+        clients.administration(("one", "two"), 1).close()
+    monkeypatch.setenv(clients.STORAGE, "BlobEndpoint=https://own.example.org/;SharedAccessSignature=sv=1&sig=x%3D")
+    clients.container("", "any").close()
 
 
 UNAUTHORIZED = "<Error><Code>401</Code><Detail>Manage,EntityRead claims required for this operation. TrackingId:1_G2</Detail></Error>"

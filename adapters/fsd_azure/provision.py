@@ -175,7 +175,7 @@ def _account_url(account: str) -> str:
     if not clients.storage_string():
         return f"https://{account}.blob.core.windows.net"
     with clients.container("", "any") as client:
-        return client.url.rpartition("/")[0]
+        return client.url.partition("?")[0].rpartition("/")[0]  # no signature
 
 
 def _make_group(api: Api, app: str) -> None:
