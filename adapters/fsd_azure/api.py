@@ -38,7 +38,7 @@ _SETTLING = re.compile(
 _BUDGET = 50_000  # retries: many requests at once, each every second or so, until the last role is in force
 _VERSIONS = (
     ("/roleassignments/", "2022-04-01"),
-    ("microsoft.servicebus", "2021-11-01"),
+    ("microsoft.servicebus", "2024-01-01"),
     ("microsoft.storage", "2023-05-01"),
     ("microsoft.web", "2024-04-01"),
 )
