@@ -526,6 +526,78 @@ def test_a_malformed_connection_string_is_told_and_nothing_is_made(
     assert there(app) == Counter()
 
 
+FAILED = {"status": "Failed", "error": {"code": "QuotaExceeded", "message": "no room"}}
+
+
+@pytest.mark.parametrize("header", ["Azure-AsyncOperation", "Location"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_an_operation_that_fails_later_says_why(monkeypatch: pytest.MonkeyPatch, method: str, header: str) -> None:
+    """And leaves nothing, or what was to go: the resource alone would be waited for until the deadline."""
+
+    def answers(asked: str, path: str) -> Canned:
+        if asked == method:
+            return Canned(202, "{}", {header: f"http://{address}/subscriptions/s/operationresults/1?api-version=1"})
+        if "operationresults" in path:
+            return Canned(200 if header == "Azure-AsyncOperation" else 409, json.dumps(FAILED))
+        return Canned(404) if method == "PUT" else Canned(200, "{}")
+
+    with answering(answers) as address:
+        monkeypatch.setenv(api.ENDPOINT, f"http://{address}")
+        with asking() as requests, pytest.raises(DriverError, match=r"ing /serverfarms/x: .*QuotaExceeded.*no room"):
+            requests.put("/serverfarms/x", {}) if method == "PUT" else requests.delete("/serverfarms/x")
+
+
+def test_what_an_operation_does_not_tell_the_resource_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    def answers(method: str, path: str) -> Canned:
+        if method == "PUT":
+            return Canned(202, "{}", {"Azure-AsyncOperation": f"http://{address}/subscriptions/s/operationresults/1"})
+        if "operationresults" in path:
+            return Canned(403)
+        shown.append(path)
+        states = {2: "Accepted", 3: "Succeeded"}
+        return Canned(404) if len(shown) == 1 else Canned(200, json.dumps({"properties": {"provisioningState": states[len(shown)]}}))
+
+    with answering(answers) as address:
+        monkeypatch.setenv(api.ENDPOINT, f"http://{address}")
+        with asking() as requests:
+            assert requests.put("/serverfarms/x", {})
+    assert len(shown) == 3
+
+
+def test_a_group_of_many_resources_is_listed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers(method: str, path: str) -> Canned:
+        assert "/resourceGroups/fsd-x/resources" in path
+        last = "skiptoken" in path
+        item = {"id": f"/r/{int(last)}", "tags": {"fsd-app": "x"}}
+        more = {} if last else {"nextLink": f"http://{address}{path}&$skiptoken=1"}
+        return Canned(200, json.dumps({"value": [item], **more}))
+
+    with answering(answers) as address:
+        monkeypatch.setenv(api.ENDPOINT, f"http://{address}")
+        with asking() as requests:
+            assert requests.owned("x") == (["/r/0", "/r/1"], [])
+
+
+def test_a_queue_that_is_being_changed_is_no_queue_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answers(method: str, path: str) -> Canned:
+        asked.append(method)
+        detail = (
+            "SubCode=40901. Another conflicting operation is in progress." if len(asked) < 3 else "SubCode=40900. Conflict. It is there."
+        )
+        return Canned(409, f"<Error><Code>409</Code><Detail>{detail}</Detail></Error>", XML)
+
+    with answering(answers) as address, asking() as requests:
+        monkeypatch.setenv(clients.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v")
+        monkeypatch.setenv(clients.ADMINISTRATION, address)
+        with clients.administration(("x",), 0) as admin:
+            assert requests.unless(Code.ALREADY_EXISTS, "queue q", lambda: admin.create_queue("q")) is None
+    assert asked == 3 * ["PUT"]
+
+
 def test_strings_with_signatures_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = (
         f"Endpoint=sb://{name}.servicebus.windows.net/;SharedAccessSignature=SharedAccessSignature sr=sb%3a%2f%2f{name}&sig=x%3d&se=9&skn=k"
