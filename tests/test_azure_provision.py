@@ -31,6 +31,7 @@ from fsd_conformance.emulators.emulator import pointed
 from fsd_core import provisioning
 from fsd_core.driver import WORKER, Code, Message, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
+from fsd_core.package import zipped
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(240)]
 SETTINGS: Mapping[str, object] = {"package": False, "lease_s": 5}
@@ -393,6 +394,22 @@ def test_code_that_the_sites_identity_may_not_store_yet_is_sent_again() -> None:
         requests.settling()
         function.publish(requests, site, package.stub())
         assert len(sent) == 3
+
+
+def test_a_deployment_waits_for_what_settles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was just made is not there yet, then not ready; its host has no keys and its identity no role for some time."""
+    azure = emulators.find("azure")
+    Settling: type[emulators.Emulator] = type("Settling", (azure,), {"arguments": ("--settle-s", "2")})
+    sent = replace(package.stub(), body=zipped({"function_app.py": b"", "host.json": b"{}"}))  # what runs is installed
+    monkeypatch.setattr(package, "build", lambda runtime: sent)
+    with emulators.own(Settling), recorded() as calls:
+        made = provisioner(package=True).ensure("settles", 1, 1)
+        assert provisioner(package=True).find("settles") == made
+        assert sum(call.path.endswith("/api/publish") for call in calls) > 1
+        assert provisioner().ensure("keys", 1, 1)  # sends no code, and so comes to the keys sooner
+        assert sum("/fsd-keys" in call.path and call.path.endswith("/listkeys") for call in calls) > 1
+        assert provisioner().destroy("settles")
+        assert provisioner().destroy("keys")
 
 
 def test_an_app_whose_function_does_not_write_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
