@@ -32,6 +32,7 @@ def measure(model: str, inputs: str, counts: list[int], partition: str) -> dict[
     )
     print("|" + " ---: |" * (5 + len(TARIFFS)))
     for count in counts:
+        fsd_core.run(network, samples, channel="object", workers=count, partition=partition)  # unmeasured: it puts weights into the store
         for channel in CHANNELS:
             result = fsd_core.run(network, samples, channel=channel, workers=count, partition=partition)
             record = result.to_json() | {"ranks": result.ranks}

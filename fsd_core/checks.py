@@ -16,7 +16,7 @@ def check_publish(limits: MessageLimits, messages: Sequence[Message], route: Cal
     sizes = [len(message.body) for message in messages]
     if max(sizes) > limits.message_bytes:
         raise Refused(Code.TOO_LARGE, f"message of {max(sizes)} bytes: at most {limits.message_bytes}")
-    if (total := sum(sizes) + len(sizes) * limits.overhead_bytes) > limits.batch_bytes:
+    if len(sizes) > 1 and (total := sum(sizes) + len(sizes) * limits.overhead_bytes) > limits.batch_bytes:
         raise Refused(Code.TOO_LARGE, f"publish of {total} bytes: at most {limits.batch_bytes}")
     if min(sizes) == 0:
         raise Refused(Code.INVALID, "message of 0 bytes: at least 1")

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +30,7 @@ from fsd_core.retry import Retry
 from fsd_core.shard import READ_BYTES, predicted_bytes
 from fsd_core.spawn import LaunchPayload, Spawner
 from fsd_core.store import Store
+from fsd_core.versions import versions
 from fsd_core.worker import VERSION, RunConfig, abort_peers, report_failure
 from fsd_core.wrappers.faults import Faults
 from fsd_core.wrappers.meter import FIELDS, Meter
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 
     from fsd_core.model import Model
 
-__all__ = ["CHANNELS", "OBJECTIVES", "RECORD_VERSION", "Progress", "Result", "home_folder", "run"]
+__all__ = ["CHANNELS", "OBJECTIVES", "RECORD_VERSION", "Progress", "Result", "find_partition", "home_folder", "run"]
 
 CHANNELS = ("queue", "object", "hybrid")
 OBJECTIVES = ("cost", "latency")
@@ -118,6 +117,7 @@ def run(
     faults: str | None = None,
     settings: Mapping[str, object] | None = None,
     home: str | Path | None = None,
+    note: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Run ``model`` on ``inputs``, its layers split over ``workers`` functions of ``provider``.
@@ -126,6 +126,7 @@ def run(
     what INPUT of the command may be. ``channel``: auto, queue, object or hybrid. ``partition``: a method, a path, or a
     `Partition`. ``batch_size``: samples at a time (default: all, fewer where the functions' memory needs it). ``timeout``:
     seconds. ``settings``: the provider's own. ``home``: where records and caches live (default ``$FSD_HOME`` or ``~/.fsd``).
+    ``note``: kept in the run's record, for instance names of ``model`` and ``inputs`` where these are no texts.
 
     Raises `InputError` before anything started where an argument is wrong, else `RunFailed` with code, rank and layer.
     """
@@ -141,13 +142,14 @@ def run(
         objective=objective,
         faults=Faults.parse(faults).spec() if faults else None,
         seed=seed,
+        note={key: text for key, text in (("model", model), ("input", inputs)) if isinstance(text, str)} | dict(note or {}),
         home=home_folder(home),
         began=began,
         deadline=began + timeout,
         tell=tell,
     )
     samples = _inputs(inputs, job.model)
-    parts, label = _partition(partition, job.model, workers, seed, job.home, tell)
+    parts, label = find_partition(partition, job.model, workers, seed, job.home, tell)
     provisioner = job.provider.provisioner(settings or {})
     there = provisioner.find(app)
     resources = provisioner.ensure(app, max(workers, there.ranks), there.slots) if there else provisioner.ensure(app, workers, SLOTS)
@@ -177,6 +179,7 @@ class _Job:
     objective: str
     faults: str | None
     seed: int
+    note: Mapping[str, str]
     home: Path
     began: float
     deadline: float
@@ -295,7 +298,7 @@ class _Job:
                 self.tell(Progress("layers", done["done"], done["total"]))
                 number += 1
             if time.time() > self.deadline + GRACE_S:
-                raise RunFailed(Code.DEADLINE, f"the run did not end within its {self.deadline - self.began:.0f} s: rank 0 left no record")
+                raise RunFailed(Code.DEADLINE, f"the run did not end within its {self.deadline - self.began:g} s: rank 0 left no record")
             time.sleep(wait)
             wait = min(LAST_POLL_S, wait * 1.2)
 
@@ -346,9 +349,9 @@ class _Job:
             store.create(RunKeys(launch.run).error, describe(reason))
         finally:  # each way alone may be the one that is left
             if self.channel != "object" and self.workers > 1:
-                messages = self.provider.messages(resources, launch.slot)
                 outside = LaunchPayload(launch.app, launch.slot, launch.epoch, launch.run, -1, 0, 0, launch.deadline)
-                abort_peers(messages, store.retry, outside, self.workers, reason)
+                with closing(self.provider.messages(resources, launch.slot)) as messages:
+                    abort_peers(messages, store.retry, outside, self.workers, reason)
 
     def _clean_up(self, store: Store, keys: RunKeys, lease: slots.Lease, invoker: InvokeDriver, ended: bool) -> None:
         """Stop what still runs, then remove the run's objects and give the slot back. A failure here hides no other error."""
@@ -395,8 +398,8 @@ class _Job:
         """Leave the record of the run on disk: the result, and what makes it repeatable."""
         about = {
             "version": RECORD_VERSION,
-            "fsd": version("fsd-inference"),
-            "python": platform.python_version(),
+            "note": dict(self.note),
+            "versions": versions(self.provider.name),
             "began": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.began)),
             "stand_in": self.provider.stand_in(),
             "model": self.model.digest,
@@ -470,10 +473,13 @@ def _inputs(inputs: Any, model: Model) -> csr_matrix:
     return matrix
 
 
-def _partition(
+def find_partition(
     wanted: str | Partition, model: Model, workers: int, seed: int, home: Path, tell: Callable[[Progress], None]
 ) -> tuple[Partition, str]:
-    """The partition and its name for people; what took long to compute is kept for the next run."""
+    """The partition that `run` uses, and its name for people; what took long to compute is kept for the next run.
+
+    Raises `InputError` where it cannot be: no such file, another number of workers, more workers than rows.
+    """
     if isinstance(wanted, Partition):
         parts, label = wanted.check(model), "given"
     elif wanted in METHODS:

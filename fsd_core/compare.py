@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from fsd_core.errors import CheckFailed, FsdError
+from fsd_core.driver import Code
+from fsd_core.errors import CheckFailed, FsdError, RunFailed
 from fsd_core.figures import FIGURES, Figure, Measured
 
 if TYPE_CHECKING:
@@ -25,7 +21,7 @@ if TYPE_CHECKING:
 
     from fsd_core import Result
 
-__all__ = ["Case", "Cell", "Comparison", "Where", "median", "spread", "take_turns", "versions"]
+__all__ = ["Case", "Cell", "Comparison", "Where", "median", "spread", "take_turns"]
 
 RTOL, ATOL = 1e-3, 1e-4  # of float32 sums whose order differs
 CSV_START = ("provider", "emulator", "tariff", "channel", "workers", "runs")
@@ -50,15 +46,17 @@ class Cell:
     case: Case
     runs: list[Measured] = field(default_factory=list)
     error: str | None = None
+    code: Code = Code.UNKNOWN  # of the error
 
 
 @dataclass(slots=True)
 class Where:
-    """A provider: its emulator's name, its tariff's, and why nothing could run there."""
+    """A provider: its emulator's name or address, its tariff's name, and why nothing could run there."""
 
     emulator: str | None
     tariff: str
     error: str | None = None
+    code: Code = Code.UNAVAILABLE  # of the error
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +67,11 @@ class Comparison:
     providers: Mapping[str, Where]
     cells: Sequence[Cell]
 
-    def failures(self) -> list[str]:
-        """One line for each provider and each case that could not run."""
-        lines = [f"{name}: {where.error}" for name, where in self.providers.items() if where.error]
-        return lines + [f"{cell.case}: {cell.error}" for cell in self.cells if cell.error and not self.providers[cell.case.provider].error]
+    def failures(self) -> list[tuple[Code, str]]:
+        """A code and a line for each provider and each case that could not run."""
+        found = [(where.code, f"{name}: {where.error}") for name, where in self.providers.items() if where.error]
+        alone = (cell for cell in self.cells if cell.error and not self.providers[cell.case.provider].error)
+        return found + [(cell.code, f"{cell.case}: {cell.error}") for cell in alone]
 
     def why(self, cell: Cell) -> str | None:
         """Why a cell has no figures."""
@@ -94,6 +93,7 @@ class Comparison:
             fields["partition"] = record["partition"]
             fields["usd"] = _spread([each.total_usd for each in bill])
             fields["usd_otherwise"] = _spread([each.otherwise_usd for each in bill])
+            fields["low_confidence"] = [f"{price.service} {price.sku}" for price in bill[0].doubted]
             middle = median(FIGURES[-1], cell).bill
             fields["services"] = {name: sum(line.usd for line in lines) for name, lines in middle.by_service.items()}
         return fields
@@ -127,33 +127,55 @@ def take_turns(
     bill: Callable[[Mapping[str, Any]], Any],
     tell: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> list[Cell]:
-    """Each case ``repeat`` times, one turn of all cases after the other.
+    """Each case ``repeat`` times, one turn of all cases after the other, and before them a turn that does not count.
 
-    A case that fails runs no more. A provider whose first run fails cannot start: it is left out, and ``providers`` says why.
-    ``bill`` makes the bill of a record. Raises `CheckFailed` as soon as two outputs differ.
+    What is done once, making resources and putting weights into the store, belongs to no case: so each provider and number of
+    workers runs once unmeasured. Where that fails its cases do not run; where all of a provider's fail it cannot start, and
+    ``providers`` says why. A case that fails later runs no more. ``bill`` makes the bill of a record. Raises `CheckFailed` as
+    soon as two outputs differ.
     """
     cells = [Cell(case) for case in cases]
     outputs: dict[int, tuple[Case, csr_matrix]] = {}
-    total, done = repeat * len(cases), 0
-    for _ in range(repeat):
-        for cell in cells:
+    alike: dict[tuple[str, int], list[Cell]] = {}
+    for cell in cells:
+        alike.setdefault((cell.case.provider, cell.case.workers), []).append(cell)
+    firsts = [group[0] for group in alike.values()]
+    total, done = len(firsts) + repeat * len(cells), 0
+    for turn in range(repeat + 1):
+        for cell in cells if turn else firsts:
             done += 1
             where = providers[cell.case.provider]
             if cell.error or where.error:
                 continue
-            tell(done, total, str(cell.case))
+            tell(done, total, f"{cell.case}{'' if turn else ', unmeasured'}")
             try:
                 result = run(cell.case)
-            except FsdError as error:
-                if any(other.runs for other in cells if other.case.provider == cell.case.provider):
-                    cell.error = str(error)
-                else:
-                    where.error = str(error)
+            except Exception as error:  # of whatever kind: the other cases' figures must not be lost with it
+                for each in [cell] if turn else alike[cell.case.provider, cell.case.workers]:
+                    each.code, each.error = _told(error)
                 continue
             _agree(cell.case, result.output, outputs)
-            record = result.to_json() | {"ranks": result.ranks}
-            cell.runs.append(Measured(record, bill(record)))
+            if turn:
+                record = result.to_json() | {"ranks": result.ranks}
+                cell.runs.append(Measured(record, bill(record)))
+        if not turn:
+            _leave_out(providers, cells)
     return cells
+
+
+def _leave_out(providers: Mapping[str, Where], cells: Sequence[Cell]) -> None:
+    """Where all cases of a provider failed, the first one's error is the provider's."""
+    for name, where in providers.items():
+        own = [cell for cell in cells if cell.case.provider == name]
+        if own and not where.error and all(cell.error for cell in own):
+            where.code, where.error = own[0].code, own[0].error
+            for cell in own:
+                cell.error = None
+
+
+def _told(error: Exception) -> tuple[Code, str]:
+    text = str(error) if isinstance(error, FsdError) else f"{type(error).__name__}: {error}"
+    return error.code if isinstance(error, RunFailed) else Code.UNAVAILABLE, " ".join(text.split())
 
 
 def _agree(case: Case, output: csr_matrix, outputs: dict[int, tuple[Case, csr_matrix]]) -> None:
@@ -164,7 +186,7 @@ def _agree(case: Case, output: csr_matrix, outputs: dict[int, tuple[Case, csr_ma
         rule = "not bit for bit the same"
     elif outputs:
         first, expected = next(iter(outputs.values()))
-        same = output.shape == expected.shape and bool(np.allclose(output.toarray(), expected.toarray(), RTOL, ATOL))
+        same = output.shape == expected.shape and (abs(output - expected) - RTOL * abs(expected)).max() <= ATOL
         rule = f"further apart than float32 sums in another order (rtol {RTOL:g}, atol {ATOL:g})"
     else:
         same, first, rule = True, case, ""
@@ -183,18 +205,6 @@ def spread(figure: Figure, cell: Cell) -> tuple[float, float, float]:
     """The median, lowest and highest of a figure's totals."""
     totals = [figure.total(run) for run in cell.runs]
     return figure.total(median(figure, cell)), min(totals), max(totals)
-
-
-def versions() -> Iterator[tuple[str, str]]:
-    """What computed: names and versions."""
-    yield "fsd", version("fsd-inference")
-    yield "python", platform.python_version()
-    for name in ("numpy", "scipy", "mtkahypar"):
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            yield name, "not installed"
-    yield "machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
 
 
 def _spread(values: list[float]) -> dict[str, float]:

@@ -7,6 +7,7 @@ encoding, deduplication, metering and time-outs are core's. Each sentence below 
 What holds for every driver:
 
 - A method must raise the SDK's own error, unwrapped, and must not retry. ``classify`` must map any error to a `Code`.
+- Where a service says how long to wait before the next try, the error's attribute ``retry_after_s`` may say so, in seconds.
 - Drivers must be safe to call from several threads of one process at once.
 - ``native()`` returns the SDK's client, for what this contract does not cover. ``close()`` may be called twice.
 - Constructing a driver may open connections; importing a provider's package must import no SDK.
@@ -102,8 +103,8 @@ class MessageLimits:
     """What a queue service takes, as data with its source. Sizes in bytes, times in seconds."""
 
     batch_messages: int  # entries of one publish, and tokens of one ack
-    batch_bytes: int  # bodies plus overhead of one publish
-    message_bytes: int  # one body
+    batch_bytes: int  # bodies plus overhead of a publish of several messages
+    message_bytes: int  # one body; one over ``batch_bytes`` goes alone
     overhead_bytes: int  # what each entry adds to the batch
     receive_messages: int  # the largest ``limit`` of one receive
     wait_s: float  # the longest long poll

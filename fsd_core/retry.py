@@ -57,7 +57,7 @@ class Retry:
                 raise
             except Exception as error:
                 code = driver.classify(error)
-                if code not in TRANSIENT or not self.pause(attempt):
+                if code not in TRANSIENT or not self.pause(attempt, getattr(error, "retry_after_s", 0.0)):
                     raise DriverError(code, f"{what}: {type(error).__name__}: {error}") from error
                 attempt += 1
 
@@ -80,11 +80,11 @@ class Retry:
             self.deadline = deadline
             self._left = budget
 
-    def pause(self, attempt: int) -> bool:
-        """Count a retry and wait before it. `False` if there must be none: stopped, out of time or out of budget."""
+    def pause(self, attempt: int, asked_s: float = 0.0) -> bool:
+        """Count a retry and wait before it, ``asked_s`` at least. `False` if there must be none: stopped, out of time or of budget."""
         with self._lock:
             self._left -= 1
-            wait = self._random.uniform(0, min(LAST_CAP_S, FIRST_CAP_S * 2 ** min(attempt, 16)))
+            wait = asked_s + self._random.uniform(0, min(LAST_CAP_S, FIRST_CAP_S * 2 ** min(attempt, 16)))
             if self._left < 0 or time.time() + wait >= self.deadline:
                 return False
         if self.stop.wait(wait):

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -99,7 +99,8 @@ def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note
         fields = json.loads(payload)
         resources = provider.attach(str(fields["app"]))
         if "probe" in fields:
-            return probe.run(fields["probe"], provider.objects(resources))
+            with closing(provider.objects(resources)) as objects:
+                return probe.run(fields["probe"], objects)
         return _Worker(LaunchPayload.unpack(fields), provider, resources, nonce or secrets.token_hex(8), note).run()
     except (FsdError, ValueError, KeyError, TypeError) as error:
         print(f"fsd worker: {type(error).__name__}: {error}", file=sys.stderr)
@@ -127,16 +128,18 @@ def report_exit(
     resources = resources or provider.attach(launch.app)
     meter, keys = Meter(), RunKeys(launch.run)
     retry = Retry(min(launch.deadline, time.time() + 10), meter)
-    store = Store(provider.objects(resources), retry)
-    claim = store.find(keys.claim(launch.rank))
-    data = store.find(keys.config)
-    if claim is None or data is None or (nonce is not None and json.loads(claim).get("nonce") != nonce):
-        return
-    config = RunConfig.unpack(data)
-    error = RunFailed(Code.UNAVAILABLE, reason, rank=launch.rank, layer=layer)
-    store.create(keys.error, describe(error))
+    with closing(provider.objects(resources)) as objects:
+        store = Store(objects, retry)
+        claim = store.find(keys.claim(launch.rank))
+        data = store.find(keys.config)
+        if claim is None or data is None or (nonce is not None and json.loads(claim).get("nonce") != nonce):
+            return
+        config = RunConfig.unpack(data)
+        error = RunFailed(Code.UNAVAILABLE, reason, rank=launch.rank, layer=layer)
+        store.create(keys.error, describe(error))
     if config.channel != "object" and config.workers > 1:
-        abort_peers(provider.messages(resources, launch.slot), retry, launch, config.workers, error)
+        with closing(provider.messages(resources, launch.slot)) as messages:
+            abort_peers(messages, retry, launch, config.workers, error)
 
 
 def report_failure(provider: Provider, resources: Resources, failure: Failure) -> None:

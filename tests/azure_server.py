@@ -99,16 +99,20 @@ def queues(made: Resources) -> None:
         count = range(len(named.namespaces))
         admins = [stack.enter_context(clients.administration(named.namespaces, number)) for number in count]
         for number, queue in named.queues(made.ranks, made.slots):
-            admins[number].create_queue(queue, lock_duration=timedelta(seconds=float(made.names["lease_s"])), max_delivery_count=2000)
+            most = {"max_message_size_in_kilobytes": int(made.names["message_kb"])} if "message_kb" in made.names else {}
+            lock = timedelta(seconds=float(made.names["lease_s"]))
+            admins[number].create_queue(queue, lock_duration=lock, max_delivery_count=2000, **most)
 
 
 class Relay:
-    """A port that leads to another one; `cut` ends all connections."""
+    """A port that leads to another one; `cut` ends all connections, and what is `held` carries nothing meanwhile."""
 
     def __init__(self, port: int) -> None:
         self._to, self._socket = port, socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self._open: list[socket.socket] = []
+        self._carrying = threading.Event()
+        self._carrying.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -120,11 +124,19 @@ class Relay:
                 for pair in ((near, far), (far, near)):
                     threading.Thread(target=self._carry, args=pair, daemon=True).start()
 
-    @staticmethod
-    def _carry(source: socket.socket, target: socket.socket) -> None:
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
+                self._carrying.wait()
                 target.sendall(data)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self._carrying.clear()
+        try:
+            yield
+        finally:
+            self._carrying.set()
 
     def cut(self) -> None:
         for each in self._open:

@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 
 import pytest
 from azure.servicebus.amqp import AmqpAnnotatedMessage
+from azure.servicebus.exceptions import ServiceBusServerBusyError
 
 from azure_server import KEY, Relay, app, code_of, env, queues, service_bus, string
 from fsd_azure import PROVIDER, RESOURCES, clients, limits, links, names
@@ -23,7 +24,8 @@ from fsd_azure.messages import AzureMessages
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.process import POINTERS
 from fsd_conformance.emulators.service_bus.server import ServiceBusServer
-from fsd_core.driver import Code, Delivery, Message, Resources
+from fsd_core.channel.frames import fill
+from fsd_core.driver import Code, Delivery, Message, Refused, Resources
 from fsd_core.errors import InputError
 from fsd_core.retry import Retry
 from fsd_core.wrappers.meter import Meter
@@ -77,6 +79,11 @@ def taken(driver: AzureMessages, rank: int, count: int) -> list[bytes]:
     for first in range(0, count, 100):
         assert driver.ack(rank, [each.token for each in found[first : first + 100]]) == ()
     return [each.body for each in found]
+
+
+def repeatedly(driver: AzureMessages, times: int) -> None:
+    for _ in range(times):
+        driver.publish([Message(0, b"x")] * 8)
 
 
 def again(driver: AzureMessages, request: Callable[[], object]) -> object:
@@ -144,13 +151,10 @@ def test_over_a_limit_is_refused_before_the_network() -> None:
 def test_a_tier_that_is_too_small_says_so(made: Resources) -> None:
     driver = AzureMessages(telling(made, tier="premium"), 0)  # the namespace does not know: it takes 256 KB
     assert driver.limits.message_bytes > 1_000_000
-    for bodies in ([b"x" * 300_000], [b"x" * 150_000] * 2):
-        with pytest.raises(Exception, match=r"size|limit") as caught:
-            driver.publish([Message(0, body) for body in bodies])
+    for body in (b"x" * 300_000, b"y"):  # the link says so before anything is sent
+        with pytest.raises(Refused, match=r"0-0 takes 262144 bytes at once, not 1048064: its namespace is of a smaller tier") as caught:
+            driver.publish([Message(0, body)])
         assert driver.classify(caught.value) is Code.TOO_LARGE
-        assert "tier" in (advice(caught.value) or "")
-    driver.publish([Message(0, b"y")])
-    assert taken(driver, 0, 1) == [b"y"]
     driver.close()
 
 
@@ -343,6 +347,59 @@ def test_a_peer_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         before = time.monotonic()
         driver.close()
         assert time.monotonic() - before < 30
+        driver.close()
+
+
+def test_a_link_that_was_given_up_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with service_bus(namespaces=["one"]) as server:
+        relay = Relay(server.ports["one"][0])
+        made = app(1, 1, namespaces="one", lease_s="60")
+        with pointed({**os.environ, clients.SERVICE_BUS: string(relay.port)}, ()):
+            driver = AzureMessages(made, 0)
+        with relay.held(), monkeypatch.context() as patched:
+            patched.setattr(links, "OPEN_S", 0.3)
+            patched.setattr(links, "_SLACK_S", 0.0)
+            assert code_of(driver, driver.receive, 0, 1, 0) is Code.UNAVAILABLE
+            given_up = driver._receivers[0]
+        driver.publish([Message(0, b"%d" % number) for number in range(50)])
+        assert len(taken(driver, 0, 50)) == 50  # within its lock's minute: the other, which opens at last, has none of them
+        given_up.join(60)
+        assert not given_up._thread.is_alive()
+        driver.close()
+        relay.close()
+
+
+def test_nothing_is_opened_after_the_end(made: Resources) -> None:
+    driver = AzureMessages(made, 0)
+    driver.close()
+    before = threading.active_count()
+    for request in (lambda: driver.receive(0, 1, 0), lambda: driver.publish([Message(1, b"x")])):
+        assert code_of(driver, request) is Code.UNAVAILABLE
+    assert threading.active_count() == before
+
+
+def test_large_messages_of_the_premium_tier_go_alone() -> None:
+    with service_bus("--tier", "premium", namespaces=["one"]):
+        made = app(1, 1, namespaces="one", tier="premium", message_kb="4096", lease_s="60")
+        driver = AzureMessages(made, 0)
+        bodies = [b"a" * 3_000_000, b"b" * 700_000, b"c" * 700_000, b"d" * 300_000]
+        assert code_of(driver, driver.publish, [Message(0, body) for body in bodies[1:3]]) is Code.TOO_LARGE
+        sizes = [len(body) + driver.limits.overhead_bytes for body in bodies]
+        batches = fill(sizes, driver.limits.batch_messages, driver.limits.batch_bytes)
+        assert sorted(map(sorted, batches)) == [[0], [1, 3], [2]]
+        for batch in batches:
+            driver.publish([Message(0, bodies[index]) for index in batch])
+        assert sorted(taken(driver, 0, 4)) == bodies
+        driver.close()
+
+
+def test_who_is_throttled_is_told_how_long() -> None:
+    with service_bus("--throttle", "10", namespaces=["one"]):
+        driver = AzureMessages(app(1, 1, namespaces="one", lease_s="60"), 0)
+        with pytest.raises(ServiceBusServerBusyError) as caught:
+            repeatedly(driver, 100)  # each may have a second of its own
+        assert driver.classify(caught.value) is Code.THROTTLED
+        assert caught.value.retry_after_s == 2.0
         driver.close()
 
 

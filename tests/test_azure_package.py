@@ -44,7 +44,7 @@ def test_every_requirement_is_pinned_and_is_what_is_tested_here() -> None:
     pinned = {canonicalize_name(name): said for name, said in (line.split("==") for line in lines)}
     for name, said in pinned.items():
         if name not in ("numpy", "zstandard"):  # those two have wheels for every runtime that [azure] runtime may name
-            assert said == version(name), name
+            assert said == version(name), f"{name}: `make .venv/all.stamp` installs what is pinned"
         for each in map(Requirement, requires(name) or ()):  # nothing is found out when it is installed
             needed = each.marker is None or each.marker.evaluate({"extra": "", "python_version": "3.12", "python_full_version": "3.12.0"})
             assert not needed or canonicalize_name(each.name) in pinned, f"{name} needs {each.name}"

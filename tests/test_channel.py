@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from fsd_core.channel import Aborted, Channel, Exchange, HybridChannel, Membersh
 from fsd_core.channel import channel as channels
 from fsd_core.channel.frames import Frame, Kind, pack
 from fsd_core.driver import Code, Message, MessageDriver, ObjectDriver, Rejected
-from fsd_core.errors import RunFailed
+from fsd_core.errors import DriverError, RunFailed
 from fsd_core.keys import RunKeys
 from fsd_core.retry import Retry
 from fsd_core.store import Store
@@ -265,3 +266,42 @@ def test_a_missing_queue_is_an_error_and_no_wait(make: Make) -> None:
     with pytest.raises(RunFailed) as caught:
         list(channel.receive(0))
     assert caught.value.code is Code.NOT_FOUND
+
+
+def test_an_abort_goes_to_all_peers_at_once(make: Make) -> None:
+    together = threading.Barrier(3, timeout=30)  # a peer that is reached slowly keeps it from no other
+
+    class Slow(Narrow):
+        def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+            together.wait()
+            return super().publish(messages)
+
+    me, told = (make("queue", rank, {0: [1]}, workers=4, narrow=True) for rank in (0, 3))
+    assert isinstance(me, QueueChannel)
+    me.driver = Slow(me.driver)
+    me.abort(RunFailed(Code.UNAVAILABLE, "enough", rank=0))
+    with pytest.raises(Aborted, match="enough"):
+        list(told.receive(0))
+
+
+class Busy(Exception):
+    retry_after_s = 0.3
+
+
+def test_a_service_that_says_how_long_to_wait_is_asked_again_then() -> None:
+    class Driver:
+        def classify(self, error: BaseException) -> Code:
+            return Code.THROTTLED
+
+    asked: list[float] = []
+
+    def request() -> str:
+        asked.append(time.monotonic())
+        if len(asked) < 3:
+            raise Busy
+        return "at last"
+
+    assert Retry(time.time() + 60, Meter()).call(Driver(), "request", request) == "at last"
+    assert min(later - earlier for earlier, later in pairwise(asked)) >= 0.3
+    with pytest.raises(DriverError, match="Busy"):  # not past the deadline
+        Retry(time.time() + 0.2, Meter()).call(Driver(), "request", lambda: asked.clear() or request())

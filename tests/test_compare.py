@@ -97,8 +97,8 @@ def test_a_table_for_people(fsd):
 def test_outputs_that_differ_are_not_compared(fsd, tmp_path, monkeypatch):
     real = command._run
 
-    def run(network, samples, settings, case):
-        result = real(network, samples, settings, case)
+    def run(network, samples, settings, case, note):
+        result = real(network, samples, settings, case, note)
         output = result.output.copy()
         if case.channel == "object":
             output.data[0] = np.nextafter(output.data[0], np.float32(0))
@@ -122,6 +122,12 @@ def test_outputs_that_differ_are_not_compared(fsd, tmp_path, monkeypatch):
         (["--providers", "local,local"], "'local' is in it twice"),
         (["--providers", ""], "--providers ''"),
         (["--providers", "local", "--channels", "queue,pigeon"], "--channels 'pigeon'"),
+        (["--providers", "local", "--workers", "2,02"], "a number is in it twice"),
+        (["--providers", "local", "--workers", "2,5000"], "5000"),
+        (["--providers", "local", "--workers", "2", "--partition", "none.npz"], "none.npz"),
+        (["--providers", "local", "--report", ""], "--report ''"),
+        (["--providers", "local", "--csv", ""], "--csv ''"),
+        (["--providers", "local", "--report", "x", "--csv", "./x"], "is the file of --report"),
         (["--providers", "local", "--workers", "2,0"], "--workers 0: must be a whole number of at least 1"),
         (["--providers", "local", "--workers", "2,x"], "--workers 'x'"),
         (["--providers", "local", "--repeat", "0"], "--repeat 0"),
@@ -181,7 +187,7 @@ def test_turns_are_interleaved(result):
         return result
 
     cells = take_turns(cases, 3, {name: Where(None, "local") for name in ("local", "aws", "gcp")}, run, bill)
-    assert order == ["local", "aws", "gcp"] * 3
+    assert order == ["local", "aws", "gcp"] * 4  # the first turn is unmeasured
     assert [len(cell.runs) for cell in cells] == [3, 3, 3]
 
 
@@ -191,15 +197,30 @@ def test_a_case_that_fails_runs_no_more_and_a_provider_that_never_ran_is_left_ou
 
     def run(case):
         order.append((case.provider, case.channel))
-        if case.provider == "aws" or len(order) > 3:
+        if case.provider == "aws" or len(order) > 4:
             raise RunFailed(Code.DEADLINE, f"failure {len(order)}")
         return result
 
     wheres = {name: Where(None, "local") for name in ("local", "aws")}
     cells = take_turns(cases, 3, wheres, run, bill)
-    assert order == [("local", "queue"), ("aws", "queue"), ("local", "object"), ("local", "queue"), ("local", "object")]
-    assert wheres["aws"].error == "DEADLINE: failure 2"
-    assert [cell.error for cell in cells] == ["DEADLINE: failure 4", None, "DEADLINE: failure 5", None]
+    first = [("local", "queue"), ("aws", "queue")]
+    assert order == [*first, ("local", "queue"), ("local", "object"), ("local", "queue"), ("local", "object")]
+    assert (wheres["aws"].code, wheres["aws"].error) == (Code.DEADLINE, "DEADLINE: failure 2")
+    assert [cell.error for cell in cells] == ["DEADLINE: failure 5", None, "DEADLINE: failure 6", None]
+    assert [len(cell.runs) for cell in cells] == [1, 0, 1, 0]
+
+
+def test_what_fails_with_some_workers_runs_with_others(result):
+    def run(case):
+        if case.workers == 5:
+            raise OSError(f"no room\nfor {case.workers}")
+        return result
+
+    wheres = {"local": Where(None, "local")}
+    cells = take_turns([Case("local", channel, count) for count in (5, 2) for channel in ("queue", "object")], 2, wheres, run, bill)
+    assert wheres["local"].error is None
+    assert [cell.error for cell in cells] == ["OSError: no room for 5"] * 2 + [None] * 2
+    assert [len(cell.runs) for cell in cells] == [0, 0, 2, 2]
 
 
 def outputs(result, change, workers=3):
@@ -217,7 +238,7 @@ def test_another_number_of_workers_may_differ_by_what_floats_do(result):
 
 
 def test_the_median_is_a_run_and_its_parts_add_up(result):
-    totals = iter((3.0, 1.0, 2.0, 9.0))
+    totals = iter((50.0, 3.0, 1.0, 2.0, 9.0))
 
     def run(case):
         return dataclasses.replace(result, seconds=result.seconds | {"total": 100 * next(totals)})

@@ -111,10 +111,10 @@ def test_initialisation_is_billed_where_the_platform_does() -> None:
 
 def test_sizes_and_vcpus() -> None:
     google, azure = load("gcp-us-central1").function, load("azure-eastus2").function
-    assert [google.vcpu(size) for size in (128, 129, 1024, 2048, 4096, 4097, 32768, 99999)] == [0.083, 0.167, 0.583, 1, 1, 2, 8, 8]
+    assert [google.vcpu(size) for size in (128, 129, 1024, 2048, 4096, 4097, 32768, 99999)] == [1, 1, 1, 1, 1, 2, 8, 8]
     assert [azure.memory_mb(size) for size in (1, 512, 513, 4096, 5000)] == [512, 512, 2048, 4096, 5000]
     one = billed("gcp-us-central1", function_seconds=[10.0], function_memory_mb=512, invocations=1)
-    assert one.total_usd == pytest.approx(10 * 0.333 * 2.4e-5 + 10 * 0.5 * 2.5e-6 + 4e-7)
+    assert one.total_usd == pytest.approx(10 * 1 * 2.4e-5 + 10 * 0.5 * 2.5e-6 + 4e-7)  # fsd deploys no part of a vCPU
 
 
 def test_a_request_counts_at_least_what_the_service_says() -> None:
@@ -129,6 +129,8 @@ def test_units_of_64_kib_count_on_aws_and_messages_on_azure() -> None:
     assert by_service(billed("aws-us-east-1", **figures)) == pytest.approx({"sns": 40 * 5e-7, "sqs": 45 * 4e-7})
     made = billed("azure-eastus2", **figures, messages_received=95)
     assert by_service(made) == pytest.approx({"service-bus-standard": (90 + 95 + 95) * 8e-7})
+    units = {"messages_received": 90, "message_units_sent": 120, "message_units_received": 110}  # some are over 64 KiB
+    assert by_service(billed("azure-eastus2", **figures, **units)) == pytest.approx({"service-bus-standard": (120 + 110 + 90) * 8e-7})
 
 
 def test_a_price_of_low_confidence_is_marked_and_billed_both_ways() -> None:

@@ -42,6 +42,7 @@ ORDER = (
         "probe",
         "cold",
         "stopwatch",
+        "versions",
         "worker",
         "providers",
         "provisioning",

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import CancelledError
+from typing import TypeVar
 
 from azure.core import exceptions as sdk
 
 from fsd_core.driver import Code, Refused
 from fsd_core.providers import advise, http_code
 
-__all__ = ["advice", "classify", "status_code"]
+__all__ = ["advice", "asking", "classify", "status_code"]
 
+E = TypeVar("E", bound=BaseException)
 _WORDS = {
     Code.THROTTLED: """ServerBusy TooManyRequests IngressExceedsAccountLimit EgressExceedsAccountLimit
         OperationsPerSecondExceedsAccountLimit SubscriptionRequestsThrottled ResourceRequestsThrottled QuotaExceeded
@@ -44,6 +46,7 @@ _WORDS = {
 }
 _CODES = {word: code for code, words in _WORDS.items() for word in words.split()}
 _CONDITION = re.compile(r"\b((?:amqp|com\.microsoft):[a-z:-]+[a-z])")
+_WAIT = re.compile(r"[Ww]ait (\d{1,3}) seconds")
 _STATUS = {410: Code.NOT_FOUND, 412: Code.ALREADY_EXISTS}  # beside what they mean everywhere; 412 is the answer to a conditional create
 _NAMES = {  # of azure.servicebus.exceptions
     "ServiceBusServerBusyError": Code.THROTTLED,
@@ -75,6 +78,13 @@ _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], 
 def status_code(status: int, word: str = "") -> Code:
     """The code of an answer of HTTP, of a whole request or of one in a batch."""
     return _CODES.get(word) or _STATUS.get(status) or http_code(status)
+
+
+def asking(error: E) -> E:
+    """The same error, with ``retry_after_s`` where Service Bus says how long to wait; see `fsd_core.driver`."""
+    if found := _WAIT.search(str(error)):
+        error.retry_after_s = float(found[1])  # type: ignore[attr-defined]  # an attribute of our own
+    return error
 
 
 def classify(error: BaseException) -> Code:

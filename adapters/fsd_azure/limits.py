@@ -61,7 +61,7 @@ def messages(tier: str, lease_s: float, message_kb: int = 0) -> MessageLimits:
     whole = message_kb << 10 or data.message_bytes
     return MessageLimits(
         batch_messages=100,  # by bytes alone it would be thousands; and an ack is a disposition for each
-        batch_bytes=max(whole, data.batch_bytes) - _MARGIN_BYTES,
+        batch_bytes=data.batch_bytes - _MARGIN_BYTES,  # message_kb raises the limit of a message alone
         message_bytes=whole - _MARGIN_BYTES - _OVERHEAD_BYTES,
         overhead_bytes=_OVERHEAD_BYTES,
         receive_messages=max(1, min(32, _PREFETCH_BYTES // whole)),

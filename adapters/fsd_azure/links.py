@@ -17,8 +17,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsd_azure.clients import OPEN_S
-from fsd_azure.errors import classify
-from fsd_core.driver import Code
+from fsd_azure.errors import asking, classify
+from fsd_core.driver import Code, Refused
 
 if TYPE_CHECKING:
     from azure.servicebus import ServiceBusClient, ServiceBusMessageBatch, ServiceBusReceiver, ServiceBusSender
@@ -58,6 +58,7 @@ class Link(abc.ABC):
                 raise
             future.cancel()
             self.stuck = True
+            self.close()  # or, once it goes on, a receiver would take what its successor waits for
             raise TimeoutError(f"queue {self.name}: Service Bus said nothing for {within_s:g} s") from None
 
     def open(self) -> None:
@@ -99,7 +100,7 @@ class Link(abc.ABC):
         try:
             future.set_result(action())
         except BaseException as error:
-            future.set_exception(error)
+            future.set_exception(asking(error))
 
     @abc.abstractmethod
     def _begin(self) -> None:
@@ -111,10 +112,11 @@ class Link(abc.ABC):
 
 
 class SenderLink(Link):
-    """To one queue."""
+    """To one queue, which is to take batches of ``least`` bytes."""
 
-    def __init__(self, client: ServiceBusClient, name: str) -> None:
+    def __init__(self, client: ServiceBusClient, name: str, least: int) -> None:
         self._sender: ServiceBusSender = client.get_queue_sender(name, **_NO_PINGS)
+        self._least = least
         super().__init__(name)
 
     def send(self, bodies: Sequence[bytes]) -> None:
@@ -123,7 +125,11 @@ class SenderLink(Link):
         self.order(lambda: self._send(bodies), SEND_S + _SLACK_S)
 
     def _begin(self) -> None:
+        """Raises `Refused` where the service, which tells a link what it takes, takes less than the settings say."""
         self._sender.__enter__()
+        if (most := self._sender.create_message_batch().max_size_in_bytes) < self._least:
+            words = f"queue {self.name} takes {most} bytes at once, not {self._least}: its namespace is of a smaller tier than [azure] tier"
+            raise Refused(Code.TOO_LARGE, f"{words} says: destroy the app, and deploy it with the tier that there is")
 
     def _send(self, bodies: Sequence[bytes]) -> None:
         from azure.servicebus import ServiceBusMessage
@@ -213,7 +219,7 @@ class ReceiverLink(Link):
 
     def _broken(self, error: Exception) -> None:
         with self._change:
-            self._error, self._open = error, False  # until somebody asks again
+            self._error, self._open = asking(error), False  # until somebody asks again
             self._change.notify_all()
 
     def _end(self) -> None:

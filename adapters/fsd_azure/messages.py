@@ -45,6 +45,7 @@ class AzureMessages:
         limits.check_connections(names["tier"], resources.ranks, len(hosts))
         self._clients: Sequence[ServiceBusClient] = tuple(service_bus(hosts, number) for number in range(len(hosts)))
         self._changing = threading.Lock()
+        self._closed = False
         self._senders: dict[int, SenderLink] = {}
         self._receivers: dict[int, ReceiverLink] = {}
 
@@ -55,7 +56,7 @@ class AzureMessages:
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
         """All or nothing: Service Bus refuses no single message. What is over a limit is refused here, before the network."""
         check_publish(self.limits, messages, self.route)
-        sender = self._link(self._senders, messages[0].rank, SenderLink)
+        sender = self._link(self._senders, messages[0].rank, lambda client, name: SenderLink(client, name, self.limits.batch_bytes))
         sender.send([message.body for message in messages])
         return ()
 
@@ -81,6 +82,8 @@ class AzureMessages:
 
     def _link(self, links: dict[int, L], rank: int, make: Callable[[ServiceBusClient, str], L]) -> L:
         with self._changing:
+            if self._closed:  # whoever is late must not leave a receiver that takes what the next run is sent
+                raise ConnectionError("the driver is closed")
             if rank not in links or links[rank].stuck:
                 links[rank] = make(self._clients[self._names.shard(rank)], self._names.queue(self._slot, rank))
             return links[rank]
@@ -96,6 +99,7 @@ class AzureMessages:
     def close(self) -> None:
         """Close the links, all at once. One that is stuck is left to the end of the process."""
         with self._changing:
+            self._closed = True
             links: list[Link] = [*self._senders.values(), *self._receivers.values()]
             self._senders, self._receivers = {}, {}
         for link in links:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
@@ -19,6 +19,7 @@ from fsd_core.errors import FsdError, RunFailed
 
 __all__ = ["QueueChannel"]
 
+ABORT_THREADS = 32  # some services take half a second to reach a queue for the first time
 LINGER_SHARE = 0.35
 LINGER_MOST_S = 0.05
 LEASES = 3.5  # a message may lose its reply three times in a row and be no stall
@@ -97,9 +98,14 @@ class QueueChannel(Channel):
         """Tell every peer, as far as possible, that the run is over."""
         body = describe(error)
         peers = [rank for rank in range(self.me.workers) if rank != self.me.rank]
-        for batch in self.batches([self.message(rank, Kind.ABORT, 0, 0, 1, body) for rank in peers]):
+        batches = list(self.batches([self.message(rank, Kind.ABORT, 0, 0, 1, body) for rank in peers]))
+
+        def tell(batch: list[Message]) -> None:
             with suppress(FsdError):  # one peer that cannot be told must not keep it from the others
                 self.publish(batch)
+
+        with ThreadPoolExecutor(min(ABORT_THREADS, len(batches)) or 1, thread_name_prefix="abort") as pool:  # the channel's may be busy
+            list(pool.map(tell, batches))
 
     # Receiving
 

@@ -17,13 +17,15 @@ from rich.text import Text
 from fsd_core import cost, providers
 from fsd_core.cli.files import check_file, write_file
 from fsd_core.cli.options import ANY, Command, check_provider, emulated, with_settings
+from fsd_core.cli.run import reporting
 from fsd_core.cli.screen import Screen, Show
-from fsd_core.compare import CSV_START, Case, Comparison, Where, spread, take_turns, versions
+from fsd_core.client import find_partition
+from fsd_core.compare import CSV_START, Case, Comparison, Where, spread, take_turns
 from fsd_core.config import KINDS, TABLES, Settings, choice, home, integer
 from fsd_core.cost import Bill, Tariff, Usage
-from fsd_core.driver import Code
 from fsd_core.errors import FsdError, InputError, RunFailed
 from fsd_core.figures import FIGURES
+from fsd_core.versions import versions
 
 if TYPE_CHECKING:
     from fsd_core import Result
@@ -60,7 +62,8 @@ def compare(
     """Run MODEL on INPUT in several places, and compare time, requests, bytes and money.
 
     The same model, partition and number of workers on each; outputs that differ are not compared (exit 1). A provider that cannot
-    start is left out and the result says why (exit 3, after the others have run). Each is billed by its own tariff.
+    start is left out and the result says why (exit 3, after the others have run). Each is billed by its own tariff. Before the
+    first turn each place and number of workers runs once unmeasured, so that what is done only once is in no figure.
     """
     from fsd_core.model import open_model
     from fsd_core.model.inputs import open_inputs
@@ -68,6 +71,8 @@ def compare(
     names = _words("--providers", places, dict.fromkeys((*TABLES, *providers.installed())))
     ways = _words("--channels", channels, dict.fromkeys(CHANNELS))
     counts = [integer(1).read(word, "--workers ") for word in _split("--workers", workers)]
+    if len(set(counts)) < len(counts):
+        raise InputError(f"--workers {workers!r}: a number is in it twice")
     times = integer(1).read(repeat, "--repeat ")
     if settings.emulator not in (None, ANY):
         raise InputError(f"--emulator {settings.emulator!r}: takes no name here: each provider has its own")
@@ -79,10 +84,12 @@ def compare(
     about: dict[str, Any] = {"command": _command(settings, model, inputs, names, ways, counts, times)}
     about |= {"model": model, "input": inputs, "samples": samples.shape[0], "neurons": network.neurons, "layers": len(network.layers)}
     about |= {key: getattr(settings, key) for key in ("branching", "partition", "objective", "batch_size", "seed")}
-    about |= {"repeat": times, "began": time.strftime("%Y-%m-%d %H:%M:%S %z"), "model digest": network.digest} | dict(versions())
+    about |= {"repeat": times, "began": time.strftime("%Y-%m-%d %H:%M:%S %z"), "model digest": network.digest} | versions(*names)
     about = {key: value for key, value in about.items() if value is not None}
     cases = [Case(name, way, count) for count in counts for way in ways for name in names]
     with screen.progress() as show, contextlib.ExitStack() as stack:
+        for count in counts:  # what is wrong with one is wrong everywhere, and is said before anything starts
+            find_partition(settings.partition, network, count, settings.seed, home(), reporting(show))
         tariffs = {name: _tariff(name) for name in names}
         there, wheres = _start(stack, settings, names, tariffs, show)
         found = Comparison(
@@ -92,14 +99,17 @@ def compare(
                 cases,
                 times,
                 wheres,
-                lambda case: _run(network, samples, there[case.provider], case),
+                lambda case: _run(network, samples, there[case.provider], case, {"model": model, "input": inputs}),
                 lambda record: _bill(record, tariffs[record["provider"]]),
                 lambda done, total, text: show("compare", done, total, text),
             ),
         )
-    _answer(screen, found, report, table)
-    if failures := found.failures():
-        raise RunFailed(Code.UNAVAILABLE, "; ".join(failures))
+    failures = found.failures()
+    said = "; ".join(text for _, text in failures)
+    error = {"error": {"code": failures[0][0].name, "rank": None, "layer": None, "message": said}} if failures else {}
+    _answer(screen, found, error, report, table)
+    if failures:
+        raise RunFailed(failures[0][0], said)
 
 
 def _start(
@@ -113,6 +123,7 @@ def _start(
         where = wheres[name] = Where(None, tariffs[name].name)
         try:
             check_provider(own)
+            where.emulator = providers.find(name).stand_in()
             there[name] = stack.enter_context(emulated(own, lambda text: show("emulator", 0, 0, text), start=True))
             if own.emulator:
                 from fsd_conformance import emulators
@@ -124,13 +135,21 @@ def _start(
     return there, wheres
 
 
-def _run(network: Model, samples: Any, settings: Settings, case: Case) -> Result:
+def _run(network: Model, samples: Any, settings: Settings, case: Case, note: Mapping[str, str]) -> Result:
     from fsd_core import run
 
     keys = ("branching", "partition", "objective", "batch_size", "timeout", "seed", "app")
     same = {key: getattr(settings, key) for key in keys}
     return run(
-        network, samples, provider=case.provider, channel=case.channel, workers=case.workers, settings=settings.table(), home=home(), **same
+        network,
+        samples,
+        provider=case.provider,
+        channel=case.channel,
+        workers=case.workers,
+        settings=settings.table(),
+        home=home(),
+        note=note,
+        **same,
     )
 
 
@@ -145,17 +164,20 @@ def _bill(record: Mapping[str, Any], tariff: Tariff) -> Bill:
     return cost.bill(Usage.of_run(record), tariff)
 
 
-def _answer(screen: Screen, found: Comparison, report: str | None, table: str | None) -> None:
+def _answer(screen: Screen, found: Comparison, error: Mapping[str, Any], report: str | None, table: str | None) -> None:
     """Files first, so that what is printed is true."""
-    if report:
+    if report is not None:
         from fsd_core.report import comparison_page
         from fsd_core.report.page import MARK
 
         write_file("--report", Path(report), comparison_page(found), MARK)
-    if table:
+    if table is not None:
         write_file("--csv", Path(table), found.to_csv(), CSV_MARK)
-    screen.answer(found.to_json() | {"report": report, "csv": table})
-    screen.print(_table(found), *found.failures(), *(f"{name}: {path}" for name, path in (("Page", report), ("CSV", table)) if path))
+    screen.answer({**found.to_json(), "report": report, "csv": table, **error})
+    doubted = sorted({f"{price.service} {price.sku}" for cell in found.cells for run in cell.runs for price in run.bill.doubted})
+    notes = [f"* by a price of low confidence: {', '.join(doubted)}"] if doubted else []
+    notes += [text for _, text in found.failures()]
+    screen.print(_table(found), *notes, *(f"{name}: {path}" for name, path in (("Page", report), ("CSV", table)) if path))
 
 
 def _table(found: Comparison) -> Table:
@@ -170,19 +192,22 @@ def _table(found: Comparison) -> Table:
             continue
         seconds, requests, sizes, usd = (spread(figure, cell) for figure in FIGURES)
         span = f"{seconds[0]:.2f} s" + (f" ({seconds[1]:.2f} to {seconds[2]:.2f})" if len(cell.runs) > 1 else "")
-        rows.add_row(*head, span, f"{requests[0]:.0f}", f"{sizes[0] / 1e6:.2f}", f"{usd[0]:.4f}")
+        mark = "*" if cell.runs[0].bill.doubted else ""
+        rows.add_row(*head, span, f"{requests[0]:.0f}", f"{sizes[0] / 1e6:.2f}", f"{usd[0]:.4f}{mark}")
     return rows
 
 
 def _check_outputs(report: str | None, table: str | None) -> None:
-    if report:
+    if report is not None:
         from fsd_core.report import check_page
         from fsd_core.report.page import MARK
 
         check_page()
         check_file("--report", Path(KINDS["output"].read(report, "--report ")), MARK)
-    if table:
+    if table is not None:
         check_file("--csv", Path(KINDS["output"].read(table, "--csv ")), CSV_MARK)
+    if report is not None and table is not None and Path(report).resolve() == Path(table).resolve():
+        raise InputError(f"--csv {table}: is the file of --report: must be another")
 
 
 def _command(settings: Settings, model: str, inputs: str, names: list[str], ways: list[str], counts: list[int], times: int) -> str:

@@ -13,7 +13,7 @@ import click
 from fsd_core import cost
 from fsd_core.cli.options import Command, Group, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.config import Settings
+from fsd_core.config import KINDS, Settings
 from fsd_core.cost import Bill, Line, Price, Tariff, Usage
 from fsd_core.errors import InputError
 
@@ -111,13 +111,15 @@ def bill(screen: Screen, settings: Settings, usage: str, free_tier: bool) -> Non
     made = cost.bill(Usage.parse(_read(usage), f"--usage {usage}"), tariff, free=free_tier)
     screen.answer(made.to_json())
     rows = [(f"{line.price.service} {line.price.sku}", _line_text(line)) for line in made.lines]
-    screen.print(pairs(_title(made), [*rows, *_totals(made)]))
+    screen.print(pairs(_title(made) + (", free tiers taken off" if free_tier else ""), [*rows, *_totals(made)]))
 
 
 def _read(path: str) -> Any:
     try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-        return json.loads(text)
+        if path == "-" and sys.stdin is None:
+            raise InputError("--usage -: standard input is closed")
+        text = sys.stdin.read() if path == "-" else Path(KINDS["output"].read(path, "--usage ")).read_text(encoding="utf-8")
+        return json.loads(text, object_pairs_hook=_once)
     except FileNotFoundError:
         raise InputError(f"--usage {path}: no such file") from None
     except OSError as error:
@@ -126,8 +128,16 @@ def _read(path: str) -> Any:
         raise InputError(f"--usage {path}: is no JSON: {error}") from error
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"{next(name for name, _ in pairs if [other for other, _ in pairs].count(name) > 1)!r} is there twice")
+    return found
+
+
 def _line_text(line: Line) -> str:
     mark = ", low confidence" if line.price.confidence == "low" else ""
+    mark += ", free" if line.price.usd and not line.usd else ""
     return f"{_usd(line.usd)}  {line.quantity:.10g} {line.price.unit} at {line.price.usd:g} USD{mark}"
 
 
@@ -142,9 +152,7 @@ def _title(made: Bill) -> str:
 def _totals(made: Bill) -> Iterable[tuple[str, str]]:
     yield "total", _usd(made.total_usd)
     if made.otherwise_usd != made.total_usd:
-        doubted = [line.price for line in made.lines if line.usd != line.otherwise_usd]
-        ifs = (f"{price.sku} costs {price.otherwise:g} USD, not {price.usd:g}" for price in doubted)
-        yield "or", f"{_usd(made.otherwise_usd)}  if {' and '.join(ifs)}"
+        yield "or", f"{_usd(made.otherwise_usd)}  if {made.otherwise}"
     for line in made.apart:
         yield "not in the total", f"{_usd(line.usd)}  {line.price.service} {line.price.sku}, a month"
 
@@ -169,7 +177,8 @@ def service_table(made: Bill) -> Any:
     rows = []
     for service, lines in made.by_service.items():
         marked = (
-            f"{line.quantity:.6g} {line.price.unit}" + (" (low confidence)" if line.price.confidence == "low" else "") for line in lines
+            f"{line.price.sku} {line.quantity:.6g} {line.price.unit}" + (" (low confidence)" if line.price.confidence == "low" else "")
+            for line in lines
         )
         rows.append((service, f"{_usd(sum(line.usd for line in lines))}  {', '.join(marked)}"))
     return pairs(f"\n{_title(made)}", [*rows, *_totals(made)])

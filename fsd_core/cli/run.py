@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fsd_core import Progress, Result
     from fsd_core.model import Model
 
-__all__ = ["distributed", "result_tables", "run"]
+__all__ = ["distributed", "reporting", "result_tables", "run"]
 
 KEYS = (
     "provider", "channel", "workers", "branching", "partition", "objective", "batch_size", "timeout", "seed", "app", "emulator", "faults",
@@ -69,7 +69,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     screen.known["samples"] = samples.shape[0]
     expected = read_truth(Path(settings.truth), samples.shape[0]) if settings.truth else None
     with screen.progress() as show, emulated(settings, lambda text: show("emulator", 0, 0, text), start=True) as settings:
-        result = distributed(network, samples, settings, show)
+        result = distributed(network, samples, settings, show, {"model": model, "input": inputs})
     truth = None if expected is None else compare(expected, result.output)
     if settings.output:
         write_output(Path(settings.output), result.output)
@@ -82,7 +82,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
         )
 
 
-def distributed(model: Model, inputs: csr_matrix, settings: Settings, show: Show) -> Result:
+def distributed(model: Model, inputs: csr_matrix, settings: Settings, show: Show, note: Mapping[str, str] | None = None) -> Result:
     """`fsd_core.run` with the command's settings and progress."""
     from fsd_core import run as run_model
 
@@ -92,6 +92,7 @@ def distributed(model: Model, inputs: csr_matrix, settings: Settings, show: Show
         **{key: getattr(settings, key) for key in KEYS if key not in ("emulator", "output", "truth", "tariff")},
         settings=settings.table(),
         home=home(),
+        note=note,
         progress=reporting(show),
     )
 

@@ -59,7 +59,7 @@ class Screen:
         """With ``--json``: print the one object. Of several only the first is printed."""
         if self.json and not self.answered:
             self.answered = True
-            self._write(json.dumps(fields) + "\n")
+            self._write(json.dumps(fields, allow_nan=False) + "\n")
 
     def print(self, *renderables: RenderableType) -> None:
         """For people, on standard output; nothing with ``--json``. Plain text is not wrapped, so that it can be copied."""

@@ -51,6 +51,17 @@ class Bill:
         return math.fsum(line.otherwise_usd for line in self.lines)
 
     @property
+    def doubted(self) -> tuple[Price, ...]:
+        """The prices of low confidence that it uses."""
+        return tuple(line.price for line in self.lines if line.price.confidence == "low")
+
+    @property
+    def otherwise(self) -> str:
+        """When `otherwise_usd` is right, in words; empty where it is the total."""
+        prices = (line.price for line in self.lines if line.usd != line.otherwise_usd)
+        return " and ".join(f"{price.sku} costs {price.otherwise:g} USD, not {price.usd:g}" for price in prices)
+
+    @property
     def by_service(self) -> Mapping[str, tuple[Line, ...]]:
         """The lines of each service, in order."""
         services = dict.fromkeys(line.price.service for line in self.lines)

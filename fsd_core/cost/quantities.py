@@ -51,6 +51,14 @@ def _receive_units(usage: Usage) -> float:
     return max(usage["receive_units"], usage["receive_requests"])
 
 
+def _published_messages(usage: Usage) -> float:
+    return max(usage["messages_sent"], usage["message_units_sent"], _publish_units(usage))
+
+
+def _delivered_messages(usage: Usage) -> float:
+    return max(usage["messages_received"], usage["message_units_received"], _receive_units(usage))
+
+
 def _mb_seconds(usage: Usage, rule: FunctionRule) -> float:
     return 0.0 if usage.memory_mb is None else rule.seconds(usage) * rule.memory_mb(usage.memory_mb)
 
@@ -63,10 +71,10 @@ def _vcpu_seconds(usage: Usage, rule: FunctionRule) -> float:
 # is at least one request, and a message at least one operation: so each is the larger of what was counted and what that implies.
 QUANTITIES: Mapping[str, Callable[[Usage, FunctionRule, float], float]] = {
     "publish_units": lambda usage, rule, least: _publish_units(usage),
-    "published_messages": lambda usage, rule, least: max(usage["messages_sent"], _publish_units(usage)),
+    "published_messages": lambda usage, rule, least: _published_messages(usage),
     "published_bytes": lambda usage, rule, least: max(usage["message_bytes_sent"], least * _publish_units(usage)),
     "receive_units": lambda usage, rule, least: _receive_units(usage),
-    "delivered_messages": lambda usage, rule, least: max(usage["messages_received"], _receive_units(usage)),
+    "delivered_messages": lambda usage, rule, least: _delivered_messages(usage),
     "delivered_bytes": lambda usage, rule, least: max(usage["message_bytes_sent"], least * _receive_units(usage)),
     "ack_requests": lambda usage, rule, least: usage["ack_requests"],
     "settled_messages": lambda usage, rule, least: max(usage["messages_received"], usage["ack_requests"]),

@@ -6,8 +6,8 @@ A file has ``provider``, ``region``, ``as_of``, optionally ``title``; a table ``
 
 from __future__ import annotations
 
+import datetime
 import difflib
-import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from fsd_core.cost.quantities import NEEDED, QUANTITIES, FunctionRule
+from fsd_core.cost.usage import MOST
 from fsd_core.errors import InputError
 
 __all__ = ["Price", "Tariff", "default_tariff", "load", "names"]
 
+LEAST = 1e-9  # of what is divided by
 CONFIDENCES = ("high", "medium", "low")
 DEFAULTS = {"local": "local", "aws": "aws-us-east-1", "gcp": "gcp-us-central1", "azure": "azure-eastus2"}
 
@@ -67,11 +69,11 @@ class _Key:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST
 
 
 def _are_counts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and len(set(map(str, value))) == len(value) and all(each in QUANTITIES for each in value)
+    return isinstance(value, list) and bool(value) and len(set(map(str, value))) == len(value) and set(map(str, value)) <= set(QUANTITIES)
 
 
 def _ascending(value: Any) -> bool:
@@ -84,8 +86,8 @@ def _are_pairs(value: Any) -> bool:
 
 _TEXT = _Key("a text that is not empty", lambda value: isinstance(value, str) and value != "")
 _WORDS = _Key("a text", lambda value: isinstance(value, str), required=False)
-_AMOUNT = _Key("a number of at least 0", _is_number)
-_ABOVE = _Key("a number above 0", lambda value: _is_number(value) and value > 0)
+_AMOUNT = _Key(f"a number of at least 0 and at most {MOST:g}", _is_number)
+_ABOVE = _Key(f"a number above 0, from {LEAST:g} to {MOST:g}", lambda value: _is_number(value) and value >= LEAST)
 _FLAG = _Key("true or false", lambda value: isinstance(value, bool))
 _CONFIDENCE = _Key(f"one of {', '.join(CONFIDENCES)}", lambda value: value in CONFIDENCES)
 _ORIGIN = {"source": _TEXT, "as_of": _TEXT, "confidence": _CONFIDENCE}
@@ -157,7 +159,7 @@ def load(name: str) -> Tariff:
         raise InputError(f"tariff {name}: no such file") from None
     except OSError as error:
         raise InputError(f"tariff {name}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"tariff {name}: is no TOML: {' '.join(str(error).split())}") from error
     return _read(name, str(file), content)
 
@@ -172,6 +174,9 @@ def _read(name: str, path: str, content: Mapping[str, Any]) -> Tariff:
     rule = _checked(values["function"], _FUNCTION, f"{where}[function] ")
     rule |= {key: tuple(map(tuple, rule[key]) if key == "vcpus" else rule[key]) for key in ("sizes_mb", "vcpus") if key in rule}
     prices = tuple(_price(table, f"{where}[[price]] {number} ") for number, table in enumerate(values["price"], 1))
+    skus = [(price.service, price.sku) for price in prices]
+    if twice := next((sku for sku in skus if skus.count(sku) > 1), None):
+        raise InputError(f"{where}{' '.join(twice)} is there twice: a price has one [[price]]")
     counted = {each for price in prices for each in price.counts}
     for row in NEEDED:
         if not counted & set(row):
@@ -193,6 +198,8 @@ def _read(name: str, path: str, content: Mapping[str, Any]) -> Tariff:
 def _price(table: Mapping[str, Any], where: str) -> Price:
     where += f"({table.get('service')} {table.get('sku')}) "
     values = _checked(table, _PRICE, where)
+    if values["confidence"] == "low" and "otherwise" not in values:
+        raise InputError(f"{where}otherwise: is missing: a price of low confidence says what it costs if it is wrong")
     if bool(values.get("counts")) == values.get("apart", False):
         raise InputError(f"{where}counts: is missing; or, of a charge by the month, apart = true, and then it counts nothing")
     if "otherwise" in values and values["confidence"] != "low":
@@ -201,7 +208,8 @@ def _price(table: Mapping[str, Any], where: str) -> Price:
 
 
 def _checked(table: Mapping[str, Any], keys: Mapping[str, _Key], where: str) -> dict[str, Any]:
-    """The table, if its keys and values are right."""
+    """The table, if its keys and values are right. A date of TOML is as good as its text."""
+    table = {name: value.isoformat() if isinstance(value, datetime.date) else value for name, value in table.items()}
     for name in table:
         if name not in keys:
             close = difflib.get_close_matches(name, keys, 1)
@@ -211,5 +219,5 @@ def _checked(table: Mapping[str, Any], keys: Mapping[str, _Key], where: str) -> 
             if key.required:
                 raise InputError(f"{where}{name}: is missing: must be {key.wanted}")
         elif not key.holds(table[name]):
-            raise InputError(f"{where}{name} = {table[name]!r}: must be {key.wanted}")
+            raise InputError(f"{where}{name} = {repr(table[name])[:80]}: must be {key.wanted}")
     return dict(table)

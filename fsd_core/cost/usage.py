@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from fsd_core.errors import InputError
 from fsd_core.wrappers.meter import FIELDS
 
-__all__ = ["FIGURES", "Usage"]
+__all__ = ["FIGURES", "MOST", "Usage"]
 
+MOST = 10**18  # of any figure: what is larger is a mistake, and its products would soon be no numbers
 FIGURES = (
     *FIELDS,
     "stored_byte_seconds",  # bytes in the object store times the seconds they lay there
@@ -53,6 +53,8 @@ class Usage:
             raise InputError(f"{where}: function_memory_mb = 0: must be a number above 0")
         if memory is None and (each or more):
             raise InputError(f"{where}: function_memory_mb is missing: function_seconds are billed by memory")
+        if memory is not None and "function_seconds" not in figures:
+            raise InputError(f"{where}: function_seconds is missing: function_memory_mb alone costs nothing")
         counts = {name: _number(value, f"{where}: {name}", whole=True) for name, value in values.items()}
         return Usage(counts, tuple((time, 0.0) for time in each), more, memory)
 
@@ -75,7 +77,7 @@ class Usage:
 
 
 def _number(value: object, where: str, *, whole: bool = False) -> float:
-    wanted = f"a {'whole ' if whole else ''}number of at least 0"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf or (whole and value != int(value)):
-        raise InputError(f"{where} = {value!r}: must be {wanted}")
+    wanted = f"a {'whole ' if whole else ''}number of at least 0 and at most {MOST:g}"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST or (whole and value != int(value)):
+        raise InputError(f"{where} = {repr(value)[:40]}: must be {wanted}")
     return value

@@ -29,6 +29,7 @@ SIZE = 12.0  # of the text
 BESIDE: Mapping[str, Any] = {"clip_on": False, "va": "center", "fontsize": SIZE}
 COLOURS = {"#010101": "ink", "#020202": "soft", "#030303": "line", "#040404": "card"} | {f"#0500{n:02x}": f"part-{n}" for n in range(7)}
 INK, SOFT, LINE, CARD, *PARTS = COLOURS
+PHASES = {"launch": 0, "load": 1, "compute": 2, "send": 3, "wait": 4, "other": 5, "rest": 5, "stage": 6}  # the same on every page
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +87,12 @@ def stacked(name: str, title: str, axis: str, parts: Sequence[str], bars: Sequen
             for at in shown if bar.values else ():
                 if not bar.values[at]:
                     continue
-                patch = axes.barh(middle, bar.values[at], BAR, start, color=PARTS[at], edgecolor=CARD, linewidth=0.6)[0]
+                patch = axes.barh(middle, bar.values[at], BAR, start, color=_colour(parts, at), edgecolor=CARD, linewidth=0.6)[0]
                 plot.mark(patch, row, at, f"{bar.group + ', ' if bar.group else ''}{bar.label}: {parts[at]} {text(bar.values[at])}")
                 start += bar.values[at]
             if bar.high > bar.low:
                 axes.plot([bar.low, bar.high], [middle, middle], color=INK, linewidth=1.2, marker="|", markersize=7, clip_on=False)
-            plot.value(bar.why or text(bar.total), 0 if bar.why else max(bar.high, bar.total), middle, soft=bool(bar.why))
+            plot.value(bar.why or text(bar.total), middle, soft=bool(bar.why))
             y += ROW
     said = "; ".join(f"{bar.group + ', ' if bar.group else ''}{bar.label}: {bar.why or text(bar.total)}" for bar in bars)
     return plot.svg(title, said)
@@ -110,10 +111,10 @@ def timeline(name: str, title: str, axis: str, parts: Sequence[str], rows: Seque
             for at in shown:
                 boxes = [Path(_box(start, end, top, top + BAR), closed=True) for part, start, end in row.spans if part == at]
                 if boxes:  # one mark a part, or a page would have thousands
-                    patch = plot.axes.add_patch(PathPatch(Path.make_compound_path(*boxes), color=PARTS[at], linewidth=0))
+                    patch = plot.axes.add_patch(PathPatch(Path.make_compound_path(*boxes), color=_colour(parts, at), linewidth=0))
                     whole = sum(end - start for part, start, end in row.spans if part == at)
                     plot.mark(patch, number, at, f"{row.label}: {parts[at]} {text(whole)}")
-            plot.value(text(row.end), row.end, number * ROW + ROW / 2)
+            plot.value(text(row.end), number * ROW + ROW / 2)
     return plot.svg(title, "; ".join(f"{row.label}: until {text(row.end)}" for row in rows))
 
 
@@ -137,10 +138,11 @@ class _Plot:
             words, (0, y), (-6, 0), textcoords="offset points", ha="right", color=INK, annotation_clip=False, **BESIDE
         )  # fmt: skip
 
-    def value(self, words: str, x: float, y: float, *, soft: bool = False) -> None:
-        """Say what a row comes to, right of ``x``."""
-        self.axes.annotate(words, (x, y), (5, 0), textcoords="offset points", ha="left", color=SOFT if soft else INK,
-            style="italic" if soft else "normal", annotation_clip=False, **BESIDE)  # fmt: skip
+    def value(self, words: str, y: float, *, soft: bool = False) -> None:
+        """Say what the row at ``y`` comes to, right of all bars: at a bar's end it would be read as where its line ends. ``soft``: why
+        there is no bar, in its place."""
+        self.axes.annotate(words, (0 if soft else self.axes.get_xlim()[1], y), (6, 0), textcoords="offset points", ha="left",
+            color=SOFT if soft else INK, style="italic" if soft else "normal", annotation_clip=False, **BESIDE)  # fmt: skip
 
     def mark(self, patch: Patch, row: int, part: int, words: str) -> None:
         """Make a patch a segment of its row, that says what it is."""
@@ -182,11 +184,15 @@ def _plot(
             x, at_y = 2.0, height - 10 - line * KEY
             for part in row_parts:
                 figure.text((x + 14) / WIDTH, at_y / height, part, color=INK, va="center", fontsize=SIZE)
-                figure.patches.append(_square(figure, x, at_y, height, PARTS[list(parts).index(part)]))
+                figure.patches.append(_square(figure, x, at_y, height, _colour(parts, list(parts).index(part))))
                 x += _key_width(part)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         plot.text = out.getvalue()
+
+
+def _colour(parts: Sequence[str], at: int) -> str:
+    return PARTS[PHASES.get(parts[at], at)]
 
 
 def _square(figure: Figure, x: float, y: float, height: float, colour: str) -> Rectangle:

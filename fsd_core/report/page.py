@@ -39,13 +39,16 @@ def comparison_page(found: Comparison) -> str:
     about = found.about
     emulated = [f"{name} ({where.emulator})" for name, where in found.providers.items() if where.emulator]
     top = [f"<h1>{_text(about['model'])} on {_text(', '.join(found.providers))}</h1>"]
+    ran = sum(len(cell.runs) for cell in found.cells)
+    times = "once" if about["repeat"] == 1 else f"{about['repeat']} times in turns"
+    agree = "All outputs agree." if ran > 1 else "" if ran else "Nothing ran."
     top += [
         f"<p>{about['samples']} samples through {about['layers']} layers of up to {about['neurons']} neurons, the same partition and number"
-        f" of workers on each, {about['repeat']} times in turns. All outputs agree.</p>"
+        f" of workers on each, {times}. {agree}</p>"
     ]
     if emulated:
         top.append(f'<p class="warn">Emulated on this machine: {_text(", ".join(emulated))}. Compare counts and bytes, not times.</p>')
-    top += [f'<p class="warn">Without figures: {_text(line)}</p>' for line in found.failures()]
+    top += [f'<p class="warn">Without figures: {_text(line)}</p>' for _, line in found.failures()]
     sections = [
         _section("At a glance", _overview(found)),
         f'<div class="pair">{"".join(_compared(figure, found) for figure in FIGURES)}</div>',
@@ -55,7 +58,8 @@ def comparison_page(found: Comparison) -> str:
     words += [EMULATED] if emulated else []
     words.append(
         "Of several runs a bar shows the median one, the lower of the middle two of an even number; the thin line goes from the lowest to"
-        " the highest. First runs also make resources, compute the partition and put weights into the store."
+        " the highest. What is done once, making resources, starting functions that then stay and putting weights into the store, was done"
+        " by a run of each place and number of workers that is not shown."
     )
     sections.append(_section("How to read this", "".join(f"<p>{_text(each)}</p>" for each in words)))
     sections.append(_section("Configuration and versions", _facts([*about.items(), *_wheres(found)])))
@@ -66,8 +70,9 @@ def run_page(run: Measured) -> str:
     """The page of one run from its record and bill."""
     record = run.record
     alone = record["workers"] == 1
+    what = " on ".join(record["note"][name] for name in ("model", "input") if name in record["note"])
     top = [
-        f"<h1>Run {_text(record['run'])}</h1>",
+        f"<h1>Run {_text(record['run'])}{_text(f': {what}' if what else '')}</h1>",
         f"<p>{record['samples']} samples through {record['layers']} layers of up to {record['neurons']} neurons, with {record['workers']}"
         f" worker{'' if alone else 's'} on {_text(record['provider'])}{'' if alone else ', channel ' + _text(record['channel'])}:"
         f" {record['seconds']['total']:.2f} s, {run.bill.total_usd:.6f} USD.</p>",
@@ -105,11 +110,12 @@ def run_page(run: Measured) -> str:
         f'<div class="pair">{"".join(_amounts(figure, run) for figure in FIGURES[:3])}</div>',
     ]
     names = ("run", "began", "provider", "channel", "partition", "seed", "objective", "workers", "branching", "faults", "model")
-    facts = [(name if name != "model" else "model digest", record[name]) for name in names if record[name] is not None]
+    facts = [*record["note"].items()]
+    facts += [(name if name != "model" else "model digest", record[name]) for name in names if record[name] is not None]
     facts += [("batches of samples", ", ".join(map(str, record["batches"]))), ("service", record["stand_in"] or "itself")]
     facts += [("memory, largest worker", _bytes(record["memory"]["peak_bytes_max"]))]
     facts += [("memory limit", _bytes(record["memory"]["limit_bytes"]))] if "limit_bytes" in record["memory"] else []
-    facts += [("fsd", record["fsd"]), ("python", record["python"])]
+    facts += record["versions"].items()
     sections.append(_section("Configuration and versions", _facts(facts)))
     if words := LOCAL if record["provider"] == "local" else EMULATED if record["stand_in"] else "":
         sections.append(_section("How to read this", f"<p>{_text(words)}</p>"))
@@ -150,8 +156,11 @@ def _compared(figure: Figure, found: Comparison) -> str:
         rows.append([str(cell.case), _three(figure, cell), *map(text, values)])
     units = {"s": "seconds", "B": "bytes", "USD": "USD for a thousand runs", "": "requests"}
     title = f"{figure.title} by provider, channel and workers"
+    none = "None: what ran costs nothing there." if any(cell.runs for cell in found.cells) else "Nothing ran."
     chart = (
-        charts.stacked(figure.name, title, units[figure.unit], figure.parts, bars, text) if any(bar.total for bar in bars) else "<p>0</p>"
+        charts.stacked(figure.name, title, units[figure.unit], figure.parts, bars, text)
+        if any(bar.total for bar in bars)
+        else f"<p>{none}</p>"
     )
     table = _details(_table(["case", "median (lowest to highest)", *figure.parts], rows))
     return _section(figure.title, f'<figure>{chart}</figure>{table}<p class="soft">{_text(figure.meaning)}</p>')
@@ -163,9 +172,17 @@ def _overview(found: Comparison) -> str:
         if why := found.why(cell):
             rows.append([str(cell.case), why if cell.error else "cannot start", "", "", ""])
         else:
-            rows.append([str(cell.case), *(_three(figure, cell) for figure in FIGURES)])
+            *most, money = (_three(figure, cell) for figure in FIGURES)
+            rows.append([str(cell.case), *most, money + (" *" if cell.runs[0].bill.doubted else "")])
     names = ["case", "time", "requests", "bytes", "USD for a thousand runs"]
-    return _table(names, rows) + '<p class="soft">Median, and in brackets the lowest to the highest.</p>'
+    words = ["Median, and in brackets the lowest to the highest."]
+    words += [f"* with a price of low confidence: {', '.join(doubted)}."] if (doubted := _doubted(found)) else []
+    return _table(names, rows) + f'<p class="soft">{_text(" ".join(words))}</p>'
+
+
+def _doubted(found: Comparison) -> list[str]:
+    """The prices of low confidence that any bill uses."""
+    return sorted({f"{price.service} {price.sku}" for cell in found.cells for run in cell.runs for price in run.bill.doubted})
 
 
 def _services(found: Comparison) -> str:
@@ -173,10 +190,13 @@ def _services(found: Comparison) -> str:
     for cell in _ordered(found):
         if cell.runs:
             bill = median(FIGURES[-1], cell).bill
-            parts = (f"{name} {1000 * sum(line.usd for line in lines):.4f}" for name, lines in bill.by_service.items())
-            other = f"{1000 * bill.otherwise_usd:.4f}" if bill.otherwise_usd != bill.total_usd else ""
+            parts = (
+                f"{name} {1000 * sum(line.usd for line in lines):.4f}" + (" *" if any(line.price in bill.doubted for line in lines) else "")
+                for name, lines in bill.by_service.items()
+            )
+            other = f"{1000 * bill.otherwise_usd:.4f} if {bill.otherwise}" if bill.otherwise else ""
             rows.append([str(cell.case), bill.tariff.name, ", ".join(parts), f"{1000 * bill.total_usd:.4f}", other])
-    words = "USD for a thousand runs. The last column is the sum if each price of low confidence were its other figure."
+    words = "USD for a thousand runs. * with a price of low confidence; the last column is the sum if that is wrong."
     fees = {
         f"{line.price.service} {line.price.sku}: {line.usd:g} USD a month, used or not, is in no sum."
         for cell in found.cells for run in cell.runs[:1] for line in run.bill.apart
@@ -191,7 +211,7 @@ def _bill(bill: Bill) -> str:
     ]  # fmt: skip
     words = f"By {bill.tariff.name} ({bill.tariff.region}, {bill.tariff.as_of}): {bill.total_usd:.7f} USD together"
     if bill.otherwise_usd != bill.total_usd:
-        words += f", or {bill.otherwise_usd:.7f} USD if each price of low confidence were its other figure"
+        words += f", or {bill.otherwise_usd:.7f} USD if {bill.otherwise}"
     apart = "".join(f" {line.price.service} {line.price.sku} costs {line.usd:g} USD a month, which is in no sum." for line in bill.apart)
     return _table(["service", "what", "quantity", "USD a unit", "confidence", "USD"], rows) + f"<p>{_text(words)}.{_text(apart)}</p>"
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from fsd_core.client import RECORD_VERSION
+from fsd_core.cost.usage import MOST
 from fsd_core.errors import InputError
 from fsd_core.stopwatch import CELLS, PHASES
 from fsd_core.wrappers.meter import FIELDS
 
 __all__ = ["find_record", "read_record"]
 
+RUN = re.compile(r"[0-9a-f]{16}")
 MOST_BYTES = 64 << 20  # a thousand ranks leave about 1 MB
-TEXTS = ("run", "provider", "channel", "partition", "fsd", "began", "model", "objective")
-COUNTS = ("samples", "neurons", "layers", "workers", "branching", "output_nonzero_samples")
+TEXTS = ("provider", "channel", "partition", "began", "model", "objective")
+COUNTS = ("samples", "neurons", "layers", "workers", "branching")  # of which there is at least one
 SECONDS = ("total", "stage", "launch", "load", "compute", "exchange")
 RANK_SECONDS = ("launch", *PHASES, "init", "function")
 
@@ -27,7 +28,7 @@ def find_record(run: str, home: Path) -> Path:
     """The file of a run's id, or the path of one. Raises `InputError` where there is none."""
     if "/" in run or run.endswith(".json"):
         return Path(run)
-    if not re.fullmatch(r"[0-9a-f]{16}", run):
+    if not RUN.fullmatch(run):
         raise InputError(f"run {run!r}: must be the id of a run, 16 hexadecimal digits, or the path of its record")
     file = home / "runs" / f"{run}.json"
     if not file.exists():
@@ -61,11 +62,22 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def _wrong(record: Mapping[str, Any]) -> str | None:
     """The first key that is not what this version writes."""
+    if not isinstance(record["run"], str) or not RUN.fullmatch(record["run"]):
+        return "run"
     for name in TEXTS:
-        if not isinstance(record.get(name), str):
+        if not _is_text(record.get(name)):
             return name
     for name in COUNTS:
-        if not _is_count(record.get(name)):
+        if not _is_count(record.get(name)) or record[name] < 1:
+            return name
+    if not _is_count(record.get("seed")):
+        return "seed"
+    for name in ("stand_in", "faults"):
+        if not (name in record and (record[name] is None or _is_text(record[name]))):
+            return name
+    for name in ("note", "versions"):
+        table = record.get(name)
+        if not isinstance(table, dict) or not all(_is_text(text) for text in (*table, *table.values())):
             return name
     batches = record.get("batches")
     if not isinstance(batches, list) or not all(map(_is_count, batches)):
@@ -84,8 +96,6 @@ def _wrong(record: Mapping[str, Any]) -> str | None:
                 return f"{where}.{name}"
     if "limit_bytes" in record["memory"] and not _is_number(record["memory"]["limit_bytes"]):
         return "memory.limit_bytes"
-    if not isinstance(record.get("stand_in", 0), str | None):
-        return "stand_in"
     for at, rank in enumerate(ranks):
         if rank.get("rank") != at:
             return f"ranks[{at}].rank"
@@ -101,9 +111,14 @@ def _is_timeline(value: Any) -> bool:
     return isinstance(phases, str) and 0 < len(phases) <= CELLS and set(phases) <= {phase[0] for phase in PHASES}
 
 
+def _is_text(value: Any) -> bool:
+    """Fit to be shown: no control characters, no half of a character."""
+    return isinstance(value, str) and value.isprintable()
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and value >= 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and _is_number(value)

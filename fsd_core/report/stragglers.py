@@ -26,14 +26,14 @@ class Straggler:
 
 
 def stragglers(record: Mapping[str, Any]) -> list[Straggler]:
-    """The slowest rank of each phase but waiting, which is what the others do for them.
+    """The slowest rank of each phase but waiting, which is what the others do for them, and other, for which nobody waits.
 
     One is late where it took more than `TIMES` the median and was behind by more than `SHARE` of the run.
     """
     found = []
     parts = [rank_parts(rank) for rank in record["ranks"]]
     for at, phase in enumerate(RANK_PARTS):
-        if phase != "wait":
+        if phase not in ("wait", "other"):
             times = [part[at] for part in parts]
             slowest, middle = max(times), median(times)
             late = slowest > TIMES * middle and slowest - middle > SHARE * record["seconds"]["total"]

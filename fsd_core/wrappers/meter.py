@@ -13,6 +13,8 @@ FIELDS = (
     "messages_received",  # deliveries, duplicates included
     "publish_requests",
     "publish_units",  # sum over publishes of ceil(bytes / billing unit), at least 1 each
+    "message_units_sent",  # sum over messages of ceil(bytes / billing unit)
+    "message_units_received",
     "receive_requests",  # empty ones too
     "receive_units",
     "ack_requests",

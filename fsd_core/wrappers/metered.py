@@ -24,10 +24,9 @@ class MeteredMessages(AroundMessages):
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
         """See `MessageDriver.publish`."""
-        size = self._size(messages)
-        self._meter.add_all(
-            {"publish_requests": 1, "publish_units": self._units(size), "messages_sent": len(messages), "message_bytes_sent": size}
-        )
+        sizes = self._sizes(messages)
+        counts = {"publish_requests": 1, "publish_units": self._units(sum(sizes)), "messages_sent": len(sizes)}
+        self._meter.add_all(counts | {"message_bytes_sent": sum(sizes), "message_units_sent": sum(map(self._units, sizes))})
         return super().publish(messages)
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
@@ -36,8 +35,9 @@ class MeteredMessages(AroundMessages):
         try:
             deliveries = super().receive(rank, limit, wait_s)
         finally:
-            units = self._units(self._size(deliveries))
-            self._meter.add_all({"receive_requests": 1, "receive_units": units, "messages_received": len(deliveries)})
+            sizes = self._sizes(deliveries)
+            counts = {"receive_requests": 1, "receive_units": self._units(sum(sizes)), "messages_received": len(sizes)}
+            self._meter.add_all(counts | {"message_units_received": sum(map(self._units, sizes))})
         return deliveries
 
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
@@ -45,8 +45,8 @@ class MeteredMessages(AroundMessages):
         self._meter.add("ack_requests")
         return super().ack(rank, tokens)
 
-    def _size(self, entries: Sequence[Message] | Sequence[Delivery]) -> int:
-        return sum(len(entry.body) + self.limits.overhead_bytes for entry in entries)
+    def _sizes(self, entries: Sequence[Message] | Sequence[Delivery]) -> list[int]:
+        return [len(entry.body) + self.limits.overhead_bytes for entry in entries]
 
     def _units(self, size: int) -> int:
         return max(1, -(-size // self.limits.billing_bytes))
