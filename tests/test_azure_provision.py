@@ -495,7 +495,7 @@ def test_more_ranks_than_queues_connect_are_deployed_for_the_object_channel(app:
     monkeypatch.setitem(limits.TIERS, "standard", replace(limits.TIERS["standard"], connections=5))  # type: ignore[call-overload]
     made = provisioner().ensure(app, 3, 1)
     with pytest.raises(InputError, match=r"3 ranks over 2 .* with 3 connection strings in FSD_AZURE_SERVICE_BUS, or none and \[azure\]"):
-        PROVIDER.messages(replace(made, ranks=3), 0)
+        PROVIDER.admit(made, 3)
 
 
 XML = {"Content-Type": "application/xml"}

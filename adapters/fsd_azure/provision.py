@@ -127,7 +127,7 @@ class AzureProvisioner(AppProvisioner[Api]):
         made = Resources(app, ranks, slots, now)
         if changed:
             function.say(api, Resources(app, begun.ranks, begun.slots, now | {"code": ""}), secret)
-        probe_queues(PROVIDER, Resources(app, 1, slots, now), pairs, api)  # one client opens a link a rank, not each to each
+        probe_queues(PROVIDER, made, pairs, api)
         if changed:
             fresh = had is None or not had.ranks  # nobody has seen its roles at work yet
             try_out(PROVIDER, made, api, f"the log stream of function app {now['function']}", SETTLE_S if fresh else None)
