@@ -159,6 +159,8 @@ def run(
             raise InputError(
                 f"workers {workers}: {provider} may run {limits.concurrency} functions at once; use fewer workers or raise that quota"
             )
+        if job.channel != "object" and workers > 1:
+            job.provider.admit(resources, workers)
         try:
             return job.execute(samples, parts, label, resources, objects, invoker, batch_size)
         except RunFailed as error:

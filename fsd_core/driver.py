@@ -310,6 +310,9 @@ class Provider(Protocol):
     def attach(self, app: str) -> Resources:
         """For a worker: what the function's own environment says about the app. No request is made."""
 
+    def admit(self, resources: Resources, workers: int) -> None:
+        """Raises `InputError` where so many workers cannot all send to each other through the app's queues. No request is made."""
+
     def messages(self, resources: Resources, slot: int) -> MessageDriver:
         """The queues of one slot."""
 

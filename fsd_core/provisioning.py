@@ -133,6 +133,8 @@ class AppProvisioner(ABC, Generic[A]):
         check_size(ranks, slots)
         with self._asking(app) as api:
             had, wanted = self.read(api, app), self.wanted()
+            if had and had.ranks:
+                self.check(had, wanted)
             if had and had.ranks >= ranks and had.slots >= slots and wanted.items() <= had.names.items():
                 return had
             api.within(self.most_s)
@@ -173,6 +175,9 @@ class AppProvisioner(ABC, Generic[A]):
     @abstractmethod
     def wanted(self) -> dict[str, str]:
         """What the settings decide of `Resources.names`; the rest is as it was found or made."""
+
+    def check(self, had: Resources, wanted: dict[str, str]) -> None:
+        """Raises `InputError` where a setting says otherwise than what the app was made with, and cannot be changed."""
 
     @abstractmethod
     def make(self, api: A, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
@@ -225,14 +230,15 @@ def _probe_slot(driver: MessageDriver, slot: int, missing: set[int], requests: R
     requests.until(f"slot {slot}, ranks {', '.join(map(str, sorted(missing)))}: a message to each queue", check)
 
 
-def try_out(provider: Provider, resources: Resources, requests: Requests, where: str) -> None:
+def try_out(provider: Provider, resources: Resources, requests: Requests, where: str, patience_s: float | None = None) -> None:
     """Return once the function ran and wrote to the object store: its code imports, and what it may do is known everywhere.
 
-    Raises `DriverError` where it does not; ``where``: what tells why, for instance "log group NAME".
+    Raises `DriverError` where it does not; ``where``: what tells why, for instance "log group NAME"; ``patience_s``: how long what the
+    function may do can take to be known, three minutes unless the provider says.
     """
     key = f"probe/deploy-{secrets.token_hex(8)}"
     payload = json.dumps({"app": resources.app, "probe": {"key": key}}).encode()
-    until = min(requests.retry.deadline, time.time() + _READY_S)
+    until = min(requests.retry.deadline, time.time() + (_READY_S if patience_s is None else patience_s))
     with closing(provider.invoker(resources)) as invoker, closing(provider.objects(resources)) as objects:
         store, wait = Store(objects, requests.retry), 0.0
         launch: Launch | None = None

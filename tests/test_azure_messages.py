@@ -416,10 +416,9 @@ def test_links_are_opened_for_who_is_used_and_closed_at_once(made: Resources) ->
 
 
 def test_more_connections_than_a_namespace_takes() -> None:
-    with pointed(env(**{clients.SERVICE_BUS: string(9)}), POINTERS["azure"]):
-        AzureMessages(replace(nobody(), ranks=70), 0).close()
-        with pytest.raises(InputError, match=r"namespaces = 2, or --channel object") as caught:
-            AzureMessages(replace(nobody(), ranks=71), 0)
+    PROVIDER.admit(nobody(), 70)
+    with pytest.raises(InputError, match=r"namespaces = 2, or --channel object") as caught:
+        PROVIDER.admit(nobody(), 71)
     assert "5041 connections to one: at most 5000" in str(caught.value)
     limits.check_connections("standard", 71, 2)
     limits.check_connections("standard", 1000, 200)

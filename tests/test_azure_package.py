@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from fsd_azure import PROVIDER, RESOURCES, function, invoke, names, package, policy, provision, queues
+from fsd_azure import PROVIDER, RESOURCES, api, clients, function, invoke, names, package, policy, provision, queues
 from fsd_azure.settings import RUNTIMES, Settings
 from fsd_conformance import emulators
 from fsd_core.client import run
+from fsd_core.driver import Resources
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.package import files
@@ -96,15 +97,13 @@ def test_the_bicep_uses_the_same_names_and_roles() -> None:
     for line in (
         "var function = 'fsd-${app}-${mark}'",
         "var account = 'fsd${replace(app, '-', '')}${mark}'",
-        "var container = 'fsd-${app}'",
+        ": 'fsd-${app}'",
         "name: '${function}-${i}'",
         "name: 'fsd-${app}-${generation}-${i / ranks}-${i % ranks}'",
         f"var tags = {{ '{policy.APP_TAG}': app }}",
         f"maxDeliveryCount: {queues.DELIVERIES}, defaultMessageTimeToLive: 'PT{queues.TTL_S}S'",
         f"daysAfterModificationGreaterThan: {provision.KEPT_DAYS}",
-        f"/{function.ROUTE}'",
-        f"{RESOURCES}: string(",
-        f"{invoke.KEY}: listKeys(",
+        f"name: '{RESOURCES}'",
     ):
         assert line in text
     assert set(re.findall(r"^var \w+ = '([0-9a-f-]{36})'", text, re.M)) == {policy.SENDER, policy.RECEIVER, policy.OWNER, policy.BLOBS}
@@ -113,7 +112,27 @@ def test_the_bicep_uses_the_same_names_and_roles() -> None:
 def test_the_bicep_has_the_defaults_of_the_settings() -> None:
     text = bicep()
     for field in dataclasses.fields(Settings):
-        if field.name in ("region", "tier", "memory_mb", "timeout_s", "concurrency", "lease_s", "runtime"):
+        if field.name in ("region", "tier", "memory_mb", "timeout_s", "concurrency", "lease_s", "runtime", "message_kb"):
             (default,) = re.findall(rf"^param {field.name} \w+ = '?([\w.]+)", text, re.M)
             assert default == str(field.default), field.name
     assert text.count("{") == text.count("}")
+
+
+def test_the_bicep_records_an_app_that_is_to_be_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `fsd deploy` does it: settings when the site is made, storage among them; no ranks, code or key before all is there."""
+    for variable in (clients.SERVICE_BUS, clients.STORAGE):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("AZURE_SUBSCRIPTION_ID", "s")
+    text, provisioner = bicep(), provision.AzureProvisioner({"package": False})
+    with provisioner.requests() as requests:
+        told = provisioner._names(requests, "x", 8) | provisioner.wanted() | {"generation": "", "package": ""}
+    site = text[text.index("resource site") : text.index("// --- roles")]
+    assert set(re.findall(r"^ {14}(\w+): ", site, re.M)) == set(told)
+    assert re.search(r"ranks: 0\s+slots: 0\s", site)
+    assert re.search(r"code: ''\s", site)
+    assert set(re.findall(r"name: '(\w+)'", site)) == {"python", *function._own(Resources("x", 0, 0, told))}
+    assert invoke.KEY not in text
+    assert "listKeys" not in text
+    assert {version for word, version in re.findall(r"'(Microsoft\.ServiceBus)[^@']*@([^']+)'", text)} == {
+        dict(api._VERSIONS)["microsoft.servicebus"]
+    }

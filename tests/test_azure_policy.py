@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_a_worker_sends_receives_and_stores_and_makes_no_queues() -> None:
 def test_a_deployer_makes_queues_and_a_client_only_sends() -> None:
     assert {each.role for each in policy.deployer(NAMES, ME, "User")} == {policy.OWNER, policy.BLOBS}
     client = policy.client(NAMES, ME, "User")
-    assert {each.role for each in client} == {policy.SENDER, policy.BLOBS, policy.WEBSITE}
+    assert {each.role for each in client} == {policy.SENDER, policy.BLOBS}
     assert f"{ACCOUNT}/blobServices/default/containers/fsd-a" in {each.scope for each in client}
 
 
@@ -63,7 +64,7 @@ def test_what_is_made_without_connection_strings(monkeypatch: pytest.MonkeyPatch
     with provisioner.requests() as api, recorded() as calls:
         api.within(120)
         names = provisioner._names(api, app, 20) | provisioner.wanted()
-        assert names["namespaces"].count(",") == 2
+        assert names["namespaces"].count(",") == 6
         provision._make_group(api, app)
         provision._make_account(api, app, names)
         provision._make_bus(api, app, names)
@@ -78,7 +79,7 @@ def test_what_is_made_without_connection_strings(monkeypatch: pytest.MonkeyPatch
         rules = api.call("GET", f"{policy.storage_id(names)}/managementPolicies/default")["properties"]["policy"]["rules"]
         assert rules[0]["definition"]["filters"]["prefixMatch"] == ["fsd-roles/"]
         assert sorted(queues.there(api, app)) == sorted(names["namespaces"].split(","))
-        assert len(provisioner.remove(api, app, None)) == 5
+        assert len(provisioner.remove(api, app, None)) == 9
         assert api.owned(app) == ([], [])
         assert api.find(api.id(app)) is None
     _check(calls)
@@ -93,9 +94,22 @@ def test_a_deployer_asks_for_nothing_else() -> None:
     _check([each for each in calls if each.method != "LAUNCH"])
 
 
-def _check(calls: list[Call]) -> None:
+def test_a_client_reads_settings_and_key_and_no_more() -> None:
+    provisioner = PROVIDER.provisioner({"package": False})
+    made = provisioner.ensure("asked", 1, 1)
+    with recorded() as calls:
+        assert provisioner.find("asked") == provisioner.ensure("asked", 1, 1) == made
+        with closing(PROVIDER.invoker(made)) as invoker:
+            assert invoker._headers_of()  # type: ignore[attr-defined]
+    assert len(calls) == 3
+    _check(calls, policy.CLIENT_ACTIONS)
+    assert not [each for each in policy.CLIENT_ACTIONS if each.endswith(("/write", "/delete"))]
+    provisioner.destroy("asked")
+
+
+def _check(calls: list[Call], actions: Sequence[str] = policy.ACTIONS) -> None:
     assert calls
-    allowed = {each.lower() for each in policy.ACTIONS}
+    allowed = {each.lower() for each in actions}
     assert {call for call in calls if _action(call).lower() not in allowed} == set()
 
 
@@ -105,6 +119,8 @@ def _action(call: Call) -> str:
     if call.path.startswith("resourceGroups/"):
         inside = "/resources" if call.path.endswith("/resources") else ""
         return f"Microsoft.Resources/subscriptions/resourceGroups{inside}/{verb}"
+    if call.path.startswith("operationresults/"):
+        return f"Microsoft.Resources/subscriptions/operationresults/{verb}"
     if "roleAssignments/" in call.path:
         return f"Microsoft.Authorization/roleAssignments/{verb}"
     provider, *parts = call.path.split("/")

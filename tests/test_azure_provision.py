@@ -11,14 +11,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from azure.storage.blob import BlobServiceClient
 
-from azure_calls import recorded
-from fsd_azure import PROVIDER, RESOURCES, api, clients, function, invoke, limits, queues
+from azure_calls import Canned, answering, recorded
+from fsd_azure import PROVIDER, RESOURCES, api, clients, function, invoke, limits, package, provision, queues
 from fsd_azure import names as naming
 from fsd_azure.api import Api
 from fsd_azure.limits import TIERS
@@ -30,6 +31,7 @@ from fsd_conformance.emulators.emulator import pointed
 from fsd_core import provisioning
 from fsd_core.driver import WORKER, Code, Message, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
+from fsd_core.package import zipped
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(240)]
 SETTINGS: Mapping[str, object] = {"package": False, "lease_s": 5}
@@ -101,7 +103,7 @@ def test_what_is_made_and_how(app: str, azure: Api) -> None:
         with clients.administration(own.namespaces, number) as admin:
             found = admin.get_queue(queue)
             assert (found.lock_duration, found.max_delivery_count) == (timedelta(seconds=20), 2000)
-            assert found.default_message_time_to_live == timedelta(seconds=3600)
+            assert found.default_message_time_to_live == timedelta(seconds=queues.TTL_S)
 
     with closing(clients.container(told["blob_url"], told["container"])) as container:
         properties = container.get_container_properties()
@@ -190,6 +192,20 @@ def test_what_cannot_be_changed_is_said(app: str, table: dict[str, object], says
     with pytest.raises(InputError, match=says):
         provisioner(**table).ensure(app, 1, 1)
     assert provisioner().find(app) == made
+
+
+def test_more_namespaces_for_an_app_that_is_there_are_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not anything else is asked for."""
+    made = Resources("x", 1, 1, {**parsed(), "bus": "made", "namespaces": "one.servicebus.windows.net"})
+    monkeypatch.setattr(function, "read", lambda requests, app: made)
+    monkeypatch.delenv(clients.SERVICE_BUS)
+    assert provisioner(namespaces=1).ensure("x", 1, 1) == provisioner().ensure("x", 1, 1) == made
+    with pytest.raises(InputError, match=r"\[azure\] namespaces = 8: app 'x' was made with 1: destroy it first, or keep that"):
+        provisioner(namespaces=8).ensure("x", 1, 1)
+
+
+def parsed() -> dict[str, str]:
+    return AzureProvisioner(SETTINGS).wanted()
 
 
 def test_settings_that_others_gave_stay(app: str, azure: Api) -> None:
@@ -360,8 +376,44 @@ def test_a_launch_without_the_key_is_denied(app: str) -> None:
     invoker.close()
 
 
+def test_code_that_the_sites_identity_may_not_store_yet_is_sent_again() -> None:
+    sent: list[str] = []
+
+    def answers(method: str, path: str) -> Canned:
+        if method == "POST":
+            sent.append(path)
+            return Canned(202, json.dumps(str(len(sent))))
+        refused = {"status": 3, "status_text": "[StorageAccessibleCheck] Error while checking access: Status: 403 (Forbidden)"}
+        return Canned(200, json.dumps({"status": 4} if path.endswith("/3") else refused))
+
+    with answering(answers) as address, asking() as requests:
+        site = {"name": "f", "properties": {"hostNameSslStates": [{"name": address, "hostType": "Repository"}]}}
+        with pytest.raises(DriverError, match=r"sending the code to function app f: failed: \[StorageAccessibleCheck\]"):
+            function.publish(requests, site, package.stub())
+        assert len(sent) == 1
+        requests.settling()
+        function.publish(requests, site, package.stub())
+        assert len(sent) == 3
+
+
+def test_a_deployment_waits_for_what_settles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was just made is not there yet, then not ready; its host has no keys and its identity no role for some time."""
+    azure = emulators.find("azure")
+    Settling: type[emulators.Emulator] = type("Settling", (azure,), {"arguments": ("--settle-s", "2")})
+    sent = replace(package.stub(), body=zipped({"function_app.py": b"", "host.json": b"{}"}))  # what runs is installed
+    monkeypatch.setattr(package, "build", lambda runtime: sent)
+    with emulators.own(Settling), recorded() as calls:
+        made = provisioner(package=True).ensure("settles", 1, 1)
+        assert provisioner(package=True).find("settles") == made
+        assert sum(call.path.endswith("/api/publish") for call in calls) > 1
+        assert provisioner().ensure("keys", 1, 1)  # sends no code, and so comes to the keys sooner
+        assert sum("/fsd-keys" in call.path and call.path.endswith("/listkeys") for call in calls) > 1
+        assert provisioner().destroy("settles")
+        assert provisioner().destroy("keys")
+
+
 def test_an_app_whose_function_does_not_write_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provisioning, "_READY_S", 3.0)
+    monkeypatch.setattr(provision, "SETTLE_S", 3.0)
     monkeypatch.setattr(function, "ROUTE", "api/nothing")
     with pytest.raises(DriverError, match=rf"did not end well \(not_found\): the log stream of function app fsd-{app}-\w+ says why"):
         provisioner().ensure(app, 1, 1)
@@ -412,9 +464,12 @@ def test_settings_have_defaults_and_take_whole_floats() -> None:
 
 
 def test_how_many_namespaces_is_the_tiers_credits() -> None:
-    assert [queues.count("standard", ranks) for ranks in (1, 8, 9, 16, 20, 62)] == [1, 1, 2, 2, 3, 8]
+    """Of what ranks receive and send, whoever their peers are: a namespace's own ranks hear from all others."""
+    assert [queues.count("standard", ranks) for ranks in (1, 8, 9, 16, 20, 23, 62)] == [1, 1, 2, 4, 7, queues.MOST, queues.MOST]
     assert queues.count("premium", 62) == 1
-    assert 2 * 8 * 7 * queues.LAYERS_S <= (TIERS["standard"].credits or 0) < 2 * 9 * 8 * queues.LAYERS_S
+    for ranks in range(1, 23):
+        spaces = queues.count("standard", ranks)
+        assert 2 * ranks * (ranks - 1) * queues.LAYERS_S <= spaces * (TIERS["standard"].credits or 0)
 
 
 @pytest.mark.parametrize("app", ["", "Upper", "-x", "x-", "a_b", "x" * 41])
@@ -429,14 +484,21 @@ def test_nothing_of_nothing_is_refused() -> None:
         provisioner().ensure("x", 0, 1)
 
 
-def test_too_many_connections_are_refused_before_anything_is_made() -> None:
-    most = limits.TIERS["standard"].connections
-    ranks = next(n for n in range(2, 500) if -(-n // 2) * n > most)
-    with pytest.raises(InputError, match=f"{ranks} ranks over 2 Service Bus namespaces may open"):
-        provisioner().ensure("x", ranks, 1)
+def test_too_many_queues_are_refused_before_anything_is_made() -> None:
+    says = "1000 ranks, 21 slots over 2 Service Bus namespaces need 10500 queues in one: at most 10000 in the standard tier"
+    with pytest.raises(InputError, match=says):
+        provisioner().ensure("x", 1000, 21)
     assert there("x") == Counter()
 
 
+def test_more_ranks_than_queues_connect_are_deployed_for_the_object_channel(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(limits.TIERS, "standard", replace(limits.TIERS["standard"], connections=5))  # type: ignore[call-overload]
+    made = provisioner().ensure(app, 3, 1)
+    with pytest.raises(InputError, match=r"3 ranks over 2 .* with 3 connection strings in FSD_AZURE_SERVICE_BUS, or none and \[azure\]"):
+        PROVIDER.admit(made, 3)
+
+
+XML = {"Content-Type": "application/xml"}
 NOBODY = {"PATH": "/nonexistent", "AZURE_SUBSCRIPTION_ID": SUBSCRIPTION, "IDENTITY_ENDPOINT": "http://127.0.0.1:9/"}
 
 
@@ -465,6 +527,9 @@ def test_a_wrong_subscription_says_so() -> None:
         (clients.SERVICE_BUS, "Endpoint=https://x;SharedAccessKeyName=k;SharedAccessKey=v", "Endpoint is 'https://x'"),
         (clients.STORAGE, "AccountName=x;AccountKey=%%%", "AccountKey: is not base64"),
         (clients.STORAGE, "nonsense", "part 1: must be NAME=VALUE"),
+        (clients.STORAGE, "BlobEndpoint=https://h/;SharedAccessSignature=x", "SharedAccessSignature: has no sig="),
+        (clients.STORAGE, "AccountName=x;AccountKey=eA==;EndpointSuffix=", "EndpointSuffix: is empty: must be core.windows.net"),
+        (clients.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessSignature=", "SharedAccessSignature: has no sig="),
     ],
 )
 def test_a_malformed_connection_string_is_told_and_nothing_is_made(
@@ -476,6 +541,117 @@ def test_a_malformed_connection_string_is_told_and_nothing_is_made(
             provisioner().ensure(app, 1, 1)
         assert str(raised.value).startswith(variable)
     assert there(app) == Counter()
+
+
+FAILED = {"status": "Failed", "error": {"code": "QuotaExceeded", "message": "no room"}}
+
+
+@pytest.mark.parametrize("header", ["Azure-AsyncOperation", "Location"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_an_operation_that_fails_later_says_why(monkeypatch: pytest.MonkeyPatch, method: str, header: str) -> None:
+    """And leaves nothing, or what was to go: the resource alone would be waited for until the deadline."""
+
+    def answers(asked: str, path: str) -> Canned:
+        if asked == method:
+            return Canned(202, "{}", {header: f"http://{address}/subscriptions/s/operationresults/1?api-version=1"})
+        if "operationresults" in path:
+            return Canned(200 if header == "Azure-AsyncOperation" else 409, json.dumps(FAILED))
+        return Canned(404) if method == "PUT" else Canned(200, "{}")
+
+    with answering(answers) as address:
+        monkeypatch.setenv(api.ENDPOINT, f"http://{address}")
+        with asking() as requests, pytest.raises(DriverError, match=r"ing /serverfarms/x: .*QuotaExceeded.*no room"):
+            requests.put("/serverfarms/x", {}) if method == "PUT" else requests.delete("/serverfarms/x")
+
+
+def test_what_an_operation_does_not_tell_the_resource_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    def answers(method: str, path: str) -> Canned:
+        if method == "PUT":
+            return Canned(202, "{}", {"Azure-AsyncOperation": f"http://{address}/subscriptions/s/operationresults/1"})
+        if "operationresults" in path:
+            return Canned(403)
+        shown.append(path)
+        states = {2: "Accepted", 3: "Succeeded"}
+        return Canned(404) if len(shown) == 1 else Canned(200, json.dumps({"properties": {"provisioningState": states[len(shown)]}}))
+
+    with answering(answers) as address:
+        monkeypatch.setenv(api.ENDPOINT, f"http://{address}")
+        with asking() as requests:
+            assert requests.put("/serverfarms/x", {})
+    assert len(shown) == 3
+
+
+def test_a_group_of_many_resources_is_listed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers(method: str, path: str) -> Canned:
+        assert "/resourceGroups/fsd-x/resources" in path
+        last = "skiptoken" in path
+        item = {"id": f"/r/{int(last)}", "tags": {"fsd-app": "x"}}
+        more = {} if last else {"nextLink": f"http://{address}{path}&$skiptoken=1"}
+        return Canned(200, json.dumps({"value": [item], **more}))
+
+    with answering(answers) as address:
+        monkeypatch.setenv(api.ENDPOINT, f"http://{address}")
+        with asking() as requests:
+            assert requests.owned("x") == (["/r/0", "/r/1"], [])
+
+
+def test_a_queue_that_is_being_changed_is_no_queue_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answers(method: str, path: str) -> Canned:
+        asked.append(method)
+        detail = (
+            "SubCode=40901. Another conflicting operation is in progress." if len(asked) < 3 else "SubCode=40900. Conflict. It is there."
+        )
+        return Canned(409, f"<Error><Code>409</Code><Detail>{detail}</Detail></Error>", XML)
+
+    with answering(answers) as address, asking() as requests:
+        monkeypatch.setenv(clients.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v")
+        monkeypatch.setenv(clients.ADMINISTRATION, address)
+        with clients.administration(("x",), 0) as admin:
+            assert requests.unless(Code.ALREADY_EXISTS, "queue q", lambda: admin.create_queue("q")) is None
+    assert asked == 3 * ["PUT"]
+
+
+def test_strings_with_signatures_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = (
+        f"Endpoint=sb://{name}.servicebus.windows.net/;SharedAccessSignature=SharedAccessSignature sr=sb%3a%2f%2f{name}&sig=x%3d&se=9&skn=k"
+        for name in ("one", "two")
+    )
+    for between in (" ", "\n", "\n\n  "):
+        monkeypatch.setenv(clients.SERVICE_BUS, f" {one}{between}{two.replace('Endpoint', 'endpoint')} ")
+        assert queues.given() == ["one.servicebus.windows.net", "two.servicebus.windows.net"]
+        clients.service_bus(("one", "two"), 1).close()
+        clients.administration(("one", "two"), 1).close()
+    monkeypatch.setenv(clients.STORAGE, "BlobEndpoint=https://own.example.org/;SharedAccessSignature=sv=1&sig=x%3D")
+    clients.container("", "any").close()
+
+
+UNAUTHORIZED = "<Error><Code>401</Code><Detail>Manage,EntityRead claims required for this operation. TrackingId:1_G2</Detail></Error>"
+FORBIDDEN = "<Error><Code>403</Code><Detail>Authorization failed for specified action: Manage,EntityRead. TrackingId:1_G2</Detail></Error>"
+
+
+@pytest.mark.parametrize("refusal", [Canned(401, UNAUTHORIZED, XML), Canned(403, FORBIDDEN, XML)])
+def test_the_administration_of_queues_settles_like_the_rest(monkeypatch: pytest.MonkeyPatch, refusal: Canned) -> None:
+    """Its refusal while a role is not in force yet, with the SDK that there is."""
+    asked: list[str] = []
+
+    def answers(method: str, path: str) -> Canned:
+        asked.append(method)
+        return refusal if len(asked) % 3 else Canned(200, '<feed xmlns="http://www.w3.org/2005/Atom"/>', XML)
+
+    with answering(answers) as address, asking() as requests:
+        monkeypatch.setenv(clients.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v")
+        monkeypatch.setenv(clients.ADMINISTRATION, address)
+        with pytest.raises(DriverError, match="lack the role Azure Service Bus Data Owner") as raised:
+            queues.remove(requests, "x", queues.given())
+        assert raised.value.code is Code.DENIED
+        asked.clear()
+        requests.settling()
+        assert queues.remove(requests, "x", queues.given()) == []
+        assert len(asked) == 3
 
 
 def test_a_service_that_is_not_there_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fsd_azure import clients, queues
+from fsd_azure import clients, limits, queues
 from fsd_azure.names import Names, generation_of
 from fsd_conformance import emulators
 from fsd_conformance.emulators import Emulator
@@ -111,6 +112,15 @@ def test_a_quota_below_the_workers_is_refused_before_anything_starts(settings: d
     with pytest.raises(InputError, match="workers 3: azure may run 2 functions at once"):
         start(settings | {"concurrency": 2}, tmp_path, app="small")
     assert providers.find("azure").provisioner(settings).destroy("small")
+
+
+def test_connections_for_fewer_workers_are_refused_before_anything_starts(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "TIERS", {name: replace(tier, connections=4) for name, tier in limits.TIERS.items()})
+    with pytest.raises(InputError, match=r"3 ranks over 2 Service Bus namespaces may open 6 connections .*--channel object"):
+        start(settings, tmp_path, channel="queue", faults="")
+    assert start(settings, tmp_path, channel="object", faults="").output.nnz
 
 
 def test_a_malformed_connection_string_is_told_before_anything_starts(

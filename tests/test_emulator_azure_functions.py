@@ -348,6 +348,33 @@ def test_a_change_that_fails_leaves_what_runs(emulator: Emulator) -> None:
     assert emulator.call(name, do="environment")["A"] == "1"
 
 
+def test_what_was_just_made_settles() -> None:
+    """As on the platform, when asked for: not there, not ready, no keys, no role; and a host without storage has no keys ever."""
+    with running("--settle-s", "1.5") as emulator:
+        plan = f"{WEB}/serverfarms/p"
+        assert emulator.control("PUT", plan, {"location": "eastus2"})[0] == 201
+        name = emulator.create(settings={"AzureWebJobsStorage__accountName": "a"})
+        assert [emulator.control("GET", path)[0] for path in (plan, f"{WEB}/sites/{name}")] == [404, 404]
+        assert "403 (Forbidden)" in emulator.publish(name, zipped())["status_text"]
+        until(lambda: emulator.control("GET", plan)[1].get("properties", {}).get("provisioningState") == "Accepted")
+        until(lambda: emulator.control("GET", plan)[1]["properties"]["provisioningState"] == "Succeeded")
+        until(lambda: "functionKeys" in emulator.keys(name))
+        assert emulator.control("GET", f"{WEB}/sites/{name}")[0] == 200
+        assert emulator.publish(name, zipped())["status"] == 4
+        bare = emulator.create()
+        until(lambda: emulator.publish(bare, zipped())["status"] == 4)
+        assert emulator.keys(bare)["error"]["code"] == "BadRequest"
+
+
+def test_a_namespace_says_its_tls_in_a_version_that_knows_it(emulator: Emulator) -> None:
+    path, headers = f"{G}/providers/Microsoft.ServiceBus/namespaces/tls", {**BEARER, "Content-Type": "application/json"}
+    body = json.dumps({"location": "eastus2", "properties": {"minimumTlsVersion": "1.2"}}).encode()
+    assert [emulator.ask("PUT", f"{path}?api-version={version}", body, headers)[0] for version in ("2021-11-01", "2024-01-01")] == [
+        400,
+        201,
+    ]
+
+
 # code
 
 

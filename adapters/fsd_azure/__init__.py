@@ -33,6 +33,12 @@ class AzureProvider:
         """What the function's environment says; InputError outside a function, or of another app."""
         return attached(RESOURCES, app)
 
+    def admit(self, resources: Resources, workers: int) -> None:
+        """Each opens a connection to each that it sends to, and a namespace takes so many."""
+        from fsd_azure.limits import check_connections
+
+        check_connections(resources.names["tier"], workers, resources.names["namespaces"].count(",") + 1)
+
     def messages(self, resources: Resources, slot: int) -> MessageDriver:
         """The queues of one slot."""
         from fsd_azure.messages import AzureMessages

@@ -9,10 +9,11 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from azure.core import PipelineClient
-from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceExistsError
+from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ResourceExistsError
 from azure.core.pipeline.transport import RequestsTransport
 from azure.core.rest import HttpRequest
 from azure.identity import CredentialUnavailableError
@@ -24,16 +25,21 @@ from fsd_core.driver import Code
 from fsd_core.errors import DriverError
 from fsd_core.provisioning import Requests
 
-__all__ = ["ENDPOINT", "Api", "key"]
+__all__ = ["ENDPOINT", "SETTLE_S", "Api", "key"]
 
 ENDPOINT = "FSD_AZURE_ENDPOINT"  # where an emulator plays the Resource Manager
 MANAGER = "https://management.azure.com"
 SETTLE_S = 900.0
 # A new identity, a new role and a new host are known everywhere after some minutes; until then services say one of these.
-_SETTLING = ("PrincipalNotFound", "AuthorizationPermissionMismatch", "ServiceBusAuthorizationError", "unauthorized-access", "status: 401")
+# The administration of Service Bus has no word of its own: 401 or 403 in the answer, or a text that stands for it.
+_SETTLING = re.compile(
+    "PrincipalNotFound|AuthorizationPermissionMismatch|ServiceBusAuthorizationError|unauthorized-access|Status code: 401"
+    "|<Code>40[13]</Code>|Authorization failed for specified action"
+)
+_BUDGET = 50_000  # retries: many requests at once, each every second or so, until the last role is in force
 _VERSIONS = (
     ("/roleassignments/", "2022-04-01"),
-    ("microsoft.servicebus", "2021-11-01"),
+    ("microsoft.servicebus", "2024-01-01"),
     ("microsoft.storage", "2023-05-01"),
     ("microsoft.web", "2024-04-01"),
 )
@@ -55,14 +61,22 @@ class Api(Requests):
     def _understood(self, error: BaseException) -> Code:
         """`fsd_azure.errors.classify`; for a while after something was made, what is not settled yet is worth asking again."""
         if isinstance(error, ResourceExistsError) and not getattr(error, "error_code", None):
-            return Code.ALREADY_EXISTS  # of a queue: only Blob Storage gives a word, and has other reasons for a 409
+            busy = "SubCode=40901" in str(error)  # another operation on the queue is under way
+            return (
+                Code.UNAVAILABLE if busy else Code.ALREADY_EXISTS
+            )  # of a queue: only Blob Storage has a word, and other reasons for a 409
         code = errors.classify(error)
-        settling = time.time() < self.settles_until and any(word in f"{type(error).__name__} {error}" for word in _SETTLING)
-        return Code.UNAVAILABLE if settling and code in (Code.DENIED, Code.INVALID) else code
+        refused = code in (Code.DENIED, Code.INVALID)
+        return Code.UNAVAILABLE if refused and self.settles(f"{type(error).__name__} {error}", _SETTLING) else code
 
     def settling(self) -> None:
         """An identity, or a role of it, was made just now."""
         self.settles_until = time.time() + SETTLE_S
+        self.retry.renew(self.retry.deadline, _BUDGET)
+
+    def settles(self, text: str, words: re.Pattern[str]) -> bool:
+        """Whether an error with one of these words may be of something that was made just now."""
+        return time.time() < self.settles_until and words.search(text) is not None
 
     def group(self, app: str) -> str:
         """The name of the app's resource group."""
@@ -97,6 +111,10 @@ class Api(Requests):
 
     def request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         """One request, once. ``path``: a resource's id, or a whole address; ``body``: JSON, or bytes of a zip."""
+        return self._asked(method, path, body)[0]
+
+    def _asked(self, method: str, path: str, body: Any = None) -> tuple[dict[str, Any], str]:
+        """The answer, and where the Resource Manager tells how it goes on; "" where it does not."""
         url, query = path, {}
         if path.startswith("/"):
             low = path.lower()
@@ -109,7 +127,9 @@ class Api(Requests):
         answer = self._client.send_request(HttpRequest(method, url, params=query, headers=headers, **told))
         answer.raise_for_status()
         found = json.loads(answer.text() or "{}")
-        return found if isinstance(found, dict) else {"value": found}
+        operation = answer.headers.get("Azure-AsyncOperation") or answer.headers.get("Location") or ""
+        inside = operation.startswith(f"{self._manager or MANAGER}/")  # nobody else is shown the token
+        return found if isinstance(found, dict) else {"value": found}, operation if inside else ""
 
     def call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         """One request, again while its error is transient. Raises `DriverError`, or `InputError` where nothing is set up."""
@@ -121,29 +141,52 @@ class Api(Requests):
 
     def put(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Make or change a resource and return it when that is done. Raises `DriverError` where it failed."""
-        self.call("PUT", path, body)
+        what = f"making {_short(path)}"
+        _, operation = self.repeat(f"PUT {_short(path)}", lambda: self._asked("PUT", path, body))
 
         def check() -> dict[str, Any] | None:
+            self._look(what, operation)
             found = self.find(path) or {}
             state = str(found.get("properties", {}).get("provisioningState") or "Succeeded") if found else ""
             if state in ("Failed", "Canceled"):
-                raise DriverError(Code.INVALID, f"making {_short(path)}: {state}: 'az resource show --ids {path}' says why")
+                raise DriverError(Code.INVALID, f"{what}: {state}: 'az resource show --ids {path}' says why")
             return found if state in ("Succeeded", "Active") else None
 
-        return self.until(f"making {_short(path)}", check)
+        return self.until(what, check)
+
+    def _look(self, what: str, operation: str) -> None:
+        """Raises `DriverError` with the reason where an operation failed; the resource itself says when it is done."""
+        try:
+            found = self.request("GET", operation) if operation else {}
+        except AzureError as error:  # most roles do not let one look; or it is over, and forgotten
+            if getattr(error, "status_code", None) not in (400, 409):
+                return
+            raise DriverError(Code.INVALID, f"{what}: {' '.join(str(error).split())[:500]}") from error
+        if (status := str(found.get("status"))) in ("Failed", "Canceled"):
+            why = found.get("error") or {}
+            raise DriverError(Code.INVALID, f"{what}: {status}: {why.get('code')}: {why.get('message')}")
 
     def delete(self, path: str) -> bool:
         """Remove a resource and return when it is gone; whether there was one."""
         if self.find(path) is None:
             return False
-        self.unless(Code.NOT_FOUND, f"DELETE {_short(path)}", lambda: self.request("DELETE", path))
-        return self.until(f"removing {_short(path)}", lambda: True if self.find(path) is None else None)
+        what = f"removing {_short(path)}"
+        begun = self.unless(Code.NOT_FOUND, f"DELETE {_short(path)}", lambda: self._asked("DELETE", path))
+
+        def check() -> bool | None:
+            self._look(what, begun[1] if begun else "")
+            return True if self.find(path) is None else None
+
+        return self.until(what, check)
 
     def owned(self, app: str) -> tuple[list[str], list[str]]:
         """The ids of what is in the app's group: what is the app's, and what is not."""
-        path = self.id(app)
-        found = self.unless(Code.NOT_FOUND, f"list of {_short(path)}", lambda: self.request("GET", f"{path}/resources")) or {}
-        items = list(found.get("value", ()))
+        path, items = self.id(app), []
+        page: str | None = f"{path}/resources"
+        while page:
+            found = self.unless(Code.NOT_FOUND, f"list of {_short(path)}", partial(self.request, "GET", page)) or {}
+            items += found.get("value", ())
+            page = found.get("nextLink")
         mine = [str(each["id"]) for each in items if self.owns(each, app)]
         return mine, [each["id"] for each in items if not f"{each['id']}/".startswith(tuple(f"{path}/" for path in mine))]
 

@@ -126,7 +126,7 @@ def _credential(environment: frozenset[tuple[str, str]]) -> Any:
 
 def service_bus_strings() -> list[str]:
     """The namespaces' connection strings; none: credentials are used. `InputError` names the part that is wrong, never its secret."""
-    strings = os.environ.get(SERVICE_BUS, "").split()
+    strings = list(filter(None, re.split(r"(?i)\s+(?=Endpoint=)", os.environ.get(SERVICE_BUS, "").strip())))  # a signature has a space, too
     for number, string in enumerate(strings):
         what = f"{SERVICE_BUS}: connection string {number + 1} of {len(strings)}"
         parts = _parts(what, string)
@@ -137,7 +137,7 @@ def service_bus_strings() -> list[str]:
             raise InputError(f"{what}: EntityPath: this one opens a single queue: must be one of the whole namespace")
         if parts.get("usedevelopmentemulator", "true") != "true":
             raise InputError(f"{what}: UseDevelopmentEmulator: must be true, in small letters, or not there")
-        if "sharedaccesssignature" in parts:
+        if _signed(what, parts):
             continue
         for name in ("SharedAccessKeyName", "SharedAccessKey"):
             if not parts.get(name.lower()):
@@ -159,7 +159,9 @@ def storage_string() -> str | None:
         )
     if parts.get("defaultendpointsprotocol", "https") not in ("http", "https"):
         raise InputError(f"{STORAGE}: DefaultEndpointsProtocol is {parts['defaultendpointsprotocol']!r}: must be https")
-    if parts.get("sharedaccesssignature"):
+    if not parts.get("endpointsuffix", "core.windows.net"):
+        raise InputError(f"{STORAGE}: EndpointSuffix: is empty: must be core.windows.net, or not there")
+    if _signed(STORAGE, parts):
         return string
     for name in ("AccountName", "AccountKey"):
         if not parts.get(name.lower()):
@@ -187,6 +189,14 @@ def _parts(what: str, string: str) -> Mapping[str, str]:
             raise InputError(f"{what}: part {len(found) + 1}: must be NAME=VALUE, with ';' between the parts")
         found[name.strip().lower()] = value.strip()
     return found
+
+
+def _signed(what: str, parts: Mapping[str, str]) -> bool:
+    """Whether it has a signature instead of a key."""
+    signature = parts.get("sharedaccesssignature")
+    if signature is not None and not re.search(r"(^|[?& +])sig=.", signature):
+        raise InputError(f"{what}: SharedAccessSignature: has no sig=: copy it whole, with all between its '&'")
+    return signature is not None
 
 
 def _address(text: str, *schemes: str) -> bool:

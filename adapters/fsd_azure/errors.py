@@ -139,12 +139,13 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
     ),
     (
         r"ServiceBusServerBusyError|server-busy",
-        "a Service Bus namespace is throttled, 1,000 messages a second in the Standard tier: set [azure] namespaces higher and deploy, "
-        "or run with --channel object",
+        "a Service Bus namespace is throttled, 1,000 messages a second in the Standard tier: destroy the app and deploy it with more "
+        "[azure] namespaces, or run with --channel object",
     ),
     (
         r"connection quota|[Nn]umber of (active )?connections|MaxConnections",
-        "a Service Bus namespace has too many connections: set [azure] namespaces higher and deploy, or run with --channel object",
+        "a Service Bus namespace has too many connections: destroy the app and deploy it with more [azure] namespaces, or run with "
+        "--channel object",
     ),
     (
         r"ServiceBusQuotaExceededError|resource-limit-exceeded|QuotaExceeded",
@@ -161,6 +162,11 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
     (
         r"KeyBasedAuthenticationNotPermitted",
         "the storage account takes no keys: unset AZURE_STORAGE_CONNECTION_STRING, so that your login is used",
+    ),
+    (
+        r"Code>40[13]</Code|Authorization failed for specified action",
+        "Service Bus lets these credentials make no queues: they lack the role Azure Service Bus Data Owner, or have it since less than "
+        "some minutes; with a connection string its key is wrong, or has no claim to Manage",
     ),
     (
         r"AuthenticationFailed|InvalidAuthenticationInfo|InvalidSignature|Server failed to authenticate",
@@ -181,7 +187,7 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
     ),
     (
         r"MessagingEntityNotFoundError|ContainerNotFound|ResourceNotFound|ResourceGroupNotFound|amqp:not-found",
-        "something of the app is gone, or in another subscription: run 'fsd deploy --provider azure'",
+        "something of the app is gone, or in another subscription: 'fsd destroy --provider azure', then 'fsd deploy', makes it anew",
     ),
     (
         r"ServiceRequestError|Failed to initiate the connection|Name or service not known|Connection refused|getaddrinfo failed",

@@ -7,6 +7,7 @@ hold the key by which a worker launches others, and connection strings where the
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ __all__ = ["ROUTE", "create", "key", "publish", "read", "remove", "say", "url"]
 ROUTE = "api/worker"
 _ENDED = {3: "failed", -1: "was cancelled", 5: "was cancelled", 6: "succeeded in part"}  # a deployment's status; 4: all is well
 _DEPLOYED = 4
+_REFUSED = re.compile(r"Forbidden|Unauthorized|\b40[13]\b|AuthorizationPermissionMismatch|AuthorizationFailure")
 
 
 def _name(api: Api, app: str) -> str:
@@ -104,20 +106,31 @@ def key(api: Api, app: str) -> str:
 
 
 def publish(api: Api, site: Mapping[str, Any], package: Package) -> None:
-    """Send the code, with all that it imports, and return when it is in place. Raises `DriverError` with Azure's words where it failed."""
+    """Send the code, with all that it imports, and return when it is in place. Raises `DriverError` with Azure's words where it failed.
+
+    The site stores the code by its own identity: it is sent again while the role of that may not be in force yet.
+    """
     host = next(each["name"] for each in site["properties"]["hostNameSslStates"] if each["hostType"] == "Repository")
-    at = f"{api.scheme}://{host}/api"
-    begun = api.call("POST", f"{at}/publish?RemoteBuild=false", package.body)
+    at, what = f"{api.scheme}://{host}/api", f"code of function app {site['name']}"
 
-    def check() -> int | None:
-        found = api.find(f"{at}/deployments/{begun['value']}") or {}
-        status = found.get("status")
-        if status in _ENDED:
-            said = " ".join(str(found.get("status_text") or found.get("message") or "").split())[:500]
-            raise DriverError(Code.INVALID, f"sending the code to function app {site['name']}: {_ENDED[status]}: {said}")
-        return status if status == _DEPLOYED else None
+    def send() -> bool | None:
+        begun = api.call("POST", f"{at}/publish?RemoteBuild=false", package.body)
+        status, said = api.until(what, lambda: _ended(api.find(f"{at}/deployments/{begun['value']}") or {}))
+        if status == _DEPLOYED:
+            return True
+        if api.settles(said, _REFUSED):
+            return None
+        raise DriverError(Code.INVALID, f"sending the code to function app {site['name']}: {_ENDED[status]}: {said}")
 
-    api.until(f"code of function app {site['name']}", check)
+    api.until(what, send)
+
+
+def _ended(found: Mapping[str, Any]) -> tuple[int, str] | None:
+    """How a deployment ended, and what was said of it; None while it is under way."""
+    status = found.get("status")
+    if status not in (*_ENDED, _DEPLOYED):
+        return None
+    return int(status), " ".join(str(found.get("status_text") or found.get("message") or "").split())[:500]
 
 
 def _config(names: Mapping[str, str]) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from fsd_azure.clients import SERVICE_BUS
 from fsd_core.driver import MessageLimits, ObjectLimits
 from fsd_core.errors import InputError
 
-__all__ = ["LEASES_S", "MESSAGE_KB", "OBJECTS", "TIERS", "Tier", "check_connections", "messages"]
+__all__ = ["LEASES_S", "MESSAGE_KB", "OBJECTS", "TIERS", "Tier", "check_connections", "check_queues", "messages"]
 
 LEASES_S = (5, 300)  # what a queue takes as its lock duration
 MESSAGE_KB = (1024, 102_400)  # what a queue of the premium tier takes as its own limit of a message
@@ -75,13 +77,25 @@ def messages(tier: str, lease_s: float, message_kb: int = 0) -> MessageLimits:
 def check_connections(tier: str, ranks: int, namespaces: int) -> None:
     """`InputError`: ``ranks`` workers that all send to each other may open more connections than a namespace takes.
 
-    Each opens one to receive and one to each peer that it sends to.
+    Each opens one to receive and one to each peer that it sends to. That is of one run, alone: of several at once each opens its own, but
+    few partitions make all ranks neighbours, and Service Bus refuses what is over.
     """
     most, there = -(-ranks // namespaces) * ranks, TIERS[tier].connections
     if most > there:
         enough = next(count for count in range(namespaces + 1, ranks + 2) if -(-ranks // count) * ranks <= there or count > ranks)
-        more = f"[azure] namespaces = {enough}, or " if enough <= ranks else ""
+        strings = f"{enough} connection strings in {SERVICE_BUS}, or none and " if os.environ.get(SERVICE_BUS) else ""
+        more = f"destroy the app and deploy it with {strings}[azure] namespaces = {enough}, or " if enough <= ranks else ""
         raise InputError(
             f"{ranks} ranks over {namespaces} Service Bus namespaces may open {most} connections to one: at most {there}: "
             f"{more}--channel object, which opens none"
+        )
+
+
+def check_queues(tier: str, ranks: int, slots: int, namespaces: int) -> None:
+    """`InputError`: so many ranks and slots need more queues than a namespace takes."""
+    most, there = -(-ranks // namespaces) * slots, TIERS[tier].queues
+    if most > there:
+        raise InputError(
+            f"{ranks} ranks, {slots} slots over {namespaces} Service Bus namespaces need {most} queues in one: "
+            f"at most {there} in the {tier} tier: fewer slots, or more namespaces"
         )

@@ -42,7 +42,6 @@ class AzureMessages:
         self._names, self._slot = Names.of(resources), slot
         hosts = self._names.namespaces
         self.limits = limits.messages(names["tier"], float(names["lease_s"]), int(names.get("message_kb", "0")))
-        limits.check_connections(names["tier"], resources.ranks, len(hosts))
         self._clients: Sequence[ServiceBusClient] = tuple(service_bus(hosts, number) for number in range(len(hosts)))
         self._changing = threading.Lock()
         self._closed = False

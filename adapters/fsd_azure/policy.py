@@ -1,8 +1,9 @@
 """Who may do what: which principal gets which built-in role on which resource, as data. No role is given on the subscription.
 
 `worker` is for the function's own identity, `deployer` for whoever deploys; ``fsd deploy`` gives both. `client` is what somebody else
-needs who only runs a deployed app. `ACTIONS` is what ``fsd deploy`` and ``fsd destroy`` ask of the Resource Manager, for a role of your
-own. Sources: learn.microsoft.com/azure/role-based-access-control/built-in-roles, 2025-11.
+needs who only runs a deployed app, beside a role of your own, on the function app alone, that lets him do `CLIENT_ACTIONS`: every built-in
+one that does also lets him change the app. `ACTIONS` is what ``fsd deploy`` and ``fsd destroy`` ask of the Resource Manager, likewise for a
+role of your own. Sources: learn.microsoft.com/azure/role-based-access-control/built-in-roles, 2025-11.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 __all__ = [
     "ACTIONS",
     "APP_TAG",
+    "CLIENT_ACTIONS",
     "Grant",
     "client",
     "deployer",
@@ -26,12 +28,12 @@ SENDER = "69a216fc-b8fb-44d8-bc22-1f3c2cd27a39"  # Azure Service Bus Data Sender
 RECEIVER = "4f6d3b9b-027b-4f4c-9142-0e5a2a2247e0"  # Azure Service Bus Data Receiver
 OWNER = "090c5cfd-751d-490a-894a-3ce6f1109419"  # Azure Service Bus Data Owner: who makes queues
 BLOBS = "ba92f5b4-2d11-453d-a403-e96b0029c9fe"  # Storage Blob Data Contributor
-WEBSITE = "de139f84-1756-47ae-9be6-808fbbe84772"  # Website Contributor: reads an app's settings and key
 _ALL = ("read", "write", "delete")
 ACTIONS = (
     *("Microsoft.Authorization/roleAssignments/write",),
     *(f"Microsoft.Resources/subscriptions/resourceGroups/{verb}" for verb in _ALL),
     "Microsoft.Resources/subscriptions/resourceGroups/resources/read",
+    "Microsoft.Resources/subscriptions/operationresults/read",
     *(f"Microsoft.ServiceBus/namespaces/{verb}" for verb in _ALL),
     *(f"Microsoft.Storage/storageAccounts/{verb}" for verb in _ALL),
     *(f"Microsoft.Storage/storageAccounts/managementPolicies/{verb}" for verb in ("read", "write")),
@@ -42,6 +44,7 @@ ACTIONS = (
     "Microsoft.Web/sites/host/listkeys/action",
     "Microsoft.Web/sites/publish/action",
 )
+CLIENT_ACTIONS = ("Microsoft.Web/sites/read", "Microsoft.Web/sites/config/list/action", "Microsoft.Web/sites/host/listkeys/action")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,5 @@ def deployer(names: Mapping[str, str], principal: str, kind: str) -> list[Grant]
 
 
 def client(names: Mapping[str, str], principal: str, kind: str) -> list[Grant]:
-    """Of whoever runs a deployed app: to send to workers, to put and get objects of the app's container, to read settings and key."""
-    container = f"{storage_id(names)}/blobServices/default/containers/{names['container']}"
-    site = f"{_group(names)}/providers/Microsoft.Web/sites/{names['function']}"
-    return [*_data(names, (SENDER,), container, principal, kind), Grant(site, WEBSITE, principal, kind)]
+    """Of whoever runs a deployed app: to send to workers, to put and get objects of the app's container."""
+    return _data(names, (SENDER,), f"{storage_id(names)}/blobServices/default/containers/{names['container']}", principal, kind)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from fsd_azure import PROVIDER, clients, function, package, policy, queues
 from fsd_azure import names as naming
-from fsd_azure.api import Api
-from fsd_azure.limits import check_connections
+from fsd_azure.api import SETTLE_S, Api
+from fsd_azure.limits import check_queues
 from fsd_azure.names import Names
 from fsd_azure.settings import parse
 from fsd_core.driver import Code, Resources
@@ -30,7 +30,13 @@ __all__ = ["AzureProvisioner"]
 
 KEPT_DAYS = 7
 _TRIED = ("code", "runtime", "memory_mb", "storage_account", "blob_url")  # what a function is tried out again for
-_FIXED = {"namespaces": "namespaces", "tier": "tier", "message_kb": "message_kb", "blob_url": "storage_account", "region": "region"}
+_FIXED = {  # what the settings can not change, and where they say it
+    "namespaces": clients.SERVICE_BUS,
+    "tier": "[azure] tier",
+    "message_kb": "[azure] message_kb",
+    "blob_url": "[azure] storage_account",
+    "region": "[azure] region",
+}
 _KINDS = {"namespaces": "namespace", "storageAccounts": "storage account"}
 
 
@@ -77,16 +83,27 @@ class AzureProvisioner(AppProvisioner[Api]):
             wanted |= {"storage_account": settings.storage_account, "blob_url": _account_url(settings.storage_account)}
         return wanted
 
+    def check(self, had: Resources, wanted: dict[str, str]) -> None:
+        """The namespaces and what is fixed with them, the account, the region."""
+        app, names, spaces = had.app, had.names, had.names["namespaces"].count(",") + 1
+        if names["bus"] != wanted.get("bus", names["bus"]):
+            raise InputError(f"{clients.SERVICE_BUS}: app {app!r} has namespaces of its own: destroy it first, or unset that")
+        for name, setting in _FIXED.items():
+            if names[name] != wanted.get(name, names[name]):
+                raise InputError(f"{setting}: app {app!r} was made with {names[name]}, not {wanted[name]}: destroy it first, or keep that")
+        if names["bus"] == "made" and self._settings.namespaces not in (0, spaces):
+            raise InputError(
+                f"[azure] namespaces = {self._settings.namespaces}: app {app!r} was made with {spaces}: destroy it first, or keep that"
+            )
+
     def make(self, api: Api, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
         """See the module."""
         settings = self._settings
         code = package.build(settings.runtime) if settings.package else package.stub()
         now = self._names(api, app, ranks) | (dict(had.names) if had else {}) | wanted
         now["package"] = str(code) if settings.package else "none"
-        if had and had.ranks:
-            _check_fixed(app, had.names, now, settings.namespaces)
         ranks, slots = max(ranks, had.ranks if had else 0), max(slots, had.slots if had else 0)
-        check_connections(now["tier"], ranks, now["namespaces"].count(",") + 1)
+        check_queues(now["tier"], ranks, slots, now["namespaces"].count(",") + 1)
         _make_group(api, app)
         api.each(lambda work: work(api, app, now), (_make_account, _make_bus))
         if now["bus"] == "made" or now["storage_account"]:
@@ -112,7 +129,8 @@ class AzureProvisioner(AppProvisioner[Api]):
             function.say(api, Resources(app, begun.ranks, begun.slots, now | {"code": ""}), secret)
         probe_queues(PROVIDER, made, pairs, api)
         if changed:
-            try_out(PROVIDER, made, api, f"the log stream of function app {now['function']}")
+            fresh = had is None or not had.ranks  # nobody has seen its roles at work yet
+            try_out(PROVIDER, made, api, f"the log stream of function app {now['function']}", SETTLE_S if fresh else None)
         function.say(api, made, secret)
         return made
 
@@ -157,18 +175,7 @@ def _account_url(account: str) -> str:
     if not clients.storage_string():
         return f"https://{account}.blob.core.windows.net"
     with clients.container("", "any") as client:
-        return client.url.rpartition("/")[0]
-
-
-def _check_fixed(app: str, had: Mapping[str, str], now: Mapping[str, str], namespaces: int) -> None:
-    """`InputError`: a setting says otherwise than what the app was made with, and cannot be changed."""
-    for name, setting in _FIXED.items():
-        if had[name] != now[name]:
-            raise InputError(f"[azure] {setting}: app {app!r} was made with {had[name]}, not {now[name]}: destroy it first, or keep that")
-    if had["bus"] != now["bus"]:
-        raise InputError(f"{clients.SERVICE_BUS}: app {app!r} has namespaces of its own: destroy it first, or unset that")
-    if had["bus"] == "made" and namespaces not in (0, had["namespaces"].count(",") + 1):
-        raise InputError(f"[azure] namespaces = {namespaces}: app {app!r} uses {had['namespaces']}: destroy it first, or keep that")
+        return client.url.partition("?")[0].rpartition("/")[0]  # no signature
 
 
 def _make_group(api: Api, app: str) -> None:

@@ -31,6 +31,9 @@ class GcpProvider:
         """What the function's environment says; InputError outside a function, or of another app."""
         return attached(RESOURCES, app)
 
+    def admit(self, resources: Resources, workers: int) -> None:
+        """Any number can: Pub/Sub has a quota by the second, and no more."""
+
     def messages(self, resources: Resources, slot: int) -> MessageDriver:
         """The queues of one slot."""
         from fsd_gcp.messages import GcpMessages

@@ -31,6 +31,9 @@ class LocalProvider:
         """What the host told this function; InputError outside a function, or of another app."""
         return attached(RESOURCES, app)
 
+    def admit(self, resources: Resources, workers: int) -> None:
+        """Any number can."""
+
     def messages(self, resources: Resources, slot: int) -> MessageDriver:
         """The queues of one slot."""
         from fsd_local.messages import LocalMessages

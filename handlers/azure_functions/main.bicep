@@ -1,13 +1,14 @@
-// What `fsd deploy --provider azure` makes, for those who want to make it with Bicep.
+// The resources of an app, for those who want to make them with Bicep; `fsd deploy` then does the rest.
 //
-//   python -m fsd_azure.package function.zip      # builds the zip; prints code and package_text
 //   python -c "from fsd_azure import names; print(names.function('mine', 'SUBSCRIPTION', 'fsd-mine')[-6:])"      # prints mark
 //   az group create --name fsd-mine --location eastus2 --tags fsd-app=mine
-//   az deployment group create --resource-group fsd-mine --template-file main.bicep --parameters app=mine mark=... code=... packageText=...
-//   az functionapp deployment source config-zip --resource-group fsd-mine --name fsd-mine-MARK --src function.zip
+//   az deployment group create --resource-group fsd-mine --template-file main.bicep --parameters app=mine mark=...
+//   fsd deploy --provider azure --app mine --workers 8 --slots 4
 //
-// `fsd run --provider azure --app mine` then finds the app as it finds one of its own, where its settings are these parameters' values;
-// where they are not, it changes the app to its own. `az group delete --name fsd-mine` removes everything.
+// The last line sends the code, reads the function app's key, which is there once its host has run, tries everything out and says so in
+// the function app's settings: until then there is no app to run. Where its settings are not these parameters' values, it changes what can
+// be changed. The template sets the settings as they were at first: after it, deploy again. `az group delete --name fsd-mine` removes
+// everything.
 //
 // Held against the adapter's own names, roles and settings by a test; it was never compiled or deployed.
 
@@ -31,7 +32,7 @@ param slots int = 4
 @description('8 hexadecimal digits; another value after a destroy, so that an old worker finds nothing.')
 param generation string = '00000001'
 
-@description('Service Bus namespaces that ranks are spread over: one for 8 ranks.')
+@description('Service Bus namespaces that ranks are spread over: 1 for 8 ranks, 4 for 16, 8 from 23 on.')
 param namespaces int = 1
 
 @allowed(['standard', 'premium'])
@@ -53,11 +54,9 @@ param lease_s int = 10
 @allowed(['3.11', '3.12', '3.13'])
 param runtime string = '3.12'
 
-@description('Digest of the zip, from python -m fsd_azure.package.')
-param code string
-
-@description('Its sizes, for people.')
-param packageText string
+@description('What a queue takes as one message, premium only; 0: what its tier takes.')
+@maxValue(102400)
+param message_kb int = 0
 
 @description('Object id of whoever deploys and runs, from az ad signed-in-user show --query id.')
 param principal string = deployer().objectId
@@ -65,7 +64,7 @@ param principal string = deployer().objectId
 var tags = { 'fsd-app': app }
 var function = 'fsd-${app}-${mark}'
 var account = 'fsd${replace(app, '-', '')}${mark}'
-var container = 'fsd-${app}'
+var container = contains(app, '--') ? fail('app: two hyphens together are for fsd deploy alone') : 'fsd-${app}'
 var sku = tier == 'premium' ? { name: 'Premium', tier: 'Premium', capacity: 1 } : { name: 'Standard', tier: 'Standard' }
 var hosts = [for i in range(0, namespaces): '${function}-${i}.servicebus.windows.net']
 var sender = '69a216fc-b8fb-44d8-bc22-1f3c2cd27a39' // Azure Service Bus Data Sender
@@ -75,7 +74,7 @@ var blobs = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe' // Storage Blob Data Contribu
 
 // --- messages: a queue for each rank of each slot, rank r in namespace r modulo their number
 
-resource bus 'Microsoft.ServiceBus/namespaces@2021-11-01' = [for i in range(0, namespaces): {
+resource bus 'Microsoft.ServiceBus/namespaces@2024-01-01' = [for i in range(0, namespaces): {
   name: '${function}-${i}'
   location: region
   tags: tags
@@ -83,10 +82,13 @@ resource bus 'Microsoft.ServiceBus/namespaces@2021-11-01' = [for i in range(0, n
   properties: { minimumTlsVersion: '1.2', disableLocalAuth: true }
 }]
 
-resource queue 'Microsoft.ServiceBus/namespaces/queues@2021-11-01' = [for i in range(0, ranks * slots): {
+resource queue 'Microsoft.ServiceBus/namespaces/queues@2024-01-01' = [for i in range(0, ranks * slots): {
   parent: bus[(i % ranks) % namespaces]
   name: 'fsd-${app}-${generation}-${i / ranks}-${i % ranks}'
-  properties: { lockDuration: 'PT${lease_s}S', maxDeliveryCount: 2000, defaultMessageTimeToLive: 'PT3600S' }
+  properties: union(
+    { lockDuration: 'PT${lease_s}S', maxDeliveryCount: 2000, defaultMessageTimeToLive: 'PT86400S' },
+    message_kb > 0 ? { maxMessageSizeInKilobytes: message_kb } : {}
+  )
 }]
 
 // --- objects: private, forgotten after a week
@@ -177,48 +179,49 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
       }
       runtime: { name: 'python', version: runtime }
     }
+    siteConfig: {
+      appSettings: [
+        { name: 'AzureWebJobsStorage__accountName', value: account } // by its identity: without it the host makes no keys
+        {
+          name: 'AzureFunctionsJobHost__functionTimeout'
+          value: '${padLeft(timeout_s / 3600, 2, '0')}:${padLeft((timeout_s / 60) % 60, 2, '0')}:${padLeft(timeout_s % 60, 2, '0')}'
+        }
+        { name: 'PYTHON_THREADPOOL_THREAD_COUNT', value: '1' }
+        // What there is, by the keys of fsd_azure/names.py; no ranks and no code: not all of it yet.
+        {
+          name: 'FSD_AZURE_RESOURCES'
+          value: string({
+            app: app
+            ranks: 0
+            slots: 0
+            names: {
+              subscription: subscription().subscriptionId
+              resource_group: resourceGroup().name
+              function: function
+              bus: 'made'
+              namespaces: join(hosts, ',')
+              storage_account: account
+              blob_url: 'https://${account}.blob.${environment().suffixes.storage}'
+              container: container
+              url: ''
+              region: region
+              tier: tier
+              message_kb: string(message_kb)
+              memory_mb: string(memory_mb)
+              timeout_s: string(timeout_s)
+              concurrency: string(concurrency)
+              lease_s: string(lease_s)
+              runtime: runtime
+              code: ''
+              package: ''
+              generation: generation
+            }
+          })
+        }
+      ]
+    }
   }
-  dependsOn: [source]
-}
-
-resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
-  parent: site
-  name: 'appsettings'
-  properties: {
-    AzureWebJobsStorage__accountName: account // by its identity
-    AzureFunctionsJobHost__functionTimeout: '${padLeft(timeout_s / 3600, 2, '0')}:${padLeft((timeout_s / 60) % 60, 2, '0')}:${padLeft(timeout_s % 60, 2, '0')}'
-    PYTHON_THREADPOOL_THREAD_COUNT: '1'
-    FSD_AZURE_KEY: listKeys('${site.id}/host/default', '2024-04-01').functionKeys.default
-    // What workers and clients know of the app; the keys of fsd_azure/names.py.
-    FSD_AZURE_RESOURCES: string({
-      app: app
-      ranks: ranks
-      slots: slots
-      names: {
-        subscription: subscription().subscriptionId
-        resource_group: resourceGroup().name
-        function: function
-        bus: 'made'
-        namespaces: join(hosts, ',')
-        storage_account: account
-        blob_url: 'https://${account}.blob.${environment().suffixes.storage}'
-        container: container
-        url: 'https://${site.properties.defaultHostName}/api/worker'
-        region: region
-        tier: tier
-        message_kb: '0'
-        memory_mb: string(memory_mb)
-        timeout_s: string(timeout_s)
-        concurrency: string(concurrency)
-        lease_s: string(lease_s)
-        runtime: runtime
-        code: code
-        package: packageText
-        generation: generation
-      }
-    })
-  }
-  dependsOn: [queue, objects, workerSends, workerReceives, workerStores]
+  dependsOn: [source, objects]
 }
 
 // --- roles: the function sends, receives and stores; whoever deploys makes queues, too
@@ -272,4 +275,3 @@ resource deployerStores 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
 }
 
 output function string = site.name
-output url string = 'https://${site.properties.defaultHostName}/api/worker'

@@ -2,13 +2,16 @@
 
 Resource groups, function apps (`azure_functions_sites`), and records of what a client puts and reads again, without anything behind
 them: plans, Service Bus namespaces, storage accounts, role assignments. Everything is done when it is answered, but that a group is
-deleted. Names are compared without regard to case. What is not here is 404, in Resource Manager's form of an error.
+deleted, unless `Options.settle_s` says otherwise. Names are compared without regard to case. What is not here is 404, in Resource
+Manager's form of an error.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
@@ -31,6 +34,7 @@ _RECORDS = frozenset(
     )
 )
 _ROLES = "microsoft.authorization/roleassignments"
+_BUS = "microsoft.servicebus/namespaces"
 _SITES = "microsoft.web/sites"
 _GROUP = r"[\w.()-]{1,89}[\w()-]"
 _BODY_BYTES = 4 << 20  # of a request of Resource Manager
@@ -44,6 +48,7 @@ class Arm:
         self._options = options
         self._groups: dict[str, dict[str, Any]] = {}  # all keys are ids in small letters
         self._records: dict[str, dict[str, Any]] = {}
+        self._made: dict[str, float] = {}
         self._deletions: dict[str, asyncio.Task[None]] = {}
 
     async def route(self, request: Request) -> Response:
@@ -181,8 +186,10 @@ class Arm:
 
     async def _record(self, request: Request, kind: str, whole: str) -> Response:
         key, known = whole.lower(), self._records.get(whole.lower())
-        if request.method == "GET" and known:
-            return Response.of(known)
+        made = self._made.get(key, -math.inf)
+        if request.method == "GET" and known and not self._options.settles(made, 1 / 3):
+            state = {"provisioningState": "Accepted"} if self._options.settles(made, 2 / 3) else {}
+            return Response.of(known | {"properties": known["properties"] | state})
         if request.method == "GET" or (request.method == "PATCH" and not known):
             raise Refusal(404, "ResourceNotFound", f"The Resource '{whole}' was not found.")
         if request.method == "DELETE":
@@ -192,6 +199,10 @@ class Arm:
         body = object_of(request)
         if kind == _ROLES:
             self._check_role(key, body)
+        if "minimumTlsVersion" in body.get("properties", {}) and kind == _BUS and request.query["api-version"][0] < "2022":
+            raise Refusal(400, "BadRequest", "Could not find member 'minimumTlsVersion' on object of type 'ServiceBusNamespaceProperties'.")
+        if known is None:
+            self._made[key] = time.monotonic()
         parts = whole.split("/")
         at = len(parts) - 1 - [part.lower() for part in parts][::-1].index("providers")
         fixed = {"id": whole, "name": parts[-1], "type": "/".join([parts[at + 1], *parts[at + 2 :: 2]])}

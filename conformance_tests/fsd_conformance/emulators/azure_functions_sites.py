@@ -13,6 +13,7 @@ import hmac
 import json
 import re
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +60,7 @@ class Site:
     keys: dict[str, str] = field(default_factory=lambda: {"default": secrets.token_urlsafe(40)})
     master: str = field(default_factory=lambda: secrets.token_urlsafe(40))
     principal: str = field(default_factory=lambda: str(uuid4()))
+    made: float = field(default_factory=time.monotonic)
     package: bytes | None = None
     deployed: Deployed | None = None
     deployments: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -120,6 +122,8 @@ class Sites:
         if site is None:
             raise Refusal(404, "ResourceNotFound", f"The Resource '{whole}' was not found.")
         match asked:
+            case ["GET"] if self._options.settles(site.made, 1 / 3):
+                raise Refusal(404, "ResourceNotFound", f"The Resource '{whole}' was not found.")
             case ["GET"]:
                 return Response.of(self.shown(key))
             case ["PUT", "config", "appsettings"]:
@@ -127,11 +131,18 @@ class Sites:
                 return Response.of(self._config(site))
             case ["POST", "config", "appsettings", "list"]:
                 return Response.of(self._config(site))
+            case ["POST", "host", "default", "listkeys"] if not self._hosted(site):
+                raise Refusal(400, "BadRequest", "Encountered an error (ServiceUnavailable) from host runtime.")
             case ["POST", "host", "default", "listkeys"]:
                 return Response.of({"masterKey": site.master, "functionKeys": site.keys, "systemKeys": {}})
             case ["GET", "functions"]:
                 return Response.of({"value": [self._function(site, each) for each in (site.deployed.routes if site.deployed else ())]})
         raise Refusal(404, "NotFound", f"{request.method} {request.path}: this emulator has no such thing.")
+
+    def _hosted(self, site: Site) -> bool:
+        """Whether its host has run, which keeps its keys in its storage."""
+        stored = any(name.startswith("AzureWebJobsStorage") for name in site.settings)
+        return not self._options.settle_s or (stored and not self._options.settles(site.made))
 
     async def _put(self, request: Request, whole: str) -> Response:
         body, key = object_of(request), whole.lower()
@@ -214,6 +225,8 @@ class Sites:
         status, text = 4, ""
         try:
             await asyncio.sleep(self._options.pending_s)
+            if self._options.settles(site.made):
+                raise Broken("[StorageAccessibleCheck] Error while checking access: Status: 403 (Forbidden)")
             self._deployer.check(package)
             await self._changed(site, package=package)
         except Exception as error:  # of any kind: whoever asks for the deployment must hear of it
