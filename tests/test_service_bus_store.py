@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,9 @@ import pytest
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from fsd_conformance.emulators.service_bus.__main__ import main
+from fsd_conformance.emulators.service_bus.__main__ import _every, main
 from fsd_conformance.emulators.service_bus.broker import TIERS, Broker
-from fsd_conformance.emulators.service_bus.codec import ACCEPTED, encode
+from fsd_conformance.emulators.service_bus.codec import ACCEPTED, NULL, TRUE, AmqpError, encode, mapping, symbol
 from fsd_conformance.emulators.service_bus.config import duration, iso, load, queue_settings
 from fsd_conformance.emulators.service_bus.message import Incoming, incoming, properties
 from fsd_conformance.emulators.service_bus.store import (
@@ -429,3 +430,84 @@ def test_a_limit_of_its_own_is_premiums() -> None:
 def test_flags_that_do_not_go_together(flags: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(flags) == 2
     assert what in capsys.readouterr().err
+
+
+def application(key: bytes) -> bytes:
+    """A message with an application property of this encoded name."""
+    return b"\x00\x53\x74" + mapping([(key, TRUE)]) + DATA + encode(b"m")
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        mapping([(encode({"TYPE": "STRING", "VALUE": 1}), TRUE)]),  # what azure-servicebus makes of the name 1
+        mapping([(encode([]), TRUE)]),
+        mapping([(encode(1), TRUE)]),
+        mapping([(b"\xa1\x01\xff", TRUE)]),
+        encode("no map"),
+        encode([1]),
+        NULL,
+    ],
+)
+def test_application_properties_have_names(section: bytes) -> None:
+    with pytest.raises(AmqpError, match="decode-error"):
+        incoming(b"\x00\x53\x74" + section + DATA + encode(b"m"))
+
+
+@pytest.mark.parametrize("key", [encode([]), encode({}), encode(1)])
+def test_a_dead_letter_keeps_properties_without_names(key: bytes) -> None:
+    clock = Clock()
+    queue = made(clock, max_deliveries=1, lock_ms=1000)
+    for how in (lambda token: queue.dead_letter(token, "why", None), lambda token: queue.release(token, failed=True)):
+        body = application(key)
+        queue.put(Incoming(body, size=len(body)))
+        how(locked(queue).token)
+    queue.put(Incoming(application(key)))
+    locked(queue)
+    clock.now += 1000
+    queue.advance()
+    assert queue.dead is not None
+    assert queue.dead.counts()[State.ACTIVE] == 3
+    assert key in locked(queue.dead).incoming.body
+
+
+def test_a_message_that_cannot_be_buried_keeps_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    queue = made(clock, max_deliveries=1, lock_ms=1000)
+    queue.put(sent("m"))
+    token = locked(queue).token
+    with monkeypatch.context() as patch:
+        patch.setattr("fsd_conformance.emulators.service_bus.store.with_properties", lambda body, more: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            queue.dead_letter(token, "why", None)
+        clock.now += 1000
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                queue.advance()
+    queue.advance()
+    assert queue.dead is not None
+    assert b"after 1 delivery" in locked(queue.dead).incoming.body
+
+
+def test_one_namespace_that_fails_stops_nobodys_timer(caplog: pytest.LogCaptureFixture) -> None:
+    brokers, seen = [Broker(name, STANDARD) for name in ("bad", "good")], []
+
+    def action(broker: Broker) -> None:
+        seen.append(broker.name)
+        assert broker.name == "good", "a defect"
+
+    async def run() -> None:
+        _every(0.01, brokers, action)
+        while seen.count("good") < 3:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert seen[:4] == ["bad", "good"] * 2
+    assert "a defect" in caplog.text
+    assert "namespace bad" in caplog.text
+
+
+@pytest.mark.parametrize("time", [(1 << 64) - 1, 253_402_300_800_000, -1, True, 1.5])
+def test_a_message_is_scheduled_for_a_time_that_there_is(time: object) -> None:
+    with pytest.raises(AmqpError, match="is no time"):
+        incoming(b"\x00\x53\x72" + mapping([(symbol("x-opt-scheduled-enqueue-time"), encode(time))]) + DATA + encode(b"m"))

@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import gc
 import json
+import logging
 import os
 import resource
 import signal
@@ -36,6 +37,8 @@ from fsd_conformance.emulators.web import HttpServer
 from fsd_core.errors import InputError
 
 __all__ = ["main"]
+
+_log = logging.getLogger(__name__)
 
 _TICK_S, _INSPECT_S = 0.05, 0.5
 
@@ -75,9 +78,12 @@ async def serve(brokers: Sequence[Broker], amqp_ports: Sequence[int], admin_port
 
 
 def _every(seconds: float, brokers: Sequence[Broker], action: Callable[[Broker], None]) -> None:
+    asyncio.get_running_loop().call_later(seconds, _every, seconds, brokers, action)  # first: whatever happens, time goes on
     for broker in brokers:
-        action(broker)
-    asyncio.get_running_loop().call_later(seconds, _every, seconds, brokers, action)
+        try:
+            action(broker)
+        except Exception:
+            _log.exception("namespace %s", broker.name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

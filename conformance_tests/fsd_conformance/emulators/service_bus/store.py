@@ -143,27 +143,30 @@ class Queue:
 
     def renew(self, token: bytes) -> int:
         """Lock anew; until when. Raises `LockLostError`."""
-        message = self._unlock(token)
+        message = self._held(token)
+        del self._locks[token]  # for the place that it gets among them
         self._lock(message, self._clock(), token)
         return message.until
 
     def complete(self, token: bytes) -> None:
         """Remove a locked message. Raises `LockLostError`."""
-        self._remove(self._unlock(token))
+        self._remove(self._held(token))
 
     def release(self, token: bytes, *, failed: bool) -> None:
         """Give a locked message back; ``failed`` counts as a delivery. Raises `LockLostError`."""
-        self._back(self._unlock(token), failed)
+        self._back(self._held(token), failed)
 
     def defer(self, token: bytes) -> None:
         """Set a locked message aside until it is asked for by its number. Raises `LockLostError`."""
-        self._unlock(token).state = State.DEFERRED
+        message = self._held(token)
+        self._unlock(message)
+        message.state = State.DEFERRED
 
     def dead_letter(self, token: bytes, reason: str | None, description: str | None) -> None:
         """Move a locked message to the dead letters. Raises `LockLostError`, `NoDeadLetterError`."""
         if self.dead is None:
             raise NoDeadLetterError(f"{self.name} has no dead letters")
-        self._bury(self._unlock(token), reason, description)
+        self._bury(self._held(token), reason, description)
 
     def peek(self, first: int, count: int) -> Iterator[Message]:
         """Up to ``count`` messages from sequence number ``first``, as they are."""
@@ -220,7 +223,7 @@ class Queue:
             elif self._equal:
                 break
         for message in overdue:
-            self._expire_lock(message)
+            self._back(message, failed=True)
         while self._scheduled and self._scheduled[0][0] <= now:
             waiting = self._messages.get(heapq.heappop(self._scheduled)[1])
             if waiting is not None:
@@ -246,29 +249,27 @@ class Queue:
         message.until = now + self.settings.lock_ms
         self._locks[message.token] = message
 
-    def _unlock(self, token: bytes) -> Message:
+    def _held(self, token: bytes) -> Message:
         message = self._locks.get(token)
         if message is not None and message.until <= self._clock():
-            self._expire_lock(message)
+            self._back(message, failed=True)
             message = None
         if message is None:
             raise LockLostError(f"the lock is not, or no longer, held on a message of {self.name}")
-        del self._locks[token]
-        message.token = b""
         return message
 
-    def _expire_lock(self, message: Message) -> None:
-        del self._locks[message.token]
-        message.token = b""
-        self._back(message, failed=True)
+    def _unlock(self, message: Message) -> None:
+        if message.token:
+            del self._locks[message.token]
+            message.token = b""
 
     def _back(self, message: Message, failed: bool) -> None:
-        if failed:
-            message.deliveries += 1
-            if self.dead is not None and message.deliveries >= self.settings.max_deliveries:
-                what = f"Message could not be consumed after {message.deliveries} delivery attempts."
-                self._bury(message, "MaxDeliveryCountExceeded", what)
-                return
+        deliveries = message.deliveries + failed
+        if failed and self.dead is not None and deliveries >= self.settings.max_deliveries:
+            self._bury(message, "MaxDeliveryCountExceeded", f"Message could not be consumed after {deliveries} delivery attempts.")
+            return
+        message.deliveries = deliveries
+        self._unlock(message)
         if message.state == State.ACTIVE:
             heapq.heappush(self._ready, message.sequence)
 
@@ -284,9 +285,11 @@ class Queue:
         body = message.incoming.body
         with suppress(AmqpError):  # properties that nobody can read stay as they are
             body = with_properties(body, told) if told else body
-        self._remove(message)
-        self.dead.put(replace(message.incoming, body=body, ttl=None, scheduled=0))
+        letter = replace(message.incoming, body=body, ttl=None, scheduled=0)
+        self._remove(message)  # not before there is what takes its place
+        self.dead.put(letter)
 
     def _remove(self, message: Message) -> None:
+        self._unlock(message)
         del self._messages[message.sequence]
         self.bytes -= message.incoming.size
