@@ -24,6 +24,7 @@ from azure.servicebus import (
     ServiceBusSubQueue,
 )
 from azure.servicebus.aio import ServiceBusClient as AioClient
+from azure.servicebus.amqp import AmqpAnnotatedMessage
 from azure.servicebus.exceptions import (
     MessageLockLostError,
     MessageNotFoundError,
@@ -153,6 +154,19 @@ def test_a_locked_message_is_renewed_abandoned_and_completed(ends: Ends) -> None
     with pytest.raises(MessageLockLostError):
         receiver._settle_message_via_mgmt_link("completed", [token])  # as the SDK does on another link
     assert receiver.peek_messages(5) == []
+
+
+def test_what_the_sdk_encodes_unlike_the_standard(ends: Ends) -> None:
+    sender, receiver = ends.queue("plain10", receive_mode=DELETE)
+    sender.send_messages(AmqpAnnotatedMessage(data_body=[b"a", b"b"], delivery_annotations={"k": "v"}, footer={"f": 1}))
+    [message] = take(receiver, 1)
+    assert body(message) == b"ab"
+    assert message.raw_amqp_message.footer == {b"f": 1}
+    names: dict[Any, Any] = {1: "x"}
+    with pytest.raises(ServiceBusError, match="name of an application property is no text"):
+        sender.send_messages(ServiceBusMessage("x", application_properties=names))
+    sender.send_messages(ServiceBusMessage("y"))
+    assert [body(m) for m in take(receiver, 1)] == [b"y"]
 
 
 def test_a_lock_expires_and_its_holder_is_told(ends: Ends) -> None:

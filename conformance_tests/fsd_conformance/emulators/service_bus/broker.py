@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from fsd_conformance.emulators.service_bus.codec import ACCEPTED
 from fsd_conformance.emulators.service_bus.frames import rejected
@@ -113,7 +112,8 @@ class Broker:
 
     def find(self, address: str) -> Queue | None:
         """The queue or dead-letter queue at an address, which may be a whole URL."""
-        path = (urlsplit(address).path if "://" in address else address).strip("/").lower()
+        _, url, rest = address.partition("://")
+        path = (rest.partition("/")[2] if url else address).strip("/").lower()
         base, _, last = path.rpartition("/")
         if last == DEAD_LETTER.lower():
             queue = self.queues.get(base)

@@ -7,6 +7,7 @@ client that stops reading, or never starts, costs no more than the bytes that it
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from enum import Enum, auto
 
@@ -16,6 +17,8 @@ from fsd_conformance.emulators.service_bus.codec import NULL, AmqpError, array, 
 from fsd_conformance.emulators.service_bus.session import Session
 
 __all__ = ["FRAME_BYTES", "Connection"]
+
+_log = logging.getLogger(__name__)
 
 FRAME_BYTES = 65_536  # the service's largest frame, both ways
 _CHANNELS = 4999
@@ -184,6 +187,9 @@ class Connection(asyncio.BufferedProtocol):
             at = self._consume(data)
         except AmqpError as error:
             self.fail(error.condition, error.description)
+        except Exception:
+            _log.exception("namespace %s: a connection's bytes", self.broker.name)
+            self.fail("amqp:internal-error", "The stand-in has a defect: its log says more.")
         else:
             if at < len(data) and not self._over():
                 self._held += memoryview(data)[at:]

@@ -121,7 +121,10 @@ class IncomingLink(Link):
         if form not in (PLAIN, BATCH):
             return frames.rejected("amqp:not-implemented", f"message format 0x{form:x}")
         if self.queue is not None:
-            return self.broker.accept(self.queue, payload, form)
+            try:
+                return self.broker.accept(self.queue, payload, form)
+            except AmqpError as error:  # of the message: azure-servicebus would not tell why its connection was closed
+                return frames.rejected(error.condition, error.description)
         assert self._node is not None
         replies = self.session.replies.get(self._node.address)
         if replies is None:

@@ -26,6 +26,7 @@ from fsd_conformance.emulators.service_bus.codec import (
     string,
     symbol,
     timestamp,
+    ulong,
 )
 from fsd_conformance.emulators.service_bus.message import incoming, outgoing, properties, sections
 from fsd_conformance.emulators.service_bus.settle import LOCK_LOST, settle
@@ -90,7 +91,7 @@ class Node:
         told = [(string(names[0]), b"\x71" + status.to_bytes(4, "big")), (string(names[1]), string(text))]
         if condition is not None:
             told.append((string("errorCondition"), symbol(condition)))
-        number = encode(request) if not isinstance(request, int) else b"\x80" + request.to_bytes(8, "big")
+        number = ulong(request) if type(request) is int and request >= 0 else encode(request)
         return b"".join(
             (
                 described(_PROPERTIES, listed(NULL, NULL, NULL, NULL, NULL, number)),

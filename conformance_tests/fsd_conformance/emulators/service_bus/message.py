@@ -79,10 +79,16 @@ def incoming(payload: bytes) -> Incoming:
     """Read an encoded message. `AmqpError`: it is none, or its sections are out of order."""
     start, header, ttl, scheduled = 0, _NO_HEADER, None, 0
     extra: list[tuple[bytes, bytes]] = []
+    parts: list[bytes] = []  # of the bare message, where something was within it
     last = 0
-    for code, _, value, after in sections(payload):
+    for code, at, value, after in sections(payload):
+        if code == _DELIVERY:  # for the next hop alone, which this is; azure-servicebus puts it last
+            if last > _ANNOTATIONS:
+                parts.append(payload[start:at])
+            start = after
+            continue
         if not isinstance(code, int) or not _HEADER <= code <= _FOOTER or code < last:
-            raise AmqpError("amqp:decode-error", f"a message has no section {code} there")
+            raise AmqpError("amqp:decode-error", f"a message has no section {code!r:.40} there")
         last = code
         if code <= _ANNOTATIONS:
             start = after
@@ -96,7 +102,8 @@ def incoming(payload: bytes) -> Incoming:
                     raise AmqpError("amqp:decode-error", f"the name of an application property is no text: {name!r:.60}")
     if last < _PROPERTIES:
         raise AmqpError("amqp:decode-error", "a message has no body")
-    return Incoming(payload[start:], header, tuple(extra), ttl, scheduled, len(payload))
+    body = b"".join((*parts, payload[start:])) if parts else payload[start:]
+    return Incoming(body, header, tuple(extra), ttl, scheduled, len(payload))
 
 
 def batch(payload: bytes) -> list[Incoming]:
