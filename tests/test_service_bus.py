@@ -306,6 +306,31 @@ def test_what_is_not_there_is_not_found(ends: Ends) -> None:
             attempt.result()
 
 
+def test_a_request_that_is_too_large_harms_no_later_one(ends: Ends) -> None:
+    sender, receiver = ends.queue("plain11")
+    later = datetime.now(UTC) + timedelta(hours=1)
+    with pytest.raises(MessageSizeExceededError):
+        sender.schedule_messages([ServiceBusMessage(b"x" * 250_000) for _ in range(5)], later)
+    numbers = sender.schedule_messages([ServiceBusMessage("small")], later)
+    sender.cancel_scheduled_messages(numbers)
+    assert receiver.peek_messages(5) == []
+
+
+def test_what_is_scheduled_through_an_old_link_is_not_lost(standin: StandIn, ends: Ends) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    with standin.administration() as admin:
+        admin.create_queue("again")
+        [sender] = ends.open(ends.client.get_queue_sender("again"))
+        sender.schedule_messages(ServiceBusMessage("gone"), later)
+        admin.delete_queue("again")
+        with pytest.raises(ServiceBusError):
+            sender.schedule_messages(ServiceBusMessage("nowhere"), later)
+        admin.create_queue("again")
+        sender.schedule_messages(ServiceBusMessage("here"), later)
+        assert admin.get_queue_runtime_properties("again").scheduled_message_count == 1
+        admin.delete_queue("again")
+
+
 def test_messages_that_were_fetched_ahead_are_given_back(ends: Ends) -> None:
     sender, receiver = ends.queue("plain7", prefetch_count=10)
     sender.send_messages([ServiceBusMessage(str(number)) for number in range(8)])

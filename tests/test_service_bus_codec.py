@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fsd_conformance.emulators.service_bus import codec, frames
-from fsd_conformance.emulators.service_bus.broker import TIERS, Broker
+from fsd_conformance.emulators.service_bus.broker import TIERS, Broker, Limits
 from fsd_conformance.emulators.service_bus.codec import (
     NULL,
     AmqpError,
@@ -27,6 +27,7 @@ from fsd_conformance.emulators.service_bus.codec import (
     uint,
 )
 from fsd_conformance.emulators.service_bus.connection import Connection
+from fsd_conformance.emulators.service_bus.management import Node
 from fsd_conformance.emulators.service_bus.message import batch, incoming, outgoing, properties, sections, with_properties
 from fsd_conformance.emulators.service_bus.store import QueueSettings
 from service_bus_standin import DIALOGUE, NO, REQUEST, YES, Raw, StandIn, Wire, connect, ends, frame, message, running, works
@@ -612,3 +613,194 @@ def test_a_defect_ends_one_connection_with_an_error(caplog: pytest.LogCaptureFix
     assert wire.over
     assert "ZeroDivisionError" in caplog.text
     works(broker)
+
+
+def request(operation: str, number: int = 1, **body: object) -> bytes:
+    named = {name.replace("_", "-"): value for name, value in body.items()}
+    told = described(0x73, listed(codec.ulong(number))) + described(0x74, encode({"operation": f"com.microsoft:{operation}"}))
+    return told + described(0x77, encode(named))
+
+
+def status(payload: bytes) -> object:
+    return properties(payload)[1]["statusCode"]
+
+
+def test_requests_are_for_the_queue_that_is_there_now() -> None:
+    broker = Broker("n", TIERS["standard"])
+    broker.create("q", QueueSettings())
+    connection, wire = linked(broker, "q/$management")
+    later = described(0x72, encode({Symbol("x-opt-scheduled-enqueue-time"): 4_000_000_000_000})) + message(b"m")
+    schedule = request("schedule-message", messages=[{"message": later}])
+    sends(connection, schedule)
+    assert broker.delete("q")
+    sends(connection, schedule, number=1)
+    new = broker.create("q", QueueSettings())
+    sends(connection, schedule, number=2)
+    assert [status(payload) for payload in wire.payloads()] == [200, 404, 200]
+    assert b"amqp:not-found" in wire.payloads()[1]
+    assert len(list(new.peek(1, 9))) == 1
+    connection.connection_lost(None)
+
+
+def test_answers_that_wait_for_credit_are_bounded_by_their_bytes() -> None:
+    broker = Broker("n", TIERS["standard"])
+    queue = broker.create("q", QueueSettings())
+    for _ in range(20):
+        queue.put(incoming(message(bytes(100_000))))
+    connection, wire = connect(broker)
+    for part in DIALOGUE[:3] + DIALOGUE[11:13]:
+        connection.data_received(part)
+    peek = request("peek-message", from_sequence_number=1, message_count=1000)
+    for number in range(20):
+        sends(connection, peek, handle=3, number=number)
+    assert "amqp:resource-limit-exceeded" in str(wire.answers()[-1][1].get(0))
+    accepted = [fields for code, fields in wire.answers() if code == frames.DISPOSITION]
+    assert 3 <= len(accepted) <= 10  # of 200 KB each, and not of 2 MB
+    works(broker)
+
+
+def test_a_peek_ends_where_a_message_may() -> None:
+    broker = Broker("n", TIERS["standard"])
+    queue = broker.create("q", QueueSettings())
+    for size in (200_000, 100_000, 100_000, 100_000):
+        queue.put(incoming(message(bytes(size))))
+    node = Node.find(broker, "q/$management")
+    assert node is not None
+    found: list[int] = []
+    while True:
+        answer = node.answer(request("peek-message", from_sequence_number=1 + sum(found), message_count=1000))
+        if status(answer) == 204:
+            break
+        [body] = [decode(answer, value, after)[0] for section, _, value, after in sections(answer) if section == 0x77]
+        assert isinstance(body, dict)
+        found.append(len(body["messages"]))
+    assert found == [1, 2, 1]
+
+
+def test_deliveries_that_have_begun_are_bounded_and_given_back() -> None:
+    broker = Broker("n", TIERS["standard"])
+    broker.create("q", QueueSettings())
+
+    def begun(connection: Connection, handle: int) -> None:
+        for piece in range(4):
+            fields = (uint(handle), uint(handle), encode(b"t"), uint(0), NO, YES)
+            connection.data_received(frame(frames.TRANSFER, *fields, payload=bytes(60_000)))
+            assert piece < 4
+
+    connection, wire = linked(broker, *["q"] * 60)
+    for handle in range(0, 120, 2):
+        if not wire.over:
+            begun(connection, handle)
+    assert "amqp:resource-limit-exceeded" in str(wire.answers()[-1][1].get(0))
+    assert "bytes of deliveries that have begun" in str(wire.answers()[-1][1].get(0))
+    works(broker)
+    connection, wire = linked(broker, "q")
+    for count in range(60):  # given up, or detached, or whole, they count no more
+        begun(connection, 0)
+        match count % 3:
+            case 0:
+                connection.data_received(frame(frames.TRANSFER, uint(0), NULL, NULL, NULL, NULL, NO, NULL, NULL, NULL, YES))
+            case 1:
+                connection.data_received(frame(frames.DETACH, uint(0), YES))
+                both = (b"\x50\x00", b"\x50\x00", *ends("q"))
+                connection.data_received(frame(frames.ATTACH, string("q"), uint(0), NO, *both, NULL, NULL, uint(0)))
+            case 2:
+                connection.data_received(frame(frames.TRANSFER, uint(0), NULL, NULL, NULL, NULL, NO, payload=bytes(10)))
+    assert not wire.over
+    assert connection.partial_bytes == 0
+    connection.connection_lost(None)
+
+
+@pytest.mark.parametrize("behind", [0, 1])  # whether it had seen what was sent when it told its window
+@pytest.mark.parametrize("window", [0, 1, 2, 0x7FFFFFFF, 0x80000000, 0xC0000000, 0xC0000001, 0xFFFFFFFF])
+def test_any_window_is_one(window: int, behind: int) -> None:
+    broker = Broker("n", TIERS["standard"])
+    queue = broker.create("q", QueueSettings())
+    connection, wire = linked(broker, "q")
+    for comes in (True, window > behind):
+        wire.data = b""
+        queue.put(incoming(message(b"m")))
+        broker.tick()
+        assert bool(wire.payloads()) == comes
+        flow = frame(frames.FLOW, uint(1 - behind), uint(window), uint(0), uint(9), uint(1), uint(1), uint(5))
+        connection.data_received(flow)
+    connection.connection_lost(None)
+
+
+def test_receivers_take_turns_and_leave_nothing_behind() -> None:
+    broker = Broker("n", TIERS["standard"])
+    queue = broker.create("q", QueueSettings())
+    gone, receivers = linked(broker, *["q"] * 100)[0], [linked(broker, "q") for _ in range(5)]
+    gone.connection_lost(None)
+    for _ in range(10):
+        queue.put(incoming(message(b"m")))
+    broker.pump(queue)
+    broker.flush()
+    assert [len(wire.payloads()) for _, wire in receivers] == [2] * 5
+    for connection, _ in receivers:
+        connection.connection_lost(None)
+    assert not broker._links
+    assert not broker._waiting
+
+
+def test_a_request_that_is_too_large_is_answered() -> None:
+    broker = Broker("n", TIERS["standard"])
+    broker.create("q", QueueSettings())
+    connection, wire = linked(broker, "q/$management")
+    large = request("schedule-message", 7, messages=[{"message": message(bytes(200_000))}] * 6)
+    for at in range(0, len(large), 60_000):
+        more = YES if at + 60_000 < len(large) else NO
+        connection.data_received(frame(frames.TRANSFER, uint(0), uint(0), encode(b"t"), uint(0), NO, more, payload=large[at : at + 60_000]))
+    [answer] = wire.payloads()
+    fields, application = properties(answer)
+    assert (fields[5], application["statusCode"]) == (7, 413)
+    assert application["errorCondition"] == "amqp:link:message-size-exceeded"
+    sends(connection, request("peek-message", from_sequence_number=1, message_count=1))
+    assert status(wire.payloads()[-1]) == 204
+    connection.connection_lost(None)
+
+
+def test_credit_for_answers_is_no_use_and_a_request_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Time:
+        now = 1000.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    clock = Time()
+    monkeypatch.setattr("fsd_conformance.emulators.service_bus.connection.time", clock)
+    broker = Broker("n", TIERS["standard"], limits=Limits(idle_s=1e6, unused_s=600))
+    broker.create("q", QueueSettings())
+    connection, wire = linked(broker, "$cbs", "q/$management")
+    for _ in range(5):
+        clock.now += 500
+        sends(connection, request("peek-message", from_sequence_number=1, message_count=1), handle=2)
+        broker.inspect()
+    assert not wire.over
+    clock.now += 601
+    broker.inspect()
+    assert "inactive" in str(wire.answers()[-1][1].get(0))
+
+
+def test_bytes_that_are_no_frame_yet_keep_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Time:
+        now = 1000.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    clock = Time()
+    monkeypatch.setattr("fsd_conformance.emulators.service_bus.connection.time", clock)
+    broker = Broker("n", TIERS["standard"], limits=Limits(idle_s=10, unused_s=1e6))
+    connection, wire = linked(broker)
+    heartbeat = b"\x00\x00\x00\x08\x02\x00\x00\x00"
+    for byte in heartbeat * 3:  # a frame each 8 s
+        clock.now += 1
+        connection.data_received(bytes((byte,)))
+        broker.inspect()
+    assert not wire.over
+    for byte in frame(frames.CLOSE)[:12]:
+        clock.now += 1
+        connection.data_received(bytes((byte,)))
+        broker.inspect()
+    assert "No frame came" in str(wire.answers()[-1][1].get(0))

@@ -511,3 +511,14 @@ def test_one_namespace_that_fails_stops_nobodys_timer(caplog: pytest.LogCaptureF
 def test_a_message_is_scheduled_for_a_time_that_there_is(time: object) -> None:
     with pytest.raises(AmqpError, match="is no time"):
         incoming(b"\x00\x53\x72" + mapping([(symbol("x-opt-scheduled-enqueue-time"), encode(time))]) + DATA + encode(b"m"))
+
+
+def test_dead_letters_are_locked_as_long_as_their_queue_says() -> None:
+    clock = Clock()
+    queue = made(clock, lock_ms=60_000)
+    queue.change(QueueSettings(lock_ms=5000, ttl_ms=1000))
+    queue.put(sent("m"))
+    queue.dead_letter(locked(queue).token, None, None)
+    assert queue.dead is not None
+    clock.now += 2000
+    assert locked(queue.dead).until == clock.now + 5000  # and it lives on

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -90,8 +90,8 @@ class Broker:
         self.queues: dict[str, Queue] = {}  # by name in lower case
         self.connections: set[Connection] = set()
         self._now = now
-        self._links: dict[Queue, list[Link]] = {}
-        self._waiting: dict[Queue, deque[OutgoingLink]] = {}
+        self._links: dict[Queue, dict[Link, None]] = {}
+        self._waiting: dict[Queue, OrderedDict[OutgoingLink, None]] = {}  # whose turn is next comes first
         self._dirty: set[Connection] = set()
 
     def create(self, name: str, settings: QueueSettings) -> Queue:
@@ -138,27 +138,25 @@ class Broker:
 
     def attached(self, queue: Queue, link: Link) -> None:
         """A link uses a queue from now on."""
-        self._links.setdefault(queue, []).append(link)
+        self._links.setdefault(queue, {})[link] = None
 
     def detached(self, queue: Queue, link: Link) -> None:
         """A link is gone."""
-        links = self._links[queue]
-        links.remove(link)
+        links = self._links.get(queue, {})
+        links.pop(link, None)
         if not links:
-            del self._links[queue]
+            self._links.pop(queue, None)
         self.satisfied(queue, link)
 
     def wants(self, queue: Queue, link: OutgoingLink) -> None:
         """A link has credit for messages of a queue."""
-        waiting = self._waiting.setdefault(queue, deque())
-        if link not in waiting:
-            waiting.append(link)
+        self._waiting.setdefault(queue, OrderedDict()).setdefault(link)
 
     def satisfied(self, queue: Queue, link: Link) -> None:
         """A link has no credit left."""
         waiting = self._waiting.get(queue)
-        if waiting and link in waiting:
-            waiting.remove(link)  # type: ignore[arg-type]
+        if waiting is not None:
+            waiting.pop(link, None)  # type: ignore[call-overload]  # one of another kind is not there
             if not waiting:
                 del self._waiting[queue]
 
@@ -169,8 +167,8 @@ class Broker:
             return
         stuck = 0
         while stuck < len(waiting) and queue.ready():
-            link = waiting[0]
-            waiting.rotate(-1)
+            link = next(iter(waiting))
+            waiting.move_to_end(link)
             if not link.can_send():
                 stuck += 1
                 continue

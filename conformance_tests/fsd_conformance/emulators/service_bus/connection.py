@@ -58,6 +58,7 @@ class Connection(asyncio.BufferedProtocol):
         self._heartbeat_s = 0.0
         self._closed_at = 0.0
         self._messages = 0
+        self.partial_bytes = 0  # of deliveries that have begun
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there."""
@@ -143,11 +144,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def count_message(self) -> None:
         """A queue's message came or went. Cuts the connection, its answer unsent, where that is the fault asked for."""
-        self.used = self._received
+        self.use()
         self._messages += 1
         if self._messages == self.broker.faults.drop_after and self._transport:
             self._phase = _Phase.CLOSED
             self._transport.abort()
+
+    def use(self) -> None:
+        """It does what it is there for."""
+        self.used = self._received
 
     def inspect(self) -> None:
         """Send a heartbeat if one is due; close what is silent, unused, or never opened."""
@@ -176,7 +181,6 @@ class Connection(asyncio.BufferedProtocol):
     def _feed(self, data: bytes) -> None:
         if self._phase is _Phase.CLOSED:
             return
-        self._received = time.monotonic()
         if self._held:
             self._held += data
             if len(self._held) < self._need:
@@ -214,6 +218,7 @@ class Connection(asyncio.BufferedProtocol):
             if end - at < size:
                 self._need = size
                 return at
+            self._received = time.monotonic()  # bytes that are no frame yet prove nothing
             self._frame(data, at, at + size)
             at += size
 

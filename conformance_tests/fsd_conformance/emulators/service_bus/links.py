@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["IncomingLink", "Link", "OutgoingLink", "attach"]
 
 CREDIT = 1000  # messages that a client may send before it is granted more
-_REPLIES = 100  # answers that wait for a client's credit
+_REPLIES, _REPLY_BYTES = 100, 1 << 20  # answers that wait for a client's credit, and what they take before one more is too many
+_PARTIAL_BYTES = 8 << 20  # of deliveries that have begun on a connection
 _NODE_BYTES = 1 << 20  # of a request
 _SETTLED = 1  # sender-settle-mode
 _SOURCE, _TARGET = 0x28, 0x29
@@ -90,13 +91,13 @@ class IncomingLink(Link):
         whole = not self._size and not fields.flag(5)
         self._size += len(payload)
         if not whole and self._size <= self._limit + BATCH_SLACK:
-            self._parts += payload
+            self._keep(payload)
         if fields.flag(5) and not fields.flag(9):
             return
         (number, form, settled), size = self._first, self._size
         if not whole:
             payload = bytes(self._parts)
-            self._parts = bytearray()
+            self._forget()
         self._first, self._size = None, 0
         if fields.flag(9):
             return  # the client gave it up
@@ -114,10 +115,26 @@ class IncomingLink(Link):
             self.credit = CREDIT
             self.session.flow(self)
 
+    def drop(self) -> None:
+        """It is over, and so is a delivery that has begun."""
+        super().drop()
+        self._forget()
+
+    def _keep(self, payload: bytes) -> None:
+        connection = self.session.connection
+        connection.partial_bytes += len(payload)
+        if connection.partial_bytes > max(_PARTIAL_BYTES, 2 * self._limit):
+            raise AmqpError("amqp:resource-limit-exceeded", f"{connection.partial_bytes} bytes of deliveries that have begun")
+        self._parts += payload
+
+    def _forget(self) -> None:
+        self.session.connection.partial_bytes -= len(self._parts)
+        self._parts = bytearray()
+
     def _accept(self, payload: bytes, size: int, form: int) -> bytes:
         limit = self._limit if form != BATCH else min(self._limit, self.broker.tier.batch_bytes)
         if size > limit + (BATCH_SLACK if form == BATCH else 0):
-            return too_large(size, limit)
+            return self._answer(self._node, None, payload, size) if self._node is not None else too_large(size, limit)
         if form not in (PLAIN, BATCH):
             return frames.rejected("amqp:not-implemented", f"message format 0x{form:x}")
         if self.queue is not None:
@@ -126,10 +143,16 @@ class IncomingLink(Link):
             except AmqpError as error:  # of the message: azure-servicebus would not tell why its connection was closed
                 return frames.rejected(error.condition, error.description)
         assert self._node is not None
-        replies = self.session.replies.get(self._node.address)
+        if self._node.managed is not None:
+            self.session.connection.use()
+        return self._answer(self._node, payload, payload, size)
+
+    def _answer(self, node: Node, request: bytes | None, start: bytes, size: int) -> bytes:
+        """Answer a request, `None` for one that is too large to be kept, in the link for its answers."""
+        replies = self.session.replies.get(node.address)
         if replies is None:
-            return frames.rejected("amqp:not-found", f"there is no link for answers of '{self._node.address}'")
-        replies.reply(self._node.answer(payload))
+            return frames.rejected("amqp:not-found", f"there is no link for answers of '{node.address}'")
+        replies.reply(node.answer(request) if request is not None else node.too_large(start, size))
         return ACCEPTED
 
 
@@ -141,6 +164,7 @@ class OutgoingLink(Link):
         self.locks = locks
         self._node = node
         self._replies: deque[bytes] = deque()
+        self._reply_bytes = 0
 
     def attached(self) -> None:
         """Answers may go out, or messages once there is credit."""
@@ -176,7 +200,9 @@ class OutgoingLink(Link):
                 self.broker.pump(self.queue)
             return
         while self._replies and self.can_send():
-            self._send(b"", b"", self._replies.popleft(), None)
+            answer = self._replies.popleft()
+            self._reply_bytes -= len(answer)
+            self._send(b"", b"", answer, None)
 
     def can_send(self) -> bool:
         """Whether a delivery may go out now."""
@@ -184,9 +210,11 @@ class OutgoingLink(Link):
 
     def reply(self, answer: bytes) -> None:
         """An answer of the node. `AmqpError`: the client grants no credit for those that wait."""
-        if len(self._replies) >= _REPLIES:
-            raise AmqpError("amqp:resource-limit-exceeded", f"{_REPLIES} answers wait for credit on link '{self.name}'")
+        if len(self._replies) >= _REPLIES or self._reply_bytes > _REPLY_BYTES:
+            many = f"{len(self._replies)} answers, {self._reply_bytes} bytes, wait for credit on link '{self.name}'"
+            raise AmqpError("amqp:resource-limit-exceeded", many)
         self._replies.append(answer)
+        self._reply_bytes += len(answer)
         self.pump()
 
     def deliver(self, message: Message) -> None:

@@ -208,6 +208,8 @@ class Queue:
         self._equal = self._equal and settings.lock_ms == self.settings.lock_ms
         self.settings = settings
         self.updated = self._clock()
+        if self.dead is not None:
+            self.dead.change(replace(settings, ttl_ms=None))
 
     def advance(self) -> None:
         """Do what is due: locks expire, scheduled messages are ready, messages outlive their time."""
