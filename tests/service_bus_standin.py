@@ -36,6 +36,57 @@ from fsd_conformance.emulators.service_bus.store import QueueSettings
 PATIENCE_S = 60.0
 
 
+def subscription(name: str, *rules: dict[str, Any]) -> dict[str, Any]:
+    """As the vendor's own sample has it."""
+    properties = {
+        "DeadLetteringOnMessageExpiration": False,
+        "DefaultMessageTimeToLive": "PT1H",
+        "LockDuration": "PT1M",
+        "MaxDeliveryCount": 3,
+        "ForwardDeadLetteredMessagesTo": "",
+        "ForwardTo": "",
+        "RequiresSession": False,
+    }
+    entry: dict[str, Any] = {"Name": name, "Properties": properties}
+    return {**entry, "Rules": [{"Name": f"rule-{number}", "Properties": rule} for number, rule in enumerate(rules)]} if rules else entry
+
+
+def correlation(**fields: Any) -> dict[str, Any]:
+    """A rule's properties."""
+    return {"FilterType": "Correlation", "CorrelationFilter": fields}
+
+
+SQL = {
+    "FilterType": "Sql",
+    "SqlFilter": {"SqlExpression": "sys.MessageId = '123456' AND userProp1 = 'value1'"},
+    "Action": {"SqlExpression": "SET sys.To = 'Entity'"},
+}
+FIELDS = {
+    "ContentType": "application/text",
+    "CorrelationId": "id1",
+    "Label": "subject1",
+    "MessageId": "msgid1",
+    "ReplyTo": "someQueue",
+    "ReplyToSessionId": "sessionId",
+    "SessionId": "session1",
+    "To": "xyz",
+}
+TOPIC: dict[str, Any] = {  # of the vendor's own sample
+    "Name": "topic.1",
+    "Properties": {
+        "DefaultMessageTimeToLive": "PT1H",
+        "DuplicateDetectionHistoryTimeWindow": "PT20S",
+        "RequiresDuplicateDetection": False,
+    },
+    "Subscriptions": [
+        subscription("subscription.1", correlation(**FIELDS)),
+        subscription("subscription.2", correlation(Properties={"prop1": "value1"})),
+        subscription("subscription.3"),
+        subscription("subscription.4", SQL),
+    ],
+}
+
+
 class PlainHttp(RequestsTransport):  # type: ignore[misc]
     """The administration client's way to a server without TLS."""
 
@@ -49,10 +100,18 @@ def connection_string(port: int) -> str:
 
 
 class StandIn:
-    """A running one. ``queues``: name -> properties, of the first namespace; ``others``: further namespaces with a queue q each."""
+    """A running one. ``queues``: name -> properties, of the first namespace, and its ``topics``; ``others``: namespaces with a queue q."""
 
-    def __init__(self, folder: Path, queues: dict[str, dict[str, Any]], flags: Sequence[str] = (), others: Sequence[str] = ()) -> None:
-        spaces = [{"Name": "one", "Queues": [{"Name": name, "Properties": values} for name, values in queues.items()]}]
+    def __init__(
+        self,
+        folder: Path,
+        queues: dict[str, dict[str, Any]],
+        flags: Sequence[str] = (),
+        others: Sequence[str] = (),
+        topics: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        listed = [{"Name": name, "Properties": values} for name, values in queues.items()]
+        spaces: list[dict[str, Any]] = [{"Name": "one", "Queues": listed, "Topics": list(topics)}]
         spaces += [{"Name": name, "Queues": [{"Name": "q"}]} for name in others]
         file = folder / "Config.json"
         file.write_text(json.dumps({"UserConfig": {"Namespaces": spaces, "Logging": {"Type": "File"}}}))
@@ -84,9 +143,15 @@ class StandIn:
 
 
 @contextmanager
-def running(folder: Path, queues: dict[str, dict[str, Any]], *flags: str, others: Sequence[str] = ()) -> Iterator[StandIn]:
+def running(
+    folder: Path,
+    queues: dict[str, dict[str, Any]],
+    *flags: str,
+    others: Sequence[str] = (),
+    topics: Sequence[dict[str, Any]] = (),
+) -> Iterator[StandIn]:
     """Within the block it runs, and it ends well."""
-    standin = StandIn(folder, queues, flags, others)
+    standin = StandIn(folder, queues, flags, others, topics)
     try:
         yield standin
     finally:

@@ -29,6 +29,7 @@ from fsd_conformance.emulators.service_bus.codec import (
     ulong,
 )
 from fsd_conformance.emulators.service_bus.store import QueueSettings, State
+from fsd_conformance.emulators.service_bus.topics import Correlation, SubscriptionSettings, TopicSettings
 from service_bus_standin import YES, connect, ends, frame, works
 
 DIALOGUES = 500  # of a seed
@@ -213,7 +214,8 @@ class Nonsense:
 
 def whole(broker: Broker) -> None:
     """Every message is in the one place where its state says it is."""
-    for queue in [part for both in broker.queues.values() for part in (both, both.dead) if part is not None]:
+    queues = [*broker.queues.values(), *broker.topics["t"].subscriptions.values()]
+    for queue in [part for both in queues for part in (both, both.dead) if part is not None]:
         ready, scheduled = Counter(queue._ready), {number for _, number in queue._scheduled}
         assert queue.bytes == sum(message.incoming.size for message in queue._messages.values())
         for message in queue._messages.values():
@@ -239,6 +241,10 @@ def namespace(clock: Clock) -> Broker:
     broker = Broker("n", TIERS["standard"], now=clock)
     broker.create("q", QueueSettings(lock_ms=1000, max_deliveries=2, dead_letter_expired=True))
     broker.create("dl", QueueSettings(lock_ms=1000, max_deliveries=1, ttl_ms=1500, dead_letter_expired=True))
+    short = QueueSettings(lock_ms=1000, max_deliveries=2)
+    some = (Correlation({0: "id", 5: "x"}, {}), Correlation({}, {"k": True}))
+    made = {"s": SubscriptionSettings(short), "some": SubscriptionSettings(short, some), "out": SubscriptionSettings(short, None, "why")}
+    broker.create_topic("t", TopicSettings(made))
     return broker
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from fsd_conformance.emulators.service_bus import frames
-from fsd_conformance.emulators.service_bus.broker import BATCH_SLACK, too_large
+from fsd_conformance.emulators.service_bus.broker import BATCH_SLACK, Broker, too_large
 from fsd_conformance.emulators.service_bus.codec import (
     ACCEPTED,
     NULL,
@@ -24,6 +24,7 @@ from fsd_conformance.emulators.service_bus.codec import (
 from fsd_conformance.emulators.service_bus.management import Node
 from fsd_conformance.emulators.service_bus.message import BATCH, PLAIN, outgoing
 from fsd_conformance.emulators.service_bus.store import Message, Queue
+from fsd_conformance.emulators.service_bus.topics import Topic
 
 if TYPE_CHECKING:
     from fsd_conformance.emulators.service_bus.session import Session
@@ -68,10 +69,13 @@ class Link:
 
 
 class IncomingLink(Link):
-    """The client sends: to a queue, or requests to a node. Bytes over the limit are counted and not kept."""
+    """The client sends: to a queue or a topic, or requests to a node. Bytes over the limit are counted and not kept."""
 
-    def __init__(self, session: Session, handle: int, name: str, queue: Queue | None, node: Node | None, limit: int) -> None:
+    def __init__(
+        self, session: Session, handle: int, name: str, queue: Queue | None, topic: Topic | None, node: Node | None, limit: int
+    ) -> None:
         super().__init__(session, handle, name, queue)
+        self._target = queue or topic
         self._node = node
         self._limit = limit
         self._parts = bytearray()  # of a delivery of several frames
@@ -104,7 +108,7 @@ class IncomingLink(Link):
         self.count += 1
         self.credit -= 1
         outcome = self._accept(payload, size, form)
-        if self.queue is not None:
+        if self._target is not None:
             self.session.connection.count_message()
         if not settled:
             self.session.settled(number, outcome)
@@ -137,9 +141,9 @@ class IncomingLink(Link):
             return self._answer(self._node, None, payload, size) if self._node is not None else too_large(size, limit)
         if form not in (PLAIN, BATCH):
             return frames.rejected("amqp:not-implemented", f"message format 0x{form:x}")
-        if self.queue is not None:
+        if self._target is not None:
             try:
-                return self.broker.accept(self.queue, payload, form)
+                return self.broker.accept(self._target, payload, form)
             except AmqpError as error:  # of the message: azure-servicebus would not tell why its connection was closed
                 return frames.rejected(error.condition, error.description)
         assert self._node is not None
@@ -240,8 +244,9 @@ def attach(session: Session, fields: frames.Fields) -> Link | None:
     broker = session.connection.broker
     node = Node.find(broker, address)
     queue = broker.find(address) if node is None else None
-    limit = broker.message_bytes(queue) if queue is not None else _NODE_BYTES
-    error = _refusal(fields, receives, values, address, node, queue)
+    topic = broker.topic(address) if node is None and queue is None else None
+    limit = _NODE_BYTES if node is not None else broker.message_bytes(queue)
+    error = _refusal(broker, receives, values, address, node, queue, topic)
     modes = (ubyte(fields.number(3, 2) & 0xFF), ubyte(fields.number(4, 0) & 0xFF))
     ends = (NULL, NULL) if error else (_terminus(_SOURCE, fields.get(5)), _terminus(_TARGET, fields.get(6)))
     batch = mapping([(symbol("com.microsoft:max-message-batch-size"), ulong(broker.tier.batch_bytes))])
@@ -253,18 +258,20 @@ def attach(session: Session, fields: frames.Fields) -> Link | None:
         return None
     if receives:
         return OutgoingLink(session, handle, name, queue, node, fields.number(3, 2) != _SETTLED)
-    return IncomingLink(session, handle, name, queue, node, limit)
+    return IncomingLink(session, handle, name, queue, topic, node, limit)
 
 
 def _refusal(
-    fields: frames.Fields, receives: bool, values: object, address: str, node: Node | None, queue: Queue | None
+    broker: Broker, receives: bool, values: object, address: str, node: Node | None, queue: Queue | None, topic: Topic | None
 ) -> tuple[str, str] | None:
-    if node is None and queue is None:
-        return "amqp:not-found", f"The messaging entity '{address}' could not be found."
+    if node is None and queue is None and topic is None:
+        return broker.missing(address)
+    if receives and topic is not None:
+        return "amqp:not-allowed", f"'{address}' is a topic: messages are received from its subscriptions"
     if receives and isinstance(values, list) and len(values) > 7 and isinstance(values[7], dict) and _SESSION_FILTER in values[7]:
         return "amqp:not-implemented", "sessions are not implemented here"
-    if not receives and queue is not None and queue.dead is None:
-        return "amqp:not-allowed", f"'{address}' takes no messages: they come there from its queue"
+    if not receives and queue is not None and broker.fed(queue):
+        return "amqp:not-allowed", f"'{address}' takes no messages: they come there from its {'queue' if queue.dead is None else 'topic'}"
     return None
 
 

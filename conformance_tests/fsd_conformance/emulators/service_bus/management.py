@@ -76,7 +76,7 @@ class Node:
             return Node(broker, lower, None)
         if lower.endswith(_MANAGEMENT):
             managed = lower[: -len(_MANAGEMENT)]
-            return Node(broker, lower, managed) if broker.find(managed) is not None else None
+            return Node(broker, lower, managed) if broker.find(managed) or broker.topic(managed) else None
         return None
 
     def answer(self, payload: bytes) -> bytes:
@@ -88,6 +88,9 @@ class Node:
                 self._put_token(application)
                 return self._told(request, 200)
             queue = self._broker.find(self.managed)
+            if self._broker.topic(self.managed) is not None:
+                what = f"'{self.managed}': a topic is not managed here; to schedule, send with scheduled_enqueue_time_utc"
+                raise _Refused(501, "amqp:not-implemented", what)
             if queue is None:
                 raise _Refused(404, "amqp:not-found", f"The messaging entity '{self.managed}' could not be found.")
             status, body = self._manage(queue, application.get("operation"), _body(payload))
@@ -187,7 +190,7 @@ class Node:
 
     def _schedule(self, queue: Queue, body: Mapping[object, object]) -> tuple[int, bytes]:
         given = body.get("messages")
-        if queue.dead is None or not isinstance(given, list) or not given or len(given) > _MANY:
+        if self._broker.fed(queue) or not isinstance(given, list) or not given or len(given) > _MANY:
             raise _Refused(400, "com.microsoft:argument-error", "schedule-message needs a queue, and messages for it")
         messages = []
         for entry in given:
@@ -198,7 +201,7 @@ class Node:
                 raise _Refused(413, "amqp:link:message-size-exceeded", f"a message of {len(payload)} bytes is too large")
             messages.append(incoming(payload))
         self._pay(len(messages))
-        if sum(message.size for message in messages) > queue.room:
+        if not queue.fits(messages):
             raise _Refused(403, "amqp:resource-limit-exceeded", f"The maximum size of '{queue.name}' has been reached.")
         numbers = [queue.put(message) for message in messages]
         return 200, mapping([(string("sequence-numbers"), array(map(long, numbers)))])

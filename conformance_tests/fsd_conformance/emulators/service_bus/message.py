@@ -115,6 +115,8 @@ def batch(payload: bytes) -> list[Incoming]:
             if not isinstance(inner, bytes):
                 raise AmqpError("amqp:decode-error", "a batch has a data section without bytes")
             found.append(incoming(inner))
+    if not found:
+        raise AmqpError("amqp:decode-error", "a batch has no data section")
     return found
 
 

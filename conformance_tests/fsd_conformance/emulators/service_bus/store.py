@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -18,6 +18,7 @@ from fsd_conformance.emulators.service_bus.message import Incoming, with_propert
 
 __all__ = ["LockLostError", "Message", "NoDeadLetterError", "Queue", "QueueFullError", "QueueSettings", "State", "UnknownMessageError"]
 
+_EACH_BYTES = 512  # that a message takes besides its own
 _SWEEP_MS = 1000  # how often messages that outlived their time are looked for
 DEAD_LETTER = "$DeadLetterQueue"
 
@@ -90,14 +91,19 @@ class Queue:
         self._ready: list[int] = []  # a heap; a number whose message is gone is passed over
         self._locks: dict[bytes, Message] = {}  # by when they expire, while all are equally long
         self._equal = True
-        self._scheduled: list[tuple[int, int]] = []  # a heap of time and sequence number
+        self._scheduled: list[tuple[int, int]] = []  # a heap of time and sequence number, with some whose message is gone:
+        self._cancelled = 0  # so many
         self._mortal = False  # whether a message may outlive its time
         self._sweep = 0
 
     @property
     def room(self) -> int:
         """Bytes that it can still take; dead letters count, and always have room."""
-        return self.settings.max_bytes - self.bytes - self.dead.bytes if self.dead is not None else 1 << 62
+        return self.settings.max_bytes - self._taken() - self.dead._taken() if self.dead is not None else 1 << 62
+
+    def fits(self, messages: Sequence[Incoming]) -> bool:
+        """Whether there is room for all of them."""
+        return sum(message.size for message in messages) + _EACH_BYTES * len(messages) <= self.room
 
     def ready(self) -> bool:
         """Whether `take` would find a message."""
@@ -112,7 +118,7 @@ class Queue:
 
     def put(self, incoming: Incoming) -> int:
         """Add a message; its sequence number. Raises `QueueFullError`."""
-        if incoming.size > self.room:
+        if incoming.size + _EACH_BYTES > self.room:
             raise QueueFullError(f"{self.name} has room for {self.room} of {self.settings.max_bytes} bytes")
         now = self._clock()
         lives = [ttl for ttl in (incoming.ttl, self.settings.ttl_ms) if ttl is not None]
@@ -202,6 +208,11 @@ class Queue:
                 raise UnknownMessageError(f"{self.name} has no scheduled message {sequence}")
         for message in {id(message): message for _, message in found if message}.values():
             self._remove(message)
+            self._cancelled += 1
+        if 2 * self._cancelled > len(self._scheduled):
+            self._scheduled = [entry for entry in self._scheduled if entry[1] in self._messages]
+            heapq.heapify(self._scheduled)
+            self._cancelled = 0
 
     def change(self, settings: QueueSettings) -> None:
         """Hold for locks and messages from now on."""
@@ -228,7 +239,9 @@ class Queue:
             self._back(message, failed=True)
         while self._scheduled and self._scheduled[0][0] <= now:
             waiting = self._messages.get(heapq.heappop(self._scheduled)[1])
-            if waiting is not None:
+            if waiting is None:
+                self._cancelled -= 1
+            else:
                 waiting.state = State.ACTIVE
                 heapq.heappush(self._ready, waiting.sequence)
         if self._mortal and now >= self._sweep:
@@ -238,6 +251,8 @@ class Queue:
             for message in mortal:
                 if message.expires is not None and message.expires <= now and not message.token and message.state != State.SCHEDULED:
                     self._expire(message)
+            if len(self._ready) > 2 * len(self._messages):  # nobody receives, and passes over what is gone
+                self._ready = sorted(number for number in self._ready if number in self._messages)
 
     def counts(self) -> dict[State, int]:
         """How many messages are in each state, dead letters apart."""
@@ -245,6 +260,9 @@ class Queue:
         for message in self._messages.values():
             found[message.state] += 1
         return found
+
+    def _taken(self) -> int:
+        return self.bytes + _EACH_BYTES * len(self._messages)
 
     def _lock(self, message: Message, now: int, token: bytes = b"") -> None:
         message.token = token or os.urandom(16)
