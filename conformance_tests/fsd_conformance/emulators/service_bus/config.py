@@ -250,7 +250,7 @@ def _words(value: object) -> str:
 def _lock(value: object) -> int:
     milliseconds = duration(value)
     if milliseconds is None or not 0 < milliseconds <= 300_000:
-        raise ValueError(f"{value!r}: a lock lasts 5 minutes at most")
+        raise ValueError(f"{value!r}: a lock lasts for some time, 5 minutes at most")
     return milliseconds
 
 
