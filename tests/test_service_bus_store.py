@@ -570,6 +570,7 @@ def test_what_is_gone_takes_no_room() -> None:
 def test_each_message_takes_room() -> None:
     queue = made(Clock(), max_bytes=10 * (512 + sent().size))
     assert queue.fits([sent()] * 10)
+    assert made(Clock(), max_bytes=-1).fits([])
     assert not queue.fits([sent()] * 11)
     for _ in range(10):
         queue.put(sent())
@@ -586,7 +587,16 @@ def test_a_batch_has_messages() -> None:
     "flag",
     [
         *("--latency-ms=nan", "--latency-ms=-5", "--latency-ms=inf", "--open-s=nan", "--open-s=-1", "--open-s=0", "--idle-s=inf"),
-        *("--unused-s=x", "--amqp-port=70000", "--admin-port=-1", "--amqp-port=abc", "--connections=0", "--drop-after=1.5", "--throttle=0"),
+        *(
+            "--unused-s=x",
+            "--amqp-port=70000",
+            "--admin-port=-1",
+            "--amqp-port=abc",
+            "--connections=0",
+            f"--connections={'9' * 5000}",
+            "--drop-after=1.5",
+            "--throttle=0",
+        ),
     ],
 )
 def test_a_flag_out_of_bounds_is_refused_in_words(flag: str, capsys: pytest.CaptureFixture[str]) -> None:

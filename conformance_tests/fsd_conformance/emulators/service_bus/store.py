@@ -102,8 +102,8 @@ class Queue:
         return self.settings.max_bytes - self._taken() - self.dead._taken() if self.dead is not None else 1 << 62
 
     def fits(self, messages: Sequence[Incoming]) -> bool:
-        """Whether there is room for all of them."""
-        return sum(message.size for message in messages) + _EACH_BYTES * len(messages) <= self.room
+        """Whether there is room for all of them; for none there is, even where dead letters have filled it."""
+        return not messages or sum(message.size for message in messages) + _EACH_BYTES * len(messages) <= self.room
 
     def ready(self) -> bool:
         """Whether `take` would find a message."""
