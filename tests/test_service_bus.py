@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from azure.servicebus import (
     ServiceBusSubQueue,
 )
 from azure.servicebus.aio import ServiceBusClient as AioClient
+from azure.servicebus.amqp import AmqpAnnotatedMessage
 from azure.servicebus.exceptions import (
     MessageLockLostError,
     MessageNotFoundError,
@@ -35,7 +37,7 @@ from azure.servicebus.exceptions import (
 )
 
 from fsd_conformance.emulators.service_bus.server import ServiceBusServer
-from service_bus_standin import PATIENCE_S, StandIn, connection_string, running
+from service_bus_standin import PATIENCE_S, TOPIC, StandIn, connection_string, correlation, running, subscription
 
 DELETE = ServiceBusReceiveMode.RECEIVE_AND_DELETE
 QUEUES: dict[str, dict[str, Any]] = {
@@ -153,6 +155,19 @@ def test_a_locked_message_is_renewed_abandoned_and_completed(ends: Ends) -> None
     with pytest.raises(MessageLockLostError):
         receiver._settle_message_via_mgmt_link("completed", [token])  # as the SDK does on another link
     assert receiver.peek_messages(5) == []
+
+
+def test_what_the_sdk_encodes_unlike_the_standard(ends: Ends) -> None:
+    sender, receiver = ends.queue("plain10", receive_mode=DELETE)
+    sender.send_messages(AmqpAnnotatedMessage(data_body=[b"a", b"b"], delivery_annotations={"k": "v"}, footer={"f": 1}))
+    [message] = take(receiver, 1)
+    assert body(message) == b"ab"
+    assert message.raw_amqp_message.footer == {b"f": 1}
+    names: dict[Any, Any] = {1: "x"}
+    with pytest.raises(ServiceBusError, match="name of an application property is no text"):
+        sender.send_messages(ServiceBusMessage("x", application_properties=names))
+    sender.send_messages(ServiceBusMessage("y"))
+    assert [body(m) for m in take(receiver, 1)] == [b"y"]
 
 
 def test_a_lock_expires_and_its_holder_is_told(ends: Ends) -> None:
@@ -292,6 +307,31 @@ def test_what_is_not_there_is_not_found(ends: Ends) -> None:
             attempt.result()
 
 
+def test_a_request_that_is_too_large_harms_no_later_one(ends: Ends) -> None:
+    sender, receiver = ends.queue("plain11")
+    later = datetime.now(UTC) + timedelta(hours=1)
+    with pytest.raises(MessageSizeExceededError):
+        sender.schedule_messages([ServiceBusMessage(b"x" * 250_000) for _ in range(5)], later)
+    numbers = sender.schedule_messages([ServiceBusMessage("small")], later)
+    sender.cancel_scheduled_messages(numbers)
+    assert receiver.peek_messages(5) == []
+
+
+def test_what_is_scheduled_through_an_old_link_is_not_lost(standin: StandIn, ends: Ends) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    with standin.administration() as admin:
+        admin.create_queue("again")
+        [sender] = ends.open(ends.client.get_queue_sender("again"))
+        sender.schedule_messages(ServiceBusMessage("gone"), later)
+        admin.delete_queue("again")
+        with pytest.raises(ServiceBusError):
+            sender.schedule_messages(ServiceBusMessage("nowhere"), later)
+        admin.create_queue("again")
+        sender.schedule_messages(ServiceBusMessage("here"), later)
+        assert admin.get_queue_runtime_properties("again").scheduled_message_count == 1
+        admin.delete_queue("again")
+
+
 def test_messages_that_were_fetched_ahead_are_given_back(ends: Ends) -> None:
     sender, receiver = ends.queue("plain7", prefetch_count=10)
     sender.send_messages([ServiceBusMessage(str(number)) for number in range(8)])
@@ -419,6 +459,126 @@ def test_a_queue_that_cannot_be_is_refused(standin: StandIn, settings: dict[str,
             admin.create_queue("impossible", **settings)
         with pytest.raises(ResourceNotFoundError):
             admin.get_queue("impossible")
+
+
+def test_the_vendors_own_topic(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with running(tmp_path, {"queue.1": {}}, topics=[TOPIC]) as standin:
+        [told] = capfd.readouterr().err.splitlines()
+        assert "'topic.1/Subscriptions/subscription.4' is left out: rule 'rule-0'" in told
+        ends = Ends(standin.client())
+        names = [f"subscription.{number}" for number in (1, 2, 3)]
+        sender, *receivers = ends.open(
+            ends.client.get_topic_sender("topic.1"), *(ends.client.get_subscription_receiver("Topic.1", name) for name in names)
+        )
+        whole = ServiceBusMessage(
+            "both",
+            content_type="application/text",
+            correlation_id="id1",
+            subject="subject1",
+            message_id="msgid1",
+            reply_to="someQueue",
+            reply_to_session_id="sessionId",
+            session_id="session1",
+            to="xyz",
+            application_properties={"prop1": "value1"},
+        )
+        sender.send_messages([whole, ServiceBusMessage("one", application_properties={"prop1": "value1"}), ServiceBusMessage("none")])
+        sender.send_messages(ServiceBusMessage("late", scheduled_enqueue_time_utc=datetime.now(UTC) + timedelta(seconds=0.5)))
+        for receiver, expected in zip(receivers, (["both"], ["both", "one"], ["both", "one", "none", "late"]), strict=True):
+            got = take(receiver, len(expected))
+            assert [str(message) for message in got] == expected
+            assert [message.sequence_number for message in got] == list(range(1, len(got) + 1))
+            receiver.dead_letter_message(got[0], reason="why")
+            for message in got[1:]:
+                receiver.complete_message(message)
+            assert receiver.peek_messages(5) == []
+        [dead] = ends.open(ends.client.get_subscription_receiver("topic.1", names[0], sub_queue=ServiceBusSubQueue.DEAD_LETTER))
+        [letter] = take(dead, 1)
+        assert (str(letter), letter.dead_letter_reason) == ("both", "why")
+        dead.complete_message(letter)
+        wrong = (
+            (ends.client.get_subscription_receiver("topic.1", "subscription.4"), ServiceBusError, "is SQL, which is not implemented"),
+            (ends.client.get_subscription_receiver("topic.1", "subscription.5"), MessagingEntityNotFoundError, "subscription.5"),
+            (ends.client.get_topic_sender("topic.2"), MessagingEntityNotFoundError, "topic.2"),
+            (ends.client.get_queue_receiver("topic.1"), ServiceBusError, "received from its subscriptions"),
+            (ends.client.get_queue_sender("topic.1/Subscriptions/subscription.1"), ServiceBusError, "come there from its topic"),
+        )
+        for end, kind, what in wrong:
+            with pytest.raises(kind, match=what):
+                end.__enter__()
+        with pytest.raises(ServiceBusError, match="a topic is not managed here"):
+            sender.schedule_messages(ServiceBusMessage("x"), datetime.now(UTC))
+        ends.close()
+        with standin.administration() as admin:
+            for ask in (lambda: list(admin.list_topics()), lambda: admin.get_topic("topic.1"), lambda: admin.delete_topic("topic.1")):
+                with pytest.raises(HttpResponseError, match="not implemented here"):
+                    ask()
+            with pytest.raises(HttpResponseError, match="not implemented here"):
+                admin.create_queue("Topic.1")
+
+
+def test_topics_with_the_aio_client(tmp_path: Path) -> None:
+    async def run(port: int) -> None:
+        async with AioClient.from_connection_string(connection_string(port), retry_total=0) as client:
+            sender = client.get_topic_sender("t")
+            receivers = [client.get_subscription_receiver("t", name, prefetch_count=9) for name in ("all", "some", "true")]
+            await asyncio.gather(*(end.__aenter__() for end in (sender, *receivers)))
+            batch = await sender.create_message_batch()
+            for number in range(3):
+                batch.add_message(ServiceBusMessage(str(number), application_properties={"number": number}))
+            await sender.send_messages(batch)
+            for receiver, expected in zip(receivers, (["0", "1", "2"], ["0", "2"], ["0", "1", "2"]), strict=True):
+                got: list[Any] = []
+                while len(got) < len(expected):
+                    got += await receiver.receive_messages(len(expected) - len(got), max_wait_time=PATIENCE_S)
+                assert [str(message) for message in got] == expected
+                for message in got:
+                    await receiver.complete_message(message)
+            await asyncio.gather(*(end.close() for end in (sender, *receivers)))
+
+    rules = [correlation(Properties={"number": number}) for number in (0, 2)]
+    always = {"FilterType": "Sql", "SqlFilter": {"SqlExpression": "1 = 1"}}
+    subscriptions = [subscription("all"), subscription("some", *rules), subscription("true", always, rules[0])]
+    with running(tmp_path, {}, topics=[{"Name": "T", "Subscriptions": subscriptions}]) as standin:
+        asyncio.run(run(standin.port))
+
+
+def http(standin: StandIn, method: str, path: str, body: bytes = b"") -> tuple[int, str]:
+    connection = HTTPConnection("127.0.0.1", standin.ready["admin_port"], timeout=PATIENCE_S)
+    connection.request(method, path, body)
+    response = connection.getresponse()
+    found = response.status, response.read().decode()
+    connection.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (b'<?xml version="1.0" encoding="nonexistent"?><a/>', "queues alone"),
+        (b'<?xml version="1.0" encoding="big5"?><a/>', "queues alone"),
+        (b"<!DOCTYPE a><a/>", "declares no types"),
+        ('<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a [<!ENTITY b "bbbb">]><a>&b;</a>'.encode("utf-16"), "is no XML"),
+        ("<!DOCTYPE a><a/>".encode("utf-16-le"), "is in UTF-8"),
+        (b"\xff", "is no XML"),
+    ],
+)
+def test_xml_that_is_none_of_a_queues(standin: StandIn, body: bytes, what: str) -> None:
+    status, told = http(standin, "PUT", "/impossible?api-version=2021-05", body)
+    assert status == 400
+    assert what in told
+
+
+def test_pages_and_names_at_their_bounds(standin: StandIn) -> None:
+    assert http(standin, "GET", "/$Resources/queues?$top=0")[0] == 400
+    assert http(standin, "GET", "/$Resources/queues?$skip=-1")[0] == 400
+    with standin.administration() as admin:
+        admin.create_queue("health")
+        assert admin.get_queue("health").name == "health"
+        assert http(standin, "GET", "/health")[1].startswith('{"namespace"')
+        admin.delete_queue("health")
+        with pytest.raises(ResourceNotFoundError):
+            admin.get_queue("health")
 
 
 def test_topics_are_refused(standin: StandIn) -> None:

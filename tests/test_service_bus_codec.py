@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import socket
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fsd_conformance.emulators.service_bus import codec, frames
-from fsd_conformance.emulators.service_bus.broker import TIERS, Broker
+from fsd_conformance.emulators.service_bus.broker import TIERS, Broker, Limits
 from fsd_conformance.emulators.service_bus.codec import (
     NULL,
     AmqpError,
@@ -28,9 +27,10 @@ from fsd_conformance.emulators.service_bus.codec import (
     uint,
 )
 from fsd_conformance.emulators.service_bus.connection import Connection
+from fsd_conformance.emulators.service_bus.management import Node
 from fsd_conformance.emulators.service_bus.message import batch, incoming, outgoing, properties, sections, with_properties
 from fsd_conformance.emulators.service_bus.store import QueueSettings
-from service_bus_standin import Raw, StandIn, message, running
+from service_bus_standin import DIALOGUE, NO, REQUEST, YES, Raw, StandIn, Wire, connect, ends, frame, message, running, works
 
 NAMES = st.text("abc-:$", max_size=300).map(Symbol)
 KEYS = st.one_of(st.none(), st.booleans(), st.integers(-(1 << 63), (1 << 64) - 1), st.text(max_size=300), st.binary(max_size=300), NAMES)
@@ -209,84 +209,6 @@ def test_what_is_no_message(payload: bytes) -> None:
         incoming(payload)
 
 
-class Wire(asyncio.Transport):
-    """Keeps what is written; the other side of a connection in this process."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.data = b""
-        self.over = False
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        assert not self.over
-        self.data += data
-
-    def close(self) -> None:
-        self.over = True
-
-    abort = close
-
-    def is_closing(self) -> bool:
-        return self.over
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Takes all."""
-
-    def answers(self) -> list[tuple[int, frames.Fields]]:
-        """The AMQP frames that were written."""
-        found, at = [], 0
-        while at < len(self.data):
-            if self.data[at : at + 4] == b"AMQP":
-                at += 8
-                continue
-            size = int.from_bytes(self.data[at : at + 4], "big")
-            if size > 8:
-                code, fields, _ = frames.read(self.data, at + 8, at + size)
-                found.append((code, fields))
-            at += size
-        return found
-
-
-def connect(broker: Broker) -> tuple[Connection, Wire]:
-    connection, wire = Connection(broker), Wire()
-    connection.connection_made(wire)
-    return connection, wire
-
-
-def frame(performative: int, *fields: bytes, channel: int = 0, payload: bytes = b"") -> bytes:
-    body = described(performative, listed(*fields)) + payload
-    return (8 + len(body)).to_bytes(4, "big") + b"\x02\x00" + channel.to_bytes(2, "big") + body
-
-
-def ends(address: str) -> tuple[bytes, bytes]:
-    return described(0x28, listed(string(address))), described(0x29, listed(string(address)))
-
-
-YES, NO = b"\x41", b"\x42"
-REQUEST = described(0x73, listed(codec.ulong(1))) + described(0x74, encode({"operation": "com.microsoft:peek-message"}))
-REQUEST += described(0x77, encode({"from-sequence-number": 1, "message-count": 5}))
-DIALOGUE = [
-    frames.AMQP,
-    frame(frames.OPEN, string("client"), NULL, uint(1000), NULL, uint(60_000)),
-    frame(frames.BEGIN, NULL, uint(0), uint(100), uint(100)),
-    frame(frames.ATTACH, string("s"), uint(0), NO, b"\x50\x00", b"\x50\x00", *ends("q"), NULL, NULL, uint(0)),
-    frame(frames.TRANSFER, uint(0), uint(0), encode(b"t"), uint(0), NO, YES, payload=message(b"x" * 500)[:200]),
-    frame(frames.TRANSFER, uint(0), NULL, NULL, NULL, NULL, NO, payload=message(b"x" * 500)[200:]),
-    frame(frames.TRANSFER, uint(0), uint(1), encode(b"u"), uint(0x80013700), NO, NO, payload=message(message(b"b")) * 3),
-    frame(frames.ATTACH, string("r"), uint(1), YES, b"\x50\x00", b"\x50\x01", *ends("q")),
-    frame(frames.FLOW, uint(0), uint(100), uint(3), uint(100), uint(1), uint(0), uint(10)),
-    frame(frames.DISPOSITION, YES, uint(0), uint(1), NO, described(0x24, listed())),
-    frame(frames.DISPOSITION, YES, uint(2), NULL, NO, described(0x27, listed(YES, NO))),
-    frame(frames.ATTACH, string("m"), uint(2), YES, b"\x50\x00", b"\x50\x00", *ends("q/$management")),
-    frame(frames.ATTACH, string("n"), uint(3), NO, b"\x50\x00", b"\x50\x00", *ends("q/$management"), NULL, NULL, uint(0)),
-    frame(frames.FLOW, uint(0), uint(100), uint(3), uint(100), uint(2), uint(0), uint(10)),
-    frame(frames.TRANSFER, uint(3), uint(2), encode(b"v"), uint(0), NO, NO, payload=REQUEST),
-    frame(frames.DETACH, uint(1), YES),
-    frame(frames.END),
-    frame(frames.CLOSE),
-]
-
-
 def test_the_dialogue_that_is_broken_below_is_a_good_one() -> None:
     broker = Broker("n", TIERS["standard"])
     broker.create("q", QueueSettings())
@@ -297,28 +219,6 @@ def test_the_dialogue_that_is_broken_below_is_a_good_one() -> None:
     assert [code for code, _ in answers].count(frames.TRANSFER) == 6  # 4 messages, one again, and an answer
     assert (answers[-1][0], answers[-1][1].get(0)) == (frames.CLOSE, None)
     assert wire.over
-
-
-def works(broker: Broker) -> None:
-    """Another client sends, receives and completes a message of a queue of its own."""
-    broker.queues.pop("witness", None)
-    broker.create("witness", QueueSettings())
-    connection, wire = connect(broker)
-    for part in (
-        *DIALOGUE[:3],
-        frame(frames.ATTACH, string("s"), uint(0), NO, b"\x50\x00", b"\x50\x00", *ends("witness"), NULL, NULL, uint(0)),
-        frame(frames.ATTACH, string("r"), uint(1), YES, b"\x50\x00", b"\x50\x01", *ends("witness")),
-        frame(frames.FLOW, uint(0), uint(100), uint(3), uint(100), uint(1), uint(0), uint(10)),
-        frame(frames.TRANSFER, uint(0), uint(0), encode(b"t"), uint(0), NO, NO, payload=message(b"here")),
-        frame(frames.DISPOSITION, YES, uint(0), NULL, NO, described(0x24, listed())),
-    ):
-        connection.data_received(part)
-    codes = [code for code, _ in wire.answers()]
-    assert codes.count(frames.TRANSFER) == 1
-    assert frames.CLOSE not in codes
-    assert message(b"here") in wire.data
-    assert broker.queues["witness"].bytes == 0
-    connection.connection_lost(None)
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 6))
@@ -505,7 +405,6 @@ OVERSIZE = (1 << 20).to_bytes(4, "big") + b"\x02\x00\x00\x00"
         (frame(frames.ATTACH, string("x"), uint(256), NO), "amqp:session:handle-in-use"),
         (frame(frames.ATTACH, string("x"), uint(0), NO), "amqp:session:handle-in-use"),
         (frame(frames.ATTACH, uint(0)), "amqp:invalid-field"),
-        (frame(frames.TRANSFER, uint(0), uint(0), encode(b"t"), uint(0), payload=b"\x01"), "amqp:decode-error"),
         (frame(0x99), "amqp:not-implemented"),
     ],
 )
@@ -607,3 +506,301 @@ def test_a_connection_without_a_frame_is_closed(tmp_path: Path) -> None:
         raw = standin.raw().open().attach("q", receives=True)
         raw.grant(1)
         closed(raw, "amqp:connection:forced")
+
+
+def delivery_annotations(**values: object) -> bytes:
+    return described(0x71, encode({Symbol(name): value for name, value in values.items()}))
+
+
+def test_delivery_annotations_may_be_anywhere_and_stay_here() -> None:
+    header, notes = described(0x70, listed(YES)), described(0x72, encode({Symbol("a"): 1}))
+    bare = [described(0x73, listed(string("id"))), described(0x74, encode({"k": 1})), message(b"a"), message(b"b")]
+    for at in range(7):
+        parts = [header, notes, *bare]
+        parts.insert(at, delivery_annotations(k="v"))
+        came = incoming(b"".join(parts))
+        assert came.body == b"".join(bare)
+        assert came.header[:1] == YES
+        assert len(came.extra) == 1
+    many = incoming(b"".join(part + delivery_annotations(k="v") * 3 for part in (header, notes, *bare)))
+    assert many.body == b"".join(bare)
+    with pytest.raises(AmqpError, match="no body"):
+        incoming(delivery_annotations(k="v"))
+    with pytest.raises(AmqpError, match="no section 112 there"):
+        incoming(bare[0] + delivery_annotations(k="v") + header)
+
+
+def linked(broker: Broker, *addresses: str) -> tuple[Connection, Wire]:
+    """A connection with a link to, and one from, each address: handles 0 and 1, 2 and 3, ..., and credit for what comes."""
+    connection, wire = connect(broker)
+    for part in DIALOGUE[:3]:
+        connection.data_received(part)
+    for number, address in enumerate(addresses):
+        for receives in (False, True):
+            handle = uint(2 * number + receives)
+            modes = (b"\x50\x00", b"\x50\x00")
+            connection.data_received(
+                frame(frames.ATTACH, string(address), handle, YES if receives else NO, *modes, *ends(address), NULL, NULL, uint(0))
+            )
+        connection.data_received(frame(frames.FLOW, uint(0), uint(100), uint(0), uint(100), handle, uint(0), uint(50)))
+    return connection, wire
+
+
+def sends(connection: Connection, payload: bytes, *, handle: int = 0, number: int = 0, form: int = 0) -> None:
+    connection.data_received(frame(frames.TRANSFER, uint(handle), uint(number), encode(b"t"), uint(form), NO, NO, payload=payload))
+
+
+def test_a_message_that_is_none_is_rejected_and_the_link_goes_on() -> None:
+    broker = Broker("n", TIERS["standard"])
+    broker.create("q", QueueSettings())
+    connection, wire = linked(broker, "q")
+    wrong = described(0x72, encode({"x-opt-scheduled-enqueue-time": (1 << 64) - 1})) + message(b"m")
+    for number, payload in enumerate((b"\x01", wrong, described(0x74, encode({1: 2})) + message(b"m"))):
+        wire.data = b""
+        sends(connection, payload, number=number)
+        [(code, fields)] = wire.answers()
+        assert code == frames.DISPOSITION
+        assert "amqp:decode-error" in str(fields.get(4))
+    wire.data = b""
+    sends(connection, message(b"m"))
+    assert [code for code, _ in wire.answers()] == [frames.TRANSFER, frames.DISPOSITION]
+    connection.connection_lost(None)
+
+
+@pytest.mark.parametrize("address", ["amqp://[x/nowhere", "amqp://[x/q", "://", "://q", "a://b", "//"])
+def test_any_text_is_an_address(address: str) -> None:
+    broker = Broker("n", TIERS["standard"])
+    broker.create("q", QueueSettings())
+    connection, wire = linked(broker, address)
+    assert not wire.over
+    assert (frames.DETACH in [code for code, _ in wire.answers()]) == (address != "amqp://[x/q")
+    connection.connection_lost(None)
+
+
+@pytest.mark.parametrize("state", [b"\x00\x45\x45", b"\x00\xc1\x01\x00\x45", described(0x24, NULL), described(0x99, listed())])
+def test_an_outcome_that_is_none_ends_the_connection_with_an_error(state: bytes) -> None:
+    broker = Broker("n", TIERS["standard"])
+    broker.create("q", QueueSettings())
+    connection, wire = linked(broker, "q")
+    sends(connection, message(b"m"))
+    connection.data_received(frame(frames.DISPOSITION, YES, uint(0), NULL, NO, state))
+    assert "amqp:not-implemented" in str(wire.answers()[-1][1].get(0))
+    works(broker)
+
+
+@pytest.mark.parametrize("number", [b"\x55\xff", codec.long(-5), b"\x41", codec.ulong(1 << 63), b"\x98" + bytes(16), NULL, string("id")])
+def test_an_answer_has_the_number_of_its_request(number: bytes) -> None:
+    broker = Broker("n", TIERS["standard"])
+    broker.create("q", QueueSettings())
+    connection, wire = linked(broker, "q/$management", "$cbs")
+    for handle in (0, 2):
+        wire.data = b""
+        sends(connection, described(0x73, listed(number)) + REQUEST[REQUEST.index(b"\x00\x53\x74") :], handle=handle)
+        assert [code for code, _ in wire.answers()] == [frames.TRANSFER, frames.DISPOSITION]
+        asked, _ = decode(number, 0, len(number))
+        [answer] = wire.payloads()
+        assert same(properties(answer)[0][5]) == same(asked)
+
+
+def test_a_defect_ends_one_connection_with_an_error(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = Broker("n", TIERS["standard"])
+    broker.create("q", QueueSettings())
+    connection, wire = linked(broker, "q")
+    with monkeypatch.context() as patch:
+        patch.setattr(broker, "accept", lambda *given: 1 / 0)
+        sends(connection, message(b"m"))
+    assert "amqp:internal-error" in str(wire.answers()[-1][1].get(0))
+    assert wire.over
+    assert "ZeroDivisionError" in caplog.text
+    works(broker)
+
+
+def request(operation: str, number: int = 1, **body: object) -> bytes:
+    named = {name.replace("_", "-"): value for name, value in body.items()}
+    told = described(0x73, listed(codec.ulong(number))) + described(0x74, encode({"operation": f"com.microsoft:{operation}"}))
+    return told + described(0x77, encode(named))
+
+
+def status(payload: bytes) -> object:
+    return properties(payload)[1]["statusCode"]
+
+
+def test_requests_are_for_the_queue_that_is_there_now() -> None:
+    broker = Broker("n", TIERS["standard"])
+    broker.create("q", QueueSettings())
+    connection, wire = linked(broker, "q/$management")
+    later = described(0x72, encode({Symbol("x-opt-scheduled-enqueue-time"): 4_000_000_000_000})) + message(b"m")
+    schedule = request("schedule-message", messages=[{"message": later}])
+    sends(connection, schedule)
+    assert broker.delete("q")
+    sends(connection, schedule, number=1)
+    new = broker.create("q", QueueSettings())
+    sends(connection, schedule, number=2)
+    assert [status(payload) for payload in wire.payloads()] == [200, 404, 200]
+    assert b"amqp:not-found" in wire.payloads()[1]
+    assert len(list(new.peek(1, 9))) == 1
+    connection.connection_lost(None)
+
+
+def test_answers_that_wait_for_credit_are_bounded_by_their_bytes() -> None:
+    broker = Broker("n", TIERS["standard"])
+    queue = broker.create("q", QueueSettings())
+    for _ in range(20):
+        queue.put(incoming(message(bytes(100_000))))
+    connection, wire = connect(broker)
+    for part in DIALOGUE[:3] + DIALOGUE[11:13]:
+        connection.data_received(part)
+    peek = request("peek-message", from_sequence_number=1, message_count=1000)
+    for number in range(20):
+        sends(connection, peek, handle=3, number=number)
+    assert "amqp:resource-limit-exceeded" in str(wire.answers()[-1][1].get(0))
+    accepted = [fields for code, fields in wire.answers() if code == frames.DISPOSITION]
+    assert 3 <= len(accepted) <= 10  # of 200 KB each, and not of 2 MB
+    works(broker)
+
+
+def test_a_peek_ends_where_a_message_may() -> None:
+    broker = Broker("n", TIERS["standard"])
+    queue = broker.create("q", QueueSettings())
+    for size in (200_000, 100_000, 100_000, 100_000):
+        queue.put(incoming(message(bytes(size))))
+    node = Node.find(broker, "q/$management")
+    assert node is not None
+    found: list[int] = []
+    while True:
+        answer = node.answer(request("peek-message", from_sequence_number=1 + sum(found), message_count=1000))
+        if status(answer) == 204:
+            break
+        [body] = [decode(answer, value, after)[0] for section, _, value, after in sections(answer) if section == 0x77]
+        assert isinstance(body, dict)
+        found.append(len(body["messages"]))
+    assert found == [1, 2, 1]
+
+
+def test_deliveries_that_have_begun_are_bounded_and_given_back() -> None:
+    broker = Broker("n", TIERS["standard"])
+    broker.create("q", QueueSettings())
+
+    def begun(connection: Connection, handle: int) -> None:
+        for piece in range(4):
+            fields = (uint(handle), uint(handle), encode(b"t"), uint(0), NO, YES)
+            connection.data_received(frame(frames.TRANSFER, *fields, payload=bytes(60_000)))
+            assert piece < 4
+
+    connection, wire = linked(broker, *["q"] * 60)
+    for handle in range(0, 120, 2):
+        if not wire.over:
+            begun(connection, handle)
+    assert "amqp:resource-limit-exceeded" in str(wire.answers()[-1][1].get(0))
+    assert "bytes of deliveries that have begun" in str(wire.answers()[-1][1].get(0))
+    works(broker)
+    connection, wire = linked(broker, "q")
+    for count in range(60):  # given up, or detached, or whole, they count no more
+        begun(connection, 0)
+        match count % 3:
+            case 0:
+                connection.data_received(frame(frames.TRANSFER, uint(0), NULL, NULL, NULL, NULL, NO, NULL, NULL, NULL, YES))
+            case 1:
+                connection.data_received(frame(frames.DETACH, uint(0), YES))
+                both = (b"\x50\x00", b"\x50\x00", *ends("q"))
+                connection.data_received(frame(frames.ATTACH, string("q"), uint(0), NO, *both, NULL, NULL, uint(0)))
+            case 2:
+                connection.data_received(frame(frames.TRANSFER, uint(0), NULL, NULL, NULL, NULL, NO, payload=bytes(10)))
+    assert not wire.over
+    assert connection.partial_bytes == 0
+    connection.connection_lost(None)
+
+
+@pytest.mark.parametrize("behind", [0, 1])  # whether it had seen what was sent when it told its window
+@pytest.mark.parametrize("window", [0, 1, 2, 0x7FFFFFFF, 0x80000000, 0xC0000000, 0xC0000001, 0xFFFFFFFF])
+def test_any_window_is_one(window: int, behind: int) -> None:
+    broker = Broker("n", TIERS["standard"])
+    queue = broker.create("q", QueueSettings())
+    connection, wire = linked(broker, "q")
+    for comes in (True, window > behind):
+        wire.data = b""
+        queue.put(incoming(message(b"m")))
+        broker.tick()
+        assert bool(wire.payloads()) == comes
+        flow = frame(frames.FLOW, uint(1 - behind), uint(window), uint(0), uint(9), uint(1), uint(1), uint(5))
+        connection.data_received(flow)
+    connection.connection_lost(None)
+
+
+def test_receivers_take_turns_and_leave_nothing_behind() -> None:
+    broker = Broker("n", TIERS["standard"])
+    queue = broker.create("q", QueueSettings())
+    gone, receivers = linked(broker, *["q"] * 100)[0], [linked(broker, "q") for _ in range(5)]
+    gone.connection_lost(None)
+    for _ in range(10):
+        queue.put(incoming(message(b"m")))
+    broker.pump(queue)
+    broker.flush()
+    assert [len(wire.payloads()) for _, wire in receivers] == [2] * 5
+    for connection, _ in receivers:
+        connection.connection_lost(None)
+    assert not broker._links
+    assert not broker._waiting
+
+
+def test_a_request_that_is_too_large_is_answered() -> None:
+    broker = Broker("n", TIERS["standard"])
+    broker.create("q", QueueSettings())
+    connection, wire = linked(broker, "q/$management")
+    large = request("schedule-message", 7, messages=[{"message": message(bytes(200_000))}] * 6)
+    for at in range(0, len(large), 60_000):
+        more = YES if at + 60_000 < len(large) else NO
+        connection.data_received(frame(frames.TRANSFER, uint(0), uint(0), encode(b"t"), uint(0), NO, more, payload=large[at : at + 60_000]))
+    [answer] = wire.payloads()
+    fields, application = properties(answer)
+    assert (fields[5], application["statusCode"]) == (7, 413)
+    assert application["errorCondition"] == "amqp:link:message-size-exceeded"
+    sends(connection, request("peek-message", from_sequence_number=1, message_count=1))
+    assert status(wire.payloads()[-1]) == 204
+    connection.connection_lost(None)
+
+
+def test_credit_for_answers_is_no_use_and_a_request_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Time:
+        now = 1000.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    clock = Time()
+    monkeypatch.setattr("fsd_conformance.emulators.service_bus.connection.time", clock)
+    broker = Broker("n", TIERS["standard"], limits=Limits(idle_s=1e6, unused_s=600))
+    broker.create("q", QueueSettings())
+    connection, wire = linked(broker, "$cbs", "q/$management")
+    for _ in range(5):
+        clock.now += 500
+        sends(connection, request("peek-message", from_sequence_number=1, message_count=1), handle=2)
+        broker.inspect()
+    assert not wire.over
+    clock.now += 601
+    broker.inspect()
+    assert "inactive" in str(wire.answers()[-1][1].get(0))
+
+
+def test_bytes_that_are_no_frame_yet_keep_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Time:
+        now = 1000.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    clock = Time()
+    monkeypatch.setattr("fsd_conformance.emulators.service_bus.connection.time", clock)
+    broker = Broker("n", TIERS["standard"], limits=Limits(idle_s=10, unused_s=1e6))
+    connection, wire = linked(broker)
+    heartbeat = b"\x00\x00\x00\x08\x02\x00\x00\x00"
+    for byte in heartbeat * 3:  # a frame each 8 s
+        clock.now += 1
+        connection.data_received(bytes((byte,)))
+        broker.inspect()
+    assert not wire.over
+    for byte in frame(frames.CLOSE)[:12]:
+        clock.now += 1
+        connection.data_received(bytes((byte,)))
+        broker.inspect()
+    assert "No frame came" in str(wire.answers()[-1][1].get(0))

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from dataclasses import dataclass
+import re
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from fsd_conformance.emulators.service_bus.__main__ import main
+from fsd_conformance.emulators.service_bus.__main__ import _every, main
 from fsd_conformance.emulators.service_bus.broker import TIERS, Broker
-from fsd_conformance.emulators.service_bus.codec import ACCEPTED, encode
-from fsd_conformance.emulators.service_bus.config import duration, iso, load, queue_settings
-from fsd_conformance.emulators.service_bus.message import Incoming, incoming, properties
+from fsd_conformance.emulators.service_bus.codec import ACCEPTED, NULL, TRUE, AmqpError, encode, mapping, symbol
+from fsd_conformance.emulators.service_bus.config import Entities, duration, iso, load, queue_settings
+from fsd_conformance.emulators.service_bus.message import Incoming, batch, incoming, properties
 from fsd_conformance.emulators.service_bus.store import (
     LockLostError,
     Message,
@@ -27,7 +33,9 @@ from fsd_conformance.emulators.service_bus.store import (
     UnknownMessageError,
 )
 from fsd_conformance.emulators.service_bus.throttle import Throttle
+from fsd_conformance.emulators.service_bus.topics import FIELDS, Correlation, SubscriptionSettings, TopicSettings
 from fsd_core.errors import InputError
+from service_bus_standin import TOPIC, correlation, subscription
 
 STANDARD, PREMIUM = TIERS["standard"], TIERS["premium"]
 DATA = b"\x00\x53\x75"
@@ -172,7 +180,7 @@ def test_scheduled_messages_are_ready_in_time() -> None:
 
 
 def test_a_full_queue_counts_its_dead_letters() -> None:
-    size = sent("x" * 90).size
+    size = sent("x" * 90).size + 512
     queue = made(Clock(), max_bytes=2 * size, max_deliveries=1)
     queue.put(sent("x" * 90))
     queue.put(sent("x" * 90))
@@ -330,20 +338,29 @@ def test_what_is_refused_for_credits_is_not_kept() -> None:
 
 @pytest.mark.parametrize(
     ("text", "milliseconds"),
-    [("PT1M", 60_000), ("PT0.5S", 500), ("P1DT2H", 93_600_000), ("P10675199DT2H48M5.4775807S", None), ("PT1H1M1.5S", 3_661_500)],
+    [
+        ("PT1M", 60_000),
+        ("PT0.5S", 500),
+        ("P1DT2H", 93_600_000),
+        ("P10675199DT2H48M5.4775807S", None),
+        ("PT1H1M1.5S", 3_661_500),
+        ("P1Y", 365 * 86_400_000),
+        ("P2M1DT1M", 61 * 86_400_000 + 60_000),
+        ("P99999Y", None),
+    ],
 )
 def test_durations(text: str, milliseconds: int | None) -> None:
     assert duration(text) == milliseconds
     assert duration(iso(milliseconds)) == milliseconds
 
 
-@pytest.mark.parametrize("text", ["", "P", "PT", "1M", "PT1M ", "P1Y", "P1M", "-PT1M", None, 5])
+@pytest.mark.parametrize("text", ["", "P", "PT", "1M", "PT1M ", "P1W", "P1D1M", "-PT1M", None, 5])
 def test_what_is_no_duration(text: object) -> None:
     with pytest.raises(ValueError, match="no ISO 8601 duration"):
         duration(text)
 
 
-def test_the_vendors_own_file_is_read_and_its_topics_are_refused(tmp_path: Path) -> None:
+def test_the_vendors_own_file_is_read(tmp_path: Path) -> None:
     properties = {
         "DeadLetteringOnMessageExpiration": False,
         "DefaultMessageTimeToLive": "PT1H",
@@ -358,11 +375,24 @@ def test_the_vendors_own_file_is_read_and_its_topics_are_refused(tmp_path: Path)
     space: dict[str, Any] = {"Name": "sbemulatorns", "Queues": [{"Name": "queue.1", "Properties": properties}]}
     file = tmp_path / "Config.json"
     file.write_text(json.dumps({"UserConfig": {"Namespaces": [space], "Logging": {"Type": "File"}}}))
-    assert load(file, STANDARD) == {"sbemulatorns": {"queue.1": QueueSettings(60_000, 3_600_000, 3)}}
-    space["Topics"] = [{"Name": "topic.1", "Properties": {}, "Subscriptions": []}]
+    assert load(file, STANDARD) == {"sbemulatorns": Entities({"queue.1": QueueSettings(60_000, 3_600_000, 3)})}
+    space["Topics"] = [TOPIC]
+    space["Queues"].append({"Name": "usual"})
+    text = json.dumps({"$schema": "Config-schema.json", "UserConfig": {"Namespaces": [space]}})
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    [entities] = load(file, STANDARD).values()
+    assert entities.queues["usual"] == QueueSettings(60_000, 3_600_000, 3)  # what the vendor's schema has
+    found = entities.topics["topic.1"].subscriptions
+    assert [(bool(each.filters), bool(each.left_out)) for each in found.values()] == [
+        (True, False),
+        (True, False),
+        (False, False),
+        (False, True),
+    ]
+    assert {each.queue for each in found.values()} == {QueueSettings(60_000, 3_600_000, 3)}
+    space["Topics"] = [{"Name": "t", "Properties": {"DefaultMessageTimeToLive": "PT1M"}, "Subscriptions": [subscription("s")]}]
     file.write_text(json.dumps({"UserConfig": {"Namespaces": [space]}}))
-    with pytest.raises(InputError, match="topics are not implemented"):
-        load(file, STANDARD)
+    assert load(file, STANDARD)["sbemulatorns"].topics["t"].subscriptions["s"].queue.ttl_ms == 60_000
 
 
 @pytest.mark.parametrize(
@@ -372,7 +402,13 @@ def test_the_vendors_own_file_is_read_and_its_topics_are_refused(tmp_path: Path)
         ([], "no object"),
         ({}, "no object"),
         ({"UserConfig": {}}, "no namespace"),
-        ({"UserConfig": {"Namespaces": {}}}, "no namespace"),
+        ({"UserConfig": {"Namespaces": {}}}, "Namespaces is no list"),
+        ("null", "no object with $schema, UserConfig"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"UserConfig": {"Namespaces": [], "Namespaces": []}}', "'Namespaces' is there twice"),
+        ({"UserConfig": {"Namespaces": [{"Name": "a"}], "Logging": 5}}, "Logging: is no object"),
+        ({"UserConfig": {"Namespaces": [{"Name": "a", "Queues": ""}]}}, "Queues is no list"),
+        ({"UserConfig": {"Namespaces": [{"Name": "a", "Queues": [{"Name": "t/Subscriptions/s"}]}]}}, "a subscription is called like that"),
         ({"UserConfig": {"Namespaces": {"Name": "a"}}}, "Namespaces is no list"),
         ({"UserConfig": {"Namespaces": [{"Name": "a"}, {"Name": "a"}]}}, "each its own"),
         ({"UserConfig": {"Namespaces": [{"Name": "a", "Qeues": []}]}}, "'Qeues' is not known"),
@@ -403,6 +439,12 @@ def test_a_wrong_file_is_refused(tmp_path: Path, config: object, what: str, caps
         ({"MaxDeliveryCount": True}, "no number from 1 to 2000"),
         ({"DeadLetteringOnMessageExpiration": "maybe"}, "neither true nor false"),
         ({"Status": "Disabled"}, "Disabled are not implemented"),
+        ({"RequiresSession": 0}, "RequiresSession: 0 is neither true nor false"),
+        ({"RequiresSession": []}, "neither true nor false"),
+        ({"ForwardTo": 5}, "ForwardTo: 5 is no text"),
+        ({"DuplicateDetectionHistoryTimeWindow": "bogus"}, "no ISO 8601 duration"),
+        ({"EnableBatchedOperations": "maybe"}, "neither true nor false"),
+        ({"UserMetadata": {}}, "UserMetadata: {} is no text"),
     ],
 )
 def test_properties_that_cannot_be(properties: dict[str, Any], what: str) -> None:
@@ -418,6 +460,175 @@ def test_a_limit_of_its_own_is_premiums() -> None:
         queue_settings({"MaxMessageSizeInKilobytes": 102_401}, PREMIUM, "q")
 
 
+def topic(*rules: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"Name": "t", "Subscriptions": [subscription("s", *rules)], **more}
+
+
+@pytest.mark.parametrize(
+    ("entry", "what"),
+    [
+        (topic({}), "FilterType None is not known"),
+        (topic({"FilterType": "Sql"}), "SqlFilter: is no object"),
+        (topic({"FilterType": "Sql", "SqlFilter": {}}), "SqlExpression is no text"),
+        (topic({"FilterType": "Correlation"}), "CorrelationFilter: is no object"),
+        (topic(correlation()), "asks for nothing"),
+        (topic(correlation(Colour="red")), "'Colour' is not known"),
+        (topic(correlation(To=5)), "To: no text"),
+        (topic(correlation(Properties={"a": []})), "Properties is no object of texts"),
+        (topic(Properties={"LockDuration": "PT1M"}), "'LockDuration' is not known"),
+        (topic(Properties={"RequiresDuplicateDetection": True}), "duplicate detection is not implemented"),
+        ({"Name": "q", "Subscriptions": []}, "topic 'q' is there twice"),
+        ({"Name": "t", "Subscriptions": [{"Name": "s"}, {"Name": "S"}]}, "subscription 'S' is there twice"),
+        ({"Name": "t", "Subscriptions": [{"Name": "s", "Properties": {"RequiresSession": True}}]}, "sessions are not implemented"),
+    ],
+)
+def test_a_topic_that_cannot_be_is_refused(tmp_path: Path, entry: dict[str, Any], what: str) -> None:
+    file = tmp_path / "Config.json"
+    file.write_text(json.dumps({"UserConfig": {"Namespaces": [{"Name": "n", "Queues": [{"Name": "Q"}], "Topics": [entry]}]}}))
+    with pytest.raises(InputError, match=what):
+        load(file, STANDARD)
+
+
+def published(**values: object) -> Incoming:
+    """A message of these properties, by the names that a filter has, and of application properties, in lower case."""
+    fields: list[object] = [None] * 13
+    for name, value in values.items():
+        if name in FIELDS:
+            fields[FIELDS[name]] = value
+    application = {name: value for name, value in values.items() if name not in FIELDS}
+    return incoming(b"\x00\x53\x73" + encode(fields) + b"\x00\x53\x74" + encode(application) + DATA + encode(b"m"))
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_filter_asks_for_each_field(name: str) -> None:
+    one = Correlation({FIELDS[name]: "a"}, {})
+    assert one.matches(*properties(published(**{name: "a"}).body))
+    assert not one.matches(*properties(published(**{name: "A"}).body))
+    assert not one.matches([], {})
+
+
+def test_filters_ask_for_all_and_rules_for_any() -> None:
+    settings = {
+        "both": SubscriptionSettings(QueueSettings(), (Correlation({FIELDS["To"]: "a"}, {"k": 1}),)),
+        "either": SubscriptionSettings(QueueSettings(), (Correlation({FIELDS["To"]: "a"}, {}), Correlation({}, {"k": True}))),
+        "Every": SubscriptionSettings(QueueSettings()),
+        "never": SubscriptionSettings(QueueSettings(), None, "a reason"),
+    }
+    broker = Broker("n", STANDARD)
+    topic = broker.create_topic("T", TopicSettings(settings))
+    given = [published(To="a", k=1), published(To="a"), published(k=True), published(k=1), published(To="b", k="1")]
+    given[1] = replace(given[1], body=DATA + encode(b"nothing of it"))
+    shares = {queue.name: [given.index(message) for message in share] for queue, share in topic.route(given).items()}
+    assert shares == {"T/Subscriptions/both": [0], "T/Subscriptions/either": [0, 2], "T/Subscriptions/Every": [0, 1, 2, 3, 4]}
+    assert broker.find("t/SUBSCRIPTIONS/every") is topic.subscriptions["every"]
+    assert broker.find("T/subscriptions/Every/$deadletterqueue") is topic.subscriptions["every"].dead
+    assert broker.find("T") is broker.find("T/Subscriptions") is broker.find("T/Subscriptions/never") is None
+    assert "a reason" in broker.missing("t/subscriptions/Never/$DeadLetterQueue")[1]
+
+
+def test_a_number_or_a_uuid_is_compared_as_text() -> None:
+    name = UUID(int=7)
+    for value in (7, name):
+        assert Correlation({0: str(value)}, {}).matches(*properties(published(MessageId=value).body))
+
+
+def test_who_gets_a_message_shares_its_bytes_and_all_get_it_or_none() -> None:
+    one = QueueSettings(max_bytes=3200)
+    broker = Broker("n", STANDARD, 10, now=Clock())
+    topic = broker.create_topic("t", TopicSettings({name: SubscriptionSettings(one) for name in "ab"}))
+    payload = DATA + encode(bytes(1000))
+    assert broker.accept(topic, payload, 0) == ACCEPTED
+    a, b = topic.subscriptions["a"], topic.subscriptions["b"]
+    assert locked(a).incoming is locked(b).incoming
+    a.put(incoming(payload))
+    assert b"resource-limit-exceeded" in broker.accept(topic, payload, 0)
+    assert len(list(b.peek(1, 9))) == 1
+    filtered = broker.create_topic("f", TopicSettings({"s": SubscriptionSettings(one, (Correlation({0: "x"}, {}),) * 4)}))
+    assert broker.accept(filtered, payload, 0) == ACCEPTED  # 2 credits and 5: a filter costs one, too
+    assert b"server-busy" in broker.accept(filtered, payload, 0)
+
+
+def test_what_is_gone_takes_no_room() -> None:
+    clock = Clock()
+    queue = made(clock, ttl_ms=1000)
+    later = clock.now + 10**9
+    for _ in range(20):
+        queue.cancel([queue.put(sent(scheduled=later)) for _ in range(50)])
+        for _ in range(50):
+            queue.put(sent())
+        clock.now += 2000
+        queue.advance()
+    assert len(queue._ready) + len(queue._scheduled) <= 100
+    kept = [queue.put(sent(scheduled=clock.now + wait)) for wait in (30, 10, 20)]
+    for _ in range(5):
+        queue.cancel([queue.put(sent(scheduled=later))])
+    clock.now += 100
+    queue.advance()
+    assert [locked(queue).sequence for _ in range(3)] == sorted(kept)
+
+
+def test_each_message_takes_room() -> None:
+    queue = made(Clock(), max_bytes=10 * (512 + sent().size))
+    assert queue.fits([sent()] * 10)
+    assert made(Clock(), max_bytes=-1).fits([])
+    assert not queue.fits([sent()] * 11)
+    for _ in range(10):
+        queue.put(sent())
+    with pytest.raises(QueueFullError):
+        queue.put(sent())
+
+
+def test_a_batch_has_messages() -> None:
+    with pytest.raises(AmqpError, match="no data section"):
+        batch(b"\x00\x53\x77" + encode("no batch"))
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--latency-ms=nan", "--latency-ms=-5", "--latency-ms=inf", "--open-s=nan", "--open-s=-1", "--open-s=0", "--idle-s=inf"),
+        *(
+            "--unused-s=x",
+            "--amqp-port=70000",
+            "--admin-port=-1",
+            "--amqp-port=abc",
+            "--connections=0",
+            f"--connections={'9' * 5000}",
+            "--drop-after=1.5",
+            "--throttle=0",
+        ),
+    ],
+)
+def test_a_flag_out_of_bounds_is_refused_in_words(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([flag])
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert f"{flag.partition('=')[2]!r} is no" in told
+    assert not re.search(r"\b_[a-z]", told)
+
+
+@pytest.mark.parametrize("kind", ["amqp", "admin"])
+def test_a_port_in_use_is_named(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main([f"--{kind}-port={port}"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert str(port) in told.err
+    assert len(told.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("stdin", ["</dev/null", "<&-"])
+def test_a_standard_input_that_nobody_closes_is_named(stdin: str) -> None:
+    command = f"{sys.executable} -m fsd_conformance.emulators.service_bus --until-stdin-closes {stdin}"
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "--until-stdin-closes" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "what"),
     [
@@ -429,3 +640,95 @@ def test_a_limit_of_its_own_is_premiums() -> None:
 def test_flags_that_do_not_go_together(flags: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(flags) == 2
     assert what in capsys.readouterr().err
+
+
+def application(key: bytes) -> bytes:
+    """A message with an application property of this encoded name."""
+    return b"\x00\x53\x74" + mapping([(key, TRUE)]) + DATA + encode(b"m")
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        mapping([(encode({"TYPE": "STRING", "VALUE": 1}), TRUE)]),  # what azure-servicebus makes of the name 1
+        mapping([(encode([]), TRUE)]),
+        mapping([(encode(1), TRUE)]),
+        mapping([(b"\xa1\x01\xff", TRUE)]),
+        encode("no map"),
+        encode([1]),
+        NULL,
+    ],
+)
+def test_application_properties_have_names(section: bytes) -> None:
+    with pytest.raises(AmqpError, match="decode-error"):
+        incoming(b"\x00\x53\x74" + section + DATA + encode(b"m"))
+
+
+@pytest.mark.parametrize("key", [encode([]), encode({}), encode(1)])
+def test_a_dead_letter_keeps_properties_without_names(key: bytes) -> None:
+    clock = Clock()
+    queue = made(clock, max_deliveries=1, lock_ms=1000)
+    for how in (lambda token: queue.dead_letter(token, "why", None), lambda token: queue.release(token, failed=True)):
+        body = application(key)
+        queue.put(Incoming(body, size=len(body)))
+        how(locked(queue).token)
+    queue.put(Incoming(application(key)))
+    locked(queue)
+    clock.now += 1000
+    queue.advance()
+    assert queue.dead is not None
+    assert queue.dead.counts()[State.ACTIVE] == 3
+    assert key in locked(queue.dead).incoming.body
+
+
+def test_a_message_that_cannot_be_buried_keeps_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    queue = made(clock, max_deliveries=1, lock_ms=1000)
+    queue.put(sent("m"))
+    token = locked(queue).token
+    with monkeypatch.context() as patch:
+        patch.setattr("fsd_conformance.emulators.service_bus.store.with_properties", lambda body, more: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            queue.dead_letter(token, "why", None)
+        clock.now += 1000
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                queue.advance()
+    queue.advance()
+    assert queue.dead is not None
+    assert b"after 1 delivery" in locked(queue.dead).incoming.body
+
+
+def test_one_namespace_that_fails_stops_nobodys_timer(caplog: pytest.LogCaptureFixture) -> None:
+    brokers, seen = [Broker(name, STANDARD) for name in ("bad", "good")], []
+
+    def action(broker: Broker) -> None:
+        seen.append(broker.name)
+        assert broker.name == "good", "a defect"
+
+    async def run() -> None:
+        _every(0.01, brokers, action)
+        while seen.count("good") < 3:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert seen[:4] == ["bad", "good"] * 2
+    assert "a defect" in caplog.text
+    assert "namespace bad" in caplog.text
+
+
+@pytest.mark.parametrize("time", [(1 << 64) - 1, 253_402_300_800_000, -1, True, 1.5])
+def test_a_message_is_scheduled_for_a_time_that_there_is(time: object) -> None:
+    with pytest.raises(AmqpError, match="is no time"):
+        incoming(b"\x00\x53\x72" + mapping([(symbol("x-opt-scheduled-enqueue-time"), encode(time))]) + DATA + encode(b"m"))
+
+
+def test_dead_letters_are_locked_as_long_as_their_queue_says() -> None:
+    clock = Clock()
+    queue = made(clock, lock_ms=60_000)
+    queue.change(QueueSettings(lock_ms=5000, ttl_ms=1000))
+    queue.put(sent("m"))
+    queue.dead_letter(locked(queue).token, None, None)
+    assert queue.dead is not None
+    clock.now += 2000
+    assert locked(queue.dead).until == clock.now + 5000  # and it lives on

@@ -1,7 +1,7 @@
 """The administration API for the queues of one namespace: Atom over HTTP, as ServiceBusAdministrationClient speaks it.
 
 ``GET /health`` says that the namespace can be used. Tokens are not looked at, and no operation costs credits. Topics, their
-subscriptions and rules are answered with 501; a list of topics is empty, which is the truth.
+subscriptions and rules are answered with 501; a list of topics where there is none is empty, which is the truth.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class Admin:
         """One request."""
         name = "/".join(request.parts())
         try:
-            if name == "health":
+            if name == "health" and "api-version" not in request.query:  # with it, a queue of that name is asked for
                 return Response.of({"namespace": self._broker.name, "queues": len(self._broker.queues)})
             if name.lower() == "$namespaceinfo":
                 return self._namespace()
             if name.lower() == "$resources/queues":
                 return self._feed(request)
-            if name.lower() in ("$resources/topics", "$resources/subscriptions"):
+            if name.lower() in ("$resources/topics", "$resources/subscriptions") and not self._broker.topics:
                 return _answer(_element(None, f"{{{_ATOM}}}feed"))
-            if name.startswith("$") or "/subscriptions" in name.lower():
+            if name.startswith("$") or "/subscriptions" in name.lower() or self._broker.topic(name) is not None:
                 return _error(HTTPStatus.NOT_IMPLEMENTED, f"'{name}' is not implemented here")
             if request.method == "PUT":
                 return self._put(name, request)
@@ -76,10 +76,11 @@ class Admin:
     def _settings(self, name: str, body: bytes) -> QueueSettings:
         where = f"queue {name!r}"
         try:
-            if b"<!" in body:
-                raise InputError(f"{where}: a request declares no types")
-            root = ElementTree.fromstring(body)
-        except ElementTree.ParseError as error:
+            text = body.decode("utf-8-sig")  # whatever encoding it says it has
+            if "<!" in text or "\0" in text:  # two bytes a character would hide it
+                raise InputError(f"{where}: a request declares no types, and is in UTF-8")
+            root = ElementTree.fromstring(text)
+        except (ElementTree.ParseError, UnicodeDecodeError) as error:
             raise InputError(f"{where}: the request is no XML: {error}") from None
         description = root.find(f"{{{_ATOM}}}content/{{{_SERVICE_BUS}}}QueueDescription")
         if description is None:
@@ -89,7 +90,7 @@ class Admin:
         return queue_settings({key: text for key, text in properties.items() if key not in _READ_ONLY}, self._broker.tier, where)
 
     def _feed(self, request: Request) -> Response:
-        first, count = (_whole(request, name, default) for name, default in (("$skip", 0), ("$top", _PAGE)))
+        first, count = (_whole(request, name, *bounds) for name, bounds in (("$skip", (0, 0)), ("$top", (1, _PAGE))))
         feed = _element(None, f"{{{_ATOM}}}feed")
         queues = sorted(self._broker.queues.values(), key=lambda queue: queue.name)
         _element(feed, f"{{{_ATOM}}}link", rel="self", href=request.path)
@@ -166,10 +167,10 @@ def _element(parent: ElementTree.Element | None, tag: str, **attributes: str) ->
     return ElementTree.Element(tag, attributes) if parent is None else ElementTree.SubElement(parent, tag, attributes)
 
 
-def _whole(request: Request, name: str, default: int) -> int:
+def _whole(request: Request, name: str, low: int, default: int) -> int:
     text = request.query.get(name, [str(default)])[0]
-    if not text.isdecimal() or len(text) > 9:
-        raise InputError(f"{name}: {text!r} is no whole number")
+    if not text.isdecimal() or len(text) > 9 or int(text) < low:
+        raise InputError(f"{name}: {text!r} is no whole number from {low}")
     return int(text)
 
 

@@ -1,19 +1,19 @@
-"""One namespace: its queues, who waits at them, what a tier allows, and the connections that have something to send."""
+"""One namespace: its queues and topics, who waits at them, what a tier allows, and the connections that have something to send."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from fsd_conformance.emulators.service_bus.codec import ACCEPTED
 from fsd_conformance.emulators.service_bus.frames import rejected
 from fsd_conformance.emulators.service_bus.message import BATCH, batch, incoming
 from fsd_conformance.emulators.service_bus.store import DEAD_LETTER, Queue, QueueSettings
 from fsd_conformance.emulators.service_bus.throttle import BUSY, CREDITS, Throttle
+from fsd_conformance.emulators.service_bus.topics import SUBSCRIPTIONS, Topic, TopicSettings
 
 if TYPE_CHECKING:
     from fsd_conformance.emulators.service_bus.connection import Connection
@@ -89,16 +89,30 @@ class Broker:
         self.created = now()
         self.throttle = Throttle(throttle, now)
         self.queues: dict[str, Queue] = {}  # by name in lower case
+        self.topics: dict[str, Topic] = {}  # likewise
+        self.left_out: dict[str, str] = {}  # subscriptions that cannot be: path in lower case -> why
+        self._subscriptions: dict[str, Queue] = {}  # by path in lower case
         self.connections: set[Connection] = set()
         self._now = now
-        self._links: dict[Queue, list[Link]] = {}
-        self._waiting: dict[Queue, deque[OutgoingLink]] = {}
+        self._links: dict[Queue, dict[Link, None]] = {}
+        self._waiting: dict[Queue, OrderedDict[OutgoingLink, None]] = {}  # whose turn is next comes first
         self._dirty: set[Connection] = set()
 
     def create(self, name: str, settings: QueueSettings) -> Queue:
         """A new queue; ``name`` must be free."""
         queue = self.queues[name.lower()] = Queue(name, settings, self._now)
         return queue
+
+    def create_topic(self, name: str, settings: TopicSettings) -> Topic:
+        """A new topic with its subscriptions; ``name`` must be free."""
+        topic = self.topics[name.lower()] = Topic(name, settings, self._now)
+        for own, each in settings.subscriptions.items():
+            path = f"{name}/{SUBSCRIPTIONS}/{own}"
+            if each.left_out:
+                self.left_out[path.lower()] = f"'{path}' is left out: {each.left_out}"
+            else:
+                self._subscriptions[path.lower()] = topic.subscriptions[own.lower()]
+        return topic
 
     def delete(self, name: str) -> bool:
         """Remove a queue with its messages and detach its links; whether there was one."""
@@ -113,52 +127,73 @@ class Broker:
 
     def find(self, address: str) -> Queue | None:
         """The queue or dead-letter queue at an address, which may be a whole URL."""
-        path = (urlsplit(address).path if "://" in address else address).strip("/").lower()
+        path = _path(address)
         base, _, last = path.rpartition("/")
         if last == DEAD_LETTER.lower():
-            queue = self.queues.get(base)
+            queue = self._queue(base)
             return queue.dead if queue is not None else None
-        return self.queues.get(path)
+        return self._queue(path)
 
-    def message_bytes(self, queue: Queue) -> int:
-        """The largest message that a queue takes."""
-        return queue.settings.max_message_bytes or self.tier.message_bytes
+    def topic(self, address: str) -> Topic | None:
+        """The topic at an address, likewise."""
+        return self.topics.get(_path(address))
 
-    def accept(self, queue: Queue, payload: bytes, form: int) -> bytes:
+    def fed(self, queue: Queue) -> bool:
+        """Whether messages come there by themselves, and no client may send any: to dead letters, and to a subscription."""
+        return queue.dead is None or queue.name.lower() in self._subscriptions
+
+    def missing(self, address: str) -> tuple[str, str]:
+        """What is said of an address where there is nothing: a condition and a description."""
+        path = _path(address)
+        for name, why in self.left_out.items():
+            if path == name or path.startswith(name + "/"):
+                return "amqp:not-implemented", why
+        return "amqp:not-found", f"The messaging entity '{address}' could not be found."
+
+    def _queue(self, path: str) -> Queue | None:
+        return self.queues.get(path) or self._subscriptions.get(path)
+
+    def message_bytes(self, queue: Queue | None) -> int:
+        """The largest message that a queue takes; `None`: a topic."""
+        return (queue is not None and queue.settings.max_message_bytes) or self.tier.message_bytes
+
+    def accept(self, target: Queue | Topic, payload: bytes, form: int) -> bytes:
         """Add the message, or the messages of a batch, all or none; the encoded outcome. `AmqpError`: the bytes are no message."""
         messages = [incoming(payload)] if form != BATCH else batch(payload)
-        if not self.throttle.take(len(messages)):
+        each = 1 + target.evaluations if isinstance(target, Topic) else 1
+        if not self.throttle.take(each * len(messages)):
             return rejected(*BUSY)
-        if sum(message.size for message in messages) > queue.room:
-            return rejected("amqp:resource-limit-exceeded", f"The maximum size of '{queue.name}' has been reached.")
-        for message in messages:
-            queue.put(message)
-        self.pump(queue)
+        shares = target.route(messages) if isinstance(target, Topic) else {target: messages}
+        for queue, share in shares.items():
+            if not queue.fits(share):
+                return rejected("amqp:resource-limit-exceeded", f"The maximum size of '{queue.name}' has been reached.")
+        for queue, share in shares.items():
+            for message in share:
+                queue.put(message)
+            self.pump(queue)
         return ACCEPTED
 
     def attached(self, queue: Queue, link: Link) -> None:
         """A link uses a queue from now on."""
-        self._links.setdefault(queue, []).append(link)
+        self._links.setdefault(queue, {})[link] = None
 
     def detached(self, queue: Queue, link: Link) -> None:
         """A link is gone."""
-        links = self._links[queue]
-        links.remove(link)
+        links = self._links.get(queue, {})
+        links.pop(link, None)
         if not links:
-            del self._links[queue]
+            self._links.pop(queue, None)
         self.satisfied(queue, link)
 
     def wants(self, queue: Queue, link: OutgoingLink) -> None:
         """A link has credit for messages of a queue."""
-        waiting = self._waiting.setdefault(queue, deque())
-        if link not in waiting:
-            waiting.append(link)
+        self._waiting.setdefault(queue, OrderedDict()).setdefault(link)
 
     def satisfied(self, queue: Queue, link: Link) -> None:
         """A link has no credit left."""
         waiting = self._waiting.get(queue)
-        if waiting and link in waiting:
-            waiting.remove(link)  # type: ignore[arg-type]
+        if waiting is not None:
+            waiting.pop(link, None)  # type: ignore[call-overload]  # one of another kind is not there
             if not waiting:
                 del self._waiting[queue]
 
@@ -169,8 +204,8 @@ class Broker:
             return
         stuck = 0
         while stuck < len(waiting) and queue.ready():
-            link = waiting[0]
-            waiting.rotate(-1)
+            link = next(iter(waiting))
+            waiting.move_to_end(link)
             if not link.can_send():
                 stuck += 1
                 continue
@@ -183,7 +218,7 @@ class Broker:
 
     def tick(self) -> None:
         """Do what time has made due."""
-        for queue in self.queues.values():
+        for queue in (*self.queues.values(), *self._subscriptions.values()):
             queue.advance()
         for queue in list(self._waiting):
             self.pump(queue)
@@ -211,3 +246,9 @@ def too_large(size: int, limit: int) -> bytes:
         "amqp:link:message-size-exceeded",
         f"The received message (size:{size} bytes) exceeds the limit ({limit} bytes) currently allowed on the link.",
     )
+
+
+def _path(address: str) -> str:
+    """Of an address that may be a whole URL, in lower case."""
+    _, url, rest = address.partition("://")
+    return (rest.partition("/")[2] if url else address).strip("/").lower()

@@ -1,83 +1,174 @@
 """The vendor emulator's Config.json, and a queue's properties as it and the administration API name them.
 
-What is not implemented is refused: a property that asks for it, a topic, and a name that nobody knows.
+What is not implemented is refused: a property that asks for it, and a name that nobody knows. A subscription with a rule that is
+not implemented is left out, so that the vendor's own sample can be used for the others. What a file leaves open is as the
+vendor emulator's schema has it; what the administration API leaves open, as the service has it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fsd_conformance.emulators.service_bus.broker import Tier
 from fsd_conformance.emulators.service_bus.store import QueueSettings
+from fsd_conformance.emulators.service_bus.topics import FIELDS, SUBSCRIPTIONS, Correlation, SubscriptionSettings, TopicSettings
 from fsd_core.errors import InputError
 
-__all__ = ["FOREVER", "Namespaces", "duration", "iso", "load", "queue_settings"]
+__all__ = ["FOREVER", "Entities", "duration", "iso", "load", "queue_settings"]
 
-Namespaces = dict[str, dict[str, QueueSettings]]  # namespace -> queue -> what it is made with
+
+@dataclass(frozen=True, slots=True)
+class Entities:
+    """What is in a namespace, by name."""
+
+    queues: dict[str, QueueSettings] = field(default_factory=dict)
+    topics: dict[str, TopicSettings] = field(default_factory=dict)
+
 
 FOREVER = "P10675199DT2H48M5.4775807S"  # the longest that the service writes
 _FOREVER_MS = 10675199 * 86_400_000
-_DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?")
-_QUEUE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,258}[A-Za-z0-9_])?")
-# Without effect on what is implemented.
-_IGNORED = {"DuplicateDetectionHistoryTimeWindow", "EnableBatchedOperations", "SupportOrdering", "AuthorizationRules"}
-_REFUSED = {
+_DURATION = re.compile(r"P(?:(\d+)Y)?(?:(\d+)M)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?")
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,258}[A-Za-z0-9_])?")
+_REFUSED = {  # flags
     "RequiresSession": "sessions are",
     "RequiresDuplicateDetection": "duplicate detection is",
-    "ForwardTo": "forwarding is",
-    "ForwardDeadLetteredMessagesTo": "forwarding is",
     "EnablePartitioning": "partitioned queues are",
     "EnableExpress": "express queues are",
     "IsAnonymousAccessible": "anonymous access is",
 }
+_FORWARDS = {"ForwardTo", "ForwardDeadLetteredMessagesTo"}
+# Source: Microsoft, azure-service-bus-emulator-installer, Config-schema.json (2026-11).
+_DEFAULTS = {"MaxDeliveryCount": 3, "DefaultMessageTimeToLive": "PT1H"}
+_TOPIC = {"DefaultMessageTimeToLive", "DuplicateDetectionHistoryTimeWindow", "RequiresDuplicateDetection", "EnableBatchedOperations"}
+_TOPIC |= {"MaxSizeInMegabytes", "EnablePartitioning", "SupportOrdering", "Status", "UserMetadata", "AutoDeleteOnIdle"}
 
 
-def load(file: Path, tier: Tier) -> Namespaces:
-    """Read a Config.json. Raises `InputError`: it is none, or asks for what is not implemented."""
+def load(file: Path, tier: Tier) -> dict[str, Entities]:
+    """Read a Config.json: what each namespace has. Raises `InputError`: it is none, or asks for what is not implemented."""
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"{file}: is no JSON: {error}") from None
-    user = _only(config, str(file), {"UserConfig"})["UserConfig"] if config else None
-    found: Namespaces = {}
-    for entry in _list(_only(user, f"{file}: UserConfig", {"Namespaces", "Logging"}), f"{file}: UserConfig", "Namespaces"):
+    except RecursionError:
+        raise InputError(f"{file}: is no JSON: nested too deeply") from None
+    user = _only(_only(config, str(file), {"UserConfig", "$schema"}).get("UserConfig"), f"{file}: UserConfig", {"Namespaces", "Logging"})
+    if user.get("Logging") is not None:
+        _only(user["Logging"], f"{file}: Logging", {"Type"})
+    found: dict[str, Entities] = {}
+    for entry in _list(user, f"{file}: UserConfig", "Namespaces"):
         fields = _only(entry, f"{file}: a namespace", {"Name", "Queues", "Topics"})
         name = fields.get("Name")
         where = f"{file}: namespace {name!r}"
         if not isinstance(name, str) or not name or name in found:
             raise InputError(f"{where}: namespaces need names, each its own")
-        if _list(fields, where, "Topics"):
-            raise InputError(f"{where}: topics are not implemented here: give each rank a queue of its own")
-        found[name] = _queues(fields, where, tier)
+        queues = {own: _settings(queue, tier, at) for own, queue, at in _named(fields, where, "Queues", "queue", set())}
+        topics = {
+            own: _topic(topic, tier, at) for own, topic, at in _named(fields, where, "Topics", "topic", {"Subscriptions"}, taken=queues)
+        }
+        found[name] = Entities(queues, topics)
     if not found:
         raise InputError(f"{file}: UserConfig has no namespace")
     return found
 
 
-def _queues(fields: Mapping[str, Any], where: str, tier: Tier) -> dict[str, QueueSettings]:
-    queues: dict[str, QueueSettings] = {}
-    for entry in _list(fields, where, "Queues"):
-        queue = _only(entry, f"{where}: a queue", {"Name", "Properties"})
-        name = check_name(queue.get("Name"), where)
-        if name.lower() in (other.lower() for other in queues):
-            raise InputError(f"{where}: queue {name!r} is there twice")
-        properties = queue.get("Properties", {})
-        if not isinstance(properties, dict):
-            raise InputError(f"{where}: queue {name!r}: Properties is no object")
-        queues[name] = queue_settings(properties, tier, f"{where}: queue {name!r}")
-    return queues
+def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice in one object")
+    return found
 
 
-def check_name(name: object, where: str) -> str:
-    """A queue's name. Raises `InputError`: the service would not take it."""
-    if not isinstance(name, str) or not _QUEUE.fullmatch(name):
-        raise InputError(f"{where}: queue {name!r}: 1 to 260 letters, digits, and . - _ / between them")
+def _named(
+    fields: Mapping[str, Any], where: str, key: str, kind: str, more: set[str], taken: Iterable[str] = ()
+) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    """The things of a list: name, fields, and how it is called in errors. No two have one name, in whatever case."""
+    known = {name.lower() for name in taken}
+    for entry in _list(fields, where, key):
+        each = _only(entry, f"{where}: a {kind}", {"Name", "Properties", *more})
+        name = check_name(each.get("Name"), where, kind)
+        if name.lower() in known:
+            raise InputError(f"{where}: {kind} {name!r} is there twice")
+        known.add(name.lower())
+        yield name, each, f"{where}: {kind} {name!r}"
+
+
+def _settings(fields: Mapping[str, Any], tier: Tier, where: str) -> QueueSettings:
+    given = {name: value for name, value in _properties(fields, where).items() if value is not None}
+    return queue_settings({**_DEFAULTS, **given}, tier, where)
+
+
+def _properties(fields: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    properties = fields.get("Properties", {})
+    if not isinstance(properties, dict):
+        raise InputError(f"{where}: Properties is no object")
+    return properties
+
+
+def _topic(fields: Mapping[str, Any], tier: Tier, where: str) -> TopicSettings:
+    _only(_properties(fields, where), f"{where}: Properties", _TOPIC)
+    own = _settings(fields, tier, where)
+    found = {}
+    for name, each, at in _named(fields, where, "Subscriptions", "subscription", {"Rules"}):
+        settings = _settings(each, tier, at)
+        lives = [ttl for ttl in (settings.ttl_ms, own.ttl_ms) if ttl is not None]  # the shorter holds
+        settings = replace(settings, ttl_ms=min(lives, default=None), max_bytes=own.max_bytes)
+        found[name] = SubscriptionSettings(settings, *_rules(each, at))
+    return TopicSettings(found)
+
+
+def _rules(fields: Mapping[str, Any], where: str) -> tuple[tuple[Correlation, ...] | None, str]:
+    """A subscription's filters, `None` for all messages, and why it is left out, if it is."""
+    filters: list[Correlation] = []
+    passes, left_out = False, ""
+    for rule, entry, at in _named(fields, where, "Rules", "rule", set()):
+        given = _only(_properties(entry, at), at, {"FilterType", "CorrelationFilter", "SqlFilter", "TrueFilter", "Action"})
+        kind = given.get("FilterType")
+        if kind not in ("Correlation", "Sql", "True"):
+            raise InputError(f"{at}: FilterType {kind!r} is not known: Correlation, Sql, True are")
+        if kind == "Correlation":
+            filters.append(_correlation(given.get("CorrelationFilter"), f"{at}: CorrelationFilter"))
+        elif kind == "Sql" and _sql(given, at) not in ("1=1", "true"):
+            left_out = f"rule {rule!r} is SQL, which is not implemented here: use a correlation filter"
+        else:
+            passes = True
+        if given.get("Action") and not left_out:
+            left_out = f"rule {rule!r} has an action, which is not implemented here"
+    return (None if passes or not filters else tuple(filters)), left_out
+
+
+def _sql(properties: Mapping[str, Any], where: str) -> str:
+    text = _only(properties.get("SqlFilter"), f"{where}: SqlFilter", {"SqlExpression"}).get("SqlExpression")
+    if not isinstance(text, str):
+        raise InputError(f"{where}: SqlFilter: SqlExpression is no text")
+    return "".join(text.split()).lower()
+
+
+def _correlation(value: object, where: str) -> Correlation:
+    given = _only(value, where, {*FIELDS, "Properties"})
+    application = given.get("Properties", {})
+    if not isinstance(application, dict) or any(isinstance(each, list | dict | None) for each in application.values()):
+        raise InputError(f"{where}: Properties is no object of texts, numbers and flags")
+    fields = {name: text for name, text in given.items() if name != "Properties"}
+    wrong = [name for name, text in fields.items() if not isinstance(text, str)]
+    if wrong or not (fields or application):
+        raise InputError(f"{where}: {', '.join(wrong)}: no text" if wrong else f"{where}: asks for nothing")
+    return Correlation({FIELDS[name]: text for name, text in fields.items()}, application)
+
+
+def check_name(name: object, where: str, kind: str = "queue") -> str:
+    """A name. Raises `InputError`: the service would not take it."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InputError(f"{where}: {kind} {name!r}: 1 to 260 letters, digits, and . - _ / between them")
+    if kind in ("queue", "topic") and f"/{SUBSCRIPTIONS}/".lower() in name.lower():
+        raise InputError(f"{where}: {kind} {name!r}: a subscription is called like that")
     return name
 
 
@@ -88,12 +179,17 @@ def queue_settings(properties: Mapping[str, object], tier: Tier, where: str) -> 
     """
     given: dict[str, Any] = {}
     for name, value in properties.items():
-        if value is None or name in _IGNORED:
+        if value is None:
             continue
         try:
-            if name in _REFUSED:
-                if str(value).lower() not in ("", "false"):
+            if name in _WITHOUT_EFFECT:
+                _WITHOUT_EFFECT[name](value)
+            elif name in _REFUSED:
+                if _flag(value):
                     raise InputError(f"{where}: {name}: {_REFUSED[name]} not implemented here")
+            elif name in _FORWARDS:
+                if _words(value):
+                    raise InputError(f"{where}: {name}: forwarding is not implemented here")
             elif name in _READ:
                 field, read = _READ[name]
                 given[field] = read(value)
@@ -115,13 +211,13 @@ def queue_settings(properties: Mapping[str, object], tier: Tier, where: str) -> 
 
 
 def duration(value: object) -> int | None:
-    """Milliseconds of an ISO 8601 duration in days and less; `None` for ever. Raises `ValueError`: it is none."""
+    """Milliseconds of an ISO 8601 duration; `None` for ever. Years have 365 days and months 30. Raises `ValueError`: it is none."""
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None or not any(match.groups()):
         raise ValueError(f"{value!r} is no ISO 8601 duration such as PT1M")
-    days, hours, minutes, seconds = (float(group or 0) for group in match.groups())
-    milliseconds = round(1000 * (seconds + 60 * (minutes + 60 * (hours + 24 * days))))
-    return milliseconds if milliseconds < _FOREVER_MS else None
+    years, months, days, hours, minutes, seconds = (float(group or 0) for group in match.groups())
+    milliseconds = 1000 * (seconds + 60 * (minutes + 60 * (hours + 24 * (days + 30 * months + 365 * years))))
+    return round(milliseconds) if milliseconds < _FOREVER_MS else None
 
 
 def iso(milliseconds: int | None) -> str:
@@ -145,10 +241,16 @@ def _flag(value: object) -> bool:
     return str(value).lower() == "true"
 
 
+def _words(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value
+
+
 def _lock(value: object) -> int:
     milliseconds = duration(value)
     if milliseconds is None or not 0 < milliseconds <= 300_000:
-        raise ValueError(f"{value!r}: a lock lasts 5 minutes at most")
+        raise ValueError(f"{value!r}: a lock lasts for some time, 5 minutes at most")
     return milliseconds
 
 
@@ -166,7 +268,16 @@ _READ: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "DeadLetteringOnMessageExpiration": ("dead_letter_expired", _flag),
     "MaxSizeInMegabytes": ("max_bytes", _whole(1, 81_920, 1 << 20)),
     "MaxMessageSizeInKilobytes": ("max_message_bytes", _whole(1024, 102_400, 1 << 10)),
-    "UserMetadata": ("user_metadata", str),
+    "UserMetadata": ("user_metadata", _words),
+}
+
+
+_WITHOUT_EFFECT: Mapping[str, Callable[[object], object]] = {  # on what is implemented
+    "DuplicateDetectionHistoryTimeWindow": duration,
+    "EnableBatchedOperations": _flag,
+    "SupportOrdering": _flag,
+    "DeadLetteringOnFilterEvaluationExceptions": _flag,
+    "AuthorizationRules": lambda value: value,
 }
 
 
@@ -180,7 +291,9 @@ def _only(value: object, where: str, names: set[str]) -> Mapping[str, Any]:
 
 
 def _list(fields: Mapping[str, Any], where: str, name: str) -> list[Any]:
-    value = fields.get(name) or []
+    value = fields.get(name)
+    if value is None:
+        return []
     if not isinstance(value, list):
         raise InputError(f"{where}: {name} is no list")
     return value

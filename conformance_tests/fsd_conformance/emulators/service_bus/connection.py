@@ -7,6 +7,7 @@ client that stops reading, or never starts, costs no more than the bytes that it
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from enum import Enum, auto
 
@@ -16,6 +17,8 @@ from fsd_conformance.emulators.service_bus.codec import NULL, AmqpError, array, 
 from fsd_conformance.emulators.service_bus.session import Session
 
 __all__ = ["FRAME_BYTES", "Connection"]
+
+_log = logging.getLogger(__name__)
 
 FRAME_BYTES = 65_536  # the service's largest frame, both ways
 _CHANNELS = 4999
@@ -55,6 +58,7 @@ class Connection(asyncio.BufferedProtocol):
         self._heartbeat_s = 0.0
         self._closed_at = 0.0
         self._messages = 0
+        self.partial_bytes = 0  # of deliveries that have begun
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there."""
@@ -140,11 +144,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def count_message(self) -> None:
         """A queue's message came or went. Cuts the connection, its answer unsent, where that is the fault asked for."""
-        self.used = self._received
+        self.use()
         self._messages += 1
         if self._messages == self.broker.faults.drop_after and self._transport:
             self._phase = _Phase.CLOSED
             self._transport.abort()
+
+    def use(self) -> None:
+        """It does what it is there for."""
+        self.used = self._received
 
     def inspect(self) -> None:
         """Send a heartbeat if one is due; close what is silent, unused, or never opened."""
@@ -173,7 +181,6 @@ class Connection(asyncio.BufferedProtocol):
     def _feed(self, data: bytes) -> None:
         if self._phase is _Phase.CLOSED:
             return
-        self._received = time.monotonic()
         if self._held:
             self._held += data
             if len(self._held) < self._need:
@@ -184,6 +191,9 @@ class Connection(asyncio.BufferedProtocol):
             at = self._consume(data)
         except AmqpError as error:
             self.fail(error.condition, error.description)
+        except Exception:
+            _log.exception("namespace %s: a connection's bytes", self.broker.name)
+            self.fail("amqp:internal-error", "The stand-in has a defect: its log says more.")
         else:
             if at < len(data) and not self._over():
                 self._held += memoryview(data)[at:]
@@ -208,6 +218,7 @@ class Connection(asyncio.BufferedProtocol):
             if end - at < size:
                 self._need = size
                 return at
+            self._received = time.monotonic()  # bytes that are no frame yet prove nothing
             self._frame(data, at, at + size)
             at += size
 

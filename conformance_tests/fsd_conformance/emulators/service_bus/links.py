@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from fsd_conformance.emulators.service_bus import frames
-from fsd_conformance.emulators.service_bus.broker import BATCH_SLACK, too_large
+from fsd_conformance.emulators.service_bus.broker import BATCH_SLACK, Broker, too_large
 from fsd_conformance.emulators.service_bus.codec import (
     ACCEPTED,
     NULL,
@@ -24,6 +24,7 @@ from fsd_conformance.emulators.service_bus.codec import (
 from fsd_conformance.emulators.service_bus.management import Node
 from fsd_conformance.emulators.service_bus.message import BATCH, PLAIN, outgoing
 from fsd_conformance.emulators.service_bus.store import Message, Queue
+from fsd_conformance.emulators.service_bus.topics import Topic
 
 if TYPE_CHECKING:
     from fsd_conformance.emulators.service_bus.session import Session
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["IncomingLink", "Link", "OutgoingLink", "attach"]
 
 CREDIT = 1000  # messages that a client may send before it is granted more
-_REPLIES = 100  # answers that wait for a client's credit
+_REPLIES, _REPLY_BYTES = 100, 1 << 20  # answers that wait for a client's credit, and what they take before one more is too many
+_PARTIAL_BYTES = 8 << 20  # of deliveries that have begun on a connection
 _NODE_BYTES = 1 << 20  # of a request
 _SETTLED = 1  # sender-settle-mode
 _SOURCE, _TARGET = 0x28, 0x29
@@ -67,10 +69,13 @@ class Link:
 
 
 class IncomingLink(Link):
-    """The client sends: to a queue, or requests to a node. Bytes over the limit are counted and not kept."""
+    """The client sends: to a queue or a topic, or requests to a node. Bytes over the limit are counted and not kept."""
 
-    def __init__(self, session: Session, handle: int, name: str, queue: Queue | None, node: Node | None, limit: int) -> None:
+    def __init__(
+        self, session: Session, handle: int, name: str, queue: Queue | None, topic: Topic | None, node: Node | None, limit: int
+    ) -> None:
         super().__init__(session, handle, name, queue)
+        self._target = queue or topic
         self._node = node
         self._limit = limit
         self._parts = bytearray()  # of a delivery of several frames
@@ -90,20 +95,20 @@ class IncomingLink(Link):
         whole = not self._size and not fields.flag(5)
         self._size += len(payload)
         if not whole and self._size <= self._limit + BATCH_SLACK:
-            self._parts += payload
+            self._keep(payload)
         if fields.flag(5) and not fields.flag(9):
             return
         (number, form, settled), size = self._first, self._size
         if not whole:
             payload = bytes(self._parts)
-            self._parts = bytearray()
+            self._forget()
         self._first, self._size = None, 0
         if fields.flag(9):
             return  # the client gave it up
         self.count += 1
         self.credit -= 1
         outcome = self._accept(payload, size, form)
-        if self.queue is not None:
+        if self._target is not None:
             self.session.connection.count_message()
         if not settled:
             self.session.settled(number, outcome)
@@ -114,19 +119,44 @@ class IncomingLink(Link):
             self.credit = CREDIT
             self.session.flow(self)
 
+    def drop(self) -> None:
+        """It is over, and so is a delivery that has begun."""
+        super().drop()
+        self._forget()
+
+    def _keep(self, payload: bytes) -> None:
+        connection = self.session.connection
+        connection.partial_bytes += len(payload)
+        if connection.partial_bytes > max(_PARTIAL_BYTES, 2 * self._limit):
+            raise AmqpError("amqp:resource-limit-exceeded", f"{connection.partial_bytes} bytes of deliveries that have begun")
+        self._parts += payload
+
+    def _forget(self) -> None:
+        self.session.connection.partial_bytes -= len(self._parts)
+        self._parts = bytearray()
+
     def _accept(self, payload: bytes, size: int, form: int) -> bytes:
         limit = self._limit if form != BATCH else min(self._limit, self.broker.tier.batch_bytes)
         if size > limit + (BATCH_SLACK if form == BATCH else 0):
-            return too_large(size, limit)
+            return self._answer(self._node, None, payload, size) if self._node is not None else too_large(size, limit)
         if form not in (PLAIN, BATCH):
             return frames.rejected("amqp:not-implemented", f"message format 0x{form:x}")
-        if self.queue is not None:
-            return self.broker.accept(self.queue, payload, form)
+        if self._target is not None:
+            try:
+                return self.broker.accept(self._target, payload, form)
+            except AmqpError as error:  # of the message: azure-servicebus would not tell why its connection was closed
+                return frames.rejected(error.condition, error.description)
         assert self._node is not None
-        replies = self.session.replies.get(self._node.address)
+        if self._node.managed is not None:
+            self.session.connection.use()
+        return self._answer(self._node, payload, payload, size)
+
+    def _answer(self, node: Node, request: bytes | None, start: bytes, size: int) -> bytes:
+        """Answer a request, `None` for one that is too large to be kept, in the link for its answers."""
+        replies = self.session.replies.get(node.address)
         if replies is None:
-            return frames.rejected("amqp:not-found", f"there is no link for answers of '{self._node.address}'")
-        replies.reply(self._node.answer(payload))
+            return frames.rejected("amqp:not-found", f"there is no link for answers of '{node.address}'")
+        replies.reply(node.answer(request) if request is not None else node.too_large(start, size))
         return ACCEPTED
 
 
@@ -138,6 +168,7 @@ class OutgoingLink(Link):
         self.locks = locks
         self._node = node
         self._replies: deque[bytes] = deque()
+        self._reply_bytes = 0
 
     def attached(self) -> None:
         """Answers may go out, or messages once there is credit."""
@@ -173,7 +204,9 @@ class OutgoingLink(Link):
                 self.broker.pump(self.queue)
             return
         while self._replies and self.can_send():
-            self._send(b"", b"", self._replies.popleft(), None)
+            answer = self._replies.popleft()
+            self._reply_bytes -= len(answer)
+            self._send(b"", b"", answer, None)
 
     def can_send(self) -> bool:
         """Whether a delivery may go out now."""
@@ -181,9 +214,11 @@ class OutgoingLink(Link):
 
     def reply(self, answer: bytes) -> None:
         """An answer of the node. `AmqpError`: the client grants no credit for those that wait."""
-        if len(self._replies) >= _REPLIES:
-            raise AmqpError("amqp:resource-limit-exceeded", f"{_REPLIES} answers wait for credit on link '{self.name}'")
+        if len(self._replies) >= _REPLIES or self._reply_bytes > _REPLY_BYTES:
+            many = f"{len(self._replies)} answers, {self._reply_bytes} bytes, wait for credit on link '{self.name}'"
+            raise AmqpError("amqp:resource-limit-exceeded", many)
         self._replies.append(answer)
+        self._reply_bytes += len(answer)
         self.pump()
 
     def deliver(self, message: Message) -> None:
@@ -209,8 +244,9 @@ def attach(session: Session, fields: frames.Fields) -> Link | None:
     broker = session.connection.broker
     node = Node.find(broker, address)
     queue = broker.find(address) if node is None else None
-    limit = broker.message_bytes(queue) if queue is not None else _NODE_BYTES
-    error = _refusal(fields, receives, values, address, node, queue)
+    topic = broker.topic(address) if node is None and queue is None else None
+    limit = _NODE_BYTES if node is not None else broker.message_bytes(queue)
+    error = _refusal(broker, receives, values, address, node, queue, topic)
     modes = (ubyte(fields.number(3, 2) & 0xFF), ubyte(fields.number(4, 0) & 0xFF))
     ends = (NULL, NULL) if error else (_terminus(_SOURCE, fields.get(5)), _terminus(_TARGET, fields.get(6)))
     batch = mapping([(symbol("com.microsoft:max-message-batch-size"), ulong(broker.tier.batch_bytes))])
@@ -222,18 +258,20 @@ def attach(session: Session, fields: frames.Fields) -> Link | None:
         return None
     if receives:
         return OutgoingLink(session, handle, name, queue, node, fields.number(3, 2) != _SETTLED)
-    return IncomingLink(session, handle, name, queue, node, limit)
+    return IncomingLink(session, handle, name, queue, topic, node, limit)
 
 
 def _refusal(
-    fields: frames.Fields, receives: bool, values: object, address: str, node: Node | None, queue: Queue | None
+    broker: Broker, receives: bool, values: object, address: str, node: Node | None, queue: Queue | None, topic: Topic | None
 ) -> tuple[str, str] | None:
-    if node is None and queue is None:
-        return "amqp:not-found", f"The messaging entity '{address}' could not be found."
+    if node is None and queue is None and topic is None:
+        return broker.missing(address)
+    if receives and topic is not None:
+        return "amqp:not-allowed", f"'{address}' is a topic: messages are received from its subscriptions"
     if receives and isinstance(values, list) and len(values) > 7 and isinstance(values[7], dict) and _SESSION_FILTER in values[7]:
         return "amqp:not-implemented", "sessions are not implemented here"
-    if not receives and queue is not None and queue.dead is None:
-        return "amqp:not-allowed", f"'{address}' takes no messages: they come there from its queue"
+    if not receives and queue is not None and broker.fed(queue):
+        return "amqp:not-allowed", f"'{address}' takes no messages: they come there from its {'queue' if queue.dead is None else 'topic'}"
     return None
 
 

@@ -7,6 +7,7 @@ answered with 501.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from fsd_conformance.emulators.service_bus.codec import (
     string,
     symbol,
     timestamp,
+    ulong,
 )
 from fsd_conformance.emulators.service_bus.message import incoming, outgoing, properties, sections
 from fsd_conformance.emulators.service_bus.settle import LOCK_LOST, settle
@@ -56,12 +58,15 @@ class _Refused(Exception):
 
 
 class Node:
-    """The node at ``address``; ``queue``: that it manages, `None` for ``$cbs``."""
+    """The node at ``address``; ``managed``: the address of what it manages, `None` for ``$cbs``.
 
-    def __init__(self, broker: Broker, address: str, queue: Queue | None) -> None:
+    A request is for the queue that has this address then: one that was deleted takes nothing along.
+    """
+
+    def __init__(self, broker: Broker, address: str, managed: str | None) -> None:
         self.address = address
+        self.managed = managed
         self._broker = broker
-        self._queue = queue
 
     @staticmethod
     def find(broker: Broker, address: str) -> Node | None:
@@ -70,27 +75,45 @@ class Node:
         if lower == _CBS:
             return Node(broker, lower, None)
         if lower.endswith(_MANAGEMENT):
-            queue = broker.find(address.rstrip("/")[: -len(_MANAGEMENT)])
-            return Node(broker, lower, queue) if queue is not None else None
+            managed = lower[: -len(_MANAGEMENT)]
+            return Node(broker, lower, managed) if broker.find(managed) or broker.topic(managed) else None
         return None
 
     def answer(self, payload: bytes) -> bytes:
         """The encoded answer to a request. `AmqpError`: it is no message."""
         fields, application = properties(payload)
         request = fields[0] if fields else None
-        status, condition, text, body = 200, None, "OK", NULL
         try:
-            if self._queue is None:
+            if self.managed is None:
                 self._put_token(application)
-            else:
-                status, body = self._manage(self._queue, application.get("operation"), _body(payload))
+                return self._told(request, 200)
+            queue = self._broker.find(self.managed)
+            if self._broker.topic(self.managed) is not None:
+                what = f"'{self.managed}': a topic is not managed here; to schedule, send with scheduled_enqueue_time_utc"
+                raise _Refused(501, "amqp:not-implemented", what)
+            if queue is None:
+                raise _Refused(404, "amqp:not-found", f"The messaging entity '{self.managed}' could not be found.")
+            status, body = self._manage(queue, application.get("operation"), _body(payload))
+            return self._told(request, status, body)
         except _Refused as refused:
-            status, condition, text = refused.status, refused.condition, str(refused)
-        names = ("status-code", "status-description") if self._queue is None else ("statusCode", "statusDescription")
+            return self._told(request, refused.status, NULL, refused.condition, str(refused))
+
+    def too_large(self, start: bytes, size: int) -> bytes:
+        """The encoded answer to a request of ``size`` bytes, of which ``start`` was kept. A rejection would end the SDK's use of it."""
+        request = None
+        with suppress(AmqpError):  # where the bytes end
+            for code, _, value, after in sections(start):
+                fields, _ = decode(start, value, after) if code == _PROPERTIES else (None, 0)
+                if isinstance(fields, list) and fields:
+                    request = fields[0]
+        return self._told(request, 413, NULL, "amqp:link:message-size-exceeded", f"a request of {size} bytes is too large")
+
+    def _told(self, request: object, status: int, body: bytes = NULL, condition: str | None = None, text: str = "OK") -> bytes:
+        names = ("status-code", "status-description") if self.managed is None else ("statusCode", "statusDescription")
         told = [(string(names[0]), b"\x71" + status.to_bytes(4, "big")), (string(names[1]), string(text))]
         if condition is not None:
             told.append((string("errorCondition"), symbol(condition)))
-        number = encode(request) if not isinstance(request, int) else b"\x80" + request.to_bytes(8, "big")
+        number = ulong(request) if type(request) is int and request >= 0 else encode(request)
         return b"".join(
             (
                 described(_PROPERTIES, listed(NULL, NULL, NULL, NULL, NULL, number)),
@@ -137,7 +160,13 @@ class Node:
         return 200, NULL
 
     def _peek(self, queue: Queue, body: Mapping[object, object]) -> tuple[int, bytes]:
-        found = list(queue.peek(_number(body, "from-sequence-number"), min(_MANY, _number(body, "message-count"))))
+        found: list[Message] = []
+        size = 0
+        for message in queue.peek(_number(body, "from-sequence-number"), min(_MANY, _number(body, "message-count"))):
+            size += message.incoming.size
+            if found and size > self._broker.tier.message_bytes:
+                break  # the client asks for more
+            found.append(message)
         self._pay(len(found))
         if not found:
             return 204, NULL
@@ -161,7 +190,7 @@ class Node:
 
     def _schedule(self, queue: Queue, body: Mapping[object, object]) -> tuple[int, bytes]:
         given = body.get("messages")
-        if queue.dead is None or not isinstance(given, list) or not given or len(given) > _MANY:
+        if self._broker.fed(queue) or not isinstance(given, list) or not given or len(given) > _MANY:
             raise _Refused(400, "com.microsoft:argument-error", "schedule-message needs a queue, and messages for it")
         messages = []
         for entry in given:
@@ -172,7 +201,7 @@ class Node:
                 raise _Refused(413, "amqp:link:message-size-exceeded", f"a message of {len(payload)} bytes is too large")
             messages.append(incoming(payload))
         self._pay(len(messages))
-        if sum(message.size for message in messages) > queue.room:
+        if not queue.fits(messages):
             raise _Refused(403, "amqp:resource-limit-exceeded", f"The maximum size of '{queue.name}' has been reached.")
         numbers = [queue.put(message) for message in messages]
         return 200, mapping([(string("sequence-numbers"), array(map(long, numbers)))])

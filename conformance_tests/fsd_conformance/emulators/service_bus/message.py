@@ -33,6 +33,7 @@ PLAIN, BATCH = 0, 0x80013700  # message formats
 _HEADER, _DELIVERY, _ANNOTATIONS, _PROPERTIES, _APPLICATION, _DATA, _FOOTER = 0x70, 0x71, 0x72, 0x73, 0x74, 0x75, 0x78
 _NO_HEADER = NULL + NULL + NULL  # durable, priority and time to live left out
 _SCHEDULED = "x-opt-scheduled-enqueue-time"
+_LAST_MS = 253_402_300_799_999  # the end of the year 9999: clients cannot say a later time
 _OURS = {
     "x-opt-sequence-number",
     "x-opt-enqueued-time",
@@ -78,10 +79,16 @@ def incoming(payload: bytes) -> Incoming:
     """Read an encoded message. `AmqpError`: it is none, or its sections are out of order."""
     start, header, ttl, scheduled = 0, _NO_HEADER, None, 0
     extra: list[tuple[bytes, bytes]] = []
+    parts: list[bytes] = []  # of the bare message, where something was within it
     last = 0
-    for code, _, value, after in sections(payload):
+    for code, at, value, after in sections(payload):
+        if code == _DELIVERY:  # for the next hop alone, which this is; azure-servicebus puts it last
+            if last > _ANNOTATIONS:
+                parts.append(payload[start:at])
+            start = after
+            continue
         if not isinstance(code, int) or not _HEADER <= code <= _FOOTER or code < last:
-            raise AmqpError("amqp:decode-error", f"a message has no section {code} there")
+            raise AmqpError("amqp:decode-error", f"a message has no section {code!r:.40} there")
         last = code
         if code <= _ANNOTATIONS:
             start = after
@@ -89,9 +96,14 @@ def incoming(payload: bytes) -> Incoming:
             header, ttl = _header(payload, value, after)
         elif code == _ANNOTATIONS:
             extra, scheduled = _annotations(payload, value, after)
+        elif code == _APPLICATION:
+            for name, _, _, _ in _entries(payload, value, after):
+                if not isinstance(name, str):  # azure-servicebus sends a key that is a number as a map
+                    raise AmqpError("amqp:decode-error", f"the name of an application property is no text: {name!r:.60}")
     if last < _PROPERTIES:
         raise AmqpError("amqp:decode-error", "a message has no body")
-    return Incoming(payload[start:], header, tuple(extra), ttl, scheduled, len(payload))
+    body = b"".join((*parts, payload[start:])) if parts else payload[start:]
+    return Incoming(body, header, tuple(extra), ttl, scheduled, len(payload))
 
 
 def batch(payload: bytes) -> list[Incoming]:
@@ -103,6 +115,8 @@ def batch(payload: bytes) -> list[Incoming]:
             if not isinstance(inner, bytes):
                 raise AmqpError("amqp:decode-error", "a batch has a data section without bytes")
             found.append(incoming(inner))
+    if not found:
+        raise AmqpError("amqp:decode-error", "a batch has no data section")
     return found
 
 
@@ -129,18 +143,27 @@ def _annotations(payload: bytes, at: int, end: int) -> tuple[list[tuple[bytes, b
     values, _ = decode(payload, at, end)
     if not isinstance(values, dict):
         raise AmqpError("amqp:decode-error", "a message's annotations are no map")
-    at += 3 if payload[at] == 0xC1 else 9
-    kept = []
-    while at < end:
-        key, value_at = decode(payload, at, end)
-        after = skip(payload, value_at, end)
-        if key not in _OURS:
-            kept.append((payload[at:value_at], payload[value_at:after]))
-        at = after
+    kept = [
+        (payload[name_at:value_at], payload[value_at:after])
+        for name, name_at, value_at, after in _entries(payload, at, end)
+        if name not in _OURS
+    ]
     scheduled = values.get(_SCHEDULED) or 0
-    if not isinstance(scheduled, int):
-        raise AmqpError("amqp:decode-error", f"{_SCHEDULED} is no time")
+    if isinstance(scheduled, bool) or not isinstance(scheduled, int) or not 0 <= scheduled <= _LAST_MS:
+        raise AmqpError("amqp:decode-error", f"{_SCHEDULED} is no time: {scheduled!r:.40}")
     return kept, scheduled
+
+
+def _entries(data: bytes, at: int, end: int) -> Iterator[tuple[object, int, int, int]]:
+    """Of each entry of a map: its key, where it starts, where its value starts, and where it ends. `AmqpError`: it is no map."""
+    if data[at] not in (0xC1, 0xD1):
+        raise AmqpError("amqp:decode-error", "a section that is no map")
+    at += 3 if data[at] == 0xC1 else 9
+    while at < end:
+        key, value_at = decode(data, at, end)
+        after = skip(data, value_at, end)
+        yield key, at, value_at, after
+        at = after
 
 
 def outgoing(message: Incoming, sequence: int, enqueued: int, deliveries: int, locked: int | None, state: int = 0) -> bytes:
@@ -182,12 +205,10 @@ def with_properties(body: bytes, more: Mapping[str, str]) -> bytes:
             start = end = after
         elif code == _APPLICATION:
             start, end = at, after
-            inner = value + (3 if body[value] == 0xC1 else 9)
-            while inner < after:
-                name, value_at = decode(body, inner, after)
-                inner_end = skip(body, value_at, after)
-                if name not in more:
-                    pairs.append((body[inner:value_at], body[value_at:inner_end]))
-                inner = inner_end
+            pairs += [
+                (body[name_at:value_at], body[value_at:entry_end])
+                for name, name_at, value_at, entry_end in _entries(body, value, after)
+                if not isinstance(name, str) or name not in more
+            ]
     pairs += [(encode(name), encode(value)) for name, value in more.items()]
     return body[:start] + described(_APPLICATION, mapping(pairs)) + body[end:]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fsd_conformance.emulators.process import Guard, Server, free_port
+from fsd_conformance.emulators.service_bus.config import FOREVER
 
 __all__ = ["ServiceBusServer"]
 
@@ -46,7 +47,10 @@ class ServiceBusServer(Server):
 
     def command(self) -> Sequence[str]:
         """In this interpreter; its configuration is in the folder."""
-        spaces = [{"Name": name, "Queues": [{"Name": queue} for queue in queues]} for name, queues in self._namespaces.items()]
+        made = {"MaxDeliveryCount": 10, "DefaultMessageTimeToLive": FOREVER}  # as the service has it, not the vendor's emulator
+        spaces = [
+            {"Name": name, "Queues": [{"Name": queue, "Properties": made} for queue in queues]} for name, queues in self._namespaces.items()
+        ]
         file = self.folder / "Config.json"
         file.write_text(json.dumps({"UserConfig": {"Namespaces": spaces}}))
         ports = [f"--{kind}-port={port}" for pair in self.ports.values() for kind, port in zip(("amqp", "admin"), pair, strict=True)]

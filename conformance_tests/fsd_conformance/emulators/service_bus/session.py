@@ -87,7 +87,7 @@ class Session:
 
     def wants(self) -> bool:
         """Whether the client waits for a message."""
-        return any(isinstance(link, OutgoingLink) and link.credit > 0 for link in self.links.values())
+        return any(isinstance(link, OutgoingLink) and link.queue is not None and link.credit > 0 for link in self.links.values())
 
     def deliver(self, link: OutgoingLink, tag: bytes, head: bytes, body: bytes, queue: Queue | None) -> None:
         """Send a message in as many frames as it takes. ``queue``: whose lock ``tag`` names; `None`: it is settled."""
@@ -173,10 +173,8 @@ class Session:
         self._detached.discard(handle)  # azure-servicebus may detach what never was: that is no error
 
     def _flow(self, fields: frames.Fields) -> None:
-        next_incoming = fields.number(0, 0)
-        self._window = (next_incoming + fields.number(1) - self._outgoing) & 0xFFFFFFFF
-        if self._window > 0x7FFFFFFF:  # less than nothing, or more than can be
-            self._window = 0 if self._window > 0xC0000000 else 0x7FFFFFFF
+        behind = (self._outgoing - fields.number(0, 0)) & 0xFFFFFFFF  # transfers that the client had not seen when it said this
+        self._window = max(0, fields.number(1) - behind)
         self._empty()
         if fields.get(4) is None:
             self.pump()

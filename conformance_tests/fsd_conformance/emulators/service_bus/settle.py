@@ -37,7 +37,7 @@ _DONE = {code: Outcome(ACCEPTED if code == _ACCEPTED else described(code, _LIST)
 def settle(queue: Queue, token: bytes, state: object) -> Outcome:
     """Do with the message that ``token`` holds what a decoded outcome says; none releases it. `AmqpError`: it is no outcome."""
     code, fields = (state.descriptor, state.value) if isinstance(state, Described) else (frames.RELEASED, [])
-    if code not in _DONE or not isinstance(code, int) or not isinstance(fields, list):
+    if not isinstance(code, int) or code not in _DONE or not isinstance(fields, list):
         raise AmqpError("amqp:not-implemented", f"outcome {code!r:.40}")
     try:
         if code == _ACCEPTED:

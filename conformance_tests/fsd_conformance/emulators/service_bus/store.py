@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -18,6 +18,7 @@ from fsd_conformance.emulators.service_bus.message import Incoming, with_propert
 
 __all__ = ["LockLostError", "Message", "NoDeadLetterError", "Queue", "QueueFullError", "QueueSettings", "State", "UnknownMessageError"]
 
+_EACH_BYTES = 512  # that a message takes besides its own
 _SWEEP_MS = 1000  # how often messages that outlived their time are looked for
 DEAD_LETTER = "$DeadLetterQueue"
 
@@ -90,14 +91,19 @@ class Queue:
         self._ready: list[int] = []  # a heap; a number whose message is gone is passed over
         self._locks: dict[bytes, Message] = {}  # by when they expire, while all are equally long
         self._equal = True
-        self._scheduled: list[tuple[int, int]] = []  # a heap of time and sequence number
+        self._scheduled: list[tuple[int, int]] = []  # a heap of time and sequence number, with some whose message is gone:
+        self._cancelled = 0  # so many
         self._mortal = False  # whether a message may outlive its time
         self._sweep = 0
 
     @property
     def room(self) -> int:
         """Bytes that it can still take; dead letters count, and always have room."""
-        return self.settings.max_bytes - self.bytes - self.dead.bytes if self.dead is not None else 1 << 62
+        return self.settings.max_bytes - self._taken() - self.dead._taken() if self.dead is not None else 1 << 62
+
+    def fits(self, messages: Sequence[Incoming]) -> bool:
+        """Whether there is room for all of them; for none there is, even where dead letters have filled it."""
+        return not messages or sum(message.size for message in messages) + _EACH_BYTES * len(messages) <= self.room
 
     def ready(self) -> bool:
         """Whether `take` would find a message."""
@@ -112,7 +118,7 @@ class Queue:
 
     def put(self, incoming: Incoming) -> int:
         """Add a message; its sequence number. Raises `QueueFullError`."""
-        if incoming.size > self.room:
+        if incoming.size + _EACH_BYTES > self.room:
             raise QueueFullError(f"{self.name} has room for {self.room} of {self.settings.max_bytes} bytes")
         now = self._clock()
         lives = [ttl for ttl in (incoming.ttl, self.settings.ttl_ms) if ttl is not None]
@@ -143,27 +149,30 @@ class Queue:
 
     def renew(self, token: bytes) -> int:
         """Lock anew; until when. Raises `LockLostError`."""
-        message = self._unlock(token)
+        message = self._held(token)
+        del self._locks[token]  # for the place that it gets among them
         self._lock(message, self._clock(), token)
         return message.until
 
     def complete(self, token: bytes) -> None:
         """Remove a locked message. Raises `LockLostError`."""
-        self._remove(self._unlock(token))
+        self._remove(self._held(token))
 
     def release(self, token: bytes, *, failed: bool) -> None:
         """Give a locked message back; ``failed`` counts as a delivery. Raises `LockLostError`."""
-        self._back(self._unlock(token), failed)
+        self._back(self._held(token), failed)
 
     def defer(self, token: bytes) -> None:
         """Set a locked message aside until it is asked for by its number. Raises `LockLostError`."""
-        self._unlock(token).state = State.DEFERRED
+        message = self._held(token)
+        self._unlock(message)
+        message.state = State.DEFERRED
 
     def dead_letter(self, token: bytes, reason: str | None, description: str | None) -> None:
         """Move a locked message to the dead letters. Raises `LockLostError`, `NoDeadLetterError`."""
         if self.dead is None:
             raise NoDeadLetterError(f"{self.name} has no dead letters")
-        self._bury(self._unlock(token), reason, description)
+        self._bury(self._held(token), reason, description)
 
     def peek(self, first: int, count: int) -> Iterator[Message]:
         """Up to ``count`` messages from sequence number ``first``, as they are."""
@@ -199,12 +208,19 @@ class Queue:
                 raise UnknownMessageError(f"{self.name} has no scheduled message {sequence}")
         for message in {id(message): message for _, message in found if message}.values():
             self._remove(message)
+            self._cancelled += 1
+        if 2 * self._cancelled > len(self._scheduled):
+            self._scheduled = [entry for entry in self._scheduled if entry[1] in self._messages]
+            heapq.heapify(self._scheduled)
+            self._cancelled = 0
 
     def change(self, settings: QueueSettings) -> None:
         """Hold for locks and messages from now on."""
         self._equal = self._equal and settings.lock_ms == self.settings.lock_ms
         self.settings = settings
         self.updated = self._clock()
+        if self.dead is not None:
+            self.dead.change(replace(settings, ttl_ms=None))
 
     def advance(self) -> None:
         """Do what is due: locks expire, scheduled messages are ready, messages outlive their time."""
@@ -220,10 +236,12 @@ class Queue:
             elif self._equal:
                 break
         for message in overdue:
-            self._expire_lock(message)
+            self._back(message, failed=True)
         while self._scheduled and self._scheduled[0][0] <= now:
             waiting = self._messages.get(heapq.heappop(self._scheduled)[1])
-            if waiting is not None:
+            if waiting is None:
+                self._cancelled -= 1
+            else:
                 waiting.state = State.ACTIVE
                 heapq.heappush(self._ready, waiting.sequence)
         if self._mortal and now >= self._sweep:
@@ -233,6 +251,8 @@ class Queue:
             for message in mortal:
                 if message.expires is not None and message.expires <= now and not message.token and message.state != State.SCHEDULED:
                     self._expire(message)
+            if len(self._ready) > 2 * len(self._messages):  # nobody receives, and passes over what is gone
+                self._ready = sorted(number for number in self._ready if number in self._messages)
 
     def counts(self) -> dict[State, int]:
         """How many messages are in each state, dead letters apart."""
@@ -241,34 +261,35 @@ class Queue:
             found[message.state] += 1
         return found
 
+    def _taken(self) -> int:
+        return self.bytes + _EACH_BYTES * len(self._messages)
+
     def _lock(self, message: Message, now: int, token: bytes = b"") -> None:
         message.token = token or os.urandom(16)
         message.until = now + self.settings.lock_ms
         self._locks[message.token] = message
 
-    def _unlock(self, token: bytes) -> Message:
+    def _held(self, token: bytes) -> Message:
         message = self._locks.get(token)
         if message is not None and message.until <= self._clock():
-            self._expire_lock(message)
+            self._back(message, failed=True)
             message = None
         if message is None:
             raise LockLostError(f"the lock is not, or no longer, held on a message of {self.name}")
-        del self._locks[token]
-        message.token = b""
         return message
 
-    def _expire_lock(self, message: Message) -> None:
-        del self._locks[message.token]
-        message.token = b""
-        self._back(message, failed=True)
+    def _unlock(self, message: Message) -> None:
+        if message.token:
+            del self._locks[message.token]
+            message.token = b""
 
     def _back(self, message: Message, failed: bool) -> None:
-        if failed:
-            message.deliveries += 1
-            if self.dead is not None and message.deliveries >= self.settings.max_deliveries:
-                what = f"Message could not be consumed after {message.deliveries} delivery attempts."
-                self._bury(message, "MaxDeliveryCountExceeded", what)
-                return
+        deliveries = message.deliveries + failed
+        if failed and self.dead is not None and deliveries >= self.settings.max_deliveries:
+            self._bury(message, "MaxDeliveryCountExceeded", f"Message could not be consumed after {deliveries} delivery attempts.")
+            return
+        message.deliveries = deliveries
+        self._unlock(message)
         if message.state == State.ACTIVE:
             heapq.heappush(self._ready, message.sequence)
 
@@ -284,9 +305,11 @@ class Queue:
         body = message.incoming.body
         with suppress(AmqpError):  # properties that nobody can read stay as they are
             body = with_properties(body, told) if told else body
-        self._remove(message)
-        self.dead.put(replace(message.incoming, body=body, ttl=None, scheduled=0))
+        letter = replace(message.incoming, body=body, ttl=None, scheduled=0)
+        self._remove(message)  # not before there is what takes its place
+        self.dead.put(letter)
 
     def _remove(self, message: Message) -> None:
+        self._unlock(message)
         del self._messages[message.sequence]
         self.bytes -= message.incoming.size
