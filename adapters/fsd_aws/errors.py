@@ -110,7 +110,7 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
     ),
     (
         r"NoSuchBucket|QueueDoesNotExist|NonExistentQueue|NotFound|NotFoundException|ResourceNotFoundException",
-        "something of the app is gone, or in another region or account: run 'fsd deploy --provider aws'",
+        "something of the app is gone, or in another region or account: 'fsd destroy', then 'fsd deploy --provider aws', makes it anew",
     ),
     (
         r"EndpointConnectionError|ConnectTimeoutError",

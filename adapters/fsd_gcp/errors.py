@@ -128,7 +128,7 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
     ),
     (
         r"Resource not found|(Topic|Subscription) (not found|does not exist)|bucket does not exist|Requested entity was not found",
-        "something of the app is gone, or in another project: run 'fsd deploy --provider gcp'",
+        "something of the app is gone, or in another project: 'fsd destroy', then 'fsd deploy --provider gcp', makes it anew",
     ),
     (
         r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError|failed to connect to all addresses|DNS resolution failed",
