@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +23,13 @@ from fsd_core.driver import Code, InvokeDriver, InvokeLimits, Provider, Resource
 from fsd_core.errors import FsdError, InputError, RunFailed
 from fsd_core.kernel import Block
 from fsd_core.keys import RunKeys, new_run
-from fsd_core.partition import METHODS, ExchangePlan, Partition, partition
+from fsd_core.partition import ExchangePlan, Partition, find_partition
 from fsd_core.providers import find
+from fsd_core.result import Result, keep
 from fsd_core.retry import Retry
 from fsd_core.shard import READ_BYTES, predicted_bytes
 from fsd_core.spawn import LaunchPayload, Spawner
 from fsd_core.store import Store
-from fsd_core.versions import versions
 from fsd_core.worker import VERSION, RunConfig, abort_peers, report_failure
 from fsd_core.wrappers.faults import Faults
 from fsd_core.wrappers.meter import FIELDS, Meter
@@ -41,11 +40,10 @@ if TYPE_CHECKING:
 
     from fsd_core.model import Model
 
-__all__ = ["CHANNELS", "OBJECTIVES", "RECORD_VERSION", "Progress", "Result", "find_partition", "home_folder", "run"]
+__all__ = ["CHANNELS", "OBJECTIVES", "Progress", "Result", "home_folder", "run"]
 
 CHANNELS = ("queue", "object", "hybrid")
 OBJECTIVES = ("cost", "latency")
-RECORD_VERSION = 2  # of the form of what is kept of a run
 SLOTS = 4
 GRACE_S = 2.0  # how long workers that were told to stop get, where the platform does not stop them for us
 FIRST_POLL_S, LAST_POLL_S = 0.02, 1.0
@@ -61,38 +59,6 @@ class Progress:
     done: int
     total: int
     text: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a run computed and what it took. The fields' names and meanings are those of ``fsd run --json``."""
-
-    run: str
-    output: csr_matrix  # float32 (samples, outputs)
-    samples: int
-    neurons: int
-    layers: int
-    workers: int
-    branching: int
-    provider: str
-    channel: str
-    partition: str
-    seconds: dict[str, float]
-    meter: dict[str, int]
-    meter_layers: dict[str, int]
-    memory: dict[str, int]
-    ranks: list[dict[str, Any]] = field(repr=False)  # each worker's own record
-
-    @property
-    def output_nonzero_samples(self) -> int:
-        """Samples whose final activations are not all zero."""
-        return int(np.count_nonzero(np.diff(self.output.indptr)))
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything but the output and the ranks' records, ready for JSON."""
-        names = ("samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples")
-        more = ("seconds", "meter", "meter_layers", "memory", "run")
-        return {name: getattr(self, name) for name in (*names, *more)}
 
 
 def home_folder(home: str | Path | None = None) -> Path:
@@ -149,7 +115,9 @@ def run(
         tell=tell,
     )
     samples = _inputs(inputs, job.model)
-    parts, label = find_partition(partition, job.model, workers, seed, job.home, tell)
+    parts, label = find_partition(
+        partition, job.model, workers, seed, job.home, lambda done, total: tell(Progress("partition", done, total))
+    )
     provisioner = job.provider.provisioner(settings or {})
     there = provisioner.find(app)
     resources = provisioner.ensure(app, max(workers, there.ranks), there.slots) if there else provisioner.ensure(app, workers, SLOTS)
@@ -393,26 +361,9 @@ class _Job:
             | ({} if limit is None else {"limit_bytes": limit}),
             ranks=records,
         )
-        self._keep(result, batches)
+        about = {"objective": self.objective, "seed": self.seed, "faults": self.faults, "batches": batches, "model": self.model.digest}
+        keep(result, self.home, about | {"note": dict(self.note), "stand_in": self.provider.stand_in(), "began": self.began})
         return result
-
-    def _keep(self, result: Result, batches: list[int]) -> None:
-        """Leave the record of the run on disk: the result, and what makes it repeatable."""
-        about = {
-            "version": RECORD_VERSION,
-            "note": dict(self.note),
-            "versions": versions(self.provider.name),
-            "began": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.began)),
-            "stand_in": self.provider.stand_in(),
-            "model": self.model.digest,
-            "objective": self.objective,
-            "seed": self.seed,
-            "faults": self.faults,
-            "batches": batches,
-        }
-        folder = self.home / "runs"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{result.run}.json").write_text(json.dumps(about | result.to_json() | {"ranks": result.ranks}, indent=1))
 
 
 class _Reported(Exception):
@@ -473,35 +424,6 @@ def _inputs(inputs: Any, model: Model) -> csr_matrix:
         raise InputError("inputs hold a value that is not finite")
     matrix.sum_duplicates()
     return matrix
-
-
-def find_partition(
-    wanted: str | Partition, model: Model, workers: int, seed: int, home: Path, tell: Callable[[Progress], None]
-) -> tuple[Partition, str]:
-    """The partition that `run` uses, and its name for people; what took long to compute is kept for the next run.
-
-    Raises `InputError` where it cannot be: no such file, another number of workers, more workers than rows.
-    """
-    if isinstance(wanted, Partition):
-        parts, label = wanted.check(model), "given"
-    elif wanted in METHODS:
-        label = "block" if wanted == "hypergraph" and find_spec("mtkahypar") is None else wanted  # the partitioner warns of it
-        file = home / "partitions" / f"{model.digest[:32]}-{workers}-{label}-{seed}.npz"
-        if label == "hypergraph" and file.exists():
-            try:
-                return Partition.load(file, model), label
-            except InputError:  # damaged: it is only a copy
-                file.unlink()
-        parts = partition(model, workers, wanted, seed, progress=lambda done, total: tell(Progress("partition", done, total, label)))
-        if label == "hypergraph":
-            file.parent.mkdir(parents=True, exist_ok=True)
-            parts.save(file)
-        return parts, label
-    else:
-        parts, label = Partition.load(wanted, model), wanted
-    if parts.workers != workers:
-        raise InputError(f"partition {label}: made for {parts.workers} workers, the run has {workers}")
-    return parts, label
 
 
 def _assemble(blocks: list[Block], rows: list[Any], shape: tuple[int, int], activation: str) -> csr_matrix:

@@ -17,14 +17,13 @@ from rich.text import Text
 from fsd_core import cost, providers
 from fsd_core.cli.files import check_file, write_file
 from fsd_core.cli.options import ANY, Command, check_provider, emulated, with_settings
-from fsd_core.cli.run import reporting
 from fsd_core.cli.screen import Screen, Show
-from fsd_core.client import find_partition
 from fsd_core.compare import CSV_START, Case, Comparison, Where, spread, take_turns
 from fsd_core.config import KINDS, TABLES, Settings, choice, home, integer
 from fsd_core.cost import Bill, Tariff, Usage
 from fsd_core.errors import FsdError, InputError, RunFailed
 from fsd_core.figures import FIGURES
+from fsd_core.partition import find_partition
 from fsd_core.versions import versions
 
 if TYPE_CHECKING:
@@ -89,7 +88,9 @@ def compare(
     cases = [Case(name, way, count) for count in counts for way in ways for name in names]
     with screen.progress() as show, contextlib.ExitStack() as stack:
         for count in counts:  # what is wrong with one is wrong everywhere, and is said before anything starts
-            find_partition(settings.partition, network, count, settings.seed, home(), reporting(show))
+            find_partition(
+                settings.partition, network, count, settings.seed, home(), lambda done, total: show("partition", done, total, "")
+            )
         tariffs = {name: _tariff(name) for name in names}
         there, wheres = _start(stack, settings, names, tariffs, show)
         found = Comparison(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fsd_core import Progress, Result
     from fsd_core.model import Model
 
-__all__ = ["distributed", "reporting", "result_tables", "run"]
+__all__ = ["distributed", "result_tables", "run"]
 
 KEYS = (
     "provider", "channel", "workers", "branching", "partition", "objective", "batch_size", "timeout", "seed", "app", "emulator", "faults",

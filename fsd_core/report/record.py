@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fsd_core.client import RECORD_VERSION
 from fsd_core.cost.usage import MOST
 from fsd_core.errors import InputError
+from fsd_core.result import RECORD_VERSION
 from fsd_core.stopwatch import CELLS, PHASES
 from fsd_core.wrappers.meter import FIELDS
 

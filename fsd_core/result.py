@@ -1,0 +1,65 @@
+"""What is left of a run: its result, and the record of it on disk."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fsd_core.versions import versions
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+__all__ = ["RECORD_VERSION", "Result", "keep"]
+
+RECORD_VERSION = 2  # of the form of what `keep` writes
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run computed and what it took. The fields' names and meanings are those of ``fsd run --json``."""
+
+    run: str
+    output: csr_matrix  # float32 (samples, outputs)
+    samples: int
+    neurons: int
+    layers: int
+    workers: int
+    branching: int
+    provider: str
+    channel: str
+    partition: str
+    seconds: dict[str, float]
+    meter: dict[str, int]
+    meter_layers: dict[str, int]
+    memory: dict[str, int]
+    ranks: list[dict[str, Any]] = field(repr=False)  # each worker's own record
+
+    @property
+    def output_nonzero_samples(self) -> int:
+        """Samples whose final activations are not all zero."""
+        return int(np.count_nonzero(np.diff(self.output.indptr)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the output and the ranks' records, ready for JSON."""
+        names = ("samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples")
+        more = ("seconds", "meter", "meter_layers", "memory", "run")
+        return {name: getattr(self, name) for name in (*names, *more)}
+
+
+def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
+    """Write the record of a run below ``home``: the result but its output, and what makes it repeatable.
+
+    ``about``: objective, seed, faults, batches, model (its digest), note, stand_in, and began in seconds since 1970.
+    """
+    began = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(about["began"]))
+    record = {"version": RECORD_VERSION, **about, "began": began, "versions": versions(result.provider)}
+    folder = home / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{result.run}.json").write_text(json.dumps(record | result.to_json() | {"ranks": result.ranks}, indent=1))
