@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from math import fsum
 from typing import Any
 
 from fsd_core.cost import Bill, Line
+from fsd_core.stopwatch import PHASES
 
-__all__ = ["FIGURES", "RANK_PARTS", "Figure", "Measured", "rank_parts"]
+__all__ = ["FIGURES", "RANK_PARTS", "Figure", "Measured", "rank_parts", "rank_spans"]
 
-RANK_PARTS = ("launch", "load", "compute", "send", "wait", "other")  # other is last
+RANK_PARTS = ("launch", "load", "compute", "send", "wait", "other")  # launch, then the `PHASES` of a worker, in their order
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,17 @@ class Figure:
 
 def rank_parts(rank: Mapping[str, Any]) -> tuple[float, ...]:
     """Seconds of one worker by `RANK_PARTS`, from the run's start to the worker's end."""
-    return tuple(float(rank["seconds"][name]) for name in ("launch", "load", "compute", "send", "exchange", "other"))
+    return tuple(float(rank["seconds"][name]) for name in ("launch", *PHASES))
+
+
+def rank_spans(rank: Mapping[str, Any]) -> tuple[tuple[int, float, float], ...]:
+    """What one worker did when: ascending (index in `RANK_PARTS`, start, end), in seconds from the run's start."""
+    at = float(rank["seconds"]["launch"])
+    spans = [(RANK_PARTS.index("launch"), 0.0, at)]
+    for letter, cells in groupby(rank["timeline"]["phases"]):
+        start, at = at, at + float(rank["timeline"]["cell_s"]) * len(list(cells))
+        spans.append((1 + PHASES.index(next(phase for phase in PHASES if phase[0] == letter)), start, at))
+    return tuple(spans)
 
 
 def _time(run: Measured) -> tuple[float, ...]:

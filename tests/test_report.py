@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from importlib import resources
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -256,6 +256,27 @@ def test_report_of_a_run(fsd, record, tmp_path):
     answer = json.loads(out)
     assert (code, answer["run"], answer["bill"]["tariff"]) == (0, record["run"], "aws-us-east-1")
     assert {each["phase"] for each in answer["slowest"]} == {"launch", "load", "compute", "send"}
+
+
+def test_a_trace_of_a_run(fsd, record, tmp_path):
+    for _ in range(2):  # a trace of ours is replaced
+        code, out, err = fsd("report", record["run"], "--trace", "t.json", "--json")
+        assert (code, json.loads(out)["trace"]) == (0, "t.json"), err
+    events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    spans = [event for event in events if event["ph"] == "X"]
+    assert {event["tid"] for event in spans} == set(range(record["workers"]))
+    for rank in record["ranks"]:
+        own = [event for event in spans if event["tid"] == rank["rank"]]
+        assert own[0]["name"] == "launch"
+        assert all(one["ts"] + one["dur"] == pytest.approx(next_one["ts"]) for one, next_one in pairwise(own))
+        whole = 1e6 * (rank["seconds"]["launch"] + rank["seconds"]["function"])
+        assert own[-1]["ts"] + own[-1]["dur"] == pytest.approx(whole, abs=2e6 * rank["timeline"]["cell_s"])
+    (tmp_path / "mine.json").write_text("{}")
+    code, _, err = fsd("report", record["run"], "--trace", "mine.json")
+    assert code == 2
+    assert "--trace mine.json: exists and fsd did not make it" in err
+    code, _, err = fsd("report", record["run"], "--out", "new", "--trace", "./new")
+    assert (code, "is the file of --out" in err, (tmp_path / "new").exists()) == (2, True, False)
 
 
 def broken(change):

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fsd_core import cost, providers
-from fsd_core.cli.files import check_file, write_file
+from fsd_core.cli.files import check_apart, check_file, write_file
 from fsd_core.cli.options import ANY, Command, check_provider, emulated, with_settings
 from fsd_core.cli.screen import Screen, Show
 from fsd_core.compare import CSV_START, Case, Comparison, Where, spread, take_turns
@@ -207,8 +207,7 @@ def _check_outputs(report: str | None, table: str | None) -> None:
         check_file("--report", Path(KINDS["output"].read(report, "--report ")), MARK)
     if table is not None:
         check_file("--csv", Path(KINDS["output"].read(table, "--csv ")), CSV_MARK)
-    if report is not None and table is not None and Path(report).resolve() == Path(table).resolve():
-        raise InputError(f"--csv {table}: is the file of --report: must be another")
+    check_apart(report=report, csv=table)
 
 
 def _command(settings: Settings, model: str, inputs: str, names: list[str], ways: list[str], counts: list[int], times: int) -> str:

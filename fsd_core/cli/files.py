@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fsd_core.errors import InputError
 
-__all__ = ["check_file", "write_file"]
+__all__ = ["check_apart", "check_file", "write_file"]
 
 HEAD_BYTES = 1024
 
@@ -24,6 +24,14 @@ def check_file(flag: str, path: Path, mark: str) -> None:
             pass
     except OSError as error:
         raise InputError(f"{flag} {path}: cannot be written: {error.strerror or error}") from error
+
+
+def check_apart(**paths: str | Path | None) -> None:
+    """Raise `InputError` where two flags, by their names, mean one file."""
+    seen: dict[Path, str] = {}
+    for flag, path in paths.items():
+        if path is not None and (other := seen.setdefault(Path(path).resolve(), flag)) != flag:
+            raise InputError(f"--{flag} {path}: is the file of --{other}: must be another")
 
 
 def write_file(flag: str, path: Path, text: str, mark: str) -> None:

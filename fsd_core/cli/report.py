@@ -9,7 +9,7 @@ import click
 
 from fsd_core import cost
 from fsd_core.cli.cost import run_tariff, service_table
-from fsd_core.cli.files import check_file, write_file
+from fsd_core.cli.files import check_apart, check_file, write_file
 from fsd_core.cli.options import Command, with_settings
 from fsd_core.cli.screen import Screen, pairs
 from fsd_core.config import KINDS, Settings, home
@@ -26,34 +26,42 @@ __all__ = ["report"]
 Examples:
   fsd report 027e31da6bd78f6a
   fsd report ~/.fsd/runs/027e31da6bd78f6a.json --out run.html
+  fsd report 027e31da6bd78f6a --trace run.json
 """,
 )
 @click.argument("run")
 @click.option("--out", metavar="FILE", help="Where the page goes (default: fsd-RUN.html here).")
+@click.option("--trace", "traced", metavar="FILE", help="Write the timeline too, for Perfetto or chrome://tracing.")
 @with_settings("tariff")
-def report(screen: Screen, settings: Settings, run: str, out: str | None) -> None:
+def report(screen: Screen, settings: Settings, run: str, out: str | None, traced: str | None) -> None:
     """Write the page of one past RUN: time by rank, stragglers, bill.
 
     RUN is the id that `fsd run --json` gives, or the path of a record; records are kept in FSD_HOME/runs.
     """
-    from fsd_core.report import check_page, find_record, read_record, run_page, stragglers
+    from fsd_core.report import check_page, find_record, read_record, run_page, stragglers, trace
     from fsd_core.report.page import MARK
 
     check_page()
     record = read_record(find_record(run, home()))
     path = Path(KINDS["output"].read(out, "--out ") if out is not None else f"fsd-{Path(record['run']).name}.html")
     check_file("--out", path, MARK)
+    if traced is not None:
+        check_file("--trace", Path(KINDS["output"].read(traced, "--trace ")), trace.MARK)
+    check_apart(out=path, trace=traced)
     tariff = run_tariff(replace(settings, provider=record["provider"]))
     if tariff is None:
         raise InputError(f"run {record['run']}: provider {record['provider']} has no tariff of ours: say --tariff PATH.toml")
     measured = Measured(record, cost.bill(Usage.of_run(record), tariff))
     write_file("--out", path, run_page(measured), MARK)
+    if traced is not None:
+        write_file("--trace", Path(traced), trace.trace(record), trace.MARK)
     slowest = stragglers(record)
     screen.answer(
-        {"run": record["run"], "report": str(path), "bill": measured.bill.to_json()}
+        {"run": record["run"], "report": str(path), "trace": traced, "bill": measured.bill.to_json()}
         | {"slowest": [{"phase": s.phase, "rank": s.rank, "seconds": s.seconds, "median": s.median, "late": s.late} for s in slowest]}
     )
     rows = [
         (s.phase, f"rank {s.rank} {s.seconds:8.3f} s, median rank {s.median:.3f} s{', a straggler' if s.late else ''}") for s in slowest
     ]
-    screen.print(pairs(f"Slowest ranks of run {record['run']}", rows), service_table(measured.bill), f"\nPage: {path}")
+    files = [f"\nPage: {path}", *([f"Trace: {traced}"] if traced else [])]
+    screen.print(pairs(f"Slowest ranks of run {record['run']}", rows), service_table(measured.bill), *files)

@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from importlib import resources
 from importlib.metadata import version
-from itertools import groupby
 from typing import Any
 
 from fsd_core.compare import Comparison, median, spread
 from fsd_core.cost import Bill
-from fsd_core.figures import FIGURES, RANK_PARTS, Figure, Measured, rank_parts
+from fsd_core.figures import FIGURES, RANK_PARTS, Figure, Measured, rank_parts, rank_spans
 from fsd_core.report import charts
 from fsd_core.report.charts import Bar, Row
 from fsd_core.report.stragglers import stragglers
-from fsd_core.stopwatch import PHASES
 
 __all__ = ["MARK", "check_page", "comparison_page", "run_page"]
 
@@ -81,9 +79,8 @@ def run_page(run: Measured) -> str:
         where = _text(record["stand_in"])
         top.append(f'<p class="warn">Emulated at {where}. Compare counts and bytes, not times.</p>')
     ranks = [(f"rank {rank['rank']}", rank_parts(rank)) for rank in record["ranks"]]
-    moments = charts.timeline(
-        "moments", "What each rank did when", "seconds from the launch", RANK_PARTS, [_row(rank) for rank in record["ranks"]], _seconds
-    )
+    rows_of = [Row(f"rank {rank['rank']}", rank_spans(rank)) for rank in record["ranks"]]
+    moments = charts.timeline("moments", "What each rank did when", "seconds from the launch", RANK_PARTS, rows_of, _seconds)
     moments_words = (
         "From the moment the client began to launch: launch until the rank's function ran, load of weights and inputs, compute, send"
         " (encoding, and handing over to the channel; what travels meanwhile hides behind compute), wait for what others send, and other:"
@@ -126,18 +123,6 @@ def _amounts(figure: Figure, run: Measured) -> str:
     """The section of one figure of one run."""
     parts = zip(figure.parts, map(_writer(figure), figure.of(run)), strict=True)
     return _section(figure.title, f'{_facts(parts)}<p class="soft">{_text(figure.meaning)}</p>')
-
-
-def _row(rank: Any) -> Row:
-    """A rank's timeline, its launch first."""
-    spans, at = [], float(rank["seconds"]["launch"])
-    spans.append((0, 0.0, at))
-    for letter, cells in groupby(rank["timeline"]["phases"]):
-        end = at + float(rank["timeline"]["cell_s"]) * len(list(cells))
-        phase = next(phase for phase in PHASES if phase[0] == letter)
-        spans.append((RANK_PARTS.index("wait" if phase == "exchange" else phase), at, end))
-        at = end
-    return Row(f"rank {rank['rank']}", tuple(spans))
 
 
 def _compared(figure: Figure, found: Comparison) -> str:
