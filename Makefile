@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test lint wheel browser bench docs
+.PHONY: demo test lint wheel browser emulators bench docs
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -15,7 +15,7 @@ WHEEL := build/venv/bin
 demo: .venv/demo.stamp
 	$(BIN)/fsd demo
 
-test: lint wheel browser
+test: lint wheel browser emulators
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: .venv/all.stamp
@@ -36,6 +36,10 @@ browser:
 	@if [ "$${CI:-}" = true ] && ! command -v chromedriver >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 || echo "no browser"; \
 	fi
+
+# What emulators need is got before any test's time runs: installing them may take minutes.
+emulators: .venv/all.stamp
+	$(BIN)/python -m fsd_conformance.emulators
 
 # make bench DATA=FOLDER: with the Graph Challenge's files; what needs them is skipped without.
 bench: .venv/all.stamp

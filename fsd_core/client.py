@@ -99,9 +99,11 @@ def run(
     began = time.time()
     tell = progress or (lambda _: None)
     _check(channel, workers, branching, objective, batch_size, timeout, faults)
+    chosen = find(provider)
     job = _Job(
         model=_model(model),
-        provider=find(provider),
+        provider=chosen,
+        stand_in=chosen.stand_in(),
         channel="hybrid" if channel == "auto" else channel,
         workers=workers,
         branching=branching,
@@ -120,6 +122,8 @@ def run(
     )
     provisioner = job.provider.provisioner(settings or {})
     there = provisioner.find(app)
+    if there:
+        job.admit(there)
     resources = provisioner.ensure(app, max(workers, there.ranks), there.slots) if there else provisioner.ensure(app, workers, SLOTS)
     with _open(job.provider, resources) as (objects, invoker):
         limits = invoker.limits
@@ -127,8 +131,7 @@ def run(
             raise InputError(
                 f"workers {workers}: {provider} may run {limits.concurrency} functions at once; use fewer workers or raise that quota"
             )
-        if job.channel != "object" and workers > 1:
-            job.provider.admit(resources, workers)
+        job.admit(resources)
         try:
             return job.execute(samples, parts, label, resources, objects, invoker, batch_size)
         except RunFailed as error:
@@ -143,6 +146,7 @@ class _Job:
 
     model: Model
     provider: Provider
+    stand_in: str | None
     channel: str
     workers: int
     branching: int
@@ -362,8 +366,13 @@ class _Job:
             ranks=records,
         )
         about = {"objective": self.objective, "seed": self.seed, "faults": self.faults, "batches": batches, "model": self.model.digest}
-        keep(result, self.home, about | {"note": dict(self.note), "stand_in": self.provider.stand_in(), "began": self.began})
+        keep(result, self.home, about | {"note": self.note, "stand_in": self.stand_in, "began": self.began})
         return result
+
+    def admit(self, resources: Resources) -> None:
+        """Raise `InputError` where the channel needs queues that cannot carry so many workers."""
+        if self.channel != "object" and self.workers > 1:
+            self.provider.admit(resources, self.workers)
 
 
 class _Reported(Exception):

@@ -93,7 +93,7 @@ class Comparison:
             fields["partition"] = record["partition"]
             fields["usd"] = _spread([each.total_usd for each in bill])
             fields["usd_otherwise"] = _spread([each.otherwise_usd for each in bill])
-            fields["low_confidence"] = [f"{price.service} {price.sku}" for price in bill[0].doubted]
+            fields["low_confidence"] = sorted({f"{price.service} {price.sku}" for each in bill for price in each.doubted})
             middle = median(FIGURES[-1], cell).bill
             fields["services"] = {name: sum(line.usd for line in lines) for name, lines in middle.by_service.items()}
         return fields
@@ -129,31 +129,30 @@ def take_turns(
 ) -> list[Cell]:
     """Each case ``repeat`` times, one turn of all cases after the other, and before them a turn that does not count.
 
-    What is done once, making resources and putting weights into the store, belongs to no case: so each provider and number of
-    workers runs once unmeasured. Where that fails its cases do not run; where all of a provider's fail it cannot start, and
-    ``providers`` says why. A case that fails later runs no more. ``bill`` makes the bill of a record. Raises `CheckFailed` as
-    soon as two outputs differ.
+    What is done once, making resources and putting weights into the store, belongs to no case: so of each provider and number
+    of workers the first case that can runs once unmeasured. A case that fails runs no more; where all of a provider's failed
+    then, it cannot start, and ``providers`` says why. ``bill`` makes the bill of a record. Raises `CheckFailed` as soon as two
+    outputs differ.
     """
     cells = [Cell(case) for case in cases]
     outputs: dict[int, tuple[Case, csr_matrix]] = {}
-    alike: dict[tuple[str, int], list[Cell]] = {}
-    for cell in cells:
-        alike.setdefault((cell.case.provider, cell.case.workers), []).append(cell)
-    firsts = [group[0] for group in alike.values()]
-    total, done = len(firsts) + repeat * len(cells), 0
+    warm: set[tuple[str, int]] = set()
+    total, done = len({(case.provider, case.workers) for case in cases}) + repeat * len(cells), 0
     for turn in range(repeat + 1):
-        for cell in cells if turn else firsts:
-            done += 1
-            where = providers[cell.case.provider]
+        for cell in cells:
+            where, place = providers[cell.case.provider], (cell.case.provider, cell.case.workers)
+            if not turn and place in warm:
+                continue
+            done = min(done + 1, total)
             if cell.error or where.error:
                 continue
             tell(done, total, f"{cell.case}{'' if turn else ', unmeasured'}")
             try:
                 result = run(cell.case)
             except Exception as error:  # of whatever kind: the other cases' figures must not be lost with it
-                for each in [cell] if turn else alike[cell.case.provider, cell.case.workers]:
-                    each.code, each.error = _told(error)
+                cell.code, cell.error = _told(error)
                 continue
+            warm.add(place)
             _agree(cell.case, result.output, outputs)
             if turn:
                 record = result.to_json() | {"ranks": result.ranks}
@@ -182,17 +181,26 @@ def _agree(case: Case, output: csr_matrix, outputs: dict[int, tuple[Case, csr_ma
     """Hold an output against the first with as many workers, and the first of these against the first of all."""
     if case.workers in outputs:
         first, expected = outputs[case.workers]
-        same = output.shape == expected.shape and output.dtype == expected.dtype and not (output != expected).nnz
+        same = output.shape == expected.shape and output.dtype == expected.dtype and _equal(output, expected)
         rule = "not bit for bit the same"
     elif outputs:
         first, expected = next(iter(outputs.values()))
-        same = output.shape == expected.shape and (abs(output - expected) - RTOL * abs(expected)).max() <= ATOL
+        same = output.shape == expected.shape and (_equal(output, expected) or _close(output, expected))
         rule = f"further apart than float32 sums in another order (rtol {RTOL:g}, atol {ATOL:g})"
     else:
         same, first, rule = True, case, ""
     if not same:
         raise CheckFailed(f"outputs differ, so nothing is compared: those of ({case}) and ({first}) are {rule}")
     outputs.setdefault(case.workers, (case, output))
+
+
+def _equal(one: csr_matrix, other: csr_matrix) -> bool:
+    return not (one != other).nnz
+
+
+def _close(one: csr_matrix, other: csr_matrix) -> bool:
+    """As `numpy.allclose`, which would take memory for all that is zero."""
+    return bool((abs(one - other) - RTOL * abs(other)).max() <= ATOL)
 
 
 def median(figure: Figure, cell: Cell) -> Measured:

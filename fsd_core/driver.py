@@ -311,7 +311,7 @@ class Provider(Protocol):
         """For a worker: what the function's own environment says about the app. No request is made."""
 
     def admit(self, resources: Resources, workers: int) -> None:
-        """Raises `InputError` where so many workers cannot all send to each other through the app's queues. No request is made."""
+        """Raises `InputError`, a line, where so many workers cannot all send to each other through the app's queues. No request is made."""
 
     def messages(self, resources: Resources, slot: int) -> MessageDriver:
         """The queues of one slot."""
@@ -329,7 +329,8 @@ class Provider(Protocol):
         """
 
     def stand_in(self) -> str | None:
-        """Where this process's environment leads the SDK instead of to the cloud itself: an emulator's address. `None`: nowhere else."""
+        """Where this process's environment leads the SDK instead of to the cloud itself: an emulator's host and port, and nothing else of
+        its address. `None`: nowhere else."""
 
     def advice(self, error: str) -> str | None:
         """What a person can do about an error whose text this is; `None` if there is nothing to say."""

@@ -91,11 +91,18 @@ def advise(table: Sequence[tuple[str, str]], error: BaseException | str) -> str 
 
 
 def elsewhere(addresses: Iterable[str], *domains: str) -> str | None:
-    """The first address, a URL or host:port, whose host is in none of a cloud's own ``domains``; `None` if all are."""
+    """Host and port of the first address, a URL or host:port, whose host is in none of a cloud's own ``domains``; `None` if all are.
+
+    Nothing else of it is returned: there may be a password. Raises `InputError` where it is malformed.
+    """
     for address in filter(None, addresses):
-        host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
+        try:
+            parts = urlsplit(address if "://" in address else f"//{address}")
+            host, port = parts.hostname or "", parts.port
+        except ValueError:
+            raise InputError("the address of an emulator is malformed: must be like http://localhost:4566") from None
         if not any(host == domain or host.endswith(f".{domain}") for domain in domains):
-            return address
+            return f"{host}:{port}" if port else host
     return None
 
 

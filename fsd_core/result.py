@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+import unicodedata
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ from fsd_core.versions import versions
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-__all__ = ["RECORD_VERSION", "Result", "keep"]
+__all__ = ["RECORD_VERSION", "Result", "keep", "plain"]
 
 RECORD_VERSION = 2  # of the form of what `keep` writes
 
@@ -54,12 +56,24 @@ class Result:
 
 
 def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
-    """Write the record of a run below ``home``: the result but its output, and what makes it repeatable.
+    """Write the record of a run below ``home``: the result but its output, and what makes it repeatable. Warns where it cannot.
 
     ``about``: objective, seed, faults, batches, model (its digest), note, stand_in, and began in seconds since 1970.
     """
     began = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(about["began"]))
-    record = {"version": RECORD_VERSION, **about, "began": began, "versions": versions(result.provider)}
-    folder = home / "runs"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{result.run}.json").write_text(json.dumps(record | result.to_json() | {"ranks": result.ranks}, indent=1))
+    note = {plain(name): plain(text) for name, text in about["note"].items()}
+    record = {"version": RECORD_VERSION, **about, "note": note, "began": began, "versions": versions(result.provider)}
+    record |= result.to_json() | {"partition": plain(result.partition), "ranks": result.ranks}
+    file = home / "runs" / f"{result.run}.json"
+    aside = file.with_suffix(".new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(record, indent=1))
+        aside.replace(file)
+    except OSError as error:  # the run was paid for, and its result is there
+        warnings.warn(f"the run's record cannot be kept in {file.parent}: {error.strerror or error}", stacklevel=2)
+
+
+def plain(text: str) -> str:
+    """The text, fit for a line on a screen: what controls it, or is half a character, is a question mark."""
+    return "".join("?" if unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") else each for each in text)

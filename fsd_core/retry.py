@@ -1,7 +1,7 @@
 """The one retry layer: full jitter, within the run's deadline and a budget for the whole process.
 
 Full jitter (a wait uniform in [0, cap]) spreads peers that were throttled together; see "Exponential Backoff And
-Jitter", AWS Architecture Blog, 2015.
+Jitter", AWS Architecture Blog, 2015. Where the service says how long to wait, as much again is left to chance.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Retry:
                 raise
             except Exception as error:
                 code = driver.classify(error)
-                if code not in TRANSIENT or not self.pause(attempt, getattr(error, "retry_after_s", 0.0)):
+                if code not in TRANSIENT or not self.pause(attempt, getattr(error, "retry_after_s", None) or 0.0):
                     raise DriverError(code, f"{what}: {type(error).__name__}: {error}") from error
                 attempt += 1
 
@@ -84,7 +84,7 @@ class Retry:
         """Count a retry and wait before it, ``asked_s`` at least. `False` if there must be none: stopped, out of time or of budget."""
         with self._lock:
             self._left -= 1
-            wait = asked_s + self._random.uniform(0, min(LAST_CAP_S, FIRST_CAP_S * 2 ** min(attempt, 16)))
+            wait = asked_s + self._random.uniform(0, max(asked_s, min(LAST_CAP_S, FIRST_CAP_S * 2 ** min(attempt, 16))))
             if self._left < 0 or time.time() + wait >= self.deadline:
                 return False
         if self.stop.wait(wait):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +39,7 @@ class Stopwatch:
 
     def timeline(self) -> dict[str, Any]:
         """``cell_s``, and in ``phases`` a letter a cell up to the last `enter`: the first of the phase that had most of it."""
-        used = int((self._entered - self._began) / self._cell_s) + 1
+        used = min(CELLS, max(1, math.ceil(round((self._entered - self._began) / self._cell_s, 6))))
         most = self._cells[:used].argmax(axis=1)
         return {"cell_s": self._cell_s, "phases": "".join(PHASES[each][0] for each in most)}
 

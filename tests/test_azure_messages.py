@@ -369,6 +369,15 @@ def test_a_link_that_was_given_up_takes_nothing(monkeypatch: pytest.MonkeyPatch)
         relay.close()
 
 
+def test_an_order_to_a_link_that_ended_is_refused_at_once(driver: AzureMessages) -> None:
+    assert driver.receive(0, 1, 0) == []
+    link = driver._receivers[0]
+    link.close()
+    link.join(60)
+    with pytest.raises(ConnectionError, match="the link was closed"):
+        link.order(lambda: None, 1e6)
+
+
 def test_nothing_is_opened_after_the_end(made: Resources) -> None:
     driver = AzureMessages(made, 0)
     driver.close()
@@ -461,6 +470,7 @@ def test_what_is_imported(imported: str, without: tuple[str, ...]) -> None:
         (f"Endpoint=sb://a/;{KEY};EntityPath=q", "EntityPath"),
         (f"Endpoint=sb://a/;{KEY};UseDevelopmentEmulator=True", "UseDevelopmentEmulator: must be true"),
         ("Endpoint=sb://a/;SharedAccessKeyName=n;hunter2", "part 3: must be NAME=VALUE"),
+        (f"{KEY};Endpoint=sb://a/\n{KEY};Endpoint=sb://b/", "is there twice"),
         (f"Endpoint=sb://a/;{KEY}\nEndpoint=sb://b/;{KEY}", "2 connection strings: the app has 1 namespaces, one"),
     ],
 )

@@ -19,7 +19,7 @@ from fsd_core.cli import main
 from fsd_core.compare import Case, Where, median, spread, take_turns
 from fsd_core.cost import Usage
 from fsd_core.driver import Code
-from fsd_core.errors import CheckFailed, RunFailed
+from fsd_core.errors import CheckFailed, InputError, RunFailed
 from fsd_core.figures import FIGURES
 
 NET, INPUT = "radixnet:1024:12", "random:40"
@@ -197,16 +197,16 @@ def test_a_case_that_fails_runs_no_more_and_a_provider_that_never_ran_is_left_ou
 
     def run(case):
         order.append((case.provider, case.channel))
-        if case.provider == "aws" or len(order) > 4:
+        if case.provider == "aws" or len(order) > 5:
             raise RunFailed(Code.DEADLINE, f"failure {len(order)}")
         return result
 
     wheres = {name: Where(None, "local") for name in ("local", "aws")}
     cells = take_turns(cases, 3, wheres, run, bill)
-    first = [("local", "queue"), ("aws", "queue")]
+    first = [("local", "queue"), ("aws", "queue"), ("aws", "object")]
     assert order == [*first, ("local", "queue"), ("local", "object"), ("local", "queue"), ("local", "object")]
     assert (wheres["aws"].code, wheres["aws"].error) == (Code.DEADLINE, "DEADLINE: failure 2")
-    assert [cell.error for cell in cells] == ["DEADLINE: failure 5", None, "DEADLINE: failure 6", None]
+    assert [cell.error for cell in cells] == ["DEADLINE: failure 6", None, "DEADLINE: failure 7", None]
     assert [len(cell.runs) for cell in cells] == [1, 0, 1, 0]
 
 
@@ -221,6 +221,28 @@ def test_what_fails_with_some_workers_runs_with_others(result):
     assert wheres["local"].error is None
     assert [cell.error for cell in cells] == ["OSError: no room for 5"] * 2 + [None] * 2
     assert [len(cell.runs) for cell in cells] == [0, 0, 2, 2]
+
+
+def test_the_next_case_warms_a_place_where_the_first_cannot_run(result):
+    order = []
+
+    def run(case):
+        order.append((case.channel, case.workers))
+        if case.channel == "queue" and case.workers == 9:
+            raise InputError("too many for queues")
+        return result
+
+    wheres = {"local": Where(None, "local")}
+    cells = take_turns([Case("local", channel, 9) for channel in ("queue", "object", "hybrid")], 1, wheres, run, bill)
+    assert order == [("queue", 9), ("object", 9), ("object", 9), ("hybrid", 9)]
+    assert wheres["local"].error is None
+    assert [(cell.error, len(cell.runs)) for cell in cells] == [("too many for queues", 0), (None, 1), (None, 1)]
+
+
+def test_what_is_infinite_in_both_agrees(result):
+    infinite = result.output.copy()
+    infinite.data[0] = np.inf
+    assert len(outputs(dataclasses.replace(result, output=infinite), 1.0)) == 2
 
 
 def outputs(result, change, workers=3):

@@ -142,6 +142,13 @@ def test_a_price_of_low_confidence_is_marked_and_billed_both_ways() -> None:
     assert sure.otherwise_usd == sure.total_usd
 
 
+def test_a_number_of_thousands_of_digits_is_one_line(tmp_path) -> None:
+    text = (Path(load("local").path)).read_text()
+    (tmp_path / "mine.toml").write_text(re.sub(r"step_ms = \S+", "step_ms = 0x" + "f" * 6000, text))
+    with pytest.raises(InputError, match="step_ms = a number that is too large: must be"):
+        load(str(tmp_path / "mine.toml"))
+
+
 def test_a_charge_by_the_month_stands_apart() -> None:
     assert billed("azure-eastus2", object_puts=1).apart == ()
     made = billed("azure-eastus2", publish_units=1)

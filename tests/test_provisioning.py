@@ -12,11 +12,32 @@ import pytest
 
 from fsd_core.driver import Code, Launch, Message, MessageDriver, Rejected, Resources
 from fsd_core.errors import DriverError, InputError
+from fsd_core.providers import elsewhere
 from fsd_core.provisioning import PROBE, Requests, check_app, check_size, probe_queues, try_out
 from fsd_local import LocalProvider
 from fsd_local.errors import classify
 from fsd_local.invoke import LocalInvoker, LocalLaunch
 from fsd_local.messages import LocalMessages
+
+
+@pytest.mark.parametrize(
+    ("addresses", "found"),
+    [
+        (["", "https://sqs.eu-west-1.amazonaws.com"], None),
+        (["https://x.vpce.amazonaws.com", "http://user:secret@localhost:4566/p?q=secret"], "localhost:4566"),
+        (["127.0.0.1:8085"], "127.0.0.1:8085"),
+        (["sb://host;x"], "host;x"),
+        (["http://notamazonaws.com"], "notamazonaws.com"),
+    ],
+)
+def test_where_an_address_leads(addresses: list[str], found: str | None) -> None:
+    assert elsewhere(addresses, "amazonaws.com") == found
+
+
+@pytest.mark.parametrize("address", ["http://[bad", "localhost:http", "http://h:99999"])
+def test_an_address_that_leads_nowhere_is_told(address: str) -> None:
+    with pytest.raises(InputError, match="malformed"):
+        elsewhere([address], "amazonaws.com")
 
 
 def advice(error: BaseException) -> str | None:

@@ -355,6 +355,21 @@ def test_without_matplotlib_it_says_how_to_get_it(fsd, record, monkeypatch):
     assert "pip install 'fsd-inference[report]'" in err
 
 
+def test_every_record_can_be_read_again(home):
+    said = {"why": "a\nb \u2028 \x1b[31m \udc80", "näm\u00a0e": "ok"}
+    result = fsd_core.run("radixnet:1024:6", "random:5", workers=1, partition="block", home=home, note=said)
+    note = read_record(find_record(result.run, home))["note"]
+    assert note == {"model": "radixnet:1024:6", "input": "random:5", "why": "a?b ? ?[31m ?", "näm\u00a0e": "ok"}
+    assert [file for file in (home / "runs").iterdir() if file.suffix != ".json"] == []
+
+
+def test_a_record_that_cannot_be_kept_costs_no_result(tmp_path):
+    (tmp_path / "runs").write_text("in the way")
+    with pytest.warns(UserWarning, match="the run's record cannot be kept in .*runs: File exists"):
+        result = fsd_core.run("radixnet:1024:6", "random:5", workers=1, partition="block", home=tmp_path)
+    assert result.output.shape == (5, 1024)
+
+
 def test_records_are_found_by_id_or_path(home, record):
     file = find_record(record["run"], home)
     assert read_record(file)["run"] == record["run"]

@@ -61,3 +61,12 @@ def test_a_moment_has_the_phase_that_took_most_of_it(spans):
 
 def test_letters_are_unlike():
     assert len({phase[0] for phase in PHASES}) == len(PHASES)
+
+
+def test_no_moment_after_the_end():
+    clock = Clock()
+    watch = Stopwatch(clock)
+    watch.enter("compute")
+    clock.now += 0.004
+    watch.enter("other")
+    assert watch.timeline() == {"cell_s": 0.001, "phases": "cccc"}

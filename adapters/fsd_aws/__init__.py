@@ -59,9 +59,11 @@ class AwsProvider:
         return credentials()
 
     def stand_in(self) -> str | None:
-        """What AWS_ENDPOINT_URL, or that of a service, names outside AWS."""
-        named = (value for name, value in sorted(os.environ.items()) if name.startswith("AWS_ENDPOINT_URL"))
-        return elsewhere(named, "amazonaws.com", "amazonaws.com.cn", "api.aws")
+        """What AWS_ENDPOINT_URL, or that of a service that is used, names outside AWS."""
+        services = ("", "_SNS", "_SQS", "_S3", "_LAMBDA")
+        return elsewhere(
+            (os.environ.get(f"AWS_ENDPOINT_URL{each}", "") for each in services), "amazonaws.com", "amazonaws.com.cn", "api.aws"
+        )
 
     def advice(self, error: BaseException | str) -> str | None:
         """What a person can do about an error of AWS, or the text of one; None if there is nothing to say."""

@@ -60,11 +60,10 @@ class Api(Requests):
 
     def _understood(self, error: BaseException) -> Code:
         """`fsd_azure.errors.classify`; for a while after something was made, what is not settled yet is worth asking again."""
+        # Of a queue: only Blob Storage has a word, and other reasons for a 409.
         if isinstance(error, ResourceExistsError) and not getattr(error, "error_code", None):
             busy = "SubCode=40901" in str(error)  # another operation on the queue is under way
-            return (
-                Code.UNAVAILABLE if busy else Code.ALREADY_EXISTS
-            )  # of a queue: only Blob Storage has a word, and other reasons for a 409
+            return Code.UNAVAILABLE if busy else Code.ALREADY_EXISTS
         code = errors.classify(error)
         refused = code in (Code.DENIED, Code.INVALID)
         return Code.UNAVAILABLE if refused and self.settles(f"{type(error).__name__} {error}", _SETTLING) else code
@@ -159,7 +158,7 @@ class Api(Requests):
         try:
             found = self.request("GET", operation) if operation else {}
         except AzureError as error:  # most roles do not let one look; or it is over, and forgotten
-            if getattr(error, "status_code", None) not in (400, 409):
+            if getattr(error, "status_code", None) not in (400, 409) or errors.classify(error) is Code.UNAVAILABLE:
                 return
             raise DriverError(Code.INVALID, f"{what}: {' '.join(str(error).split())[:500]}") from error
         if (status := str(found.get("status"))) in ("Failed", "Canceled"):

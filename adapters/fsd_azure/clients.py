@@ -187,6 +187,8 @@ def _parts(what: str, string: str) -> Mapping[str, str]:
         name, is_there, value = part.partition("=")
         if not is_there:
             raise InputError(f"{what}: part {len(found) + 1}: must be NAME=VALUE, with ';' between the parts")
+        if name.strip().lower() in found:
+            raise InputError(f"{what}: {name.strip()}: is there twice; of several strings each begins with Endpoint=")
         found[name.strip().lower()] = value.strip()
     return found
 

@@ -43,6 +43,8 @@ class Link(abc.ABC):
         self.name = name
         self.stuck = False
         self._open = False
+        self._ended = False
+        self._ordering = threading.Lock()
         self._orders: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"link {name}", daemon=True)
         self._thread.start()
@@ -50,7 +52,10 @@ class Link(abc.ABC):
     def order(self, action: Callable[[], T], within_s: float) -> T:
         """What ``action`` returns or raises in the link's thread. `TimeoutError`: nothing yet; the link is of no use any more."""
         future: Future[T] = Future()
-        self._orders.put((future, action))
+        with self._ordering:
+            if self._ended:
+                raise ConnectionError(f"queue {self.name}: the link was closed")
+            self._orders.put((future, action))
         try:
             return future.result(within_s)
         except TimeoutError:
@@ -78,6 +83,8 @@ class Link(abc.ABC):
         self._work()
         with suppress(Exception):
             self._end()
+        with self._ordering:  # nobody waits for a thread that is gone
+            self._ended = True
         with suppress(queue.Empty):
             while True:
                 if (order := self._orders.get_nowait()) is not None and order[0].set_running_or_notify_cancel():

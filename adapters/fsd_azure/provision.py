@@ -89,7 +89,7 @@ class AzureProvisioner(AppProvisioner[Api]):
         if names["bus"] != wanted.get("bus", names["bus"]):
             raise InputError(f"{clients.SERVICE_BUS}: app {app!r} has namespaces of its own: destroy it first, or unset that")
         for name, setting in _FIXED.items():
-            if names[name] != wanted.get(name, names[name]):
+            if name in names and names[name] != wanted.get(name, names[name]):
                 raise InputError(f"{setting}: app {app!r} was made with {names[name]}, not {wanted[name]}: destroy it first, or keep that")
         if names["bus"] == "made" and self._settings.namespaces not in (0, spaces):
             raise InputError(

@@ -5,7 +5,7 @@ subscription     AZURE_SUBSCRIPTION_ID    whose everything is
 region           eastus2                  where everything is
 resource_group   fsd-APP                  what everything is in: made, unless it is there
 tier             standard                 of the Service Bus namespaces; premium is billed by the hour, used or not
-namespaces       0                        how many of them ranks are spread over; 0: by the app's first ranks, 1 up to 8, 8 from 23 on
+namespaces       0                        how many of them ranks are spread over; 0: by the app's first ranks, 1 up to 8, 8 from 22 on
 message_kb       0                        what a queue takes as one message; 0: what its tier takes (premium only)
 storage_account  made from the app's      the storage account; one that is there and not the app's is refused
 memory_mb        2048                     memory of one function: 512, 2048 or 4096; one CPU at 2048

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import re
 import secrets
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from fsd_conformance.base import Cases, Deployed, Driver, eventually, new_app, new_retry
 from fsd_core.driver import Code, Message, Resources
+from fsd_core.errors import InputError
 from fsd_core.store import Store
 
 __all__ = ["ProvisionCases"]
@@ -119,6 +121,22 @@ class ProvisionCases(Cases):
         """A process that is no function of the app learns nothing from its environment: attach raises."""
         with pytest.raises(Exception, match=deployed.app):
             deployed.provider.attach(deployed.app)
+
+    def test_where_it_leads(self, deployed: Deployed) -> None:
+        """``stand_in`` is an emulator's host, or host and port, and nothing else that its address has; `None` of the cloud itself."""
+        where = deployed.provider.stand_in()
+        assert where is None or re.fullmatch(r"[\w.:-]+", where)
+
+    def test_ranks_are_admitted(self, deployed: Deployed) -> None:
+        """As many workers as an app was made for are admitted, and one; whoever refuses more says so in a line."""
+        for workers in (deployed.resources.ranks, 1):
+            deployed.provider.admit(deployed.resources, workers)
+        refused = []
+        try:
+            deployed.provider.admit(deployed.resources, 10**6)
+        except InputError as error:
+            refused.append(str(error))
+        assert not any("\n" in line for line in refused)
 
     def test_no_driver_retries(self) -> None:
         """A method must raise the SDK's own error and must not retry: a service that answers 503 is asked once, and is UNAVAILABLE."""

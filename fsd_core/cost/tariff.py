@@ -219,5 +219,12 @@ def _checked(table: Mapping[str, Any], keys: Mapping[str, _Key], where: str) -> 
             if key.required:
                 raise InputError(f"{where}{name}: is missing: must be {key.wanted}")
         elif not key.holds(table[name]):
-            raise InputError(f"{where}{name} = {repr(table[name])[:80]}: must be {key.wanted}")
+            raise InputError(f"{where}{name} = {_shown(table[name])}: must be {key.wanted}")
     return dict(table)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:80]
+    except ValueError:  # thousands of digits
+        return "a number that is too large"

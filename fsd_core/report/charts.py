@@ -127,7 +127,6 @@ class _Plot:
     """A chart that is being drawn."""
 
     name: str
-    figure: Figure
     axes: Axes
     titles: dict[str, str]
     text: str = ""
@@ -178,7 +177,7 @@ def _plot(
         axes.set_axisbelow(True)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        plot = _Plot(name, figure, axes, {})
+        plot = _Plot(name, axes, {})
         yield plot
         for line, row_parts in enumerate(keys):
             x, at_y = 2.0, height - 10 - line * KEY

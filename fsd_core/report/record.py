@@ -10,7 +10,7 @@ from typing import Any
 
 from fsd_core.cost.usage import MOST
 from fsd_core.errors import InputError
-from fsd_core.result import RECORD_VERSION
+from fsd_core.result import RECORD_VERSION, plain
 from fsd_core.stopwatch import CELLS, PHASES
 from fsd_core.wrappers.meter import FIELDS
 
@@ -112,8 +112,7 @@ def _is_timeline(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """Fit to be shown: no control characters, no half of a character."""
-    return isinstance(value, str) and value.isprintable()
+    return isinstance(value, str) and value == plain(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -32,7 +32,7 @@ param slots int = 4
 @description('8 hexadecimal digits; another value after a destroy, so that an old worker finds nothing.')
 param generation string = '00000001'
 
-@description('Service Bus namespaces that ranks are spread over: 1 for 8 ranks, 4 for 16, 8 from 23 on.')
+@description('Service Bus namespaces that ranks are spread over: 1 for 8 ranks, 4 for 16, 8 from 22 on.')
 param namespaces int = 1
 
 @allowed(['standard', 'premium'])

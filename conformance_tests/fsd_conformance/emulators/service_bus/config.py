@@ -157,6 +157,8 @@ def _correlation(value: object, where: str) -> Correlation:
     if not isinstance(application, dict) or any(isinstance(each, list | dict | None) for each in application.values()):
         raise InputError(f"{where}: Properties is no object of texts, numbers and flags")
     fields = {name: text for name, text in given.items() if name != "Properties"}
+    if {"Label", "Subject"} <= fields.keys():
+        raise InputError(f"{where}: Label and Subject are one: give one of them")
     wrong = [name for name, text in fields.items() if not isinstance(text, str)]
     if wrong or not (fields or application):
         raise InputError(f"{where}: {', '.join(wrong)}: no text" if wrong else f"{where}: asks for nothing")
