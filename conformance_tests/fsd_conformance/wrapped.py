@@ -119,7 +119,13 @@ class _SpyMessages(AroundMessages):
         overhead, unit = self.limits.overhead_bytes, self.limits.billing_bytes
         sent = [sum(sizes) + overhead * len(sizes) for sizes in self.published]
         came = [sum(sizes) + overhead * len(sizes) for sizes in self.received]
+
+        def each(requests: list[list[int]]) -> int:
+            return sum((size + overhead + unit - 1) // unit for sizes in requests for size in sizes)
+
         return {
+            "message_units_sent": each(self.published),
+            "message_units_received": each(self.received),
             "publish_requests": len(self.published),
             "publish_units": sum(max(1, (size + unit - 1) // unit) for size in sent),
             "messages_sent": sum(map(len, self.published)),
