@@ -157,7 +157,7 @@ def _totals(made: Bill) -> Iterable[tuple[str, str]]:
     if made.otherwise_usd != made.total_usd:
         yield "or", f"{_usd(made.otherwise_usd)}  if {made.otherwise}"
     for line in made.apart:
-        yield "not in the total", f"{_usd(line.usd)}  {line.price.service} {line.price.sku}, by {line.price.unit}"
+        yield "not in the total", f"{_usd(line.usd)}  {line.price.service} {line.price.unit}"
 
 
 def run_tariff(settings: Settings) -> Tariff | None:
