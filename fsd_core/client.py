@@ -207,7 +207,8 @@ class _Job:
             if isinstance(error, _Reported):
                 raise error.reason from None
             if not (isinstance(error, Exception) or invoker.limits.end_with_client):
-                error.add_note(f"`fsd gc --provider {self.provider.name} --app {resources.app}` removes what late workers may leave")
+                there = " --emulator" if self.stand_in else ""
+                error.add_note(f"`fsd gc --provider {self.provider.name} --app {resources.app}{there}` removes what late workers may leave")
             raise
         finally:
             retry.deadline = time.time() + CLEAN_UP_S
@@ -356,6 +357,7 @@ class _Job:
             workers=self.workers,
             branching=self.branching,
             provider=self.provider.name,
+            stand_in=self.stand_in,
             channel=self.channel,
             partition=label,
             seconds={"total": time.time() - self.began, "stage": staged} | seconds,
@@ -366,7 +368,7 @@ class _Job:
             ranks=records,
         )
         about = {"objective": self.objective, "seed": self.seed, "faults": self.faults, "batches": batches, "model": self.model.digest}
-        keep(result, self.home, about | {"note": self.note, "stand_in": self.stand_in, "began": self.began})
+        keep(result, self.home, about | {"note": self.note, "began": self.began})
         return result
 
     def admit(self, resources: Resources) -> None:

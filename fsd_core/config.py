@@ -20,9 +20,10 @@ from typing import Any
 
 from fsd_core.errors import InputError
 
-__all__ = ["FILE", "KINDS", "Kind", "Settings", "choice", "home", "integer", "load", "number"]
+__all__ = ["ANY", "FILE", "KINDS", "Kind", "Settings", "choice", "home", "integer", "load", "number"]
 
 FILE = "fsd.toml"
+ANY = "auto"  # the emulator where none is named
 TABLES = ("local", "aws", "gcp", "azure")
 
 
@@ -73,6 +74,13 @@ def truth(text: str) -> bool:
     return words[text.lower()]
 
 
+def _truth_or_name(text: str) -> bool | str:
+    try:
+        return truth(text)
+    except ValueError:
+        return text
+
+
 SECONDS = replace(number("a number of seconds above 0", lambda value: value > 0), metavar="SECONDS")
 TEXT = Kind("a text that is not empty", "TEXT", str, (str,))
 PATH = Kind("a path", "PATH", str, (str,), lambda value: "\0" not in value)
@@ -85,6 +93,7 @@ NAME = Kind(
     (str,),
     lambda value: re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", value) is not None,
 )
+EMULATOR = Kind("true, false, or an emulator's name", "NAME", _truth_or_name, (str, bool))
 METHOD = Kind("hypergraph, random, block, or the path of a partition", "hypergraph|random|block|PATH", str, (str,))
 
 
@@ -106,7 +115,7 @@ class Settings:
     timeout: float = _key(900.0, SECONDS, "The run's deadline.")
     seed: int = _key(0, integer(0), "Of everything that is drawn.")
     app: str = _key("fsd", NAME, "The name that all resources carry.")
-    emulator: str | None = _key(None, TEXT, "Use an emulator of the provider's cloud on this machine.")
+    emulator: str | None = _key(None, EMULATOR, "Use an emulator of the provider's cloud on this machine.")
     faults: str | None = _key(None, TEXT, "Faults to inject, for instance duplicate=.1,delay=50ms,seed=1.")
     output: str | None = _key(None, PATH, "Write the final activations as a scipy CSR, samples by neurons.")
     truth: str | None = _key(None, PATH, "Compare with a file of 1-based numbers of the samples whose final row is not all zero.")
@@ -149,6 +158,8 @@ def load(
     for key, value in (flags or {}).items():
         if value is not None:
             values[key] = KINDS[key].read(value, f"{(names or {}).get(key) or '--' + key.replace('_', '-')} ")
+    if isinstance(values.get("emulator"), bool):
+        values["emulator"] = ANY if values["emulator"] else None
     return Settings(**values, tables=MappingProxyType(tables))
 
 

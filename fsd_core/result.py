@@ -35,6 +35,7 @@ class Result:
     workers: int
     branching: int
     provider: str
+    stand_in: str | None  # where an emulator was, host and port
     channel: str
     partition: str
     seconds: dict[str, float]
@@ -51,14 +52,14 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """Everything but the output and the ranks' records, ready for JSON."""
         names = ("samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples")
-        more = ("seconds", "meter", "meter_layers", "memory", "run")
+        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in")
         return {name: getattr(self, name) for name in (*names, *more)}
 
 
 def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
     """Write the record of a run below ``home``: the result but its output, and what makes it repeatable. Warns where it cannot.
 
-    ``about``: objective, seed, faults, batches, model (its digest), note, stand_in, and began in seconds since 1970.
+    ``about``: objective, seed, faults, batches, model (its digest), note, and began in seconds since 1970.
     """
     began = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(about["began"]))
     note = {plain(name): plain(text) for name, text in about["note"].items()}

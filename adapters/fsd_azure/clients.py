@@ -109,6 +109,8 @@ def container(url: str, name: str) -> ContainerClient:
     told: dict[str, Any] = {"transport": transport, "retry_total": 0, "max_single_put_size": _WHOLE, "max_single_get_size": _WHOLE}
     if string := storage_string():
         return ContainerClient.from_connection_string(string, name, **told)
+    if url.startswith("http://"):
+        raise InputError(f"{STORAGE}: is not set: must be, to use {url}, an emulator, which takes no login")
     return ContainerClient(url, name, credential(), **told)
 
 
@@ -131,6 +133,8 @@ def service_bus_strings() -> list[str]:
         what = f"{SERVICE_BUS}: connection string {number + 1} of {len(strings)}"
         parts = _parts(what, string)
         endpoint = parts.get("endpoint", "")
+        if not endpoint:
+            raise InputError(f"{what}: Endpoint: missing; there is {', '.join(parts)}")
         if not _address(endpoint, "sb"):
             raise InputError(f"{what}: Endpoint is {endpoint!r}: must be sb://NAMESPACE.servicebus.windows.net/")
         if "entitypath" in parts:

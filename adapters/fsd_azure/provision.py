@@ -9,6 +9,7 @@ short is taken up by the next. What connection strings name is used as it is.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from fsd_azure import names as naming
 from fsd_azure.api import SETTLE_S, Api
 from fsd_azure.limits import check_queues
 from fsd_azure.names import Names
-from fsd_azure.settings import parse
+from fsd_azure.settings import SUBSCRIPTION, parse
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import InputError
 from fsd_core.provisioning import AppProvisioner, probe_queues, try_out
@@ -49,12 +50,16 @@ class AzureProvisioner(AppProvisioner[Api]):
         self._settings = parse(table)
 
     def requests(self) -> Api:
-        """In the settings' subscription or the environment's."""
+        """In the settings' subscription or the environment's. What is wrong with connection strings is said first: it needs no network."""
+        queues.given()
+        clients.storage_string()
         subscription = self._settings.subscription or os.environ.get("AZURE_SUBSCRIPTION_ID", "")
         if not subscription:
             raise InputError(
                 "no Azure subscription is set: [azure] subscription in fsd.toml, or AZURE_SUBSCRIPTION_ID; see 'az account list'"
             )
+        if not re.fullmatch(SUBSCRIPTION, subscription):
+            raise InputError(f"AZURE_SUBSCRIPTION_ID={subscription}: must be a subscription's id, as 'az account list' shows")
         return Api(subscription, self._settings.resource_group, self._settings.region)
 
     def read(self, api: Api, app: str) -> Resources | None:

@@ -31,9 +31,10 @@ from fsd_core import settings
 from fsd_core.errors import InputError
 from fsd_core.settings import flag, key, matches, whole
 
-__all__ = ["RUNTIMES", "Settings", "parse"]
+__all__ = ["RUNTIMES", "SUBSCRIPTION", "Settings", "parse"]
 
 RUNTIMES = ("3.12", "3.13", "3.11")
+SUBSCRIPTION = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"  # as a pattern
 _MEMORIES = (512, 2048, 4096)
 
 
@@ -41,9 +42,7 @@ _MEMORIES = (512, 2048, 4096)
 class Settings:
     """See the module."""
 
-    subscription: str = key(
-        "", "a subscription's id, as 'az account list' shows", matches(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-    )
+    subscription: str = key("", "a subscription's id, as 'az account list' shows", matches(SUBSCRIPTION))
     region: str = key("eastus2", "a region's short name, for instance westeurope", matches(r"[a-z]+[0-9]*"))
     resource_group: str = key("", "1 to 90 letters, digits, '-', '_' and '.'", matches(r"[\w.-]{0,89}[\w-]"))
     tier: str = key("standard", f"one of {', '.join(TIERS)}", lambda value: value in TIERS)

@@ -77,8 +77,17 @@ def harness_of(provider: str, settings: Mapping[str, object], live: bool, emulat
     return harness
 
 
-def run(provider: str, live: bool = False, settings: Mapping[str, object] | None = None, emulator: str | None = None) -> int:
-    """Run the suite, a line a case on standard error. 0: the provider conforms; 1: a case failed; `InputError`: it cannot be run."""
+def run(
+    provider: str,
+    live: bool = False,
+    settings: Mapping[str, object] | None = None,
+    emulator: str | None = None,
+    only: str | None = None,
+) -> int:
+    """Run the suite, a line a case on standard error; ``only``: the cases that pytest's -k chooses by it.
+
+    0: the provider conforms; 1: a case failed; `InputError`: it cannot be run.
+    """
     if importlib.util.find_spec("pytest") is None:
         raise InputError("pytest is not installed: the suite needs it, and comes with fsd-inference[test]")
     import pytest
@@ -91,5 +100,7 @@ def run(provider: str, live: bool = False, settings: Mapping[str, object] | None
         Path(folder, "pytest.ini").write_text("[pytest]\n")  # not the one of a project that the user stands in
         arguments = [str(file), f"--rootdir={folder}", "-c", f"{folder}/pytest.ini", "-v", "-rs", "--no-header", "-p", "no:cacheprovider"]
         with contextlib.redirect_stdout(sys.stderr):
-            code = pytest.main(arguments)
+            code = pytest.main([*arguments, *(["-k", only] if only else [])])
+    if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise InputError(f"-k {only!r}: chooses no case, or is no expression")
     return 0 if code == pytest.ExitCode.OK else 1

@@ -19,11 +19,13 @@ Examples:
   fsd conformance --provider local
   fsd conformance --provider aws --emulator=localstack
   fsd conformance --provider aws --live
+  fsd conformance --provider azure -k "Message and not Faulty"
 """,
 )
 @click.option("--live", is_flag=True, help="Against the account that the SDK finds, not an emulator. It costs a little.")
+@click.option("-k", "only", metavar="WORDS", help="Only cases whose names have these words, as pytest's -k takes them.")
 @with_settings("provider", "emulator")
-def conformance(screen: Screen, settings: Settings, live: bool) -> None:
+def conformance(screen: Screen, settings: Settings, live: bool, only: str | None) -> None:
     """Run the conformance suite.
 
     What every driver of a provider promises, as cases, listed on standard error. Exits 1 if one fails.
@@ -37,7 +39,7 @@ def conformance(screen: Screen, settings: Settings, live: bool) -> None:
         from fsd_conformance import run
     except ImportError as error:
         raise InputError(f"the suite cannot be imported: {error}: install fsd-inference[test]") from error
-    failed = run(settings.provider, live, settings.table(), emulator_name(settings))
+    failed = run(settings.provider, live, settings.table(), emulator_name(settings), only)
     screen.answer({"provider": settings.provider, "live": live, "conforms": not failed})
     if failed:
         raise CheckFailed(f"provider {settings.provider} does not conform: the failed cases are listed above")

@@ -108,10 +108,13 @@ def bill(screen: Screen, settings: Settings, usage: str, free_tier: bool) -> Non
     if settings.tariff is None:
         raise InputError(f"--tariff: is missing: must be one of {', '.join(cost.names())}, or a .toml file of your own")
     tariff = cost.load(settings.tariff)
-    made = cost.bill(Usage.parse(_read(usage), f"--usage {usage}"), tariff, free=free_tier)
+    used = Usage.parse(_read(usage), f"--usage {usage}")
+    made = cost.bill(used, tariff, free=free_tier)
     screen.answer(made.to_json())
     rows = [(f"{line.price.service} {line.price.sku}", _line_text(line)) for line in made.lines]
     screen.print(pairs(_title(made) + (", free tiers taken off" if free_tier else ""), [*rows, *_totals(made)]))
+    if used["invocations"] and used.memory_mb is None:
+        screen.print("Function time is not in it: function_seconds and function_memory_mb are not given.")
 
 
 def _read(path: str) -> Any:
@@ -154,7 +157,7 @@ def _totals(made: Bill) -> Iterable[tuple[str, str]]:
     if made.otherwise_usd != made.total_usd:
         yield "or", f"{_usd(made.otherwise_usd)}  if {made.otherwise}"
     for line in made.apart:
-        yield "not in the total", f"{_usd(line.usd)}  {line.price.service} {line.price.sku}, a month"
+        yield "not in the total", f"{_usd(line.usd)}  {line.price.service} {line.price.unit}"
 
 
 def run_tariff(settings: Settings) -> Tariff | None:

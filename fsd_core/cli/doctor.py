@@ -27,6 +27,11 @@ EXTRAS = {
     "mtkahypar": "pip install 'fsd-inference[partition]': without it hypergraph partitions fall back to block, and more rows travel",
     "scikit-learn": "pip install 'fsd-inference[demo]': fsd demo and the input `digits` need it",
     "boto3": "pip install 'fsd-inference[aws]': provider aws needs it",
+    "azure-servicebus": "pip install 'fsd-inference[azure]': provider azure needs it",
+    "azure-storage-blob": "pip install 'fsd-inference[azure]': provider azure needs it",
+    "azure-identity": "pip install 'fsd-inference[azure]': provider azure needs it",
+    "google-auth": "pip install 'fsd-inference[gcp]': provider gcp needs it",
+    "grpcio": "pip install 'fsd-inference[gcp]': provider gcp needs it",
     "moto": "pip install 'fsd-inference[emulators]', or --emulator installs it below FSD_HOME",
     "awslambdaric": "pip install 'fsd-inference[emulators]', or --emulator installs it below FSD_HOME",
     "pytest": "pip install 'fsd-inference[test]': fsd conformance needs it",
@@ -53,7 +58,7 @@ def _checks() -> Iterator[tuple[str, str | None, str]]:
     yield "python", platform.python_version(), ""
     yield "machine", f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}", ""
     yield "FSD_HOME", _writable(), f"{home()} cannot be written: set FSD_HOME to a folder that can"
-    yield FILE, FILE if os.path.exists(FILE) else None, "no settings here: the defaults hold"
+    yield FILE, os.path.abspath(FILE) if os.path.exists(FILE) else None, "no settings here: the defaults hold"
     for name in REQUIRED:
         yield name, _version(name), f"pip install {name}"
     for name, hint in EXTRAS.items():

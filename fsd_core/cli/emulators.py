@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,11 @@ def up(screen: Screen, settings: Settings, cloud: str | None, name: str | None) 
             states[each] = emulators.up(each, name, tell)
     screen.answer({"emulators": {each: _fields(running) for each, running in states.items()}})
     for each, running in states.items():
-        screen.print(pairs(each, _rows(running)), *(f"export {key}={value}" for key, value in running.env.items()))
+        screen.print(
+            pairs(each, _rows(running)),
+            *(f"export {key}={shlex.quote(value)}" for key, value in running.env.items()),
+            f"{each}: runs use it with --emulator, or with emulator = true in fsd.toml",
+        )
 
 
 @group.command(epilog="Example: fsd emulators down")

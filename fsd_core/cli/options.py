@@ -12,12 +12,11 @@ import click
 
 from fsd_core import config, providers
 from fsd_core.cli.screen import Screen
-from fsd_core.config import KINDS, Kind, Settings
+from fsd_core.config import ANY, KINDS, Kind, Settings
 from fsd_core.errors import InputError
 
 __all__ = ["Checked", "Command", "Group", "check_provider", "emulated", "emulator_name", "with_settings"]
 
-ANY = "auto"  # the value of a bare --emulator
 _FIELDS = {field.name: field for field in fields(Settings)}
 _Callback = Callable[..., None]
 

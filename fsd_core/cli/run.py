@@ -75,7 +75,10 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
         write_output(Path(settings.output), result.output)
     made = bill(Usage.of_run(result.to_json() | {"ranks": result.ranks}), tariff) if tariff else None
     screen.answer(result.to_json() | {"truth": truth, "bill": made.to_json() if made else None})
-    screen.print(*result_tables(result, truth), *([service_table(made)] if made else ()))
+    notes = [f"\nfsd report {result.run} makes its page"]
+    if result.stand_in and made:
+        notes.insert(0, "Function time is this machine's, and so is what it costs here; counts are the service's.")
+    screen.print(*result_tables(result, truth), *([service_table(made)] if made else ()), *notes)
     if truth and (truth["missing"] or truth["extra"]):
         raise CheckFailed(
             f"--truth {settings.truth}: of {truth['expected']} samples expected {truth['missing']} are missing; {truth['extra']} are extra"
@@ -110,7 +113,7 @@ def result_tables(result: Result, truth: Mapping[str, int] | None = None) -> Ite
         ("network", f"{result.layers} layers of up to {result.neurons} neurons"),
         (
             "workers",
-            f"{result.workers} on {result.provider}"
+            f"{result.workers} on {result.provider}{f', emulated at {result.stand_in}' if result.stand_in else ''}"
             + (f", {result.channel} channel, {result.partition} partition" if result.workers > 1 else ""),
         ),
         ("nonzero samples", f"{result.output_nonzero_samples}"),
@@ -118,7 +121,12 @@ def result_tables(result: Result, truth: Mapping[str, int] | None = None) -> Ite
     if truth:
         answer.append(("truth", f"{truth['matched']} of {truth['expected']} match, {truth['missing']} missing, {truth['extra']} extra"))
     yield pairs("Result", answer)
-    notes = {"total": "on this clock", "compute": "slowest rank", "exchange": "slowest rank, waiting for others", "load": "slowest rank"}
+    notes = {
+        "total": "on this clock, with making resources and collecting",
+        "compute": "slowest rank",
+        "exchange": "slowest rank, waiting for others",
+        "load": "slowest rank",
+    }
     yield pairs("\nTime", [(phase, f"{value:8.3f} s  {notes.get(phase, '')}".rstrip()) for phase, value in seconds.items()])
     requests = sum(meter[f"{verb}_requests"] for verb in ("publish", "receive", "ack"))
     objects = sum(meter[f"object_{verb}"] for verb in ("puts", "gets", "lists"))

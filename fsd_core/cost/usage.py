@@ -43,7 +43,8 @@ class Usage:
         if not isinstance(figures, Mapping):
             raise InputError(f"{where}: must be an object with any of {', '.join(FIGURES)}")
         if unknown := sorted(str(name) for name in figures if name not in FIGURES):
-            raise InputError(f"{where}: unknown figure {unknown[0]!r}: known are {', '.join(FIGURES)}")
+            hint = "this is a whole run's object: give its `meter`; " if "meter" in figures else ""
+            raise InputError(f"{where}: unknown figure {unknown[0]!r}: {hint}known are {', '.join(FIGURES)}")
         values = dict(figures)
         times = values.pop("function_seconds", 0.0)
         each = [_number(time, f"{where}: function_seconds[{i}]") for i, time in enumerate(times)] if isinstance(times, list) else []

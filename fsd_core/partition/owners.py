@@ -110,7 +110,7 @@ class Partition:
                     raise InputError(f"{path}: workers is {workers.dtype} of shape {workers.shape}, not one whole number")
                 owners = tuple(file[f"owner_{k}"] for k in range(len(model.layers) + 1))
         except FileNotFoundError as error:
-            raise InputError(f"{path}: no such file or folder") from error
+            raise InputError(f"partition {path}: no such file or folder, and neither hypergraph, random nor block") from error
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path}: is no readable .npz: {error}") from error
         return Partition(int(workers), owners).check(model, str(path))

@@ -183,7 +183,7 @@ def _services(found: Comparison) -> str:
             rows.append([str(cell.case), bill.tariff.name, ", ".join(parts), f"{1000 * bill.total_usd:.4f}", other])
     words = "USD for a thousand runs. * with a price of low confidence; the last column is the sum if that is wrong."
     fees = {
-        f"{line.price.service} {line.price.sku}: {line.usd:g} USD a month, used or not, is in no sum."
+        f"{line.price.service} {line.price.unit}: {line.usd:g} USD, used or not, is in no sum."
         for cell in found.cells for run in cell.runs[:1] for line in run.bill.apart
     }  # fmt: skip
     return _table(["case", "tariff", "services", "sum", "or"], rows) + f'<p class="soft">{_text(" ".join([words, *sorted(fees)]))}</p>'
@@ -197,7 +197,7 @@ def _bill(bill: Bill) -> str:
     words = f"By {bill.tariff.name} ({bill.tariff.region}, {bill.tariff.as_of}): {bill.total_usd:.7f} USD together"
     if bill.otherwise_usd != bill.total_usd:
         words += f", or {bill.otherwise_usd:.7f} USD if {bill.otherwise}"
-    apart = "".join(f" {line.price.service} {line.price.sku} costs {line.usd:g} USD a month, which is in no sum." for line in bill.apart)
+    apart = "".join(f" {line.price.service} {line.price.unit}: {line.usd:g} USD, which is in no sum." for line in bill.apart)
     return _table(["service", "what", "quantity", "USD a unit", "confidence", "USD"], rows) + f"<p>{_text(words)}.{_text(apart)}</p>"
 
 

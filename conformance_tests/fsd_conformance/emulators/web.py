@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 __all__ = ["HttpServer", "Request", "Response", "phrase"]
 
 _HEAD_BYTES = 1 << 16
+_HEAD_S = 30.0  # from its first byte to the end of a request's head
+_TLS = b"\x16"  # how a client of TLS begins
 _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "expect", "host", "content-length"})
 
 
@@ -83,7 +86,7 @@ class HttpServer:
         try:
             while await self._exchange(reader, writer):
                 pass
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, ValueError, asyncio.CancelledError):
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, TimeoutError, ValueError, asyncio.CancelledError):
             pass  # the other side left or speaks something else, or the server closes: the connection ends
         finally:
             self._tasks.discard(task)
@@ -92,7 +95,12 @@ class HttpServer:
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """One request and its answer; whether the connection stays."""
-        lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        first = await reader.readexactly(1)
+        if first == _TLS:
+            print(f"port {self.port} speaks HTTP, and a client came with TLS", file=sys.stderr, flush=True)
+            return False
+        head = first + await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _HEAD_S)
+        lines = head.decode("latin-1").split("\r\n")
         method, target, _ = lines[0].split(" ", 2)
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)}
         if headers.get("expect", "").lower() == "100-continue":
@@ -104,12 +112,12 @@ class HttpServer:
         else:
             url = urlsplit(target)
             response = await self._route(Request(method, url.path, parse_qs(url.query, keep_blank_values=True), headers, body))
-        head = [f"HTTP/1.1 {response.status} {phrase(response.status)}"]
-        head += [f"{name}: {value}" for name, value in response.headers.items()]
+        answer = [f"HTTP/1.1 {response.status} {phrase(response.status)}"]
+        answer += [f"{name}: {value}" for name, value in response.headers.items()]
         if response.status != HTTPStatus.NO_CONTENT:
-            head.append(f"Content-Length: {len(response.body)}")
-        head.append("Connection: keep-alive" if keep else "Connection: close")
-        writer.write("\r\n".join([*head, "", ""]).encode("latin-1") + response.body)
+            answer.append(f"Content-Length: {len(response.body)}")
+        answer.append("Connection: keep-alive" if keep else "Connection: close")
+        writer.write("\r\n".join([*answer, "", ""]).encode("latin-1") + response.body)
         await writer.drain()
         return keep
 

@@ -96,7 +96,12 @@ def _every(seconds: float, brokers: Sequence[Broker], action: Callable[[Broker],
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser("service_bus", description="Azure Service Bus on this machine")
+    parser = argparse.ArgumentParser(
+        "python -m fsd_conformance.emulators.service_bus",
+        description="Azure Service Bus on this machine: queues, and topics with correlation filters. Its ports come as a line of JSON.",
+        epilog="Connect with Endpoint=sb://localhost:PORT;SharedAccessKeyName=any;SharedAccessKey=any;UseDevelopmentEmulator=true; "
+        "where PORT is the AMQP port. The administration port speaks HTTP without TLS; GET /health says that it is up.",
+    )
     parser.add_argument("--config", type=Path, help="the vendor emulator's Config.json; default: one namespace without queues")
     port, above, wait = _whole(0, 65_535), _whole(1, 1 << 31), _real(0.001)
     parser.add_argument("--amqp-port", type=port, action="append", help="0: a free one; once for each namespace, in the file's order")
