@@ -291,7 +291,7 @@ def test_ctrl_c_ends_all_ranks_and_says_what_removes_the_rest(
         process.kill()
     assert process.returncode == 130, said
     assert time.monotonic() - before >= GRACE_S  # so long do workers get to hear of it
-    assert said.splitlines()[-1] == f"fsd: interrupted; `fsd gc --provider aws --app {APP}` removes what late workers may leave"
+    assert said.splitlines()[-1] == f"fsd: interrupted; `fsd gc --provider aws --app {APP} --emulator` removes what late workers may leave"
     until, requests = time.monotonic() + 40, -1
     while (now := next(trouble.requests)) > requests + 1:  # until nobody asks anything for a second
         assert time.monotonic() < until

@@ -122,7 +122,7 @@ def test_the_bicep_records_an_app_that_is_to_be_finished(monkeypatch: pytest.Mon
     """As `fsd deploy` does it: settings when the site is made, storage among them; no ranks, code or key before all is there."""
     for variable in (clients.SERVICE_BUS, clients.STORAGE):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("AZURE_SUBSCRIPTION_ID", "s")
+    monkeypatch.setenv("AZURE_SUBSCRIPTION_ID", "00000000-0000-0000-0000-000000000000")
     text, provisioner = bicep(), provision.AzureProvisioner({"package": False})
     with provisioner.requests() as requests:
         told = provisioner._names(requests, "x", 8) | provisioner.wanted() | {"generation": "", "package": ""}
