@@ -42,6 +42,15 @@ def test_file_of_this_folder_is_found(tmp_path, monkeypatch):
     assert load(config=other, environ={}).timeout == 61.0
 
 
+def test_an_emulator_is_any_one_or_a_named_one(tmp_path):
+    said = {"true": "auto", "false": None, '"localstack"': "localstack"}
+    assert {text: load(None, write(tmp_path, f"emulator = {text}\n"), environ={}).emulator for text in said} == said
+    file = write(tmp_path, "emulator = true\n")
+    variables = {"1": "auto", "no": None, "moto": "moto"}
+    assert {text: load(None, file, environ={"FSD_EMULATOR": text}).emulator for text in variables} == variables
+    assert load({"emulator": "moto"}, file, environ={}).emulator == "moto"
+
+
 def test_tables_go_to_their_provider(tmp_path):
     settings = load(
         config=write(tmp_path, '[local]\nmemory_mb = 512\n[aws]\nregion = "eu-west-1"\n[mine]\nx = 1\n'), environ={}, providers=("mine",)

@@ -273,6 +273,17 @@ def servers() -> dict[str, Process]:
     return running.processes()
 
 
+def test_what_up_prints_can_be_pasted(fsd, monkeypatch):
+    told = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "STRINGS": "Endpoint=sb://a;Key=k; Endpoint=sb://b;Key='$HOME'"}
+    monkeypatch.setattr(emulators, "up", lambda *_: emulators.Running("aws", "moto", told, {}, 0.0))
+    code, out, err = fsd("emulators", "up", "aws")
+    assert code == 0, err
+    lines = [line for line in out.splitlines() if line.startswith("export ")]
+    pasted = "\n".join([*lines, f"{sys.executable} -c 'import json, os; print(json.dumps(dict(os.environ)))'"])
+    done = subprocess.run(["bash", "-c", pasted], capture_output=True, text=True, check=True)
+    assert {name: json.loads(done.stdout)[name] for name in told} == told
+
+
 def test_up_is_up_until_down(fsd, home):
     code, out, err = fsd("emulators", "up", "aws", "--json")
     assert code == 0, err

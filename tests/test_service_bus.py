@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -541,6 +542,15 @@ def test_topics_with_the_aio_client(tmp_path: Path) -> None:
     subscriptions = [subscription("all"), subscription("some", *rules), subscription("true", always, rules[0])]
     with running(tmp_path, {}, topics=[{"Name": "T", "Subscriptions": subscriptions}]) as standin:
         asyncio.run(run(standin.port))
+
+
+def test_who_comes_with_tls_is_turned_away(tmp_path: Path) -> None:
+    with running(tmp_path, {}) as standin:
+        with socket.create_connection(("127.0.0.1", standin.ready["admin_port"]), timeout=PATIENCE_S) as client:
+            client.sendall(b"\x16\x03\x01\x02\x00\x01")  # and no more: a handshake waits for its answer
+            with suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+        assert http(standin, "GET", "/health")[0] == 200
 
 
 def http(standin: StandIn, method: str, path: str, body: bytes = b"") -> tuple[int, str]:
