@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test lint wheel browser emulators bench docs
+.PHONY: demo test ready lint wheel browser emulators bench docs
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -15,8 +15,12 @@ WHEEL := build/venv/bin
 demo: .venv/demo.stamp
 	$(BIN)/fsd demo
 
-test: lint wheel browser emulators
+test: ready
 	$(BIN)/python -m pytest -n 3 --dist loadfile
+
+# At a time, since what is installed comes over the network for the most part.
+ready:
+	@$(MAKE) --no-print-directory -j 4 --output-sync=target lint wheel browser emulators
 
 lint: .venv/all.stamp
 	$(BIN)/ruff check
