@@ -90,7 +90,7 @@ def _every(seconds: float, brokers: Sequence[Broker], action: Callable[[Broker],
     for broker in brokers:
         try:
             action(broker)
-        except Exception:
+        except Exception:  # of one namespace: the others go on
             _log.exception("namespace %s", broker.name)
 
 

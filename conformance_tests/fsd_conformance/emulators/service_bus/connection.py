@@ -191,7 +191,7 @@ class Connection(asyncio.BufferedProtocol):
             at = self._consume(data)
         except AmqpError as error:
             self.fail(error.condition, error.description)
-        except Exception:
+        except Exception:  # a defect of ours ends this connection, and no other
             _log.exception("namespace %s: a connection's bytes", self.broker.name)
             self.fail("amqp:internal-error", "The stand-in has a defect: its log says more.")
         else:
