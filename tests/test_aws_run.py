@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -47,14 +48,12 @@ MODEL, INPUTS = radixnet(1024, 24), "random:40:0.4:1"
 
 
 class Trouble:
-    """What the proxy asks: every request, once ``answer`` is set; and how many there were."""
+    """What the proxy asks: every request, once ``answer`` is set."""
 
     def __init__(self) -> None:
         self.answer: See | None = None
-        self.requests = itertools.count()
 
     def __call__(self, request: Request) -> Answer | None:
-        next(self.requests)
         return self.answer(request) if self.answer else None
 
 
@@ -156,7 +155,7 @@ def test_a_killed_function_ends_the_run_with_its_name(
         start(settings, tmp_path, channel=channel)
     assert caught.value.rank == victim, caught.value
     assert caught.value.code is Code.UNAVAILABLE
-    assert time.monotonic() - killed_at[0] < 10
+    assert time.monotonic() - killed_at[0] < 30  # long before the run's own deadline
     assert [key for key in store.keys("") if is_run(key)] == []
 
 
@@ -268,11 +267,12 @@ def test_without_credentials_or_a_known_region_nothing_starts(
         start(settings, tmp_path)
 
 
-def test_ctrl_c_ends_all_ranks_and_says_what_removes_the_rest(
-    settings: dict[str, Any], store: Store, tmp_path: Path, trouble: Trouble
-) -> None:
+def test_ctrl_c_ends_all_ranks_and_says_what_removes_the_rest(settings: dict[str, Any], tmp_path: Path) -> None:
+    app = "interrupted"  # its own: of the others' runs some could not be told to end, and their ranks are at work yet
+    objects = providers.find("aws").objects(providers.find("aws").provisioner(settings).ensure(app, 3, 4))
+    store = Store(objects, Retry(time.time() + 600, Meter()))
     (tmp_path / "fsd.toml").write_text("[aws]\npackage = false\ntext = true\n")
-    words = f"run radixnet:1024:48 {INPUTS} --provider aws --app {APP} --workers 3 --partition block --channel queue --faults throttle=.8"
+    words = f"run radixnet:1024:48 {INPUTS} --provider aws --app {app} --workers 3 --partition block --channel queue --faults delay=1s"
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "fsd_core.cli", *words.split()],
         cwd=tmp_path,
@@ -283,7 +283,6 @@ def test_ctrl_c_ends_all_ranks_and_says_what_removes_the_rest(
     )
     try:
         claims(store)
-        runs = {key.partition("/")[0] for key in store.keys("") if "/claim/" in key}
         before = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
@@ -291,14 +290,22 @@ def test_ctrl_c_ends_all_ranks_and_says_what_removes_the_rest(
         process.kill()
     assert process.returncode == 130, said
     assert time.monotonic() - before >= GRACE_S  # so long do workers get to hear of it
-    assert said.splitlines()[-1] == f"fsd: interrupted; `fsd gc --provider aws --app {APP} --emulator` removes what late workers may leave"
-    until, requests = time.monotonic() + 40, -1
-    while (now := next(trouble.requests)) > requests + 1:  # until nobody asks anything for a second
+    assert said.splitlines()[-1] == f"fsd: interrupted; `fsd gc --provider aws --app {app} --emulator` removes what late workers may leave"
+    until = time.monotonic() + 80  # a rank that nobody told would wait for longer
+    while at_work(app):
         assert time.monotonic() < until
-        requests = now
-        time.sleep(1.0)
-    collect_garbage("aws", APP, settings)
-    assert [key for key in store.keys("") if key.partition("/")[0] in runs] == []
+        time.sleep(0.2)
+    collect_garbage("aws", app, settings)
+    assert [key for key in store.keys("") if is_run(key)] == []
+    objects.close()
+    assert providers.find("aws").provisioner(settings).destroy(app)
+
+
+def at_work(app: str) -> list[dict[str, Any]]:
+    """What the functions of an app are at work on, as the local Lambda tells it."""
+    with urlopen(f"{os.environ['AWS_ENDPOINT_URL_LAMBDA']}/_fsd/functions", timeout=10) as answer:
+        instances = json.load(answer)[f"fsd-{app}"]
+    return [instance["event"] for instance in instances if instance["request_id"]]
 
 
 def test_a_quota_below_the_workers_is_refused_before_anything_starts(settings: dict[str, Any], tmp_path: Path) -> None:
