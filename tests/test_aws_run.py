@@ -233,7 +233,7 @@ def test_slow_down_for_ever_ends_at_the_deadline(
 
     monkeypatch.setattr(fsd_core.client, "CLEAN_UP_S", 1.0)
     with once_all_have_claimed(store, begin), pytest.raises(RunFailed, match="SlowDown") as caught:
-        start(settings, tmp_path, channel="object", faults="delay=1s,throttle=.5,seed=1", timeout=8.0)
+        start(settings, tmp_path, channel="object", faults="delay=1s,throttle=.5,seed=1", timeout=15.0)
     assert caught.value.code is Code.THROTTLED
     trouble.answer = None
     set_free(resources, store)

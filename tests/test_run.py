@@ -218,8 +218,8 @@ def test_the_run_ends_at_its_deadline(start: Callable[..., Result], store: Store
 
 
 def test_a_function_over_its_time_is_named(start: Callable[..., Result], store: Store) -> None:
-    with pytest.raises(RunFailed, match=r"rank \d, layer \d+: exceeded its time limit of 1 s"):
-        start(faults="delay=600ms,seed=1", settings={"timeout_s": 1})
+    with pytest.raises(RunFailed, match=r"rank \d, layer \d+: exceeded its time limit of 4 s"):
+        start(faults="delay=600ms,seed=1", settings={"timeout_s": 4})
     nothing_left(store, [])
 
 

@@ -69,7 +69,7 @@ def gc(screen: Screen, settings: Settings) -> None:
 def clean(screen: Screen, settings: Settings) -> None:
     """Remove staged content and local records.
 
-    Shards and inputs that an app keeps for its next run, and below FSD_HOME the records of runs and computed partitions.
+    Shards and inputs that an app keeps for its next run, and below FSD_HOME the records of all runs and computed partitions.
     """
     from fsd_core.garbage import clean as clean_up
 
