@@ -78,7 +78,7 @@ def app(ranks: int = 3, slots: int = 2, **settings: str) -> Resources:
         "generation": names.new_generation(),
         "namespaces": "one,two",
         "tier": "standard",
-        "lease_s": "2",
+        "lease_s": "60",
         "blob_url": "http://127.0.0.1:9/nobody",
         "container": f"fsd-{name}",
     }

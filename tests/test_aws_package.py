@@ -149,6 +149,7 @@ def lambda_of_zips() -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @needs_runtime
 @pytest.mark.usefixtures("lambda_of_zips")
 def test_a_run_on_the_real_zip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +164,7 @@ def test_a_run_on_the_real_zip(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("FSD_AWS_PACKAGE", raising=False)
     monkeypatch.setenv("FSD_HOME", str(folder.parent / "home"))
     model, settings = radixnet(1024, 3), {"runtime": HERE, "text": True, "memory_mb": 512}
-    result = fsd_core.run(model, "random:40:.2:1", provider="aws", app="zipped", workers=3, settings=settings, timeout=110)
+    result = fsd_core.run(model, "random:40:.2:1", provider="aws", app="zipped", workers=3, settings=settings, timeout=400)
     made = PROVIDER.provisioner(settings).find("zipped")
     assert made is not None
     assert made.names["package"].endswith("MB unzipped")

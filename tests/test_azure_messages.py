@@ -121,7 +121,7 @@ def test_any_bytes(driver: AzureMessages) -> None:
 
 def test_exact_limits(driver: AzureMessages) -> None:
     most = driver.limits
-    assert (most.batch_messages, most.billing_bytes, most.body, most.lease_s) == (100, 64 << 10, "binary", 2.0)
+    assert (most.batch_messages, most.billing_bytes, most.body, most.lease_s) == (100, 64 << 10, "binary", 60.0)
     for count in (1, 2, 100):
         room = min(most.message_bytes, most.batch_bytes // count - most.overhead_bytes)
         driver.publish([Message(0, os.urandom(room))] * count)
@@ -184,10 +184,11 @@ def test_a_long_poll_wakes(driver: AzureMessages) -> None:
 
 
 def test_an_ack_does_not_wait_for_a_long_poll_nor_one_poll_for_another(driver: AzureMessages) -> None:
+    driver.receive(2, 1, 0)
     driver.publish([Message(2, b"held")])
     (held,) = got(driver, 2, 1)
     with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(driver.receive, 2, 10, 15) for _ in range(2)]
+        waiting = [pool.submit(driver.receive, 2, 1, 15) for _ in range(2)]
         before = time.monotonic()
         driver.ack(2, [held.token])
         assert time.monotonic() - before < 14
@@ -224,7 +225,8 @@ def test_what_a_receiver_held_is_there_for_others_at_once() -> None:
         second.close()
 
 
-def test_unacknowledged_comes_again_and_an_old_token_is_harmless(driver: AzureMessages) -> None:
+def test_unacknowledged_comes_again_and_an_old_token_is_harmless(server: ServiceBusServer) -> None:
+    driver = AzureMessages(app(lease_s="2"), 0)
     driver.publish([Message(0, b"again")])
     (first,), (second,) = got(driver, 0, 1), got(driver, 0, 1)
     assert (first.body, second.body) == (b"again", b"again")
@@ -232,6 +234,7 @@ def test_unacknowledged_comes_again_and_an_old_token_is_harmless(driver: AzureMe
     assert driver.ack(0, [second.token, first.token, second.token]) == ()
     assert driver.ack(0, [second.token]) == ()
     assert list(driver.receive(0, 10, 0.5)) == []
+    driver.close()
 
 
 def test_somebody_elses_message(made: Resources, driver: AzureMessages) -> None:
@@ -291,7 +294,7 @@ def test_a_namespace_that_begins_anew() -> None:
 
 def test_connections_that_are_cut() -> None:
     with service_bus("--drop-after", "45", namespaces=["one"]):  # more than a receiver may be sent at once
-        driver = AzureMessages(app(1, 1, namespaces="one"), 0)
+        driver = AzureMessages(app(1, 1, namespaces="one", lease_s="2"), 0)
         sent = [b"%d" % number for number in range(100)]
         for body in sent:
             again(driver, lambda body=body: driver.publish([Message(0, body)]))  # type: ignore[misc]
@@ -353,7 +356,7 @@ def test_a_peer_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_link_that_was_given_up_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with service_bus(namespaces=["one"]) as server:
         relay = Relay(server.ports["one"][0])
-        made = app(1, 1, namespaces="one", lease_s="60")
+        made = app(1, 1, namespaces="one")
         with pointed({**os.environ, clients.SERVICE_BUS: string(relay.port)}, ()):
             driver = AzureMessages(made, 0)
         with relay.held(), monkeypatch.context() as patched:
@@ -389,7 +392,7 @@ def test_nothing_is_opened_after_the_end(made: Resources) -> None:
 
 def test_large_messages_of_the_premium_tier_go_alone() -> None:
     with service_bus("--tier", "premium", namespaces=["one"]):
-        made = app(1, 1, namespaces="one", tier="premium", message_kb="4096", lease_s="60")
+        made = app(1, 1, namespaces="one", tier="premium", message_kb="4096")
         driver = AzureMessages(made, 0)
         bodies = [b"a" * 3_000_000, b"b" * 700_000, b"c" * 700_000, b"d" * 300_000]
         assert code_of(driver, driver.publish, [Message(0, body) for body in bodies[1:3]]) is Code.TOO_LARGE
@@ -404,7 +407,7 @@ def test_large_messages_of_the_premium_tier_go_alone() -> None:
 
 def test_who_is_throttled_is_told_how_long() -> None:
     with service_bus("--throttle", "10", namespaces=["one"]):
-        driver = AzureMessages(app(1, 1, namespaces="one", lease_s="60"), 0)
+        driver = AzureMessages(app(1, 1, namespaces="one"), 0)
         with pytest.raises(ServiceBusServerBusyError) as caught:
             repeatedly(driver, 100)  # each may have a second of its own
         assert driver.classify(caught.value) is Code.THROTTLED
@@ -413,14 +416,18 @@ def test_who_is_throttled_is_told_how_long() -> None:
 
 
 def test_links_are_opened_for_who_is_used_and_closed_at_once(made: Resources) -> None:
-    before = threading.active_count()
+    def its_links() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name.startswith(f"link fsd-{made.app}-")]
+
     driver = AzureMessages(made, 0)
-    assert threading.active_count() == before
+    assert its_links() == []
     driver.publish([Message(0, b"x")])
     assert taken(driver, 0, 1) == [b"x"]
-    assert threading.active_count() == before + 2
+    assert len(its_links()) == 2
     driver.close()
-    assert threading.active_count() == before
+    for each in its_links():  # what takes longer to close than `links.CLOSE_S`
+        each.join(60)
+    assert its_links() == []
     driver.close()
 
 

@@ -399,7 +399,7 @@ def test_code_that_the_sites_identity_may_not_store_yet_is_sent_again() -> None:
 def test_a_deployment_waits_for_what_settles(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was just made is not there yet, then not ready; its host has no keys and its identity no role for some time."""
     azure = emulators.find("azure")
-    Settling: type[emulators.Emulator] = type("Settling", (azure,), {"arguments": ("--settle-s", "2")})
+    Settling: type[emulators.Emulator] = type("Settling", (azure,), {"arguments": ("--settle", "2")})
     sent = replace(package.stub(), body=zipped({"function_app.py": b"", "host.json": b"{}"}))  # what runs is installed
     monkeypatch.setattr(package, "build", lambda runtime: sent)
     with emulators.own(Settling), recorded() as calls:

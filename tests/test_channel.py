@@ -195,11 +195,11 @@ def test_a_slow_consumer_is_no_stall_of_its_peers(make: Make, monkeypatch: pytes
     for source in (1, 2):
         make("queue", source, {}).send(0, [(0, b"x")])
     channel = make("queue", 0, {0: [1, 2, 3]}, workers=4)
-    monkeypatch.setattr(type(channel.patience), "limit_s", 2.0)
-    threading.Timer(3.5, lambda: make("queue", 3, {}, workers=4).send(0, [(0, b"late")])).start()
+    monkeypatch.setattr(type(channel.patience), "limit_s", 6.0)
+    threading.Timer(7.5, lambda: make("queue", 3, {}, workers=4).send(0, [(0, b"late")])).start()
     arrived = []
     for source, _ in channel.receive(0):
-        time.sleep(1.5)
+        time.sleep(3.5)
         arrived.append(source)
     assert sorted(arrived) == [1, 2, 3]
 
@@ -253,8 +253,10 @@ def test_an_abort_reaches_a_waiting_peer(make: Make, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["queue", "object", "hybrid"])
 def test_a_wait_past_the_deadline_names_who_is_missing(make: Make, kind: str) -> None:
-    channel = make(kind, 0, {0: [1, 2], 1: [1, 2]}, seconds=1.5)
-    make(kind, 1, {}).send(0, [(0, b"here")])
+    sender = make(kind, 1, {})
+    sender.send(0, [(0, b"here")])
+    sender.finish()
+    channel = make(kind, 0, {0: [1, 2], 1: [1, 2]}, seconds=3)
     with pytest.raises(RunFailed, match=r"deadline, for rank 2 \(never heard of\)") as caught:
         list(channel.receive(0))
     assert caught.value.code is Code.DEADLINE

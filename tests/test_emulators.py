@@ -381,7 +381,8 @@ def test_a_run_on_an_emulator_of_its_own(place):
     done = subprocess.run(words, **place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    assert (answer["provider"], answer["samples"], answer["workers"], answer["meter"]["invocations"]) == ("aws", 40, 2, 2)
+    assert (answer["provider"], answer["samples"], answer["workers"]) == ("aws", 40, 2)
+    assert answer["meter"]["invocations"] >= 2  # one that starts late is launched again
     assert "starting moto" in done.stderr
 
 

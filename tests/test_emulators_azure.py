@@ -88,7 +88,8 @@ def test_up_serves_azures_own_clients(home: Path, capfd: pytest.CaptureFixture[s
     run = ["run", "radixnet:1024:6", "random:40", "--workers", "2", "--partition", "block", "--json"]
     assert main([*run, "--provider", "azure", "--emulator"]) == 0
     answer = json.loads(capfd.readouterr().out)
-    assert (answer["provider"], answer["samples"], answer["workers"], answer["meter"]["invocations"]) == ("azure", 40, 2, 2)
+    assert (answer["provider"], answer["samples"], answer["workers"]) == ("azure", 40, 2)
+    assert answer["meter"]["invocations"] >= 2  # one that starts late is launched again
     assert main(["emulators", "down", "azure"]) == 0
     assert emulators.state("azure") is None
 

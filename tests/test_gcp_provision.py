@@ -371,9 +371,9 @@ def test_a_queue_that_does_not_deliver_is_no_deployment(app: str, gcp: Api, monk
             elsewhere = own.topic(9, 9)
             requests.make("pubsub", "PUT", f"v1/{elsewhere}", {})
             requests.call("pubsub", "PUT", f"v1/{own.subscription(*pair)}", {"topic": elsewhere})
+        requests.within(3.0)
 
     monkeypatch.setattr(queues, "make", to_nowhere)
-    monkeypatch.setattr("fsd_gcp.provision.GcpProvisioner.most_s", 8.0)
     with pytest.raises(DriverError, match="slot 0, ranks 0, 1: a message to each queue: not within"):
         provisioner().ensure(app, 2, 1)
 

@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", default=Options.source, help="the package whose function_app.py every site runs, unless --code zip")
     parser.add_argument("--queue-s", type=float, default=Options.queue_s, help="for which a call waits for an instance, before its 429")
     parser.add_argument("--answer-s", type=float, default=Options.answer_s, help="after which the front end cuts a call's answer")
-    parser.add_argument("--settle-s", type=float, default=Options.settle_s, help="until what was just made is there, ready and allowed")
+    parser.add_argument("--settle", type=int, default=Options.settle, help="looks until what was just made is there, ready and allowed")
     return daemon.run(parser, arguments, serve)
 
 

@@ -2,16 +2,15 @@
 
 Resource groups, function apps (`azure_functions_sites`), and records of what a client puts and reads again, without anything behind
 them: plans, Service Bus namespaces, storage accounts, role assignments. Everything is done when it is answered, but that a group is
-deleted, unless `Options.settle_s` says otherwise. Names are compared without regard to case. What is not here is 404, in Resource
+deleted, unless `Options.settle` says otherwise. Names are compared without regard to case. What is not here is 404, in Resource
 Manager's form of an error.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import re
-import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
@@ -48,7 +47,7 @@ class Arm:
         self._options = options
         self._groups: dict[str, dict[str, Any]] = {}  # all keys are ids in small letters
         self._records: dict[str, dict[str, Any]] = {}
-        self._made: dict[str, float] = {}
+        self._looks: Counter[str] = Counter()  # at each record
         self._deletions: dict[str, asyncio.Task[None]] = {}
 
     async def route(self, request: Request) -> Response:
@@ -186,10 +185,11 @@ class Arm:
 
     async def _record(self, request: Request, kind: str, whole: str) -> Response:
         key, known = whole.lower(), self._records.get(whole.lower())
-        made = self._made.get(key, -math.inf)
-        if request.method == "GET" and known and not self._options.settles(made, 1 / 3):
-            state = {"provisioningState": "Accepted"} if self._options.settles(made, 2 / 3) else {}
-            return Response.of(known | {"properties": known["properties"] | state})
+        if request.method == "GET" and known:
+            self._looks[key] += 1
+            if (looks := self._looks[key]) > self._options.settle:
+                state = {"provisioningState": "Accepted"} if looks <= 2 * self._options.settle else {}
+                return Response.of(known | {"properties": known["properties"] | state})
         if request.method == "GET" or (request.method == "PATCH" and not known):
             raise Refusal(404, "ResourceNotFound", f"The Resource '{whole}' was not found.")
         if request.method == "DELETE":
@@ -202,7 +202,7 @@ class Arm:
         if "minimumTlsVersion" in body.get("properties", {}) and kind == _BUS and request.query["api-version"][0] < "2022":
             raise Refusal(400, "BadRequest", "Could not find member 'minimumTlsVersion' on object of type 'ServiceBusNamespaceProperties'.")
         if known is None:
-            self._made[key] = time.monotonic()
+            self._looks[key] = 0
         parts = whole.split("/")
         at = len(parts) - 1 - [part.lower() for part in parts][::-1].index("providers")
         fixed = {"id": whole, "name": parts[-1], "type": "/".join([parts[at + 1], *parts[at + 2 :: 2]])}

@@ -15,7 +15,6 @@ import json
 import math
 import re
 import sys
-import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,8 +46,8 @@ class Broken(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Options(sandbox.Options):
-    """How the emulator behaves: the flags of the command. ``settle_s``: how long what was just made is not there, then not ready, its
-    host without keys and its identity without roles, as on the platform; 0: everything is done when it is answered."""
+    """How the emulator behaves: the flags of the command. ``settle``: for how many looks what was just made is not there, then not
+    ready, its host without keys and its identity without roles, as for some time on the platform; 0: all is done when it is answered."""
 
     subscription: str = "00000000-0000-0000-0000-000000000000"
     region: str = "eastus2"
@@ -56,11 +55,7 @@ class Options(sandbox.Options):
     preload: str = _HEAVY
     queue_s: float = 10.0
     answer_s: float = 230.0
-    settle_s: float = 0.0
-
-    def settles(self, made: float, part: float = 1.0) -> bool:
-        """Whether what was made at this `time.monotonic` is in the first ``part`` of that time."""
-        return time.monotonic() < made + part * self.settle_s
+    settle: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

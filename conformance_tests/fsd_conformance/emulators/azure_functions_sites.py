@@ -13,7 +13,7 @@ import hmac
 import json
 import re
 import secrets
-import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +60,7 @@ class Site:
     keys: dict[str, str] = field(default_factory=lambda: {"default": secrets.token_urlsafe(40)})
     master: str = field(default_factory=lambda: secrets.token_urlsafe(40))
     principal: str = field(default_factory=lambda: str(uuid4()))
-    made: float = field(default_factory=time.monotonic)
+    looks: Counter[str] = field(default_factory=Counter)  # by what was asked
     package: bytes | None = None
     deployed: Deployed | None = None
     deployments: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class Sites:
         if site is None:
             raise Refusal(404, "ResourceNotFound", f"The Resource '{whole}' was not found.")
         match asked:
-            case ["GET"] if self._options.settles(site.made, 1 / 3):
+            case ["GET"] if self._settles(site, "site"):
                 raise Refusal(404, "ResourceNotFound", f"The Resource '{whole}' was not found.")
             case ["GET"]:
                 return Response.of(self.shown(key))
@@ -142,7 +142,12 @@ class Sites:
     def _hosted(self, site: Site) -> bool:
         """Whether its host has run, which keeps its keys in its storage."""
         stored = any(name.startswith("AzureWebJobsStorage") for name in site.settings)
-        return not self._options.settle_s or (stored and not self._options.settles(site.made))
+        return not self._options.settle or (stored and not self._settles(site, "keys"))
+
+    def _settles(self, site: Site, what: str) -> bool:
+        """Whether this is one of the first looks."""
+        site.looks[what] += 1
+        return site.looks[what] <= self._options.settle
 
     async def _put(self, request: Request, whole: str) -> Response:
         body, key = object_of(request), whole.lower()
@@ -225,7 +230,7 @@ class Sites:
         status, text = 4, ""
         try:
             await asyncio.sleep(self._options.pending_s)
-            if self._options.settles(site.made):
+            if self._settles(site, "roles"):
                 raise Broken("[StorageAccessibleCheck] Error while checking access: Status: 403 (Forbidden)")
             self._deployer.check(package)
             await self._changed(site, package=package)
