@@ -78,6 +78,7 @@ def test_plain_import_is_light() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("provider", "emulator"), [("local", None), ("aws", "moto")])
 def test_runs_as_a_command(provider: str, emulator: str | None) -> None:
     code = f"import sys, fsd_conformance.table as t; t._GROUPS = ('ProvisionCases',); sys.exit(t.run({provider!r}, emulator={emulator!r}))"

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -95,6 +96,7 @@ def nothing_left(store: Store, pids: list[int]) -> None:
         assert not leases or leases[-1].endswith(".free")
 
 
+@pytest.mark.timeout(600)
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     model=networks(),
@@ -169,13 +171,15 @@ def test_a_killed_worker_ends_the_run_with_its_name(start: Callable[..., Result]
 
 def test_the_layer_of_a_death_is_named(start: Callable[..., Result], store: Store) -> None:
     def kill() -> None:
-        pid = claimed(store, 1)["pid"]
-        time.sleep(0.5)
+        pid, until = claimed(store, 1)["pid"], time.monotonic() + 30
+        while not any("/run/x/" in key and key.endswith("/1") for key in store.keys("")):  # it has sent
+            assert time.monotonic() < until
+            time.sleep(0.01)
         os.kill(pid, signal.SIGKILL)
 
     threading.Thread(target=kill).start()
     with pytest.raises(RunFailed) as caught:
-        start(faults="delay=400ms,seed=1")
+        start(channel="object", faults="throttle=.6,seed=1")
     assert caught.value.layer is not None
     assert re.match(r"UNAVAILABLE: rank 1, layer \d+: killed by signal 9", str(caught.value))
 
@@ -290,6 +294,9 @@ def test_a_late_launch_and_one_of_a_finished_run_stop_silently(store: Store, tmp
     late = LaunchPayload("fsd", 0, 1, "ab" * 8, 0, 0, 0, time.time() - 1)
     for payload in (late, replace(late, deadline=time.time() + 60)):
         invoker.invoke("worker", payload.pack())
-    time.sleep(0.5)
+    host, until = str(invoker.native().pid), time.monotonic() + 60
+    while subprocess.run(["pgrep", "-P", host], stdout=subprocess.DEVNULL, check=False).returncode == 0:  # its functions
+        assert time.monotonic() < until
+        time.sleep(0.02)
     invoker.close()
     assert [key for key in store.keys("") if is_run(key)] == []

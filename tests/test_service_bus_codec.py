@@ -360,7 +360,7 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
 @pytest.fixture(scope="module")
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
     """One that waits for nobody."""
-    flags = ("--open-s", "0.5", "--unused-s", "0.5")
+    flags = ("--open-s", "3", "--unused-s", "3")
     with running(tmp_path_factory.mktemp("hasty"), {"q": {}, "witness": {}}, *flags) as standin:
         yield standin
 
@@ -502,7 +502,7 @@ def test_no_more_connections_than_the_namespace_has(tmp_path: Path) -> None:
 
 
 def test_a_connection_without_a_frame_is_closed(tmp_path: Path) -> None:
-    with running(tmp_path, {"q": {}}, "--idle-s", "0.5") as standin:
+    with running(tmp_path, {"q": {}}, "--idle-s", "3") as standin:
         raw = standin.raw().open().attach("q", receives=True)
         raw.grant(1)
         closed(raw, "amqp:connection:forced")
