@@ -230,13 +230,9 @@ class ReceiverLink(Link):
             self._change.notify_all()
 
     def _end(self) -> None:
-        unread = []
-        with suppress(Exception):
-            while self._open and (came := self._receiver.receive_messages(1, _NOW_S)):
-                unread += came
         self._broken(ConnectionError(f"queue {self.name}: the link was closed"))
         with self._change:
-            left, self._found = [*self._found, *unread], deque()
+            left, self._found = self._found, deque()
         with suppress(Exception):
             for message in left:
                 self._receiver.abandon_message(message)  # or nobody would see it until its lock ends
