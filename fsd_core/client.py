@@ -122,7 +122,7 @@ def run(
     )
     provisioner = job.provider.provisioner(settings or {})
     there = provisioner.find(app)
-    if there:
+    if there:  # what is refused makes no more queues
         job.admit(there)
     resources = provisioner.ensure(app, max(workers, there.ranks), there.slots) if there else provisioner.ensure(app, workers, SLOTS)
     with _open(job.provider, resources) as (objects, invoker):

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cloud_run_emulator import ask
-from lambda_emulator import PATIENCE_S, package, until
+from lambda_emulator import PATIENCE_S, package
+from waiting import until
 
 APP = Path(__file__).parent / "azure_functions_app"
 SUBSCRIPTION = "11111111-2222-3333-4444-555555555555"

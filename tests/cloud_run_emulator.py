@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lambda_emulator import PATIENCE_S, until
+from lambda_emulator import PATIENCE_S
+from waiting import until
 
 PROJECT = "test-project"
 PLACE = f"/v2/projects/{PROJECT}/locations/us-central1"

@@ -7,10 +7,9 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
+
+from waiting import until
 
 PATIENCE_S = 60.0
 PROC = Path("/proc/self").exists()
@@ -37,15 +38,6 @@ def package(files: dict[str, str]) -> bytes:
 
 
 ZIP = package({"handler.py": "def handler(event, context): return 'from the zip'"})
-
-
-def until(what: Callable[[], Any]) -> Any:
-    """The first true answer."""
-    end = time.monotonic() + PATIENCE_S
-    while not (answer := what()):
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.02)
-    return answer
 
 
 def state(pid: int) -> str:

@@ -41,6 +41,7 @@ from fsd_core.model.serial import serial
 from fsd_core.retry import Retry
 from fsd_core.store import Store
 from fsd_core.wrappers.meter import Meter
+from waiting import claims, until
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(240)]
 APP = "disturbed"
@@ -123,21 +124,12 @@ def set_free(resources: Resources, store: Store) -> None:
         last = max(store.keys(slot(number)), default="")
         if last and not last.endswith(".free"):
             store.put(f"{last}.free", b"{}")
-    until = time.monotonic() + 30
-    while [key for key in store.keys("") if is_run(key)]:  # a worker may have its last word late
-        assert time.monotonic() < until
+
+    def clean() -> bool:  # a worker may have its last word late
         collect_garbage("aws", APP, {"package": False, "text": True})
+        return not [key for key in store.keys("") if is_run(key)]
 
-
-def claims(store: Store, least: int = 3) -> dict[int, dict[str, Any]]:
-    """The claims of the run under way, once so many are there."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        keys = [key for key in store.keys("") if "/claim/" in key]
-        if len(keys) >= least:
-            return {int(key.rsplit("/", 1)[1]): json.loads(store.get(key)) for key in keys}
-        time.sleep(0.05)
-    raise AssertionError("the workers did not start")
+    until(clean)
 
 
 @pytest.mark.parametrize(("channel", "victim"), [("queue", 0), ("object", 1), ("hybrid", 2)])
@@ -291,10 +283,7 @@ def test_ctrl_c_ends_all_ranks_and_says_what_removes_the_rest(settings: dict[str
     assert process.returncode == 130, said
     assert time.monotonic() - before >= GRACE_S  # so long do workers get to hear of it
     assert said.splitlines()[-1] == f"fsd: interrupted; `fsd gc --provider aws --app {app} --emulator` removes what late workers may leave"
-    until = time.monotonic() + 80  # a rank that nobody told would wait for longer
-    while at_work(app):
-        assert time.monotonic() < until
-        time.sleep(0.2)
+    until(lambda: not at_work(app), 80)  # a rank that nobody told would wait for longer
     collect_garbage("aws", app, settings)
     assert [key for key in store.keys("") if is_run(key)] == []
     objects.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -28,6 +27,7 @@ from fsd_core.model.inputs import open_inputs
 from fsd_core.retry import Retry
 from fsd_core.store import Store
 from fsd_core.wrappers.meter import Meter
+from waiting import claims
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(300)]
 APP = "disturbed"
@@ -62,17 +62,6 @@ def start(settings: dict[str, Any], home: Path, **options: Any) -> Any:
     return run(
         radixnet(1024, 24), open_inputs("random:40:0.4:1", 1024), provider="azure", settings=settings, home=home, **(defaults | options)
     )
-
-
-def claims(store: Store, count: int = 3) -> dict[int, dict[str, Any]]:
-    """The claims of the run under way, once all are there."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        keys = [key for key in store.keys("") if "/claim/" in key]
-        if len(keys) == count:
-            return {int(key.rsplit("/", 1)[1]): json.loads(store.get(key)) for key in keys}
-        time.sleep(0.05)
-    raise AssertionError("the workers did not start")
 
 
 @pytest.mark.parametrize(("channel", "victim"), [("queue", 0), ("object", 1), ("hybrid", 2)])

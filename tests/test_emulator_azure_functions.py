@@ -18,8 +18,9 @@ import pytest
 pytest.importorskip("azure.functions")
 
 from azure_functions_emulator import BEARER, SUBSCRIPTION, WEB, Emulator, G, S, running, site, zipped
-from lambda_emulator import PATIENCE_S, needs_proc, until
+from lambda_emulator import PATIENCE_S, needs_proc
 from lambda_emulator import ended as gone
+from waiting import until
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 

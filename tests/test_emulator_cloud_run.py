@@ -23,8 +23,9 @@ pytest.importorskip("functions_framework")
 
 from cloud_run_emulator import FLAVOR, PLACE, PROJECT, Emulator, ask, function, running
 from fsd_conformance.emulators import google
-from lambda_emulator import PATIENCE_S, needs_proc, until
+from lambda_emulator import PATIENCE_S, needs_proc
 from lambda_emulator import ended as gone
+from waiting import until
 
 INVOKER = "roles/run.invoker"
 
@@ -132,6 +133,7 @@ def test_a_call_that_times_out(tmp_path: Path, after: str) -> None:
         elif threads:  # gunicorn itself ends the worker, and starts another in the same instance
             until(lambda: "WORKER TIMEOUT" in Path(first["log"]).read_text())
             until(lambda: emulator.post(name)[0] == 200)
+            assert emulator.instances(name)[0]["pid"] == first["pid"] or gone(first["pid"])  # as when it was too busy to end it gently
         else:
             assert until(lambda: gone(first["pid"]))
             until(lambda: not emulator.instances(name))

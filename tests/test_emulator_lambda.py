@@ -15,7 +15,8 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from lambda_emulator import ACCESS, PATIENCE_S, ROLE, ZIP, Emulator, ended, needs_proc, package, running, state, until
+from lambda_emulator import ACCESS, PATIENCE_S, ROLE, ZIP, Emulator, ended, needs_proc, package, running, state
+from waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from aws_server import moto as moto_server
-from lambda_emulator import ACCESS, ZIP, Emulator, package, running, until
+from lambda_emulator import ACCESS, ZIP, Emulator, package, running
+from waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from fsd_conformance.emulators.emulator import Emulator, pointed
 from fsd_conformance.emulators.process import Process, Server, free_port
 from fsd_core.cli import main
 from fsd_core.errors import InputError
+from waiting import until
 
 WITHIN_S = 60
 
@@ -45,13 +46,6 @@ def fsd(home, capfd, tmp_path, monkeypatch):
         return code, *capfd.readouterr()
 
     return call
-
-
-def eventually(check) -> None:
-    until = time.monotonic() + WITHIN_S
-    while not check():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 class Tiny(Server):
@@ -94,7 +88,7 @@ def test_a_server_starts_and_takes_its_children_along(tmp_path):
     assert child.alive()
     server.stop()
     assert not process.alive()
-    eventually(lambda: not child.alive())
+    until(lambda: not child.alive())
     assert not server.healthy()
     server.stop()
     server.start()
@@ -108,9 +102,9 @@ def test_children_of_a_server_that_died_are_ended_as_well(tmp_path):
     server.start()
     child = server.child()
     os.kill(server.process.pid, signal.SIGKILL)
-    eventually(lambda: not server.process.alive())
+    until(lambda: not server.process.alive())
     server.stop()
-    eventually(lambda: not child.alive())
+    until(lambda: not child.alive())
 
 
 def test_a_server_that_ends_says_why(tmp_path):
@@ -209,8 +203,8 @@ def test_nothing_is_left_of_a_client_that_was_killed():
         assert len(processes) == 4
         assert all(process.alive() for process in processes)
         client.kill()
-    eventually(lambda: not any(process.alive() for process in processes))
-    eventually(lambda: not Path(folder).exists())
+    until(lambda: not any(process.alive() for process in processes))
+    until(lambda: not Path(folder).exists())
 
 
 def test_names_and_what_is_refused():
@@ -318,7 +312,7 @@ def test_what_died_is_noticed_and_begun_anew(fsd, home):
     assert fsd("emulators", "up", "aws")[0] == 0
     before = servers()
     os.kill(before["moto"].pid, signal.SIGKILL)
-    eventually(lambda: not before["moto"].alive())
+    until(lambda: not before["moto"].alive())
     code, out, _ = fsd("emulators", "status", "--json")
     state = json.loads(out)["emulators"]["aws"]
     assert (state["state"], state["servers"]["moto"]["alive"], state["servers"]["lambda"]["alive"]) == ("dead", False, True)
@@ -361,7 +355,7 @@ def place(tmp_path, home, monkeypatch):
     there = tmp_path / "tmp"
     there.mkdir()
     yield {"cwd": tmp_path, "env": {**os.environ, "TMPDIR": str(there)}}
-    eventually(lambda: not list(there.iterdir()) and not processes_of(there))
+    until(lambda: not list(there.iterdir()) and not processes_of(there))
 
 
 def processes_of(folder: Path) -> list[str]:

@@ -27,6 +27,7 @@ from fsd_core.wrappers.meter import Meter
 from fsd_gcp import policy
 from fsd_gcp.api import Api
 from fsd_gcp.names import Names
+from waiting import claims
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(240)]
 APP = "disturbed"
@@ -54,17 +55,6 @@ def store(resources: Resources) -> Iterator[Store]:
 def start(settings: dict[str, Any], home: Path, **options: Any) -> None:
     defaults = {"workers": 3, "partition": "block", "timeout": 90.0, "app": APP, "faults": "delay=400ms,throttle=.3,seed=1"}
     run(radixnet(1024, 24), open_inputs("random:40:0.4:1", 1024), provider="gcp", settings=settings, home=home, **(defaults | options))
-
-
-def claims(store: Store, count: int = 3) -> dict[int, dict[str, Any]]:
-    """The claims of the run under way, once all are there."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        keys = [key for key in store.keys("") if "/claim/" in key]
-        if len(keys) == count:
-            return {int(key.rsplit("/", 1)[1]): json.loads(store.get(key)) for key in keys}
-        time.sleep(0.05)
-    raise AssertionError("the workers did not start")
 
 
 @pytest.mark.parametrize(("channel", "victim"), [("queue", 0), ("object", 1), ("hybrid", 2)])

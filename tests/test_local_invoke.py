@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +17,7 @@ from fsd_core.driver import WORKER, Code, Resources
 from fsd_local import PROVIDER
 from fsd_local.invoke import LocalInvoker
 from fsd_local.objects import LocalObjects
+from waiting import until
 
 FUNCTIONS = "local_functions"
 T = TypeVar("T")
@@ -46,14 +46,6 @@ class App:
                 return None
 
         return (until(there) or b"").decode()
-
-
-def until(look: Callable[[], T]) -> T:
-    deadline = time.monotonic() + 90
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
-    return found
 
 
 def gone(pid: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -34,6 +33,7 @@ from fsd_core.store import Store
 from fsd_core.wrappers.meter import Meter
 from fsd_local import PROVIDER
 from networks import networks, some_inputs
+from waiting import claims, until
 
 SLOW = "delay=150ms,seed=1"  # so that a run lasts long enough to be disturbed
 
@@ -65,18 +65,6 @@ def store(tmp_path: Path) -> Store:
     """The object store that `start` uses."""
     resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).ensure("fsd", 1, 1)
     return Store(PROVIDER.objects(resources), Retry(time.time() + 600, Meter()))
-
-
-def claimed(store: Store, rank: int) -> dict[str, Any]:
-    """The claim of a rank of the run that is going on, once it is there."""
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        for key in store.keys(""):
-            if key.endswith(f"/claim/{rank}") and (data := store.find(key)):
-                claim: dict[str, Any] = json.loads(data)
-                return claim
-        time.sleep(0.01)
-    raise AssertionError(f"rank {rank} never claimed")
 
 
 def alive(pid: int) -> bool:
@@ -152,7 +140,7 @@ def test_a_killed_worker_ends_the_run_with_its_name(start: Callable[..., Result]
     killed_at: list[float] = []
 
     def kill() -> None:
-        pids.extend(int(claimed(store, rank)["pid"]) for rank in range(3))
+        pids.extend(int(claim["pid"]) for _, claim in sorted(claims(store).items()))
         killed_at.append(time.monotonic())
         os.kill(pids[victim], signal.SIGKILL)
 
@@ -171,10 +159,8 @@ def test_a_killed_worker_ends_the_run_with_its_name(start: Callable[..., Result]
 
 def test_the_layer_of_a_death_is_named(start: Callable[..., Result], store: Store) -> None:
     def kill() -> None:
-        pid, until = claimed(store, 1)["pid"], time.monotonic() + 30
-        while not any("/run/x/" in key and key.endswith("/1") for key in store.keys("")):  # it has sent
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        pid = claims(store)[1]["pid"]
+        until(lambda: any("/run/x/" in key and key.endswith("/1") for key in store.keys("")))  # it has sent
         os.kill(pid, signal.SIGKILL)
 
     threading.Thread(target=kill).start()
@@ -294,9 +280,7 @@ def test_a_late_launch_and_one_of_a_finished_run_stop_silently(store: Store, tmp
     late = LaunchPayload("fsd", 0, 1, "ab" * 8, 0, 0, 0, time.time() - 1)
     for payload in (late, replace(late, deadline=time.time() + 60)):
         invoker.invoke("worker", payload.pack())
-    host, until = str(invoker.native().pid), time.monotonic() + 60
-    while subprocess.run(["pgrep", "-P", host], stdout=subprocess.DEVNULL, check=False).returncode == 0:  # its functions
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    functions = ["pgrep", "-P", str(invoker.native().pid)]
+    until(lambda: subprocess.run(functions, stdout=subprocess.DEVNULL, check=False).returncode)
     invoker.close()
     assert [key for key in store.keys("") if is_run(key)] == []

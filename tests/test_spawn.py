@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -30,6 +29,7 @@ from fsd_core.wrappers.metered import MeteredInvoker
 from fsd_local import PROVIDER
 from fsd_local.invoke import LocalInvoker
 from told_functions import ToldProvider
+from waiting import claims
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="told_functions looks for processes in /proc")
 
@@ -44,14 +44,9 @@ def test_who_launched_a_function_tells_of_its_death(tmp_path: Path, channel: str
     killed_at: list[float] = []
 
     def kill() -> None:
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            claims = {key.rsplit("/", 1)[1]: key for key in store.keys("") if "/claim/" in key}
-            if len(claims) == 3:
-                killed_at.append(time.monotonic())
-                os.kill(json.loads(store.get(claims[str(victim)]))["pid"], signal.SIGKILL)
-                return
-            time.sleep(0.01)
+        pid = claims(store)[victim]["pid"]
+        killed_at.append(time.monotonic())
+        os.kill(pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()

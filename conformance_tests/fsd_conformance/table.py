@@ -101,6 +101,6 @@ def run(
         arguments = [str(file), f"--rootdir={folder}", "-c", f"{folder}/pytest.ini", "-v", "-rs", "--no-header", "-p", "no:cacheprovider"]
         with contextlib.redirect_stdout(sys.stderr):
             code = pytest.main([*arguments, *(["-k", only] if only else [])])
-    if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+    if only and code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise InputError(f"-k {only!r}: chooses no case, or is no expression")
     return 0 if code == pytest.ExitCode.OK else 1
