@@ -69,9 +69,14 @@ class RunKeys:
         """What a rank sends in one step, for all its targets."""
         return f"{self.prefix}x/{step}/{source}"
 
+    @property
+    def outputs(self) -> str:
+        """What the keys of all slices of the output start with."""
+        return f"{self.prefix}output/"
+
     def output(self, batch: int, rank: int) -> str:
         """A rank's slice of the output of one batch."""
-        return f"{self.prefix}output/{batch}/{rank}"
+        return f"{self.outputs}{batch}/{rank}"
 
     def record(self, rank: int) -> str:
         """What a rank did: times, meter, memory."""

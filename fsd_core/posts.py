@@ -68,7 +68,7 @@ class PostLaunch:
 
 
 class PostInvoker:
-    """Implements `fsd_core.driver.InvokeDriver` but for ``native``; safe to call from several threads.
+    """Implements `fsd_core.driver.InvokeDriver` but for ``native`` and ``service``; safe to call from several threads.
 
     ``url``: the function's address, https unless it is this machine's. ``headers``: asked for each launch, before ``invoke`` returns, so
     that tokens are fresh and an error of theirs is raised there. ``classify``: of errors. ``code_of``: of answers, see `code_of`.

@@ -28,6 +28,8 @@ __all__ = ["AwsObjects"]
 class AwsObjects:
     """Implements `fsd_core.driver.ObjectDriver` over ``names["bucket"]``."""
 
+    service = "Amazon S3"
+
     def __init__(self, resources: Resources) -> None:
         self.limits = OBJECTS
         self._bucket = resources.names["bucket"]

@@ -37,6 +37,8 @@ class Damaged(ConnectionError):
 class GcpObjects:
     """Implements `fsd_core.driver.ObjectDriver` over ``names["bucket"]``. STORAGE_EMULATOR_HOST leads to an emulator."""
 
+    service = "Cloud Storage"
+
     def __init__(self, resources: Resources) -> None:
         self.limits = OBJECTS
         emulator = os.environ.get("STORAGE_EMULATOR_HOST")

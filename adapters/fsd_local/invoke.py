@@ -51,6 +51,8 @@ class LocalLaunch:
 class LocalInvoker:
     """Implements `fsd_core.driver.InvokeDriver`. ``functions`` is the module whose `handle` and `report_exit` the host calls."""
 
+    service = "the host of the local functions"
+
     def __init__(self, resources: Resources, functions: str = "fsd_core.worker") -> None:
         names = resources.names
         self.limits = function_limits(

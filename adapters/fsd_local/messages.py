@@ -44,6 +44,8 @@ _LOOK = 1024  # entries of a long queue that one receive looks at, to take the o
 class LocalMessages:
     """Implements `fsd_core.driver.MessageDriver` for one slot of ``root``, the app's folder as `LocalProvisioner.ensure` made it."""
 
+    service = "the local queue service"
+
     def __init__(self, root: str, slot: int, lease_s: float) -> None:
         self.limits = limits.messages(lease_s)
         self._slot = os.path.join(root, "queues", str(slot))

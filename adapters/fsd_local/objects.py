@@ -49,6 +49,8 @@ def _escape(match: re.Match[str]) -> str:
 class LocalObjects:
     """Implements `fsd_core.driver.ObjectDriver` over ``root``, the app's folder as `LocalProvisioner.ensure` made it."""
 
+    service = "the local object store"
+
     def __init__(self, root: str) -> None:
         self.limits = OBJECTS
         self._store = os.path.join(root, "objects")
