@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-__all__ = ["RunKeys", "content", "is_content", "is_run", "new_run", "slot"]
+__all__ = ["RunKeys", "content", "is_content", "is_run", "manifest", "new_run", "slot"]
 
 
 def new_run() -> str:
@@ -19,6 +19,11 @@ def new_run() -> str:
 def content(digest: str) -> str:
     """The prefix of staged content that belongs to one digest."""
     return f"{digest}/content/"
+
+
+def manifest(key: str) -> str:
+    """The key of the manifest that stands for staged content, given the key of any part of it."""
+    return f"{key.rpartition('/')[0]}/manifest"
 
 
 def is_content(key: str) -> bool:

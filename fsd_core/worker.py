@@ -30,7 +30,7 @@ from fsd_core.channel import Aborted, Channel, Exchange, HybridChannel, Membersh
 from fsd_core.codec import CodecError, decode, encode
 from fsd_core.cold import Start
 from fsd_core.driver import Code, InvokeDriver, MessageDriver, ObjectDriver, Provider, Resources
-from fsd_core.errors import FsdError, RunFailed
+from fsd_core.errors import DamagedContent, FsdError, RunFailed
 from fsd_core.kernel import Block, merge
 from fsd_core.keys import RunKeys
 from fsd_core.launch import LaunchTree
@@ -206,7 +206,7 @@ class _Worker:
             lease = (self.launch.slot, self.launch.epoch)
             self._background("watch the lease", lambda: slots.watch(self.store, *lease, self.all_done))
         self.watch.enter("load")
-        shard = ShardReader(partial(self._staged, config.shards[self.rank]), self.pool, keep=config.keep)
+        shard = ShardReader(config.shards[self.rank], self._staged, self.pool, keep=config.keep)
         steps = (shard.layers - 1) * len(config.batches)
         self.channel = self._open_channel(config, shard, steps) if config.workers > 1 else None
         if self.channel is not None and self.failed is not None:  # it came before there was a channel to say so
@@ -272,7 +272,8 @@ class _Worker:
     def _batch(self, config: RunConfig, shard: ShardReader, batch: int, samples: int) -> Block:
         """One batch through all layers: the activations of this rank's rows of the last."""
         self.watch.enter("load")
-        data = self._staged(config.inputs[batch][self.rank])
+        key = config.inputs[batch][self.rank]
+        data = self._staged(key)
         self.layer = 1
         block: Block | None = None
         layers = iter(shard)
@@ -281,7 +282,7 @@ class _Worker:
             self.note(number)
             layer = next(layers)
             if block is None:
-                block = self._input(data, layer, samples)
+                block = self._input(key, data, layer, samples)
             self.watch.enter("other")
             if time.time() >= self.launch.deadline:
                 raise RunFailed(Code.DEADLINE, "the run's time is over")
@@ -297,20 +298,19 @@ class _Worker:
         return block
 
     def _staged(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """Staged content, which the store may have expired."""
+        """Staged content, which the store may have expired. Raises `DamagedContent` where it is gone."""
         data = self.store.find(key, start, end)
         if data is None:
-            raise RunFailed(
-                Code.NOT_FOUND, f"{key} is gone, which was staged; `fsd clean` removes the rest, so that the next run stages anew"
-            )
+            raise DamagedContent(Code.NOT_FOUND, f"what was staged as {key} is gone; `fsd clean --keep-records` removes the rest", key)
         return data
 
-    def _input(self, data: bytes, layer: LayerShard, samples: int) -> Block:
+    def _input(self, key: str, data: bytes, layer: LayerShard, samples: int) -> Block:
         """The staged input rows: as many as the first layer's local weights have columns, all of them needed."""
         try:
             return decode(data, layer.local.shape[1], samples)
         except CodecError as error:
-            raise RunFailed(Code.INVALID, f"the staged input is damaged: {error}") from error
+            advice = "`fsd clean --keep-records` removes what is staged"
+            raise DamagedContent(Code.INVALID, f"the staged input is damaged: {error}; {advice}", key) from error
 
     def _look_for_abort(self) -> None:
         """Where no channel would tell: at most once a second, whether the run failed elsewhere or is over."""

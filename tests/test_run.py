@@ -217,7 +217,7 @@ def test_a_corrupt_shard_is_named_with_its_layer(start: Callable[..., Result], s
     start()
     for key in [key for key in store.keys("") if is_content(key)]:
         data = bytearray(store.get(key))
-        if data[8:9] == b"{" and b"fsd-shard" in data[:2000]:
+        if data.startswith(b"FSDshrd2"):
             data[len(data) // 2] ^= 1
             store.put(key, bytes(data))
     with pytest.raises(RunFailed, match=r"rank \d, layer \d+: the shard is damaged") as caught:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,8 +10,9 @@ from dataclasses import dataclass
 
 from fsd_core.channel.mailbox import Mailbox
 from fsd_core.driver import Code
-from fsd_core.errors import RunFailed
+from fsd_core.errors import DamagedContent, RunFailed
 from fsd_core.retry import Retry
+from fsd_core.sealed import seal, unseal
 
 __all__ = ["Aborted", "Channel", "Exchange", "Membership", "Patience"]
 
@@ -23,6 +23,15 @@ SLOWEST_FACTOR = 20.0
 
 class Aborted(RunFailed):
     """Another rank failed first and has said why; this one only stops."""
+
+    key = ""  # of the staged content that the other rank found gone or damaged
+
+    @property
+    def reason(self) -> RunFailed:
+        """What the other rank raised."""
+        if self.key:
+            return DamagedContent(self.code, self.message, self.key, rank=self.rank, layer=self.layer)
+        return RunFailed(self.code, self.message, rank=self.rank, layer=self.layer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,15 +184,17 @@ class Channel(abc.ABC):
 
 
 def describe(error: RunFailed) -> bytes:
-    """An error as the JSON that travels to peers and client."""
+    """An error as the sealed JSON that travels to peers and client."""
     fields = {"code": error.code.name, "rank": error.rank, "layer": error.layer, "message": error.message[:2000]}
-    return json.dumps(fields).encode()
+    return seal(fields | ({"key": error.key} if isinstance(error, DamagedContent) else {}))
 
 
-def explain(data: bytes) -> RunFailed:
-    """The error that `describe` wrote; of a damaged one, an error that says so."""
+def explain(data: bytes) -> Aborted:
+    """The error that `describe` wrote (as ``reason``); of a damaged one, an error that says so."""
     try:
-        fields = json.loads(data)
-        return Aborted(Code[fields["code"]], str(fields["message"]), rank=fields["rank"], layer=fields["layer"])
+        fields = unseal(data, "the reason")
+        error = Aborted(Code[fields["code"]], str(fields["message"]), rank=fields["rank"], layer=fields["layer"])
+        error.key = str(fields.get("key", ""))
     except (ValueError, KeyError, TypeError):
-        return Aborted(Code.UNKNOWN, "the run was aborted, and its reason cannot be read")
+        error = Aborted(Code.UNKNOWN, "the run was aborted, and its reason cannot be read")
+    return error
