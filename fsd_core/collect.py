@@ -44,7 +44,7 @@ def output(
     pool: ThreadPoolExecutor,
     tell: Callable[[int, int], None],
 ) -> csr_matrix:
-    """float32 (samples, outputs), put together from all slices; ``last`` is the model's last layer. Raises `RunFailed` where one is damaged."""
+    """float32 (samples, outputs), put together from all slices; ``last`` is the model's last layer. Raises `RunFailed`: one is damaged."""
     from scipy.sparse import csr_matrix, vstack
 
     rows = [np.flatnonzero(partition.owners[-1] == rank) for rank in range(partition.workers)]
@@ -69,7 +69,9 @@ def records(store: Store, keys: RunKeys, workers: int, pool: ThreadPoolExecutor,
     until = time.monotonic() + wait_s
     while True:
         missing = [rank for rank in range(workers) if rank not in found]
-        found |= {rank: record for rank, (there, record) in zip(missing, pool.map(partial(_record, store, keys), missing)) if there}
+        for rank, (there, record) in zip(missing, pool.map(partial(_record, store, keys), missing), strict=True):
+            if there:
+                found[rank] = record
         if len(found) == workers or time.monotonic() >= until:
             return [record for _, record in sorted(found.items()) if record is not None]
         time.sleep(_POLL_S)

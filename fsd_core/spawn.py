@@ -45,7 +45,6 @@ class LaunchPayload:
     run: str
     rank: int
     attempt: int
-    depth: int
     deadline: float
 
     def pack(self) -> bytes:

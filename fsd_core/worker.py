@@ -212,16 +212,10 @@ class _Worker:
         if self.channel is not None and self.failed is not None:  # it came before there was a channel to say so
             self.channel.mailbox.fail(self.failed)
         before = self.meter.snapshot()
-        outputs = []
-        for batch, samples in enumerate(config.batches):
-            block = self._batch(config, shard, batch, samples)
-            key, body = self.keys.output(batch, self.rank), encode(block)
-            outputs.append((key, body))
+        outputs = [encode(self._batch(config, shard, batch, samples)) for batch, samples in enumerate(config.batches)]
         after = self.meter.snapshot()
         self.layers_meter = {name: after[name] - before[name] for name in FIELDS}
-        self.watch.enter("send")
-        for task in [self.pool.submit(self.store.put, key, body) for key, body in outputs]:
-            task.result()
+        self._write_outputs(outputs)
         if self.channel is not None:
             self._gather(steps, shard, len(config.batches))
         self.watch.enter("other")
@@ -244,7 +238,7 @@ class _Worker:
             invoker = FaultyInvoker(invoker, Faults.parse(config.faults), self.rank)
         report = partial(report_failure, self.provider, self.resources)
         spawner = Spawner(MeteredInvoker(invoker, self.meter), self.store, self.retry, self.keys, report)
-        spawner.start(replace(self.launch, rank=child, attempt=0, depth=self.launch.depth + 1) for child in children)
+        spawner.start(replace(self.launch, rank=child, attempt=0) for child in children)
 
         self._background("watch the children", partial(spawner.watch, self.all_done))
         if invoker.limits.failures == "told":  # only this worker hears of its children
@@ -363,6 +357,12 @@ class _Worker:
             except CodecError as error:
                 raise RunFailed(Code.INVALID, f"what rank {source} sent is damaged: {error}") from error
         return [blocks[source] for source, _ in layer.receives]
+
+    def _write_outputs(self, bodies: list[bytes]) -> None:
+        """This rank's slice of the output of each batch."""
+        self.watch.enter("send")
+        for task in [self.pool.submit(self.store.put, self.keys.output(batch, self.rank), body) for batch, body in enumerate(bodies)]:
+            task.result()
 
     def _gather(self, step: int, shard: ShardReader, batches: int) -> None:
         """Tell rank 0 that this rank's output is written; rank 0 waits for all, so its record ends the run."""

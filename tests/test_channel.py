@@ -186,7 +186,7 @@ def test_what_cannot_be_told_to_be_ours_is_removed_and_poisons_nothing(make: Mak
 def test_an_abort_goes_out_though_an_earlier_send_failed(make: Make) -> None:
     failing = make("queue", 0, {}, workers=4)
     failing.send(0, [(8, b"nobody has this rank")])
-    failing.abort(RunFailed(Code.INVALID, "why", rank=0))
+    failing.abort(RunFailed(Code.INVALID, "why", rank=0), failing.retry)
     with pytest.raises(Aborted, match="why"):
         list(make("queue", 1, {0: [0]}, workers=4).receive(0))
 
@@ -244,7 +244,7 @@ def test_an_abort_reaches_a_waiting_peer(make: Make, kind: str) -> None:
 
     def fail() -> None:
         make.store().put(RunKeys(RUN).error, describe(error))  # type: ignore[attr-defined]
-        failing.abort(error)
+        failing.abort(error, failing.retry)
 
     threading.Timer(0.3, fail).start()
     with pytest.raises(Aborted, match="rank 2, layer 7: out of memory"):
@@ -281,7 +281,7 @@ def test_an_abort_goes_to_all_peers_at_once(make: Make) -> None:
     me, told = (make("queue", rank, {0: [1]}, workers=4, narrow=True) for rank in (0, 3))
     assert isinstance(me, QueueChannel)
     me.driver = Slow(me.driver)
-    me.abort(RunFailed(Code.UNAVAILABLE, "enough", rank=0))
+    me.abort(RunFailed(Code.UNAVAILABLE, "enough", rank=0), me.retry)
     with pytest.raises(Aborted, match="enough"):
         list(told.receive(0))
 

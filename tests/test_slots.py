@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Store:
 
 def test_epochs_grow_and_old_leases_do_not_pile_up(store: Store) -> None:
     for epoch in range(1, 21):
-        held = lease(store, 1, f"run{epoch}", time.time() + 60)
+        held = lease(store, 1, f"run{epoch}")
         assert (held.slot, held.epoch) == (0, epoch)
         release(store, held)
     assert len(list(store.keys("slots/"))) <= 2 * 9
@@ -34,21 +34,21 @@ def test_epochs_grow_and_old_leases_do_not_pile_up(store: Store) -> None:
 
 def test_a_refusal_names_who_holds_what(store: Store) -> None:
     for run in ("one", "two"):
-        lease(store, 2, run, time.time() + 60)
+        lease(store, 2, run)
     with pytest.raises(RunFailed, match=r"no free slot: slot 0 by run (one|two) .* slot 1 by run (one|two)") as caught:
-        lease(store, 2, "three", time.time() + 60)
+        lease(store, 2, "three")
     assert caught.value.code is Code.THROTTLED
 
 
 def test_what_ran_out_is_taken_over_at_the_next_epoch(store: Store) -> None:
-    dead = lease(store, 1, "dead", time.time() - 1)
-    assert lease(store, 1, "next", time.time() + 60).epoch == dead.epoch + 1
+    dead = lease(store, 1, "dead", -1)
+    assert lease(store, 1, "next").epoch == dead.epoch + 1
 
 
 def test_of_many_at_once_each_slot_goes_to_one(store: Store) -> None:
     def attempt(number: int) -> tuple[int, int] | None:
         try:
-            held = lease(store, 3, f"run{number}", time.time() + 60)
+            held = lease(store, 3, f"run{number}")
         except RunFailed:
             return None
         return held.slot, held.epoch

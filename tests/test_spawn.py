@@ -79,7 +79,7 @@ def test_its_own_are_reported_those_over_are_forgotten_others_are_left(
     tmp_path: Path, who: Literal["none", "asked", "told"], requests: tuple[int, int]
 ) -> None:
     def failure(run: str, seconds: float) -> Failure:
-        return Failure(LaunchPayload("app", 0, 1, run, 0, 0, 0, time.time() + seconds).pack(), "nonce", "why")
+        return Failure(LaunchPayload("app", 0, 1, run, 0, 0, time.time() + seconds).pack(), "nonce", "why")
 
     mine, over, other, odd = failure("aa", 60), failure("bb", -1), failure("cc", 60), Failure(b"[1]", "nonce", "why")
     platform, meter, told = Says(tmp_path, who, [mine, over, other, odd]), Meter(), list[Failure]()
