@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fsd_core.channel import Aborted, Channel, Exchange, HybridChannel, Membership, ObjectChannel, QueueChannel, describe
 from fsd_core.channel import channel as channels
+from fsd_core.channel import queue as queues
 from fsd_core.channel.frames import Frame, Kind, pack
 from fsd_core.driver import Code, Message, MessageDriver, ObjectDriver, Rejected
 from fsd_core.errors import DriverError, RunFailed
@@ -25,6 +27,7 @@ from fsd_core.wrappers.faults import Faults, FaultyMessages, FaultyObjects
 from fsd_core.wrappers.meter import Meter
 from fsd_core.wrappers.metered import MeteredMessages
 from fsd_local import PROVIDER
+from waiting import until
 
 RUN = "1234567890abcdef"
 Make = Callable[..., Channel]
@@ -307,3 +310,39 @@ def test_a_service_that_says_how_long_to_wait_is_asked_again_then() -> None:
     assert min(later - earlier for earlier, later in pairwise(asked)) >= 0.3
     with pytest.raises(DriverError, match="Busy"):  # not past the deadline
         Retry(time.time() + 0.2, Meter()).call(Driver(), "request", lambda: asked.clear() or request())
+
+
+def test_kept_deliveries_keep_their_age(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full batch that leaves does not make what is left look younger: its lease would end before it is acknowledged."""
+    now = 100.0
+    monkeypatch.setattr(queues, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+    channel = make("queue", 0, {})
+    assert isinstance(channel, QueueChannel)
+    acked: list[object] = []
+
+    class Noted(AroundMessages):
+        def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
+            acked.extend(tokens)
+            return []
+
+    channel.driver = Noted(channel.driver)
+    for token in range(11):
+        channel._remember(token)
+    now += 0.19  # of a lease of 0.4 s
+    channel._ack(late=False)
+    until(lambda: acked == list(range(10)))
+    now += 0.02
+    channel._ack(late=False)
+    until(lambda: acked == list(range(11)))
+
+
+@pytest.mark.parametrize("kind", ["queue", "object", "hybrid"])
+def test_what_waits_for_a_retry_hears_of_the_runs_end(make: Make, kind: str) -> None:
+    """A rank whose sends are throttled for ever stops as soon as its mailbox hears that the run has failed."""
+    channel = make(kind, 0, {0: [1]}, faults="throttle=1,seed=1")
+    channel.send(0, [(1, b"never taken")])
+    channel.mailbox.fail(Aborted(Code.UNAVAILABLE, "enough", rank=1))
+    with pytest.raises(Aborted, match="enough"):
+        list(channel.receive(0))
+    with pytest.raises(DriverError):
+        channel.finish_sends()

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from fsd_core import slots
 from fsd_core.driver import Code
 from fsd_core.errors import RunFailed
+from fsd_core.keys import RunKeys, slot
 from fsd_core.retry import Retry
-from fsd_core.slots import lease, release
+from fsd_core.slots import holders, lease, release, renew, watch
 from fsd_core.store import Store
 from fsd_core.wrappers.faults import Faults, FaultyObjects
 from fsd_core.wrappers.meter import Meter
 from fsd_local import PROVIDER
+from waiting import until
 
 
 @pytest.fixture
@@ -63,3 +67,68 @@ def test_a_create_whose_reply_was_lost_still_wins(store: Store) -> None:
     for number in range(20):
         assert lost.create(f"claim/{number}", b"mine")
         assert not store.create(f"claim/{number}", b"other")
+
+
+def left_by(store: Store, run: str) -> list[str]:
+    return list(store.keys(RunKeys(run).prefix))
+
+
+def test_what_a_failed_run_or_a_dead_client_left_goes_with_the_slots_next_run(store: Store) -> None:
+    for run, end in (("ab" * 8, "failed"), ("cd" * 8, "died"), ("ef" * 8, "ended")):
+        held = lease(store, 1, run, -1 if end == "died" else 60)
+        store.put(RunKeys(run).error, b"why")
+        if end == "failed":
+            release(store, held, left=True)
+        elif end == "ended":
+            release(store, held)
+        assert left_by(store, run)
+        lease(store, 1, "next", -1)
+        assert bool(left_by(store, run)) == (end == "ended")  # a run that ended well has removed its objects itself
+        store.delete([slot(0, held.epoch + 1)])
+
+
+def test_a_lease_is_renewed_until_its_run_is_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "RENEW_S", 0.05)
+    held, over = lease(store, 1, "run", -1), threading.Event()
+    assert holders(store) == set()
+    with ThreadPoolExecutor(1) as pool:
+        renewing = pool.submit(renew, store, held, over)
+        until(lambda: holders(store) == {"run"})
+        over.set()
+        renewing.result(60)
+
+
+def test_a_worker_misses_the_renewals_by_its_own_clock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "RENEW_S", 0.05)
+    held, over = lease(store, 1, "run", -1e6), threading.Event()  # the client's clock is far behind
+    written = {store.get(slot(0, 1))}
+
+    def renewals() -> int:
+        written.add(store.get(slot(0, 1)))
+        return len(written) - 1
+
+    with ThreadPoolExecutor(2) as pool:
+        watching, renewing = pool.submit(watch, store, 0, 1, over), pool.submit(renew, store, held, over)
+        until(lambda: renewals() >= 5)
+        assert not watching.done()
+        over.set()
+        watching.result(60)
+        renewing.result(60)
+    monkeypatch.setattr(slots, "LEASE_S", 0.5)
+    with pytest.raises(RunFailed, match=r"the client is gone: it has not renewed the lease of slot 0 for 0.5 s") as caught:
+        watch(store, 0, 1, threading.Event())
+    assert caught.value.code is Code.DEADLINE
+    with pytest.raises(RunFailed, match="lease lost: slot 0 has no lease of epoch 7"):
+        watch(store, 0, 7, threading.Event())
+
+
+def test_a_damaged_lease_is_held_until_its_client_had_time_to_write_it_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "RENEW_S", 0.5)
+    held = lease(store, 1, "run")
+    body = store.get(slot(0, 1))
+    store.put(slot(0, 1), body[:-2] + b"7}")
+    threading.Timer(0.2, store.put, (slot(0, 1), body)).start()
+    with pytest.raises(RunFailed, match="slot 0 by run run"):
+        lease(store, 1, "other")
+    store.put(slot(0, 1), body[:-2] + b"7}")
+    assert lease(store, 1, "other").epoch == held.epoch + 1

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
-KEYS = ("branching", "partition", "objective", "batch_size", "timeout", "seed", "app", "emulator")
+KEYS = ("branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "emulator")
 CHANNELS = ("queue", "object", "hybrid")
 CSV_MARK = ",".join(CSV_START)
 
@@ -139,7 +139,7 @@ def _start(
 def _run(network: Model, samples: Any, settings: Settings, case: Case, note: Mapping[str, str]) -> Result:
     from fsd_core import run
 
-    keys = ("branching", "partition", "objective", "batch_size", "timeout", "seed", "app")
+    keys = ("branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app")
     same = {key: getattr(settings, key) for key in keys}
     return run(
         network,
