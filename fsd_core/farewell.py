@@ -73,9 +73,9 @@ class Farewell:
         def release(store: Store) -> None:
             slots.release(store, self._lease, left=True)
 
-        return self._within(
-            limit_s, [("ask the workers to stop", abort), ("remove the run's objects", delete), ("give the slot back", release)]
-        )
+        steps = [("ask the workers to stop", abort), ("remove the run's objects", delete), ("give the slot back", release)]
+        left = self._within(limit_s, steps)
+        return left or (f"{self._command} removes what late workers may leave" if interrupted else None)
 
     def _delete(self, store: Store) -> None:
         store.delete_prefix(self._keys.prefix)
@@ -100,7 +100,10 @@ class Farewell:
             thread.join(seconds)
         if not left:
             return None
-        there = " --emulator" if self._provider.stand_in() else ""
-        command = f"fsd gc --provider {self._provider.name} --app {self._resources.app}{there}"
         free = f"slot {self._lease.slot} is free after {slots.LEASE_S:g} s, " if left[-1] == steps[-1][0] else ""
-        return f"could not {' or '.join(left)}: {free}`{command}` removes what is left"
+        return f"could not {' or '.join(left)}: {free}{self._command} removes what is left"
+
+    @property
+    def _command(self) -> str:
+        there = " --emulator" if self._provider.stand_in() else ""
+        return f"`fsd gc --provider {self._provider.name} --app {self._resources.app}{there}`"

@@ -21,13 +21,12 @@ from fsd_core import providers
 from fsd_core.client import run
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import FsdError, InputError, RunFailed
-from fsd_core.keys import is_run
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.retry import Retry
 from fsd_core.store import Store
 from fsd_core.wrappers.meter import Meter
-from waiting import claims
+from waiting import claims, left_by_runs
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(300)]
 APP = "disturbed"
@@ -76,7 +75,7 @@ def test_a_killed_function_ends_the_run_with_its_name(
     assert caught.value.rank == victim, caught.value
     assert caught.value.code is Code.UNAVAILABLE
     assert "the function ended: 50" in str(caught.value)
-    assert [key for key in store.keys("") if is_run(key)] == []
+    assert left_by_runs(store) == []
 
 
 def test_a_queue_deleted_mid_run_ends_it(settings: dict[str, Any], resources: Resources, store: Store, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["distributed", "result_tables", "run"]
 
 KEYS = (
-    "provider", "channel", "workers", "branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "emulator", "faults",
-    "output", "truth", "tariff",
+    "provider", "channel", "workers", "branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "emulator",
+    "faults", "output", "truth", "tariff",
 )  # fmt: skip
 
 
