@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +20,7 @@ from fsd_core.channel import Aborted, explain
 from fsd_core.client import run
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, RunFailed
+from fsd_core.garbage import clean
 from fsd_core.keys import is_content, manifest
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
@@ -185,3 +186,29 @@ def test_a_worker_says_what_is_gone_or_damaged(
     assert message in reason.message
     stage.forget(store, key)
     assert (start() != right).nnz == 0  # type: ignore[attr-defined]
+
+
+def test_clean_takes_first_what_says_that_the_rest_is_there(
+    store: Store, pool: ThreadPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that one which is cut short leaves no manifest without its objects."""
+    keys = staged(store, pool, [])
+    (tmp_path / "home/runs").mkdir(parents=True)
+    (tmp_path / "home/partitions").mkdir()
+    asked: list[str] = []
+
+    def cut_short(self: Store, keys: Sequence[str]) -> None:
+        asked.extend(keys)
+        raise KeyboardInterrupt
+
+    options = {"settings": {"root": str(tmp_path / "root")}, "home": tmp_path / "home"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "delete", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            clean("local", keep_records=True, **options)  # type: ignore[arg-type]
+    assert asked[0] == manifest(keys[0])
+    assert sorted(asked) == sorted([*keys, manifest(keys[0])])
+    assert clean("local", keep_records=True, **options) == 3  # type: ignore[arg-type]
+    assert [folder.name for folder in (tmp_path / "home").iterdir()] == ["runs"]
+    assert clean("local", **options) == 0  # type: ignore[arg-type]
+    assert list((tmp_path / "home").iterdir()) == []
