@@ -19,12 +19,14 @@ from fsd_core.channel import Membership, describe, explain
 from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, pack, unpack
 from fsd_core.channel.hybrid import _NOTICE as NOTICE
 from fsd_core.channel.objects import HEAD_BYTES, bundle, entry, fetch
+from fsd_core.client import run
 from fsd_core.codec import CodecError, decode, encode
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.kernel import Block
 from fsd_core.model import Model, radixnet
 from fsd_core.partition import ExchangePlan, Partition, partition
+from fsd_core.report import read_record
 from fsd_core.retry import Retry
 from fsd_core.sealed import Damaged, seal, unseal
 from fsd_core.shard import LayerShard, ShardReader, build
@@ -227,3 +229,16 @@ def test_kept_partition(tmp_path: Path) -> None:
             continue
         assert digest == made.digest
     assert found > FLIPS / 2
+
+
+def test_record(tmp_path: Path) -> None:
+    """A run's record on disk: one clear line, whatever bit it is."""
+    result = run("radixnet:1024:3", "random:5", workers=1, partition="block", home=tmp_path, settings={"root": str(tmp_path / "root")})
+    [file] = (tmp_path / "runs").iterdir()
+    assert read_record(file)["run"] == result.run
+
+    def read(_: int, data: bytes) -> None:
+        file.write_bytes(data)
+        read_record(file)
+
+    refused([file.read_bytes()], read, InputError)
