@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -12,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fsd_core.cli import main
+from fsd_core.client import run
 from fsd_core.partition import Partition, find_partition, partition
 from fsd_core.partition.solver import Solver
+from fsd_core.report import read_record
 from partition_models import sparse
 
 pytestmark = pytest.mark.skipif(
@@ -185,3 +189,23 @@ def test_half_a_file_is_never_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         patch.setattr(np, "savez_compressed", full)
         assert find(tmp_path)[1] == "hypergraph"
     assert files(tmp_path) == []
+
+
+def test_result_and_command_say_what_the_partition_is(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    solver: Callable[[str], Callable[[], int]],
+) -> None:
+    solver(DIES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FSD_HOME", str(tmp_path / "home"))
+    result = run("radixnet:1024:2", "random:5", workers=2, home=tmp_path / "home", settings={"root": str(tmp_path / "root")})
+    assert result.partition == "hypergraph, completed by block"
+    [record] = (tmp_path / "home" / "runs").iterdir()
+    assert read_record(record)["partition"] == result.partition
+    assert main(["partition", "radixnet:1024:2", "p.npz", "--workers", "2", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["method"] == result.partition
+    assert caplog.text.count("are shared out in blocks") == 2
+    assert files(tmp_path / "home") == []
