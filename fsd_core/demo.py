@@ -7,6 +7,8 @@ Handwritten Digits", 1998). One half trains, the other, which training never see
 from __future__ import annotations
 
 import hashlib
+import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +23,7 @@ from fsd_core.model import Csr, Layer, Model
 
 __all__ = ["DENSITY", "Digits", "accuracy", "digits", "network", "train"]
 
+_log = logging.getLogger(__name__)
 WIDTHS = (64, 384, 384, 384, 384, 10)
 DENSITY = 0.1  # share of the weights of every layer that is left at the end
 EPOCHS = 80
@@ -55,21 +58,26 @@ def digits(seed: int = 0) -> Digits:
 
 
 def network(home: Path, progress: Callable[[int, int], None] | None = None) -> tuple[Model, Path]:
-    """The trained model and its folder, below ``home / "demo"``: made at first use, again whenever this file changes."""
+    """The trained model and its folder, below ``home / "demo"``: made at first use, again whenever this file changes or it is damaged."""
     from fsd_core.model import load, save
 
     folder = home / "demo" / f"digits-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
-    if not folder.exists():
-        from threadpoolctl import threadpool_limits  # scikit-learn brings it
-
-        data = digits()
-        with threadpool_limits(1):  # these matrices are too small to share out, and threads that wait for each other spin
-            model = train(data, progress=progress)
+    if folder.exists():
         try:
-            save(model, folder)
-        except InputError:
-            if not folder.exists():  # else another demo came first
-                raise
+            return load(folder), folder
+        except InputError as error:
+            _log.warning("%s; the model was kept by an earlier demo and is made anew", error)
+            shutil.rmtree(folder, ignore_errors=True)
+    from threadpoolctl import threadpool_limits  # scikit-learn brings it
+
+    data = digits()
+    with threadpool_limits(1):  # these matrices are too small to share out, and threads that wait for each other spin
+        model = train(data, progress=progress)
+    try:
+        save(model, folder)
+    except InputError:
+        if not folder.exists():  # else another demo came first
+            raise
     return load(folder), folder
 
 

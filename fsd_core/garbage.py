@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fsd_core import slots
 from fsd_core.client import home_folder
-from fsd_core.keys import is_content, is_run
+from fsd_core.keys import is_content, is_manifest, is_run
 from fsd_core.providers import find
 from fsd_core.retry import Retry
 from fsd_core.store import Store
@@ -18,11 +18,23 @@ from fsd_core.wrappers.meter import Meter
 __all__ = ["clean", "collect_garbage"]
 
 
-def clean(provider: str = "local", app: str = "fsd", settings: Mapping[str, object] | None = None, home: str | Path | None = None) -> int:
-    """Remove staged content from the app's object store, and local records and caches; how many objects that were."""
-    for name in ("runs", "partitions"):
+def clean(
+    provider: str = "local",
+    app: str = "fsd",
+    settings: Mapping[str, object] | None = None,
+    home: str | Path | None = None,
+    *,
+    keep_records: bool = False,
+) -> int:
+    """Remove staged content from the app's object store, local caches and, unless ``keep_records``, records; how many objects that were."""
+    for name in ("partitions",) if keep_records else ("partitions", "runs"):
         shutil.rmtree(home_folder(home) / name, ignore_errors=True)
-    return _remove(provider, app, settings, lambda store: [key for key in store.keys("") if is_content(key)])
+
+    def content(store: Store) -> list[str]:
+        keys = [key for key in store.keys("") if is_content(key)]
+        return sorted(keys, key=is_manifest, reverse=True)  # first what says that the rest is there: this may be cut short
+
+    return _remove(provider, app, settings, content)
 
 
 def collect_garbage(provider: str = "local", app: str = "fsd", settings: Mapping[str, object] | None = None) -> int:

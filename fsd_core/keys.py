@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-__all__ = ["RunKeys", "content", "is_content", "is_run", "manifest", "new_run", "slot"]
+__all__ = ["RunKeys", "content", "is_content", "is_manifest", "is_run", "manifest", "new_run", "slot"]
 
 
 def new_run() -> str:
@@ -29,6 +29,11 @@ def manifest(key: str) -> str:
 def is_content(key: str) -> bool:
     """Whether a key belongs to staged content."""
     return "/content/" in key
+
+
+def is_manifest(key: str) -> bool:
+    """Whether a key is the `manifest` of some content."""
+    return is_content(key) and key == manifest(key)
 
 
 def is_run(key: str) -> bool:

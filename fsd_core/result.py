@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import unicodedata
 import warnings
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fsd_core.sealed import seal
 from fsd_core.versions import versions
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RECORD_VERSION", "Result", "keep", "plain"]
 
-RECORD_VERSION = 2  # of the form of what `keep` writes
+RECORD_VERSION = 3  # of the form of what `keep` writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
     aside = file.with_suffix(".new")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(record, indent=1))
+        aside.write_bytes(seal(record))
         aside.replace(file)
     except OSError as error:  # the run was paid for, and its result is there
         warnings.warn(f"the run's record cannot be kept in {file.parent}: {error.strerror or error}", stacklevel=2)

@@ -1,8 +1,8 @@
 """Putting a run's shards and inputs into the object store, once: their keys are hashes of what they are made from.
 
 A manifest is written after all that it stands for, so that its presence means that nothing needs to be built or uploaded.
-Who finds that something is gone or damaged all the same forgets the manifest (`forget`) and stages again: equal content
-has equal bytes, so that a run which reads meanwhile what is put once more reads the same.
+Who finds that something is gone or damaged all the same forgets the manifest (`forget`) and stages again. A run that reads
+meanwhile what is put once more reads the same: equal shards have equal bytes, and inputs are read in one request.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -18,16 +18,22 @@ def flips(good: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
         yield good[:at] + bytes([good[at] ^ mask]) + good[at + 1 :]
 
 
-def refused(good: list[bytes], decode: Callable[[int, bytes], object], error: type[Exception] | tuple[type[Exception], ...]) -> None:
+def refused(
+    good: Sequence[bytes],
+    decode: Callable[[int, bytes], object],
+    error: type[Exception] | tuple[type[Exception], ...],
+    *,
+    longer: bool = True,
+) -> None:
     """Fail unless ``decode(which, bytes)`` takes every one of ``good`` and raises ``error`` for each of `FLIPS` flips, shared among them.
 
-    Truncations to any length (up to 200 of them each) and extensions must be refused as well.
+    Truncations (up to 200 lengths of each) must be refused as well and, with ``longer``, what has more bytes than it should.
     """
     for which, data in enumerate(good):
         decode(which, data)
         bad = list(flips(data, -(-FLIPS // len(good)), which))
-        bad += [data[:length] for length in {int(length) for length in np.linspace(0, len(data), 200, endpoint=False)}]
-        bad += [data + b"\0", data + b"\xff", data + data]
+        bad += [data[:length] for length in sorted({int(length) for length in np.linspace(0, len(data), 200, endpoint=False)})]
+        bad += [data + more for more in (b"\0", b"\xff", data) if longer]
         for number, each in enumerate(bad):
             try:
                 decode(which, each)

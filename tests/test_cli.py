@@ -372,7 +372,7 @@ def put(app: str, bodies: dict[str, object]) -> ObjectDriver:
     return objects
 
 
-def test_deploy_gc_clean_destroy(fsd):
+def test_deploy_gc_clean_destroy(fsd, home):
     code, out, err = fsd("deploy", "--app", "mine", "--workers", 2, "--json")
     assert code == 0, err
     assert (one_object(out)["app"], one_object(out)["slots"]) == ("mine", 4)
@@ -383,10 +383,17 @@ def test_deploy_gc_clean_destroy(fsd):
     assert one_object(out)["removed"] == 1
     assert not objects.list("0123456789abcdef/").keys
     assert any("/content/" in key for key in objects.list("").keys)
+    code, out, _ = fsd("clean", "--app", "mine", "--keep-records", "--json")
+    assert code == 0
+    assert one_object(out)["removed"] > 0
+    assert not any("/content/" in key for key in objects.list("").keys)
+    assert list((home / "runs").iterdir())
+    assert fsd(*small_run("--app", "mine"))[0] == 0
     code, out, _ = fsd("clean", "--app", "mine", "--json")
     assert code == 0
     assert one_object(out)["removed"] > 0
     assert not any("/content/" in key for key in objects.list("").keys)
+    assert not (home / "runs").exists()
     code, out, _ = fsd("destroy", "--app", "mine", "--json")
     assert code == 0
     assert one_object(out)["removed"]

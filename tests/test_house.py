@@ -20,6 +20,7 @@ ORDER = (
     *(
         "driver",
         "errors",
+        "sealed",
         "checks",
         "settings",
         "wrappers.meter",

@@ -23,6 +23,7 @@ from fsd_core.cost import Usage
 from fsd_core.errors import InputError
 from fsd_core.figures import FIGURES, RANK_PARTS, Measured, rank_parts
 from fsd_core.report import comparison_page, find_record, read_record, run_page, stragglers
+from fsd_core.sealed import seal
 from fsd_core.versions import versions
 
 CLOUDS = ("local", "aws", "gcp", "azure")
@@ -41,7 +42,7 @@ def results(home):
     for channel in ("queue", "object"):
         for workers in (2, 5):
             result = fsd_core.run("radixnet:1024:12", "random:50", channel=channel, workers=workers, partition="block", home=home)
-            made[channel, workers] = json.loads((home / "runs" / f"{result.run}.json").read_text())
+            made[channel, workers] = read_record(home / "runs" / f"{result.run}.json")
     return made
 
 
@@ -282,9 +283,13 @@ def test_a_trace_of_a_run(fsd, record, tmp_path):
 def broken(change):
     def make(record):
         change(record)
-        return json.dumps(record)
+        return seal(record).decode()
 
     return make
+
+
+def edited(record):
+    return seal(record).decode().replace('"workers": 5', '"workers": 4')
 
 
 @pytest.mark.parametrize(
@@ -294,6 +299,8 @@ def broken(change):
         (lambda record: "[1]", "no record of a run"),
         (lambda record: '{"run": "x"}', "another version of fsd: of form None"),
         (broken(lambda record: record.update(version=1)), "another version of fsd: of form 1"),
+        (edited, "the record is damaged: it begins with"),
+        (lambda record: json.dumps(record), "the record is damaged: it begins with"),
         (broken(lambda record: record.pop("began")), "began is missing or wrong"),
         (broken(lambda record: record.pop("seed")), "seed is missing or wrong"),
         (broken(lambda record: record.pop("faults")), "faults is missing or wrong"),

@@ -64,17 +64,26 @@ def gc(screen: Screen, settings: Settings) -> None:
     screen.print(f"{removed} objects removed")
 
 
-@click.command(cls=Command, epilog="Example: fsd clean --app mine")
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  fsd clean --app mine
+  fsd clean --app mine --keep-records
+""",
+)
+@click.option("--keep-records", is_flag=True, help="Remove only what the next run makes again.")
 @with_settings(*KEYS)
-def clean(screen: Screen, settings: Settings) -> None:
-    """Remove staged content and local records.
+def clean(screen: Screen, settings: Settings, keep_records: bool) -> None:
+    """Remove staged content, computed partitions and local records.
 
-    Shards and inputs that an app keeps for its next run, and below FSD_HOME the records of all runs and computed partitions.
+    Staged content are the shards and inputs that an app keeps for its next run; partitions, and the records of all
+    runs, are below FSD_HOME. Records cannot be made again.
     """
     from fsd_core.garbage import clean as clean_up
 
     check_provider(settings)
     with emulated(settings, screen.note) as settings:
-        removed = clean_up(settings.provider, settings.app, settings.table(), home())
+        removed = clean_up(settings.provider, settings.app, settings.table(), home(), keep_records=keep_records)
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
     screen.print(f"{removed} objects removed")

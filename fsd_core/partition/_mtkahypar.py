@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 
 def read(stream: IO[bytes]) -> dict[str, NDArray[Any]] | None:
-    """One message; `None` where the stream has ended. Raises `ValueError` for what is none."""
+    """One message; `None` where the stream has ended, in its middle too. Raises `ValueError` for what is none."""
     head = stream.read(8)
     size = int.from_bytes(head, "little")
     if size >= 1 << 36:
         raise ValueError(f"{head!r} is no message's head")
     body = stream.read(size) if len(head) == 8 else b""
-    if not body:
+    if not body or len(body) < size:
         return None
     with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
         return dict(arrays)

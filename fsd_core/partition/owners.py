@@ -31,11 +31,12 @@ class Partition:
     """Every neuron of every layer has one owner among ``workers`` ranks.
 
     ``owners`` holds L+1 int32 arrays of values 0 to workers-1: the owner of each input neuron, then of each output neuron of layers 1 to L.
-    A rank may own nothing of a layer.
+    A rank may own nothing of a layer. ``label`` tells people how it was made.
     """
 
     workers: int
     owners: tuple[NDArray[np.int32], ...]
+    label: str = "given"
 
     @cached_property
     def digest(self) -> str:
@@ -63,14 +64,15 @@ class Partition:
         return self
 
     def save(self, path: str | Path) -> None:
-        """Write the ``.npz`` (keys ``workers``, ``owner_0`` to ``owner_L``) in one step: a reader sees the old file or the new one.
+        """Write the ``.npz`` (keys ``workers``, ``owner_0`` to ``owner_L``, ``digest``) in one step: a reader sees the old file or the new.
 
         Raises `InputError` where ``path`` is something other than a partition, or cannot be written.
         """
         path = Path(path)
         if os.path.lexists(path) and not _is_partition(path):
             raise InputError(f"{path}: exists and is no partition file; it is not replaced")
-        arrays: dict[str, Any] = {"workers": np.int32(self.workers)} | {f"owner_{k}": owner for k, owner in enumerate(self.owners)}
+        arrays: dict[str, Any] = {"workers": np.int32(self.workers), "digest": np.array(self.digest)}
+        arrays |= {f"owner_{k}": owner for k, owner in enumerate(self.owners)}
         try:
             temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
             try:
@@ -86,7 +88,7 @@ class Partition:
     def load(path: str | Path, model: Model) -> Partition:
         """Read an ``.npz`` of `save`, or a folder ``conn.0`` to ``conn.L-1`` (`fsd_core.partition.published`); check it against ``model``.
 
-        Raises `InputError` where the file is missing, malformed or of another model.
+        A file without ``digest`` is one of another maker. Raises `InputError` where it is missing, malformed, damaged or of another model.
         """
         path = Path(path)
         if path.is_dir():
@@ -99,8 +101,8 @@ class Partition:
                 raise InputError(f"{path}: is no .npz; a partition is an .npz with workers, owner_0 to owner_{len(model.layers)}")
             with opened as file:
                 expected = {"workers", *(f"owner_{k}" for k in range(len(model.layers) + 1))}
-                if set(file.files) != expected:
-                    odd = sorted(expected ^ set(file.files))[0]
+                if odds := (expected ^ set(file.files)) - {"digest"}:
+                    odd = min(odds)
                     state = "is missing" if odd in expected else "is not expected"
                     raise InputError(
                         f"{path}: key {odd} {state}; a partition of this model has workers, owner_0 to owner_{len(model.layers)}"
@@ -109,11 +111,15 @@ class Partition:
                 if workers.shape != () or workers.dtype.kind not in "iu":
                     raise InputError(f"{path}: workers is {workers.dtype} of shape {workers.shape}, not one whole number")
                 owners = tuple(file[f"owner_{k}"] for k in range(len(model.layers) + 1))
+                told = str(file["digest"]) if "digest" in file.files else None
         except FileNotFoundError as error:
             raise InputError(f"partition {path}: no such file or folder, and neither hypergraph, random nor block") from error
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path}: is no readable .npz: {error}") from error
-        return Partition(int(workers), owners).check(model, str(path))
+        loaded = Partition(int(workers), owners, str(path)).check(model, str(path))
+        if told is not None and told != loaded.digest:
+            raise InputError(f"{path}: is damaged: its digest is {loaded.digest[:16]}, expected {told[:16]}; make it again")
+        return loaded
 
 
 def _is_partition(path: Path) -> bool:

@@ -56,7 +56,7 @@ def read_folder(folder: Path, model: Model) -> Partition:
     _choose(model, files, group, owners, workers)
     for k, (layer, file) in enumerate(zip(model.layers, files, strict=True)):
         _compare(layer, file, owners[k], owners[k + 1], workers, exact=bool(known[k + 1].all()))
-    return Partition(workers, tuple(owner.astype(np.int32) for owner in owners)).check(model, str(folder))
+    return Partition(workers, tuple(owner.astype(np.int32) for owner in owners), str(folder)).check(model, str(folder))
 
 
 def _read(path: Path, rows: int, most: int) -> _Connections:

@@ -11,6 +11,7 @@ from typing import Any
 from fsd_core.cost.usage import MOST
 from fsd_core.errors import InputError
 from fsd_core.result import RECORD_VERSION, plain
+from fsd_core.sealed import Damaged, unseal
 from fsd_core.stopwatch import CELLS, PHASES
 from fsd_core.wrappers.meter import FIELDS
 
@@ -55,6 +56,10 @@ def read_record(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: is no record of a run: it must be an object with `run`")
     if (found := record.get("version")) != RECORD_VERSION:
         raise InputError(f"{path}: the record is of another version of fsd: of form {found!r}, this one reads {RECORD_VERSION}; run again")
+    try:
+        record = unseal(data, f"{path}: the record")
+    except Damaged as error:
+        raise InputError(f"{error}; run again") from error
     if wrong := _wrong(record):
         raise InputError(f"{path}: the record is damaged: {wrong} is missing or wrong; run again")
     return record
