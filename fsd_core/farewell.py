@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -83,7 +83,7 @@ class Farewell:
     def _release(self, store: Store) -> None:
         slots.release(store, self._lease)
 
-    def _within(self, seconds: float, steps: list[tuple[str, Callable[[Store], None]]]) -> str | None:
+    def _within(self, seconds: float, steps: Sequence[tuple[str, Callable[[Store], None]]]) -> str | None:
         """Take the steps, each even if one before it failed; after ``seconds`` nobody waits for them."""
         left = [name for name, _ in steps]
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from fsd_core.channel import explain
 from fsd_core.driver import Code
-from fsd_core.errors import DamagedContent, RunFailed
+from fsd_core.errors import RunFailed
 from fsd_core.keys import RunKeys
 from fsd_core.sealed import Damaged, unseal
 from fsd_core.spawn import Spawner
@@ -52,10 +52,5 @@ def follow(store: Store, keys: RunKeys, spawner: Spawner, deadline: float, timeo
 
 def _raise_reported(store: Store, keys: RunKeys) -> None:
     data = store.find(keys.error)
-    if data is None:
-        return
-    reason = explain(data)
-    where = {"rank": reason.rank, "layer": reason.layer}
-    if reason.key:
-        raise DamagedContent(reason.code, reason.message, reason.key, **where)
-    raise RunFailed(reason.code, reason.message, **where)
+    if data is not None:
+        raise explain(data).reason
