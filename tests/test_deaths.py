@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,21 @@ from fsd_core import slots
 from fsd_core.channel import describe
 from fsd_core.channel.frames import Frame, Kind, pack
 from fsd_core.client import Result, run
-from fsd_core.driver import Code, Message
+from fsd_core.driver import Code, Message, ObjectDriver, Rejected, Resources
 from fsd_core.errors import RunFailed
+from fsd_core.farewell import Farewell
 from fsd_core.keys import RunKeys, is_run
 from fsd_core.model import Model, radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
 from fsd_core.retry import Retry
 from fsd_core.sealed import unseal
+from fsd_core.spawn import LaunchPayload
 from fsd_core.store import Store
+from fsd_core.worker import handle
+from fsd_core.wrappers.around import AroundObjects
 from fsd_core.wrappers.meter import Meter
-from fsd_local import PROVIDER
+from fsd_local import PROVIDER, LocalProvider
 from waiting import claims, until
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="processes are looked for in /proc")
@@ -184,3 +188,60 @@ def test_the_runs_time_begins_with_its_launch(start: Start, monkeypatch: pytest.
     before = time.time()
     result = start({}, timeout=3.5)
     assert result.seconds["total"] > 4.0 or time.time() - before > 4.0
+
+
+@pytest.mark.parametrize("way", ["late", "of a run that failed", "claimed by another", "of a run that is over", "failing"])
+def test_a_worker_closes_its_drivers_on_every_way_out(store: Store, tmp_path: Path, way: str) -> None:
+    """A warm function lives on, and what stays open would work for nobody, or against the next run."""
+    opened: list[Closing] = []
+
+    class Closing(AroundObjects):
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+            super().close()
+
+    class Watched(LocalProvider):
+        def attach(self, app: str) -> Resources:
+            found = PROVIDER.provisioner({"root": str(tmp_path / "root")}).find(app)
+            assert found is not None
+            return found
+
+        def objects(self, resources: Resources) -> ObjectDriver:
+            opened.append(Closing(super().objects(resources)))
+            return opened[-1]
+
+    keys = RunKeys("ab" * 8)
+    if way == "of a run that failed":
+        store.put(keys.error, b"why")
+    if way == "claimed by another":
+        store.put(keys.claim(0), b"another's")
+    if way == "failing":
+        store.put(keys.config, b"damaged")
+    launch = LaunchPayload("fsd", 0, 1, keys.run, 0, 0, time.time() + (-1 if way == "late" else 60))
+    assert handle(launch.pack(), Watched()) == (way == "failing")
+    assert [each.closed for each in opened] == [True] * len(opened) != []
+    assert bool(store.find(keys.claim(0))) == (way in ("claimed by another", "failing"))
+    assert b"the run's configuration is damaged" in (store.find(keys.error) or b"") or way != "failing"
+
+
+def test_a_run_is_left_in_bounded_time_whatever_does_not_answer(store: Store, tmp_path: Path) -> None:
+    """Each step is taken though another fails, and what could not be done is named with the command that does it."""
+
+    class Stuck(AroundObjects):
+        def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:
+            threading.Event().wait(600)
+            return []
+
+    resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).find("fsd")
+    assert resources is not None
+    held = slots.lease(store, 1, "ab" * 8)
+    store.put(RunKeys(held.run).config, b"something")
+    stuck = Store(Stuck(store.driver), store.retry)
+    farewell = Farewell(PROVIDER, resources, stuck, PROVIDER.invoker(resources), held, WORKERS)
+    left = farewell.failed(KeyboardInterrupt(), time.time() + 60)
+    assert left == (
+        "could not remove the run's objects or give the slot back: slot 0 is free after 60 s, "
+        "`fsd gc --provider local --app fsd` removes what is left"
+    )
