@@ -32,9 +32,9 @@ def apis() -> Mapping[str, Api]:
 @pytest.fixture(scope="module")
 def exchanges(apis: Mapping[str, Api]) -> Iterator[list[Exchange]]:
     """Of a deployment, a second one, and what else the stand-ins know."""
-    provisioner = PROVIDER.provisioner({"package": False})
     with emulators.own(emulators.find("gcp")), recording.gcp() as seen:
         for slots in (1, 2):
+            provisioner = PROVIDER.provisioner({"package": False, "memory_mb": 512 * slots})
             provisioner.ensure(APP, 2, slots)
         assert provisioner.find(APP)
         with Requests(PROJECT, REGION) as requests:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-__all__ = ["ANY", "UNKNOWN", "Api", "Exchange", "Field", "Operation", "Schema", "breaches", "problems", "template"]
+__all__ = ["ANY", "UNKNOWN", "Api", "Exchange", "Field", "Operation", "Schema", "Terms", "breaches", "problems", "template"]
 
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "object": dict,
@@ -53,18 +53,17 @@ class Field:
 
 
 ANY = Schema()
-UNKNOWN = object()  # a value that is there, and is known only later: nothing of it breaks a schema
+UNKNOWN: Any = object()  # a value that is there, and is known only later: nothing of it breaks a schema
 
 
 @dataclass(frozen=True)
-class Operation:
-    """``path``: as `template` makes it; ``body``: None where a request has none, or none of JSON; ``answers``: by status, likewise.
+class Terms:
+    """What an operation takes and gives. ``named``: what its path names; ``body``: None where a request has none, or none of JSON.
 
-    ``refusal``: what an answer of 400 and more holds, and ``refused``: which of them there are; None and empty where the vendor does not say.
+    ``answers``: by status, None where they have no body. ``refusal``: what an answer of 400 and more holds; ``refused``: which of those
+    there are; None and empty where the vendor does not say.
     """
 
-    method: str
-    path: re.Pattern[str]
     named: Mapping[str, Schema]
     query: Mapping[str, Field]
     body: Field | None
@@ -73,17 +72,27 @@ class Operation:
     refused: frozenset[int] = frozenset()
 
 
+@dataclass(frozen=True)
+class Operation:
+    """``path``: as `template` makes it; ``terms`` is called when it is asked for: a service has hundreds."""
+
+    method: str
+    path: re.Pattern[str]
+    terms: Callable[[], Terms]
+
+
 class Api:
     """The operations of a service."""
 
     def __init__(self, operations: Iterable[Operation]) -> None:
-        self.operations = list(operations)
+        self._operations = list(operations)
 
-    def find(self, method: str, path: str) -> tuple[Operation, dict[str, str]] | None:
-        """The operation of a request, and what its path names; of several the one that says most of the path itself."""
-        matches = ((each, each.path.fullmatch(path)) for each in self.operations if each.method == method)
+    def find(self, method: str, path: str) -> tuple[Terms, dict[str, str]] | None:
+        """The terms of a request, and what its path names; of several operations' the one's that says most of the path itself."""
+        matches = ((each, each.path.fullmatch(path)) for each in self._operations if each.method == method)
         named = [(each, {name: unquote(value) for name, value in match.groupdict().items()}) for each, match in matches if match]
-        return min(named, key=lambda one: sum(map(len, one[1].values())), default=None)
+        found = min(named, key=lambda one: sum(map(len, one[1].values())), default=None)
+        return (found[0].terms(), found[1]) if found else None
 
 
 @dataclass(frozen=True)
@@ -122,47 +131,47 @@ def problems(api: Api, exchange: Exchange) -> list[str]:
     what = f"{exchange.method} {exchange.target}"
     if found is None:
         return [f"{what}: there is no such operation"]
-    operation, named = found
-    return [f"{what}: {each}" for part in (_asked(operation, named, exchange), _answered(operation, exchange)) for each in part]
+    terms, named = found
+    return [f"{what}: {each}" for part in (_asked(terms, named, exchange), _answered(terms, exchange)) for each in part]
 
 
-def _asked(operation: Operation, named: Mapping[str, str], exchange: Exchange) -> Iterator[str]:
-    for name, schema in operation.named.items():
+def _asked(terms: Terms, named: Mapping[str, str], exchange: Exchange) -> Iterator[str]:
+    for name, schema in terms.named.items():
         yield from breaches(schema, named[name], f"path {name}", sent=True)
     given: dict[str, list[str]] = {}
     for name, value in exchange.query:
         given.setdefault(name, []).append(value)
     for name, values in given.items():
-        if name not in operation.query:
+        if name not in terms.query:
             yield f"query {name}: there is no such parameter"
             continue
-        schema = operation.query[name].schema()
+        schema = terms.query[name].schema()
         if schema.kind == "array":
             yield from breaches(schema, values, f"query {name}", sent=True)
         elif len(values) > 1:
             yield f"query {name}: is given {len(values)} times"
         else:
             yield from breaches(schema, _value(schema, values[0]), f"query {name}", sent=True)
-    yield from (f"query {name}: is missing" for name, each in operation.query.items() if each.required and name not in given)
-    if operation.body is None:
+    yield from (f"query {name}: is missing" for name, each in terms.query.items() if each.required and name not in given)
+    if terms.body is None:
         return
     if exchange.body:
-        yield from breaches(operation.body.schema(), _parsed(exchange.body), "request", sent=True)
-    elif operation.body.required:
+        yield from breaches(terms.body.schema(), _parsed(exchange.body), "request", sent=True)
+    elif terms.body.required:
         yield "request: has no body"
 
 
-def _answered(operation: Operation, exchange: Exchange) -> Iterator[str]:
+def _answered(terms: Terms, exchange: Exchange) -> Iterator[str]:
     if exchange.status >= 400:
-        if operation.refused and exchange.status not in operation.refused:
-            yield f"answer {exchange.status}: expected one of {', '.join(map(str, sorted(operation.refused)))}"
-        if operation.refusal:
-            yield from breaches(operation.refusal(), _parsed(exchange.answer), f"answer {exchange.status}", sent=False)
+        if terms.refused and exchange.status not in terms.refused:
+            yield f"answer {exchange.status}: expected one of {', '.join(map(str, sorted(terms.refused)))}"
+        if terms.refusal:
+            yield from breaches(terms.refusal(), _parsed(exchange.answer), f"answer {exchange.status}", sent=False)
         return
-    if exchange.status not in operation.answers:
-        yield f"answer {exchange.status}: expected {', '.join(map(str, operation.answers))}"
+    if exchange.status not in terms.answers:
+        yield f"answer {exchange.status}: expected {', '.join(map(str, terms.answers))}"
         return
-    schema = operation.answers[exchange.status]
+    schema = terms.answers[exchange.status]
     if not _MEDIA.isdisjoint(exchange.query):
         return
     if schema and (exchange.answer or exchange.status == 200):
@@ -175,8 +184,7 @@ def breaches(schema: Schema, value: Any, at: str, *, sent: bool) -> Iterator[str
     """What of a value breaks its schema; ``sent``: a client says it, so nothing in it may be the service's alone to say."""
     if value is UNKNOWN:
         return
-    kind = _TYPES.get(schema.kind, object)
-    if not isinstance(value, kind) or (isinstance(value, bool) and schema.kind in ("integer", "number")):
+    if not isinstance(value, _TYPES.get(schema.kind, object)) or (isinstance(value, bool) and schema.kind in ("integer", "number")):
         yield f"{at}: is {json.dumps(value, default=repr)[:80]}, expected {schema.kind}"
         return
     if isinstance(value, str):

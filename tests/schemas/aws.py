@@ -9,12 +9,13 @@ from typing import Any
 
 import botocore.session
 
-from schemas import ANY, Api, Field, Operation, Schema, template
+from schemas import ANY, Api, Field, Operation, Schema, Terms, template
 
 __all__ = ["parameters", "read"]
 
 _PLACES = {"querystring", "uri", "header", "headers", "statusCode"}  # everything else is in the body
 _COMMON = frozenset({400, 403, 413, 429, 500, 503})  # statuses of the errors that every operation has beside its own
+_BASE64 = Schema("string")  # what JSON holds of bytes
 
 
 @cache
@@ -36,30 +37,33 @@ def read(service: str) -> Api:
 
 
 def _operations(model: Mapping[str, Any]) -> Iterator[Operation]:
-    shapes = model["shapes"]
     for said in model["operations"].values():
-        asked, answer = (shapes[said[way]["shape"]] if way in said else {"members": {}} for way in ("input", "output"))
-        places: dict[str, dict[str, Field]] = {"uri": {}, "querystring": {}}
-        for name, each in asked["members"].items():
-            if each.get("location") in places:
-                required = name in asked.get("required", ())
-                places[each["location"]][each["locationName"]] = Field(partial(_schema, shapes, each["shape"]), required)
-        statuses = {said["http"].get("responseCode", 200)}
-        if any(each.get("location") == "statusCode" for each in answer["members"].values()):
-            statuses = {200, 202, 204}
-        held = None if "payload" in answer or not _inside(answer) else partial(_body, shapes, answer)
-        taken = None if "payload" in asked or not _inside(asked) else Field(partial(_body, shapes, asked), required=True)
-        errors = [shapes[each["shape"]] for each in said.get("errors", ())]
-        yield Operation(
-            method=said["http"]["method"],
-            path=template(said["http"]["requestUri"].rstrip("/")),
-            named={name: each.schema() for name, each in places["uri"].items()},
-            query=places["querystring"],
-            body=taken,
-            answers=dict.fromkeys(statuses, held),
-            refusal=partial(_refusal, shapes, errors),
-            refused=_COMMON | {each.get("error", {}).get("httpStatusCode", 400) for each in errors},
-        )
+        http = said["http"]
+        yield Operation(http["method"], template(http["requestUri"].rstrip("/")), partial(_terms, model["shapes"], said))
+
+
+def _terms(shapes: Mapping[str, Any], said: Mapping[str, Any]) -> Terms:
+    asked, answer = (shapes[said[way]["shape"]] if way in said else {"members": {}} for way in ("input", "output"))
+    places: dict[str, dict[str, Field]] = {"uri": {}, "querystring": {}}
+    for name, each in asked["members"].items():
+        if each.get("location") in places:
+            required = name in asked.get("required", ())
+            places[each["location"]][each["locationName"]] = Field(partial(_schema, shapes, each["shape"]), required)
+    statuses = {said["http"].get("responseCode", 200)}
+    if any(each.get("location") == "statusCode" for each in answer["members"].values()):
+        statuses = {200, 202, 204}
+    held = partial(_body, shapes, answer) if _inside(answer) else None
+    if "payload" in answer:  # of any form
+        held = partial(Schema)
+    errors = [shapes[each["shape"]] for each in said.get("errors", ())]
+    return Terms(
+        named={name: each.schema() for name, each in places["uri"].items()},
+        query=places["querystring"],
+        body=None if "payload" in asked or not _inside(asked) else Field(partial(_body, shapes, asked), required=True),
+        answers=dict.fromkeys(statuses, held),
+        refusal=partial(_refusal, shapes, errors),
+        refused=_COMMON | {each.get("error", {}).get("httpStatusCode", 400) for each in errors},
+    )
 
 
 def _refusal(shapes: Mapping[str, Any], errors: Sequence[Mapping[str, Any]]) -> Schema:
@@ -74,7 +78,7 @@ def _inside(shape: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _body(shapes: Mapping[str, Any], shape: Mapping[str, Any]) -> Schema:
-    return _structure(shapes, shape | {"members": _inside(shape)}, Schema("string"))
+    return _structure(shapes, {**shape, "members": _inside(shape)}, _BASE64)
 
 
 def _structure(shapes: Mapping[str, Any], shape: Mapping[str, Any], blob: Schema) -> Schema:
@@ -90,7 +94,7 @@ def _structure(shapes: Mapping[str, Any], shape: Mapping[str, Any], blob: Schema
     )
 
 
-def _schema(shapes: Mapping[str, Any], name: str, blob: Schema = Schema("string")) -> Schema:
+def _schema(shapes: Mapping[str, Any], name: str, blob: Schema = _BASE64) -> Schema:
     shape = shapes[name]
     least, most = shape.get("min"), shape.get("max")
     match shape["type"]:

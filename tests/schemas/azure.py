@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 from zipfile import ZipFile
 
-from schemas import ANY, Api, Field, Operation, Schema, template
+from schemas import ANY, Api, Field, Operation, Schema, Terms, template
 
 __all__ = ["PACKAGES", "Package", "read"]
 
@@ -70,47 +71,62 @@ def _operations(wheels: Path, package: Package) -> Iterator[Operation]:
     (wheel,) = wheels.glob(f"{package.wheel}-*.whl")
     with ZipFile(wheel) as files:
         inside = [name for name in files.namelist() if re.fullmatch(rf"{package.folder}/models/_\w*(models(_py3)?|enums)\.py", name)]
-        models = _Models([ast.parse(files.read(name)) for name in inside])
+        models = _Models("\n".join(files.read(name).decode() for name in inside))
         for name in package.operations:
-            yield from _Module(ast.parse(files.read(f"{package.folder}/operations/{name}.py")), models, package).operations()
+            text = files.read(f"{package.folder}/operations/{name}.py").decode()
+            yield from _Module(text, models, package).operations()
+
+
+def _parts(text: str, indent: str) -> Iterator[tuple[str, str]]:
+    """The functions and classes of this indentation, and their source: parsing all of a file of 2 MB would take seconds."""
+    for part in re.split(rf"^(?={indent}(?:def |class |@))", text, flags=re.M):
+        if found := re.match(rf"{indent}(?:def|class) (\w+)", part):
+            yield found[1], part
+
+
+def _function(text: str) -> ast.FunctionDef:
+    node = ast.parse(dedent(text)).body[0]
+    assert isinstance(node, ast.FunctionDef)
+    return node
 
 
 class _Module:
     """A module of operations."""
 
-    def __init__(self, tree: ast.Module, models: _Models, package: Package) -> None:
-        self._builders = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-        self._groups = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    def __init__(self, text: str, models: _Models, package: Package) -> None:
+        parts = list(_parts(text, ""))
+        self._builders = {name: part for name, part in parts if part.startswith("def ")}
+        self._groups = [dict(_parts(part, "    ")) for _, part in parts if part.startswith("class ")]  # of overloads, the last has the code
         self._models = models
         self._versions = frozenset({package.version, package.asked} - {""})
 
     def operations(self) -> Iterator[Operation]:
         """All of it but those whose path names a resource of any kind."""
         for group in self._groups:
-            # Of overloads, the last one has the code.
-            methods = {node.name: node for node in group.body if isinstance(node, ast.FunctionDef)}
-            for name, method in methods.items():
-                calls = (node.func.id for node in ast.walk(method) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name))
-                builder = next((each for each in calls if each in self._builders), None)
-                if builder is None:
+            for name, method in group.items():
+                found = re.search(r"= (build_\w+)\(", method)
+                if found is None:
                     continue
-                path = _path(self._builders[builder])
-                if "{resourceType}" not in path and re.search(r"/\w", path):
-                    yield self._operation(self._builders[builder], path, method, methods.get(f"begin{name.removesuffix('_initial')}"))
+                builder = self._builders[found[1]]
+                path = re.search(r'"(/.*)"', builder)
+                verb = re.search(r'HttpRequest\(method="(\w+)"', builder)
+                assert path
+                assert verb
+                if "{resourceType}" not in path[1] and re.search(r"/\w", path[1]):
+                    begin = group.get(f"begin{name.removesuffix('_initial')}", "") if name.endswith("_initial") else ""
+                    terms = cache(partial(self._terms, builder, method, begin))
+                    yield Operation(verb[1], template(path[1], {"scope": ".+"}, case=False), terms)
 
-    def _operation(self, builder: ast.FunctionDef, path: str, method: ast.FunctionDef, begin: ast.FunctionDef | None) -> Operation:
-        text = ast.unparse(method)
-        statuses = [int(code) for code in re.findall(r"\d+", re.search(r"status_code not in \[([\d, ]+)\]", text)[1])]  # type: ignore[index]
-        refusal = re.search(r"failsafe_deserialize\(\s*_models\.(\w+)", text)
-        (verb,) = re.findall(r"HttpRequest\(method='(\w+)'", ast.unparse(builder))
-        answer = self._answer(method, begin)
-        return Operation(
-            method=verb,
-            path=template(path, {"scope": ".+"}, case=False),
-            named={name: each.schema() for name, each in self._parameters(builder, "url")},
-            query=dict(self._parameters(builder, "query")),
-            body=self._body(method),
-            answers=dict.fromkeys(statuses, answer) | {code: None for code in statuses if code == 204},
+    def _terms(self, builder: str, method: str, begin: str) -> Terms:
+        statuses = re.search(r"status_code not in \[([\d, ]+)\]", method)
+        refusal = re.search(r"failsafe_deserialize\(\s*_models\.(\w+)", method)
+        assert statuses
+        answer, code = self._answer(_function(begin or method)), _function(builder)
+        return Terms(
+            named={name: each.schema() for name, each in self._parameters(code, "url")},
+            query=dict(self._parameters(code, "query")),
+            body=self._body(_function(method)),
+            answers={int(each): None if each == "204" else answer for each in statuses[1].split(", ")},
             refusal=partial(self._models.schema, refusal[1]) if refusal else None,
         )
 
@@ -121,13 +137,10 @@ class _Module:
                 return Field(partial(self._models.schema, model[1]), "Optional" not in said)
         return None
 
-    def _answer(self, method: ast.FunctionDef, begin: ast.FunctionDef | None) -> Callable[[], Schema] | None:
+    def _answer(self, method: ast.FunctionDef) -> Callable[[], Schema] | None:
         """What comes of it: of a long operation, what its poller gives; of a list, a page."""
-        said = next(ast.unparse(node.annotation) for node in ast.walk(method) if isinstance(node, ast.AnnAssign) and _is(node.target, "cls"))
-        if method.name.endswith("_initial"):
-            assert begin is not None
-            assert begin.returns is not None
-            said = ast.unparse(begin.returns)
+        notes = [node for node in ast.walk(method) if isinstance(node, ast.AnnAssign) and _is(node.target, "cls")]
+        said = ast.unparse(method.returns if method.returns and method.name.startswith("begin_") else notes[0].annotation)
         model = re.search(r"_models\.(\w+)", said)
         if model is None:
             return None
@@ -159,12 +172,18 @@ class _Module:
 class _Models:
     """The models and enums of a version, by name."""
 
-    def __init__(self, trees: Sequence[ast.Module]) -> None:
-        self._classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+    def __init__(self, text: str) -> None:
+        self._sources = dict(_parts(text, ""))
+        self._class = cache(self._read)
+
+    def _read(self, name: str) -> ast.ClassDef:
+        node = ast.parse(self._sources[name]).body[0]
+        assert isinstance(node, ast.ClassDef)
+        return node
 
     def schema(self, name: str) -> Schema:
         """What a name stands for."""
-        node = self._classes[name]
+        node = self._class(name)
         if any(_is(base, "Enum") for base in node.bases):
             return Schema("string", enum=frozenset(_constants(node)))
         return _nested({**self._new(node), **self._old(node)})
@@ -176,7 +195,7 @@ class _Models:
             return Schema("array", items=inner) if text[0] == "[" else Schema("object", others=inner)
         if text in _KINDS:
             return Schema(_KINDS[text])
-        return self.schema(text) if text in self._classes else ANY
+        return self.schema(text) if text in self._sources else ANY
 
     def _old(self, node: ast.ClassDef) -> dict[tuple[str, ...], Field]:
         """Fields by their path in JSON."""
@@ -185,7 +204,7 @@ class _Models:
             return {}
         limits = ast.literal_eval(told["_validation"]) if "_validation" in told else {}
         enums = self._enums(node)
-        fields = {}
+        fields: dict[tuple[str, ...], Field] = {}
         for name, said in ast.literal_eval(told["_attribute_map"]).items():
             path = tuple(part.replace("\\.", ".") for part in re.split(r"(?<!\\)\.", said["key"]))
             limit, kind = limits.get(name, {}), said["type"]
@@ -200,14 +219,14 @@ class _Models:
     def _enums(self, node: ast.ClassDef) -> dict[str, str]:
         """Attribute -> its enum, by the class's description."""
         told = re.findall(r":vartype (\w+):\s*str or\s+~[\w.]+\.(\w+)", ast.get_docstring(node) or "")
-        return {name: enum for name, enum in told if enum in self._classes}
+        return {name: enum for name, enum in told if enum in self._sources}
 
     def _new(self, node: ast.ClassDef) -> dict[tuple[str, ...], Field]:
         """Likewise, with what the bases have."""
-        fields = {}
+        fields: dict[tuple[str, ...], Field] = {}
         for base in node.bases:
-            if isinstance(base, ast.Name) and base.id in self._classes:
-                fields |= self._new(self._classes[base.id])
+            if isinstance(base, ast.Name) and base.id in self._sources:
+                fields |= self._new(self._class(base.id))
         for each in node.body:
             if isinstance(each, ast.AnnAssign) and isinstance(each.value, ast.Call) and _is(each.value.func, "rest_field"):
                 told = {word.arg: ast.literal_eval(word.value) for word in each.value.keywords if word.arg in ("name", "visibility")}
@@ -219,7 +238,7 @@ class _Models:
     def _annotated(self, said: ast.expr) -> Schema:
         """A type as newer packages write it: an annotation."""
         if isinstance(said, ast.Constant):  # a model's name
-            return self._annotated(ast.parse(said.value, mode="eval").body)
+            return self._annotated(ast.parse(str(said.value), mode="eval").body)
         if not isinstance(said, ast.Subscript):
             return self.type(ast.unparse(said).rpartition(".")[2])
         inner = said.slice.elts if isinstance(said.slice, ast.Tuple) else [said.slice]
@@ -232,8 +251,6 @@ class _Models:
                 return Schema("object", others=partial(self._annotated, inner[1]))
             case "Union":  # str or an enum
                 return self._annotated(inner[-1])
-            case "Literal":
-                return self._annotated(inner[0]) if isinstance(inner[0], ast.Attribute) else Schema("string", enum=frozenset(_values(inner)))
         return ANY
 
 
@@ -263,11 +280,6 @@ def _within(schema: Schema, limits: Mapping[str, Any]) -> Schema:
     return replace(schema, pattern=limits.get("pattern", ""), least=limits.get(low), most=limits.get(high))
 
 
-def _path(builder: ast.FunctionDef) -> str:
-    texts = (node.value for node in ast.walk(builder) if isinstance(node, ast.Constant) and isinstance(node.value, str))
-    return next(text for text in texts if text.startswith("/"))
-
-
 def _head(said: ast.expr) -> str:
     return ast.unparse(said.value).rpartition(".")[2].capitalize() if isinstance(said, ast.Subscript) else ""
 
@@ -285,7 +297,3 @@ def _constants(node: ast.ClassDef) -> Iterator[str]:
     for each in node.body:
         if isinstance(each, ast.Assign) and isinstance(each.value, ast.Constant):
             yield str(each.value.value)
-
-
-def _values(nodes: Sequence[ast.expr]) -> Iterator[str]:
-    return (str(ast.literal_eval(each)) for each in nodes)

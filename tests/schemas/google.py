@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
-from schemas import ANY, Api, Field, Operation, Schema, template
+from schemas import ANY, Api, Field, Operation, Schema, Terms, template
 
 __all__ = ["DOCUMENTS", "read"]
 
@@ -64,14 +64,13 @@ def _operation(document: Mapping[str, Any], method: Mapping[str, Any], path: str
     asked, answered = _Messages(document, method), _Messages(document, None)
     body = None if media or "request" not in method else Field(partial(asked.schema, method["request"], set(named)), required=True)
     answer: Callable[[], Schema] | None = partial(answered.schema, method["response"]) if "response" in method else None
-    return Operation(
-        method=method["httpMethod"],
-        path=template(path, whole),
+    terms = Terms(
         named={re.sub(r"\W", "_", name): Schema("string") for name in named},
         query={name: Field(partial(answered.parameter, each), bool(each.get("required"))) for name, each in query.items()},
         body=body,
         answers={200: answer} if answer else {200: None, 204: None},  # the documents name no status
     )
+    return Operation(method["httpMethod"], template(path, whole), lambda: terms)
 
 
 class _Messages:
