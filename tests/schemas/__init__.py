@@ -184,7 +184,8 @@ def breaches(schema: Schema, value: Any, at: str, *, sent: bool) -> Iterator[str
     """What of a value breaks its schema; ``sent``: a client says it, so nothing in it may be the service's alone to say."""
     if value is UNKNOWN:
         return
-    if not isinstance(value, _TYPES.get(schema.kind, object)) or (isinstance(value, bool) and schema.kind in ("integer", "number")):
+    kind: Any = _TYPES.get(schema.kind, object)
+    if not isinstance(value, kind) or (isinstance(value, bool) and schema.kind in ("integer", "number")):
         yield f"{at}: is {json.dumps(value, default=repr)[:80]}, expected {schema.kind}"
         return
     if isinstance(value, str):
