@@ -257,8 +257,8 @@ def test_groups(emulator: Emulator) -> None:
     assert emulator.control("PUT", plan, {"location": "eastus2", "sku": {"name": "FC1"}})[1]["properties"] == {
         "provisioningState": "Succeeded"
     }
-    assert emulator.control("PUT", account, {"location": "eastus2", "tags": {"c": "d"}})[0] == 200
-    assert emulator.control("PUT", f"{account}/managementPolicies/default", {"properties": {"policy": {}}})[0] == 200
+    assert emulator.control("PUT", account, {"location": "eastus2", "tags": {"c": "d"}})[0] == 201
+    assert emulator.control("PUT", f"{account}/managementPolicies/default", {"properties": {"policy": {}}})[0] == 201
     role = f"{account}/providers/Microsoft.Authorization/roleAssignments"
     granted = {"properties": {"principalId": "p", "roleDefinitionId": "r"}}
     assert [emulator.control("PUT", f"{role}/{name}", granted)[0] for name in ("one", "one", "two")] == [201, 201, 409]
@@ -270,7 +270,7 @@ def test_groups(emulator: Emulator) -> None:
     ]
     named = emulator.create()
     inside = f"{group}/providers/Microsoft.Web/sites/inside"
-    assert emulator.control("PUT", inside, site())[0] == 200
+    assert emulator.control("PUT", inside, site())[0] == 201
     status, _ = emulator.control("DELETE", group)
     assert status == 202
     until(lambda: emulator.control("GET", group)[0] == 404)
@@ -354,7 +354,7 @@ def test_what_was_just_made_settles() -> None:
     """As on the platform, when asked for: not there, not ready, no keys, no role; and a host without storage has no keys ever."""
     with running("--settle", "1") as emulator:
         plan = f"{WEB}/serverfarms/p"
-        assert emulator.control("PUT", plan, {"location": "eastus2"})[0] == 200
+        assert emulator.control("PUT", plan, {"location": "eastus2"})[0] == 201
         name = emulator.create(settings={"AzureWebJobsStorage__accountName": "a"})
         assert [emulator.control("GET", path)[0] for path in (plan, f"{WEB}/sites/{name}")] == [404, 404]
         assert "403 (Forbidden)" in emulator.publish(name, zipped())["status_text"]
@@ -412,7 +412,7 @@ def test_published_code_runs_with_nothing_but_itself() -> None:
         assert emulator.ask("PUT", f"/sites/{name}/worker?code={key}")[0] == 200  # what was published before serves on
         body_of_another = site()
         body_of_another["properties"]["functionAppConfig"]["runtime"]["version"] = "3.10"
-        assert emulator.control("PUT", f"{WEB}/sites/older", body_of_another)[0] == 200
+        assert emulator.control("PUT", f"{WEB}/sites/older", body_of_another)[0] == 201
         assert f"by its own Python {HERE} only" in emulator.publish("older", own)["status_text"]
 
 

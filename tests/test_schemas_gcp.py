@@ -77,7 +77,7 @@ def _project(requests: Requests) -> None:
 
 def _storage(requests: Requests) -> None:
     """Buckets and objects."""
-    bucket = {"name": "schemas-bucket", "location": REGION, "labels": {"a": "b"}, "lifecycle": {"rule": []}}
+    bucket = {"name": "schemas-bucket", "location": REGION, "labels": {"a": "b"}}
     at = "storage/v1/b/schemas-bucket"
     upload = f"upload/{at}/o"
     requests.call("storage", "POST", "storage/v1/b", bucket, project=PROJECT)
@@ -92,7 +92,7 @@ def _storage(requests: Requests) -> None:
     requests.call("storage", "PATCH", f"{at}/o/one", {"metadata": {"a": "b"}, "contentType": "text/plain"})
     requests.call("storage", "PATCH", at, {"labels": {"a": "c"}})
     requests.call("storage", "GET", "storage/v1/b", project=PROJECT)
-    requests.call("storage", "GET", at, projection="full")
+    requests.call("storage", "GET", at)
     policy = requests.call("storage", "GET", f"{at}/iam")
     requests.call("storage", "PUT", f"{at}/iam", policy)
     requests.call("storage", "GET", f"{at}/iam/testPermissions", permissions="storage.objects.get")

@@ -10,7 +10,7 @@
 // be changed. The template sets the settings as they were at first: after it, deploy again. `az group delete --name fsd-mine` removes
 // everything.
 //
-// Held against the adapter's own names, roles and settings by a test; it was never compiled or deployed.
+// Held against the adapter's own names, roles and settings and the models that Azure publishes by tests; it was never compiled or deployed.
 
 @description('The name that everything carries: a lower-case letter, then up to 14 of a-z, 0-9 and -, not ending in -.')
 @maxLength(15) // up to 40 with fsd deploy, which shortens other names

@@ -214,7 +214,9 @@ def _object(schema: Schema, value: Mapping[str, Any], at: str, sent: bool) -> It
             yield from breaches(schema.others(), item, f"{at}.{name}", sent=sent)
         else:
             yield f"{at}.{name}: there is no such field"
-    yield from (f"{at}.{name}: is missing" for name, each in schema.fields.items() if each.required and name not in value)
+    for name, each in schema.fields.items():
+        if each.required and name not in value and not (sent and each.read_only):
+            yield f"{at}.{name}: is missing"
 
 
 def _parsed(body: bytes) -> Any:

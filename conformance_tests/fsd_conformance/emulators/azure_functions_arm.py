@@ -21,15 +21,17 @@ from fsd_conformance.emulators.web import Request, Response
 
 __all__ = ["Arm"]
 
-_RECORDS = {  # kind -> the status of a new one's PUT, and whether its properties say how far that is
-    "microsoft.authorization/roleassignments": (201, False),
-    "microsoft.managedidentity/userassignedidentities": (201, False),
-    "microsoft.servicebus/namespaces": (201, True),
-    "microsoft.storage/storageaccounts": (200, True),
-    "microsoft.storage/storageaccounts/blobservices/containers": (201, False),
-    "microsoft.storage/storageaccounts/managementpolicies": (200, False),
-    "microsoft.web/serverfarms": (200, True),
-}
+_RECORDS = frozenset(
+    (
+        "microsoft.authorization/roleassignments",
+        "microsoft.managedidentity/userassignedidentities",
+        "microsoft.servicebus/namespaces",
+        "microsoft.storage/storageaccounts",
+        "microsoft.storage/storageaccounts/blobservices/containers",
+        "microsoft.storage/storageaccounts/managementpolicies",
+        "microsoft.web/serverfarms",
+    )
+)
 _ROLES = "microsoft.authorization/roleassignments"
 _BUS = "microsoft.servicebus/namespaces"
 _SITES = "microsoft.web/sites"
@@ -183,18 +185,15 @@ class Arm:
 
     async def _record(self, request: Request, kind: str, whole: str) -> Response:
         key, known = whole.lower(), self._records.get(whole.lower())
-        made, stated = _RECORDS[kind]
         if request.method == "GET" and known:
             self._looks[key] += 1
             if (looks := self._looks[key]) > self._options.settle:
-                state = {"provisioningState": "Accepted"} if stated and looks <= 2 * self._options.settle else {}
+                state = {"provisioningState": "Accepted"} if looks <= 2 * self._options.settle else {}
                 return Response.of(known | {"properties": known["properties"] | state})
         if request.method == "GET" or (request.method == "PATCH" and not known):
             raise Refusal(404, "ResourceNotFound", f"The Resource '{whole}' was not found.")
         if request.method == "DELETE":
-            if not await self._remove(key):
-                return Response(204)
-            return Response.of(known) if kind == _ROLES else Response(200)
+            return Response(200 if await self._remove(key) else 204)
         if request.method not in ("PUT", "PATCH"):
             raise _nowhere(request)
         body = object_of(request)
@@ -208,13 +207,11 @@ class Arm:
         at = len(parts) - 1 - [part.lower() for part in parts][::-1].index("providers")
         fixed = {"id": whole, "name": parts[-1], "type": "/".join([parts[at + 1], *parts[at + 2 :: 2]])}
         before = known if known and request.method == "PATCH" else {}
-        properties = {**before.get("properties", {}), **body.get("properties", {})}
-        if stated:
-            properties["provisioningState"] = "Succeeded"
+        properties = {**before.get("properties", {}), **body.get("properties", {}), "provisioningState": "Succeeded"}
         if kind == _ROLES:
             properties["scope"] = whole[: key.index("/providers/microsoft.authorization/")]
         self._records[key] = before | body | fixed | {"properties": properties}
-        return Response.of(self._records[key], 200 if known and kind != _ROLES else made)
+        return Response.of(self._records[key], 200 if known and kind != _ROLES else 201)
 
     def _check_role(self, key: str, body: Mapping[str, Any]) -> None:
         """One principal has one role at one place once, and an assignment is not changed."""

@@ -170,7 +170,7 @@ class Sites:
                 self.all.pop(key, None)
             raise
         site.told = body
-        return Response.of(self.shown(key))
+        return Response.of(self.shown(key), 201 if new else 200)
 
     async def _changed(
         self, site: Site, *, settings: dict[str, str] | None = None, scale: Scale | None = None, package: bytes | None = None
@@ -199,7 +199,7 @@ class Sites:
         return {**fixed, "properties": site.settings}
 
     def _function(self, site: Site, route: Route) -> dict[str, Any]:
-        said = {"config": route.config, "isDisabled": False, "language": "python"}
+        said = {"name": route.name, "config": route.config, "isDisabled": False, "language": "python"}
         said["invoke_url_template"] = f"http://{self._hosts(site)[0]}/{route.path}"
         named = {"id": f"{site.id}/functions/{route.name}", "name": f"{site.name}/{route.name}", "type": "Microsoft.Web/sites/functions"}
         return {**named, "properties": said}
