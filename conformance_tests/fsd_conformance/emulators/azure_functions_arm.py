@@ -207,7 +207,9 @@ class Arm:
                 raise Refusal(
                     409, "Conflict", f"Server farm '{whole}' cannot be deleted because it has web app(s) {', '.join(used)} assigned to it."
                 )
-            return Response(200 if await self._remove(key) else 204)
+            if not await self._remove(key):
+                return Response(204)
+            return Response.of(known) if kind == _ROLES else Response(200)
         if request.method not in ("PUT", "PATCH"):
             raise _nowhere(request)
         body = object_of(request)

@@ -205,7 +205,7 @@ class Sites:
         return {**fixed, "properties": site.settings}
 
     def _function(self, site: Site, route: Route) -> dict[str, Any]:
-        said = {"name": route.name, "config": route.config, "isDisabled": False, "language": "python"}
+        said = {"config": route.config, "isDisabled": False, "language": "python"}
         said["invoke_url_template"] = f"http://{self._hosts(site)[0]}/{route.path}"
         named = {"id": f"{site.id}/functions/{route.name}", "name": f"{site.name}/{route.name}", "type": "Microsoft.Web/sites/functions"}
         return {**named, "properties": said}
