@@ -79,7 +79,12 @@ def put(ask: Ask, bucket: str, name: str, body: bytes = b"fluffy", **query: obje
 
 def path(operation: claims.Operation, bucket: str, name: str = "k") -> str:
     """A path of the operation's."""
-    return operation.path.replace("(?:/download)?", "").replace("([^/]+)", bucket, 1).replace("([^/]+)", quote(name, safe=""), 1)
+    return (
+        operation.path.replace("(?:/download)?", "")
+        .replace("/?", "")
+        .replace("([^/]+)", bucket, 1)
+        .replace("([^/]+)", quote(name, safe=""), 1)
+    )
 
 
 OPERATIONS = {each.name: each for each in claims.OPERATIONS}
@@ -289,6 +294,25 @@ def test_what_is_told_as_a_header_can_be_one(ask: Ask, bucket: str, kind: str) -
     for name in ("contentType", "contentEncoding", "cacheControl"):
         assert ask("PATCH", f"/storage/v1/b/{bucket}/o/k", {name: kind})[0] == 400
     assert ask("GET", f"/storage/v1/b/{bucket}/o/k", alt="media")[0] == 200
+
+
+def test_nothing_that_is_deleted_is_kept(ask: Ask, bucket: str) -> None:
+    where = f"/storage/v1/b/{bucket}"
+    assert ask("PATCH", where, {"softDeletePolicy": {"retentionDurationSeconds": "0"}})[0] == 200
+    status, _, said = ask("PATCH", where, {"softDeletePolicy": {"retentionDurationSeconds": "604800"}})
+    assert (status, REFUSED in said) == (501, True)
+    assert ask("PATCH", where, {"softDeletePolicy": {"retentionDurationSeconds": "5"}})[0] == 400
+
+
+@pytest.mark.parametrize(("place", "kind"), [("eu", "multi-region"), ("nam4", "dual-region"), ("us-east1", "region")])
+def test_a_place_is_told_with_its_kind(ask: Ask, place: str, kind: str) -> None:
+    new = {"name": f"t-{secrets.token_hex(6)}", "location": place}
+    status, _, said = ask("POST", "/storage/v1/b/", new, project="mine")  # the service takes it with and without the last slash
+    told = json.loads(said)
+    assert (status, told["location"], told["locationType"], told.get("rpo")) == (
+        *(200, place.upper(), kind),
+        None if kind == "region" else "DEFAULT",
+    )
 
 
 def test_storage_classes_and_times(ask: Ask, bucket: str) -> None:

@@ -3,9 +3,9 @@
 A parameter, a header or a field that would change what the service does is either claimed here or answered with 501; it is never
 ignored. What is refused is listed for people and for the test that walks the list; what is on neither list is refused as well.
 Of what is claimed, these are kept and told and nothing more: lifecycle rules (none ever acts), storage classes, locations,
-softDeletePolicy (what is deleted is gone), iamConfiguration and policies (there are no credentials, so everything is allowed),
-customTime, and "projection" (access control lists are never told). "versions" of a list finds the live objects: a bucket with
-others cannot be made.
+iamConfiguration and policies (there are no credentials, so everything is allowed), customTime, and "projection" (access control lists
+are never told). What is deleted is gone, so a softDeletePolicy must say 0, or nothing. "versions" of a list finds the live objects: a
+bucket with others cannot be made.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _PAGES = words("maxResults pageToken prefix projection")
 _ETAGS, _SUMS = words("if-match if-none-match"), words("content-md5 x-goog-hash")
 _B, _O = "/storage/v1/b/([^/]+)", "/o/([^/]+)"
 OPERATIONS = (
-    Operation("POST", "/storage/v1/b", "create_bucket", words("project projection")),
+    Operation("POST", "/storage/v1/b/?", "create_bucket", words("project projection")),
     Operation("GET", "/storage/v1/b", "list_buckets", _PAGES | {"project"}),
     Operation("GET", _B, "get_bucket", _METAGENERATION, _ETAGS),
     Operation("PATCH", _B, "update_bucket", _METAGENERATION),

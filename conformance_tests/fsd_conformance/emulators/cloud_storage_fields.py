@@ -93,9 +93,7 @@ def bucket_fields(told: Mapping[str, Any], old: Mapping[str, Any], *, replace: b
     _check_access(fields.get("iamConfiguration", {}))
     for rule in fields.get("lifecycle", {}).get("rule", ()):
         _check_rule(rule)
-    kept = str(fields.get("softDeletePolicy", {}).get("retentionDurationSeconds", 0))
-    if kept != "0" and not (re.fullmatch(r"\d{1,9}", kept) and _RETAINED_S[0] <= int(kept) <= _RETAINED_S[1]):
-        raise invalid(f"softDeletePolicy.retentionDurationSeconds {kept}: expected 0, or {_RETAINED_S[0]} to {_RETAINED_S[1]}.")
+    _check_deletion(str(fields.get("softDeletePolicy", {}).get("retentionDurationSeconds", 0)))
     return fields
 
 
@@ -158,6 +156,14 @@ def _check_labels(labels: Mapping[str, str]) -> None:
 def _check_access(access: Mapping[str, Any]) -> None:
     if access.get("publicAccessPrevention", "inherited") not in ("inherited", "enforced", "unspecified"):
         raise invalid(f"Invalid publicAccessPrevention: {access['publicAccessPrevention']!r}: expected inherited or enforced.")
+
+
+def _check_deletion(seconds: str) -> None:
+    low, high = _RETAINED_S
+    if seconds != "0" and not (re.fullmatch(r"\d{1,9}", seconds) and low <= int(seconds) <= high):
+        raise invalid(f"Invalid softDeletePolicy.retentionDurationSeconds {seconds}: expected 0, or {low} to {high}.")
+    if seconds != "0":
+        raise ServiceError(501, "softDeletePolicy.retentionDurationSeconds above 0 is not implemented by the local Cloud Storage")
 
 
 def _check_rule(rule: Mapping[str, Any]) -> None:

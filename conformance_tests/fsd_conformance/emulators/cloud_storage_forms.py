@@ -27,6 +27,9 @@ __all__ = [
 ]
 
 
+_MULTI, _DUAL = ("ASIA", "EU", "US"), ("ASIA1", "EUR4", "EUR5", "EUR7", "EUR8", "NAM4")
+
+
 def base(request: Request) -> str:
     """The address that the client knows."""
     return f"http://{request.headers.get('host', '')}"
@@ -120,18 +123,24 @@ def media(request: Request, found: Object) -> Response:
 
 def bucket_form(request: Request, bucket: Bucket) -> dict[str, Any]:
     """A bucket's resource."""
-    return bucket.fields | {
-        "kind": "storage#bucket",
-        "id": bucket.name,
-        "selfLink": f"{base(request)}/storage/v1/b/{bucket.name}",
-        "projectNumber": "123456789012",
-        "name": bucket.name,
-        "timeCreated": _time(bucket.created),
-        "updated": _time(bucket.updated),
-        "metageneration": str(bucket.metageneration),
-        "locationType": "multi-region" if bucket.fields["location"] in ("US", "EU", "ASIA") else "region",
-        "etag": bucket.etag,
-    }
+    place = bucket.fields["location"]
+    kind = "dual-region" if place in _DUAL else "multi-region" if place in _MULTI else "region"
+    return (
+        bucket.fields
+        | ({} if kind == "region" else {"rpo": "DEFAULT"})
+        | {
+            "kind": "storage#bucket",
+            "id": bucket.name,
+            "selfLink": f"{base(request)}/storage/v1/b/{bucket.name}",
+            "projectNumber": "123456789012",
+            "name": bucket.name,
+            "timeCreated": _time(bucket.created),
+            "updated": _time(bucket.updated),
+            "metageneration": str(bucket.metageneration),
+            "locationType": kind,
+            "etag": bucket.etag,
+        }
+    )
 
 
 def policy_form(bucket: Bucket, version: int) -> dict[str, Any]:

@@ -128,6 +128,7 @@ class Admin:
             ("AutoDeleteOnIdle", iso(None)),
             ("EnablePartitioning", "false"),
             ("UserMetadata", settings.user_metadata),
+            ("EntityAvailabilityStatus", "Available"),
             ("EnableExpress", "false"),
             ("MaxMessageSizeInKilobytes", self._broker.message_bytes(queue) >> 10 if self._broker.tier.own_limit else None),
         ):
