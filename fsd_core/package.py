@@ -31,7 +31,7 @@ _CLIENT_ONLY = (  # of fsd_core: nothing of a worker imports these
 )
 _DROPPED_FOLDERS = {"tests", "__pycache__", "bin", "include"}
 _DROPPED_SUFFIXES = (".pyi", ".pyc", ".a", ".h", "/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")
-_FORMAT = "1"  # in every digest: a change of what is dropped must not find what was built before
+_FORMAT = "2"  # in every digest: a change of what is dropped, or of the zip itself, must not find what was built before
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,7 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
     with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for name in sorted(files):
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.create_system = 3  # Unix, wherever it is made: or the mode is passed over where it is unpacked
             entry.external_attr = 0o644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, files[name])

@@ -106,7 +106,9 @@ def test_the_bicep_uses_the_same_names_and_roles() -> None:
         f"name: '{RESOURCES}'",
     ):
         assert line in text
-    assert set(re.findall(r"^var \w+ = '([0-9a-f-]{36})'", text, re.M)) == {policy.SENDER, policy.RECEIVER, policy.OWNER, policy.BLOBS}
+    roles = {policy.SENDER, policy.RECEIVER, policy.OWNER, policy.BLOBS, policy.BLOBS_OWNER}
+    assert set(re.findall(r"^var \w+ = '([0-9a-f-]{36})'", text, re.M)) == roles
+    assert re.search(r"resource workerStores [\s\S]*?roleDefinitions', blobsOwner\)[\s\S]*?resource deployerOwns", text)
 
 
 def test_the_bicep_has_the_defaults_of_the_settings() -> None:

@@ -54,7 +54,6 @@ _NAMES = {  # of azure.servicebus.exceptions
     "MessagingEntityNotFoundError": Code.NOT_FOUND,
     "MessageNotFoundError": Code.NOT_FOUND,
     "MessagingEntityAlreadyExistsError": Code.ALREADY_EXISTS,
-    "ServiceBusAuthenticationError": Code.DENIED,
     "ServiceBusAuthorizationError": Code.DENIED,
     "MessageSizeExceededError": Code.TOO_LARGE,
     "MessageLockLostError": Code.PRECONDITION,
@@ -81,7 +80,12 @@ def status_code(status: int, word: str = "") -> Code:
 
 
 def asking(error: E) -> E:
-    """The same error, with ``retry_after_s`` where Service Bus says how long to wait; see `fsd_core.driver`."""
+    """The same error, with ``retry_after_s`` where Service Bus says how long to wait; see `fsd_core.driver`. Of a token that was not
+    taken azure-servicebus keeps what the service said in the inner error alone: then its words are added."""
+    inner = getattr(error, "inner_exception", None)
+    if (said := getattr(inner, "status_description", None)) and _token_status(error):
+        words = f"{error} {_token_status(error)}: {said.decode(errors='replace') if isinstance(said, bytes) else said}"
+        error.args = (words, *error.args[1:])
     if found := _WAIT.search(str(error)):
         error.retry_after_s = float(found[1])  # type: ignore[attr-defined]  # an attribute of our own
     return error
@@ -105,6 +109,8 @@ def classify(error: BaseException) -> Code:
 def _service_bus(error: BaseException) -> Code:
     """The condition says more than the class: what ends a link or a connection is one class, whatever its reason."""
     name = type(error).__name__
+    if name == "ServiceBusAuthenticationError":
+        return _authentication(error)
     if name in _NAMES and name != "ServiceBusConnectionError":
         return _NAMES[name]
     for condition in _CONDITION.findall(str(error)):
@@ -114,6 +120,21 @@ def _service_bus(error: BaseException) -> Code:
     if inner is not None and not type(inner).__module__.startswith("azure.servicebus"):
         return classify(inner)
     return Code.UNAVAILABLE
+
+
+def _token_status(error: BaseException) -> int:
+    """The status, as of HTTP, that the service answered a token with; 0: there is none."""
+    status = getattr(getattr(error, "inner_exception", None), "status_code", None)
+    return status if isinstance(status, int) else 0
+
+
+def _authentication(error: BaseException) -> Code:
+    """A token is put for a queue, and refused with 404 where there is none. Without an answer the way to where tokens are put broke,
+    or the token ran out on it: the next link puts a new one."""
+    if status := _token_status(error):
+        code = status_code(status)
+        return code if code is not Code.UNKNOWN else Code.DENIED
+    return Code.DENIED if getattr(error, "inner_exception", None) is None else Code.UNAVAILABLE
 
 
 _ADVICE = (  # words of an error, as a pattern, and what to do: the first that is found
@@ -173,6 +194,11 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
         "the key in the connection string is not the account's: copy it again ('az storage account show-connection-string')",
     ),
     (
+        r"MessagingEntityNotFoundError|ContainerNotFound|ResourceNotFound|ResourceGroupNotFound|amqp:not-found"
+        r"|ServiceBusAuthenticationError: [^\n]*\b404",
+        "something of the app is gone, or in another subscription: 'fsd destroy --provider azure', then 'fsd deploy', makes it anew",
+    ),
+    (
         r"ServiceBusAuthenticationError|CBS Token authentication failed|auth-failed",
         "Service Bus does not take the key or the login: copy the connection string again, or run 'az login'",
     ),
@@ -184,10 +210,6 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
     (
         r"MessagingEntityDisabledError|entity-disabled",
         "a queue is disabled: enable it in the portal, or destroy the app and deploy it again",
-    ),
-    (
-        r"MessagingEntityNotFoundError|ContainerNotFound|ResourceNotFound|ResourceGroupNotFound|amqp:not-found",
-        "something of the app is gone, or in another subscription: 'fsd destroy --provider azure', then 'fsd deploy', makes it anew",
     ),
     (
         r"ServiceRequestError|Failed to initiate the connection|Name or service not known|Connection refused|getaddrinfo failed",

@@ -122,15 +122,19 @@ class Api(Requests):
             by_resource.setdefault((each.service, each.resource), []).append(each)
         self.each(lambda item: self.repeat(f"roles on {item[0][1]}", lambda: self._bind(*item[0], item[1])), by_resource.items())
 
+    def policy(self, service: str, resource: str) -> dict[str, Any]:
+        """Who has which role on a resource, by version 3: an older one would show conditions as roles of other names, and lose them."""
+        if service == "storage":
+            return self.request(service, "GET", f"{resource}/iam", optionsRequestedPolicyVersion="3")
+        asked = {"options.requestedPolicyVersion": "3"}
+        return self.request(service, "POST" if service == "iam" else "GET", f"{resource}:getIamPolicy", **asked)
+
     def _bind(self, service: str, resource: str, grants: list[Grant]) -> None:
         """Read, add, write. The service refuses the write, and core begins again, where another's came between."""
         bucket = service == "storage"
-        read, write = ("GET", f"{resource}/iam"), ("PUT", f"{resource}/iam")
-        if not bucket:
-            read = ("POST" if service == "iam" else "GET", f"{resource}:getIamPolicy")
-            write = ("POST", f"{resource}:setIamPolicy")
+        write = ("PUT", f"{resource}/iam") if bucket else ("POST", f"{resource}:setIamPolicy")
         try:
-            policy = self.request(service, *read)
+            policy = self.policy(service, resource)
             bindings = policy.setdefault("bindings", [])
             before = json.dumps(bindings)
             for each in grants:

@@ -96,6 +96,10 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
         r"RefreshError|invalid_grant|ReauthFailError|ReauthSamlChallengeFailError|UNAUTHENTICATED|authError",
         f"the Google Cloud credentials expired, or were revoked: run '{_LOGIN}' again",
     ),
+    (
+        r"requires a quota project",  # which says SERVICE_DISABLED too, of a project of Google's own
+        "the login names no project for its quota: run 'gcloud auth application-default set-quota-project PROJECT'",
+    ),
     *(
         (
             rf"(?s:({_DISABLED}).*\b{api}\.googleapis\.com)",

@@ -18,7 +18,7 @@ from pathlib import Path
 from fsd_core.config import home
 from fsd_core.errors import InputError
 
-__all__ = ["environment", "folder", "locked", "npm", "packages"]
+__all__ = ["environment", "folder", "locked", "npm", "packages", "wheels"]
 
 _WHOLE = "installed"  # the file that says that an installation was finished, and of what
 
@@ -83,6 +83,19 @@ def packages(extras: Sequence[str], tell: Callable[[str], None]) -> None:
     sys.path.append(str(target))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(target)]))
     importlib.invalidate_caches()
+
+
+def wheels(requirements: Path, tell: Callable[[str], None]) -> Path:
+    """The folder of the wheels that a file of requirements names with their hashes: as they were published, and not installed."""
+    target, told = folder() / f"wheels-{requirements.stem}", requirements.read_text()
+
+    def make() -> None:
+        target.mkdir(parents=True, exist_ok=True)
+        exact = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--retries", "1"]
+        _pip([sys.executable, "-m", "pip", "download", *exact, "--dest", str(target), "-r", str(requirements)], target.name, tell)
+
+    _once(target, told, make, tell)
+    return target
 
 
 def _there(distribution: str) -> bool:

@@ -49,8 +49,7 @@ class Invoker:
         kind = request.headers.get("x-amz-invocation-type", "RequestResponse")
         if kind not in _PAYLOAD_BYTES:
             raise ServiceError(400, "ValidationException", f"Value '{kind}' at 'invocationType' is none of {list(_PAYLOAD_BYTES)}")
-        qualifier = request.query.get("Qualifier", ["$LATEST"])[0]
-        function = self._store.find(region, f"{name}:{qualifier}" if qualifier != "$LATEST" else name)
+        function, _ = self._store.find(region, name, request.query.get("Qualifier", [None])[0])
         if len(request.body) > _PAYLOAD_BYTES[kind]:
             said = f"{len(request.body)} byte payload is too large for the {kind} invocation type (limit {_PAYLOAD_BYTES[kind]} bytes)"
             raise ServiceError(413, "RequestEntityTooLargeException", said)
