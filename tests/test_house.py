@@ -20,6 +20,7 @@ ORDER = (
     *(
         "driver",
         "errors",
+        "arguments",
         "checks",
         "settings",
         "wrappers.meter",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+from fsd_core import arguments
 from fsd_core.errors import InputError
 from fsd_core.model import Model
 from fsd_core.partition.methods import METHODS, partition
@@ -15,7 +17,7 @@ __all__ = ["find_partition"]
 
 
 def find_partition(
-    wanted: str | Partition,
+    wanted: str | os.PathLike[str] | Partition,
     model: Model,
     workers: int,
     seed: int,
@@ -27,6 +29,9 @@ def find_partition(
     ``wanted``: a `Partition`, a method, or a path. ``progress``: see `partition`. Raises `InputError` where it cannot be: no such file,
     another number of workers, more workers than rows.
     """
+    workers, seed = arguments.whole("workers", workers, 1), arguments.whole("seed", seed)
+    if not isinstance(wanted, Partition):
+        wanted = arguments.folder_or_name("partition", wanted, f"a Partition, one of {', '.join(METHODS)}, or the path of a partition")
     if isinstance(wanted, Partition):
         parts, label = wanted.check(model), "given"
     elif wanted in METHODS:
@@ -43,7 +48,7 @@ def find_partition(
             parts.save(file)
         return parts, label
     else:
-        parts, label = Partition.load(wanted, model), wanted
+        parts, label = Partition.load(wanted, model), str(wanted)
     if parts.workers != workers:
         raise InputError(f"partition {label}: made for {parts.workers} workers, the run has {workers}")
     return parts, label
