@@ -177,9 +177,9 @@ def array(name: str, value: Any, kinds: str = REAL, dims: int | None = None) -> 
         raise InputError(f"{name} {shown(value)}: numpy makes no array of it: {' '.join(str(error).split())}") from error
     wanted = "whole numbers" if set(kinds) <= set("iu") else "real numbers"
     if found.dtype.kind not in kinds:
-        raise wrong(name, value if found.ndim == 0 else found, f"an array of {wanted}")
+        raise wrong(name, found if found.ndim else value, f"an array of {wanted}")
     if dims is not None and found.ndim != dims:
-        raise wrong(name, found, f"an array of {dims} dimension{'s' * (dims > 1)}")
+        raise wrong(name, found if found.ndim else value, f"an array of {dims} dimension{'s' * (dims > 1)}")
     return found
 
 

@@ -264,7 +264,7 @@ def test_serial_is_what_the_definition_says(last, challenge, batch):
 
 
 def test_serial_refuses_a_wrong_width():
-    with pytest.raises(InputError, match="width 4, the model takes 6"):
+    with pytest.raises(InputError, match="4 columns, the model takes 6"):
         serial(Model((layer(9, 6),)), csr_matrix((2, 4)))
 
 
@@ -377,7 +377,7 @@ def test_files_that_are_missing_empty_or_double(tmp_path):
         ("radixnet:1024", "radixnet:NEURONS:LAYERS"),
         ("radixnet:1024:x", "radixnet:NEURONS:LAYERS"),
         ("radixnet:1000:2", "1000 neurons: .* 1024, 4096, 16384, 65536"),
-        ("radixnet:1024:0", "0 layers"),
+        ("radixnet:1024:0", "layers 0: expected a whole number of at least 1"),
     ],
 )
 def test_open_model_says_what_would_be_right(tmp_path, monkeypatch, spec, message):
@@ -470,7 +470,7 @@ def test_import_refuses_what_it_does_not_know(tmp_path):
     with pytest.raises(InputError, match=r"or an .npz file would be right"):
         import_model(tmp_path / "x.onnx")
     save_npz(tmp_path / "ok.npz", random_array((3, 3), density=0.5, format="csr", rng=np.random.default_rng(0)))
-    with pytest.raises(InputError, match="rule 'none': plain or challenge"):
+    with pytest.raises(InputError, match="rule 'none': expected one of plain, challenge"):
         import_model(tmp_path / "ok.npz", rule="none")
     with pytest.raises(InputError, match="goes with activation relu only"):
         import_model(tmp_path / "ok.npz", activation="tanh", clip=1)

@@ -30,16 +30,16 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as file:
             if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
-                raise InputError(f"{path}: is one bare array: expected an .npz file")
+                raise InputError("is one bare array: expected an .npz file, as numpy.savez writes it")
             with zipfile.ZipFile(file) as archive:
                 for info in archive.infolist():
                     name = info.filename.removesuffix(".npy")
-                    where = f"{path}: array {name!r} cannot be read"
+                    where = f"{path}: cannot be read as .npz: array {name!r}"
                     if name in arrays:
-                        raise InputError(f"{path}: array {name!r} is there twice")
+                        raise InputError("it is there twice")
                     arrays[name] = _member(archive, info)
     except InputError as error:
-        raise error if str(error).startswith(f"{path}: ") else InputError(f"{where}: {error}") from error
+        raise InputError(f"{where}: {error}") from error
     except Exception as error:  # zipfile, its decompressors and numpy's parser raise errors of any kind on damaged bytes
         raise InputError(f"{where}: {' '.join(str(error).split()) or type(error).__name__}") from error
     return arrays

@@ -14,6 +14,7 @@ from fsd_core.figures import FIGURES, RANK_PARTS, Figure, Measured, rank_parts, 
 from fsd_core.report import charts
 from fsd_core.report.charts import Bar, Row
 from fsd_core.report.stragglers import stragglers
+from fsd_core.result import left_out
 
 __all__ = ["MARK", "check_page", "comparison_page", "run_page"]
 
@@ -47,6 +48,7 @@ def comparison_page(found: Comparison) -> str:
     if emulated:
         top.append(f'<p class="warn">Emulated on this machine: {_text(", ".join(emulated))}. Compare counts and bytes, not times.</p>')
     top += [f'<p class="warn">Without figures: {_text(line)}</p>' for _, line in found.failures()]
+    top += [f'<p class="warn">{_text(line)}.</p>' for line in found.left_out()]
     sections = [
         _section("At a glance", _overview(found)),
         f'<div class="pair">{"".join(_compared(figure, found) for figure in FIGURES)}</div>',
@@ -78,6 +80,8 @@ def run_page(run: Measured) -> str:
     if record["stand_in"]:
         where = _text(record["stand_in"])
         top.append(f'<p class="warn">Emulated at {where}. Compare counts and bytes, not times.</p>')
+    if words := left_out(record.get("missing_ranks", ())):
+        top.append(f'<p class="warn">{_text(words)}.</p>')
     ranks = [(f"rank {rank['rank']}", rank_parts(rank)) for rank in record["ranks"]]
     rows_of = [Row(f"rank {rank['rank']}", rank_spans(rank)) for rank in record["ranks"]]
     moments = charts.timeline("moments", "What each rank did when", "seconds from the launch", RANK_PARTS, rows_of, _seconds)
@@ -100,9 +104,9 @@ def run_page(run: Measured) -> str:
     both = _section("Timeline by rank", f'<figure>{moments}</figure><p class="soft">{moments_words}</p>')
     both += _section("Time by rank", figure + f'<p class="soft">{words}</p>')
     table = _table(["phase", "slowest", "its time", "median rank", "straggler"], late)
+    by_rank = [f'<div class="pair">{both}</div>', _section("Stragglers", f'{table}<p class="soft">{stragglers_words}</p>')]
     sections = [
-        f'<div class="pair">{both}</div>',
-        _section("Stragglers", f'{table}<p class="soft">{stragglers_words}</p>'),
+        *(by_rank if ranks else ()),
         _section("Bill", _bill(run.bill)),
         f'<div class="pair">{"".join(_amounts(figure, run) for figure in FIGURES[:3])}</div>',
     ]
