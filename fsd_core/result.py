@@ -90,8 +90,8 @@ def left_out(missing_ranks: Sequence[int]) -> str:
     if not missing_ranks:
         return ""
     some = ", ".join(map(str, missing_ranks[:8])) + (f" and {len(missing_ranks) - 8} more" if len(missing_ranks) > 8 else "")
-    which = f"rank{'s' if len(missing_ranks) > 1 else ''} {some}"
-    return f"{which} left no record that can be read: times, counts, memory and the bill leave {which} out; the output does not"
+    word, them = ("ranks", "them") if len(missing_ranks) > 1 else ("rank", "it")
+    return f"{word} {some} left no record that can be read: times, counts, memory and the bill leave {them} out; the output is whole"
 
 
 def wrong_rank(record: Mapping[str, Any]) -> str | None:
