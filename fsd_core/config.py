@@ -167,7 +167,7 @@ def _file(path: Path, required: bool, names: tuple[str, ...]) -> tuple[dict[str,
     if not required and not path.exists():
         return {}, {}
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"--config {path}: no such file") from None
     except OSError as error:

@@ -284,10 +284,6 @@ def test_text_may_begin_with_the_mark_of_utf_8(tmp_path: Path, monkeypatch: pyte
         table = read_table(write("x.tsv", text), 2, 3)
         assert (table.rows.tolist(), table.columns.tolist()) == ([0, 0, 1], [2, 0, 1])
     assert read_truth(write("t.tsv", "2\n1\n"), 2).tolist() == [1, 2]
-    assert config.load(config=write("fsd.toml", "workers = 3\n"), environ={}).workers == 3
-    prices = Path(cost.load("local").path).read_text()
-    assert cost.load(str(write("./mine.toml", prices))).function == cost.load("local").function
-    assert main(["bill", "--tariff", "local", "--usage", str(write("u.json", '{"object_puts": 3}'))]) == 0
     save(MODEL, "m")
     write("m/model.json", Path("m/model.json").read_text())
     assert load("m").digest == MODEL.digest

@@ -122,7 +122,7 @@ def _read(path: str) -> Any:
         if path == "-" and sys.stdin is None:
             raise InputError("--usage -: standard input is closed")
         text = sys.stdin.read() if path == "-" else Path(KINDS["output"].read(path, "--usage ")).read_text(encoding="utf-8")
-        return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_once)
+        return json.loads(text, object_pairs_hook=_once)
     except FileNotFoundError:
         raise InputError(f"--usage {path}: no such file") from None
     except OSError as error:

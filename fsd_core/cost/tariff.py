@@ -154,7 +154,7 @@ def load(name: str) -> Tariff:
         meant = f"did you mean {close[0]}? " if close else ""
         raise InputError(f"tariff {name!r} is not known: {meant}there is {', '.join(names())}, or the path of a .toml file of your own")
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"tariff {name}: no such file") from None
     except OSError as error:
