@@ -130,7 +130,7 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
         Partition.load(tmp_path / "absent.npz", MODEL)
     for name, content in {"text": b"hello", "empty": b"", "zip": b"PK\x03\x04 broken"}.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match="cannot be read as .npz"):
+        with pytest.raises(InputError, match=r"cannot be read as \.npz"):
             Partition.load(tmp_path / name, MODEL)
     np.save(tmp_path / "one.npy", np.zeros(3))
     with pytest.raises(InputError, match=r"expected an \.npz file"):
