@@ -15,9 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from fsd_core import collect, slots, stage
+from fsd_core import arguments, collect, slots, stage
 from fsd_core.abort import report_failure
 from fsd_core.driver import Code, InvokeDriver, InvokeLimits, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, FsdError, InputError, RunFailed
@@ -26,7 +24,8 @@ from fsd_core.follow import follow
 from fsd_core.keys import RunKeys, new_run
 from fsd_core.partition import ExchangePlan, Partition, find_partition
 from fsd_core.providers import find
-from fsd_core.result import Result, keep
+from fsd_core.provisioning import check_app
+from fsd_core.result import Result, keep, left_out, over_ranks, warn
 from fsd_core.retry import OUTAGE_S, Retry
 from fsd_core.runconfig import VERSION, RunConfig
 from fsd_core.shard import READ_BYTES, predicted_bytes
@@ -61,20 +60,21 @@ class Progress:
     text: str = ""
 
 
-def home_folder(home: str | Path | None = None) -> Path:
+def home_folder(home: str | os.PathLike[str] | None = None) -> Path:
     """Where records and caches live: ``home``, else ``$FSD_HOME``, else ``~/.fsd``."""
+    home = None if home is None else arguments.path("home", home)
     return Path(home or os.environ.get("FSD_HOME") or Path.home() / ".fsd").expanduser().absolute()
 
 
 def run(
-    model: Model | str,
+    model: Model | str | os.PathLike[str],
     inputs: Any,
     *,
     provider: str = "local",
     channel: str = "auto",
     workers: int = 8,
     branching: int = 4,
-    partition: str | Partition = "hypergraph",
+    partition: str | os.PathLike[str] | Partition = "hypergraph",
     objective: str = "cost",
     batch_size: int | None = None,
     timeout: float = 900.0,
@@ -82,15 +82,16 @@ def run(
     app: str = "fsd",
     faults: str | None = None,
     settings: Mapping[str, object] | None = None,
-    home: str | Path | None = None,
+    home: str | os.PathLike[str] | None = None,
     note: Mapping[str, str] | None = None,
     outage: float = OUTAGE_S,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Run ``model`` on ``inputs``, its layers split over ``workers`` functions of ``provider``.
 
-    ``model``: a `Model`, or what MODEL of the command may be. ``inputs``: (samples, width) as scipy sparse matrix, array, or
-    what INPUT of the command may be. ``channel``: auto, queue, object or hybrid. ``partition``: a method, a path, or a
+    ``model``: a `Model`, or what MODEL of the command may be. ``inputs``: (samples, width) as scipy sparse matrix of any format, as
+    anything that numpy makes an array of real numbers of, or what INPUT of the command may be. A `Path` is a file or folder, a text may
+    be a name as well. What is given stays as it is. ``channel``: auto, queue, object or hybrid. ``partition``: a method, a path, or a
     `Partition`. ``batch_size``: samples at a time (default: all, fewer where the functions' memory needs it). ``timeout``:
     seconds, from the launch on. ``settings``: the provider's own. ``home``: where records and caches live (default ``$FSD_HOME``
     or ``~/.fsd``). ``note``: kept in the run's record, for instance names of ``model`` and ``inputs`` where these are no texts.
@@ -99,12 +100,25 @@ def run(
     An interrupt (KeyboardInterrupt) stops the workers and gives back what the run held, within 2 s; where that is not enough, a
     note of the exception says what is left.
 
-    Raises `InputError` before anything started where an argument is wrong, else `RunFailed` with code, rank and layer.
+    An error that ``progress`` raises ends the run, unless the output is being collected by then.
+
+    Raises `InputError` before anything started where an argument is wrong, else `RunFailed` with code, rank and layer. What fails
+    once the answer is there, such as writing the run's record, is a warning.
     """
     began = time.time()
-    tell = progress or (lambda _: None)
-    _check(channel, workers, branching, objective, batch_size, timeout, faults)
-    chosen = find(provider)
+    channel = arguments.one_of("channel", channel, ("auto", *CHANNELS))
+    objective = arguments.one_of("objective", objective, OBJECTIVES)
+    workers, branching = arguments.whole("workers", workers, 1), arguments.whole("branching", branching, 1)
+    batch_size = None if batch_size is None else arguments.whole("batch_size", batch_size, 1)
+    timeout, outage = arguments.seconds("timeout", timeout), arguments.seconds("outage", outage)
+    seed = arguments.whole("seed", seed)
+    spec = None if faults is None else Faults.parse(arguments.text("faults", faults)).spec()
+    check_app(arguments.text("app", app))
+    given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
+    kept, folder = given | arguments.texts("note", note), home_folder(home)
+    tell = _telling(arguments.callback("progress", progress))
+    chosen = find(arguments.text("provider", provider))
+    provisioner = chosen.provisioner(arguments.table("settings", settings))
     job = _Job(
         model=_model(model),
         provider=chosen,
@@ -113,10 +127,10 @@ def run(
         workers=workers,
         branching=branching,
         objective=objective,
-        faults=Faults.parse(faults).spec() if faults else None,
+        faults=spec,
         seed=seed,
-        note={key: text for key, text in (("model", model), ("input", inputs)) if isinstance(text, str)} | dict(note or {}),
-        home=home_folder(home),
+        note=kept,
+        home=folder,
         began=began,
         timeout=timeout,
         outage=outage,
@@ -126,7 +140,6 @@ def run(
     parts, label = find_partition(
         partition, job.model, workers, seed, job.home, lambda done, total: tell(Progress("partition", done, total))
     )
-    provisioner = job.provider.provisioner(settings or {})
     there = provisioner.find(app)
     if there:  # what is refused makes no more queues
         job.admit(there)
@@ -305,8 +318,8 @@ class _Job:
         self, run_id: str, output: csr_matrix, samples: csr_matrix, label: str, batches: list[int], predicted: int,
         limit: int | None, staged: float, records: list[dict[str, Any]], meter: Meter,
     ) -> Result:  # fmt: skip
-        """Maxima and sums over the workers' records, kept on disk as well."""
-        seconds = {name: max(record["seconds"][name] for record in records) for name in ("launch", "load", "compute", "exchange")}
+        """Maxima and sums over the workers' records, kept on disk as well. Nothing in here may fail: the output is there."""
+        ranks, seconds, meter_ranks, meter_layers, peak_bytes = over_ranks(records, self.workers)
         client = meter.snapshot()
         result = Result(
             run=run_id,
@@ -321,12 +334,13 @@ class _Job:
             channel=self.channel,
             partition=label,
             seconds={"total": self.ended - self.began, "stage": staged} | seconds,
-            meter={name: client[name] + sum(record["meter"][name] for record in records) for name in FIELDS},
-            meter_layers={name: sum(record["meter_layers"][name] for record in records) for name in FIELDS},
-            memory={"peak_bytes_max": max(record["peak_bytes"] for record in records), "predicted_bytes_max": predicted}
-            | ({} if limit is None else {"limit_bytes": limit}),
-            ranks=records,
+            meter={name: client[name] + meter_ranks[name] for name in FIELDS},
+            meter_layers=meter_layers,
+            memory={"peak_bytes_max": peak_bytes, "predicted_bytes_max": predicted} | ({} if limit is None else {"limit_bytes": limit}),
+            ranks=ranks,
         )
+        if words := left_out(result.missing_ranks):
+            warn(f"run {run_id}: {words}")
         about = {"objective": self.objective, "seed": self.seed, "faults": self.faults, "batches": batches, "model": self.model.digest}
         keep(result, self.home, about | {"note": self.note, "began": self.began})
         return result
@@ -342,44 +356,36 @@ class _Job:
             self.provider.admit(resources, self.workers)
 
 
-def _check(channel: str, workers: int, branching: int, objective: str, batch_size: int | None, timeout: float, faults: str | None) -> None:
-    """Refuse what can be refused before anything is read."""
-    for name, value, allowed in (("channel", channel, ("auto", *CHANNELS)), ("objective", objective, OBJECTIVES)):
-        if value not in allowed:
-            raise InputError(f"{name} {value!r} is not known: there is {', '.join(allowed)}")
-    for name, number in (("workers", workers), ("branching", branching), ("batch_size", 1 if batch_size is None else batch_size)):
-        if number < 1:
-            raise InputError(f"{name} {number}: must be at least 1")
-    if not 0 < timeout < math.inf:
-        raise InputError(f"timeout {timeout}: must be a number of seconds above 0")
-    if faults:
-        Faults.parse(faults)
+def _telling(progress: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
+    """``progress``, its errors warnings from when output is collected: the workers are done by then, and were paid for."""
+
+    def tell(step: Progress) -> None:
+        try:
+            if progress is not None:
+                progress(step)
+        except Exception as error:
+            if step.phase != "collect":
+                raise
+            warn(f"progress failed while the output was collected: {type(error).__name__}: {error}")
+
+    return tell
 
 
-def _model(model: Model | str) -> Model:
-    if isinstance(model, str):
-        from fsd_core.model.sources import open_model
+def _model(model: Any) -> Model:
+    from fsd_core.model import Model, open_model
 
-        return open_model(model)
-    return model
+    return model if isinstance(model, Model) else open_model(model)
 
 
 def _inputs(inputs: Any, model: Model) -> csr_matrix:
-    """Inputs as scipy CSR float32 (samples, width), checked."""
-    from scipy.sparse import csr_matrix
-
-    if isinstance(inputs, str):
+    """Inputs as scipy CSR float32 (samples, width), checked, and a copy of what was given."""
+    if isinstance(inputs, str | os.PathLike):
         from fsd_core.model.inputs import open_inputs
 
         return open_inputs(inputs, model.inputs)
-    matrix = csr_matrix(inputs, dtype=np.float32)
-    if matrix.shape[1] != model.inputs:
-        raise InputError(f"inputs have {matrix.shape[1]} columns, the model takes {model.inputs}")
+    matrix = arguments.matrix("inputs", inputs, model.inputs)
     if matrix.shape[0] == 0:
         raise InputError("inputs have no samples: at least one is needed")
-    if not np.isfinite(matrix.data).all():
-        raise InputError("inputs hold a value that is not finite")
-    matrix.sum_duplicates()
     return matrix
 
 

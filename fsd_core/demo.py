@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core import arguments
 from fsd_core.errors import InputError
 from fsd_core.model import Csr, Layer, Model
 
@@ -52,16 +54,16 @@ def digits(seed: int = 0) -> Digits:
         raise InputError("the digits are scikit-learn's, which is not installed: pip install 'fsd-inference[demo]'") from None
     data = load_digits()
     images, labels = (data.data / 16).astype(np.float32), data.target.astype(np.int64)
-    order = np.random.default_rng(seed).permutation(len(images))
+    order = np.random.default_rng(arguments.whole("seed", seed)).permutation(len(images))
     seen, held = np.split(order, [len(images) // 2])
     return Digits(images[seen], labels[seen], images[held], labels[held])
 
 
-def network(home: Path, progress: Callable[[int, int], None] | None = None) -> tuple[Model, Path]:
+def network(home: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> tuple[Model, Path]:
     """The trained model and its folder, below ``home / "demo"``: made at first use, again whenever this file changes or it is damaged."""
     from fsd_core.model import load, save
 
-    folder = home / "demo" / f"digits-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
+    folder = arguments.path("home", home) / "demo" / f"digits-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
     if folder.exists():
         try:
             return load(folder), folder
@@ -87,7 +89,8 @@ def train(data: Digits, seed: int = 0, progress: Callable[[int, int], None] | No
     Adam (Kingma and Ba, 2015) on the cross-entropy of shifted images; meanwhile the smallest weights are removed, on the
     cubic schedule of Zhu and Gupta ("To prune, or not to prune", 2017), and stay removed.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(arguments.whole("seed", seed))
+    arguments.callback("progress", progress)
     layers = len(WIDTHS) - 1
     weights: Weights = [
         (random.standard_normal((outputs, inputs)) * np.sqrt(2 / inputs)).astype(np.float32) for inputs, outputs in pairwise(WIDTHS)

@@ -21,6 +21,7 @@ ORDER = (
         "driver",
         "errors",
         "sealed",
+        "arguments",
         "checks",
         "settings",
         "wrappers.meter",

@@ -267,7 +267,7 @@ def test_no_free_slot_is_refused_before_anything_starts(start: Callable[..., Res
     ("options", "word"),
     [
         ({"provider": "nowhere"}, r"provider 'nowhere' is not installed: there is .*local"),
-        ({"channel": "pigeon"}, r"channel 'pigeon' is not known: there is auto, queue, object, hybrid"),
+        ({"channel": "pigeon"}, r"channel 'pigeon': expected one of auto, queue, object, hybrid"),
         ({"objective": "fame"}, "objective 'fame'"),
         ({"workers": 0}, "workers 0"),
         ({"workers": 2000}, r"2000.*1024"),

@@ -177,7 +177,7 @@ def _answer(screen: Screen, found: Comparison, error: Mapping[str, Any], report:
     screen.answer({**found.to_json(), "report": report, "csv": table, **error})
     doubted = sorted({f"{price.service} {price.sku}" for cell in found.cells for run in cell.runs for price in run.bill.doubted})
     notes = [f"* by a price of low confidence: {', '.join(doubted)}"] if doubted else []
-    notes += [text for _, text in found.failures()]
+    notes += [text for _, text in found.failures()] + found.left_out()
     screen.print(_table(found), *notes, *(f"{name}: {path}" for name, path in (("Page", report), ("CSV", table)) if path))
 
 

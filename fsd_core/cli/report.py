@@ -16,6 +16,7 @@ from fsd_core.config import KINDS, Settings, home
 from fsd_core.cost import Usage
 from fsd_core.errors import InputError
 from fsd_core.figures import Measured
+from fsd_core.result import left_out
 
 __all__ = ["report"]
 
@@ -57,11 +58,18 @@ def report(screen: Screen, settings: Settings, run: str, out: str | None, traced
         write_file("--trace", Path(traced), trace.trace(record), trace.MARK)
     slowest = stragglers(record)
     screen.answer(
-        {"run": record["run"], "report": str(path), "trace": traced, "bill": measured.bill.to_json()}
+        {
+            "run": record["run"],
+            "missing_ranks": record.get("missing_ranks", []),
+            "report": str(path),
+            "trace": traced,
+            "bill": measured.bill.to_json(),
+        }
         | {"slowest": [{"phase": s.phase, "rank": s.rank, "seconds": s.seconds, "median": s.median, "late": s.late} for s in slowest]}
     )
     rows = [
         (s.phase, f"rank {s.rank} {s.seconds:8.3f} s, median rank {s.median:.3f} s{', a straggler' if s.late else ''}") for s in slowest
     ]
-    files = [f"\nPage: {path}", *([f"Trace: {traced}"] if traced else [])]
+    files = [f"\n{words}"] if (words := left_out(record.get("missing_ranks", ()))) else []
+    files += [f"\nPage: {path}", *([f"Trace: {traced}"] if traced else [])]
     screen.print(pairs(f"Slowest ranks of run {record['run']}", rows), service_table(measured.bill), *files)

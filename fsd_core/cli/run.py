@@ -15,6 +15,7 @@ from fsd_core.cli.screen import Screen, Show, amount, pairs
 from fsd_core.config import Settings, home
 from fsd_core.cost import Usage, bill
 from fsd_core.errors import CheckFailed
+from fsd_core.result import left_out
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -71,14 +72,17 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     with screen.progress() as show, emulated(settings, lambda text: show("emulator", 0, 0, text), start=True) as settings:
         result = distributed(network, samples, settings, show, {"model": model, "input": inputs})
     truth = None if expected is None else compare(expected, result.output)
-    if settings.output:
-        write_output(Path(settings.output), result.output)
     made = bill(Usage.of_run(result.to_json() | {"ranks": result.ranks}), tariff) if tariff else None
-    screen.answer(result.to_json() | {"truth": truth, "bill": made.to_json() if made else None})
+    screen.known.update(result.to_json() | {"truth": truth, "bill": made.to_json() if made else None})
     notes = [f"\nfsd report {result.run} makes its page"]
     if result.stand_in and made:
         notes.insert(0, "Function time is this machine's, and so is what it costs here; counts are the service's.")
-    screen.print(*result_tables(result, truth), *([service_table(made)] if made else ()), *notes)
+    try:
+        if settings.output:
+            write_output(Path(settings.output), result.output)
+    finally:
+        screen.print(*result_tables(result, truth), *([service_table(made)] if made else ()), *notes)
+    screen.answer(screen.known)
     if truth and (truth["missing"] or truth["extra"]):
         raise CheckFailed(
             f"--truth {settings.truth}: of {truth['expected']} samples expected {truth['missing']} are missing; {truth['extra']} are extra"
@@ -118,6 +122,8 @@ def result_tables(result: Result, truth: Mapping[str, int] | None = None) -> Ite
         ),
         ("nonzero samples", f"{result.output_nonzero_samples}"),
     ]
+    if words := left_out(result.missing_ranks):
+        answer.append(("left out", words))
     if truth:
         answer.append(("truth", f"{truth['matched']} of {truth['expected']} match, {truth['missing']} missing, {truth['extra']} extra"))
     yield pairs("Result", answer)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from fsd_core import arguments
 from fsd_core.errors import InputError
 from fsd_core.model import Model
 from fsd_core.partition.methods import METHODS, partition
@@ -20,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 def find_partition(
-    wanted: str | Partition,
+    wanted: str | os.PathLike[str] | Partition,
     model: Model,
     workers: int,
     seed: int,
@@ -33,13 +34,16 @@ def find_partition(
     ``wanted``: a `Partition`, a method, or a path. ``progress``: see `partition`. Raises `InputError` where it cannot be: no such file,
     another number of workers, more workers than rows.
     """
+    workers, seed = arguments.whole("workers", workers, 1), arguments.whole("seed", seed)
+    if not isinstance(wanted, Partition):
+        wanted = arguments.folder_or_name("partition", wanted, f"a Partition, one of {', '.join(METHODS)}, or the path of a partition")
     if isinstance(wanted, Partition):
         parts, label = wanted.check(model), "given"
     elif wanted in METHODS:
         parts = _hypergraph(model, workers, seed, home, progress) if wanted == "hypergraph" else partition(model, workers, wanted, seed)
         label = parts.label
     else:
-        parts, label = Partition.load(wanted, model), wanted
+        parts, label = Partition.load(wanted, model), str(wanted)
     if parts.workers != workers:
         raise InputError(f"partition {label}: made for {parts.workers} workers, the run has {workers}")
     return parts, label
