@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import fsd_core
-from fsd_core.cli.main import root
+from fsd_core.cli.commands import root
 
 ROOT = Path(__file__).parents[1]
 # A module imports only what stands above it.
@@ -20,6 +20,7 @@ ORDER = (
     *(
         "driver",
         "errors",
+        "interrupt",
         "checks",
         "settings",
         "wrappers.meter",

@@ -70,6 +70,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     expected = read_truth(Path(settings.truth), samples.shape[0]) if settings.truth else None
     with screen.progress() as show, emulated(settings, lambda text: show("emulator", 0, 0, text), start=True) as settings:
         result = distributed(network, samples, settings, show, {"model": model, "input": inputs})
+    screen.known["run"] = result.run
     truth = None if expected is None else compare(expected, result.output)
     if settings.output:
         write_output(Path(settings.output), result.output)
