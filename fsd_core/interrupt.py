@@ -7,15 +7,20 @@ of its own thread.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-__all__ = ["LIMIT_S", "begin", "end", "leave_note", "notes", "remaining"]
+__all__ = ["LIMIT_S", "begin", "end", "leave_note", "leaving", "notes", "postponed", "remaining", "whole"]
 
 LIMIT_S = 2.0
 _until = math.inf  # time.monotonic() at which the process ends
 _notes: dict[object, str] = {}
+_whole = 0  # blocks of the main thread that must not be cut
+_waiting: int | None = None  # the signal that came meanwhile
 
 
 def begin() -> None:
@@ -49,6 +54,46 @@ def leave_note(text: str) -> Callable[[], None]:
     return given_back
 
 
+@contextlib.contextmanager
+def leaving(text: str) -> Iterator[None]:
+    """`leave_note` within the block; it stays if the block is interrupted. An error speaks for itself."""
+    given_back = leave_note(text)
+    try:
+        yield
+    except Exception:
+        given_back()
+        raise
+    given_back()
+
+
 def notes() -> list[str]:
     """What is held now, in the order in which it was named, each text once."""
     return list(dict.fromkeys(list(_notes.values())))
+
+
+@contextlib.contextmanager
+def whole() -> Iterator[None]:
+    """Within the block, which must be short, no signal raises: what is begun is also noted, and so can be ended. Then it does.
+
+    For a child process, for instance: interrupted while `subprocess.Popen` waits, it would run on, known to nobody.
+    """
+    global _whole, _waiting
+    if threading.current_thread() is not threading.main_thread():  # where nothing raises
+        yield
+        return
+    _whole += 1
+    try:
+        yield
+    finally:
+        _whole -= 1
+        if not _whole and _waiting is not None:
+            number, _waiting = _waiting, None
+            signal.raise_signal(number)
+
+
+def postponed(number: int) -> bool:
+    """For the handler of a signal: whether it is to come again when a `whole` block ends."""
+    global _waiting
+    if _whole:
+        _waiting = _waiting or number
+    return _whole > 0

@@ -45,6 +45,7 @@ ORDER = (
         "stopwatch",
         "worker",
         "providers",
+        "crew",
         "provisioning",
         "package",
         "posts",

@@ -13,7 +13,9 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 
+from fsd_core.errors import RunFailed
 from fsd_local import PROVIDER
+from fsd_local.wire import inherited
 
 __all__ = ["Order", "layer_of", "run"]
 
@@ -58,13 +60,23 @@ def run(order: Order, payload: bytes) -> None:
         else:
             module.report_exit(payload, PROVIDER, order.report, nonce=order.nonce, layer=order.layer)
             code = 0
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
+        with suppress(OSError):  # of the host, with which this process ends
+            _tell(error)
     finally:
         with suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _tell(error: BaseException) -> None:
+    """Say to the host why this process ends: it can tell the client where nothing else can, for instance of a full disk."""
+    code, text = (error.code.value, str(error)) if isinstance(error, RunFailed) else (None, f"{type(error).__name__}: {error}")
+    channel = inherited()
+    if channel is not None:
+        channel.tell(code, text)
 
 
 if __name__ == "__main__":

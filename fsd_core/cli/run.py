@@ -15,6 +15,7 @@ from fsd_core.cli.screen import Screen, Show, amount, pairs
 from fsd_core.config import Settings, home
 from fsd_core.cost import Usage, bill
 from fsd_core.errors import CheckFailed
+from fsd_core.provisioning import telling
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -90,15 +91,16 @@ def distributed(model: Model, inputs: csr_matrix, settings: Settings, show: Show
     """`fsd_core.run` with the command's settings and progress."""
     from fsd_core import run as run_model
 
-    return run_model(
-        model,
-        inputs,
-        **{key: getattr(settings, key) for key in KEYS if key not in ("emulator", "output", "truth", "tariff")},
-        settings=settings.table(),
-        home=home(),
-        note=note,
-        progress=reporting(show),
-    )
+    with telling(lambda text: show("provision", 0, 0, text)):
+        return run_model(
+            model,
+            inputs,
+            **{key: getattr(settings, key) for key in KEYS if key not in ("emulator", "output", "truth", "tariff")},
+            settings=settings.table(),
+            home=home(),
+            note=note,
+            progress=reporting(show),
+        )
 
 
 def reporting(show: Show) -> Callable[[Progress], None]:

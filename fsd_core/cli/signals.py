@@ -76,7 +76,7 @@ class Signals:
         interrupt.begin()
         if self._over:
             os._exit((self.came or Interrupted(number)).code)
-        if self.came is None:
+        if self.came is None and not interrupt.postponed(number):
             self.came = Interrupted(number)
             raise self.came
 
