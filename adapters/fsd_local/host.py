@@ -57,7 +57,7 @@ class _Child:
     end_s: float
     channel: socket.socket
     killed: str | None = None
-    words: tuple[Code | None, str] | None = None  # its last: what they mean for the run, and why it ended
+    words: tuple[Code, str] | None = None  # its last: what they mean for the run, and why it ended
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Host:
         if name != LAST_WORDS or child is None:
             raise ValueError("a request without a number")
         code, text = json.loads(payload)
-        child.words = None if code is None else Code(code), str(text)
+        child.words = Code(code), str(text)
 
     def _accept(self, function: str, payload: bytes) -> tuple[str | None, str]:
         if function != WORKER:
@@ -231,7 +231,7 @@ class Host:
                 report = replace(child.order, report=how, layer=layer_of(child.order))
                 self._reports.append(_Report(report, child.payload, time.monotonic() + _REPORT_S))
             else:
-                self._give_up(child.order, child.payload, *(child.words or (None, how)))
+                self._give_up(child.order, child.payload, *(child.words or (Code.UNAVAILABLE, how)))
         for each in list(self._reports):
             try:
                 self._launch(each.order, each.payload)
@@ -249,7 +249,7 @@ class Host:
         while child.channel.fileno() >= 0 and waiting.poll(0):
             self._serve(child.channel, self._selector.get_key(child.channel).data)
 
-    def _give_up(self, order: Order, payload: bytes, code: Code | None, why: str) -> None:
+    def _give_up(self, order: Order, payload: bytes, code: Code, why: str) -> None:
         """Tell the client of a function whose run cannot be told that it ended."""
         try:
             rank = f"rank {json.loads(payload)['rank']}"
@@ -257,7 +257,7 @@ class Host:
             rank = "a function"
         where = f"{rank}, layer {order.layer}" if order.layer else rank
         with suppress(OSError):  # then the client is gone
-            _answer(self._client, UNASKED, (code or Code.UNAVAILABLE).value, f"{where}: {order.report}, and its run cannot be told: {why}")
+            _answer(self._client, UNASKED, code.value, f"{where}: {order.report}, and its run cannot be told: {why}")
 
     def _watch(self) -> None:
         """Kill what is over its time or memory."""

@@ -51,8 +51,8 @@ class Channel:
                 if number == self._number:
                     return code, reason
 
-    def tell(self, code: str | None, text: str) -> None:
-        """A function's last words: why it ends. The code is what they mean for the run. Raises `OSError`."""
+    def tell(self, code: str, text: str) -> None:
+        """A function's last words: why it ends, and what that means for the run. Raises `OSError`."""
         with self._lock:
             self._send(UNASKED, LAST_WORDS, json.dumps([code, text[:_WORDS]]).encode())
 
