@@ -1,4 +1,6 @@
-"""The entry point: what a signal, an error and a closed stream mean to the caller. It imports little: `fsd_core.cli.commands` is for later.
+"""The entry point: what a signal, an error and a closed stream mean to the caller.
+
+What is imported before `Signals.start` is little, since a signal that comes meanwhile does what it does to any Python program.
 
 Exit codes: 0; 1 a check asked for did not hold; 2 the input, flag or configuration is wrong; 3 the run failed, or its answer could not
 be printed; 129, 130, 143: SIGHUP, SIGINT or SIGTERM ended it.
@@ -8,14 +10,12 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from fsd_core import interrupt
 from fsd_core.cli.screen import Screen
 from fsd_core.cli.signals import Interrupted, Signals
-from fsd_core.errors import CheckFailed, InputError, RunFailed
 
 __all__ = ["main"]
 
@@ -62,6 +62,8 @@ def _last_words(screen: Screen, error: BaseException) -> int:
     """The last line, and the JSON object where one is due; returns the exit code."""
     code, fields, line = _explain(error)
     if os.environ.get("FSD_DEBUG") == "1":
+        import traceback
+
         traceback.print_exception(error)
     screen.answer(dict(screen.known) | {"error": fields})
     screen.note(line)
@@ -79,6 +81,8 @@ def _explain(error: BaseException) -> tuple[int, dict[str, Any], str]:
         left = dict.fromkeys([*getattr(error, "__notes__", ()), *interrupt.notes()])
         return code, fields("INTERRUPTED", word), "; ".join([f"fsd: {word}", *left])
     import click
+
+    from fsd_core.errors import CheckFailed, InputError, RunFailed
 
     if isinstance(error, click.Abort):  # click's own for an interrupt, which is its cause, and for the end of standard input
         return _explain(error.__cause__ if isinstance(error.__cause__, KeyboardInterrupt) else KeyboardInterrupt())

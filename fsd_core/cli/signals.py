@@ -69,8 +69,11 @@ class Signals:
         interrupt.end()
 
     def over(self) -> None:
-        """The command has said its last words, and the process is ending: a signal ends it at once."""
+        """The command has said its last words, and the process is ending: a first signal ends it at once, others change nothing."""
         self._over = True
+        if self.came:
+            for number in self._before:
+                signal.signal(number, signal.SIG_IGN)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         interrupt.begin()
