@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-__all__ = ["LIMIT_S", "begin", "end", "leave_note", "leaving", "notes", "postponed", "remaining", "whole"]
+__all__ = ["LIMIT_S", "begin", "contained", "end", "leave_note", "leaving", "notes", "postponed", "remaining", "whole"]
 
 LIMIT_S = 2.0
 _until = math.inf  # time.monotonic() at which the process ends
@@ -64,6 +64,17 @@ def leaving(text: str) -> Iterator[None]:
         given_back()
         raise
     given_back()
+
+
+@contextlib.contextmanager
+def contained() -> Iterator[None]:
+    """What the block leaves ends with what it ran on, an emulator for instance, and need not be named."""
+    before = set(_notes)
+    try:
+        yield
+    finally:
+        for key in set(_notes) - before:
+            _notes.pop(key, None)
 
 
 def notes() -> list[str]:

@@ -20,7 +20,7 @@ from fsd_core import interrupt
 __all__ = ["Interrupted", "Signals"]
 
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
-SPARE_S = 0.3  # of the limit, for the last words and for the end of the process
+SPARE_S = 0.4  # of the limit, for the last words and for the end of the process
 
 
 class Interrupted(KeyboardInterrupt):
