@@ -22,6 +22,8 @@ __all__ = ["Interrupted", "Signals"]
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 SPARE_S = 0.4  # of the limit, for the last words and for the end of the process
 
+AGAIN_S = 0.01
+
 
 class Interrupted(KeyboardInterrupt):
     """One of the signals came. ``code``: the exit code, as shells count; ``word``: for people."""
@@ -84,10 +86,12 @@ class Signals:
             raise self.came
 
     def _unraisable(self, what: sys.UnraisableHookArgs) -> None:
-        """Where Python cannot raise (finalizers, callbacks of weak references) it would drop the interrupt: it is raised again outside."""
+        """Where Python cannot raise (finalizers, callbacks of weak references) it would drop the interrupt: it comes again, outside."""
         if isinstance(what.exc_value, Interrupted):
             number, self.came = what.exc_value.code - 128, None
-            signal.raise_signal(number)
+            again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
         else:
             self._hook(what)
 
