@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -114,17 +115,13 @@ def interrupted(command: Command, number: int) -> str:
     ("words", "hold", "number"),
     [
         (["run", *NET], "import click", INT),
-        (["run", *NET], "import rich", TERM),
         (["run", *NET], "call fsd_core.model.sources:open_model", HUP),
-        (["run", *NET], "call fsd_core.model.inputs:open_inputs", INT),
         (["run", *NET, "--partition", "random"], "call fsd_core.partition.methods:partition", TERM),
         (RUN, "call fsd_local.provision:LocalProvisioner.ensure", HUP),
-        (["deploy"], "call fsd_local.provision:LocalProvisioner.ensure", INT),
         (["destroy"], "call fsd_local.provision:LocalProvisioner.destroy", TERM),
         (["gc"], "call fsd_core.garbage:collect_garbage", HUP),
         (["clean"], "call fsd_core.garbage:clean", INT),
         (["demo"], "call fsd_core.demo:_gradients", TERM),
-        (["doctor"], "call fsd_core.cli.doctor:_checks", HUP),
         (["compare", *NET, "--providers", "local", "--workers", "1", "--channels", "object"], "call fsd_core.compare:_agree", INT),
         (
             ["conformance", "--provider", "local", "-k", "Object"],
@@ -140,7 +137,7 @@ def test_a_phase_ends(home: Path, words: list[str], hold: str, number: int) -> N
 
 
 @LINUX
-@pytest.mark.parametrize("number", [INT, TERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [TERM, signal.SIGKILL])
 def test_the_solver_does_not_outlive_a_partition(home: Path, number: int) -> None:
     pytest.importorskip("mtkahypar")
     command = Command(home, ["partition", "radixnet:1024:6", "--workers", "4", "p.npz"], "call fsd_core.partition._mtkahypar:read").at()
@@ -171,8 +168,7 @@ def deaf() -> Iterator[socket.socket]:
         yield listening
 
 
-@pytest.mark.parametrize("verb", ["deploy", "destroy"])
-@pytest.mark.parametrize("provider", ["aws", "gcp", "azure"])
+@pytest.mark.parametrize(("provider", "verb"), [("aws", "deploy"), ("gcp", "deploy"), ("azure", "destroy")])
 def test_a_service_that_never_answers_is_not_waited_for(home: Path, deaf: socket.socket, provider: str, verb: str) -> None:
     host = f"127.0.0.1:{deaf.getsockname()[1]}"
     url = f"http://{host}"
@@ -190,7 +186,7 @@ def test_a_service_that_never_answers_is_not_waited_for(home: Path, deaf: socket
 # how it ends
 
 
-@pytest.mark.parametrize("number", [INT, TERM, HUP])
+@pytest.mark.parametrize("number", [INT, HUP])
 def test_a_call_that_no_signal_reaches_is_ended_by_force(home: Path, number: int) -> None:
     command = Command(home, [*RUN, "--json"], "call fsd_core.model.sources:open_model", "c").at().send(number)
     code, out, line = command.end()
@@ -274,14 +270,14 @@ CLOSED = "fsd: standard output: is closed: the answer was not printed"
 
 
 @pytest.mark.parametrize(("redirection", "code", "line"), [("> /dev/full", 3, FULL), (">&-", 0, CLOSED)])
-@pytest.mark.parametrize("words", [["--help"], ["model", "show", NET[0], "--json"], [*RUN, "--json"]], ids=["help", "show", "run"])
+@pytest.mark.parametrize("words", [["--help"], [*RUN, "--json"]], ids=["help", "run"])
 def test_an_answer_that_cannot_be_printed(record: Path, words: list[str], redirection: str, code: int, line: str) -> None:
     found, _, err = shell(record, words, redirection)
     kept = f"; run {last_run(record)} is kept: fsd report {last_run(record)}" if words[0] == "run" else ""
     assert (found, err.splitlines()[-1]) == (code, line + kept)
 
 
-@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "<&- 2>&-"])
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "<&- 2>&-"])
 def test_an_answer_is_whole_without_standard_error(record: Path, redirection: str) -> None:
     code, out, _ = shell(record, [*RUN, "--json"], redirection)
     assert code == 0
@@ -295,9 +291,8 @@ def test_a_reader_that_leaves_is_no_error(record: Path) -> None:
     assert shell(record, ["--help"], "| true")[0] == 0
 
 
-@pytest.mark.parametrize("redirection", [">&- 2>&-", "2>&-", "> /dev/full", "<&- >&- 2>&-"])
-def test_a_wrong_word_is_2_whatever_is_closed(record: Path, redirection: str) -> None:
-    assert shell(record, ["run", "nosuch", "digits"], redirection)[0] == 2
+def test_a_wrong_word_is_2_whatever_is_closed(record: Path) -> None:
+    assert shell(record, ["run", "nosuch", "digits"], "<&- >&- 2>&-")[0] == 2
 
 
 def test_a_signal_while_nobody_reads(record: Path) -> None:
@@ -398,6 +393,22 @@ def test_a_run_in_its_layers_ends_with_its_workers(home: Path, numbers: list[int
     until(lambda: not command.others())
     objects, free = left(home)
     assert (not objects and free == 1) or "fsd gc" in line, (objects, free, line)
+
+
+def test_a_terminal_that_closes_ends_the_run_that_draws_on_it(home: Path) -> None:
+    """The system sends SIGHUP, and whatever is written from then on fails."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["FSD_HOME"] = str(home)
+        words = ["run", "radixnet:1024:24", "random:100", "--workers", "2", "--partition", "block", "--faults", "delay=200ms,seed=1"]
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "fsd_core.cli", *words])
+    drawn = b""
+    while b"launch" not in drawn:
+        drawn += os.read(terminal, 4096)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
+    objects, free = left(home)
+    assert not objects or not free  # where it had no time for both, nobody else may have the slot yet
 
 
 def test_a_worker_on_a_full_disk_ends_the_run(home: Path, small_disk: Path) -> None:
