@@ -27,6 +27,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from fsd_core.checks import check_payload
 from fsd_core.driver import WORKER, Code, Failure, InvokeLimits, Refused
+from fsd_core.interrupt import remaining
 from fsd_core.providers import http_code
 
 __all__ = ["NONCE", "PostInvoker", "PostLaunch", "code_of"]
@@ -194,7 +195,7 @@ class PostInvoker:
 
     def close(self) -> None:
         """Wait a little for answers, since a platform may take from a function what it gave to an open request; then hang up."""
-        until = time.monotonic() + CLOSE_S
+        until = time.monotonic() + min(CLOSE_S, remaining() / 4)  # an interrupted client has more to give back
         with self._lock:
             waiting = list(self._open)
         for launch in waiting:

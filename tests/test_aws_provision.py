@@ -341,8 +341,9 @@ def test_a_function_that_cannot_run_is_no_deployment(app: str, monkeypatch: pyte
 
 def test_a_queue_that_does_not_deliver_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "filter_policy", lambda slot, rank: json.dumps({"target": ["nobody"]}))
-    monkeypatch.setattr("fsd_aws.provision.AwsProvisioner.most_s", 5.0)
-    with pytest.raises(DriverError, match="slot 0, ranks 0, 1: a message to each queue: not within"):
+    monkeypatch.setattr("fsd_core.provisioning.LIMIT_S", 5.0)
+    late = "provisioning took longer than 5 s; `fsd deploy` goes on where it stopped: slot 0, ranks 0, 1: a message to each queue"
+    with pytest.raises(DriverError, match=late):
         provisioner().ensure(app, 2, 1)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import fsd_core
-from fsd_core.cli.main import root
+from fsd_core.cli.commands import root
 
 ROOT = Path(__file__).parents[1]
 # A module imports only what stands above it.
@@ -22,6 +22,7 @@ ORDER = (
         "errors",
         "sealed",
         "arguments",
+        "interrupt",
         "checks",
         "settings",
         "wrappers.meter",
@@ -48,6 +49,7 @@ ORDER = (
         "stopwatch",
         "worker",
         "providers",
+        "crew",
         "provisioning",
         "package",
         "posts",

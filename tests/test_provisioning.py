@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +15,7 @@ import pytest
 from fsd_core.driver import Code, Launch, Message, MessageDriver, Rejected, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers import elsewhere
-from fsd_core.provisioning import PROBE, Requests, check_app, check_size, probe_queues, try_out
+from fsd_core.provisioning import PROBE, Requests, check_app, check_size, probe_queues, telling, try_out
 from fsd_local import LocalProvider
 from fsd_local.errors import classify
 from fsd_local.invoke import LocalInvoker, LocalLaunch
@@ -102,16 +104,63 @@ def test_what_never_comes_is_waited_for_until_the_deadline() -> None:
         seen = iter([None, None, "there"])
         assert ours.until("it", lambda: next(seen)) == "there"
         ours.within(0.2)
-        with pytest.raises(DriverError, match="it: not within the time that a deployment may take") as late:
+        with pytest.raises(DriverError, match="it: not within its time") as late:
             ours.until("it", lambda: None)
     assert late.value.code is Code.DEADLINE
+
+
+def test_a_limit_is_named_by_what_it_ended() -> None:
+    with requests() as ours:
+        ours.within(0.2, "provisioning took longer than 0.2 s")
+        with pytest.raises(DriverError, match=r"^DEADLINE: provisioning took longer than 0.2 s: it$"):
+            ours.until("it", lambda: None)
+        with pytest.raises(DriverError, match=r"^DEADLINE: provisioning took longer than 0.2 s: it: ConnectionResetError"):
+            ours.repeat("it", failing(*(ConnectionResetError() for _ in range(1000))))
+        with pytest.raises(DriverError, match=r"^DENIED: it: PermissionError"):
+            ours.repeat("it", failing(PermissionError(13, "no")))
+
+
+def test_what_takes_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fsd_core.provisioning._TELL_S", 0.01)
+    told: list[str] = []
+    seen = iter([None, None, None, "there"])
+    with telling(told.append), requests() as ours:
+        ours.until("the queue", lambda: next(seen))
+    with requests() as ours:
+        ours.until("the topic", lambda: next(iter(["there"])))
+    assert told
+    assert all(text.endswith(" s: the queue") for text in told)
+
+
+def test_an_interrupt_waits_for_no_request() -> None:
+    """Neither at the end of the block nor at that of the process."""
+    code = (
+        "import threading, time, _thread\n"
+        "from fsd_core.provisioning import Requests\n"
+        "def request(number):\n"
+        "    if number == 3:\n"
+        "        _thread.interrupt_main()\n"
+        "    time.sleep(600)\n"
+        "closed = []\n"
+        "try:\n"
+        "    with Requests(lambda error: None, lambda error: None) as ours:\n"
+        "        ours.closing.callback(closed.append, True)\n"
+        "        ours.each(request, range(40))\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted', closed)\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=90, check=True)
+    assert done.stdout == "interrupted [True]\n"
 
 
 def test_clients_are_closed_after_the_last_request() -> None:
     said: list[str] = []
     started = threading.Event()
 
-    def slow() -> None:
+    def slow(number: int) -> None:
+        if number == 1:
+            assert started.wait(30)
+            raise ZeroDivisionError
         started.set()
         time.sleep(0.05)
         said.append("request")
@@ -119,8 +168,8 @@ def test_clients_are_closed_after_the_last_request() -> None:
     with requests() as ours:
         ours.closing.callback(said.append, "first client")
         ours.closing.callback(said.append, "second client")
-        ours._pool.submit(slow)
-        assert started.wait(30)
+        with pytest.raises(ZeroDivisionError):
+            ours.each(slow, [0, 1])
     assert said == ["request", "second client", "first client"]
 
 

@@ -84,7 +84,7 @@ class AwsProvisioner(AppProvisioner[Api]):
     def make(self, api: Api, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
         """Role, log group, function, which decides the generation, bucket, topics, queues."""
         settings, name, role = self._settings, naming.function(app), naming.role(app, api.region)
-        code = package.build(settings.runtime) if settings.package else package.stub()
+        code = package.build(settings.runtime, within_s=api.left()) if settings.package else package.stub()
         if had is None:
             account = api.call("sts", "get_caller_identity")["Account"]
             new = {

@@ -21,9 +21,9 @@ def digest(runtime: str) -> str:
     return _recipe(runtime).digest
 
 
-def build(runtime: str, folder: Path | None = None) -> Package:
+def build(runtime: str, folder: Path | None = None, within_s: float | None = None) -> Package:
     """The package, from the cache in ``folder`` (default ``$FSD_HOME/packages``): see `Recipe.build`."""
-    return _recipe(runtime).build(folder or home() / "packages")
+    return _recipe(runtime).build(folder or home() / "packages", within_s)
 
 
 def stub() -> Package:

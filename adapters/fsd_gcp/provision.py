@@ -86,7 +86,7 @@ class GcpProvisioner(AppProvisioner[Api]):
         settings = self._settings
         if had is None:
             _check_apis(api)
-        code = package.build(settings.runtime) if settings.package else package.stub()
+        code = package.build(settings.runtime, within_s=api.left()) if settings.package else package.stub()
         about = {"package": str(code) if settings.package else "none"}
         if had and had.ranks and wanted.get("bucket", had.names["bucket"]) != had.names["bucket"]:
             raise InputError(f"[gcp] bucket = {wanted['bucket']!r}: app {app!r} uses {had.names['bucket']}; destroy it first, or keep that")

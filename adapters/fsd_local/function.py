@@ -13,7 +13,10 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 
+from fsd_core.errors import RunFailed
 from fsd_local import PROVIDER
+from fsd_local.errors import classify
+from fsd_local.wire import inherited
 
 __all__ = ["Order", "layer_of", "run"]
 
@@ -58,13 +61,24 @@ def run(order: Order, payload: bytes) -> None:
         else:
             module.report_exit(payload, PROVIDER, order.report, nonce=order.nonce, layer=order.layer)
             code = 0
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        with suppress(OSError):  # of the host, with which this process ends
+            _tell(error)
+        with suppress(OSError):  # standard error may be a file on the disk that is full
+            traceback.print_exc()
     finally:
         with suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _tell(error: BaseException) -> None:
+    """Say to the host why this process ends: it can tell the client where nothing else can, for instance of a full disk."""
+    code = error.code if isinstance(error, RunFailed) else classify(error)
+    channel = inherited()
+    if channel is not None:
+        channel.tell(code.value, error.message if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 from fsd_core.checks import check_delete, check_put, check_range
 from fsd_core.driver import Code, Page, Refused, Rejected
-from fsd_local.errors import classify
+from fsd_local.errors import classify, naming
 from fsd_local.limits import OBJECTS
 
 __all__ = ["LocalObjects"]
@@ -67,7 +67,7 @@ class LocalObjects:
         check_put(self.limits, key, body)
         path, temp = self._file(key), f"{self._tmp}/{os.urandom(12).hex()}"
         try:
-            with open(temp, "xb") as file:
+            with naming(temp), open(temp, "xb") as file:
                 file.write(body)
             for attempt in itertools.count(1):
                 try:

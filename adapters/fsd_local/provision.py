@@ -16,6 +16,7 @@ from pathlib import Path
 from fsd_core.driver import Resources
 from fsd_core.errors import InputError
 from fsd_core.provisioning import check_size
+from fsd_local.errors import naming
 from fsd_local.settings import parse
 
 __all__ = ["LocalProvisioner"]
@@ -36,7 +37,8 @@ class LocalProvisioner:
         check_size(ranks, slots)
         os.makedirs(root, exist_ok=True)
         self._check(root)
-        Path(root, _MARK).write_text(json.dumps({"app": app}))
+        with naming(f"{root}/{_MARK}"):
+            Path(root, _MARK).write_text(json.dumps({"app": app}))
         for folder in ("objects", "tmp"):
             os.makedirs(f"{root}/{folder}", exist_ok=True)
         self._sweep(f"{root}/tmp")

@@ -15,6 +15,7 @@ from fsd_core.cli.screen import Screen, Show, amount, pairs
 from fsd_core.config import Settings, home
 from fsd_core.cost import Usage, bill
 from fsd_core.errors import CheckFailed
+from fsd_core.provisioning import telling
 from fsd_core.result import left_out
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     expected = read_truth(Path(settings.truth), samples.shape[0]) if settings.truth else None
     with screen.progress() as show, emulated(settings, lambda text: show("emulator", 0, 0, text), start=True) as settings:
         result = distributed(network, samples, settings, show, {"model": model, "input": inputs})
+    screen.known["run"] = result.run
     truth = None if expected is None else compare(expected, result.output)
     made = bill(Usage.of_run(result.to_json() | {"ranks": result.ranks}), tariff) if tariff else None
     screen.known.update(result.to_json() | {"truth": truth, "bill": made.to_json() if made else None})
@@ -93,15 +95,16 @@ def distributed(model: Model, inputs: csr_matrix, settings: Settings, show: Show
     """`fsd_core.run` with the command's settings and progress."""
     from fsd_core import run as run_model
 
-    return run_model(
-        model,
-        inputs,
-        **{key: getattr(settings, key) for key in KEYS if key not in ("emulator", "output", "truth", "tariff")},
-        settings=settings.table(),
-        home=home(),
-        note=note,
-        progress=reporting(show),
-    )
+    with telling(lambda text: show("provision", 0, 0, text)):
+        return run_model(
+            model,
+            inputs,
+            **{key: getattr(settings, key) for key in KEYS if key not in ("emulator", "output", "truth", "tariff")},
+            settings=settings.table(),
+            home=home(),
+            note=note,
+            progress=reporting(show),
+        )
 
 
 def reporting(show: Show) -> Callable[[Progress], None]:

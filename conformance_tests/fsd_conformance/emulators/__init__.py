@@ -20,6 +20,7 @@ from typing import TypeVar
 from fsd_conformance.emulators.emulator import Emulator, pointed
 from fsd_conformance.emulators.install import folder, locked
 from fsd_conformance.emulators.process import Guard, Process
+from fsd_core import interrupt
 from fsd_core.errors import InputError
 
 __all__ = ["EMULATORS", "Emulator", "Running", "Used", "down", "find", "names", "own", "state", "up", "use"]
@@ -158,7 +159,7 @@ def own(found: type[E], tell: Callable[[str], None] = lambda text: None) -> Iter
         try:
             tell(f"starting {found.name}")
             emulator.start()
-            with pointed(emulator.env, found.clears):
+            with interrupt.contained(), pointed(emulator.env, found.clears):
                 yield emulator
         finally:
             emulator.stop()

@@ -9,12 +9,14 @@ import importlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from fsd_core import interrupt
 from fsd_core.config import home
 from fsd_core.errors import InputError
 
@@ -137,16 +139,26 @@ def _run(command: list[str], what: str, line: Callable[[str], None]) -> None:
     """Run to the end; `InputError` with its last lines if it fails."""
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_USER")}
     last: list[str] = []
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=clean
-    ) as process:
+    with interrupt.whole():
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=clean,
+            start_new_session=True,  # it has children of its own, and all must end before the folder may be made anew
+        )
+    with process:
         try:
             assert process.stdout is not None
             for text in process.stdout:
                 line(text)
                 last = [*last, text.strip()][-3:]
         except BaseException:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             raise
     if process.returncode:
         raise InputError(f"emulators: {what} cannot be installed: {command[2]} ended with {process.returncode}: {' / '.join(last)}")
