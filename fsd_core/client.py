@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from fsd_core.channel import describe, explain
 from fsd_core.codec import CodecError, decode
 from fsd_core.driver import Code, InvokeDriver, InvokeLimits, Provider, Resources
 from fsd_core.errors import FsdError, InputError, RunFailed
+from fsd_core.home import home_folder
 from fsd_core.kernel import Block
 from fsd_core.keys import RunKeys, new_run
 from fsd_core.partition import ExchangePlan, Partition, find_partition
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from fsd_core.model import Model
 
-__all__ = ["CHANNELS", "OBJECTIVES", "Progress", "Result", "home_folder", "run"]
+__all__ = ["CHANNELS", "OBJECTIVES", "Progress", "Result", "run"]
 
 CHANNELS = ("queue", "object", "hybrid")
 OBJECTIVES = ("cost", "latency")
@@ -59,11 +59,6 @@ class Progress:
     done: int
     total: int
     text: str = ""
-
-
-def home_folder(home: str | Path | None = None) -> Path:
-    """Where records and caches live: ``home``, else ``$FSD_HOME``, else ``~/.fsd``."""
-    return Path(home or os.environ.get("FSD_HOME") or Path.home() / ".fsd").expanduser().absolute()
 
 
 def run(

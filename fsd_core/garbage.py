@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fsd_core import slots
-from fsd_core.client import home_folder
+from fsd_core.home import home_folder
 from fsd_core.keys import is_content, is_run
 from fsd_core.providers import find
 from fsd_core.retry import Retry

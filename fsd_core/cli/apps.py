@@ -7,7 +7,8 @@ import click
 from fsd_core import providers
 from fsd_core.cli.options import Checked, Command, check_provider, emulated, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.config import Settings, home, integer
+from fsd_core.config import Settings, integer
+from fsd_core.home import home_folder
 
 __all__ = ["clean", "deploy", "destroy", "gc"]
 
@@ -75,6 +76,6 @@ def clean(screen: Screen, settings: Settings) -> None:
 
     check_provider(settings)
     with emulated(settings, screen.note) as settings:
-        removed = clean_up(settings.provider, settings.app, settings.table(), home())
+        removed = clean_up(settings.provider, settings.app, settings.table(), home_folder())
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
     screen.print(f"{removed} objects removed")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.errors import InputError
+from fsd_core.home import expanded
 from fsd_core.model.layer import Csr
 from fsd_core.model.npz import SCIPY_KEYS, dense, read_npz, scipy_csr
 from fsd_core.model.tsv import read_table
@@ -45,7 +46,7 @@ def open_inputs(spec: str, width: int) -> csr_matrix:
     elif spec.startswith("random:"):
         made = _random(spec, width)
     else:
-        made = _from_file(Path(spec), width)
+        made = _from_file(expanded(spec), width)
     if made.shape[1] != width:
         raise InputError(f"{spec}: samples of width {made.shape[1]}, the model takes width {width}")
     return made.scipy().copy()  # the caller's own, to write to

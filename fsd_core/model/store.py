@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fsd_core.errors import InputError
+from fsd_core.home import expanded
 from fsd_core.model import tensors
 from fsd_core.model.layer import Csr, Layer, Model
 
@@ -34,7 +35,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
 
     A folder that `save` made is replaced; InputError where anything else is at ``path``, or where it cannot be written.
     """
-    folder = Path(path)
+    folder = expanded(path)
     replaces = os.path.lexists(folder)
     if replaces:
         try:
@@ -112,7 +113,7 @@ def load(path: str | os.PathLike[str]) -> Model:
 
     Raises InputError naming the file and what is wrong with it.
     """
-    folder = Path(path)
+    folder = expanded(path)
     manifest = _manifest(folder)
     where = folder / MANIFEST
     entries, name = manifest.get("layers"), manifest.get("name")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.errors import InputError
+from fsd_core.home import expanded
 from fsd_core.model import Model
 
 __all__ = ["Partition", "widths"]
@@ -67,7 +68,7 @@ class Partition:
 
         Raises `InputError` where ``path`` is something other than a partition, or cannot be written.
         """
-        path = Path(path)
+        path = expanded(path)
         if os.path.lexists(path) and not _is_partition(path):
             raise InputError(f"{path}: exists and is no partition file; it is not replaced")
         arrays: dict[str, Any] = {"workers": np.int32(self.workers)} | {f"owner_{k}": owner for k, owner in enumerate(self.owners)}
@@ -88,7 +89,7 @@ class Partition:
 
         Raises `InputError` where the file is missing, malformed or of another model.
         """
-        path = Path(path)
+        path = expanded(path)
         if path.is_dir():
             from fsd_core.partition.published import read_folder  # it builds on this module
 

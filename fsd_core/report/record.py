@@ -10,6 +10,7 @@ from typing import Any
 
 from fsd_core.cost.usage import MOST
 from fsd_core.errors import InputError
+from fsd_core.home import expanded
 from fsd_core.result import RECORD_VERSION, plain
 from fsd_core.stopwatch import CELLS, PHASES
 from fsd_core.wrappers.meter import FIELDS
@@ -27,7 +28,7 @@ RANK_SECONDS = ("launch", *PHASES, "init", "function")
 def find_record(run: str, home: Path) -> Path:
     """The file of a run's id, or the path of one. Raises `InputError` where there is none."""
     if "/" in run or run.endswith(".json"):
-        return Path(run)
+        return expanded(run)
     if not RUN.fullmatch(run):
         raise InputError(f"run {run!r}: must be the id of a run, 16 hexadecimal digits, or the path of its record")
     file = home / "runs" / f"{run}.json"
