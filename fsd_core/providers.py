@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from fsd_core.driver import Code, InvokeLimits, Provider, Resources
 from fsd_core.errors import InputError
+from fsd_core.proxies import keep_local
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
@@ -45,7 +46,8 @@ def installed() -> list[str]:
 
 
 def find(name: str) -> Provider:
-    """The provider of this name. Raises `InputError` listing what there is."""
+    """The provider of this name. Raises `InputError` listing what there is. From here on no proxy is asked for this machine itself."""
+    keep_local(os.environ)
     for entry in _entries():
         if entry.name == name:
             provider: Provider = entry.load()

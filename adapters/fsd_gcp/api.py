@@ -12,14 +12,13 @@ from urllib.parse import urlencode
 
 import google.auth
 from google.auth import exceptions as auth
-from google.auth.transport.urllib3 import Request
 from google.oauth2.credentials import Credentials
 
 from fsd_core.driver import Code
 from fsd_core.errors import DriverError
 from fsd_core.provisioning import Requests
 from fsd_gcp import errors
-from fsd_gcp.clients import SCOPE, Http, pool
+from fsd_gcp.clients import SCOPE, Http, requester
 from fsd_gcp.errors import Answered
 from fsd_gcp.policy import Grant
 
@@ -57,8 +56,7 @@ class Api(Requests):
         found: Any = google.auth.default(scopes=[SCOPE, *_WHO])[0]
         person = isinstance(found, Credentials)
         if person or getattr(found, "service_account_email", "") == "default":  # of a machine of Google's, which must be asked
-            with pool(_USERINFO) as connections:
-                self.repeat("who you are", lambda: found.refresh(Request(connections)))
+            self.repeat("who you are", lambda: found.refresh(requester()))
         if not person:
             address = str(getattr(found, "service_account_email", ""))
             return f"serviceAccount:{address}" if "@" in address else ""

@@ -78,7 +78,8 @@ class LocalObjects:
                 file.write(body)
             for attempt in itertools.count(1):
                 try:
-                    return self._place(temp, path, if_absent)
+                    self._place(temp, path, if_absent)
+                    return
                 except FileNotFoundError:
                     if attempt == _RETRIES or not os.path.isdir(self._store):
                         raise
@@ -90,8 +91,10 @@ class LocalObjects:
 
     def _place(self, temp: str, path: str, if_absent: bool) -> None:
         """One step for whoever looks on: the object is there whole, or was and stays."""
+        place = os.link if if_absent else os.replace
         if self._lock is None:
-            return os.link(temp, path) if if_absent else os.replace(temp, path)
+            place(temp, path)
+            return
         with open(self._lock, "rb", buffering=0) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if if_absent and os.path.lexists(path):

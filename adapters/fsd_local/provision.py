@@ -119,7 +119,8 @@ def _usable(root: str) -> Iterator[None]:
         if error.errno not in _UNFIT:
             raise
         raise InputError(
-            f"folder {root}: cannot be used: {error.filename}: {error.strerror}; set FSD_HOME or [local] root to a folder that can be written"
+            f"folder {root}: cannot be used: {error.filename}: {error.strerror}; "
+            "set FSD_HOME or [local] root to a folder that can be written"
         ) from error
 
 
