@@ -15,6 +15,7 @@ from typing import Generic, Self, TypeVar
 
 from fsd_core.driver import WORKER, Code, Launch, Message, MessageDriver, Provider, Resources
 from fsd_core.errors import DriverError, InputError
+from fsd_core.providers import line
 from fsd_core.retry import Retry
 from fsd_core.store import Store
 from fsd_core.wrappers.meter import Meter
@@ -85,7 +86,7 @@ class Requests:
             cause = error.__cause__
             tip = self._advise(cause) if cause else None
             if isinstance(cause, self._unset):
-                raise InputError(tip or str(cause)) from cause
+                raise InputError(line(cause, tip)) from cause
             if tip is None:
                 raise
             raise DriverError(error.code, f"{error.message}: {tip}") from cause

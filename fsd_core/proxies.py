@@ -8,12 +8,12 @@ import os
 from base64 import b64encode
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from fsd_core.errors import InputError
 
-__all__ = ["LOCAL", "Proxy", "keep_local", "local_only", "proxy_for"]
+__all__ = ["LOCAL", "Proxy", "keep_local", "local_only", "proxy_for", "shown"]
 
 # No proxy can stand before this machine or before what tells a machine of a cloud who it is.
 LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]", "169.254.169.254", "169.254.170.2", "metadata.google.internal")
@@ -58,9 +58,14 @@ def proxy_for(url: str) -> Proxy | None:
         if via.scheme == "http" and via.hostname:
             return Proxy(via.hostname, via.port or 80, via.netloc.rpartition("@")[0])
     except ValueError:
-        via = SplitResult("", text.rpartition("@")[2], "", "", "")
-    shown = f"{via.scheme}{'://' * bool(via.scheme)}{via.netloc.rpartition('@')[2]}"
-    raise InputError(f"{variable}={shown}: expected http://HOST:PORT; NO_PROXY names hosts that are reached without it")
+        pass
+    raise InputError(f"{variable}={shown(text)}: expected http://HOST:PORT; NO_PROXY names hosts that are reached without it")
+
+
+def shown(address: str) -> str:
+    """An address for people: without user, password and query."""
+    head, at, rest = address.partition("?")[0].rpartition("@")
+    return (head.partition("://")[0] + "://" if at and "://" in head else "") + rest
 
 
 def keep_local(environ: MutableMapping[str, str], *, always: bool = False) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import urllib3
@@ -19,7 +19,7 @@ import urllib3
 from fsd_core.proxies import proxy_for
 from fsd_gcp.errors import Answered
 
-__all__ = ["SCOPE", "Http", "pool", "requester", "signer"]
+__all__ = ["SCOPE", "Http", "default", "pool", "requester", "signer"]
 
 CONNECT_S = 5.0
 POOL = 32  # connections to one host: core's 16 threads, and room; they are opened when needed
@@ -51,12 +51,30 @@ def requester() -> Any:
     return Request(_EachItsOwn())
 
 
+def default(scopes: Sequence[str] | None = None) -> tuple[Any, str | None]:
+    """Application Default Credentials and their project. Raises google-auth's errors, of a file that it cannot take any in too."""
+    import google.auth
+    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+
+    try:
+        found: tuple[Any, str | None] = google.auth.default(scopes=scopes)
+        return found
+    except GoogleAuthError as error:
+        if not isinstance(error, ValueError):
+            raise
+        raise DefaultCredentialsError(f"{_file()}: {error}") from error  # of a key, whose file it does not name
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:  # it looks at little before it uses what it read
+        raise DefaultCredentialsError(f"{_file()}: {getattr(error, 'strerror', None) or f'is of another kind: {error}'}") from error
+
+
+def _file() -> str:
+    name = "GOOGLE_APPLICATION_CREDENTIALS"
+    return f"{name}={os.environ[name]}" if os.environ.get(name) else "the file that 'gcloud auth application-default login' wrote"
+
+
 @functools.lru_cache(maxsize=4)
 def _credentials(environment: frozenset[tuple[str, str]]) -> tuple[Any, Any]:
-    import google.auth
-
-    found, _ = google.auth.default(scopes=[SCOPE])
-    return found, requester()
+    return default([SCOPE])[0], requester()
 
 
 def signer() -> Callable[[str], dict[str, str]]:

@@ -13,7 +13,6 @@ import threading
 import time
 from typing import Any
 
-import google.auth
 from google.auth import exceptions, jwt
 from google.oauth2 import id_token
 from google.oauth2.credentials import Credentials
@@ -22,7 +21,7 @@ from fsd_core import posts
 from fsd_core.driver import Code, Resources
 from fsd_core.providers import function_limits
 from fsd_gcp import RESOURCES
-from fsd_gcp.clients import SCOPE, Http, requester
+from fsd_gcp.clients import SCOPE, Http, default, requester
 from fsd_gcp.errors import classify
 
 __all__ = ["GcpInvoker", "IdTokens"]
@@ -49,7 +48,7 @@ class IdTokens:
             return {"Authorization": f"Bearer {self._token}"}
 
     def _fetch(self) -> str:
-        if RESOURCES in os.environ or not isinstance(google.auth.default(scopes=[SCOPE])[0], Credentials):
+        if RESOURCES in os.environ or not isinstance(default([SCOPE])[0], Credentials):
             try:
                 request = requester()
                 found: Any = id_token.fetch_id_token_credentials(self._audience, request)

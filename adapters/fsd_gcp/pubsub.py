@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from fsd_core.providers import address
 from fsd_core.proxies import proxy_for
 from fsd_gcp.clients import signer
 from fsd_gcp.errors import Answered
@@ -77,9 +78,9 @@ class Pubsub:
     """A connection. PUBSUB_EMULATOR_HOST leads to an emulator, without TLS and credentials. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        emulator = os.environ.get("PUBSUB_EMULATOR_HOST")
+        emulator = address("PUBSUB_EMULATOR_HOST", bare=True)
         if emulator:
-            host = urlsplit(emulator).netloc or emulator
+            host = urlsplit(emulator).netloc
             self._sign: Callable[[str], dict[str, str]] = lambda _: {}
             self.channel = grpc.insecure_channel(host, (*_OPTIONS, ("grpc.enable_http_proxy", 0)))
         else:

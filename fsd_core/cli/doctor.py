@@ -108,7 +108,7 @@ def _credentials(name: str) -> tuple[str | None, str]:
             said.append((found.credentials(), ""))
         except Exception as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            said.append((None, found.advice(text) or text))
+            said.append((None, providers.line(text, found.advice(text))))
 
     asking = threading.Thread(target=ask, daemon=True)
     logging.disable()  # some SDKs tell their log at length that they found nobody
