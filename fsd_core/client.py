@@ -243,9 +243,12 @@ class _Job:
         while memory is not None and predict(size) > memory and size > 1:
             size = -(-size // 2)
         if memory is not None and predict(size) > memory:
+            what, least = f"[{self.provider.name}] memory_mb = {memory >> 20}", -(-predict(size) // (1 << 20))
+            if limits.process_bytes >= memory:
+                idle = f"a worker takes {limits.process_bytes >> 20} MB before it has loaded anything, {least} MB with one sample"
+                raise InputError(f"{what}: {idle}: expected at least {least}, with any number of workers")
             raise InputError(
-                f"memory: one sample needs {predict(size) >> 20} MB in one of {self.workers} workers, a function has {memory >> 20} MB: "
-                "use more workers"
+                f"{what}: one sample takes {least} MB in one of {self.workers} workers: expected at least {least}, or more workers"
             )
         keep = size < samples and (memory is None or predict(size, True) <= memory)
         return [min(size, samples - at) for at in range(0, samples, size)], predict(size, keep), keep

@@ -117,6 +117,7 @@ def _service_bus(error: BaseException) -> Code:
 
 
 _ADVICE = (  # words of an error, as a pattern, and what to do: the first that is found
+    (r"ProxyError|Unable to connect to proxy", "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached: set another, or NO_PROXY"),
     (
         r"AADSTS700024|AADSTS500133|not within its valid time range|token is not yet valid|Signature not valid in the specified time",
         "this machine's clock is wrong by more than 5 minutes: set it ('timedatectl set-ntp true')",
@@ -192,10 +193,6 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
     (
         r"MessagingEntityNotFoundError|ContainerNotFound|ResourceNotFound|ResourceGroupNotFound|amqp:not-found",
         "something of the app is gone, or in another subscription: 'fsd destroy --provider azure', then 'fsd deploy', makes it anew",
-    ),
-    (
-        r"ProxyError|Unable to connect to proxy",
-        "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached: set another, or NO_PROXY",
     ),
     (
         r"ServiceRequestError|Failed to initiate the connection|Name or service not known|Connection refused|getaddrinfo failed",
