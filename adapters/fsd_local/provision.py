@@ -27,7 +27,7 @@ __all__ = ["LocalProvisioner"]
 _MARK = "app"
 _STALE_S = 86400.0  # what crashed writers left in tmp is removed after this
 _LACKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EACCES, errno.ENOLCK)  # of a file system, its no
-_UNFIT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+_UNFIT = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
 class LocalProvisioner:
