@@ -20,6 +20,9 @@ ORDER = (
     *(
         "driver",
         "errors",
+        "home",
+        "textfile",
+        "proxies",
         "checks",
         "settings",
         "wrappers.meter",
