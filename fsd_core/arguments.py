@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.errors import InputError
+from fsd_core.home import expanded, home_folder
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -114,7 +115,12 @@ def path(name: str, value: Any) -> Path:
     found = os.fsdecode(value) if isinstance(value, str | os.PathLike) else ""
     if not found or "\0" in found:
         raise wrong(name, value, "a path: a text that is not empty, or a Path")
-    return Path(found)
+    return expanded(found)
+
+
+def home(value: Any) -> Path:
+    """The folder of records and caches, see `fsd_core.home.home_folder`, from an argument ``home`` that may be `None`."""
+    return home_folder(None if value is None else path("home", value))
 
 
 def folder_or_name(name: str, value: Any, expected: str) -> str | Path:

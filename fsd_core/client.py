@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from fsd_core.model import Model
 
-__all__ = ["CHANNELS", "OBJECTIVES", "Progress", "Result", "home_folder", "run"]
+__all__ = ["CHANNELS", "OBJECTIVES", "Progress", "Result", "run"]
 
 CHANNELS = ("queue", "object", "hybrid")
 OBJECTIVES = ("cost", "latency")
@@ -58,12 +58,6 @@ class Progress:
     done: int
     total: int
     text: str = ""
-
-
-def home_folder(home: str | os.PathLike[str] | None = None) -> Path:
-    """Where records and caches live: ``home``, else ``$FSD_HOME``, else ``~/.fsd``."""
-    home = None if home is None else arguments.path("home", home)
-    return Path(home or os.environ.get("FSD_HOME") or Path.home() / ".fsd").expanduser().absolute()
 
 
 def run(
@@ -115,7 +109,7 @@ def run(
     spec = None if faults is None else Faults.parse(arguments.text("faults", faults)).spec()
     check_app(arguments.text("app", app))
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
-    kept, folder = given | arguments.texts("note", note), home_folder(home)
+    kept, folder = given | arguments.texts("note", note), arguments.home(home)
     tell = _telling(arguments.callback("progress", progress))
     chosen = find(arguments.text("provider", provider))
     provisioner = chosen.provisioner(arguments.table("settings", settings))
@@ -307,9 +301,12 @@ class _Job:
         while memory is not None and predict(size) > memory and size > 1:
             size = -(-size // 2)
         if memory is not None and predict(size) > memory:
+            what, least = f"[{self.provider.name}] memory_mb = {memory >> 20}", -(-predict(size) // (1 << 20))
+            if limits.process_bytes >= memory:
+                idle = f"a worker takes {limits.process_bytes >> 20} MB before it has loaded anything, {least} MB with one sample"
+                raise InputError(f"{what}: {idle}: expected at least {least}, with any number of workers")
             raise InputError(
-                f"memory: one sample needs {predict(size) >> 20} MB in one of {self.workers} workers, a function has {memory >> 20} MB: "
-                "use more workers"
+                f"{what}: one sample takes {least} MB in one of {self.workers} workers: expected at least {least}, or more workers"
             )
         keep = size < samples and (memory is None or predict(size, True) <= memory)
         return [min(size, samples - at) for at in range(0, samples, size)], predict(size, keep), keep

@@ -243,6 +243,10 @@ class Failure:
 class Launch(Protocol):
     """One accepted asynchronous invocation."""
 
+    @property
+    def text(self) -> str:
+        """What `poll` found, in words for people; empty while it found nothing, or where the platform says no more."""
+
     def poll(self) -> Code | None:
         """`None` while nothing is known to be wrong; the code once the platform refused or lost the launch. Makes no request.
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 
 from fsd_core import arguments, slots
-from fsd_core.client import home_folder
 from fsd_core.driver import Provider, Provisioner
 from fsd_core.keys import is_content, is_manifest, is_run
 from fsd_core.providers import find
@@ -31,7 +30,7 @@ def clean(
     """Remove staged content from the app's object store, local caches and, unless ``keep_records``, records; how many objects that were."""
     found, provisioner = _place(provider, app, settings)
     for name in ("partitions",) if keep_records else ("partitions", "runs"):
-        shutil.rmtree(home_folder(home) / name, ignore_errors=True)
+        shutil.rmtree(arguments.home(home) / name, ignore_errors=True)
 
     def content(store: Store) -> list[str]:
         keys = [key for key in store.keys("") if is_content(key)]

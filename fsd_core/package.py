@@ -22,6 +22,7 @@ from pathlib import Path
 
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
+from fsd_core.home import made
 
 __all__ = ["Package", "Recipe", "Wheels", "command", "digest", "files", "manylinux", "sources", "stub", "write", "zipped"]
 
@@ -119,9 +120,8 @@ class Recipe:
         Raises `InputError` where pip is missing or the result is larger than the platform takes, `RunFailed` where pip cannot get a wheel,
         or not within ``within_s`` seconds.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         name = self.digest
-        path = folder / f"{self.name}-{name}.zip"
+        path = made(folder) / f"{self.name}-{name}.zip"
         if not path.exists():
             installed = self.wheels.installed(folder, self.name, within_s) if self.wheels else {}
             write(path, zipped({self.below + inside: content for inside, content in installed.items()} | dict(self.files)))

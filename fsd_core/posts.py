@@ -17,18 +17,17 @@ import socket
 import ssl
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urlsplit
 
 from fsd_core.checks import check_payload
 from fsd_core.driver import WORKER, Code, Failure, InvokeLimits, Refused
 from fsd_core.interrupt import remaining
 from fsd_core.providers import http_code
+from fsd_core.proxies import proxy_for
 
 __all__ = ["NONCE", "PostInvoker", "PostLaunch", "code_of"]
 
@@ -88,6 +87,7 @@ class PostInvoker:
     ) -> None:
         self.limits = limits
         self._url = urlsplit(url)
+        self._proxy = proxy_for(url)
         self._headers = headers
         self._classify = classify
         self._code_of = code_of
@@ -154,19 +154,15 @@ class PostInvoker:
         return (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
 
     def _connect(self, launch: PostLaunch) -> http.client.HTTPConnection:
-        """An open connection that waits as long as the function may take, by way of the environment's proxy if it names one."""
+        """An open connection that waits as long as the function may take, by way of the environment's proxy if it named one."""
         host, port, secure = self._url.hostname or "", self._url.port, self._url.scheme == "https"
-        proxy = None if proxy_bypass(host) else getproxies().get(self._url.scheme)
-        via = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else None
-        at = (via.hostname or "", via.port) if via else (host, port)
+        at = (self._proxy.host, self._proxy.port) if self._proxy else (host, port)
         if secure:
             connection: http.client.HTTPConnection = http.client.HTTPSConnection(*at, timeout=CONNECT_S, context=self._tls)
         else:
             connection = http.client.HTTPConnection(*at, timeout=CONNECT_S)
-        if via:
-            known = f"{unquote(via.username)}:{unquote(via.password or '')}" if via.username else ""
-            basic = {"Proxy-Authorization": f"Basic {b64encode(known.encode()).decode()}"} if known else {}
-            connection.set_tunnel(host, port, basic)
+        if self._proxy:
+            connection.set_tunnel(host, port, self._proxy.headers)
         connection.connect()
         wait_s = None if self.limits.timeout_s is None else self.limits.timeout_s + _LATE_S
         connection.sock.settimeout(wait_s)

@@ -18,6 +18,7 @@ from fsd_core.crew import each
 from fsd_core.driver import WORKER, Code, Launch, Message, MessageDriver, Provider, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.interrupt import leaving
+from fsd_core.providers import line
 from fsd_core.retry import TRANSIENT, Retry
 from fsd_core.store import Store
 from fsd_core.wrappers.meter import Meter
@@ -116,7 +117,7 @@ class Requests:
             cause = error.__cause__
             tip = self._advise(cause) if cause else None
             if isinstance(cause, self._unset):
-                raise InputError(tip or str(cause)) from cause
+                raise InputError(line(cause, tip)) from cause
             text = error.message if tip is None else f"{error.message}: {tip}"
             if self._late and error.code in TRANSIENT and self.left() <= 2 * _PAUSE_S:  # there was no time for another pause
                 raise self.late(text) from cause

@@ -100,8 +100,8 @@ class Spawner:
             self._waiting = [again for child in self._waiting if (again := self._check(child)) is not None]
             if self._invoker.limits.end_with_client:  # only there does what became of a launch say that the function ended
                 for child in self._claimed:
-                    if child.launch.poll() is not None:
-                        raise RunFailed(Code.UNAVAILABLE, "the host of the functions ended", rank=child.payload.rank)
+                    if (code := child.launch.poll()) is not None:
+                        raise RunFailed(code, child.launch.text or "the host of the functions ended")
             return not self._waiting
 
     def _check(self, child: _Child) -> _Child | None:
@@ -114,7 +114,8 @@ class Spawner:
         if code is None and waited < self._invoker.limits.start_s * (1 + payload.attempt):
             return child
         if payload.attempt + 1 >= ATTEMPTS or code in FINAL:
-            why = f"the platform says {code.name}" if code else f"no claim {waited:.0f} s after launch {payload.attempt + 1}"
+            told = f": {child.launch.text}" if child.launch.text else ""
+            why = f"the platform says {code.name}{told}" if code else f"no claim {waited:.0f} s after launch {payload.attempt + 1}"
             raise RunFailed(code or Code.UNAVAILABLE, f"did not start: {why}", rank=payload.rank)
         self._retry.pause(payload.attempt)
         return self._launch(replace(payload, attempt=payload.attempt + 1))

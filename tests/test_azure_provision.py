@@ -593,7 +593,10 @@ NOBODY = {"PATH": "/nonexistent", "AZURE_SUBSCRIPTION_ID": SUBSCRIPTION, "IDENTI
 def test_missing_credentials_say_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provisioning, "_FIRST_S", 2.0)
     chain = {"AZURE_TOKEN_CREDENTIALS": "AzureCliCredential"}  # the chain of one: others would ask the network
-    with pointed({**NOBODY, **chain}, CLEARS), pytest.raises(InputError, match="no Azure credentials are found: run 'az login'") as raised:
+    with (
+        pointed({**NOBODY, **chain}, CLEARS),
+        pytest.raises(InputError, match="no Azure credentials are found that work: run 'az login'") as raised,
+    ):
         provisioner().find("x")
     assert "\n" not in str(raised.value)
 

@@ -138,7 +138,7 @@ def test_the_host_of_the_functions_is_missed(start: Start, store: Store) -> None
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(RunFailed, match="the host of the functions ended"):
+    with pytest.raises(RunFailed, match="the host of the local functions ended"):
         start({}, faults=SLOW)
     killer.join()
     assert time.monotonic() - killed_at[0] < 60  # not the run's own 100 s

@@ -43,6 +43,8 @@ def objects(resources: Resources) -> ObjectDriver:
 
 
 class Launched:
+    text = ""
+
     def poll(self) -> Code | None:
         return None
 

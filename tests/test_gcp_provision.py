@@ -446,7 +446,10 @@ NOBODY = {"NO_GCE_CHECK": "true", "CLOUDSDK_CONFIG": "/nonexistent", "PATH": "/n
     [
         ({"GOOGLE_CLOUD_PROJECT": PROJECT}, "no Google Cloud credentials are found: run 'gcloud auth application-default login'"),
         ({}, "no Google Cloud credentials are found"),
-        ({"GOOGLE_CLOUD_PROJECT": PROJECT, "GOOGLE_APPLICATION_CREDENTIALS": "/nonexistent/key.json"}, "no Google Cloud credentials"),
+        (
+            {"GOOGLE_CLOUD_PROJECT": PROJECT, "GOOGLE_APPLICATION_CREDENTIALS": "/nonexistent/key.json"},
+            "File /nonexistent/key.json was not found",
+        ),
     ],
 )
 def test_missing_credentials_say_what_helps(environment: dict[str, str], says: str) -> None:

@@ -20,9 +20,12 @@ ORDER = (
     *(
         "driver",
         "errors",
+        "home",
         "sealed",
         "arguments",
         "interrupt",
+        "textfile",
+        "proxies",
         "checks",
         "settings",
         "wrappers.meter",

@@ -32,6 +32,8 @@ _CODES = {"EventAgeExceeded": Code.THROTTLED}  # it waited all that time for roo
 class AwsLaunch:
     """An accepted launch."""
 
+    text = ""
+
     def __init__(self, request: str, failures: _Failures) -> None:
         self.request = request
         self._failures = failures

@@ -138,9 +138,14 @@ def _authentication(error: BaseException) -> Code:
 
 
 _ADVICE = (  # words of an error, as a pattern, and what to do: the first that is found
+    (r"ProxyError|Unable to connect to proxy", "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached: set another, or NO_PROXY"),
     (
         r"AADSTS700024|AADSTS500133|not within its valid time range|token is not yet valid|Signature not valid in the specified time",
         "this machine's clock is wrong by more than 5 minutes: set it ('timedatectl set-ntp true')",
+    ),
+    (
+        r"AADSTS(7000215|7000222|700016|700027|90002|900021|900023)",
+        "AZURE_TENANT_ID, AZURE_CLIENT_ID and the secret or certificate do not belong together, or it expired: look at each",
     ),
     (
         r"ExpiredAuthenticationToken|AADSTS\d+|InvalidAuthenticationToken|token (is|has) expired|ExpiredToken",
@@ -152,7 +157,7 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
     ),
     (
         r"CredentialUnavailableError|DefaultAzureCredential failed|EnvironmentCredential|AzureCliCredential|NoAuthenticationInformation",
-        "no Azure credentials are found: run 'az login', or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
+        "no Azure credentials are found that work: run 'az login', or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
     ),
     (
         r"MessageSizeExceededError|message-size-exceeded",

@@ -92,7 +92,8 @@ class Host:
         self._reports: list[_Report] = []
         self._launches = 0
         self._life, self._alive = os.pipe()  # only the host has the writing end: when it closes, every function ends
-        self._notes = _scratch()
+        self._tmp = f"{names['root']}/tmp"  # can be written, which the system's own folder for it may not
+        self._notes = self._scratch()
         self._selector = selectors.DefaultSelector()
         self._ended, wakeup = os.pipe()
         os.set_blocking(self._ended, False)
@@ -106,6 +107,12 @@ class Host:
     def _add(self, channel: socket.socket, pid: int | None) -> None:
         channel.setblocking(False)
         self._selector.register(channel, selectors.EVENT_READ, _Peer(pid))
+
+    def _scratch(self) -> BinaryIO:
+        """A file that nobody else sees: in memory where the system can, since disks are full at times."""
+        if hasattr(os, "memfd_create"):
+            return os.fdopen(os.memfd_create("fsd"), "w+b", buffering=0)
+        return tempfile.TemporaryFile(buffering=0, dir=self._tmp)
 
     def run(self) -> None:
         """The loop."""
@@ -206,7 +213,7 @@ class Host:
         os.environ[HOST] = f"{os.getpid()}:{channel}"
         if not self._cold:
             run(order, payload)
-        with _scratch() as file:  # a pipe does not hold a whole payload
+        with self._scratch() as file:  # a pipe does not hold a whole payload
             file.write(payload)
             file.seek(0)
             os.dup2(file.fileno(), 0)
@@ -274,13 +281,6 @@ class Host:
 def _answer(channel: socket.socket, number: int, code: str | None, reason: str) -> None:
     body = json.dumps([code, reason]).encode()
     channel.sendall(ANSWER.pack(number, len(body)) + body)
-
-
-def _scratch() -> BinaryIO:
-    """A file that nobody else sees: in memory where the system can, since disks are full at times."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("fsd"), "w+b", buffering=0)
-    return tempfile.TemporaryFile(buffering=0)
 
 
 def _kill(group: int) -> None:

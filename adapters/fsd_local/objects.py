@@ -3,6 +3,10 @@
 A body is written to ``tmp`` and then renamed to its place (replace) or linked there (create only: the file system lets
 exactly one link win). Nothing is synced: objects survive the death of any process, not the loss of power.
 
+A file system without hard links (exFAT, many FUSE and SMB mounts) has the file ``lock`` beside ``objects``: whoever puts holds a lock
+on it from the look whether the object is there until the rename. The kernel gives the lock back, however its holder ends. It is one
+of this machine alone, as all that uses the folder is.
+
 Names. A segment of a key becomes a directory ``segment,`` and the last one a file ``segment=``, so that "a" and "a/b" can both
 be objects. What is not in [a-z0-9_.-] is escaped as %xx, capitals too, since some file systems do not tell "A" from "a". A
 segment of 64 characters or more is cut into directories ``piece+`` of 64, which keeps every name under 255 bytes.
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
 import re
@@ -24,7 +29,9 @@ from fsd_core.driver import Code, Page, Refused, Rejected
 from fsd_local.errors import classify, naming
 from fsd_local.limits import OBJECTS
 
-__all__ = ["LocalObjects"]
+__all__ = ["LOCK", "LocalObjects"]
+
+LOCK = "lock"  # beside the objects where the file system has no hard links: see `fsd_local.provision`
 
 _UNSAFE = re.compile(r"[^a-z0-9_.-]")
 _PIECE = 64
@@ -55,6 +62,8 @@ class LocalObjects:
         self.limits = OBJECTS
         self._store = os.path.join(root, "objects")
         self._tmp = os.path.join(root, "tmp")
+        lock = os.path.join(root, LOCK)
+        self._lock = lock if os.path.exists(lock) else None
 
     def _file(self, key: str) -> str:
         segments = key.split("/")
@@ -71,7 +80,8 @@ class LocalObjects:
                 file.write(body)
             for attempt in itertools.count(1):
                 try:
-                    return os.link(temp, path) if if_absent else os.replace(temp, path)
+                    self._place(temp, path, if_absent)
+                    return
                 except FileNotFoundError:
                     if attempt == _RETRIES or not os.path.isdir(self._store):
                         raise
@@ -80,6 +90,18 @@ class LocalObjects:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temp)
+
+    def _place(self, temp: str, path: str, if_absent: bool) -> None:
+        """One step for whoever looks on: the object is there whole, or was and stays."""
+        place = os.link if if_absent else os.replace
+        if self._lock is None:
+            place(temp, path)
+            return
+        with open(self._lock, "rb", buffering=0) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if if_absent and os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+            os.replace(temp, path)
 
     def _make(self, folder: str) -> None:
         """Like makedirs, but never makes the store itself: a destroyed app must stay so."""

@@ -10,7 +10,8 @@ import click
 from fsd_core import providers
 from fsd_core.cli.options import Checked, Command, check_provider, emulated, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.config import Settings, home, integer
+from fsd_core.config import Settings, integer
+from fsd_core.home import home_folder
 from fsd_core.provisioning import telling
 
 __all__ = ["clean", "deploy", "destroy", "gc"]
@@ -95,6 +96,6 @@ def clean(screen: Screen, settings: Settings, keep_records: bool) -> None:
 
     check_provider(settings)
     with _shown(screen), emulated(settings, screen.note) as settings:
-        removed = clean_up(settings.provider, settings.app, settings.table(), home(), keep_records=keep_records)
+        removed = clean_up(settings.provider, settings.app, settings.table(), home_folder(), keep_records=keep_records)
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
     screen.print(f"{removed} objects removed")

@@ -12,10 +12,11 @@ from fsd_core.cli.cost import run_tariff, service_table
 from fsd_core.cli.files import check_apart, check_file, write_file
 from fsd_core.cli.options import Command, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.config import KINDS, Settings, home
+from fsd_core.config import KINDS, Settings
 from fsd_core.cost import Usage
 from fsd_core.errors import InputError
 from fsd_core.figures import Measured
+from fsd_core.home import home_folder
 from fsd_core.result import left_out
 
 __all__ = ["report"]
@@ -43,11 +44,12 @@ def report(screen: Screen, settings: Settings, run: str, out: str | None, traced
     from fsd_core.report.page import MARK
 
     check_page()
-    record = read_record(find_record(run, home()))
+    record = read_record(find_record(run, home_folder()))
     path = Path(KINDS["output"].read(out, "--out ") if out is not None else f"fsd-{Path(record['run']).name}.html")
     check_file("--out", path, MARK)
     if traced is not None:
-        check_file("--trace", Path(KINDS["output"].read(traced, "--trace ")), trace.MARK)
+        traced = KINDS["output"].read(traced, "--trace ")
+        check_file("--trace", Path(traced), trace.MARK)
     check_apart(out=path, trace=traced)
     tariff = run_tariff(replace(settings, provider=record["provider"]))
     if tariff is None:

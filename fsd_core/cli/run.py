@@ -12,9 +12,10 @@ from fsd_core.cli.cost import run_tariff, service_table
 from fsd_core.cli.options import Command, check_provider, emulated, with_settings
 from fsd_core.cli.outputs import check_output, compare, read_truth, write_output
 from fsd_core.cli.screen import Screen, Show, amount, pairs
-from fsd_core.config import Settings, home
+from fsd_core.config import Settings
 from fsd_core.cost import Usage, bill
 from fsd_core.errors import CheckFailed
+from fsd_core.home import home_folder
 from fsd_core.provisioning import telling
 from fsd_core.result import left_out
 
@@ -101,7 +102,7 @@ def distributed(model: Model, inputs: csr_matrix, settings: Settings, show: Show
             inputs,
             **{key: getattr(settings, key) for key in KEYS if key not in ("emulator", "output", "truth", "tariff")},
             settings=settings.table(),
-            home=home(),
+            home=home_folder(),
             note=note,
             progress=reporting(show),
         )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fsd_core import arguments
 from fsd_core.errors import InputError
+from fsd_core.home import expanded
 from fsd_core.model.layer import Csr
 from fsd_core.model.npz import SCIPY_KEYS, dense, read_npz, scipy_csr
 from fsd_core.model.tsv import read_table
@@ -46,7 +47,7 @@ def open_inputs(spec: str | os.PathLike[str], width: int) -> csr_matrix:
     elif isinstance(spec, str) and spec.startswith("random:"):
         made = _random(spec, width)
     else:
-        made = _from_file(Path(spec), width)
+        made = _from_file(expanded(spec), width)
     if made.shape[1] != width:
         raise InputError(f"{spec}: samples of width {made.shape[1]}, the model takes width {width}")
     return made.scipy().copy()  # the caller's own, to write to

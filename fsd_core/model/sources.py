@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fsd_core import arguments
 from fsd_core.errors import InputError
+from fsd_core.home import expanded
 from fsd_core.model.layer import Csr, Layer, Model
 from fsd_core.model.npz import SCIPY_KEYS, compressed, dense, read_npz, scipy_csr
 from fsd_core.model.radixnet import CHALLENGE_BIAS, CHALLENGE_CLIP, radixnet
@@ -36,7 +37,7 @@ def open_model(spec: str | os.PathLike[str]) -> Model:
         if len(fields) not in (2, 3) or not all(re.fullmatch(r"\d{1,18}", field) for field in fields):
             raise InputError(f"{spec!r}: radixnet:NEURONS:LAYERS or radixnet:NEURONS:LAYERS:SEED would be right")
         return radixnet(int(fields[0]), int(fields[1]), int(fields[2]) if len(fields) == 3 else 0)
-    path = Path(spec)
+    path = expanded(spec)
     if os.path.isfile(path / MANIFEST):
         return load(path)
     if not os.path.exists(path):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from fsd_core import arguments
 from fsd_core.errors import InputError
+from fsd_core.home import expanded
 from fsd_core.model import Model
 from fsd_core.partition.hypergraph import hypergraph
 from fsd_core.partition.owners import Partition
@@ -44,7 +44,7 @@ def partition(
         return random(model, workers, seed)
     if method == "block":
         return block(model, workers)
-    if not Path(method).exists():
+    if not expanded(method).exists():
         raise InputError(f"partition {method}: neither {', '.join(METHODS)} nor an existing file or folder")
     loaded = Partition.load(method, model)
     if loaded.workers != workers:

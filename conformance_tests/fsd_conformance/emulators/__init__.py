@@ -92,7 +92,7 @@ def state(provider: str) -> Running | None:
     """What was started and not ended, alive or not."""
     try:
         return Running(**json.loads(_file(provider).read_text()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError):
         raise InputError(f"{_file(provider)}: is no record of an emulator; remove it") from None

@@ -17,8 +17,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from fsd_core import interrupt
-from fsd_core.config import home
 from fsd_core.errors import InputError
+from fsd_core.home import home_folder, made
 
 __all__ = ["environment", "folder", "locked", "npm", "packages", "wheels"]
 
@@ -27,14 +27,13 @@ _WHOLE = "installed"  # the file that says that an installation was finished, an
 
 def folder() -> Path:
     """Where everything about emulators is."""
-    return home() / "emulators"
+    return home_folder() / "emulators"
 
 
 @contextlib.contextmanager
 def locked(name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """One process at a time; ``waiting`` is called if another has it. The kernel gives it back, however its holder ends."""
-    folder().mkdir(parents=True, exist_ok=True)
-    with (folder() / f"{name}.lock").open("w") as lock:
+    with (made(folder()) / f"{name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from fsd_core import interrupt
 from fsd_core.errors import InputError
+from fsd_core.proxies import local_only
 
 __all__ = ["POINTERS", "Guard", "Process", "Server", "free_port"]
 
@@ -143,8 +144,9 @@ class Server:
         raise NotImplementedError
 
     def environment(self) -> Mapping[str, str]:
-        """Of the process: by default this one's, without what points an SDK somewhere."""
-        return {name: value for name, value in os.environ.items() if not name.startswith(sum(POINTERS.values(), ()))}
+        """Of the process: by default this one's, without what points an SDK somewhere, and with no proxy before this machine."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(sum(POINTERS.values(), ()))}
+        return {**kept, **local_only(kept)}
 
     def healthy(self) -> bool:
         """Whether it answers."""
