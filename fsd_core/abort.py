@@ -52,15 +52,15 @@ def report_exit(
     nonce: str | None = None,
     layer: int | None = None,
     resources: Resources | None = None,
-) -> None:
+) -> bool:
     """Tell the run of a launch that its function died, so that nobody waits for it. ``resources``: where this is no function.
 
-    Nothing is reported of a function that had not claimed its rank (its parent launches it again), or was beaten to the
-    claim by another: ``nonce`` must be what `fsd_core.worker.handle` was given.
+    Nothing is reported of a function that was beaten to the claim by another (``nonce`` must be what `fsd_core.worker.handle` was
+    given), nor of one that had not claimed its rank, since it is launched again: then the answer is `False`.
     """
     fields = json.loads(payload)
     if "probe" in fields:
-        return
+        return True
     launch = LaunchPayload.unpack(fields)
     resources = resources or provider.attach(launch.app)
     keys = RunKeys(launch.run)
@@ -69,8 +69,10 @@ def report_exit(
         store = Store(objects, retry)
         claim = store.find(keys.claim(launch.rank))
         data = store.find(keys.config)
-        if claim is None or data is None or not _claimed(claim, nonce):
-            return
+        if data is None or (claim is not None and not _claimed(claim, nonce)):
+            return True
+        if claim is None:
+            return False
         config = RunConfig.unpack(data)
         error = RunFailed(Code.UNAVAILABLE, reason, rank=launch.rank, layer=layer)
 
@@ -78,6 +80,7 @@ def report_exit(
             abort_peers(provider, resources, launch, config.workers, error, retry)
 
         tell(store, keys, error, send if config.queued else None)
+    return True
 
 
 def report_failure(provider: Provider, resources: Resources, failure: Failure) -> None:

@@ -34,9 +34,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import BinaryIO
 
 from fsd_core.driver import WORKER, Code
+from fsd_core.retry import TRANSIENT
 from fsd_local import RESOURCES
 from fsd_local.errors import classify
-from fsd_local.function import Order, layer_of, run
+from fsd_local.function import UNCLAIMED, Order, layer_of, run
 from fsd_local.wire import ANSWER, HOST, LAST_WORDS, PAYLOAD_BYTES, REQUEST, UNASKED
 
 __all__ = ["Host"]
@@ -58,6 +59,7 @@ class _Child:
     channel: socket.socket
     killed: str | None = None
     words: tuple[Code, str] | None = None  # its last: what they mean for the run, and why it ended
+    victim: tuple[Code, str] | None = None  # of a helper: the last words of the function that it reports
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class _Report:
     order: Order
     payload: bytes
     until_s: float
+    words: tuple[Code, str] | None  # the function's last
 
 
 @dataclass
@@ -187,7 +190,7 @@ class Host:
             return classify(error).value, f"cannot start a function: {error}"
         return None, ""
 
-    def _launch(self, order: Order, payload: bytes) -> None:
+    def _launch(self, order: Order, payload: bytes, victim: tuple[Code, str] | None = None) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             pid = os.fork()
@@ -200,7 +203,7 @@ class Host:
             os.setpgid(pid, pid)
         self._add(ours, pid)
         end_s = time.monotonic() + (self._timeout_s if order.report is None else _REPORT_S)
-        self._children[pid] = _Child(order, payload, end_s, ours)
+        self._children[pid] = _Child(order, payload, end_s, ours, victim=victim)
 
     def _become(self, order: Order, payload: bytes, channel: int) -> None:
         """In the child: keep three descriptors, restore what signals do, run."""
@@ -236,12 +239,15 @@ class Host:
             if child.order.report is None:
                 how += f": {child.words[1]}" if child.words else ""
                 report = replace(child.order, report=how, layer=layer_of(child.order))
-                self._reports.append(_Report(report, child.payload, time.monotonic() + _REPORT_S))
+                self._reports.append(_Report(report, child.payload, time.monotonic() + _REPORT_S, child.words))
+            elif code == UNCLAIMED:
+                if child.victim and child.victim[0] not in TRANSIENT:  # it would only be launched again, to the same end
+                    self._give_up(child.order, child.payload, *child.victim)
             else:
                 self._give_up(child.order, child.payload, *(child.words or (Code.UNAVAILABLE, how)))
         for each in list(self._reports):
             try:
-                self._launch(each.order, each.payload)
+                self._launch(each.order, each.payload, each.words)
             except OSError as error:
                 if classify(error) in (Code.THROTTLED, Code.UNAVAILABLE) and time.monotonic() < each.until_s:
                     break  # no process to be had: at the next tick
