@@ -21,7 +21,9 @@ __all__ = ["ConsistencyCases", "ObjectCases"]
 class ConsistencyCases(DriverCases):
     """What must hold in the end, whatever single calls do: requests are repeated as core repeats them."""
 
+    kind = "objects"
     key_chars = 512  # the longest key
+    prefix = ""  # of a key, where a wrapper puts one before it
 
     def wrap(self, driver: ObjectDriver) -> ObjectDriver:
         """A driver around the provider's, for groups that test a wrapper."""
@@ -43,6 +45,11 @@ class ConsistencyCases(DriverCases):
     def at(self) -> str:
         """A prefix that no other case writes below."""
         return f"t/{secrets.token_hex(6)}/"
+
+    def test_native_is_there(self, deployed: Deployed, driver: ObjectDriver, store: Store, at: str) -> None:
+        """The way out is the SDK's own client, which finds what a put wrote."""
+        store.put(f"{at}native", b"native")
+        self.find_by_native(driver, deployed.resources, f"{self.prefix}{at}native")
 
     def test_read_after_write(self, deployed: Deployed, store: Store, at: str) -> None:
         """A get or list that starts after a put returned must see it: also one of another client, also a replacement."""

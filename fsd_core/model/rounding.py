@@ -50,14 +50,14 @@ def categories(model: Model, inputs: Any, batch: int = 1024) -> tuple[NDArray[np
         for layer, weights in zip(model.layers, exact, strict=True):
             low, high = _activated(layer, weights @ low, -1), _activated(layer, weights @ high, +1)
             if layer.challenge and not (kept := high.any(axis=0)).all():  # these stay zero
-                low, high, alive = (np.ascontiguousarray(each[..., kept]) for each in (low, high, alive))
+                low, high, alive = np.ascontiguousarray(low[:, kept]), np.ascontiguousarray(high[:, kept]), alive[kept]
         found[:, alive] = low.any(axis=0), high.any(axis=0)
     return found[0], found[1]
 
 
 def _activated(layer: Layer, z: NDArray[np.float64], sign: int) -> NDArray[np.float64]:
     """Below (``sign`` -1) or above (+1) what float32 makes of the exact sums ``z`` (outputs, samples), 0 or more."""
-    terms: NDArray[Any] = np.diff(layer.weights.indptr) if isinstance(layer.weights, Csr) else np.full(layer.outputs, layer.inputs)
+    terms = np.diff(layer.weights.indptr) if isinstance(layer.weights, Csr) else np.full(layer.outputs, layer.inputs)
     off = (terms[:, None] + 2) * UNIT  # n roundings; the two more are for what n small factors make together, and for float64's own
     z = np.where(z > 0, np.maximum(z * (1 + sign * off) + sign * terms[:, None] * TINY, 0), 0)
     sums = z + layer.bias[:, None]
