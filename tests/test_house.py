@@ -139,6 +139,9 @@ def test_the_commands_of_the_documents_exist(document: Path) -> None:
 
 
 def test_paths_that_the_documents_name_exist() -> None:
+    named = 0
     for document in DOCUMENTS:
         for path in re.findall(r"`((?:fsd_core|adapters|handlers|conformance_tests|tests|benchmarks|docs)/[\w./]+)`", document.read_text()):
+            named += 1
             assert (ROOT / path).exists(), f"{document.name} names {path}"
+    assert named > 10

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fsd_conformance.base import Deployed, DriverCases, new_retry, refused
+from fsd_conformance.base import Deployed, DriverCases, eventually, new_retry, refused
 from fsd_core.driver import Code, ObjectDriver
 from fsd_core.store import Store
 from fsd_core.wrappers.faults import Faults, FaultyObjects
@@ -153,13 +153,14 @@ class ConsistencyCases(DriverCases):
 
     def test_whole_or_none(self, store: Store, at: str) -> None:
         """A reader must see a whole object or none, while it is replaced and deleted."""
-        key, done = f"{at}torn", threading.Event()
+        key, done, seen = f"{at}torn", threading.Event(), list[int]()
 
         def read() -> None:
             while not done.is_set():
                 if (body := store.find(key)) is not None:
                     assert len(body) == 1000 * body[0]
                     assert body.count(body[0]) == len(body)
+                    seen.append(body[0])
 
         def write(seed: int) -> None:
             for number in random.Random(seed).choices(range(1, 256), k=12):
@@ -170,6 +171,7 @@ class ConsistencyCases(DriverCases):
             try:
                 for writer in [pool.submit(write, seed) for seed in range(2)]:
                     writer.result()
+                eventually("a reader sees the object", 60, lambda: bool(seen) or any(reader.done() for reader in readers))
                 for _ in range(5):
                     store.delete([key])
                     write(5)
