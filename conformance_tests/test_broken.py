@@ -379,7 +379,7 @@ def objects_fail(local: Deployed, defect: type[AroundObjects], case: str) -> boo
     cases = Broken()
     driver = cases.wrap(local.provider.objects(local.resources))
     store = Store(driver, fsd_conformance.base.new_retry())
-    return fails(getattr(cases, case), deployed=local, driver=driver, store=store, at="t/x/")
+    return fails(getattr(cases, case), deployed=local, driver=driver, store=store, at=f"t/{case}/")
 
 
 @pytest.mark.parametrize(("defect", "case"), MESSAGES)
