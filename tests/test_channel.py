@@ -276,9 +276,10 @@ def test_a_wait_past_the_deadline_names_who_is_missing(make: Make, kind: str) ->
     channel = make(kind, 0, {0: [1, 2], 1: [1, 2]})
     arrivals = channel.receive(0)
     assert next(arrivals) == (1, b"here")
-    channel.me = replace(channel.me, deadline=time.time())
+    channel.me, began = replace(channel.me, deadline=time.time()), time.monotonic()
     with pytest.raises(RunFailed, match=r"deadline, for rank 2 \(never heard of\)") as caught:
         list(arrivals)
+    assert time.monotonic() - began < channels.START_S - 10  # which would be a stall
     assert caught.value.code is Code.DEADLINE
 
 
