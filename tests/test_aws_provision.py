@@ -83,6 +83,8 @@ def test_what_is_made_and_how(app: str) -> None:
         assert (attributes["SqsManagedSseEnabled"], "KmsMasterKeyId" in attributes) == ("true", False)
         assert int(attributes["MessageRetentionPeriod"]) == (14 * 86400 if name == own.dead else 3600)
         assert sqs.list_queue_tags(QueueUrl=url)["Tags"] == tag
+        left = [attributes[f"ApproximateNumberOfMessages{hidden}"] for hidden in ("", "NotVisible")]  # a lease hides, a count does not
+        assert left == ["0", "0"], name
         if name != own.failed:
             (statement,) = json.loads(attributes["Policy"])["Statement"]
             assert statement["Resource"] == own.arn("sqs", name)

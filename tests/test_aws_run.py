@@ -147,7 +147,7 @@ def test_a_killed_function_ends_the_run_with_its_name(
         start(settings, tmp_path, channel=channel)
     assert caught.value.rank == victim, caught.value
     assert caught.value.code is Code.UNAVAILABLE
-    assert time.monotonic() - killed_at[0] < 30  # long before the run's own deadline
+    assert time.monotonic() - killed_at[0] < 60  # before any stall limit ends
     assert left_by_runs(store) == []
 
 

@@ -104,6 +104,7 @@ def test_what_is_made_and_how(app: str, azure: Api) -> None:
             found = admin.get_queue(queue)
             assert (found.lock_duration, found.max_delivery_count) == (timedelta(seconds=20), 2000)
             assert found.default_message_time_to_live == timedelta(seconds=queues.TTL_S)
+            assert admin.get_queue_runtime_properties(queue).total_message_count == 0  # of the probes; a lock hides, a count does not
 
     with closing(clients.container(told["blob_url"], told["container"])) as container:
         properties = container.get_container_properties()

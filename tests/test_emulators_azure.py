@@ -102,6 +102,7 @@ def test_what_clients_and_servers_are_told(tmp_path: Path, monkeypatch: pytest.M
         assert not {"AZURE_CLIENT_SECRET", "FSD_AZURE_KEY", "IDENTITY_ENDPOINT"} & set(os.environ)
         assert os.environ["AZURE_SUBSCRIPTION_ID"] == SUBSCRIPTION
         told = Functions(tmp_path, None, ()).environment()
+        assert "PATH" in told
         assert not any(name.startswith(("AZURE_", "FSD_AZURE_", "IDENTITY_", "AWS_")) for name in told)
     assert os.environ["AZURE_CLIENT_SECRET"] == "somewhere"
     assert emulator.env["FSD_AZURE_SERVICE_BUS"].split() == [emulator.bus.connection_string(name) for name in NAMESPACES]

@@ -79,10 +79,9 @@ def test_the_how_to_enables_what_the_provider_uses_in_an_order_that_works() -> N
 
 
 def test_its_defaults_and_the_record_are_those_of_the_settings() -> None:
-    for field in dataclasses.fields(Settings):
-        if field.name in ("region", "memory_mb", "timeout_s", "concurrency", "lease_s", "runtime"):
-            (default,) = re.findall(rf'variable "{field.name}" \{{[^}}]*default\s*= "?([\w-]+)', TEXT)
-            assert default == str(field.default), field.name
+    defaults = {field.name: str(field.default) for field in dataclasses.fields(Settings)}
+    for name in ("region", "memory_mb", "timeout_s", "concurrency", "lease_s", "runtime"):
+        assert re.findall(rf'variable "{name}" \{{[^}}]*default\s*= "?([\w-]+)', TEXT) == [defaults[name]], name
     assert f"{RESOURCES} = jsonencode" in TEXT
     (record,) = re.findall(r"names = \{(.*?)\n\s*\}", TEXT, re.S)
     wanted = set(provision.GcpProvisioner({}).wanted()) | {"project", "region", "generation", "function", "bucket", "url"}

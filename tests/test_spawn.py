@@ -57,7 +57,7 @@ def test_who_launched_a_function_tells_of_its_death(tmp_path: Path, channel: str
         )  # fmt: skip
     killer.join()
     assert (caught.value.rank, caught.value.code) == (victim, Code.UNAVAILABLE)
-    assert time.monotonic() - killed_at[0] < 30  # long before the run's own deadline
+    assert time.monotonic() - killed_at[0] < 50  # before the run's own deadline
 
 
 class Says(AroundInvoker):

@@ -59,6 +59,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     """
     from fsd_core.model import open_model
     from fsd_core.model.inputs import open_inputs
+    from fsd_core.model.rounding import cancelling
 
     check_provider(settings)
     tariff = run_tariff(settings)
@@ -80,6 +81,9 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     notes = [f"\nfsd report {result.run} makes its page"]
     if result.stand_in and made:
         notes.insert(0, "Function time is this machine's, and so is what it costs here; counts are the service's.")
+    if truth and (signed := cancelling(network, samples)):
+        adds = f"{len(signed)} of {len(network.layers)} layers add{'s' * (len(signed) == 1)} terms of both signs"
+        notes.insert(0, f"{adds}: how such a sum is rounded depends on workers and partition, and so may a sample's category.")
     try:
         if settings.output:
             write_output(Path(settings.output), result.output)
