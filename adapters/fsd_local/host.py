@@ -78,8 +78,7 @@ class Host:
         self._reports: list[tuple[Order, bytes]] = []  # still to be made
         self._launches = 0
         self._life, self._alive = os.pipe()  # only the host has the writing end: when it closes, every function ends
-        self._tmp = f"{names['root']}/tmp"  # can be written, which the system's own folder for it may not
-        self._notes = tempfile.TemporaryFile(buffering=0, dir=self._tmp)  # noqa: SIM115  # open as long as the host lives
+        self._notes = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # open as long as the host lives
         self._selector = selectors.DefaultSelector()
         self._ended, wakeup = os.pipe()
         os.set_blocking(self._ended, False)
@@ -181,7 +180,7 @@ class Host:
         os.environ[HOST] = f"{os.getpid()}:{channel}"
         if not self._cold:
             run(order, payload)
-        with tempfile.TemporaryFile(dir=self._tmp) as file:  # a pipe does not hold a whole payload
+        with tempfile.TemporaryFile() as file:  # a pipe does not hold a whole payload
             file.write(payload)
             file.seek(0)
             os.dup2(file.fileno(), 0)
