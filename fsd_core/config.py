@@ -88,7 +88,7 @@ def _truth_or_name(text: str) -> bool | str:
 SECONDS = replace(number("a number of seconds above 0", lambda value: value > 0), metavar="SECONDS")
 TEXT = Kind("a text that is not empty", "TEXT", str, (str,))
 PATH = Kind("a path", "PATH", str, (str,), lambda value: "\0" not in value, lambda value: str(expanded(value)))
-NAMED = replace(PATH, metavar="NAME")
+NAMED = replace(PATH, metavar="NAME", becomes=lambda value: value)  # a name, or a path that `cost.load` reads
 BOOLEAN = Kind("true or false", "", truth, (bool,))
 NAME = Kind(
     "a lower-case letter, then up to 39 lower-case letters, digits or hyphens, not ending in a hyphen",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ from pathlib import Path
 from fsd_core.errors import InputError
 
 __all__ = ["expanded", "home_folder", "made"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)  # no fault of the path
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -33,10 +36,12 @@ def home_folder(home: str | os.PathLike[str] | None = None, environ: Mapping[str
 
 
 def made(folder: Path) -> Path:
-    """``folder``, which is below FSD_HOME, made if need be. `InputError`: it cannot be."""
+    """``folder``, which is below FSD_HOME, made if need be. `InputError`: it cannot be; `OSError`: for lack of room."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno in _FULL:
+            raise
         raise InputError(f"FSD_HOME: {folder} cannot be made: {error.strerror}; set FSD_HOME to a folder that can be written") from error
     return folder
 

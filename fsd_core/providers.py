@@ -117,13 +117,16 @@ def line(said: BaseException | str, tip: str | None) -> str:
 
 
 def elsewhere(addresses: Iterable[str], *domains: str) -> str | None:
-    """Host and port of the first URL whose host is in none of a cloud's own ``domains``; `None` if all are.
+    """Host and port of the first address, a URL or host:port, whose host is in none of a cloud's own ``domains``; `None` if all are.
 
-    Nothing else of it is returned: there may be a password.
+    Nothing else of it is returned: there may be a password. Raises `InputError` where it is malformed; `address` says which one.
     """
-    for url in filter(None, addresses):
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
+    for each in filter(None, addresses):
+        try:
+            parts = urlsplit(each if "://" in each else f"//{each}")
+            host, port = parts.hostname or "", parts.port
+        except ValueError:
+            raise InputError("the address of an emulator is malformed: expected http://HOST:PORT") from None
         if not any(host == domain or host.endswith(f".{domain}") for domain in domains):
             return f"{host}:{port}" if port else host
     return None

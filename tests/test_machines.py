@@ -12,6 +12,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,7 +37,11 @@ import os
 def refused(*paths, **more): raise PermissionError(1, "Operation not permitted", *paths[:1])
 for name in os.environ["POOR"].split(): setattr(os, name, refused)
 """
+OTHER = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
+COMMAND = [sys.executable, "-P", "-m", "fsd_core.cli", "run", "radixnet:1024:2", "random:6", "--workers", "2"]
 Fsd = Callable[..., tuple[int, str]]
+
+other_user = pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="needs root and setpriv, to be another user")
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +132,29 @@ def test_what_reads_or_writes_a_path_takes_a_tilde(things: Path, tmp_path: Path,
     assert expanded("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")  # as a shell leaves it
 
 
-@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="needs root, to be another user, and setpriv (util-linux)")
+@other_user
 def test_a_user_without_a_home_is_told_to_set_one() -> None:
-    other = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
-    command = [sys.executable, "-P", "-m", "fsd_core.cli", "run", "radixnet:1024:2", "random:6", "--workers", "2"]
     kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "FSD_HOME")}
-    done = subprocess.run([*other, *command], cwd="/", env=kept, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*OTHER, *COMMAND], cwd="/", env=kept, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].endswith("no home of user 54321: set FSD_HOME to a folder that can be written")
+
+
+@other_user
+def test_no_more_threads_is_the_machines_refusal() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o777)
+        done = subprocess.run(
+            [*OTHER, *COMMAND, "--partition", "block"],
+            cwd="/",
+            env={**os.environ, "FSD_HOME": folder, "OPENBLAS_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (1, 1)),
+        )
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.splitlines()[-1] == "fsd: RuntimeError: can't start new thread"
 
 
 def test_homes_that_cannot_be_used_say_so(fsd: Fsd, tmp_path: Path) -> None:

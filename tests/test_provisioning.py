@@ -80,7 +80,7 @@ def test_an_error_says_what_to_do() -> None:
 
 
 def test_what_is_not_set_up_is_the_users_to_set_up() -> None:
-    with requests() as ours, pytest.raises(InputError, match=r"^plug it in$"):
+    with requests() as ours, pytest.raises(InputError, match=r"^\[Errno 3\] nobody: plug it in$"):
         ours.repeat("it", failing(ProcessLookupError(3, "nobody")))
 
 

@@ -151,7 +151,7 @@ def test_a_killed_worker_ends_the_run_with_its_name(start: Callable[..., Result]
     with pytest.raises(RunFailed, match="killed by signal 9") as caught:
         start(channel=channel, faults=slow)
     killer.join()
-    assert time.monotonic() - killed_at[0] < 80  # before any stall limit ends
+    assert time.monotonic() - killed_at[0] < 60  # before any stall limit ends
     assert caught.value.rank == victim
     assert caught.value.code is Code.UNAVAILABLE
     nothing_left(store, pids)

@@ -96,8 +96,9 @@ def _explain(error: BaseException) -> tuple[int, dict[str, Any], str]:
         return 1, fields("CHECK", str(error)), f"fsd: {error}"
     if isinstance(error, RunFailed):
         return 3, fields(error.code.name, error.message, error.rank, error.layer), f"fsd: {error}"
-    if isinstance(error, OSError | MemoryError):  # the machine's refusal, not ours
-        text = f"{getattr(error, 'filename', None) or type(error).__name__}: {getattr(error, 'strerror', None) or error or 'out of memory'}"
+    if isinstance(error, OSError | MemoryError) or "can't start new thread" in str(error):  # the machine's refusal, not ours
+        why = getattr(error, "strerror", None) or str(error) or "out of memory"
+        text = f"{getattr(error, 'filename', None) or type(error).__name__}: {why}"
         return 3, fields("UNAVAILABLE", text), f"fsd: {text}"
     text = f"this is a bug: {type(error).__name__}: {error}"
     return 3, fields("UNKNOWN", text), f"fsd: {text} (FSD_DEBUG=1 shows where)"
