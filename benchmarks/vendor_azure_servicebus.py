@@ -104,13 +104,13 @@ class Plain(RequestsTransport):  # type: ignore[misc]
         return super().send(request, **more)
 
 
-def with_default(kind: Any, given: Callable[[], Mapping[str, Any]]) -> None:
-    """Clients of this kind are made with these arguments, unless a test says otherwise."""
+def always(kind: Any, given: Callable[[], Mapping[str, Any]]) -> None:
+    """Clients of this kind are made with these arguments, whatever a test says."""
     made = kind.__init__
 
     @functools.wraps(made)
     def init(self: Any, *arguments: Any, **named: Any) -> None:
-        made(self, *arguments, **{**given(), **named})
+        made(self, *arguments, **{**named, **given()})
 
     kind.__init__ = init
 
@@ -186,31 +186,37 @@ class Preparer:
     def __init__(self, give: Callable[[Mapping[str, Any]], Mapping[str, Any]], names: tuple[str, ...]) -> None:
         self._give, self._names = give, names
 
-    def __call__(self, *given: Any, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def __call__(self, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """The decorator with these settings."""
 
         def decorate(test: Callable[..., Any]) -> Callable[..., Any]:
+            signature = inspect.signature(test)
+            whatever = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
+
+            def found(named: Mapping[str, Any]) -> dict[str, Any]:
+                made = self._give({**settings, **named})
+                if name := settings.get("parameter_name"):  # a second one of its kind
+                    made = {name: next(iter(made.values()))}
+                return {**named, **{name: each for name, each in made.items() if whatever or name in signature.parameters}}
+
             if inspect.iscoroutinefunction(test):
 
                 @functools.wraps(test)
-                async def later(self: Any, **named: Any) -> Any:
-                    return await test(self, **{**named, **self_given(named)})
+                async def later(case: Any, **named: Any) -> Any:
+                    return await test(case, **found(named))
 
                 wrapper: Callable[..., Any] = later
             else:
 
                 @functools.wraps(test)
-                def now(self: Any, **named: Any) -> Any:
-                    return test(self, **{**named, **self_given(named)})
+                def now(case: Any, **named: Any) -> Any:
+                    return test(case, **found(named))
 
                 wrapper = now
-            signature = inspect.signature(test)  # what is given here pytest does not look for
-            kept = [each for name, each in signature.parameters.items() if name not in self._names]
+            given = {*self._names, settings.get("parameter_name")}  # for which pytest has no fixture
+            kept = [each for name, each in signature.parameters.items() if name not in given]
             wrapper.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
             return wrapper
-
-        def self_given(named: Mapping[str, Any]) -> Mapping[str, Any]:
-            return self._give({**settings, **named})
 
         return decorate
 
@@ -225,10 +231,10 @@ def module(name: str, **members: Any) -> None:
 def surroundings() -> None:
     """The modules that the tests import, and an SDK that speaks to the stand-in."""
     for kind in (ServiceBusClient, AioClient):
-        with_default(kind, lambda: {"use_tls": False})
-    with_default(ServiceBusAdministrationClient, lambda: {"transport": Plain(use_env_settings=False)})
+        always(kind, lambda: {"use_tls": False})
+    always(ServiceBusAdministrationClient, lambda: {"transport": Plain(use_env_settings=False)})
     group = Preparer(lambda settings: {"resource_group": SimpleNamespace(name="g")}, ("resource_group", "location"))
-    case = type("AzureRecordedTestCase", (), {"is_live": True})
+    case = type("AzureRecordedTestCase", (), {"is_live": True, "await_prepared_test": staticmethod(same)})
     module(
         "devtools_testutils",
         AzureMgmtRecordedTestCase=case,

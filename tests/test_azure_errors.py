@@ -15,7 +15,7 @@ from azure.servicebus._pyamqp.error import AuthenticationException, ErrorConditi
 
 from azure_server import app, service_bus
 from fsd_azure import PROVIDER, clients, messages
-from fsd_azure.errors import advice, classify
+from fsd_azure.errors import advice, asking, classify
 from fsd_core.driver import Code, Message, Refused
 
 
@@ -148,10 +148,17 @@ def refused(status: int | bytes) -> bus.ServiceBusError:
         (refused(ErrorCondition.ClientError), Code.UNAVAILABLE),  # the link for tokens broke
         (bus.ServiceBusAuthenticationError(error=AuthenticationException(ErrorCondition.InternalError)), Code.UNAVAILABLE),  # or never was
         (bus.ServiceBusAuthenticationError(error=TokenExpired(ErrorCondition.InternalError)), Code.UNAVAILABLE),
+        (bus.ServiceBusAuthenticationError(error=AuthenticationException(b"x"), condition=b"amqp:unauthorized-access"), Code.DENIED),
     ],
 )
 def test_a_token_that_is_not_taken_means_what_the_service_says(error: Exception, expected: Code) -> None:
     assert classify(error) is expected
+
+
+def test_what_the_service_says_of_a_token_is_told_once() -> None:
+    error = asking(asking(refused(404)))
+    assert str(error).count("404: The messaging entity 'sb://n/q' could not be found.") == 1
+    assert str(asking(bus.ServiceBusAuthenticationError())) == str(bus.ServiceBusAuthenticationError())
 
 
 def test_a_queue_that_is_gone_is_not_found_and_not_denied() -> None:

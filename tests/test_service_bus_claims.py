@@ -29,7 +29,7 @@ from service_bus_standin import DIALOGUE, NO, PATIENCE_S, SQL, YES, StandIn, Wir
 
 @pytest.fixture(scope="module")
 def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
-    with running(tmp_path_factory.mktemp("standin"), {name: {} for name in ("notes", "detached", "later", "carried")}) as standin:
+    with running(tmp_path_factory.mktemp("standin"), {name: {} for name in ("notes", "detached", "later", "carried", "empty")}) as standin:
         yield standin
 
 
@@ -54,6 +54,14 @@ def test_a_message_comes_with_its_lock_and_its_senders_notes(standin: StandIn) -
         with client.get_queue_receiver("notes", sub_queue="deadletter", receive_mode="receiveanddelete") as dead:
             [letter] = dead.receive_messages(1, max_wait_time=PATIENCE_S)
         assert letter.raw_amqp_message.delivery_annotations == {b"mine": b"value"}
+
+
+def test_a_message_without_a_lock_says_so_by_empty_notes(standin: StandIn) -> None:
+    with standin.client() as client, client.get_queue_sender("empty") as sender:
+        sender.send_messages(ServiceBusMessage("x"))
+        with client.get_queue_receiver("empty", receive_mode="receiveanddelete") as receiver:
+            [got] = receiver.receive_messages(1, max_wait_time=PATIENCE_S)
+        assert got.raw_amqp_message.delivery_annotations == {}
 
 
 def settled_after_detach(receiver: ServiceBusReceiver, got: Any) -> None:

@@ -82,10 +82,10 @@ def status_code(status: int, word: str = "") -> Code:
 def asking(error: E) -> E:
     """The same error, with ``retry_after_s`` where Service Bus says how long to wait; see `fsd_core.driver`. Of a token that was not
     taken azure-servicebus keeps what the service said in the inner error alone: then its words are added."""
-    inner = getattr(error, "inner_exception", None)
-    if (said := getattr(inner, "status_description", None)) and _token_status(error):
-        words = f"{error} {_token_status(error)}: {said.decode(errors='replace') if isinstance(said, bytes) else said}"
-        error.args = (words, *error.args[1:])
+    said = getattr(getattr(error, "inner_exception", None), "status_description", None)
+    if said and _token_status(error):
+        words = f" {_token_status(error)}: {said.decode(errors='replace') if isinstance(said, bytes) else said}"
+        error.args = (str(error).removesuffix(words) + words, *error.args[1:])
     if found := _WAIT.search(str(error)):
         error.retry_after_s = float(found[1])  # type: ignore[attr-defined]  # an attribute of our own
     return error
@@ -134,7 +134,8 @@ def _authentication(error: BaseException) -> Code:
     if status := _token_status(error):
         code = status_code(status)
         return code if code is not Code.UNKNOWN else Code.DENIED
-    return Code.DENIED if getattr(error, "inner_exception", None) is None else Code.UNAVAILABLE
+    denied = any(_CODES.get(condition) is Code.DENIED for condition in _CONDITION.findall(str(error)))
+    return Code.DENIED if denied or getattr(error, "inner_exception", None) is None else Code.UNAVAILABLE
 
 
 _ADVICE = (  # words of an error, as a pattern, and what to do: the first that is found

@@ -49,6 +49,7 @@ _ENQUEUED = symbol("x-opt-enqueued-time") + b"\x83"
 _LOCKED = symbol("x-opt-locked-until") + b"\x83"
 _TOKEN = symbol("x-opt-lock-token") + b"\x98"
 _HELD = b"\x00\x53\x71\xc1" + bytes((len(_TOKEN) + 17, 2)) + _TOKEN  # delivery annotations, up to the token
+_FREE = b"\x00\x53\x71\xc1\x01\x00"  # none: the service sends the section all the same
 _TWO = b"\x00\x53\x72\xc1" + bytes((len(_SEQUENCE) + len(_ENQUEUED) + 17, 4))
 _THREE = b"\x00\x53\x72\xc1" + bytes((len(_SEQUENCE) + len(_ENQUEUED) + len(_LOCKED) + 25, 6))
 _TIME = struct.Struct(">q").pack
@@ -199,8 +200,8 @@ def outgoing(
     if message.delivery:
         held = [(_TOKEN[:-1], _TOKEN[-1:] + UUID(bytes_le=token).bytes)] if token else []
         header += described(_DELIVERY, mapping([*message.delivery, *held]))
-    elif token:
-        header += _HELD + UUID(bytes_le=token).bytes
+    else:
+        header += _HELD + UUID(bytes_le=token).bytes if token else _FREE
     if message.extra or state:
         pairs = [*message.extra, (_SEQUENCE[:-1], long(sequence)), (_ENQUEUED[:-1], timestamp(enqueued))]
         if locked is not None:
