@@ -245,6 +245,30 @@ def test_a_sessions_precondition_holds_when_the_object_is_made(ask: Ask, bucket:
     assert ask("POST", where, {}, uploadType="resumable", name="a\nb")[0] == 400
 
 
+def test_a_chunk_that_is_too_small_breaks_its_session(ask: Ask, bucket: str) -> None:
+    where, unit = f"/upload/storage/v1/b/{bucket}/o", 256 << 10
+
+    def begin() -> str:
+        return ask("POST", where, {}, uploadType="resumable", name="k")[1]["location"].partition("upload_id=")[2]
+
+    def send(key: str, size: int, whole: object) -> int:
+        told = {"Content-Range": f"bytes 0-{size - 1}/{whole}"}
+        return ask("PUT", where, bytes(size), told, uploadType="resumable", upload_id=key)[0]
+
+    for whole in ("*", 2 * unit):
+        key = begin()
+        assert send(key, 1024, whole) == 400
+        assert send(key, unit, whole) == 400
+        assert send(begin(), unit + 100, whole) == 308  # larger than a unit, though not some of them
+    assert send(begin(), 1024, 1024) == 200
+
+
+def test_what_is_past_the_end_is_told_in_the_services_words(ask: Ask, bucket: str) -> None:
+    put(ask, bucket, "k")
+    status, headers, said = ask("GET", f"/storage/v1/b/{bucket}/o/k", b"", {"Range": "bytes=9-"}, alt="media")
+    assert (status, headers["content-range"], said) == (416, "bytes */6", b"Request range not satisfiable")
+
+
 def test_a_session_ends_with_its_bucket(ask: Ask, bucket: str) -> None:
     where = f"/upload/storage/v1/b/{bucket}/o"
     _, headers, _ = ask("POST", where, {}, uploadType="resumable", name="k")

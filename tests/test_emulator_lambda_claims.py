@@ -183,6 +183,14 @@ def test_latest_is_the_one_qualifier(emulator: Emulator, name: str) -> None:
     assert told == "from the zip"
 
 
+def test_a_function_hears_by_which_name_it_was_called(emulator: Emulator) -> None:
+    code = package({"handler.py": "def handler(event, context): return context.invoked_function_arn"})
+    own = emulator.create(Handler="handler.handler", Code={"ZipFile": code})
+    whole = f"arn:aws:lambda:us-east-1:123456789012:function:{own}"
+    for asked, told in (({}, whole), ({"Qualifier": "$LATEST"}, f"{whole}:$LATEST"), ({}, whole)):
+        assert json.load(emulator.client.invoke(FunctionName=own, Payload="{}", **asked)["Payload"]) == told
+
+
 def test_what_a_version_does_not_have_is_refused_for_a_qualified_name(emulator: Emulator, name: str) -> None:
     client = emulator.client
     arn = f"{client.get_function_configuration(FunctionName=name)['FunctionArn']}:$LATEST"

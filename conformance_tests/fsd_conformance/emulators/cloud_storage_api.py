@@ -87,7 +87,7 @@ class Api:
                     return call(request, *map(unquote, match.groups()))
             raise ServiceError(501, f"{request.method} {request.path} is not implemented by the local Cloud Storage")
         except ServiceError as error:
-            if request.query.get("alt") == ["media"]:
+            if request.query.get("alt") == ["media"] or "Content-Type" in error.headers:
                 return Response(error.status, error.message.encode(), {"Content-Type": "text/html; charset=UTF-8", **error.headers})
             return Response.of(error.body, error.status, error.headers)
         except Exception as error:

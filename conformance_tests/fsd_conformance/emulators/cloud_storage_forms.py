@@ -117,7 +117,7 @@ def media(request: Request, found: Object) -> Response:
     first = int(asked[1]) if asked[1] else max(0, size - int(asked[2]))
     last = min(int(asked[2]), size - 1) if asked[1] and asked[2] else size - 1
     if first > last:
-        raise ServiceError(416, "The requested range cannot be satisfied.", {"Content-Range": f"bytes */{size}"})
+        raise ServiceError(416, "Request range not satisfiable", {"Content-Range": f"bytes */{size}"})
     return Response(206, found.body[first : last + 1], {**headers, "Content-Range": f"bytes {first}-{last}/{size}"})
 
 

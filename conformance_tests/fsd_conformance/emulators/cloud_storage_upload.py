@@ -74,6 +74,7 @@ class Session:
     total: int | None  # as the client said it, once it did
     body: bytearray = field(default_factory=bytearray)
     made: Object | None = None
+    broken: str = ""  # why it can take nothing more
 
 
 class Sessions:
@@ -115,6 +116,14 @@ class Sessions:
         fresh = memoryview(chunk)[have - start :]
         last = session.total is not None and start + len(chunk) == session.total
         self._check(have + len(fresh))
+        if not last and 0 < len(chunk) < CHUNK:
+            session.broken = (
+                f"Invalid request.  The number of bytes uploaded is required to be equal or greater than {CHUNK}, except for the final "
+                f"request (it's recommended to be the exact multiple of {CHUNK}).  The received request contained {len(chunk)} bytes, "
+                "which does not meet this requirement."
+            )
+        if session.broken:
+            raise ServiceError(400, session.broken, {"Content-Type": "text/plain; charset=utf-8"})
         session.body += fresh if last else fresh[: (have + len(fresh)) // CHUNK * CHUNK - have]
         if len(session.body) == session.total:
             session.made = bucket.put(session.name, bytes(session.body), session.told, [*session.sums, sums], session.conditions)

@@ -49,7 +49,7 @@ class Invoker:
         kind = request.headers.get("x-amz-invocation-type", "RequestResponse")
         if kind not in _PAYLOAD_BYTES:
             raise ServiceError(400, "ValidationException", f"Value '{kind}' at 'invocationType' is none of {list(_PAYLOAD_BYTES)}")
-        function, _ = self._store.find(region, name, request.query.get("Qualifier", [None])[0])
+        function, qualifier = self._store.find(region, name, request.query.get("Qualifier", [None])[0])
         if len(request.body) > _PAYLOAD_BYTES[kind]:
             said = f"{len(request.body)} byte payload is too large for the {kind} invocation type (limit {_PAYLOAD_BYTES[kind]} bytes)"
             raise ServiceError(413, "RequestEntityTooLargeException", said)
@@ -66,7 +66,7 @@ class Invoker:
         self._stats[kind] += 1
         trace, count = lineage(unquote(request.headers.get("x-amzn-trace-id", "")), function)
         context = request.headers.get("x-amz-client-context")
-        invocation = Invocation(function, request.body, trace, base64.b64decode(context).decode() if context else None)
+        invocation = Invocation(function, request.body, trace, base64.b64decode(context).decode() if context else None, qualifier)
         looping = count > _CHAIN and function.recursion == "Terminate"
         self._stats["recursion_stops"] += looping
         if kind == "Event":

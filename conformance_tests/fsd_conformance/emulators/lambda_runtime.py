@@ -37,6 +37,7 @@ class Invocation:
     payload: bytes
     trace: str
     client_context: str | None = None
+    qualifier: str | None = None  # by which it was called
     request_id: str = field(default_factory=lambda: str(uuid4()))
     accepted: float = field(default_factory=time.monotonic)
 
@@ -168,7 +169,7 @@ class Environment(Instance):
             "Content-Type": "application/json",
             "Lambda-Runtime-Aws-Request-Id": invocation.request_id,
             "Lambda-Runtime-Deadline-Ms": str(int((time.time() + self.function.settings["Timeout"]) * 1000)),
-            "Lambda-Runtime-Invoked-Function-Arn": self.function.arn,
+            "Lambda-Runtime-Invoked-Function-Arn": self.function.named(invocation.qualifier),
             "Lambda-Runtime-Trace-Id": invocation.trace,
         }
         if invocation.client_context:

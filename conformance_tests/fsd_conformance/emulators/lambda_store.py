@@ -105,6 +105,10 @@ class Function:
         """Without a qualifier."""
         return f"arn:aws:lambda:{self.region}:{self.account}:function:{self.name}"
 
+    def named(self, qualifier: str | None) -> str:
+        """The ARN with a qualifier, for who used one."""
+        return f"{self.arn}:{qualifier}" if qualifier else self.arn
+
     @property
     def digest(self) -> str:
         """The base64 of the SHA-256 of its code."""
@@ -125,7 +129,7 @@ class Function:
             state = {"State": "Pending", "StateReason": "The function is being created.", "StateReasonCode": "Creating"}
         return {
             "FunctionName": self.name,
-            "FunctionArn": f"{self.arn}:{qualifier}" if qualifier else self.arn,
+            "FunctionArn": self.named(qualifier),
             **self.settings,
             "CodeSize": len(self.code),
             "CodeSha256": self.digest,
