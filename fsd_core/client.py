@@ -6,7 +6,6 @@ import math
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -149,9 +148,11 @@ def run(
             try:
                 return job.execute(samples, parts, label, resources, objects, invoker, batch_size)
             except DamagedContent as error:
-                warnings.warn(f"{error}: what is staged of this model and input is staged again, and the run begins anew", stacklevel=2)
+                warn(f"{error}: what is staged of this model and input is staged again, and the run begins anew")
                 return job.execute(samples, parts, label, resources, objects, invoker, batch_size)
         except RunFailed as error:
+            if isinstance(error, DamagedContent):
+                error.message += ", though it was staged again; `fsd clean --keep-records` removes all that is staged"
             if hint := job.provider.advice(error.message):
                 error.message += f"; {hint}"
             raise
@@ -227,7 +228,7 @@ class _Job:
             over.set()
             pool.shutdown(wait=False, cancel_futures=True)
         if left := farewell.failed(failed, self.deadline) if failed else farewell.ended():
-            warnings.warn(f"the answer is there; {left}", stacklevel=3)
+            warn(f"the answer is there; {left}")
         return self._result(
             run_id, output, samples, label, batches, predicted, invoker.limits.memory_bytes, started - staging, records, meter
         )
@@ -280,7 +281,7 @@ class _Job:
         except RunFailed as error:
             with suppress(FsdError):
                 if collect.complete(store, keys, self.workers * batches):
-                    warnings.warn(f"the answer is whole, but a worker failed after its part: {error}", stacklevel=4)
+                    warn(f"the answer is whole, but a worker failed after its part: {error}")
                     return error
             raise
         return None
@@ -394,5 +395,8 @@ def _open(provider: Provider, resources: Resources) -> Iterator[tuple[Any, Invok
     try:
         yield objects, invoker
     finally:
-        invoker.close()
-        objects.close()
+        for driver in (invoker, objects):
+            try:
+                driver.close()
+            except Exception as error:  # it must not cost the answer
+                warn(f"{driver.service}: the connection could not be closed: {type(error).__name__}: {error}")

@@ -16,6 +16,7 @@ from fsd_core import slots
 from fsd_core.abort import abort_peers, tell
 from fsd_core.driver import Code, InvokeDriver, Provider, Resources
 from fsd_core.errors import RunFailed
+from fsd_core.interrupt import leave_note, remaining
 from fsd_core.keys import RunKeys
 from fsd_core.retry import Retry
 from fsd_core.spawn import LaunchPayload
@@ -43,6 +44,7 @@ class Farewell:
         self._lease = lease
         self._queued = queued
         self._keys = RunKeys(lease.run)
+        self._given_back = leave_note(f"slot {lease.slot} of app {resources.app} is held: {self._rest}")
 
     def ended(self) -> str | None:
         """There is an answer. Returns what could not be done, for people; `None` if all was. An interrupt ends only the waiting."""
@@ -97,11 +99,13 @@ class Farewell:
         thread = threading.Thread(target=work, name="fsd-farewell", daemon=True)
         thread.start()
         with suppress(KeyboardInterrupt):
-            thread.join(seconds)
-        if not left:
-            return None
-        free = f"slot {self._lease.slot} is free after {slots.LEASE_S:g} s, " if left[-1] == steps[-1][0] else ""
-        return f"could not {' or '.join(left)}: {free}{self._command} removes what is left"
+            thread.join(remaining(seconds))
+        self._given_back()
+        return f"could not {' or '.join(left)}: {self._rest}" if left else None
+
+    @property
+    def _rest(self) -> str:
+        return f"the slot is free after {slots.LEASE_S:g} s, {self._command} removes what is left"
 
     @property
     def _command(self) -> str:

@@ -181,8 +181,7 @@ class ShardReader:
         return head
 
     def _damaged(self, how: str, layer: int | None = None) -> DamagedContent:
-        advice = "`fsd clean --keep-records` removes what is staged"
-        return DamagedContent(Code.INVALID, f"the shard is damaged: {how}; {advice}", self._key, layer=layer)
+        return DamagedContent(Code.INVALID, f"the shard is damaged: {how}", self._key, layer=layer)
 
     @property
     def layers(self) -> int:

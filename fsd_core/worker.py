@@ -295,7 +295,7 @@ class _Worker:
         """Staged content, which the store may have expired. Raises `DamagedContent` where it is gone."""
         data = self.store.find(key, start, end)
         if data is None:
-            raise DamagedContent(Code.NOT_FOUND, f"what was staged as {key} is gone; `fsd clean --keep-records` removes the rest", key)
+            raise DamagedContent(Code.NOT_FOUND, f"what was staged as {key} is gone", key)
         return data
 
     def _input(self, key: str, data: bytes, layer: LayerShard, samples: int) -> Block:
@@ -303,8 +303,7 @@ class _Worker:
         try:
             return decode(data, layer.local.shape[1], samples)
         except CodecError as error:
-            advice = "`fsd clean --keep-records` removes what is staged"
-            raise DamagedContent(Code.INVALID, f"the staged input is damaged: {error}; {advice}", key) from error
+            raise DamagedContent(Code.INVALID, f"the staged input is damaged: {error}", key) from error
 
     def _look_for_abort(self) -> None:
         """Where no channel would tell: at most once a second, whether the run failed elsewhere or is over."""

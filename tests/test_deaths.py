@@ -242,6 +242,6 @@ def test_a_run_is_left_in_bounded_time_whatever_does_not_answer(store: Store, tm
     farewell = Farewell(PROVIDER, resources, stuck, PROVIDER.invoker(resources), held, WORKERS)
     left = farewell.failed(KeyboardInterrupt(), time.time() + 60)
     assert left == (
-        "could not remove the run's objects or give the slot back: slot 0 is free after 60 s, "
+        "could not remove the run's objects or give the slot back: the slot is free after 60 s, "
         "`fsd gc --provider local --app fsd` removes what is left"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     screen = Screen(json="--json" in words)
     signals = Signals(lambda came: _last_words(screen, came))
-    with screen.streams():
+    with screen.streams(), warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: screen.note(f"warning: {message}")
         signals.start()
         try:
             try:

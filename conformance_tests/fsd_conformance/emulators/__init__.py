@@ -162,7 +162,10 @@ def own(found: type[E], tell: Callable[[str], None] = lambda text: None) -> Iter
             with interrupt.contained(), pointed(emulator.env, found.clears):
                 yield emulator
         finally:
-            emulator.stop()
+            try:
+                emulator.stop()
+            except Exception as error:  # what was done with it is not lost by that, and the guard ends it
+                tell(f"{found.name} did not stop by itself: {type(error).__name__}: {error}")
             shutil.rmtree(home, ignore_errors=True)
 
 
