@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +17,9 @@ from typing import Any
 import pytest
 
 import fsd_core.client
+import fsd_local.objects
 from dying_functions import TRAP, DyingProvider
-from fsd_core import slots
+from fsd_core import retry, slots
 from fsd_core.channel import describe
 from fsd_core.channel.frames import Frame, Kind, pack
 from fsd_core.client import Result, run
@@ -245,3 +248,42 @@ def test_a_run_is_left_in_bounded_time_whatever_does_not_answer(store: Store, tm
         "could not remove the run's objects or give the slot back: the slot is free after 60 s, "
         "`fsd gc --provider local --app fsd` removes what is left"
     )
+
+
+INTERRUPTED = """
+import sys, fsd_core
+from fsd_core.model.inputs import open_inputs
+options = {"workers": 3, "channel": "queue", "partition": "block", "timeout": 100.0, "faults": "delay=300ms,seed=1"}
+try:
+    fsd_core.run("radixnet:1024:24", open_inputs("random:40:0.4:1", 1024), settings={"root": sys.argv[1]}, home=sys.argv[1], **options)
+except KeyboardInterrupt:
+    print("interrupted")
+    sys.stdin.read()  # the interpreter lives on, as a notebook's does
+"""
+
+
+def test_an_interrupted_call_stops_its_workers_and_gives_back_the_slot(store: Store, tmp_path: Path) -> None:
+    """In a notebook nobody ends the process: the call itself has to."""
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path / "root")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            pids = [int(claim["pid"]) for claim in claims(store, WORKERS).values()]
+            process.send_signal(signal.SIGINT)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "interrupted\n"
+            until(lambda: not [pid for pid in pids if os.path.exists(f"/proc/{pid}")])
+            assert nothing_left(store)
+        finally:
+            process.kill()
+
+
+def test_a_store_that_stays_away_is_shown_and_ends_the_run(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a disk that answers every write with an error of input and output."""
+    monkeypatch.setattr(retry, "NOTICE_S", 0.3)
+    monkeypatch.setattr(fsd_local.objects.LocalObjects, "put", lambda *_, **__: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    shown: list[str] = []
+    with pytest.raises(RunFailed, match=r"the local object store unreachable for \d+ s; create slots/.*Input/output error") as caught:
+        start({}, outage=1.5, progress=lambda step: shown.append(f"{step.phase} {step.text}"))
+    assert caught.value.code is Code.UNAVAILABLE
+    assert any(line.startswith("wait the local object store unreachable for") for line in shown)
