@@ -490,7 +490,7 @@ def test_a_deployment_waits_for_what_settles(monkeypatch: pytest.MonkeyPatch) ->
     azure = emulators.find("azure")
     Settling: type[emulators.Emulator] = type("Settling", (azure,), {"arguments": ("--settle", "2")})
     sent = replace(package.stub(), body=zipped({"function_app.py": b"", "host.json": b"{}"}))  # what runs is installed
-    monkeypatch.setattr(package, "build", lambda runtime: sent)
+    monkeypatch.setattr(package, "build", lambda runtime, within_s: sent)
     with emulators.own(Settling), recorded() as calls:
         made = provisioner(package=True).ensure("settles", 1, 1)
         assert provisioner(package=True).find("settles") == made

@@ -5,6 +5,7 @@ A process is held where a phase is long (`held/sitecustomize.py`), for minutes: 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -13,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -397,16 +399,23 @@ def test_a_run_in_its_layers_ends_with_its_workers(home: Path, numbers: list[int
 
 def test_a_terminal_that_closes_ends_the_run_that_draws_on_it(home: Path) -> None:
     """The system sends SIGHUP, and whatever is written from then on fails."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.environ["FSD_HOME"] = str(home)
-        words = ["run", "radixnet:1024:24", "random:100", "--workers", "2", "--partition", "block", "--faults", "delay=200ms,seed=1"]
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "fsd_core.cli", *words])
-    drawn = b""
-    while b"launch" not in drawn:
-        drawn += os.read(terminal, 4096)
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
+    terminal, other = pty.openpty()
+    words = ["run", "radixnet:1024:24", "random:100", "--workers", "2", "--partition", "block", "--faults", "delay=200ms,seed=1"]
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "fsd_core.cli", *words],
+        env={**os.environ, "FSD_HOME": str(home)},
+        stdin=other,
+        stdout=other,
+        stderr=other,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as process:
+        os.close(other)
+        drawn = b""
+        while b"launch" not in drawn:
+            drawn += os.read(terminal, 4096)
+        os.close(terminal)
+        assert process.wait(90) == 129
     objects, free = left(home)
     assert not objects or not free  # where it had no time for both, nobody else may have the slot yet
 
