@@ -186,7 +186,7 @@ class Preparer:
     def __init__(self, give: Callable[[Mapping[str, Any]], Mapping[str, Any]], names: tuple[str, ...]) -> None:
         self._give, self._names = give, names
 
-    def __call__(self, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def __call__(self, *given: Any, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """The decorator with these settings."""
 
         def decorate(test: Callable[..., Any]) -> Callable[..., Any]:
@@ -213,8 +213,8 @@ class Preparer:
                     return test(case, **found(named))
 
                 wrapper = now
-            given = {*self._names, settings.get("parameter_name")}  # for which pytest has no fixture
-            kept = [each for name, each in signature.parameters.items() if name not in given]
+            ours = {*self._names, settings.get("parameter_name")}  # for which pytest has no fixture
+            kept = [each for name, each in signature.parameters.items() if name not in ours]
             wrapper.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
             return wrapper
 

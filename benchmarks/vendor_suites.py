@@ -33,6 +33,7 @@ class Suite:
     tests: Sequence[str]
     refused: str  # a pattern of what is told of a test that failed because the stand-in said that it does not do that
     needs: Sequence[str] = ()  # packages of the registry that the tests import and we do not
+    options: Sequence[str] = ()  # of pytest
     left_out: Mapping[str, str]  # names of tests, as patterns, that no claim is about -> why
 
 
@@ -48,6 +49,7 @@ SUITES = (
         ),
         refused=r"implemented here|amqp:not-implemented",
         needs=("azure-common==1.1.28", "pytest-asyncio==1.2.0"),
+        options=("-o", "asyncio_mode=auto"),
         left_out={
             r"(bad|readonly|writeonly)_credentials|named_key_credential|negative_credential": "tokens are not checked",
             r"websocket|ssl_context|custom_endpoint|send_(timeout|twice|large_message_receive)\b": "no TLS, no web sockets, no proxies",
@@ -79,7 +81,7 @@ def run(suite: Suite, folder: Path, select: str, workers: int) -> Outcome:
     path = os.pathsep.join([str(Path(__file__).parent), str(extra), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "pytest", "-q", "-p", suite.plugin, "-p", "no:cacheprovider", "-o", "addopts=", "--timeout=300"]
     command += [f"--rootdir={root}", "-o", "junit_family=xunit1", f"--junitxml={report}", "--dist=worksteal", f"-n{workers}"]
-    command += ["--tb=short", "--show-capture=no", "--durations=25", *(["-k", select] if select else []), *suite.tests]
+    command += ["--tb=short", "--show-capture=no", "--durations=25", *suite.options, *(["-k", select] if select else []), *suite.tests]
     left = [f"{name} ({why})" for name, why in suite.left_out.items()]
     print(f"{suite.package} {suite.version}: left out: {'; '.join(left) or 'nothing'}", flush=True)
     told = {"VENDOR_LEFT_OUT": "|".join(suite.left_out), "PYTHONPATH": path}

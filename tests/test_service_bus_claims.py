@@ -56,12 +56,13 @@ def test_a_message_comes_with_its_lock_and_its_senders_notes(standin: StandIn) -
         assert letter.raw_amqp_message.delivery_annotations == {b"mine": b"value"}
 
 
-def test_a_message_without_a_lock_says_so_by_empty_notes(standin: StandIn) -> None:
+def test_a_message_without_a_lock_has_no_token_and_empty_notes(standin: StandIn) -> None:
     with standin.client() as client, client.get_queue_sender("empty") as sender:
         sender.send_messages(ServiceBusMessage("x"))
         with client.get_queue_receiver("empty", receive_mode="receiveanddelete") as receiver:
             [got] = receiver.receive_messages(1, max_wait_time=PATIENCE_S)
         assert got.raw_amqp_message.delivery_annotations == {}
+        assert got._delivery_tag == b""
 
 
 def settled_after_detach(receiver: ServiceBusReceiver, got: Any) -> None:
