@@ -24,7 +24,7 @@ from fsd_core.store import Store
 
 __all__ = ["Farewell"]
 
-INTERRUPTED_S = 1.5  # an interrupted command ends within 2 s
+INTERRUPTED_S = 1.2  # an interrupted command ends within 2 s, its last words included
 FAILED_S = 10.0
 ENDED_S = 30.0
 GRACE_S = 2.0  # for workers that were told to stop, where the platform does not stop them for us: then they write nothing more

@@ -71,10 +71,15 @@ def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note
                 return probe.run(fields["probe"], objects)
         launch = LaunchPayload.unpack(fields)
     except (FsdError, ValueError, KeyError, TypeError) as error:
-        print(f"fsd worker: {type(error).__name__}: {error}", file=sys.stderr)
+        _say(f"{type(error).__name__}: {error}")
         return 1
     with closing(_Worker(launch, provider, resources, nonce or secrets.token_hex(8), note)) as worker:
         return worker.run()
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # standard error may be a file on a disk that is full
+        print(f"fsd worker: {line}", file=sys.stderr)
 
 
 class _Worker:
@@ -156,7 +161,7 @@ class _Worker:
                 if store.find(self.keys.error) is None and store.find(self.keys.config) is not None:
                     store.create(self.keys.error, describe(reason))
             return 0
-        print(f"fsd worker: {reason}", file=sys.stderr)
+        _say(str(reason))
         try:
             if store.find(self.keys.config) is None:  # the run is over, and its slot may be another's
                 return 1
