@@ -201,6 +201,11 @@ def test_an_interrupt_that_python_cannot_raise_comes_again(home: Path) -> None:
     interrupted(Command(home, RUN, "call fsd_core.model.sources:open_model", "finalizer"), INT)
 
 
+def test_a_signal_that_comes_while_signals_are_set_up(home: Path) -> None:
+    """Their handler is there already, and what it raises has somebody who takes it."""
+    interrupted(Command(home, RUN, "call threading:Thread.start"), HUP)
+
+
 def test_impatience_changes_nothing(home: Path) -> None:
     code, _, line = Command(home, RUN, "call fsd_core.model.sources:open_model").at().send(INT, INT, TERM, HUP).end()
     assert (code, line) == (130, LINES[INT])

@@ -31,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signals = Signals(lambda came: _last_words(screen, came))
     with screen.streams(), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: screen.note(f"warning: {message}")
-        signals.start()
         try:
             try:
+                signals.start()
                 code = _command(words, screen, signals)
             except Interrupted as late:  # while another end was being told
                 code = _last_words(screen, late)
