@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fsd_core import arguments, collect, slots, stage
 from fsd_core.abort import report_failure
 from fsd_core.driver import Code, InvokeDriver, InvokeLimits, ObjectDriver, Provider, Resources
-from fsd_core.errors import DamagedContent, FsdError, InputError, RunFailed
+from fsd_core.errors import DamagedContent, DriverError, FsdError, InputError, RunFailed
 from fsd_core.farewell import Farewell
 from fsd_core.follow import follow
 from fsd_core.keys import RunKeys, new_run
@@ -195,10 +195,16 @@ class _Job:
         meter, run_id, plan = Meter(), new_run(), ExchangePlan(self.model, parts)
         keys = RunKeys(run_id)
         batches, predicted, keep = self._batches(samples.shape[0], parts, plan, batch_size, invoker.limits)
-        retry = Retry(time.time() + STAGE_S, meter, outage_s=self.outage, notice=lambda line: self.tell(Progress("wait", 0, 0, line)))
+        retry = Retry(time.time() + STAGE_S, meter, outage_s=self.outage)
         store = Store(MeteredObjects(objects, meter), retry)
         over = threading.Event()
-        lease = slots.lease(store, resources.slots, run_id)
+        silence = (lambda line: self.tell(Progress("wait", 0, 0, line)), over)
+        threading.Thread(target=retry.report, args=silence, name="fsd-outages", daemon=True).start()
+        try:
+            lease = slots.lease(store, resources.slots, run_id)
+        except BaseException:
+            over.set()
+            raise
         farewell = Farewell(self.provider, resources, store, invoker, lease, self.workers if self.queued else 0)
         pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fsd-client")
         try:
@@ -278,6 +284,8 @@ class _Job:
         """Wait until the output is whole. Returns what failed after every worker had written its part: the answer is not lost by it."""
         try:
             follow(store, keys, spawner, self.deadline, self.timeout, lambda done, of: self.tell(Progress("layers", done, of)))
+        except DriverError:  # of our own store: it is asked no more
+            raise
         except RunFailed as error:
             with suppress(FsdError):
                 if collect.complete(store, keys, self.workers * batches):

@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -35,6 +36,15 @@ class Classifies(Protocol):
         """The code of an error that the driver raised."""
 
 
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A call under way. ``failed``: it was answered by nobody once, and is tried again."""
+
+    service: str
+    began: float
+    failed: bool = False
+
+
 class Retry:
     """Calls drivers until they succeed, fail for good, or a limit is reached: deadline, budget, outage. Thread-safe.
 
@@ -43,85 +53,81 @@ class Retry:
 
     A call ends when its service has answered nobody for ``outage_s`` seconds, or has refused that one call for so long. ``stall_s()``,
     which a channel sets, is how long the peers wait for this rank: a service that answers nobody for so long ends a call as well.
-    ``notice`` gets a line for people, from any thread, every few seconds while a service does not answer.
     """
 
     def __init__(
-        self,
-        deadline: float,
-        meter: Meter,
-        *,
-        stop: threading.Event | None = None,
-        budget: int = 5000,
-        outage_s: float = math.inf,
-        notice: Callable[[str], None] | None = None,
+        self, deadline: float, meter: Meter, *, stop: threading.Event | None = None, budget: int = 5000, outage_s: float = math.inf
     ) -> None:
         self.deadline = deadline
         self.meter = meter
         self.stop = stop or threading.Event()
         self.outage_s = outage_s
         self.stall_s: Callable[[], float] = lambda: math.inf
-        self._notice = notice
         self._left = budget
         self._lock = threading.Lock()
         self._random = random.Random()
-        self._away: dict[str, float] = {}  # by service: since when (monotonic) no call came back
-        self._noticed = 0.0
+        self._calls: set[_Call] = set()
+        self._answered: dict[str, float] = {}  # by service: when (monotonic) it answered last, if only by a refusal
 
     def call(self, driver: Classifies, what: str, request: Callable[[], T]) -> T:
         """``request()``, retried while its error is transient. Raises `DriverError` with the SDK's error as cause."""
-        service = str(getattr(driver, "service", type(driver).__name__))
-        attempt, failing_since = 0, 0.0
-        while True:
-            try:
-                answer = request()
-            except FsdError:
-                raise
-            except Exception as error:
-                code = driver.classify(error)
-                reason = f"{what}: {type(error).__name__}: {error}"
-                if code is not Code.UNAVAILABLE:
-                    self._back(service)
-                if code not in TRANSIENT:
-                    raise DriverError(code, reason) from error
-                failing_since = failing_since or time.monotonic()
-                if code is Code.UNAVAILABLE and (limit := self._over(service, failing_since)):
-                    raise DriverError(code, f"{service} unreachable for {limit:.0f} s; {reason}") from error
-                if not self.pause(attempt, getattr(error, "retry_after_s", None) or 0.0):
-                    raise DriverError(code, reason) from error
-                attempt += 1
-            else:
-                self._back(service)
-                return answer
-
-    def away(self) -> str | None:
-        """The line for people about the service that is away for longest; `None` if all answer."""
+        call = _Call(str(getattr(driver, "service", type(driver).__name__)), time.monotonic())
         with self._lock:
-            service, since = min(self._away.items(), key=lambda item: item[1], default=("", 0.0))
-        return f"{service} unreachable for {time.monotonic() - since:.0f} s" if service else None
-
-    def _back(self, service: str) -> None:
-        """A call came back."""
-        if service in self._away:
+            self._calls.add(call)
+        attempt = 0
+        try:
+            while True:
+                try:
+                    answer = request()
+                except FsdError:
+                    raise
+                except Exception as error:
+                    code = driver.classify(error)
+                    reason = f"{what}: {type(error).__name__}: {error}"
+                    if code is not Code.UNAVAILABLE:
+                        self._answered[call.service] = time.monotonic()
+                    if code not in TRANSIENT:
+                        raise DriverError(code, reason) from error
+                    call.failed |= code is Code.UNAVAILABLE
+                    if (over_s := self._over(call)) is not None:
+                        raise DriverError(code, f"{call.service} unreachable for {over_s:.0f} s; {reason}") from error
+                    if not self.pause(attempt, getattr(error, "retry_after_s", None) or 0.0):
+                        raise DriverError(code, reason) from error
+                    attempt += 1
+                else:
+                    self._answered[call.service] = time.monotonic()
+                    return answer
+        finally:
             with self._lock:
-                self._away.pop(service, None)
+                self._calls.discard(call)
 
-    def _over(self, service: str, failing_since: float) -> float | None:
-        """The seconds after which a call that failed must end, once it or its service is over that limit; says meanwhile what is away."""
-        now = time.monotonic()
+    def away(self, *, hanging: bool = False) -> tuple[str, float] | None:
+        """The service that has answered nobody for longest, and for how many seconds; `None` if all answer.
+
+        Only calls that failed count, or, with ``hanging``, those that wait for their first answer too: not where there are long polls.
+        """
         with self._lock:
-            away = now - self._away.setdefault(service, failing_since)
-            notice = away >= NOTICE_S and now - self._noticed >= NOTICE_S
-            if notice:
-                self._noticed = now
-        limit = min(self.outage_s, self.stall_s())
-        if away >= limit:
-            return away
-        if now - failing_since >= self.outage_s:
-            return now - failing_since
-        if notice and self._notice is not None:
-            self._notice(f"{service} unreachable for {away:.0f} s, retrying")
-        return None
+            silent = [(call.service, self._silent_s(call)) for call in self._calls if call.failed or hanging]
+        return max(silent, key=lambda item: item[1], default=None)
+
+    def report(self, notice: Callable[[str], None], over: threading.Event) -> None:
+        """Give ``notice`` a line for people every `NOTICE_S` seconds while a service does not answer, until the event ``over`` is set."""
+        while not over.wait(NOTICE_S):
+            if (away := self.away(hanging=True)) and away[1] >= NOTICE_S:
+                notice(f"{away[0]} unreachable for {away[1]:.0f} s, retrying")
+
+    def _silent_s(self, call: _Call) -> float:
+        """How long the service of a call has answered nobody."""
+        return time.monotonic() - max(call.began, self._answered.get(call.service, 0.0))
+
+    def _over(self, call: _Call) -> float | None:
+        """The seconds after which a call that failed must end, once it or its service is over its limit."""
+        if not call.failed:
+            return None
+        if (silent_s := self._silent_s(call)) >= min(self.outage_s, self.stall_s()):
+            return silent_s
+        failing_s = time.monotonic() - call.began
+        return failing_s if failing_s >= self.outage_s else None
 
     def entries(self, driver: Classifies, what: str, items: Sequence[T], request: Callable[[Sequence[T]], Sequence[Rejected]]) -> None:
         """``request(items)``, and again with only those that were rejected for a transient reason, until all took effect."""

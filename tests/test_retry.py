@@ -45,8 +45,20 @@ def test_a_service_that_answers_nobody_ends_the_call_with_its_name(limit: str) -
     with pytest.raises(DriverError, match=r"Some Service unreachable for \d+ s; ask: ConnectionError: nobody there") as caught:
         some.call(driver, "ask", driver.refuse)
     assert caught.value.code is Code.UNAVAILABLE
-    assert some.away() is not None
     assert some.call(driver, "ask", lambda: "an answer") == "an answer"
+
+
+def test_who_is_away_is_known_while_it_is_asked() -> None:
+    some, driver, looked = retry(outage_s=60.0), Service(), []
+
+    def request() -> None:
+        looked.append(some.away())
+        if len(looked) < 3:
+            driver.refuse()
+
+    some.call(driver, "ask", request)
+    assert looked[0] is None  # it may be a long poll
+    assert [each and each[0] for each in looked[1:]] == ["Some Service"] * 2
     assert some.away() is None
 
 
@@ -75,18 +87,46 @@ def test_one_call_that_fails_for_so_long_ends_even_while_others_succeed() -> Non
         over.set()
 
 
-def test_people_hear_of_a_service_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hangs", [False, True], ids=["refuses", "hangs"])
+def test_people_hear_of_a_service_that_is_away(monkeypatch: pytest.MonkeyPatch, hangs: bool) -> None:
     monkeypatch.setattr(retrying, "NOTICE_S", 0.1)
     lines: list[str] = []
-    some, driver = retry(outage_s=60.0, notice=lines.append), Service()
+    some, driver, over = retry(outage_s=60.0), Service(), threading.Event()
 
     def request() -> None:
-        if len(lines) < 3:
+        if hangs:
+            until(lambda: len(lines) >= 3)
+        elif len(lines) < 3:
             driver.refuse()
 
-    some.call(driver, "ask", request)
-    assert len(lines) == 3
+    with ThreadPoolExecutor(1) as pool:
+        reporting = pool.submit(some.report, lines.append, over)
+        some.call(driver, "ask", request)
+        over.set()
+        reporting.result(60)
     assert all(re.fullmatch(r"Some Service unreachable for \d+ s, retrying", line) for line in lines)
+    assert some.away(hanging=True) is None
+
+
+def test_what_hangs_counts_from_its_beginning() -> None:
+    """A request that nobody answers fails late: the time until then is part of the outage, unless others were answered meanwhile."""
+    some, driver = retry(outage_s=0.5), Service()
+
+    def hang() -> None:
+        time.sleep(0.6)
+        driver.refuse()
+
+    with pytest.raises(DriverError, match="Some Service unreachable for 1 s"):
+        some.call(driver, "ask", hang)
+    some.outage_s, some.stall_s, asked = 1e9, lambda: 0.5, count()
+
+    def answered_meanwhile() -> None:
+        if next(asked) == 0:
+            time.sleep(0.6)
+            some.call(driver, "other", lambda: None)
+            driver.refuse()
+
+    some.call(driver, "ask", answered_meanwhile)
 
 
 @pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.THROTTLED])
