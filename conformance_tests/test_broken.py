@@ -472,10 +472,12 @@ def test_a_driver_that_retries_fails(local: Deployed, attempts: int, monkeypatch
 
 
 def fails(case: Callable[..., None], **fixtures: Any) -> bool:
-    """Whether a case fails; its arguments are those of ``fixtures`` that it names. A skip is no failure."""
+    """Whether a case fails; its arguments are those of ``fixtures`` that it names. One that is skipped has shown nothing."""
     given = {name: fixtures[name] for name in case.__code__.co_varnames[1 : case.__code__.co_argcount]}
     try:
         case(**given)
+    except pytest.skip.Exception as skipped:
+        pytest.fail(f"{case.__name__} was skipped: {skipped}")
     except (Exception, pytest.fail.Exception):
         return True
     return False

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 __all__ = [
-    "array", "callback", "folder_or_name", "fresh", "instance", "integers", "matrix", "number", "one_of", "own", "path", "seconds", "shown",
-    "table", "text", "texts", "whole", "wrong", "yes_or_no",
+    "array", "callback", "folder_or_name", "fresh", "home", "instance", "integers", "matrix", "number", "one_of", "own", "path", "seconds",
+    "shown", "table", "text", "texts", "whole", "wrong", "yes_or_no",
 ]  # fmt: skip
 
 T = TypeVar("T")

@@ -150,7 +150,7 @@ def load(
 
     ``flags``: key -> text as given, `None` if it was not; ``names`` says how a flag is written. ``providers`` are the
     installed ones, so that a third party's table is known too. Raises `InputError` on a key that does not exist or a value
-    that is wrong, naming the file, variable or flag, the value and what would be right.
+    that is wrong, naming the file, variable or flag, the value and what was expected.
     """
     config = config or environ.get("FSD_CONFIG") or None
     values, tables = _file(expanded(config or FILE), config is not None, (*TABLES, *providers))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from fsd_core.crew import each
 from fsd_core.driver import Code, ObjectDriver
 from fsd_core.errors import DriverError
 from fsd_core.retry import Retry
@@ -72,10 +72,8 @@ class Store:
 
         if len(groups) == 1:
             delete(groups[0])
-        elif groups:
-            with ThreadPoolExecutor(min(DELETES, len(groups)), thread_name_prefix="fsd-delete") as pool:
-                for task in [pool.submit(delete, group) for group in groups]:
-                    task.result()
+        else:
+            each(delete, groups, DELETES)
 
     def delete_prefix(self, prefix: str) -> int:
         """Remove everything below ``prefix``; how many keys that were."""

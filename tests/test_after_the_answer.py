@@ -54,15 +54,15 @@ def losing(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     monkeypatch.setattr(fsd_core.client, "over_ranks", lambda records, workers: made(change(records), workers))
 
 
-@pytest.mark.parametrize("fault", ["versions", "not installed", "disk", "json", "time", "folder"])
+@pytest.mark.parametrize("fault", ["versions", "not installed", "disk", "form", "time", "folder"])
 def test_a_record_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     def refuse(*_: object, **__: object) -> Any:
         raise {"disk": OSError(28, "No space left on device"), "not installed": PackageNotFoundError("x")}.get(fault, ValueError(fault))
 
     target = {
         "versions": (fsd_core.result, "versions"),
-        "disk": (Path, "write_text"),
-        "json": (fsd_core.result.json, "dumps"),
+        "disk": (Path, "write_bytes"),
+        "form": (fsd_core.result, "seal"),
         "time": (fsd_core.result.time, "strftime"),
     }
     about = {"objective": "cost", "seed": 0, "faults": None, "batches": [3], "model": "x", "note": {"a": "b"}, "began": 0.0}

@@ -225,6 +225,39 @@ def test_a_checksum_in_the_metadata_counts_beside_one_in_a_header(ask: Ask, buck
     assert upload({"crc32c": crc(body)}) == [200, 200]
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Goog-Hash": "crc32c=!!!!"},
+        {"X-Goog-Hash": "sha256=AAAA"},
+        {"X-Goog-Hash": "md5=+QDoX5sC6qOsyTxLFoOhHw==", "Content-MD5": "AAAAAAAAAAAAAAAAAAAAAA=="},
+        {"X-Goog-Hash": "md5=AAAAAAAAAAAAAAAAAAAAAA==,md5=+QDoX5sC6qOsyTxLFoOhHw=="},
+    ],
+    ids=["malformed", "unknown", "another header's", "twice"],
+)
+def test_no_checksum_of_a_header_is_passed_over(ask: Ask, bucket: str, headers: dict[str, str]) -> None:
+    assert ask("POST", f"/upload/storage/v1/b/{bucket}/o", b"z", headers, uploadType="media", name="x")[0] == 400
+    assert ask("GET", f"/storage/v1/b/{bucket}/o/x")[0] == 404
+
+
+def test_only_a_flag_that_says_false_says_nothing(ask: Ask, bucket: str) -> None:
+    for name in sorted(claims.PARAMETERS_REFUSED):
+        status = ask("GET", f"/storage/v1/b/{bucket}/o", **{name: "false"})[0]
+        assert status == (200 if name in claims.FLAGS_REFUSED else 501), name
+
+
+def test_what_the_service_takes_of_metadata_sizes_and_rules(ask: Ask, bucket: str) -> None:
+    put(ask, bucket, "k")
+    at = f"/storage/v1/b/{bucket}"
+    assert ask("PATCH", f"{at}/o/k", {"metadata": {"k": "x" * 8191}})[0] == 200
+    assert ask("PATCH", f"{at}/o/k", {"metadata": {"k": "x" * 8192}})[0] == 400
+    begin = {"uploadType": "resumable", "name": "r"}
+    assert ask("POST", f"/upload{at}/o", b"", {"X-Upload-Content-Length": "many"}, **begin)[0] == 400
+    for condition, status in (({"age": 1}, 200), ({"age": "x"}, 400), ({"matchesPrefix": ["a"]}, 200), ({"invented": 1}, 501)):
+        rule = {"action": {"type": "Delete"}, "condition": condition}
+        assert ask("PATCH", at, {"lifecycle": {"rule": [rule]}})[0] == status, condition
+
+
 def test_a_sessions_precondition_holds_when_the_object_is_made(ask: Ask, bucket: str) -> None:
     where = f"/upload/storage/v1/b/{bucket}/o"
 
@@ -391,6 +424,8 @@ def test_a_reader_of_an_older_version_does_not_see_conditions(ask: Ask, bucket: 
     member = "user:a@b.example"
     condition = {"title": "t", "expression": "request.time < timestamp('2030-01-01T00:00:00Z')"}
     bindings = [{"role": "roles/storage.objectUser", "members": [member], "condition": condition}]
+    assert ask("PUT", where, {"version": 3, "bindings": bindings})[0] == 400  # of a bucket whose objects may have lists of their own
+    assert ask("PATCH", f"/storage/v1/b/{bucket}", {"iamConfiguration": {"uniformBucketLevelAccess": {"enabled": True}}})[0] == 200
     assert ask("PUT", where, {"version": 1, "bindings": bindings})[0] == 400
     assert ask("PUT", where, {"version": 3, "bindings": bindings})[0] == 200
     for asked in ({}, {"optionsRequestedPolicyVersion": 1}, {"optionsRequestedPolicyVersion": 0}):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,7 +44,7 @@ from waiting import claims, until
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="processes are looked for in /proc")
 Start = Callable[..., Result]
 WORKERS = 3
-SLOW = "delay=200ms,throttle=.4,seed=1"
+SLOW = "delay=1s,throttle=.4,seed=1"  # a run lasts longer than a busy machine may keep a test from disturbing it
 
 
 @pytest.fixture(scope="module")
@@ -181,16 +182,23 @@ def test_an_abort_that_nobody_explained_ends_the_run(start: Start, store: Store,
 
 
 def test_the_runs_time_begins_with_its_launch(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    ensure = type(PROVIDER.provisioner({})).ensure
+    staged_at, deadlines = list[float](), list[float]()
+    put, launched = fsd_core.client.stage.inputs, fsd_core.client.LaunchPayload
 
-    def slow(self: Any, app: str, ranks: int, slots: int) -> Any:
-        time.sleep(4.0)
-        return ensure(self, app, ranks, slots)
+    def staged(*arguments: Any) -> Any:
+        found = put(*arguments)
+        staged_at.append(time.time())
+        return found
 
-    monkeypatch.setattr(type(PROVIDER.provisioner({})), "ensure", slow)
-    before = time.time()
-    result = start({}, timeout=3.5)
-    assert result.seconds["total"] > 4.0 or time.time() - before > 4.0
+    def launch(*fields: Any) -> LaunchPayload:
+        made = launched(*fields)
+        deadlines.append(made.deadline)
+        return made
+
+    monkeypatch.setattr(fsd_core.client.stage, "inputs", staged)
+    monkeypatch.setattr(fsd_core.client, "LaunchPayload", launch)
+    start({})
+    assert deadlines[0] >= staged_at[0] + 100.0
 
 
 @pytest.mark.parametrize("way", ["late", "of a run that failed", "claimed by another", "of a run that is over", "failing"])
@@ -244,9 +252,10 @@ def test_a_run_is_left_in_bounded_time_whatever_does_not_answer(store: Store, tm
     stuck = Store(Stuck(store.driver), store.retry)
     farewell = Farewell(PROVIDER, resources, stuck, PROVIDER.invoker(resources), held, WORKERS)
     left = farewell.failed(KeyboardInterrupt(), time.time() + 60)
-    assert left == (
-        "could not remove the run's objects or give the slot back: the slot is free after 60 s, "
-        "`fsd gc --provider local --app fsd` removes what is left"
+    assert re.fullmatch(  # a machine that stops for a while may keep the functions from being ended in time, too
+        r"could not (end the functions or )?remove the run's objects or give the slot back: the slot is free after 60 s, "
+        "`fsd gc --provider local --app fsd` removes what is left",
+        left or "",
     )
 
 

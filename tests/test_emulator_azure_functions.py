@@ -327,10 +327,13 @@ def test_who_sends_code_while_other_code_comes_is_told_of_the_conflict() -> None
     with running("--pending-s", "3") as emulator:
         name = emulator.create()
         headers = {**BEARER, "Content-Type": "application/zip"}
-        assert emulator.ask("POST", f"/scm/{name}/api/publish", zipped(), headers)[0] == 202
-        second = emulator.publish(name, zipped())
+        for _ in range(5):  # a machine that stood still for 3 s sends the second when the first is in place
+            assert emulator.ask("POST", f"/scm/{name}/api/publish", zipped(), headers)[0] == 202
+            second = emulator.publish(name, zipped())
+            until(lambda: json.loads(emulator.ask("GET", f"/scm/{name}/api/deployments/latest", headers=BEARER)[1])["status"] == 4 or None)
+            if second["status"] != 4:
+                break
         assert (second["status"], second["complete"]) == (5, True)
-        until(lambda: json.loads(emulator.ask("GET", f"/scm/{name}/api/deployments/latest", headers=BEARER)[1])["status"] == 4 or None)
         assert emulator.publish(name, zipped())["status"] == 4
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import platform
@@ -9,6 +10,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -19,6 +21,7 @@ from botocore.exceptions import ClientError
 from fsd_conformance.emulators import lambda_claims as claims
 from fsd_conformance.emulators.lambda_store import ServiceError, check_code
 from lambda_emulator import ROLE, ZIP, Emulator, package, running
+from waiting import until
 
 MODEL = botocore.session.get_session().get_service_model("lambda")
 CLAIMED = {each.name: each for each in claims.OPERATIONS}
@@ -245,6 +248,44 @@ def test_sizes_of_code(emulator: Emulator) -> None:
     assert (refused.value.status, refused.value.code) == (413, "RequestEntityTooLargeException")
     with pytest.raises(ServiceError, match="unzip"):  # from a bucket it may be larger: this one is no zip
         check_code(over, sent=False)
+
+
+def test_one_source_of_code_with_something_in_it(emulator: Emulator, name: str) -> None:
+    empty = io.BytesIO()
+    zipfile.ZipFile(empty, "w").close()
+    for wrong in ({"ZipFile": empty.getvalue()}, {"ZipFile": ZIP, "S3Bucket": "bucket", "S3Key": "key"}):
+        assert code_of(emulator.create, name="new", Code=wrong) == "InvalidParameterValueException"
+        assert code_of(emulator.client.update_function_code, FunctionName=name, **wrong) == "InvalidParameterValueException"
+    assert code_of(emulator.create, name="new", Description="x" * 257) == "ValidationException"
+    status, _ = send(emulator, "PUT", f"/2015-03-31/functions/{name}/configuration", {"Timeout": True})
+    assert status == 400
+
+
+@pytest.mark.parametrize(
+    "event", [b'{"a": NaN}', '{"a": 1}'.encode("utf-16"), b"\xff", b"[" * 100_000], ids=["nan", "utf-16", "bytes", "deep"]
+)
+def test_an_event_is_json_in_utf_8(emulator: Emulator, name: str, event: bytes) -> None:
+    assert code_of(emulator.client.invoke, FunctionName=name, Payload=event) == "InvalidRequestContentException"
+
+
+def test_who_waits_for_an_answer_may_tell_a_context(emulator: Emulator, tmp_path: Path) -> None:
+    text = (
+        "import os\n"
+        "def handler(event, context):\n"
+        "    told = context.client_context and context.client_context.custom\n"
+        "    with open(event['file'] + '.new', 'w') as file:\n"
+        "        file.write(repr(told))\n"
+        "    os.replace(event['file'] + '.new', event['file'])\n"
+    )
+    own = emulator.create(Handler="handler.handler", Code={"ZipFile": package({"handler.py": text})})
+    context = base64.b64encode(json.dumps({"custom": {"a": "b"}}).encode()).decode()
+    for kind, heard in (("RequestResponse", "{'a': 'b'}"), ("Event", "None")):
+        file = tmp_path / kind
+        emulator.client.invoke(FunctionName=own, InvocationType=kind, ClientContext=context, Payload=json.dumps({"file": str(file)}))
+        until(file.exists)
+        assert file.read_text() == heard
+    assert code_of(emulator.client.invoke, FunctionName=own, ClientContext="e30=" * 896) == "InvalidParameterValueException"
+    assert code_of(emulator.client.invoke, FunctionName=own, LogType="Head") == "ValidationException"
 
 
 def test_fifty_tags_at_most(emulator: Emulator, name: str) -> None:

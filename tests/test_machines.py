@@ -259,10 +259,10 @@ def test_without_a_bell_messages_are_seen_soon(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr("os.mkfifo", refused)
     messages = PROVIDER.messages(PROVIDER.provisioner({"root": str(tmp_path)}).ensure("fsd", 1, 1), 0)
-    began, used = time.monotonic(), time.process_time()
+    began, used = time.monotonic(), time.thread_time()
     assert messages.receive(0, 10, 0.5) == []
     assert time.monotonic() - began >= 0.5
-    assert time.process_time() - used < 0.4
+    assert time.thread_time() - used < 0.4
     messages.publish([Message(0, b"x")])
     assert [each.body for each in messages.receive(0, 10, 20.0)] == [b"x"]
 

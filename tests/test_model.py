@@ -420,7 +420,7 @@ def test_import_of_one_scipy_matrix(tmp_path):
     np.testing.assert_array_equal(model.layers[0].weights.scipy().toarray(), dense)
     assert set(model.layers[0].bias) == {1.5}
     save_npz(tmp_path / "csc.npz", csr_matrix(dense).tocsc())
-    with pytest.raises(InputError, match="csr would be right"):
+    with pytest.raises(InputError, match="expected csr"):
         import_model(tmp_path / "csc.npz")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fsd_core.crew import each
 from fsd_core.driver import Code, Launch, Message, MessageDriver, Rejected, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers import elsewhere
@@ -98,6 +99,16 @@ def test_many_at_a_time_and_the_first_error() -> None:
         assert sorted(ours.each(lambda _: together.wait(), range(4))) == [0, 1, 2, 3]  # each waits for the others
         with pytest.raises(ZeroDivisionError):
             ours.each(lambda item: 1 // item, [1, 0, 2])
+    begun: list[int] = []
+
+    def failing_first(item: int) -> None:
+        begun.append(item)
+        if item == 0:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        each(failing_first, range(1000), 1)
+    assert begun == [0]  # after an error nothing more is begun
 
 
 def test_what_never_comes_is_waited_for_until_the_deadline() -> None:

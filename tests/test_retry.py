@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
 
 from fsd_core import retry as retrying
-from fsd_core.driver import Code
+from fsd_core.driver import Code, Rejected
 from fsd_core.errors import DriverError
 from fsd_core.retry import Retry
 from fsd_core.wrappers.meter import Meter
@@ -149,7 +149,25 @@ def test_a_wait_hears_that_it_is_over_from_another_thread(code: Code, monkeypatc
 
 @pytest.mark.parametrize("make", [lambda: Retry(time.time() - 1, Meter()), lambda: Retry(time.time() + 60, Meter(), budget=0)])
 def test_out_of_time_or_budget_a_request_is_still_made_once(make: Callable[[], Retry]) -> None:
-    driver = Service()
+    driver, asked = Service(), count()
     assert make().call(driver, "ask", lambda: "an answer") == "an answer"
+
+    def request() -> None:
+        assert next(asked) == 0
+        driver.refuse()
+
     with pytest.raises(DriverError, match="ask: ConnectionError"):
-        make().call(driver, "ask", driver.refuse)
+        make().call(driver, "ask", request)
+
+
+def test_only_what_may_pass_is_sent_again() -> None:
+    """Of a request's entries those that were refused for the moment; one that is refused for good ends it at once."""
+    sent: list[list[str]] = []
+
+    def request(items: Sequence[str]) -> list[Rejected]:
+        sent.append(list(items))
+        return [Rejected(1, Code.THROTTLED, "busy")] if len(sent) == 1 else [Rejected(0, Code.DENIED, "no")]
+
+    with pytest.raises(DriverError, match=r"^DENIED: send: no$"):
+        retry().entries(Service(), "send", ["a", "b", "c"], request)
+    assert sent == [["a", "b", "c"], ["b"]]

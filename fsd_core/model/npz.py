@@ -90,7 +90,7 @@ def scipy_csr(arrays: dict[str, NDArray[Any]]) -> Csr:
     if form.shape != () or form.dtype.kind not in "SU":
         raise InputError(f"format is {form.dtype} of shape {form.shape}: expected the name of a format, as scipy.sparse.save_npz writes it")
     if form.item() not in (b"csr", "csr"):
-        raise InputError(f"a scipy matrix of format {form.item()!r}: csr would be right (convert it with .tocsr())")
+        raise InputError(f"a scipy matrix of format {form.item()!r}: expected csr (convert it with .tocsr())")
     return compressed(arrays["data"], arrays["indices"], arrays["indptr"], arrays["shape"])
 
 

@@ -1,8 +1,9 @@
 """For `test_signals`: a process that reaches what HOLD names says so in the file HELD, and goes on when there is one ending in ".over".
 
 HOLD is ``call MODULE:FUNCTION``, ``import MODULE``, ``open WORD`` or ``replace WORD`` (of a file whose path has the word). HOW: ``sleep``;
-``c``, a long call of a C library that no signal ends; ``finalizer``, where Python raises nothing; ``error``: no wait, but an error of the
-disk that may pass, each time. Children are not held.
+``c``, a long call of a C library that no signal ends, whose last words have time; ``finalizer``, where Python raises nothing; ``error``:
+no wait, but an error of the disk that may pass, each time; ``heard``: whatever ends the wait is told in a file ending in ".heard", and
+kept waiting likewise. Children are not held.
 """
 
 from __future__ import annotations
@@ -34,13 +35,22 @@ def hold() -> None:
     if HOW == "error":
         raise OSError(errno.EIO, "Input/output error")
     if HOW == "c":
+        from fsd_core.cli import signals
         from fsd_core.interrupt import leave_note
 
+        signals.SPARE_S = 60.0  # a machine that stops for a while must not cut them off
         leave_note("a thing is held: `fsd gc` removes it")
         hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)
     elif HOW == "finalizer":
         Late()
         wait()
+    elif HOW == "heard":
+        try:
+            wait()
+        except BaseException:
+            Path(HELD).with_suffix(".heard").touch()
+            wait()
+            raise
     else:
         wait()
 

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from fsd_conformance.emulators.cloud_storage_batch import joined, requests_in
-from fsd_conformance.emulators.cloud_storage_claims import OPERATIONS, PARAMETERS_ANYWHERE, Operation, controls
+from fsd_conformance.emulators.cloud_storage_claims import FLAGS_REFUSED, OPERATIONS, PARAMETERS_ANYWHERE, Operation, controls
 from fsd_conformance.emulators.cloud_storage_fields import ServiceError, invalid
 from fsd_conformance.emulators.cloud_storage_forms import (
     base,
@@ -198,8 +198,10 @@ class Api:
         if not isinstance(name, str):
             raise invalid("Required parameter: name")
         if kind == "resumable":
-            size = request.headers.get("x-upload-content-length", "")
-            whole = int(size) if size.isdecimal() else None
+            size = request.headers.get("x-upload-content-length")
+            if size is not None and not re.fullmatch(r"\d{1,19}", size):
+                raise invalid(f"Invalid value for X-Upload-Content-Length: {size!r}")
+            whole = int(size) if size is not None else None
             key = self._sessions.begin(bucket, name, asked, sums_told(request), whole, conditions(request))
             address = f"{base(request)}/upload/storage/v1/b/{bucket_name}/o?uploadType=resumable&upload_id={key}"
             return Response(200, b"", {"Location": address, "X-GUploader-UploadID": key})
@@ -222,10 +224,10 @@ class Api:
 
 
 def _known(operation: Operation, request: Request) -> None:
-    """Raises `ServiceError` for what would change the answer and is not claimed. A parameter that says false is as if it were not there."""
+    """Raises `ServiceError` for what would change the answer and is not claimed. A flag that says false is as if it were not there."""
     known = operation.parameters | PARAMETERS_ANYWHERE
     for name, values in request.query.items():
-        if name not in known and [value.lower() for value in values] != ["false"]:
+        if name not in known and not (name in FLAGS_REFUSED and [value.lower() for value in values] == ["false"]):
             raise ServiceError(501, f"parameter {name} of {operation.name} is not implemented by the local Cloud Storage")
     for name in request.headers:
         if controls(name) and name not in operation.headers:

@@ -87,11 +87,13 @@ PATHS_REFUSED = (
     ("HEAD", "/storage/v1/b/BUCKET"),
     ("GET", "/BUCKET/OBJECT"),  # the XML API
 )
-PARAMETERS_REFUSED = words(
-    "contentEncoding copySourceAcl destinationKmsKeyName destinationPredefinedAcl enableObjectRetention filter ifSourceGenerationMatch "
-    "ifSourceGenerationNotMatch ifSourceMetagenerationMatch ifSourceMetagenerationNotMatch includeFoldersAsPrefixes "
-    "includeTrailingDelimiter kmsKeyName matchGlob overrideUnlockedRetention predefinedAcl predefinedDefaultObjectAcl restoreToken "
-    "returnPartialSuccess rewriteToken softDeleted sourceGeneration userProject"
+FLAGS_REFUSED = words(  # but where they say false
+    "enableObjectRetention includeFoldersAsPrefixes includeTrailingDelimiter overrideUnlockedRetention returnPartialSuccess softDeleted"
+)
+PARAMETERS_REFUSED = FLAGS_REFUSED | words(
+    "contentEncoding copySourceAcl destinationKmsKeyName destinationPredefinedAcl filter ifSourceGenerationMatch "
+    "ifSourceGenerationNotMatch ifSourceMetagenerationMatch ifSourceMetagenerationNotMatch kmsKeyName matchGlob predefinedAcl "
+    "predefinedDefaultObjectAcl restoreToken rewriteToken sourceGeneration userProject"
 )
 # Headers that begin like this, and these, change what the service does; all others are of HTTP's or of the client's own business.
 # (Google's client sends X-Upload-Content-Type with everything; it tells a resumable upload something, and others nothing.)

@@ -14,10 +14,16 @@ __all__ = ["ServiceError", "bucket_fields", "invalid", "merge", "object_fields"]
 _ANY = object()
 _CLASSES = claims.words("ARCHIVE COLDLINE DURABLE_REDUCED_AVAILABILITY MULTI_REGIONAL NEARLINE REGIONAL STANDARD")
 # What JSON a field holds: a type, a list of one form, or names and their forms, where "*" is any other name.
+_CONDITION = {
+    **dict.fromkeys(claims.words("age daysSinceCustomTime daysSinceNoncurrentTime numNewerVersions"), int),
+    **dict.fromkeys(claims.words("createdBefore customTimeBefore noncurrentTimeBefore"), str),
+    **{name: [str] for name in claims.words("matchesPrefix matchesStorageClass matchesSuffix")},
+    "isLive": bool,
+}
 _BUCKET = {
     "iamConfiguration": {"publicAccessPrevention": str, "uniformBucketLevelAccess": {"enabled": bool, "lockedTime": str}},
     "labels": {"*": str},
-    "lifecycle": {"rule": [{"action": {"type": str, "storageClass": str}, "condition": {"*": _ANY}}]},
+    "lifecycle": {"rule": [{"action": {"type": str, "storageClass": str}, "condition": _CONDITION}]},
     "location": str,
     "softDeletePolicy": {"retentionDurationSeconds": (str, int), "effectiveTime": str},
     "storageClass": str,
@@ -25,6 +31,7 @@ _BUCKET = {
 }
 _HEADERS = ("cacheControl", "contentDisposition", "contentEncoding", "contentLanguage", "contentType")  # told as such
 _OBJECT = {**dict.fromkeys(claims.OBJECT_FIELDS, str), "metadata": {"*": str}, "*": _ANY}
+_METADATA_BYTES = 8 << 10  # of an object's own metadata, names and values
 _RETAINED_S = (604_800, 7_776_000)
 _REASONS = {
     304: "notModified",
@@ -109,6 +116,9 @@ def object_fields(told: Mapping[str, Any], old: Mapping[str, Any], *, replace: b
     for name in _HEADERS:
         if not re.fullmatch(r"[ -~]*", fields.get(name, "")):
             raise invalid(f"Invalid value for Object.{name}: {fields[name]!r:.100}: expected printable ASCII.")
+    size = sum(len(text.encode()) for pair in fields.get("metadata", {}).items() for text in pair)
+    if size > _METADATA_BYTES:
+        raise invalid(f"Object.metadata of {size} bytes: at most {_METADATA_BYTES}.")
     if "storageClass" in fields:
         _check_class(fields["storageClass"])
     now, before = fields.get("storageClass", default), old.get("storageClass", default)

@@ -82,10 +82,17 @@ def listing(request: Request) -> Listing:
 
 
 def sums_told(request: Request) -> dict[str, str]:
-    """Checksums in a request's headers, as a resource's fields."""
-    found = dict(re.findall(r"(crc32c|md5)=([\w+/=]+)", request.headers.get("x-goog-hash", "")))
-    found.setdefault("md5", request.headers.get("content-md5"))
-    return {name: found[key] for name, key in (("md5Hash", "md5"), ("crc32c", "crc32c")) if found.get(key)}
+    """Checksums in a request's headers, as a resource's fields. Raises `ServiceError`: one is malformed, or two of a kind differ."""
+    given = [part.strip().partition("=") for part in request.headers.get("x-goog-hash", "").split(",") if part.strip()]
+    given += [("md5", "=", request.headers["content-md5"])] if "content-md5" in request.headers else []
+    told: dict[str, str] = {}
+    for kind, _, value in given:
+        name = {"md5": "md5Hash", "crc32c": "crc32c"}.get(kind)
+        if name is None or not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", value):
+            raise invalid(f"Invalid checksum {kind}={value}: expected md5 or crc32c, in base64.")
+        if told.setdefault(name, value) != value:
+            raise invalid(f"Two {kind} checksums that differ: {told[name]}, {value}.")
+    return told
 
 
 def told(request: Request, value: Mapping[str, Any]) -> Response:

@@ -160,6 +160,9 @@ class Bucket:
             bindings = policies.bindings(told, self.policy)
         except ValueError as error:
             raise invalid(str(error)) from None
+        uniform = self.fields["iamConfiguration"].get("uniformBucketLevelAccess", {}).get("enabled")
+        if not uniform and any(binding.get("condition") for binding in bindings):
+            raise invalid("A policy with a condition: expected a bucket with uniform bucket-level access.")
         for binding in told.get("bindings") or ():
             if not re.fullmatch(r"(roles|projects/[^/]+/roles|organizations/[^/]+/roles)/[\w.]+", str(binding.get("role"))):
                 raise invalid(f"Role {binding.get('role')} is not supported for this resource.")

@@ -122,6 +122,8 @@ class Api:
         if other := lambda_claims.unclaimed(code, lambda_claims.CODE | {"Architectures", "RevisionId"}):
             raise unimplemented(f"Code.{other}")
         if code.get("ZipFile"):
+            if code.get("S3Bucket") or code.get("S3Key"):
+                raise invalid("ZipFile, and S3Bucket or S3Key: expected one source of the code")
             try:
                 return check_code(base64.b64decode(code["ZipFile"], validate=True), sent=True)
             except binascii.Error:

@@ -37,6 +37,7 @@ REQUEST_BYTES = 70_167_211  # of a CreateFunction or UpdateFunctionCode
 ZIPPED_BYTES = 52_428_800  # of a zip in one
 UNZIPPED_BYTES = 262_144_000
 _TAGS = 50
+_DESCRIPTION = 256
 _ENVIRONMENT_BYTES = 4096
 _NAME = re.compile(
     r"(?:arn:aws[a-z-]*:lambda:(?P<region>[a-z0-9-]+):)?(?:(?P<account>\d{12}):)?(?:function:)?(?P<name>[A-Za-z0-9_-]{1,64})"
@@ -233,6 +234,9 @@ def configuration(body: Mapping[str, Any], old: Mapping[str, Any] | None = None)
         raise ServiceError(400, "ValidationException", f"Value '{settings['Role']}' at 'role' is not the ARN of a role")
     if not re.fullmatch(r"\S{1,128}", str(settings["Handler"])):
         raise ServiceError(400, "ValidationException", f"Value '{settings['Handler']}' at 'handler' is not a handler's name")
+    if len(str(settings["Description"])) > _DESCRIPTION:
+        said = f"Value at 'description' of {len(settings['Description'])} characters: at most {_DESCRIPTION}"
+        raise ServiceError(400, "ValidationException", said)
     if not re.fullmatch(r"python3\.\d+", str(settings["Runtime"])):
         raise invalid(f"Runtime {settings['Runtime']!r}: the local Lambda runs Python only, e.g. python3.11")
     _environment(settings.get("Environment", {}).get("Variables", {}))
@@ -261,7 +265,7 @@ def tagged(old: Mapping[str, str], told: Mapping[str, str]) -> dict[str, str]:
 
 
 def _number(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or not low <= value <= high:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise invalid(f"'{name}' value {value!r} failed to satisfy constraint: a number from {low} to {high}")
 
 
@@ -288,9 +292,12 @@ def check_code(code: bytes, *, sent: bool) -> bytes:
         raise ServiceError(413, "RequestEntityTooLargeException", f"A zip of {len(code)} bytes: at most {ZIPPED_BYTES}, more from a bucket")
     try:
         with zipfile.ZipFile(io.BytesIO(code)) as package:
-            size = sum(info.file_size for info in package.infolist())
+            files = package.infolist()
+            size = sum(info.file_size for info in files)
     except zipfile.BadZipFile:
         raise invalid("Could not unzip uploaded file. Please check your file, then try to upload again.") from None
+    if not files:
+        raise invalid("Uploaded file must be a non-empty zip")
     if size >= UNZIPPED_BYTES:
         raise invalid(f"Unzipped size must be smaller than {UNZIPPED_BYTES} bytes")
     return code
@@ -299,7 +306,7 @@ def check_code(code: bytes, *, sent: bool) -> bytes:
 def concurrency(store: Store, function: Function, body: Mapping[str, Any]) -> int:
     """The reserved concurrency of PutFunctionConcurrency. Raises `ServiceError`: 100 must stay for the others."""
     value = body.get("ReservedConcurrentExecutions")
-    if not isinstance(value, int) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise invalid(f"ReservedConcurrentExecutions {value!r} failed to satisfy constraint: a number from 0")
     floor = min(100, store.limit)
     if store.unreserved(function.region, without=function) - value < floor:
@@ -335,5 +342,5 @@ def _check_destinations(config: Mapping[str, Mapping[str, str]]) -> None:
             raise ServiceError(400, "ValidationException", f"Value '{arn}' at 'destinationConfig.{which}.destination' is not an ARN")
         if arn and which == "OnSuccess":
             raise unimplemented("DestinationConfig.OnSuccess")
-        if arn and not re.fullmatch(r"arn:aws[a-z-]*:(sqs|sns):[a-z0-9-]+:\d{12}:[\w.-]+", arn):
-            raise unimplemented(f"destination {arn}, which is no SQS queue and no SNS topic,")
+        if arn and not re.fullmatch(r"arn:aws[a-z-]*:(sqs|sns):[a-z0-9-]+:\d{12}:[\w-]+", arn):
+            raise unimplemented(f"destination {arn}, which is no standard SQS queue and no standard SNS topic,")
