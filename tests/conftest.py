@@ -11,5 +11,7 @@ from hypothesis import settings
 settings.register_profile("ours", deadline=None, derandomize=os.environ.get("CI") == "true")
 settings.load_profile("ours")
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; what is interrupted here would inherit it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell's background job ignores the first, what nohup starts the second: what is interrupted here would inherit that.
+for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, default)

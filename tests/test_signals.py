@@ -18,6 +18,7 @@ import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -33,6 +34,8 @@ RUN = ["run", *NET, "--workers", "2", "--partition", "block"]
 
 class Command:
     """``fsd`` with these words in a process of its own."""
+
+    all: ClassVar[list[Command]] = []
 
     def __init__(self, home: Path, words: list[str], hold: str = "", how: str = "sleep", ignored: int | None = None, **env: str) -> None:
         self.home = home
@@ -53,6 +56,7 @@ class Command:
                 start_new_session=True,
                 preexec_fn=lambda: ignored and signal.signal(ignored, signal.SIG_IGN),
             )
+        self.all.append(self)
 
     def at(self) -> Command:
         """Returns when it is where it was to be held."""
@@ -99,15 +103,23 @@ class Command:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path
+def home(tmp_path: Path) -> Iterator[Path]:
+    """The folder of a test's commands, of which none outlives it."""
+    yield tmp_path
+    for command in Command.all:
+        if command.process.poll() is None:
+            os.killpg(command.process.pid, signal.SIGKILL)
+            command.process.wait()
+    Command.all.clear()
 
 
 def interrupted(command: Command, number: int) -> str:
     """Send the signal, check how the command ends; the last line after the word for it."""
     code, _, line = command.at().send(number).end()
-    assert (code, line.partition(";")[0]) == (128 + number, LINES[number]), command.said()  # type: ignore[index]
-    return line.partition("; ")[2]
+    before, found, left = line.partition(LINES[number])  # type: ignore[index]  # pytest may have begun a line that it did not end
+    assert (code, found) == (128 + number, LINES[number]), command.said()  # type: ignore[index]
+    assert not before or "test_" in before
+    return left.removeprefix("; ")
 
 
 # every phase outside a run
