@@ -8,13 +8,14 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 
 from fsd_core.channel.channel import Channel, Exchange, Patience, describe, explain
 from fsd_core.channel.frames import HEADER_BYTES, Frame, FrameError, Kind, Stray, fill, pack, split, unpack
 from fsd_core.channel.mailbox import Copy, Misfit, Unexpected
+from fsd_core.crew import each
 from fsd_core.driver import Code, Delivery, Message, MessageDriver
 from fsd_core.errors import FsdError, RunFailed
 from fsd_core.retry import Retry
@@ -101,10 +102,17 @@ class QueueChannel(Channel):
         peers = [rank for rank in range(self.me.workers) if rank != self.me.rank]
         batches = list(self.batches([self.message(rank, Kind.ABORT, 0, 0, 1, body) for rank in peers]))
 
-        with ThreadPoolExecutor(min(ABORT_THREADS, len(batches)) or 1, thread_name_prefix="abort") as pool:  # the channel's may be busy
-            telling = [pool.submit(self.publish, batch, retry) for batch in batches]
-        for task in telling:  # a peer that cannot be told has kept it from no other
-            task.result()
+        failed: list[FsdError] = []
+
+        def tell(batch: list[Message]) -> None:
+            try:
+                self.publish(batch, retry)
+            except FsdError as error:  # one peer that cannot be told must not keep it from the others
+                failed.append(error)
+
+        each(tell, batches, ABORT_THREADS)  # the channel's own pool may be busy
+        if failed:
+            raise failed[0]
 
     # Receiving
 
