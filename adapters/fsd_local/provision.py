@@ -44,8 +44,8 @@ class LocalProvisioner:
         with _usable(root):
             os.makedirs(root, exist_ok=True)
             self._check(root)
-            with naming(f"{root}/{_MARK}"):
-                Path(root, _MARK).write_text(json.dumps({"app": app}))
+            if not os.path.exists(f"{root}/{_MARK}"):
+                self._mark(root, {"app": app})  # ours from now on, and not yet made
             for folder in ("objects", "tmp"):
                 os.makedirs(f"{root}/{folder}", exist_ok=True)
             self._sweep(f"{root}/tmp")
@@ -55,15 +55,26 @@ class LocalProvisioner:
                     os.makedirs(f"{queue}/{folder}", exist_ok=True)
                 _make_bell(f"{queue}/bell")
                 self._sweep(f"{queue}/tmp")
+            queues = [len(os.listdir(slot)) for slot in Path(root, "queues").iterdir()]
+            self._mark(root, {"app": app, "ranks": min(queues), "slots": len(queues)})
         return self._resources(app, root, ranks, slots)
 
     def find(self, app: str) -> Resources | None:
         """What `ensure` made: the ranks that every slot has."""
         root = self._settings.folder(app)
-        if not os.path.exists(f"{root}/{_MARK}"):
+        try:
+            made = json.loads(Path(root, _MARK).read_bytes())
+            return self._resources(app, root, int(made["ranks"]), int(made["slots"]))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or one whose making was cut short
             return None
-        queues = [len(list(slot.iterdir())) for slot in Path(root, "queues").iterdir()]
-        return self._resources(app, root, min(queues), len(queues)) if queues else None
+
+    @staticmethod
+    def _mark(root: str, fields: Mapping[str, object]) -> None:
+        """Write the mark in one step: whoever looks for the app at this moment sees the old one or the new."""
+        aside = f"{root}/.{_MARK}.{os.urandom(6).hex()}"
+        with naming(aside):
+            Path(aside).write_text(json.dumps(fields))
+            os.replace(aside, f"{root}/{_MARK}")
 
     def _resources(self, app: str, root: str, ranks: int, slots: int) -> Resources:
         settings = self._settings
@@ -99,7 +110,7 @@ class LocalProvisioner:
     @staticmethod
     def _check(root: str) -> None:
         """Refuse a folder that holds something and is not marked: its first entry is the mark."""
-        entries = os.listdir(root)
+        entries = [entry for entry in os.listdir(root) if not entry.startswith(f".{_MARK}.")]  # a mark that was being written
         if entries and _MARK not in entries:
             raise InputError(f"folder {root}: holds something that fsd did not make; choose another app or [local] root")
 

@@ -97,7 +97,8 @@ def _explain(error: BaseException) -> tuple[int, dict[str, Any], str]:
     if isinstance(error, CheckFailed):
         return 1, fields("CHECK", str(error)), f"fsd: {error}"
     if isinstance(error, RunFailed):
-        return 3, fields(error.code.name, error.message, error.rank, error.layer), f"fsd: {error}"
+        line = "; ".join([f"fsd: {error}", *getattr(error, "__notes__", ())])
+        return 3, fields(error.code.name, error.message, error.rank, error.layer), line
     if isinstance(error, OSError | MemoryError) or "can't start new thread" in str(error):  # the machine's refusal, not ours
         why = getattr(error, "strerror", None) or str(error) or "out of memory"
         text = f"{getattr(error, 'filename', None) or type(error).__name__}: {why}"
