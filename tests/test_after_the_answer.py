@@ -200,7 +200,7 @@ def test_the_command_shows_the_answer_where_its_output_cannot_be_written(
     assert main(arguments) == 3
     out, err = capfd.readouterr()
     assert "Result" in out
-    assert err.splitlines()[-1] == "fsd: OSError: No space left on device"
+    assert err.splitlines()[-1] == "fsd: o.npz: No space left on device"
     assert main([*arguments, "--json"]) == 3
     said = json.loads(capfd.readouterr().out)
     assert (said["samples"], said["error"]["code"], said["meter"]["invocations"]) == (3, "UNAVAILABLE", 1)

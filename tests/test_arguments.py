@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 import fsd_core
 from fsd_core import arguments
-from fsd_core.client import home_folder
 from fsd_core.codec import decode, encode
 from fsd_core.compare import Case, take_turns
 from fsd_core.demo import digits, network, train
@@ -411,7 +410,7 @@ M, P = one_layer(), Partition(2, [np.zeros(WIDTH, int), np.ones(5, int)])
         (lambda: clean(settings=3), "settings 3"),
         (lambda: clean(settings={"root": "unused"}, home=3), "home 3"),
         (lambda: collect_garbage(app="A"), "app 'A'"),
-        (lambda: home_folder(b"/tmp"), "home b'/tmp'"),
+        (lambda: arguments.home(b"/tmp"), "home b'/tmp'"),
         (lambda: take_turns([Case("local", "queue", 1)], 0, {}, None, None), "repeat 0"),
         (lambda: digits("1"), "seed '1'"),
         (lambda: network(None), "home None"),

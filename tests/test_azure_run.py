@@ -108,8 +108,8 @@ def test_connections_for_fewer_workers_are_refused_before_anything_starts(
 ) -> None:
     monkeypatch.setattr(limits, "TIERS", {name: replace(tier, connections=4) for name, tier in limits.TIERS.items()})
     with pytest.raises(InputError, match=r"3 ranks over 2 Service Bus namespaces may open 6 connections .*--channel object"):
-        start(settings, tmp_path, channel="queue", faults="")
-    assert start(settings, tmp_path, channel="object", faults="").output.nnz
+        start(settings, tmp_path, channel="queue", faults=None)
+    assert start(settings, tmp_path, channel="object", faults=None).output.nnz
 
 
 def test_a_malformed_connection_string_is_told_before_anything_starts(
@@ -124,7 +124,7 @@ def test_a_restart_of_service_bus_mid_run_is_the_right_answer_or_a_clear_error(
     emulator: Emulator, settings: dict[str, Any], store: Store, tmp_path: Path
 ) -> None:
     """It forgets its queues: a run that needs them cannot go on."""
-    right = start(settings, tmp_path, channel="object", faults="")
+    right = start(settings, tmp_path, channel="object", faults=None)
 
     def restart() -> None:
         claims(store)
@@ -148,7 +148,7 @@ def test_a_throttled_namespace_slows_a_run_and_changes_nothing(tmp_path: Path) -
     throttled: type[Emulator] = type("Throttled", (emulators.find("azure"),), {"messages": ("--throttle", "20")})
     with emulators.own(throttled) as running:
         settings = dict(running.settings) | {"lease_s": 5}
-        queue, other = (start(settings, tmp_path, channel=channel, faults="", app="slow") for channel in ("queue", "object"))
+        queue, other = (start(settings, tmp_path, channel=channel, faults=None, app="slow") for channel in ("queue", "object"))
         assert queue.meter["retries"] > 0  # it was
         assert queue.output.nnz > 0
         assert (queue.output != other.output).nnz == 0

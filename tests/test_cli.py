@@ -22,6 +22,7 @@ from fsd_core.driver import ObjectDriver
 from fsd_core.model import open_model
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
+from fsd_core.sealed import seal
 from fsd_local import PROVIDER
 
 NET, INPUT = "radixnet:1024:6", "random:40"
@@ -368,7 +369,7 @@ def put(app: str, bodies: dict[str, object]) -> ObjectDriver:
     """Objects in the store of a deployed app."""
     objects = PROVIDER.objects(PROVIDER.provisioner({}).ensure(app, 1, 1))
     for key, body in bodies.items():
-        objects.put(key, json.dumps(body).encode())
+        objects.put(key, seal(body))
     return objects
 
 

@@ -119,7 +119,7 @@ def test_a_proxy_sees_each_message_once(tmp_path: Path) -> None:
         with closing(AmqpProxy(server.ports["one"][0], lambda what: seen.update([what]))) as proxy:
             assert exchanged(bus_string([proxy.port]), "a-queue") == [b"one", b"two", b"xxx"]
             assert seen["a-queue"] == 2
-            assert seen.keys() == {"", "$cbs", "a-queue"}
+            assert seen.keys() == {"", "$cbs", "a-queue", "settled"}
             with socket.create_connection(("127.0.0.1", proxy.port)) as other:  # no AMQP: the server ends it
                 other.sendall(b"GET / HTTP/1.1\r\n\r\n")
                 other.settimeout(WITHIN_S)

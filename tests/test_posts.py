@@ -91,6 +91,8 @@ def classify(error: BaseException) -> Code:
 
 
 class Invoker(PostInvoker):
+    service = "a platform"
+
     def native(self) -> None:
         return None
 
