@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from aws_calls import recorded
-from fsd_aws import PROVIDER, RESOURCES, api, function, names, queues
+from fsd_aws import PROVIDER, RESOURCES, api, function, names, package, queues
 from fsd_aws.clients import client
 from fsd_aws.names import Names
 from fsd_aws.settings import Settings, parse
@@ -298,7 +298,7 @@ def test_what_is_somebody_elses_is_refused_and_stays(app: str) -> None:
         "Runtime": "python3.12",
         "Role": "arn:aws:iam::123456789012:role/x",
         "Handler": "a.b",
-        "Code": {"ZipFile": b"PK\5\6" + 18 * b"\0"},
+        "Code": {"ZipFile": package.stub().body},
     }
     aws("lambda").create_function(FunctionName=f"fsd-{app}", **made)
     for call in (provisioner().find, provisioner().destroy, lambda name: provisioner().ensure(name, 1, 1)):

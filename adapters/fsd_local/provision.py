@@ -65,7 +65,9 @@ class LocalProvisioner:
         try:
             made = json.loads(Path(root, _MARK).read_bytes())
             return self._resources(app, root, int(made["ranks"]), int(made["slots"]))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or one whose making was cut short
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # of the last two `ensure` says what to do
+            return None
+        except (ValueError, KeyError, TypeError):  # its making was cut short
             return None
 
     @staticmethod
