@@ -18,6 +18,7 @@ import numpy as np
 import fsd_core
 from emulated import where
 from fsd_core.errors import FsdError
+from fsd_core.model.rounding import categories
 from graphchallenge import Challenge, load
 
 FAULTS = "duplicate=.1,reorder=.2,delay=5ms,reject=.02,throttle=.02,lost_reply=.002,late=.1,seed=1"
@@ -71,7 +72,11 @@ def main() -> None:
     parser.add_argument("--faults", default=FAULTS, help="what is injected in the cases with faults")
     options = parser.parse_args()
     challenge = load(options.data)
-    right = True
+    least, most = categories(challenge.model, challenge.images)
+    right = set(np.flatnonzero(least).tolist()) <= challenge.truth <= set(np.flatnonzero(most).tolist())
+    print(
+        f"{'any order of summation':34} {'exact' if right else 'WRONG':6} {np.count_nonzero(least != most)} samples that rounding decides"
+    )
     with where(options.provider, options.emulator) as (place, fresh):
         for name, arguments in cases(challenge, options.faults):
             if options.only in name:

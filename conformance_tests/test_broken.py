@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import fsd_conformance.messages
+import fsd_conformance.traffic
 import fsd_core.channel.queue
 from fsd_conformance import ChannelCases, MessageCases, ObjectCases, ProvisionCases
 from fsd_conformance.base import Deployed
@@ -122,6 +123,83 @@ class HasAnyQueue(AroundMessages):
         return super().receive(rank, limit, wait_s) if rank < 3 else []
 
 
+class RefusesAll(AroundMessages):
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        super().publish(messages)
+        return [Rejected(index, Code.THROTTLED, "too many") for index in range(len(messages))]
+
+
+class RefusesNobody(AroundMessages):
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        return [*super().publish(messages), Rejected(len(messages), Code.THROTTLED, "one more")]
+
+
+class RefusesAllAcks(AroundMessages):
+    def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
+        super().ack(rank, tokens)
+        return [Rejected(index, Code.THROTTLED, "too many") for index in range(len(tokens))]
+
+
+class IsSilentOfRefusals(AroundMessages):
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        with contextlib.suppress(OSError):
+            super().publish(messages)
+        return []
+
+
+class IsSilentOfRefusedAcks(AroundMessages):
+    def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
+        super().ack(rank, tokens)
+        return []
+
+
+class NamesOthers(AroundMessages):
+    def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
+        return [replace(each, index=each.index - 1) for each in super().ack(rank, tokens)]
+
+
+class TakesNoneIfNotAll(AroundMessages):
+    def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
+        if super().ack(rank, tokens[1:2]):
+            return [Rejected(1, Code.UNAVAILABLE, "refused")]
+        return super().ack(rank, tokens)
+
+
+class RoutesAnew(AroundMessages):
+    def route(self, rank: int) -> object:
+        return object()
+
+
+class RoutesByDriver(AroundMessages):
+    def route(self, rank: int) -> object:
+        return id(self)
+
+
+class RoutesApart(AroundMessages):
+    def route(self, rank: int) -> int:
+        return rank
+
+
+class RoutesTogether(AroundMessages):
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        return super().publish([Message(messages[0].rank, each.body) for each in messages])
+
+
+class IsItsOwnNative(AroundMessages):
+    def native(self) -> object:
+        return self
+
+
+class IsItsOwnNativeStore(AroundObjects):
+    def native(self) -> object:
+        return self
+
+
+class LeadsElsewhere(AroundObjects):
+    def native(self) -> object:
+        return Path("/nowhere")
+
+
 class ClosesOnce(AroundMessages):
     closed = False
 
@@ -230,6 +308,18 @@ MESSAGES: list[tuple[type[AroundMessages], str]] = [
     (KnowsNoLimit, "test_message_of_the_largest_size"),
     (KnowsNoLimit, "test_batch_of_the_largest_size"),
     (RefusesFullBatches, "test_publish_takes_a_full_batch"),
+    (RefusesAll, "test_publish_takes_a_full_batch"),
+    (RefusesNobody, "test_publish_takes_a_full_batch"),
+    (RefusesAllAcks, "test_publish_takes_a_full_batch"),
+    (IsSilentOfRefusals, "test_what_is_refused_is_told"),
+    (IsSilentOfRefusedAcks, "test_what_is_refused_is_told"),
+    (NamesOthers, "test_what_is_refused_is_told"),
+    (TakesNoneIfNotAll, "test_what_is_refused_is_told"),
+    (RoutesAnew, "test_route_is_what_one_publish_reaches"),
+    (RoutesByDriver, "test_route_is_what_one_publish_reaches"),
+    (RoutesApart, "test_route_is_what_one_publish_reaches"),
+    (RoutesTogether, "test_route_is_what_one_publish_reaches"),
+    (IsItsOwnNative, "test_native_is_there"),
     (MindsStaleTokens, "test_ack_twice_is_harmless"),
     (MindsStaleTokens, "test_ack_after_the_lease_is_harmless"),
     (HasAnyQueue, "test_no_such_queue"),
@@ -253,6 +343,8 @@ OBJECTS: list[tuple[type[AroundObjects], str]] = [
     (DeletesBelow, "test_delete"),
     (Caches, "test_read_after_write"),
     (Tears, "test_whole_or_none"),
+    (IsItsOwnNativeStore, "test_native_is_there"),
+    (LeadsElsewhere, "test_native_is_there"),
 ]
 
 
@@ -260,16 +352,13 @@ OBJECTS: list[tuple[type[AroundObjects], str]] = [
 def local(tmp_path: Path, request: pytest.FixtureRequest) -> Deployed:
     harness = LocalHarness()
     settings = dict(harness.settings(tmp_path))
-    if request.node.callspec.params.get("defect") is DeliversTwice:
+    if request.node.name.startswith("test_broken_messages_fail[DeliversTwice"):
         settings["lease_s"] = 20.0  # or a busy machine's second delivery would be in time
     provisioner = harness.provider().provisioner(settings)
     return Deployed(harness.provider(), provisioner, settings, provisioner.ensure("broken", 3, 2))
 
 
-@pytest.mark.parametrize(("defect", "case"), MESSAGES)
-def test_broken_messages_fail(local: Deployed, defect: type[AroundMessages], case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fsd_conformance.messages, "_patience", lambda _: 4.0)  # seconds until what is lost is missed
-
+def messages_fail(local: Deployed, defect: type[AroundMessages], case: str) -> bool:
     class Broken(MessageCases):
         harness = LocalHarness()
 
@@ -277,11 +366,10 @@ def test_broken_messages_fail(local: Deployed, defect: type[AroundMessages], cas
             return defect(driver)
 
     cases = Broken()
-    assert fails(getattr(cases, case), deployed=local, driver=cases.open(local, 0))
+    return fails(getattr(cases, case), deployed=local, driver=cases.open(local, 0))
 
 
-@pytest.mark.parametrize(("defect", "case"), OBJECTS)
-def test_broken_objects_fail(local: Deployed, defect: type[AroundObjects], case: str) -> None:
+def objects_fail(local: Deployed, defect: type[AroundObjects], case: str) -> bool:
     class Broken(ObjectCases):
         harness = LocalHarness()
 
@@ -291,7 +379,27 @@ def test_broken_objects_fail(local: Deployed, defect: type[AroundObjects], case:
     cases = Broken()
     driver = cases.wrap(local.provider.objects(local.resources))
     store = Store(driver, fsd_conformance.base.new_retry())
-    assert fails(getattr(cases, case), deployed=local, driver=driver, store=store, at="t/x/")
+    return fails(getattr(cases, case), deployed=local, driver=driver, store=store, at=f"t/{case}/")
+
+
+@pytest.mark.parametrize(("defect", "case"), MESSAGES)
+def test_broken_messages_fail(local: Deployed, defect: type[AroundMessages], case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (fsd_conformance.messages, fsd_conformance.traffic):
+        monkeypatch.setattr(module, "patience", lambda _: 4.0)  # seconds until what is lost is missed
+    assert messages_fail(local, defect, case)
+
+
+@pytest.mark.parametrize(("defect", "case"), OBJECTS)
+def test_broken_objects_fail(local: Deployed, defect: type[AroundObjects], case: str) -> None:
+    assert objects_fail(local, defect, case)
+
+
+def test_what_is_whole_does_not_fail(local: Deployed) -> None:
+    """One case of each kind of arguments: a failure above is the defect's, and not of how the cases are called here."""
+    for case in ("test_native_is_there", "test_publish_takes_a_full_batch", "test_what_is_refused_is_told"):
+        assert not messages_fail(local, AroundMessages, case)
+    for case in ("test_native_is_there", "test_delete", "test_get_of_a_missing_key"):
+        assert not objects_fail(local, AroundObjects, case)
 
 
 def hears_all(self: QueueChannel, delivery: Delivery) -> None:
@@ -364,10 +472,12 @@ def test_a_driver_that_retries_fails(local: Deployed, attempts: int, monkeypatch
 
 
 def fails(case: Callable[..., None], **fixtures: Any) -> bool:
-    """Whether a case fails; its arguments are those of ``fixtures`` that it names. A skip is no failure."""
-    names = case.__code__.co_varnames[1 : case.__code__.co_argcount]
+    """Whether a case fails; its arguments are those of ``fixtures`` that it names. One that is skipped has shown nothing."""
+    given = {name: fixtures[name] for name in case.__code__.co_varnames[1 : case.__code__.co_argcount]}
     try:
-        case(**{name: fixtures[name] for name in names})
+        case(**given)
+    except pytest.skip.Exception as skipped:
+        pytest.fail(f"{case.__name__} was skipped: {skipped}")
     except (Exception, pytest.fail.Exception):
         return True
     return False

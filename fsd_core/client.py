@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from fsd_core import slots, stage
-from fsd_core.channel import describe, explain
-from fsd_core.codec import CodecError, decode
-from fsd_core.driver import Code, InvokeDriver, InvokeLimits, Provider, Resources
-from fsd_core.errors import FsdError, InputError, RunFailed
-from fsd_core.kernel import Block
+from fsd_core import arguments, collect, slots, stage
+from fsd_core.abort import report_failure
+from fsd_core.driver import Code, InvokeDriver, InvokeLimits, ObjectDriver, Provider, Resources
+from fsd_core.errors import DamagedContent, DriverError, FsdError, InputError, RunFailed
+from fsd_core.farewell import Farewell
+from fsd_core.follow import follow
 from fsd_core.keys import RunKeys, new_run
 from fsd_core.partition import ExchangePlan, Partition, find_partition
 from fsd_core.providers import find
-from fsd_core.result import Result, keep
-from fsd_core.retry import Retry
+from fsd_core.provisioning import check_app
+from fsd_core.result import Result, keep, left_out, over_ranks, warn
+from fsd_core.retry import OUTAGE_S, Retry
+from fsd_core.runconfig import VERSION, RunConfig
 from fsd_core.shard import READ_BYTES, predicted_bytes
-from fsd_core.spawn import LaunchPayload, Spawner
+from fsd_core.spawn import LaunchPayload, Spawner, start_limit_s
 from fsd_core.store import Store
-from fsd_core.worker import VERSION, RunConfig, abort_peers, report_failure
 from fsd_core.wrappers.faults import Faults
 from fsd_core.wrappers.meter import FIELDS, Meter
 from fsd_core.wrappers.metered import MeteredInvoker, MeteredObjects
@@ -40,20 +39,19 @@ if TYPE_CHECKING:
 
     from fsd_core.model import Model
 
-__all__ = ["CHANNELS", "OBJECTIVES", "Progress", "Result", "home_folder", "run"]
+__all__ = ["CHANNELS", "OBJECTIVES", "Progress", "Result", "run"]
 
 CHANNELS = ("queue", "object", "hybrid")
 OBJECTIVES = ("cost", "latency")
 SLOTS = 4
-GRACE_S = 2.0  # how long workers that were told to stop get, where the platform does not stop them for us
-FIRST_POLL_S, LAST_POLL_S = 0.02, 1.0
-STORE_CHECKS = 5
-CLEAN_UP_S = 30.0
+STAGE_S = 1800.0  # for staging, which is no part of the run's own time
+START_MARGIN_S = 15.0  # beyond the time for launches: the last of them must load its part as well
+POOL_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is: ``phase`` is one of partition, stage, launch, layers, collect."""
+    """How far a run is: ``phase`` is one of partition, stage, launch, layers, collect, or wait, for a service that does not answer."""
 
     phase: str
     done: int
@@ -61,20 +59,15 @@ class Progress:
     text: str = ""
 
 
-def home_folder(home: str | Path | None = None) -> Path:
-    """Where records and caches live: ``home``, else ``$FSD_HOME``, else ``~/.fsd``."""
-    return Path(home or os.environ.get("FSD_HOME") or Path.home() / ".fsd").expanduser().absolute()
-
-
 def run(
-    model: Model | str,
+    model: Model | str | os.PathLike[str],
     inputs: Any,
     *,
     provider: str = "local",
     channel: str = "auto",
     workers: int = 8,
     branching: int = 4,
-    partition: str | Partition = "hypergraph",
+    partition: str | os.PathLike[str] | Partition = "hypergraph",
     objective: str = "cost",
     batch_size: int | None = None,
     timeout: float = 900.0,
@@ -82,24 +75,43 @@ def run(
     app: str = "fsd",
     faults: str | None = None,
     settings: Mapping[str, object] | None = None,
-    home: str | Path | None = None,
+    home: str | os.PathLike[str] | None = None,
     note: Mapping[str, str] | None = None,
+    outage: float = OUTAGE_S,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Run ``model`` on ``inputs``, its layers split over ``workers`` functions of ``provider``.
 
-    ``model``: a `Model`, or what MODEL of the command may be. ``inputs``: (samples, width) as scipy sparse matrix, array, or
-    what INPUT of the command may be. ``channel``: auto, queue, object or hybrid. ``partition``: a method, a path, or a
+    ``model``: a `Model`, or what MODEL of the command may be. ``inputs``: (samples, width) as scipy sparse matrix of any format, as
+    anything that numpy makes an array of real numbers of, or what INPUT of the command may be. A `Path` is a file or folder, a text may
+    be a name as well. What is given stays as it is. ``channel``: auto, queue, object or hybrid. ``partition``: a method, a path, or a
     `Partition`. ``batch_size``: samples at a time (default: all, fewer where the functions' memory needs it). ``timeout``:
-    seconds. ``settings``: the provider's own. ``home``: where records and caches live (default ``$FSD_HOME`` or ``~/.fsd``).
-    ``note``: kept in the run's record, for instance names of ``model`` and ``inputs`` where these are no texts.
+    seconds, from the launch on. ``settings``: the provider's own. ``home``: where records and caches live (default ``$FSD_HOME``
+    or ``~/.fsd``). ``note``: kept in the run's record, for instance names of ``model`` and ``inputs`` where these are no texts.
+    ``outage``: how many seconds a service may be unreachable. ``progress``: called from any thread.
 
-    Raises `InputError` before anything started where an argument is wrong, else `RunFailed` with code, rank and layer.
+    An interrupt (KeyboardInterrupt) stops the workers and gives back what the run held, within 2 s; where that is not enough, a
+    note of the exception says what is left.
+
+    An error that ``progress`` raises ends the run, unless the output is being collected by then.
+
+    Raises `InputError` before anything started where an argument is wrong, else `RunFailed` with code, rank and layer. What fails
+    once the answer is there, such as writing the run's record, is a warning.
     """
     began = time.time()
-    tell = progress or (lambda _: None)
-    _check(channel, workers, branching, objective, batch_size, timeout, faults)
-    chosen = find(provider)
+    channel = arguments.one_of("channel", channel, ("auto", *CHANNELS))
+    objective = arguments.one_of("objective", objective, OBJECTIVES)
+    workers, branching = arguments.whole("workers", workers, 1), arguments.whole("branching", branching, 1)
+    batch_size = None if batch_size is None else arguments.whole("batch_size", batch_size, 1)
+    timeout, outage = arguments.seconds("timeout", timeout), arguments.seconds("outage", outage)
+    seed = arguments.whole("seed", seed)
+    spec = None if faults is None else Faults.parse(arguments.text("faults", faults)).spec()
+    check_app(arguments.text("app", app))
+    given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
+    kept, folder = given | arguments.texts("note", note), arguments.home(home)
+    tell = _telling(arguments.callback("progress", progress))
+    chosen = find(arguments.text("provider", provider))
+    provisioner = chosen.provisioner(arguments.table("settings", settings))
     job = _Job(
         model=_model(model),
         provider=chosen,
@@ -108,19 +120,19 @@ def run(
         workers=workers,
         branching=branching,
         objective=objective,
-        faults=Faults.parse(faults).spec() if faults else None,
+        faults=spec,
         seed=seed,
-        note={key: text for key, text in (("model", model), ("input", inputs)) if isinstance(text, str)} | dict(note or {}),
-        home=home_folder(home),
+        note=kept,
+        home=folder,
         began=began,
-        deadline=began + timeout,
+        timeout=timeout,
+        outage=outage,
         tell=tell,
     )
     samples = _inputs(inputs, job.model)
     parts, label = find_partition(
         partition, job.model, workers, seed, job.home, lambda done, total: tell(Progress("partition", done, total))
     )
-    provisioner = job.provider.provisioner(settings or {})
     there = provisioner.find(app)
     if there:  # what is refused makes no more queues
         job.admit(there)
@@ -133,8 +145,14 @@ def run(
             )
         job.admit(resources)
         try:
-            return job.execute(samples, parts, label, resources, objects, invoker, batch_size)
+            try:
+                return job.execute(samples, parts, label, resources, objects, invoker, batch_size)
+            except DamagedContent as error:
+                warn(f"{error}: what is staged of this model and input is staged again, and the run begins anew")
+                return job.execute(samples, parts, label, resources, objects, invoker, batch_size)
         except RunFailed as error:
+            if isinstance(error, DamagedContent):
+                error.message += ", though it was staged again; `fsd clean --keep-records` removes all that is staged"
             if hint := job.provider.advice(error.message):
                 error.message += f"; {hint}"
             raise
@@ -156,8 +174,12 @@ class _Job:
     note: Mapping[str, str]
     home: Path
     began: float
-    deadline: float
+    timeout: float
+    outage: float
     tell: Callable[[Progress], None]
+    deadline: float = 0.0  # the time runs from the launch
+    ended: float = 0.0  # when the answer was there
+    staged: tuple[str, ...] = ()  # a key of each kind of staged content
 
     def execute(
         self,
@@ -165,57 +187,81 @@ class _Job:
         parts: Partition,
         label: str,
         resources: Resources,
-        objects: Any,
+        objects: ObjectDriver,
         invoker: InvokeDriver,
         batch_size: int | None,
     ) -> Result:
         """Lease, stage, launch, follow, collect; whatever happens, the run's objects and its slot are given back."""
-        meter = Meter()
-        retry = Retry(self.deadline, meter)
-        plan = _Lazy(lambda: ExchangePlan(self.model, parts))
-        run_id = new_run()
+        meter, run_id, plan = Meter(), new_run(), ExchangePlan(self.model, parts)
         keys = RunKeys(run_id)
-        batches, predicted, keep = self._batches(samples.shape[0], parts, plan(), batch_size, invoker.limits)
+        batches, predicted, keep = self._batches(samples.shape[0], parts, plan, batch_size, invoker.limits)
+        retry = Retry(time.time() + STAGE_S, meter, outage_s=self.outage)
         store = Store(MeteredObjects(objects, meter), retry)
-        lease = slots.lease(store, resources.slots, run_id, self.deadline + 60)
-        launch = LaunchPayload(resources.app, lease.slot, lease.epoch, run_id, 0, 0, 0, self.deadline)
-        stopped = False
+        over = threading.Event()
+        silence = (lambda line: self.tell(Progress("wait", 0, 0, line)), over)
+        threading.Thread(target=retry.report, args=silence, name="fsd-outages", daemon=True).start()
         try:
-            with ThreadPoolExecutor(8, thread_name_prefix="fsd-client") as pool:
-                staging = time.time()
-                shards = stage.shards(store, self.model, parts, plan, pool, lambda n, of: self.tell(Progress("stage", n, of, "shards")))
-                slices = stage.inputs(
-                    store, samples, batches, self.model, parts, plan, pool, lambda n, of: self.tell(Progress("stage", n, of, "inputs"))
-                )
-                staged = time.time() - staging
-                by_batch = [slices.keys[at : at + self.workers] for at in range(0, len(slices.keys), self.workers)]
-                config = self._config(run_id, batches, keep, shards.keys, by_batch)
-                store.put(keys.config, config.pack())
-                self.tell(Progress("launch", 0, self.workers))
-                spawner = Spawner(MeteredInvoker(invoker, meter), store, retry, keys, partial(report_failure, self.provider, resources))
-                spawner.start([launch])
-                self._follow(store, keys, spawner)
-                records = [self._record(store, keys, rank, spawner) for rank in range(self.workers)]
-                output = self._collect(store, keys, parts, batches, pool)
-            stopped = True
+            lease = slots.lease(store, resources.slots, run_id)
+        except BaseException:
+            over.set()
+            raise
+        farewell = Farewell(self.provider, resources, store, invoker, lease, self.workers if self.queued else 0)
+        pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fsd-client")
+        try:
+            renewing = Store(store.driver, Retry(math.inf, meter, stop=over))
+            threading.Thread(target=slots.renew, args=(renewing, lease, over), name="fsd-lease", daemon=True).start()
+            staging = time.time()
+            shards, inputs = self._stage(store, samples, parts, plan, batches, pool)
+            started = time.time()
+            self.deadline = retry.deadline = started + self.timeout
+            store.put(keys.config, self._config(run_id, started, batches, keep, shards, inputs, invoker.limits).pack())
+            self.tell(Progress("launch", 0, self.workers))
+            spawner = Spawner(MeteredInvoker(invoker, meter), store, retry, keys, partial(report_failure, self.provider, resources))
+            spawner.start([LaunchPayload(resources.app, lease.slot, lease.epoch, run_id, 0, 0, self.deadline)])
+            failed = self._follow(store, keys, spawner, len(batches))
+            output = collect.output(
+                store, keys, parts, batches, self.model.layers[-1], pool, lambda n, of: self.tell(Progress("collect", n, of))
+            )
+            records = collect.records(store, keys, self.workers, pool, 0.0 if failed else collect.RECORDS_S)
+            self.ended = time.time()
         except BaseException as error:
-            if not isinstance(error, _Reported):
-                try:
-                    self._abort(store, resources, launch, error)
-                except Exception as second:  # whatever it is, the first error is the one to tell
-                    error.add_note(f"telling the workers failed as well: {second}")
-            if isinstance(error, _Reported):
-                raise error.reason from None
-            if not (isinstance(error, Exception) or invoker.limits.end_with_client):
-                there = " --emulator" if self.stand_in else ""
-                error.add_note(f"`fsd gc --provider {self.provider.name} --app {resources.app}{there}` removes what late workers may leave")
+            retry.stop.set()  # uploads and questions of the pool end with it
+            pool.shutdown(wait=False, cancel_futures=True)
+            if left := farewell.failed(error, self.deadline):
+                error.add_note(left)
             raise
         finally:
-            retry.deadline = time.time() + CLEAN_UP_S
-            self._clean_up(store, keys, lease, invoker, stopped)
-        return self._result(run_id, output, samples, label, batches, predicted, invoker.limits.memory_bytes, staged, records, meter)
+            over.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+        if left := farewell.failed(failed, self.deadline) if failed else farewell.ended():
+            warn(f"the answer is there; {left}")
+        return self._result(
+            run_id, output, samples, label, batches, predicted, invoker.limits.memory_bytes, started - staging, records, meter
+        )
 
-    def _config(self, run_id: str, batches: list[int], keep: bool, shards: list[str], inputs: list[list[str]]) -> RunConfig:
+    def _stage(
+        self, store: Store, samples: csr_matrix, parts: Partition, plan: ExchangePlan, batches: list[int], pool: ThreadPoolExecutor
+    ) -> tuple[list[str], list[str]]:
+        """The keys of the staged shards by rank, and of the inputs by batch and rank. Raises `RunFailed` after `STAGE_S`."""
+
+        def tell(what: str) -> Callable[[int, int], None]:
+            def told(done: int, total: int) -> None:
+                self.tell(Progress("stage", done, total, what))
+                if time.time() > store.retry.deadline:
+                    raise RunFailed(Code.DEADLINE, f"staging took longer than {STAGE_S:g} s: {done} of {total} {what} are uploaded")
+
+            return told
+
+        for key in self.staged:  # of the run before, which found one of them damaged
+            stage.forget(store, key)
+        shards = stage.shards(store, self.model, parts, lambda: plan, pool, tell("shards")).keys
+        inputs = stage.inputs(store, samples, batches, self.model, parts, lambda: plan, pool, tell("inputs")).keys
+        self.staged = (shards[0], inputs[0])
+        return shards, inputs
+
+    def _config(
+        self, run_id: str, started: float, batches: list[int], keep: bool, shards: list[str], inputs: list[str], limits: InvokeLimits
+    ) -> RunConfig:
         return RunConfig(
             version=VERSION,
             run=run_id,
@@ -226,11 +272,27 @@ class _Job:
             batches=batches,
             keep=keep,
             shards=shards,
-            inputs=inputs,
+            inputs=[inputs[at : at + self.workers] for at in range(0, len(inputs), self.workers)],
             objective=self.objective,
             faults=self.faults,
-            started=time.time(),
+            started=started,
+            start_s=start_limit_s(limits) + START_MARGIN_S,
+            outage_s=self.outage,
         )
+
+    def _follow(self, store: Store, keys: RunKeys, spawner: Spawner, batches: int) -> RunFailed | None:
+        """Wait until the output is whole. Returns what failed after every worker had written its part: the answer is not lost by it."""
+        try:
+            follow(store, keys, spawner, self.deadline, self.timeout, lambda done, of: self.tell(Progress("layers", done, of)))
+        except DriverError:  # of our own store: it is asked no more
+            raise
+        except RunFailed as error:
+            with suppress(FsdError):
+                if collect.complete(store, keys, self.workers * batches):
+                    warn(f"the answer is whole, but a worker failed after its part: {error}")
+                    return error
+            raise
+        return None
 
     def _batches(
         self, samples: int, parts: Partition, plan: ExchangePlan, size: int | None, limits: InvokeLimits
@@ -248,105 +310,22 @@ class _Job:
         while memory is not None and predict(size) > memory and size > 1:
             size = -(-size // 2)
         if memory is not None and predict(size) > memory:
+            what, least = f"[{self.provider.name}] memory_mb = {memory >> 20}", -(-predict(size) // (1 << 20))
+            if limits.process_bytes >= memory:
+                idle = f"a worker takes {limits.process_bytes >> 20} MB before it has loaded anything, {least} MB with one sample"
+                raise InputError(f"{what}: {idle}: expected at least {least}, with any number of workers")
             raise InputError(
-                f"memory: one sample needs {predict(size) >> 20} MB in one of {self.workers} workers, a function has {memory >> 20} MB: "
-                "use more workers"
+                f"{what}: one sample takes {least} MB in one of {self.workers} workers: expected at least {least}, or more workers"
             )
         keep = size < samples and (memory is None or predict(size, True) <= memory)
         return [min(size, samples - at) for at in range(0, samples, size)], predict(size, keep), keep
-
-    def _follow(self, store: Store, keys: RunKeys, spawner: Spawner) -> None:
-        """Wait for rank 0's record, telling progress on the way. Raises `_Reported` with the run's error, if it has one."""
-        wait, number, started, checks = FIRST_POLL_S, 0, False, 0
-        next_check = time.monotonic() + 1.0
-        while store.find(keys.record(0)) is None:
-            self._raise_reported(store, keys)
-            if time.monotonic() >= next_check:
-                started = started or spawner.check()
-                spawner.listen()
-                checks += 1
-                if checks % STORE_CHECKS == 0:
-                    store.get(keys.config)  # where the whole store is gone, no record and no error will ever come
-                next_check = time.monotonic() + 1.0
-            if wait > 0.5 and (report := store.find(keys.progress(number))) is not None:
-                done = json.loads(report)
-                self.tell(Progress("layers", done["done"], done["total"]))
-                number += 1
-            if time.time() > self.deadline + GRACE_S:
-                raise RunFailed(Code.DEADLINE, f"the run did not end within its {self.deadline - self.began:g} s: rank 0 left no record")
-            time.sleep(wait)
-            wait = min(LAST_POLL_S, wait * 1.2)
-
-    @staticmethod
-    def _raise_reported(store: Store, keys: RunKeys) -> None:
-        error = store.find(keys.error)
-        if error is not None:
-            raise _Reported(explain(error))
-
-    def _record(self, store: Store, keys: RunKeys, rank: int, spawner: Spawner) -> dict[str, Any]:
-        """One worker's record; it is written a moment after rank 0 heard that the worker was done."""
-        wait = FIRST_POLL_S
-        while (data := store.find(keys.record(rank))) is None:
-            if time.time() > self.deadline + GRACE_S:
-                raise RunFailed(Code.DEADLINE, "no record of this worker", rank=rank)
-            self._raise_reported(store, keys)
-            if wait > 0.5:  # it should long be there
-                spawner.listen()
-            time.sleep(wait)
-            wait = min(LAST_POLL_S, wait * 1.2)
-        record: dict[str, Any] = json.loads(data)
-        return record
-
-    def _collect(self, store: Store, keys: RunKeys, parts: Partition, batches: list[int], pool: ThreadPoolExecutor) -> csr_matrix:
-        """Every rank's slice of every batch, put together: float32 (samples, outputs)."""
-        from scipy.sparse import csr_matrix, vstack
-
-        rows = [np.flatnonzero(parts.owners[-1] == rank) for rank in range(self.workers)]
-
-        def piece(batch: int, rank: int) -> Block:
-            try:
-                return decode(store.get(keys.output(batch, rank)), len(rows[rank]), batches[batch])
-            except CodecError as error:
-                raise RunFailed(Code.INVALID, f"the output slice is damaged: {error}", rank=rank) from error
-
-        outputs = []
-        for batch, count in enumerate(batches):
-            blocks = list(pool.map(partial(piece, batch), range(self.workers)))
-            outputs.append(_assemble(blocks, rows, (count, self.model.outputs), self.model.layers[-1].activation))
-            self.tell(Progress("collect", batch + 1, len(batches)))
-        return csr_matrix(vstack(outputs, "csr")) if len(outputs) > 1 else outputs[0]
-
-    def _abort(self, store: Store, resources: Resources, launch: LaunchPayload, error: BaseException) -> None:
-        """Tell every worker to stop."""
-        reason = error if isinstance(error, RunFailed) else RunFailed(Code.UNAVAILABLE, "interrupted by the client")
-        store.retry.deadline = time.time() + GRACE_S
-        try:
-            store.create(RunKeys(launch.run).error, describe(reason))
-        finally:  # each way alone may be the one that is left
-            if self.channel != "object" and self.workers > 1:
-                outside = LaunchPayload(launch.app, launch.slot, launch.epoch, launch.run, -1, 0, 0, launch.deadline)
-                with closing(self.provider.messages(resources, launch.slot)) as messages:
-                    abort_peers(messages, store.retry, outside, self.workers, reason)
-
-    def _clean_up(self, store: Store, keys: RunKeys, lease: slots.Lease, invoker: InvokeDriver, ended: bool) -> None:
-        """Stop what still runs, then remove the run's objects and give the slot back. A failure here hides no other error."""
-        if not ended:
-            invoker.close()
-            if not invoker.limits.end_with_client:
-                time.sleep(GRACE_S)  # until workers have heard of the abort
-        try:
-            with suppress(FsdError):
-                store.delete_prefix(keys.prefix)
-        finally:
-            with suppress(FsdError):
-                slots.release(store, lease)
 
     def _result(
         self, run_id: str, output: csr_matrix, samples: csr_matrix, label: str, batches: list[int], predicted: int,
         limit: int | None, staged: float, records: list[dict[str, Any]], meter: Meter,
     ) -> Result:  # fmt: skip
-        """Maxima and sums over the workers' records, kept on disk as well."""
-        seconds = {name: max(record["seconds"][name] for record in records) for name in ("launch", "load", "compute", "exchange")}
+        """Maxima and sums over the workers' records, kept on disk as well. Nothing in here may fail: the output is there."""
+        ranks, seconds, meter_ranks, meter_layers, peak_bytes = over_ranks(records, self.workers)
         client = meter.snapshot()
         result = Result(
             run=run_id,
@@ -360,102 +339,60 @@ class _Job:
             stand_in=self.stand_in,
             channel=self.channel,
             partition=label,
-            seconds={"total": time.time() - self.began, "stage": staged} | seconds,
-            meter={name: client[name] + sum(record["meter"][name] for record in records) for name in FIELDS},
-            meter_layers={name: sum(record["meter_layers"][name] for record in records) for name in FIELDS},
-            memory={"peak_bytes_max": max(record["peak_bytes"] for record in records), "predicted_bytes_max": predicted}
-            | ({} if limit is None else {"limit_bytes": limit}),
-            ranks=records,
+            seconds={"total": self.ended - self.began, "stage": staged} | seconds,
+            meter={name: client[name] + meter_ranks[name] for name in FIELDS},
+            meter_layers=meter_layers,
+            memory={"peak_bytes_max": peak_bytes, "predicted_bytes_max": predicted} | ({} if limit is None else {"limit_bytes": limit}),
+            ranks=ranks,
         )
+        if words := left_out(result.missing_ranks):
+            warn(f"run {run_id}: {words}")
         about = {"objective": self.objective, "seed": self.seed, "faults": self.faults, "batches": batches, "model": self.model.digest}
         keep(result, self.home, about | {"note": self.note, "began": self.began})
         return result
 
+    @property
+    def queued(self) -> bool:
+        """Whether the channel needs queues."""
+        return self.channel != "object" and self.workers > 1
+
     def admit(self, resources: Resources) -> None:
         """Raise `InputError` where the channel needs queues that cannot carry so many workers."""
-        if self.channel != "object" and self.workers > 1:
+        if self.queued:
             self.provider.admit(resources, self.workers)
 
 
-class _Reported(Exception):
-    """The workers know already that the run failed."""
+def _telling(progress: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
+    """``progress``, its errors warnings from when output is collected: the workers are done by then, and were paid for."""
 
-    def __init__(self, reason: RunFailed) -> None:
-        self.reason = RunFailed(reason.code, reason.message, rank=reason.rank, layer=reason.layer)
+    def tell(step: Progress) -> None:
+        try:
+            if progress is not None:
+                progress(step)
+        except Exception as error:
+            if step.phase != "collect":
+                raise
+            warn(f"progress failed while the output was collected: {type(error).__name__}: {error}")
 
-
-class _Lazy:
-    """A value made when it is first asked for."""
-
-    def __init__(self, make: Callable[[], ExchangePlan]) -> None:
-        self._make = make
-        self._value: ExchangePlan | None = None
-
-    def __call__(self) -> ExchangePlan:
-        self._value = self._value or self._make()
-        return self._value
+    return tell
 
 
-def _check(channel: str, workers: int, branching: int, objective: str, batch_size: int | None, timeout: float, faults: str | None) -> None:
-    """Refuse what can be refused before anything is read."""
-    for name, value, allowed in (("channel", channel, ("auto", *CHANNELS)), ("objective", objective, OBJECTIVES)):
-        if value not in allowed:
-            raise InputError(f"{name} {value!r} is not known: there is {', '.join(allowed)}")
-    for name, number in (("workers", workers), ("branching", branching), ("batch_size", 1 if batch_size is None else batch_size)):
-        if number < 1:
-            raise InputError(f"{name} {number}: must be at least 1")
-    if not 0 < timeout < math.inf:
-        raise InputError(f"timeout {timeout}: must be a number of seconds above 0")
-    if faults:
-        Faults.parse(faults)
+def _model(model: Any) -> Model:
+    from fsd_core.model import Model, open_model
 
-
-def _model(model: Model | str) -> Model:
-    if isinstance(model, str):
-        from fsd_core.model.sources import open_model
-
-        return open_model(model)
-    return model
+    return model if isinstance(model, Model) else open_model(model)
 
 
 def _inputs(inputs: Any, model: Model) -> csr_matrix:
-    """Inputs as scipy CSR float32 (samples, width), checked."""
-    from scipy.sparse import csr_matrix
-
-    if isinstance(inputs, str):
+    """Inputs as scipy CSR float32 (samples, width), checked, and a copy of what was given."""
+    if isinstance(inputs, str | os.PathLike):
         from fsd_core.model.inputs import open_inputs
 
         return open_inputs(inputs, model.inputs)
-    matrix = csr_matrix(inputs, dtype=np.float32)
-    if matrix.shape[1] != model.inputs:
-        raise InputError(f"inputs have {matrix.shape[1]} columns, the model takes {model.inputs}")
+    matrix = arguments.matrix("inputs", inputs, model.inputs)
     if matrix.shape[0] == 0:
         raise InputError("inputs have no samples: at least one is needed")
-    if not np.isfinite(matrix.data).all():
-        raise InputError("inputs hold a value that is not finite")
-    matrix.sum_duplicates()
     return matrix
-
-
-def _assemble(blocks: list[Block], rows: list[Any], shape: tuple[int, int], activation: str) -> csr_matrix:
-    """One batch's output from each rank's block of its rows: float32 (samples, outputs)."""
-    from scipy.sparse import coo_matrix, csr_matrix
-
-    if activation == "softmax":
-        from fsd_core.model.activation import softmax
-
-        dense = np.empty(shape, np.float32)
-        for block, own in zip(blocks, rows, strict=True):
-            dense[:, own] = block.dense().T
-        return csr_matrix(softmax(dense))
-    samples, neurons, values = [], [], []
-    for block, own in zip(blocks, rows, strict=True):
-        part, live = (block.dense(), np.arange(block.samples)) if block.values[:, 0].any() else (block.values[:, 1:], block.live)
-        row, column = np.nonzero(part)
-        samples.append(live[column])
-        neurons.append(own[row])
-        values.append(part[row, column])
-    return coo_matrix((np.concatenate(values), (np.concatenate(samples), np.concatenate(neurons))), shape).tocsr()
 
 
 @contextmanager
@@ -466,5 +403,8 @@ def _open(provider: Provider, resources: Resources) -> Iterator[tuple[Any, Invok
     try:
         yield objects, invoker
     finally:
-        invoker.close()
-        objects.close()
+        for driver in (invoker, objects):
+            try:
+                driver.close()
+            except Exception as error:  # it must not cost the answer
+                warn(f"{driver.service}: the connection could not be closed: {type(error).__name__}: {error}")

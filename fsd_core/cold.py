@@ -9,13 +9,19 @@ __all__ = ["Start"]
 
 
 class Start:
-    """Made when a process has imported what it needs. The first launch there was a cold one, and takes its time; later ones take none."""
+    """Made when a process has imported what it needs. The first launch there was a cold one, and takes its time; later ones take none.
+
+    A process that was forked from it started then, with all imported: its first launch takes the time since the fork.
+    """
 
     def __init__(self) -> None:
+        self._pid = os.getpid()
         self._seconds = _age()
 
     def take(self) -> float:
         """Seconds from the process's start until this object was made; 0 from the second call on, or where the system does not tell."""
+        if self._pid != os.getpid():
+            self._pid, self._seconds = os.getpid(), _age()
         seconds, self._seconds = self._seconds, 0.0
         return seconds
 

@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fsd_core import arguments
 from fsd_core.driver import Code
 from fsd_core.errors import CheckFailed, FsdError, RunFailed
 from fsd_core.figures import FIGURES, Figure, Measured
+from fsd_core.result import left_out
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -77,6 +79,11 @@ class Comparison:
         """Why a cell has no figures."""
         return None if cell.runs else cell.error or self.providers[cell.case.provider].error or "did not run"
 
+    def left_out(self) -> list[str]:
+        """A line for each run of which a rank left no record."""
+        runs = [(cell.case, run.record) for cell in self.cells for run in cell.runs]
+        return [f"{case}, run {run['run']}: {words}" for case, run in runs if (words := left_out(run.get("missing_ranks", ())))]
+
     def to_json(self) -> dict[str, Any]:
         """Ready for JSON."""
         where = {name: {"emulator": each.emulator, "tariff": each.tariff, "error": each.error} for name, each in self.providers.items()}
@@ -125,7 +132,7 @@ def take_turns(
     providers: Mapping[str, Where],
     run: Callable[[Case], Result],
     bill: Callable[[Mapping[str, Any]], Any],
-    tell: Callable[[int, int, str], None] = lambda done, total, text: None,
+    tell: Callable[[int, int, str], None] | None = None,
 ) -> list[Cell]:
     """Each case ``repeat`` times, one turn of all cases after the other, and before them a turn that does not count.
 
@@ -134,6 +141,7 @@ def take_turns(
     then, it cannot start, and ``providers`` says why. ``bill`` makes the bill of a record. Raises `CheckFailed` as soon as two
     outputs differ.
     """
+    repeat, tell = arguments.whole("repeat", repeat, 1), arguments.callback("tell", tell) or (lambda done, total, text: None)
     cells = [Cell(case) for case in cases]
     outputs: dict[int, tuple[Case, csr_matrix]] = {}
     warm: set[tuple[str, int]] = set()

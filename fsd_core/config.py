@@ -19,8 +19,10 @@ from types import MappingProxyType
 from typing import Any
 
 from fsd_core.errors import InputError
+from fsd_core.home import expanded
+from fsd_core.textfile import read_text
 
-__all__ = ["ANY", "FILE", "KINDS", "Kind", "Settings", "choice", "home", "integer", "load", "number"]
+__all__ = ["ANY", "FILE", "KINDS", "Kind", "Settings", "choice", "integer", "load", "number"]
 
 FILE = "fsd.toml"
 ANY = "auto"  # the emulator where none is named
@@ -29,19 +31,21 @@ TABLES = ("local", "aws", "gcp", "azure")
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a key may hold: ``parse`` reads text (ValueError if it cannot), ``types`` are TOML's for it, ``holds`` judges the value."""
+    """What a key may hold: ``parse`` reads text (ValueError if it cannot), ``types`` are TOML's for it, ``holds`` judges the value,
+    ``becomes`` turns it into what is used."""
 
     wanted: str
     metavar: str
     parse: Callable[[str], Any]
     types: tuple[type, ...]
     holds: Callable[[Any], bool] = lambda value: True
+    becomes: Callable[[Any], Any] = lambda value: value
 
     def check(self, value: object, where: str) -> Any:
         """The value if it is right. ``where`` ends in what precedes it in the message: ``--workers ``, ``fsd.toml: workers = ``."""
         if type(value) not in self.types or value == "" or not self.holds(value):
             raise InputError(f"{where}{value!r}: must be {self.wanted}")
-        return float(value) if isinstance(value, int) and float in self.types else value
+        return self.becomes(float(value) if isinstance(value, int) and float in self.types else value)
 
     def read(self, text: str, where: str) -> Any:
         """The value of a flag's or variable's text, checked."""
@@ -83,8 +87,8 @@ def _truth_or_name(text: str) -> bool | str:
 
 SECONDS = replace(number("a number of seconds above 0", lambda value: value > 0), metavar="SECONDS")
 TEXT = Kind("a text that is not empty", "TEXT", str, (str,))
-PATH = Kind("a path", "PATH", str, (str,), lambda value: "\0" not in value)
-NAMED = replace(PATH, metavar="NAME")
+PATH = Kind("a path", "PATH", str, (str,), lambda value: "\0" not in value, lambda value: str(expanded(value)))
+NAMED = replace(PATH, metavar="NAME", becomes=lambda value: value)  # a name, or a path that `cost.load` reads
 BOOLEAN = Kind("true or false", "", truth, (bool,))
 NAME = Kind(
     "a lower-case letter, then up to 39 lower-case letters, digits or hyphens, not ending in a hyphen",
@@ -112,7 +116,8 @@ class Settings:
     partition: str = _key("hypergraph", METHOD, "Which rank gets which rows.")
     objective: str = _key("cost", choice("cost", "latency"), "What to make small.")
     batch_size: int | None = _key(None, integer(1), "Samples at a time (default: all; smaller where the memory limit needs it).")
-    timeout: float = _key(900.0, SECONDS, "The run's deadline.")
+    timeout: float = _key(900.0, SECONDS, "The run's deadline, counted from its launch.")
+    outage: float = _key(60.0, SECONDS, "How long a service may be unreachable before the run ends.")
     seed: int = _key(0, integer(0), "Of everything that is drawn.")
     app: str = _key("fsd", NAME, "The name that all resources carry.")
     emulator: str | None = _key(None, EMULATOR, "Use an emulator of the provider's cloud on this machine.")
@@ -133,11 +138,6 @@ class Settings:
 KINDS: Mapping[str, Kind] = {f.name: f.metadata["kind"] for f in fields(Settings) if f.metadata}
 
 
-def home(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where records, caches and the local provider live: ``$FSD_HOME``, else ``~/.fsd``."""
-    return Path(environ.get("FSD_HOME") or Path.home() / ".fsd").absolute()
-
-
 def load(
     flags: Mapping[str, str | None] | None = None,
     config: str | Path | None = None,
@@ -150,10 +150,10 @@ def load(
 
     ``flags``: key -> text as given, `None` if it was not; ``names`` says how a flag is written. ``providers`` are the
     installed ones, so that a third party's table is known too. Raises `InputError` on a key that does not exist or a value
-    that is wrong, naming the file, variable or flag, the value and what would be right.
+    that is wrong, naming the file, variable or flag, the value and what was expected.
     """
     config = config or environ.get("FSD_CONFIG") or None
-    values, tables = _file(Path(config or FILE), config is not None, (*TABLES, *providers))
+    values, tables = _file(expanded(config or FILE), config is not None, (*TABLES, *providers))
     values |= _variables(environ)
     for key, value in (flags or {}).items():
         if value is not None:
@@ -164,15 +164,11 @@ def load(
 
 
 def _file(path: Path, required: bool, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Mapping[str, object]]]:
-    if not required and not path.exists():
+    if not required and not os.path.lexists(path):
         return {}, {}
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"--config {path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = tomllib.loads(read_text(path, str(path)))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path}: is no TOML: {error}") from error
     values: dict[str, Any] = {}
     tables: dict[str, Mapping[str, object]] = {}

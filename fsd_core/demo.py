@@ -7,6 +7,9 @@ Handwritten Digits", 1998). One half trains, the other, which training never see
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,11 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core import arguments
 from fsd_core.errors import InputError
 from fsd_core.model import Csr, Layer, Model
 
 __all__ = ["DENSITY", "Digits", "accuracy", "digits", "network", "train"]
 
+_log = logging.getLogger(__name__)
 WIDTHS = (64, 384, 384, 384, 384, 10)
 DENSITY = 0.1  # share of the weights of every layer that is left at the end
 EPOCHS = 80
@@ -49,27 +54,32 @@ def digits(seed: int = 0) -> Digits:
         raise InputError("the digits are scikit-learn's, which is not installed: pip install 'fsd-inference[demo]'") from None
     data = load_digits()
     images, labels = (data.data / 16).astype(np.float32), data.target.astype(np.int64)
-    order = np.random.default_rng(seed).permutation(len(images))
+    order = np.random.default_rng(arguments.whole("seed", seed)).permutation(len(images))
     seen, held = np.split(order, [len(images) // 2])
     return Digits(images[seen], labels[seen], images[held], labels[held])
 
 
-def network(home: Path, progress: Callable[[int, int], None] | None = None) -> tuple[Model, Path]:
-    """The trained model and its folder, below ``home / "demo"``: made at first use, again whenever this file changes."""
+def network(home: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> tuple[Model, Path]:
+    """The trained model and its folder, below ``home / "demo"``: made at first use, again whenever this file changes or it is damaged."""
     from fsd_core.model import load, save
 
-    folder = home / "demo" / f"digits-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
-    if not folder.exists():
-        from threadpoolctl import threadpool_limits  # scikit-learn brings it
-
-        data = digits()
-        with threadpool_limits(1):  # these matrices are too small to share out, and threads that wait for each other spin
-            model = train(data, progress=progress)
+    folder = arguments.path("home", home) / "demo" / f"digits-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
+    if folder.exists():
         try:
-            save(model, folder)
-        except InputError:
-            if not folder.exists():  # else another demo came first
-                raise
+            return load(folder), folder
+        except InputError as error:
+            _log.warning("%s; the model was kept by an earlier demo and is made anew", error)
+            shutil.rmtree(folder, ignore_errors=True)
+    from threadpoolctl import threadpool_limits  # scikit-learn brings it
+
+    data = digits()
+    with threadpool_limits(1):  # these matrices are too small to share out, and threads that wait for each other spin
+        model = train(data, progress=progress)
+    try:
+        save(model, folder)
+    except InputError:
+        if not folder.exists():  # else another demo came first
+            raise
     return load(folder), folder
 
 
@@ -79,7 +89,8 @@ def train(data: Digits, seed: int = 0, progress: Callable[[int, int], None] | No
     Adam (Kingma and Ba, 2015) on the cross-entropy of shifted images; meanwhile the smallest weights are removed, on the
     cubic schedule of Zhu and Gupta ("To prune, or not to prune", 2017), and stay removed.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(arguments.whole("seed", seed))
+    arguments.callback("progress", progress)
     layers = len(WIDTHS) - 1
     weights: Weights = [
         (random.standard_normal((outputs, inputs)) * np.sqrt(2 / inputs)).astype(np.float32) for inputs, outputs in pairwise(WIDTHS)

@@ -9,6 +9,7 @@ What holds for every driver:
 - A method must raise the SDK's own error, unwrapped, and must not retry. ``classify`` must map any error to a `Code`.
 - Where a service says how long to wait before the next try, the error's attribute ``retry_after_s`` may say so, in seconds.
 - Drivers must be safe to call from several threads of one process at once.
+- ``service`` is the service's name for people, as errors name it: "Amazon S3".
 - ``native()`` returns the SDK's client, for what this contract does not cover. ``close()`` may be called twice.
 - Constructing a driver may open connections; importing a provider's package must import no SDK.
 """
@@ -142,6 +143,7 @@ class InvokeLimits:
     # queue service each time. told: only who launched it, who asks for free.
     failures: Literal["none", "asked", "told"] = "none"
     process_bytes: int = 72 << 20  # of a worker before it has loaded anything: interpreter, numpy and what the provider imports
+    start_s: float = 5.0  # a launch whose function has not begun by then is made again: above the slow hundredth of cold starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,7 @@ class MessageDriver(Protocol):
     - An ack of a token that is no longer valid must be harmless.
     """
 
+    service: str
     limits: MessageLimits
 
     def route(self, rank: int) -> Hashable:
@@ -200,6 +203,7 @@ class ObjectDriver(Protocol):
     - ``delete`` of a missing key must succeed.
     """
 
+    service: str
     limits: ObjectLimits
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
@@ -239,6 +243,10 @@ class Failure:
 class Launch(Protocol):
     """One accepted asynchronous invocation."""
 
+    @property
+    def text(self) -> str:
+        """What `poll` found, in words for people; empty while it found nothing, or where the platform says no more."""
+
     def poll(self) -> Code | None:
         """`None` while nothing is known to be wrong; the code once the platform refused or lost the launch. Makes no request.
 
@@ -256,6 +264,7 @@ class InvokeDriver(Protocol):
     - More than ``concurrency`` at once must give `Code.THROTTLED`, at once or from ``Launch.poll``.
     """
 
+    service: str
     limits: InvokeLimits
 
     def invoke(self, function: str, payload: bytes) -> Launch:

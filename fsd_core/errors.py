@@ -4,6 +4,7 @@ FsdError                anything this project raises on purpose; ``exit_code`` i
 ├── InputError          a file, flag, value or message is wrong: says which, its value, what would be right (exit 2)
 ├── CheckFailed         a check that the user asked for did not hold (exit 1)
 └── RunFailed           a run ended without an answer: carries code, rank, layer (exit 3)
+    ├── DamagedContent  staged content is gone or damaged: carries its key
     └── DriverError     a service refused: carries the service's own error as ``__cause__``
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from fsd_core.driver import Code
 
-__all__ = ["CheckFailed", "DriverError", "FsdError", "InputError", "RunFailed"]
+__all__ = ["CheckFailed", "DamagedContent", "DriverError", "FsdError", "InputError", "RunFailed"]
 
 
 class FsdError(Exception):
@@ -47,12 +48,20 @@ class RunFailed(FsdError):
 
     def __reduce__(self) -> tuple[object, ...]:
         """So that it crosses processes: the default would call the class with the message alone."""
-        return type(self), (self.code, self.message), {"rank": self.rank, "layer": self.layer}
+        return type(self), (self.code, self.message), vars(self)
 
     def __str__(self) -> str:
         where = [f"rank {self.rank}"] if self.rank is not None else []
         where += [f"layer {self.layer}"] if self.layer is not None else []
         return ": ".join([self.code.name, *([", ".join(where)] if where else []), self.message])
+
+
+class DamagedContent(RunFailed):
+    """The staged object ``key`` is gone (`Code.NOT_FOUND`) or damaged (`Code.INVALID`): once it is staged again, the run can succeed."""
+
+    def __init__(self, code: Code, message: str, key: str = "", *, rank: int | None = None, layer: int | None = None) -> None:
+        super().__init__(code, message, rank=rank, layer=layer)
+        self.key = key
 
 
 class DriverError(RunFailed):

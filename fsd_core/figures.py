@@ -60,7 +60,7 @@ def rank_spans(rank: Mapping[str, Any]) -> tuple[tuple[int, float, float], ...]:
 
 
 def _time(run: Measured) -> tuple[float, ...]:
-    ranks = [rank_parts(rank) for rank in run.record["ranks"]]
+    ranks = [rank_parts(rank) for rank in run.record["ranks"]] or [(0.0,) * len(RANK_PARTS)]  # no rank may have left a record
     *means, _ = (fsum(times) / len(ranks) for times in zip(*ranks, strict=True))
     total, stage = float(run.record["seconds"]["total"]), float(run.record["seconds"]["stage"])
     return (stage, *means, max(0.0, total - stage - fsum(means)))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
-from fsd_core import slots
-from fsd_core.client import home_folder
-from fsd_core.keys import is_content, is_run
+from fsd_core import arguments, slots
+from fsd_core.driver import Provider, Provisioner
+from fsd_core.keys import is_content, is_manifest, is_run
 from fsd_core.providers import find
+from fsd_core.provisioning import check_app
 from fsd_core.retry import Retry
 from fsd_core.store import Store
 from fsd_core.wrappers.meter import Meter
@@ -18,11 +19,24 @@ from fsd_core.wrappers.meter import Meter
 __all__ = ["clean", "collect_garbage"]
 
 
-def clean(provider: str = "local", app: str = "fsd", settings: Mapping[str, object] | None = None, home: str | Path | None = None) -> int:
-    """Remove staged content from the app's object store, and local records and caches; how many objects that were."""
-    for name in ("runs", "partitions"):
-        shutil.rmtree(home_folder(home) / name, ignore_errors=True)
-    return _remove(provider, app, settings, lambda store: [key for key in store.keys("") if is_content(key)])
+def clean(
+    provider: str = "local",
+    app: str = "fsd",
+    settings: Mapping[str, object] | None = None,
+    home: str | os.PathLike[str] | None = None,
+    *,
+    keep_records: bool = False,
+) -> int:
+    """Remove staged content from the app's object store, local caches and, unless ``keep_records``, records; how many objects that were."""
+    found, provisioner = _place(provider, app, settings)
+    for name in ("partitions",) if keep_records else ("partitions", "runs"):
+        shutil.rmtree(arguments.home(home) / name, ignore_errors=True)
+
+    def content(store: Store) -> list[str]:
+        keys = [key for key in store.keys("") if is_content(key)]
+        return sorted(keys, key=is_manifest, reverse=True)  # first what says that the rest is there: this may be cut short
+
+    return _remove(found, provisioner, app, content)
 
 
 def collect_garbage(provider: str = "local", app: str = "fsd", settings: Mapping[str, object] | None = None) -> int:
@@ -34,13 +48,20 @@ def collect_garbage(provider: str = "local", app: str = "fsd", settings: Mapping
         running = slots.holders(store)
         return [key for key in keys if key.split("/")[0] not in running]
 
-    return _remove(provider, app, settings, garbage) + len(find(provider).provisioner(settings or {}).sweep(app))
+    found, provisioner = _place(provider, app, settings)
+    return _remove(found, provisioner, app, garbage) + len(provisioner.sweep(app))
 
 
-def _remove(provider: str, app: str, settings: Mapping[str, object] | None, choose: Callable[[Store], list[str]]) -> int:
+def _place(provider: str, app: str, settings: Mapping[str, object] | None) -> tuple[Provider, Provisioner]:
+    """The provider and its provisioner, all arguments checked."""
+    check_app(arguments.text("app", app))
+    found = find(arguments.text("provider", provider))
+    return found, found.provisioner(arguments.table("settings", settings))
+
+
+def _remove(found: Provider, provisioner: Provisioner, app: str, choose: Callable[[Store], list[str]]) -> int:
     """Remove the keys that ``choose`` names from an app's object store, if there is the app."""
-    found = find(provider)
-    resources = found.provisioner(settings or {}).find(app)
+    resources = provisioner.find(app)
     if resources is None:
         return 0
     objects = found.objects(resources)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-__all__ = ["RunKeys", "content", "is_content", "is_run", "new_run", "slot"]
+__all__ = ["RunKeys", "content", "is_content", "is_manifest", "is_run", "manifest", "new_run", "slot"]
 
 
 def new_run() -> str:
@@ -21,9 +21,19 @@ def content(digest: str) -> str:
     return f"{digest}/content/"
 
 
+def manifest(key: str) -> str:
+    """The key of the manifest that stands for staged content, given the key of any part of it."""
+    return f"{key.rpartition('/')[0]}/manifest"
+
+
 def is_content(key: str) -> bool:
     """Whether a key belongs to staged content."""
     return "/content/" in key
+
+
+def is_manifest(key: str) -> bool:
+    """Whether a key is the `manifest` of some content."""
+    return is_content(key) and key == manifest(key)
 
 
 def is_run(key: str) -> bool:
@@ -69,9 +79,14 @@ class RunKeys:
         """What a rank sends in one step, for all its targets."""
         return f"{self.prefix}x/{step}/{source}"
 
+    @property
+    def outputs(self) -> str:
+        """What the keys of all slices of the output start with."""
+        return f"{self.prefix}output/"
+
     def output(self, batch: int, rank: int) -> str:
         """A rank's slice of the output of one batch."""
-        return f"{self.prefix}output/{batch}/{rank}"
+        return f"{self.outputs}{batch}/{rank}"
 
     def record(self, rank: int) -> str:
         """What a rank did: times, meter, memory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fsd_core.errors import InputError
+from fsd_core import arguments
 
 __all__ = ["LaunchTree"]
 
@@ -21,10 +21,8 @@ class LaunchTree:
     branching: int
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise InputError(f"workers {self.workers}: at least 1 is needed")
-        if self.branching < 1:
-            raise InputError(f"branching {self.branching}: at least 1 is needed")
+        object.__setattr__(self, "workers", arguments.whole("workers", self.workers, 1))
+        object.__setattr__(self, "branching", arguments.whole("branching", self.branching, 1))
 
     def children(self, rank: int) -> range:
         """The ranks that ``rank`` starts, ascending; empty for a leaf."""

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
+from fsd_core.home import made
 
 __all__ = ["Package", "Recipe", "Wheels", "command", "digest", "files", "manylinux", "sources", "stub", "write", "zipped"]
 
@@ -31,7 +32,7 @@ _CLIENT_ONLY = (  # of fsd_core: nothing of a worker imports these
 )
 _DROPPED_FOLDERS = {"tests", "__pycache__", "bin", "include"}
 _DROPPED_SUFFIXES = (".pyi", ".pyc", ".a", ".h", "/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")
-_FORMAT = "1"  # in every digest: a change of what is dropped must not find what was built before
+_FORMAT = "2"  # in every digest: a change of what is dropped, or of the zip itself, must not find what was built before
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,14 @@ class Wheels:
         """For `digest`."""
         return [("python", self.python.encode()), ("platforms", " ".join(self.platforms).encode()), ("requirements", self.requirements)]
 
-    def installed(self, folder: Path, name: str) -> dict[str, bytes]:
+    def installed(self, folder: Path, name: str, within_s: float | None = None) -> dict[str, bytes]:
         """Path and content of what a worker may need of them; ``folder`` keeps what was installed, under a name that starts with ``name``.
 
-        Raises `InputError` where pip is missing, `RunFailed` where pip cannot get a wheel.
+        Raises `InputError` where pip is missing, `RunFailed` where pip cannot get a wheel, or not within so many seconds.
         """
         target, found = folder / f"{name}-{digest(self.parts())}", {}
         if not target.is_dir():
-            self._install(target)
+            self._install(target, within_s)
         for path in sorted(target.rglob("*")):
             inside = path.relative_to(target).as_posix()
             dropped = _DROPPED_FOLDERS.intersection(inside.split("/")[:-1]) or f"/{inside}".endswith(_DROPPED_SUFFIXES)
@@ -73,14 +74,20 @@ class Wheels:
                 found[inside] = path.read_bytes()
         return found
 
-    def _install(self, target: Path) -> None:
+    def _install(self, target: Path, within_s: float | None) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
             listed = Path(scratch, "requirements.txt")
             listed.write_bytes(self.requirements)
             command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-compile"]
             command += ["--target", f"{scratch}/target", "--only-binary", ":all:", "--no-deps", "--implementation", "cp"]
             command += ["--python-version", self.python, *(f"--platform={tag}" for tag in self.platforms), "-r", str(listed)]
-            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=within_s, check=False)
+            except subprocess.TimeoutExpired as error:
+                text = (
+                    f"function package: pip did not get the wheels for Python {self.python} within the {error.timeout:.0f} s that were left"
+                )
+                raise RunFailed(Code.DEADLINE, f"{text}; `fsd deploy` begins with them again") from None
             if "No module named pip" in done.stderr:
                 raise InputError(f"function package: pip is missing: {sys.executable} -m ensurepip")
             if done.returncode:
@@ -107,16 +114,16 @@ class Recipe:
         """What identifies the package that `build` would make. Quick: nothing is installed."""
         return digest([("below", self.below.encode()), *(self.wheels.parts() if self.wheels else ()), *sorted(self.files.items())])
 
-    def build(self, folder: Path) -> Package:
+    def build(self, folder: Path, within_s: float | None = None) -> Package:
         """The package, from the cache in ``folder`` if it is there.
 
-        Raises `InputError` where pip is missing or the result is larger than the platform takes, `RunFailed` where pip cannot get a wheel.
+        Raises `InputError` where pip is missing or the result is larger than the platform takes, `RunFailed` where pip cannot get a wheel,
+        or not within ``within_s`` seconds.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         name = self.digest
-        path = folder / f"{self.name}-{name}.zip"
+        path = made(folder) / f"{self.name}-{name}.zip"
         if not path.exists():
-            installed = self.wheels.installed(folder, self.name) if self.wheels else {}
+            installed = self.wheels.installed(folder, self.name, within_s) if self.wheels else {}
             write(path, zipped({self.below + inside: content for inside, content in installed.items()} | dict(self.files)))
             for old in folder.glob(f"{self.name}-*.zip"):
                 if old != path:
@@ -173,6 +180,7 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
     with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for name in sorted(files):
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.create_system = 3  # Unix, wherever it is made: or the mode is passed over where it is unpacked
             entry.external_attr = 0o644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, files[name])

@@ -17,24 +17,24 @@ import socket
 import ssl
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urlsplit
 
 from fsd_core.checks import check_payload
 from fsd_core.driver import WORKER, Code, Failure, InvokeLimits, Refused
+from fsd_core.interrupt import remaining
 from fsd_core.providers import http_code
+from fsd_core.proxies import proxy_for
 
 __all__ = ["NONCE", "PostInvoker", "PostLaunch", "code_of"]
 
 NONCE = "X-Fsd-Nonce"  # the header that names a launch: the handler passes it to `fsd_core.worker.handle`
 MOST_OPEN = 256  # answers that one process waits for at once: each is a thread and a connection
 CONNECT_S = 10.0
-CLOSE_S = 3.0
+CLOSE_S = 1.0
 _LATE_S = 30.0  # an answer this much later than the function's time limit does not come
 _ALIVE_S = 30  # a connection this long silent is probed: routers forget what is idle, without a word
 _ALIVE = {"TCP_KEEPIDLE": _ALIVE_S, "TCP_KEEPALIVE": _ALIVE_S, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}  # the second is macOS's first
@@ -68,7 +68,7 @@ class PostLaunch:
 
 
 class PostInvoker:
-    """Implements `fsd_core.driver.InvokeDriver` but for ``native``; safe to call from several threads.
+    """Implements `fsd_core.driver.InvokeDriver` but for ``native`` and ``service``; safe to call from several threads.
 
     ``url``: the function's address, https unless it is this machine's. ``headers``: asked for each launch, before ``invoke`` returns, so
     that tokens are fresh and an error of theirs is raised there. ``classify``: of errors. ``code_of``: of answers, see `code_of`.
@@ -87,6 +87,7 @@ class PostInvoker:
     ) -> None:
         self.limits = limits
         self._url = urlsplit(url)
+        self._proxy = proxy_for(url)
         self._headers = headers
         self._classify = classify
         self._code_of = code_of
@@ -153,19 +154,15 @@ class PostInvoker:
         return (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
 
     def _connect(self, launch: PostLaunch) -> http.client.HTTPConnection:
-        """An open connection that waits as long as the function may take, by way of the environment's proxy if it names one."""
+        """An open connection that waits as long as the function may take, by way of the environment's proxy if it named one."""
         host, port, secure = self._url.hostname or "", self._url.port, self._url.scheme == "https"
-        proxy = None if proxy_bypass(host) else getproxies().get(self._url.scheme)
-        via = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else None
-        at = (via.hostname or "", via.port) if via else (host, port)
+        at = (self._proxy.host, self._proxy.port) if self._proxy else (host, port)
         if secure:
             connection: http.client.HTTPConnection = http.client.HTTPSConnection(*at, timeout=CONNECT_S, context=self._tls)
         else:
             connection = http.client.HTTPConnection(*at, timeout=CONNECT_S)
-        if via:
-            known = f"{unquote(via.username)}:{unquote(via.password or '')}" if via.username else ""
-            basic = {"Proxy-Authorization": f"Basic {b64encode(known.encode()).decode()}"} if known else {}
-            connection.set_tunnel(host, port, basic)
+        if self._proxy:
+            connection.set_tunnel(host, port, self._proxy.headers)
         connection.connect()
         wait_s = None if self.limits.timeout_s is None else self.limits.timeout_s + _LATE_S
         connection.sock.settimeout(wait_s)
@@ -194,7 +191,7 @@ class PostInvoker:
 
     def close(self) -> None:
         """Wait a little for answers, since a platform may take from a function what it gave to an open request; then hang up."""
-        until = time.monotonic() + CLOSE_S
+        until = time.monotonic() + min(CLOSE_S, remaining() / 4)  # an interrupted client has more to give back
         with self._lock:
             waiting = list(self._open)
         for launch in waiting:

@@ -12,13 +12,15 @@ from urllib.parse import urlsplit
 
 from fsd_core.driver import Code, InvokeLimits, Provider, Resources
 from fsd_core.errors import InputError
+from fsd_core.proxies import keep_local, shown
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
 
-__all__ = ["advise", "attached", "elsewhere", "find", "function_limits", "http_code", "installed", "recorded", "told"]
+__all__ = ["address", "advise", "attached", "elsewhere", "find", "function_limits", "http_code", "installed", "line", "recorded", "told"]
 
 GROUP = "fsd.providers"
+_SAID_CHARS = 400
 _STATUS = {
     400: Code.INVALID,
     401: Code.DENIED,
@@ -45,7 +47,8 @@ def installed() -> list[str]:
 
 
 def find(name: str) -> Provider:
-    """The provider of this name. Raises `InputError` listing what there is."""
+    """The provider of this name. Raises `InputError` listing what there is. From here on no proxy is asked for this machine itself."""
+    keep_local(os.environ)
     for entry in _entries():
         if entry.name == name:
             provider: Provider = entry.load()
@@ -90,17 +93,40 @@ def advise(table: Sequence[tuple[str, str]], error: BaseException | str) -> str 
     return next((what for words, what in table if re.search(rf"\b({words})\b", text)), None)
 
 
+def address(variable: str, *, bare: bool = False) -> str:
+    """The URL that an environment variable holds, "" where it is not set; ``bare``: HOST:PORT alone will do, and means http.
+
+    Raises `InputError` where it is malformed, with its value but no password.
+    """
+    text = os.environ.get(variable, "").strip()
+    url = f"http://{text}" if bare and text and "://" not in text else text
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", url)
+    except ValueError:
+        fits = False
+    if text and not fits:
+        raise InputError(f"{variable}={shown(text)}: expected http://HOST:PORT{' or HOST:PORT' if bare else ''}, or unset")
+    return url
+
+
+def line(said: BaseException | str, tip: str | None) -> str:
+    """What an SDK said, in one line and cut, and after it what helps: a tip is for all errors of a kind, and says less than they do."""
+    words = " ".join(str(said).split()).rstrip(".")
+    return ": ".join(filter(None, [words if len(words) <= _SAID_CHARS else f"{words[:_SAID_CHARS]} ...", tip]))
+
+
 def elsewhere(addresses: Iterable[str], *domains: str) -> str | None:
     """Host and port of the first address, a URL or host:port, whose host is in none of a cloud's own ``domains``; `None` if all are.
 
-    Nothing else of it is returned: there may be a password. Raises `InputError` where it is malformed.
+    Nothing else of it is returned: there may be a password. Raises `InputError` where it is malformed; `address` says which one.
     """
-    for address in filter(None, addresses):
+    for each in filter(None, addresses):
         try:
-            parts = urlsplit(address if "://" in address else f"//{address}")
+            parts = urlsplit(each if "://" in each else f"//{each}")
             host, port = parts.hostname or "", parts.port
         except ValueError:
-            raise InputError("the address of an emulator is malformed: must be like http://localhost:4566") from None
+            raise InputError("the address of an emulator is malformed: expected http://HOST:PORT") from None
         if not any(host == domain or host.endswith(f".{domain}") for domain in domains):
             return f"{host}:{port}" if port else host
     return None

@@ -5,28 +5,37 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from contextvars import ContextVar
 from typing import Generic, Self, TypeVar
 
+from fsd_core.crew import each
 from fsd_core.driver import WORKER, Code, Launch, Message, MessageDriver, Provider, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.retry import Retry
+from fsd_core.interrupt import leaving
+from fsd_core.providers import line
+from fsd_core.retry import TRANSIENT, Retry
 from fsd_core.store import Store
 from fsd_core.wrappers.meter import Meter
 
-__all__ = ["PROBE", "AppProvisioner", "Pair", "Requests", "check_app", "check_size", "probe_queues", "try_out"]
+__all__ = ["LIMIT_S", "PROBE", "AppProvisioner", "Pair", "Requests", "check_app", "check_size", "probe_queues", "telling", "try_out"]
 
+LIMIT_S = 1800.0  # that making an app may take, or removing one, from the first request to the last
 PROBE = b"fsd-probe-"  # what a probe's message starts with: core drops one that it should ever see, since it is no frame
 _THREADS = 16
 _FIRST_S = 15.0  # a service that does not answer the first request in this time is not there
 _AGAIN_S = 60.0  # a launch that was neither seen nor given up is made again after this
 _READY_S = 180.0
+_PAUSE_S = 2.0  # the longest between two looks
+_TELL_S = 5.0  # between two lines of what takes long
 
+Tell = Callable[[str], None]
+_TELL: ContextVar[Tell] = ContextVar("_TELL", default=lambda text: None)
 Pair = tuple[int, int]  # slot, rank
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,11 +53,22 @@ def check_size(ranks: int, slots: int) -> None:
         raise InputError(f"ranks {ranks}, slots {slots}: both must be at least 1")
 
 
+@contextmanager
+def telling(tell: Tell) -> Iterator[None]:
+    """Within the block ``tell`` hears what the provisioners that this thread calls are doing: every 5 s, where it takes so long."""
+    token = _TELL.set(tell)
+    try:
+        yield
+    finally:
+        _TELL.reset(token)
+
+
 class Requests:
-    """A provisioner's requests: core's retry layer, a deadline, a thread pool, errors that say what to do. A context manager.
+    """A provisioner's requests: core's retry layer, a deadline, many at a time, errors that say what to do. A context manager.
 
     ``unset``: the SDK's errors that mean that nothing is set up on this machine (credentials, a region): they become `InputError`.
     ``advise``: what a person can do about an error, if anything. ``closing`` closes at the end what was registered there: the clients.
+    ``tell``: see `telling`.
     """
 
     def __init__(
@@ -57,38 +77,53 @@ class Requests:
         advise: Callable[[BaseException], str | None],
         unset: tuple[type[BaseException], ...] = (),
     ) -> None:
-        self.retry = Retry(time.time() + _FIRST_S, Meter())
+        self._stop = threading.Event()
+        self.retry = Retry(time.time() + _FIRST_S, Meter(), stop=self._stop)
         self.closing = ExitStack()
         self._classify, self._advise, self._unset = classify, advise, unset
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="fsd-provision")
+        self._late: str | None = None  # what to say where the deadline ends it
+        self.tell, self._began, self._told = _TELL.get(), time.monotonic(), time.monotonic()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._stop.set()
         self.closing.close()
 
     def classify(self, error: BaseException) -> Code:
         """The code of an error of a request."""
         return self._classify(error)
 
-    def within(self, seconds: float) -> None:
-        """Set the deadline of what follows; before the first call it is 15 s."""
+    def within(self, seconds: float, late: str | None = None) -> None:
+        """Set the deadline of what follows; before the first call it is 15 s. ``late``: what an error says first where that ends it."""
         self.retry.deadline = time.time() + seconds
+        self._late = late
+
+    def left(self) -> float:
+        """Seconds until the deadline; at least 0."""
+        return max(0.0, self.retry.deadline - time.time())
+
+    def late(self, what: str) -> DriverError:
+        """The error of a deadline that ended ``what``."""
+        return DriverError(Code.DEADLINE, f"{self._late}: {what}" if self._late else f"{what}: not within its time")
 
     def repeat(self, what: str, request: Callable[[], T]) -> T:
         """``request()``, again while its error is transient. Raises `DriverError`, or `InputError` where nothing is set up."""
+        self._doing(what)
         try:
             return self.retry.call(self, what, request)
         except DriverError as error:
             cause = error.__cause__
             tip = self._advise(cause) if cause else None
             if isinstance(cause, self._unset):
-                raise InputError(tip or str(cause)) from cause
+                raise InputError(line(cause, tip)) from cause
+            text = error.message if tip is None else f"{error.message}: {tip}"
+            if self._late and error.code in TRANSIENT and self.left() <= 2 * _PAUSE_S:  # there was no time for another pause
+                raise self.late(text) from cause
             if tip is None:
                 raise
-            raise DriverError(error.code, f"{error.message}: {tip}") from cause
+            raise DriverError(error.code, text) from cause
 
     def unless(self, code: Code, what: str, request: Callable[[], T]) -> T | None:
         """Like `repeat`; None where the error is one of ``code``."""
@@ -101,17 +136,24 @@ class Requests:
 
     def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """``work`` of every item, many at a time; the first error is raised."""
-        return list(self._pool.map(work, items))
+        return each(work, items, _THREADS)
 
     def until(self, what: str, check: Callable[[], T | None]) -> T:
         """Ask until ``check`` gives something. Raises `DriverError` of DEADLINE."""
         wait = 0.05
         while (found := check()) is None:
-            if time.time() + wait >= self.retry.deadline:
-                raise DriverError(Code.DEADLINE, f"{what}: not within the time that a deployment may take")
-            time.sleep(wait)
-            wait = min(2.0, 1.5 * wait)
+            self._doing(what)
+            if self.left() <= wait or self._stop.wait(wait):
+                raise self.late(what)
+            wait = min(_PAUSE_S, 1.5 * wait)
         return found
+
+    def _doing(self, what: str) -> None:
+        """Tell it, if that is due."""
+        now = time.monotonic()
+        if now - self._told >= _TELL_S:
+            self._told = now
+            self.tell(f"{now - self._began:.0f} s: {what}")
 
 
 A = TypeVar("A", bound=Requests)
@@ -122,8 +164,6 @@ class AppProvisioner(ABC, Generic[A]):
 
     ``ensure`` is one request where everything is there. A subclass says how the rest is made and removed.
     """
-
-    most_s: float = 1800.0  # that making or removing an app may take
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
         """Make what is missing for ``slots`` slots of ``ranks`` ranks; what there is may be more. Minutes the first time.
@@ -137,8 +177,10 @@ class AppProvisioner(ABC, Generic[A]):
                 self.check(had, wanted)
             if had and had.ranks >= ranks and had.slots >= slots and wanted.items() <= had.names.items():
                 return had
-            api.within(self.most_s)
-            return self.make(api, app, ranks, slots, had, wanted)
+            _limit(api, "provisioning", "`fsd deploy` goes on where it stopped")
+            api.tell(f"making what app {app} needs: this may take minutes")
+            with leaving(f"app {app} is made in part: `fsd deploy` goes on where it stopped, `fsd destroy` removes it"):
+                return self.make(api, app, ranks, slots, had, wanted)
 
     def find(self, app: str) -> Resources | None:
         """What `ensure` made, if it ended."""
@@ -150,15 +192,16 @@ class AppProvisioner(ABC, Generic[A]):
         """Remove queues that no `ensure` will take up: those of another generation than the function's; a line for each."""
         with self._asking(app) as api:
             had = self.read(api, app)
-            api.within(self.most_s)
+            _limit(api, "removing queues", "`fsd gc` goes on where it stopped")
             return self.remove_queues(api, app, had.names["generation"] if had else None)
 
     def destroy(self, app: str) -> Sequence[str]:
         """Remove everything of every generation of the app; a line for each thing."""
         with self._asking(app) as api:
             had = self.read(api, app)
-            api.within(self.most_s)
-            return self.remove(api, app, had)
+            _limit(api, "removing the app", "`fsd destroy` goes on where it stopped")
+            with leaving(f"app {app} is removed in part: `fsd destroy` removes the rest"):
+                return self.remove(api, app, had)
 
     def _asking(self, app: str) -> A:
         check_app(app)
@@ -190,6 +233,11 @@ class AppProvisioner(ABC, Generic[A]):
     @abstractmethod
     def remove_queues(self, api: A, app: str, keep: str | None) -> list[str]:
         """Remove the queues of an app but those of generation ``keep``."""
+
+
+def _limit(api: Requests, what: str, onward: str) -> None:
+    """Bound what follows, and say so where that ends it."""
+    api.within(LIMIT_S, f"{what} took longer than {LIMIT_S:g} s; {onward}")
 
 
 def probe_queues(provider: Provider, resources: Resources, pairs: Iterable[Pair], requests: Requests) -> None:
@@ -249,7 +297,7 @@ def try_out(provider: Provider, resources: Resources, requests: Requests, where:
             said = f" ({code.value})" if code else said
             if time.time() >= until:
                 text = f"app {resources.app!r}: the function was started and did not end well{said}: {where} says why"
-                raise DriverError(Code.UNAVAILABLE, text)
+                raise DriverError(Code.UNAVAILABLE, text) if requests.left() else requests.late(text)
             if launch is None or code or time.time() - launched >= _AGAIN_S:
                 launch, launched = requests.repeat("launch of the function", lambda: invoker.invoke(WORKER, payload)), time.time()
             time.sleep(wait := min(1.0, 0.05 + 1.5 * wait))

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import json
+import sys
 import time
 import unicodedata
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fsd_core.arguments import MOST
+from fsd_core.sealed import seal
+from fsd_core.stopwatch import CELLS, PHASES
 from fsd_core.versions import versions
+from fsd_core.wrappers.meter import FIELDS
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-__all__ = ["RECORD_VERSION", "Result", "keep", "plain"]
+__all__ = ["RECORD_VERSION", "Result", "is_number", "keep", "left_out", "over_ranks", "plain", "warn", "wrong_rank"]
 
-RECORD_VERSION = 2  # of the form of what `keep` writes
+RECORD_VERSION = 3  # of the form of what `keep` writes
+LONGEST = ("launch", "load", "compute", "exchange")  # seconds of a run: those of its slowest rank
+RANK_SECONDS = ("launch", *PHASES, "init", "function")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,12 @@ class Result:
     meter: dict[str, int]
     meter_layers: dict[str, int]
     memory: dict[str, int]
-    ranks: list[dict[str, Any]] = field(repr=False)  # each worker's own record
+    ranks: list[dict[str, Any]] = field(repr=False)  # each worker's own record, by rank; without those in `missing_ranks`
+
+    @property
+    def missing_ranks(self) -> list[int]:
+        """The ranks that left no record that can be read: times, counts and memory leave them out, the output does not."""
+        return sorted(set(range(self.workers)) - {record["rank"] for record in self.ranks})
 
     @property
     def output_nonzero_samples(self) -> int:
@@ -52,8 +64,61 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """Everything but the output and the ranks' records, ready for JSON."""
         names = ("samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples")
-        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in")
+        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "missing_ranks")
         return {name: getattr(self, name) for name in (*names, *more)}
+
+
+def over_ranks(
+    records: Sequence[object], workers: int
+) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, int], dict[str, int], int]:
+    """The workers' records that can be read, by rank; over them the longest seconds, the sums of both meters, the highest peak in bytes.
+
+    All figures are 0 where there is no record.
+    """
+    by_rank: dict[int, dict[str, Any]] = {}
+    for record in records:
+        if isinstance(record, dict) and wrong_rank(record) is None and record["rank"] < workers:
+            by_rank.setdefault(record["rank"], record)
+    ranks = [by_rank[rank] for rank in sorted(by_rank)]
+    seconds = {name: max((rank["seconds"][name] for rank in ranks), default=0.0) for name in LONGEST}
+    all_of_it, layers = ({name: sum(rank[meter][name] for rank in ranks) for name in FIELDS} for meter in ("meter", "meter_layers"))
+    return ranks, seconds, all_of_it, layers, max((rank["peak_bytes"] for rank in ranks), default=0)
+
+
+def left_out(missing_ranks: Sequence[int]) -> str:
+    """What people must know where ranks left no record; empty where none is missing."""
+    if not missing_ranks:
+        return ""
+    some = ", ".join(map(str, missing_ranks[:8])) + (f" and {len(missing_ranks) - 8} more" if len(missing_ranks) > 8 else "")
+    word, them = ("ranks", "them") if len(missing_ranks) > 1 else ("rank", "it")
+    return f"{word} {some} left no record that can be read: times, counts, memory and the bill leave {them} out; the output is whole"
+
+
+def wrong_rank(record: Mapping[str, Any]) -> str | None:
+    """The first key of a worker's record that is not what a worker writes."""
+    tables = [("seconds", RANK_SECONDS), ("meter", FIELDS), ("meter_layers", FIELDS)]
+    for where, names in tables:
+        if not isinstance(table := record.get(where), dict):
+            return where
+        for name in names:
+            if not is_number(table.get(name)) or (where != "seconds" and not isinstance(table[name], int)):
+                return f"{where}.{name}"
+    for name in ("rank", "peak_bytes"):
+        if not is_number(record.get(name)) or not isinstance(record[name], int):
+            return name
+    return None if _is_timeline(record.get("timeline")) else "timeline"
+
+
+def _is_timeline(value: Any) -> bool:
+    if not isinstance(value, dict) or not is_number(value.get("cell_s")):
+        return False
+    phases = value.get("phases")
+    return isinstance(phases, str) and 0 < len(phases) <= CELLS and set(phases) <= {phase[0] for phase in PHASES}
+
+
+def is_number(value: Any) -> bool:
+    """Whether a record may have it as a figure."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST
 
 
 def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
@@ -61,18 +126,30 @@ def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
 
     ``about``: objective, seed, faults, batches, model (its digest), note, and began in seconds since 1970.
     """
-    began = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(about["began"]))
-    note = {plain(name): plain(text) for name, text in about["note"].items()}
-    record = {"version": RECORD_VERSION, **about, "note": note, "began": began, "versions": versions(result.provider)}
-    record |= result.to_json() | {"partition": plain(result.partition), "ranks": result.ranks}
     file = home / "runs" / f"{result.run}.json"
     aside = file.with_suffix(".new")
     try:
+        began = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(about["began"]))
+        note = {plain(name): plain(text) for name, text in about["note"].items()}
+        record = {"version": RECORD_VERSION, **about, "note": note, "began": began, "versions": versions(result.provider)}
+        record |= result.to_json() | {"partition": plain(result.partition), "ranks": result.ranks}
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(record, indent=1))
+        aside.write_bytes(seal(record))
         aside.replace(file)
-    except OSError as error:  # the run was paid for, and its result is there
-        warnings.warn(f"the run's record cannot be kept in {file.parent}: {error.strerror or error}", stacklevel=2)
+    except Exception as error:  # of any kind: the run was paid for, and its result is there
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        reason = error.strerror or error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        warn(f"the run's record cannot be kept in {file.parent}: {reason}")
+
+
+def warn(text: str) -> None:
+    """A warning, on standard error where warnings are errors: what it warns of must not cost the result."""
+    try:
+        warnings.warn(text, stacklevel=3)
+    except Warning:
+        with suppress(Exception):  # standard error may be closed
+            print(f"warning: {text}", file=sys.stderr)
 
 
 def plain(text: str) -> str:

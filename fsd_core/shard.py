@@ -1,8 +1,9 @@
 """What one rank needs of a model: its rows of every layer, and whom it exchanges rows with. Built by the client, read by a worker.
 
-A shard is one object: a head (sizes and checksums of the layers, who sends to this rank before each), then a segment a
-layer, in order. Head and segments use the safetensors layout. A worker reads the head first, then the segments by range,
-a few at a time and one read ahead, so that it computes while the rest is on its way.
+A shard is one object: a preamble (magic, length and CRC-32 of the head, CRC-32 of the preamble so far), a head (sizes and
+checksums of the layers, who sends to this rank before each), then a segment a layer, in order. Head and segments use the
+safetensors layout. Equal arguments give equal bytes. A worker reads the head first, then the segments by range, a few at
+a time and one read ahead, so that it computes while the rest is on its way. It uses no byte whose checksum it did not compare.
 
 A rank's columns of a layer are renumbered: first those of its own rows that it multiplies, then the rows of each source
 in ascending order of the source's rank. So the multiply is split into what can start at once and what must be awaited.
@@ -10,6 +11,7 @@ in ascending order of the source's rank. So the multiply is split into what can 
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
@@ -20,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.driver import Code
-from fsd_core.errors import InputError, RunFailed
+from fsd_core.errors import DamagedContent
 from fsd_core.kernel import DENSE_SHARE, Weights
 from fsd_core.model import tensors
 
@@ -30,7 +32,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "READ_BYTES", "LayerShard", "ShardReader", "build", "predicted_bytes"]
 
-FORMAT = "fsd-shard-1"
+FORMAT = "fsd-shard-2"
+_PREAMBLE = struct.Struct("<8sQI")  # magic, length and CRC-32 of the head
+_CRC = struct.Struct("<I")
+_START = _PREAMBLE.size + _CRC.size
+_MAGIC = b"FSDshrd2"
 HEAD_BYTES = 64 * 1024
 READ_BYTES = 4 << 20
 
@@ -71,7 +77,9 @@ def build(model: Model, partition: Partition, plan: ExchangePlan, rank: int) -> 
         "source_counts": np.array([len(some) for some in sources], np.int32),
         "sources": np.concatenate(sources),
     }
-    return b"".join([*tensors.pack(head, {"format": FORMAT}), *segments])
+    packed = b"".join(tensors.pack(head))
+    preamble = _PREAMBLE.pack(_MAGIC, len(packed), zlib.crc32(packed))
+    return b"".join([preamble, _CRC.pack(zlib.crc32(preamble)), packed, *segments])
 
 
 def _segment(
@@ -139,31 +147,41 @@ def predicted_bytes(model: Model, partition: Partition, plan: ExchangePlan, rank
 
 
 class ShardReader:
-    """Reads one shard. ``read(start, end)`` gets a range of the object; with ``keep``, layers can be iterated again without reads."""
+    """Reads the shard ``key``. ``read(key, start, end)`` gets a range of it; with ``keep``, layers can be iterated again without reads.
 
-    def __init__(self, read: Callable[[int, int], bytes], pool: Executor, *, keep: bool) -> None:
+    Raises `DamagedContent` where a checksum differs.
+    """
+
+    def __init__(self, key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool) -> None:
+        self._key = key
         self._read = read
         self._pool = pool
         self._kept: list[memoryview] | None = [] if keep else None
-        head = read(0, HEAD_BYTES)
-        try:
-            size = tensors.header_bytes(head)
-            if size > len(head):
-                head += read(len(head), size)
-            infos, metadata, _ = tensors.header(head)
-            end = max(info.end for info in infos.values())
-            if end > len(head):
-                head += read(len(head), end)
-            arrays = {name: tensors.view(head, info) for name, info in infos.items()}
-            if metadata.get("format") != FORMAT:
-                raise InputError(f"format {metadata.get('format')!r}, this version reads {FORMAT}")
-            self._ends = end + np.cumsum(arrays["sizes"])
-            self._starts = self._ends - arrays["sizes"]
-            self._checksums = arrays["checksums"].tolist()
-            self.sources = [part.tolist() for part in np.split(arrays["sources"], np.cumsum(arrays["source_counts"])[:-1])]
-        except (InputError, KeyError, ValueError) as error:
-            raise RunFailed(Code.INVALID, f"the shard is damaged: its head: {error}; `fsd clean` removes what was staged") from error
-        self._head = head
+        self._begin = read(key, 0, HEAD_BYTES)
+        head = self._head()
+        arrays = {name: tensors.view(head, info) for name, info in tensors.header(head)[0].items()}
+        self._ends = _START + len(head) + np.cumsum(arrays["sizes"])
+        self._starts = self._ends - arrays["sizes"]
+        self._checksums = arrays["checksums"].tolist()
+        self.sources = [part.tolist() for part in np.split(arrays["sources"], np.cumsum(arrays["source_counts"])[:-1])]
+
+    def _head(self) -> bytes:
+        """The head, once its checksum was compared: its length is believed after that of the preamble was."""
+        begin = self._begin[:_START]
+        if len(begin) < _START or _CRC.unpack_from(begin, _PREAMBLE.size)[0] != zlib.crc32(begin[: _PREAMBLE.size]):
+            raise self._damaged(f"its first {_START} bytes are no preamble, or their checksum differs")
+        magic, length, crc = _PREAMBLE.unpack_from(begin)
+        if magic != _MAGIC:
+            raise self._damaged(f"it begins with {magic!r}, expected {_MAGIC!r}")
+        head = self._range(_START, _START + length)
+        if len(head) != length or zlib.crc32(head) != crc:
+            raise self._damaged(
+                f"its head has {len(head)} bytes, expected {length}" if len(head) != length else "the checksum of its head differs"
+            )
+        return head
+
+    def _damaged(self, how: str, layer: int | None = None) -> DamagedContent:
+        return DamagedContent(Code.INVALID, f"the shard is damaged: {how}", self._key, layer=layer)
 
     @property
     def layers(self) -> int:
@@ -178,17 +196,13 @@ class ShardReader:
         groups = self._groups()
         ahead: Future[bytes] | None = None
         for number, (first, last) in enumerate(groups):
-            data = ahead.result() if ahead is not None else self._range(first, last)
-            ahead = self._pool.submit(self._range, *groups[number + 1]) if number + 1 < len(groups) else None
+            data = ahead.result() if ahead is not None else self._segments(first, last)
+            ahead = self._pool.submit(self._segments, *groups[number + 1]) if number + 1 < len(groups) else None
             for layer in range(first, last):
                 start = int(self._starts[layer] - self._starts[first])
                 segment = memoryview(data)[start : start + int(self._ends[layer] - self._starts[layer])]
                 if zlib.crc32(segment) != self._checksums[layer]:
-                    raise RunFailed(
-                        Code.INVALID,
-                        "the shard is damaged: the checksum of this layer differs; `fsd clean` removes what was staged",
-                        layer=layer + 1,
-                    )
+                    raise self._damaged("the checksum of this layer differs", layer + 1)
                 if self._kept is not None:
                     self._kept.append(segment)
                 yield _layer(segment)
@@ -204,10 +218,13 @@ class ShardReader:
                 groups.append((layer, layer + 1))
         return groups
 
-    def _range(self, first: int, last: int) -> bytes:
-        start, end = int(self._starts[first]), int(self._ends[last - 1])
-        have = self._head[start:end]
-        return have if len(have) == end - start else have + self._read(start + len(have), end)
+    def _segments(self, first: int, last: int) -> bytes:
+        return self._range(int(self._starts[first]), int(self._ends[last - 1]))
+
+    def _range(self, start: int, end: int) -> bytes:
+        """The bytes [start, end) of the object, of which the beginning is here already."""
+        have = self._begin[start:end]
+        return have if len(have) == end - start else have + self._read(self._key, start + len(have), end)
 
 
 def _layer(segment: memoryview) -> LayerShard:

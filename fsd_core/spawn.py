@@ -16,19 +16,23 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from fsd_core.driver import WORKER, Code, Failure, InvokeDriver, Launch
+from fsd_core.driver import WORKER, Code, Failure, InvokeDriver, InvokeLimits, Launch
 from fsd_core.errors import InputError, RunFailed
 from fsd_core.keys import RunKeys
 from fsd_core.retry import Retry
 from fsd_core.store import Store
 
-__all__ = ["LaunchPayload", "Spawner"]
+__all__ = ["LaunchPayload", "Spawner", "start_limit_s"]
 
 ATTEMPTS = 4
 FIRST_CHECK_S = 1.0
-START_LIMIT_S = 5.0  # doubled with each attempt
 LISTEN_S = 0.5
 FINAL = frozenset({Code.NOT_FOUND, Code.DENIED, Code.INVALID, Code.TOO_LARGE})  # launching again cannot help
+
+
+def start_limit_s(limits: InvokeLimits) -> float:
+    """How long a rank is launched again before it counts as lost, in seconds: attempt k gets k times `InvokeLimits.start_s`."""
+    return limits.start_s * sum(range(1, ATTEMPTS + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,6 @@ class LaunchPayload:
     run: str
     rank: int
     attempt: int
-    depth: int
     deadline: float
 
     def pack(self) -> bytes:
@@ -74,6 +77,8 @@ class Spawner:
         self._keys = keys
         self._report = report
         self._waiting: list[_Child] = []
+        self._claimed: list[_Child] = []
+        self._unreported: list[Failure] = []
         self._lock = threading.Lock()
 
     def start(self, payloads: Iterable[LaunchPayload]) -> None:
@@ -88,22 +93,29 @@ class Spawner:
     def check(self) -> bool:
         """Look once for the claims that are missing; launch again what is late or refused. `True` once all have claimed.
 
-        Raises `RunFailed` for a rank that did not start after several launches. Thread-safe.
+        Raises `RunFailed` for a rank that did not start after several launches, or whose functions all ended with their host.
+        Thread-safe.
         """
         with self._lock:
             self._waiting = [again for child in self._waiting if (again := self._check(child)) is not None]
+            if self._invoker.limits.end_with_client:  # only there does what became of a launch say that the function ended
+                for child in self._claimed:
+                    if (code := child.launch.poll()) is not None:
+                        raise RunFailed(code, child.launch.text or "the host of the functions ended")
             return not self._waiting
 
     def _check(self, child: _Child) -> _Child | None:
         """`None` if the child has claimed, else what to look for next time."""
         payload, waited = child.payload, time.monotonic() - child.since
         if self._store.find(self._keys.claim(payload.rank)) is not None:
+            self._claimed.append(child)
             return None
         code = child.launch.poll()
-        if code is None and waited < START_LIMIT_S * 2**payload.attempt:
+        if code is None and waited < self._invoker.limits.start_s * (1 + payload.attempt):
             return child
         if payload.attempt + 1 >= ATTEMPTS or code in FINAL:
-            why = f"the platform says {code.name}" if code else f"no claim {waited:.0f} s after launch {payload.attempt + 1}"
+            told = f": {child.launch.text}" if child.launch.text else ""
+            why = f"the platform says {code.name}{told}" if code else f"no claim {waited:.0f} s after launch {payload.attempt + 1}"
             raise RunFailed(code or Code.UNAVAILABLE, f"did not start: {why}", rank=payload.rank)
         self._retry.pause(payload.attempt)
         return self._launch(replace(payload, attempt=payload.attempt + 1))
@@ -114,13 +126,20 @@ class Spawner:
             first_s = min(2 * first_s, 4.0)
 
     def listen(self) -> None:
-        """Ask the platform once for functions that died, where it says so. Those of runs long over are forgotten on the way."""
+        """Ask the platform once for functions that died, where it says so. Those of runs long over are forgotten on the way.
+
+        What could not be asked or reported is left to the next call.
+        """
         if self._invoker.limits.failures == "none":
             return
-        with suppress(RunFailed):  # who may not ask, or could not tell, leaves it to the stall limit
+        with suppress(RunFailed):
             for failure in self._retry.call(self._invoker, "ask for failures", partial(self._invoker.failures, self._is_mine_or_over)):
                 if _run_of(failure.payload)[0] == self._keys.run:
-                    self._report(failure)
+                    self._unreported.append(failure)  # the platform has forgotten it by now
+        with suppress(RunFailed):
+            while self._unreported:
+                self._report(self._unreported[0])
+                self._unreported.pop(0)
 
     def keep_listening(self, stop: threading.Event) -> None:
         """`listen` twice a second until the event ``stop`` is set."""

@@ -1,15 +1,16 @@
 """Putting a run's shards and inputs into the object store, once: their keys are hashes of what they are made from.
 
-A manifest is written after all that it names, so that its presence means that nothing needs to be built or uploaded.
+A manifest is written after all that it stands for, so that its presence means that nothing needs to be built or uploaded.
+Who finds that something is gone or damaged all the same forgets the manifest (`forget`) and stages again. A run that reads
+meanwhile what is put once more reads the same: equal shards have equal bytes, and inputs are read in one request.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,23 +18,23 @@ import numpy as np
 from fsd_core import keys, shard
 from fsd_core.codec import encode
 from fsd_core.kernel import Block
+from fsd_core.sealed import Damaged, seal, unseal
 from fsd_core.store import Store
 
 if TYPE_CHECKING:
     from fsd_core.model import Model
     from fsd_core.partition import ExchangePlan, Partition
 
-__all__ = ["Staged", "inputs", "shards"]
+__all__ = ["Staged", "forget", "inputs", "shards"]
 
 Tell = Callable[[int, int], None]
 
 
+@dataclass(frozen=True, slots=True)
 class Staged:
-    """Keys of what was staged, and the sizes in bytes."""
+    """Keys of what was staged."""
 
-    def __init__(self, keys: list[str], sizes: list[int]) -> None:
-        self.keys = keys
-        self.sizes = sizes
+    keys: list[str]
 
 
 def shards(
@@ -58,7 +59,7 @@ def inputs(
     content = hashlib.sha256(repr(samples.shape).encode())
     for array in (samples.indptr.astype(np.int64), samples.indices.astype(np.int32), samples.data):
         content.update(np.ascontiguousarray(array).data)
-    digest = _digest("fsd-inputs-1", content.hexdigest(), model.digest, partition.digest, *map(str, batches))
+    digest = _digest("fsd-inputs-2", content.hexdigest(), model.digest, partition.digest, *map(str, batches))
     rows = samples.T.tocsr()  # (inputs, samples)
     starts = np.concatenate([[0], np.cumsum(batches)])
 
@@ -75,23 +76,33 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def forget(store: Store, key: str) -> None:
+    """Stage anew, next time, all content of the digest to which ``key`` belongs. Thread-safe, and harmless to other clients' runs."""
+    store.delete([keys.manifest(key)])
+
+
 def _stage(store: Store, digest: str, count: int, make: Callable[[int], bytes], pool: ThreadPoolExecutor, tell: Tell) -> Staged:
-    """What the manifest names, made and uploaded where there is none."""
-    prefix = keys.content(digest)
-    names = [f"{prefix}{number}" for number in range(count)]
-    with suppress(ValueError, KeyError, TypeError):  # a manifest that cannot be read counts as none
-        staged = Staged(names, json.loads(store.find(f"{prefix}manifest") or b"")["sizes"])
+    """What the manifest stands for, made and uploaded where there is none."""
+    names = [f"{keys.content(digest)}{number}" for number in range(count)]
+    manifest = keys.manifest(names[0])
+    if _whole(store.find(manifest), count):
         tell(count, count)
-        return staged
-    sizes, uploads = [], []
+        return Staged(names)
+    uploads = []
     for number, name in enumerate(names):
-        body = make(number)
-        sizes.append(len(body))
-        uploads.append(pool.submit(store.put, name, body))
+        uploads.append(pool.submit(store.put, name, make(number)))
         tell(number + 1, count)
         if number >= 8:
             uploads[number - 8].result()  # a few in flight, not all in memory
     for upload in uploads:
         upload.result()
-    store.put(f"{prefix}manifest", json.dumps({"sizes": sizes}).encode())
-    return Staged(names, sizes)
+    store.put(manifest, seal({"objects": count}))
+    return Staged(names)
+
+
+def _whole(manifest: bytes | None, count: int) -> bool:
+    """Whether a manifest stands for ``count`` objects; one that is damaged counts as none."""
+    try:
+        return manifest is not None and unseal(manifest, "the manifest") == {"objects": count}
+    except Damaged:
+        return False

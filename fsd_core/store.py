@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from fsd_core.crew import each
 from fsd_core.driver import Code, ObjectDriver
 from fsd_core.errors import DriverError
 from fsd_core.retry import Retry
 
 __all__ = ["Store"]
+
+DELETES = 8  # requests at a time
 
 
 class Store:
@@ -60,10 +63,17 @@ class Store:
                 return
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Remove the keys, as many at a time as the store takes."""
+        """Remove the keys: as many in a request as the store takes, and several requests at a time."""
         step = self.driver.limits.delete_keys
-        for first in range(0, len(keys), step):
-            self.retry.entries(self.driver, "delete", keys[first : first + step], self.driver.delete)
+        groups = [keys[first : first + step] for first in range(0, len(keys), step)]
+
+        def delete(group: Sequence[str]) -> None:
+            self.retry.entries(self.driver, "delete", group, self.driver.delete)
+
+        if len(groups) == 1:
+            delete(groups[0])
+        else:
+            each(delete, groups, DELETES)
 
     def delete_prefix(self, prefix: str) -> int:
         """Remove everything below ``prefix``; how many keys that were."""

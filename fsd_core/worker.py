@@ -15,26 +15,29 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core import probe
+from fsd_core import probe, slots
+from fsd_core.abort import abort_peers, report_exit, report_failure, tell
 from fsd_core.channel import Aborted, Channel, Exchange, HybridChannel, Membership, ObjectChannel, QueueChannel, describe
 from fsd_core.codec import CodecError, decode, encode
 from fsd_core.cold import Start
-from fsd_core.driver import Code, Failure, InvokeDriver, MessageDriver, ObjectDriver, Provider, Resources
-from fsd_core.errors import FsdError, RunFailed
+from fsd_core.driver import Code, InvokeDriver, MessageDriver, ObjectDriver, Provider, Resources
+from fsd_core.errors import DamagedContent, FsdError, RunFailed
 from fsd_core.kernel import Block, merge
 from fsd_core.keys import RunKeys
 from fsd_core.launch import LaunchTree
 from fsd_core.model.activation import activate
 from fsd_core.retry import Retry
+from fsd_core.runconfig import RunConfig
+from fsd_core.sealed import seal
 from fsd_core.shard import LayerShard, ShardReader
 from fsd_core.spawn import LaunchPayload, Spawner
 from fsd_core.stopwatch import Stopwatch
@@ -43,56 +46,21 @@ from fsd_core.wrappers.faults import Faults, FaultyInvoker, FaultyMessages, Faul
 from fsd_core.wrappers.meter import FIELDS, Meter
 from fsd_core.wrappers.metered import MeteredInvoker, MeteredMessages, MeteredObjects
 
-__all__ = ["RunConfig", "handle", "report_exit", "report_failure"]
+__all__ = ["handle", "report_exit"]
 
-VERSION = 1
 PROGRESS_S = 2.0
 ABORT_CHECK_S = 1.0
 FIRST_POLL_S = 0.02
+FAREWELL_S = 5.0  # how long a worker that failed tries to say so
 THREADS = 16
 START = Start()
-
-
-@dataclass(frozen=True, slots=True)
-class RunConfig:
-    """What all workers of a run share: names, never secrets. ``batches``: sample counts; ``inputs``: key by batch, then rank.
-
-    ``keep``: hold the shard in memory between batches, instead of reading it again.
-    """
-
-    version: int
-    run: str
-    channel: str
-    workers: int
-    branching: int
-    layers: int
-    batches: list[int]
-    keep: bool
-    shards: list[str]
-    inputs: list[list[str]]
-    objective: str
-    faults: str | None
-    started: float
-
-    def pack(self) -> bytes:
-        """As JSON."""
-        return json.dumps(asdict(self)).encode()
-
-    @staticmethod
-    def unpack(data: bytes) -> RunConfig:
-        """From JSON of this version. Raises `RunFailed` on any other."""
-        fields = json.loads(data)
-        if fields.get("version") != VERSION:
-            raise RunFailed(
-                Code.INVALID, f"the run's configuration has version {fields.get('version')}, this worker reads {VERSION}: deploy again"
-            )
-        return RunConfig(**fields)
 
 
 def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note: Callable[[int], None] | None = None) -> int:
     """Run one launch. Returns 0 when done or stopped on purpose (late, aborted, claimed by another), 1 when failed and reported.
 
-    ``nonce`` identifies this invocation where the platform has an id of its own (see `report_exit`). ``note`` is told the
+    Raises what ended it where that could not be reported: the platform then sees a function that died, and its host or launcher
+    reports it (see `report_exit`). ``nonce`` identifies this invocation where the platform has an id of its own. ``note`` gets the
     layer (1-based) that is being worked on, so that a host can say where a function died.
     """
     try:
@@ -101,57 +69,17 @@ def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note
         if "probe" in fields:
             with closing(provider.objects(resources)) as objects:
                 return probe.run(fields["probe"], objects)
-        return _Worker(LaunchPayload.unpack(fields), provider, resources, nonce or secrets.token_hex(8), note).run()
+        launch = LaunchPayload.unpack(fields)
     except (FsdError, ValueError, KeyError, TypeError) as error:
-        print(f"fsd worker: {type(error).__name__}: {error}", file=sys.stderr)
+        _say(f"{type(error).__name__}: {error}")
         return 1
+    with closing(_Worker(launch, provider, resources, nonce or secrets.token_hex(8), note)) as worker:
+        return worker.run()
 
 
-def report_exit(
-    payload: bytes,
-    provider: Provider,
-    reason: str,
-    *,
-    nonce: str | None = None,
-    layer: int | None = None,
-    resources: Resources | None = None,
-) -> None:
-    """Tell the run of a launch that its function died, so that nobody waits for it. ``resources``: where this is no function.
-
-    Nothing is reported of a function that had not claimed its rank (its parent launches it again) or was beaten to the
-    claim by another: ``nonce`` must be what `handle` was given.
-    """
-    fields = json.loads(payload)
-    if "probe" in fields:
-        return
-    launch = LaunchPayload.unpack(fields)
-    resources = resources or provider.attach(launch.app)
-    meter, keys = Meter(), RunKeys(launch.run)
-    retry = Retry(min(launch.deadline, time.time() + 10), meter)
-    with closing(provider.objects(resources)) as objects:
-        store = Store(objects, retry)
-        claim = store.find(keys.claim(launch.rank))
-        data = store.find(keys.config)
-        if claim is None or data is None or (nonce is not None and json.loads(claim).get("nonce") != nonce):
-            return
-        config = RunConfig.unpack(data)
-        error = RunFailed(Code.UNAVAILABLE, reason, rank=launch.rank, layer=layer)
-        store.create(keys.error, describe(error))
-    if config.channel != "object" and config.workers > 1:
-        with closing(provider.messages(resources, launch.slot)) as messages:
-            abort_peers(messages, retry, launch, config.workers, error)
-
-
-def report_failure(provider: Provider, resources: Resources, failure: Failure) -> None:
-    """`report_exit` of what `InvokeDriver.failures` brought."""
-    report_exit(failure.payload, provider, failure.reason, nonce=failure.nonce, resources=resources)
-
-
-def abort_peers(driver: MessageDriver, retry: Retry, launch: LaunchPayload, workers: int, error: RunFailed) -> None:
-    """Send the abort to every rank but the launch's own (-1: to all), from outside the run."""
-    me = Membership(launch.run, launch.epoch, launch.rank, workers, retry.deadline)
-    with ThreadPoolExecutor(4) as pool:
-        QueueChannel(driver, Exchange(me, {}, retry, pool)).abort(error)
+def _say(line: str) -> None:
+    with suppress(OSError):  # standard error may be a file on a disk that is full
+        print(f"fsd worker: {line}", file=sys.stderr)
 
 
 class _Worker:
@@ -177,65 +105,101 @@ class _Worker:
         self.drivers: list[ObjectDriver | InvokeDriver | MessageDriver] = [self.objects]
         self.store = Store(MeteredObjects(self.objects, self.meter), self.retry)
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fsd")
+        self.config: RunConfig | None = None
         self.channel: Channel | None = None
         self.spawner: Spawner | None = None
-        self.orphaned: RunFailed | None = None  # why a child could not be started
+        self.failed: RunFailed | None = None  # what a background thread met
         self.layer: int | None = None
         self.began = time.time()
         self.launch_s = 0.0  # from the run's start, on the client's clock, until here
         self.layers_meter = dict.fromkeys(FIELDS, 0)
         self.reported_at = time.monotonic()
-        self.reports = 0
+        self.reports: list[Future[None]] = []
         self.looked_at = time.monotonic()
 
     def run(self) -> int:
         """See `handle`."""
-        if time.time() >= self.launch.deadline:
+        if time.time() >= self.launch.deadline or self.store.find(self.keys.error) is not None or not self._claim():
             return 0
-        if self.store.find(self.keys.error) is not None:
-            return 0
-        claim = {"nonce": self.nonce, "attempt": self.launch.attempt, "pid": os.getpid(), "at": time.time()}
-        if not self.store.create(self.keys.claim(self.rank), json.dumps(claim).encode()):
-            return 0
-        try:  # from here on others count on this rank, so whatever goes wrong is told
+        try:  # from here on others count on this rank, so whatever goes wrong is reported
             data = self.store.find(self.keys.config)
             if data is None:  # the run is over; looked for after the claim, so that a run that ends meanwhile is not revived by it
                 self.store.delete([self.keys.claim(self.rank)])
                 return 0
-            config = RunConfig.unpack(data)
+            config = self.config = RunConfig.unpack(data)
             self.launch_s = max(0.0, self.began - config.started)
+            self.retry.outage_s = config.outage_s
             self._work(config)
             return 0
-        except Aborted:
-            return 0
         except Exception as error:
-            self._fail(error)
-            return 1
-        finally:
-            self.all_done.set()
-            self.stop.set()
-            if self.channel is not None:
-                self.channel.close()
-            self.pool.shutdown(wait=False, cancel_futures=True)
-            for driver in reversed(self.drivers):  # a warm function lives on: an open receiver would take what the next run is sent
-                with suppress(Exception):
-                    driver.close()
+            return self._fail(error)
 
-    def _fail(self, error: Exception) -> None:
-        """Say why where client and peers see it, then send the abort."""
+    def _claim(self) -> bool:
+        """Whether this worker is the one of its rank."""
+        claim = {"nonce": self.nonce, "attempt": self.launch.attempt, "pid": os.getpid(), "at": time.time()}
+        return self.store.create(self.keys.claim(self.rank), seal(claim))
+
+    def close(self) -> None:
+        """End what runs in the background, and close the drivers: a warm function lives on, and an open receiver would take what the
+        next run is sent."""
+        self.all_done.set()
+        self.stop.set()
+        if self.channel is not None:
+            self.channel.close()
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for driver in reversed(self.drivers):
+            with suppress(Exception):
+                driver.close()
+
+    def _fail(self, error: Exception) -> int:
+        """Say why where client and peers look. Raises the reason where it could not be written: the platform then reports the death."""
+        reason = self._reason(error)
+        retry = Retry(time.time() + FAREWELL_S, self.meter)  # the run's own may be what ran out
+        store = Store(self.store.driver, retry)
+        if isinstance(reason, Aborted):  # another rank failed; where its reason is not written, the client would wait for this one
+            with suppress(FsdError):
+                if store.find(self.keys.error) is None and store.find(self.keys.config) is not None:
+                    store.create(self.keys.error, describe(reason))
+            return 0
+        _say(str(reason))
+        try:
+            if store.find(self.keys.config) is None:  # the run is over, and its slot may be another's
+                return 1
+            tell(store, self.keys, reason, partial(self._abort_peers, reason, retry))
+        except FsdError as second:
+            raise reason from second
+        return 1
+
+    def _reason(self, error: Exception) -> RunFailed:
+        """What ended this worker, with where it was."""
+        if self.channel is not None and isinstance(heard := self.channel.mailbox.error, Exception):
+            error = heard  # it ended what waited for a retry, and so came first
         if isinstance(error, MemoryError):
             error = RunFailed(Code.TOO_LARGE, "out of memory")
         elif not isinstance(error, RunFailed):
             error = RunFailed(Code.UNKNOWN, f"{type(error).__name__}: {error}")
         error.rank = self.rank if error.rank is None else error.rank
         error.layer = self.layer if error.layer is None else error.layer
-        print(f"fsd worker: {error}", file=sys.stderr)
-        self.retry.renew(time.time() + 5)  # the run's own may be what ran out
-        try:
-            self.store.create(self.keys.error, describe(error))
-        finally:
-            if self.channel is not None:
-                self.channel.abort(error)
+        return error
+
+    def _abort_peers(self, reason: RunFailed, retry: Retry) -> None:
+        if self.channel is not None:
+            self.channel.abort(reason, retry)
+        elif self.config is not None and self.config.queued:
+            abort_peers(self.provider, self.resources, self.launch, self.config.workers, reason, retry)
+
+    def _background(self, name: str, task: Callable[[], None]) -> None:
+        """Run ``task`` on a thread of its own. Whatever it raises ends the run."""
+
+        def guarded() -> None:
+            try:
+                task()
+            except Exception as error:
+                self.failed = error if isinstance(error, RunFailed) else RunFailed(Code.UNKNOWN, f"{name}: {type(error).__name__}: {error}")
+                if self.channel is not None and not self.all_done.is_set():
+                    self.channel.mailbox.fail(self.failed)
+
+        threading.Thread(target=guarded, name=name, daemon=True).start()
 
     def _work(self, config: RunConfig) -> None:
         """Everything between claim and record."""
@@ -243,29 +207,29 @@ class _Worker:
             faults = Faults.parse(config.faults)
             self.store.driver = MeteredObjects(FaultyObjects(self.objects, faults, self.rank), self.meter)
         self.spawner = self._start_children(config)
+        if self.rank == 0:
+            lease = (self.launch.slot, self.launch.epoch)
+            self._background("watch the lease", lambda: slots.watch(self.store, *lease, self.all_done))
         self.watch.enter("load")
-        shard = ShardReader(partial(self._staged, config.shards[self.rank]), self.pool, keep=config.keep)
+        shard = ShardReader(config.shards[self.rank], self._staged, self.pool, keep=config.keep)
         steps = (shard.layers - 1) * len(config.batches)
         self.channel = self._open_channel(config, shard, steps) if config.workers > 1 else None
-        if self.channel is not None and self.orphaned is not None:  # it came before there was a channel to tell
-            self.channel.mailbox.fail(self.orphaned)
+        if self.channel is not None and self.failed is not None:  # it came before there was a channel to say so
+            self.channel.mailbox.fail(self.failed)
         before = self.meter.snapshot()
-        outputs = []
-        for batch, samples in enumerate(config.batches):
-            block = self._batch(config, shard, batch, samples)
-            key, body = self.keys.output(batch, self.rank), encode(block)
-            outputs.append((key, body))
+        outputs = [encode(self._batch(config, shard, batch, samples)) for batch, samples in enumerate(config.batches)]
         after = self.meter.snapshot()
         self.layers_meter = {name: after[name] - before[name] for name in FIELDS}
-        self.watch.enter("send")
-        for task in [self.pool.submit(self.store.put, key, body) for key, body in outputs]:
-            task.result()
+        self._write_outputs(outputs)
         if self.channel is not None:
-            self._gather(steps)
+            self._gather(steps, shard, len(config.batches))
         self.watch.enter("other")
         if self.spawner is not None:
             self.spawner.watch(self.stop, FIRST_POLL_S)  # whoever ends earlier than its children started would orphan them
         self.all_done.set()
+        for report in self.reports:  # one that is written late would outlive the run
+            with suppress(FsdError):
+                report.result()
         self._write_record()
 
     def _start_children(self, config: RunConfig) -> Spawner | None:
@@ -279,19 +243,11 @@ class _Worker:
             invoker = FaultyInvoker(invoker, Faults.parse(config.faults), self.rank)
         report = partial(report_failure, self.provider, self.resources)
         spawner = Spawner(MeteredInvoker(invoker, self.meter), self.store, self.retry, self.keys, report)
-        spawner.start(replace(self.launch, rank=child, attempt=0, depth=self.launch.depth + 1) for child in children)
+        spawner.start(replace(self.launch, rank=child, attempt=0) for child in children)
 
-        def watch() -> None:
-            try:
-                spawner.watch(self.all_done)
-            except Exception as error:
-                self.orphaned = error if isinstance(error, RunFailed) else RunFailed(Code.UNKNOWN, f"{type(error).__name__}: {error}")
-                if self.channel is not None and not self.all_done.is_set():
-                    self.channel.mailbox.fail(self.orphaned)
-
-        threading.Thread(target=watch, name="watch", daemon=True).start()
+        self._background("watch the children", partial(spawner.watch, self.all_done))
         if invoker.limits.failures == "told":  # only this worker hears of its children
-            threading.Thread(target=spawner.keep_listening, args=(self.all_done,), name="listen", daemon=True).start()
+            self._background("listen for failures", partial(spawner.keep_listening, self.all_done))
         return spawner
 
     def _open_channel(self, config: RunConfig, shard: ShardReader, steps: int) -> Channel:
@@ -300,7 +256,7 @@ class _Worker:
         expected: dict[int, list[int]] = {step: shard.sources[1 + step % exchanges] for step in range(steps)}
         expected[steps] = list(range(1, config.workers)) if self.rank == 0 else []
         me = Membership(self.launch.run, self.launch.epoch, self.rank, config.workers, self.launch.deadline)
-        exchange = Exchange(me, expected, self.retry, self.pool, eager=config.objective == "latency")
+        exchange = Exchange(me, expected, self.retry, self.pool, eager=config.objective == "latency", start_s=config.start_s)
         if config.channel == "object":
             return ObjectChannel(self.store, exchange)
         driver = self.provider.messages(self.resources, self.launch.slot)
@@ -315,7 +271,8 @@ class _Worker:
     def _batch(self, config: RunConfig, shard: ShardReader, batch: int, samples: int) -> Block:
         """One batch through all layers: the activations of this rank's rows of the last."""
         self.watch.enter("load")
-        data = self._staged(config.inputs[batch][self.rank])
+        key = config.inputs[batch][self.rank]
+        data = self._staged(key)
         self.layer = 1
         block: Block | None = None
         layers = iter(shard)
@@ -324,10 +281,13 @@ class _Worker:
             self.note(number)
             layer = next(layers)
             if block is None:
-                block = self._input(data, layer, samples)
+                block = self._input(key, data, layer, samples)
             self.watch.enter("other")
             if time.time() >= self.launch.deadline:
                 raise RunFailed(Code.DEADLINE, "the run's time is over")
+            heard = self.failed or (self.channel.mailbox.error if self.channel is not None else None)
+            if heard is not None:
+                raise heard
             if not layer.receives:
                 self._look_for_abort()
             block = self._layer(layer, block, batch * (shard.layers - 1) + number - 2, number)
@@ -337,20 +297,18 @@ class _Worker:
         return block
 
     def _staged(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """Staged content, which the store may have expired."""
+        """Staged content, which the store may have expired. Raises `DamagedContent` where it is gone."""
         data = self.store.find(key, start, end)
         if data is None:
-            raise RunFailed(
-                Code.NOT_FOUND, f"{key} is gone, which was staged; `fsd clean` removes the rest, so that the next run stages anew"
-            )
+            raise DamagedContent(Code.NOT_FOUND, f"what was staged as {key} is gone", key)
         return data
 
-    def _input(self, data: bytes, layer: LayerShard, samples: int) -> Block:
+    def _input(self, key: str, data: bytes, layer: LayerShard, samples: int) -> Block:
         """The staged input rows: as many as the first layer's local weights have columns, all of them needed."""
         try:
             return decode(data, layer.local.shape[1], samples)
         except CodecError as error:
-            raise RunFailed(Code.INVALID, f"the staged input is damaged: {error}") from error
+            raise DamagedContent(Code.INVALID, f"the staged input is damaged: {error}", key) from error
 
     def _look_for_abort(self) -> None:
         """Where no channel would tell: at most once a second, whether the run failed elsewhere or is over."""
@@ -404,14 +362,22 @@ class _Worker:
                 raise RunFailed(Code.INVALID, f"what rank {source} sent is damaged: {error}") from error
         return [blocks[source] for source, _ in layer.receives]
 
-    def _gather(self, step: int) -> None:
+    def _write_outputs(self, bodies: list[bytes]) -> None:
+        """This rank's slice of the output of each batch."""
+        self.watch.enter("send")
+        for task in [self.pool.submit(self.store.put, self.keys.output(batch, self.rank), body) for batch, body in enumerate(bodies)]:
+            task.result()
+
+    def _gather(self, step: int, shard: ShardReader, batches: int) -> None:
         """Tell rank 0 that this rank's output is written; rank 0 waits for all, so its record ends the run."""
         assert self.channel is not None
         if self.rank:
             self.channel.send(step, [(0, b"done")])
         else:
             self.watch.enter("exchange")
-            for _ in self.channel.receive(step, least_s=math.inf):  # others may have layers to compute that rank 0 has no part in
+            # Others may have layers to compute after the last in which rank 0 receives: each may take as long as a step may.
+            silent = next((back for back, sources in enumerate(reversed(shard.sources)) if sources), 0) * batches
+            for _ in self.channel.receive(step, stalls=1 + silent):
                 pass
             self.watch.enter("send")
         self.channel.finish()
@@ -419,10 +385,9 @@ class _Worker:
     def _progress(self, config: RunConfig, batch: int, number: int) -> None:
         """Rank 0 says how far it is, under a new number each time: at most every two seconds and for every tenth of the way."""
         done, total = batch * config.layers + number, config.layers * len(config.batches)
-        if self.rank == 0 and time.monotonic() - self.reported_at >= PROGRESS_S and done >= total * (self.reports + 1) / 10:
-            body = json.dumps({"done": done, "total": total}).encode()
-            self.pool.submit(self.store.put, self.keys.progress(self.reports), body)
-            self.reports += 1
+        if self.rank == 0 and time.monotonic() - self.reported_at >= PROGRESS_S and done >= total * (len(self.reports) + 1) / 10:
+            body = seal({"done": done, "total": total})
+            self.reports.append(self.pool.submit(self.store.put, self.keys.progress(len(self.reports)), body))
             self.reported_at = time.monotonic()
 
     def _write_record(self) -> None:
@@ -439,5 +404,5 @@ class _Worker:
         body = b""
         while meter["object_bytes_written"] != before + len(body) or not body:
             meter["object_bytes_written"] = before + len(body)
-            body = json.dumps(fields | {"meter": meter, "meter_layers": self.layers_meter}).encode()
+            body = seal(fields | {"meter": meter, "meter_layers": self.layers_meter})
         self.store.put(self.keys.record(self.rank), body)

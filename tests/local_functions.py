@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 
 from fsd_core import probe
-from fsd_core.driver import WORKER, Provider
+from fsd_core.driver import WORKER, InvokeDriver, Provider
+from fsd_local import wire
 from fsd_local.invoke import LocalInvoker
 
 
@@ -45,12 +46,33 @@ def handle(payload: bytes, provider: Provider, *, nonce: str, note: Callable[[in
         note(3)
         objects.put(f"{key}/nonce", nonce.encode())
         os.killpg(0, signal.SIGKILL)  # whoever else may be in its group
+    elif what == "impatient":  # the host answers its first request when nobody waits for that any more
+        invoker = provider.invoker(resources)
+        wire._ANSWER_S = 0.2
+        os.kill(os.getppid(), signal.SIGSTOP)
+        first = {"app": order["app"], "do": "write", "key": f"{key}/late", "fill": "x" * 250_000}  # more than the channel holds
+        said = [_try(invoker, WORKER, first)]
+        os.kill(os.getppid(), signal.SIGCONT)
+        wire._ANSWER_S = 60.0
+        inherited_channel = wire.inherited()
+        assert inherited_channel is not None
+        inherited_channel._connection.settimeout(60)
+        said += [_try(invoker, "another", {}), _try(invoker, WORKER, {"app": order["app"], "do": "write", "key": f"{key}/next"})]
+        objects.put(f"{key}/said", json.dumps(said).encode())
     elif what == "raise":
         raise RuntimeError("on purpose")
     elif what == "garbage":  # to the host, on the function's own channel
         os.write(int(os.environ["FSD_LOCAL_HOST"].partition(":")[2]), b"\xff" * 1000)
         objects.put(key, b"sent")
     return int(order.get("code", 0))
+
+
+def _try(invoker: InvokeDriver, name: str, order: dict[str, object]) -> str:
+    try:
+        invoker.invoke(name, json.dumps(order).encode())
+    except (OSError, ValueError) as error:
+        return invoker.classify(error).value
+    return "accepted"
 
 
 def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str, layer: int | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from aws_calls import recorded
-from fsd_aws import PROVIDER, RESOURCES, api, function, names, queues
+from fsd_aws import PROVIDER, RESOURCES, api, function, names, package, queues
 from fsd_aws.clients import client
 from fsd_aws.names import Names
 from fsd_aws.settings import Settings, parse
@@ -83,6 +83,8 @@ def test_what_is_made_and_how(app: str) -> None:
         assert (attributes["SqsManagedSseEnabled"], "KmsMasterKeyId" in attributes) == ("true", False)
         assert int(attributes["MessageRetentionPeriod"]) == (14 * 86400 if name == own.dead else 3600)
         assert sqs.list_queue_tags(QueueUrl=url)["Tags"] == tag
+        left = [attributes[f"ApproximateNumberOfMessages{hidden}"] for hidden in ("", "NotVisible")]  # a lease hides, a count does not
+        assert left == ["0", "0"], name
         if name != own.failed:
             (statement,) = json.loads(attributes["Policy"])["Statement"]
             assert statement["Resource"] == own.arn("sqs", name)
@@ -296,7 +298,7 @@ def test_what_is_somebody_elses_is_refused_and_stays(app: str) -> None:
         "Runtime": "python3.12",
         "Role": "arn:aws:iam::123456789012:role/x",
         "Handler": "a.b",
-        "Code": {"ZipFile": b"PK\5\6" + 18 * b"\0"},
+        "Code": {"ZipFile": package.stub().body},
     }
     aws("lambda").create_function(FunctionName=f"fsd-{app}", **made)
     for call in (provisioner().find, provisioner().destroy, lambda name: provisioner().ensure(name, 1, 1)):
@@ -341,8 +343,9 @@ def test_a_function_that_cannot_run_is_no_deployment(app: str, monkeypatch: pyte
 
 def test_a_queue_that_does_not_deliver_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "filter_policy", lambda slot, rank: json.dumps({"target": ["nobody"]}))
-    monkeypatch.setattr("fsd_aws.provision.AwsProvisioner.most_s", 5.0)
-    with pytest.raises(DriverError, match="slot 0, ranks 0, 1: a message to each queue: not within"):
+    monkeypatch.setattr("fsd_core.provisioning.LIMIT_S", 5.0)
+    late = "provisioning took longer than 5 s; `fsd deploy` goes on where it stopped: slot 0, ranks 0, 1: a message to each queue"
+    with pytest.raises(DriverError, match=late):
         provisioner().ensure(app, 2, 1)
 
 

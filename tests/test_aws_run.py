@@ -23,14 +23,14 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
-import fsd_core.client
+import fsd_core.farewell
 from fsd_conformance import emulators
 from fsd_conformance.aws import CONFLICT
 from fsd_conformance.emulators.aws import operation, watched
 from fsd_conformance.emulators.moto import Moto
 from fsd_conformance.emulators.proxy import Answer, Request, See
 from fsd_core import providers
-from fsd_core.client import GRACE_S, Result, run
+from fsd_core.client import Result, run
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import InputError, RunFailed
 from fsd_core.garbage import collect_garbage
@@ -41,7 +41,7 @@ from fsd_core.model.serial import serial
 from fsd_core.retry import Retry
 from fsd_core.store import Store
 from fsd_core.wrappers.meter import Meter
-from waiting import claims, until
+from waiting import claims, left_by_runs, until
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(240)]
 APP = "disturbed"
@@ -147,8 +147,8 @@ def test_a_killed_function_ends_the_run_with_its_name(
         start(settings, tmp_path, channel=channel)
     assert caught.value.rank == victim, caught.value
     assert caught.value.code is Code.UNAVAILABLE
-    assert time.monotonic() - killed_at[0] < 30  # long before the run's own deadline
-    assert [key for key in store.keys("") if is_run(key)] == []
+    assert time.monotonic() - killed_at[0] < 60  # before any stall limit ends
+    assert left_by_runs(store) == []
 
 
 def test_a_queue_deleted_mid_run_ends_it(settings: dict[str, Any], resources: Resources, store: Store, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_slow_down_for_ever_ends_at_the_deadline(
     def begin() -> None:
         trouble.answer = refusing("SlowDown", 503, "s3")
 
-    monkeypatch.setattr(fsd_core.client, "CLEAN_UP_S", 1.0)
+    monkeypatch.setattr(fsd_core.farewell, "FAILED_S", 1.0)
     with once_claimed(store, begin, ranks=1), pytest.raises(RunFailed, match="SlowDown") as caught:
         start(settings, tmp_path, channel="object", faults="delay=1s,throttle=.5,seed=1", timeout=15.0)
     assert caught.value.code is Code.THROTTLED
@@ -275,13 +275,11 @@ def test_ctrl_c_ends_all_ranks_and_says_what_removes_the_rest(settings: dict[str
     )
     try:
         claims(store)
-        before = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130, said
-    assert time.monotonic() - before >= GRACE_S  # so long do workers get to hear of it
     assert said.splitlines()[-1] == f"fsd: interrupted; `fsd gc --provider aws --app {app} --emulator` removes what late workers may leave"
     until(lambda: not at_work(app), 80)  # a rank that nobody told would wait for longer
     collect_garbage("aws", app, settings)

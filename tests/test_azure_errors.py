@@ -11,10 +11,11 @@ from azure.core import exceptions as core
 from azure.identity import CredentialUnavailableError
 from azure.servicebus import ServiceBusClient
 from azure.servicebus import exceptions as bus
+from azure.servicebus._pyamqp.error import AuthenticationException, ErrorCondition, TokenAuthFailure, TokenExpired
 
 from azure_server import app, service_bus
-from fsd_azure import PROVIDER, messages
-from fsd_azure.errors import advice, classify
+from fsd_azure import PROVIDER, clients, messages
+from fsd_azure.errors import advice, asking, classify
 from fsd_core.driver import Code, Message, Refused
 
 
@@ -127,6 +128,54 @@ def test_advice(error: Exception | str, says: str) -> None:
 def test_no_advice() -> None:
     assert advice(storage(500, "InternalError")) is None
     assert advice(ValueError("x")) is None
+
+
+def refused(status: int | bytes) -> bus.ServiceBusError:
+    """As azure-servicebus says that a token was not taken: what the service said is in the inner error alone."""
+    inner = TokenAuthFailure(status, b"The messaging entity 'sb://n/q' could not be found.")
+    return bus.ServiceBusAuthenticationError(message=None, error=inner, condition=b"amqp:client-error")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (refused(404), Code.NOT_FOUND),
+        (refused(401), Code.DENIED),
+        (refused(403), Code.DENIED),
+        (refused(500), Code.UNAVAILABLE),
+        (refused(503), Code.UNAVAILABLE),
+        (refused(418), Code.DENIED),
+        (refused(ErrorCondition.ClientError), Code.UNAVAILABLE),  # the link for tokens broke
+        (bus.ServiceBusAuthenticationError(error=AuthenticationException(ErrorCondition.InternalError)), Code.UNAVAILABLE),  # or never was
+        (bus.ServiceBusAuthenticationError(error=TokenExpired(ErrorCondition.InternalError)), Code.UNAVAILABLE),
+        (bus.ServiceBusAuthenticationError(error=AuthenticationException(b"x"), condition=b"amqp:unauthorized-access"), Code.DENIED),
+    ],
+)
+def test_a_token_that_is_not_taken_means_what_the_service_says(error: Exception, expected: Code) -> None:
+    assert classify(error) is expected
+
+
+def test_what_the_service_says_of_a_token_is_told_once() -> None:
+    error = asking(asking(refused(404)))
+    assert str(error).count("404: The messaging entity 'sb://n/q' could not be found.") == 1
+    assert str(asking(bus.ServiceBusAuthenticationError())) == str(bus.ServiceBusAuthenticationError())
+
+
+def test_a_queue_that_is_gone_is_not_found_and_not_denied() -> None:
+    with service_bus(namespaces=["one"]):
+        driver = messages.AzureMessages(app(1, 1, namespaces="one"), 0)
+        driver.publish([Message(0, b"x")])
+        with clients.administration(driver._names.namespaces, 0) as admin:
+            admin.delete_queue(driver._names.queue(0, 0))
+        for request in (lambda: driver.receive(0, 1, 0), lambda: driver.publish([Message(0, b"x")])):
+            for _ in range(2):  # a link that ended with the queue, and one that is opened anew
+                with pytest.raises(bus.ServiceBusError) as caught:
+                    request()
+                code = driver.classify(caught.value)
+            assert code is Code.NOT_FOUND
+            assert "could not be found" in str(caught.value)
+            assert "'fsd destroy --provider azure', then 'fsd deploy'" in (advice(f"{type(caught.value).__name__}: {caught.value}") or "")
+        driver.close()
 
 
 def test_no_credentials_is_denied(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,7 @@ def test_every_requirement_is_pinned_and_is_what_is_tested_here() -> None:
 
     lines = [line for line in content()["requirements.txt"].decode().splitlines() if not line.startswith("#")]
     pinned = {canonicalize_name(name): said for name, said in (line.split("==") for line in lines)}
+    assert {"numpy", "zstandard", "azure-servicebus", "azure-storage-blob"} <= pinned.keys()
     for name, said in pinned.items():
         if name not in ("numpy", "zstandard"):  # those two have wheels for every runtime that [azure] runtime may name
             assert said == version(name), f"{name}: `make .venv/all.stamp` installs what is pinned"
@@ -106,15 +107,16 @@ def test_the_bicep_uses_the_same_names_and_roles() -> None:
         f"name: '{RESOURCES}'",
     ):
         assert line in text
-    assert set(re.findall(r"^var \w+ = '([0-9a-f-]{36})'", text, re.M)) == {policy.SENDER, policy.RECEIVER, policy.OWNER, policy.BLOBS}
+    roles = {policy.SENDER, policy.RECEIVER, policy.OWNER, policy.BLOBS, policy.BLOBS_OWNER}
+    assert set(re.findall(r"^var \w+ = '([0-9a-f-]{36})'", text, re.M)) == roles
+    assert re.search(r"resource workerStores [\s\S]*?roleDefinitions', blobsOwner\)[\s\S]*?resource deployerOwns", text)
 
 
 def test_the_bicep_has_the_defaults_of_the_settings() -> None:
     text = bicep()
-    for field in dataclasses.fields(Settings):
-        if field.name in ("region", "tier", "memory_mb", "timeout_s", "concurrency", "lease_s", "runtime", "message_kb"):
-            (default,) = re.findall(rf"^param {field.name} \w+ = '?([\w.]+)", text, re.M)
-            assert default == str(field.default), field.name
+    defaults = {field.name: str(field.default) for field in dataclasses.fields(Settings)}
+    for name in ("region", "tier", "memory_mb", "timeout_s", "concurrency", "lease_s", "runtime", "message_kb"):
+        assert re.findall(rf"^param {name} \w+ = '?([\w.]+)", text, re.M) == [defaults[name]], name
     assert text.count("{") == text.count("}")
 
 

@@ -35,7 +35,7 @@ def _emulator() -> Iterator[None]:
 
 def test_a_worker_sends_receives_and_stores_and_makes_no_queues() -> None:
     given = {(each.scope, each.role) for each in policy.worker(NAMES, FUNCTION)}
-    assert given == {(each, role) for each in SPACES for role in (policy.SENDER, policy.RECEIVER)} | {(ACCOUNT, policy.BLOBS)}
+    assert given == {(each, role) for each in SPACES for role in (policy.SENDER, policy.RECEIVER)} | {(ACCOUNT, policy.BLOBS_OWNER)}
     assert {(each.principal, each.kind) for each in policy.worker(NAMES, FUNCTION)} == {(FUNCTION, "ServicePrincipal")}
 
 

@@ -8,9 +8,9 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from azure.storage.blob import BlobServiceClient
 
-from azure_calls import Canned, answering, recorded
+from azure_calls import Call, Canned, answering, recorded
 from fsd_azure import PROVIDER, RESOURCES, api, clients, function, invoke, limits, package, provision, queues
 from fsd_azure import names as naming
 from fsd_azure.api import Api
@@ -104,6 +104,7 @@ def test_what_is_made_and_how(app: str, azure: Api) -> None:
             found = admin.get_queue(queue)
             assert (found.lock_duration, found.max_delivery_count) == (timedelta(seconds=20), 2000)
             assert found.default_message_time_to_live == timedelta(seconds=queues.TTL_S)
+            assert admin.get_queue_runtime_properties(queue).total_message_count == 0  # of the probes; a lock hides, a count does not
 
     with closing(clients.container(told["blob_url"], told["container"])) as container:
         properties = container.get_container_properties()
@@ -396,12 +397,100 @@ def test_code_that_the_sites_identity_may_not_store_yet_is_sent_again() -> None:
         assert len(sent) == 3
 
 
+def test_code_is_sent_again_where_the_state_of_its_deployment_was_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instance that knew it is gone: what was told before is 404, or says nothing, from then on."""
+    monkeypatch.setattr(function, "FORGOTTEN_S", 0.3)
+    for nothing in (Canned(404), Canned(200, "{}")):
+        sends, looks = [0], Counter[int]()
+
+        def answers(method: str, path: str, nothing: Canned = nothing, sends: list[int] = sends, looks: Counter[int] = looks) -> Canned:
+            if method == "POST":
+                sends[0] += 1
+                return Canned(202, json.dumps(str(sends[0])))
+            looks[sends[0]] += 1
+            if sends[0] == 3:
+                return Canned(200, json.dumps({"status": 4}))
+            return Canned(200, json.dumps({"status": 1})) if looks[sends[0]] == 1 else nothing
+
+        with published(answers) as (publish, _):
+            publish()
+        assert sends == [3]
+
+
+def test_a_deployment_that_is_always_forgotten_is_said_long_before_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(function, "FORGOTTEN_S", 0.1)
+    with (
+        published(lambda method, path: Canned(202, '"1"') if method == "POST" else Canned(404)) as (publish, calls),
+        pytest.raises(DriverError, match=r"function app f: Azure forgot the deployment 3 times: run 'fsd deploy' again") as raised,
+    ):
+        publish()
+    assert raised.value.code is Code.UNAVAILABLE
+    assert sum(call.method == "POST" for call in calls) == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "InaccessibleStorageException: Failed to access storage account for deployment: BlobUploadFailedException",
+        "MSITokenUnavailableException: no token",
+        "[StorageAccessibleCheck] Unable to fetch MSI token",
+        "Name or service not known (fsdx.blob.core.windows.net:443)",
+    ],
+)
+def test_what_is_refused_while_an_account_and_an_identity_settle_passes(words: str) -> None:
+    sent: list[str] = []
+
+    def answers(method: str, path: str) -> Canned:
+        if method == "POST":
+            sent.append(path)
+            return Canned(202, '"1"')
+        return Canned(200, json.dumps({"status": 4} if len(sent) == 2 else {"status": 3, "status_text": words}))
+
+    with published(answers) as (publish, _):
+        publish()
+    assert len(sent) == 2
+
+
+def test_a_deployment_that_met_another_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(function, "AGAIN_S", 0.1)
+    sent: list[str] = []
+
+    def answers(method: str, path: str) -> Canned:
+        if method == "POST":
+            sent.append(path)
+            return Canned(202, '"1"') if len(sent) > 1 else Canned(409, "There is a deployment currently in progress.")
+        return Canned(200, json.dumps({"status": 4 if len(sent) == 3 else 5}))
+
+    with published(answers) as (publish, _):
+        publish()
+    assert len(sent) == 3
+
+
+@contextmanager
+def published(answers: Callable[[str, str], Canned]) -> Iterator[tuple[Callable[[], None], list[Call]]]:
+    """A way to send code to a deployment service that answers so, and what was asked of it. Roles may not be in force yet."""
+    with answering(answers) as address, asking() as requests, recorded() as calls:
+        requests.settling()
+        site = {"name": "f", "properties": {"hostNameSslStates": [{"name": address, "hostType": "Repository"}]}}
+        yield lambda: function.publish(requests, site, package.stub()), calls
+
+
+def test_a_region_that_takes_no_few_instances_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    Least: type[emulators.Emulator] = type("Least", (emulators.find("azure"),), {"arguments": ("--least-instances", "40")})
+    with emulators.own(Least):
+        says = r"\[azure\] concurrency = 39: eastus2 takes no function app of so few instances: expected 40 to 1000"
+        with pytest.raises(InputError, match=says):
+            provisioner(concurrency=39).ensure("few", 1, 1)
+        assert provisioner(concurrency=40).ensure("few", 1, 1).names["concurrency"] == "40"
+        assert provisioner().destroy("few")
+
+
 def test_a_deployment_waits_for_what_settles(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was just made is not there yet, then not ready; its host has no keys and its identity no role for some time."""
     azure = emulators.find("azure")
     Settling: type[emulators.Emulator] = type("Settling", (azure,), {"arguments": ("--settle", "2")})
     sent = replace(package.stub(), body=zipped({"function_app.py": b"", "host.json": b"{}"}))  # what runs is installed
-    monkeypatch.setattr(package, "build", lambda runtime: sent)
+    monkeypatch.setattr(package, "build", lambda runtime, within_s: sent)
     with emulators.own(Settling), recorded() as calls:
         made = provisioner(package=True).ensure("settles", 1, 1)
         assert provisioner(package=True).find("settles") == made
@@ -505,7 +594,10 @@ NOBODY = {"PATH": "/nonexistent", "AZURE_SUBSCRIPTION_ID": SUBSCRIPTION, "IDENTI
 def test_missing_credentials_say_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provisioning, "_FIRST_S", 2.0)
     chain = {"AZURE_TOKEN_CREDENTIALS": "AzureCliCredential"}  # the chain of one: others would ask the network
-    with pointed({**NOBODY, **chain}, CLEARS), pytest.raises(InputError, match="no Azure credentials are found: run 'az login'") as raised:
+    with (
+        pointed({**NOBODY, **chain}, CLEARS),
+        pytest.raises(InputError, match="no Azure credentials are found that work: run 'az login'") as raised,
+    ):
         provisioner().find("x")
     assert "\n" not in str(raised.value)
 

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,12 @@ from fsd_core import providers
 from fsd_core.client import run
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import FsdError, InputError, RunFailed
-from fsd_core.keys import is_run
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.retry import Retry
 from fsd_core.store import Store
 from fsd_core.wrappers.meter import Meter
-from waiting import claims
+from waiting import claims, left_by_runs
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(300)]
 APP = "disturbed"
@@ -76,7 +76,7 @@ def test_a_killed_function_ends_the_run_with_its_name(
     assert caught.value.rank == victim, caught.value
     assert caught.value.code is Code.UNAVAILABLE
     assert "the function ended: 50" in str(caught.value)
-    assert [key for key in store.keys("") if is_run(key)] == []
+    assert left_by_runs(store) == []
 
 
 def test_a_queue_deleted_mid_run_ends_it(settings: dict[str, Any], resources: Resources, store: Store, tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_connections_for_fewer_workers_are_refused_before_anything_starts(
 ) -> None:
     monkeypatch.setattr(limits, "TIERS", {name: replace(tier, connections=4) for name, tier in limits.TIERS.items()})
     with pytest.raises(InputError, match=r"3 ranks over 2 Service Bus namespaces may open 6 connections .*--channel object"):
-        start(settings, tmp_path, channel="queue", faults="")
-    assert start(settings, tmp_path, channel="object", faults="").output.nnz
+        start(settings, tmp_path, channel="queue", faults=None)
+    assert start(settings, tmp_path, channel="object", faults=None).output.nnz
 
 
 def test_a_malformed_connection_string_is_told_before_anything_starts(
@@ -124,21 +124,21 @@ def test_a_restart_of_service_bus_mid_run_is_the_right_answer_or_a_clear_error(
     emulator: Emulator, settings: dict[str, Any], store: Store, tmp_path: Path
 ) -> None:
     """It forgets its queues: a run that needs them cannot go on."""
-    right = start(settings, tmp_path, channel="object", faults="")
+    right = start(settings, tmp_path, channel="object", faults=None)
 
     def restart() -> None:
         claims(store)
         emulator.servers[0].stop()
         emulator.servers[0].start()
 
-    thread = threading.Thread(target=restart)
-    thread.start()
     said, found = "", None
-    try:
-        found = start(settings, tmp_path, channel="queue")
-    except FsdError as error:
-        said = str(error)
-    thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        restarted = pool.submit(restart)
+        try:
+            found = start(settings, tmp_path, channel="queue")
+        except FsdError as error:
+            said = str(error)
+        restarted.result()  # or nothing was tried
     assert found is not None or (said and "\n" not in said)
     assert found is None or (found.output != right.output).nnz == 0
     providers.find("azure").provisioner(settings).destroy(APP)
@@ -148,7 +148,7 @@ def test_a_throttled_namespace_slows_a_run_and_changes_nothing(tmp_path: Path) -
     throttled: type[Emulator] = type("Throttled", (emulators.find("azure"),), {"messages": ("--throttle", "20")})
     with emulators.own(throttled) as running:
         settings = dict(running.settings) | {"lease_s": 5}
-        queue, other = (start(settings, tmp_path, channel=channel, faults="", app="slow") for channel in ("queue", "object"))
+        queue, other = (start(settings, tmp_path, channel=channel, faults=None, app="slow") for channel in ("queue", "object"))
         assert queue.meter["retries"] > 0  # it was
         assert queue.output.nnz > 0
         assert (queue.output != other.output).nnz == 0

@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fsd_core.channel import Aborted, Channel, Exchange, HybridChannel, Membership, ObjectChannel, QueueChannel, describe
 from fsd_core.channel import channel as channels
+from fsd_core.channel import queue as queues
 from fsd_core.channel.frames import Frame, Kind, pack
 from fsd_core.driver import Code, Message, MessageDriver, ObjectDriver, Rejected
 from fsd_core.errors import DriverError, RunFailed
@@ -25,6 +27,7 @@ from fsd_core.wrappers.faults import Faults, FaultyMessages, FaultyObjects
 from fsd_core.wrappers.meter import Meter
 from fsd_core.wrappers.metered import MeteredMessages
 from fsd_local import PROVIDER
+from waiting import until
 
 RUN = "1234567890abcdef"
 Make = Callable[..., Channel]
@@ -186,20 +189,37 @@ def test_what_cannot_be_told_to_be_ours_is_removed_and_poisons_nothing(make: Mak
 def test_an_abort_goes_out_though_an_earlier_send_failed(make: Make) -> None:
     failing = make("queue", 0, {}, workers=4)
     failing.send(0, [(8, b"nobody has this rank")])
-    failing.abort(RunFailed(Code.INVALID, "why", rank=0))
+    failing.abort(RunFailed(Code.INVALID, "why", rank=0), failing.retry)
     with pytest.raises(Aborted, match="why"):
         list(make("queue", 1, {0: [0]}, workers=4).receive(0))
 
 
 def test_a_slow_consumer_is_no_stall_of_its_peers(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        time, worked_s = staticmethod(time.time), 0.0
+
+        def monotonic(self) -> float:
+            return time.monotonic() + self.worked_s
+
+    clock, arrived, waits = Clock(), list[int](), 0
     for source in (1, 2):
         make("queue", source, {}).send(0, [(0, b"x")])
     channel = make("queue", 0, {0: [1, 2, 3]}, workers=4)
-    monkeypatch.setattr(type(channel.patience), "limit_s", 6.0)
-    threading.Timer(7.5, lambda: make("queue", 3, {}, workers=4).send(0, [(0, b"late")])).start()
-    arrived = []
+    monkeypatch.setattr(channels, "time", clock)
+    monkeypatch.setattr(type(channel.patience), "limit_s", 60.0)
+    look = channel.mailbox.next
+
+    def looked(step: int, timeout: float) -> tuple[int, bytes] | None:
+        nonlocal waits
+        found = look(step, timeout)
+        waits += bool(timeout) and found is None and len(arrived) == 2
+        if waits == 3:  # it was waited for twice, longer than the limit if the consumer's work counted
+            make("queue", 3, {}, workers=4).send(0, [(0, b"late")])
+        return found
+
+    monkeypatch.setattr(channel.mailbox, "next", looked)
     for source, _ in channel.receive(0):
-        time.sleep(3.5)
+        clock.worked_s += 100.0
         arrived.append(source)
     assert sorted(arrived) == [1, 2, 3]
 
@@ -244,7 +264,7 @@ def test_an_abort_reaches_a_waiting_peer(make: Make, kind: str) -> None:
 
     def fail() -> None:
         make.store().put(RunKeys(RUN).error, describe(error))  # type: ignore[attr-defined]
-        failing.abort(error)
+        failing.abort(error, failing.retry)
 
     threading.Timer(0.3, fail).start()
     with pytest.raises(Aborted, match="rank 2, layer 7: out of memory"):
@@ -256,9 +276,13 @@ def test_a_wait_past_the_deadline_names_who_is_missing(make: Make, kind: str) ->
     sender = make(kind, 1, {})
     sender.send(0, [(0, b"here")])
     sender.finish()
-    channel = make(kind, 0, {0: [1, 2], 1: [1, 2]}, seconds=3)
+    channel = make(kind, 0, {0: [1, 2], 1: [1, 2]})
+    arrivals = channel.receive(0)
+    assert next(arrivals) == (1, b"here")
+    channel.me, began = replace(channel.me, deadline=time.time()), time.monotonic()
     with pytest.raises(RunFailed, match=r"deadline, for rank 2 \(never heard of\)") as caught:
-        list(channel.receive(0))
+        list(arrivals)
+    assert time.monotonic() - began < channels.START_S - 10  # which would be a stall
     assert caught.value.code is Code.DEADLINE
 
 
@@ -281,7 +305,7 @@ def test_an_abort_goes_to_all_peers_at_once(make: Make) -> None:
     me, told = (make("queue", rank, {0: [1]}, workers=4, narrow=True) for rank in (0, 3))
     assert isinstance(me, QueueChannel)
     me.driver = Slow(me.driver)
-    me.abort(RunFailed(Code.UNAVAILABLE, "enough", rank=0))
+    me.abort(RunFailed(Code.UNAVAILABLE, "enough", rank=0), me.retry)
     with pytest.raises(Aborted, match="enough"):
         list(told.receive(0))
 
@@ -305,5 +329,43 @@ def test_a_service_that_says_how_long_to_wait_is_asked_again_then() -> None:
 
     assert Retry(time.time() + 60, Meter()).call(Driver(), "request", request) == "at last"
     assert min(later - earlier for earlier, later in pairwise(asked)) >= 0.3
-    with pytest.raises(DriverError, match="Busy"):  # not past the deadline
-        Retry(time.time() + 0.2, Meter()).call(Driver(), "request", lambda: asked.clear() or request())
+    asked.clear()
+    with pytest.raises(DriverError, match="Busy"):
+        Retry(time.time() + 0.2, Meter()).call(Driver(), "request", request)
+    assert len(asked) == 1  # to ask then would be past the deadline
+
+
+def test_kept_deliveries_keep_their_age(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full batch that leaves does not make what is left look younger: its lease would end before it is acknowledged."""
+    now = 100.0
+    monkeypatch.setattr(queues, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+    channel = make("queue", 0, {})
+    assert isinstance(channel, QueueChannel)
+    acked: list[object] = []
+
+    class Noted(AroundMessages):
+        def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
+            acked.extend(tokens)
+            return []
+
+    channel.driver = Noted(channel.driver)
+    for token in range(11):
+        channel._remember(token)
+    now += 0.19  # of a lease of 0.4 s
+    channel._ack(late=False)
+    until(lambda: acked == list(range(10)))
+    now += 0.02
+    channel._ack(late=False)
+    until(lambda: acked == list(range(11)))
+
+
+@pytest.mark.parametrize("kind", ["queue", "object", "hybrid"])
+def test_what_waits_for_a_retry_hears_of_the_runs_end(make: Make, kind: str) -> None:
+    """A rank whose sends are throttled for ever stops as soon as its mailbox hears that the run has failed."""
+    channel = make(kind, 0, {0: [1]}, faults="throttle=1,seed=1")
+    channel.send(0, [(1, b"never taken")])
+    channel.mailbox.fail(Aborted(Code.UNAVAILABLE, "enough", rank=1))
+    with pytest.raises(Aborted, match="enough"):
+        list(channel.receive(0))
+    with pytest.raises(DriverError):
+        channel.finish_sends()

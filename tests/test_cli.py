@@ -22,6 +22,7 @@ from fsd_core.driver import ObjectDriver
 from fsd_core.model import open_model
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
+from fsd_core.sealed import seal
 from fsd_local import PROVIDER
 
 NET, INPUT = "radixnet:1024:6", "random:40"
@@ -368,11 +369,11 @@ def put(app: str, bodies: dict[str, object]) -> ObjectDriver:
     """Objects in the store of a deployed app."""
     objects = PROVIDER.objects(PROVIDER.provisioner({}).ensure(app, 1, 1))
     for key, body in bodies.items():
-        objects.put(key, json.dumps(body).encode())
+        objects.put(key, seal(body))
     return objects
 
 
-def test_deploy_gc_clean_destroy(fsd):
+def test_deploy_gc_clean_destroy(fsd, home):
     code, out, err = fsd("deploy", "--app", "mine", "--workers", 2, "--json")
     assert code == 0, err
     assert (one_object(out)["app"], one_object(out)["slots"]) == ("mine", 4)
@@ -383,10 +384,17 @@ def test_deploy_gc_clean_destroy(fsd):
     assert one_object(out)["removed"] == 1
     assert not objects.list("0123456789abcdef/").keys
     assert any("/content/" in key for key in objects.list("").keys)
+    code, out, _ = fsd("clean", "--app", "mine", "--keep-records", "--json")
+    assert code == 0
+    assert one_object(out)["removed"] > 0
+    assert not any("/content/" in key for key in objects.list("").keys)
+    assert list((home / "runs").iterdir())
+    assert fsd(*small_run("--app", "mine"))[0] == 0
     code, out, _ = fsd("clean", "--app", "mine", "--json")
     assert code == 0
     assert one_object(out)["removed"] > 0
     assert not any("/content/" in key for key in objects.list("").keys)
+    assert not (home / "runs").exists()
     code, out, _ = fsd("destroy", "--app", "mine", "--json")
     assert code == 0
     assert one_object(out)["removed"]

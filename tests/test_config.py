@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsd_core.config import KINDS, Settings, home, load
+from fsd_core import cost, textfile
+from fsd_core.cli import main
+from fsd_core.config import KINDS, Settings, load
 from fsd_core.errors import InputError
 
 
@@ -136,6 +141,67 @@ def test_any_text_is_read_or_refused_in_one_line(key, text):
     assert len(said.splitlines()) <= 1
 
 
-def test_home():
-    assert home({"FSD_HOME": "/somewhere"}) == Path("/somewhere")
-    assert home({}) == Path.home() / ".fsd"
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfworkers = 3\nseed = 4\n",
+        b"workers = 3\r\nseed = 4\r\n",
+        b"\xef\xbb\xbfworkers = 3\r\nseed = 4",
+        b"workers = 3\rseed = 4",
+    ],
+)
+def test_what_an_editor_adds_is_no_content(content, tmp_path):
+    path = tmp_path / "fsd.toml"
+    path.write_bytes(content)
+    settings = load(config=path, environ={})
+    assert (settings.workers, settings.seed) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("workers = 3".encode("utf-16"), "is UTF-16, expected UTF-8"),
+        (b'app = "\xe4"', "byte 7 is 0xe4, which is no UTF-8"),
+        (b"\0", "is no TOML"),
+        (b"a = " + b"[" * 100_000, "is no TOML"),
+    ],
+)
+def test_what_is_no_text_is_named(content, says, tmp_path):
+    path = tmp_path / "fsd.toml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=says) as caught:
+        load(config=path, environ={})
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_read_and_not_waited_for_in_vain(tmp_path, monkeypatch):
+    monkeypatch.setattr(textfile, "PATIENCE_S", 0.2)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is a pipe to which nobody wrote"):
+        load(config=tmp_path / "pipe", environ={})
+    monkeypatch.setattr(textfile, "PATIENCE_S", 60.0)
+    read, write = os.pipe()
+    threading.Timer(0.2, lambda: (os.write(write, b"workers = 3\n"), os.close(write))).start()
+    assert load(config=f"/dev/fd/{read}", environ={}).workers == 3  # as of `--config <(command)`
+    os.close(read)
+    with pytest.raises(InputError, match="is larger than 16 MiB"):
+        load(config="/dev/zero", environ={})
+
+
+def test_a_file_here_that_leads_nowhere_is_no_missing_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("fsd.toml").symlink_to("gone.toml")
+    with pytest.raises(InputError, match=r"fsd\.toml: no such file"):
+        load(environ={})
+
+
+def test_prices_and_counts_are_read_alike(tmp_path, capfd):
+    prices, usage = tmp_path / "t.toml", tmp_path / "u.json"
+    prices.write_bytes(b"\xef\xbb\xbf" + Path(cost.load("local").path).read_bytes().replace(b"\n", b"\r\n"))
+    assert [price.sku for price in cost.load(str(prices)).prices] == [price.sku for price in cost.load("local").prices]
+    usage.write_bytes(b'\xef\xbb\xbf{"object_puts": 3}\r\n')
+    assert main(["bill", "--tariff", str(prices), "--usage", str(usage), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["tariff"]
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        cost.load(f"{tmp_path}/")

@@ -353,6 +353,19 @@ def test_only_the_first_launch_of_a_process_was_cold() -> None:
     assert Start().take() > 0
 
 
+def test_a_process_that_was_forked_takes_its_own_start_and_not_its_parents() -> None:
+    code = (
+        "import os, time; time.sleep(1)\n"
+        "from fsd_core.cold import Start\nstart = Start()\n"
+        "if os.fork() == 0:\n"
+        "    first, second = start.take(), start.take()\n"
+        "    os._exit(first >= 0.5 or second != 0)\n"
+        "assert os.waitstatus_to_exitcode(os.wait()[1]) == 0\n"
+        "assert start.take() > 0.9"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
+
+
 # the command
 
 

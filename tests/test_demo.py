@@ -11,6 +11,7 @@ pytest.importorskip("sklearn")
 
 from fsd_core.cli import main
 from fsd_core.demo import DENSITY, accuracy, digits, network
+from fsd_core.model import radixnet
 from fsd_core.model.serial import serial
 
 
@@ -48,6 +49,23 @@ def test_kept_for_the_next_time(trained, home):
     again, same = network(home, progress=lambda done, total: pytest.fail("trained again"))
     assert (again.digest, same) == (model.digest, folder)
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("what", ["model.json", "weights-*"])
+def test_a_damaged_copy_is_made_anew(tmp_path, monkeypatch, caplog, what):
+    small = radixnet(1024, 2)
+    monkeypatch.setattr("fsd_core.demo.train", lambda data, progress: small)
+    _, folder = network(tmp_path)
+    [file] = folder.glob(what)
+    data = bytearray(file.read_bytes())
+    data[-100] ^= 1
+    file.write_bytes(data)
+    again, same = network(tmp_path)
+    assert (again.digest, same) == (small.digest, folder)
+    assert "made anew" in caplog.text
+    caplog.clear()
+    assert network(tmp_path)[0].digest == small.digest
+    assert not caplog.records
 
 
 def test_demo_shows_it(trained, home, monkeypatch, capfd):

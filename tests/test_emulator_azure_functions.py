@@ -257,8 +257,8 @@ def test_groups(emulator: Emulator) -> None:
     assert emulator.control("PUT", plan, {"location": "eastus2", "sku": {"name": "FC1"}})[1]["properties"] == {
         "provisioningState": "Succeeded"
     }
-    assert emulator.control("PUT", account, {"location": "eastus2", "tags": {"c": "d"}})[0] == 201
-    assert emulator.control("PUT", f"{account}/managementPolicies/default", {"properties": {"policy": {}}})[0] == 201
+    assert emulator.control("PUT", account, {"location": "eastus2", "tags": {"c": "d"}})[0] == 200
+    assert emulator.control("PUT", f"{account}/managementPolicies/default", {"properties": {"policy": {}}})[0] == 200
     role = f"{account}/providers/Microsoft.Authorization/roleAssignments"
     granted = {"properties": {"principalId": "p", "roleDefinitionId": "r"}}
     assert [emulator.control("PUT", f"{role}/{name}", granted)[0] for name in ("one", "one", "two")] == [201, 201, 409]
@@ -270,13 +270,77 @@ def test_groups(emulator: Emulator) -> None:
     ]
     named = emulator.create()
     inside = f"{group}/providers/Microsoft.Web/sites/inside"
-    assert emulator.control("PUT", inside, site())[0] == 201
+    assert emulator.control("PUT", inside, site())[0] == 200
     status, _ = emulator.control("DELETE", group)
     assert status == 202
     until(lambda: emulator.control("GET", group)[0] == 404)
     assert emulator.control("DELETE", plan)[0] == 204
     assert emulator.ask("GET", "/sites/inside/api/items/x/y")[0] == 404
     assert emulator.post(named)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "statuses", "stated"),
+    [
+        ("Microsoft.Web/serverfarms/status", {"location": "eastus2"}, [200, 200], True),
+        ("Microsoft.Storage/storageAccounts/status", {"location": "eastus2"}, [200, 200], True),
+        ("Microsoft.Storage/storageAccounts/status/managementPolicies/default", {"properties": {"policy": {}}}, [200, 200], False),
+        ("Microsoft.Storage/storageAccounts/status/blobServices/default/containers/c", {}, [201, 200], False),
+        ("Microsoft.ServiceBus/namespaces/status", {"location": "eastus2"}, [201, 200], True),
+        ("Microsoft.ManagedIdentity/userAssignedIdentities/status", {"location": "eastus2"}, [201, 200], False),
+        (
+            "Microsoft.Authorization/roleAssignments/status",
+            {"properties": {"principalId": "status", "roleDefinitionId": "r"}},
+            [201, 201],
+            False,
+        ),
+    ],
+)
+def test_a_put_is_answered_as_the_vendor_describes_it(
+    emulator: Emulator, kind: str, body: dict[str, Any], statuses: list[int], stated: bool
+) -> None:
+    """Its status, when it makes something and when that is there; and whether that has a state of its own."""
+    answers = [emulator.control("PUT", f"{G}/providers/{kind}", body) for _ in range(2)]
+    assert [status for status, _ in answers] == statuses
+    shown = [*(each for _, each in answers), emulator.control("GET", f"{G}/providers/{kind}")[1]]
+    assert [each["properties"].get("provisioningState") for each in shown] == [("Succeeded" if stated else None)] * 3
+
+
+def test_an_empty_plan_goes_with_its_last_site(emulator: Emulator) -> None:
+    plan = f"{WEB}/serverfarms/goes"
+    for kept in (False, True):
+        assert emulator.control("PUT", plan, {"location": "eastus2"})[0] == 200
+        for name in ("first", "last"):
+            body = site()
+            body["properties"]["serverFarmId"] = plan.upper() if name == "last" else plan
+            assert emulator.control("PUT", f"{WEB}/sites/{name}", body)[0] == 200
+        assert emulator.control("DELETE", plan)[1]["error"]["code"] == "Conflict"
+        assert emulator.control("DELETE", f"{WEB}/sites/first")[0] == 200
+        assert emulator.control("GET", plan)[0] == 200
+        query = f"?api-version=2024-04-01&deleteEmptyServerFarm={str(not kept).lower()}"
+        assert emulator.ask("DELETE", f"{WEB}/sites/last{query}", headers=BEARER)[0] == 200
+        assert emulator.control("GET", plan)[0] == (200 if kept else 404)
+    assert emulator.control("DELETE", plan)[0] == 200
+
+
+def test_who_sends_code_while_other_code_comes_is_told_of_the_conflict() -> None:
+    with running("--pending-s", "3") as emulator:
+        name = emulator.create()
+        headers = {**BEARER, "Content-Type": "application/zip"}
+        for _ in range(5):  # a machine that stood still for 3 s sends the second when the first is in place
+            assert emulator.ask("POST", f"/scm/{name}/api/publish", zipped(), headers)[0] == 202
+            second = emulator.publish(name, zipped())
+            until(lambda: json.loads(emulator.ask("GET", f"/scm/{name}/api/deployments/latest", headers=BEARER)[1])["status"] == 4 or None)
+            if second["status"] != 4:
+                break
+        assert (second["status"], second["complete"]) == (5, True)
+        assert emulator.publish(name, zipped())["status"] == 4
+
+
+def test_a_region_that_takes_no_few_instances() -> None:
+    with running("--least-instances", "40") as emulator:
+        assert emulator.control("PUT", f"{WEB}/sites/few", site(maximumInstanceCount=39))[0] == 400
+        assert emulator.control("PUT", f"{WEB}/sites/few", site(maximumInstanceCount=40))[0] == 200
 
 
 def test_a_deletion_tells_when_it_is_done(emulator: Emulator) -> None:
@@ -354,7 +418,7 @@ def test_what_was_just_made_settles() -> None:
     """As on the platform, when asked for: not there, not ready, no keys, no role; and a host without storage has no keys ever."""
     with running("--settle", "1") as emulator:
         plan = f"{WEB}/serverfarms/p"
-        assert emulator.control("PUT", plan, {"location": "eastus2"})[0] == 201
+        assert emulator.control("PUT", plan, {"location": "eastus2"})[0] == 200
         name = emulator.create(settings={"AzureWebJobsStorage__accountName": "a"})
         assert [emulator.control("GET", path)[0] for path in (plan, f"{WEB}/sites/{name}")] == [404, 404]
         assert "403 (Forbidden)" in emulator.publish(name, zipped())["status_text"]
@@ -412,7 +476,7 @@ def test_published_code_runs_with_nothing_but_itself() -> None:
         assert emulator.ask("PUT", f"/sites/{name}/worker?code={key}")[0] == 200  # what was published before serves on
         body_of_another = site()
         body_of_another["properties"]["functionAppConfig"]["runtime"]["version"] = "3.10"
-        assert emulator.control("PUT", f"{WEB}/sites/older", body_of_another)[0] == 201
+        assert emulator.control("PUT", f"{WEB}/sites/older", body_of_another)[0] == 200
         assert f"by its own Python {HERE} only" in emulator.publish("older", own)["status_text"]
 
 

@@ -269,6 +269,33 @@ def test_who_may_call(emulator: Emulator) -> None:
     assert emulator.ask("POST", "/run/no-such-function", b"{}", right)[0] == 404
 
 
+def test_a_reader_of_an_older_policy_version_does_not_see_conditions(emulator: Emulator) -> None:
+    account = emulator.control("POST", f"/v1/projects/{PROJECT}/serviceAccounts", {"accountId": "has-conditions"})[1]
+    for method, where in (("POST", f"/v1/{account['name']}"), ("GET", f"{PLACE}/services/{emulator.create()}")):
+        condition = {"title": "t", "expression": "true"}
+        bindings = [{"role": INVOKER, "members": ["user:a@b.example"], "condition": condition}]
+        assert emulator.control("POST", f"{where}:setIamPolicy", {"policy": {"bindings": bindings}})[0] == 400
+        assert emulator.control("POST", f"{where}:setIamPolicy", {"policy": {"version": 3, "bindings": bindings}})[0] == 200
+        old = emulator.control(method, f"{where}:getIamPolicy")[1]
+        assert (old["version"], [each.get("condition") for each in old["bindings"]]) == (1, [None])
+        assert old["bindings"][0]["role"].startswith(f"{INVOKER}_withcond_")
+        assert emulator.control("POST", f"{where}:setIamPolicy", {"policy": old})[0] == 400
+        new = emulator.control(method, f"{where}:getIamPolicy?options.requestedPolicyVersion=3")[1]
+        assert (new["version"], new["bindings"]) == (3, bindings)
+        for wrong in ("2", "x"):
+            assert emulator.control(method, f"{where}:getIamPolicy?options.requestedPolicyVersion={wrong}")[0] == 400
+        assert emulator.control("POST", f"{where}:setIamPolicy", {"policy": {**new, "version": 1}})[0] == 400
+        assert emulator.control("POST", f"{where}:setIamPolicy", {"policy": {**new, "bindings": []}})[0] == 200
+
+
+def test_a_role_on_a_condition_is_never_given_here(emulator: Emulator) -> None:
+    name = emulator.create()
+    binding = {"role": INVOKER, "members": ["allUsers"], "condition": {"title": "t", "expression": "true"}}
+    policy = {"version": 3, "bindings": [binding]}
+    assert emulator.control("POST", f"{PLACE}/services/{name}:setIamPolicy", {"policy": policy})[0] == 200
+    assert emulator.ask("POST", f"/run/{name}", b"{}")[0] == 403  # conditions are kept and told, and not evaluated
+
+
 def test_functions_call_each_other_as_their_service_account(emulator: Emulator) -> None:
     status, account = emulator.control("POST", f"/v1/projects/{PROJECT}/serviceAccounts", {"accountId": "the-workers"})
     assert status == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -249,6 +251,22 @@ def test_an_installation_is_made_once_and_whole(home):
 def test_what_cannot_be_installed_says_so(home):
     with pytest.raises(InputError, match=r"thing cannot be installed: pip ended with 1: .*no-such-file"):
         install._pip([sys.executable, "-m", "pip", "install", "./no-such-file.whl"], "thing", lambda line: None)
+
+
+def test_wheels_are_kept_as_their_hashes_say(home, tmp_path):
+    wheel, pins = tmp_path / "thing-1.0-py3-none-any.whl", tmp_path / "things.txt"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("thing-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n")
+        archive.writestr("thing-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    told: list[str] = []
+    pins.write_text(f"thing @ {wheel.as_uri()} --hash=sha256:{'0' * 64}\n")
+    for _ in range(2):  # what failed is no installation
+        with pytest.raises(InputError, match=r"wheels-things cannot be installed: pip ended with 1: "):
+            install.wheels(pins, told.append)
+    pins.write_text(f"thing @ {wheel.as_uri()} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n")
+    for _ in range(2):
+        assert [each.read_bytes() for each in install.wheels(pins, told.append).glob("*.whl")] == [wheel.read_bytes()]
+    assert sum("installing wheels-things" in line for line in told) == 3
 
 
 def test_what_is_there_is_not_installed(home, monkeypatch):

@@ -102,6 +102,7 @@ def test_what_clients_and_servers_are_told(tmp_path: Path, monkeypatch: pytest.M
         assert not {"AZURE_CLIENT_SECRET", "FSD_AZURE_KEY", "IDENTITY_ENDPOINT"} & set(os.environ)
         assert os.environ["AZURE_SUBSCRIPTION_ID"] == SUBSCRIPTION
         told = Functions(tmp_path, None, ()).environment()
+        assert "PATH" in told
         assert not any(name.startswith(("AZURE_", "FSD_AZURE_", "IDENTITY_", "AWS_")) for name in told)
     assert os.environ["AZURE_CLIENT_SECRET"] == "somewhere"
     assert emulator.env["FSD_AZURE_SERVICE_BUS"].split() == [emulator.bus.connection_string(name) for name in NAMESPACES]
@@ -118,7 +119,7 @@ def test_a_proxy_sees_each_message_once(tmp_path: Path) -> None:
         with closing(AmqpProxy(server.ports["one"][0], lambda what: seen.update([what]))) as proxy:
             assert exchanged(bus_string([proxy.port]), "a-queue") == [b"one", b"two", b"xxx"]
             assert seen["a-queue"] == 2
-            assert seen.keys() == {"", "$cbs", "a-queue"}
+            assert seen.keys() == {"", "$cbs", "a-queue", "settled"}
             with socket.create_connection(("127.0.0.1", proxy.port)) as other:  # no AMQP: the server ends it
                 other.sendall(b"GET / HTTP/1.1\r\n\r\n")
                 other.settimeout(WITHIN_S)

@@ -1,13 +1,12 @@
 """Frames and bundles survive, damage is named, batches keep to their limits, and the mailbox keeps each payload once."""
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fsd_core.channel import Membership
 from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, fill, pack, split, unpack
-from fsd_core.channel.mailbox import Mailbox
+from fsd_core.channel.mailbox import Copy, Mailbox, Misfit, Unexpected
 from fsd_core.channel.objects import bundle, entry
 from fsd_core.errors import RunFailed
 
@@ -66,7 +65,7 @@ def test_pieces_in_any_order_and_number_give_each_payload_once(payloads: dict[in
     for one in frames:
         try:
             body = mailbox.add(one)
-        except KeyError:
+        except Copy:
             copies += 1
             continue
         if body is not None:
@@ -105,10 +104,19 @@ def test_a_bundle_of_another_step_or_without_this_target_is_refused() -> None:
             entry(body, *arguments)
 
 
-def test_reports_of_unknown_sources_are_not_kept() -> None:
+def test_what_nobody_expects_is_no_copy_and_is_not_kept() -> None:
     mailbox = Mailbox({0: [1]})
     for strange in (frame(0, 2, 0, 1, b""), frame(9, 1, 0, 1, b"")):
-        with pytest.raises(KeyError):
+        with pytest.raises(Unexpected):
             mailbox.add(strange)
     assert mailbox.missing(0) == [1]
-    assert np.array_equal(mailbox.missing(0), [1])
+
+
+def test_a_piece_that_cannot_be_joined_is_no_copy() -> None:
+    mailbox = Mailbox({0: [1]})
+    assert mailbox.add(frame(0, 1, 0, 3, b"a")) is None
+    for number in (0, 1):
+        with pytest.raises(Misfit, match="a piece of 2, after pieces of 3"):
+            mailbox.add(frame(0, 1, number, 2, b"b"))
+    assert mailbox.add(frame(0, 1, 2, 3, b"c")) is None
+    assert mailbox.add(frame(0, 1, 1, 3, b"b")) == b"abc"

@@ -20,6 +20,14 @@ from fsd_gcp import PROVIDER, clients
 from fsd_gcp.errors import Answered, advice, classify
 from gcp_server import env
 
+NO_QUOTA_PROJECT = {  # 403, as Google's services answer a person whose login names no project
+    "code": 403,
+    "message": "Your application is authenticating by using local Application Default Credentials. The cloudfunctions.googleapis.com API "
+    "requires a quota project, which is not set by default. To learn how to set your quota project, see "
+    "https://cloud.google.com/docs/authentication/adc-troubleshooting/user-creds .",
+    "status": "PERMISSION_DENIED",
+    "details": [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "SERVICE_DISABLED", "domain": "googleapis.com"}],
+}
 PUBSUB_OFF = (
     "Cloud Pub/Sub API has not been used in project 123 before or it is disabled. Enable it by visiting "
     "https://console.developers.google.com/apis/api/pubsub.googleapis.com/overview?project=123 then retry."
@@ -86,6 +94,10 @@ def test_answers_of_http_are_one_line(body: bytes, text: str, code: Code) -> Non
         (Answered("PERMISSION_DENIED", PUBSUB_OFF), "gcloud services enable pubsub.googleapis.com'"),
         (Answered("accessNotConfigured", "off", 403), "gcloud services enable pubsub.googleapis.com storage.googleapis.com"),
         (f"DENIED: rank 3: publish to rank 2: Answered: PERMISSION_DENIED: {PUBSUB_OFF}", "services enable pubsub"),
+        (
+            Answered.http(403, json.dumps({"error": NO_QUOTA_PROJECT}).encode()),
+            "gcloud auth application-default set-quota-project",
+        ),
         (Answered("NOT_FOUND", "Requested project not found or user does not have access to it (project=p)."), "gcloud projects list"),
         (Answered("UserProjectAccountProblem", "The project to be billed is associated with an absent billing account.", 403), "billing"),
         (Answered("NOT_FOUND", "Resource not found (resource=fsd-a-0-0)."), "fsd deploy --provider gcp"),

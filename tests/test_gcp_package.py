@@ -41,6 +41,7 @@ def test_every_requirement_is_pinned_and_is_what_is_tested_here(content: dict[st
 
     lines = [line for line in content["requirements.txt"].decode().splitlines() if not line.startswith("#")]
     pinned = dict(line.split("==") for line in lines)
+    assert {"numpy", "zstandard", "google-auth", "grpcio"} <= pinned.keys()
     for name in pinned.keys() - {"numpy", "zstandard"}:  # those two have wheels for every runtime that [gcp] runtime may name
         assert pinned[name] == version(name), f"{name}: `make .venv/all.stamp` installs what is pinned"
 
@@ -66,6 +67,7 @@ def test_a_worker_imports_only_what_is_in_it_and_what_it_requires(content: dict[
     )
     done = subprocess.run([sys.executable, "-P", "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     modules, heavy = map(json.loads, done.stdout.splitlines())
+    assert {"fsd_core.worker", "fsd_gcp"} <= modules.keys()
     assert all(file.startswith(str(tmp_path)) for file in modules.values())
     assert heavy == []
 

@@ -286,6 +286,27 @@ def test_roles_that_others_gave_stay(app: str, gcp: Api) -> None:
     assert {(each.resource, each.role, each.member) for each in theirs} <= bindings(gcp, theirs)
 
 
+def test_conditional_roles_that_others_gave_stay(app: str, gcp: Api) -> None:
+    made = provisioner().ensure(app, 1, 1)
+    mate, other = (policy.client(made.names, f"serviceAccount:{who}@elsewhere.iam.gserviceaccount.com") for who in ("mate", "other"))
+    mates = [each for each in mate if each.service in ("storage", "iam", "run")]
+    condition = {"title": "until 2030", "expression": "request.time < timestamp('2030-01-01T00:00:00Z')"}
+    assert {each.service for each in mates} >= {"storage", "run"}
+    for each in mates:
+        bucket = each.service == "storage"
+        where = f"{each.resource}/iam" if bucket else f"{each.resource}:setIamPolicy"
+        new = {"version": 3, "bindings": [{"role": each.role, "members": [each.member], "condition": condition}]}
+        gcp.call(each.service, "PUT" if bucket else "POST", where, new if bucket else {"policy": new})
+    gcp.grant([each for each in other if each.service in ("storage", "iam", "run")])
+    provisioner(concurrency=9).ensure(app, 1, 1)
+    for each in mates:
+        found = gcp.policy(each.service, each.resource)
+        assert [one["members"] for one in found["bindings"] if one.get("condition") == condition] == [[each.member]]
+        plain = [one["members"] for one in found["bindings"] if one["role"] == each.role and "condition" not in one]
+        assert each.member.replace("mate@", "other@") in plain[0]
+        assert each.member not in plain[0]
+
+
 def test_an_account_of_ones_own_stays(app: str, gcp: Api) -> None:
     own = f"own-{app}"
     email = gcp.call("iam", "POST", f"v1/projects/{PROJECT}/serviceAccounts", {"accountId": own})["email"]
@@ -425,7 +446,10 @@ NOBODY = {"NO_GCE_CHECK": "true", "CLOUDSDK_CONFIG": "/nonexistent", "PATH": "/n
     [
         ({"GOOGLE_CLOUD_PROJECT": PROJECT}, "no Google Cloud credentials are found: run 'gcloud auth application-default login'"),
         ({}, "no Google Cloud credentials are found"),
-        ({"GOOGLE_CLOUD_PROJECT": PROJECT, "GOOGLE_APPLICATION_CREDENTIALS": "/nonexistent/key.json"}, "no Google Cloud credentials"),
+        (
+            {"GOOGLE_CLOUD_PROJECT": PROJECT, "GOOGLE_APPLICATION_CREDENTIALS": "/nonexistent/key.json"},
+            "File /nonexistent/key.json was not found",
+        ),
     ],
 )
 def test_missing_credentials_say_what_helps(environment: dict[str, str], says: str) -> None:

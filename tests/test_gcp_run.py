@@ -18,7 +18,6 @@ from fsd_core import providers
 from fsd_core.client import run
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import InputError, RunFailed
-from fsd_core.keys import is_run
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.retry import Retry
@@ -27,7 +26,7 @@ from fsd_core.wrappers.meter import Meter
 from fsd_gcp import policy
 from fsd_gcp.api import Api
 from fsd_gcp.names import Names
-from waiting import claims
+from waiting import claims, left_by_runs
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(240)]
 APP = "disturbed"
@@ -76,8 +75,8 @@ def test_a_killed_function_ends_the_run_with_its_name(
     assert caught.value.rank == victim, caught.value
     assert caught.value.code is Code.UNAVAILABLE
     assert "the function ended: 503" in str(caught.value)
-    assert time.monotonic() - killed_at[0] < 30  # long before the run's own deadline
-    assert [key for key in store.keys("") if is_run(key)] == []
+    assert time.monotonic() - killed_at[0] < 60  # before any stall limit ends
+    assert left_by_runs(store) == []
 
 
 def test_a_killed_grandchild_is_told_by_its_parent(settings: dict[str, Any], store: Store, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from fsd_gcp.settings import Settings
 
 MAIN = Path(sys.modules["fsd_gcp"].__file__ or "").parents[2] / "handlers" / "google_cloud_run" / "main.tf"
 TEXT = MAIN.read_text()
+HOW_TO = (MAIN.parents[2] / "docs" / "how-to-gcp.md").read_text()
+TERRAFORM = {"cloudresourcemanager", "serviceusage"}
 
 
 def test_it_is_well_formed(tmp_path: Path) -> None:
@@ -54,14 +56,32 @@ def test_it_gives_the_same_roles_and_apis() -> None:
     grants = [*policy.queues(own, [(0, 0)], "m", receives=True), *policy.worker(told), *policy.account(told, member)]
     assert set(re.findall(r'"(roles/[\w.]+)"', TEXT)) == {each.role for each in grants}
     (listed,) = re.findall(r"apis = \[(.*?)\]", TEXT, re.S)
-    assert tuple(re.findall(r'"(\w+)"', listed)) == policy.APIS
+    assert tuple(re.findall(r'"(\w+)"', listed)) == tuple(sorted({*policy.APIS, *TERRAFORM}))
+
+
+def test_what_terraform_itself_asks_is_enabled_beforehand() -> None:
+    """``google_project`` is read while it plans, and each ``google_project_service`` reads the project and asks about services."""
+    assert 'data "google_project"' in TEXT
+    assert 'resource "google_project_service"' in TEXT
+    (command,) = re.findall(r"gcloud services enable (.*)", TEXT.partition("terraform apply")[0])
+    assert {name.removesuffix(".googleapis.com") for name in command.split() if "." in name} == TERRAFORM
+    (told,) = re.findall(r"gcloud services enable ([^`]*)`", HOW_TO.partition("Terraform:")[2].partition("## 4")[0])
+    assert {name.removesuffix(".googleapis.com") for name in told.split()} == TERRAFORM
+
+
+def test_the_how_to_enables_what_the_provider_uses_in_an_order_that_works() -> None:
+    steps = HOW_TO.partition("## 1.")[2].partition("## 2.")[0]
+    (enabled,) = re.findall(r"gcloud services enable ((?:.*\\\n)*.*)", steps)
+    assert set(re.findall(r"(\w+)\.googleapis\.com", enabled)) == {*policy.APIS}
+    order = ["config set project", "services enable", "application-default login", "application-default set-quota-project"]
+    places = [steps.index(f"gcloud {each}" if each[0] != "a" else f"gcloud auth {each}") for each in order]
+    assert places == sorted(places)
 
 
 def test_its_defaults_and_the_record_are_those_of_the_settings() -> None:
-    for field in dataclasses.fields(Settings):
-        if field.name in ("region", "memory_mb", "timeout_s", "concurrency", "lease_s", "runtime"):
-            (default,) = re.findall(rf'variable "{field.name}" \{{[^}}]*default\s*= "?([\w-]+)', TEXT)
-            assert default == str(field.default), field.name
+    defaults = {field.name: str(field.default) for field in dataclasses.fields(Settings)}
+    for name in ("region", "memory_mb", "timeout_s", "concurrency", "lease_s", "runtime"):
+        assert re.findall(rf'variable "{name}" \{{[^}}]*default\s*= "?([\w-]+)', TEXT) == [defaults[name]], name
     assert f"{RESOURCES} = jsonencode" in TEXT
     (record,) = re.findall(r"names = \{(.*?)\n\s*\}", TEXT, re.S)
     wanted = set(provision.GcpProvisioner({}).wanted()) | {"project", "region", "generation", "function", "bucket", "url"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import fsd_core
-from fsd_core.cli.main import root
+from fsd_core.cli.commands import root
 
 ROOT = Path(__file__).parents[1]
 # A module imports only what stands above it.
@@ -20,6 +20,13 @@ ORDER = (
     *(
         "driver",
         "errors",
+        "home",
+        "sealed",
+        "arguments",
+        "interrupt",
+        "crew",
+        "textfile",
+        "proxies",
         "checks",
         "settings",
         "wrappers.meter",
@@ -39,6 +46,8 @@ ORDER = (
         "shard",
         "stage",
         "spawn",
+        "runconfig",
+        "abort",
         "probe",
         "cold",
         "stopwatch",
@@ -49,6 +58,9 @@ ORDER = (
         "posts",
         "versions",
         "result",
+        "follow",
+        "collect",
+        "farewell",
         "client",
         "garbage",
         "cost.usage",
@@ -139,6 +151,16 @@ def test_the_commands_of_the_documents_exist(document: Path) -> None:
 
 
 def test_paths_that_the_documents_name_exist() -> None:
+    named = 0
     for document in DOCUMENTS:
         for path in re.findall(r"`((?:fsd_core|adapters|handlers|conformance_tests|tests|benchmarks|docs)/[\w./]+)`", document.read_text()):
+            named += 1
             assert (ROOT / path).exists(), f"{document.name} names {path}"
+    assert named > 10
+
+
+@pytest.mark.parametrize(("ci", "derandomized"), [("true", "True"), ("", "False")])
+def test_continuous_integration_tries_the_same_examples_each_time(ci: str, derandomized: str) -> None:
+    code = "import runpy; runpy.run_path('tests/conftest.py'); from hypothesis import settings; print(settings().derandomize)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | {"CI": ci})
+    assert done.stdout.strip() == derandomized

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -104,7 +106,7 @@ def test_children_of_a_function_are_its_siblings_and_end_with_the_host(make: Cal
     ("order", "reason"),
     [
         ({"do": "kill"}, "killed by signal 9"),
-        ({"do": "raise"}, "exited with code 70"),
+        ({"do": "raise"}, "exited with code 70: RuntimeError: on purpose"),
         ({"do": "write", "code": 7}, "exited with code 7"),
         ({"probe": {"key": "probe/k", "exit": 255}}, "exited with code 255"),
         ({"probe": {"key": "probe/k", "grow_mb": 500, "sleep_s": 600}}, "exceeded its memory limit of 256 MB"),
@@ -118,6 +120,30 @@ def test_how_a_function_ended_is_reported(make: Callable[..., App], cold: bool, 
     assert told == reason
     assert layer == (3 if order.get("do") == "kill" else None)
     assert order.get("do") != "kill" or nonce == app.told("probe/k/nonce")
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux alone lets one process limit another's files")
+def test_what_cannot_be_reported_is_told_to_the_client(make: Callable[..., App]) -> None:
+    """The host's children may write no file any more, as on a full disk: neither the function nor who reports for it."""
+    app = make()
+    app.do("write", "beside")
+    beside = app.launch
+    app.told("beside")
+    resource.prlimit(app.invoker.native().pid, resource.RLIMIT_FSIZE, (16, 16))  # type: ignore[union-attr]
+    app.do("raise", "a", rank=3)
+    assert until(beside.poll) is Code.TOO_LARGE  # any launch of this client says it
+    assert until(app.launch.poll) is Code.TOO_LARGE
+    ended, _, why = app.launch.text.partition(", and its run cannot be told: ")
+    assert ended.startswith("rank 3: exited with code 70: ")
+    assert re.fullmatch(rf"OSError: \[Errno 27\] File too large: '{app.resources.names['root']}/tmp/\w+'", why)
+
+
+def test_a_function_reads_no_answer_of_a_request_that_it_gave_up(make: Callable[..., App]) -> None:
+    app = make()
+    app.do("impatient", "i")
+    assert json.loads(app.told("i/said")) == [Code.UNAVAILABLE.value, Code.NOT_FOUND.value, "accepted"]
+    app.told("i/late")  # given up, and done all the same: a launch may run late
+    app.told("i/next")
 
 
 def test_nothing_over_a_limit_starts(make: Callable[..., App]) -> None:

@@ -139,6 +139,7 @@ def test_killed_writers_leave_whole_objects_and_nothing_in_lists(store: LocalObj
             assert len(body) == 3_000_000
             assert body.count(body[:1]) == len(body)
             seen += 1
+        assert seen == 5
         assert writer.pid
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()

@@ -7,8 +7,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,8 +151,9 @@ def test_attach_outside_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
         (FileNotFoundError(errno.ENOENT, "x"), Code.NOT_FOUND),
         (FileExistsError(errno.EEXIST, "x"), Code.ALREADY_EXISTS),
         (PermissionError(errno.EACCES, "x"), Code.DENIED),
-        (OSError(errno.ENOSPC, "x"), Code.UNAVAILABLE),
-        (OSError(errno.EMFILE, "x"), Code.THROTTLED),
+        *((OSError(full, "x"), Code.TOO_LARGE) for full in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)),
+        (OSError(errno.EROFS, "x"), Code.DENIED),
+        (OSError(errno.EIO, "x"), Code.UNAVAILABLE),
         (OSError(errno.ENAMETOOLONG, "x"), Code.INVALID),
         (ConnectionError("x"), Code.UNAVAILABLE),
         (TimeoutError(), Code.DEADLINE),
@@ -167,3 +171,45 @@ def test_found_by_entry_point_and_light() -> None:
     assert entry.load() is PROVIDER
     probe = "import sys, fsd_local; print([m for m in ('numpy', 'zstandard', 'scipy', 'sqlite3', 'subprocess') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-P", "-c", probe], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("at", ["mark", "queues"])
+def test_an_app_whose_making_was_cut_short_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    """Killed, or out of room: what is there is no app yet, and the next `ensure` makes all of it."""
+    provisioner, made = LocalProvisioner({"root": str(tmp_path)}), []
+    mkfifo = os.mkfifo
+
+    def cut_short(*arguments: Any) -> None:
+        if len(made) == (0 if at == "mark" else 3):
+            raise KeyboardInterrupt
+        made.append(mkfifo(*arguments))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkfifo", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            provisioner.ensure("half", 2, 4)
+    assert provisioner.find("half") is None
+    (tmp_path / "half" / ".app.0123456789ab").write_text("")  # a mark that was being written
+    assert (provisioner.ensure("half", 2, 4).ranks, provisioner.ensure("half", 2, 4).slots) == (2, 4)
+    found = provisioner.find("half")
+    assert found is not None
+    assert (found.ranks, found.slots) == (2, 4)
+
+
+def test_who_looks_while_others_make_and_remove_sees_a_whole_app_or_none(tmp_path: Path) -> None:
+    provisioner, over = LocalProvisioner({"root": str(tmp_path)}), threading.Event()
+
+    def look() -> set[tuple[int, int]]:
+        seen = set()
+        while not over.is_set():
+            if found := provisioner.find("app"):
+                seen.add((found.ranks, found.slots))
+        return seen
+
+    with ThreadPoolExecutor(2) as pool:
+        looking = [pool.submit(look) for _ in range(2)]
+        for _ in range(20):
+            provisioner.ensure("app", 3, 2)
+            provisioner.destroy("app")
+        over.set()
+        assert set().union(*(each.result(60) for each in looking)) <= {(3, 2)}

@@ -72,20 +72,22 @@ def test_build_leaves_zeros_out_and_refuses_pairs_given_twice():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"indptr": np.array([0, 1, 2], np.int32)}, "indptr"),
+        ({"indptr": np.array([0.0, 1.0, 2.0])}, "indptr .*dtype float64.*: expected an array of whole numbers"),
         ({"indptr": np.array([0, 1], np.int64)}, "indptr has 2 entries"),
         ({"indptr": np.array([0, 3, 2], np.int64)}, "must rise"),
         ({"indptr": np.array([1, 1, 2], np.int64)}, "must rise"),
         ({"indptr": np.array([0, 1, 3], np.int64)}, "must rise"),
         ({"indices": np.array([0, 3], np.int32)}, "index 3 is outside 0 to 2"),
         ({"indices": np.array([-1, 1], np.int32)}, "index -1 is outside"),
-        ({"indices": np.array([0, 1], np.int64)}, "indices: 1 dimensions of int64"),
+        ({"indices": np.array([[0, 1]])}, r"column index .*shape \(1, 2\).*: expected an array of 1 dimension"),
         ({"indptr": np.array([0, 0, 2], np.int64), "indices": np.array([1, 1], np.int32)}, "row 1 .* ascend strictly"),
         ({"indptr": np.array([0, 2, 2], np.int64), "indices": np.array([2, 1], np.int32)}, "row 0 .* ascend strictly"),
         ({"values": np.array([1, np.nan], np.float32)}, "entry 1 is nan"),
         ({"values": np.array([1], np.float32)}, "values 1"),
         ({"values": [1.0, 2.0]}, "values: list"),
         ({"shape": (2, 0)}, "at least 1"),
+        ({"shape": (2, 2**31)}, "columns 2147483648: expected a whole number of at most 2147483647"),
+        ({"shape": 2}, "shape 2: expected two whole numbers"),
     ],
 )
 def test_csr_refuses_what_is_not_one(change, message):
@@ -114,9 +116,14 @@ def test_empty_rows_may_stand_anywhere():
         ((np.ones((2, 3), np.float32), np.zeros(3, np.float32), "relu", None, False), r"bias has shape \(3,\)"),
         ((np.ones((2, 3), np.float32), np.array([0, np.nan], np.float32), "relu", None, False), "bias: entry 1 is nan"),
         ((np.ones((2, 3), np.float32), np.array(1e300), "relu", None, False), "bias: entry 0 is inf"),
-        ((np.ones((2, 3), np.float32), ZERO, "gelu", None, False), "'gelu' is unknown: one of identity, relu"),
+        ((np.ones((2, 3), np.float32), ZERO, "gelu", None, False), "activation 'gelu': expected one of identity, relu"),
         ((np.ones((2, 3), np.float32), ZERO, "tanh", 1.0, False), "goes with activation relu only"),
         ((np.ones((2, 3), np.float32), ZERO, "relu", float("nan"), False), "finite number above 0"),
+        ((np.ones((2, 3), np.float32), ZERO, "relu", True, False), "clip True: expected a finite number above 0"),
+        ((np.ones((2, 3), np.float32), ZERO, "relu", 10**400, False), "clip .*: expected a finite number above 0"),
+        ((np.ones((2, 3), np.float32), "0", "relu", None, False), "bias '0': expected an array of real numbers"),
+        ((np.ones((2, 3), np.float32), ZERO, "relu", None, "no"), "challenge 'no': expected True or False"),
+        ((np.ma.ones((2, 3), np.float32), ZERO, "relu", None, False), "MaskedArray"),
         ((np.ones((2, 3), np.float32), ZERO, "relu", 0.0, False), "finite number above 0"),
     ],
 )
@@ -257,7 +264,7 @@ def test_serial_is_what_the_definition_says(last, challenge, batch):
 
 
 def test_serial_refuses_a_wrong_width():
-    with pytest.raises(InputError, match="width 4, the model takes 6"):
+    with pytest.raises(InputError, match="4 columns, the model takes 6"):
         serial(Model((layer(9, 6),)), csr_matrix((2, 4)))
 
 
@@ -370,7 +377,7 @@ def test_files_that_are_missing_empty_or_double(tmp_path):
         ("radixnet:1024", "radixnet:NEURONS:LAYERS"),
         ("radixnet:1024:x", "radixnet:NEURONS:LAYERS"),
         ("radixnet:1000:2", "1000 neurons: .* 1024, 4096, 16384, 65536"),
-        ("radixnet:1024:0", "0 layers"),
+        ("radixnet:1024:0", "layers 0: expected a whole number of at least 1"),
     ],
 )
 def test_open_model_says_what_would_be_right(tmp_path, monkeypatch, spec, message):
@@ -413,7 +420,7 @@ def test_import_of_one_scipy_matrix(tmp_path):
     np.testing.assert_array_equal(model.layers[0].weights.scipy().toarray(), dense)
     assert set(model.layers[0].bias) == {1.5}
     save_npz(tmp_path / "csc.npz", csr_matrix(dense).tocsc())
-    with pytest.raises(InputError, match="csr would be right"):
+    with pytest.raises(InputError, match="expected csr"):
         import_model(tmp_path / "csc.npz")
 
 
@@ -463,7 +470,7 @@ def test_import_refuses_what_it_does_not_know(tmp_path):
     with pytest.raises(InputError, match=r"or an .npz file would be right"):
         import_model(tmp_path / "x.onnx")
     save_npz(tmp_path / "ok.npz", random_array((3, 3), density=0.5, format="csr", rng=np.random.default_rng(0)))
-    with pytest.raises(InputError, match="rule 'none': plain or challenge"):
+    with pytest.raises(InputError, match="rule 'none': expected one of plain, challenge"):
         import_model(tmp_path / "ok.npz", rule="none")
     with pytest.raises(InputError, match="goes with activation relu only"):
         import_model(tmp_path / "ok.npz", activation="tanh", clip=1)

@@ -31,6 +31,17 @@ def names(body: bytes) -> set[str]:
         return set(archive.namelist())
 
 
+def test_a_zip_has_unix_modes_wherever_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's zipfile says on Windows that the modes are DOS's, and whoever unpacks it on Linux then passes them over."""
+    here = zipped({"a/b.py": b"x", "c": b"y"})
+    monkeypatch.setattr(sys, "platform", "win32")
+    there = zipped({"a/b.py": b"x", "c": b"y"})
+    monkeypatch.undo()
+    assert there == here
+    with zipfile.ZipFile(io.BytesIO(there)) as archive:
+        assert {(each.create_system, each.external_attr >> 16 & 0o777) for each in archive.infolist()} == {(3, 0o644)}
+
+
 def test_sources_are_a_workers_and_not_the_clients() -> None:
     found = sources(["fsd_local"], ["fsd_local/provision.py", "fsd_local/settings.py"])
     assert {

@@ -45,6 +45,8 @@ def test_what_was_written_comes_back(model: Model, workers: int, seed: int) -> N
         for rank in range(back.workers):
             theirs, ours = plan.receives(k, rank), again.receives(k, rank)
             assert all(set(rows.tolist()) <= set(theirs[source].tolist()) for source, rows in ours.items())
+            for source, rows in theirs.items():  # what travels is told, with who sends it
+                assert (back.owners[k - 1][rows] == source).all()
 
 
 @pytest.fixture

@@ -91,6 +91,8 @@ def classify(error: BaseException) -> Code:
 
 
 class Invoker(PostInvoker):
+    service = "a platform"
+
     def native(self) -> None:
         return None
 
@@ -288,7 +290,7 @@ def test_close_hangs_up_on_one_that_does_not(platform: Platform, make: Make, mon
     launches = [invoker.invoke(WORKER, order(wait=True)) for _ in range(3)]
     began = time.monotonic()
     invoker.close()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50  # a launch that is waited for would be answered after 60 s
     assert all(finished(each) is None for each in launches)  # what became of them is not known
     assert invoker.failures(lambda _: True) == []
     invoker.close()

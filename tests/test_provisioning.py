@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from fsd_core.crew import each
 from fsd_core.driver import Code, Launch, Message, MessageDriver, Rejected, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers import elsewhere
-from fsd_core.provisioning import PROBE, Requests, check_app, check_size, probe_queues, try_out
+from fsd_core.provisioning import PROBE, Requests, check_app, check_size, probe_queues, telling, try_out
 from fsd_local import LocalProvider
 from fsd_local.errors import classify
 from fsd_local.invoke import LocalInvoker, LocalLaunch
@@ -77,7 +81,7 @@ def test_an_error_says_what_to_do() -> None:
 
 
 def test_what_is_not_set_up_is_the_users_to_set_up() -> None:
-    with requests() as ours, pytest.raises(InputError, match=r"^plug it in$"):
+    with requests() as ours, pytest.raises(InputError, match=r"^\[Errno 3\] nobody: plug it in$"):
         ours.repeat("it", failing(ProcessLookupError(3, "nobody")))
 
 
@@ -95,6 +99,16 @@ def test_many_at_a_time_and_the_first_error() -> None:
         assert sorted(ours.each(lambda _: together.wait(), range(4))) == [0, 1, 2, 3]  # each waits for the others
         with pytest.raises(ZeroDivisionError):
             ours.each(lambda item: 1 // item, [1, 0, 2])
+    begun: list[int] = []
+
+    def failing_first(item: int) -> None:
+        begun.append(item)
+        if item == 0:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        each(failing_first, range(1000), 1)
+    assert begun == [0]  # after an error nothing more is begun
 
 
 def test_what_never_comes_is_waited_for_until_the_deadline() -> None:
@@ -102,16 +116,63 @@ def test_what_never_comes_is_waited_for_until_the_deadline() -> None:
         seen = iter([None, None, "there"])
         assert ours.until("it", lambda: next(seen)) == "there"
         ours.within(0.2)
-        with pytest.raises(DriverError, match="it: not within the time that a deployment may take") as late:
+        with pytest.raises(DriverError, match="it: not within its time") as late:
             ours.until("it", lambda: None)
     assert late.value.code is Code.DEADLINE
+
+
+def test_a_limit_is_named_by_what_it_ended() -> None:
+    with requests() as ours:
+        ours.within(0.2, "provisioning took longer than 0.2 s")
+        with pytest.raises(DriverError, match=r"^DEADLINE: provisioning took longer than 0.2 s: it$"):
+            ours.until("it", lambda: None)
+        with pytest.raises(DriverError, match=r"^DEADLINE: provisioning took longer than 0.2 s: it: ConnectionResetError"):
+            ours.repeat("it", failing(*(ConnectionResetError() for _ in range(1000))))
+        with pytest.raises(DriverError, match=r"^DENIED: it: PermissionError"):
+            ours.repeat("it", failing(PermissionError(13, "no")))
+
+
+def test_what_takes_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fsd_core.provisioning._TELL_S", 0.01)
+    told: list[str] = []
+    seen = iter([None, None, None, "there"])
+    with telling(told.append), requests() as ours:
+        ours.until("the queue", lambda: next(seen))
+    with requests() as ours:
+        ours.until("the topic", lambda: next(iter(["there"])))
+    assert told
+    assert all(text.endswith(" s: the queue") for text in told)
+
+
+def test_an_interrupt_waits_for_no_request() -> None:
+    """Neither at the end of the block nor at that of the process."""
+    code = (
+        "import threading, time, _thread\n"
+        "from fsd_core.provisioning import Requests\n"
+        "def request(number):\n"
+        "    if number == 3:\n"
+        "        _thread.interrupt_main()\n"
+        "    time.sleep(600)\n"
+        "closed = []\n"
+        "try:\n"
+        "    with Requests(lambda error: None, lambda error: None) as ours:\n"
+        "        ours.closing.callback(closed.append, True)\n"
+        "        ours.each(request, range(40))\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted', closed)\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=90, check=True)
+    assert done.stdout == "interrupted [True]\n"
 
 
 def test_clients_are_closed_after_the_last_request() -> None:
     said: list[str] = []
     started = threading.Event()
 
-    def slow() -> None:
+    def slow(number: int) -> None:
+        if number == 1:
+            assert started.wait(30)
+            raise ZeroDivisionError
         started.set()
         time.sleep(0.05)
         said.append("request")
@@ -119,8 +180,8 @@ def test_clients_are_closed_after_the_last_request() -> None:
     with requests() as ours:
         ours.closing.callback(said.append, "first client")
         ours.closing.callback(said.append, "second client")
-        ours._pool.submit(slow)
-        assert started.wait(30)
+        with pytest.raises(ZeroDivisionError):
+            ours.each(slow, [0, 1])
     assert said == ["request", "second client", "first client"]
 
 
@@ -164,8 +225,8 @@ def test_every_queue_is_probed_and_left_empty(app: Resources) -> None:
         ours.within(60)
         probe_queues(provider, app, pairs, ours)
     assert sorted(published)[:4] == [("0", [0, 1, 2]), ("0", [3, 4]), ("1", [0, 1, 2]), ("1", [3, 4])]
-    for slot, rank in pairs:
-        assert provider.messages(app, slot).receive(rank, 10, 0) == []
+    queues = [Path(provider.messages(app, slot).native(), str(rank)) for slot, rank in pairs]  # type: ignore[arg-type]
+    assert [os.listdir(queue / part) for queue in queues for part in ("new", "leased")] == [[]] * 2 * len(pairs)
 
 
 def test_a_queue_that_does_not_deliver_is_named(app: Resources) -> None:

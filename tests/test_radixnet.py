@@ -86,9 +86,9 @@ def test_normal_weights_keep_the_structure_and_the_scale():
     ("arguments", "message"),
     [
         ((1000, 1), "1000 neurons: .* 1024, 4096, 16384, 65536"),
-        ((1024, 0), "0 layers"),
+        ((1024, 0), "layers 0: expected a whole number of at least 1"),
         ((1024, 1, -1), "seed -1"),
-        ((1024, 1, 0, "ones"), "'ones': official or normal"),
+        ((1024, 1, 0, "ones"), "weights 'ones': expected one of official, normal"),
     ],
 )
 def test_refusals(arguments, message):

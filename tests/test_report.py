@@ -23,6 +23,7 @@ from fsd_core.cost import Usage
 from fsd_core.errors import InputError
 from fsd_core.figures import FIGURES, RANK_PARTS, Measured, rank_parts
 from fsd_core.report import comparison_page, find_record, read_record, run_page, stragglers
+from fsd_core.sealed import seal
 from fsd_core.versions import versions
 
 CLOUDS = ("local", "aws", "gcp", "azure")
@@ -41,7 +42,7 @@ def results(home):
     for channel in ("queue", "object"):
         for workers in (2, 5):
             result = fsd_core.run("radixnet:1024:12", "random:50", channel=channel, workers=workers, partition="block", home=home)
-            made[channel, workers] = json.loads((home / "runs" / f"{result.run}.json").read_text())
+            made[channel, workers] = read_record(home / "runs" / f"{result.run}.json")
     return made
 
 
@@ -164,7 +165,9 @@ def lab(colour: str, seen: tuple[tuple[float, ...], ...]) -> np.ndarray:
 @pytest.mark.parametrize("seen", BLIND)
 def test_colours_can_be_told_apart_by_everybody(seen):
     style = (resources.files("fsd_core.report") / "page.css").read_text()
-    for theme in re.findall(r":root \{(.*?)\}", style, re.S):
+    themes = re.findall(r":root \{(.*?)\}", style, re.S)
+    assert len(themes) == 2
+    for theme in themes:
         parts = re.findall(r"--part-\d: (#\w{6})", theme)
         assert len(parts) == 7
         for one, other in combinations(parts, 2):
@@ -177,6 +180,7 @@ def test_colours_can_be_told_from_their_ground():
     assert len(themes) == 2
     for theme in themes:
         colours = dict(re.findall(r"--([\w-]+): (#\w{6})", theme))
+        assert {"ink", "soft", "link", "warn", "part-0"} <= colours.keys()
         for name, colour in colours.items():
             least = {"ink": 7, "soft": 4.5, "link": 4.5, "warn": 4.5}.get(name, 3 if name.startswith("part") else 1)
             for ground in ("card", "back"):
@@ -189,14 +193,15 @@ def test_colours_can_be_told_from_their_ground():
 
 
 def test_a_page_is_alone_and_what_comes_from_elsewhere_is_text(pages):
-    for file in pages.glob("*.html"):
-        text = file.read_text()
+    for name in ("comparison", "run"):
+        text = (pages / f"{name}.html").read_text()
         assert not re.search(r"<script|<img|<iframe|@import|url\((?!#)|src=", text)
         assert set(re.findall(r'https?://[^"\s<]+', text)) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
         ids = re.findall(IDS, text)
         assert len(ids) == len(set(ids))
-        for target in re.findall(r'(?:href="|url\()#([^")]+)', text):
-            assert target in ids
+        targets = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+        assert targets
+        assert targets <= set(ids)
     text = (pages / "comparison.html").read_text()
     assert "&lt;b&gt;in the midst" in text
     assert "<b>in the midst" not in text
@@ -282,9 +287,13 @@ def test_a_trace_of_a_run(fsd, record, tmp_path):
 def broken(change):
     def make(record):
         change(record)
-        return json.dumps(record)
+        return seal(record).decode()
 
     return make
+
+
+def edited(record):
+    return seal(record).decode().replace('"workers": 5', '"workers": 4')
 
 
 @pytest.mark.parametrize(
@@ -294,6 +303,8 @@ def broken(change):
         (lambda record: "[1]", "no record of a run"),
         (lambda record: '{"run": "x"}', "another version of fsd: of form None"),
         (broken(lambda record: record.update(version=1)), "another version of fsd: of form 1"),
+        (edited, "the record is damaged: it begins with"),
+        (lambda record: json.dumps(record), "the record is damaged: it begins with"),
         (broken(lambda record: record.pop("began")), "began is missing or wrong"),
         (broken(lambda record: record.pop("seed")), "seed is missing or wrong"),
         (broken(lambda record: record.pop("faults")), "faults is missing or wrong"),

@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fsd_core.client
+import fsd_core.stage
 from fsd_core.client import Result, run
 from fsd_core.driver import Code
-from fsd_core.errors import InputError, RunFailed
-from fsd_core.garbage import clean
+from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.keys import is_content, is_run, slot
 from fsd_core.model import Layer, Model, radixnet
 from fsd_core.model.inputs import open_inputs
@@ -151,7 +151,7 @@ def test_a_killed_worker_ends_the_run_with_its_name(start: Callable[..., Result]
     with pytest.raises(RunFailed, match="killed by signal 9") as caught:
         start(channel=channel, faults=slow)
     killer.join()
-    assert time.monotonic() - killed_at[0] < 30  # long before the run's own deadline
+    assert time.monotonic() - killed_at[0] < 60  # before any stall limit ends
     assert caught.value.rank == victim
     assert caught.value.code is Code.UNAVAILABLE
     nothing_left(store, pids)
@@ -196,7 +196,7 @@ def test_a_shard_that_does_not_fit_beside_a_batch_is_read_again(start: Callable[
 
 
 def test_too_little_memory_for_one_sample_is_refused(start: Callable[..., Result]) -> None:
-    with pytest.raises(InputError, match=r"one sample needs \d+ MB .* a function has 64 MB"):
+    with pytest.raises(InputError, match=r"\[local\] memory_mb = 64: a worker takes 72 MB .* expected at least \d+"):
         start(settings={"memory_mb": 64})
 
 
@@ -213,19 +213,36 @@ def test_a_function_over_its_time_is_named(start: Callable[..., Result], store: 
     nothing_left(store, [])
 
 
-def test_a_corrupt_shard_is_named_with_its_layer(start: Callable[..., Result], store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["gone", "flipped"])
+@pytest.mark.parametrize("kind", ["shard", "input"])
+def test_damaged_content_is_named_and_staged_again(start: Callable[..., Result], store: Store, kind: str, damage: str) -> None:
+    first = start()
+    found = {key: store.get(key) for key in store.keys("") if is_content(key) and not key.endswith("manifest")}
+    whole = {key: data for key, data in found.items() if data.startswith(b"FSDshrd2") == (kind == "shard")}
+    for key, data in whole.items():
+        if damage == "gone":
+            store.delete([key])
+        else:
+            store.put(key, data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :])
+    with pytest.warns(UserWarning, match=r"rank \d.*(is damaged|is gone).*staged again"):
+        second = start()
+    assert (first.output != second.output).nnz == 0
+    assert {key: store.get(key) for key in found} == found
+    nothing_left(store, [])
+
+
+def test_content_that_is_damaged_again_ends_the_run(start: Callable[..., Result], store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     start()
-    for key in [key for key in store.keys("") if is_content(key)]:
-        data = bytearray(store.get(key))
-        if data[8:9] == b"{" and b"fsd-shard" in data[:2000]:
-            data[len(data) // 2] ^= 1
-            store.put(key, bytes(data))
-    with pytest.raises(RunFailed, match=r"rank \d, layer \d+: the shard is damaged") as caught:
+    (key, data) = next((key, data) for key in store.keys("") if (data := store.get(key)).startswith(b"FSDshrd2"))
+    store.put(key, data[:-1] + bytes([data[-1] ^ 1]))
+    monkeypatch.setattr(fsd_core.stage, "forget", lambda store, key: None)  # as where somebody damages it again
+    with (
+        pytest.warns(UserWarning, match="staged again"),
+        pytest.raises(DamagedContent, match=r"rank \d, layer 12: the shard is damaged") as caught,
+    ):
         start()
     assert caught.value.code is Code.INVALID
     nothing_left(store, [])
-    assert clean("local", settings={"root": str(tmp_path / "root")}, home=tmp_path / "home") > 0
-    start()
 
 
 def test_a_second_run_uploads_nothing(start: Callable[..., Result], store: Store) -> None:
@@ -239,7 +256,7 @@ def test_a_second_run_uploads_nothing(start: Callable[..., Result], store: Store
 
 def test_no_free_slot_is_refused_before_anything_starts(start: Callable[..., Result], store: Store) -> None:
     for _ in range(4):
-        lease(store, 4, "another", time.time() + 60)
+        lease(store, 4, "another")
     with pytest.raises(RunFailed, match="no free slot") as caught:
         start()
     assert caught.value.code is Code.THROTTLED
@@ -250,7 +267,7 @@ def test_no_free_slot_is_refused_before_anything_starts(start: Callable[..., Res
     ("options", "word"),
     [
         ({"provider": "nowhere"}, r"provider 'nowhere' is not installed: there is .*local"),
-        ({"channel": "pigeon"}, r"channel 'pigeon' is not known: there is auto, queue, object, hybrid"),
+        ({"channel": "pigeon"}, r"channel 'pigeon': expected one of auto, queue, object, hybrid"),
         ({"objective": "fame"}, "objective 'fame'"),
         ({"workers": 0}, "workers 0"),
         ({"workers": 2000}, r"2000.*1024"),
@@ -277,7 +294,7 @@ def test_a_late_launch_and_one_of_a_finished_run_stop_silently(store: Store, tmp
 
     resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).ensure("fsd", 2, 1)
     invoker = PROVIDER.invoker(resources)
-    late = LaunchPayload("fsd", 0, 1, "ab" * 8, 0, 0, 0, time.time() - 1)
+    late = LaunchPayload("fsd", 0, 1, "ab" * 8, 0, 0, time.time() - 1)
     for payload in (late, replace(late, deadline=time.time() + 60)):
         invoker.invoke("worker", payload.pack())
     functions = ["pgrep", "-P", str(invoker.native().pid)]

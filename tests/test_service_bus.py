@@ -31,7 +31,7 @@ from azure.servicebus.exceptions import (
     MessageLockLostError,
     MessageNotFoundError,
     MessageSizeExceededError,
-    MessagingEntityNotFoundError,
+    ServiceBusAuthenticationError,
     ServiceBusError,
     ServiceBusQuotaExceededError,
     ServiceBusServerBusyError,
@@ -298,8 +298,8 @@ def test_a_queue_that_is_full_takes_no_more(ends: Ends) -> None:
 
 def test_what_is_not_there_is_not_found(ends: Ends) -> None:
     wrong = (
-        (ends.client.get_queue_sender("nowhere"), MessagingEntityNotFoundError, "nowhere"),
-        (ends.client.get_queue_receiver("nowhere"), MessagingEntityNotFoundError, "nowhere"),
+        (ends.client.get_queue_sender("nowhere"), ServiceBusAuthenticationError, "client-error"),  # 404 is the answer to its token
+        (ends.client.get_queue_receiver("nowhere"), ServiceBusAuthenticationError, "client-error"),
         (ends.client.get_queue_receiver("plain6", session_id="s"), ServiceBusError, "sessions are not implemented"),
         (ends.client.get_queue_receiver("plain6", session_id=NEXT_AVAILABLE_SESSION), ServiceBusError, "sessions are not implemented"),
     )
@@ -366,7 +366,7 @@ def test_two_namespaces_know_nothing_of_each_other(standin: StandIn, ends: Ends)
         sender, receiver = other.queue("q", receive_mode=DELETE)
         sender.send_messages(ServiceBusMessage("here"))
         assert [body(m) for m in take(receiver, 1)] == [b"here"]
-        with pytest.raises(MessagingEntityNotFoundError):
+        with pytest.raises(ServiceBusAuthenticationError):
             other.open(other.client.get_queue_sender("plain0"))
     finally:
         other.close()
@@ -503,8 +503,8 @@ def test_the_vendors_own_topic(tmp_path: Path, capfd: pytest.CaptureFixture[str]
         dead.complete_message(letter)
         wrong = (
             (ends.client.get_subscription_receiver("topic.1", "subscription.4"), ServiceBusError, "is SQL, which is not implemented"),
-            (ends.client.get_subscription_receiver("topic.1", "subscription.5"), MessagingEntityNotFoundError, "subscription.5"),
-            (ends.client.get_topic_sender("topic.2"), MessagingEntityNotFoundError, "topic.2"),
+            (ends.client.get_subscription_receiver("topic.1", "subscription.5"), ServiceBusAuthenticationError, "client-error"),
+            (ends.client.get_topic_sender("topic.2"), ServiceBusAuthenticationError, "client-error"),
             (ends.client.get_queue_receiver("topic.1"), ServiceBusError, "received from its subscriptions"),
             (ends.client.get_queue_sender("topic.1/Subscriptions/subscription.1"), ServiceBusError, "come there from its topic"),
         )

@@ -512,7 +512,7 @@ def delivery_annotations(**values: object) -> bytes:
     return described(0x71, encode({Symbol(name): value for name, value in values.items()}))
 
 
-def test_delivery_annotations_may_be_anywhere_and_stay_here() -> None:
+def test_delivery_annotations_may_be_anywhere() -> None:
     header, notes = described(0x70, listed(YES)), described(0x72, encode({Symbol("a"): 1}))
     bare = [described(0x73, listed(string("id"))), described(0x74, encode({"k": 1})), message(b"a"), message(b"b")]
     for at in range(7):
@@ -522,6 +522,7 @@ def test_delivery_annotations_may_be_anywhere_and_stay_here() -> None:
         assert came.body == b"".join(bare)
         assert came.header[:1] == YES
         assert len(came.extra) == 1
+        assert came.delivery == ((codec.symbol("k"), encode("v")),)
     many = incoming(b"".join(part + delivery_annotations(k="v") * 3 for part in (header, notes, *bare)))
     assert many.body == b"".join(bare)
     with pytest.raises(AmqpError, match="no body"):

@@ -21,7 +21,7 @@ from networks import networks, some_inputs
 
 def layers(data: bytes) -> tuple[ShardReader, list[LayerShard]]:
     with ThreadPoolExecutor(1) as pool:
-        reader = ShardReader(lambda a, b: data[a:b], pool, keep=False)
+        reader = ShardReader("k", lambda _, a, b: data[a:b], pool, keep=False)
         return reader, list(reader)
 
 
@@ -65,12 +65,12 @@ def test_damage_names_the_layer_and_reads_are_few() -> None:
     good = build(model, parts, ExchangePlan(model, parts), 0)
     asked = []
 
-    def read(start: int, end: int) -> bytes:
+    def read(key: str, start: int, end: int) -> bytes:
         asked.append((start, end))
         return good[start:end]
 
     with ThreadPoolExecutor(1) as pool:
-        assert len(list(ShardReader(read, pool, keep=False))) == 12
+        assert len(list(ShardReader("k", read, pool, keep=False))) == 12
     assert len(asked) == 3  # head, first layer, the rest
     assert asked == sorted(asked)
 

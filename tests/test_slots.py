@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from fsd_core import slots
 from fsd_core.driver import Code
 from fsd_core.errors import RunFailed
+from fsd_core.keys import RunKeys, slot
 from fsd_core.retry import Retry
-from fsd_core.slots import lease, release
+from fsd_core.slots import holders, lease, release, renew, watch
 from fsd_core.store import Store
 from fsd_core.wrappers.faults import Faults, FaultyObjects
 from fsd_core.wrappers.meter import Meter
 from fsd_local import PROVIDER
+from waiting import until
 
 
 @pytest.fixture
@@ -26,29 +30,30 @@ def store(tmp_path: Path) -> Store:
 
 def test_epochs_grow_and_old_leases_do_not_pile_up(store: Store) -> None:
     for epoch in range(1, 21):
-        held = lease(store, 1, f"run{epoch}", time.time() + 60)
+        held = lease(store, 1, f"run{epoch}")
         assert (held.slot, held.epoch) == (0, epoch)
         release(store, held)
-    assert len(list(store.keys("slots/"))) <= 2 * 9
+    left = {int(key.rsplit("/", 1)[1].partition(".")[0]) for key in store.keys("slots/")}
+    assert left == set(range(13, 21))  # a client that listed some runs ago still finds taken what it wants
 
 
 def test_a_refusal_names_who_holds_what(store: Store) -> None:
     for run in ("one", "two"):
-        lease(store, 2, run, time.time() + 60)
+        lease(store, 2, run)
     with pytest.raises(RunFailed, match=r"no free slot: slot 0 by run (one|two) .* slot 1 by run (one|two)") as caught:
-        lease(store, 2, "three", time.time() + 60)
+        lease(store, 2, "three")
     assert caught.value.code is Code.THROTTLED
 
 
 def test_what_ran_out_is_taken_over_at_the_next_epoch(store: Store) -> None:
-    dead = lease(store, 1, "dead", time.time() - 1)
-    assert lease(store, 1, "next", time.time() + 60).epoch == dead.epoch + 1
+    dead = lease(store, 1, "dead", -1)
+    assert lease(store, 1, "next").epoch == dead.epoch + 1
 
 
 def test_of_many_at_once_each_slot_goes_to_one(store: Store) -> None:
     def attempt(number: int) -> tuple[int, int] | None:
         try:
-            held = lease(store, 3, f"run{number}", time.time() + 60)
+            held = lease(store, 3, f"run{number}")
         except RunFailed:
             return None
         return held.slot, held.epoch
@@ -63,3 +68,70 @@ def test_a_create_whose_reply_was_lost_still_wins(store: Store) -> None:
     for number in range(20):
         assert lost.create(f"claim/{number}", b"mine")
         assert not store.create(f"claim/{number}", b"other")
+
+
+def left_by(store: Store, run: str) -> list[str]:
+    return list(store.keys(RunKeys(run).prefix))
+
+
+def test_what_a_failed_run_or_a_dead_client_left_goes_with_the_slots_next_run(store: Store) -> None:
+    for run, end in (("ab" * 8, "failed"), ("cd" * 8, "died"), ("ef" * 8, "ended")):
+        held = lease(store, 1, run, -1 if end == "died" else 60)
+        store.put(RunKeys(run).error, b"why")
+        if end == "failed":
+            release(store, held, left=True)
+        elif end == "ended":
+            release(store, held)
+        assert left_by(store, run)
+        lease(store, 1, "next", -1)
+        assert bool(left_by(store, run)) == (end == "ended")  # a run that ended well has removed its objects itself
+        store.delete([slot(0, held.epoch + 1)])
+
+
+def test_a_lease_is_renewed_until_its_run_is_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "RENEW_S", 0.05)
+    held, over = lease(store, 1, "run", -1), threading.Event()
+    assert holders(store) == set()
+    with ThreadPoolExecutor(1) as pool:
+        renewing = pool.submit(renew, store, held, over)
+        until(lambda: holders(store) == {"run"})
+        over.set()
+        renewing.result(60)
+
+
+def test_a_worker_misses_the_renewals_by_its_own_clock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "RENEW_S", 0.05)
+    held, over = lease(store, 1, "run", -1e6), threading.Event()  # the client's clock is far behind
+    written = {store.get(slot(0, 1))}
+
+    def renewals() -> int:
+        written.add(store.get(slot(0, 1)))
+        return len(written) - 1
+
+    with ThreadPoolExecutor(2) as pool:
+        watching, renewing = pool.submit(watch, store, 0, 1, over), pool.submit(renew, store, held, over)
+        until(lambda: renewals() >= 5)
+        assert not watching.done()
+        over.set()
+        watching.result(60)
+        renewing.result(60)
+    monkeypatch.setattr(slots, "LEASE_S", 0.5)
+    began = time.monotonic()
+    with pytest.raises(RunFailed, match=r"the client is gone: it has not renewed the lease of slot 0 for 0.5 s") as caught:
+        watch(store, 0, 1, threading.Event())
+    assert caught.value.code is Code.DEADLINE
+    assert time.monotonic() - began < 30
+    with pytest.raises(RunFailed, match="lease lost: slot 0 has no lease of epoch 7"):
+        watch(store, 0, 7, threading.Event())
+
+
+def test_a_damaged_lease_is_held_until_its_client_had_time_to_write_it_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = lease(store, 1, "run")
+    body = store.get(slot(0, 1))
+    store.put(slot(0, 1), body[:-2] + b"7}")
+    threading.Timer(0.2, store.put, (slot(0, 1), body)).start()
+    with pytest.raises(RunFailed, match="slot 0 by run run"):  # it waits for longer than a renewal takes
+        lease(store, 1, "other")
+    monkeypatch.setattr(slots, "RENEW_S", 0.5)
+    store.put(slot(0, 1), body[:-2] + b"7}")
+    assert lease(store, 1, "other").epoch == held.epoch + 1

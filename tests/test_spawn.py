@@ -57,7 +57,7 @@ def test_who_launched_a_function_tells_of_its_death(tmp_path: Path, channel: str
         )  # fmt: skip
     killer.join()
     assert (caught.value.rank, caught.value.code) == (victim, Code.UNAVAILABLE)
-    assert time.monotonic() - killed_at[0] < 30  # long before the run's own deadline
+    assert time.monotonic() - killed_at[0] < 50  # before the run's own deadline
 
 
 class Says(AroundInvoker):
@@ -79,7 +79,7 @@ def test_its_own_are_reported_those_over_are_forgotten_others_are_left(
     tmp_path: Path, who: Literal["none", "asked", "told"], requests: tuple[int, int]
 ) -> None:
     def failure(run: str, seconds: float) -> Failure:
-        return Failure(LaunchPayload("app", 0, 1, run, 0, 0, 0, time.time() + seconds).pack(), "nonce", "why")
+        return Failure(LaunchPayload("app", 0, 1, run, 0, 0, time.time() + seconds).pack(), "nonce", "why")
 
     mine, over, other, odd = failure("aa", 60), failure("bb", -1), failure("cc", 60), Failure(b"[1]", "nonce", "why")
     platform, meter, told = Says(tmp_path, who, [mine, over, other, odd]), Meter(), list[Failure]()

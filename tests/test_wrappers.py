@@ -32,6 +32,8 @@ def objects(resources: Resources) -> ObjectDriver:
 
 
 class Launched:
+    text = ""
+
     def poll(self) -> Code | None:
         return None
 
@@ -39,6 +41,7 @@ class Launched:
 class Platform:
     """Takes every launch but that of the function "none", and starts nothing."""
 
+    service = "a platform"
     limits = InvokeLimits(1000, None, None, None, "this file", "2025-11-01")
 
     def __init__(self) -> None:

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from fsd_core.keys import is_run
 from fsd_core.store import Store
 
-__all__ = ["claims", "until"]
+__all__ = ["claims", "left_by_runs", "until"]
 
 T = TypeVar("T")
 PATIENCE_S = 90.0
@@ -32,3 +33,8 @@ def claims(store: Store, least: int = 3) -> dict[int, dict[str, Any]]:
         return keys if len(keys) >= least else []
 
     return {int(key.rsplit("/", 1)[1]): json.loads(store.get(key)) for key in until(there)}
+
+
+def left_by_runs(store: Store) -> list[str]:
+    """The keys of runs but for the reasons of those that failed, which stay until the slot's next run."""
+    return [key for key in store.keys("") if is_run(key) and not key.endswith("/error")]

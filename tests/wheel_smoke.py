@@ -18,6 +18,7 @@ assert not [file for file in files if "test_" in file or file.startswith("tests"
 assert any(file.endswith("LICENSE") for file in files), "no LICENSE in the wheel"
 
 packages = sorted(top for top in tops if "-" not in top)
+assert {"fsd_core", "fsd_local", "fsd_aws", "fsd_gcp", "fsd_azure", "fsd_conformance"} == set(packages)
 source = Path(__file__).parents[1]
 for package in packages:
     assert f"{package}/py.typed" in files, f"{package} has no py.typed"

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
-from fsd_core.providers import attached, elsewhere
+from fsd_core.providers import address, attached, elsewhere
 
 __all__ = ["PROVIDER", "RESOURCES", "AwsProvider"]
 
@@ -59,11 +59,10 @@ class AwsProvider:
         return credentials()
 
     def stand_in(self) -> str | None:
-        """What AWS_ENDPOINT_URL, or that of a service that is used, names outside AWS."""
-        services = ("", "_SNS", "_SQS", "_S3", "_LAMBDA")
-        return elsewhere(
-            (os.environ.get(f"AWS_ENDPOINT_URL{each}", "") for each in services), "amazonaws.com", "amazonaws.com.cn", "api.aws"
-        )
+        """What AWS_ENDPOINT_URL, or that of a service that is used, names outside AWS. InputError: one of them is malformed."""
+        named = {name: address(name) for name in os.environ if name.startswith("AWS_ENDPOINT_URL")}
+        services = (named.get(f"AWS_ENDPOINT_URL{each}", "") for each in ("", "_SNS", "_SQS", "_S3", "_LAMBDA"))
+        return elsewhere(services, "amazonaws.com", "amazonaws.com.cn", "api.aws")
 
     def advice(self, error: BaseException | str) -> str | None:
         """What a person can do about an error of AWS, or the text of one; None if there is nothing to say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from botocore import exceptions as sdk
 
 from fsd_aws import errors
-from fsd_aws.clients import client
+from fsd_aws.clients import client, source
 from fsd_core.driver import Code
 from fsd_core.provisioning import Requests
 
@@ -19,8 +20,10 @@ __all__ = ["Api"]
 _SETTLING = ("cannot be assumed by Lambda", "does not have permissions to call")
 _UNSET = (
     *(sdk.NoCredentialsError, sdk.PartialCredentialsError, sdk.ProfileNotFound, sdk.NoRegionError),
-    *(sdk.InvalidRegionError, sdk.UnknownEndpointError, sdk.EndpointResolutionError),
+    *(sdk.InvalidRegionError, sdk.UnknownEndpointError, sdk.EndpointResolutionError, sdk.InvalidConfigError, sdk.ConfigParseError),
+    *(sdk.ConfigNotFound, sdk.CredentialRetrievalError, sdk.UnknownCredentialError, sdk.InfiniteLoopConfigError, sdk.SSOTokenLoadError),
 )
+_OF_A_SOURCE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, json.JSONDecodeError)
 
 
 class Api(Requests):
@@ -42,7 +45,7 @@ class Api(Requests):
 
     def call(self, service: str, operation: str, **request: Any) -> dict[str, Any]:
         """One request, again while its error is transient. Raises `DriverError`, or `InputError` where nothing is set up."""
-        return self.repeat(f"{service} {operation}", lambda: getattr(self.client(service), operation)(**request))
+        return self.repeat(f"{service} {operation}", lambda: self._request(service, operation, request))
 
     def find(self, service: str, operation: str, **request: Any) -> dict[str, Any] | None:
         """Like `call`; None where it is not there."""
@@ -50,7 +53,13 @@ class Api(Requests):
 
     def call_unless(self, code: Code, service: str, operation: str, **request: Any) -> dict[str, Any] | None:
         """Like `call`; None where the service answers ``code``."""
-        return self.unless(code, f"{service} {operation}", lambda: getattr(self.client(service), operation)(**request))
+        return self.unless(code, f"{service} {operation}", lambda: self._request(service, operation, request))
+
+    def _request(self, service: str, operation: str, request: dict[str, Any]) -> Any:
+        try:
+            return getattr(self.client(service), operation)(**request)
+        except _OF_A_SOURCE as error:  # botocore has errors of its own for all but the programs and files that give credentials
+            raise sdk.CredentialRetrievalError(provider=source(), error_msg=str(error)) from error
 
     def pages(self, service: str, operation: str, items: str, **request: Any) -> Iterator[Any]:
         """The ``items`` of all pages."""

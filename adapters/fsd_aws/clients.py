@@ -7,6 +7,7 @@ botocore, not boto3 around it: the clients are the same, and a cold start is 20 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import threading
 from typing import Any
@@ -16,7 +17,10 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import NoCredentialsError
 
-__all__ = ["client", "credentials", "session"]
+from fsd_core.errors import InputError
+from fsd_core.proxies import shown
+
+__all__ = ["client", "credentials", "session", "source"]
 
 CONNECT_S = 5.0
 POOL = 32  # connections a client: core's 16 threads, a receiver, and room; they are opened when needed
@@ -48,6 +52,13 @@ def credentials() -> str:
     return ", ".join([*told, f"region {session().get_config_variable('region') or 'none'}"])
 
 
+def source() -> str:
+    """What names the credentials of this process, for people."""
+    if os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
+        return "AWS_WEB_IDENTITY_TOKEN_FILE"
+    return f"profile {session().profile or 'default'} of {session().get_config_variable('config_file')}"
+
+
 def client(service: str, region: str | None = None, *, read_s: float = 60.0) -> Any:
     """A client of one service. ``region`` None: the SDK's own chain. ``read_s``: silence of the service after which a call fails.
 
@@ -59,5 +70,10 @@ def client(service: str, region: str | None = None, *, read_s: float = 60.0) -> 
         max_pool_connections=POOL,
         retries={"mode": "standard", "total_max_attempts": 1},  # the only retry layer is core's
     )
-    with _creating:
-        return session().create_client(service, region_name=region, config=config)
+    try:
+        with _creating:
+            return session().create_client(service, region_name=region, config=config)
+    except json.JSONDecodeError:  # of a program that gives credentials
+        raise
+    except ValueError as error:  # which endpoints come from a profile is for botocore to know
+        raise InputError(f"AWS endpoint of {service}: {shown(str(error))}: expected http://HOST:PORT: look at {source()}") from error

@@ -82,8 +82,19 @@ def classify(error: BaseException) -> Code:
 
 _ADVICE = (  # words of an error, as a pattern, and what to do: the first that is found
     (
-        r"NoCredentialsError|PartialCredentialsError|CredentialRetrievalError",
+        r"NoCredentialsError",
         "no AWS credentials are found: run 'aws configure' or 'aws sso login', or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    ),
+    (r"PartialCredentialsError", "a key id and its secret belong together: set both there, or run 'aws configure' again"),
+    (r"SSOTokenLoadError", "nobody is signed in: run 'aws sso login'"),
+    (r"CredentialRetrievalError", "what should give the AWS credentials does not: mend it, or take them from elsewhere"),
+    (
+        r"InvalidConfigError|ConfigParseError|ConfigNotFound|UnknownCredentialError|InfiniteLoopConfigError",
+        "mend that file: AWS_CONFIG_FILE (~/.aws/config) or AWS_SHARED_CREDENTIALS_FILE (~/.aws/credentials)",
+    ),
+    (
+        r"ProxyConnectionError",
+        "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached: set another, or NO_PROXY",
     ),
     (r"ProfileNotFound", "AWS_PROFILE names a profile that 'aws configure list-profiles' does not show: set another, or unset it"),
     (

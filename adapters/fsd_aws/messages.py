@@ -27,6 +27,7 @@ _GONE = frozenset({"ReceiptHandleIsInvalid"})  # of a delete: the message went a
 class AwsMessages:
     """Implements `fsd_core.driver.MessageDriver` for one slot."""
 
+    service = "Amazon SNS and SQS"
     limits: MessageLimits
 
     def __init__(self, resources: Resources, slot: int) -> None:

@@ -28,10 +28,12 @@ __all__ = ["AwsObjects"]
 class AwsObjects:
     """Implements `fsd_core.driver.ObjectDriver` over ``names["bucket"]``."""
 
+    service = "Amazon S3"
+
     def __init__(self, resources: Resources) -> None:
         self.limits = OBJECTS
         self._bucket = resources.names["bucket"]
-        self._s3 = client("s3", resources.names["region"])
+        self._s3 = client("s3", resources.names["region"], read_s=20.0)
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
         """Write the object. With ``if_absent``, S3 answers 412 where it is there, 409 where another create is under way: again."""

@@ -21,6 +21,7 @@ from fsd_aws.objects import AwsObjects
 from fsd_aws.settings import parse
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
+from fsd_core.providers import line
 from fsd_core.provisioning import AppProvisioner, probe_queues, try_out
 from fsd_core.store import Store
 
@@ -55,13 +56,14 @@ class AwsProvisioner(AppProvisioner[Api]):
 
     def requests(self) -> Api:
         """In the settings' region or the SDK's."""
+        PROVIDER.stand_in()  # or botocore would say of a variable no more than "invalid endpoint"
         try:
             region = self._settings.region or os.environ.get("AWS_REGION") or session().get_config_variable("region")
             if not region:
                 raise InputError("no AWS region is set: [aws] region in fsd.toml, or AWS_REGION, or 'aws configure set region NAME'")
             session().get_partition_for_region(region)
         except (sdk.UnknownRegionError, sdk.ProfileNotFound, sdk.ConfigParseError) as error:
-            raise InputError(f"AWS settings: {error}") from error
+            raise InputError(line(f"AWS settings: {error}", PROVIDER.advice(error))) from error
         return Api(region)
 
     def wanted(self) -> dict[str, str]:
@@ -84,7 +86,7 @@ class AwsProvisioner(AppProvisioner[Api]):
     def make(self, api: Api, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
         """Role, log group, function, which decides the generation, bucket, topics, queues."""
         settings, name, role = self._settings, naming.function(app), naming.role(app, api.region)
-        code = package.build(settings.runtime) if settings.package else package.stub()
+        code = package.build(settings.runtime, within_s=api.left()) if settings.package else package.stub()
         if had is None:
             account = api.call("sts", "get_caller_identity")["Account"]
             new = {

@@ -23,6 +23,7 @@ from fsd_azure import names as naming
 from fsd_azure.policy import APP_TAG, Grant
 from fsd_core.driver import Code
 from fsd_core.errors import DriverError
+from fsd_core.providers import address
 from fsd_core.provisioning import Requests
 
 __all__ = ["ENDPOINT", "SETTLE_S", "Api", "key"]
@@ -53,7 +54,7 @@ class Api(Requests):
         self.subscription, self.region = subscription, region
         self._group = group
         self.settles_until = 0.0
-        self._manager = os.environ.get(ENDPOINT, "")
+        self._manager = address(ENDPOINT).rstrip("/")
         transport = RequestsTransport(connection_timeout=clients.CONNECT_S, read_timeout=230.0)
         self._client: PipelineClient[Any, Any] = PipelineClient(self._manager or MANAGER, policies=[], transport=transport)
         self.closing.callback(self._client.close)
@@ -100,7 +101,7 @@ class Api(Requests):
         except ClientAuthenticationError as error:
             if "failed to retrieve a token" not in str(error) or "AADSTS" in str(error):
                 raise
-            raise CredentialUnavailableError(str(error)) from error  # no credential of the chain is set up
+            raise CredentialUnavailableError(clients.attempts(str(error))) from error  # no credential of the chain is set up
 
     def member(self) -> tuple[str, str]:
         """The object id of whose credentials these are, and its type: User, ServicePrincipal."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from fsd_core.errors import InputError
+from fsd_core.proxies import shown
 
 if TYPE_CHECKING:
     from azure.servicebus import ServiceBusClient
@@ -28,6 +29,7 @@ __all__ = [
     "SERVICE_BUS",
     "STORAGE",
     "administration",
+    "attempts",
     "container",
     "credential",
     "endpoints",
@@ -43,6 +45,7 @@ CONNECT_S, READ_S = 5.0, 60.0
 OPEN_S = 20.0  # until a link can be used: a connection, a token, the link
 POOL = 32  # connections to one host: core's 16 threads, and room; they are opened when needed
 logging.getLogger("azure").addHandler(logging.NullHandler())  # without any, its warnings of what is raised anyway go to people
+_NOT_SET_UP = re.compile(r"authentication unavailable|not installed|could not be found|requires the|package is required")
 _READ_BYTES = 1 << 18  # by the SDK's own 4 KB, 1 MB takes twice the processor time
 _WHOLE = 5000 << 20  # what goes in one request, and comes in one: everything
 
@@ -84,6 +87,8 @@ def administration(hosts: tuple[str, ...], number: int) -> ServiceBusAdministrat
     if addresses := os.environ.get(ADMINISTRATION, "").split():
         if len(addresses) != len(hosts):
             raise InputError(f"{ADMINISTRATION}: {len(addresses)} addresses: the app has {len(hosts)} namespaces")
+        if not all(_address(f"http://{each}", "http") for each in addresses):
+            raise InputError(f"{ADMINISTRATION}={shown(' '.join(addresses))}: expected HOST:PORT for each namespace")
         transport, string = Plain, re.sub(r"(?i)(endpoint=sb://)[^/;]*", rf"\g<1>{addresses[number]}", string)
     told = transport(connection_timeout=CONNECT_S, read_timeout=READ_S)
     return ServiceBusAdministrationClient.from_connection_string(string, transport=told, retry_total=0)
@@ -123,7 +128,25 @@ def credential() -> Any:
 def _credential(environment: frozenset[tuple[str, str]]) -> Any:
     from azure.identity import DefaultAzureCredential
 
-    return DefaultAzureCredential()
+    try:
+        return DefaultAzureCredential()
+    except (OSError, ValueError) as error:  # of what EnvironmentCredential reads, of which it does not say where it stands
+        names = ("AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_AUTHORITY_HOST", "AZURE_TENANT_ID")
+        given = {name: os.environ[name] for name in names if os.environ.get(name)}
+        named = [name for name, value in given.items() if value in str(error)] or given
+        told = ", ".join(f"{name}={given[name]}" for name in named)
+        raise InputError(f"{told or 'Azure credentials'}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def attempts(text: str) -> str:
+    """What is worth knowing, in a line, of what DefaultAzureCredential says of its many credentials: not those that nobody set up."""
+    tried = re.findall(r"^\t(\w+): (.*?)(?=\n\t|\nTo mitigate|\Z)", text, re.DOTALL | re.MULTILINE)
+    told = [f"{name}: {' '.join(said.split())}" for name, said in tried if not _NOT_SET_UP.search(said)]
+    names = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
+    given = [name for name in names if os.environ.get(name)]
+    if given and "AZURE_FEDERATED_TOKEN_FILE" not in os.environ and "Environment variables are not fully configured" in text:
+        told.insert(0, f"EnvironmentCredential: {' and '.join(given)} without {' and '.join(sorted({*names} - {*given}))}")
+    return "; ".join(told) or "DefaultAzureCredential finds none"
 
 
 def service_bus_strings() -> list[str]:
@@ -136,7 +159,7 @@ def service_bus_strings() -> list[str]:
         if not endpoint:
             raise InputError(f"{what}: Endpoint: missing; there is {', '.join(parts)}")
         if not _address(endpoint, "sb"):
-            raise InputError(f"{what}: Endpoint is {endpoint!r}: must be sb://NAMESPACE.servicebus.windows.net/")
+            raise InputError(f"{what}: Endpoint is {shown(endpoint)!r}: must be sb://NAMESPACE.servicebus.windows.net/")
         if "entitypath" in parts:
             raise InputError(f"{what}: EntityPath: this one opens a single queue: must be one of the whole namespace")
         if parts.get("usedevelopmentemulator", "true") != "true":
@@ -158,9 +181,7 @@ def storage_string() -> str | None:
     if "blobendpoint" not in parts and not parts.get("accountname"):
         raise InputError(f"{STORAGE}: AccountName: missing")
     if "blobendpoint" in parts and not _address(parts["blobendpoint"], "http", "https"):
-        raise InputError(
-            f"{STORAGE}: BlobEndpoint is {parts['blobendpoint'].partition('?')[0]!r}: must be https://ACCOUNT.blob.core.windows.net"
-        )
+        raise InputError(f"{STORAGE}: BlobEndpoint is {shown(parts['blobendpoint'])!r}: must be https://ACCOUNT.blob.core.windows.net")
     if parts.get("defaultendpointsprotocol", "https") not in ("http", "https"):
         raise InputError(f"{STORAGE}: DefaultEndpointsProtocol is {parts['defaultendpointsprotocol']!r}: must be https")
     if not parts.get("endpointsuffix", "core.windows.net"):

@@ -54,7 +54,6 @@ _NAMES = {  # of azure.servicebus.exceptions
     "MessagingEntityNotFoundError": Code.NOT_FOUND,
     "MessageNotFoundError": Code.NOT_FOUND,
     "MessagingEntityAlreadyExistsError": Code.ALREADY_EXISTS,
-    "ServiceBusAuthenticationError": Code.DENIED,
     "ServiceBusAuthorizationError": Code.DENIED,
     "MessageSizeExceededError": Code.TOO_LARGE,
     "MessageLockLostError": Code.PRECONDITION,
@@ -81,7 +80,12 @@ def status_code(status: int, word: str = "") -> Code:
 
 
 def asking(error: E) -> E:
-    """The same error, with ``retry_after_s`` where Service Bus says how long to wait; see `fsd_core.driver`."""
+    """The same error, with ``retry_after_s`` where Service Bus says how long to wait; see `fsd_core.driver`. Of a token that was not
+    taken azure-servicebus keeps what the service said in the inner error alone: then its words are added."""
+    said = getattr(getattr(error, "inner_exception", None), "status_description", None)
+    if said and _token_status(error):
+        words = f" {_token_status(error)}: {said.decode(errors='replace') if isinstance(said, bytes) else said}"
+        error.args = (str(error).removesuffix(words) + words, *error.args[1:])
     if found := _WAIT.search(str(error)):
         error.retry_after_s = float(found[1])  # type: ignore[attr-defined]  # an attribute of our own
     return error
@@ -105,6 +109,8 @@ def classify(error: BaseException) -> Code:
 def _service_bus(error: BaseException) -> Code:
     """The condition says more than the class: what ends a link or a connection is one class, whatever its reason."""
     name = type(error).__name__
+    if name == "ServiceBusAuthenticationError":
+        return _authentication(error)
     if name in _NAMES and name != "ServiceBusConnectionError":
         return _NAMES[name]
     for condition in _CONDITION.findall(str(error)):
@@ -116,10 +122,31 @@ def _service_bus(error: BaseException) -> Code:
     return Code.UNAVAILABLE
 
 
+def _token_status(error: BaseException) -> int:
+    """The status, as of HTTP, that the service answered a token with; 0: there is none."""
+    status = getattr(getattr(error, "inner_exception", None), "status_code", None)
+    return status if isinstance(status, int) else 0
+
+
+def _authentication(error: BaseException) -> Code:
+    """A token is put for a queue, and refused with 404 where there is none. Without an answer the way to where tokens are put broke,
+    or the token ran out on it: the next link puts a new one."""
+    if status := _token_status(error):
+        code = status_code(status)
+        return code if code is not Code.UNKNOWN else Code.DENIED
+    denied = any(_CODES.get(condition) is Code.DENIED for condition in _CONDITION.findall(str(error)))
+    return Code.DENIED if denied or getattr(error, "inner_exception", None) is None else Code.UNAVAILABLE
+
+
 _ADVICE = (  # words of an error, as a pattern, and what to do: the first that is found
+    (r"ProxyError|Unable to connect to proxy", "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached: set another, or NO_PROXY"),
     (
         r"AADSTS700024|AADSTS500133|not within its valid time range|token is not yet valid|Signature not valid in the specified time",
         "this machine's clock is wrong by more than 5 minutes: set it ('timedatectl set-ntp true')",
+    ),
+    (
+        r"AADSTS(7000215|7000222|700016|700027|90002|900021|900023)",
+        "AZURE_TENANT_ID, AZURE_CLIENT_ID and the secret or certificate do not belong together, or it expired: look at each",
     ),
     (
         r"ExpiredAuthenticationToken|AADSTS\d+|InvalidAuthenticationToken|token (is|has) expired|ExpiredToken",
@@ -131,7 +158,7 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
     ),
     (
         r"CredentialUnavailableError|DefaultAzureCredential failed|EnvironmentCredential|AzureCliCredential|NoAuthenticationInformation",
-        "no Azure credentials are found: run 'az login', or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
+        "no Azure credentials are found that work: run 'az login', or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
     ),
     (
         r"MessageSizeExceededError|message-size-exceeded",
@@ -173,6 +200,11 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
         "the key in the connection string is not the account's: copy it again ('az storage account show-connection-string')",
     ),
     (
+        r"MessagingEntityNotFoundError|ContainerNotFound|ResourceNotFound|ResourceGroupNotFound|amqp:not-found"
+        r"|ServiceBusAuthenticationError: [^\n]*\b404",
+        "something of the app is gone, or in another subscription: 'fsd destroy --provider azure', then 'fsd deploy', makes it anew",
+    ),
+    (
         r"ServiceBusAuthenticationError|CBS Token authentication failed|auth-failed",
         "Service Bus does not take the key or the login: copy the connection string again, or run 'az login'",
     ),
@@ -184,10 +216,6 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
     (
         r"MessagingEntityDisabledError|entity-disabled",
         "a queue is disabled: enable it in the portal, or destroy the app and deploy it again",
-    ),
-    (
-        r"MessagingEntityNotFoundError|ContainerNotFound|ResourceNotFound|ResourceGroupNotFound|amqp:not-found",
-        "something of the app is gone, or in another subscription: 'fsd destroy --provider azure', then 'fsd deploy', makes it anew",
     ),
     (
         r"ServiceRequestError|Failed to initiate the connection|Name or service not known|Connection refused|getaddrinfo failed",

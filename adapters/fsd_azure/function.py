@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,18 @@ if TYPE_CHECKING:
 __all__ = ["ROUTE", "create", "key", "publish", "read", "remove", "say", "url"]
 
 ROUTE = "api/worker"
-_ENDED = {3: "failed", -1: "was cancelled", 5: "was cancelled", 6: "succeeded in part"}  # a deployment's status; 4: all is well
-_DEPLOYED = 4
-_REFUSED = re.compile(r"Forbidden|Unauthorized|\b40[13]\b|AuthorizationPermissionMismatch|AuthorizationFailure")
+_DEPLOYED, _CONFLICT, _FORGOTTEN = 4, 5, -2  # how a deployment ended: well; another one was under way; our own: nobody knows of it any more
+_ENDED = {3: "failed", -1: "was cancelled", _CONFLICT: "met another deployment", 6: "succeeded in part"}
+FORGOTTEN_S = 60.0  # for which nothing is told of a deployment until it is taken for forgotten: who knew of it may be gone
+AGAIN_S = 10.0  # until code is sent again that met another deployment
+_SURE_INSTANCES = 40  # that every region takes as an app's most; fewer are, or were, for a few regions
+_INSTANCES = re.compile(r"(?i)maximum.?instance.?count|maximum.?scale")
+_SENDS = 3  # of a deployment that is forgotten each time
+# Of an account, an identity or a role that was made just now: what was reported from deployments that went well some minutes later.
+_REFUSED = re.compile(
+    r"Forbidden|Unauthorized|\b40[13]\b|AuthorizationPermissionMismatch|AuthorizationFailure|InaccessibleStorageException"
+    r"|MSITokenUnavailableException|Unable to fetch MSI token|Name or service not known"
+)
 
 
 def _name(api: Api, app: str) -> str:
@@ -77,7 +87,16 @@ def create(api: Api, resources: Resources) -> dict[str, Any]:
     if new:
         properties["siteConfig"] = {"appSettings": [{"name": name, "value": value} for name, value in _own(resources).items()]}
     body = {"location": names["region"], "kind": "functionapp,linux", "tags": tags, "identity": {"type": "SystemAssigned"}}
-    api.put(site, body | {"properties": properties})
+    try:
+        api.put(site, body | {"properties": properties})
+    except DriverError as error:
+        few = int(names["concurrency"]) < _SURE_INSTANCES and error.code is Code.INVALID and _INSTANCES.search(str(error))
+        if not few:
+            raise
+        raise InputError(
+            f"[azure] concurrency = {names['concurrency']}: {names['region']} takes no function app of so few instances: "
+            f"expected {_SURE_INSTANCES} to 1000"
+        ) from error
     return api.until(f"function app {names['function']} running", lambda: _running(api, site))
 
 
@@ -108,16 +127,38 @@ def key(api: Api, app: str) -> str:
 def publish(api: Api, site: Mapping[str, Any], package: Package) -> None:
     """Send the code, with all that it imports, and return when it is in place. Raises `DriverError` with Azure's words where it failed.
 
-    The site stores the code by its own identity: it is sent again while the role of that may not be in force yet.
+    The site stores the code by its own identity: it is sent again while the role of that may not be in force yet, while another
+    deployment is in the way, and where the state of its deployment was forgotten, as happens when an instance is replaced.
     """
     host = next(each["name"] for each in site["properties"]["hostNameSslStates"] if each["hostType"] == "Repository")
     at, what = f"{api.scheme}://{host}/api", f"code of function app {site['name']}"
 
+    forgotten = 0
+
     def send() -> bool | None:
+        nonlocal forgotten
         begun = api.call("POST", f"{at}/publish?RemoteBuild=false", package.body)
-        status, said = api.until(what, lambda: _ended(api.find(f"{at}/deployments/{begun['value']}") or {}))
+        heard = time.monotonic()
+
+        def look() -> tuple[int, str] | None:
+            nonlocal heard
+            found = api.find(f"{at}/deployments/{begun['value']}")
+            if found:
+                heard = time.monotonic()
+                return _ended(found)
+            return (_FORGOTTEN, "") if time.monotonic() > heard + FORGOTTEN_S else None
+
+        status, said = api.until(what, look)
         if status == _DEPLOYED:
             return True
+        if status == _FORGOTTEN:
+            forgotten += 1
+            if forgotten < _SENDS:
+                return None
+            raise DriverError(Code.UNAVAILABLE, f"{what}: Azure forgot the deployment {_SENDS} times: run 'fsd deploy' again")
+        if status == _CONFLICT:
+            time.sleep(AGAIN_S)
+            return None
         if api.settles(said, _REFUSED):
             return None
         raise DriverError(Code.INVALID, f"sending the code to function app {site['name']}: {_ENDED[status]}: {said}")
@@ -169,8 +210,8 @@ def _own(resources: Resources) -> dict[str, str]:
 
 def remove(api: Api, app: str) -> list[str]:
     """Remove the function app and its plan, if they are the app's."""
-    removed = []
-    for what, path in (("function app", _site(api, app)), ("plan", _plan(api, app))):
-        if api.owns(api.find(path), app) and api.delete(path):
-            removed.append(f"{what} {_name(api, app)}")
-    return removed
+    whole = (("function app", _site(api, app)), ("plan", _plan(api, app)))
+    mine = [(what, path) for what, path in whole if api.owns(api.find(path), app)]
+    for _, path in mine:
+        api.delete(path)  # Azure removes an empty plan with its last app: then it is gone already
+    return [f"{what} {_name(api, app)}" for what, _ in mine]

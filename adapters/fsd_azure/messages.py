@@ -35,6 +35,7 @@ L = TypeVar("L", bound=Link)
 class AzureMessages:
     """Implements `fsd_core.driver.MessageDriver` for one slot. Links are opened when they are needed, and stay open."""
 
+    service = "Service Bus"
     limits: MessageLimits
 
     def __init__(self, resources: Resources, slot: int) -> None:

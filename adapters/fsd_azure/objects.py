@@ -23,6 +23,8 @@ __all__ = ["AzureObjects"]
 class AzureObjects:
     """Implements `fsd_core.driver.ObjectDriver` over ``names["container"]``."""
 
+    service = "Blob Storage"
+
     def __init__(self, resources: Resources) -> None:
         self.limits = OBJECTS
         self._container = container(resources.names["blob_url"], resources.names["container"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fsd_azure.settings import RUNTIMES
 from fsd_core import package as core
-from fsd_core.config import home
+from fsd_core.home import home_folder
 from fsd_core.package import Package, Recipe, Wheels
 
 __all__ = ["Package", "build", "digest", "stub"]
@@ -23,9 +23,9 @@ def digest(runtime: str) -> str:
     return _recipe(runtime).digest
 
 
-def build(runtime: str, folder: Path | None = None) -> Package:
+def build(runtime: str, folder: Path | None = None, within_s: float | None = None) -> Package:
     """The package for a Python of Azure, from the cache in ``folder`` (default ``$FSD_HOME/packages``): see `Recipe.build`."""
-    return _recipe(runtime).build(folder or home() / "packages")
+    return _recipe(runtime).build(folder or home_folder() / "packages", within_s)
 
 
 def stub() -> Package:

@@ -28,6 +28,7 @@ SENDER = "69a216fc-b8fb-44d8-bc22-1f3c2cd27a39"  # Azure Service Bus Data Sender
 RECEIVER = "4f6d3b9b-027b-4f4c-9142-0e5a2a2247e0"  # Azure Service Bus Data Receiver
 OWNER = "090c5cfd-751d-490a-894a-3ce6f1109419"  # Azure Service Bus Data Owner: who makes queues
 BLOBS = "ba92f5b4-2d11-453d-a403-e96b0029c9fe"  # Storage Blob Data Contributor
+BLOBS_OWNER = "b7e6dc6d-f1e8-4753-8033-0f276bb0955b"  # Storage Blob Data Owner: what the Functions host needs of its own storage
 _ALL = ("read", "write", "delete")
 ACTIONS = (
     *("Microsoft.Authorization/roleAssignments/write",),
@@ -71,17 +72,18 @@ def storage_id(names: Mapping[str, str]) -> str:
     return f"{_group(names)}/providers/Microsoft.Storage/storageAccounts/{names['storage_account']}"
 
 
-def _data(names: Mapping[str, str], bus: tuple[str, ...], blobs: str, principal: str, kind: str) -> list[Grant]:
+def _data(names: Mapping[str, str], bus: tuple[str, ...], blobs: str, principal: str, kind: str, role: str = BLOBS) -> list[Grant]:
     """Of what the app made itself: what a connection string opens needs no role."""
     spaces = names["namespaces"].split(",") if names["bus"] == "made" else []
-    grants = [Grant(namespace_id(names, host), role, principal, kind) for host in spaces for role in bus]
-    return grants + ([Grant(blobs, BLOBS, principal, kind)] if names["storage_account"] else [])
+    grants = [Grant(namespace_id(names, host), each, principal, kind) for host in spaces for each in bus]
+    return grants + ([Grant(blobs, role, principal, kind)] if names["storage_account"] else [])
 
 
 def worker(names: Mapping[str, str], principal: str) -> list[Grant]:
     """Of the function: to send and to receive, not to make or remove queues. The account is the app's own; the Functions host keeps its
-    keys and its locks in containers of it that it makes itself, so the role is on all of it."""
-    return _data(names, (SENDER, RECEIVER), storage_id(names), principal, "ServicePrincipal")
+    keys and its locks in containers of it that it makes itself, so the role is on all of it, and the one that the vendor names for that
+    (learn.microsoft.com/azure/azure-functions/functions-reference, "Connecting to host storage with an identity", 2025-11)."""
+    return _data(names, (SENDER, RECEIVER), storage_id(names), principal, "ServicePrincipal", BLOBS_OWNER)
 
 
 def deployer(names: Mapping[str, str], principal: str, kind: str) -> list[Grant]:

@@ -44,8 +44,6 @@ _KINDS = {"namespaces": "namespace", "storageAccounts": "storage account"}
 class AzureProvisioner(AppProvisioner[Api]):
     """Implements `fsd_core.driver.Provisioner`."""
 
-    most_s = 3600.0  # a namespace of the premium tier takes many minutes
-
     def __init__(self, table: Mapping[str, object]) -> None:
         self._settings = parse(table)
 
@@ -104,7 +102,7 @@ class AzureProvisioner(AppProvisioner[Api]):
     def make(self, api: Api, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
         """See the module."""
         settings = self._settings
-        code = package.build(settings.runtime) if settings.package else package.stub()
+        code = package.build(settings.runtime, within_s=api.left()) if settings.package else package.stub()
         now = self._names(api, app, ranks) | (dict(had.names) if had else {}) | wanted
         now["package"] = str(code) if settings.package else "none"
         ranks, slots = max(ranks, had.ranks if had else 0), max(slots, had.slots if had else 0)

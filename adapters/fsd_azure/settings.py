@@ -10,11 +10,14 @@ message_kb       0                        what a queue takes as one message; 0: 
 storage_account  made from the app's      the storage account; one that is there and not the app's is refused
 memory_mb        2048                     memory of one function: 512, 2048 or 4096; one CPU at 2048
 timeout_s        900                      time limit of one function
-concurrency      100                      functions of this app at once; the region's quota is on cores
+concurrency      100                      functions of this app at once, which a run checks; see below
 lease_s          10                       a message that was delivered and not acknowledged is delivered again after this
 runtime          3.12                     the function's Python
 package          true                     false uploads no code: for an emulator that runs what is installed here
 ===============  =======================  ========================================================================================
+
+``concurrency`` is also Azure's maximumInstanceCount, which for HTTP is no hard cap: several runs at once may get more instances. Azure
+takes less than 40 in some regions only, if at all; where it does not, the deployment says so. The region's own quota is on cores.
 
 FSD_AZURE_PACKAGE=0 means ``package = false``. Where connection strings are set (`fsd_azure.clients`), the namespaces and the storage
 account are those that they name, and nothing here changes them.

@@ -5,11 +5,10 @@ Importing this package imports no SDK; each factory below imports what it needs 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
-from fsd_core.providers import attached, elsewhere
+from fsd_core.providers import address, attached, elsewhere
 
 __all__ = ["PROVIDER", "RESOURCES", "GcpProvider"]
 
@@ -54,15 +53,15 @@ class GcpProvider:
 
     def credentials(self) -> str:
         """Who Application Default Credentials are of, and which project comes with them."""
-        import google.auth
+        from fsd_gcp.clients import default
 
-        found, project = google.auth.default()
+        found, project = default()
         who = getattr(found, "service_account_email", "") or "a user, by gcloud"
         return f"{who}, project {project or 'none'}"
 
     def stand_in(self) -> str | None:
-        """What PUBSUB_EMULATOR_HOST, STORAGE_EMULATOR_HOST or FSD_GCP_ENDPOINT names outside Google."""
-        named = (os.environ.get(name, "") for name in ("PUBSUB_EMULATOR_HOST", "STORAGE_EMULATOR_HOST", "FSD_GCP_ENDPOINT"))
+        """What PUBSUB_EMULATOR_HOST, STORAGE_EMULATOR_HOST or FSD_GCP_ENDPOINT names outside Google. InputError: one is malformed."""
+        named = [address(name, bare=True) for name in ("PUBSUB_EMULATOR_HOST", "STORAGE_EMULATOR_HOST", "FSD_GCP_ENDPOINT")]
         return elsewhere(named, "googleapis.com")
 
     def advice(self, error: BaseException | str) -> str | None:

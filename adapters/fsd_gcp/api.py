@@ -10,16 +10,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import urlencode
 
-import google.auth
 from google.auth import exceptions as auth
-from google.auth.transport.urllib3 import Request
 from google.oauth2.credentials import Credentials
 
 from fsd_core.driver import Code
 from fsd_core.errors import DriverError
+from fsd_core.providers import address
 from fsd_core.provisioning import Requests
 from fsd_gcp import errors
-from fsd_gcp.clients import SCOPE, Http, pool
+from fsd_gcp.clients import SCOPE, Http, default, requester
 from fsd_gcp.errors import Answered
 from fsd_gcp.policy import Grant
 
@@ -54,11 +53,10 @@ class Api(Requests):
 
     def member(self) -> str:
         """Who this process is, as policies call it; "" where that cannot be found out."""
-        found: Any = google.auth.default(scopes=[SCOPE, *_WHO])[0]
+        found: Any = default([SCOPE, *_WHO])[0]
         person = isinstance(found, Credentials)
         if person or getattr(found, "service_account_email", "") == "default":  # of a machine of Google's, which must be asked
-            with pool(_USERINFO) as connections:
-                self.repeat("who you are", lambda: found.refresh(Request(connections)))
+            self.repeat("who you are", lambda: found.refresh(requester()))
         if not person:
             address = str(getattr(found, "service_account_email", ""))
             return f"serviceAccount:{address}" if "@" in address else ""
@@ -74,8 +72,7 @@ class Api(Requests):
         with self._lock:
             if name not in self._services:
                 at = {"pubsub": "PUBSUB_EMULATOR_HOST", "storage": "STORAGE_EMULATOR_HOST"}.get(name, ENDPOINT)
-                emulator = os.environ.get(at, "")
-                url = emulator if "://" in emulator or not emulator else f"http://{emulator}"
+                url = address(at, bare=True)
                 self._services[name] = Http(url or f"https://{name}.googleapis.com", signed=not url or at == ENDPOINT)
                 self.closing.callback(self._services[name].close)
             return self._services[name]
@@ -122,15 +119,19 @@ class Api(Requests):
             by_resource.setdefault((each.service, each.resource), []).append(each)
         self.each(lambda item: self.repeat(f"roles on {item[0][1]}", lambda: self._bind(*item[0], item[1])), by_resource.items())
 
+    def policy(self, service: str, resource: str) -> dict[str, Any]:
+        """Who has which role on a resource, by version 3: an older one would show conditions as roles of other names, and lose them."""
+        if service == "storage":
+            return self.request(service, "GET", f"{resource}/iam", optionsRequestedPolicyVersion="3")
+        asked = {"options.requestedPolicyVersion": "3"}
+        return self.request(service, "POST" if service == "iam" else "GET", f"{resource}:getIamPolicy", **asked)
+
     def _bind(self, service: str, resource: str, grants: list[Grant]) -> None:
         """Read, add, write. The service refuses the write, and core begins again, where another's came between."""
         bucket = service == "storage"
-        read, write = ("GET", f"{resource}/iam"), ("PUT", f"{resource}/iam")
-        if not bucket:
-            read = ("POST" if service == "iam" else "GET", f"{resource}:getIamPolicy")
-            write = ("POST", f"{resource}:setIamPolicy")
+        write = ("PUT", f"{resource}/iam") if bucket else ("POST", f"{resource}:setIamPolicy")
         try:
-            policy = self.request(service, *read)
+            policy = self.policy(service, resource)
             bindings = policy.setdefault("bindings", [])
             before = json.dumps(bindings)
             for each in grants:

@@ -11,16 +11,15 @@ from __future__ import annotations
 import functools
 import os
 import threading
-import urllib.request
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import urllib3
 
+from fsd_core.proxies import proxy_for
 from fsd_gcp.errors import Answered
 
-__all__ = ["SCOPE", "Http", "pool", "signer"]
+__all__ = ["SCOPE", "Http", "default", "pool", "requester", "signer"]
 
 CONNECT_S = 5.0
 POOL = 32  # connections to one host: core's 16 threads, and room; they are opened when needed
@@ -29,29 +28,53 @@ _signing = threading.Lock()  # or each of 16 threads gets a token of its own
 
 
 def pool(url: str) -> urllib3.PoolManager:
-    """Connections to ``url`` and other hosts, by the proxy that the environment names for it."""
+    """Connections to the host of ``url``, by the proxy that the environment names for it."""
     settings: dict[str, Any] = {"maxsize": POOL, "retries": False, "timeout": urllib3.Timeout(connect=CONNECT_S, read=60.0)}
-    parts = urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not urllib.request.proxy_bypass(parts.netloc):
-        return urllib3.ProxyManager(proxy, **settings)
+    if proxy := proxy_for(url):
+        return urllib3.ProxyManager(proxy.url, proxy_headers=proxy.headers, **settings)
     return urllib3.PoolManager(**settings)
 
 
-class _Direct:
-    """What google-auth needs of a pool, each request by the proxy of its own address: tokens are seldom asked for."""
+class _EachItsOwn:
+    """What google-auth needs of a pool, each request by the proxy of its own address: one token takes several hosts, of which the
+    metadata server of a machine has no proxy before it. Tokens are seldom asked for."""
 
     def request(self, method: str, url: str, **settings: Any) -> urllib3.BaseHTTPResponse:
-        return pool(url).request(method, url, **settings)
+        with pool(url) as connections:
+            return connections.request(method, url, **settings)
+
+
+def requester() -> Any:
+    """What google-auth makes its requests by."""
+    from google.auth.transport.urllib3 import Request
+
+    return Request(_EachItsOwn())
+
+
+def default(scopes: Sequence[str] | None = None) -> tuple[Any, str | None]:
+    """Application Default Credentials and their project. Raises google-auth's errors, of a file that it cannot take any in too."""
+    import google.auth
+    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+
+    try:
+        found: tuple[Any, str | None] = google.auth.default(scopes=scopes)
+        return found
+    except GoogleAuthError as error:
+        if not isinstance(error, ValueError):
+            raise
+        raise DefaultCredentialsError(f"{_file()}: {error}") from error  # of a key, whose file it does not name
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:  # it looks at little before it uses what it read
+        raise DefaultCredentialsError(f"{_file()}: {getattr(error, 'strerror', None) or f'is of another kind: {error}'}") from error
+
+
+def _file() -> str:
+    name = "GOOGLE_APPLICATION_CREDENTIALS"
+    return f"{name}={os.environ[name]}" if os.environ.get(name) else "the file that 'gcloud auth application-default login' wrote"
 
 
 @functools.lru_cache(maxsize=4)
 def _credentials(environment: frozenset[tuple[str, str]]) -> tuple[Any, Any]:
-    import google.auth
-    from google.auth.transport.urllib3 import Request
-
-    found, _ = google.auth.default(scopes=[SCOPE])
-    return found, Request(_Direct())
+    return default([SCOPE])[0], requester()
 
 
 def signer() -> Callable[[str], dict[str, str]]:

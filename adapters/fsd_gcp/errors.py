@@ -89,12 +89,21 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
         "this machine's clock is wrong by more than 5 minutes: set it ('timedatectl set-ntp true')",
     ),
     (
+        r"DefaultCredentialsError: (?!Your default credentials were not found)\W*\w+|MalformedError|InvalidValue",
+        f"that file cannot be used: look at GOOGLE_APPLICATION_CREDENTIALS, or run '{_LOGIN}' again",
+    ),
+    (r"RefreshError: (File|Unable|Could not|Executable)\b", "what should give the Google Cloud credentials does not: mend it"),
+    (
         r"DefaultCredentialsError|MutualTLSChannelError|ClientCertError",
         f"no Google Cloud credentials are found: run '{_LOGIN}', or set GOOGLE_APPLICATION_CREDENTIALS to a service account's file",
     ),
     (
         r"RefreshError|invalid_grant|ReauthFailError|ReauthSamlChallengeFailError|UNAUTHENTICATED|authError",
         f"the Google Cloud credentials expired, or were revoked: run '{_LOGIN}' again",
+    ),
+    (
+        r"requires a quota project",  # which says SERVICE_DISABLED too, of a project of Google's own
+        "the login names no project for its quota: run 'gcloud auth application-default set-quota-project PROJECT'",
     ),
     *(
         (
@@ -129,6 +138,10 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
     (
         r"Resource not found|(Topic|Subscription) (not found|does not exist)|bucket does not exist|Requested entity was not found",
         "something of the app is gone, or in another project: 'fsd destroy', then 'fsd deploy --provider gcp', makes it anew",
+    ),
+    (
+        r"ProxyError|Unable to connect to proxy",
+        "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached: set another, or NO_PROXY",
     ),
     (
         r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError|failed to connect to all addresses|DNS resolution failed",

@@ -28,6 +28,7 @@ _EARLY_S = 1.0  # the emulator answers 0.94 s before the deadline
 class GcpMessages:
     """Implements `fsd_core.driver.MessageDriver` for one slot."""
 
+    service = "Pub/Sub"
     limits: MessageLimits
 
     def __init__(self, resources: Resources, slot: int) -> None:

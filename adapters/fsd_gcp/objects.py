@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import secrets
 from collections.abc import Sequence
 from email.parser import BytesParser
@@ -18,6 +17,7 @@ import google_crc32c
 
 from fsd_core.checks import check_delete, check_put, check_range
 from fsd_core.driver import Code, Page, Rejected, Resources
+from fsd_core.providers import address
 from fsd_gcp.clients import Http
 from fsd_gcp.errors import Answered, classify, status_code
 from fsd_gcp.limits import OBJECTS
@@ -37,9 +37,11 @@ class Damaged(ConnectionError):
 class GcpObjects:
     """Implements `fsd_core.driver.ObjectDriver` over ``names["bucket"]``. STORAGE_EMULATOR_HOST leads to an emulator."""
 
+    service = "Cloud Storage"
+
     def __init__(self, resources: Resources) -> None:
         self.limits = OBJECTS
-        emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+        emulator = address("STORAGE_EMULATOR_HOST", bare=True)
         self._http = Http(emulator or HOST, signed=not emulator)
         self._objects = f"/storage/v1/b/{quote(resources.names['bucket'], safe='')}/o"
 

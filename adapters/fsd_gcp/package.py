@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from fsd_core import package as core
-from fsd_core.config import home
+from fsd_core.home import home_folder
 from fsd_core.package import Package, Recipe
 from fsd_gcp.settings import RUNTIMES
 
@@ -21,9 +21,9 @@ def digest(runtime: str) -> str:
     return _recipe(runtime).digest
 
 
-def build(runtime: str, folder: Path | None = None) -> Package:
+def build(runtime: str, folder: Path | None = None, within_s: float | None = None) -> Package:
     """The package, from the cache in ``folder`` (default ``$FSD_HOME/packages``): see `Recipe.build`."""
-    return _recipe(runtime).build(folder or home() / "packages")
+    return _recipe(runtime).build(folder or home_folder() / "packages", within_s)
 
 
 def stub() -> Package:

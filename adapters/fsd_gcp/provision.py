@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
-from google.auth import default, exceptions
+from google.auth import exceptions
 
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
+from fsd_core.providers import line
 from fsd_core.provisioning import AppProvisioner, probe_queues, try_out
 from fsd_core.store import Store
 from fsd_gcp import PROVIDER, errors, function, package, policy, queues
 from fsd_gcp import names as naming
 from fsd_gcp.api import Api
+from fsd_gcp.clients import default
 from fsd_gcp.names import Names
 from fsd_gcp.objects import GcpObjects
 from fsd_gcp.settings import parse
@@ -62,7 +64,7 @@ class GcpProvisioner(AppProvisioner[Api]):
         try:
             project = self._settings.project or os.environ.get("GOOGLE_CLOUD_PROJECT") or default()[1]
         except exceptions.GoogleAuthError as error:
-            raise InputError(errors.advice(error) or str(error)) from error
+            raise InputError(line(error, errors.advice(error))) from error
         if not project:
             raise InputError("no Google Cloud project is set: [gcp] project in fsd.toml, or GOOGLE_CLOUD_PROJECT")
         return Api(str(project), self._settings.region)
@@ -86,7 +88,7 @@ class GcpProvisioner(AppProvisioner[Api]):
         settings = self._settings
         if had is None:
             _check_apis(api)
-        code = package.build(settings.runtime) if settings.package else package.stub()
+        code = package.build(settings.runtime, within_s=api.left()) if settings.package else package.stub()
         about = {"package": str(code) if settings.package else "none"}
         if had and had.ranks and wanted.get("bucket", had.names["bucket"]) != had.names["bucket"]:
             raise InputError(f"[gcp] bucket = {wanted['bucket']!r}: app {app!r} uses {had.names['bucket']}; destroy it first, or keep that")

@@ -16,6 +16,8 @@ from urllib.parse import quote, urlsplit
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from fsd_core.providers import address
+from fsd_core.proxies import proxy_for
 from fsd_gcp.clients import signer
 from fsd_gcp.errors import Answered
 
@@ -64,18 +66,26 @@ def _types() -> dict[str, Any]:
 _TYPES = _types()
 
 
+def _by_proxy() -> tuple[tuple[str, Any], ...]:
+    """How the service is reached: gRPC itself reads variables in small letters only, and no ALL_PROXY."""
+    if os.environ.get("grpc_proxy"):  # noqa: SIM112  # which only gRPC knows, so written
+        return ()
+    proxy = proxy_for(f"https://{HOST}")
+    return (("grpc.http_proxy", proxy.secret_url),) if proxy else (("grpc.enable_http_proxy", 0),)
+
+
 class Pubsub:
     """A connection. PUBSUB_EMULATOR_HOST leads to an emulator, without TLS and credentials. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        emulator = os.environ.get("PUBSUB_EMULATOR_HOST")
+        emulator = address("PUBSUB_EMULATOR_HOST", bare=True)
         if emulator:
-            host = urlsplit(emulator).netloc or emulator
+            host = urlsplit(emulator).netloc
             self._sign: Callable[[str], dict[str, str]] = lambda _: {}
             self.channel = grpc.insecure_channel(host, (*_OPTIONS, ("grpc.enable_http_proxy", 0)))
         else:
             self._sign = signer()
-            self.channel = grpc.secure_channel(HOST, grpc.ssl_channel_credentials(), _OPTIONS)
+            self.channel = grpc.secure_channel(HOST, grpc.ssl_channel_credentials(), (*_OPTIONS, *_by_proxy()))
         self._publish = self._method("Publisher/Publish", "PublishResponse")
         self._pull = self._method("Subscriber/Pull", "PullResponse")
         self._acknowledge = self._method("Subscriber/Acknowledge", None)

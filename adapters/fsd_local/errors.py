@@ -1,12 +1,17 @@
-"""What this machine's errors mean: one table from errno to codes."""
+"""What this machine's errors mean: one table from errno to codes.
+
+A full disk is an answer, as are a quota, a read-only file system and too many open files: nobody makes room while we ask again.
+"""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from fsd_core.driver import Code, Refused
 
-__all__ = ["classify"]
+__all__ = ["classify", "naming"]
 
 _CODES = {
     errno.ENOENT: Code.NOT_FOUND,
@@ -16,10 +21,10 @@ _CODES = {
     errno.EPERM: Code.DENIED,
     errno.EROFS: Code.DENIED,
     errno.EAGAIN: Code.THROTTLED,  # of a fork: too many processes
-    errno.EMFILE: Code.THROTTLED,
-    errno.ENFILE: Code.THROTTLED,
-    errno.ENOSPC: Code.UNAVAILABLE,
-    errno.EDQUOT: Code.UNAVAILABLE,
+    errno.EMFILE: Code.TOO_LARGE,
+    errno.ENFILE: Code.TOO_LARGE,
+    errno.ENOSPC: Code.TOO_LARGE,
+    errno.EDQUOT: Code.TOO_LARGE,
     errno.EIO: Code.UNAVAILABLE,
     errno.ENOMEM: Code.UNAVAILABLE,
     errno.EPIPE: Code.UNAVAILABLE,
@@ -46,3 +51,14 @@ def classify(error: BaseException) -> Code:
     if isinstance(error, OSError) and error.errno is not None:
         return _CODES.get(error.errno, Code.UNKNOWN)
     return Code.UNKNOWN
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Within the block an error of the system names the file: those of reading and writing do not by themselves."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = path
+        raise

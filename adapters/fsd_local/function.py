@@ -13,9 +13,14 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 
+from fsd_core.errors import FsdError, RunFailed
 from fsd_local import PROVIDER
+from fsd_local.errors import classify
+from fsd_local.wire import inherited
 
-__all__ = ["Order", "layer_of", "run"]
+__all__ = ["UNCLAIMED", "Order", "layer_of", "run"]
+
+UNCLAIMED = 3  # the exit code of a helper whose function had not claimed its rank
 
 _LAYER = struct.Struct(">I")
 
@@ -56,15 +61,29 @@ def run(order: Order, payload: bytes) -> None:
         if order.report is None:
             code = int(module.handle(payload, PROVIDER, nonce=order.nonce, note=note))
         else:
-            module.report_exit(payload, PROVIDER, order.report, nonce=order.nonce, layer=order.layer)
-            code = 0
-    except BaseException:
-        traceback.print_exc()
+            told = module.report_exit(payload, PROVIDER, order.report, nonce=order.nonce, layer=order.layer)
+            code = UNCLAIMED if told is False else 0
+    except BaseException as error:
+        with suppress(OSError):  # of the host, with which this process ends
+            _tell(error)
+        with suppress(OSError):  # standard error may be a file on the disk that is full
+            if isinstance(error, FsdError):
+                print(f"fsd worker: {error}", file=sys.stderr)
+            else:
+                traceback.print_exc()
     finally:
         with suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _tell(error: BaseException) -> None:
+    """Say to the host why this process ends: it can tell the client where nothing else can, for instance of a full disk."""
+    code = error.code if isinstance(error, RunFailed) else classify(error)
+    channel = inherited()
+    if channel is not None:
+        channel.tell(code.value, error.message if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ their own took 3.7 s (``cold`` gives each its own all the same, as a cloud's col
 function ends with it: each end of that chain is a descriptor that the kernel closes however its holder dies.
 
 A function that ends by a signal, an exit code other than 0 and 1, its memory limit or its time limit could not say so itself:
-the host forks a helper that calls ``report_exit`` in its place.
+the host forks a helper that calls ``report_exit`` in its place. Where that fails too, on a full disk for instance, the host tells the
+client over their channel: see `LocalLaunch.poll`.
 
 Memory is the resident set, looked at every 20 ms, so a function can overshoot for that long. Pages that a fork shares with the
 host count in full (23 MB), as the runtime does in a cloud. RLIMIT_AS would raise MemoryError where a cloud kills. Watching 62
@@ -20,6 +21,7 @@ import importlib
 import json
 import os
 import secrets
+import select
 import selectors
 import signal
 import socket
@@ -29,19 +31,21 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from typing import BinaryIO
 
 from fsd_core.driver import WORKER, Code
+from fsd_core.retry import TRANSIENT
 from fsd_local import RESOURCES
 from fsd_local.errors import classify
-from fsd_local.function import Order, layer_of, run
-from fsd_local.invoke import ANSWER, HOST, PAYLOAD_BYTES, REQUEST
+from fsd_local.function import UNCLAIMED, Order, layer_of, run
+from fsd_local.wire import ANSWER, HOST, LAST_WORDS, PAYLOAD_BYTES, REQUEST, UNASKED
 
 __all__ = ["Host"]
 
 _PROC = os.path.isdir("/proc/self")
 _TICK_S = 0.02 if _PROC else 0.5  # elsewhere one look costs a `ps`
 _IDLE_S = 1.0
-_REPORT_S = 60.0  # a helper's time limit
+_REPORT_S = 60.0  # a helper's time limit, and what it may wait for a process to run in
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -52,14 +56,27 @@ class _Child:
     order: Order
     payload: bytes
     end_s: float
+    channel: socket.socket
     killed: str | None = None
+    words: tuple[Code, str] | None = None  # its last: what they mean for the run, and why it ended
+    victim: tuple[Code, str] | None = None  # of a helper: the last words of the function that it reports
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What a helper is still to tell."""
+
+    order: Order
+    payload: bytes
+    until_s: float
+    words: tuple[Code, str] | None  # the function's last
 
 
 @dataclass
 class _Peer:
     """A channel to the client or to a function, with what arrived of its next request."""
 
-    client: bool
+    pid: int | None  # `None`: the client
     data: bytearray = field(default_factory=bytearray)
 
 
@@ -75,10 +92,11 @@ class Host:
         self._concurrency = int(names["concurrency"])
         self._parent = os.getppid()
         self._children: dict[int, _Child] = {}
-        self._reports: list[tuple[Order, bytes]] = []  # still to be made
+        self._reports: list[_Report] = []
         self._launches = 0
         self._life, self._alive = os.pipe()  # only the host has the writing end: when it closes, every function ends
-        self._notes = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # open as long as the host lives
+        self._tmp = f"{names['root']}/tmp"  # can be written, which the system's own folder for it may not
+        self._notes = self._scratch()
         self._selector = selectors.DefaultSelector()
         self._ended, wakeup = os.pipe()
         os.set_blocking(self._ended, False)
@@ -86,11 +104,18 @@ class Host:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         self._selector.register(self._ended, selectors.EVENT_READ)
-        self._add(channel, client=True)
+        self._client = channel
+        self._add(channel, None)
 
-    def _add(self, channel: socket.socket, client: bool = False) -> None:
+    def _add(self, channel: socket.socket, pid: int | None) -> None:
         channel.setblocking(False)
-        self._selector.register(channel, selectors.EVENT_READ, _Peer(client))
+        self._selector.register(channel, selectors.EVENT_READ, _Peer(pid))
+
+    def _scratch(self) -> BinaryIO:
+        """A file that nobody else sees: in memory where the system can, since disks are full at times."""
+        if hasattr(os, "memfd_create"):
+            return os.fdopen(os.memfd_create("fsd"), "w+b", buffering=0)
+        return tempfile.TemporaryFile(buffering=0, dir=self._tmp)
 
     def run(self) -> None:
         """The loop."""
@@ -103,7 +128,7 @@ class Host:
             for key, _ in self._selector.select(_TICK_S if self._children or self._reports else _IDLE_S):
                 if key.data is None:
                     os.read(self._ended, 65536)
-                elif not self._serve(key.fileobj, key.data) and key.data.client:  # type: ignore[arg-type]  # we register sockets only
+                elif not self._serve(key.fileobj, key.data) and key.data.pid is None:  # type: ignore[arg-type]  # we register sockets only
                     return
             self._reap()
             self._watch()
@@ -126,7 +151,7 @@ class Host:
         try:
             peer.data += part
             while len(peer.data) >= REQUEST.size:
-                name, payload = REQUEST.unpack_from(peer.data)
+                number, name, payload = REQUEST.unpack_from(peer.data)
                 end = REQUEST.size + name + payload
                 if payload > PAYLOAD_BYTES:
                     raise ValueError(f"payload of {payload} bytes")
@@ -134,14 +159,24 @@ class Host:
                     break
                 body = bytes(peer.data[REQUEST.size : end])
                 del peer.data[:end]
-                answer = json.dumps(self._accept(body[:name].decode(errors="replace"), body[name:])).encode()
-                channel.sendall(ANSWER.pack(len(answer)) + answer)
+                if number == UNASKED:
+                    self._note_words(peer, body[:name].decode(errors="replace"), body[name:])
+                else:
+                    _answer(channel, number, *self._accept(body[:name].decode(errors="replace"), body[name:]))
         except (OSError, ValueError):  # it reads no answers, or speaks another language
             part = b""
         if not part:
             self._selector.unregister(channel)
             channel.close()
         return bool(part)
+
+    def _note_words(self, peer: _Peer, name: str, payload: bytes) -> None:
+        """Raises ValueError where these are no last words of a function."""
+        child = self._children.get(peer.pid or 0)
+        if name != LAST_WORDS or child is None:
+            raise ValueError("a request without a number")
+        code, text = json.loads(payload)
+        child.words = Code(code), str(text)
 
     def _accept(self, function: str, payload: bytes) -> tuple[str | None, str]:
         if function != WORKER:
@@ -155,7 +190,7 @@ class Host:
             return classify(error).value, f"cannot start a function: {error}"
         return None, ""
 
-    def _launch(self, order: Order, payload: bytes) -> None:
+    def _launch(self, order: Order, payload: bytes, victim: tuple[Code, str] | None = None) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             pid = os.fork()
@@ -166,8 +201,9 @@ class Host:
                     os._exit(os.EX_SOFTWARE)
         with suppress(OSError):  # whoever comes first; the child may be gone already, or have started its interpreter
             os.setpgid(pid, pid)
-        self._add(ours)
-        self._children[pid] = _Child(order, payload, time.monotonic() + (self._timeout_s if order.report is None else _REPORT_S))
+        self._add(ours, pid)
+        end_s = time.monotonic() + (self._timeout_s if order.report is None else _REPORT_S)
+        self._children[pid] = _Child(order, payload, end_s, ours, victim=victim)
 
     def _become(self, order: Order, payload: bytes, channel: int) -> None:
         """In the child: keep three descriptors, restore what signals do, run."""
@@ -180,7 +216,7 @@ class Host:
         os.environ[HOST] = f"{os.getpid()}:{channel}"
         if not self._cold:
             run(order, payload)
-        with tempfile.TemporaryFile() as file:  # a pipe does not hold a whole payload
+        with self._scratch() as file:  # a pipe does not hold a whole payload
             file.write(payload)
             file.seek(0)
             os.dup2(file.fileno(), 0)
@@ -194,16 +230,47 @@ class Host:
             if pid == 0:
                 break
             _kill(pid)  # what it left running
-            child, code = self._children.pop(pid), os.waitstatus_to_exitcode(status)
-            if code not in (0, 1) and child.order.report is None:
-                how = child.killed or (f"killed by signal {-code}" if code < 0 else f"exited with code {code}")
-                self._reports.append((replace(child.order, report=how, layer=layer_of(child.order)), child.payload))
-        while self._reports:
+            child, code = self._children[pid], os.waitstatus_to_exitcode(status)
+            self._hear(child)
+            del self._children[pid]
+            if code == 0 or (code == 1 and child.order.report is None):
+                continue
+            how = child.killed or (f"killed by signal {-code}" if code < 0 else f"exited with code {code}")
+            if child.order.report is None:
+                how += f": {child.words[1]}" if child.words else ""
+                report = replace(child.order, report=how, layer=layer_of(child.order))
+                self._reports.append(_Report(report, child.payload, time.monotonic() + _REPORT_S, child.words))
+            elif code == UNCLAIMED:
+                if child.victim and child.victim[0] not in TRANSIENT:  # it would only be launched again, to the same end
+                    self._give_up(child.order, child.payload, *child.victim)
+            else:
+                self._give_up(child.order, child.payload, *(child.words or (Code.UNAVAILABLE, how)))
+        for each in list(self._reports):
             try:
-                self._launch(*self._reports[0])
-            except OSError:  # no process to be had: at the next tick
-                break
-            self._reports.pop(0)
+                self._launch(each.order, each.payload, each.words)
+            except OSError as error:
+                if classify(error) in (Code.THROTTLED, Code.UNAVAILABLE) and time.monotonic() < each.until_s:
+                    break  # no process to be had: at the next tick
+                self._give_up(each.order, each.payload, classify(error), str(error))
+            self._reports.remove(each)
+
+    def _hear(self, child: _Child) -> None:
+        """Read what a function that ended said before."""
+        waiting = select.poll()
+        if child.channel.fileno() >= 0:  # else it was read to its end
+            waiting.register(child.channel, select.POLLIN)
+        while child.channel.fileno() >= 0 and waiting.poll(0):
+            self._serve(child.channel, self._selector.get_key(child.channel).data)
+
+    def _give_up(self, order: Order, payload: bytes, code: Code, why: str) -> None:
+        """Tell the client of a function whose run cannot be told that it ended."""
+        try:
+            rank = f"rank {json.loads(payload)['rank']}"
+        except (ValueError, KeyError, TypeError):
+            rank = "a function"
+        where = f"{rank}, layer {order.layer}" if order.layer else rank
+        with suppress(OSError):  # then the client is gone
+            _answer(self._client, UNASKED, code.value, f"{where}: {order.report}, and its run cannot be told: {why}")
 
     def _watch(self) -> None:
         """Kill what is over its time or memory."""
@@ -215,6 +282,11 @@ class Host:
                 child.killed = child.killed or f"exceeded its memory limit of {self._memory_mb} MB"
             if child.killed:
                 _kill(pid)
+
+
+def _answer(channel: socket.socket, number: int, code: str | None, reason: str) -> None:
+    body = json.dumps([code, reason]).encode()
+    channel.sendall(ANSWER.pack(number, len(body)) + body)
 
 
 def _kill(group: int) -> None:

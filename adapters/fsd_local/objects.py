@@ -3,6 +3,10 @@
 A body is written to ``tmp`` and then renamed to its place (replace) or linked there (create only: the file system lets
 exactly one link win). Nothing is synced: objects survive the death of any process, not the loss of power.
 
+A file system without hard links (exFAT, many FUSE and SMB mounts) has the file ``lock`` beside ``objects``: whoever puts holds a lock
+on it from the look whether the object is there until the rename. The kernel gives the lock back, however its holder ends. It is one
+of this machine alone, as all that uses the folder is.
+
 Names. A segment of a key becomes a directory ``segment,`` and the last one a file ``segment=``, so that "a" and "a/b" can both
 be objects. What is not in [a-z0-9_.-] is escaped as %xx, capitals too, since some file systems do not tell "A" from "a". A
 segment of 64 characters or more is cut into directories ``piece+`` of 64, which keeps every name under 255 bytes.
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
 import re
@@ -21,10 +26,12 @@ from urllib.parse import unquote
 
 from fsd_core.checks import check_delete, check_put, check_range
 from fsd_core.driver import Code, Page, Refused, Rejected
-from fsd_local.errors import classify
+from fsd_local.errors import classify, naming
 from fsd_local.limits import OBJECTS
 
-__all__ = ["LocalObjects"]
+__all__ = ["LOCK", "LocalObjects"]
+
+LOCK = "lock"  # beside the objects where the file system has no hard links: see `fsd_local.provision`
 
 _UNSAFE = re.compile(r"[^a-z0-9_.-]")
 _PIECE = 64
@@ -49,10 +56,14 @@ def _escape(match: re.Match[str]) -> str:
 class LocalObjects:
     """Implements `fsd_core.driver.ObjectDriver` over ``root``, the app's folder as `LocalProvisioner.ensure` made it."""
 
+    service = "the local object store"
+
     def __init__(self, root: str) -> None:
         self.limits = OBJECTS
         self._store = os.path.join(root, "objects")
         self._tmp = os.path.join(root, "tmp")
+        lock = os.path.join(root, LOCK)
+        self._lock = lock if os.path.exists(lock) else None
 
     def _file(self, key: str) -> str:
         segments = key.split("/")
@@ -65,11 +76,12 @@ class LocalObjects:
         check_put(self.limits, key, body)
         path, temp = self._file(key), f"{self._tmp}/{os.urandom(12).hex()}"
         try:
-            with open(temp, "xb") as file:
+            with naming(temp), open(temp, "xb") as file:
                 file.write(body)
             for attempt in itertools.count(1):
                 try:
-                    return os.link(temp, path) if if_absent else os.replace(temp, path)
+                    self._place(temp, path, if_absent)
+                    return
                 except FileNotFoundError:
                     if attempt == _RETRIES or not os.path.isdir(self._store):
                         raise
@@ -78,6 +90,18 @@ class LocalObjects:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temp)
+
+    def _place(self, temp: str, path: str, if_absent: bool) -> None:
+        """One step for whoever looks on: the object is there whole, or was and stays."""
+        place = os.link if if_absent else os.replace
+        if self._lock is None:
+            place(temp, path)
+            return
+        with open(self._lock, "rb", buffering=0) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if if_absent and os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+            os.replace(temp, path)
 
     def _make(self, folder: str) -> None:
         """Like makedirs, but never makes the store itself: a destroyed app must stay so."""

@@ -1,27 +1,34 @@
 """An app is a folder: ``objects``, ``tmp``, ``queues/SLOT/RANK``, and the file ``app`` that marks it as ours to remove.
 
-The settings are `fsd_local.settings`.
+The settings are `fsd_local.settings`. What the folder's file system lacks is found out here: without hard links the app gets a file
+``lock``, without named pipes its queues get no bell.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fsd_core.driver import Resources
 from fsd_core.errors import InputError
 from fsd_core.provisioning import check_size
+from fsd_local.errors import naming
+from fsd_local.objects import LOCK
 from fsd_local.settings import parse
 
 __all__ = ["LocalProvisioner"]
 
 _MARK = "app"
 _STALE_S = 86400.0  # what crashed writers left in tmp is removed after this
+_LACKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EACCES, errno.ENOLCK)  # of a file system, its no
+_UNFIT = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
 class LocalProvisioner:
@@ -31,30 +38,45 @@ class LocalProvisioner:
         self._settings = parse(table)
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
-        """Make the folders that are missing. InputError: a bad name or number, or the folder holds something else."""
+        """Make the folders that are missing. InputError: a bad name or number, the folder holds something else, or cannot be used."""
         root = self._settings.folder(app)
         check_size(ranks, slots)
-        os.makedirs(root, exist_ok=True)
-        self._check(root)
-        Path(root, _MARK).write_text(json.dumps({"app": app}))
-        for folder in ("objects", "tmp"):
-            os.makedirs(f"{root}/{folder}", exist_ok=True)
-        self._sweep(f"{root}/tmp")
-        for queue in (f"{root}/queues/{slot}/{rank}" for slot in range(slots) for rank in range(ranks)):
-            for folder in ("tmp", "new", "leased"):
-                os.makedirs(f"{queue}/{folder}", exist_ok=True)
-            with suppress(FileExistsError):
-                os.mkfifo(f"{queue}/bell", 0o600)
-            self._sweep(f"{queue}/tmp")
+        with _usable(root):
+            os.makedirs(root, exist_ok=True)
+            self._check(root)
+            if not os.path.exists(f"{root}/{_MARK}"):
+                self._mark(root, {"app": app})  # ours from now on, and not yet made
+            for folder in ("objects", "tmp"):
+                os.makedirs(f"{root}/{folder}", exist_ok=True)
+            self._sweep(f"{root}/tmp")
+            _try_links(root)
+            for queue in (f"{root}/queues/{slot}/{rank}" for slot in range(slots) for rank in range(ranks)):
+                for folder in ("tmp", "new", "leased"):
+                    os.makedirs(f"{queue}/{folder}", exist_ok=True)
+                _make_bell(f"{queue}/bell")
+                self._sweep(f"{queue}/tmp")
+            queues = [len(os.listdir(slot)) for slot in Path(root, "queues").iterdir()]
+            self._mark(root, {"app": app, "ranks": min(queues), "slots": len(queues)})
         return self._resources(app, root, ranks, slots)
 
     def find(self, app: str) -> Resources | None:
         """What `ensure` made: the ranks that every slot has."""
         root = self._settings.folder(app)
-        if not os.path.exists(f"{root}/{_MARK}"):
+        try:
+            made = json.loads(Path(root, _MARK).read_bytes())
+            return self._resources(app, root, int(made["ranks"]), int(made["slots"]))
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # of the last two `ensure` says what to do
             return None
-        queues = [len(list(slot.iterdir())) for slot in Path(root, "queues").iterdir()]
-        return self._resources(app, root, min(queues), len(queues)) if queues else None
+        except (ValueError, KeyError, TypeError):  # its making was cut short
+            return None
+
+    @staticmethod
+    def _mark(root: str, fields: Mapping[str, object]) -> None:
+        """Write the mark in one step: whoever looks for the app at this moment sees the old one or the new."""
+        aside = f"{root}/.{_MARK}.{os.urandom(6).hex()}"
+        with naming(aside):
+            Path(aside).write_text(json.dumps(fields))
+            os.replace(aside, f"{root}/{_MARK}")
 
     def _resources(self, app: str, root: str, ranks: int, slots: int) -> Resources:
         settings = self._settings
@@ -90,7 +112,7 @@ class LocalProvisioner:
     @staticmethod
     def _check(root: str) -> None:
         """Refuse a folder that holds something and is not marked: its first entry is the mark."""
-        entries = os.listdir(root)
+        entries = [entry for entry in os.listdir(root) if not entry.startswith(f".{_MARK}.")]  # a mark that was being written
         if entries and _MARK not in entries:
             raise InputError(f"folder {root}: holds something that fsd did not make; choose another app or [local] root")
 
@@ -101,3 +123,54 @@ class LocalProvisioner:
                 with suppress(FileNotFoundError):
                     if entry.stat().st_mtime < time.time() - _STALE_S:
                         os.unlink(entry.path)
+
+
+@contextmanager
+def _usable(root: str) -> Iterator[None]:
+    """`InputError` where the system says within the block that the folder is none that can be used."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNFIT:
+            raise
+        raise InputError(
+            f"folder {root}: cannot be used: {error.filename}: {error.strerror}; "
+            "set FSD_HOME or [local] root to a folder that can be written"
+        ) from error
+
+
+def _try_links(root: str) -> None:
+    """Make the file that stands in for hard links, see `fsd_local.objects`, where there are none. `InputError`: nor are there locks."""
+    lock = Path(root, LOCK)
+    first, second = (f"{root}/tmp/{os.urandom(12).hex()}" for _ in range(2))
+    try:
+        Path(first).touch()
+        os.link(first, second)
+    except OSError as error:
+        if error.errno not in _LACKS:
+            raise
+        lock.touch()
+        try:
+            with lock.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as refused:
+            if refused.errno not in _LACKS:
+                raise
+            raise InputError(
+                f"folder {root}: its file system has neither hard links nor locks: set FSD_HOME or [local] root to a folder on another one"
+            ) from refused
+    finally:
+        for each in (first, second):
+            with suppress(FileNotFoundError):
+                os.unlink(each)
+
+
+def _make_bell(path: str) -> None:
+    """The named pipe of a queue, where the file system has such."""
+    try:
+        os.mkfifo(path, 0o600)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in _LACKS:
+            raise

@@ -12,12 +12,11 @@ cold           false                   start an interpreter for each function in
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from fsd_core import settings
+from fsd_core.home import expanded, home_folder
 from fsd_core.provisioning import check_app
 from fsd_core.settings import flag, key, matches, number, whole
 
@@ -38,8 +37,8 @@ class Settings:
     def folder(self, app: str) -> str:
         """The absolute folder of an app. `InputError`: a bad name."""
         check_app(app)
-        root = Path(self.root) if self.root else Path(os.environ.get("FSD_HOME") or "~/.fsd") / "local"
-        return str(root.expanduser().absolute() / app)
+        root = expanded(self.root) if self.root else home_folder() / "local"
+        return str(root.absolute() / app)
 
 
 def parse(table: Mapping[str, object]) -> Settings:

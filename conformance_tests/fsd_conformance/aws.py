@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
+import re
 import threading
+import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
+from urllib.parse import parse_qsl, urlencode
 
 from fsd_conformance.emulators.aws import Aws, operation, watched
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.localstack import LocalStack
 from fsd_conformance.emulators.moto import Moto
 from fsd_conformance.emulators.proxy import Answer, Proxy, Request
-from fsd_conformance.harness import EmulatedHarness, Harness
+from fsd_conformance.harness import EmulatedHarness, Harness, Kind
 from fsd_core.driver import MessageDriver, ObjectDriver, Provider, Resources
 
 __all__ = ["CONFLICT", "HARNESSES", "LocalStackHarness", "MotoHarness"]
@@ -71,6 +76,38 @@ class AwsHarness(EmulatedHarness):
         with watched(self.running, see):
             yield lambda: {name: seen[name] for name in COUNTED.values()}
 
+    def finds(self, kind: Kind, native: Any, resources: Resources, what: str) -> bool:
+        """By boto3's clients."""
+        from fsd_aws.names import Names, function
+
+        names = Names.of(resources)
+        match kind:
+            case "messages":
+                topic = native["sns"].get_topic_attributes(TopicArn=names.topic_arn(0, 0))["Attributes"]["TopicArn"]
+                return bool(native["sqs"].get_queue_url(QueueName=names.queue(0, 0))["QueueUrl"] and topic)
+            case "objects":
+                return bool(native.head_object(Bucket=resources.names["bucket"], Key=what)["ContentLength"])
+            case "functions":
+                name = function(resources.app)
+                return bool(native.get_function(FunctionName=name)["Configuration"]["FunctionName"] == name)
+
+    @contextlib.contextmanager
+    def refusing(self, resources: Resources) -> Iterator[tuple[MessageDriver, threading.Event]]:
+        """A proxy takes every second entry out of a batch, and puts a refusal of each into the answer."""
+        refuse, upstream = threading.Event(), self.running.servers[0].url
+
+        def see(request: Request) -> Answer | None:
+            batch = BATCHES.get(operation(request)) if refuse.is_set() else None
+            return batch(request, lambda body: _ask(upstream, request, body)) if batch else None
+
+        with contextlib.closing(Proxy(upstream, see)) as proxy:
+            with pointed({**self.running.env, "AWS_ENDPOINT_URL": proxy.url}, self.running.clears):
+                told = resources.names["queue_url_prefix"]
+                at = {"queue_url_prefix": re.sub("^https?://[^/]*", proxy.url, told)}
+                driver = self.provider().messages(replace(resources, names={**resources.names, **at}), 0)
+            with contextlib.closing(driver):
+                yield driver, refuse
+
     @contextlib.contextmanager
     def conflicting(self, resources: Resources) -> Iterator[ObjectDriver]:
         """A proxy says so."""
@@ -91,6 +128,47 @@ class AwsHarness(EmulatedHarness):
         key = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
         with pointed({"AWS_ENDPOINT_URL": url, **key}, self.emulator.clears):
             yield Resources("none", 1, 1, {**names, "body": "text", "lease_s": "1"})
+
+
+def _ask(upstream: str, request: Request, body: bytes) -> Answer:
+    kept = {
+        name: value for name, value in request.headers.items() if name not in ("host", "content-length", "connection", "accept-encoding")
+    }
+    asked = urllib.request.Request(upstream + request.path, body, kept, method=request.method)
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        return Answer(answer.status, answer.read(), {"Content-Type": answer.headers["Content-Type"]})
+
+
+def _published(request: Request, ask: Callable[[bytes], Answer]) -> Answer:
+    """SNS speaks the query protocol: forms in, XML out."""
+    kept, gone = list[tuple[str, str]](), list[str]()
+    for name, value in parse_qsl(request.body.decode(), keep_blank_values=True):
+        entry = re.fullmatch(r"(PublishBatchRequestEntries\.member\.)(\d+)(\..*)", name)
+        if entry is None or int(entry[2]) % 2:
+            kept.append((f"{entry[1]}{(int(entry[2]) + 1) // 2}{entry[3]}" if entry else name, value))
+        elif entry[3] == ".Id":
+            gone.append(value)
+    answer = ask(urlencode(kept).encode())
+    failed = "".join(
+        f"<member><Id>{each}</Id><Code>InternalError</Code><Message>refused</Message><SenderFault>false</SenderFault></member>"
+        for each in gone
+    )
+    without = re.sub(r"<Failed\s*/>|<Failed>\s*</Failed>", "", answer.body.decode())
+    return replace(answer, body=without.replace("</PublishBatchResult>", f"<Failed>{failed}</Failed></PublishBatchResult>").encode())
+
+
+def _acknowledged(request: Request, ask: Callable[[bytes], Answer]) -> Answer:
+    """SQS speaks JSON."""
+    told = json.loads(request.body)
+    answer = ask(json.dumps({**told, "Entries": told["Entries"][::2]}).encode())
+    failed = [{"Id": each["Id"], "Code": "InternalError", "Message": "refused", "SenderFault": False} for each in told["Entries"][1::2]]
+    return replace(answer, body=json.dumps({**json.loads(answer.body), "Failed": failed}).encode())
+
+
+BATCHES: Mapping[str, Callable[[Request, Callable[[bytes], Answer]], Answer]] = {
+    "sns:PublishBatch": _published,
+    "sqs:DeleteMessageBatch": _acknowledged,
+}
 
 
 def _quick(emulator: type[Aws]) -> type[Aws]:

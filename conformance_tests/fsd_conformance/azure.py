@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import threading
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 from fsd_azure import PROVIDER
-from fsd_conformance.emulators.amqp_proxy import AmqpProxy
+from fsd_azure.names import Names
+from fsd_conformance.emulators.amqp_proxy import SETTLED, AmqpProxy
 from fsd_conformance.emulators.azure import Azure, bus_string
 from fsd_conformance.emulators.azurite import ACCOUNT
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.proxy import Proxy, Request
-from fsd_conformance.harness import EmulatedHarness, Harness
+from fsd_conformance.harness import EmulatedHarness, Harness, Kind
 from fsd_core.driver import MessageDriver, ObjectDriver, Provider, Resources
 
 __all__ = ["HARNESSES", "AzureHarness"]
@@ -60,6 +63,38 @@ class AzureHarness(EmulatedHarness):
         string = f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey=bm9uZQ==;BlobEndpoint={url}/{ACCOUNT};"
         with pointed({"AZURE_STORAGE_CONNECTION_STRING": string}, self.emulator.clears):
             return PROVIDER.objects(_nothing())
+
+    def finds(self, kind: Kind, native: Any, resources: Resources, what: str) -> bool:
+        """By the namespaces' and the container's clients, and the trigger's address."""
+        match kind:
+            case "messages":
+                with native[0].get_queue_receiver(Names.of(resources).queue(0, 0)) as receiver:
+                    return isinstance(receiver.peek_messages(), list)
+            case "objects":
+                return bool(native.get_blob_client(what).exists())
+            case "functions":
+                try:
+                    urllib.request.urlopen(native, b"{}", timeout=60)
+                except urllib.error.HTTPError as error:
+                    return error.code == 401  # the trigger is there, and asks who we are
+                return False
+
+    @contextlib.contextmanager
+    def refusing(self, resources: Resources) -> Iterator[tuple[MessageDriver, threading.Event]]:
+        """Service Bus refuses no entry alone: the connection is cut before it has a publish, and before the second of an ack."""
+        refuse, settled = threading.Event(), itertools.count(1)
+
+        def see(what: str) -> None:
+            if refuse.is_set() and (what.startswith("fsd-") or (what == SETTLED and next(settled) == 2)):
+                raise ConnectionAbortedError
+
+        with contextlib.ExitStack() as stack:
+            ports = [port for port, _ in self.running.bus.ports.values()]
+            proxies = [stack.enter_context(contextlib.closing(AmqpProxy(port, see))) for port in ports]
+            at = {"FSD_AZURE_SERVICE_BUS": bus_string(proxy.port for proxy in proxies)}
+            with pointed({**self.running.env, **at}, self.running.clears):
+                driver = PROVIDER.messages(resources, 0)
+            yield stack.enter_context(contextlib.closing(driver)), refuse
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[Callable[[], Mapping[str, int]]]:

@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 
 import pytest
 
-from fsd_conformance.harness import Harness
+from fsd_conformance.harness import Harness, Kind
 from fsd_core.driver import Code, Provider, Provisioner, Resources
 from fsd_core.errors import FsdError
 from fsd_core.retry import Retry
@@ -76,6 +76,8 @@ class Cases:
 class DriverCases(Cases):
     """What holds for every driver. A group gives the fixture ``driver``."""
 
+    kind: ClassVar[Kind]
+
     @pytest.fixture
     def driver(self, deployed: Deployed) -> Iterator[Driver]:
         """The driver under test."""
@@ -92,9 +94,12 @@ class DriverCases(Cases):
         driver.close()
         driver.close()
 
-    def test_native_is_there(self, driver: Driver) -> None:
-        """The way out leads to the same place each time."""
-        assert driver.native() == driver.native()
+    def find_by_native(self, driver: Driver, resources: Resources, what: str = "") -> None:
+        """Assert that the SDK's client, asked without the driver, finds what is there; see `Harness.finds`."""
+        found = self.harness.finds(self.kind, driver.native(), resources, what)
+        if found is None:
+            pytest.skip("the harness does not know this SDK's client (Harness.finds)")
+        assert found
 
 
 def refused(driver: Driver, codes: set[Code], request: Callable[[], object]) -> None:

@@ -13,8 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar
-from urllib.parse import urlsplit
+from typing import Any, ClassVar
+from urllib.parse import quote, urlsplit
 
 from fsd_conformance.emulators import Emulator, pubsub
 from fsd_conformance.emulators.emulator import pointed
@@ -23,9 +23,10 @@ from fsd_conformance.emulators.google import PROJECT, CloudRun, Google, pointers
 from fsd_conformance.emulators.install import packages
 from fsd_conformance.emulators.process import POINTERS, Guard
 from fsd_conformance.emulators.proxy import Answer, Proxy, Request
-from fsd_conformance.harness import EmulatedHarness, Harness
+from fsd_conformance.harness import EmulatedHarness, Harness, Kind
 from fsd_core.driver import MessageDriver, ObjectDriver, Provider, Provisioner, Resources
 from fsd_gcp import PROVIDER, GcpProvider
+from fsd_gcp.names import Names
 
 __all__ = ["HARNESSES", "GcpStorageEmulatorHarness", "GoogleHarness"]
 
@@ -59,6 +60,19 @@ class _GcpHarness(EmulatedHarness):
         """The provider."""
         return PROVIDER
 
+    def finds(self, kind: Kind, native: Any, resources: Resources, what: str) -> bool:
+        """By a gRPC channel, connections of urllib3, and what mints a function's tokens."""
+        match kind:
+            case "messages":
+                name = Names.of(resources).subscription(0, 0).encode()
+                asked = b"\x0a" + bytes([len(name)]) + name  # field 1 of GetSubscriptionRequest; a name of under 128 bytes
+                return name in native.unary_unary("/google.pubsub.v1.Subscriber/GetSubscription")(asked, timeout=60)
+            case "objects":
+                at = f"{os.environ['STORAGE_EMULATOR_HOST']}/storage/v1/b/{resources.names['bucket']}/o/{quote(what, safe='')}"
+                return bool(json.loads(native.request("GET", at).data)["name"] == what)
+            case "functions":
+                return bool(native.headers()["Authorization"].startswith("Bearer "))
+
     def objects_at(self, url: str) -> ObjectDriver:
         """A bucket of no app."""
         with pointed({"STORAGE_EMULATOR_HOST": url}, self.emulator.clears):
@@ -87,6 +101,25 @@ class GoogleHarness(_GcpHarness):
         proxy = self.until_stop.enter_context(contextlib.closing(GrpcProxy("127.0.0.1:1", see)))
         with pointed({pubsub.HOST: proxy.address}, self.emulator.clears):
             return PROVIDER.messages(_nothing(), 0)
+
+    @contextlib.contextmanager
+    def refusing(self, resources: Resources) -> Iterator[tuple[MessageDriver, threading.Event]]:
+        """Pub/Sub refuses whole requests: a proxy says RESOURCE_EXHAUSTED."""
+        import grpc
+
+        from fsd_conformance.emulators.grpc_proxy import GrpcProxy
+
+        refuse = threading.Event()
+
+        def see(method: str) -> grpc.StatusCode | None:
+            verb = COUNTED.get(method) if refuse.is_set() else None
+            return grpc.StatusCode.RESOURCE_EXHAUSTED if verb in ("publish_requests", "ack_requests") else None
+
+        with contextlib.closing(GrpcProxy(self.running.env[pubsub.HOST], see)) as proxy:
+            with pointed({**self.running.env, pubsub.HOST: proxy.address}, self.running.clears):
+                driver = PROVIDER.messages(resources, 0)
+            with contextlib.closing(driver):
+                yield driver, refuse
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[Callable[[], Mapping[str, int]]]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 from fsd_conformance import emulators
 from fsd_conformance.emulators import Emulator
 from fsd_core.driver import MessageDriver, ObjectDriver, Provider, Resources
 
-__all__ = ["EmulatedHarness", "Harness"]
+__all__ = ["EmulatedHarness", "Harness", "Kind"]
+
+Kind = Literal["messages", "objects", "functions"]
 
 
 class Harness(ABC):
@@ -48,6 +51,20 @@ class Harness(ABC):
 
     def counted(self) -> AbstractContextManager[Callable[[], Mapping[str, int]] | None]:
         """Within the block: what tells the requests that the services saw so far, by the meter's names; None where nobody counts."""
+        return nullcontext(None)
+
+    def finds(self, kind: Kind, native: Any, resources: Resources, what: str) -> bool | None:
+        """Whether ``native`` of a driver of the app, asked itself, finds what is there; None where the harness does not know that client.
+
+        It is asked for the queue of slot 0 and rank 0, for the object ``what``, for the worker function.
+        """
+        return None
+
+    def refusing(self, resources: Resources) -> AbstractContextManager[tuple[MessageDriver, threading.Event] | None]:
+        """The queues of slot 0, whose service refuses, while the event is set, what it can of a publish and of an ack of four.
+
+        That is each second entry where it refuses entries alone, else a request as a whole. None where it cannot be made to.
+        """
         return nullcontext(None)
 
     def conflicting(self, resources: Resources) -> AbstractContextManager[ObjectDriver]:

@@ -63,6 +63,8 @@ class Probes:
 class InvokeCases(DriverCases):
     """What one call must do."""
 
+    kind = "functions"
+
     @pytest.fixture
     def driver(self, deployed: Deployed) -> Iterator[InvokeDriver]:
         """What starts the app's functions; what it runs on this machine ends with the case."""
@@ -81,6 +83,11 @@ class InvokeCases(DriverCases):
     def key(self) -> str:
         """A prefix that no other case writes below."""
         return f"probe/{secrets.token_hex(6)}"
+
+    def test_native_is_there(self, deployed: Deployed, driver: InvokeDriver, probes: Probes, key: str) -> None:
+        """The way out leads to the platform itself, once something was launched."""
+        probes.launch(key)
+        self.find_by_native(driver, deployed.resources)
 
     def test_runs_what_it_was_told(self, probes: Probes, key: str) -> None:
         """A function starts with the payload that it was given, and ends; a second one too."""

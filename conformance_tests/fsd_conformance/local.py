@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+import resource
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from fsd_conformance.harness import Harness
-from fsd_core.driver import Provider
+from fsd_conformance.harness import Harness, Kind
+from fsd_core.driver import Message, MessageDriver, Provider, Rejected, Resources
+from fsd_core.wrappers.around import AroundMessages
 
 __all__ = ["LocalHarness"]
 
@@ -26,3 +32,52 @@ class LocalHarness(Harness):
     def settings(self, folder: Path) -> Mapping[str, object]:
         """Apps below the session's folder."""
         return {"root": str(folder), "lease_s": 1.0}
+
+    def finds(self, kind: Kind, native: Any, resources: Resources, what: str) -> bool:
+        """Folders, and the host's process."""
+        match kind:
+            case "messages":
+                return Path(native, "0", "new").is_dir()
+            case "objects":
+                return Path(native, what.replace("/", ",/") + "=").is_file()
+            case "functions":
+                return native.poll() is None and b"fsd_local.host" in Path(f"/proc/{native.pid}/cmdline").read_bytes()
+
+    @contextlib.contextmanager
+    def refusing(self, resources: Resources) -> Iterator[tuple[MessageDriver, threading.Event]]:
+        """This machine has no file left to open for a publish, and something else stands where an ack looks for a delivery."""
+        refuse = threading.Event()
+        with contextlib.closing(self.provider().messages(resources, 0)) as driver:
+            yield _Refusing(driver, refuse), refuse
+
+
+class _Refusing(AroundMessages):
+    def __init__(self, driver: MessageDriver, refuse: threading.Event) -> None:
+        super().__init__(driver)
+        self._refuse = refuse
+
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        if not self._refuse.is_set():
+            return super().publish(messages)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            return super().publish(messages)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
+        held = [Path(str(self.native()), str(rank), "leased", str(token)) for token in tokens[1::2] if self._refuse.is_set()]
+        for file in held:
+            os.rename(file, self._aside(file))
+            file.mkdir()
+        try:
+            return super().ack(rank, tokens)
+        finally:
+            for file in held:
+                file.rmdir()
+                os.rename(self._aside(file), file)
+
+    @staticmethod
+    def _aside(file: Path) -> Path:
+        return file.parents[1] / "tmp" / file.name

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fsd_conformance.base import Deployed, DriverCases, new_retry, refused
+from fsd_conformance.base import Deployed, DriverCases, eventually, new_retry, refused
 from fsd_core.driver import Code, ObjectDriver
 from fsd_core.store import Store
 from fsd_core.wrappers.faults import Faults, FaultyObjects
@@ -21,7 +21,9 @@ __all__ = ["ConsistencyCases", "ObjectCases"]
 class ConsistencyCases(DriverCases):
     """What must hold in the end, whatever single calls do: requests are repeated as core repeats them."""
 
+    kind = "objects"
     key_chars = 512  # the longest key
+    prefix = ""  # of a key, where a wrapper puts one before it
 
     def wrap(self, driver: ObjectDriver) -> ObjectDriver:
         """A driver around the provider's, for groups that test a wrapper."""
@@ -43,6 +45,11 @@ class ConsistencyCases(DriverCases):
     def at(self) -> str:
         """A prefix that no other case writes below."""
         return f"t/{secrets.token_hex(6)}/"
+
+    def test_native_is_there(self, deployed: Deployed, driver: ObjectDriver, store: Store, at: str) -> None:
+        """The way out is the SDK's own client, which finds what a put wrote."""
+        store.put(f"{at}native", b"native")
+        self.find_by_native(driver, deployed.resources, f"{self.prefix}{at}native")
 
     def test_read_after_write(self, deployed: Deployed, store: Store, at: str) -> None:
         """A get or list that starts after a put returned must see it: also one of another client, also a replacement."""
@@ -146,13 +153,14 @@ class ConsistencyCases(DriverCases):
 
     def test_whole_or_none(self, store: Store, at: str) -> None:
         """A reader must see a whole object or none, while it is replaced and deleted."""
-        key, done = f"{at}torn", threading.Event()
+        key, done, seen = f"{at}torn", threading.Event(), list[int]()
 
         def read() -> None:
             while not done.is_set():
                 if (body := store.find(key)) is not None:
                     assert len(body) == 1000 * body[0]
                     assert body.count(body[0]) == len(body)
+                    seen.append(body[0])
 
         def write(seed: int) -> None:
             for number in random.Random(seed).choices(range(1, 256), k=12):
@@ -163,6 +171,7 @@ class ConsistencyCases(DriverCases):
             try:
                 for writer in [pool.submit(write, seed) for seed in range(2)]:
                     writer.result()
+                eventually("a reader sees the object", 60, lambda: bool(seen) or any(reader.done() for reader in readers))
                 for _ in range(5):
                     store.delete([key])
                     write(5)

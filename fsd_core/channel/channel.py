@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,18 +10,28 @@ from dataclasses import dataclass
 
 from fsd_core.channel.mailbox import Mailbox
 from fsd_core.driver import Code
-from fsd_core.errors import RunFailed
+from fsd_core.errors import DamagedContent, RunFailed
 from fsd_core.retry import Retry
+from fsd_core.sealed import seal, unseal
 
 __all__ = ["Aborted", "Channel", "Exchange", "Membership", "Patience"]
 
-START_S = 90.0  # a launch is tried for 75 s (`fsd_core.spawn`)
+START_S = 65.0  # where nobody says how long launches may take: 5 s, made four times (`fsd_core.spawn.start_limit_s`), and some more
 LEAST_LIMIT_S = 5.0
 SLOWEST_FACTOR = 20.0
 
 
 class Aborted(RunFailed):
     """Another rank failed first and has said why; this one only stops."""
+
+    key = ""  # of the staged content that the other rank found gone or damaged
+
+    @property
+    def reason(self) -> RunFailed:
+        """What the other rank raised."""
+        if self.key:
+            return DamagedContent(self.code, self.message, self.key, rank=self.rank, layer=self.layer)
+        return RunFailed(self.code, self.message, rank=self.rank, layer=self.layer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,7 @@ class Exchange:
     """One rank's part in the exchange of a run, whatever carries it.
 
     ``expected`` names, for every step, the sources whose payload this rank will receive. ``pool`` sends and fetches.
-    ``eager``: time goes before requests.
+    ``eager``: time goes before requests. ``start_s``: how long ranks may take to start, in seconds.
     """
 
     me: Membership
@@ -49,17 +58,20 @@ class Exchange:
     retry: Retry
     pool: ThreadPoolExecutor
     eager: bool = False
+    start_s: float = START_S
 
 
 class Patience:
     """How long a step may go without any arrival before its peers are given up: the stall limit, in seconds.
 
-    None is given up while ranks may still be starting, `START_S` from when this one was ready: one that starts late holds up a
-    peer in the first step, and the peers of that in steps after it. From then on it is the slowest step so far times 20, at
-    least 5 s and at least ``least_s`` (a lost reply hides messages until their lease ends, and that is no stall). ``clock``: in seconds.
+    While ranks may still be starting, for ``start_s`` from when this one was ready, the limit is at least ``start_s``: a rank that
+    starts late holds up a peer in the first step, and the peers of that in steps after it. From then on it is the slowest step so far
+    times 20, at least 5 s and at least ``least_s`` (a lost reply hides messages until their lease ends, and that is no stall).
+    ``clock``: in seconds.
     """
 
-    def __init__(self, least_s: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, least_s: float = 0.0, clock: Callable[[], float] = time.monotonic, start_s: float = START_S) -> None:
+        self._start = start_s
         self._least = max(LEAST_LIMIT_S, least_s)
         self._slowest = 0.0
         self._clock = clock
@@ -69,7 +81,7 @@ class Patience:
     def limit_s(self) -> float:
         """The stall limit now."""
         learned = max(self._least, SLOWEST_FACTOR * self._slowest)
-        return max(learned, START_S) if self._clock() < self._began + START_S else learned
+        return max(learned, self._start) if self._clock() < self._began + self._start else learned
 
     def step_ended(self, seconds: float) -> None:
         """Learn from a step that took this long."""
@@ -90,7 +102,8 @@ class Channel(abc.ABC):
         self.pool = exchange.pool
         self.eager = exchange.eager
         self.patience = patience
-        self.mailbox = Mailbox(exchange.expected)
+        self.retry.stall_s = lambda: patience.limit_s
+        self.mailbox = Mailbox(exchange.expected, self.retry.stop.set)  # what waits for a retry ends as well, once the run has failed
         self._sending: list[Future[None]] = []
         self._step_began = time.monotonic()
 
@@ -99,14 +112,14 @@ class Channel(abc.ABC):
         """Send (target, payload) pairs; returns before they have left."""
 
     @abc.abstractmethod
-    def abort(self, error: RunFailed) -> None:
-        """Tell every peer, as far as possible, that the run is over."""
+    def abort(self, error: RunFailed, retry: Retry) -> None:
+        """Tell every peer, as far as possible, that the run is over. ``retry``: the run's own may be what ran out."""
 
     def prepare(self, step: int) -> None:  # noqa: B027  only some services need it
         """Start looking for what arrives in ``step``."""
 
-    def receive(self, step: int, *, least_s: float = 0.0) -> Iterator[tuple[int, bytes]]:
-        """Every expected (source, payload) of ``step``, as they arrive; the stall limit is at least ``least_s``."""
+    def receive(self, step: int, *, stalls: int = 1) -> Iterator[tuple[int, bytes]]:
+        """Every expected (source, payload) of ``step``, as they arrive; nothing may come for ``stalls`` times the stall limit."""
         self.prepare(step)
         heard_at = time.monotonic()
         while missing := self.mailbox.missing(step):
@@ -120,7 +133,7 @@ class Channel(abc.ABC):
                 heard_at = time.monotonic()
                 continue
             waited = time.monotonic() - heard_at
-            if waited > max(least_s, self.patience.limit_s) or time.time() > self.me.deadline:
+            if waited > stalls * self.patience.limit_s or time.time() > self.me.deadline:
                 raise RunFailed(Code.DEADLINE, self._who(step, missing, waited), rank=self.me.rank)
         yield from self._drain(step)
         now = time.monotonic()
@@ -139,7 +152,8 @@ class Channel(abc.ABC):
         limit = "past the run's deadline" if time.time() > self.me.deadline else "longer than the stall limit"
         strays = self.meter.snapshot()["strays_dropped"]
         note = f"; {strays} messages that could not be read, or were of other runs, were dropped" if strays else ""
-        return f"waited {waited:.1f} s in step {step}, {limit}, for {who}{more}{note}"
+        away = f"; {silent[0]} unreachable for {silent[1]:.0f} s" if (silent := self.retry.away()) else ""
+        return f"waited {waited:.1f} s in step {step}, {limit}, for {who}{more}{note}{away}"
 
     def submit(self, task: Callable[[], None]) -> None:
         """Run a sending task on the pool; its error surfaces later."""
@@ -170,15 +184,17 @@ class Channel(abc.ABC):
 
 
 def describe(error: RunFailed) -> bytes:
-    """An error as the JSON that travels to peers and client."""
+    """An error as the sealed JSON that travels to peers and client."""
     fields = {"code": error.code.name, "rank": error.rank, "layer": error.layer, "message": error.message[:2000]}
-    return json.dumps(fields).encode()
+    return seal(fields | ({"key": error.key} if isinstance(error, DamagedContent) else {}))
 
 
-def explain(data: bytes) -> RunFailed:
-    """The error that `describe` wrote; of a damaged one, an error that says so."""
+def explain(data: bytes) -> Aborted:
+    """The error that `describe` wrote (as ``reason``); of a damaged one, an error that says so."""
     try:
-        fields = json.loads(data)
-        return Aborted(Code[fields["code"]], str(fields["message"]), rank=fields["rank"], layer=fields["layer"])
+        fields = unseal(data, "the reason")
+        error = Aborted(Code[fields["code"]], str(fields["message"]), rank=fields["rank"], layer=fields["layer"])
+        error.key = str(fields.get("key", ""))
     except (ValueError, KeyError, TypeError):
-        return Aborted(Code.UNKNOWN, "the run was aborted, and its reason cannot be read")
+        error = Aborted(Code.UNKNOWN, "the run was aborted, and its reason cannot be read")
+    return error

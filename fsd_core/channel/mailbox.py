@@ -4,36 +4,57 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from fsd_core.channel.frames import Frame
 
-__all__ = ["Mailbox"]
+__all__ = ["Copy", "Mailbox", "Misfit", "Unexpected"]
+
+
+class Copy(Exception):
+    """The piece, or its whole payload, was here before."""
+
+
+class Unexpected(Exception):
+    """Nobody waits for anything of this source in this step."""
+
+
+class Misfit(Exception):
+    """The piece and those before it cannot be of one payload: they differ on how many there are."""
 
 
 class Mailbox:
-    """Thread-safe. ``expected`` names, for every step of the run, the sources that send one payload in it."""
+    """Thread-safe. ``expected`` names, for every step of the run, the sources that send one payload in it.
 
-    def __init__(self, expected: Mapping[int, Collection[int]]) -> None:
+    ``failed`` is called when the first error is given to `fail`.
+    """
+
+    def __init__(self, expected: Mapping[int, Collection[int]], failed: Callable[[], None] = lambda: None) -> None:
+        self._expected = expected
+        self._failed = failed
         self._missing = {step: set(sources) for step, sources in expected.items()}
         self._left = sum(len(sources) for sources in self._missing.values())
-        self._pieces: dict[tuple[int, int], dict[int, bytes]] = {}
+        self._pieces: dict[tuple[int, int], tuple[int, dict[int, bytes]]] = {}  # by step and source: how many there are, those here
         self._arrived: dict[int, deque[tuple[int, bytes]]] = {step: deque() for step in expected}
         self._error: BaseException | None = None
         self._changed = threading.Condition()
         self.heard: dict[int, int] = {}  # the last step in which each source was heard of
 
     def add(self, frame: Frame) -> bytes | None:
-        """Keep a piece; the whole body once its last piece is here, else `None`. Copies raise `KeyError`.
+        """Keep a piece; the whole body once its last piece is here, else `None`.
 
-        A source or step that nobody expects counts as a copy: nothing of it is kept.
+        Raises `Copy`, `Unexpected` or `Misfit`; then nothing is kept.
         """
         with self._changed:
-            if frame.source not in self._missing.get(frame.step, ()):
-                raise KeyError(frame.step)
-            pieces = self._pieces.setdefault((frame.step, frame.source), {})
+            if frame.source not in self._expected.get(frame.step, ()):
+                raise Unexpected
+            if frame.source not in self._missing[frame.step]:
+                raise Copy
+            of, pieces = self._pieces.setdefault((frame.step, frame.source), (frame.of, {}))
+            if frame.of != of:
+                raise Misfit(f"a piece of {frame.of}, after pieces of {of} (step {frame.step}, from rank {frame.source})")
             if frame.sequence in pieces:
-                raise KeyError(frame.sequence)
+                raise Copy
             pieces[frame.sequence] = frame.body
             self.heard[frame.source] = max(frame.step, self.heard.get(frame.source, 0))
             if len(pieces) < frame.of:
@@ -57,8 +78,16 @@ class Mailbox:
     def fail(self, error: BaseException) -> None:
         """Every waiter, now and later, gets this error (the first one given)."""
         with self._changed:
-            self._error = self._error or error
+            first, self._error = self._error is None, self._error or error
             self._changed.notify_all()
+        if first:
+            self._failed()
+
+    @property
+    def error(self) -> BaseException | None:
+        """What `fail` was given first."""
+        with self._changed:
+            return self._error
 
     @property
     def complete(self) -> bool:

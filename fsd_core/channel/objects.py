@@ -18,6 +18,7 @@ from fsd_core.channel.channel import Channel, Exchange, Membership, Patience, ex
 from fsd_core.driver import Code
 from fsd_core.errors import FsdError, RunFailed
 from fsd_core.keys import RunKeys
+from fsd_core.retry import Retry
 from fsd_core.store import Store
 
 __all__ = ["HEAD_BYTES", "ObjectChannel", "bundle", "entry"]
@@ -86,7 +87,7 @@ class ObjectChannel(Channel):
     """
 
     def __init__(self, store: Store, exchange: Exchange) -> None:
-        super().__init__(exchange, Patience())
+        super().__init__(exchange, Patience(start_s=exchange.start_s))
         self.store = store
         self.keys = RunKeys(self.me.run)
         self._share = 0.2 if self.eager else 0.5
@@ -105,7 +106,7 @@ class ObjectChannel(Channel):
         key, body = self.keys.exchange(step, self.me.rank), bundle(self.me, step, pairs)
         self.submit(lambda: self.store.put(key, body))
 
-    def abort(self, error: RunFailed) -> None:
+    def abort(self, error: RunFailed, retry: Retry) -> None:
         """Nothing to do: peers look for the run's error while they wait."""
 
     def prepare(self, step: int) -> None:

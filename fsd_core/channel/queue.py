@@ -8,14 +8,17 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 
 from fsd_core.channel.channel import Channel, Exchange, Patience, describe, explain
 from fsd_core.channel.frames import HEADER_BYTES, Frame, FrameError, Kind, Stray, fill, pack, split, unpack
+from fsd_core.channel.mailbox import Copy, Misfit, Unexpected
+from fsd_core.crew import each
 from fsd_core.driver import Code, Delivery, Message, MessageDriver
 from fsd_core.errors import FsdError, RunFailed
+from fsd_core.retry import Retry
 
 __all__ = ["QueueChannel"]
 
@@ -36,13 +39,12 @@ class QueueChannel(Channel):
     """
 
     def __init__(self, driver: MessageDriver, exchange: Exchange) -> None:
-        super().__init__(exchange, Patience(least_s=LEASES * driver.limits.lease_s))
+        super().__init__(exchange, Patience(least_s=LEASES * driver.limits.lease_s, start_s=exchange.start_s))
         self.driver = driver
         self._text = driver.limits.body == "text"
         room = driver.limits.message_bytes * 3 // 4 // 3 * 3 if self._text else driver.limits.message_bytes
         self.piece_bytes = room - HEADER_BYTES
-        self._tokens: list[object] = []
-        self._oldest = 0.0
+        self._tokens: list[tuple[float, object]] = []  # what is to be acknowledged, oldest first, and when it was received
         self._acking: list[Future[None]] = []
         self._closed = threading.Event()
         self._step: int | None = None
@@ -89,23 +91,28 @@ class QueueChannel(Channel):
             for batch in fill(sizes, limits.batch_messages, limits.batch_bytes):
                 yield [group[index] for index in batch]
 
-    def publish(self, batch: list[Message]) -> None:
+    def publish(self, batch: list[Message], retry: Retry | None = None) -> None:
         """One batch, until every entry is taken."""
         ranks = ", ".join(str(message.rank) for message in batch)
-        self.retry.entries(self.driver, f"publish to rank {ranks}", batch, self.driver.publish)
+        (retry or self.retry).entries(self.driver, f"publish to rank {ranks}", batch, self.driver.publish)
 
-    def abort(self, error: RunFailed) -> None:
-        """Tell every peer, as far as possible, that the run is over."""
+    def abort(self, error: RunFailed, retry: Retry) -> None:
+        """Tell every peer, as far as possible, that the run is over. Raises `DriverError` if some could not be told."""
         body = describe(error)
         peers = [rank for rank in range(self.me.workers) if rank != self.me.rank]
         batches = list(self.batches([self.message(rank, Kind.ABORT, 0, 0, 1, body) for rank in peers]))
 
-        def tell(batch: list[Message]) -> None:
-            with suppress(FsdError):  # one peer that cannot be told must not keep it from the others
-                self.publish(batch)
+        failed: list[FsdError] = []
 
-        with ThreadPoolExecutor(min(ABORT_THREADS, len(batches)) or 1, thread_name_prefix="abort") as pool:  # the channel's may be busy
-            list(pool.map(tell, batches))
+        def tell(batch: list[Message]) -> None:
+            try:
+                self.publish(batch, retry)
+            except FsdError as error:  # one peer that cannot be told must not keep it from the others
+                failed.append(error)
+
+        each(tell, batches, ABORT_THREADS)  # the channel's own pool may be busy
+        if failed:
+            raise failed[0]
 
     # Receiving
 
@@ -116,13 +123,13 @@ class QueueChannel(Channel):
             while not (self.mailbox.complete or self._closed.is_set()):
                 if not self.eager and (self._step is None or not self.mailbox.missing(self._step)):
                     self._waited_s = time.monotonic() - self._asked
-                    self._wanted.wait(max(0.0, self._oldest + limits.lease_s / 2 - time.monotonic()) if self._tokens else None)
+                    self._wanted.wait(self._ack_in_s() if self._tokens else None)
                     self._wanted.clear()
                     self._ack(late=False)
                     continue
                 wait = min(limits.wait_s, max(0.0, self.me.deadline - time.time()))
                 if self._tokens:
-                    wait = min(wait, max(0.0, self._oldest + limits.lease_s / 2 - time.monotonic()))
+                    wait = min(wait, self._ack_in_s())
                 receive = partial(self.driver.receive, self.me.rank, limits.receive_messages, wait)
                 for delivery in self.retry.call(self.driver, "receive", receive):
                     self._take(delivery)
@@ -134,7 +141,8 @@ class QueueChannel(Channel):
             self._ack(late=True)
         except FsdError as error:
             self.mailbox.fail(error)
-            self._ack(late=True)
+            with suppress(RuntimeError):  # the pool is shut down: the worker has ended
+                self._ack(late=True)
         except Exception as error:  # a defect here must not leave the main thread waiting
             self.mailbox.fail(RunFailed(Code.UNKNOWN, f"receiving failed: {type(error).__name__}: {error}", rank=self.me.rank))
 
@@ -170,9 +178,14 @@ class QueueChannel(Channel):
         else:
             try:
                 body = self.mailbox.add(frame)
-            except KeyError:
+            except Copy:
                 self.meter.add("duplicates_dropped")
                 return
+            except Unexpected:
+                self.meter.add("strays_dropped")
+                return
+            except Misfit as error:
+                raise RunFailed(Code.INVALID, str(error), rank=self.me.rank) from error
             if body is not None:
                 self.arrived(frame, body)
 
@@ -181,17 +194,17 @@ class QueueChannel(Channel):
         self.mailbox.deliver(frame.step, frame.source, body)
 
     def _remember(self, token: object) -> None:
-        if not self._tokens:
-            self._oldest = time.monotonic()
-        self._tokens.append(token)
+        self._tokens.append((time.monotonic(), token))
+
+    def _ack_in_s(self) -> float:
+        """Seconds until half the lease of the oldest delivery is over that is not acknowledged."""
+        return max(0.0, self._tokens[0][0] + self.driver.limits.lease_s / 2 - time.monotonic())
 
     def _ack(self, *, late: bool) -> None:
         """Acknowledge what fills batches; everything when ``late``, or once half the lease of the oldest is over."""
-        limits = self.driver.limits
-        late = late or (bool(self._tokens) and time.monotonic() >= self._oldest + limits.lease_s / 2)
-        while self._tokens and (late or len(self._tokens) >= limits.batch_messages):
-            batch, self._tokens = self._tokens[: limits.batch_messages], self._tokens[limits.batch_messages :]
-            self._oldest = time.monotonic()
+        most = self.driver.limits.batch_messages
+        while self._tokens and (late or len(self._tokens) >= most or self._ack_in_s() == 0):
+            batch, self._tokens = [token for _, token in self._tokens[:most]], self._tokens[most:]
             self._acking.append(self.pool.submit(self.retry.entries, self.driver, "ack", batch, partial(self.driver.ack, self.me.rank)))
 
     def finish(self) -> None:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import click
 
 from fsd_core import providers
 from fsd_core.cli.options import Checked, Command, check_provider, emulated, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.config import Settings, home, integer
+from fsd_core.config import Settings, integer
+from fsd_core.home import home_folder
+from fsd_core.provisioning import telling
 
 __all__ = ["clean", "deploy", "destroy", "gc"]
 
 KEYS = ("provider", "app", "emulator")
+
+
+@contextlib.contextmanager
+def _shown(screen: Screen) -> Iterator[None]:
+    """Within the block what takes long is shown."""
+    with screen.progress() as show, telling(lambda text: show("provision", 0, 0, text)):
+        yield
 
 
 @click.command(
@@ -30,7 +42,7 @@ def deploy(screen: Screen, settings: Settings, slots: int) -> None:
     Queues for the workers, a store, the function: what is there already stays, so that a second deploy changes nothing.
     """
     check_provider(settings)
-    with emulated(settings, screen.note) as settings:
+    with _shown(screen), emulated(settings, screen.note) as settings:
         made = providers.find(settings.provider).provisioner(settings.table()).ensure(settings.app, settings.workers, slots)
     screen.answer({"app": made.app, "provider": settings.provider, "workers": made.ranks, "slots": made.slots, "names": dict(made.names)})
     rows = [("workers", f"{made.ranks}"), ("slots", f"{made.slots}"), *(row for row in made.names.items() if row[1])]
@@ -42,7 +54,7 @@ def deploy(screen: Screen, settings: Settings, slots: int) -> None:
 def destroy(screen: Screen, settings: Settings) -> None:
     """Remove everything of an app. What is not there is no error."""
     check_provider(settings)
-    with emulated(settings, screen.note) as settings:
+    with _shown(screen), emulated(settings, screen.note) as settings:
         removed = list(providers.find(settings.provider).provisioner(settings.table()).destroy(settings.app))
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
     screen.print(f"{settings.app} on {settings.provider}: {len(removed)} removed", *(f"  {line}" for line in removed))
@@ -58,23 +70,32 @@ def gc(screen: Screen, settings: Settings) -> None:
     from fsd_core.garbage import collect_garbage
 
     check_provider(settings)
-    with emulated(settings, screen.note) as settings:
+    with _shown(screen), emulated(settings, screen.note) as settings:
         removed = collect_garbage(settings.provider, settings.app, settings.table())
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
     screen.print(f"{removed} objects removed")
 
 
-@click.command(cls=Command, epilog="Example: fsd clean --app mine")
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  fsd clean --app mine
+  fsd clean --app mine --keep-records
+""",
+)
+@click.option("--keep-records", is_flag=True, help="Remove only what the next run makes again.")
 @with_settings(*KEYS)
-def clean(screen: Screen, settings: Settings) -> None:
-    """Remove staged content and local records.
+def clean(screen: Screen, settings: Settings, keep_records: bool) -> None:
+    """Remove staged content, computed partitions and local records.
 
-    Shards and inputs that an app keeps for its next run, and below FSD_HOME the records of all runs and computed partitions.
+    Staged content are the shards and inputs that an app keeps for its next run; partitions, and the records of all
+    runs, are below FSD_HOME. Records cannot be made again.
     """
     from fsd_core.garbage import clean as clean_up
 
     check_provider(settings)
-    with emulated(settings, screen.note) as settings:
-        removed = clean_up(settings.provider, settings.app, settings.table(), home())
+    with _shown(screen), emulated(settings, screen.note) as settings:
+        removed = clean_up(settings.provider, settings.app, settings.table(), home_folder(), keep_records=keep_records)
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
     screen.print(f"{removed} objects removed")

@@ -19,10 +19,11 @@ from fsd_core.cli.files import check_apart, check_file, write_file
 from fsd_core.cli.options import Command, check_provider, emulated, with_settings
 from fsd_core.cli.screen import Screen, Show
 from fsd_core.compare import CSV_START, Case, Comparison, Where, spread, take_turns
-from fsd_core.config import ANY, KINDS, TABLES, Settings, choice, home, integer
+from fsd_core.config import ANY, KINDS, TABLES, Settings, choice, integer
 from fsd_core.cost import Bill, Tariff, Usage
 from fsd_core.errors import FsdError, InputError, RunFailed
 from fsd_core.figures import FIGURES
+from fsd_core.home import home_folder
 from fsd_core.partition import find_partition
 from fsd_core.versions import versions
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
-KEYS = ("branching", "partition", "objective", "batch_size", "timeout", "seed", "app", "emulator")
+KEYS = ("branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "emulator")
 CHANNELS = ("queue", "object", "hybrid")
 CSV_MARK = ",".join(CSV_START)
 
@@ -77,7 +78,7 @@ def compare(
         raise InputError(f"--emulator {settings.emulator!r}: takes no name here: each provider has its own")
     if settings.partition not in ("hypergraph", "random", "block") and len(counts) > 1:
         raise InputError(f"--partition {settings.partition}: is made for one number of workers, and --workers has {len(counts)}")
-    _check_outputs(report, table)
+    report, table = _outputs(report, table)
     network = open_model(model)
     samples = open_inputs(inputs, network.inputs)
     about: dict[str, Any] = {"command": _command(settings, model, inputs, names, ways, counts, times)}
@@ -89,7 +90,7 @@ def compare(
     with screen.progress() as show, contextlib.ExitStack() as stack:
         for count in counts:  # what is wrong with one is wrong everywhere, and is said before anything starts
             find_partition(
-                settings.partition, network, count, settings.seed, home(), lambda done, total: show("partition", done, total, "")
+                settings.partition, network, count, settings.seed, home_folder(), lambda done, total: show("partition", done, total, "")
             )
         tariffs = {name: _tariff(name) for name in names}
         there, wheres = _start(stack, settings, names, tariffs, show)
@@ -139,7 +140,7 @@ def _start(
 def _run(network: Model, samples: Any, settings: Settings, case: Case, note: Mapping[str, str]) -> Result:
     from fsd_core import run
 
-    keys = ("branching", "partition", "objective", "batch_size", "timeout", "seed", "app")
+    keys = ("branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app")
     same = {key: getattr(settings, key) for key in keys}
     return run(
         network,
@@ -148,7 +149,7 @@ def _run(network: Model, samples: Any, settings: Settings, case: Case, note: Map
         channel=case.channel,
         workers=case.workers,
         settings=settings.table(),
-        home=home(),
+        home=home_folder(),
         note=note,
         **same,
     )
@@ -177,7 +178,7 @@ def _answer(screen: Screen, found: Comparison, error: Mapping[str, Any], report:
     screen.answer({**found.to_json(), "report": report, "csv": table, **error})
     doubted = sorted({f"{price.service} {price.sku}" for cell in found.cells for run in cell.runs for price in run.bill.doubted})
     notes = [f"* by a price of low confidence: {', '.join(doubted)}"] if doubted else []
-    notes += [text for _, text in found.failures()]
+    notes += [text for _, text in found.failures()] + found.left_out()
     screen.print(_table(found), *notes, *(f"{name}: {path}" for name, path in (("Page", report), ("CSV", table)) if path))
 
 
@@ -198,16 +199,20 @@ def _table(found: Comparison) -> Table:
     return rows
 
 
-def _check_outputs(report: str | None, table: str | None) -> None:
+def _outputs(report: str | None, table: str | None) -> tuple[str | None, str | None]:
+    """The paths of both files. `InputError`: one cannot be written."""
     if report is not None:
         from fsd_core.report import check_page
         from fsd_core.report.page import MARK
 
         check_page()
-        check_file("--report", Path(KINDS["output"].read(report, "--report ")), MARK)
+        report = str(KINDS["output"].read(report, "--report "))
+        check_file("--report", Path(report), MARK)
     if table is not None:
-        check_file("--csv", Path(KINDS["output"].read(table, "--csv ")), CSV_MARK)
+        table = str(KINDS["output"].read(table, "--csv "))
+        check_file("--csv", Path(table), CSV_MARK)
     check_apart(report=report, csv=table)
+    return report, table
 
 
 def _command(settings: Settings, model: str, inputs: str, names: list[str], ways: list[str], counts: list[int], times: int) -> str:

@@ -16,6 +16,7 @@ from fsd_core.cli.screen import Screen, pairs
 from fsd_core.config import KINDS, Settings
 from fsd_core.cost import Bill, Line, Price, Tariff, Usage
 from fsd_core.errors import InputError
+from fsd_core.textfile import read_text
 
 __all__ = ["bill", "group", "run_tariff", "service_table"]
 
@@ -121,10 +122,8 @@ def _read(path: str) -> Any:
     try:
         if path == "-" and sys.stdin is None:
             raise InputError("--usage -: standard input is closed")
-        text = sys.stdin.read() if path == "-" else Path(KINDS["output"].read(path, "--usage ")).read_text(encoding="utf-8")
-        return json.loads(text, object_pairs_hook=_once)
-    except FileNotFoundError:
-        raise InputError(f"--usage {path}: no such file") from None
+        text = sys.stdin.read() if path == "-" else read_text(Path(KINDS["output"].read(path, "--usage ")), f"--usage {path}")
+        return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_once)
     except OSError as error:
         raise InputError(f"--usage {path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

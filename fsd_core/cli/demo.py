@@ -14,8 +14,9 @@ import numpy as np
 from fsd_core.cli.options import Command, with_settings
 from fsd_core.cli.run import distributed, result_tables
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.config import Settings, home
+from fsd_core.config import Settings
 from fsd_core.errors import CheckFailed
+from fsd_core.home import home_folder
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -61,7 +62,7 @@ def _digits(screen: Screen, settings: Settings) -> None:
 
     data = digits()
     with screen.progress() as show:
-        model, folder = network(home(), lambda done, total: show("train", done, total, "epochs"))
+        model, folder = network(home_folder(), lambda done, total: show("train", done, total, "epochs"))
         inputs = csr_matrix(data.held)
         result = distributed(model, inputs, settings, show)
     share = accuracy(result.output, data.held_labels)

@@ -18,7 +18,9 @@ from fsd_core import providers
 from fsd_core.cli.emulators import CLOUDS
 from fsd_core.cli.options import Command, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.config import FILE, Settings, home
+from fsd_core.config import FILE, Settings
+from fsd_core.errors import InputError
+from fsd_core.home import home_folder, made
 
 __all__ = ["doctor"]
 
@@ -57,7 +59,7 @@ def _checks() -> Iterator[tuple[str, str | None, str]]:
     yield "fsd-inference", _version("fsd-inference"), ""
     yield "python", platform.python_version(), ""
     yield "machine", f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}", ""
-    yield "FSD_HOME", _writable(), f"{home()} cannot be written: set FSD_HOME to a folder that can"
+    yield "FSD_HOME", *_writable()
     yield FILE, os.path.abspath(FILE) if os.path.exists(FILE) else None, "no settings here: the defaults hold"
     for name in REQUIRED:
         yield name, _version(name), f"pip install {name}"
@@ -106,7 +108,7 @@ def _credentials(name: str) -> tuple[str | None, str]:
             said.append((found.credentials(), ""))
         except Exception as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            said.append((None, found.advice(text) or text))
+            said.append((None, providers.line(text, found.advice(text))))
 
     asking = threading.Thread(target=ask, daemon=True)
     logging.disable()  # some SDKs tell their log at length that they found nobody
@@ -116,10 +118,10 @@ def _credentials(name: str) -> tuple[str | None, str]:
     return said[0] if said else (None, f"the source of credentials did not answer within {ANSWERS_S:.0f} s")
 
 
-def _writable() -> str | None:
+def _writable() -> tuple[str | None, str]:
     try:
-        home().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=home()):
-            return str(home())
-    except OSError:
-        return None
+        folder = made(home_folder())
+        with tempfile.TemporaryFile(dir=folder):
+            return str(folder), ""
+    except (InputError, OSError) as error:
+        return None, str(error)

@@ -1,65 +1,75 @@
-"""The entry point: the group of commands, and what each error means to the caller.
+"""The entry point: what a signal, an error and a closed stream mean to the caller.
 
-Exit codes: 0; 1 a check asked for did not hold; 2 the input, flag or configuration is wrong; 3 the run failed;
-130 interrupted, 143 terminated.
+What is imported before `Signals.start` is little, since a signal that comes meanwhile does what it does to any Python program.
+
+Exit codes: 0; 1 a check asked for did not hold; 2 the input, flag or configuration is wrong; 3 the run failed, or its answer could not
+be printed; 129, 130, 143: SIGHUP, SIGINT or SIGTERM ended it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
-import threading
-import traceback
-from collections.abc import Iterator, Sequence
-from importlib.metadata import version
-from types import FrameType
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
-import click
-
-from fsd_core.cli import apps, compare, conformance, cost, demo, doctor, emulators, model, partition, report, run
+from fsd_core import interrupt
 from fsd_core.cli.screen import Screen
-from fsd_core.errors import CheckFailed, InputError, RunFailed
+from fsd_core.cli.signals import Interrupted, Signals
 
 __all__ = ["main"]
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, taken like Ctrl-C, so that a run ends its workers."""
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog="Start with: fsd demo")
-@click.version_option(version("fsd-inference"), prog_name="fsd")
-def root() -> None:
-    """Fully serverless distributed inference.
-
-    A model too large for one function is run by many short functions that nobody keeps warm, on a cloud or on this machine.
-    """
-
-
-for command in (
-    run.run, compare.compare, report.report, partition.partition, model.group, cost.bill, cost.group, demo.demo, apps.deploy, apps.destroy,
-    apps.gc, apps.clean, emulators.group, conformance.conformance, doctor.doctor,
-):  # fmt: skip
-    root.add_command(command)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit code. With ``--json``, whatever happens, one JSON object is on standard output."""
+    """Run the command; return the exit code. With ``--json``, whatever happens, one JSON object is on standard output.
+
+    ``arguments``: those of the process where they are not given, which then is expected to end: signals are not given back.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     screen = Screen(json="--json" in words)
+    signals = Signals(lambda came: _last_words(screen, came))
+    with screen.streams(), warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: screen.note(f"warning: {message}")
+        try:
+            try:
+                signals.start()
+                code = _command(words, screen, signals)
+            except Interrupted as late:  # while another end was being told
+                code = _last_words(screen, late)
+            signals.over()
+        finally:
+            if arguments is not None:
+                signals.stop()
+    return code
+
+
+def _command(words: Sequence[str], screen: Screen, signals: Signals) -> int:
     try:
-        with _terminable():
-            return int(root.main(words, prog_name="fsd", standalone_mode=False, obj=screen) or 0)
+        from fsd_core.cli.commands import root
+
+        code = int(root.main(list(words), prog_name="fsd", standalone_mode=False, obj=screen) or 0)
+        if signals.came:  # and somebody took it for an end of his own
+            raise signals.came
     except BaseException as error:
-        code, fields, line = _explain(error)
-        screen.answer(screen.known | {"error": fields})
-        if os.environ.get("FSD_DEBUG") == "1":
-            traceback.print_exception(error)
-        screen.note(line)
-        return code
+        return _last_words(screen, signals.came or error)
+    if lost := "is closed" if screen.closed else screen.lost:
+        run = screen.known.get("run")
+        kept = f"; run {run} is kept: fsd report {run}" if run else ""
+        screen.note(f"fsd: standard output: {lost}: the answer was not printed{kept}")
+    return code or (3 if screen.lost else 0)
+
+
+def _last_words(screen: Screen, error: BaseException) -> int:
+    """The last line, and the JSON object where one is due; returns the exit code."""
+    code, fields, line = _explain(error)
+    if os.environ.get("FSD_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    screen.answer(dict(screen.known) | {"error": fields})
+    screen.note(line)
+    return code
 
 
 def _explain(error: BaseException) -> tuple[int, dict[str, Any], str]:
@@ -68,10 +78,16 @@ def _explain(error: BaseException) -> tuple[int, dict[str, Any], str]:
     def fields(code: str, message: str, rank: int | None = None, layer: int | None = None) -> dict[str, Any]:
         return {"code": code, "rank": rank, "layer": layer, "message": message}
 
-    if isinstance(error, click.Abort | KeyboardInterrupt):
-        first = error.__cause__ or error  # click's own Abort has the interrupt as its cause, and notes are on that
-        code, word = (143, "terminated") if isinstance(first, Terminated) else (130, "interrupted")
-        return code, fields("INTERRUPTED", word), "; ".join([f"fsd: {word}", *getattr(first, "__notes__", ())])
+    if isinstance(error, KeyboardInterrupt):
+        code, word = (error.code, error.word) if isinstance(error, Interrupted) else (130, "interrupted")
+        left = dict.fromkeys([*getattr(error, "__notes__", ()), *interrupt.notes()])
+        return code, fields("INTERRUPTED", word), "; ".join([f"fsd: {word}", *left])
+    import click
+
+    from fsd_core.errors import CheckFailed, InputError, RunFailed
+
+    if isinstance(error, click.Abort):  # click's own for an interrupt, which is its cause, and for the end of standard input
+        return _explain(error.__cause__ if isinstance(error.__cause__, KeyboardInterrupt) else KeyboardInterrupt())
     if isinstance(error, click.ClickException):
         path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "fsd"
         message = " ".join(error.format_message().split())
@@ -81,26 +97,11 @@ def _explain(error: BaseException) -> tuple[int, dict[str, Any], str]:
     if isinstance(error, CheckFailed):
         return 1, fields("CHECK", str(error)), f"fsd: {error}"
     if isinstance(error, RunFailed):
-        return 3, fields(error.code.name, error.message, error.rank, error.layer), f"fsd: {error}"
-    if isinstance(error, OSError | MemoryError):  # the machine's refusal, not ours
-        text = f"{getattr(error, 'filename', None) or type(error).__name__}: {getattr(error, 'strerror', None) or error or 'out of memory'}"
+        line = "; ".join([f"fsd: {error}", *getattr(error, "__notes__", ())])
+        return 3, fields(error.code.name, error.message, error.rank, error.layer), line
+    if isinstance(error, OSError | MemoryError) or "can't start new thread" in str(error):  # the machine's refusal, not ours
+        why = getattr(error, "strerror", None) or str(error) or "out of memory"
+        text = f"{getattr(error, 'filename', None) or type(error).__name__}: {why}"
         return 3, fields("UNAVAILABLE", text), f"fsd: {text}"
     text = f"this is a bug: {type(error).__name__}: {error}"
     return 3, fields("UNKNOWN", text), f"fsd: {text} (FSD_DEBUG=1 shows where)"
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Within the block SIGTERM raises `Terminated`."""
-
-    def raise_it(number: int, frame: FrameType | None) -> None:
-        raise Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, raise_it)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

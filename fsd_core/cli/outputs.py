@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import zipfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.errors import InputError
+from fsd_core.model.npz import members
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -24,7 +24,7 @@ MARK = "made_by"  # an extra array of our .npz: scipy.sparse.load_npz passes ove
 
 def check_output(path: Path) -> None:
     """Raise `InputError` unless `write_output` may and can write ``path``: nothing is there, or a file that it made."""
-    if os.path.lexists(path) and not _ours(path):
+    if os.path.lexists(path) and MARK not in members(path):
         raise InputError(f"--output {path}: exists and fsd did not make it; it is not replaced")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
@@ -46,8 +46,10 @@ def write_output(path: Path, output: csr_matrix) -> None:
         os.umask(mask)
         os.chmod(aside, 0o666 & ~mask)
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(aside)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a full disk names none
         raise
 
 
@@ -55,7 +57,7 @@ def read_truth(path: Path, samples: int) -> NDArray[np.int64]:
     """The numbers in the file, 1-based, ascending, each once. Raises `InputError` naming the line that is wrong."""
     numbers = set()
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for line, text in enumerate(file, 1):
                 word = text.strip()
                 if not word:
@@ -73,11 +75,3 @@ def compare(expected: NDArray[np.int64], output: csr_matrix) -> dict[str, int]:
     found = 1 + np.unique(output.nonzero()[0])
     matched = len(np.intersect1d(expected, found, assume_unique=True))
     return {"expected": len(expected), "matched": matched, "missing": len(expected) - matched, "extra": len(found) - matched}
-
-
-def _ours(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as file:
-            return f"{MARK}.npy" in file.namelist()
-    except (OSError, zipfile.BadZipFile):
-        return False

@@ -47,8 +47,8 @@ def partition(screen: Screen, settings: Settings, model: str, out: str) -> None:
     seconds = time.monotonic() - start
     figures = ExchangePlan(network, made).figures() | {"seconds": seconds}
     made.save(Path(out))
-    screen.answer(figures | {"workers": settings.workers, "method": settings.partition})
+    screen.answer(figures | {"workers": settings.workers, "method": made.label})
     rows = [
         (name, f"{value:.3f}" if isinstance(value, float) else f"{value}") for name, value in figures.items() if not isinstance(value, list)
     ]
-    screen.print(pairs(f"{out}: {settings.workers} workers, {settings.partition}", rows))
+    screen.print(pairs(f"{out}: {settings.workers} workers, {made.label}", rows))

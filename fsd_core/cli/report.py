@@ -12,10 +12,12 @@ from fsd_core.cli.cost import run_tariff, service_table
 from fsd_core.cli.files import check_apart, check_file, write_file
 from fsd_core.cli.options import Command, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.config import KINDS, Settings, home
+from fsd_core.config import KINDS, Settings
 from fsd_core.cost import Usage
 from fsd_core.errors import InputError
 from fsd_core.figures import Measured
+from fsd_core.home import home_folder
+from fsd_core.result import left_out
 
 __all__ = ["report"]
 
@@ -42,11 +44,12 @@ def report(screen: Screen, settings: Settings, run: str, out: str | None, traced
     from fsd_core.report.page import MARK
 
     check_page()
-    record = read_record(find_record(run, home()))
+    record = read_record(find_record(run, home_folder()))
     path = Path(KINDS["output"].read(out, "--out ") if out is not None else f"fsd-{Path(record['run']).name}.html")
     check_file("--out", path, MARK)
     if traced is not None:
-        check_file("--trace", Path(KINDS["output"].read(traced, "--trace ")), trace.MARK)
+        traced = KINDS["output"].read(traced, "--trace ")
+        check_file("--trace", Path(traced), trace.MARK)
     check_apart(out=path, trace=traced)
     tariff = run_tariff(replace(settings, provider=record["provider"]))
     if tariff is None:
@@ -57,11 +60,18 @@ def report(screen: Screen, settings: Settings, run: str, out: str | None, traced
         write_file("--trace", Path(traced), trace.trace(record), trace.MARK)
     slowest = stragglers(record)
     screen.answer(
-        {"run": record["run"], "report": str(path), "trace": traced, "bill": measured.bill.to_json()}
+        {
+            "run": record["run"],
+            "missing_ranks": record.get("missing_ranks", []),
+            "report": str(path),
+            "trace": traced,
+            "bill": measured.bill.to_json(),
+        }
         | {"slowest": [{"phase": s.phase, "rank": s.rank, "seconds": s.seconds, "median": s.median, "late": s.late} for s in slowest]}
     )
     rows = [
         (s.phase, f"rank {s.rank} {s.seconds:8.3f} s, median rank {s.median:.3f} s{', a straggler' if s.late else ''}") for s in slowest
     ]
-    files = [f"\nPage: {path}", *([f"Trace: {traced}"] if traced else [])]
+    files = [f"\n{words}"] if (words := left_out(record.get("missing_ranks", ()))) else []
+    files += [f"\nPage: {path}", *([f"Trace: {traced}"] if traced else [])]
     screen.print(pairs(f"Slowest ranks of run {record['run']}", rows), service_table(measured.bill), *files)

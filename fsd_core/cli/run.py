@@ -12,9 +12,12 @@ from fsd_core.cli.cost import run_tariff, service_table
 from fsd_core.cli.options import Command, check_provider, emulated, with_settings
 from fsd_core.cli.outputs import check_output, compare, read_truth, write_output
 from fsd_core.cli.screen import Screen, Show, amount, pairs
-from fsd_core.config import Settings, home
+from fsd_core.config import Settings
 from fsd_core.cost import Usage, bill
 from fsd_core.errors import CheckFailed
+from fsd_core.home import home_folder
+from fsd_core.provisioning import telling
+from fsd_core.result import left_out
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["distributed", "result_tables", "run"]
 
 KEYS = (
-    "provider", "channel", "workers", "branching", "partition", "objective", "batch_size", "timeout", "seed", "app", "emulator", "faults",
-    "output", "truth", "tariff",
+    "provider", "channel", "workers", "branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "emulator",
+    "faults", "output", "truth", "tariff",
 )  # fmt: skip
 
 
@@ -56,6 +59,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     """
     from fsd_core.model import open_model
     from fsd_core.model.inputs import open_inputs
+    from fsd_core.model.rounding import cancelling
 
     check_provider(settings)
     tariff = run_tariff(settings)
@@ -70,15 +74,22 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     expected = read_truth(Path(settings.truth), samples.shape[0]) if settings.truth else None
     with screen.progress() as show, emulated(settings, lambda text: show("emulator", 0, 0, text), start=True) as settings:
         result = distributed(network, samples, settings, show, {"model": model, "input": inputs})
+    screen.known["run"] = result.run
     truth = None if expected is None else compare(expected, result.output)
-    if settings.output:
-        write_output(Path(settings.output), result.output)
     made = bill(Usage.of_run(result.to_json() | {"ranks": result.ranks}), tariff) if tariff else None
-    screen.answer(result.to_json() | {"truth": truth, "bill": made.to_json() if made else None})
+    screen.known.update(result.to_json() | {"truth": truth, "bill": made.to_json() if made else None})
     notes = [f"\nfsd report {result.run} makes its page"]
     if result.stand_in and made:
         notes.insert(0, "Function time is this machine's, and so is what it costs here; counts are the service's.")
-    screen.print(*result_tables(result, truth), *([service_table(made)] if made else ()), *notes)
+    if truth and (signed := cancelling(network, samples)):
+        adds = f"{len(signed)} of {len(network.layers)} layers add{'s' * (len(signed) == 1)} terms of both signs"
+        notes.insert(0, f"{adds}: how such a sum is rounded depends on workers and partition, and so may a sample's category.")
+    try:
+        if settings.output:
+            write_output(Path(settings.output), result.output)
+    finally:
+        screen.print(*result_tables(result, truth), *([service_table(made)] if made else ()), *notes)
+    screen.answer(screen.known)
     if truth and (truth["missing"] or truth["extra"]):
         raise CheckFailed(
             f"--truth {settings.truth}: of {truth['expected']} samples expected {truth['missing']} are missing; {truth['extra']} are extra"
@@ -89,15 +100,16 @@ def distributed(model: Model, inputs: csr_matrix, settings: Settings, show: Show
     """`fsd_core.run` with the command's settings and progress."""
     from fsd_core import run as run_model
 
-    return run_model(
-        model,
-        inputs,
-        **{key: getattr(settings, key) for key in KEYS if key not in ("emulator", "output", "truth", "tariff")},
-        settings=settings.table(),
-        home=home(),
-        note=note,
-        progress=reporting(show),
-    )
+    with telling(lambda text: show("provision", 0, 0, text)):
+        return run_model(
+            model,
+            inputs,
+            **{key: getattr(settings, key) for key in KEYS if key not in ("emulator", "output", "truth", "tariff")},
+            settings=settings.table(),
+            home=home_folder(),
+            note=note,
+            progress=reporting(show),
+        )
 
 
 def reporting(show: Show) -> Callable[[Progress], None]:
@@ -118,6 +130,8 @@ def result_tables(result: Result, truth: Mapping[str, int] | None = None) -> Ite
         ),
         ("nonzero samples", f"{result.output_nonzero_samples}"),
     ]
+    if words := left_out(result.missing_ranks):
+        answer.append(("left out", words))
     if truth:
         answer.append(("truth", f"{truth['matched']} of {truth['expected']} match, {truth['missing']} missing, {truth['extra']} extra"))
     yield pairs("Result", answer)

@@ -1,26 +1,25 @@
 """What the command shows: answers on standard output, everything else on standard error.
 
 While a command runs, file descriptor 1 points at standard error: what children and C libraries print there can not mix
-with the answer, which goes to a private duplicate of the original.
+with the answer, which goes to a private duplicate of the original. A stream that cannot be written ends no command: what was asked
+for is done, and `Screen.lost` says why the answer was not shown.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import errno
 import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.progress import Progress as Bars
 
 __all__ = ["Screen", "Show", "amount", "pairs"]
 
@@ -28,22 +27,85 @@ Show = Callable[[str, int, int, str], None]  # phase, done, total (0: unknown), 
 EVERY_S = 5.0  # of plain progress lines within one phase
 
 
+class _Lossy:
+    """A text stream that drops what cannot be written, and all that follows. ``error``: why."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Never raises an OSError."""
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Never raises an OSError."""
+        self._try(self._stream.flush)
+
+    def _try(self, what: Callable[[], object]) -> None:
+        try:
+            what()
+        except OSError as error:
+            self.error = self.error or error
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # what is still in buffers goes there too
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class Screen:
-    """One command's output. ``known`` collects the fields that are known so far, for the JSON object of a failure."""
+    """One command's output. ``known`` collects the fields that are known so far, for the JSON object of a failure.
+
+    ``closed``: there was no standard output when the process started, so whoever started it wants none.
+    """
 
     def __init__(self, json: bool = False) -> None:
         self.json = json
+        self.closed = False
         self.known: dict[str, Any] = {}
-        self.answered = False
-        self._out: TextIO | None = None
+        self._answering = threading.Lock()  # taken by the one answer, and never given back
+        self._out: _Lossy | None = None
+        self._private: _Lossy | None = None
+
+    @contextlib.contextmanager
+    def streams(self) -> Iterator[None]:
+        """Within the block the three standard descriptors are open, and Python's two streams raise no OSError."""
+        closed = [number for number in range(3) if not _is_open(number)]
+        for number in closed:  # else the next file to be opened would be taken for it
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+        before = sys.stdout, sys.stderr
+        out, err = (_stream(number, stream) for number, stream in enumerate(before, 1))
+        self._out = _Lossy(out)
+        self.closed = 1 in closed
+        sys.stdout, sys.stderr = cast(TextIO, self._out), cast(TextIO, _Lossy(err))
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stdout, sys.stderr = before
+
+    @property
+    def lost(self) -> str | None:
+        """Why the answer, or some of it, was not printed; `None` where all was, or where its reader left."""
+        errors = [stream.error for stream in (self._out, self._private) if stream and stream.error]
+        return next((error.strerror or str(error) for error in errors if error.errno != errno.EPIPE), None)
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
         """Point file descriptor 1 at 2, and Python's standard output with it, until the end of the block."""
+        import ctypes
+
         sys.stdout.flush()
         real = os.dup(1)
         os.dup2(2, 1)
-        self._out = os.fdopen(os.dup(real), "w", encoding=sys.stdout.encoding or "utf-8", errors="replace")
+        private = os.fdopen(os.dup(real), "w", encoding=sys.stdout.encoding or "utf-8", errors="replace")
+        self._private = _Lossy(private)
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 yield
@@ -51,21 +113,21 @@ class Screen:
             ctypes.CDLL(None).fflush(None)  # what C libraries still hold belongs to standard error too
             os.dup2(real, 1)
             os.close(real)
-            out, self._out = self._out, None
-            with contextlib.suppress(BrokenPipeError):
-                out.close()
+            self._private.flush()
+            private.close()
 
     def answer(self, fields: Mapping[str, Any]) -> None:
         """With ``--json``: print the one object. Of several only the first is printed."""
-        if self.json and not self.answered:
-            self.answered = True
+        if self.json and self._answering.acquire(blocking=False):
             self._write(json.dumps(fields, allow_nan=False) + "\n")
 
     def print(self, *renderables: RenderableType) -> None:
         """For people, on standard output; nothing with ``--json``. Plain text is not wrapped, so that it can be copied."""
         if self.json:
             return
-        out = self._out or sys.stdout
+        from rich.console import Console
+
+        out: Any = self._writer()
         console = Console(file=out, width=None if out.isatty() else 100, highlight=False)
         with console.capture() as capture:
             for renderable in renderables:
@@ -74,16 +136,21 @@ class Screen:
 
     def note(self, text: str) -> None:
         """One line on standard error."""
-        with contextlib.suppress(BrokenPipeError):
-            print(" ".join(text.split()), file=sys.stderr, flush=True)
+        sys.stderr.write(" ".join(text.split()) + "\n")
+        sys.stderr.flush()
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Show]:
         """How far something is, on standard error: bars on a terminal, sparse lines elsewhere. The callback is thread-safe."""
+        from rich.console import Console
+
         console = Console(file=sys.stderr)
         if not console.is_terminal:
             yield _lines(self.note)
             return
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bars
+
         columns = (
             TextColumn("{task.description:<10}"),
             BarColumn(),
@@ -94,17 +161,36 @@ class Screen:
         with Bars(*columns, console=console, transient=True, redirect_stdout=False) as bars:
             yield _bars(bars)
 
+    def _writer(self) -> Any:
+        """Where the answer goes."""
+        private = self._private
+        return private if private and not private.closed else self._out or sys.stdout
+
     def _write(self, text: str) -> None:
-        out = self._out or sys.stdout
-        try:
-            out.write(text)
-            out.flush()
-        except BrokenPipeError:  # the reader has what it wanted; the work and the exit code stand
-            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+        out = self._writer()
+        out.write(text)
+        out.flush()
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def _stream(number: int, stream: TextIO | None) -> TextIO:
+    """Python's stream, or one on that descriptor where Python found it closed."""
+    return stream if stream is not None else os.fdopen(number, "w", encoding="utf-8", errors="replace", closefd=False)
 
 
 def pairs(title: str, rows: Iterable[tuple[str, str]]) -> Group:
     """A title and a table of names and values."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", min_width=22)
     table.add_column()

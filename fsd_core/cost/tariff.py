@@ -18,6 +18,8 @@ from typing import Any
 from fsd_core.cost.quantities import NEEDED, QUANTITIES, FunctionRule
 from fsd_core.cost.usage import MOST
 from fsd_core.errors import InputError
+from fsd_core.home import expanded
+from fsd_core.textfile import read_text
 
 __all__ = ["Price", "Tariff", "default_tariff", "load", "names"]
 
@@ -146,7 +148,7 @@ def load(name: str) -> Tariff:
     missing, negative or otherwise wrong figure.
     """
     if "/" in name or name.endswith(".toml"):
-        file: Any = Path(name)
+        file: Any = expanded(name)
     elif name in names():
         file = _folder() / f"{name}.toml"
     else:
@@ -154,11 +156,7 @@ def load(name: str) -> Tariff:
         meant = f"did you mean {close[0]}? " if close else ""
         raise InputError(f"tariff {name!r} is not known: {meant}there is {', '.join(names())}, or the path of a .toml file of your own")
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"tariff {name}: no such file") from None
-    except OSError as error:
-        raise InputError(f"tariff {name}: cannot be read: {error.strerror}") from error
+        content = tomllib.loads(read_text(file, f"tariff {name}") if isinstance(file, Path) else file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"tariff {name}: is no TOML: {' '.join(str(error).split())}") from error
     return _read(name, str(file), content)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core import arguments
 from fsd_core.errors import InputError
+from fsd_core.home import expanded
 from fsd_core.model.layer import Csr
 from fsd_core.model.npz import SCIPY_KEYS, dense, read_npz, scipy_csr
 from fsd_core.model.tsv import read_table
@@ -26,7 +28,7 @@ _GLYPH = 20 / 28  # the part of an image's side that the digit takes, as in MNIS
 _INK = 10.0  # pixels above this are 1: a ninth of an image, as in the challenge's
 
 
-def open_inputs(spec: str, width: int) -> csr_matrix:
+def open_inputs(spec: str | os.PathLike[str], width: int) -> csr_matrix:
     """The samples that ``spec`` names, as ``scipy.sparse.csr_matrix`` (samples, width) float32, sorted, finite, without stored zeros.
 
     - ``FILE.npz``: a CSR matrix as ``scipy.sparse.save_npz`` writes it, one dense array, or key ``x``.
@@ -36,16 +38,16 @@ def open_inputs(spec: str, width: int) -> csr_matrix:
     - ``random:SAMPLES[:DENSITY[:SEED]]``: each entry is nonzero with probability DENSITY (0.5), its value uniform over (0, 2]: of mean 1
       as the 0/1 images that the challenge's networks are made for. More samples of the same seed begin with the same samples.
 
-    Raises InputError naming the thing that is wrong; for a wrong width it names both widths.
+    A `Path` is a file, whatever it is called. Raises InputError naming the thing that is wrong; for a wrong width it names both widths.
     """
-    if width < 1:
-        raise InputError(f"width {width}: at least 1 would be right")
+    width = arguments.whole("width", width, 1)
+    spec = arguments.folder_or_name("inputs", spec, "the path of an .npz or .tsv file, digits, or random:SAMPLES[:DENSITY[:SEED]]")
     if spec == "digits":
         made = _from_dense(_digits(width))
-    elif spec.startswith("random:"):
+    elif isinstance(spec, str) and spec.startswith("random:"):
         made = _random(spec, width)
     else:
-        made = _from_file(Path(spec), width)
+        made = _from_file(expanded(spec), width)
     if made.shape[1] != width:
         raise InputError(f"{spec}: samples of width {made.shape[1]}, the model takes width {width}")
     return made.scipy().copy()  # the caller's own, to write to

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core import arguments
 from fsd_core.errors import InputError
 
 __all__ = ["ACTIVATIONS", "Csr", "Layer", "Model", "describe"]
@@ -24,7 +24,8 @@ class Csr:
     """A sparse matrix in compressed rows; row = output neuron, column = input neuron: ``z = W @ x``.
 
     ``indptr`` int64 (rows + 1,), ``indices`` int32 and ``values`` float32 (nonzeros,). Columns ascend strictly within a row, so equal
-    matrices have equal bytes. The arrays become read-only views. Raises InputError when anything is not so, or a value is not finite.
+    matrices have equal bytes. Indices may be given in any dtype of whole numbers. What is kept is read-only: a copy, unless the array that
+    was given is read-only itself, down to its memory. Raises InputError when anything is not so, or a value is not finite.
     """
 
     indptr: NDArray[np.int64]
@@ -33,20 +34,19 @@ class Csr:
     shape: tuple[int, int]
 
     def __post_init__(self) -> None:
-        rows, columns = self.shape
-        for name, dtype in (("indptr", np.int64), ("indices", np.int32), ("values", np.float32)):
-            object.__setattr__(self, name, _frozen(f"csr {name}", getattr(self, name), np.dtype(dtype), 1))
-        if rows < 0 or columns < 1 or columns > 2**31 - 1:
-            raise InputError(f"csr shape {rows} x {columns}: columns must be at least 1 and fit 32 bits")
+        rows, columns = _shape(self.shape)
+        object.__setattr__(self, "shape", (rows, columns))
+        object.__setattr__(self, "indptr", arguments.own(arguments.integers("csr indptr", self.indptr, np.int64, 0, 2**63 - 1)))
+        indices = arguments.integers("csr column index", self.indices, np.int32, 0, columns - 1)
+        object.__setattr__(self, "indices", arguments.own(indices))
+        object.__setattr__(self, "values", _floats("csr values", self.values, 1))
         if self.indptr.size != rows + 1 or self.indices.size != self.values.size:
             raise InputError(
                 f"csr indptr has {self.indptr.size} entries, indices {self.indices.size}, values {self.values.size}: "
-                f"{rows + 1} and two equal numbers would be right for {rows} rows"
+                f"expected {rows + 1} and two equal numbers for {rows} rows"
             )
         if self.indptr[0] != 0 or self.indptr[-1] != self.indices.size or (self.indptr[1:] < self.indptr[:-1]).any():
             raise InputError(f"csr indptr must rise from 0 to {self.indices.size}, the number of nonzeros")
-        if self.indices.size and not (self.indices.min() >= 0 and self.indices.max() < columns):
-            raise InputError(f"csr column index {self._worst_column()} is outside 0 to {columns - 1}")
         ascends = self.indices[1:] > self.indices[:-1]
         starts = self.indptr[1:-1]
         ascends[starts[(starts > 0) & (starts < self.indices.size)] - 1] = True  # a new row may start lower
@@ -55,21 +55,20 @@ class Csr:
             raise InputError(f"csr row {row} (0-based) has columns out of order or twice: they must ascend strictly")
         _finite("csr values", self.values)
 
-    def _worst_column(self) -> int:
-        return int(self.indices.min() if self.indices.min() < 0 else self.indices.max())
-
     @staticmethod
     def build(rows: NDArray[Any], columns: NDArray[Any], values: NDArray[Any], shape: tuple[int, int]) -> Csr:
         """From coordinates in any order: 0-based ``rows`` and ``columns`` (nonzeros,), each pair once; zero values are left out.
 
         Raises InputError for an index outside ``shape``, a pair given twice, a value that is not finite as float32.
         """
-        for axis, ids, size in (("row", rows, shape[0]), ("column", columns, shape[1])):
-            if ids.size and not (ids.min() >= 0 and ids.max() < size):
-                raise InputError(f"{axis} index {int(ids.min() if ids.min() < 0 else ids.max())} is outside 0 to {size - 1}")
+        shape = _shape(shape)
+        rows = arguments.integers("row index", rows, np.int64, 0, shape[0] - 1)
+        columns = arguments.integers("column index", columns, np.int64, 0, shape[1] - 1)
         with np.errstate(over="ignore"):
-            values = values.astype(np.float32, copy=False)
-        key = rows.astype(np.int64) * shape[1] + columns
+            values = arguments.array("values", values, dims=1).astype(np.float32)
+        if not rows.size == columns.size == values.size:
+            raise InputError(f"{rows.size} rows, {columns.size} columns, {values.size} values: expected equal numbers")
+        key = rows * shape[1] + columns
         if not (key[1:] > key[:-1]).all():
             order = np.argsort(key, kind="stable")
             key, values = key[order], values[order]
@@ -82,7 +81,7 @@ class Csr:
         row_of = key // shape[1]
         indptr = np.zeros(shape[0] + 1, np.int64)
         np.cumsum(np.bincount(row_of, minlength=shape[0]), out=indptr[1:])
-        return Csr(indptr, (key - row_of * shape[1]).astype(np.int32), values, shape)
+        return Csr(arguments.fresh(indptr), arguments.fresh((key - row_of * shape[1]).astype(np.int32)), arguments.fresh(values), shape)
 
     def rows(self, ids: NDArray[Any]) -> Csr:
         """The rows ``ids`` (0-based, any order), in that order, columns unchanged."""
@@ -90,7 +89,8 @@ class Csr:
         indptr = np.zeros(len(ids) + 1, np.int64)
         np.cumsum(counts, out=indptr[1:])
         source = np.repeat(self.indptr[:-1][ids] - indptr[:-1], counts) + np.arange(indptr[-1])
-        return Csr(indptr, self.indices[source], self.values[source], (len(ids), self.shape[1]))
+        indices, values = arguments.fresh(self.indices[source]), arguments.fresh(self.values[source])
+        return Csr(arguments.fresh(indptr), indices, values, (len(ids), self.shape[1]))
 
     def scipy(self) -> Any:
         """The same as ``scipy.sparse.csr_matrix`` (rows, columns) float32, sharing memory where scipy can."""
@@ -103,7 +103,8 @@ class Csr:
 class Layer:
     """``activation(weights @ x + bias)`` of a column ``x``; see `fsd_core.model.activation` for the two bias rules.
 
-    Raises InputError on construction for a wrong shape or dtype, a value that is not finite, an unknown activation, or a clip without relu.
+    Arrays are kept read-only: copied unless what was given is read-only itself, down to its memory. Raises InputError on construction for
+    a wrong shape or dtype, a value that is not finite, an unknown activation, or a clip without relu.
     """
 
     weights: Csr | NDArray[np.float32]  # dense: (outputs, inputs)
@@ -114,27 +115,24 @@ class Layer:
 
     def __post_init__(self) -> None:
         if not isinstance(self.weights, Csr):
-            dense = _frozen("dense weights", self.weights, np.dtype(np.float32), 2)
+            dense = _floats("dense weights", self.weights, 2)
             if not dense.size:
                 raise InputError(f"dense weights of shape {dense.shape} are empty")
-            object.__setattr__(self, "weights", _finite("dense weights", dense))
+            object.__setattr__(self, "weights", dense)
         if not self.outputs:
             raise InputError("a layer needs at least one output")
         with np.errstate(over="ignore"):
-            bias = np.asarray(self.bias, np.float32)
+            bias = arguments.array("bias", self.bias).astype(np.float32, copy=False)
         if bias.shape not in ((), (self.outputs,)):
-            raise InputError(f"bias has shape {bias.shape}: a scalar or one value for each of {self.outputs} outputs would be right")
-        bias = np.ascontiguousarray(np.broadcast_to(bias, (self.outputs,)))
-        object.__setattr__(self, "bias", _finite("bias", _frozen("bias", bias, np.dtype(np.float32), 1)))
-        if self.activation not in ACTIVATIONS:
-            raise InputError(f"activation {self.activation!r} is unknown: one of {', '.join(ACTIVATIONS)} would be right")
+            raise InputError(f"bias has shape {bias.shape}: expected a scalar or one value for each of {self.outputs} outputs")
+        object.__setattr__(self, "bias", _finite("bias", arguments.own(np.broadcast_to(bias, (self.outputs,)))))
+        object.__setattr__(self, "activation", arguments.one_of("activation", self.activation, ACTIVATIONS))
         if self.clip is not None:
             if self.activation != "relu":
-                raise InputError(f"clip {self.clip} goes with activation relu only, not {self.activation}")
-            if not (math.isfinite(self.clip) and self.clip > 0):
-                raise InputError(f"clip {self.clip}: a finite number above 0 would be right")
-            object.__setattr__(self, "clip", float(self.clip))
-        object.__setattr__(self, "challenge", bool(self.challenge))
+                raise InputError(f"clip {arguments.shown(self.clip)} goes with activation relu only, not {self.activation}")
+            clip = arguments.number("clip", self.clip, "a finite number above 0", lambda value: value > 0)
+            object.__setattr__(self, "clip", clip)
+        object.__setattr__(self, "challenge", arguments.yes_or_no("challenge", self.challenge))
 
     @property
     def inputs(self) -> int:
@@ -182,7 +180,10 @@ class Model:
     name: str = "model"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.layers, list | tuple) or not all(isinstance(layer, Layer) for layer in self.layers):
+            raise arguments.wrong("layers", self.layers, "a list or tuple of Layer")
         object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "name", arguments.text("name", self.name))
         if not self.layers:
             raise InputError("a model needs at least one layer")
         for k, (layer, after) in enumerate(zip(self.layers, self.layers[1:], strict=False), 1):
@@ -251,19 +252,25 @@ def describe(model: Model) -> dict[str, Any]:
     }
 
 
-def _frozen(what: str, array: Any, dtype: np.dtype[Any], ndim: int) -> NDArray[Any]:
-    """A read-only contiguous view of ``array``, which must have this dtype and number of dimensions."""
-    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != ndim:
-        found = f"{array.ndim} dimensions of {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise InputError(f"{what}: {found}, a numpy array of {ndim} dimension{'s' * (ndim > 1)} of {dtype} would be right")
-    frozen = np.ascontiguousarray(array).view()
-    frozen.flags.writeable = False
-    return frozen
+def _shape(shape: Any) -> tuple[int, int]:
+    """Rows and columns of a sparse matrix, checked."""
+    if not isinstance(shape, list | tuple | np.ndarray) or len(shape) != 2:
+        raise arguments.wrong("csr shape", shape, "two whole numbers, rows and columns")
+    return arguments.whole("csr rows", shape[0]), arguments.whole("csr columns", shape[1], 1, 2**31 - 1)  # they must fit 32 bits
+
+
+def _floats(what: str, array: Any, ndim: int) -> NDArray[np.float32]:
+    """A float32 array of ``ndim`` dimensions, in any byte order and layout, all of it finite, as ours."""
+    plain = isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)
+    if not plain or array.dtype.newbyteorder("=") != np.float32 or array.ndim != ndim:
+        found = f"{array.ndim} dimensions of {array.dtype}" if plain else type(array).__name__
+        raise InputError(f"{what}: {found}: expected a numpy array of {ndim} dimension{'s' * (ndim > 1)} of float32")
+    return _finite(what, arguments.own(array.astype(np.float32, copy=False)))
 
 
 def _finite(what: str, array: NDArray[Any]) -> NDArray[Any]:
     """``array``, which must hold no infinity and no NaN."""
     finite = np.isfinite(array)
     if not finite.all():
-        raise InputError(f"{what}: entry {int(finite.argmin())} is {array.ravel()[finite.argmin()]}, a finite float32 would be right")
+        raise InputError(f"{what}: entry {int(finite.argmin())} is {array.ravel()[finite.argmin()]}: expected a finite float32")
     return array

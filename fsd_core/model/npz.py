@@ -2,32 +2,78 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
-import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from fsd_core.errors import InputError
 from fsd_core.model.layer import Csr
 
-__all__ = ["SCIPY_KEYS", "compressed", "dense", "read_npz", "scipy_csr"]
+__all__ = ["SCIPY_KEYS", "compressed", "dense", "members", "read_npz", "scipy_csr"]
 
 SCIPY_KEYS = {"format", "shape", "data", "indices", "indptr"}  # what scipy.sparse.save_npz writes for a CSR matrix
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of the file by name. InputError naming the file where it cannot be read."""
+    """All arrays of the file by name. InputError naming the file, and the array in it, where it cannot be read.
+
+    An array takes memory only once its header was held against the bytes that the file has for it.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    where = f"{path}: cannot be read as .npz"
     try:
         with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if not isinstance(loaded, np.lib.npyio.NpzFile):
-                raise InputError(f"{path}: is one bare array, an .npz file would be right")
-            return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read as .npz: {error}") from error
+            if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
+                raise InputError("is one bare array: expected an .npz file, as numpy.savez writes it")
+            with zipfile.ZipFile(file) as archive:
+                for info in archive.infolist():
+                    name = info.filename.removesuffix(".npy")
+                    where = f"{path}: cannot be read as .npz: array {name!r}"
+                    if name in arrays:
+                        raise InputError("it is there twice")
+                    arrays[name] = _member(archive, info)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    except Exception as error:  # zipfile, its decompressors and numpy's parser raise errors of any kind on damaged bytes
+        raise InputError(f"{where}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    return arrays
+
+
+def members(path: Path) -> set[str]:
+    """The names of the arrays in a file; none where it is no ``.npz``, or cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except Exception:  # as above
+        return set()
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    with archive.open(info) as member:
+        _check_header(member, info.file_size)
+    with archive.open(info) as member:
+        array: NDArray[Any] = npy.read_array(member, allow_pickle=False)
+    return array
+
+
+def _check_header(member: IO[bytes], size: int) -> None:
+    """Raise InputError unless a member of ``size`` bytes is an array of numbers or texts of just that size."""
+    if member.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
+        raise InputError("it is no array: expected what numpy.savez writes")
+    version = tuple(member.read(2))
+    if version not in _HEADERS:
+        raise InputError(f"its format is {'.'.join(map(str, version))}: expected 1.0 or 2.0")
+    shape, _, dtype = _HEADERS[version](member)
+    if dtype.hasobject:
+        raise InputError("it holds objects: expected numbers")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size - member.tell():
+        raise InputError(f"{size - member.tell()} bytes do not fit its shape {shape} of {dtype}")
 
 
 def dense(array: NDArray[Any]) -> NDArray[np.float32]:
@@ -40,9 +86,11 @@ def dense(array: NDArray[Any]) -> NDArray[np.float32]:
 
 def scipy_csr(arrays: dict[str, NDArray[Any]]) -> Csr:
     """The matrix that ``scipy.sparse.save_npz`` wrote."""
-    form = arrays["format"].item()
-    if form not in (b"csr", "csr"):
-        raise InputError(f"a scipy matrix of format {form!r}: csr would be right (convert it with .tocsr())")
+    form = arrays["format"]
+    if form.shape != () or form.dtype.kind not in "SU":
+        raise InputError(f"format is {form.dtype} of shape {form.shape}: expected the name of a format, as scipy.sparse.save_npz writes it")
+    if form.item() not in (b"csr", "csr"):
+        raise InputError(f"a scipy matrix of format {form.item()!r}: expected csr (convert it with .tocsr())")
     return compressed(arrays["data"], arrays["indices"], arrays["indptr"], arrays["shape"])
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core import arguments
 from fsd_core.errors import InputError
 from fsd_core.model.layer import Csr, Layer, Model
 
@@ -29,17 +30,17 @@ def radixnet(neurons: int, layers: int, seed: int = 0, weights: str = "official"
     later copies differ from them by the (seeded) permutations only. ``"normal"``: the same structure, values drawn from N(0, 2/32)
     (He et al., 2015, for a fan-in of 32), bias from N(0, 0.01), plain rule, ReLU, no clip. Raises InputError for any other argument.
     """
+    neurons, layers, seed = arguments.whole("neurons", neurons), arguments.whole("layers", layers, 1), arguments.whole("seed", seed)
+    arguments.one_of("weights", weights, ("official", "normal"))
     if neurons not in CHALLENGE_BIAS:
         raise InputError(f"{neurons} neurons: a RadiX-Net of the challenge has {', '.join(map(str, CHALLENGE_BIAS))}")
-    if layers < 1 or seed < 0:
-        raise InputError(f"{layers} layers with seed {seed}: at least 1 layer and a seed of at least 0 would be right")
-    if weights not in ("official", "normal"):
-        raise InputError(f"weights {weights!r}: official or normal would be right")
     base = (neurons // _BLOCK).bit_length() - 1
     random = np.random.default_rng(seed)
     indptr = np.arange(0, neurons * _FAN_IN + 1, _FAN_IN, dtype=np.int64)
     values = np.full(neurons * _FAN_IN, 1 / 16, np.float32)  # one array for all layers
     bias = np.full(neurons, CHALLENGE_BIAS[neurons], np.float32)
+    for shared in (indptr, values, bias):
+        arguments.fresh(shared)
     permutation = np.arange(neurons)
     made = []
     for k in range(layers):
@@ -51,7 +52,9 @@ def radixnet(neurons: int, layers: int, seed: int = 0, weights: str = "official"
         else:
             values = random.standard_normal(neurons * _FAN_IN, np.float32) * np.float32((2 / _FAN_IN) ** 0.5)
             bias = random.standard_normal(neurons, np.float32) * np.float32(0.1)
-            made.append(Layer(Csr(indptr, indices, values, (neurons, neurons)), bias, "relu", None, False))
+            made.append(
+                Layer(Csr(indptr, indices, arguments.fresh(values), (neurons, neurons)), arguments.fresh(bias), "relu", None, False)
+            )
     return Model(tuple(made), f"radixnet-{neurons}x{layers}")
 
 
@@ -61,4 +64,5 @@ def _columns(neurons: int, level: int, permutation: NDArray[np.int64]) -> NDArra
     own = np.arange(neurons) % nodes
     classes = np.stack([own, (own + (1 << level)) % nodes], axis=1)  # output j - 2^l hears input j
     inputs = classes[:, :, None] + nodes * np.arange(_BLOCK)
-    return np.sort(permutation[inputs.reshape(neurons, _FAN_IN)].astype(np.int32), axis=1).ravel()
+    indices = np.sort(permutation[inputs.reshape(neurons, _FAN_IN)].astype(np.int32), axis=1)
+    return arguments.fresh(indices).ravel()

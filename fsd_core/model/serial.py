@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fsd_core.errors import InputError
+from fsd_core import arguments
 from fsd_core.model.activation import activate, softmax
 from fsd_core.model.layer import Csr, Model
 
@@ -16,13 +16,13 @@ __all__ = ["serial"]
 def serial(model: Model, inputs: Any, batch: int = 1024) -> Any:
     """The output of ``model`` for ``inputs`` (samples, model.inputs) as ``scipy.sparse.csr_matrix`` (samples, model.outputs) float32.
 
-    ``batch`` samples are computed at a time. Raises InputError where the width of ``inputs`` is not the model's.
+    ``inputs``: whatever `fsd_core.run` takes as arrays or matrices; they stay as they are. ``batch`` samples are computed at a time.
+    Raises InputError where an argument is wrong.
     """
     from scipy.sparse import csr_matrix, vstack
 
-    inputs = csr_matrix(inputs, dtype=np.float32)
-    if inputs.shape[1] != model.inputs:
-        raise InputError(f"the input has width {inputs.shape[1]}, the model takes {model.inputs}")
+    batch = arguments.whole("batch", batch, 1)
+    inputs = arguments.matrix("inputs", inputs, arguments.instance("model", model, Model).inputs)
     weights = [layer.weights.scipy() if isinstance(layer.weights, Csr) else layer.weights for layer in model.layers]
     zero_stays = all(layer.challenge and layer.activation in ("identity", "relu", "tanh") for layer in model.layers)
     blocks = [csr_matrix((0, model.outputs), dtype=np.float32)]

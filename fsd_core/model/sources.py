@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core import arguments
 from fsd_core.errors import InputError
+from fsd_core.home import expanded
 from fsd_core.model.layer import Csr, Layer, Model
 from fsd_core.model.npz import SCIPY_KEYS, compressed, dense, read_npz, scipy_csr
 from fsd_core.model.radixnet import CHALLENGE_BIAS, CHALLENGE_CLIP, radixnet
@@ -23,17 +25,19 @@ _LAYER_FILE = re.compile(r"n(\d{1,9})-l(\d{1,9})\.tsv")
 _ARRAY = re.compile(r"(weights|data|indices|indptr|shape|bias)_(\d{1,9})")
 
 
-def open_model(spec: str) -> Model:
+def open_model(spec: str | os.PathLike[str]) -> Model:
     """The model that ``spec`` names: a folder that fsd made, a Graph Challenge folder of an official N, or ``radixnet:N:L[:SEED]``.
 
-    A Graph Challenge folder gets the challenge's bias, rule and clip. Raises InputError where there is no such model or it is wrong.
+    A `Path` is a folder, whatever it is called. A Graph Challenge folder gets the challenge's bias, rule and clip. Raises InputError where
+    there is no such model or it is wrong.
     """
-    if spec.startswith("radixnet:"):
+    spec = arguments.folder_or_name("model", spec, "a Model, the path of a model, or radixnet:NEURONS:LAYERS[:SEED]")
+    if isinstance(spec, str) and spec.startswith("radixnet:"):
         fields = spec.split(":")[1:]
         if len(fields) not in (2, 3) or not all(re.fullmatch(r"\d{1,18}", field) for field in fields):
             raise InputError(f"{spec!r}: radixnet:NEURONS:LAYERS or radixnet:NEURONS:LAYERS:SEED would be right")
         return radixnet(int(fields[0]), int(fields[1]), int(fields[2]) if len(fields) == 3 else 0)
-    path = Path(spec)
+    path = expanded(spec)
     if os.path.isfile(path / MANIFEST):
         return load(path)
     if not os.path.exists(path):
@@ -45,11 +49,15 @@ def open_model(spec: str) -> Model:
         official = ", ".join(map(str, CHALLENGE_BIAS))
         raise InputError(f"{spec}: {neurons} neurons are not a size of the Graph Challenge ({official}); use 'fsd model import'")
     layers = [_tsv_layer(file, neurons) for file in files]
-    return _model(layers, CHALLENGE_BIAS[neurons], "relu", CHALLENGE_CLIP, True, f"challenge-{neurons}x{len(files)}", spec)
+    return _model(layers, CHALLENGE_BIAS[neurons], "relu", CHALLENGE_CLIP, True, f"challenge-{neurons}x{len(files)}", str(spec))
 
 
 def import_model(
-    source: str | Path, bias: float | None = None, rule: str = "plain", activation: str = "relu", clip: float | None = None
+    source: str | os.PathLike[str],
+    bias: float | None = None,
+    rule: str = "plain",
+    activation: str = "relu",
+    clip: float | None = None,
 ) -> Model:
     """A model from ``source``, with ``rule`` (plain or challenge), ``activation`` and ``clip`` for every layer.
 
@@ -61,9 +69,8 @@ def import_model(
     ``bias`` goes to every neuron; ``None`` is the file's own, the challenge's for an official N under the challenge rule, or else 0.
     Zero weights of sparse layers are left out. Raises InputError naming what is wrong.
     """
-    if rule not in ("plain", "challenge"):
-        raise InputError(f"rule {rule!r}: plain or challenge would be right")
-    path = Path(source)
+    path, rule = arguments.path("source", source), arguments.one_of("rule", rule, ("plain", "challenge"))
+    bias = None if bias is None else arguments.number("bias", bias)
     if os.path.isdir(path):
         neurons, files = _layer_files(path)
         if bias is None:
@@ -77,7 +84,7 @@ def import_model(
     else:
         state = "a folder of n{N}-l{k}.tsv files or an .npz file would be right" if os.path.exists(path) else "no such file or folder"
         raise InputError(f"{path}: {state}")
-    return _model(layers, bias or 0.0, activation, clip, rule == "challenge", path.resolve().name.removesuffix(".npz"), str(source))
+    return _model(layers, bias or 0.0, activation, clip, rule == "challenge", path.resolve().name.removesuffix(".npz"), str(path))
 
 
 _Weights = tuple[Csr | NDArray[np.float32], NDArray[Any] | None]  # and the layer's own bias

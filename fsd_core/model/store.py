@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fsd_core import arguments
 from fsd_core.errors import InputError
 from fsd_core.model import tensors
 from fsd_core.model.layer import Csr, Layer, Model
@@ -34,7 +35,8 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
 
     A folder that `save` made is replaced; InputError where anything else is at ``path``, or where it cannot be written.
     """
-    folder = Path(path)
+    folder = arguments.path("path", path)
+    arguments.instance("model", model, Model)
     replaces = os.path.lexists(folder)
     if replaces:
         try:
@@ -112,7 +114,7 @@ def load(path: str | os.PathLike[str]) -> Model:
 
     Raises InputError naming the file and what is wrong with it.
     """
-    folder = Path(path)
+    folder = arguments.path("path", path)
     manifest = _manifest(folder)
     where = folder / MANIFEST
     entries, name = manifest.get("layers"), manifest.get("name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import lzma
@@ -38,6 +39,7 @@ def read_table(path: Path, rows: int, columns: int) -> Table:
         text = path.read_bytes()
         if path.suffix in _UNPACK:
             text = _UNPACK[path.suffix](text)
+        text = text.removeprefix(codecs.BOM_UTF8)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if not text.strip():

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core import arguments
 from fsd_core.model import Layer, Model
 from fsd_core.partition.owners import Partition
 
@@ -38,7 +39,7 @@ class ExchangePlan:
     """
 
     def __init__(self, model: Model, partition: Partition) -> None:
-        partition.check(model)
+        arguments.instance("partition", partition, Partition).check(model)
         self.workers = workers = partition.workers
         self.layers = len(model.layers)
         owners = partition.owners

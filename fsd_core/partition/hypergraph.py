@@ -14,6 +14,7 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +43,12 @@ def hypergraph(
     """The partition that this module describes, or that of `block` where it moves no more rows. Equal arguments give equal partitions.
 
     Each layer is as even as `fsd_core.partition.balance.limit` says. Where the ``solver`` (default: Mt-KaHyPar on one thread) is missing,
-    dies or takes too long, a warning is logged and the layers that are left are shared out in blocks.
+    dies or takes too long, a warning is logged, the layers that are left are shared out in blocks, and the partition's label says so.
     """
     blocks = block(model, workers)
+    label = "hypergraph"
     if workers == 1:
-        return blocks
+        return replace(blocks, label=label)
     if solver is None:
         if importlib.util.find_spec("mtkahypar") is None:
             _log.warning("mtkahypar is not installed (extra: partition): the layers are shared out in blocks, more rows will travel")
@@ -61,13 +63,14 @@ def hypergraph(
                 left = f"layers {k + 1} to {len(model.layers)}"
                 _log.warning("mtkahypar: %s: %s are shared out in blocks, more rows will travel", stopped, left)
                 owners.extend(blocks.owners[k + 1 :])
+                label = "hypergraph, completed by block"
                 break
             finally:
                 if progress is not None:
                     progress(len(owners), len(model.layers))
     made = Partition(workers, (_inputs(model.layers[0], owners[0], workers), *owners))
     moved, moved_by_blocks = (ExchangePlan(model, each).figures()["rows_moved"] for each in (made, blocks))
-    return made if moved < moved_by_blocks else blocks
+    return replace(made if moved < moved_by_blocks else blocks, label=label)
 
 
 def _share(layer: Layer, sources: NDArray[np.int32] | None, workers: int, seed: int, solver: Solver) -> NDArray[np.int32]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from pathlib import Path
 
+from fsd_core import arguments
 from fsd_core.errors import InputError
+from fsd_core.home import expanded
 from fsd_core.model import Model
 from fsd_core.partition.hypergraph import hypergraph
 from fsd_core.partition.owners import Partition
@@ -17,7 +19,11 @@ METHODS = ("hypergraph", "random", "block")
 
 
 def partition(
-    model: Model, workers: int, method: str | Path = "hypergraph", seed: int = 0, progress: Callable[[int, int], None] | None = None
+    model: Model,
+    workers: int,
+    method: str | os.PathLike[str] = "hypergraph",
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Partition:
     """Share the rows of every layer out among ``workers`` ranks.
 
@@ -26,11 +32,10 @@ def partition(
     ``progress(done, layers)`` is called as the hypergraph method gets on. Raises `InputError` where ``workers`` is under 1 or over the
     rows of the largest layer, ``seed`` negative, the method unknown, and where a file does not fit the model or the number of workers.
     """
-    largest = max(layer.outputs for layer in model.layers)
-    if workers < 1:
-        raise InputError(f"workers {workers}: at least 1 is needed")
-    if seed < 0:
-        raise InputError(f"seed {seed}: at least 0 is needed")
+    largest = max(layer.outputs for layer in arguments.instance("model", model, Model).layers)
+    workers, seed = arguments.whole("workers", workers, 1), arguments.whole("seed", seed)
+    method = arguments.folder_or_name("method", method, f"one of {', '.join(METHODS)}, or the path of a partition")
+    arguments.callback("progress", progress)
     if workers > largest:
         raise InputError(f"workers {workers}: more than the {largest} rows of the largest layer of {model.name}; a rank would own nothing")
     if method == "hypergraph":
@@ -39,7 +44,7 @@ def partition(
         return random(model, workers, seed)
     if method == "block":
         return block(model, workers)
-    if not Path(method).exists():
+    if not expanded(method).exists():
         raise InputError(f"partition {method}: neither {', '.join(METHODS)} nor an existing file or folder")
     loaded = Partition.load(method, model)
     if loaded.workers != workers:

@@ -56,20 +56,20 @@ def read_folder(folder: Path, model: Model) -> Partition:
     _choose(model, files, group, owners, workers)
     for k, (layer, file) in enumerate(zip(model.layers, files, strict=True)):
         _compare(layer, file, owners[k], owners[k + 1], workers, exact=bool(known[k + 1].all()))
-    return Partition(workers, tuple(owner.astype(np.int32) for owner in owners)).check(model, str(folder))
+    return Partition(workers, tuple(owner.astype(np.int32) for owner in owners), str(folder)).check(model, str(folder))
 
 
 def _read(path: Path, rows: int, most: int) -> _Connections:
     line, source, pairs = np.zeros(rows, np.int64), np.full(rows, -1), []
     try:
-        text = path.read_text("ascii")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     for number, content in enumerate(text.splitlines(), 1):
         words = content.split()
         if not words:
             continue
-        if len(words) < 3 or not all(word.isdecimal() and len(word) < 10 for word in words):
+        if len(words) < 3 or not all(word.isascii() and word.isdecimal() and len(word) < 10 for word in words):
             raise InputError(f"{path}:{number}: {content[:40]!r} is not: row source-worker target-worker...")
         row, *workers = map(int, words)
         if row >= rows:

@@ -11,6 +11,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core import interrupt
 from fsd_core.partition import _mtkahypar
 
 __all__ = ["Hypergraph", "Solver", "Stopped"]
@@ -56,12 +57,18 @@ class Solver:
             process.kill()
 
         try:
-            process = self._process = self._process or subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
+            with interrupt.whole():
+                process = self._process = self._process or subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C in a terminal is for the caller, who ends it
+                )
             assert process.stdin is not None
             assert process.stdout is not None
             timer = threading.Timer(seconds, give_up)
+            timer.daemon = True
             timer.start()
             try:
                 _mtkahypar.write(process.stdin, workers=workers, epsilon=epsilon, seed=seed, **vars(graph))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from importlib.metadata import version
@@ -14,6 +14,7 @@ from fsd_core.figures import FIGURES, RANK_PARTS, Figure, Measured, rank_parts, 
 from fsd_core.report import charts
 from fsd_core.report.charts import Bar, Row
 from fsd_core.report.stragglers import stragglers
+from fsd_core.result import left_out
 
 __all__ = ["MARK", "check_page", "comparison_page", "run_page"]
 
@@ -47,6 +48,7 @@ def comparison_page(found: Comparison) -> str:
     if emulated:
         top.append(f'<p class="warn">Emulated on this machine: {_text(", ".join(emulated))}. Compare counts and bytes, not times.</p>')
     top += [f'<p class="warn">Without figures: {_text(line)}</p>' for _, line in found.failures()]
+    top += [f'<p class="warn">{_text(line)}.</p>' for line in found.left_out()]
     sections = [
         _section("At a glance", _overview(found)),
         f'<div class="pair">{"".join(_compared(figure, found) for figure in FIGURES)}</div>',
@@ -78,6 +80,28 @@ def run_page(run: Measured) -> str:
     if record["stand_in"]:
         where = _text(record["stand_in"])
         top.append(f'<p class="warn">Emulated at {where}. Compare counts and bytes, not times.</p>')
+    if words := left_out(record.get("missing_ranks", ())):
+        top.append(f'<p class="warn">{_text(words)}.</p>')
+    sections = [
+        *(_by_rank(record) if record["ranks"] else ()),
+        _section("Bill", _bill(run.bill)),
+        f'<div class="pair">{"".join(_amounts(figure, run) for figure in FIGURES[:3])}</div>',
+    ]
+    names = ("run", "began", "provider", "channel", "partition", "seed", "objective", "workers", "branching", "faults", "model")
+    facts = [*record["note"].items()]
+    facts += [(name if name != "model" else "model digest", record[name]) for name in names if record[name] is not None]
+    facts += [("batches of samples", ", ".join(map(str, record["batches"]))), ("service", record["stand_in"] or "itself")]
+    facts += [("memory, largest worker", _bytes(record["memory"]["peak_bytes_max"]))]
+    facts += [("memory limit", _bytes(record["memory"]["limit_bytes"]))] if "limit_bytes" in record["memory"] else []
+    facts += record["versions"].items()
+    sections.append(_section("Configuration and versions", _facts(facts)))
+    if words := LOCAL if record["provider"] == "local" else EMULATED if record["stand_in"] else "":
+        sections.append(_section("How to read this", f"<p>{_text(words)}</p>"))
+    return _page(f"fsd run {record['run']}", [*top, *sections])
+
+
+def _by_rank(record: Mapping[str, Any]) -> list[str]:
+    """The sections that show each rank that left a record."""
     ranks = [(f"rank {rank['rank']}", rank_parts(rank)) for rank in record["ranks"]]
     rows_of = [Row(f"rank {rank['rank']}", rank_spans(rank)) for rank in record["ranks"]]
     moments = charts.timeline("moments", "What each rank did when", "seconds from the launch", RANK_PARTS, rows_of, _seconds)
@@ -100,23 +124,7 @@ def run_page(run: Measured) -> str:
     both = _section("Timeline by rank", f'<figure>{moments}</figure><p class="soft">{moments_words}</p>')
     both += _section("Time by rank", figure + f'<p class="soft">{words}</p>')
     table = _table(["phase", "slowest", "its time", "median rank", "straggler"], late)
-    sections = [
-        f'<div class="pair">{both}</div>',
-        _section("Stragglers", f'{table}<p class="soft">{stragglers_words}</p>'),
-        _section("Bill", _bill(run.bill)),
-        f'<div class="pair">{"".join(_amounts(figure, run) for figure in FIGURES[:3])}</div>',
-    ]
-    names = ("run", "began", "provider", "channel", "partition", "seed", "objective", "workers", "branching", "faults", "model")
-    facts = [*record["note"].items()]
-    facts += [(name if name != "model" else "model digest", record[name]) for name in names if record[name] is not None]
-    facts += [("batches of samples", ", ".join(map(str, record["batches"]))), ("service", record["stand_in"] or "itself")]
-    facts += [("memory, largest worker", _bytes(record["memory"]["peak_bytes_max"]))]
-    facts += [("memory limit", _bytes(record["memory"]["limit_bytes"]))] if "limit_bytes" in record["memory"] else []
-    facts += record["versions"].items()
-    sections.append(_section("Configuration and versions", _facts(facts)))
-    if words := LOCAL if record["provider"] == "local" else EMULATED if record["stand_in"] else "":
-        sections.append(_section("How to read this", f"<p>{_text(words)}</p>"))
-    return _page(f"fsd run {record['run']}", [*top, *sections])
+    return [f'<div class="pair">{both}</div>', _section("Stragglers", f'{table}<p class="soft">{stragglers_words}</p>')]
 
 
 def _amounts(figure: Figure, run: Measured) -> str:

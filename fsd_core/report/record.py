@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fsd_core.cost.usage import MOST
+from fsd_core import arguments
 from fsd_core.errors import InputError
-from fsd_core.result import RECORD_VERSION, plain
-from fsd_core.stopwatch import CELLS, PHASES
+from fsd_core.result import RECORD_VERSION, is_number, plain, wrong_rank
+from fsd_core.sealed import Damaged, unseal
 from fsd_core.wrappers.meter import FIELDS
 
 __all__ = ["find_record", "read_record"]
@@ -21,23 +22,24 @@ MOST_BYTES = 64 << 20  # a thousand ranks leave about 1 MB
 TEXTS = ("provider", "channel", "partition", "began", "model", "objective")
 COUNTS = ("samples", "neurons", "layers", "workers", "branching")  # of which there is at least one
 SECONDS = ("total", "stage", "launch", "load", "compute", "exchange")
-RANK_SECONDS = ("launch", *PHASES, "init", "function")
 
 
-def find_record(run: str, home: Path) -> Path:
+def find_record(run: str | os.PathLike[str], home: str | os.PathLike[str]) -> Path:
     """The file of a run's id, or the path of one. Raises `InputError` where there is none."""
-    if "/" in run or run.endswith(".json"):
-        return Path(run)
+    run = arguments.folder_or_name("run", run, "the id of a run, or the path of its record")
+    if isinstance(run, Path) or "/" in run or run.endswith(".json"):
+        return arguments.path("run", run)
     if not RUN.fullmatch(run):
         raise InputError(f"run {run!r}: must be the id of a run, 16 hexadecimal digits, or the path of its record")
-    file = home / "runs" / f"{run}.json"
+    file = arguments.path("home", home) / "runs" / f"{run}.json"
     if not file.exists():
         raise InputError(f"run {run}: its record is gone: {file} does not exist")
     return file
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A run's record, checked. Raises `InputError` on one that is no record, or of another version of fsd."""
+    path = arguments.path("path", path)
     try:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
@@ -55,6 +57,10 @@ def read_record(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: is no record of a run: it must be an object with `run`")
     if (found := record.get("version")) != RECORD_VERSION:
         raise InputError(f"{path}: the record is of another version of fsd: of form {found!r}, this one reads {RECORD_VERSION}; run again")
+    try:
+        record = unseal(data, f"{path}: the record")
+    except Damaged as error:
+        raise InputError(f"{error}; run again") from error
     if wrong := _wrong(record):
         raise InputError(f"{path}: the record is damaged: {wrong} is missing or wrong; run again")
     return record
@@ -82,42 +88,33 @@ def _wrong(record: Mapping[str, Any]) -> str | None:
     batches = record.get("batches")
     if not isinstance(batches, list) or not all(map(_is_count, batches)):
         return "batches"
-    ranks = record.get("ranks")
-    if not isinstance(ranks, list) or len(ranks) != record["workers"] or not all(isinstance(rank, dict) for rank in ranks):
+    ranks, missing = record.get("ranks"), record.get("missing_ranks", [])
+    if not isinstance(missing, list) or not all(map(_is_count, missing)):
+        return "missing_ranks"
+    if not isinstance(ranks, list) or len(ranks) + len(missing) != record["workers"] or not all(isinstance(rank, dict) for rank in ranks):
         return "ranks"
+    there = [rank for rank in range(record["workers"]) if rank not in missing]
+    if len(there) != len(ranks):
+        return "missing_ranks"
     tables = [("seconds", record.get("seconds"), SECONDS), ("meter", record.get("meter"), FIELDS)]
     tables += [("memory", record.get("memory"), ("peak_bytes_max",))]
-    tables += [(f"ranks[{at}].seconds", rank.get("seconds"), RANK_SECONDS) for at, rank in enumerate(ranks)]
     for where, table, names in tables:
         if not isinstance(table, dict):
             return where
         for name in names:
-            if not _is_number(table.get(name)):
+            if not is_number(table.get(name)):
                 return f"{where}.{name}"
-    if "limit_bytes" in record["memory"] and not _is_number(record["memory"]["limit_bytes"]):
+    if "limit_bytes" in record["memory"] and not is_number(record["memory"]["limit_bytes"]):
         return "memory.limit_bytes"
-    for at, rank in enumerate(ranks):
-        if rank.get("rank") != at:
-            return f"ranks[{at}].rank"
-        if not _is_timeline(rank.get("timeline")):
-            return f"ranks[{at}].timeline"
+    for at, (number, rank) in enumerate(zip(there, ranks, strict=True)):
+        if wrong := "rank" if rank.get("rank") != number else wrong_rank(rank):
+            return f"ranks[{at}].{wrong}"
     return None
-
-
-def _is_timeline(value: Any) -> bool:
-    if not isinstance(value, dict) or not _is_number(value.get("cell_s")):
-        return False
-    phases = value.get("phases")
-    return isinstance(phases, str) and 0 < len(phases) <= CELLS and set(phases) <= {phase[0] for phase in PHASES}
 
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value == plain(value)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST
-
-
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and _is_number(value)
+    return isinstance(value, int) and is_number(value)

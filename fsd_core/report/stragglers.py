@@ -32,7 +32,7 @@ def stragglers(record: Mapping[str, Any]) -> list[Straggler]:
     """
     found = []
     parts = [rank_parts(rank) for rank in record["ranks"]]
-    for at, phase in enumerate(RANK_PARTS):
+    for at, phase in enumerate(RANK_PARTS if parts else ()):
         if phase not in ("wait", "other"):
             times = [part[at] for part in parts]
             slowest, middle = max(times), median(times)

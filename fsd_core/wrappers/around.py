@@ -17,6 +17,7 @@ class Around(Generic[Driver]):
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
+        self.service = driver.service
 
     def classify(self, error: BaseException) -> Code:
         """The wrapped driver's code of ``error``."""

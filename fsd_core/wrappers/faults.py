@@ -300,3 +300,8 @@ class _LateLaunch:
     def poll(self) -> Code | None:
         """See `Launch.poll`."""
         return self._launch.poll() if self._launch else self._code
+
+    @property
+    def text(self) -> str:
+        """See `Launch.text`."""
+        return self._launch.text if self._launch else ""

@@ -10,7 +10,7 @@
 // be changed. The template sets the settings as they were at first: after it, deploy again. `az group delete --name fsd-mine` removes
 // everything.
 //
-// Held against the adapter's own names, roles and settings by a test; it was never compiled or deployed.
+// Held against the adapter's own names, roles and settings and the models that Azure publishes by tests; it was never compiled or deployed.
 
 @description('The name that everything carries: a lower-case letter, then up to 14 of a-z, 0-9 and -, not ending in -.')
 @maxLength(15) // up to 40 with fsd deploy, which shortens other names
@@ -44,6 +44,7 @@ param memory_mb int = 2048
 @maxValue(86399)
 param timeout_s int = 900
 
+@description('Functions at once. Azure takes less than 40 in some regions only, if at all, and for HTTP it is no hard cap of the platform.')
 @maxValue(1000)
 param concurrency int = 100
 
@@ -71,6 +72,7 @@ var sender = '69a216fc-b8fb-44d8-bc22-1f3c2cd27a39' // Azure Service Bus Data Se
 var receiver = '4f6d3b9b-027b-4f4c-9142-0e5a2a2247e0' // Azure Service Bus Data Receiver
 var owner = '090c5cfd-751d-490a-894a-3ce6f1109419' // Azure Service Bus Data Owner
 var blobs = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe' // Storage Blob Data Contributor
+var blobsOwner = 'b7e6dc6d-f1e8-4753-8033-0f276bb0955b' // Storage Blob Data Owner: what the Functions host needs of its own storage
 
 // --- messages: a queue for each rank of each slot, rank r in namespace r modulo their number
 
@@ -248,9 +250,9 @@ resource workerReceives 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
 
 resource workerStores 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   scope: storage
-  name: guid(storage.id, function, blobs)
+  name: guid(storage.id, function, blobsOwner)
   properties: {
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobs)
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobsOwner)
     principalId: site.identity.principalId
     principalType: 'ServicePrincipal'
   }

@@ -1,6 +1,7 @@
 # What `fsd deploy --provider gcp` makes, for those who want to make it with Terraform.
 #
 #   python -m fsd_gcp.package function.zip > package.auto.tfvars.json   # builds the zip; its path and digest
+#   gcloud services enable cloudresourcemanager.googleapis.com serviceusage.googleapis.com   # Terraform asks these to plan
 #   terraform init
 #   terraform apply -var app=mine -var project=my-project -var member=user:me@example.org
 #
@@ -116,7 +117,8 @@ locals {
   worker   = "serviceAccount:${google_service_account.worker.email}"
   person   = startswith(var.member, "user:")
   apis = [
-    "artifactregistry", "cloudbuild", "cloudfunctions", "iam", "iamcredentials", "logging", "pubsub", "run", "storage",
+    "artifactregistry", "cloudbuild", "cloudfunctions", "cloudresourcemanager", "iam", "iamcredentials", "logging", "pubsub", "run",
+    "serviceusage", "storage",
   ]
   cpu = var.memory_mb <= 4096 ? "1" : var.memory_mb <= 8192 ? "2" : var.memory_mb <= 16384 ? "4" : "8"
 }

@@ -20,6 +20,7 @@ from typing import TypeVar
 from fsd_conformance.emulators.emulator import Emulator, pointed
 from fsd_conformance.emulators.install import folder, locked
 from fsd_conformance.emulators.process import Guard, Process
+from fsd_core import interrupt
 from fsd_core.errors import InputError
 
 __all__ = ["EMULATORS", "Emulator", "Running", "Used", "down", "find", "names", "own", "state", "up", "use"]
@@ -91,7 +92,7 @@ def state(provider: str) -> Running | None:
     """What was started and not ended, alive or not."""
     try:
         return Running(**json.loads(_file(provider).read_text()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError):
         raise InputError(f"{_file(provider)}: is no record of an emulator; remove it") from None
@@ -158,10 +159,13 @@ def own(found: type[E], tell: Callable[[str], None] = lambda text: None) -> Iter
         try:
             tell(f"starting {found.name}")
             emulator.start()
-            with pointed(emulator.env, found.clears):
+            with interrupt.contained(), pointed(emulator.env, found.clears):
                 yield emulator
         finally:
-            emulator.stop()
+            try:
+                emulator.stop()
+            except Exception as error:  # what was done with it is not lost by that, and the guard ends it
+                tell(f"{found.name} did not stop by itself: {type(error).__name__}: {error}")
             shutil.rmtree(home, ignore_errors=True)
 
 

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from fsd_conformance.emulators.service_bus import frames
 from fsd_conformance.emulators.service_bus.codec import AmqpError, Described
 
-__all__ = ["AmqpProxy"]
+__all__ = ["SETTLED", "AmqpProxy"]
+
+SETTLED = "settled"  # what is no name of a queue of ours
 
 _SIZE = struct.Struct(">I").unpack_from
 _ATTACH = 0x12
@@ -21,7 +23,8 @@ _HEAD = 8  # bytes of a protocol header, and of a frame's
 class AmqpProxy:
     """Listens at ``port`` of this machine for ``upstream``, a port of it too, until `close`; 0: each connection is cut at once.
 
-    ``see`` is called for each connection that is made, with "", and for each whole message that a client sends, with its link's target.
+    ``see`` is called for each connection that is made, with "", for each whole message that a client sends, with its link's target, and
+    for each of its dispositions, with `SETTLED`. An OSError that it raises cuts the connection before the server has the message.
     """
 
     def __init__(self, upstream: int, see: Callable[[str], None]) -> None:
@@ -88,6 +91,8 @@ class _Reader:
             self._targets[channel, fields.number(1)] = str(address).rpartition("/")[2]  # a client may name the host, too
         elif code == frames.TRANSFER and not fields.flag(5):
             self._see(self._targets.get((channel, fields.number(0)), "?"))
+        elif code == frames.DISPOSITION and fields.flag(0):  # a receiver's
+            self._see(SETTLED)
 
 
 def _carry(source: socket.socket, target: socket.socket, read: Callable[[bytes], None] | None) -> None:

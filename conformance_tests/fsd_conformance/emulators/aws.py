@@ -15,6 +15,7 @@ from fsd_conformance.emulators.emulator import Emulator, pointed
 from fsd_conformance.emulators.install import packages
 from fsd_conformance.emulators.process import POINTERS, Guard, Server
 from fsd_conformance.emulators.proxy import Proxy, Request, See
+from fsd_core.proxies import local_only
 
 __all__ = ["Aws", "operation", "watched"]
 
@@ -57,8 +58,7 @@ class Aws(Emulator):
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_CONFIG_FILE": os.devnull,  # a profile may name endpoints and credentials of its own
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
+            **local_only(os.environ),
         }
 
     @staticmethod

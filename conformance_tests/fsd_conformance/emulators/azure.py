@@ -15,6 +15,7 @@ from fsd_conformance.emulators.install import packages
 from fsd_conformance.emulators.process import POINTERS, Guard, Server
 from fsd_conformance.emulators.service_bus.server import ServiceBusServer
 from fsd_conformance.emulators.service_bus.throttle import CREDITS
+from fsd_core.proxies import local_only
 
 __all__ = ["NAMESPACES", "SUBSCRIPTION", "Azure", "Functions"]
 
@@ -39,10 +40,6 @@ class Functions(Server):
         told = ("--port", str(self.port), "--home", str(home), "--subscription", SUBSCRIPTION)
         return [sys.executable, "-m", module, *told, *self._arguments]
 
-    def environment(self) -> Mapping[str, str]:
-        """It passes on that no proxy stands before this machine."""
-        return {**super().environment(), "NO_PROXY": self.host, "no_proxy": self.host}
-
 
 class Azure(Emulator):
     """Clients use connection strings, and so do functions, which get them from their deployer: no identity is asked for anywhere."""
@@ -65,8 +62,7 @@ class Azure(Emulator):
             "FSD_AZURE_SERVICE_BUS_ADMINISTRATION": " ".join(f"{self.bus.host}:{port}" for _, port in self.bus.ports.values()),
             "AZURE_STORAGE_CONNECTION_STRING": self.objects.connection_string,
             "FSD_AZURE_ENDPOINT": self.functions.url,
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
+            **local_only(os.environ),
         }
 
     @staticmethod

@@ -118,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--queue-s", type=float, default=Options.queue_s, help="for which a call waits for an instance, before its 429")
     parser.add_argument("--answer-s", type=float, default=Options.answer_s, help="after which the front end cuts a call's answer")
     parser.add_argument("--settle", type=int, default=Options.settle, help="looks until what was just made is there, ready and allowed")
+    parser.add_argument("--least-instances", type=int, default=Options.least_instances, help="the least maximumInstanceCount of a site")
     return daemon.run(parser, arguments, serve)
 
 

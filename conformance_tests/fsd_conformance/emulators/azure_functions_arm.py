@@ -21,19 +21,20 @@ from fsd_conformance.emulators.web import Request, Response
 
 __all__ = ["Arm"]
 
-_RECORDS = frozenset(
-    (
-        "microsoft.authorization/roleassignments",
-        "microsoft.managedidentity/userassignedidentities",
-        "microsoft.servicebus/namespaces",
-        "microsoft.storage/storageaccounts",
-        "microsoft.storage/storageaccounts/blobservices/containers",
-        "microsoft.storage/storageaccounts/managementpolicies",
-        "microsoft.web/serverfarms",
-    )
-)
 _ROLES = "microsoft.authorization/roleassignments"
 _BUS = "microsoft.servicebus/namespaces"
+_PLANS = "microsoft.web/serverfarms"
+# What a PUT of a kind is answered with that makes one, and whether it has a provisioningState; what it had is changed with 200, but a
+# role, which stays as it is. Source: Microsoft's OpenAPI descriptions of these services, github.com/Azure/azure-rest-api-specs (2026-11).
+_RECORDS: Mapping[str, tuple[int, bool]] = {
+    _ROLES: (201, False),
+    "microsoft.managedidentity/userassignedidentities": (201, False),
+    _BUS: (201, True),
+    "microsoft.storage/storageaccounts": (200, True),
+    "microsoft.storage/storageaccounts/blobservices/containers": (201, False),
+    "microsoft.storage/storageaccounts/managementpolicies": (200, False),
+    _PLANS: (200, True),
+}
 _SITES = "microsoft.web/sites"
 _GROUP = r"[\w.()-]{1,89}[\w()-]"
 _BODY_BYTES = 4 << 20  # of a request of Resource Manager
@@ -173,7 +174,12 @@ class Arm:
         whole = "/" + "/".join(parts)
         if kind.startswith(_SITES) and len(named) > 2:
             site = "/" + "/".join(parts[: at + 4])
-            return await self.sites.route(request, site, named[3:])
+            plan = self.sites.plan(site.lower())
+            answer = await self.sites.route(request, site, named[3:])
+            kept = request.query.get("deleteEmptyServerFarm", ["true"])[0].lower() == "false"
+            if request.method == "DELETE" and len(named) == 3 and not kept and not self._apps(plan):
+                await self._remove(plan)  # an empty plan goes with its last app
+            return answer
         if len(named) == 2 and request.method == "GET" and (kind in _RECORDS or kind == _SITES):
             return _list(each for each in self._everything() if each["id"].lower().rpartition("/")[0] == whole.lower())
         if kind not in _RECORDS or len(named) % 2 == 0:
@@ -183,17 +189,27 @@ class Arm:
     def _everything(self) -> list[dict[str, Any]]:
         return [*self._records.values(), *(self.sites.shown(key) for key in self.sites.all)]
 
+    def _apps(self, plan: str) -> list[str]:
+        """The names of a plan's function apps."""
+        return [site.name for key, site in self.sites.all.items() if self.sites.plan(key) == plan]
+
     async def _record(self, request: Request, kind: str, whole: str) -> Response:
         key, known = whole.lower(), self._records.get(whole.lower())
         if request.method == "GET" and known:
             self._looks[key] += 1
             if (looks := self._looks[key]) > self._options.settle:
-                state = {"provisioningState": "Accepted"} if looks <= 2 * self._options.settle else {}
+                state = {"provisioningState": "Accepted"} if looks <= 2 * self._options.settle and _RECORDS[kind][1] else {}
                 return Response.of(known | {"properties": known["properties"] | state})
         if request.method == "GET" or (request.method == "PATCH" and not known):
             raise Refusal(404, "ResourceNotFound", f"The Resource '{whole}' was not found.")
         if request.method == "DELETE":
-            return Response(200 if await self._remove(key) else 204)
+            if kind == _PLANS and (used := self._apps(key)):
+                raise Refusal(
+                    409, "Conflict", f"Server farm '{whole}' cannot be deleted because it has web app(s) {', '.join(used)} assigned to it."
+                )
+            if not await self._remove(key):
+                return Response(204)
+            return Response.of(known) if kind == _ROLES else Response(200)
         if request.method not in ("PUT", "PATCH"):
             raise _nowhere(request)
         body = object_of(request)
@@ -207,11 +223,16 @@ class Arm:
         at = len(parts) - 1 - [part.lower() for part in parts][::-1].index("providers")
         fixed = {"id": whole, "name": parts[-1], "type": "/".join([parts[at + 1], *parts[at + 2 :: 2]])}
         before = known if known and request.method == "PATCH" else {}
-        properties = {**before.get("properties", {}), **body.get("properties", {}), "provisioningState": "Succeeded"}
+        made, stated = _RECORDS[kind]
+        properties = {
+            **before.get("properties", {}),
+            **body.get("properties", {}),
+            **({"provisioningState": "Succeeded"} if stated else {}),
+        }
         if kind == _ROLES:
             properties["scope"] = whole[: key.index("/providers/microsoft.authorization/")]
         self._records[key] = before | body | fixed | {"properties": properties}
-        return Response.of(self._records[key], 200 if known and kind != _ROLES else 201)
+        return Response.of(self._records[key], 200 if known and kind != _ROLES else made)
 
     def _check_role(self, key: str, body: Mapping[str, Any]) -> None:
         """One principal has one role at one place once, and an assignment is not changed."""

@@ -47,7 +47,8 @@ class Broken(Exception):
 @dataclass(frozen=True, kw_only=True)
 class Options(sandbox.Options):
     """How the emulator behaves: the flags of the command. ``settle``: for how many looks what was just made is not there, then not
-    ready, its host without keys and its identity without roles, as for some time on the platform; 0: all is done when it is answered."""
+    ready, its host without keys and its identity without roles, as for some time on the platform; 0: all is done when it is answered.
+    ``least_instances``: the least that a site may have as its most; the platform takes less than 40 in some regions only, if at all."""
 
     subscription: str = "00000000-0000-0000-0000-000000000000"
     region: str = "eastus2"
@@ -56,6 +57,7 @@ class Options(sandbox.Options):
     queue_s: float = 10.0
     answer_s: float = 230.0
     settle: int = 0
+    least_instances: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

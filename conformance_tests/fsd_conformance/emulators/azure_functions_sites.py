@@ -38,6 +38,7 @@ _REFUSED = frozenset(  # settings of other plans, whose place is functionAppConf
     )
 )
 _URL_CHARS = 8192
+_CONFLICT = 5  # a deployment's status: another one was under way
 
 
 class Refusal(Exception):
@@ -81,6 +82,11 @@ class Sites:
     def named(self, name: str) -> Site | None:
         """A site by its name, which is a host's and so of one site only."""
         return next((site for site in self.all.values() if site.name.lower() == name.lower()), None)
+
+    def plan(self, key: str) -> str:
+        """The id of a site's plan in small letters; "" where there is no such site, or it names none."""
+        site = self.all.get(key)
+        return str(site.told.get("properties", {}).get("serverFarmId") or "").lower() if site else ""
 
     def shown(self, key: str) -> dict[str, Any]:
         """As the service shows it."""
@@ -158,7 +164,7 @@ class Sites:
             raise Refusal(409, "Conflict", f"Website with given name {name} already exists, or the name is not one.")
         if site is not None and request.method == "PATCH":
             body = _merged(site.told, body)
-        scale, told = _scale(body), body.get("properties", {}).get("siteConfig", {}).get("appSettings")
+        scale, told = _scale(body, self._options.least_instances), body.get("properties", {}).get("siteConfig", {}).get("appSettings")
         given = None if told is None else _settings({each.get("name"): each.get("value") for each in told})
         new = site is None
         site = site or Site(whole, name, body, scale, given or {})
@@ -170,7 +176,7 @@ class Sites:
                 self.all.pop(key, None)
             raise
         site.told = body
-        return Response.of(self.shown(key), 201 if new else 200)
+        return Response.of(self.shown(key))
 
     async def _changed(
         self, site: Site, *, settings: dict[str, str] | None = None, scale: Scale | None = None, package: bytes | None = None
@@ -199,7 +205,7 @@ class Sites:
         return {**fixed, "properties": site.settings}
 
     def _function(self, site: Site, route: Route) -> dict[str, Any]:
-        said = {"name": route.name, "config": route.config, "isDisabled": False, "language": "python"}
+        said = {"config": route.config, "isDisabled": False, "language": "python"}
         said["invoke_url_template"] = f"http://{self._hosts(site)[0]}/{route.path}"
         named = {"id": f"{site.id}/functions/{route.name}", "name": f"{site.name}/{route.name}", "type": "Microsoft.Web/sites/functions"}
         return {**named, "properties": said}
@@ -217,6 +223,9 @@ class Sites:
             if "true" in (value.lower() for value in request.query.get("RemoteBuild", ())):
                 return Response(501, b"RemoteBuild: this emulator builds nothing\n", {"Content-Type": "text/plain"})
             deployment: dict[str, Any] = {"id": str(uuid4()), "status": 0, "status_text": "", "complete": False}
+            if not all(each["complete"] for each in site.deployments.values()):
+                site.deployments[deployment["id"]] = deployment | {"status": _CONFLICT, "status_text": "Conflict", "complete": True}
+                return Response.of(deployment["id"], 202)
             site.deployments[deployment["id"]] = site.deployments["latest"] = deployment
             task = asyncio.create_task(self._publish(site, request.body, deployment))
             self._tasks.add(task)
@@ -294,7 +303,7 @@ def _merged(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return old | {name: _merged(old.get(name) or {}, value) if isinstance(value, dict) else value for name, value in new.items()}
 
 
-def _scale(body: Mapping[str, Any]) -> Scale:
+def _scale(body: Mapping[str, Any], least: int) -> Scale:
     """What the site says of its instances. Raises `Refusal`: Flex Consumption takes no such thing, or we have none."""
     config = body.get("properties", {}).get("functionAppConfig") or {}
     scale, runtime = config.get("scaleAndConcurrency") or {}, config.get("runtime") or {}
@@ -306,8 +315,8 @@ def _scale(body: Mapping[str, Any]) -> Scale:
         raise _invalid("functionAppConfig.deployment.storage: its value must be a container's address")
     if memory not in _MEMORY_MB:
         raise _invalid(f"instanceMemoryMB is {memory}: must be one of {', '.join(map(str, _MEMORY_MB))}")
-    if not isinstance(most, int) or not 1 <= most <= _MOST:
-        raise _invalid(f"maximumInstanceCount is {most}: must be 1 to {_MOST}")
+    if not isinstance(most, int) or not least <= most <= _MOST:
+        raise _invalid(f"maximumInstanceCount is {most}: must be {least} to {_MOST}")
     if at_once != 1:
         raise _invalid(f"triggers.http.perInstanceConcurrency is {at_once}: only 1 is implemented here")
     if runtime.get("name") != "python" or runtime.get("version") not in _PYTHON:

@@ -228,7 +228,7 @@ class Api:
         return function.service
 
     def _get_service_policy(self, request: Request, project: str, region: str, short: str) -> dict[str, Any]:
-        return self._iam.policy(self._service(project, region, short))
+        return self._iam.policy(self._service(project, region, short), _version(request))
 
     def _set_service_policy(self, request: Request, project: str, region: str, short: str) -> dict[str, Any]:
         return self._iam.set_policy(self._service(project, region, short), _json(request))
@@ -247,13 +247,14 @@ class Api:
         return {}
 
     def _get_account_policy(self, request: Request, project: str, email: str) -> dict[str, Any]:
-        return self._iam.policy(self._iam.account(email)["name"])
+        return self._iam.policy(self._iam.account(email)["name"], _version(request))
 
     def _set_account_policy(self, request: Request, project: str, email: str) -> dict[str, Any]:
         return self._iam.set_policy(self._iam.account(email)["name"], _json(request))
 
     def _get_project_policy(self, request: Request, project: str) -> dict[str, Any]:
-        return self._iam.policy(f"projects/{self._options.project}")
+        asked = _json(request).get("options", {}) if request.body else {}
+        return self._iam.policy(f"projects/{self._options.project}", str(asked.get("requestedPolicyVersion", 0)))
 
     def _set_project_policy(self, request: Request, project: str) -> dict[str, Any]:
         return self._iam.set_policy(f"projects/{self._options.project}", _json(request))
@@ -287,6 +288,11 @@ class Api:
         if f"operations/{short}" not in self._operations:
             raise ServiceError("NOT_FOUND", f"Operation 'operations/{short}' was not found")
         return self._operations[f"operations/{short}"]
+
+
+def _version(request: Request) -> str:
+    """The version of a policy that is asked for."""
+    return request.query.get("options.requestedPolicyVersion", ["0"])[0]
 
 
 def _json(request: Request) -> dict[str, Any]:

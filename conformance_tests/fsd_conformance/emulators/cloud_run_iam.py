@@ -6,6 +6,7 @@ import re
 import secrets
 from typing import Any
 
+from fsd_conformance.emulators import policies
 from fsd_conformance.emulators.cloud_run_metadata import PROJECT_NUMBER
 from fsd_conformance.emulators.cloud_run_store import ServiceError, invalid
 
@@ -61,29 +62,38 @@ class Iam:
         """Whether there is such an account."""
         return email in self._accounts
 
-    def policy(self, resource: str) -> dict[str, Any]:
-        """Of a resource; an empty one where none was set."""
-        return self._policies.setdefault(resource, {"version": 1, "etag": secrets.token_urlsafe(8), "bindings": []})
+    def policy(self, resource: str, asked: str = "0") -> dict[str, Any]:
+        """Of a resource, for a reader of the version ``asked``; an empty one where none was set. Raises `ServiceError`."""
+        try:
+            return policies.told(self._policy(resource), int(asked))
+        except ValueError as error:
+            raise invalid(f"options.requestedPolicyVersion {asked!r}: {error}") from None
+
+    def _policy(self, resource: str) -> dict[str, Any]:
+        return self._policies.setdefault(resource, {"etag": secrets.token_urlsafe(8), "bindings": []})
 
     def set_policy(self, resource: str, body: dict[str, Any]) -> dict[str, Any]:
         """The new policy, of {"policy"}. Raises `ServiceError`: an unknown member, a form that is no role's, an outdated etag."""
-        policy = body.get("policy")
+        policy, old = body.get("policy"), self._policy(resource)
         if not isinstance(policy, dict) or body.keys() - {"policy", "updateMask"}:
             raise invalid("set_iam_policy: the body must be {policy: {bindings: [...]}}")
-        if policy.get("etag") not in (None, "", self.policy(resource)["etag"]):
+        if policy.get("etag") not in (None, "", old["etag"]):
             raise ServiceError("ABORTED", "There were concurrent policy changes. Please retry the whole read-modify-write.")
-        for binding in policy.get("bindings", []):
+        try:
+            bindings = policies.bindings(policy, old)
+        except ValueError as error:
+            raise invalid(str(error)) from None
+        for binding in bindings:
             if not re.fullmatch(r"(?:projects/[^/]+/)?roles/[\w.]+", str(binding.get("role"))):
                 raise invalid(f"Role {binding.get('role')} is not supported for this resource.")
-            for member in binding.get("members", []):
+            for member in binding["members"]:
                 if not _MEMBER.fullmatch(member):
                     raise invalid(f"Invalid member: {member}")
                 kind, _, email = member.partition(":")
                 if kind == "serviceAccount" and email.endswith(f"@{self.project}.iam.gserviceaccount.com") and email not in self._accounts:
                     raise invalid(f"Service account {email} does not exist.")
-        bindings = [binding for binding in policy.get("bindings", []) if binding.get("members")]
-        self._policies[resource] = {"version": 1, "etag": secrets.token_urlsafe(8), "bindings": bindings}
-        return self._policies[resource]
+        self._policies[resource] = {"etag": secrets.token_urlsafe(8), "bindings": bindings}
+        return policies.told(self._policies[resource], policy.get("version") or 0)
 
     def forget(self, resource: str) -> None:
         """The resource is gone, and its policy with it."""
@@ -102,7 +112,8 @@ class Iam:
 
     def _has(self, resource: str, member: str, roles: set[str]) -> bool:
         bindings = self._policies.get(resource, {}).get("bindings", [])
-        return any(binding["role"] in roles and member in binding["members"] for binding in bindings)
+        plain = (binding for binding in bindings if not binding.get("condition"))  # conditions are kept, and never hold here
+        return any(binding["role"] in roles and member in binding["members"] for binding in plain)
 
     def _add(self, email: str, shown: dict[str, Any]) -> dict[str, Any]:
         self._accounts[email] = {

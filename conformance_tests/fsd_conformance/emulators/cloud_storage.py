@@ -3,10 +3,10 @@
 google-cloud-storage uses it unchanged through STORAGE_EMULATOR_HOST or ``client_options``. When it is ready it prints one line of
 JSON, {"port", "endpoint", "pid"}. It ends at SIGTERM or SIGINT, and what it holds, in memory, with it.
 
-Here: buckets (labels, lifecycle, IAM policies and the like are checked, kept and told, and do nothing), objects by media,
-multipart and resumable upload, ranges, preconditions with exactly one winner, generations, checksums, pages, partial answers
-(``fields``), batches. Not here: credentials and permissions, versions, soft deletion, retention, access control lists, copies
-and compositions, decompression of gzip, the XML and gRPC APIs, the rate of about one write a second of one name.
+Here: buckets, objects by media, multipart and resumable upload, ranges, preconditions with exactly one winner, generations,
+checksums, pages, partial answers (``fields``), batches, policies. `cloud_storage_claims` lists what of each is claimed, what is
+only kept and told, and what is refused by name; nothing that would change an answer is ignored. Not here at all: credentials and
+permissions, the XML and gRPC APIs, the rate of about one write a second of one name.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from fsd_conformance.emulators.cloud_storage_batch import joined, requests_in
+from fsd_conformance.emulators.cloud_storage_claims import FLAGS_REFUSED, OPERATIONS, PARAMETERS_ANYWHERE, Operation, controls
+from fsd_conformance.emulators.cloud_storage_fields import ServiceError, invalid
 from fsd_conformance.emulators.cloud_storage_forms import (
-    PARAMETERS,
     base,
     bucket_form,
     conditions,
@@ -23,33 +24,11 @@ from fsd_conformance.emulators.cloud_storage_forms import (
     sums_told,
     told,
 )
-from fsd_conformance.emulators.cloud_storage_store import ServiceError, Store, invalid
+from fsd_conformance.emulators.cloud_storage_store import Store
 from fsd_conformance.emulators.cloud_storage_upload import Sessions, json_of, related
 from fsd_conformance.emulators.web import Request, Response
 
 __all__ = ["Api"]
-
-_B, _O = "/storage/v1/b/([^/]+)", "/o/([^/]+)"
-_ROUTES = [
-    ("POST", "/storage/v1/b", "create_bucket"),
-    ("GET", "/storage/v1/b", "list_buckets"),
-    ("GET", _B, "get_bucket"),
-    ("PATCH", _B, "update_bucket"),
-    ("PUT", _B, "update_bucket"),
-    ("DELETE", _B, "delete_bucket"),
-    ("GET", f"{_B}/iam", "get_policy"),
-    ("PUT", f"{_B}/iam", "set_policy"),
-    ("GET", f"{_B}/iam/testPermissions", "test_permissions"),
-    ("GET", f"{_B}/o", "list"),
-    ("GET", f"(?:/download)?{_B}{_O}", "get"),
-    ("PATCH", f"{_B}{_O}", "update"),
-    ("PUT", f"{_B}{_O}", "update"),
-    ("DELETE", f"{_B}{_O}", "delete"),
-    ("POST", f"/upload{_B}/o", "upload"),
-    ("PUT", f"/upload{_B}/o", "resume"),
-    ("DELETE", f"/upload{_B}/o", "cancel"),
-    ("POST", "/batch/storage/v1", "batch"),
-]
 
 
 @dataclass(slots=True)
@@ -77,7 +56,7 @@ class Api:
         self._store = Store()
         self._sessions = Sessions(most)
         self._faults: list[_Fault] = []
-        self._routes = [(method, re.compile(path), getattr(self, f"_{name}")) for method, path, name in _ROUTES]
+        self._routes = [(each, re.compile(each.path), getattr(self, f"_{each.name}")) for each in OPERATIONS]
 
     async def route(self, request: Request) -> Response:
         """One request of any kind. There is one thread and nothing is awaited: whatever a request does happens at once."""
@@ -100,15 +79,15 @@ class Api:
         try:
             if fault := next((each for each in self._faults if each.hits(request)), None):
                 raise ServiceError(fault.status, "The local Cloud Storage was told to answer so.")
-            for method, pattern, operation in self._routes:
+            for operation, pattern, method in self._routes:
                 match = pattern.fullmatch(request.path)
-                if match and method == request.method:
-                    _known(request)
-                    call: Callable[..., Response] = operation
+                if match and operation.method == request.method:
+                    _known(operation, request)
+                    call: Callable[..., Response] = method
                     return call(request, *map(unquote, match.groups()))
             raise ServiceError(501, f"{request.method} {request.path} is not implemented by the local Cloud Storage")
         except ServiceError as error:
-            if request.query.get("alt") == ["media"]:
+            if request.query.get("alt") == ["media"] or "Content-Type" in error.headers:
                 return Response(error.status, error.message.encode(), {"Content-Type": "text/html; charset=UTF-8", **error.headers})
             return Response.of(error.body, error.status, error.headers)
         except Exception as error:
@@ -132,6 +111,8 @@ class Api:
         return told(request, bucket_form(request, self._store.create(str(asked.get("name", "")), request.query["project"][0], asked)))
 
     def _list_buckets(self, request: Request) -> Response:
+        if "project" not in request.query:
+            raise invalid("Required parameter: project")
         mine = sorted(name for name, each in self._store.buckets.items() if [each.project] == request.query.get("project"))
         names, _, token = listing(request).page(mine)
         items = [bucket_form(request, self._store.buckets[name]) for name in names]
@@ -155,12 +136,15 @@ class Api:
         return Response(204)
 
     def _get_policy(self, request: Request, name: str) -> Response:
-        return told(request, policy_form(self._store.find(name)))
+        return told(request, policy_form(self._store.find(name), number(request, "optionsRequestedPolicyVersion") or 0))
 
     def _set_policy(self, request: Request, name: str) -> Response:
         bucket = self._store.find(name)
-        bucket.set_policy(json_of(request.body))
-        return told(request, policy_form(bucket))
+        asked = json_of(request.body)
+        if unknown := asked.keys() - {"bindings", "etag", "kind", "resourceId", "version"}:
+            raise ServiceError(501, f"Policy.{min(unknown)} is not implemented by the local Cloud Storage")
+        bucket.set_policy(asked)
+        return told(request, policy_form(bucket, asked.get("version") or 0))
 
     def _test_permissions(self, request: Request, name: str) -> Response:
         self._store.find(name)
@@ -186,7 +170,7 @@ class Api:
         bucket = self._store.find(bucket_name)
         found = bucket.find(name, number(request, "generation"))
         conditions(request).check(found, reading=False)
-        found.update(json_of(request.body), replace=request.method == "PUT")
+        found.update(json_of(request.body), replace=request.method == "PUT", default=bucket.fields["storageClass"])
         return told(request, object_form(request, bucket, found))
 
     def _delete(self, request: Request, bucket_name: str, name: str) -> Response:
@@ -214,33 +198,42 @@ class Api:
         if not isinstance(name, str):
             raise invalid("Required parameter: name")
         if kind == "resumable":
-            size = request.headers.get("x-upload-content-length", "")
-            key = self._sessions.begin(bucket, name, asked, conditions(request), int(size) if size.isdecimal() else None)
+            size = request.headers.get("x-upload-content-length")
+            if size is not None and not re.fullmatch(r"\d{1,19}", size):
+                raise invalid(f"Invalid value for X-Upload-Content-Length: {size!r}")
+            whole = int(size) if size is not None else None
+            key = self._sessions.begin(bucket, name, asked, sums_told(request), whole, conditions(request))
             address = f"{base(request)}/upload/storage/v1/b/{bucket_name}/o?uploadType=resumable&upload_id={key}"
             return Response(200, b"", {"Location": address, "X-GUploader-UploadID": key})
         if len(body) > self._most:
             raise ServiceError(413, f"An object of {len(body)} bytes: at most {self._most} here.")
-        made = bucket.put(name, body, asked | sums_told(request), conditions(request))
+        made = bucket.put(name, body, asked, [sums_told(request)], conditions(request))
         return told(request, object_form(request, bucket, made))
 
     def _resume(self, request: Request, bucket_name: str) -> Response:
         bucket, key = self._store.find(bucket_name), request.query.get("upload_id", [""])[0]
-        session = self._sessions.take(key, request.headers.get("content-range"), request.body, sums_told(request))
+        session = self._sessions.take(bucket, key, request.headers.get("content-range"), request.body, sums_told(request))
         if session.made:
             return told(request, object_form(request, bucket, session.made))
         kept = {"Range": f"bytes=0-{len(session.body) - 1}"} if session.body else {}
         return Response(308, b"", {"X-GUploader-UploadID": key, **kept})
 
     def _cancel(self, request: Request, bucket_name: str) -> Response:
-        self._sessions.cancel(request.query.get("upload_id", [""])[0])
+        self._sessions.cancel(self._store.find(bucket_name), request.query.get("upload_id", [""])[0])
         return Response(499)
 
 
-def _known(request: Request) -> None:
-    """Raises `ServiceError` for a parameter that would change the answer and is not here. False is what is without it."""
+def _known(operation: Operation, request: Request) -> None:
+    """Raises `ServiceError` for what would change the answer and is not claimed. A flag that says false is as if it were not there."""
+    known = operation.parameters | PARAMETERS_ANYWHERE
     for name, values in request.query.items():
-        if name not in PARAMETERS and values != ["false"]:
-            raise ServiceError(501, f"parameter {name} is not implemented by the local Cloud Storage")
+        if name not in known and not (name in FLAGS_REFUSED and [value.lower() for value in values] == ["false"]):
+            raise ServiceError(501, f"parameter {name} of {operation.name} is not implemented by the local Cloud Storage")
+    for name in request.headers:
+        if controls(name) and name not in operation.headers:
+            raise ServiceError(501, f"header {name} of {operation.name} is not implemented by the local Cloud Storage")
+    if request.query.get("alt", ["json"])[0] not in ("json", "media" if operation.name == "get" else "json"):
+        raise invalid(f"Invalid value for alt of {operation.name}: {request.query['alt'][0]!r}")
 
 
 def _some(**fields: Any) -> dict[str, Any]:

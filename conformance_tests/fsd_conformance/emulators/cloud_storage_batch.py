@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from email.message import Message
 from urllib.parse import parse_qs, urlsplit
 
-from fsd_conformance.emulators.cloud_storage_store import ServiceError, invalid
+from fsd_conformance.emulators.cloud_storage_fields import ServiceError, invalid
 from fsd_conformance.emulators.cloud_storage_upload import boundary
 from fsd_conformance.emulators.web import Request, Response, phrase
 

@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from fsd_conformance.emulators.cloud_storage_store import PAGE, Bucket, Conditions, Listing, Object, ServiceError, invalid, words
+from fsd_conformance.emulators import policies
+from fsd_conformance.emulators.cloud_storage_fields import ServiceError, invalid
+from fsd_conformance.emulators.cloud_storage_store import PAGE, Bucket, Conditions, Listing, Object
 from fsd_conformance.emulators.web import Request, Response
 
 __all__ = [
-    "PARAMETERS",
     "base",
     "bucket_form",
     "conditions",
@@ -25,12 +26,8 @@ __all__ = [
     "told",
 ]
 
-_CONDITIONS = ("ifGenerationMatch", "ifGenerationNotMatch", "ifMetagenerationMatch", "ifMetagenerationNotMatch")
-# Access control lists, which "projection" asks for, are not kept; a policy has one version here.
-PARAMETERS = words(
-    "alt delimiter endOffset fields generation key maxResults name optionsRequestedPolicyVersion pageToken permissions prefix "
-    "prettyPrint project projection quotaUser startOffset uploadType upload_id"
-).union(_CONDITIONS)
+
+_MULTI, _DUAL = ("ASIA", "EU", "US"), ("ASIA1", "EUR4", "EUR5", "EUR7", "EUR8", "NAM4")
 
 
 def base(request: Request) -> str:
@@ -50,7 +47,19 @@ def number(request: Request, name: str) -> int | None:
 
 def conditions(request: Request) -> Conditions:
     """The preconditions of a request."""
-    return Conditions(*(number(request, name) for name in _CONDITIONS))
+
+    def etags(name: str) -> frozenset[str] | None:
+        told = request.headers.get(name)
+        return None if told is None else frozenset(each.strip().removeprefix("W/").strip('"') for each in told.split(","))
+
+    return Conditions(
+        number(request, "ifGenerationMatch"),
+        number(request, "ifGenerationNotMatch"),
+        number(request, "ifMetagenerationMatch"),
+        number(request, "ifMetagenerationNotMatch"),
+        etags("if-match"),
+        etags("if-none-match") or frozenset(),
+    )
 
 
 def listing(request: Request) -> Listing:
@@ -73,10 +82,17 @@ def listing(request: Request) -> Listing:
 
 
 def sums_told(request: Request) -> dict[str, str]:
-    """Checksums in a request's headers, as a resource's fields."""
-    found = dict(re.findall(r"(crc32c|md5)=([\w+/=]+)", request.headers.get("x-goog-hash", "")))
-    found.setdefault("md5", request.headers.get("content-md5"))
-    return {name: found[key] for name, key in (("md5Hash", "md5"), ("crc32c", "crc32c")) if found.get(key)}
+    """Checksums in a request's headers, as a resource's fields. Raises `ServiceError`: one is malformed, or two of a kind differ."""
+    given = [part.strip().partition("=") for part in request.headers.get("x-goog-hash", "").split(",") if part.strip()]
+    given += [("md5", "=", request.headers["content-md5"])] if "content-md5" in request.headers else []
+    told: dict[str, str] = {}
+    for kind, _, value in given:
+        name = {"md5": "md5Hash", "crc32c": "crc32c"}.get(kind)
+        if name is None or not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", value):
+            raise invalid(f"Invalid checksum {kind}={value}: expected md5 or crc32c, in base64.")
+        if told.setdefault(name, value) != value:
+            raise invalid(f"Two {kind} checksums that differ: {told[name]}, {value}.")
+    return told
 
 
 def told(request: Request, value: Mapping[str, Any]) -> Response:
@@ -89,9 +105,12 @@ def media(request: Request, found: Object) -> Response:
     """An object's body or the range of it that is asked for. Raises `ServiceError` 416: it begins past the end."""
     size = len(found.body)
     kind, encoding = found.fields.get("contentType", "application/octet-stream"), found.fields.get("contentEncoding")
+    taken = "gzip" in request.headers.get("accept-encoding", "") or "no-transform" in found.fields.get("cacheControl", "")
+    if encoding == "gzip" and not taken:  # the service would unzip it
+        raise ServiceError(501, "decompression of gzip is not implemented by the local Cloud Storage")
     headers = {
         "Content-Type": kind,
-        "ETag": f'"{found.sums.md5}"',
+        "ETag": found.etag,
         "X-Goog-Generation": str(found.generation),
         "X-Goog-Metageneration": str(found.metageneration),
         "X-Goog-Hash": f"crc32c={found.sums.crc32c},md5={found.sums.md5}",
@@ -105,29 +124,39 @@ def media(request: Request, found: Object) -> Response:
     first = int(asked[1]) if asked[1] else max(0, size - int(asked[2]))
     last = min(int(asked[2]), size - 1) if asked[1] and asked[2] else size - 1
     if first > last:
-        raise ServiceError(416, "The requested range cannot be satisfied.", {"Content-Range": f"bytes */{size}"})
+        raise ServiceError(416, "Request range not satisfiable", {"Content-Range": f"bytes */{size}"})
     return Response(206, found.body[first : last + 1], {**headers, "Content-Range": f"bytes {first}-{last}/{size}"})
 
 
 def bucket_form(request: Request, bucket: Bucket) -> dict[str, Any]:
     """A bucket's resource."""
-    return bucket.fields | {
-        "kind": "storage#bucket",
-        "id": bucket.name,
-        "selfLink": f"{base(request)}/storage/v1/b/{bucket.name}",
-        "projectNumber": "123456789012",
-        "name": bucket.name,
-        "timeCreated": _time(bucket.created),
-        "updated": _time(bucket.updated),
-        "metageneration": str(bucket.metageneration),
-        "locationType": "multi-region" if bucket.fields["location"] in ("US", "EU", "ASIA") else "region",
-        "etag": f"CA{bucket.metageneration}=",
-    }
+    place = bucket.fields["location"]
+    kind = "dual-region" if place in _DUAL else "multi-region" if place in _MULTI else "region"
+    return (
+        bucket.fields
+        | ({} if kind == "region" else {"rpo": "DEFAULT"})
+        | {
+            "kind": "storage#bucket",
+            "id": bucket.name,
+            "selfLink": f"{base(request)}/storage/v1/b/{bucket.name}",
+            "projectNumber": "123456789012",
+            "name": bucket.name,
+            "timeCreated": _time(bucket.created),
+            "updated": _time(bucket.updated),
+            "metageneration": str(bucket.metageneration),
+            "locationType": kind,
+            "etag": bucket.etag,
+        }
+    )
 
 
-def policy_form(bucket: Bucket) -> dict[str, Any]:
-    """A bucket's IAM policy."""
-    return {"kind": "storage#policy", "resourceId": f"projects/_/buckets/{bucket.name}", **bucket.policy}
+def policy_form(bucket: Bucket, version: int) -> dict[str, Any]:
+    """A bucket's IAM policy for a reader of ``version``. Raises `ServiceError`."""
+    try:
+        told = policies.told(bucket.policy, version)
+    except ValueError as error:
+        raise invalid(str(error)) from None
+    return {"kind": "storage#policy", "resourceId": f"projects/_/buckets/{bucket.name}", **told}
 
 
 def object_form(request: Request, bucket: Bucket, found: Object) -> dict[str, Any]:
@@ -146,7 +175,7 @@ def object_form(request: Request, bucket: Bucket, found: Object) -> dict[str, An
         "size": str(len(found.body)),
         "md5Hash": found.sums.md5,
         "crc32c": found.sums.crc32c,
-        "etag": f"CA{found.generation}/{found.metageneration}=",
+        "etag": found.etag,
         "timeCreated": _time(found.created),
         "updated": _time(found.updated),
     }

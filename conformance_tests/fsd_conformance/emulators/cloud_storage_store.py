@@ -1,4 +1,4 @@
-"""What the local Cloud Storage holds, and the service's rules: names, labels, generations, preconditions, pages, checksums."""
+"""What the local Cloud Storage holds, and the service's rules: names, generations, preconditions, pages, checksums, policies."""
 
 from __future__ import annotations
 
@@ -8,64 +8,18 @@ import hashlib
 import re
 import time
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import google_crc32c
 
-__all__ = ["Bucket", "Checksums", "Conditions", "Listing", "Object", "ServiceError", "Store", "invalid", "merge", "words"]
+from fsd_conformance.emulators import policies
+from fsd_conformance.emulators.cloud_storage_fields import ServiceError, bucket_fields, invalid, object_fields
+
+__all__ = ["PAGE", "Bucket", "Checksums", "Conditions", "Listing", "Object", "Store", "check_name"]
 
 PAGE = 1000
-
-
-def words(text: str) -> frozenset[str]:
-    """The names in a text."""
-    return frozenset(text.split())
-
-
-_BUCKET_FIELDS = words(
-    "acl autoclass billing cors customPlacementConfig defaultEventBasedHold defaultObjectAcl encryption hierarchicalNamespace "
-    "iamConfiguration labels lifecycle location logging retentionPolicy rpo softDeletePolicy storageClass versioning website"
-)
-_OBJECT_FIELDS = words("acl cacheControl contentDisposition contentEncoding contentLanguage contentType customTime metadata storageClass")
-# What would change how objects behave and does not here.
-_REFUSED = (("versioning", "enabled"), ("hierarchicalNamespace", "enabled"), ("billing", "requesterPays"), ("retentionPolicy", None))
-_REASONS = {
-    304: "notModified",
-    400: "invalid",
-    403: "forbidden",
-    404: "notFound",
-    409: "conflict",
-    412: "conditionNotMet",
-    413: "uploadTooLarge",
-    416: "requestedRangeNotSatisfiable",
-    429: "rateLimitExceeded",
-    501: "notImplemented",
-    503: "backendError",
-}
-
-
-class ServiceError(Exception):
-    """An answer of the service that is an error; ``headers`` go with it."""
-
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.headers = headers or {}
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """Google's form of it."""
-        reason = _REASONS.get(self.status, "internalError")
-        told = [{"message": self.message, "domain": "global", "reason": reason}]
-        return {"error": {"code": self.status, "message": self.message, "errors": told}}
-
-
-def invalid(message: str) -> ServiceError:
-    """A request that is malformed."""
-    return ServiceError(400, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,32 +55,40 @@ class Object:
     created: float = field(default_factory=time.time)
     updated: float = field(default_factory=time.time)
 
-    def update(self, told: Mapping[str, Any], *, replace: bool) -> None:
-        """Change or replace the fields of the client's."""
-        known = {name: value for name, value in told.items() if name in _OBJECT_FIELDS}
-        self.fields = known if replace else merge(self.fields, known)
+    @property
+    def etag(self) -> str:
+        """Of this state of it."""
+        return f"CA{self.generation}/{self.metageneration}="
+
+    def update(self, told: Mapping[str, Any], *, replace: bool, default: str) -> None:
+        """Change or replace the fields of the client's; ``default``: the bucket's storage class. Raises `ServiceError`."""
+        self.fields = object_fields(told, self.fields, replace=replace, default=default)
         self.metageneration += 1
         self.updated = time.time()
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """A request's preconditions; None: not asked."""
+    """A request's preconditions; None: not asked. Of etags ("*": any) one of several must fit, or none."""
 
     generation: int | None = None
     not_generation: int | None = None
     metageneration: int | None = None
     not_metageneration: int | None = None
+    etags: frozenset[str] | None = None
+    not_etags: frozenset[str] = frozenset()
 
     def check(self, found: Object | Bucket | None, *, reading: bool) -> None:
         """Raises `ServiceError` 412, or 304 where a read finds what the client has. ``found`` None: no live object, of generation 0."""
         generation = found.generation if isinstance(found, Object) else 0
         metageneration = found.metageneration if found else None
-        if self.generation not in (None, generation) or self.metageneration not in (None, metageneration):
+        etag = {found.etag, "*"} if found else set[str]()
+        other = self.etags is not None and not self.etags & etag
+        if other or self.generation not in (None, generation) or self.metageneration not in (None, metageneration):
             raise ServiceError(412, "At least one of the pre-conditions you specified did not hold.")
         asked = self.not_generation is not None or self.not_metageneration is not None
         same = self.not_generation == generation or (found and self.not_metageneration == metageneration)
-        if asked and (same or not found):
+        if self.not_etags & etag or (asked and (same or not found)):
             raise ServiceError(304 if reading else 412, "At least one of the pre-conditions you specified did not hold.")
 
 
@@ -176,36 +138,39 @@ class Bucket:
         self.names: list[str] = []
         self.fields: dict[str, Any] = {}
         self._generation = 0
-        self.update({"location": "US", "storageClass": "STANDARD"} | dict(told), replace=True)
-        self.policy: dict[str, Any] = {"version": 1, "bindings": [], "etag": _etag(1)}
+        self.update(told, replace=True)
+        self.policy: dict[str, Any] = {"bindings": [], "etag": _etag(1)}
+
+    @property
+    def etag(self) -> str:
+        """Of this state of it."""
+        return f"CA{self.metageneration}="
 
     def update(self, told: Mapping[str, Any], *, replace: bool) -> None:
         """Change or replace the fields. Raises `ServiceError`."""
-        known = {name: value for name, value in told.items() if name in _BUCKET_FIELDS}
-        access = {"uniformBucketLevelAccess": {"enabled": False}, "publicAccessPrevention": "inherited"}
-        fields = merge({"iamConfiguration": access} if replace else self.fields, known)
-        _check_bucket(fields)
-        fields["location"] = str(fields["location"]).upper()
-        self.fields = fields
+        self.fields = bucket_fields(told, self.fields, replace=replace)
         self.metageneration += 1
         self.updated = time.time()
 
-    def set_policy(self, told: Mapping[str, Any]) -> dict[str, Any]:
+    def set_policy(self, told: Mapping[str, Any]) -> None:
         """Replace the policy. Raises `ServiceError`: it is malformed, or made from another than the present one (412)."""
-        if told.get("etag") not in (None, self.policy["etag"]):
+        if told.get("etag") not in (None, "", self.policy["etag"]):
             raise ServiceError(412, "The policy was changed since it was read: its etag is another.")
-        version, bindings = told.get("version", 1), told.get("bindings", [])
-        for binding in bindings:
+        try:
+            bindings = policies.bindings(told, self.policy)
+        except ValueError as error:
+            raise invalid(str(error)) from None
+        uniform = self.fields["iamConfiguration"].get("uniformBucketLevelAccess", {}).get("enabled")
+        if not uniform and any(binding.get("condition") for binding in bindings):
+            raise invalid("A policy with a condition: expected a bucket with uniform bucket-level access.")
+        for binding in told.get("bindings") or ():
             if not re.fullmatch(r"(roles|projects/[^/]+/roles|organizations/[^/]+/roles)/[\w.]+", str(binding.get("role"))):
                 raise invalid(f"Role {binding.get('role')} is not supported for this resource.")
-            for member in binding.get("members", ()):
+            for member in binding.get("members") or ():
                 if not re.fullmatch(r"allUsers|allAuthenticatedUsers|[a-zA-Z]+:\S+", member):
                     raise invalid(f"The member {member} is of an unknown type.")
-            if binding.get("condition") and version != 3:
-                raise invalid("Requested policy version 3 is needed for a binding with a condition.")
         number = int.from_bytes(base64.b64decode(self.policy["etag"]), "big") + 1
-        self.policy = {"version": version, "bindings": list(bindings), "etag": _etag(number)}
-        return self.policy
+        self.policy = {"bindings": bindings, "etag": _etag(number)}
 
     def find(self, name: str, generation: int | None = None) -> Object:
         """The live object. Raises `ServiceError` 404, also for another generation: there are no old ones."""
@@ -214,15 +179,16 @@ class Bucket:
             raise ServiceError(404, f"No such object: {self.name}/{name}")
         return found
 
-    def put(self, name: str, body: bytes, told: Mapping[str, Any], conditions: Conditions) -> Object:
-        """Create or replace an object. Raises `ServiceError`: a precondition, a checksum or the name."""
-        _check_name(name)
+    def put(self, name: str, body: bytes, told: Mapping[str, Any], sums: Sequence[Mapping[str, Any]], conditions: Conditions) -> Object:
+        """Create or replace an object. ``sums``: of headers. Raises `ServiceError`: a precondition, a checksum, a field or the name."""
+        check_name(name)
+        fields = object_fields(told, {}, replace=True)
         conditions.check(self.objects.get(name), reading=False)
-        sums = Checksums.of(body)
-        sums.check(told)
-        fields = {key: value for key, value in told.items() if key in _OBJECT_FIELDS}
+        own = Checksums.of(body)
+        for each in (told, *sums):
+            own.check(each)
         self._generation = max(self._generation + 1, time.time_ns() // 1000)  # microseconds, as on the platform, but never the same
-        made = Object(name, body, sums, fields, self._generation)
+        made = Object(name, body, own, fields, self._generation)
         if name not in self.objects:
             insort(self.names, name)
         self.objects[name] = made
@@ -265,20 +231,6 @@ class Store:
         del self.buckets[bucket.name]
 
 
-def merge(old: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
-    """``old`` after a JSON merge patch (RFC 7396): null removes."""
-    new = dict(old)
-    for name, value in told.items():
-        if value is None:
-            new.pop(name, None)
-        elif isinstance(value, Mapping):
-            there = new.get(name)
-            new[name] = merge(there if isinstance(there, Mapping) else {}, value)
-        else:
-            new[name] = value
-    return new
-
-
 def _etag(number: int) -> str:
     return base64.b64encode(number.to_bytes(8, "big")).decode()
 
@@ -297,25 +249,8 @@ def _untoken(token: str) -> tuple[str, bool]:
     return text[1:], text[0] == "/"
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises `ServiceError`: no object can have the name."""
     size = len(name.encode())
     if not 1 <= size <= 1024 or re.search(r"[\r\n]", name) or name in (".", "..") or name.startswith(".well-known/acme-challenge/"):
         raise invalid(f"Invalid object name: '{name:.100}' ({size} bytes): 1 to 1024 bytes of UTF-8 without line breaks.")
-
-
-def _check_bucket(fields: Mapping[str, Any]) -> None:
-    for name, inner in _REFUSED:
-        value = fields.get(name)
-        if value and (inner is None or value.get(inner)):
-            raise ServiceError(501, f"Bucket.{name} is not implemented by the local Cloud Storage.")
-    labels = fields.get("labels", {})
-    if len(labels) > 64:
-        raise invalid(f"{len(labels)} labels: at most 64.")
-    for name, value in labels.items():
-        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", name) or not re.fullmatch(r"[a-z0-9_-]{0,63}", str(value)):
-            raise invalid(f"Invalid label: {name}={value}: up to 63 of a-z, 0-9, _ and -, the key beginning with a letter.")
-    rules: Iterable[Mapping[str, Any]] = fields.get("lifecycle", {}).get("rule", ())
-    for rule in rules:
-        kind = rule.get("action", {}).get("type")
-        if kind not in ("Delete", "SetStorageClass", "AbortIncompleteMultipartUpload") or not rule.get("condition"):
-            raise invalid(f"Invalid lifecycle rule: action {kind!r} with condition {rule.get('condition')!r}.")

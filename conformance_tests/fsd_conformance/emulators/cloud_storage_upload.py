@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.message import Message
 from typing import Any
 
-from fsd_conformance.emulators.cloud_storage_store import Bucket, Conditions, Object, ServiceError, invalid
+from fsd_conformance.emulators.cloud_storage_fields import ServiceError, invalid, object_fields
+from fsd_conformance.emulators.cloud_storage_store import Bucket, Conditions, Object, check_name
 
 __all__ = ["Session", "Sessions", "boundary", "json_of", "related"]
 
@@ -47,6 +48,8 @@ def related(content_type: str, body: bytes) -> tuple[dict[str, Any], bytes]:
         raise invalid("Malformed multipart body: two parts between the boundaries.")
     told = json_of(_part(body, first + len(mark), second)[1])
     head, media = _part(body, second + 2 + len(mark), end)
+    if encoded := re.search(r"(?im)^content-(?:transfer-)?encoding:\s*(?!binary|[78]bit)([^\r\n]+)", head):
+        raise ServiceError(501, f"a part that is encoded, {encoded[1]}, is not implemented by the local Cloud Storage")
     kind = re.search(r"(?im)^content-type:\s*([^\r\n]+)", head)
     return {"contentType": kind[1].strip() if kind else "application/octet-stream"} | told, media
 
@@ -66,10 +69,12 @@ class Session:
     bucket: Bucket
     name: str
     told: Mapping[str, Any]
+    sums: Sequence[Mapping[str, str]]
     conditions: Conditions
     total: int | None  # as the client said it, once it did
     body: bytearray = field(default_factory=bytearray)
     made: Object | None = None
+    broken: str = ""  # why it can take nothing more
 
 
 class Sessions:
@@ -79,22 +84,25 @@ class Sessions:
         self._most = most
         self._sessions: dict[str, Session] = {}
 
-    def begin(self, bucket: Bucket, name: str, told: Mapping[str, Any], conditions: Conditions, total: int | None) -> str:
-        """The id of a new session. Raises `ServiceError`: it could not end well."""
-        conditions.check(bucket.objects.get(name), reading=False)
+    def begin(
+        self, bucket: Bucket, name: str, told: Mapping[str, Any], sums: Mapping[str, str], total: int | None, when: Conditions
+    ) -> str:
+        """The id of a new session. ``sums``: of headers; ``when``: holds at the end. Raises `ServiceError`: it could not end well."""
+        check_name(name)
+        object_fields(told, {}, replace=True)
         self._check(total or 0)
         key = secrets.token_urlsafe(24)
-        self._sessions[key] = Session(bucket, name, told, conditions, total)
+        self._sessions[key] = Session(bucket, name, told, [sums], when, total)
         return key
 
-    def cancel(self, key: str) -> None:
+    def cancel(self, bucket: Bucket, key: str) -> None:
         """Forget one. Raises `ServiceError`: there is none."""
-        self._session(key)
+        self._session(bucket, key)
         del self._sessions[key]
 
-    def take(self, key: str, asked: str | None, chunk: bytes, told: Mapping[str, str]) -> Session:
-        """The session after a chunk. ``asked``: Content-Range; ``told``: checksums. Raises `ServiceError`."""
-        session = self._session(key)
+    def take(self, bucket: Bucket, key: str, asked: str | None, chunk: bytes, sums: Mapping[str, str]) -> Session:
+        """The session after a chunk. ``asked``: Content-Range; ``sums``: of headers. Raises `ServiceError`."""
+        session = self._session(bucket, key)
         if session.made:
             return session
         start, total = self._range(asked, chunk, len(session.body))
@@ -108,15 +116,23 @@ class Sessions:
         fresh = memoryview(chunk)[have - start :]
         last = session.total is not None and start + len(chunk) == session.total
         self._check(have + len(fresh))
+        if not last and 0 < len(chunk) < CHUNK:
+            session.broken = (
+                f"Invalid request.  The number of bytes uploaded is required to be equal or greater than {CHUNK}, except for the final "
+                f"request (it's recommended to be the exact multiple of {CHUNK}).  The received request contained {len(chunk)} bytes, "
+                "which does not meet this requirement."
+            )
+        if session.broken:
+            raise ServiceError(400, session.broken, {"Content-Type": "text/plain; charset=utf-8"})
         session.body += fresh if last else fresh[: (have + len(fresh)) // CHUNK * CHUNK - have]
         if len(session.body) == session.total:
-            session.made = session.bucket.put(session.name, bytes(session.body), {**session.told, **told}, session.conditions)
+            session.made = bucket.put(session.name, bytes(session.body), session.told, [*session.sums, sums], session.conditions)
             session.body.clear()
         return session
 
-    def _session(self, key: str) -> Session:
+    def _session(self, bucket: Bucket, key: str) -> Session:
         session = self._sessions.get(key)
-        if session is None:
+        if session is None or session.bucket is not bucket:
             raise ServiceError(404, "No such upload session.")
         return session
 

@@ -19,13 +19,14 @@ __all__ = ["End", "parser", "run"]
 
 
 class End:
-    """When the process is to end: at SIGTERM, SIGINT, the end of standard input if it is told so, or `lost`. Made in the loop."""
+    """When the process is to end: at a signal, the end of standard input if it is told so, or `lost`. Made in the loop."""
 
     def __init__(self, until_stdin_closes: bool) -> None:
         loop = asyncio.get_running_loop()
         self._over: asyncio.Future[int] = loop.create_future()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._set, 0)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+                loop.add_signal_handler(number, self._set, 0)
         if until_stdin_closes:
             loop.add_reader(0, self._read)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fsd_conformance.emulators.process import Guard, Server
+from fsd_core.proxies import keep_local
 
 __all__ = ["Emulator", "pointed"]
 
@@ -66,15 +67,18 @@ def pointed(env: Mapping[str, str], clears: tuple[str, ...]) -> Iterator[None]:
     for name in before:
         if name.startswith(clears):
             del os.environ[name]
-    os.environ.update(env)
+    os.environ.update({name: value for name, value in env.items() if name.lower() != "no_proxy"})  # the user's own holds too
+    keep_local(os.environ, always=True)
     _read_again()
     try:
         yield
     finally:
         for name in os.environ.keys() - before.keys():
-            if name.startswith(clears) or name in env:
+            if name.startswith(clears) or name in env or name.lower() == "no_proxy":
                 del os.environ[name]
-        os.environ.update({name: value for name, value in before.items() if name.startswith(clears) or name in env})
+        os.environ.update(
+            {name: value for name, value in before.items() if name.startswith(clears) or name in env or name.lower() == "no_proxy"}
+        )
         _read_again()
 
 

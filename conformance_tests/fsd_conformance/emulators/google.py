@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from fsd_conformance.emulators import pubsub
 from fsd_conformance.emulators.emulator import Emulator
 from fsd_conformance.emulators.install import packages
 from fsd_conformance.emulators.process import POINTERS, Guard, Server
+from fsd_core.proxies import local_only
 
 __all__ = ["PROJECT", "CloudRun", "CloudStorage", "Google", "pointers"]
 
@@ -61,8 +63,7 @@ def pointers(folder: Path, messages: str, objects: str, functions: Server) -> di
         "FSD_GCP_ENDPOINT": functions.url,
         "GCE_METADATA_HOST": f"{functions.host}:{functions.port}",
         "GCE_METADATA_IP": f"{functions.host}:{functions.port}",  # where the SDK asks whether there is such a server
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
+        **local_only(os.environ),
     }
 
 

@@ -9,30 +9,31 @@ import importlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from fsd_core.config import home
+from fsd_core import interrupt
 from fsd_core.errors import InputError
+from fsd_core.home import home_folder, made
 
-__all__ = ["environment", "folder", "locked", "npm", "packages"]
+__all__ = ["environment", "folder", "locked", "npm", "packages", "wheels"]
 
 _WHOLE = "installed"  # the file that says that an installation was finished, and of what
 
 
 def folder() -> Path:
     """Where everything about emulators is."""
-    return home() / "emulators"
+    return home_folder() / "emulators"
 
 
 @contextlib.contextmanager
 def locked(name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """One process at a time; ``waiting`` is called if another has it. The kernel gives it back, however its holder ends."""
-    folder().mkdir(parents=True, exist_ok=True)
-    with (folder() / f"{name}.lock").open("w") as lock:
+    with (made(folder()) / f"{name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -85,6 +86,19 @@ def packages(extras: Sequence[str], tell: Callable[[str], None]) -> None:
     importlib.invalidate_caches()
 
 
+def wheels(requirements: Path, tell: Callable[[str], None]) -> Path:
+    """The folder of the wheels that a file of requirements names with their hashes: as they were published, and not installed."""
+    target, told = folder() / f"wheels-{requirements.stem}", requirements.read_text()
+
+    def make() -> None:
+        target.mkdir(parents=True, exist_ok=True)
+        exact = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--retries", "1"]
+        _pip([sys.executable, "-m", "pip", "download", *exact, "--dest", str(target), "-r", str(requirements)], target.name, tell)
+
+    _once(target, told, make, tell)
+    return target
+
+
 def _there(distribution: str) -> bool:
     try:
         return bool(version(distribution))
@@ -124,16 +138,26 @@ def _run(command: list[str], what: str, line: Callable[[str], None]) -> None:
     """Run to the end; `InputError` with its last lines if it fails."""
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_USER")}
     last: list[str] = []
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=clean
-    ) as process:
+    with interrupt.whole():
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=clean,
+            start_new_session=True,  # it has children of its own, and all must end before the folder may be made anew
+        )
+    with process:
         try:
             assert process.stdout is not None
             for text in process.stdout:
                 line(text)
                 last = [*last, text.strip()][-3:]
         except BaseException:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             raise
     if process.returncode:
         raise InputError(f"emulators: {what} cannot be installed: {command[2]} ended with {process.returncode}: {' / '.join(last)}")

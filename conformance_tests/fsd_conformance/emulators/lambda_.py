@@ -6,9 +6,9 @@ through ``endpoint_url`` or AWS_ENDPOINT_URL_LAMBDA. When it is ready it prints 
 
 Functions get the credentials and the AWS_ENDPOINT_URL* of the emulator's own environment; destinations, and code in a bucket,
 are reached the same way. Code that was changed on disk is seen after a restart, where the warm parent has imported it.
-A duplicated or retried event keeps its request id, as on the platform. Not here: versions, aliases, layers, images, event sources,
-permissions, signatures (nothing is authorised), the CPU share that comes with memory, a file system and a network of one's own,
-SnapStart, the burst rate.
+A duplicated or retried event keeps its request id, as on the platform. `lambda_claims` lists what of each operation is claimed and
+what is refused by name; nothing that would change an answer is ignored. Not here at all: signatures (nothing is authorised), the CPU
+share that comes with memory, a file system and a network of one's own, the burst rate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fsd_conformance.emulators import daemon
-from fsd_conformance.emulators.lambda_api import REQUEST_BYTES, Api
+from fsd_conformance.emulators.lambda_api import READ_BYTES, Api
 from fsd_conformance.emulators.lambda_invoke import Invoker
 from fsd_conformance.emulators.lambda_runtime import Runtime
 from fsd_conformance.emulators.lambda_sandbox import Options
@@ -38,7 +38,7 @@ async def serve(chosen: dict[str, Any], port: int, end: daemon.End) -> int:
     store = Store(options.account, options.concurrency)
     runtime = Runtime(options, stats, end.lost)
     invoker = Invoker(store, runtime, options, stats)
-    server = HttpServer(Api(store, runtime, invoker, options, stats).route, REQUEST_BYTES)
+    server = HttpServer(Api(store, runtime, invoker, options, stats).route, READ_BYTES)
     await server.start(port)
     runtime.endpoint = f"http://127.0.0.1:{server.port}"
     try:

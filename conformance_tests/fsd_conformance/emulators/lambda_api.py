@@ -16,51 +16,33 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
+from fsd_conformance.emulators import lambda_claims
+from fsd_conformance.emulators.lambda_claims import OPERATIONS, Operation
 from fsd_conformance.emulators.lambda_invoke import Invoker
 from fsd_conformance.emulators.lambda_runtime import Runtime
 from fsd_conformance.emulators.lambda_sandbox import Options, sdk
 from fsd_conformance.emulators.lambda_store import (
-    CODE_BYTES,
+    REQUEST_BYTES,
     UNZIPPED_BYTES,
+    ZIPPED_BYTES,
     Function,
     ServiceError,
     Store,
+    architectures,
     check_code,
     concurrency,
     configuration,
     event_invoke,
     invalid,
+    tagged,
+    unimplemented,
 )
 from fsd_conformance.emulators.web import Request, Response
 
-__all__ = ["REQUEST_BYTES", "Api"]
+__all__ = ["READ_BYTES", "Api"]
 
-REQUEST_BYTES = 2 * CODE_BYTES  # read, so that what is over the limit is refused with the service's own words
+READ_BYTES = 2 * REQUEST_BYTES  # so that what is over the limit is refused with the service's own words
 _PAGE = 50
-_F = "/functions/([^/]+)"
-_ROUTES = [
-    ("POST", "/2015-03-31/functions", "create"),
-    ("GET", "/2015-03-31/functions", "list"),
-    ("POST", f"/2015-03-31{_F}/invocations", "invoke"),
-    ("GET", f"/2015-03-31{_F}", "get"),
-    ("DELETE", f"/2015-03-31{_F}", "delete"),
-    ("GET", f"/2015-03-31{_F}/configuration", "get_configuration"),
-    ("PUT", f"/2015-03-31{_F}/configuration", "update_configuration"),
-    ("PUT", f"/2015-03-31{_F}/code", "update_code"),
-    ("PUT", f"/2017-10-31{_F}/concurrency", "put_concurrency"),
-    ("DELETE", f"/2017-10-31{_F}/concurrency", "delete_concurrency"),
-    ("GET", f"/2019-09-30{_F}/concurrency", "get_concurrency"),
-    ("PUT", f"/2019-09-25{_F}/event-invoke-config", "put_events"),
-    ("POST", f"/2019-09-25{_F}/event-invoke-config", "update_events"),
-    ("GET", f"/2019-09-25{_F}/event-invoke-config", "get_events"),
-    ("DELETE", f"/2019-09-25{_F}/event-invoke-config", "delete_events"),
-    ("PUT", f"/2024-08-31{_F}/recursion-config", "put_recursion"),
-    ("GET", f"/2024-08-31{_F}/recursion-config", "get_recursion"),
-    ("GET", "/2016-08-19/account-settings", "account"),
-    ("GET", "/2017-03-31/tags/(.+)", "get_tags"),
-    ("POST", "/2017-03-31/tags/(.+)", "tag"),
-    ("DELETE", "/2017-03-31/tags/(.+)", "untag"),
-]
 
 
 class Api:
@@ -72,7 +54,7 @@ class Api:
         self._invoker = invoker
         self._options = options
         self._stats = stats
-        self._routes = [(method, re.compile(f"{path}/?"), getattr(self, f"_{name}")) for method, path, name in _ROUTES]
+        self._routes = [(each, re.compile(f"{each.path}/?"), getattr(self, f"_{each.does}")) for each in OPERATIONS]
 
     async def route(self, request: Request) -> Response:
         """One request of any kind."""
@@ -80,12 +62,13 @@ class Api:
         if request.method == "GET" and path.startswith("/_"):
             return self._about(path)
         try:
-            for method, pattern, operation in self._routes:
+            for operation, pattern, method in self._routes:
                 match = pattern.fullmatch(path)
-                if match and method == request.method:
+                if match and operation.method == request.method:
+                    _check(operation, request)
                     region = re.search(r"Credential=[^/]*/\d+/([a-z0-9-]+)/lambda/", request.headers.get("authorization", ""))
-                    return await _call(operation, region[1] if region else self._options.region, request, match.groups())
-            raise ServiceError(501, "NotImplemented", f"{request.method} {path} is not implemented by the local Lambda")
+                    return await _call(method, region[1] if region else self._options.region, request, match.groups())
+            raise unimplemented(f"{request.method} {path}")
         except ServiceError as error:
             headers = {"x-amzn-ErrorType": error.code, "x-amzn-RequestId": str(uuid4())}
             return Response.of(error.body, error.status, headers)
@@ -119,11 +102,11 @@ class Api:
         body = _json(request)
         settings = self._runs(configuration(body))
         code = await self._code(region, body["Code"])
-        found = re.fullmatch(r"(?:.*:function:)?([A-Za-z0-9_-]{1,64})", str(body["FunctionName"]))
-        if found is None:
-            raise ServiceError(400, "ValidationException", f"Value '{body['FunctionName']}' at 'functionName' is not a function's name")
+        name, qualifier = self._store.named(region, str(body["FunctionName"]))
+        if qualifier:
+            raise invalid(f"FunctionName {body['FunctionName']}: expected a name or an ARN without a qualifier")
         ready = time.monotonic() + self._options.pending_s
-        function = Function(found[1], region, self._store.account, settings, code, dict(body.get("Tags") or {}), ready)
+        function = Function(name, region, self._store.account, settings, code, tagged({}, body.get("Tags") or {}), ready)
         self._store.add(function)
         return Response.of(function.wire(), 201)
 
@@ -136,9 +119,13 @@ class Api:
 
     async def _code(self, region: str, code: dict[str, Any]) -> bytes:
         """The deployment package, given or in a bucket."""
+        if other := lambda_claims.unclaimed(code, lambda_claims.CODE | {"Architectures", "RevisionId"}):
+            raise unimplemented(f"Code.{other}")
         if code.get("ZipFile"):
+            if code.get("S3Bucket") or code.get("S3Key"):
+                raise invalid("ZipFile, and S3Bucket or S3Key: expected one source of the code")
             try:
-                return check_code(base64.b64decode(code["ZipFile"], validate=True))
+                return check_code(base64.b64decode(code["ZipFile"], validate=True), sent=True)
             except binascii.Error:
                 raise invalid("ZipFile is not base64") from None
         if not code.get("S3Bucket") or not code.get("S3Key"):
@@ -154,7 +141,7 @@ class Api:
 
         exceptions = importlib.import_module("botocore.exceptions")
         try:
-            return check_code(await asyncio.to_thread(fetch))
+            return check_code(await asyncio.to_thread(fetch), sent=False)
         except exceptions.ClientError as error:
             said = f"S3 Error Code: {error.response['Error']['Code']}. S3 Error Message: {error.response['Error'].get('Message', '')}"
             raise invalid(f"Error occurred while GetObject. {said}") from None
@@ -162,8 +149,10 @@ class Api:
             raise invalid(f"Error occurred while GetObject. {error}") from None
 
     async def _list(self, region: str, request: Request) -> Response:
-        marker = request.query.get("Marker", [""])[0]
-        size = min(_PAGE, int(request.query.get("MaxItems", [str(_PAGE)])[0]))
+        marker, most = request.query.get("Marker", [""])[0], request.query.get("MaxItems", [str(_PAGE)])[0]
+        if not re.fullmatch(r"[1-9]\d{0,4}", most):
+            raise ServiceError(400, "ValidationException", f"Value '{most}' at 'maxItems': expected a number from 1")
+        size = min(_PAGE, int(most))
         rest = [function for function in self._store.all(region) if function.name > marker]
         page: dict[str, Any] = {"Functions": [function.wire() for function in rest[:size]]}
         if len(rest) > size:
@@ -171,21 +160,29 @@ class Api:
         return Response.of(page)
 
     def _get(self, region: str, request: Request, name: str) -> Response:
-        function = self._store.find(region, name)
-        shown: dict[str, Any] = {"Configuration": function.wire(), "Code": {"RepositoryType": "S3"}, "Tags": function.tags}
+        function, qualifier = self._store.find(region, name, _qualifier(request))
+        shown: dict[str, Any] = {"Configuration": function.wire(qualifier), "Code": {"RepositoryType": "S3"}, "Tags": function.tags}
         if function.reserved is not None:
             shown["Concurrency"] = {"ReservedConcurrentExecutions": function.reserved}
         return Response.of(shown)
 
     def _delete(self, region: str, request: Request, name: str) -> Response:
-        self._store.remove(self._store.find(region, name))
+        short, qualifier = self._store.named(region, name, _qualifier(request))
+        function, _ = self._store.find(region, short)
+        if qualifier == "$LATEST":
+            raise invalid("$LATEST version cannot be deleted without deleting the function.")
+        if qualifier is None:
+            self._store.remove(function)
+        elif not qualifier.isdecimal():
+            self._store.find(region, short, qualifier)  # an alias, of which there are none; a version that is not there is deleted already
         return Response(204)
 
     def _get_configuration(self, region: str, request: Request, name: str) -> Response:
-        return Response.of(self._store.find(region, name).wire())
+        function, qualifier = self._store.find(region, name, _qualifier(request))
+        return Response.of(function.wire(qualifier))
 
     def _update_configuration(self, region: str, request: Request, name: str) -> Response:
-        function, body = self._store.find(region, name), _json(request)
+        function, body = self._store.whole(region, name), _json(request)
         _revision(function, body)
         settings = self._runs(configuration(body, function.settings))
         function.change_allowed()
@@ -195,65 +192,65 @@ class Api:
 
     async def _update_code(self, region: str, request: Request, name: str) -> Response:
         _small("UpdateFunctionCode", request)
-        function, body = self._store.find(region, name), _json(request)
+        function, body = self._store.whole(region, name), _json(request)
         _revision(function, body)
-        other = set(body) - {"ZipFile", "S3Bucket", "S3Key", "Publish", "Architectures"}
-        if other or body.get("Publish"):
-            raise invalid(f"{', '.join(sorted(other)) or 'Publish'} is not implemented by the local Lambda")
         function.change_allowed()
-        function.code = await self._code(region, body)
+        settings = function.settings | {"Architectures": architectures(body, function.settings["Architectures"])}
+        function.code, function.settings = await self._code(region, body), settings
         function.changed(time.monotonic() + self._options.pending_s)
         return Response.of(function.wire())
 
     def _put_concurrency(self, region: str, request: Request, name: str) -> Response:
-        function = self._store.find(region, name)
+        function = self._store.whole(region, name)
         function.reserved = concurrency(self._store, function, _json(request))
         return Response.of({"ReservedConcurrentExecutions": function.reserved})
 
     def _delete_concurrency(self, region: str, request: Request, name: str) -> Response:
-        self._store.find(region, name).reserved = None
+        self._store.whole(region, name).reserved = None
         return Response(204)
 
     def _get_concurrency(self, region: str, request: Request, name: str) -> Response:
-        reserved = self._store.find(region, name).reserved
+        reserved = self._store.whole(region, name).reserved
         return Response.of({} if reserved is None else {"ReservedConcurrentExecutions": reserved})
 
     def _put_events(self, region: str, request: Request, name: str) -> Response:
-        function = self._store.find(region, name)
+        function, _ = self._store.find(region, name, _qualifier(request))
         function.events = {**event_invoke(_json(request)), "LastModified": time.time()}
         return self._get_events(region, request, name)
 
     def _update_events(self, region: str, request: Request, name: str) -> Response:
-        function = self._store.find(region, name)
+        function, _ = self._store.find(region, name, _qualifier(request))
         function.events = {**event_invoke(_json(request), _events(function)), "LastModified": time.time()}
         return self._get_events(region, request, name)
 
     def _get_events(self, region: str, request: Request, name: str) -> Response:
-        function = self._store.find(region, name)
-        return Response.of({"FunctionArn": f"{function.arn}:$LATEST", **_events(function)})
+        function, _ = self._store.find(region, name, _qualifier(request))
+        settings = _events(function)
+        destinations = {"OnSuccess": {}, "OnFailure": {}, **settings.get("DestinationConfig", {})}
+        return Response.of({"FunctionArn": f"{function.arn}:$LATEST", **settings, "DestinationConfig": destinations})
 
     def _delete_events(self, region: str, request: Request, name: str) -> Response:
-        function = self._store.find(region, name)
+        function, _ = self._store.find(region, name, _qualifier(request))
         _events(function)
         function.events = None
         return Response(204)
 
     def _put_recursion(self, region: str, request: Request, name: str) -> Response:
-        function, value = self._store.find(region, name), _json(request).get("RecursiveLoop")
+        function, value = self._store.whole(region, name), _json(request).get("RecursiveLoop")
         if value not in ("Allow", "Terminate"):
             raise ServiceError(400, "ValidationException", f"Value '{value}' at 'recursiveLoop' is none of [Allow, Terminate]")
         function.recursion = value
         return Response.of({"RecursiveLoop": value})
 
     def _get_recursion(self, region: str, request: Request, name: str) -> Response:
-        return Response.of({"RecursiveLoop": self._store.find(region, name).recursion})
+        return Response.of({"RecursiveLoop": self._store.whole(region, name).recursion})
 
     def _account(self, region: str, request: Request) -> Response:
         functions = self._store.all(region)
         limit = {
             "TotalCodeSize": 80_530_636_800,
             "CodeSizeUnzipped": UNZIPPED_BYTES,
-            "CodeSizeZipped": 52_428_800,
+            "CodeSizeZipped": ZIPPED_BYTES,
             "ConcurrentExecutions": self._store.limit,
             "UnreservedConcurrentExecutions": self._store.unreserved(region),
         }
@@ -261,14 +258,15 @@ class Api:
         return Response.of({"AccountLimit": limit, "AccountUsage": usage})
 
     def _get_tags(self, region: str, request: Request, arn: str) -> Response:
-        return Response.of({"Tags": self._store.find(region, arn).tags})
+        return Response.of({"Tags": self._store.whole(region, arn, "A tag").tags})
 
     def _tag(self, region: str, request: Request, arn: str) -> Response:
-        self._store.find(region, arn).tags.update(_json(request).get("Tags", {}))
+        function = self._store.whole(region, arn, "A tag")
+        function.tags = tagged(function.tags, _json(request).get("Tags") or {})
         return Response(204)
 
     def _untag(self, region: str, request: Request, arn: str) -> Response:
-        tags = self._store.find(region, arn).tags
+        tags = self._store.whole(region, arn, "A tag").tags
         for key in request.query.get("tagKeys", []):
             tags.pop(key, None)
         return Response(204)
@@ -281,9 +279,25 @@ async def _call(operation: Callable[..., Any], region: str, request: Request, ar
     return response
 
 
+def _check(operation: Operation, request: Request) -> None:
+    """Raises `ServiceError` for what would change the answer and is not claimed."""
+    for name in request.query:
+        if name not in operation.parameters:
+            raise unimplemented(f"parameter {name} of {operation.name}")
+    for name in request.headers:
+        if lambda_claims.controls(name) and name not in operation.headers:
+            raise unimplemented(f"header {name} of {operation.name}")
+    if operation.fields and len(request.body) <= REQUEST_BYTES and (field := lambda_claims.unclaimed(_json(request), operation.fields)):
+        raise unimplemented(f"{field} of {operation.name}")
+
+
+def _qualifier(request: Request) -> str | None:
+    return request.query.get("Qualifier", [None])[0]
+
+
 def _json(request: Request) -> dict[str, Any]:
     try:
-        body = json.loads(request.body)
+        body = json.loads(request.body or b"{}")
     except ValueError as error:
         raise ServiceError(400, "InvalidRequestContentException", f"Could not parse request body into json: {error}") from None
     if not isinstance(body, dict):
@@ -292,8 +306,8 @@ def _json(request: Request) -> dict[str, Any]:
 
 
 def _small(operation: str, request: Request) -> None:
-    if len(request.body) > CODE_BYTES:
-        said = f"Request must be smaller than {CODE_BYTES} bytes for the {operation} operation"
+    if len(request.body) > REQUEST_BYTES:
+        said = f"Request must be smaller than {REQUEST_BYTES} bytes for the {operation} operation"
         raise ServiceError(413, "RequestEntityTooLargeException", said)
 
 

@@ -20,12 +20,13 @@ from uuid import uuid4
 
 from fsd_conformance.emulators.lambda_runtime import Invocation, Outcome, Runtime
 from fsd_conformance.emulators.lambda_sandbox import Options, sdk
-from fsd_conformance.emulators.lambda_store import Function, ServiceError, Store
+from fsd_conformance.emulators.lambda_store import Function, ServiceError, Store, invalid
 from fsd_conformance.emulators.web import Request, Response
 
 __all__ = ["Invoker"]
 
 _PAYLOAD_BYTES = {"RequestResponse": 6 << 20, "DryRun": 6 << 20, "Event": 1 << 20}
+_CONTEXT_BYTES = 3583  # of a client context, in base64
 _CHAIN = 16  # invocations of one function in one chain of requests
 _RETRY_S = 60.0  # times the number of the attempt
 _BACKOFF_S = (1.0, 300.0)  # after a throttle: the first wait, the longest
@@ -49,16 +50,16 @@ class Invoker:
         kind = request.headers.get("x-amz-invocation-type", "RequestResponse")
         if kind not in _PAYLOAD_BYTES:
             raise ServiceError(400, "ValidationException", f"Value '{kind}' at 'invocationType' is none of {list(_PAYLOAD_BYTES)}")
-        qualifier = request.query.get("Qualifier", ["$LATEST"])[0]
-        function = self._store.find(region, f"{name}:{qualifier}" if qualifier != "$LATEST" else name)
+        function, qualifier = self._store.find(region, name, request.query.get("Qualifier", [None])[0])
         if len(request.body) > _PAYLOAD_BYTES[kind]:
             said = f"{len(request.body)} byte payload is too large for the {kind} invocation type (limit {_PAYLOAD_BYTES[kind]} bytes)"
             raise ServiceError(413, "RequestEntityTooLargeException", said)
-        if request.body:
-            try:
-                json.loads(request.body)
-            except ValueError as error:
-                raise ServiceError(400, "InvalidRequestContentException", f"Could not parse request body into json: {error}") from None
+        _check_event(request.body)
+        log, context = request.headers.get("x-amz-log-type", "None"), request.headers.get("x-amz-client-context", "")
+        if log not in ("None", "Tail"):
+            raise ServiceError(400, "ValidationException", f"Value '{log}' at 'logType' is none of [None, Tail]")
+        if len(context) > _CONTEXT_BYTES:
+            raise invalid(f"Client context of {len(context)} bytes: at most {_CONTEXT_BYTES}")
         if function.pending:
             said = "The operation cannot be performed at this time. The function is currently in the following state: Pending"
             raise ServiceError(409, "ResourceConflictException", said)
@@ -66,8 +67,8 @@ class Invoker:
             return Response(204)
         self._stats[kind] += 1
         trace, count = lineage(unquote(request.headers.get("x-amzn-trace-id", "")), function)
-        context = request.headers.get("x-amz-client-context")
-        invocation = Invocation(function, request.body, trace, base64.b64decode(context).decode() if context else None)
+        told = base64.b64decode(context).decode() if context and kind != "Event" else None  # events come without
+        invocation = Invocation(function, request.body, trace, told, qualifier)
         looping = count > _CHAIN and function.recursion == "Terminate"
         self._stats["recursion_stops"] += looping
         if kind == "Event":
@@ -86,7 +87,7 @@ class Invoker:
         }
         if outcome.failed:
             headers["X-Amz-Function-Error"] = "Unhandled"
-        if request.headers.get("x-amz-log-type") == "Tail":
+        if log == "Tail":
             headers["X-Amz-Log-Result"] = base64.b64encode(outcome.log).decode()
         return Response(200, outcome.body, headers)
 
@@ -199,6 +200,18 @@ class Invoker:
                 print(f"local lambda: {function.name}: destination {arn}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 if wait is not None:
                     await asyncio.sleep(wait)
+
+
+def _check_event(body: bytes) -> None:
+    """Raises `ServiceError`: it is no JSON in UTF-8. Python's own reader takes UTF-16, and numbers that JSON has not."""
+
+    def refuse(text: str) -> None:
+        raise ValueError(f"{text} is no number")
+
+    try:
+        json.loads(body.decode() or "{}", parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise ServiceError(400, "InvalidRequestContentException", f"Could not parse request body into json: {error}") from None
 
 
 def _send(arn: str, text: str) -> None:

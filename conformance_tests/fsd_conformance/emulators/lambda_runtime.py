@@ -23,7 +23,8 @@ from fsd_conformance.emulators.web import HttpServer, Request, Response
 
 __all__ = ["RESPONSE_BYTES", "Environment", "Invocation", "Outcome", "Runtime"]
 
-RESPONSE_BYTES = 6 << 20
+RESPONSE_BYTES = 6_291_556
+_READ_BYTES = 1 << 30  # of a response: whatever its size is, the function hears that it is too large
 _INIT_S = 60.0  # of initialisation are free, then they count as the function's time (10 on the platform, which shares no cores)
 _PREFIX = "/2018-06-01/runtime/"
 
@@ -36,6 +37,7 @@ class Invocation:
     payload: bytes
     trace: str
     client_context: str | None = None
+    qualifier: str | None = None  # by which it was called
     request_id: str = field(default_factory=lambda: str(uuid4()))
     accepted: float = field(default_factory=time.monotonic)
 
@@ -62,7 +64,7 @@ class Environment(Instance):
         self.function = function
         self.revision = function.revision
         self.current: Invocation | None = None
-        self.api = HttpServer(self._route, RESPONSE_BYTES + (1 << 20))
+        self.api = HttpServer(self._route, _READ_BYTES)
         self._runtime = runtime
         self._next: asyncio.Queue[Invocation] = asyncio.Queue()
         self._ready = asyncio.Event()
@@ -167,7 +169,7 @@ class Environment(Instance):
             "Content-Type": "application/json",
             "Lambda-Runtime-Aws-Request-Id": invocation.request_id,
             "Lambda-Runtime-Deadline-Ms": str(int((time.time() + self.function.settings["Timeout"]) * 1000)),
-            "Lambda-Runtime-Invoked-Function-Arn": self.function.arn,
+            "Lambda-Runtime-Invoked-Function-Arn": self.function.named(invocation.qualifier),
             "Lambda-Runtime-Trace-Id": invocation.trace,
         }
         if invocation.client_context:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import platform
 import re
 import time
 import zipfile
@@ -16,25 +17,34 @@ from typing import Any
 from uuid import uuid4
 
 __all__ = [
-    "CODE_BYTES",
+    "REQUEST_BYTES",
     "UNZIPPED_BYTES",
+    "ZIPPED_BYTES",
     "Function",
     "ServiceError",
     "Store",
+    "architectures",
     "check_code",
     "concurrency",
     "configuration",
     "event_invoke",
     "invalid",
+    "tagged",
+    "unimplemented",
 ]
 
-CODE_BYTES = 70_167_211  # a Create or UpdateFunctionCode request; the zip in it at most 50 MB
+REQUEST_BYTES = 70_167_211  # of a CreateFunction or UpdateFunctionCode
+ZIPPED_BYTES = 52_428_800  # of a zip in one
 UNZIPPED_BYTES = 262_144_000
+_TAGS = 50
+_DESCRIPTION = 256
 _ENVIRONMENT_BYTES = 4096
 _NAME = re.compile(
     r"(?:arn:aws[a-z-]*:lambda:(?P<region>[a-z0-9-]+):)?(?:(?P<account>\d{12}):)?(?:function:)?(?P<name>[A-Za-z0-9_-]{1,64})"
     r"(?::(?P<qualifier>\$LATEST|[A-Za-z0-9_-]+))?"
 )
+_QUALIFIER = re.compile(r"\$LATEST|[A-Za-z0-9_-]{1,128}")
+_DESTINATION = re.compile(r"arn:aws[a-zA-Z0-9-]*:[a-zA-Z0-9-]+:(?:[a-z]{2}(?:-gov)?-[a-z]+-\d)?:(?:\d{12})?:.*")
 _RESERVED = re.compile(
     "_HANDLER|_X_AMZN_TRACE_ID|AWS_DEFAULT_REGION|AWS_REGION|AWS_EXECUTION_ENV|AWS_ACCESS_KEY|AWS_ACCESS_KEY_ID|AWS_SECRET_ACCESS_KEY"
     "|AWS_SESSION_TOKEN|LAMBDA_TASK_ROOT|LAMBDA_RUNTIME_DIR"
@@ -47,10 +57,8 @@ _DEFAULTS: dict[str, Any] = {
     "EphemeralStorage": {"Size": 512},
     "TracingConfig": {"Mode": "PassThrough"},
 }
-_ECHOED = {"EphemeralStorage", "TracingConfig", "LoggingConfig"}  # kept and shown, without effect here
-_CHANGED = {"Role", "Handler", "Runtime", "Description", "Timeout", "MemorySize", "Environment", *_ECHOED}
-_CREATED = {*_CHANGED, "FunctionName", "Code", "Tags", "Architectures"}
-_NOTHING: dict[str, Any] = {"Publish": False, "PackageType": "Zip", "SnapStart": {"ApplyOn": "None"}}  # says what holds anyway
+_CONFIGURED = ("Role", "Handler", "Runtime", "Description", "Timeout", "MemorySize", "Environment")
+_MACHINE = "arm64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
 _LARGE_NAMED = {"ResourceNotFoundException", "RecursiveInvocationException", "ServiceException"}  # whose field is Message
 
 
@@ -67,6 +75,11 @@ class ServiceError(Exception):
 def invalid(message: str) -> ServiceError:
     """A parameter that the service refuses."""
     return ServiceError(400, "InvalidParameterValueException", message)
+
+
+def unimplemented(what: str) -> ServiceError:
+    """What the service has and this does not."""
+    return ServiceError(501, "NotImplemented", f"{what} is not implemented by the local Lambda")
 
 
 @dataclass(eq=False)
@@ -93,6 +106,10 @@ class Function:
         """Without a qualifier."""
         return f"arn:aws:lambda:{self.region}:{self.account}:function:{self.name}"
 
+    def named(self, qualifier: str | None) -> str:
+        """The ARN with a qualifier, for who used one."""
+        return f"{self.arn}:{qualifier}" if qualifier else self.arn
+
     @property
     def digest(self) -> str:
         """The base64 of the SHA-256 of its code."""
@@ -103,8 +120,8 @@ class Function:
         """Whether it is still being made: it cannot be invoked."""
         return not self.updating and time.monotonic() < self.ready
 
-    def wire(self) -> dict[str, Any]:
-        """As a FunctionConfiguration."""
+    def wire(self, qualifier: str | None = None) -> dict[str, Any]:
+        """As a FunctionConfiguration, of who asked for it by a ``qualifier``."""
         busy = time.monotonic() < self.ready
         state: dict[str, Any] = {"State": "Active", "LastUpdateStatus": "Successful"}
         if busy and self.updating:
@@ -113,7 +130,7 @@ class Function:
             state = {"State": "Pending", "StateReason": "The function is being created.", "StateReasonCode": "Creating"}
         return {
             "FunctionName": self.name,
-            "FunctionArn": self.arn,
+            "FunctionArn": self.named(qualifier),
             **self.settings,
             "CodeSize": len(self.code),
             "CodeSha256": self.digest,
@@ -152,16 +169,40 @@ class Store:
         """In the order of their names."""
         return [function for key, function in sorted(self._functions.items()) if region in (None, key[0])]
 
-    def find(self, region: str, name: str) -> Function:
-        """By name, partial or whole ARN, with no qualifier but $LATEST. Raises `ServiceError`: invalid name, not found."""
+    def find(self, region: str, name: str, told: str | None = None) -> tuple[Function, str | None]:
+        """A function by name, partial or whole ARN, and its qualifier, in the name or ``told``. Raises `ServiceError`: it is not there."""
+        short, qualifier = self.named(region, name, told)
+        found = self._functions.get((region, short))
+        if found is None or qualifier not in (None, "$LATEST"):
+            raise self._missing(region, f"{short}:{qualifier}" if qualifier else short)
+        return found, qualifier
+
+    def whole(self, region: str, name: str, what: str = "This operation") -> Function:
+        """A function of which ``what`` exists once, whatever its versions. Raises `ServiceError`: not there, or a qualified name."""
+        short, qualifier = self.named(region, name)
+        if qualifier:
+            raise invalid(f"{what} is of a function, not of its versions and aliases: expected a name or an ARN without {qualifier!r}.")
+        return self.find(region, short)[0]
+
+    def named(self, region: str, name: str, told: str | None = None) -> tuple[str, str | None]:
+        """The name and the qualifier in ``name``, which a qualifier that is ``told`` must not contradict. Raises `ServiceError`."""
         match = _NAME.fullmatch(name)
         if match is None:
             raise ServiceError(400, "ValidationException", f"Value '{name}' at 'functionName' is not a function's name or ARN")
-        found = self._functions.get((match["region"] or region, match["name"]))
-        if found is None or match["account"] not in (None, self.account) or match["qualifier"] not in (None, "$LATEST"):
-            arn = name if name.startswith("arn:") else f"arn:aws:lambda:{region}:{self.account}:function:{name}"
-            raise ServiceError(404, "ResourceNotFoundException", f"Function not found: {arn}")
-        return found
+        if told is not None and not _QUALIFIER.fullmatch(told):
+            raise ServiceError(400, "ValidationException", f"Value '{told}' at 'qualifier' is not a version or an alias")
+        if match["region"] not in (None, region):
+            said = f"Functions from '{match['region']}' are not reachable in this region ('{region}')"
+            raise ServiceError(404, "ResourceNotFoundException", said)
+        if match["account"] not in (None, self.account):
+            raise self._missing(region, match["name"], match["account"])
+        if told is not None and match["qualifier"] not in (None, told):
+            raise invalid(f"The qualifier in the name, {match['qualifier']}, does not match the specified qualifier, {told}.")
+        return match["name"], told or match["qualifier"]
+
+    def _missing(self, region: str, name: str, account: str | None = None) -> ServiceError:
+        arn = f"arn:aws:lambda:{region}:{account or self.account}:function:{name}"
+        return ServiceError(404, "ResourceNotFoundException", f"Function not found: {arn}")
 
     def add(self, function: Function) -> None:
         """Raises `ServiceError` where the name is taken."""
@@ -181,12 +222,8 @@ class Store:
 
 def configuration(body: Mapping[str, Any], old: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The settings of a function after CreateFunction (``old`` is None) or UpdateFunctionConfiguration. Raises `ServiceError`."""
-    known = _CREATED if old is None else _CHANGED
-    for name, value in body.items():
-        if name not in known and value not in ([], {}, None, "") and _NOTHING.get(name) != value:
-            raise invalid(f"{name}={json.dumps(value)} is not implemented by the local Lambda")
-    settings = {**_DEFAULTS, "Architectures": ["x86_64"]} if old is None else dict(old)
-    settings.update({name: body[name] for name in {*_CHANGED, "Architectures"} if name in body and name in known})
+    settings = {**_DEFAULTS, "Architectures": architectures(body, ["x86_64"])} if old is None else dict(old)
+    settings.update({name: body[name] for name in _CONFIGURED if name in body})
     if old is None:
         for name in ("FunctionName", "Role", "Handler", "Runtime", "Code"):
             if not body.get(name):
@@ -197,14 +234,38 @@ def configuration(body: Mapping[str, Any], old: Mapping[str, Any] | None = None)
         raise ServiceError(400, "ValidationException", f"Value '{settings['Role']}' at 'role' is not the ARN of a role")
     if not re.fullmatch(r"\S{1,128}", str(settings["Handler"])):
         raise ServiceError(400, "ValidationException", f"Value '{settings['Handler']}' at 'handler' is not a handler's name")
+    if len(str(settings["Description"])) > _DESCRIPTION:
+        said = f"Value at 'description' of {len(settings['Description'])} characters: at most {_DESCRIPTION}"
+        raise ServiceError(400, "ValidationException", said)
     if not re.fullmatch(r"python3\.\d+", str(settings["Runtime"])):
         raise invalid(f"Runtime {settings['Runtime']!r}: the local Lambda runs Python only, e.g. python3.11")
     _environment(settings.get("Environment", {}).get("Variables", {}))
     return settings
 
 
+def architectures(body: Mapping[str, Any], now: list[str]) -> list[str]:
+    """Those that a request asks for, or as they are. Raises `ServiceError`."""
+    asked: list[str] = body.get("Architectures") or now
+    if asked not in (["x86_64"], ["arm64"]):
+        raise ServiceError(400, "ValidationException", f"Value {asked} at 'architectures': expected one of x86_64 and arm64")
+    if asked not in (["x86_64"], [_MACHINE]):
+        raise unimplemented(f"Architectures {asked} on a machine that is {_MACHINE}")
+    return asked
+
+
+def tagged(old: Mapping[str, str], told: Mapping[str, str]) -> dict[str, str]:
+    """A function's tags with more of them. Raises `ServiceError`: too many, or malformed."""
+    for key, value in told.items():
+        if not 1 <= len(key) <= 128 or key.lower().startswith("aws:") or len(value) > 256:
+            raise invalid(f"tag {key:.128}={value:.256}: expected a key of 1 to 128 letters, without aws:, and a value of 256 at most")
+    new = {**old, **told}
+    if len(new) > _TAGS:
+        raise invalid(f"{len(new)} tags: a function has {_TAGS} at most")
+    return new
+
+
 def _number(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or not low <= value <= high:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise invalid(f"'{name}' value {value!r} failed to satisfy constraint: a number from {low} to {high}")
 
 
@@ -225,14 +286,19 @@ def _environment(variables: Mapping[str, str]) -> None:
         )
 
 
-def check_code(code: bytes) -> bytes:
-    """``code`` if it is a deployment package that the service takes. Raises `ServiceError`."""
+def check_code(code: bytes, *, sent: bool) -> bytes:
+    """``code`` if it is a deployment package that the service takes; ``sent``: in the request itself. Raises `ServiceError`."""
+    if sent and len(code) > ZIPPED_BYTES:
+        raise ServiceError(413, "RequestEntityTooLargeException", f"A zip of {len(code)} bytes: at most {ZIPPED_BYTES}, more from a bucket")
     try:
         with zipfile.ZipFile(io.BytesIO(code)) as package:
-            size = sum(info.file_size for info in package.infolist())
+            files = package.infolist()
+            size = sum(info.file_size for info in files)
     except zipfile.BadZipFile:
         raise invalid("Could not unzip uploaded file. Please check your file, then try to upload again.") from None
-    if size > UNZIPPED_BYTES:
+    if not files:
+        raise invalid("Uploaded file must be a non-empty zip")
+    if size >= UNZIPPED_BYTES:
         raise invalid(f"Unzipped size must be smaller than {UNZIPPED_BYTES} bytes")
     return code
 
@@ -240,7 +306,7 @@ def check_code(code: bytes) -> bytes:
 def concurrency(store: Store, function: Function, body: Mapping[str, Any]) -> int:
     """The reserved concurrency of PutFunctionConcurrency. Raises `ServiceError`: 100 must stay for the others."""
     value = body.get("ReservedConcurrentExecutions")
-    if not isinstance(value, int) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise invalid(f"ReservedConcurrentExecutions {value!r} failed to satisfy constraint: a number from 0")
     floor = min(100, store.limit)
     if store.unreserved(function.region, without=function) - value < floor:
@@ -260,14 +326,21 @@ def event_invoke(body: Mapping[str, Any], old: Mapping[str, Any] | None = None) 
         elif name == "MaximumEventAgeInSeconds":
             _number(name, value, 60, 21600)
         elif name == "DestinationConfig":
-            if value.get("OnSuccess", {}).get("Destination"):
-                raise invalid("DestinationConfig.OnSuccess is not implemented by the local Lambda")
-            arn = value.get("OnFailure", {}).get("Destination")
-            if arn and not re.fullmatch(r"arn:aws[a-z-]*:(sqs|sns):[a-z0-9-]+:\d{12}:[\w.-]+", arn):
-                raise invalid(f"destination {arn!r}: the local Lambda sends to SQS queues and SNS topics, named by their ARN")
-        else:
-            raise invalid(f"{name} is not a member of an EventInvokeConfig")
+            _check_destinations(value)
         settings[name] = value
     if not settings:
         raise invalid("You must specify at least one of MaximumRetryAttempts, MaximumEventAgeInSeconds, DestinationConfig")
     return settings
+
+
+def _check_destinations(config: Mapping[str, Mapping[str, str]]) -> None:
+    for which, inner in config.items():
+        arn = inner.get("Destination", "")
+        if other := sorted({which, *inner} - {"OnFailure", "OnSuccess", "Destination"}):
+            raise unimplemented(f"DestinationConfig.{other[0]}")
+        if arn and not _DESTINATION.fullmatch(arn):
+            raise ServiceError(400, "ValidationException", f"Value '{arn}' at 'destinationConfig.{which}.destination' is not an ARN")
+        if arn and which == "OnSuccess":
+            raise unimplemented("DestinationConfig.OnSuccess")
+        if arn and not re.fullmatch(r"arn:aws[a-z-]*:(sqs|sns):[a-z0-9-]+:\d{12}:[\w-]+", arn):
+            raise unimplemented(f"destination {arn}, which is no standard SQS queue and no standard SNS topic,")

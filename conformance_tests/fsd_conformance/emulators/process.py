@@ -19,7 +19,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fsd_core import interrupt
 from fsd_core.errors import InputError
+from fsd_core.proxies import local_only
 
 __all__ = ["POINTERS", "Guard", "Process", "Server", "free_port"]
 
@@ -142,8 +144,9 @@ class Server:
         raise NotImplementedError
 
     def environment(self) -> Mapping[str, str]:
-        """Of the process: by default this one's, without what points an SDK somewhere."""
-        return {name: value for name, value in os.environ.items() if not name.startswith(sum(POINTERS.values(), ()))}
+        """Of the process: by default this one's, without what points an SDK somewhere, and with no proxy before this machine."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(sum(POINTERS.values(), ()))}
+        return {**kept, **local_only(kept)}
 
     def healthy(self) -> bool:
         """Whether it answers."""
@@ -159,7 +162,7 @@ class Server:
     def start(self) -> None:
         """Start it and wait until it can be used. `InputError`: it ended, or took too long; with the end of its log."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, interrupt.whole():
             self._child = subprocess.Popen(
                 list(self.command()),
                 env=dict(self.environment()),
@@ -169,9 +172,9 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        self.process = Process.of(self._child.pid)
-        if self._guard:
-            self._guard.tell("watch", self._child.pid)
+            self.process = Process.of(self._child.pid)
+            if self._guard:
+                self._guard.tell("watch", self._child.pid)
         until = time.monotonic() + self.within_s
         while not self.healthy():
             if self._child.poll() is not None or time.monotonic() > until:
@@ -185,7 +188,7 @@ class Server:
         """End it and whatever it started."""
         if self._child is None or self.process is None:
             return
-        self.process.end(self.grace_s)
+        self.process.end(min(self.grace_s, interrupt.remaining() / 4))  # there may be three more
         _signal(self._child.pid, signal.SIGKILL)  # its leader may have ended before the others of the group
         self._child.wait()
         if self._guard:

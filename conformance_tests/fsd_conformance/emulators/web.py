@@ -117,7 +117,8 @@ class HttpServer:
         if response.status != HTTPStatus.NO_CONTENT:
             answer.append(f"Content-Length: {len(response.body)}")
         answer.append("Connection: keep-alive" if keep else "Connection: close")
-        writer.write("\r\n".join([*answer, "", ""]).encode("latin-1") + response.body)
+        bare = method == "HEAD" or response.status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)  # clients read no body of these
+        writer.write("\r\n".join([*answer, "", ""]).encode("latin-1") + (b"" if bare else response.body))
         await writer.drain()
         return keep
 

@@ -5,12 +5,9 @@ An AMQP 1.0 peer for the unmodified azure-servicebus, without TLS, in memory. Wh
 A client that wants the second namespace uses its port: Endpoint=sb://localhost:PORT;...;UseDevelopmentEmulator=true. It ends at
 SIGTERM or SIGINT and keeps nothing.
 
-Here: queues with peek-lock and receive-and-delete, renewal, expiry, redelivery, dead letters, deferral, scheduled messages,
-batches, peeking, sizes and quotas of the tiers, the Standard tier's throttle (a message in or out costs a credit: one sent is
-refused with ServerBusy, one to deliver waits for the next second), the administration of queues, and those topics of the file
-whose subscriptions have no rules or correlation filters. Not here, and refused: SQL rules, the administration of topics,
-sessions, duplicate detection, forwarding, transactions, partitions, queues that delete themselves. Tokens are not checked, and a
-dead-letter queue numbers its messages anew.
+What is here and what is refused is listed in `fsd_conformance.emulators.service_bus.claims`. With the throttle a message in or out
+costs a credit: one sent is refused with ServerBusy, one to deliver waits for the next second. A dead-letter queue numbers its
+messages anew.
 """
 
 from __future__ import annotations

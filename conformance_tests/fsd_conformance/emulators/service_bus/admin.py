@@ -24,6 +24,8 @@ _SERVICE_BUS = "http://schemas.microsoft.com/netservices/2010/10/servicebus/conn
 _COUNTS = "http://schemas.microsoft.com/netservices/2011/06/servicebus"
 _TYPE = {"Content-Type": "application/atom+xml;type=entry;charset=utf-8"}
 _PAGE = 100
+_QUERY = {"api-version", "enrich", "$skip", "$top"}
+_CONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
 # What a queue tells of itself and is told back when it is changed.
 _READ_ONLY = {"SizeInBytes", "MessageCount", "CreatedAt", "UpdatedAt", "AccessedAt", "CountDetails", "EntityAvailabilityStatus"}
 
@@ -38,6 +40,8 @@ class Admin:
         """One request."""
         name = "/".join(request.parts())
         try:
+            if asked := _unknown(request):
+                return _error(HTTPStatus.NOT_IMPLEMENTED, f"{asked} is not implemented here")
             if name == "health" and "api-version" not in request.query:  # with it, a queue of that name is asked for
                 return Response.of({"namespace": self._broker.name, "queues": len(self._broker.queues)})
             if name.lower() == "$namespaceinfo":
@@ -124,6 +128,7 @@ class Admin:
             ("AutoDeleteOnIdle", iso(None)),
             ("EnablePartitioning", "false"),
             ("UserMetadata", settings.user_metadata),
+            ("EntityAvailabilityStatus", "Available"),
             ("EnableExpress", "false"),
             ("MaxMessageSizeInKilobytes", self._broker.message_bytes(queue) >> 10 if self._broker.tier.own_limit else None),
         ):
@@ -161,6 +166,17 @@ class Admin:
         for tag, time in (("published", created), ("updated", updated)):
             _element(entry, f"{{{_ATOM}}}{tag}").text = _time(time)
         return entry, _element(entry, f"{{{_ATOM}}}content", type="application/xml")
+
+
+def _unknown(request: Request) -> str:
+    """What changes the request and is not here."""
+    for name in request.query:
+        if name not in _QUERY:
+            return f"query parameter {name!r}"
+    condition = {name: request.headers[name] for name in _CONDITIONS if name in request.headers}
+    if condition in ({}, {"if-match": "*"}):  # which says that the queue is there
+        return ""
+    return " and ".join(f"header {name}: {value}" for name, value in condition.items())
 
 
 def _element(parent: ElementTree.Element | None, tag: str, **attributes: str) -> ElementTree.Element:

@@ -142,6 +142,10 @@ class Broker:
         """Whether messages come there by themselves, and no client may send any: to dead letters, and to a subscription."""
         return queue.dead is None or queue.name.lower() in self._subscriptions
 
+    def holds(self, address: str) -> bool:
+        """Whether an address is that of something that is there, or of the namespace."""
+        return not _path(address) or self.find(address) is not None or self.topic(address) is not None
+
     def missing(self, address: str) -> tuple[str, str]:
         """What is said of an address where there is nothing: a condition and a description."""
         path = _path(address)

@@ -67,7 +67,7 @@ ACCEPTED_OUTCOME, REJECTED, RELEASED, MODIFIED = 0x24, 0x25, 0x26, 0x27
 
 _HEAD = struct.Struct(">IBBH").pack
 _U32 = struct.Struct(">I").pack
-_DELIVERY = struct.Struct(">BIBB16s").pack
+_DELIVERY = struct.Struct(">BIBB").pack
 
 
 class Fields:
@@ -119,10 +119,10 @@ def frame(channel: int, performative: int, *fields: bytes, kind: int = 0) -> byt
 
 
 def transfer(channel: int, handle: bytes, delivery: int, tag: bytes, settled: bool, more: bool, payload: int) -> bytes:
-    """The frame of a delivery's first ``payload`` bytes, up to where these begin. ``tag``: 16 bytes; ``handle``: encoded."""
-    size = len(handle) + 27
+    """The frame of a delivery's first ``payload`` bytes, up to where these begin. ``tag``: of a lock, or empty; ``handle``: encoded."""
+    size = len(handle) + len(tag) + 11
     head = _HEAD(13 + size + payload, 2, 0, channel) + b"\x00\x53\x14\xc0" + bytes((size, 6)) + handle
-    return head + _DELIVERY(0x70, delivery, 0xA0, 16, tag) + b"\x43" + boolean(settled) + boolean(more)
+    return head + _DELIVERY(0x70, delivery, 0xA0, len(tag)) + tag + b"\x43" + boolean(settled) + boolean(more)
 
 
 def continued(channel: int, handle: bytes, more: bool, payload: int) -> bytes:

@@ -36,8 +36,10 @@ _REPLIES, _REPLY_BYTES = 100, 1 << 20  # answers that wait for a client's credit
 _PARTIAL_BYTES = 8 << 20  # of deliveries that have begun on a connection
 _NODE_BYTES = 1 << 20  # of a request
 _SETTLED = 1  # sender-settle-mode
-_SOURCE, _TARGET = 0x28, 0x29
+_BOUND = "a delivery of a transaction, or one that is resumed, is not implemented here"
+_SOURCE, _TARGET, _COORDINATOR = 0x28, 0x29, 0x30
 _SESSION_FILTER = "com.microsoft:session-filter"
+_TOLD = {"com.microsoft:timeout", "com.microsoft:receiver-name", "com.microsoft:entity-type"}  # properties of a link that change nothing
 
 
 class Link:
@@ -80,7 +82,8 @@ class IncomingLink(Link):
         self._limit = limit
         self._parts = bytearray()  # of a delivery of several frames
         self._size = 0
-        self._first: tuple[int, int, bool] | None = None  # of a delivery that goes on: its number, its format, whether it is settled
+        # Of a delivery that goes on: its number, its format, whether it is settled, whether it is of a transaction, or goes on elsewhere.
+        self._first: tuple[int, int, bool, bool] | None = None
 
     def attached(self) -> None:
         """The client may send."""
@@ -91,14 +94,14 @@ class IncomingLink(Link):
     def transfer(self, fields: frames.Fields, payload: bytes) -> None:
         """A frame of a delivery came."""
         if self._first is None:
-            self._first = (fields.number(1), fields.number(3, PLAIN), fields.flag(4))
+            self._first = (fields.number(1), fields.number(3, PLAIN), fields.flag(4), fields.get(7) is not None or fields.flag(8))
         whole = not self._size and not fields.flag(5)
         self._size += len(payload)
         if not whole and self._size <= self._limit + BATCH_SLACK:
             self._keep(payload)
         if fields.flag(5) and not fields.flag(9):
             return
-        (number, form, settled), size = self._first, self._size
+        (number, form, settled, bound), size = self._first, self._size
         if not whole:
             payload = bytes(self._parts)
             self._forget()
@@ -107,7 +110,7 @@ class IncomingLink(Link):
             return  # the client gave it up
         self.count += 1
         self.credit -= 1
-        outcome = self._accept(payload, size, form)
+        outcome = self._accept(payload, size, form) if not bound else frames.rejected("amqp:not-implemented", _BOUND)
         if self._target is not None:
             self.session.connection.count_message()
         if not settled:
@@ -206,7 +209,7 @@ class OutgoingLink(Link):
         while self._replies and self.can_send():
             answer = self._replies.popleft()
             self._reply_bytes -= len(answer)
-            self._send(b"", b"", answer, None)
+            self._send(b"", b"", answer, settled=True)
 
     def can_send(self) -> bool:
         """Whether a delivery may go out now."""
@@ -223,12 +226,13 @@ class OutgoingLink(Link):
 
     def deliver(self, message: Message) -> None:
         """Send a message of the queue."""
-        head = outgoing(message.incoming, message.sequence, message.enqueued, message.deliveries, message.until if self.locks else None)
-        self._send(message.token, head, message.incoming.body, self.queue if self.locks else None)
+        until, token = (message.until, message.token) if self.locks else (None, b"")
+        head = outgoing(message.incoming, message.sequence, message.enqueued, message.deliveries, until, token=token)
+        self._send(message.token, head, message.incoming.body, settled=not self.locks)
         self.session.connection.count_message()
 
-    def _send(self, tag: bytes, head: bytes, body: bytes, queue: Queue | None) -> None:
-        self.session.deliver(self, tag, head, body, queue)
+    def _send(self, tag: bytes, head: bytes, body: bytes, *, settled: bool) -> None:
+        self.session.deliver(self, tag, head, body, settled=settled)
         self.count = (self.count + 1) & 0xFFFFFFFF
         self.credit -= 1
         if self.credit <= 0 and self.queue is not None:
@@ -238,15 +242,15 @@ class OutgoingLink(Link):
 def attach(session: Session, fields: frames.Fields) -> Link | None:
     """Answer an attach; `None`: it was refused, with an error in a detach."""
     name, handle, receives = fields.text(0), fields.number(1), fields.flag(2)
-    terminus = fields.get(5 if receives else 6)
-    values = terminus.value if isinstance(terminus, Described) else None
-    address = values[0] if isinstance(values, list) and values and isinstance(values[0], str) else ""
+    given = _field(fields.get(5 if receives else 6), 0)
+    address = given if isinstance(given, str) else ""
     broker = session.connection.broker
     node = Node.find(broker, address)
     queue = broker.find(address) if node is None else None
     topic = broker.topic(address) if node is None and queue is None else None
     limit = _NODE_BYTES if node is not None else broker.message_bytes(queue)
-    error = _refusal(broker, receives, values, address, node, queue, topic)
+    asked = _unknown(fields)
+    error = ("amqp:not-implemented", f"{asked} not implemented here") if asked else _refusal(broker, receives, address, node, queue, topic)
     modes = (ubyte(fields.number(3, 2) & 0xFF), ubyte(fields.number(4, 0) & 0xFF))
     ends = (NULL, NULL) if error else (_terminus(_SOURCE, fields.get(5)), _terminus(_TARGET, fields.get(6)))
     batch = mapping([(symbol("com.microsoft:max-message-batch-size"), ulong(broker.tier.batch_bytes))])
@@ -261,21 +265,45 @@ def attach(session: Session, fields: frames.Fields) -> Link | None:
     return IncomingLink(session, handle, name, queue, topic, node, limit)
 
 
+def _unknown(fields: frames.Fields) -> str:
+    """What an attach asks for that is not here, and its verb."""
+    end, filters, properties = fields.get(6), _field(fields.get(5), 7) or {}, fields.get(13) or {}
+    names = [*filters] if isinstance(filters, dict) else [filters]
+    told = [name for name in properties if name not in _TOLD] if isinstance(properties, dict) else [properties]
+    for asked, what in (
+        (isinstance(end, Described) and end.descriptor == _COORDINATOR, "transactions are"),
+        (_SESSION_FILTER in names, "sessions are"),
+        (names, f"filter {names} is"),
+        (_field(fields.get(5), 4) or _field(end, 4), "a dynamic node is"),
+        (_field(fields.get(5), 6) == "copy", "a link that browses is"),
+        (_field(fields.get(5), 8), "a default outcome is"),
+        (fields.get(7) or fields.get(8), "resuming deliveries is"),
+        (fields.get(12), f"capability {fields.get(12)!r:.60} is"),
+        (told, f"link property {told} is"),
+    ):
+        if asked:
+            return what
+    return ""
+
+
+def _field(end: object, index: int) -> object:
+    """A field of a source or target; `None` where it has fewer."""
+    values = end.value if isinstance(end, Described) else None
+    return values[index] if isinstance(values, list) and index < len(values) else None
+
+
 def _refusal(
-    broker: Broker, receives: bool, values: object, address: str, node: Node | None, queue: Queue | None, topic: Topic | None
+    broker: Broker, receives: bool, address: str, node: Node | None, queue: Queue | None, topic: Topic | None
 ) -> tuple[str, str] | None:
     if node is None and queue is None and topic is None:
         return broker.missing(address)
     if receives and topic is not None:
         return "amqp:not-allowed", f"'{address}' is a topic: messages are received from its subscriptions"
-    if receives and isinstance(values, list) and len(values) > 7 and isinstance(values[7], dict) and _SESSION_FILTER in values[7]:
-        return "amqp:not-implemented", "sessions are not implemented here"
     if not receives and queue is not None and broker.fed(queue):
         return "amqp:not-allowed", f"'{address}' takes no messages: they come there from its {'queue' if queue.dead is None else 'topic'}"
     return None
 
 
 def _terminus(code: int, given: object) -> bytes:
-    values = given.value if isinstance(given, Described) else None
-    address = values[0] if isinstance(values, list) and values else None
+    address = _field(given, 0)
     return described(code, listed(string(address) if isinstance(address, str) else NULL))

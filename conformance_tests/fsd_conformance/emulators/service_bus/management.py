@@ -1,7 +1,7 @@
 """The nodes that answer requests: ``$cbs``, where tokens are put, and ``ENTITY/$management``.
 
-Any token is good here. Requests and answers are those that azure-servicebus 7.15 makes and reads; what is not implemented is
-answered with 501.
+Any token is good here for what is there; one for what is not there is refused, as the service does. Requests and answers are those
+that azure-servicebus 7.15 makes and reads; what is not implemented is answered with 501, a field of a request like an operation.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fsd_conformance.emulators.service_bus.codec import (
     ulong,
 )
 from fsd_conformance.emulators.service_bus.message import incoming, outgoing, properties, sections
-from fsd_conformance.emulators.service_bus.settle import LOCK_LOST, settle
+from fsd_conformance.emulators.service_bus.settle import LOCK_LOST, NOT_IMPLEMENTED, settle
 from fsd_conformance.emulators.service_bus.store import LockLostError, Message, Queue, UnknownMessageError
 from fsd_conformance.emulators.service_bus.throttle import BUSY
 
@@ -48,6 +48,7 @@ _OUTCOMES = {
     "defered": frames.MODIFIED,
     "suspended": frames.REJECTED,
 }
+_SCHEDULE = {"message", "message-id", "session-id", "partition-key"}  # of a message to schedule; all but the first are in it, too
 
 
 class _Refused(Exception):
@@ -127,13 +128,19 @@ class Node:
             raise _Refused(400, "amqp:not-allowed", f"{_CBS} knows put-token alone")
         if not isinstance(application.get("name"), str) or not isinstance(application.get("type"), str):
             raise _Refused(400, "amqp:not-allowed", "put-token needs a name and a type")
+        audience = str(application["name"]).lower().rstrip("/").removesuffix(_MANAGEMENT)
+        condition, why = self._broker.missing(audience)
+        if not self._broker.holds(audience) and condition == "amqp:not-found":  # whoever attaches is told what is left out
+            raise _Refused(404, condition, why)
 
     def _manage(self, queue: Queue, operation: object, body: Mapping[object, object]) -> tuple[int, bytes]:
         prefix, _, name = operation.rpartition(":") if isinstance(operation, str) else ("", "", "")
         found = _OPERATIONS.get(name) if prefix == "com.microsoft" else None
         if found is None:
             raise _Refused(501, "amqp:not-implemented", f"operation {operation!r:.60} is not implemented here")
-        status, answer = found(self, queue, body)
+        act, known = found
+        _known(body, known, name)
+        status, answer = act(self, queue, body)
         self._broker.pump(queue)
         if queue.dead is not None:
             self._broker.pump(queue.dead)
@@ -156,7 +163,7 @@ class Node:
         for token in _tokens(body):
             outcome = settle(queue, token, Described(code, fields))
             if outcome.failed:
-                raise _Refused(410, *outcome.failed)
+                raise _Refused(501 if outcome.failed[0] == NOT_IMPLEMENTED else 410, *outcome.failed)
         return 200, NULL
 
     def _peek(self, queue: Queue, body: Mapping[object, object]) -> tuple[int, bytes]:
@@ -197,6 +204,7 @@ class Node:
             payload = entry.get("message") if isinstance(entry, dict) else None
             if not isinstance(payload, bytes):
                 raise _Refused(400, "com.microsoft:argument-error", "a message to schedule has no bytes")
+            _known(entry, _SCHEDULE, "schedule-message")
             if len(payload) > self._broker.message_bytes(queue):
                 raise _Refused(413, "amqp:link:message-size-exceeded", f"a message of {len(payload)} bytes is too large")
             messages.append(incoming(payload))
@@ -218,14 +226,21 @@ class Node:
             raise _Refused(503, *BUSY)
 
 
-_OPERATIONS: Mapping[str, Callable[[Node, Queue, Mapping[object, object]], tuple[int, bytes]]] = {
-    "renew-lock": Node._renew,
-    "update-disposition": Node._settle,
-    "peek-message": Node._peek,
-    "receive-by-sequence-number": Node._receive,
-    "schedule-message": Node._schedule,
-    "cancel-scheduled-message": Node._cancel,
+# What does it, and the fields that it has; any other changes what the service does.
+_OPERATIONS: Mapping[str, tuple[Callable[[Node, Queue, Mapping[object, object]], tuple[int, bytes]], set[str]]] = {
+    "renew-lock": (Node._renew, {"lock-tokens"}),
+    "update-disposition": (Node._settle, {"disposition-status", "lock-tokens", "deadletter-reason", "deadletter-description"}),
+    "peek-message": (Node._peek, {"from-sequence-number", "message-count"}),
+    "receive-by-sequence-number": (Node._receive, {"sequence-numbers", "receiver-settle-mode"}),
+    "schedule-message": (Node._schedule, {"messages"}),
+    "cancel-scheduled-message": (Node._cancel, {"sequence-numbers"}),
 }
+
+
+def _known(fields: Mapping[object, object], names: set[str], operation: str) -> None:
+    for name, value in fields.items():
+        if value is not None and name not in names:
+            raise _Refused(501, "amqp:not-implemented", f"{operation}: {name!r:.60} is not implemented here")
 
 
 def _body(payload: bytes) -> Mapping[object, object]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from uuid import UUID
 
 from fsd_conformance.emulators.service_bus.codec import (
     NULL,
@@ -32,7 +33,8 @@ PLAIN, BATCH = 0, 0x80013700  # message formats
 
 _HEADER, _DELIVERY, _ANNOTATIONS, _PROPERTIES, _APPLICATION, _DATA, _FOOTER = 0x70, 0x71, 0x72, 0x73, 0x74, 0x75, 0x78
 _NO_HEADER = NULL + NULL + NULL  # durable, priority and time to live left out
-_SCHEDULED = "x-opt-scheduled-enqueue-time"
+_SCHEDULED, _VIA = "x-opt-scheduled-enqueue-time", "x-opt-via-partition-key"
+_EXPIRY = 8  # absolute-expiry-time, among the properties
 _LAST_MS = 253_402_300_799_999  # the end of the year 9999: clients cannot say a later time
 _OURS = {
     "x-opt-sequence-number",
@@ -45,6 +47,9 @@ _OURS = {
 _SEQUENCE = symbol("x-opt-sequence-number") + b"\x81"
 _ENQUEUED = symbol("x-opt-enqueued-time") + b"\x83"
 _LOCKED = symbol("x-opt-locked-until") + b"\x83"
+_TOKEN = symbol("x-opt-lock-token") + b"\x98"
+_HELD = b"\x00\x53\x71\xc1" + bytes((len(_TOKEN) + 17, 2)) + _TOKEN  # delivery annotations, up to the token
+_FREE = b"\x00\x53\x71\xc1\x01\x00"  # none: the service sends the section all the same
 _TWO = b"\x00\x53\x72\xc1" + bytes((len(_SEQUENCE) + len(_ENQUEUED) + 17, 4))
 _THREE = b"\x00\x53\x72\xc1" + bytes((len(_SEQUENCE) + len(_ENQUEUED) + len(_LOCKED) + 25, 6))
 _TIME = struct.Struct(">q").pack
@@ -58,6 +63,7 @@ class Incoming:
     body: bytes  # the bare message
     header: bytes = _NO_HEADER  # its durable, priority and time to live, encoded
     extra: tuple[tuple[bytes, bytes], ...] = ()  # the sender's own annotations, encoded
+    delivery: tuple[tuple[bytes, bytes], ...] = ()  # its own delivery annotations, likewise
     ttl: int | None = None
     scheduled: int = 0
     size: int = 0  # bytes, as it was sent
@@ -79,13 +85,16 @@ def incoming(payload: bytes) -> Incoming:
     """Read an encoded message. `AmqpError`: it is none, or its sections are out of order."""
     start, header, ttl, scheduled = 0, _NO_HEADER, None, 0
     extra: list[tuple[bytes, bytes]] = []
+    delivery: list[tuple[bytes, bytes]] = []
     parts: list[bytes] = []  # of the bare message, where something was within it
     last = 0
+    expires: object = None
     for code, at, value, after in sections(payload):
-        if code == _DELIVERY:  # for the next hop alone, which this is; azure-servicebus puts it last
+        if code == _DELIVERY:  # azure-servicebus puts it last
             if last > _ANNOTATIONS:
                 parts.append(payload[start:at])
             start = after
+            delivery += _theirs(payload, value, after)
             continue
         if not isinstance(code, int) or not _HEADER <= code <= _FOOTER or code < last:
             raise AmqpError("amqp:decode-error", f"a message has no section {code!r:.40} there")
@@ -96,14 +105,18 @@ def incoming(payload: bytes) -> Incoming:
             header, ttl = _header(payload, value, after)
         elif code == _ANNOTATIONS:
             extra, scheduled = _annotations(payload, value, after)
+        elif code == _PROPERTIES:
+            expires = _field(payload, value, after, _EXPIRY)
         elif code == _APPLICATION:
             for name, _, _, _ in _entries(payload, value, after):
                 if not isinstance(name, str):  # azure-servicebus sends a key that is a number as a map
                     raise AmqpError("amqp:decode-error", f"the name of an application property is no text: {name!r:.60}")
     if last < _PROPERTIES:
         raise AmqpError("amqp:decode-error", "a message has no body")
+    if expires is not None and ttl is None:
+        raise AmqpError("amqp:not-implemented", "absolute-expiry-time without a time to live is not implemented here")
     body = b"".join((*parts, payload[start:])) if parts else payload[start:]
-    return Incoming(body, header, tuple(extra), ttl, scheduled, len(payload))
+    return Incoming(body, header, tuple(extra), tuple(delivery), ttl, scheduled, len(payload))
 
 
 def batch(payload: bytes) -> list[Incoming]:
@@ -143,15 +156,27 @@ def _annotations(payload: bytes, at: int, end: int) -> tuple[list[tuple[bytes, b
     values, _ = decode(payload, at, end)
     if not isinstance(values, dict):
         raise AmqpError("amqp:decode-error", "a message's annotations are no map")
-    kept = [
-        (payload[name_at:value_at], payload[value_at:after])
-        for name, name_at, value_at, after in _entries(payload, at, end)
-        if name not in _OURS
-    ]
+    if values.get(_VIA) is not None:
+        raise AmqpError("amqp:not-implemented", f"{_VIA}: sending via another queue is not implemented here")
     scheduled = values.get(_SCHEDULED) or 0
     if isinstance(scheduled, bool) or not isinstance(scheduled, int) or not 0 <= scheduled <= _LAST_MS:
         raise AmqpError("amqp:decode-error", f"{_SCHEDULED} is no time: {scheduled!r:.40}")
-    return kept, scheduled
+    return _theirs(payload, at, end), scheduled
+
+
+def _theirs(payload: bytes, at: int, end: int) -> list[tuple[bytes, bytes]]:
+    """The entries of a map of annotations, encoded, without those that are the broker's."""
+    return [
+        (payload[name_at:value_at], payload[value_at:after])
+        for name, name_at, value_at, after in _entries(payload, at, end)
+        if (name.decode("latin-1") if isinstance(name, bytes) else name) not in _OURS
+    ]
+
+
+def _field(payload: bytes, at: int, end: int, index: int) -> object:
+    """One field of a section that is a list; `None` where it has fewer."""
+    fields, _ = decode(payload, at, end)
+    return fields[index] if isinstance(fields, list) and index < len(fields) else None
 
 
 def _entries(data: bytes, at: int, end: int) -> Iterator[tuple[object, int, int, int]]:
@@ -166,10 +191,17 @@ def _entries(data: bytes, at: int, end: int) -> Iterator[tuple[object, int, int,
         at = after
 
 
-def outgoing(message: Incoming, sequence: int, enqueued: int, deliveries: int, locked: int | None, state: int = 0) -> bytes:
-    """What goes before ``message.body``. Times in ms since 1970; ``locked``: until when, `None` if it is not."""
+def outgoing(
+    message: Incoming, sequence: int, enqueued: int, deliveries: int, locked: int | None, state: int = 0, token: bytes = b""
+) -> bytes:
+    """What goes before ``message.body``. Times in ms since 1970; ``locked``: until when, `None` if it is not; ``token``: its lock's."""
     fields = message.header
     header = b"\x00\x53\x70\xc0" + bytes((len(fields) + 7, 5)) + fields + b"\x40\x70" + _COUNT(deliveries)
+    if message.delivery:
+        held = [(_TOKEN[:-1], _TOKEN[-1:] + UUID(bytes_le=token).bytes)] if token else []
+        header += described(_DELIVERY, mapping([*message.delivery, *held]))
+    else:
+        header += _HELD + UUID(bytes_le=token).bytes if token else _FREE
     if message.extra or state:
         pairs = [*message.extra, (_SEQUENCE[:-1], long(sequence)), (_ENQUEUED[:-1], timestamp(enqueued))]
         if locked is not None:

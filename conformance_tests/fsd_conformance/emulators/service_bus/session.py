@@ -17,7 +17,6 @@ from fsd_conformance.emulators.service_bus.codec import (
 )
 from fsd_conformance.emulators.service_bus.links import IncomingLink, Link, OutgoingLink, attach
 from fsd_conformance.emulators.service_bus.settle import LOST, settle
-from fsd_conformance.emulators.service_bus.store import Queue
 
 if TYPE_CHECKING:
     from fsd_conformance.emulators.service_bus.connection import Connection
@@ -42,7 +41,7 @@ class Session:
         self._outgoing = 0
         self._delivery = 0
         self._outbox: deque[tuple[bytes, bytes | memoryview]] = deque()  # frames of the one delivery that the window cut
-        self._unsettled: dict[int, tuple[Queue, bytes]] = {}
+        self._unsettled: dict[int, tuple[OutgoingLink, bytes]] = {}  # by the delivery's number: its link, and the token of its lock
         self._detached: set[int] = set()  # handles whose detach has not been answered
         self.send(frames.BEGIN, ushort(channel), uint(0), uint(_WINDOW), uint(_WINDOW), uint(HANDLES))
 
@@ -89,20 +88,20 @@ class Session:
         """Whether the client waits for a message."""
         return any(isinstance(link, OutgoingLink) and link.queue is not None and link.credit > 0 for link in self.links.values())
 
-    def deliver(self, link: OutgoingLink, tag: bytes, head: bytes, body: bytes, queue: Queue | None) -> None:
-        """Send a message in as many frames as it takes. ``queue``: whose lock ``tag`` names; `None`: it is settled."""
+    def deliver(self, link: OutgoingLink, tag: bytes, head: bytes, body: bytes, *, settled: bool) -> None:
+        """Send a message in as many frames as it takes. ``tag``: the token of its lock, unless it is ``settled``."""
         number = self._delivery
         self._delivery = (number + 1) & 0xFFFFFFFF
-        if queue is not None:
-            self._unsettled[number] = (queue, tag)
+        if not settled:
+            self._unsettled[number] = (link, tag)
         room = self.connection.peer_frame - _OVERHEAD
         size = len(head) + len(body)
         if size <= room and self._window > 0:
             self._count()
-            self.connection.send(frames.transfer(self.channel, link.encoded, number, tag, queue is None, False, size) + head, body)
+            self.connection.send(frames.transfer(self.channel, link.encoded, number, tag, settled, False, size) + head, body)
             return
         rest = memoryview(head + body)
-        start = frames.transfer(self.channel, link.encoded, number, tag, queue is None, size > room, min(room, size))
+        start = frames.transfer(self.channel, link.encoded, number, tag, settled, size > room, min(room, size))
         self._outbox.append((start, rest[:room]))
         for at in range(room, size, room):
             piece = rest[at : at + room]
@@ -203,10 +202,15 @@ class Session:
             if isinstance(state, Described) and state.descriptor == 0x23:
                 continue  # received: no outcome
             self._unsettled.pop(number, None)
-            outcome = settle(*entry, state) if entry else LOST
+            outcome = LOST
             if entry:
-                self.connection.broker.pump(entry[0])
-                if entry[0].dead is not None:
-                    self.connection.broker.pump(entry[0].dead)
+                link, token = entry
+                if self.links.get(link.handle) is not link:
+                    continue  # what it delivered ended with it, but for the lock
+                assert link.queue is not None
+                outcome = settle(link.queue, token, state)
+                self.connection.broker.pump(link.queue)
+                if link.queue.dead is not None:
+                    self.connection.broker.pump(link.queue.dead)
             if not quiet:
                 self.connection.send(frames.disposition(self.channel, False, number, outcome.encoded))

@@ -8,12 +8,15 @@ from fsd_conformance.emulators.service_bus import frames
 from fsd_conformance.emulators.service_bus.codec import ACCEPTED, AmqpError, Described, described
 from fsd_conformance.emulators.service_bus.store import LockLostError, NoDeadLetterError, Queue
 
-__all__ = ["LOCK_LOST", "LOST", "Outcome", "settle"]
+__all__ = ["LOCK_LOST", "LOST", "NOT_IMPLEMENTED", "Outcome", "settle"]
+
+NOT_IMPLEMENTED = "amqp:not-implemented"
 
 LOCK_LOST = (
     "com.microsoft:message-lock-lost",
     "The lock supplied is invalid. Either the lock expired, or the message has already been removed from the queue.",
 )
+_REASON, _DESCRIPTION = "DeadLetterReason", "DeadLetterErrorDescription"
 _ACCEPTED, _LIST = frames.ACCEPTED_OUTCOME, b"\x45"
 
 
@@ -38,7 +41,9 @@ def settle(queue: Queue, token: bytes, state: object) -> Outcome:
     """Do with the message that ``token`` holds what a decoded outcome says; none releases it. `AmqpError`: it is no outcome."""
     code, fields = (state.descriptor, state.value) if isinstance(state, Described) else (frames.RELEASED, [])
     if not isinstance(code, int) or code not in _DONE or not isinstance(fields, list):
-        raise AmqpError("amqp:not-implemented", f"outcome {code!r:.40}")
+        raise AmqpError(NOT_IMPLEMENTED, f"outcome {code!r:.40}")
+    if more := _changes(code, fields):
+        return Outcome.failure(NOT_IMPLEMENTED, f"changing a message's properties while it is settled is not implemented here: {more}")
     try:
         if code == _ACCEPTED:
             queue.complete(token)
@@ -57,11 +62,21 @@ def settle(queue: Queue, token: bytes, state: object) -> Outcome:
     return _DONE[code]
 
 
+def _changes(code: int, fields: list[object]) -> str:
+    """The properties that an outcome would give the message."""
+    notes = fields[2] if code == frames.MODIFIED and len(fields) > 2 else _info(fields) if code == frames.REJECTED else None
+    return ", ".join(f"{name!r:.40}" for name in notes if name not in (_REASON, _DESCRIPTION)) if isinstance(notes, dict) else ""
+
+
+def _info(fields: list[object]) -> object:
+    error = fields[0].value if fields and isinstance(fields[0], Described) else None
+    return error[2] if isinstance(error, list) and len(error) > 2 else None
+
+
 def _reason(fields: list[object]) -> tuple[str | None, str | None]:
     """Why a message is a dead letter, as azure-servicebus says it in the error's map."""
-    error = fields[0].value if fields and isinstance(fields[0], Described) else None
-    info = error[2] if isinstance(error, list) and len(error) > 2 else None
+    info = _info(fields)
     if not isinstance(info, dict):
         return None, None
-    reason, description = info.get("DeadLetterReason"), info.get("DeadLetterErrorDescription")
+    reason, description = info.get(_REASON), info.get(_DESCRIPTION)
     return (reason if isinstance(reason, str) else None, description if isinstance(description, str) else None)

@@ -1,0 +1,129 @@
+"""What the local Lambda claims to do, operation by operation, and what it refuses by name: the one list of it, which answers follow.
+
+A parameter, a header or a field that would change what the service does is either claimed here or answered with 501 and
+"NotImplemented"; it is never ignored. What is refused is listed for people and for the test that walks the list, and botocore's model
+of the service; what is on neither list is refused as well. Of what is claimed, Description, Role and Tags are kept and told and
+nothing more: nothing is authorised. $LATEST is the one qualifier that a function has; others are not found, as on the platform where
+nobody published a version or made an alias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["OPERATIONS", "Operation", "controls", "unclaimed"]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation by its name in the service's model; its path, an expression, and what of a request it heeds."""
+
+    name: str
+    method: str
+    path: str
+    does: str
+    parameters: frozenset[str] = frozenset()
+    headers: frozenset[str] = frozenset()
+    fields: frozenset[str] = frozenset()
+
+
+_F = "/functions/([^/]+)"
+_Q = _words("Qualifier")
+_CONFIGURED = _words("Description Environment Handler MemorySize Role Runtime Timeout")
+_EVENTS = _words("DestinationConfig MaximumEventAgeInSeconds MaximumRetryAttempts")
+OPERATIONS = (
+    Operation(
+        *("CreateFunction", "POST", "/2015-03-31/functions", "create"),
+        fields=_CONFIGURED | _words("Architectures Code FunctionName Tags"),
+    ),
+    Operation("ListFunctions", "GET", "/2015-03-31/functions", "list", _words("Marker MaxItems")),
+    Operation(
+        *("Invoke", "POST", f"/2015-03-31{_F}/invocations", "invoke"),
+        parameters=_Q,
+        headers=_words("x-amz-client-context x-amz-invocation-type x-amz-log-type"),
+    ),
+    Operation("GetFunction", "GET", f"/2015-03-31{_F}", "get", _Q),
+    Operation("DeleteFunction", "DELETE", f"/2015-03-31{_F}", "delete", _Q),
+    Operation("GetFunctionConfiguration", "GET", f"/2015-03-31{_F}/configuration", "get_configuration", _Q),
+    Operation(
+        *("UpdateFunctionConfiguration", "PUT", f"/2015-03-31{_F}/configuration", "update_configuration"),
+        fields=_CONFIGURED | _words("RevisionId"),
+    ),
+    Operation(
+        *("UpdateFunctionCode", "PUT", f"/2015-03-31{_F}/code", "update_code"),
+        fields=_words("Architectures RevisionId S3Bucket S3Key ZipFile"),
+    ),
+    Operation(
+        *("PutFunctionConcurrency", "PUT", f"/2017-10-31{_F}/concurrency", "put_concurrency"),
+        fields=_words("ReservedConcurrentExecutions"),
+    ),
+    Operation("DeleteFunctionConcurrency", "DELETE", f"/2017-10-31{_F}/concurrency", "delete_concurrency"),
+    Operation("GetFunctionConcurrency", "GET", f"/2019-09-30{_F}/concurrency", "get_concurrency"),
+    Operation("PutFunctionEventInvokeConfig", "PUT", f"/2019-09-25{_F}/event-invoke-config", "put_events", _Q, fields=_EVENTS),
+    Operation("UpdateFunctionEventInvokeConfig", "POST", f"/2019-09-25{_F}/event-invoke-config", "update_events", _Q, fields=_EVENTS),
+    Operation("GetFunctionEventInvokeConfig", "GET", f"/2019-09-25{_F}/event-invoke-config", "get_events", _Q),
+    Operation("DeleteFunctionEventInvokeConfig", "DELETE", f"/2019-09-25{_F}/event-invoke-config", "delete_events", _Q),
+    Operation(
+        *("PutFunctionRecursionConfig", "PUT", f"/2024-08-31{_F}/recursion-config", "put_recursion"),
+        fields=_words("RecursiveLoop"),
+    ),
+    Operation("GetFunctionRecursionConfig", "GET", f"/2024-08-31{_F}/recursion-config", "get_recursion"),
+    Operation("GetAccountSettings", "GET", "/2016-08-19/account-settings", "account"),
+    Operation("ListTags", "GET", "/2017-03-31/tags/(.+)", "get_tags"),
+    Operation("TagResource", "POST", "/2017-03-31/tags/(.+)", "tag", fields=_words("Tags")),
+    Operation("UntagResource", "DELETE", "/2017-03-31/tags/(.+)", "untag", _words("tagKeys")),
+)
+CODE = _words("S3Bucket S3Key ZipFile")  # of CreateFunction's Code
+REFUSED = {  # by operation: fields, parameters and headers
+    "CreateFunction": _words(
+        "AcceleratorConfig CapacityProviderConfig CodeSigningConfigArn DeadLetterConfig DurableConfig EphemeralStorage FileSystemConfigs "
+        "ImageConfig KMSKeyArn Layers LoggingConfig PackageType Publish PublishTo RuntimeConfig SnapStart TenancyConfig TracingConfig "
+        "VpcConfig"
+    ),
+    "UpdateFunctionConfiguration": _words(
+        "AcceleratorConfig CapacityProviderConfig DeadLetterConfig DurableConfig EphemeralStorage FileSystemConfigs ImageConfig KMSKeyArn "
+        "Layers LoggingConfig RuntimeConfig SnapStart TracingConfig VpcConfig"
+    ),
+    "UpdateFunctionCode": _words("DryRun ImageUri Publish PublishTo S3ObjectStorageMode S3ObjectVersion SourceKMSKeyArn"),
+    "ListFunctions": _words("FunctionVersion MasterRegion"),
+    "Invoke": _words("X-Amz-Durable-Execution-Name X-Amz-Tenant-Id"),
+}
+CODE_REFUSED = _words("ImageUri S3ObjectStorageMode S3ObjectVersion SourceKMSKeyArn")
+OPERATIONS_REFUSED = _words(
+    "AddLayerVersionPermission AddPermission CreateAlias CreateEventSourceMapping CreateFunctionUrlConfig DeleteAlias GetAlias "
+    "GetFunctionUrlConfig GetLayerVersion GetPolicy GetProvisionedConcurrencyConfig GetRuntimeManagementConfig InvokeAsync "
+    "InvokeWithResponseStream ListAliases ListEventSourceMappings ListFunctionEventInvokeConfigs ListLayers ListVersionsByFunction "
+    "PublishLayerVersion PublishVersion PutProvisionedConcurrencyConfig PutRuntimeManagementConfig RemovePermission UpdateAlias"
+)
+# What a refused field may hold, because it says what holds without it.
+_NOTHING: dict[str, Any] = {
+    "EphemeralStorage": {"Size": 512},
+    "LoggingConfig": {"LogFormat": "Text"},
+    "PackageType": "Zip",
+    "SnapStart": {"ApplyOn": "None"},
+    "TracingConfig": {"Mode": "PassThrough"},
+}
+_NO_EFFECT = _words("x-amz-content-sha256 x-amz-date x-amz-security-token x-amz-user-agent")  # of a signature, which nobody checks
+
+
+def controls(header: str) -> bool:
+    """Whether a header, in lower case, would change what the service does."""
+    return header.startswith("x-amz-") and header not in _NO_EFFECT
+
+
+def _says(value: object) -> bool:
+    """Whether a field says anything."""
+    if isinstance(value, Mapping):
+        return any(map(_says, value.values()))
+    return value not in (None, False, "", [])
+
+
+def unclaimed(body: Mapping[str, Any], fields: frozenset[str]) -> str | None:
+    """The first field of ``body`` that is not claimed and says something else than what holds without it."""
+    return next((name for name, value in body.items() if name not in fields and _says(value) and value != _NOTHING.get(name)), None)

@@ -1,0 +1,152 @@
+"""What the cases of messages do to a driver: send all, receive what is due, see what a request refused."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import pytest
+
+from fsd_conformance.base import new_retry
+from fsd_core.driver import Code, Delivery, Message, MessageDriver, Rejected
+from fsd_core.retry import TRANSIENT
+
+__all__ = [
+    "ack_all",
+    "collect",
+    "drain",
+    "new_body",
+    "patience",
+    "publish_all",
+    "receive_one",
+    "receive_some",
+    "receive_until",
+    "refused_entries",
+    "sent_none",
+    "told_entries",
+]
+
+
+def told_entries(told: Sequence[Rejected], count: int) -> list[int]:
+    """The entries of a request of ``count`` that were refused: each once, and not all where nothing is wrong."""
+    numbers = [each.index for each in told]
+    assert sorted(set(numbers)) == sorted(numbers)
+    assert set(numbers) <= set(range(count))
+    assert len(numbers) < count, f"all {count} entries were refused: {told[0]}"
+    return numbers
+
+
+def refused_entries(driver: MessageDriver, refuse: threading.Event, request: Callable[[], Sequence[Rejected]]) -> tuple[set[int], bool]:
+    """Which entries of a request of four the driver says are refused while the service refuses some, and whether it raised."""
+    refuse.set()
+    code, told = None, list[Rejected]()
+    try:
+        told += request()
+    except Exception as error:
+        code = driver.classify(error)
+    refuse.clear()
+    if code is not None:
+        assert code in {*TRANSIENT, Code.TOO_LARGE}  # this machine has no room, which is its answer, see `fsd_local.errors`
+        return {0, 1, 2, 3}, True
+    assert told, "the service refused entries, and the driver names none"
+    return set(told_entries(told, 4)), False
+
+
+def new_body(label: str, size: int | None = None) -> bytes:
+    """An ASCII body that no other has, of ``size`` bytes if given."""
+    body = f"{secrets.token_hex(8)} {label} ".encode()
+    return body if size is None else body[:size].ljust(size, b".")
+
+
+def publish_all(driver: MessageDriver, messages: Sequence[Message]) -> None:
+    """Send all, packed by route, count and bytes as core does, until none is refused."""
+    limits, retry = driver.limits, new_retry()
+    by_route: dict[object, list[Message]] = {}
+    for message in messages:
+        by_route.setdefault(driver.route(message.rank), []).append(message)
+    for left in by_route.values():
+        while left:
+            count, size = 0, 0
+            while count < min(len(left), limits.batch_messages):
+                size += len(left[count].body) + limits.overhead_bytes
+                if count and size > limits.batch_bytes:
+                    break
+                count += 1
+            retry.entries(driver, "publish", left[:count], driver.publish)
+            del left[:count]
+
+
+def receive_some(driver: MessageDriver, rank: int, wait_s: float) -> Sequence[Delivery]:
+    """One receive, again while it fails for a passing reason."""
+    wait = min(wait_s, driver.limits.wait_s)
+    return new_retry().call(driver, "receive", lambda: driver.receive(rank, driver.limits.receive_messages, wait))
+
+
+def ack_all(driver: MessageDriver, rank: int, deliveries: Iterable[Delivery]) -> None:
+    """Acknowledge all, until none is refused."""
+    tokens, step = [each.token for each in deliveries], driver.limits.batch_messages
+    for first in range(0, len(tokens), step):
+        new_retry().entries(driver, "ack", tokens[first : first + step], lambda batch: driver.ack(rank, batch))
+
+
+def patience(driver: MessageDriver) -> float:
+    """Seconds for what arrives: deliveries whose reply was lost come again after their lease."""
+    return 60.0 + 5 * min(driver.limits.lease_s, 30.0)
+
+
+def receive_until(driver: MessageDriver, rank: int, done: Callable[[Sequence[Delivery]], bool], what: object, wait_s: float = 2.0) -> None:
+    """Receive until ``done``, which sees every batch of deliveries."""
+    until = time.monotonic() + patience(driver)
+    while not done(receive_some(driver, rank, wait_s)):
+        assert time.monotonic() < until, f"rank {rank}: not delivered: {what!r:.300}"
+
+
+def collect(driver: MessageDriver, rank: int, bodies: Sequence[bytes]) -> Counter[bytes]:
+    """Receive and acknowledge until each of ``bodies`` was there; how often each body came, also those of earlier cases."""
+    got: Counter[bytes] = Counter()
+    missing = set(bodies)
+
+    def done(deliveries: Sequence[Delivery]) -> bool:
+        ack_all(driver, rank, deliveries)
+        got.update(each.body for each in deliveries)
+        missing.difference_update(got)
+        return not missing
+
+    receive_until(driver, rank, done, missing)
+    return got
+
+
+def receive_one(driver: MessageDriver, rank: int, body: bytes, wait_s: float = 2.0) -> Delivery:
+    """The next delivery of ``body``, not acknowledged; what else comes is."""
+    found: list[Delivery] = []
+
+    def done(deliveries: Sequence[Delivery]) -> bool:
+        found.extend(each for each in deliveries if each.body == body)
+        ack_all(driver, rank, [each for each in deliveries if each.body != body])
+        return bool(found)
+
+    receive_until(driver, rank, done, body, wait_s)
+    return found[0]
+
+
+def drain(driver: MessageDriver, rank: int, wait_s: float = 1.0) -> float:
+    """Acknowledge all that is there, and how long the receive waited that found nothing."""
+    until = time.monotonic() + patience(driver)
+    while time.monotonic() < until:
+        before = time.monotonic()
+        deliveries = driver.receive(rank, driver.limits.receive_messages, wait_s)
+        took = time.monotonic() - before
+        if not deliveries:
+            return took
+        ack_all(driver, rank, deliveries)
+    pytest.fail(f"rank {rank}: the queue does not become empty")
+
+
+def sent_none(driver: MessageDriver, rank: int, bodies: Sequence[bytes]) -> None:
+    """Assert that none of ``bodies`` is there, once a message sent later is."""
+    last = new_body("last")
+    publish_all(driver, [Message(rank, last)])
+    assert not collect(driver, rank, [last]).keys() & set(bodies)

@@ -1,0 +1,27 @@
+"""All commands: importing this takes the longest of what the command does first, and so `main` does it under its guards."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import click
+
+from fsd_core.cli import apps, compare, conformance, cost, demo, doctor, emulators, model, partition, report, run
+
+__all__ = ["root"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog="Start with: fsd demo")
+@click.version_option(version("fsd-inference"), prog_name="fsd")
+def root() -> None:
+    """Fully serverless distributed inference.
+
+    A model too large for one function is run by many short functions that nobody keeps warm, on a cloud or on this machine.
+    """
+
+
+for command in (
+    run.run, compare.compare, report.report, partition.partition, model.group, cost.bill, cost.group, demo.demo, apps.deploy, apps.destroy,
+    apps.gc, apps.clean, emulators.group, conformance.conformance, doctor.doctor,
+):  # fmt: skip
+    root.add_command(command)

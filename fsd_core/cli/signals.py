@@ -1,0 +1,116 @@
+"""SIGINT, SIGTERM and SIGHUP end a command alike: cleanly if it can in time, but always within `interrupt.LIMIT_S`.
+
+The first signal raises `Interrupted` in the main thread; later ones change nothing, so that no clean-up is cut short by impatience. A
+thread learns of the signal from the interpreter's wake-up descriptor, even while the main thread is in a long call of a C library, and
+ends the process if the main thread has not. A signal that was ignored when the process started (``nohup``) stays ignored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+from fsd_core import interrupt
+
+__all__ = ["Interrupted", "Signals"]
+
+WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+SPARE_S = 0.4  # of the limit, for the last words and for the end of the process
+
+AGAIN_S = 0.01
+
+
+class Interrupted(KeyboardInterrupt):
+    """One of the signals came. ``code``: the exit code, as shells count; ``word``: for people."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__()
+        self.code = 128 + number
+        self.word = WORDS[signal.Signals(number)]
+
+
+class Signals:
+    """Takes the signals from `start` to `stop`. ``last_words`` is called with `Interrupted` where the command is ended by force."""
+
+    def __init__(self, last_words: Callable[[Interrupted], object]) -> None:
+        self.came: Interrupted | None = None
+        self._last_words = last_words
+        self._over = False
+        self._stopped = threading.Event()
+        self._before: dict[int, object] = {}
+
+    def start(self) -> None:
+        """From now on. Without effect outside the main thread, where Python takes no signals."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._woken, self._wakes = os.pipe()
+        os.set_blocking(self._wakes, False)
+        self._wakeup = signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
+        for number in WORDS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._take)
+        with contextlib.suppress(RuntimeError):  # the system has no more threads: then only the main thread hears
+            threading.Thread(target=self._watch, name="fsd-signals", daemon=True).start()
+
+    def stop(self) -> None:
+        """The command is over, and the process goes on: signals do what they did before."""
+        if not self._before:
+            return
+        self._stopped.set()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal() gave
+        sys.unraisablehook = self._hook
+        signal.set_wakeup_fd(self._wakeup)
+        os.close(self._wakes)  # ends the thread
+        interrupt.end()
+
+    def over(self) -> None:
+        """The command has said its last words, and the process is ending: a first signal ends it at once, others change nothing."""
+        self._over = True
+        if self.came:
+            for number in self._before:
+                signal.signal(number, signal.SIG_IGN)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        interrupt.begin()
+        if self._over:
+            os._exit((self.came or Interrupted(number)).code)
+        if self.came is None and not interrupt.postponed(number):
+            self.came = Interrupted(number)
+            raise self.came
+
+    def _unraisable(self, what: sys.UnraisableHookArgs) -> None:
+        """Where Python cannot raise (finalizers, callbacks of weak references) it would drop the interrupt: it comes again, outside."""
+        if isinstance(what.exc_value, Interrupted):
+            number, self.came = what.exc_value.code - 128, None
+            again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+        else:
+            self._hook(what)
+
+    def _watch(self) -> None:
+        """The thread: ends the process when the time is over."""
+        first: Interrupted | None = None
+        while first is None:
+            woke = os.read(self._woken, 64)
+            if not woke:  # stopped
+                os.close(self._woken)
+                return
+            first = next((Interrupted(number) for number in woke if number in self._before), None)
+        interrupt.begin()
+        if self._stopped.wait(interrupt.remaining() - SPARE_S):
+            os.close(self._woken)
+            return
+        came = self.came or first
+        with contextlib.suppress(RuntimeError):
+            speaking = threading.Thread(target=self._last_words, args=(came,), name="fsd-last-words", daemon=True)
+            speaking.start()
+            speaking.join(SPARE_S / 2)  # who ought to read the answer may not
+        os._exit(came.code)

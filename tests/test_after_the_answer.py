@@ -1,0 +1,207 @@
+"""What goes wrong once the output is there costs a warning and not the answer."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import fsd_core
+import fsd_core.client
+import fsd_core.result
+import fsd_core.versions
+from fsd_core import cost
+from fsd_core.cli import main
+from fsd_core.cli.run import result_tables
+from fsd_core.client import Progress, Result
+from fsd_core.compare import Case, Cell, Comparison, Where, spread
+from fsd_core.cost import Usage
+from fsd_core.figures import FIGURES, Measured
+from fsd_core.model import Layer, Model, radixnet, save
+from fsd_core.report import comparison_page, find_record, read_record, run_page, stragglers, trace
+from fsd_core.result import keep, left_out, over_ranks, warn, wrong_rank
+
+WEIGHTS = np.random.default_rng(1).integers(-3, 4, (5, 6)).astype(np.float32)
+MODEL = Model([Layer(WEIGHTS, 0, "identity", None, False)])
+X = np.arange(18, dtype=np.float32).reshape(3, 6)
+
+
+def start(home: Path, workers: int = 3, **options: Any) -> Result:
+    return fsd_core.run(
+        MODEL, X, workers=workers, home=home, partition="block", channel="object", settings={"root": home / "root"}, **options
+    )
+
+
+def right(result: Result) -> None:
+    np.testing.assert_allclose(result.output.toarray(), X @ WEIGHTS.T, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return start(tmp_path_factory.mktemp("home"))
+
+
+def losing(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+    """From here on ``change`` is made to the workers' records before a run's result is made of them."""
+    made = fsd_core.client.over_ranks
+    monkeypatch.setattr(fsd_core.client, "over_ranks", lambda records, workers: made(change(records), workers))
+
+
+@pytest.mark.parametrize("fault", ["versions", "not installed", "disk", "form", "time", "folder"])
+def test_a_record_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    def refuse(*_: object, **__: object) -> Any:
+        raise {"disk": OSError(28, "No space left on device"), "not installed": PackageNotFoundError("x")}.get(fault, ValueError(fault))
+
+    target = {
+        "versions": (fsd_core.result, "versions"),
+        "disk": (Path, "write_bytes"),
+        "form": (fsd_core.result, "seal"),
+        "time": (fsd_core.result.time, "strftime"),
+    }
+    about = {"objective": "cost", "seed": 0, "faults": None, "batches": [3], "model": "x", "note": {"a": "b"}, "began": 0.0}
+    if fault == "folder":
+        (tmp_path / "runs").write_text("a file")
+    elif fault != "not installed":
+        monkeypatch.setattr(*target[fault], refuse)
+    else:
+        monkeypatch.setattr(fsd_core.versions, "requires", refuse)
+        monkeypatch.setattr(fsd_core.versions, "version", refuse)
+    result = Result("0" * 16, None, 3, 6, 1, 0, 1, "local", None, "queue", "block", {}, {}, {}, {}, [])  # type: ignore[arg-type]
+    monkeypatch.setattr(Result, "output_nonzero_samples", 3)
+    if fault == "not installed":  # then it says so
+        keep(result, tmp_path, about)
+        assert json.loads((tmp_path / "runs" / f"{'0' * 16}.json").read_text())["versions"]["fsd"] == "not installed"
+        return
+    with pytest.warns(UserWarning, match=r"the run's record cannot be kept in .*runs: ") as caught:
+        keep(result, tmp_path, about)
+    assert "\n" not in str(caught[0].message)
+    monkeypatch.undo()
+    assert not (tmp_path / "runs").is_dir() or not list((tmp_path / "runs").iterdir())
+
+
+def test_the_answer_comes_back_where_its_record_cannot_be_kept(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.warns(UserWarning, match="record cannot be kept"):
+        right(start(tmp_path, workers=1))
+
+
+def test_the_answer_comes_back_where_warnings_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        right(start(tmp_path, workers=1))
+    assert "warning: the run's record cannot be kept" in capsys.readouterr().err
+
+
+def test_a_warning_needs_no_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn("nobody hears it")
+
+
+def test_progress_that_fails_while_output_is_collected(tmp_path: Path) -> None:
+    def progress(step: Progress) -> None:
+        if step.phase == "collect":
+            raise ZeroDivisionError("of the caller's")
+
+    with pytest.warns(UserWarning, match="progress failed while the output was collected: ZeroDivisionError: of the caller's"):
+        right(start(tmp_path, workers=1, progress=progress))
+
+
+def test_progress_that_fails_before_ends_the_run(tmp_path: Path) -> None:
+    def progress(step: Progress) -> None:
+        raise ZeroDivisionError(step.phase)
+
+    with pytest.raises(ZeroDivisionError):
+        start(tmp_path, workers=1, progress=progress)
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        (lambda records: records[1:], [0]),
+        (lambda records: [records[2], records[0]], [1]),
+        (lambda records: [], [0, 1, 2]),
+        (lambda records: [None, 3, *records[2:]], [0, 1]),
+        (lambda records: [records[0], records[0], records[2] | {"rank": 17}], [1, 2]),
+        (lambda records: [records[0] | {"seconds": {}}, records[1], records[2] | {"meter": None}], [0, 2]),
+    ],
+)
+def test_a_rank_without_a_record_is_left_out_and_named_everywhere(
+    tmp_path: Path, whole: Result, monkeypatch: pytest.MonkeyPatch, change: Any, missing: list[int]
+) -> None:
+    losing(monkeypatch, change)
+    with pytest.warns(UserWarning, match=rf"ranks? {', '.join(map(str, missing))} left no record"):
+        result = start(tmp_path)
+    right(result)
+    assert result.missing_ranks == missing
+    assert [rank["rank"] for rank in result.ranks] == sorted({0, 1, 2} - set(missing))
+    fewer, console = len(result.ranks), Console(width=300)
+    assert result.meter["object_gets"] < whole.meter["object_gets"] if fewer else result.seconds["compute"] == 0
+    with console.capture() as shown:
+        console.print(*result_tables(result))
+    assert "left no record" in shown.get()
+
+    record = read_record(find_record(result.run, tmp_path))
+    assert record["missing_ranks"] == missing == json.loads(json.dumps(result.to_json()))["missing_ranks"]
+    measured = Measured(record, cost.bill(Usage.of_run(record), cost.load(cost.default_tariff("local") or "")))
+    page = run_page(measured)
+    assert "left no record" in page
+    assert ("Timeline by rank" in page) == bool(fewer)
+    assert len(json.loads(trace.trace(record))["traceEvents"]) >= 1 + fewer
+    assert {each.rank for each in stragglers(record)} <= {0, 1, 2} - set(missing)
+    for figure in FIGURES:
+        assert figure.total(measured) >= 0
+    cell = Cell(Case("local", "object", 3), [measured])
+    found = Comparison({"model": "m", "repeat": 1, "samples": 3, "layers": 1, "neurons": 6}, {"local": Where(None, "local")}, [cell])
+    assert [spread(figure, cell)[0] for figure in FIGURES]
+    assert "left no record" in comparison_page(found)
+    assert "left no record" in found.left_out()[0]
+    assert found.to_csv().count("\n") == 2
+
+
+def test_the_report_of_a_run_that_lacks_a_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    losing(monkeypatch, lambda records: records[:-1])
+    with pytest.warns(UserWarning, match="rank 2 left no record"):
+        result = start(tmp_path)
+    monkeypatch.setenv("FSD_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", result.run, "--trace", "t.json"]) == 0
+    assert "rank 2 left no record" in capfd.readouterr().out
+
+
+def test_a_worker_writes_what_a_record_must_have(whole: Result) -> None:
+    assert [wrong_rank(rank) for rank in whole.ranks] == [None] * 3
+    assert whole.missing_ranks == []
+    assert over_ranks(whole.ranks, 3)[0] == whole.ranks
+    assert left_out([]) == ""
+    assert left_out(range(9)).startswith("ranks 0, 1, 2, 3, 4, 5, 6, 7 and 1 more left no record")
+
+
+def test_the_command_shows_the_answer_where_its_output_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("FSD_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    save(radixnet(1024, 2), "m")
+    monkeypatch.setattr(np, "savez_compressed", refuse)
+    arguments = ["run", "m", "random:3", "--workers", "1", "--partition", "block", "--output", "o.npz"]
+    assert main(arguments) == 3
+    out, err = capfd.readouterr()
+    assert "Result" in out
+    assert err.splitlines()[-1] == "fsd: o.npz: No space left on device"
+    assert main([*arguments, "--json"]) == 3
+    said = json.loads(capfd.readouterr().out)
+    assert (said["samples"], said["error"]["code"], said["meter"]["invocations"]) == (3, "UNAVAILABLE", 1)
+    assert not Path("o.npz").exists()

@@ -1,0 +1,298 @@
+"""Who dies is missed: a worker at each place of its work, the host of the functions, the client; and what was paid for is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fsd_core.client
+import fsd_local.objects
+from dying_functions import TRAP, DyingProvider
+from fsd_core import retry, slots
+from fsd_core.channel import describe
+from fsd_core.channel.frames import Frame, Kind, pack
+from fsd_core.client import Result, run
+from fsd_core.driver import Code, Message, ObjectDriver, Rejected, Resources
+from fsd_core.errors import RunFailed
+from fsd_core.farewell import Farewell
+from fsd_core.keys import RunKeys, is_run
+from fsd_core.model import Model, radixnet
+from fsd_core.model.inputs import open_inputs
+from fsd_core.model.serial import serial
+from fsd_core.retry import Retry
+from fsd_core.sealed import unseal
+from fsd_core.spawn import LaunchPayload
+from fsd_core.store import Store
+from fsd_core.worker import handle
+from fsd_core.wrappers.around import AroundObjects
+from fsd_core.wrappers.meter import Meter
+from fsd_local import PROVIDER, LocalProvider
+from waiting import claims, until
+
+pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="processes are looked for in /proc")
+Start = Callable[..., Result]
+WORKERS = 3
+SLOW = "delay=1s,throttle=.4,seed=1"  # a run lasts longer than a busy machine may keep a test from disturbing it
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return radixnet(1024, 6)
+
+
+@pytest.fixture(scope="module")
+def inputs() -> Any:
+    return open_inputs("random:40:0.4:1", 1024)
+
+
+@pytest.fixture
+def start(tmp_path: Path, model: Model, inputs: Any, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """A run whose functions are those of `dying_functions`, under the trap that ``order`` describes."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setattr(fsd_core.client, "find", lambda name: DyingProvider())
+
+    def start(order: dict[str, Any], **options: Any) -> Result:
+        monkeypatch.setenv(TRAP, json.dumps(order))
+        table = {"root": str(tmp_path / "root")} | options.pop("settings", {})
+        defaults = {"workers": WORKERS, "channel": "queue", "partition": "block", "timeout": 100.0}
+        return run(model, inputs, settings=table, home=tmp_path / "home", **(defaults | options))
+
+    return start
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """The object store of `start`."""
+    resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).ensure("fsd", WORKERS, 4)
+    return Store(PROVIDER.objects(resources), Retry(time.time() + 600, Meter()))
+
+
+def nothing_left(store: Store) -> bool:
+    """No object of a run, and every slot is free."""
+    return not [key for key in store.keys("") if is_run(key)] and slots.holders(store) == set()
+
+
+@pytest.mark.parametrize("channel", ["queue", "object", "hybrid"])
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("place", ["children", "load", "layers", "output"])
+def test_a_worker_that_dies_is_named(start: Start, store: Store, place: str, rank: int, channel: str) -> None:
+    with pytest.raises(RunFailed, match="killed by signal 9") as caught:
+        start({"rank": rank, "at": place}, channel=channel)
+    assert (caught.value.rank, caught.value.code) == (rank, Code.UNAVAILABLE)
+    assert nothing_left(store)
+
+
+def test_a_worker_that_dies_before_its_claim_is_launched_again_until_it_is_given_up(start: Start, store: Store) -> None:
+    with pytest.raises(RunFailed, match=r"did not start: no claim \d+ s after launch 4") as caught:
+        start({"rank": 1, "at": "claim", "start_s": 0.5})
+    assert caught.value.rank == 1
+    assert nothing_left(store)
+
+
+@pytest.mark.parametrize("quiet", [False, True], ids=["reported", "unreported"])
+@pytest.mark.parametrize("rank", [1, 2])
+def test_a_death_after_the_output_costs_no_answer(start: Start, store: Store, model: Model, inputs: Any, rank: int, quiet: bool) -> None:
+    """The worker is killed between saying that it is done and its record; where nobody reports it, the client does not wait for ever."""
+    with pytest.warns(UserWarning, match=f"rank {rank}"):
+        result = start({"rank": rank, "at": "record", "quiet": quiet})
+    assert (abs(result.output - serial(model, inputs)) > 1e-3).nnz == 0
+    assert [record["rank"] for record in result.ranks] == [each for each in range(WORKERS) if each != rank]
+    assert nothing_left(store)
+
+
+@pytest.mark.parametrize(("rank", "place"), [(0, "record"), (2, "done")])
+def test_an_answer_that_is_whole_is_kept(start: Start, store: Store, model: Model, inputs: Any, rank: int, place: str) -> None:
+    """Rank 0 dies before its record, or another before it says that it is done: all outputs are written."""
+    with pytest.warns(UserWarning, match=f"the answer is whole, .* rank {rank}, layer 6: killed"):
+        result = start({"rank": rank, "at": place})
+    assert (abs(result.output - serial(model, inputs)) > 1e-3).nnz == 0
+    assert nothing_left(store)
+
+
+def test_a_death_that_nobody_reports_is_met_at_the_stall_limit(start: Start, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 2 dies after its last layer, before it says so: rank 0, which waits for that, names it."""
+    monkeypatch.setattr(fsd_core.client, "START_MARGIN_S", 0.5)
+    with pytest.raises(RunFailed, match=r"waited .* longer than the stall limit, for rank 2") as caught:
+        start({"rank": 2, "at": "output", "quiet": True, "start_s": 0.5}, settings={"lease_s": 0.5})
+    assert (caught.value.rank, caught.value.code) == (0, Code.DEADLINE)
+    assert nothing_left(store)
+
+
+def test_the_host_of_the_functions_is_missed(start: Start, store: Store) -> None:
+    killed_at: list[float] = []
+
+    def kill() -> None:
+        pid = claims(store, WORKERS)[0]["pid"]
+        with open(f"/proc/{pid}/stat") as file:
+            host = int(file.read().rpartition(")")[2].split()[1])
+        killed_at.append(time.monotonic())
+        os.kill(host, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(RunFailed, match="the host of the local functions ended"):
+        start({}, faults=SLOW)
+    killer.join()
+    assert time.monotonic() - killed_at[0] < 60  # not the run's own 100 s
+    assert nothing_left(store)
+
+
+def test_workers_whose_client_is_gone_stop(start: Start, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "renew", lambda *_: None)
+    with pytest.raises(RunFailed, match="the client is gone: it has not renewed the lease of slot") as caught:
+        start({"lease": [0.3, 1.0]}, faults=SLOW)
+    assert caught.value.rank == 0
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before it is written", "alone"])
+def test_an_abort_that_nobody_explained_ends_the_run(start: Start, store: Store, tmp_path: Path, late: bool) -> None:
+    """Whoever sent it: the worker that heard it writes the reason, so that the client does not wait."""
+
+    def forge() -> None:
+        claims(store, WORKERS)
+        (config,) = (key for key in store.keys("") if key.endswith("/config"))
+        name = config.split("/")[0]
+        (slot,) = {key.split("/")[1] for key in store.keys("slots/") if unseal(store.get(key), "a lease")["run"] == name}
+        resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).find("fsd")
+        assert resources is not None
+        body = describe(RunFailed(Code.UNAVAILABLE, "forged", rank=1))
+        with closing(PROVIDER.messages(resources, int(slot))) as messages:
+            messages.publish([Message(0, pack(Frame(Kind.ABORT, name, 1, 0, 1, 0, 1, body)))])
+        if late:
+            until(lambda: store.find(RunKeys(name).error) is not None or not list(store.keys(RunKeys(name).prefix)))
+
+    thread = threading.Thread(target=forge)
+    thread.start()
+    with pytest.raises(RunFailed, match="forged"):
+        start({}, faults=SLOW)
+    thread.join()
+    assert nothing_left(store)
+
+
+def test_the_runs_time_begins_with_its_launch(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    staged_at, deadlines = list[float](), list[float]()
+    put, launched = fsd_core.client.stage.inputs, fsd_core.client.LaunchPayload
+
+    def staged(*arguments: Any) -> Any:
+        found = put(*arguments)
+        staged_at.append(time.time())
+        return found
+
+    def launch(*fields: Any) -> LaunchPayload:
+        made = launched(*fields)
+        deadlines.append(made.deadline)
+        return made
+
+    monkeypatch.setattr(fsd_core.client.stage, "inputs", staged)
+    monkeypatch.setattr(fsd_core.client, "LaunchPayload", launch)
+    start({})
+    assert deadlines[0] >= staged_at[0] + 100.0
+
+
+@pytest.mark.parametrize("way", ["late", "of a run that failed", "claimed by another", "of a run that is over", "failing"])
+def test_a_worker_closes_its_drivers_on_every_way_out(store: Store, tmp_path: Path, way: str) -> None:
+    """A warm function lives on, and what stays open would work for nobody, or against the next run."""
+    opened: list[Closing] = []
+
+    class Closing(AroundObjects):
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+            super().close()
+
+    class Watched(LocalProvider):
+        def attach(self, app: str) -> Resources:
+            found = PROVIDER.provisioner({"root": str(tmp_path / "root")}).find(app)
+            assert found is not None
+            return found
+
+        def objects(self, resources: Resources) -> ObjectDriver:
+            opened.append(Closing(super().objects(resources)))
+            return opened[-1]
+
+    keys = RunKeys("ab" * 8)
+    if way == "of a run that failed":
+        store.put(keys.error, b"why")
+    if way == "claimed by another":
+        store.put(keys.claim(0), b"another's")
+    if way == "failing":
+        store.put(keys.config, b"damaged")
+    launch = LaunchPayload("fsd", 0, 1, keys.run, 0, 0, time.time() + (-1 if way == "late" else 60))
+    assert handle(launch.pack(), Watched()) == (way == "failing")
+    assert [each.closed for each in opened] == [True] * len(opened) != []
+    assert bool(store.find(keys.claim(0))) == (way in ("claimed by another", "failing"))
+    assert b"the run's configuration is damaged" in (store.find(keys.error) or b"") or way != "failing"
+
+
+def test_a_run_is_left_in_bounded_time_whatever_does_not_answer(store: Store, tmp_path: Path) -> None:
+    """Each step is taken though another fails, and what could not be done is named with the command that does it."""
+
+    class Stuck(AroundObjects):
+        def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:
+            threading.Event().wait(600)
+            return []
+
+    resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).find("fsd")
+    assert resources is not None
+    held = slots.lease(store, 1, "ab" * 8)
+    store.put(RunKeys(held.run).config, b"something")
+    stuck = Store(Stuck(store.driver), store.retry)
+    farewell = Farewell(PROVIDER, resources, stuck, PROVIDER.invoker(resources), held, WORKERS)
+    left = farewell.failed(KeyboardInterrupt(), time.time() + 60)
+    assert re.fullmatch(  # a machine that stops for a while may keep the functions from being ended in time, too
+        r"could not (end the functions or )?remove the run's objects or give the slot back: the slot is free after 60 s, "
+        "`fsd gc --provider local --app fsd` removes what is left",
+        left or "",
+    )
+
+
+INTERRUPTED = """
+import sys, fsd_core
+from fsd_core.model.inputs import open_inputs
+options = {"workers": 3, "channel": "queue", "partition": "block", "timeout": 100.0, "faults": "delay=300ms,seed=1"}
+try:
+    fsd_core.run("radixnet:1024:24", open_inputs("random:40:0.4:1", 1024), settings={"root": sys.argv[1]}, home=sys.argv[1], **options)
+except KeyboardInterrupt:
+    print("interrupted")
+    sys.stdin.read()  # the interpreter lives on, as a notebook's does
+"""
+
+
+def test_an_interrupted_call_stops_its_workers_and_gives_back_the_slot(store: Store, tmp_path: Path) -> None:
+    """In a notebook nobody ends the process: the call itself has to."""
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path / "root")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            pids = [int(claim["pid"]) for claim in claims(store, WORKERS).values()]
+            process.send_signal(signal.SIGINT)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "interrupted\n"
+            until(lambda: not [pid for pid in pids if os.path.exists(f"/proc/{pid}")])
+            assert nothing_left(store)
+        finally:
+            process.kill()
+
+
+def test_a_store_that_stays_away_is_shown_and_ends_the_run(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a disk that answers every write with an error of input and output."""
+    monkeypatch.setattr(retry, "NOTICE_S", 0.3)
+    monkeypatch.setattr(fsd_local.objects.LocalObjects, "put", lambda *_, **__: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    shown: list[str] = []
+    with pytest.raises(RunFailed, match=r"the local object store unreachable for \d+ s; create slots/.*Input/output error") as caught:
+        start({}, outage=1.5, progress=lambda step: shown.append(f"{step.phase} {step.text}"))
+    assert caught.value.code is Code.UNAVAILABLE
+    assert any(line.startswith("wait the local object store unreachable for") for line in shown)

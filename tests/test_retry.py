@@ -1,0 +1,173 @@
+"""The one retry layer: what ends a call besides success, and who hears of it."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import pytest
+
+from fsd_core import retry as retrying
+from fsd_core.driver import Code, Rejected
+from fsd_core.errors import DriverError
+from fsd_core.retry import Retry
+from fsd_core.wrappers.meter import Meter
+from waiting import until
+
+
+class Service:
+    """Refuses with ``code`` every request that is not let through."""
+
+    service = "Some Service"
+
+    def __init__(self, code: Code = Code.UNAVAILABLE) -> None:
+        self.code = code
+
+    def classify(self, error: BaseException) -> Code:
+        return self.code
+
+    def refuse(self) -> None:
+        raise ConnectionError("nobody there")
+
+
+def retry(**options: object) -> Retry:
+    return Retry(time.time() + 600, Meter(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limit", ["outage_s", "stall_s"])
+def test_a_service_that_answers_nobody_ends_the_call_with_its_name(limit: str) -> None:
+    some, driver = retry(), Service()
+    setattr(some, limit, 0.3 if limit == "outage_s" else lambda: 0.3)
+    with pytest.raises(DriverError, match=r"Some Service unreachable for \d+ s; ask: ConnectionError: nobody there") as caught:
+        some.call(driver, "ask", driver.refuse)
+    assert caught.value.code is Code.UNAVAILABLE
+    assert some.call(driver, "ask", lambda: "an answer") == "an answer"
+
+
+def test_who_is_away_is_known_while_it_is_asked() -> None:
+    some, driver, looked = retry(outage_s=60.0), Service(), []
+
+    def request() -> None:
+        looked.append(some.away())
+        if len(looked) < 3:
+            driver.refuse()
+
+    some.call(driver, "ask", request)
+    assert looked[0] is None  # it may be a long poll
+    assert [each and each[0] for each in looked[1:]] == ["Some Service"] * 2
+    assert some.away() is None
+
+
+def test_a_service_that_throttles_is_there() -> None:
+    some, driver, asked = retry(outage_s=0.0), Service(Code.THROTTLED), count()
+
+    def request() -> None:
+        if next(asked) < 4:
+            driver.refuse()
+
+    some.call(driver, "ask", request)
+    assert some.away() is None
+
+
+def test_one_call_that_fails_for_so_long_ends_even_while_others_succeed() -> None:
+    some, driver, over = retry(outage_s=0.5), Service(), threading.Event()
+
+    def others() -> None:
+        while not over.is_set():
+            some.call(driver, "other", lambda: None)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(others)
+        with pytest.raises(DriverError, match="unreachable"):
+            some.call(driver, "ask", driver.refuse)
+        over.set()
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["refuses", "hangs"])
+def test_people_hear_of_a_service_that_is_away(monkeypatch: pytest.MonkeyPatch, hangs: bool) -> None:
+    monkeypatch.setattr(retrying, "NOTICE_S", 0.1)
+    lines: list[str] = []
+    some, driver, over = retry(outage_s=60.0), Service(), threading.Event()
+
+    def request() -> None:
+        if hangs:
+            until(lambda: len(lines) >= 3)
+        elif len(lines) < 3:
+            driver.refuse()
+
+    with ThreadPoolExecutor(1) as pool:
+        reporting = pool.submit(some.report, lines.append, over)
+        some.call(driver, "ask", request)
+        over.set()
+        reporting.result(60)
+    assert all(re.fullmatch(r"Some Service unreachable for \d+ s, retrying", line) for line in lines)
+    assert some.away(hanging=True) is None
+
+
+def test_what_hangs_counts_from_its_beginning() -> None:
+    """A request that nobody answers fails late: the time until then is part of the outage, unless others were answered meanwhile."""
+    some, driver = retry(outage_s=0.5), Service()
+
+    def hang() -> None:
+        time.sleep(0.6)
+        driver.refuse()
+
+    with pytest.raises(DriverError, match="Some Service unreachable for 1 s"):
+        some.call(driver, "ask", hang)
+    some.outage_s, some.stall_s, asked = 1e9, lambda: 0.5, count()
+
+    def answered_meanwhile() -> None:
+        if next(asked) == 0:
+            time.sleep(0.6)
+            some.call(driver, "other", lambda: None)
+            driver.refuse()
+
+    some.call(driver, "ask", answered_meanwhile)
+
+
+@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.THROTTLED])
+def test_a_wait_hears_that_it_is_over_from_another_thread(code: Code, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrying, "FIRST_CAP_S", 1e6)
+    monkeypatch.setattr(retrying, "LAST_CAP_S", 1e6)  # nobody would see the end of such a wait
+    some, driver, asked = Retry(time.time() + 1e9, Meter()), Service(code), threading.Event()
+
+    def request() -> None:
+        asked.set()
+        driver.refuse()
+
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(some.call, driver, "ask", request)
+        assert asked.wait(60)
+        some.stop.set()
+        until(call.done)
+        assert isinstance(call.exception(), DriverError)
+
+
+@pytest.mark.parametrize("make", [lambda: Retry(time.time() - 1, Meter()), lambda: Retry(time.time() + 60, Meter(), budget=0)])
+def test_out_of_time_or_budget_a_request_is_still_made_once(make: Callable[[], Retry]) -> None:
+    driver, asked = Service(), count()
+    assert make().call(driver, "ask", lambda: "an answer") == "an answer"
+
+    def request() -> None:
+        assert next(asked) == 0
+        driver.refuse()
+
+    with pytest.raises(DriverError, match="ask: ConnectionError"):
+        make().call(driver, "ask", request)
+
+
+def test_only_what_may_pass_is_sent_again() -> None:
+    """Of a request's entries those that were refused for the moment; one that is refused for good ends it at once."""
+    sent: list[list[str]] = []
+
+    def request(items: Sequence[str]) -> list[Rejected]:
+        sent.append(list(items))
+        return [Rejected(1, Code.THROTTLED, "busy")] if len(sent) == 1 else [Rejected(0, Code.DENIED, "no")]
+
+    with pytest.raises(DriverError, match=r"^DENIED: send: no$"):
+        retry().entries(Service(), "send", ["a", "b", "c"], request)
+    assert sent == [["a", "b", "c"], ["b"]]
