@@ -54,7 +54,7 @@ class _Failures:
     @cached_property
     def sqs(self) -> Any:
         """The client, made when it is first asked: most workers never are."""
-        return client("sqs", self._region)
+        return client("sqs", self._region, read_s=15.0)
 
     def take(self, wanted: Callable[[bytes], bool]) -> list[Failure]:
         """Those of whose payload ``wanted`` is true, which are removed."""
