@@ -11,16 +11,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fsd_core.client
+import fsd_core.farewell
 import fsd_local.objects
 from dying_functions import TRAP, DyingProvider
-from fsd_core import retry, slots
+from fsd_core import collect, retry, slots
 from fsd_core.channel import describe
 from fsd_core.channel.frames import Frame, Kind, pack
 from fsd_core.client import Result, run
@@ -32,11 +35,11 @@ from fsd_core.model import Model, radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
 from fsd_core.retry import Retry
-from fsd_core.sealed import unseal
+from fsd_core.sealed import seal, unseal
 from fsd_core.spawn import LaunchPayload
 from fsd_core.store import Store
 from fsd_core.worker import handle
-from fsd_core.wrappers.around import AroundObjects
+from fsd_core.wrappers.around import AroundInvoker, AroundObjects
 from fsd_core.wrappers.meter import Meter
 from fsd_local import PROVIDER, LocalProvider
 from waiting import claims, until
@@ -296,3 +299,33 @@ def test_a_store_that_stays_away_is_shown_and_ends_the_run(start: Start, monkeyp
         start({}, outage=1.5, progress=lambda step: shown.append(f"{step.phase} {step.text}"))
     assert caught.value.code is Code.UNAVAILABLE
     assert any(line.startswith("wait the local object store unreachable for") for line in shown)
+
+
+def test_on_a_cloud_the_reason_stays_until_the_slots_next_run(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where functions live on, workers that look late still find it; all else goes, and the next run removes the reason too."""
+    monkeypatch.setattr(fsd_core.farewell, "GRACE_S", 0.0)
+    resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).find("fsd")
+    assert resources is not None
+    lives_on = AroundInvoker(PROVIDER.invoker(resources))
+    lives_on.limits = replace(lives_on.limits, end_with_client=False)
+    held = slots.lease(store, 1, "ab" * 8)
+    keys = RunKeys(held.run)
+    for key in (keys.config, keys.claim(0), keys.output(0, 0)):
+        store.put(key, b"something")
+    farewell = Farewell(PROVIDER, resources, store, lives_on, held, WORKERS)
+    assert farewell.failed(RunFailed(Code.TOO_LARGE, "out of memory", rank=1), time.time() + 60) is None
+    assert list(store.keys(keys.prefix)) == [keys.error]
+    with closing(PROVIDER.messages(resources, 0)) as messages:
+        for rank in range(WORKERS):
+            until(lambda rank=rank: b"out of memory" in b"".join(each.body for each in messages.receive(rank, 10, 1.0)))
+    after = slots.lease(store, 1, "cd" * 8)
+    assert (after.slot, after.epoch) == (held.slot, held.epoch + 1)
+    assert list(store.keys(keys.prefix)) == []
+
+
+def test_a_record_that_comes_a_moment_later_is_waited_for(store: Store) -> None:
+    keys = RunKeys("ab" * 8)
+    store.put(keys.record(0), seal({"rank": 0}))
+    threading.Timer(0.5, store.put, (keys.record(1), seal({"rank": 1}))).start()
+    with ThreadPoolExecutor(2) as pool:
+        assert collect.records(store, keys, 2, pool, 60.0) == [{"rank": 0}, {"rank": 1}]
