@@ -58,7 +58,7 @@ class Api(Requests):
     def _request(self, service: str, operation: str, request: dict[str, Any]) -> Any:
         try:
             return getattr(self.client(service), operation)(**request)
-        except _OF_A_SOURCE as error:  # botocore has errors of its own for all but the programs and files that give credentials
+        except _OF_A_SOURCE as error:  # these come from credential programs and files; botocore wraps all other errors
             raise sdk.CredentialRetrievalError(provider=source(), error_msg=str(error)) from error
 
     def pages(self, service: str, operation: str, items: str, **request: Any) -> Iterator[Any]:
