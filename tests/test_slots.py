@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flips import flips
 from fsd_core import slots
 from fsd_core.driver import Code
 from fsd_core.errors import RunFailed
@@ -128,10 +129,11 @@ def test_a_worker_misses_the_renewals_by_its_own_clock(store: Store, monkeypatch
 def test_a_damaged_lease_is_held_until_its_client_had_time_to_write_it_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     held = lease(store, 1, "run")
     body = store.get(slot(0, 1))
-    store.put(slot(0, 1), body[:-2] + b"7}")
+    (damaged,) = flips(body, 1)
+    store.put(slot(0, 1), damaged)
     threading.Timer(0.2, store.put, (slot(0, 1), body)).start()
     with pytest.raises(RunFailed, match="slot 0 by run run"):  # it waits for longer than a renewal takes
         lease(store, 1, "other")
     monkeypatch.setattr(slots, "RENEW_S", 0.5)
-    store.put(slot(0, 1), body[:-2] + b"7}")
+    store.put(slot(0, 1), damaged)
     assert lease(store, 1, "other").epoch == held.epoch + 1
