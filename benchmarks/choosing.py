@@ -12,9 +12,9 @@ import sys
 
 import fsd_core
 from fsd_core.cost import Usage, bill, load
-from fsd_core.figures import FIGURES, Measured
 from fsd_core.model import open_model
 from fsd_core.model.inputs import open_inputs
+from fsd_core.report.figures import FIGURES, Measured
 
 TARIFFS = ("aws-us-east-1", "aws-icde2024")
 CHANNELS = {"queue": ("#0b5394", "o", "-"), "object": ("#d07000", "s", "--")}  # colour, mark, line

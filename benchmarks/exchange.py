@@ -18,11 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from fsd_core.channel import Channel, Exchange, HybridChannel, Membership, ObjectChannel, QueueChannel
-from fsd_core.keys import new_run
-from fsd_core.providers import find
-from fsd_core.retry import Retry
-from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
+from fsd_core.providers.registry import find
+from fsd_core.storage.keys import new_run
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 
 CHANNELS = ("queue", "object", "hybrid")
 

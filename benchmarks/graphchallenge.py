@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scipy.sparse import csr_matrix
 
-from fsd_core.home import home_folder
+from fsd_core.common.home import home_folder
 from fsd_core.model import Model
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.sources import open_model

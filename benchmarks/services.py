@@ -20,10 +20,10 @@ import numpy as np
 
 from emulated import where
 from fsd_core.driver import WORKER, Message, MessageDriver, ObjectDriver, Provider, Resources
-from fsd_core.providers import find
-from fsd_core.retry import Retry
-from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
+from fsd_core.providers.registry import find
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 
 APP = "bench-services"
 

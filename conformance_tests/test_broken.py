@@ -20,8 +20,8 @@ from fsd_conformance.local import LocalHarness
 from fsd_core.channel import QueueChannel
 from fsd_core.channel.frames import unpack
 from fsd_core.driver import Code, Delivery, Message, MessageDriver, ObjectDriver, Page, Rejected
-from fsd_core.retry import Retry
-from fsd_core.store import Store
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 from fsd_core.wrappers.around import AroundMessages, AroundObjects
 
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fsd_core.client import Progress, Result, run
+    from fsd_core.client.inference import run
+    from fsd_core.client.job import Progress
+    from fsd_core.client.result import Result
 
 __all__ = ["Progress", "Result", "run"]
 
+_MODULES = {"Progress": "client.job", "Result": "client.result", "run": "client.inference"}
+
 
 def __getattr__(name: str) -> Any:
-    """The client's names, imported when first used: a worker imports this package too and needs none of it."""
-    if name in __all__:
+    """A public name, imported when it is first used: a worker imports this package too and needs none of them."""
+    if name in _MODULES:
         import importlib
 
-        module = importlib.import_module("fsd_core.client")
-        globals().update({public: getattr(module, public) for public in __all__})
+        globals()[name] = getattr(importlib.import_module(f"fsd_core.{_MODULES[name]}"), name)
         return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from fsd_core.common.home import expanded
+from fsd_core.common.textfile import read_text
 from fsd_core.errors import InputError
-from fsd_core.home import expanded
-from fsd_core.textfile import read_text
 
 __all__ = ["ANY", "FILE", "KINDS", "Kind", "Settings", "choice", "integer", "load", "number"]
 

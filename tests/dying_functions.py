@@ -14,8 +14,10 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any
 
-from fsd_core import slots, worker
 from fsd_core.driver import InvokeDriver, Provider, Resources
+from fsd_core.protocol import abort
+from fsd_core.storage import slots
+from fsd_core.worker import program as worker
 from fsd_local import LocalProvider
 from fsd_local.invoke import LocalInvoker
 
@@ -59,4 +61,4 @@ def handle(payload: bytes, provider: Provider, *, nonce: str, note: Callable[[in
 
 def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str, layer: int | None) -> None:
     if not json.loads(os.environ[TRAP]).get("quiet"):
-        worker.report_exit(payload, provider, reason, nonce=nonce, layer=layer)
+        abort.report_exit(payload, provider, reason, nonce=nonce, layer=layer)

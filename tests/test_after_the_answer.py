@@ -14,19 +14,18 @@ import pytest
 from rich.console import Console
 
 import fsd_core
-import fsd_core.client
-import fsd_core.result
+import fsd_core.client.job
+import fsd_core.client.result
 import fsd_core.versions
-from fsd_core import cost
+from fsd_core import Progress, Result, cost
 from fsd_core.cli import main
 from fsd_core.cli.run import result_tables
-from fsd_core.client import Progress, Result
-from fsd_core.compare import Case, Cell, Comparison, Where, spread
+from fsd_core.client.result import keep, left_out, over_ranks, warn, wrong_rank
 from fsd_core.cost import Usage
-from fsd_core.figures import FIGURES, Measured
 from fsd_core.model import Layer, Model, radixnet, save
 from fsd_core.report import comparison_page, find_record, read_record, run_page, stragglers, trace
-from fsd_core.result import keep, left_out, over_ranks, warn, wrong_rank
+from fsd_core.report.compare import Case, Cell, Comparison, Where, spread
+from fsd_core.report.figures import FIGURES, Measured
 
 WEIGHTS = np.random.default_rng(1).integers(-3, 4, (5, 6)).astype(np.float32)
 MODEL = Model([Layer(WEIGHTS, 0, "identity", None, False)])
@@ -50,8 +49,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 def losing(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     """From here on ``change`` is made to the workers' records before a run's result is made of them."""
-    made = fsd_core.client.over_ranks
-    monkeypatch.setattr(fsd_core.client, "over_ranks", lambda records, workers: made(change(records), workers))
+    made = fsd_core.client.job.over_ranks
+    monkeypatch.setattr(fsd_core.client.job, "over_ranks", lambda records, workers: made(change(records), workers))
 
 
 @pytest.mark.parametrize("fault", ["versions", "not installed", "disk", "form", "time", "folder"])
@@ -60,10 +59,10 @@ def test_a_record_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.Monkey
         raise {"disk": OSError(28, "No space left on device"), "not installed": PackageNotFoundError("x")}.get(fault, ValueError(fault))
 
     target = {
-        "versions": (fsd_core.result, "versions"),
+        "versions": (fsd_core.client.result, "versions"),
         "disk": (Path, "write_bytes"),
-        "form": (fsd_core.result, "seal"),
-        "time": (fsd_core.result.time, "strftime"),
+        "form": (fsd_core.client.result, "seal"),
+        "time": (fsd_core.client.result.time, "strftime"),
     }
     about = {"objective": "cost", "seed": 0, "faults": None, "batches": [3], "model": "x", "note": {"a": "b"}, "began": 0.0}
     if fault == "folder":

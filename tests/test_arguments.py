@@ -18,19 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fsd_core
-from fsd_core import arguments
+from fsd_core.client.garbage import clean, collect_garbage
 from fsd_core.codec import decode, encode
-from fsd_core.compare import Case, take_turns
+from fsd_core.common import arguments
 from fsd_core.demo import digits, network, train
 from fsd_core.errors import InputError
-from fsd_core.garbage import clean, collect_garbage
 from fsd_core.kernel import Block
-from fsd_core.launch import LaunchTree
 from fsd_core.model import Csr, Layer, Model, import_model, load, open_model, radixnet, save
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
 from fsd_core.partition import ExchangePlan, Partition, find_partition, partition
+from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.report import find_record, read_record
+from fsd_core.report.compare import Case, take_turns
 
 WIDTH = 6
 DTYPES = ["f4", "f8", "f2", "i1", "u1", "i4", "u8", "i8", "?", ">f4", ">f8", ">i2", "g"]

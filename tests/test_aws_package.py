@@ -79,7 +79,7 @@ def test_what_is_in_it(folder: Path, runtime: str) -> None:
     assert len(made.body) < package.MOST_ZIPPED
     assert {name.split("/")[0].split("-")[0].split(".")[0] for name in names} == {"numpy", "zstandard", "fsd_core", "fsd_aws"}
     assert not [name for name in names if "/tests/" in name or "__pycache__" in name or name.startswith("fsd_core/cli/")]
-    assert {"fsd_aws/handler/handler.py", "fsd_aws/handler/__init__.py", "fsd_core/worker.py", "fsd_aws/__init__.py"} <= set(names)
+    assert {"fsd_aws/handler/handler.py", "fsd_aws/handler/__init__.py", "fsd_core/worker/program.py", "fsd_aws/__init__.py"} <= set(names)
     compiled = [name for name in names if name.startswith("numpy/_core/_multiarray_umath.")]
     tag = runtime.removeprefix("python").replace(".", "")
     assert compiled == [f"numpy/_core/_multiarray_umath.cpython-{tag}-x86_64-linux-gnu.so"]

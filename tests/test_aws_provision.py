@@ -333,7 +333,7 @@ def test_a_function_that_dies_is_told(app: str) -> None:
 
 def test_a_function_that_cannot_run_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(function, "HANDLER", "fsd_aws.nothing.handler")
-    monkeypatch.setattr("fsd_core.provisioning._READY_S", 3.0)
+    monkeypatch.setattr("fsd_core.providers.provisioning._READY_S", 3.0)
     with pytest.raises(
         DriverError, match=f"app '{app}': the function was started and did not end well.*: log group /aws/lambda/fsd-{app} says why"
     ):
@@ -343,7 +343,7 @@ def test_a_function_that_cannot_run_is_no_deployment(app: str, monkeypatch: pyte
 
 def test_a_queue_that_does_not_deliver_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "filter_policy", lambda slot, rank: json.dumps({"target": ["nobody"]}))
-    monkeypatch.setattr("fsd_core.provisioning.LIMIT_S", 5.0)
+    monkeypatch.setattr("fsd_core.providers.provisioning.LIMIT_S", 5.0)
     late = "provisioning took longer than 5 s; `fsd deploy` goes on where it stopped: slot 0, ranks 0, 1: a message to each queue"
     with pytest.raises(DriverError, match=late):
         provisioner().ensure(app, 2, 1)
@@ -417,7 +417,7 @@ def test_a_missing_set_up_says_what_helps(change: dict[str, str], says: str, mon
 
 
 def test_a_service_that_is_not_there_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fsd_core.provisioning._FIRST_S", 0.5)
+    monkeypatch.setattr("fsd_core.providers.provisioning._FIRST_S", 0.5)
     monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", "http://127.0.0.1:9")
     with pytest.raises(DriverError, match="cannot be reached") as raised:
         provisioner().find("x")

@@ -23,24 +23,23 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
-import fsd_core.farewell
+import fsd_core.client.farewell
 from fsd_conformance import emulators
 from fsd_conformance.aws import CONFLICT
 from fsd_conformance.emulators.aws import operation, watched
 from fsd_conformance.emulators.moto import Moto
 from fsd_conformance.emulators.proxy import Answer, Request, See
-from fsd_core import providers
-from fsd_core.client import Result, run
+from fsd_core import Result, providers, run
+from fsd_core.client.garbage import collect_garbage
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import InputError, RunFailed
-from fsd_core.garbage import collect_garbage
-from fsd_core.keys import is_run, slot
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
-from fsd_core.retry import Retry
-from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
+from fsd_core.storage.keys import is_run, slot
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 from waiting import claims, left_by_runs, until
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(240)]
@@ -223,7 +222,7 @@ def test_slow_down_for_ever_ends_at_the_deadline(
     def begin() -> None:
         trouble.answer = refusing("SlowDown", 503, "s3")
 
-    monkeypatch.setattr(fsd_core.farewell, "FAILED_S", 1.0)
+    monkeypatch.setattr(fsd_core.client.farewell, "FAILED_S", 1.0)
     with once_claimed(store, begin, ranks=1), pytest.raises(RunFailed, match="SlowDown") as caught:
         start(settings, tmp_path, channel="object", faults="delay=1s,throttle=.5,seed=1", timeout=15.0)
     assert caught.value.code is Code.THROTTLED

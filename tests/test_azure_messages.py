@@ -27,8 +27,8 @@ from fsd_conformance.emulators.service_bus.server import ServiceBusServer
 from fsd_core.channel.frames import fill
 from fsd_core.driver import Code, Delivery, Message, Refused, Resources
 from fsd_core.errors import InputError
-from fsd_core.retry import Retry
-from fsd_core.wrappers.meter import Meter
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
 
 
 @pytest.fixture(scope="module")

@@ -28,10 +28,10 @@ from fsd_azure.provision import AzureProvisioner
 from fsd_azure.settings import Settings, parse
 from fsd_conformance import emulators
 from fsd_conformance.emulators.emulator import pointed
-from fsd_core import provisioning
 from fsd_core.driver import WORKER, Code, Message, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.package import zipped
+from fsd_core.providers import provisioning
+from fsd_core.providers.package import zipped
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(240)]
 SETTINGS: Mapping[str, object] = {"package": False, "lease_s": 5}

@@ -18,15 +18,14 @@ from fsd_azure import clients, limits, queues
 from fsd_azure.names import Names, generation_of
 from fsd_conformance import emulators
 from fsd_conformance.emulators import Emulator
-from fsd_core import providers
-from fsd_core.client import run
+from fsd_core import providers, run
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import FsdError, InputError, RunFailed
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
-from fsd_core.retry import Retry
-from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 from waiting import claims, left_by_runs
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(300)]

@@ -19,12 +19,12 @@ from fsd_core.channel import queue as queues
 from fsd_core.channel.frames import Frame, Kind, pack
 from fsd_core.driver import Code, Message, MessageDriver, ObjectDriver, Rejected
 from fsd_core.errors import DriverError, RunFailed
-from fsd_core.keys import RunKeys
-from fsd_core.retry import Retry
-from fsd_core.store import Store
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 from fsd_core.wrappers.around import AroundMessages
 from fsd_core.wrappers.faults import Faults, FaultyMessages, FaultyObjects
-from fsd_core.wrappers.meter import Meter
 from fsd_core.wrappers.metered import MeteredMessages
 from fsd_local import PROVIDER
 from waiting import until

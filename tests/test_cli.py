@@ -18,11 +18,11 @@ import scipy.sparse
 from fsd_core.cli import main
 from fsd_core.cli.outputs import compare, write_output
 from fsd_core.cli.screen import Screen, amount
+from fsd_core.common.sealed import seal
 from fsd_core.driver import ObjectDriver
 from fsd_core.model import open_model
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
-from fsd_core.sealed import seal
 from fsd_local import PROVIDER
 
 NET, INPUT = "radixnet:1024:6", "random:40"

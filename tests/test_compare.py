@@ -16,11 +16,11 @@ import fsd_core
 from fsd_core import cost
 from fsd_core.cli import compare as command
 from fsd_core.cli import main
-from fsd_core.compare import Case, Where, median, spread, take_turns
 from fsd_core.cost import Usage
 from fsd_core.driver import Code
 from fsd_core.errors import CheckFailed, InputError, RunFailed
-from fsd_core.figures import FIGURES
+from fsd_core.report.compare import Case, Where, median, spread, take_turns
+from fsd_core.report.figures import FIGURES
 
 NET, INPUT = "radixnet:1024:12", "random:40"
 

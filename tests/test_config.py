@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsd_core import cost, textfile
+from fsd_core import cost
 from fsd_core.cli import main
+from fsd_core.common import textfile
 from fsd_core.config import KINDS, Settings, load
 from fsd_core.errors import InputError
 

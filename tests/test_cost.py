@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsd_core.cli import main
-from fsd_core.cold import Start
 from fsd_core.cost import Bill, Usage, bill, default_tariff, load, names
 from fsd_core.cost.quantities import FunctionRule
 from fsd_core.cost.usage import FIGURES
 from fsd_core.errors import InputError
-from fsd_core.wrappers.meter import FIELDS
+from fsd_core.storage.meter import FIELDS
+from fsd_core.worker.cold import Start
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "billing.md"
 
@@ -346,7 +346,7 @@ def test_a_file_overrides_ours(tmp_path: Path) -> None:
 def test_only_the_first_launch_of_a_process_was_cold() -> None:
     code = (
         "import time; time.sleep(0.2)\n"
-        "from fsd_core.cold import Start\nstart = Start()\nfirst, second = start.take(), start.take()\n"
+        "from fsd_core.worker.cold import Start\nstart = Start()\nfirst, second = start.take(), start.take()\n"
         "assert 0.15 < first < 60 and second == 0, (first, second)"
     )
     subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
@@ -356,7 +356,7 @@ def test_only_the_first_launch_of_a_process_was_cold() -> None:
 def test_a_process_that_was_forked_takes_its_own_start_and_not_its_parents() -> None:
     code = (
         "import os, time; time.sleep(1)\n"
-        "from fsd_core.cold import Start\nstart = Start()\n"
+        "from fsd_core.worker.cold import Start\nstart = Start()\n"
         "if os.fork() == 0:\n"
         "    first, second = start.take(), start.take()\n"
         "    os._exit(first >= 0.5 or second != 0)\n"

@@ -12,9 +12,10 @@ import pytest
 
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.process import POINTERS
-from fsd_core import provisioning
 from fsd_core.errors import DriverError, FsdError, InputError
-from fsd_core.providers import address, find, line
+from fsd_core.providers.addresses import address
+from fsd_core.providers.advice import line
+from fsd_core.providers.registry import find, provisioning
 
 SUBSCRIPTION = "00000000-0000-4000-8000-00000000000a"
 PERSON = {"AZURE_TENANT_ID": SUBSCRIPTION, "AZURE_CLIENT_ID": SUBSCRIPTION}

@@ -19,28 +19,31 @@ from typing import Any
 
 import pytest
 
-import fsd_core.client
-import fsd_core.farewell
+import fsd_core.client.farewell
+import fsd_core.client.inference
+import fsd_core.client.job
+import fsd_core.client.stage
 import fsd_local.objects
 from dying_functions import TRAP, DyingProvider
-from fsd_core import collect, retry, slots
+from fsd_core import Result, run
 from fsd_core.channel import describe
 from fsd_core.channel.frames import Frame, Kind, pack
-from fsd_core.client import Result, run
+from fsd_core.client import collect
+from fsd_core.client.farewell import Farewell
+from fsd_core.common.sealed import seal, unseal
 from fsd_core.driver import Code, Message, ObjectDriver, Rejected, Resources
 from fsd_core.errors import RunFailed
-from fsd_core.farewell import Farewell
-from fsd_core.keys import RunKeys, is_run
 from fsd_core.model import Model, radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
-from fsd_core.retry import Retry
-from fsd_core.sealed import seal, unseal
-from fsd_core.spawn import LaunchPayload
-from fsd_core.store import Store
+from fsd_core.protocol.spawn import LaunchPayload
+from fsd_core.storage import retry, slots
+from fsd_core.storage.keys import RunKeys, is_run
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 from fsd_core.worker import handle
 from fsd_core.wrappers.around import AroundInvoker, AroundObjects
-from fsd_core.wrappers.meter import Meter
 from fsd_local import PROVIDER, LocalProvider
 from waiting import claims, until
 
@@ -64,7 +67,7 @@ def inputs() -> Any:
 def start(tmp_path: Path, model: Model, inputs: Any, monkeypatch: pytest.MonkeyPatch) -> Start:
     """A run whose functions are those of `dying_functions`, under the trap that ``order`` describes."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.setattr(fsd_core.client, "find", lambda name: DyingProvider())
+    monkeypatch.setattr(fsd_core.client.inference, "find", lambda name: DyingProvider())
 
     def start(order: dict[str, Any], **options: Any) -> Result:
         monkeypatch.setenv(TRAP, json.dumps(order))
@@ -126,7 +129,7 @@ def test_an_answer_that_is_whole_is_kept(start: Start, store: Store, model: Mode
 
 def test_a_death_that_nobody_reports_is_met_at_the_stall_limit(start: Start, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rank 2 dies after its last layer, before it says so: rank 0, which waits for that, names it."""
-    monkeypatch.setattr(fsd_core.client, "START_MARGIN_S", 0.5)
+    monkeypatch.setattr(fsd_core.client.job, "START_MARGIN_S", 0.5)
     with pytest.raises(RunFailed, match=r"waited .* longer than the stall limit, for rank 2") as caught:
         start({"rank": 2, "at": "output", "quiet": True, "start_s": 0.5}, settings={"lease_s": 0.5})
     assert (caught.value.rank, caught.value.code) == (0, Code.DEADLINE)
@@ -186,7 +189,7 @@ def test_an_abort_that_nobody_explained_ends_the_run(start: Start, store: Store,
 
 def test_the_runs_time_begins_with_its_launch(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     staged_at, deadlines = list[float](), list[float]()
-    put, launched = fsd_core.client.stage.inputs, fsd_core.client.LaunchPayload
+    put, launched = fsd_core.client.stage.inputs, fsd_core.client.job.LaunchPayload
 
     def staged(*arguments: Any) -> Any:
         found = put(*arguments)
@@ -199,7 +202,7 @@ def test_the_runs_time_begins_with_its_launch(start: Start, monkeypatch: pytest.
         return made
 
     monkeypatch.setattr(fsd_core.client.stage, "inputs", staged)
-    monkeypatch.setattr(fsd_core.client, "LaunchPayload", launch)
+    monkeypatch.setattr(fsd_core.client.job, "LaunchPayload", launch)
     start({})
     assert deadlines[0] >= staged_at[0] + 100.0
 
@@ -303,7 +306,7 @@ def test_a_store_that_stays_away_is_shown_and_ends_the_run(start: Start, monkeyp
 
 def test_on_a_cloud_the_reason_stays_until_the_slots_next_run(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where functions live on, workers that look late still find it; all else goes, and the next run removes the reason too."""
-    monkeypatch.setattr(fsd_core.farewell, "GRACE_S", 0.0)
+    monkeypatch.setattr(fsd_core.client.farewell, "GRACE_S", 0.0)
     resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).find("fsd")
     assert resources is not None
     lives_on = AroundInvoker(PROVIDER.invoker(resources))

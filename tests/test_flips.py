@@ -14,24 +14,24 @@ import numpy as np
 import pytest
 
 from flips import FLIPS, flips, refused
-from fsd_core import stage
+from fsd_core import run
 from fsd_core.channel import Membership, describe, explain
 from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, pack, unpack
 from fsd_core.channel.hybrid import _NOTICE as NOTICE
 from fsd_core.channel.objects import HEAD_BYTES, bundle, entry, fetch
-from fsd_core.client import run
+from fsd_core.client import stage
 from fsd_core.codec import CodecError, decode, encode
+from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.kernel import Block
 from fsd_core.model import Model, radixnet
 from fsd_core.partition import ExchangePlan, Partition, partition
+from fsd_core.protocol.shard import LayerShard, ShardReader, build
 from fsd_core.report import read_record
-from fsd_core.retry import Retry
-from fsd_core.sealed import Damaged, seal, unseal
-from fsd_core.shard import LayerShard, ShardReader, build
-from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 from fsd_local import PROVIDER
 from networks import some_inputs
 from partition_models import sparse

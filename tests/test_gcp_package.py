@@ -15,10 +15,10 @@ import pytest
 
 from fsd_conformance import emulators
 from fsd_conformance.emulators.google import Google
-from fsd_core.client import run
+from fsd_core import run
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
-from fsd_core.package import files
+from fsd_core.providers.package import files
 from fsd_gcp import PROVIDER, package
 
 
@@ -48,7 +48,7 @@ def test_every_requirement_is_pinned_and_is_what_is_tested_here(content: dict[st
 
 def test_nothing_of_the_client_is_in_it(content: dict[str, bytes]) -> None:
     names = set(content)
-    assert {"fsd_core/worker.py", "fsd_core/posts.py", "fsd_gcp/__init__.py", "fsd_gcp/invoke.py"} <= names
+    assert {"fsd_core/worker/program.py", "fsd_core/providers/http_invoke.py", "fsd_gcp/__init__.py", "fsd_gcp/invoke.py"} <= names
     assert not {f"fsd_gcp/{each}.py" for each in ("api", "function", "package", "policy", "provision", "queues", "settings")} & names
     assert not [name for name in names if name.startswith(("fsd_core/cli/", "fsd_gcp/handler/", "fsd_aws", "fsd_local"))]
     assert max(map(len, content.values())) < 200_000

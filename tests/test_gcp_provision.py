@@ -20,10 +20,10 @@ import pytest
 from fsd_conformance import emulators
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.google import Google
-from fsd_core import provisioning
 from fsd_core.driver import WORKER, Code, Message, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.package import Package, zipped
+from fsd_core.providers import provisioning
+from fsd_core.providers.package import Package, zipped
 from fsd_gcp import PROVIDER, RESOURCES, api, function, invoke, names, package, policy, queues
 from fsd_gcp.api import Api
 from fsd_gcp.errors import Answered

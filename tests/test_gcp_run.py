@@ -14,15 +14,14 @@ from typing import Any
 import pytest
 
 from fsd_conformance import emulators
-from fsd_core import providers
-from fsd_core.client import run
+from fsd_core import providers, run
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import InputError, RunFailed
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
-from fsd_core.retry import Retry
-from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 from fsd_gcp import policy
 from fsd_gcp.api import Api
 from fsd_gcp.names import Names

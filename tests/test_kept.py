@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fsd_core import run
 from fsd_core.cli import main
-from fsd_core.client import run
 from fsd_core.partition import Partition, find_partition, partition
 from fsd_core.partition.solver import Solver
 from fsd_core.report import read_record

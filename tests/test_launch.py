@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsd_core.errors import InputError
-from fsd_core.launch import LaunchTree
+from fsd_core.protocol.launch_tree import LaunchTree
 
 trees = st.builds(LaunchTree, st.integers(1, 400), st.integers(1, 40))
 

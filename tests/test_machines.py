@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from fsd_core.client import run
+from fsd_core import run
+from fsd_core.common.home import expanded, home_folder
 from fsd_core.driver import Code, Message
 from fsd_core.errors import InputError
-from fsd_core.home import expanded, home_folder
 from fsd_core.model import radixnet, save
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial

@@ -14,9 +14,23 @@ from pathlib import Path
 import pytest
 
 from fsd_core.errors import InputError
-from fsd_core.package import Package, Recipe, Wheels, command, files, manylinux, sources, stub, zipped
+from fsd_core.providers.package import Package, Recipe, Wheels, command, files, manylinux, sources, stub, zipped
 
-CLIENT = ("cli/", "cost/", "client.py", "config.py", "demo.py", "garbage.py", "package.py", "provisioning.py", "settings.py")
+CLIENT = (
+    *("cli/", "client/", "cost/", "report/", "config.py", "demo.py", "versions.py"),
+    *("providers/package.py", "providers/provisioning.py", "providers/settings.py"),
+)
+    "cli/",
+    "client/",
+    "cost/",
+    "report/",
+    "config.py",
+    "demo.py",
+    "versions.py",
+    "providers/package.py",
+    "providers/provisioning.py",
+    "providers/settings.py",
+)
 
 
 def recipe(files: dict[str, bytes], wheels: Wheels | None = None, below: str = "", most: int = 1 << 30) -> Recipe:
@@ -46,8 +60,8 @@ def test_sources_are_a_workers_and_not_the_clients() -> None:
     found = sources(["fsd_local"], ["fsd_local/provision.py", "fsd_local/settings.py"])
     assert {
         "fsd_core/__init__.py",
-        "fsd_core/worker.py",
-        "fsd_core/checks.py",
+        "fsd_core/worker/program.py",
+        "fsd_core/providers/checks.py",
         "fsd_core/channel/queue.py",
         "fsd_local/messages.py",
     } <= set(found)
@@ -80,7 +94,7 @@ def test_a_zip_of_sources_runs(tmp_path: Path) -> None:
     """As a platform that installs the requirements itself runs it: the entry file at the root, the packages beside it."""
     main = b"from fsd_core.driver import Code\nfrom fsd_local import PROVIDER\nprint(Code.DENIED.value, PROVIDER.name)\n"
     made = recipe(sources(["fsd_local"]) | {"main.py": main, "requirements.txt": b"numpy==2.0.0\n"}).build(tmp_path)
-    assert {"main.py", "requirements.txt", "fsd_core/worker.py"} <= names(made.body)
+    assert {"main.py", "requirements.txt", "fsd_core/worker/program.py"} <= names(made.body)
     with zipfile.ZipFile(io.BytesIO(made.body)) as archive:
         archive.extractall(tmp_path / "task")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}

@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from fsd_core import posts
 from fsd_core.driver import WORKER, Code, InvokeDriver, InvokeLimits, Refused
-from fsd_core.posts import NONCE, PostInvoker
+from fsd_core.providers import http_invoke as posts
+from fsd_core.providers.http_invoke import NONCE, PostInvoker
 
 
 class Platform:

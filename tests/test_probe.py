@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fsd_core import probe
 from fsd_core.driver import ObjectDriver, Resources
 from fsd_core.errors import InputError
+from fsd_core.worker import probe
 from fsd_local import PROVIDER
 
 

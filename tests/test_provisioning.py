@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from fsd_core.crew import each
+from fsd_core.common.crew import each
 from fsd_core.driver import Code, Launch, Message, MessageDriver, Rejected, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers import elsewhere
-from fsd_core.provisioning import PROBE, Requests, check_app, check_size, probe_queues, telling, try_out
+from fsd_core.providers.addresses import elsewhere
+from fsd_core.providers.provisioning import PROBE, Requests, check_app, check_size, probe_queues, telling, try_out
 from fsd_local import LocalProvider
 from fsd_local.errors import classify
 from fsd_local.invoke import LocalInvoker, LocalLaunch
@@ -133,7 +133,7 @@ def test_a_limit_is_named_by_what_it_ended() -> None:
 
 
 def test_what_takes_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fsd_core.provisioning._TELL_S", 0.01)
+    monkeypatch.setattr("fsd_core.providers.provisioning._TELL_S", 0.01)
     told: list[str] = []
     seen = iter([None, None, None, "there"])
     with telling(told.append), requests() as ours:
@@ -148,7 +148,7 @@ def test_an_interrupt_waits_for_no_request() -> None:
     """Neither at the end of the block nor at that of the process."""
     code = (
         "import threading, time, _thread\n"
-        "from fsd_core.provisioning import Requests\n"
+        "from fsd_core.providers.provisioning import Requests\n"
         "def request(number):\n"
         "    if number == 3:\n"
         "        _thread.interrupt_main()\n"
@@ -257,7 +257,7 @@ def test_a_function_that_does_not_run_is_named(app: Resources, monkeypatch: pyte
             lost: Launch = Lost()
             return lost  # type: ignore[return-value]
 
-    monkeypatch.setattr("fsd_core.provisioning._READY_S", 0.5)
+    monkeypatch.setattr("fsd_core.providers.provisioning._READY_S", 0.5)
     with requests() as ours:
         ours.within(60)
         with pytest.raises(DriverError, match=r"app 'app': the function was started and did not end well \(denied\): its log says why$"):

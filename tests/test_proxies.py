@@ -15,15 +15,14 @@ import numpy as np
 import pytest
 
 from fsd_conformance import emulators
-from fsd_core import providers
-from fsd_core.client import run
+from fsd_core import providers, run
 from fsd_core.driver import WORKER, Code, InvokeLimits
 from fsd_core.errors import InputError
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
-from fsd_core.posts import PostInvoker
-from fsd_core.proxies import LOCAL, keep_local, local_only, proxy_for, shown
+from fsd_core.providers.http_invoke import PostInvoker
+from fsd_core.providers.proxies import LOCAL, keep_local, local_only, proxy_for, shown
 from waiting import until
 
 NAMES = [each for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "GRPC_PROXY", "NO_PROXY") for each in (name, name.lower())]

@@ -18,12 +18,12 @@ import browser as chromium
 import fsd_core
 from fsd_core import cost
 from fsd_core.cli import main
-from fsd_core.compare import Case, Cell, Comparison, Where
+from fsd_core.common.sealed import seal
 from fsd_core.cost import Usage
 from fsd_core.errors import InputError
-from fsd_core.figures import FIGURES, RANK_PARTS, Measured, rank_parts
 from fsd_core.report import comparison_page, find_record, read_record, run_page, stragglers
-from fsd_core.sealed import seal
+from fsd_core.report.compare import Case, Cell, Comparison, Where
+from fsd_core.report.figures import FIGURES, RANK_PARTS, Measured, rank_parts
 from fsd_core.versions import versions
 
 CLOUDS = ("local", "aws", "gcp", "azure")

@@ -11,11 +11,11 @@ from itertools import count
 
 import pytest
 
-from fsd_core import retry as retrying
 from fsd_core.driver import Code, Rejected
 from fsd_core.errors import DriverError
-from fsd_core.retry import Retry
-from fsd_core.wrappers.meter import Meter
+from fsd_core.storage import retry as retrying
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
 from waiting import until
 
 

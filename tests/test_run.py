@@ -18,19 +18,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import fsd_core.client
-import fsd_core.stage
-from fsd_core.client import Result, run
+import fsd_core.client.job
+import fsd_core.client.stage
+from fsd_core import Result, run
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, InputError, RunFailed
-from fsd_core.keys import is_content, is_run, slot
 from fsd_core.model import Layer, Model, radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
-from fsd_core.retry import Retry
-from fsd_core.slots import lease
-from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
+from fsd_core.storage.keys import is_content, is_run, slot
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.slots import lease
+from fsd_core.storage.store import Store
 from fsd_local import PROVIDER
 from networks import networks, some_inputs
 from waiting import claims, until
@@ -171,7 +171,7 @@ def test_the_layer_of_a_death_is_named(start: Callable[..., Result], store: Stor
 
 
 def test_a_worker_over_its_memory_is_named(start: Callable[..., Result], store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fsd_core.client, "predicted_bytes", lambda *_: 0)  # the client would have refused or cut the batch
+    monkeypatch.setattr(fsd_core.client.job, "predicted_bytes", lambda *_: 0)  # the client would have refused or cut the batch
     wide = open_inputs("random:20000:0.4:1", 1024)
     with pytest.raises(RunFailed, match=r"rank \d.*exceeded its memory limit of 80 MB"):
         start(some=wide, settings={"memory_mb": 80})
@@ -235,7 +235,7 @@ def test_content_that_is_damaged_again_ends_the_run(start: Callable[..., Result]
     start()
     (key, data) = next((key, data) for key in store.keys("") if (data := store.get(key)).startswith(b"FSDshrd2"))
     store.put(key, data[:-1] + bytes([data[-1] ^ 1]))
-    monkeypatch.setattr(fsd_core.stage, "forget", lambda store, key: None)  # as where somebody damages it again
+    monkeypatch.setattr(fsd_core.client.stage, "forget", lambda store, key: None)  # as where somebody damages it again
     with (
         pytest.warns(UserWarning, match="staged again"),
         pytest.raises(DamagedContent, match=r"rank \d, layer 12: the shard is damaged") as caught,
@@ -290,7 +290,7 @@ def test_bad_input_is_one_clear_line(start: Callable[..., Result], options: dict
 
 
 def test_a_late_launch_and_one_of_a_finished_run_stop_silently(store: Store, tmp_path: Path) -> None:
-    from fsd_core.spawn import LaunchPayload
+    from fsd_core.protocol.spawn import LaunchPayload
 
     resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).ensure("fsd", 2, 1)
     invoker = PROVIDER.invoker(resources)

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from flips import flips
-from fsd_core import slots
 from fsd_core.driver import Code
 from fsd_core.errors import RunFailed
-from fsd_core.keys import RunKeys, slot
-from fsd_core.retry import Retry
-from fsd_core.slots import holders, lease, release, renew, watch
-from fsd_core.store import Store
+from fsd_core.storage import slots
+from fsd_core.storage.keys import RunKeys, slot
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.slots import holders, lease, release, renew, watch
+from fsd_core.storage.store import Store
 from fsd_core.wrappers.faults import Faults, FaultyObjects
-from fsd_core.wrappers.meter import Meter
 from fsd_local import PROVIDER
 from waiting import until
 

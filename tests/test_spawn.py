@@ -13,18 +13,18 @@ from typing import Literal
 
 import pytest
 
-import fsd_core.client
-from fsd_core.client import run
+import fsd_core.client.inference
+from fsd_core import run
 from fsd_core.driver import Code, Failure
 from fsd_core.errors import RunFailed
-from fsd_core.keys import RunKeys
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
-from fsd_core.retry import Retry
-from fsd_core.spawn import LaunchPayload, Spawner
-from fsd_core.store import Store
+from fsd_core.protocol.spawn import LaunchPayload, Spawner
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 from fsd_core.wrappers.around import AroundInvoker
-from fsd_core.wrappers.meter import Meter
 from fsd_core.wrappers.metered import MeteredInvoker
 from fsd_local import PROVIDER
 from fsd_local.invoke import LocalInvoker
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="told_fu
 @pytest.mark.parametrize(("channel", "victim"), [("queue", 2), ("object", 1), ("queue", 0)])
 def test_who_launched_a_function_tells_of_its_death(tmp_path: Path, channel: str, victim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.setattr(fsd_core.client, "find", lambda name: ToldProvider())
+    monkeypatch.setattr(fsd_core.client.inference, "find", lambda name: ToldProvider())
     table = {"root": str(tmp_path / "root")}
     resources = PROVIDER.provisioner(table).ensure("fsd", 3, 1)
     store = Store(PROVIDER.objects(resources), Retry(time.time() + 600, Meter()))

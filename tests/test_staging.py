@@ -13,21 +13,21 @@ from pathlib import Path
 
 import pytest
 
-import fsd_core.follow
-from fsd_core import stage
+import fsd_core.client.follow
+from fsd_core import run
 from fsd_core.channel import Aborted, explain
-from fsd_core.client import run
+from fsd_core.client import stage
+from fsd_core.client.garbage import clean
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent
-from fsd_core.garbage import clean
-from fsd_core.keys import is_content, manifest
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import ExchangePlan, partition
-from fsd_core.retry import Retry
-from fsd_core.shard import ShardReader
-from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
+from fsd_core.protocol.shard import ShardReader
+from fsd_core.storage.keys import is_content, manifest
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 from fsd_local import PROVIDER
 
 MODEL = radixnet(1024, 6)
@@ -37,7 +37,7 @@ BUILD = """
 import hashlib
 from fsd_core.model import radixnet
 from fsd_core.partition import ExchangePlan, partition
-from fsd_core.shard import build
+from fsd_core.protocol.shard import build
 model = radixnet(1024, 6)
 parts = partition(model, 8, "random", 1)
 plan = ExchangePlan(model, parts)
@@ -172,7 +172,7 @@ def test_a_worker_says_what_is_gone_or_damaged(
         options = {"workers": 2, "channel": "queue", "partition": "block", "timeout": 60.0, "settings": {"root": str(tmp_path / "root")}}
         return run(MODEL, INPUTS, home=tmp_path / "home", **options).output  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fsd_core.follow, "explain", recorded)
+    monkeypatch.setattr(fsd_core.client.follow, "explain", recorded)
     right = start()
     objects = [key for key in store.keys("") if is_content(key) and key.endswith("/1")]
     [key] = [key for key in objects if store.get(key).startswith(b"FSDshrd") == (kind == "shard")]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsd_core.stopwatch import CELLS, PHASES, Stopwatch
+from fsd_core.common.stopwatch import CELLS, PHASES, Stopwatch
 
 
 class Clock:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fsd_core.client import run
+from fsd_core import run
 from fsd_core.model import Model, radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fsd_core.driver import Code, InvokeLimits, Launch, Message, MessageDriver, ObjectDriver, Resources
+from fsd_core.storage.meter import FIELDS, Meter
 from fsd_core.wrappers.around import AroundMessages
-from fsd_core.wrappers.meter import FIELDS, Meter
 from fsd_core.wrappers.metered import MeteredInvoker, MeteredMessages, MeteredObjects
 from fsd_core.wrappers.prefixed import PrefixedObjects
 from fsd_local import PROVIDER

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from fsd_core import worker
 from fsd_core.driver import Failure, InvokeDriver, Launch, ObjectDriver, Provider, Resources
-from fsd_core.keys import RunKeys
+from fsd_core.storage.keys import RunKeys
+from fsd_core.worker import program as worker
 from fsd_core.wrappers.around import AroundInvoker
 from fsd_local import LocalProvider
 from fsd_local.invoke import LocalInvoker

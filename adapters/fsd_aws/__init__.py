@@ -9,7 +9,8 @@ import os
 from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
-from fsd_core.providers import address, attached, elsewhere
+from fsd_core.providers.addresses import address, elsewhere
+from fsd_core.providers.environment import attached
 
 __all__ = ["PROVIDER", "RESOURCES", "AwsProvider"]
 

@@ -18,7 +18,7 @@ from botocore.credentials import Credentials
 from botocore.exceptions import NoCredentialsError
 
 from fsd_core.errors import InputError
-from fsd_core.proxies import shown
+from fsd_core.providers.proxies import shown
 
 __all__ = ["client", "credentials", "session", "source"]
 

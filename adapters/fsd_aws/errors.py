@@ -7,7 +7,8 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from fsd_core.driver import Code, Refused
-from fsd_core.providers import advise, http_code
+from fsd_core.providers.advice import advise
+from fsd_core.providers.http_codes import http_code
 
 __all__ = ["advice", "classify", "entry_code"]
 

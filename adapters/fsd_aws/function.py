@@ -15,7 +15,7 @@ from fsd_aws.names import Names
 from fsd_aws.package import HANDLER, Package
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers import recorded, told
+from fsd_core.providers.environment import recorded, told
 
 __all__ = ["create", "guard", "make_log_group", "make_role", "read", "remove", "remove_around", "set_policy", "update"]
 

@@ -18,10 +18,10 @@ from fsd_aws import RESOURCES
 from fsd_aws.clients import client
 from fsd_aws.errors import classify
 from fsd_aws.names import Names
-from fsd_core.checks import check_payload
 from fsd_core.driver import WORKER, Code, Failure, InvokeLimits, Resources
-from fsd_core.retry import Retry
-from fsd_core.wrappers.meter import Meter
+from fsd_core.providers.checks import check_payload
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
 
 __all__ = ["AwsInvoker", "AwsLaunch"]
 

@@ -16,8 +16,8 @@ from fsd_aws import limits
 from fsd_aws.clients import client
 from fsd_aws.errors import classify, entry_code
 from fsd_aws.names import BODY, TARGET, Names, target
-from fsd_core.checks import check_ack, check_publish, check_receive
 from fsd_core.driver import Code, Delivery, Message, MessageLimits, Rejected, Resources
+from fsd_core.providers.checks import check_ack, check_publish, check_receive
 
 __all__ = ["AwsMessages"]
 

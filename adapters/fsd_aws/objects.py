@@ -19,8 +19,8 @@ from botocore.exceptions import ClientError
 from fsd_aws.clients import client
 from fsd_aws.errors import classify, entry_code
 from fsd_aws.limits import OBJECTS
-from fsd_core.checks import check_delete, check_put, check_range
 from fsd_core.driver import Code, Page, Rejected, Resources
+from fsd_core.providers.checks import check_delete, check_put, check_range
 
 __all__ = ["AwsObjects"]
 

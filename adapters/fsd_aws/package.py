@@ -1,4 +1,4 @@
-"""The function's package, as Lambda takes it: `fsd_core.package` for its interpreters, its C libraries and its limits."""
+"""The function's package, as Lambda takes it: `fsd_core.providers.package` for its interpreters, its C libraries and its limits."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from fsd_aws.settings import RUNTIMES
-from fsd_core import package as core
-from fsd_core.home import home_folder
-from fsd_core.package import Package, Recipe, Wheels
+from fsd_core.common.home import home_folder
+from fsd_core.providers import package as core
+from fsd_core.providers.package import Package, Recipe, Wheels
 
 __all__ = ["HANDLER", "Package", "build", "digest", "stub"]
 

@@ -21,9 +21,9 @@ from fsd_aws.objects import AwsObjects
 from fsd_aws.settings import parse
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers import line
-from fsd_core.provisioning import AppProvisioner, probe_queues, try_out
-from fsd_core.store import Store
+from fsd_core.providers.advice import line
+from fsd_core.providers.provisioning import AppProvisioner, probe_queues, try_out
+from fsd_core.storage.store import Store
 
 __all__ = ["AwsProvisioner"]
 

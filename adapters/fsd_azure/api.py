@@ -23,8 +23,8 @@ from fsd_azure import names as naming
 from fsd_azure.policy import APP_TAG, Grant
 from fsd_core.driver import Code
 from fsd_core.errors import DriverError
-from fsd_core.providers import address
-from fsd_core.provisioning import Requests
+from fsd_core.providers.addresses import address
+from fsd_core.providers.provisioning import Requests
 
 __all__ = ["ENDPOINT", "SETTLE_S", "Api", "key"]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from fsd_core.errors import InputError
-from fsd_core.proxies import shown
+from fsd_core.providers.proxies import shown
 
 if TYPE_CHECKING:
     from azure.servicebus import ServiceBusClient

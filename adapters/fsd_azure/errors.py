@@ -13,7 +13,8 @@ from typing import TypeVar
 from azure.core import exceptions as sdk
 
 from fsd_core.driver import Code, Refused
-from fsd_core.providers import advise, http_code
+from fsd_core.providers.advice import advise
+from fsd_core.providers.http_codes import http_code
 
 __all__ = ["advice", "asking", "classify", "status_code"]
 

@@ -19,11 +19,11 @@ from fsd_azure import names as naming
 from fsd_azure.invoke import KEY
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers import recorded, told
+from fsd_core.providers.environment import recorded, told
 
 if TYPE_CHECKING:
     from fsd_azure.api import Api
-    from fsd_core.package import Package
+    from fsd_core.providers.package import Package
 
 __all__ = ["ROUTE", "create", "key", "publish", "read", "remove", "say", "url"]
 

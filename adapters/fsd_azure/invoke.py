@@ -1,4 +1,4 @@
-"""Functions: a launch is a POST to the function app's HTTP trigger, open until the function ended, see `fsd_core.posts`.
+"""Functions: a launch is a POST to the function app's HTTP trigger, open until the function ended, see `fsd_core.providers.http_invoke`.
 
 Azure's front end ends an answer after 230 s, whatever the function does: what then happens to the connection is no failure. The trigger
 takes who shows the function app's key: a worker finds it in its settings, a client asks the Resource Manager for it, once.
@@ -11,9 +11,9 @@ import threading
 
 from fsd_azure import RESOURCES
 from fsd_azure.errors import classify
-from fsd_core import posts
 from fsd_core.driver import Resources
-from fsd_core.providers import function_limits
+from fsd_core.providers import http_invoke as posts
+from fsd_core.providers.environment import function_limits
 
 __all__ = ["KEY", "AzureInvoker"]
 

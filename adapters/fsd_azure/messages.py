@@ -21,8 +21,8 @@ from fsd_azure.clients import service_bus
 from fsd_azure.errors import classify
 from fsd_azure.links import CLOSE_S, Link, ReceiverLink, SenderLink
 from fsd_azure.names import Names
-from fsd_core.checks import check_ack, check_publish, check_receive
 from fsd_core.driver import Code, Delivery, Message, MessageLimits, Refused, Rejected, Resources
+from fsd_core.providers.checks import check_ack, check_publish, check_receive
 
 if TYPE_CHECKING:
     from azure.servicebus import ServiceBusClient, ServiceBusReceivedMessage

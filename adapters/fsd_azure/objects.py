@@ -14,8 +14,8 @@ from azure.core.exceptions import HttpResponseError
 from fsd_azure.clients import container
 from fsd_azure.errors import classify, status_code
 from fsd_azure.limits import OBJECTS
-from fsd_core.checks import check_delete, check_put, check_range
 from fsd_core.driver import Code, Page, Rejected, Resources
+from fsd_core.providers.checks import check_delete, check_put, check_range
 
 __all__ = ["AzureObjects"]
 

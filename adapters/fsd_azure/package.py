@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from fsd_azure.settings import RUNTIMES
-from fsd_core import package as core
-from fsd_core.home import home_folder
-from fsd_core.package import Package, Recipe, Wheels
+from fsd_core.common.home import home_folder
+from fsd_core.providers import package as core
+from fsd_core.providers.package import Package, Recipe, Wheels
 
 __all__ = ["Package", "build", "digest", "stub"]
 

@@ -22,7 +22,7 @@ from fsd_azure.names import Names
 from fsd_azure.settings import SUBSCRIPTION, parse
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import InputError
-from fsd_core.provisioning import AppProvisioner, probe_queues, try_out
+from fsd_core.providers.provisioning import AppProvisioner, probe_queues, try_out
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient

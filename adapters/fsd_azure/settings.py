@@ -30,9 +30,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from fsd_azure.limits import LEASES_S, MESSAGE_KB, TIERS
-from fsd_core import settings
 from fsd_core.errors import InputError
-from fsd_core.settings import flag, key, matches, whole
+from fsd_core.providers import settings
+from fsd_core.providers.settings import flag, key, matches, whole
 
 __all__ = ["RUNTIMES", "SUBSCRIPTION", "Settings", "parse"]
 

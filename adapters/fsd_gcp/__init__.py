@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
-from fsd_core.providers import address, attached, elsewhere
+from fsd_core.providers.addresses import address, elsewhere
+from fsd_core.providers.environment import attached
 
 __all__ = ["PROVIDER", "RESOURCES", "GcpProvider"]
 

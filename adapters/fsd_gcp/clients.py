@@ -16,7 +16,7 @@ from typing import Any
 
 import urllib3
 
-from fsd_core.proxies import proxy_for
+from fsd_core.providers.proxies import proxy_for
 from fsd_gcp.errors import Answered
 
 __all__ = ["SCOPE", "Http", "default", "pool", "requester", "signer"]

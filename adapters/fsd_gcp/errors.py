@@ -13,7 +13,8 @@ from google.auth import exceptions as auth
 from urllib3 import exceptions as http
 
 from fsd_core.driver import Code, Refused
-from fsd_core.providers import advise, http_code
+from fsd_core.providers.advice import advise
+from fsd_core.providers.http_codes import http_code
 
 __all__ = ["Answered", "advice", "classify", "status_code"]
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.package import Package
-from fsd_core.providers import recorded, told
+from fsd_core.providers.environment import recorded, told
+from fsd_core.providers.package import Package
 from fsd_gcp import RESOURCES, policy
 from fsd_gcp import names as naming
 from fsd_gcp.api import Api

@@ -1,4 +1,4 @@
-"""Cloud Run functions: a launch is a POST to the function's service, open until the function ended, see `fsd_core.posts`.
+"""Cloud Run functions: a launch is a POST to the function's service, open until the function ended, see `fsd_core.providers.http_invoke`.
 
 The service takes who shows an ID token made for it. A function, or a process with a service account's key, mints one for itself.
 Google mints none for a person: who signed in with gcloud asks for one of the app's own account, which takes the role
@@ -17,9 +17,9 @@ from google.auth import exceptions, jwt
 from google.oauth2 import id_token
 from google.oauth2.credentials import Credentials
 
-from fsd_core import posts
 from fsd_core.driver import Code, Resources
-from fsd_core.providers import function_limits
+from fsd_core.providers import http_invoke as posts
+from fsd_core.providers.environment import function_limits
 from fsd_gcp import RESOURCES
 from fsd_gcp.clients import SCOPE, Http, default, requester
 from fsd_gcp.errors import classify

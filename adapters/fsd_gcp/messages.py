@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fsd_core.checks import check_ack, check_publish, check_receive
 from fsd_core.driver import Code, Delivery, Message, MessageLimits, Rejected, Resources
+from fsd_core.providers.checks import check_ack, check_publish, check_receive
 from fsd_gcp import limits
 from fsd_gcp.errors import Answered, classify
 from fsd_gcp.names import Names

@@ -15,9 +15,9 @@ from urllib.parse import quote, urlencode
 
 import google_crc32c
 
-from fsd_core.checks import check_delete, check_put, check_range
 from fsd_core.driver import Code, Page, Rejected, Resources
-from fsd_core.providers import address
+from fsd_core.providers.addresses import address
+from fsd_core.providers.checks import check_delete, check_put, check_range
 from fsd_gcp.clients import Http
 from fsd_gcp.errors import Answered, classify, status_code
 from fsd_gcp.limits import OBJECTS

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fsd_core import package as core
-from fsd_core.home import home_folder
-from fsd_core.package import Package, Recipe
+from fsd_core.common.home import home_folder
+from fsd_core.providers import package as core
+from fsd_core.providers.package import Package, Recipe
 from fsd_gcp.settings import RUNTIMES
 
 __all__ = ["Package", "build", "digest", "stub"]

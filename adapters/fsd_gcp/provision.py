@@ -15,9 +15,9 @@ from google.auth import exceptions
 
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers import line
-from fsd_core.provisioning import AppProvisioner, probe_queues, try_out
-from fsd_core.store import Store
+from fsd_core.providers.advice import line
+from fsd_core.providers.provisioning import AppProvisioner, probe_queues, try_out
+from fsd_core.storage.store import Store
 from fsd_gcp import PROVIDER, errors, function, package, policy, queues
 from fsd_gcp import names as naming
 from fsd_gcp.api import Api

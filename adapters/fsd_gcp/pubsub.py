@@ -16,8 +16,8 @@ from urllib.parse import quote, urlsplit
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from fsd_core.providers import address
-from fsd_core.proxies import proxy_for
+from fsd_core.providers.addresses import address
+from fsd_core.providers.proxies import proxy_for
 from fsd_gcp.clients import signer
 from fsd_gcp.errors import Answered
 

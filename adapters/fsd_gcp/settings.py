@@ -22,8 +22,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from fsd_core import settings
-from fsd_core.settings import flag, key, matches, whole
+from fsd_core.providers import settings
+from fsd_core.providers.settings import flag, key, matches, whole
 from fsd_gcp.limits import LEASES_S
 
 __all__ = ["RUNTIMES", "Settings", "parse"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
-from fsd_core.providers import attached
+from fsd_core.providers.environment import attached
 
 __all__ = ["PROVIDER", "RESOURCES", "LocalProvider"]
 

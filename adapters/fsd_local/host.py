@@ -34,7 +34,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import BinaryIO
 
 from fsd_core.driver import WORKER, Code
-from fsd_core.retry import TRANSIENT
+from fsd_core.storage.retry import TRANSIENT
 from fsd_local import RESOURCES
 from fsd_local.errors import classify
 from fsd_local.function import UNCLAIMED, Order, layer_of, run

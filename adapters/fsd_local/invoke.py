@@ -15,10 +15,10 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fsd_core import interrupt
-from fsd_core.checks import check_payload
+from fsd_core.common import interrupt
 from fsd_core.driver import Code, Failure, Refused, Resources
-from fsd_core.providers import function_limits, told
+from fsd_core.providers.checks import check_payload
+from fsd_core.providers.environment import function_limits, told
 from fsd_local import RESOURCES
 from fsd_local.errors import classify
 from fsd_local.wire import PAYLOAD_BYTES, Channel, inherited

@@ -31,8 +31,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fsd_core.checks import check_ack, check_publish, check_receive
 from fsd_core.driver import Code, Delivery, Message, Rejected
+from fsd_core.providers.checks import check_ack, check_publish, check_receive
 from fsd_local import limits
 from fsd_local.errors import classify, naming
 

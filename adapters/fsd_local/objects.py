@@ -24,8 +24,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from fsd_core.checks import check_delete, check_put, check_range
 from fsd_core.driver import Code, Page, Refused, Rejected
+from fsd_core.providers.checks import check_delete, check_put, check_range
 from fsd_local.errors import classify, naming
 from fsd_local.limits import OBJECTS
 

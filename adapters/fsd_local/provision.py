@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fsd_core.driver import Resources
 from fsd_core.errors import InputError
-from fsd_core.provisioning import check_size
+from fsd_core.providers.provisioning import check_size
 from fsd_local.errors import naming
 from fsd_local.objects import LOCK
 from fsd_local.settings import parse

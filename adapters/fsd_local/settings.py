@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fsd_core import settings
-from fsd_core.home import expanded, home_folder
-from fsd_core.provisioning import check_app
-from fsd_core.settings import flag, key, matches, number, whole
+from fsd_core.common.home import expanded, home_folder
+from fsd_core.providers import settings
+from fsd_core.providers.provisioning import check_app
+from fsd_core.providers.settings import flag, key, matches, number, whole
 
 __all__ = ["Settings", "parse"]
 

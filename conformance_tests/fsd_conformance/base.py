@@ -16,8 +16,8 @@ import pytest
 from fsd_conformance.harness import Harness, Kind
 from fsd_core.driver import Code, Provider, Provisioner, Resources
 from fsd_core.errors import FsdError
-from fsd_core.retry import Retry
-from fsd_core.wrappers.meter import Meter
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
 
 __all__ = ["RANKS", "SLOTS", "Cases", "Deployed", "Driver", "DriverCases", "eventually", "new_app", "new_retry", "refused"]
 

@@ -13,16 +13,16 @@ from dataclasses import replace
 import pytest
 
 from fsd_conformance.base import RANKS, Cases, Deployed, eventually, new_retry
-from fsd_core import slots
 from fsd_core.channel import Exchange, Membership, QueueChannel
 from fsd_core.channel.frames import Kind
 from fsd_core.driver import Code, Message, MessageDriver, Rejected
 from fsd_core.errors import RunFailed
-from fsd_core.retry import Retry
-from fsd_core.store import Store
+from fsd_core.storage import slots
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 from fsd_core.wrappers.around import AroundMessages
 from fsd_core.wrappers.faults import Faults, FaultyMessages
-from fsd_core.wrappers.meter import Meter
 
 __all__ = ["ChannelCases"]
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from fsd_conformance.base import Cases, Deployed, eventually, new_app, new_retry
-from fsd_core.client import Result, run
-from fsd_core.keys import is_run
+from fsd_core import Result, run
 from fsd_core.model import Model, radixnet
 from fsd_core.model.serial import serial
-from fsd_core.store import Store
+from fsd_core.storage.keys import is_run
+from fsd_core.storage.store import Store
 
 __all__ = ["EndToEndCases"]
 

@@ -1,4 +1,4 @@
-"""Cases of `fsd_core.driver.InvokeDriver`, by way of the deployed worker function and `fsd_core.probe`."""
+"""Cases of `fsd_core.driver.InvokeDriver`, by way of the deployed worker function and `fsd_core.worker.probe`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from fsd_conformance.base import Deployed, DriverCases, eventually, new_app, new_retry, refused
 from fsd_core.driver import WORKER, Code, Failure, InvokeDriver, Launch
-from fsd_core.store import Store
+from fsd_core.storage.store import Store
 
 __all__ = ["InvokeCases"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from fsd_conformance.base import Deployed, DriverCases, eventually, new_retry, refused
 from fsd_core.driver import Code, ObjectDriver
-from fsd_core.store import Store
+from fsd_core.storage.store import Store
 from fsd_core.wrappers.faults import Faults, FaultyObjects
 
 __all__ = ["ConsistencyCases", "ObjectCases"]

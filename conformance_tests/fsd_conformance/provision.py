@@ -16,7 +16,7 @@ import pytest
 from fsd_conformance.base import Cases, Deployed, Driver, eventually, new_app, new_retry
 from fsd_core.driver import Code, Message, Resources
 from fsd_core.errors import InputError
-from fsd_core.store import Store
+from fsd_core.storage.store import Store
 
 __all__ = ["ProvisionCases"]
 

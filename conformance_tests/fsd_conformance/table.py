@@ -15,7 +15,7 @@ from fsd_conformance.emulators import names
 from fsd_conformance.harness import Harness
 from fsd_core.driver import Provider
 from fsd_core.errors import InputError
-from fsd_core.providers import find
+from fsd_core.providers.registry import find
 
 __all__ = ["cases", "harness_of", "run"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from fsd_conformance.base import new_retry
 from fsd_core.driver import Code, Delivery, Message, MessageDriver, Rejected
-from fsd_core.retry import TRANSIENT
+from fsd_core.storage.retry import TRANSIENT
 
 __all__ = [
     "ack_all",

@@ -11,9 +11,9 @@ import pytest
 from fsd_conformance.messages import DeliveryCases, MessageCases
 from fsd_conformance.objects import ConsistencyCases, ObjectCases
 from fsd_core.driver import Delivery, Message, MessageDriver, ObjectDriver, Page, Rejected
+from fsd_core.storage.meter import FIELDS, Meter
 from fsd_core.wrappers.around import AroundMessages, AroundObjects
 from fsd_core.wrappers.faults import Faults, FaultyMessages, FaultyObjects
-from fsd_core.wrappers.meter import FIELDS, Meter
 from fsd_core.wrappers.metered import MeteredMessages, MeteredObjects
 from fsd_core.wrappers.prefixed import PrefixedObjects
 

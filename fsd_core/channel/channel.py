@@ -9,14 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from fsd_core.channel.mailbox import Mailbox
+from fsd_core.common.sealed import seal, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, RunFailed
-from fsd_core.retry import Retry
-from fsd_core.sealed import seal, unseal
+from fsd_core.storage.retry import Retry
 
 __all__ = ["Aborted", "Channel", "Exchange", "Membership", "Patience"]
 
-START_S = 65.0  # where nobody says how long launches may take: 5 s, made four times (`fsd_core.spawn.start_limit_s`), and some more
+START_S = 65.0  # where nobody says how long launches may take: 5 s, made four times (`spawn.start_limit_s`), and some more
 LEAST_LIMIT_S = 5.0
 SLOWEST_FACTOR = 20.0
 

@@ -12,8 +12,8 @@ from fsd_core.channel.objects import bundle, fetch
 from fsd_core.channel.queue import QueueChannel
 from fsd_core.driver import Code, Message, MessageDriver
 from fsd_core.errors import FsdError, RunFailed
-from fsd_core.keys import RunKeys
-from fsd_core.store import Store
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.store import Store
 
 __all__ = ["HybridChannel"]
 

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Sequence
 from fsd_core.channel.channel import Channel, Exchange, Membership, Patience, explain
 from fsd_core.driver import Code
 from fsd_core.errors import FsdError, RunFailed
-from fsd_core.keys import RunKeys
-from fsd_core.retry import Retry
-from fsd_core.store import Store
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 
 __all__ = ["HEAD_BYTES", "ObjectChannel", "bundle", "entry"]
 

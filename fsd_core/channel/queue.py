@@ -15,10 +15,10 @@ from functools import partial
 from fsd_core.channel.channel import Channel, Exchange, Patience, describe, explain
 from fsd_core.channel.frames import HEADER_BYTES, Frame, FrameError, Kind, Stray, fill, pack, split, unpack
 from fsd_core.channel.mailbox import Copy, Misfit, Unexpected
-from fsd_core.crew import each
+from fsd_core.common.crew import each
 from fsd_core.driver import Code, Delivery, Message, MessageDriver
 from fsd_core.errors import FsdError, RunFailed
-from fsd_core.retry import Retry
+from fsd_core.storage.retry import Retry
 
 __all__ = ["QueueChannel"]
 

@@ -10,9 +10,9 @@ import click
 from fsd_core import providers
 from fsd_core.cli.options import Checked, Command, check_provider, emulated, with_settings
 from fsd_core.cli.screen import Screen, pairs
+from fsd_core.common.home import home_folder
 from fsd_core.config import Settings, integer
-from fsd_core.home import home_folder
-from fsd_core.provisioning import telling
+from fsd_core.providers.provisioning import telling
 
 __all__ = ["clean", "deploy", "destroy", "gc"]
 
@@ -67,7 +67,7 @@ def gc(screen: Screen, settings: Settings) -> None:
 
     A run is dead when it holds no slot. Runs that are under way, and staged content, stay.
     """
-    from fsd_core.garbage import collect_garbage
+    from fsd_core.client.garbage import collect_garbage
 
     check_provider(settings)
     with _shown(screen), emulated(settings, screen.note) as settings:
@@ -92,7 +92,7 @@ def clean(screen: Screen, settings: Settings, keep_records: bool) -> None:
     Staged content are the shards and inputs that an app keeps for its next run; partitions, and the records of all
     runs, are below FSD_HOME. Records cannot be made again.
     """
-    from fsd_core.garbage import clean as clean_up
+    from fsd_core.client.garbage import clean as clean_up
 
     check_provider(settings)
     with _shown(screen), emulated(settings, screen.note) as settings:

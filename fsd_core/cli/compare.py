@@ -18,13 +18,13 @@ from fsd_core import cost, providers
 from fsd_core.cli.files import check_apart, check_file, write_file
 from fsd_core.cli.options import Command, check_provider, emulated, with_settings
 from fsd_core.cli.screen import Screen, Show
-from fsd_core.compare import CSV_START, Case, Comparison, Where, spread, take_turns
+from fsd_core.common.home import home_folder
 from fsd_core.config import ANY, KINDS, TABLES, Settings, choice, integer
 from fsd_core.cost import Bill, Tariff, Usage
 from fsd_core.errors import FsdError, InputError, RunFailed
-from fsd_core.figures import FIGURES
-from fsd_core.home import home_folder
 from fsd_core.partition import find_partition
+from fsd_core.report.compare import CSV_START, Case, Comparison, Where, spread, take_turns
+from fsd_core.report.figures import FIGURES
 from fsd_core.versions import versions
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import click
 from fsd_core import cost
 from fsd_core.cli.options import Command, Group, with_settings
 from fsd_core.cli.screen import Screen, pairs
+from fsd_core.common.textfile import read_text
 from fsd_core.config import KINDS, Settings
 from fsd_core.cost import Bill, Line, Price, Tariff, Usage
 from fsd_core.errors import InputError
-from fsd_core.textfile import read_text
 
 __all__ = ["bill", "group", "run_tariff", "service_table"]
 

@@ -14,9 +14,9 @@ import numpy as np
 from fsd_core.cli.options import Command, with_settings
 from fsd_core.cli.run import distributed, result_tables
 from fsd_core.cli.screen import Screen, pairs
+from fsd_core.common.home import home_folder
 from fsd_core.config import Settings
 from fsd_core.errors import CheckFailed
-from fsd_core.home import home_folder
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

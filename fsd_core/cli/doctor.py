@@ -18,9 +18,10 @@ from fsd_core import providers
 from fsd_core.cli.emulators import CLOUDS
 from fsd_core.cli.options import Command, with_settings
 from fsd_core.cli.screen import Screen, pairs
+from fsd_core.common.home import home_folder, made
 from fsd_core.config import FILE, Settings
 from fsd_core.errors import InputError
-from fsd_core.home import home_folder, made
+from fsd_core.providers.advice import line
 
 __all__ = ["doctor"]
 
@@ -108,7 +109,7 @@ def _credentials(name: str) -> tuple[str | None, str]:
             said.append((found.credentials(), ""))
         except Exception as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            said.append((None, providers.line(text, found.advice(text))))
+            said.append((None, line(text, found.advice(text))))
 
     asking = threading.Thread(target=ask, daemon=True)
     logging.disable()  # some SDKs tell their log at length that they found nobody

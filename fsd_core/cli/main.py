@@ -14,9 +14,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from fsd_core import interrupt
 from fsd_core.cli.screen import Screen
 from fsd_core.cli.signals import Interrupted, Signals
+from fsd_core.common import interrupt
 
 __all__ = ["main"]
 

@@ -12,12 +12,12 @@ from fsd_core.cli.cost import run_tariff, service_table
 from fsd_core.cli.files import check_apart, check_file, write_file
 from fsd_core.cli.options import Command, with_settings
 from fsd_core.cli.screen import Screen, pairs
+from fsd_core.client.result import left_out
+from fsd_core.common.home import home_folder
 from fsd_core.config import KINDS, Settings
 from fsd_core.cost import Usage
 from fsd_core.errors import InputError
-from fsd_core.figures import Measured
-from fsd_core.home import home_folder
-from fsd_core.result import left_out
+from fsd_core.report.figures import Measured
 
 __all__ = ["report"]
 

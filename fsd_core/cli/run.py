@@ -12,12 +12,12 @@ from fsd_core.cli.cost import run_tariff, service_table
 from fsd_core.cli.options import Command, check_provider, emulated, with_settings
 from fsd_core.cli.outputs import check_output, compare, read_truth, write_output
 from fsd_core.cli.screen import Screen, Show, amount, pairs
+from fsd_core.client.result import left_out
+from fsd_core.common.home import home_folder
 from fsd_core.config import Settings
 from fsd_core.cost import Usage, bill
 from fsd_core.errors import CheckFailed
-from fsd_core.home import home_folder
-from fsd_core.provisioning import telling
-from fsd_core.result import left_out
+from fsd_core.providers.provisioning import telling
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-from fsd_core import interrupt
+from fsd_core.common import interrupt
 
 __all__ = ["Interrupted", "Signals"]
 

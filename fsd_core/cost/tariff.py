@@ -15,11 +15,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from fsd_core.common.home import expanded
+from fsd_core.common.textfile import read_text
 from fsd_core.cost.quantities import NEEDED, QUANTITIES, FunctionRule
 from fsd_core.cost.usage import MOST
 from fsd_core.errors import InputError
-from fsd_core.home import expanded
-from fsd_core.textfile import read_text
 
 __all__ = ["Price", "Tariff", "default_tariff", "load", "names"]
 

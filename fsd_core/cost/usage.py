@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fsd_core.errors import InputError
-from fsd_core.wrappers.meter import FIELDS
+from fsd_core.storage.meter import FIELDS
 
 __all__ = ["FIGURES", "MOST", "Usage"]
 

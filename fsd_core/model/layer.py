@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core import arguments
+from fsd_core.common import arguments
 from fsd_core.errors import InputError
 
 __all__ = ["ACTIVATIONS", "Csr", "Layer", "Model", "describe"]

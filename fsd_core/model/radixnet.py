@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core import arguments
+from fsd_core.common import arguments
 from fsd_core.errors import InputError
 from fsd_core.model.layer import Csr, Layer, Model
 

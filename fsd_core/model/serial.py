@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fsd_core import arguments
+from fsd_core.common import arguments
 from fsd_core.model.activation import activate, softmax
 from fsd_core.model.layer import Csr, Model
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fsd_core import arguments
+from fsd_core.common import arguments
 from fsd_core.errors import InputError
 from fsd_core.model import tensors
 from fsd_core.model.layer import Csr, Layer, Model

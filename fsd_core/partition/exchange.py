@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core import arguments
+from fsd_core.common import arguments
 from fsd_core.model import Layer, Model
 from fsd_core.partition.owners import Partition
 

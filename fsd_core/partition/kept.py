@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from fsd_core import arguments
+from fsd_core.common import arguments
 from fsd_core.errors import InputError
 from fsd_core.model import Model
 from fsd_core.partition.methods import METHODS, partition

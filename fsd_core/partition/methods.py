@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from fsd_core import arguments
+from fsd_core.common import arguments
+from fsd_core.common.home import expanded
 from fsd_core.errors import InputError
-from fsd_core.home import expanded
 from fsd_core.model import Model
 from fsd_core.partition.hypergraph import hypergraph
 from fsd_core.partition.owners import Partition

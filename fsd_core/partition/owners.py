@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core import arguments
+from fsd_core.common import arguments
 from fsd_core.errors import InputError
 from fsd_core.model import Model
 from fsd_core.model.npz import members, read_npz

@@ -11,7 +11,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core import interrupt
+from fsd_core.common import interrupt
 from fsd_core.partition import _mtkahypar
 
 __all__ = ["Hypergraph", "Solver", "Stopped"]

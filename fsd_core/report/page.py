@@ -8,13 +8,13 @@ from importlib import resources
 from importlib.metadata import version
 from typing import Any
 
-from fsd_core.compare import Comparison, median, spread
+from fsd_core.client.result import left_out
 from fsd_core.cost import Bill
-from fsd_core.figures import FIGURES, RANK_PARTS, Figure, Measured, rank_parts, rank_spans
 from fsd_core.report import charts
 from fsd_core.report.charts import Bar, Row
+from fsd_core.report.compare import Comparison, median, spread
+from fsd_core.report.figures import FIGURES, RANK_PARTS, Figure, Measured, rank_parts, rank_spans
 from fsd_core.report.stragglers import stragglers
-from fsd_core.result import left_out
 
 __all__ = ["MARK", "check_page", "comparison_page", "run_page"]
 

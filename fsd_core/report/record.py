@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fsd_core import arguments
+from fsd_core.client.result import RECORD_VERSION, is_number, plain, wrong_rank
+from fsd_core.common import arguments
+from fsd_core.common.sealed import Damaged, unseal
 from fsd_core.errors import InputError
-from fsd_core.result import RECORD_VERSION, is_number, plain, wrong_rank
-from fsd_core.sealed import Damaged, unseal
-from fsd_core.wrappers.meter import FIELDS
+from fsd_core.storage.meter import FIELDS
 
 __all__ = ["find_record", "read_record"]
 

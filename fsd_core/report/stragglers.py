@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from fsd_core.figures import RANK_PARTS, rank_parts
+from fsd_core.report.figures import RANK_PARTS, rank_parts
 
 __all__ = ["Straggler", "stragglers"]
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fsd_core.figures import RANK_PARTS, rank_spans
+from fsd_core.report.figures import RANK_PARTS, rank_spans
 
 __all__ = ["MARK", "trace"]
 

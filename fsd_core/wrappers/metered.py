@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fsd_core.driver import Delivery, Failure, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
+from fsd_core.storage.meter import Meter
 from fsd_core.wrappers.around import AroundInvoker, AroundMessages, AroundObjects
-from fsd_core.wrappers.meter import Meter
 
 __all__ = ["MeteredInvoker", "MeteredMessages", "MeteredObjects"]
 

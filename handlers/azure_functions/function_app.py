@@ -7,7 +7,7 @@ import json
 import azure.functions as func
 
 from fsd_azure import PROVIDER, invoke, messages, objects  # noqa: F401  # imported while the instance starts, opened by the worker
-from fsd_core.posts import NONCE
+from fsd_core.providers.http_invoke import NONCE
 from fsd_core.worker import handle
 
 __all__ = ["app", "worker"]

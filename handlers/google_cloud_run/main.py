@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fsd_core.posts import NONCE
+from fsd_core.providers.http_invoke import NONCE
 from fsd_core.worker import handle as work
 from fsd_gcp import PROVIDER, invoke, messages, objects  # noqa: F401  # imported while the instance starts, opened by the worker
 

@@ -20,7 +20,7 @@ from typing import TypeVar
 from fsd_conformance.emulators.emulator import Emulator, pointed
 from fsd_conformance.emulators.install import folder, locked
 from fsd_conformance.emulators.process import Guard, Process
-from fsd_core import interrupt
+from fsd_core.common import interrupt
 from fsd_core.errors import InputError
 
 __all__ = ["EMULATORS", "Emulator", "Running", "Used", "down", "find", "names", "own", "state", "up", "use"]

@@ -15,7 +15,7 @@ from fsd_conformance.emulators.emulator import Emulator, pointed
 from fsd_conformance.emulators.install import packages
 from fsd_conformance.emulators.process import POINTERS, Guard, Server
 from fsd_conformance.emulators.proxy import Proxy, Request, See
-from fsd_core.proxies import local_only
+from fsd_core.providers.proxies import local_only
 
 __all__ = ["Aws", "operation", "watched"]
 

@@ -15,7 +15,7 @@ from fsd_conformance.emulators.install import packages
 from fsd_conformance.emulators.process import POINTERS, Guard, Server
 from fsd_conformance.emulators.service_bus.server import ServiceBusServer
 from fsd_conformance.emulators.service_bus.throttle import CREDITS
-from fsd_core.proxies import local_only
+from fsd_core.providers.proxies import local_only
 
 __all__ = ["NAMESPACES", "SUBSCRIPTION", "Azure", "Functions"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fsd_conformance.emulators.process import Guard, Server
-from fsd_core.proxies import keep_local
+from fsd_core.providers.proxies import keep_local
 
 __all__ = ["Emulator", "pointed"]
 

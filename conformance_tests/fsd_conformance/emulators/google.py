@@ -12,7 +12,7 @@ from fsd_conformance.emulators import pubsub
 from fsd_conformance.emulators.emulator import Emulator
 from fsd_conformance.emulators.install import packages
 from fsd_conformance.emulators.process import POINTERS, Guard, Server
-from fsd_core.proxies import local_only
+from fsd_core.providers.proxies import local_only
 
 __all__ = ["PROJECT", "CloudRun", "CloudStorage", "Google", "pointers"]
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from fsd_core import interrupt
+from fsd_core.common import interrupt
+from fsd_core.common.home import home_folder, made
 from fsd_core.errors import InputError
-from fsd_core.home import home_folder, made
 
 __all__ = ["environment", "folder", "locked", "npm", "packages", "wheels"]
 

@@ -19,9 +19,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fsd_core import interrupt
+from fsd_core.common import interrupt
 from fsd_core.errors import InputError
-from fsd_core.proxies import local_only
+from fsd_core.providers.proxies import local_only
 
 __all__ = ["POINTERS", "Guard", "Process", "Server", "free_port"]
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fsd_core import keys, shard
 from fsd_core.codec import encode
+from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.kernel import Block
-from fsd_core.sealed import Damaged, seal, unseal
-from fsd_core.store import Store
+from fsd_core.protocol import shard
+from fsd_core.storage import keys
+from fsd_core.storage.store import Store
 
 if TYPE_CHECKING:
     from fsd_core.model import Model

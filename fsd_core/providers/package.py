@@ -20,15 +20,15 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from fsd_core.common.home import made
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
-from fsd_core.home import made
 
 __all__ = ["Package", "Recipe", "Wheels", "command", "digest", "files", "manylinux", "sources", "stub", "write", "zipped"]
 
 _CLIENT_ONLY = (  # of fsd_core: nothing of a worker imports these
-    *("cli/", "client/", "cost/", "report/"),
-    *("client.py", "compare.py", "config.py", "demo.py", "figures.py", "garbage.py", "package.py", "provisioning.py", "settings.py"),
+    *("cli/", "client/", "cost/", "report/", "config.py", "demo.py", "versions.py"),
+    *("providers/package.py", "providers/provisioning.py", "providers/settings.py"),
 )
 _DROPPED_FOLDERS = {"tests", "__pycache__", "bin", "include"}
 _DROPPED_SUFFIXES = (".pyi", ".pyc", ".a", ".h", "/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")

@@ -18,12 +18,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import FsdError, RunFailed
-from fsd_core.keys import RunKeys
-from fsd_core.keys import slot as slot_key
-from fsd_core.sealed import Damaged, seal, unseal
-from fsd_core.store import Store
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.keys import slot as slot_key
+from fsd_core.storage.store import Store
 
 __all__ = ["LEASE_S", "RENEW_S", "Lease", "holders", "lease", "release", "renew", "watch"]
 

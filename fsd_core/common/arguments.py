@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core.common.home import expanded, home_folder
 from fsd_core.errors import InputError
-from fsd_core.home import expanded, home_folder
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -119,7 +119,7 @@ def path(name: str, value: Any) -> Path:
 
 
 def home(value: Any) -> Path:
-    """The folder of records and caches, see `fsd_core.home.home_folder`, from an argument ``home`` that may be `None`."""
+    """The folder of records and caches, see `fsd_core.common.home.home_folder`, from an argument ``home`` that may be `None`."""
     return home_folder(None if value is None else path("home", value))
 
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fsd_core.codec import CodecError, decode
+from fsd_core.common.sealed import Damaged, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import FsdError, RunFailed
 from fsd_core.kernel import Block
-from fsd_core.keys import RunKeys
-from fsd_core.sealed import Damaged, unseal
-from fsd_core.store import Store
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.store import Store
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -24,26 +24,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core import probe, slots
-from fsd_core.abort import abort_peers, report_exit, report_failure, tell
 from fsd_core.channel import Aborted, Channel, Exchange, HybridChannel, Membership, ObjectChannel, QueueChannel, describe
 from fsd_core.codec import CodecError, decode, encode
-from fsd_core.cold import Start
+from fsd_core.common.sealed import seal
+from fsd_core.common.stopwatch import Stopwatch
 from fsd_core.driver import Code, InvokeDriver, MessageDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, FsdError, RunFailed
 from fsd_core.kernel import Block, merge
-from fsd_core.keys import RunKeys
-from fsd_core.launch import LaunchTree
 from fsd_core.model.activation import activate
-from fsd_core.retry import Retry
-from fsd_core.runconfig import RunConfig
-from fsd_core.sealed import seal
-from fsd_core.shard import LayerShard, ShardReader
-from fsd_core.spawn import LaunchPayload, Spawner
-from fsd_core.stopwatch import Stopwatch
-from fsd_core.store import Store
+from fsd_core.protocol.abort import abort_peers, report_exit, report_failure, tell
+from fsd_core.protocol.launch_tree import LaunchTree
+from fsd_core.protocol.runconfig import RunConfig
+from fsd_core.protocol.shard import LayerShard, ShardReader
+from fsd_core.protocol.spawn import LaunchPayload, Spawner
+from fsd_core.storage import slots
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.meter import FIELDS, Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
+from fsd_core.worker import probe
+from fsd_core.worker.cold import Start
 from fsd_core.wrappers.faults import Faults, FaultyInvoker, FaultyMessages, FaultyObjects
-from fsd_core.wrappers.meter import FIELDS, Meter
 from fsd_core.wrappers.metered import MeteredInvoker, MeteredMessages, MeteredObjects
 
 __all__ = ["handle", "report_exit"]

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from fsd_core.channel import explain
+from fsd_core.common.sealed import Damaged, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import RunFailed
-from fsd_core.keys import RunKeys
-from fsd_core.sealed import Damaged, unseal
-from fsd_core.spawn import Spawner
-from fsd_core.store import Store
+from fsd_core.protocol.spawn import Spawner
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.store import Store
 
 __all__ = ["follow"]
 

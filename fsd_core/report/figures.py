@@ -12,8 +12,8 @@ from itertools import groupby
 from math import fsum
 from typing import Any
 
+from fsd_core.common.stopwatch import PHASES
 from fsd_core.cost import Bill, Line
-from fsd_core.stopwatch import PHASES
 
 __all__ = ["FIGURES", "RANK_PARTS", "Figure", "Measured", "rank_parts", "rank_spans"]
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from fsd_core.driver import WORKER, Code, Failure, InvokeDriver, InvokeLimits, Launch
 from fsd_core.errors import InputError, RunFailed
-from fsd_core.keys import RunKeys
-from fsd_core.retry import Retry
-from fsd_core.store import Store
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 
 __all__ = ["LaunchPayload", "Spawner", "start_limit_s"]
 

@@ -7,14 +7,15 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 
-from fsd_core import arguments, slots
+from fsd_core.common import arguments
 from fsd_core.driver import Provider, Provisioner
-from fsd_core.keys import is_content, is_manifest, is_run
-from fsd_core.providers import find
-from fsd_core.provisioning import check_app
-from fsd_core.retry import Retry
-from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
+from fsd_core.providers.provisioning import check_app
+from fsd_core.providers.registry import find
+from fsd_core.storage import slots
+from fsd_core.storage.keys import is_content, is_manifest, is_run
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 
 __all__ = ["clean", "collect_garbage"]
 

@@ -13,15 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 from fsd_core.channel import Exchange, Membership, QueueChannel, describe
+from fsd_core.common.sealed import Damaged, unseal
 from fsd_core.driver import Code, Failure, Provider, Resources
 from fsd_core.errors import RunFailed
-from fsd_core.keys import RunKeys
-from fsd_core.retry import Retry
-from fsd_core.runconfig import RunConfig
-from fsd_core.sealed import Damaged, unseal
-from fsd_core.spawn import LaunchPayload
-from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
+from fsd_core.protocol.runconfig import RunConfig
+from fsd_core.protocol.spawn import LaunchPayload
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 
 __all__ = ["abort_peers", "report_exit", "report_failure", "tell"]
 

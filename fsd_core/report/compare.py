@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fsd_core import arguments
+from fsd_core.client.result import left_out
+from fsd_core.common import arguments
 from fsd_core.driver import Code
 from fsd_core.errors import CheckFailed, FsdError, RunFailed
-from fsd_core.figures import FIGURES, Figure, Measured
-from fsd_core.result import left_out
+from fsd_core.report.figures import FIGURES, Figure, Measured
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

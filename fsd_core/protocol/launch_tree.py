@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fsd_core import arguments
+from fsd_core.common import arguments
 
 __all__ = ["LaunchTree"]
 

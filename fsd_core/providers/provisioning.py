@@ -14,14 +14,14 @@ from contextlib import ExitStack, closing, contextmanager
 from contextvars import ContextVar
 from typing import Generic, Self, TypeVar
 
-from fsd_core.crew import each
+from fsd_core.common.crew import each
+from fsd_core.common.interrupt import leaving
 from fsd_core.driver import WORKER, Code, Launch, Message, MessageDriver, Provider, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.interrupt import leaving
-from fsd_core.providers import line
-from fsd_core.retry import TRANSIENT, Retry
-from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
+from fsd_core.providers.advice import line
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import TRANSIENT, Retry
+from fsd_core.storage.store import Store
 
 __all__ = ["LIMIT_S", "PROBE", "AppProvisioner", "Pair", "Requests", "check_app", "check_size", "probe_queues", "telling", "try_out"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from fsd_core.crew import each
+from fsd_core.common.crew import each
 from fsd_core.driver import Code, ObjectDriver
 from fsd_core.errors import DriverError
-from fsd_core.retry import Retry
+from fsd_core.storage.retry import Retry
 
 __all__ = ["Store"]
 

@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
-from fsd_core import slots
-from fsd_core.abort import abort_peers, tell
+from fsd_core.common.interrupt import leave_note, remaining
 from fsd_core.driver import Code, InvokeDriver, Provider, Resources
 from fsd_core.errors import RunFailed
-from fsd_core.interrupt import leave_note, remaining
-from fsd_core.keys import RunKeys
-from fsd_core.retry import Retry
-from fsd_core.spawn import LaunchPayload
-from fsd_core.store import Store
+from fsd_core.protocol.abort import abort_peers, tell
+from fsd_core.protocol.spawn import LaunchPayload
+from fsd_core.storage import slots
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 
 __all__ = ["Farewell"]
 

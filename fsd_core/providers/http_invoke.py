@@ -23,11 +23,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import urlsplit
 
-from fsd_core.checks import check_payload
+from fsd_core.common.interrupt import remaining
 from fsd_core.driver import WORKER, Code, Failure, InvokeLimits, Refused
-from fsd_core.interrupt import remaining
-from fsd_core.providers import http_code
-from fsd_core.proxies import proxy_for
+from fsd_core.providers.checks import check_payload
+from fsd_core.providers.http_codes import http_code
+from fsd_core.providers.proxies import proxy_for
 
 __all__ = ["NONCE", "PostInvoker", "PostLaunch", "code_of"]
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fsd_core.arguments import MOST
-from fsd_core.sealed import seal
-from fsd_core.stopwatch import CELLS, PHASES
+from fsd_core.common.arguments import MOST
+from fsd_core.common.sealed import seal
+from fsd_core.common.stopwatch import CELLS, PHASES
+from fsd_core.storage.meter import FIELDS
 from fsd_core.versions import versions
-from fsd_core.wrappers.meter import FIELDS
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 
 from fsd_core.driver import Code, Rejected
 from fsd_core.errors import DriverError, FsdError
-from fsd_core.wrappers.meter import Meter
+from fsd_core.storage.meter import Meter
 
 __all__ = ["OUTAGE_S", "TRANSIENT", "Retry"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
+from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import RunFailed
-from fsd_core.sealed import Damaged, seal, unseal
 
 __all__ = ["VERSION", "RunConfig"]
 

@@ -1,0 +1,48 @@
+"""What a deployed function is told of its app in one environment variable, and how it and its provisioner read that."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from fsd_core.driver import InvokeLimits, Resources
+from fsd_core.errors import InputError
+
+__all__ = ["attached", "function_limits", "recorded", "told"]
+
+
+def told(resources: Resources) -> str:
+    """What a function's environment says of its app, in one variable: `attached` reads it."""
+    return json.dumps(asdict(resources))
+
+
+def attached(variable: str, app: str) -> Resources:
+    """What this function's environment says of its app. `InputError`: this is no function, or another app's."""
+    text = os.environ.get(variable, "{}")
+    try:
+        fields = json.loads(text)
+        if fields.get("app") == app:
+            return Resources(**fields)
+    except (ValueError, AttributeError, TypeError):
+        raise InputError(f"app {app!r}: {variable} is {text[:80]!r}, not what deploying writes: deploy again") from None
+    raise InputError(f"app {app!r}: this process is no function of it ({variable} names {fields.get('app')!r})")
+
+
+def recorded(said: str | None, app: str, what: str) -> Resources:
+    """What `told` wrote into ``what``, the function of an app, as its provisioner reads it. `InputError`: fsd did not make that one."""
+    try:
+        fields = json.loads(said or "{}")
+        if fields.get("app") == app:
+            return Resources(**fields)
+    except (ValueError, AttributeError, TypeError):
+        pass
+    raise InputError(f"app {app!r}: {what} is there that fsd did not make; choose another app")
+
+
+def function_limits(names: Mapping[str, str], **said: Any) -> InvokeLimits:
+    """The limits of functions whose number, memory and time are in `Resources.names`; ``said``: the rest."""
+    memory_bytes = int(names["memory_mb"]) << 20
+    return InvokeLimits(concurrency=int(names["concurrency"]), memory_bytes=memory_bytes, timeout_s=float(names["timeout_s"]), **said)
