@@ -20,17 +20,6 @@ CLIENT = (
     *("cli/", "client/", "cost/", "report/", "config.py", "demo.py", "versions.py"),
     *("providers/package.py", "providers/provisioning.py", "providers/settings.py"),
 )
-    "cli/",
-    "client/",
-    "cost/",
-    "report/",
-    "config.py",
-    "demo.py",
-    "versions.py",
-    "providers/package.py",
-    "providers/provisioning.py",
-    "providers/settings.py",
-)
 
 
 def recipe(files: dict[str, bytes], wheels: Wheels | None = None, below: str = "", most: int = 1 << 30) -> Recipe:
