@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from fsd_core.channel import Channel, Exchange, HybridChannel, Membership, ObjectChannel, QueueChannel
+from fsd_core.channel import Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, RankIdentity
 from fsd_core.providers.registry import find
 from fsd_core.storage.keys import new_run
 from fsd_core.storage.meter import Meter
@@ -33,17 +33,17 @@ def work(root: str, kind: str, run: str, epoch: int, rank: int, workers: int, si
     resources = provider.provisioner({"root": root}).ensure("bench", workers, 1)
     deadline = time.time() + 300
     retry, pool = Retry(deadline, Meter()), ThreadPoolExecutor(16)
-    me = Membership(run, epoch, rank, workers, deadline)
+    me = RankIdentity(run, epoch, rank, workers, deadline)
     peers = [peer for peer in range(workers) if peer != rank]
     expected = dict.fromkeys(range(steps + warm), peers)
     store = Store(provider.objects(resources), retry)
     channel: Channel
     if kind == "object":
-        channel = ObjectChannel(store, Exchange(me, expected, retry, pool, eager=True))
+        channel = ObjectChannel(store, ChannelConfig(me, expected, retry, pool, eager=True))
     elif kind == "hybrid":
-        channel = HybridChannel(provider.messages(resources, 0), store, Exchange(me, expected, retry, pool))
+        channel = HybridChannel(provider.messages(resources, 0), store, ChannelConfig(me, expected, retry, pool))
     else:
-        channel = QueueChannel(provider.messages(resources, 0), Exchange(me, expected, retry, pool))
+        channel = QueueChannel(provider.messages(resources, 0), ChannelConfig(me, expected, retry, pool))
     payload = os.urandom(size)
     times = []
     for step in range(steps + warm):

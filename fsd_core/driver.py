@@ -139,9 +139,9 @@ class InvokeLimits:
     source: str
     as_of: str
     end_with_client: bool = False  # functions end when the driver that started them is closed
-    # Who hears of a function that died. none: its host reports by itself. asked: whoever asks `InvokeDriver.failures`, a request of a
-    # queue service each time. told: only who launched it, who asks for free.
-    failures: Literal["none", "asked", "told"] = "none"
+    # Who learns that a function died. host: the function's host, which reports it by itself. queue: whoever asks `InvokeDriver.failures`,
+    # each time one request of a queue service. launcher: only the process that launched it, which asks without a request.
+    failures: Literal["host", "queue", "launcher"] = "host"
     process_bytes: int = 72 << 20  # of a worker before it has loaded anything: interpreter, numpy and what the provider imports
     start_s: float = 5.0  # a launch whose function has not begun by then is made again: above the slow hundredth of cold starts
 

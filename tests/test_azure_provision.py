@@ -132,7 +132,7 @@ def test_what_is_made_and_how(app: str, azure: Api) -> None:
         assert messages.receive(0, 10, 0) == []
     invoker = PROVIDER.invoker(made)
     assert (invoker.limits.concurrency, invoker.limits.memory_bytes) == (7, 512 << 20)
-    assert (invoker.limits.timeout_s, invoker.limits.failures) == (3700, "told")
+    assert (invoker.limits.timeout_s, invoker.limits.failures) == (3700, "launcher")
 
 
 def test_no_secret_is_in_the_names(app: str, azure: Api) -> None:

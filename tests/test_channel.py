@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fsd_core.channel import Aborted, Channel, Exchange, HybridChannel, Membership, ObjectChannel, QueueChannel, describe
+from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, RankIdentity, describe
 from fsd_core.channel import channel as channels
 from fsd_core.channel import queue as queues
 from fsd_core.channel.frames import Frame, Kind, pack
@@ -68,7 +68,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
         narrow: bool = False,
     ) -> Channel:
         meter, pool = Meter(), ThreadPoolExecutor(8)
-        me = Membership(RUN, 5, rank, workers, time.time() + seconds)
+        me = RankIdentity(RUN, 5, rank, workers, time.time() + seconds)
         retry = Retry(me.deadline, meter)
         objects: ObjectDriver = PROVIDER.objects(resources)
         messages: MessageDriver = PROVIDER.messages(resources, 0)
@@ -77,7 +77,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
         if faults:
             objects, messages = FaultyObjects(objects, Faults.parse(faults), rank), FaultyMessages(messages, Faults.parse(faults), rank)
         messages, store = MeteredMessages(messages, meter), Store(objects, retry)
-        exchange = Exchange(me, expected, retry, pool)
+        exchange = ChannelConfig(me, expected, retry, pool)
         made: Channel
         if kind == "queue":
             made = QueueChannel(messages, exchange)

@@ -15,7 +15,7 @@ import pytest
 
 from flips import FLIPS, flips, refused
 from fsd_core import run
-from fsd_core.channel import Membership, describe, explain
+from fsd_core.channel import RankIdentity, describe, explain
 from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, pack, unpack
 from fsd_core.channel.hybrid import _NOTICE as NOTICE
 from fsd_core.channel.objects import HEAD_BYTES, bundle, entry, fetch
@@ -37,7 +37,7 @@ from networks import some_inputs
 from partition_models import sparse
 
 RUN = "00ff00ff00ff00ff"
-ME = Membership(RUN, 7, 2, 5, 1e10)
+ME = RankIdentity(RUN, 7, 2, 5, 1e10)
 
 
 @pytest.fixture(scope="module")

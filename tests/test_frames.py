@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsd_core.channel import Membership
+from fsd_core.channel import RankIdentity
 from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, fill, pack, split, unpack
 from fsd_core.channel.mailbox import Copy, Mailbox, Misfit, Unexpected
 from fsd_core.channel.objects import bundle, entry
@@ -80,7 +80,7 @@ def test_pieces_in_any_order_and_number_give_each_payload_once(payloads: dict[in
 
 @given(st.dictionaries(st.integers(0, 60), st.binary(max_size=80), min_size=1, max_size=20), st.integers(0, 10))
 def test_a_bundle_gives_each_target_its_own(payloads: dict[int, bytes], source: int) -> None:
-    body = bundle(Membership(RUN, 1, source, 61, 0.0), 4, list(payloads.items()))
+    body = bundle(RankIdentity(RUN, 1, source, 61, 0.0), 4, list(payloads.items()))
     for target, payload in payloads.items():
         offset, length, _ = entry(body, RUN, 4, source, target)
         assert body[offset : offset + length] == payload
@@ -91,14 +91,14 @@ def test_a_bundle_gives_each_target_its_own(payloads: dict[int, bytes], source: 
     [(lambda b: b"", "no header"), (lambda b: b[:40], "does not fit"), (lambda b: b[:36] + b"\xff" + b[37:], "checksum")],
 )
 def test_a_damaged_bundle_is_named(change: object, word: str) -> None:
-    body = bundle(Membership(RUN, 1, 2, 9, 0.0), 4, [(5, b"x" * 9)])
+    body = bundle(RankIdentity(RUN, 1, 2, 9, 0.0), 4, [(5, b"x" * 9)])
     with pytest.raises(RunFailed, match=word) as caught:
         entry(change(body), RUN, 4, 2, 5)  # type: ignore[operator]
     assert caught.value.rank == 5
 
 
 def test_a_bundle_of_another_step_or_without_this_target_is_refused() -> None:
-    body = bundle(Membership(RUN, 1, 2, 9, 0.0), 4, [(5, b"x")])
+    body = bundle(RankIdentity(RUN, 1, 2, 9, 0.0), 4, [(5, b"x")])
     for arguments, word in (((RUN, 5, 2, 5), "another run, step or rank"), ((RUN, 4, 2, 6), "nothing for rank 6")):
         with pytest.raises(RunFailed, match=word):
             entry(body, *arguments)

@@ -135,7 +135,7 @@ def test_what_is_made_and_how(app: str, gcp: Api) -> None:
     assert PROVIDER.objects(made).list("").keys == []  # nothing of the probes is left, nor the function's source
     assert PROVIDER.messages(made, 0).receive(0, 10, 0) == []
     limits = PROVIDER.invoker(made).limits
-    assert (limits.concurrency, limits.memory_bytes, limits.timeout_s, limits.failures) == (7, 1024 << 20, 60, "told")
+    assert (limits.concurrency, limits.memory_bytes, limits.timeout_s, limits.failures) == (7, 1024 << 20, 60, "launcher")
 
 
 def test_what_is_there_costs_one_request(app: str) -> None:

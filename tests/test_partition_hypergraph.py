@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from fsd_core.model import Csr, Model, radixnet
 from fsd_core.partition import ExchangePlan, partition
 from fsd_core.partition.balance import contiguous, deal, limit, repair
-from fsd_core.partition.exchange import work
 from fsd_core.partition.hypergraph import hypergraph
+from fsd_core.partition.plan import work
 from fsd_core.partition.solver import Solver
 from partition_models import layer, models, sparse
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fsd_core.errors import InputError
 from fsd_core.model import Model
 from fsd_core.partition import ExchangePlan, Partition, partition
-from fsd_core.partition.exchange import needs
+from fsd_core.partition.plan import needs
 from partition_models import models, sparse
 
 MODEL = sparse([12, 14, 10, 9], 0.7, seed=3)  # dense enough that every row travels

@@ -21,7 +21,7 @@ import pytest
 
 from fsd_core.driver import WORKER, Code, InvokeDriver, InvokeLimits, Refused
 from fsd_core.providers import http_invoke as posts
-from fsd_core.providers.http_invoke import NONCE, PostInvoker
+from fsd_core.providers.http_invoke import NONCE, HttpInvoker
 
 
 class Platform:
@@ -90,7 +90,7 @@ def classify(error: BaseException) -> Code:
     return Code.UNAVAILABLE if isinstance(error, OSError) else Code.UNKNOWN
 
 
-class Invoker(PostInvoker):
+class Invoker(HttpInvoker):
     service = "a platform"
 
     def native(self) -> None:
@@ -105,7 +105,7 @@ def make(platform: Platform) -> Iterator[Make]:
     made: list[Invoker] = []
 
     def build(url: str = "", headers: Callable[[], Mapping[str, str]] = dict, timeout_s: float | None = 60, **more: Any) -> Invoker:
-        limits = InvokeLimits(20_000, 10, None, timeout_s, "test", "2025-11-01", failures="told")
+        limits = InvokeLimits(20_000, 10, None, timeout_s, "test", "2025-11-01", failures="launcher")
         made.append(Invoker(url or platform.url, headers, limits, classify, **more))
         return made[-1]
 

@@ -21,7 +21,7 @@ from fsd_core.errors import InputError
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
-from fsd_core.providers.http_invoke import PostInvoker
+from fsd_core.providers.http_invoke import HttpInvoker
 from fsd_core.providers.proxies import LOCAL, keep_local, local_only, proxy_for, shown
 from waiting import until
 
@@ -100,7 +100,7 @@ def azure() -> None:
 
 def launch() -> None:
     limits = InvokeLimits(1 << 20, 1, None, 5.0, "", "")
-    invoker = PostInvoker("https://function.example/run", dict, limits, lambda _: Code.UNAVAILABLE)
+    invoker = HttpInvoker("https://function.example/run", dict, limits, lambda _: Code.UNAVAILABLE)
     launched = invoker.invoke(WORKER, b"{}")
     until(launched.ended.is_set)
     assert launched.code is Code.UNAVAILABLE

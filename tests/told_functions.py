@@ -24,7 +24,7 @@ class ToldInvoker(AroundInvoker):
 
     def __init__(self, driver: InvokeDriver, objects: ObjectDriver) -> None:
         super().__init__(driver)
-        self.limits = replace(driver.limits, failures="told")
+        self.limits = replace(driver.limits, failures="launcher")
         self._objects = objects
         self._launched: list[bytes] = []
 

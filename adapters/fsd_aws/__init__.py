@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
 from fsd_core.providers.addresses import address, elsewhere
-from fsd_core.providers.environment import attached
+from fsd_core.providers.environment import from_environment
 
 __all__ = ["PROVIDER", "RESOURCES", "AwsProvider"]
 
@@ -30,7 +30,7 @@ class AwsProvider:
 
     def attach(self, app: str) -> Resources:
         """What the function's environment says; InputError outside a function, or of another app."""
-        return attached(RESOURCES, app)
+        return from_environment(RESOURCES, app)
 
     def admit(self, resources: Resources, workers: int) -> None:
         """Any number can: SNS has a quota by the second, and no more."""

@@ -15,7 +15,7 @@ from fsd_aws.names import Names
 from fsd_aws.package import HANDLER, Package
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers.environment import recorded, told
+from fsd_core.providers.environment import from_record, to_environment
 
 __all__ = ["create", "guard", "make_log_group", "make_role", "read", "remove", "remove_around", "set_policy", "update"]
 
@@ -28,7 +28,7 @@ def read(api: Api, app: str, function: str) -> Resources | None:
     found = api.find("lambda", "get_function_configuration", FunctionName=function)
     if found is None:
         return None
-    return recorded(found.get("Environment", {}).get("Variables", {}).get(RESOURCES), app, f"a function {function}")
+    return from_record(found.get("Environment", {}).get("Variables", {}).get(RESOURCES), app, f"a function {function}")
 
 
 def make_role(api: Api, app: str, role: str) -> str:
@@ -108,7 +108,7 @@ def _configuration(resources: Resources) -> dict[str, Any]:
         "Handler": HANDLER,
         "MemorySize": int(names["memory_mb"]),
         "Timeout": int(names["timeout_s"]),
-        "Environment": {"Variables": {RESOURCES: told(resources)}},
+        "Environment": {"Variables": {RESOURCES: to_environment(resources)}},
     }
 
 

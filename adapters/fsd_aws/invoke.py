@@ -107,7 +107,7 @@ class AwsInvoker:
             source="https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: asynchronous payloads 1 MB since October 2025 "
             "and 256 KB before, which every region takes",
             as_of="2025-11-01",
-            failures="asked",
+            failures="queue",
             process_bytes=104 << 20,  # botocore's service models are most of it
             start_s=5.0,  # the slow hundredth of 1,000 cold starts at once was 2.6 s (eu-west-1, June 2022)
         )

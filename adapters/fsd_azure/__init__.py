@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
 from fsd_core.providers.addresses import elsewhere
-from fsd_core.providers.environment import attached
+from fsd_core.providers.environment import from_environment
 
 __all__ = ["PROVIDER", "RESOURCES", "AzureProvider"]
 
@@ -32,7 +32,7 @@ class AzureProvider:
 
     def attach(self, app: str) -> Resources:
         """What the function's environment says; InputError outside a function, or of another app."""
-        return attached(RESOURCES, app)
+        return from_environment(RESOURCES, app)
 
     def admit(self, resources: Resources, workers: int) -> None:
         """Each opens a connection to each that it sends to, and a namespace takes so many."""
@@ -65,8 +65,8 @@ class AzureProvider:
         if strings := [name for name in (SERVICE_BUS, STORAGE) if os.environ.get(name)]:
             return f"by connection string: {', '.join(strings)}"
         claims = credential().get_token("https://management.azure.com/.default").token.split(".")[1]
-        told = json.loads(base64.urlsafe_b64decode(claims + "=="))  # only shown: nothing is believed for it
-        return f"{told.get('upn') or told.get('appid')}, tenant {told.get('tid')}"
+        held = json.loads(base64.urlsafe_b64decode(claims + "=="))  # only shown: nothing is believed for it
+        return f"{held.get('upn') or held.get('appid')}, tenant {held.get('tid')}"
 
     def stand_in(self) -> str | None:
         """What a connection string names outside Azure."""

@@ -19,7 +19,7 @@ from fsd_azure import names as naming
 from fsd_azure.invoke import KEY
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers.environment import recorded, told
+from fsd_core.providers.environment import from_record, to_environment
 
 if TYPE_CHECKING:
     from fsd_azure.api import Api
@@ -63,7 +63,7 @@ def _settings(api: Api, app: str) -> dict[str, str] | None:
 def read(api: Api, app: str) -> Resources | None:
     """What the function app says of its app; None where there is none. `InputError`: it is somebody else's."""
     held = _settings(api, app)
-    return None if held is None else recorded(held.get(RESOURCES), app, f"a function app {_name(api, app)}")
+    return None if held is None else from_record(held.get(RESOURCES), app, f"a function app {_name(api, app)}")
 
 
 def say(api: Api, resources: Resources, secret: str) -> None:
@@ -195,7 +195,7 @@ def _own(resources: Resources) -> dict[str, str]:
     names = resources.names
     whole = int(names["timeout_s"])
     settings = {
-        RESOURCES: told(resources),
+        RESOURCES: to_environment(resources),
         "AzureFunctionsJobHost__functionTimeout": f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}",
         "PYTHON_THREADPOOL_THREAD_COUNT": "1",
     }

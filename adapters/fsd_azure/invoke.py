@@ -22,7 +22,7 @@ PAYLOAD_BYTES = 100 << 20
 CUT_S = 230.0
 
 
-class AzureInvoker(posts.PostInvoker):
+class AzureInvoker(posts.HttpInvoker):
     """Implements `fsd_core.driver.InvokeDriver`."""
 
     service = "Azure Functions"
@@ -34,7 +34,7 @@ class AzureInvoker(posts.PostInvoker):
             payload_bytes=PAYLOAD_BYTES,
             source="https://learn.microsoft.com/azure/azure-functions/functions-scale (request size, 230 s), flex-consumption-plan",
             as_of="2025-11-01",
-            failures="told",
+            failures="launcher",
             process_bytes=96 << 20,  # the host's worker, grpc and the SDKs are most of it
             start_s=15.0,  # an estimate from few published runs of Flex Consumption: 1.7 to 3.2 s, once 30 s
         )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
 from fsd_core.providers.addresses import address, elsewhere
-from fsd_core.providers.environment import attached
+from fsd_core.providers.environment import from_environment
 
 __all__ = ["PROVIDER", "RESOURCES", "GcpProvider"]
 
@@ -29,7 +29,7 @@ class GcpProvider:
 
     def attach(self, app: str) -> Resources:
         """What the function's environment says; InputError outside a function, or of another app."""
-        return attached(RESOURCES, app)
+        return from_environment(RESOURCES, app)
 
     def admit(self, resources: Resources, workers: int) -> None:
         """Any number can: Pub/Sub has a quota by the second, and no more."""

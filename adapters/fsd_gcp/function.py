@@ -14,7 +14,7 @@ from typing import Any
 
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers.environment import recorded, told
+from fsd_core.providers.environment import from_record, to_environment
 from fsd_core.providers.package import Package
 from fsd_gcp import RESOURCES, policy
 from fsd_gcp import names as naming
@@ -40,7 +40,7 @@ def read(api: Api, app: str) -> Resources | None:
     if found is None:
         return None
     said = found.get("serviceConfig", {}).get("environmentVariables", {}).get(RESOURCES)
-    return recorded(said, app, f"a function {naming.function(app)}")
+    return from_record(said, app, f"a function {naming.function(app)}")
 
 
 def account(api: Api, app: str) -> str:
@@ -139,7 +139,7 @@ def _service(resources: Resources) -> dict[str, Any]:
         "serviceAccountEmail": names["service_account"],
         "ingressSettings": "ALLOW_ALL",  # from anywhere, with a token: clients are outside
         "environmentVariables": {
-            RESOURCES: told(resources),
+            RESOURCES: to_environment(resources),
             "THREADS": "1",  # so that the server ends a request that is over its time; several threads would only be left behind
         },
     }

@@ -66,7 +66,7 @@ class IdTokens:
             service.close()
 
 
-class GcpInvoker(posts.PostInvoker):
+class GcpInvoker(posts.HttpInvoker):
     """Implements `fsd_core.driver.InvokeDriver`."""
 
     service = "Cloud Run functions"
@@ -78,7 +78,7 @@ class GcpInvoker(posts.PostInvoker):
             payload_bytes=PAYLOAD_BYTES,
             source="https://cloud.google.com/run/quotas (HTTP/1 requests of 32 MiB), functions/docs/configuring/max-instances",
             as_of="2025-11-01",
-            failures="told",
+            failures="launcher",
             process_bytes=96 << 20,  # grpc, google-auth and the server are most of it
             start_s=6.0,  # the slow hundredth of cold starts was 5.2 s (Flask, 1 vCPU, europe-west1, February 2026)
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
-from fsd_core.providers.environment import attached
+from fsd_core.providers.environment import from_environment
 
 __all__ = ["PROVIDER", "RESOURCES", "LocalProvider"]
 
@@ -29,7 +29,7 @@ class LocalProvider:
 
     def attach(self, app: str) -> Resources:
         """What the host told this function; InputError outside a function, or of another app."""
-        return attached(RESOURCES, app)
+        return from_environment(RESOURCES, app)
 
     def admit(self, resources: Resources, workers: int) -> None:
         """Any number can."""

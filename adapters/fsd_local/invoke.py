@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from fsd_core.common import interrupt
 from fsd_core.driver import Code, Failure, Refused, Resources
 from fsd_core.providers.checks import check_payload
-from fsd_core.providers.environment import function_limits, told
+from fsd_core.providers.environment import function_limits, to_environment
 from fsd_local import RESOURCES
 from fsd_local.errors import classify
 from fsd_local.wire import PAYLOAD_BYTES, Channel, inherited
@@ -105,7 +105,7 @@ class LocalInvoker:
             with theirs, interrupt.whole():
                 self._host = subprocess.Popen(
                     [sys.executable, "-P", "-m", "fsd_local.host", str(theirs.fileno()), self._functions],
-                    env={**os.environ, **_ONE_THREAD, RESOURCES: told(self._resources)},
+                    env={**os.environ, **_ONE_THREAD, RESOURCES: to_environment(self._resources)},
                     stdin=subprocess.DEVNULL,
                     stdout=2,  # what functions print is no output of the client
                     pass_fds=(theirs.fileno(),),

@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from fsd_conformance.base import RANKS, Cases, Deployed, eventually, new_retry
-from fsd_core.channel import Exchange, Membership, QueueChannel
+from fsd_core.channel import ChannelConfig, QueueChannel, RankIdentity
 from fsd_core.channel.frames import Kind
 from fsd_core.driver import Code, Message, MessageDriver, Rejected
 from fsd_core.errors import RunFailed
@@ -61,8 +61,8 @@ class ChannelCases(Cases):
             ) -> QueueChannel:
                 driver = stack.enter_context(closing(deployed.provider.messages(deployed.resources, leased.slot)))
                 pool = stack.enter_context(ThreadPoolExecutor(4))
-                me = Membership(run, leased.epoch + later, rank, RANKS, time.time() + self.within_s)
-                exchange = Exchange(me, expected or {}, Retry(me.deadline, Meter()), pool)
+                me = RankIdentity(run, leased.epoch + later, rank, RANKS, time.time() + self.within_s)
+                exchange = ChannelConfig(me, expected or {}, Retry(me.deadline, Meter()), pool)
                 return stack.enter_context(closing(QueueChannel(around(driver), exchange)))
 
             yield make

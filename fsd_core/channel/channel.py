@@ -14,7 +14,7 @@ from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, RunFailed
 from fsd_core.storage.retry import Retry
 
-__all__ = ["Aborted", "Channel", "Exchange", "Membership", "Patience"]
+__all__ = ["Aborted", "Channel", "ChannelConfig", "Patience", "RankIdentity"]
 
 START_S = 65.0  # where nobody says how long launches may take: 5 s, made four times (`spawn.start_limit_s`), and some more
 LEAST_LIMIT_S = 5.0
@@ -35,7 +35,7 @@ class Aborted(RunFailed):
 
 
 @dataclass(frozen=True, slots=True)
-class Membership:
+class RankIdentity:
     """Who this worker is, in which run. ``deadline`` in seconds since the epoch."""
 
     run: str
@@ -46,14 +46,14 @@ class Membership:
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class ChannelConfig:
     """One rank's part in the exchange of a run, whatever carries it.
 
     ``expected`` names, for every step, the sources whose payload this rank will receive. ``pool`` sends and fetches.
     ``eager``: time goes before requests. ``start_s``: how long ranks may take to start, in seconds.
     """
 
-    me: Membership
+    me: RankIdentity
     expected: Mapping[int, Collection[int]]
     retry: Retry
     pool: ThreadPoolExecutor
@@ -95,7 +95,7 @@ class Channel(abc.ABC):
     `receive` hands payloads out in the order of their arrival. Any failure surfaces in `receive` or `finish` as `RunFailed`.
     """
 
-    def __init__(self, exchange: Exchange, patience: Patience) -> None:
+    def __init__(self, exchange: ChannelConfig, patience: Patience) -> None:
         self.me = exchange.me
         self.retry = exchange.retry
         self.meter = exchange.retry.meter

@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterable
 
-from fsd_core.channel.channel import Exchange
+from fsd_core.channel.channel import ChannelConfig
 from fsd_core.channel.frames import Frame, Kind
 from fsd_core.channel.objects import bundle, fetch
 from fsd_core.channel.queue import QueueChannel
@@ -23,7 +23,7 @@ _NOTICE = struct.Struct("<QQI")  # offset, length, CRC-32
 class HybridChannel(QueueChannel):
     """A payload that does not fit one message goes to the object store, together with the step's other large ones."""
 
-    def __init__(self, driver: MessageDriver, store: Store, exchange: Exchange) -> None:
+    def __init__(self, driver: MessageDriver, store: Store, exchange: ChannelConfig) -> None:
         self.store = store
         self.keys = RunKeys(exchange.me.run)
         super().__init__(driver, exchange)

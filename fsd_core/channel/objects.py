@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Iterable, Sequence
 
-from fsd_core.channel.channel import Channel, Exchange, Membership, Patience, explain
+from fsd_core.channel.channel import Channel, ChannelConfig, Patience, RankIdentity, explain
 from fsd_core.driver import Code
 from fsd_core.errors import FsdError, RunFailed
 from fsd_core.storage.keys import RunKeys
@@ -34,7 +34,7 @@ _MOST_WAIT_S = 0.5
 _MOST_DELAY_S = 0.1  # more would be handed on from rank to rank after one late start
 
 
-def bundle(me: Membership, step: int, payloads: Sequence[tuple[int, bytes]]) -> bytes:
+def bundle(me: RankIdentity, step: int, payloads: Sequence[tuple[int, bytes]]) -> bytes:
     """The object that carries these (target, payload) pairs."""
     entries = [_ENTRY.pack(target, zlib.crc32(payload), len(payload), 0) for target, payload in payloads]
     head = b"".join((_HEADER.pack(_MAGIC, _VERSION, int(me.run, 16), me.epoch, step, me.rank, len(payloads)), *entries))
@@ -86,7 +86,7 @@ class ObjectChannel(Channel):
     time are over that it took in the last step, or a tenth of a second.
     """
 
-    def __init__(self, store: Store, exchange: Exchange) -> None:
+    def __init__(self, store: Store, exchange: ChannelConfig) -> None:
         super().__init__(exchange, Patience(start_s=exchange.start_s))
         self.store = store
         self.keys = RunKeys(self.me.run)

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 
-from fsd_core.channel.channel import Channel, Exchange, Patience, describe, explain
+from fsd_core.channel.channel import Channel, ChannelConfig, Patience, describe, explain
 from fsd_core.channel.frames import HEADER_BYTES, Frame, FrameError, Kind, Stray, fill, pack, split, unpack
 from fsd_core.channel.mailbox import Copy, Misfit, Unexpected
 from fsd_core.common.crew import each
@@ -38,7 +38,7 @@ class QueueChannel(Channel):
     the same is dropped by the mailbox.
     """
 
-    def __init__(self, driver: MessageDriver, exchange: Exchange) -> None:
+    def __init__(self, driver: MessageDriver, exchange: ChannelConfig) -> None:
         super().__init__(exchange, Patience(least_s=LEASES * driver.limits.lease_s, start_s=exchange.start_s))
         self.driver = driver
         self._text = driver.limits.body == "text"

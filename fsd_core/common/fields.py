@@ -61,7 +61,10 @@ class Kind:
     metavar: str = "TEXT"
 
     def check(self, value: Any, where: str) -> Any:
-        """The value to keep. Raises `InputError` where it is wrong; ``where`` ends in what precedes the value: "--workers ", "[aws] lease_s = "."""
+        """The value to keep. Raises `InputError` where it is wrong.
+
+        ``where`` is what precedes the value in the message: "--workers ", "[aws] lease_s = ".
+        """
         if not self.holds(value):
             raise InputError(f"{where}{_shown(value)}: expected {self.expected}")
         return self.becomes(value)

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from fsd_core.model import Layer, Model
 from fsd_core.partition import _mtkahypar
 from fsd_core.partition.balance import contiguous, deal, limit, repair, spread
-from fsd_core.partition.exchange import ExchangePlan, needs, work
 from fsd_core.partition.owners import Partition
 from fsd_core.partition.plain import block
+from fsd_core.partition.plan import ExchangePlan, needs, work
 from fsd_core.partition.solver import Hypergraph, Solver, Stopped
 
 __all__ = ["hypergraph"]

@@ -6,8 +6,8 @@ import numpy as np
 
 from fsd_core.model import Model
 from fsd_core.partition.balance import contiguous, spread
-from fsd_core.partition.exchange import work
 from fsd_core.partition.owners import Partition, widths
+from fsd_core.partition.plan import work
 
 __all__ = ["block", "random"]
 

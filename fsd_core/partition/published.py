@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from fsd_core.errors import InputError
 from fsd_core.model import Layer, Model
-from fsd_core.partition.exchange import needs
 from fsd_core.partition.owners import Partition, widths
+from fsd_core.partition.plan import needs
 
 __all__ = ["read_folder"]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
-from fsd_core.channel import Exchange, Membership, QueueChannel, describe
+from fsd_core.channel import ChannelConfig, QueueChannel, RankIdentity, describe
 from fsd_core.common.sealed import Damaged, unseal
 from fsd_core.driver import Code, Failure, Provider, Resources
 from fsd_core.errors import RunFailed
@@ -39,9 +39,9 @@ def tell(store: Store, keys: RunKeys, error: RunFailed, send: Callable[[], None]
 
 def abort_peers(provider: Provider, resources: Resources, launch: LaunchPayload, workers: int, error: RunFailed, retry: Retry) -> None:
     """Send the abort to every rank but the launch's own (-1: to all), over a connection of its own."""
-    me = Membership(launch.run, launch.epoch, launch.rank, workers, retry.deadline)
+    me = RankIdentity(launch.run, launch.epoch, launch.rank, workers, retry.deadline)
     with closing(provider.messages(resources, launch.slot)) as messages, ThreadPoolExecutor(4) as pool:
-        QueueChannel(messages, Exchange(me, {}, retry, pool)).abort(error, retry)
+        QueueChannel(messages, ChannelConfig(me, {}, retry, pool)).abort(error, retry)
 
 
 def report_exit(

@@ -130,7 +130,7 @@ class Spawner:
 
         What could not be asked or reported is left to the next call.
         """
-        if self._invoker.limits.failures == "none":
+        if self._invoker.limits.failures == "host":
             return
         with suppress(RunFailed):
             for failure in self._retry.call(self._invoker, "ask for failures", partial(self._invoker.failures, self._is_mine_or_over)):

@@ -1,4 +1,4 @@
-"""What a deployed function is told of its app in one environment variable, and how it and its provisioner read that."""
+"""Hands an app's `Resources` to its functions in one environment variable, which the function and its provisioner read."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 from fsd_core.driver import InvokeLimits, Resources
 from fsd_core.errors import InputError
 
-__all__ = ["attached", "function_limits", "recorded", "told"]
+__all__ = ["from_environment", "from_record", "function_limits", "to_environment"]
 
 
-def told(resources: Resources) -> str:
-    """What a function's environment says of its app, in one variable: `attached` reads it."""
+def to_environment(resources: Resources) -> str:
+    """The text of the environment variable that tells a function of its app; `from_environment` reads it."""
     return json.dumps(asdict(resources))
 
 
-def attached(variable: str, app: str) -> Resources:
+def from_environment(variable: str, app: str) -> Resources:
     """What this function's environment says of its app. `InputError`: this is no function, or another app's."""
     text = os.environ.get(variable, "{}")
     try:
@@ -31,8 +31,11 @@ def attached(variable: str, app: str) -> Resources:
     raise InputError(f"app {app!r}: this process is no function of it ({variable} names {fields.get('app')!r})")
 
 
-def recorded(said: str | None, app: str, what: str) -> Resources:
-    """What `told` wrote into ``what``, the function of an app, as its provisioner reads it. `InputError`: fsd did not make that one."""
+def from_record(said: str | None, app: str, what: str) -> Resources:
+    """The resources that `to_environment` wrote into a function of an app, as its provisioner reads them.
+
+    ``said``: the variable's text; ``what``: how messages name the function. Raises `InputError` where fsd did not make that function.
+    """
     try:
         fields = json.loads(said or "{}")
         if fields.get("app") == app:

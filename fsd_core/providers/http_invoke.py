@@ -29,7 +29,7 @@ from fsd_core.providers.checks import check_payload
 from fsd_core.providers.http_codes import http_code
 from fsd_core.providers.proxies import proxy_for
 
-__all__ = ["NONCE", "PostInvoker", "PostLaunch", "code_of"]
+__all__ = ["NONCE", "HttpInvoker", "PostLaunch", "code_of"]
 
 NONCE = "X-Fsd-Nonce"  # the header that names a launch: the handler passes it to `fsd_core.worker.handle`
 MOST_OPEN = 256  # answers that one process waits for at once: each is a thread and a connection
@@ -67,7 +67,7 @@ class PostLaunch:
         return self.code
 
 
-class PostInvoker:
+class HttpInvoker:
     """Implements `fsd_core.driver.InvokeDriver` but for ``native`` and ``service``; safe to call from several threads.
 
     ``url``: the function's address, https unless it is this machine's. ``headers``: asked for each launch, before ``invoke`` returns, so

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core.channel import Aborted, Channel, Exchange, HybridChannel, Membership, ObjectChannel, QueueChannel, describe
+from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, RankIdentity, describe
 from fsd_core.codec import CodecError, decode, encode
 from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import Stopwatch
@@ -247,7 +247,7 @@ class _Worker:
         spawner.start(replace(self.launch, rank=child, attempt=0) for child in children)
 
         self._background("watch the children", partial(spawner.watch, self.all_done))
-        if invoker.limits.failures == "told":  # only this worker hears of its children
+        if invoker.limits.failures == "launcher":  # only this worker hears of its children
             self._background("listen for failures", partial(spawner.keep_listening, self.all_done))
         return spawner
 
@@ -256,8 +256,8 @@ class _Worker:
         exchanges = shard.layers - 1
         expected: dict[int, list[int]] = {step: shard.sources[1 + step % exchanges] for step in range(steps)}
         expected[steps] = list(range(1, config.workers)) if self.rank == 0 else []
-        me = Membership(self.launch.run, self.launch.epoch, self.rank, config.workers, self.launch.deadline)
-        exchange = Exchange(me, expected, self.retry, self.pool, eager=config.objective == "latency", start_s=config.start_s)
+        me = RankIdentity(self.launch.run, self.launch.epoch, self.rank, config.workers, self.launch.deadline)
+        exchange = ChannelConfig(me, expected, self.retry, self.pool, eager=config.objective == "latency", start_s=config.start_s)
         if config.channel == "object":
             return ObjectChannel(self.store, exchange)
         driver = self.provider.messages(self.resources, self.launch.slot)

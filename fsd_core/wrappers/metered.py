@@ -91,7 +91,7 @@ class MeteredInvoker(AroundInvoker):
 
     def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
         """See `InvokeDriver.failures`."""
-        asked = self.limits.failures == "asked"
+        asked = self.limits.failures == "queue"
         if asked:
             self._meter.add_all({"receive_requests": 1, "receive_units": 1})  # launches are small
         taken = super().failures(take)
