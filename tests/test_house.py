@@ -136,6 +136,17 @@ def test_paths_that_the_documents_name_exist() -> None:
     assert named > 10
 
 
+def test_pictures_that_the_documents_show_exist() -> None:
+    for document in DOCUMENTS:
+        for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)|s(?:rc|rcset)=\"([^\"]+)\"", document.read_text()):
+            assert (document.parent / "".join(path)).is_file(), f"{document.name} shows {path}"
+
+
+def test_the_picture_of_the_rooms_has_every_room_once() -> None:
+    words = re.findall(r">([a-z_]+)</text>", (ROOT / "docs" / "rooms.svg").read_text())
+    assert sorted(word for word in words if word in ROOMS) == sorted(ROOMS)
+
+
 @pytest.mark.parametrize(("ci", "derandomized"), [("true", "True"), ("", "False")])
 def test_continuous_integration_tries_the_same_examples_each_time(ci: str, derandomized: str) -> None:
     code = "import runpy; runpy.run_path('tests/conftest.py'); from hypothesis import settings; print(settings().derandomize)"
