@@ -9,10 +9,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -295,7 +295,7 @@ def test_a_late_launch_and_one_of_a_finished_run_stop_silently(store: Store, tmp
     resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).ensure("fsd", 2, 1)
     invoker = PROVIDER.invoker(resources)
     late = LaunchPayload("fsd", 0, 1, "ab" * 8, 0, 0, time.time() - 1)
-    for payload in (late, replace(late, deadline=time.time() + 60)):
+    for payload in (late, attrs.evolve(late, deadline=time.time() + 60)):
         invoker.invoke("worker", payload.pack())
     functions = ["pgrep", "-P", str(invoker.native().pid)]
     until(lambda: subprocess.run(functions, stdout=subprocess.DEVNULL, check=False).returncode)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsd_core.client import collect, stage
-from fsd_core.client.farewell import Farewell
+from fsd_core.client.cleanup import Cleanup
 from fsd_core.client.follow import follow
 from fsd_core.client.result import Result, keep, left_out, over_ranks, warn
 from fsd_core.driver import Code, InvokeDriver, InvokeLimits, ObjectDriver, Provider, Resources
@@ -100,7 +100,7 @@ class Job:
         except BaseException:
             over.set()
             raise
-        farewell = Farewell(self.provider, resources, store, invoker, lease, self.workers if self.queued else 0)
+        cleanup = Cleanup(self.provider, resources, store, invoker, lease, self.workers if self.queued else 0)
         pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fsd-client")
         try:
             renewing = Store(store.driver, Retry(math.inf, meter, stop=over))
@@ -122,13 +122,13 @@ class Job:
         except BaseException as error:
             retry.stop.set()  # uploads and questions of the pool end with it
             pool.shutdown(wait=False, cancel_futures=True)
-            if left := farewell.failed(error, self.deadline):
+            if left := cleanup.after_failure(error, self.deadline):
                 error.add_note(left)
             raise
         finally:
             over.set()
             pool.shutdown(wait=False, cancel_futures=True)
-        if left := farewell.failed(failed, self.deadline) if failed else farewell.ended():
+        if left := cleanup.after_failure(failed, self.deadline) if failed else cleanup.after_answer():
             warn(f"the answer is there; {left}")
         return self._result(
             run_id, output, samples, label, batches, predicted, invoker.limits.memory_bytes, started - staging, records, meter
