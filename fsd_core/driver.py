@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
+
+import attrs
 
 __all__ = [
     "WORKER",
@@ -66,7 +67,7 @@ class Refused(ValueError):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Message:
     """One entry of a publish: ``body`` for the queue of ``rank``. Text-only services get ASCII bytes (see `MessageLimits.body`)."""
 
@@ -74,7 +75,7 @@ class Message:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Delivery:
     """One received message; ``token`` acknowledges exactly this delivery of it."""
 
@@ -82,7 +83,7 @@ class Delivery:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Rejected:
     """Entry ``index`` of the request was refused while others were accepted."""
 
@@ -91,7 +92,7 @@ class Rejected:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Page:
     """Keys in ascending order; ``next`` continues the listing, ``None`` ends it. Its content is the driver's own."""
 
@@ -99,7 +100,7 @@ class Page:
     next: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class MessageLimits:
     """What a queue service takes, as data with its source. Sizes in bytes, times in seconds."""
 
@@ -116,7 +117,7 @@ class MessageLimits:
     as_of: str
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class ObjectLimits:
     """What an object store takes, as data with its source. Sizes in bytes, times in seconds."""
 
@@ -128,7 +129,7 @@ class ObjectLimits:
     as_of: str
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class InvokeLimits:
     """What a function platform takes. ``None``: no limit that is known."""
 
@@ -146,14 +147,14 @@ class InvokeLimits:
     start_s: float = 5.0  # a launch whose function has not begun by then is made again: above the slow hundredth of cold starts
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Resources:
     """What `Provisioner.ensure` made: names only, never secrets. ``names`` is the provider's own."""
 
     app: str
     ranks: int
     slots: int
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @runtime_checkable
@@ -228,7 +229,7 @@ class ObjectDriver(Protocol):
         """Release connections. Objects stay."""
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Failure:
     """A function that the platform saw die, or a launch that it gave up: what it was launched with, and the platform's words.
 

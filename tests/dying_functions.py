@@ -10,9 +10,10 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from functools import wraps
 from typing import Any
+
+from attrs import evolve
 
 from fsd_core.driver import InvokeDriver, Provider, Resources
 from fsd_core.protocol import abort
@@ -35,7 +36,7 @@ class DyingProvider(LocalProvider):
     def invoker(self, resources: Resources) -> InvokeDriver:
         invoker = LocalInvoker(resources, __name__)
         if start_s := json.loads(os.environ[TRAP]).get("start_s"):
-            invoker.limits = replace(invoker.limits, start_s=start_s)
+            invoker.limits = evolve(invoker.limits, start_s=start_s)
         return invoker
 
 

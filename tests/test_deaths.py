@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 import fsd_core.client.farewell
 import fsd_core.client.inference
@@ -310,7 +310,7 @@ def test_on_a_cloud_the_reason_stays_until_the_slots_next_run(store: Store, tmp_
     resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).find("fsd")
     assert resources is not None
     lives_on = AroundInvoker(PROVIDER.invoker(resources))
-    lives_on.limits = replace(lives_on.limits, end_with_client=False)
+    lives_on.limits = evolve(lives_on.limits, end_with_client=False)
     held = slots.lease(store, 1, "ab" * 8)
     keys = RunKeys(held.run)
     for key in (keys.config, keys.claim(0), keys.output(0, 0)):

@@ -6,10 +6,10 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from attrs import asdict
 
 from fsd_core.driver import ObjectDriver, Resources
 from fsd_core.errors import InputError

@@ -7,11 +7,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from attrs import evolve
 
 import fsd_core.client.inference
 from fsd_core import run
@@ -65,7 +65,7 @@ class Says(AroundInvoker):
 
     def __init__(self, root: Path, who: Literal["none", "asked", "told"], failures: Sequence[Failure]) -> None:
         super().__init__(LocalInvoker(PROVIDER.provisioner({"root": str(root)}).ensure("app", 1, 1)))
-        self.limits = replace(self.limits, failures=who)
+        self.limits = evolve(self.limits, failures=who)
         self.left = list(failures)
 
     def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:

@@ -9,7 +9,8 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+
+from attrs import evolve
 
 from fsd_core.driver import Failure, InvokeDriver, Launch, ObjectDriver, Provider, Resources
 from fsd_core.storage.keys import RunKeys
@@ -24,7 +25,7 @@ class ToldInvoker(AroundInvoker):
 
     def __init__(self, driver: InvokeDriver, objects: ObjectDriver) -> None:
         super().__init__(driver)
-        self.limits = replace(driver.limits, failures="launcher")
+        self.limits = evolve(driver.limits, failures="launcher")
         self._objects = objects
         self._launched: list[bytes] = []
 
