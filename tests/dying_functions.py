@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from fsd_core.client import collect
 from fsd_core.driver import InvokeDriver, Provider, Resources
 from fsd_core.protocol import abort
 from fsd_core.storage import slots
@@ -23,9 +24,11 @@ from fsd_core.worker.layers import LayerLoop
 from fsd_core.worker.rank import Worker
 from fsd_local import LocalProvider
 from fsd_local.invoke import LocalInvoker
+from waiting import until
 
 TRAP = "FSD_TEST_TRAP"
-# The method at whose beginning a worker dies: "done" is after it has written its output, "record" after it has sent that it is done.
+# The method at whose beginning a worker dies: "done" is after all ranks have written their outputs, "record" after the worker has also
+# sent that it is done.
 PLACES: dict[str, tuple[type, str]] = {
     "claim": (Worker, "_claim"),
     "children": (Worker, "_start_children"),
@@ -47,10 +50,13 @@ class DyingProvider(LocalProvider):
         return invoker
 
 
-def _trapped(method: Callable[..., Any], rank: int) -> Callable[..., Any]:
+def _trapped(method: Callable[..., Any], place: str, rank: int) -> Callable[..., Any]:
     @wraps(method)
     def trap(self: Any, *arguments: Any) -> Any:
         if self.rank == rank:
+            if place in ("done", "record"):  # other ranks may be slower than this one
+                slices = self.config.workers * len(self.config.batches)
+                until(lambda: collect.complete(self.store, self.keys, slices))
             os.kill(os.getpid(), signal.SIGKILL)
         return method(self, *arguments)
 
@@ -61,7 +67,7 @@ def handle(payload: bytes, provider: Provider, *, nonce: str, note: Callable[[in
     order = json.loads(os.environ[TRAP])
     if "at" in order:
         owner, name = PLACES[order["at"]]
-        setattr(owner, name, _trapped(getattr(owner, name), order["rank"]))
+        setattr(owner, name, _trapped(getattr(owner, name), order["at"], order["rank"]))
     if "lease" in order:
         slots.RENEW_S, slots.LEASE_S = order["lease"]
     return program.handle(payload, DyingProvider(), nonce=nonce, note=note)

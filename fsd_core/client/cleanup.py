@@ -53,8 +53,8 @@ class Cleanup:
         """Clean up after a run with an answer. Returns a line on what could not be done; `None` if all was. An interrupt ends the wait."""
         return self._within(ENDED_S, self._last_steps)
 
-    def after_failure(self, error: BaseException, deadline: float) -> str | None:
-        """Clean up after ``error`` ended the run of this ``deadline`` (seconds since 1970). Returns what `after_answer` does."""
+    def after_failure(self, error: BaseException) -> str | None:
+        """Clean up after ``error`` ended the run: stop its workers first. Returns what `after_answer` does."""
         interrupted = not isinstance(error, Exception)
         limit_s = INTERRUPTED_S if interrupted else FAILED_S
         if self._invoker.limits.end_with_client:  # then no function lives on that could hear of an abort or write anything
@@ -66,7 +66,7 @@ class Cleanup:
             reason = RunFailed(Code.UNAVAILABLE, "interrupted by the client" if interrupted else f"the client failed: {error}")
 
         def abort(store: Store) -> None:
-            client = RankIdentity(self._lease.run, self._lease.epoch, -1, self._queued, deadline)
+            client = RankIdentity(self._lease.run, self._lease.epoch, -1, self._queued, store.retry.deadline)
             send = partial(abort_peers, self._provider, self._resources, self._lease.slot, client, reason, store.retry)
             end_run(store, self._keys, reason, send if self._queued else None)
 
