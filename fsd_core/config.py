@@ -21,6 +21,7 @@ from typing import Any
 from fsd_core.common.home import expanded
 from fsd_core.common.textfile import read_text
 from fsd_core.errors import InputError
+from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 
 __all__ = ["ANY", "FILE", "KINDS", "Kind", "Settings", "choice", "integer", "load", "number"]
 
@@ -110,11 +111,11 @@ class Settings:
     """All keys with their defaults. ``batch_size`` `None`: all samples at once; ``emulator`` `None`: the real service."""
 
     provider: str = _key("local", TEXT, "Where it runs: local, or a cloud whose provider is installed (fsd doctor lists them).")
-    channel: str = _key("auto", choice("auto", "queue", "object", "hybrid"), "What activations travel through.")
+    channel: str = _key("auto", choice("auto", *CHANNELS), "What activations travel through.")
     workers: int = _key(8, integer(1), "Ranks that share out the rows of every layer.")
     branching: int = _key(4, integer(1), "Children that each function of the launch tree starts.")
     partition: str = _key("hypergraph", METHOD, "Which rank gets which rows.")
-    objective: str = _key("cost", choice("cost", "latency"), "What to make small.")
+    objective: str = _key("cost", choice(*OBJECTIVES), "What to make small.")
     batch_size: int | None = _key(None, integer(1), "Samples at a time (default: all; smaller where the memory limit needs it).")
     timeout: float = _key(900.0, SECONDS, "The run's deadline, counted from its launch.")
     outage: float = _key(60.0, SECONDS, "How long a service may be unreachable before the run ends.")
