@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import attrs
@@ -22,6 +23,7 @@ class Example:
     channel: str = key(fields.choice("queue", "object"), default="queue")
     ranks: list[int] = key(fields.listed(fields.integer(0)), default=attrs.Factory(list))
     region: str | None = key(fields.nullable(fields.text()), default=None)
+    size: int = key(fields.choice(512, 2048), default=512)
 
 
 def test_what_fits_is_kept_and_the_rest_is_the_default() -> None:
@@ -36,7 +38,7 @@ def test_what_fits_is_kept_and_the_rest_is_the_default() -> None:
     [
         ({}, "x: name: is missing: expected lower-case letters"),
         ({"name": "a", "cuont": 1}, "x: cuont: unknown key; did you mean count?"),
-        ({"name": "a", "zzz": 1}, "x: zzz: unknown key; known are name, count, share, channel, ranks, region"),
+        ({"name": "a", "zzz": 1}, "x: zzz: unknown key; known are name, count, share, channel, ranks, region, size"),
         ({"name": "A"}, "x: name = 'A': expected lower-case letters"),
         ({"name": "a", "count": True}, "x: count = True: expected a whole number of seconds from 1 to 10"),
         ({"name": "a", "count": 2.9}, "x: count = 2.9: expected a whole number of seconds from 1 to 10"),
@@ -47,7 +49,12 @@ def test_what_fits_is_kept_and_the_rest_is_the_default() -> None:
         ({"name": "a", "ranks": "abc"}, "x: ranks = 'abc': expected a list, each item a whole number of at least 0"),
         ({"name": "a", "ranks": [1, True]}, "x: ranks = [1, True]: expected a list, each item a whole number of at least 0"),
         ({"name": "a", "region": ""}, "x: region = '': expected a text that is not empty, or null"),
-        ({"name": "a", "count": 10**5000}, "x: count = a number that is too large: expected a whole number of seconds from 1 to 10"),
+        (
+            {"name": "a", "count": 10**5000},
+            "x: count = a number above 1e+18: expected a whole number of seconds from 1 to 10",
+        ),
+        ({"name": "a", "size": 1024}, "x: size = 1024: expected one of 512, 2048"),
+        ({"name": "a", "size": True}, "x: size = True: expected one of 512, 2048"),
     ],
 )
 def test_what_is_wrong_is_named(table: dict[str, Any], line: str) -> None:
@@ -64,8 +71,10 @@ KINDS = {
     "integer": fields.integer(-5),
     "integer within": fields.integer(0, 9),
     "number": fields.number(),
+    "any number": fields.number(-math.inf),
     "number above": fields.number(0, 10, above=True),
     "text": fields.text(),
+    "choice of numbers": fields.choice(1, 2),
     "choice": fields.choice("a", "b"),
     "boolean": fields.boolean(),
     "nullable": fields.nullable(fields.integer(0)),
@@ -104,3 +113,19 @@ def test_a_flags_text_is_read(kind: str, text: str, value: Any) -> None:
 def test_a_flags_text_that_is_wrong_is_named(kind: str, text: str) -> None:
     with pytest.raises(InputError, match=f"^--key '?{text}(.0)?'?: expected {KINDS[kind].expected}$"):
         KINDS[kind].read_text(text, "--key ")
+
+
+def test_a_number_says_its_bounds() -> None:
+    kinds = [fields.number(-math.inf), fields.number(0.1, 1e9, "seconds"), fields.number(0, above=True), fields.number(0, 1, above=True)]
+    assert [kind.expected for kind in kinds] == [
+        "a finite number",
+        "a number of seconds from 0.1 to 1000000000",
+        "a number above 0",
+        "a number above 0 and of at most 1",
+    ]
+
+
+def test_the_nearest_name_is_proposed() -> None:
+    assert fields.nearest("workres", ["workers", "seed"]) == "workers"
+    assert fields.nearest("workres", ["workers", "seed"], 0.95) is None
+    assert fields.suggestion("zzz", ["workers", "seed"]) == "known are workers, seed"

@@ -32,6 +32,7 @@ __all__ = [
     "keys",
     "listed",
     "matching",
+    "nearest",
     "nullable",
     "number",
     "read",
@@ -92,10 +93,13 @@ def integer(low: int, high: int | None = None, unit: str = "") -> Kind:
 def number(low: float = 0.0, high: float = math.inf, unit: str = "", *, above: bool = False) -> Kind:
     """A finite number from ``low`` to ``high``, both included; ``above``: ``low`` itself is excluded."""
     of = f" of {unit}" if unit else ""
-    bound = f"above {low:g}" if above else f"of at least {low:g}"
-    expected = f"a number{of} {bound}" if math.isinf(high) else f"a number{of} {'above' if above else 'from'} {low:g} to {high:g}"
-    if above and not math.isinf(high):
-        expected = f"a number{of} above {low:g} and of at most {high:g}"
+    first, last = f"{low:.15g}", f"{high:.15g}"
+    if above:
+        expected = f"a number{of} above {first}" + ("" if math.isinf(high) else f" and of at most {last}")
+    else:
+        expected = f"a number{of} of at least {first}" if math.isinf(high) else f"a number{of} from {first} to {last}"
+    if math.isinf(low) and math.isinf(high):
+        expected = f"a finite number{of}"
 
     def holds(value: Any) -> bool:
         return _is_number(value) and low <= value <= high and not (above and value == low)
@@ -103,9 +107,9 @@ def number(low: float = 0.0, high: float = math.inf, unit: str = "", *, above: b
     return Kind(expected, holds, float, float, unit.upper() or "NUMBER")
 
 
-def text(expected: str = "a text that is not empty", *, empty: bool = False) -> Kind:
+def text(expected: str = "a text that is not empty", *, empty: bool = False, metavar: str = "TEXT") -> Kind:
     """A text; ``empty``: one without characters too."""
-    return Kind("a text" if empty else expected, lambda value: isinstance(value, str) and (empty or value != ""))
+    return Kind("a text" if empty else expected, lambda value: isinstance(value, str) and (empty or value != ""), metavar=metavar)
 
 
 def matching(pattern: str, expected: str, metavar: str = "TEXT") -> Kind:
@@ -113,9 +117,11 @@ def matching(pattern: str, expected: str, metavar: str = "TEXT") -> Kind:
     return Kind(expected, lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None, metavar=metavar)
 
 
-def choice(*names: str) -> Kind:
-    """One of some words."""
-    return Kind(f"one of {', '.join(names)}", lambda value: isinstance(value, str) and value in names, metavar="|".join(names))
+def choice(*values: str | int) -> Kind:
+    """One of some words or whole numbers."""
+    words = [str(value) for value in values]
+    kinds = {type(value) for value in values}
+    return Kind(f"one of {', '.join(words)}", lambda value: type(value) in kinds and value in values, metavar="|".join(words))
 
 
 def boolean() -> Kind:
@@ -176,16 +182,25 @@ def read(cls: type[T], found: Mapping[str, Any], where: str, *, known: Collectio
     return cls(**values)
 
 
-def suggestion(name: str, known: Collection[str]) -> str:
-    """What an unknown name may have meant, else all that there are."""
+def nearest(name: str, known: Collection[str], likeness: float = 0.6) -> str | None:
+    """The known name that is most like ``name``, `None` where none is; ``likeness``: from 0, any name, to 1, the same name."""
     import difflib  # only for an error: a worker's start does without it
 
-    close = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    return next(iter(difflib.get_close_matches(name, known, 1, likeness)), None)
+
+
+def suggestion(name: str, known: Collection[str], likeness: float = 0.6) -> str:
+    """The end of an error line about an unknown name: the nearest known name, or all known names where none is near."""
+    close = nearest(name, known, likeness)
+    return f"did you mean {close}?" if close else f"known are {', '.join(known)}"
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
+    return _is_finite(value) and -_LARGEST <= value <= _LARGEST
 
 
 def _truth(text: str) -> bool:
@@ -196,6 +211,8 @@ def _truth(text: str) -> bool:
 
 
 def _shown(value: Any) -> str:
+    if _is_finite(value) and not _is_number(value):
+        return f"a number above {_LARGEST:.0e}" if value > 0 else f"a number below {-_LARGEST:.0e}"
     try:
         return repr(value)[:_SHOWN_CHARS]
     except ValueError:  # Python shows no whole number of thousands of digits
