@@ -28,7 +28,7 @@ __all__ = ["Package", "Recipe", "Wheels", "command", "digest", "files", "manylin
 
 _CLIENT_ONLY = (  # of fsd_core: nothing of a worker imports these
     *("cli/", "client/", "cost/", "report/", "config.py", "demo.py", "versions.py"),
-    *("providers/package.py", "providers/provisioning.py", "providers/settings.py"),
+    *(f"providers/{name}.py" for name in ("app_name", "package", "probes", "provisioning", "requests")),
 )
 _DROPPED_FOLDERS = {"tests", "__pycache__", "bin", "include"}
 _DROPPED_SUFFIXES = (".pyi", ".pyc", ".a", ".h", "/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")
