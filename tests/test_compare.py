@@ -118,7 +118,7 @@ def test_outputs_that_differ_are_not_compared(fsd, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--providers", "locl"], "--providers 'locl': must be one of local, aws, gcp, azure"),
+        (["--providers", "locl"], "--providers 'locl': expected one of local, aws, gcp, azure"),
         (["--providers", "local,local"], "'local' is in it twice"),
         (["--providers", ""], "--providers ''"),
         (["--providers", "local", "--channels", "queue,pigeon"], "--channels 'pigeon'"),
@@ -128,7 +128,7 @@ def test_outputs_that_differ_are_not_compared(fsd, tmp_path, monkeypatch):
         (["--providers", "local", "--report", ""], "--report ''"),
         (["--providers", "local", "--csv", ""], "--csv ''"),
         (["--providers", "local", "--report", "x", "--csv", "./x"], "is the file of --report"),
-        (["--providers", "local", "--workers", "2,0"], "--workers 0: must be a whole number of at least 1"),
+        (["--providers", "local", "--workers", "2,0"], "--workers 0: expected a whole number of at least 1"),
         (["--providers", "local", "--workers", "2,x"], "--workers 'x'"),
         (["--providers", "local", "--repeat", "0"], "--repeat 0"),
         (["--providers", "local", "--emulator=moto"], "takes no name here"),

@@ -10,8 +10,9 @@ import click
 from fsd_core import providers
 from fsd_core.cli.options import Checked, Command, check_provider, emulated, with_settings
 from fsd_core.cli.screen import Screen, pairs
+from fsd_core.common.fields import integer
 from fsd_core.common.home import home_folder
-from fsd_core.config import Settings, integer
+from fsd_core.config import Settings
 from fsd_core.providers.requests import reporting_to
 
 __all__ = ["clean", "deploy", "destroy", "gc"]
