@@ -5,11 +5,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 import fsd_conformance.messages
 import fsd_conformance.traffic
@@ -73,7 +73,7 @@ class NeverAcks(AroundMessages):
 class Sleeps(AroundMessages):
     def __init__(self, driver: MessageDriver) -> None:
         super().__init__(driver)
-        self.limits = replace(driver.limits, wait_s=2.0)
+        self.limits = evolve(driver.limits, wait_s=2.0)
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
         time.sleep(wait_s)
@@ -155,7 +155,7 @@ class IsSilentOfRefusedAcks(AroundMessages):
 
 class NamesOthers(AroundMessages):
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
-        return [replace(each, index=each.index - 1) for each in super().ack(rank, tokens)]
+        return [evolve(each, index=each.index - 1) for each in super().ack(rank, tokens)]
 
 
 class TakesNoneIfNotAll(AroundMessages):

@@ -1,6 +1,6 @@
-"""Fully serverless distributed inference: a model's layers split among many short functions, on any cloud.
+"""Fully serverless distributed inference: many short functions share the layers of a model, on any cloud.
 
-``fsd_core.run(model, inputs, provider="local", channel="queue", workers=8) -> Result`` is the same as ``fsd run``.
+``fsd_core.run(model, inputs, provider="local", channel="queue", workers=8)`` does what ``fsd run`` does and returns a `Result`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MODULES = {"Progress": "client.job", "Result": "client.result", "run": "client.
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported when it is first used: a worker imports this package too and needs none of them."""
+    """Import a public name at its first use. A worker imports this package too, and needs none of these names."""
     if name in _MODULES:
         import importlib
 

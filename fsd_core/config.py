@@ -20,6 +20,7 @@ from fsd_core.common.fields import Kind, boolean, choice, integer, key, keys, ne
 from fsd_core.common.home import expanded
 from fsd_core.common.textfile import read_text
 from fsd_core.errors import InputError
+from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 from fsd_core.providers.app_name import APP_NAME
 
 __all__ = ["ANY", "BOOLEAN", "FILE", "KINDS", "PATH", "TABLES", "Settings", "load"]
@@ -61,11 +62,11 @@ class Settings:
     """All keys with their defaults. ``batch_size`` `None`: all samples at once; ``emulator`` `None`: the provider's own services."""
 
     provider: str = key(text(), default="local", help="Where functions run: local, or a cloud. fsd doctor lists the installed providers.")
-    channel: str = key(choice("auto", "queue", "object", "hybrid"), default="auto", help="How workers send activations to each other.")
+    channel: str = key(choice("auto", *CHANNELS), default="auto", help="How workers send activations to each other.")
     workers: int = key(integer(1), default=8, help="Number of workers. Each computes a part of every layer's rows.")
     branching: int = key(integer(1), default=4, help="Number of functions that each function starts.")
     partition: str = key(_METHOD, default="hypergraph", help="How the rows of the model are divided among the workers.")
-    objective: str = key(choice("cost", "latency"), default="cost", help="cost saves requests; latency saves time.")
+    objective: str = key(choice(*OBJECTIVES), default="cost", help="cost saves requests; latency saves time.")
     batch_size: int | None = key(
         integer(1), default=None, help="Samples in one batch (default: all samples, or fewer where the memory limit needs it)."
     )

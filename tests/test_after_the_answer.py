@@ -138,7 +138,7 @@ def test_a_rank_without_a_record_is_left_out_and_named_everywhere(
     tmp_path: Path, whole: Result, monkeypatch: pytest.MonkeyPatch, change: Any, missing: list[int]
 ) -> None:
     losing(monkeypatch, change)
-    with pytest.warns(UserWarning, match=rf"ranks? {', '.join(map(str, missing))} left no record"):
+    with pytest.warns(UserWarning, match=rf"ranks? {', '.join(map(str, missing))} left no readable record"):
         result = start(tmp_path)
     right(result)
     assert result.missing_ranks == missing
@@ -147,13 +147,13 @@ def test_a_rank_without_a_record_is_left_out_and_named_everywhere(
     assert result.meter["object_gets"] < whole.meter["object_gets"] if fewer else result.seconds["compute"] == 0
     with console.capture() as shown:
         console.print(*result_tables(result))
-    assert "left no record" in shown.get()
+    assert "left no readable record" in shown.get()
 
     record = read_record(find_record(result.run, tmp_path))
     assert record["missing_ranks"] == missing == json.loads(json.dumps(result.to_json()))["missing_ranks"]
     measured = Measured(record, cost.bill(Usage.of_run(record), cost.load(cost.default_tariff("local") or "")))
     page = run_page(measured)
-    assert "left no record" in page
+    assert "left no readable record" in page
     assert ("Timeline by rank" in page) == bool(fewer)
     assert len(json.loads(trace.trace(record))["traceEvents"]) >= 1 + fewer
     assert {each.rank for each in stragglers(record)} <= {0, 1, 2} - set(missing)
@@ -162,19 +162,19 @@ def test_a_rank_without_a_record_is_left_out_and_named_everywhere(
     cell = Cell(Case("local", "object", 3), [measured])
     found = Comparison({"model": "m", "repeat": 1, "samples": 3, "layers": 1, "neurons": 6}, {"local": Where(None, "local")}, [cell])
     assert [spread(figure, cell)[0] for figure in FIGURES]
-    assert "left no record" in comparison_page(found)
-    assert "left no record" in found.left_out()[0]
+    assert "left no readable record" in comparison_page(found)
+    assert "left no readable record" in found.left_out()[0]
     assert found.to_csv().count("\n") == 2
 
 
 def test_the_report_of_a_run_that_lacks_a_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     losing(monkeypatch, lambda records: records[:-1])
-    with pytest.warns(UserWarning, match="rank 2 left no record"):
+    with pytest.warns(UserWarning, match="rank 2 left no readable record"):
         result = start(tmp_path)
     monkeypatch.setenv("FSD_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert main(["report", result.run, "--trace", "t.json"]) == 0
-    assert "rank 2 left no record" in capfd.readouterr().out
+    assert "rank 2 left no readable record" in capfd.readouterr().out
 
 
 def test_a_worker_writes_what_a_record_must_have(whole: Result) -> None:
@@ -182,7 +182,7 @@ def test_a_worker_writes_what_a_record_must_have(whole: Result) -> None:
     assert whole.missing_ranks == []
     assert over_ranks(whole.ranks, 3)[0] == whole.ranks
     assert left_out([]) == ""
-    assert left_out(range(9)).startswith("ranks 0, 1, 2, 3, 4, 5, 6, 7 and 1 more left no record")
+    assert left_out(range(9)).startswith("ranks 0, 1, 2, 3, 4, 5, 6, 7 and 1 more left no readable record")
 
 
 def test_the_command_shows_the_answer_where_its_output_cannot_be_written(

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from attrs import evolve
 from botocore import exceptions as sdk
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
@@ -45,7 +46,7 @@ def queues(made: Resources) -> Iterator[AwsMessages]:
 
 
 def telling(resources: Resources, **settings: str) -> Resources:
-    return replace(resources, names={**resources.names, **settings})
+    return evolve(resources, names={**resources.names, **settings})
 
 
 def taken(driver: AwsMessages, rank: int, count: int) -> list[bytes]:

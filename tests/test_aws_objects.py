@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
+from attrs import evolve
 from botocore.stub import ANY, Stubber
 
 from aws_server import app, code_of, env, moto
@@ -100,7 +100,7 @@ def test_lost_and_try_again_are_told_apart(store: AwsObjects) -> None:
 
 
 def test_pages(store: AwsObjects) -> None:
-    store.limits = replace(store.limits, page_keys=7)
+    store.limits = evolve(store.limits, page_keys=7)
     keys = sorted(f"{number % 3}/{number:02d}" for number in range(30))
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: store.put(key, b""), keys))
@@ -135,7 +135,7 @@ def test_refused_keys_do_not_hold_up_the_others(store: AwsObjects) -> None:
 
 
 def test_no_bucket(made: Resources) -> None:
-    gone = AwsObjects(replace(made, names={**made.names, "bucket": "no-such-bucket"}))
+    gone = AwsObjects(evolve(made, names={**made.names, "bucket": "no-such-bucket"}))
     for request in (lambda: gone.put("k", b""), lambda: gone.get("k"), lambda: gone.list(""), lambda: gone.delete(["k"])):
         assert code_of(gone, request) is Code.NOT_FOUND
     gone.close()
@@ -147,7 +147,7 @@ def test_over_a_limit_is_refused_before_the_network(made: Resources) -> None:
         store = AwsObjects(made)
     assert code_of(store, store.put, "k", b"x") is Code.UNAVAILABLE
     assert (store.limits.object_bytes, store.limits.delete_keys, store.limits.page_keys) == (5 << 30, 1000, 1000)
-    store.limits = replace(objects.OBJECTS, object_bytes=10)
+    store.limits = evolve(objects.OBJECTS, object_bytes=10)
     assert code_of(store, store.put, "k", b"x" * 10) is Code.UNAVAILABLE
     assert code_of(store, store.put, "k", b"x" * 11) is Code.TOO_LARGE
     assert code_of(store, store.delete, ["k"] * 1000) is Code.UNAVAILABLE

@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
+from attrs import asdict, evolve
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 from azure.servicebus.exceptions import ServiceBusServerBusyError
 
@@ -50,7 +51,7 @@ def driver(made: Resources) -> Iterator[AzureMessages]:
 
 
 def telling(resources: Resources, **settings: str) -> Resources:
-    return replace(resources, names={**resources.names, **settings})
+    return evolve(resources, names={**resources.names, **settings})
 
 
 def nobody(**settings: str) -> Resources:

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from azure_server import app, code_of, env, storage
 from fsd_azure import clients, objects
@@ -162,7 +162,7 @@ def test_one_winner_of_16(store: AzureObjects) -> None:
 
 
 def test_pages(store: AzureObjects) -> None:
-    store.limits = replace(store.limits, page_keys=7)
+    store.limits = evolve(store.limits, page_keys=7)
     keys = sorted(f"{number % 3}/{number:02d}" for number in range(30))
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: store.put(key, b""), keys))
@@ -184,7 +184,7 @@ def test_keys_of_any_kind(store: AzureObjects) -> None:
 
 
 def test_no_container(made: Resources) -> None:
-    gone = AzureObjects(replace(made, names={**made.names, "container": "no-such-container"}))
+    gone = AzureObjects(evolve(made, names={**made.names, "container": "no-such-container"}))
     for request in (lambda: gone.put("k", b""), lambda: gone.get("k"), lambda: gone.list("")):
         assert code_of(gone, request) is Code.NOT_FOUND
     gone.close()
@@ -254,7 +254,7 @@ def test_over_a_limit_is_refused_before_the_network() -> None:
     store = at("http://127.0.0.1:9/a")  # nobody listens there: UNAVAILABLE, if it were asked
     assert code_of(store, store.put, "k", b"x") is Code.UNAVAILABLE
     assert (store.limits.object_bytes, store.limits.delete_keys, store.limits.page_keys) == (5000 << 20, 256, 1000)
-    store.limits = replace(objects.OBJECTS, object_bytes=10)
+    store.limits = evolve(objects.OBJECTS, object_bytes=10)
     assert code_of(store, store.put, "k", b"x" * 10) is Code.UNAVAILABLE
     assert code_of(store, store.put, "k", b"x" * 11) is Code.TOO_LARGE
     assert code_of(store, store.delete, ["k"] * 256) is Code.UNAVAILABLE

@@ -6,12 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from attrs import evolve
 
 from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, RankIdentity, describe
 from fsd_core.channel import channel as channels
@@ -38,7 +38,7 @@ class Narrow(AroundMessages):
 
     def __init__(self, driver: MessageDriver) -> None:
         super().__init__(driver)
-        self.limits = replace(driver.limits, body="text", message_bytes=1500, batch_bytes=4000, batch_messages=3, overhead_bytes=100)
+        self.limits = evolve(driver.limits, body="text", message_bytes=1500, batch_bytes=4000, batch_messages=3, overhead_bytes=100)
 
     def route(self, rank: int) -> Hashable:
         return rank
@@ -279,7 +279,7 @@ def test_a_wait_past_the_deadline_names_who_is_missing(make: Make, kind: str) ->
     channel = make(kind, 0, {0: [1, 2], 1: [1, 2]})
     arrivals = channel.receive(0)
     assert next(arrivals) == (1, b"here")
-    channel.me, began = replace(channel.me, deadline=time.time()), time.monotonic()
+    channel.me, began = evolve(channel.me, deadline=time.time()), time.monotonic()
     with pytest.raises(RunFailed, match=r"deadline, for rank 2 \(never heard of\)") as caught:
         list(arrivals)
     assert time.monotonic() - began < channels.START_S - 10  # which would be a stall

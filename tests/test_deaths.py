@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
-import fsd_core.client.farewell
+import fsd_core.client.cleanup
 import fsd_core.client.inference
 import fsd_core.client.job
 import fsd_core.client.stage
@@ -29,7 +29,7 @@ from fsd_core import Result, run
 from fsd_core.channel import describe
 from fsd_core.channel.frames import Frame, Kind, pack
 from fsd_core.client import collect
-from fsd_core.client.farewell import Farewell
+from fsd_core.client.cleanup import Cleanup
 from fsd_core.common.sealed import seal, unseal
 from fsd_core.driver import Code, Message, ObjectDriver, Rejected, Resources
 from fsd_core.errors import RunFailed
@@ -121,7 +121,7 @@ def test_a_death_after_the_output_costs_no_answer(start: Start, store: Store, mo
 @pytest.mark.parametrize(("rank", "place"), [(0, "record"), (2, "done")])
 def test_an_answer_that_is_whole_is_kept(start: Start, store: Store, model: Model, inputs: Any, rank: int, place: str) -> None:
     """Rank 0 dies before its record, or another before it says that it is done: all outputs are written."""
-    with pytest.warns(UserWarning, match=f"the answer is whole, .* rank {rank}, layer 6: killed"):
+    with pytest.warns(UserWarning, match=f"the answer is complete, .* rank {rank}, layer 6: killed"):
         result = start({"rank": rank, "at": place})
     assert (abs(result.output - serial(model, inputs)) > 1e-3).nnz == 0
     assert nothing_left(store)
@@ -191,8 +191,8 @@ def test_the_runs_time_begins_with_its_launch(start: Start, monkeypatch: pytest.
     staged_at, deadlines = list[float](), list[float]()
     put, launched = fsd_core.client.stage.inputs, fsd_core.client.job.LaunchPayload
 
-    def staged(*arguments: Any) -> Any:
-        found = put(*arguments)
+    def staged(*arguments: Any, **options: Any) -> Any:
+        found = put(*arguments, **options)
         staged_at.append(time.time())
         return found
 
@@ -256,11 +256,11 @@ def test_a_run_is_left_in_bounded_time_whatever_does_not_answer(store: Store, tm
     held = slots.lease(store, 1, "ab" * 8)
     store.put(RunKeys(held.run).config, b"something")
     stuck = Store(Stuck(store.driver), store.retry)
-    farewell = Farewell(PROVIDER, resources, stuck, PROVIDER.invoker(resources), held, WORKERS)
-    left = farewell.failed(KeyboardInterrupt(), time.time() + 60)
+    cleanup = Cleanup(PROVIDER, resources, stuck, PROVIDER.invoker(resources), held, WORKERS)
+    left = cleanup.after_failure(KeyboardInterrupt())
     assert re.fullmatch(  # a machine that stops for a while may keep the functions from being ended in time, too
         r"could not (end the functions or )?remove the run's objects or give the slot back: the slot is free after 60 s, "
-        "`fsd gc --provider local --app fsd` removes what is left",
+        "`fsd gc --provider local --app fsd` removes the rest",
         left or "",
     )
 
@@ -306,17 +306,17 @@ def test_a_store_that_stays_away_is_shown_and_ends_the_run(start: Start, monkeyp
 
 def test_on_a_cloud_the_reason_stays_until_the_slots_next_run(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where functions live on, workers that look late still find it; all else goes, and the next run removes the reason too."""
-    monkeypatch.setattr(fsd_core.client.farewell, "GRACE_S", 0.0)
+    monkeypatch.setattr(fsd_core.client.cleanup, "GRACE_S", 0.0)
     resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).find("fsd")
     assert resources is not None
     lives_on = AroundInvoker(PROVIDER.invoker(resources))
-    lives_on.limits = replace(lives_on.limits, end_with_client=False)
+    lives_on.limits = attrs.evolve(lives_on.limits, end_with_client=False)
     held = slots.lease(store, 1, "ab" * 8)
     keys = RunKeys(held.run)
     for key in (keys.config, keys.claim(0), keys.output(0, 0)):
         store.put(key, b"something")
-    farewell = Farewell(PROVIDER, resources, store, lives_on, held, WORKERS)
-    assert farewell.failed(RunFailed(Code.TOO_LARGE, "out of memory", rank=1), time.time() + 60) is None
+    cleanup = Cleanup(PROVIDER, resources, store, lives_on, held, WORKERS)
+    assert cleanup.after_failure(RunFailed(Code.TOO_LARGE, "out of memory", rank=1)) is None
     assert list(store.keys(keys.prefix)) == [keys.error]
     with closing(PROVIDER.messages(resources, 0)) as messages:
         for rank in range(WORKERS):

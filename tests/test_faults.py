@@ -5,11 +5,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +34,7 @@ def messages(resources: Resources) -> MessageDriver:
 @pytest.fixture
 def brief(resources: Resources) -> MessageDriver:
     """The same queues; what it receives comes again soon."""
-    return PROVIDER.messages(replace(resources, names={**resources.names, "lease_s": "0.3"}), 0)
+    return PROVIDER.messages(evolve(resources, names={**resources.names, "lease_s": "0.3"}), 0)
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ from fsd_core.storage.store import Store
 from fsd_local import PROVIDER
 from networks import some_inputs
 from partition_models import sparse
+from recording import Recording
 
 RUN = "00ff00ff00ff00ff"
 ME = RankIdentity(RUN, 7, 2, 5, 1e10)
@@ -92,7 +93,7 @@ def test_shard(pool: ThreadPoolExecutor) -> None:
 def test_staged_input_and_output_slice(store: Store, pool: ThreadPoolExecutor) -> None:
     """Both are blocks, as the store gives them back."""
     model, parts, plan = small_model()
-    keys = stage.inputs(store, some_inputs(model, 30), [30], model, parts, lambda: plan, pool, lambda done, total: None).keys
+    keys = stage.inputs(store, some_inputs(model, 30), [30], model, parts, plan, pool, lambda done, total: None)
     rows = [len(plan.inputs(rank)) for rank in range(5)]
     refused([store.get(key) for key in keys[:5]], lambda rank, data: decode(data, rows[rank], 30), CodecError)
 
@@ -104,7 +105,7 @@ def test_manifest(store: Store, pool: ThreadPoolExecutor) -> None:
 
     def puts() -> int:
         before = len(uploaded)
-        stage.inputs(recording, samples, [3], model, parts, lambda: plan, pool, lambda done, total: None)
+        stage.inputs(recording, samples, [3], model, parts, plan, pool, lambda done, total: None)
         return len(uploaded) - before
 
     uploaded: list[str] = []
@@ -118,18 +119,6 @@ def test_manifest(store: Store, pool: ThreadPoolExecutor) -> None:
         store.put(key, bad)
         assert puts() == 33
         assert store.get(key) == good
-
-
-class Recording(Store):
-    """A store that remembers the keys of puts."""
-
-    def __init__(self, store: Store, uploaded: list[str]) -> None:
-        super().__init__(store.driver, store.retry)
-        self._uploaded = uploaded
-
-    def put(self, key: str, body: bytes) -> None:
-        super().put(key, body)
-        self._uploaded.append(key)
 
 
 PAYLOADS = [(target, np.random.default_rng(target).bytes(200 * (target + 1))) for target in (0, 1, 4)]

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from typing import Any
 
 import grpc
 import pytest
+from attrs import asdict, evolve
 
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.process import POINTERS
@@ -110,7 +110,7 @@ def test_the_largest_request_is_within_10_mb_as_it_is_encoded() -> None:
         sent.append(len(request))
         return b""
 
-    longest = replace(NOBODY, app="a" * 40, names={**NOBODY.names, "project": f"{'organisation.' * 2}example:{'p' * 30}"})
+    longest = evolve(NOBODY, app="a" * 40, names={**NOBODY.names, "project": f"{'organisation.' * 2}example:{'p' * 30}"})
     with answering(measure) as address, pointed(env(PUBSUB_EMULATOR_HOST=address), POINTERS["gcp"]):
         driver = GcpMessages(longest, 123456789)
         limits = driver.limits
@@ -169,7 +169,7 @@ def test_unacknowledged_comes_again_and_an_old_token_is_harmless(queues: GcpMess
 
 
 def test_what_is_missing(made: Resources, queues: GcpMessages) -> None:
-    gone = GcpMessages(replace(made, names={**made.names, "generation": "00000000"}), 0)
+    gone = GcpMessages(evolve(made, names={**made.names, "generation": "00000000"}), 0)
     assert code_of(gone, gone.receive, 0, 1, 0) is Code.NOT_FOUND
     assert code_of(gone, gone.receive, 0, 1, 5) is Code.NOT_FOUND
     assert code_of(gone, gone.publish, [Message(0, b"x")]) is Code.NOT_FOUND

@@ -8,11 +8,11 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import google_crc32c
 import pytest
+from attrs import evolve
 
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.process import POINTERS
@@ -146,7 +146,7 @@ def test_one_winner_of_16(store: GcpObjects) -> None:
 
 
 def test_pages(store: GcpObjects) -> None:
-    store.limits = replace(store.limits, page_keys=7)
+    store.limits = evolve(store.limits, page_keys=7)
     keys = sorted(f"{number % 3}/{number:02d}" for number in range(30))
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: store.put(key, b""), keys))
@@ -250,7 +250,7 @@ def test_what_was_damaged_on_its_way_is_asked_for_again(store: GcpObjects, monke
 
 
 def test_no_bucket(made: Resources) -> None:
-    gone = GcpObjects(replace(made, names={**made.names, "bucket": "no-such-bucket"}))
+    gone = GcpObjects(evolve(made, names={**made.names, "bucket": "no-such-bucket"}))
     for request in (lambda: gone.put("k", b""), lambda: gone.get("k"), lambda: gone.list("")):
         assert code_of(gone, request) is Code.NOT_FOUND
     assert gone.delete(["k"]) == []  # what is in no bucket is gone
@@ -263,7 +263,7 @@ def test_over_a_limit_is_refused_before_the_network() -> None:
         store = GcpObjects(NOBODY)
     assert code_of(store, store.put, "k", b"x") is Code.UNAVAILABLE
     assert (store.limits.object_bytes, store.limits.delete_keys, store.limits.page_keys) == (5 << 40, 100, 1000)
-    store.limits = replace(store.limits, object_bytes=10)
+    store.limits = evolve(store.limits, object_bytes=10)
     assert code_of(store, store.put, "k", b"x" * 10) is Code.UNAVAILABLE
     assert code_of(store, store.put, "k", b"x" * 11) is Code.TOO_LARGE
     assert code_of(store, store.delete, ["k"] * 100) is Code.UNAVAILABLE

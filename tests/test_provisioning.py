@@ -8,10 +8,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from fsd_core.common.crew import each
 from fsd_core.driver import Code, Launch, Message, MessageDriver, Rejected, Resources
@@ -212,7 +212,7 @@ def test_every_queue_is_probed_and_left_empty(app: Resources) -> None:
     class Recorded(LocalMessages):
         def __init__(self, root: str, slot: int, lease_s: float) -> None:
             super().__init__(root, slot, lease_s)
-            self.limits = replace(self.limits, batch_messages=4, batch_bytes=100, overhead_bytes=7)  # 3 of 26 + 7 bytes
+            self.limits = evolve(self.limits, batch_messages=4, batch_bytes=100, overhead_bytes=7)  # 3 of 26 + 7 bytes
 
         def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
             published.append((self._slot[-1], [message.rank for message in messages]))

@@ -9,16 +9,16 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import fsd_core.client.job
+import fsd_core.client.batches
 import fsd_core.client.stage
 from fsd_core import Result, run
 from fsd_core.driver import Code
@@ -171,7 +171,7 @@ def test_the_layer_of_a_death_is_named(start: Callable[..., Result], store: Stor
 
 
 def test_a_worker_over_its_memory_is_named(start: Callable[..., Result], store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fsd_core.client.job, "predicted_bytes", lambda *_: 0)  # the client would have refused or cut the batch
+    monkeypatch.setattr(fsd_core.client.batches, "predicted_bytes", lambda *_: 0)  # the client would have refused or cut the batch
     wide = open_inputs("random:20000:0.4:1", 1024)
     with pytest.raises(RunFailed, match=r"rank \d.*exceeded its memory limit of 80 MB"):
         start(some=wide, settings={"memory_mb": 80})
@@ -295,7 +295,7 @@ def test_a_late_launch_and_one_of_a_finished_run_stop_silently(store: Store, tmp
     resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).ensure("fsd", 2, 1)
     invoker = PROVIDER.invoker(resources)
     late = LaunchPayload("fsd", 0, 1, "ab" * 8, 0, 0, time.time() - 1)
-    for payload in (late, replace(late, deadline=time.time() + 60)):
+    for payload in (late, attrs.evolve(late, deadline=time.time() + 60)):
         invoker.invoke("worker", payload.pack())
     functions = ["pgrep", "-P", str(invoker.native().pid)]
     until(lambda: subprocess.run(functions, stdout=subprocess.DEVNULL, check=False).returncode)

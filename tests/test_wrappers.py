@@ -2,10 +2,10 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from fsd_core.driver import Code, InvokeLimits, Launch, Message, MessageDriver, ObjectDriver, Resources
 from fsd_core.storage.meter import FIELDS, Meter
@@ -117,7 +117,7 @@ def test_metered_messages_count_overhead(messages: MessageDriver) -> None:
     class Heavy(AroundMessages):
         def __init__(self, driver: MessageDriver) -> None:
             super().__init__(driver)
-            self.limits = replace(driver.limits, overhead_bytes=100, billing_bytes=150)
+            self.limits = evolve(driver.limits, overhead_bytes=100, billing_bytes=150)
 
     meter = Meter()
     driver = MeteredMessages(Heavy(messages), meter)

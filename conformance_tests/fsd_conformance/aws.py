@@ -14,6 +14,8 @@ from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlencode
 
+from attrs import evolve
+
 from fsd_conformance.emulators.aws import Aws, operation, watched
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.localstack import LocalStack
@@ -104,7 +106,7 @@ class AwsHarness(EmulatedHarness):
             with pointed({**self.running.env, "AWS_ENDPOINT_URL": proxy.url}, self.running.clears):
                 told = resources.names["queue_url_prefix"]
                 at = {"queue_url_prefix": re.sub("^https?://[^/]*", proxy.url, told)}
-                driver = self.provider().messages(replace(resources, names={**resources.names, **at}), 0)
+                driver = self.provider().messages(evolve(resources, names={**resources.names, **at}), 0)
             with contextlib.closing(driver):
                 yield driver, refuse
 

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 
 import pytest
+from attrs import evolve
 
 from fsd_conformance.base import RANKS, Cases, Deployed, eventually, new_retry
 from fsd_core.channel import ChannelConfig, QueueChannel, RankIdentity
@@ -49,7 +49,7 @@ class ChannelCases(Cases):
             objects = stack.enter_context(closing(deployed.provider.objects(deployed.resources)))
             store = Store(objects, new_retry())
             leased = slots.lease(store, deployed.resources.slots, RUN, 2 * self.within_s)
-            stack.callback(slots.release, store, replace(leased, epoch=leased.epoch + 1))
+            stack.callback(slots.release, store, evolve(leased, epoch=leased.epoch + 1))
 
             def make(
                 rank: int,

@@ -6,7 +6,8 @@ import abc
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+
+import attrs
 
 from fsd_core.channel.mailbox import Mailbox
 from fsd_core.common.sealed import seal, unseal
@@ -34,7 +35,7 @@ class Aborted(RunFailed):
         return RunFailed(self.code, self.message, rank=self.rank, layer=self.layer)
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class RankIdentity:
     """Who this worker is, in which run. ``deadline`` in seconds since the epoch."""
 
@@ -45,7 +46,7 @@ class RankIdentity:
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class ChannelConfig:
     """One rank's part in the exchange of a run, whatever carries it.
 

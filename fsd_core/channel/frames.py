@@ -11,8 +11,9 @@ import enum
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
+
+import attrs
 
 __all__ = ["HEADER_BYTES", "Frame", "FrameError", "Kind", "Stray", "pack", "split", "unpack"]
 
@@ -47,7 +48,7 @@ class Kind(enum.IntEnum):
     ABORT = 3  # why the run ends
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Frame:
     """Piece ``sequence`` (from 0) of ``of`` of what ``source`` (-1: the client) sends in ``step`` of ``run`` at ``epoch``."""
 

@@ -24,6 +24,7 @@ from fsd_core.config import ANY, PATH, TABLES, Settings
 from fsd_core.cost import Bill, Tariff, Usage
 from fsd_core.errors import FsdError, InputError, RunFailed
 from fsd_core.partition import find_partition
+from fsd_core.protocol.runconfig import CHANNELS
 from fsd_core.report.compare import CSV_START, Case, Comparison, Where, spread, take_turns
 from fsd_core.report.figures import FIGURES
 from fsd_core.versions import versions
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["compare"]
 
 KEYS = ("branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "emulator")
-CHANNELS = ("queue", "object", "hybrid")
 CSV_MARK = ",".join(CSV_START)
 
 

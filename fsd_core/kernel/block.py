@@ -9,15 +9,15 @@ through the layers like any sample, which makes dropping the others exact for ev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["Block", "merge"]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@attrs.frozen(eq=False)
 class Block:
     """``values``: float32 (rows, 1 + live), column 0 the base, column 1 + i that of sample ``live[i]``.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
+
+from attrs import asdict
 
 from fsd_core.driver import InvokeLimits, Resources
 from fsd_core.errors import InputError

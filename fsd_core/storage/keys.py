@@ -6,7 +6,8 @@ Nearly all keys begin with a hash or a random id: stores spread keys over machin
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+
+import attrs
 
 __all__ = ["RunKeys", "content", "is_content", "is_manifest", "is_run", "manifest", "new_run", "slot"]
 
@@ -46,7 +47,7 @@ def slot(number: int, epoch: int | None = None) -> str:
     return f"slots/{number}/" if epoch is None else f"slots/{number}/{epoch:010d}"
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class RunKeys:
     """The keys of one run, all below its ``prefix``."""
 

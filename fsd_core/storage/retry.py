@@ -11,9 +11,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
+
+import attrs
 
 from fsd_core.driver import Code, Rejected
 from fsd_core.errors import DriverError, FsdError
@@ -36,7 +37,7 @@ class Classifies(Protocol):
         """The code of an error that the driver raised."""
 
 
-@dataclass(slots=True, eq=False)
+@attrs.define(eq=False)
 class _Call:
     """A call under way. ``failed``: it was answered by nobody once, and is tried again."""
 

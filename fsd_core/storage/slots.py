@@ -15,8 +15,9 @@ import random
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
+
+import attrs
 
 from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
@@ -33,7 +34,7 @@ _FREE, _LEFT = ".free", ".left"
 _KEPT_EPOCHS = 8  # a client that listed long ago must still find the epoch that it wants taken
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Lease:
     """Slot ``slot``, held at ``epoch`` by ``run``."""
 

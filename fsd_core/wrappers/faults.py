@@ -15,9 +15,10 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 from functools import partial
 from typing import NoReturn, TypeVar
+
+import attrs
 
 from fsd_core.driver import Code, Delivery, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
 from fsd_core.errors import InputError
@@ -39,7 +40,7 @@ class InjectedError(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Faults:
     """What goes wrong: probabilities from 0 to 1, a mean delay in seconds, a seed."""
 
@@ -55,7 +56,7 @@ class Faults:
     @staticmethod
     def parse(text: str) -> Faults:
         """Faults from ``duplicate=.1,delay=50ms,seed=1``; `InputError` on an unknown name, a wrong value, a name given twice."""
-        known = [f.name for f in fields(Faults)]
+        known = [f.name for f in attrs.fields(Faults)]
         found: dict[str, float] = {}
         for part in text.split(","):
             name, _, value = (piece.strip() for piece in part.partition("="))
@@ -68,7 +69,7 @@ class Faults:
 
     def spec(self) -> str:
         """The text that `parse` reads back to these faults."""
-        shown = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) or f.name == "seed")
+        shown = (f"{f.name}={getattr(self, f.name)!r}" for f in attrs.fields(Faults) if getattr(self, f.name) or f.name == "seed")
         return ",".join(part + "s" if part.startswith("delay=") else part for part in shown)
 
 
