@@ -30,7 +30,7 @@ from fsd_conformance import emulators
 from fsd_conformance.emulators.emulator import pointed
 from fsd_core.driver import WORKER, Code, Message, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers import provisioning
+from fsd_core.providers import requests
 from fsd_core.providers.package import zipped
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(240)]
@@ -504,7 +504,7 @@ def test_a_deployment_waits_for_what_settles(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_app_whose_function_does_not_write_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provision, "SETTLE_S", 3.0)
     monkeypatch.setattr(function, "ROUTE", "api/nothing")
-    with pytest.raises(DriverError, match=rf"did not end well \(not_found\): the log stream of function app fsd-{app}-\w+ says why"):
+    with pytest.raises(DriverError, match=rf"did not end well \(not_found\): the log stream of function app fsd-{app}-\w+ shows why"):
         provisioner().ensure(app, 1, 1)
     assert provisioner().find(app) is None
 
@@ -526,20 +526,20 @@ def test_a_queue_that_does_not_deliver_is_no_deployment(app: str, azure: Api, mo
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ({"regoin": "x"}, r"\[azure\] regoin: unknown; did you mean region\?"),
-        ({"zzz": 1}, r"\[azure\] zzz: unknown; the keys are subscription, region, resource_group"),
-        ({"subscription": "mine"}, r"\[azure\] subscription = 'mine': must be a subscription's id"),
-        ({"region": "East US"}, r"\[azure\] region = 'East US': must be a region's short name"),
-        ({"tier": "basic"}, r"tier = 'basic': must be one of standard, premium"),
-        ({"memory_mb": 1024}, r"\[azure\] memory_mb = 1024: must be one of 512, 2048, 4096"),
+        ({"regoin": "x"}, r"\[azure\] regoin: unknown key; did you mean region\?"),
+        ({"zzz": 1}, r"\[azure\] zzz: unknown key; known are subscription, region, resource_group"),
+        ({"subscription": "mine"}, r"\[azure\] subscription = 'mine': expected a subscription's id"),
+        ({"region": "East US"}, r"\[azure\] region = 'East US': expected a region's short name"),
+        ({"tier": "basic"}, r"tier = 'basic': expected one of standard, premium"),
+        ({"memory_mb": 1024}, r"\[azure\] memory_mb = 1024: expected one of 512, 2048, 4096"),
         ({"memory_mb": True}, r"memory_mb = True"),
-        ({"namespaces": 101}, r"namespaces = 101: must be a whole number from 0 to 100"),
-        ({"timeout_s": 0}, r"timeout_s = 0: must be a whole number of seconds from 1 to 86399"),
-        ({"lease_s": 301}, r"lease_s = 301: must be a whole number of seconds from 5 to 300"),
-        ({"runtime": "python312"}, r"runtime = 'python312': must be one of 3.12"),
-        ({"storage_account": "My_Account"}, r"storage_account = 'My_Account': must be 3 to 24"),
-        ({"concurrency": 1001}, r"concurrency = 1001: must be a whole number from 1 to 1000"),
-        ({"message_kb": 2048}, r"message_kb = 2048: must be 0 in the standard tier"),
+        ({"namespaces": 101}, r"namespaces = 101: expected a whole number from 0 to 100"),
+        ({"timeout_s": 0}, r"timeout_s = 0: expected a whole number of seconds from 1 to 86399"),
+        ({"lease_s": 301}, r"lease_s = 301: expected a whole number of seconds from 5 to 300"),
+        ({"runtime": "python312"}, r"runtime = 'python312': expected one of 3.12"),
+        ({"storage_account": "My_Account"}, r"storage_account = 'My_Account': expected 3 to 24"),
+        ({"concurrency": 1001}, r"concurrency = 1001: expected a whole number from 1 to 1000"),
+        ({"message_kb": 2048}, r"message_kb = 2048: expected 0 in the standard tier"),
     ],
 )
 def test_a_wrong_setting_is_named(table: dict[str, object], says: str) -> None:
@@ -564,7 +564,7 @@ def test_how_many_namespaces_is_the_tiers_credits() -> None:
 @pytest.mark.parametrize("app", ["", "Upper", "-x", "x-", "a_b", "x" * 41])
 def test_a_wrong_name_is_refused(app: str) -> None:
     for call in (provisioner().find, provisioner().destroy, lambda name: provisioner().ensure(name, 1, 1)):
-        with pytest.raises(InputError, match="must be a lower-case letter"):
+        with pytest.raises(InputError, match="expected a lower-case letter"):
             call(app)
 
 
@@ -592,7 +592,7 @@ NOBODY = {"PATH": "/nonexistent", "AZURE_SUBSCRIPTION_ID": SUBSCRIPTION, "IDENTI
 
 
 def test_missing_credentials_say_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provisioning, "_FIRST_S", 2.0)
+    monkeypatch.setattr(requests, "_FIRST_S", 2.0)
     chain = {"AZURE_TOKEN_CREDENTIALS": "AzureCliCredential"}  # the chain of one: others would ask the network
     with (
         pointed({**NOBODY, **chain}, CLEARS),
@@ -747,7 +747,7 @@ def test_the_administration_of_queues_settles_like_the_rest(monkeypatch: pytest.
 
 
 def test_a_service_that_is_not_there_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provisioning, "_FIRST_S", 0.5)
+    monkeypatch.setattr(requests, "_FIRST_S", 0.5)
     monkeypatch.setenv(api.ENDPOINT, "http://127.0.0.1:9")
     with pytest.raises(DriverError, match="cannot be reached") as raised:
         provisioner().find("x")

@@ -13,9 +13,10 @@ import pytest
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.process import POINTERS
 from fsd_core.errors import DriverError, FsdError, InputError
+from fsd_core.providers import requests
 from fsd_core.providers.addresses import address
 from fsd_core.providers.advice import line
-from fsd_core.providers.registry import find, provisioning
+from fsd_core.providers.registry import find
 
 SUBSCRIPTION = "00000000-0000-4000-8000-00000000000a"
 PERSON = {"AZURE_TENANT_ID": SUBSCRIPTION, "AZURE_CLIENT_ID": SUBSCRIPTION}
@@ -34,7 +35,7 @@ ANYBODY: Mapping[str, Mapping[str, str]] = {  # nobody's credentials, and where 
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr(provisioning, "_FIRST_S", 2.0)
+    monkeypatch.setattr(requests, "_FIRST_S", 2.0)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return

@@ -18,7 +18,7 @@ from fsd_core.providers.package import Package, Recipe, Wheels, command, files, 
 
 CLIENT = (
     *("cli/", "client/", "cost/", "report/", "config.py", "demo.py", "versions.py"),
-    *("providers/package.py", "providers/provisioning.py", "providers/settings.py"),
+    *(f"providers/{name}.py" for name in ("app_name", "package", "probes", "provisioning", "requests")),
 )
 
 

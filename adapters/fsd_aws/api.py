@@ -12,7 +12,7 @@ from botocore import exceptions as sdk
 from fsd_aws import errors
 from fsd_aws.clients import client, source
 from fsd_core.driver import Code
-from fsd_core.providers.provisioning import Requests
+from fsd_core.providers.requests import Requests
 
 __all__ = ["Api"]
 

@@ -22,7 +22,8 @@ from fsd_aws.settings import parse
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.advice import line
-from fsd_core.providers.provisioning import AppProvisioner, probe_queues, try_out
+from fsd_core.providers.probes import probe_function, probe_queues
+from fsd_core.providers.provisioning import AppProvisioner
 from fsd_core.storage.store import Store
 
 __all__ = ["AwsProvisioner"]
@@ -127,7 +128,7 @@ class AwsProvisioner(AppProvisioner[Api]):
         made = Resources(app, ranks, slots, now)
         function.guard(api, made)
         if changed or not had.ranks:
-            try_out(PROVIDER, made, api, f"log group {policy.log_group(name)}")
+            probe_function(PROVIDER, made, api, f"log group {policy.log_group(name)}")
         function.update(api, made)
         return made
 

@@ -18,7 +18,7 @@ from fsd_aws.messages import AwsMessages
 from fsd_aws.names import Names, filter_policy, generation_of, url_prefix
 from fsd_core.driver import Code, Message, Resources
 from fsd_core.errors import DriverError
-from fsd_core.providers.provisioning import PROBE, Pair
+from fsd_core.providers.probes import PROBE, Pair
 
 __all__ = ["make", "remove", "takes_binary"]
 

@@ -24,7 +24,7 @@ from fsd_azure.policy import APP_TAG, Grant
 from fsd_core.driver import Code
 from fsd_core.errors import DriverError
 from fsd_core.providers.addresses import address
-from fsd_core.providers.provisioning import Requests
+from fsd_core.providers.requests import Requests
 
 __all__ = ["ENDPOINT", "SETTLE_S", "Api", "key"]
 

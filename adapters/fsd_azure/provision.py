@@ -22,7 +22,8 @@ from fsd_azure.names import Names
 from fsd_azure.settings import SUBSCRIPTION, parse
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import InputError
-from fsd_core.providers.provisioning import AppProvisioner, probe_queues, try_out
+from fsd_core.providers.probes import probe_function, probe_queues
+from fsd_core.providers.provisioning import AppProvisioner
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
@@ -133,7 +134,7 @@ class AzureProvisioner(AppProvisioner[Api]):
         probe_queues(PROVIDER, made, pairs, api)
         if changed:
             fresh = had is None or not had.ranks  # nobody has seen its roles at work yet
-            try_out(PROVIDER, made, api, f"the log stream of function app {now['function']}", SETTLE_S if fresh else None)
+            probe_function(PROVIDER, made, api, f"the log stream of function app {now['function']}", SETTLE_S if fresh else None)
         function.say(api, made, secret)
         return made
 

@@ -15,7 +15,7 @@ from fsd_azure.names import Names, generation_of
 from fsd_azure.policy import APP_TAG, namespace_id
 from fsd_core.driver import Code
 from fsd_core.errors import InputError
-from fsd_core.providers.provisioning import Pair
+from fsd_core.providers.probes import Pair
 
 if TYPE_CHECKING:
     from azure.servicebus.management import ServiceBusAdministrationClient

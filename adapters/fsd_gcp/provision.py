@@ -16,7 +16,8 @@ from google.auth import exceptions
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.advice import line
-from fsd_core.providers.provisioning import AppProvisioner, probe_queues, try_out
+from fsd_core.providers.probes import probe_function, probe_queues
+from fsd_core.providers.provisioning import AppProvisioner
 from fsd_core.storage.store import Store
 from fsd_gcp import PROVIDER, errors, function, package, policy, queues
 from fsd_gcp import names as naming
@@ -125,7 +126,7 @@ class GcpProvisioner(AppProvisioner[Api]):
         made = Resources(app, ranks, slots, now)
         probe_queues(PROVIDER, made, pairs, api)
         if changed or not had.ranks:
-            try_out(PROVIDER, made, api, f"Cloud Logging of service {now['function']}")
+            probe_function(PROVIDER, made, api, f"Cloud Logging of service {now['function']}")
         function.update(api, made, code)
         return made
 

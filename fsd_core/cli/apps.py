@@ -10,9 +10,10 @@ import click
 from fsd_core import providers
 from fsd_core.cli.options import Checked, Command, check_provider, emulated, with_settings
 from fsd_core.cli.screen import Screen, pairs
+from fsd_core.common.fields import integer
 from fsd_core.common.home import home_folder
-from fsd_core.config import Settings, integer
-from fsd_core.providers.provisioning import telling
+from fsd_core.config import Settings
+from fsd_core.providers.requests import reporting_to
 
 __all__ = ["clean", "deploy", "destroy", "gc"]
 
@@ -22,7 +23,7 @@ KEYS = ("provider", "app", "emulator")
 @contextlib.contextmanager
 def _shown(screen: Screen) -> Iterator[None]:
     """Within the block what takes long is shown."""
-    with screen.progress() as show, telling(lambda text: show("provision", 0, 0, text)):
+    with screen.progress() as show, reporting_to(lambda text: show("provision", 0, 0, text)):
         yield
 
 

@@ -6,10 +6,10 @@ import contextlib
 import shlex
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 from rich.table import Table
 from rich.text import Text
@@ -18,8 +18,9 @@ from fsd_core import cost, providers
 from fsd_core.cli.files import check_apart, check_file, write_file
 from fsd_core.cli.options import Command, check_provider, emulated, with_settings
 from fsd_core.cli.screen import Screen, Show
+from fsd_core.common.fields import choice, integer
 from fsd_core.common.home import home_folder
-from fsd_core.config import ANY, KINDS, TABLES, Settings, choice, integer
+from fsd_core.config import ANY, PATH, TABLES, Settings
 from fsd_core.cost import Bill, Tariff, Usage
 from fsd_core.errors import FsdError, InputError, RunFailed
 from fsd_core.partition import find_partition
@@ -70,10 +71,10 @@ def compare(
 
     names = _words("--providers", places, dict.fromkeys((*TABLES, *providers.installed())))
     ways = _words("--channels", channels, dict.fromkeys(CHANNELS))
-    counts = [integer(1).read(word, "--workers ") for word in _split("--workers", workers)]
+    counts = [integer(1).read_text(word, "--workers ") for word in _split("--workers", workers)]
     if len(set(counts)) < len(counts):
         raise InputError(f"--workers {workers!r}: a number is in it twice")
-    times = integer(1).read(repeat, "--repeat ")
+    times = integer(1).read_text(repeat, "--repeat ")
     if settings.emulator not in (None, ANY):
         raise InputError(f"--emulator {settings.emulator!r}: takes no name here: each provider has its own")
     if settings.partition not in ("hypergraph", "random", "block") and len(counts) > 1:
@@ -121,7 +122,7 @@ def _start(
     there: dict[str, Settings] = {}
     wheres: dict[str, Where] = {}
     for name in names:
-        own = replace(settings, provider=name, emulator=None if name == "local" else settings.emulator)
+        own = attrs.evolve(settings, provider=name, emulator=None if name == "local" else settings.emulator)
         where = wheres[name] = Where(None, tariffs[name].name)
         try:
             check_provider(own)
@@ -206,10 +207,10 @@ def _outputs(report: str | None, table: str | None) -> tuple[str | None, str | N
         from fsd_core.report.page import MARK
 
         check_page()
-        report = str(KINDS["output"].read(report, "--report "))
+        report = str(PATH.read_text(report, "--report "))
         check_file("--report", Path(report), MARK)
     if table is not None:
-        table = str(KINDS["output"].read(table, "--csv "))
+        table = str(PATH.read_text(table, "--csv "))
         check_file("--csv", Path(table), CSV_MARK)
     check_apart(report=report, csv=table)
     return report, table
@@ -233,4 +234,4 @@ def _split(flag: str, text: str) -> list[str]:
 
 def _words(flag: str, text: str, known: Mapping[str, None]) -> list[str]:
     kind = choice(*known)
-    return [kind.read(word, f"{flag} ") for word in _split(flag, text)]
+    return [kind.read_text(word, f"{flag} ") for word in _split(flag, text)]

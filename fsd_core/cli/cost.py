@@ -14,7 +14,7 @@ from fsd_core import cost
 from fsd_core.cli.options import Command, Group, with_settings
 from fsd_core.cli.screen import Screen, pairs
 from fsd_core.common.textfile import read_text
-from fsd_core.config import KINDS, Settings
+from fsd_core.config import PATH, Settings
 from fsd_core.cost import Bill, Line, Price, Tariff, Usage
 from fsd_core.errors import InputError
 
@@ -107,7 +107,7 @@ def bill(screen: Screen, settings: Settings, usage: str, free_tier: bool) -> Non
     stored_byte_seconds  bytes in the object store times the time they lay there
     """
     if settings.tariff is None:
-        raise InputError(f"--tariff: is missing: must be one of {', '.join(cost.names())}, or a .toml file of your own")
+        raise InputError(f"--tariff: is missing: expected one of {', '.join(cost.names())}, or a .toml file of your own")
     tariff = cost.load(settings.tariff)
     used = Usage.parse(_read(usage), f"--usage {usage}")
     made = cost.bill(used, tariff, free=free_tier)
@@ -122,7 +122,7 @@ def _read(path: str) -> Any:
     try:
         if path == "-" and sys.stdin is None:
             raise InputError("--usage -: standard input is closed")
-        text = sys.stdin.read() if path == "-" else read_text(Path(KINDS["output"].read(path, "--usage ")), f"--usage {path}")
+        text = sys.stdin.read() if path == "-" else read_text(Path(PATH.read_text(path, "--usage ")), f"--usage {path}")
         return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_once)
     except OSError as error:
         raise InputError(f"--usage {path}: cannot be read: {error.strerror}") from error

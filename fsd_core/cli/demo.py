@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 import click
 import numpy as np
 
@@ -47,7 +47,7 @@ def demo(screen: Screen, settings: Settings, radixnet: bool) -> None:
 
     Nothing is needed but this machine. The trained network is kept below FSD_HOME (~/.fsd), so that a second demo is quick.
     """
-    settings = replace(settings, provider="local", emulator=None)
+    settings = attrs.evolve(settings, provider="local", emulator=None)
     if radixnet:
         _radixnet(screen, settings)
     else:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
 
 from fsd_core.cli.options import Checked, Group, with_settings
 from fsd_core.cli.screen import Screen, amount, pairs
-from fsd_core.config import Settings, choice, integer, number
+from fsd_core.common.fields import choice, integer, number
+from fsd_core.config import Settings
 
 __all__ = ["group"]
 
@@ -28,12 +30,12 @@ Examples:
 )
 @click.argument("source")
 @click.argument("out")
-@click.option("--bias", type=Checked(number("any finite number")), metavar="B", help="Of every neuron.")
+@click.option("--bias", type=Checked(number(-math.inf)), metavar="B", help="Of every neuron.")
 @click.option("--rule", type=Checked(choice("plain", "challenge")), default="plain", metavar="plain|challenge",
               help="challenge: bias only where the sum is not zero.  [default: plain]")  # fmt: skip
 @click.option("--activation", type=Checked(choice("identity", "relu", "sigmoid", "tanh", "softmax")), default="relu",
               metavar="NAME", help="identity, relu, sigmoid, tanh or softmax.  [default: relu]")  # fmt: skip
-@click.option("--clip", type=Checked(number("a number above 0", lambda value: value > 0)), metavar="C", help="Upper limit of relu.")
+@click.option("--clip", type=Checked(number(0, above=True)), metavar="C", help="Upper limit of relu.")
 @with_settings()
 def import_command(
     screen: Screen, settings: Settings, source: str, out: str, bias: float | None, rule: str, activation: str, clip: float | None

@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, replace
 from typing import Any
 
+import attrs
 import click
 
 from fsd_core import config, providers
 from fsd_core.cli.screen import Screen
-from fsd_core.config import ANY, KINDS, Kind, Settings
+from fsd_core.common.fields import Kind
+from fsd_core.config import ANY, KINDS, Settings
 from fsd_core.errors import InputError
 
 __all__ = ["Checked", "Command", "Group", "check_provider", "emulated", "emulator_name", "with_settings"]
 
-_FIELDS = {field.name: field for field in fields(Settings)}
+_FIELDS = attrs.fields_dict(Settings)
 _Callback = Callable[..., None]
 
 
@@ -50,7 +51,7 @@ class Checked(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The checked value; raises `InputError`."""
-        return self.kind.read(value, f"{param.opts[0] if param else ''} ") if isinstance(value, str) else value
+        return self.kind.read_text(value, f"{param.opts[0] if param else ''} ") if isinstance(value, str) else value
 
 
 def with_settings(*keys: str, flags: Mapping[str, str] | None = None) -> Callable[[_Callback], _Callback]:
@@ -122,4 +123,4 @@ def emulated(settings: Settings, tell: Callable[[str], None], *, start: bool = F
         raise InputError(f"--emulator: {name or 'none'} is not up, and this command alone needs none: fsd emulators up {words}")
     with emulators.use(provider, name, tell) as used:
         tables = {**settings.tables, provider: {**used.settings, **settings.table()}}
-        yield replace(settings, tables=tables)
+        yield attrs.evolve(settings, tables=tables)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
+import attrs
 import click
 
 from fsd_core import cost
@@ -14,7 +14,7 @@ from fsd_core.cli.options import Command, with_settings
 from fsd_core.cli.screen import Screen, pairs
 from fsd_core.client.result import left_out
 from fsd_core.common.home import home_folder
-from fsd_core.config import KINDS, Settings
+from fsd_core.config import PATH, Settings
 from fsd_core.cost import Usage
 from fsd_core.errors import InputError
 from fsd_core.report.figures import Measured
@@ -45,13 +45,13 @@ def report(screen: Screen, settings: Settings, run: str, out: str | None, traced
 
     check_page()
     record = read_record(find_record(run, home_folder()))
-    path = Path(KINDS["output"].read(out, "--out ") if out is not None else f"fsd-{Path(record['run']).name}.html")
+    path = Path(PATH.read_text(out, "--out ") if out is not None else f"fsd-{Path(record['run']).name}.html")
     check_file("--out", path, MARK)
     if traced is not None:
-        traced = KINDS["output"].read(traced, "--trace ")
+        traced = PATH.read_text(traced, "--trace ")
         check_file("--trace", Path(traced), trace.MARK)
     check_apart(out=path, trace=traced)
-    tariff = run_tariff(replace(settings, provider=record["provider"]))
+    tariff = run_tariff(attrs.evolve(settings, provider=record["provider"]))
     if tariff is None:
         raise InputError(f"run {record['run']}: provider {record['provider']} has no tariff of ours: say --tariff PATH.toml")
     measured = Measured(record, cost.bill(Usage.of_run(record), tariff))

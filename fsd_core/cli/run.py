@@ -17,7 +17,7 @@ from fsd_core.common.home import home_folder
 from fsd_core.config import Settings
 from fsd_core.cost import Usage, bill
 from fsd_core.errors import CheckFailed
-from fsd_core.providers.provisioning import telling
+from fsd_core.providers.requests import reporting_to
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -100,7 +100,7 @@ def distributed(model: Model, inputs: csr_matrix, settings: Settings, show: Show
     """`fsd_core.run` with the command's settings and progress."""
     from fsd_core import run as run_model
 
-    with telling(lambda text: show("provision", 0, 0, text)):
+    with reporting_to(lambda text: show("provision", 0, 0, text)):
         return run_model(
             model,
             inputs,

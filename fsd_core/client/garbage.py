@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from fsd_core.common import arguments
 from fsd_core.driver import Provider, Provisioner
-from fsd_core.providers.provisioning import check_app
+from fsd_core.providers.app_name import check_app
 from fsd_core.providers.registry import find
 from fsd_core.storage import slots
 from fsd_core.storage.keys import is_content, is_manifest, is_run

@@ -15,7 +15,7 @@ from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.partition import Partition, find_partition
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
-from fsd_core.providers.provisioning import check_app
+from fsd_core.providers.app_name import check_app
 from fsd_core.providers.registry import find
 from fsd_core.storage.retry import OUTAGE_S
 from fsd_core.wrappers.faults import Faults

@@ -19,9 +19,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import urlsplit
+
+import attrs
 
 from fsd_core.common.interrupt import remaining
 from fsd_core.driver import WORKER, Code, Failure, InvokeLimits, Refused
@@ -50,15 +51,15 @@ def code_of(status: int, text: str) -> Code | None:
     return Code.INVALID if code is Code.UNKNOWN else code  # a redirection, for instance: a launch is not sent elsewhere
 
 
-@dataclass(eq=False, slots=True)
+@attrs.define(eq=False)
 class PostLaunch:
     """One launch. ``text``: the answer's first words, or why there was none."""
 
     payload: bytes
-    nonce: str = field(default_factory=lambda: secrets.token_hex(16))
+    nonce: str = attrs.field(factory=lambda: secrets.token_hex(16))
     code: Code | None = None
     text: str = ""
-    ended: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = attrs.field(factory=threading.Event)
     socket: socket.socket | None = None
     hung_up: bool = False
 

@@ -16,9 +16,10 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+import attrs
 
 from fsd_core.common.home import made
 from fsd_core.driver import Code
@@ -28,14 +29,14 @@ __all__ = ["Package", "Recipe", "Wheels", "command", "digest", "files", "manylin
 
 _CLIENT_ONLY = (  # of fsd_core: nothing of a worker imports these
     *("cli/", "client/", "cost/", "report/", "config.py", "demo.py", "versions.py"),
-    *("providers/package.py", "providers/provisioning.py", "providers/settings.py"),
+    *(f"providers/{name}.py" for name in ("app_name", "package", "probes", "provisioning", "requests")),
 )
 _DROPPED_FOLDERS = {"tests", "__pycache__", "bin", "include"}
 _DROPPED_SUFFIXES = (".pyi", ".pyc", ".a", ".h", "/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")
 _FORMAT = "2"  # in every digest: a change of what is dropped, or of the zip itself, must not find what was built before
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Package:
     """A zip and its sizes in bytes. ``digest``: 16 hexadecimal digits of what it was made of."""
 
@@ -47,7 +48,7 @@ class Package:
         return f"{len(self.body) / 2**20:.1f} MB zipped, {self.unzipped / 2**20:.1f} MB unzipped"
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Wheels:
     """What is installed from ``requirements`` (a requirements.txt, every version pinned) for an interpreter of a platform."""
 
@@ -97,7 +98,7 @@ class Wheels:
                 os.rename(f"{scratch}/target", target)
 
 
-@dataclass(frozen=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class Recipe:
     """What a package is made of. Sizes in bytes."""
 

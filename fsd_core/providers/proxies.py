@@ -7,8 +7,9 @@ from __future__ import annotations
 import os
 from base64 import b64encode
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
+
+import attrs
 
 from fsd_core.errors import InputError
 
@@ -20,13 +21,13 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 _EXCEPT = ("no_proxy", "NO_PROXY")
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Proxy:
     """An HTTP proxy. ``known``: user:password, percent-encoded, or nothing."""
 
     host: str
     port: int
-    known: str = field(repr=False)
+    known: str = attrs.field(repr=False)
 
     @property
     def url(self) -> str:

@@ -9,8 +9,9 @@ import io
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from fsd_core.errors import InputError
 
@@ -32,7 +33,7 @@ INK, SOFT, LINE, CARD, *PARTS = COLOURS
 PHASES = {"launch": 0, "load": 1, "compute": 2, "send": 3, "wait": 4, "other": 5, "rest": 5, "stage": 6}  # the same on every page
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Bar:
     """One row: its place, its label, the values of its segments; lowest and highest total; or why it has none."""
 
@@ -49,7 +50,7 @@ class Bar:
         return sum(self.values)
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Row:
     """One row of a timeline: its label and, ascending, (part, start, end) of what it was in."""
 
@@ -122,7 +123,7 @@ def _box(left: float, right: float, top: float, bottom: float) -> list[tuple[flo
     return [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
 
 
-@dataclass(slots=True)
+@attrs.define
 class _Plot:
     """A chart that is being drawn."""
 

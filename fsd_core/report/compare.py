@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from fsd_core.client.result import left_out
 from fsd_core.common import arguments
@@ -29,7 +30,7 @@ RTOL, ATOL = 1e-3, 1e-4  # of float32 sums whose order differs
 CSV_START = ("provider", "emulator", "tariff", "channel", "workers", "runs")
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Case:
     """One way to run the model."""
 
@@ -41,17 +42,17 @@ class Case:
         return f"{self.provider}, {self.channel}, {self.workers} worker{'s' if self.workers > 1 else ''}"
 
 
-@dataclass(slots=True)
+@attrs.define
 class Cell:
     """A case, its runs in order, and why there are no more of them."""
 
     case: Case
-    runs: list[Measured] = field(default_factory=list)
+    runs: list[Measured] = attrs.field(factory=list)
     error: str | None = None
     code: Code = Code.UNKNOWN  # of the error
 
 
-@dataclass(slots=True)
+@attrs.define
 class Where:
     """A provider: its emulator's name or address, its tariff's name, and why nothing could run there."""
 
@@ -61,7 +62,7 @@ class Where:
     code: Code = Code.UNAVAILABLE  # of the error
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Comparison:
     """What `fsd compare` found. ``about``: the configuration and versions that make it repeatable."""
 

@@ -7,10 +7,11 @@ add up. The mean over the ranks does: staging, then the mean worker's phases, an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import groupby
 from math import fsum
 from typing import Any
+
+import attrs
 
 from fsd_core.common.stopwatch import PHASES
 from fsd_core.cost import Bill, Line
@@ -20,7 +21,7 @@ __all__ = ["FIGURES", "RANK_PARTS", "Figure", "Measured", "rank_parts", "rank_sp
 RANK_PARTS = ("launch", "load", "compute", "send", "wait", "other")  # launch, then the `PHASES` of a worker, in their order
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Measured:
     """A run's record, as `Result.to_json` with its ``ranks``, and its bill."""
 
@@ -28,7 +29,7 @@ class Measured:
     bill: Bill
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Figure:
     """One thing to compare runs by: names of its parts, and their values in ``unit``, of which `Measured` is the source."""
 
