@@ -18,9 +18,10 @@ from azure.servicebus.amqp import AmqpAnnotatedMessage
 from azure.servicebus.exceptions import ServiceBusServerBusyError
 
 from azure_server import KEY, Relay, app, code_of, env, queues, service_bus, string
-from fsd_azure import PROVIDER, RESOURCES, clients, limits, links, names
+from fsd_azure import PROVIDER, clients, limits, links, names
 from fsd_azure.errors import advice
 from fsd_azure.messages import AzureMessages
+from fsd_azure.variables import RESOURCES
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.process import POINTERS
 from fsd_conformance.emulators.service_bus.server import ServiceBusServer

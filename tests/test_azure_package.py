@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fsd_azure import PROVIDER, RESOURCES, api, clients, function, invoke, names, package, policy, provision, queues
+from fsd_azure import PROVIDER, api, clients, function, names, package, policy, provision, queues
 from fsd_azure.settings import RUNTIMES, Settings
+from fsd_azure.variables import KEY, RESOURCES
 from fsd_conformance import emulators
 from fsd_core import run
 from fsd_core.driver import Resources
@@ -131,7 +132,7 @@ def test_the_bicep_records_an_app_that_is_to_be_finished(monkeypatch: pytest.Mon
     for variable in (clients.SERVICE_BUS, clients.STORAGE):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("AZURE_SUBSCRIPTION_ID", "00000000-0000-0000-0000-000000000000")
-    text, provisioner = bicep(), provision.AzureProvisioner({"package": False})
+    text, provisioner = bicep(), provision.AzureProvisioner({"package": False}, PROVIDER)
     with provisioner.requests() as requests:
         told = provisioner._names(requests, "x", 8) | provisioner.wanted() | {"generation": "", "package": ""}
     site = text[text.index("resource site") : text.index("// --- roles")]
@@ -139,7 +140,7 @@ def test_the_bicep_records_an_app_that_is_to_be_finished(monkeypatch: pytest.Mon
     assert re.search(r"ranks: 0\s+slots: 0\s", site)
     assert re.search(r"code: ''\s", site)
     assert set(re.findall(r"name: '(\w+)'", site)) == {"python", *function._own(Resources("x", 0, 0, told))}
-    assert invoke.KEY not in text
+    assert KEY not in text
     assert "listKeys" not in text
     assert {version for word, version in re.findall(r"'(Microsoft\.ServiceBus)[^@']*@([^']+)'", text)} == {
         dict(api._VERSIONS)["microsoft.servicebus"]

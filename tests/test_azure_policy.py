@@ -60,7 +60,7 @@ def test_what_is_made_without_connection_strings(monkeypatch: pytest.MonkeyPatch
     """Namespaces, account, life cycle and roles are records in the emulator: what is asked for, and that all of it goes away."""
     for name in (clients.SERVICE_BUS, clients.ADMINISTRATION, clients.STORAGE):
         monkeypatch.delenv(name)
-    provisioner, app = AzureProvisioner({"package": False}), "roles"
+    provisioner, app = AzureProvisioner({"package": False}, PROVIDER), "roles"
     with provisioner.requests() as api, recorded() as calls:
         api.within(120)
         names = provisioner._names(api, app, 20) | provisioner.wanted()

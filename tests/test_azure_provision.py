@@ -19,13 +19,14 @@ import pytest
 from azure.storage.blob import BlobServiceClient
 
 from azure_calls import Call, Canned, answering, recorded
-from fsd_azure import PROVIDER, RESOURCES, api, clients, function, invoke, limits, package, provision, queues
+from fsd_azure import PROVIDER, api, clients, function, limits, package, provision, queues
 from fsd_azure import names as naming
 from fsd_azure.api import Api
 from fsd_azure.limits import TIERS
 from fsd_azure.names import Names
 from fsd_azure.provision import AzureProvisioner
 from fsd_azure.settings import Settings, parse
+from fsd_azure.variables import KEY, RESOURCES
 from fsd_conformance import emulators
 from fsd_conformance.emulators.emulator import pointed
 from fsd_core.driver import WORKER, Code, Message, Provisioner, Resources
@@ -63,7 +64,7 @@ def provisioner(**settings: object) -> Provisioner:
 
 
 def asking() -> Api:
-    requests = AzureProvisioner(SETTINGS).requests()
+    requests = AzureProvisioner(SETTINGS, PROVIDER).requests()
     requests.within(120)
     return requests
 
@@ -125,7 +126,7 @@ def test_what_is_made_and_how(app: str, azure: Api) -> None:
     assert settings
     assert json.loads(settings[RESOURCES]) == {"app": app, "ranks": 2, "slots": 2, "names": dict(told)}
     assert settings["AzureFunctionsJobHost__functionTimeout"] == "01:01:40"
-    assert settings[invoke.KEY] == function.key(azure, app)
+    assert settings[KEY] == function.key(azure, app)
 
     assert PROVIDER.objects(made).list("").keys == []  # nothing of the probes is left
     with closing(PROVIDER.messages(made, 0)) as messages:
@@ -206,7 +207,7 @@ def test_more_namespaces_for_an_app_that_is_there_are_not_passed_over(monkeypatc
 
 
 def parsed() -> dict[str, str]:
-    return AzureProvisioner(SETTINGS).wanted()
+    return AzureProvisioner(SETTINGS, PROVIDER).wanted()
 
 
 def test_settings_that_others_gave_stay(app: str, azure: Api) -> None:

@@ -36,7 +36,7 @@ def exchanges(api: Api) -> Iterator[list[Exchange]]:
             given = PROVIDER.provisioner({"package": False, "lease_s": 5, "memory_mb": memory_mb})
             given.ensure(APP, 2, slots)
         assert given.find(APP)
-        own = AzureProvisioner({"package": False})
+        own = AzureProvisioner({"package": False}, PROVIDER)
         with own.requests() as requests:
             requests.within(120)
             _sites(requests, requests.id(APP, f"Microsoft.Web/sites/{given.find(APP).names['function']}"))  # type: ignore[union-attr]

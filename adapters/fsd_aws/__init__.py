@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from fsd_aws.variables import RESOURCES
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
 from fsd_core.providers.addresses import address, elsewhere
 from fsd_core.providers.environment import from_environment
 
-__all__ = ["PROVIDER", "RESOURCES", "AwsProvider"]
-
-RESOURCES = "FSD_AWS_RESOURCES"  # the variable of a function that holds its app's `Resources` as JSON
+__all__ = ["PROVIDER", "AwsProvider"]
 
 
 class AwsProvider:
@@ -26,7 +25,7 @@ class AwsProvider:
         """Settings: see `fsd_aws.provision`."""
         from fsd_aws.provision import AwsProvisioner
 
-        return AwsProvisioner(settings)
+        return AwsProvisioner(settings, self)
 
     def attach(self, app: str) -> Resources:
         """What the function's environment says; InputError outside a function, or of another app."""

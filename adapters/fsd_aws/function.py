@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fsd_aws import RESOURCES, policy
+from fsd_aws import policy
 from fsd_aws.api import Api
 from fsd_aws.names import Names
 from fsd_aws.package import HANDLER, Package
+from fsd_aws.variables import RESOURCES
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.environment import from_record, to_environment

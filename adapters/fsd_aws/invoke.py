@@ -14,10 +14,10 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-from fsd_aws import RESOURCES
 from fsd_aws.clients import client
 from fsd_aws.errors import classify
 from fsd_aws.names import Names
+from fsd_aws.variables import RESOURCES
 from fsd_core.driver import WORKER, Code, Failure, InvokeLimits, Resources
 from fsd_core.providers.checks import check_payload
 from fsd_core.storage.meter import Meter

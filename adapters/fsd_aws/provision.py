@@ -12,14 +12,14 @@ from typing import Any
 
 from botocore import exceptions as sdk
 
-from fsd_aws import PROVIDER, function, package, policy, queues
+from fsd_aws import errors, function, package, policy, queues
 from fsd_aws import names as naming
 from fsd_aws.api import Api
 from fsd_aws.clients import session
 from fsd_aws.names import Names
 from fsd_aws.objects import AwsObjects
 from fsd_aws.settings import parse
-from fsd_core.driver import Code, Resources
+from fsd_core.driver import Code, Provider, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.advice import line
 from fsd_core.providers.provisioning import AppProvisioner, probe_queues, try_out
@@ -34,7 +34,8 @@ _FUNCTIONS = ("code", "runtime", "memory_mb", "role")  # what a function is trie
 class AwsProvisioner(AppProvisioner[Api]):
     """Implements `fsd_core.driver.Provisioner`."""
 
-    def __init__(self, table: Mapping[str, object]) -> None:
+    def __init__(self, table: Mapping[str, object], provider: Provider) -> None:
+        self._provider = provider
         self._settings = parse(table)
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
@@ -56,14 +57,14 @@ class AwsProvisioner(AppProvisioner[Api]):
 
     def requests(self) -> Api:
         """In the settings' region or the SDK's."""
-        PROVIDER.stand_in()  # or botocore would say of a variable no more than "invalid endpoint"
+        self._provider.stand_in()  # or botocore would say of a variable no more than "invalid endpoint"
         try:
             region = self._settings.region or os.environ.get("AWS_REGION") or session().get_config_variable("region")
             if not region:
                 raise InputError("no AWS region is set: [aws] region in fsd.toml, or AWS_REGION, or 'aws configure set region NAME'")
             session().get_partition_for_region(region)
         except (sdk.UnknownRegionError, sdk.ProfileNotFound, sdk.ConfigParseError) as error:
-            raise InputError(line(f"AWS settings: {error}", PROVIDER.advice(error))) from error
+            raise InputError(line(f"AWS settings: {error}", errors.advice(error))) from error
         return Api(region)
 
     def wanted(self) -> dict[str, str]:
@@ -119,7 +120,7 @@ class AwsProvisioner(AppProvisioner[Api]):
         pairs = [(s, r) for s in range(slots) for r in range(ranks) if not (same and s < had.slots and r < had.ranks)]
         now["queue_url_prefix"] = queues.make(api, names, pairs)
         now["body"] = now["body"] or ("binary" if queues.takes_binary(api, Resources(app, 0, 0, now), pairs[0]) else "text")
-        probe_queues(PROVIDER, Resources(app, 0, 0, now), pairs, api)  # a filter policy may take 15 minutes to be in force everywhere
+        probe_queues(self._provider, Resources(app, 0, 0, now), pairs, api)  # a filter policy may take 15 minutes to be in force everywhere
         changed = any(had.names.get(key) != now[key] for key in _FUNCTIONS)
         if changed:  # "code" is said when it was tried out
             unproven = Resources(app, had.ranks, had.slots, now | {"code": ""})
@@ -127,7 +128,7 @@ class AwsProvisioner(AppProvisioner[Api]):
         made = Resources(app, ranks, slots, now)
         function.guard(api, made)
         if changed or not had.ranks:
-            try_out(PROVIDER, made, api, f"log group {policy.log_group(name)}")
+            try_out(self._provider, made, api, f"log group {policy.log_group(name)}")
         function.update(api, made)
         return made
 

@@ -10,13 +10,12 @@ import json
 import os
 from collections.abc import Mapping
 
+from fsd_azure.variables import RESOURCES
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
 from fsd_core.providers.addresses import elsewhere
 from fsd_core.providers.environment import from_environment
 
-__all__ = ["PROVIDER", "RESOURCES", "AzureProvider"]
-
-RESOURCES = "FSD_AZURE_RESOURCES"  # the variable of a function that holds its app's `Resources` as JSON
+__all__ = ["PROVIDER", "AzureProvider"]
 
 
 class AzureProvider:
@@ -28,7 +27,7 @@ class AzureProvider:
         """Settings: see `fsd_azure.settings`."""
         from fsd_azure.provision import AzureProvisioner
 
-        return AzureProvisioner(settings)
+        return AzureProvisioner(settings, self)
 
     def attach(self, app: str) -> Resources:
         """What the function's environment says; InputError outside a function, or of another app."""

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from azure.core.exceptions import HttpResponseError
 
-from fsd_azure import RESOURCES, clients, policy
+from fsd_azure import clients, policy
 from fsd_azure import names as naming
-from fsd_azure.invoke import KEY
+from fsd_azure.variables import KEY, RESOURCES
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.environment import from_record, to_environment

@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 import threading
 
-from fsd_azure import RESOURCES
 from fsd_azure.errors import classify
+from fsd_azure.variables import KEY, RESOURCES
 from fsd_core.driver import Resources
 from fsd_core.providers import http_invoke as posts
 from fsd_core.providers.environment import function_limits
 
-__all__ = ["KEY", "AzureInvoker"]
+__all__ = ["AzureInvoker"]
 
-KEY = "FSD_AZURE_KEY"  # the setting of a function app that holds its own key
 PAYLOAD_BYTES = 100 << 20
 CUT_S = 230.0
 

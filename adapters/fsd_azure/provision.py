@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from fsd_azure import PROVIDER, clients, function, package, policy, queues
+from fsd_azure import clients, function, package, policy, queues
 from fsd_azure import names as naming
 from fsd_azure.api import SETTLE_S, Api
 from fsd_azure.limits import check_queues
 from fsd_azure.names import Names
 from fsd_azure.settings import SUBSCRIPTION, parse
-from fsd_core.driver import Code, Resources
+from fsd_core.driver import Code, Provider, Resources
 from fsd_core.errors import InputError
 from fsd_core.providers.provisioning import AppProvisioner, probe_queues, try_out
 
@@ -44,7 +44,8 @@ _KINDS = {"namespaces": "namespace", "storageAccounts": "storage account"}
 class AzureProvisioner(AppProvisioner[Api]):
     """Implements `fsd_core.driver.Provisioner`."""
 
-    def __init__(self, table: Mapping[str, object]) -> None:
+    def __init__(self, table: Mapping[str, object], provider: Provider) -> None:
+        self._provider = provider
         self._settings = parse(table)
 
     def requests(self) -> Api:
@@ -130,10 +131,10 @@ class AzureProvisioner(AppProvisioner[Api]):
         made = Resources(app, ranks, slots, now)
         if changed:
             function.say(api, Resources(app, begun.ranks, begun.slots, now | {"code": ""}), secret)
-        probe_queues(PROVIDER, made, pairs, api)
+        probe_queues(self._provider, made, pairs, api)
         if changed:
             fresh = had is None or not had.ranks  # nobody has seen its roles at work yet
-            try_out(PROVIDER, made, api, f"the log stream of function app {now['function']}", SETTLE_S if fresh else None)
+            try_out(self._provider, made, api, f"the log stream of function app {now['function']}", SETTLE_S if fresh else None)
         function.say(api, made, secret)
         return made
 

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
 from fsd_core.providers.environment import from_environment
+from fsd_local.variables import RESOURCES
 
-__all__ = ["PROVIDER", "RESOURCES", "LocalProvider"]
-
-RESOURCES = "FSD_LOCAL_RESOURCES"  # the variable of a function that holds its app's `Resources` as JSON
+__all__ = ["PROVIDER", "LocalProvider"]
 
 
 class LocalProvider:

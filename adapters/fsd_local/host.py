@@ -35,9 +35,9 @@ from typing import BinaryIO
 
 from fsd_core.driver import WORKER, Code
 from fsd_core.storage.retry import TRANSIENT
-from fsd_local import RESOURCES
 from fsd_local.errors import classify
 from fsd_local.function import UNCLAIMED, Order, layer_of, run
+from fsd_local.variables import RESOURCES
 from fsd_local.wire import ANSWER, HOST, LAST_WORDS, PAYLOAD_BYTES, REQUEST, UNASKED
 
 __all__ = ["Host"]

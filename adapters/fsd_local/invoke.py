@@ -19,8 +19,8 @@ from fsd_core.common import interrupt
 from fsd_core.driver import Code, Failure, Refused, Resources
 from fsd_core.providers.checks import check_payload
 from fsd_core.providers.environment import function_limits, to_environment
-from fsd_local import RESOURCES
 from fsd_local.errors import classify
+from fsd_local.variables import RESOURCES
 from fsd_local.wire import PAYLOAD_BYTES, Channel, inherited
 
 __all__ = ["LocalInvoker", "LocalLaunch"]
