@@ -339,6 +339,28 @@ def test_a_lock_outlives_its_connection() -> None:
         relay.close()
 
 
+def test_a_token_of_an_earlier_link_settles_no_other_message() -> None:
+    with service_bus(namespaces=["one"]) as server:
+        relay = Relay(server.ports["one"][0])
+        made = app(1, 1, namespaces="one", lease_s="120")
+        with pointed({**os.environ, clients.SERVICE_BUS: string(relay.port)}, ()):
+            driver = AzureMessages(made, 0)
+        driver.publish([Message(0, b"one")])
+        (old,) = got(driver, 0, 1)
+        relay.cut()
+        again(driver, lambda: driver.publish([Message(0, b"two")]))
+        (new,) = again(driver, lambda: driver.receive(0, 1, 20))  # type: ignore[misc]
+        assert new.body == b"two"
+        assert new.token._delivery_id == old.token._delivery_id  # a new session counts its deliveries from 0 again
+        driver.ack(0, [old.token])
+        with clients.administration(("one",), 0) as admin:
+            assert admin.get_queue_runtime_properties(names.Names.of(made).queue(0, 0)).total_message_count == 1
+            driver.ack(0, [new.token])
+            assert admin.get_queue_runtime_properties(names.Names.of(made).queue(0, 0)).total_message_count == 0
+        driver.close()
+        relay.close()
+
+
 def test_a_connection_that_was_idle_too_long() -> None:
     with service_bus("--idle-s", "0.5", "--unused-s", "0.5", namespaces=["one"]):
         driver = AzureMessages(app(1, 1, namespaces="one"), 0)

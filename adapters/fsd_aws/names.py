@@ -25,7 +25,8 @@ import json
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import attrs
 
 from fsd_core.driver import Resources
 
@@ -93,7 +94,7 @@ def url_prefix(url: str, queue: str) -> str:
     return url.removesuffix(queue)
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Names:
     """Queues and topics of one generation of an app."""
 

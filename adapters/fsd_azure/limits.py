@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import attrs
 
 from fsd_azure.clients import SERVICE_BUS
 from fsd_core.driver import MessageLimits, ObjectLimits
@@ -20,7 +21,7 @@ _OVERHEAD_BYTES = 80  # of a message in a batch: 72 for its sections, as azure-s
 _PREFETCH_BYTES = 16 << 20  # what one receiver may hold that nobody asked for yet
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Tier:
     """What a namespace takes. ``credits``: messages in or out a second, where it is throttled."""
 

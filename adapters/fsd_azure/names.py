@@ -27,7 +27,8 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import attrs
 
 from fsd_core.driver import Resources
 
@@ -77,7 +78,7 @@ def _unique(app: str, subscription: str, group: str, most: int, between: str) ->
     return f"fsd{between}{app.replace('-', between)[:room].rstrip('-')}{between}{mark}"
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Names:
     """Queues of one generation of an app. ``namespaces``: hosts."""
 

@@ -9,7 +9,8 @@ role of your own. Sources: learn.microsoft.com/azure/role-based-access-control/b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import attrs
 
 __all__ = [
     "ACTIONS",
@@ -48,7 +49,7 @@ ACTIONS = (
 CLIENT_ACTIONS = ("Microsoft.Web/sites/read", "Microsoft.Web/sites/config/list/action", "Microsoft.Web/sites/host/listkeys/action")
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Grant:
     """A role (the built-in one's id) of a principal (its object id, and its kind: User, ServicePrincipal) on a resource's id."""
 

@@ -11,7 +11,8 @@ import sys
 import threading
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
+
+import attrs
 
 from fsd_core.errors import FsdError, RunFailed
 from fsd_local import PROVIDER
@@ -25,7 +26,7 @@ UNCLAIMED = 3  # the exit code of a helper whose function had not claimed its ra
 _LAYER = struct.Struct(">I")
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Order:
     """What a process is to be: a function, or with ``report`` the helper that tells why one ended."""
 

@@ -30,8 +30,9 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
 from typing import BinaryIO
+
+import attrs
 
 from fsd_core.driver import WORKER, Code
 from fsd_core.storage.retry import TRANSIENT
@@ -49,7 +50,7 @@ _REPORT_S = 60.0  # a helper's time limit, and what it may wait for a process to
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass
+@attrs.define
 class _Child:
     """A process that was forked: `Order` says for what."""
 
@@ -62,7 +63,7 @@ class _Child:
     victim: tuple[Code, str] | None = None  # of a helper: the last words of the function that it reports
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class _Report:
     """What a helper is still to tell."""
 
@@ -72,12 +73,12 @@ class _Report:
     words: tuple[Code, str] | None  # the function's last
 
 
-@dataclass
+@attrs.define
 class _Peer:
     """A channel to the client or to a function, with what arrived of its next request."""
 
     pid: int | None  # `None`: the client
-    data: bytearray = field(default_factory=bytearray)
+    data: bytearray = attrs.field(factory=bytearray)
 
 
 class Host:
@@ -222,7 +223,7 @@ class Host:
             os.dup2(file.fileno(), 0)
         for descriptor in kept:
             os.set_inheritable(descriptor, True)
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "fsd_local.function", json.dumps(asdict(order))])
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "fsd_local.function", json.dumps(attrs.asdict(order))])
 
     def _reap(self) -> None:
         while self._children:
@@ -238,7 +239,7 @@ class Host:
             how = child.killed or (f"killed by signal {-code}" if code < 0 else f"exited with code {code}")
             if child.order.report is None:
                 how += f": {child.words[1]}" if child.words else ""
-                report = replace(child.order, report=how, layer=layer_of(child.order))
+                report = attrs.evolve(child.order, report=how, layer=layer_of(child.order))
                 self._reports.append(_Report(report, child.payload, time.monotonic() + _REPORT_S, child.words))
             elif code == UNCLAIMED:
                 if child.victim and child.victim[0] not in TRANSIENT:  # it would only be launched again, to the same end

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import attrs
 
 from fsd_core.common import interrupt
 from fsd_core.driver import Code, Failure, Refused, Resources
@@ -30,7 +31,7 @@ _END_S = 10.0  # that a host gets to end by itself
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class LocalLaunch:
     """A launch that the host accepted."""
 
