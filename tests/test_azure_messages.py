@@ -18,7 +18,7 @@ from azure.servicebus.amqp import AmqpAnnotatedMessage
 from azure.servicebus.exceptions import ServiceBusServerBusyError
 
 from azure_server import KEY, Relay, app, code_of, env, queues, service_bus, string
-from fsd_azure import PROVIDER, clients, limits, links, names
+from fsd_azure import PROVIDER, clients, connection_strings, limits, links, names
 from fsd_azure.errors import advice
 from fsd_azure.messages import AzureMessages
 from fsd_azure.variables import RESOURCES
@@ -60,7 +60,7 @@ def nobody(**settings: str) -> Resources:
 
 def at(port: int) -> AzureMessages:
     """A driver of a namespace at ``port``, whatever is there."""
-    with pointed(env(**{clients.SERVICE_BUS: string(port)}), POINTERS["azure"]):
+    with pointed(env(**{connection_strings.SERVICE_BUS: string(port)}), POINTERS["azure"]):
         return AzureMessages(nobody(), 0)
 
 
@@ -326,7 +326,7 @@ def test_a_lock_outlives_its_connection() -> None:
     with service_bus(namespaces=["one"]) as server:
         relay = Relay(server.ports["one"][0])
         made = app(1, 1, namespaces="one", lease_s="120")
-        with pointed({**os.environ, clients.SERVICE_BUS: string(relay.port)}, ()):
+        with pointed({**os.environ, connection_strings.SERVICE_BUS: string(relay.port)}, ()):
             driver = AzureMessages(made, 0)
         driver.publish([Message(0, b"one"), Message(0, b"two")])
         found = got(driver, 0, 2)
@@ -343,7 +343,7 @@ def test_a_token_of_an_earlier_link_settles_no_other_message() -> None:
     with service_bus(namespaces=["one"]) as server:
         relay = Relay(server.ports["one"][0])
         made = app(1, 1, namespaces="one", lease_s="120")
-        with pointed({**os.environ, clients.SERVICE_BUS: string(relay.port)}, ()):
+        with pointed({**os.environ, connection_strings.SERVICE_BUS: string(relay.port)}, ()):
             driver = AzureMessages(made, 0)
         driver.publish([Message(0, b"one")])
         (old,) = got(driver, 0, 1)
@@ -393,7 +393,7 @@ def test_a_link_that_was_given_up_takes_nothing(monkeypatch: pytest.MonkeyPatch)
     with service_bus(namespaces=["one"]) as server:
         relay = Relay(server.ports["one"][0])
         made = app(1, 1, namespaces="one")
-        with pointed({**os.environ, clients.SERVICE_BUS: string(relay.port)}, ()):
+        with pointed({**os.environ, connection_strings.SERVICE_BUS: string(relay.port)}, ()):
             driver = AzureMessages(made, 0)
         with relay.held(), monkeypatch.context() as patched:
             patched.setattr(links, "OPEN_S", 0.3)
@@ -507,29 +507,29 @@ def test_what_is_imported(imported: str, without: tuple[str, ...]) -> None:
     [
         ("Endpoint=sb://a.servicebus.windows.net/;SharedAccessKeyName=;SharedAccessKey=k", "1 of 1: SharedAccessKeyName: missing"),
         ("Endpoint=sb://a/;SharedAccessKeyName=n", "SharedAccessKey: missing"),
-        (f"Endpoint=https://a.servicebus.windows.net/;{KEY}", "Endpoint is 'https://a.servicebus.windows.net/': must be sb://"),
-        (KEY, "Endpoint: missing; there is sharedaccesskeyname, sharedaccesskey"),
-        (f'"Endpoint=sb://a/;{KEY}"', 'Endpoint: missing; there is "endpoint'),
+        (f"Endpoint=https://a.servicebus.windows.net/;{KEY}", "Endpoint is 'https://a.servicebus.windows.net/': expected sb://"),
+        (KEY, "Endpoint: missing; the string has sharedaccesskeyname, sharedaccesskey"),
+        (f'"Endpoint=sb://a/;{KEY}"', 'Endpoint: missing; the string has "endpoint'),
         (f"Endpoint=sb://a:99999/;{KEY}", "Endpoint"),
         (f"Endpoint=sb://a/;{KEY};EntityPath=q", "EntityPath"),
-        (f"Endpoint=sb://a/;{KEY};UseDevelopmentEmulator=True", "UseDevelopmentEmulator: must be true"),
-        ("Endpoint=sb://a/;SharedAccessKeyName=n;hunter2", "part 3: must be NAME=VALUE"),
-        (f"{KEY};Endpoint=sb://a/\n{KEY};Endpoint=sb://b/", "is there twice"),
-        (f"Endpoint=sb://a/;{KEY}\nEndpoint=sb://b/;{KEY}", "2 connection strings: the app has 1 namespaces, one"),
+        (f"Endpoint=sb://a/;{KEY};UseDevelopmentEmulator=True", "UseDevelopmentEmulator: expected true"),
+        ("Endpoint=sb://a/;SharedAccessKeyName=n;hunter2", "part 3: expected NAME=VALUE"),
+        (f"{KEY};Endpoint=sb://a/\n{KEY};Endpoint=sb://b/", "occurs twice"),
+        (f"Endpoint=sb://a/;{KEY}\nEndpoint=sb://b/;{KEY}", "2 connection strings: expected 1, one for each namespace: one"),
     ],
 )
 def test_malformed_connection_strings(strings: str, says: str) -> None:
-    with pointed(env(**{clients.SERVICE_BUS: strings}), POINTERS["azure"]), pytest.raises(InputError) as caught:
+    with pointed(env(**{connection_strings.SERVICE_BUS: strings}), POINTERS["azure"]), pytest.raises(InputError) as caught:
         AzureMessages(nobody(), 0)
     assert says in str(caught.value)
-    assert str(caught.value).startswith(clients.SERVICE_BUS)
+    assert str(caught.value).startswith(connection_strings.SERVICE_BUS)
     assert "hunter2" not in str(caught.value)
 
 
 def test_connection_strings_that_are_good() -> None:
     signature = "Endpoint=sb://a.servicebus.windows.net;SharedAccessSignature=SharedAccessSignature sr=a&sig=b%3D&se=9&skn=n"
     for good in (f"Endpoint=sb://a.servicebus.windows.net/;{KEY}=;", signature.replace(" ", "+"), string(9) + ";"):
-        with pointed(env(**{clients.SERVICE_BUS: good}), POINTERS["azure"]):
+        with pointed(env(**{connection_strings.SERVICE_BUS: good}), POINTERS["azure"]):
             AzureMessages(nobody(), 0).close()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fsd_azure import PROVIDER, api, clients, function, names, package, policy, provision, queues
+from fsd_azure import PROVIDER, api, connection_strings, function, names, package, policy, provision, queues
 from fsd_azure.settings import RUNTIMES, Settings
 from fsd_azure.variables import KEY, RESOURCES
 from fsd_conformance import emulators
@@ -129,7 +129,7 @@ def test_the_bicep_has_the_defaults_of_the_settings() -> None:
 
 def test_the_bicep_records_an_app_that_is_to_be_finished(monkeypatch: pytest.MonkeyPatch) -> None:
     """As `fsd deploy` does it: settings when the site is made, storage among them; no ranks, code or key before all is there."""
-    for variable in (clients.SERVICE_BUS, clients.STORAGE):
+    for variable in (connection_strings.SERVICE_BUS, connection_strings.STORAGE):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("AZURE_SUBSCRIPTION_ID", "00000000-0000-0000-0000-000000000000")
     text, provisioner = bicep(), provision.AzureProvisioner({"package": False}, PROVIDER)

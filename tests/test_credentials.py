@@ -208,7 +208,7 @@ def test_an_address_that_is_none_is_named(cloud: str, variable: str, value: str,
     [
         ("BlobEndpoint=127.0.0.1:10000/a;AccountName=a;AccountKey=a2V5", "BlobEndpoint is '127.0.0.1:10000/a'"),
         ("BlobEndpoint=https://me:hush@/;AccountName=a;AccountKey=a2V5", "BlobEndpoint is 'https:///'"),
-        ("rubbish", "part 1: must be NAME=VALUE"),
+        ("rubbish", "part 1: expected NAME=VALUE"),
     ],
 )
 def test_a_connection_string_that_is_none_is_named(string: str, says: str) -> None:

@@ -59,7 +59,8 @@ class AzureProvider:
 
     def credentials(self) -> str:
         """Which connection strings are set, or else whom DefaultAzureCredential's token is of, and which tenant's."""
-        from fsd_azure.clients import SERVICE_BUS, STORAGE, credential
+        from fsd_azure.clients import credential
+        from fsd_azure.connection_strings import SERVICE_BUS, STORAGE
 
         if strings := [name for name in (SERVICE_BUS, STORAGE) if os.environ.get(name)]:
             return f"by connection string: {', '.join(strings)}"
@@ -69,7 +70,7 @@ class AzureProvider:
 
     def stand_in(self) -> str | None:
         """What a connection string names outside Azure."""
-        from fsd_azure.clients import endpoints
+        from fsd_azure.connection_strings import endpoints
 
         return elsewhere(endpoints(), "windows.net", "azure.net", "chinacloudapi.cn", "usgovcloudapi.net")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from azure.core.exceptions import HttpResponseError
 
-from fsd_azure import clients, policy
+from fsd_azure import connection_strings, policy
 from fsd_azure import names as naming
 from fsd_azure.variables import KEY, RESOURCES
 from fsd_core.driver import Code, Resources
@@ -157,7 +157,8 @@ def publish(api: Api, site: Mapping[str, Any], package: Package) -> None:
                 return None
             raise DriverError(Code.UNAVAILABLE, f"{what}: Azure forgot the deployment {_SENDS} times: run 'fsd deploy' again")
         if status == _CONFLICT:
-            time.sleep(AGAIN_S)
+            if not api.retry.pause(0, AGAIN_S):  # hears an interrupt and the deadline
+                raise api.late(what)
             return None
         if api.settles(said, _REFUSED):
             return None
@@ -177,7 +178,7 @@ def _ended(found: Mapping[str, Any]) -> tuple[int, str] | None:
 def _config(names: Mapping[str, str]) -> dict[str, Any]:
     authentication = {"type": "SystemAssignedIdentity"}
     if not names["storage_account"]:
-        authentication = {"type": "StorageAccountConnectionString", "storageAccountConnectionStringName": clients.STORAGE}
+        authentication = {"type": "StorageAccountConnectionString", "storageAccountConnectionStringName": connection_strings.STORAGE}
     storage = {"type": "blobContainer", "value": f"{names['blob_url']}/{names['container']}-code", "authentication": authentication}
     return {
         "deployment": {"storage": storage},
@@ -202,9 +203,9 @@ def _own(resources: Resources) -> dict[str, str]:
     if names["storage_account"]:
         settings["AzureWebJobsStorage__accountName"] = names["storage_account"]  # by its identity
     else:
-        settings[clients.STORAGE] = settings["AzureWebJobsStorage"] = clients.storage_string() or ""
+        settings[connection_strings.STORAGE] = settings["AzureWebJobsStorage"] = connection_strings.storage_string() or ""
     if names["bus"] == "given":
-        settings[clients.SERVICE_BUS] = os.environ[clients.SERVICE_BUS]
+        settings[connection_strings.SERVICE_BUS] = os.environ[connection_strings.SERVICE_BUS]
     return settings
 
 

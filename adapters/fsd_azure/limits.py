@@ -8,7 +8,7 @@ from typing import Final
 
 import attrs
 
-from fsd_azure.clients import SERVICE_BUS
+from fsd_azure.connection_strings import SERVICE_BUS
 from fsd_core.driver import MessageLimits, ObjectLimits
 from fsd_core.errors import InputError
 

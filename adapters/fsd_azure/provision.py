@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from fsd_azure import clients, function, package, policy, queues
+from fsd_azure import clients, connection_strings, function, package, policy, queues
 from fsd_azure import names as naming
 from fsd_azure.api import SETTLE_S, Api
 from fsd_azure.limits import check_queues
@@ -32,7 +32,7 @@ __all__ = ["AzureProvisioner"]
 KEPT_DAYS = 7
 _TRIED = ("code", "runtime", "memory_mb", "storage_account", "blob_url")  # what a function is tried out again for
 _FIXED = {  # what the settings can not change, and where they say it
-    "namespaces": clients.SERVICE_BUS,
+    "namespaces": connection_strings.SERVICE_BUS,
     "tier": "[azure] tier",
     "message_kb": "[azure] message_kb",
     "blob_url": "[azure] storage_account",
@@ -50,8 +50,8 @@ class AzureProvisioner(AppProvisioner[Api]):
 
     def requests(self) -> Api:
         """In the settings' subscription or the environment's. What is wrong with connection strings is said first: it needs no network."""
-        queues.given()
-        clients.storage_string()
+        connection_strings.service_bus_hosts()
+        connection_strings.storage_string()
         subscription = self._settings.subscription or os.environ.get("AZURE_SUBSCRIPTION_ID", "")
         if not subscription:
             raise InputError(
@@ -79,9 +79,9 @@ class AzureProvisioner(AppProvisioner[Api]):
             "runtime": settings.runtime,
             "code": package.digest(settings.runtime) if settings.package else "installed",
         }
-        if spaces := queues.given():
+        if spaces := connection_strings.service_bus_hosts():
             wanted |= {"bus": "given", "namespaces": ",".join(spaces)}
-        if clients.storage_string():
+        if connection_strings.storage_string():
             wanted |= {"storage_account": "", "blob_url": _account_url("")}
         elif settings.storage_account:
             wanted |= {"storage_account": settings.storage_account, "blob_url": _account_url(settings.storage_account)}
@@ -91,7 +91,7 @@ class AzureProvisioner(AppProvisioner[Api]):
         """The namespaces and what is fixed with them, the account, the region."""
         app, names, spaces = had.app, had.names, had.names["namespaces"].count(",") + 1
         if names["bus"] != wanted.get("bus", names["bus"]):
-            raise InputError(f"{clients.SERVICE_BUS}: app {app!r} has namespaces of its own: destroy it first, or unset that")
+            raise InputError(f"{connection_strings.SERVICE_BUS}: app {app!r} has namespaces of its own: destroy it first, or unset that")
         for name, setting in _FIXED.items():
             if name in names and names[name] != wanted.get(name, names[name]):
                 raise InputError(f"{setting}: app {app!r} was made with {names[name]}, not {wanted[name]}: destroy it first, or keep that")
@@ -161,9 +161,9 @@ class AzureProvisioner(AppProvisioner[Api]):
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
         """Function app and plan, what was made for the app with all that is in it, or what is the app's in what was given; the group."""
         removed = function.remove(api, app)
-        if spaces := queues.given():
+        if spaces := connection_strings.service_bus_hosts():
             removed += queues.remove(api, app, spaces)
-        if clients.storage_string():
+        if connection_strings.storage_string():
             removed += _remove_containers(api, app)
         mine, others = api.owned(app)
         gone = [path for path, was in zip(mine, api.each(api.delete, mine), strict=True) if was]
@@ -176,7 +176,7 @@ class AzureProvisioner(AppProvisioner[Api]):
 
 def _account_url(account: str) -> str:
     """The storage account's address, by its name or by the connection string."""
-    if not clients.storage_string():
+    if not connection_strings.storage_string():
         return f"https://{account}.blob.core.windows.net"
     with clients.container("", "any") as client:
         return client.url.partition("?")[0].rpartition("/")[0]  # no signature

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from fsd_azure import clients
 from fsd_azure import names as naming
+from fsd_azure.connection_strings import service_bus_hosts
 from fsd_azure.limits import TIERS
 from fsd_azure.names import Names, generation_of
 from fsd_azure.policy import APP_TAG, namespace_id
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from fsd_azure.api import Api
 
-__all__ = ["MOST", "TTL_S", "count", "given", "hosts", "make", "make_namespaces", "remove", "there"]
+__all__ = ["MOST", "TTL_S", "count", "hosts", "make", "make_namespaces", "remove", "there"]
 
 TTL_S = 86_400  # no run is longer: its functions end at [azure] timeout_s, which is less than a day
 DELIVERIES = 2000  # the most that a queue takes: a message that is not acknowledged is core's to judge
@@ -41,12 +41,6 @@ def count(tier: str, ranks: int) -> int:
     return 1 if there is None else max(1, min(MOST, -(-2 * ranks * (ranks - 1) * LAYERS_S // there)))
 
 
-def given() -> list[str]:
-    """The namespaces' hosts, and ports of emulators, that connection strings name; none: the app makes its own."""
-    parts = [dict(part.partition("=")[::2] for part in string.split(";")) for string in clients.service_bus_strings()]
-    return [urlsplit(next(value for name, value in each.items() if name.lower() == "endpoint")).netloc for each in parts]
-
-
 def hosts(api: Api, app: str, number: int) -> list[str]:
     """The hosts of the namespaces that the app makes."""
     return [f"{naming.namespace(app, api.subscription, api.group(app), each)}.{_HOST}" for each in range(number)]
@@ -55,7 +49,7 @@ def hosts(api: Api, app: str, number: int) -> list[str]:
 def there(api: Api, app: str) -> list[str]:
     """The hosts of the namespaces that are there: given, or made."""
     names = (path.rpartition("/")[2] for path in api.owned(app)[0] if "/microsoft.servicebus/namespaces/" in path.lower())
-    return given() or [f"{name}.{_HOST}" for name in names]
+    return service_bus_hosts() or [f"{name}.{_HOST}" for name in names]
 
 
 def make_namespaces(api: Api, app: str, names: Mapping[str, str]) -> None:
