@@ -78,7 +78,7 @@ def test_what_is_made_without_connection_strings(monkeypatch: pytest.MonkeyPatch
         assert account["properties"]["allowBlobPublicAccess"] is account["properties"]["allowSharedKeyAccess"] is False
         rules = api.call("GET", f"{policy.storage_id(names)}/managementPolicies/default")["properties"]["policy"]["rules"]
         assert rules[0]["definition"]["filters"]["prefixMatch"] == ["fsd-roles/"]
-        assert sorted(queues.there(api, app)) == sorted(names["namespaces"].split(","))
+        assert sorted(queues.existing_hosts(api, app)) == sorted(names["namespaces"].split(","))
         assert len(provisioner.remove(api, app, None)) == 9
         assert api.owned(app) == ([], [])
         assert api.find(api.id(app)) is None
