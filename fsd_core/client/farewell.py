@@ -73,7 +73,7 @@ class Farewell:
             store.delete([key for key in store.keys(self._keys.prefix) if key != self._keys.error])
 
         def release(store: Store) -> None:
-            slots.release(store, self._lease, left=True)
+            slots.release(store, self._lease, leftovers=True)
 
         steps = [("ask the workers to stop", abort), ("remove the run's objects", delete), ("give the slot back", release)]
         left = self._within(limit_s, steps)

@@ -27,9 +27,9 @@ def read_text(path: Path, where: str) -> str:
     except OSError as error:
         raise InputError(f"{where}: cannot be read: {error.strerror}") from error
     if len(data) > MAX_BYTES:
-        raise InputError(f"{where}: is larger than {MAX_BYTES >> 20} MiB, expected a text file")
+        raise InputError(f"{where}: is larger than {MAX_BYTES >> 20} MiB: expected a text file")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise InputError(f"{where}: is UTF-16, expected UTF-8: save it again with that encoding")
+        raise InputError(f"{where}: is UTF-16: expected UTF-8; save the file again with that encoding")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -40,14 +40,13 @@ def read_text(path: Path, where: str) -> str:
 def _read(path: Path, where: str) -> bytes:
     """The bytes of the file; of a larger one, the first ``MAX_BYTES`` and at least one more."""
     data = bytearray()
-    with open(
-        path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
-    ) as file:  # opening a pipe would wait
+    # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
+    with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         poll = select.poll()
         poll.register(file, select.POLLIN)
         while len(data) <= MAX_BYTES:
             if not poll.poll(1000 * PIPE_S):
-                raise InputError(f"{where}: is a pipe to which nobody wrote for {PIPE_S:.0f} s, expected a text file")
+                raise InputError(f"{where}: is a pipe that brought nothing for {PIPE_S:.0f} s: expected a text file")
             part = file.read(1 << 20)
             if part == b"":
                 break
