@@ -119,7 +119,7 @@ def test_parse() -> None:
      "delay=50", "delay=ms", "delay=-5ms", "delay=61s", "delay=5m", "seed=1.5", "seed=-1", "seed=", "reject=.1,reject=.1", "reject=.1,"],
 )  # fmt: skip
 def test_parse_refuses(text: str) -> None:
-    with pytest.raises(InputError, match=r"^faults: .+must|^faults: .+twice") as raised:
+    with pytest.raises(InputError, match=r"^faults: .+: expected ") as raised:
         Faults.parse(text)
     assert "\n" not in str(raised.value)
 

@@ -63,9 +63,9 @@ def test_build_leaves_zeros_out_and_refuses_pairs_given_twice():
     assert made.values.tolist() == [1, 2]
     with pytest.raises(InputError, match=r"row 1, column 2 .* twice"):
         Csr.build(np.array([1, 0, 1]), np.array([2, 0, 2]), np.ones(3), (2, 3))
-    with pytest.raises(InputError, match="row index 2 is outside 0 to 1"):
+    with pytest.raises(InputError, match="row index 2: expected a whole number from 0 to 1"):
         Csr.build(np.array([2]), np.array([0]), np.ones(1), (2, 3))
-    with pytest.raises(InputError, match="column index -1 is outside 0 to 2"):
+    with pytest.raises(InputError, match="column index -1: expected a whole number from 0 to 2"):
         Csr.build(np.array([0]), np.array([-1]), np.ones(1), (2, 3))
 
 
@@ -77,8 +77,8 @@ def test_build_leaves_zeros_out_and_refuses_pairs_given_twice():
         ({"indptr": np.array([0, 3, 2], np.int64)}, "must rise"),
         ({"indptr": np.array([1, 1, 2], np.int64)}, "must rise"),
         ({"indptr": np.array([0, 1, 3], np.int64)}, "must rise"),
-        ({"indices": np.array([0, 3], np.int32)}, "index 3 is outside 0 to 2"),
-        ({"indices": np.array([-1, 1], np.int32)}, "index -1 is outside"),
+        ({"indices": np.array([0, 3], np.int32)}, "index 3: expected a whole number from 0 to 2"),
+        ({"indices": np.array([-1, 1], np.int32)}, "index -1: expected a whole number"),
         ({"indices": np.array([[0, 1]])}, r"column index .*shape \(1, 2\).*: expected an array of 1 dimension"),
         ({"indptr": np.array([0, 0, 2], np.int64), "indices": np.array([1, 1], np.int32)}, "row 1 .* ascend strictly"),
         ({"indptr": np.array([0, 2, 2], np.int64), "indices": np.array([2, 1], np.int32)}, "row 0 .* ascend strictly"),
@@ -264,7 +264,7 @@ def test_serial_is_what_the_definition_says(last, challenge, batch):
 
 
 def test_serial_refuses_a_wrong_width():
-    with pytest.raises(InputError, match="4 columns, the model takes 6"):
+    with pytest.raises(InputError, match="4 columns: expected 6"):
         serial(Model((layer(9, 6),)), csr_matrix((2, 4)))
 
 

@@ -52,14 +52,14 @@ def test_who_is_away_is_known_while_it_is_asked() -> None:
     some, driver, looked = retry(outage_s=60.0), Service(), []
 
     def request() -> None:
-        looked.append(some.away())
+        looked.append(some.unreachable())
         if len(looked) < 3:
             driver.refuse()
 
     some.call(driver, "ask", request)
     assert looked[0] is None  # it may be a long poll
     assert [each and each[0] for each in looked[1:]] == ["Some Service"] * 2
-    assert some.away() is None
+    assert some.unreachable() is None
 
 
 def test_a_service_that_throttles_is_there() -> None:
@@ -70,7 +70,7 @@ def test_a_service_that_throttles_is_there() -> None:
             driver.refuse()
 
     some.call(driver, "ask", request)
-    assert some.away() is None
+    assert some.unreachable() is None
 
 
 def test_one_call_that_fails_for_so_long_ends_even_while_others_succeed() -> None:
@@ -105,7 +105,7 @@ def test_people_hear_of_a_service_that_is_away(monkeypatch: pytest.MonkeyPatch, 
         over.set()
         reporting.result(60)
     assert all(re.fullmatch(r"Some Service unreachable for \d+ s, retrying", line) for line in lines)
-    assert some.away(hanging=True) is None
+    assert some.unreachable(hanging=True) is None
 
 
 def test_what_hangs_counts_from_its_beginning() -> None:

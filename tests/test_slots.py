@@ -80,7 +80,7 @@ def test_what_a_failed_run_or_a_dead_client_left_goes_with_the_slots_next_run(st
         held = lease(store, 1, run, -1 if end == "died" else 60)
         store.put(RunKeys(run).error, b"why")
         if end == "failed":
-            release(store, held, left=True)
+            release(store, held, leftovers=True)
         elif end == "ended":
             release(store, held)
         assert left_by(store, run)

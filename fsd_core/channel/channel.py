@@ -153,7 +153,7 @@ class Channel(abc.ABC):
         limit = "past the run's deadline" if time.time() > self.me.deadline else "longer than the stall limit"
         strays = self.meter.snapshot()["strays_dropped"]
         note = f"; {strays} messages that could not be read, or were of other runs, were dropped" if strays else ""
-        away = f"; {silent[0]} unreachable for {silent[1]:.0f} s" if (silent := self.retry.away()) else ""
+        away = f"; {silent[0]} unreachable for {silent[1]:.0f} s" if (silent := self.retry.unreachable()) else ""
         return f"waited {waited:.1f} s in step {step}, {limit}, for {who}{more}{note}{away}"
 
     def submit(self, task: Callable[[], None]) -> None:

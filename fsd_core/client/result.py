@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from fsd_core.common.arguments import MOST
+from fsd_core.common.fields import LARGEST
 from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import CELLS, PHASES
 from fsd_core.storage.meter import FIELDS
@@ -118,7 +118,7 @@ def _is_timeline(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether a record may hold this value as a figure: a number from 0 to 10^18."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST
 
 
 def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
