@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from fsd_core.common import arguments
 from fsd_core.common.home import expanded
 from fsd_core.errors import InputError
+from fsd_core.model.challenge import CHALLENGE_BIAS, CHALLENGE_CLIP, radixnet
 from fsd_core.model.layer import Csr, Layer, Model
 from fsd_core.model.npz import SCIPY_KEYS, compressed, dense, read_npz, scipy_csr
-from fsd_core.model.radixnet import CHALLENGE_BIAS, CHALLENGE_CLIP, radixnet
 from fsd_core.model.store import MANIFEST, load
 from fsd_core.model.tsv import read_table
 
