@@ -41,9 +41,9 @@ def test_tables_are_padded_to_the_width(tmp_path, name, text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (LINES + "2\t9\t1\n", "line 4: column 9, a whole number from 1 to 3"),
-        (LINES + "0\t1\t1\n", "line 4: row 0, a whole number from 1"),
-        (LINES + "99999999999\t1\t1\n", "line 4: row 99999999999, a whole number from 1"),
+        (LINES + "2\t9\t1\n", "line 4: column 9: expected a whole number from 1 to 3"),
+        (LINES + "0\t1\t1\n", "line 4: row 0: expected a whole number from 1"),
+        (LINES + "99999999999\t1\t1\n", "line 4: row 99999999999: expected a whole number from 1"),
         (LINES + "inf\t1\t1\n", "line 4: row inf"),
         (LINES + "2\t1\tinf\n", "line 4: value inf"),
         (LINES + "2,1,1\n", "line 4: '2,1,1'"),
@@ -81,8 +81,8 @@ def test_arrays(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": DENSE[:, :2]}, "samples of width 2, the model takes width 3"),
-        ({"x": np.ones((2, 4))}, "samples of width 4, the model takes width 3"),
+        ({"x": DENSE[:, :2]}, "samples of width 2: expected width 3"),
+        ({"x": np.ones((2, 4))}, "samples of width 4: expected width 3"),
         ({"x": np.ones(3)}, "1 dimensions of float64"),
         ({"x": np.ones((2, 3), complex)}, "complex128"),
         ({"x": np.full((2, 3), np.nan)}, "is nan"),

@@ -18,8 +18,8 @@ from fsd_core.cli import main
 from fsd_core.errors import InputError
 from fsd_core.model import Layer, Model, radixnet, save
 from fsd_core.model.activation import activate
+from fsd_core.model.challenge import CHALLENGE_BIAS, CHALLENGE_CLIP
 from fsd_core.model.inputs import open_inputs
-from fsd_core.model.radixnet import CHALLENGE_BIAS, CHALLENGE_CLIP
 from fsd_core.model.rounding import cancelling, categories
 from fsd_core.model.serial import serial
 from fsd_core.partition import Partition
