@@ -165,7 +165,7 @@ def test_what_the_sdk_encodes_unlike_the_standard(ends: Ends) -> None:
     assert body(message) == b"ab"
     assert message.raw_amqp_message.footer == {b"f": 1}
     names: dict[Any, Any] = {1: "x"}
-    with pytest.raises(ServiceBusError, match="name of an application property is no text"):
+    with pytest.raises(ServiceBusError, match=r"name of an application property, .*: expected text"):
         sender.send_messages(ServiceBusMessage("x", application_properties=names))
     sender.send_messages(ServiceBusMessage("y"))
     assert [body(m) for m in take(receiver, 1)] == [b"y"]
@@ -511,7 +511,7 @@ def test_the_vendors_own_topic(tmp_path: Path, capfd: pytest.CaptureFixture[str]
         for end, kind, what in wrong:
             with pytest.raises(kind, match=what):
                 end.__enter__()
-        with pytest.raises(ServiceBusError, match="a topic is not managed here"):
+        with pytest.raises(ServiceBusError, match="management of topics is not implemented here"):
             sender.schedule_messages(ServiceBusMessage("x"), datetime.now(UTC))
         ends.close()
         with standin.administration() as admin:
@@ -569,12 +569,12 @@ def http(standin: StandIn, method: str, path: str, body: bytes = b"") -> tuple[i
 @pytest.mark.parametrize(
     ("body", "what"),
     [
-        (b'<?xml version="1.0" encoding="nonexistent"?><a/>', "queues alone"),
-        (b'<?xml version="1.0" encoding="big5"?><a/>', "queues alone"),
-        (b"<!DOCTYPE a><a/>", "declares no types"),
-        ('<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a [<!ENTITY b "bbbb">]><a>&b;</a>'.encode("utf-16"), "is no XML"),
+        (b'<?xml version="1.0" encoding="nonexistent"?><a/>', "only queues"),
+        (b'<?xml version="1.0" encoding="big5"?><a/>', "only queues"),
+        (b"<!DOCTYPE a><a/>", "without declarations of types"),
+        ('<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a [<!ENTITY b "bbbb">]><a>&b;</a>'.encode("utf-16"), "expected XML"),
         ("<!DOCTYPE a><a/>".encode("utf-16-le"), "is in UTF-8"),
-        (b"\xff", "is no XML"),
+        (b"\xff", "expected XML"),
     ],
 )
 def test_xml_that_is_none_of_a_queues(standin: StandIn, body: bytes, what: str) -> None:
@@ -597,7 +597,7 @@ def test_pages_and_names_at_their_bounds(standin: StandIn) -> None:
 
 def test_topics_are_refused(standin: StandIn) -> None:
     with standin.administration() as admin:
-        with pytest.raises(HttpResponseError, match="queues alone are implemented"):
+        with pytest.raises(HttpResponseError, match="only queues are implemented"):
             admin.create_topic("topic")
         with pytest.raises(HttpResponseError, match="not implemented"):
             admin.create_subscription("topic", "subscription")
