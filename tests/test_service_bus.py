@@ -453,7 +453,7 @@ def test_queues_are_administered(standin: StandIn, ends: Ends) -> None:
         ({"forward_dead_lettered_messages_to": "plain0"}, "forwarding is not implemented"),
         ({"enable_partitioning": True}, "partitioned queues"),
         ({"auto_delete_on_idle": timedelta(minutes=5)}, "delete themselves"),
-        ({"lock_duration": timedelta(minutes=6)}, "5 minutes at most"),
+        ({"lock_duration": timedelta(minutes=6)}, "at most 5 minutes"),
         ({"max_delivery_count": 0}, "MaxDeliveryCount"),
         ({"max_message_size_in_kilobytes": 2048}, "tier Standard has one limit"),
     ],

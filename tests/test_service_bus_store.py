@@ -603,7 +603,7 @@ def test_a_flag_out_of_bounds_is_refused_in_words(flag: str, capsys: pytest.Capt
     with pytest.raises(SystemExit, match="2"):
         main([flag])
     told = capsys.readouterr().err.splitlines()[-1]
-    assert f"{flag.partition('=')[2]!r} is no" in told
+    assert f"{flag.partition('=')[2]!r}: expected a" in told
     assert not re.search(r"\b_[a-z]", told)
 
 
