@@ -539,7 +539,7 @@ def test_uploaded_code_runs_without_what_is_in_this_checkout(tmp_path: Path) -> 
 def test_a_module_that_is_not_installed() -> None:
     with running("--source", "no_such.module") as emulator:
         operation = emulator.control("POST", f"{PLACE}/functions?functionId=f", function())[1]
-        assert "no module no_such.module is installed" in emulator.done(operation)["error"]["message"]
+        assert "module no_such.module is not installed" in emulator.done(operation)["error"]["message"]
 
 
 # its own life

@@ -1,8 +1,8 @@
-"""The functions of the local Cloud Run: what the control plane keeps of each, and the service's rules for what it accepts.
+"""The functions of the local Cloud Run: the control plane's data of each, and the service's rules for requests.
 
 Rules as of 2026-11, at cloud.google.com: names of fields, functions/docs/reference/rest/v2; variables,
-run/docs/configuring/services/overview-environment-variables; quotas of a region, run/docs/configuring/max-instances-limits. What
-memory needs how many processors is of run/docs/configuring/memory-limits, from memory: check it before relying on it.
+run/docs/configuring/services/overview-environment-variables; quotas of a region, run/docs/configuring/max-instances-limits. The
+number of processors by memory is from run/docs/configuring/memory-limits, but was not checked again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fsd_conformance.emulators.dispatcher import Revision
 
 __all__ = ["Function", "ServiceError", "check", "cpus", "invalid", "masked", "memory_bytes", "now", "over_quota", "status"]
 
-_CODES = {  # of google.rpc.Code, and the HTTP status of each
+_CODES = {  # the number in google.rpc.Code and the HTTP status
     "INVALID_ARGUMENT": (3, 400),
     "NOT_FOUND": (5, 404),
     "ALREADY_EXISTS": (6, 409),
@@ -150,9 +150,9 @@ def check(body: Mapping[str, Any]) -> dict[str, Any]:
     if not re.fullmatch(r"python3\d{1,2}", str(build.get("runtime"))):
         raise invalid(f"build_config.runtime {build.get('runtime')!r} is not a Python runtime, e.g. python312")
     if not re.fullmatch(r"[A-Za-z_]\w*", str(build.get("entryPoint"))):
-        raise invalid(f"build_config.entry_point {build.get('entryPoint')!r} is not a function's name")
+        raise invalid(f"build_config.entry_point {build.get('entryPoint')!r}: expected a function's name")
     if service["ingressSettings"] not in _INGRESS:
-        raise invalid(f"service_config.ingress_settings {service['ingressSettings']!r} is none of {', '.join(_INGRESS)}")
+        raise invalid(f"service_config.ingress_settings {service['ingressSettings']!r}: expected one of {', '.join(_INGRESS)}")
     _whole(service, "timeoutSeconds", 1, 3600)
     _whole(service, "maxInstanceCount", 1, 3000)
     _whole(service, "maxInstanceRequestConcurrency", 1, 1000)

@@ -1,4 +1,4 @@
-"""Many requests in one: multipart/mixed there and back."""
+"""Batches: many requests in one, as multipart/mixed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _request(outer: Request, text: str) -> Request:
 
 
 def joined(answers: Sequence[Response]) -> Response:
-    """The answers in one, in the requests' order."""
+    """One answer with all answers, in the order of the requests."""
     mark = f"batch_{secrets.token_hex(12)}"
     body = b""
     for number, answer in enumerate(answers, 1):

@@ -1,4 +1,4 @@
-"""The fields of buckets and objects that clients write: which are kept, their rules, and the service's errors."""
+"""The fields of buckets and objects that clients write, with the service's rules and errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ServiceError", "bucket_fields", "invalid", "merge", "object_fields"]
 
 _ANY = object()
 _CLASSES = claims.words("ARCHIVE COLDLINE DURABLE_REDUCED_AVAILABILITY MULTI_REGIONAL NEARLINE REGIONAL STANDARD")
-# What JSON a field holds: a type, a list of one form, or names and their forms, where "*" is any other name.
+# The form of a field's JSON: a type, a list of one form, or names with their forms, where "*" is any other name.
 _CONDITION = {
     **dict.fromkeys(claims.words("age daysSinceCustomTime daysSinceNoncurrentTime numNewerVersions"), int),
     **dict.fromkeys(claims.words("createdBefore customTimeBefore noncurrentTimeBefore"), str),
@@ -29,9 +29,9 @@ _BUCKET = {
     "storageClass": str,
     "*": _ANY,
 }
-_HEADERS = ("cacheControl", "contentDisposition", "contentEncoding", "contentLanguage", "contentType")  # told as such
+_HEADERS = ("cacheControl", "contentDisposition", "contentEncoding", "contentLanguage", "contentType")  # also answered as HTTP headers
 _OBJECT = {**dict.fromkeys(claims.OBJECT_FIELDS, str), "metadata": {"*": str}, "*": _ANY}
-_METADATA_BYTES = 8 << 10  # of an object's own metadata, names and values
+_METADATA_BYTES = 8 << 10  # the limit of an object's metadata, names and values
 _RETAINED_S = (604_800, 7_776_000)
 _REASONS = {
     304: "notModified",
@@ -49,7 +49,7 @@ _REASONS = {
 
 
 class ServiceError(Exception):
-    """An answer of the service that is an error; ``headers`` go with it."""
+    """An error answer of the service, with its ``headers``."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -59,41 +59,41 @@ class ServiceError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """Google's form of it."""
+        """The body in Google's form."""
         reason = _REASONS.get(self.status, "internalError")
-        told = [{"message": self.message, "domain": "global", "reason": reason}]
-        return {"error": {"code": self.status, "message": self.message, "errors": told}}
+        errors = [{"message": self.message, "domain": "global", "reason": reason}]
+        return {"error": {"code": self.status, "message": self.message, "errors": errors}}
 
 
 def invalid(message: str) -> ServiceError:
-    """A request that is malformed."""
+    """The error for a malformed request."""
     return ServiceError(400, message)
 
 
-def merge(old: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
-    """``old`` after a JSON merge patch (RFC 7396): null removes."""
+def merge(old: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """``old`` after a JSON merge patch (RFC 7396), in which null removes a name."""
     new = dict(old)
-    for name, value in told.items():
+    for name, value in patch.items():
         if value is None:
             new.pop(name, None)
         elif isinstance(value, Mapping):
-            there = new.get(name)
-            new[name] = merge(there if isinstance(there, Mapping) else {}, value)
+            present = new.get(name)
+            new[name] = merge(present if isinstance(present, Mapping) else {}, value)
         else:
             new[name] = value
     return new
 
 
 def bucket_fields(told: Mapping[str, Any], old: Mapping[str, Any], *, replace: bool) -> dict[str, Any]:
-    """A bucket's fields after ``told``; ``old``: before, empty where it is new. Raises `ServiceError`."""
-    _known("Bucket", told, claims.BUCKET_FIELDS | claims.BUCKET_TOLD)
-    known = {name: value for name, value in told.items() if name not in claims.BUCKET_TOLD | {"name"}}
+    """A bucket's fields after a request with ``told``. ``old``: the present fields, empty for a new bucket. Raises `ServiceError`."""
+    _known("Bucket", told, claims.BUCKET_FIELDS | claims.BUCKET_READ_ONLY)
+    known = {name: value for name, value in told.items() if name not in claims.BUCKET_READ_ONLY | {"name"}}
     access = {"uniformBucketLevelAccess": {"enabled": False}, "publicAccessPrevention": "inherited"}
     fields = merge({"iamConfiguration": access} if replace else old, known)
     _shaped(fields, _BUCKET, "Bucket")
     fields["location"] = str(fields.get("location") or old.get("location") or "US").upper()
     if old and fields["location"] != old["location"]:
-        raise invalid(f"Bucket.location is {old['location']}, for good; asked for: {fields['location']}.")
+        raise invalid(f"Bucket.location is {old['location']} and cannot change to {fields['location']}.")
     fields.setdefault("storageClass", "STANDARD")
     _check_class(fields["storageClass"])
     _check_labels(fields.get("labels", {}))
@@ -105,11 +105,11 @@ def bucket_fields(told: Mapping[str, Any], old: Mapping[str, Any], *, replace: b
 
 
 def object_fields(told: Mapping[str, Any], old: Mapping[str, Any], *, replace: bool, default: str = "") -> dict[str, Any]:
-    """An object's fields after ``told``; ``old``: before, empty where it is new; ``default``: the bucket's storage class.
+    """An object's fields after a request with ``told``. ``old``: the present fields, empty for a new one; ``default``: the bucket's class.
 
     Raises `ServiceError`.
     """
-    _known("Object", told, claims.OBJECT_FIELDS | claims.OBJECT_TOLD)
+    _known("Object", told, claims.OBJECT_FIELDS | claims.OBJECT_READ_ONLY)
     known = {name: value for name, value in told.items() if name in claims.OBJECT_FIELDS - {"name"}}
     fields = merge({} if replace else old, known)
     _shaped(fields, _OBJECT, "Object")
@@ -118,7 +118,7 @@ def object_fields(told: Mapping[str, Any], old: Mapping[str, Any], *, replace: b
             raise invalid(f"Invalid value for Object.{name}: {fields[name]!r:.100}: expected printable ASCII.")
     size = sum(len(text.encode()) for pair in fields.get("metadata", {}).items() for text in pair)
     if size > _METADATA_BYTES:
-        raise invalid(f"Object.metadata of {size} bytes: at most {_METADATA_BYTES}.")
+        raise invalid(f"Object.metadata of {size} bytes: expected at most {_METADATA_BYTES}.")
     if "storageClass" in fields:
         _check_class(fields["storageClass"])
     now, before = fields.get("storageClass", default), old.get("storageClass", default)
