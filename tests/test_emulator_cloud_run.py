@@ -401,11 +401,11 @@ def test_the_control_plane(emulator: Emulator) -> None:
     ("service", "message"),
     [
         ({"memory": "2Gi"}, "Unknown name \"memory\" at 'function.service_config'"),
-        ({"availableMemory": "2GB"}, "must be a whole number with k, M, G, Mi or Gi"),
+        ({"availableMemory": "2GB"}, "expected a whole number with k, M, G, Mi or Gi"),
         ({"availableMemory": "64Gi"}, "from 128M to 32Gi"),
         ({"availableMemory": "2Gi", "availableCpu": "0.5"}, "needs at least 1"),
         ({"availableCpu": "3"}, "1, 2, 4, 6, 8"),
-        ({"availableCpu": 1}, "must be text"),
+        ({"availableCpu": 1}, "expected text"),
         ({"availableCpu": "8"}, "too little"),
         ({"availableCpu": "0.5", "maxInstanceRequestConcurrency": 2}, "needs available_cpu of at least 1"),
         ({"timeoutSeconds": 3601}, "from 1 to 3600"),

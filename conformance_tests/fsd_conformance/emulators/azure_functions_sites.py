@@ -161,11 +161,11 @@ class Sites:
         if site is None and request.method == "PATCH":
             raise Refusal(404, "ResourceNotFound", f"The Resource '{whole}' was not found.")
         if site is None and (not re.fullmatch(_NAME, name) or self.named(name)):
-            raise Refusal(409, "Conflict", f"Website with given name {name} already exists, or the name is not one.")
+            raise Refusal(409, "Conflict", f"Website with given name {name} already exists, or the name is invalid.")
         if site is not None and request.method == "PATCH":
             body = _merged(site.body, body)
-        scale, told = _scale(body, self._options.min_instances), body.get("properties", {}).get("siteConfig", {}).get("appSettings")
-        given = None if told is None else _settings({each.get("name"): each.get("value") for each in told})
+        scale, entries = _scale(body, self._options.min_instances), body.get("properties", {}).get("siteConfig", {}).get("appSettings")
+        given = None if entries is None else _settings({each.get("name"): each.get("value") for each in entries})
         new = site is None
         site = site or Site(whole, name, body, scale, given or {})
         self.all[key] = site
@@ -181,7 +181,7 @@ class Sites:
     async def _changed(
         self, site: Site, *, settings: dict[str, str] | None = None, scale: Scale | None = None, package: bytes | None = None
     ) -> dict[str, str]:
-        """The site runs with these instead of those that it had; its settings. Raises `Refusal`: it could not, and runs as before."""
+        """Restart the site with these values, and return its settings. Raises `Refusal` where it cannot start; it then runs as before."""
         async with site.changing:
             settings, scale, package = settings if settings is not None else site.settings, scale or site.scale, package or site.package
             same = site.deployed is not None and (settings, scale, package) == (site.settings, site.scale, site.package)

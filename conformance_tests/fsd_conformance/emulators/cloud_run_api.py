@@ -95,8 +95,8 @@ class Api:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         claims = self._issuer.read(token) if kind == "Bearer" else None
         if claims is None or "aud" in claims:
-            said = "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid "
-            raise ServiceError("UNAUTHENTICATED", said + "authentication credential.")
+            text = "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid "
+            raise ServiceError("UNAUTHENTICATED", text + "authentication credential.")
         if not self._iam.may_manage(claims["email"]):
             raise ServiceError("PERMISSION_DENIED", f"{claims['email']} has no permission for {request.method} {request.path}")
 
@@ -109,12 +109,12 @@ class Api:
         if api in self._disabled:
             name = f"{api}.googleapis.com"
             info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "SERVICE_DISABLED", "domain": "googleapis.com"}
-            said = (
+            text = (
                 f"{name} has not been used in project {project} before or it is disabled. Enable it by visiting "
                 f"https://console.developers.google.com/apis/api/{name}/overview?project={project} then retry."
             )
             details = {**info, "metadata": {"consumer": f"projects/{project}", "service": name}}
-            raise ServiceError("PERMISSION_DENIED", said, details)
+            raise ServiceError("PERMISSION_DENIED", text, details)
         if "locations" in parts and not re.fullmatch(r"[a-z]+-[a-z]+\d+|-", parts[5]):
             raise ServiceError("PERMISSION_DENIED", f"Location {parts[5]} is not found or access is unauthorized.")
 

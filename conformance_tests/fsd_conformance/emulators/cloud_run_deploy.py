@@ -68,8 +68,8 @@ class Deployer:
         service, name = fields["serviceConfig"], function.service.rpartition("/")[2]
         email = service.setdefault("serviceAccountEmail", self._iam.default)
         if not self._iam.exists(email):
-            said = f"Permission 'iam.serviceaccounts.actAs' denied on service account {email} (or it may not exist)."
-            raise ServiceError("PERMISSION_DENIED", f"Could not create or update Cloud Run service {name}, {said}")
+            text = f"Permission 'iam.serviceaccounts.actAs' denied on service account {email} (or it may not exist)."
+            raise ServiceError("PERMISSION_DENIED", f"Could not create or update Cloud Run service {name}, {text}")
         if over := over_quota(service, self._options.quota_scale):
             raise invalid(f"Could not create or update Cloud Run service {name}, {over}")
         source, task = await asyncio.to_thread(self._source, fields["buildConfig"]["source"]["storageSource"])

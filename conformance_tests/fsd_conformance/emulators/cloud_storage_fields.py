@@ -84,10 +84,10 @@ def merge(old: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
-def bucket_fields(told: Mapping[str, Any], old: Mapping[str, Any], *, replace: bool) -> dict[str, Any]:
-    """A bucket's fields after a request with ``told``. ``old``: the present fields, empty for a new bucket. Raises `ServiceError`."""
-    _known("Bucket", told, claims.BUCKET_FIELDS | claims.BUCKET_READ_ONLY)
-    known = {name: value for name, value in told.items() if name not in claims.BUCKET_READ_ONLY | {"name"}}
+def bucket_fields(given: Mapping[str, Any], old: Mapping[str, Any], *, replace: bool) -> dict[str, Any]:
+    """A bucket's fields after a request with ``given``. ``old``: the present fields, empty for a new bucket. Raises `ServiceError`."""
+    _known("Bucket", given, claims.BUCKET_FIELDS | claims.BUCKET_READ_ONLY)
+    known = {name: value for name, value in given.items() if name not in claims.BUCKET_READ_ONLY | {"name"}}
     access = {"uniformBucketLevelAccess": {"enabled": False}, "publicAccessPrevention": "inherited"}
     fields = merge({"iamConfiguration": access} if replace else old, known)
     _shaped(fields, _BUCKET, "Bucket")
@@ -104,13 +104,13 @@ def bucket_fields(told: Mapping[str, Any], old: Mapping[str, Any], *, replace: b
     return fields
 
 
-def object_fields(told: Mapping[str, Any], old: Mapping[str, Any], *, replace: bool, default: str = "") -> dict[str, Any]:
-    """An object's fields after a request with ``told``. ``old``: the present fields, empty for a new one; ``default``: the bucket's class.
+def object_fields(given: Mapping[str, Any], old: Mapping[str, Any], *, replace: bool, default: str = "") -> dict[str, Any]:
+    """An object's fields after a request with ``given``. ``old``: the present fields, empty for a new one; ``default``: the bucket's class.
 
     Raises `ServiceError`.
     """
-    _known("Object", told, claims.OBJECT_FIELDS | claims.OBJECT_READ_ONLY)
-    known = {name: value for name, value in told.items() if name in claims.OBJECT_FIELDS - {"name"}}
+    _known("Object", given, claims.OBJECT_FIELDS | claims.OBJECT_READ_ONLY)
+    known = {name: value for name, value in given.items() if name in claims.OBJECT_FIELDS - {"name"}}
     fields = merge({} if replace else old, known)
     _shaped(fields, _OBJECT, "Object")
     for name in _HEADERS:
@@ -129,13 +129,13 @@ def object_fields(told: Mapping[str, Any], old: Mapping[str, Any], *, replace: b
     return fields
 
 
-def _known(resource: str, told: Mapping[str, Any], known: frozenset[str]) -> None:
-    if said := claims.refused(resource, told, known):
-        raise ServiceError(501, said)
+def _known(resource: str, given: Mapping[str, Any], known: frozenset[str]) -> None:
+    if reason := claims.refused(resource, given, known):
+        raise ServiceError(501, reason)
 
 
 def _shaped(value: Any, form: Any, where: str) -> None:
-    """Raises `ServiceError` where JSON is not of the form."""
+    """Raise `ServiceError` where JSON does not have the form."""
     if form is _ANY:
         return
     if isinstance(form, dict) and isinstance(value, dict):
@@ -184,15 +184,15 @@ def _check_rule(rule: Mapping[str, Any]) -> None:
         _check_class(rule["action"].get("storageClass", ""))
 
 
-def _check_time(told: str, before: str | None) -> None:
-    """Raises `ServiceError`: it is no time, or is earlier than before, which it may not become."""
+def _check_time(given: str, before: str | None) -> None:
+    """Raise `ServiceError` where a customTime is no time, or is before the present one."""
     try:
-        times = [datetime.fromisoformat(text) for text in (told, before or told)]
+        times = [datetime.fromisoformat(text) for text in (given, before or given)]
         if any(time.tzinfo is None for time in times):
             raise ValueError
     except ValueError:
         raise invalid(
-            f"Invalid value for customTime: {told!r}: expected a time of RFC 3339, which can be moved on and not removed."
+            f"Invalid value for customTime: {given!r}: expected a time of RFC 3339; it can be moved to a later time, but not removed."
         ) from None
     if times[0] < times[1]:
-        raise invalid(f"customTime {told} is before {before}: it can only be moved on.")
+        raise invalid(f"customTime {given} is before {before}: expected a later time.")

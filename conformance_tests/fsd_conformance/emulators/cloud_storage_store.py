@@ -35,11 +35,11 @@ class Checksums:
         crc = google_crc32c.value(body).to_bytes(4, "big")
         return Checksums(base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode(), base64.b64encode(crc).decode())
 
-    def check(self, told: Mapping[str, Any]) -> None:
-        """Raise `ServiceError` where ``told`` has another ``md5Hash`` or ``crc32c``."""
+    def check(self, given: Mapping[str, Any]) -> None:
+        """Raise `ServiceError` where ``given`` has another ``md5Hash`` or ``crc32c``."""
         for name, label, own in (("md5Hash", "MD5 hash", self.md5), ("crc32c", "CRC32C", self.crc32c)):
-            if told.get(name) not in (None, own):
-                raise invalid(f'Provided {label} "{told[name]}" doesn\'t match calculated {label} "{own}".')
+            if given.get(name) not in (None, own):
+                raise invalid(f'Provided {label} "{given[name]}" doesn\'t match calculated {label} "{own}".')
 
 
 @dataclass(slots=True)
@@ -60,9 +60,9 @@ class Object:
         """The etag of its present state."""
         return f"CA{self.generation}/{self.metageneration}="
 
-    def update(self, told: Mapping[str, Any], *, replace: bool, default: str) -> None:
+    def update(self, given: Mapping[str, Any], *, replace: bool, default: str) -> None:
         """Change or replace the client's fields. ``default``: the bucket's storage class. Raises `ServiceError`."""
-        self.fields = object_fields(told, self.fields, replace=replace, default=default)
+        self.fields = object_fields(given, self.fields, replace=replace, default=default)
         self.metageneration += 1
         self.updated = time.time()
 
@@ -129,7 +129,7 @@ class Listing:
 class Bucket:
     """One bucket: objects by name, the client's fields, an IAM policy."""
 
-    def __init__(self, name: str, project: str, told: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, project: str, given: Mapping[str, Any]) -> None:
         self.name = name
         self.project = project
         self.metageneration = 0
@@ -138,7 +138,7 @@ class Bucket:
         self.names: list[str] = []
         self.fields: dict[str, Any] = {}
         self._generation = 0
-        self.update(told, replace=True)
+        self.update(given, replace=True)
         self.policy: dict[str, Any] = {"bindings": [], "etag": _etag(1)}
 
     @property
@@ -146,24 +146,24 @@ class Bucket:
         """The etag of its present state."""
         return f"CA{self.metageneration}="
 
-    def update(self, told: Mapping[str, Any], *, replace: bool) -> None:
+    def update(self, given: Mapping[str, Any], *, replace: bool) -> None:
         """Change or replace the fields. Raises `ServiceError`."""
-        self.fields = bucket_fields(told, self.fields, replace=replace)
+        self.fields = bucket_fields(given, self.fields, replace=replace)
         self.metageneration += 1
         self.updated = time.time()
 
-    def set_policy(self, told: Mapping[str, Any]) -> None:
+    def set_policy(self, given: Mapping[str, Any]) -> None:
         """Replace the policy. Raises `ServiceError` where it is malformed, or has the etag of another version (412)."""
-        if told.get("etag") not in (None, "", self.policy["etag"]):
+        if given.get("etag") not in (None, "", self.policy["etag"]):
             raise ServiceError(412, "The policy has changed since it was read: it has another etag.")
         try:
-            bindings = policies.bindings(told, self.policy)
+            bindings = policies.bindings(given, self.policy)
         except ValueError as error:
             raise invalid(str(error)) from None
         uniform = self.fields["iamConfiguration"].get("uniformBucketLevelAccess", {}).get("enabled")
         if not uniform and any(binding.get("condition") for binding in bindings):
             raise invalid("A policy with a condition: expected a bucket with uniform bucket-level access.")
-        for binding in told.get("bindings") or ():
+        for binding in given.get("bindings") or ():
             if not re.fullmatch(r"(roles|projects/[^/]+/roles|organizations/[^/]+/roles)/[\w.]+", str(binding.get("role"))):
                 raise invalid(f"Role {binding.get('role')} is not supported for this resource.")
             for member in binding.get("members") or ():
@@ -179,13 +179,13 @@ class Bucket:
             raise ServiceError(404, f"No such object: {self.name}/{name}")
         return found
 
-    def put(self, name: str, body: bytes, told: Mapping[str, Any], sums: Sequence[Mapping[str, Any]], conditions: Conditions) -> Object:
+    def put(self, name: str, body: bytes, given: Mapping[str, Any], sums: Sequence[Mapping[str, Any]], conditions: Conditions) -> Object:
         """Create or replace an object. ``sums``: from headers. Raises `ServiceError` for a precondition, checksum, field or name."""
         check_name(name)
-        fields = object_fields(told, {}, replace=True)
+        fields = object_fields(given, {}, replace=True)
         conditions.check(self.objects.get(name), reading=False)
         own = Checksums.of(body)
-        for each in (told, *sums):
+        for each in (given, *sums):
             own.check(each)
         self._generation = max(self._generation + 1, time.time_ns() // 1000)  # microseconds, as on the platform, and always increasing
         made = Object(name, body, own, fields, self._generation)
@@ -206,7 +206,7 @@ class Store:
     def __init__(self) -> None:
         self.buckets: dict[str, Bucket] = {}
 
-    def create(self, name: str, project: str, told: Mapping[str, Any]) -> Bucket:
+    def create(self, name: str, project: str, given: Mapping[str, Any]) -> Bucket:
         """Make a bucket. Raises `ServiceError` for a malformed or taken name, or a wrong field."""
         if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{1,61}[a-z0-9]", name) or name.startswith("goog") or "google" in name:
             raise invalid(f"Invalid bucket name: '{name}'")
@@ -215,7 +215,7 @@ class Store:
         if (present := self.buckets.get(name)) is not None:
             mine = "Your previous request to create the named bucket succeeded and you already own it."
             raise ServiceError(409, mine if present.project == project else "The requested bucket name is not available.")
-        made = self.buckets[name] = Bucket(name, project, told)
+        made = self.buckets[name] = Bucket(name, project, given)
         return made
 
     def find(self, name: str) -> Bucket:

@@ -68,7 +68,7 @@ class Session:
 
     bucket: Bucket
     name: str
-    told: Mapping[str, Any]
+    given: Mapping[str, Any]
     sums: Sequence[Mapping[str, str]]
     conditions: Conditions
     total: int | None  # from the client; None before it is known
@@ -85,14 +85,14 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
 
     def begin(
-        self, bucket: Bucket, name: str, told: Mapping[str, Any], sums: Mapping[str, str], total: int | None, when: Conditions
+        self, bucket: Bucket, name: str, given: Mapping[str, Any], sums: Mapping[str, str], total: int | None, when: Conditions
     ) -> str:
         """Begin a session and return its id. ``sums``: from headers; ``when``: checked at the end. Raises `ServiceError`."""
         check_name(name)
-        object_fields(told, {}, replace=True)
+        object_fields(given, {}, replace=True)
         self._check(total or 0)
         key = secrets.token_urlsafe(24)
-        self._sessions[key] = Session(bucket, name, told, [sums], when, total)
+        self._sessions[key] = Session(bucket, name, given, [sums], when, total)
         return key
 
     def cancel(self, bucket: Bucket, key: str) -> None:
@@ -126,7 +126,7 @@ class Sessions:
             raise ServiceError(400, session.broken, {"Content-Type": "text/plain; charset=utf-8"})
         session.body += fresh if last else fresh[: (have + len(fresh)) // CHUNK * CHUNK - have]
         if len(session.body) == session.total:
-            session.made = bucket.put(session.name, bytes(session.body), session.told, [*session.sums, sums], session.conditions)
+            session.made = bucket.put(session.name, bytes(session.body), session.given, [*session.sums, sums], session.conditions)
             session.body.clear()
         return session
 

@@ -143,8 +143,8 @@ class Api:
         try:
             return check_code(await asyncio.to_thread(fetch), sent=False)
         except exceptions.ClientError as error:
-            said = f"S3 Error Code: {error.response['Error']['Code']}. S3 Error Message: {error.response['Error'].get('Message', '')}"
-            raise invalid(f"Error occurred while GetObject. {said}") from None
+            text = f"S3 Error Code: {error.response['Error']['Code']}. S3 Error Message: {error.response['Error'].get('Message', '')}"
+            raise invalid(f"Error occurred while GetObject. {text}") from None
         except (OSError, exceptions.BotoCoreError) as error:
             raise invalid(f"Error occurred while GetObject. {error}") from None
 
@@ -307,8 +307,8 @@ def _json(request: Request) -> dict[str, Any]:
 
 def _small(operation: str, request: Request) -> None:
     if len(request.body) > REQUEST_BYTES:
-        said = f"Request must be smaller than {REQUEST_BYTES} bytes for the {operation} operation"
-        raise ServiceError(413, "RequestEntityTooLargeException", said)
+        text = f"Request must be smaller than {REQUEST_BYTES} bytes for the {operation} operation"
+        raise ServiceError(413, "RequestEntityTooLargeException", text)
 
 
 def _revision(function: Function, body: dict[str, Any]) -> None:

@@ -52,8 +52,8 @@ class Invoker:
             raise ServiceError(400, "ValidationException", f"Value '{kind}' at 'invocationType': expected one of {list(_PAYLOAD_BYTES)}")
         function, qualifier = self._store.find(region, name, request.query.get("Qualifier", [None])[0])
         if len(request.body) > _PAYLOAD_BYTES[kind]:
-            said = f"{len(request.body)} byte payload is too large for the {kind} invocation type (limit {_PAYLOAD_BYTES[kind]} bytes)"
-            raise ServiceError(413, "RequestEntityTooLargeException", said)
+            text = f"{len(request.body)} byte payload is too large for the {kind} invocation type (limit {_PAYLOAD_BYTES[kind]} bytes)"
+            raise ServiceError(413, "RequestEntityTooLargeException", text)
         _check_event(request.body)
         log, context = request.headers.get("x-amz-log-type", "None"), request.headers.get("x-amz-client-context", "")
         if log not in ("None", "Tail"):
@@ -61,8 +61,8 @@ class Invoker:
         if len(context) > _CONTEXT_BYTES:
             raise invalid(f"Client context of {len(context)} bytes: expected at most {_CONTEXT_BYTES}")
         if function.pending:
-            said = "The operation cannot be performed at this time. The function is currently in the following state: Pending"
-            raise ServiceError(409, "ResourceConflictException", said)
+            text = "The operation cannot be performed at this time. The function is currently in the following state: Pending"
+            raise ServiceError(409, "ResourceConflictException", text)
         if kind == "DryRun":
             return Response(204)
         self._stats[kind] += 1
@@ -75,8 +75,8 @@ class Invoker:
             self._accept(invocation, looping)
             return Response(202, headers={"x-amzn-RequestId": invocation.request_id})
         if looping:
-            said = f"Lambda has detected {function.name} being invoked in a recursive loop with other AWS resources."
-            raise ServiceError(400, "RecursiveInvocationException", said)
+            text = f"Lambda has detected {function.name} being invoked in a recursive loop with other AWS resources."
+            raise ServiceError(400, "RecursiveInvocationException", text)
         self._admit(function)
         outcome = await self._run(invocation)
         headers = {

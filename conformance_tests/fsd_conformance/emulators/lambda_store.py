@@ -196,8 +196,8 @@ class Store:
         if given is not None and not _QUALIFIER.fullmatch(given):
             raise ServiceError(400, "ValidationException", f"Value '{given}' at 'qualifier': expected a version or an alias")
         if match["region"] not in (None, region):
-            said = f"Functions from '{match['region']}' are not reachable in this region ('{region}')"
-            raise ServiceError(404, "ResourceNotFoundException", said)
+            text = f"Functions from '{match['region']}' are not reachable in this region ('{region}')"
+            raise ServiceError(404, "ResourceNotFoundException", text)
         if match["account"] not in (None, self.account):
             raise self._missing(region, match["name"], match["account"])
         if given is not None and match["qualifier"] not in (None, given):
@@ -239,8 +239,8 @@ def configuration(body: Mapping[str, Any], old: Mapping[str, Any] | None = None)
     if not re.fullmatch(r"\S{1,128}", str(settings["Handler"])):
         raise ServiceError(400, "ValidationException", f"Value '{settings['Handler']}' at 'handler': expected a handler's name")
     if len(str(settings["Description"])) > _DESCRIPTION:
-        said = f"Value at 'description' of {len(settings['Description'])} characters: expected at most {_DESCRIPTION}"
-        raise ServiceError(400, "ValidationException", said)
+        text = f"Value at 'description' of {len(settings['Description'])} characters: expected at most {_DESCRIPTION}"
+        raise ServiceError(400, "ValidationException", text)
     if not re.fullmatch(r"python3\.\d+", str(settings["Runtime"])):
         raise invalid(f"Runtime {settings['Runtime']!r}: expected a Python, e.g. python3.11: the local Lambda runs no other runtime")
     _environment(settings.get("Environment", {}).get("Variables", {}))
