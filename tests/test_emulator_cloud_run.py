@@ -402,7 +402,7 @@ def test_the_control_plane(emulator: Emulator) -> None:
     [
         ({"memory": "2Gi"}, "Unknown name \"memory\" at 'function.service_config'"),
         ({"availableMemory": "2GB"}, "expected a whole number with k, M, G, Mi or Gi"),
-        ({"availableMemory": "64Gi"}, "from 128M to 32Gi"),
+        ({"availableMemory": "64Gi"}, "expected 128M to 32Gi"),
         ({"availableMemory": "2Gi", "availableCpu": "0.5"}, "needs at least 1"),
         ({"availableCpu": "3"}, "1, 2, 4, 6, 8"),
         ({"availableCpu": 1}, "expected text"),
