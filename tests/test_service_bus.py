@@ -505,8 +505,8 @@ def test_the_vendors_own_topic(tmp_path: Path, capfd: pytest.CaptureFixture[str]
             (ends.client.get_subscription_receiver("topic.1", "subscription.4"), ServiceBusError, "is SQL, which is not implemented"),
             (ends.client.get_subscription_receiver("topic.1", "subscription.5"), ServiceBusAuthenticationError, "client-error"),
             (ends.client.get_topic_sender("topic.2"), ServiceBusAuthenticationError, "client-error"),
-            (ends.client.get_queue_receiver("topic.1"), ServiceBusError, "received from its subscriptions"),
-            (ends.client.get_queue_sender("topic.1/Subscriptions/subscription.1"), ServiceBusError, "come there from its topic"),
+            (ends.client.get_queue_receiver("topic.1"), ServiceBusError, "receive from its subscriptions"),
+            (ends.client.get_queue_sender("topic.1/Subscriptions/subscription.1"), ServiceBusError, "come from its topic"),
         )
         for end, kind, what in wrong:
             with pytest.raises(kind, match=what):
@@ -573,7 +573,7 @@ def http(standin: StandIn, method: str, path: str, body: bytes = b"") -> tuple[i
         (b'<?xml version="1.0" encoding="big5"?><a/>', "only queues"),
         (b"<!DOCTYPE a><a/>", "without declarations of types"),
         ('<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a [<!ENTITY b "bbbb">]><a>&b;</a>'.encode("utf-16"), "expected XML"),
-        ("<!DOCTYPE a><a/>".encode("utf-16-le"), "is in UTF-8"),
+        ("<!DOCTYPE a><a/>".encode("utf-16-le"), "in UTF-8"),
         (b"\xff", "expected XML"),
     ],
 )
