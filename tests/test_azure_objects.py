@@ -218,7 +218,7 @@ def test_what_a_put_that_must_create_is_told(status: int, word: str, meaning: Co
 def test_what_is_told_of_a_container_that_is_being_deleted() -> None:
     with answering((409, "ContainerBeingDeleted", b"")) as (store, _), pytest.raises(Exception, match="ContainerBeingDeleted") as caught:
         store.list("")
-    assert "being deleted still" in (advice(caught.value) or "")
+    assert "still being deleted" in (advice(caught.value) or "")
 
 
 def test_a_body_that_breaks_off_is_not_taken_for_whole() -> None:

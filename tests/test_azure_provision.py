@@ -477,9 +477,9 @@ def published(answers: Callable[[str, str], Canned]) -> Iterator[tuple[Callable[
 
 
 def test_a_region_that_takes_no_few_instances_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    Least: type[emulators.Emulator] = type("Least", (emulators.find("azure"),), {"arguments": ("--least-instances", "40")})
+    Least: type[emulators.Emulator] = type("Least", (emulators.find("azure"),), {"arguments": ("--min-instances", "40")})
     with emulators.own(Least):
-        says = r"\[azure\] concurrency = 39: eastus2 takes no function app of so few instances: expected 40 to 1000"
+        says = r"\[azure\] concurrency = 39: eastus2 accepts no function app of so few instances: expected 40 to 1000"
         with pytest.raises(InputError, match=says):
             provisioner(concurrency=39).ensure("few", 1, 1)
         assert provisioner(concurrency=40).ensure("few", 1, 1).names["concurrency"] == "40"

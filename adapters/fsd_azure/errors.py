@@ -190,7 +190,7 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     ),
     (
         r"ContainerBeingDeleted|ResourceGroupBeingDeleted",
-        "Azure is still deleting it, which takes a minute or more: run again later",
+        "it is still being deleted, which takes a minute or more: run again later",
     ),
     (
         r"KeyBasedAuthenticationNotPermitted",
