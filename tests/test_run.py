@@ -266,7 +266,7 @@ def test_no_free_slot_is_refused_before_anything_starts(start: Callable[..., Res
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"provider": "nowhere"}, r"provider 'nowhere' is not installed: there is .*local"),
+        ({"provider": "nowhere"}, r"provider 'nowhere' is not installed: expected one of .*local"),
         ({"channel": "pigeon"}, r"channel 'pigeon': expected one of auto, queue, object, hybrid"),
         ({"objective": "fame"}, "objective 'fame'"),
         ({"workers": 0}, "workers 0"),

@@ -40,8 +40,8 @@ def _recipe(runtime: str) -> Recipe:
         files=_sources(),
         wheels=Wheels(_requirements(), runtime.removeprefix("python"), core.manylinux(_GLIBC[runtime])),
         platform="Lambda",
-        most_zipped=MOST_ZIPPED,
-        most_unzipped=MOST_BYTES,
+        max_zipped=MOST_ZIPPED,
+        max_unzipped=MOST_BYTES,
     )
 
 

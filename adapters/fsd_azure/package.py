@@ -42,8 +42,8 @@ def _recipe(runtime: str) -> Recipe:
         wheels=Wheels(root["requirements.txt"], runtime, core.manylinux(_GLIBC[runtime])),
         below=".python_packages/lib/site-packages/",
         platform="Azure Functions",
-        most_zipped=MOST_BYTES,
-        most_unzipped=MOST_BYTES,
+        max_zipped=MOST_BYTES,
+        max_unzipped=MOST_BYTES,
     )
 
 
