@@ -75,7 +75,7 @@ def small_run(*more: object) -> list[object]:
 def test_run_prints_a_table_for_people(fsd):
     code, out, err = fsd(*small_run())
     assert code == 0, err
-    for words in ("Result", "samples", "40", "2 on local", "Time", "exchange", "Travelled", "queue requests", "Memory"):
+    for words in ("Result", "samples", "40", "2 on local", "Time", "exchange", "Sent and stored", "queue requests", "Memory"):
         assert words in out
     assert "launch" in err
     assert "Result" not in err
