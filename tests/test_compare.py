@@ -167,7 +167,7 @@ def test_this_machine_beside_an_emulated_cloud(fsd, tmp_path):
     assert local["meter"]["payload_bytes_sent"] == aws["meter"]["payload_bytes_sent"]
     assert aws["usd"]["median"] > 0
     assert aws["services"].keys() >= {"lambda", "sns", "sqs", "s3"}
-    assert "Emulated on this machine: aws (moto)" in (tmp_path / "r.html").read_text()
+    assert "Ran on emulators here: aws (moto)" in (tmp_path / "r.html").read_text()
 
 
 # turns
