@@ -109,7 +109,7 @@ FIGURES = (
             ("object_gets", "object_lists"),
             ("invocations",),
         ),
-        "All requests of workers and client, including retries and receives that found nothing. Publish, receive and acknowledge are requests"
+        "All requests of workers and client, including retries and receives that found nothing. Publish, receive, acknowledge are requests"
         " to queues; put, get and list are requests to the object store; invoke starts a function.",
     ),
     Figure(

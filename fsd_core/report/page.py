@@ -41,7 +41,7 @@ def comparison_page(found: Comparison) -> str:
     times = "once" if about["repeat"] == 1 else f"{about['repeat']} times; the cases took turns"
     agree = "All outputs agree." if ran > 1 else "" if ran else "Nothing ran."
     top += [
-        f"<p>{about['samples']} samples, {about['layers']} layers of up to {about['neurons']} neurons. Every provider has the same partition"
+        f"<p>{about['samples']} samples, {about['layers']} layers of up to {about['neurons']} neurons. All providers have the same partition"
         f" and number of workers. Each case ran {times}. {agree}</p>"
     ]
     if emulated:
