@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -86,6 +87,8 @@ def test_a_zip_of_sources_runs(tmp_path: Path) -> None:
     assert {"main.py", "requirements.txt", "fsd_core/worker/program.py"} <= names(made.body)
     with zipfile.ZipFile(io.BytesIO(made.body)) as archive:
         archive.extractall(tmp_path / "task")
+    for package in ("attr", "attrs"):  # as the platform installs them
+        shutil.copytree(files(package)["__init__.py"].parent, tmp_path / "task" / package)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     command = [sys.executable, "-S", str(tmp_path / "task" / "main.py")]
     done = subprocess.run(command, capture_output=True, text=True, env=environ, cwd=tmp_path)

@@ -109,8 +109,8 @@ FIGURES = (
             ("object_gets", "object_lists"),
             ("invocations",),
         ),
-        "All requests of workers and client, including retries and receives that found nothing. Publish, receive, acknowledge are requests"
-        " to queues; put, get and list are requests to the object store; invoke starts a function.",
+        "All requests of workers and client, including retries and receives that found nothing. Publish, receive and acknowledge go"
+        " to queues, put, get and list to the object store; invoke starts a function.",
     ),
     Figure(
         "bytes",

@@ -41,8 +41,8 @@ def comparison_page(found: Comparison) -> str:
     times = "once" if about["repeat"] == 1 else f"{about['repeat']} times; the cases took turns"
     agree = "All outputs agree." if ran > 1 else "" if ran else "Nothing ran."
     top += [
-        f"<p>{about['samples']} samples, {about['layers']} layers of up to {about['neurons']} neurons. All providers have the same partition"
-        f" and number of workers. Each case ran {times}. {agree}</p>"
+        f"<p>{about['samples']} samples, {about['layers']} layers of up to {about['neurons']} neurons."
+        f" Every provider runs the same partition. Each case ran {times}. {agree}</p>"
     ]
     if emulated:
         top.append(f'<p class="warn">Ran on emulators here: {_text(", ".join(emulated))}. Compare counts and bytes, not times.</p>')
@@ -189,12 +189,15 @@ def _services(found: Comparison) -> str:
             )
             other = f"{1000 * bill.otherwise_usd:.4f} if {bill.otherwise}" if bill.otherwise else ""
             rows.append([str(cell.case), bill.tariff.name, ", ".join(parts), f"{1000 * bill.total_usd:.4f}", other])
-    words = "USD for 1000 runs. * One of the prices has low confidence; the last column is the total if that price is wrong."
+    words = "USD for 1000 runs. * One of the prices has low confidence; the last column is for the case that this price is wrong."
     fees = {
         f"{line.price.service} {line.price.unit}: {line.usd:g} USD, is charged even without use, and is not in the totals."
         for cell in found.cells for run in cell.runs[:1] for line in run.bill.apart
     }  # fmt: skip
-    return _table(["case", "tariff", "services", "total", "or"], rows) + f'<p class="soft">{_text(" ".join([words, *sorted(fees)]))}</p>'
+    return (
+        _table(["case", "tariff", "services", "total", "total if the price is wrong"], rows)
+        + f'<p class="soft">{_text(" ".join([words, *sorted(fees)]))}</p>'
+    )
 
 
 def _bill(bill: Bill) -> str:
