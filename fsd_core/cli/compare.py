@@ -49,7 +49,7 @@ Examples:
 )
 @click.argument("model")
 @click.argument("inputs", metavar="INPUT")
-@click.option("--providers", "places", metavar="A,B,...", required=True, help="Providers to run on, for instance local,aws.")
+@click.option("--providers", "wanted_providers", metavar="A,B,...", required=True, help="Providers to run on, for instance local,aws.")
 @click.option("--channels", default="queue,object,hybrid", show_default=True, metavar="A,B,...", help="Channels to run with.")
 @click.option("--workers", default="2,4,8", show_default=True, metavar="N,N,...", help="Numbers of workers to run with.")
 @click.option("--repeat", default="3", show_default=True, metavar="N", help="Number of measured runs of each combination.")
@@ -57,7 +57,7 @@ Examples:
 @click.option("--csv", "table", metavar="OUT.csv", help="Write a table with a row for each combination.")
 @with_settings(*KEYS)
 def compare(
-    screen: Screen, settings: Settings, model: str, inputs: str, places: str, channels: str, workers: str, repeat: str,
+    screen: Screen, settings: Settings, model: str, inputs: str, wanted_providers: str, channels: str, workers: str, repeat: str,
     report: str | None, table: str | None,
 ) -> None:  # fmt: skip
     """Compare time, requests, bytes and money of MODEL on INPUT.
@@ -72,8 +72,8 @@ def compare(
     from fsd_core.model import open_model
     from fsd_core.model.inputs import open_inputs
 
-    names = _words("--providers", places, dict.fromkeys((*TABLES, *providers.installed())))
-    ways = _words("--channels", channels, dict.fromkeys(CHANNELS))
+    names = _words("--providers", wanted_providers, dict.fromkeys((*TABLES, *providers.installed())))
+    chosen_channels = _words("--channels", channels, dict.fromkeys(CHANNELS))
     counts = [integer(1).read_text(word, "--workers ") for word in _split("--workers", workers)]
     if len(set(counts)) < len(counts):
         raise InputError(f"--workers {workers!r}: a number is given twice: expected each number once")
@@ -85,19 +85,19 @@ def compare(
     report, table = _outputs(report, table)
     network = open_model(model)
     samples = open_inputs(inputs, network.inputs)
-    about: dict[str, Any] = {"command": _command(settings, model, inputs, names, ways, counts, times)}
+    about: dict[str, Any] = {"command": _command(settings, model, inputs, names, chosen_channels, counts, times)}
     about |= {"model": model, "input": inputs, "samples": samples.shape[0], "neurons": network.neurons, "layers": len(network.layers)}
     about |= {key: getattr(settings, key) for key in ("branching", "partition", "objective", "batch_size", "seed")}
     about |= {"repeat": times, "began": time.strftime("%Y-%m-%d %H:%M:%S %z"), "model digest": network.digest} | versions(*names)
     about = {key: value for key, value in about.items() if value is not None}
-    cases = [Case(name, way, count) for count in counts for way in ways for name in names]
+    cases = [Case(name, way, count) for count in counts for way in chosen_channels for name in names]
     with screen.progress() as show, contextlib.ExitStack() as stack:
         for count in counts:  # an error here would stop all runs: it is found before anything starts
             find_partition(
                 settings.partition, network, count, settings.seed, home_folder(), lambda done, total: show("partition", done, total, "")
             )
         tariffs = {name: _tariff(name) for name in names}
-        there, wheres = _start(stack, settings, names, tariffs, show)
+        ready, wheres = _start(stack, settings, names, tariffs, show)
         found = Comparison(
             about,
             wheres,
@@ -105,24 +105,24 @@ def compare(
                 cases,
                 times,
                 wheres,
-                lambda case: _run(network, samples, there[case.provider], case, {"model": model, "input": inputs}),
+                lambda case: _run(network, samples, ready[case.provider], case, {"model": model, "input": inputs}),
                 lambda record: _bill(record, tariffs[record["provider"]]),
                 lambda done, total, text: show("compare", done, total, text),
             ),
         )
     failures = found.failures()
-    said = "; ".join(text for _, text in failures)
-    error = {"error": {"code": failures[0][0].name, "rank": None, "layer": None, "message": said}} if failures else {}
+    lines = "; ".join(text for _, text in failures)
+    error = {"error": {"code": failures[0][0].name, "rank": None, "layer": None, "message": lines}} if failures else {}
     _answer(screen, found, error, report, table)
     if failures:
-        raise RunFailed(failures[0][0], said)
+        raise RunFailed(failures[0][0], lines)
 
 
 def _start(
     stack: contextlib.ExitStack, settings: Settings, names: list[str], tariffs: Mapping[str, Tariff], show: Show
 ) -> tuple[dict[str, Settings], dict[str, Where]]:
     """The settings for each provider that can start, its emulator started; and for all providers the emulator, the tariff and the error."""
-    there: dict[str, Settings] = {}
+    ready: dict[str, Settings] = {}
     wheres: dict[str, Where] = {}
     for name in names:
         own = attrs.evolve(settings, provider=name, emulator=None if name == "local" else settings.emulator)
@@ -130,7 +130,7 @@ def _start(
         try:
             check_provider(own)
             where.emulator = providers.find(name).stand_in()
-            there[name] = stack.enter_context(emulated(own, lambda text: show("emulator", 0, 0, text), start=True))
+            ready[name] = stack.enter_context(emulated(own, lambda text: show("emulator", 0, 0, text), start=True))
             if own.emulator:
                 from fsd_conformance import emulators
 
@@ -138,7 +138,7 @@ def _start(
                 where.emulator = running.name if running and running.alive() else emulators.names(name)[0]
         except (FsdError, OSError, ImportError) as error:
             where.error = " ".join(str(error).split())
-    return there, wheres
+    return ready, wheres
 
 
 def _run(network: Model, samples: Any, settings: Settings, case: Case, note: Mapping[str, str]) -> Result:
@@ -219,9 +219,11 @@ def _outputs(report: str | None, table: str | None) -> tuple[str | None, str | N
     return report, table
 
 
-def _command(settings: Settings, model: str, inputs: str, names: list[str], ways: list[str], counts: list[int], times: int) -> str:
+def _command(
+    settings: Settings, model: str, inputs: str, names: list[str], chosen_channels: list[str], counts: list[int], times: int
+) -> str:
     """The command line that repeats this comparison."""
-    words = ["fsd", "compare", model, inputs, "--providers", ",".join(names), "--channels", ",".join(ways)]
+    words = ["fsd", "compare", model, inputs, "--providers", ",".join(names), "--channels", ",".join(chosen_channels)]
     words += ["--workers", ",".join(map(str, counts)), "--repeat", str(times)]
     words += [word for key in KEYS if key != "emulator" and (value := getattr(settings, key)) != getattr(Settings(), key)
         for word in (f"--{key.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value))]  # fmt: skip

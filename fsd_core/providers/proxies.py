@@ -76,9 +76,9 @@ def keep_local(environ: MutableMapping[str, str], *, always: bool = False) -> No
     if not always and not any(environ.get(name) or environ.get(name.upper()) for name in _PROXIES):
         return
     words = dict.fromkeys(word.strip() for name in _EXCEPT for word in environ.get(name, "").split(","))
-    there = list(filter(None, words))
-    if "*" not in there:
-        environ.update(dict.fromkeys(_EXCEPT, ",".join([*there, *(each for each in LOCAL if each not in words)])))
+    named = list(filter(None, words))
+    if "*" not in named:
+        environ.update(dict.fromkeys(_EXCEPT, ",".join([*named, *(each for each in LOCAL if each not in words)])))
 
 
 def local_only(environ: Mapping[str, str]) -> dict[str, str]:

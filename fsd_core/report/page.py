@@ -165,8 +165,8 @@ def _overview(found: Comparison) -> str:
         if why := found.why(cell):
             rows.append([str(cell.case), why if cell.error else "cannot start", "", "", ""])
         else:
-            *most, money = (_three(figure, cell) for figure in FIGURES)
-            rows.append([str(cell.case), *most, money + (" *" if cell.runs[0].bill.doubted else "")])
+            *others, money = (_three(figure, cell) for figure in FIGURES)
+            rows.append([str(cell.case), *others, money + (" *" if cell.runs[0].bill.doubted else "")])
     names = ["case", "time", "requests", "bytes", "USD for 1000 runs"]
     words = ["Each figure is the median; in brackets are the lowest and the highest."]
     words += [f"* One of its prices has low confidence: {', '.join(doubted)}."] if (doubted := _doubted(found)) else []
