@@ -48,7 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 
 def losing(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
-    """From here on ``change`` is made to the workers' records before a run's result is made of them."""
+    """From here on, ``change`` is applied to the workers' records before a run's result is made from them."""
     made = fsd_core.client.job.over_ranks
     monkeypatch.setattr(fsd_core.client.job, "over_ranks", lambda records, workers: made(change(records), workers))
 
@@ -74,7 +74,7 @@ def test_a_record_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(fsd_core.versions, "version", refuse)
     result = Result("0" * 16, None, 3, 6, 1, 0, 1, "local", None, "queue", "block", {}, {}, {}, {}, [])  # type: ignore[arg-type]
     monkeypatch.setattr(Result, "output_nonzero_samples", 3)
-    if fault == "not installed":  # then it says so
+    if fault == "not installed":  # then the record names it as not installed
         keep(result, tmp_path, about)
         assert json.loads((tmp_path / "runs" / f"{'0' * 16}.json").read_text())["versions"]["fsd"] == "not installed"
         return
@@ -201,6 +201,6 @@ def test_the_command_shows_the_answer_where_its_output_cannot_be_written(
     assert "Result" in out
     assert err.splitlines()[-1] == "fsd: o.npz: No space left on device"
     assert main([*arguments, "--json"]) == 3
-    said = json.loads(capfd.readouterr().out)
-    assert (said["samples"], said["error"]["code"], said["meter"]["invocations"]) == (3, "UNAVAILABLE", 1)
+    shown = json.loads(capfd.readouterr().out)
+    assert (shown["samples"], shown["error"]["code"], shown["meter"]["invocations"]) == (3, "UNAVAILABLE", 1)
     assert not Path("o.npz").exists()

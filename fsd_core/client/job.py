@@ -123,9 +123,7 @@ class _Run:
         self.retry = Retry(time.time() + STAGE_S, self.meter, outage_s=job.outage_s)
         self.store = Store(MeteredObjects(objects, self.meter), self.retry)
         self.plan = ExchangePlan(job.model, job.partition)
-        self.batches = cut(
-            job.model, job.partition, self.plan, job.samples.shape[0], job.batch_size, invoker.limits, job.provider.name
-        )  # fmt: skip
+        self.batches = cut(job.model, job.partition, self.plan, job.samples.shape[0], job.batch_size, invoker.limits, job.provider.name)
         self.started = self.deadline = 0.0  # of the run's own time, in seconds since 1970: it begins with the launch
         self.over = threading.Event()
 
