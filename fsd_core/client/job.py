@@ -150,7 +150,7 @@ class _Run:
             self.over.set()
             pool.shutdown(wait=False, cancel_futures=True)
         if undone := cleanup.after_failure(answer.failed) if answer.failed else cleanup.after_answer():
-            warn(f"the answer is there; {undone}")
+            warn(f"the answer is complete; {undone}")
         return self._result(answer)
 
     def _background(self, name: str, task: Callable[[], None]) -> None:
@@ -239,7 +239,7 @@ class _Run:
         return None
 
     def _result(self, answer: _Answer) -> Result:
-        """Maxima and sums over the workers' records, which are also kept on disk. Nothing in here may fail: the output is there."""
+        """The output with maxima and sums over the workers' records; also kept on disk. Nothing here may fail: the output is paid for."""
         job, client, memory_bytes = self.job, self.meter.snapshot(), self.invoker.limits.memory_bytes
         ranks, seconds, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
         memory = {"peak_bytes_max": peak_bytes, "predicted_bytes_max": self.batches.predicted_bytes}
