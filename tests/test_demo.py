@@ -1,4 +1,4 @@
-"""The demo's network: what it promises, and that the demo shows it."""
+"""The network of the demo: it is sparse and accurate, and the demo shows that."""
 
 from __future__ import annotations
 
