@@ -25,10 +25,11 @@ from fsd_core.providers.advice import line
 
 __all__ = ["doctor"]
 
-REQUIRED = ("numpy", "zstandard", "scipy", "safetensors", "click", "rich")
+REQUIRED = ("numpy", "attrs", "zstandard", "scipy", "safetensors", "click", "rich")
 EXTRAS = {
     "mtkahypar": "pip install 'fsd-inference[partition]': without it, block replaces hypergraph partitions, and workers send more rows",
     "scikit-learn": "pip install 'fsd-inference[demo]': fsd demo and the input `digits` need it",
+    "matplotlib": "pip install 'fsd-inference[report]': fsd report and fsd compare --report need it",
     "boto3": "pip install 'fsd-inference[aws]': provider aws needs it",
     "azure-servicebus": "pip install 'fsd-inference[azure]': provider azure needs it",
     "azure-storage-blob": "pip install 'fsd-inference[azure]': provider azure needs it",

@@ -33,7 +33,7 @@ _CLIENT_ONLY = (  # of fsd_core: no worker imports these
 )
 _DROPPED_FOLDERS = {"tests", "__pycache__", "bin", "include"}
 _DROPPED_SUFFIXES = (".pyi", ".pyc", ".a", ".h", "/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")
-_FORMAT = "2"  # part of every digest: raise it where this module changes, so that no package of before is taken from the cache
+_FORMAT = "2"  # part of every digest: raise it where this module changes, so that the cache gives no package of an earlier version
 
 
 @attrs.frozen
