@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from aws_calls import recorded
-from fsd_aws import PROVIDER, RESOURCES, api, function, names, package, queues
+from fsd_aws import PROVIDER, api, function, names, package, queues
 from fsd_aws.clients import client
 from fsd_aws.names import Names
 from fsd_aws.settings import Settings, parse
+from fsd_aws.variables import RESOURCES
 from fsd_conformance import emulators
 from fsd_conformance.emulators.emulator import pointed
 from fsd_core.driver import WORKER, Code, Message, Provisioner, Resources

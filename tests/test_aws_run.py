@@ -176,8 +176,8 @@ def test_a_queue_deleted_mid_run_ends_it(settings: dict[str, Any], resources: Re
     [
         ("", "ExpiredToken", 400, Code.DENIED, "the AWS credentials expired: get new ones"),
         ("sns", "AuthorizationError", 403, Code.DENIED, "lack a permission"),
-        ("sns", "NotFound", 404, Code.NOT_FOUND, "something of the app is gone"),
-        ("s3", "NoSuchBucket", 404, Code.NOT_FOUND, "something of the app is gone"),
+        ("sns", "NotFound", 404, Code.NOT_FOUND, "a resource of the app is gone"),
+        ("s3", "NoSuchBucket", 404, Code.NOT_FOUND, "a resource of the app is gone"),
     ],
 )
 def test_what_is_refused_from_some_moment_on_ends_the_run_at_once_with_advice(

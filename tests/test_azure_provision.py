@@ -19,13 +19,14 @@ import pytest
 from azure.storage.blob import BlobServiceClient
 
 from azure_calls import Call, Canned, answering, recorded
-from fsd_azure import PROVIDER, RESOURCES, api, clients, function, invoke, limits, package, provision, queues
+from fsd_azure import PROVIDER, api, clients, connection_strings, function, limits, package, provision, queues
 from fsd_azure import names as naming
 from fsd_azure.api import Api
 from fsd_azure.limits import TIERS
 from fsd_azure.names import Names
 from fsd_azure.provision import AzureProvisioner
 from fsd_azure.settings import Settings, parse
+from fsd_azure.variables import KEY, RESOURCES
 from fsd_conformance import emulators
 from fsd_conformance.emulators.emulator import pointed
 from fsd_core.driver import WORKER, Code, Message, Provisioner, Resources
@@ -63,13 +64,13 @@ def provisioner(**settings: object) -> Provisioner:
 
 
 def asking() -> Api:
-    requests = AzureProvisioner(SETTINGS).requests()
+    requests = AzureProvisioner(SETTINGS, PROVIDER).requests()
     requests.within(120)
     return requests
 
 
 def queue_names(app: str) -> list[str]:
-    hosts = tuple(queues.given())
+    hosts = tuple(connection_strings.service_bus_hosts())
     found = []
     for number in range(len(hosts)):
         with clients.administration(hosts, number) as admin:
@@ -79,7 +80,7 @@ def queue_names(app: str) -> list[str]:
 
 def there(app: str) -> Counter[str]:
     """How much of an app is there, by kind."""
-    string = clients.storage_string()
+    string = connection_strings.storage_string()
     assert string
     with asking() as requests, BlobServiceClient.from_connection_string(string) as blobs:
         mine, _ = requests.owned(app)
@@ -125,7 +126,7 @@ def test_what_is_made_and_how(app: str, azure: Api) -> None:
     assert settings
     assert json.loads(settings[RESOURCES]) == {"app": app, "ranks": 2, "slots": 2, "names": dict(told)}
     assert settings["AzureFunctionsJobHost__functionTimeout"] == "01:01:40"
-    assert settings[invoke.KEY] == function.key(azure, app)
+    assert settings[KEY] == function.key(azure, app)
 
     assert PROVIDER.objects(made).list("").keys == []  # nothing of the probes is left
     with closing(PROVIDER.messages(made, 0)) as messages:
@@ -138,7 +139,7 @@ def test_what_is_made_and_how(app: str, azure: Api) -> None:
 def test_no_secret_is_in_the_names(app: str, azure: Api) -> None:
     text = json.dumps(dict(provisioner().ensure(app, 1, 1).names))
     assert function.key(azure, app) not in text
-    for string in [*clients.service_bus_strings(), clients.storage_string() or ""]:
+    for string in [*connection_strings.service_bus_strings(), connection_strings.storage_string() or ""]:
         assert string not in text
         assert "SharedAccessKey" not in text
         assert "AccountKey" not in text
@@ -184,7 +185,7 @@ def test_a_changed_setting_is_applied(app: str, azure: Api) -> None:
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ({"region": "westeurope"}, "made with eastus2, not westeurope: destroy it first"),
+        ({"region": "westeurope"}, "made with eastus2, not westeurope: destroy the app first"),
         ({"tier": "premium"}, "made with standard, not premium"),
     ],
 )
@@ -199,14 +200,14 @@ def test_more_namespaces_for_an_app_that_is_there_are_not_passed_over(monkeypatc
     """Whether or not anything else is asked for."""
     made = Resources("x", 1, 1, {**parsed(), "bus": "made", "namespaces": "one.servicebus.windows.net"})
     monkeypatch.setattr(function, "read", lambda requests, app: made)
-    monkeypatch.delenv(clients.SERVICE_BUS)
+    monkeypatch.delenv(connection_strings.SERVICE_BUS)
     assert provisioner(namespaces=1).ensure("x", 1, 1) == provisioner().ensure("x", 1, 1) == made
-    with pytest.raises(InputError, match=r"\[azure\] namespaces = 8: app 'x' was made with 1: destroy it first, or keep that"):
+    with pytest.raises(InputError, match=r"\[azure\] namespaces = 8: app 'x' was made with 1: destroy it first, or keep 1"):
         provisioner(namespaces=8).ensure("x", 1, 1)
 
 
 def parsed() -> dict[str, str]:
-    return AzureProvisioner(SETTINGS).wanted()
+    return AzureProvisioner(SETTINGS, PROVIDER).wanted()
 
 
 def test_settings_that_others_gave_stay(app: str, azure: Api) -> None:
@@ -246,7 +247,7 @@ def test_destroy_of_what_is_half_gone(app: str, azure: Api, gone: str) -> None:
     elif gone == "group":
         azure.delete(azure.id(app))
     else:
-        queues.remove(azure, app, queues.given())
+        queues.remove(azure, app, connection_strings.service_bus_hosts())
     assert provisioner().destroy(app)
     assert there(app) == Counter()
 
@@ -318,7 +319,7 @@ def test_a_destroy_that_was_cut_short_is_finished(app: str, azure: Api) -> None:
 
 def test_a_sweep_finds_what_nobody_will_take_up(app: str, azure: Api) -> None:
     kept = provisioner().ensure(app, 2, 1)
-    lost = Names(app, "0123abcd", tuple(queues.given()))
+    lost = Names(app, "0123abcd", tuple(connection_strings.service_bus_hosts()))
     queues.make(azure, lost, [(0, 0)], 10, 0)
     assert provisioner().sweep(app) == [f"queue {lost.queue(0, 0)}"]
     assert there(app) == ALL_OF_2_BY_1
@@ -476,9 +477,9 @@ def published(answers: Callable[[str, str], Canned]) -> Iterator[tuple[Callable[
 
 
 def test_a_region_that_takes_no_few_instances_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    Least: type[emulators.Emulator] = type("Least", (emulators.find("azure"),), {"arguments": ("--least-instances", "40")})
+    Least: type[emulators.Emulator] = type("Least", (emulators.find("azure"),), {"arguments": ("--min-instances", "40")})
     with emulators.own(Least):
-        says = r"\[azure\] concurrency = 39: eastus2 takes no function app of so few instances: expected 40 to 1000"
+        says = r"\[azure\] concurrency = 39: eastus2 accepts no function app of so few instances: expected 40 to 1000"
         with pytest.raises(InputError, match=says):
             provisioner(concurrency=39).ensure("few", 1, 1)
         assert provisioner(concurrency=40).ensure("few", 1, 1).names["concurrency"] == "40"
@@ -554,7 +555,7 @@ def test_settings_have_defaults_and_take_whole_floats() -> None:
 
 def test_how_many_namespaces_is_the_tiers_credits() -> None:
     """Of what ranks receive and send, whoever their peers are: a namespace's own ranks hear from all others."""
-    assert [queues.count("standard", ranks) for ranks in (1, 8, 9, 16, 20, 23, 62)] == [1, 1, 2, 4, 7, queues.MOST, queues.MOST]
+    assert [queues.count("standard", ranks) for ranks in (1, 8, 9, 16, 20, 23, 62)] == [1, 1, 2, 4, 7] + [queues.MAX_NAMESPACES] * 2
     assert queues.count("premium", 62) == 1
     for ranks in range(1, 23):
         spaces = queues.count("standard", ranks)
@@ -574,7 +575,7 @@ def test_nothing_of_nothing_is_refused() -> None:
 
 
 def test_too_many_queues_are_refused_before_anything_is_made() -> None:
-    says = "1000 ranks, 21 slots over 2 Service Bus namespaces need 10500 queues in one: at most 10000 in the standard tier"
+    says = "1000 ranks, 21 slots over 2 Service Bus namespaces need 10500 queues in one: expected at most 10000 in the standard tier"
     with pytest.raises(InputError, match=says):
         provisioner().ensure("x", 1000, 21)
     assert there("x") == Counter()
@@ -615,13 +616,21 @@ def test_a_wrong_subscription_says_so() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
-        (clients.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k", "SharedAccessKey: missing"),
-        (clients.SERVICE_BUS, "Endpoint=https://x;SharedAccessKeyName=k;SharedAccessKey=v", "Endpoint is 'https://x'"),
-        (clients.STORAGE, "AccountName=x;AccountKey=%%%", "AccountKey: is not base64"),
-        (clients.STORAGE, "nonsense", "part 1: must be NAME=VALUE"),
-        (clients.STORAGE, "BlobEndpoint=https://h/;SharedAccessSignature=x", "SharedAccessSignature: has no sig="),
-        (clients.STORAGE, "AccountName=x;AccountKey=eA==;EndpointSuffix=", "EndpointSuffix: is empty: must be core.windows.net"),
-        (clients.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessSignature=", "SharedAccessSignature: has no sig="),
+        (connection_strings.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k", "SharedAccessKey: missing"),
+        (connection_strings.SERVICE_BUS, "Endpoint=https://x;SharedAccessKeyName=k;SharedAccessKey=v", "Endpoint is 'https://x'"),
+        (connection_strings.STORAGE, "AccountName=x;AccountKey=%%%", "AccountKey: is not base64"),
+        (connection_strings.STORAGE, "nonsense", "part 1: expected NAME=VALUE"),
+        (connection_strings.STORAGE, "BlobEndpoint=https://h/;SharedAccessSignature=x", "SharedAccessSignature: has no sig="),
+        (
+            connection_strings.STORAGE,
+            "AccountName=x;AccountKey=eA==;EndpointSuffix=",
+            "EndpointSuffix: is empty: expected core.windows.net",
+        ),
+        (
+            connection_strings.SERVICE_BUS,
+            "Endpoint=sb://x.servicebus.windows.net/;SharedAccessSignature=",
+            "SharedAccessSignature: has no sig=",
+        ),
     ],
 )
 def test_a_malformed_connection_string_is_told_and_nothing_is_made(
@@ -700,8 +709,10 @@ def test_a_queue_that_is_being_changed_is_no_queue_that_is_there(monkeypatch: py
         return Canned(409, f"<Error><Code>409</Code><Detail>{detail}</Detail></Error>", XML)
 
     with answering(answers) as address, asking() as requests:
-        monkeypatch.setenv(clients.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v")
-        monkeypatch.setenv(clients.ADMINISTRATION, address)
+        monkeypatch.setenv(
+            connection_strings.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v"
+        )
+        monkeypatch.setenv(connection_strings.ADMINISTRATION, address)
         with clients.administration(("x",), 0) as admin:
             assert requests.unless(Code.ALREADY_EXISTS, "queue q", lambda: admin.create_queue("q")) is None
     assert asked == 3 * ["PUT"]
@@ -713,11 +724,11 @@ def test_strings_with_signatures_are_told_apart(monkeypatch: pytest.MonkeyPatch)
         for name in ("one", "two")
     )
     for between in (" ", "\n", "\n\n  "):
-        monkeypatch.setenv(clients.SERVICE_BUS, f" {one}{between}{two.replace('Endpoint', 'endpoint')} ")
-        assert queues.given() == ["one.servicebus.windows.net", "two.servicebus.windows.net"]
+        monkeypatch.setenv(connection_strings.SERVICE_BUS, f" {one}{between}{two.replace('Endpoint', 'endpoint')} ")
+        assert connection_strings.service_bus_hosts() == ["one.servicebus.windows.net", "two.servicebus.windows.net"]
         clients.service_bus(("one", "two"), 1).close()
         clients.administration(("one", "two"), 1).close()
-    monkeypatch.setenv(clients.STORAGE, "BlobEndpoint=https://own.example.org/;SharedAccessSignature=sv=1&sig=x%3D")
+    monkeypatch.setenv(connection_strings.STORAGE, "BlobEndpoint=https://own.example.org/;SharedAccessSignature=sv=1&sig=x%3D")
     clients.container("", "any").close()
 
 
@@ -735,14 +746,16 @@ def test_the_administration_of_queues_settles_like_the_rest(monkeypatch: pytest.
         return refusal if len(asked) % 3 else Canned(200, '<feed xmlns="http://www.w3.org/2005/Atom"/>', XML)
 
     with answering(answers) as address, asking() as requests:
-        monkeypatch.setenv(clients.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v")
-        monkeypatch.setenv(clients.ADMINISTRATION, address)
+        monkeypatch.setenv(
+            connection_strings.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v"
+        )
+        monkeypatch.setenv(connection_strings.ADMINISTRATION, address)
         with pytest.raises(DriverError, match="lack the role Azure Service Bus Data Owner") as raised:
-            queues.remove(requests, "x", queues.given())
+            queues.remove(requests, "x", connection_strings.service_bus_hosts())
         assert raised.value.code is Code.DENIED
         asked.clear()
         requests.settling()
-        assert queues.remove(requests, "x", queues.given()) == []
+        assert queues.remove(requests, "x", connection_strings.service_bus_hosts()) == []
         assert len(asked) == 3
 
 

@@ -24,12 +24,13 @@ from fsd_core.driver import WORKER, Code, Message, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers import probes, requests
 from fsd_core.providers.package import Package, zipped
-from fsd_gcp import PROVIDER, RESOURCES, api, function, invoke, names, package, policy, queues
+from fsd_gcp import PROVIDER, api, function, invoke, names, package, policy, queues
 from fsd_gcp.api import Api
 from fsd_gcp.errors import Answered
 from fsd_gcp.names import Names
 from fsd_gcp.policy import Grant
 from fsd_gcp.settings import Settings, parse
+from fsd_gcp.variables import RESOURCES
 from gcp_calls import recorded
 
 pytestmark = pytest.mark.emulator
