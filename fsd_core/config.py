@@ -64,7 +64,7 @@ class Settings:
     provider: str = key(text(), default="local", help="Where functions run: local, or a cloud. fsd doctor lists the installed providers.")
     channel: str = key(choice("auto", *CHANNELS), default="auto", help="How workers send activations to each other.")
     workers: int = key(integer(1), default=8, help="Number of workers. Each computes a part of every layer's rows.")
-    branching: int = key(integer(1), default=4, help="Number of functions that each function starts.")
+    branching: int = key(integer(1), default=4, help="Largest number of functions that one function starts.")
     partition: str = key(_METHOD, default="hypergraph", help="How the rows of the model are divided among the workers.")
     objective: str = key(choice(*OBJECTIVES), default="cost", help="cost saves requests; latency saves time.")
     batch_size: int | None = key(

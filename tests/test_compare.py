@@ -119,10 +119,10 @@ def test_outputs_that_differ_are_not_compared(fsd, tmp_path, monkeypatch):
     ("more", "said"),
     [
         (["--providers", "locl"], "--providers 'locl': expected one of local, aws, gcp, azure"),
-        (["--providers", "local,local"], "'local' is in it twice"),
+        (["--providers", "local,local"], "'local' is given twice"),
         (["--providers", ""], "--providers ''"),
         (["--providers", "local", "--channels", "queue,pigeon"], "--channels 'pigeon'"),
-        (["--providers", "local", "--workers", "2,02"], "a number is in it twice"),
+        (["--providers", "local", "--workers", "2,02"], "a number is given twice"),
         (["--providers", "local", "--workers", "2,5000"], "5000"),
         (["--providers", "local", "--workers", "2", "--partition", "none.npz"], "none.npz"),
         (["--providers", "local", "--report", ""], "--report ''"),
@@ -131,8 +131,8 @@ def test_outputs_that_differ_are_not_compared(fsd, tmp_path, monkeypatch):
         (["--providers", "local", "--workers", "2,0"], "--workers 0: expected a whole number of at least 1"),
         (["--providers", "local", "--workers", "2,x"], "--workers 'x'"),
         (["--providers", "local", "--repeat", "0"], "--repeat 0"),
-        (["--providers", "local", "--emulator=moto"], "takes no name here"),
-        (["--providers", "local", "--partition", "some.npz"], "is made for one number of workers"),
+        (["--providers", "local", "--emulator=moto"], "expected no name"),
+        (["--providers", "local", "--partition", "some.npz"], "expected one number in --workers"),
         (["--providers", "local", "--report", "no/where.html"], "--report no/where.html: cannot be written"),
         (["--providers", "local", "--csv", "."], "--csv .: cannot be written"),
         ([], "Missing option '--providers'"),
@@ -167,7 +167,7 @@ def test_this_machine_beside_an_emulated_cloud(fsd, tmp_path):
     assert local["meter"]["payload_bytes_sent"] == aws["meter"]["payload_bytes_sent"]
     assert aws["usd"]["median"] > 0
     assert aws["services"].keys() >= {"lambda", "sns", "sqs", "s3"}
-    assert "Emulated on this machine: aws (moto)" in (tmp_path / "r.html").read_text()
+    assert "Ran on emulators here: aws (moto)" in (tmp_path / "r.html").read_text()
 
 
 # turns

@@ -40,8 +40,8 @@ def _recipe(runtime: str) -> Recipe:
         files=_sources(),
         wheels=Wheels(_requirements(), runtime.removeprefix("python"), core.manylinux(_GLIBC[runtime])),
         platform="Lambda",
-        most_zipped=MAX_ZIPPED_BYTES,
-        most_unzipped=MAX_BYTES,
+        max_zipped=MAX_ZIPPED_BYTES,
+        max_unzipped=MAX_BYTES,
     )
 
 

@@ -42,8 +42,8 @@ def _recipe(runtime: str) -> Recipe:
         wheels=Wheels(root["requirements.txt"], runtime, core.manylinux(_GLIBC[runtime])),
         below=".python_packages/lib/site-packages/",
         platform="Azure Functions",
-        most_zipped=MAX_BYTES,
-        most_unzipped=MAX_BYTES,
+        max_zipped=MAX_BYTES,
+        max_unzipped=MAX_BYTES,
     )
 
 

@@ -79,7 +79,7 @@ def run(
     exception names what could not be done in that time.
 
     Raises `InputError` before anything is started where an argument is wrong, and `RunFailed` with code, rank and layer where the run
-    fails. What fails after the answer is there, such as writing the run's record, is a warning.
+    fails. A failure after the answer is complete, such as that of writing the run's record, is a warning.
     """
     began = time.time()
     channel = arguments.one_of("channel", channel, ("auto", *CHANNELS))
@@ -92,12 +92,12 @@ def run(
     check_app(arguments.text("app", app))
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
     about, folder = given | arguments.texts("note", note), arguments.home(home)
-    tell = _guarded(arguments.callback("progress", progress))
+    report = _guarded(arguments.callback("progress", progress))
     chosen = find(arguments.text("provider", provider))
     provisioner = chosen.provisioner(arguments.table("settings", settings))
     opened = _model(model)
     samples = _inputs(inputs, opened)
-    parts, label = find_partition(partition, opened, workers, seed, folder, lambda done, total: tell(Progress("partition", done, total)))
+    parts, label = find_partition(partition, opened, workers, seed, folder, lambda done, total: report(Progress("partition", done, total)))
     job = Job(
         model=opened,
         samples=samples,
@@ -116,7 +116,7 @@ def run(
         began=began,
         note=about,
         home=folder,
-        progress=tell,
+        progress=report,
     )
     existing = provisioner.find(app)
     if existing:
@@ -188,5 +188,5 @@ def _open(provider: Provider, resources: Resources) -> Iterator[tuple[ObjectDriv
         for driver in (invoker, objects):
             try:
                 driver.close()
-            except Exception as error:  # the answer may be there: it must not be lost
+            except Exception as error:  # the answer may be complete: this must not lose it
                 warn(f"{driver.service}: the connection could not be closed: {type(error).__name__}: {error}")

@@ -123,9 +123,7 @@ class _Run:
         self.retry = Retry(time.time() + STAGE_S, self.meter, outage_s=job.outage_s)
         self.store = Store(MeteredObjects(objects, self.meter), self.retry)
         self.plan = ExchangePlan(job.model, job.partition)
-        self.batches = cut(
-            job.model, job.partition, self.plan, job.samples.shape[0], job.batch_size, invoker.limits, job.provider.name
-        )  # fmt: skip
+        self.batches = cut(job.model, job.partition, self.plan, job.samples.shape[0], job.batch_size, invoker.limits, job.provider.name)
         self.started = self.deadline = 0.0  # of the run's own time, in seconds since 1970: it begins with the launch
         self.over = threading.Event()
 
@@ -152,7 +150,7 @@ class _Run:
             self.over.set()
             pool.shutdown(wait=False, cancel_futures=True)
         if undone := cleanup.after_failure(answer.failed) if answer.failed else cleanup.after_answer():
-            warn(f"the answer is there; {undone}")
+            warn(f"the answer is complete; {undone}")
         return self._result(answer)
 
     def _background(self, name: str, task: Callable[[], None]) -> None:
@@ -241,7 +239,7 @@ class _Run:
         return None
 
     def _result(self, answer: _Answer) -> Result:
-        """Maxima and sums over the workers' records, which are also kept on disk. Nothing in here may fail: the output is there."""
+        """The output with maxima and sums over the workers' records; also kept on disk. Nothing here may fail: the output is paid for."""
         job, client, memory_bytes = self.job, self.meter.snapshot(), self.invoker.limits.memory_bytes
         ranks, seconds, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
         memory = {"peak_bytes_max": peak_bytes, "predicted_bytes_max": self.batches.predicted_bytes}

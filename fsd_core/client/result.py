@@ -30,7 +30,7 @@ LONGEST = ("launch", "load", "compute", "exchange")  # of these, a run's seconds
 RANK_SECONDS = ("launch", *PHASES, "init", "function")
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class Result:
     """What a run computed, and what it took. Names and meanings of the fields are those of ``fsd run --json``."""
 

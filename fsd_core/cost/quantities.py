@@ -96,21 +96,21 @@ def _vcpu_seconds(usage: Usage, rule: FunctionRule) -> float:
 # Functions of a usage, the platform's rule, and the fewest bytes that a request is billed as. A request is at least one unit, and a unit
 # at least one message, on every service: so a quantity is the largest of these counts.
 QUANTITIES: Mapping[str, Callable[[Usage, FunctionRule, float], float]] = {
-    "publish_units": lambda usage, rule, least: _publish_units(usage),
-    "published_messages": lambda usage, rule, least: _published_messages(usage),
-    "published_bytes": lambda usage, rule, least: max(usage["message_bytes_sent"], least * _publish_units(usage)),
-    "receive_units": lambda usage, rule, least: _receive_units(usage),
-    "delivered_messages": lambda usage, rule, least: _delivered_messages(usage),
-    "delivered_bytes": lambda usage, rule, least: max(usage["message_bytes_sent"], least * _receive_units(usage)),
-    "ack_requests": lambda usage, rule, least: usage["ack_requests"],
-    "settled_messages": lambda usage, rule, least: max(usage["messages_received"], usage["ack_requests"]),
-    "object_puts": lambda usage, rule, least: usage["object_puts"],
-    "object_gets": lambda usage, rule, least: usage["object_gets"],
-    "object_lists": lambda usage, rule, least: usage["object_lists"],
-    "stored_byte_seconds": lambda usage, rule, least: usage["stored_byte_seconds"],
-    "invocations": lambda usage, rule, least: usage["invocations"],
-    "function_mb_seconds": lambda usage, rule, least: _mb_seconds(usage, rule),
-    "function_vcpu_seconds": lambda usage, rule, least: _vcpu_seconds(usage, rule),
+    "publish_units": lambda usage, rule, min_bytes: _publish_units(usage),
+    "published_messages": lambda usage, rule, min_bytes: _published_messages(usage),
+    "published_bytes": lambda usage, rule, min_bytes: max(usage["message_bytes_sent"], min_bytes * _publish_units(usage)),
+    "receive_units": lambda usage, rule, min_bytes: _receive_units(usage),
+    "delivered_messages": lambda usage, rule, min_bytes: _delivered_messages(usage),
+    "delivered_bytes": lambda usage, rule, min_bytes: max(usage["message_bytes_sent"], min_bytes * _receive_units(usage)),
+    "ack_requests": lambda usage, rule, min_bytes: usage["ack_requests"],
+    "settled_messages": lambda usage, rule, min_bytes: max(usage["messages_received"], usage["ack_requests"]),
+    "object_puts": lambda usage, rule, min_bytes: usage["object_puts"],
+    "object_gets": lambda usage, rule, min_bytes: usage["object_gets"],
+    "object_lists": lambda usage, rule, min_bytes: usage["object_lists"],
+    "stored_byte_seconds": lambda usage, rule, min_bytes: usage["stored_byte_seconds"],
+    "invocations": lambda usage, rule, min_bytes: usage["invocations"],
+    "function_mb_seconds": lambda usage, rule, min_bytes: _mb_seconds(usage, rule),
+    "function_vcpu_seconds": lambda usage, rule, min_bytes: _vcpu_seconds(usage, rule),
 }
 
 # A tariff has a price for at least one quantity of each row: where it costs nothing, one with usd = 0.

@@ -54,7 +54,7 @@ def _probe_slot(driver: MessageDriver, slot: int, missing: set[int], requests: R
         for rank in ranks:
             routes[driver.route(rank)].append(rank)
         requests.each(publish, [some[at : at + batch] for some in routes.values() for at in range(0, len(some), batch)])
-        missing.difference_update(rank for rank, there in zip(ranks, requests.each(arrived, ranks), strict=True) if there)
+        missing.difference_update(rank for rank, found in zip(ranks, requests.each(arrived, ranks), strict=True) if found)
         wait_s = min(5.0, 2 * wait_s)  # the next probe is sent only after this wait
         return None if missing else True
 

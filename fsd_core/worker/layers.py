@@ -81,7 +81,7 @@ class LayerLoop:
         return block
 
     def _raise_if_over(self, layer: LayerShard) -> None:
-        """Raise what ended the run, if anything did. A layer that receives nothing would not learn that a peer failed: the store tells."""
+        """Raise what ended the run, if anything did. Where a layer waits for no peer, the object store shows whether a peer failed."""
         if time.time() >= self.deadline:
             raise RunFailed(Code.DEADLINE, "the run's time is over")
         error = self.background.error or (self.channel.mailbox.error if self.channel is not None else None)
