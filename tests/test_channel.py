@@ -206,7 +206,7 @@ def test_a_slow_consumer_is_no_stall_of_its_peers(make: Make, monkeypatch: pytes
         make("queue", source, {}).send(0, [(0, b"x")])
     channel = make("queue", 0, {0: [1, 2, 3]}, workers=4)
     monkeypatch.setattr(channels, "time", clock)
-    monkeypatch.setattr(type(channel.patience), "limit_s", 60.0)
+    monkeypatch.setattr(type(channel.stall_limit), "seconds", 60.0)
     look = channel.mailbox.next
 
     def looked(step: int, timeout: float) -> tuple[int, bytes] | None:
@@ -225,11 +225,11 @@ def test_a_slow_consumer_is_no_stall_of_its_peers(make: Make, monkeypatch: pytes
 
 
 def test_a_peer_that_waits_for_one_that_starts_late_is_not_given_up(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "LEAST_LIMIT_S", 0.1)
+    monkeypatch.setattr(channels, "MIN_LIMIT_S", 0.1)
     first = make("queue", 0, {0: [2]})
     late = threading.Timer(2.5, lambda: make("queue", 2, {}).send(0, [(0, b"late")]))
     quick = make("queue", 1, {0: [0], 1: [0]})  # hears nothing of rank 2, and of rank 0 only after that did
-    assert quick.patience.limit_s == channels.START_S
+    assert quick.stall_limit.seconds == channels.START_S
     first.send(0, [(1, b"of step 0")])
     assert list(quick.receive(0)) == [(0, b"of step 0")]
     late.start()
@@ -241,19 +241,19 @@ def test_a_peer_that_waits_for_one_that_starts_late_is_not_given_up(make: Make, 
 
 def test_how_long_a_step_is_waited_for() -> None:
     now = 1000.0
-    patience = channels.Patience(17.5, lambda: now)
-    assert patience.limit_s == channels.START_S
-    patience.step_ended(0.1)
+    stall_limit = channels.StallLimit(17.5, lambda: now)
+    assert stall_limit.seconds == channels.START_S
+    stall_limit.step_ended(0.1)
     now += channels.START_S - 0.1
-    assert patience.limit_s == channels.START_S
+    assert stall_limit.seconds == channels.START_S
     now += 0.2
-    assert patience.limit_s == 17.5
-    patience.step_ended(2.0)
-    patience.step_ended(0.1)
-    assert patience.limit_s == 2.0 * channels.SLOWEST_FACTOR
-    assert channels.Patience().limit_s == channels.START_S
-    patience = channels.Patience(2 * channels.START_S, lambda: now)
-    assert patience.limit_s == 2 * channels.START_S
+    assert stall_limit.seconds == 17.5
+    stall_limit.step_ended(2.0)
+    stall_limit.step_ended(0.1)
+    assert stall_limit.seconds == 2.0 * channels.SLOWEST_FACTOR
+    assert channels.StallLimit().seconds == channels.START_S
+    stall_limit = channels.StallLimit(2 * channels.START_S, lambda: now)
+    assert stall_limit.seconds == 2 * channels.START_S
 
 
 @pytest.mark.parametrize("kind", ["queue", "object", "hybrid"])
@@ -352,10 +352,10 @@ def test_kept_deliveries_keep_their_age(make: Make, monkeypatch: pytest.MonkeyPa
     for token in range(11):
         channel._remember(token)
     now += 0.19  # of a lease of 0.4 s
-    channel._ack(late=False)
+    channel._ack(everything=False)
     until(lambda: acked == list(range(10)))
     now += 0.02
-    channel._ack(late=False)
+    channel._ack(everything=False)
     until(lambda: acked == list(range(11)))
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fsd_core.channel import RankIdentity
 from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, fill, pack, split, unpack
-from fsd_core.channel.mailbox import Copy, Mailbox, Misfit, Unexpected
+from fsd_core.channel.mailbox import Duplicate, Inconsistent, Mailbox, Unexpected
 from fsd_core.channel.objects import bundle, entry
 from fsd_core.errors import RunFailed
 
@@ -65,7 +65,7 @@ def test_pieces_in_any_order_and_number_give_each_payload_once(payloads: dict[in
     for one in frames:
         try:
             body = mailbox.add(one)
-        except Copy:
+        except Duplicate:
             copies += 1
             continue
         if body is not None:
@@ -116,7 +116,7 @@ def test_a_piece_that_cannot_be_joined_is_no_copy() -> None:
     mailbox = Mailbox({0: [1]})
     assert mailbox.add(frame(0, 1, 0, 3, b"a")) is None
     for number in (0, 1):
-        with pytest.raises(Misfit, match="a piece of 2, after pieces of 3"):
+        with pytest.raises(Inconsistent, match="a piece of 2 in step 0, after pieces of 3"):
             mailbox.add(frame(0, 1, number, 2, b"b"))
     assert mailbox.add(frame(0, 1, 2, 3, b"c")) is None
     assert mailbox.add(frame(0, 1, 1, 3, b"b")) == b"abc"
