@@ -14,7 +14,7 @@ from fsd_core.common import fields
 from fsd_core.common.fields import choice, integer, nullable, text
 from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
-from fsd_core.errors import DamagedContent, InputError, RunFailed
+from fsd_core.errors import DamagedContent, FsdError, InputError, RunFailed
 from fsd_core.storage.retry import Retry
 
 __all__ = ["Aborted", "Channel", "ChannelConfig", "RankIdentity", "StallLimit"]
@@ -175,6 +175,12 @@ class Channel(abc.ABC):
             else:
                 pending.append(task)
         self._sending = pending
+
+    def receiving_failed(self, error: Exception) -> None:
+        """Make `receive` raise the error of a thread that receives. An error of another class than `FsdError` is a defect, and is named."""
+        if not isinstance(error, FsdError):
+            error = RunFailed(Code.UNKNOWN, f"receiving failed: {type(error).__name__}: {error}", rank=self.me.rank)
+        self.mailbox.fail(error)
 
     def finish_sends(self) -> None:
         """Wait until all payloads are sent. Raises the error of a sending task."""

@@ -14,7 +14,7 @@ from fsd_core.channel.frames import Frame, Kind
 from fsd_core.channel.objects import bundle, fetch
 from fsd_core.channel.queue import QueueChannel
 from fsd_core.driver import Code, Message, MessageDriver
-from fsd_core.errors import FsdError, RunFailed
+from fsd_core.errors import RunFailed
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.store import Store
 
@@ -71,12 +71,9 @@ class HybridChannel(QueueChannel):
         what = f"what rank {source} sent in step {step}"
         try:
             if len(notice) != _NOTICE.size:
-                raise RunFailed(
-                    Code.INVALID, f"the notice of {what} is damaged: it has {len(notice)} bytes, expected {_NOTICE.size}", rank=self.me.rank
-                )
+                why = f"the notice of {what} is damaged: it has {len(notice)} bytes, expected {_NOTICE.size}"
+                raise RunFailed(Code.INVALID, why, rank=self.me.rank)
             payload = fetch(self.store, self.keys.exchange(step, source), b"", _NOTICE.unpack(notice), what)
             self.mailbox.deliver(step, source, payload)
-        except FsdError as error:
-            self.mailbox.fail(error)
-        except Exception as error:  # without this, a defect here would leave the main thread waiting
-            self.mailbox.fail(RunFailed(Code.UNKNOWN, f"receiving failed: {type(error).__name__}: {error}", rank=self.me.rank))
+        except Exception as error:  # also of a defect, which would leave the main thread waiting
+            self.receiving_failed(error)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from fsd_core.channel.channel import Channel, ChannelConfig, RankIdentity, StallLimit, explain
 from fsd_core.driver import Code
-from fsd_core.errors import FsdError, RunFailed
+from fsd_core.errors import RunFailed
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
@@ -138,7 +138,7 @@ class ObjectChannel(Channel):
             try:
                 self.pool.submit(self._ask, since, step, source)
             except RuntimeError as error:  # no more threads, or the pool is shut down
-                self.mailbox.fail(RunFailed(Code.UNAVAILABLE, f"receiving failed: {error}", rank=self.me.rank))
+                self.receiving_failed(RunFailed(Code.UNAVAILABLE, f"receiving failed: {error}", rank=self.me.rank))
                 return
 
     def _ask(self, since: float, step: int, source: int) -> None:
@@ -152,11 +152,8 @@ class ObjectChannel(Channel):
                 self.mailbox.deliver(step, source, fetch(self.store, key, head, where, f"what rank {source} sent in step {step}"))
                 return
             self._look_for_abort()
-        except FsdError as error:
-            self.mailbox.fail(error)
-            return
-        except Exception as error:  # without this, a defect here would leave the main thread waiting
-            self.mailbox.fail(RunFailed(Code.UNKNOWN, f"receiving failed: {type(error).__name__}: {error}", rank=self.me.rank))
+        except Exception as error:  # also of a defect, which would leave the main thread waiting
+            self.receiving_failed(error)
             return
         now = time.monotonic()
         wait = min(_MAX_WAIT_S, max(self.store.driver.limits.poll_s, self._share * (now - since)))

@@ -140,12 +140,10 @@ class QueueChannel(Channel):
                 if time.time() >= self.me.deadline:
                     return
             self._ack(everything=True)
-        except FsdError as error:
-            self.mailbox.fail(error)
+        except Exception as error:  # also of a defect, which would leave the main thread waiting
+            self.receiving_failed(error)
             with suppress(RuntimeError):  # the pool is shut down: the worker has ended
                 self._ack(everything=True)
-        except Exception as error:  # without this, a defect here would leave the main thread waiting
-            self.mailbox.fail(RunFailed(Code.UNKNOWN, f"receiving failed: {type(error).__name__}: {error}", rank=self.me.rank))
 
     def prepare(self, step: int) -> None:
         """Start to receive payloads of ``step``."""
