@@ -78,7 +78,7 @@ class MeteredObjects(AroundObjects):
 
 
 class MeteredInvoker(AroundInvoker):
-    """Counts launches; where `InvokeLimits.failures` is "queue", also each question as a receive, and as an ack if it took a failure."""
+    """Counts launches. Where failures are in a queue (`InvokeLimits.failures`), counts each receive, and the acks of failures it took."""
 
     def __init__(self, driver: InvokeDriver, meter: Meter) -> None:
         super().__init__(driver)
