@@ -1,4 +1,4 @@
-"""Files that are damaged or odd: each reader gives what is in them, or one line that names the file."""
+"""Damaged and odd files: each reader returns the content, or raises one line that names the file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def npy(array: Any, *, version: tuple[int, int] = (1, 0)) -> bytes:
 
 
 def header(text: str, body: bytes = b"") -> bytes:
-    """An .npy with this header."""
+    """The bytes of an .npy with this header."""
     line = text.encode() + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(line)) + line + body
 
@@ -64,7 +64,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 
 def one_line(read: Callable[[], object], *words: str) -> None:
-    """It raises InputError, one line with all of these words."""
+    """Check that ``read`` raises InputError, one line with all of these words."""
     with pytest.raises(InputError) as caught:
         read()
     text = str(caught.value)
@@ -76,7 +76,7 @@ def one_line(read: Callable[[], object], *words: str) -> None:
 
 @contextmanager
 def read_or_refused(path: Path) -> Iterator[None]:
-    """Nothing is raised in the block but an InputError of one line that names the file."""
+    """Check that the block raises nothing, or an InputError of one line that names the file."""
     text = str(path)
     try:
         yield
@@ -174,7 +174,7 @@ BODIES = {
 @settings(max_examples=150)
 @given(data=st.data())
 def test_no_damage_is_a_bug(tmp_path_factory: pytest.TempPathFactory, reader: str, data: st.DataObject) -> None:
-    """Cut, or with bytes changed anywhere: what is there is read, or refused in one line."""
+    """A file is cut, or bytes in it change: the reader returns the content or refuses it in one line."""
     path = tmp_path_factory.getbasetemp() / f"{reader}.npz"
     compression = data.draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
     body = bytearray(archive(path, members_of(BODIES[reader]), compression).read_bytes())
@@ -273,7 +273,7 @@ LINES = "1\t3\t1\n1\t1\t0.5\n2\t2\t0.5\n"
 
 
 def test_text_may_begin_with_the_mark_of_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As some editors write it."""
+    """Some editors write a byte-order mark."""
     monkeypatch.chdir(tmp_path)
 
     def write(name: str, text: str) -> Path:

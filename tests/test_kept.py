@@ -1,4 +1,4 @@
-"""The kept partition of a run: used again, computed again where it is damaged, never an incomplete one, and never a reason to fail."""
+"""The kept partition of a run: later runs use it and replace a damaged one; an incomplete one is not kept, and no run fails for it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ for turn in range(100):
 
 @pytest.fixture
 def solver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Callable[[], int]]:
-    """Replaces the solver's process by one that ``does`` something; the returned function counts the processes started so far."""
+    """Replaces the solver by a process that follows a script; the function it returns counts the processes started so far."""
 
     def become(does: str) -> Callable[[], int]:
         program, count = tmp_path / "solver.py", tmp_path / "count"
@@ -178,7 +178,7 @@ def test_where_nothing_can_be_kept_the_run_goes_on_with_a_warning(
 
 
 def test_half_a_file_is_never_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, solver: Callable[[str], Callable[[], int]]) -> None:
-    """The disk is full in the middle of writing."""
+    """The disk becomes full while the file is being written."""
     solver(ANSWERS)
 
     def full(file: object, **arrays: object) -> None:

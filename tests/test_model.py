@@ -1,4 +1,4 @@
-"""Layers, models, activations, the serial reference, and what makes models of files."""
+"""Layers, models, activations, the serial reference, and the readers of models in files."""
 
 import subprocess
 import sys
@@ -225,7 +225,7 @@ def test_softmax_of_large_values():
 
 
 def naive(model, inputs):
-    """In float64, a sample and a neuron at a time."""
+    """The output in float64, computed one sample and one neuron at a time."""
     outputs = []
     for x in inputs.astype(np.float64):
         for part in model.layers:
@@ -380,7 +380,7 @@ def test_files_that_are_missing_empty_or_double(tmp_path):
         ("radixnet:1024:0", "layers 0: expected a whole number of at least 1"),
     ],
 )
-def test_open_model_says_what_would_be_right(tmp_path, monkeypatch, spec, message):
+def test_open_model_says_what_was_expected(tmp_path, monkeypatch, spec, message):
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     Path("file.npz").touch()

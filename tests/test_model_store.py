@@ -1,4 +1,4 @@
-"""Models on disk, and the reader of the safetensors layout held against the library."""
+"""Models on disk, and our reader of the safetensors format compared with the library."""
 
 import json
 import re
@@ -158,7 +158,7 @@ def test_save_replaces_only_what_it_made(tmp_path):
     first, second = radixnet(1024, 1), mixed()
     save(first, tmp_path / "m")
     held = load(tmp_path / "m")
-    save(held, tmp_path / "m")  # over the very files that it is mapped from
+    save(held, tmp_path / "m")  # replaces the files that its arrays are mapped from
     (tmp_path / "m" / "weights-left-by-a-save-that-was-killed.new").touch()
     save(second, tmp_path / "m")
     assert load(tmp_path / "m").digest == second.digest

@@ -1,4 +1,4 @@
-"""Partitions by every method that needs no solver, and their file."""
+"""The partitioning methods that need no solver, and the file of a partition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exchange plan against the definition, on small models of every kind."""
+"""The exchange plan compared with its definition, on small models of every kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hypergraph partitioner: few rows, even work, the same answer every time, and a way on when the solver fails."""
+"""The hypergraph partitioner: few rows, even work, equal answers for equal arguments, and blocks where the solver fails."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_radixnet_moves_few_rows_evenly(workers: int, most: int) -> None:
 @needs_solver
 def test_a_seed_gives_one_partition() -> None:
     model = radixnet(1024, 3)
-    digests = [partition(model, 42, seed=seed).digest for seed in (5, 5, 6)]  # each in a process of its own
+    digests = [partition(model, 42, seed=seed).digest for seed in (5, 5, 6)]  # each in a new process
     assert digests[0] == digests[1] != digests[2]
 
 

@@ -1,4 +1,4 @@
-"""Reading the folder form that the paper published: written here from any partition, read back, and spoiled line by line."""
+"""The reader of the published folder format: the tests write any partition in this format, read it back, and damage lines of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODEL = sparse([12, 14, 10, 9], 0.7, seed=3)  # dense enough that every row trav
 
 
 def write(folder: Path, model: Model, made: Partition) -> None:
-    """Write ``conn.*`` of a partition as FSD-Inference did, its trailing blanks included."""
+    """Write ``conn.*`` of a partition as FSD-Inference did, including its trailing spaces."""
     for k, layer in enumerate(model.layers):
         need = needs(layer, made.owners[k + 1], made.workers)
         need[np.arange(layer.inputs), made.owners[k]] = False
@@ -40,12 +40,12 @@ def test_what_was_written_comes_back(model: Model, workers: int, seed: int) -> N
         back = Partition.load(folder, model)
     again = ExchangePlan(model, back)
     assert back.workers <= workers
-    # neurons whose owner nothing tells may have another, but none that needs what did not travel
+    # a neuron whose owner no line names may get another owner, but only one that needs no further row
     for k in range(2, len(model.layers) + 1):
         for rank in range(back.workers):
             theirs, ours = plan.receives(k, rank), again.receives(k, rank)
             assert all(set(rows.tolist()) <= set(theirs[source].tolist()) for source, rows in ours.items())
-            for source, rows in theirs.items():  # what travels is told, with who sends it
+            for source, rows in theirs.items():  # a line names the owner of each row that travels
                 assert (back.owners[k - 1][rows] == source).all()
 
 

@@ -35,9 +35,8 @@ def open_inputs(spec: str | os.PathLike[str], width: int) -> csr_matrix:
     - ``FILE.tsv``, ``.tsv.xz``, ``.tsv.gz``: lines of ``sample neuron value``, 1-based; the largest sample number is the number of samples.
     - ``digits``: the 1,797 handwritten digits of scikit-learn. For width 64 they are 8 x 8 pixels from 0 to 1. For a larger square they are
       scaled bilinearly to 20/28 of the side of the image, centred, and thresholded to 0 and 1.
-    - ``random:SAMPLES[:DENSITY[:SEED]]``: each entry is nonzero with probability DENSITY (0.5). Its value is uniform over (0, 2], with mean
-    1
-      as in the 0/1 images of the challenge. More samples of the same seed begin with the same samples.
+    - ``random:SAMPLES[:DENSITY[:SEED]]``: each entry is nonzero with probability DENSITY (0.5). Its value is uniform over (0, 2], so
+      its mean is 1, the value of a pixel in the images of the challenge. More samples of the same seed begin with the same samples.
 
     A `Path` is always a file, for instance a file called digits. Raises InputError, which names the wrong thing; for a wrong width it names
     both widths.
@@ -91,7 +90,7 @@ def _digits(width: int) -> NDArray[np.float32]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise InputError("digits need scikit-learn: install fsd-inference[demo]") from error
+        raise InputError("digits: expected scikit-learn: install fsd-inference[demo]") from error
     images: NDArray[np.float64] = load_digits().images
     if side == _DIGITS:
         return (images / 16).reshape(-1, width).astype(np.float32)

@@ -74,7 +74,7 @@ class Csr:
     def __attrs_post_init__(self) -> None:
         rows, columns = self.shape
         if self.indices.size and (largest := int(self.indices.max())) >= columns:
-            raise InputError(f"csr column index {largest} is outside 0 to {columns - 1}")
+            raise InputError(f"csr column index {largest} is outside 0 to {columns - 1}: expected columns of the shape")
         if self.indptr.size != rows + 1 or self.indices.size != self.values.size:
             raise InputError(
                 f"csr indptr has {self.indptr.size} entries, indices {self.indices.size}, values {self.values.size}: "
@@ -110,7 +110,7 @@ class Csr:
             twice = np.flatnonzero(key[1:] == key[:-1])
             if twice.size:
                 row, column = divmod(int(key[twice[0]]), shape[1])
-                raise InputError(f"row {row}, column {column} (0-based) is given twice")
+                raise InputError(f"row {row}, column {column} (0-based) is given twice: expected each pair once")
         if not values.all():
             key, values = key[values != 0], values[values != 0]
         row_of = key // shape[1]

@@ -1,4 +1,4 @@
-"""What the order of a float32 sum can change: whether the sum is zero, and which samples have a nonzero output."""
+"""Finds what the order of float32 sums can change: whether a sum is zero, and which samples have a nonzero output."""
 
 from __future__ import annotations
 

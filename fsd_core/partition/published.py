@@ -7,8 +7,8 @@ without a line does not travel, because its owner is the only worker that reads 
 1. A row without a line has the same owner as the outputs that read it. Neurons that are connected in this way form a group.
 2. A line for any row of a group names the owner of the whole group.
 3. A group without a line (for instance an output of the last layer) may go to each worker that receives all rows that the group reads.
-   Of these workers, the group gets the one that receives the most rows that none of its neurons reads so far; if several receive as
-   many, the one that owns the fewest neurons of the group's last layer.
+   It goes to the one of them for which the most of these rows are read by no neuron that the worker owns so far; if several are equal, to
+   the one that owns the fewest neurons of the last layer of the group.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the layers of a model say of their rows: how many there are, how much work each is, and who needs which input row."""
+"""Figures of the rows of a model: how many there are, how much work each one is, and which ranks need it."""
 
 from __future__ import annotations
 
