@@ -40,6 +40,7 @@ class RunFailed(FsdError):
     """
 
     def __init__(self, code: Code, message: str, *, rank: int | None = None, layer: int | None = None) -> None:
+        message = " ".join(line.strip() for line in message.splitlines())  # the text of an SDK may have several lines
         super().__init__(message)
         self.code = code
         self.rank = rank

@@ -2,6 +2,10 @@
 
 The environment variable ``FSD_TEST_TRAP`` holds JSON: ``rank`` and ``at`` (one of `PLACES`): signal 9 kills that rank there. ``quiet``:
 nobody reports that a function died. ``lease``: seconds between renewals of the lease, and seconds that a lease lasts.
+
+In an emulator of a cloud the warm parent of all functions calls `preload`. The order is then in the file that ``FSD_TEST_TRAP_FILE``
+names, and each function reads it anew. It may hold more: ``launches``: only that many launches of the rank die; ``object`` and
+``damage``: see `damaging`.
 """
 
 from __future__ import annotations
@@ -10,7 +14,9 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from fnmatch import fnmatch
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -19,6 +25,7 @@ from fsd_core.client import collect
 from fsd_core.driver import InvokeDriver, Provider, Resources
 from fsd_core.protocol import abort
 from fsd_core.storage import slots
+from fsd_core.storage.store import Store
 from fsd_core.worker import program
 from fsd_core.worker.layers import LayerLoop
 from fsd_core.worker.rank import Worker
@@ -26,6 +33,7 @@ from fsd_local import LocalProvider
 from fsd_local.invoke import LocalInvoker
 from waiting import until
 
+TRAP_FILE = "FSD_TEST_TRAP_FILE"
 TRAP = "FSD_TEST_TRAP"
 # The method at whose beginning a worker dies: "done" is after all ranks have written their outputs, "record" after the worker has also
 # sent that it is done.
@@ -76,3 +84,48 @@ def handle(payload: bytes, provider: Provider, *, nonce: str, note: Callable[[in
 def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str, layer: int | None) -> None:
     if not json.loads(os.environ[TRAP]).get("quiet"):
         abort.report_exit(payload, provider, reason, nonce=nonce, layer=layer)
+
+
+def preload() -> None:
+    """Set every trap in this process, whose forks are functions, for the orders of the file."""
+    file = Path(os.environ[TRAP_FILE])
+
+    def set_off(method: Callable[..., Any], place: str) -> Callable[..., Any]:
+        @wraps(method)
+        def trap(self: Any, *arguments: Any) -> Any:
+            order = json.loads(file.read_text())
+            if order.get("at") == place and order["rank"] == self.rank and self.launch.attempt < order.get("launches", 99):
+                os.kill(os.getpid(), signal.SIGKILL)
+            changed = damaging(order["object"], order["damage"]) if "object" in order else (PUT, CREATE)
+            Store.put, Store.create = changed  # type: ignore[method-assign]  # anew: a warm function had another run's order
+            return method(self, *arguments)
+
+        return trap
+
+    for place, (cls, name) in PLACES.items():
+        setattr(cls, name, set_off(getattr(cls, name), place))
+
+
+PUT, CREATE = Store.put, Store.create
+
+
+def damaging(pattern: str, damage: str) -> tuple[Callable[..., None], Callable[..., bool]]:
+    """`Store.put` and `Store.create` that lose (``damage``: removed), cut or flip what is written under a key like ``pattern``."""
+
+    def spoiled(key: str, body: bytes) -> bytes:
+        if not fnmatch(key, pattern):
+            return body
+        half = len(body) // 2
+        return body[:half] + (b"" if damage == "cut" else bytes([body[half] ^ 4]) + body[half + 1 :])
+
+    def lost(key: str) -> bool:
+        return damage == "removed" and fnmatch(key, pattern)
+
+    def put(store: Store, key: str, body: bytes) -> None:
+        if not lost(key):
+            PUT(store, key, spoiled(key, body))
+
+    def create(store: Store, key: str, body: bytes) -> bool:
+        return lost(key) or CREATE(store, key, spoiled(key, body))
+
+    return put, create

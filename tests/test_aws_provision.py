@@ -332,6 +332,22 @@ def test_a_function_that_dies_is_told(app: str) -> None:
     invoker.close()
 
 
+def test_what_is_no_record_of_a_failure_is_removed(app: str) -> None:
+    """Ten messages come at a time: what nobody takes would hide the failures behind it from every run."""
+    resources = provisioner().ensure(app, 1, 1)
+    invoker, sqs = PROVIDER.invoker(resources), aws("sqs")
+    url = resources.names["queue_url_prefix"] + names.Names.of(resources).failed
+    for number in range(12):
+        sqs.send_message(QueueUrl=url, MessageBody=["hello", "[]", '{"requestContext": {}}', "null"][number % 4])
+    counts = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    until = time.monotonic() + 60
+    while set(sqs.get_queue_attributes(QueueUrl=url, AttributeNames=counts)["Attributes"].values()) != {"0"}:
+        assert time.monotonic() < until
+        assert invoker.failures(lambda _: False) == []
+        time.sleep(0.1)
+    invoker.close()
+
+
 def test_a_function_that_cannot_run_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(function, "HANDLER", "fsd_aws.nothing.handler")
     monkeypatch.setattr("fsd_core.providers.probes._READY_S", 3.0)

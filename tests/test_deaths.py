@@ -20,13 +20,14 @@ import attrs
 import pytest
 
 import fsd_core.client.cleanup
+import fsd_core.client.follow
 import fsd_core.client.inference
 import fsd_core.client.job
 import fsd_core.client.stage
 import fsd_local.objects
 from dying_functions import TRAP, DyingProvider
 from fsd_core import Result, run
-from fsd_core.channel import describe
+from fsd_core.channel import describe, explain
 from fsd_core.channel.frames import Frame, Kind, pack
 from fsd_core.client import collect
 from fsd_core.client.cleanup import Cleanup
@@ -43,6 +44,7 @@ from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 from fsd_core.worker import handle
+from fsd_core.worker.rank import Worker
 from fsd_core.wrappers.around import AroundInvoker, AroundObjects
 from fsd_local import PROVIDER, LocalProvider
 from waiting import claims, until
@@ -103,7 +105,7 @@ def test_a_worker_that_dies_is_named(start: Start, store: Store, place: str, ran
 def test_a_worker_that_dies_before_its_claim_is_launched_again_a_few_times(start: Start, store: Store) -> None:
     with pytest.raises(RunFailed, match=r"did not start: no claim \d+ s after launch 4") as caught:
         start({"rank": 1, "at": "claim", "start_s": 0.5})
-    assert caught.value.rank == 1
+    assert (caught.value.rank, caught.value.layer) == (1, None)  # the layer of rank 0, which tells it, is none of rank 1's
     assert nothing_left(store)
 
 
@@ -123,6 +125,18 @@ def test_a_complete_answer_is_kept(start: Start, store: Store, model: Model, inp
     """Rank 0 dies before its record, or another rank dies before it has sent that it is done: all outputs are written."""
     with pytest.warns(UserWarning, match=f"the answer is complete, .* rank {rank}, layer 6: killed"):
         result = start({"rank": rank, "at": place})
+    assert (abs(result.output - serial(model, inputs)) > 1e-3).nnz == 0
+    assert nothing_left(store)
+
+
+def test_a_whole_answer_does_not_wait_for_ever_for_the_record_of_rank_0(
+    start: Start, store: Store, model: Model, inputs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It died before its record, and nobody reports it: without this the run would last until its deadline."""
+    monkeypatch.setattr(fsd_core.client.follow, "STORE_CHECKS", 1)
+    monkeypatch.setattr(fsd_core.client.follow, "RECORD_S", 0.5)
+    with pytest.warns(UserWarning, match="the answer is complete, .* rank 0: every .* rank 0 left no record within"):
+        result = start({"rank": 0, "at": "record", "quiet": True}, timeout=1000.0)
     assert (abs(result.output - serial(model, inputs)) > 1e-3).nnz == 0
     assert nothing_left(store)
 
@@ -241,6 +255,26 @@ def test_a_worker_closes_its_drivers_on_every_way_out(store: Store, tmp_path: Pa
     assert [each.closed for each in opened] == [True] * len(opened) != []
     assert bool(store.find(keys.claim(0))) == (way in ("claimed by another", "failing"))
     assert b"the run's configuration is damaged" in (store.find(keys.error) or b"") or way != "failing"
+
+
+@pytest.mark.parametrize("lost", ["gone", "another's", "kept"])
+def test_a_worker_that_waited_in_vain_says_when_its_claim_was_lost(store: Store, tmp_path: Path, lost: str) -> None:
+    """Then its rank was launched again, and two took its messages: no peer is to blame."""
+    resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).find("fsd")
+    assert resources is not None
+    keys = RunKeys("ab" * 8)
+    launch = LaunchPayload("fsd", 0, 1, keys.run, 1, 0, time.time() + 60)
+    with closing(Worker(launch, PROVIDER, resources, "0f", None, 0.0)) as worker:
+        assert worker._claim()
+        store.put(keys.config, b"something")
+        if lost != "kept":
+            store.delete([keys.claim(1)])
+        if lost == "another's":
+            store.put(keys.claim(1), b"of a second worker")
+        assert worker._fail(RunFailed(Code.DEADLINE, "waited for rank 2", rank=1)) == 1
+    told = explain(store.get(keys.error))
+    assert (told.rank, told.code) == (1, Code.DEADLINE)
+    assert ("the claim of this rank was lost" in told.message) == (lost != "kept")
 
 
 def test_a_run_is_left_in_bounded_time_whatever_does_not_answer(store: Store, tmp_path: Path) -> None:

@@ -157,6 +157,8 @@ def test_how_functions_end_badly(emulator: Emulator, tmp_path: Path) -> None:
         for what in ({"do": "kill"}, {"do": "exit", "code": 3}, {"do": "exit", "code": 0}):
             status, said = emulator.post(name, **what)
             assert (status, b"the process ended" in said) == (500, True), what
+        emulator.call(name, say="in an earlier call")
+        assert b"the process ended: it wrote nothing" in emulator.post(name, do="kill", say="")[1]
         status, said = emulator.post(name, do="grow", mb=700)
         assert (status, b"512 MiB exceeded with " in said) == (500, True)
         after = emulator.call(name)

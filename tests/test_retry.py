@@ -48,6 +48,20 @@ def test_an_outage_ends_the_call_and_names_the_service(limit: str) -> None:
     assert some.call(driver, "ask", lambda: "an answer") == "an answer"
 
 
+def test_an_error_is_one_line_whatever_the_sdk_says() -> None:
+    """The error text of Blob Storage has the XML of the answer in further lines."""
+
+    class Says(Exception):
+        pass
+
+    def says() -> None:
+        raise Says("no such blob.\nRequestId:1\r\n<Error>\n  <Code>BlobNotFound</Code>\n</Error>\n")
+
+    with pytest.raises(DriverError) as caught:
+        retry().call(Service(Code.NOT_FOUND), "get it", says)
+    assert str(caught.value) == "NOT_FOUND: get it: Says: no such blob. RequestId:1 <Error> <Code>BlobNotFound</Code> </Error>"
+
+
 def test_an_unreachable_service_is_known_while_a_call_goes_on() -> None:
     some, driver, looked = retry(outage_s=60.0), Service(), []
 

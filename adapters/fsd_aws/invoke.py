@@ -57,23 +57,28 @@ class _Failures:
         return client("sqs", self._region, read_s=15.0)
 
     def take(self, wanted: Callable[[bytes], bool]) -> list[Failure]:
-        """Remove and return the failures for whose payload ``wanted`` is true."""
-        taken = [(handle, failure) for handle, failure in self._receive() if wanted(failure.payload)]
-        if taken:
-            entries = [{"Id": str(number), "ReceiptHandle": handle} for number, (handle, _) in enumerate(taken)]
-            self.sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
-        return [failure for _, failure in taken]
+        """Remove and return the failures for whose payload ``wanted`` is true.
 
-    def _receive(self) -> list[tuple[str, Failure]]:
+        Messages that are no records of Lambda are removed too: they would hide the others.
+        """
+        found = [(handle, failure) for handle, failure in self._receive() if failure is None or wanted(failure.payload)]
+        if found:
+            entries = [{"Id": str(number), "ReceiptHandle": handle} for number, (handle, _) in enumerate(found)]
+            self.sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
+        return [failure for _, failure in found if failure is not None]
+
+    def _receive(self) -> list[tuple[str, Failure | None]]:
         answer = self.sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, VisibilityTimeout=1)
-        found = []
-        for message in answer.get("Messages", ()):
-            with suppress(ValueError, KeyError, TypeError, AttributeError):  # skip a message that is no record of Lambda
-                record = json.loads(message["Body"])
-                code = _CODES.get(record["requestContext"]["condition"], Code.UNAVAILABLE)
-                found.append((message["ReceiptHandle"], _failure(record)))
-                self.codes[record["requestContext"]["requestId"]] = code
-        return found
+        return [(message["ReceiptHandle"], self._read(message["Body"])) for message in answer.get("Messages", ())]
+
+    def _read(self, body: str) -> Failure | None:
+        """The failure that a record of Lambda describes; `None` where the text is no such record."""
+        with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            record = json.loads(body)
+            failure = _failure(record)
+            self.codes[failure.nonce] = _CODES.get(record["requestContext"]["condition"], Code.UNAVAILABLE)
+            return failure
+        return None
 
     def close(self) -> None:
         """Close the client, if there is one."""

@@ -77,11 +77,9 @@ class AwsMessages:
         return self._urls + self._names.queue(self._slot, rank)
 
     def _body(self, message: Mapping[str, Any]) -> bytes:
-        attribute = message.get("MessageAttributes", {}).get(BODY) if self._binary else None
-        body: bytes = (
-            message["Body"].encode() if attribute is None else attribute["BinaryValue"]
-        )  # no attribute: another program's message, which core drops
-        return body
+        attribute = message.get("MessageAttributes", {}).get(BODY, {}) if self._binary else {}
+        body: bytes | None = attribute.get("BinaryValue")
+        return message["Body"].encode() if body is None else body  # no bytes: another program sent it, and core drops it
 
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
         """Remove deliveries. A message that is gone, or was delivered again, is no refusal."""

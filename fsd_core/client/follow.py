@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from fsd_core.channel import explain
+from fsd_core.client.collect import complete
 from fsd_core.common.sealed import Damaged, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import RunFailed
@@ -20,16 +21,21 @@ FIRST_POLL_S, LAST_POLL_S = 0.02, 1.0
 PROGRESS_POLL_S = 0.5  # runs that are polled more often are too young to have a progress report
 CHECK_S = 1.0
 STORE_CHECKS = 5
+RECORD_S = 60.0  # after the last output: rank 0 may learn late that all ranks are done, as when replies of its queue were lost
 GRACE_S = 2.0  # after the deadline: workers end by themselves then, and write why
 
 
-def follow(store: Store, keys: RunKeys, spawner: Spawner, deadline: float, timeout_s: float, progress: Callable[[int, int], None]) -> None:
-    """Return once rank 0 has written its record, which it does after every rank has written its output.
+def follow(
+    store: Store, keys: RunKeys, spawner: Spawner, slices: int, deadline: float, timeout_s: float, progress: Callable[[int, int], None]
+) -> None:
+    """Return once rank 0 has written its record, which it does after every rank has written its output, ``slices`` objects in all.
 
     ``progress`` is called with the number of layers done and of all layers. Raises `RunFailed` with what a worker or the platform
-    reported, or at ``deadline`` (seconds since 1970), the end of a run of ``timeout_s`` seconds.
+    reported, at ``deadline`` (seconds since 1970), the end of a run of ``timeout_s`` seconds, or where the record does not come within
+    `RECORD_S` after the last output.
     """
     wait_s, number, checks = FIRST_POLL_S, 0, 0
+    complete_at: float | None = None
     next_check = time.monotonic() + CHECK_S
     while store.find(keys.record(0)) is None:
         _raise_reported(store, keys)
@@ -39,6 +45,11 @@ def follow(store: Store, keys: RunKeys, spawner: Spawner, deadline: float, timeo
             checks += 1
             if checks % STORE_CHECKS == 0:
                 store.get(keys.config)  # raises where the whole store is gone: then neither a record nor a failure will ever come
+                if complete_at is None and complete(store, keys, slices):
+                    complete_at = time.monotonic()
+                if complete_at is not None and time.monotonic() - complete_at > RECORD_S:
+                    reason = f"every rank has written its output, but rank 0 left no record within {RECORD_S:g} s after that"
+                    raise RunFailed(Code.NOT_FOUND, reason, rank=0)
             next_check = time.monotonic() + CHECK_S
         if wait_s > PROGRESS_POLL_S and (report := store.find(keys.progress(number))) is not None:
             with suppress(Damaged, KeyError):  # a lost progress report harms nobody

@@ -226,13 +226,14 @@ class _Run:
 
     def _follow(self, spawner: Spawner) -> RunFailed | None:
         """Wait until all outputs are written. Returns a failure that came after that: it does not cost the answer."""
+        slices = self.job.workers * len(self.batches.samples)
         try:
-            follow(self.store, self.keys, spawner, self.deadline, self.job.timeout_s, self._phase("layers"))
+            follow(self.store, self.keys, spawner, slices, self.deadline, self.job.timeout_s, self._phase("layers"))
         except DriverError:  # of the client's own store, which cannot be asked for the outputs then
             raise
         except RunFailed as error:
             with suppress(FsdError):
-                if collect.complete(self.store, self.keys, self.job.workers * len(self.batches.samples)):
+                if collect.complete(self.store, self.keys, slices):
                     warn(f"the answer is complete, but a worker failed after it had written its output: {error}")
                     return error
             raise

@@ -19,6 +19,7 @@ from fsd_core.storage.store import Store
 
 __all__ = ["failure", "log", "report"]
 
+_SendAbort = Callable[[RunFailed, Retry], None]
 REPORT_S = 5.0  # how long a worker that failed tries to report it
 
 
@@ -35,12 +36,16 @@ def failure(error: BaseException, rank: int, layer: int | None) -> RunFailed:
     elif not isinstance(error, RunFailed):
         error = RunFailed(Code.UNKNOWN, f"{type(error).__name__}: {error}")
     error.rank = rank if error.rank is None else error.rank
-    error.layer = layer if error.layer is None else error.layer
+    if error.layer is None and error.rank == rank:  # the layer of this rank says nothing about another rank
+        error.layer = layer
     return error
 
 
-def report(error: RunFailed, objects: ObjectDriver, meter: Meter, keys: RunKeys, send_abort: Callable[[RunFailed, Retry], None]) -> int:
+def report(error: RunFailed, claim: tuple[str, bytes], objects: ObjectDriver, meter: Meter, keys: RunKeys, send_abort: _SendAbort) -> int:
     """Write ``error`` into the object store and call ``send_abort`` with it. Returns what `handle` returns.
+
+    ``claim``: key and content of what this worker wrote when it claimed its rank. If the worker waited in vain and its claim is no longer
+    there, the error says so.
 
     Raises ``error`` where it could not be written or sent: the platform then reports that the function died.
     """
@@ -51,6 +56,9 @@ def report(error: RunFailed, objects: ObjectDriver, meter: Meter, keys: RunKeys,
             if store.find(keys.error) is None and store.find(keys.config) is not None:
                 store.create(keys.error, describe(error))
         return 0
+    with suppress(FsdError):
+        if error.code is Code.DEADLINE and store.find(claim[0]) != claim[1]:
+            error.message += "; the claim of this rank was lost, so a second worker of the rank may have taken its messages"
     log(str(error))
     try:
         if store.find(keys.config) is None:  # the run is over, and another run may have its slot

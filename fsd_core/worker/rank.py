@@ -72,6 +72,7 @@ class Worker:
         self.store = Store(MeteredObjects(self.objects, self.meter), self.retry)
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fsd")
         self.background = Background()
+        self.claim = b""  # what it wrote
         self.config: RunConfig | None = None
         self.channel: Channel | None = None
         self.loop: LayerLoop | None = None
@@ -106,8 +107,8 @@ class Worker:
 
     def _claim(self) -> bool:
         """Claim the rank. `False` where another function has claimed it."""
-        claim = {"nonce": self.nonce, "attempt": self.launch.attempt, "pid": os.getpid(), "at": time.time()}
-        return self.store.create(self.keys.claim(self.rank), seal(claim))
+        self.claim = seal({"nonce": self.nonce, "attempt": self.launch.attempt, "pid": os.getpid(), "at": time.time()})
+        return self.store.create(self.keys.claim(self.rank), self.claim)
 
     def _work(self, config: RunConfig) -> None:
         """Everything from the claim to the record."""
@@ -236,7 +237,8 @@ class Worker:
         layer = self.loop.layer if self.loop is not None else None
         # An error in the mailbox came first: it ended the waits of this worker, and so led to ``error``.
         reason = failing.failure(error if heard is None else heard, self.rank, layer)
-        return failing.report(reason, self.store.driver, self.meter, self.keys, self._abort_peers)
+        claim = (self.keys.claim(self.rank), self.claim)
+        return failing.report(reason, claim, self.store.driver, self.meter, self.keys, self._abort_peers)
 
     def _abort_peers(self, reason: RunFailed, retry: Retry) -> None:
         if self.channel is not None:

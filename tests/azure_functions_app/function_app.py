@@ -34,7 +34,7 @@ def worker(req: func.HttpRequest) -> func.HttpResponse:
     CALLS += 1
     event = json.loads(req.get_body() or b"{}") if len(req.get_body()) < 1 << 20 else {}
     what = event.get("do", "echo")
-    print("a function printed this")
+    print(event.get("say", "a function printed this"))
     if "file" in event:
         with open(event["file"], "a") as file:
             file.write(f"{os.getpid()}\n")

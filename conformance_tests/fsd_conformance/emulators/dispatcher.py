@@ -213,6 +213,7 @@ class Dispatcher:
             if not await self._ready(replica):
                 return self._failed(Failure.START, f"{replica.how or 'it listened on no port'}: {_last(replica)}")
         replica.calls += 1
+        begin = replica.log.stat().st_size if replica.log.exists() else 0  # what it wrote before is of other calls
         work = asyncio.create_task(exchange(replica.port, request, self._answer_bytes))
         try:
             limit = math.inf if revision.limit_s is None else revision.limit_s
@@ -230,9 +231,9 @@ class Dispatcher:
         except (OSError, http.client.HTTPException):
             await self._instances.kill(replica)  # the rest of its processes
             if replica.over_memory:
-                text = f"{replica.memory_bytes >> 20} MiB exceeded with {replica.peak >> 20} MiB used"
-                return self._failed(Failure.MEMORY, text)
-            return self._failed(Failure.EXIT, f"{_last(replica)}")
+                said = f"{replica.memory_bytes >> 20} MiB exceeded with {replica.peak >> 20} MiB used"
+                return self._failed(Failure.MEMORY, said)
+            return self._failed(Failure.EXIT, _last(replica, begin))
         finally:
             work.cancel()
         if replica.state == "busy":  # else it has died
@@ -285,7 +286,7 @@ def _plain(status: int, why: str) -> Response:
     return Response(status, f"{why}\n".encode(), {"Content-Type": "text/plain"})
 
 
-def _last(replica: Replica) -> str:
-    """The last line in its log."""
-    lines = replica.tail().decode(errors="replace").split("\n") if replica.log.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
+def _last(replica: Replica, begin: int = 0) -> str:
+    """The last line of its log, from byte ``begin`` on."""
+    lines = replica.tail(begin).decode(errors="replace").split("\n") if replica.log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
