@@ -391,4 +391,4 @@ def test_records_are_found_by_id_or_path(home, record):
 def test_a_run_of_one_worker_has_a_page(home):
     result = fsd_core.run("radixnet:1024:6", "random:5", workers=1, partition="block", home=home)
     run = measured(read_record(find_record(result.run, home)))
-    assert "with 1 worker on local" in run_page(run)
+    assert ", 1 worker on local" in run_page(run)
