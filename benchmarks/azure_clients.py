@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from fsd_azure import clients
+from fsd_azure.connection_strings import SERVICE_BUS, STORAGE
 from fsd_azure.messages import AzureMessages
 from fsd_azure.names import Names
 from fsd_azure.objects import AzureObjects
@@ -135,7 +135,11 @@ def servers() -> Iterator[None]:
         try:
             bus.start()
             blobs.start()
-            told = {clients.SERVICE_BUS: bus.connection_string(), clients.STORAGE: blobs.connection_string, "NO_PROXY": "127.0.0.1"}
+            told = {
+                SERVICE_BUS: bus.connection_string(),
+                STORAGE: blobs.connection_string,
+                "NO_PROXY": "127.0.0.1",
+            }
             with pointed(told, POINTERS["azure"]):
                 yield
         finally:

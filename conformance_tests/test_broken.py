@@ -311,10 +311,10 @@ MESSAGES: list[tuple[type[AroundMessages], str]] = [
     (RefusesAll, "test_publish_takes_a_full_batch"),
     (RefusesNobody, "test_publish_takes_a_full_batch"),
     (RefusesAllAcks, "test_publish_takes_a_full_batch"),
-    (IsSilentOfRefusals, "test_what_is_refused_is_told"),
-    (IsSilentOfRefusedAcks, "test_what_is_refused_is_told"),
-    (NamesOthers, "test_what_is_refused_is_told"),
-    (TakesNoneIfNotAll, "test_what_is_refused_is_told"),
+    (IsSilentOfRefusals, "test_refused_entries_are_reported"),
+    (IsSilentOfRefusedAcks, "test_refused_entries_are_reported"),
+    (NamesOthers, "test_refused_entries_are_reported"),
+    (TakesNoneIfNotAll, "test_refused_entries_are_reported"),
     (RoutesAnew, "test_route_is_what_one_publish_reaches"),
     (RoutesByDriver, "test_route_is_what_one_publish_reaches"),
     (RoutesApart, "test_route_is_what_one_publish_reaches"),
@@ -396,7 +396,7 @@ def test_broken_objects_fail(local: Deployed, defect: type[AroundObjects], case:
 
 def test_what_is_whole_does_not_fail(local: Deployed) -> None:
     """One case of each kind of arguments: a failure above is the defect's, and not of how the cases are called here."""
-    for case in ("test_native_is_there", "test_publish_takes_a_full_batch", "test_what_is_refused_is_told"):
+    for case in ("test_native_is_there", "test_publish_takes_a_full_batch", "test_refused_entries_are_reported"):
         assert not messages_fail(local, AroundMessages, case)
     for case in ("test_native_is_there", "test_delete", "test_get_of_a_missing_key"):
         assert not objects_fail(local, AroundObjects, case)
@@ -419,7 +419,7 @@ def sends_all_again(self: Retry, _: MessageDriver, what: str, items: Sequence[An
 CHANNELS: list[tuple[object, str, Callable[..., object], str]] = [
     (QueueChannel, "_take", hears_all, "test_only_its_own_run_is_heard"),
     (QueueChannel, "_take", hears_all, "test_a_newer_runs_message_is_left_to_it"),
-    (fsd_core.channel.queue, "fill", packs_by_count, "test_what_is_over_the_byte_cap_is_split"),
+    (fsd_core.channel.queue, "fill", packs_by_count, "test_a_payload_over_the_batch_size_is_split"),
     (Retry, "entries", sends_all_again, "test_refused_entries_alone_are_sent_again"),
 ]
 

@@ -35,7 +35,7 @@ MUSTS: dict[str, Sequence[Callable[..., object]]] = {
         MessageCases.test_receive_is_empty_after_its_wait,
     ],
     "must return one `Rejected` for each refused entry": [
-        MessageCases.test_what_is_refused_is_told,
+        MessageCases.test_refused_entries_are_reported,
         MessageCases.test_publish_takes_a_full_batch,
     ],
     "no longer valid must be harmless": [MessageCases.test_ack_twice_is_harmless, MessageCases.test_ack_after_the_lease_is_harmless],

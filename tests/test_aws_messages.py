@@ -18,10 +18,11 @@ from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
 from aws_server import KEYS, REGION, app, code_of, env, moto
-from fsd_aws import PROVIDER, RESOURCES, names
+from fsd_aws import PROVIDER, names
 from fsd_aws.clients import client
 from fsd_aws.errors import advice, classify, entry_code
 from fsd_aws.messages import AwsMessages
+from fsd_aws.variables import RESOURCES
 from fsd_conformance.emulators.emulator import pointed
 from fsd_core.driver import Code, Message, Rejected, Resources
 from fsd_core.errors import InputError

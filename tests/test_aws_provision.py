@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from aws_calls import recorded
-from fsd_aws import PROVIDER, RESOURCES, api, function, names, package, queues
+from fsd_aws import PROVIDER, api, function, names, package, queues
 from fsd_aws.clients import client
 from fsd_aws.names import Names
 from fsd_aws.settings import Settings, parse
+from fsd_aws.variables import RESOURCES
 from fsd_conformance import emulators
 from fsd_conformance.emulators.emulator import pointed
 from fsd_core.driver import WORKER, Code, Message, Provisioner, Resources
@@ -333,9 +334,9 @@ def test_a_function_that_dies_is_told(app: str) -> None:
 
 def test_a_function_that_cannot_run_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(function, "HANDLER", "fsd_aws.nothing.handler")
-    monkeypatch.setattr("fsd_core.providers.provisioning._READY_S", 3.0)
+    monkeypatch.setattr("fsd_core.providers.probes._READY_S", 3.0)
     with pytest.raises(
-        DriverError, match=f"app '{app}': the function was started and did not end well.*: log group /aws/lambda/fsd-{app} says why"
+        DriverError, match=f"app '{app}': the function was started and did not end well.*: log group /aws/lambda/fsd-{app} shows why"
     ):
         provisioner().ensure(app, 1, 1)
     assert provisioner().find(app) is None
@@ -363,19 +364,19 @@ def test_the_quota_of_the_account_is_asked_for_once(app: str, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ({"regoin": "x"}, r"\[aws\] regoin: unknown; did you mean region\?"),
-        ({"zzz": 1}, r"\[aws\] zzz: unknown; the keys are region, bucket"),
-        ({"region": "Ireland"}, r"\[aws\] region = 'Ireland': must be a region's name"),
-        ({"memory_mb": 64}, r"\[aws\] memory_mb = 64: must be a whole number from 128 to 10240"),
+        ({"regoin": "x"}, r"\[aws\] regoin: unknown key; did you mean region\?"),
+        ({"zzz": 1}, r"\[aws\] zzz: unknown key; known are region, bucket"),
+        ({"region": "Ireland"}, r"\[aws\] region = 'Ireland': expected a region's name"),
+        ({"memory_mb": 64}, r"\[aws\] memory_mb = 64: expected a whole number from 128 to 10240"),
         ({"memory_mb": True}, r"memory_mb = True"),
-        ({"timeout_s": 901}, r"timeout_s = 901: must be a whole number of seconds from 1 to 900"),
-        ({"lease_s": 2.5}, r"lease_s = 2.5: must be a whole number of seconds"),
-        ({"text": "yes"}, r"text = 'yes': must be \"auto\", true or false"),
-        ({"message_kb": 2048}, r"message_kb = 2048: must be a whole number from 256 to 1024"),
-        ({"runtime": "python3.9"}, r"runtime = 'python3.9': must be one of python3.12"),
-        ({"bucket": "My_Bucket"}, r"bucket = 'My_Bucket': must be 3 to 63"),
-        ({"role": "admin"}, r"role = 'admin': must be the ARN of a role"),
-        ({"concurrency": 0}, r"concurrency = 0: must be a whole number of at least 1"),
+        ({"timeout_s": 901}, r"timeout_s = 901: expected a whole number of seconds from 1 to 900"),
+        ({"lease_s": 2.5}, r"lease_s = 2.5: expected a whole number of seconds"),
+        ({"text": "yes"}, r"text = 'yes': expected \"auto\", true or false"),
+        ({"message_kb": 2048}, r"message_kb = 2048: expected a whole number from 256 to 1024"),
+        ({"runtime": "python3.9"}, r"runtime = 'python3.9': expected one of python3.12"),
+        ({"bucket": "My_Bucket"}, r"bucket = 'My_Bucket': expected 3 to 63"),
+        ({"role": "admin"}, r"role = 'admin': expected the ARN of a role"),
+        ({"concurrency": 0}, r"concurrency = 0: expected a whole number of at least 1"),
     ],
 )
 def test_a_wrong_setting_is_named(table: dict[str, object], says: str) -> None:
@@ -391,7 +392,7 @@ def test_settings_have_defaults_and_take_whole_floats() -> None:
 @pytest.mark.parametrize("app", ["", "Upper", "-x", "x-", "a_b", "x" * 41])
 def test_a_wrong_name_is_refused(app: str) -> None:
     for call in (provisioner().find, provisioner().destroy, lambda name: provisioner().ensure(name, 1, 1)):
-        with pytest.raises(InputError, match="must be a lower-case letter"):
+        with pytest.raises(InputError, match="expected a lower-case letter"):
             call(app)
 
 
@@ -417,7 +418,7 @@ def test_a_missing_set_up_says_what_helps(change: dict[str, str], says: str, mon
 
 
 def test_a_service_that_is_not_there_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fsd_core.providers.provisioning._FIRST_S", 0.5)
+    monkeypatch.setattr("fsd_core.providers.requests._FIRST_S", 0.5)
     monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", "http://127.0.0.1:9")
     with pytest.raises(DriverError, match="cannot be reached") as raised:
         provisioner().find("x")

@@ -23,7 +23,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
-import fsd_core.client.farewell
+import fsd_core.client.cleanup
 from fsd_conformance import emulators
 from fsd_conformance.aws import CONFLICT
 from fsd_conformance.emulators.aws import operation, watched
@@ -176,8 +176,8 @@ def test_a_queue_deleted_mid_run_ends_it(settings: dict[str, Any], resources: Re
     [
         ("", "ExpiredToken", 400, Code.DENIED, "the AWS credentials expired: get new ones"),
         ("sns", "AuthorizationError", 403, Code.DENIED, "lack a permission"),
-        ("sns", "NotFound", 404, Code.NOT_FOUND, "something of the app is gone"),
-        ("s3", "NoSuchBucket", 404, Code.NOT_FOUND, "something of the app is gone"),
+        ("sns", "NotFound", 404, Code.NOT_FOUND, "a resource of the app is gone"),
+        ("s3", "NoSuchBucket", 404, Code.NOT_FOUND, "a resource of the app is gone"),
     ],
 )
 def test_what_is_refused_from_some_moment_on_ends_the_run_at_once_with_advice(
@@ -222,7 +222,7 @@ def test_slow_down_for_ever_ends_at_the_deadline(
     def begin() -> None:
         trouble.answer = refusing("SlowDown", 503, "s3")
 
-    monkeypatch.setattr(fsd_core.client.farewell, "FAILED_S", 1.0)
+    monkeypatch.setattr(fsd_core.client.cleanup, "FAILED_S", 1.0)
     with once_claimed(store, begin, ranks=1), pytest.raises(RunFailed, match="SlowDown") as caught:
         start(settings, tmp_path, channel="object", faults="delay=1s,throttle=.5,seed=1", timeout=15.0)
     assert caught.value.code is Code.THROTTLED

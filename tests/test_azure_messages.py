@@ -19,9 +19,10 @@ from azure.servicebus.amqp import AmqpAnnotatedMessage
 from azure.servicebus.exceptions import ServiceBusServerBusyError
 
 from azure_server import KEY, Relay, app, code_of, env, queues, service_bus, string
-from fsd_azure import PROVIDER, RESOURCES, clients, limits, links, names
+from fsd_azure import PROVIDER, clients, connection_strings, limits, links, names
 from fsd_azure.errors import advice
 from fsd_azure.messages import AzureMessages
+from fsd_azure.variables import RESOURCES
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.process import POINTERS
 from fsd_conformance.emulators.service_bus.server import ServiceBusServer
@@ -60,7 +61,7 @@ def nobody(**settings: str) -> Resources:
 
 def at(port: int) -> AzureMessages:
     """A driver of a namespace at ``port``, whatever is there."""
-    with pointed(env(**{clients.SERVICE_BUS: string(port)}), POINTERS["azure"]):
+    with pointed(env(**{connection_strings.SERVICE_BUS: string(port)}), POINTERS["azure"]):
         return AzureMessages(nobody(), 0)
 
 
@@ -153,7 +154,7 @@ def test_a_tier_that_is_too_small_says_so(made: Resources) -> None:
     driver = AzureMessages(telling(made, tier="premium"), 0)  # the namespace does not know: it takes 256 KB
     assert driver.limits.message_bytes > 1_000_000
     for body in (b"x" * 300_000, b"y"):  # the link says so before anything is sent
-        with pytest.raises(Refused, match=r"0-0 takes 262144 bytes at once, not 1048064: its namespace is of a smaller tier") as caught:
+        with pytest.raises(Refused, match=r"0-0: accepts batches of 262144 bytes: expected 1048064") as caught:
             driver.publish([Message(0, body)])
         assert driver.classify(caught.value) is Code.TOO_LARGE
     driver.close()
@@ -326,7 +327,7 @@ def test_a_lock_outlives_its_connection() -> None:
     with service_bus(namespaces=["one"]) as server:
         relay = Relay(server.ports["one"][0])
         made = app(1, 1, namespaces="one", lease_s="120")
-        with pointed({**os.environ, clients.SERVICE_BUS: string(relay.port)}, ()):
+        with pointed({**os.environ, connection_strings.SERVICE_BUS: string(relay.port)}, ()):
             driver = AzureMessages(made, 0)
         driver.publish([Message(0, b"one"), Message(0, b"two")])
         found = got(driver, 0, 2)
@@ -335,6 +336,28 @@ def test_a_lock_outlives_its_connection() -> None:
         with clients.administration(("one",), 0) as admin:
             assert admin.get_queue_runtime_properties(names.Names.of(made).queue(0, 0)).total_message_count == 0
         again(driver, lambda: driver.publish([Message(0, b"three")]))
+        driver.close()
+        relay.close()
+
+
+def test_a_token_of_an_earlier_link_settles_no_other_message() -> None:
+    with service_bus(namespaces=["one"]) as server:
+        relay = Relay(server.ports["one"][0])
+        made = app(1, 1, namespaces="one", lease_s="120")
+        with pointed({**os.environ, connection_strings.SERVICE_BUS: string(relay.port)}, ()):
+            driver = AzureMessages(made, 0)
+        driver.publish([Message(0, b"one")])
+        (old,) = got(driver, 0, 1)
+        relay.cut()
+        again(driver, lambda: driver.publish([Message(0, b"two")]))
+        (new,) = again(driver, lambda: driver.receive(0, 1, 20))  # type: ignore[misc]
+        assert new.body == b"two"
+        assert new.token._delivery_id == old.token._delivery_id  # a new session counts its deliveries from 0 again
+        driver.ack(0, [old.token])
+        with clients.administration(("one",), 0) as admin:
+            assert admin.get_queue_runtime_properties(names.Names.of(made).queue(0, 0)).total_message_count == 1
+            driver.ack(0, [new.token])
+            assert admin.get_queue_runtime_properties(names.Names.of(made).queue(0, 0)).total_message_count == 0
         driver.close()
         relay.close()
 
@@ -357,7 +380,7 @@ def test_a_peer_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "CLOSE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         driver = at(mute.getsockname()[1])
-        with pytest.raises(TimeoutError, match="queue fsd-a-00000000-0-0: Service Bus said nothing for 1 s") as caught:
+        with pytest.raises(TimeoutError, match="queue fsd-a-00000000-0-0: Service Bus did not answer within 1 s") as caught:
             driver.publish([Message(0, b"x")])
         assert driver.classify(caught.value) is Code.UNAVAILABLE
         assert code_of(driver, driver.receive, 0, 1, 0) is Code.UNAVAILABLE
@@ -371,7 +394,7 @@ def test_a_link_that_was_given_up_takes_nothing(monkeypatch: pytest.MonkeyPatch)
     with service_bus(namespaces=["one"]) as server:
         relay = Relay(server.ports["one"][0])
         made = app(1, 1, namespaces="one")
-        with pointed({**os.environ, clients.SERVICE_BUS: string(relay.port)}, ()):
+        with pointed({**os.environ, connection_strings.SERVICE_BUS: string(relay.port)}, ()):
             driver = AzureMessages(made, 0)
         with relay.held(), monkeypatch.context() as patched:
             patched.setattr(links, "OPEN_S", 0.3)
@@ -449,7 +472,7 @@ def test_more_connections_than_a_namespace_takes() -> None:
     PROVIDER.admit(nobody(), 70)
     with pytest.raises(InputError, match=r"namespaces = 2, or --channel object") as caught:
         PROVIDER.admit(nobody(), 71)
-    assert "5041 connections to one: at most 5000" in str(caught.value)
+    assert "5041 connections to one: expected at most 5000" in str(caught.value)
     limits.check_connections("standard", 71, 2)
     limits.check_connections("standard", 1000, 200)
     with pytest.raises(InputError, match="object"):
@@ -485,29 +508,29 @@ def test_what_is_imported(imported: str, without: tuple[str, ...]) -> None:
     [
         ("Endpoint=sb://a.servicebus.windows.net/;SharedAccessKeyName=;SharedAccessKey=k", "1 of 1: SharedAccessKeyName: missing"),
         ("Endpoint=sb://a/;SharedAccessKeyName=n", "SharedAccessKey: missing"),
-        (f"Endpoint=https://a.servicebus.windows.net/;{KEY}", "Endpoint is 'https://a.servicebus.windows.net/': must be sb://"),
-        (KEY, "Endpoint: missing; there is sharedaccesskeyname, sharedaccesskey"),
-        (f'"Endpoint=sb://a/;{KEY}"', 'Endpoint: missing; there is "endpoint'),
+        (f"Endpoint=https://a.servicebus.windows.net/;{KEY}", "Endpoint is 'https://a.servicebus.windows.net/': expected sb://"),
+        (KEY, "Endpoint: missing; the string has sharedaccesskeyname, sharedaccesskey"),
+        (f'"Endpoint=sb://a/;{KEY}"', 'Endpoint: missing; the string has "endpoint'),
         (f"Endpoint=sb://a:99999/;{KEY}", "Endpoint"),
         (f"Endpoint=sb://a/;{KEY};EntityPath=q", "EntityPath"),
-        (f"Endpoint=sb://a/;{KEY};UseDevelopmentEmulator=True", "UseDevelopmentEmulator: must be true"),
-        ("Endpoint=sb://a/;SharedAccessKeyName=n;hunter2", "part 3: must be NAME=VALUE"),
-        (f"{KEY};Endpoint=sb://a/\n{KEY};Endpoint=sb://b/", "is there twice"),
-        (f"Endpoint=sb://a/;{KEY}\nEndpoint=sb://b/;{KEY}", "2 connection strings: the app has 1 namespaces, one"),
+        (f"Endpoint=sb://a/;{KEY};UseDevelopmentEmulator=True", "UseDevelopmentEmulator: expected true"),
+        ("Endpoint=sb://a/;SharedAccessKeyName=n;hunter2", "part 3: expected NAME=VALUE"),
+        (f"{KEY};Endpoint=sb://a/\n{KEY};Endpoint=sb://b/", "occurs twice"),
+        (f"Endpoint=sb://a/;{KEY}\nEndpoint=sb://b/;{KEY}", "2 connection strings: expected 1, one for each namespace: one"),
     ],
 )
 def test_malformed_connection_strings(strings: str, says: str) -> None:
-    with pointed(env(**{clients.SERVICE_BUS: strings}), POINTERS["azure"]), pytest.raises(InputError) as caught:
+    with pointed(env(**{connection_strings.SERVICE_BUS: strings}), POINTERS["azure"]), pytest.raises(InputError) as caught:
         AzureMessages(nobody(), 0)
     assert says in str(caught.value)
-    assert str(caught.value).startswith(clients.SERVICE_BUS)
+    assert str(caught.value).startswith(connection_strings.SERVICE_BUS)
     assert "hunter2" not in str(caught.value)
 
 
 def test_connection_strings_that_are_good() -> None:
     signature = "Endpoint=sb://a.servicebus.windows.net;SharedAccessSignature=SharedAccessSignature sr=a&sig=b%3D&se=9&skn=n"
     for good in (f"Endpoint=sb://a.servicebus.windows.net/;{KEY}=;", signature.replace(" ", "+"), string(9) + ";"):
-        with pointed(env(**{clients.SERVICE_BUS: good}), POINTERS["azure"]):
+        with pointed(env(**{connection_strings.SERVICE_BUS: good}), POINTERS["azure"]):
             AzureMessages(nobody(), 0).close()
 
 

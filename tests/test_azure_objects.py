@@ -13,7 +13,7 @@ import pytest
 from attrs import evolve
 
 from azure_server import app, code_of, env, storage
-from fsd_azure import clients, objects
+from fsd_azure import connection_strings, objects
 from fsd_azure.errors import advice
 from fsd_azure.objects import AzureObjects
 from fsd_conformance.emulators.azurite import install
@@ -54,7 +54,7 @@ def every(store: AzureObjects, prefix: str = "") -> list[str]:
 
 def at(url: str) -> AzureObjects:
     """A driver of an account at ``url``."""
-    with pointed(env(**{clients.STORAGE: f"DefaultEndpointsProtocol=http;{ACCOUNT};BlobEndpoint={url}"}), POINTERS["azure"]):
+    with pointed(env(**{connection_strings.STORAGE: f"DefaultEndpointsProtocol=http;{ACCOUNT};BlobEndpoint={url}"}), POINTERS["azure"]):
         return AzureObjects(NOBODY)
 
 
@@ -218,7 +218,7 @@ def test_what_a_put_that_must_create_is_told(status: int, word: str, meaning: Co
 def test_what_is_told_of_a_container_that_is_being_deleted() -> None:
     with answering((409, "ContainerBeingDeleted", b"")) as (store, _), pytest.raises(Exception, match="ContainerBeingDeleted") as caught:
         store.list("")
-    assert "being deleted still" in (advice(caught.value) or "")
+    assert "still being deleted" in (advice(caught.value) or "")
 
 
 def test_a_body_that_breaks_off_is_not_taken_for_whole() -> None:
@@ -271,22 +271,22 @@ def test_over_a_limit_is_refused_before_the_network() -> None:
         ("AccountKey=aGVsbG8=", "AccountName: missing"),
         ("AccountName=a", "AccountKey: missing"),
         ("AccountName=a;AccountKey=hunter2", "AccountKey: is not base64"),
-        ("AccountName=a;hunter2", "part 2: must be NAME=VALUE"),
-        (f"{ACCOUNT};DefaultEndpointsProtocol=ftp", "DefaultEndpointsProtocol is 'ftp': must be https"),
-        (f"{ACCOUNT};BlobEndpoint=a.blob.core.windows.net?sig=hunter2", "BlobEndpoint is 'a.blob.core.windows.net': must be https://"),
+        ("AccountName=a;hunter2", "part 2: expected NAME=VALUE"),
+        (f"{ACCOUNT};DefaultEndpointsProtocol=ftp", "DefaultEndpointsProtocol is 'ftp': expected https"),
+        (f"{ACCOUNT};BlobEndpoint=a.blob.core.windows.net?sig=hunter2", "BlobEndpoint is 'a.blob.core.windows.net': expected https://"),
     ],
 )
 def test_malformed_connection_strings(string: str, says: str) -> None:
-    with pointed(env(**{clients.STORAGE: string}), POINTERS["azure"]), pytest.raises(InputError) as caught:
+    with pointed(env(**{connection_strings.STORAGE: string}), POINTERS["azure"]), pytest.raises(InputError) as caught:
         AzureObjects(NOBODY)
-    assert str(caught.value).startswith(f"{clients.STORAGE}: {says}")
+    assert str(caught.value).startswith(f"{connection_strings.STORAGE}: {says}")
     assert "hunter2" not in str(caught.value)
 
 
 def test_connection_strings_that_are_good() -> None:
     signed = "BlobEndpoint=https://a.blob.core.windows.net/;SharedAccessSignature=sv=1&sig=x%3D"
     for good in (f"DefaultEndpointsProtocol=https;{ACCOUNT};EndpointSuffix=core.windows.net", f"{ACCOUNT};", signed):
-        with pointed(env(**{clients.STORAGE: good}), POINTERS["azure"]):
+        with pointed(env(**{connection_strings.STORAGE: good}), POINTERS["azure"]):
             AzureObjects(NOBODY).close()
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fsd_azure import PROVIDER, RESOURCES, api, clients, function, invoke, names, package, policy, provision, queues
+from fsd_azure import PROVIDER, api, connection_strings, function, names, package, policy, provision, queues
 from fsd_azure.settings import RUNTIMES, Settings
+from fsd_azure.variables import KEY, RESOURCES
 from fsd_conformance import emulators
 from fsd_core import run
 from fsd_core.driver import Resources
@@ -128,10 +129,10 @@ def test_the_bicep_has_the_defaults_of_the_settings() -> None:
 
 def test_the_bicep_records_an_app_that_is_to_be_finished(monkeypatch: pytest.MonkeyPatch) -> None:
     """As `fsd deploy` does it: settings when the site is made, storage among them; no ranks, code or key before all is there."""
-    for variable in (clients.SERVICE_BUS, clients.STORAGE):
+    for variable in (connection_strings.SERVICE_BUS, connection_strings.STORAGE):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("AZURE_SUBSCRIPTION_ID", "00000000-0000-0000-0000-000000000000")
-    text, provisioner = bicep(), provision.AzureProvisioner({"package": False})
+    text, provisioner = bicep(), provision.AzureProvisioner({"package": False}, PROVIDER)
     with provisioner.requests() as requests:
         told = provisioner._names(requests, "x", 8) | provisioner.wanted() | {"generation": "", "package": ""}
     site = text[text.index("resource site") : text.index("// --- roles")]
@@ -139,7 +140,7 @@ def test_the_bicep_records_an_app_that_is_to_be_finished(monkeypatch: pytest.Mon
     assert re.search(r"ranks: 0\s+slots: 0\s", site)
     assert re.search(r"code: ''\s", site)
     assert set(re.findall(r"name: '(\w+)'", site)) == {"python", *function._own(Resources("x", 0, 0, told))}
-    assert invoke.KEY not in text
+    assert KEY not in text
     assert "listKeys" not in text
     assert {version for word, version in re.findall(r"'(Microsoft\.ServiceBus)[^@']*@([^']+)'", text)} == {
         dict(api._VERSIONS)["microsoft.servicebus"]

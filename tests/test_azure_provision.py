@@ -19,18 +19,19 @@ import pytest
 from azure.storage.blob import BlobServiceClient
 
 from azure_calls import Call, Canned, answering, recorded
-from fsd_azure import PROVIDER, RESOURCES, api, clients, function, invoke, limits, package, provision, queues
+from fsd_azure import PROVIDER, api, clients, connection_strings, function, limits, package, provision, queues
 from fsd_azure import names as naming
 from fsd_azure.api import Api
 from fsd_azure.limits import TIERS
 from fsd_azure.names import Names
 from fsd_azure.provision import AzureProvisioner
 from fsd_azure.settings import Settings, parse
+from fsd_azure.variables import KEY, RESOURCES
 from fsd_conformance import emulators
 from fsd_conformance.emulators.emulator import pointed
 from fsd_core.driver import WORKER, Code, Message, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers import provisioning
+from fsd_core.providers import requests
 from fsd_core.providers.package import zipped
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(240)]
@@ -63,13 +64,13 @@ def provisioner(**settings: object) -> Provisioner:
 
 
 def asking() -> Api:
-    requests = AzureProvisioner(SETTINGS).requests()
+    requests = AzureProvisioner(SETTINGS, PROVIDER).requests()
     requests.within(120)
     return requests
 
 
 def queue_names(app: str) -> list[str]:
-    hosts = tuple(queues.given())
+    hosts = tuple(connection_strings.service_bus_hosts())
     found = []
     for number in range(len(hosts)):
         with clients.administration(hosts, number) as admin:
@@ -79,7 +80,7 @@ def queue_names(app: str) -> list[str]:
 
 def there(app: str) -> Counter[str]:
     """How much of an app is there, by kind."""
-    string = clients.storage_string()
+    string = connection_strings.storage_string()
     assert string
     with asking() as requests, BlobServiceClient.from_connection_string(string) as blobs:
         mine, _ = requests.owned(app)
@@ -125,7 +126,7 @@ def test_what_is_made_and_how(app: str, azure: Api) -> None:
     assert settings
     assert json.loads(settings[RESOURCES]) == {"app": app, "ranks": 2, "slots": 2, "names": dict(told)}
     assert settings["AzureFunctionsJobHost__functionTimeout"] == "01:01:40"
-    assert settings[invoke.KEY] == function.key(azure, app)
+    assert settings[KEY] == function.key(azure, app)
 
     assert PROVIDER.objects(made).list("").keys == []  # nothing of the probes is left
     with closing(PROVIDER.messages(made, 0)) as messages:
@@ -138,7 +139,7 @@ def test_what_is_made_and_how(app: str, azure: Api) -> None:
 def test_no_secret_is_in_the_names(app: str, azure: Api) -> None:
     text = json.dumps(dict(provisioner().ensure(app, 1, 1).names))
     assert function.key(azure, app) not in text
-    for string in [*clients.service_bus_strings(), clients.storage_string() or ""]:
+    for string in [*connection_strings.service_bus_strings(), connection_strings.storage_string() or ""]:
         assert string not in text
         assert "SharedAccessKey" not in text
         assert "AccountKey" not in text
@@ -184,7 +185,7 @@ def test_a_changed_setting_is_applied(app: str, azure: Api) -> None:
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ({"region": "westeurope"}, "made with eastus2, not westeurope: destroy it first"),
+        ({"region": "westeurope"}, "made with eastus2, not westeurope: destroy the app first"),
         ({"tier": "premium"}, "made with standard, not premium"),
     ],
 )
@@ -199,14 +200,14 @@ def test_more_namespaces_for_an_app_that_is_there_are_not_passed_over(monkeypatc
     """Whether or not anything else is asked for."""
     made = Resources("x", 1, 1, {**parsed(), "bus": "made", "namespaces": "one.servicebus.windows.net"})
     monkeypatch.setattr(function, "read", lambda requests, app: made)
-    monkeypatch.delenv(clients.SERVICE_BUS)
+    monkeypatch.delenv(connection_strings.SERVICE_BUS)
     assert provisioner(namespaces=1).ensure("x", 1, 1) == provisioner().ensure("x", 1, 1) == made
-    with pytest.raises(InputError, match=r"\[azure\] namespaces = 8: app 'x' was made with 1: destroy it first, or keep that"):
+    with pytest.raises(InputError, match=r"\[azure\] namespaces = 8: app 'x' was made with 1: destroy it first, or keep 1"):
         provisioner(namespaces=8).ensure("x", 1, 1)
 
 
 def parsed() -> dict[str, str]:
-    return AzureProvisioner(SETTINGS).wanted()
+    return AzureProvisioner(SETTINGS, PROVIDER).wanted()
 
 
 def test_settings_that_others_gave_stay(app: str, azure: Api) -> None:
@@ -246,7 +247,7 @@ def test_destroy_of_what_is_half_gone(app: str, azure: Api, gone: str) -> None:
     elif gone == "group":
         azure.delete(azure.id(app))
     else:
-        queues.remove(azure, app, queues.given())
+        queues.remove(azure, app, connection_strings.service_bus_hosts())
     assert provisioner().destroy(app)
     assert there(app) == Counter()
 
@@ -318,7 +319,7 @@ def test_a_destroy_that_was_cut_short_is_finished(app: str, azure: Api) -> None:
 
 def test_a_sweep_finds_what_nobody_will_take_up(app: str, azure: Api) -> None:
     kept = provisioner().ensure(app, 2, 1)
-    lost = Names(app, "0123abcd", tuple(queues.given()))
+    lost = Names(app, "0123abcd", tuple(connection_strings.service_bus_hosts()))
     queues.make(azure, lost, [(0, 0)], 10, 0)
     assert provisioner().sweep(app) == [f"queue {lost.queue(0, 0)}"]
     assert there(app) == ALL_OF_2_BY_1
@@ -476,9 +477,9 @@ def published(answers: Callable[[str, str], Canned]) -> Iterator[tuple[Callable[
 
 
 def test_a_region_that_takes_no_few_instances_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    Least: type[emulators.Emulator] = type("Least", (emulators.find("azure"),), {"arguments": ("--least-instances", "40")})
+    Least: type[emulators.Emulator] = type("Least", (emulators.find("azure"),), {"arguments": ("--min-instances", "40")})
     with emulators.own(Least):
-        says = r"\[azure\] concurrency = 39: eastus2 takes no function app of so few instances: expected 40 to 1000"
+        says = r"\[azure\] concurrency = 39: eastus2 accepts no function app of so few instances: expected 40 to 1000"
         with pytest.raises(InputError, match=says):
             provisioner(concurrency=39).ensure("few", 1, 1)
         assert provisioner(concurrency=40).ensure("few", 1, 1).names["concurrency"] == "40"
@@ -504,7 +505,7 @@ def test_a_deployment_waits_for_what_settles(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_app_whose_function_does_not_write_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provision, "SETTLE_S", 3.0)
     monkeypatch.setattr(function, "ROUTE", "api/nothing")
-    with pytest.raises(DriverError, match=rf"did not end well \(not_found\): the log stream of function app fsd-{app}-\w+ says why"):
+    with pytest.raises(DriverError, match=rf"did not end well \(not_found\): the log stream of function app fsd-{app}-\w+ shows why"):
         provisioner().ensure(app, 1, 1)
     assert provisioner().find(app) is None
 
@@ -526,20 +527,20 @@ def test_a_queue_that_does_not_deliver_is_no_deployment(app: str, azure: Api, mo
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ({"regoin": "x"}, r"\[azure\] regoin: unknown; did you mean region\?"),
-        ({"zzz": 1}, r"\[azure\] zzz: unknown; the keys are subscription, region, resource_group"),
-        ({"subscription": "mine"}, r"\[azure\] subscription = 'mine': must be a subscription's id"),
-        ({"region": "East US"}, r"\[azure\] region = 'East US': must be a region's short name"),
-        ({"tier": "basic"}, r"tier = 'basic': must be one of standard, premium"),
-        ({"memory_mb": 1024}, r"\[azure\] memory_mb = 1024: must be one of 512, 2048, 4096"),
+        ({"regoin": "x"}, r"\[azure\] regoin: unknown key; did you mean region\?"),
+        ({"zzz": 1}, r"\[azure\] zzz: unknown key; known are subscription, region, resource_group"),
+        ({"subscription": "mine"}, r"\[azure\] subscription = 'mine': expected a subscription's id"),
+        ({"region": "East US"}, r"\[azure\] region = 'East US': expected a region's short name"),
+        ({"tier": "basic"}, r"tier = 'basic': expected one of standard, premium"),
+        ({"memory_mb": 1024}, r"\[azure\] memory_mb = 1024: expected one of 512, 2048, 4096"),
         ({"memory_mb": True}, r"memory_mb = True"),
-        ({"namespaces": 101}, r"namespaces = 101: must be a whole number from 0 to 100"),
-        ({"timeout_s": 0}, r"timeout_s = 0: must be a whole number of seconds from 1 to 86399"),
-        ({"lease_s": 301}, r"lease_s = 301: must be a whole number of seconds from 5 to 300"),
-        ({"runtime": "python312"}, r"runtime = 'python312': must be one of 3.12"),
-        ({"storage_account": "My_Account"}, r"storage_account = 'My_Account': must be 3 to 24"),
-        ({"concurrency": 1001}, r"concurrency = 1001: must be a whole number from 1 to 1000"),
-        ({"message_kb": 2048}, r"message_kb = 2048: must be 0 in the standard tier"),
+        ({"namespaces": 101}, r"namespaces = 101: expected a whole number from 0 to 100"),
+        ({"timeout_s": 0}, r"timeout_s = 0: expected a whole number of seconds from 1 to 86399"),
+        ({"lease_s": 301}, r"lease_s = 301: expected a whole number of seconds from 5 to 300"),
+        ({"runtime": "python312"}, r"runtime = 'python312': expected one of 3.12"),
+        ({"storage_account": "My_Account"}, r"storage_account = 'My_Account': expected 3 to 24"),
+        ({"concurrency": 1001}, r"concurrency = 1001: expected a whole number from 1 to 1000"),
+        ({"message_kb": 2048}, r"message_kb = 2048: expected 0 in the standard tier"),
     ],
 )
 def test_a_wrong_setting_is_named(table: dict[str, object], says: str) -> None:
@@ -554,7 +555,7 @@ def test_settings_have_defaults_and_take_whole_floats() -> None:
 
 def test_how_many_namespaces_is_the_tiers_credits() -> None:
     """Of what ranks receive and send, whoever their peers are: a namespace's own ranks hear from all others."""
-    assert [queues.count("standard", ranks) for ranks in (1, 8, 9, 16, 20, 23, 62)] == [1, 1, 2, 4, 7, queues.MOST, queues.MOST]
+    assert [queues.count("standard", ranks) for ranks in (1, 8, 9, 16, 20, 23, 62)] == [1, 1, 2, 4, 7] + [queues.MAX_NAMESPACES] * 2
     assert queues.count("premium", 62) == 1
     for ranks in range(1, 23):
         spaces = queues.count("standard", ranks)
@@ -564,7 +565,7 @@ def test_how_many_namespaces_is_the_tiers_credits() -> None:
 @pytest.mark.parametrize("app", ["", "Upper", "-x", "x-", "a_b", "x" * 41])
 def test_a_wrong_name_is_refused(app: str) -> None:
     for call in (provisioner().find, provisioner().destroy, lambda name: provisioner().ensure(name, 1, 1)):
-        with pytest.raises(InputError, match="must be a lower-case letter"):
+        with pytest.raises(InputError, match="expected a lower-case letter"):
             call(app)
 
 
@@ -574,7 +575,7 @@ def test_nothing_of_nothing_is_refused() -> None:
 
 
 def test_too_many_queues_are_refused_before_anything_is_made() -> None:
-    says = "1000 ranks, 21 slots over 2 Service Bus namespaces need 10500 queues in one: at most 10000 in the standard tier"
+    says = "1000 ranks, 21 slots over 2 Service Bus namespaces need 10500 queues in one: expected at most 10000 in the standard tier"
     with pytest.raises(InputError, match=says):
         provisioner().ensure("x", 1000, 21)
     assert there("x") == Counter()
@@ -592,7 +593,7 @@ NOBODY = {"PATH": "/nonexistent", "AZURE_SUBSCRIPTION_ID": SUBSCRIPTION, "IDENTI
 
 
 def test_missing_credentials_say_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provisioning, "_FIRST_S", 2.0)
+    monkeypatch.setattr(requests, "_FIRST_S", 2.0)
     chain = {"AZURE_TOKEN_CREDENTIALS": "AzureCliCredential"}  # the chain of one: others would ask the network
     with (
         pointed({**NOBODY, **chain}, CLEARS),
@@ -615,13 +616,21 @@ def test_a_wrong_subscription_says_so() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
-        (clients.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k", "SharedAccessKey: missing"),
-        (clients.SERVICE_BUS, "Endpoint=https://x;SharedAccessKeyName=k;SharedAccessKey=v", "Endpoint is 'https://x'"),
-        (clients.STORAGE, "AccountName=x;AccountKey=%%%", "AccountKey: is not base64"),
-        (clients.STORAGE, "nonsense", "part 1: must be NAME=VALUE"),
-        (clients.STORAGE, "BlobEndpoint=https://h/;SharedAccessSignature=x", "SharedAccessSignature: has no sig="),
-        (clients.STORAGE, "AccountName=x;AccountKey=eA==;EndpointSuffix=", "EndpointSuffix: is empty: must be core.windows.net"),
-        (clients.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessSignature=", "SharedAccessSignature: has no sig="),
+        (connection_strings.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k", "SharedAccessKey: missing"),
+        (connection_strings.SERVICE_BUS, "Endpoint=https://x;SharedAccessKeyName=k;SharedAccessKey=v", "Endpoint is 'https://x'"),
+        (connection_strings.STORAGE, "AccountName=x;AccountKey=%%%", "AccountKey: is not base64"),
+        (connection_strings.STORAGE, "nonsense", "part 1: expected NAME=VALUE"),
+        (connection_strings.STORAGE, "BlobEndpoint=https://h/;SharedAccessSignature=x", "SharedAccessSignature: has no sig="),
+        (
+            connection_strings.STORAGE,
+            "AccountName=x;AccountKey=eA==;EndpointSuffix=",
+            "EndpointSuffix: is empty: expected core.windows.net",
+        ),
+        (
+            connection_strings.SERVICE_BUS,
+            "Endpoint=sb://x.servicebus.windows.net/;SharedAccessSignature=",
+            "SharedAccessSignature: has no sig=",
+        ),
     ],
 )
 def test_a_malformed_connection_string_is_told_and_nothing_is_made(
@@ -700,8 +709,10 @@ def test_a_queue_that_is_being_changed_is_no_queue_that_is_there(monkeypatch: py
         return Canned(409, f"<Error><Code>409</Code><Detail>{detail}</Detail></Error>", XML)
 
     with answering(answers) as address, asking() as requests:
-        monkeypatch.setenv(clients.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v")
-        monkeypatch.setenv(clients.ADMINISTRATION, address)
+        monkeypatch.setenv(
+            connection_strings.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v"
+        )
+        monkeypatch.setenv(connection_strings.ADMINISTRATION, address)
         with clients.administration(("x",), 0) as admin:
             assert requests.unless(Code.ALREADY_EXISTS, "queue q", lambda: admin.create_queue("q")) is None
     assert asked == 3 * ["PUT"]
@@ -713,11 +724,11 @@ def test_strings_with_signatures_are_told_apart(monkeypatch: pytest.MonkeyPatch)
         for name in ("one", "two")
     )
     for between in (" ", "\n", "\n\n  "):
-        monkeypatch.setenv(clients.SERVICE_BUS, f" {one}{between}{two.replace('Endpoint', 'endpoint')} ")
-        assert queues.given() == ["one.servicebus.windows.net", "two.servicebus.windows.net"]
+        monkeypatch.setenv(connection_strings.SERVICE_BUS, f" {one}{between}{two.replace('Endpoint', 'endpoint')} ")
+        assert connection_strings.service_bus_hosts() == ["one.servicebus.windows.net", "two.servicebus.windows.net"]
         clients.service_bus(("one", "two"), 1).close()
         clients.administration(("one", "two"), 1).close()
-    monkeypatch.setenv(clients.STORAGE, "BlobEndpoint=https://own.example.org/;SharedAccessSignature=sv=1&sig=x%3D")
+    monkeypatch.setenv(connection_strings.STORAGE, "BlobEndpoint=https://own.example.org/;SharedAccessSignature=sv=1&sig=x%3D")
     clients.container("", "any").close()
 
 
@@ -735,19 +746,21 @@ def test_the_administration_of_queues_settles_like_the_rest(monkeypatch: pytest.
         return refusal if len(asked) % 3 else Canned(200, '<feed xmlns="http://www.w3.org/2005/Atom"/>', XML)
 
     with answering(answers) as address, asking() as requests:
-        monkeypatch.setenv(clients.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v")
-        monkeypatch.setenv(clients.ADMINISTRATION, address)
+        monkeypatch.setenv(
+            connection_strings.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v"
+        )
+        monkeypatch.setenv(connection_strings.ADMINISTRATION, address)
         with pytest.raises(DriverError, match="lack the role Azure Service Bus Data Owner") as raised:
-            queues.remove(requests, "x", queues.given())
+            queues.remove(requests, "x", connection_strings.service_bus_hosts())
         assert raised.value.code is Code.DENIED
         asked.clear()
         requests.settling()
-        assert queues.remove(requests, "x", queues.given()) == []
+        assert queues.remove(requests, "x", connection_strings.service_bus_hosts()) == []
         assert len(asked) == 3
 
 
 def test_a_service_that_is_not_there_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provisioning, "_FIRST_S", 0.5)
+    monkeypatch.setattr(requests, "_FIRST_S", 0.5)
     monkeypatch.setenv(api.ENDPOINT, "http://127.0.0.1:9")
     with pytest.raises(DriverError, match="cannot be reached") as raised:
         provisioner().find("x")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fsd_azure import clients, limits, queues
+from fsd_azure import clients, connection_strings, limits
 from fsd_azure.names import Names, generation_of
 from fsd_conformance import emulators
 from fsd_conformance.emulators import Emulator
@@ -114,8 +114,8 @@ def test_connections_for_fewer_workers_are_refused_before_anything_starts(
 def test_a_malformed_connection_string_is_told_before_anything_starts(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(clients.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k")
-    with pytest.raises(InputError, match=f"{clients.SERVICE_BUS}: connection string 1 of 1: SharedAccessKey: missing"):
+    monkeypatch.setenv(connection_strings.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k")
+    with pytest.raises(InputError, match=f"{connection_strings.SERVICE_BUS}: connection string 1 of 1: SharedAccessKey: missing"):
         start(settings, tmp_path, app="small")
 
 
@@ -156,7 +156,7 @@ def test_a_throttled_namespace_slows_a_run_and_changes_nothing(tmp_path: Path) -
 
 def test_destroy_leaves_nothing(settings: dict[str, Any], resources: Resources) -> None:
     assert providers.find("azure").provisioner(settings).destroy(APP)
-    hosts = tuple(queues.given())
+    hosts = tuple(connection_strings.service_bus_hosts())
     for number in range(len(hosts)):
         with clients.administration(hosts, number) as admin:
             assert [each.name for each in admin.list_queues() if generation_of(APP, each.name)] == []

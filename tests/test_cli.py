@@ -75,7 +75,7 @@ def small_run(*more: object) -> list[object]:
 def test_run_prints_a_table_for_people(fsd):
     code, out, err = fsd(*small_run())
     assert code == 0, err
-    for words in ("Result", "samples", "40", "2 on local", "Time", "exchange", "Travelled", "queue requests", "Memory"):
+    for words in ("Result", "samples", "40", "2 on local", "Time", "exchange", "Sent and stored", "queue requests", "Memory"):
         assert words in out
     assert "launch" in err
     assert "Result" not in err
@@ -176,10 +176,10 @@ WRONG = [
     (["partition", NET, "out.npz", "--workers", "0"], "--workers 0"),
     (["partition", NET, "out.npz", "--method", "nosuch"], "nosuch"),
     (["emulators", "up", "aws", "--name", "nosuch"], "moto, localstack"),
-    (["emulators", "up", "--name", "moto"], "of which cloud"),
+    (["emulators", "up", "--name", "moto"], "expected a cloud before it"),
     (["run", NET, INPUT, "--provider", "aws", "--emulator=nosuch"], "moto, localstack"),
     (["destroy", "--provider", "aws", "--emulator"], "fsd emulators up aws"),
-    (["conformance", "--provider", "aws", "--live", "--emulator"], "one or the other"),
+    (["conformance", "--provider", "aws", "--live", "--emulator"], "expected only one of them"),
     (["emulators", "up", "local"], "needs no emulator"),
     (["emulators", "up", "mars"], "aws, gcp, azure"),
     (["deploy", "--provider", "nowhere"], "local"),

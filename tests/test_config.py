@@ -78,7 +78,7 @@ def test_empty_variable_is_none(tmp_path, monkeypatch):
         ('workers = "8"', ["settings.toml", "workers", "'8'", "a whole number of at least 1"]),
         ("workers = 0", ["workers = 0", "a whole number of at least 1"]),
         ("workers = true", ["workers = True", "a whole number"]),
-        ("workers = 8.0", ["workers = 8.0", "a whole number"]),
+        ("workers = 8.5", ["workers = 8.5", "a whole number"]),
         ("timeout = inf", ["timeout = inf", "a number of seconds above 0"]),
         ('channel = "carrier"', ["channel = 'carrier'", "auto, queue, object, hybrid"]),
         ('app = "Mine"', ["app = 'Mine'", "lower-case"]),
@@ -117,7 +117,7 @@ def test_other_variables_are_others(tmp_path, monkeypatch):
 
 def test_mistake_in_a_flag_names_it_as_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"--batch-size 0: must be a whole number of at least 1"):
+    with pytest.raises(InputError, match=r"--batch-size 0: expected a whole number of at least 1"):
         load({"batch_size": "0"}, environ={})
     with pytest.raises(InputError, match=r"--method ''"):
         load({"partition": ""}, environ={}, names={"partition": "--method"})
@@ -136,7 +136,7 @@ def test_missing_file_is_an_error_only_where_named(tmp_path, monkeypatch):
 def test_any_text_is_read_or_refused_in_one_line(key, text):
     said = ""
     try:
-        KINDS[key].read(text, f"--{key} ")
+        KINDS[key].read_text(text, f"--{key} ")
     except InputError as error:
         said = str(error)
     assert len(said.splitlines()) <= 1

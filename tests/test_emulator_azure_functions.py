@@ -338,7 +338,7 @@ def test_who_sends_code_while_other_code_comes_is_told_of_the_conflict() -> None
 
 
 def test_a_region_that_takes_no_few_instances() -> None:
-    with running("--least-instances", "40") as emulator:
+    with running("--min-instances", "40") as emulator:
         assert emulator.control("PUT", f"{WEB}/sites/few", site(maximumInstanceCount=39))[0] == 400
         assert emulator.control("PUT", f"{WEB}/sites/few", site(maximumInstanceCount=40))[0] == 200
 
@@ -467,7 +467,7 @@ def test_published_code_runs_with_nothing_but_itself() -> None:
         for package, words in (
             (b"no zip", "is no zip"),
             (zipped(**{"host.json": ""}), "no host.json at its root"),
-            (zipped(**{"host.json": "{}"}), '"version" must be "2.0"'),
+            (zipped(**{"host.json": "{}"}), 'version: expected "2.0"'),
             (zipped(**{"function_app.py": "import numpy\n"}), "No module named 'numpy'"),
             (zipped(**{"function_app.py": "x = 1\n"}), "0 instances of FunctionApp"),
         ):
@@ -483,7 +483,7 @@ def test_published_code_runs_with_nothing_but_itself() -> None:
 def test_a_package_that_is_not_installed() -> None:
     with running("--source", "no_such.package") as emulator:
         status, said = emulator.control("PUT", f"{WEB}/sites/other", site())
-        assert (status, "no package no_such.package is installed" in said["error"]["message"]) == (400, True)
+        assert (status, "package no_such.package is not installed" in said["error"]["message"]) == (400, True)
 
 
 # its own life

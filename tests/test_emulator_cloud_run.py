@@ -401,11 +401,11 @@ def test_the_control_plane(emulator: Emulator) -> None:
     ("service", "message"),
     [
         ({"memory": "2Gi"}, "Unknown name \"memory\" at 'function.service_config'"),
-        ({"availableMemory": "2GB"}, "must be a whole number with k, M, G, Mi or Gi"),
-        ({"availableMemory": "64Gi"}, "from 128M to 32Gi"),
+        ({"availableMemory": "2GB"}, "expected a whole number with k, M, G, Mi or Gi"),
+        ({"availableMemory": "64Gi"}, "expected 128M to 32Gi"),
         ({"availableMemory": "2Gi", "availableCpu": "0.5"}, "needs at least 1"),
         ({"availableCpu": "3"}, "1, 2, 4, 6, 8"),
-        ({"availableCpu": 1}, "must be text"),
+        ({"availableCpu": 1}, "expected text"),
         ({"availableCpu": "8"}, "too little"),
         ({"availableCpu": "0.5", "maxInstanceRequestConcurrency": 2}, "needs available_cpu of at least 1"),
         ({"timeoutSeconds": 3601}, "from 1 to 3600"),
@@ -539,7 +539,7 @@ def test_uploaded_code_runs_without_what_is_in_this_checkout(tmp_path: Path) -> 
 def test_a_module_that_is_not_installed() -> None:
     with running("--source", "no_such.module") as emulator:
         operation = emulator.control("POST", f"{PLACE}/functions?functionId=f", function())[1]
-        assert "no module no_such.module is installed" in emulator.done(operation)["error"]["message"]
+        assert "module no_such.module is not installed" in emulator.done(operation)["error"]["message"]
 
 
 # its own life

@@ -136,7 +136,7 @@ def test_the_control_plane(emulator: Emulator) -> None:
         ({"MemorySize": 127}, "MemorySize"),
         ({"Timeout": 901}, "Timeout"),
         ({"Role": "admin"}, "ARN of a role"),
-        ({"Runtime": "nodejs22.x"}, "Python only"),
+        ({"Runtime": "nodejs22.x"}, "runs no other runtime"),
         ({"Handler": ""}, "Handler is mandatory"),
         ({"Code": {"ZipFile": b"not a zip"}}, "Could not unzip"),
         ({"Code": {"S3Bucket": "b", "S3Key": "k"}}, "no emulator of s3"),

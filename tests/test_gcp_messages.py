@@ -22,9 +22,10 @@ from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.process import POINTERS
 from fsd_core.driver import Code, Message, Resources
 from fsd_core.errors import InputError
-from fsd_gcp import PROVIDER, RESOURCES, names, pubsub
+from fsd_gcp import PROVIDER, names, pubsub
 from fsd_gcp.errors import Answered
 from fsd_gcp.messages import GcpMessages
+from fsd_gcp.variables import RESOURCES
 from gcp_server import PROJECT, app, code_of, env, messages
 
 NOBODY = Resources("a", 3, 1, {"project": PROJECT, "generation": "0" * 8, "lease_s": "10"})

@@ -22,14 +22,15 @@ from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.google import Google
 from fsd_core.driver import WORKER, Code, Message, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers import provisioning
+from fsd_core.providers import probes, requests
 from fsd_core.providers.package import Package, zipped
-from fsd_gcp import PROVIDER, RESOURCES, api, function, invoke, names, package, policy, queues
+from fsd_gcp import PROVIDER, api, function, invoke, names, package, policy, queues
 from fsd_gcp.api import Api
 from fsd_gcp.errors import Answered
 from fsd_gcp.names import Names
 from fsd_gcp.policy import Grant
 from fsd_gcp.settings import Settings, parse
+from fsd_gcp.variables import RESOURCES
 from gcp_calls import recorded
 
 pytestmark = pytest.mark.emulator
@@ -374,11 +375,11 @@ def test_a_function_that_cannot_run_is_no_deployment(app: str, monkeypatch: pyte
 
 
 def test_a_function_without_its_roles_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provisioning, "_READY_S", 3.0)
+    monkeypatch.setattr(probes, "_READY_S", 3.0)
     real = policy.client
     monkeypatch.setattr(policy, "client", lambda *given: [each for each in real(*given) if each.service != "run"])
     monkeypatch.setattr(invoke.IdTokens, "_fetch", lambda _: _token("nobody"))
-    with pytest.raises(DriverError, match=rf"did not end well \(denied\): Cloud Logging of service fsd-{app} says why"):
+    with pytest.raises(DriverError, match=rf"did not end well \(denied\): Cloud Logging of service fsd-{app} shows why"):
         provisioner().ensure(app, 1, 1)
 
 
@@ -402,18 +403,18 @@ def test_a_queue_that_does_not_deliver_is_no_deployment(app: str, gcp: Api, monk
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ({"regoin": "x"}, r"\[gcp\] regoin: unknown; did you mean region\?"),
-        ({"zzz": 1}, r"\[gcp\] zzz: unknown; the keys are project, region, bucket"),
-        ({"project": "X"}, r"\[gcp\] project = 'X': must be a project's id"),
-        ({"region": "Iowa"}, r"\[gcp\] region = 'Iowa': must be a region's name"),
-        ({"memory_mb": 128}, r"\[gcp\] memory_mb = 128: must be a whole number from 512 to 32768"),
+        ({"regoin": "x"}, r"\[gcp\] regoin: unknown key; did you mean region\?"),
+        ({"zzz": 1}, r"\[gcp\] zzz: unknown key; known are project, region, bucket"),
+        ({"project": "X"}, r"\[gcp\] project = 'X': expected a project's id"),
+        ({"region": "Iowa"}, r"\[gcp\] region = 'Iowa': expected a region's name"),
+        ({"memory_mb": 128}, r"\[gcp\] memory_mb = 128: expected a whole number from 512 to 32768"),
         ({"memory_mb": True}, r"memory_mb = True"),
-        ({"timeout_s": 3601}, r"timeout_s = 3601: must be a whole number of seconds from 1 to 3600"),
-        ({"lease_s": 9}, r"lease_s = 9: must be a whole number of seconds from 10 to 600"),
-        ({"runtime": "python3.12"}, r"runtime = 'python3.12': must be one of python312"),
-        ({"bucket": "My_Bucket"}, r"bucket = 'My_Bucket': must be 3 to 63"),
-        ({"service_account": "me@example.org"}, r"service_account = 'me@example.org': must be an address"),
-        ({"concurrency": 0}, r"concurrency = 0: must be a whole number from 1 to 1000"),
+        ({"timeout_s": 3601}, r"timeout_s = 3601: expected a whole number of seconds from 1 to 3600"),
+        ({"lease_s": 9}, r"lease_s = 9: expected a whole number of seconds from 10 to 600"),
+        ({"runtime": "python3.12"}, r"runtime = 'python3.12': expected one of python312"),
+        ({"bucket": "My_Bucket"}, r"bucket = 'My_Bucket': expected 3 to 63"),
+        ({"service_account": "me@example.org"}, r"service_account = 'me@example.org': expected an address"),
+        ({"concurrency": 0}, r"concurrency = 0: expected a whole number from 1 to 1000"),
     ],
 )
 def test_a_wrong_setting_is_named(table: dict[str, object], says: str) -> None:
@@ -429,7 +430,7 @@ def test_settings_have_defaults_and_take_whole_floats() -> None:
 @pytest.mark.parametrize("app", ["", "Upper", "-x", "x-", "a_b", "x" * 41])
 def test_a_wrong_name_is_refused(app: str) -> None:
     for call in (provisioner().find, provisioner().destroy, lambda name: provisioner().ensure(name, 1, 1)):
-        with pytest.raises(InputError, match="must be a lower-case letter"):
+        with pytest.raises(InputError, match="expected a lower-case letter"):
             call(app)
 
 
@@ -487,7 +488,7 @@ def test_apis_that_are_off_are_named_all_at_once() -> None:
 
 
 def test_a_service_that_is_not_there_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provisioning, "_FIRST_S", 0.5)
+    monkeypatch.setattr(requests, "_FIRST_S", 0.5)
     monkeypatch.setenv(api.ENDPOINT, "http://127.0.0.1:9")
     with pytest.raises(DriverError, match="cannot be reached") as raised:
         provisioner().find("x")

@@ -1,4 +1,4 @@
-"""The kept partition of a run: used again, made anew where it is damaged, never a makeshift, and never a reason to fail."""
+"""The kept partition of a run: used again, computed again where it is damaged, never an incomplete one, and never a reason to fail."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ for turn in range(100):
 
 @pytest.fixture
 def solver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Callable[[], int]]:
-    """Puts a process that does what is said in the place of the solver's; the answer tells how many were started so far."""
+    """Replaces the solver's process by one that ``does`` something; the returned function counts the processes started so far."""
 
     def become(does: str) -> Callable[[], int]:
         program, count = tmp_path / "solver.py", tmp_path / "count"

@@ -107,14 +107,14 @@ def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("table", "said"),
     [
         ({"memory": 1}, "memory: unknown"),
-        ({"memory_mb": "2048"}, "memory_mb = '2048': must be a whole number"),
-        ({"memory_mb": True}, "memory_mb = True: must be a whole number"),
-        ({"memory_mb": 3}, "memory_mb = 3: must be a whole number of at least 64"),
+        ({"memory_mb": "2048"}, "memory_mb = '2048': expected a whole number"),
+        ({"memory_mb": True}, "memory_mb = True: expected a whole number"),
+        ({"memory_mb": 3}, "memory_mb = 3: expected a whole number of at least 64"),
         ({"timeout_s": float("nan")}, "timeout_s = nan"),
-        ({"lease_s": 0}, "lease_s = 0: must be seconds, at least 0.1"),
-        ({"concurrency": 1.5}, "concurrency = 1.5: must be a whole number"),
-        ({"cold": 1}, "cold = 1: must be true or false"),
-        ({"root": 1}, "root = 1: must be a path"),
+        ({"lease_s": 0}, "lease_s = 0: expected a number of seconds from 0.1"),
+        ({"concurrency": 1.5}, "concurrency = 1.5: expected a whole number"),
+        ({"cold": 1}, "cold = 1: expected true or false"),
+        ({"root": 1}, "root = 1: expected a path"),
     ],
 )
 def test_settings_are_checked(table: dict[str, object], said: str) -> None:

@@ -121,7 +121,7 @@ def test_what_reads_or_writes_a_path_takes_a_tilde(things: Path, tmp_path: Path,
     assert find_record("~/r.json", tmp_path) == tmp_path / "r.json"
     shutil.copy(cost.load("local").path, tmp_path / "t.toml")
     assert cost.load("~/t.toml").provider == cost.load("local").provider
-    assert KINDS["output"].read("~/o.npz", "") == KINDS["truth"].check("~/o.npz", "") == str(tmp_path / "o.npz")
+    assert KINDS["output"].read_text("~/o.npz", "") == KINDS["truth"].check("~/o.npz", "") == str(tmp_path / "o.npz")
     result = run(MODEL, "~/x.npz", workers=2, partition="~/p.npz", home="~/h", settings={"root": "~/root"})
     assert (tmp_path / "h" / "runs" / f"{result.run}.json").exists()
     assert (tmp_path / "root" / "fsd" / "app").exists()

@@ -258,7 +258,7 @@ def test_nothing_is_sent_that_is_over_a_limit(platform: Platform, make: Make) ->
 
 
 def test_many_at_once_and_no_more(platform: Platform, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(posts, "MOST_OPEN", 40)
+    monkeypatch.setattr(posts, "MAX_OPEN", 40)
     invoker = make()
     with ThreadPoolExecutor(8) as pool:
         launches = list(pool.map(lambda n: invoker.invoke(WORKER, order(wait=True, n=n)), range(40)))

@@ -1,4 +1,4 @@
-"""Shards: all ranks together compute the serial answer; damage is named with its layer; reads are few and in order."""
+"""Shards: all ranks together compute the serial answer; an error about damage names the layer; reads are few and in order."""
 
 from __future__ import annotations
 

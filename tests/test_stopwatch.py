@@ -55,8 +55,8 @@ def test_a_cell_has_the_phase_that_took_most_of_it(spans):
         inside = dict.fromkeys(PHASES, 0.0)
         for phase, start, end in moments:
             inside[phase] += max(0.0, min(end, (cell + 1) * width) - max(start, cell * width))
-        most = next(phase for phase in PHASES if phase[0] == letter)
-        assert inside[most] == pytest.approx(max(inside.values()), abs=1e-6)
+        longest = next(phase for phase in PHASES if phase[0] == letter)
+        assert inside[longest] == pytest.approx(max(inside.values()), abs=1e-6)
 
 
 def test_the_letters_of_the_phases_differ():

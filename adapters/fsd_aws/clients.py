@@ -1,7 +1,7 @@
-"""The SDK's clients, as all of this adapter makes them: one attempt a call, pools for core's threads, nothing at import.
+"""The SDK's clients, as the whole adapter makes them: one attempt a call, connection pools for core's threads. The import makes no client.
 
-botocore, not boto3 around it: the clients are the same, and a cold start is 20 to 40 ms shorter (benchmarks/object_clients.py: S3
-180 against 220 ms, with SNS and SQS 205 against 225 ms).
+This uses botocore, not boto3: the clients are the same, and a cold start is 20 to 40 ms shorter (benchmarks/object_clients.py: S3 in 180
+instead of 220 ms, with SNS and SQS in 205 instead of 225 ms).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fsd_core.providers.proxies import shown
 __all__ = ["client", "credentials", "session", "source"]
 
 CONNECT_S = 5.0
-POOL = 32  # connections a client: core's 16 threads, a receiver, and room; they are opened when needed
+POOL = 32  # connections of a client: core's 16 threads, a receiver, and some more; each is opened when it is needed
 _creating = threading.Lock()  # a session is not thread-safe, its clients are
 
 
@@ -33,47 +33,48 @@ def _session(environment: frozenset[tuple[str, str]]) -> Any:
 
 
 def session() -> Any:
-    """The process's session: credentials and service models are looked up once, and again when the variables AWS_* change."""
+    """The process's session. It looks up credentials and service models once, and again when the variables AWS_* change."""
     return _session(frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
 
 
 def credentials() -> str:
-    """Which source of the SDK's chain has credentials, and for which region. Raises `NoCredentialsError` where none has.
+    """The source in the SDK's chain that has credentials, the key id (which is no secret), and the region.
 
-    Asks nobody but, on a machine of AWS's, the machine's own metadata service (a second at most). A key id is no secret.
+    Makes no request, except on a machine of AWS to its metadata service (up to 1 s). Raises `NoCredentialsError` without credentials.
     """
     found = session().get_credentials()
     if found is None:
         raise NoCredentialsError
     profile = session().profile
-    told = [f"by {found.method}" + (f", profile {profile}" if profile else "")]
-    if type(found) is Credentials:  # others fetch the key from a service when it is first read
-        told.append(f"key id {found.access_key}")
-    return ", ".join([*told, f"region {session().get_config_variable('region') or 'none'}"])
+    parts = [f"by {found.method}" + (f", profile {profile}" if profile else "")]
+    if type(found) is Credentials:  # other classes request the key from a service when it is first read
+        parts.append(f"key id {found.access_key}")
+    return ", ".join([*parts, f"region {session().get_config_variable('region') or 'none'}"])
 
 
 def source() -> str:
-    """What names the credentials of this process, for people."""
+    """The variable or the profile that names this process's credentials, for people."""
     if os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
         return "AWS_WEB_IDENTITY_TOKEN_FILE"
     return f"profile {session().profile or 'default'} of {session().get_config_variable('config_file')}"
 
 
 def client(service: str, region: str | None = None, *, read_s: float = 60.0) -> Any:
-    """A client of one service. ``region`` None: the SDK's own chain. ``read_s``: silence of the service after which a call fails.
+    """A client of one service. ``region`` None: from the SDK's chain. ``read_s``: a call fails after this time without an answer.
 
-    Credentials come from the SDK's own chain, endpoints of emulators from AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_<SERVICE>.
+    Credentials come from the SDK's chain, endpoints of emulators from AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_<SERVICE>. Raises `InputError`
+    where an endpoint is malformed, and the SDK's errors.
     """
     config = Config(
         connect_timeout=CONNECT_S,
         read_timeout=read_s,
         max_pool_connections=POOL,
-        retries={"mode": "standard", "total_max_attempts": 1},  # the only retry layer is core's
+        retries={"mode": "standard", "total_max_attempts": 1},  # core repeats calls, so the SDK must not
     )
     try:
         with _creating:
             return session().create_client(service, region_name=region, config=config)
-    except json.JSONDecodeError:  # of a program that gives credentials
+    except json.JSONDecodeError:  # the answer of a credential program
         raise
-    except ValueError as error:  # which endpoints come from a profile is for botocore to know
-        raise InputError(f"AWS endpoint of {service}: {shown(str(error))}: expected http://HOST:PORT: look at {source()}") from error
+    except ValueError as error:  # botocore does not name the variable or profile of an endpoint
+        raise InputError(f"AWS endpoint of {service}: {shown(str(error))}: expected http://HOST:PORT: check {source()}") from error

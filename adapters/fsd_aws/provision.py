@@ -1,7 +1,8 @@
-"""Making an app and taking it away: queues, topics, bucket, function, role. The settings are `fsd_aws.settings`.
+"""Makes and removes an app: queues, topics, bucket, function, role. The settings are those of `fsd_aws.settings`.
 
-The function is made first, which decides the generation (`fsd_aws.function`), then the rest; every queue and the function are tried out,
-and the function's environment says so last: an ``ensure`` that was cut short is taken up by the next.
+``ensure`` makes the function first, which decides the generation (`fsd_aws.function`), then the other resources. At last every queue and
+the function are tried out, and only then the function's environment lists them as usable: a later ``ensure`` completes one that was cut
+short.
 """
 
 from __future__ import annotations
@@ -12,33 +13,35 @@ from typing import Any
 
 from botocore import exceptions as sdk
 
-from fsd_aws import PROVIDER, function, package, policy, queues
+from fsd_aws import errors, function, package, policy, queues
 from fsd_aws import names as naming
 from fsd_aws.api import Api
 from fsd_aws.clients import session
 from fsd_aws.names import Names
 from fsd_aws.objects import AwsObjects
 from fsd_aws.settings import parse
-from fsd_core.driver import Code, Resources
+from fsd_core.driver import Code, Provider, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.advice import line
-from fsd_core.providers.provisioning import AppProvisioner, probe_queues, try_out
+from fsd_core.providers.probes import probe_function, probe_queues
+from fsd_core.providers.provisioning import AppProvisioner
 from fsd_core.storage.store import Store
 
 __all__ = ["AwsProvisioner"]
 
 KEPT_DAYS = 7
-_FUNCTIONS = ("code", "runtime", "memory_mb", "role")  # what a function is tried out again for
+_FUNCTIONS = ("code", "runtime", "memory_mb", "role")  # a change of one of these needs a new trial of the function
 
 
 class AwsProvisioner(AppProvisioner[Api]):
     """Implements `fsd_core.driver.Provisioner`."""
 
-    def __init__(self, table: Mapping[str, object]) -> None:
+    def __init__(self, table: Mapping[str, object], provider: Provider) -> None:
+        self._provider = provider
         self._settings = parse(table)
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
-        """Function, topics and queues, bucket, role, log group."""
+        """Remove function, topics and queues, bucket, role and log group; returns a line for each."""
         account = had.names["account"] if had else api.call("sts", "get_caller_identity")["Account"]
         bucket = had.names["bucket"] if had else self._settings.bucket or naming.bucket(app, account, api.region)
         removed = function.remove(api, naming.function(app))
@@ -55,19 +58,19 @@ class AwsProvisioner(AppProvisioner[Api]):
         return function.read(api, app, naming.function(app))
 
     def requests(self) -> Api:
-        """In the settings' region or the SDK's."""
-        PROVIDER.stand_in()  # or botocore would say of a variable no more than "invalid endpoint"
+        """Requests in the settings' region, else in the SDK's. Raises `InputError` without a region."""
+        self._provider.stand_in()  # checks the variables: botocore says only "invalid endpoint"
         try:
             region = self._settings.region or os.environ.get("AWS_REGION") or session().get_config_variable("region")
             if not region:
                 raise InputError("no AWS region is set: [aws] region in fsd.toml, or AWS_REGION, or 'aws configure set region NAME'")
             session().get_partition_for_region(region)
         except (sdk.UnknownRegionError, sdk.ProfileNotFound, sdk.ConfigParseError) as error:
-            raise InputError(line(f"AWS settings: {error}", PROVIDER.advice(error))) from error
+            raise InputError(line(f"AWS settings: {error}", errors.advice(error))) from error
         return Api(region)
 
     def wanted(self) -> dict[str, str]:
-        """What the settings decide."""
+        """The part of `Resources.names` that the settings decide."""
         settings = self._settings
         wanted = {
             "memory_mb": str(settings.memory_mb),
@@ -84,7 +87,7 @@ class AwsProvisioner(AppProvisioner[Api]):
         return wanted | {name: value for name, value in chosen.items() if value}
 
     def make(self, api: Api, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
-        """Role, log group, function, which decides the generation, bucket, topics, queues."""
+        """Make role, log group, function (which decides the generation), bucket, topics, queues."""
         settings, name, role = self._settings, naming.function(app), naming.role(app, api.region)
         code = package.build(settings.runtime, within_s=api.left()) if settings.package else package.stub()
         if had is None:
@@ -105,7 +108,7 @@ class AwsProvisioner(AppProvisioner[Api]):
             had = Resources(app, 0, 0, new)
             if not function.create(api, had, code):
                 had = function.read(api, app, name) or had
-            queues.remove(api, app, keep=had.names["generation"])  # of a destroy that was cut short
+            queues.remove(api, app, keep=had.names["generation"])  # queues that an interrupted destroy left
         if had.ranks and wanted.get("bucket", had.names["bucket"]) != had.names["bucket"]:
             raise InputError(f"[aws] bucket = {wanted['bucket']!r}: app {app!r} uses {had.names['bucket']}; destroy it first, or keep that")
         now = dict(had.names) | wanted | {"package": str(code) if settings.package else "none"}
@@ -115,25 +118,28 @@ class AwsProvisioner(AppProvisioner[Api]):
             function.set_policy(api, names, now["bucket"], name, role)
         _make_bucket(api, app, now["bucket"])
         ranks, slots = max(ranks, had.ranks), max(slots, had.slots)
-        same = had.names.get("message_kb") == now["message_kb"]  # else ranks may move to other topics: all are looked at again
+        same = had.names.get("message_kb") == now["message_kb"]  # else ranks may have other topics now, so every pair is checked
         pairs = [(s, r) for s in range(slots) for r in range(ranks) if not (same and s < had.slots and r < had.ranks)]
         now["queue_url_prefix"] = queues.make(api, names, pairs)
         now["body"] = now["body"] or ("binary" if queues.takes_binary(api, Resources(app, 0, 0, now), pairs[0]) else "text")
-        probe_queues(PROVIDER, Resources(app, 0, 0, now), pairs, api)  # a filter policy may take 15 minutes to be in force everywhere
+        probe_queues(self._provider, Resources(app, 0, 0, now), pairs, api)  # a filter policy may need 15 minutes to be in force
         changed = any(had.names.get(key) != now[key] for key in _FUNCTIONS)
-        if changed:  # "code" is said when it was tried out
+        if changed:  # the names get "code" after the trial
             unproven = Resources(app, had.ranks, had.slots, now | {"code": ""})
             function.update(api, unproven, None if had.names.get("code") == now["code"] else code)
         made = Resources(app, ranks, slots, now)
         function.guard(api, made)
         if changed or not had.ranks:
-            try_out(PROVIDER, made, api, f"log group {policy.log_group(name)}")
+            probe_function(self._provider, made, api, f"log group {policy.log_group(name)}")
         function.update(api, made)
         return made
 
 
 def _make_bucket(api: Api, app: str, bucket: str) -> None:
-    """A private, encrypted bucket that forgets. `InputError`: it is somebody else's, or holds something of another's."""
+    """Make a private, encrypted bucket that deletes old objects.
+
+    Raises `InputError` where the bucket is another account's, or holds objects that are not the app's.
+    """
     made: Any = None
     where = {} if api.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": api.region}}
     try:
@@ -165,14 +171,14 @@ def _owned(api: Api, app: str, bucket: str) -> bool:
 
 
 def _remove_bucket(api: Api, app: str, bucket: str) -> bool:
-    """Empty it and remove it, if it is the app's."""
+    """Empty and remove the bucket if it is the app's; returns whether it was."""
     if not _owned(api, app, bucket):
         return False
     objects = AwsObjects(Resources(app, 0, 0, {"bucket": bucket, "region": api.region}))
 
     def request() -> None:
         Store(objects, api.retry).delete_prefix("")
-        api.client("s3").delete_bucket(Bucket=bucket)  # a worker that was not told yet may have written: 409, so both again
+        api.client("s3").delete_bucket(Bucket=bucket)  # 409 where a worker that still ran has written: then both again
 
     try:
         api.repeat(f"bucket {bucket}", request)

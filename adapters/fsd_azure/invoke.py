@@ -1,7 +1,7 @@
-"""Functions: a launch is a POST to the function app's HTTP trigger, open until the function ended, see `fsd_core.providers.http_invoke`.
+"""Functions: a launch is a POST to the function app's HTTP trigger, open until the function ends: see `fsd_core.providers.http_invoke`.
 
-Azure's front end ends an answer after 230 s, whatever the function does: what then happens to the connection is no failure. The trigger
-takes who shows the function app's key: a worker finds it in its settings, a client asks the Resource Manager for it, once.
+Azure's front end ends an answer after 230 s while the function runs on, so the end of the connection is no failure then. The trigger
+asks for the function app's key: a worker finds the key in its settings, a client requests it once from the Resource Manager.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 import os
 import threading
 
-from fsd_azure import RESOURCES
 from fsd_azure.errors import classify
+from fsd_azure.variables import KEY, RESOURCES
 from fsd_core.driver import Resources
 from fsd_core.providers import http_invoke as posts
 from fsd_core.providers.environment import function_limits
 
-__all__ = ["KEY", "AzureInvoker"]
+__all__ = ["AzureInvoker"]
 
-KEY = "FSD_AZURE_KEY"  # the setting of a function app that holds its own key
 PAYLOAD_BYTES = 100 << 20
-CUT_S = 230.0
+CUT_S = 230.0  # the front end ends an answer after this
 
 
 class AzureInvoker(posts.HttpInvoker):
@@ -35,23 +34,23 @@ class AzureInvoker(posts.HttpInvoker):
             source="https://learn.microsoft.com/azure/azure-functions/functions-scale (request size, 230 s), flex-consumption-plan",
             as_of="2025-11-01",
             failures="launcher",
-            process_bytes=96 << 20,  # the host's worker, grpc and the SDKs are most of it
+            process_bytes=96 << 20,  # mostly the Functions host's worker, grpc and the SDKs
             start_s=15.0,  # an estimate from few published runs of Flex Consumption: 1.7 to 3.2 s, once 30 s
         )
         self._names = names
-        self._asking = threading.Lock()
+        self._key_lock = threading.Lock()
         self._key = os.environ.get(KEY, "") if RESOURCES in os.environ else ""
         super().__init__(names["url"], self._headers_of, limits, classify, cut_s=CUT_S)
 
     def _headers_of(self) -> dict[str, str]:
-        """Headers that say who asks. Raises the SDK's errors."""
-        with self._asking:
+        """The headers with the key. A client requests the key the first time. Raises the SDK's errors."""
+        with self._key_lock:
             if not self._key:
-                from fsd_azure.api import key  # of a client alone
+                from fsd_azure.api import key  # a worker has the key, and does without this module
 
                 self._key = key(self._names)
             return {"x-functions-key": self._key}
 
     def native(self) -> str:
-        """The trigger's address: the rest is HTTP."""
+        """The trigger's URL: there is no SDK client, only HTTP."""
         return self._names["url"]

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
 from fsd_core.providers.addresses import address, elsewhere
 from fsd_core.providers.environment import from_environment
+from fsd_gcp.variables import RESOURCES
 
-__all__ = ["PROVIDER", "RESOURCES", "GcpProvider"]
-
-RESOURCES = "FSD_GCP_RESOURCES"  # the variable of a function that holds its app's `Resources` as JSON
+__all__ = ["PROVIDER", "GcpProvider"]
 
 
 class GcpProvider:
@@ -25,7 +24,7 @@ class GcpProvider:
         """Settings: see `fsd_gcp.settings`."""
         from fsd_gcp.provision import GcpProvisioner
 
-        return GcpProvisioner(settings)
+        return GcpProvisioner(settings, self)
 
     def attach(self, app: str) -> Resources:
         """What the function's environment says; InputError outside a function, or of another app."""

@@ -16,7 +16,7 @@ from google.oauth2.credentials import Credentials
 from fsd_core.driver import Code
 from fsd_core.errors import DriverError
 from fsd_core.providers.addresses import address
-from fsd_core.providers.provisioning import Requests
+from fsd_core.providers.requests import Requests
 from fsd_gcp import errors
 from fsd_gcp.clients import SCOPE, Http, default, requester
 from fsd_gcp.errors import Answered

@@ -16,9 +16,10 @@ from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.environment import from_record, to_environment
 from fsd_core.providers.package import Package
-from fsd_gcp import RESOURCES, policy
 from fsd_gcp import names as naming
+from fsd_gcp import policy
 from fsd_gcp.api import Api
+from fsd_gcp.variables import RESOURCES
 
 __all__ = ["account", "create", "make_account", "read", "remove", "remove_account", "settle", "update", "url"]
 

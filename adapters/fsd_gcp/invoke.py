@@ -20,9 +20,9 @@ from google.oauth2.credentials import Credentials
 from fsd_core.driver import Code, Resources
 from fsd_core.providers import http_invoke as posts
 from fsd_core.providers.environment import function_limits
-from fsd_gcp import RESOURCES
 from fsd_gcp.clients import SCOPE, Http, default, requester
 from fsd_gcp.errors import classify
+from fsd_gcp.variables import RESOURCES
 
 __all__ = ["GcpInvoker", "IdTokens"]
 

@@ -39,8 +39,8 @@ def _recipe(runtime: str) -> Recipe:
         name=f"gcp-{runtime}",
         files=core.sources(("fsd_gcp",), [f"fsd_gcp/{name}" for name in _NOT_SENT]) | root,
         platform="Cloud Run functions",
-        most_zipped=MOST_BYTES,
-        most_unzipped=MOST_BYTES,
+        max_zipped=MOST_BYTES,
+        max_unzipped=MOST_BYTES,
     )
 
 

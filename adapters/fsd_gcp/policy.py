@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fsd_core.providers.provisioning import Pair
+from fsd_core.providers.probes import Pair
 from fsd_gcp.names import Names
 
 __all__ = ["APIS", "APP_LABEL", "DEPLOYER", "Grant", "account", "client", "queues", "worker"]

@@ -13,12 +13,13 @@ from typing import Any
 
 from google.auth import exceptions
 
-from fsd_core.driver import Code, Resources
+from fsd_core.driver import Code, Provider, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.advice import line
-from fsd_core.providers.provisioning import AppProvisioner, probe_queues, try_out
+from fsd_core.providers.probes import probe_function, probe_queues
+from fsd_core.providers.provisioning import AppProvisioner
 from fsd_core.storage.store import Store
-from fsd_gcp import PROVIDER, errors, function, package, policy, queues
+from fsd_gcp import errors, function, package, policy, queues
 from fsd_gcp import names as naming
 from fsd_gcp.api import Api
 from fsd_gcp.clients import default
@@ -35,7 +36,8 @@ _FUNCTIONS = ("code", "runtime", "memory_mb", "service_account")  # what a funct
 class GcpProvisioner(AppProvisioner[Api]):
     """Implements `fsd_core.driver.Provisioner`."""
 
-    def __init__(self, table: Mapping[str, object]) -> None:
+    def __init__(self, table: Mapping[str, object], provider: Provider) -> None:
+        self._provider = provider
         self._settings = parse(table)
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
@@ -123,9 +125,9 @@ class GcpProvisioner(AppProvisioner[Api]):
         mine = [each for each in policy.client(now, me) if each.service == "run"] if me else []
         api.grant([*policy.worker(now), *mine])  # only now: a function whose building failed has no service
         made = Resources(app, ranks, slots, now)
-        probe_queues(PROVIDER, made, pairs, api)
+        probe_queues(self._provider, made, pairs, api)
         if changed or not had.ranks:
-            try_out(PROVIDER, made, api, f"Cloud Logging of service {now['function']}")
+            probe_function(self._provider, made, api, f"Cloud Logging of service {now['function']}")
         function.update(api, made, code)
         return made
 

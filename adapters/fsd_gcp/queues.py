@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fsd_core.providers.provisioning import Pair
+from fsd_core.providers.probes import Pair
 from fsd_gcp import policy
 from fsd_gcp.api import Api
 from fsd_gcp.names import Names, generation_of

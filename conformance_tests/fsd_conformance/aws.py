@@ -35,7 +35,7 @@ COUNTED = {
     "s3:ListObjectsV2": "object_lists",
     "lambda:Invoke": "invocations",
 }
-CONFLICT = Answer(  # S3's, to a conditional put while another of the key is under way (API_PutObject)
+CONFLICT = Answer(  # S3's answer to a conditional put while another put of the key runs (API_PutObject)
     409,
     b"<Error><Code>ConditionalRequestConflict</Code><Message>A conflicting conditional operation is under way.</Message></Error>",
     {"Content-Type": "application/xml"},
@@ -43,7 +43,7 @@ CONFLICT = Answer(  # S3's, to a conditional put while another of the key is und
 
 
 class AwsHarness(EmulatedHarness):
-    """The AWS provider, its SDK pointed at an emulator while the harness runs."""
+    """The AWS provider; its SDK uses an emulator while the harness runs."""
 
     emulator: ClassVar[type[Aws]]
     running: Aws
@@ -56,7 +56,7 @@ class AwsHarness(EmulatedHarness):
         return PROVIDER
 
     def messages_at(self, url: str) -> MessageDriver:
-        """Queues of no app: only where they are matters."""
+        """Queues of no app: only their address matters."""
         with self._at(url) as resources:
             return self.provider().messages(resources, 0)
 
@@ -67,7 +67,7 @@ class AwsHarness(EmulatedHarness):
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[Callable[[], Mapping[str, int]]]:
-        """Proxies before the services and the functions count."""
+        """Proxies in front of the services and the functions count."""
         seen: Counter[str] = Counter()
         lock = threading.Lock()
 
@@ -79,7 +79,7 @@ class AwsHarness(EmulatedHarness):
             yield lambda: {name: seen[name] for name in COUNTED.values()}
 
     def finds(self, kind: Kind, native: Any, resources: Resources, what: str) -> bool:
-        """By boto3's clients."""
+        """Asks the SDK's clients."""
         from fsd_aws.names import Names, function
 
         names = Names.of(resources)
@@ -95,7 +95,7 @@ class AwsHarness(EmulatedHarness):
 
     @contextlib.contextmanager
     def refusing(self, resources: Resources) -> Iterator[tuple[MessageDriver, threading.Event]]:
-        """A proxy takes every second entry out of a batch, and puts a refusal of each into the answer."""
+        """A proxy removes every second entry from a batch, and adds a refusal for each to the answer."""
         refuse, upstream = threading.Event(), self.running.servers[0].url
 
         def see(request: Request) -> Answer | None:
@@ -104,15 +104,15 @@ class AwsHarness(EmulatedHarness):
 
         with contextlib.closing(Proxy(upstream, see)) as proxy:
             with pointed({**self.running.env, "AWS_ENDPOINT_URL": proxy.url}, self.running.clears):
-                told = resources.names["queue_url_prefix"]
-                at = {"queue_url_prefix": re.sub("^https?://[^/]*", proxy.url, told)}
+                prefix = resources.names["queue_url_prefix"]
+                at = {"queue_url_prefix": re.sub("^https?://[^/]*", proxy.url, prefix)}
                 driver = self.provider().messages(evolve(resources, names={**resources.names, **at}), 0)
             with contextlib.closing(driver):
                 yield driver, refuse
 
     @contextlib.contextmanager
     def conflicting(self, resources: Resources) -> Iterator[ObjectDriver]:
-        """A proxy says so."""
+        """A proxy gives that answer."""
         creates: dict[str, itertools.count[int]] = defaultdict(itertools.count)
 
         def see(request: Request) -> Answer | None:
@@ -142,7 +142,7 @@ def _ask(upstream: str, request: Request, body: bytes) -> Answer:
 
 
 def _published(request: Request, ask: Callable[[bytes], Answer]) -> Answer:
-    """SNS speaks the query protocol: forms in, XML out."""
+    """Answer a publish. SNS uses the query protocol: forms in requests, XML in answers."""
     kept, gone = list[tuple[str, str]](), list[str]()
     for name, value in parse_qsl(request.body.decode(), keep_blank_values=True):
         entry = re.fullmatch(r"(PublishBatchRequestEntries\.member\.)(\d+)(\..*)", name)
@@ -160,10 +160,10 @@ def _published(request: Request, ask: Callable[[bytes], Answer]) -> Answer:
 
 
 def _acknowledged(request: Request, ask: Callable[[bytes], Answer]) -> Answer:
-    """SQS speaks JSON."""
-    told = json.loads(request.body)
-    answer = ask(json.dumps({**told, "Entries": told["Entries"][::2]}).encode())
-    failed = [{"Id": each["Id"], "Code": "InternalError", "Message": "refused", "SenderFault": False} for each in told["Entries"][1::2]]
+    """Answer an ack. SQS uses JSON."""
+    batch = json.loads(request.body)
+    answer = ask(json.dumps({**batch, "Entries": batch["Entries"][::2]}).encode())
+    failed = [{"Id": each["Id"], "Code": "InternalError", "Message": "refused", "SenderFault": False} for each in batch["Entries"][1::2]]
     return replace(answer, body=json.dumps({**json.loads(answer.body), "Failed": failed}).encode())
 
 
@@ -174,12 +174,12 @@ BATCHES: Mapping[str, Callable[[Request, Callable[[bytes], Answer]], Answer]] = 
 
 
 def _quick(emulator: type[Aws]) -> type[Aws]:
-    """Lambda gives up an event for which there is no room after a minute; here after six seconds."""
+    """Lambda gives up an event that finds no free function after a minute; this emulator after six seconds."""
     return type(emulator.__name__, (emulator,), {"functions": ("--retry-scale", "0.1")})
 
 
 class MotoHarness(AwsHarness):
-    """moto: quick, and lenient."""
+    """moto: quick but lenient."""
 
     name = "moto"
     emulator = _quick(Moto)
@@ -187,7 +187,7 @@ class MotoHarness(AwsHarness):
 
 
 class LocalStackHarness(AwsHarness):
-    """LocalStack's community core: stricter."""
+    """LocalStack's community core: stricter than moto."""
 
     name = "localstack"
     emulator = _quick(LocalStack)

@@ -1,4 +1,4 @@
-"""Google Cloud under test: all of it on our emulators and Google's, its object store also on one that others wrote."""
+"""The harnesses of Google Cloud: one on this project's and Google's emulators, one for the object store on gcp-storage-emulator."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ _CONDITIONS = f"2026.7.19 ignores preconditions (ifGenerationMatch): {_SOURCE}"
 
 
 def _nothing(**names: str) -> Resources:
-    """Of no app: only where the services are matters."""
-    told = {"project": PROJECT, "region": "us-central1", "bucket": "none", "generation": "0" * 8, "lease_s": "10"}
-    return Resources("none", 1, 1, told | names)
+    """Resources of no app: only the services' addresses matter."""
+    defaults = {"project": PROJECT, "region": "us-central1", "bucket": "none", "generation": "0" * 8, "lease_s": "10"}
+    return Resources("none", 1, 1, defaults | names)
 
 
 class _GcpHarness(EmulatedHarness):
-    lease_s = 10  # the shortest that Pub/Sub takes
+    lease_s = 10  # the shortest that Pub/Sub accepts
 
     def provider(self) -> Provider:
         """The provider."""
         return PROVIDER
 
     def finds(self, kind: Kind, native: Any, resources: Resources, what: str) -> bool:
-        """By a gRPC channel, connections of urllib3, and what mints a function's tokens."""
+        """Asks the gRPC channel, the urllib3 pool, and the source of tokens."""
         match kind:
             case "messages":
                 name = Names.of(resources).subscription(0, 0).encode()
@@ -80,7 +80,7 @@ class _GcpHarness(EmulatedHarness):
 
 
 class GoogleHarness(_GcpHarness):
-    """Google's Pub/Sub emulator, our Cloud Storage, our Cloud Run."""
+    """Google's Pub/Sub emulator, this project's Cloud Storage and Cloud Run."""
 
     name = "google"
     emulator: ClassVar[type[Google]] = Google
@@ -88,7 +88,7 @@ class GoogleHarness(_GcpHarness):
     few: Mapping[str, object] | None = {"concurrency": 2}
 
     def messages_at(self, url: str) -> MessageDriver:
-        """Topics of no app. gRPC cannot speak to ``url``: a proxy tells it of each call, and says UNAVAILABLE."""
+        """Topics of no app. gRPC cannot use ``url``: a proxy requests ``url`` for each call, and answers UNAVAILABLE."""
         import grpc
 
         from fsd_conformance.emulators.grpc_proxy import GrpcProxy
@@ -104,7 +104,7 @@ class GoogleHarness(_GcpHarness):
 
     @contextlib.contextmanager
     def refusing(self, resources: Resources) -> Iterator[tuple[MessageDriver, threading.Event]]:
-        """Pub/Sub refuses whole requests: a proxy says RESOURCE_EXHAUSTED."""
+        """Pub/Sub refuses whole requests: a proxy answers RESOURCE_EXHAUSTED."""
         import grpc
 
         from fsd_conformance.emulators.grpc_proxy import GrpcProxy
@@ -123,7 +123,7 @@ class GoogleHarness(_GcpHarness):
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[Callable[[], Mapping[str, int]]]:
-        """Proxies before Pub/Sub and Cloud Storage count, and a local Cloud Run of the block's own, whose functions use them."""
+        """Proxies in front of Pub/Sub and Cloud Storage count, and so does a new local Cloud Run, whose functions use them."""
         from fsd_conformance.emulators.grpc_proxy import GrpcProxy
 
         seen: Counter[str] = Counter()
@@ -146,16 +146,16 @@ class GoogleHarness(_GcpHarness):
             functions.start()
             stack.enter_context(pointed(env, self.running.clears))
 
-            def told() -> Mapping[str, int]:
+            def counts() -> Mapping[str, int]:
                 with urllib.request.urlopen(f"{functions.url}/_fsd/stats", timeout=30) as answer:
                     invocations = json.load(answer).get("calls", 0)
                 return {name: seen[name] for name in COUNTED.values()} | {"invocations": invocations}
 
-            yield told
+            yield counts
 
     @contextlib.contextmanager
     def conflicting(self, resources: Resources) -> Iterator[ObjectDriver]:
-        """Cloud Storage's word for it is 429: one name takes about one write a second."""
+        """Cloud Storage answers 429 in this case: a name accepts about one write a second."""
         creates: dict[bytes, itertools.count[int]] = defaultdict(itertools.count)
 
         def see(request: Request) -> Answer | None:
@@ -170,7 +170,7 @@ class GoogleHarness(_GcpHarness):
 
 
 def _operation(request: Request) -> str:
-    """What Cloud Storage calls that which a request asks, of what a run asks."""
+    """Cloud Storage's name of a request, for the requests of a run; else the HTTP method."""
     path = urlsplit(request.path).path
     if path.startswith("/upload/"):
         return "objects.insert"
@@ -180,7 +180,7 @@ def _operation(request: Request) -> str:
 
 
 class _Storage(Emulator):
-    """gcp-storage-emulator alone."""
+    """gcp-storage-emulator only."""
 
     name = "gcp-storage-emulator"
     clears = POINTERS["gcp"]
@@ -192,15 +192,15 @@ class _Storage(Emulator):
 
     @staticmethod
     def install(tell: Callable[[str], None]) -> None:
-        """The SDK and the emulator, where this interpreter lacks them."""
+        """Install the SDK and the emulator where they are missing."""
         packages(("gcp", "emulators"), tell)
 
 
 class _Buckets:
-    """A provisioner of buckets and of nothing else."""
+    """A provisioner that makes only buckets."""
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
-        """A bucket."""
+        """Make a bucket."""
         asked = urllib.request.Request(
             f"{os.environ['STORAGE_EMULATOR_HOST']}/storage/v1/b?project={PROJECT}",
             json.dumps({"name": f"fsd-{app}"}).encode(),
@@ -210,28 +210,28 @@ class _Buckets:
             return Resources(app, ranks, slots, _nothing(bucket=f"fsd-{app}").names)
 
     def find(self, app: str) -> Resources | None:
-        """No case of objects asks."""
+        """None: no object case uses it."""
         raise NotImplementedError
 
     def sweep(self, app: str) -> Sequence[str]:
-        """Nothing is left half made."""
+        """Empty: nothing is made in part."""
         return ()
 
     def destroy(self, app: str) -> Sequence[str]:
-        """It ends with the emulator."""
+        """Empty: a bucket ends with the emulator."""
         return ()
 
 
 class _Objects(GcpProvider):
-    """The provider, of which only the object store is there."""
+    """The provider with its object store only."""
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
-        """Of buckets."""
+        """A provisioner of buckets."""
         return _Buckets()
 
 
 class GcpStorageEmulatorHarness(_GcpHarness):
-    """The object store alone, on gcp-storage-emulator: what it keeps of the contract, ours must keep as well."""
+    """The object store on gcp-storage-emulator: the cases that it passes, this project's Cloud Storage must pass, too."""
 
     name = "gcp-storage-emulator"
     emulator = _Storage

@@ -1,4 +1,4 @@
-"""All commands: importing this takes the longest of what the command does first, and so `main` does it under its guards."""
+"""All commands of ``fsd``. Importing this module takes long, so `main` imports it after it has taken the signals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ __all__ = ["root"]
 def root() -> None:
     """Fully serverless distributed inference.
 
-    A model too large for one function is run by many short functions that nobody keeps warm, on a cloud or on this machine.
+    Runs a model that is too large for one function on many functions at once, on a cloud or on this machine. Nothing stays running
+    between runs.
     """
 
 

@@ -1,1 +1,1 @@
-"""The client's side of a run: stage, launch, follow, collect, and remove what runs left."""
+"""The client's side of a run: stage, launch, follow, collect, clean up; and the removal of what runs left behind."""

@@ -1,4 +1,4 @@
-"""The answer of a run from what its workers wrote: each rank's slice of every batch's output, and each rank's record."""
+"""Collects what the workers of a run wrote: each rank's slice of the output of each batch, and each rank's record."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = ["complete", "output", "records"]
 
-RECORDS_S = 5.0  # how long an answer waits for the records of workers that said that they are done
+RECORDS_S = 5.0  # how long the client waits for records: workers write them after they have sent that they are done
 _POLL_S = 0.05
 
 
 def complete(store: Store, keys: RunKeys, slices: int) -> bool:
-    """Whether all ``slices`` of the output are there."""
+    """Whether all ``slices`` of the output are written."""
     return len(list(store.keys(keys.outputs))) == slices
 
 
@@ -42,9 +42,13 @@ def output(
     batches: Sequence[int],
     last: Layer,
     pool: ThreadPoolExecutor,
-    tell: Callable[[int, int], None],
+    progress: Callable[[int, int], None],
 ) -> csr_matrix:
-    """float32 (samples, outputs), put together from all slices; ``last`` is the model's last layer. Raises `RunFailed`: one is damaged."""
+    """The output, float32 (samples, outputs), assembled from all slices. Raises `RunFailed` where a slice is damaged.
+
+    ``batches``: the number of samples of each batch. ``last``: the model's last layer. ``progress`` is called with the number of batches
+    done and of all batches.
+    """
     from scipy.sparse import csr_matrix, vstack
 
     rows = [np.flatnonzero(partition.owners[-1] == rank) for rank in range(partition.workers)]
@@ -59,18 +63,18 @@ def output(
     for batch, count in enumerate(batches):
         blocks = list(pool.map(partial(piece, batch), range(partition.workers)))
         outputs.append(_assemble(blocks, rows, (count, last.outputs), last.activation))
-        tell(batch + 1, len(batches))
+        progress(batch + 1, len(batches))
     return csr_matrix(vstack(outputs, "csr")) if len(outputs) > 1 else outputs[0]
 
 
 def records(store: Store, keys: RunKeys, workers: int, pool: ThreadPoolExecutor, wait_s: float = RECORDS_S) -> list[dict[str, Any]]:
-    """The workers' records by rank, as far as they are there after ``wait_s`` seconds and whole: none of them is worth the answer."""
+    """The workers' records by rank. Those that are damaged, or still missing after ``wait_s`` seconds, are left out."""
     found: dict[int, dict[str, Any] | None] = {}
     until = time.monotonic() + wait_s
     while True:
         missing = [rank for rank in range(workers) if rank not in found]
-        for rank, (there, record) in zip(missing, pool.map(partial(_record, store, keys), missing), strict=True):
-            if there:
+        for rank, (final, record) in zip(missing, pool.map(partial(_record, store, keys), missing), strict=True):
+            if final:
                 found[rank] = record
         if len(found) == workers or time.monotonic() >= until:
             return [record for _, record in sorted(found.items()) if record is not None]
@@ -78,7 +82,7 @@ def records(store: Store, keys: RunKeys, workers: int, pool: ThreadPoolExecutor,
 
 
 def _record(store: Store, keys: RunKeys, rank: int) -> tuple[bool, dict[str, Any] | None]:
-    """Whether to look no more for a rank's record, and the record: `None` where there is none yet, or it is damaged."""
+    """Whether it is useless to look again for a rank's record, and the record: `None` where it is not written yet, or damaged."""
     try:
         data = store.find(keys.record(rank))
         return data is not None, None if data is None else unseal(data, f"the record of rank {rank}")

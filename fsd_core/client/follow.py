@@ -1,4 +1,4 @@
-"""The client's wait for its workers: until rank 0 says that all are done, or somebody fails."""
+"""How the client waits for its workers: until rank 0 writes its record, or somebody fails."""
 
 from __future__ import annotations
 
@@ -17,40 +17,42 @@ from fsd_core.storage.store import Store
 __all__ = ["follow"]
 
 FIRST_POLL_S, LAST_POLL_S = 0.02, 1.0
+PROGRESS_POLL_S = 0.5  # runs that are polled more often are too young to have a progress report
 CHECK_S = 1.0
 STORE_CHECKS = 5
-GRACE_S = 2.0  # past the deadline: workers end themselves then, and say why
+GRACE_S = 2.0  # after the deadline: workers end by themselves then, and write why
 
 
-def follow(store: Store, keys: RunKeys, spawner: Spawner, deadline: float, timeout: float, tell: Callable[[int, int], None]) -> None:
-    """Return once rank 0 has left its record, which it does when every rank has written its output.
+def follow(store: Store, keys: RunKeys, spawner: Spawner, deadline: float, timeout_s: float, progress: Callable[[int, int], None]) -> None:
+    """Return once rank 0 has written its record, which it does after every rank has written its output.
 
-    ``tell`` gets the layers done, of how many. Raises `RunFailed` with what a worker or the platform reported, or at the ``deadline``
-    (seconds since 1970) of a run of ``timeout`` seconds.
+    ``progress`` is called with the number of layers done and of all layers. Raises `RunFailed` with what a worker or the platform
+    reported, or at ``deadline`` (seconds since 1970), the end of a run of ``timeout_s`` seconds.
     """
-    wait, number, checks = FIRST_POLL_S, 0, 0
+    wait_s, number, checks = FIRST_POLL_S, 0, 0
     next_check = time.monotonic() + CHECK_S
     while store.find(keys.record(0)) is None:
         _raise_reported(store, keys)
         if time.monotonic() >= next_check:
             spawner.check()
-            spawner.listen()
+            spawner.report_deaths()
             checks += 1
             if checks % STORE_CHECKS == 0:
-                store.get(keys.config)  # where the whole store is gone, no record and no error will ever come
+                store.get(keys.config)  # raises where the whole store is gone: then neither a record nor a failure will ever come
             next_check = time.monotonic() + CHECK_S
-        if wait > 0.5 and (report := store.find(keys.progress(number))) is not None:
-            with suppress(Damaged, KeyError):  # only progress
-                done = unseal(report, "progress")
-                tell(done["done"], done["total"])
+        if wait_s > PROGRESS_POLL_S and (report := store.find(keys.progress(number))) is not None:
+            with suppress(Damaged, KeyError):  # a lost progress report harms nobody
+                found = unseal(report, "the progress report")
+                progress(found["done"], found["total"])
             number += 1
         if time.time() > deadline + GRACE_S:
-            raise RunFailed(Code.DEADLINE, f"the run did not end within its {timeout:g} s: rank 0 left no record")
-        time.sleep(wait)
-        wait = min(LAST_POLL_S, wait * 1.2)
+            raise RunFailed(Code.DEADLINE, f"the run did not end within its {timeout_s:g} s: rank 0 left no record")
+        time.sleep(wait_s)
+        wait_s = min(LAST_POLL_S, wait_s * 1.2)
 
 
 def _raise_reported(store: Store, keys: RunKeys) -> None:
+    """Raise the failure that a worker or a host has written, if any."""
     data = store.find(keys.error)
     if data is not None:
         raise explain(data).reason

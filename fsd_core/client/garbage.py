@@ -1,4 +1,4 @@
-"""What runs leave behind, on purpose or not, and its removal: staged content, records and caches, what dead clients left."""
+"""Removes what runs leave behind: staged content, records and kept partitions; and the objects of runs whose client died."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from fsd_core.common import arguments
 from fsd_core.driver import Provider, Provisioner
-from fsd_core.providers.provisioning import check_app
+from fsd_core.providers.app_name import check_app
 from fsd_core.providers.registry import find
 from fsd_core.storage import slots
 from fsd_core.storage.keys import is_content, is_manifest, is_run
@@ -28,23 +28,31 @@ def clean(
     *,
     keep_records: bool = False,
 ) -> int:
-    """Remove staged content from the app's object store, local caches and, unless ``keep_records``, records; how many objects that were."""
+    """Remove the staged content of an app, and from ``home`` the kept partitions and, unless ``keep_records``, the records of all runs.
+
+    ``provider``, ``app``, ``settings`` and ``home`` are those of `fsd_core.run`. Returns how many objects were removed from the store.
+    Raises `InputError` where an argument is wrong.
+    """
     found, provisioner = _place(provider, app, settings)
     for name in ("partitions",) if keep_records else ("partitions", "runs"):
         shutil.rmtree(arguments.home(home) / name, ignore_errors=True)
 
     def content(store: Store) -> list[str]:
         keys = [key for key in store.keys("") if is_content(key)]
-        return sorted(keys, key=is_manifest, reverse=True)  # first what says that the rest is there: this may be cut short
+        return sorted(keys, key=is_manifest, reverse=True)  # manifests first: this may be interrupted
 
     return _remove(found, provisioner, app, content)
 
 
 def collect_garbage(provider: str = "local", app: str = "fsd", settings: Mapping[str, object] | None = None) -> int:
-    """Remove the objects of runs that hold no slot, and what dead clients left of the platform's; how many that were."""
+    """Remove the objects of runs that hold no slot, and resources of the platform that dead clients left half made.
+
+    The arguments are those of `fsd_core.run`. Returns how many objects and resources were removed. Raises `InputError` where an argument
+    is wrong.
+    """
 
     def garbage(store: Store) -> list[str]:
-        # A run leases its slot before its first object: what is listed first and then found without a lease is garbage.
+        # A run leases its slot before it writes its first object, so an object that was listed before the leases and has none is garbage.
         keys = [key for key in store.keys("") if is_run(key)]
         running = slots.holders(store)
         return [key for key in keys if key.split("/")[0] not in running]
@@ -54,14 +62,14 @@ def collect_garbage(provider: str = "local", app: str = "fsd", settings: Mapping
 
 
 def _place(provider: str, app: str, settings: Mapping[str, object] | None) -> tuple[Provider, Provisioner]:
-    """The provider and its provisioner, all arguments checked."""
+    """The provider and its provisioner. Raises `InputError` where an argument is wrong."""
     check_app(arguments.text("app", app))
     found = find(arguments.text("provider", provider))
     return found, found.provisioner(arguments.table("settings", settings))
 
 
 def _remove(found: Provider, provisioner: Provisioner, app: str, choose: Callable[[Store], list[str]]) -> int:
-    """Remove the keys that ``choose`` names from an app's object store, if there is the app."""
+    """Remove the keys that ``choose`` returns from an app's object store, if the app exists. Returns how many keys."""
     resources = provisioner.find(app)
     if resources is None:
         return 0

@@ -1,4 +1,4 @@
-"""`run`: what it is given is checked, what it needs is made, and a `Job` does the rest."""
+"""`run`: checks its arguments, prepares model, inputs, partition and app, and executes a `Job`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from fsd_core.client.job import Job, Progress
 from fsd_core.client.result import Result, warn
 from fsd_core.common import arguments
-from fsd_core.driver import InvokeDriver, Provider, Resources
+from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.partition import Partition, find_partition
-from fsd_core.providers.provisioning import check_app
+from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
+from fsd_core.providers.app_name import check_app
 from fsd_core.providers.registry import find
 from fsd_core.storage.retry import OUTAGE_S
 from fsd_core.wrappers.faults import Faults
@@ -24,11 +25,9 @@ if TYPE_CHECKING:
 
     from fsd_core.model import Model
 
-__all__ = ["CHANNELS", "OBJECTIVES", "run"]
+__all__ = ["run"]
 
-CHANNELS = ("queue", "object", "hybrid")
-OBJECTIVES = ("cost", "latency")
-SLOTS = 4
+SLOTS = 4  # of an app that a run makes
 
 
 def run(
@@ -52,23 +51,35 @@ def run(
     outage: float = OUTAGE_S,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """Run ``model`` on ``inputs``, its layers split over ``workers`` functions of ``provider``.
+    """Run ``model`` on ``inputs``, its layers split over the functions of ``provider``; the same as ``fsd run``.
 
-    ``model``: a `Model`, or what MODEL of the command may be. ``inputs``: (samples, width) as scipy sparse matrix of any format, as
-    anything that numpy makes an array of real numbers of, or what INPUT of the command may be. A `Path` is a file or folder, a text may
-    be a name as well. What is given stays as it is. ``channel``: auto, queue, object or hybrid. ``partition``: a method, a path, or a
-    `Partition`. ``batch_size``: samples at a time (default: all, fewer where the functions' memory needs it). ``timeout``:
-    seconds, from the launch on. ``settings``: the provider's own. ``home``: where records and caches live (default ``$FSD_HOME``
-    or ``~/.fsd``). ``note``: kept in the run's record, for instance names of ``model`` and ``inputs`` where these are no texts.
-    ``outage``: how many seconds a service may be unreachable. ``progress``: called from any thread.
+    - ``model``: a `Model`, or what MODEL of the command may be: a folder, or a name such as ``radixnet:1024:120``.
+    - ``inputs``: (samples, inputs of the model) as a scipy sparse matrix of any format or as anything that numpy makes an array of real
+      numbers of, or what INPUT of the command may be: a file, or a name such as ``random:60``. Neither model nor inputs are changed. A
+      text may be a path or a name, a `Path` is always a path.
+    - ``provider``: where the functions run: local, or the name of an installed provider.
+    - ``channel``: what activations travel through: queue, object, hybrid, or auto, which is hybrid.
+    - ``workers``: the number of ranks, which share the rows of every layer; each is one function.
+    - ``branching``: how many functions each function starts, at most, in the launch tree.
+    - ``partition``: which rank has which rows: hypergraph, random, block, the path of a partition, or a `Partition`.
+    - ``objective``: what the exchange of activations makes small: cost (fewer requests) or latency (less waiting).
+    - ``batch_size``: how many samples go through the layers at a time. Default: all, or fewer where a function's memory needs it.
+    - ``timeout``: the deadline of the run in seconds, counted from its launch; staging does not count.
+    - ``seed``: of everything random: a partition of the same model, workers, method and seed is the same.
+    - ``app``: the name that all the provider's resources carry. An app that does not exist is made.
+    - ``faults``: faults to inject, such as ``duplicate=.1,delay=50ms,seed=1``. Default: none.
+    - ``settings``: the provider's own settings, as in its table of ``fsd.toml``.
+    - ``home``: the folder of records and kept partitions. Default: ``$FSD_HOME``, else ``~/.fsd``.
+    - ``note``: texts by name for the run's record, for instance what ``model`` and ``inputs`` are where they are no texts.
+    - ``outage``: how long a service may be unreachable before the run ends, in seconds.
+    - ``progress``: called with each `Progress`, from any thread. An error that it raises ends the run; while the output is collected,
+      such an error is a warning.
 
-    An interrupt (KeyboardInterrupt) stops the workers and gives back what the run held, within 2 s; where that is not enough, a
-    note of the exception says what is left.
+    An interrupt (KeyboardInterrupt) stops the workers, removes the run's objects and gives its slot back, within 2 s; a note of the
+    exception names what could not be done in that time.
 
-    An error that ``progress`` raises ends the run, unless the output is being collected by then.
-
-    Raises `InputError` before anything started where an argument is wrong, else `RunFailed` with code, rank and layer. What fails
-    once the answer is there, such as writing the run's record, is a warning.
+    Raises `InputError` before anything is started where an argument is wrong, and `RunFailed` with code, rank and layer where the run
+    fails. A failure after the answer is complete, such as that of writing the run's record, is a warning.
     """
     began = time.time()
     channel = arguments.one_of("channel", channel, ("auto", *CHANNELS))
@@ -80,36 +91,39 @@ def run(
     spec = None if faults is None else Faults.parse(arguments.text("faults", faults)).spec()
     check_app(arguments.text("app", app))
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
-    kept, folder = given | arguments.texts("note", note), arguments.home(home)
-    tell = _telling(arguments.callback("progress", progress))
+    about, folder = given | arguments.texts("note", note), arguments.home(home)
+    report = _guarded(arguments.callback("progress", progress))
     chosen = find(arguments.text("provider", provider))
     provisioner = chosen.provisioner(arguments.table("settings", settings))
+    opened = _model(model)
+    samples = _inputs(inputs, opened)
+    parts, label = find_partition(partition, opened, workers, seed, folder, lambda done, total: report(Progress("partition", done, total)))
     job = Job(
-        model=_model(model),
+        model=opened,
+        samples=samples,
+        partition=parts,
+        partition_label=label,
         provider=chosen,
         stand_in=chosen.stand_in(),
         channel="hybrid" if channel == "auto" else channel,
-        workers=workers,
         branching=branching,
         objective=objective,
+        batch_size=batch_size,
         faults=spec,
         seed=seed,
-        note=kept,
-        home=folder,
+        timeout_s=timeout,
+        outage_s=outage,
         began=began,
-        timeout=timeout,
-        outage=outage,
-        tell=tell,
+        note=about,
+        home=folder,
+        progress=report,
     )
-    samples = _inputs(inputs, job.model)
-    parts, label = find_partition(
-        partition, job.model, workers, seed, job.home, lambda done, total: tell(Progress("partition", done, total))
-    )
-    there = provisioner.find(app)
-    if there:  # what is refused makes no more queues
-        job.admit(there)
-    resources = provisioner.ensure(app, max(workers, there.ranks), there.slots) if there else provisioner.ensure(app, workers, SLOTS)
-    with _open(job.provider, resources) as (objects, invoker):
+    existing = provisioner.find(app)
+    if existing:
+        job.admit(existing)  # before it gets more queues
+    ranks, slots = (max(workers, existing.ranks), existing.slots) if existing else (workers, SLOTS)
+    resources = provisioner.ensure(app, ranks, slots)
+    with _open(chosen, resources) as (objects, invoker):
         limits = invoker.limits
         if limits.concurrency is not None and limits.concurrency < workers:
             raise InputError(
@@ -118,22 +132,22 @@ def run(
         job.admit(resources)
         try:
             try:
-                return job.execute(samples, parts, label, resources, objects, invoker, batch_size)
+                return job.execute(resources, objects, invoker)
             except DamagedContent as error:
-                warn(f"{error}: what is staged of this model and input is staged again, and the run begins anew")
-                return job.execute(samples, parts, label, resources, objects, invoker, batch_size)
+                warn(f"{error}: the shards and inputs of this run are staged again, and the run is started again")
+                return job.execute(resources, objects, invoker, again=True)
         except RunFailed as error:
             if isinstance(error, DamagedContent):
-                error.message += ", though it was staged again; `fsd clean --keep-records` removes all that is staged"
-            if hint := job.provider.advice(error.message):
-                error.message += f"; {hint}"
+                error.message += ", though it was staged again; `fsd clean --keep-records` removes all staged content"
+            if advice := chosen.advice(error.message):
+                error.message += f"; {advice}"
             raise
 
 
-def _telling(progress: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
-    """``progress``, its errors warnings from when output is collected: the workers are done by then, and were paid for."""
+def _guarded(progress: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
+    """``progress``, whose errors are warnings while the output is collected: by then the workers are done and paid for."""
 
-    def tell(step: Progress) -> None:
+    def guarded(step: Progress) -> None:
         try:
             if progress is not None:
                 progress(step)
@@ -142,7 +156,7 @@ def _telling(progress: Callable[[Progress], None] | None) -> Callable[[Progress]
                 raise
             warn(f"progress failed while the output was collected: {type(error).__name__}: {error}")
 
-    return tell
+    return guarded
 
 
 def _model(model: Any) -> Model:
@@ -152,19 +166,19 @@ def _model(model: Any) -> Model:
 
 
 def _inputs(inputs: Any, model: Model) -> csr_matrix:
-    """Inputs as scipy CSR float32 (samples, width), checked, and a copy of what was given."""
+    """The inputs as scipy CSR float32 (samples, inputs of the model): checked, and a copy where the caller gave a matrix."""
     if isinstance(inputs, str | os.PathLike):
         from fsd_core.model.inputs import open_inputs
 
         return open_inputs(inputs, model.inputs)
     matrix = arguments.matrix("inputs", inputs, model.inputs)
     if matrix.shape[0] == 0:
-        raise InputError("inputs have no samples: at least one is needed")
+        raise InputError("inputs have no samples: expected at least one")
     return matrix
 
 
 @contextmanager
-def _open(provider: Provider, resources: Resources) -> Iterator[tuple[Any, InvokeDriver]]:
+def _open(provider: Provider, resources: Resources) -> Iterator[tuple[ObjectDriver, InvokeDriver]]:
     """The client's drivers, closed at the end."""
     objects = provider.objects(resources)
     invoker = provider.invoker(resources)
@@ -174,5 +188,5 @@ def _open(provider: Provider, resources: Resources) -> Iterator[tuple[Any, Invok
         for driver in (invoker, objects):
             try:
                 driver.close()
-            except Exception as error:  # it must not cost the answer
+            except Exception as error:  # the answer may be complete: this must not lose it
                 warn(f"{driver.service}: the connection could not be closed: {type(error).__name__}: {error}")

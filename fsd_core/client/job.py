@@ -1,4 +1,4 @@
-"""One run from its lease to its result: stage, launch the root, follow, collect, leave nothing behind."""
+"""One run from its lease to its result: stage, launch the root, follow the workers, collect the answer, clean up."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from fsd_core.client import collect, stage
-from fsd_core.client.farewell import Farewell
+from fsd_core.client.batches import cut
+from fsd_core.client.cleanup import Cleanup
 from fsd_core.client.follow import follow
 from fsd_core.client.result import Result, keep, left_out, over_ranks, warn
-from fsd_core.driver import Code, InvokeDriver, InvokeLimits, ObjectDriver, Provider, Resources
-from fsd_core.errors import DriverError, FsdError, InputError, RunFailed
+from fsd_core.driver import Code, InvokeDriver, ObjectDriver, Provider, Resources
+from fsd_core.errors import DriverError, FsdError, RunFailed
 from fsd_core.partition import ExchangePlan, Partition
 from fsd_core.protocol.abort import report_failure
 from fsd_core.protocol.runconfig import VERSION, RunConfig
-from fsd_core.protocol.shard import READ_BYTES, predicted_bytes
 from fsd_core.protocol.spawn import LaunchPayload, Spawner, start_limit_s
 from fsd_core.storage import slots
 from fsd_core.storage.keys import RunKeys, new_run
@@ -38,14 +39,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "Progress"]
 
-STAGE_S = 1800.0  # for staging, which is no part of the run's own time
-START_MARGIN_S = 15.0  # beyond the time for launches: the last of them must load its part as well
+STAGE_S = 1800.0  # for staging, which does not count as the run's own time
+START_MARGIN_S = 15.0  # in addition to the time for launches: the function of the last launch must load its shard as well
 POOL_THREADS = 8
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Progress:
-    """How far a run is: ``phase`` is one of partition, stage, launch, layers, collect, or wait, for a service that does not answer."""
+    """How far a run is: ``done`` of ``total`` steps of a phase.
+
+    ``phase``: partition, stage, launch, layers or collect; or wait, where a service does not answer. ``text``: what the steps are about.
+    """
 
     phase: str
     done: int
@@ -53,205 +57,212 @@ class Progress:
     text: str = ""
 
 
-@dataclass(slots=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Job:
-    """One run, its settings resolved."""
+    """What to run, with all arguments checked."""
 
     model: Model
+    samples: csr_matrix  # float32 (samples, inputs)
+    partition: Partition
+    partition_label: str
     provider: Provider
-    stand_in: str | None
+    stand_in: str | None  # an emulator's host and port
     channel: str
-    workers: int
     branching: int
     objective: str
+    batch_size: int | None
     faults: str | None
     seed: int
+    timeout_s: float
+    outage_s: float
+    began: float  # when the caller began, in seconds since 1970
     note: Mapping[str, str]
     home: Path
-    began: float
-    timeout: float
-    outage: float
-    tell: Callable[[Progress], None]
-    deadline: float = 0.0  # the time runs from the launch
-    ended: float = 0.0  # when the answer was there
-    staged: tuple[str, ...] = ()  # a key of each kind of staged content
+    progress: Callable[[Progress], None]
 
-    def execute(
-        self,
-        samples: csr_matrix,
-        parts: Partition,
-        label: str,
-        resources: Resources,
-        objects: ObjectDriver,
-        invoker: InvokeDriver,
-        batch_size: int | None,
-    ) -> Result:
-        """Lease, stage, launch, follow, collect; whatever happens, the run's objects and its slot are given back."""
-        meter, run_id, plan = Meter(), new_run(), ExchangePlan(self.model, parts)
-        keys = RunKeys(run_id)
-        batches, predicted, keep = self._batches(samples.shape[0], parts, plan, batch_size, invoker.limits)
-        retry = Retry(time.time() + STAGE_S, meter, outage_s=self.outage)
-        store = Store(MeteredObjects(objects, meter), retry)
-        over = threading.Event()
-        silence = (lambda line: self.tell(Progress("wait", 0, 0, line)), over)
-        threading.Thread(target=retry.report, args=silence, name="fsd-outages", daemon=True).start()
+    @property
+    def workers(self) -> int:
+        """The number of ranks."""
+        return self.partition.workers
+
+    @property
+    def queued(self) -> bool:
+        """Whether the ranks need queues."""
+        return self.channel != "object" and self.workers > 1
+
+    def admit(self, resources: Resources) -> None:
+        """Raise `InputError` where the run needs queues that cannot carry so many workers."""
+        if self.queued:
+            self.provider.admit(resources, self.workers)
+
+    def execute(self, resources: Resources, objects: ObjectDriver, invoker: InvokeDriver, *, again: bool = False) -> Result:
+        """Run the job. ``again``: stage shards and inputs even where they are staged already. Raises `RunFailed`."""
+        return _Run(self, resources, objects, invoker, again).execute()
+
+
+@attrs.frozen
+class _Answer:
+    output: csr_matrix
+    records: list[dict[str, Any]]
+    failed: RunFailed | None  # a failure after all outputs were written
+    stage_s: float
+    at: float  # when it was complete, in seconds since 1970
+
+
+class _Run:
+    """One run of a job."""
+
+    def __init__(self, job: Job, resources: Resources, objects: ObjectDriver, invoker: InvokeDriver, again: bool) -> None:
+        self.job = job
+        self.resources = resources
+        self.invoker = invoker
+        self.again = again
+        self.run_id = new_run()
+        self.keys = RunKeys(self.run_id)
+        self.meter = Meter()
+        self.retry = Retry(time.time() + STAGE_S, self.meter, outage_s=job.outage_s)
+        self.store = Store(MeteredObjects(objects, self.meter), self.retry)
+        self.plan = ExchangePlan(job.model, job.partition)
+        self.batches = cut(job.model, job.partition, self.plan, job.samples.shape[0], job.batch_size, invoker.limits, job.provider.name)
+        self.started = self.deadline = 0.0  # of the run's own time, in seconds since 1970: it begins with the launch
+        self.over = threading.Event()
+
+    def execute(self) -> Result:
+        """Lease a slot, get the answer, and in any case remove the run's objects and give the slot back."""
+        self._background("fsd-outages", partial(self.retry.report, self._notice, self.over))
         try:
-            lease = slots.lease(store, resources.slots, run_id)
+            lease = slots.lease(self.store, self.resources.slots, self.run_id)
         except BaseException:
-            over.set()
+            self.over.set()
             raise
-        farewell = Farewell(self.provider, resources, store, invoker, lease, self.workers if self.queued else 0)
+        queued = self.job.workers if self.job.queued else 0
+        cleanup = Cleanup(self.job.provider, self.resources, self.store, self.invoker, lease, queued)
         pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fsd-client")
         try:
-            renewing = Store(store.driver, Retry(math.inf, meter, stop=over))
-            threading.Thread(target=slots.renew, args=(renewing, lease, over), name="fsd-lease", daemon=True).start()
-            staging = time.time()
-            shards, inputs = self._stage(store, samples, parts, plan, batches, pool)
-            started = time.time()
-            self.deadline = retry.deadline = started + self.timeout
-            store.put(keys.config, self._config(run_id, started, batches, keep, shards, inputs, invoker.limits).pack())
-            self.tell(Progress("launch", 0, self.workers))
-            spawner = Spawner(MeteredInvoker(invoker, meter), store, retry, keys, partial(report_failure, self.provider, resources))
-            spawner.start([LaunchPayload(resources.app, lease.slot, lease.epoch, run_id, 0, 0, self.deadline)])
-            failed = self._follow(store, keys, spawner, len(batches))
-            output = collect.output(
-                store, keys, parts, batches, self.model.layers[-1], pool, lambda n, of: self.tell(Progress("collect", n, of))
-            )
-            records = collect.records(store, keys, self.workers, pool, 0.0 if failed else collect.RECORDS_S)
-            self.ended = time.time()
+            answer = self._answer(lease, pool)
         except BaseException as error:
-            retry.stop.set()  # uploads and questions of the pool end with it
+            self.retry.stop.set()  # ends what the pool is doing
             pool.shutdown(wait=False, cancel_futures=True)
-            if left := farewell.failed(error, self.deadline):
-                error.add_note(left)
+            if undone := cleanup.after_failure(error):
+                error.add_note(undone)
             raise
         finally:
-            over.set()
+            self.over.set()
             pool.shutdown(wait=False, cancel_futures=True)
-        if left := farewell.failed(failed, self.deadline) if failed else farewell.ended():
-            warn(f"the answer is there; {left}")
-        return self._result(
-            run_id, output, samples, label, batches, predicted, invoker.limits.memory_bytes, started - staging, records, meter
-        )
+        if undone := cleanup.after_failure(answer.failed) if answer.failed else cleanup.after_answer():
+            warn(f"the answer is complete; {undone}")
+        return self._result(answer)
 
-    def _stage(
-        self, store: Store, samples: csr_matrix, parts: Partition, plan: ExchangePlan, batches: list[int], pool: ThreadPoolExecutor
-    ) -> tuple[list[str], list[str]]:
+    def _background(self, name: str, task: Callable[[], None]) -> None:
+        threading.Thread(target=task, name=name, daemon=True).start()
+
+    def _notice(self, line: str) -> None:
+        self.job.progress(Progress("wait", 0, 0, line))
+
+    def _phase(self, phase: str) -> Callable[[int, int], None]:
+        return lambda done, total: self.job.progress(Progress(phase, done, total))
+
+    def _answer(self, lease: slots.Lease, pool: ThreadPoolExecutor) -> _Answer:
+        """Stage, launch, follow, collect."""
+        renewing = Store(self.store.driver, Retry(math.inf, self.meter, stop=self.over))
+        self._background("fsd-lease", partial(slots.renew, renewing, lease, self.over))
+        staging = time.time()
+        shards, inputs = self._stage(pool)
+        spawner = self._launch(lease, shards, inputs)
+        failed = self._follow(spawner)
+        last = self.job.model.layers[-1]
+        output = collect.output(self.store, self.keys, self.job.partition, self.batches.samples, last, pool, self._phase("collect"))
+        records = collect.records(self.store, self.keys, self.job.workers, pool, 0.0 if failed else collect.RECORDS_S)
+        return _Answer(output, records, failed, self.started - staging, time.time())
+
+    def _stage(self, pool: ThreadPoolExecutor) -> tuple[list[str], list[str]]:
         """The keys of the staged shards by rank, and of the inputs by batch and rank. Raises `RunFailed` after `STAGE_S`."""
+        job = self.job
 
-        def tell(what: str) -> Callable[[int, int], None]:
-            def told(done: int, total: int) -> None:
-                self.tell(Progress("stage", done, total, what))
-                if time.time() > store.retry.deadline:
+        def progress(what: str) -> Callable[[int, int], None]:
+            def staged(done: int, total: int) -> None:
+                job.progress(Progress("stage", done, total, what))
+                if time.time() > self.retry.deadline:
                     raise RunFailed(Code.DEADLINE, f"staging took longer than {STAGE_S:g} s: {done} of {total} {what} are uploaded")
 
-            return told
+            return staged
 
-        for key in self.staged:  # of the run before, which found one of them damaged
-            stage.forget(store, key)
-        shards = stage.shards(store, self.model, parts, lambda: plan, pool, tell("shards")).keys
-        inputs = stage.inputs(store, samples, batches, self.model, parts, lambda: plan, pool, tell("inputs")).keys
-        self.staged = (shards[0], inputs[0])
+        shards = stage.shards(self.store, job.model, job.partition, self.plan, pool, progress("shards"), again=self.again)
+        inputs = stage.inputs(
+            self.store, job.samples, self.batches.samples, job.model, job.partition, self.plan, pool, progress("inputs"), again=self.again
+        )
         return shards, inputs
 
-    def _config(
-        self, run_id: str, started: float, batches: list[int], keep: bool, shards: list[str], inputs: list[str], limits: InvokeLimits
-    ) -> RunConfig:
+    def _launch(self, lease: slots.Lease, shards: list[str], inputs: list[str]) -> Spawner:
+        """Write the configuration and launch rank 0, which starts the others. The run's own time begins."""
+        self.started = time.time()
+        self.deadline = self.retry.deadline = self.started + self.job.timeout_s
+        self.store.put(self.keys.config, self._config(shards, inputs).pack())
+        self.job.progress(Progress("launch", 0, self.job.workers))
+        report = partial(report_failure, self.job.provider, self.resources)
+        spawner = Spawner(MeteredInvoker(self.invoker, self.meter), self.store, self.retry, self.keys, report)
+        spawner.start([LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)])
+        return spawner
+
+    def _config(self, shards: list[str], inputs: list[str]) -> RunConfig:
+        job = self.job
         return RunConfig(
             version=VERSION,
-            run=run_id,
-            channel=self.channel,
-            workers=self.workers,
-            branching=self.branching,
-            layers=len(self.model.layers),
-            batches=batches,
-            keep=keep,
+            run=self.run_id,
+            channel=job.channel,
+            workers=job.workers,
+            branching=job.branching,
+            layers=len(job.model.layers),
+            batches=self.batches.samples,
+            keep=self.batches.keep,
             shards=shards,
-            inputs=[inputs[at : at + self.workers] for at in range(0, len(inputs), self.workers)],
-            objective=self.objective,
-            faults=self.faults,
-            started=started,
-            start_s=start_limit_s(limits) + START_MARGIN_S,
-            outage_s=self.outage,
+            inputs=[inputs[at : at + job.workers] for at in range(0, len(inputs), job.workers)],
+            objective=job.objective,
+            faults=job.faults,
+            started=self.started,
+            start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S,
+            outage_s=job.outage_s,
         )
 
-    def _follow(self, store: Store, keys: RunKeys, spawner: Spawner, batches: int) -> RunFailed | None:
-        """Wait until the output is whole. Returns what failed after every worker had written its part: the answer is not lost by it."""
+    def _follow(self, spawner: Spawner) -> RunFailed | None:
+        """Wait until all outputs are written. Returns a failure that came after that: it does not cost the answer."""
         try:
-            follow(store, keys, spawner, self.deadline, self.timeout, lambda done, of: self.tell(Progress("layers", done, of)))
-        except DriverError:  # of our own store: it is asked no more
+            follow(self.store, self.keys, spawner, self.deadline, self.job.timeout_s, self._phase("layers"))
+        except DriverError:  # of the client's own store, which cannot be asked for the outputs then
             raise
         except RunFailed as error:
             with suppress(FsdError):
-                if collect.complete(store, keys, self.workers * batches):
-                    warn(f"the answer is whole, but a worker failed after its part: {error}")
+                if collect.complete(self.store, self.keys, self.job.workers * len(self.batches.samples)):
+                    warn(f"the answer is complete, but a worker failed after it had written its output: {error}")
                     return error
             raise
         return None
 
-    def _batches(
-        self, samples: int, parts: Partition, plan: ExchangePlan, size: int | None, limits: InvokeLimits
-    ) -> tuple[list[int], int, bool]:
-        """Sample counts of the batches, the predicted peak of the largest worker in bytes, whether the shard is kept for all batches."""
-        size = min(size or samples, samples)
-        shard_bytes = 8 * self.model.nonzeros // self.workers
-        memory = limits.memory_bytes
-
-        def predict(count: int, keep: bool = False) -> int:
-            held = shard_bytes if keep else min(shard_bytes, 3 * READ_BYTES)
-            ranks = range(self.workers)
-            return limits.process_bytes + held + max(predicted_bytes(self.model, parts, plan, rank, count) for rank in ranks)
-
-        while memory is not None and predict(size) > memory and size > 1:
-            size = -(-size // 2)
-        if memory is not None and predict(size) > memory:
-            what, least = f"[{self.provider.name}] memory_mb = {memory >> 20}", -(-predict(size) // (1 << 20))
-            if limits.process_bytes >= memory:
-                idle = f"a worker takes {limits.process_bytes >> 20} MB before it has loaded anything, {least} MB with one sample"
-                raise InputError(f"{what}: {idle}: expected at least {least}, with any number of workers")
-            raise InputError(
-                f"{what}: one sample takes {least} MB in one of {self.workers} workers: expected at least {least}, or more workers"
-            )
-        keep = size < samples and (memory is None or predict(size, True) <= memory)
-        return [min(size, samples - at) for at in range(0, samples, size)], predict(size, keep), keep
-
-    def _result(
-        self, run_id: str, output: csr_matrix, samples: csr_matrix, label: str, batches: list[int], predicted: int,
-        limit: int | None, staged: float, records: list[dict[str, Any]], meter: Meter,
-    ) -> Result:  # fmt: skip
-        """Maxima and sums over the workers' records, kept on disk as well. Nothing in here may fail: the output is there."""
-        ranks, seconds, meter_ranks, meter_layers, peak_bytes = over_ranks(records, self.workers)
-        client = meter.snapshot()
+    def _result(self, answer: _Answer) -> Result:
+        """The output with maxima and sums over the workers' records; also kept on disk. Nothing here may fail: the output is paid for."""
+        job, client, memory_bytes = self.job, self.meter.snapshot(), self.invoker.limits.memory_bytes
+        ranks, seconds, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
+        memory = {"peak_bytes_max": peak_bytes, "predicted_bytes_max": self.batches.predicted_bytes}
         result = Result(
-            run=run_id,
-            output=output,
-            samples=samples.shape[0],
-            neurons=self.model.neurons,
-            layers=len(self.model.layers),
-            workers=self.workers,
-            branching=self.branching,
-            provider=self.provider.name,
-            stand_in=self.stand_in,
-            channel=self.channel,
-            partition=label,
-            seconds={"total": self.ended - self.began, "stage": staged} | seconds,
+            run=self.run_id,
+            output=answer.output,
+            samples=job.samples.shape[0],
+            neurons=job.model.neurons,
+            layers=len(job.model.layers),
+            workers=job.workers,
+            branching=job.branching,
+            provider=job.provider.name,
+            stand_in=job.stand_in,
+            channel=job.channel,
+            partition=job.partition_label,
+            seconds={"total": answer.at - job.began, "stage": answer.stage_s} | seconds,
             meter={name: client[name] + meter_ranks[name] for name in FIELDS},
             meter_layers=meter_layers,
-            memory={"peak_bytes_max": peak_bytes, "predicted_bytes_max": predicted} | ({} if limit is None else {"limit_bytes": limit}),
+            memory=memory | ({} if memory_bytes is None else {"limit_bytes": memory_bytes}),
             ranks=ranks,
         )
         if words := left_out(result.missing_ranks):
-            warn(f"run {run_id}: {words}")
-        about = {"objective": self.objective, "seed": self.seed, "faults": self.faults, "batches": batches, "model": self.model.digest}
-        keep(result, self.home, about | {"note": self.note, "began": self.began})
+            warn(f"run {self.run_id}: {words}")
+        about = {"objective": job.objective, "seed": job.seed, "faults": job.faults, "batches": self.batches.samples}
+        keep(result, job.home, about | {"model": job.model.digest, "note": job.note, "began": job.began})
         return result
-
-    @property
-    def queued(self) -> bool:
-        """Whether the channel needs queues."""
-        return self.channel != "object" and self.workers > 1
-
-    def admit(self, resources: Resources) -> None:
-        """Raise `InputError` where the channel needs queues that cannot carry so many workers."""
-        if self.queued:
-            self.provider.admit(resources, self.workers)

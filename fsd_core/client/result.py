@@ -1,4 +1,4 @@
-"""What is left of a run: its result, and the record of it on disk."""
+"""The result of a run, and its record on disk."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import numpy as np
 
 from fsd_core.common.fields import LARGEST
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 __all__ = ["RECORD_VERSION", "Result", "is_number", "keep", "left_out", "over_ranks", "plain", "warn", "wrong_rank"]
 
-RECORD_VERSION = 3  # of the form of what `keep` writes
-LONGEST = ("launch", "load", "compute", "exchange")  # seconds of a run: those of its slowest rank
+RECORD_VERSION = 3  # of the record that `keep` writes
+LONGEST = ("launch", "load", "compute", "exchange")  # of these, a run's seconds are those of its slowest rank
 RANK_SECONDS = ("launch", *PHASES, "init", "function")
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Result:
-    """What a run computed and what it took. The fields' names and meanings are those of ``fsd run --json``."""
+    """What a run computed, and what it took. Names and meanings of the fields are those of ``fsd run --json``."""
 
     run: str
     output: csr_matrix  # float32 (samples, outputs)
@@ -42,18 +42,18 @@ class Result:
     workers: int
     branching: int
     provider: str
-    stand_in: str | None  # where an emulator was, host and port
+    stand_in: str | None  # host and port of the emulator; `None` where the run was on the cloud itself
     channel: str
     partition: str
-    seconds: dict[str, float]
-    meter: dict[str, int]
-    meter_layers: dict[str, int]
-    memory: dict[str, int]
-    ranks: list[dict[str, Any]] = field(repr=False)  # each worker's own record, by rank; without those in `missing_ranks`
+    seconds: dict[str, float]  # total, stage, and the maxima over ranks of launch, load, compute, exchange
+    meter: dict[str, int]  # what all workers and the client requested
+    meter_layers: dict[str, int]  # the part of it that the workers requested in the layers
+    memory: dict[str, int]  # bytes
+    ranks: list[dict[str, Any]] = attrs.field(repr=False)  # the record of each worker, by rank, without those in `missing_ranks`
 
     @property
     def missing_ranks(self) -> list[int]:
-        """The ranks that left no record that can be read: times, counts and memory leave them out, the output does not."""
+        """The ranks that left no readable record. Times, counts and memory do not include them; the output does."""
         return sorted(set(range(self.workers)) - {record["rank"] for record in self.ranks})
 
     @property
@@ -62,7 +62,7 @@ class Result:
         return int(np.count_nonzero(np.diff(self.output.indptr)))
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the output and the ranks' records, ready for JSON."""
+        """All fields except the output and the ranks' records, as JSON takes them."""
         names = ("samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples")
         more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "missing_ranks")
         return {name: getattr(self, name) for name in (*names, *more)}
@@ -71,9 +71,9 @@ class Result:
 def over_ranks(
     records: Sequence[object], workers: int
 ) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, int], dict[str, int], int]:
-    """The workers' records that can be read, by rank; over them the longest seconds, the sums of both meters, the highest peak in bytes.
+    """The readable records by rank, and over these: the longest seconds, the sums of both meters, the largest peak memory in bytes.
 
-    All figures are 0 where there is no record.
+    All figures are 0 where there is no readable record.
     """
     by_rank: dict[int, dict[str, Any]] = {}
     for record in records:
@@ -81,21 +81,21 @@ def over_ranks(
             by_rank.setdefault(record["rank"], record)
     ranks = [by_rank[rank] for rank in sorted(by_rank)]
     seconds = {name: max((rank["seconds"][name] for rank in ranks), default=0.0) for name in LONGEST}
-    all_of_it, layers = ({name: sum(rank[meter][name] for rank in ranks) for name in FIELDS} for meter in ("meter", "meter_layers"))
-    return ranks, seconds, all_of_it, layers, max((rank["peak_bytes"] for rank in ranks), default=0)
+    meter, layers = ({name: sum(rank[table][name] for rank in ranks) for name in FIELDS} for table in ("meter", "meter_layers"))
+    return ranks, seconds, meter, layers, max((rank["peak_bytes"] for rank in ranks), default=0)
 
 
 def left_out(missing_ranks: Sequence[int]) -> str:
-    """What people must know where ranks left no record; empty where none is missing."""
+    """A line for people about ranks that left no record; empty where no rank is missing."""
     if not missing_ranks:
         return ""
-    some = ", ".join(map(str, missing_ranks[:8])) + (f" and {len(missing_ranks) - 8} more" if len(missing_ranks) > 8 else "")
+    names = ", ".join(map(str, missing_ranks[:8])) + (f" and {len(missing_ranks) - 8} more" if len(missing_ranks) > 8 else "")
     word, them = ("ranks", "them") if len(missing_ranks) > 1 else ("rank", "it")
-    return f"{word} {some} left no record that can be read: times, counts, memory and the bill leave {them} out; the output is whole"
+    return f"{word} {names} left no readable record: times, counts, memory and the bill do not include {them}; the output is complete"
 
 
 def wrong_rank(record: Mapping[str, Any]) -> str | None:
-    """The first key of a worker's record that is not what a worker writes."""
+    """The first key of a worker's record that is missing or has a value that no worker writes; `None` where all are right."""
     tables = [("seconds", RANK_SECONDS), ("meter", FIELDS), ("meter_layers", FIELDS)]
     for where, names in tables:
         if not isinstance(table := record.get(where), dict):
@@ -117,14 +117,14 @@ def _is_timeline(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a record may have it as a figure."""
+    """Whether a record may hold this value as a figure: a number from 0 to 10^18."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST
 
 
 def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
-    """Write the record of a run below ``home``: the result but its output, and what makes it repeatable. Warns where it cannot.
+    """Write the record of a run below ``home``: the result without its output, and what repeats the run. A failure is a warning.
 
-    ``about``: objective, seed, faults, batches, model (its digest), note, and began in seconds since 1970.
+    ``about``: objective, seed, faults, batches, model (its digest), note, and began (seconds since 1970).
     """
     file = home / "runs" / f"{result.run}.json"
     aside = file.with_suffix(".new")
@@ -136,7 +136,7 @@ def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         aside.write_bytes(seal(record))
         aside.replace(file)
-    except Exception as error:  # of any kind: the run was paid for, and its result is there
+    except Exception as error:  # of any kind: the result is there and paid for
         with suppress(OSError):
             aside.unlink(missing_ok=True)
         reason = error.strerror or error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
@@ -144,7 +144,7 @@ def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
 
 
 def warn(text: str) -> None:
-    """A warning, on standard error where warnings are errors: what it warns of must not cost the result."""
+    """Warn, in a way that never raises: where warnings are errors, the text goes to standard error, and the result is not lost."""
     try:
         warnings.warn(text, stacklevel=3)
     except Warning:
@@ -153,5 +153,5 @@ def warn(text: str) -> None:
 
 
 def plain(text: str) -> str:
-    """The text, fit for a line on a screen: what controls it, or is half a character, is a question mark."""
+    """The text as one line for a screen: control characters and halves of characters become question marks."""
     return "".join("?" if unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") else each for each in text)

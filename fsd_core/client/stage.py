@@ -1,8 +1,8 @@
-"""Putting a run's shards and inputs into the object store, once: their keys are hashes of what they are made from.
+"""Stages the shards and inputs of a run in the object store, once: their keys are hashes of what they are made from.
 
-A manifest is written after all that it stands for, so that its presence means that nothing needs to be built or uploaded.
-Who finds that something is gone or damaged all the same forgets the manifest (`forget`) and stages again. A run that reads
-meanwhile what is put once more reads the same: equal shards have equal bytes, and inputs are read in one request.
+A manifest is written after all the objects that it covers, so where there is a manifest, nothing has to be built or uploaded. If objects
+are gone or damaged all the same, the client removes the manifest (`forget`) and stages again. A run that reads an object while another
+client writes it again reads the same bytes: equal content has equal bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,24 +25,25 @@ if TYPE_CHECKING:
     from fsd_core.model import Model
     from fsd_core.partition import ExchangePlan, Partition
 
-__all__ = ["Staged", "forget", "inputs", "shards"]
+__all__ = ["forget", "inputs", "shards"]
 
-Tell = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Staged:
-    """Keys of what was staged."""
-
-    keys: list[str]
+UPLOADS = 8  # under way at a time: the objects need not all be in memory at once
+Progress = Callable[[int, int], None]  # called with the number of objects staged and of all objects
 
 
 def shards(
-    store: Store, model: Model, partition: Partition, plan: Callable[[], ExchangePlan], pool: ThreadPoolExecutor, tell: Tell
-) -> Staged:
-    """One shard a rank. ``plan`` is asked for only where something must be built."""
+    store: Store,
+    model: Model,
+    partition: Partition,
+    plan: ExchangePlan,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+    *,
+    again: bool = False,
+) -> list[str]:
+    """Stage one shard for each rank; returns their keys. ``again``: also where they are staged already."""
     digest = _digest(shard.FORMAT, model.digest, partition.digest)
-    return _stage(store, digest, partition.workers, lambda rank: shard.build(model, partition, plan(), rank), pool, tell)
+    return _stage(store, digest, partition.workers, lambda rank: shard.build(model, partition, plan, rank), pool, progress, again)
 
 
 def inputs(
@@ -52,11 +52,16 @@ def inputs(
     batches: Sequence[int],
     model: Model,
     partition: Partition,
-    plan: Callable[[], ExchangePlan],
+    plan: ExchangePlan,
     pool: ThreadPoolExecutor,
-    tell: Tell,
-) -> Staged:
-    """The input rows that each rank needs, one object a batch and rank. ``samples``: scipy CSR (samples, inputs) float32."""
+    progress: Progress,
+    *,
+    again: bool = False,
+) -> list[str]:
+    """Stage the input rows that each rank needs, one object for each batch and rank; returns their keys, all ranks of a batch together.
+
+    ``samples``: scipy CSR (samples, inputs) float32. ``batches``: the number of samples of each batch. ``again``: as for `shards`.
+    """
     content = hashlib.sha256(repr(samples.shape).encode())
     for array in (samples.indptr.astype(np.int64), samples.indices.astype(np.int32), samples.data):
         content.update(np.ascontiguousarray(array).data)
@@ -64,13 +69,14 @@ def inputs(
     rows = samples.T.tocsr()  # (inputs, samples)
     starts = np.concatenate([[0], np.cumsum(batches)])
 
-    def block(batch: int, rank: int) -> bytes:
-        part = rows[plan().inputs(rank)][:, starts[batch] : starts[batch + 1]]
+    def build(number: int) -> bytes:
+        batch, rank = divmod(number, partition.workers)
+        part = rows[plan.inputs(rank)][:, starts[batch] : starts[batch + 1]]
         values = np.zeros((part.shape[0], 1 + part.shape[1]), np.float32)
         values[:, 1:] = part.toarray()
         return encode(Block(values, np.arange(part.shape[1], dtype=np.int32), part.shape[1]))
 
-    return _stage(store, digest, len(batches) * partition.workers, lambda n: block(*divmod(n, partition.workers)), pool, tell)
+    return _stage(store, digest, len(batches) * partition.workers, build, pool, progress, again)
 
 
 def _digest(*parts: str) -> str:
@@ -78,31 +84,35 @@ def _digest(*parts: str) -> str:
 
 
 def forget(store: Store, key: str) -> None:
-    """Stage anew, next time, all content of the digest to which ``key`` belongs. Thread-safe, and harmless to other clients' runs."""
+    """Remove the manifest that covers ``key``: then its content is staged again. Thread-safe, and harmless to runs of other clients."""
     store.delete([keys.manifest(key)])
 
 
-def _stage(store: Store, digest: str, count: int, make: Callable[[int], bytes], pool: ThreadPoolExecutor, tell: Tell) -> Staged:
-    """What the manifest stands for, made and uploaded where there is none."""
+def _stage(
+    store: Store, digest: str, count: int, build: Callable[[int], bytes], pool: ThreadPoolExecutor, progress: Progress, again: bool
+) -> list[str]:
+    """The keys of ``count`` objects. Where no manifest covers them, ``build`` makes each from its number, and it is uploaded."""
     names = [f"{keys.content(digest)}{number}" for number in range(count)]
     manifest = keys.manifest(names[0])
-    if _whole(store.find(manifest), count):
-        tell(count, count)
-        return Staged(names)
+    if again:
+        forget(store, names[0])
+    if _covers(store.find(manifest), count):
+        progress(count, count)
+        return names
     uploads = []
     for number, name in enumerate(names):
-        uploads.append(pool.submit(store.put, name, make(number)))
-        tell(number + 1, count)
-        if number >= 8:
-            uploads[number - 8].result()  # a few in flight, not all in memory
+        uploads.append(pool.submit(store.put, name, build(number)))
+        progress(number + 1, count)
+        if number >= UPLOADS:
+            uploads[number - UPLOADS].result()
     for upload in uploads:
         upload.result()
     store.put(manifest, seal({"objects": count}))
-    return Staged(names)
+    return names
 
 
-def _whole(manifest: bytes | None, count: int) -> bool:
-    """Whether a manifest stands for ``count`` objects; one that is damaged counts as none."""
+def _covers(manifest: bytes | None, count: int) -> bool:
+    """Whether a manifest covers ``count`` objects; a damaged one covers none."""
     try:
         return manifest is not None and unseal(manifest, "the manifest") == {"objects": count}
     except Damaged:

@@ -1,1 +1,1 @@
-"""What client and workers agree on: how a run is configured, launched, split into shards, and ended early."""
+"""What client and workers agree on: the configuration of a run, launches, shards, and how a run that fails is ended."""

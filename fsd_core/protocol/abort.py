@@ -1,7 +1,7 @@
-"""How a run ends early: its reason is written where everybody looks, and an abort is sent to every rank.
+"""How a run that fails is ended: the failure is written into the object store, and an abort is sent to every rank.
 
-A failure is told when both were done. Each is tried even if the other cannot be: either may be the one that is left. The reason
-(the object ``error``) stays until the slot's next run, so that workers who look late still find it.
+Both are tried, even where the first one fails: a reader may see only one of them. The written failure (the object ``error``) stays
+until the next run on the slot, so that workers that look late still find it.
 """
 
 from __future__ import annotations
@@ -23,24 +23,26 @@ from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 
-__all__ = ["abort_peers", "report_exit", "report_failure", "tell"]
+__all__ = ["abort_peers", "end_run", "report_exit", "report_failure"]
 
 REPORT_S = 10.0
 
 
-def tell(store: Store, keys: RunKeys, error: RunFailed, send: Callable[[], None] | None) -> None:
-    """Write the reason, unless another came first, then ``send`` the abort. Raises what either raised, after both were tried."""
+def end_run(store: Store, keys: RunKeys, error: RunFailed, send_abort: Callable[[], None] | None) -> None:
+    """Write the failure, unless another failure is written already, then call ``send_abort``.
+
+    Both are tried. Raises what the write or the call raised.
+    """
     try:
         store.create(keys.error, describe(error))
     finally:
-        if send is not None:
-            send()
+        if send_abort is not None:
+            send_abort()
 
 
-def abort_peers(provider: Provider, resources: Resources, launch: LaunchPayload, workers: int, error: RunFailed, retry: Retry) -> None:
-    """Send the abort to every rank but the launch's own (-1: to all), over a connection of its own."""
-    me = RankIdentity(launch.run, launch.epoch, launch.rank, workers, retry.deadline)
-    with closing(provider.messages(resources, launch.slot)) as messages, ThreadPoolExecutor(4) as pool:
+def abort_peers(provider: Provider, resources: Resources, slot: int, me: RankIdentity, error: RunFailed, retry: Retry) -> None:
+    """Send the abort to every rank of the run except ``me.rank`` (-1: to all ranks), over a connection of its own."""
+    with closing(provider.messages(resources, slot)) as messages, ThreadPoolExecutor(4) as pool:
         QueueChannel(messages, ChannelConfig(me, {}, retry, pool)).abort(error, retry)
 
 
@@ -53,10 +55,11 @@ def report_exit(
     layer: int | None = None,
     resources: Resources | None = None,
 ) -> bool:
-    """Tell the run of a launch that its function died, so that nobody waits for it. ``resources``: where this is no function.
+    """Report to a run that one of its functions died, so that nobody waits for that function. ``payload`` is what launched it.
 
-    Nothing is reported of a function that was beaten to the claim by another (``nonce`` must be what `fsd_core.worker.handle` was
-    given), nor of one that had not claimed its rank, since it is launched again: then the answer is `False`.
+    ``nonce`` is the one that `fsd_core.worker.handle` got; ``layer`` (1-based) is where the function died, as far as known.
+    ``resources`` are needed where the caller is no function of the app. A function that lost the claim of its rank to another function
+    is not reported. Returns `False` where nobody has claimed the rank, since its launcher starts it again, else `True`.
     """
     fields = json.loads(payload)
     if "probe" in fields:
@@ -69,28 +72,29 @@ def report_exit(
         store = Store(objects, retry)
         claim = store.find(keys.claim(launch.rank))
         data = store.find(keys.config)
-        if data is None or (claim is not None and not _claimed(claim, nonce)):
+        if data is None or (claim is not None and not _may_be_claim_of(claim, nonce)):
             return True
         if claim is None:
             return False
         config = RunConfig.unpack(data)
         error = RunFailed(Code.UNAVAILABLE, reason, rank=launch.rank, layer=layer)
 
-        def send() -> None:
-            abort_peers(provider, resources, launch, config.workers, error, retry)
+        def send_abort() -> None:
+            me = RankIdentity(launch.run, launch.epoch, launch.rank, config.workers, retry.deadline)
+            abort_peers(provider, resources, launch.slot, me, error, retry)
 
-        tell(store, keys, error, send if config.queued else None)
+        end_run(store, keys, error, send_abort if config.queued else None)
     return True
 
 
 def report_failure(provider: Provider, resources: Resources, failure: Failure) -> None:
-    """`report_exit` of what `InvokeDriver.failures` brought."""
+    """Report a `Failure` that `InvokeDriver.failures` returned, by `report_exit`."""
     report_exit(failure.payload, provider, failure.reason, nonce=failure.nonce, resources=resources)
 
 
-def _claimed(claim: bytes, nonce: str | None) -> bool:
-    """Whether a claim may be of the function with this nonce."""
+def _may_be_claim_of(claim: bytes, nonce: str | None) -> bool:
+    """Whether a claim may be that of the function with this nonce."""
     try:
         return nonce is None or unseal(claim, "the claim").get("nonce") == nonce
-    except Damaged:  # it cannot be told whose it is, and a run that waits for a dead function is worse than one that ends
+    except Damaged:  # nobody knows whose claim it is, and a run that waits for a dead function is worse than a run that ends
         return True

@@ -1,60 +1,60 @@
-"""What all workers of a run share: written by the client into the object store, read by every worker first."""
+"""The configuration of a run, which all its workers share: the client writes it into the object store, each worker reads it first."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import attrs
 
+from fsd_core.common.fields import boolean, choice, integer, key, listed, nullable, number, read, text
 from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
-from fsd_core.errors import RunFailed
+from fsd_core.errors import InputError, RunFailed
 
-__all__ = ["VERSION", "RunConfig"]
+__all__ = ["CHANNELS", "OBJECTIVES", "VERSION", "RunConfig"]
 
 VERSION = 2
+CHANNELS = ("queue", "object", "hybrid")  # what activations can travel through
+OBJECTIVES = ("cost", "latency")  # what a run can make small
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class RunConfig:
-    """Names, never secrets. ``batches``: sample counts; ``inputs``: key by batch, then rank.
+    """One run: names, never secrets."""
 
-    ``keep``: hold the shard in memory between batches, instead of reading it again. ``start_s``: how long the launches of all ranks
-    may take together. ``outage_s``: how long a service may be unreachable.
-    """
-
-    version: int
-    run: str
-    channel: str
-    workers: int
-    branching: int
-    layers: int
-    batches: list[int]
-    keep: bool
-    shards: list[str]
-    inputs: list[list[str]]
-    objective: str
-    faults: str | None
-    started: float
-    start_s: float
-    outage_s: float
+    version: int = key(integer(1))
+    run: str = key(text())
+    channel: str = key(choice(*CHANNELS))
+    workers: int = key(integer(1))
+    branching: int = key(integer(1))
+    layers: int = key(integer(1))
+    batches: list[int] = key(listed(integer(1), filled=True))  # samples of each batch
+    keep: bool = key(boolean())  # a worker holds its shard in memory between batches, else it reads the shard again for each batch
+    shards: list[str] = key(listed(text(), filled=True))  # key of the shard, by rank
+    inputs: list[list[str]] = key(listed(listed(text(), filled=True), filled=True))  # key of the input rows, by batch and rank
+    objective: str = key(choice(*OBJECTIVES))
+    faults: str | None = key(nullable(text()))
+    started: float = key(number())  # seconds since 1970, on the client's clock
+    start_s: float = key(number())  # how long the launches of all ranks may take together, in seconds
+    outage_s: float = key(number())  # how long a service may be unreachable, in seconds
 
     @property
     def queued(self) -> bool:
-        """Whether the ranks have queues on which they hear of an abort."""
+        """Whether the ranks have queues, on which they also hear of an abort."""
         return self.channel != "object" and self.workers > 1
 
     def pack(self) -> bytes:
-        """As sealed JSON."""
-        return seal(asdict(self))
+        """The configuration as sealed JSON."""
+        return seal(attrs.asdict(self, recurse=False))
 
     @staticmethod
     def unpack(data: bytes) -> RunConfig:
-        """From sealed JSON of this version. Raises `RunFailed` on any other, and where it is damaged."""
+        """The configuration that `pack` made. Raises `RunFailed` (`Code.INVALID`) where it is damaged or of another version."""
         try:
             found = unseal(data, "the run's configuration")
-        except Damaged as error:
+            if found.get("version") != VERSION:
+                raise InputError(
+                    f"the run's configuration has version {found.get('version')!r}: expected {VERSION}, which this worker reads: "
+                    "deploy the app again"
+                )
+            return read(RunConfig, found, "the run's configuration: ")
+        except (Damaged, InputError) as error:
             raise RunFailed(Code.INVALID, str(error)) from error
-        if found.get("version") != VERSION or found.keys() != {field.name for field in fields(RunConfig)}:
-            raise RunFailed(
-                Code.INVALID, f"the run's configuration has version {found.get('version')}, this worker reads {VERSION}: deploy again"
-            )
-        return RunConfig(**found)

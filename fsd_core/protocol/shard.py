@@ -1,12 +1,13 @@
-"""What one rank needs of a model: its rows of every layer, and whom it exchanges rows with. Built by the client, read by a worker.
+"""Shards: a shard holds what one rank needs of a model: its rows of every layer, and the ranks that it exchanges rows with.
 
-A shard is one object: a preamble (magic, length and CRC-32 of the head, CRC-32 of the preamble so far), a head (sizes and
-checksums of the layers, who sends to this rank before each), then a segment a layer, in order. Head and segments use the
-safetensors layout. Equal arguments give equal bytes. A worker reads the head first, then the segments by range, a few at
-a time and one read ahead, so that it computes while the rest is on its way. It uses no byte whose checksum it did not compare.
+The client builds shards, a worker reads one. A shard is one object: a preamble (magic, length and CRC-32 of the head, CRC-32 of these
+three), a head (sizes and checksums of the layers; which ranks send to this rank before each layer), then one segment a layer, in order.
+Head and segments have the safetensors layout. Equal arguments give equal bytes. A worker reads the head first, then the segments by
+range, several in a request, and always one request ahead, so that it computes while the next segments arrive. It compares the checksum
+of all bytes before it uses them.
 
-A rank's columns of a layer are renumbered: first those of its own rows that it multiplies, then the rows of each source
-in ascending order of the source's rank. So the multiply is split into what can start at once and what must be awaited.
+The columns of a rank's weights are renumbered: first the rank's own rows of the layer before, then the rows of each source, ascending
+by the rank of the source. So the multiplication has a local part, which can start at once, and a remote part, which waits for sources.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,29 +42,25 @@ HEAD_BYTES = 64 * 1024
 READ_BYTES = 4 << 20
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@attrs.frozen(eq=False)
 class LayerShard:
-    """One rank's part of one layer, ready to multiply.
+    """One rank's part of one layer, ready to multiply. "Held rows" are the rank's own rows of the layer before."""
 
-    ``own``: which of the previous layer's own rows the local weights multiply (`None`: all of them, in order).
-    ``receives``: (source, rows) in column order of the remote weights. ``sends``: (target, positions in the own rows).
-    """
-
-    local: Weights
-    remote: Weights | None
-    own: NDArray[np.int32] | None
-    bias: NDArray[np.float32]
+    local: Weights  # (rows, held rows that are multiplied)
+    remote: Weights | None  # (rows, received rows); `None` where nothing is received
+    own: NDArray[np.int32] | None  # positions of the multiplied rows among the held rows; `None`: all of them, in order
+    bias: NDArray[np.float32]  # (rows,)
     activation: str
     clip: float | None
-    challenge: bool
-    receives: list[tuple[int, int]]
-    sends: list[tuple[int, NDArray[np.int32]]]
+    challenge: bool  # the bias is added only where the product is nonzero
+    receives: list[tuple[int, int]]  # (source, number of rows), in the column order of the remote weights
+    sends: list[tuple[int, NDArray[np.int32]]]  # (target, positions among the held rows)
 
 
 def build(model: Model, partition: Partition, plan: ExchangePlan, rank: int) -> bytes:
-    """The shard object of one rank."""
+    """The bytes of the shard of ``rank``."""
     segments, sources = [], []
-    held = plan.inputs(rank)  # what the rank has at hand before a layer: staged inputs, then its own outputs
+    held = plan.inputs(rank)  # the rows that the rank has before a layer: staged inputs, then its own outputs
     for number, layer in enumerate(model.layers, 1):
         rows = np.flatnonzero(partition.owners[number] == rank).astype(np.int32)
         receives = dict(sorted(plan.receives(number, rank).items())) if number > 1 else {}
@@ -74,7 +71,7 @@ def build(model: Model, partition: Partition, plan: ExchangePlan, rank: int) -> 
     head: dict[str, NDArray[Any]] = {
         "sizes": np.array([len(segment) for segment in segments], np.int64),
         "checksums": np.array([zlib.crc32(segment) for segment in segments], np.uint32),
-        "source_counts": np.array([len(some) for some in sources], np.int32),
+        "source_counts": np.array([len(each) for each in sources], np.int32),
         "sources": np.concatenate(sources),
     }
     packed = b"".join(tensors.pack(head))
@@ -127,29 +124,33 @@ def _segment(
 
 
 def _positions(held: NDArray[np.int32], groups: list[NDArray[np.int32]]) -> NDArray[np.int32]:
-    """Where the rows of all groups stand among the held ones."""
+    """int32: the positions of the rows of all groups among the held rows, one group after another."""
     return np.searchsorted(held, np.concatenate([*groups, np.zeros(0, np.int32)])).astype(np.int32)
 
 
 def predicted_bytes(model: Model, partition: Partition, plan: ExchangePlan, rank: int, samples: int) -> int:
-    """An upper estimate of what one rank needs for a batch of ``samples``, beside process and shard: every sample live in every layer."""
-    most = 0
+    """An upper estimate of the memory in bytes that one rank needs for a batch of ``samples``, in addition to its process and its shard.
+
+    It assumes that every sample stays live in every layer.
+    """
+    peak = 0
     held = len(plan.inputs(rank))
     for number, layer in enumerate(model.layers, 1):
         rows = int(np.count_nonzero(partition.owners[number] == rank))
         away = sum(len(ids) for ids in plan.receives(number, rank).values()) if number > 1 else 0
-        # Held, its part that is multiplied, arrived, put together; product of both parts and the activation's temporaries.
+        # Held rows and their multiplied part; received rows and their copy in one array; both products and the activation's temporaries.
         values = (2 * held + 2 * away + 4 * rows) * (samples + 1)
         nonzeros, size = layer.nonzeros * rows // layer.outputs, rows * (held + away)
-        most = max(most, 4 * values + 8 * nonzeros + (4 * size if nonzeros >= DENSE_SHARE * size / 2 else 0))
+        peak = max(peak, 4 * values + 8 * nonzeros + (4 * size if nonzeros >= DENSE_SHARE * size / 2 else 0))
         held = rows
-    return most
+    return peak
 
 
 class ShardReader:
-    """Reads the shard ``key``. ``read(key, start, end)`` gets a range of it; with ``keep``, layers can be iterated again without reads.
+    """Reads the layers of the shard at ``key``, as often as it is iterated. Raises `DamagedContent` where a checksum differs.
 
-    Raises `DamagedContent` where a checksum differs.
+    ``read(key, start, end)`` returns the bytes [start, end) of an object, fewer where the object ends before. ``pool`` reads ahead.
+    ``keep``: hold the shard in memory after the first iteration, so that later ones read nothing.
     """
 
     def __init__(self, key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool) -> None:
@@ -163,10 +164,11 @@ class ShardReader:
         self._ends = _START + len(head) + np.cumsum(arrays["sizes"])
         self._starts = self._ends - arrays["sizes"]
         self._checksums = arrays["checksums"].tolist()
-        self.sources = [part.tolist() for part in np.split(arrays["sources"], np.cumsum(arrays["source_counts"])[:-1])]
+        # By layer: the ranks that send to this rank before it.
+        self.sources: list[list[int]] = [part.tolist() for part in np.split(arrays["sources"], np.cumsum(arrays["source_counts"])[:-1])]
 
     def _head(self) -> bytes:
-        """The head, once its checksum was compared: its length is believed after that of the preamble was."""
+        """The head. The checksum of the preamble is compared before the length in it is used, and then that of the head."""
         begin = self._begin[:_START]
         if len(begin) < _START or _CRC.unpack_from(begin, _PREAMBLE.size)[0] != zlib.crc32(begin[: _PREAMBLE.size]):
             raise self._damaged(f"its first {_START} bytes are no preamble, or their checksum differs")
@@ -185,7 +187,7 @@ class ShardReader:
 
     @property
     def layers(self) -> int:
-        """How many layers the model has."""
+        """The number of layers of the model."""
         return len(self._checksums)
 
     def __iter__(self) -> Iterator[LayerShard]:
@@ -208,11 +210,13 @@ class ShardReader:
                 yield _layer(segment)
 
     def _groups(self) -> list[tuple[int, int]]:
-        """Layers [first, last) that are read together."""
+        """Pairs of first and last: the layers [first, last) are read in one request."""
         groups = [(0, 1)]
         for layer in range(1, self.layers):
             first, last = groups[-1]
-            if first > 0 and self._ends[layer] - self._starts[first] <= READ_BYTES:  # the first layer comes alone: it is waited for
+            if (
+                first > 0 and self._ends[layer] - self._starts[first] <= READ_BYTES
+            ):  # the first layer has a request of its own: the worker waits for it
                 groups[-1] = (first, last + 1)
             else:
                 groups.append((layer, layer + 1))
@@ -222,13 +226,13 @@ class ShardReader:
         return self._range(int(self._starts[first]), int(self._ends[last - 1]))
 
     def _range(self, start: int, end: int) -> bytes:
-        """The bytes [start, end) of the object, of which the beginning is here already."""
+        """The bytes [start, end) of the object. Its beginning was read with the head."""
         have = self._begin[start:end]
         return have if len(have) == end - start else have + self._read(self._key, start + len(have), end)
 
 
 def _layer(segment: memoryview) -> LayerShard:
-    """One layer from its segment, whose checksum was compared."""
+    """One layer from its segment. The caller has compared the checksum of the segment."""
     infos, metadata, _ = tensors.header(segment)
     arrays = {name: tensors.view(segment, info) for name, info in infos.items()}
     rows, own = len(arrays["bias"]), int(metadata["own"])

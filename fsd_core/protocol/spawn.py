@@ -1,8 +1,8 @@
-"""Starting functions, making sure that they started, and hearing of those that died.
+"""Starts functions, makes sure that they started, and reports those that died.
 
-A launch can be late, doubled or lost on every platform. Whoever starts ranks (the client the root, a worker its children)
-looks for their claims, and launches again what did not claim in time. A second launch of a rank that did start is
-harmless: the claim has one winner.
+On every platform a launch can be late, doubled or lost. Whoever starts ranks (the client starts the root, a worker starts its
+children) looks for their claims, and launches a rank again that did not claim in time. A second launch of a rank that did start is
+harmless: only one function can win the claim.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import attrs
+
+from fsd_core.common.fields import integer, key, number, read, text
 from fsd_core.driver import WORKER, Code, Failure, InvokeDriver, InvokeLimits, Launch
-from fsd_core.errors import InputError, RunFailed
+from fsd_core.errors import RunFailed
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
@@ -26,49 +28,47 @@ __all__ = ["LaunchPayload", "Spawner", "start_limit_s"]
 
 ATTEMPTS = 4
 FIRST_CHECK_S = 1.0
-LISTEN_S = 0.5
-FINAL = frozenset({Code.NOT_FOUND, Code.DENIED, Code.INVALID, Code.TOO_LARGE})  # launching again cannot help
+LAST_CHECK_S = 4.0
+FAILURES_S = 0.5  # between two requests for failures
+FINAL = frozenset({Code.NOT_FOUND, Code.DENIED, Code.INVALID, Code.TOO_LARGE})  # another launch cannot help
 
 
 def start_limit_s(limits: InvokeLimits) -> float:
-    """How long a rank is launched again before it counts as lost, in seconds: attempt k gets k times `InvokeLimits.start_s`."""
+    """How long one rank may take to start before the run fails, in seconds: attempt k may take k times `InvokeLimits.start_s`."""
     return limits.start_s * sum(range(1, ATTEMPTS + 1))
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class LaunchPayload:
-    """What a launch carries: all else a worker reads from the run's configuration. ``deadline``: seconds since the epoch."""
+    """What a launch carries. A worker reads everything else from the run's configuration."""
 
-    app: str
-    slot: int
-    epoch: int
-    run: str
-    rank: int
-    attempt: int
-    deadline: float
+    app: str = key(text())
+    slot: int = key(integer(0))
+    epoch: int = key(integer(1))  # of the slot's lease
+    run: str = key(text())
+    rank: int = key(integer(0))
+    attempt: int = key(integer(0))  # of launching this rank
+    deadline: float = key(number())  # of the run, in seconds since 1970
 
     def pack(self) -> bytes:
-        """As JSON."""
-        return json.dumps(asdict(self)).encode()
+        """The payload as JSON."""
+        return json.dumps(attrs.asdict(self, recurse=False)).encode()
 
     @staticmethod
-    def unpack(fields: dict[str, Any]) -> LaunchPayload:
-        """From decoded JSON. Raises `InputError` naming the field that is missing or of the wrong type."""
-        for name in LaunchPayload.__slots__:
-            if not isinstance(fields.get(name), {"app": str, "run": str, "deadline": float}.get(name, int)):
-                raise InputError(f"launch payload: {name} is {fields.get(name)!r}, which a launch never carries")
-        return LaunchPayload(**{name: fields[name] for name in LaunchPayload.__slots__})
+    def unpack(fields: Mapping[str, Any]) -> LaunchPayload:
+        """The payload from decoded JSON. Raises `InputError` that names the key that is unknown, missing, or of a wrong value."""
+        return read(LaunchPayload, fields, "launch payload: ")
 
 
-@dataclass(slots=True)
+@attrs.frozen
 class _Child:
     payload: LaunchPayload
     launch: Launch
-    since: float
+    since: float  # when it was launched, on the monotonic clock
 
 
 class Spawner:
-    """Starts ranks, checks their claims, and hands to ``report`` each function of the run that the platform saw die."""
+    """Starts ranks, checks their claims, and calls ``report`` with each function of the run of which the platform says that it died."""
 
     def __init__(self, invoker: InvokeDriver, store: Store, retry: Retry, keys: RunKeys, report: Callable[[Failure], None]) -> None:
         self._invoker = invoker
@@ -82,7 +82,7 @@ class Spawner:
         self._lock = threading.Lock()
 
     def start(self, payloads: Iterable[LaunchPayload]) -> None:
-        """Launch each."""
+        """Launch a function for each payload."""
         for payload in payloads:
             self._waiting.append(self._launch(payload))
 
@@ -91,21 +91,20 @@ class Spawner:
         return _Child(payload, self._retry.call(self._invoker, f"launch of rank {payload.rank}", request), time.monotonic())
 
     def check(self) -> bool:
-        """Look once for the claims that are missing; launch again what is late or refused. `True` once all have claimed.
+        """Look once for each missing claim, and launch the ranks again that are late or were refused. `True` once all have claimed.
 
-        Raises `RunFailed` for a rank that did not start after several launches, or whose functions all ended with their host.
-        Thread-safe.
+        Raises `RunFailed` for a rank that did not start after several launches, and where the host of all functions ended. Thread-safe.
         """
         with self._lock:
             self._waiting = [again for child in self._waiting if (again := self._check(child)) is not None]
-            if self._invoker.limits.end_with_client:  # only there does what became of a launch say that the function ended
+            if self._invoker.limits.end_with_client:  # only then does the state of a launch show that the function ended
                 for child in self._claimed:
                     if (code := child.launch.poll()) is not None:
                         raise RunFailed(code, child.launch.text or "the host of the functions ended")
             return not self._waiting
 
     def _check(self, child: _Child) -> _Child | None:
-        """`None` if the child has claimed, else what to look for next time."""
+        """`None` if the child has claimed its rank, else the launch to look at next time."""
         payload, waited = child.payload, time.monotonic() - child.since
         if self._store.find(self._keys.claim(payload.rank)) is not None:
             self._claimed.append(child)
@@ -114,45 +113,45 @@ class Spawner:
         if code is None and waited < self._invoker.limits.start_s * (1 + payload.attempt):
             return child
         if payload.attempt + 1 >= ATTEMPTS or code in FINAL:
-            told = f": {child.launch.text}" if child.launch.text else ""
-            why = f"the platform says {code.name}{told}" if code else f"no claim {waited:.0f} s after launch {payload.attempt + 1}"
+            detail = f": {child.launch.text}" if child.launch.text else ""
+            why = f"the platform says {code.name}{detail}" if code else f"no claim {waited:.0f} s after launch {payload.attempt + 1}"
             raise RunFailed(code or Code.UNAVAILABLE, f"did not start: {why}", rank=payload.rank)
         self._retry.pause(payload.attempt)
-        return self._launch(replace(payload, attempt=payload.attempt + 1))
+        return self._launch(attrs.evolve(payload, attempt=payload.attempt + 1))
 
     def watch(self, stop: threading.Event, first_s: float = FIRST_CHECK_S) -> None:
-        """`check` with growing waits until all have claimed or the event ``stop`` is set."""
+        """Call `check` after ``first_s`` seconds, then at growing intervals, until all have claimed or the event ``stop`` is set."""
         while not stop.wait(first_s) and time.time() < self._retry.deadline and not self.check():
-            first_s = min(2 * first_s, 4.0)
+            first_s = min(2 * first_s, LAST_CHECK_S)
 
-    def listen(self) -> None:
-        """Ask the platform once for functions that died, where it says so. Those of runs long over are forgotten on the way.
+    def report_deaths(self) -> None:
+        """Ask the platform once for functions that died, where the platform knows, and report those of this run.
 
-        What could not be asked or reported is left to the next call.
+        The request also removes the failures of runs that are over. What could not be asked or reported is tried at the next call.
         """
         if self._invoker.limits.failures == "host":
             return
         with suppress(RunFailed):
-            for failure in self._retry.call(self._invoker, "ask for failures", partial(self._invoker.failures, self._is_mine_or_over)):
+            for failure in self._retry.call(self._invoker, "ask for failures", partial(self._invoker.failures, self._is_ours_or_over)):
                 if _run_of(failure.payload)[0] == self._keys.run:
-                    self._unreported.append(failure)  # the platform has forgotten it by now
+                    self._unreported.append(failure)  # kept here: the platform has removed it
         with suppress(RunFailed):
             while self._unreported:
                 self._report(self._unreported[0])
                 self._unreported.pop(0)
 
-    def keep_listening(self, stop: threading.Event) -> None:
-        """`listen` twice a second until the event ``stop`` is set."""
-        while not stop.wait(LISTEN_S):
-            self.listen()
+    def keep_reporting_deaths(self, stop: threading.Event) -> None:
+        """Call `report_deaths` twice a second until the event ``stop`` is set."""
+        while not stop.wait(FAILURES_S):
+            self.report_deaths()
 
-    def _is_mine_or_over(self, payload: bytes) -> bool:
+    def _is_ours_or_over(self, payload: bytes) -> bool:
         run, deadline = _run_of(payload)
         return run == self._keys.run or deadline <= time.time()
 
 
 def _run_of(payload: bytes) -> tuple[str | None, float]:
-    """The run of a launch, and its deadline; of what is no launch, no run and a deadline long over."""
+    """The run of a launch and its deadline in seconds since 1970; where the payload is no launch, no run and a deadline of 0."""
     with suppress(ValueError, TypeError, KeyError):
         fields = json.loads(payload)
         return str(fields["run"]), float(fields["deadline"])

@@ -1,4 +1,4 @@
-"""What the adapters of all clouds share: finding them, settings, provisioning, packages of functions, launches over HTTP."""
+"""What the adapters of all clouds share: the registry of providers, provisioning, packages of functions, launches over HTTP."""
 
 from fsd_core.providers.registry import find, installed
 

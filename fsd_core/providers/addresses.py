@@ -1,4 +1,4 @@
-"""Addresses of services in environment variables: which are well formed, and which are an emulator and not the cloud."""
+"""Addresses of services in environment variables: whether they are well-formed, and whether they lead to an emulator."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["address", "elsewhere"]
 
 
 def address(variable: str, *, bare: bool = False) -> str:
-    """The URL that an environment variable holds, "" where it is not set; ``bare``: HOST:PORT alone will do, and means http.
+    """The URL that an environment variable holds, "" where it is not set. ``bare``: HOST:PORT is allowed and means http://HOST:PORT.
 
-    Raises `InputError` where it is malformed, with its value but no password.
+    Raises `InputError` where the URL is malformed; the line shows it without a password.
     """
     text = os.environ.get(variable, "").strip()
     url = f"http://{text}" if bare and text and "://" not in text else text
@@ -26,14 +26,14 @@ def address(variable: str, *, bare: bool = False) -> str:
     except ValueError:
         fits = False
     if text and not fits:
-        raise InputError(f"{variable}={shown(text)}: expected http://HOST:PORT{' or HOST:PORT' if bare else ''}, or unset")
+        raise InputError(f"{variable}={shown(text)}: expected http://HOST:PORT{' or HOST:PORT' if bare else ''}, or no such variable")
     return url
 
 
 def elsewhere(addresses: Iterable[str], *domains: str) -> str | None:
-    """Host and port of the first address, a URL or host:port, whose host is in none of a cloud's own ``domains``; `None` if all are.
+    """Host and port of the first address (URL or host:port) that is in none of the cloud's own ``domains``; `None` if all are in one.
 
-    Nothing else of it is returned: there may be a password. Raises `InputError` where it is malformed; `address` says which one.
+    The other parts of an address may hold a password and are not returned. Raises `InputError` where an address is malformed.
     """
     for each in filter(None, addresses):
         try:

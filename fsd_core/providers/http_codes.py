@@ -1,4 +1,4 @@
-"""What a status of HTTP means as one of the ten codes of the contract."""
+"""The contract's `Code` for each status of HTTP."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ _STATUS = {
 
 
 def http_code(status: int) -> Code:
-    """What a status of HTTP means where a service's own word for the error is not known."""
+    """The code of an HTTP status, for errors of which the service names no cause that the adapter knows."""
     return Code.UNAVAILABLE if status >= 500 else _STATUS.get(status, Code.UNKNOWN)

@@ -1,11 +1,12 @@
-"""Launches as HTTP requests: where a function is an address, and the answer to a POST comes when the function ended.
+"""Launches as HTTP requests: the function has an address, and the answer to a POST arrives when the function has ended.
 
-A launch returns at once. A thread of its own sends it and holds the connection until the answer is there: platforms give a function
-its processor while a request is open, and the status of the answer is how whoever launched hears that a function was refused, or
-died (`InvokeLimits.failures` is ``told``). What the platform's adapter adds: where, whose headers, what a status means.
+``invoke`` returns at once. A thread for each launch sends the request and keeps the connection open until the answer arrives, because
+platforms give a function its processor only while a request is open. The status of the answer shows whether the platform refused the
+launch or the function died (`InvokeLimits.failures` is ``launcher``). The platform's adapter adds the address, the headers and the
+meaning of a status.
 
-The standard library's client, not urllib3 or requests: importing it is 25 to 40 ms of a cold start, urllib3 80 to 120, requests 110
-to 120 (two cores, after numpy), and it lets another thread hang up.
+The client is the standard library's: importing it takes 25 to 40 ms of a cold start, urllib3 80 to 120, requests 110 to 120 (two cores,
+after numpy), and another thread can close its connection.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import urlsplit
+
+import attrs
 
 from fsd_core.common.interrupt import remaining
 from fsd_core.driver import WORKER, Code, Failure, InvokeLimits, Refused
@@ -32,47 +34,54 @@ from fsd_core.providers.proxies import proxy_for
 __all__ = ["NONCE", "HttpInvoker", "PostLaunch", "code_of"]
 
 NONCE = "X-Fsd-Nonce"  # the header that names a launch: the handler passes it to `fsd_core.worker.handle`
-MOST_OPEN = 256  # answers that one process waits for at once: each is a thread and a connection
+MAX_OPEN = 256  # launches of one process that wait for their answers; each has a thread and a connection
 CONNECT_S = 10.0
 CLOSE_S = 1.0
-_LATE_S = 30.0  # an answer this much later than the function's time limit does not come
-_ALIVE_S = 30  # a connection this long silent is probed: routers forget what is idle, without a word
-_ALIVE = {"TCP_KEEPIDLE": _ALIVE_S, "TCP_KEEPALIVE": _ALIVE_S, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}  # the second is macOS's first
-_READ_BYTES, _TOLD_CHARS = 16 << 10, 300  # of an answer
+_LATE_S = 30.0  # how long after the function's time limit an answer can still arrive
+_ALIVE_S = 30  # a connection that is silent for this long is probed, since routers drop idle connections
+_ALIVE = {
+    "TCP_KEEPIDLE": _ALIVE_S,
+    "TCP_KEEPALIVE": _ALIVE_S,
+    "TCP_KEEPINTVL": 10,
+    "TCP_KEEPCNT": 6,
+}  # macOS: KEEPALIVE
+_READ_BYTES = 16 << 10  # of an answer's body
+_SHOWN_CHARS = 300  # of an answer's text, in errors
 _DIED = (Code.UNAVAILABLE, Code.DEADLINE)
 
 
 def code_of(status: int, text: str) -> Code | None:
-    """What an answer's status means for the launch; None: the function ran to its end, and told itself what it had to tell."""
+    """The error code that an answer's status means for its launch; `None`: the function ran to its end and reported its own errors."""
     if 200 <= status < 300:
         return None
     code = Code.DEADLINE if status == 504 else http_code(status)
-    return Code.INVALID if code is Code.UNKNOWN else code  # a redirection, for instance: a launch is not sent elsewhere
+    return Code.INVALID if code is Code.UNKNOWN else code  # for instance a redirection, which a launch does not follow
 
 
-@dataclass(eq=False, slots=True)
+@attrs.define(eq=False)
 class PostLaunch:
-    """One launch. ``text``: the answer's first words, or why there was none."""
+    """One launch. ``text``: the status and the first words of the answer, or why no answer arrived."""
 
     payload: bytes
-    nonce: str = field(default_factory=lambda: secrets.token_hex(16))
+    nonce: str = attrs.field(factory=lambda: secrets.token_hex(16))
     code: Code | None = None
     text: str = ""
-    ended: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = attrs.field(factory=threading.Event)
     socket: socket.socket | None = None
     hung_up: bool = False
 
     def poll(self) -> Code | None:
-        """The code once the answer said that the platform refused or lost the launch."""
+        """`None`, or the code of the error once the answer showed that the platform refused or lost the launch."""
         return self.code
 
 
 class HttpInvoker:
     """Implements `fsd_core.driver.InvokeDriver` but for ``native`` and ``service``; safe to call from several threads.
 
-    ``url``: the function's address, https unless it is this machine's. ``headers``: asked for each launch, before ``invoke`` returns, so
-    that tokens are fresh and an error of theirs is raised there. ``classify``: of errors. ``code_of``: of answers, see `code_of`.
-    ``cut_s``: a front end ends answers after so many seconds: what then happens to a connection says nothing of its function.
+    ``url``: the function's address, https unless it is on this machine. ``headers``: called for each launch, before ``invoke`` returns, so
+    that tokens are fresh and ``invoke`` raises their errors. ``classify``: the code of an error. ``code_of``: the code of an answer, see
+    `code_of`. ``cut_s``: the seconds after which the platform's front end closes connections; an error at that age shows nothing about
+    the function.
     """
 
     def __init__(
@@ -97,26 +106,26 @@ class HttpInvoker:
         self._lock = threading.Lock()
 
     def invoke(self, function: str, payload: bytes) -> PostLaunch:
-        """Send the payload, from a thread of its own. More than `MOST_OPEN` at once: raises `Refused` of THROTTLED."""
+        """Send the payload from a thread of its own. Raises `Refused` of THROTTLED where `MAX_OPEN` launches are open."""
         if function != WORKER:
-            raise Refused(Code.NOT_FOUND, f"function {function!r}: this app has {WORKER!r} alone")
+            raise Refused(Code.NOT_FOUND, f"function {function!r}: expected {WORKER!r}, the only function of an app")
         check_payload(self.limits.payload_bytes, payload)
         launch = PostLaunch(payload)
         headers = {"Content-Type": "application/json", **self._headers(), NONCE: launch.nonce}
         with self._lock:
-            if len(self._open) >= MOST_OPEN:
-                raise Refused(Code.THROTTLED, f"{MOST_OPEN} launches are waiting for their answers: that is the most of one process")
+            if len(self._open) >= MAX_OPEN:
+                raise Refused(Code.THROTTLED, f"{MAX_OPEN} launches of this process wait for their answers: expected fewer")
             self._open.add(launch)
         try:
             threading.Thread(target=self._hold, args=(launch, headers), name="fsd-launch", daemon=True).start()
-        except RuntimeError as error:  # the system has no more
+        except RuntimeError as error:  # the system has no more threads
             with self._lock:
                 self._open.discard(launch)
             raise Refused(Code.THROTTLED, f"launch: {error}") from error
         return launch
 
     def _hold(self, launch: PostLaunch, headers: Mapping[str, str]) -> None:
-        """Send, wait for the answer, note what it means."""
+        """The thread of a launch: send it, wait for the answer, keep what the answer means."""
         started, sent = time.monotonic(), False
         connection = None
         try:
@@ -127,7 +136,7 @@ class HttpInvoker:
             words = answer.read(_READ_BYTES).decode(errors="replace")
             code = self._code_of(answer.status, words)
             text = f"{answer.status} {answer.reason}: {_plain(words)}"
-        except Exception as error:  # whatever it is: nobody but this thread would hear of it
+        except Exception as error:  # of any kind: nothing above this thread would see it
             code = Code.DEADLINE if sent and isinstance(error, TimeoutError) else self._classify(error)
             code = Code.UNAVAILABLE if code is Code.UNKNOWN else code
             text = _plain(f"no answer: {type(error).__name__}: {error}")
@@ -154,7 +163,7 @@ class HttpInvoker:
         return (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
 
     def _connect(self, launch: PostLaunch) -> http.client.HTTPConnection:
-        """An open connection that waits as long as the function may take, by way of the environment's proxy if it named one."""
+        """An open connection, through the environment's proxy if it names one, with a time-out longer than the function's time limit."""
         host, port, secure = self._url.hostname or "", self._url.port, self._url.scheme == "https"
         at = (self._proxy.host, self._proxy.port) if self._proxy else (host, port)
         if secure:
@@ -173,11 +182,14 @@ class HttpInvoker:
         with self._lock:
             launch.socket = connection.sock
             if launch.hung_up:
-                raise ConnectionAbortedError("closed before it was sent")
+                raise ConnectionAbortedError("the driver was closed before the launch was sent")
         return connection
 
     def failures(self, take: Callable[[bytes], bool]) -> list[Failure]:
-        """Launches of this driver whose answer says that the function died, of whose payload ``take`` is true; each once. No request."""
+        """The launches of this driver whose answer shows that the function died and whose payload ``take`` accepts, each once.
+
+        Makes no request.
+        """
         with self._lock:
             failed, self._failed = self._failed, []
         taken = [launch for launch in failed if take(launch.payload)]
@@ -190,8 +202,8 @@ class HttpInvoker:
         return error.code if isinstance(error, Refused) else self._classify(error)
 
     def close(self) -> None:
-        """Wait a little for answers, since a platform may take from a function what it gave to an open request; then hang up."""
-        until = time.monotonic() + min(CLOSE_S, remaining() / 4)  # an interrupted client has more to give back
+        """Wait up to `CLOSE_S` seconds for answers, since a platform may stop a function whose request is closed; then close."""
+        until = time.monotonic() + min(CLOSE_S, remaining() / 4)  # an interrupted client needs the other three quarters for its clean-up
         with self._lock:
             waiting = list(self._open)
         for launch in waiting:
@@ -200,11 +212,11 @@ class HttpInvoker:
             for launch in self._open:
                 launch.hung_up = True
                 if launch.socket is not None:
-                    with suppress(OSError):  # it may be down already
-                        launch.socket.shutdown(socket.SHUT_RDWR)  # wakes its thread, which closes it
+                    with suppress(OSError):  # it may be closed already
+                        launch.socket.shutdown(socket.SHUT_RDWR)  # wakes the launch's thread, which closes the socket
 
 
 def _plain(text: str) -> str:
-    """An answer's words in a line: front ends answer in HTML."""
+    """The words of an answer in one line, without the tags of HTML, in which front ends answer."""
     words = re.sub(r"<(style|script|title)\b.*?</\1>|<[^>]*>", " ", text, flags=re.S | re.I)
-    return " ".join(words.split())[:_TOLD_CHARS]
+    return " ".join(words.split())[:_SHOWN_CHARS]

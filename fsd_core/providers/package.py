@@ -1,7 +1,7 @@
-"""What a function's platform is given: a zip with all that a worker imports and nothing more. Equal parts give equal bytes.
+"""The package of a function: a zip with all that a worker imports and nothing more. Equal contents give equal bytes.
 
-A `Recipe` says what goes in: this project's own source as it is installed here, and where the platform does not install the
-requirements itself, their wheels for its interpreter and its C library, whatever this machine has. What was built is kept in a folder.
+A `Recipe` lists the contents: the source of this project as it is installed on this machine and, where the platform does not install the
+requirements itself, their wheels for the platform's interpreter and C library. Packages that were built are kept in a folder.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+import attrs
 
 from fsd_core.common.home import made
 from fsd_core.driver import Code
@@ -26,18 +27,18 @@ from fsd_core.errors import InputError, RunFailed
 
 __all__ = ["Package", "Recipe", "Wheels", "command", "digest", "files", "manylinux", "sources", "stub", "write", "zipped"]
 
-_CLIENT_ONLY = (  # of fsd_core: nothing of a worker imports these
+_CLIENT_ONLY = (  # of fsd_core: no worker imports these
     *("cli/", "client/", "cost/", "report/", "config.py", "demo.py", "versions.py"),
-    *("providers/package.py", "providers/provisioning.py", "providers/settings.py"),
+    *(f"providers/{name}.py" for name in ("app_name", "package", "probes", "provisioning", "requests")),
 )
 _DROPPED_FOLDERS = {"tests", "__pycache__", "bin", "include"}
 _DROPPED_SUFFIXES = (".pyi", ".pyc", ".a", ".h", "/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")
-_FORMAT = "2"  # in every digest: a change of what is dropped, or of the zip itself, must not find what was built before
+_FORMAT = "2"  # part of every digest: raise it where this module changes, so that the cache gives no package of an earlier version
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Package:
-    """A zip and its sizes in bytes. ``digest``: 16 hexadecimal digits of what it was made of."""
+    """A zip, and its size unzipped in bytes. ``digest``: 16 hexadecimal digits of its contents."""
 
     digest: str
     body: bytes
@@ -47,22 +48,22 @@ class Package:
         return f"{len(self.body) / 2**20:.1f} MB zipped, {self.unzipped / 2**20:.1f} MB unzipped"
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Wheels:
-    """What is installed from ``requirements`` (a requirements.txt, every version pinned) for an interpreter of a platform."""
+    """The wheels of ``requirements`` (a requirements.txt with every version pinned) for the interpreter of a platform."""
 
     requirements: bytes
     python: str  # "3.12"
-    platforms: Sequence[str]  # the tags of wheels that it runs, the best first
+    platforms: Sequence[str]  # the tags of wheels that the platform runs, the best first
 
     def parts(self) -> list[tuple[str, bytes]]:
-        """For `digest`."""
+        """Everything that decides which wheels are installed, for `digest`."""
         return [("python", self.python.encode()), ("platforms", " ".join(self.platforms).encode()), ("requirements", self.requirements)]
 
     def installed(self, folder: Path, name: str, within_s: float | None = None) -> dict[str, bytes]:
-        """Path and content of what a worker may need of them; ``folder`` keeps what was installed, under a name that starts with ``name``.
+        """Path and content of the installed files that a worker may need. ``folder`` keeps them, below a name that starts with ``name``.
 
-        Raises `InputError` where pip is missing, `RunFailed` where pip cannot get a wheel, or not within so many seconds.
+        Raises `InputError` where pip is missing, `RunFailed` where pip cannot get a wheel, or not within ``within_s`` seconds.
         """
         target, found = folder / f"{name}-{digest(self.parts())}", {}
         if not target.is_dir():
@@ -70,7 +71,7 @@ class Wheels:
         for path in sorted(target.rglob("*")):
             inside = path.relative_to(target).as_posix()
             dropped = _DROPPED_FOLDERS.intersection(inside.split("/")[:-1]) or f"/{inside}".endswith(_DROPPED_SUFFIXES)
-            if path.is_file() and not dropped and not inside.startswith("zstandard/_cffi"):  # its second back end, for PyPy
+            if path.is_file() and not dropped and not inside.startswith("zstandard/_cffi"):  # the back end for PyPy
                 found[inside] = path.read_bytes()
         return found
 
@@ -84,40 +85,38 @@ class Wheels:
             try:
                 done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=within_s, check=False)
             except subprocess.TimeoutExpired as error:
-                text = (
-                    f"function package: pip did not get the wheels for Python {self.python} within the {error.timeout:.0f} s that were left"
-                )
-                raise RunFailed(Code.DEADLINE, f"{text}; `fsd deploy` begins with them again") from None
+                text = f"function package: pip did not get the wheels for Python {self.python} within {error.timeout:.0f} s"
+                raise RunFailed(Code.DEADLINE, f"{text}; `fsd deploy` tries again") from None
             if "No module named pip" in done.stderr:
                 raise InputError(f"function package: pip is missing: {sys.executable} -m ensurepip")
             if done.returncode:
                 last = (done.stderr.strip() or "no reason given").splitlines()[-1]
                 raise RunFailed(Code.UNAVAILABLE, f"function package: pip could not get the wheels for Python {self.python}: {last}")
-            with suppress(OSError):  # another process was first
+            with suppress(OSError):  # another process has made it already
                 os.rename(f"{scratch}/target", target)
 
 
-@dataclass(frozen=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class Recipe:
-    """What a package is made of. Sizes in bytes."""
+    """The contents of a package and the platform's limits, in bytes."""
 
-    name: str  # what its files in the cache start with: provider and runtime
+    name: str  # how the names of its files in the cache start: provider and runtime
     files: Mapping[str, bytes]  # path in the zip -> content
     wheels: Wheels | None = None
     below: str = ""  # the folder in the zip that the wheels are in, with a "/" at its end
-    platform: str  # as errors call it
-    most_zipped: int  # what it takes
-    most_unzipped: int
+    platform: str  # its name in errors
+    max_zipped: int
+    max_unzipped: int
 
     @property
     def digest(self) -> str:
-        """What identifies the package that `build` would make. Quick: nothing is installed."""
+        """The digest of the package that `build` would make. Quick: installs nothing."""
         return digest([("below", self.below.encode()), *(self.wheels.parts() if self.wheels else ()), *sorted(self.files.items())])
 
     def build(self, folder: Path, within_s: float | None = None) -> Package:
-        """The package, from the cache in ``folder`` if it is there.
+        """The package, from the cache in ``folder`` if the cache has it.
 
-        Raises `InputError` where pip is missing or the result is larger than the platform takes, `RunFailed` where pip cannot get a wheel,
+        Raises `InputError` where pip is missing or the package is larger than the platform takes, `RunFailed` where pip cannot get a wheel,
         or not within ``within_s`` seconds.
         """
         name = self.digest
@@ -131,22 +130,22 @@ class Recipe:
         body = path.read_bytes()
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             unzipped = sum(entry.file_size for entry in archive.infolist())
-        if unzipped > self.most_unzipped or len(body) > self.most_zipped:
+        if unzipped > self.max_unzipped or len(body) > self.max_zipped:
             raise InputError(
-                f"function package: {len(body) >> 20} MB zipped, {unzipped >> 20} MB unzipped: {self.platform} takes "
-                f"{self.most_zipped >> 20} and {self.most_unzipped >> 20}; look into {path} for what grew"
+                f"function package: {len(body) >> 20} MB zipped, {unzipped >> 20} MB unzipped: expected at most "
+                f"{self.max_zipped >> 20} and {self.max_unzipped >> 20}, the limits of {self.platform}; list {path} to see what grew"
             )
         return Package(name, body, unzipped)
 
 
 def stub(table: str) -> Package:
-    """A package without code, for emulators that run what is installed on this machine. ``table``: the provider's, of the settings."""
+    """A package without code, for emulators that run what is installed on this machine. ``table``: the provider's table of the settings."""
     text = f"This function runs what is installed beside the emulator: [{table}] package = false.\n".encode()
     return Package("installed", zipped({"README": text}), len(text))
 
 
 def files(package: str) -> dict[str, Path]:
-    """Path below an installed package and file, wherever it is: in a checkout handlers lie beside the adapters."""
+    """The files of an installed package, by their paths below it. Raises `InputError` where the package is not installed."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         extra = package.partition(".")[0].removeprefix("fsd_")
@@ -156,9 +155,9 @@ def files(package: str) -> dict[str, Path]:
 
 
 def sources(packages: Iterable[str], without: Sequence[str] = ()) -> dict[str, bytes]:
-    """Path in the zip and content of the modules of fsd_core and ``packages``, but those of the client alone.
+    """Path in the zip and content of the modules of fsd_core and ``packages`` that a worker may import.
 
-    ``without``: which these are of ``packages``, as paths ("fsd_aws/provision.py") or folders ("fsd_aws/tests/").
+    ``without``: modules of ``packages`` that only the client imports, as paths ("fsd_aws/provision.py") or folders ("fsd_aws/tests/").
     """
     left_out, found = (*(f"fsd_core/{name}" for name in _CLIENT_ONLY), *without), {}
     for package in ("fsd_core", *packages):
@@ -175,12 +174,12 @@ def manylinux(glibc: int) -> list[str]:
 
 
 def zipped(files: Mapping[str, bytes]) -> bytes:
-    """A zip of path and content: names in order, no times, so that the same files give the same bytes."""
+    """A zip of path and content, with sorted names and one fixed time, so that the same files give the same bytes."""
     body = io.BytesIO()
     with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for name in sorted(files):
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            entry.create_system = 3  # Unix, wherever it is made: or the mode is passed over where it is unpacked
+            entry.create_system = 3  # Unix, on every machine: else the mode below is ignored where the zip is unpacked
             entry.external_attr = 0o644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, files[name])
@@ -188,14 +187,14 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
 
 
 def write(path: Path, body: bytes) -> None:
-    """Write a file that others see whole or not at all."""
+    """Write a file in one step: other processes see all of it or nothing."""
     new = path.with_name(f"{path.name}.{os.getpid()}")
     new.write_bytes(body)
     os.replace(new, path)
 
 
 def digest(parts: Iterable[tuple[str, bytes]]) -> str:
-    """16 hexadecimal digits of named contents, and of how packages are made."""
+    """16 hexadecimal digits of named contents and of this module's format."""
     total = hashlib.sha256()
     for name, content in (("format", _FORMAT.encode()), *parts):
         total.update(f"{name}\0{len(content)}\0".encode())
@@ -204,7 +203,7 @@ def digest(parts: Iterable[tuple[str, bytes]]) -> str:
 
 
 def command(module: str, arguments: Sequence[str], runtimes: Sequence[str], build: Callable[[str], Package]) -> int:
-    """``python -m MODULE OUT.zip [RUNTIME]``: write the package, print as JSON the variables that the infrastructure code wants of it."""
+    """``python -m MODULE OUT.zip [RUNTIME]``: write the package and print, as JSON, the variables that the infrastructure code takes."""
     if not 1 <= len(arguments) <= 2 or (len(arguments) == 2 and arguments[1] not in runtimes):
         print(f"usage: python -m {module} OUT.zip [{'|'.join(runtimes)}]", file=sys.stderr)
         return 2

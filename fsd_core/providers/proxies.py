@@ -1,5 +1,6 @@
-"""The proxies that the environment names, understood alike by all that makes requests of its own: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY
-and NO_PROXY, in small letters too. SDKs read the same variables, each in its own way.
+"""The proxies that the environment names, for all requests that fsd makes without an SDK.
+
+The variables are HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, in upper or lower case. SDKs read the same variables.
 """
 
 from __future__ import annotations
@@ -7,26 +8,27 @@ from __future__ import annotations
 import os
 from base64 import b64encode
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
+
+import attrs
 
 from fsd_core.errors import InputError
 
 __all__ = ["LOCAL", "Proxy", "keep_local", "local_only", "proxy_for", "shown"]
 
-# No proxy can stand before this machine or before what tells a machine of a cloud who it is.
+# No proxy can reach this machine, or the addresses from which a machine of a cloud gets its credentials.
 LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]", "169.254.169.254", "169.254.170.2", "metadata.google.internal")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 _EXCEPT = ("no_proxy", "NO_PROXY")
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Proxy:
-    """An HTTP proxy. ``known``: user:password, percent-encoded, or nothing."""
+    """An HTTP proxy. ``known``: user:password, percent-encoded, or an empty text."""
 
     host: str
     port: int
-    known: str = field(repr=False)
+    known: str = attrs.field(repr=False)
 
     @property
     def url(self) -> str:
@@ -35,18 +37,18 @@ class Proxy:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What says to it who asks."""
+        """The headers that log in to the proxy."""
         return {"Proxy-Authorization": f"Basic {b64encode(unquote(self.known).encode()).decode()}"} if self.known else {}
 
     @property
     def secret_url(self) -> str:
-        """Its address with user and password: for a client, never for people."""
+        """Its address with user and password: for a client, never for logs or errors."""
         return self.url.replace("://", f"://{self.known}@") if self.known else self.url
 
 
 def proxy_for(url: str) -> Proxy | None:
-    """The proxy of a request to ``url``, if it takes one. `InputError`: it is no HTTP proxy; without its password."""
-    from urllib.request import getproxies, proxy_bypass  # 30 ms, which a worker that makes no requests of its own does without
+    """The proxy for requests to ``url``, or `None`. Raises `InputError`, without the password, where it is no HTTP proxy."""
+    from urllib.request import getproxies, proxy_bypass  # takes 30 ms, which a worker saves that makes all its requests by SDKs
 
     parts, named = urlsplit(url), getproxies()
     text = named.get(parts.scheme) or named.get("all") or ""
@@ -60,27 +62,27 @@ def proxy_for(url: str) -> Proxy | None:
             return Proxy(via.hostname, via.port or 80, via.netloc.rpartition("@")[0])
     except ValueError:
         pass
-    raise InputError(f"{variable}={shown(text)}: expected http://HOST:PORT; NO_PROXY names hosts that are reached without it")
+    raise InputError(f"{variable}={shown(text)}: expected http://HOST:PORT; list hosts that need no proxy in NO_PROXY")
 
 
 def shown(address: str) -> str:
-    """An address for people: without user, password and query."""
+    """An address as errors show it: without user, password and query."""
     head, at, rest = address.partition("?")[0].rpartition("@")
     return (head.partition("://")[0] + "://" if at and "://" in head else "") + rest
 
 
 def keep_local(environ: MutableMapping[str, str], *, always: bool = False) -> None:
-    """Have NO_PROXY name this machine too, where there is a proxy, or ``always``: most SDKs would ask a proxy for it."""
+    """Add this machine to NO_PROXY where the environment names a proxy, or ``always``: most SDKs would use the proxy for it."""
     if not always and not any(environ.get(name) or environ.get(name.upper()) for name in _PROXIES):
         return
     words = dict.fromkeys(word.strip() for name in _EXCEPT for word in environ.get(name, "").split(","))
-    there = list(filter(None, words))
-    if "*" not in there:
-        environ.update(dict.fromkeys(_EXCEPT, ",".join([*there, *(each for each in LOCAL if each not in words)])))
+    named = list(filter(None, words))
+    if "*" not in named:
+        environ.update(dict.fromkeys(_EXCEPT, ",".join([*named, *(each for each in LOCAL if each not in words)])))
 
 
 def local_only(environ: Mapping[str, str]) -> dict[str, str]:
-    """NO_PROXY in both spellings, as `keep_local` would leave it."""
+    """NO_PROXY in upper and lower case, with this machine added."""
     kept = {name: environ[name] for name in _EXCEPT if name in environ}
     keep_local(kept, always=True)
     return kept

@@ -1,7 +1,7 @@
-"""The same model, partition and number of workers on several providers and channels, run in turns, so that all share bad moments.
+"""The runs of ``fsd compare``: the same model and partition on several providers and channels, in turns, so that slow moments hit all.
 
-Outputs must agree before anything is compared: bit for bit where the number of workers is the same, for then every sum is made in
-the same order; else within `RTOL` and `ATOL`.
+Only runs with equal outputs are compared. With the same number of workers, outputs are equal bit for bit, since every sum is made in the
+same order; with different numbers, they are equal within `RTOL` and `ATOL`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from fsd_core.client.result import left_out
 from fsd_core.common import arguments
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Case", "Cell", "Comparison", "Where", "median", "spread", "take_turns"]
 
-RTOL, ATOL = 1e-3, 1e-4  # of float32 sums whose order differs
+RTOL, ATOL = 1e-3, 1e-4  # of float32 sums in different orders
 CSV_START = ("provider", "emulator", "tariff", "channel", "workers", "runs")
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Case:
     """One way to run the model."""
 
@@ -41,19 +42,19 @@ class Case:
         return f"{self.provider}, {self.channel}, {self.workers} worker{'s' if self.workers > 1 else ''}"
 
 
-@dataclass(slots=True)
+@attrs.define
 class Cell:
-    """A case, its runs in order, and why there are no more of them."""
+    """A case, its runs in order, and the error that ended them."""
 
     case: Case
-    runs: list[Measured] = field(default_factory=list)
+    runs: list[Measured] = attrs.field(factory=list)
     error: str | None = None
     code: Code = Code.UNKNOWN  # of the error
 
 
-@dataclass(slots=True)
+@attrs.define
 class Where:
-    """A provider: its emulator's name or address, its tariff's name, and why nothing could run there."""
+    """A provider: the name or address of its emulator, the name of its tariff, and the error because of which nothing could run there."""
 
     emulator: str | None
     tariff: str
@@ -61,9 +62,9 @@ class Where:
     code: Code = Code.UNAVAILABLE  # of the error
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Comparison:
-    """What `fsd compare` found. ``about``: the configuration and versions that make it repeatable."""
+    """The result of `fsd compare`. ``about``: the configuration and versions with which it can be repeated."""
 
     about: Mapping[str, str | int | float]
     providers: Mapping[str, Where]
@@ -76,11 +77,11 @@ class Comparison:
         return found + [(cell.code, f"{cell.case}: {cell.error}") for cell in alone]
 
     def why(self, cell: Cell) -> str | None:
-        """Why a cell has no figures."""
+        """Why a cell has no figures; `None` where it has some."""
         return None if cell.runs else cell.error or self.providers[cell.case.provider].error or "did not run"
 
     def left_out(self) -> list[str]:
-        """A line for each run of which a rank left no record."""
+        """A line for each run with ranks that left no record."""
         runs = [(cell.case, run.record) for cell in self.cells for run in cell.runs]
         return [f"{case}, run {run['run']}: {words}" for case, run in runs if (words := left_out(run.get("missing_ranks", ())))]
 
@@ -106,7 +107,7 @@ class Comparison:
         return fields
 
     def to_csv(self) -> str:
-        """A row a case; of each figure the median, lowest and highest. Money is of one run."""
+        """CSV with a row for each case: median, lowest and highest of each figure. Money is USD of one run."""
         rows: list[dict[str, Any]] = []
         for cell, found in zip(self.cells, self.to_json()["cells"], strict=True):
             where = self.providers[cell.case.provider]
@@ -134,12 +135,13 @@ def take_turns(
     bill: Callable[[Mapping[str, Any]], Any],
     tell: Callable[[int, int, str], None] | None = None,
 ) -> list[Cell]:
-    """Each case ``repeat`` times, one turn of all cases after the other, and before them a turn that does not count.
+    """Run each case ``repeat`` times, in turns of all cases, after a first turn that is not measured.
 
-    What is done once, making resources and putting weights into the store, belongs to no case: so of each provider and number
-    of workers the first case that can runs once unmeasured. A case that fails runs no more; where all of a provider's failed
-    then, it cannot start, and ``providers`` says why. ``bill`` makes the bill of a record. Raises `CheckFailed` as soon as two
-    outputs differ.
+    In the first turn, one case of each provider and number of workers runs: it makes resources and puts weights into the store, which is
+    part of no measured run. A case that fails is not run again. Where all cases of a provider fail in the first turn, ``providers`` gets
+    the error. ``bill`` makes the bill of a record. ``tell`` gets done, total and a text.
+
+    Raises `CheckFailed` as soon as two outputs differ.
     """
     repeat, tell = arguments.whole("repeat", repeat, 1), arguments.callback("tell", tell) or (lambda done, total, text: None)
     cells = [Cell(case) for case in cases]
@@ -157,8 +159,8 @@ def take_turns(
             tell(done, total, f"{cell.case}{'' if turn else ', unmeasured'}")
             try:
                 result = run(cell.case)
-            except Exception as error:  # of whatever kind: the other cases' figures must not be lost with it
-                cell.code, cell.error = _told(error)
+            except Exception as error:  # of any kind: the figures of the other cases are kept
+                cell.code, cell.error = _explained(error)
                 continue
             warm.add(place)
             _agree(cell.case, result.output, outputs)
@@ -171,7 +173,7 @@ def take_turns(
 
 
 def _leave_out(providers: Mapping[str, Where], cells: Sequence[Cell]) -> None:
-    """Where all cases of a provider failed, the first one's error is the provider's."""
+    """Where all cases of a provider failed, make the first error the provider's."""
     for name, where in providers.items():
         own = [cell for cell in cells if cell.case.provider == name]
         if own and not where.error and all(cell.error for cell in own):
@@ -180,25 +182,25 @@ def _leave_out(providers: Mapping[str, Where], cells: Sequence[Cell]) -> None:
                 cell.error = None
 
 
-def _told(error: Exception) -> tuple[Code, str]:
+def _explained(error: Exception) -> tuple[Code, str]:
     text = str(error) if isinstance(error, FsdError) else f"{type(error).__name__}: {error}"
     return error.code if isinstance(error, RunFailed) else Code.UNAVAILABLE, " ".join(text.split())
 
 
 def _agree(case: Case, output: csr_matrix, outputs: dict[int, tuple[Case, csr_matrix]]) -> None:
-    """Hold an output against the first with as many workers, and the first of these against the first of all."""
+    """Compare an output with the first one of the same number of workers; the first of each number with the first of all."""
     if case.workers in outputs:
         first, expected = outputs[case.workers]
         same = output.shape == expected.shape and output.dtype == expected.dtype and _equal(output, expected)
-        rule = "not bit for bit the same"
+        rule = "not equal bit for bit"
     elif outputs:
         first, expected = next(iter(outputs.values()))
         same = output.shape == expected.shape and (_equal(output, expected) or _close(output, expected))
-        rule = f"further apart than float32 sums in another order (rtol {RTOL:g}, atol {ATOL:g})"
+        rule = f"further apart than float32 sums in different orders (rtol {RTOL:g}, atol {ATOL:g})"
     else:
         same, first, rule = True, case, ""
     if not same:
-        raise CheckFailed(f"outputs differ, so nothing is compared: those of ({case}) and ({first}) are {rule}")
+        raise CheckFailed(f"outputs differ, so nothing is compared: the outputs of ({case}) and ({first}) are {rule}")
     outputs.setdefault(case.workers, (case, output))
 
 
@@ -207,12 +209,12 @@ def _equal(one: csr_matrix, other: csr_matrix) -> bool:
 
 
 def _close(one: csr_matrix, other: csr_matrix) -> bool:
-    """As `numpy.allclose`, which would take memory for all that is zero."""
+    """Like `numpy.allclose`, without memory for the zeros."""
     return bool((abs(one - other) - RTOL * abs(other)).max() <= ATOL)
 
 
 def median(figure: Figure, cell: Cell) -> Measured:
-    """The run of a cell that is its median by a figure, the lower one of an even number: its parts add up, those of medians do not."""
+    """The median run of a cell by a figure's total; of an even number of runs, the lower one of the middle two."""
     ordered = sorted(cell.runs, key=figure.total)
     return ordered[(len(ordered) - 1) // 2]
 

@@ -1,16 +1,17 @@
-"""What of a run is shown: its time, requests, bytes and money, each as parts that add up to a whole.
+"""The figures of a run that reports show: time, requests, bytes and money, each as parts that add up to a total.
 
-Time: a run's own phases are those of its slowest rank, and the slowest of two phases need not be the same rank, so they do not
-add up. The mean over the ranks does: staging, then the mean worker's phases, and what is left of the whole is the client's.
+Time: the phases in a run's own record are those of its slowest rank, which may be another rank in each phase, so they do not add up. Here
+the parts are staging, the mean of each phase over all workers, and the rest of the total.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import groupby
 from math import fsum
 from typing import Any
+
+import attrs
 
 from fsd_core.common.stopwatch import PHASES
 from fsd_core.cost import Bill, Line
@@ -20,17 +21,17 @@ __all__ = ["FIGURES", "RANK_PARTS", "Figure", "Measured", "rank_parts", "rank_sp
 RANK_PARTS = ("launch", "load", "compute", "send", "wait", "other")  # launch, then the `PHASES` of a worker, in their order
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Measured:
-    """A run's record, as `Result.to_json` with its ``ranks``, and its bill."""
+    """A run's record (`Result.to_json` with its ``ranks``) and its bill."""
 
     record: Mapping[str, Any]
     bill: Bill
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Figure:
-    """One thing to compare runs by: names of its parts, and their values in ``unit``, of which `Measured` is the source."""
+    """A figure by which runs are compared. ``of`` gives the values of its ``parts``, in ``unit``. ``meaning``: for people."""
 
     name: str
     title: str
@@ -45,12 +46,12 @@ class Figure:
 
 
 def rank_parts(rank: Mapping[str, Any]) -> tuple[float, ...]:
-    """Seconds of one worker by `RANK_PARTS`, from the run's start to the worker's end."""
+    """The seconds that one worker spent in each of `RANK_PARTS`, from the run's start to the worker's end."""
     return tuple(float(rank["seconds"][name]) for name in ("launch", *PHASES))
 
 
 def rank_spans(rank: Mapping[str, Any]) -> tuple[tuple[int, float, float], ...]:
-    """What one worker did when: ascending (index in `RANK_PARTS`, start, end), in seconds from the run's start."""
+    """The phases of one worker over time, ascending: (index in `RANK_PARTS`, start, end), in seconds from the run's start."""
     at = float(rank["seconds"]["launch"])
     spans = [(RANK_PARTS.index("launch"), 0.0, at)]
     for letter, cells in groupby(rank["timeline"]["phases"]):
@@ -60,7 +61,7 @@ def rank_spans(rank: Mapping[str, Any]) -> tuple[tuple[int, float, float], ...]:
 
 
 def _time(run: Measured) -> tuple[float, ...]:
-    ranks = [rank_parts(rank) for rank in run.record["ranks"]] or [(0.0,) * len(RANK_PARTS)]  # no rank may have left a record
+    ranks = [rank_parts(rank) for rank in run.record["ranks"]] or [(0.0,) * len(RANK_PARTS)]  # there may be no record of any rank
     *means, _ = (fsum(times) / len(ranks) for times in zip(*ranks, strict=True))
     total, stage = float(run.record["seconds"]["total"]), float(run.record["seconds"]["stage"])
     return (stage, *means, max(0.0, total - stage - fsum(means)))
@@ -71,7 +72,7 @@ def _counts(*groups: tuple[str, ...]) -> Callable[[Measured], tuple[float, ...]]
 
 
 def _kind(line: Line) -> str:
-    """What a line of a bill is for, whatever its service is called."""
+    """What a line of a bill is for: functions, messages or objects."""
     counts = line.price.counts
     if any(name.startswith("function") or name == "invocations" for name in counts):
         return "functions"
@@ -90,11 +91,11 @@ FIGURES = (
         "s",
         ("stage", *RANK_PARTS[:-1], "rest"),
         _time,
-        "From the command's start to the answer, on the client's clock. Stage: putting weights and inputs into the store, unless they"
-        " are there. Then the mean worker: launch (until its function runs), load (reading weights and inputs), compute, send (encoding"
-        " activations, and writing outputs; what the services take to carry them is in wait), wait (for what other workers send). Rest:"
-        " what is left, such as finding or making resources, computing a partition, starting other workers, collecting the output, and the"
-        " time between the mean worker's end and the last one's.",
+        "From the start of the command to the answer, on the client's clock. Stage: putting weights and inputs into the store, unless the"
+        " store has them. The next parts are means over all workers: launch (until the function runs), load (reading weights and inputs),"
+        " compute, send (encoding activations, writing outputs), wait (for activations of other workers, which includes the time that"
+        " services take to deliver them). Rest: all other time, for instance finding or making resources, computing a partition, starting"
+        " other workers, collecting the output, and waiting for the last worker.",
     ),
     Figure(
         "requests",
@@ -108,8 +109,8 @@ FIGURES = (
             ("object_gets", "object_lists"),
             ("invocations",),
         ),
-        "What workers and client asked of the services, with empty answers and retries. Publish, receive and acknowledge go to queues,"
-        " put, get and list to the object store, and invoke starts a function.",
+        "All requests of workers and client, including retries and receives that found nothing. Publish, receive and acknowledge go"
+        " to queues, put, get and list to the object store; invoke starts a function.",
     ),
     Figure(
         "bytes",
@@ -117,8 +118,8 @@ FIGURES = (
         "B",
         ("through queues", "objects written", "objects read"),
         _counts(("message_bytes_sent",), ("object_bytes_written",), ("object_bytes_read",)),
-        "What travelled. Messages count once, as sent, with their headers and encoding. Objects read hold the weights and inputs that"
-        " every worker loads, in addition to activations where the channel uses objects.",
+        "Bytes that were sent or stored. Messages count once, when they are sent, with headers and encoding. Objects read contain the"
+        " weights and inputs that every worker loads and, where the channel uses objects, activations.",
     ),
     Figure(
         "money",
@@ -126,7 +127,7 @@ FIGURES = (
         "USD",
         ("functions", "messages", "objects"),
         _money,
-        "USD for a thousand such runs: the counts times the dated list prices of the tariff, without free tiers. A run on this machine"
-        " costs nothing.",
+        "USD for 1000 such runs: the counts times the list prices of the tariff, without free tiers. Runs of the provider local cost"
+        " nothing.",
     ),
 )

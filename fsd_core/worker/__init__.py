@@ -1,4 +1,4 @@
-"""The program that every function runs. A platform's handler calls `handle`; its host reports a function that died by `report_exit`."""
+"""The program that every function runs. A platform's handler calls `handle`; a host that sees a function die calls `report_exit`."""
 
 from fsd_core.protocol.abort import report_exit
 from fsd_core.worker.program import handle

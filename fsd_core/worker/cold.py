@@ -1,4 +1,4 @@
-"""How long a function's process took to start: what platforms bill as initialisation."""
+"""How long the process of a function took to start: platforms bill this time as initialisation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["Start"]
 
 
 class Start:
-    """Made when a process has imported what it needs. The first launch there was a cold one, and takes its time; later ones take none.
+    """Made once a process has imported what it needs. The first launch in a process is a cold start, the others are warm.
 
-    A process that was forked from it started then, with all imported: its first launch takes the time since the fork.
+    A process that is forked later begins with the fork, when everything is imported: its first launch counts the time since the fork.
     """
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class Start:
         self._seconds = _age()
 
     def take(self) -> float:
-        """Seconds from the process's start until this object was made; 0 from the second call on, or where the system does not tell."""
+        """Seconds from the process's start until this object was made; 0 from the second call on, or where the system does not know."""
         if self._pid != os.getpid():
             self._pid, self._seconds = os.getpid(), _age()
         seconds, self._seconds = self._seconds, 0.0

@@ -1,4 +1,4 @@
-"""One emulator of a cloud: its servers, and what a client needs to know."""
+"""One emulator of a cloud: its servers, and the environment of its clients."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from fsd_core.providers.proxies import keep_local
 
 __all__ = ["Emulator", "pointed"]
 
-# Modules of SDKs that read the environment when they are imported, and never again.
+# Modules of SDKs that read the environment only when they are imported.
 _READ_ONCE = ("google.auth.compute_engine._metadata",)
 
 
 class Emulator:
-    """A subclass gives ``servers``, in the order in which they start, and ``env``."""
+    """A subclass sets ``servers``, in the order of their start, and ``env``."""
 
     name: ClassVar[str]
-    clears: ClassVar[tuple[str, ...]]  # variables that begin so point an SDK somewhere: only those of ``env`` stay
-    settings: ClassVar[Mapping[str, object]] = {}  # of the provider, where the emulator needs them
+    clears: ClassVar[tuple[str, ...]]  # prefixes of variables that point an SDK somewhere: only those in ``env`` stay
+    settings: ClassVar[Mapping[str, object]] = {}  # the provider's settings for this emulator
     servers: tuple[Server, ...]
     env: Mapping[str, str]
 
     def __init__(self, folder: Path, guard: Guard | None = None) -> None:
-        """``folder`` gets logs and whatever is written; ``guard`` watches the servers."""
+        """``folder``: for logs and other files; ``guard``: watches the servers."""
         raise NotImplementedError
 
     @staticmethod
     def install(tell: Callable[[str], None]) -> None:
-        """Get what is missing, and say what is being done. Quick where nothing is. `InputError`: it cannot be had."""
+        """Install missing packages, with progress to ``tell``. Quick where nothing is missing. Raises `InputError` where that fails."""
 
     def start(self) -> None:
-        """Start all servers; returns when all can be used. Nothing runs if it raises."""
+        """Start all servers, and return when all are ready. If it raises, no server runs."""
         try:
             for server in self.servers:
                 server.start()
@@ -51,7 +51,7 @@ class Emulator:
             server.stop()
 
     def restart(self) -> None:
-        """Begin anew, with nothing in it, at the same addresses."""
+        """Stop and start, empty, at the same addresses."""
         self.stop()
         self.start()
 
@@ -67,7 +67,7 @@ def pointed(env: Mapping[str, str], clears: tuple[str, ...]) -> Iterator[None]:
     for name in before:
         if name.startswith(clears):
             del os.environ[name]
-    os.environ.update({name: value for name, value in env.items() if name.lower() != "no_proxy"})  # the user's own holds too
+    os.environ.update({name: value for name, value in env.items() if name.lower() != "no_proxy"})  # the user's own value counts too
     keep_local(os.environ, always=True)
     _read_again()
     try:

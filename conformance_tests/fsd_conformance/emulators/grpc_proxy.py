@@ -1,4 +1,4 @@
-"""A proxy before a server of this machine that speaks gRPC, and plain HTTP at the same port: it sees every call."""
+"""A proxy in front of a gRPC server on this machine, which also answers plain HTTP at the same port: it sees every call."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["GrpcProxy", "SeeCall"]
 
 SeeCall = Callable[[str], grpc.StatusCode | None]
 
-_CALLS = 64  # at once: pulls that wait among them
+_CALLS = 64  # at the same time, waiting pulls included
 _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0))
 
 
 class GrpcProxy:
-    """Listens at ``address`` for the server at ``upstream``, both host:port, until `close`.
+    """Passes calls to ``address`` on to the server at ``upstream``, both HOST:PORT, until `close`.
 
-    ``see`` is given each call's method, ``/package.Service/Method``, by many threads at once, and may give a status to answer
-    with. What is no HTTP/2 goes through unseen.
+    It calls ``see`` with each call's method, ``/package.Service/Method``, in many threads; ``see`` may return a status, which is then the
+    answer. Other protocols than HTTP/2 pass unseen.
     """
 
     def __init__(self, upstream: str, see: SeeCall) -> None:
@@ -38,17 +38,17 @@ class GrpcProxy:
         _thread(self._accept, calls, (host, int(port)))
 
     def close(self) -> None:
-        """Listen no more, and end what is under way."""
+        """Stop listening, and end the running calls."""
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # or who accepts would wait on
+            self._listener.shutdown(socket.SHUT_RDWR)  # else a waiting accept continues
         self._listener.close()
         self._calls.stop(None).wait(30)
         self._channel.close()
 
     def _forward(self, method: str, request: bytes, context: Any) -> bytes:
-        """One call, with its deadline."""
+        """Forward one call, with its deadline."""
         if (status := self._see(method)) is not None:
-            context.abort(status, "the proxy was told to answer so")
+            context.abort(status, "this answer comes from the proxy")
         try:
             answer: bytes = self._channel.unary_unary(method)(request, timeout=context.time_remaining())
         except grpc.RpcError as error:
@@ -56,13 +56,13 @@ class GrpcProxy:
         return answer
 
     def _accept(self, calls: tuple[str, int], upstream: tuple[str, int]) -> None:
-        with contextlib.suppress(OSError):  # until it is closed
+        with contextlib.suppress(OSError):  # until the listener is closed
             while True:
                 _thread(_join, self._listener.accept()[0], calls, upstream)
 
 
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Every method takes bytes and gives bytes."""
+    """Handles every method, with bytes as request and answer."""
 
     def __init__(self, forward: Callable[[str, bytes, Any], bytes]) -> None:
         self._forward = forward
@@ -72,7 +72,7 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 def _join(client: socket.socket, calls: tuple[str, int], upstream: tuple[str, int]) -> None:
-    """Copy both ways between a client and where its first bytes lead; HTTP/2 begins with PRI."""
+    """Copy in both directions between a client and its server, which the first bytes decide: HTTP/2 begins with PRI."""
     with contextlib.suppress(OSError), client, contextlib.ExitStack() as stack:
         calling = client.recv(3, socket.MSG_PEEK | socket.MSG_WAITALL) == b"PRI"
         server = stack.enter_context(socket.create_connection(calls if calling else upstream))
@@ -84,7 +84,7 @@ def _join(client: socket.socket, calls: tuple[str, int], upstream: tuple[str, in
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:
-    """Until the source ends, which the target hears."""
+    """Copy until the source ends, then end the target."""
     with contextlib.suppress(OSError):
         while data := source.recv(1 << 16):
             target.sendall(data)

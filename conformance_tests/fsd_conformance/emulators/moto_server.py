@@ -1,4 +1,4 @@
-"""moto's server with a promise of S3 that it lacks: its check of a conditional create and its write are two steps, so two may win."""
+"""moto's server with atomic conditional creates: moto itself checks and writes in two steps, so two creates could succeed."""
 
 from __future__ import annotations
 

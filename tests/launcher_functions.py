@@ -1,6 +1,6 @@
-"""The local provider as one that tells of a function's death only the process that launched it; its host says nothing.
+"""The local provider as a platform where only the process that launched a function learns that it died: its host reports nothing.
 
-In the place of `fsd_core.worker`: the same worker, with this provider.
+The host runs this module instead of `fsd_core.worker`: the same worker, with this provider.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from attrs import evolve
+import attrs
 
 from fsd_core.driver import Failure, InvokeDriver, Launch, ObjectDriver, Provider, Resources
 from fsd_core.storage.keys import RunKeys
@@ -20,12 +20,12 @@ from fsd_local import LocalProvider
 from fsd_local.invoke import LocalInvoker
 
 
-class ToldInvoker(AroundInvoker):
-    """Knows what it launched, and sees whether those processes live."""
+class LauncherInvoker(AroundInvoker):
+    """Keeps what it launched, and looks whether those processes live."""
 
     def __init__(self, driver: InvokeDriver, objects: ObjectDriver) -> None:
         super().__init__(driver)
-        self.limits = evolve(driver.limits, failures="launcher")
+        self.limits = attrs.evolve(driver.limits, failures="launcher")
         self._objects = objects
         self._launched: list[bytes] = []
 
@@ -38,7 +38,7 @@ class ToldInvoker(AroundInvoker):
         for payload in self._launched:
             fields = json.loads(payload)
             keys, rank = RunKeys(fields["run"]), fields["rank"]
-            with suppress(FileNotFoundError):  # it has not claimed
+            with suppress(FileNotFoundError):  # it has claimed no rank yet
                 claim = json.loads(self._objects.get(keys.claim(rank)))
                 if not os.path.exists(f"/proc/{claim['pid']}") and not self._objects.list(keys.record(rank)).keys and take(payload):
                     dead.append((payload, Failure(payload, claim["nonce"], "its connection closed")))
@@ -46,14 +46,14 @@ class ToldInvoker(AroundInvoker):
         return [failure for _, failure in dead]
 
 
-class ToldProvider(LocalProvider):
+class LauncherProvider(LocalProvider):
     def invoker(self, resources: Resources) -> InvokeDriver:
-        return ToldInvoker(LocalInvoker(resources, __name__), self.objects(resources))
+        return LauncherInvoker(LocalInvoker(resources, __name__), self.objects(resources))
 
 
 def handle(payload: bytes, provider: Provider, *, nonce: str, note: Callable[[int], None]) -> int:
-    return worker.handle(payload, ToldProvider(), nonce=nonce, note=note)
+    return worker.handle(payload, LauncherProvider(), nonce=nonce, note=note)
 
 
 def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str, layer: int | None) -> None:
-    """Nothing: who launched it hears."""
+    """Report nothing: the launcher does."""
