@@ -161,8 +161,8 @@ def test_what_an_editor_adds_is_no_content(content, tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("workers = 3".encode("utf-16"), "is UTF-16, expected UTF-8"),
-        (b'app = "\xe4"', "byte 7 is 0xe4, which is no UTF-8"),
+        ("workers = 3".encode("utf-16"), "is UTF-16: expected UTF-8"),
+        (b'app = "\xe4"', "byte 7 is 0xe4, which is not UTF-8"),
         (b"\0", "is no TOML"),
         (b"a = " + b"[" * 100_000, "is no TOML"),
     ],
@@ -177,11 +177,11 @@ def test_what_is_no_text_is_named(content, says, tmp_path):
 
 
 def test_a_pipe_is_read_and_not_waited_for_in_vain(tmp_path, monkeypatch):
-    monkeypatch.setattr(textfile, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(textfile, "PIPE_S", 0.2)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="is a pipe to which nobody wrote"):
+    with pytest.raises(InputError, match="is a pipe that brought nothing"):
         load(config=tmp_path / "pipe", environ={})
-    monkeypatch.setattr(textfile, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(textfile, "PIPE_S", 60.0)
     read, write = os.pipe()
     threading.Timer(0.2, lambda: (os.write(write, b"workers = 3\n"), os.close(write))).start()
     assert load(config=f"/dev/fd/{read}", environ={}).workers == 3  # as of `--config <(command)`

@@ -137,7 +137,7 @@ def test_a_user_without_a_home_is_told_to_set_one() -> None:
     kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "FSD_HOME")}
     done = subprocess.run([*OTHER, *COMMAND], cwd="/", env=kept, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].endswith("no home of user 54321: set FSD_HOME to a folder that can be written")
+    assert done.stderr.splitlines()[-1].endswith("no home folder of user 54321: set FSD_HOME to a folder that you can write to")
 
 
 @other_user

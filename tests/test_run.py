@@ -278,7 +278,7 @@ def test_no_free_slot_is_refused_before_anything_starts(start: Callable[..., Res
         ({"partition": "nowhere.npz"}, "nowhere.npz"),
         ({"settings": {"concurrency": 2}}, "workers 3: local may run 2 functions at once"),
         ({"settings": {"colour": "red"}}, "colour"),
-        ({"some": np.ones((4, 5), np.float32)}, "5 columns, the model takes 1024"),
+        ({"some": np.ones((4, 5), np.float32)}, "5 columns: expected 1024"),
         ({"some": np.full((1, 1024), np.nan)}, "not finite"),
         ({"some": np.ones((0, 1024))}, "no samples"),
     ],

@@ -39,7 +39,7 @@ def test_all_time_belongs_to_a_phase(spans):
 
 
 @given(SPANS)
-def test_a_moment_has_the_phase_that_took_most_of_it(spans):
+def test_a_cell_has_the_phase_that_took_most_of_it(spans):
     clock = Clock()
     watch = Stopwatch(clock)
     moments, at = [], 0.0
@@ -59,11 +59,11 @@ def test_a_moment_has_the_phase_that_took_most_of_it(spans):
         assert inside[longest] == pytest.approx(max(inside.values()), abs=1e-6)
 
 
-def test_letters_are_unlike():
+def test_the_letters_of_the_phases_differ():
     assert len({phase[0] for phase in PHASES}) == len(PHASES)
 
 
-def test_no_moment_after_the_end():
+def test_the_timeline_ends_with_the_last_phase():
     clock = Clock()
     watch = Stopwatch(clock)
     watch.enter("compute")

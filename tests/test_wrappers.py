@@ -1,4 +1,4 @@
-"""Wrappers around the local provider's drivers. That they keep the contract is the conformance suite's business."""
+"""Wrappers around the drivers of the local provider. The conformance suite checks that wrappers keep the contract."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ def resources(tmp_path: Path) -> Resources:
 
 @pytest.fixture
 def messages(resources: Resources) -> MessageDriver:
-    """Its leases do not end while a test runs."""
+    """Queues whose leases do not end while a test runs."""
     return PROVIDER.messages(resources, 0)
 
 
@@ -39,7 +39,7 @@ class Launched:
 
 
 class Platform:
-    """Takes every launch but that of the function "none", and starts nothing."""
+    """Accepts every launch, except of the function "none", and starts no function."""
 
     service = "a platform"
     limits = InvokeLimits(1000, None, None, None, "this file", "2025-11-01")
@@ -154,7 +154,7 @@ def test_metered_objects_and_launches(objects: ObjectDriver) -> None:
 # Prefixed
 
 
-def test_prefixes_are_worlds_of_their_own(objects: ObjectDriver) -> None:
+def test_objects_with_different_prefixes_are_separate(objects: ObjectDriver) -> None:
     one, two = PrefixedObjects(objects, "one/"), PrefixedObjects(objects, "one")
     one.put("key", b"1")
     assert objects.get("one/key") == two.get("/key") == b"1"

@@ -1,6 +1,6 @@
-"""Exchange between the ranks of a run, over any driver."""
+"""The exchange of activations between the ranks of a run, over the drivers of any provider."""
 
-from fsd_core.channel.channel import Aborted, Channel, ChannelConfig, Patience, RankIdentity, describe, explain
+from fsd_core.channel.channel import Aborted, Channel, ChannelConfig, RankIdentity, StallLimit, describe, explain
 from fsd_core.channel.hybrid import HybridChannel
 from fsd_core.channel.objects import ObjectChannel
 from fsd_core.channel.queue import QueueChannel
@@ -11,9 +11,9 @@ __all__ = [
     "ChannelConfig",
     "HybridChannel",
     "ObjectChannel",
-    "Patience",
     "QueueChannel",
     "RankIdentity",
+    "StallLimit",
     "describe",
     "explain",
 ]

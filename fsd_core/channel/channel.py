@@ -1,4 +1,4 @@
-"""What every channel has in common: patience, who is missing, how a run ends early."""
+"""The base class of all channels: waiting for peers with a stall limit, naming the missing ranks, and ending a run early."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import attrs
 
 from fsd_core.channel.mailbox import Mailbox
-from fsd_core.common.sealed import seal, unseal
+from fsd_core.common import fields
+from fsd_core.common.fields import choice, integer, nullable, text
+from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
-from fsd_core.errors import DamagedContent, RunFailed
+from fsd_core.errors import DamagedContent, FsdError, InputError, RunFailed
 from fsd_core.storage.retry import Retry
 
-__all__ = ["Aborted", "Channel", "ChannelConfig", "Patience", "RankIdentity"]
+__all__ = ["Aborted", "Channel", "ChannelConfig", "RankIdentity", "StallLimit"]
 
-START_S = 65.0  # where nobody says how long launches may take: 5 s, made four times (`spawn.start_limit_s`), and some more
-LEAST_LIMIT_S = 5.0
+START_S = 65.0  # `fsd_core.protocol.spawn.start_limit_s` for a platform of 5 s, and 15 s more
+MAX_MESSAGE_CHARS = 2000  # of an error, so that its message fits every queue
+MIN_LIMIT_S = 5.0
 SLOWEST_FACTOR = 20.0
+POLL_S = 0.2  # between two looks at the limits while a step waits
 
 
 class Aborted(RunFailed):
-    """Another rank failed first and has said why; this one only stops."""
+    """The run failed elsewhere and the reason is known. This rank stops for no reason of its own."""
 
-    key = ""  # of the staged content that the other rank found gone or damaged
+    key = ""  # the staged object that was missing or damaged, if that is the reason
 
     @property
     def reason(self) -> RunFailed:
-        """What the other rank raised."""
+        """The error that ended the run, as its rank raised it."""
         if self.key:
             return DamagedContent(self.code, self.message, self.key, rank=self.rank, layer=self.layer)
         return RunFailed(self.code, self.message, rank=self.rank, layer=self.layer)
@@ -37,7 +41,7 @@ class Aborted(RunFailed):
 
 @attrs.frozen
 class RankIdentity:
-    """Who this worker is, in which run. ``deadline`` in seconds since the epoch."""
+    """A worker's rank (-1: the client) and its run. ``epoch``: of the slot's lease. ``deadline``: of the run, in seconds since 1970."""
 
     run: str
     epoch: int
@@ -48,10 +52,10 @@ class RankIdentity:
 
 @attrs.frozen
 class ChannelConfig:
-    """One rank's part in the exchange of a run, whatever carries it.
+    """What a channel of any kind has to know.
 
-    ``expected`` names, for every step, the sources whose payload this rank will receive. ``pool`` sends and fetches.
-    ``eager``: time goes before requests. ``start_s``: how long ranks may take to start, in seconds.
+    ``expected``: for each step, the ranks that send a payload to this rank. ``pool``: runs the requests that send and fetch.
+    ``eager``: save time rather than requests. ``start_s``: how long the ranks may take to start, in seconds.
     """
 
     me: RankIdentity
@@ -62,83 +66,85 @@ class ChannelConfig:
     start_s: float = START_S
 
 
-class Patience:
-    """How long a step may go without any arrival before its peers are given up: the stall limit, in seconds.
+class StallLimit:
+    """The stall limit: the run fails if a step waits for so many seconds and no payload arrives.
 
-    While ranks may still be starting, for ``start_s`` from when this one was ready, the limit is at least ``start_s``: a rank that
-    starts late holds up a peer in the first step, and the peers of that in steps after it. From then on it is the slowest step so far
-    times 20, at least 5 s and at least ``least_s`` (a lost reply hides messages until their lease ends, and that is no stall).
-    ``clock``: in seconds.
+    The limit is `SLOWEST_FACTOR` times the duration of the slowest step so far, and at least `MIN_LIMIT_S` and ``min_s`` seconds. For
+    ``start_s`` seconds from the construction of this object it is also at least ``start_s``: a rank that starts late delays another rank
+    in the first step, and through it more ranks in later steps. ``clock``: returns seconds.
     """
 
-    def __init__(self, least_s: float = 0.0, clock: Callable[[], float] = time.monotonic, start_s: float = START_S) -> None:
+    def __init__(self, min_s: float = 0.0, clock: Callable[[], float] = time.monotonic, start_s: float = START_S) -> None:
         self._start = start_s
-        self._least = max(LEAST_LIMIT_S, least_s)
+        self._min_s = max(MIN_LIMIT_S, min_s)
         self._slowest = 0.0
         self._clock = clock
         self._began = clock()
 
     @property
-    def limit_s(self) -> float:
-        """The stall limit now."""
-        learned = max(self._least, SLOWEST_FACTOR * self._slowest)
+    def seconds(self) -> float:
+        """The current stall limit."""
+        learned = max(self._min_s, SLOWEST_FACTOR * self._slowest)
         return max(learned, self._start) if self._clock() < self._began + self._start else learned
 
     def step_ended(self, seconds: float) -> None:
-        """Learn from a step that took this long."""
+        """Take the duration of a step into account."""
         self._slowest = max(seconds, self._slowest)
 
 
 class Channel(abc.ABC):
-    """Moves payloads between the ranks of one run: at most one from each source to each target in each step.
+    """Moves payloads between the ranks of one run: in each step at most one from each source to each target.
 
-    Each source that a step expects sends exactly one, so that a step ends by counting. Sending is asynchronous;
-    `receive` hands payloads out in the order of their arrival. Any failure surfaces in `receive` or `finish` as `RunFailed`.
+    A step is complete when each expected source has sent its payload. `send` is asynchronous, and `receive` returns payloads in the
+    order of their arrival. Errors of either raise `RunFailed` in `receive` or `finish`.
     """
 
-    def __init__(self, exchange: ChannelConfig, patience: Patience) -> None:
-        self.me = exchange.me
-        self.retry = exchange.retry
-        self.meter = exchange.retry.meter
-        self.pool = exchange.pool
-        self.eager = exchange.eager
-        self.patience = patience
-        self.retry.stall_s = lambda: patience.limit_s
-        self.mailbox = Mailbox(exchange.expected, self.retry.stop.set)  # what waits for a retry ends as well, once the run has failed
+    def __init__(self, config: ChannelConfig, stall_limit: StallLimit) -> None:
+        self.me = config.me
+        self.retry = config.retry
+        self.meter = config.retry.meter
+        self.pool = config.pool
+        self.eager = config.eager
+        self.stall_limit = stall_limit
+        self.retry.stall_s = lambda: stall_limit.seconds
+        self.mailbox = Mailbox(config.expected, self.retry.stop.set)  # once the run has failed, requests that wait for a retry end too
         self._sending: list[Future[None]] = []
         self._step_began = time.monotonic()
 
     @abc.abstractmethod
     def send(self, step: int, payloads: Iterable[tuple[int, bytes]]) -> None:
-        """Send (target, payload) pairs; returns before they have left."""
+        """Start to send each payload to its target: pairs of (target, payload). Returns before they are sent."""
 
     @abc.abstractmethod
     def abort(self, error: RunFailed, retry: Retry) -> None:
-        """Tell every peer, as far as possible, that the run is over. ``retry``: the run's own may be what ran out."""
+        """Tell all other ranks that the run failed with ``error``. ``retry``: for these requests; the run's may have no time left."""
 
     def prepare(self, step: int) -> None:  # noqa: B027  only some services need it
-        """Start looking for what arrives in ``step``."""
+        """Start to receive payloads of ``step``."""
 
     def receive(self, step: int, *, stalls: int = 1) -> Iterator[tuple[int, bytes]]:
-        """Every expected (source, payload) of ``step``, as they arrive; nothing may come for ``stalls`` times the stall limit."""
+        """Yield (source, payload) for each expected source of ``step``, in the order of arrival.
+
+        Raises `RunFailed` (`Code.DEADLINE`) if nothing arrives for ``stalls`` times the stall limit, or at the run's deadline.
+        """
         self.prepare(step)
         heard_at = time.monotonic()
         while missing := self.mailbox.missing(step):
             for item in self._drain(step):
                 yield item
-                heard_at = time.monotonic()  # after the consumer's work: that is no stall of the peers
+                heard_at = time.monotonic()  # the caller may have computed since `yield`, which is no stall
             self._check_sends()
-            arrival = self.mailbox.next(step, timeout=0.2)
+            arrival = self.mailbox.next(step, timeout=POLL_S)
             if arrival is not None:
                 yield arrival
                 heard_at = time.monotonic()
                 continue
             waited = time.monotonic() - heard_at
-            if waited > stalls * self.patience.limit_s or time.time() > self.me.deadline:
+            if waited > stalls * self.stall_limit.seconds or time.time() > self.me.deadline:
                 raise RunFailed(Code.DEADLINE, self._who(step, missing, waited), rank=self.me.rank)
         yield from self._drain(step)
         now = time.monotonic()
-        self.patience.step_ended(now - self._step_began)  # computing included: a peer may take that long as well
+        self.stall_limit.step_ended(now - self._step_began)  # the time of computing counts: another rank may take as long
         self._step_began = now
 
     def _drain(self, step: int) -> Iterator[tuple[int, bytes]]:
@@ -146,22 +152,22 @@ class Channel(abc.ABC):
             yield item
 
     def _who(self, step: int, missing: list[int], waited: float) -> str:
-        """The line that names who was waited for, and when each was last heard of."""
+        """The error line: the ranks that did not send, and the last step in which this rank heard from each."""
         heard = self.mailbox.heard
         who = ", ".join(f"rank {r} ({f'last heard in step {heard[r]}' if r in heard else 'never heard of'})" for r in missing[:8])
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         limit = "past the run's deadline" if time.time() > self.me.deadline else "longer than the stall limit"
         strays = self.meter.snapshot()["strays_dropped"]
-        note = f"; {strays} messages that could not be read, or were of other runs, were dropped" if strays else ""
-        away = f"; {silent[0]} unreachable for {silent[1]:.0f} s" if (silent := self.retry.away()) else ""
+        note = f"; dropped {strays} messages that were unreadable or of other runs" if strays else ""
+        away = f"; {silent[0]} unreachable for {silent[1]:.0f} s" if (silent := self.retry.unreachable()) else ""
         return f"waited {waited:.1f} s in step {step}, {limit}, for {who}{more}{note}{away}"
 
     def submit(self, task: Callable[[], None]) -> None:
-        """Run a sending task on the pool; its error surfaces later."""
+        """Run a task that sends in the pool. `receive` or `finish` raises its error."""
         self._sending.append(self.pool.submit(task))
 
     def _check_sends(self) -> None:
-        """Raise what a finished sending task raised."""
+        """Raise the error of a sending task that has ended."""
         pending = []
         for task in self._sending:
             if task.done():
@@ -170,32 +176,49 @@ class Channel(abc.ABC):
                 pending.append(task)
         self._sending = pending
 
+    def receiving_failed(self, error: Exception) -> None:
+        """Make `receive` raise the error of a thread that receives. An error of another class than `FsdError` is a defect, and is named."""
+        if not isinstance(error, FsdError):
+            error = RunFailed(Code.UNKNOWN, f"receiving failed: {type(error).__name__}: {error}", rank=self.me.rank)
+        self.mailbox.fail(error)
+
     def finish_sends(self) -> None:
-        """Wait until everything sent has left."""
+        """Wait until all payloads are sent. Raises the error of a sending task."""
         for task in self._sending:
             task.result()
         self._sending = []
 
     def finish(self) -> None:
-        """Wait until everything sent has left and everything received is settled."""
+        """Wait until all payloads are sent and all received messages are acknowledged."""
         self.finish_sends()
 
     def close(self) -> None:  # noqa: B027  only some services need it
-        """Stop background work. Nothing more is sent or received."""
+        """Stop the background threads, which receive."""
+
+
+@attrs.frozen
+class _Reason:
+    """Why a run failed, as it is stored and sent. ``key``: see `Aborted.key`."""
+
+    code: str = fields.key(choice(*Code.__members__))
+    message: str = fields.key(text(empty=True))
+    rank: int | None = fields.key(nullable(integer(-1)))
+    layer: int | None = fields.key(nullable(integer(0)))
+    key: str = fields.key(text(empty=True), default="")
 
 
 def describe(error: RunFailed) -> bytes:
-    """An error as the sealed JSON that travels to peers and client."""
-    fields = {"code": error.code.name, "rank": error.rank, "layer": error.layer, "message": error.message[:2000]}
-    return seal(fields | ({"key": error.key} if isinstance(error, DamagedContent) else {}))
+    """An error as sealed JSON, for the other ranks and the client."""
+    key = error.key if isinstance(error, DamagedContent | Aborted) else ""
+    return seal(attrs.asdict(_Reason(error.code.name, error.message[:MAX_MESSAGE_CHARS], error.rank, error.layer, key)))
 
 
 def explain(data: bytes) -> Aborted:
-    """The error that `describe` wrote (as ``reason``); of a damaged one, an error that says so."""
+    """The error whose `Aborted.reason` is the error that `describe` was given. If ``data`` is damaged, an error that says so."""
     try:
-        fields = unseal(data, "the reason")
-        error = Aborted(Code[fields["code"]], str(fields["message"]), rank=fields["rank"], layer=fields["layer"])
-        error.key = str(fields.get("key", ""))
-    except (ValueError, KeyError, TypeError):
-        error = Aborted(Code.UNKNOWN, "the run was aborted, and its reason cannot be read")
+        found = fields.read(_Reason, unseal(data, "the reason"), "the reason: ")
+    except (Damaged, InputError):
+        return Aborted(Code.UNKNOWN, "the run was aborted, and its reason cannot be read")
+    error = Aborted(Code[found.code], found.message, rank=found.rank, layer=found.layer)
+    error.key = found.key
     return error

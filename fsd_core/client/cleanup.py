@@ -76,7 +76,7 @@ class Cleanup:
             store.delete([key for key in store.keys(self._keys.prefix) if key != self._keys.error])
 
         def release(store: Store) -> None:
-            slots.release(store, self._lease, left=True)
+            slots.release(store, self._lease, leftovers=True)
 
         steps: list[Step] = [("ask the workers to stop", abort), ("remove the run's objects", remove), ("give the slot back", release)]
         undone = self._within(limit_s, steps)

@@ -1,1 +1,1 @@
-"""What every room may use: checks of arguments, paths and texts, threads, interrupts, sealed JSON, time by phase."""
+"""Helpers for all other packages: checks of arguments, tables, paths and text files, threads, interrupts, sealed JSON, time by phase."""

@@ -1,8 +1,9 @@
-"""What callers of the Python API give, checked as the command checks its flags, in the one form that all the rest works with.
+"""Checks of the arguments of the Python API, and their conversion to the types that the other modules work with.
 
-Each function takes an argument's name and value. What is wrong raises `InputError` that names the argument, its value and what was
-expected. Numpy's scalars become Python's numbers, paths become `Path`, and matrices become copies: a caller's data is never changed,
-and nothing of ours changes when the caller changes it later. Numpy only, since workers import this; scipy is imported for matrices.
+Each function takes an argument's name and value and returns the converted value. For a wrong value it raises `InputError` with the
+name, the value and what was expected. Scalars of numpy become numbers of Python, paths become `Path`, and matrices are copied: no
+function changes the caller's data, and later changes by the caller do not reach our copy. Workers import this module, so that it
+imports numpy only, and scipy inside the functions for matrices.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core.common.fields import LARGEST
 from fsd_core.common.home import expanded, home_folder
 from fsd_core.errors import InputError
 
@@ -33,19 +35,18 @@ __all__ = [
 
 T = TypeVar("T")
 N = TypeVar("N", bound=np.generic)
-MOST = 10**18  # of any whole number: records and reports refuse more
-MOST_SECONDS = 10**9  # the system's calls that wait take no more than a few times as many
-REAL = "fiub"  # kinds of numpy's dtypes that hold real numbers
-SHOWN = 80  # characters of a value in an error
+MAX_SECONDS = 10**9  # the waiting calls of the system accept only a few times more
+REAL = "fiub"  # the kinds of numpy's dtypes that hold real numbers
+SHOWN_CHARS = 80  # of a value in an error line
 
 
 def wrong(name: str, value: object, expected: str) -> InputError:
-    """The error of an argument: ``workers '2': expected a whole number of at least 1``."""
+    """The error for an argument, for instance ``workers '2': expected a whole number of at least 1``."""
     return InputError(f"{name} {shown(value)}: expected {expected}")
 
 
 def shown(value: object) -> str:
-    """A value in a few words, on one line: what is larger than a line is described by its type."""
+    """A value as a short text of one line. An array or another object that is no number, text or path appears as its type."""
     if isinstance(value, np.generic):
         value = value.item()
     if hasattr(value, "shape") and hasattr(value, "dtype"):
@@ -53,27 +54,30 @@ def shown(value: object) -> str:
     if value is None or isinstance(value, str | bytes | int | float | complex | os.PathLike):
         try:
             line = " ".join(repr(os.fspath(value) if isinstance(value, os.PathLike) else value).split())
-        except ValueError:  # a number of more digits than Python prints
+        except ValueError:  # Python prints no whole number of more than 4300 digits
             line = "with thousands of digits"
-        return line if len(line) <= SHOWN else f"{line[:SHOWN]}..."
+        return line if len(line) <= SHOWN_CHARS else f"{line[:SHOWN_CHARS]}..."
     return f"(a {type(value).__name__})"
 
 
-def whole(name: str, value: Any, least: int = 0, most: int = MOST) -> int:
-    """A whole number from ``least`` to ``most``: Python's or numpy's, no truth value, and no float even where it has no fraction."""
+def whole(name: str, value: Any, low: int = 0, high: int = LARGEST) -> int:
+    """A whole number from ``low`` to ``high``, of Python or numpy. A truth value is wrong, and so is a float, even 2.0."""
     try:
         found = None if isinstance(value, bool | np.ma.MaskedArray) else operator.index(value)
     except TypeError:
         found = None
-    if found is None or found < least:
-        raise wrong(name, value, f"a whole number of at least {least}")
-    if found > most:
-        raise wrong(name, value, f"a whole number of at most {most}")
+    if found is None or found < low:
+        raise wrong(name, value, f"a whole number of at least {low}")
+    if found > high:
+        raise wrong(name, value, f"a whole number of at most {high}")
     return found
 
 
 def number(name: str, value: Any, expected: str = "a finite number", holds: Callable[[float], bool] = lambda value: True) -> float:
-    """A finite real number of which ``holds`` is true: Python's or numpy's, no truth value and no text."""
+    """A finite real number, of Python or numpy, for which ``holds`` returns true. A truth value or a text is wrong.
+
+    ``expected``: the end of the error line, which describes the numbers that ``holds`` accepts.
+    """
     given = value[()] if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray) and value.ndim == 0 else value
     found = math.nan
     if isinstance(given, numbers.Real | Decimal) and not isinstance(given, bool | np.bool_ | np.timedelta64):
@@ -86,32 +90,32 @@ def number(name: str, value: Any, expected: str = "a finite number", holds: Call
 
 def seconds(name: str, value: Any) -> float:
     """A number of seconds above 0."""
-    return number(name, value, f"a number of seconds above 0 and at most {MOST_SECONDS}", lambda found: 0 < found <= MOST_SECONDS)
+    return number(name, value, f"a number of seconds above 0 and at most {MAX_SECONDS}", lambda found: 0 < found <= MAX_SECONDS)
 
 
 def yes_or_no(name: str, value: Any) -> bool:
-    """True or false, Python's or numpy's."""
+    """True or False, of Python or numpy."""
     if not isinstance(value, bool | np.bool_):
         raise wrong(name, value, "True or False")
     return bool(value)
 
 
 def text(name: str, value: Any) -> str:
-    """A text that is not empty."""
+    """A text of one character or more."""
     if not isinstance(value, str) or not value:
         raise wrong(name, value, "a text that is not empty")
-    return str.__str__(value)  # of numpy's texts and of members of an Enum too, which may print otherwise
+    return str.__str__(value)  # a text of numpy or a member of an Enum becomes a plain text
 
 
 def one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
-    """One of some words."""
+    """One of the words ``allowed``."""
     if not isinstance(value, str) or value not in allowed:
         raise wrong(name, value, f"one of {', '.join(allowed)}")
     return str.__str__(value)
 
 
 def path(name: str, value: Any) -> Path:
-    """A path, from a text or anything that has one (`os.PathLike`)."""
+    """A path from a text or an `os.PathLike`, with ``~`` at its start replaced by the user's home folder."""
     found = os.fsdecode(value) if isinstance(value, str | os.PathLike) else ""
     if not found or "\0" in found:
         raise wrong(name, value, "a path: a text that is not empty, or a Path")
@@ -119,12 +123,12 @@ def path(name: str, value: Any) -> Path:
 
 
 def home(value: Any) -> Path:
-    """The folder of records and caches, see `fsd_core.common.home.home_folder`, from an argument ``home`` that may be `None`."""
+    """The folder of records and caches for an argument ``home``, a path or `None`: see `fsd_core.common.home.home_folder`."""
     return home_folder(None if value is None else path("home", value))
 
 
 def folder_or_name(name: str, value: Any, expected: str) -> str | Path:
-    """A text as it is, since it may name something that is no file, or a `Path`, which means a file or folder whatever it is called."""
+    """A text unchanged, since it may name something that is not a file; any other path as a `Path`, which always means a file or folder."""
     if isinstance(value, str) and value:
         return text(name, value)
     if not isinstance(value, os.PathLike):
@@ -133,21 +137,21 @@ def folder_or_name(name: str, value: Any, expected: str) -> str | Path:
 
 
 def instance(name: str, value: Any, kind: type[T]) -> T:
-    """An object of this class."""
+    """An object of class ``kind``."""
     if not isinstance(value, kind):
         raise wrong(name, value, f"a {kind.__name__}")
     return value
 
 
 def callback(name: str, value: T) -> T:
-    """A function, or None."""
+    """A callable, or None."""
     if value is not None and not callable(value):
         raise wrong(name, value, "a function or None")
     return value
 
 
 def table(name: str, value: Any) -> dict[str, object]:
-    """A mapping from texts, or None, which is an empty one. Numpy's scalars and paths in it become Python's numbers and texts."""
+    """A dictionary of a mapping with texts as keys; None gives an empty one. Scalars of numpy become numbers of Python, paths texts."""
     if value is not None and not isinstance(value, Mapping):
         raise wrong(name, value, "a mapping of names to values, or None")
     made: dict[str, object] = {}
@@ -161,7 +165,7 @@ def table(name: str, value: Any) -> dict[str, object]:
 
 
 def texts(name: str, value: Any) -> dict[str, str]:
-    """A mapping from texts to texts, or None, which is an empty one."""
+    """A dictionary of a mapping from texts to texts; None gives an empty one."""
     made = table(name, value)
     for key, each in made.items():
         if not isinstance(each, str):
@@ -170,17 +174,19 @@ def texts(name: str, value: Any) -> dict[str, str]:
 
 
 def array(name: str, value: Any, kinds: str = REAL, dims: int | None = None) -> NDArray[Any]:
-    """What numpy makes an array of real numbers of: not masked, not objects, text or complex; of ``dims`` dimensions.
+    """The value as a numpy array of real numbers, with ``dims`` dimensions if that is given.
 
-    ``kinds``: letters of `numpy.dtype.kind` that are right. What is returned may be the caller's own array.
+    ``kinds``: the accepted letters of `numpy.dtype.kind`. The result may be the caller's own array. Masked arrays are wrong, and so
+    are arrays of objects, texts or complex numbers.
     """
     masked = np.ma.MaskedArray
     if isinstance(value, masked) or (isinstance(value, list | tuple) and any(isinstance(each, masked) for each in value)):
-        raise wrong(name, value, "numbers without a mask (its filled() has none)")
+        raise wrong(name, value, "an array without a mask, for instance its filled()")
     try:
         found = np.asarray(value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # rows of unequal lengths, a tensor of another device, ...
-        raise InputError(f"{name} {shown(value)}: numpy makes no array of it: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{name} {shown(value)}: expected an array of numbers; numpy cannot make one of it: {reason}") from error
     wanted = "whole numbers" if set(kinds) <= set("iu") else "real numbers"
     if found.dtype.kind not in kinds:
         raise wrong(name, found if found.ndim else value, f"an array of {wanted}")
@@ -190,19 +196,19 @@ def array(name: str, value: Any, kinds: str = REAL, dims: int | None = None) -> 
 
 
 def integers(name: str, value: Any, dtype: type[np.int32 | np.int64], low: int, high: int) -> NDArray[Any]:
-    """Whole numbers of any dtype and one dimension, from ``low`` to ``high``, as ``dtype``; it may be the caller's own array."""
+    """An array of shape (n,) of whole numbers from ``low`` to ``high``, as ``dtype``. The result may be the caller's own array."""
     found = array(name, value, "iu", 1)
     if found.size and not (low <= found.min() and found.max() <= high):
         worst = found.min() if found.min() < low else found.max()
-        raise InputError(f"{name} {int(worst)} is outside {low} to {high}")  # found before they are narrowed
+        raise wrong(name, int(worst), f"a whole number from {low} to {high}")  # checked before the conversion, which may wrap
     return found.astype(dtype, copy=False)
 
 
 def own(array: NDArray[Any]) -> NDArray[Any]:
-    """``array``, contiguous and read-only, such that nobody changes it later: a copy unless nobody can write to its memory.
+    """A contiguous, read-only array of the same shape, dtype and values whose memory nobody can change later.
 
-    A read-only array over read-only memory (bytes, a file mapped for reading) is shared, and so is one that owns its memory and was
-    made read-only.
+    It is a copy, unless nobody can write to the memory of ``array``: that memory is read-only (bytes, a file mapped for reading), or
+    ``array`` owns it and is read-only.
     """
     made = np.ascontiguousarray(array).reshape(array.shape)
     if made is array or np.may_share_memory(made, array):
@@ -213,13 +219,13 @@ def own(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def fresh(array: NDArray[N]) -> NDArray[N]:
-    """An array that was just made and that nobody else knows, made read-only, so that `own` does not copy it."""
+    """The same array, set read-only, so that `own` does not copy it. For a new array to which no other code has a reference."""
     array.flags.writeable = False
     return array
 
 
 def _frozen(array: NDArray[Any]) -> bool:
-    """Whether neither the array nor anything that it is a view of can be written to."""
+    """Whether the array is read-only, and so is everything that it is a view of."""
     here: Any = array
     while isinstance(here, np.ndarray):
         if here.flags.writeable:
@@ -229,15 +235,15 @@ def _frozen(array: NDArray[Any]) -> bool:
         return True
     try:
         return memoryview(here).readonly
-    except TypeError:  # memory of another library
+    except TypeError:  # the memory belongs to another library
         return False
 
 
 def matrix(name: str, value: Any, width: int) -> csr_matrix:
-    """Samples as ``scipy.sparse.csr_matrix`` (samples, ``width``) float32: sorted, finite, without stored zeros; a copy.
+    """A copy of samples as ``scipy.sparse.csr_matrix`` of shape (samples, ``width``), float32, sorted, finite, without stored zeros.
 
-    ``value``: anything of two dimensions that numpy makes an array of real numbers of, or a sparse matrix or array of scipy in any
-    format, with any whole numbers as indices, in any order, entries given twice (they are added up, as scipy's ``toarray`` does).
+    ``value``: real numbers in two dimensions that numpy can make an array of, or a sparse matrix or array of scipy. The latter may have
+    any format, any dtype of indices, and entries in any order. Entries at the same place are added, as scipy's ``toarray`` does.
     """
     from scipy.sparse import csr_matrix, issparse
 
@@ -251,7 +257,7 @@ def matrix(name: str, value: Any, width: int) -> csr_matrix:
             made = csr_matrix(array(name, value, dims=2).astype(np.float32, copy=False))
     made.eliminate_zeros()
     if made.shape[1] != width:
-        raise InputError(f"{name} have {made.shape[1]} columns, the model takes {width}")
+        raise InputError(f"{name} have {made.shape[1]} columns: expected {width}, the number of inputs of the model")
     finite = np.isfinite(made.data)
     if not finite.all():
         entry = int(finite.argmin())
@@ -263,11 +269,11 @@ def matrix(name: str, value: Any, width: int) -> csr_matrix:
 
 
 def _sparse(name: str, value: Any) -> csr_matrix:
-    """A sparse matrix of any format as one in compressed rows that shares nothing with it, its indices checked: scipy trusts them."""
+    """A copy of a sparse matrix of any format in format CSR, its indices checked, since scipy does not check them."""
     from scipy import sparse
 
     if len(value.shape) != 2:
-        raise wrong(name, value, "2 dimensions: samples, width")
+        raise wrong(name, value, "a matrix of 2 dimensions: samples, width")
     if value.dtype.kind not in REAL:
         raise wrong(name, value, "a matrix of real numbers")
     rows, columns = value.shape
@@ -276,7 +282,7 @@ def _sparse(name: str, value: Any) -> csr_matrix:
         if not pair[0].size == pair[1].size == value.data.size:
             raise InputError(f"{name}: {pair[0].size} rows, {pair[1].size} columns, {value.data.size} values: expected equal numbers")
         return sparse.csr_matrix(sparse.coo_matrix((_native(value.data), pair), value.shape))
-    if value.format not in ("csr", "csc", "bsr"):  # of these only our copy's indices are taken for granted
+    if value.format not in ("csr", "csc", "bsr"):  # scipy itself makes the indices of a copy in CSR
         value = sparse.csr_matrix(value.copy())
     height, breadth = value.blocksize if value.format == "bsr" else (1, 1)
     outer, inner = (columns, rows) if value.format == "csc" else (rows // height, columns // breadth)
@@ -294,5 +300,5 @@ def _index(name: str, found: Any, last: int) -> NDArray[np.int64]:
 
 
 def _native(data: NDArray[Any]) -> NDArray[Any]:
-    """A copy in this machine's byte order, of a dtype that scipy computes with."""
+    """A copy in this machine's byte order and of a dtype that scipy can compute with."""
     return data.astype(np.float32 if data.dtype == np.float16 else data.dtype.newbyteorder("="))

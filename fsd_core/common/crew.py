@@ -1,13 +1,14 @@
-"""Work of many items at once, in threads that end with the process: neither an interrupt nor the interpreter's end waits for them.
+"""Applies a function to many items in several threads at once, such that an interrupt does not wait for these threads.
 
-The threads of `concurrent.futures` are waited for at both, and a request in one of them may wait for its service for minutes.
+At an interrupt and at its own exit, Python waits for the threads of `concurrent.futures`. One of them may be in a request that its
+service answers after minutes. The threads of this module are daemon threads, and nothing waits for them.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 __all__ = ["each"]
 
@@ -16,36 +17,37 @@ R = TypeVar("R")
 
 
 def each(work: Callable[[T], R], items: Iterable[T], threads: int) -> list[R]:
-    """``work`` of every item, ``threads`` at a time: the results in the items' order.
+    """The results of ``work`` for every item, in the order of the items, computed in up to ``threads`` threads.
 
-    After an error no more items are begun; once those under way have ended, the error of the first item that has one is raised.
-    An interrupt of the caller waits for nothing: what is under way ends unheard.
+    After an error, the threads begin no more items. Once they have ended the items that they had begun, the error of the first item
+    (in the order of the items) that has one is raised. An interrupt of the caller is raised at once: running calls of ``work`` go on,
+    and their results and errors are ignored.
     """
-    left = list(enumerate(items))
-    left.reverse()
+    waiting = list(enumerate(items))
+    waiting.reverse()
     done: dict[int, R] = {}
     failed: dict[int, BaseException] = {}
-    total = len(left)
+    total = len(waiting)
 
-    def go_on() -> None:
+    def work_on() -> None:
         while not failed:
             try:
-                number, item = left.pop()
+                number, item = waiting.pop()
             except IndexError:
                 return
             try:
                 done[number] = work(item)
-            except BaseException as error:  # the caller's to raise, whatever it is
+            except BaseException as error:  # of any class: the caller gets it
                 failed[number] = error
 
-    crew: list[Any] = [threading.Thread(target=go_on, name="fsd-crew", daemon=True) for _ in range(min(threads, total))]
+    crew = [threading.Thread(target=work_on, name="fsd-crew", daemon=True) for _ in range(min(threads, total))]
     try:
         for thread in crew:
             thread.start()
         for thread in crew:
             thread.join()
     except BaseException:
-        left.clear()
+        waiting.clear()
         raise
     if failed:
         raise failed[min(failed)]

@@ -1,6 +1,7 @@
-"""Reads what people and other programs wrote (TOML, JSON, flags, variables) into attrs classes, strictly and in one way.
+"""The one strict reader of tables that people and other programs write: TOML, JSON, payloads, flags, environment variables.
 
-A class says of each key what it may hold, and `read` makes an object of a table, or says in one line which key is wrong::
+An attrs class declares the keys of a table and their kinds of values. `read` turns a table into an object of the class, or raises an
+error of one line that names the wrong key::
 
     @attrs.frozen(kw_only=True)
     class Settings:
@@ -9,7 +10,8 @@ A class says of each key what it may hold, and `read` makes an object of a table
 
     read(Settings, {"memory_mb": 64}, "[aws] ")  # InputError: [aws] memory_mb = 64: expected a whole number from 128 to 10240
 
-Nothing is converted silently: `True` is no number, 2.9 is no whole number, "abc" is no list. 3.0 is read as 3.
+The reader does not guess: `True` is not a number, 2.9 is not a whole number, "abc" is not a list. It reads 3.0 as 3, since JSON and
+TOML writers may write whole numbers so.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import attrs
 from fsd_core.errors import InputError
 
 __all__ = [
+    "LARGEST",
     "Kind",
     "boolean",
     "choice",
@@ -43,16 +46,17 @@ __all__ = [
 
 T = TypeVar("T")
 _KIND = "fsd_kind"
-_LARGEST = 10**18  # of any number: what is larger is a mistake, and its products would soon be infinite
+LARGEST = 10**18  # no number may be larger: it would be a mistake, and products of such numbers overflow
 _SHOWN_CHARS = 80
 
 
 @attrs.frozen
 class Kind:
-    """What a key may hold. ``expected`` ends the sentence "expected ...". ``holds`` judges any value and never raises.
+    """A kind of values: which values a key accepts, and in which form they are kept.
 
-    ``becomes`` makes of a good value what is kept. ``parse`` makes a value of a flag's or variable's text; it raises `ValueError` where it
-    cannot. ``metavar`` stands for the value in ``--help``.
+    ``expected`` completes the error line "expected ...". ``holds`` tells whether a value is of this kind; it takes any value and never
+    raises. ``becomes`` converts an accepted value into the form that is kept. ``parse`` converts the text of a flag or variable into a
+    value, and raises `ValueError` if it cannot. ``metavar`` is the placeholder of the value in ``--help``.
     """
 
     expected: str
@@ -62,16 +66,16 @@ class Kind:
     metavar: str = "TEXT"
 
     def check(self, value: Any, where: str) -> Any:
-        """The value to keep. Raises `InputError` where it is wrong.
+        """The value in the form that is kept. Raises `InputError` if it is not of this kind.
 
-        ``where`` is what precedes the value in the message: "--workers ", "[aws] lease_s = ".
+        ``where``: the part of the error line before the value, for instance "--workers " or "[aws] lease_s = ".
         """
         if not self.holds(value):
             raise InputError(f"{where}{_shown(value)}: expected {self.expected}")
         return self.becomes(value)
 
     def read_text(self, text: str, where: str) -> Any:
-        """The value to keep of a flag's or variable's text. Raises `InputError` where it is wrong."""
+        """`check` of the value in the text of a flag or variable. Raises `InputError` if the text holds no such value."""
         try:
             value = self.parse(text)
         except ValueError:
@@ -80,7 +84,7 @@ class Kind:
 
 
 def integer(low: int, high: int | None = None, unit: str = "") -> Kind:
-    """A whole number from ``low`` to ``high``, both included; ``unit`` is "seconds" and the like."""
+    """A whole number from ``low`` to ``high``, both included. ``unit``: for the error line, "seconds" for instance."""
     of = f" of {unit}" if unit else ""
     expected = f"a whole number{of} of at least {low}" if high is None else f"a whole number{of} from {low} to {high}"
 
@@ -91,7 +95,7 @@ def integer(low: int, high: int | None = None, unit: str = "") -> Kind:
 
 
 def number(low: float = 0.0, high: float = math.inf, unit: str = "", *, above: bool = False) -> Kind:
-    """A finite number from ``low`` to ``high``, both included; ``above``: ``low`` itself is excluded."""
+    """A finite number from ``low`` to ``high``, both included; with ``above``, ``low`` itself is excluded."""
     of = f" of {unit}" if unit else ""
     first, last = f"{low:.15g}", f"{high:.15g}"
     if above:
@@ -108,12 +112,12 @@ def number(low: float = 0.0, high: float = math.inf, unit: str = "", *, above: b
 
 
 def text(expected: str = "a text that is not empty", *, empty: bool = False, metavar: str = "TEXT") -> Kind:
-    """A text; ``empty``: one without characters too."""
+    """A text of one character or more; with ``empty``, also an empty one."""
     return Kind("a text" if empty else expected, lambda value: isinstance(value, str) and (empty or value != ""), metavar=metavar)
 
 
 def matching(pattern: str, expected: str, metavar: str = "TEXT") -> Kind:
-    """A text of which the whole matches a regular expression."""
+    """A text that a regular expression matches as a whole."""
     return Kind(expected, lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None, metavar=metavar)
 
 
@@ -125,12 +129,12 @@ def choice(*values: str | int) -> Kind:
 
 
 def boolean() -> Kind:
-    """True or false; as text also 1 or 0, yes or no, on or off."""
+    """True or false. A flag or variable may also hold 1 or 0, yes or no, on or off."""
     return Kind("true or false", lambda value: isinstance(value, bool), parse=_truth, metavar="")
 
 
 def nullable(kind: Kind) -> Kind:
-    """A value of ``kind``, or none at all (JSON's null)."""
+    """A value of ``kind``, or `None` (JSON's null)."""
     return attrs.evolve(
         kind,
         expected=f"{kind.expected}, or null",
@@ -140,7 +144,7 @@ def nullable(kind: Kind) -> Kind:
 
 
 def listed(kind: Kind, *, filled: bool = False) -> Kind:
-    """A list whose every item is of ``kind``, kept as a list; ``filled``: with at least one item."""
+    """A list of values of ``kind``; with ``filled``, a list of at least one."""
     return Kind(
         f"a list{' that is not empty' if filled else ''}, each item {kind.expected}",
         lambda value: isinstance(value, list) and (not filled or bool(value)) and all(map(kind.holds, value)),
@@ -149,27 +153,28 @@ def listed(kind: Kind, *, filled: bool = False) -> Kind:
 
 
 def table(expected: str = "a table") -> Kind:
-    """A table: a mapping from names to anything, for `read` to look into."""
+    """A mapping from names to any values, which another `read` may check."""
     return Kind(expected, lambda value: isinstance(value, Mapping) and all(isinstance(name, str) for name in value))
 
 
 def key(kind: Kind, *, default: Any = attrs.NOTHING, help: str = "", alias: str | None = None) -> Any:
-    """A key of an attrs class that `read` reads; without ``default`` it must be given. ``help``: a sentence for people."""
+    """A field of an attrs class for `read`. A table without this key is wrong unless there is a ``default``. ``help``: text for people."""
     return attrs.field(default=default, metadata={_KIND: kind, "help": help}, alias=alias)
 
 
 def keys(cls: type) -> dict[str, Kind]:
-    """The keys of a class and their kinds, in the order of the class."""
+    """The kinds of a class's keys by name, in the order of the class."""
     return {field.name: field.metadata[_KIND] for field in attrs.fields(cls) if _KIND in field.metadata}
 
 
 def read(cls: type[T], found: Mapping[str, Any], where: str, *, known: Collection[str] = ()) -> T:
-    """``found`` as an object of ``cls``, an attrs class of `key` fields; each line of an error starts with ``where``.
+    """The table ``found`` as an object of ``cls``, an attrs class with `key` fields.
 
-    ``known``: names that may be there beside the class's keys and are passed over. Raises `InputError` that names the key that is unknown
-    (with the nearest known one), missing, or of a wrong value (with the value and what was expected).
+    ``where``: the start of each error line. ``known``: other names that the table may have; `read` ignores them. Raises `InputError`
+    naming the first key that is unknown (with the nearest known name), has a wrong value (with the value and what was expected), or
+    is missing.
     """
-    kinds, fields = keys(cls), attrs.fields(cls)  # type: ignore[arg-type]  # an attrs class, as said
+    kinds, fields = keys(cls), attrs.fields(cls)  # type: ignore[arg-type]  # mypy has no type for "an attrs class"
     for name in found:
         if name not in kinds and name not in known:
             raise InputError(f"{where}{name}: unknown key; {suggestion(name, (*kinds, *known))}")
@@ -183,8 +188,8 @@ def read(cls: type[T], found: Mapping[str, Any], where: str, *, known: Collectio
 
 
 def nearest(name: str, known: Collection[str], likeness: float = 0.6) -> str | None:
-    """The known name that is most like ``name``, `None` where none is; ``likeness``: from 0, any name, to 1, the same name."""
-    import difflib  # only for an error: a worker's start does without it
+    """The known name most similar to ``name``, or `None`. ``likeness``: the least similarity, from 0 (any name) to 1 (the same name)."""
+    import difflib  # here, since it is for errors only: workers start faster without it
 
     return next(iter(difflib.get_close_matches(name, known, 1, likeness)), None)
 
@@ -200,7 +205,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return _is_finite(value) and -_LARGEST <= value <= _LARGEST
+    return _is_finite(value) and -LARGEST <= value <= LARGEST
 
 
 def _truth(text: str) -> bool:
@@ -212,8 +217,8 @@ def _truth(text: str) -> bool:
 
 def _shown(value: Any) -> str:
     if _is_finite(value) and not _is_number(value):
-        return f"a number above {_LARGEST:.0e}" if value > 0 else f"a number below {-_LARGEST:.0e}"
+        return f"a number above {LARGEST:.0e}" if value > 0 else f"a number below {-LARGEST:.0e}"
     try:
         return repr(value)[:_SHOWN_CHARS]
-    except ValueError:  # Python shows no whole number of thousands of digits
+    except ValueError:  # Python prints no whole number of more than 4300 digits
         return "a number that is too large"

@@ -1,4 +1,4 @@
-"""The user's own folders: what ``~`` in a path means, and where FSD_HOME is. Nothing else in this project resolves either."""
+"""The user's folders: what ``~`` in a path stands for, and where FSD_HOME is. No other module of this project looks up either."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fsd_core.errors import InputError
 
 __all__ = ["expanded", "home_folder", "made"]
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)  # no fault of the path
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)  # the path is right all the same
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """The path, with ``~`` or ``~NAME`` at its start replaced as a shell does. `InputError`: this user has no home folder."""
+    """The path with ``~`` or ``~NAME`` at its start replaced as a shell does. Raises `InputError` if this user has no home folder."""
     text = os.fspath(path)
     if text == "~" or text.startswith("~/"):
         return _user_home(text) / text[1:].lstrip("/")
@@ -24,9 +24,9 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 
 def home_folder(home: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where records, caches, emulators and the local provider live, absolute: ``home``, else ``$FSD_HOME``, else ``~/.fsd``.
+    """The absolute path of the folder for records, caches, emulators and the local provider: ``home``, else $FSD_HOME, else ``~/.fsd``.
 
-    `InputError`: it is a file, or there is no home folder to put it in. Nothing is made.
+    Makes no folder. Raises `InputError` if the path is a file, or if it starts at the user's home folder and there is none.
     """
     named = home or environ.get("FSD_HOME")
     folder = (expanded(named) if named else _user_home("FSD_HOME is not set") / ".fsd").absolute()
@@ -36,21 +36,25 @@ def home_folder(home: str | os.PathLike[str] | None = None, environ: Mapping[str
 
 
 def made(folder: Path) -> Path:
-    """``folder``, which is below FSD_HOME, made if need be. `InputError`: it cannot be; `OSError`: for lack of room."""
+    """``folder``, a path inside FSD_HOME, which this function creates if it does not exist.
+
+    Raises `InputError` if the path cannot be a folder, `OSError` if the system has no room for one.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in _NO_ROOM:
             raise
-        raise InputError(f"FSD_HOME: {folder} cannot be made: {error.strerror}; set FSD_HOME to a folder that can be written") from error
+        raise InputError(f"FSD_HOME: cannot make {folder}: {error.strerror}; set FSD_HOME to a folder that you can write to") from error
     return folder
 
 
 def _user_home(asked: str) -> Path:
-    """The user's home folder: ``$HOME``, else what the system has on record."""
+    """The user's home folder: $HOME, else the one in the system's list of users. ``asked``: the start of the error line."""
     try:
         return Path(os.environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir).absolute()
     except KeyError:
         raise InputError(
-            f"{asked}: HOME is not set, and the system knows no home of user {os.getuid()}: set FSD_HOME to a folder that can be written"
+            f"{asked}: HOME is not set, and the system lists no home folder of user {os.getuid()}: "
+            "set FSD_HOME to a folder that you can write to"
         ) from None

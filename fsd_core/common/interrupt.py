@@ -1,8 +1,9 @@
-"""What an interrupted command has time for, and what it leaves behind.
+"""How much time an interrupted command has for its clean-up, and what it tells the user that it could not clean up.
 
-A command ends `LIMIT_S` after its first signal, whatever it is doing (`fsd_core.cli.signals`). Who holds something that ought to be given
-back says so with `leave_note`, and bounds its clean-up by `remaining`. No lock is taken: a signal's handler comes between any two steps
-of its own thread.
+A command ends `LIMIT_S` seconds after its first signal, in whatever state it is (`fsd_core.cli.signals`). Code that holds something which
+outlives the process, a slot or an emulator for instance, registers it with `leave_note` and limits the time of its clean-up to
+`remaining`. This module uses no lock: the handler of a signal runs between any two steps of the main thread, so that a lock which the
+main thread holds would never become free.
 """
 
 from __future__ import annotations
@@ -19,56 +20,56 @@ __all__ = ["LIMIT_S", "begin", "contained", "end", "leave_note", "leaving", "not
 LIMIT_S = 2.0
 _until = math.inf  # time.monotonic() at which the process ends
 _notes: dict[object, str] = {}
-_whole = 0  # blocks of the main thread that must not be cut
-_waiting: int | None = None  # the signal that came meanwhile
+_whole = 0  # how many `whole` blocks the main thread is in
+_waiting: int | None = None  # the signal that came in a `whole` block
 
 
 def begin() -> None:
-    """A signal came: the time runs from the first one."""
+    """A signal came. The time limit starts at the first signal; later calls change nothing."""
     global _until
     _until = min(_until, time.monotonic() + LIMIT_S)
 
 
 def end() -> None:
-    """What was interrupted is over, and this process goes on."""
+    """The interrupted work has ended and this process continues: remove the time limit."""
     global _until
     _until = math.inf
 
 
-def remaining(most_s: float = math.inf) -> float:
-    """Seconds until the process ends, at most ``most_s``, at least 0; infinite where no signal came, or nobody would end the process."""
-    return max(0.0, min(most_s, _until - time.monotonic()))
+def remaining(max_s: float = math.inf) -> float:
+    """Seconds until the process ends, from 0 to ``max_s``. Without an interrupt there is no limit: the result is ``max_s``."""
+    return max(0.0, min(max_s, _until - time.monotonic()))
 
 
 def leave_note(text: str) -> Callable[[], None]:
-    """Name what is held until the returned function is called: should the command end before that, its last line says ``text``.
+    """Register a note for the user. Returns a function that removes it, which may be called twice.
 
-    ``text``: what stays, and what removes it. The returned function may be called twice.
+    If the command ends while the note is registered, its last line contains ``text``: what is left behind, and how to remove it.
     """
     key = object()
     _notes[key] = text
 
-    def given_back() -> None:
+    def remove() -> None:
         _notes.pop(key, None)
 
-    return given_back
+    return remove
 
 
 @contextlib.contextmanager
 def leaving(text: str) -> Iterator[None]:
-    """`leave_note` within the block; it stays if the block is interrupted. An error speaks for itself."""
-    given_back = leave_note(text)
+    """`leave_note` for the length of the block. The note stays registered if an interrupt, not an error, ends the block."""
+    remove = leave_note(text)
     try:
         yield
     except Exception:
-        given_back()
+        remove()
         raise
-    given_back()
+    remove()
 
 
 @contextlib.contextmanager
 def contained() -> Iterator[None]:
-    """What the block leaves ends with what it ran on, an emulator for instance, and need not be named."""
+    """Remove all notes that the block registers: what it leaves behind ends with its surroundings, an emulator for instance."""
     before = set(_notes)
     try:
         yield
@@ -78,18 +79,18 @@ def contained() -> Iterator[None]:
 
 
 def notes() -> list[str]:
-    """What is held now, in the order in which it was named, each text once."""
+    """The registered texts in the order of their registration, each once."""
     return list(dict.fromkeys(list(_notes.values())))
 
 
 @contextlib.contextmanager
 def whole() -> Iterator[None]:
-    """Within the block, which must be short, no signal raises: what is begun is also noted, and so can be ended. Then it does.
+    """Postpone signals until the end of the block, which has to be short.
 
-    For a child process, for instance: interrupted while `subprocess.Popen` waits, it would run on, known to nobody.
+    For instance around `subprocess.Popen`: an interrupt inside it would leave a child process that no variable refers to.
     """
     global _whole, _waiting
-    if threading.current_thread() is not threading.main_thread():  # where nothing raises
+    if threading.current_thread() is not threading.main_thread():  # Python runs signal handlers in the main thread only
         yield
         return
     _whole += 1
@@ -103,7 +104,7 @@ def whole() -> Iterator[None]:
 
 
 def postponed(number: int) -> bool:
-    """For the handler of a signal: whether it is to come again when a `whole` block ends."""
+    """For the handler of signal ``number``: whether a `whole` block postpones it. If so, the signal is raised again at the block's end."""
     global _waiting
     if _whole:
         _waiting = _waiting or number

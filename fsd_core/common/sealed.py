@@ -1,7 +1,7 @@
-"""Small JSON objects that are stored: sealed with a checksum, so that damage is found and never read as other values.
+"""Small JSON objects with a checksum, for the object store: a reader finds damage and never takes damaged values for true ones.
 
-A sealed object is JSON for every reader. Its first key is ``checksum``, in a prefix of fixed length: the CRC-32 (eight
-lower-case hexadecimal digits) of every byte that follows the prefix.
+A sealed object is valid JSON. Its first key is ``checksum``, in a prefix of fixed length. The value is the CRC-32, in eight lower-case
+hexadecimal digits, of all bytes after the prefix.
 """
 
 from __future__ import annotations
@@ -18,24 +18,23 @@ _PREFIX_BYTES = len(b'{"checksum": "01234567"')
 
 
 class Damaged(ValueError):
-    """Stored bytes are not what was stored. The text names the object and says how it is damaged."""
+    """Bytes differ from the sealed object that was stored. The text names the object and describes the damage."""
 
 
 def seal(fields: Mapping[str, Any]) -> bytes:
     """The fields as one sealed JSON object.
 
-    Raises `ValueError` where a field is named ``checksum`` or holds a number that JSON has not (nan, infinity), and `TypeError` where a
-    value is of a type that JSON has not.
+    Raises `ValueError` if a field is named ``checksum`` or holds nan or infinity, and `TypeError` if JSON has no form for a value.
     """
     if _KEY in fields:
-        raise ValueError(f"a field named {_KEY!r}: that name is kept for the seal")
+        raise ValueError(f"a field is named {_KEY!r}: expected another name, since the seal uses this one")
     text = json.dumps(dict(fields), allow_nan=False).encode()
     rest = (b", " if fields else b"") + text[1:]
     return _prefix(rest) + rest
 
 
 def unseal(data: bytes, what: str) -> dict[str, Any]:
-    """The fields that `seal` was given. Raises `Damaged`, whose text starts with ``what``, unless every byte is as it was."""
+    """The fields of an object that `seal` made. Raises `Damaged` if any byte differs; its text starts with ``what``, the object's name."""
     if len(data) <= _PREFIX_BYTES:
         raise Damaged(f"{what} is damaged: it has {len(data)} bytes, expected more than {_PREFIX_BYTES}")
     found, rest = data[:_PREFIX_BYTES], data[_PREFIX_BYTES:]
@@ -46,7 +45,7 @@ def unseal(data: bytes, what: str) -> dict[str, Any]:
         fields = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{what} is damaged: it is not JSON: {error}") from error
-    if not isinstance(fields, dict):  # it begins as an object does, so that only a reader's defect leads here
+    if not isinstance(fields, dict):  # cannot happen, since the prefix starts an object
         raise Damaged(f"{what} is damaged: it is JSON of type {type(fields).__name__}, expected an object")
     del fields[_KEY]
     return fields

@@ -1,4 +1,4 @@
-"""What a worker spends its time on: one phase at a time, as sums and as a timeline whose size has a bound."""
+"""Measures how long a worker spends in each phase, as sums and as a timeline of bounded size."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 
 __all__ = ["CELLS", "PHASES", "Stopwatch"]
 
-PHASES = ("load", "compute", "send", "exchange", "other")  # each with a first letter of its own: the timeline's alphabet
-CELLS = 512  # of a timeline at most
+PHASES = ("load", "compute", "send", "exchange", "other")  # the timeline writes the first letter, so that all differ
+CELLS = 512  # the largest number of cells of a timeline
 FIRST_CELL_S = 0.001
 
 
 class Stopwatch:
-    """Runs from its making on; all time belongs to the phase that was entered last, at first ``other``. For one thread.
+    """Runs from its construction on. Time counts for the phase that `enter` set last, at first "other". For one thread.
 
-    ``seconds`` has the sum of each phase up to the last `enter`. ``clock``: in seconds.
+    ``seconds``: the sum of each phase up to the last `enter`. ``clock``: returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -31,20 +31,23 @@ class Stopwatch:
         self._cells = np.zeros((CELLS, len(PHASES)))  # seconds of each phase in each cell
 
     def enter(self, phase: str) -> None:
-        """From now on it is ``phase``, one of `PHASES`."""
+        """Start ``phase``, one of `PHASES`, and end the phase before."""
         now = self._clock()
         self.seconds[self._phase] += now - self._entered
         self._mark(PHASES.index(self._phase), self._entered - self._began, now - self._began)
         self._phase, self._entered = phase, now
 
     def timeline(self) -> dict[str, Any]:
-        """``cell_s``, and in ``phases`` a letter a cell up to the last `enter`: the first of the phase that had most of it."""
+        """The phases over time, up to the last `enter`: ``cell_s``, the seconds of a cell, and ``phases``, one letter for each cell.
+
+        The letter is the first letter of the phase that took the largest part of the cell.
+        """
         used = min(CELLS, max(1, math.ceil(round((self._entered - self._began) / self._cell_s, 6))))
-        most = self._cells[:used].argmax(axis=1)
-        return {"cell_s": self._cell_s, "phases": "".join(PHASES[each][0] for each in most)}
+        longest = self._cells[:used].argmax(axis=1)
+        return {"cell_s": self._cell_s, "phases": "".join(PHASES[each][0] for each in longest)}
 
     def _mark(self, phase: int, start: float, end: float) -> None:
-        """Add a span; where the cells do not reach so far, each two become one."""
+        """Add the time from ``start`` to ``end`` (seconds) to its cells. While the cells end too early, join every two into one."""
         while end >= CELLS * self._cell_s:
             half = self._cells[::2] + self._cells[1::2]
             self._cells = np.concatenate([half, np.zeros_like(half)])

@@ -1,4 +1,4 @@
-"""Sharing the rows of every layer out among ranks, and which rows then travel."""
+"""Partitions: which rank owns which row of each layer, and which rows the ranks must then send each other."""
 
 from fsd_core.partition.kept import find_partition
 from fsd_core.partition.methods import METHODS, partition

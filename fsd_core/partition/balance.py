@@ -1,4 +1,4 @@
-"""How even a layer's shares must be, and how to make them so."""
+"""Balance: how much work of a layer one rank may get, and ways to distribute rows within that limit."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ __all__ = ["contiguous", "deal", "limit", "repair", "spread"]
 
 
 def spread(count: int, workers: int) -> NDArray[np.int32]:
-    """Owners int32 (count,) of contiguous items: every rank has the same number, plus or minus one."""
+    """The rank of each item, int32 (count,): each rank gets contiguous items, the same number plus or minus one."""
     return (np.arange(count, dtype=np.int64) * workers // max(count, 1)).astype(np.int32)
 
 
 def contiguous(weights: NDArray[np.int64], workers: int) -> NDArray[np.int32]:
-    """Owners int32 (items,) of contiguous items: rank r has those whose middle falls into the r-th equal part of all weight."""
+    """The rank of each item, int32 (items,): each rank gets contiguous items of about the same weight. ``weights`` is int64 (items,).
+
+    The total weight is cut into ``workers`` equal parts; rank r gets the items whose middle falls into part r.
+    """
     total = int(weights.sum())
     if not total:
         return spread(len(weights), workers)
-    middle = 2 * np.cumsum(weights) - weights  # twice the middle, so that all stays whole
+    middle = 2 * np.cumsum(weights) - weights  # twice the middle, so that all numbers stay whole
     owner: NDArray[np.int64] = np.minimum(middle * workers // (2 * total), workers - 1)
     return owner.astype(np.int32)
 
 
 def deal(weights: NDArray[np.int64], workers: int) -> NDArray[np.int32]:
-    """Owners int32 (items,): heaviest item first, each to the least loaded rank.
+    """The rank of each item, int32 (items,): heaviest item first, each to the rank of least load. ``weights`` is int64 (items,).
 
-    The largest load is at most 4/3 of the best possible (Graham, "Bounds on multiprocessing timing anomalies", 1969).
+    The largest load is at most 4/3 of the smallest possible (Graham, "Bounds on multiprocessing timing anomalies", 1969).
     """
     owner = np.zeros(len(weights), np.int32)
     loads = [(0, rank) for rank in range(workers)]
@@ -42,10 +45,10 @@ def deal(weights: NDArray[np.int64], workers: int) -> NDArray[np.int32]:
 
 
 def limit(weights: NDArray[np.int64], workers: int) -> int:
-    """The most work that one rank may get of rows of these ``weights``.
+    """The maximum work of one rank for rows of these ``weights``, int64 (rows,).
 
-    Mean work plus 3 %, or plus three rows where these are more, but never plus more than 12.5 %: few rows a rank need more slack
-    (128 rows a rank: 3 %; 24: 12 %). Where single rows are heavier than that slack, what `deal` reaches is allowed too.
+    It is the mean work plus 3 %, or plus three rows if that is more, but at most plus 12.5 %: with few rows for each rank the balance needs
+    more slack (128 rows for each rank: 3 %; 24 rows: 12 %). If a single row is heavier than the slack, the result of `deal` is allowed.
     """
     total, rows = int(weights.sum()), int(np.count_nonzero(weights))
     mean = total / workers
@@ -55,34 +58,35 @@ def limit(weights: NDArray[np.int64], workers: int) -> int:
     return int(allowed)
 
 
-def repair(owner: NDArray[np.int32], weights: Csr, sources: NDArray[np.int32] | None, most: int, workers: int) -> NDArray[np.int32]:
-    """Owners with no rank above ``most`` work: rows leave the heaviest rank, those first that add the fewest travelling rows.
+def repair(owner: NDArray[np.int32], weights: Csr, sources: NDArray[np.int32] | None, max_work: int, workers: int) -> NDArray[np.int32]:
+    """The owners int32 (outputs,) after rows moved from overloaded ranks until no rank has more than ``max_work``.
 
-    ``weights`` is the layer's matrix, ``sources`` the owner of each input row (`None`: they cost nothing). Where moving single rows
-    does not get there, the result is that of `deal`, which does where ``most`` comes from `limit`.
+    The rank with the highest load gives rows away, first those that add the fewest travelling rows. ``owner`` int32 (outputs,) stays
+    unchanged. ``weights`` is the matrix of the layer, ``sources`` the owner of each input row (`None`: input rows do not travel). If moving
+    single rows does not reach ``max_work``, the result is that of `deal`, which always reaches a `limit`.
     """
     loads = np.diff(weights.indptr)
     load = np.bincount(owner, loads, workers).astype(np.int64)
-    if load.max() <= most:
+    if load.max() <= max_work:
         return owner
     owner = owner.copy()
-    # of each input row and rank, what keeps the row there: its consumers, and being the owner
+    # for each input row and rank: how many output rows of the rank read it, plus 1 if the rank owns it; at 0 the row need not travel there
     held = np.bincount(weights.indices * np.int64(workers) + np.repeat(owner, loads), minlength=weights.shape[1] * workers)
     held = held.reshape(-1, workers)
     if sources is not None:
         held[np.arange(len(sources)), sources] += 1
-    while load.max() > most:
+    while load.max() > max_work:
         rank = int(load.argmax())
         rows = np.flatnonzero((owner == rank) & (loads > 0))
         cost = np.empty((len(rows), workers))
         for i, row in enumerate(rows):
-            there = held[weights.indices[weights.indptr[row] : weights.indptr[row + 1]]]
-            cost[i] = (there == 0).sum(axis=0) - np.count_nonzero(there[:, rank] == 1)
+            inputs = held[weights.indices[weights.indptr[row] : weights.indptr[row + 1]]]
+            cost[i] = (inputs == 0).sum(axis=0) - np.count_nonzero(inputs[:, rank] == 1)
         cost[:, rank] = np.inf
         moved = False
         for i in np.argsort(cost.min(axis=1), kind="stable"):
-            row, room = rows[i], load + loads[rows[i]] <= most
-            if load[rank] > most and room.any():
+            row, room = rows[i], load + loads[rows[i]] <= max_work
+            if load[rank] > max_work and room.any():
                 target = int(np.where(room, cost[i], np.inf).argmin())
                 columns = weights.indices[weights.indptr[row] : weights.indptr[row + 1]]
                 held[columns, rank] -= 1

@@ -1,4 +1,4 @@
-"""The partition of a run: given, read, made, or made before."""
+"""The partition of a run: the caller's own, one from a file, or a new one, which is kept for later runs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
+
+import attrs
 
 from fsd_core.common import arguments
 from fsd_core.errors import InputError
@@ -28,11 +29,11 @@ def find_partition(
     home: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Partition, str]:
-    """The partition that a run uses, and its name for people. What took long to compute is kept below ``home`` for the next run.
+    """The partition that a run uses, and its name for people.
 
-    Where it cannot be kept, a warning is logged. What is kept is a copy: one that is damaged or cannot be read is made again.
-    ``wanted``: a `Partition`, a method, or a path. ``progress``: see `partition`. Raises `InputError` where it cannot be: no such file,
-    another number of workers, more workers than rows.
+    ``wanted`` is a `Partition`, the name of a method, or a path. ``progress`` is that of `partition`. A hypergraph partition takes long to
+    compute, so its file is kept in ``home`` for later runs; a damaged file is replaced, and a file that cannot be written gives a warning.
+    Raises `InputError` for a missing or wrong file, for another number of workers, and for more workers than rows.
     """
     workers, seed = arguments.whole("workers", workers, 1), arguments.whole("seed", seed)
     if not isinstance(wanted, Partition):
@@ -45,22 +46,22 @@ def find_partition(
     else:
         parts, label = Partition.load(wanted, model), str(wanted)
     if parts.workers != workers:
-        raise InputError(f"partition {label}: made for {parts.workers} workers, the run has {workers}")
+        raise InputError(f"partition {label}: made for {parts.workers} workers: expected {workers}, as the run has")
     return parts, label
 
 
 def _hypergraph(model: Model, workers: int, seed: int, home: Path, progress: Callable[[int, int], None] | None) -> Partition:
-    """The hypergraph partition that an earlier run kept, or a new one; what a solver that died left incomplete is not kept."""
+    """The hypergraph partition that an earlier run kept, or a new one. A partition that the solver did not complete is not kept."""
     file = home / "partitions" / f"{model.digest[:32]}-{workers}-hypergraph-{seed}.npz"
     if os.path.isfile(file):
         try:
             kept = Partition.load(file, model)
             if kept.workers == workers:
-                return replace(kept, label="hypergraph")
-            raise InputError(f"{file}: is for {kept.workers} workers, expected {workers}")
+                return attrs.evolve(kept, label="hypergraph")
+            raise InputError(f"{file}: is for {kept.workers} workers: expected {workers}")
         except InputError as error:
-            _log.warning("%s; it was kept by an earlier run and is made anew", error)
-            with suppress(OSError):  # then it cannot be replaced either, which is told below
+            _log.warning("%s; an earlier run kept this file, and this run replaces it", error)
+            with suppress(OSError):  # if the file cannot be removed, saving fails below and logs a warning
                 file.unlink()
     parts = partition(model, workers, "hypergraph", seed, progress)
     if parts.label == "hypergraph":
@@ -68,5 +69,5 @@ def _hypergraph(model: Model, workers: int, seed: int, home: Path, progress: Cal
             file.parent.mkdir(parents=True, exist_ok=True)
             parts.save(file)
         except (OSError, InputError) as error:
-            _log.warning("the partition is not kept for the next run: %s", error)
+            _log.warning("the partition is not kept for later runs: %s", error)
     return parts

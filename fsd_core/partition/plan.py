@@ -1,4 +1,4 @@
-"""`ExchangePlan`: which rows travel between which ranks before each layer, derived from a model and a partition."""
+"""`ExchangePlan`: which rows the ranks send each other before each layer, computed from a model and a partition."""
 
 from __future__ import annotations
 
@@ -8,34 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.common import arguments
-from fsd_core.model import Layer, Model
+from fsd_core.model import Model
 from fsd_core.partition.owners import Partition
+from fsd_core.partition.rows import needs, work
 
-__all__ = ["ExchangePlan", "needs", "work"]
-
-
-def work(layer: Layer) -> NDArray[np.int64]:
-    """Nonzeros of each output row, int64 (outputs,). Stored zeros count, and all of a dense row."""
-    if isinstance(layer.weights, np.ndarray):
-        return np.full(layer.outputs, layer.inputs, np.int64)
-    return np.diff(layer.weights.indptr)
-
-
-def needs(layer: Layer, owner: NDArray[np.integer[Any]], workers: int) -> NDArray[np.bool_]:
-    """Which rank multiplies which input row, given the ``owner`` of each output row: bool (inputs, workers)."""
-    if isinstance(layer.weights, np.ndarray):
-        present = np.bincount(owner, minlength=workers) > 0
-        return np.repeat(present[None, :], layer.inputs, axis=0)
-    need = np.zeros(layer.inputs * workers, np.bool_)
-    need[layer.weights.indices * np.int64(workers) + np.repeat(owner, work(layer))] = True
-    return need.reshape(layer.inputs, workers)
+__all__ = ["ExchangePlan"]
 
 
 class ExchangePlan:
-    """The rows that travel before layers 2 to L. Layer 1 needs no exchange: the client stages for each rank the `inputs` it needs.
+    """The rows that travel before layers 2 to L. Layer 1 needs no exchange: the client stages the `inputs` that each rank needs.
 
-    A row travels from its owner to each other rank that owns an output row with a weight on it (a stored zero is a weight; dense: any).
-    Layers are counted from 1; row ids are int32, ascending. Raises `InputError` where the partition does not fit the model.
+    A row travels from its owner to each other rank that owns an output row with a weight for it. A stored zero is a weight, and a dense
+    layer has a weight for every row. Layers are counted from 1; row numbers are 0-based int32 arrays, ascending. Raises `InputError` if
+    the partition does not fit the model, and `IndexError` for a layer or rank that does not exist.
     """
 
     def __init__(self, model: Model, partition: Partition) -> None:
@@ -52,23 +37,24 @@ class ExchangePlan:
         self._imbalance = max((float(load.max() / load.mean()) for load in loads if load.any()), default=1.0)
 
     def sends(self, layer: int, source: int) -> dict[int, NDArray[np.int32]]:
-        """Target rank -> ids of the rows of layer ``layer - 1`` that ``source`` sends it; ranks that get nothing are absent."""
+        """Target rank -> int32 (rows,): the rows of layer ``layer - 1`` that ``source`` sends to it. Targets of no row are left out."""
         return self._at(layer).sends(self._rank(source))
 
     def receives(self, layer: int, target: int) -> dict[int, NDArray[np.int32]]:
-        """Source rank -> ids of the rows of layer ``layer - 1`` that it sends to ``target``: the mirror of `sends`."""
+        """Source rank -> int32 (rows,): the rows of layer ``layer - 1`` that it sends to ``target``. Sources of no row are left out."""
         return self._at(layer).receives(self._rank(target))
 
     def inputs(self, rank: int) -> NDArray[np.int32]:
-        """Ids of the input neurons that ``rank`` needs for layer 1."""
+        """The input neurons that ``rank`` needs for layer 1, int32 (rows,)."""
         return self._inputs[self._rank(rank)]
 
     def figures(self) -> dict[str, Any]:
-        """What the partition costs.
+        """The cost of the partition, in rows.
 
-        ``rows_moved`` (each copy of a row to each other rank counts one) and ``rows_moved_by_layer`` (a list for layers 2 to L),
-        ``rows_per_source_row`` (rows moved over distinct rows that travel; 0.0 where none does), ``max_sent`` and ``max_received``
-        (the largest total of one rank over all layers), ``imbalance`` (the worst layer's maximum over mean work; work = nonzeros).
+        ``rows_moved`` counts each copy of a row to another rank; ``rows_moved_by_layer`` is a list for layers 2 to L.
+        ``rows_per_source_row`` is rows moved / distinct rows that travel, 0.0 if none does. ``max_sent`` and ``max_received`` are the
+        largest totals of one rank over all layers. ``imbalance`` is the maximum / the mean work of a rank in the worst layer; work is the
+        number of nonzeros.
         """
         by_layer = [len(transfer.rows) for transfer in self._transfers]
         distinct = sum(transfer.distinct for transfer in self._transfers)
@@ -87,17 +73,17 @@ class ExchangePlan:
 
     def _at(self, layer: int) -> _Transfers:
         if not 2 <= layer <= self.layers:
-            raise IndexError(f"layer {layer}: exchanges come before layers 2 to {self.layers}")
+            raise IndexError(f"layer {layer}: expected one of layers 2 to {self.layers}, which have an exchange before them")
         return self._transfers[layer - 2]
 
     def _rank(self, rank: int) -> int:
         if not 0 <= rank < self.workers:
-            raise IndexError(f"rank {rank}: {self.workers} workers have ranks 0 to {self.workers - 1}")
+            raise IndexError(f"rank {rank}: expected one of ranks 0 to {self.workers - 1}")
         return rank
 
 
 class _Transfers:
-    """One layer's traffic: ``rows`` sorted by pair, a pair being source * workers + target, then by id."""
+    """The rows that travel before one layer: ``rows`` is sorted by pair (source * workers + target), then by row number."""
 
     def __init__(self, need: NDArray[np.bool_], owner: NDArray[np.int32], workers: int) -> None:
         need[np.arange(len(owner)), owner] = False
@@ -105,7 +91,7 @@ class _Transfers:
         pair = owner[rows].astype(np.int64) * workers + targets
         order = np.argsort(pair, kind="stable")
         self.rows = rows[order].astype(np.int32)
-        self.rows.flags.writeable = False  # what the methods give out are views of it
+        self.rows.flags.writeable = False  # the methods return views of it
         self.pairs, self.counts = np.unique(pair, return_counts=True)
         self.distinct = int(need.any(axis=1).sum())
         self._starts = np.concatenate([[0], np.cumsum(self.counts)])

@@ -1,1 +1,1 @@
-"""The object store as client and workers use it: requests are counted and tried again, keys have one layout, runs lease slots."""
+"""The object store as client and workers use it: counted and retried requests, the layout of keys, and the leases of slots."""

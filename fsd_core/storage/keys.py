@@ -1,6 +1,6 @@
-"""Where things lie in the object store, and the ids of runs.
+"""The layout of keys in the object store, and the ids of runs.
 
-Nearly all keys begin with a hash or a random id: stores spread keys over machines by how they begin.
+Nearly all keys begin with a hash or a random id, since stores spread keys over their machines by the first characters.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ __all__ = ["RunKeys", "content", "is_content", "is_manifest", "is_run", "manifes
 
 
 def new_run() -> str:
-    """A fresh run id: 16 hexadecimal digits."""
+    """A new random id of a run: 16 hexadecimal digits."""
     return secrets.token_hex(8)
 
 
 def content(digest: str) -> str:
-    """The prefix of staged content that belongs to one digest."""
+    """The prefix of the keys of staged content with this digest."""
     return f"{digest}/content/"
 
 
 def manifest(key: str) -> str:
-    """The key of the manifest that stands for staged content, given the key of any part of it."""
+    """The key of the manifest of staged content, from the key of any part of that content."""
     return f"{key.rpartition('/')[0]}/manifest"
 
 
@@ -33,62 +33,62 @@ def is_content(key: str) -> bool:
 
 
 def is_manifest(key: str) -> bool:
-    """Whether a key is the `manifest` of some content."""
+    """Whether a key is that of a `manifest`."""
     return is_content(key) and key == manifest(key)
 
 
 def is_run(key: str) -> bool:
-    """Whether a key belongs to some run."""
+    """Whether a key belongs to a run."""
     return "/run/" in key
 
 
 def slot(number: int, epoch: int | None = None) -> str:
-    """The lease of a slot at an epoch, or the prefix of all its leases."""
+    """The key of a slot's lease at an epoch; without ``epoch``, the prefix of the keys of all its leases."""
     return f"slots/{number}/" if epoch is None else f"slots/{number}/{epoch:010d}"
 
 
 @attrs.frozen
 class RunKeys:
-    """The keys of one run, all below its ``prefix``."""
+    """The keys of the objects of one run. All of them start with ``prefix``."""
 
     run: str
 
     @property
     def prefix(self) -> str:
-        """What all keys of the run start with."""
+        """The start of all keys of the run."""
         return f"{self.run}/run/"
 
     @property
     def config(self) -> str:
-        """What every worker reads first."""
+        """The run's configuration, which every worker reads first."""
         return f"{self.prefix}config"
 
     @property
     def error(self) -> str:
-        """Created by the first that fails."""
+        """Why the run failed. The first process that finds a failure creates it."""
         return f"{self.prefix}error"
 
     def claim(self, rank: int) -> str:
-        """Created by the worker that is this rank."""
+        """Which worker computes this rank. Of several, the one that creates the object does."""
         return f"{self.prefix}claim/{rank}"
 
     def progress(self, number: int) -> str:
-        """How far rank 0 is; numbered, since some stores take one write a second of one key."""
+        """Report ``number`` (from 0) of the layers that rank 0 has computed. Some stores take only one write of a key each second."""
         return f"{self.prefix}progress/{number}"
 
     def exchange(self, step: int, source: int) -> str:
-        """What a rank sends in one step, for all its targets."""
+        """All payloads that rank ``source`` sends in one step."""
         return f"{self.prefix}x/{step}/{source}"
 
     @property
     def outputs(self) -> str:
-        """What the keys of all slices of the output start with."""
+        """The start of the keys of all parts of the output."""
         return f"{self.prefix}output/"
 
     def output(self, batch: int, rank: int) -> str:
-        """A rank's slice of the output of one batch."""
+        """A rank's part of the output of one batch."""
         return f"{self.outputs}{batch}/{rank}"
 
     def record(self, rank: int) -> str:
-        """What a rank did: times, meter, memory."""
+        """What a rank measured: times, counters, memory."""
         return f"{self.prefix}record/{rank}"

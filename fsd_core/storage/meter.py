@@ -1,4 +1,4 @@
-"""Counters of what a run asked of its services: the numbers that a bill is made from."""
+"""Counts the requests, messages and bytes of a run: the quantities of its bill."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import threading
 __all__ = ["FIELDS", "Meter"]
 
 FIELDS = (
-    "payload_bytes_sent",  # what the codec produced for layer exchanges, each copy to each rank
-    "message_bytes_sent",  # what went to the queue service: headers, text encoding and overhead included
-    "messages_sent",  # entries of publishes
-    "messages_received",  # deliveries, duplicates included
+    "payload_bytes_sent",  # of encoded activations for other ranks; a copy to each rank counts
+    "message_bytes_sent",  # to the queue service, with headers, text encoding and overhead
+    "messages_sent",  # one publish sends several
+    "messages_received",  # with duplicates
     "publish_requests",
-    "publish_units",  # sum over publishes of ceil(bytes / billing unit), at least 1 each
-    "message_units_sent",  # sum over messages of ceil(bytes / billing unit)
+    "publish_units",  # sum over publishes of max(1, ceil(bytes / `MessageLimits.billing_bytes`))
+    "message_units_sent",  # the same sum over messages
     "message_units_received",
-    "receive_requests",  # empty ones too
+    "receive_requests",  # also those that returned no message
     "receive_units",
     "ack_requests",
     "object_puts",
@@ -26,27 +26,27 @@ FIELDS = (
     "invocations",
     "retries",
     "duplicates_dropped",
-    "strays_dropped",  # messages of other runs, older epochs, or no frames at all
+    "strays_dropped",  # messages of other runs or older epochs, and messages that are not ours
 )
 
 
 class Meter:
-    """Thread-safe counters, one for each of `FIELDS`, that only grow."""
+    """One counter for each name in `FIELDS`. Thread-safe."""
 
     def __init__(self) -> None:
         self._counts = dict.fromkeys(FIELDS, 0)
         self._lock = threading.Lock()
 
     def add(self, name: str, n: int = 1) -> None:
-        """Add ``n`` to the counter ``name``; `KeyError` where it is none of `FIELDS`."""
+        """Add ``n`` to the counter ``name``. Raises `KeyError` if `FIELDS` does not have the name."""
         self.add_all({name: n})
 
     def add_all(self, counts: dict[str, int]) -> None:
-        """Add several counters at once: a snapshot sees all of them or none. `KeyError`, and no change, on an unknown name."""
+        """Add to several counters: a snapshot has all of these additions or none. An unknown name raises `KeyError` and adds nothing."""
         with self._lock:
             self._counts |= {name: self._counts[name] + n for name, n in counts.items()}
 
     def snapshot(self) -> dict[str, int]:
-        """A copy of all counters, in the order of `FIELDS`."""
+        """The current values of all counters, in the order of `FIELDS`."""
         with self._lock:
             return dict(self._counts)

@@ -1,7 +1,8 @@
-"""The one retry layer: full jitter, within the run's deadline, a budget for the whole process, and a limit on how long a service is away.
+"""The one place that retries requests: within the run's deadline, a budget of retries, and a limit on a service's outage.
 
-Full jitter (a wait uniform in [0, cap]) spreads peers that were throttled together; see "Exponential Backoff And
-Jitter", AWS Architecture Blog, 2015. Where the service says how long to wait, as much again is left to chance.
+The waits have full jitter: they are uniform in [0, cap], so that ranks which were throttled together do not come back together (see
+"Exponential Backoff And Jitter", AWS Architecture Blog, 2015). If the service asks for a wait, the wait is uniform from one to two
+times as long.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from fsd_core.storage.meter import Meter
 __all__ = ["OUTAGE_S", "TRANSIENT", "Retry"]
 
 T = TypeVar("T")
-TRANSIENT = frozenset({Code.THROTTLED, Code.UNAVAILABLE})  # what the same request may survive a moment later
-FIRST_CAP_S = 0.02
+TRANSIENT = frozenset({Code.THROTTLED, Code.UNAVAILABLE})  # the same request may succeed later
+FIRST_CAP_S = 0.02  # of the wait before the first retry; the cap doubles with each retry
 LAST_CAP_S = 2.0
-OUTAGE_S = 60.0  # how long a service may be unreachable before a run ends
-NOTICE_S = 5.0  # how long before people are told, and between two notices
+OUTAGE_S = 60.0  # a run ends when a service was unreachable for so long
+NOTICE_S = 5.0  # the user gets a notice after a service was unreachable for so long, and again after as long
 
 
 class Classifies(Protocol):
-    """What `Retry.call` needs of a driver. Where it has ``service``, the service's name for people, errors name it so."""
+    """The part of a driver that `Retry.call` needs. Errors name the service by the attribute ``service``, if there is one."""
 
     def classify(self, error: BaseException) -> Code:
         """The code of an error that the driver raised."""
@@ -39,7 +40,7 @@ class Classifies(Protocol):
 
 @attrs.define(eq=False)
 class _Call:
-    """A call under way. ``failed``: it was answered by nobody once, and is tried again."""
+    """A call that has not returned yet. ``began``: monotonic seconds. ``failed``: a try of it got no answer from the service."""
 
     service: str
     began: float
@@ -47,13 +48,16 @@ class _Call:
 
 
 class Retry:
-    """Calls drivers until they succeed, fail for good, or a limit is reached: deadline, budget, outage. Thread-safe.
+    """Repeats a request until it succeeds, fails with an error that a retry cannot help, or reaches a limit. Thread-safe.
 
-    ``deadline`` is in seconds since the epoch; ``stop``, once set, ends every wait; ``budget`` bounds the retries of
-    this process, so that a service that is down is not hammered for the whole of a long deadline.
+    The limits are:
 
-    A call ends when its service has answered nobody for ``outage_s`` seconds, or has refused that one call for so long. ``stall_s()``,
-    which a channel sets, is how long the peers wait for this rank: a service that answers nobody for so long ends a call as well.
+    - ``deadline``, in seconds since 1970.
+    - ``stop``: once this event is set, every wait ends and no retry begins.
+    - ``budget``: the number of retries of this object, so that a service that is down does not get requests for hours.
+    - ``outage_s``: a call fails when its service has answered no call of this object for so many seconds, or this call alone.
+    - ``stall_s()``: how many seconds the other ranks wait for this one. A call also fails when its service has answered no call for so
+      long. A channel sets this attribute.
     """
 
     def __init__(
@@ -64,14 +68,17 @@ class Retry:
         self.stop = stop or threading.Event()
         self.outage_s = outage_s
         self.stall_s: Callable[[], float] = lambda: math.inf
-        self._left = budget
+        self._budget = budget
         self._lock = threading.Lock()
         self._random = random.Random()
         self._calls: set[_Call] = set()
-        self._answered: dict[str, float] = {}  # by service: when (monotonic) it answered last, if only by a refusal
+        self._answered: dict[str, float] = {}  # by service: the monotonic time of its last answer, refusals included
 
     def call(self, driver: Classifies, what: str, request: Callable[[], T]) -> T:
-        """``request()``, retried while its error is transient. Raises `DriverError` with the SDK's error as cause."""
+        """The result of ``request()``, which is repeated while its error is one of `TRANSIENT`.
+
+        ``what``: the request's name in errors. Raises `DriverError` with the SDK's error as its cause, and an `FsdError` unchanged.
+        """
         call = _Call(str(getattr(driver, "service", type(driver).__name__)), time.monotonic())
         with self._lock:
             self._calls.add(call)
@@ -102,27 +109,27 @@ class Retry:
             with self._lock:
                 self._calls.discard(call)
 
-    def away(self, *, hanging: bool = False) -> tuple[str, float] | None:
-        """The service that has answered nobody for longest, and for how many seconds; `None` if all answer.
+    def unreachable(self, *, hanging: bool = False) -> tuple[str, float] | None:
+        """The service that has not answered for the longest time, and that time in seconds; `None` if all services answer.
 
-        Only calls that failed count, or, with ``hanging``, those that wait for their first answer too: not where there are long polls.
+        Counts calls of which a try failed; with ``hanging``, also calls that wait for their first answer. A long poll would count then.
         """
         with self._lock:
             silent = [(call.service, self._silent_s(call)) for call in self._calls if call.failed or hanging]
         return max(silent, key=lambda item: item[1], default=None)
 
     def report(self, notice: Callable[[str], None], over: threading.Event) -> None:
-        """Give ``notice`` a line for people every `NOTICE_S` seconds while a service does not answer, until the event ``over`` is set."""
+        """Call ``notice`` with a line for the user every `NOTICE_S` seconds while a service does not answer, until ``over`` is set."""
         while not over.wait(NOTICE_S):
-            if (away := self.away(hanging=True)) and away[1] >= NOTICE_S:
-                notice(f"{away[0]} unreachable for {away[1]:.0f} s, retrying")
+            if (silent := self.unreachable(hanging=True)) and silent[1] >= NOTICE_S:
+                notice(f"{silent[0]} unreachable for {silent[1]:.0f} s, retrying")
 
     def _silent_s(self, call: _Call) -> float:
-        """How long the service of a call has answered nobody."""
+        """Seconds since the call began or since its service last answered any call, whichever is less."""
         return time.monotonic() - max(call.began, self._answered.get(call.service, 0.0))
 
     def _over(self, call: _Call) -> float | None:
-        """The seconds after which a call that failed must end, once it or its service is over its limit."""
+        """The seconds without an answer that end a failed call, or `None` while it and its service are within the limits."""
         if not call.failed:
             return None
         if (silent_s := self._silent_s(call)) >= min(self.outage_s, self.stall_s()):
@@ -131,7 +138,10 @@ class Retry:
         return failing_s if failing_s >= self.outage_s else None
 
     def entries(self, driver: Classifies, what: str, items: Sequence[T], request: Callable[[Sequence[T]], Sequence[Rejected]]) -> None:
-        """``request(items)``, and again with only those that were rejected for a transient reason, until all took effect."""
+        """Call ``request(items)``, and repeat it with the rejected items until all took effect.
+
+        Raises `DriverError` if an item is rejected with a code that is not in `TRANSIENT`, or at a limit.
+        """
         attempt = 0
         while items:
             rejected = self.call(driver, what, partial(request, items))
@@ -144,17 +154,20 @@ class Retry:
             attempt += 1
 
     def renew(self, deadline: float, budget: int = 1000) -> None:
-        """A new deadline and budget."""
+        """Set a new deadline and budget."""
         with self._lock:
             self.deadline = deadline
-            self._left = budget
+            self._budget = budget
 
-    def pause(self, attempt: int, asked_s: float = 0.0) -> bool:
-        """Count a retry and wait before it, ``asked_s`` at least. `False` if there must be none: stopped, out of time or of budget."""
+    def pause(self, attempt: int, min_s: float = 0.0) -> bool:
+        """Count a retry and wait before it, for at least ``min_s`` seconds. ``attempt``: the number of earlier retries.
+
+        Returns `False`, without a full wait, if there may be no retry: ``stop`` is set, or the deadline or budget would be exceeded.
+        """
         with self._lock:
-            self._left -= 1
-            wait = asked_s + self._random.uniform(0, max(asked_s, min(LAST_CAP_S, FIRST_CAP_S * 2 ** min(attempt, 16))))
-            if self._left < 0 or time.time() + wait >= self.deadline:
+            self._budget -= 1
+            wait = min_s + self._random.uniform(0, max(min_s, min(LAST_CAP_S, FIRST_CAP_S * 2 ** min(attempt, 16))))
+            if self._budget < 0 or time.time() + wait >= self.deadline:
                 return False
         if self.stop.wait(wait):
             return False

@@ -1,4 +1,4 @@
-"""An object driver with the retry layer around it: what workers and clients use."""
+"""An object driver with retries, which workers and clients use instead of the driver itself."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from fsd_core.storage.retry import Retry
 
 __all__ = ["Store"]
 
-DELETES = 8  # requests at a time
+DELETE_THREADS = 8
 
 
 class Store:
-    """Reads and writes objects; transient errors are retried, the rest raise `DriverError`."""
+    """Reads and writes objects. Retries transient errors; every other error of the driver becomes a `DriverError`."""
 
     def __init__(self, driver: ObjectDriver, retry: Retry) -> None:
         self.driver = driver
         self.retry = retry
 
     def put(self, key: str, body: bytes) -> None:
-        """Create or replace."""
+        """Create or replace the object at ``key``."""
         self.retry.call(self.driver, f"put {key}", lambda: self.driver.put(key, body))
 
     def create(self, key: str, body: bytes) -> bool:
-        """Create only; `False` if somebody else did. ``body`` must be the caller's own (hold a nonce).
+        """Create the object at ``key``, unless there is one. Returns whether the object is now this caller's.
 
-        A create can take effect and lose its reply, so a refusal is believed only after reading another's body back.
+        ``body`` has to differ from the bodies of all other callers, by a nonce for instance. A store may create the object, lose the
+        reply, and refuse the retry. After a refusal the object is therefore read, and it is this caller's if the bodies are equal.
         """
         try:
             self.retry.call(self.driver, f"create {key}", lambda: self.driver.put(key, body, if_absent=True))
@@ -40,11 +41,11 @@ class Store:
         return True
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The object, or its bytes [start, end). A missing key raises `DriverError` of `Code.NOT_FOUND`."""
+        """The object's bytes [``start``, ``end``), by default all. Raises `DriverError` (`Code.NOT_FOUND`) if there is no object."""
         return self.retry.call(self.driver, f"get {key}", lambda: self.driver.get(key, start, end))
 
     def find(self, key: str, start: int | None = None, end: int | None = None) -> bytes | None:
-        """Like `get`, but `None` where there is no such key."""
+        """Like `get`, but returns `None` if there is no object."""
         try:
             return self.get(key, start, end)
         except DriverError as error:
@@ -63,7 +64,7 @@ class Store:
                 return
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Remove the keys: as many in a request as the store takes, and several requests at a time."""
+        """Remove the objects, with as many keys in a request as the store takes, and several requests at a time."""
         step = self.driver.limits.delete_keys
         groups = [keys[first : first + step] for first in range(0, len(keys), step)]
 
@@ -73,10 +74,10 @@ class Store:
         if len(groups) == 1:
             delete(groups[0])
         else:
-            each(delete, groups, DELETES)
+            each(delete, groups, DELETE_THREADS)
 
     def delete_prefix(self, prefix: str) -> int:
-        """Remove everything below ``prefix``; how many keys that were."""
+        """Remove all objects whose keys start with ``prefix``. Returns their number."""
         keys = list(self.keys(prefix))
         self.delete(keys)
         return len(keys)

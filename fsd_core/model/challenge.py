@@ -1,9 +1,9 @@
-"""The networks of the Sparse DNN Graph Challenge, generated.
+"""Generates the networks of the Sparse DNN Graph Challenge.
 
-RadiX-Net (Kepner and Robinett, "RadiX-Net: Structured Sparse Matrices for Deep Neural Networks", 2019): a base network of log2(b) layers
-of radix 2 on b = N/16 nodes, widened by a Kronecker product with a 16 x 16 block of ones, repeated. Layer l of the base is I + S, where
-S takes input class j to output class (j - 2^l) mod b. Each copy after the first has its input rows permuted, by one permutation of its own
-for all its layers (checked on the official files for N = 1024).
+They are RadiX-Nets (Kepner and Robinett, "RadiX-Net: Structured Sparse Matrices for Deep Neural Networks", 2019). A base network has
+log2(b) layers of radix 2 on b = N/16 nodes; a Kronecker product with a 16 x 16 block of ones widens it to N neurons; copies of it follow
+each other. Layer l of the base is I + S, where S connects input class j to output class (j - 2^l) mod b. In each copy after the first, one
+permutation of the input rows holds for all layers of the copy (checked on the official files for N = 1024).
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ __all__ = ["CHALLENGE_BIAS", "CHALLENGE_CLIP", "radixnet"]
 CHALLENGE_BIAS = {1024: -0.30, 4096: -0.35, 16384: -0.40, 65536: -0.45}
 CHALLENGE_CLIP = 32.0
 _BLOCK = 16  # side of the block of ones
-_FAN_IN = 2 * _BLOCK
+_FAN_IN = 2 * _BLOCK  # inputs of each neuron
 
 
 def radixnet(neurons: int, layers: int, seed: int = 0, weights: str = "official") -> Model:
-    """A RadiX-Net of ``layers`` layers of ``neurons`` neurons (1024, 4096, 16384 or 65536), 32 nonzeros in each row and column.
+    """A RadiX-Net of ``layers`` layers of ``neurons`` neurons (1024, 4096, 16384 or 65536), with 32 nonzeros in each row and column.
 
-    ``weights="official"``: every value 1/16, the challenge's bias, rule, ReLU and clip; layers of the first copy equal the official files,
-    later copies differ from them by the (seeded) permutations only. ``"normal"``: the same structure, values drawn from N(0, 2/32)
-    (He et al., 2015, for a fan-in of 32), bias from N(0, 0.01), plain rule, ReLU, no clip. Raises InputError for any other argument.
+    With ``weights="official"`` every value is 1/16, with the bias, rule, relu and clip of the challenge. The layers of the first copy equal
+    the official files; later copies differ from them by the permutations only, which ``seed`` determines. With ``weights="normal"`` the
+    structure is the same, the values are drawn from N(0, 2/32) (He et al., 2015, for 32 inputs) and the bias from N(0, 0.01), with the
+    plain rule, relu and no clip. Raises InputError for any other argument.
     """
     neurons, layers, seed = arguments.whole("neurons", neurons), arguments.whole("layers", layers, 1), arguments.whole("seed", seed)
     arguments.one_of("weights", weights, ("official", "normal"))
     if neurons not in CHALLENGE_BIAS:
-        raise InputError(f"{neurons} neurons: a RadiX-Net of the challenge has {', '.join(map(str, CHALLENGE_BIAS))}")
+        raise InputError(f"{neurons} neurons: expected a size of the Graph Challenge: {', '.join(map(str, CHALLENGE_BIAS))}")
     base = (neurons // _BLOCK).bit_length() - 1
     random = np.random.default_rng(seed)
     indptr = np.arange(0, neurons * _FAN_IN + 1, _FAN_IN, dtype=np.int64)
@@ -59,10 +60,10 @@ def radixnet(neurons: int, layers: int, seed: int = 0, weights: str = "official"
 
 
 def _columns(neurons: int, level: int, permutation: NDArray[np.int64]) -> NDArray[np.int32]:
-    """The input neurons of every output neuron, ascending, row after row: (neurons * 32,) int32."""
+    """The inputs of every output neuron, ascending for each, one output after the other: int32 (neurons * 32,)."""
     nodes = neurons // _BLOCK
     own = np.arange(neurons) % nodes
-    classes = np.stack([own, (own + (1 << level)) % nodes], axis=1)  # output j - 2^l hears input j
+    classes = np.stack([own, (own + (1 << level)) % nodes], axis=1)  # output j - 2^l reads input j
     inputs = classes[:, :, None] + nodes * np.arange(_BLOCK)
     indices = np.sort(permutation[inputs.reshape(neurons, _FAN_IN)].astype(np.int32), axis=1)
     return arguments.fresh(indices).ravel()
