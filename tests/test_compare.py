@@ -255,7 +255,7 @@ def outputs(result, change, workers=3):
 
 def test_another_number_of_workers_may_differ_by_what_floats_do(result):
     assert len(outputs(result, 1 + 1e-6)) == 2
-    with pytest.raises(CheckFailed, match="another order"):
+    with pytest.raises(CheckFailed, match="different orders"):
         outputs(result, 1.01)
 
 

@@ -40,7 +40,7 @@ def test_ensure_is_idempotent_and_grows(tmp_path: Path) -> None:
         "memory_mb": "512",
         "timeout_s": "900.0",
         "concurrency": "128",
-        "lease_s": "3",
+        "lease_s": "3.0",
         "cold": "true",
     }
     assert queue.limits.lease_s == 3

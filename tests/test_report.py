@@ -317,14 +317,17 @@ def edited(record):
         (broken(lambda record: record["ranks"][0]["seconds"].update(function=1e308)), "ranks[0].seconds.function"),
         (broken(lambda record: record.update(stand_in=5)), "stand_in = 5: expected a text of one line, or null"),
         (broken(lambda record: record.update(batches=7)), "batches = 7: expected a list"),
-        (broken(lambda record: record["ranks"][2].pop("timeline")), "ranks[2].timeline is missing or wrong"),
-        (broken(lambda record: record["ranks"][2]["timeline"].update(phases="lxo")), "ranks[2].timeline is missing or wrong"),
-        (broken(lambda record: record["ranks"][2]["timeline"].update(phases="l" * 513)), "ranks[2].timeline is missing or wrong"),
+        (broken(lambda record: record["ranks"][2].pop("timeline")), "ranks[2].timeline: is missing: expected a table"),
+        (
+            broken(lambda record: record["ranks"][2]["timeline"].update(phases="lxo")),
+            "ranks[2].timeline.phases = 'lxo': expected",
+        ),
+        (broken(lambda record: record["ranks"][2]["timeline"].update(phases="l" * 513)), "ranks[2].timeline.phases = 'lll"),
         (broken(lambda record: record["seconds"].pop("load")), "seconds.load: is missing: expected"),
         (broken(lambda record: record["meter"].update(object_puts=-1)), "meter.object_puts = -1: expected"),
         (broken(lambda record: record["ranks"].pop()), "4 ranks and 0 missing_ranks: expected each of the 5 workers once"),
-        (broken(lambda record: record["ranks"][1]["seconds"].pop("init")), "ranks[1].seconds.init is missing or wrong"),
-        (broken(lambda record: record["ranks"][1].update(rank=0)), "ranks[1].rank is missing or wrong"),
+        (broken(lambda record: record["ranks"][1]["seconds"].pop("init")), "ranks[1].seconds.init: is missing: expected a number"),
+        (broken(lambda record: record["ranks"][1].update(rank=0)), "ranks[1].rank = 0: expected 1"),
         (broken(lambda record: record.update(memory={"peak_bytes_max": 1, "limit_bytes": "2"})), "memory.limit_bytes = '2': expected"),
     ],
 )
@@ -391,4 +394,4 @@ def test_records_are_found_by_id_or_path(home, record):
 def test_a_run_of_one_worker_has_a_page(home):
     result = fsd_core.run("radixnet:1024:6", "random:5", workers=1, partition="block", home=home)
     run = measured(read_record(find_record(result.run, home)))
-    assert "with 1 worker on local" in run_page(run)
+    assert ", 1 worker on local" in run_page(run)

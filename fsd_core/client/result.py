@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from fsd_core.common.fields import LARGEST
+from fsd_core.common.fields import integer, key, matching, number, read, table
 from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import CELLS, PHASES
+from fsd_core.errors import InputError
 from fsd_core.storage.meter import FIELDS
 from fsd_core.versions import versions
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-__all__ = ["RECORD_VERSION", "Result", "is_number", "keep", "left_out", "over_ranks", "plain", "warn", "wrong_rank"]
+__all__ = ["RECORD_VERSION", "Result", "check_rank", "keep", "left_out", "over_ranks", "plain", "warn"]
 
 RECORD_VERSION = 3  # of the record that `keep` writes
 LONGEST = ("launch", "load", "compute", "exchange")  # of these, a run's seconds are those of its slowest rank
@@ -68,20 +69,20 @@ class Result:
         return {name: getattr(self, name) for name in (*names, *more)}
 
 
-def over_ranks(
-    records: Sequence[object], workers: int
-) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, int], dict[str, int], int]:
+def over_ranks(records: Sequence[Any], workers: int) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, int], dict[str, int], int]:
     """The readable records by rank, and over these: the longest seconds, the sums of both meters, the largest peak memory in bytes.
 
     All figures are 0 where there is no readable record.
     """
     by_rank: dict[int, dict[str, Any]] = {}
     for record in records:
-        if isinstance(record, dict) and wrong_rank(record) is None and record["rank"] < workers:
-            by_rank.setdefault(record["rank"], record)
+        with suppress(InputError):
+            check_rank(record)
+            if record["rank"] < workers:
+                by_rank.setdefault(record["rank"], record)
     ranks = [by_rank[rank] for rank in sorted(by_rank)]
     seconds = {name: max((rank["seconds"][name] for rank in ranks), default=0.0) for name in LONGEST}
-    meter, layers = ({name: sum(rank[table][name] for rank in ranks) for name in FIELDS} for table in ("meter", "meter_layers"))
+    meter, layers = ({name: sum(rank[part][name] for rank in ranks) for name in FIELDS} for part in ("meter", "meter_layers"))
     return ranks, seconds, meter, layers, max((rank["peak_bytes"] for rank in ranks), default=0)
 
 
@@ -94,31 +95,38 @@ def left_out(missing_ranks: Sequence[int]) -> str:
     return f"{word} {names} left no readable record: times, counts, memory and the bill do not include {them}; the output is complete"
 
 
-def wrong_rank(record: Mapping[str, Any]) -> str | None:
-    """The first key of a worker's record that is missing or has a value that no worker writes; `None` where all are right."""
-    tables = [("seconds", RANK_SECONDS), ("meter", FIELDS), ("meter_layers", FIELDS)]
-    for where, names in tables:
-        if not isinstance(table := record.get(where), dict):
-            return where
-        for name in names:
-            if not is_number(table.get(name)) or (where != "seconds" and not isinstance(table[name], int)):
-                return f"{where}.{name}"
-    for name in ("rank", "peak_bytes"):
-        if not is_number(record.get(name)) or not isinstance(record[name], int):
-            return name
-    return None if _is_timeline(record.get("timeline")) else "timeline"
+_Seconds = attrs.make_class("_Seconds", {name: key(number()) for name in RANK_SECONDS}, frozen=True)
+_Counts = attrs.make_class("_Counts", {name: key(integer(0)) for name in FIELDS}, frozen=True)
+_LETTERS = "".join(phase[0] for phase in PHASES)
 
 
-def _is_timeline(value: Any) -> bool:
-    if not isinstance(value, dict) or not is_number(value.get("cell_s")):
-        return False
-    phases = value.get("phases")
-    return isinstance(phases, str) and 0 < len(phases) <= CELLS and set(phases) <= {phase[0] for phase in PHASES}
+@attrs.frozen(kw_only=True)
+class _Timeline:
+    """The keys of a worker's timeline."""
+
+    cell_s: float = key(number())
+    phases: str = key(matching(f"[{_LETTERS}]{{1,{CELLS}}}", f"1 to {CELLS} letters of {_LETTERS}"))
 
 
-def is_number(value: Any) -> bool:
-    """Whether a record may hold this value as a figure: a number from 0 to 10^18."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST
+@attrs.frozen(kw_only=True)
+class _RankRecord:
+    """The keys of a worker's record."""
+
+    rank: int = key(integer(0))
+    attempt: int = key(integer(0))
+    peak_bytes: int = key(integer(0))
+    seconds: Mapping[str, float] = key(table())
+    meter: Mapping[str, int] = key(table())
+    meter_layers: Mapping[str, int] = key(table())
+    timeline: Mapping[str, Any] = key(table())
+
+
+def check_rank(record: Any, where: str = "") -> None:
+    """Raise `InputError` that starts with ``where`` and names the wrong key, unless ``record`` is one that a worker writes."""
+    read(_RankRecord, table().check(record, where), where)
+    tables: dict[str, type[Any]] = {"seconds": _Seconds, "meter": _Counts, "meter_layers": _Counts, "timeline": _Timeline}
+    for name, cls in tables.items():
+        read(cls, record[name], f"{where}{name}.")
 
 
 def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from fsd_core.client.result import RECORD_VERSION, plain, wrong_rank
+from fsd_core.client.result import RECORD_VERSION, check_rank, plain
 from fsd_core.common import arguments
 from fsd_core.common.fields import Kind, integer, key, listed, matching, nullable, number, read, table
 from fsd_core.common.sealed import Damaged, unseal
@@ -133,5 +133,6 @@ def _check(found: Mapping[str, Any]) -> None:
         raise InputError(f"{len(ranks)} ranks and {len(missing)} missing_ranks: expected each of the {workers} workers once")
     present = sorted(set(range(workers)) - set(missing))
     for at, (expected, rank) in enumerate(zip(present, ranks, strict=True)):
-        if wrong := "rank" if rank.get("rank") != expected else wrong_rank(rank):
-            raise InputError(f"ranks[{at}].{wrong} is missing or wrong: expected what a worker writes")
+        check_rank(rank, f"ranks[{at}].")
+        if rank["rank"] != expected:
+            raise InputError(f"ranks[{at}].rank = {rank['rank']}: expected {expected}")
