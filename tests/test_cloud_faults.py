@@ -155,7 +155,7 @@ def test_what_a_worker_wrote(cloud: Cloud, key: str, damage: str, told: str) -> 
         with pytest.raises(FsdError, match=told):
             cloud.run("object")
     elif key.startswith("record"):
-        with pytest.warns(UserWarning, match=f"rank {key[-1]} left no record"):
+        with pytest.warns(UserWarning, match=f"rank {key[-1]} left no readable record"):
             assert right(cloud.run())
     else:
         assert right(cloud.run())
