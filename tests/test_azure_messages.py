@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 
+import attrs
 import pytest
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 from azure.servicebus.exceptions import ServiceBusServerBusyError
@@ -540,7 +541,7 @@ def test_names_fit_and_are_known_again() -> None:
     inner = names.Names("a-b", "01234567", ("one",))
     assert names.generation_of("a", inner.queue(0, 1)) is None
     assert [made.shard(rank) for rank in range(4)] == [0, 1, 2, 0]
-    assert list(replace(inner, namespaces=("x", "y")).queues(3, 1)) == [
+    assert list(attrs.evolve(inner, namespaces=("x", "y")).queues(3, 1)) == [
         (0, "fsd-a-b-01234567-0-0"),
         (1, "fsd-a-b-01234567-0-1"),
         (0, "fsd-a-b-01234567-0-2"),
