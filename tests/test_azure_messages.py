@@ -470,7 +470,7 @@ def test_links_are_opened_for_who_is_used_and_closed_at_once(made: Resources) ->
 
 def test_more_connections_than_a_namespace_takes() -> None:
     PROVIDER.admit(nobody(), 70)
-    with pytest.raises(InputError, match=r"namespaces = 2, or --channel object") as caught:
+    with pytest.raises(InputError, match=r"namespaces = 2, or use --channel object") as caught:
         PROVIDER.admit(nobody(), 71)
     assert "5041 connections to one: expected at most 5000" in str(caught.value)
     limits.check_connections("standard", 71, 2)
