@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
+import attrs
 import pytest
 from attrs import asdict, evolve
 from azure.servicebus.amqp import AmqpAnnotatedMessage
@@ -470,7 +471,7 @@ def test_links_are_opened_for_who_is_used_and_closed_at_once(made: Resources) ->
 
 def test_more_connections_than_a_namespace_takes() -> None:
     PROVIDER.admit(nobody(), 70)
-    with pytest.raises(InputError, match=r"namespaces = 2, or --channel object") as caught:
+    with pytest.raises(InputError, match=r"namespaces = 2, or use --channel object") as caught:
         PROVIDER.admit(nobody(), 71)
     assert "5041 connections to one: expected at most 5000" in str(caught.value)
     limits.check_connections("standard", 71, 2)
@@ -541,7 +542,7 @@ def test_names_fit_and_are_known_again() -> None:
     inner = names.Names("a-b", "01234567", ("one",))
     assert names.generation_of("a", inner.queue(0, 1)) is None
     assert [made.shard(rank) for rank in range(4)] == [0, 1, 2, 0]
-    assert list(replace(inner, namespaces=("x", "y")).queues(3, 1)) == [
+    assert list(attrs.evolve(inner, namespaces=("x", "y")).queues(3, 1)) == [
         (0, "fsd-a-b-01234567-0-0"),
         (1, "fsd-a-b-01234567-0-1"),
         (0, "fsd-a-b-01234567-0-2"),

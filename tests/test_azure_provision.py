@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import attrs
 import pytest
 from azure.storage.blob import BlobServiceClient
 
@@ -582,7 +583,7 @@ def test_too_many_queues_are_refused_before_anything_is_made() -> None:
 
 
 def test_more_ranks_than_queues_connect_are_deployed_for_the_object_channel(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(limits.TIERS, "standard", replace(limits.TIERS["standard"], connections=5))  # type: ignore[call-overload]
+    monkeypatch.setitem(limits.TIERS, "standard", attrs.evolve(limits.TIERS["standard"], connections=5))  # type: ignore[call-overload]
     made = provisioner().ensure(app, 3, 1)
     with pytest.raises(InputError, match=r"3 ranks over 2 .* with 3 connection strings in FSD_AZURE_SERVICE_BUS, or none and \[azure\]"):
         PROVIDER.admit(made, 3)

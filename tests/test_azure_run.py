@@ -8,10 +8,10 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from fsd_azure import clients, connection_strings, limits
@@ -105,7 +105,7 @@ def test_a_quota_below_the_workers_is_refused_before_anything_starts(settings: d
 def test_connections_for_fewer_workers_are_refused_before_anything_starts(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "TIERS", {name: replace(tier, connections=4) for name, tier in limits.TIERS.items()})
+    monkeypatch.setattr(limits, "TIERS", {name: attrs.evolve(tier, connections=4) for name, tier in limits.TIERS.items()})
     with pytest.raises(InputError, match=r"3 ranks over 2 Service Bus namespaces may open 6 connections .*--channel object"):
         start(settings, tmp_path, channel="queue", faults=None)
     assert start(settings, tmp_path, channel="object", faults=None).output.nnz

@@ -339,7 +339,7 @@ def test_what_died_is_noticed_and_begun_anew(fsd, home):
     assert "fsd emulators up aws" in err
     code, _, err = fsd("emulators", "up", "aws")
     assert code == 0
-    assert "begin" in err
+    assert "starting a new one" in err
     after = servers()
     assert all(process.alive() for process in after.values())
     assert not before["lambda"].alive()

@@ -22,7 +22,8 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import attrs
 
 from fsd_core.driver import Resources
 
@@ -59,7 +60,7 @@ def _cut(app: str, most: int) -> str:
     return f"{app[: most - 7].rstrip('-')}-{hashlib.sha256(app.encode()).hexdigest()[:6]}"
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Names:
     """Topics and subscriptions of one generation of an app."""
 

@@ -8,7 +8,8 @@ that are made.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+import attrs
 
 from fsd_core.providers.probes import Pair
 from fsd_gcp.names import Names
@@ -30,7 +31,7 @@ DEPLOYER = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Grant:
     """A role of a member ("user:ADDRESS", "serviceAccount:ADDRESS") on a resource: its service, and its path in that service's API."""
 
