@@ -93,9 +93,9 @@ def test_the_generators_weights_and_bias_are_those(neurons: int) -> None:
 
 @pytest.mark.parametrize(("layers", "inputs"), [(12, "random:400:0.30:5"), (120, "digits")])
 def test_no_order_of_summation_changes_a_category_of_the_benchmark(layers: int, inputs: str) -> None:
-    model, samples = radixnet(1024, layers), open_inputs(inputs, 1024)[:400]
+    model, samples = radixnet(1024, layers), open_inputs(inputs, 1024)[:200]
     always, sometimes = categories(model, samples)
-    assert 40 < always.sum() < 360
+    assert 20 < always.sum() < 180
     assert np.array_equal(always, sometimes)
     assert np.array_equal(always, np.diff(serial(model, samples).indptr) > 0)
 
