@@ -21,7 +21,7 @@ from fsd_core.driver import Code, Resources
 from fsd_core.providers import http_invoke as posts
 from fsd_core.providers.environment import function_limits
 from fsd_gcp import RESOURCES
-from fsd_gcp.clients import SCOPE, Http, default, requester
+from fsd_gcp.clients import SCOPE, Session, default, requester
 from fsd_gcp.errors import classify
 
 __all__ = ["GcpInvoker", "IdTokens"]
@@ -57,13 +57,10 @@ class IdTokens:
             except exceptions.DefaultCredentialsError:
                 if RESOURCES in os.environ:
                     raise  # else: neither a person's nor an account's, but another provider's
-        service = Http(TOKENS)
-        try:
+        with Session(TOKENS) as session:
             body = json.dumps({"audience": self._audience, "includeEmail": True}).encode()
             path = f"/v1/projects/-/serviceAccounts/{self._account}:generateIdToken"
-            return str(json.loads(service.request("POST", path, body, {"Content-Type": "application/json"}).data)["token"])
-        finally:
-            service.close()
+            return str(session.request("POST", path, body, {"Content-Type": "application/json"}).json()["token"])
 
 
 class GcpInvoker(posts.HttpInvoker):

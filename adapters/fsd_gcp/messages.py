@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from google.pubsub_v1 import types
+
 from fsd_core.driver import Code, Delivery, Message, MessageLimits, Rejected, Resources
 from fsd_core.providers.checks import check_ack, check_publish, check_receive
 from fsd_gcp import limits
@@ -21,6 +23,8 @@ from fsd_gcp.pubsub import Pubsub
 
 __all__ = ["GcpMessages"]
 
+_PublishRequest, _PubsubMessage = types.PublishRequest.pb(), types.PubsubMessage.pb()
+_PullRequest, _AcknowledgeRequest = types.PullRequest.pb(), types.AcknowledgeRequest.pb()
 _PUBLISH_S, _ANSWER_S = 60.0, 15.0  # until an answer, of 10 MB and of a few bytes
 _EARLY_S = 1.0  # the emulator answers 0.94 s before the deadline
 
@@ -44,7 +48,8 @@ class GcpMessages:
         """All or nothing: Pub/Sub refuses no single message. What is over a limit is refused here, before the network."""
         check_publish(self.limits, messages, self.route)
         topic = self._names.topic(self._slot, messages[0].rank)
-        self._pubsub.publish(topic, [message.body for message in messages], _PUBLISH_S)
+        request = _PublishRequest(topic=topic, messages=[_PubsubMessage(data=message.body) for message in messages])
+        self._pubsub.ask(self._pubsub.publisher.publish, request, "topic", _PUBLISH_S)
         return ()
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
@@ -56,18 +61,20 @@ class GcpMessages:
         """
         check_receive(self.limits, limit, wait_s)
         subscription = self._names.subscription(self._slot, rank)
+        request = _PullRequest(subscription=subscription, return_immediately=wait_s == 0, max_messages=limit)
         try:
-            found = self._pubsub.pull(subscription, limit, now=wait_s == 0, timeout_s=wait_s + _EARLY_S if wait_s else _ANSWER_S)
+            answer = self._pubsub.ask(self._pubsub.subscriber.pull, request, "subscription", wait_s + _EARLY_S if wait_s else _ANSWER_S)
         except Answered as error:
             if wait_s and error.word == "DEADLINE_EXCEEDED":
                 return ()
             raise
-        return [Delivery(token, body) for token, body in found]
+        return [Delivery(each.ack_id, each.message.data) for each in types.PullResponse.pb(answer).received_messages]
 
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
         """Remove deliveries for good. One that is gone, or was delivered again, is no refusal."""
         check_ack(self.limits, tokens)
-        self._pubsub.acknowledge(self._names.subscription(self._slot, rank), [str(token) for token in tokens], _ANSWER_S)
+        request = _AcknowledgeRequest(subscription=self._names.subscription(self._slot, rank), ack_ids=tokens)
+        self._pubsub.ask(self._pubsub.subscriber.acknowledge, request, "subscription", _ANSWER_S)
         return ()
 
     def classify(self, error: BaseException) -> Code:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from google.auth import exceptions
@@ -147,55 +148,59 @@ def _check_apis(api: Api) -> None:
         raise InputError(f"project {api.project}: APIs are off: 'gcloud services enable {listed} --project {api.project}', wait a minute")
 
 
-def _make_bucket(api: Api, app: str, bucket: str) -> None:
+def _make_bucket(api: Api, app: str, name: str) -> None:
     """A private bucket that forgets. `InputError`: it is somebody else's, or holds something of another's, or is elsewhere."""
-    settings: dict[str, Any] = {
-        "labels": {policy.APP_LABEL: app},
-        "iamConfiguration": {"uniformBucketLevelAccess": {"enabled": True}, "publicAccessPrevention": "enforced"},
-        "softDeletePolicy": {"retentionDurationSeconds": "0"},  # the default keeps, and bills, what was deleted for a week
-        "lifecycle": {
-            "rule": [
-                {"action": {"type": "Delete"}, "condition": {"age": KEPT_DAYS}},
-                {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 1}},
-            ]
-        },
-    }
-    path, new = f"storage/v1/b/{bucket}", settings | {"name": bucket, "location": api.region}
-    if api.make("storage", "POST", "storage/v1/b", new, project=api.project) is not None:
+    bucket = api.storage.bucket(name)
+    _set(bucket, app)
+    what = f"bucket {name}"
+    if api.unless(Code.ALREADY_EXISTS, what, lambda: bucket.create(project=api.project, location=api.region, retry=None) or True):
         return
     try:
-        found = api.call("storage", "GET", path)
+        api.repeat(what, lambda: bucket.reload(retry=None))
     except DriverError as error:
         if error.code is Code.DENIED:
-            raise InputError(f"bucket {bucket}: is another project's; choose another in [gcp] bucket") from error
+            raise InputError(f"bucket {name}: is another project's; choose another in [gcp] bucket") from error
         raise
-    if not _owns(found, app) and api.call("storage", "GET", f"{path}/o", maxResults="1").get("items"):
-        raise InputError(f"bucket {bucket}: holds something that fsd did not put there for app {app!r}; choose another in [gcp] bucket")
-    if (place := str(found.get("location", "")).lower()) != api.region:
-        raise InputError(f"bucket {bucket}: is in {place}, [gcp] region is {api.region}; choose another in [gcp] bucket, or that region")
-    api.call("storage", "PATCH", path, settings)
+    if not _owns(bucket, app) and api.repeat(what, lambda: list(bucket.list_blobs(max_results=1, retry=None))):
+        raise InputError(f"bucket {name}: holds something that fsd did not put there for app {app!r}; choose another in [gcp] bucket")
+    if (place := str(bucket.location).lower()) != api.region:
+        raise InputError(f"bucket {name}: is in {place}, [gcp] region is {api.region}; choose another in [gcp] bucket, or that region")
+    _set(bucket, app)
+    api.repeat(what, lambda: bucket.patch(retry=None))
 
 
-def _owns(bucket: Mapping[str, Any], app: str) -> bool:
-    return bool(bucket.get("labels", {}).get(policy.APP_LABEL) == app)
+def _set(bucket: Any, app: str) -> None:
+    bucket.labels = {policy.APP_LABEL: app}
+    bucket.iam_configuration.uniform_bucket_level_access_enabled = True
+    bucket.iam_configuration.public_access_prevention = "enforced"
+    kept = bucket.soft_delete_policy
+    kept.pop("effectiveTime", None)  # which the package sends as null
+    kept.retention_duration_seconds = "0"  # in JSON a text; the default keeps, and bills, what was deleted for a week
+    bucket.clear_lifecycle_rules()
+    bucket.add_lifecycle_delete_rule(age=KEPT_DAYS)
+    bucket.add_lifecycle_abort_incomplete_multipart_upload_rule(age=1)
 
 
-def _remove_bucket(api: Api, app: str, bucket: str) -> bool:
+def _owns(bucket: Any, app: str) -> bool:
+    return bool(bucket.labels.get(policy.APP_LABEL) == app)
+
+
+def _remove_bucket(api: Api, app: str, name: str) -> bool:
     """Empty it and remove it, if it is the app's."""
-    path = f"storage/v1/b/{bucket}"
+    bucket = api.storage.bucket(name)
     try:
-        found = api.find("storage", path)
+        found = api.unless(Code.NOT_FOUND, f"bucket {name}", lambda: bucket.reload(retry=None) or True)
     except DriverError as error:
         if error.code is Code.DENIED:  # another's: the names are everybody's
             return False
         raise
-    if found is None or not _owns(found, app):
+    if found is None or not _owns(bucket, app):
         return False
-    with closing(GcpObjects(Resources(app, 0, 0, {"bucket": bucket}))) as objects:
+    with closing(GcpObjects(Resources(app, 0, 0, {"bucket": name}))) as objects:
 
         def empty() -> bool | None:
             Store(objects, api.retry).delete_prefix("")
-            gone = api.unless(Code.ALREADY_EXISTS, f"DELETE {path}", lambda: api.request("storage", "DELETE", path))
-            return None if gone is None else True  # a worker that was not told yet may have written
+            removed = partial(bucket.delete, retry=None)
+            return api.unless(Code.ALREADY_EXISTS, f"removing bucket {name}", lambda: removed() or True)  # a worker may have written
 
-        return api.until(f"bucket {bucket} empty", empty)
+        return api.until(f"bucket {name} empty", empty)
