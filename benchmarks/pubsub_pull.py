@@ -22,7 +22,7 @@ import numpy as np
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.pubsub import PubSub
 from fsd_core.driver import Message, Resources
-from fsd_gcp.clients import Http
+from fsd_gcp.clients import Session
 from fsd_gcp.messages import GcpMessages
 from fsd_gcp.names import Names
 
@@ -148,7 +148,7 @@ def main() -> None:
 
 def run(count: int, rounds: int) -> None:
     """Turns of each way, on a rank of its own."""
-    http = Http(f"http://{os.environ['PUBSUB_EMULATOR_HOST']}", signed=False)
+    http = Session(f"http://{os.environ['PUBSUB_EMULATOR_HOST']}", signed=False)
     kind = {"Content-Type": "application/json"}
     for topic, subscription in NAMES.queues(len(WAYS), 1):
         http.request("PUT", f"/v1/{topic}", b"{}", kind)

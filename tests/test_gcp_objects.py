@@ -229,6 +229,27 @@ def test_one_attempt(answer: Answer, code: Code) -> None:
         assert "ifGenerationMatch=0" in asked[0][1]
 
 
+def test_each_call_is_one_request_however_much_it_carries_and_however_it_ends() -> None:
+    keys, large = [f"k/{number}" for number in range(100)], bytes(9 << 20)  # over the 8 MiB from which Google's `Blob` asks twice
+    done = [(200, {}, b"{}"), (200, {}, large), (206, {}, b"b"), (200, {}, b"{}"), batch(*[(204, "")] * 100)]
+    busy = [error(503, "backendError")] * 5
+    for answers, code in ((done, None), (busy, Code.UNAVAILABLE)):
+        with answering(*answers) as (store, asked):
+            calls = [
+                lambda: store.put("k", large),
+                lambda: store.get("k"),
+                lambda: store.get("k", 1, 2),
+                lambda: store.list("k/"),
+                lambda: store.delete(keys),
+            ]
+            for number, call in enumerate(calls, 1):
+                if code is None:
+                    call()
+                else:
+                    assert code_of(store, call) is code
+                assert len(asked) == number
+
+
 def test_what_a_put_tells_of_itself() -> None:
     with answering((200, {}, b"{}")) as (store, asked):
         store.put("a key", b"body")
