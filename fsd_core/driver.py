@@ -114,6 +114,9 @@ class MessageLimits:
     body: Literal["binary", "text"]
     source: str
     as_of: str
+    # Of a service that sends before `receive` asks: so much may be delivered and not acknowledged, and then nothing more comes.
+    outstanding_messages: int | None = None
+    outstanding_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

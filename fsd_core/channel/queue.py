@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import threading
 import time
 from collections import defaultdict
@@ -35,7 +36,8 @@ class QueueChannel(Channel):
     fill batches first, receives are made only while a step waits, and after one that did not bring everything the next
     is put off for a share of what the last step waited: fewer requests, each with what gathered meanwhile.
     Acknowledgements go out when a batch of them is full, or half a lease after the oldest; a copy that comes back all
-    the same is dropped by the mailbox.
+    the same is dropped by the mailbox. Where the service sends before it is asked, a receive is always open too, since what it sent
+    ages, and acknowledgements also go out at half of what may be outstanding.
     """
 
     def __init__(self, driver: MessageDriver, exchange: ChannelConfig) -> None:
@@ -44,7 +46,11 @@ class QueueChannel(Channel):
         self._text = driver.limits.body == "text"
         room = driver.limits.message_bytes * 3 // 4 // 3 * 3 if self._text else driver.limits.message_bytes
         self.piece_bytes = room - HEADER_BYTES
-        self._tokens: list[tuple[float, object]] = []  # what is to be acknowledged, oldest first, and when it was received
+        limits = driver.limits
+        self._open = self.eager or limits.outstanding_messages is not None  # a receive is, always
+        self._most_tokens = min(limits.batch_messages, (limits.outstanding_messages or 2 * limits.batch_messages) // 2)
+        self._most_bytes = (limits.outstanding_bytes or math.inf) / 2
+        self._tokens: list[tuple[float, object, int]] = []  # to be acknowledged, oldest first: when it was received, and its bytes
         self._acking: list[Future[None]] = []
         self._closed = threading.Event()
         self._step: int | None = None
@@ -121,7 +127,7 @@ class QueueChannel(Channel):
         limits = self.driver.limits
         try:
             while not (self.mailbox.complete or self._closed.is_set()):
-                if not self.eager and (self._step is None or not self.mailbox.missing(self._step)):
+                if not self._open and (self._step is None or not self.mailbox.missing(self._step)):
                     self._waited_s = time.monotonic() - self._asked
                     self._wanted.wait(self._ack_in_s() if self._tokens else None)
                     self._wanted.clear()
@@ -134,7 +140,7 @@ class QueueChannel(Channel):
                 for delivery in self.retry.call(self.driver, "receive", receive):
                     self._take(delivery)
                 self._ack(late=False)
-                if not self.eager and self._step is not None and self.mailbox.missing(self._step):
+                if not self._open and self._step is not None and self.mailbox.missing(self._step):
                     self._closed.wait(min(LINGER_MOST_S, LINGER_SHARE * self._waited_s))
                 if time.time() >= self.me.deadline:
                     return
@@ -158,10 +164,10 @@ class QueueChannel(Channel):
             frame = unpack(base64.b64decode(delivery.body, validate=True) if self._text else delivery.body)
         except (Stray, binascii.Error):
             self.meter.add("strays_dropped")
-            self._remember(delivery.token)
+            self._remember(delivery)
             return
         except FrameError as error:
-            self._remember(delivery.token)  # or it would meet every later run on this slot
+            self._remember(delivery)  # or it would meet every later run on this slot
             if (error.run, error.epoch) == (self.me.run, self.me.epoch):
                 raise RunFailed(Code.INVALID, str(error), rank=self.me.rank) from error
             self.meter.add("strays_dropped")
@@ -170,7 +176,7 @@ class QueueChannel(Channel):
             raise RunFailed(
                 Code.PRECONDITION, f"lease lost: the slot is at epoch {frame.epoch}, this run had {self.me.epoch}", rank=self.me.rank
             )
-        self._remember(delivery.token)
+        self._remember(delivery)
         if frame.epoch < self.me.epoch or frame.run != self.me.run:
             self.meter.add("strays_dropped")
         elif frame.kind is Kind.ABORT:
@@ -193,18 +199,20 @@ class QueueChannel(Channel):
         """All pieces of a payload are here."""
         self.mailbox.deliver(frame.step, frame.source, body)
 
-    def _remember(self, token: object) -> None:
-        self._tokens.append((time.monotonic(), token))
+    def _remember(self, delivery: Delivery) -> None:
+        self._tokens.append((time.monotonic(), delivery.token, len(delivery.body)))
 
     def _ack_in_s(self) -> float:
         """Seconds until half the lease of the oldest delivery is over that is not acknowledged."""
         return max(0.0, self._tokens[0][0] + self.driver.limits.lease_s / 2 - time.monotonic())
 
     def _ack(self, *, late: bool) -> None:
-        """Acknowledge what fills batches; everything when ``late``, or once half the lease of the oldest is over."""
+        """Acknowledge what fills batches; everything when ``late``, once half the lease of the oldest is over, or at half of the bytes
+        that may be outstanding."""
+        late = late or sum(size for _, _, size in self._tokens) >= self._most_bytes
         most = self.driver.limits.batch_messages
-        while self._tokens and (late or len(self._tokens) >= most or self._ack_in_s() == 0):
-            batch, self._tokens = [token for _, token in self._tokens[:most]], self._tokens[most:]
+        while self._tokens and (late or len(self._tokens) >= self._most_tokens or self._ack_in_s() == 0):
+            batch, self._tokens = [token for _, token, _ in self._tokens[:most]], self._tokens[most:]
             self._acking.append(self.pool.submit(self.retry.entries, self.driver, "ack", batch, partial(self.driver.ack, self.me.rank)))
 
     def finish(self) -> None:
