@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from http.client import HTTPException
+from typing import Any
 
 from google.auth import exceptions as auth
 from requests import exceptions as http
@@ -28,6 +29,11 @@ class Answered(Exception):
 
     def __str__(self) -> str:
         return " ".join(filter(None, [str(self.status or ""), self.word])) + f": {self.said}"
+
+    @staticmethod
+    def grpc(error: Any) -> Answered:
+        """From an error of a call."""
+        return Answered(error.code().name, " ".join((error.details() or "").split()))
 
     @staticmethod
     def http(status: int, body: bytes) -> Answered:

@@ -78,6 +78,7 @@ class GcpProvisioner(AppProvisioner[Api]):
             "timeout_s": str(settings.timeout_s),
             "concurrency": str(settings.concurrency),
             "lease_s": str(settings.lease_s),
+            "receive": settings.receive,
             "runtime": settings.runtime,
             "code": package.digest(settings.runtime) if settings.package else "installed",
         }
@@ -124,7 +125,7 @@ class GcpProvisioner(AppProvisioner[Api]):
         mine = [each for each in policy.client(now, me) if each.service == "run"] if me else []
         api.grant([*policy.worker(now), *mine])  # only now: a function whose building failed has no service
         made = Resources(app, ranks, slots, now)
-        probe_queues(PROVIDER, made, pairs, api)
+        probe_queues(PROVIDER, Resources(app, ranks, slots, now | {"receive": "pull"}), pairs, api)  # a stream's end takes a while
         if changed or not had.ranks:
             try_out(PROVIDER, made, api, f"Cloud Logging of service {now['function']}")
         function.update(api, made, code)

@@ -65,7 +65,7 @@ class Pubsub:
         try:
             return method(request, timeout=timeout_s, metadata=self.metadata(to, attrgetter(to)(request)))
         except grpc.RpcError as error:
-            raise Answered(error.code().name, " ".join((error.details() or "").split())) from error
+            raise Answered.grpc(error) from error
 
     def metadata(self, to: str, name: str) -> list[tuple[str, str]]:
         """What goes with a call: where Google routes it, and who asks."""

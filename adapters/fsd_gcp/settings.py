@@ -9,6 +9,7 @@ memory_mb        2048                     memory of one function; one CPU up to 
 timeout_s        900                      time limit of one function
 concurrency      100                      functions of this app at once: more may need a quota
 lease_s          10                       a message that was delivered and not acknowledged is delivered again after this
+receive          pull                     or stream: messages come as they are sent, over a connection that stays open
 runtime          python312                the function's interpreter
 package          true                     false uploads no code: for an emulator that runs what is installed here
 ===============  =======================  ========================================================================================
@@ -28,6 +29,7 @@ from fsd_gcp.limits import LEASES_S
 
 __all__ = ["RUNTIMES", "Settings", "parse"]
 
+RECEIVE = ("pull", "stream")
 RUNTIMES = ("python312", "python313", "python311")
 _PROJECT = r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"  # an old one may be below its organisation's domain
 _ACCOUNT = r"[a-z][a-z0-9-]{4,28}[a-z0-9]@[a-z0-9.-]+\.gserviceaccount\.com"
@@ -45,6 +47,7 @@ class Settings:
     timeout_s: int = key(900, "a whole number of seconds from 1 to 3600", whole(1, 3600))
     concurrency: int = key(100, "a whole number from 1 to 1000", whole(1, 1000))
     lease_s: int = key(10, f"a whole number of seconds from {LEASES_S[0]} to {LEASES_S[1]}", whole(*LEASES_S))
+    receive: str = key("pull", f"one of {', '.join(RECEIVE)}", lambda value: value in RECEIVE)
     runtime: str = key("python312", f"one of {', '.join(RUNTIMES)}", lambda value: value in RUNTIMES)
     package: bool = key(True, "true or false", flag)
 
