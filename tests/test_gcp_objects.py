@@ -67,7 +67,7 @@ def answering(*answers: Answer) -> Iterator[tuple[GcpObjects, Asked]]:
             asked.append((self.command, self.path, dict(self.headers), body))
             status, headers, content = left.pop(0)
             self.send_response(status)
-            for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            for name, value in {"Content-Length": str(len(content)), "Connection": "close", **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)

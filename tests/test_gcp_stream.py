@@ -69,7 +69,7 @@ def test_what_was_not_taken_is_given_back_at_the_end(made: Resources, slot: int)
         assert driver.receive(0, 10, 0.2) == []
         driver.publish([Message(0, body) for body in bodies])
         (first,) = driver.receive(0, 1, 20.0)
-        until(lambda: len(driver._streams[0]._arrived) == 49)
+        until(lambda: driver._streams[0]._arrived.qsize() == 49)
         (second,) = driver.receive(0, 1, 0)  # of what came already
         driver.ack(0, [first.token, second.token])
     pulls = replace(made, names={**made.names, "receive": "pull"})

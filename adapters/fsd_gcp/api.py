@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from functools import partial
 from operator import attrgetter
 from typing import Any
-from urllib.parse import urlencode
 
 from google.api_core.iam import Policy
 from google.auth import exceptions as auth
@@ -46,11 +45,9 @@ class Api(Requests):
         super().__init__(self._understood, errors.advice, (auth.DefaultCredentialsError,))
         self.project, self.region = project, region
         self.settles_until = 0.0
-        self.pubsub, self.storage = Pubsub(), client()
-        self.closing.callback(self.pubsub.close)
-        self.closing.callback(self.storage.close)
+        self.pubsub = self.closing.enter_context(closing(Pubsub()))
+        self.storage = self.closing.enter_context(client())
         self._sessions: dict[str, Session] = {}
-        self._lock = threading.Lock()
 
     def _understood(self, error: BaseException) -> Code:
         """`fsd_gcp.errors.classify`; for a while after something was made, what is not settled yet is worth asking again."""
@@ -70,28 +67,23 @@ class Api(Requests):
         if not person:
             address = str(getattr(found, "service_account_email", ""))
             return f"serviceAccount:{address}" if "@" in address else ""
-        session = Session(_USERINFO, signed=False)
-        self.closing.callback(session.close)
         headers = {"Authorization": f"Bearer {found.token}"}
-        answer = self.unless(Code.DENIED, "who you are", lambda: session.request("GET", "/v1/userinfo", headers=headers).content)
-        address = str(json.loads(answer or b"{}").get("email", ""))
+        with Session(_USERINFO, signed=False) as session:
+            answer = self.unless(Code.DENIED, "who you are", lambda: session.request("GET", "/v1/userinfo", headers=headers).json())
+        address = str((answer or {}).get("email", ""))
         return f"user:{address}" if address else ""
 
     def service(self, name: str) -> Session:
         """The connections to a service."""
-        with self._lock:
-            if name not in self._sessions:
-                self._sessions[name] = Session(address(ENDPOINT, bare=True) or f"https://{name}.googleapis.com")
-                self.closing.callback(self._sessions[name].close)
-            return self._sessions[name]
+        if name not in self._sessions:  # of two threads each may make one, and both are closed
+            made = Session(address(ENDPOINT, bare=True) or f"https://{name}.googleapis.com")
+            self._sessions[name] = self.closing.enter_context(made)
+        return self._sessions[name]
 
     def request(self, service: str, method: str, path: str, body: Any = None, **query: str) -> dict[str, Any]:
         """One request, once, with a body of JSON if any."""
-        data = None if body is None else json.dumps(body).encode()
-        headers = {} if body is None else {"Content-Type": "application/json"}
-        answer = self.service(service).request(method, f"/{path}" + (f"?{urlencode(query)}" if query else ""), data, headers)
-        told: dict[str, Any] = json.loads(answer.content or b"{}")
-        return told
+        answer = self.service(service).request(method, f"/{path}", json=body, params=query)
+        return dict(answer.json() if answer.content else {})
 
     def call(self, service: str, method: str, path: str, body: Any = None, **query: str) -> dict[str, Any]:
         """One request, again while its error is transient. Raises `DriverError`, or `InputError` where nothing is set up."""

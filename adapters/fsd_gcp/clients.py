@@ -19,7 +19,6 @@ __all__ = ["SCOPE", "Session", "default", "requester", "signer"]
 POOL = 32  # connections to one host: core's 16 threads, and room; they are opened when needed
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # what may be done is for roles to say
 TIMEOUT_S = (5.0, 60.0)  # until a connection is there, and of silence of the service
-_CERTIFICATES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 _signing = threading.Lock()  # or each of 16 threads gets a token of its own
 
 
@@ -85,7 +84,8 @@ class Session(requests.Session):
         super().__init__()
         self.base = base.rstrip("/")
         self.trust_env = False
-        self.verify = next(filter(None, map(os.environ.get, _CERTIFICATES)), True)
+        self.headers["Accept-Encoding"] = "identity"  # objects are read as they come
+        self.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
         if proxy := proxy_for(self.base):
             self.proxies = dict.fromkeys(("http", "https"), proxy.secret_url)
         for scheme in ("http://", "https://"):

@@ -7,7 +7,6 @@ roles/iam.serviceAccountOpenIdTokenCreator on that account (``fsd deploy`` gives
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -58,9 +57,8 @@ class IdTokens:
                 if RESOURCES in os.environ:
                     raise  # else: neither a person's nor an account's, but another provider's
         with Session(TOKENS) as session:
-            body = json.dumps({"audience": self._audience, "includeEmail": True}).encode()
             path = f"/v1/projects/-/serviceAccounts/{self._account}:generateIdToken"
-            return str(session.request("POST", path, body, {"Content-Type": "application/json"}).json()["token"])
+            return str(session.request("POST", path, json={"audience": self._audience, "includeEmail": True}).json()["token"])
 
 
 class GcpInvoker(posts.HttpInvoker):

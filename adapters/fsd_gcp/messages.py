@@ -22,8 +22,7 @@ from fsd_gcp.stream import Stream
 
 __all__ = ["GcpMessages"]
 
-_PublishRequest, _PubsubMessage = types.PublishRequest.pb(), types.PubsubMessage.pb()
-_PullRequest, _AcknowledgeRequest = types.PullRequest.pb(), types.AcknowledgeRequest.pb()
+_PubsubMessage = types.PubsubMessage.pb()
 _PUBLISH_S, _ANSWER_S = 60.0, 15.0  # until an answer, of 10 MB and of a few bytes
 _EARLY_S = 1.0  # the emulator answers 0.94 s before the deadline
 
@@ -50,7 +49,7 @@ class GcpMessages:
         """All or nothing: Pub/Sub refuses no single message. What is over a limit is refused here, before the network."""
         check_publish(self.limits, messages, self.route)
         topic = self._names.topic(self._slot, messages[0].rank)
-        request = _PublishRequest(topic=topic, messages=[_PubsubMessage(data=message.body) for message in messages])
+        request = types.PublishRequest.pb()(topic=topic, messages=[_PubsubMessage(data=message.body) for message in messages])
         self._pubsub.ask(self._pubsub.publisher.publish, request, "topic", _PUBLISH_S)
         return ()
 
@@ -67,7 +66,7 @@ class GcpMessages:
             return self._stream(rank, subscription).take(limit, wait_s)
         if (stream := self._streams.get(rank)) and not stream.over and (found := stream.take(limit, 0.0)):
             return found
-        request = _PullRequest(subscription=subscription, return_immediately=wait_s == 0, max_messages=limit)
+        request = types.PullRequest.pb()(subscription=subscription, return_immediately=wait_s == 0, max_messages=limit)
         try:
             answer = self._pubsub.ask(self._pubsub.subscriber.pull, request, "subscription", wait_s + _EARLY_S if wait_s else _ANSWER_S)
         except Answered as error:
@@ -85,7 +84,7 @@ class GcpMessages:
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
         """Remove deliveries for good. One that is gone, or was delivered again, is no refusal."""
         check_ack(self.limits, tokens)
-        request = _AcknowledgeRequest(subscription=self._names.subscription(self._slot, rank), ack_ids=tokens)
+        request = types.AcknowledgeRequest.pb()(subscription=self._names.subscription(self._slot, rank), ack_ids=tokens)
         self._pubsub.ask(self._pubsub.subscriber.acknowledge, request, "subscription", _ANSWER_S)
         return ()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import closing
-from functools import partial
 from typing import Any
 
 from google.auth import exceptions
@@ -156,12 +155,8 @@ def _make_bucket(api: Api, app: str, name: str) -> None:
     what = f"bucket {name}"
     if api.unless(Code.ALREADY_EXISTS, what, lambda: bucket.create(project=api.project, location=api.region, retry=None) or True):
         return
-    try:
-        api.repeat(what, lambda: bucket.reload(retry=None))
-    except DriverError as error:
-        if error.code is Code.DENIED:
-            raise InputError(f"bucket {name}: is another project's; choose another in [gcp] bucket") from error
-        raise
+    if not _reachable(api, bucket):
+        raise InputError(f"bucket {name}: is another project's; choose another in [gcp] bucket")
     if not _owns(bucket, app) and api.repeat(what, lambda: list(bucket.list_blobs(max_results=1, retry=None))):
         raise InputError(f"bucket {name}: holds something that fsd did not put there for app {app!r}; choose another in [gcp] bucket")
     if (place := str(bucket.location).lower()) != api.region:
@@ -182,6 +177,16 @@ def _set(bucket: Any, app: str) -> None:
     bucket.add_lifecycle_abort_incomplete_multipart_upload_rule(age=1)
 
 
+def _reachable(api: Api, bucket: Any) -> bool:
+    """Whether it is there and this project's, whose settings it then has: the names are everybody's."""
+    try:
+        return bool(api.unless(Code.NOT_FOUND, f"bucket {bucket.name}", lambda: bucket.reload(retry=None) or True))
+    except DriverError as error:
+        if error.code is Code.DENIED:
+            return False
+        raise
+
+
 def _owns(bucket: Any, app: str) -> bool:
     return bool(bucket.labels.get(policy.APP_LABEL) == app)
 
@@ -189,19 +194,13 @@ def _owns(bucket: Any, app: str) -> bool:
 def _remove_bucket(api: Api, app: str, name: str) -> bool:
     """Empty it and remove it, if it is the app's."""
     bucket = api.storage.bucket(name)
-    try:
-        found = api.unless(Code.NOT_FOUND, f"bucket {name}", lambda: bucket.reload(retry=None) or True)
-    except DriverError as error:
-        if error.code is Code.DENIED:  # another's: the names are everybody's
-            return False
-        raise
-    if found is None or not _owns(bucket, app):
+    if not _reachable(api, bucket) or not _owns(bucket, app):
         return False
     with closing(GcpObjects(Resources(app, 0, 0, {"bucket": name}))) as objects:
 
         def empty() -> bool | None:
             Store(objects, api.retry).delete_prefix("")
-            removed = partial(bucket.delete, retry=None)
-            return api.unless(Code.ALREADY_EXISTS, f"removing bucket {name}", lambda: removed() or True)  # a worker may have written
+            # None: a worker that was not told yet wrote something
+            return api.unless(Code.ALREADY_EXISTS, f"removing bucket {name}", lambda: bucket.delete(retry=None) or True)
 
         return api.until(f"bucket {name} empty", empty)

@@ -37,26 +37,26 @@ _OPTIONS = (
 )
 
 
+_NO_PROXY = ("grpc.enable_http_proxy", 0)
+
+
 def _by_proxy() -> tuple[tuple[str, Any], ...]:
     """How the service is reached: gRPC itself reads variables in small letters only, and no ALL_PROXY."""
     if os.environ.get("grpc_proxy"):  # noqa: SIM112  # which only gRPC knows, so written
         return ()
     proxy = proxy_for(f"https://{HOST}")
-    return (("grpc.http_proxy", proxy.secret_url),) if proxy else (("grpc.enable_http_proxy", 0),)
+    return (("grpc.http_proxy", proxy.secret_url),) if proxy else (_NO_PROXY,)
 
 
 class Pubsub:
     """A connection. PUBSUB_EMULATOR_HOST leads to an emulator, without TLS and credentials. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        emulator = address("PUBSUB_EMULATOR_HOST", bare=True)
-        if emulator:
-            host = urlsplit(emulator).netloc
-            self._sign: Callable[[str], dict[str, str]] = lambda _: {}
-            self.channel = grpc.insecure_channel(host, (*_OPTIONS, ("grpc.enable_http_proxy", 0)))
-        else:
-            self._sign = signer()
-            self.channel = grpc.secure_channel(HOST, grpc.ssl_channel_credentials(), (*_OPTIONS, *_by_proxy()))
+        at = urlsplit(address("PUBSUB_EMULATOR_HOST", bare=True)).netloc
+        self._sign: Callable[[str], dict[str, str]] = (lambda _: {}) if at else signer()
+        options = (*_OPTIONS, *((_NO_PROXY,) if at else _by_proxy()))
+        tls = (HOST, grpc.ssl_channel_credentials(), options)
+        self.channel = grpc.insecure_channel(at, options) if at else grpc.secure_channel(*tls)
         self.publisher = PublisherGrpcTransport(channel=self.channel)
         self.subscriber = SubscriberGrpcTransport(channel=self.channel)
 
