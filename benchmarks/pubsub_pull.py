@@ -104,10 +104,9 @@ def main() -> None:
 def run(count: int, rounds: int) -> None:
     """Turns of each way, on a rank of its own."""
     http = Session(f"http://{os.environ['PUBSUB_EMULATOR_HOST']}", signed=False)
-    kind = {"Content-Type": "application/json"}
     for topic, subscription in NAMES.queues(len(WAYS), 1):
-        http.request("PUT", f"/v1/{topic}", b"{}", kind)
-        http.request("PUT", f"/v1/{subscription}", f'{{"topic": "{topic}", "ackDeadlineSeconds": 60}}'.encode(), kind)
+        http.request("PUT", f"/v1/{topic}", json={})
+        http.request("PUT", f"/v1/{subscription}", json={"topic": topic, "ackDeadlineSeconds": 60})
     drivers = [GcpMessages(replace(HERE, names={**HERE.names, "receive": way}), 0) for way in WAYS]
     receivers = [Receiver(driver, rank) for rank, driver in enumerate(drivers)]  # open for all turns: what goes to one that ended is late
     for turn in range(rounds):

@@ -90,9 +90,9 @@ def recorded() -> Iterator[list[Call]]:
     calls: list[Call] = []
     request, ask, launch = clients.Session.request, pubsub.Pubsub.ask, invoke.GcpInvoker.invoke
 
-    def requested(self: Any, method: str, url: str, data: Any = None, *more: Any, **named: Any) -> Any:
-        calls.append(Call(method, unquote(urlsplit(url).path), data))
-        return request(self, method, url, data, *more, **named)
+    def requested(self: Any, method: str, url: str, **named: Any) -> Any:
+        calls.append(Call(method, unquote(urlsplit(url).path), named.get("data")))
+        return request(self, method, url, **named)
 
     def asked(self: Any, method: Any, asking: Any, to: str, *more: Any) -> Any:
         calls.append(Call(type(asking).__name__, f"/v1/{attrgetter(to)(asking)}", asking))

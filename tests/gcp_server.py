@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -103,7 +102,7 @@ def app(ranks: int = 3, slots: int = 2, **settings: str) -> Resources:
 def ask(url: str, method: str, path: str, body: object) -> None:
     """One request of JSON."""
     with Session(url, signed=False) as session:
-        session.request(method, path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        session.request(method, path, json=body)
 
 
 def code_of(driver: object, request: object, *arguments: object, **named: object) -> Code:

@@ -27,7 +27,7 @@ from fsd_core.driver import Code, Delivery, Message, Resources
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.wrappers.metered import MeteredMessages
-from fsd_gcp import stream
+from fsd_gcp import pubsub
 from fsd_gcp.messages import GcpMessages
 from gcp_server import PROJECT, app, code_of, env, messages
 from waiting import until
@@ -218,7 +218,7 @@ def test_a_stream_that_ended_is_told_and_opened_anew() -> None:
 
 
 def test_a_stream_is_kept_alive_and_ends_by_a_half_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_BEAT_S", 0.05)
+    monkeypatch.setattr(pubsub, "_BEAT_S", 0.05)
     server = Server([])
     with server.driver() as driver:
         assert driver.receive(0, 1, 0.2) == []
@@ -242,4 +242,4 @@ def test_a_server_that_does_not_end_the_stream_is_left_after_2_s() -> None:
         driver._stream(0, "projects/p/subscriptions/s")
         began = time.monotonic()
         driver.close()
-        assert stream.CLOSE_S <= time.monotonic() - began < 30
+        assert pubsub.CLOSE_S <= time.monotonic() - began < 30

@@ -83,11 +83,13 @@ def _storage(requests: Rest) -> None:
     requests.call("storage", "POST", "storage/v1/b", bucket, project=PROJECT)
     assert requests.make("storage", "POST", "storage/v1/b", bucket, project=PROJECT) is None
     for name in ("one", "two"):
-        requests.service("storage").request("POST", f"/{upload}?uploadType=media&name={name}", b"text", {"Content-Type": "text/plain"})
+        requests.service("storage").request(
+            "POST", f"/{upload}?uploadType=media&name={name}", data=b"text", headers={"Content-Type": "text/plain"}
+        )
     for query in ({}, {"maxResults": "1"}, {"prefix": "o", "delimiter": "/"}, {"delimiter": "n"}):
         requests.call("storage", "GET", f"{at}/o", **query)
     requests.service("storage").request("GET", f"/download/{at}/o/one?alt=media")
-    requests.service("storage").request("POST", f"/{upload}?uploadType=resumable&name=three", b"{}")
+    requests.service("storage").request("POST", f"/{upload}?uploadType=resumable&name=three", data=b"{}")
     requests.call("storage", "GET", f"{at}/o/one")
     requests.call("storage", "PATCH", f"{at}/o/one", {"metadata": {"a": "b"}, "contentType": "text/plain"})
     requests.call("storage", "PATCH", at, {"labels": {"a": "c"}})

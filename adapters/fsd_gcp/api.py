@@ -13,6 +13,7 @@ from typing import Any
 
 from google.api_core.iam import Policy
 from google.auth import exceptions as auth
+from google.auth.transport.requests import Request
 from google.iam.v1 import iam_policy_pb2 as iam
 from google.oauth2.credentials import Credentials
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -22,7 +23,7 @@ from fsd_core.errors import DriverError
 from fsd_core.providers.addresses import address
 from fsd_core.providers.provisioning import Requests
 from fsd_gcp import errors
-from fsd_gcp.clients import SCOPE, Session, default, requester
+from fsd_gcp.clients import SCOPE, Session, default
 from fsd_gcp.errors import Answered
 from fsd_gcp.objects import client
 from fsd_gcp.policy import Grant
@@ -63,7 +64,7 @@ class Api(Requests):
         found: Any = default([SCOPE, *_WHO])[0]
         person = isinstance(found, Credentials)
         if person or getattr(found, "service_account_email", "") == "default":  # of a machine of Google's, which must be asked
-            self.repeat("who you are", lambda: found.refresh(requester()))
+            self.repeat("who you are", lambda: found.refresh(Request()))
         if not person:
             address = str(getattr(found, "service_account_email", ""))
             return f"serviceAccount:{address}" if "@" in address else ""
@@ -76,8 +77,7 @@ class Api(Requests):
     def service(self, name: str) -> Session:
         """The connections to a service."""
         if name not in self._sessions:  # of two threads each may make one, and both are closed
-            made = Session(address(ENDPOINT, bare=True) or f"https://{name}.googleapis.com")
-            self._sessions[name] = self.closing.enter_context(made)
+            self._sessions[name] = self.closing.enter_context(Session(address(ENDPOINT, bare=True) or f"https://{name}.googleapis.com"))
         return self._sessions[name]
 
     def request(self, service: str, method: str, path: str, body: Any = None, **query: str) -> dict[str, Any]:
@@ -121,8 +121,8 @@ class Api(Requests):
         if service == "pubsub":
             asked = iam.GetIamPolicyRequest(resource=resource.removeprefix("v1/"), options={"requested_policy_version": 3})
             return dict(MessageToDict(self.pubsub.ask(self.pubsub.publisher.get_iam_policy, asked, "resource")))
-        method = "POST" if service == "iam" else "GET"
-        return self.request(service, method, f"{resource}:getIamPolicy", **{"options.requestedPolicyVersion": "3"})
+        method, query = "POST" if service == "iam" else "GET", {"options.requestedPolicyVersion": "3"}
+        return self.request(service, method, f"{resource}:getIamPolicy", **query)
 
     def _set_policy(self, service: str, resource: str, policy: dict[str, Any]) -> None:
         if service == "storage":

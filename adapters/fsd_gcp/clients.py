@@ -5,16 +5,19 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import google.auth
 import requests
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+from google.auth.transport.requests import Request
 from requests.adapters import HTTPAdapter
 
 from fsd_core.providers.proxies import proxy_for
 from fsd_gcp.errors import Answered
 
-__all__ = ["SCOPE", "Session", "default", "requester", "signer"]
+__all__ = ["SCOPE", "Session", "default", "signer"]
 
 POOL = 32  # connections to one host: core's 16 threads, and room; they are opened when needed
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # what may be done is for roles to say
@@ -22,19 +25,8 @@ TIMEOUT_S = (5.0, 60.0)  # until a connection is there, and of silence of the se
 _signing = threading.Lock()  # or each of 16 threads gets a token of its own
 
 
-def requester() -> Any:
-    """What google-auth makes its requests by, each by the proxy of its own address: one token takes several hosts, of which the
-    metadata server of a machine has no proxy before it."""
-    from google.auth.transport.requests import Request
-
-    return Request()
-
-
 def default(scopes: Sequence[str] | None = None) -> tuple[Any, str | None]:
     """Application Default Credentials and their project. Raises google-auth's errors, of a file that it cannot take any in too."""
-    import google.auth
-    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
-
     try:
         found: tuple[Any, str | None] = google.auth.default(scopes=scopes)
         return found
@@ -53,7 +45,7 @@ def _file() -> str:
 
 @functools.lru_cache(maxsize=4)
 def _credentials(environment: frozenset[tuple[str, str]]) -> tuple[Any, Any]:
-    return default([SCOPE])[0], requester()
+    return default([SCOPE])[0], Request()  # each request by the proxy of its own address: a machine's metadata server has none before it
 
 
 def signer() -> Callable[[str], dict[str, str]]:
@@ -88,17 +80,14 @@ class Session(requests.Session):
         self.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
         if proxy := proxy_for(self.base):
             self.proxies = dict.fromkeys(("http", "https"), proxy.secret_url)
-        for scheme in ("http://", "https://"):
-            self.mount(scheme, HTTPAdapter(pool_maxsize=POOL))  # whose max_retries are 0
+        self.mount(self.base, HTTPAdapter(pool_maxsize=POOL))  # whose max_retries are 0
         self._sign = signer() if signed else lambda _: {}
 
-    def request(  # type: ignore[override]  # Google's packages name no more than these
-        self, method: str, url: str, data: Any = None, headers: Mapping[str, str] | None = None, **settings: Any
-    ) -> requests.Response:
+    def request(self, method: str, url: str, **settings: Any) -> requests.Response:  # type: ignore[override]
         """The answer to one request; ``url``: may be a path. Raises `Answered` where it is no 2xx, requests' own where there is none."""
         url = self.base + url if url.startswith("/") else url
-        settings |= {"timeout": TIMEOUT_S, "allow_redirects": False}
-        answer = super().request(method, url, data=data, headers={**self._sign(url), **(headers or {})}, **settings)
+        headers = {**self._sign(url), **(settings.get("headers") or {})}
+        answer = super().request(method, url, **settings | {"headers": headers, "timeout": TIMEOUT_S, "allow_redirects": False})
         if not 200 <= answer.status_code < 300:
             raise Answered.http(answer.status_code, answer.content)
         return answer

@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from google.auth import exceptions, jwt
+from google.auth.transport.requests import Request
 from google.oauth2 import id_token
 from google.oauth2.credentials import Credentials
 
@@ -20,7 +21,7 @@ from fsd_core.driver import Code, Resources
 from fsd_core.providers import http_invoke as posts
 from fsd_core.providers.environment import function_limits
 from fsd_gcp import RESOURCES
-from fsd_gcp.clients import SCOPE, Session, default, requester
+from fsd_gcp.clients import SCOPE, Session, default
 from fsd_gcp.errors import classify
 
 __all__ = ["GcpInvoker", "IdTokens"]
@@ -49,7 +50,7 @@ class IdTokens:
     def _fetch(self) -> str:
         if RESOURCES in os.environ or not isinstance(default([SCOPE])[0], Credentials):
             try:
-                request = requester()
+                request = Request()
                 found: Any = id_token.fetch_id_token_credentials(self._audience, request)
                 found.refresh(request)
                 return str(found.token)

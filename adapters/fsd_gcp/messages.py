@@ -12,17 +12,15 @@ from typing import Any
 
 from google.pubsub_v1 import types
 
-from fsd_core.driver import Code, Delivery, Message, MessageLimits, Rejected, Resources
+from fsd_core.driver import Code, Delivery, Message, Rejected, Resources
 from fsd_core.providers.checks import check_ack, check_publish, check_receive
 from fsd_gcp import limits
 from fsd_gcp.errors import Answered, classify
 from fsd_gcp.names import Names
-from fsd_gcp.pubsub import Pubsub
-from fsd_gcp.stream import Stream
+from fsd_gcp.pubsub import Pubsub, Stream
 
 __all__ = ["GcpMessages"]
 
-_PubsubMessage = types.PubsubMessage.pb()
 _PUBLISH_S, _ANSWER_S = 60.0, 15.0  # until an answer, of 10 MB and of a few bytes
 _EARLY_S = 1.0  # the emulator answers 0.94 s before the deadline
 
@@ -31,7 +29,6 @@ class GcpMessages:
     """Implements `fsd_core.driver.MessageDriver` for one slot."""
 
     service = "Pub/Sub"
-    limits: MessageLimits
 
     def __init__(self, resources: Resources, slot: int) -> None:
         self._streaming = resources.names.get("receive") == "stream"
@@ -49,7 +46,7 @@ class GcpMessages:
         """All or nothing: Pub/Sub refuses no single message. What is over a limit is refused here, before the network."""
         check_publish(self.limits, messages, self.route)
         topic = self._names.topic(self._slot, messages[0].rank)
-        request = types.PublishRequest.pb()(topic=topic, messages=[_PubsubMessage(data=message.body) for message in messages])
+        request = types.PublishRequest.pb()(topic=topic, messages=[{"data": message.body} for message in messages])
         self._pubsub.ask(self._pubsub.publisher.publish, request, "topic", _PUBLISH_S)
         return ()
 

@@ -61,8 +61,7 @@ class GcpObjects:
         url = f"/download/storage/v1{self._objects}/{quote(key, safe='')}?alt=media"
         body = io.BytesIO()
         try:
-            download = RawDownload(url, body, first or None, last, retry=None, single_shot_download=True)
-            download.consume(self._client._http)
+            RawDownload(url, body, first or None, last, retry=None, single_shot_download=True).consume(self._client._http)
         except Answered as error:
             if error.status == 416:  # the object is there and ends before ``start``
                 return b""
@@ -73,9 +72,8 @@ class GcpObjects:
 
     def list(self, prefix: str, page: str | None = None) -> Page:
         """The next keys, in ascending order; a page is Cloud Storage's token."""
-        asked = {"prefix": prefix, "maxResults": self.limits.page_keys, "fields": "items/name,nextPageToken"}
-        query = asked if page is None else {**asked, "pageToken": page}
-        answer = self._client._connection.api_request("GET", self._objects, query)
+        asked: dict[str, object] = {"prefix": prefix, "maxResults": self.limits.page_keys, "fields": "items/name,nextPageToken"}
+        answer = self._client._connection.api_request("GET", self._objects, asked | ({} if page is None else {"pageToken": page}))
         return Page([entry["name"] for entry in answer.get("items", ())], answer.get("nextPageToken"))
 
     def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:

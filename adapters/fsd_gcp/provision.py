@@ -90,7 +90,6 @@ class GcpProvisioner(AppProvisioner[Api]):
         if had is None:
             _check_apis(api)
         code = package.build(settings.runtime, within_s=api.left()) if settings.package else package.stub()
-        about = {"package": str(code) if settings.package else "none"}
         if had and had.ranks and wanted.get("bucket", had.names["bucket"]) != had.names["bucket"]:
             raise InputError(f"[gcp] bucket = {wanted['bucket']!r}: app {app!r} uses {had.names['bucket']}; destroy it first, or keep that")
         start = dict(had.names) if had else {
@@ -101,7 +100,7 @@ class GcpProvisioner(AppProvisioner[Api]):
             "bucket": naming.bucket(app, api.project),
             "url": "",
         }  # fmt: skip
-        now = start | wanted | about
+        now = start | wanted | {"package": str(code) if settings.package else "none"}
         now["service_account"] = settings.service_account or function.make_account(api, app)
         _make_bucket(api, app, now["bucket"])
         if me := api.member():
@@ -135,17 +134,14 @@ def _check_apis(api: Api) -> None:
     """`InputError`: some of the project's APIs are off. Who may not ask hears of one when it is first used."""
 
     def off(name: str) -> bool:
-        try:
-            return api.call("serviceusage", "GET", f"v1/projects/{api.project}/services/{name}").get("state") == "DISABLED"
-        except DriverError as error:
-            if error.code is Code.DENIED:
-                return False
-            raise
+        what, path = f"whether {name} is on", f"v1/projects/{api.project}/services/{name}"
+        found = api.unless(Code.DENIED, what, lambda: api.request("serviceusage", "GET", path))
+        return bool(found and found.get("state") == "DISABLED")
 
     names = [f"{name}.googleapis.com" for name in policy.APIS]
     if missing := [name for name, is_off in zip(names, api.each(off, names), strict=True) if is_off]:
-        listed = " ".join(missing)
-        raise InputError(f"project {api.project}: APIs are off: 'gcloud services enable {listed} --project {api.project}', wait a minute")
+        command = f"gcloud services enable {' '.join(missing)} --project {api.project}"
+        raise InputError(f"project {api.project}: APIs are off: '{command}', wait a minute")
 
 
 def _make_bucket(api: Api, app: str, name: str) -> None:
@@ -155,9 +151,9 @@ def _make_bucket(api: Api, app: str, name: str) -> None:
     what = f"bucket {name}"
     if api.unless(Code.ALREADY_EXISTS, what, lambda: bucket.create(project=api.project, location=api.region, retry=None) or True):
         return
-    if not _reachable(api, bucket):
+    if (owner := _owner(api, bucket)) is None:
         raise InputError(f"bucket {name}: is another project's; choose another in [gcp] bucket")
-    if not _owns(bucket, app) and api.repeat(what, lambda: list(bucket.list_blobs(max_results=1, retry=None))):
+    if owner != app and api.repeat(what, lambda: list(bucket.list_blobs(max_results=1, retry=None))):
         raise InputError(f"bucket {name}: holds something that fsd did not put there for app {app!r}; choose another in [gcp] bucket")
     if (place := str(bucket.location).lower()) != api.region:
         raise InputError(f"bucket {name}: is in {place}, [gcp] region is {api.region}; choose another in [gcp] bucket, or that region")
@@ -177,24 +173,21 @@ def _set(bucket: Any, app: str) -> None:
     bucket.add_lifecycle_abort_incomplete_multipart_upload_rule(age=1)
 
 
-def _reachable(api: Api, bucket: Any) -> bool:
-    """Whether it is there and this project's, whose settings it then has: the names are everybody's."""
+def _owner(api: Api, bucket: Any) -> str | None:
+    """The app that a bucket says it is of, "" where it says none, None where it is another project's: the names are everybody's."""
     try:
-        return bool(api.unless(Code.NOT_FOUND, f"bucket {bucket.name}", lambda: bucket.reload(retry=None) or True))
+        api.repeat(f"bucket {bucket.name}", lambda: bucket.reload(retry=None))
     except DriverError as error:
-        if error.code is Code.DENIED:
-            return False
+        if error.code in (Code.DENIED, Code.NOT_FOUND):
+            return None
         raise
-
-
-def _owns(bucket: Any, app: str) -> bool:
-    return bool(bucket.labels.get(policy.APP_LABEL) == app)
+    return str(bucket.labels.get(policy.APP_LABEL, ""))
 
 
 def _remove_bucket(api: Api, app: str, name: str) -> bool:
     """Empty it and remove it, if it is the app's."""
     bucket = api.storage.bucket(name)
-    if not _reachable(api, bucket) or not _owns(bucket, app):
+    if _owner(api, bucket) != app:
         return False
     with closing(GcpObjects(Resources(app, 0, 0, {"bucket": name}))) as objects:
 

@@ -34,8 +34,7 @@ def make(api: Api, names: Names, pairs: Sequence[Pair], lease_s: int, worker: st
         )
         api.ask(publisher.create_topic, topic, "name", Code.ALREADY_EXISTS)
         if api.ask(subscriber.create_subscription, subscription, "name", Code.ALREADY_EXISTS) is None:
-            mask = {"paths": ["ack_deadline_seconds"]}
-            changed = types.UpdateSubscriptionRequest.pb()(subscription=subscription, update_mask=mask)
+            changed = types.UpdateSubscriptionRequest.pb()(subscription=subscription, update_mask={"paths": ["ack_deadline_seconds"]})
             api.ask(subscriber.update_subscription, changed, "subscription.name")
 
     api.each(one, pairs)
@@ -58,6 +57,5 @@ def remove(api: Api, app: str, keep: str | None = None) -> list[str]:
         old = [name for name in names if generation_of(app, name) not in (None, keep)]
         calls = [(deleting, deleted(**{kind: name}), kind, Code.NOT_FOUND) for name in old]  # a listing may name what is deleted already
         gone = api.each(lambda call: api.ask(*call), calls)
-        done = [name for name, answer in zip(old, gone, strict=True) if answer is not None]
-        removed += sorted(f"{kind} {name.rpartition('/')[2]}" for name in done)
+        removed += sorted(f"{kind} {name.rpartition('/')[2]}" for name, answer in zip(old, gone, strict=True) if answer is not None)
     return removed
