@@ -120,6 +120,9 @@ class MessageLimits:
     body: Literal["binary", "text"]
     source: str  # where the figures are published: an address or a title
     as_of: str  # the day on which the figures were read: "2025-01-31"
+    # Of a service that sends before `MessageDriver.receive` asks: it stops once so much is delivered and not acknowledged.
+    outstanding_messages: int | None = None
+    outstanding_bytes: int | None = None
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, Obj
 from fsd_core.channel import channel as channels
 from fsd_core.channel import queue as queues
 from fsd_core.channel.frames import Frame, Kind, pack
-from fsd_core.driver import Code, Message, MessageDriver, ObjectDriver, Rejected
+from fsd_core.driver import Code, Delivery, Message, MessageDriver, ObjectDriver, Rejected
 from fsd_core.errors import DriverError, RunFailed
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.meter import Meter
@@ -350,7 +350,7 @@ def test_tokens_that_stay_keep_their_time_of_delivery(make: Make, monkeypatch: p
 
     channel.driver = Noted(channel.driver)
     for token in range(11):
-        channel._remember(token)
+        channel._remember(Delivery(token, b""))
     now += 0.19  # of a lease of 0.4 s
     channel._ack(everything=False)
     until(lambda: acked == list(range(10)))

@@ -23,8 +23,8 @@ from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 from fsd_gcp import policy
-from fsd_gcp.api import Api
 from fsd_gcp.names import Names
+from gcp_server import Rest
 from waiting import claims, left_by_runs
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(240)]
@@ -97,7 +97,7 @@ def test_a_subscription_deleted_mid_run_ends_it(settings: dict[str, Any], resour
 
     def delete() -> None:
         claims(store)
-        with Api(names.project, resources.names["region"]) as api:
+        with Rest(names.project, resources.names["region"]) as api:
             for slot in range(4):
                 api.delete("pubsub", f"v1/{names.subscription(slot, 1)}")
 
@@ -119,7 +119,7 @@ def test_a_quota_below_the_workers_is_refused_before_anything_starts(settings: d
 
 def test_a_role_that_was_taken_away_is_named(settings: dict[str, Any], resources: Resources, tmp_path: Path) -> None:
     """The function's account may not launch its children any more: the root runs, rank 1 does not start."""
-    with Api(resources.names["project"], resources.names["region"]) as api:
+    with Rest(resources.names["project"], resources.names["region"]) as api:
         (path,) = {each.resource for each in policy.worker(resources.names) if each.service == "run"}
         held = api.call("run", "GET", f"{path}:getIamPolicy")
         others = [each for each in held["bindings"] if each["role"] != "roles/run.invoker"]
@@ -135,7 +135,7 @@ def test_a_role_that_was_taken_away_is_named(settings: dict[str, Any], resources
 def test_destroy_leaves_nothing(settings: dict[str, Any], resources: Resources) -> None:
     assert providers.find("gcp").provisioner(settings).destroy(APP)
     project, region = resources.names["project"], resources.names["region"]
-    with Api(project, region) as api:
+    with Rest(project, region) as api:
         for service, path, items in (
             ("pubsub", f"v1/projects/{project}/topics", "topics"),
             ("pubsub", f"v1/projects/{project}/subscriptions", "subscriptions"),

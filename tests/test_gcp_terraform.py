@@ -81,7 +81,7 @@ def test_the_how_to_enables_what_the_provider_uses_in_an_order_that_works() -> N
 
 def test_its_defaults_and_the_record_are_those_of_the_settings() -> None:
     defaults = {field.name: str(field.default) for field in dataclasses.fields(Settings)}
-    for name in ("region", "memory_mb", "timeout_s", "concurrency", "lease_s", "runtime"):
+    for name in ("region", "memory_mb", "timeout_s", "concurrency", "lease_s", "receive", "runtime"):
         assert re.findall(rf'variable "{name}" \{{[^}}]*default\s*= "?([\w-]+)', TEXT) == [defaults[name]], name
     assert f"{RESOURCES} = jsonencode" in TEXT
     (record,) = re.findall(r"names = \{(.*?)\n\s*\}", TEXT, re.S)

@@ -79,17 +79,21 @@ def aws() -> None:
 
 
 def google() -> None:
-    from fsd_gcp.clients import Http
+    from fsd_gcp.objects import client
 
-    Http("https://storage.googleapis.com", signed=False).request("GET", "/storage/v1/b")
+    with closing(client()) as storage:
+        storage._http._sign = lambda _: {}
+        storage.get_bucket("x", retry=None)
 
 
 def pubsub() -> None:
+    from google.pubsub_v1 import types
+
     from fsd_gcp.pubsub import Pubsub
 
     with closing(Pubsub()) as service:
         service._sign = lambda _: {}
-        service.publish("projects/p/topics/t", [b"x"], 10.0)
+        service.ask(service.publisher.publish, types.PublishRequest.pb()(topic="projects/p/topics/t"), "topic")
 
 
 def azure() -> None:

@@ -1,26 +1,33 @@
-"""The provisioner's way to the services: core's `Requests` over their REST interfaces, one host a service."""
+"""The provisioner's way to the services: core's `Requests` over Google's packages for Pub/Sub and Cloud Storage, REST for others."""
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import closing
+from functools import partial
+from operator import attrgetter
 from typing import Any
-from urllib.parse import urlencode
 
+from google.api_core.iam import Policy
 from google.auth import exceptions as auth
+from google.auth.transport.requests import Request
+from google.iam.v1 import iam_policy_pb2 as iam
 from google.oauth2.credentials import Credentials
+from google.protobuf.json_format import MessageToDict, ParseDict
 
 from fsd_core.driver import Code
 from fsd_core.errors import DriverError
 from fsd_core.providers.addresses import address
 from fsd_core.providers.requests import Requests
 from fsd_gcp import errors
-from fsd_gcp.clients import SCOPE, Http, default, requester
+from fsd_gcp.clients import SCOPE, Session, default
 from fsd_gcp.errors import Answered
+from fsd_gcp.objects import client
 from fsd_gcp.policy import Grant
+from fsd_gcp.pubsub import Pubsub
 
 __all__ = ["ENDPOINT", "Api"]
 
@@ -39,8 +46,9 @@ class Api(Requests):
         super().__init__(self._understood, errors.advice, (auth.DefaultCredentialsError,))
         self.project, self.region = project, region
         self.settles_until = 0.0
-        self._services: dict[str, Http] = {}
-        self._lock = threading.Lock()
+        self.pubsub = self.closing.enter_context(closing(Pubsub()))
+        self.storage = self.closing.enter_context(client())
+        self._sessions: dict[str, Session] = {}
 
     def _understood(self, error: BaseException) -> Code:
         """`fsd_gcp.errors.classify`; for a while after something was made, what is not settled yet is worth asking again."""
@@ -56,35 +64,26 @@ class Api(Requests):
         found: Any = default([SCOPE, *_WHO])[0]
         person = isinstance(found, Credentials)
         if person or getattr(found, "service_account_email", "") == "default":  # of a machine of Google's, which must be asked
-            self.repeat("who you are", lambda: found.refresh(requester()))
+            self.repeat("who you are", lambda: found.refresh(Request()))
         if not person:
             address = str(getattr(found, "service_account_email", ""))
             return f"serviceAccount:{address}" if "@" in address else ""
-        http = Http(_USERINFO, signed=False)
-        self.closing.callback(http.close)
         headers = {"Authorization": f"Bearer {found.token}"}
-        answer = self.unless(Code.DENIED, "who you are", lambda: http.request("GET", "/v1/userinfo", headers=headers).data)
-        address = str(json.loads(answer or b"{}").get("email", ""))
+        with Session(_USERINFO, signed=False) as session:
+            answer = self.unless(Code.DENIED, "who you are", lambda: session.request("GET", "/v1/userinfo", headers=headers).json())
+        address = str((answer or {}).get("email", ""))
         return f"user:{address}" if address else ""
 
-    def service(self, name: str) -> Http:
+    def service(self, name: str) -> Session:
         """The connections to a service."""
-        with self._lock:
-            if name not in self._services:
-                at = {"pubsub": "PUBSUB_EMULATOR_HOST", "storage": "STORAGE_EMULATOR_HOST"}.get(name, ENDPOINT)
-                url = address(at, bare=True)
-                self._services[name] = Http(url or f"https://{name}.googleapis.com", signed=not url or at == ENDPOINT)
-                self.closing.callback(self._services[name].close)
-            return self._services[name]
+        if name not in self._sessions:  # of two threads each may make one, and both are closed
+            self._sessions[name] = self.closing.enter_context(Session(address(ENDPOINT, bare=True) or f"https://{name}.googleapis.com"))
+        return self._sessions[name]
 
     def request(self, service: str, method: str, path: str, body: Any = None, **query: str) -> dict[str, Any]:
-        """One request, once. ``body``: JSON, or bytes of a zip."""
-        raw = isinstance(body, bytes)
-        data = body if raw or body is None else json.dumps(body).encode()
-        headers = {} if body is None else {"Content-Type": "application/zip" if raw else "application/json"}
-        answer = self.service(service).request(method, f"/{path}" + (f"?{urlencode(query)}" if query else ""), data, headers)
-        told: dict[str, Any] = json.loads(answer.data or b"{}")
-        return told
+        """One request, once, with a body of JSON if any."""
+        answer = self.service(service).request(method, f"/{path}", json=body, params=query)
+        return dict(answer.json() if answer.content else {})
 
     def call(self, service: str, method: str, path: str, body: Any = None, **query: str) -> dict[str, Any]:
         """One request, again while its error is transient. Raises `DriverError`, or `InputError` where nothing is set up."""
@@ -102,15 +101,10 @@ class Api(Requests):
         """Remove a resource; None where there is none."""
         return self.unless(Code.NOT_FOUND, f"DELETE {path}", lambda: self.request(service, "DELETE", path))
 
-    def pages(self, service: str, path: str, items: str) -> Iterator[dict[str, Any]]:
-        """The ``items`` of all pages."""
-        query = {"pageSize": "1000"}
-        while True:
-            answer = self.call(service, "GET", path, **query)
-            yield from answer.get(items, ())
-            if not answer.get("nextPageToken"):
-                return
-            query["pageToken"] = answer["nextPageToken"]
+    def ask(self, method: Any, request: Any, to: str, unless: Code | None = None) -> Any:
+        """Like `fsd_gcp.pubsub.Pubsub.ask`, again while its error is transient; None where it is one of ``unless``."""
+        what, call = f"{type(request).__name__} {attrgetter(to)(request)}", partial(self.pubsub.ask, method, request, to)
+        return self.repeat(what, call) if unless is None else self.unless(unless, what, call)
 
     def grant(self, grants: Iterable[Grant]) -> None:
         """Give the roles that members do not have yet; the policies' other bindings stay."""
@@ -122,14 +116,25 @@ class Api(Requests):
     def policy(self, service: str, resource: str) -> dict[str, Any]:
         """Who has which role on a resource, by version 3: an older one would show conditions as roles of other names, and lose them."""
         if service == "storage":
-            return self.request(service, "GET", f"{resource}/iam", optionsRequestedPolicyVersion="3")
-        asked = {"options.requestedPolicyVersion": "3"}
-        return self.request(service, "POST" if service == "iam" else "GET", f"{resource}:getIamPolicy", **asked)
+            found = self.storage.bucket(resource.rpartition("/")[2]).get_iam_policy(requested_policy_version=3, retry=None)
+            return dict(found.to_api_repr())
+        if service == "pubsub":
+            asked = iam.GetIamPolicyRequest(resource=resource.removeprefix("v1/"), options={"requested_policy_version": 3})
+            return dict(MessageToDict(self.pubsub.ask(self.pubsub.publisher.get_iam_policy, asked, "resource")))
+        method, query = "POST" if service == "iam" else "GET", {"options.requestedPolicyVersion": "3"}
+        return self.request(service, method, f"{resource}:getIamPolicy", **query)
+
+    def _set_policy(self, service: str, resource: str, policy: dict[str, Any]) -> None:
+        if service == "storage":
+            self.storage.bucket(resource.rpartition("/")[2]).set_iam_policy(Policy.from_api_repr(policy), retry=None)
+        elif service == "pubsub":
+            new = ParseDict({"resource": resource.removeprefix("v1/"), "policy": policy}, iam.SetIamPolicyRequest())
+            self.pubsub.ask(self.pubsub.publisher.set_iam_policy, new, "resource")
+        else:
+            self.request(service, "POST", f"{resource}:setIamPolicy", {"policy": policy})
 
     def _bind(self, service: str, resource: str, grants: list[Grant]) -> None:
         """Read, add, write. The service refuses the write, and core begins again, where another's came between."""
-        bucket = service == "storage"
-        write = ("PUT", f"{resource}/iam") if bucket else ("POST", f"{resource}:setIamPolicy")
         try:
             policy = self.policy(service, resource)
             bindings = policy.setdefault("bindings", [])
@@ -141,7 +146,7 @@ class Api(Requests):
                 if each.member not in held["members"]:
                     held["members"].append(each.member)
             if json.dumps(bindings) != before:
-                self.request(service, *write, policy if bucket else {"policy": policy})
+                self._set_policy(service, resource, policy)
         except Answered as error:
             if error.status == 412:  # of a bucket, where others say ABORTED
                 raise Answered("ABORTED", error.said, 409) from error

@@ -1,61 +1,32 @@
-"""Credentials and HTTP, as all of this adapter uses them: one attempt a request, pools for core's threads, nothing at import.
-
-google-auth signs and urllib3 carries, the two that Google's own packages stand on. Those cost more, measured by
-benchmarks/google_clients.py on two cores: imports and clients of a cold process with queues and objects take 335 ms of CPU and
-68 MB by google.pubsub_v1 and google-cloud-storage, 210 ms and 57 MB so; of one with objects alone 256 ms and 57 MB, and 175 ms
-and 42 MB. A put and a get of 1 KB take 0.8 ms of CPU each against 0.35 ms (by requests 0.6), of 1 MB 4 ms against 1.1 and 1.8.
-"""
+"""Credentials and sessions of HTTP, as all of this adapter uses them: one attempt a request, pools for core's threads."""
 
 from __future__ import annotations
 
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import urllib3
+import google.auth
+import requests
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+from google.auth.transport.requests import Request
+from requests.adapters import HTTPAdapter
 
 from fsd_core.providers.proxies import proxy_for
 from fsd_gcp.errors import Answered
 
-__all__ = ["SCOPE", "Http", "default", "pool", "requester", "signer"]
+__all__ = ["SCOPE", "Session", "default", "signer"]
 
-CONNECT_S = 5.0
 POOL = 32  # connections to one host: core's 16 threads, and room; they are opened when needed
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # what may be done is for roles to say
+TIMEOUT_S = (5.0, 60.0)  # until a connection is there, and of silence of the service
 _signing = threading.Lock()  # or each of 16 threads gets a token of its own
-
-
-def pool(url: str) -> urllib3.PoolManager:
-    """Connections to the host of ``url``, by the proxy that the environment names for it."""
-    settings: dict[str, Any] = {"maxsize": POOL, "retries": False, "timeout": urllib3.Timeout(connect=CONNECT_S, read=60.0)}
-    if proxy := proxy_for(url):
-        return urllib3.ProxyManager(proxy.url, proxy_headers=proxy.headers, **settings)
-    return urllib3.PoolManager(**settings)
-
-
-class _EachItsOwn:
-    """What google-auth needs of a pool, each request by the proxy of its own address: one token takes several hosts, of which the
-    metadata server of a machine has no proxy before it. Tokens are seldom asked for."""
-
-    def request(self, method: str, url: str, **settings: Any) -> urllib3.BaseHTTPResponse:
-        with pool(url) as connections:
-            return connections.request(method, url, **settings)
-
-
-def requester() -> Any:
-    """What google-auth makes its requests by."""
-    from google.auth.transport.urllib3 import Request
-
-    return Request(_EachItsOwn())
 
 
 def default(scopes: Sequence[str] | None = None) -> tuple[Any, str | None]:
     """Application Default Credentials and their project. Raises google-auth's errors, of a file that it cannot take any in too."""
-    import google.auth
-    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
-
     try:
         found: tuple[Any, str | None] = google.auth.default(scopes=scopes)
         return found
@@ -74,7 +45,7 @@ def _file() -> str:
 
 @functools.lru_cache(maxsize=4)
 def _credentials(environment: frozenset[tuple[str, str]]) -> tuple[Any, Any]:
-    return default([SCOPE])[0], requester()
+    return default([SCOPE])[0], Request()  # each request by the proxy of its own address: a machine's metadata server has none before it
 
 
 def signer() -> Callable[[str], dict[str, str]]:
@@ -95,40 +66,28 @@ def signer() -> Callable[[str], dict[str, str]]:
     return sign
 
 
-class Http:
-    """Requests to one service at ``base``, where ``signed`` by this process's credentials. Safe to use from several threads."""
+class Session(requests.Session):
+    """Requests to one service at ``base``, where ``signed`` by this process's credentials; google-cloud-storage makes its own by one.
+
+    Safe to use from several threads. Of the environment it knows proxies and certificates: a .netrc would sign in our place.
+    """
 
     def __init__(self, base: str, *, signed: bool = True) -> None:
+        super().__init__()
         self.base = base.rstrip("/")
-        self.pool = pool(self.base)
+        self.trust_env = False
+        self.headers["Accept-Encoding"] = "identity"  # objects are read as they come
+        self.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
+        if proxy := proxy_for(self.base):
+            self.proxies = dict.fromkeys(("http", "https"), proxy.secret_url)
+        self.mount(self.base, HTTPAdapter(pool_maxsize=POOL))  # whose max_retries are 0
         self._sign = signer() if signed else lambda _: {}
 
-    def request(
-        self,
-        method: str,
-        path: str,
-        body: bytes | Iterable[bytes | bytearray | memoryview] | None = None,
-        headers: Mapping[str, str] | None = None,
-        read_s: float = 60.0,
-    ) -> urllib3.BaseHTTPResponse:
-        """The answer, its body read. Raises `Answered` where it is no 2xx, and urllib3's own errors where there is none.
-
-        ``read_s``: silence of the service after which the request fails.
-        """
-        url = self.base + path
-        answer = self.pool.request(
-            method,
-            url,
-            body=body,  # type: ignore[arg-type]  # an iterable of buffers goes out as it is
-            headers={**self._sign(url), **(headers or {})},
-            timeout=urllib3.Timeout(connect=CONNECT_S, read=read_s),
-            redirect=False,
-            decode_content=False,
-        )
-        if not 200 <= answer.status < 300:
-            raise Answered.http(answer.status, answer.data)
+    def request(self, method: str, url: str, **settings: Any) -> requests.Response:  # type: ignore[override]
+        """The answer to one request; ``url``: may be a path. Raises `Answered` where it is no 2xx, requests' own where there is none."""
+        url = self.base + url if url.startswith("/") else url
+        headers = {**self._sign(url), **(settings.get("headers") or {})}
+        answer = super().request(method, url, **settings | {"headers": headers, "timeout": TIMEOUT_S, "allow_redirects": False})
+        if not 200 <= answer.status_code < 300:
+            raise Answered.http(answer.status_code, answer.content)
         return answer
-
-    def close(self) -> None:
-        """Close the connections."""
-        self.pool.clear()

@@ -1,16 +1,17 @@
 """What Google Cloud's errors mean: one table from the services' own words and statuses to ours, one from the SDK's exceptions.
 
-gRPC methods and HTTP ones end with the same words (google.rpc.Code), to which Cloud Storage adds reasons of its own. gRPC is
-not imported here: a worker of the object channel does without.
+gRPC methods and HTTP ones end with the same words (google.rpc.Code), to which Cloud Storage adds reasons of its own.
 """
 
 from __future__ import annotations
 
 import json
 from http.client import HTTPException
+from typing import Any
 
 from google.auth import exceptions as auth
-from urllib3 import exceptions as http
+from requests import exceptions as http
+from urllib3.exceptions import HTTPError  # of a body that is read in one piece
 
 from fsd_core.driver import Code, Refused
 from fsd_core.providers.advice import advise
@@ -28,6 +29,11 @@ class Answered(Exception):
 
     def __str__(self) -> str:
         return " ".join(filter(None, [str(self.status or ""), self.word])) + f": {self.said}"
+
+    @staticmethod
+    def grpc(error: Any) -> Answered:
+        """From an error of a call."""
+        return Answered(error.code().name, " ".join((error.details() or "").split()))
 
     @staticmethod
     def http(status: int, body: bytes) -> Answered:
@@ -59,8 +65,8 @@ _STATUS = {412: Code.ALREADY_EXISTS}  # beside what they mean everywhere; 412 is
 _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Code], ...] = (  # the first that fits
     (auth.TransportError, Code.UNAVAILABLE),
     (auth.GoogleAuthError, Code.DENIED),
-    ((http.LocationValueError, http.LocationParseError), Code.INVALID),
-    ((http.HTTPError, HTTPException, ConnectionError, TimeoutError), Code.UNAVAILABLE),
+    (http.InvalidURL, Code.INVALID),
+    ((http.RequestException, HTTPError, HTTPException, ConnectionError, TimeoutError), Code.UNAVAILABLE),
 )
 
 

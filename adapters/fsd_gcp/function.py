@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from fsd_core.driver import Code, Resources
@@ -19,6 +19,7 @@ from fsd_core.providers.package import Package
 from fsd_gcp import names as naming
 from fsd_gcp import policy
 from fsd_gcp.api import Api
+from fsd_gcp.objects import GcpObjects
 from fsd_gcp.variables import RESOURCES
 
 __all__ = ["account", "create", "make_account", "read", "remove", "remove_account", "settle", "update", "url"]
@@ -72,12 +73,12 @@ def make_account(api: Api, app: str) -> str:
 def _uploaded(api: Api, bucket: str, package: Package) -> Iterator[dict[str, Any]]:
     """Within the block the zip is in the bucket; where, as a function's source."""
     name = f"source/{package.digest}-{secrets.token_hex(8)}.zip"
-    where = f"upload/storage/v1/b/{bucket}/o"
-    api.repeat(f"upload of {name}", lambda: api.request("storage", "POST", where, package.body, uploadType="media", name=name))
-    try:
-        yield {"storageSource": {"bucket": bucket, "object": name}}
-    finally:
-        api.delete("storage", f"storage/v1/b/{bucket}/o/{name.replace('/', '%2F')}")
+    with closing(GcpObjects(Resources("", 0, 0, {"bucket": bucket}))) as objects:
+        api.repeat(f"upload of {name}", lambda: objects.put(name, package.body))
+        try:
+            yield {"storageSource": {"bucket": bucket, "object": name}}
+        finally:
+            api.repeat(f"removing {name}", lambda: objects.delete([name]))
 
 
 def create(api: Api, resources: Resources, package: Package) -> Resources:

@@ -7,20 +7,20 @@ roles/iam.serviceAccountOpenIdTokenCreator on that account (``fsd deploy`` gives
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
 from typing import Any
 
 from google.auth import exceptions, jwt
+from google.auth.transport.requests import Request
 from google.oauth2 import id_token
 from google.oauth2.credentials import Credentials
 
 from fsd_core.driver import Code, Resources
 from fsd_core.providers import http_invoke as posts
 from fsd_core.providers.environment import function_limits
-from fsd_gcp.clients import SCOPE, Http, default, requester
+from fsd_gcp.clients import SCOPE, Session, default
 from fsd_gcp.errors import classify
 from fsd_gcp.variables import RESOURCES
 
@@ -50,20 +50,16 @@ class IdTokens:
     def _fetch(self) -> str:
         if RESOURCES in os.environ or not isinstance(default([SCOPE])[0], Credentials):
             try:
-                request = requester()
+                request = Request()
                 found: Any = id_token.fetch_id_token_credentials(self._audience, request)
                 found.refresh(request)
                 return str(found.token)
             except exceptions.DefaultCredentialsError:
                 if RESOURCES in os.environ:
                     raise  # else: neither a person's nor an account's, but another provider's
-        service = Http(TOKENS)
-        try:
-            body = json.dumps({"audience": self._audience, "includeEmail": True}).encode()
+        with Session(TOKENS) as session:
             path = f"/v1/projects/-/serviceAccounts/{self._account}:generateIdToken"
-            return str(json.loads(service.request("POST", path, body, {"Content-Type": "application/json"}).data)["token"])
-        finally:
-            service.close()
+            return str(session.request("POST", path, json={"audience": self._audience, "includeEmail": True}).json()["token"])
 
 
 class GcpInvoker(posts.HttpInvoker):

@@ -21,8 +21,8 @@ OBJECTS = ObjectLimits(
 )
 
 
-def messages(lease_s: float) -> MessageLimits:
-    """Of subscriptions whose acknowledgement deadline is ``lease_s``.
+def messages(lease_s: float, *, streams: bool = False) -> MessageLimits:
+    """Of subscriptions whose acknowledgement deadline is ``lease_s``, whose messages come by a stream or by pulls.
 
     An AcknowledgeRequest may have 512 KiB: 1,000 tokens of 200 characters are well within it. Every publish and every pull is
     billed by the byte, and 1,000 at least.
@@ -39,4 +39,6 @@ def messages(lease_s: float) -> MessageLimits:
         body="binary",
         source="https://cloud.google.com/pubsub/quotas, pubsub/pricing, pubsub/docs/lease-management",
         as_of="2026-11-24",
+        outstanding_messages=1000 if streams else None,  # ours to say: they wait in the worker's memory
+        outstanding_bytes=64 << 20 if streams else None,
     )

@@ -1,23 +1,23 @@
 """Pub/Sub: publish is one Publish, receive one Pull, ack one Acknowledge. One topic and one subscription a rank and slot.
 
-Why pulls and not a stream (StreamingPull), measured by benchmarks/pubsub_pull.py on the emulator, which takes 30 ms by itself,
-two cores, four turns each: from publish to receive of 1 KB a pull's median was 31.2 to 33.0 ms, a stream's 30.0 to 30.1 ms; p99 36
-to 41 and 34 to 74 ms. Of 30 messages of 10 KB until the last was there, 32.2 to 34.6 and 30.0 to 30.2 ms; p99 71 to 156 and 56
-to 91 ms. CPU time is the same. For those 2 ms a stream would be no request with an answer: it takes messages that nobody asked
-for, and keeps them until their leases end when its worker dies. What the cloud itself takes was not measured.
+With ``[gcp] receive = "stream"``, a receive that waits takes what a StreamingPull brought, which stays open from the first to the end.
+benchmarks/pubsub_pull.py compares the two.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
-from fsd_core.driver import Code, Delivery, Message, MessageLimits, Rejected, Resources
+from google.pubsub_v1 import types
+
+from fsd_core.driver import Code, Delivery, Message, Rejected, Resources
 from fsd_core.providers.checks import check_ack, check_publish, check_receive
 from fsd_gcp import limits
 from fsd_gcp.errors import Answered, classify
 from fsd_gcp.names import Names
-from fsd_gcp.pubsub import Pubsub
+from fsd_gcp.pubsub import Pubsub, Stream
 
 __all__ = ["GcpMessages"]
 
@@ -29,12 +29,14 @@ class GcpMessages:
     """Implements `fsd_core.driver.MessageDriver` for one slot."""
 
     service = "Pub/Sub"
-    limits: MessageLimits
 
     def __init__(self, resources: Resources, slot: int) -> None:
-        self.limits = limits.messages(float(resources.names["lease_s"]))
+        self._streaming = resources.names.get("receive") == "stream"
+        self.limits = limits.messages(float(resources.names["lease_s"]), streams=self._streaming)
         self._names, self._slot = Names.of(resources), slot
         self._pubsub = Pubsub()
+        self._streams: dict[int, Stream] = {}
+        self._opening = threading.Lock()
 
     def route(self, rank: int) -> int:
         """The rank: it has a topic of its own."""
@@ -44,7 +46,8 @@ class GcpMessages:
         """All or nothing: Pub/Sub refuses no single message. What is over a limit is refused here, before the network."""
         check_publish(self.limits, messages, self.route)
         topic = self._names.topic(self._slot, messages[0].rank)
-        self._pubsub.publish(topic, [message.body for message in messages], _PUBLISH_S)
+        request = types.PublishRequest.pb()(topic=topic, messages=[{"data": message.body} for message in messages])
+        self._pubsub.ask(self._pubsub.publisher.publish, request, "topic", _PUBLISH_S)
         return ()
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
@@ -56,18 +59,30 @@ class GcpMessages:
         """
         check_receive(self.limits, limit, wait_s)
         subscription = self._names.subscription(self._slot, rank)
+        if self._streaming and wait_s:
+            return self._stream(rank, subscription).take(limit, wait_s)
+        if (stream := self._streams.get(rank)) and not stream.over and (found := stream.take(limit, 0.0)):
+            return found
+        request = types.PullRequest.pb()(subscription=subscription, return_immediately=wait_s == 0, max_messages=limit)
         try:
-            found = self._pubsub.pull(subscription, limit, now=wait_s == 0, timeout_s=wait_s + _EARLY_S if wait_s else _ANSWER_S)
+            answer = self._pubsub.ask(self._pubsub.subscriber.pull, request, "subscription", wait_s + _EARLY_S if wait_s else _ANSWER_S)
         except Answered as error:
             if wait_s and error.word == "DEADLINE_EXCEEDED":
                 return ()
             raise
-        return [Delivery(token, body) for token, body in found]
+        return [Delivery(each.ack_id, each.message.data) for each in types.PullResponse.pb(answer).received_messages]
+
+    def _stream(self, rank: int, subscription: str) -> Stream:
+        with self._opening:
+            if rank not in self._streams or self._streams[rank].over:
+                self._streams[rank] = Stream(self._pubsub, subscription, self.limits)
+            return self._streams[rank]
 
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
         """Remove deliveries for good. One that is gone, or was delivered again, is no refusal."""
         check_ack(self.limits, tokens)
-        self._pubsub.acknowledge(self._names.subscription(self._slot, rank), [str(token) for token in tokens], _ANSWER_S)
+        request = types.AcknowledgeRequest.pb()(subscription=self._names.subscription(self._slot, rank), ack_ids=tokens)
+        self._pubsub.ask(self._pubsub.subscriber.acknowledge, request, "subscription", _ANSWER_S)
         return ()
 
     def classify(self, error: BaseException) -> Code:
@@ -79,5 +94,9 @@ class GcpMessages:
         return self._pubsub.channel
 
     def close(self) -> None:
-        """Close the connection."""
-        self._pubsub.close()
+        """Close streams, and the connection."""
+        with self._opening:
+            for stream in self._streams.values():
+                stream.close()
+            self._streams.clear()
+            self._pubsub.close()  # within: a receive that goes on opens no other

@@ -9,6 +9,7 @@ bucket, function    their names
 url                 where the function's service listens
 service_account     the address that the function runs as
 lease_s             the subscriptions' acknowledgement deadline: whole seconds
+receive             "pull" or "stream"
 memory_mb, ...      whatever else provision and invoke agree on
 ==================  ===================================================================================================
 

@@ -79,6 +79,7 @@ class GcpProvisioner(AppProvisioner[Api]):
             "timeout_s": str(settings.timeout_s),
             "concurrency": str(settings.concurrency),
             "lease_s": str(settings.lease_s),
+            "receive": settings.receive,
             "runtime": settings.runtime,
             "code": package.digest(settings.runtime) if settings.package else "installed",
         }
@@ -91,7 +92,6 @@ class GcpProvisioner(AppProvisioner[Api]):
         if had is None:
             _check_apis(api)
         code = package.build(settings.runtime, within_s=api.left()) if settings.package else package.stub()
-        about = {"package": str(code) if settings.package else "none"}
         if had and had.ranks and wanted.get("bucket", had.names["bucket"]) != had.names["bucket"]:
             raise InputError(f"[gcp] bucket = {wanted['bucket']!r}: app {app!r} uses {had.names['bucket']}; destroy it first, or keep that")
         start = dict(had.names) if had else {
@@ -102,7 +102,7 @@ class GcpProvisioner(AppProvisioner[Api]):
             "bucket": naming.bucket(app, api.project),
             "url": "",
         }  # fmt: skip
-        now = start | wanted | about
+        now = start | wanted | {"package": str(code) if settings.package else "none"}
         now["service_account"] = settings.service_account or function.make_account(api, app)
         _make_bucket(api, app, now["bucket"])
         if me := api.member():
@@ -125,7 +125,7 @@ class GcpProvisioner(AppProvisioner[Api]):
         mine = [each for each in policy.client(now, me) if each.service == "run"] if me else []
         api.grant([*policy.worker(now), *mine])  # only now: a function whose building failed has no service
         made = Resources(app, ranks, slots, now)
-        probe_queues(self._provider, made, pairs, api)
+        probe_queues(self._provider, Resources(app, ranks, slots, now | {"receive": "pull"}), pairs, api)  # a stream takes a while to end
         if changed or not had.ranks:
             probe_function(self._provider, made, api, f"Cloud Logging of service {now['function']}")
         function.update(api, made, code)
@@ -136,68 +136,66 @@ def _check_apis(api: Api) -> None:
     """`InputError`: some of the project's APIs are off. Who may not ask hears of one when it is first used."""
 
     def off(name: str) -> bool:
-        try:
-            return api.call("serviceusage", "GET", f"v1/projects/{api.project}/services/{name}").get("state") == "DISABLED"
-        except DriverError as error:
-            if error.code is Code.DENIED:
-                return False
-            raise
+        what, path = f"whether {name} is on", f"v1/projects/{api.project}/services/{name}"
+        found = api.unless(Code.DENIED, what, lambda: api.request("serviceusage", "GET", path))
+        return bool(found and found.get("state") == "DISABLED")
 
     names = [f"{name}.googleapis.com" for name in policy.APIS]
     if missing := [name for name, is_off in zip(names, api.each(off, names), strict=True) if is_off]:
-        listed = " ".join(missing)
-        raise InputError(f"project {api.project}: APIs are off: 'gcloud services enable {listed} --project {api.project}', wait a minute")
+        command = f"gcloud services enable {' '.join(missing)} --project {api.project}"
+        raise InputError(f"project {api.project}: APIs are off: '{command}', wait a minute")
 
 
-def _make_bucket(api: Api, app: str, bucket: str) -> None:
+def _make_bucket(api: Api, app: str, name: str) -> None:
     """A private bucket that forgets. `InputError`: it is somebody else's, or holds something of another's, or is elsewhere."""
-    settings: dict[str, Any] = {
-        "labels": {policy.APP_LABEL: app},
-        "iamConfiguration": {"uniformBucketLevelAccess": {"enabled": True}, "publicAccessPrevention": "enforced"},
-        "softDeletePolicy": {"retentionDurationSeconds": "0"},  # the default keeps, and bills, what was deleted for a week
-        "lifecycle": {
-            "rule": [
-                {"action": {"type": "Delete"}, "condition": {"age": KEPT_DAYS}},
-                {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 1}},
-            ]
-        },
-    }
-    path, new = f"storage/v1/b/{bucket}", settings | {"name": bucket, "location": api.region}
-    if api.make("storage", "POST", "storage/v1/b", new, project=api.project) is not None:
+    bucket = api.storage.bucket(name)
+    _set(bucket, app)
+    what = f"bucket {name}"
+    if api.unless(Code.ALREADY_EXISTS, what, lambda: bucket.create(project=api.project, location=api.region, retry=None) or True):
         return
+    if (owner := _owner(api, bucket)) is None:
+        raise InputError(f"bucket {name}: is another project's; choose another in [gcp] bucket")
+    if owner != app and api.repeat(what, lambda: list(bucket.list_blobs(max_results=1, retry=None))):
+        raise InputError(f"bucket {name}: holds something that fsd did not put there for app {app!r}; choose another in [gcp] bucket")
+    if (place := str(bucket.location).lower()) != api.region:
+        raise InputError(f"bucket {name}: is in {place}, [gcp] region is {api.region}; choose another in [gcp] bucket, or that region")
+    _set(bucket, app)
+    api.repeat(what, lambda: bucket.patch(retry=None))
+
+
+def _set(bucket: Any, app: str) -> None:
+    bucket.labels = {policy.APP_LABEL: app}
+    bucket.iam_configuration.uniform_bucket_level_access_enabled = True
+    bucket.iam_configuration.public_access_prevention = "enforced"
+    kept = bucket.soft_delete_policy
+    kept.pop("effectiveTime", None)  # which the package sends as null
+    kept.retention_duration_seconds = "0"  # in JSON a text; the default keeps, and bills, what was deleted for a week
+    bucket.clear_lifecycle_rules()
+    bucket.add_lifecycle_delete_rule(age=KEPT_DAYS)
+    bucket.add_lifecycle_abort_incomplete_multipart_upload_rule(age=1)
+
+
+def _owner(api: Api, bucket: Any) -> str | None:
+    """The app that a bucket says it is of, "" where it says none, None where it is another project's: the names are everybody's."""
     try:
-        found = api.call("storage", "GET", path)
+        api.repeat(f"bucket {bucket.name}", lambda: bucket.reload(retry=None))
     except DriverError as error:
-        if error.code is Code.DENIED:
-            raise InputError(f"bucket {bucket}: is another project's; choose another in [gcp] bucket") from error
+        if error.code in (Code.DENIED, Code.NOT_FOUND):
+            return None
         raise
-    if not _owns(found, app) and api.call("storage", "GET", f"{path}/o", maxResults="1").get("items"):
-        raise InputError(f"bucket {bucket}: holds something that fsd did not put there for app {app!r}; choose another in [gcp] bucket")
-    if (place := str(found.get("location", "")).lower()) != api.region:
-        raise InputError(f"bucket {bucket}: is in {place}, [gcp] region is {api.region}; choose another in [gcp] bucket, or that region")
-    api.call("storage", "PATCH", path, settings)
+    return str(bucket.labels.get(policy.APP_LABEL, ""))
 
 
-def _owns(bucket: Mapping[str, Any], app: str) -> bool:
-    return bool(bucket.get("labels", {}).get(policy.APP_LABEL) == app)
-
-
-def _remove_bucket(api: Api, app: str, bucket: str) -> bool:
+def _remove_bucket(api: Api, app: str, name: str) -> bool:
     """Empty it and remove it, if it is the app's."""
-    path = f"storage/v1/b/{bucket}"
-    try:
-        found = api.find("storage", path)
-    except DriverError as error:
-        if error.code is Code.DENIED:  # another's: the names are everybody's
-            return False
-        raise
-    if found is None or not _owns(found, app):
+    bucket = api.storage.bucket(name)
+    if _owner(api, bucket) != app:
         return False
-    with closing(GcpObjects(Resources(app, 0, 0, {"bucket": bucket}))) as objects:
+    with closing(GcpObjects(Resources(app, 0, 0, {"bucket": name}))) as objects:
 
         def empty() -> bool | None:
             Store(objects, api.retry).delete_prefix("")
-            gone = api.unless(Code.ALREADY_EXISTS, f"DELETE {path}", lambda: api.request("storage", "DELETE", path))
-            return None if gone is None else True  # a worker that was not told yet may have written
+            # None: a worker that was not told yet wrote something
+            return api.unless(Code.ALREADY_EXISTS, f"removing bucket {name}", lambda: bucket.delete(retry=None) or True)
 
-        return api.until(f"bucket {bucket} empty", empty)
+        return api.until(f"bucket {name} empty", empty)

@@ -9,6 +9,7 @@ memory_mb        2048                     memory of one function; one CPU up to 
 timeout_s        900                      time limit of one function
 concurrency      100                      functions of this app at once; more may need a larger quota
 lease_s          10                       a message that was delivered and not acknowledged is delivered again after this time
+receive          pull                     or stream: the service sends messages over a connection that stays open
 runtime          python312                the function's interpreter
 package          true                     false uploads no code: for an emulator that runs what is installed on this machine
 ===============  =======================  ========================================================================================
@@ -28,6 +29,7 @@ from fsd_gcp.limits import LEASES_S
 
 __all__ = ["RUNTIMES", "Settings", "parse"]
 
+RECEIVE = ("pull", "stream")
 RUNTIMES = ("python312", "python313", "python311")
 _PROJECT = matching(  # an old project's id may start with the domain of its organisation
     r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", "a project's id: 6 to 30 of a-z, 0-9 and '-'"
@@ -49,6 +51,7 @@ class Settings:
     timeout_s: int = key(integer(1, 3600, "seconds"), default=900)
     concurrency: int = key(integer(1, 1000), default=100)
     lease_s: int = key(integer(*LEASES_S, "seconds"), default=10)
+    receive: str = key(choice(*RECEIVE), default="pull")
     runtime: str = key(choice(*RUNTIMES), default="python312")
     package: bool = key(boolean(), default=True)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from fsd_conformance.emulators import Emulator, pubsub
 from fsd_conformance.emulators.emulator import pointed
@@ -61,15 +61,14 @@ class _GcpHarness(EmulatedHarness):
         return PROVIDER
 
     def finds(self, kind: Kind, native: Any, resources: Resources, what: str) -> bool:
-        """Asks the gRPC channel, the urllib3 pool, and the source of tokens."""
+        """Asks the gRPC channel, the client of google-cloud-storage, and the source of tokens."""
         match kind:
             case "messages":
                 name = Names.of(resources).subscription(0, 0).encode()
                 asked = b"\x0a" + bytes([len(name)]) + name  # field 1 of GetSubscriptionRequest; a name of under 128 bytes
                 return name in native.unary_unary("/google.pubsub.v1.Subscriber/GetSubscription")(asked, timeout=60)
             case "objects":
-                at = f"{os.environ['STORAGE_EMULATOR_HOST']}/storage/v1/b/{resources.names['bucket']}/o/{quote(what, safe='')}"
-                return bool(json.loads(native.request("GET", at).data)["name"] == what)
+                return bool(native.bucket(resources.names["bucket"]).get_blob(what, retry=None).name == what)
             case "functions":
                 return bool(native.headers()["Authorization"].startswith("Bearer "))
 

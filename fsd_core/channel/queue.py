@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import threading
 import time
 from collections import defaultdict
@@ -35,7 +36,10 @@ class QueueChannel(Channel):
     it collects the messages of a step to fill batches, it receives only while a step waits, and it pauses between two receives of a step
     for a share of the time that the last step waited, so that each receive brings more messages.
 
-    The channel acknowledges messages when a batch of tokens is full, or half a lease after the oldest delivery. The mailbox drops
+    Where the service sends messages before they are asked for, a receive is always open too, since their leases run.
+
+    The channel acknowledges messages when a batch of tokens is full, half a lease after the oldest delivery, or at half of what may be
+    outstanding. The mailbox drops
     messages that are delivered again.
     """
 
@@ -45,7 +49,12 @@ class QueueChannel(Channel):
         self._text = driver.limits.body == "text"
         room = driver.limits.message_bytes * 3 // 4 // 3 * 3 if self._text else driver.limits.message_bytes
         self.piece_bytes = room - HEADER_BYTES
-        self._tokens: list[tuple[float, object]] = []  # not yet acknowledged: monotonic time of delivery and token, oldest first
+        limits = driver.limits
+        self._open = self.eager or limits.outstanding_messages is not None  # whether a receive is always open
+        self._ack_messages = min(limits.batch_messages, (limits.outstanding_messages or 2 * limits.batch_messages) // 2)
+        self._ack_bytes = (limits.outstanding_bytes or math.inf) / 2
+        # Not yet acknowledged, oldest first: monotonic time of delivery, token, bytes of the body.
+        self._tokens: list[tuple[float, object, int]] = []
         self._acking: list[Future[None]] = []
         self._closed = threading.Event()
         self._step: int | None = None
@@ -122,7 +131,7 @@ class QueueChannel(Channel):
         limits = self.driver.limits
         try:
             while not (self.mailbox.complete or self._closed.is_set()):
-                if not self.eager and (self._step is None or not self.mailbox.missing(self._step)):
+                if not self._open and (self._step is None or not self.mailbox.missing(self._step)):
                     self._waited_s = time.monotonic() - self._asked
                     self._wanted.wait(self._ack_in_s() if self._tokens else None)
                     self._wanted.clear()
@@ -135,7 +144,7 @@ class QueueChannel(Channel):
                 for delivery in self.retry.call(self.driver, "receive", receive):
                     self._take(delivery)
                 self._ack(everything=False)
-                if not self.eager and self._step is not None and self.mailbox.missing(self._step):
+                if not self._open and self._step is not None and self.mailbox.missing(self._step):
                     self._closed.wait(min(MAX_LINGER_S, LINGER_SHARE * self._waited_s))
                 if time.time() >= self.me.deadline:
                     return
@@ -157,10 +166,10 @@ class QueueChannel(Channel):
             frame = unpack(base64.b64decode(delivery.body, validate=True) if self._text else delivery.body)
         except (Stray, binascii.Error):
             self.meter.add("strays_dropped")
-            self._remember(delivery.token)
+            self._remember(delivery)
             return
         except FrameError as error:
-            self._remember(delivery.token)  # acknowledged, so that later runs on this slot do not receive it
+            self._remember(delivery)  # acknowledged, so that later runs on this slot do not receive it
             if (error.run, error.epoch) == (self.me.run, self.me.epoch):
                 raise RunFailed(Code.INVALID, str(error), rank=self.me.rank) from error
             self.meter.add("strays_dropped")
@@ -169,7 +178,7 @@ class QueueChannel(Channel):
             raise RunFailed(
                 Code.PRECONDITION, f"lease lost: the slot is at epoch {frame.epoch}, this run has {self.me.epoch}", rank=self.me.rank
             )
-        self._remember(delivery.token)
+        self._remember(delivery)
         if frame.epoch < self.me.epoch or frame.run != self.me.run:
             self.meter.add("strays_dropped")
         elif frame.kind is Kind.ABORT:
@@ -192,18 +201,22 @@ class QueueChannel(Channel):
         """Take the whole body of a payload, whose last piece was ``frame``."""
         self.mailbox.deliver(frame.step, frame.source, body)
 
-    def _remember(self, token: object) -> None:
-        self._tokens.append((time.monotonic(), token))
+    def _remember(self, delivery: Delivery) -> None:
+        self._tokens.append((time.monotonic(), delivery.token, len(delivery.body)))
 
     def _ack_in_s(self) -> float:
         """Seconds until half the lease of the oldest unacknowledged delivery is over."""
         return max(0.0, self._tokens[0][0] + self.driver.limits.lease_s / 2 - time.monotonic())
 
     def _ack(self, *, everything: bool) -> None:
-        """Acknowledge full batches of tokens; with ``everything``, or once half the lease of the oldest is over, also the rest."""
+        """Acknowledge full batches of tokens.
+
+        All tokens go with ``everything``, half a lease after the oldest delivery, or at half of the bytes that may be outstanding.
+        """
+        everything = everything or sum(size for _, _, size in self._tokens) >= self._ack_bytes
         size = self.driver.limits.batch_messages
-        while self._tokens and (everything or len(self._tokens) >= size or self._ack_in_s() == 0):
-            batch, self._tokens = [token for _, token in self._tokens[:size]], self._tokens[size:]
+        while self._tokens and (everything or len(self._tokens) >= self._ack_messages or self._ack_in_s() == 0):
+            batch, self._tokens = [token for _, token, _ in self._tokens[:size]], self._tokens[size:]
             self._acking.append(self.pool.submit(self.retry.entries, self.driver, "ack", batch, partial(self.driver.ack, self.me.rank)))
 
     def finish(self) -> None:

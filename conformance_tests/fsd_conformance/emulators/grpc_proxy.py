@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +15,7 @@ __all__ = ["GrpcProxy", "SeeCall"]
 
 SeeCall = Callable[[str], grpc.StatusCode | None]
 
+_STREAMS = ("StreamingPull",)
 _CALLS = 64  # at the same time, waiting pulls included
 _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0))
 
@@ -29,7 +30,7 @@ class GrpcProxy:
     def __init__(self, upstream: str, see: SeeCall) -> None:
         self._see = see
         self._channel = grpc.insecure_channel(upstream, _OPTIONS)
-        self._calls = grpc.server(ThreadPoolExecutor(_CALLS), handlers=(_Handler(self._forward),), options=_OPTIONS)
+        self._calls = grpc.server(ThreadPoolExecutor(_CALLS), handlers=(_Handler(self._forward, self._stream),), options=_OPTIONS)
         calls = ("127.0.0.1", self._calls.add_insecure_port("127.0.0.1:0"))
         self._calls.start()
         host, _, port = upstream.rpartition(":")
@@ -55,6 +56,16 @@ class GrpcProxy:
             context.abort(error.code(), error.details())
         return answer
 
+    def _stream(self, method: str, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        """One call that is a stream both ways, until either ends it."""
+        self._see(method)
+        call = self._channel.stream_stream(method)(requests)
+        context.add_callback(call.cancel)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            context.abort(error.code(), error.details())
+
     def _accept(self, calls: tuple[str, int], upstream: tuple[str, int]) -> None:
         with contextlib.suppress(OSError):  # until the listener is closed
             while True:
@@ -64,10 +75,12 @@ class GrpcProxy:
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Handles every method, with bytes as request and answer."""
 
-    def __init__(self, forward: Callable[[str, bytes, Any], bytes]) -> None:
-        self._forward = forward
+    def __init__(self, forward: Callable[[str, bytes, Any], bytes], stream: Callable[[str, Iterator[bytes], Any], Iterator[bytes]]) -> None:
+        self._forward, self._stream = forward, stream
 
     def service(self, call: Any) -> Any:
+        if call.method.rpartition("/")[2] in _STREAMS:
+            return grpc.stream_stream_rpc_method_handler(lambda requests, context: self._stream(call.method, requests, context))
         return grpc.unary_unary_rpc_method_handler(lambda request, context: self._forward(call.method, request, context))
 
 
