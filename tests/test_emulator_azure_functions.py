@@ -467,8 +467,8 @@ def test_published_code_runs_with_nothing_but_itself() -> None:
         assert (status, found["name"], found["numpy"], found["fsd_core"]) == (200, "from the zip", False, False)
         assert str(Path(emulator.ready["logs"]).parent / "code") in found["file"]
         for package, words in (
-            (b"no zip", "is no zip"),
-            (zipped(**{"host.json": ""}), "no host.json at its root"),
+            (b"no zip", "expected a zip"),
+            (zipped(**{"host.json": ""}), "expected host.json at its root"),
             (zipped(**{"host.json": "{}"}), 'version: expected "2.0"'),
             (zipped(**{"function_app.py": "import numpy\n"}), "No module named 'numpy'"),
             (zipped(**{"function_app.py": "x = 1\n"}), "0 instances of FunctionApp"),
