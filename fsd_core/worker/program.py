@@ -6,7 +6,7 @@ A worker imports numpy, attrs, zstandard and what its provider needs, nothing el
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from collections.abc import Callable
 from contextlib import closing
 
@@ -43,5 +43,5 @@ def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note
     except (FsdError, ValueError, KeyError, TypeError) as error:
         log(f"{type(error).__name__}: {error}")
         return 1
-    with closing(Worker(launch, provider, resources, nonce or secrets.token_hex(8), note, START.take())) as worker:
+    with closing(Worker(launch, provider, resources, nonce or os.urandom(8).hex(), note, START.take())) as worker:
         return worker.run()
