@@ -5,7 +5,7 @@ Nearly all keys begin with a hash or a random id, since stores spread keys over 
 
 from __future__ import annotations
 
-import secrets
+import os
 
 import attrs
 
@@ -14,7 +14,7 @@ __all__ = ["RunKeys", "content", "is_content", "is_manifest", "is_run", "manifes
 
 def new_run() -> str:
     """A new random id of a run: 16 hexadecimal digits."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 def content(digest: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import time
 from collections.abc import Mapping
 
@@ -38,7 +37,7 @@ def run(spec: Mapping[str, object], objects: ObjectDriver) -> int:
     ``pid`` and ``time`` (seconds since 1970). Raises `InputError` where the spec is wrong.
     """
     probe = fields.read(Spec, spec, "probe: ")
-    nonce = secrets.token_hex(8)
+    nonce = os.urandom(8).hex()
     _note(objects, f"{probe.key}/started-{nonce}")
     held = b"\x01" * int(probe.grow_mb * 2**20)  # no zeros: the system gives no memory to a page of zeros
     time.sleep(probe.sleep_s)
