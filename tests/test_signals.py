@@ -294,7 +294,7 @@ CLOSED = "fsd: standard output: is closed: the answer was not printed"
 @pytest.mark.parametrize("words", [["--help"], [*RUN, "--json"]], ids=["help", "run"])
 def test_an_answer_that_cannot_be_printed(record: Path, words: list[str], redirection: str, code: int, line: str) -> None:
     found, _, err = shell(record, words, redirection)
-    kept = f"; run {last_run(record)} is kept: fsd report {last_run(record)}" if words[0] == "run" else ""
+    kept = f"; the record of run {last_run(record)} is kept: fsd report {last_run(record)}" if words[0] == "run" else ""
     assert (found, err.splitlines()[-1]) == (code, line + kept)
 
 
