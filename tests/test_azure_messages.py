@@ -17,7 +17,7 @@ import pytest
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 from azure.servicebus.exceptions import ServiceBusServerBusyError
 
-from azure_server import KEY, Relay, app, code_of, env, queues, service_bus, string
+from azure_server import Relay, app, code_of, env, queues, service_bus, string
 from fsd_azure import PROVIDER, RESOURCES, clients, limits, links, names
 from fsd_azure.errors import advice
 from fsd_azure.messages import AzureMessages
@@ -477,37 +477,6 @@ def test_what_is_imported(imported: str, without: tuple[str, ...]) -> None:
     check = f"import sys; before = set(sys.modules); import {imported}; "
     check += f"print([name for name in set(sys.modules) - before if name.startswith({without})])"
     assert subprocess.run([sys.executable, "-P", "-c", check], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize(
-    ("strings", "says"),
-    [
-        ("Endpoint=sb://a.servicebus.windows.net/;SharedAccessKeyName=;SharedAccessKey=k", "1 of 1: SharedAccessKeyName: missing"),
-        ("Endpoint=sb://a/;SharedAccessKeyName=n", "SharedAccessKey: missing"),
-        (f"Endpoint=https://a.servicebus.windows.net/;{KEY}", "Endpoint is 'https://a.servicebus.windows.net/': must be sb://"),
-        (KEY, "Endpoint: missing; there is sharedaccesskeyname, sharedaccesskey"),
-        (f'"Endpoint=sb://a/;{KEY}"', 'Endpoint: missing; there is "endpoint'),
-        (f"Endpoint=sb://a:99999/;{KEY}", "Endpoint"),
-        (f"Endpoint=sb://a/;{KEY};EntityPath=q", "EntityPath"),
-        (f"Endpoint=sb://a/;{KEY};UseDevelopmentEmulator=True", "UseDevelopmentEmulator: must be true"),
-        ("Endpoint=sb://a/;SharedAccessKeyName=n;hunter2", "part 3: must be NAME=VALUE"),
-        (f"{KEY};Endpoint=sb://a/\n{KEY};Endpoint=sb://b/", "is there twice"),
-        (f"Endpoint=sb://a/;{KEY}\nEndpoint=sb://b/;{KEY}", "2 connection strings: the app has 1 namespaces, one"),
-    ],
-)
-def test_malformed_connection_strings(strings: str, says: str) -> None:
-    with pointed(env(**{clients.SERVICE_BUS: strings}), POINTERS["azure"]), pytest.raises(InputError) as caught:
-        AzureMessages(nobody(), 0)
-    assert says in str(caught.value)
-    assert str(caught.value).startswith(clients.SERVICE_BUS)
-    assert "hunter2" not in str(caught.value)
-
-
-def test_connection_strings_that_are_good() -> None:
-    signature = "Endpoint=sb://a.servicebus.windows.net;SharedAccessSignature=SharedAccessSignature sr=a&sig=b%3D&se=9&skn=n"
-    for good in (f"Endpoint=sb://a.servicebus.windows.net/;{KEY}=;", signature.replace(" ", "+"), string(9) + ";"):
-        with pointed(env(**{clients.SERVICE_BUS: good}), POINTERS["azure"]):
-            AzureMessages(nobody(), 0).close()
 
 
 def test_names_fit_and_are_known_again() -> None:
