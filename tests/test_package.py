@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fsd_core.errors import InputError
+from fsd_core.errors import InputError, RunFailed
 from fsd_core.package import Package, Recipe, Wheels, command, files, manylinux, sources, stub, zipped
 
 CLIENT = ("cli/", "cost/", "client.py", "config.py", "demo.py", "garbage.py", "package.py", "provisioning.py", "settings.py")
@@ -140,7 +140,21 @@ def test_tags_of_wheels() -> None:
     assert manylinux(19) == ["manylinux_2_19_x86_64", "manylinux_2_18_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"]
 
 
+def test_a_wheel_that_cannot_be_had(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"pip could not get the wheels for Python 3.12: .*zstandard==0\.0\.0"):
+        recipe({}, Wheels(b"zstandard==0.0.0\n", "3.12", manylinux(28))).build(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_pip(wheels: Wheels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
+    with pytest.raises(InputError, match=r"pip is missing: .* -m ensurepip"):
+        recipe({}, wheels).build(tmp_path / "packages")
+
+
 def test_a_package_without_code_says_why() -> None:
+    assert len(stub("gcp").body) < 1000
     with zipfile.ZipFile(io.BytesIO(stub("gcp").body)) as archive:
         assert b"[gcp] package = false" in archive.read("README")
 
