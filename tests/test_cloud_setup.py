@@ -101,6 +101,18 @@ def test_a_wrong_name_and_an_app_of_nothing_are_refused(cloud: str) -> None:
         made.ensure("x", 0, 1)
 
 
+@pytest.mark.parametrize("cloud", SETTINGS)
+def test_a_function_reads_its_app_from_its_environment(monkeypatch: pytest.MonkeyPatch, cloud: str) -> None:
+    variable, provider = f"FSD_{cloud.upper()}_RESOURCES", providers.find(cloud)
+    told = {"app": "mine", "ranks": 3, "slots": 2, "names": {"any": "name"}}
+    monkeypatch.setenv(variable, json.dumps(told))
+    assert provider.attach("mine") == Resources("mine", 3, 2, {"any": "name"})
+    for text in ("{}", "no JSON", json.dumps(told | {"app": "other"}), "[1]"):
+        monkeypatch.setenv(variable, text)
+        with pytest.raises(InputError, match="mine"):
+            provider.attach("mine")
+
+
 AZ_CLI = {"AZURE_TOKEN_CREDENTIALS": "AzureCliCredential"}  # the chain of one: others would ask the network
 NO_AZURE = {"PATH": "/nonexistent", "AZURE_SUBSCRIPTION_ID": "0" * 8 + "-0000-0000-0000-00000000000a", "IDENTITY_ENDPOINT": f"{NOBODY}/"}
 NO_GOOGLE = {"NO_GCE_CHECK": "true", "CLOUDSDK_CONFIG": "/nonexistent", "PATH": "/nonexistent"}  # without gcloud, which knows a project
