@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,8 @@ from fsd_azure.limits import TIERS
 from fsd_azure.names import Names
 from fsd_azure.provision import AzureProvisioner
 from fsd_conformance import emulators
+from fsd_conformance.emulators.azure import Functions
+from fsd_conformance.emulators.emulator import pointed
 from fsd_core.driver import WORKER, Code, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.package import zipped
@@ -41,6 +45,18 @@ def _emulator() -> Iterator[None]:
 def azure() -> Iterator[Api]:
     with asking() as requests:
         yield requests
+
+
+@contextmanager
+def functions(folder: Path, *flags: str) -> Iterator[None]:
+    """Within the block another local Functions host plays the Resource Manager; the other services are the file's own."""
+    server = Functions(folder, None, flags)
+    server.start()
+    try:
+        with pointed({**os.environ, api.ENDPOINT: server.url}, ()):
+            yield
+    finally:
+        server.stop()
 
 
 def provisioner(**settings: object) -> Provisioner:
@@ -287,9 +303,8 @@ def test_a_launch_without_the_key_is_denied(app: str) -> None:
     invoker.close()
 
 
-def test_a_region_that_takes_no_few_instances_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    Least: type[emulators.Emulator] = type("Least", (emulators.find("azure"),), {"arguments": ("--least-instances", "40")})
-    with emulators.own(Least):
+def test_a_region_that_takes_no_few_instances_is_said(tmp_path: Path) -> None:
+    with functions(tmp_path, "--least-instances", "40"):
         says = r"\[azure\] concurrency = 39: eastus2 takes no function app of so few instances: expected 40 to 1000"
         with pytest.raises(InputError, match=says):
             provisioner(concurrency=39).ensure("few", 1, 1)
@@ -297,13 +312,11 @@ def test_a_region_that_takes_no_few_instances_is_said(monkeypatch: pytest.Monkey
         assert provisioner().destroy("few")
 
 
-def test_a_deployment_waits_for_what_settles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deployment_waits_for_what_settles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was just made is not there yet, then not ready; its host has no keys and its identity no role for some time."""
-    azure = emulators.find("azure")
-    Settling: type[emulators.Emulator] = type("Settling", (azure,), {"arguments": ("--settle", "2")})
     sent = replace(package.stub(), body=zipped({"function_app.py": b"", "host.json": b"{}"}))  # what runs is installed
     monkeypatch.setattr(package, "build", lambda runtime, within_s: sent)
-    with emulators.own(Settling), recorded() as calls:
+    with functions(tmp_path, "--settle", "2"), recorded() as calls:
         made = provisioner(package=True).ensure("settles", 1, 1)
         assert provisioner(package=True).find("settles") == made
         assert sum(call.path.endswith("/api/publish") for call in calls) > 1
