@@ -221,7 +221,7 @@ def at_work(app: str) -> list[dict[str, Any]]:
 
 
 class TestShared(RunCases):
-    died = "exit"
+    died = "the function ended: "
 
     def delete_queues(self, resources: Resources) -> None:
         sqs = client("sqs", resources.names["region"])
