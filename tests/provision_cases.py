@@ -17,7 +17,7 @@ import pytest
 from canned import NOBODY
 from fsd_core.driver import WORKER, Code, Provider, Provisioner, Resources
 from fsd_core.errors import DriverError
-from fsd_core.providers import provisioning
+from fsd_core.providers import requests as provider_requests
 
 __all__ = ["Cloud", "ProvisionCases"]
 
@@ -175,7 +175,7 @@ class ProvisionCases:
         assert self.cloud.provisioner().find(app) is None
 
     def test_a_service_that_is_not_there_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(provisioning, "_FIRST_S", 0.5)
+        monkeypatch.setattr(provider_requests, "_FIRST_S", 0.5)
         monkeypatch.setenv(self.cloud.endpoint, NOBODY)
         with pytest.raises(DriverError, match="cannot be reached") as raised:
             self.cloud.provisioner().find("x")

@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import pytest
+from attrs import evolve
 from botocore import exceptions as sdk
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
@@ -42,7 +42,7 @@ def queues(made: Resources) -> Iterator[AwsMessages]:
 
 
 def telling(resources: Resources, **settings: str) -> Resources:
-    return replace(resources, names={**resources.names, **settings})
+    return evolve(resources, names={**resources.names, **settings})
 
 
 def taken(driver: AwsMessages, rank: int, count: int) -> list[bytes]:
@@ -283,7 +283,7 @@ def test_names_fit_and_are_known_again() -> None:
     assert len({names.bucket("a" * n, "1" * 12, "ap-southeast-10") for n in range(1, 41)}) == 40
     assert max(len(names.bucket("a" * n, "1" * 12, "ap-southeast-10")) for n in range(1, 41)) <= 63
     assert len(names.role("a" * 40, "ap-southeast-10")) <= 64
-    assert list(replace(inner, message_kb=512).topics(101, 2)) == [
+    assert list(evolve(inner, message_kb=512).topics(101, 2)) == [
         f"fsd-a-b-01234567-{slot}-t{shard}" for slot in (0, 1) for shard in (0, 1)
     ]
     with pytest.raises(ValueError, match="does not end in"):

@@ -79,7 +79,7 @@ def lose(kept: Resources) -> list[str]:
 
 def deploy_idle(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(function, "HANDLER", "fsd_aws.nothing.handler")
-    patch.setattr("fsd_core.providers.provisioning._READY_S", 3.0)
+    patch.setattr("fsd_core.providers.probes._READY_S", 3.0)
 
 
 AWS = Cloud(

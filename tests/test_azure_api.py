@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from canned import NOBODY, Answer, Request, answering, said, serving
-from fsd_azure import api, clients, function, package, queues
+from fsd_azure import PROVIDER, api, clients, connection_strings, function, package, queues
 from fsd_azure.api import Api
 from fsd_azure.provision import AzureProvisioner
 from fsd_conformance.emulators.emulator import pointed
@@ -25,9 +25,9 @@ IN_PLACE, BUILDING = said({"status": 4}), said({"status": 1})
 @contextmanager
 def asking(manager: str = NOBODY, administration: str = "") -> Iterator[Api]:
     """Requests to a Resource Manager that is at this address, and to an administration of queues."""
-    env = {"AZURE_SUBSCRIPTION_ID": "0" * 8 + "-0000-0000-0000-000000000000", api.ENDPOINT: manager, clients.SERVICE_BUS: BUS}
-    at = {clients.ADMINISTRATION: administration.removeprefix("http://")} if administration else {}
-    with pointed({**env, **at}, POINTERS["azure"]), AzureProvisioner({}).requests() as requests:
+    env = {"AZURE_SUBSCRIPTION_ID": "0" * 8 + "-0000-0000-0000-000000000000", api.ENDPOINT: manager, connection_strings.SERVICE_BUS: BUS}
+    at = {connection_strings.ADMINISTRATION: administration.removeprefix("http://")} if administration else {}
+    with pointed({**env, **at}, POINTERS["azure"]), AzureProvisioner({}, PROVIDER).requests() as requests:
         requests.within(120)
         yield requests
 
@@ -206,9 +206,9 @@ def test_the_administration_of_queues_settles_like_the_rest(denied: Answer) -> N
     none = xml('<feed xmlns="http://www.w3.org/2005/Atom"/>')
     with answering(denied, denied, denied, none) as (url, asked), asking(administration=url) as requests:
         with pytest.raises(DriverError, match="lack the role Azure Service Bus Data Owner") as raised:
-            queues.remove(requests, "x", queues.given())
+            queues.remove(requests, "x", connection_strings.service_bus_hosts())
         assert raised.value.code is Code.DENIED
         assert len(asked) == 1
         requests.settling()
-        assert queues.remove(requests, "x", queues.given()) == []
+        assert queues.remove(requests, "x", connection_strings.service_bus_hosts()) == []
         assert len(asked) == 4

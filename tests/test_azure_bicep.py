@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
+import attrs
 import pytest
 
-from fsd_azure import RESOURCES, api, clients, function, invoke, names, policy, provision, queues
+from fsd_azure import PROVIDER, RESOURCES, api, connection_strings, function, names, policy, provision, queues, variables
 from fsd_azure.settings import Settings
 from fsd_core.driver import Resources
 from fsd_core.providers.package import files
@@ -42,7 +42,7 @@ def test_the_bicep_uses_the_same_names_and_roles() -> None:
 
 def test_the_bicep_has_the_defaults_of_the_settings() -> None:
     text = bicep()
-    defaults = {field.name: str(field.default) for field in dataclasses.fields(Settings)}
+    defaults = {field.name: str(field.default) for field in attrs.fields(Settings)}
     for name in ("region", "tier", "memory_mb", "timeout_s", "concurrency", "lease_s", "runtime", "message_kb"):
         assert re.findall(rf"^param {name} \w+ = '?([\w.]+)", text, re.M) == [defaults[name]], name
     assert text.count("{") == text.count("}")
@@ -50,10 +50,10 @@ def test_the_bicep_has_the_defaults_of_the_settings() -> None:
 
 def test_the_bicep_records_an_app_that_is_to_be_finished(monkeypatch: pytest.MonkeyPatch) -> None:
     """As `fsd deploy` does it: settings when the site is made, storage among them; no ranks, code or key before all is there."""
-    for variable in (clients.SERVICE_BUS, clients.STORAGE):
+    for variable in (connection_strings.SERVICE_BUS, connection_strings.STORAGE):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("AZURE_SUBSCRIPTION_ID", "00000000-0000-0000-0000-000000000000")
-    text, provisioner = bicep(), provision.AzureProvisioner({"package": False})
+    text, provisioner = bicep(), provision.AzureProvisioner({"package": False}, PROVIDER)
     with provisioner.requests() as requests:
         told = provisioner._names(requests, "x", 8) | provisioner.wanted() | {"generation": "", "package": ""}
     site = text[text.index("resource site") : text.index("// --- roles")]
@@ -61,7 +61,7 @@ def test_the_bicep_records_an_app_that_is_to_be_finished(monkeypatch: pytest.Mon
     assert re.search(r"ranks: 0\s+slots: 0\s", site)
     assert re.search(r"code: ''\s", site)
     assert set(re.findall(r"name: '(\w+)'", site)) == {"python", *function._own(Resources("x", 0, 0, told))}
-    assert invoke.KEY not in text
+    assert variables.KEY not in text
     assert "listKeys" not in text
     assert {version for word, version in re.findall(r"'(Microsoft\.ServiceBus)[^@']*@([^']+)'", text)} == {
         dict(api._VERSIONS)["microsoft.servicebus"]

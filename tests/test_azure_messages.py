@@ -10,14 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
+from attrs import evolve
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 from azure.servicebus.exceptions import ServiceBusServerBusyError
 
 from azure_server import Relay, app, code_of, env, queues, service_bus, string
-from fsd_azure import PROVIDER, clients, limits, links, names
+from fsd_azure import PROVIDER, clients, connection_strings, limits, links, names
 from fsd_azure.errors import advice
 from fsd_azure.messages import AzureMessages
 from fsd_conformance.emulators.emulator import pointed
@@ -49,7 +49,7 @@ def driver(made: Resources) -> Iterator[AzureMessages]:
 
 
 def telling(resources: Resources, **settings: str) -> Resources:
-    return replace(resources, names={**resources.names, **settings})
+    return evolve(resources, names={**resources.names, **settings})
 
 
 def nobody(**settings: str) -> Resources:
@@ -58,7 +58,7 @@ def nobody(**settings: str) -> Resources:
 
 def at(port: int) -> AzureMessages:
     """A driver of a namespace at ``port``, whatever is there."""
-    with pointed(env(**{clients.SERVICE_BUS: string(port)}), POINTERS["azure"]):
+    with pointed(env(**{connection_strings.SERVICE_BUS: string(port)}), POINTERS["azure"]):
         return AzureMessages(nobody(), 0)
 
 
@@ -273,7 +273,7 @@ def test_a_lock_outlives_its_connection() -> None:
     with service_bus(namespaces=["one"]) as server:
         relay = Relay(server.ports["one"][0])
         made = app(1, 1, namespaces="one", lease_s="120")
-        with pointed({**os.environ, clients.SERVICE_BUS: string(relay.port)}, ()):
+        with pointed({**os.environ, connection_strings.SERVICE_BUS: string(relay.port)}, ()):
             driver = AzureMessages(made, 0)
         driver.publish([Message(0, b"one"), Message(0, b"two")])
         found = got(driver, 0, 2)
@@ -318,7 +318,7 @@ def test_a_link_that_was_given_up_takes_nothing(monkeypatch: pytest.MonkeyPatch)
     with service_bus(namespaces=["one"]) as server:
         relay = Relay(server.ports["one"][0])
         made = app(1, 1, namespaces="one")
-        with pointed({**os.environ, clients.SERVICE_BUS: string(relay.port)}, ()):
+        with pointed({**os.environ, connection_strings.SERVICE_BUS: string(relay.port)}, ()):
             driver = AzureMessages(made, 0)
         with relay.held(), monkeypatch.context() as patched:
             patched.setattr(links, "OPEN_S", 0.3)
@@ -424,7 +424,7 @@ def test_names_fit_and_are_known_again() -> None:
     inner = names.Names("a-b", "01234567", ("one",))
     assert names.generation_of("a", inner.queue(0, 1)) is None
     assert [made.shard(rank) for rank in range(4)] == [0, 1, 2, 0]
-    assert list(replace(inner, namespaces=("x", "y")).queues(3, 1)) == [
+    assert list(evolve(inner, namespaces=("x", "y")).queues(3, 1)) == [
         (0, "fsd-a-b-01234567-0-0"),
         (1, "fsd-a-b-01234567-0-1"),
         (0, "fsd-a-b-01234567-0-2"),

@@ -7,16 +7,16 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from azure.storage.blob import BlobServiceClient
 
 from azure_calls import Call, recorded
-from fsd_azure import PROVIDER, RESOURCES, api, clients, function, invoke, limits, package, provision, queues
+from fsd_azure import PROVIDER, RESOURCES, api, clients, connection_strings, function, limits, package, provision, queues, variables
 from fsd_azure import names as naming
 from fsd_azure.api import Api
 from fsd_azure.limits import TIERS
@@ -64,13 +64,13 @@ def provisioner(**settings: object) -> Provisioner:
 
 
 def asking() -> Api:
-    requests = AzureProvisioner(SETTINGS).requests()
+    requests = AzureProvisioner(SETTINGS, PROVIDER).requests()
     requests.within(120)
     return requests
 
 
 def queue_names(app: str) -> list[str]:
-    hosts = tuple(queues.given())
+    hosts = tuple(connection_strings.service_bus_hosts())
     found = []
     for number in range(len(hosts)):
         with clients.administration(hosts, number) as admin:
@@ -80,7 +80,7 @@ def queue_names(app: str) -> list[str]:
 
 def there(app: str) -> Counter[str]:
     """How much of an app is there, by kind."""
-    string = clients.storage_string()
+    string = connection_strings.storage_string()
     assert string
     with asking() as requests, BlobServiceClient.from_connection_string(string) as blobs:
         mine, _ = requests.owned(app)
@@ -107,7 +107,7 @@ def remove_container(made: Resources) -> None:
 
 
 def lose(kept: Resources) -> list[str]:
-    lost = Names(kept.app, "0123abcd", tuple(queues.given()))
+    lost = Names(kept.app, "0123abcd", tuple(connection_strings.service_bus_hosts()))
     with asking() as requests:
         queues.make(requests, lost, [(0, 0)], 10, 0)
     return [f"queue {lost.queue(0, 0)}"]
@@ -135,7 +135,7 @@ AZURE = Cloud(
         "function": with_api(lambda requests, made: function.remove(requests, made.app)),
         "containers": remove_container,
         "group": with_api(lambda requests, made: requests.delete(requests.id(made.app))),
-        "queues": with_api(lambda requests, made: queues.remove(requests, made.app, queues.given())),
+        "queues": with_api(lambda requests, made: queues.remove(requests, made.app, connection_strings.service_bus_hosts())),
     },
     lose=lose,
     endpoint=api.ENDPOINT,
@@ -187,7 +187,7 @@ def test_what_is_made_and_how(app: str, azure: Api) -> None:
     assert settings
     assert json.loads(settings[RESOURCES]) == {"app": app, "ranks": 2, "slots": 2, "names": dict(told)}
     assert settings["AzureFunctionsJobHost__functionTimeout"] == "01:01:40"
-    assert settings[invoke.KEY] == function.key(azure, app)
+    assert settings[variables.KEY] == function.key(azure, app)
 
     assert PROVIDER.objects(made).list("").keys == []  # nothing of the probes is left
     with closing(PROVIDER.messages(made, 0)) as messages:
@@ -200,7 +200,7 @@ def test_what_is_made_and_how(app: str, azure: Api) -> None:
 def test_no_secret_is_in_the_names(app: str, azure: Api) -> None:
     text = json.dumps(dict(provisioner().ensure(app, 1, 1).names))
     assert function.key(azure, app) not in text
-    for string in [*clients.service_bus_strings(), clients.storage_string() or ""]:
+    for string in [*connection_strings.service_bus_strings(), connection_strings.storage_string() or ""]:
         assert string not in text
         assert "SharedAccessKey" not in text
         assert "AccountKey" not in text
@@ -237,14 +237,14 @@ def test_more_namespaces_for_an_app_that_is_there_are_not_passed_over(monkeypatc
     """Whether or not anything else is asked for."""
     made = Resources("x", 1, 1, {**parsed(), "bus": "made", "namespaces": "one.servicebus.windows.net"})
     monkeypatch.setattr(function, "read", lambda requests, app: made)
-    monkeypatch.delenv(clients.SERVICE_BUS)
+    monkeypatch.delenv(connection_strings.SERVICE_BUS)
     assert provisioner(namespaces=1).ensure("x", 1, 1) == provisioner().ensure("x", 1, 1) == made
     with pytest.raises(InputError, match=r"\[azure\] namespaces = 8: app 'x' was made with 1: destroy it first, or keep that"):
         provisioner(namespaces=8).ensure("x", 1, 1)
 
 
 def parsed() -> dict[str, str]:
-    return AzureProvisioner(SETTINGS).wanted()
+    return AzureProvisioner(SETTINGS, PROVIDER).wanted()
 
 
 def test_settings_that_others_gave_stay(app: str, azure: Api) -> None:
@@ -314,7 +314,7 @@ def test_a_region_that_takes_no_few_instances_is_said(tmp_path: Path) -> None:
 
 def test_a_deployment_waits_for_what_settles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was just made is not there yet, then not ready; its host has no keys and its identity no role for some time."""
-    sent = replace(package.stub(), body=zipped({"function_app.py": b"", "host.json": b"{}"}))  # what runs is installed
+    sent = evolve(package.stub(), body=zipped({"function_app.py": b"", "host.json": b"{}"}))  # what runs is installed
     monkeypatch.setattr(package, "build", lambda runtime, within_s: sent)
     with functions(tmp_path, "--settle", "2"), recorded() as calls:
         made = provisioner(package=True).ensure("settles", 1, 1)
@@ -342,7 +342,15 @@ def test_a_queue_that_does_not_deliver_is_no_deployment(app: str, azure: Api, mo
 
 def test_how_many_namespaces_is_the_tiers_credits() -> None:
     """Of what ranks receive and send, whoever their peers are: a namespace's own ranks hear from all others."""
-    assert [queues.count("standard", ranks) for ranks in (1, 8, 9, 16, 20, 23, 62)] == [1, 1, 2, 4, 7, queues.MOST, queues.MOST]
+    assert [queues.count("standard", ranks) for ranks in (1, 8, 9, 16, 20, 23, 62)] == [
+        1,
+        1,
+        2,
+        4,
+        7,
+        queues.MAX_NAMESPACES,
+        queues.MAX_NAMESPACES,
+    ]
     assert queues.count("premium", 62) == 1
     for ranks in range(1, 23):
         spaces = queues.count("standard", ranks)
@@ -357,7 +365,7 @@ def test_too_many_queues_are_refused_before_anything_is_made() -> None:
 
 
 def test_more_ranks_than_queues_connect_are_deployed_for_the_object_channel(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(limits.TIERS, "standard", replace(limits.TIERS["standard"], connections=5))  # type: ignore[call-overload]
+    monkeypatch.setitem(limits.TIERS, "standard", evolve(limits.TIERS["standard"], connections=5))  # type: ignore[call-overload]
     made = provisioner().ensure(app, 3, 1)
     with pytest.raises(InputError, match=r"3 ranks over 2 .* with 3 connection strings in FSD_AZURE_SERVICE_BUS, or none and \[azure\]"):
         PROVIDER.admit(made, 3)
@@ -368,7 +376,7 @@ def test_a_wrong_subscription_says_so() -> None:
         provisioner(subscription=SUBSCRIPTION).ensure("x", 1, 1)
 
 
-@pytest.mark.parametrize("variable", [clients.SERVICE_BUS, clients.STORAGE])
+@pytest.mark.parametrize("variable", [connection_strings.SERVICE_BUS, connection_strings.STORAGE])
 def test_a_malformed_connection_string_is_told_and_nothing_is_made(app: str, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     with monkeypatch.context() as patch:
         patch.setenv(variable, "nonsense")

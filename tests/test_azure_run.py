@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
-from fsd_azure import clients, limits
+from fsd_azure import clients, connection_strings, limits
 from fsd_azure.names import Names
 from fsd_conformance import emulators
 from fsd_conformance.emulators import Emulator
@@ -34,15 +34,15 @@ def runs(emulator: Emulator) -> Iterator[Runs]:
 def test_connections_for_fewer_workers_are_refused_before_anything_starts(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "TIERS", {name: replace(tier, connections=4) for name, tier in limits.TIERS.items()})
+    monkeypatch.setattr(limits, "TIERS", {name: evolve(tier, connections=4) for name, tier in limits.TIERS.items()})
     with pytest.raises(InputError, match=r"3 ranks over 2 Service Bus namespaces may open 6 connections .*--channel object"):
         runs.start(tmp_path, channel="queue", faults=None)
     assert runs.start(tmp_path, channel="object", faults=None).output.nnz
 
 
 def test_a_malformed_connection_string_is_told_before_anything_starts(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(clients.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k")
-    with pytest.raises(InputError, match=f"{clients.SERVICE_BUS}: connection string 1 of 1: SharedAccessKey: missing"):
+    monkeypatch.setenv(connection_strings.SERVICE_BUS, "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k")
+    with pytest.raises(InputError, match=f"{connection_strings.SERVICE_BUS}: connection string 1 of 1: SharedAccessKey: missing"):
         runs.start(tmp_path, app="small")
 
 

@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from azure_server import KEY, env, string
-from fsd_azure import PROVIDER, clients, queues
+from fsd_azure import PROVIDER, clients, connection_strings
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.process import POINTERS
 from fsd_core.driver import MessageDriver, ObjectDriver, Resources
@@ -21,7 +21,7 @@ ACCOUNT = "AccountName=a;AccountKey=aGVsbG8="
 def driver_of(variable: str, value: str) -> MessageDriver | ObjectDriver:
     """The driver that connects with what the variable says, in an environment where it is ``value``."""
     with pointed(env(**{variable: value}), POINTERS["azure"]):
-        return PROVIDER.messages(APP, 0) if variable == clients.SERVICE_BUS else PROVIDER.objects(APP)
+        return PROVIDER.messages(APP, 0) if variable == connection_strings.SERVICE_BUS else PROVIDER.objects(APP)
 
 
 @pytest.mark.parametrize(
@@ -29,23 +29,23 @@ def driver_of(variable: str, value: str) -> MessageDriver | ObjectDriver:
     [
         ("Endpoint=sb://a.servicebus.windows.net/;SharedAccessKeyName=;SharedAccessKey=k", "1 of 1: SharedAccessKeyName: missing"),
         ("Endpoint=sb://a/;SharedAccessKeyName=n", "SharedAccessKey: missing"),
-        (f"Endpoint=https://a.servicebus.windows.net/;{KEY}", "Endpoint is 'https://a.servicebus.windows.net/': must be sb://"),
-        (KEY, "Endpoint: missing; there is sharedaccesskeyname, sharedaccesskey"),
-        (f'"Endpoint=sb://a/;{KEY}"', 'Endpoint: missing; there is "endpoint'),
+        (f"Endpoint=https://a.servicebus.windows.net/;{KEY}", "Endpoint is 'https://a.servicebus.windows.net/': expected sb://"),
+        (KEY, "Endpoint: missing; the string has sharedaccesskeyname, sharedaccesskey"),
+        (f'"Endpoint=sb://a/;{KEY}"', 'Endpoint: missing; the string has "endpoint'),
         (f"Endpoint=sb://a:99999/;{KEY}", "Endpoint"),
         (f"Endpoint=sb://a/;{KEY};EntityPath=q", "EntityPath"),
-        (f"Endpoint=sb://a/;{KEY};UseDevelopmentEmulator=True", "UseDevelopmentEmulator: must be true"),
-        ("Endpoint=sb://a/;SharedAccessKeyName=n;hunter2", "part 3: must be NAME=VALUE"),
+        (f"Endpoint=sb://a/;{KEY};UseDevelopmentEmulator=True", "UseDevelopmentEmulator: expected true"),
+        ("Endpoint=sb://a/;SharedAccessKeyName=n;hunter2", "part 3: expected NAME=VALUE"),
         ("Endpoint=sb://a.servicebus.windows.net/;SharedAccessSignature=", "SharedAccessSignature: has no sig="),
-        (f"{KEY};Endpoint=sb://a/\n{KEY};Endpoint=sb://b/", "is there twice"),
-        (f"Endpoint=sb://a/;{KEY}\nEndpoint=sb://b/;{KEY}", "2 connection strings: the app has 1 namespaces, one"),
+        (f"{KEY};Endpoint=sb://a/\n{KEY};Endpoint=sb://b/", "occurs twice"),
+        (f"Endpoint=sb://a/;{KEY}\nEndpoint=sb://b/;{KEY}", "2 connection strings: expected 1, one for each namespace: one"),
     ],
 )
 def test_malformed_strings_of_service_bus(strings: str, says: str) -> None:
     with pytest.raises(InputError) as caught:
-        driver_of(clients.SERVICE_BUS, strings)
+        driver_of(connection_strings.SERVICE_BUS, strings)
     assert says in str(caught.value)
-    assert str(caught.value).startswith(clients.SERVICE_BUS)
+    assert str(caught.value).startswith(connection_strings.SERVICE_BUS)
     assert "hunter2" not in str(caught.value)
 
 
@@ -55,17 +55,17 @@ def test_malformed_strings_of_service_bus(strings: str, says: str) -> None:
         ("AccountKey=aGVsbG8=", "AccountName: missing"),
         ("AccountName=a", "AccountKey: missing"),
         ("AccountName=a;AccountKey=hunter2", "AccountKey: is not base64"),
-        ("AccountName=a;hunter2", "part 2: must be NAME=VALUE"),
-        (f"{ACCOUNT};DefaultEndpointsProtocol=ftp", "DefaultEndpointsProtocol is 'ftp': must be https"),
-        (f"{ACCOUNT};BlobEndpoint=a.blob.core.windows.net?sig=hunter2", "BlobEndpoint is 'a.blob.core.windows.net': must be https://"),
-        (f"{ACCOUNT};EndpointSuffix=", "EndpointSuffix: is empty: must be core.windows.net"),
+        ("AccountName=a;hunter2", "part 2: expected NAME=VALUE"),
+        (f"{ACCOUNT};DefaultEndpointsProtocol=ftp", "DefaultEndpointsProtocol is 'ftp': expected https"),
+        (f"{ACCOUNT};BlobEndpoint=a.blob.core.windows.net?sig=hunter2", "BlobEndpoint is 'a.blob.core.windows.net': expected https://"),
+        (f"{ACCOUNT};EndpointSuffix=", "EndpointSuffix: is empty: expected core.windows.net"),
         ("BlobEndpoint=https://h/;SharedAccessSignature=x", "SharedAccessSignature: has no sig="),
     ],
 )
 def test_malformed_strings_of_storage(string: str, says: str) -> None:
     with pytest.raises(InputError) as caught:
-        driver_of(clients.STORAGE, string)
-    assert str(caught.value).startswith(f"{clients.STORAGE}: {says}")
+        driver_of(connection_strings.STORAGE, string)
+    assert str(caught.value).startswith(f"{connection_strings.STORAGE}: {says}")
     assert "hunter2" not in str(caught.value)
 
 
@@ -75,13 +75,13 @@ SIGNED = "Endpoint=sb://a.servicebus.windows.net;SharedAccessSignature=SharedAcc
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        (clients.SERVICE_BUS, f"Endpoint=sb://a.servicebus.windows.net/;{KEY}=;"),
-        (clients.SERVICE_BUS, SIGNED.replace(" ", "+")),
-        (clients.SERVICE_BUS, string(9) + ";"),
-        (clients.STORAGE, f"DefaultEndpointsProtocol=https;{ACCOUNT};EndpointSuffix=core.windows.net"),
-        (clients.STORAGE, f"{ACCOUNT};"),
-        (clients.STORAGE, "BlobEndpoint=https://a.blob.core.windows.net/;SharedAccessSignature=sv=1&sig=x%3D"),
-        (clients.STORAGE, "BlobEndpoint=https://own.example.org/;SharedAccessSignature=sv=1&sig=x%3D"),
+        (connection_strings.SERVICE_BUS, f"Endpoint=sb://a.servicebus.windows.net/;{KEY}=;"),
+        (connection_strings.SERVICE_BUS, SIGNED.replace(" ", "+")),
+        (connection_strings.SERVICE_BUS, string(9) + ";"),
+        (connection_strings.STORAGE, f"DefaultEndpointsProtocol=https;{ACCOUNT};EndpointSuffix=core.windows.net"),
+        (connection_strings.STORAGE, f"{ACCOUNT};"),
+        (connection_strings.STORAGE, "BlobEndpoint=https://a.blob.core.windows.net/;SharedAccessSignature=sv=1&sig=x%3D"),
+        (connection_strings.STORAGE, "BlobEndpoint=https://own.example.org/;SharedAccessSignature=sv=1&sig=x%3D"),
     ],
 )
 def test_strings_that_are_good(variable: str, value: str) -> None:
@@ -96,8 +96,8 @@ def test_strings_with_signatures_are_told_apart(monkeypatch: pytest.MonkeyPatch,
         f"Endpoint=sb://{name}.servicebus.windows.net/;SharedAccessSignature=SharedAccessSignature sr=sb%3a%2f%2f{name}&sig=x%3d&se=9&skn=k"
         for name in ("one", "two")
     )
-    monkeypatch.setenv(clients.SERVICE_BUS, f" {one}{between}{two.replace('Endpoint', 'endpoint')} ")
-    monkeypatch.delenv(clients.ADMINISTRATION, raising=False)
-    assert queues.given() == ["one.servicebus.windows.net", "two.servicebus.windows.net"]
+    monkeypatch.setenv(connection_strings.SERVICE_BUS, f" {one}{between}{two.replace('Endpoint', 'endpoint')} ")
+    monkeypatch.delenv(connection_strings.ADMINISTRATION, raising=False)
+    assert connection_strings.service_bus_hosts() == ["one.servicebus.windows.net", "two.servicebus.windows.net"]
     clients.service_bus(("one", "two"), 1).close()
     clients.administration(("one", "two"), 1).close()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import attrs
 import pytest
+from attrs import evolve
 from botocore.stub import ANY, Stubber
 
 import aws_server
@@ -18,7 +18,7 @@ import gcp_server
 from aws_server import code_of
 from canned import CUT, NOBODY, Answer, Request, answering
 from fsd_aws.objects import AwsObjects
-from fsd_azure import clients
+from fsd_azure import connection_strings
 from fsd_azure.errors import advice
 from fsd_azure.objects import AzureObjects
 from fsd_conformance.emulators.emulator import pointed
@@ -48,7 +48,7 @@ class Cloud:
 
 def azure_env(url: str) -> dict[str, str]:
     string = f"DefaultEndpointsProtocol=http;AccountName=a;AccountKey=aGVsbG8=;BlobEndpoint={url}/a"
-    return dict(azure_server.env(**{clients.STORAGE: string}))
+    return dict(azure_server.env(**{connection_strings.STORAGE: string}))
 
 
 CLOUDS = {
@@ -135,7 +135,7 @@ def test_keys_that_are_written_otherwise_on_their_way(cloud: Cloud, store: Objec
 def test_a_delete_where_no_bucket_is(cloud: Cloud, made: Resources) -> None:
     """The request fails, or each key, or what is in no bucket counts as deleted; other verbs' NOT_FOUND is a case of the suite."""
     told: object
-    with closing(cloud.store(replace(made, names={**made.names, cloud.bucket: "no-such-bucket"}))) as gone:
+    with closing(cloud.store(evolve(made, names={**made.names, cloud.bucket: "no-such-bucket"}))) as gone:
         try:
             told = [each.code for each in gone.delete(["k"])]
         except Exception as error:
@@ -151,7 +151,7 @@ def test_over_a_limit_is_refused_before_the_network(cloud: Cloud) -> None:
         assert code_of(driver, driver.put, "k", b"x") is Code.UNAVAILABLE
         most_keys = driver.limits.delete_keys
         assert (driver.limits.object_bytes, most_keys, driver.limits.page_keys) == cloud.most
-        driver.limits = replace(driver.limits, object_bytes=10)
+        driver.limits = evolve(driver.limits, object_bytes=10)
         assert code_of(driver, driver.put, "k", b"x" * 10) is Code.UNAVAILABLE
         assert code_of(driver, driver.put, "k", b"x" * 11) is Code.TOO_LARGE
         assert code_of(driver, driver.delete, ["k"] * most_keys) is Code.UNAVAILABLE

@@ -17,13 +17,14 @@ import fsd_azure.settings
 import fsd_gcp.settings
 from aws_server import KEYS, REGION
 from canned import NOBODY, Answer, Request, said, serving
+from fsd_azure import PROVIDER as AZURE
 from fsd_azure.provision import AzureProvisioner
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.process import POINTERS
 from fsd_core import providers
 from fsd_core.driver import WORKER, Code, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers import provisioning
+from fsd_core.providers import requests as provider_requests
 from fsd_gcp import PROVIDER as GCP
 from fsd_gcp import api, invoke
 from fsd_gcp.api import Api
@@ -39,43 +40,43 @@ def find(cloud: str, app: str = "x") -> Resources | None:
 @pytest.mark.parametrize(
     ("cloud", "table", "says"),
     [
-        ("aws", {"regoin": "x"}, r"regoin: unknown; did you mean region\?"),
-        ("aws", {"zzz": 1}, r"zzz: unknown; the keys are region, bucket"),
-        ("aws", {"region": "Ireland"}, r"region = 'Ireland': must be a region's name"),
-        ("aws", {"memory_mb": 64}, r"memory_mb = 64: must be a whole number from 128 to 10240"),
+        ("aws", {"regoin": "x"}, r"regoin: unknown key; did you mean region\?"),
+        ("aws", {"zzz": 1}, r"zzz: unknown key; known are region, bucket"),
+        ("aws", {"region": "Ireland"}, r"region = 'Ireland': expected a region's name"),
+        ("aws", {"memory_mb": 64}, r"memory_mb = 64: expected a whole number from 128 to 10240"),
         ("aws", {"memory_mb": True}, r"memory_mb = True"),
-        ("aws", {"timeout_s": 901}, r"timeout_s = 901: must be a whole number of seconds from 1 to 900"),
-        ("aws", {"lease_s": 2.5}, r"lease_s = 2.5: must be a whole number of seconds"),
-        ("aws", {"text": "yes"}, r"text = 'yes': must be \"auto\", true or false"),
-        ("aws", {"message_kb": 2048}, r"message_kb = 2048: must be a whole number from 256 to 1024"),
-        ("aws", {"runtime": "python3.9"}, r"runtime = 'python3.9': must be one of python3.12"),
-        ("aws", {"bucket": "My_Bucket"}, r"bucket = 'My_Bucket': must be 3 to 63"),
-        ("aws", {"role": "admin"}, r"role = 'admin': must be the ARN of a role"),
-        ("aws", {"concurrency": 0}, r"concurrency = 0: must be a whole number of at least 1"),
-        ("azure", {"zzz": 1}, r"zzz: unknown; the keys are subscription, region, resource_group"),
-        ("azure", {"subscription": "mine"}, r"subscription = 'mine': must be a subscription's id"),
-        ("azure", {"region": "East US"}, r"region = 'East US': must be a region's short name"),
-        ("azure", {"tier": "basic"}, r"tier = 'basic': must be one of standard, premium"),
-        ("azure", {"memory_mb": 1024}, r"memory_mb = 1024: must be one of 512, 2048, 4096"),
+        ("aws", {"timeout_s": 901}, r"timeout_s = 901: expected a whole number of seconds from 1 to 900"),
+        ("aws", {"lease_s": 2.5}, r"lease_s = 2.5: expected a whole number of seconds"),
+        ("aws", {"text": "yes"}, r"text = 'yes': expected \"auto\", true or false"),
+        ("aws", {"message_kb": 2048}, r"message_kb = 2048: expected a whole number from 256 to 1024"),
+        ("aws", {"runtime": "python3.9"}, r"runtime = 'python3.9': expected one of python3.12"),
+        ("aws", {"bucket": "My_Bucket"}, r"bucket = 'My_Bucket': expected 3 to 63"),
+        ("aws", {"role": "admin"}, r"role = 'admin': expected the ARN of a role"),
+        ("aws", {"concurrency": 0}, r"concurrency = 0: expected a whole number of at least 1"),
+        ("azure", {"zzz": 1}, r"zzz: unknown key; known are subscription, region, resource_group"),
+        ("azure", {"subscription": "mine"}, r"subscription = 'mine': expected a subscription's id"),
+        ("azure", {"region": "East US"}, r"region = 'East US': expected a region's short name"),
+        ("azure", {"tier": "basic"}, r"tier = 'basic': expected one of standard, premium"),
+        ("azure", {"memory_mb": 1024}, r"memory_mb = 1024: expected one of 512, 2048, 4096"),
         ("azure", {"memory_mb": True}, r"memory_mb = True"),
-        ("azure", {"namespaces": 101}, r"namespaces = 101: must be a whole number from 0 to 100"),
-        ("azure", {"timeout_s": 0}, r"timeout_s = 0: must be a whole number of seconds from 1 to 86399"),
-        ("azure", {"lease_s": 301}, r"lease_s = 301: must be a whole number of seconds from 5 to 300"),
-        ("azure", {"runtime": "python312"}, r"runtime = 'python312': must be one of 3.12"),
-        ("azure", {"storage_account": "My_Account"}, r"storage_account = 'My_Account': must be 3 to 24"),
-        ("azure", {"concurrency": 1001}, r"concurrency = 1001: must be a whole number from 1 to 1000"),
-        ("azure", {"message_kb": 2048}, r"message_kb = 2048: must be 0 in the standard tier"),
-        ("gcp", {"zzz": 1}, r"zzz: unknown; the keys are project, region, bucket"),
-        ("gcp", {"project": "X"}, r"project = 'X': must be a project's id"),
-        ("gcp", {"region": "Iowa"}, r"region = 'Iowa': must be a region's name"),
-        ("gcp", {"memory_mb": 128}, r"memory_mb = 128: must be a whole number from 512 to 32768"),
+        ("azure", {"namespaces": 101}, r"namespaces = 101: expected a whole number from 0 to 100"),
+        ("azure", {"timeout_s": 0}, r"timeout_s = 0: expected a whole number of seconds from 1 to 86399"),
+        ("azure", {"lease_s": 301}, r"lease_s = 301: expected a whole number of seconds from 5 to 300"),
+        ("azure", {"runtime": "python312"}, r"runtime = 'python312': expected one of 3.12"),
+        ("azure", {"storage_account": "My_Account"}, r"storage_account = 'My_Account': expected 3 to 24"),
+        ("azure", {"concurrency": 1001}, r"concurrency = 1001: expected a whole number from 1 to 1000"),
+        ("azure", {"message_kb": 2048}, r"message_kb = 2048: expected 0 in the standard tier"),
+        ("gcp", {"zzz": 1}, r"zzz: unknown key; known are project, region, bucket"),
+        ("gcp", {"project": "X"}, r"project = 'X': expected a project's id"),
+        ("gcp", {"region": "Iowa"}, r"region = 'Iowa': expected a region's name"),
+        ("gcp", {"memory_mb": 128}, r"memory_mb = 128: expected a whole number from 512 to 32768"),
         ("gcp", {"memory_mb": True}, r"memory_mb = True"),
-        ("gcp", {"timeout_s": 3601}, r"timeout_s = 3601: must be a whole number of seconds from 1 to 3600"),
-        ("gcp", {"lease_s": 9}, r"lease_s = 9: must be a whole number of seconds from 10 to 600"),
-        ("gcp", {"runtime": "python3.12"}, r"runtime = 'python3.12': must be one of python312"),
-        ("gcp", {"bucket": "My_Bucket"}, r"bucket = 'My_Bucket': must be 3 to 63"),
-        ("gcp", {"service_account": "me@example.org"}, r"service_account = 'me@example.org': must be an address"),
-        ("gcp", {"concurrency": 0}, r"concurrency = 0: must be a whole number from 1 to 1000"),
+        ("gcp", {"timeout_s": 3601}, r"timeout_s = 3601: expected a whole number of seconds from 1 to 3600"),
+        ("gcp", {"lease_s": 9}, r"lease_s = 9: expected a whole number of seconds from 10 to 600"),
+        ("gcp", {"runtime": "python3.12"}, r"runtime = 'python3.12': expected one of python312"),
+        ("gcp", {"bucket": "My_Bucket"}, r"bucket = 'My_Bucket': expected 3 to 63"),
+        ("gcp", {"service_account": "me@example.org"}, r"service_account = 'me@example.org': expected an address"),
+        ("gcp", {"concurrency": 0}, r"concurrency = 0: expected a whole number from 1 to 1000"),
     ],
 )
 def test_a_wrong_setting_is_named(cloud: str, table: dict[str, object], says: str) -> None:
@@ -96,7 +97,7 @@ def test_a_wrong_name_and_an_app_of_nothing_are_refused(cloud: str) -> None:
     """By each verb; `fsd_core.providers.provisioning` knows which names are wrong."""
     made = providers.find(cloud).provisioner({"package": False})
     for call in (made.find, made.destroy, made.sweep, lambda name: made.ensure(name, 1, 1)):
-        with pytest.raises(InputError, match="must be a lower-case letter"):
+        with pytest.raises(InputError, match="expected a lower-case letter"):
             call("a_b")
     with pytest.raises(InputError, match="ranks 0"):
         made.ensure("x", 0, 1)
@@ -146,7 +147,7 @@ AWS["AWS_SHARED_CREDENTIALS_FILE"] = "/dev/null"
     ],
 )
 def test_a_missing_set_up_says_what_helps(monkeypatch: pytest.MonkeyPatch, cloud: str, environment: dict[str, str], says: str) -> None:
-    monkeypatch.setattr(provisioning, "_FIRST_S", 2.0)
+    monkeypatch.setattr(provider_requests, "_FIRST_S", 2.0)
     there = {name: value for name, value in environment.items() if value}
     with pointed(there, (*POINTERS[cloud], "GCE_")), pytest.raises(InputError, match=says) as raised:
         find(cloud)
@@ -170,7 +171,7 @@ def token(**claims: object) -> str:
 
 def test_who_deploys_to_azure_is_read_from_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
     at = {"AZURE_SUBSCRIPTION_ID": NO_AZURE["AZURE_SUBSCRIPTION_ID"], "FSD_AZURE_ENDPOINT": NOBODY}
-    with pointed(at, POINTERS["azure"]), AzureProvisioner({}).requests() as azure:
+    with pointed(at, POINTERS["azure"]), AzureProvisioner({}, AZURE).requests() as azure:
         for claims, member in (({"oid": "1", "upn": "me@x.org"}, ("1", "User")), ({"oid": "2", "idtyp": "app"}, ("2", "ServicePrincipal"))):
             monkeypatch.setenv("FSD_AZURE_TOKEN", token(**claims))
             assert azure.member() == member

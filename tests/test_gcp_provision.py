@@ -15,7 +15,7 @@ from fsd_conformance import emulators
 from fsd_conformance.emulators.google import Google
 from fsd_core.driver import Code, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers import provisioning
+from fsd_core.providers import probes
 from fsd_core.providers.package import Package, zipped
 from fsd_gcp import PROVIDER, RESOURCES, api, function, invoke, names, package, policy, queues
 from fsd_gcp.api import Api
@@ -268,7 +268,7 @@ def test_what_is_somebody_elses_is_refused_and_stays(app: str, gcp: Api) -> None
 
 
 def test_a_function_without_its_roles_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provisioning, "_READY_S", 3.0)
+    monkeypatch.setattr(probes, "_READY_S", 3.0)
     real = policy.client
     monkeypatch.setattr(policy, "client", lambda *given: [each for each in real(*given) if each.service != "run"])
     monkeypatch.setattr(invoke.IdTokens, "_fetch", lambda _: _token("nobody"))

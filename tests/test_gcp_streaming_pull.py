@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
+from attrs import evolve
 from google.pubsub_v1 import types
 
 from fsd_conformance.emulators.emulator import pointed
@@ -72,7 +72,7 @@ def test_what_was_not_taken_is_given_back_at_the_end(made: Resources, slot: int)
         until(lambda: driver._streams[0]._arrived.qsize() == 49)
         (second,) = driver.receive(0, 1, 0)  # of what came already
         driver.ack(0, [first.token, second.token])
-    pulls = replace(made, names={**made.names, "receive": "pull"})
+    pulls = evolve(made, names={**made.names, "receive": "pull"})
     with closing(GcpMessages(pulls, slot)) as driver:
         assert taken(driver, 48) == sorted(set(bodies) - {first.body, second.body})
 
@@ -185,7 +185,7 @@ def test_flow_control_never_holds_up_a_receiver(pieces: int, size: int) -> None:
     server, meter = Server(frames), Meter()
     with server.driver() as driver, ThreadPoolExecutor(4) as pool:
         assert (driver.limits.outstanding_messages, driver.limits.outstanding_bytes) == (1000, 64 << 20)
-        driver.limits = replace(driver.limits, outstanding_messages=100, outstanding_bytes=1 << 20)
+        driver.limits = evolve(driver.limits, outstanding_messages=100, outstanding_bytes=1 << 20)
         me = RankIdentity(RUN, 5, 0, 2, time.time() + 60)
         channel = QueueChannel(MeteredMessages(driver, meter), ChannelConfig(me, {0: [1]}, Retry(me.deadline, meter), pool))
         ((source, payload),) = channel.receive(0)

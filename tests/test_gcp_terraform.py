@@ -5,13 +5,13 @@ Terraform's google provider plugin is on few machines, so nothing here plans or 
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 
 from fsd_core.driver import Resources
@@ -80,7 +80,7 @@ def test_the_how_to_enables_what_the_provider_uses_in_an_order_that_works() -> N
 
 
 def test_its_defaults_and_the_record_are_those_of_the_settings() -> None:
-    defaults = {field.name: str(field.default) for field in dataclasses.fields(Settings)}
+    defaults = {field.name: str(field.default) for field in attrs.fields(Settings)}
     for name in ("region", "memory_mb", "timeout_s", "concurrency", "lease_s", "receive", "runtime"):
         assert re.findall(rf'variable "{name}" \{{[^}}]*default\s*= "?([\w-]+)', TEXT) == [defaults[name]], name
     assert f"{RESOURCES} = jsonencode" in TEXT

@@ -21,7 +21,7 @@ CLIENT = ("cli/", "cost/", "client.py", "config.py", "demo.py", "garbage.py", "p
 
 def recipe(files: dict[str, bytes], wheels: Wheels | None = None, below: str = "", most: int = 1 << 30) -> Recipe:
     return Recipe(
-        name="cloud-python3.12", files=files, wheels=wheels, below=below, platform="The cloud", most_zipped=most, most_unzipped=most
+        name="cloud-python3.12", files=files, wheels=wheels, below=below, platform="The cloud", max_zipped=most, max_unzipped=most
     )
 
 
