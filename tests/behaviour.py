@@ -14,7 +14,7 @@ __all__ = ["behave"]
 
 def behave(event: Mapping[str, Any], *notes: object) -> None:
     """Do what ``do`` of the event says, if it is one of these; ``file`` of the event gets a line first: process, ``notes``."""
-    print("a function printed this")
+    print(event.get("say", "a function printed this"))
     if "file" in event:
         with open(event["file"], "a") as file:
             file.write(" ".join(map(str, (os.getpid(), *notes))) + "\n")

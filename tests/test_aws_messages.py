@@ -166,6 +166,8 @@ def test_binary_goes_in_an_attribute(made: Resources) -> None:
     assert taken(driver, 2, 1) == [body]
     sqs.send_message(QueueUrl=url, MessageBody="hello")
     assert taken(driver, 2, 1) == [b"hello"]
+    sqs.send_message(QueueUrl=url, MessageBody="hello", MessageAttributes={"body": {"DataType": "String", "StringValue": "of text"}})
+    assert taken(driver, 2, 1) == [b"hello"], "one that cannot be received cannot be removed, and would end every run on this slot"
     driver.close()
 
 

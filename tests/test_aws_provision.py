@@ -239,6 +239,22 @@ def test_what_is_somebody_elses_is_refused_and_stays(app: str) -> None:
     aws("lambda").delete_function(FunctionName=f"fsd-{app}")
 
 
+def test_what_is_no_record_of_a_failure_is_removed(app: str) -> None:
+    """Ten messages come at a time: what nobody takes would hide the failures behind it from every run."""
+    resources = provisioner().ensure(app, 1, 1)
+    invoker, sqs = PROVIDER.invoker(resources), aws("sqs")
+    url = resources.names["queue_url_prefix"] + names.Names.of(resources).failed
+    for number in range(12):
+        sqs.send_message(QueueUrl=url, MessageBody=["hello", "[]", '{"requestContext": {}}', "null"][number % 4])
+    counts = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    until = time.monotonic() + 60
+    while set(sqs.get_queue_attributes(QueueUrl=url, AttributeNames=counts)["Attributes"].values()) != {"0"}:
+        assert time.monotonic() < until
+        assert invoker.failures(lambda _: False) == []
+        time.sleep(0.1)
+    invoker.close()
+
+
 def test_a_queue_that_does_not_deliver_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "filter_policy", lambda slot, rank: json.dumps({"target": ["nobody"]}))
     monkeypatch.setattr("fsd_core.providers.provisioning.LIMIT_S", 5.0)

@@ -136,7 +136,7 @@ def test_a_tier_that_is_too_small_says_so(made: Resources) -> None:
     driver = AzureMessages(telling(made, tier="premium"), 0)  # the namespace does not know: it takes 256 KB
     assert driver.limits.message_bytes > 1_000_000
     for body in (b"x" * 300_000, b"y"):  # the link says so before anything is sent
-        with pytest.raises(Refused, match=r"0-0 takes 262144 bytes at once, not 1048064: its namespace is of a smaller tier") as caught:
+        with pytest.raises(Refused, match=r"0-0: accepts batches of 262144 bytes: expected 1048064") as caught:
             driver.publish([Message(0, body)])
         assert driver.classify(caught.value) is Code.TOO_LARGE
     driver.close()
@@ -304,7 +304,7 @@ def test_a_peer_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "CLOSE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         driver = at(mute.getsockname()[1])
-        with pytest.raises(TimeoutError, match="queue fsd-a-00000000-0-0: Service Bus said nothing for 1 s") as caught:
+        with pytest.raises(TimeoutError, match="queue fsd-a-00000000-0-0: Service Bus did not answer within 1 s") as caught:
             driver.publish([Message(0, b"x")])
         assert driver.classify(caught.value) is Code.UNAVAILABLE
         assert code_of(driver, driver.receive, 0, 1, 0) is Code.UNAVAILABLE
@@ -394,7 +394,7 @@ def test_links_are_opened_for_who_is_used_and_closed_at_once(made: Resources) ->
 
 def test_more_connections_than_a_namespace_takes() -> None:
     PROVIDER.admit(nobody(), 70)
-    with pytest.raises(InputError, match=r"namespaces = 2, or --channel object") as caught:
+    with pytest.raises(InputError, match=r"namespaces = 2, or use --channel object") as caught:
         PROVIDER.admit(nobody(), 71)
     assert "5041 connections to one: at most 5000" in str(caught.value)
     limits.check_connections("standard", 71, 2)

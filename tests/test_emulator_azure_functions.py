@@ -117,6 +117,12 @@ def test_a_function_that_is_over_its_time_is_killed(emulator: Emulator, tmp_path
     assert first["pid"] not in [it["pid"] for it in emulator.instances(name)]
 
 
+def test_the_answer_of_a_process_that_ended_quotes_its_last_call_only(emulator: Emulator) -> None:
+    name = emulator.create()
+    emulator.call(name, say="in an earlier call")
+    assert b"the process ended: it wrote nothing" in emulator.post(name, do="kill", say="")[1]
+
+
 @pytest.mark.timeout(120)
 def test_sizes(emulator: Emulator) -> None:
     name = emulator.create(instanceMemoryMB=2048)

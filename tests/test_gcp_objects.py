@@ -1,4 +1,4 @@
-"""What is Cloud Storage's own of an object store: batches, checksums, what a put tells of itself; and a server that fails."""
+"""Cloud Storage against the local one: one winner, ranges, pages, batches, checksums; and a server that fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.process import POINTERS
 from fsd_core.driver import Code, Resources
-from fsd_gcp import objects
 from fsd_gcp.objects import GcpObjects
 from gcp_server import app, code_of, env, storage
 
@@ -28,10 +27,23 @@ def made() -> Iterator[Resources]:
         yield app(ranks=1, slots=1)
 
 
+def every(store: GcpObjects, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    page = store.list(prefix)
+    while True:
+        keys += page.keys
+        if page.next is None:
+            return keys
+        page = store.list(prefix, page.next)
+
+
 @pytest.fixture
 def store(made: Resources) -> Iterator[GcpObjects]:
     driver = GcpObjects(made)
     yield driver
+    keys = every(driver)
+    for first in range(0, len(keys), 100):
+        driver.delete(keys[first : first + 100])
     driver.close()
 
 
@@ -53,7 +65,7 @@ def answering(*answers: Answer) -> Iterator[tuple[GcpObjects, Asked]]:
             asked.append((self.command, self.path, dict(self.headers), body))
             status, headers, content = left.pop(0)
             self.send_response(status)
-            for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            for name, value in {"Content-Length": str(len(content)), "Connection": "close", **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
@@ -109,7 +121,8 @@ def test_refused_keys_do_not_hold_up_the_others() -> None:
     ]
     ((method, path, _, body),) = asked
     assert (method, path) == ("POST", "/batch/storage/v1")
-    assert [line for line in body.split(b"\r\n") if line.startswith(b"DELETE")][1] == b"DELETE /storage/v1/b/b/o/b%2Fc HTTP/1.1"
+    asked_for = [line.partition(b"/storage/")[2] for line in body.splitlines() if line.startswith(b"DELETE")]
+    assert asked_for[1] == b"v1/b/b/o/b%2Fc?prettyPrint=false HTTP/1.1"
 
 
 @pytest.mark.parametrize("answer", [batch((204, "")), (200, {"Content-Type": "text/plain"}, b"all is well"), (200, {}, b"")])
@@ -142,13 +155,34 @@ def test_one_attempt(answer: Answer, code: Code) -> None:
         assert "ifGenerationMatch=0" in asked[0][1]
 
 
+def test_each_call_is_one_request_however_much_it_carries_and_however_it_ends() -> None:
+    keys, large = [f"k/{number}" for number in range(100)], bytes(9 << 20)  # over the 8 MiB from which Google's `Blob` asks twice
+    done = [(200, {}, b"{}"), (200, {}, large), (206, {}, b"b"), (200, {}, b"{}"), batch(*[(204, "")] * 100)]
+    busy = [error(503, "backendError")] * 5
+    for answers, code in ((done, None), (busy, Code.UNAVAILABLE)):
+        with answering(*answers) as (store, asked):
+            calls = [
+                lambda: store.put("k", large),
+                lambda: store.get("k"),
+                lambda: store.get("k", 1, 2),
+                lambda: store.list("k/"),
+                lambda: store.delete(keys),
+            ]
+            for number, call in enumerate(calls, 1):
+                if code is None:
+                    call()
+                else:
+                    assert code_of(store, call) is code
+                assert len(asked) == number
+
+
 def test_what_a_put_tells_of_itself() -> None:
     with answering((200, {}, b"{}")) as (store, asked):
         store.put("a key", b"body")
     ((_, path, headers, body),) = asked
     assert "ifGenerationMatch" not in path
     assert headers["Content-Length"] == str(len(body))
-    told = json.loads(body.split(b"\r\n")[3])
+    told = json.loads(next(line for line in body.split(b"\r\n") if line.startswith(b"{")))
     assert told == {"name": "a key", "crc32c": base64.b64encode(google_crc32c.value(b"body").to_bytes(4, "big")).decode()}
 
 
@@ -157,6 +191,6 @@ def test_what_was_damaged_on_its_way_is_asked_for_again(store: GcpObjects, monke
         assert code_of(other, other.get, "k") is Code.UNAVAILABLE
         assert code_of(other, other.get, "k") is Code.UNAVAILABLE
     with monkeypatch.context() as patched:
-        patched.setattr(objects, "_checksum", lambda view: "AAAAAA==")
+        patched.setattr("google.cloud.storage._media._helpers.prepare_checksum_digest", lambda digest: "AAAAAA==")
         assert code_of(store, store.put, "k", b"body") is Code.UNAVAILABLE
     assert code_of(store, store.get, "k") is Code.NOT_FOUND
