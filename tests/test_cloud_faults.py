@@ -142,7 +142,7 @@ def test_what_was_staged_is_staged_again(cloud: Cloud, kind: str, damage: str) -
     [
         ("output/0/1", "removed", r"NOT_FOUND: get \w+/run/output/0/1"),
         ("output/0/1", "flipped", "rank 1: the output slice of batch 1 is damaged"),
-        ("x/0/1", "cut", "what rank 1 sent in step 0 is damaged"),
+        ("x/0/1", "cut", "the payload of rank 1 in step 0 is damaged"),
         ("claim/1", "flipped", ""),
         ("record/0", "flipped", ""),
         ("record/1", "removed", ""),
