@@ -221,7 +221,7 @@ def own(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def fresh(array: NDArray[N]) -> NDArray[N]:
-    """Make ``array`` read-only and return it, so that `own` does not copy it. Use this only for a new array that no other code refers to."""
+    """Make ``array`` read-only and return it, so that `own` does not copy it. Only for a new array that no other code refers to."""
     array.flags.writeable = False
     return array
 
@@ -291,7 +291,7 @@ def _sparse(name: str, value: Any) -> csr_matrix:
     outer, inner = (columns, rows) if value.format == "csc" else (rows // height, columns // breadth)
     starts = integers(f"{name}: indptr", value.indptr, np.int64, 0, len(value.indices))
     if starts.size != outer + 1 or starts[0] != 0 or (starts[1:] < starts[:-1]).any() or starts[-1] > len(value.data):
-        raise InputError(f"{name}: indptr of {starts.size} entries: expected {outer + 1} that ascend from 0 to the number of values")
+        raise InputError(f"{name}: indptr of {starts.size} entries: expected {outer + 1} ascending from 0 to the number of values")
     indices = _index(name, value.indices[: starts[-1]], inner - 1)
     make = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "bsr": sparse.bsr_matrix}[value.format]
     made = make((_native(value.data[: starts[-1]]), indices, starts), shape=value.shape, copy=True)
