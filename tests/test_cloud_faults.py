@@ -102,7 +102,7 @@ def test_a_worker_that_dies_before_its_claim_is_launched_again(cloud: Cloud, ran
 
 def test_a_worker_that_dies_before_every_claim_is_named(cloud: Cloud) -> None:
     cloud.order(rank=0, at="claim")
-    with pytest.raises(RunFailed, match="did not start: the platform says UNAVAILABLE") as caught:
+    with pytest.raises(RunFailed, match="did not start: the platform reports UNAVAILABLE") as caught:
         cloud.run()
     assert (caught.value.rank, caught.value.layer) == (0, None)
     assert left_by_runs(cloud.store) == []
