@@ -235,7 +235,7 @@ def flip(body):
         (manifest(lambda content: content["layers"].reverse()), "layer 1: (shape|corrupt)"),
         (manifest(lambda content: content["layers"][0].update(file="../x")), r"layer 1: file = '../x': expected the name of a file"),
         (manifest(lambda content: content["layers"][0].update(kind="coo")), "layer 1: kind = 'coo': expected one of csr, dense"),
-        (manifest(lambda content: content["layers"][0].update(kind="dense")), "layer 1: expected an array 1.weights"),
+        (manifest(lambda content: content["layers"][0].update(kind="dense")), "layer 1: array 1.weights is missing"),
         (manifest(lambda content: content["layers"][0].update(shape=[1024])), r"layer 1: shape = \[1024\]: expected \[outputs, inputs\]"),
         (manifest(lambda content: content["layers"][0].update(shape=[1024, 7])), "layer 1: csr column index"),
         (manifest(lambda content: content["layers"][0].update(clip="32")), "layer 1: clip = '32': expected a number, or null"),

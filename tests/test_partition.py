@@ -113,7 +113,7 @@ def _spoil(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         (lambda a: a.update(owner_1=a["owner_1"][1:]), r"owner_1 has shape \(29,\)"),
         (lambda a: a.update(owner_1=a["owner_1"][None]), r"owner_1 has shape \(1, 30\)"),
         (lambda a: a.update(owner_2=a["owner_2"] - 1), "owner_2 names rank -1"),
-        (lambda a: a.update(owner_2=a["owner_2"].astype(object)), "array 'owner_2': it holds objects"),
+        (lambda a: a.update(owner_2=a["owner_2"].astype(object)), "array 'owner_2': an array of Python objects"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Computes a whole model in one process: the reference for every distributed run."""
+"""Computes a whole model in one process. Every distributed run has to give the same output."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["serial"]
 
 
 def serial(model: Model, inputs: Any, batch: int = 1024) -> Any:
-    """The output of ``model`` for ``inputs`` (samples, model.inputs) as ``scipy.sparse.csr_matrix`` (samples, model.outputs) float32.
+    """Compute the output of ``model`` for ``inputs``: a ``scipy.sparse.csr_matrix`` (samples, model.outputs) float32.
 
-    ``inputs`` is any array or matrix that `fsd_core.run` takes; it stays unchanged. ``batch`` samples are computed at a time.
-    Raises InputError for a wrong argument.
+    ``inputs`` is any array or matrix (samples, model.inputs) that `fsd_core.run` takes; this function does not change it. It computes
+    ``batch`` samples at a time. Raises InputError for a wrong argument.
     """
     from scipy.sparse import csr_matrix, vstack
 

@@ -1,8 +1,8 @@
 """Drivers that inject the faults of real services: duplicates, changes of order, delays, refusals, lost replies, late launches.
 
 The faults respect the contract of `fsd_core.driver`: no message or object is lost forever. So a run with faults and a run without have the
-same output. Each wrapper takes its decisions from one random stream that depends on seed, salt and the wrapper's class: the same calls in the
-same order get the same faults. If several threads call a wrapper, the order of their calls decides which call gets which fault.
+same output. Each wrapper takes its decisions from one random stream that depends on seed, salt and the wrapper's class: the same calls
+in the same order get the same faults. If several threads call a wrapper, the order of their calls decides which call gets which fault.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Drivers that count requests, messages and bytes. One call is one request, whether it succeeds, returns nothing or raises.
 
-A wrapper counts a request and the bytes that it sends before the call. So every try counts, because services bill every try. After the call it
-counts the bytes and messages that the request returned. It does not count deletes, which are free at every provider.
+Before the call, a wrapper counts the request and the bytes that it sends. So every try counts, because services bill every try. After the
+call it counts the bytes and messages that the request returned. It does not count deletes, which are free at every provider.
 """
 
 from __future__ import annotations
