@@ -24,7 +24,7 @@ MODEL = sparse([20, 30, 10, 25], 0.3)
 def test_every_neuron_has_an_owner_and_rows_are_shared_evenly(model: Model, workers: int, method: str, seed: int) -> None:
     largest = max(layer.outputs for layer in model.layers)
     if workers > largest:
-        with pytest.raises(InputError, match=f"workers {workers}: expected at most {largest}, the rows"):
+        with pytest.raises(InputError, match=f"workers {workers}: expected at most {largest}, the number of rows"):
             partition(model, workers, method, seed)
         return
     made = partition(model, workers, method, seed).check(model)
@@ -85,7 +85,7 @@ def test_save_replaces_a_partition_and_nothing_else(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["p.npz"]
     other = tmp_path / "notes.txt"
     other.write_text("mine")
-    with pytest.raises(InputError, match=r"notes\.txt: exists and is no partition"):
+    with pytest.raises(InputError, match=r"notes\.txt: exists and is not a partition"):
         partition(MODEL, 4, "random").save(other)
     assert other.read_text() == "mine"
     with pytest.raises(InputError, match="cannot be written"):
