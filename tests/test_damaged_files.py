@@ -212,7 +212,7 @@ def test_a_matrix_with_an_array_of_another_kind(
 def test_nothing_but_ours_is_replaced_however_it_looks(tmp_path: Path, body: bytes) -> None:
     path = tmp_path / "a.npz"
     path.write_bytes(body)
-    one_line(lambda: check_output(path), str(path), "is not replaced")
+    one_line(lambda: check_output(path), str(path), "fsd did not make it")
     one_line(lambda: partition(MODEL, 2, "block").save(path), str(path), "is not replaced")
     assert path.read_bytes() == body
 

@@ -78,7 +78,7 @@ def test_build_leaves_zeros_out_and_refuses_pairs_given_twice():
         ({"indptr": np.array([1, 1, 2], np.int64)}, "numbers that ascend from 0 to 2"),
         ({"indptr": np.array([0, 1, 3], np.int64)}, "numbers that ascend from 0 to 2"),
         ({"indices": np.array([0, 3], np.int32)}, "index 3: expected 0 to 2"),
-        ({"indices": np.array([-1, 1], np.int32)}, "index -1 is outside"),
+        ({"indices": np.array([-1, 1], np.int32)}, "index -1: expected"),
         ({"indices": np.array([[0, 1]])}, r"column index .*shape \(1, 2\).*: expected an array of 1 dimension"),
         ({"indptr": np.array([0, 0, 2], np.int64), "indices": np.array([1, 1], np.int32)}, "row 1 .* ascend strictly"),
         ({"indptr": np.array([0, 2, 2], np.int64), "indices": np.array([2, 1], np.int32)}, "row 0 .* ascend strictly"),
@@ -117,7 +117,7 @@ def test_empty_rows_may_stand_anywhere():
         ((np.ones((2, 3), np.float32), np.array([0, np.nan], np.float32), "relu", None, False), "bias: entry 1 is nan"),
         ((np.ones((2, 3), np.float32), np.array(1e300), "relu", None, False), "bias: entry 0 is inf"),
         ((np.ones((2, 3), np.float32), ZERO, "gelu", None, False), "activation 'gelu': expected one of identity, relu"),
-        ((np.ones((2, 3), np.float32), ZERO, "tanh", 1.0, False), "clip 1.0: expected no clip with activation tanh"),
+        ((np.ones((2, 3), np.float32), ZERO, "tanh", 1.0, False), "clip 1.0: expected None for activation tanh"),
         ((np.ones((2, 3), np.float32), ZERO, "relu", float("nan"), False), "finite number above 0"),
         ((np.ones((2, 3), np.float32), ZERO, "relu", True, False), "clip True: expected a finite number above 0"),
         ((np.ones((2, 3), np.float32), ZERO, "relu", 10**400, False), "clip .*: expected a finite number above 0"),
@@ -462,7 +462,7 @@ def test_import_refuses_what_it_does_not_know(tmp_path):
             import_model(tmp_path / name)
     np.save(tmp_path / "d.npy", np.ones(3))
     (tmp_path / "d.npy").rename(tmp_path / "d.npz")
-    with pytest.raises(InputError, match=r"bare \.npy array"):
+    with pytest.raises(InputError, match=r"single \.npy array"):
         import_model(tmp_path / "d.npz")
     with pytest.raises(InputError, match="no such file"):
         import_model(tmp_path / "none.npy")
@@ -472,7 +472,7 @@ def test_import_refuses_what_it_does_not_know(tmp_path):
     save_npz(tmp_path / "ok.npz", random_array((3, 3), density=0.5, format="csr", rng=np.random.default_rng(0)))
     with pytest.raises(InputError, match="rule 'none': expected one of plain, challenge"):
         import_model(tmp_path / "ok.npz", rule="none")
-    with pytest.raises(InputError, match=r"clip 1\.0: expected no clip with activation tanh"):
+    with pytest.raises(InputError, match=r"clip 1\.0: expected None for activation tanh"):
         import_model(tmp_path / "ok.npz", activation="tanh", clip=1)
     with pytest.raises(InputError, match="bias: entry 0 is inf"):
         import_model(tmp_path / "ok.npz", bias=1e39)

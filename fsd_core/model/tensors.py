@@ -80,7 +80,7 @@ def header(head: Buffer) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
 def _info(name: str, entry: object, offset: int) -> TensorInfo:
     """One entry of the header, checked."""
     if not isinstance(entry, dict):
-        raise InputError(f"safetensors array {name!r}: its entry is a {type(entry).__name__}: expected a JSON object")
+        raise InputError(f"safetensors array {name!r}: its entry has type {type(entry).__name__}: expected a JSON object")
     dtype, shape, span = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise InputError(f"safetensors array {name!r}: dtype {dtype!r}: expected one of {', '.join(_DTYPES)}")

@@ -144,7 +144,7 @@ def _build(
 
 
 def _labels(count: int) -> NDArray[np.uint64]:
-    """Random labels, uint64 (count,). Sets with equal sums of labels count as equal: a wrong match has probability 2^-64 and costs quality."""
+    """Random labels, uint64 (count,): sets with equal sums of labels count as equal. Errors have probability 2^-64 and cost only quality."""
     return np.random.default_rng(0).integers(2**64, size=count, dtype=np.uint64)
 
 
