@@ -20,10 +20,10 @@ from fsd_core.storage.retry import Retry
 __all__ = ["Aborted", "Channel", "ChannelConfig", "RankIdentity", "StallLimit"]
 
 START_S = 65.0  # `fsd_core.protocol.spawn.start_limit_s` for a platform of 5 s, and 15 s more
-MAX_MESSAGE_CHARS = 2000  # of an error, so that its message fits every queue
+MAX_MESSAGE_CHARS = 2000  # of an error's text, so that the abort fits one message of every queue service
 MIN_LIMIT_S = 5.0
 SLOWEST_FACTOR = 20.0
-POLL_S = 0.2  # between two looks at the limits while a step waits
+POLL_S = 0.2  # between two checks of the limits while a step waits
 
 
 class Aborted(RunFailed):
@@ -112,7 +112,7 @@ class Channel(abc.ABC):
         self.eager = config.eager
         self.stall_limit = stall_limit
         self.retry.stall_s = lambda: stall_limit.seconds
-        self.mailbox = Mailbox(config.expected, self.retry.stop.set)  # once the run has failed, requests that wait for a retry end too
+        self.mailbox = Mailbox(config.expected, self.retry.stop.set)  # if the run fails, requests that wait for a retry end too
         self._sending: list[Future[None]] = []
         self._step_began = time.monotonic()
 
@@ -141,7 +141,7 @@ class Channel(abc.ABC):
         while missing := self.mailbox.missing(step):
             for item in self._drain(step):
                 yield item
-                heard_at = time.monotonic()  # the caller may have computed since `yield`, which is no stall
+                heard_at = time.monotonic()  # the time since `yield`, in which the caller computed, is not a stall
             self._check_sends()
             arrival = self.mailbox.next(step, timeout=POLL_S)
             if arrival is not None:
@@ -153,7 +153,7 @@ class Channel(abc.ABC):
                 raise RunFailed(Code.DEADLINE, self._who(step, missing, waited), rank=self.me.rank)
         yield from self._drain(step)
         now = time.monotonic()
-        self.stall_limit.step_ended(now - self._step_began)  # the time of computing counts: another rank may take as long
+        self.stall_limit.step_ended(now - self._step_began)  # includes computing: another rank may compute as long
         self._step_began = now
 
     def _drain(self, step: int) -> Iterator[tuple[int, bytes]]:

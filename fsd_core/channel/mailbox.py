@@ -38,7 +38,7 @@ class Mailbox:
         self._arrived: dict[int, deque[tuple[int, bytes]]] = {step: deque() for step in expected}
         self._error: BaseException | None = None
         self._changed = threading.Condition()
-        self.heard: dict[int, int] = {}  # by source: the last step of which anything arrived
+        self.heard: dict[int, int] = {}  # by source: the last step from which a piece or payload arrived
 
     def add(self, frame: Frame) -> bytes | None:
         """Store a piece. Returns the complete body if no other piece of it is missing, else `None`.

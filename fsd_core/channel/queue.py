@@ -119,7 +119,7 @@ class QueueChannel(Channel):
         def send(batch: list[Message]) -> None:
             try:
                 self.publish(batch, retry)
-            except FsdError as error:  # the other batches are sent all the same
+            except FsdError as error:  # the other batches are sent nevertheless
                 failed.append(error)
 
         each(send, batches, ABORT_THREADS)  # not in the channel's pool, which may be busy

@@ -151,8 +151,9 @@ def callback(name: str, value: T) -> T:
 
 
 def table(name: str, value: Any) -> dict[str, object]:
-    """Convert a mapping with texts as keys to a dictionary. None gives an empty one. In values, numpy scalars become Python numbers and
-    paths become texts.
+    """Convert a mapping with texts as keys to a dictionary. None gives an empty one.
+
+    Numpy scalars in its values become Python numbers, and paths become texts.
     """
     if value is not None and not isinstance(value, Mapping):
         raise wrong(name, value, "a mapping of names to values, or None")

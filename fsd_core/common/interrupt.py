@@ -21,7 +21,7 @@ LIMIT_S = 2.0
 _until = math.inf  # time.monotonic() at which the process ends
 _notes: dict[object, str] = {}
 _whole = 0  # how many `whole` blocks the main thread is in
-_waiting: int | None = None  # the signal that came in a `whole` block
+_waiting: int | None = None  # the first signal that a `whole` block has postponed
 
 
 def begin() -> None:

@@ -65,8 +65,9 @@ class Block:
 
 
 def merge(blocks: Sequence[Block], samples: int) -> tuple[NDArray[np.int32], list[NDArray[np.intp] | None]]:
-    """Find the samples that are live in at least one block. Returns their numbers, int32 (live,), ascending, and `Block.columns` of each
-    block for these samples.
+    """Find the samples that are live in at least one block.
+
+    Returns their numbers, int32 (live,), ascending, and `Block.columns` of each block for these samples.
     """
     alive = np.zeros(samples, bool)
     for block in blocks:

@@ -42,7 +42,7 @@ def open_model(spec: str | os.PathLike[str]) -> Model:
     if os.path.isfile(path / MANIFEST):
         return load(path)
     if not os.path.exists(path):
-        raise InputError(f"{spec}: no such folder: expected a folder that fsd made, a Graph Challenge folder, or radixnet:NEURONS:LAYERS")
+        raise InputError(f"{spec}: no such folder: expected a model that fsd made, a Graph Challenge folder, or radixnet:NEURONS:LAYERS")
     if not os.path.isdir(path):
         raise InputError(f"{spec}: is a file: expected the folder of a model; 'fsd model import' makes one from an .npz file")
     neurons, files = _layer_files(path)

@@ -98,7 +98,7 @@ def _uniform(text: bytes) -> NDArray[np.float64] | None:
         for place in range(lengths[:, column].max()):
             digits = data[np.maximum(ends[:, column] - 1 - place, 0)] - np.uint8(
                 ord("0")
-            )  # a byte that is no digit gives more than 9: uint8 wraps around
+            )  # a byte that is not a digit gives more than 9, because uint8 wraps around
             digits[place >= lengths[:, column]] = 0
             if digits.max() > 9:
                 return None

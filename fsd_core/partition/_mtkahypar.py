@@ -69,7 +69,7 @@ def main() -> None:
             graph = library.create_hypergraph(context, len(weights), len(nets), nets, weights, request["net_weights"].tolist())
             graph.add_fixed_vertices([-1] * vertices + list(range(workers)), workers)
             write(answers, blocks=np.array(graph.partition(context).get_partition()[:vertices], np.int32))
-        except Exception as error:  # the caller reports whatever the library raises
+        except Exception as error:  # the library raises errors of any class, and the caller reports all of them
             write(answers, error=f"{type(error).__name__}: {error}")
 
 

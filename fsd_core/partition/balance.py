@@ -13,8 +13,9 @@ __all__ = ["contiguous", "deal", "limit", "repair", "spread"]
 
 
 def spread(count: int, workers: int) -> NDArray[np.int32]:
-    """Distribute ``count`` items: each rank gets contiguous items, and the numbers differ by at most one. Returns the rank of each item,
-    int32 (count,).
+    """Distribute ``count`` items: each rank gets contiguous items, and the numbers of items differ by at most one.
+
+    Returns the rank of each item, int32 (count,).
     """
     return (np.arange(count, dtype=np.int64) * workers // max(count, 1)).astype(np.int32)
 

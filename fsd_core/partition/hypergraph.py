@@ -83,7 +83,7 @@ def _partition_layer(layer: Layer, sources: NDArray[np.int32] | None, workers: i
     """The owner of each output row, int32 (outputs,). ``sources`` are the owners of the input rows; `None` if input rows do not travel."""
     weights = work(layer)
     if isinstance(layer.weights, np.ndarray):
-        return contiguous(weights, workers)  # dense: every rank needs every row, whatever the partition
+        return contiguous(weights, workers)  # dense: with any partition, every rank needs every row
     indptr, indices = layer.weights.indptr, layer.weights.indices
     rows = np.flatnonzero(weights)  # a row without a weight reads no input, so any rank may own it
     if not len(rows):
@@ -144,7 +144,7 @@ def _build(
 
 
 def _labels(count: int) -> NDArray[np.uint64]:
-    """Random labels, uint64 (count,): sets with equal sums of labels count as equal. Errors have probability 2^-64 and cost only quality."""
+    """Random labels, uint64 (count,). Sets with equal sums count as equal. An error has probability 2^-64 and only lowers the quality."""
     return np.random.default_rng(0).integers(2**64, size=count, dtype=np.uint64)
 
 

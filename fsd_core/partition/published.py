@@ -48,8 +48,9 @@ class _Connections:
 
 
 def read_folder(folder: Path, model: Model) -> tuple[int, tuple[NDArray[np.int32], ...]]:
-    """Read a folder of ``conn.*`` files. Returns the number of workers, and L+1 int32 arrays: the owner of each neuron of the input and of
-    each layer.
+    """Read a folder of ``conn.*`` files.
+
+    Returns the number of workers, and L+1 int32 arrays: the owner of each neuron of the input and of each layer.
 
     Raises `InputError`, which names the file and the line, if a line is malformed or if the files contradict each other or the model.
     """

@@ -97,5 +97,5 @@ def _may_be_claim_of(claim: bytes, nonce: str | None) -> bool:
     """True if the function with this nonce may have made the claim."""
     try:
         return nonce is None or unseal(claim, "the claim").get("nonce") == nonce
-    except Damaged:  # nobody knows whose claim it is, and a run that waits for a dead function is worse than a run that ends
+    except Damaged:  # the owner is unknown: to end a run without need is better than to wait for a dead function
         return True

@@ -47,7 +47,7 @@ class LayerShard:
     """One rank's part of one layer, ready to multiply. "Held rows" are the rank's own rows of the previous layer."""
 
     local: Weights  # (rows, held rows that are multiplied)
-    remote: Weights | None  # (rows, received rows); `None` where nothing is received
+    remote: Weights | None  # (rows, received rows); `None` if the rank receives nothing
     own: NDArray[np.int32] | None  # positions of the multiplied rows among the held rows; `None`: all of them, in order
     bias: NDArray[np.float32]  # (rows,)
     activation: str
@@ -131,7 +131,7 @@ def _positions(held: NDArray[np.int32], groups: list[NDArray[np.int32]]) -> NDAr
 def predicted_bytes(model: Model, partition: Partition, plan: ExchangePlan, rank: int, samples: int) -> int:
     """An upper estimate of the memory in bytes that ``rank`` needs for the activations of a batch of ``samples`` samples.
 
-    The memory of the process and of the shard itself comes on top. The estimate assumes that every sample stays live in every layer.
+    The estimate does not include the process and the shard itself. It assumes that every sample stays live in every layer.
     """
     peak = 0
     held = len(plan.inputs(rank))

@@ -138,7 +138,7 @@ class Spawner:
         with suppress(RunFailed):
             for failure in self._retry.call(self._invoker, "ask for failures", partial(self._invoker.failures, self._is_ours_or_over)):
                 if _run_of(failure.payload)[0] == self._keys.run:
-                    self._unreported.append(failure)  # kept here: the platform has removed it
+                    self._unreported.append(failure)  # stored here, because the platform has removed it
         with suppress(RunFailed):
             while self._unreported:
                 self._report(self._unreported[0])

@@ -73,8 +73,9 @@ class RunKeys:
         return f"{self.prefix}claim/{rank}"
 
     def progress(self, number: int) -> str:
-        """Progress report ``number`` (from 0): the layers that rank 0 has computed. Each report has its own key, because some stores accept
-        only one write per second to a key.
+        """Progress report ``number`` (from 0): how many layers rank 0 has computed.
+
+        Each report has its own key, because some stores accept only one write per second to a key.
         """
         return f"{self.prefix}progress/{number}"
 

@@ -42,8 +42,9 @@ class Meter:
         self.add_all({name: n})
 
     def add_all(self, counts: dict[str, int]) -> None:
-        """Add to several counters in one step, so that a snapshot shows all additions or none. Raises `KeyError`, and adds nothing, if a
-        name is unknown.
+        """Add to several counters in one step, so that a snapshot shows all additions or none.
+
+        Raises `KeyError`, and adds nothing, if a name is unknown.
         """
         with self._lock:
             self._counts |= {name: self._counts[name] + n for name, n in counts.items()}

@@ -64,7 +64,7 @@ def lease(store: Store, slots: int, run: str, lease_s: float = LEASE_S) -> Lease
     for slot in random.sample(range(slots), slots):
         keys = list(store.keys(slot_key(slot)))
         last = keys[-1] if keys else None
-        before: _Holder | None = None  # a run whose objects may still be there
+        before: _Holder | None = None  # the last run, if its objects may still exist
         if last is not None and not last.endswith(_FREE):
             before = _read(store, slot_key(slot, _epoch(last)))
             if before and not last.endswith(_LEFT) and before.until > time.time():
