@@ -2,7 +2,7 @@
 
 FsdError                base of all; ``exit_code`` is the exit code of the command
 ├── InputError          an input of the user is wrong: a file, a flag, an argument, a variable (exit code 2)
-├── CheckFailed         a check that the user asked for failed (exit code 1)
+├── CheckFailed         a check that the user requested failed (exit code 1)
 └── RunFailed           a run ended without an output; has ``code``, ``rank`` and ``layer`` (exit code 3)
     ├── DamagedContent  a staged object is missing or damaged; has its ``key``
     └── DriverError     a service refused a request or failed; the SDK's own error is its ``__cause__``
@@ -58,7 +58,7 @@ class RunFailed(FsdError):
 
 
 class DamagedContent(RunFailed):
-    """The staged object ``key`` is missing (`Code.NOT_FOUND`) or damaged (`Code.INVALID`). A run succeeds again once it is staged anew."""
+    """The staged object ``key`` is missing (`Code.NOT_FOUND`) or damaged (`Code.INVALID`). The remedy is to stage it again."""
 
     def __init__(self, code: Code, message: str, key: str = "", *, rank: int | None = None, layer: int | None = None) -> None:
         super().__init__(code, message, rank=rank, layer=layer)

@@ -19,7 +19,7 @@ from fsd_core.storage.retry import Retry
 
 __all__ = ["Aborted", "Channel", "ChannelConfig", "RankIdentity", "StallLimit"]
 
-START_S = 65.0  # `fsd_core.protocol.spawn.start_limit_s` for a platform of 5 s, and 15 s more
+START_S = 65.0  # seconds: `fsd_core.protocol.spawn.start_limit_s` for the default `InvokeLimits.start_s`, and 15 s more
 MAX_MESSAGE_CHARS = 2000  # of an error's text, so that the abort fits one message of every queue service
 MIN_LIMIT_S = 5.0
 SLOWEST_FACTOR = 20.0
@@ -27,7 +27,7 @@ POLL_S = 0.2  # between two checks of the limits while a step waits
 
 
 class Aborted(RunFailed):
-    """Another rank, or the client, ended the run. This error carries its error: this rank itself did not fail."""
+    """Another process of the run (a rank, or the client) failed and ended the run. This error describes that failure."""
 
     key = ""  # the staged object that was missing or damaged, if that is the reason
 

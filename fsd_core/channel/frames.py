@@ -2,7 +2,7 @@
 
 Layout, little-endian: magic (4 bytes), version (1), kind (1), zero (2), run (8), epoch (4), step (4), source (4), number of the piece
 (4), number of pieces (4), length of the body (4), CRC-32 of the body (4), CRC-32 of all bytes before it (4); then the body. The header
-identifies a piece completely. So a receiver can take frames in any order and recognises copies, whatever order the queue service keeps.
+identifies a piece completely. So a receiver can take frames in any order and recognises copies, even if the queue service keeps no order.
 """
 
 from __future__ import annotations

@@ -75,5 +75,5 @@ class HybridChannel(QueueChannel):
                 raise RunFailed(Code.INVALID, why, rank=self.me.rank)
             payload = fetch(self.store, self.keys.exchange(step, source), b"", _NOTICE.unpack(notice), what)
             self.mailbox.deliver(step, source, payload)
-        except Exception as error:  # also of a defect, which would leave the main thread waiting
+        except Exception as error:  # of any class: otherwise the main thread would wait for this thread
             self.receiving_failed(error)

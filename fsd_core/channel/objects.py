@@ -155,7 +155,7 @@ class ObjectChannel(Channel):
                 self.mailbox.deliver(step, source, fetch(self.store, key, head, where, f"the payload of rank {source} in step {step}"))
                 return
             self._look_for_abort()
-        except Exception as error:  # also of a defect, which would leave the main thread waiting
+        except Exception as error:  # of any class: otherwise the main thread would wait for this thread
             self.receiving_failed(error)
             return
         now = time.monotonic()

@@ -49,7 +49,7 @@ class QueueChannel(Channel):
         room = driver.limits.message_bytes * 3 // 4 // 3 * 3 if self._text else driver.limits.message_bytes
         self.piece_bytes = room - HEADER_BYTES
         limits = driver.limits
-        self._open = self.eager or limits.outstanding_messages is not None  # whether a receive is always open
+        self._open = self.eager or limits.outstanding_messages is not None  # True: the thread receives all the time
         self._ack_messages = min(limits.batch_messages, (limits.outstanding_messages or 2 * limits.batch_messages) // 2)
         self._ack_bytes = (limits.outstanding_bytes or math.inf) / 2
         # Not yet acknowledged, oldest first: monotonic time of delivery, token, bytes of the body.
@@ -151,7 +151,7 @@ class QueueChannel(Channel):
                 if time.time() >= self.me.deadline:
                     return
             self._ack(everything=True)
-        except Exception as error:  # also of a defect, which would leave the main thread waiting
+        except Exception as error:  # of any class: otherwise the main thread would wait for this thread
             self.receiving_failed(error)
             with suppress(RuntimeError):  # the pool is shut down: the worker has ended
                 self._ack(everything=True)

@@ -31,7 +31,7 @@ _START = _HEADER.size + _CRC.size
 _CODEC = 2
 _BITMAP, _BASE, _MASK, _PLANES = 1, 2, 4, 8
 _LEVEL = 3  # on the challenge's first layers, level 1 took a third less time and a tenth more bytes
-_TRIAL = 1 << 14  # how many values are compressed both ways to choose between planes and plain floats
+_TRIAL = 1 << 14  # the number of values that are compressed in both ways, to choose between planes and plain floats
 
 
 class CodecError(ValueError):

@@ -35,7 +35,7 @@ __all__ = [
 
 T = TypeVar("T")
 N = TypeVar("N", bound=np.generic)
-MAX_SECONDS = 10**9  # the waiting calls of the system accept only a few times more
+MAX_SECONDS = 10**9  # the system's functions that wait accept only a few times this number
 REAL = "fiub"  # the kinds of numpy's dtypes that hold real numbers
 SHOWN_CHARS = 80  # of a value in an error line
 
@@ -187,7 +187,7 @@ def array(name: str, value: Any, kinds: str = REAL, dims: int | None = None) -> 
         raise wrong(name, value, "an array without a mask; call filled() on it")
     try:
         found = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # rows of unequal lengths, a tensor of another device, ...
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # unequal rows, a tensor on another device, ...
         reason = " ".join(str(error).split())
         raise InputError(f"{name} {shown(value)}: expected an array of numbers; numpy cannot convert it: {reason}") from error
     wanted = "whole numbers" if set(kinds) <= set("iu") else "real numbers"

@@ -188,7 +188,7 @@ def read(cls: type[T], found: Mapping[str, Any], where: str, *, known: Collectio
 
 def nearest(name: str, known: Collection[str], likeness: float = 0.6) -> str | None:
     """The known name most similar to ``name``, or `None` if no similarity reaches ``likeness``, from 0 (any name) to 1 (the same name)."""
-    import difflib  # here, since it is for errors only: workers start faster without it
+    import difflib  # imported here, because only errors need it and workers start faster without it
 
     return next(iter(difflib.get_close_matches(name, known, 1, likeness)), None)
 

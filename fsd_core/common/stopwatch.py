@@ -11,7 +11,7 @@ import numpy as np
 
 __all__ = ["CELLS", "PHASES", "Stopwatch"]
 
-PHASES = ("load", "compute", "send", "exchange", "other")  # the timeline writes the first letter, so that all differ
+PHASES = ("load", "compute", "send", "exchange", "other")  # all first letters differ, because the timeline contains only these
 CELLS = 512  # the largest number of cells of a timeline
 FIRST_CELL_S = 0.001
 

@@ -12,7 +12,7 @@ from fsd_core.errors import InputError
 __all__ = ["read_text"]
 
 MAX_BYTES = 16 << 20  # files of settings, prices or counts are smaller, and /dev/zero has no end
-PIPE_S = 10.0  # how long a pipe may stay silent: `--config <(command)` reads one
+PIPE_S = 10.0  # seconds that a pipe may send nothing; `--config <(command)` reads from a pipe
 
 
 def read_text(path: Path, where: str) -> str:

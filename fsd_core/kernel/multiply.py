@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 __all__ = ["DENSE_SHARE", "Weights"]
 
-DENSE_SHARE = 1 / 32  # measured on one core: in the time of one multiplication by gather, BLAS does 32
+DENSE_SHARE = 1 / 32  # measured on one core: BLAS does 32 multiplications in the time that the gather method needs for one
 GATHER_VALUES = 1 << 18  # the gather method works on pieces of 1 MB, which fit the cache
 DENSE_BYTES = 256 << 20  # larger weights stay sparse
 

@@ -87,7 +87,7 @@ class Csr:
             raise InputError(f"csr indptr: expected numbers that ascend from 0 to {self.indices.size}, the number of nonzeros")
         ascends = self.indices[1:] > self.indices[:-1]
         starts = self.indptr[1:-1]
-        ascends[starts[(starts > 0) & (starts < self.indices.size)] - 1] = True  # the first column of a row may be any
+        ascends[starts[(starts > 0) & (starts < self.indices.size)] - 1] = True  # the first column of a row has no column before it
         if not ascends.all():
             row = int(np.searchsorted(self.indptr, int(ascends.argmin()) + 1, "right")) - 1
             raise InputError(f"csr row {row} (0-based) has columns out of order or twice: expected columns that ascend strictly")

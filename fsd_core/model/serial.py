@@ -31,7 +31,7 @@ def serial(model: Model, inputs: Any, batch: int = 1024) -> Any:
         alive = np.arange(x.shape[1])
         for layer, matrix in zip(model.layers, weights, strict=True):
             x = activate(matrix @ x, layer.bias, layer.activation, layer.clip, layer.challenge)
-            if zero_stays and not (kept := x.any(axis=0)).all():  # a sample that is all zero stays so in all later layers
+            if zero_stays and not (kept := x.any(axis=0)).all():  # a sample with only zeros has only zeros in all later layers
                 x, alive = np.ascontiguousarray(x[:, kept]), alive[kept]
         output = np.zeros((min(batch, inputs.shape[0] - start), model.outputs), np.float32)
         output[alive] = softmax(x.T) if model.layers[-1].activation == "softmax" else x.T

@@ -109,7 +109,7 @@ def _write(model: Model, folder: Path) -> set[str]:
         aside = folder / f"{name}.new"
         save_file(arrays, aside, {"format": _FORMAT})
         aside.chmod(folder.stat().st_mode & 0o666)  # the library lets only the owner read the file
-        aside.replace(folder / name)  # never written in place, since a reader of the model may have mapped the file
+        aside.replace(folder / name)  # never written in place, because a reader of the model may have mapped the old file
         files.add(name)
         entries += [_entry(model.layers[k], name) for k in group]
     manifest = {"format": _FORMAT, "version": _VERSION, "name": model.name, "digest": model.digest, "layers": entries}

@@ -77,7 +77,7 @@ def repair(owner: NDArray[np.int32], weights: Csr, sources: NDArray[np.int32] | 
     if load.max() <= max_work:
         return owner
     owner = owner.copy()
-    # for each input row and rank: how many output rows of the rank read it, plus 1 if the rank owns it; at 0 the row need not travel there
+    # for each input row and rank: how many output rows of the rank read it, plus 1 if the rank owns it; 0: the row does not travel there
     held = np.bincount(weights.indices * np.int64(workers) + np.repeat(owner, loads), minlength=weights.shape[1] * workers)
     held = held.reshape(-1, workers)
     if sources is not None:

@@ -33,8 +33,8 @@ class RunConfig:
     objective: str = key(choice(*OBJECTIVES))
     faults: str | None = key(nullable(text()))
     started: float = key(number())  # seconds since 1970, on the client's clock
-    start_s: float = key(number())  # how long the launches of all ranks may take together, in seconds
-    outage_s: float = key(number())  # how long a service may be unreachable, in seconds
+    start_s: float = key(number())  # the time in seconds that the launches of all ranks may take together
+    outage_s: float = key(number())  # the time in seconds that a service may be unreachable
 
     @property
     def queued(self) -> bool:

@@ -191,7 +191,7 @@ class ShardReader:
         return len(self._checksums)
 
     def __iter__(self) -> Iterator[LayerShard]:
-        """The layers in order."""
+        """Yield the layers in order."""
         if self._kept:
             yield from (_layer(segment) for segment in self._kept)
             return
@@ -210,7 +210,7 @@ class ShardReader:
                 yield _layer(segment)
 
     def _groups(self) -> list[tuple[int, int]]:
-        """Pairs of first and last: the layers [first, last) are read in one request."""
+        """Group the layers: each pair (first, last) means that one request reads the layers [first, last)."""
         groups = [(0, 1)]
         for layer in range(1, self.layers):
             first, last = groups[-1]

@@ -23,7 +23,7 @@ def content(digest: str) -> str:
 
 
 def manifest(key: str) -> str:
-    """The key of the manifest of the staged content that ``key`` belongs to. The manifest lists the parts of that content."""
+    """The key of the manifest of the staged content that ``key`` belongs to. It exists once all parts of the content are stored."""
     return f"{key.rpartition('/')[0]}/manifest"
 
 

@@ -26,7 +26,7 @@ FIELDS = (
     "invocations",
     "retries",
     "duplicates_dropped",
-    "strays_dropped",  # messages of other runs or older epochs, and messages that are not ours
+    "strays_dropped",  # messages of other runs or older epochs, and messages that are not frames
 )
 
 

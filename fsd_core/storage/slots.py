@@ -2,7 +2,7 @@
 
 The object ``slots/S/EPOCH`` is the lease of slot S. It names the run that holds the slot at this epoch, and the time at which the lease
 ends. A run takes a slot by creating this object at the next epoch; only one of several runs can create it. The client writes the object
-again every `RENEW_S` seconds. If the client did not write it for `LEASE_S` seconds, the client is taken for dead: its workers stop, and
+again every `RENEW_S` seconds. If the client did not write it for `LEASE_S` seconds, the client counts as dead: its workers stop, and
 another run may take the slot.
 
 The object ``slots/S/EPOCH.free`` shows that the run has released the slot. If the run failed, ``slots/S/EPOCH.left`` takes its place: late
@@ -34,7 +34,7 @@ __all__ = ["LEASE_S", "RENEW_S", "Lease", "holders", "lease", "release", "renew"
 RENEW_S = 20.0
 LEASE_S = 60.0  # three renewals
 _FREE, _LEFT = ".free", ".left"
-_KEPT_EPOCHS = 8  # a client with an old listing still fails to create an epoch that was used
+_KEPT_EPOCHS = 8  # old leases stay, so that a client with an outdated listing cannot create one of their epochs again
 
 
 @attrs.frozen

@@ -28,9 +28,9 @@ from fsd_core.wrappers.around import Around, AroundInvoker, AroundMessages, Arou
 __all__ = ["Faults", "FaultyInvoker", "FaultyMessages", "FaultyObjects", "InjectedError"]
 
 T = TypeVar("T")
-LATE_S = (0.5, 1.5)  # the bounds of the uniform delay of a late launch
+LATE_S = (0.5, 1.5)  # the bounds in seconds of the uniform delay of a late launch
 _MAX_DELAY_S = 60.0
-_LOOK_S = 0.25  # a receive that waits looks this often for deliveries which another thread's receive has held back
+_LOOK_S = 0.25  # seconds; a waiting receive looks this often for deliveries that another thread's receive has held back
 
 
 def _seconds(text: str) -> float:
@@ -173,7 +173,7 @@ class FaultyMessages(_Faulty[MessageDriver], AroundMessages):
         lost = self._begin()
         until = time.monotonic() + wait_s
         while not (ready := self._once(rank, limit, until)) and time.monotonic() < until:
-            time.sleep(0.01)  # some services round a short wait down to 0, and this loop would use all of a processor
+            time.sleep(0.01)  # without this, the loop would use a whole processor if the service rounds a short wait down to 0
         if len(ready) > 1 and self._faults.reorder:
             self._dice.shuffle(ready)
             back = [self._dice.hit(self._faults.reorder) for _ in ready[1:]]  # all but the first: a receive that found messages returns one
@@ -270,7 +270,7 @@ class FaultyInvoker(_Faulty[InvokeDriver], AroundInvoker):
     def _later(self, function: str, payload: bytes) -> Launch:
         late = _LateLaunch(self._driver, function, payload)
         timer = threading.Timer(self._dice.between(*LATE_S), late.make)
-        timer.daemon = True  # its late launches end with the process: the contract allows that a launch never runs
+        timer.daemon = True  # the process does not wait for late launches: the contract allows that a launch never runs
         self._timers.append(timer)
         timer.start()
         return late
