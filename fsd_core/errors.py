@@ -1,11 +1,11 @@
 """The errors that this project raises on purpose, in one tree.
 
 FsdError                base of all; ``exit_code`` is the exit code of the command
-├── InputError          a file, flag, value or message is wrong (exit code 2)
-├── CheckFailed         a check that the user asked for failed (exit code 1)
-└── RunFailed           a run ended without an output: has code, rank and layer (exit code 3)
-    ├── DamagedContent  staged content is missing or damaged: has its key
-    └── DriverError     a service refused a request or failed: the SDK's own error is its ``__cause__``
+├── InputError          an input of the user is wrong: a file, a flag, an argument, a variable (exit code 2)
+├── CheckFailed         a check that the user requested failed (exit code 1)
+└── RunFailed           a run ended without an output; has ``code``, ``rank`` and ``layer`` (exit code 3)
+    ├── DamagedContent  a staged object is missing or damaged; has its ``key``
+    └── DriverError     a service refused a request or failed; the SDK's own error is its ``__cause__``
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class FsdError(Exception):
 
 
 class InputError(FsdError):
-    """A user's input is wrong. The text is one line: which input, what was found, and what was expected."""
+    """An input of the user is wrong. The message is one line that names the input, the value found, and what was expected."""
 
     exit_code = 2
 
 
 class CheckFailed(FsdError):
-    """A check that the user asked for failed, for instance ``--truth``."""
+    """A check that the user requested failed, for instance ``--truth``."""
 
     exit_code = 1
 
@@ -36,7 +36,7 @@ class CheckFailed(FsdError):
 class RunFailed(FsdError):
     """A run ended without an output.
 
-    ``rank`` and ``layer`` (counted from 1) are where it failed, or `None` where that is not known. ``str(error)`` is one line for people.
+    ``rank`` and ``layer`` (counted from 1) name the place of the failure; each is `None` if unknown. ``str(error)`` is one line for people.
     """
 
     def __init__(self, code: Code, message: str, *, rank: int | None = None, layer: int | None = None) -> None:
@@ -58,7 +58,7 @@ class RunFailed(FsdError):
 
 
 class DamagedContent(RunFailed):
-    """The staged object ``key`` is missing (`Code.NOT_FOUND`) or damaged (`Code.INVALID`): staging it again repairs the run."""
+    """The staged object ``key`` is missing (`Code.NOT_FOUND`) or damaged (`Code.INVALID`). The remedy is to stage it again."""
 
     def __init__(self, code: Code, message: str, key: str = "", *, rank: int | None = None, layer: int | None = None) -> None:
         super().__init__(code, message, rank=rank, layer=layer)

@@ -327,7 +327,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("inputs", X.astype("M8[s]"), "inputs .*datetime64"),
     ("inputs", np.ma.masked_less(X, 2), "inputs .*: expected an array without a mask"),
     ("inputs", [np.ma.masked_less(X[0], 2)], "inputs .*: expected an array without a mask"),
-    ("inputs", [[1.0] * WIDTH, [1.0]], "inputs .*: expected an array of numbers; numpy cannot make one of it"),
+    ("inputs", [[1.0] * WIDTH, [1.0]], "inputs .*: expected an array of numbers; numpy cannot convert it"),
     ("inputs", [[None] * WIDTH], "inputs .*object"),
     ("inputs", (row for row in X), r"inputs \(a generator\)"),
     ("inputs", X * np.nan, "inputs: the value in row 0, column 0 .* is not finite"),

@@ -102,7 +102,7 @@ def test_a_worker_that_dies_before_its_claim_is_launched_again(cloud: Cloud, ran
 
 def test_a_worker_that_dies_before_every_claim_is_named(cloud: Cloud) -> None:
     cloud.order(rank=0, at="claim")
-    with pytest.raises(RunFailed, match="did not start: the platform says UNAVAILABLE") as caught:
+    with pytest.raises(RunFailed, match="did not start: the platform reports UNAVAILABLE") as caught:
         cloud.run()
     assert (caught.value.rank, caught.value.layer) == (0, None)
     assert left_by_runs(cloud.store) == []
@@ -142,7 +142,7 @@ def test_what_was_staged_is_staged_again(cloud: Cloud, kind: str, damage: str) -
     [
         ("output/0/1", "removed", r"NOT_FOUND: get \w+/run/output/0/1"),
         ("output/0/1", "flipped", "rank 1: the output slice of batch 1 is damaged"),
-        ("x/0/1", "cut", "what rank 1 sent in step 0 is damaged"),
+        ("x/0/1", "cut", "the payload of rank 1 in step 0 is damaged"),
         ("claim/1", "flipped", ""),
         ("record/0", "flipped", ""),
         ("record/1", "removed", ""),

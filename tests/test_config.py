@@ -179,7 +179,7 @@ def test_what_is_no_text_is_named(content, says, tmp_path):
 def test_a_pipe_is_read_and_not_waited_for_in_vain(tmp_path, monkeypatch):
     monkeypatch.setattr(textfile, "PIPE_S", 0.2)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="is a pipe that brought nothing"):
+    with pytest.raises(InputError, match="is a pipe that sent nothing"):
         load(config=tmp_path / "pipe", environ={})
     monkeypatch.setattr(textfile, "PIPE_S", 60.0)
     read, write = os.pipe()

@@ -88,7 +88,7 @@ def test_a_bundle_gives_each_target_its_own(payloads: dict[int, bytes], source: 
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [(lambda b: b"", "no header"), (lambda b: b[:40], "does not fit"), (lambda b: b[:36] + b"\xff" + b[37:], "checksum")],
+    [(lambda b: b"", "and a header of"), (lambda b: b[:40], "does not fit"), (lambda b: b[:36] + b"\xff" + b[37:], "checksum")],
 )
 def test_a_damaged_bundle_is_named(change: object, word: str) -> None:
     body = bundle(RankIdentity(RUN, 1, 2, 9, 0.0), 4, [(5, b"x" * 9)])
@@ -99,7 +99,7 @@ def test_a_damaged_bundle_is_named(change: object, word: str) -> None:
 
 def test_a_bundle_of_another_step_or_without_this_target_is_refused() -> None:
     body = bundle(RankIdentity(RUN, 1, 2, 9, 0.0), 4, [(5, b"x")])
-    for arguments, word in (((RUN, 5, 2, 5), "another run, step or rank"), ((RUN, 4, 2, 6), "nothing for rank 6")):
+    for arguments, word in (((RUN, 5, 2, 5), "expected version 1, run"), ((RUN, 4, 2, 6), "no entry for rank 6")):
         with pytest.raises(RunFailed, match=word):
             entry(body, *arguments)
 
@@ -116,7 +116,7 @@ def test_an_inconsistent_piece_is_no_duplicate() -> None:
     mailbox = Mailbox({0: [1]})
     assert mailbox.add(frame(0, 1, 0, 3, b"a")) is None
     for number in (0, 1):
-        with pytest.raises(Inconsistent, match="a piece of 2 in step 0, after pieces of 3"):
+        with pytest.raises(Inconsistent, match="one of 2 pieces in step 0: expected one of 3"):
             mailbox.add(frame(0, 1, number, 2, b"b"))
     assert mailbox.add(frame(0, 1, 2, 3, b"c")) is None
     assert mailbox.add(frame(0, 1, 1, 3, b"b")) == b"abc"

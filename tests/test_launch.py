@@ -108,7 +108,7 @@ def test_a_configuration_comes_back_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"version": 1}, f"the run's configuration has version 1: expected {VERSION}, which this worker reads: deploy the app again"),
+        ({"version": 1}, f"the run's configuration has version 1: expected {VERSION}, the version of this worker; deploy the app again"),
         ({"channel": "pigeon"}, "the run's configuration: channel = 'pigeon': expected one of queue, object, hybrid"),
         (
             {"batches": []},

@@ -159,7 +159,7 @@ def test_no_more_threads_is_the_machines_refusal() -> None:
 
 def test_homes_that_cannot_be_used_say_so(fsd: Fsd, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert fsd(FSD_HOME=f"{tmp_path}/file") == (2, f"fsd: FSD_HOME {tmp_path}/file: is a file, expected a folder")
+    assert fsd(FSD_HOME=f"{tmp_path}/file") == (2, f"fsd: FSD_HOME {tmp_path}/file: is a file: expected a folder")
     below = f"{tmp_path}/file/home"
     code, line = fsd(FSD_HOME=below)
     assert code == 2

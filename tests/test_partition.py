@@ -24,7 +24,7 @@ MODEL = sparse([20, 30, 10, 25], 0.3)
 def test_every_neuron_has_an_owner_and_rows_are_shared_evenly(model: Model, workers: int, method: str, seed: int) -> None:
     largest = max(layer.outputs for layer in model.layers)
     if workers > largest:
-        with pytest.raises(InputError, match=f"workers {workers}: expected at most {largest}, the rows"):
+        with pytest.raises(InputError, match=f"workers {workers}: expected at most {largest}, the number of rows"):
             partition(model, workers, method, seed)
         return
     made = partition(model, workers, method, seed).check(model)
@@ -85,7 +85,7 @@ def test_save_replaces_a_partition_and_nothing_else(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["p.npz"]
     other = tmp_path / "notes.txt"
     other.write_text("mine")
-    with pytest.raises(InputError, match=r"notes\.txt: exists and is no partition"):
+    with pytest.raises(InputError, match=r"notes\.txt: exists and is not a partition"):
         partition(MODEL, 4, "random").save(other)
     assert other.read_text() == "mine"
     with pytest.raises(InputError, match="cannot be written"):
@@ -113,7 +113,7 @@ def _spoil(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         (lambda a: a.update(owner_1=a["owner_1"][1:]), r"owner_1 has shape \(29,\)"),
         (lambda a: a.update(owner_1=a["owner_1"][None]), r"owner_1 has shape \(1, 30\)"),
         (lambda a: a.update(owner_2=a["owner_2"] - 1), "owner_2 names rank -1"),
-        (lambda a: a.update(owner_2=a["owner_2"].astype(object)), "array 'owner_2': it holds objects"),
+        (lambda a: a.update(owner_2=a["owner_2"].astype(object)), "array 'owner_2': an array of Python objects"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:

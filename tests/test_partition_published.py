@@ -86,7 +86,7 @@ def test_a_row_listed_twice_is_named(folder: Path) -> None:
     path = folder / "conn.1"
     first = path.read_text().splitlines()[0]
     _edit(path, 3, first)
-    with pytest.raises(InputError, match=rf"conn\.1:3: row {first.split()[0]} has line 1 already"):
+    with pytest.raises(InputError, match=rf"conn\.1:3: row {first.split()[0]} is on line 1 already"):
         Partition.load(folder, MODEL)
 
 
@@ -98,7 +98,7 @@ def test_a_target_that_is_missing_or_needless_is_named(folder: Path) -> None:
     with pytest.raises(InputError, match=rf"conn\.1:{number}: row {words[0]} does not go to worker {words[3]}"):
         Partition.load(folder, MODEL)
     _edit(path, number, " ".join([*words, "3"]))
-    with pytest.raises(InputError, match=rf"conn\.1:{number}: row {words[0]} goes to worker 3: expected only workers that own"):
+    with pytest.raises(InputError, match=rf"conn\.1:{number}: row {words[0]} goes to worker 3: expected only targets that own"):
         Partition.load(folder, MODEL)
     path.write_text("\n".join(" ".join(line) for line in lines if line[0] != words[0]))
     with pytest.raises(InputError, match=rf"conn\.1: row {words[0]} has no line, but workers 0 and 2 read it: expected a line"):

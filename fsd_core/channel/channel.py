@@ -1,4 +1,4 @@
-"""The base class of all channels: waiting for peers with a stall limit, naming the missing ranks, and ending a run early."""
+"""The base class of all channels. It waits for payloads up to a stall limit, names the ranks that did not send, and ends a failed run."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from fsd_core.storage.retry import Retry
 
 __all__ = ["Aborted", "Channel", "ChannelConfig", "RankIdentity", "StallLimit"]
 
-START_S = 65.0  # `fsd_core.protocol.spawn.start_limit_s` for a platform of 5 s, and 15 s more
-MAX_MESSAGE_CHARS = 2000  # of an error, so that its message fits every queue
+START_S = 65.0  # seconds: `fsd_core.protocol.spawn.start_limit_s` for the default `InvokeLimits.start_s`, and 15 s more
+MAX_MESSAGE_CHARS = 2000  # of an error's text, so that the abort fits one message of every queue service
 MIN_LIMIT_S = 5.0
 SLOWEST_FACTOR = 20.0
-POLL_S = 0.2  # between two looks at the limits while a step waits
+POLL_S = 0.2  # between two checks of the limits while a step waits
 
 
 class Aborted(RunFailed):
-    """The run failed elsewhere and the reason is known. This rank stops for no reason of its own."""
+    """Another process of the run (a rank, or the client) failed and ended the run. This error describes that failure."""
 
     key = ""  # the staged object that was missing or damaged, if that is the reason
 
     @property
     def reason(self) -> RunFailed:
-        """The error that ended the run, as its rank raised it."""
+        """The error that ended the run, with the rank and layer in which it occurred."""
         if self.key:
             return DamagedContent(self.code, self.message, self.key, rank=self.rank, layer=self.layer)
         return RunFailed(self.code, self.message, rank=self.rank, layer=self.layer)
@@ -41,7 +41,11 @@ class Aborted(RunFailed):
 
 @attrs.frozen
 class RankIdentity:
-    """A worker's rank (-1: the client) and its run. ``epoch``: of the slot's lease. ``deadline``: of the run, in seconds since 1970."""
+    """One member of a run: its ``rank`` (-1 is the client) and the data of the run that every member has.
+
+    ``run`` is the run's id, ``epoch`` the number of the slot's lease, ``workers`` the number of ranks, and ``deadline`` the run's end
+    in seconds since 1970.
+    """
 
     run: str
     epoch: int
@@ -52,10 +56,11 @@ class RankIdentity:
 
 @attrs.frozen
 class ChannelConfig:
-    """What a channel of any kind has to know.
+    """The configuration that every kind of channel takes.
 
-    ``expected``: for each step, the ranks that send a payload to this rank. ``pool``: runs the requests that send and fetch.
-    ``eager``: save time rather than requests. ``start_s``: how long the ranks may take to start, in seconds.
+    ``expected`` maps each step to the ranks that send a payload to this rank. ``retry`` repeats failed requests. ``pool`` runs the
+    requests that send and fetch payloads. With ``eager``, the channel makes more requests to deliver payloads sooner. ``start_s`` is
+    the time in seconds that the ranks may take to start.
     """
 
     me: RankIdentity
@@ -67,11 +72,11 @@ class ChannelConfig:
 
 
 class StallLimit:
-    """The stall limit: the run fails if a step waits for so many seconds and no payload arrives.
+    """The stall limit: the longest time in seconds that a step may wait without the arrival of a payload before the run fails.
 
-    The limit is `SLOWEST_FACTOR` times the duration of the slowest step so far, and at least `MIN_LIMIT_S` and ``min_s`` seconds. For
-    ``start_s`` seconds from the construction of this object it is also at least ``start_s``: a rank that starts late delays another rank
-    in the first step, and through it more ranks in later steps. ``clock``: returns seconds.
+    The limit is `SLOWEST_FACTOR` times the duration of the slowest step so far, and at least `MIN_LIMIT_S` and ``min_s`` seconds. In the
+    first ``start_s`` seconds after the construction of this object the limit is also at least ``start_s``, because a rank that starts
+    late delays the ranks that wait for it, and these delay others in later steps. ``clock`` returns the time in seconds.
     """
 
     def __init__(self, min_s: float = 0.0, clock: Callable[[], float] = time.monotonic, start_s: float = START_S) -> None:
@@ -83,20 +88,20 @@ class StallLimit:
 
     @property
     def seconds(self) -> float:
-        """The current stall limit."""
+        """The current stall limit in seconds."""
         learned = max(self._min_s, SLOWEST_FACTOR * self._slowest)
         return max(learned, self._start) if self._clock() < self._began + self._start else learned
 
     def step_ended(self, seconds: float) -> None:
-        """Take the duration of a step into account."""
+        """Record the duration of a step. The limit grows if the step was the slowest so far."""
         self._slowest = max(seconds, self._slowest)
 
 
 class Channel(abc.ABC):
     """Moves payloads between the ranks of one run: in each step at most one from each source to each target.
 
-    A step is complete when each expected source has sent its payload. `send` is asynchronous, and `receive` returns payloads in the
-    order of their arrival. Errors of either raise `RunFailed` in `receive` or `finish`.
+    A step is complete when each expected source has sent its payload. `send` is asynchronous. `receive` returns payloads in the order of
+    their arrival. If a background request that sends or receives fails, `receive` or `finish` raises its error, a `RunFailed`.
     """
 
     def __init__(self, config: ChannelConfig, stall_limit: StallLimit) -> None:
@@ -107,32 +112,36 @@ class Channel(abc.ABC):
         self.eager = config.eager
         self.stall_limit = stall_limit
         self.retry.stall_s = lambda: stall_limit.seconds
-        self.mailbox = Mailbox(config.expected, self.retry.stop.set)  # once the run has failed, requests that wait for a retry end too
+        self.mailbox = Mailbox(config.expected, self.retry.stop.set)  # if the run fails, requests that wait for a retry end too
         self._sending: list[Future[None]] = []
         self._step_began = time.monotonic()
 
     @abc.abstractmethod
     def send(self, step: int, payloads: Iterable[tuple[int, bytes]]) -> None:
-        """Start to send each payload to its target: pairs of (target, payload). Returns before they are sent."""
+        """Start to send ``payloads``, pairs of (target rank, payload). Returns before they are sent."""
 
     @abc.abstractmethod
     def abort(self, error: RunFailed, retry: Retry) -> None:
-        """Tell all other ranks that the run failed with ``error``. ``retry``: for these requests; the run's may have no time left."""
+        """Inform all other ranks that the run failed with ``error``.
+
+        These requests use ``retry`` instead of the channel's own, whose deadline may have passed.
+        """
 
     def prepare(self, step: int) -> None:  # noqa: B027  only some services need it
-        """Start to receive payloads of ``step``."""
+        """Start to receive the payloads of ``step``."""
 
     def receive(self, step: int, *, stalls: int = 1) -> Iterator[tuple[int, bytes]]:
-        """Yield (source, payload) for each expected source of ``step``, in the order of arrival.
+        """Yield (source rank, payload) for each expected source of ``step``, in the order of arrival.
 
-        Raises `RunFailed` (`Code.DEADLINE`) if nothing arrives for ``stalls`` times the stall limit, or at the run's deadline.
+        Raises `RunFailed` (`Code.DEADLINE`) if nothing arrives for ``stalls`` x the stall limit, or when the run's deadline passes. Also
+        raises the error of a background request.
         """
         self.prepare(step)
         heard_at = time.monotonic()
         while missing := self.mailbox.missing(step):
             for item in self._drain(step):
                 yield item
-                heard_at = time.monotonic()  # the caller may have computed since `yield`, which is no stall
+                heard_at = time.monotonic()  # the time since `yield`, in which the caller computed, is not a stall
             self._check_sends()
             arrival = self.mailbox.next(step, timeout=POLL_S)
             if arrival is not None:
@@ -144,7 +153,7 @@ class Channel(abc.ABC):
                 raise RunFailed(Code.DEADLINE, self._who(step, missing, waited), rank=self.me.rank)
         yield from self._drain(step)
         now = time.monotonic()
-        self.stall_limit.step_ended(now - self._step_began)  # the time of computing counts: another rank may take as long
+        self.stall_limit.step_ended(now - self._step_began)  # includes computing: another rank may compute as long
         self._step_began = now
 
     def _drain(self, step: int) -> Iterator[tuple[int, bytes]]:
@@ -152,7 +161,7 @@ class Channel(abc.ABC):
             yield item
 
     def _who(self, step: int, missing: list[int], waited: float) -> str:
-        """The error line: the ranks that did not send, and the last step in which this rank heard from each."""
+        """The error line. It names the ranks that did not send, and for each the last step from which a payload of it arrived."""
         heard = self.mailbox.heard
         who = ", ".join(f"rank {r} ({f'last heard in step {heard[r]}' if r in heard else 'never heard of'})" for r in missing[:8])
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
@@ -163,7 +172,7 @@ class Channel(abc.ABC):
         return f"waited {waited:.1f} s in step {step}, {limit}, for {who}{more}{note}{away}"
 
     def submit(self, task: Callable[[], None]) -> None:
-        """Run a task that sends in the pool. `receive` or `finish` raises its error."""
+        """Run ``task``, which sends payloads, in a thread of the pool. If it fails, `receive` or `finish` raises its error."""
         self._sending.append(self.pool.submit(task))
 
     def _check_sends(self) -> None:
@@ -177,7 +186,10 @@ class Channel(abc.ABC):
         self._sending = pending
 
     def receiving_failed(self, error: Exception) -> None:
-        """Make `receive` raise the error of a thread that receives. An error of another class than `FsdError` is a defect, and is named."""
+        """Make `receive` raise ``error``, which ended a thread that receives.
+
+        An error that is not an `FsdError` is a defect in the program: the error line names its class.
+        """
         if not isinstance(error, FsdError):
             error = RunFailed(Code.UNKNOWN, f"receiving failed: {type(error).__name__}: {error}", rank=self.me.rank)
         self.mailbox.fail(error)
@@ -193,12 +205,12 @@ class Channel(abc.ABC):
         self.finish_sends()
 
     def close(self) -> None:  # noqa: B027  only some services need it
-        """Stop the background threads, which receive."""
+        """Stop the background threads that receive."""
 
 
 @attrs.frozen
 class _Reason:
-    """Why a run failed, as it is stored and sent. ``key``: see `Aborted.key`."""
+    """The stored form of the error that ended a run. `Aborted.key` describes ``key``."""
 
     code: str = fields.key(choice(*Code.__members__))
     message: str = fields.key(text(empty=True))
@@ -208,13 +220,16 @@ class _Reason:
 
 
 def describe(error: RunFailed) -> bytes:
-    """An error as sealed JSON, for the other ranks and the client."""
+    """``error`` as sealed JSON, which the other ranks and the client decode with `explain`."""
     key = error.key if isinstance(error, DamagedContent | Aborted) else ""
     return seal(attrs.asdict(_Reason(error.code.name, error.message[:MAX_MESSAGE_CHARS], error.rank, error.layer, key)))
 
 
 def explain(data: bytes) -> Aborted:
-    """The error whose `Aborted.reason` is the error that `describe` was given. If ``data`` is damaged, an error that says so."""
+    """Decode what `describe` encoded: an `Aborted` whose ``reason`` equals the encoded error.
+
+    Raises nothing: if ``data`` is damaged, the message of the `Aborted` explains this.
+    """
     try:
         found = fields.read(_Reason, unseal(data, "the reason"), "the reason: ")
     except (Damaged, InputError):

@@ -1,8 +1,8 @@
 """Frames: the messages that ranks send each other. A payload is one frame, or several pieces if it is larger than a message.
 
-Layout, little-endian: magic, version, kind, run, epoch, step, source, sequence, of, length of the body, CRC-32 of the body, CRC-32 of
-the header up to here; then the body. The header names the run, step, source and piece of a frame. A receiver can therefore use frames in
-any order, and recognise copies, without any help of the queue service.
+Layout, little-endian: magic (4 bytes), version (1), kind (1), zero (2), run (8), epoch (4), step (4), source (4), number of the piece
+(4), number of pieces (4), length of the body (4), CRC-32 of the body (4), CRC-32 of all bytes before it (4); then the body. The header
+identifies a piece completely. So a receiver can take frames in any order and recognises copies, even if the queue service keeps no order.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 
 class Stray(ValueError):
-    """The bytes are not a frame of this version with a sound header. So nobody can say which run they belong to."""
+    """The bytes are not a frame of this version, or the frame's header is damaged. The run that sent them is therefore unknown."""
 
 
 class FrameError(ValueError):
-    """The bytes are a frame with a damaged body. The header is sound: ``run`` and ``epoch`` are those of the frame."""
+    """The bytes are a frame with an intact header and a damaged body. ``run`` and ``epoch`` come from the header."""
 
     def __init__(self, message: str, run: str, epoch: int) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class FrameError(ValueError):
 
 
 class Kind(enum.IntEnum):
-    """What the body of a frame holds."""
+    """The content of a frame's body."""
 
     PAYLOAD = 1  # the payload or a piece of it
     NOTICE = 2  # where the payload is in the object store
@@ -50,7 +50,11 @@ class Kind(enum.IntEnum):
 
 @attrs.frozen
 class Frame:
-    """Piece ``sequence`` (from 0) of the ``of`` pieces that rank ``source`` (-1: the client) sends in ``step`` of ``run`` at ``epoch``."""
+    """One piece of a payload, with the data that identify it.
+
+    The frame carries piece ``sequence`` (from 0) of ``of`` pieces. Rank ``source`` (-1 is the client) sends it in ``step`` of ``run``,
+    which holds its slot at ``epoch``.
+    """
 
     kind: Kind
     run: str
@@ -63,7 +67,7 @@ class Frame:
 
 
 def pack(frame: Frame) -> bytes:
-    """The bytes of a frame."""
+    """Encode a frame as bytes."""
     header = _HEADER.pack(
         _MAGIC,
         _VERSION,
@@ -82,9 +86,9 @@ def pack(frame: Frame) -> bytes:
 
 
 def unpack(data: bytes) -> Frame:
-    """The frame of these bytes. Raises `Stray` if they are not a frame, and `FrameError` if the frame's body is damaged."""
+    """Decode a frame. Raises `Stray` if ``data`` is not a frame, and `FrameError` if the frame's body is damaged."""
     if data[:4] != _MAGIC or len(data) < HEADER_BYTES:
-        raise Stray(f"{len(data)} bytes that are not a frame")
+        raise Stray(f"{len(data)} bytes that are not a frame: expected at least {HEADER_BYTES} that begin with {_MAGIC!r}")
     header = data[: _HEADER.size]
     if _CRC.unpack_from(data, _HEADER.size)[0] != zlib.crc32(header):
         raise Stray("a frame with a damaged header (its checksum differs)")
@@ -103,15 +107,15 @@ def unpack(data: bytes) -> Frame:
 
 
 def split(payload: bytes, size: int) -> list[bytes]:
-    """The payload in pieces of at most ``size`` bytes; an empty payload is one empty piece."""
+    """Cut ``payload`` into pieces of at most ``size`` bytes. An empty payload gives one empty piece."""
     return [payload[at : at + size] for at in range(0, len(payload), size)] or [b""]
 
 
 def fill(sizes: Sequence[int], count: int, total: int) -> list[list[int]]:
-    """Distribute entries of these ``sizes`` (bytes) over batches of at most ``count`` entries and ``total`` bytes; an entry above
-    ``total`` gets a batch of its own. Returns the indices of the entries of each batch.
+    """Distribute entries over batches of at most ``count`` entries and ``total`` bytes. ``sizes`` are the entries' sizes in bytes.
 
-    The method is first-fit decreasing. It needs at most 11/9 of the smallest possible number of batches, plus one (Johnson 1973).
+    Returns a list for each batch: the indices of its entries. An entry larger than ``total`` gets a batch of its own. The method is
+    first-fit decreasing: it makes at most 11/9 x M + 1 batches, where M is the smallest possible number (Johnson 1973).
     """
     batches: list[list[int]] = []
     room: list[int] = []

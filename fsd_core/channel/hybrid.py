@@ -1,6 +1,6 @@
 """The exchange over a queue service for small payloads and an object store for large ones.
 
-A notice in the queue names the object of a large payload, so that no receiver polls the object store.
+The sender puts large payloads into an object and sends each target a notice of where its payload is. So receivers never poll the store.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NOTICE = struct.Struct("<QQI")  # offset, length, CRC-32
 
 
 class HybridChannel(QueueChannel):
-    """A `QueueChannel` that puts all payloads of a step which do not fit one message into one object."""
+    """A `QueueChannel` for small payloads. It puts the payloads of a step that are larger than one message together into one object."""
 
     def __init__(self, driver: MessageDriver, store: Store, config: ChannelConfig) -> None:
         self.store = store
@@ -32,7 +32,7 @@ class HybridChannel(QueueChannel):
         super().__init__(driver, config)
 
     def send(self, step: int, payloads: Iterable[tuple[int, bytes]]) -> None:
-        """Start to send each payload to its target: pairs of (target, payload). Returns before they are sent."""
+        """Start to send ``payloads``, pairs of (target rank, payload). Returns before they are sent."""
         large: list[tuple[int, bytes]] = []
 
         def small() -> Iterable[tuple[int, bytes]]:
@@ -60,7 +60,7 @@ class HybridChannel(QueueChannel):
             self.publish(batch)
 
     def arrived(self, frame: Frame, body: bytes) -> None:
-        """Take the whole body of a frame's payload or notice, whose last piece was ``frame``."""
+        """Process ``body``, a complete payload or notice. ``frame`` was the last piece of it to arrive."""
         if frame.kind is Kind.NOTICE:
             self.pool.submit(self._fetch, frame.step, frame.source, body)
         else:
@@ -68,12 +68,12 @@ class HybridChannel(QueueChannel):
 
     def _fetch(self, step: int, source: int, notice: bytes) -> None:
         """Get the payload that a notice names."""
-        what = f"what rank {source} sent in step {step}"
+        what = f"the payload of rank {source} in step {step}"
         try:
             if len(notice) != _NOTICE.size:
                 why = f"the notice of {what} is damaged: it has {len(notice)} bytes, expected {_NOTICE.size}"
                 raise RunFailed(Code.INVALID, why, rank=self.me.rank)
             payload = fetch(self.store, self.keys.exchange(step, source), b"", _NOTICE.unpack(notice), what)
             self.mailbox.deliver(step, source, payload)
-        except Exception as error:  # also of a defect, which would leave the main thread waiting
+        except Exception as error:  # of any class: otherwise the main thread would wait for this thread
             self.receiving_failed(error)

@@ -1,4 +1,4 @@
-"""Collects the pieces that a rank received: joins them, finds copies, and returns payloads in the order of arrival."""
+"""Collects the pieces that a rank received: joins them to payloads, drops copies, and returns the payloads in the order of arrival."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Unexpected(Exception):
 
 
 class Inconsistent(Exception):
-    """The piece gives another number of pieces than earlier pieces of the same payload."""
+    """The piece's header has a different number of pieces than the header of an earlier piece of the same payload."""
 
 
 class Mailbox:
     """The payloads of one rank. Thread-safe.
 
-    ``expected``: for each step of the run, the ranks that send a payload in it. ``failed``: called at the first call of `fail`.
+    ``expected`` maps each step of the run to the ranks that send a payload in it. The first call of `fail` calls ``failed``.
     """
 
     def __init__(self, expected: Mapping[int, Collection[int]], failed: Callable[[], None] = lambda: None) -> None:
@@ -38,12 +38,12 @@ class Mailbox:
         self._arrived: dict[int, deque[tuple[int, bytes]]] = {step: deque() for step in expected}
         self._error: BaseException | None = None
         self._changed = threading.Condition()
-        self.heard: dict[int, int] = {}  # by source: the last step of which anything arrived
+        self.heard: dict[int, int] = {}  # by source: the last step from which a piece or payload arrived
 
     def add(self, frame: Frame) -> bytes | None:
-        """Keep a piece. Returns the whole body if the piece was the last one missing, else `None`.
+        """Store a piece. Returns the complete body if no other piece of it is missing, else `None`.
 
-        Raises `Duplicate`, `Unexpected` or `Inconsistent`, and then does not keep the piece.
+        Does not store the piece if it raises `Duplicate`, `Unexpected` or `Inconsistent`.
         """
         with self._changed:
             if frame.source not in self._expected.get(frame.step, ()):
@@ -52,7 +52,7 @@ class Mailbox:
                 raise Duplicate
             of, pieces = self._pieces.setdefault((frame.step, frame.source), (frame.of, {}))
             if frame.of != of:
-                raise Inconsistent(f"rank {frame.source} sent a piece of {frame.of} in step {frame.step}, after pieces of {of}")
+                raise Inconsistent(f"rank {frame.source} sent one of {frame.of} pieces in step {frame.step}: expected one of {of}")
             if frame.sequence in pieces:
                 raise Duplicate
             pieces[frame.sequence] = frame.body
@@ -64,7 +64,7 @@ class Mailbox:
             return b"".join(pieces[number] for number in range(frame.of))
 
     def deliver(self, step: int, source: int, payload: bytes) -> bool:
-        """Add a whole payload for `next`. Returns `False`, and adds nothing, if the payload of this source and step is already there."""
+        """Add a complete payload, which `next` will return. Returns `False` and adds nothing if ``source`` already has one in ``step``."""
         with self._changed:
             if source not in self._missing[step]:
                 return False
@@ -76,7 +76,7 @@ class Mailbox:
             return True
 
     def fail(self, error: BaseException) -> None:
-        """Make all current and later calls of `next` raise this error. Only the first error counts."""
+        """Make all current and later calls of `next` raise ``error``. Later calls of `fail` do not replace the first error."""
         with self._changed:
             first, self._error = self._error is None, self._error or error
             self._changed.notify_all()
@@ -91,19 +91,19 @@ class Mailbox:
 
     @property
     def complete(self) -> bool:
-        """Whether no more frames are needed: all of the run have arrived, or the run has failed."""
+        """True if the rank needs no more frames: all frames of the run have arrived, or the run has failed."""
         with self._changed:
             return self._awaited == 0 or self._error is not None
 
     def missing(self, step: int) -> list[int]:
-        """The sources whose payload of this step has not arrived, ascending."""
+        """The ranks whose payload of ``step`` has not arrived, ascending."""
         with self._changed:
             return sorted(self._missing[step])
 
     def next(self, step: int, timeout: float) -> tuple[int, bytes] | None:
-        """The next (source, payload) of a step in the order of arrival. Raises the error of `fail`.
+        """Remove and return the next (source rank, payload) of ``step`` in the order of arrival. Raises the error that `fail` took.
 
-        Returns `None` if none arrives in ``timeout`` seconds; also earlier, if something of another step arrives.
+        Returns `None` if no payload of ``step`` arrives within ``timeout`` seconds, or earlier if a frame of another step arrives.
         """
         with self._changed:
             if self._error is not None:

@@ -1,8 +1,8 @@
 """The exchange over an object store: a rank puts all payloads of a step into one object, a bundle, under a key that its peers know.
 
-A bundle starts with a directory of targets, lengths and CRC-32s. A receiver gets the first `HEAD_BYTES` of each source's bundle, and tries
-again until the bundle exists. The answer has the directory and, if the bundle is small, the payload. So a step costs a rank one put and,
-for each source, one get and those that came too early. No rank lists keys.
+A bundle starts with a directory of targets, lengths and CRC-32s. A receiver requests the first `HEAD_BYTES` of each source's bundle, and
+repeats the request until the bundle exists. The answer contains the directory and, if the bundle is small, the payload. So a step costs a
+rank one put and, for each source, one get that succeeds plus the gets made before the bundle existed. No rank lists keys.
 """
 
 from __future__ import annotations
@@ -35,44 +35,46 @@ _MAX_DELAY_S = 0.1  # of the first get; with longer delays, one late rank would 
 
 
 def bundle(me: RankIdentity, step: int, payloads: Sequence[tuple[int, bytes]]) -> bytes:
-    """The bundle of these pairs of (target, payload)."""
+    """Encode ``payloads``, pairs of (target rank, payload), as the bundle that rank ``me`` puts in ``step``."""
     entries = [_ENTRY.pack(target, zlib.crc32(payload), len(payload), 0) for target, payload in payloads]
     head = b"".join((_HEADER.pack(_MAGIC, _VERSION, int(me.run, 16), me.epoch, step, me.rank, len(payloads)), *entries))
     return b"".join((head, _CRC.pack(zlib.crc32(head)), *(payload for _, payload in payloads)))
 
 
 def entry(head: bytes, run: str, step: int, source: int, target: int) -> tuple[int, int, int]:
-    """(offset, length, CRC-32) of the payload for ``target``, from the first bytes of a bundle.
+    """Find the payload for ``target`` in the directory of a bundle: its (offset, length, CRC-32), in bytes from the bundle's start.
 
-    Raises `RunFailed` (`Code.INVALID`) if the directory is damaged, not of this run, step and source, or has no entry for the target.
+    ``head`` is the first bytes of the bundle. Raises `RunFailed` (`Code.INVALID`) if the directory is damaged, belongs to another run,
+    step or source, or has no entry for ``target``.
     """
 
     def damaged(why: str) -> RunFailed:
         return RunFailed(Code.INVALID, f"the object that rank {source} sent in step {step} is damaged: {why}", rank=target)
 
     if len(head) < _HEADER.size or head[:4] != _MAGIC:
-        raise damaged("it has no header")
+        raise damaged(f"it begins with {head[:4]!r}, expected {_MAGIC!r} and a header of {_HEADER.size} bytes")
     _, version, has_run, _, has_step, has_source, entries = _HEADER.unpack_from(head)
     end = _HEADER.size + entries * _ENTRY.size
     if len(head) < end + _CRC.size:
         raise damaged(f"its directory of {entries} entries does not fit its first {len(head)} bytes")
     if zlib.crc32(head[:end]) != _CRC.unpack_from(head, end)[0]:
-        raise damaged("the checksum of its directory differs")
+        raise damaged("the checksum of its directory is wrong")
     if (version, has_run, has_step, has_source) != (_VERSION, int(run, 16), step, source):
-        raise damaged("it belongs to another run, step or rank")
+        found = f"version {version}, run {has_run:016x}, step {has_step}, rank {has_source}"
+        raise damaged(f"its header has {found}, expected version {_VERSION}, run {run}, step {step}, rank {source}")
     offset = end + _CRC.size
     for owner, crc, length, _ in _ENTRY.iter_unpack(head[_HEADER.size : end]):
         if owner == target:
             return offset, length, crc
         offset += length
-    raise damaged(f"it has nothing for rank {target}")
+    raise damaged(f"its directory has no entry for rank {target}")
 
 
 def fetch(store: Store, key: str, head: bytes, where: tuple[int, int, int], what: str) -> bytes:
-    """The payload at ``where``, an (offset, length, CRC-32), of the object at ``key``, whose first bytes are ``head``.
+    """Read one payload from the bundle at ``key``. ``where`` is the payload's (offset, length, CRC-32), ``head`` the bundle's first bytes.
 
-    Makes a request only if ``head`` does not hold all of the payload. ``what``: the payload's name in errors. Raises `RunFailed`
-    (`Code.INVALID`) if the payload is damaged.
+    Makes a request only if ``head`` does not contain the complete payload. Raises `RunFailed` (`Code.INVALID`) if the payload is damaged;
+    the error line calls it ``what``.
     """
     offset, length, crc = where
     found = head[offset : offset + length]
@@ -81,15 +83,16 @@ def fetch(store: Store, key: str, head: bytes, where: tuple[int, int, int], what
     if len(found) != length:
         raise RunFailed(Code.INVALID, f"{what} is damaged: it has {len(found)} bytes, expected {length}")
     if zlib.crc32(found) != crc:
-        raise RunFailed(Code.INVALID, f"{what} is damaged: its checksum differs")
+        raise RunFailed(Code.INVALID, f"{what} is damaged: its checksum is {zlib.crc32(found):08x}, expected {crc:08x}")
     return found
 
 
 class ObjectChannel(Channel):
     """Polls the keys of the expected bundles, with few requests and little delay.
 
-    The wait before the next get of a bundle is a share of the time since its first get. Unless ``eager``, the first get is made after
-    three quarters of the time that the same source took in its last step, but after 0.1 s at the latest.
+    If a bundle does not exist yet, the channel waits before it tries again: half of the time since `prepare` (a fifth if ``eager``), at
+    least the store's ``poll_s`` and at most 0.5 s. With ``eager``, `prepare` makes the first get at once. Otherwise the first get waits
+    for three quarters of the time that the last bundle of the same source took, at most 0.1 s.
     """
 
     def __init__(self, store: Store, config: ChannelConfig) -> None:
@@ -105,7 +108,7 @@ class ObjectChannel(Channel):
         threading.Thread(target=self._poll_all, name="poll", daemon=True).start()
 
     def send(self, step: int, payloads: Iterable[tuple[int, bytes]]) -> None:
-        """Start to send each payload to its target: pairs of (target, payload). Returns before they are sent."""
+        """Start to send ``payloads``, pairs of (target rank, payload). Returns before they are sent."""
         pairs = list(payloads)
         if not pairs:
             return
@@ -113,7 +116,7 @@ class ObjectChannel(Channel):
         self.submit(lambda: self.store.put(key, body))
 
     def abort(self, error: RunFailed, retry: Retry) -> None:
-        """Makes no request: waiting ranks look for the run's error in the object store."""
+        """Do nothing: the ranks that wait read the run's error from the object store themselves."""
 
     def prepare(self, step: int) -> None:
         """Start to poll the bundles of ``step``."""
@@ -125,7 +128,7 @@ class ObjectChannel(Channel):
             self._wake.notify()
 
     def _poll_all(self) -> None:
-        """Give each get that is due to the pool, until the channel closes."""
+        """Pass each get to the pool when it is due, until the channel closes."""
         while True:
             with self._wake:
                 now = time.monotonic()
@@ -142,17 +145,17 @@ class ObjectChannel(Channel):
                 return
 
     def _ask(self, since: float, step: int, source: int) -> None:
-        """Get the bundle of a source once. If it does not exist yet, schedule the next get. ``since``: the time of `prepare`."""
+        """Request the bundle of a source once. If it does not exist yet, schedule the next get. ``since`` is the time of `prepare`."""
         key = self.keys.exchange(step, source)
         try:
             head = self.store.find(key, 0, HEAD_BYTES)
             if head is not None:
                 self._took[source] = time.monotonic() - since
                 where = entry(head, self.me.run, step, source, self.me.rank)
-                self.mailbox.deliver(step, source, fetch(self.store, key, head, where, f"what rank {source} sent in step {step}"))
+                self.mailbox.deliver(step, source, fetch(self.store, key, head, where, f"the payload of rank {source} in step {step}"))
                 return
             self._look_for_abort()
-        except Exception as error:  # also of a defect, which would leave the main thread waiting
+        except Exception as error:  # of any class: otherwise the main thread would wait for this thread
             self.receiving_failed(error)
             return
         now = time.monotonic()
@@ -162,7 +165,7 @@ class ObjectChannel(Channel):
             self._wake.notify()
 
     def _look_for_abort(self) -> None:
-        """Look whether the run has failed elsewhere: one request a second, whichever thread makes it."""
+        """Check whether another process reported that the run failed. All threads together make one such request per second."""
         with self._wake:
             now = time.monotonic()
             if now < self._abort_check:

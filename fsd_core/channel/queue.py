@@ -26,21 +26,20 @@ __all__ = ["QueueChannel"]
 ABORT_THREADS = 32  # some services take half a second to reach a queue for the first time
 LINGER_SHARE = 0.35
 MAX_LINGER_S = 0.05
-LEASES = 3.5  # the reply of a receive may be lost three times in a row: each time, its messages come again after a lease
+LEASES = 3.5  # three replies in a row may be lost: each time, the service delivers the messages again only after a lease
 
 
 class QueueChannel(Channel):
     """A channel with one queue for each rank. A background thread receives until all frames of the run have arrived.
 
-    With ``eager``, the channel publishes each payload as soon as it exists, and always has a receive open. Otherwise it saves requests:
-    it collects the messages of a step to fill batches, it receives only while a step waits, and it pauses between two receives of a step
-    for a share of the time that the last step waited, so that each receive brings more messages.
+    With ``eager``, the channel publishes each payload as soon as it exists, and its thread receives all the time. Otherwise the channel
+    saves requests: it collects the messages of a step to fill batches, receives only while a step waits, and pauses between two receives
+    of a step. The pause is `LINGER_SHARE` of the time that the last step waited, at most `MAX_LINGER_S`, so that each receive returns
+    more messages. Some services push messages to a client that has not requested them (`MessageLimits.outstanding_messages`). There the
+    thread receives all the time too, because the leases of pushed messages already run.
 
-    Where the service sends messages before they are asked for, a receive is always open too, since their leases run.
-
-    The channel acknowledges messages when a batch of tokens is full, half a lease after the oldest delivery, or at half of what may be
-    outstanding. The mailbox drops
-    messages that are delivered again.
+    The channel acknowledges messages when their tokens fill a batch, when half of the oldest message's lease is over, or when half of the
+    messages or bytes that the service allows without acknowledgement are reached. The mailbox drops messages that arrive twice.
     """
 
     def __init__(self, driver: MessageDriver, config: ChannelConfig) -> None:
@@ -50,7 +49,7 @@ class QueueChannel(Channel):
         room = driver.limits.message_bytes * 3 // 4 // 3 * 3 if self._text else driver.limits.message_bytes
         self.piece_bytes = room - HEADER_BYTES
         limits = driver.limits
-        self._open = self.eager or limits.outstanding_messages is not None  # whether a receive is always open
+        self._open = self.eager or limits.outstanding_messages is not None  # True: the thread receives all the time
         self._ack_messages = min(limits.batch_messages, (limits.outstanding_messages or 2 * limits.batch_messages) // 2)
         self._ack_bytes = (limits.outstanding_bytes or math.inf) / 2
         # Not yet acknowledged, oldest first: monotonic time of delivery, token, bytes of the body.
@@ -67,7 +66,7 @@ class QueueChannel(Channel):
     # Sending
 
     def send(self, step: int, payloads: Iterable[tuple[int, bytes]]) -> None:
-        """Start to send each payload to its target: pairs of (target, payload). Returns before they are sent."""
+        """Start to send ``payloads``, pairs of (target rank, payload). Returns before they are sent."""
         waiting: list[Message] = []
         for target, payload in payloads:
             waiting += self.messages(step, target, payload)
@@ -77,12 +76,12 @@ class QueueChannel(Channel):
         self._publish_soon(waiting)
 
     def messages(self, step: int, target: int, payload: bytes) -> list[Message]:
-        """The messages of one payload."""
+        """The messages that carry one payload: one for each piece of at most ``piece_bytes`` bytes."""
         pieces = split(payload, self.piece_bytes)
         return [self.message(target, Kind.PAYLOAD, step, number, len(pieces), piece) for number, piece in enumerate(pieces)]
 
     def message(self, target: int, kind: Kind, step: int, sequence: int, of: int, body: bytes) -> Message:
-        """The message of one frame, see `fsd_core.channel.frames.Frame`."""
+        """The message for rank ``target`` that carries a `Frame` with these fields."""
         data = pack(Frame(kind, self.me.run, self.me.epoch, step, self.me.rank, sequence, of, body))
         return Message(target, base64.b64encode(data) if self._text else data)
 
@@ -91,7 +90,7 @@ class QueueChannel(Channel):
             self.submit(partial(self.publish, batch))
 
     def batches(self, messages: Sequence[Message]) -> Iterator[list[Message]]:
-        """Batches of messages of one route each, within the service's limits."""
+        """Group ``messages`` into batches. All messages of a batch have the same route, and each batch is within the service's limits."""
         routes: dict[Hashable, list[Message]] = defaultdict(list)
         for message in messages:
             routes[self.driver.route(message.rank)].append(message)
@@ -102,12 +101,15 @@ class QueueChannel(Channel):
                 yield [group[index] for index in batch]
 
     def publish(self, batch: list[Message], retry: Retry | None = None) -> None:
-        """Publish a batch, and repeat it for refused entries until the service has accepted all. ``retry``: instead of the channel's."""
+        """Publish a batch, and repeat the request with the refused messages until the service has accepted all.
+
+        ``retry`` replaces the channel's own. Raises `DriverError` if a retry cannot help or a limit is reached.
+        """
         ranks = ", ".join(str(message.rank) for message in batch)
         (retry or self.retry).entries(self.driver, f"publish to rank {ranks}", batch, self.driver.publish)
 
     def abort(self, error: RunFailed, retry: Retry) -> None:
-        """Send an abort to all other ranks. Raises the first error only after trying to reach every rank."""
+        """Send an abort to all other ranks. Tries to reach every rank, then raises the first error if a request failed."""
         body = describe(error)
         peers = [rank for rank in range(self.me.workers) if rank != self.me.rank]
         batches = list(self.batches([self.message(rank, Kind.ABORT, 0, 0, 1, body) for rank in peers]))
@@ -117,7 +119,7 @@ class QueueChannel(Channel):
         def send(batch: list[Message]) -> None:
             try:
                 self.publish(batch, retry)
-            except FsdError as error:  # the other batches are sent all the same
+            except FsdError as error:  # the other batches are sent nevertheless
                 failed.append(error)
 
         each(send, batches, ABORT_THREADS)  # not in the channel's pool, which may be busy
@@ -149,13 +151,13 @@ class QueueChannel(Channel):
                 if time.time() >= self.me.deadline:
                     return
             self._ack(everything=True)
-        except Exception as error:  # also of a defect, which would leave the main thread waiting
+        except Exception as error:  # of any class: otherwise the main thread would wait for this thread
             self.receiving_failed(error)
             with suppress(RuntimeError):  # the pool is shut down: the worker has ended
                 self._ack(everything=True)
 
     def prepare(self, step: int) -> None:
-        """Start to receive payloads of ``step``."""
+        """Start to receive the payloads of ``step``."""
         self._step = step
         self._asked = time.monotonic()
         self._wanted.set()
@@ -176,7 +178,9 @@ class QueueChannel(Channel):
             return
         if frame.epoch > self.me.epoch:
             raise RunFailed(
-                Code.PRECONDITION, f"lease lost: the slot is at epoch {frame.epoch}, this run has {self.me.epoch}", rank=self.me.rank
+                Code.PRECONDITION,
+                f"lease lost: another run holds the slot at epoch {frame.epoch}, expected epoch {self.me.epoch}, that of this run",
+                rank=self.me.rank,
             )
         self._remember(delivery)
         if frame.epoch < self.me.epoch or frame.run != self.me.run:
@@ -198,7 +202,7 @@ class QueueChannel(Channel):
                 self.arrived(frame, body)
 
     def arrived(self, frame: Frame, body: bytes) -> None:
-        """Take the whole body of a payload, whose last piece was ``frame``."""
+        """Process ``body``, a complete payload. ``frame`` was the last piece of it to arrive."""
         self.mailbox.deliver(frame.step, frame.source, body)
 
     def _remember(self, delivery: Delivery) -> None:
@@ -211,7 +215,8 @@ class QueueChannel(Channel):
     def _ack(self, *, everything: bool) -> None:
         """Acknowledge full batches of tokens.
 
-        All tokens go with ``everything``, half a lease after the oldest delivery, or at half of the bytes that may be outstanding.
+        Acknowledge all tokens if ``everything`` is true, if half of the oldest message's lease is over, or at half of the bytes that the
+        service allows without acknowledgement.
         """
         everything = everything or sum(size for _, _, size in self._tokens) >= self._ack_bytes
         size = self.driver.limits.batch_messages

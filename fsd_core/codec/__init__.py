@@ -3,13 +3,13 @@
 Layout, little-endian: a header (codec number, flags, rows, live samples, samples of the batch, stored values), the CRC-32 of the header
 and of all bytes after the CRC, then one zstd frame with these parts:
 
-- the live samples: nothing if all are live, else a bitmap or int32 numbers, whichever is shorter;
-- the base column, unless all of it is zero;
-- a bitmap of the nonzero values, if it saves bytes;
-- the values, nonzero ones alone if there is a bitmap. They are stored as four byte planes where that is smaller, as it is for noisy
-  floats but not for quantised ones.
+- the numbers of the live samples, as a bitmap or as int32, whichever is shorter; this part is empty if all samples are live;
+- the base column, float32 (rows,); this part is empty if all its values are zero;
+- a bitmap of the nonzero values; this part is empty if it would not save bytes;
+- the values, float32: the nonzero ones if the bitmap is present, else all. They are stored either value by value, or as four byte planes
+  (the first byte of every value, then the second, and so on), whichever compresses better. Planes suit noisy floats.
 
-The caller of `decode` gives the number of rows and samples, so that damaged data cannot make it allocate more memory than the block has.
+The caller of `decode` passes the expected rows and samples, so that damaged data cannot cause a larger allocation than the block needs.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _START = _HEADER.size + _CRC.size
 _CODEC = 2
 _BITMAP, _BASE, _MASK, _PLANES = 1, 2, 4, 8
 _LEVEL = 3  # on the challenge's first layers, level 1 took a third less time and a tenth more bytes
-_TRIAL = 1 << 14  # how many values are compressed both ways to choose between planes and plain floats
+_TRIAL = 1 << 14  # the number of values that are compressed in both ways, to choose between planes and plain floats
 
 
 class CodecError(ValueError):
-    """The bytes are not an encoded block of the expected shape. The text says what differs."""
+    """The bytes are not an encoded block, or the block has another shape than expected. The message describes the difference."""
 
 
 def encode(block: Block) -> bytes:
-    """The bytes of ``block``, without its samples that are equal to its base."""
+    """Encode ``block`` as bytes. The result leaves out samples that are equal to the block's base in every row."""
     block = block.trimmed()
     live, values = len(block.live), block.values[:, 1:]
     flags = 0
@@ -75,7 +75,7 @@ def encode(block: Block) -> bytes:
 
 
 def decode(data: bytes | memoryview, rows: int, samples: int) -> Block:
-    """The block of these bytes, with ``rows`` rows and ``samples`` samples. Raises `CodecError` if it is damaged or of another shape."""
+    """Decode a block. Raises `CodecError` if ``data`` is damaged, or if the block does not have ``rows`` rows and ``samples`` samples."""
     data = memoryview(data)
     if len(data) < _START:
         raise CodecError(f"a block of {len(data)} bytes: expected at least {_START}, the size of a header")
@@ -89,7 +89,7 @@ def decode(data: bytes | memoryview, rows: int, samples: int) -> Block:
         raise CodecError(f"a block of {has_rows} rows and {has_samples} samples: expected {rows} rows and {samples} samples")
     size = rows * live
     if live > samples or count > size or (count != size and not flags & _MASK):
-        raise CodecError(f"{live} live samples and {count} values: impossible in a block of {rows} rows and {samples} samples")
+        raise CodecError(f"{live} live samples and {count} values: expected at most {samples} live samples, and {rows} values for each")
     live_bytes = 0 if live == samples else (samples + 7) // 8 if flags & _BITMAP else 4 * live
     base_bytes = 4 * rows if flags & _BASE else 0
     mask_bytes = (size + 7) // 8 if flags & _MASK else 0
@@ -123,7 +123,7 @@ def _live(data: memoryview, bitmap: bool, live: int, samples: int) -> NDArray[np
     numbers = np.flatnonzero(_unbits(data, samples)).astype(np.int32) if bitmap else np.frombuffer(data, "<i4").astype(np.int32)
     ascending = len(numbers) == live and (live == 0 or (numbers[0] >= 0 and numbers[-1] < samples and bool((np.diff(numbers) > 0).all())))
     if not ascending:
-        raise CodecError(f"the numbers of the live samples are wrong: expected {live} ascending numbers below {samples}")
+        raise CodecError(f"{len(numbers)} numbers of live samples: expected {live} ascending numbers from 0 to {samples - 1}")
     return numbers
 
 
@@ -131,7 +131,7 @@ def _decompress(data: memoryview, size: int) -> memoryview:
     """The ``size`` bytes of a zstd frame. The frame's header has their number, which is checked before memory is allocated."""
     try:
         if zstandard.frame_content_size(data) != size:
-            raise CodecError(f"the compressed part holds {zstandard.frame_content_size(data)} bytes: expected {size}")
+            raise CodecError(f"the compressed part has {zstandard.frame_content_size(data)} bytes uncompressed: expected {size}")
         return memoryview(zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False))
     except zstandard.ZstdError as error:
         raise CodecError(f"the compressed part is damaged: {error}") from error

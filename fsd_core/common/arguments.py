@@ -1,9 +1,9 @@
-"""Checks of the arguments of the Python API, and their conversion to the types that the other modules work with.
+"""Checks the arguments of the Python API, and converts them to the types that the other modules work with.
 
-Each function takes an argument's name and value and returns the converted value. For a wrong value it raises `InputError` with the
-name, the value and what was expected. Scalars of numpy become numbers of Python, paths become `Path`, and matrices are copied: no
-function changes the caller's data, and later changes by the caller do not reach our copy. Workers import this module, so that it
-imports numpy only, and scipy inside the functions for matrices.
+Each function takes an argument's name and value and returns the converted value. It raises `InputError` for a wrong value; the error line
+has the name, the value and what was expected. Numpy scalars become Python numbers, paths become `Path`, and matrices are copied: no
+function changes the caller's data, and later changes by the caller do not change the copy. Workers import this module and have no scipy.
+So the module imports only numpy, and the functions for matrices import scipy when they are called.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 T = TypeVar("T")
 N = TypeVar("N", bound=np.generic)
-MAX_SECONDS = 10**9  # the waiting calls of the system accept only a few times more
+MAX_SECONDS = 10**9  # the system's functions that wait accept only a few times this number
 REAL = "fiub"  # the kinds of numpy's dtypes that hold real numbers
 SHOWN_CHARS = 80  # of a value in an error line
 
@@ -46,7 +46,7 @@ def wrong(name: str, value: object, expected: str) -> InputError:
 
 
 def shown(value: object) -> str:
-    """A value as a short text of one line. An array or another object that is no number, text or path appears as its type."""
+    """Format a value as a short text of one line. An array or any other object than a number, text or path is shown as its type."""
     if isinstance(value, np.generic):
         value = value.item()
     if hasattr(value, "shape") and hasattr(value, "dtype"):
@@ -61,7 +61,7 @@ def shown(value: object) -> str:
 
 
 def whole(name: str, value: Any, low: int = 0, high: int = LARGEST) -> int:
-    """A whole number from ``low`` to ``high``, of Python or numpy. A truth value is wrong, and so is a float, even 2.0."""
+    """Check a whole number from ``low`` to ``high``, of Python or numpy. Refuses True, False and floats, even 2.0."""
     try:
         found = None if isinstance(value, bool | np.ma.MaskedArray) else operator.index(value)
     except TypeError:
@@ -74,9 +74,9 @@ def whole(name: str, value: Any, low: int = 0, high: int = LARGEST) -> int:
 
 
 def number(name: str, value: Any, expected: str = "a finite number", holds: Callable[[float], bool] = lambda value: True) -> float:
-    """A finite real number, of Python or numpy, for which ``holds`` returns true. A truth value or a text is wrong.
+    """Check a finite real number, of Python or numpy, that the function ``holds`` accepts. Refuses True, False and texts.
 
-    ``expected``: the end of the error line, which describes the numbers that ``holds`` accepts.
+    ``expected`` is the end of the error line. It describes the numbers that ``holds`` accepts.
     """
     given = value[()] if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray) and value.ndim == 0 else value
     found = math.nan
@@ -89,33 +89,33 @@ def number(name: str, value: Any, expected: str = "a finite number", holds: Call
 
 
 def seconds(name: str, value: Any) -> float:
-    """A number of seconds above 0."""
+    """Check a number of seconds above 0 and at most `MAX_SECONDS`."""
     return number(name, value, f"a number of seconds above 0 and at most {MAX_SECONDS}", lambda found: 0 < found <= MAX_SECONDS)
 
 
 def yes_or_no(name: str, value: Any) -> bool:
-    """True or False, of Python or numpy."""
+    """Check a bool of Python or numpy."""
     if not isinstance(value, bool | np.bool_):
         raise wrong(name, value, "True or False")
     return bool(value)
 
 
 def text(name: str, value: Any) -> str:
-    """A text of one character or more."""
+    """Check a text of at least one character."""
     if not isinstance(value, str) or not value:
         raise wrong(name, value, "a text that is not empty")
     return str.__str__(value)  # a text of numpy or a member of an Enum becomes a plain text
 
 
 def one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
-    """One of the words ``allowed``."""
+    """Check that a text is one of ``allowed``."""
     if not isinstance(value, str) or value not in allowed:
         raise wrong(name, value, f"one of {', '.join(allowed)}")
     return str.__str__(value)
 
 
 def path(name: str, value: Any) -> Path:
-    """A path from a text or an `os.PathLike`, with ``~`` at its start replaced by the user's home folder."""
+    """Convert a text or an `os.PathLike` to a path. A ``~`` at its start becomes the user's home folder."""
     found = os.fsdecode(value) if isinstance(value, str | os.PathLike) else ""
     if not found or "\0" in found:
         raise wrong(name, value, "a path: a text that is not empty, or a Path")
@@ -123,12 +123,12 @@ def path(name: str, value: Any) -> Path:
 
 
 def home(value: Any) -> Path:
-    """The folder of records and caches for an argument ``home``, a path or `None`: see `fsd_core.common.home.home_folder`."""
+    """The folder for records and caches. ``value`` is a path, or `None` for the default of `fsd_core.common.home.home_folder`."""
     return home_folder(None if value is None else path("home", value))
 
 
 def folder_or_name(name: str, value: Any, expected: str) -> str | Path:
-    """A text unchanged, since it may name something that is not a file; any other path as a `Path`, which always means a file or folder."""
+    """Return a text unchanged, because it may be a name or a path, and any other path as a `Path`, which is always a file or folder."""
     if isinstance(value, str) and value:
         return text(name, value)
     if not isinstance(value, os.PathLike):
@@ -137,21 +137,24 @@ def folder_or_name(name: str, value: Any, expected: str) -> str | Path:
 
 
 def instance(name: str, value: Any, kind: type[T]) -> T:
-    """An object of class ``kind``."""
+    """Check that a value is an object of class ``kind``."""
     if not isinstance(value, kind):
         raise wrong(name, value, f"a {kind.__name__}")
     return value
 
 
 def callback(name: str, value: T) -> T:
-    """A callable, or None."""
+    """Check that a value is a callable or None."""
     if value is not None and not callable(value):
         raise wrong(name, value, "a function or None")
     return value
 
 
 def table(name: str, value: Any) -> dict[str, object]:
-    """A dictionary of a mapping with texts as keys; None gives an empty one. Scalars of numpy become numbers of Python, paths texts."""
+    """Convert a mapping with texts as keys to a dictionary. None gives an empty one.
+
+    Numpy scalars in its values become Python numbers, and paths become texts.
+    """
     if value is not None and not isinstance(value, Mapping):
         raise wrong(name, value, "a mapping of names to values, or None")
     made: dict[str, object] = {}
@@ -165,7 +168,7 @@ def table(name: str, value: Any) -> dict[str, object]:
 
 
 def texts(name: str, value: Any) -> dict[str, str]:
-    """A dictionary of a mapping from texts to texts; None gives an empty one."""
+    """Convert a mapping from texts to texts to a dictionary. None gives an empty one."""
     made = table(name, value)
     for key, each in made.items():
         if not isinstance(each, str):
@@ -174,19 +177,19 @@ def texts(name: str, value: Any) -> dict[str, str]:
 
 
 def array(name: str, value: Any, kinds: str = REAL, dims: int | None = None) -> NDArray[Any]:
-    """The value as a numpy array of real numbers, with ``dims`` dimensions if that is given.
+    """Convert a value to a numpy array of real numbers with ``dims`` dimensions (`None`: any number of dimensions).
 
-    ``kinds``: the accepted letters of `numpy.dtype.kind`. The result may be the caller's own array. Masked arrays are wrong, and so
-    are arrays of objects, texts or complex numbers.
+    ``kinds`` are the accepted letters of `numpy.dtype.kind`. The result may be the caller's own array. Refuses masked arrays, and arrays
+    of objects, texts or complex numbers.
     """
     masked = np.ma.MaskedArray
     if isinstance(value, masked) or (isinstance(value, list | tuple) and any(isinstance(each, masked) for each in value)):
-        raise wrong(name, value, "an array without a mask, for instance its filled()")
+        raise wrong(name, value, "an array without a mask; call filled() on it")
     try:
         found = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # rows of unequal lengths, a tensor of another device, ...
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # unequal rows, a tensor on another device, ...
         reason = " ".join(str(error).split())
-        raise InputError(f"{name} {shown(value)}: expected an array of numbers; numpy cannot make one of it: {reason}") from error
+        raise InputError(f"{name} {shown(value)}: expected an array of numbers; numpy cannot convert it: {reason}") from error
     wanted = "whole numbers" if set(kinds) <= set("iu") else "real numbers"
     if found.dtype.kind not in kinds:
         raise wrong(name, found if found.ndim else value, f"an array of {wanted}")
@@ -196,7 +199,7 @@ def array(name: str, value: Any, kinds: str = REAL, dims: int | None = None) -> 
 
 
 def integers(name: str, value: Any, dtype: type[np.int32 | np.int64], low: int, high: int) -> NDArray[Any]:
-    """An array of shape (n,) of whole numbers from ``low`` to ``high``, as ``dtype``. The result may be the caller's own array."""
+    """Convert a value to an array (n,) of ``dtype`` with whole numbers from ``low`` to ``high``. It may be the caller's own array."""
     found = array(name, value, "iu", 1)
     if found.size and not (low <= found.min() and found.max() <= high):
         worst = found.min() if found.min() < low else found.max()
@@ -205,10 +208,10 @@ def integers(name: str, value: Any, dtype: type[np.int32 | np.int64], low: int, 
 
 
 def own(array: NDArray[Any]) -> NDArray[Any]:
-    """A contiguous, read-only array of the same shape, dtype and values whose memory nobody can change later.
+    """A contiguous, read-only array of the same shape, dtype and values, whose memory no other code can change later.
 
-    It is a copy, unless nobody can write to the memory of ``array``: that memory is read-only (bytes, a file mapped for reading), or
-    ``array`` owns it and is read-only.
+    It is a copy, except where the memory of ``array`` is already protected: the memory itself is read-only (bytes, a file mapped for
+    reading), or ``array`` owns it and is read-only.
     """
     made = np.ascontiguousarray(array).reshape(array.shape)
     if made is array or np.may_share_memory(made, array):
@@ -219,13 +222,13 @@ def own(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def fresh(array: NDArray[N]) -> NDArray[N]:
-    """The same array, set read-only, so that `own` does not copy it. For a new array to which no other code has a reference."""
+    """Make ``array`` read-only and return it, so that `own` does not copy it. Only for a new array that no other code refers to."""
     array.flags.writeable = False
     return array
 
 
 def _frozen(array: NDArray[Any]) -> bool:
-    """Whether the array is read-only, and so is everything that it is a view of."""
+    """True if the array is read-only, and every array or buffer of which it is a view is read-only too."""
     here: Any = array
     while isinstance(here, np.ndarray):
         if here.flags.writeable:
@@ -240,10 +243,11 @@ def _frozen(array: NDArray[Any]) -> bool:
 
 
 def matrix(name: str, value: Any, width: int) -> csr_matrix:
-    """A copy of samples as ``scipy.sparse.csr_matrix`` of shape (samples, ``width``), float32, sorted, finite, without stored zeros.
+    """Copy samples to a ``scipy.sparse.csr_matrix`` of shape (samples, ``width``), float32, sorted, finite, without stored zeros.
 
-    ``value``: real numbers in two dimensions that numpy can make an array of, or a sparse matrix or array of scipy. The latter may have
-    any format, any dtype of indices, and entries in any order. Entries at the same place are added, as scipy's ``toarray`` does.
+    ``value`` is either real numbers in two dimensions that numpy can convert to an array, or a sparse matrix or array of scipy. A sparse
+    one may have any format, any dtype of indices, and entries in any order. Entries with the same row and column are added, as scipy's
+    ``toarray`` does.
     """
     from scipy.sparse import csr_matrix, issparse
 
@@ -269,7 +273,7 @@ def matrix(name: str, value: Any, width: int) -> csr_matrix:
 
 
 def _sparse(name: str, value: Any) -> csr_matrix:
-    """A copy of a sparse matrix of any format in format CSR, its indices checked, since scipy does not check them."""
+    """Copy a sparse matrix of any format to format CSR. Checks the indices, because scipy does not check them."""
     from scipy import sparse
 
     if len(value.shape) != 2:
@@ -288,7 +292,7 @@ def _sparse(name: str, value: Any) -> csr_matrix:
     outer, inner = (columns, rows) if value.format == "csc" else (rows // height, columns // breadth)
     starts = integers(f"{name}: indptr", value.indptr, np.int64, 0, len(value.indices))
     if starts.size != outer + 1 or starts[0] != 0 or (starts[1:] < starts[:-1]).any() or starts[-1] > len(value.data):
-        raise InputError(f"{name}: indptr of {starts.size} entries: expected {outer + 1} that rise from 0 to the number of values")
+        raise InputError(f"{name}: indptr of {starts.size} entries: expected {outer + 1} ascending from 0 to the number of values")
     indices = _index(name, value.indices[: starts[-1]], inner - 1)
     make = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "bsr": sparse.bsr_matrix}[value.format]
     made = make((_native(value.data[: starts[-1]]), indices, starts), shape=value.shape, copy=True)

@@ -1,7 +1,7 @@
-"""Applies a function to many items in several threads at once, such that an interrupt does not wait for these threads.
+"""Applies a function to many items in several threads. An interrupt ends the call at once, without waiting for these threads.
 
-At an interrupt and at its own exit, Python waits for the threads of `concurrent.futures`. One of them may be in a request that its
-service answers after minutes. The threads of this module are daemon threads, and nothing waits for them.
+Python waits for the threads of `concurrent.futures` at an interrupt and at its own exit, and a thread may wait minutes for the answer of
+a service. The threads of this module are daemon threads, for which Python does not wait.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ R = TypeVar("R")
 
 
 def each(work: Callable[[T], R], items: Iterable[T], threads: int) -> list[R]:
-    """The results of ``work`` for every item, in the order of the items, computed in up to ``threads`` threads.
+    """Call ``work`` for every item in up to ``threads`` threads. Returns the results in the order of the items.
 
-    After an error, the threads begin no more items. Once they have ended the items that they had begun, the error of the first item
-    (in the order of the items) that has one is raised. An interrupt of the caller is raised at once: running calls of ``work`` go on,
-    and their results and errors are ignored.
+    If a call fails, the threads start no new items. They finish the running calls; then `each` raises the error of the failed item that
+    comes first in ``items``. An interrupt of the caller is raised at once; running calls continue, and their results are ignored.
     """
     waiting = list(enumerate(items))
     waiting.reverse()

@@ -10,8 +10,8 @@ error of one line that names the wrong key::
 
     read(Settings, {"memory_mb": 64}, "[aws] ")  # InputError: [aws] memory_mb = 64: expected a whole number from 128 to 10240
 
-The reader does not guess: `True` is not a number, 2.9 is not a whole number, "abc" is not a list. It reads 3.0 as 3, since JSON and
-TOML writers may write whole numbers so.
+The reader does not guess: `True` is not a number, 2.9 is not a whole number, "abc" is not a list. It reads 3.0 as 3, because some programs
+write whole numbers in this way.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ __all__ = [
 
 T = TypeVar("T")
 _KIND = "fsd_kind"
-LARGEST = 10**18  # no number may be larger: it would be a mistake, and products of such numbers overflow
+LARGEST = 10**18  # the largest number accepted: a larger one is a mistake, and products of such numbers overflow
 _SHOWN_CHARS = 80
 
 
 @attrs.frozen
 class Kind:
-    """A kind of values: which values a key accepts, and in which form they are kept.
+    """A kind of value: it defines which values a key accepts and how they are converted.
 
-    ``expected`` completes the error line "expected ...". ``holds`` tells whether a value is of this kind; it takes any value and never
-    raises. ``becomes`` converts an accepted value into the form that is kept. ``parse`` converts the text of a flag or variable into a
-    value, and raises `ValueError` if it cannot. ``metavar`` is the placeholder of the value in ``--help``.
+    ``expected`` completes the error line "expected ...". ``holds`` returns true if it accepts a value; it takes any object and never
+    raises. ``becomes`` converts an accepted value to the stored value, for instance 3.0 to 3. ``parse`` converts the text of a flag or
+    variable to a value, and raises `ValueError` if it cannot. ``metavar`` is the placeholder of the value in ``--help``.
     """
 
     expected: str
@@ -66,16 +66,16 @@ class Kind:
     metavar: str = "TEXT"
 
     def check(self, value: Any, where: str) -> Any:
-        """The value in the form that is kept. Raises `InputError` if it is not of this kind.
+        """Check a value and return it converted. Raises `InputError` if the value is not of this kind.
 
-        ``where``: the part of the error line before the value, for instance "--workers " or "[aws] lease_s = ".
+        ``where`` is the part of the error line before the value, for instance "--workers " or "[aws] lease_s = ".
         """
         if not self.holds(value):
             raise InputError(f"{where}{_shown(value)}: expected {self.expected}")
         return self.becomes(value)
 
     def read_text(self, text: str, where: str) -> Any:
-        """`check` of the value in the text of a flag or variable. Raises `InputError` if the text holds no such value."""
+        """Convert the text of a flag or variable to a value and `check` it. Raises `InputError` if the value is not of this kind."""
         try:
             value = self.parse(text)
         except ValueError:
@@ -84,7 +84,7 @@ class Kind:
 
 
 def integer(low: int, high: int | None = None, unit: str = "") -> Kind:
-    """A whole number from ``low`` to ``high``, both included. ``unit``: for the error line, "seconds" for instance."""
+    """A whole number from ``low`` to ``high``, both included. The error line names ``unit``, for instance "seconds"."""
     of = f" of {unit}" if unit else ""
     expected = f"a whole number{of} of at least {low}" if high is None else f"a whole number{of} from {low} to {high}"
 
@@ -95,7 +95,7 @@ def integer(low: int, high: int | None = None, unit: str = "") -> Kind:
 
 
 def number(low: float = 0.0, high: float = math.inf, unit: str = "", *, above: bool = False) -> Kind:
-    """A finite number from ``low`` to ``high``, both included; with ``above``, ``low`` itself is excluded."""
+    """A finite number from ``low`` to ``high``, both included. With ``above``, the number has to be larger than ``low``."""
     of = f" of {unit}" if unit else ""
     first, last = f"{low:.15g}", f"{high:.15g}"
     if above:
@@ -112,24 +112,24 @@ def number(low: float = 0.0, high: float = math.inf, unit: str = "", *, above: b
 
 
 def text(expected: str = "a text that is not empty", *, empty: bool = False, metavar: str = "TEXT") -> Kind:
-    """A text of one character or more; with ``empty``, also an empty one."""
+    """A text of at least one character. With ``empty``, the empty text is accepted too."""
     return Kind("a text" if empty else expected, lambda value: isinstance(value, str) and (empty or value != ""), metavar=metavar)
 
 
 def matching(pattern: str, expected: str, metavar: str = "TEXT") -> Kind:
-    """A text that a regular expression matches as a whole."""
+    """A text that matches the regular expression ``pattern`` from its start to its end."""
     return Kind(expected, lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None, metavar=metavar)
 
 
 def choice(*values: str | int) -> Kind:
-    """One of some words or whole numbers."""
+    """One of ``values``, which are texts or whole numbers."""
     words = [str(value) for value in values]
     kinds = {type(value) for value in values}
     return Kind(f"one of {', '.join(words)}", lambda value: type(value) in kinds and value in values, metavar="|".join(words))
 
 
 def boolean() -> Kind:
-    """True or false. A flag or variable may also hold 1 or 0, yes or no, on or off."""
+    """True or false. In a flag or variable, 1, yes and on mean true; 0, no and off mean false."""
     return Kind("true or false", lambda value: isinstance(value, bool), parse=_truth, metavar="")
 
 
@@ -144,7 +144,7 @@ def nullable(kind: Kind) -> Kind:
 
 
 def listed(kind: Kind, *, filled: bool = False) -> Kind:
-    """A list of values of ``kind``; with ``filled``, a list of at least one."""
+    """A list of values of ``kind``. With ``filled``, the list has to have at least one value."""
     return Kind(
         f"a list{' that is not empty' if filled else ''}, each item {kind.expected}",
         lambda value: isinstance(value, list) and (not filled or bool(value)) and all(map(kind.holds, value)),
@@ -153,26 +153,25 @@ def listed(kind: Kind, *, filled: bool = False) -> Kind:
 
 
 def table(expected: str = "a table") -> Kind:
-    """A mapping from names to any values, which another `read` may check."""
+    """A mapping from texts to any values. Another call of `read` can check these values."""
     return Kind(expected, lambda value: isinstance(value, Mapping) and all(isinstance(name, str) for name in value))
 
 
 def key(kind: Kind, *, default: Any = attrs.NOTHING, help: str = "", alias: str | None = None) -> Any:
-    """A field of an attrs class for `read`. A table without this key is wrong unless there is a ``default``. ``help``: text for people."""
+    """A field of an attrs class for `read`. Without a ``default``, a table has to have this key. ``help`` is the text for ``--help``."""
     return attrs.field(default=default, metadata={_KIND: kind, "help": help}, alias=alias)
 
 
 def keys(cls: type) -> dict[str, Kind]:
-    """The kinds of a class's keys by name, in the order of the class."""
+    """The `Kind` of each key of a class, by name, in the order of the class."""
     return {field.name: field.metadata[_KIND] for field in attrs.fields(cls) if _KIND in field.metadata}
 
 
 def read(cls: type[T], found: Mapping[str, Any], where: str, *, known: Collection[str] = ()) -> T:
-    """The table ``found`` as an object of ``cls``, an attrs class with `key` fields.
+    """Convert the table ``found`` to an object of ``cls``, an attrs class with `key` fields.
 
-    ``where``: the start of each error line. ``known``: other names that the table may have; `read` ignores them. Raises `InputError`
-    naming the first key that is unknown (with the nearest known name), has a wrong value (with the value and what was expected), or
-    is missing.
+    ``where`` is the start of each error line. ``known`` are names that the table may also have; `read` ignores them. Raises `InputError`
+    for the first key that is unknown, is missing or has a wrong value. The line names the key and what was expected.
     """
     kinds, fields = keys(cls), attrs.fields(cls)  # type: ignore[arg-type]  # mypy has no type for "an attrs class"
     for name in found:
@@ -188,14 +187,14 @@ def read(cls: type[T], found: Mapping[str, Any], where: str, *, known: Collectio
 
 
 def nearest(name: str, known: Collection[str], likeness: float = 0.6) -> str | None:
-    """The known name most similar to ``name``, or `None`. ``likeness``: the least similarity, from 0 (any name) to 1 (the same name)."""
-    import difflib  # here, since it is for errors only: workers start faster without it
+    """The known name most similar to ``name``, or `None` if no similarity reaches ``likeness``, from 0 (any name) to 1 (the same name)."""
+    import difflib  # imported here, because only errors need it and workers start faster without it
 
     return next(iter(difflib.get_close_matches(name, known, 1, likeness)), None)
 
 
 def suggestion(name: str, known: Collection[str], likeness: float = 0.6) -> str:
-    """The end of an error line about an unknown name: the nearest known name, or all known names where none is near."""
+    """The end of an error line about an unknown name. It suggests the nearest known name, or lists all known names if none is similar."""
     close = nearest(name, known, likeness)
     return f"did you mean {close}?" if close else f"known are {', '.join(known)}"
 

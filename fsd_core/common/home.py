@@ -1,4 +1,4 @@
-"""The user's folders: what ``~`` in a path stands for, and where FSD_HOME is. No other module of this project looks up either."""
+"""The user's folders: the only module that replaces ``~`` in a path and that finds the folder FSD_HOME."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fsd_core.errors import InputError
 
 __all__ = ["expanded", "home_folder", "made"]
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)  # the path is right all the same
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)  # errors that another path would not prevent
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """The path with ``~`` or ``~NAME`` at its start replaced as a shell does. Raises `InputError` if this user has no home folder."""
+    """Replace ``~`` or ``~NAME`` at the start of a path as a shell does. Raises `InputError` if the current user has no home folder."""
     text = os.fspath(path)
     if text == "~" or text.startswith("~/"):
         return _user_home(text) / text[1:].lstrip("/")
@@ -26,19 +26,20 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 def home_folder(home: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ) -> Path:
     """The absolute path of the folder for records, caches, emulators and the local provider: ``home``, else $FSD_HOME, else ``~/.fsd``.
 
-    Makes no folder. Raises `InputError` if the path is a file, or if it starts at the user's home folder and there is none.
+    Does not create the folder. Raises `InputError` if the path is a file, or if it needs the user's home folder and the user has none.
     """
     named = home or environ.get("FSD_HOME")
     folder = (expanded(named) if named else _user_home("FSD_HOME is not set") / ".fsd").absolute()
     if os.path.exists(folder) and not os.path.isdir(folder):
-        raise InputError(f"FSD_HOME {folder}: is a file, expected a folder")
+        raise InputError(f"FSD_HOME {folder}: is a file: expected a folder")
     return folder
 
 
 def made(folder: Path) -> Path:
-    """``folder``, a path inside FSD_HOME, which this function creates if it does not exist.
+    """Create ``folder``, a path inside FSD_HOME, if it does not exist, and return it.
 
-    Raises `InputError` if the path cannot be a folder, `OSError` if the system has no room for one.
+    Raises `InputError` if the folder cannot be created at this path, and `OSError` if the disk is full, the system has no file handles or
+    memory left, or the disk fails.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +51,7 @@ def made(folder: Path) -> Path:
 
 
 def _user_home(asked: str) -> Path:
-    """The user's home folder: $HOME, else the one in the system's list of users. ``asked``: the start of the error line."""
+    """The user's home folder: $HOME, else the one in the system's list of users. ``asked`` is the start of the error line."""
     try:
         return Path(os.environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir).absolute()
     except KeyError:

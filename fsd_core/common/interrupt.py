@@ -1,9 +1,9 @@
-"""How much time an interrupted command has for its clean-up, and what it tells the user that it could not clean up.
+"""Limits the clean-up time of an interrupted command, and collects notes for the user about things that the command could not clean up.
 
-A command ends `LIMIT_S` seconds after its first signal, in whatever state it is (`fsd_core.cli.signals`). Code that holds something which
-outlives the process, a slot or an emulator for instance, registers it with `leave_note` and limits the time of its clean-up to
-`remaining`. This module uses no lock: the handler of a signal runs between any two steps of the main thread, so that a lock which the
-main thread holds would never become free.
+`fsd_core.cli.signals` ends a command `LIMIT_S` seconds after its first signal, even if the clean-up has not finished. Code that holds
+something that outlives the process, for instance a slot or an emulator, registers a note with `leave_note` and limits its clean-up to
+`remaining` seconds. This module uses no lock: Python runs a signal handler inside the main thread, so the handler would wait forever for
+a lock that the main thread holds.
 """
 
 from __future__ import annotations
@@ -21,30 +21,31 @@ LIMIT_S = 2.0
 _until = math.inf  # time.monotonic() at which the process ends
 _notes: dict[object, str] = {}
 _whole = 0  # how many `whole` blocks the main thread is in
-_waiting: int | None = None  # the signal that came in a `whole` block
+_waiting: int | None = None  # the first signal that a `whole` block has postponed
 
 
 def begin() -> None:
-    """A signal came. The time limit starts at the first signal; later calls change nothing."""
+    """Start the time limit, at the first signal. Later calls change nothing."""
     global _until
     _until = min(_until, time.monotonic() + LIMIT_S)
 
 
 def end() -> None:
-    """The interrupted work has ended and this process continues: remove the time limit."""
+    """Remove the time limit, because the interrupted work has ended and the process continues."""
     global _until
     _until = math.inf
 
 
 def remaining(max_s: float = math.inf) -> float:
-    """Seconds until the process ends, from 0 to ``max_s``. Without an interrupt there is no limit: the result is ``max_s``."""
+    """The seconds until the process ends, from 0 to ``max_s``. Without an interrupt the result is ``max_s``."""
     return max(0.0, min(max_s, _until - time.monotonic()))
 
 
 def leave_note(text: str) -> Callable[[], None]:
-    """Register a note for the user. Returns a function that removes it, which may be called twice.
+    """Register a note for the user. Returns a function that removes the note; a second call of that function does nothing.
 
-    If the command ends while the note is registered, its last line contains ``text``: what is left behind, and how to remove it.
+    ``text`` describes what stays behind and how to remove it. If the command ends while the note is registered, the command prints it in
+    its last line.
     """
     key = object()
     _notes[key] = text
@@ -57,7 +58,7 @@ def leave_note(text: str) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def leaving(text: str) -> Iterator[None]:
-    """`leave_note` for the length of the block. The note stays registered if an interrupt, not an error, ends the block."""
+    """Register a note during the block. The note is removed if the block ends normally or by an error, and stays after an interrupt."""
     remove = leave_note(text)
     try:
         yield
@@ -69,7 +70,7 @@ def leaving(text: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def contained() -> Iterator[None]:
-    """Remove all notes that the block registers: what it leaves behind ends with its surroundings, an emulator for instance."""
+    """Remove all notes that the block registers. For work inside an environment that the caller removes, for instance an emulator."""
     before = set(_notes)
     try:
         yield
@@ -85,9 +86,10 @@ def notes() -> list[str]:
 
 @contextlib.contextmanager
 def whole() -> Iterator[None]:
-    """Postpone signals until the end of the block, which has to be short.
+    """Postpone signals until the end of the block. The block has to be short.
 
-    For instance around `subprocess.Popen`: an interrupt inside it would leave a child process that no variable refers to.
+    It protects, for instance, a call of `subprocess.Popen`: an interrupt inside the call would leave a child process that no variable
+    refers to, so that nobody could end it.
     """
     global _whole, _waiting
     if threading.current_thread() is not threading.main_thread():  # Python runs signal handlers in the main thread only
@@ -104,7 +106,7 @@ def whole() -> Iterator[None]:
 
 
 def postponed(number: int) -> bool:
-    """For the handler of signal ``number``: whether a `whole` block postpones it. If so, the signal is raised again at the block's end."""
+    """Return True if a `whole` block postpones signal ``number``; the end of that block raises the signal again. For signal handlers."""
     global _waiting
     if _whole:
         _waiting = _waiting or number

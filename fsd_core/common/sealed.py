@@ -1,7 +1,7 @@
-"""Small JSON objects with a checksum, for the object store: a reader finds damage and never takes damaged values for true ones.
+"""Small JSON objects with a checksum, for the object store: a reader detects damage and never uses damaged values.
 
-A sealed object is valid JSON. Its first key is ``checksum``, in a prefix of fixed length. The value is the CRC-32, in eight lower-case
-hexadecimal digits, of all bytes after the prefix.
+A sealed object is valid JSON. It starts with a prefix of fixed length that holds the key ``checksum``. The value of this key is the CRC-32
+of all bytes after the prefix, in eight lower-case hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _PREFIX_BYTES = len(b'{"checksum": "01234567"')
 
 
 class Damaged(ValueError):
-    """Bytes differ from the sealed object that was stored. The text names the object and describes the damage."""
+    """The bytes are not a sealed object, or have changed since `seal` made them. The message names the object and the damage."""
 
 
 def seal(fields: Mapping[str, Any]) -> bytes:
-    """The fields as one sealed JSON object.
+    """Encode the fields as one sealed JSON object.
 
-    Raises `ValueError` if a field is named ``checksum`` or holds nan or infinity, and `TypeError` if JSON has no form for a value.
+    Raises `ValueError` if a field is named ``checksum`` or contains nan or infinity, and `TypeError` if JSON cannot represent a value.
     """
     if _KEY in fields:
         raise ValueError(f"a field is named {_KEY!r}: expected another name, since the seal uses this one")
@@ -34,7 +34,7 @@ def seal(fields: Mapping[str, Any]) -> bytes:
 
 
 def unseal(data: bytes, what: str) -> dict[str, Any]:
-    """The fields of an object that `seal` made. Raises `Damaged` if any byte differs; its text starts with ``what``, the object's name."""
+    """Decode an object that `seal` made. Raises `Damaged` if any byte has changed; the message starts with ``what``, the object's name."""
     if len(data) <= _PREFIX_BYTES:
         raise Damaged(f"{what} is damaged: it has {len(data)} bytes, expected more than {_PREFIX_BYTES}")
     found, rest = data[:_PREFIX_BYTES], data[_PREFIX_BYTES:]

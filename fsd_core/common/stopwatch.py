@@ -1,4 +1,4 @@
-"""Measures how long a worker spends in each phase, as sums and as a timeline of bounded size."""
+"""Measures how many seconds a worker spends in each phase, as sums and as a timeline of at most `CELLS` cells."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 
 __all__ = ["CELLS", "PHASES", "Stopwatch"]
 
-PHASES = ("load", "compute", "send", "exchange", "other")  # the timeline writes the first letter, so that all differ
+PHASES = ("load", "compute", "send", "exchange", "other")  # all first letters differ, because the timeline contains only these
 CELLS = 512  # the largest number of cells of a timeline
 FIRST_CELL_S = 0.001
 
 
 class Stopwatch:
-    """Runs from its construction on. Time counts for the phase that `enter` set last, at first "other". For one thread.
+    """Adds time to the phase that the last call of `enter` started. Starts in phase "other" when it is constructed. Not thread-safe.
 
-    ``seconds``: the sum of each phase up to the last `enter`. ``clock``: returns seconds.
+    ``seconds`` has the sum of each phase up to the last call of `enter`. ``clock`` returns the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -31,23 +31,24 @@ class Stopwatch:
         self._cells = np.zeros((CELLS, len(PHASES)))  # seconds of each phase in each cell
 
     def enter(self, phase: str) -> None:
-        """Start ``phase``, one of `PHASES`, and end the phase before."""
+        """Start ``phase``, one of `PHASES`, and end the current phase."""
         now = self._clock()
         self.seconds[self._phase] += now - self._entered
         self._mark(PHASES.index(self._phase), self._entered - self._began, now - self._began)
         self._phase, self._entered = phase, now
 
     def timeline(self) -> dict[str, Any]:
-        """The phases over time, up to the last `enter`: ``cell_s``, the seconds of a cell, and ``phases``, one letter for each cell.
+        """The phases over time, up to the last call of `enter`. The time is divided into cells of equal length.
 
-        The letter is the first letter of the phase that took the largest part of the cell.
+        ``cell_s`` is the length of a cell in seconds. ``phases`` has one letter for each cell: the first letter of the phase that took
+        the largest part of the cell.
         """
         used = min(CELLS, max(1, math.ceil(round((self._entered - self._began) / self._cell_s, 6))))
         longest = self._cells[:used].argmax(axis=1)
         return {"cell_s": self._cell_s, "phases": "".join(PHASES[each][0] for each in longest)}
 
     def _mark(self, phase: int, start: float, end: float) -> None:
-        """Add the time from ``start`` to ``end`` (seconds) to its cells. While the cells end too early, join every two into one."""
+        """Add the time from ``start`` to ``end`` (seconds) to its cells. While the cells end before ``end``, join each pair to one cell."""
         while end >= CELLS * self._cell_s:
             half = self._cells[::2] + self._cells[1::2]
             self._cells = np.concatenate([half, np.zeros_like(half)])

@@ -1,4 +1,4 @@
-"""Reads the text files that people write: with any line ends, with or without a byte-order mark, and with a limit on size and waiting."""
+"""Reads text files that people write: with any line ends, with or without a byte-order mark, up to `MAX_BYTES` bytes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from fsd_core.errors import InputError
 __all__ = ["read_text"]
 
 MAX_BYTES = 16 << 20  # files of settings, prices or counts are smaller, and /dev/zero has no end
-PIPE_S = 10.0  # how long a pipe may stay silent: `--config <(command)` reads one
+PIPE_S = 10.0  # seconds that a pipe may send nothing; `--config <(command)` reads from a pipe
 
 
 def read_text(path: Path, where: str) -> str:
-    """The text of a file or pipe, its line ends as ``\n``. Raises `InputError` if it cannot be read or is no UTF-8 text.
+    r"""Read the text of a file or pipe, with all line ends converted to ``\n``.
 
-    ``where``: the start of the error line.
+    Raises `InputError` if the file cannot be read, is larger than `MAX_BYTES` bytes or is not UTF-8, or if a pipe sends nothing for
+    `PIPE_S` seconds. ``where`` is the start of the error line.
     """
     try:
         data = _read(path, where)
     except FileNotFoundError:
-        raise InputError(f"{where}: no such file") from None
+        raise InputError(f"{where}: no such file: expected a text file") from None
     except OSError as error:
         raise InputError(f"{where}: cannot be read: {error.strerror}") from error
     if len(data) > MAX_BYTES:
@@ -38,7 +39,7 @@ def read_text(path: Path, where: str) -> str:
 
 
 def _read(path: Path, where: str) -> bytes:
-    """The bytes of the file; of a larger one, the first ``MAX_BYTES`` and at least one more."""
+    """The bytes of the file. For a file larger than ``MAX_BYTES``, the first ``MAX_BYTES`` and at least one more."""
     data = bytearray()
     # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
     with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
@@ -46,7 +47,7 @@ def _read(path: Path, where: str) -> bytes:
         poll.register(file, select.POLLIN)
         while len(data) <= MAX_BYTES:
             if not poll.poll(1000 * PIPE_S):
-                raise InputError(f"{where}: is a pipe that brought nothing for {PIPE_S:.0f} s: expected a text file")
+                raise InputError(f"{where}: is a pipe that sent nothing for {PIPE_S:.0f} s: expected a text file")
             part = file.read(1 << 20)
             if part == b"":
                 break

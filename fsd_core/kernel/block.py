@@ -1,9 +1,9 @@
-"""The activations of some rows for a batch of samples, in a form that keeps equal samples once.
+"""The activations of some rows for a batch of samples. A block stores equal samples only once.
 
-In a deep sparse network, after a few layers most samples of a batch have the same column of activations as a sample of zeros: zeros
-under the Graph Challenge's rule, constants under a positive bias or a sigmoid. A block keeps this column once, as the *base*, and
-beside it only the *live* samples, which differ from the base in some row. The base goes through the layers like any other sample, so
-that the result is exact for every bias and activation.
+After a few layers of a deep sparse network, most samples of a batch have the same column of activations: the column that an input of zeros
+gives. Under the Graph Challenge's rule this column is zero; with a positive bias or a sigmoid it has other values. A block stores this
+column once, as the *base*, and in addition only the *live* samples, which differ from the base in at least one row. Every layer computes
+the base like any other sample, so the result is exact for every bias and activation.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ __all__ = ["Block", "merge"]
 
 @attrs.frozen(eq=False)
 class Block:
-    """``values``: float32 (rows, 1 + live samples). Column 0 is the base, column 1 + i is that of sample ``live[i]``.
+    """The activations of some rows for a batch of ``samples`` samples.
 
-    ``live``: int32 (live samples,), the numbers of the live samples, ascending and below ``samples``, the size of the batch.
+    ``values`` is float32 (rows, 1 + live samples): column 0 is the base, and column 1 + i belongs to sample ``live[i]``. ``live`` is int32
+    (live samples,): the numbers of the live samples (from 0), ascending.
     """
 
     values: NDArray[np.float32]
@@ -34,7 +35,7 @@ class Block:
         return len(self.values)
 
     def take(self, rows: NDArray[np.int32]) -> Block:
-        """The block of the rows with these indices, int32 (n,), with the samples that are live in these rows."""
+        """A block of only the rows with indices ``rows``, int32 (n,). Its live samples are those that are live in at least one of them."""
         return Block(self.values[rows], self.live, self.samples).trimmed()
 
     def trimmed(self) -> Block:
@@ -45,9 +46,10 @@ class Block:
         return self if keep.all() else Block(self.values[:, keep], self.live[keep[1:]], self.samples)
 
     def columns(self, live: NDArray[np.int32]) -> NDArray[np.intp] | None:
-        """The columns of ``values`` that hold the base and then each sample of ``live``, intp (1 + live,). `None`: all columns, in order.
+        """The column of ``values`` for the base and for each sample of ``live``, intp (1 + live,). `None` means all columns, in order.
 
-        ``live``: int32 (live,), a superset of this block's. A sample that is not live in this block is in the column of the base, 0.
+        ``live`` is int32 (live,) and contains all live samples of this block. A sample that is not live in this block gets column 0, the
+        base.
         """
         if len(live) == len(self.live):
             return None
@@ -63,7 +65,10 @@ class Block:
 
 
 def merge(blocks: Sequence[Block], samples: int) -> tuple[NDArray[np.int32], list[NDArray[np.intp] | None]]:
-    """The samples that are live in any of the blocks, int32 (live,), ascending; and `Block.columns` of each block for them."""
+    """Find the samples that are live in at least one block.
+
+    Returns their numbers, int32 (live,), ascending, and `Block.columns` of each block for these samples.
+    """
     alive = np.zeros(samples, bool)
     for block in blocks:
         alive[block.live] = True

@@ -1,8 +1,8 @@
 """The product of one rank's rows of one layer, sparse or dense float32 weights, with a dense matrix of activations.
 
-There are two methods. Weights that are not very sparse are multiplied as a dense matrix: since a rank keeps only the columns that it
-needs, BLAS is then faster than the gather method. All other weights take the gather method, which is also the reference in tests of the
-dense one. The choice depends on the weights alone, so that a rank takes the same method in every run.
+The module has two methods. Weights with a share of at least `DENSE_SHARE` nonzeros are multiplied as a dense matrix: a rank stores only the
+columns that it needs, so its part is denser than the layer, and BLAS is faster than the gather method. All other weights take the gather
+method, with which tests also check the dense method. The choice depends only on the weights, so a rank takes the same method in every run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 __all__ = ["DENSE_SHARE", "Weights"]
 
-DENSE_SHARE = 1 / 32  # measured on one core: in the time of one multiplication by gather, BLAS does 32
+DENSE_SHARE = 1 / 32  # measured on one core: BLAS does 32 multiplications in the time that the gather method needs for one
 GATHER_VALUES = 1 << 18  # the gather method works on pieces of 1 MB, which fit the cache
 DENSE_BYTES = 256 << 20  # larger weights stay sparse
 
@@ -20,8 +20,8 @@ DENSE_BYTES = 256 << 20  # larger weights stay sparse
 class Weights:
     """The weights of some output rows, float32 of shape (rows, columns).
 
-    ``csr``: (indptr int64 (rows + 1,), indices int32 (nonzeros,), values float32 (nonzeros,)); ``dense``: float32 (rows, columns). One of
-    them is given. `Weights` itself makes a dense copy of CSR weights with at least `DENSE_SHARE` nonzeros.
+    The caller passes either ``csr``, a tuple of indptr int64 (rows + 1,), indices int32 (nonzeros,) and values float32 (nonzeros,), or
+    ``dense``, float32 (rows, columns). `Weights` makes a dense copy of CSR weights with a share of at least `DENSE_SHARE` nonzeros.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Weights:
             np.add.at(self._dense, (rows, csr[1]), csr[2])
 
     def multiply(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The product with ``x``, float32 (columns, samples): float32 (rows, samples)."""
+        """Multiply the weights with ``x``, float32 (columns, samples). Returns float32 (rows, samples)."""
         if self._dense is not None:
             with np.errstate(invalid="ignore", over="ignore"):
                 z = self._dense @ x
@@ -50,7 +50,7 @@ class Weights:
         return self.gather(x)
 
     def gather(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`multiply` by the gather method, for CSR weights: gather a row of ``x`` for each nonzero, scale it, and add by output row."""
+        """Multiply CSR weights by the gather method: take the row of ``x`` for each nonzero, scale it, and sum the rows of each output."""
         assert self._csr is not None
         indptr, indices, values = self._csr
         z = np.zeros((self.shape[0], x.shape[1]), np.float32)

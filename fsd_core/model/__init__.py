@@ -1,6 +1,6 @@
 """Models: layers of sparse or dense weights, their file formats, and the readers of inputs.
 
-Each name below is imported when it is first used: a worker imports two modules of this room and must not load the others.
+Each name below is imported when it is first used, so that a worker, which needs two modules of this room, does not load the others.
 """
 
 from importlib import import_module

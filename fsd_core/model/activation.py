@@ -17,8 +17,8 @@ def activate(z: Floats, bias: Floats, activation: str, clip: float | None, chall
     """Turn the pre-activations ``z`` float32 (rows, samples) into activations in place, and return ``z``. ``bias`` is float32 (rows,).
 
     With ``challenge`` (the rule of the Graph Challenge) the bias is added to nonzero entries only, otherwise to every entry. ``clip`` is
-    the upper bound of relu. For activation softmax only the bias is added; the function `softmax`, which needs all outputs of a sample,
-    does the rest. Raises InputError for an unknown activation.
+    the upper bound of relu. For the activation softmax, this function only adds the bias; the caller has to call `softmax` when it has all
+    outputs of a sample. Raises InputError for an unknown activation.
     """
     np.add(z, bias[:, None], out=z, where=z != 0 if challenge else True)
     if activation == "relu":

@@ -1,9 +1,9 @@
 """Generates the networks of the Sparse DNN Graph Challenge.
 
 They are RadiX-Nets (Kepner and Robinett, "RadiX-Net: Structured Sparse Matrices for Deep Neural Networks", 2019). A base network has
-log2(b) layers of radix 2 on b = N/16 nodes; a Kronecker product with a 16 x 16 block of ones widens it to N neurons; copies of it follow
-each other. Layer l of the base is I + S, where S connects input class j to output class (j - 2^l) mod b. In each copy after the first, one
-permutation of the input rows holds for all layers of the copy (checked on the official files for N = 1024).
+log2(b) layers of radix 2 on b = N/16 nodes. A Kronecker product with a 16 x 16 block of ones widens it to N neurons. The network is a
+sequence of copies of this base. Layer l (from 0) of the base is I + S, where S connects input node j to output node (j - 2^l) mod b. Each
+copy after the first permutes its input rows, with the same permutation in all its layers (checked on the official files for N = 1024).
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ _FAN_IN = 2 * _BLOCK  # inputs of each neuron
 def radixnet(neurons: int, layers: int, seed: int = 0, weights: str = "official") -> Model:
     """A RadiX-Net of ``layers`` layers of ``neurons`` neurons (1024, 4096, 16384 or 65536), with 32 nonzeros in each row and column.
 
-    With ``weights="official"`` every value is 1/16, with the bias, rule, relu and clip of the challenge. The layers of the first copy equal
-    the official files; later copies differ from them by the permutations only, which ``seed`` determines. With ``weights="normal"`` the
-    structure is the same, the values are drawn from N(0, 2/32) (He et al., 2015, for 32 inputs) and the bias from N(0, 0.01), with the
-    plain rule, relu and no clip. Raises InputError for any other argument.
+    With ``weights="official"`` every value is 1/16, and the bias, rule, relu and clip are those of the challenge. The layers of the first
+    copy are equal to the official files; later copies differ from the files only in the permutations, which depend on ``seed``. With
+    ``weights="normal"`` the structure is the same, the values are drawn from a normal distribution of variance 2/32 (He et al., 2015, for
+    32 inputs) and the bias from one of variance 0.01, both with mean 0, with the plain rule, relu and no clip. Raises InputError for any
+    other argument.
     """
     neurons, layers, seed = arguments.whole("neurons", neurons), arguments.whole("layers", layers, 1), arguments.whole("seed", seed)
     arguments.one_of("weights", weights, ("official", "normal"))

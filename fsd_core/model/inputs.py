@@ -1,4 +1,4 @@
-"""Opens the samples that INPUT of the command names: a file, the digits of scikit-learn, or random numbers."""
+"""Opens the samples that the command's argument INPUT names: a file, the digits of scikit-learn, or random numbers."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _INK = 10.0  # pixels above this value become 1: a ninth of an image, as in the 
 def open_inputs(spec: str | os.PathLike[str], width: int) -> csr_matrix:
     """The samples that ``spec`` names: a ``scipy.sparse.csr_matrix`` (samples, width) float32, sorted, finite, without stored zeros.
 
-    - ``FILE.npz``: a CSR matrix as ``scipy.sparse.save_npz`` writes it, one dense array, or key ``x``.
+    - ``FILE.npz``: a CSR matrix that ``scipy.sparse.save_npz`` wrote, or a dense array, which has the name ``x`` if it is not the only one.
     - ``FILE.tsv``, ``.tsv.xz``, ``.tsv.gz``: lines of ``sample neuron value``, 1-based; the largest sample number is the number of samples.
     - ``digits``: the 1,797 handwritten digits of scikit-learn. For width 64 they are 8 x 8 pixels from 0 to 1. For a larger square they are
       scaled bilinearly to 20/28 of the side of the image, centred, and thresholded to 0 and 1.
     - ``random:SAMPLES[:DENSITY[:SEED]]``: each entry is nonzero with probability DENSITY (0.5). Its value is uniform over (0, 2], so
-      its mean is 1, the value of a pixel in the images of the challenge. More samples of the same seed begin with the same samples.
+      its mean is 1, the value of a pixel in the images of the challenge. With the same seed, the first samples do not depend on SAMPLES.
 
-    A `Path` is always a file, for instance a file called digits. Raises InputError, which names the wrong thing; for a wrong width it names
-    both widths.
+    A text can be any of these. A `Path` is always a file, even if its name is digits. Raises InputError for a missing or malformed file, a
+    wrong text, or samples that do not have ``width`` values.
     """
     width = arguments.whole("width", width, 1)
     spec = arguments.folder_or_name("inputs", spec, "the path of an .npz or .tsv file, digits, or random:SAMPLES[:DENSITY[:SEED]]")
@@ -50,7 +50,7 @@ def open_inputs(spec: str | os.PathLike[str], width: int) -> csr_matrix:
     else:
         made = _from_file(expanded(spec), width)
     if made.shape[1] != width:
-        raise InputError(f"{spec}: samples of width {made.shape[1]}: expected width {width}, as the model takes")
+        raise InputError(f"{spec}: samples of width {made.shape[1]}: expected width {width}, the number of inputs of the model")
     return made.scipy().copy()  # a copy that the caller may write to
 
 
@@ -65,12 +65,12 @@ def _from_file(path: Path, width: int) -> Csr:
                 return scipy_csr(arrays)
             if "x" not in arrays and len(arrays) != 1:
                 names = ", ".join(sorted(arrays)) or "none"
-                raise InputError(f"{len(arrays)} arrays ({names}): expected a scipy CSR matrix, one array, or one called x")
+                raise InputError(f"{len(arrays)} arrays ({names}): expected a scipy CSR matrix, one array, or an array called x")
             return _from_dense(dense(arrays["x"] if "x" in arrays else next(iter(arrays.values()))))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
     if not path.name.endswith((".tsv", ".tsv.gz", ".tsv.xz")):
-        raise InputError(f"{path}: expected a name that ends in .npz, .tsv, .tsv.gz or .tsv.xz")
+        raise InputError(f"{path}: unknown file type: expected a name that ends in .npz, .tsv, .tsv.gz or .tsv.xz")
     table = read_table(path, _MAX_SAMPLES, width)
     return Csr.build(table.rows, table.columns, table.values, (int(table.rows.max()) + 1, width))
 
@@ -90,7 +90,7 @@ def _digits(width: int) -> NDArray[np.float32]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise InputError("digits: expected scikit-learn: install fsd-inference[demo]") from error
+        raise InputError("digits: scikit-learn is not installed: expected the extra demo; install fsd-inference[demo]") from error
     images: NDArray[np.float64] = load_digits().images
     if side == _DIGITS:
         return (images / 16).reshape(-1, width).astype(np.float32)

@@ -1,4 +1,7 @@
-"""A model is layers of sparse (`Csr`) or dense weights, each with a bias, an activation and a bias rule. Constructors check all of it."""
+"""Models: a model is a sequence of layers. A layer has sparse (`Csr`) or dense weights, a bias, an activation and a bias rule.
+
+The constructors check all values.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def _values(values: Any) -> NDArray[np.float32]:
 
 
 def _floats(what: str, array: Any, ndim: int) -> NDArray[np.float32]:
-    """A read-only float32 array of ``ndim`` dimensions without infinity and NaN; the given one may have any byte order and layout."""
+    """Convert a float32 array of ``ndim`` dimensions and any byte order and layout to a read-only one. Refuses infinity and NaN."""
     plain = isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)
     if not plain or array.dtype.newbyteorder("=") != np.float32 or array.ndim != ndim:
         found = f"{array.ndim} dimensions of {array.dtype}" if plain else type(array).__name__
@@ -58,12 +61,12 @@ def _finite(what: str, array: NDArray[Any]) -> NDArray[Any]:
 
 @attrs.frozen(eq=False)
 class Csr:
-    """A sparse matrix in compressed sparse rows: ``z = W @ x``, so a row is an output neuron and a column is an input neuron.
+    """A sparse matrix W in compressed sparse rows. A row is an output neuron, and a column is an input neuron (``z = W @ x``).
 
-    ``indptr`` int64 (rows + 1,), ``indices`` int32 (nonzeros,) and ``values`` float32 (nonzeros,). The columns of a row ascend strictly,
-    so equal matrices have equal bytes. The constructor takes ``indptr`` and ``indices`` of any integer dtype. It keeps read-only arrays:
-    copies, unless the given array and its memory are read-only. Raises InputError if the arrays are not such a matrix or a value is not
-    finite.
+    ``indptr`` is int64 (rows + 1,), ``indices`` int32 (nonzeros,) and ``values`` float32 (nonzeros,). The columns of a row ascend strictly,
+    so equal matrices have equal bytes. The constructor takes ``indptr`` and ``indices`` of any integer dtype. It stores read-only arrays,
+    and copies each given array unless the array and its memory are read-only. Raises InputError if the arrays do not have this form, or if
+    a value is not finite.
     """
 
     indptr: NDArray[np.int64] = attrs.field(converter=_row_starts)
@@ -74,27 +77,28 @@ class Csr:
     def __attrs_post_init__(self) -> None:
         rows, columns = self.shape
         if self.indices.size and (largest := int(self.indices.max())) >= columns:
-            raise InputError(f"csr column index {largest} is outside 0 to {columns - 1}: expected columns of the shape")
+            raise InputError(f"csr column index {largest}: expected 0 to {columns - 1}, as the shape has {columns} columns")
         if self.indptr.size != rows + 1 or self.indices.size != self.values.size:
             raise InputError(
                 f"csr indptr has {self.indptr.size} entries, indices {self.indices.size}, values {self.values.size}: "
                 f"expected {rows + 1} entries of indptr for {rows} rows, and as many indices as values"
             )
         if self.indptr[0] != 0 or self.indptr[-1] != self.indices.size or (self.indptr[1:] < self.indptr[:-1]).any():
-            raise InputError(f"csr indptr: expected numbers that rise from 0 to {self.indices.size}, the number of nonzeros")
+            raise InputError(f"csr indptr: expected numbers that ascend from 0 to {self.indices.size}, the number of nonzeros")
         ascends = self.indices[1:] > self.indices[:-1]
         starts = self.indptr[1:-1]
-        ascends[starts[(starts > 0) & (starts < self.indices.size)] - 1] = True  # the first column of a row may be any
+        ascends[starts[(starts > 0) & (starts < self.indices.size)] - 1] = True  # the first column of a row has no column before it
         if not ascends.all():
             row = int(np.searchsorted(self.indptr, int(ascends.argmin()) + 1, "right")) - 1
             raise InputError(f"csr row {row} (0-based) has columns out of order or twice: expected columns that ascend strictly")
 
     @staticmethod
     def build(rows: NDArray[Any], columns: NDArray[Any], values: NDArray[Any], shape: tuple[int, int]) -> Csr:
-        """The matrix of these entries: 0-based ``rows`` and ``columns`` (entries,) of integers in any order, ``values`` (entries,).
+        """Build a matrix from its entries, in any order.
 
-        Zero values are left out. Raises InputError for an index outside ``shape``, for a pair of row and column that is given twice, and
-        for a value that is not finite as float32.
+        ``rows`` and ``columns`` are integers (entries,), 0-based; ``values`` are real numbers (entries,). Leaves out zero values. Raises
+        InputError for an index outside ``shape``, for a pair of row and column that occurs twice, and for a value that is not finite as
+        float32.
         """
         shape = _shape(shape)
         rows = arguments.integers("row index", rows, np.int64, 0, shape[0] - 1)
@@ -119,7 +123,7 @@ class Csr:
         return Csr(arguments.fresh(indptr), arguments.fresh((key - row_of * shape[1]).astype(np.int32)), arguments.fresh(values), shape)
 
     def rows(self, ids: NDArray[Any]) -> Csr:
-        """The matrix of the rows ``ids``, an integer array (rows,), 0-based, in the order of ``ids``; the columns are the same."""
+        """The matrix of only the rows ``ids``, in this order. ``ids`` is an integer array (rows,), 0-based. All columns stay."""
         counts = np.diff(self.indptr)[ids]
         indptr = np.zeros(len(ids) + 1, np.int64)
         np.cumsum(counts, out=indptr[1:])
@@ -128,7 +132,7 @@ class Csr:
         return Csr(arguments.fresh(indptr), indices, values, (len(ids), self.shape[1]))
 
     def scipy(self) -> Any:
-        """The same matrix as ``scipy.sparse.csr_matrix`` (rows, columns) float32; it shares memory where scipy can."""
+        """The same matrix as ``scipy.sparse.csr_matrix`` (rows, columns) float32. It shares the memory of the arrays if scipy can do so."""
         from scipy.sparse import csr_matrix
 
         return csr_matrix((self.values, self.indices, self.indptr), shape=self.shape)
@@ -168,10 +172,10 @@ def _challenge(challenge: Any) -> bool:
 
 @attrs.frozen(eq=False)
 class Layer:
-    """``activation(weights @ x + bias)`` of a column ``x``; `fsd_core.model.activation` describes the two bias rules.
+    """A layer computes ``activation(weights @ x + bias)`` of a column ``x``. `fsd_core.model.activation` describes the two bias rules.
 
-    The constructor keeps read-only arrays: copies, unless the given array and its memory are read-only. Raises InputError for a wrong
-    shape or dtype, a value that is not finite, no output, an unknown activation, or a clip without relu.
+    The constructor stores read-only arrays, and copies each given array unless the array and its memory are read-only. Raises InputError
+    for a wrong shape or dtype, a value that is not finite, weights without outputs, an unknown activation, or a clip without relu.
     """
 
     weights: Csr | NDArray[np.float32] = attrs.field(converter=_weights)  # dense: (outputs, inputs)
@@ -183,7 +187,7 @@ class Layer:
 
     def __attrs_post_init__(self) -> None:
         if self.clip is not None and self.activation != "relu":
-            raise InputError(f"clip {self.clip}: expected no clip with activation {self.activation}: only relu has one")
+            raise InputError(f"clip {self.clip}: expected None for activation {self.activation}: only relu can have a clip")
 
     @property
     def inputs(self) -> int:
@@ -197,23 +201,23 @@ class Layer:
 
     @property
     def nonzeros(self) -> int:
-        """The number of stored weights, which is the number of multiply-adds for a sample; of a dense layer, all weights."""
+        """The number of stored weights, which is the number of multiply-adds for a sample. A dense layer stores all its weights."""
         return int(self.weights.values.size if isinstance(self.weights, Csr) else self.weights.size)
 
     def rows(self, ids: NDArray[Any]) -> Csr | NDArray[np.float32]:
-        """The weights of the output neurons ``ids``, an integer array (rows,), 0-based, in the order of ``ids``."""
+        """The weights of only the output neurons ``ids``, in this order. ``ids`` is an integer array (rows,), 0-based."""
         return self.weights.rows(ids) if isinstance(self.weights, Csr) else self.weights[ids]
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The stored arrays by name: ``indptr``, ``indices`` and ``values``, or ``weights``; and ``bias``."""
+        """The stored arrays by name: ``indptr``, ``indices``, ``values`` and ``bias`` if sparse; ``weights`` and ``bias`` if dense."""
         if isinstance(self.weights, Csr):
             return {"indptr": self.weights.indptr, "indices": self.weights.indices, "values": self.weights.values, "bias": self.bias}
         return {"weights": self.weights, "bias": self.bias}
 
     @cached_property
     def checksum(self) -> str:
-        """The SHA-256 of structure and arrays, hexadecimal."""
+        """The SHA-256 of the layer's structure and arrays, hexadecimal."""
         shape = [self.outputs, self.inputs]
         content = hashlib.sha256(
             json.dumps([sorted(self.arrays), shape, self.nonzeros, self.activation, self.clip, self.challenge]).encode()
@@ -235,7 +239,11 @@ def _name(name: Any) -> str:
 
 @attrs.frozen(eq=False)
 class Model:
-    """Layers in order. Raises InputError if there is none, if their widths differ where they meet, or if softmax is not the last."""
+    """A sequence of layers.
+
+    Raises InputError if ``layers`` is empty, if a layer's outputs are not as many as the next layer's inputs, or if a layer before the last
+    has activation softmax.
+    """
 
     layers: tuple[Layer, ...] = attrs.field(converter=_layers)
     name: str = attrs.field(default="model", converter=_name)
@@ -278,10 +286,10 @@ class Model:
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """A summary of ``model``, ready for JSON. Its ``groups`` are runs of layers that differ in their arrays only.
+    """A summary of ``model``, ready for JSON. Each of its ``groups`` is a sequence of layers that differ only in their arrays.
 
-    A group has ``first`` and ``last`` (layers, 1-based), ``kind`` (csr or dense), ``inputs``, ``outputs`` and ``nonzeros`` of one layer,
-    ``activation``, ``clip``, ``rule`` (challenge or plain), and ``bias``, a list of the smallest and the largest value of the group.
+    A group has ``first`` and ``last`` (layer numbers, 1-based), ``kind`` (csr or dense), ``inputs``, ``outputs`` and ``nonzeros`` of each
+    layer, ``activation``, ``clip``, ``rule`` (challenge or plain), and ``bias``, the smallest and the largest bias of the group.
     """
     groups: list[dict[str, Any]] = []
     for k, layer in enumerate(model.layers, 1):

@@ -1,4 +1,4 @@
-"""Finds what the order of float32 sums can change: whether a sum is zero, and which samples have a nonzero output."""
+"""Finds the results that depend on the order of float32 additions: sums that may be zero, and samples that may have a nonzero output."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ TINY = 2.0**-149  # the maximum absolute error of a product below the normal flo
 
 
 def cancelling(model: Model, inputs: Any) -> list[int]:
-    """The layers (1-based) that may add terms of both signs for ``inputs``, a scipy sparse matrix (samples, model.inputs) float32.
+    """The layers (1-based) that may add positive and negative terms for ``inputs``, a scipy sparse matrix (samples, model.inputs) float32.
 
-    A sum of terms of both signs may be zero in one order and not in another. A sum of terms of one sign is zero only if every term is zero.
+    A sum with terms of both signs may be zero in one order and nonzero in another. A sum with terms of one sign is zero only if all its
+    terms are zero.
     """
     found = []
     signed = inputs.nnz > 0 and inputs.data.min() < 0
@@ -32,18 +33,21 @@ def cancelling(model: Model, inputs: Any) -> list[int]:
 
 
 def categories(model: Model, inputs: Any, batch: int = 1024) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which samples have a nonzero output in every order of the sums, and which have one in some order: two bool arrays (samples,).
+    """Find the samples whose output is nonzero.
 
-    ``inputs`` is a scipy sparse matrix (samples, model.inputs) float32. Where the two arrays agree, no partition, number of workers or
-    kernel changes a category. The function computes a lower and an upper bound of every activation, layer by layer, for ``batch`` samples
-    at a time. The bounds hold because a float32 sum of n products of at least 0 differs from the exact sum by at most n roundings in every
-    order, and because bias, relu and clip are monotonic. Raises `InputError` if a weight or an input is negative, or an activation is not
-    relu.
+    Returns two bool arrays (samples,). The first is true if the output is nonzero for every order of the additions, the second if it is
+    nonzero for at least one order.
+
+    ``inputs`` is a scipy sparse matrix (samples, model.inputs) float32. For a sample with equal values in both arrays, the result does not
+    depend on the partition, the number of workers or the kernel. The function computes a lower and an upper bound of every activation,
+    layer by layer, for ``batch`` samples at a time. The bounds hold because a float32 sum of n products of at least 0 differs from the
+    exact sum by at most n roundings in every order, and because bias, relu and clip are monotonic. Raises `InputError` if a weight or an
+    input is negative, or if an activation is not relu.
     """
     if (inputs.nnz and inputs.data.min() < 0) or any(
         _values(each).min(initial=0) < 0 or each.activation != "relu" for each in model.layers
     ):
-        raise InputError("rounding has bounds only without cancellation: expected weights and inputs of at least 0, and activation relu")
+        raise InputError("the bounds need sums without cancellation: expected weights and inputs of at least 0, and activation relu")
     found = np.zeros((2, inputs.shape[0]), bool)
     exact = [(layer.weights.scipy() if isinstance(layer.weights, Csr) else layer.weights).astype(np.float64) for layer in model.layers]
     for start in range(0, inputs.shape[0], batch):

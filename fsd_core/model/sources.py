@@ -1,4 +1,4 @@
-"""Opens the model that MODEL of the command names, and imports models of other formats for `fsd model import`."""
+"""Opens the model that the command's argument MODEL names, and imports models of other formats for `fsd model import`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ _ARRAY = re.compile(r"(weights|data|indices|indptr|shape|bias)_(\d{1,9})")
 
 
 def open_model(spec: str | os.PathLike[str]) -> Model:
-    """The model that ``spec`` names: a folder that fsd made, a Graph Challenge folder of an official N, or ``radixnet:N:L[:SEED]``.
+    """Open the model that ``spec`` names: a folder that fsd made, a Graph Challenge folder, or ``radixnet:N:L[:SEED]``.
 
-    A `Path` is always a folder. A Graph Challenge folder gets the bias, rule and clip of the challenge. Raises InputError if the model does
+    N is the number of neurons of each layer: 1024, 4096, 16384 or 65536, also for a Graph Challenge folder. L is the number of layers. A
+    Graph Challenge folder gets the bias, rule and clip of the challenge. A `Path` is always a folder. Raises InputError if the model does
     not exist or is malformed.
     """
     spec = arguments.folder_or_name("model", spec, "a Model, the path of a model, or radixnet:NEURONS:LAYERS[:SEED]")
@@ -41,7 +42,7 @@ def open_model(spec: str | os.PathLike[str]) -> Model:
     if os.path.isfile(path / MANIFEST):
         return load(path)
     if not os.path.exists(path):
-        raise InputError(f"{spec}: no such folder: expected a folder that fsd made, a Graph Challenge folder, or radixnet:NEURONS:LAYERS")
+        raise InputError(f"{spec}: no such folder: expected a model that fsd made, a Graph Challenge folder, or radixnet:NEURONS:LAYERS")
     if not os.path.isdir(path):
         raise InputError(f"{spec}: is a file: expected the folder of a model; 'fsd model import' makes one from an .npz file")
     neurons, files = _layer_files(path)
@@ -61,7 +62,7 @@ def import_model(
     activation: str = "relu",
     clip: float | None = None,
 ) -> Model:
-    """A model from ``source``, with ``rule`` (plain or challenge), ``activation`` and ``clip`` for every layer.
+    """Read a model from ``source``. Every layer gets ``rule`` (plain or challenge), ``activation`` and ``clip``.
 
     ``source`` is one of these:
 
@@ -71,8 +72,9 @@ def import_model(
       optional.
     - An ``.npz`` with one CSR matrix, as ``scipy.sparse.save_npz`` writes it: a model of one layer.
 
-    ``bias`` is added for every neuron. ``None`` means the bias in the file; without one, the bias of the challenge for an official N with
-    the challenge rule, otherwise 0. Zero weights of sparse layers are left out. Raises InputError, which names the wrong file or argument.
+    ``bias`` is the bias of every neuron. If it is ``None``, the file's own bias is used. A source without a bias gets 0, except a folder
+    with the challenge rule and a size N of the challenge, which gets the bias of the challenge. Zero weights of sparse layers are left out.
+    Raises InputError, which names the wrong file or argument.
     """
     path, rule = arguments.path("source", source), arguments.one_of("rule", rule, ("plain", "challenge"))
     bias = None if bias is None else arguments.number("bias", bias)
@@ -85,7 +87,7 @@ def import_model(
         layers = _npz_layers(path)
         own = next((k for k, (_, layer_bias) in enumerate(layers, 1) if layer_bias is not None), None)
         if bias is not None and own is not None:
-            raise InputError(f"{path}: layer {own} has a bias of its own: expected no bias argument, found {bias}")
+            raise InputError(f"bias {bias}: expected no bias argument, because layer {own} of {path} has its own bias")
     else:
         state = "is neither" if os.path.exists(path) else "no such file or folder"
         raise InputError(f"{path}: {state}: expected a folder of n{{N}}-l{{k}}.tsv files or an .npz file")
@@ -122,13 +124,13 @@ def _layer_files(folder: Path) -> tuple[int, list[Path]]:
                 )
             found[number] = file
     if not found:
-        raise InputError(f"{folder}: holds no model: expected {MANIFEST} or files n{{N}}-l{{k}}.tsv")
+        raise InputError(f"{folder}: is a folder without a model: expected {MANIFEST} or files n{{N}}-l{{k}}.tsv")
     if len(widths) > 1:
-        raise InputError(f"{folder}: holds layers of {' and '.join(map(str, sorted(widths)))} neurons: expected one size")
+        raise InputError(f"{folder}: has layers of {' and '.join(map(str, sorted(widths)))} neurons: expected one size for all layers")
     for number in range(1, len(found) + 1):
         if number not in found:
             raise InputError(
-                f"{folder}: layer {number} is missing: expected n{min(widths)}-l{number}.tsv, as files go up to layer {max(found)}"
+                f"{folder}: layer {number} is missing: expected n{min(widths)}-l{number}.tsv, because the last file is layer {max(found)}"
             )
     return widths.pop(), [found[number] for number in sorted(found)]
 
@@ -152,7 +154,7 @@ def _npz_layers(path: Path) -> list[_Weights]:
             layers.setdefault(int(match[2]), {})[match[1]] = array
         first = min(layers, default=0)
         if not layers or first > 1 or sorted(layers) != list(range(first, first + len(layers))):
-            raise InputError(f"layers {sorted(layers)}: expected numbers from 0 or 1 without a gap")
+            raise InputError(f"arrays of layers {sorted(layers)}: expected layer numbers that start at 0 or 1 and have no gap")
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return [_npz_layer(f"{path}: layer key {k}", layers[k]) for k in sorted(layers)]

@@ -1,9 +1,9 @@
 """Models on disk: a folder with ``model.json`` and safetensors files.
 
 ``model.json`` has for each layer its file, kind, shape, activation, clip, rule and checksum. The arrays of layer k are named ``k.indptr``,
-``k.indices`` and ``k.values`` (or ``k.weights``), and ``k.bias``. Layers share files of up to 256 MiB. With one file for each layer, the
-deepest models would need more open files than a process may have; to write one file for all layers, the library would need a second copy
-of the model in memory.
+``k.indices`` and ``k.values`` (or ``k.weights``), and ``k.bias``. Layers share files of up to 256 MiB: one file for each layer could exceed
+the number of files that a process may open, and to write one file for all layers, the library would need a second copy of the model in
+memory.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _CLIP = Kind("a number, or null", lambda value: value is None or _is_number(valu
 
 @attrs.frozen(kw_only=True)
 class _Entry:
-    """What ``model.json`` has for one layer."""
+    """The entry of one layer in ``model.json``."""
 
     file: str = key(_FILE)
     kind: str = key(choice(*_KINDS))
@@ -58,7 +58,7 @@ class _Entry:
 
 @attrs.frozen(kw_only=True)
 class _Manifest:
-    """What ``model.json`` has for the model, beside format and version."""
+    """The entries of ``model.json`` that describe the whole model, except format and version."""
 
     name: str = key(text())
     digest: str = key(text())
@@ -66,9 +66,10 @@ class _Manifest:
 
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:
-    """Write ``model`` as folder ``path``. A reader sees no folder, the whole old model, or the whole new model at any moment.
+    """Write ``model`` to the folder ``path``. Replaces a model that `save` wrote there before.
 
-    A folder that `save` made is replaced. Raises InputError if ``path`` is anything else, or cannot be written.
+    At any moment, a reader finds the complete old model (or no folder) or the complete new model. Raises InputError if ``path`` exists and
+    is not such a folder, or cannot be written.
     """
     folder = arguments.path("path", path)
     arguments.instance("model", model, Model)
@@ -108,7 +109,7 @@ def _write(model: Model, folder: Path) -> set[str]:
         aside = folder / f"{name}.new"
         save_file(arrays, aside, {"format": _FORMAT})
         aside.chmod(folder.stat().st_mode & 0o666)  # the library lets only the owner read the file
-        aside.replace(folder / name)  # never written in place, since a reader of the model may have mapped the file
+        aside.replace(folder / name)  # never written in place, because a reader of the model may have mapped the old file
         files.add(name)
         entries += [_entry(model.layers[k], name) for k in group]
     manifest = {"format": _FORMAT, "version": _VERSION, "name": model.name, "digest": model.digest, "layers": entries}
@@ -147,9 +148,9 @@ def _entry(layer: Layer, file: str) -> dict[str, Any]:
 
 
 def load(path: str | os.PathLike[str]) -> Model:
-    """Open the model in folder ``path``. Its arrays are read-only views of the mapped files: all are checked, none is copied.
+    """Open the model in the folder ``path``. Its arrays are read-only views of memory-mapped files: `load` checks all and copies none.
 
-    Raises InputError, which names the file and what is wrong with it.
+    Raises InputError, which names the file and the defect, if the folder is not a model or a file is damaged.
     """
     folder = arguments.path("path", path)
     where = folder / MANIFEST
@@ -185,7 +186,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise InputError(f"{path}: is not the manifest of a model that fsd made: expected format = {_FORMAT!r}")
     if manifest.get("version") != _VERSION:
-        raise InputError(f"{path}: version = {manifest.get('version')!r}: expected {_VERSION}, which this fsd reads")
+        raise InputError(f"{path}: version = {manifest.get('version')!r}: expected {_VERSION}, the version that this fsd reads")
     return manifest
 
 
@@ -202,7 +203,7 @@ def _map(path: Path) -> tuple[Any, dict[str, tensors.TensorInfo]]:
         raise InputError(f"{path}: {error}") from error
     end = max((info.end for info in infos.values()), default=offset)
     if len(buffer) != end:
-        raise InputError(f"{path}: truncated or too long: {len(buffer)} bytes: expected {end}, as its header has")
+        raise InputError(f"{path}: truncated or too long: {len(buffer)} bytes: expected {end}, as its header describes")
     return buffer, infos
 
 
@@ -210,7 +211,7 @@ def _layer(k: int, entry: _Entry, buffer: Any, infos: dict[str, tensors.TensorIn
     """Layer ``k`` (1-based) of the arrays in ``buffer``, checked against its ``entry``."""
     missing = [name for name in _KINDS[entry.kind] if f"{k}.{name}" not in infos]
     if missing:
-        raise InputError(f"expected an array {k}.{missing[0]}")
+        raise InputError(f"array {k}.{missing[0]} is missing: expected arrays {', '.join(_KINDS[entry.kind])} of layer {k}")
     arrays = {name: tensors.view(buffer, infos[f"{k}.{name}"]) for name in _KINDS[entry.kind]}
     bias = arrays.pop("bias")
     weights = Csr(**arrays, shape=(entry.shape[0], entry.shape[1])) if entry.kind == "csr" else arrays["weights"]

@@ -29,7 +29,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 class TensorInfo(NamedTuple):
-    """The place of one array: bytes ``start`` to ``end`` (excluded) of the buffer or file."""
+    """The dtype, the shape and the place of one array: bytes ``start`` to ``end`` (excluded) of the buffer or file."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -38,9 +38,9 @@ class TensorInfo(NamedTuple):
 
 
 def header_bytes(head: Buffer) -> int:
-    """The number of bytes before the arrays (length field and header), read from the first 8 bytes ``head``.
+    """The number of bytes before the arrays (length field and header). ``head`` has the first 8 bytes of the file, or more.
 
-    Raises InputError if there are fewer than 8 bytes, or if the length is impossible.
+    Raises InputError if ``head`` has fewer than 8 bytes, or if the length in it is too small or too large for a header.
     """
     if len(head) < _LENGTH:
         raise InputError(f"not a safetensors file: {len(head)} bytes: expected at least {_LENGTH}, the length of the header")
@@ -51,10 +51,10 @@ def header_bytes(head: Buffer) -> int:
 
 
 def header(head: Buffer) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
-    """Read the header: the arrays by name in the order of their bytes, the metadata, and the offset of the first array in bytes.
+    """Read the header. Returns the arrays by name in the order of their bytes, the metadata, and the offset of the first array in bytes.
 
-    ``head`` has at least `header_bytes` bytes. The arrays follow each other without a gap, as the format demands. Raises InputError if the
-    header does not have the format. It allocates no memory for the sizes in the header.
+    ``head`` has at least `header_bytes` bytes. Raises InputError if the header does not follow the format, or if the arrays are not
+    adjacent. Wrong sizes in the header cannot cause a large allocation.
     """
     offset = header_bytes(head)
     if len(head) < offset:
@@ -80,12 +80,12 @@ def header(head: Buffer) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
 def _info(name: str, entry: object, offset: int) -> TensorInfo:
     """One entry of the header, checked."""
     if not isinstance(entry, dict):
-        raise InputError(f"safetensors array {name!r}: expected a JSON object as its entry")
+        raise InputError(f"safetensors array {name!r}: its entry has type {type(entry).__name__}: expected a JSON object")
     dtype, shape, span = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise InputError(f"safetensors array {name!r}: dtype {dtype!r}: expected one of {', '.join(_DTYPES)}")
     if not _naturals(shape) or not _naturals(span) or len(span) != 2:
-        raise InputError(f"safetensors array {name!r}: shape {shape!r}, data_offsets {span!r}: expected two lists of natural numbers")
+        raise InputError(f"safetensors array {name!r}: shape {shape!r}, data_offsets {span!r}: expected lists of whole numbers from 0")
     kind = np.dtype(_DTYPES[dtype])
     size = math.prod(shape) * kind.itemsize
     if span[1] - span[0] != size:
@@ -98,7 +98,7 @@ def _naturals(value: object) -> TypeGuard[list[int]]:
 
 
 def view(buffer: Any, info: TensorInfo) -> NDArray[Any]:
-    """The array in ``buffer`` (bytes, memoryview, mmap, ...) as a view, without a copy. Raises InputError if the buffer ends too early."""
+    """Return the array in ``buffer`` (bytes, memoryview, mmap, ...) as a view. Raises InputError if the buffer ends before the array."""
     size = memoryview(buffer).nbytes
     if size < info.end:
         raise InputError(f"truncated: {size} bytes: expected at least {info.end}, where an array ends")
@@ -107,10 +107,10 @@ def view(buffer: Any, info: TensorInfo) -> NDArray[Any]:
 
 
 def pack(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> list[Buffer]:
-    """A safetensors file as buffers, which the caller writes in order: the header, then each array (a view if it is contiguous).
+    """Encode a safetensors file as buffers, which the caller writes in order: the header, then each array (a view if it is contiguous).
 
     Wide dtypes come first and the header is padded to 8 bytes, so that every array is aligned. Equal input gives equal bytes.
-    Raises InputError for a dtype that the format lacks.
+    Raises InputError for a dtype that the format does not have.
     """
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}

@@ -22,7 +22,10 @@ _UNPACK = {".gz": gzip.decompress, ".xz": lzma.decompress}
 
 
 class Table(NamedTuple):
-    """``rows`` and ``columns``, int64 (lines,), 0-based, each pair once; ``values``, float32 (lines,); all in the order of the file."""
+    """A table in the order of its file. ``rows`` and ``columns`` are int64 (lines,), 0-based; ``values`` are float32 (lines,).
+
+    Each pair of row and column occurs once.
+    """
 
     rows: NDArray[np.int64]
     columns: NDArray[np.int64]
@@ -30,9 +33,9 @@ class Table(NamedTuple):
 
 
 def read_table(path: Path, rows: int, columns: int) -> Table:
-    """Read and check one table; ``rows`` and ``columns`` are the largest row and column numbers allowed.
+    """Read and check one table. ``rows`` and ``columns`` are the largest allowed row and column numbers (1-based).
 
-    Raises InputError, which names the file, and the line if one is wrong.
+    Raises InputError, which names the file and the wrong line, if the file cannot be read or is malformed.
     """
     limits = (rows, columns)
     try:
@@ -95,7 +98,7 @@ def _uniform(text: bytes) -> NDArray[np.float64] | None:
         for place in range(lengths[:, column].max()):
             digits = data[np.maximum(ends[:, column] - 1 - place, 0)] - np.uint8(
                 ord("0")
-            )  # a byte that is no digit gives more than 9: uint8 wraps around
+            )  # a byte that is not a digit gives more than 9, because uint8 wraps around
             digits[place >= lengths[:, column]] = 0
             if digits.max() > 9:
                 return None
@@ -108,9 +111,9 @@ def _uniform(text: bytes) -> NDArray[np.float64] | None:
 
 
 def _any(text: bytes) -> NDArray[np.float64] | None:
-    """The columns, float64 (n, lines), of a table with any values; `None` if it is no table.
+    """The columns, float64 (n, lines), of a table with any values; `None` if the text is not a table.
 
-    Latin-1 decodes any byte, so that it is the parser that refuses a wrong one.
+    Latin-1 decodes every byte, so that the parser refuses wrong bytes, not the decoder.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -135,4 +138,4 @@ def _fault(path: Path, text: bytes, limits: tuple[int, int]) -> InputError:
                 return InputError(f"{where}: {axis} {index:.17g}: expected a whole number from 1 to {limit}")
         if not abs(value) <= float(np.finfo(np.float32).max):
             return InputError(f"{where}: value {value}: expected a finite float32")
-    return InputError(f"{path}: expected lines of 'row column value'")
+    return InputError(f"{path}: is not a table: expected lines of 'row column value'")

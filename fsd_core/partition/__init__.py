@@ -1,4 +1,4 @@
-"""Partitions: which rank owns which row of each layer, and which rows the ranks must then send each other."""
+"""Partitions: a partition assigns each row of each layer to a rank, and determines the rows that the ranks have to send each other."""
 
 from fsd_core.partition.kept import find_partition
 from fsd_core.partition.methods import METHODS, partition

@@ -1,8 +1,9 @@
-"""The child process that runs Mt-KaHyPar: if the library hangs or crashes, the caller goes on. It imports no other module of this project.
+"""The child process that runs Mt-KaHyPar, so that the caller survives if the library hangs or crashes.
 
-Standard input and output carry messages: 8 bytes of length (little-endian), then an ``.npz``. A request has ``workers``, ``epsilon``,
-``seed``, ``weights`` (vertices,), ``starts`` (nets + 1,), ``pins``, ``net_weights`` (nets,), all int64; pin ``vertices + r`` is a terminal
-that is fixed in block r. The answer has ``blocks`` (vertices,) int32, or ``error``, a text.
+This module imports no other module of this project. Standard input and output carry messages: 8 bytes of length (little-endian), then an
+``.npz``. A request has the numbers ``workers``, ``epsilon`` and ``seed``, and the int64 arrays ``weights`` (vertices,), ``starts``
+(nets + 1,), ``pins`` and ``net_weights`` (nets,). Pin ``vertices + r`` is a terminal: an extra vertex that is fixed in block r. The answer
+has ``blocks`` (vertices,) int32, or ``error``, a text.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from numpy.typing import NDArray
 
 
 def read(stream: IO[bytes]) -> dict[str, NDArray[Any]] | None:
-    """The arrays of the next message; `None` if the stream ends before or within it. Raises `ValueError` for bytes that are no message."""
+    """Read the arrays of the next message. Returns `None` if the stream ends early. Raises `ValueError` if the bytes are not a message."""
     head = stream.read(8)
     size = int.from_bytes(head, "little")
     if size >= 1 << 36:
-        raise ValueError(f"a message begins with {head!r}: expected its length in 8 bytes")
+        raise ValueError(f"a message begins with {head!r}: expected its length in 8 bytes, below 2^36")
     body = stream.read(size) if len(head) == 8 else b""
     if not body or len(body) < size:
         return None
@@ -42,7 +43,7 @@ def write(stream: IO[bytes], **arrays: Any) -> None:
 
 
 def _end_with_caller() -> None:
-    """Have Linux kill this process when its caller dies: the library lets no Python thread run that could watch for it."""
+    """Request that Linux kills this process when its caller dies: while the library computes, no Python thread can run to check this."""
     with contextlib.suppress(AttributeError):  # on other systems this process ends after the current request
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
@@ -68,7 +69,7 @@ def main() -> None:
             graph = library.create_hypergraph(context, len(weights), len(nets), nets, weights, request["net_weights"].tolist())
             graph.add_fixed_vertices([-1] * vertices + list(range(workers)), workers)
             write(answers, blocks=np.array(graph.partition(context).get_partition()[:vertices], np.int32))
-        except Exception as error:  # the caller reports whatever the library raises
+        except Exception as error:  # the library raises errors of any class, and the caller reports all of them
             write(answers, error=f"{type(error).__name__}: {error}")
 
 

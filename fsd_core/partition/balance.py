@@ -1,4 +1,4 @@
-"""Balance: how much work of a layer one rank may get, and ways to distribute rows within that limit."""
+"""Balance: the maximum work of a layer that one rank may get, and ways to distribute rows within that limit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ __all__ = ["contiguous", "deal", "limit", "repair", "spread"]
 
 
 def spread(count: int, workers: int) -> NDArray[np.int32]:
-    """The rank of each item, int32 (count,): each rank gets contiguous items, the same number plus or minus one."""
+    """Distribute ``count`` items: each rank gets contiguous items, and the numbers of items differ by at most one.
+
+    Returns the rank of each item, int32 (count,).
+    """
     return (np.arange(count, dtype=np.int64) * workers // max(count, 1)).astype(np.int32)
 
 
 def contiguous(weights: NDArray[np.int64], workers: int) -> NDArray[np.int32]:
-    """The rank of each item, int32 (items,): each rank gets contiguous items of about the same weight. ``weights`` is int64 (items,).
+    """Distribute items so that each rank gets contiguous items of about the same weight. Returns the rank of each item, int32 (items,).
 
-    The total weight is cut into ``workers`` equal parts; rank r gets the items whose middle falls into part r.
+    ``weights`` is int64 (items,). Imagine the items side by side on a line, each as long as its weight, and the line cut into ``workers``
+    equal parts: rank r gets the items whose middle is in part r.
     """
     total = int(weights.sum())
     if not total:
@@ -31,9 +35,10 @@ def contiguous(weights: NDArray[np.int64], workers: int) -> NDArray[np.int32]:
 
 
 def deal(weights: NDArray[np.int64], workers: int) -> NDArray[np.int32]:
-    """The rank of each item, int32 (items,): heaviest item first, each to the rank of least load. ``weights`` is int64 (items,).
+    """Distribute items one by one, the heaviest first, each to the rank with the smallest load so far.
 
-    The largest load is at most 4/3 of the smallest possible (Graham, "Bounds on multiprocessing timing anomalies", 1969).
+    ``weights`` is int64 (items,). Returns the rank of each item, int32 (items,). The largest load is at most 4/3 of the smallest possible
+    one (Graham, "Bounds on multiprocessing timing anomalies", 1969).
     """
     owner = np.zeros(len(weights), np.int32)
     loads = [(0, rank) for rank in range(workers)]
@@ -45,10 +50,11 @@ def deal(weights: NDArray[np.int64], workers: int) -> NDArray[np.int32]:
 
 
 def limit(weights: NDArray[np.int64], workers: int) -> int:
-    """The maximum work of one rank for rows of these ``weights``, int64 (rows,).
+    """The maximum work of one rank. ``weights`` is the work of each row of a layer, int64 (rows,).
 
-    It is the mean work plus 3 %, or plus three rows if that is more, but at most plus 12.5 %: with few rows for each rank the balance needs
-    more slack (128 rows for each rank: 3 %; 24 rows: 12 %). If a single row is heavier than the slack, the result of `deal` is allowed.
+    The maximum is the mean work of a rank plus a slack. The slack is 3 % of the mean, or the work of three mean rows if that is more, but
+    at most 12.5 %, because ranks with few rows are harder to balance (with 128 rows for each rank it is 3 %; with 24 rows, 12.5 %). If the
+    heaviest row exceeds the slack, the maximum is at least the largest load in the result of `deal`.
     """
     total, rows = int(weights.sum()), int(np.count_nonzero(weights))
     mean = total / workers
@@ -59,18 +65,19 @@ def limit(weights: NDArray[np.int64], workers: int) -> int:
 
 
 def repair(owner: NDArray[np.int32], weights: Csr, sources: NDArray[np.int32] | None, max_work: int, workers: int) -> NDArray[np.int32]:
-    """The owners int32 (outputs,) after rows moved from overloaded ranks until no rank has more than ``max_work``.
+    """Move rows from overloaded ranks to others until no rank has more than ``max_work``. Returns the new owners, int32 (outputs,).
 
-    The rank with the highest load gives rows away, first those that add the fewest travelling rows. ``owner`` int32 (outputs,) stays
-    unchanged. ``weights`` is the matrix of the layer, ``sources`` the owner of each input row (`None`: input rows do not travel). If moving
-    single rows does not reach ``max_work``, the result is that of `deal`, which always reaches a `limit`.
+    ``owner`` is int32 (outputs,) and does not change. ``weights`` is the matrix of the layer. ``sources`` is the owner of each input row
+    (`None`: input rows do not travel). The rank with the highest load gives rows away, first the rows whose move causes the fewest
+    additional travelling rows. If moves of single rows cannot reach ``max_work``, the result is that of `deal`, whose loads never exceed
+    `limit`.
     """
     loads = np.diff(weights.indptr)
     load = np.bincount(owner, loads, workers).astype(np.int64)
     if load.max() <= max_work:
         return owner
     owner = owner.copy()
-    # for each input row and rank: how many output rows of the rank read it, plus 1 if the rank owns it; at 0 the row need not travel there
+    # for each input row and rank: how many output rows of the rank read it, plus 1 if the rank owns it; 0: the row does not travel there
     held = np.bincount(weights.indices * np.int64(workers) + np.repeat(owner, loads), minlength=weights.shape[1] * workers)
     held = held.reshape(-1, workers)
     if sources is not None:

@@ -1,12 +1,14 @@
-"""The hypergraph partitioner: it puts rows that read the same inputs on the rank that owns these inputs, so few rows travel.
+"""The hypergraph partitioner: it assigns rows that read the same inputs to the rank that owns these inputs, so that few rows travel.
 
 It partitions the layers one after the other, each as a hypergraph. A vertex is an output row; its weight is its number of nonzeros. A net
-is a source row: its pins are the output rows that read it, and a terminal that is fixed at the rank that owns the source row. The solver
-minimises the connectivity: the sum over the nets of the number of blocks that the net touches, minus one. That sum is the number of rows
-that travel. The model is that of Catalyurek and Aykanat ("Hypergraph-partitioning-based decomposition for parallel sparse-matrix vector
-multiplication", 1999), as in FSD-Inference (ICDE 2024); the solver is Mt-KaHyPar (Gottesbueren, Heuer, Maas, Sanders and Schlag, "Scalable
-High-Quality Hypergraph Partitioning", 2024). Output rows of equal pattern become few vertices, and equal nets become one: the hypergraph
-is smaller, the solver is faster, and rows of equal pattern stay together.
+is a source row. The pins of the net are the output rows that read the source row, and a terminal: an extra vertex that is fixed in the
+block of the rank that owns the source row. The solver minimises the connectivity: for each net, the number of blocks that have a pin of
+the net, minus one, summed over all nets. This sum is the number of rows that travel. Catalyurek and Aykanat describe this hypergraph
+("Hypergraph-partitioning-based decomposition for parallel sparse-matrix vector multiplication", 1999), and FSD-Inference (ICDE 2024) uses
+it. The solver is Mt-KaHyPar (Gottesbueren, Heuer, Maas, Sanders and Schlag, "Scalable High-Quality Hypergraph Partitioning", 2024).
+
+Before the solver runs, output rows that read the same inputs are merged into a few vertices, and equal nets into one net. The hypergraph
+becomes smaller, the solver becomes faster, and these rows stay together.
 """
 
 from __future__ import annotations
@@ -42,11 +44,12 @@ def hypergraph(
     progress: Callable[[int, int], None] | None = None,
     solver: Solver | None = None,
 ) -> Partition:
-    """The hypergraph partition of ``model``, or that of `block` if it moves no more rows. Equal arguments give equal partitions.
+    """Partition ``model`` with the solver. Returns the partition of `block` instead if that one moves fewer rows or equally many.
 
-    The work of each rank stays within `fsd_core.partition.balance.limit`. ``progress(done, layers)`` is called after each layer. The
-    default ``solver`` is Mt-KaHyPar on one thread. If it is missing, dies or takes too long, the layers without an answer get the partition
-    of `block`, a warning is logged, and the label becomes "block" or "hypergraph, completed by block".
+    Equal arguments give equal partitions. The work of each rank stays within `fsd_core.partition.balance.limit`. This function calls
+    ``progress(done, layers)`` after each layer. The default ``solver`` is Mt-KaHyPar on one thread. If the solver is not installed, dies or
+    takes too long, the other layers get the partition of `block`, a warning is logged, and the label becomes "block" or "hypergraph,
+    completed by block".
     """
     blocks = block(model, workers)
     label = "hypergraph"
@@ -77,10 +80,10 @@ def hypergraph(
 
 
 def _partition_layer(layer: Layer, sources: NDArray[np.int32] | None, workers: int, seed: int, solver: Solver) -> NDArray[np.int32]:
-    """The owner of each output row, int32 (outputs,). ``sources`` are the owners of the input rows; `None`: input rows do not travel."""
+    """The owner of each output row, int32 (outputs,). ``sources`` are the owners of the input rows; `None` if input rows do not travel."""
     weights = work(layer)
     if isinstance(layer.weights, np.ndarray):
-        return contiguous(weights, workers)  # dense: every rank needs every row, whatever the partition
+        return contiguous(weights, workers)  # dense: with any partition, every rank needs every row
     indptr, indices = layer.weights.indptr, layer.weights.indices
     rows = np.flatnonzero(weights)  # a row without a weight reads no input, so any rank may own it
     if not len(rows):
@@ -97,9 +100,10 @@ def _partition_layer(layer: Layer, sources: NDArray[np.int32] | None, workers: i
 def _merge(
     weights: NDArray[np.int64], pattern: NDArray[np.uint64], workers: int, max_work: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The vertex of each row, and the weight of each vertex: rows of equal pattern (so of equal weight) make few vertices of equal size.
+    """Merge rows of equal ``pattern``, which read the same inputs, into a few vertices of about equal size.
 
-    A vertex has at most a quarter of the mean work of a rank. That bound is halved until ranks can hold the vertices within ``max_work``.
+    Returns the vertex of each row and the weight of each vertex. A vertex has at most a quarter of the mean work of a rank. This bound is
+    halved until `deal` can distribute the vertices within ``max_work``.
     """
     order = np.argsort(pattern, kind="stable")
     first = np.flatnonzero(np.diff(pattern[order], prepend=~pattern[order[:1]]))
@@ -119,7 +123,10 @@ def _merge(
 def _build(
     indices: NDArray[np.int32], reads: NDArray[np.int64], weights: NDArray[np.int64], sources: NDArray[np.int32] | None, workers: int
 ) -> Hypergraph:
-    """The hypergraph in which vertex ``reads[i]`` reads source row ``indices[i]``. Source rows of equal pins and owner become one net."""
+    """Build the hypergraph in which vertex ``reads[i]`` reads source row ``indices[i]``.
+
+    Source rows with equal pins and equal owner become one net.
+    """
     vertices = len(weights)
     source, pins = np.divmod(np.unique(indices * np.int64(vertices) + reads), vertices)
     starts = np.flatnonzero(np.diff(source, prepend=-1))
@@ -137,7 +144,7 @@ def _build(
 
 
 def _labels(count: int) -> NDArray[np.uint64]:
-    """Random numbers, uint64 (count,): equal sums of labels mean equal sets. A wrong match has chance 2^-64 and costs quality only."""
+    """Random labels, uint64 (count,). Sets with equal sums count as equal. An error has probability 2^-64 and only lowers the quality."""
     return np.random.default_rng(0).integers(2**64, size=count, dtype=np.uint64)
 
 
@@ -147,9 +154,10 @@ def _sums(labels: NDArray[np.uint64], starts: NDArray[np.int64]) -> NDArray[np.u
 
 
 def _input_owners(layer: Layer, owner: NDArray[np.int32], workers: int) -> NDArray[np.int32]:
-    """The owner of each input of the model: of the ranks that need it (all if none does), the one that owns the fewest inputs so far.
+    """Choose the owner of each input of the model, int32 (inputs,).
 
-    Inputs that the fewest ranks need come first.
+    The owner is the rank that owns the fewest inputs so far, among the ranks that need the input, or among all ranks if no rank needs it.
+    The choice starts with the inputs that the fewest ranks need.
     """
     need = needs(layer, owner, workers)
     need[~need.any(axis=1)] = True

@@ -1,4 +1,4 @@
-"""The partition of a run: the caller's own, one from a file, or a new one, which is kept for later runs."""
+"""Finds the partition of a run: a `Partition` of the caller, a file, or a new partition, which is stored for later runs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ def find_partition(
     home: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Partition, str]:
-    """The partition that a run uses, and its name for people.
+    """Find the partition that a run uses. Returns the partition and its name for people.
 
-    ``wanted`` is a `Partition`, the name of a method, or a path. ``progress`` is that of `partition`. A hypergraph partition takes long to
-    compute, so its file is kept in ``home`` for later runs; a damaged file is replaced, and a file that cannot be written gives a warning.
-    Raises `InputError` for a missing or wrong file, for another number of workers, and for more workers than rows.
+    ``wanted`` is a `Partition`, the name of a method, or a path. A hypergraph partition takes long to compute, so this function stores it
+    in a file in ``home`` and reads it in later runs. It replaces a damaged file, and logs a warning if it cannot write the file.
+    `partition` describes ``progress``. Raises `InputError` for a missing or wrong file, for a partition for another number of workers, and
+    for more workers than the largest layer has rows.
     """
     workers, seed = arguments.whole("workers", workers, 1), arguments.whole("seed", seed)
     if not isinstance(wanted, Partition):
@@ -46,19 +47,19 @@ def find_partition(
     else:
         parts, label = Partition.load(wanted, model), str(wanted)
     if parts.workers != workers:
-        raise InputError(f"partition {label}: made for {parts.workers} workers: expected {workers}, as the run has")
+        raise InputError(f"partition {label}: made for {parts.workers} workers: expected {workers}, the number of workers of the run")
     return parts, label
 
 
 def _hypergraph(model: Model, workers: int, seed: int, home: Path, progress: Callable[[int, int], None] | None) -> Partition:
-    """The hypergraph partition that an earlier run kept, or a new one. A partition that the solver did not complete is not kept."""
+    """Read the hypergraph partition that an earlier run stored, or make and store a new one. Stores only what the solver completed."""
     file = home / "partitions" / f"{model.digest[:32]}-{workers}-hypergraph-{seed}.npz"
     if os.path.isfile(file):
         try:
             kept = Partition.load(file, model)
             if kept.workers == workers:
                 return attrs.evolve(kept, label="hypergraph")
-            raise InputError(f"{file}: is for {kept.workers} workers: expected {workers}")
+            raise InputError(f"{file}: is a partition for {kept.workers} workers: expected {workers}")
         except InputError as error:
             _log.warning("%s; an earlier run kept this file, and this run replaces it", error)
             with suppress(OSError):  # if the file cannot be removed, saving fails below and logs a warning

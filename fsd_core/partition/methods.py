@@ -27,17 +27,17 @@ def partition(
 ) -> Partition:
     """Distribute the rows of every layer over ``workers`` ranks.
 
-    ``method`` is ``hypergraph`` (few rows travel; see `fsd_core.partition.hypergraph`), ``random`` (the rows of each layer in random order,
-    equally many for each rank), ``block`` (contiguous rows of equal work), or the path of a saved partition. Equal arguments give equal
-    partitions. The hypergraph method calls ``progress(done, layers)`` after each layer. Raises `InputError` for fewer than 1 worker, more
-    workers than rows of the largest layer, a negative ``seed``, an unknown method, and a file of another model or number of workers.
+    ``method`` is ``hypergraph`` (few rows travel; see `fsd_core.partition.hypergraph`), ``random`` (each rank gets random rows, about
+    equally many), ``block`` (each rank gets contiguous rows of about equal work), or the path of a saved partition. Equal arguments give
+    equal partitions. The hypergraph method calls ``progress(done, layers)`` after each layer. Raises `InputError` for fewer than 1 worker,
+    more workers than the largest layer has rows, a negative ``seed``, an unknown method, and a file for another model or number of workers.
     """
     largest = max(layer.outputs for layer in arguments.instance("model", model, Model).layers)
     workers, seed = arguments.whole("workers", workers, 1), arguments.whole("seed", seed)
     method = arguments.folder_or_name("method", method, f"one of {', '.join(METHODS)}, or the path of a partition")
     arguments.callback("progress", progress)
     if workers > largest:
-        raise InputError(f"workers {workers}: expected at most {largest}, the rows of the largest layer of {model.name}")
+        raise InputError(f"workers {workers}: expected at most {largest}, the number of rows of the largest layer of {model.name}")
     if method == "hypergraph":
         return hypergraph(model, workers, seed, progress)
     if method == "random":

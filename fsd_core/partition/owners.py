@@ -1,4 +1,4 @@
-"""`Partition`: the rank that owns each neuron; it is saved to a file and read from one."""
+"""`Partition` holds the rank that owns each neuron. It can be saved to a file and loaded from one."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Partition:
     """Each neuron of the input and of every layer has one owner among ``workers`` ranks.
 
     ``owners`` has L+1 int32 arrays of ranks from 0 to workers-1: the owner of each input neuron, then of each output neuron of layers 1
-    to L. A rank may own nothing of a layer. ``label`` tells people how the partition was made. The constructor takes arrays of any integer
-    dtype. It keeps read-only arrays: copies, unless the given array and its memory are read-only. Raises `InputError` for a rank outside
-    0 to workers-1.
+    to L. A rank may own no neuron of a layer. ``label`` is the method that made the partition, for people. The constructor takes arrays of
+    any integer dtype. It stores read-only arrays, and copies each given array unless the array and its memory are read-only. Raises
+    `InputError` for a rank outside 0 to workers-1.
     """
 
     workers: int = attrs.field(converter=_workers)
@@ -63,14 +63,14 @@ class Partition:
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 of the content, hexadecimal; equal partitions from different files have equal digests."""
+        """The SHA-256 of the content, hexadecimal. Equal partitions have equal digests, also if they come from different files."""
         digest = hashlib.sha256(f"{self.workers} {[len(owner) for owner in self.owners]}".encode())
         for owner in self.owners:
             digest.update(np.ascontiguousarray(owner, "<i4").tobytes())
         return digest.hexdigest()
 
     def check(self, model: Model, origin: str = "partition") -> Partition:
-        """Return the partition itself. Raises `InputError`, which starts with ``origin``, if it does not fit ``model``."""
+        """Return this partition if it has the layers and widths of ``model``. Else raises `InputError`, which starts with ``origin``."""
         expected = widths(arguments.instance("model", model, Model))
         if len(self.owners) != len(expected):
             raise InputError(f"{origin}: {len(self.owners)} arrays of owners: expected {len(expected)}: the input and each layer")
@@ -80,13 +80,14 @@ class Partition:
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the ``.npz`` (keys ``workers``, ``owner_0`` to ``owner_L``, ``digest``) in one step: a reader sees the old or the new file.
+        """Write the partition to an ``.npz`` with the keys ``workers``, ``owner_0`` to ``owner_L`` and ``digest``.
 
-        Raises `InputError` if ``path`` is something other than a partition, or cannot be written.
+        At any moment, a reader finds the complete old file or the complete new file. Raises `InputError` if ``path`` exists and is not a
+        partition file, or cannot be written.
         """
         path = arguments.path("path", path)
         if os.path.lexists(path) and not {"workers", "owner_0"} <= members(path):
-            raise InputError(f"{path}: exists and is no partition file; it is not replaced: expected a new path or a partition file")
+            raise InputError(f"{path}: exists and is not a partition file, so it is not replaced: expected a new path or a partition file")
         arrays: dict[str, Any] = {"workers": np.int32(self.workers), "digest": np.array(self.digest)}
         arrays |= {f"owner_{k}": owner for k, owner in enumerate(self.owners)}
         try:
@@ -102,16 +103,16 @@ class Partition:
 
     @staticmethod
     def load(path: str | os.PathLike[str], model: Model) -> Partition:
-        """Read an ``.npz`` of `save`, or a folder ``conn.0`` to ``conn.L-1`` (`fsd_core.partition.published`), and check it for ``model``.
+        """Read an ``.npz`` that `save` wrote, or a folder with ``conn.0`` to ``conn.L-1`` (`fsd_core.partition.published`).
 
-        A file without ``digest`` comes from another program, and is read too. Raises `InputError` if the file is missing, malformed or
-        damaged, or belongs to another model.
+        Also reads files of other programs, which may have no ``digest``. Raises `InputError` if the file is missing, malformed or damaged,
+        or does not fit ``model``.
         """
         path, layers = arguments.path("path", path), len(arguments.instance("model", model, Model).layers)
         if os.path.isdir(path):
             return Partition(*read_folder(path, model), str(path)).check(model, str(path))
         if not os.path.exists(path):
-            raise InputError(f"partition {path}: no such file or folder: expected one, or hypergraph, random or block")
+            raise InputError(f"partition {path}: no such file or folder: expected the path of a partition, or hypergraph, random or block")
         arrays = read_npz(path)
         digest = arrays.pop("digest", None)
         expected = ["workers", *(f"owner_{k}" for k in range(layers + 1))]
@@ -129,5 +130,5 @@ class Partition:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         if digest is not None and str(digest) != made.digest:
-            raise InputError(f"{path}: is damaged: its digest is {made.digest[:16]}, expected {str(digest)[:16]}; make it again")
+            raise InputError(f"{path}: is damaged: its digest is {made.digest[:16]}, expected {str(digest)[:16]}; make the partition again")
         return made.check(model, str(path))

@@ -1,4 +1,4 @@
-"""`ExchangePlan`: which rows the ranks send each other before each layer, computed from a model and a partition."""
+"""`ExchangePlan`: the rows that the ranks send each other before each layer. It is computed from a model and a partition."""
 
 from __future__ import annotations
 
@@ -37,11 +37,17 @@ class ExchangePlan:
         self._imbalance = max((float(load.max() / load.mean()) for load in loads if load.any()), default=1.0)
 
     def sends(self, layer: int, source: int) -> dict[int, NDArray[np.int32]]:
-        """Target rank -> int32 (rows,): the rows of layer ``layer - 1`` that ``source`` sends to it. Targets of no row are left out."""
+        """The rows of layer ``layer - 1`` that rank ``source`` sends before ``layer``, by target rank, each int32 (rows,).
+
+        Contains only targets that get at least one row.
+        """
         return self._at(layer).sends(self._rank(source))
 
     def receives(self, layer: int, target: int) -> dict[int, NDArray[np.int32]]:
-        """Source rank -> int32 (rows,): the rows of layer ``layer - 1`` that it sends to ``target``. Sources of no row are left out."""
+        """The rows of layer ``layer - 1`` that rank ``target`` receives before ``layer``, by source rank, each int32 (rows,).
+
+        Contains only sources that send at least one row.
+        """
         return self._at(layer).receives(self._rank(target))
 
     def inputs(self, rank: int) -> NDArray[np.int32]:
@@ -52,9 +58,9 @@ class ExchangePlan:
         """The cost of the partition, in rows.
 
         ``rows_moved`` counts each copy of a row to another rank; ``rows_moved_by_layer`` is a list for layers 2 to L.
-        ``rows_per_source_row`` is rows moved / distinct rows that travel, 0.0 if none does. ``max_sent`` and ``max_received`` are the
-        largest totals of one rank over all layers. ``imbalance`` is the maximum / the mean work of a rank in the worst layer; work is the
-        number of nonzeros.
+        ``rows_per_source_row`` is ``rows_moved`` divided by the number of distinct rows that travel, or 0.0 if no row travels. ``max_sent``
+        and ``max_received`` are the largest numbers of rows that one rank sends or receives in all layers together. ``imbalance`` is the
+        maximum work of a rank divided by the mean work of a rank, in the layer with the largest quotient; work is the number of nonzeros.
         """
         by_layer = [len(transfer.rows) for transfer in self._transfers]
         distinct = sum(transfer.distinct for transfer in self._transfers)

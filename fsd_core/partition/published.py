@@ -6,9 +6,9 @@ without a line does not travel, because its owner is the only worker that reads 
 
 1. A row without a line has the same owner as the outputs that read it. Neurons that are connected in this way form a group.
 2. A line for any row of a group names the owner of the whole group.
-3. A group without a line (for instance an output of the last layer) may go to each worker that receives all rows that the group reads.
-   It goes to the one of them for which the most of these rows are read by no neuron that the worker owns so far; if several are equal, to
-   the one that owns the fewest neurons of the last layer of the group.
+3. A group without a line (for instance an output of the last layer) can belong to any worker that receives all rows that the group reads.
+   Among these workers, the module counts for each: the rows that the group reads and that no neuron of the worker reads so far. The worker
+   with the largest count gets the group. If several are equal, the one that owns the fewest neurons in the last layer of the group gets it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ _LINE = "row source-worker target-worker..."
 
 @attrs.frozen(eq=False)
 class _Connections:
-    """One file: the line (1-based; 0: no line) and the source (-1: no line) of each row, and pairs of row and target."""
+    """The content of one file. For each row: the number of its line (1-based; 0 without a line) and its source worker (-1 without a line).
+
+    ``pairs`` are pairs of row and target worker.
+    """
 
     path: Path
     line: NDArray[np.int64]  # (rows,)
@@ -38,16 +41,18 @@ class _Connections:
     pairs: NDArray[np.int64]  # (pairs, 2)
 
     def targets(self, workers: int) -> NDArray[np.bool_]:
-        """Which row goes to which worker, bool (rows, workers)."""
+        """A table, bool (rows, workers): true if the file sends the row to the worker."""
         table = np.zeros((len(self.line), workers), np.bool_)
         table[self.pairs[:, 0], self.pairs[:, 1]] = True
         return table
 
 
 def read_folder(folder: Path, model: Model) -> tuple[int, tuple[NDArray[np.int32], ...]]:
-    """The number of workers that a folder ``conn.*`` names, and L+1 int32 arrays: the owner of each neuron of the input and each layer.
+    """Read a folder of ``conn.*`` files.
 
-    Raises `InputError`, which names file and line, if a line is malformed or if the files contradict each other or the model.
+    Returns the number of workers, and L+1 int32 arrays: the owner of each neuron of the input and of each layer.
+
+    Raises `InputError`, which names the file and the line, if a line is malformed or if the files contradict each other or the model.
     """
     names = {path.name for path in folder.glob("conn.*")}
     expected = [f"conn.{k}" for k in range(len(model.layers))]
@@ -86,7 +91,7 @@ def _read(path: Path, rows: int, max_workers: int) -> _Connections:
                 f"{path}:{number}: worker {max(workers)}: expected 0 to {max_workers - 1}: the largest layer has {max_workers} rows"
             )
         if line[row]:
-            raise InputError(f"{path}:{number}: row {row} has line {line[row]} already: expected one line for each row")
+            raise InputError(f"{path}:{number}: row {row} is on line {line[row]} already: expected one line for each row")
         if len(set(workers)) < len(workers):
             raise InputError(f"{path}:{number}: row {row} names a worker twice: expected different workers")
         line[row], source[row] = number, workers[0]
@@ -102,7 +107,7 @@ def _reads(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _groups(model: Model, files: list[_Connections], sizes: list[int]) -> list[NDArray[np.int64]]:
-    """The group number of each neuron, an array for the input and each layer: rows without a line connect neurons."""
+    """The group number of each neuron, in one array for the input and one for each layer. A row without a line connects neurons."""
     from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -118,7 +123,7 @@ def _groups(model: Model, files: list[_Connections], sizes: list[int]) -> list[N
 
 
 def _named_owners(files: list[_Connections], group: list[NDArray[np.int64]], groups: int) -> list[NDArray[np.int64]]:
-    """The owner of each neuron (-1: no line names it), an array for the input and each layer."""
+    """The owner of each neuron (-1 if no line names it), in one array for the input and one for each layer."""
     low, high = np.full(groups, np.iinfo(np.int64).max), np.full(groups, -1)
     for ids, file in zip(group, files, strict=False):
         listed = file.source >= 0
@@ -134,7 +139,7 @@ def _named_owners(files: list[_Connections], group: list[NDArray[np.int64]], gro
 def _choose_owners(
     model: Model, files: list[_Connections], group: list[NDArray[np.int64]], owners: list[NDArray[np.int64]], workers: int
 ) -> None:
-    """Set the owner of each neuron that has none (-1) in ``owners``, by rule 3 above; groups that fewer workers may own come first."""
+    """Set the owner of each neuron that has no owner (-1) in ``owners``, by rule 3 above. Groups that few workers can own come first."""
     groups: dict[int, list[tuple[int, int, NDArray[np.int64]]]] = {}  # group -> its members: layer, neuron, rows with a line that it reads
     holds = [np.zeros((0, workers), np.bool_) for _ in owners]  # [k][row, worker]: the worker owns or receives the row that layer k reads
     unread = list(holds)  # [k][row, worker]: the worker receives the row, and no neuron that it owns reads the row
@@ -168,13 +173,13 @@ def _choose_owners(
 def _compare(layer: Layer, file: _Connections, owner: NDArray[np.int64], outputs: NDArray[np.int64], workers: int, exact: bool) -> None:
     """Check that a file lists each pair of row and target that must travel and, if ``exact``, no other pair.
 
-    Not ``exact``: some owner of an output is a choice of this module, so the file may list more pairs.
+    Pass ``exact`` = False if this module chose the owner of an output: then the file may list more pairs.
     """
     need, listed = needs(layer, outputs, workers), file.targets(workers)
     need[np.arange(len(owner)), owner] = False
     for row, target in np.argwhere(need & ~listed)[:1]:
         where = f"{file.path}:{file.line[row]}: row {row}"
-        raise InputError(f"{where} does not go to worker {target}: expected it to, since worker {target} owns a row that reads it")
+        raise InputError(f"{where} does not go to worker {target}: expected this target, because it owns a row that reads row {row}")
     for row, target in np.argwhere(listed & ~need & exact)[:1]:
         where = f"{file.path}:{file.line[row]}: row {row}"
-        raise InputError(f"{where} goes to worker {target}: expected only workers that own a row that reads it")
+        raise InputError(f"{where} goes to worker {target}: expected only targets that own a row that reads row {row}")

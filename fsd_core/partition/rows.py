@@ -1,4 +1,4 @@
-"""Figures of the rows of a model: how many there are, how much work each one is, and which ranks need it."""
+"""Facts about the rows of a model: the number of rows of each layer, the work of each row, and the ranks that need it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def widths(model: Model) -> list[int]:
 
 
 def work(layer: Layer) -> NDArray[np.int64]:
-    """The number of nonzeros of each output row, int64 (outputs,). Stored zeros count, and so do all weights of a dense row."""
+    """The number of stored weights of each output row, int64 (outputs,). Stored zeros count. A dense row stores all its weights."""
     if isinstance(layer.weights, np.ndarray):
         return np.full(layer.outputs, layer.inputs, np.int64)
     return np.diff(layer.weights.indptr)
 
 
 def needs(layer: Layer, owner: NDArray[np.integer[Any]], workers: int) -> NDArray[np.bool_]:
-    """Which rank multiplies which input row, bool (inputs, workers); ``owner`` (outputs,) is the rank of each output row."""
+    """A table, bool (inputs, workers): true if the rank needs the input row. ``owner`` (outputs,) is the owner of each output row."""
     if isinstance(layer.weights, np.ndarray):
         present = np.bincount(owner, minlength=workers) > 0
         return np.repeat(present[None, :], layer.inputs, axis=0)

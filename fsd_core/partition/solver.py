@@ -1,4 +1,4 @@
-"""The caller's side of `fsd_core.partition._mtkahypar`: sends requests to the child process, each with a time limit."""
+"""Sends requests to the child process `fsd_core.partition._mtkahypar`, each with a time limit."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Hypergraph", "Solver", "Stopped"]
 
 
 class Stopped(Exception):
-    """The solver gave no usable answer; the text is the reason."""
+    """The solver gave no usable answer. The message is the reason."""
 
 
 @attrs.frozen(eq=False)
 class Hypergraph:
-    """A hypergraph of weighted vertices and nets, all int64. Pin ``vertices + r`` is the terminal that is fixed in block r."""
+    """A hypergraph of weighted vertices and nets. All arrays are int64. Pin ``vertices + r`` is the terminal that is fixed in block r."""
 
     weights: NDArray[np.int64]  # (vertices,)
     starts: NDArray[np.int64]  # (nets + 1,): net i has pins[starts[i]:starts[i + 1]]
@@ -32,7 +32,7 @@ class Hypergraph:
 
 
 class Solver:
-    """One child process for any number of requests. The first request starts it; the end of the ``with`` block kills it."""
+    """One child process that answers any number of requests. The first request starts the process; the end of ``with`` kills it."""
 
     def __init__(self, command: Sequence[str], time_limit: float | None = None) -> None:
         self._command = command
@@ -48,9 +48,10 @@ class Solver:
             self._process.communicate()
 
     def blocks(self, graph: Hypergraph, workers: int, epsilon: float, seed: int) -> NDArray[np.int32]:
-        """The block of each vertex, int32 (vertices,), from 0 to ``workers`` - 1.
+        """Assign each vertex to a block: int32 (vertices,), from 0 to ``workers`` - 1.
 
-        A block weighs at most 1 + ``epsilon`` times the mean. Raises `Stopped` if the child process dies, fails or takes too long.
+        The weight of a block is at most (1 + ``epsilon``) x the mean weight of all blocks. Raises `Stopped` if the child process dies or
+        fails, exceeds its time limit, or gives a malformed answer.
         """
         seconds = self._time_limit or 30 + len(graph.pins) / 1000
         late = threading.Event()

@@ -1,1 +1,1 @@
-"""What client and workers agree on: the configuration of a run, launches, shards, and how a run that fails is ended."""
+"""The protocol between client and workers: the configuration of a run, launches, shards, and the end of a failed run."""

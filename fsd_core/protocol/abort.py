@@ -1,7 +1,7 @@
-"""How a run that fails is ended: the failure is written into the object store, and an abort is sent to every rank.
+"""Ends a failed run: writes its error into the object store (the object ``error``), and sends an abort message to every rank.
 
-Both are tried, even where the first one fails: a reader may see only one of them. The written failure (the object ``error``) stays
-until the next run on the slot, so that workers that look late still find it.
+The functions try the second way even if the first one fails, because some processes read only the object and some only the message. The
+object stays until the next run on the slot, so that a worker that starts late still finds it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ REPORT_S = 10.0
 
 
 def end_run(store: Store, keys: RunKeys, error: RunFailed, send_abort: Callable[[], None] | None) -> None:
-    """Write the failure, unless another failure is written already, then call ``send_abort``.
+    """Write ``error`` into the object store, unless the run has an error there already. Then call ``send_abort``, even if the write failed.
 
-    Both are tried. Raises what the write or the call raised.
+    Raises the error of the call, else the error of the write.
     """
     try:
         store.create(keys.error, describe(error))
@@ -41,7 +41,7 @@ def end_run(store: Store, keys: RunKeys, error: RunFailed, send_abort: Callable[
 
 
 def abort_peers(provider: Provider, resources: Resources, slot: int, me: RankIdentity, error: RunFailed, retry: Retry) -> None:
-    """Send the abort to every rank of the run except ``me.rank`` (-1: to all ranks), over a connection of its own."""
+    """Send the abort to every rank of the run except ``me.rank`` (-1: to all ranks). Opens and closes its own connection."""
     with closing(provider.messages(resources, slot)) as messages, ThreadPoolExecutor(4) as pool:
         QueueChannel(messages, ChannelConfig(me, {}, retry, pool)).abort(error, retry)
 
@@ -55,11 +55,12 @@ def report_exit(
     layer: int | None = None,
     resources: Resources | None = None,
 ) -> bool:
-    """Report to a run that one of its functions died, so that nobody waits for that function. ``payload`` is what launched it.
+    """End a run because one of its functions died, so that no other rank waits for that function.
 
-    ``nonce`` is the one that `fsd_core.worker.handle` got; ``layer`` (1-based) is where the function died, as far as known.
-    ``resources`` are needed where the caller is no function of the app. A function that lost the claim of its rank to another function
-    is not reported. Returns `False` where nobody has claimed the rank, since its launcher starts it again, else `True`.
+    ``payload`` is the payload of the function's launch, ``nonce`` the text that `fsd_core.worker.handle` got (`None` if unknown), and
+    ``layer`` (1-based) the layer in which the function died (`None` if unknown). ``resources`` are those of the app; a caller that is a
+    function of the app can omit them. If another function has claimed the rank, the run goes on. Returns `False` if no function has claimed
+    the rank yet: then the run goes on too, because its launcher starts the rank again. Otherwise returns `True`.
     """
     fields = json.loads(payload)
     if "probe" in fields:
@@ -88,13 +89,13 @@ def report_exit(
 
 
 def report_failure(provider: Provider, resources: Resources, failure: Failure) -> None:
-    """Report a `Failure` that `InvokeDriver.failures` returned, by `report_exit`."""
+    """Call `report_exit` for a `Failure` that `InvokeDriver.failures` returned."""
     report_exit(failure.payload, provider, failure.reason, nonce=failure.nonce, resources=resources)
 
 
 def _may_be_claim_of(claim: bytes, nonce: str | None) -> bool:
-    """Whether a claim may be that of the function with this nonce."""
+    """True if the function with this nonce may have made the claim."""
     try:
         return nonce is None or unseal(claim, "the claim").get("nonce") == nonce
-    except Damaged:  # nobody knows whose claim it is, and a run that waits for a dead function is worse than a run that ends
+    except Damaged:  # the owner is unknown: to end a run without need is better than to wait for a dead function
         return True

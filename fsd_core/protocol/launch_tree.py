@@ -1,4 +1,4 @@
-"""Which rank starts which: ranks 0 to P-1 form a complete b-ary heap, so P workers start after about log_b(P) launches in sequence."""
+"""The launch tree: ranks 0 to P-1 form a complete b-ary heap, so the start of P workers takes about log_b(P) launches in sequence."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def _branching(value: object) -> int:
 class LaunchTree:
     """The tree of ``workers`` ranks in which each rank starts up to ``branching`` others. Rank 0 is the root; a branching of 1 is a chain.
 
-    Rank r starts the ranks from b*r+1 to b*r+b that exist. No tree of this branching is lower, and each level is full before the next
-    one begins. Raises `InputError` where either number is below 1.
+    With a branching of b, rank r starts those of the ranks b*r+1 to b*r+b that exist. All levels except the last are full, so the tree has
+    the smallest possible height. Raises `InputError` if either number is below 1.
     """
 
     workers: int = attrs.field(converter=_workers)

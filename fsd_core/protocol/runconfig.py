@@ -1,4 +1,4 @@
-"""The configuration of a run, which all its workers share: the client writes it into the object store, each worker reads it first."""
+"""The configuration of a run. The client writes it into the object store, and each worker reads it before anything else."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fsd_core.errors import InputError, RunFailed
 __all__ = ["CHANNELS", "OBJECTIVES", "VERSION", "RunConfig"]
 
 VERSION = 2
-CHANNELS = ("queue", "object", "hybrid")  # what activations can travel through
-OBJECTIVES = ("cost", "latency")  # what a run can make small
+CHANNELS = ("queue", "object", "hybrid")  # the channels that can carry activations
+OBJECTIVES = ("cost", "latency")  # the quantity that a run minimises
 
 
 @attrs.frozen
 class RunConfig:
-    """One run: names, never secrets."""
+    """The configuration of one run. It contains no secrets."""
 
     version: int = key(integer(1))
     run: str = key(text())
@@ -33,26 +33,26 @@ class RunConfig:
     objective: str = key(choice(*OBJECTIVES))
     faults: str | None = key(nullable(text()))
     started: float = key(number())  # seconds since 1970, on the client's clock
-    start_s: float = key(number())  # how long the launches of all ranks may take together, in seconds
-    outage_s: float = key(number())  # how long a service may be unreachable, in seconds
+    start_s: float = key(number())  # the time in seconds that the launches of all ranks may take together
+    outage_s: float = key(number())  # the time in seconds that a service may be unreachable
 
     @property
     def queued(self) -> bool:
-        """Whether the ranks have queues, on which they also hear of an abort."""
+        """True if the run uses queues. Its ranks then also receive abort messages from their queues."""
         return self.channel != "object" and self.workers > 1
 
     def pack(self) -> bytes:
-        """The configuration as sealed JSON."""
+        """Encode the configuration as sealed JSON."""
         return seal(attrs.asdict(self, recurse=False))
 
     @staticmethod
     def unpack(data: bytes) -> RunConfig:
-        """The configuration that `pack` made. Raises `RunFailed` (`Code.INVALID`) where it is damaged or of another version."""
+        """Decode what `pack` made. Raises `RunFailed` (`Code.INVALID`) if ``data`` is damaged or has another version."""
         try:
             found = unseal(data, "the run's configuration")
             if found.get("version") != VERSION:
                 raise InputError(
-                    f"the run's configuration has version {found.get('version')!r}: expected {VERSION}, which this worker reads: "
+                    f"the run's configuration has version {found.get('version')!r}: expected {VERSION}, the version of this worker; "
                     "deploy the app again"
                 )
             return read(RunConfig, found, "the run's configuration: ")

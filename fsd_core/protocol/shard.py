@@ -1,13 +1,13 @@
-"""Shards: a shard holds what one rank needs of a model: its rows of every layer, and the ranks that it exchanges rows with.
+"""Shards: a shard is the part of a model that one rank needs: its rows of every layer, and the rows that it sends and receives.
 
-The client builds shards, a worker reads one. A shard is one object: a preamble (magic, length and CRC-32 of the head, CRC-32 of these
-three), a head (sizes and checksums of the layers; which ranks send to this rank before each layer), then one segment a layer, in order.
-Head and segments have the safetensors layout. Equal arguments give equal bytes. A worker reads the head first, then the segments by
-range, several in a request, and always one request ahead, so that it computes while the next segments arrive. It compares the checksum
-of all bytes before it uses them.
+The client builds the shards, and each worker reads one. A shard is one object: a preamble (magic, length and CRC-32 of the head, CRC-32 of
+these three), a head (sizes and checksums of the layers; the ranks that send to this rank before each layer), then one segment for each
+layer, in order. Head and segments have the safetensors layout. Equal arguments give equal bytes. A worker reads the head first, then the
+segments, several in a request. It starts the next request before it computes, so that the next segments arrive during the computation. It
+checks the checksum of all bytes before it uses them.
 
-The columns of a rank's weights are renumbered: first the rank's own rows of the layer before, then the rows of each source, ascending
-by the rank of the source. So the multiplication has a local part, which can start at once, and a remote part, which waits for sources.
+The columns of a rank's weights are renumbered: first the rank's own rows of the previous layer, then the rows of each source, ascending by
+the source's rank. So the multiplication has a local part, which can start at once, and a remote part, which waits for the sources.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ READ_BYTES = 4 << 20
 
 @attrs.frozen(eq=False)
 class LayerShard:
-    """One rank's part of one layer, ready to multiply. "Held rows" are the rank's own rows of the layer before."""
+    """One rank's part of one layer, ready to multiply. "Held rows" are the rank's own rows of the previous layer."""
 
     local: Weights  # (rows, held rows that are multiplied)
-    remote: Weights | None  # (rows, received rows); `None` where nothing is received
+    remote: Weights | None  # (rows, received rows); `None` if the rank receives nothing
     own: NDArray[np.int32] | None  # positions of the multiplied rows among the held rows; `None`: all of them, in order
     bias: NDArray[np.float32]  # (rows,)
     activation: str
@@ -58,9 +58,9 @@ class LayerShard:
 
 
 def build(model: Model, partition: Partition, plan: ExchangePlan, rank: int) -> bytes:
-    """The bytes of the shard of ``rank``."""
+    """Encode the shard of ``rank`` as bytes. ``plan`` is the exchange plan of ``model`` and ``partition``."""
     segments, sources = [], []
-    held = plan.inputs(rank)  # the rows that the rank has before a layer: staged inputs, then its own outputs
+    held = plan.inputs(rank)  # the rows that the rank has before a layer: at first its staged inputs, later its own outputs
     for number, layer in enumerate(model.layers, 1):
         rows = np.flatnonzero(partition.owners[number] == rank).astype(np.int32)
         receives = dict(sorted(plan.receives(number, rank).items())) if number > 1 else {}
@@ -129,9 +129,9 @@ def _positions(held: NDArray[np.int32], groups: list[NDArray[np.int32]]) -> NDAr
 
 
 def predicted_bytes(model: Model, partition: Partition, plan: ExchangePlan, rank: int, samples: int) -> int:
-    """An upper estimate of the memory in bytes that one rank needs for a batch of ``samples``, in addition to its process and its shard.
+    """An upper estimate of the memory in bytes that ``rank`` needs for the activations of a batch of ``samples`` samples.
 
-    It assumes that every sample stays live in every layer.
+    The estimate does not include the process and the shard itself. It assumes that every sample stays live in every layer.
     """
     peak = 0
     held = len(plan.inputs(rank))
@@ -147,10 +147,10 @@ def predicted_bytes(model: Model, partition: Partition, plan: ExchangePlan, rank
 
 
 class ShardReader:
-    """Reads the layers of the shard at ``key``, as often as it is iterated. Raises `DamagedContent` where a checksum differs.
+    """Reads the shard at ``key``. Each iteration yields all layers in order. Raises `DamagedContent` if a checksum is wrong.
 
-    ``read(key, start, end)`` returns the bytes [start, end) of an object, fewer where the object ends before. ``pool`` reads ahead.
-    ``keep``: hold the shard in memory after the first iteration, so that later ones read nothing.
+    ``read(key, start, end)`` returns the bytes [start, end) of an object, or fewer if the object ends before ``end``. ``pool`` runs the
+    requests for later segments. With ``keep``, the first iteration keeps the shard in memory, and later iterations make no requests.
     """
 
     def __init__(self, key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool) -> None:
@@ -168,17 +168,17 @@ class ShardReader:
         self.sources: list[list[int]] = [part.tolist() for part in np.split(arrays["sources"], np.cumsum(arrays["source_counts"])[:-1])]
 
     def _head(self) -> bytes:
-        """The head. The checksum of the preamble is compared before the length in it is used, and then that of the head."""
+        """Read the head. Checks the checksum of the preamble before it uses the length in it, then the checksum of the head."""
         begin = self._begin[:_START]
         if len(begin) < _START or _CRC.unpack_from(begin, _PREAMBLE.size)[0] != zlib.crc32(begin[: _PREAMBLE.size]):
-            raise self._damaged(f"its first {_START} bytes are no preamble, or their checksum differs")
+            raise self._damaged(f"its first {_START} bytes are not a preamble with a correct checksum")
         magic, length, crc = _PREAMBLE.unpack_from(begin)
         if magic != _MAGIC:
             raise self._damaged(f"it begins with {magic!r}, expected {_MAGIC!r}")
         head = self._range(_START, _START + length)
         if len(head) != length or zlib.crc32(head) != crc:
             raise self._damaged(
-                f"its head has {len(head)} bytes, expected {length}" if len(head) != length else "the checksum of its head differs"
+                f"its head has {len(head)} bytes, expected {length}" if len(head) != length else "the checksum of its head is wrong"
             )
         return head
 
@@ -191,7 +191,7 @@ class ShardReader:
         return len(self._checksums)
 
     def __iter__(self) -> Iterator[LayerShard]:
-        """The layers in order."""
+        """Yield the layers in order."""
         if self._kept:
             yield from (_layer(segment) for segment in self._kept)
             return
@@ -204,13 +204,13 @@ class ShardReader:
                 start = int(self._starts[layer] - self._starts[first])
                 segment = memoryview(data)[start : start + int(self._ends[layer] - self._starts[layer])]
                 if zlib.crc32(segment) != self._checksums[layer]:
-                    raise self._damaged("the checksum of this layer differs", layer + 1)
+                    raise self._damaged("the checksum of this layer is wrong", layer + 1)
                 if self._kept is not None:
                     self._kept.append(segment)
                 yield _layer(segment)
 
     def _groups(self) -> list[tuple[int, int]]:
-        """Pairs of first and last: the layers [first, last) are read in one request."""
+        """Group the layers: each pair (first, last) means that one request reads the layers [first, last)."""
         groups = [(0, 1)]
         for layer in range(1, self.layers):
             first, last = groups[-1]
@@ -226,13 +226,13 @@ class ShardReader:
         return self._range(int(self._starts[first]), int(self._ends[last - 1]))
 
     def _range(self, start: int, end: int) -> bytes:
-        """The bytes [start, end) of the object. Its beginning was read with the head."""
+        """The bytes [start, end) of the object. The first bytes of the object are in memory since the head was read."""
         have = self._begin[start:end]
         return have if len(have) == end - start else have + self._read(self._key, start + len(have), end)
 
 
 def _layer(segment: memoryview) -> LayerShard:
-    """One layer from its segment. The caller has compared the checksum of the segment."""
+    """Decode one layer from its segment. The caller has checked the segment's checksum."""
     infos, metadata, _ = tensors.header(segment)
     arrays = {name: tensors.view(segment, info) for name, info in infos.items()}
     rows, own = len(arrays["bias"]), int(metadata["own"])

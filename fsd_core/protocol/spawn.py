@@ -1,8 +1,8 @@
-"""Starts functions, makes sure that they started, and reports those that died.
+"""Starts functions, checks that they have started, and reports those that died.
 
-On every platform a launch can be late, doubled or lost. Whoever starts ranks (the client starts the root, a worker starts its
-children) looks for their claims, and launches a rank again that did not claim in time. A second launch of a rank that did start is
-harmless: only one function can win the claim.
+On every platform a launch can run late, run twice or get lost. So the process that launches ranks (the client for rank 0, a worker for its
+children) checks the claims of these ranks. It launches a rank again if the rank has no claim in time. A second launch of a rank that has
+started is harmless, because only one function can create the claim.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ FINAL = frozenset({Code.NOT_FOUND, Code.DENIED, Code.INVALID, Code.TOO_LARGE})  
 
 
 def start_limit_s(limits: InvokeLimits) -> float:
-    """How long one rank may take to start before the run fails, in seconds: attempt k may take k times `InvokeLimits.start_s`."""
+    """The seconds that one rank may take to start before the run fails. Attempt k (from 1) may take k x `InvokeLimits.start_s`."""
     return limits.start_s * sum(range(1, ATTEMPTS + 1))
 
 
 @attrs.frozen
 class LaunchPayload:
-    """What a launch carries. A worker reads everything else from the run's configuration."""
+    """The payload of a launch. A worker reads everything else from the run's configuration."""
 
     app: str = key(text())
     slot: int = key(integer(0))
@@ -51,12 +51,12 @@ class LaunchPayload:
     deadline: float = key(number())  # of the run, in seconds since 1970
 
     def pack(self) -> bytes:
-        """The payload as JSON."""
+        """Encode the payload as JSON."""
         return json.dumps(attrs.asdict(self, recurse=False)).encode()
 
     @staticmethod
     def unpack(fields: Mapping[str, Any]) -> LaunchPayload:
-        """The payload from decoded JSON. Raises `InputError` that names the key that is unknown, missing, or of a wrong value."""
+        """Convert decoded JSON to a payload. Raises `InputError` if a key is unknown, is missing or has a wrong value."""
         return read(LaunchPayload, fields, "launch payload: ")
 
 
@@ -68,7 +68,7 @@ class _Child:
 
 
 class Spawner:
-    """Starts ranks, checks their claims, and calls ``report`` with each function of the run of which the platform says that it died."""
+    """Starts ranks and checks their claims. Calls ``report`` with each `Failure` of this run that the platform reports."""
 
     def __init__(self, invoker: InvokeDriver, store: Store, retry: Retry, keys: RunKeys, report: Callable[[Failure], None]) -> None:
         self._invoker = invoker
@@ -91,9 +91,10 @@ class Spawner:
         return _Child(payload, self._retry.call(self._invoker, f"launch of rank {payload.rank}", request), time.monotonic())
 
     def check(self) -> bool:
-        """Look once for each missing claim, and launch the ranks again that are late or were refused. `True` once all have claimed.
+        """Look once for each missing claim. Launch a rank again if it is late or its launch was refused.
 
-        Raises `RunFailed` for a rank that did not start after several launches, and where the host of all functions ended. Thread-safe.
+        Returns `True` if all ranks have claims. Raises `RunFailed` if a rank did not start after `ATTEMPTS` launches, if another launch
+        cannot help, or if the host of all functions ended. Thread-safe.
         """
         with self._lock:
             self._waiting = [again for child in self._waiting if (again := self._check(child)) is not None]
@@ -104,7 +105,7 @@ class Spawner:
             return not self._waiting
 
     def _check(self, child: _Child) -> _Child | None:
-        """`None` if the child has claimed its rank, else the launch to look at next time."""
+        """Check one child. Returns `None` if the child has claimed its rank, else the launch that the next check has to look at."""
         payload, waited = child.payload, time.monotonic() - child.since
         if self._store.find(self._keys.claim(payload.rank)) is not None:
             self._claimed.append(child)
@@ -114,27 +115,30 @@ class Spawner:
             return child
         if payload.attempt + 1 >= ATTEMPTS or code in FINAL:
             detail = f": {child.launch.text}" if child.launch.text else ""
-            why = f"the platform says {code.name}{detail}" if code else f"no claim {waited:.0f} s after launch {payload.attempt + 1}"
+            why = f"the platform reports {code.name}{detail}" if code else f"no claim {waited:.0f} s after launch {payload.attempt + 1}"
             raise RunFailed(code or Code.UNAVAILABLE, f"did not start: {why}", rank=payload.rank)
         self._retry.pause(payload.attempt)
         return self._launch(attrs.evolve(payload, attempt=payload.attempt + 1))
 
     def watch(self, stop: threading.Event, first_s: float = FIRST_CHECK_S) -> None:
-        """Call `check` after ``first_s`` seconds, then at growing intervals, until all have claimed or the event ``stop`` is set."""
+        """Call `check` after ``first_s`` seconds, then at growing intervals of up to `LAST_CHECK_S` seconds.
+
+        Returns when all ranks have claims, the event ``stop`` is set, or the deadline has passed.
+        """
         while not stop.wait(first_s) and time.time() < self._retry.deadline and not self.check():
             first_s = min(2 * first_s, LAST_CHECK_S)
 
     def report_deaths(self) -> None:
-        """Ask the platform once for functions that died, where the platform knows, and report those of this run.
+        """Request new failures from the platform once, and report those of this run. Does nothing if `InvokeLimits.failures` is "host".
 
-        The request also removes the failures of runs that are over. What could not be asked or reported is tried at the next call.
+        The request also removes the failures of runs whose deadline has passed. If the request or a report fails, the next call repeats it.
         """
         if self._invoker.limits.failures == "host":
             return
         with suppress(RunFailed):
             for failure in self._retry.call(self._invoker, "ask for failures", partial(self._invoker.failures, self._is_ours_or_over)):
                 if _run_of(failure.payload)[0] == self._keys.run:
-                    self._unreported.append(failure)  # kept here: the platform has removed it
+                    self._unreported.append(failure)  # stored here, because the platform has removed it
         with suppress(RunFailed):
             while self._unreported:
                 self._report(self._unreported[0])
@@ -151,7 +155,7 @@ class Spawner:
 
 
 def _run_of(payload: bytes) -> tuple[str | None, float]:
-    """The run of a launch and its deadline in seconds since 1970; where the payload is no launch, no run and a deadline of 0."""
+    """The run and the deadline (seconds since 1970) of a launch. If the payload is not a launch: `None` and 0."""
     with suppress(ValueError, TypeError, KeyError):
         fields = json.loads(payload)
         return str(fields["run"]), float(fields["deadline"])

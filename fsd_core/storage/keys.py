@@ -1,6 +1,6 @@
 """The layout of keys in the object store, and the ids of runs.
 
-Nearly all keys begin with a hash or a random id, since stores spread keys over their machines by the first characters.
+Nearly all keys begin with a hash or a random id, because stores distribute keys over their machines by the first characters.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ def new_run() -> str:
 
 
 def content(digest: str) -> str:
-    """The prefix of the keys of staged content with this digest."""
+    """The prefix of the keys of the staged content (a model or inputs) that has this digest."""
     return f"{digest}/content/"
 
 
 def manifest(key: str) -> str:
-    """The key of the manifest of staged content, from the key of any part of that content."""
+    """The key of the manifest of the staged content that ``key`` belongs to. It exists once all parts of the content are stored."""
     return f"{key.rpartition('/')[0]}/manifest"
 
 
 def is_content(key: str) -> bool:
-    """Whether a key belongs to staged content."""
+    """True if a key belongs to staged content."""
     return "/content/" in key
 
 
 def is_manifest(key: str) -> bool:
-    """Whether a key is that of a `manifest`."""
+    """True if a key is the key of a `manifest`."""
     return is_content(key) and key == manifest(key)
 
 
 def is_run(key: str) -> bool:
-    """Whether a key belongs to a run."""
+    """True if a key belongs to a run."""
     return "/run/" in key
 
 
 def slot(number: int, epoch: int | None = None) -> str:
-    """The key of a slot's lease at an epoch; without ``epoch``, the prefix of the keys of all its leases."""
+    """The key of the lease of slot ``number`` at ``epoch``. Without ``epoch``, the prefix of all lease keys of the slot."""
     return f"slots/{number}/" if epoch is None else f"slots/{number}/{epoch:010d}"
 
 
@@ -65,15 +65,18 @@ class RunKeys:
 
     @property
     def error(self) -> str:
-        """Why the run failed. The first process that finds a failure creates it."""
+        """The error that ended the run. The first process that finds a failure creates this object."""
         return f"{self.prefix}error"
 
     def claim(self, rank: int) -> str:
-        """Which worker computes this rank. Of several, the one that creates the object does."""
+        """The claim of a rank. If several workers start for the same rank, the one that creates this object computes the rank."""
         return f"{self.prefix}claim/{rank}"
 
     def progress(self, number: int) -> str:
-        """Report ``number`` (from 0) of the layers that rank 0 has computed. Some stores take only one write of a key each second."""
+        """Progress report ``number`` (from 0): how many layers rank 0 has computed.
+
+        Each report has its own key, because some stores accept only one write per second to a key.
+        """
         return f"{self.prefix}progress/{number}"
 
     def exchange(self, step: int, source: int) -> str:
@@ -86,9 +89,9 @@ class RunKeys:
         return f"{self.prefix}output/"
 
     def output(self, batch: int, rank: int) -> str:
-        """A rank's part of the output of one batch."""
+        """The part of the output of ``batch`` that ``rank`` computed."""
         return f"{self.outputs}{batch}/{rank}"
 
     def record(self, rank: int) -> str:
-        """What a rank measured: times, counters, memory."""
+        """The measurements of a rank: times, counters, memory."""
         return f"{self.prefix}record/{rank}"

@@ -26,7 +26,7 @@ FIELDS = (
     "invocations",
     "retries",
     "duplicates_dropped",
-    "strays_dropped",  # messages of other runs or older epochs, and messages that are not ours
+    "strays_dropped",  # messages of other runs or older epochs, and messages that are not frames
 )
 
 
@@ -42,7 +42,10 @@ class Meter:
         self.add_all({name: n})
 
     def add_all(self, counts: dict[str, int]) -> None:
-        """Add to several counters: a snapshot has all of these additions or none. An unknown name raises `KeyError` and adds nothing."""
+        """Add to several counters in one step, so that a snapshot shows all additions or none.
+
+        Raises `KeyError`, and adds nothing, if a name is unknown.
+        """
         with self._lock:
             self._counts |= {name: self._counts[name] + n for name, n in counts.items()}
 

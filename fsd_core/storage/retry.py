@@ -1,8 +1,8 @@
-"""The one place that retries requests: within the run's deadline, a budget of retries, and a limit on a service's outage.
+"""The only place that retries requests, up to the run's deadline, a number of retries, and a maximum time without an answer.
 
-The waits have full jitter: they are uniform in [0, cap], so that ranks which were throttled together do not come back together (see
-"Exponential Backoff And Jitter", AWS Architecture Blog, 2015). If the service asks for a wait, the wait is uniform from one to two
-times as long.
+The waits have full jitter: each is uniform in [0, cap], so that ranks that were throttled at the same time retry at different times (see
+"Exponential Backoff And Jitter", AWS Architecture Blog, 2015). If the service requests a wait of w seconds, the wait is uniform in
+[w, w + max(w, cap)].
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ T = TypeVar("T")
 TRANSIENT = frozenset({Code.THROTTLED, Code.UNAVAILABLE})  # the same request may succeed later
 FIRST_CAP_S = 0.02  # of the wait before the first retry; the cap doubles with each retry
 LAST_CAP_S = 2.0
-OUTAGE_S = 60.0  # a run ends when a service was unreachable for so long
-NOTICE_S = 5.0  # the user gets a notice after a service was unreachable for so long, and again after as long
+OUTAGE_S = 60.0  # a run ends after a service was unreachable for this many seconds
+NOTICE_S = 5.0  # while a service is unreachable, the user gets a notice every this many seconds
 
 
 class Classifies(Protocol):
-    """The part of a driver that `Retry.call` needs. Errors name the service by the attribute ``service``, if there is one."""
+    """The part of a driver that `Retry.call` needs. If the driver has the attribute ``service``, errors call the service by that name."""
 
     def classify(self, error: BaseException) -> Code:
         """The code of an error that the driver raised."""
@@ -40,7 +40,7 @@ class Classifies(Protocol):
 
 @attrs.define(eq=False)
 class _Call:
-    """A call that has not returned yet. ``began``: monotonic seconds. ``failed``: a try of it got no answer from the service."""
+    """A call that has not returned yet. ``began`` is in monotonic seconds. ``failed``: at least one try got no answer from the service."""
 
     service: str
     began: float
@@ -48,16 +48,17 @@ class _Call:
 
 
 class Retry:
-    """Repeats a request until it succeeds, fails with an error that a retry cannot help, or reaches a limit. Thread-safe.
+    """Repeats a request until it succeeds, fails with an error that is not transient, or reaches a limit. Thread-safe.
 
     The limits are:
 
-    - ``deadline``, in seconds since 1970.
-    - ``stop``: once this event is set, every wait ends and no retry begins.
-    - ``budget``: the number of retries of this object, so that a service that is down does not get requests for hours.
-    - ``outage_s``: a call fails when its service has answered no call of this object for so many seconds, or this call alone.
-    - ``stall_s()``: how many seconds the other ranks wait for this one. A call also fails when its service has answered no call for so
-      long. A channel sets this attribute.
+    - ``deadline``: seconds since 1970. No retry starts after it.
+    - ``stop``: an event. After it is set, every wait ends and no retry starts.
+    - ``budget``: the maximum number of retries of this object, so that a service that is down does not get requests for hours.
+    - ``outage_s``: seconds. A call with a try that got no answer fails after this time, counted from its begin, or from the last answer
+      of its service to any call of this object.
+    - ``stall_s()``: seconds that the other ranks wait for this rank; a channel sets it. Such a call also fails after this time without an
+      answer of its service to any call of this object.
     """
 
     def __init__(
@@ -75,9 +76,9 @@ class Retry:
         self._answered: dict[str, float] = {}  # by service: the monotonic time of its last answer, refusals included
 
     def call(self, driver: Classifies, what: str, request: Callable[[], T]) -> T:
-        """The result of ``request()``, which is repeated while its error is one of `TRANSIENT`.
+        """Return the result of ``request()``. Repeats the call while the code of its error is in `TRANSIENT`.
 
-        ``what``: the request's name in errors. Raises `DriverError` with the SDK's error as its cause, and an `FsdError` unchanged.
+        Raises `DriverError` with the SDK's error as its cause; the error line calls the request ``what``. An `FsdError` passes unchanged.
         """
         call = _Call(str(getattr(driver, "service", type(driver).__name__)), time.monotonic())
         with self._lock:
@@ -112,24 +113,25 @@ class Retry:
     def unreachable(self, *, hanging: bool = False) -> tuple[str, float] | None:
         """The service that has not answered for the longest time, and that time in seconds; `None` if all services answer.
 
-        Counts calls of which a try failed; with ``hanging``, also calls that wait for their first answer. A long poll would count then.
+        Considers only calls with a failed try. With ``hanging``, also considers calls that wait for their first answer; these include
+        receives that wait for messages.
         """
         with self._lock:
             silent = [(call.service, self._silent_s(call)) for call in self._calls if call.failed or hanging]
         return max(silent, key=lambda item: item[1], default=None)
 
     def report(self, notice: Callable[[str], None], over: threading.Event) -> None:
-        """Call ``notice`` with a line for the user every `NOTICE_S` seconds while a service does not answer, until ``over`` is set."""
+        """Until ``over`` is set: while a service does not answer, call ``notice`` every `NOTICE_S` seconds with a line for the user."""
         while not over.wait(NOTICE_S):
             if (silent := self.unreachable(hanging=True)) and silent[1] >= NOTICE_S:
                 notice(f"{silent[0]} unreachable for {silent[1]:.0f} s, retrying")
 
     def _silent_s(self, call: _Call) -> float:
-        """Seconds since the call began or since its service last answered any call, whichever is less."""
+        """The smaller of: seconds since the call began, and seconds since its service last answered any call."""
         return time.monotonic() - max(call.began, self._answered.get(call.service, 0.0))
 
     def _over(self, call: _Call) -> float | None:
-        """The seconds without an answer that end a failed call, or `None` while it and its service are within the limits."""
+        """The seconds without an answer if they exceed a limit, so that the call has to end; else `None`."""
         if not call.failed:
             return None
         if (silent_s := self._silent_s(call)) >= min(self.outage_s, self.stall_s()):
@@ -138,9 +140,9 @@ class Retry:
         return failing_s if failing_s >= self.outage_s else None
 
     def entries(self, driver: Classifies, what: str, items: Sequence[T], request: Callable[[Sequence[T]], Sequence[Rejected]]) -> None:
-        """Call ``request(items)``, and repeat it with the rejected items until all took effect.
+        """Call ``request(items)``, and repeat it with the rejected items until the service has accepted all items.
 
-        Raises `DriverError` if an item is rejected with a code that is not in `TRANSIENT`, or at a limit.
+        Raises `DriverError` if the service rejects an item with a code that is not in `TRANSIENT`, or if a limit is reached.
         """
         attempt = 0
         while items:
@@ -160,9 +162,10 @@ class Retry:
             self._budget = budget
 
     def pause(self, attempt: int, min_s: float = 0.0) -> bool:
-        """Count a retry and wait before it, for at least ``min_s`` seconds. ``attempt``: the number of earlier retries.
+        """Count a retry and wait before it, for at least ``min_s`` seconds. ``attempt`` is the number of earlier retries.
 
-        Returns `False`, without a full wait, if there may be no retry: ``stop`` is set, or the deadline or budget would be exceeded.
+        Returns `False` if no retry is allowed: ``stop`` is set (this also ends the wait), the budget is used up, or the wait would end
+        after the deadline.
         """
         with self._lock:
             self._budget -= 1

@@ -1,11 +1,12 @@
-"""Leases of slots: a run takes a slot, its client renews the lease while it lives, and the run releases the slot at its end.
+"""Leases of slots: a run takes a slot, its client renews the lease during the run, and the client releases the slot at the end.
 
-The object ``slots/S/EPOCH`` is the lease of slot S: which run holds the slot at this epoch, and until when. A run takes a slot by creating
-this object at the next epoch; only one of several runs can create it. The client writes the object again every `RENEW_S` seconds. If it
-did not for `LEASE_S` seconds, the client has died: its workers stop, and another run may take the slot.
+The object ``slots/S/EPOCH`` is the lease of slot S. It names the run that holds the slot at this epoch, and the time at which the lease
+ends. A run takes a slot by creating this object at the next epoch; only one of several runs can create it. The client writes the object
+again every `RENEW_S` seconds. If the client did not write it for `LEASE_S` seconds, the client counts as dead: its workers stop, and
+another run may take the slot.
 
-``slots/S/EPOCH.free`` shows that the run has released the slot. ``slots/S/EPOCH.left`` shows the same of a run that failed: late workers
-may still write objects of that run, and the next run on the slot removes these.
+The object ``slots/S/EPOCH.free`` shows that the run has released the slot. If the run failed, ``slots/S/EPOCH.left`` takes its place: late
+workers may still write objects of the failed run, and the next run on the slot removes these objects.
 
 Epochs only grow. A worker that still works at an old epoch stops when it receives a message of a newer epoch.
 """
@@ -33,7 +34,7 @@ __all__ = ["LEASE_S", "RENEW_S", "Lease", "holders", "lease", "release", "renew"
 RENEW_S = 20.0
 LEASE_S = 60.0  # three renewals
 _FREE, _LEFT = ".free", ".left"
-_KEPT_EPOCHS = 8  # a client with an old listing still fails to create an epoch that was used
+_KEPT_EPOCHS = 8  # old leases stay, so that a client with an outdated listing cannot create one of their epochs again
 
 
 @attrs.frozen
@@ -47,23 +48,23 @@ class Lease:
 
 @attrs.frozen
 class _Holder:
-    """The content of a lease. ``until``: seconds since 1970."""
+    """The content of a lease. ``until`` is its end in seconds since 1970."""
 
     run: str = key(text())
     until: float = key(number(-math.inf))
 
 
 def lease(store: Store, slots: int, run: str, lease_s: float = LEASE_S) -> Lease:
-    """Take a free slot of ``slots`` slots, for ``lease_s`` seconds from now. Raises `RunFailed` (`Code.THROTTLED`) naming the runs that
-    hold them if none is free.
+    """Take one free slot of ``slots`` slots, for ``lease_s`` seconds from now.
 
-    Removes the objects of the slot's last run if that run failed or its client died.
+    Removes the objects of the slot's last run if that run failed or its client died. Raises `RunFailed` (`Code.THROTTLED`) if no slot is
+    free; the error line names the runs that hold the slots.
     """
     taken = []
     for slot in random.sample(range(slots), slots):
         keys = list(store.keys(slot_key(slot)))
         last = keys[-1] if keys else None
-        before: _Holder | None = None  # a run whose objects may still be there
+        before: _Holder | None = None  # the last run, if its objects may still exist
         if last is not None and not last.endswith(_FREE):
             before = _read(store, slot_key(slot, _epoch(last)))
             if before and not last.endswith(_LEFT) and before.until > time.time():
@@ -78,7 +79,7 @@ def lease(store: Store, slots: int, run: str, lease_s: float = LEASE_S) -> Lease
                 store.delete_prefix(RunKeys(before.run).prefix)
             store.delete([each for each in keys if _epoch(each) <= held.epoch - _KEPT_EPOCHS])
         return held
-    raise RunFailed(Code.THROTTLED, f"no free slot: {'; '.join(sorted(taken))}; wait, or deploy the app with more slots")
+    raise RunFailed(Code.THROTTLED, f"no free slot: {'; '.join(sorted(taken))}; try again later, or deploy the app with more slots")
 
 
 def renew(store: Store, lease: Lease, stop: threading.Event) -> None:
@@ -89,15 +90,16 @@ def renew(store: Store, lease: Lease, stop: threading.Event) -> None:
 
 
 def watch(store: Store, slot: int, epoch: int, stop: threading.Event) -> None:
-    """In a worker: watch the lease until the event ``stop`` is set. Raises `RunFailed` if the client did not renew it for `LEASE_S`.
+    """Watch the lease from a worker until the event ``stop`` is set.
 
-    The time is measured on this machine from the last change of the lease, so that the clocks of client and worker may differ.
+    Raises `RunFailed` if the lease is gone, or if the client did not renew it for `LEASE_S` seconds. This machine's clock measures the time
+    since the lease last changed, so that the clocks of client and worker may differ.
     """
     seen, changed_at = b"", time.monotonic()
     while not stop.wait(RENEW_S):
         found = store.find(slot_key(slot, epoch))
         if found is None:
-            raise RunFailed(Code.PRECONDITION, f"lease lost: slot {slot} has no lease of epoch {epoch}")
+            raise RunFailed(Code.PRECONDITION, f"lease lost: slot {slot} has no lease of epoch {epoch}: expected this run's lease")
         if found != seen:
             seen, changed_at = found, time.monotonic()
         elif time.monotonic() - changed_at >= LEASE_S:
@@ -112,7 +114,7 @@ def holders(store: Store) -> set[str]:
 
 
 def release(store: Store, lease: Lease, *, leftovers: bool = False) -> None:
-    """Release the slot. ``leftovers``: objects of the run may exist now or later, and the next run on the slot removes them."""
+    """Release the slot. With ``leftovers``, late workers may still write objects of the run: the next run on the slot removes them."""
     store.put(slot_key(lease.slot, lease.epoch) + (_LEFT if leftovers else _FREE), b"{}")
 
 
@@ -125,9 +127,9 @@ def _epoch(lease_key: str) -> int:
 
 
 def _read(store: Store, lease_key: str) -> _Holder | None:
-    """The content of a lease; `None` if the lease does not exist or stays damaged.
+    """Read a lease. Returns `None` if the lease does not exist or stays damaged.
 
-    The client of a damaged lease writes it again if it lives. So this function waits for longer than the time between two renewals.
+    If the client lives, its next renewal replaces a damaged lease. So this function waits for longer than the time between two renewals.
     """
     until = time.monotonic() + 1.5 * RENEW_S
     while (data := store.find(lease_key)) is not None:

@@ -1,4 +1,4 @@
-"""An object driver with retries, which workers and clients use instead of the driver itself."""
+"""`Store`: an object driver with retries. Workers and clients use it instead of the driver."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DELETE_THREADS = 8
 
 
 class Store:
-    """Reads and writes objects. Retries transient errors; every other error of the driver becomes a `DriverError`."""
+    """Reads and writes objects. Retries transient errors. Raises `DriverError` for every other error of the driver."""
 
     def __init__(self, driver: ObjectDriver, retry: Retry) -> None:
         self.driver = driver
@@ -27,10 +27,10 @@ class Store:
         self.retry.call(self.driver, f"put {key}", lambda: self.driver.put(key, body))
 
     def create(self, key: str, body: bytes) -> bool:
-        """Create the object at ``key``, unless there is one. Returns whether the object is now this caller's.
+        """Create the object at ``key`` if it does not exist. Returns `True` if this call created it.
 
-        ``body`` has to differ from the bodies of all other callers, by a nonce for instance. A store may create the object, lose the
-        reply, and refuse the retry. After a refusal the object is therefore read, and it is this caller's if the bodies are equal.
+        ``body`` has to differ from the bodies of all other callers, for instance by a nonce. If the reply of a successful create is lost,
+        the store refuses the retry. So after a refusal this method reads the object: an equal body shows that this call created it.
         """
         try:
             self.retry.call(self.driver, f"create {key}", lambda: self.driver.put(key, body, if_absent=True))
@@ -41,11 +41,11 @@ class Store:
         return True
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The object's bytes [``start``, ``end``), by default all. Raises `DriverError` (`Code.NOT_FOUND`) if there is no object."""
+        """Return the object's bytes [``start``, ``end``), by default all. Raises `DriverError` (`Code.NOT_FOUND`) if it does not exist."""
         return self.retry.call(self.driver, f"get {key}", lambda: self.driver.get(key, start, end))
 
     def find(self, key: str, start: int | None = None, end: int | None = None) -> bytes | None:
-        """Like `get`, but returns `None` if there is no object."""
+        """Like `get`, but returns `None` if the object does not exist."""
         try:
             return self.get(key, start, end)
         except DriverError as error:
@@ -54,7 +54,7 @@ class Store:
             raise
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """All keys that start with ``prefix``, ascending."""
+        """Yield all keys that start with ``prefix``, ascending."""
         page: str | None = None
         while True:
             listed = self.retry.call(self.driver, f"list {prefix}", partial(self.driver.list, prefix, page))
@@ -64,7 +64,7 @@ class Store:
                 return
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Remove the objects, with as many keys in a request as the store takes, and several requests at a time."""
+        """Remove the objects, with as many keys per request as the store allows, and up to `DELETE_THREADS` requests at once."""
         step = self.driver.limits.delete_keys
         groups = [keys[first : first + step] for first in range(0, len(keys), step)]
 

@@ -1,4 +1,4 @@
-"""The base classes of all wrappers: drivers that pass each call to another driver. A wrapper overrides the methods that it changes."""
+"""The base classes of all wrappers. They pass each call to another driver; a wrapper overrides the methods that it changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Around(Generic[Driver]):
         self.service = driver.service
 
     def classify(self, error: BaseException) -> Code:
-        """The wrapped driver's code of an error."""
+        """The code that the wrapped driver gives to an error."""
         return self._driver.classify(error)
 
     def native(self) -> object:

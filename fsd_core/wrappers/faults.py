@@ -1,8 +1,8 @@
 """Drivers that inject the faults of real services: duplicates, changes of order, delays, refusals, lost replies, late launches.
 
-The faults stay inside the contract of `fsd_core.driver`: no message or object is lost for good. So a run with faults has the same output
-as one without. Each wrapper takes its decisions from one random stream that depends on seed, salt and the wrapper's class: the same calls
-in the same order get the same faults. If several threads call a wrapper, the order of their calls decides who gets which fault.
+The faults respect the contract of `fsd_core.driver`: no message or object is lost forever. So a run with faults and a run without have the
+same output. Each wrapper takes its decisions from one random stream that depends on seed, salt and the wrapper's class: the same calls
+in the same order get the same faults. If several threads call a wrapper, the order of their calls decides which call gets which fault.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from fsd_core.wrappers.around import Around, AroundInvoker, AroundMessages, Arou
 __all__ = ["Faults", "FaultyInvoker", "FaultyMessages", "FaultyObjects", "InjectedError"]
 
 T = TypeVar("T")
-LATE_S = (0.5, 1.5)  # the bounds of the uniform delay of a late launch
+LATE_S = (0.5, 1.5)  # the bounds in seconds of the uniform delay of a late launch
 _MAX_DELAY_S = 60.0
-_LOOK_S = 0.25  # a receive that waits looks this often for deliveries which another thread's receive has held back
+_LOOK_S = 0.25  # seconds; a waiting receive looks this often for deliveries that another thread's receive has held back
 
 
 def _seconds(text: str) -> float:
-    """The seconds of "50ms" or "0.05s". Raises `ValueError` for other texts."""
+    """Convert a text such as "50ms" or "0.05s" to seconds. Raises `ValueError` for other texts."""
     match = re.fullmatch(r"([^ms]*)(ms|s)", text)
     if not match:
         raise ValueError(text)
@@ -48,7 +48,7 @@ _DELAY = attrs.evolve(
 
 
 class InjectedError(Exception):
-    """An error that a wrapper raised instead of a service. `classify` returns its ``code``."""
+    """The error that a wrapper raises in place of an error of the service. `classify` returns its ``code``."""
 
     def __init__(self, code: Code) -> None:
         super().__init__(f"injected {code.name}")
@@ -57,7 +57,7 @@ class InjectedError(Exception):
 
 @attrs.frozen
 class Faults:
-    """Which faults to inject. All but ``delay`` and ``seed`` are probabilities from 0 to 1."""
+    """The faults to inject. All fields are probabilities from 0 to 1, except ``delay`` (seconds) and ``seed``."""
 
     duplicate: float = key(_RATE, default=0.0)  # a message or launch is sent twice
     reorder: float = key(_RATE, default=0.0)  # a delivery is held back for a later receive
@@ -70,9 +70,9 @@ class Faults:
 
     @staticmethod
     def parse(text: str) -> Faults:
-        """The faults of a text such as ``duplicate=.1,delay=50ms,seed=1``.
+        """Read the faults from a text such as ``duplicate=.1,delay=50ms,seed=1``.
 
-        Raises `InputError` if a name is unknown or given twice, or a value is wrong.
+        Raises `InputError` if a name is unknown or occurs twice, or if a value is wrong.
         """
         kinds = keys(Faults)
         found: dict[str, Any] = {}
@@ -81,12 +81,12 @@ class Faults:
             if name not in kinds:
                 raise InputError(f"faults: {part.strip()!r}: expected NAME=VALUE, NAME one of {', '.join(kinds)}")
             if name in found:
-                raise InputError(f"faults: {name} is given twice: expected it once")
+                raise InputError(f"faults: {name} is given twice: expected each name once")
             found[name] = kinds[name].read_text(value, f"faults: {name} = ")
         return Faults(**found)
 
     def spec(self) -> str:
-        """The text from which `parse` makes these faults."""
+        """Format the faults as a text that `parse` reads."""
         values = attrs.asdict(self)
         shown = (f"{name}={value!r}" for name, value in values.items() if value or name == "seed")
         return ",".join(part + "s" if part.startswith("delay=") else part for part in shown)
@@ -100,17 +100,17 @@ class _Dice:
         self._lock = threading.Lock()
 
     def hit(self, rate: float) -> bool:
-        """True with probability ``rate``. Takes one number from the stream for any rate."""
+        """Return True with probability ``rate``. Takes exactly one number from the stream, also for a rate of 0."""
         with self._lock:
             return self._random.random() < rate
 
     def wait(self, mean: float) -> float:
-        """An exponentially distributed number of seconds, or 0 if ``mean`` is 0."""
+        """A random number of seconds from the exponential distribution with this ``mean``; 0 if ``mean`` is 0."""
         with self._lock:
             return self._random.expovariate(1 / mean) if mean else 0.0
 
     def between(self, low: float, high: float) -> float:
-        """A uniform number from ``low`` to ``high``."""
+        """A random number, uniform from ``low`` to ``high``."""
         with self._lock:
             return self._random.uniform(low, high)
 
@@ -121,7 +121,7 @@ class _Dice:
 
 
 class _Faulty(Around[Driver]):
-    """The faults that all drivers can have. ``salt``: wrappers with different salts get different faults."""
+    """The faults that all drivers can have. Wrappers with different values of ``salt`` get different faults."""
 
     def __init__(self, driver: Driver, faults: Faults, salt: object) -> None:
         super().__init__(driver)
@@ -129,7 +129,7 @@ class _Faulty(Around[Driver]):
         self._dice = _Dice(faults, salt, type(self).__name__)
 
     def classify(self, error: BaseException) -> Code:
-        """The code of an injected error; of any other error, the wrapped driver's code."""
+        """The code of an injected error. For any other error, the code that the wrapped driver gives to it."""
         return error.code if isinstance(error, InjectedError) else super().classify(error)
 
     def _begin(self) -> bool:
@@ -139,7 +139,7 @@ class _Faulty(Around[Driver]):
         return self._dice.hit(self._faults.lost_reply)
 
     def _some(self, items: Sequence[T], request: Callable[[list[T]], Sequence[Rejected]]) -> tuple[list[T], list[Rejected]]:
-        """Refuse some of ``items`` and call ``request`` with the others. Returns the latter, and all refusals with indices of ``items``."""
+        """Refuse some of ``items`` and call ``request`` with the others. Returns the others, and all refusals with indices of ``items``."""
         ours = [Rejected(i, Code.THROTTLED, "injected") for i in range(len(items)) if self._dice.hit(self._faults.reject)]
         rest = sorted(set(range(len(items))) - {each.index for each in ours})
         sent = [items[i] for i in rest]
@@ -152,7 +152,7 @@ def _lose() -> NoReturn:
 
 
 class FaultyMessages(_Faulty[MessageDriver], AroundMessages):
-    """A queue service with `Faults`. A later receive of the same rank returns a delivery that was held back."""
+    """A queue service with all faults except late. If a delivery is held back, a later receive of the same rank returns it."""
 
     def __init__(self, driver: MessageDriver, faults: Faults, salt: object) -> None:
         super().__init__(driver, faults, salt)
@@ -173,7 +173,7 @@ class FaultyMessages(_Faulty[MessageDriver], AroundMessages):
         lost = self._begin()
         until = time.monotonic() + wait_s
         while not (ready := self._once(rank, limit, until)) and time.monotonic() < until:
-            time.sleep(0.01)  # some services round a short wait down to 0, and this loop would use all of a processor
+            time.sleep(0.01)  # without this, the loop would use a whole processor if the service rounds a short wait down to 0
         if len(ready) > 1 and self._faults.reorder:
             self._dice.shuffle(ready)
             back = [self._dice.hit(self._faults.reorder) for _ in ready[1:]]  # all but the first: a receive that found messages returns one
@@ -217,7 +217,7 @@ class FaultyMessages(_Faulty[MessageDriver], AroundMessages):
 
 
 class FaultyObjects(_Faulty[ObjectDriver], AroundObjects):
-    """An object store with the faults throttle, lost_reply, and reject for the keys of a delete."""
+    """An object store with the faults throttle and lost_reply, and with reject, which refuses keys of a delete."""
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
         """See `ObjectDriver.put`."""
@@ -262,7 +262,7 @@ class FaultyInvoker(_Faulty[InvokeDriver], AroundInvoker):
         return _lose() if lost else launch
 
     def close(self) -> None:
-        """Close the wrapped driver, and drop the late launches that were not made yet."""
+        """Close the wrapped driver, and drop the late launches that are still waiting."""
         for timer in self._timers:
             timer.cancel()
         super().close()
@@ -270,14 +270,14 @@ class FaultyInvoker(_Faulty[InvokeDriver], AroundInvoker):
     def _later(self, function: str, payload: bytes) -> Launch:
         late = _LateLaunch(self._driver, function, payload)
         timer = threading.Timer(self._dice.between(*LATE_S), late.make)
-        timer.daemon = True  # its late launches end with the process: the contract allows that a launch never runs
+        timer.daemon = True  # the process does not wait for late launches: the contract allows that a launch never runs
         self._timers.append(timer)
         timer.start()
         return late
 
 
 class _LateLaunch:
-    """A launch that the caller has now and that a timer makes later."""
+    """A launch that the caller gets at once, and that a timer makes later."""
 
     def __init__(self, driver: InvokeDriver, function: str, payload: bytes) -> None:
         self._driver, self._function, self._payload = driver, function, payload

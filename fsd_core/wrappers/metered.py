@@ -1,7 +1,7 @@
 """Drivers that count requests, messages and bytes. One call is one request, whether it succeeds, returns nothing or raises.
 
-A wrapper counts a request and what it carries before the call, so that a retry counts again, as services bill it. It counts what a
-request returns after the call. It does not count deletes, which are free at every provider.
+Before the call, a wrapper counts the request and the bytes that it sends. So every try counts, because services bill every try. After the
+call it counts the bytes and messages that the request returned. It does not count deletes, which are free at every provider.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class MeteredObjects(AroundObjects):
 
 
 class MeteredInvoker(AroundInvoker):
-    """Counts launches. Where failures are in a queue (`InvokeLimits.failures`), counts each receive, and the acks of failures it took."""
+    """Counts launches. If `InvokeLimits.failures` is "queue", also counts each receive from that queue, and an ack if it took failures."""
 
     def __init__(self, driver: InvokeDriver, meter: Meter) -> None:
         super().__init__(driver)

@@ -1,4 +1,4 @@
-"""An object store inside another: the wrapper puts a prefix before each key of a request and removes it from each key of an answer."""
+"""An object store inside another one: the wrapper adds a prefix to each key of a request and removes it from each key of an answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["PrefixedObjects"]
 
 
 class PrefixedObjects(AroundObjects):
-    """The objects of ``driver`` whose keys start with ``prefix``. Nothing separates prefix and key: for a folder, end with ``/``."""
+    """The objects of ``driver`` whose keys start with ``prefix``. The wrapper adds no separator: the prefix of a folder ends with ``/``."""
 
     def __init__(self, driver: ObjectDriver, prefix: str) -> None:
         super().__init__(driver)
