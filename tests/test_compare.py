@@ -127,7 +127,7 @@ def test_outputs_that_differ_are_not_compared(fsd, tmp_path, monkeypatch):
         (["--providers", "local", "--workers", "2", "--partition", "none.npz"], "none.npz"),
         (["--providers", "local", "--report", ""], "--report ''"),
         (["--providers", "local", "--csv", ""], "--csv ''"),
-        (["--providers", "local", "--report", "x", "--csv", "./x"], "is the file of --report"),
+        (["--providers", "local", "--report", "x", "--csv", "./x"], "--report names the same file"),
         (["--providers", "local", "--workers", "2,0"], "--workers 0: expected a whole number of at least 1"),
         (["--providers", "local", "--workers", "2,x"], "--workers 'x'"),
         (["--providers", "local", "--repeat", "0"], "--repeat 0"),

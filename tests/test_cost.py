@@ -304,7 +304,7 @@ WRONG = [
     ('region = "us-east-1"', '', "region: is missing"),
     ('region = "us-east-1"', 'region = 3', "region = 3"),
     ('provider = "aws"', 'provider = "aws"\nprize = 1', "prize: unknown key; did you mean price?"),
-    ('[function]', '[function', "is no TOML"),
+    ('[function]', '[function', "is not TOML"),
     ('[function]', '[[function]]', "function = [{"),
 ]  # fmt: skip
 
@@ -419,17 +419,17 @@ def test_bill_is_one_object(fsd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["bill", "--usage", "usage.json"], "--tariff: is missing: expected one of aws-icde2024"),
+        (["bill", "--usage", "usage.json"], "--tariff is missing: expected one of aws-icde2024"),
         (["bill", "--tariff", "aws-us-east-1"], "--usage"),
         (["bill", "--tariff", "aws-us-est-1", "--usage", "usage.json"], "did you mean aws-us-east-1?"),
         (["bill", "--tariff", "no/such.toml", "--usage", "usage.json"], "no/such.toml: no such file"),
         (["bill", "--tariff", "./", "--usage", "usage.json"], "cannot be read"),
         (["bill", "--tariff", "local", "--usage", "nosuch.json"], "nosuch.json: no such file"),
-        (["bill", "--tariff", "local", "--usage", "broken.json"], "broken.json: is no JSON"),
+        (["bill", "--tariff", "local", "--usage", "broken.json"], "broken.json: is not JSON"),
         (["bill", "--tariff", "local", "--usage", "wrong.json"], "wrong.json: object_puts = -3: expected a whole number of at least 0"),
         (["tariff", "show", "azure"], "did you mean azure-eastus2?"),
         (["run", "radixnet:1024:6", "random:4", "--tariff", "aws-us-west-1"], "did you mean aws-us-east-1?"),
-        (["run", "radixnet:1024:6", "random:4", "--provider", "aws", "--tariff", "gcp-us-central1"], "is of provider gcp"),
+        (["run", "radixnet:1024:6", "random:4", "--provider", "aws", "--tariff", "gcp-us-central1"], "has prices of provider gcp"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

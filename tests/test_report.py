@@ -281,7 +281,7 @@ def test_a_trace_of_a_run(fsd, record, tmp_path):
     assert code == 2
     assert "--trace mine.json: exists and fsd did not make it" in err
     code, _, err = fsd("report", record["run"], "--out", "new", "--trace", "./new")
-    assert (code, "is the file of --out" in err, (tmp_path / "new").exists()) == (2, True, False)
+    assert (code, "--out names the same file" in err, (tmp_path / "new").exists()) == (2, True, False)
 
 
 def broken(change):

@@ -150,7 +150,7 @@ class _Run:
             self.over.set()
             pool.shutdown(wait=False, cancel_futures=True)
         if undone := cleanup.after_failure(answer.failed) if answer.failed else cleanup.after_answer():
-            warn(f"the answer is complete; {undone}")
+            warn(f"the answer is complete, but the clean-up is not: {undone}")
         return self._result(answer)
 
     def _background(self, name: str, task: Callable[[], None]) -> None:

@@ -105,7 +105,7 @@ def load(name: str) -> Tariff:
     try:
         content = tomllib.loads(read_text(file, f"tariff {name}") if isinstance(file, Path) else file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"tariff {name}: is no TOML: {' '.join(str(error).split())}") from error
+        raise InputError(f"tariff {name}: is not TOML: {' '.join(str(error).split())}") from error
     return _read(name, str(file), content)
 
 
