@@ -131,7 +131,7 @@ def test_outputs_that_differ_are_not_compared(fsd, tmp_path, monkeypatch):
         (["--providers", "local", "--workers", "2,0"], "--workers 0: expected a whole number of at least 1"),
         (["--providers", "local", "--workers", "2,x"], "--workers 'x'"),
         (["--providers", "local", "--repeat", "0"], "--repeat 0"),
-        (["--providers", "local", "--emulator=moto"], "expected no name"),
+        (["--providers", "local", "--emulator=moto"], "expected --emulator without a name"),
         (["--providers", "local", "--partition", "some.npz"], "expected one number in --workers"),
         (["--providers", "local", "--report", "no/where.html"], "--report no/where.html: cannot be written"),
         (["--providers", "local", "--csv", "."], "--csv .: cannot be written"),

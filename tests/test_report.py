@@ -343,7 +343,12 @@ def test_a_record_of_another_version_is_refused(fsd, record, tmp_path, text, wor
 
 
 @pytest.mark.parametrize(
-    ("run", "words"), [("0123456789abcdef", "its record is gone"), ("nonsense", "16 hexadecimal digits"), ("./none.json", "no such file")]
+    ("run", "words"),
+    [
+        ("0123456789abcdef", "no record of this run: expected the file"),
+        ("nonsense", "16 hexadecimal digits"),
+        ("./none.json", "no such file"),
+    ],
 )
 def test_a_record_that_is_gone_is_one_line(fsd, run, words):
     code, out, err = fsd("report", run)

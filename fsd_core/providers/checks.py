@@ -1,4 +1,4 @@
-"""Checks of a request against the driver's own limits, before it is sent. All raise `Refused`."""
+"""Checks of a request against the driver's limits, before the driver sends it. All raise `Refused`."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ A = TypeVar("A", bound=Requests)
 class AppProvisioner(ABC, Generic[A]):
     """Implements `fsd_core.driver.Provisioner`. The environment of the app's function holds the record of what was made.
 
-    ``ensure`` makes one request where nothing is missing. A subclass makes and removes the resources of its cloud.
+    ``ensure`` makes one request if nothing is missing. A subclass makes and removes the resources of its cloud.
     """
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
@@ -50,13 +50,13 @@ class AppProvisioner(ABC, Generic[A]):
                 return self.make(api, app, ranks, slots, had, wanted)
 
     def find(self, app: str) -> Resources | None:
-        """What `ensure` made; `None` where no `ensure` ended, or where the app was removed."""
+        """The resources that `ensure` made; `None` if no `ensure` has ended, or if the app was removed."""
         with self._asking(app) as api:
             found = self.read(api, app)
             return found if found and found.ranks else None
 
     def sweep(self, app: str) -> Sequence[str]:
-        """Remove queues that no later `ensure` will use: those of another generation than the function's. Returns a line for each."""
+        """Remove queues of generations other than the function's: no later `ensure` will use them. Returns a line for each."""
         with self._asking(app) as api:
             had = self.read(api, app)
             _limit(api, "removing queues", "`fsd gc` goes on where it stopped")
@@ -80,14 +80,14 @@ class AppProvisioner(ABC, Generic[A]):
 
     @abstractmethod
     def read(self, api: A, app: str) -> Resources | None:
-        """What the function's environment holds about its app, with 0 ranks until all of it is made; `None` where there is no function."""
+        """The app's resources from the function's environment, with 0 ranks until the app is complete; `None` without a function."""
 
     @abstractmethod
     def wanted(self) -> dict[str, str]:
-        """The entries of `Resources.names` that the settings decide; the others are found or made."""
+        """The entries of `Resources.names` that the settings determine."""
 
     def check(self, had: Resources, wanted: dict[str, str]) -> None:
-        """Raise `InputError` where a setting differs from the one that the app was made with, and cannot be changed."""
+        """Raise `InputError` if a setting differs from the setting with which the app was made, and the app cannot change it."""
 
     @abstractmethod
     def make(self, api: A, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
@@ -99,7 +99,7 @@ class AppProvisioner(ABC, Generic[A]):
 
     @abstractmethod
     def remove_queues(self, api: A, app: str, keep: str | None) -> list[str]:
-        """Remove the queues of an app but those of generation ``keep``. Returns a line for each."""
+        """Remove the queues of an app, except those of generation ``keep``. Returns a line for each."""
 
 
 def _limit(api: Requests, what: str, onward: str) -> None:

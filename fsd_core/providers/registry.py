@@ -1,4 +1,4 @@
-"""The installed providers: each package registers its own under the entry point group ``fsd.providers``."""
+"""The installed providers: each package registers its provider in the entry point group ``fsd.providers``."""
 
 from __future__ import annotations
 

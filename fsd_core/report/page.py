@@ -1,4 +1,4 @@
-"""The HTML page of a comparison or of one run. All text from outside is escaped."""
+"""The HTML page of a comparison or of one run. The page escapes all text from outside."""
 
 from __future__ import annotations
 
