@@ -26,7 +26,7 @@ from fsd_core.providers.app_name import APP_NAME
 __all__ = ["ANY", "BOOLEAN", "FILE", "KINDS", "PATH", "TABLES", "Settings", "load"]
 
 FILE = "fsd.toml"
-ANY = "auto"  # the value of `Settings.emulator` where an emulator is asked for and none is named
+ANY = "auto"  # the value of `Settings.emulator` if the user asks for an emulator and names none
 TABLES = ("local", "aws", "gcp", "azure")
 _LIKENESS = 0.85  # of a variable that is taken for a mistyped one: other programs may have variables that start with FSD_ too
 
@@ -68,7 +68,7 @@ class Settings:
     partition: str = key(_METHOD, default="hypergraph", help="How the rows of the model are divided among the workers.")
     objective: str = key(choice(*OBJECTIVES), default="cost", help="cost saves requests; latency saves time.")
     batch_size: int | None = key(
-        integer(1), default=None, help="Samples in one batch (default: all samples, or fewer where the memory limit needs it)."
+        integer(1), default=None, help="Samples in one batch (default: all samples, or fewer if the memory limit requires it)."
     )
     timeout: float = key(
         _TIME,
@@ -112,7 +112,7 @@ def load(
 ) -> Settings:
     """The settings of a command. The file is ``config``, else ``FSD_CONFIG``, else ``fsd.toml`` of the current folder if it exists.
 
-    ``flags``: the text of each key's flag, `None` where the user gave no flag; ``names``: the flag of each key as errors show it.
+    ``flags``: the text of each key's flag, `None` if the user gave no flag; ``names``: the flag of each key as errors show it.
     ``providers``: names of installed providers, whose tables the file may also hold. Raises `InputError` on an unknown key or a wrong
     value; the line names the file, variable or flag, the value and what was expected.
     """

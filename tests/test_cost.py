@@ -289,7 +289,7 @@ WRONG = [
     ('usd = 2e-7', 'usd = nan', "usd = nan"),
     ('usd = 2e-7', 'usd = true', "usd = True"),
     ('usd = 2e-7', 'usdd = 2e-7', "usdd: unknown key; did you mean usd?"),
-    ('usd = 2e-7', 'usd = 2e-7\notherwise = 1', "otherwise = 1: expected only where the confidence is low"),
+    ('usd = 2e-7', 'usd = 2e-7\notherwise = 1', "otherwise = 1: expected only with low confidence"),
     ('counts = ["invocations"]', 'counts = ["invocation"]', "counts = ['invocation']: expected a list of some of publish_units"),
     ('counts = ["invocations"]', '', "counts: expected either counts"),
     ('counts = ["object_gets"]', 'counts = ["object_puts"]', "no price counts object_gets"),

@@ -208,7 +208,7 @@ def _table(found: Comparison) -> Table:
 
 
 def _outputs(report: str | None, table: str | None) -> tuple[str | None, str | None]:
-    """The paths of both files. Raises `InputError` where one cannot be written."""
+    """The paths of both files. Raises `InputError` if one cannot be written."""
     if report is not None:
         from fsd_core.report import check_page
         from fsd_core.report.page import MARK

@@ -168,7 +168,7 @@ def _totals(made: Bill) -> Iterable[tuple[str, str]]:
 
 
 def run_tariff(settings: Settings) -> Tariff | None:
-    """The tariff of a run; `None` where fsd has none for its provider.
+    """The tariff of a run; `None` if fsd has none for its provider.
 
     Raises `InputError` on a tariff of another provider, unless the run is local: a run packs its requests to suit the prices of its own
     provider, so a bill by another provider's prices would be misleading.

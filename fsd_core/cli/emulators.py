@@ -130,7 +130,7 @@ def _known(cloud: str) -> None:
 
 
 def _chosen(cloud: str | None) -> tuple[str, ...]:
-    """The clouds that the command acts on. Raises `InputError` where ``cloud`` is not installed or has no emulator."""
+    """The clouds that the command acts on. Raises `InputError` if ``cloud`` is not installed or has no emulator."""
     from fsd_conformance import emulators
 
     names = providers.installed()

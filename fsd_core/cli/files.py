@@ -42,7 +42,7 @@ def check_folder(flag: str, path: Path) -> None:
 
 
 def check_apart(**paths: str | Path | None) -> None:
-    """Raise `InputError` where two flags name the same file. ``paths``: by flag, without ``--``."""
+    """Raise `InputError` if two flags name the same file. ``paths``: by flag, without ``--``."""
     seen: dict[Path, str] = {}
     for flag, path in paths.items():
         if path is not None and (other := seen.setdefault(Path(path).resolve(), flag)) != flag:

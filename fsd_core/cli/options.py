@@ -50,7 +50,7 @@ class Checked(click.ParamType[Any]):
         self.name = kind.metavar
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value of a flag's text. Raises `InputError` where it is wrong."""
+        """The value of a flag's text. Raises `InputError` if it is wrong."""
         return self.kind.read_text(value, f"{param.opts[0] if param else ''} ") if isinstance(value, str) else value
 
 
@@ -96,7 +96,7 @@ def _option(key: str, flag: str) -> Callable[[_Callback], _Callback]:
 
 
 def check_provider(settings: Settings) -> None:
-    """Raise `InputError` where the provider is not installed, or has no emulator of the name in ``settings.emulator``."""
+    """Raise `InputError` if the provider is not installed, or has no emulator of the name in ``settings.emulator``."""
     providers.find(settings.provider)
     if settings.emulator:
         from fsd_conformance import emulators

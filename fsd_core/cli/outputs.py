@@ -32,7 +32,7 @@ def check_output(path: Path) -> None:
 def write_output(path: Path, output: csr_matrix) -> None:
     """Write a float32 matrix (samples, neurons) in the format of `scipy.sparse.save_npz`, marked as made by fsd.
 
-    Raises `InputError` where `check_output` does.
+    Raises `InputError` if `check_output` does.
     """
     check_output(path)
     arrays: dict[str, Any] = {"data": output.data, "indices": output.indices, "indptr": output.indptr, "shape": np.array(output.shape)}

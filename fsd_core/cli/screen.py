@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Screen", "Show", "amount", "pairs"]
 
 Show = Callable[[str, int, int, str], None]  # phase, done, total (0: unknown), text
-EVERY_S = 5.0  # between two progress lines of one phase, where standard error is no terminal
+EVERY_S = 5.0  # between two progress lines of one phase, if standard error is not a terminal
 
 
 class _Lossy:
@@ -59,7 +59,7 @@ class _Lossy:
 class Screen:
     """The output of one command. ``known``: the fields of the answer that are known so far; the JSON object of a failure has them too.
 
-    ``closed``: standard output was closed when the process started, so nobody wants to read it.
+    ``closed``: standard output was closed when the process started, so no program reads the answer.
     """
 
     def __init__(self, json: bool = False) -> None:

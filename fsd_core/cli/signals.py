@@ -87,7 +87,7 @@ class Signals:
             raise self.came
 
     def _unraisable(self, what: sys.UnraisableHookArgs) -> None:
-        """Python drops an exception of a finalizer or of a weak reference's callback: where it is `Interrupted`, send the signal again."""
+        """Python drops an exception of a finalizer or of a weak reference's callback: if it is `Interrupted`, send the signal again."""
         if isinstance(what.exc_value, Interrupted):
             number, self.came = what.exc_value.code - 128, None
             again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))

@@ -31,7 +31,7 @@ def cut(
 ) -> Batches:
     """Cut ``samples`` into batches of ``batch_size`` (default: all), and halve the size until the predicted memory fits in a function.
 
-    ``provider`` is named in errors. Raises `InputError` where the memory does not hold a single sample.
+    ``provider`` is named in errors. Raises `InputError` if the memory does not hold a single sample.
     """
     size = min(batch_size or samples, samples)
     shard_bytes = 8 * model.nonzeros // partition.workers

@@ -44,7 +44,7 @@ def follow(
             spawner.report_deaths()
             checks += 1
             if checks % STORE_CHECKS == 0:
-                store.get(keys.config)  # raises where the whole store is gone: then neither a record nor a failure will ever come
+                store.get(keys.config)  # raises if the store was removed: then neither a record nor a failure will come
                 if complete_at is None and complete(store, keys, slices):
                     complete_at = time.monotonic()
                 if complete_at is not None and time.monotonic() - complete_at > RECORD_S:
@@ -52,7 +52,7 @@ def follow(
                     raise RunFailed(Code.NOT_FOUND, reason, rank=0)
             next_check = time.monotonic() + CHECK_S
         if wait_s > PROGRESS_POLL_S and (report := store.find(keys.progress(number))) is not None:
-            with suppress(Damaged, KeyError):  # a lost progress report harms nobody
+            with suppress(Damaged, KeyError):  # a lost progress report does no harm
                 found = unseal(report, "the progress report")
                 progress(found["done"], found["total"])
             number += 1

@@ -78,8 +78,8 @@ def run(
     An interrupt (KeyboardInterrupt) stops the workers, removes the run's objects and gives its slot back, within 2 s. A note of the
     exception names the steps that could not be done in that time.
 
-    Raises `InputError` before anything is started where an argument is wrong, and `RunFailed` with code, rank and layer where the run
-    fails. A failure after the answer is complete, such as that of writing the run's record, is a warning.
+    Raises `InputError` before anything starts if an argument is wrong, and `RunFailed` with code, rank and layer if the run fails. A
+    failure after the answer is complete, for instance while the run's record is written, is a warning.
     """
     began = time.time()
     channel = arguments.one_of("channel", channel, ("auto", *CHANNELS))
@@ -166,7 +166,7 @@ def _model(model: Any) -> Model:
 
 
 def _inputs(inputs: Any, model: Model) -> csr_matrix:
-    """The inputs as scipy CSR float32 (samples, inputs of the model): checked, and a copy where the caller gave a matrix."""
+    """The inputs as scipy CSR float32 (samples, inputs of the model): checked, and a copy if the caller gave a matrix."""
     if isinstance(inputs, str | os.PathLike):
         from fsd_core.model.inputs import open_inputs
 

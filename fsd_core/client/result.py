@@ -43,7 +43,7 @@ class Result:
     workers: int
     branching: int
     provider: str
-    stand_in: str | None  # host and port of the emulator; `None` where the run was on the cloud itself
+    stand_in: str | None  # host and port of the emulator; `None` if the run was on the cloud itself
     channel: str
     partition: str
     seconds: dict[str, float]  # total, stage, and the maxima over ranks of launch, load, compute, exchange
@@ -75,7 +75,7 @@ def over_ranks(records: Sequence[Any], workers: int) -> tuple[list[dict[str, Any
     Returns five values: the readable records, ascending by rank; the longest seconds of each phase over these ranks; the sums of ``meter``;
     the sums of ``meter_layers``; and the largest peak memory in bytes.
 
-    All figures are 0 where there is no readable record.
+    All figures are 0 if no record is readable.
     """
     by_rank: dict[int, dict[str, Any]] = {}
     for record in records:
@@ -90,7 +90,7 @@ def over_ranks(records: Sequence[Any], workers: int) -> tuple[list[dict[str, Any
 
 
 def left_out(missing_ranks: Sequence[int]) -> str:
-    """A line for people about ranks that left no record; empty where no rank is missing."""
+    """A line for people about ranks that left no record; empty if no rank is missing."""
     if not missing_ranks:
         return ""
     names = ", ".join(map(str, missing_ranks[:8])) + (f" and {len(missing_ranks) - 8} more" if len(missing_ranks) > 8 else "")

@@ -41,15 +41,17 @@ class Price:
     unit: str = key(text())  # for people, in the plural: GB-s, requests, ...
     usd: float = key(AMOUNT)  # of one unit
     source: str = key(text())
-    as_of: str = key(DATED)  # a date, a year or a span of years; "undated" where the source has none
+    as_of: str = key(DATED)  # a date, a year or a span of years; "undated" if the source has no date
     confidence: str = key(CONFIDENCE)
     counts: tuple[str, ...] = key(COUNTS, default=())  # names of `QUANTITIES`, which are added up
     per: float = key(POSITIVE, default=1.0)  # how much of these makes one unit
     least: float = key(AMOUNT, default=0.0)  # the fewest bytes that a request is billed as
     free: float = key(AMOUNT, default=0.0)  # units a month that cost nothing, in a bill with free tiers
-    otherwise: float = key(AMOUNT, default=0.0)  # where the confidence is low: the USD of a unit if ``usd`` is wrong
-    apart: bool = key(boolean(), default=False)  # a monthly charge that no run causes: shown beside the bill if a run uses the service
-    region: str = key(text(empty=True), default="")  # the figure's region, where it is not the tariff's
+    otherwise: float = key(AMOUNT, default=0.0)  # only with low confidence: the USD of a unit if ``usd`` is wrong
+    apart: bool = key(
+        boolean(), default=False
+    )  # a monthly charge that does not depend on runs: shown apart from the total if a run uses the service
+    region: str = key(text(empty=True), default="")  # the region of the price, if it is not the tariff's
     note: str = key(text(empty=True), default="")
 
 
@@ -145,7 +147,7 @@ def _price(found: Mapping[str, Any], where: str) -> Price:
     if price.confidence == "low" and "otherwise" not in found:
         raise InputError(f"{where}otherwise: is missing: expected the price of a unit if usd is wrong, because the confidence is low")
     if price.confidence != "low" and "otherwise" in found:
-        raise InputError(f"{where}otherwise = {price.otherwise:g}: expected only where the confidence is low; it is {price.confidence}")
+        raise InputError(f"{where}otherwise = {price.otherwise:g}: expected only with low confidence, but confidence = {price.confidence}")
     if bool(price.counts) == price.apart:
         raise InputError(f"{where}counts: expected either counts, or apart = true for a monthly charge that counts nothing")
     return price

@@ -39,7 +39,7 @@ class Usage:
     memory_mb: float | None = None
 
     def __getitem__(self, name: str) -> float:
-        """A count; 0 where it is not known."""
+        """A count; 0 if it is not known."""
         return self.counts.get(name, 0)
 
     @staticmethod

@@ -33,7 +33,7 @@ _CLIENT_ONLY = (  # of fsd_core: no worker imports these
 )
 _DROPPED_FOLDERS = {"tests", "__pycache__", "bin", "include"}
 _DROPPED_SUFFIXES = (".pyi", ".pyc", ".a", ".h", "/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")
-_FORMAT = "2"  # part of every digest: raise it where this module changes, so that the cache gives no package of an earlier version
+_FORMAT = "2"  # part of every digest: raise it if this module changes, so that the cache never returns a package of an earlier version
 
 
 @attrs.frozen
@@ -145,7 +145,7 @@ def stub(table: str) -> Package:
 
 
 def files(package: str) -> dict[str, Path]:
-    """The files of an installed package, by their paths relative to the package. Raises `InputError` where the package is not installed."""
+    """The files of an installed package, by their paths relative to the package. Raises `InputError` if the package is not installed."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         extra = package.partition(".")[0].removeprefix("fsd_")

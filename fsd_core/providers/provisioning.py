@@ -18,7 +18,7 @@ LIMIT_S = 1800.0  # how long making or removing an app may take
 
 
 def check_size(ranks: int, slots: int) -> None:
-    """Raise `InputError` where there are no ranks or no slots."""
+    """Raise `InputError` unless ``ranks`` and ``slots`` are at least 1."""
     if ranks < 1 or slots < 1:
         raise InputError(f"ranks {ranks}, slots {slots}: expected at least 1 of each")
 
@@ -35,7 +35,7 @@ class AppProvisioner(ABC, Generic[A]):
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
         """Make what is missing for ``slots`` slots of ``ranks`` ranks; an app that has more keeps it. The first call takes minutes.
 
-        Raises `InputError` where a setting, a name or the set-up of credentials is wrong, `DriverError` where a service refuses.
+        Raises `InputError` if a setting, a name or the set-up of credentials is wrong, `DriverError` if a service refuses a request.
         """
         check_size(ranks, slots)
         with self._asking(app) as api:
@@ -76,7 +76,7 @@ class AppProvisioner(ABC, Generic[A]):
 
     @abstractmethod
     def requests(self) -> A:
-        """The clients of the services. Raises `InputError` where the SDK is not set up on this machine."""
+        """The clients of the services. Raises `InputError` if the SDK is not set up on this machine."""
 
     @abstractmethod
     def read(self, api: A, app: str) -> Resources | None:
@@ -103,5 +103,5 @@ class AppProvisioner(ABC, Generic[A]):
 
 
 def _limit(api: Requests, what: str, onward: str) -> None:
-    """Set the deadline of all later requests to `LIMIT_S`, with what an error says where it passes."""
+    """Set the deadline of all later requests to `LIMIT_S`. If it passes, the error names ``what`` and gives the advice ``onward``."""
     api.within(LIMIT_S, f"{what} took longer than {LIMIT_S:g} s; {onward}")

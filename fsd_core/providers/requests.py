@@ -57,7 +57,7 @@ class Requests:
         self.retry = Retry(time.time() + _FIRST_S, Meter(), stop=self._stop)
         self.closing = ExitStack()
         self._classify, self._advise, self._unset = classify, advise, unset
-        self._late: str | None = None  # how an error begins where the deadline caused it
+        self._late: str | None = None  # the beginning of the error if the deadline passes
         self.tell, self._began, self._reported = _REPORT.get(), time.monotonic(), time.monotonic()
 
     def __enter__(self) -> Self:
@@ -90,7 +90,7 @@ class Requests:
     def repeat(self, what: str, request: Callable[[], T]) -> T:
         """The result of ``request``, called again while its error is transient. ``what`` names it in errors and reports.
 
-        Raises `DriverError`, or `InputError` where the SDK is not set up on this machine.
+        Raises `DriverError`, or `InputError` if the SDK is not set up on this machine.
         """
         self._report(what)
         try:
@@ -108,7 +108,7 @@ class Requests:
             raise DriverError(error.code, text) from cause
 
     def unless(self, code: Code, what: str, request: Callable[[], T]) -> T | None:
-        """Like `repeat`; `None` where the request fails with ``code``."""
+        """Like `repeat`; `None` if the request fails with ``code``."""
         try:
             return self.repeat(what, request)
         except DriverError as error:

@@ -64,7 +64,7 @@ class Row:
 
 
 def check() -> None:
-    """Raise `InputError` where matplotlib is missing."""
+    """Raise `InputError` if matplotlib is missing."""
     try:
         import matplotlib.backends.backend_svg  # noqa: F401
     except ImportError:

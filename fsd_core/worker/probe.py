@@ -27,7 +27,7 @@ class Spec:
 
     key: str = fields.key(matching(r"probe/[A-Za-z0-9._/-]{1,400}", "probe/ and then 1 to 400 letters, digits or characters of ._/-"))
     sleep_s: float = fields.key(number(0, 900, "seconds"), default=0.0)
-    grow_mb: float = fields.key(number(0, 65536), default=0.0)  # MiB of memory that it holds meanwhile
+    grow_mb: float = fields.key(number(0, 65536), default=0.0)  # MiB of memory that the probe holds during the sleep
     exit: int | None = fields.key(nullable(integer(0, 255)), default=None)  # the process ends with this code after the sleep
 
 
@@ -35,7 +35,7 @@ def run(spec: Mapping[str, object], objects: ObjectDriver) -> int:
     """Write the object ``key/started-<nonce>``, hold ``grow_mb`` MiB for ``sleep_s`` seconds, write ``key/ended-<nonce>``; returns 0.
 
     ``spec`` is the table of a `Spec`. With ``exit``, the process ends instead of writing the second object. Both objects are JSON:
-    ``pid`` and ``time`` (seconds since 1970). Raises `InputError` where the spec is wrong.
+    ``pid`` and ``time`` (seconds since 1970). Raises `InputError` if the spec is wrong.
     """
     probe = fields.read(Spec, spec, "probe: ")
     nonce = secrets.token_hex(8)

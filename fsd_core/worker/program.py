@@ -26,7 +26,7 @@ START = Start()
 def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note: Callable[[int], None] | None = None) -> int:
     """Run one launch.
 
-    ``nonce`` identifies this invocation, where the platform has an id for it. ``note`` is called with each layer (1-based) that the worker
+    ``nonce`` identifies this invocation, if the platform has an id for it. ``note`` is called with each layer (1-based) that the worker
     begins, so that a host can report in which layer a function died.
 
     Returns 0 if the worker did its work, or stopped on purpose: the deadline had passed, the run was aborted, or another function had
