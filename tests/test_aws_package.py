@@ -100,7 +100,7 @@ def test_it_is_always_the_same(folder: Path) -> None:
 def test_one_over_the_limit_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package, "MAX_BYTES", 40 << 20)
     with pytest.raises(
-        InputError, match=r"function package: \d+ MB zipped, \d+ MB unzipped: expected at most 50 and 40, the limits of Lambda"
+        InputError, match=r"function package: \d+ MB zipped, \d+ MB unzipped: expected at most 50 MB and 40 MB, the limits of Lambda"
     ):
         package.build(RUNTIMES[0], folder)
 

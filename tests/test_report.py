@@ -300,7 +300,7 @@ def edited(record):
     ("text", "words"),
     [
         (lambda record: "{", "expected JSON"),
-        (lambda record: "[1]", "no record of a run"),
+        (lambda record: "[1]", "not a record of a run"),
         (lambda record: '{"run": "x"}', "another version of fsd: its version is None"),
         (broken(lambda record: record.update(version=1)), "another version of fsd: its version is 1"),
         (edited, "the record is damaged: it begins with"),
@@ -392,7 +392,7 @@ def test_a_record_that_cannot_be_kept_costs_no_result(tmp_path):
 def test_records_are_found_by_id_or_path(home, record):
     file = find_record(record["run"], home)
     assert read_record(file)["run"] == record["run"]
-    with pytest.raises(InputError, match="is gone"):
+    with pytest.raises(InputError, match="no record of this run"):
         find_record("f" * 16, home)
 
 

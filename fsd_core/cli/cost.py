@@ -105,8 +105,9 @@ def bill(screen: Screen, settings: Settings, usage: str, free_tier: bool) -> Non
     """Compute a bill from counts and times.
 
     \b
-    USAGE.json is a JSON object. Every key is optional. The keys are the counts
-    that `fsd run --json` prints under meter, and:
+    USAGE.json is a JSON object. All keys are optional, but function_seconds
+    needs function_memory_mb. The keys are the counts that `fsd run --json`
+    prints under meter, and:
     function_seconds     seconds of all functions together, or a list with the
                          seconds of each function
     function_memory_mb   memory of one function in MiB
