@@ -274,7 +274,7 @@ def test_a_wrong_usage_is_one_line(figures: object, said: str) -> None:
 
 
 def test_a_record_of_another_version_is_refused() -> None:
-    with pytest.raises(InputError, match="run abc: .* expected a record of this version"):
+    with pytest.raises(InputError, match=r"run abc: .* expected a record of this version"):
         Usage.of_run({"run": "abc", "meter": {}, "seconds": {"total": 1.0}, "ranks": [], "memory": {}})
 
 
