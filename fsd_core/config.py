@@ -1,8 +1,8 @@
 """Settings of the command: flags win over ``FSD_*`` variables, and these over ``fsd.toml``.
 
-Each `key` of `Settings` is a key of the file, a variable (``FSD_BATCH_SIZE``) and a flag (``--batch-size``). The file's tables
-``[local] [aws] [gcp] [azure]`` go to their providers unchecked. Paths are relative to the current folder, also those in a file of
-another folder. ``FSD_HOME``, ``FSD_DEBUG`` and ``FSD_CONFIG`` are variables only.
+Each `key` of `Settings` is a key of the file, a variable (``FSD_BATCH_SIZE``) and a flag (``--batch-size``). The file's tables ``[local]
+[aws] [gcp] [azure]`` go to their providers without a check here. Paths are relative to the current folder, even if the file is in another
+folder. ``FSD_HOME``, ``FSD_DEBUG`` and ``FSD_CONFIG`` are variables only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fsd_core.providers.app_name import APP_NAME
 __all__ = ["ANY", "BOOLEAN", "FILE", "KINDS", "PATH", "TABLES", "Settings", "load"]
 
 FILE = "fsd.toml"
-ANY = "auto"  # the value of `Settings.emulator` where an emulator is asked for and none is named
+ANY = "auto"  # the value of `Settings.emulator` if the user asks for an emulator and names none
 TABLES = ("local", "aws", "gcp", "azure")
 _LIKENESS = 0.85  # of a variable that is taken for a mistyped one: other programs may have variables that start with FSD_ too
 
@@ -59,7 +59,7 @@ _EMULATOR = Kind(
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """All keys with their defaults. ``batch_size`` `None`: all samples at once; ``emulator`` `None`: the provider's own services."""
+    """All keys with their defaults. `None` means: all samples in one batch (``batch_size``), the cloud itself (``emulator``)."""
 
     provider: str = key(text(), default="local", help="Where functions run: local, or a cloud. fsd doctor lists the installed providers.")
     channel: str = key(choice("auto", *CHANNELS), default="auto", help="How workers send activations to each other.")
@@ -68,7 +68,7 @@ class Settings:
     partition: str = key(_METHOD, default="hypergraph", help="How the rows of the model are divided among the workers.")
     objective: str = key(choice(*OBJECTIVES), default="cost", help="cost saves requests; latency saves time.")
     batch_size: int | None = key(
-        integer(1), default=None, help="Samples in one batch (default: all samples, or fewer where the memory limit needs it)."
+        integer(1), default=None, help="Samples in one batch (default: all samples, or fewer if the memory limit requires it)."
     )
     timeout: float = key(
         _TIME,
@@ -76,7 +76,7 @@ class Settings:
         help="Longest time of a run in seconds, from its first launch.",
     )
     outage: float = key(_TIME, default=60.0, help="Seconds that a service may be unreachable before the run fails.")
-    seed: int = key(integer(0), default=0, help="Seed of every random choice: the same seed makes the same choices.")
+    seed: int = key(integer(0), default=0, help="Seed of all random choices. A second command with the same seed makes the same choices.")
     app: str = key(APP_NAME, default="fsd", help="Name of the app: the names of all its resources start with it.")
     emulator: str | None = key(_EMULATOR, default=None, help="Use an emulator of the cloud on this machine instead of the cloud.")
     faults: str | None = key(text(), default=None, help="Inject faults into every service, for instance duplicate=.1,delay=50ms,seed=1.")
@@ -84,12 +84,12 @@ class Settings:
     truth: str | None = key(
         PATH,
         default=None,
-        help="Compare with this file: the 1-based numbers of the samples whose final row is not all zero.",
+        help="Check the result: a file with the numbers, from 1, of the samples that end with a nonzero activation.",
     )
     tariff: str | None = key(
         text(metavar="NAME"),
         default=None,
-        help="Prices of the bill: a name of fsd tariff list, or a .toml file of your own (default: the provider's tariff).",
+        help="Prices of the bill: a name from fsd tariff list, or a .toml file of your own (default: the provider's tariff).",
     )
     json: bool = key(BOOLEAN, default=False, help="Print the answer as one JSON object on standard output.")
     tables: Mapping[str, Mapping[str, object]] = attrs.field(factory=dict)
@@ -112,8 +112,8 @@ def load(
 ) -> Settings:
     """The settings of a command. The file is ``config``, else ``FSD_CONFIG``, else ``fsd.toml`` of the current folder if it exists.
 
-    ``flags``: the text of each key's flag, `None` where the flag was not given; ``names``: how each flag is written, for errors.
-    ``providers``: names of installed providers, whose tables the file may hold too. Raises `InputError` on an unknown key or a wrong
+    ``flags``: the text of each key's flag, `None` if the user gave no flag; ``names``: the flag of each key as errors show it.
+    ``providers``: names of installed providers, whose tables the file may also hold. Raises `InputError` on an unknown key or a wrong
     value; the line names the file, variable or flag, the value and what was expected.
     """
     path = config or environ.get("FSD_CONFIG") or None
@@ -130,7 +130,7 @@ def _of_file(path: Path, required: bool, providers: tuple[str, ...]) -> Settings
     try:
         content = tomllib.loads(read_text(path, str(path)))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: is no TOML: {error}") from error
+        raise InputError(f"{path}: is not TOML: {error}") from error
     settings = read(Settings, content, f"{path}: ", known=providers)
     tables = {
         name: MappingProxyType(table(f"a table, [{name}]").check(content[name], f"{path}: {name} = "))

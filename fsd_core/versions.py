@@ -15,7 +15,7 @@ PACKAGE = "fsd-inference"
 def versions(*providers: str) -> dict[str, str]:
     """Versions by name: fsd, Python, the libraries that compute, the SDKs of ``providers``; and ``machine``, its description.
 
-    ``providers``: names of this project's own providers; others add nothing. A missing package has the version "not installed".
+    ``providers``: names of providers of this project; other names add nothing. A missing package has the version "not installed".
     """
     try:
         needed = requires(PACKAGE) or ()

@@ -176,7 +176,7 @@ WRONG = [
     (["partition", NET, "out.npz", "--workers", "0"], "--workers 0"),
     (["partition", NET, "out.npz", "--method", "nosuch"], "nosuch"),
     (["emulators", "up", "aws", "--name", "nosuch"], "moto, localstack"),
-    (["emulators", "up", "--name", "moto"], "expected a cloud before it"),
+    (["emulators", "up", "--name", "moto"], "the cloud is missing: expected"),
     (["run", NET, INPUT, "--provider", "aws", "--emulator=nosuch"], "moto, localstack"),
     (["destroy", "--provider", "aws", "--emulator"], "fsd emulators up aws"),
     (["conformance", "--provider", "aws", "--live", "--emulator"], "expected only one of them"),

@@ -196,7 +196,7 @@ def test_lambdas_zip_alone_runs_a_worker(folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     answer, modules = json.loads(done.stdout)
     assert answer == {"code": 1}  # no function of this app
-    assert "this process is no function of it" in done.stderr
+    assert "this process is not a function of this app" in done.stderr
     for name in ("numpy", "zstandard", "fsd_core.worker", "fsd_aws.handler.handler"):
         assert modules[name].startswith(str(unpacked)), modules[name]
     assert not {"scipy", "safetensors", "click", "rich", "boto3"} & modules.keys()

@@ -163,8 +163,8 @@ def test_what_an_editor_adds_is_no_content(content, tmp_path):
     [
         ("workers = 3".encode("utf-16"), "is UTF-16: expected UTF-8"),
         (b'app = "\xe4"', "byte 7 is 0xe4, which is not UTF-8"),
-        (b"\0", "is no TOML"),
-        (b"a = " + b"[" * 100_000, "is no TOML"),
+        (b"\0", "is not TOML"),
+        (b"a = " + b"[" * 100_000, "is not TOML"),
     ],
 )
 def test_what_is_no_text_is_named(content, says, tmp_path):

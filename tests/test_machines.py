@@ -303,7 +303,7 @@ def test_memory_below_an_idle_worker_names_the_setting_and_the_least_value(tmp_p
 
     said = set()
     for workers in (1, 2, 64):
-        with pytest.raises(InputError, match=r"^\[local\] memory_mb = 64: a worker takes 72 MB before it has loaded anything") as caught:
+        with pytest.raises(InputError, match=r"^\[local\] memory_mb = 64: a worker needs 72 MB before it loads anything") as caught:
             start(64, workers)
         said.add((workers, int(str(caught.value).partition("expected at least ")[2].partition(",")[0])))
     for workers, least in said - {max(said)}:

@@ -134,7 +134,8 @@ def test_it_is_built_once_and_always_the_same(wheels: Wheels, tmp_path: Path) ->
 
 def test_one_that_the_platform_does_not_take(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"function package: \d+ MB zipped, 3 MB unzipped: expected at most 2 and 2, the limits of The cloud; list .*\.zip"
+        InputError,
+        match=r"function package: \d+ MB zipped, 3 MB unzipped: expected at most 2 MB and 2 MB, the limits of The cloud; look .*\.zip",
     ):
         recipe({"large": bytes(3 << 20)}, most=2 << 20).build(tmp_path)
 

@@ -281,7 +281,7 @@ def test_a_trace_of_a_run(fsd, record, tmp_path):
     assert code == 2
     assert "--trace mine.json: exists and fsd did not make it" in err
     code, _, err = fsd("report", record["run"], "--out", "new", "--trace", "./new")
-    assert (code, "is the file of --out" in err, (tmp_path / "new").exists()) == (2, True, False)
+    assert (code, "--out names the same file" in err, (tmp_path / "new").exists()) == (2, True, False)
 
 
 def broken(change):
@@ -300,7 +300,7 @@ def edited(record):
     ("text", "words"),
     [
         (lambda record: "{", "expected JSON"),
-        (lambda record: "[1]", "no record of a run"),
+        (lambda record: "[1]", "not a record of a run"),
         (lambda record: '{"run": "x"}', "another version of fsd: its version is None"),
         (broken(lambda record: record.update(version=1)), "another version of fsd: its version is 1"),
         (edited, "the record is damaged: it begins with"),
@@ -343,7 +343,12 @@ def test_a_record_of_another_version_is_refused(fsd, record, tmp_path, text, wor
 
 
 @pytest.mark.parametrize(
-    ("run", "words"), [("0123456789abcdef", "its record is gone"), ("nonsense", "16 hexadecimal digits"), ("./none.json", "no such file")]
+    ("run", "words"),
+    [
+        ("0123456789abcdef", "no record of this run: expected the file"),
+        ("nonsense", "16 hexadecimal digits"),
+        ("./none.json", "no such file"),
+    ],
 )
 def test_a_record_that_is_gone_is_one_line(fsd, run, words):
     code, out, err = fsd("report", run)
@@ -387,7 +392,7 @@ def test_a_record_that_cannot_be_kept_costs_no_result(tmp_path):
 def test_records_are_found_by_id_or_path(home, record):
     file = find_record(record["run"], home)
     assert read_record(file)["run"] == record["run"]
-    with pytest.raises(InputError, match="is gone"):
+    with pytest.raises(InputError, match="no record of this run"):
         find_record("f" * 16, home)
 
 

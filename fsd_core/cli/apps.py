@@ -40,8 +40,8 @@ Examples:
 def deploy(screen: Screen, settings: Settings, slots: int) -> None:
     """Make the resources of an app.
 
-    Makes the function, the object store and the queues of the workers. Resources that exist already stay as they are: a second deploy
-    changes nothing.
+    An app is everything that one deployment makes, under one name: the function, the object store, and the queues of the workers. Resources
+    that exist already stay as they are: a second deploy changes nothing.
     """
     check_provider(settings)
     with _shown(screen), emulated(settings, screen.note) as settings:
@@ -56,7 +56,7 @@ def deploy(screen: Screen, settings: Settings, slots: int) -> None:
 def destroy(screen: Screen, settings: Settings) -> None:
     """Remove all resources of an app.
 
-    An app that does not exist is no error.
+    Does nothing if the app does not exist.
     """
     check_provider(settings)
     with _shown(screen), emulated(settings, screen.note) as settings:
@@ -70,7 +70,8 @@ def destroy(screen: Screen, settings: Settings) -> None:
 def gc(screen: Screen, settings: Settings) -> None:
     """Remove the objects of dead runs.
 
-    A run is dead when it holds no slot. Active runs stay, and so do the shards and inputs that the next run uses again.
+    An active run holds a slot: a set of queues that no other run uses. This command removes the objects of runs that hold no slot. It keeps
+    the objects of active runs, and the shards and inputs that the next run can use again.
     """
     from fsd_core.client.garbage import collect_garbage
 
@@ -89,13 +90,13 @@ Examples:
   fsd clean --app mine --keep-records
 """,
 )
-@click.option("--keep-records", is_flag=True, help="Keep the records of runs, which cannot be made again.")
+@click.option("--keep-records", is_flag=True, help="Keep the records of past runs. fsd report reads them.")
 @with_settings(*KEYS)
 def clean(screen: Screen, settings: Settings, keep_records: bool) -> None:
     """Remove shards, inputs, partitions and records.
 
-    Removes the shards and inputs that an app keeps in its object store for the next run, and the partitions and records of all runs
-    below FSD_HOME. The next run makes all of them again, except the records.
+    Removes the shards and inputs that an app keeps in its object store for the next run, and the partitions and records of all runs below
+    FSD_HOME. The next run makes shards, inputs and partitions again. The records of past runs are lost.
     """
     from fsd_core.client.garbage import clean as clean_up
 

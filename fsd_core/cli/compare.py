@@ -53,8 +53,8 @@ Examples:
 @click.option("--channels", default="queue,object,hybrid", show_default=True, metavar="A,B,...", help="Channels to run with.")
 @click.option("--workers", default="2,4,8", show_default=True, metavar="N,N,...", help="Numbers of workers to run with.")
 @click.option("--repeat", default="3", show_default=True, metavar="N", help="Number of measured runs of each combination.")
-@click.option("--report", metavar="OUT.html", help="Write an HTML page, which needs no other file.")
-@click.option("--csv", "table", metavar="OUT.csv", help="Write a table with a row for each combination.")
+@click.option("--report", metavar="OUT.html", help="Write the comparison as one HTML page. The page loads nothing from the network.")
+@click.option("--csv", "table", metavar="OUT.csv", help="Write a CSV table with a row for each combination.")
 @with_settings(*KEYS)
 def compare(
     screen: Screen, settings: Settings, model: str, inputs: str, wanted_providers: str, channels: str, workers: str, repeat: str,
@@ -62,12 +62,12 @@ def compare(
 ) -> None:  # fmt: skip
     """Compare time, requests, bytes and money of MODEL on INPUT.
 
-    Runs every combination of provider, channel and number of workers, with the same model and partition. If outputs differ, nothing is
-    compared (exit code 1). If a provider cannot start, the others run, and the answer contains the reason (exit code 3). Each provider's
-    own tariff makes its bill.
+    Runs the same model and partition with every combination of provider, channel and number of workers. The bill of a run uses the default
+    tariff of its provider. If two outputs differ, the command compares nothing (exit code 1). If a provider cannot start, the command runs
+    the others, and its answer contains the reason (exit code 3).
 
-    Each provider and number of workers has one more run at first, which is not measured: it makes resources and puts weights into the
-    store. Then the combinations take turns.
+    First, the command runs each pair of provider and number of workers once without measuring: this run makes the resources and writes the
+    weights into the store. Then it runs each combination in turn, and repeats this --repeat times.
     """
     from fsd_core.model import open_model
     from fsd_core.model.inputs import open_inputs
@@ -79,9 +79,11 @@ def compare(
         raise InputError(f"--workers {workers!r}: a number is given twice: expected each number once")
     times = integer(1).read_text(repeat, "--repeat ")
     if settings.emulator not in (None, ANY):
-        raise InputError(f"--emulator {settings.emulator!r}: expected no name, since each provider has an emulator of its own")
+        raise InputError(
+            f"--emulator {settings.emulator!r}: expected --emulator without a name, because each provider has its own emulators"
+        )
     if settings.partition not in ("hypergraph", "random", "block") and len(counts) > 1:
-        raise InputError(f"--partition {settings.partition}: expected one number in --workers, the one of the partition")
+        raise InputError(f"--partition {settings.partition}: expected one number in --workers: the number of workers of this partition")
     report, table = _outputs(report, table)
     network = open_model(model)
     samples = open_inputs(inputs, network.inputs)
@@ -162,7 +164,9 @@ def _run(network: Model, samples: Any, settings: Settings, case: Case, note: Map
 def _tariff(provider: str) -> Tariff:
     name = cost.default_tariff(provider)
     if name is None:
-        raise InputError(f"--providers {provider}: expected a provider with a tariff; fsd has none for it")
+        raise InputError(
+            f"--providers {provider}: fsd has no tariff for this provider: expected providers with a tariff (see: fsd tariff list)"
+        )
     return cost.load(name)
 
 
@@ -204,7 +208,7 @@ def _table(found: Comparison) -> Table:
 
 
 def _outputs(report: str | None, table: str | None) -> tuple[str | None, str | None]:
-    """The paths of both files. Raises `InputError` where one cannot be written."""
+    """The paths of both files. Raises `InputError` if one cannot be written."""
     if report is not None:
         from fsd_core.report import check_page
         from fsd_core.report.page import MARK
@@ -233,7 +237,7 @@ def _command(
 def _split(flag: str, text: str) -> list[str]:
     words = [word.strip() for word in text.split(",")]
     if twice := next((word for word in words if words.count(word) > 1), None):
-        raise InputError(f"{flag} {text!r}: {twice!r} is given twice: expected each word once")
+        raise InputError(f"{flag} {text!r}: {twice!r} is given twice: expected each name once")
     return words
 
 

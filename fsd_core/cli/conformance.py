@@ -22,15 +22,17 @@ Examples:
   fsd conformance --provider azure -k "Message and not Faulty"
 """,
 )
-@click.option("--live", is_flag=True, help="Test the cloud itself, with the account that its SDK finds. Costs a little money.")
-@click.option("-k", "only", metavar="WORDS", help="Run only cases whose names match, as -k of pytest.")
+@click.option("--live", is_flag=True, help="Test the cloud itself, with the account that its SDK finds. The requests cost a little money.")
+@click.option("-k", "only", metavar="WORDS", help="Run only cases whose names match, with the syntax of -k of pytest.")
 @with_settings("provider", "emulator")
 def conformance(screen: Screen, settings: Settings, live: bool, only: str | None) -> None:
     """Test whether a provider keeps the contract of fsd.
 
-    Runs a test case for each promise of the contract and lists them on standard error. Exits with 1 if a case fails.
+    The contract (fsd_core/driver.py) is what fsd expects of the services of a provider. The command runs a test case for each promise of
+    the contract and lists the cases on standard error. It exits with 1 if a case fails.
 
-    Without --live, the cases of a cloud run on an emulator, which is started for them. The provider local needs neither.
+    Without --live, the command starts an emulator of the cloud and runs the cases on it. The provider local needs neither --live nor an
+    emulator.
     """
     check_provider(settings)
     if live and settings.emulator:
@@ -38,7 +40,9 @@ def conformance(screen: Screen, settings: Settings, live: bool, only: str | None
     try:
         from fsd_conformance import run
     except ImportError as error:
-        raise InputError(f"the suite cannot be imported: {error}: pip install 'fsd-inference[test]'") from error
+        raise InputError(
+            f"the conformance suite cannot be imported: {error}; install it with: pip install 'fsd-inference[test]'"
+        ) from error
     failed = run(settings.provider, live, settings.table(), emulator_name(settings), only)
     screen.answer({"provider": settings.provider, "live": live, "conforms": not failed})
     if failed:

@@ -23,7 +23,7 @@ __all__ = ["bill", "group", "run_tariff", "service_table"]
 
 @click.group(name="tariff", cls=Group, no_args_is_help=False)
 def group() -> None:
-    """Show the prices of which fsd makes bills."""
+    """Show the prices from which fsd computes bills."""
 
 
 @group.command(name="list", epilog="Example: fsd tariff list")
@@ -98,21 +98,23 @@ Examples:
   echo '{"object_puts": 1000, "object_gets": 5000}' | fsd bill --tariff gcp-us-central1 --usage - --json
 """,
 )
-@click.option("--usage", metavar="USAGE.json", required=True, help="A JSON file of what was used; - is standard input.")
-@click.option("--free-tier", is_flag=True, help="Take off the free tiers of one month.")
+@click.option("--usage", metavar="USAGE.json", required=True, help="JSON file with the counts and times; - reads standard input.")
+@click.option("--free-tier", is_flag=True, help="Subtract the free tiers of one month.")
 @with_settings("tariff")
 def bill(screen: Screen, settings: Settings, usage: str, free_tier: bool) -> None:
-    """Make a bill of what was used.
+    """Compute a bill from counts and times.
 
     \b
-    USAGE.json is an object. It may have each count that `fsd run --json` prints
-    under meter, and
-    function_seconds     time of all functions together, or a list: time of each
-    function_memory_mb   memory of one function
-    stored_byte_seconds  bytes in the object store, times seconds stored
+    USAGE.json is a JSON object. All keys are optional, but function_seconds
+    needs function_memory_mb. The keys are the counts that `fsd run --json`
+    prints under meter, and:
+    function_seconds     seconds of all functions together, or a list with the
+                         seconds of each function
+    function_memory_mb   memory of one function in MiB
+    stored_byte_seconds  sum over all objects: bytes times seconds in the store
     """
     if settings.tariff is None:
-        raise InputError(f"--tariff: is missing: expected one of {', '.join(cost.names())}, or a .toml file of your own")
+        raise InputError(f"--tariff is missing: expected one of {', '.join(cost.names())}, or a .toml file of your own")
     tariff = cost.load(settings.tariff)
     used = Usage.parse(_read(usage), f"--usage {usage}")
     made = cost.bill(used, tariff, free=free_tier)
@@ -126,19 +128,21 @@ def bill(screen: Screen, settings: Settings, usage: str, free_tier: bool) -> Non
 def _read(path: str) -> Any:
     try:
         if path == "-" and sys.stdin is None:
-            raise InputError("--usage -: standard input is closed")
+            raise InputError("--usage -: standard input is closed: expected a JSON object")
         text = sys.stdin.read() if path == "-" else read_text(Path(PATH.read_text(path, "--usage ")), f"--usage {path}")
         return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_once)
     except OSError as error:
         raise InputError(f"--usage {path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"--usage {path}: is no JSON: {error}") from error
+        raise InputError(f"--usage {path}: is not JSON: {error}") from error
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError(f"{next(name for name, _ in pairs if [other for other, _ in pairs].count(name) > 1)!r} is given twice")
+        raise ValueError(
+            f"{next(name for name, _ in pairs if [other for other, _ in pairs].count(name) > 1)!r} is given twice, expected once"
+        )
     return found
 
 
@@ -165,17 +169,19 @@ def _totals(made: Bill) -> Iterable[tuple[str, str]]:
 
 
 def run_tariff(settings: Settings) -> Tariff | None:
-    """The tariff of a run; `None` where fsd has none for its provider.
+    """The tariff of a run; `None` if fsd has none for its provider.
 
-    Raises `InputError` on a tariff of another provider, unless the run is local: a run packs its requests for the prices of its own
-    provider, so that the bill of another one would be misleading.
+    Raises `InputError` on a tariff of another provider, unless the run is local: a run packs its requests to suit the prices of its own
+    provider, so a bill by another provider's prices would be misleading.
     """
     name = settings.tariff or cost.default_tariff(settings.provider)
     if name is None:
         return None
     tariff = cost.load(name)
     if settings.provider not in ("local", tariff.provider):
-        raise InputError(f"--tariff {name}: is of provider {tariff.provider}, expected one of {settings.provider}, the run's provider")
+        raise InputError(
+            f"--tariff {name}: has prices of provider {tariff.provider}: expected a tariff of {settings.provider}, the provider of the run"
+        )
     return tariff
 
 

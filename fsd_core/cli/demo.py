@@ -41,12 +41,12 @@ Examples:
 @click.option("--radixnet", is_flag=True, help="Run a RadiX-Net of 120 layers with 1024 neurons, on the same digits at 32 x 32 pixels.")
 @with_settings("workers", "branching", "channel", "seed")
 def demo(screen: Screen, settings: Settings, radixnet: bool) -> None:
-    """Show a whole run on this machine, in a minute.
+    """Run a small example on this machine, in a minute.
 
-    Trains a small sparse network on handwritten digits, then divides it among 8 workers that start each other, and compares the result
-    with that of a single process.
+    Trains a small sparse network on handwritten digits. Then divides it among 8 workers that start each other, and compares their result
+    with the result of a single process.
 
-    The trained network is kept below FSD_HOME (~/.fsd), so that the next demo is faster.
+    The command keeps the trained network below FSD_HOME (~/.fsd), so that the next demo starts faster.
     """
     settings = attrs.evolve(settings, provider="local", emulator=None)
     if radixnet:
@@ -117,7 +117,10 @@ def _report(
     words = [*onward, "run --help"]
     screen.print("\nCommands to try next", *(f"  {_command()} {line}" for line in words))
     if not same:
-        raise CheckFailed(f"the distributed output differs from the serial one by {difference:.3g}")
+        raise CheckFailed(
+            f"the distributed output differs from the serial output by {difference:.3g}: expected at most {TOLERANCE * scale:.3g}, "
+            "and the same nonzero samples"
+        )
 
 
 def _command() -> str:

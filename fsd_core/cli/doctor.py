@@ -55,7 +55,7 @@ def doctor(screen: Screen, settings: Settings) -> None:
 
 
 def _checks() -> Iterator[tuple[str, str | None, str]]:
-    """Name, what was found (`None`: nothing), and what to do where nothing was found."""
+    """The name, the version or path that was found (`None` if nothing), and what to do if nothing was found."""
     from fsd_conformance import emulators
 
     yield "fsd-inference", _version("fsd-inference"), ""

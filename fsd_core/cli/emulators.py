@@ -36,19 +36,19 @@ Examples:
 """
 )
 @CLOUD
-@click.option("--name", metavar="NAME", help="Which emulator, where the cloud has several.")
+@click.option("--name", metavar="NAME", help="Name of the emulator, if the cloud has several.")
 @with_settings()
 def up(screen: Screen, settings: Settings, cloud: str | None, name: str | None) -> None:
     """Start the emulators of one cloud, or of all clouds.
 
-    Without a cloud, starts an emulator for each installed provider. Emulators run until fsd emulators down, or until the machine stops.
-    Software that they need and that is missing is installed below FSD_HOME. Commands use an emulator with --emulator; other clients of
-    the cloud use it with the variables that this command prints.
+    Without a cloud, starts an emulator for each installed provider. Emulators run until fsd emulators down, or until the machine stops. If
+    an emulator needs software that is missing, the command installs it below FSD_HOME. Commands of fsd use an emulator with --emulator. For
+    other programs, the command prints environment variables that lead a client of the cloud to the emulator.
     """
     from fsd_conformance import emulators
 
     if name and not cloud:
-        raise InputError(f"--name {name}: expected a cloud before it: fsd emulators up CLOUD --name {name}")
+        raise InputError(f"--name {name}: the cloud is missing: expected fsd emulators up CLOUD --name {name}")
     states: dict[str, Any] = {}
     with screen.progress() as show:
         for each in _chosen(cloud):
@@ -130,7 +130,7 @@ def _known(cloud: str) -> None:
 
 
 def _chosen(cloud: str | None) -> tuple[str, ...]:
-    """The clouds that the command acts on. Raises `InputError` where ``cloud`` is not installed or has no emulator."""
+    """The clouds that the command acts on. Raises `InputError` if ``cloud`` is not installed or has no emulator."""
     from fsd_conformance import emulators
 
     names = providers.installed()

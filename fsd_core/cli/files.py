@@ -1,4 +1,4 @@
-"""Files that a command writes at its end. They are checked before it begins; a file that fsd did not make is never replaced."""
+"""Files that a command writes when it ends. It checks their paths before it starts, and never replaces a file that fsd did not make."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ HEAD_BYTES = 1024
 
 
 def check_file(flag: str, path: Path, mark: str) -> None:
-    """Raise `InputError` unless `write_file` can write ``path``: no file exists there, or one whose beginning holds ``mark``."""
+    """Raise `InputError` unless `write_file` can write ``path``.
+
+    It can if ``path`` does not exist, or if it is a file that fsd made: its first `HEAD_BYTES` bytes hold the text ``mark``. ``flag`` names
+    the path in errors.
+    """
     try:
         if os.path.lexists(path):
             with path.open("rb") as file:
@@ -38,11 +42,11 @@ def check_folder(flag: str, path: Path) -> None:
 
 
 def check_apart(**paths: str | Path | None) -> None:
-    """Raise `InputError` where two flags name the same file. ``paths``: by the names of the flags."""
+    """Raise `InputError` if two flags name the same file. ``paths``: by flag, without ``--``."""
     seen: dict[Path, str] = {}
     for flag, path in paths.items():
         if path is not None and (other := seen.setdefault(Path(path).resolve(), flag)) != flag:
-            raise InputError(f"--{flag} {path}: is the file of --{other}: expected another file")
+            raise InputError(f"--{flag} {path}: --{other} names the same file: expected two files")
 
 
 def write_file(flag: str, path: Path, text: str, mark: str) -> None:
@@ -54,7 +58,7 @@ def write_file(flag: str, path: Path, text: str, mark: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of ``path`` when the block ends without an error: other processes see all of it or nothing."""
+    """Open a new file that replaces ``path`` if the block ends without an error: other processes never see a part of it."""
     descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:

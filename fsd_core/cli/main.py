@@ -1,9 +1,9 @@
 """The entry point of the command: it turns signals, errors and closed streams into an exit code and a last line.
 
-This module imports little before `Signals.start`, because a signal before that ends the process as Python does it.
+This module imports little before `Signals.start`, because a signal that arrives earlier ends the process without a last line.
 
-Exit codes: 0: success; 1: a check that the user asked for failed; 2: an input, flag or setting is wrong; 3: the run failed, or its answer
-could not be printed; 129, 130, 143: SIGHUP, SIGINT or SIGTERM ended the command.
+Exit codes: 0: success; 1: a check that the user asked for failed; 2: an input, flag or setting is wrong; 3: the run failed, or the command
+could not print its answer; 129, 130, 143: SIGHUP, SIGINT or SIGTERM ended the command.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code. With ``--json``, it prints one JSON object, also where it fails.
+    """Run the command and return its exit code. With ``--json``, it prints one JSON object, even if it fails.
 
-    ``arguments``: the words after ``fsd``. Without them, the words are those of the process, which is expected to end after this call:
-    the handlers of signals are not restored.
+    ``arguments``: the words after ``fsd``; `None` means the arguments of this process. In that case the process is expected to end after
+    this call, because the earlier signal handlers are not restored.
     """
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     screen = Screen(json="--json" in words)

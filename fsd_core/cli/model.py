@@ -30,9 +30,9 @@ Examples:
 )
 @click.argument("source")
 @click.argument("out")
-@click.option("--bias", type=Checked(number(-math.inf)), metavar="B", help="Bias of every neuron (default: those of SOURCE, else 0).")
+@click.option("--bias", type=Checked(number(-math.inf)), metavar="B", help="Bias of every neuron (default: the biases of SOURCE, else 0).")
 @click.option("--rule", type=Checked(choice("plain", "challenge")), default="plain", metavar="plain|challenge",
-              help="challenge adds the bias only where the sum is not zero.  [default: plain]")  # fmt: skip
+              help="plain adds the bias to every sum, challenge only to sums that are not zero.  [default: plain]")  # fmt: skip
 @click.option("--activation", type=Checked(choice("identity", "relu", "sigmoid", "tanh", "softmax")), default="relu",
               metavar="NAME", help="Activation of every layer: identity, relu, sigmoid, tanh or softmax.  [default: relu]")  # fmt: skip
 @click.option("--clip", type=Checked(number(0, above=True)), metavar="C", help="Upper limit of the activations of relu.")
@@ -42,7 +42,7 @@ def import_command(
 ) -> None:
     """Import a model from other files.
 
-    SOURCE is a folder with files n{N}-l{k}.tsv, as the Graph Challenge has them, of any size; or an .npz with weights_1, weights_2, ...
+    SOURCE is a folder with files n{N}-l{k}.tsv in the format of the Graph Challenge, for any N, or an .npz with weights_1, weights_2, ...
     OUT is the new model folder. An existing OUT is replaced only if it is a model folder that fsd made.
     """
     from fsd_core.model import describe, import_model, save

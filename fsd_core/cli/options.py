@@ -1,4 +1,4 @@
-"""The parts of all commands: options made of `fsd_core.config.Settings`, and a command class that keeps standard output for the answer."""
+"""What all commands share: options made from `fsd_core.config.Settings`, and a class that prints only the answer on standard output."""
 
 from __future__ import annotations
 
@@ -37,25 +37,27 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group of such commands."""
+    """A group of `Command` objects."""
 
     command_class = Command
 
 
 class Checked(click.ParamType[Any]):
-    """A type of click that reads a value of a `Kind`."""
+    """A parameter type of click that reads a value by a `Kind`."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
         self.name = kind.metavar
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value of a flag's text. Raises `InputError` where it is wrong."""
+        """The value of a flag's text. Raises `InputError` if it is wrong."""
         return self.kind.read_text(value, f"{param.opts[0] if param else ''} ") if isinstance(value, str) else value
 
 
 def with_settings(*keys: str, flags: Mapping[str, str] | None = None) -> Callable[[_Callback], _Callback]:
-    """Give a command the flags of these keys of `Settings`, ``--config`` and ``--json``. ``flags``: flags of other names than their keys.
+    """Give a command the flags of these keys of `Settings`, ``--config`` and ``--json``.
+
+    The flag of a key is ``--KEY`` with hyphens, unless ``flags`` maps the key to another flag.
 
     The command is called with its `Screen`, the `Settings`, and its own arguments.
     """
@@ -71,7 +73,9 @@ def with_settings(*keys: str, flags: Mapping[str, str] | None = None) -> Callabl
             screen.json = settings.json
             command(screen, settings, **arguments)
 
-        option = click.option("--config", "config_file", metavar="FILE", help=f"File of settings (default: {config.FILE} here).")
+        option = click.option(
+            "--config", "config_file", metavar="FILE", help=f"File of settings (default: {config.FILE} in the current folder)."
+        )
         decorated: _Callback = option(call)
         for key in reversed(names):
             decorated = _option(key, names[key])(decorated)
@@ -92,7 +96,7 @@ def _option(key: str, flag: str) -> Callable[[_Callback], _Callback]:
 
 
 def check_provider(settings: Settings) -> None:
-    """Raise `InputError` where the provider is not installed, or has no such emulator."""
+    """Raise `InputError` if the provider is not installed, or has no emulator of the name in ``settings.emulator``."""
     providers.find(settings.provider)
     if settings.emulator:
         from fsd_conformance import emulators
@@ -101,15 +105,16 @@ def check_provider(settings: Settings) -> None:
 
 
 def emulator_name(settings: Settings) -> str | None:
-    """The name of the emulator that the user asks for; `None`: the one that is running, else the provider's default."""
+    """The name of the emulator that the user asks for; `None` means the running emulator, else the provider's default emulator."""
     return None if settings.emulator == ANY else settings.emulator
 
 
 @contextlib.contextmanager
 def emulated(settings: Settings, tell: Callable[[str], None], *, start: bool = False) -> Iterator[Settings]:
-    """Within the block, the provider's SDK uses the emulator that ``--emulator`` asks for. Gives the settings for the emulator.
+    """Within the block, the provider's SDK uses the emulator that ``--emulator`` asks for. Yields settings for it.
 
-    Where none is running, ``start`` starts one for the block; without ``start``, this raises `InputError`.
+    If the emulator is not running, ``start`` starts it for the block. Without ``start``, the function raises `InputError`. ``tell``
+    receives lines of progress.
     """
     if not settings.emulator:
         yield settings

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_output", "compare", "read_truth", "write_output"]
 
-MARK = "made_by"  # an extra array that marks our .npz files; scipy.sparse.load_npz ignores it
+MARK = "made_by"  # an extra array that marks .npz files of fsd; scipy.sparse.load_npz ignores it
 
 
 def check_output(path: Path) -> None:
@@ -30,7 +30,10 @@ def check_output(path: Path) -> None:
 
 
 def write_output(path: Path, output: csr_matrix) -> None:
-    """Write a matrix (samples, neurons), float32, as `scipy.sparse.save_npz` does, with our mark. Raises `InputError`."""
+    """Write a float32 matrix (samples, neurons) in the format of `scipy.sparse.save_npz`, marked as made by fsd.
+
+    Raises `InputError` if `check_output` does.
+    """
     check_output(path)
     arrays: dict[str, Any] = {"data": output.data, "indices": output.indices, "indptr": output.indptr, "shape": np.array(output.shape)}
     arrays |= {"format": np.array(b"csr"), MARK: np.array(f"fsd {version('fsd-inference')}")}
@@ -39,7 +42,10 @@ def write_output(path: Path, output: csr_matrix) -> None:
 
 
 def read_truth(path: Path, samples: int) -> NDArray[np.int64]:
-    """The numbers in the file, 1-based and ascending, each once, int64 (numbers,). Raises `InputError` naming the line that is wrong."""
+    """Read sample numbers (1-based) from a file, one in each line. Returns them ascending and without repetition, int64 (numbers,).
+
+    Raises `InputError`, which names the wrong line.
+    """
     numbers = set()
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -56,9 +62,12 @@ def read_truth(path: Path, samples: int) -> NDArray[np.int64]:
 
 
 def compare(expected: NDArray[np.int64], output: csr_matrix) -> dict[str, int]:
-    """Numbers of samples: ``expected`` to end nonzero; of these ``matched`` and ``missing``; and ``extra``, which were not expected.
+    """Count the samples that end nonzero, against the expected ones.
 
-    ``expected``: 1-based numbers (int64). ``output``: (samples, neurons).
+    ``expected``: samples that are expected to end nonzero; ``matched``: those of them that do; ``missing``: those of them that do not;
+    ``extra``: other samples that end nonzero.
+
+    ``expected``: sample numbers, 1-based, int64 (numbers,). ``output``: float32 (samples, neurons).
     """
     found = 1 + np.unique(output.nonzero()[0])
     matched = len(np.intersect1d(expected, found, assume_unique=True))

@@ -28,10 +28,11 @@ Examples:
 def partition(screen: Screen, settings: Settings, model: str, out: str) -> None:
     """Divide the rows of a model among workers.
 
-    Writes to OUT, an .npz for fsd run --partition, which worker owns which rows of MODEL. An existing OUT is replaced only if it is a
-    partition. The same seed gives the same partition.
+    Writes OUT, an .npz file for fsd run --partition. It holds the number of the worker that owns each row of MODEL. An existing OUT is
+    replaced only if it is a partition. The same seed gives the same partition.
 
-    Prints how much the workers send to each other: rows_moved counts each copy of a row to another worker, over layers 2 to L.
+    Prints how many rows the workers will send to each other: rows_moved counts a row once for each worker that receives it, over layers 2
+    to L.
     """
     from fsd_core.model import open_model
     from fsd_core.partition import ExchangePlan

@@ -32,8 +32,8 @@ Examples:
 """,
 )
 @click.argument("run")
-@click.option("--out", metavar="FILE", help="File of the page (default: fsd-RUN.html in this folder).")
-@click.option("--trace", "traced", metavar="FILE", help="Also write the timeline, for Perfetto or chrome://tracing.")
+@click.option("--out", metavar="FILE", help="Path of the page (default: fsd-RUN.html in the current folder).")
+@click.option("--trace", "traced", metavar="FILE", help="Also write the timeline to this file, for Perfetto or chrome://tracing.")
 @with_settings("tariff")
 def report(screen: Screen, settings: Settings, run: str, out: str | None, traced: str | None) -> None:
     """Write an HTML page of a past run.
@@ -54,7 +54,7 @@ def report(screen: Screen, settings: Settings, run: str, out: str | None, traced
     check_apart(out=path, trace=traced)
     tariff = run_tariff(attrs.evolve(settings, provider=record["provider"]))
     if tariff is None:
-        raise InputError(f"run {record['run']}: provider {record['provider']} has no tariff of fsd: expected --tariff PATH.toml")
+        raise InputError(f"run {record['run']}: fsd has no tariff for provider {record['provider']}: expected --tariff PATH.toml")
     measured = Measured(record, cost.bill(Usage.of_run(record), tariff))
     write_file("--out", path, run_page(measured), MARK)
     if traced is not None:

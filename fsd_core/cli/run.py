@@ -53,7 +53,8 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     MODEL  a folder that fsd model made; a Graph Challenge folder of an official
            size; or radixnet:NEURONS:LAYERS[:SEED]
     INPUT  .npz (scipy CSR, one dense array, or key x); a Graph Challenge .tsv,
-           also .xz or .gz; digits; or random:SAMPLES[:DENSITY[:SEED]]
+           also .xz or .gz; digits (handwritten digits of scikit-learn);
+           or random:SAMPLES[:DENSITY[:SEED]]
 
     An existing --output file is replaced only if fsd made it. The exit code is 1 if the result differs from --truth.
     """
@@ -92,7 +93,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     screen.answer(screen.known)
     if truth and (truth["missing"] or truth["extra"]):
         raise CheckFailed(
-            f"--truth {settings.truth}: of {truth['expected']} samples expected {truth['missing']} are missing; {truth['extra']} are extra"
+            f"--truth {settings.truth}: {truth['missing']} of {truth['expected']} expected samples are missing, {truth['extra']} are extra"
         )
 
 

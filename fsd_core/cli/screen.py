@@ -1,8 +1,8 @@
 """The output of the command: the answer on standard output, everything else on standard error.
 
-While a command runs, file descriptor 1 is a duplicate of standard error, so that the output of children and C libraries does not mix
-with the answer. The answer goes to a private duplicate of the original standard output. A stream that cannot be written ends no command:
-the command does its work, and `Screen.lost` holds the reason why its answer is incomplete.
+While a command runs, file descriptor 1 is a duplicate of standard error, so that the output of children and C libraries does not mix with
+the answer. The answer goes to a private duplicate of the original standard output. If a stream cannot be written, the command still does
+its work, and `Screen.lost` holds the reason why the answer is incomplete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Screen", "Show", "amount", "pairs"]
 
 Show = Callable[[str, int, int, str], None]  # phase, done, total (0: unknown), text
-EVERY_S = 5.0  # between two progress lines of one phase, where standard error is no terminal
+EVERY_S = 5.0  # between two progress lines of one phase, if standard error is not a terminal
 
 
 class _Lossy:
@@ -57,9 +57,9 @@ class _Lossy:
 
 
 class Screen:
-    """The output of one command. ``known``: the fields of the answer that are known so far, for the JSON object of a failure.
+    """The output of one command. ``known``: the fields of the answer that are known so far; the JSON object of a failure has them too.
 
-    ``closed``: standard output was closed when the process started, so nobody wants to read it.
+    ``closed``: standard output was closed when the process started, so no program reads the answer.
     """
 
     def __init__(self, json: bool = False) -> None:
@@ -92,7 +92,7 @@ class Screen:
 
     @property
     def lost(self) -> str | None:
-        """Why a part of the answer was not printed; `None` where all of it was, or where its reader closed the pipe."""
+        """The reason why a part of the answer was not printed; `None` if all was printed, or if the reader closed the pipe."""
         errors = [stream.error for stream in (self._out, self._private) if stream and stream.error]
         return next((error.strerror or str(error) for error in errors if error.errno != errno.EPIPE), None)
 
@@ -186,7 +186,7 @@ def _stream(number: int, stream: TextIO | None) -> TextIO:
 
 
 def pairs(title: str, rows: Iterable[tuple[str, str]]) -> Group:
-    """A title and a table of names and values."""
+    """A title and a table with two columns: names and values."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -200,7 +200,7 @@ def pairs(title: str, rows: Iterable[tuple[str, str]]) -> Group:
 
 
 def amount(count: float) -> str:
-    """A number of bytes for people: 1.5 MB."""
+    """A number of bytes as text for people, for instance 1.5 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             break

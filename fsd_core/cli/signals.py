@@ -1,8 +1,9 @@
-"""SIGINT, SIGTERM and SIGHUP end a command: with a clean-up if it is fast enough, and always within `interrupt.LIMIT_S`.
+"""SIGINT, SIGTERM and SIGHUP end a command within `interrupt.LIMIT_S`. The command cleans up first, if the time is enough.
 
 The first signal raises `Interrupted` in the main thread. Later signals change nothing, so that they do not stop the clean-up. A second
-thread reads the interpreter's wake-up descriptor, which works even while the main thread is in a long call of a C library. It ends the
-process where the main thread does not end it in time. A signal that was ignored when the process started (``nohup``) stays ignored.
+thread reads the interpreter's wake-up descriptor, which works even while the main thread is in a long call of a C library. If the main
+thread does not end the process in time, this second thread ends it. A signal that was ignored when the process started (``nohup``) stays
+ignored.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Signals:
             threading.Thread(target=self._watch, name="fsd-signals", daemon=True).start()
 
     def stop(self) -> None:
-        """Restore the handlers that were there before, for a process that goes on after the command."""
+        """Restore the earlier handlers, for a process that continues after the command."""
         if not self._before:
             return
         self._stopped.set()
@@ -71,7 +72,7 @@ class Signals:
         interrupt.end()
 
     def over(self) -> None:
-        """The command has written its last line and the process is ending: a first signal now ends it at once."""
+        """Call this when the command has written its last line: from now on, a first signal ends the process at once."""
         self._over = True
         if self.came:
             for number in self._before:
@@ -86,7 +87,7 @@ class Signals:
             raise self.came
 
     def _unraisable(self, what: sys.UnraisableHookArgs) -> None:
-        """Python drops an exception of a finalizer or of a weak reference's callback: where it is `Interrupted`, send the signal again."""
+        """Python drops an exception of a finalizer or of a weak reference's callback: if it is `Interrupted`, send the signal again."""
         if isinstance(what.exc_value, Interrupted):
             number, self.came = what.exc_value.code - 128, None
             again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))

@@ -1,4 +1,4 @@
-"""How the samples of a run are cut into batches that fit the memory of a function."""
+"""Cuts the samples of a run into batches that fit the memory of a function."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Batches:
 def cut(
     model: Model, partition: Partition, plan: ExchangePlan, samples: int, batch_size: int | None, limits: InvokeLimits, provider: str
 ) -> Batches:
-    """Batches of ``batch_size`` (default: all) of the ``samples``, halved until a function's memory holds what is predicted.
+    """Cut ``samples`` into batches of ``batch_size`` (default: all), and halve the size until the predicted memory fits in a function.
 
-    ``provider`` is named in errors. Raises `InputError` where the memory does not hold a single sample.
+    ``provider`` is named in errors. Raises `InputError` if the memory does not hold a single sample.
     """
     size = min(batch_size or samples, samples)
     shard_bytes = 8 * model.nonzeros // partition.workers
@@ -47,10 +47,10 @@ def cut(
     if memory is not None and predict(size) > memory:
         where, needed = f"[{provider}] memory_mb = {memory >> 20}", -(-predict(size) // (1 << 20))
         if limits.process_bytes >= memory:
-            idle = f"a worker takes {limits.process_bytes >> 20} MB before it has loaded anything, {needed} MB with one sample"
-            raise InputError(f"{where}: {idle}: expected at least {needed}, with any number of workers")
+            idle = f"a worker needs {limits.process_bytes >> 20} MB before it loads anything, and {needed} MB with one sample"
+            raise InputError(f"{where}: {idle}: expected at least {needed}; more workers do not help")
         raise InputError(
-            f"{where}: one sample takes {needed} MB in one of {partition.workers} workers: expected at least {needed}, or more workers"
+            f"{where}: one sample needs {needed} MB in one of {partition.workers} workers: expected at least {needed}, or more workers"
         )
     keep = size < samples and (memory is None or predict(size, True) <= memory)
     return Batches([min(size, samples - at) for at in range(0, samples, size)], predict(size, keep), keep)

@@ -1,7 +1,8 @@
-"""What a client does at the end of a run: after a failure it stops the workers; it removes the run's objects and gives the slot back.
+"""The end of a run: the client stops the workers after a failure, removes the run's objects and gives the slot back.
 
-All of it takes a bounded time, and a step that could not be done is named: ``fsd gc`` does it later. The steps run on a thread of their
-own, so that a service that does not answer, or an interrupt, ends the wait but not a step that is under way.
+All steps together take a bounded time. If a step cannot be done, a line names it, and ``fsd gc`` does it later. The steps run on their own
+thread. An interrupt or a service that does not answer ends the client's wait for this thread, but not the step that the thread is
+executing.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ __all__ = ["Cleanup"]
 INTERRUPTED_S = 1.2  # an interrupted command ends within 2 s, with its last lines printed
 FAILED_S = 10.0
 ENDED_S = 30.0
-GRACE_S = 2.0  # for workers that heard of an abort, where the platform does not stop them: after this they write nothing more
+GRACE_S = 2.0  # for workers that the platform does not stop: this long after an abort they write nothing more
 
 Step = tuple[str, Callable[[Store], None]]
 
 
 class Cleanup:
-    """The end of one run. ``queued``: how many ranks have queues, on which they hear of an abort."""
+    """The end of one run. ``queued``: the number of ranks that have queues and receive an abort through them."""
 
     def __init__(
         self, provider: Provider, resources: Resources, store: Store, invoker: InvokeDriver, lease: slots.Lease, queued: int
@@ -50,14 +51,14 @@ class Cleanup:
         self._remove_note = leave_note(f"slot {lease.slot} of app {resources.app} is held: {self._hint}")
 
     def after_answer(self) -> str | None:
-        """Clean up after a run with an answer. Returns a line on what could not be done; `None` if all was. An interrupt ends the wait."""
+        """Clean up after a run with an answer. Returns a line that names undone steps, or `None`. An interrupt ends the wait."""
         return self._within(ENDED_S, self._last_steps)
 
     def after_failure(self, error: BaseException) -> str | None:
-        """Clean up after ``error`` ended the run: stop its workers first. Returns what `after_answer` does."""
+        """Clean up after ``error`` ended the run: stop its workers first. Returns a line like `after_answer`."""
         interrupted = not isinstance(error, Exception)
         limit_s = INTERRUPTED_S if interrupted else FAILED_S
-        if self._invoker.limits.end_with_client:  # then no function lives on that could hear of an abort or write anything
+        if self._invoker.limits.end_with_client:  # then no function survives that could receive an abort or write anything
             end: Step = ("end the functions", lambda store: self._invoker.close())
             return self._within(limit_s, [end, *self._last_steps])
         if isinstance(error, RunFailed):

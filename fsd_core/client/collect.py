@@ -44,7 +44,7 @@ def output(
     pool: ThreadPoolExecutor,
     progress: Callable[[int, int], None],
 ) -> csr_matrix:
-    """The output, float32 (samples, outputs), assembled from all slices. Raises `RunFailed` where a slice is damaged.
+    """The output, float32 (samples, outputs), assembled from all slices. Raises `RunFailed` if a slice is damaged.
 
     ``batches``: the number of samples of each batch. ``last``: the model's last layer. ``progress`` is called with the number of batches
     done and of all batches.
@@ -82,7 +82,7 @@ def records(store: Store, keys: RunKeys, workers: int, pool: ThreadPoolExecutor,
 
 
 def _record(store: Store, keys: RunKeys, rank: int) -> tuple[bool, dict[str, Any] | None]:
-    """Whether it is useless to look again for a rank's record, and the record: `None` where it is not written yet, or damaged."""
+    """Whether it is useless to look again for a rank's record, and the record: `None` if it is not written yet, or damaged."""
     try:
         data = store.find(keys.record(rank))
         return data is not None, None if data is None else unseal(data, f"the record of rank {rank}")

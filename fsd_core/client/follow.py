@@ -1,4 +1,4 @@
-"""How the client waits for its workers: until rank 0 writes its record, or somebody fails."""
+"""How the client waits for its workers: until rank 0 writes its record, or until a worker or the platform reports a failure."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ GRACE_S = 2.0  # after the deadline: workers end by themselves then, and write w
 def follow(
     store: Store, keys: RunKeys, spawner: Spawner, slices: int, deadline: float, timeout_s: float, progress: Callable[[int, int], None]
 ) -> None:
-    """Return once rank 0 has written its record, which it does after every rank has written its output, ``slices`` objects in all.
+    """Return once rank 0 has written its record. It does so after all ranks have written their output, ``slices`` objects together.
 
-    ``progress`` is called with the number of layers done and of all layers. Raises `RunFailed` with what a worker or the platform
-    reported, at ``deadline`` (seconds since 1970), the end of a run of ``timeout_s`` seconds, or where the record does not come within
-    `RECORD_S` after the last output.
+    ``progress`` is called with the number of layers done and of all layers. Raises `RunFailed` in three cases: a worker or the platform
+    reported a failure; the time is past ``deadline`` (seconds since 1970), at which the ``timeout_s`` seconds of the run end; or rank 0
+    wrote no record within `RECORD_S` after the last output.
     """
     wait_s, number, checks = FIRST_POLL_S, 0, 0
     complete_at: float | None = None
@@ -44,7 +44,7 @@ def follow(
             spawner.report_deaths()
             checks += 1
             if checks % STORE_CHECKS == 0:
-                store.get(keys.config)  # raises where the whole store is gone: then neither a record nor a failure will ever come
+                store.get(keys.config)  # raises if the store was removed: then neither a record nor a failure will come
                 if complete_at is None and complete(store, keys, slices):
                     complete_at = time.monotonic()
                 if complete_at is not None and time.monotonic() - complete_at > RECORD_S:
@@ -52,12 +52,12 @@ def follow(
                     raise RunFailed(Code.NOT_FOUND, reason, rank=0)
             next_check = time.monotonic() + CHECK_S
         if wait_s > PROGRESS_POLL_S and (report := store.find(keys.progress(number))) is not None:
-            with suppress(Damaged, KeyError):  # a lost progress report harms nobody
+            with suppress(Damaged, KeyError):  # a lost progress report does no harm
                 found = unseal(report, "the progress report")
                 progress(found["done"], found["total"])
             number += 1
         if time.time() > deadline + GRACE_S:
-            raise RunFailed(Code.DEADLINE, f"the run did not end within its {timeout_s:g} s: rank 0 left no record")
+            raise RunFailed(Code.DEADLINE, f"the run did not end within its time limit of {timeout_s:g} s: rank 0 wrote no record")
         time.sleep(wait_s)
         wait_s = min(LAST_POLL_S, wait_s * 1.2)
 

@@ -31,7 +31,7 @@ def clean(
     """Remove the staged content of an app, and from ``home`` the kept partitions and, unless ``keep_records``, the records of all runs.
 
     ``provider``, ``app``, ``settings`` and ``home`` are those of `fsd_core.run`. Returns how many objects were removed from the store.
-    Raises `InputError` where an argument is wrong.
+    Raises `InputError` if an argument is wrong.
     """
     found, provisioner = _place(provider, app, settings)
     for name in ("partitions",) if keep_records else ("partitions", "runs"):
@@ -47,7 +47,7 @@ def clean(
 def collect_garbage(provider: str = "local", app: str = "fsd", settings: Mapping[str, object] | None = None) -> int:
     """Remove the objects of runs that hold no slot, and resources of the platform that dead clients left half made.
 
-    The arguments are those of `fsd_core.run`. Returns how many objects and resources were removed. Raises `InputError` where an argument
+    The arguments are those of `fsd_core.run`. Returns how many objects and resources were removed. Raises `InputError` if an argument
     is wrong.
     """
 
@@ -62,7 +62,7 @@ def collect_garbage(provider: str = "local", app: str = "fsd", settings: Mapping
 
 
 def _place(provider: str, app: str, settings: Mapping[str, object] | None) -> tuple[Provider, Provisioner]:
-    """The provider and its provisioner. Raises `InputError` where an argument is wrong."""
+    """The provider and its provisioner. Raises `InputError` if an argument is wrong."""
     check_app(arguments.text("app", app))
     found = find(arguments.text("provider", provider))
     return found, found.provisioner(arguments.table("settings", settings))

@@ -51,35 +51,35 @@ def run(
     outage: float = OUTAGE_S,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """Run ``model`` on ``inputs``, its layers split over the functions of ``provider``; the same as ``fsd run``.
+    """Run ``model`` on ``inputs``, with its layers split over the functions of ``provider``, as ``fsd run`` does.
 
     - ``model``: a `Model`, or what MODEL of the command may be: a folder, or a name such as ``radixnet:1024:120``.
-    - ``inputs``: (samples, inputs of the model) as a scipy sparse matrix of any format or as anything that numpy makes an array of real
-      numbers of, or what INPUT of the command may be: a file, or a name such as ``random:60``. Neither model nor inputs are changed. A
-      text may be a path or a name, a `Path` is always a path.
+    - ``inputs``: real numbers (samples, inputs of the model), as a scipy sparse matrix of any format, or as an array or nested list that
+      numpy can convert; or what INPUT of the command may be: a file, or a name such as ``random:60``. A text may be a path or a name, a
+      `Path` is always a path. `run` does not change ``model`` and ``inputs``.
     - ``provider``: where the functions run: local, or the name of an installed provider.
-    - ``channel``: what activations travel through: queue, object, hybrid, or auto, which is hybrid.
-    - ``workers``: the number of ranks, which share the rows of every layer; each is one function.
-    - ``branching``: how many functions each function starts, at most, in the launch tree.
-    - ``partition``: which rank has which rows: hypergraph, random, block, the path of a partition, or a `Partition`.
-    - ``objective``: what the exchange of activations makes small: cost (fewer requests) or latency (less waiting).
-    - ``batch_size``: how many samples go through the layers at a time. Default: all, or fewer where a function's memory needs it.
+    - ``channel``: how workers send activations to each other: queue, object, hybrid, or auto (= hybrid).
+    - ``workers``: the number of ranks. The ranks share the rows of every layer; each rank is one function.
+    - ``branching``: the largest number of functions that one function starts.
+    - ``partition``: which rank owns which rows: hypergraph, random, block, the path of a partition, or a `Partition`.
+    - ``objective``: what the exchange of activations minimises: cost (fewer requests) or latency (less waiting).
+    - ``batch_size``: the number of samples in one batch. Default: all, or fewer if a function's memory is too small for all.
     - ``timeout``: the deadline of the run in seconds, counted from its launch; staging does not count.
-    - ``seed``: of everything random: a partition of the same model, workers, method and seed is the same.
-    - ``app``: the name that all the provider's resources carry. An app that does not exist is made.
+    - ``seed``: the seed of all random choices: the same model, workers, method and seed give the same partition.
+    - ``app``: the name of the app; the names of all its resources start with it. If the app does not exist, `run` makes it.
     - ``faults``: faults to inject, such as ``duplicate=.1,delay=50ms,seed=1``. Default: none.
     - ``settings``: the provider's own settings, as in its table of ``fsd.toml``.
-    - ``home``: the folder of records and kept partitions. Default: ``$FSD_HOME``, else ``~/.fsd``.
-    - ``note``: texts by name for the run's record, for instance what ``model`` and ``inputs`` are where they are no texts.
+    - ``home``: the folder for records and computed partitions. Default: ``$FSD_HOME``, else ``~/.fsd``.
+    - ``note``: texts by name for the run's record, for instance a description of ``model`` and ``inputs`` if they are not texts.
     - ``outage``: how long a service may be unreachable before the run ends, in seconds.
     - ``progress``: called with each `Progress`, from any thread. An error that it raises ends the run; while the output is collected,
       such an error is a warning.
 
-    An interrupt (KeyboardInterrupt) stops the workers, removes the run's objects and gives its slot back, within 2 s; a note of the
-    exception names what could not be done in that time.
+    An interrupt (KeyboardInterrupt) stops the workers, removes the run's objects and gives its slot back, within 2 s. A note of the
+    exception names the steps that could not be done in that time.
 
-    Raises `InputError` before anything is started where an argument is wrong, and `RunFailed` with code, rank and layer where the run
-    fails. A failure after the answer is complete, such as that of writing the run's record, is a warning.
+    Raises `InputError` before anything starts if an argument is wrong, and `RunFailed` with code, rank and layer if the run fails. A
+    failure after the answer is complete, for instance while the run's record is written, is a warning.
     """
     began = time.time()
     channel = arguments.one_of("channel", channel, ("auto", *CHANNELS))
@@ -127,14 +127,14 @@ def run(
         limits = invoker.limits
         if limits.concurrency is not None and limits.concurrency < workers:
             raise InputError(
-                f"workers {workers}: {provider} may run {limits.concurrency} functions at once; use fewer workers or raise that quota"
+                f"workers {workers}: {provider} may run {limits.concurrency} functions at once; use fewer workers or raise this quota"
             )
         job.admit(resources)
         try:
             try:
                 return job.execute(resources, objects, invoker)
             except DamagedContent as error:
-                warn(f"{error}: the shards and inputs of this run are staged again, and the run is started again")
+                warn(f"{error}; the client stages the shards and inputs of this run again and starts the run again")
                 return job.execute(resources, objects, invoker, again=True)
         except RunFailed as error:
             if isinstance(error, DamagedContent):
@@ -166,7 +166,7 @@ def _model(model: Any) -> Model:
 
 
 def _inputs(inputs: Any, model: Model) -> csr_matrix:
-    """The inputs as scipy CSR float32 (samples, inputs of the model): checked, and a copy where the caller gave a matrix."""
+    """The inputs as scipy CSR float32 (samples, inputs of the model): checked, and a copy if the caller gave a matrix."""
     if isinstance(inputs, str | os.PathLike):
         from fsd_core.model.inputs import open_inputs
 

@@ -48,7 +48,7 @@ POOL_THREADS = 8
 class Progress:
     """How far a run is: ``done`` of ``total`` steps of a phase.
 
-    ``phase``: partition, stage, launch, layers or collect; or wait, where a service does not answer. ``text``: what the steps are about.
+    ``phase``: partition, stage, launch, layers or collect; or wait, while a service does not answer. ``text``: what the phase works on.
     """
 
     phase: str
@@ -91,7 +91,7 @@ class Job:
         return self.channel != "object" and self.workers > 1
 
     def admit(self, resources: Resources) -> None:
-        """Raise `InputError` where the run needs queues that cannot carry so many workers."""
+        """Raise `InputError` if the run needs queues that cannot carry so many workers."""
         if self.queued:
             self.provider.admit(resources, self.workers)
 
@@ -150,7 +150,7 @@ class _Run:
             self.over.set()
             pool.shutdown(wait=False, cancel_futures=True)
         if undone := cleanup.after_failure(answer.failed) if answer.failed else cleanup.after_answer():
-            warn(f"the answer is complete; {undone}")
+            warn(f"the answer is complete, but the clean-up is not: {undone}")
         return self._result(answer)
 
     def _background(self, name: str, task: Callable[[], None]) -> None:

@@ -33,7 +33,7 @@ RANK_SECONDS = ("launch", *PHASES, "init", "function")
 
 @attrs.frozen
 class Result:
-    """What a run computed, and what it took. Names and meanings of the fields are those of ``fsd run --json``."""
+    """What a run computed, its times and its counts. The fields have the names and meanings of ``fsd run --json``."""
 
     run: str
     output: csr_matrix  # float32 (samples, outputs)
@@ -43,7 +43,7 @@ class Result:
     workers: int
     branching: int
     provider: str
-    stand_in: str | None  # host and port of the emulator; `None` where the run was on the cloud itself
+    stand_in: str | None  # host and port of the emulator; `None` if the run was on the cloud itself
     channel: str
     partition: str
     seconds: dict[str, float]  # total, stage, and the maxima over ranks of launch, load, compute, exchange
@@ -63,16 +63,19 @@ class Result:
         return int(np.count_nonzero(np.diff(self.output.indptr)))
 
     def to_json(self) -> dict[str, Any]:
-        """All fields except the output and the ranks' records, as JSON takes them."""
+        """All fields except the output and the ranks' records, as values that JSON can hold."""
         names = ("samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples")
         more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "missing_ranks")
         return {name: getattr(self, name) for name in (*names, *more)}
 
 
 def over_ranks(records: Sequence[Any], workers: int) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, int], dict[str, int], int]:
-    """The readable records by rank, and over these: the longest seconds, the sums of both meters, the largest peak memory in bytes.
+    """Combine the records of the workers.
 
-    All figures are 0 where there is no readable record.
+    Returns five values: the readable records, ascending by rank; the longest seconds of each phase over these ranks; the sums of ``meter``;
+    the sums of ``meter_layers``; and the largest peak memory in bytes.
+
+    All figures are 0 if no record is readable.
     """
     by_rank: dict[int, dict[str, Any]] = {}
     for record in records:
@@ -87,7 +90,7 @@ def over_ranks(records: Sequence[Any], workers: int) -> tuple[list[dict[str, Any
 
 
 def left_out(missing_ranks: Sequence[int]) -> str:
-    """A line for people about ranks that left no record; empty where no rank is missing."""
+    """A line for people about ranks that left no record; empty if no rank is missing."""
     if not missing_ranks:
         return ""
     names = ", ".join(map(str, missing_ranks[:8])) + (f" and {len(missing_ranks) - 8} more" if len(missing_ranks) > 8 else "")
@@ -122,7 +125,7 @@ class _RankRecord:
 
 
 def check_rank(record: Any, where: str = "") -> None:
-    """Raise `InputError` that starts with ``where`` and names the wrong key, unless ``record`` is one that a worker writes."""
+    """Raise `InputError` unless ``record`` has the form of a worker's record. The error begins with ``where`` and names the wrong key."""
     read(_RankRecord, table().check(record, where), where)
     tables: dict[str, type[Any]] = {"seconds": _Seconds, "meter": _Counts, "meter_layers": _Counts, "timeline": _Timeline}
     for name, cls in tables.items():
@@ -130,7 +133,7 @@ def check_rank(record: Any, where: str = "") -> None:
 
 
 def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
-    """Write the record of a run below ``home``: the result without its output, and what repeats the run. A failure is a warning.
+    """Write the record of a run below ``home``: the result without its output, and what is needed to repeat it. A failure is a warning.
 
     ``about``: objective, seed, faults, batches, model (its digest), note, and began (seconds since 1970).
     """
@@ -144,7 +147,7 @@ def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         aside.write_bytes(seal(record))
         aside.replace(file)
-    except Exception as error:  # of any kind: the result is there and paid for
+    except Exception as error:  # of any kind: the result exists and is paid for
         with suppress(OSError):
             aside.unlink(missing_ok=True)
         reason = error.strerror or error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
@@ -152,7 +155,7 @@ def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
 
 
 def warn(text: str) -> None:
-    """Warn, in a way that never raises: where warnings are errors, the text goes to standard error, and the result is not lost."""
+    """Warn without ever raising: if Python turns warnings into errors, print the text on standard error, so that the result is not lost."""
     try:
         warnings.warn(text, stacklevel=3)
     except Warning:
@@ -161,5 +164,5 @@ def warn(text: str) -> None:
 
 
 def plain(text: str) -> str:
-    """The text as one line for a screen: control characters and halves of characters become question marks."""
+    """The text as one line for a screen: control characters and unpaired surrogates become question marks."""
     return "".join("?" if unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") else each for each in text)

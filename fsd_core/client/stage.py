@@ -1,8 +1,8 @@
-"""Stages the shards and inputs of a run in the object store, once: their keys are hashes of what they are made from.
+"""Stages the shards and inputs of a run in the object store once: their keys are hashes of the content from which they are made.
 
-A manifest is written after all the objects that it covers, so where there is a manifest, nothing has to be built or uploaded. If objects
-are gone or damaged all the same, the client removes the manifest (`forget`) and stages again. A run that reads an object while another
-client writes it again reads the same bytes: equal content has equal bytes.
+The client writes a manifest after all the objects that it covers. So if a manifest exists, the client builds and uploads nothing. If
+objects are missing or damaged although a manifest exists, the client removes the manifest (`forget`) and stages again. While one client
+writes an object again, a run that reads it gets the same bytes, because equal content has equal bytes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def shards(
     *,
     again: bool = False,
 ) -> list[str]:
-    """Stage one shard for each rank; returns their keys. ``again``: also where they are staged already."""
+    """Stage one shard for each rank and return their keys. ``again``: stage them even if they are staged already."""
     digest = _digest(shard.FORMAT, model.digest, partition.digest)
     return _stage(store, digest, partition.workers, lambda rank: shard.build(model, partition, plan, rank), pool, progress, again)
 
@@ -58,7 +58,7 @@ def inputs(
     *,
     again: bool = False,
 ) -> list[str]:
-    """Stage the input rows that each rank needs, one object for each batch and rank; returns their keys, all ranks of a batch together.
+    """Stage the input rows that each rank needs, one object for each batch and rank. Returns their keys, batch by batch, by rank.
 
     ``samples``: scipy CSR (samples, inputs) float32. ``batches``: the number of samples of each batch. ``again``: as for `shards`.
     """
@@ -84,7 +84,7 @@ def _digest(*parts: str) -> str:
 
 
 def forget(store: Store, key: str) -> None:
-    """Remove the manifest that covers ``key``: then its content is staged again. Thread-safe, and harmless to runs of other clients."""
+    """Remove the manifest that covers ``key``, so that its content is staged again. Thread-safe, and harmless to runs of other clients."""
     store.delete([keys.manifest(key)])
 
 

@@ -1,4 +1,4 @@
-"""Money: a run's bill is the dated prices of a tariff times the run's requests, bytes and function time."""
+"""Bills: a run's requests, bytes and function time, multiplied by the dated prices of a tariff."""
 
 from fsd_core.cost.bill import Bill, Line, bill
 from fsd_core.cost.tariff import Price, Tariff, default_tariff, load, names

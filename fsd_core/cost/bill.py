@@ -1,4 +1,4 @@
-"""The bill: each price of a tariff times the quantities of a usage that it counts."""
+"""The bill: for each price of a tariff, the quantities that the price counts, times the price."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Bill", "Line", "bill"]
 
 @attrs.frozen
 class Line:
-    """A number of units of one SKU, and what they cost. ``otherwise_usd`` differs where the price is of low confidence."""
+    """The quantity of one SKU, in units of its price, and its cost. ``otherwise_usd`` differs if the price has low confidence."""
 
     price: Price
     quantity: float
@@ -25,16 +25,16 @@ class Line:
     otherwise_usd: float
 
     def to_json(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """The fields as values that JSON can hold."""
         names = {"service": self.price.service, "sku": self.price.sku, "quantity": self.quantity}
         return names | {"usd": self.usd, "confidence": self.price.confidence}
 
 
 @attrs.frozen
 class Bill:
-    """The lines of all prices that the usage has something of, in the order of the tariff.
+    """A line for each price whose quantity is above 0, in the order of the tariff.
 
-    ``apart``: the monthly charges of the services that were used; they are no part of the total.
+    ``apart``: the monthly charges of the services that the run used. The total does not include them.
     """
 
     tariff: Tariff
@@ -48,7 +48,7 @@ class Bill:
 
     @property
     def otherwise_usd(self) -> float:
-        """The sum, in USD, if every price of low confidence were its ``otherwise``."""
+        """The sum of the lines, in USD, with ``otherwise`` in place of every price of low confidence."""
         return math.fsum(line.otherwise_usd for line in self.lines)
 
     @property
@@ -58,7 +58,7 @@ class Bill:
 
     @property
     def otherwise(self) -> str:
-        """The condition, in words, under which `otherwise_usd` is the sum; empty where it is the total."""
+        """The condition, in words, under which the run costs `otherwise_usd`; empty if this equals `total_usd`."""
         prices = (line.price for line in self.lines if line.usd != line.otherwise_usd)
         return " and ".join(f"{price.sku} costs {price.otherwise:g} USD, not {price.usd:g}" for price in prices)
 
@@ -69,7 +69,7 @@ class Bill:
         return {service: tuple(line for line in self.lines if line.price.service == service) for service in services}
 
     def to_json(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """The fields as values that JSON can hold."""
         return {
             "tariff": self.tariff.name,
             "lines": [line.to_json() for line in self.lines],
@@ -80,7 +80,7 @@ class Bill:
 
 
 def bill(usage: Usage, tariff: Tariff, *, free: bool = False) -> Bill:
-    """The bill of ``usage`` by ``tariff``. ``free``: all free tiers of a month are taken off."""
+    """The bill of ``usage`` by ``tariff``. ``free``: subtract the free tiers of one month."""
     lines = []
     for price in tariff.prices:
         counted = math.fsum(QUANTITIES[name](usage, tariff.function, price.least) for name in price.counts)

@@ -1,4 +1,4 @@
-"""The quantities that a price may count, each computed from a usage; and the rule by which a platform bills function time."""
+"""The quantities that a price can count, each computed from a usage, and the rule by which a platform bills function time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fsd_core.cost.usage import Usage
 __all__ = ["AMOUNT", "CONFIDENCE", "DATED", "NEEDED", "POSITIVE", "QUANTITIES", "FunctionRule"]
 
 
-LEAST = 1e-9  # of a number that something is divided by
+LEAST = 1e-9  # lower bound of numbers that are divisors
 AMOUNT, POSITIVE = number(), number(LEAST)
 CONFIDENCE = choice("high", "medium", "low")
 DATED = Kind(
@@ -51,7 +51,7 @@ class FunctionRule:
     confidence: str = key(CONFIDENCE)
 
     def seconds(self, usage: Usage) -> float:
-        """Billed seconds of all launches. A launch whose time is not known, for instance a repeated one, is billed as ``least_ms``."""
+        """The billed seconds of all launches. A launch of unknown time, for instance a repeated one, is billed for ``least_ms``."""
         known = sum(max(self._up(time + (init if self.init else 0.0)), self.least_ms / 1000) for time, init in usage.functions)
         others = max(0.0, usage["invocations"] - len(usage.functions)) * self.least_ms / 1000
         return known + max(self._up(usage.more_seconds), others)
@@ -61,11 +61,11 @@ class FunctionRule:
         return steps * self.step_ms / 1000
 
     def memory_mb(self, wanted: float) -> float:
-        """The smallest size that holds ``wanted`` MB; ``wanted`` itself where no size does."""
+        """The smallest size of at least ``wanted`` MB, or ``wanted`` itself if no size is large enough."""
         return min((size for size in self.sizes_mb if size >= wanted), default=wanted)
 
     def vcpu(self, memory_mb: float) -> float:
-        """The vCPUs of a function of this memory; above the largest size of the table, those of that size."""
+        """The vCPUs of a function with this memory. Memory above the last entry of ``vcpus`` gets the vCPUs of the last entry."""
         return next((count for limit, count in self.vcpus if memory_mb <= limit), self.vcpus[-1][1] if self.vcpus else 0.0)
 
 
@@ -113,7 +113,7 @@ QUANTITIES: Mapping[str, Callable[[Usage, FunctionRule, float], float]] = {
     "function_vcpu_seconds": lambda usage, rule, min_bytes: _vcpu_seconds(usage, rule),
 }
 
-# A tariff has a price for at least one quantity of each row: where it costs nothing, one with usd = 0.
+# A tariff has a price for at least one quantity of each row; usd = 0 if the quantity costs nothing.
 NEEDED = (
     ("publish_units", "published_messages", "published_bytes"),
     ("receive_units", "delivered_messages", "delivered_bytes"),

@@ -1,7 +1,7 @@
-"""Tariffs: dated prices with their sources, one TOML file each. A file of the user has the same form.
+"""Tariffs: dated prices with their sources, one TOML file each. A user can write a file of the same form.
 
-A file has ``provider``, ``region``, ``as_of`` and maybe ``title``, a table ``[function]``, see `FunctionRule`, and tables ``[[price]]``,
-see `Price`. Every price names its source.
+A file has the keys ``provider``, ``region``, ``as_of`` and optionally ``title``, a table ``[function]`` (see `FunctionRule`), and tables
+``[[price]]`` (see `Price`). Every price names its source.
 """
 
 from __future__ import annotations
@@ -41,15 +41,17 @@ class Price:
     unit: str = key(text())  # for people, in the plural: GB-s, requests, ...
     usd: float = key(AMOUNT)  # of one unit
     source: str = key(text())
-    as_of: str = key(DATED)  # a date, a year or a span of years; "undated" where the source has none
+    as_of: str = key(DATED)  # a date, a year or a span of years; "undated" if the source has no date
     confidence: str = key(CONFIDENCE)
     counts: tuple[str, ...] = key(COUNTS, default=())  # names of `QUANTITIES`, which are added up
     per: float = key(POSITIVE, default=1.0)  # how much of these makes one unit
     least: float = key(AMOUNT, default=0.0)  # the fewest bytes that a request is billed as
     free: float = key(AMOUNT, default=0.0)  # units a month that cost nothing, in a bill with free tiers
-    otherwise: float = key(AMOUNT, default=0.0)  # where the confidence is low: the USD of a unit if ``usd`` is wrong
-    apart: bool = key(boolean(), default=False)  # a monthly charge that no run causes: shown beside the bill if a run uses the service
-    region: str = key(text(empty=True), default="")  # the figure's region, where it is not the tariff's
+    otherwise: float = key(AMOUNT, default=0.0)  # only with low confidence: the USD of a unit if ``usd`` is wrong
+    apart: bool = key(
+        boolean(), default=False
+    )  # a monthly charge that does not depend on runs: shown apart from the total if a run uses the service
+    region: str = key(text(empty=True), default="")  # the region of the price, if it is not the tariff's
     note: str = key(text(empty=True), default="")
 
 
@@ -85,12 +87,12 @@ def names() -> list[str]:
 
 
 def default_tariff(provider: str) -> str | None:
-    """The name of the tariff that bills a provider's runs where the user names none; `None` where fsd has none for it."""
+    """The name of the tariff for a provider's runs if the user names no tariff; `None` if fsd has no tariff for this provider."""
     return DEFAULTS.get(provider)
 
 
 def load(name: str) -> Tariff:
-    """The tariff of this name; where ``name`` holds a ``/`` or ends in ``.toml``, the tariff of that file.
+    """The tariff of this name. A ``name`` that contains a ``/`` or ends in ``.toml`` is the path of a tariff file.
 
     Raises `InputError` on an unknown name, with the nearest known one, and on a file with an unknown key or a missing or wrong value.
     """
@@ -105,7 +107,7 @@ def load(name: str) -> Tariff:
     try:
         content = tomllib.loads(read_text(file, f"tariff {name}") if isinstance(file, Path) else file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"tariff {name}: is no TOML: {' '.join(str(error).split())}") from error
+        raise InputError(f"tariff {name}: is not TOML: {' '.join(str(error).split())}") from error
     return _read(name, str(file), content)
 
 
@@ -120,13 +122,13 @@ def _read(name: str, path: str, content: Mapping[str, Any]) -> Tariff:
     prices = tuple(_price(table, f"{where}[[price]] {number} ") for number, table in enumerate(file.price, 1))
     skus = [(price.service, price.sku) for price in prices]
     if twice := next((sku for sku in skus if skus.count(sku) > 1), None):
-        raise InputError(f"{where}{' '.join(twice)} has several prices: expected one [[price]]")
+        raise InputError(f"{where}{' '.join(twice)} has several prices: expected one [[price]] for each service and sku")
     counted = {each for price in prices for each in price.counts}
     for row in NEEDED:
         if not counted & set(row):
-            raise InputError(f"{where}no price counts {' or '.join(row)}: expected a [[price]] that does; where it costs nothing, usd = 0")
+            raise InputError(f"{where}no price counts {' or '.join(row)}: expected a [[price]] that does, with usd = 0 if it costs nothing")
     if "function_vcpu_seconds" in counted and not rule.vcpus:
-        raise InputError(f"{where}[function] vcpus: is missing: expected it where a price counts function_vcpu_seconds")
+        raise InputError(f"{where}[function] vcpus: is missing: expected it because a price counts function_vcpu_seconds")
     return Tariff(
         name=name,
         title=file.title or name,
@@ -143,9 +145,9 @@ def _price(found: Mapping[str, Any], where: str) -> Price:
     where += f"({found.get('service')} {found.get('sku')}) "
     price = read(Price, found, where)
     if price.confidence == "low" and "otherwise" not in found:
-        raise InputError(f"{where}otherwise: is missing: expected what a unit costs if usd is wrong, since the confidence is low")
+        raise InputError(f"{where}otherwise: is missing: expected the price of a unit if usd is wrong, because the confidence is low")
     if price.confidence != "low" and "otherwise" in found:
-        raise InputError(f"{where}otherwise = {price.otherwise:g}: expected only where the confidence is low; it is {price.confidence}")
+        raise InputError(f"{where}otherwise = {price.otherwise:g}: expected only with low confidence, but confidence = {price.confidence}")
     if bool(price.counts) == price.apart:
         raise InputError(f"{where}counts: expected either counts, or apart = true for a monthly charge that counts nothing")
     return price

@@ -1,4 +1,4 @@
-"""What a run used of its services: the meter's counts, the time of each function, its memory."""
+"""The usage of a run: its counts of requests and bytes, and the time and memory of its functions."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _Figures = attrs.make_class("_Figures", {name: key(kind, default=None) for name,
 
 @attrs.frozen
 class Usage:
-    """Counts by the names of `FIGURES`, and function time in seconds.
+    """What a bill is computed from: counts by the names in `FIGURES`, function time in seconds and memory in MiB.
 
-    ``functions`` has (seconds from its launch to its end, seconds of initialisation before it) of each function whose time is known;
-    ``more_seconds`` is the sum over the other functions.
+    ``functions`` has a pair for each function of known time: seconds from its start to its end, and seconds of initialisation before the
+    start. ``more_seconds`` is the time of all other functions together.
     """
 
     counts: Mapping[str, float] = attrs.field(factory=dict)
@@ -39,22 +39,26 @@ class Usage:
     memory_mb: float | None = None
 
     def __getitem__(self, name: str) -> float:
-        """A count; 0 where it is not known."""
+        """A count; 0 if it is not known."""
         return self.counts.get(name, 0)
 
     @staticmethod
     def parse(figures: object, where: str = "usage") -> Usage:
-        """From JSON: an object with any of `FIGURES`. Raises `InputError` naming the figure that is unknown, wrong or missing."""
+        """The usage from a JSON object whose keys are in `FIGURES`. Raises `InputError`, which names an unknown, wrong or missing key."""
         found = table(f"an object with any of {', '.join(FIGURES)}").check(figures, f"{where}: ")
         if "meter" in found:
-            raise InputError(f"{where}: meter: unknown key; this is the answer of a whole run: expected only the object in its `meter`")
+            raise InputError(
+                f"{where}: meter: unknown key; this is the answer of fsd run --json: expected only the object under its key `meter`"
+            )
         values: Any = read(_Figures, found, f"{where}: ")
         counts = {name: getattr(values, name) for name in FIGURES if name in found}
         times, memory = counts.pop("function_seconds", 0.0), counts.pop("function_memory_mb", None)
         if memory is None and times:
-            raise InputError(f"{where}: function_memory_mb: is missing: expected it beside function_seconds, which are billed by memory")
+            raise InputError(
+                f"{where}: function_memory_mb: is missing: expected it with function_seconds, because platforms bill time by memory"
+            )
         if memory is not None and "function_seconds" not in found:
-            raise InputError(f"{where}: function_seconds: is missing: expected it beside function_memory_mb")
+            raise InputError(f"{where}: function_seconds: is missing: expected it with function_memory_mb")
         if isinstance(times, list):
             return Usage(counts, tuple((float(time), 0.0) for time in times), 0.0, memory)
         return Usage(counts, (), times, memory)
@@ -63,8 +67,8 @@ class Usage:
     def of_run(record: Mapping[str, Any]) -> Usage:
         """The usage of a run from its record: `fsd_core.Result.to_json` with its ``ranks``.
 
-        Functions without a memory limit are billed at the peak of the largest one. All bytes that the run stored are counted from its start
-        to its end, which is an upper bound. Raises `InputError` on a record of another version.
+        The memory of a function is its limit or, if it has no limit, the largest peak memory of all functions. All bytes that the run
+        stored count for its whole duration, which is an upper bound. Raises `InputError` on a record of another version.
         """
         try:
             stored = record["meter"]["object_bytes_written"] * record["seconds"]["total"]
@@ -74,4 +78,6 @@ class Usage:
                 {**record["meter"], "stored_byte_seconds": stored}, times, 0.0, memory.get("limit_bytes", memory["peak_bytes_max"]) / 2**20
             )
         except (KeyError, TypeError) as error:
-            raise InputError(f"run {record.get('run')}: its record is of another version of fsd: {error} is missing") from None
+            raise InputError(
+                f"run {record.get('run')}: {error} is missing in its record: expected a record of this version of fsd; run again"
+            ) from None

@@ -1,4 +1,4 @@
-"""Addresses of services in environment variables: whether they are well-formed, and whether they lead to an emulator."""
+"""Reads addresses of services from environment variables, and finds addresses that lead to an emulator."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["address", "elsewhere"]
 
 
 def address(variable: str, *, bare: bool = False) -> str:
-    """The URL that an environment variable holds, "" where it is not set. ``bare``: HOST:PORT is allowed and means http://HOST:PORT.
+    """The URL in an environment variable, or "" if it is not set. ``bare``: HOST:PORT is allowed too and means http://HOST:PORT.
 
-    Raises `InputError` where the URL is malformed; the line shows it without a password.
+    Raises `InputError` if the URL is malformed. The error shows the URL without its password.
     """
     text = os.environ.get(variable, "").strip()
     url = f"http://{text}" if bare and text and "://" not in text else text
@@ -26,14 +26,15 @@ def address(variable: str, *, bare: bool = False) -> str:
     except ValueError:
         fits = False
     if text and not fits:
-        raise InputError(f"{variable}={shown(text)}: expected http://HOST:PORT{' or HOST:PORT' if bare else ''}, or no such variable")
+        raise InputError(f"{variable}={shown(text)}: expected http://HOST:PORT{' or HOST:PORT' if bare else ''}, or an unset variable")
     return url
 
 
 def elsewhere(addresses: Iterable[str], *domains: str) -> str | None:
-    """Host and port of the first address (URL or host:port) that is in none of the cloud's own ``domains``; `None` if all are in one.
+    """Host and port of the first address (URL or host:port) outside the cloud's own ``domains``; `None` if all addresses are inside.
 
-    The other parts of an address may hold a password and are not returned. Raises `InputError` where an address is malformed.
+    The function does not return other parts of an address, because they may hold a password. Raises `InputError` if an address is
+    malformed.
     """
     for each in filter(None, addresses):
         try:

@@ -1,4 +1,4 @@
-"""Advice on errors of an SDK: the lookup in a provider's table of patterns, and the line that shows error and advice."""
+"""Advice on errors of an SDK: finds the advice in a provider's table of patterns, and puts error and advice on one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_CHARS = 400
 def advise(table: Sequence[tuple[str, str]], error: BaseException | str) -> str | None:
     """The advice of the first row of ``table`` whose pattern the error matches, or `None`. A row is (pattern of words, advice).
 
-    ``error``: an exception, or a text with the name of its type and its message, such as a worker's error that reached the client.
+    ``error``: an exception, or a text with the name of its type and its message, such as the error that a worker reported to the client.
     """
     text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     return next((what for words, what in table if re.search(rf"\b({words})\b", text)), None)

@@ -14,5 +14,5 @@ APP_NAME = matching(
 
 
 def check_app(app: str) -> None:
-    """Raise `InputError` where ``app`` cannot be the name of an app."""
+    """Raise `InputError` if ``app`` cannot be the name of an app."""
     APP_NAME.check(app, "app ")

@@ -1,4 +1,4 @@
-"""Checks of a request against the driver's own limits, before it is sent. All raise `Refused`."""
+"""Checks of a request against the driver's limits, before the driver sends it. All raise `Refused`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["check_ack", "check_delete", "check_payload", "check_publish", "check
 
 
 def check_publish(limits: MessageLimits, messages: Sequence[Message], route: Callable[[int], Hashable]) -> None:
-    """Check a publish: the number and sizes of its messages, one route, and ASCII where the service takes text."""
+    """Check a publish: the number and sizes of its messages, one route, and ASCII if the service takes only text."""
     if not 1 <= len(messages) <= limits.batch_messages:
         raise Refused(Code.INVALID, f"publish of {len(messages)} messages: expected 1 to {limits.batch_messages}")
     sizes = [len(message.body) for message in messages]

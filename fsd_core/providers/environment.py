@@ -36,24 +36,24 @@ def to_environment(resources: Resources) -> str:
 def from_environment(variable: str, app: str) -> Resources:
     """The resources of ``app`` from the environment of this function.
 
-    Raises `InputError` where this process is no function of the app, or where the variable holds something else.
+    Raises `InputError` if this process is not a function of the app, or if the variable holds something else.
     """
     found = os.environ.get(variable)
     if not found:
-        raise InputError(f"app {app!r}: this process is no function of it: expected the variable {variable}, which is not set")
+        raise InputError(f"app {app!r}: this process is not a function of this app: expected the variable {variable}, which is not set")
     try:
         resources = _parse(found, f"{variable}: ")
     except InputError as error:
         raise InputError(f"app {app!r}: {error}: deploy again") from None
     if resources.app != app:
-        raise InputError(f"app {app!r}: this process is no function of it: {variable} names app {resources.app!r}")
+        raise InputError(f"app {app!r}: this process is not a function of this app: {variable} holds app {resources.app!r}")
     return resources
 
 
 def from_record(found: str | None, app: str, what: str) -> Resources:
     """The resources of ``app`` from the variable's text ``found``, which a provisioner got from the function ``what``.
 
-    Raises `InputError` where fsd did not make that function for the app.
+    Raises `InputError` if fsd did not make this function for the app.
     """
     try:
         resources = _parse(found or "", "")
@@ -68,11 +68,11 @@ def _parse(found: str, where: str) -> Resources:
     try:
         content = json.loads(found)
     except (ValueError, RecursionError):
-        raise InputError(f"{where}{found[:80]!r}: expected the JSON that deploying writes") from None
+        raise InputError(f"{where}{found[:80]!r}: expected the JSON object that a deployment writes") from None
     return Resources(**attrs.asdict(read(_Variable, table("an object").check(content, where), where), recurse=False))
 
 
 def function_limits(names: Mapping[str, str], **others: Any) -> InvokeLimits:
-    """The limits of functions. ``names`` has their ``concurrency``, ``memory_mb`` and ``timeout_s``; ``others``: all other limits."""
+    """The limits of functions. ``names`` holds ``concurrency``, ``memory_mb`` and ``timeout_s`` as texts; ``others``: all other limits."""
     memory_bytes = int(names["memory_mb"]) << 20
     return InvokeLimits(concurrency=int(names["concurrency"]), memory_bytes=memory_bytes, timeout_s=float(names["timeout_s"]), **others)

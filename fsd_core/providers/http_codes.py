@@ -21,5 +21,5 @@ _STATUS = {
 
 
 def http_code(status: int) -> Code:
-    """The code of an HTTP status, for errors of which the service names no cause that the adapter knows."""
+    """The code of an HTTP status. For errors whose body names no cause that the adapter knows."""
     return Code.UNAVAILABLE if status >= 500 else _STATUS.get(status, Code.UNKNOWN)

@@ -5,8 +5,8 @@ platforms give a function its processor only while a request is open. The status
 launch or the function died (`InvokeLimits.failures` is ``launcher``). The platform's adapter adds the address, the headers and the
 meaning of a status.
 
-The client is the standard library's: importing it takes 25 to 40 ms of a cold start, urllib3 80 to 120, requests 110 to 120 (two cores,
-after numpy), and another thread can close its connection.
+This module uses the HTTP client of the standard library. Importing it adds 25 to 40 ms to a cold start; urllib3 adds 80 to 120 ms, requests
+110 to 120 ms (two cores, after numpy). Also, another thread can close its connection.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _DIED = (Code.UNAVAILABLE, Code.DEADLINE)
 
 
 def code_of(status: int, text: str) -> Code | None:
-    """The error code that an answer's status means for its launch; `None`: the function ran to its end and reported its own errors."""
+    """The error code of a launch by the status of its answer. `None`: the function ran to its end and reported its own errors."""
     if 200 <= status < 300:
         return None
     code = Code.DEADLINE if status == 504 else http_code(status)
@@ -60,7 +60,7 @@ def code_of(status: int, text: str) -> Code | None:
 
 @attrs.define(eq=False)
 class PostLaunch:
-    """One launch. ``text``: the status and the first words of the answer, or why no answer arrived."""
+    """One launch. ``text``: the status and the first words of the answer, or the reason why no answer arrived."""
 
     payload: bytes
     nonce: str = attrs.field(factory=lambda: secrets.token_hex(16))
@@ -71,17 +71,17 @@ class PostLaunch:
     hung_up: bool = False
 
     def poll(self) -> Code | None:
-        """`None`, or the code of the error once the answer showed that the platform refused or lost the launch."""
+        """The code of the error if the answer showed that the platform refused or lost the launch, else `None`."""
         return self.code
 
 
 class HttpInvoker:
-    """Implements `fsd_core.driver.InvokeDriver` but for ``native`` and ``service``; safe to call from several threads.
+    """Implements `fsd_core.driver.InvokeDriver` except ``native`` and ``service``; safe to call from several threads.
 
     ``url``: the function's address, https unless it is on this machine. ``headers``: called for each launch, before ``invoke`` returns, so
-    that tokens are fresh and ``invoke`` raises their errors. ``classify``: the code of an error. ``code_of``: the code of an answer, see
-    `code_of`. ``cut_s``: the seconds after which the platform's front end closes connections; an error at that age shows nothing about
-    the function.
+    that tokens are fresh and ``invoke`` raises their errors. ``classify``: gives the code of an error. ``code_of``: gives the code of an
+    answer, see the function `code_of`. ``cut_s``: the seconds after which the platform's front end closes connections. An error on a
+    connection of this age is ignored, because the function may still be running.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class HttpInvoker:
         self._lock = threading.Lock()
 
     def invoke(self, function: str, payload: bytes) -> PostLaunch:
-        """Send the payload from a thread of its own. Raises `Refused` of THROTTLED where `MAX_OPEN` launches are open."""
+        """Send the payload from its own thread. Raises `Refused` with THROTTLED if `MAX_OPEN` launches are open."""
         if function != WORKER:
             raise Refused(Code.NOT_FOUND, f"function {function!r}: expected {WORKER!r}, the only function of an app")
         check_payload(self.limits.payload_bytes, payload)
@@ -125,7 +125,7 @@ class HttpInvoker:
         return launch
 
     def _hold(self, launch: PostLaunch, headers: Mapping[str, str]) -> None:
-        """The thread of a launch: send it, wait for the answer, keep what the answer means."""
+        """The thread of a launch: send it, wait for the answer, keep the code of the answer."""
         started, sent = time.monotonic(), False
         connection = None
         try:
@@ -186,7 +186,7 @@ class HttpInvoker:
         return connection
 
     def failures(self, take: Callable[[bytes], bool]) -> list[Failure]:
-        """The launches of this driver whose answer shows that the function died and whose payload ``take`` accepts, each once.
+        """Launches whose answer shows that the function died, if ``take`` accepts their payload. Returns each launch once.
 
         Makes no request.
         """
@@ -202,7 +202,7 @@ class HttpInvoker:
         return error.code if isinstance(error, Refused) else self._classify(error)
 
     def close(self) -> None:
-        """Wait up to `CLOSE_S` seconds for answers, since a platform may stop a function whose request is closed; then close."""
+        """Wait up to `CLOSE_S` seconds for answers, then close: a platform may stop a function whose request is closed."""
         until = time.monotonic() + min(CLOSE_S, remaining() / 4)  # an interrupted client needs the other three quarters for its clean-up
         with self._lock:
             waiting = list(self._open)
@@ -217,6 +217,6 @@ class HttpInvoker:
 
 
 def _plain(text: str) -> str:
-    """The words of an answer in one line, without the tags of HTML, in which front ends answer."""
+    """The text of an answer in one line, without HTML tags: front ends answer in HTML."""
     words = re.sub(r"<(style|script|title)\b.*?</\1>|<[^>]*>", " ", text, flags=re.S | re.I)
     return " ".join(words.split())[:_SHOWN_CHARS]

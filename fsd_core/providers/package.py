@@ -1,7 +1,7 @@
-"""The package of a function: a zip with all that a worker imports and nothing more. Equal contents give equal bytes.
+"""The package of a function: a zip with all modules that a worker imports, and nothing more. Equal contents give equal bytes.
 
-A `Recipe` lists the contents: the source of this project as it is installed on this machine and, where the platform does not install the
-requirements itself, their wheels for the platform's interpreter and C library. Packages that were built are kept in a folder.
+A `Recipe` lists the contents: the source of this project as installed on this machine and, if the platform does not install the
+requirements itself, their wheels for the platform's interpreter and C library. A folder caches the packages that were built.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _CLIENT_ONLY = (  # of fsd_core: no worker imports these
 )
 _DROPPED_FOLDERS = {"tests", "__pycache__", "bin", "include"}
 _DROPPED_SUFFIXES = (".pyi", ".pyc", ".a", ".h", "/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")
-_FORMAT = "2"  # part of every digest: raise it where this module changes, so that the cache gives no package of an earlier version
+_FORMAT = "2"  # part of every digest: raise it if this module changes, so that the cache never returns a package of an earlier version
 
 
 @attrs.frozen
 class Package:
-    """A zip, and its size unzipped in bytes. ``digest``: 16 hexadecimal digits of its contents."""
+    """A zip (``body``) and its unzipped size in bytes. ``digest``: 16 hexadecimal digits of a hash of the contents."""
 
     digest: str
     body: bytes
@@ -57,13 +57,13 @@ class Wheels:
     platforms: Sequence[str]  # the tags of wheels that the platform runs, the best first
 
     def parts(self) -> list[tuple[str, bytes]]:
-        """Everything that decides which wheels are installed, for `digest`."""
+        """The names and values that decide which wheels are installed, for `digest`."""
         return [("python", self.python.encode()), ("platforms", " ".join(self.platforms).encode()), ("requirements", self.requirements)]
 
     def installed(self, folder: Path, name: str, within_s: float | None = None) -> dict[str, bytes]:
-        """Path and content of the installed files that a worker may need. ``folder`` keeps them, below a name that starts with ``name``.
+        """Path and content of the installed files that a worker may need. ``folder`` caches them, under a name that starts with ``name``.
 
-        Raises `InputError` where pip is missing, `RunFailed` where pip cannot get a wheel, or not within ``within_s`` seconds.
+        Raises `InputError` if pip is missing, and `RunFailed` if pip cannot get a wheel, or not within ``within_s`` seconds.
         """
         target, found = folder / f"{name}-{digest(self.parts())}", {}
         if not target.is_dir():
@@ -88,7 +88,7 @@ class Wheels:
                 text = f"function package: pip did not get the wheels for Python {self.python} within {error.timeout:.0f} s"
                 raise RunFailed(Code.DEADLINE, f"{text}; `fsd deploy` tries again") from None
             if "No module named pip" in done.stderr:
-                raise InputError(f"function package: pip is missing: {sys.executable} -m ensurepip")
+                raise InputError(f"function package: pip is missing: install it with: {sys.executable} -m ensurepip")
             if done.returncode:
                 last = (done.stderr.strip() or "no reason given").splitlines()[-1]
                 raise RunFailed(Code.UNAVAILABLE, f"function package: pip could not get the wheels for Python {self.python}: {last}")
@@ -116,7 +116,7 @@ class Recipe:
     def build(self, folder: Path, within_s: float | None = None) -> Package:
         """The package, from the cache in ``folder`` if the cache has it.
 
-        Raises `InputError` where pip is missing or the package is larger than the platform takes, `RunFailed` where pip cannot get a wheel,
+        Raises `InputError` if pip is missing or the package is larger than the platform accepts, and `RunFailed` if pip cannot get a wheel,
         or not within ``within_s`` seconds.
         """
         name = self.digest
@@ -133,19 +133,19 @@ class Recipe:
         if unzipped > self.max_unzipped or len(body) > self.max_zipped:
             raise InputError(
                 f"function package: {len(body) >> 20} MB zipped, {unzipped >> 20} MB unzipped: expected at most "
-                f"{self.max_zipped >> 20} and {self.max_unzipped >> 20}, the limits of {self.platform}; list {path} to see what grew"
+                f"{self.max_zipped >> 20} MB and {self.max_unzipped >> 20} MB, the limits of {self.platform}; look at the sizes in {path}"
             )
         return Package(name, body, unzipped)
 
 
 def stub(table: str) -> Package:
-    """A package without code, for emulators that run what is installed on this machine. ``table``: the provider's table of the settings."""
+    """A package without code, for emulators that run code installed on this machine. ``table``: the provider's table of the settings."""
     text = f"This function runs what is installed beside the emulator: [{table}] package = false.\n".encode()
     return Package("installed", zipped({"README": text}), len(text))
 
 
 def files(package: str) -> dict[str, Path]:
-    """The files of an installed package, by their paths below it. Raises `InputError` where the package is not installed."""
+    """The files of an installed package, by their paths relative to the package. Raises `InputError` if the package is not installed."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         extra = package.partition(".")[0].removeprefix("fsd_")
@@ -155,7 +155,7 @@ def files(package: str) -> dict[str, Path]:
 
 
 def sources(packages: Iterable[str], without: Sequence[str] = ()) -> dict[str, bytes]:
-    """Path in the zip and content of the modules of fsd_core and ``packages`` that a worker may import.
+    """The modules of fsd_core and ``packages`` that a worker may import: path in the zip and content.
 
     ``without``: modules of ``packages`` that only the client imports, as paths ("fsd_aws/provision.py") or folders ("fsd_aws/tests/").
     """
@@ -169,12 +169,12 @@ def sources(packages: Iterable[str], without: Sequence[str] = ()) -> dict[str, b
 
 
 def manylinux(glibc: int) -> list[str]:
-    """The tags of x86-64 wheels that a Linux with glibc 2.``glibc`` runs, the best first (PEP 600)."""
+    """The tags of x86-64 wheels that a Linux with glibc 2.``glibc`` runs, the preferred tag first (PEP 600)."""
     return [f"manylinux_2_{minor}_x86_64" for minor in range(glibc, 16, -1)] + ["manylinux2014_x86_64"]
 
 
 def zipped(files: Mapping[str, bytes]) -> bytes:
-    """A zip of path and content, with sorted names and one fixed time, so that the same files give the same bytes."""
+    """A zip of ``files`` (path and content), with sorted names and a fixed time, so that the same files give the same bytes."""
     body = io.BytesIO()
     with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for name in sorted(files):
@@ -187,14 +187,14 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
 
 
 def write(path: Path, body: bytes) -> None:
-    """Write a file in one step: other processes see all of it or nothing."""
+    """Write a file in one step: other processes never see a part of it."""
     new = path.with_name(f"{path.name}.{os.getpid()}")
     new.write_bytes(body)
     os.replace(new, path)
 
 
 def digest(parts: Iterable[tuple[str, bytes]]) -> str:
-    """16 hexadecimal digits of named contents and of this module's format."""
+    """16 hexadecimal digits of a hash over the names and contents in ``parts`` and over `_FORMAT`."""
     total = hashlib.sha256()
     for name, content in (("format", _FORMAT.encode()), *parts):
         total.update(f"{name}\0{len(content)}\0".encode())

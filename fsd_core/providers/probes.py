@@ -1,4 +1,4 @@
-"""Probes of what a provisioner made: a message through each queue, and a launch that runs and writes to the object store."""
+"""Tests the resources that a provisioner made: sends a message through each queue, and launches a function that writes an object."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fsd_core.storage.store import Store
 
 __all__ = ["PROBE", "Pair", "probe_function", "probe_queues"]
 
-PROBE = b"fsd-probe-"  # how the message of a probe begins: a worker that receives one drops it, since it is no frame
+PROBE = b"fsd-probe-"  # how the message of a probe begins: a worker that receives one drops it, because it is not a frame
 _AGAIN_S = 60.0  # a launch that neither ran nor failed is repeated after this time
 _READY_S = 180.0
 
@@ -24,7 +24,10 @@ Pair = tuple[int, int]  # slot, rank
 
 
 def probe_queues(provider: Provider, resources: Resources, pairs: Iterable[Pair], requests: Requests) -> None:
-    """Return once each queue of ``pairs`` delivered a message, which is removed. Raises `DriverError` naming queues that do not deliver."""
+    """Return once each queue of ``pairs`` has delivered a test message. Removes the messages.
+
+    Raises `DriverError`, which names the queues that do not deliver.
+    """
     ranks_of = defaultdict(set)
     for slot, rank in pairs:
         ranks_of[slot].add(rank)
@@ -62,10 +65,10 @@ def _probe_slot(driver: MessageDriver, slot: int, missing: set[int], requests: R
 
 
 def probe_function(provider: Provider, resources: Resources, requests: Requests, where: str, patience_s: float | None = None) -> None:
-    """Return once the function ran and wrote to the object store: its code can be imported, and its permissions are in force.
+    """Return once the function has run and written to the object store: so its code can be imported and its permissions are in force.
 
-    ``where`` names where the platform shows why a function failed, for instance "log group NAME". ``patience_s``: how many seconds the
-    permissions may take until they are in force, three minutes where it is `None`. Raises `DriverError` where the function does not run.
+    ``where`` names the place where the platform shows why a function failed, for instance "log group NAME". ``patience_s``: the seconds
+    that the permissions may need to come into force; `None` means 180. Raises `DriverError` if the function does not run.
     """
     key = f"probe/deploy-{secrets.token_hex(8)}"
     payload = json.dumps({"app": resources.app, "probe": {"key": key}}).encode()

@@ -18,7 +18,7 @@ LIMIT_S = 1800.0  # how long making or removing an app may take
 
 
 def check_size(ranks: int, slots: int) -> None:
-    """Raise `InputError` where there are no ranks or no slots."""
+    """Raise `InputError` unless ``ranks`` and ``slots`` are at least 1."""
     if ranks < 1 or slots < 1:
         raise InputError(f"ranks {ranks}, slots {slots}: expected at least 1 of each")
 
@@ -29,13 +29,13 @@ A = TypeVar("A", bound=Requests)
 class AppProvisioner(ABC, Generic[A]):
     """Implements `fsd_core.driver.Provisioner`. The environment of the app's function holds the record of what was made.
 
-    ``ensure`` makes one request where nothing is missing. A subclass makes and removes the resources of its cloud.
+    ``ensure`` makes one request if nothing is missing. A subclass makes and removes the resources of its cloud.
     """
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
         """Make what is missing for ``slots`` slots of ``ranks`` ranks; an app that has more keeps it. The first call takes minutes.
 
-        Raises `InputError` where a setting, a name or the set-up of credentials is wrong, `DriverError` where a service refuses.
+        Raises `InputError` if a setting, a name or the set-up of credentials is wrong, `DriverError` if a service refuses a request.
         """
         check_size(ranks, slots)
         with self._asking(app) as api:
@@ -50,13 +50,13 @@ class AppProvisioner(ABC, Generic[A]):
                 return self.make(api, app, ranks, slots, had, wanted)
 
     def find(self, app: str) -> Resources | None:
-        """What `ensure` made; `None` where no `ensure` ended, or where the app was removed."""
+        """The resources that `ensure` made; `None` if no `ensure` has ended, or if the app was removed."""
         with self._asking(app) as api:
             found = self.read(api, app)
             return found if found and found.ranks else None
 
     def sweep(self, app: str) -> Sequence[str]:
-        """Remove queues that no later `ensure` will use: those of another generation than the function's. Returns a line for each."""
+        """Remove queues of generations other than the function's: no later `ensure` will use them. Returns a line for each."""
         with self._asking(app) as api:
             had = self.read(api, app)
             _limit(api, "removing queues", "`fsd gc` goes on where it stopped")
@@ -76,18 +76,18 @@ class AppProvisioner(ABC, Generic[A]):
 
     @abstractmethod
     def requests(self) -> A:
-        """The clients of the services. Raises `InputError` where the SDK is not set up on this machine."""
+        """The clients of the services. Raises `InputError` if the SDK is not set up on this machine."""
 
     @abstractmethod
     def read(self, api: A, app: str) -> Resources | None:
-        """What the function's environment holds about its app, with 0 ranks until all of it is made; `None` where there is no function."""
+        """The app's resources from the function's environment, with 0 ranks until the app is complete; `None` without a function."""
 
     @abstractmethod
     def wanted(self) -> dict[str, str]:
-        """The entries of `Resources.names` that the settings decide; the others are found or made."""
+        """The entries of `Resources.names` that the settings determine."""
 
     def check(self, had: Resources, wanted: dict[str, str]) -> None:
-        """Raise `InputError` where a setting differs from the one that the app was made with, and cannot be changed."""
+        """Raise `InputError` if a setting differs from the setting with which the app was made, and the app cannot change it."""
 
     @abstractmethod
     def make(self, api: A, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
@@ -99,9 +99,9 @@ class AppProvisioner(ABC, Generic[A]):
 
     @abstractmethod
     def remove_queues(self, api: A, app: str, keep: str | None) -> list[str]:
-        """Remove the queues of an app but those of generation ``keep``. Returns a line for each."""
+        """Remove the queues of an app, except those of generation ``keep``. Returns a line for each."""
 
 
 def _limit(api: Requests, what: str, onward: str) -> None:
-    """Set the deadline of all later requests to `LIMIT_S`, with what an error says where it passes."""
+    """Set the deadline of all later requests to `LIMIT_S`. If it passes, the error names ``what`` and gives the advice ``onward``."""
     api.within(LIMIT_S, f"{what} took longer than {LIMIT_S:g} s; {onward}")

@@ -24,7 +24,7 @@ _EXCEPT = ("no_proxy", "NO_PROXY")
 
 @attrs.frozen
 class Proxy:
-    """An HTTP proxy. ``known``: user:password, percent-encoded, or an empty text."""
+    """An HTTP proxy. ``known``: user:password, percent-encoded; empty if the proxy needs no login."""
 
     host: str
     port: int
@@ -32,7 +32,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Its address, without user and password."""
+        """The proxy's address, without user and password."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @property
@@ -42,12 +42,12 @@ class Proxy:
 
     @property
     def secret_url(self) -> str:
-        """Its address with user and password: for a client, never for logs or errors."""
+        """The proxy's address with user and password. For a client; never show it in logs or errors."""
         return self.url.replace("://", f"://{self.known}@") if self.known else self.url
 
 
 def proxy_for(url: str) -> Proxy | None:
-    """The proxy for requests to ``url``, or `None`. Raises `InputError`, without the password, where it is no HTTP proxy."""
+    """The proxy for requests to ``url``, or `None`. Raises `InputError` if it is not an HTTP proxy; the error hides the password."""
     from urllib.request import getproxies, proxy_bypass  # takes 30 ms, which a worker saves that makes all its requests by SDKs
 
     parts, named = urlsplit(url), getproxies()
@@ -66,13 +66,13 @@ def proxy_for(url: str) -> Proxy | None:
 
 
 def shown(address: str) -> str:
-    """An address as errors show it: without user, password and query."""
+    """The address for an error: without user, password and query."""
     head, at, rest = address.partition("?")[0].rpartition("@")
     return (head.partition("://")[0] + "://" if at and "://" in head else "") + rest
 
 
 def keep_local(environ: MutableMapping[str, str], *, always: bool = False) -> None:
-    """Add this machine to NO_PROXY where the environment names a proxy, or ``always``: most SDKs would use the proxy for it."""
+    """Add this machine to NO_PROXY if ``environ`` names a proxy, or if ``always``: most SDKs would send local requests to the proxy."""
     if not always and not any(environ.get(name) or environ.get(name.upper()) for name in _PROXIES):
         return
     words = dict.fromkeys(word.strip() for name in _EXCEPT for word in environ.get(name, "").split(","))

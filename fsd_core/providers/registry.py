@@ -1,4 +1,4 @@
-"""The installed providers: each package registers its own under the entry point group ``fsd.providers``."""
+"""The installed providers: each package registers its provider in the entry point group ``fsd.providers``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def installed() -> list[str]:
 def find(name: str) -> Provider:
     """The provider of this name. From this call on, requests to this machine go through no proxy, see `keep_local`.
 
-    Raises `InputError` where the provider is not installed.
+    Raises `InputError` if the provider is not installed.
     """
     keep_local(os.environ)
     for entry in _entries():

@@ -1,4 +1,4 @@
-"""A provisioner's requests: repeated while an error is transient, with a deadline, many at a time, and errors that say what to do."""
+"""Sends a provisioner's requests: repeats them after transient errors, keeps a deadline, runs many at a time, adds advice to errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fsd_core.storage.retry import TRANSIENT, Retry
 __all__ = ["Requests", "reporting_to"]
 
 _THREADS = 16
-_FIRST_S = 15.0  # the deadline of the first request: a service that does not answer within it is not there
+_FIRST_S = 15.0  # the deadline of the first request: a service that does not answer within it cannot be reached
 _PAUSE_S = 2.0  # the longest pause between two checks
 _REPORT_S = 5.0  # between two reports
 
@@ -42,9 +42,9 @@ def reporting_to(report: Report) -> Iterator[None]:
 class Requests:
     """The requests of one call of a provisioner. A context manager: the end of its block ends all waits and closes the clients.
 
-    ``classify`` gives the `Code` of an error. ``advise`` says what a person can do about an error, or `None`. ``unset``: the classes of
-    the SDK's errors which mean that credentials or a region are not set up on this machine; they become `InputError`.
-    ``closing``: what is registered there is closed at the end. ``tell`` passes a line to the callback of `reporting_to`.
+    ``classify`` gives the `Code` of an error. ``advise`` gives advice for an error, or `None`. ``unset``: the SDK's error classes which
+    mean that credentials or a region are not set up on this machine; they become `InputError`. ``closing``: an `ExitStack` that is closed
+    at the end of the block. ``tell`` passes a line to the callback of `reporting_to`.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Requests:
         self.retry = Retry(time.time() + _FIRST_S, Meter(), stop=self._stop)
         self.closing = ExitStack()
         self._classify, self._advise, self._unset = classify, advise, unset
-        self._late: str | None = None  # how an error begins where the deadline caused it
+        self._late: str | None = None  # the beginning of the error if the deadline passes
         self.tell, self._began, self._reported = _REPORT.get(), time.monotonic(), time.monotonic()
 
     def __enter__(self) -> Self:
@@ -72,9 +72,9 @@ class Requests:
         return self._classify(error)
 
     def within(self, seconds: float, late: str | None = None) -> None:
-        """Set the deadline of all later requests, in seconds from now; before the first call it is 15 s.
+        """Set the deadline of all later requests, in seconds from now. Before the first call of `within`, the deadline is 15 s.
 
-        ``late``: how an error begins where the deadline caused it.
+        ``late``: the beginning of the error if the deadline passes.
         """
         self.retry.deadline = time.time() + seconds
         self._late = late
@@ -84,13 +84,13 @@ class Requests:
         return max(0.0, self.retry.deadline - time.time())
 
     def late(self, what: str) -> DriverError:
-        """The error of a deadline that passed during ``what``."""
+        """The error for a deadline that passed during ``what``."""
         return DriverError(Code.DEADLINE, f"{self._late}: {what}" if self._late else f"{what}: not within its time")
 
     def repeat(self, what: str, request: Callable[[], T]) -> T:
         """The result of ``request``, called again while its error is transient. ``what`` names it in errors and reports.
 
-        Raises `DriverError`, or `InputError` where the SDK is not set up on this machine.
+        Raises `DriverError`, or `InputError` if the SDK is not set up on this machine.
         """
         self._report(what)
         try:
@@ -108,7 +108,7 @@ class Requests:
             raise DriverError(error.code, text) from cause
 
     def unless(self, code: Code, what: str, request: Callable[[], T]) -> T | None:
-        """Like `repeat`; `None` where the request fails with ``code``."""
+        """Like `repeat`; `None` if the request fails with ``code``."""
         try:
             return self.repeat(what, request)
         except DriverError as error:
@@ -121,7 +121,7 @@ class Requests:
         return each(work, items, _THREADS)
 
     def until(self, what: str, check: Callable[[], T | None]) -> T:
-        """Call ``check`` until it returns something. Raises `DriverError` of DEADLINE."""
+        """Call ``check`` until it returns something. Raises `DriverError` with DEADLINE when the deadline passes."""
         wait = 0.05
         while (found := check()) is None:
             self._report(what)

@@ -35,7 +35,7 @@ PHASES = {"launch": 0, "load": 1, "compute": 2, "send": 3, "wait": 4, "other": 5
 
 @attrs.frozen
 class Bar:
-    """One row: its group, its label, the values of its segments, the lowest and the highest total; or ``why`` it has no values."""
+    """One row: its group, its label, the values of its segments, the lowest and highest total. ``why``: the reason for no values."""
 
     group: str
     label: str
@@ -64,7 +64,7 @@ class Row:
 
 
 def check() -> None:
-    """Raise `InputError` where matplotlib is missing."""
+    """Raise `InputError` if matplotlib is missing."""
     try:
         import matplotlib.backends.backend_svg  # noqa: F401
     except ImportError:
@@ -72,7 +72,7 @@ def check() -> None:
 
 
 def stacked(name: str, title: str, axis: str, parts: Sequence[str], bars: Sequence[Bar], text: Callable[[float], str]) -> str:
-    """The SVG of a bar chart: a key, then the bars below the headings of their groups, then ``axis``. ``text`` formats a value."""
+    """The SVG of a bar chart: a colour key, the bars below the headings of their groups, and the axis' label. ``text`` formats a value."""
     shown = [at for at in range(len(parts)) if any(bar.values and bar.values[at] for bar in bars)]
     heads = len({bar.group for bar in bars if bar.group})
     with _plot(name, axis, parts, shown, heads * HEAD + len(bars) * ROW, max((bar.high for bar in bars), default=0.0), text) as plot:
@@ -100,7 +100,7 @@ def stacked(name: str, title: str, axis: str, parts: Sequence[str], bars: Sequen
 
 
 def timeline(name: str, title: str, axis: str, parts: Sequence[str], rows: Sequence[Row], text: Callable[[float], str]) -> str:
-    """The SVG of a timeline: the parts of each row over time. Key, ``axis`` and ``text`` as in `stacked`."""
+    """The SVG of a timeline: the parts of each row over time. Colour key, ``axis`` and ``text`` are as in `stacked`."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
@@ -141,7 +141,7 @@ class _Plot:
     def value(self, words: str, y: float, *, soft: bool = False) -> None:
         """Write the total of the row at ``y`` right of all bars; at a bar's end it would look like the end of its thin line.
 
-        ``soft``: the words say why there is no bar, and stand in its place.
+        ``soft``: the words give the reason why the row has no bar, and take its place.
         """
         self.axes.annotate(words, (0 if soft else self.axes.get_xlim()[1], y), (6, 0), textcoords="offset points", ha="left",
             color=SOFT if soft else INK, style="italic" if soft else "normal", annotation_clip=False, **BESIDE)  # fmt: skip
@@ -152,7 +152,7 @@ class _Plot:
         self.titles[f"mark-{row}-{part}"] = words
 
     def svg(self, title: str, description: str) -> str:
-        """The SVG of the chart. ``description``: for people who do not see it."""
+        """The SVG of the chart. ``description``: for screen readers."""
         return _inline(self.text, self.name, title, description, self.titles)
 
 

@@ -44,7 +44,7 @@ class Case:
 
 @attrs.define
 class Cell:
-    """A case, its runs in order, and the error that ended them."""
+    """A case, its measured runs in order, and the error that ended its runs."""
 
     case: Case
     runs: list[Measured] = attrs.field(factory=list)
@@ -54,7 +54,7 @@ class Cell:
 
 @attrs.define
 class Where:
-    """A provider: the name or address of its emulator, the name of its tariff, and the error because of which nothing could run there."""
+    """A provider: name or address of its emulator, name of its tariff, and the error if no case could run on this provider."""
 
     emulator: str | None
     tariff: str
@@ -77,11 +77,11 @@ class Comparison:
         return found + [(cell.code, f"{cell.case}: {cell.error}") for cell in alone]
 
     def why(self, cell: Cell) -> str | None:
-        """Why a cell has no figures; `None` where it has some."""
+        """The reason why a cell has no figures; `None` if it has figures."""
         return None if cell.runs else cell.error or self.providers[cell.case.provider].error or "did not run"
 
     def left_out(self) -> list[str]:
-        """A line for each run with ranks that left no record."""
+        """A line for each run in which ranks left no record."""
         runs = [(cell.case, run.record) for cell in self.cells for run in cell.runs]
         return [f"{case}, run {run['run']}: {words}" for case, run in runs if (words := left_out(run.get("missing_ranks", ())))]
 
@@ -135,11 +135,12 @@ def take_turns(
     bill: Callable[[Mapping[str, Any]], Any],
     tell: Callable[[int, int, str], None] | None = None,
 ) -> list[Cell]:
-    """Run each case ``repeat`` times, in turns of all cases, after a first turn that is not measured.
+    """Run all cases in turns, ``repeat`` times each, after a first turn that is not measured.
 
-    In the first turn, one case of each provider and number of workers runs: it makes resources and puts weights into the store, which is
-    part of no measured run. A case that fails is not run again. Where all cases of a provider fail in the first turn, ``providers`` gets
-    the error. ``bill`` makes the bill of a record. ``tell`` gets done, total and a text.
+    In the first turn, one case of each provider and number of workers runs: it makes the resources and writes the weights into the store,
+    so that no measured run has to do this. A case that fails does not run again. If all cases of a provider fail in the first turn, its
+    entry in ``providers`` gets the error. ``bill`` computes the bill of a record. ``tell`` is called with the number of runs done, the
+    number of all runs and a text.
 
     Raises `CheckFailed` as soon as two outputs differ.
     """
@@ -214,7 +215,7 @@ def _close(one: csr_matrix, other: csr_matrix) -> bool:
 
 
 def median(figure: Figure, cell: Cell) -> Measured:
-    """The median run of a cell by a figure's total; of an even number of runs, the lower one of the middle two."""
+    """The run of a cell with the median total of ``figure``; if the number of runs is even, the lower one of the two middle runs."""
     ordered = sorted(cell.runs, key=figure.total)
     return ordered[(len(ordered) - 1) // 2]
 

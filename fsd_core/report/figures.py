@@ -1,7 +1,7 @@
-"""The figures of a run that reports show: time, requests, bytes and money, each as parts that add up to a total.
+"""The figures that reports show of a run: time, requests, bytes and money. Each figure has parts that add up to its total.
 
-Time: the phases in a run's own record are those of its slowest rank, which may be another rank in each phase, so they do not add up. Here
-the parts are staging, the mean of each phase over all workers, and the rest of the total.
+Time: the phases in a run's own record are those of its slowest rank, which may be another rank in each phase, so they do not add up. The
+parts here are staging, the mean of each phase over all workers, and the rest of the total time.
 """
 
 from __future__ import annotations

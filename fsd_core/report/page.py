@@ -1,4 +1,4 @@
-"""The HTML page of a comparison or of one run. All text from outside is escaped."""
+"""The HTML page of a comparison or of one run. The page escapes all text from outside."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOCAL = "The provider local runs on this machine with files and processes: its t
 
 
 def check_page() -> None:
-    """Raise `InputError` where matplotlib, which draws the charts, is missing."""
+    """Raise `InputError` if matplotlib, which draws the charts, is missing."""
     charts.check()
 
 
@@ -100,7 +100,7 @@ def run_page(run: Measured) -> str:
 
 
 def _by_rank(record: Mapping[str, Any]) -> list[str]:
-    """The sections that show every rank of which there is a record."""
+    """The sections with a line for every rank that left a record."""
     ranks = [(f"rank {rank['rank']}", rank_parts(rank)) for rank in record["ranks"]]
     rows_of = [Row(f"rank {rank['rank']}", rank_spans(rank)) for rank in record["ranks"]]
     moments = charts.timeline("moments", "Phases of each rank over time", "seconds from the first launch", RANK_PARTS, rows_of, _seconds)

@@ -1,4 +1,4 @@
-"""Records of past runs, as `fsd_core.client` leaves them in ``$FSD_HOME/runs``."""
+"""Reads the records of past runs, which `fsd_core.client` writes into ``$FSD_HOME/runs``."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class _Memory:
 
 
 def find_record(run: str | os.PathLike[str], home: str | os.PathLike[str]) -> Path:
-    """The path of a run's record. ``run``: the id of the run, or the path. Raises `InputError` where an id has no record."""
+    """The path of a run's record. ``run``: the id of the run, or the path. Raises `InputError` if no record has this id."""
     run = arguments.folder_or_name("run", run, "the id of a run, or the path of its record")
     if isinstance(run, Path) or "/" in run or run.endswith(".json"):
         return arguments.path("run", run)
@@ -87,12 +87,12 @@ def find_record(run: str | os.PathLike[str], home: str | os.PathLike[str]) -> Pa
         raise InputError(f"run {run!r}: expected {RUN.expected}, or the path of its record")
     file = arguments.path("home", home) / "runs" / f"{run}.json"
     if not file.exists():
-        raise InputError(f"run {run}: its record is gone: expected it in {file}")
+        raise InputError(f"run {run}: no record of this run: expected the file {file}")
     return file
 
 
 def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The record of a run. Raises `InputError` on a file that is no record, that is damaged, or that another version of fsd wrote."""
+    """The record of a run. Raises `InputError` if the file is not a record, is damaged, or is from another version of fsd."""
     path = arguments.path("path", path)
     try:
         with path.open("rb") as file:
@@ -102,13 +102,13 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     if len(data) > MAX_BYTES:
-        raise InputError(f"{path}: is no record of a run: expected at most {MAX_BYTES >> 20} MiB")
+        raise InputError(f"{path}: is not a record of a run: expected at most {MAX_BYTES >> 20} MiB")
     try:
         record = json.loads(data)
     except (ValueError, RecursionError):
-        raise InputError(f"{path}: is no record of a run, or is damaged: expected JSON") from None
+        raise InputError(f"{path}: is not a record of a run, or is damaged: expected JSON") from None
     if not isinstance(record, dict) or "run" not in record:
-        raise InputError(f"{path}: is no record of a run: expected an object with the key `run`")
+        raise InputError(f"{path}: is not a record of a run: expected an object with the key `run`")
     if (found := record.get("version")) != RECORD_VERSION:
         raise InputError(f"{path}: the record is of another version of fsd: its version is {found!r}, expected {RECORD_VERSION}; run again")
     try:

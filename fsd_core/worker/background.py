@@ -1,4 +1,4 @@
-"""What a worker does beside its layers: watch the lease, its children, and the platform's reports of failures."""
+"""The background tasks of a worker: it watches the lease, its children, and the platform's reports of failures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Background"]
 
 
 class Background:
-    """Runs tasks on threads of their own, until the event ``over`` is set. An error of a task ends the run."""
+    """Runs each task on its own thread until the event ``over`` is set. An error of a task ends the run."""
 
     def __init__(self) -> None:
         self.over = threading.Event()
@@ -33,7 +33,7 @@ class Background:
         threading.Thread(target=guarded, name=name, daemon=True).start()
 
     def connect(self, channel: Channel) -> None:
-        """From now on, an error of a task also ends what waits in ``channel``."""
+        """From now on, an error of a task also ends all waits in ``channel``."""
         self._channel = channel
         self._interrupt()  # for a task that failed before there was a channel
 

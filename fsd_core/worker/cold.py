@@ -1,4 +1,4 @@
-"""How long the process of a function took to start: platforms bill this time as initialisation."""
+"""The time that the process of a function took to start. Platforms bill this time as initialisation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["Start"]
 
 
 class Start:
-    """Made once a process has imported what it needs. The first launch in a process is a cold start, the others are warm.
+    """The start of this process; create it once the imports are done. The first launch in a process is a cold start, later ones are warm.
 
-    A process that is forked later begins with the fork, when everything is imported: its first launch counts the time since the fork.
+    In a forked process, the start is the fork, because everything is imported by then.
     """
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class Start:
         self._seconds = _age()
 
     def take(self) -> float:
-        """Seconds from the process's start until this object was made; 0 from the second call on, or where the system does not know."""
+        """Seconds from the start of the process until this object was created; 0 for later calls, or if the system does not know."""
         if self._pid != os.getpid():
             self._pid, self._seconds = os.getpid(), _age()
         seconds, self._seconds = self._seconds, 0.0

@@ -1,4 +1,4 @@
-"""What a worker does that cannot go on: it names the cause, writes it where client and peers look, and aborts its peers."""
+"""How a worker fails: it names the cause, writes it to where client and peers look for it, and aborts its peers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def log(line: str) -> None:
 
 
 def failure(error: BaseException, rank: int, layer: int | None) -> RunFailed:
-    """``error`` as a `RunFailed` that names rank and layer (1-based): its own where it has them, else these."""
+    """Make ``error`` a `RunFailed` with rank and layer (1-based): those that it already has, else the arguments."""
     if isinstance(error, MemoryError):
         error = RunFailed(Code.TOO_LARGE, "out of memory")
     elif not isinstance(error, RunFailed):
         error = RunFailed(Code.UNKNOWN, f"{type(error).__name__}: {error}")
     error.rank = rank if error.rank is None else error.rank
-    if error.layer is None and error.rank == rank:  # the layer of this rank says nothing about another rank
+    if error.layer is None and error.rank == rank:  # the layer of this rank is not the layer of another rank
         error.layer = layer
     return error
 
@@ -44,10 +44,10 @@ def failure(error: BaseException, rank: int, layer: int | None) -> RunFailed:
 def report(error: RunFailed, claim: tuple[str, bytes], objects: ObjectDriver, meter: Meter, keys: RunKeys, send_abort: _SendAbort) -> int:
     """Write ``error`` into the object store and call ``send_abort`` with it. Returns what `handle` returns.
 
-    ``claim``: key and content of what this worker wrote when it claimed its rank. If the worker waited in vain and its claim is no longer
-    there, the error says so.
+    ``claim``: key and content of the claim that this worker wrote. If the deadline passed and the claim is no longer in the store, a
+    sentence about this is added to the error.
 
-    Raises ``error`` where it could not be written or sent: the platform then reports that the function died.
+    Raises ``error`` if it could not be written or sent. The platform then reports that the function died.
     """
     retry = Retry(time.time() + REPORT_S, meter)  # a new one: the run's own may be out of time, or stopped
     store = Store(objects, retry)

@@ -1,4 +1,4 @@
-"""The way of a batch through all layers on one rank: for each layer send, multiply, receive, multiply, activate."""
+"""The layer loop of one rank: for each layer of a batch it sends, multiplies, receives, multiplies and activates."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ ABORT_CHECK_S = 1.0
 
 
 def read_staged(store: Store, key: str, start: int | None = None, end: int | None = None) -> bytes:
-    """The staged object at ``key``, or its bytes [start, end). Raises `DamagedContent` where it is gone: stores expire old objects."""
+    """The staged object at ``key``, or its bytes [start, end). Raises `DamagedContent` if it does not exist: stores expire old objects."""
     data = store.find(key, start, end)
     if data is None:
-        raise DamagedContent(Code.NOT_FOUND, f"the staged object {key} is gone", key)
+        raise DamagedContent(Code.NOT_FOUND, f"the staged object {key} no longer exists", key)
     return data
 
 
 @attrs.define(kw_only=True, eq=False)
 class LayerLoop:
-    """Computes one rank's rows of every layer. ``channel`` is `None` where the run has one rank, ``progress`` on all ranks but 0."""
+    """Computes one rank's rows of every layer. ``channel`` is `None` in a run of one rank, ``progress`` on all ranks except 0."""
 
     rank: int
     config: RunConfig
@@ -55,9 +55,9 @@ class LayerLoop:
     _looked_at: float = attrs.field(factory=time.monotonic, init=False)
 
     def run(self, batch: int) -> Block:
-        """The activations of this rank's rows of the last layer, for the batch of this number (0-based).
+        """Compute the batch of this number (0-based). Returns the activations of this rank's rows of the last layer.
 
-        Raises `RunFailed` where this rank, a peer or a background task failed, or the run is out of time.
+        Raises `RunFailed` if this rank, a peer or a background task failed, or if the deadline passed.
         """
         self.watch.enter("load")
         samples, key = self.config.batches[batch], self.config.inputs[batch][self.rank]
@@ -81,9 +81,9 @@ class LayerLoop:
         return block
 
     def _raise_if_over(self, layer: LayerShard) -> None:
-        """Raise what ended the run, if anything did. Where a layer waits for no peer, the object store shows whether a peer failed."""
+        """Raise the failure that ended the run, if any. In a layer that waits for no peer, look for it in the object store too."""
         if time.time() >= self.deadline:
-            raise RunFailed(Code.DEADLINE, "the run's time is over")
+            raise RunFailed(Code.DEADLINE, "the deadline of the run has passed")
         error = self.background.error or (self.channel.mailbox.error if self.channel is not None else None)
         if error is not None:
             raise error
@@ -93,7 +93,7 @@ class LayerLoop:
             self._looked_at = time.monotonic()
 
     def _layer(self, layer: LayerShard, block: Block, step: int) -> Block:
-        """The rows of one layer from those of the layer before: send, do the local product, receive, add the remote product, activate."""
+        """Compute the rows of one layer: send, multiply the local rows, receive, add the product of the received rows, activate."""
         if layer.sends:
             assert self.channel is not None
             self.watch.enter("send")
@@ -133,7 +133,7 @@ class LayerLoop:
 
 
 def _input(key: str, data: bytes, layer: LayerShard, samples: int) -> Block:
-    """The staged input rows. They are the columns of the first layer's local weights, all of them."""
+    """The staged input rows, one for each column of the first layer's local weights."""
     try:
         return decode(data, layer.local.shape[1], samples)
     except CodecError as error:
@@ -141,7 +141,7 @@ def _input(key: str, data: bytes, layer: LayerShard, samples: int) -> Block:
 
 
 def _stacked(blocks: list[Block], columns: list[NDArray[np.intp] | None], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """float32 of ``shape``: the rows of all blocks in one array, the columns of each as `merge` says."""
+    """float32 of ``shape``: the rows of all blocks in one array, with the columns that `merge` gives for each block."""
     x = np.empty(shape, np.float32)
     row = 0
     for block, each in zip(blocks, columns, strict=True):

@@ -1,6 +1,6 @@
 """`handle`, which a platform's handler calls with each launch.
 
-A worker imports numpy, attrs, zstandard and what its provider needs, nothing else.
+A worker imports only numpy, attrs, zstandard and the packages that its provider needs.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ START = Start()
 def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note: Callable[[int], None] | None = None) -> int:
     """Run one launch.
 
-    ``nonce`` identifies this invocation, where the platform has an id for it. ``note`` is called with the layer (1-based) that the
-    worker begins, so that a host can say in which layer a function died.
+    ``nonce`` identifies this invocation, if the platform has an id for it. ``note`` is called with each layer (1-based) that the worker
+    begins, so that a host can report in which layer a function died.
 
-    Returns 0 where the work is done, or where the worker stopped on purpose (it was late, the run was aborted, another function has
-    claimed the rank), and 1 where it failed and reported that. Raises the failure where it could not be reported: the platform then sees
-    a function that died, and its host or launcher reports that (see `report_exit`).
+    Returns 0 if the worker did its work, or stopped on purpose: the deadline had passed, the run was aborted, or another function had
+    claimed the rank. Returns 1 if the worker failed and reported its failure. Raises the failure if the worker could not report it: the
+    platform then sees that the function died, and its host or launcher reports this (see `report_exit`).
     """
     try:
         fields = json.loads(payload)

@@ -1,4 +1,4 @@
-"""How far a run is, as rank 0 reports it to the client."""
+"""The progress of a run, which rank 0 reports to the client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPORTS = 10  # of a run at most: one for each tenth of the layers
 
 
 class Progress:
-    """Writes reports, each at a key of its own, at most one every 2 s and one for each tenth of ``total`` layers of all batches."""
+    """Writes each report at its own key: at most one in 2 s, and at most one for each tenth of ``total``, the layers of all batches."""
 
     def __init__(self, store: Store, keys: RunKeys, pool: ThreadPoolExecutor, total: int) -> None:
         self._store = store
@@ -37,7 +37,7 @@ class Progress:
             self._reported_at = time.monotonic()
 
     def finish(self) -> None:
-        """Wait until all reports are written: a report that is written later would stay after the run."""
+        """Wait until all reports are written: a report that is written later would remain in the store after the run."""
         for report in self._reports:
             with suppress(FsdError):
                 report.result()

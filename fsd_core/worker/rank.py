@@ -72,13 +72,13 @@ class Worker:
         self.store = Store(MeteredObjects(self.objects, self.meter), self.retry)
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fsd")
         self.background = Background()
-        self.claim = b""  # what it wrote
+        self.claim = b""  # content of this worker's claim
         self.config: RunConfig | None = None
         self.channel: Channel | None = None
         self.loop: LayerLoop | None = None
 
     def run(self) -> int:
-        """Do the work of the rank. Returns and raises what `fsd_core.worker.handle` does."""
+        """Do the work of the rank. Returns and raises the same as `fsd_core.worker.handle`."""
         if time.time() >= self.launch.deadline or self.store.find(self.keys.error) is not None or not self._claim():
             return 0
         try:  # from here on others count on this rank, so every error is reported
@@ -95,7 +95,7 @@ class Worker:
             return self._fail(error)
 
     def close(self) -> None:
-        """End the background tasks and close the drivers: in a warm function, an open receiver would take messages of the next run."""
+        """End the background tasks and close the drivers: in a warm function, an open receiver would receive messages of the next run."""
         self.background.over.set()
         self.stop.set()
         if self.channel is not None:
@@ -232,7 +232,7 @@ class Worker:
         self.store.put(self.keys.record(self.rank), body)
 
     def _fail(self, error: Exception) -> int:
-        """Report why this rank cannot go on. Returns and raises what `failing.report` does."""
+        """Report why this rank failed. Returns and raises the same as `failing.report`."""
         heard = self.channel.mailbox.error if self.channel is not None else None
         layer = self.loop.layer if self.loop is not None else None
         # An error in the mailbox came first: it ended the waits of this worker, and so led to ``error``.

@@ -24,10 +24,10 @@ def make(
     meter: Mapping[str, int],
     layers_meter: Mapping[str, int],
 ) -> bytes:
-    """The record as sealed JSON. ``meter``: all requests so far; the record counts its own put in addition.
+    """The record as sealed JSON. ``meter``: all requests so far, to which the record adds its own put.
 
-    ``launch_s``: seconds from the start of the run to that of this worker. ``init_s``: seconds of a cold start, else 0.
-    ``layers_meter``: the part of the meter that belongs to the layers.
+    ``launch_s``: seconds from the start of the run to the start of this worker. ``init_s``: seconds of a cold start, else 0.
+    ``layers_meter``: the part of ``meter`` that was counted in the layer loop.
     """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     seconds = {"launch": launch_s, **watch.seconds, "init": init_s, "function": math.fsum(watch.seconds.values())}
