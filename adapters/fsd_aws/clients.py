@@ -1,4 +1,5 @@
-"""The SDK's clients, as the whole adapter makes them: one attempt a call, connection pools for core's threads. The import makes no client.
+"""Makes the SDK's clients for the whole adapter. A client makes one attempt for each call, and has connections for all threads of fsd_core.
+Importing this module makes no client.
 
 This uses botocore, not boto3: the clients are the same, and a cold start is 20 to 40 ms shorter (benchmarks/object_clients.py: S3 in 180
 instead of 220 ms, with SNS and SQS in 205 instead of 225 ms).
@@ -33,14 +34,15 @@ def _session(environment: frozenset[tuple[str, str]]) -> Any:
 
 
 def session() -> Any:
-    """The process's session. It looks up credentials and service models once, and again when the variables AWS_* change."""
+    """This process's session of botocore. It looks up credentials and service models once, and again after a variable AWS_* changed."""
     return _session(frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
 
 
 def credentials() -> str:
     """The source in the SDK's chain that has credentials, the key id (which is no secret), and the region.
 
-    Makes no request, except on a machine of AWS to its metadata service (up to 1 s). Raises `NoCredentialsError` without credentials.
+    On a machine in AWS it may ask the metadata service (up to 1 s); otherwise it makes no request. Raises `NoCredentialsError` without
+    credentials.
     """
     found = session().get_credentials()
     if found is None:
@@ -53,14 +55,14 @@ def credentials() -> str:
 
 
 def source() -> str:
-    """The variable or the profile that names this process's credentials, for people."""
+    """The variable or the profile that names this process's credentials, for error messages."""
     if os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
         return "AWS_WEB_IDENTITY_TOKEN_FILE"
     return f"profile {session().profile or 'default'} of {session().get_config_variable('config_file')}"
 
 
 def client(service: str, region: str | None = None, *, read_s: float = 60.0) -> Any:
-    """A client of one service. ``region`` None: from the SDK's chain. ``read_s``: a call fails after this time without an answer.
+    """A client of one service. ``region`` None: the SDK's chain decides. ``read_s``: a call fails after so many seconds without an answer.
 
     Credentials come from the SDK's chain, endpoints of emulators from AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_<SERVICE>. Raises `InputError`
     where an endpoint is malformed, and the SDK's errors.

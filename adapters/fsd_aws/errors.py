@@ -22,7 +22,7 @@ _NAMES = {
         QueueDoesNotExist AWS.SimpleQueueService.NonExistentQueue NonExistentQueue ResourceNotFound ResourceNotFoundException
         TopicNotFound NoSuchLifecycleConfiguration NoSuchTagSet""",
     Code.ALREADY_EXISTS: """PreconditionFailed BucketAlreadyExists BucketAlreadyOwnedByYou EntityAlreadyExists
-        ResourceAlreadyExistsException QueueAlreadyExists QueueNameExists""",  # 412 answers a PutObject with If-None-Match that lost
+        ResourceAlreadyExistsException QueueAlreadyExists QueueNameExists""",  # 412: a PutObject with If-None-Match of a key that exists
     Code.DENIED: """ExpiredToken ExpiredTokenException TokenRefreshRequired InvalidClientTokenId InvalidAccessKeyId InvalidToken
         UnrecognizedClientException SignatureDoesNotMatch InvalidSignatureException RequestTimeTooSkewed RequestExpired
         MissingAuthenticationToken MissingAuthenticationTokenException NotAuthorized AuthorizationError AuthorizationErrorException
@@ -60,7 +60,7 @@ _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], 
 
 
 def entry_code(name: str, sender_fault: bool = False, status: int = 0) -> Code:
-    """Our code for a service's error code, of a whole call or of one entry of a batch.
+    """The `Code` for an error code of a service, which refused a whole call or one entry of a batch.
 
     ``sender_fault``: the entry's field SenderFault; ``status``: the HTTP status of a call. Both matter for unknown error codes only.
     """
@@ -75,7 +75,7 @@ def entry_code(name: str, sender_fault: bool = False, status: int = 0) -> Code:
 
 
 def classify(error: BaseException) -> Code:
-    """The code of any error that a driver of this provider raised; UNKNOWN for all others."""
+    """The `Code` of an error that a driver of this provider raised; UNKNOWN for any other exception."""
     if isinstance(error, Refused):
         return error.code
     if isinstance(error, ClientError):
@@ -141,5 +141,5 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
 
 
 def advice(error: BaseException | str) -> str | None:
-    """One line on what a person can do about an error of AWS, or None: see `fsd_core.providers.advice.advise`."""
+    """One line on what a person can do about an error of AWS, or None without advice: see `fsd_core.providers.advice.advise`."""
     return advise(_ADVICE, error)

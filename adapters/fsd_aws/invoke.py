@@ -26,7 +26,7 @@ from fsd_core.storage.retry import Retry
 __all__ = ["AwsInvoker", "AwsLaunch"]
 
 PAYLOAD_BYTES = 256 << 10
-_CODES = {"EventAgeExceeded": Code.THROTTLED}  # it found no free function in time; otherwise the function failed
+_CODES = {"EventAgeExceeded": Code.THROTTLED}  # the event found no free function in time; any other condition: the function failed
 
 
 class AwsLaunch:
@@ -39,7 +39,7 @@ class AwsLaunch:
         self._failures = failures
 
     def poll(self) -> Code | None:
-        """The code, once Lambda gave up the event and `AwsInvoker.failures` saw that; None before."""
+        """None, until `AwsInvoker.failures` has read that Lambda dropped the event; then the code of the error."""
         return self._failures.codes.get(self.request)
 
 
@@ -49,7 +49,7 @@ class _Failures:
     def __init__(self, url: str, region: str) -> None:
         self._url = url
         self._region = region
-        self.codes: dict[str, Code] = {}  # by request id: all failures that were seen, also those of other runs
+        self.codes: dict[str, Code] = {}  # request id -> code: all failures that were read, also those of other runs
 
     @cached_property
     def sqs(self) -> Any:
@@ -59,7 +59,7 @@ class _Failures:
     def take(self, wanted: Callable[[bytes], bool]) -> list[Failure]:
         """Remove and return the failures for whose payload ``wanted`` is true.
 
-        Messages that are no records of Lambda are removed too: they would hide the others.
+        Messages of other programs are removed too: otherwise they would fill the next receives.
         """
         found = [(handle, failure) for handle, failure in self._receive() if failure is None or wanted(failure.payload)]
         if found:
@@ -81,7 +81,7 @@ class _Failures:
         return None
 
     def close(self) -> None:
-        """Close the client, if there is one."""
+        """Close the client, if it was made."""
         if "sqs" in vars(self):
             self.sqs.close()
 
@@ -138,7 +138,7 @@ class AwsInvoker:
     def failures(self, take: Callable[[bytes], bool]) -> list[Failure]:
         """Remove and return up to 10 failures from the queue ``failed`` for whose payload ``take`` is true.
 
-        They are launches that Lambda gave up, and functions that died.
+        A failure is a launch that Lambda dropped, or a function that died.
         """
         return self._failures.take(take)
 

@@ -25,7 +25,8 @@ OBJECTS = ObjectLimits(
 
 
 def messages(body: Literal["binary", "text"], message_kb: int, lease_s: float) -> MessageLimits:
-    """The limits of topics with a MaximumMessageSize of ``message_kb`` KiB and queues with a visibility time-out of ``lease_s`` seconds.
+    """The limits of an app's queues. ``message_kb``: MaximumMessageSize of the topics in KiB; ``lease_s``: visibility time-out of the
+    queues in seconds.
 
     MaximumMessageSize (256 KiB by default, 1 MiB at most) limits a whole PublishBatch as well as each entry. An SQS queue accepts 1 MiB.
     """

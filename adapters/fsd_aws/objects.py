@@ -4,8 +4,8 @@ Why botocore and not obstore (Rust, Arrow's object_store)? Both were measured by
 lighter: import and client take 10 instead of 180 ms alone, or 170 instead of 205 ms with the SNS and SQS clients of a queue channel's
 worker. A request of 1 KB costs 0.25 instead of 1.2 ms of processor time, one of 1 MB 0.9 instead of 2 to 2.5 ms. But obstore breaks the
 contract: it reports a 409 to a conditional create (another create is running: try again) as "already exists", so a rank could stay
-unclaimed; it tells 503 SlowDown and 500 apart only in the text of an error; its prefixes match whole segments ("a" does not list "ab");
-and it supports neither profiles nor SSO, so a client would need botocore for its credentials.
+unclaimed; only the text of its error shows whether the status was 503 SlowDown or 500; its prefixes match whole segments ("a" does not list
+"ab"); and it supports neither profiles nor SSO, so a client would need botocore for its credentials.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class AwsObjects:
         self._s3 = client("s3", resources.names["region"], read_s=20.0)
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
-        """Write the object. With ``if_absent``, S3 answers 412 where it exists, and 409 while another create runs: try again."""
+        """Write the object. With ``if_absent``, S3 answers 412 if the object exists, and 409 while another create runs, which fsd_core
+        retries.
+        """
         check_put(self.limits, key, body)
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         self._s3.put_object(Bucket=self._bucket, Key=key, Body=body if isinstance(body, bytes | bytearray) else bytes(body), **condition)

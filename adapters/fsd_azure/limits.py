@@ -18,12 +18,14 @@ LEASES_S = (5, 300)  # the lock durations that a queue accepts, in seconds
 MESSAGE_KB = (1024, 102_400)  # the message limits that a queue of the premium tier accepts, in KiB
 _MARGIN_BYTES = 512  # for the sections of a message, or the properties of a batch
 _OVERHEAD_BYTES = 80  # for each message in a batch: 72 for its sections, by azure-servicebus's count
-_PREFETCH_BYTES = 16 << 20  # messages that one receiver may hold before somebody asks for them
+_PREFETCH_BYTES = 16 << 20  # bytes of messages that one receiver may hold before `receive` takes them
 
 
 @attrs.frozen
 class Tier:
-    """The limits of a namespace. ``credits``: messages in or out a second; None where the tier is not throttled. Sizes in bytes."""
+    """The limits of a namespace. ``credits``: messages per second, sent and received together; None where the tier is not throttled. Sizes
+    in bytes.
+    """
 
     message_bytes: int
     batch_bytes: int
@@ -54,7 +56,8 @@ OBJECTS = ObjectLimits(
 
 
 def messages(tier: str, lease_s: float, message_kb: int = 0) -> MessageLimits:
-    """The limits of a tier's queues. ``lease_s``: their lock duration; ``message_kb``: their own message limit, 0 for the tier's.
+    """The limits of queues of a tier. ``lease_s``: the queues' lock duration in seconds; ``message_kb``: the largest message in KiB, 0: the
+    tier's limit.
 
     Each message sent, received or completed is an operation, billed per started 64 KB; a receive that finds nothing is not billed.
     """
@@ -78,8 +81,9 @@ def messages(tier: str, lease_s: float, message_kb: int = 0) -> MessageLimits:
 def check_connections(tier: str, ranks: int, namespaces: int) -> None:
     """Raise `InputError` where ``ranks`` workers that all send to each other may open more connections than a namespace allows.
 
-    Each worker opens one connection to receive, and one to each peer that it sends to. This counts one run; runs at the same time add up,
-    but few partitions make all ranks neighbours, and Service Bus refuses connections over the limit.
+    Each worker opens one connection to receive, and one to each peer that it sends to. The check counts one run, in which every rank sends
+    to every other rank. With most partitions a rank sends to a few ranks only, so several runs at the same time mostly stay below the
+    limit; if not, Service Bus refuses the connection.
     """
     needed, limit = -(-ranks // namespaces) * ranks, TIERS[tier].connections
     if needed > limit:
@@ -87,8 +91,8 @@ def check_connections(tier: str, ranks: int, namespaces: int) -> None:
         strings = f"{enough} connection strings in {SERVICE_BUS}, or none and " if os.environ.get(SERVICE_BUS) else ""
         more = f"destroy the app and deploy it with {strings}[azure] namespaces = {enough}, or " if enough <= ranks else ""
         raise InputError(
-            f"{ranks} ranks over {namespaces} Service Bus namespaces may open {needed} connections to one: expected at most {limit}: "
-            f"{more}use --channel object, which opens none"
+            f"{ranks} ranks over {namespaces} Service Bus namespaces may open {needed} connections to one namespace: "
+            f"expected at most {limit}: {more}use --channel object, which opens no connection to Service Bus"
         )
 
 

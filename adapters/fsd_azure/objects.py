@@ -35,7 +35,7 @@ class AzureObjects:
         self._container.upload_blob(key, body if isinstance(body, bytes) else bytes(body), overwrite=not if_absent)
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes [start, end) of the object. The SDK requests a body that was cut off up to twice more, which cannot be turned off."""
+        """The bytes [start, end) of the object. If a body is cut off, the SDK requests it twice more; no option turns this off."""
         first = check_range(key, start, end)
         empty = end is not None and end == first  # HTTP has no empty range: a request for one byte tells whether the key exists
         length = None if end is None else max(1, end - first)

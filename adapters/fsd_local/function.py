@@ -1,4 +1,6 @@
-"""The process of a function, after the host forked it, or started it with ``cold``: ``python -m fsd_local.function ORDER``."""
+"""Runs in the process of a function, which the host forked or, with ``cold``, started as a new interpreter: ``python -m fsd_local.function
+ORDER``.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ def layer_of(order: Order) -> int | None:
 
 
 def run(order: Order, payload: bytes) -> None:
-    """Execute the order and end this process: never returns. ``payload``: the launch's payload."""
+    """Execute the order, then end this process: this function never returns. ``payload``: the launch's payload."""
 
     def end_with_host() -> None:
         os.read(order.life, 1)  # no process writes: this returns when the host ends

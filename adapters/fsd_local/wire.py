@@ -42,7 +42,7 @@ class Channel:
         self._lost: tuple[str, str] | None = None
 
     def ask(self, name: str, payload: bytes) -> tuple[str | None, str]:
-        """Send a request and return its answer: code and reason of a refusal, or None and "".
+        """Send a request and return the answer: the code and the reason if the host refused it, otherwise None and "".
 
         Raises `OSError` where the host is gone, or does not answer for 60 s.
         """
@@ -60,7 +60,9 @@ class Channel:
             self._send(UNNUMBERED, REASON, json.dumps([code, text[:_REASON_CHARS]]).encode())
 
     def lost(self) -> tuple[str, str] | None:
-        """Code and reason of the first function whose end could not be reported to its run, or None. Does not wait."""
+        """The code and the reason of the first function whose end the host could not report to its run; None if no such function. Does not
+        wait.
+        """
         if self._lock.acquire(blocking=False):  # else a request is running, which reads all answers
             try:
                 with suppress(OSError):  # there is nothing to read, or the host is gone
@@ -77,7 +79,7 @@ class Channel:
         return self._lost
 
     def close(self) -> None:
-        """Close the channel, which ends the host. Does not wait for requests."""
+        """Close the channel; the host then ends. Does not wait for running requests."""
         self._connection.close()
 
     def _send(self, number: int, name: str, payload: bytes) -> None:
@@ -117,7 +119,7 @@ _OWN: tuple[int, Channel] | None = None  # this process's PID and channel: a for
 
 
 def inherited() -> Channel | None:
-    """A function's channel to its host, shared by all its drivers; None in a client, and in a process that a function started."""
+    """The channel of this function to its host, which all its drivers share. None in a client, and in a child process of a function."""
     global _OWN
     pid, _, descriptor = os.environ.get(HOST, "").partition(":")
     if pid != str(os.getpid()):
