@@ -90,7 +90,7 @@ class AwsMessages:
         return _rejected(answer, _GONE)
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_aws.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_aws.errors.classify`."""
         return classify(error)
 
     def native(self) -> Mapping[str, Any]:

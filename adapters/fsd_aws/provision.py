@@ -50,11 +50,11 @@ class AwsProvisioner(AppProvisioner[Api]):
         return removed + function.remove_around(api, app, naming.function(app), naming.role(app, api.region))
 
     def remove_queues(self, api: Api, app: str, keep: str | None) -> list[str]:
-        """See `fsd_aws.queues`."""
+        """Remove the queues of all generations except ``keep``: see `fsd_aws.queues.remove`."""
         return queues.remove(api, app, keep)
 
     def read(self, api: Api, app: str) -> Resources | None:
-        """See `fsd_aws.function`."""
+        """The app's resources, which its function records: see `fsd_aws.function.read`."""
         return function.read(api, app, naming.function(app))
 
     def requests(self) -> Api:

@@ -89,7 +89,7 @@ class AzureMessages:
             return links[rank]
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_azure.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_azure.errors.classify`."""
         return classify(error)
 
     def native(self) -> Sequence[ServiceBusClient]:

@@ -63,7 +63,7 @@ class AzureProvisioner(AppProvisioner[Api]):
         return Api(subscription, self._settings.resource_group, self._settings.region)
 
     def read(self, api: Api, app: str) -> Resources | None:
-        """See `fsd_azure.function`."""
+        """The app's resources, which its function app records: see `fsd_azure.function.read`."""
         return function.read(api, app)
 
     def wanted(self) -> dict[str, str]:
@@ -162,7 +162,7 @@ class AzureProvisioner(AppProvisioner[Api]):
         }
 
     def remove_queues(self, api: Api, app: str, keep: str | None) -> list[str]:
-        """See `fsd_azure.queues`."""
+        """Remove the queues of all generations except ``keep``: see `fsd_azure.queues.remove`."""
         return queues.remove(api, app, queues.existing_hosts(api, app), keep)
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:

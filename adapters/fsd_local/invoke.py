@@ -120,7 +120,7 @@ class LocalInvoker:
         return self._channel
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_local.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_local.errors.classify`."""
         return classify(error)
 
     def native(self) -> subprocess.Popen[bytes] | None:

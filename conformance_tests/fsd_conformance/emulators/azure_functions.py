@@ -1,14 +1,15 @@
 """Azure Functions on this machine: ``python -m fsd_conformance.emulators.azure_functions --port 0``.
 
 Each instance is a process that loads the shipped FunctionApp, indexes its functions and calls them, one call at a time, behind a
-dispatcher. As in a Flex Consumption app, a call is a POST to http://HOST/sites/NAME/api/ROUTE with a function key. The control plane
-(Azure Resource Manager, `azure_functions_arm`) has the same address; a site's deployment service is below /scm/NAME. When it is ready it
-prints one line of JSON, {"port", "endpoint", "pid", "logs", "subscription"}. It ends at SIGTERM or SIGINT with every process that it
-started; these also end if it is killed.
+dispatcher. As in a Flex Consumption app, a call is a POST to http://HOST/sites/NAME/api/ROUTE with a function key. The control plane (Azure
+Resource Manager, `azure_functions_arm`) has the same address; a site's deployment service is below /scm/NAME. When the emulator is ready it
+prints one line of JSON, {"port", "endpoint", "pid", "logs", "subscription"}. At SIGTERM or SIGINT it ends, together with every process that
+it started; these processes also end if the emulator is killed.
 
-A function's environment holds its app settings and the platform's variables, none of the emulator's. Besides the platform's paths there are
-GET /health, /_fsd/stats, /_fsd/instances and POST /_fsd/faults (`dispatcher.Faults.plan`). An answer is cut after 230 s while the function
-runs on. At the functionTimeout of host.json or AzureFunctionsJobHost__functionTimeout its instance is killed.
+A function's environment holds its app settings and the platform's variables, but no variable of the emulator's own environment. Besides the
+platform's paths there are GET /health, /_fsd/stats, /_fsd/instances and POST /_fsd/faults (`dispatcher.Faults.plan`). After 230 s the
+caller gets an error, and the function continues to run. After the functionTimeout of host.json or of AzureFunctionsJobHost__functionTimeout
+the emulator kills the function's instance.
 
 Not implemented: triggers and bindings except HTTP, several calls at once in an instance, always-ready instances, the speed of scaling, a
 site's identity (functions use the credentials in their settings), roles (an assignment is only a record), keys of single functions, builds

@@ -1,6 +1,6 @@
 """Cloud Storage on this machine: ``python -m fsd_conformance.emulators.cloud_storage --port 0``.
 
-google-cloud-storage uses it unchanged through STORAGE_EMULATOR_HOST or ``client_options``. When it is ready it prints one line of
+google-cloud-storage uses it unchanged through STORAGE_EMULATOR_HOST or ``client_options``. When the emulator is ready it prints one line of
 JSON, {"port", "endpoint", "pid"}. It keeps everything in memory, and ends at SIGTERM or SIGINT.
 
 It has buckets, objects by media, multipart and resumable upload, ranges, preconditions with exactly one winner, generations, checksums,

@@ -19,7 +19,9 @@ __all__ = ["End", "parser", "run"]
 
 
 class End:
-    """The end of the process: at a signal, at the end of standard input if wanted, or at `lost`. Make it inside the event loop."""
+    """Waits for the end of the process: a signal, the end of standard input (if wanted), or a call of `lost`. Create the object inside the
+    event loop.
+    """
 
     def __init__(self, until_stdin_closes: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -31,7 +33,7 @@ class End:
             loop.add_reader(0, self._read)
 
     def lost(self) -> None:
-        """End, since the parent of the function processes died."""
+        """End the process, because the parent of the function processes died."""
         self._set(1)
 
     async def wait(self) -> int:

@@ -1,7 +1,8 @@
-"""Calls to functions over HTTP, like the front end of a cloud: one call at a time for each instance, cold and warm, limits, faults.
+"""Passes HTTP calls to functions, like the front end of a cloud: one call at a time for each instance, with cold and warm starts, limits,
+and faults for tests.
 
-A call continues without its caller: the instance finishes its work. After a time-out the caller gets an answer, and the instance continues
-(`Revision`).
+If the caller closes its connection, the instance still finishes the call. After a time-out the caller gets an error, and the instance
+continues (`Revision`).
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Replica(Instance):
 
     @property
     def outdated(self) -> bool:
-        """Whether its revision has been replaced."""
+        """Whether a newer revision has replaced the revision of this instance."""
         return self.revision.retired
 
     def died(self, how: str) -> None:
@@ -84,13 +85,13 @@ class Replica(Instance):
             end()
 
     def shown(self) -> dict[str, Any]:
-        """Its fields, for tests and tools."""
+        """The fields of this instance, for tests and tools."""
         fields = ("id", "pid", "port", "state", "calls", "peak")
         return {name: getattr(self, name) for name in fields} | {"revision": self.revision.name, "log": str(self.log)}
 
 
 class Faults:
-    """Faults of calls: planned ones for the next calls (`plan`), and random ones by the flags."""
+    """The faults of calls: those that `plan` sets for the next calls, and random ones, whose probabilities are flags of the command."""
 
     _KINDS: Mapping[str, Mapping[str, float]] = {
         "refuse": {"status": 429},
@@ -115,7 +116,7 @@ class Faults:
             raise ValueError(f"kind {kind!r}: expected one of {', '.join(self._KINDS)}")
         known = {"kind": kind, "count": 1, "service": None, **self._KINDS[kind]}
         if unknown := fields.keys() - known.keys():
-            raise ValueError(f"{kind}: unknown {', '.join(sorted(unknown))}")
+            raise ValueError(f"{kind}: unknown {', '.join(sorted(unknown))}: expected {', '.join(known)}")
         self._planned.append(known | fields)
 
     def next(self, kind: str, service: str) -> dict[str, Any] | None:

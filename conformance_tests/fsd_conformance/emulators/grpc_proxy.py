@@ -21,10 +21,10 @@ _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_len
 
 
 class GrpcProxy:
-    """Passes calls to ``address`` on to the server at ``upstream``, both HOST:PORT, until `close`.
+    """Forwards calls for ``address`` to the server at ``upstream``, both HOST:PORT, until `close`.
 
     It calls ``see`` with each call's method, ``/package.Service/Method``, in many threads; ``see`` may return a status, which is then the
-    answer. Other protocols than HTTP/2 pass unseen.
+    answer. Connections with another protocol than HTTP/2 are passed on without a call of ``see``.
     """
 
     def __init__(self, upstream: str, see: SeeCall) -> None:

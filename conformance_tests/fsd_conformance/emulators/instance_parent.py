@@ -5,11 +5,12 @@ its "arguments". The parent has imported the heavy modules, so a fork is ready a
 imported before a fork, such as a native client that starts threads or reads its address at import. ``mode`` "spawn" gives a process its own
 interpreter, like a cold start in a cloud.
 
-With "listen" a process gets a socket at descriptor 3, which is bound to a port (also in PORT) but does not listen yet, as systemd passes it
-(LISTEN_PID, LISTEN_FDS). So connections are refused until the process serves.
+With "listen" a process gets a socket at descriptor 3, which is bound to a port but does not listen yet. PORT holds the port; LISTEN_PID and
+LISTEN_FDS describe the socket, like those of systemd. So connections are refused until the process serves.
 
 The parent ends with the emulator, whose end closes the channel; it kills every function and removes FOLDER, if any. If the parent itself is
-killed, each function ends by its life pipe or, while it is frozen, by the SIGHUP that the kernel sends to a stopped orphaned group.
+killed, each function notices the end of a pipe from the parent and ends; a frozen function ends by the SIGHUP that the kernel sends to a
+stopped process group without a parent.
 """
 
 from __future__ import annotations

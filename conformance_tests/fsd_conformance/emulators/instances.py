@@ -1,8 +1,8 @@
 """Instances of functions, for all emulators: each is a tree of processes with a log, a memory limit and an end.
 
 The memory is the resident set of the tree's largest process (forks of a server share its pages), read every 20 ms, so an instance may
-exceed its limit for that time. Pages that a fork shares with its parent count in full, as a cloud counts its runtime. RLIMIT_AS is no
-replacement: it raises MemoryError where the platforms kill.
+exceed its limit for that time. Pages that a fork shares with its parent count in full, as a cloud counts its runtime. RLIMIT_AS would not
+behave like the platforms: the function would get a MemoryError, while a platform kills it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Instance:
 
     @property
     def outdated(self) -> bool:
-        """Whether it must serve no more calls, since its function was changed or deleted."""
+        """Whether this instance must not get another call, because its function was changed or deleted."""
         return False
 
     def started(self, pid: int, port: int) -> None:
@@ -71,12 +71,12 @@ class Instance:
         self.ended.set()
 
     def measure(self) -> None:
-        """Update its peak with its present memory."""
+        """Update ``peak`` with the present memory of the instance."""
         if self.pid is not None and self.state != "dead":
             self.peak = max(self.peak, _resident([self.pid])[self.pid])
 
     def idle(self) -> None:
-        """Note that it has no call."""
+        """Note that the instance serves no call now."""
         self.state, self.idle_since = "idle", time.monotonic()
 
     def write(self, line: str) -> None:
@@ -179,7 +179,7 @@ class Instances(Generic[I]):
         )
 
     def order(self, what: str, instance: I) -> None:
-        """Kill, freeze or thaw all its processes, by ``what``."""
+        """Kill, freeze or thaw all processes of the instance; ``what`` is one of "kill", "freeze" and "thaw"."""
         self._send({"do": what, "id": instance.id})
 
     async def kill(self, instance: I) -> None:

@@ -1,6 +1,7 @@
 """Execution environments of the local Lambda: each is a process of the real runtime client, with a Runtime API.
 
-An environment serves one invocation at a time. Between two it is frozen, as on the platform, so a handler's threads do not run on.
+An environment serves one invocation at a time. Between two invocations it is frozen, as on the platform, so threads of a handler do not
+continue.
 """
 
 from __future__ import annotations

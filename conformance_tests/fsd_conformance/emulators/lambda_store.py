@@ -147,7 +147,7 @@ class Function:
         }
 
     def changed(self, ready: float) -> None:
-        """Begin a new revision, so that present environments are outdated."""
+        """Begin a new revision; the environments of the old revision get no more invocations."""
         self.revision = str(uuid4())
         self.modified = datetime.now(UTC)
         self.ready, self.updating = ready, True
@@ -308,7 +308,9 @@ def check_code(code: bytes, *, sent: bool) -> bytes:
 
 
 def concurrency(store: Store, function: Function, body: Mapping[str, Any]) -> int:
-    """The reserved concurrency of PutFunctionConcurrency. Raises `ServiceError` where less than 100 would remain for other functions."""
+    """The reserved concurrency of PutFunctionConcurrency. Raises `ServiceError` where fewer than 100 concurrent executions would remain for
+    other functions.
+    """
     value = body.get("ReservedConcurrentExecutions")
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise invalid(f"ReservedConcurrentExecutions {value!r} failed to satisfy constraint: a number from 0")

@@ -24,7 +24,7 @@ REQUIREMENTS = (
 
 
 def install(tell: Callable[[str], None]) -> Path:
-    """The interpreter of an environment with LocalStack, installed if needed: minutes, and 520 MB below FSD_HOME."""
+    """The interpreter of an environment with LocalStack. Installs it if needed, which takes some minutes and 520 MB below FSD_HOME."""
     return environment("localstack-4.9.2", REQUIREMENTS, tell)
 
 
@@ -40,7 +40,7 @@ class LocalStackServer(Server):
         return [str(install(lambda text: None)), "-m", "localstack.runtime.main"]
 
     def environment(self) -> Mapping[str, str]:
-        """It writes only below the folder, downloads nothing, and sends no usage data."""
+        """The environment in which LocalStack writes only below its folder, downloads nothing, and sends no usage data."""
         inherited = {name: value for name, value in super().environment().items() if not name.startswith("PYTHON")}
         return inherited | {
             "SERVICES": "sns,sqs,s3,iam,sts,logs",

@@ -1,13 +1,13 @@
 """Azure Service Bus on this machine: ``python -m fsd_conformance.emulators.service_bus --config Config.json``.
 
-An AMQP 1.0 peer for the unmodified azure-servicebus, without TLS, in memory. When it is ready it prints one line of JSON:
-{"amqp_port", "admin_port", "namespaces": {name: {"amqp_port", "admin_port"}}, "pid"}; the first two are those of the first namespace.
-A client of the second namespace uses that namespace's port: Endpoint=sb://localhost:PORT;...;UseDevelopmentEmulator=true. The process ends
-with SIGTERM or SIGINT and stores nothing.
+An AMQP 1.0 peer for the unmodified azure-servicebus, without TLS, in memory. When the emulator is ready it prints one line of JSON:
+{"amqp_port", "admin_port", "namespaces": {name: {"amqp_port", "admin_port"}}, "pid"}; the first two are those of the first namespace. A
+client of the second namespace uses that namespace's port: Endpoint=sb://localhost:PORT;...;UseDevelopmentEmulator=true. The process ends at
+SIGTERM or SIGINT, and stores nothing.
 
-`fsd_conformance.emulators.service_bus.claims` lists the supported and the refused features. With the throttle a message in or out costs a
-credit: without credits a message from a client is refused with ServerBusy, and a delivery waits for the next second. A dead-letter queue
-numbers its messages anew.
+`fsd_conformance.emulators.service_bus.claims` lists the supported and the refused features. With --throttle each message that is sent or
+received costs one credit. When no credit is left, a message from a client is refused with ServerBusy, and a delivery waits until the next
+second. A dead-letter queue gives its messages new sequence numbers.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         namespaces = load(chosen.config, tier) if chosen.config else {"sbemulatorns": Entities()}
         ports = (chosen.amqp_port or [], chosen.admin_port or [])
         if max(map(len, ports)) > len(namespaces):
-            raise InputError(f"--amqp-port, --admin-port: more ports than namespaces: expected at most {len(namespaces)}")
+            raise InputError(f"--amqp-port, --admin-port: more ports than namespaces: expected at most {len(namespaces)} of each flag")
         if chosen.throttle and not tier.credits:
             raise InputError(f"--throttle: expected the standard tier: {chosen.tier} has no credits")
         limits = Limits(chosen.open_s, chosen.idle_s, chosen.unused_s, chosen.connections)

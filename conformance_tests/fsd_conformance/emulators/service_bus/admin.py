@@ -1,7 +1,7 @@
 """The administration API for the queues of one namespace: Atom over HTTP, as ServiceBusAdministrationClient uses it.
 
 ``GET /health`` answers once the namespace is ready. Tokens are not checked, and operations cost no credits. Requests about topics, their
-subscriptions and rules are answered with 501, except a list of topics where there are none.
+subscriptions and rules are answered with 501, except a request for the list of topics if the namespace has no topic.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The links of a session: those on which a client sends, those on which it receives, and their attachment."""
+"""The links of a session: links on which a client sends, links on which it receives, and the handling of attach frames."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _IGNORED = {"com.microsoft:timeout", "com.microsoft:receiver-name", "com.microso
 
 
 class ConnectionPort(Protocol):
-    """What sessions and links need of their connection."""
+    """The methods of a connection that its sessions and links call."""
 
     broker: Broker
     peer_frame: int  # the client's largest frame in bytes
@@ -63,7 +63,7 @@ class ConnectionPort(Protocol):
 
 
 class SessionPort(Protocol):
-    """What links need of their session."""
+    """The methods of a session that its links call."""
 
     connection: ConnectionPort
     replies: dict[str, OutgoingLink]  # the link for a node's answers, by the node's address
@@ -116,7 +116,9 @@ class Link:
 
 
 class IncomingLink(Link):
-    """The client sends messages to a queue or topic, or requests to a node. Bytes over the limit are counted but not kept."""
+    """The client sends messages to a queue or topic, or requests to a node. The bytes of a message over the size limit are counted and
+    dropped.
+    """
 
     def __init__(
         self, session: SessionPort, handle: int, name: str, queue: Queue | None, topic: Topic | None, node: Node | None, limit: int

@@ -25,7 +25,7 @@ _OVERHEAD = 64  # a transfer frame has at most this many bytes before its payloa
 
 
 class Session:
-    """The session on ``channel``, by the fields of a begin frame."""
+    """The session on ``channel``, which the client began with ``fields``, those of its begin frame."""
 
     def __init__(self, connection: ConnectionPort, channel: int, fields: frames.Fields) -> None:
         self.connection = connection
@@ -124,7 +124,7 @@ class Session:
         self._unsettled.clear()
 
     def pump(self) -> None:
-        """Continue with deliveries that waited for the window or the socket."""
+        """Continue the deliveries that waited until the window or the socket had room."""
         self._empty()
         for link in list(self.links.values()):
             if isinstance(link, OutgoingLink):
