@@ -39,7 +39,7 @@ def session() -> Any:
 
 
 def credentials() -> str:
-    """The source in the SDK's chain that has credentials, the key id (which is no secret), and the region.
+    """The source in the SDK's chain that has credentials, the key id (which is not secret), and the region.
 
     On a machine in AWS it may ask the metadata service (up to 1 s); otherwise it makes no request. Raises `NoCredentialsError` without
     credentials.

@@ -94,7 +94,7 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     (r"CredentialRetrievalError", "the source of the AWS credentials gives none: repair it, or use another source"),
     (
         r"InvalidConfigError|ConfigParseError|ConfigNotFound|UnknownCredentialError|InfiniteLoopConfigError",
-        "repair that file: AWS_CONFIG_FILE (~/.aws/config) or AWS_SHARED_CREDENTIALS_FILE (~/.aws/credentials)",
+        "repair the file of AWS_CONFIG_FILE (~/.aws/config) or AWS_SHARED_CREDENTIALS_FILE (~/.aws/credentials)",
     ),
     (
         r"ProxyConnectionError",
@@ -119,7 +119,7 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     (r"SignatureDoesNotMatch|InvalidSignatureException", "the secret key does not belong to the access key id: copy both again"),
     (
         r"NoRegionError|InvalidRegionError",
-        "no AWS region is set, or none has that name: set [aws] region in fsd.toml, or AWS_REGION",
+        "no AWS region is set, or AWS has no region of that name: set [aws] region in fsd.toml, or AWS_REGION",
     ),
     (
         r"PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraintException",
@@ -127,7 +127,7 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     ),
     (
         r"AccessDenied\w*|AuthorizationError\w*|NotAuthorized|Forbidden",
-        "the credentials lack a permission: docs/how-to-aws.md lists the permissions; a change is in force within a minute",
+        "the credentials lack a permission: docs/how-to-aws.md lists the permissions; a change becomes active within a minute",
     ),
     (
         r"NoSuchBucket|QueueDoesNotExist|NonExistentQueue|NotFound|NotFoundException|ResourceNotFoundException",

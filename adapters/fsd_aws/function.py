@@ -93,7 +93,7 @@ def guard(api: Api, resources: Resources) -> None:
         "lambda",
         "put_function_event_invoke_config",
         **function,
-        MaximumRetryAttempts=0,  # a failed worker has reported its reason; a second one would find its rank claimed
+        MaximumRetryAttempts=0,  # a failed worker has reported its reason, and its rank remains claimed
         MaximumEventAgeInSeconds=60,
         DestinationConfig={"OnFailure": {"Destination": names.arn("sqs", names.failed)}},
     )

@@ -72,7 +72,7 @@ class _Failures:
         return [(message["ReceiptHandle"], self._read(message["Body"])) for message in answer.get("Messages", ())]
 
     def _read(self, body: str) -> Failure | None:
-        """The failure that a record of Lambda describes; `None` where the text is no such record."""
+        """The failure that a record of Lambda describes; `None` where the text is not a record of Lambda."""
         with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
             record = json.loads(body)
             failure = _failure(record)

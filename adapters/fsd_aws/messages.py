@@ -68,7 +68,7 @@ class AwsMessages:
             QueueUrl=self._url(rank),
             MaxNumberOfMessages=limit,
             WaitTimeSeconds=math.ceil(wait_s),
-            VisibilityTimeout=self._lease_s,  # in each request: a change of the queue's attribute takes a minute to be in force
+            VisibilityTimeout=self._lease_s,  # in each request: a change of the queue's attribute takes a minute
             MessageAttributeNames=[BODY] if self._binary else [],
         )
         return [Delivery(message["ReceiptHandle"], self._body(message)) for message in answer.get("Messages", ())]

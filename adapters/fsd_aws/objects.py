@@ -46,7 +46,7 @@ class AwsObjects:
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes [start, end) of the object."""
         first = check_range(key, start, end)
-        empty = end is not None and end == first  # HTTP has no empty range: a request for one byte tells whether the key exists
+        empty = end is not None and end == first  # HTTP has no empty range: a request for one byte shows whether the key exists
         last = "" if end is None else max(first, end - 1)
         asked = {} if first == 0 and end is None else {"Range": f"bytes={first}-{last}"}
         try:

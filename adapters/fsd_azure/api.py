@@ -37,7 +37,7 @@ _SETTLING = re.compile(
     "PrincipalNotFound|AuthorizationPermissionMismatch|ServiceBusAuthorizationError|unauthorized-access|Status code: 401"
     "|<Code>40[13]</Code>|Authorization failed for specified action"
 )
-_BUDGET = 50_000  # retries: many requests at once repeat about every second until the last role is in force
+_BUDGET = 50_000  # retries: many requests at once repeat about every second until the last role is active
 _VERSIONS = (
     ("/roleassignments/", "2022-04-01"),
     ("microsoft.servicebus", "2024-01-01"),
@@ -120,7 +120,7 @@ class Api(Requests):
         return self._send(method, path, body)[0]
 
     def _send(self, method: str, path: str, body: Any = None) -> tuple[dict[str, Any], str]:
-        """The answer, and the URL of the operation that goes on after it; "" where there is none."""
+        """The answer, and the URL of the operation that Azure continues after the answer; "" if it continues none."""
         url, query = path, {}
         if path.startswith("/"):
             low = path.lower()

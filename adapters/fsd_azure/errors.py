@@ -172,7 +172,7 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     ),
     (
         r"ServiceBusServerBusyError|server-busy",
-        "a Service Bus namespace is throttled, 1,000 messages a second in the Standard tier: destroy the app and deploy it with more "
+        "a Service Bus namespace is throttled (Standard tier: 1,000 messages per second): destroy the app and deploy it with more "
         "[azure] namespaces, or run with --channel object",
     ),
     (
@@ -186,11 +186,11 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     ),
     (
         r"MissingSubscriptionRegistration|SubscriptionNotRegistered",
-        "a service is not registered in the subscription: run 'az provider register --namespace' with the name above, then wait minutes",
+        "a service is not registered in the subscription: run 'az provider register --namespace' with the name above, wait some minutes",
     ),
     (
         r"ContainerBeingDeleted|ResourceGroupBeingDeleted",
-        "it is still being deleted, which takes a minute or more: run again later",
+        "the resource is still being deleted, which takes a minute or more: run again later",
     ),
     (
         r"KeyBasedAuthenticationNotPermitted",
@@ -217,7 +217,7 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     (
         r"AuthorizationFailed|AuthorizationFailure|AuthorizationPermissionMismatch|InsufficientAccountPermissions"
         r"|LinkedAuthorizationFailed|ServiceBusAuthorizationError|unauthorized-access",
-        "the credentials lack a role: docs/how-to-azure.md lists the roles; a new role is in force after some minutes",
+        "the credentials lack a role: docs/how-to-azure.md lists the roles; a new role becomes active after some minutes",
     ),
     (
         r"MessagingEntityDisabledError|entity-disabled",

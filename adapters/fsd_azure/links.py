@@ -187,7 +187,7 @@ class ReceiverLink(Link):
             full = len(self._found) >= self._max_held
             taken = [self._found.popleft() for _ in range(min(limit, len(self._found)))]
         if full:
-            self._orders.put((Future(), lambda: None))  # wakes the thread: there is room again
+            self._orders.put((Future(), lambda: None))  # wakes the thread, which can hold a message more
         return taken
 
     def complete(self, messages: Sequence[Any]) -> None:

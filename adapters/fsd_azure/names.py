@@ -18,7 +18,7 @@ memory_mb, ...          further settings of the function
 ======================  ===============================================================================================
 
 Each rank of each slot has its own queue: with a topic, every filter would cost a credit for each message (credits: see `fsd_azure.limits`).
-Rank r uses namespace r modulo the number of namespaces, since a namespace of the Standard tier carries 1,000 messages a second.
+Rank r uses namespace r modulo the number of namespaces, since a namespace of the Standard tier carries 1,000 messages per second.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class AzureObjects:
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes [start, end) of the object. If a body is cut off, the SDK requests it twice more; no option turns this off."""
         first = check_range(key, start, end)
-        empty = end is not None and end == first  # HTTP has no empty range: a request for one byte tells whether the key exists
+        empty = end is not None and end == first  # HTTP has no empty range: a request for one byte shows whether the key exists
         length = None if end is None else max(1, end - first)
         try:
             body: bytes = self._container.download_blob(key, first, length).readall()

@@ -14,9 +14,9 @@ named pipes a queue has no ``bell``, and a waiting receiver lists the folder eve
 
 Why not SQLite? Both were measured (benchmarks/local_queue.py; two cores, ext4, SQLite in WAL mode without fsync, one database for each
 queue, the same named pipe; ranges over several runs). Latency from publish to receive in an idle queue, median and p99: 0.32-0.45 and
-0.6-0.8 ms here, 0.26 and 0.6-0.9 ms with SQLite. All-to-all among 8 processes, in thousand messages a second: 5.6-12.7 here and 7.6-9.7
-with SQLite at 10 KB; 2.6-3.2 and 0.6 at 200 KB. Files are as fast with small messages, five times faster with large ones, and simpler. Most
-of a publish is the creation of a file: 80 us on ext4, 20 us where [local] root is a tmpfs.
+0.6-0.8 ms here, 0.26 and 0.6-0.9 ms with SQLite. All-to-all among 8 processes, in thousands of messages per second: 5.6-12.7 here and
+7.6-9.7 with SQLite at 10 KB; 2.6-3.2 and 0.6 at 200 KB. Files are as fast with small messages, five times faster with large ones, and
+simpler. Most of a publish is the creation of a file: 80 us on ext4, 20 us where [local] root is a tmpfs.
 """
 
 from __future__ import annotations

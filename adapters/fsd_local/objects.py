@@ -3,7 +3,7 @@
 A put writes the body to ``tmp``, then renames it to its place, or with ``if_absent`` links it there: of several links the file system lets
 exactly one succeed. Files are not synced: objects survive the death of any process, but not a loss of power.
 
-On a file system without hard links (exFAT, many FUSE and SMB mounts) there is a file ``lock`` beside ``objects``. A put locks it, checks
+On a file system without hard links (exFAT, many FUSE and SMB mounts) an app has a file ``lock`` beside ``objects``. A put locks it, checks
 whether the object exists, renames, and unlocks. The kernel releases the lock when its owner ends for any reason. The lock works only
 between processes of one machine; all users of the folder run on this machine.
 

@@ -65,7 +65,7 @@ class Channel:
         """
         if self._lock.acquire(blocking=False):  # else a request is running, which reads all answers
             try:
-                with suppress(OSError):  # there is nothing to read, or the host is gone
+                with suppress(OSError):  # no byte has arrived, or the host is gone
                     self._connection.settimeout(0)
                     while not self._lost and (part := self._connection.recv(1 << 16)):
                         self._in += part
@@ -100,7 +100,7 @@ class Channel:
             self._in += part
 
     def _take(self) -> tuple[int, str | None, str]:
-        """Take the next complete answer from the bytes that arrived. Raises `IndexError` where there is none."""
+        """Take the next complete answer from the bytes that arrived. Raises `IndexError` where no answer is complete."""
         if len(self._in) < ANSWER.size:
             raise IndexError
         number, size = ANSWER.unpack_from(self._in)

@@ -158,7 +158,7 @@ class GoogleHarness(_GcpHarness):
 
     @contextlib.contextmanager
     def conflicting(self, resources: Resources) -> Iterator[ObjectDriver]:
-        """Cloud Storage answers 429 in this case: a name accepts about one write a second."""
+        """Cloud Storage answers 429 in this case: a name accepts about one write per second."""
         creates: dict[bytes, itertools.count[int]] = defaultdict(itertools.count)
 
         def see(request: Request) -> Answer | None:

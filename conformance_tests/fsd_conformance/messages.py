@@ -292,8 +292,9 @@ class MessageCases(DeliveryCases):
         refused(driver, {Code.NOT_FOUND}, lambda: self.open(deployed, 97).receive(0, 1, 0.0))
 
     def test_route_is_what_one_publish_reaches(self, deployed: Deployed, driver: MessageDriver) -> None:
-        """Messages to ranks of equal ``route`` can share a publish; messages to ranks of different routes cannot. A route is hashable, and
-        every driver of the slot gives the same one.
+        """Messages to several ranks can share a publish if, and only if, the routes of the ranks are equal.
+
+        A route is hashable, and every driver of the slot gives the same one.
         """
         assert isinstance(driver, MessageDriver)
         routes: dict[object, list[int]] = {}

@@ -52,9 +52,7 @@ class ConsistencyCases(DriverCases):
         self.find_by_native(driver, deployed.resources, f"{self.prefix}{at}native")
 
     def test_read_after_write(self, deployed: Deployed, store: Store, at: str) -> None:
-        """A get or list that starts after a put returned must see the new object, also if another client asks and if the put replaced an
-        object.
-        """
+        """A get or list that starts after a put returned must see the new object: also another client, also after a replacement."""
         other = Store(self.wrap(deployed.provider.objects(deployed.resources)), store.retry)
         for number in range(5):
             body = secrets.token_bytes(1000 + number)
@@ -89,9 +87,7 @@ class ConsistencyCases(DriverCases):
             assert store.get(f"{at}empty", start, end) == b"", (start, end)
 
     def test_missing(self, store: Store, at: str) -> None:
-        """``get`` of a missing key must raise NOT_FOUND, with and without a range: for a key that never existed, a folder, and a deleted
-        key.
-        """
+        """``get`` of a missing key must raise NOT_FOUND, also of a range: a key that never existed, a folder, a deleted key."""
         store.put(f"{at}a/b", b"x")
         store.put(f"{at}gone", b"x")
         store.delete([f"{at}gone"])
@@ -114,9 +110,7 @@ class ConsistencyCases(DriverCases):
             assert store.get(at + name) == name.encode()
 
     def test_list_is_by_prefix(self, store: Store, at: str) -> None:
-        """``list`` returns exactly the keys that start with the prefix, which may end at any character; if no key matches, the page is
-        empty.
-        """
+        """``list`` returns exactly the keys that start with the prefix, which may end at any character; none: an empty page."""
         names = ["a", "a/b", "a/bc/d", "ab", "b/a", "ba/a"]
         for name in names:
             store.put(at + name, b"")
@@ -230,7 +224,7 @@ class ObjectCases(ConsistencyCases):
                 _one_of_16_wins(Store(losing, new_retry()), f"{at}claim/{number}")
 
     def test_buffers(self, driver: ObjectDriver, at: str) -> None:
-        """A body is any of bytes, bytearray and memoryview, whatever the view's item size."""
+        """A body may be bytes, bytearray or a memoryview of any item size."""
         whole = bytearray(b"0123456789abcdef")
         view = memoryview(whole)
         bodies: list[bytes | bytearray | memoryview] = [bytes(whole), whole, view, view[4:8], view.cast("I")]

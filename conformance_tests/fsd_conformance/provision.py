@@ -68,8 +68,9 @@ class ProvisionCases(Cases):
         assert _store(deployed, large).get("kept") == b"x"
 
     def test_destroy(self, deployed: Deployed, app: str) -> None:
-        """``destroy`` returns what it removed; later requests give NOT_FOUND. A second ``destroy`` removes nothing. A new app of the same
-        name is empty.
+        """``destroy`` returns what it removed; later requests give NOT_FOUND; a second ``destroy`` removes nothing.
+
+        A new app of the same name is empty.
         """
         resources = deployed.provisioner.ensure(app, 1, 1)
         messages, objects = deployed.provider.messages(resources, 0), deployed.provider.objects(resources)

@@ -64,7 +64,7 @@ class AmqpProxy:
 
 
 class _Reader:
-    """Reads the frames of one client, until bytes that are no AMQP."""
+    """Reads the frames of one client, until it gets bytes that are not AMQP."""
 
     def __init__(self, see: Callable[[str], None]) -> None:
         self._see = see

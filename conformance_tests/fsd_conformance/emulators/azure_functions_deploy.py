@@ -173,7 +173,7 @@ class Deployer:
         return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
 
     def check(self, package: bytes) -> None:
-        """Raise `Broken` where the package is no zip of a function app."""
+        """Raise `Broken` where the package is not a zip of a function app."""
         try:
             with zipfile.ZipFile(io.BytesIO(package)) as archive:
                 if sum(each.file_size for each in archive.infolist()) > _UNZIPPED_BYTES:

@@ -7,7 +7,7 @@ service account. When the emulator is ready it prints one line of JSON, {"port",
 it ends, together with every process that it started; these processes also end if the emulator is killed.
 
 Functions get the emulator's variables whose names end in _EMULATOR_HOST, but not GOOGLE_CLOUD_PROJECT: the platform does not set it, and
-the metadata server knows the project. Besides the platform's paths there are GET /health, /_fsd/stats, /_fsd/instances and POST
+the metadata server knows the project. Besides the platform's paths the emulator serves GET /health, /_fsd/stats, /_fsd/instances and POST
 /_fsd/faults (`dispatcher.Faults.plan`). If a process of an instance ends during a call, the whole instance ends. After a time-out the
 function continues, and its instance accepts no other call until the function ends. Not implemented: traffic splits, a minimum of instances,
 several calls at once in an instance, VPC, secrets, events, Cloud Build, the CPU share by memory or between calls, a private file system and

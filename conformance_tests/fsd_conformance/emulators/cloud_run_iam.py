@@ -45,7 +45,7 @@ class Iam:
         return self._add(email, body.get("serviceAccount", {}))
 
     def account(self, email: str) -> dict[str, Any]:
-        """The account. Raises `ServiceError` where there is none."""
+        """The account with this email. Raises `ServiceError` where it does not exist."""
         if email not in self._accounts:
             raise ServiceError("NOT_FOUND", f"Unknown service account: {email}")
         return self._accounts[email]
@@ -55,7 +55,7 @@ class Iam:
         return [account for email, account in sorted(self._accounts.items()) if email != self.owner]
 
     def delete(self, email: str) -> None:
-        """Delete an account. Policies keep its bindings. Raises `ServiceError` where there is none."""
+        """Delete an account. Policies keep its bindings. Raises `ServiceError` where it does not exist."""
         self.account(email)
         del self._accounts[email]
 

@@ -6,7 +6,7 @@ JSON, {"port", "endpoint", "pid"}. It keeps everything in memory, and ends at SI
 It has buckets, objects by media, multipart and resumable upload, ranges, preconditions with exactly one winner, generations, checksums,
 pages, partial answers (``fields``), batches and policies. `cloud_storage_claims` lists the parts of each that are supported, only stored,
 or refused by name; nothing that would change an answer is ignored. Not implemented: credentials and permissions, the XML and gRPC APIs, the
-limit of about one write a second for each name.
+limit of about one write per second for each name.
 """
 
 from __future__ import annotations

@@ -69,7 +69,9 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """A request's preconditions; None where there is none. One of ``etags`` ("*": any) must match, and none of ``not_etags``."""
+    """A request's preconditions; None for each that the request does not have. One of ``etags`` ("*": any) must match, and none of
+    ``not_etags``.
+    """
 
     generation: int | None = None
     not_generation: int | None = None

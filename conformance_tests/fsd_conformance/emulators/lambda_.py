@@ -7,8 +7,8 @@ SIGTERM or SIGINT it ends, together with every process that it started; these pr
 Functions get the credentials and the AWS_ENDPOINT_URL* of the emulator's environment; the emulator itself uses them for requests to
 destinations, and for code in a bucket. After a change of modules that the parent process has imported, restart the emulator. A duplicated
 or retried event keeps its request id, as on the platform. `lambda_claims` lists the supported and the refused parts of each operation;
-nothing that would change an answer is ignored. Not implemented: signatures (there is no authorisation), the CPU share by memory, a private
-file system and network, the burst rate.
+nothing that would change an answer is ignored. Not implemented: signatures and authorisation, the CPU share by memory, a private file
+system and network, the burst rate.
 """
 
 from __future__ import annotations

@@ -213,7 +213,7 @@ def _signal(group: int, number: int) -> None:
 
 
 def _born(pid: int) -> str | None:
-    """The start time of a process, as text; None where there is no such process, or only its exit code remains."""
+    """The start time of a process, as text; None where the process does not exist, or has ended and only its exit code remains."""
     if not os.path.isdir("/proc/self"):
         done = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
         state, _, born = done.stdout.strip().partition(" ")

@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m fsd_conformance.emulators.service_bus",
         description="Azure Service Bus on this machine: queues, and topics with correlation filters. Prints its ports as a line of JSON.",
         epilog="Connect with Endpoint=sb://localhost:PORT;SharedAccessKeyName=any;SharedAccessKey=any;UseDevelopmentEmulator=true; "
-        "where PORT is the AMQP port. The administration port uses HTTP without TLS; GET /health answers once the stand-in is ready.",
+        "where PORT is the AMQP port. The administration port uses HTTP without TLS; GET /health answers once the emulator is ready.",
     )
     parser.add_argument("--config", type=Path, help="the vendor emulator's Config.json; default: one namespace without queues")
     port, above, wait = _whole(0, 65_535), _whole(1, 1 << 31), _real(0.001)
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         const=CREDITS,
         default=0,
         metavar="CREDITS",
-        help=f"credits a second; {CREDITS} by default",
+        help=f"credits per second; {CREDITS} by default",
     )
     parser.add_argument("--open-s", type=wait, default=Limits.open_s, help="seconds in which a connection must open")
     parser.add_argument("--idle-s", type=wait, default=Limits.idle_s, help="a connection is closed after this time without a frame")

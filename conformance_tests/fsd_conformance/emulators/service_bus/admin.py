@@ -171,7 +171,7 @@ class Admin:
 
 
 def _unknown(request: Request) -> str:
-    """A parameter or header of the request that is not implemented; "" where there is none."""
+    """A parameter or header of the request that is not implemented; "" if all are."""
     for name in request.query:
         if name not in _QUERY:
             return f"query parameter {name!r}"

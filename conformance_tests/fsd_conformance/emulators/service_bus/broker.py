@@ -22,7 +22,7 @@ BATCH_SLACK = 512  # azure-servicebus fills a batch up to the limit, then adds t
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """The limits of a tier: the largest message and batch in bytes, and credits a second (0: no throttle).
+    """The limits of a tier: the largest message and batch in bytes, and credits per second (0: no throttle).
 
     Source: Microsoft, "Service Bus quotas" (2026-11). In Premium a queue may have a limit of its own above 1 MB.
     """
@@ -99,7 +99,7 @@ def clock() -> int:
 
 
 class Broker:
-    """A namespace. ``throttle``: credits a second, 0: no throttle; ``now``: returns ms since 1970."""
+    """A namespace. ``throttle``: credits per second, 0: no throttle; ``now`` returns the time in ms since 1970."""
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ class Broker:
         return (queue is not None and queue.settings.max_message_bytes) or self.tier.message_bytes
 
     def accept(self, target: Queue | Topic, payload: bytes, form: int) -> bytes:
-        """Add a message, or all or none of a batch; returns the encoded outcome. Raises `AmqpError` where the bytes are no message."""
+        """Add a message, or all or none of a batch; returns the encoded outcome. Raises `AmqpError` where the bytes are not a message."""
         messages = [incoming(payload)] if form != BATCH else batch(payload)
         each = 1 + target.evaluations if isinstance(target, Topic) else 1
         if not self.throttle.take(each * len(messages)):

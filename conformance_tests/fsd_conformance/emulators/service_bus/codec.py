@@ -82,7 +82,7 @@ _NOTHING = {0x40: None, 0x41: True, 0x42: False, 0x43: 0, 0x44: 0}  # constructo
 def decode(data: bytes, at: int, end: int) -> tuple[object, int]:
     """The value at ``data[at]``, and the position of the next one. Does not read the bytes from ``end`` on.
 
-    Raises `AmqpError` amqp:decode-error where the bytes are no value, or too few.
+    Raises `AmqpError` amqp:decode-error where the bytes are not a value, or too few.
     """
     try:
         value, after = _value(data, at, end, 0)

@@ -193,7 +193,7 @@ class Connection(asyncio.BufferedProtocol):
             self.fail(error.condition, error.description)
         except Exception:  # a defect of the emulator ends only this connection
             _log.exception("namespace %s: a connection's bytes", self.broker.name)
-            self.fail("amqp:internal-error", "The stand-in has a defect: see its log.")
+            self.fail("amqp:internal-error", "The emulator has a defect: see its log.")
         else:
             if at < len(data) and not self._over():
                 self._held += memoryview(data)[at:]

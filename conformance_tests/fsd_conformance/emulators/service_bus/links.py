@@ -224,7 +224,7 @@ class OutgoingLink(Link):
         self._reply_bytes = 0
 
     def attached(self) -> None:
-        """Register the link; messages and answers go out once there is credit."""
+        """Register the link; it sends messages and answers when the client gives it credit."""
         super().attached()
         if self._node is not None:
             self.session.replies[self._node.address] = self
@@ -250,7 +250,7 @@ class OutgoingLink(Link):
             self.broker.satisfied(self.queue, self)
 
     def pump(self) -> None:
-        """Send messages or answers, as far as the credit allows."""
+        """Send messages or answers until the credit is used."""
         if self.queue is not None:
             if self.credit > 0:
                 self.broker.wants(self.queue, self)
@@ -316,7 +316,7 @@ def attach(session: SessionPort, fields: frames.Fields) -> Link | None:
 
 
 def _unknown(fields: frames.Fields) -> str:
-    """A feature that the attach needs and the stand-in lacks, with its verb; "" where there is none."""
+    """A feature that the attach needs and the emulator does not support, with its verb; "" if it needs none."""
     end, filters, properties = fields.get(6), _field(fields.get(5), 7) or {}, fields.get(13) or {}
     names = [*filters] if isinstance(filters, dict) else [filters]
     others = [name for name in properties if name not in _IGNORED] if isinstance(properties, dict) else [properties]

@@ -73,7 +73,7 @@ class Node:
 
     @staticmethod
     def find(broker: Broker, address: str) -> Node | None:
-        """The node at an address, in any case; None where there is none."""
+        """The node at an address, which ignores upper and lower case; None where no node exists."""
         lower = address.lower().rstrip("/")
         if lower == _CBS:
             return Node(broker, lower, None)
@@ -83,7 +83,7 @@ class Node:
         return None
 
     def answer(self, payload: bytes) -> bytes:
-        """The encoded answer to a request. Raises `AmqpError` where the bytes are no message."""
+        """The encoded answer to a request. Raises `AmqpError` where the bytes are not a message."""
         fields, application = properties(payload)
         request = fields[0] if fields else None
         try:

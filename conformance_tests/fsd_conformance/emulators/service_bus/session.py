@@ -196,7 +196,7 @@ class Session:
         for number in known:
             entry = self._unsettled.get(number)
             if isinstance(state, Described) and state.descriptor == 0x23:
-                continue  # state "received" is no outcome
+                continue  # state "received" is not an outcome
             self._unsettled.pop(number, None)
             outcome = LOST
             if entry:

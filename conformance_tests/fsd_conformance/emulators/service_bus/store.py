@@ -102,7 +102,7 @@ class Queue:
         return self.settings.max_bytes - self._taken() - self.dead._taken() if self.dead is not None else 1 << 62
 
     def fits(self, messages: Sequence[Incoming]) -> bool:
-        """Whether there is room for all messages; always true without messages."""
+        """Whether the queue has room for all messages; always true without messages."""
         return not messages or sum(message.size for message in messages) + _EACH_BYTES * len(messages) <= self.room
 
     def ready(self) -> bool:

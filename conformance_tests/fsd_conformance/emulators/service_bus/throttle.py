@@ -19,7 +19,7 @@ BUSY = (
 
 
 class Throttle:
-    """The credits of one namespace: ``credits`` a second, 0: no throttle. ``clock``: returns ms."""
+    """The credits of one namespace: ``credits`` per second, 0: no throttle. ``clock`` returns the time in ms."""
 
     def __init__(self, credits: int, clock: Callable[[], int]) -> None:
         self._credits = credits
