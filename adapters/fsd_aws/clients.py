@@ -24,8 +24,8 @@ from fsd_core.providers.proxies import shown
 __all__ = ["client", "credentials", "session", "source"]
 
 CONNECT_S = 5.0
-POOL = 32  # connections of a client: core's 16 threads, a receiver, and some more; each is opened when it is needed
-_creating = threading.Lock()  # a session is not thread-safe, its clients are
+POOL = 32  # connections of a client: for fsd_core's 16 threads, a receiver, and some more; opened when needed
+_creating = threading.Lock()  # clients are thread-safe, but a session is not
 
 
 @functools.lru_cache(maxsize=4)
@@ -71,12 +71,12 @@ def client(service: str, region: str | None = None, *, read_s: float = 60.0) -> 
         connect_timeout=CONNECT_S,
         read_timeout=read_s,
         max_pool_connections=POOL,
-        retries={"mode": "standard", "total_max_attempts": 1},  # core repeats calls, so the SDK must not
+        retries={"mode": "standard", "total_max_attempts": 1},  # fsd_core repeats calls, so the SDK must not
     )
     try:
         with _creating:
             return session().create_client(service, region_name=region, config=config)
-    except json.JSONDecodeError:  # the answer of a credential program
+    except json.JSONDecodeError:  # raised for the output of a credential program
         raise
     except ValueError as error:  # botocore does not name the variable or profile of an endpoint
         raise InputError(f"AWS endpoint of {service}: {shown(str(error))}: expected http://HOST:PORT: check {source()}") from error

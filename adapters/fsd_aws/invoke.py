@@ -113,7 +113,7 @@ class AwsInvoker:
             "and 256 KB before, which every region takes",
             as_of="2025-11-01",
             failures="queue",
-            process_bytes=104 << 20,  # mostly botocore's service models
+            process_bytes=104 << 20,  # memory of the runtime and imports, mostly botocore's service models
             start_s=5.0,  # the 99th percentile of 1,000 cold starts at once was 2.6 s (eu-west-1, June 2022)
         )
 

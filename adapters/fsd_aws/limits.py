@@ -18,7 +18,7 @@ OBJECTS = ObjectLimits(
     object_bytes=5 << 30,  # the limit of one PutObject; larger objects would need a multipart upload
     delete_keys=1000,
     page_keys=1000,
-    poll_s=0.02,  # about the time of a GET of a missing key
+    poll_s=0.02,  # a GET of a missing key takes about as long
     source="https://docs.aws.amazon.com/general/latest/gr/s3.html, API_DeleteObjects, API_ListObjectsV2",
     as_of="2025-11-01",
 )

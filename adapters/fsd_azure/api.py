@@ -164,7 +164,7 @@ class Api(Requests):
         """Raise `DriverError` with the reason if an operation failed. Whether it is over, the resource itself shows."""
         try:
             found = self.request("GET", operation) if operation else {}
-        except AzureError as error:  # most roles may not read operations; or Azure forgot one that is over
+        except AzureError as error:  # most roles may not read operations; Azure also forgets an operation that has ended
             if getattr(error, "status_code", None) not in (400, 409) or errors.classify(error) is Code.UNAVAILABLE:
                 return
             raise DriverError(Code.INVALID, f"{what}: {' '.join(str(error).split())[:500]}") from error
@@ -215,7 +215,7 @@ class Api(Requests):
             try:
                 self.request("PUT", f"{grant.scope}/providers/Microsoft.Authorization/roleAssignments/{name}", {"properties": properties})
             except HttpResponseError as error:
-                if error.status_code != 409:  # assigned already, under another name
+                if error.status_code != 409:  # 409: the role is already assigned, under another name
                     raise
 
         self.repeat(f"role on {_short(grant.scope)}", bind)

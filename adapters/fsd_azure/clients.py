@@ -32,8 +32,8 @@ __all__ = [
 
 CONNECT_S, READ_S = 5.0, 60.0
 OPEN_S = 20.0  # time limit for opening a link: the connection, the token, and the link itself
-POOL = 32  # connections to one host: core's 16 threads, and some more; each is opened when it is needed
-logging.getLogger("azure").addHandler(logging.NullHandler())  # else Python prints the SDK's warnings of errors that it also raises
+POOL = 32  # connections to one host: for fsd_core's 16 threads, and some more; opened when needed
+logging.getLogger("azure").addHandler(logging.NullHandler())  # without it Python prints warnings of errors that the SDK also raises
 _NOT_SET_UP = re.compile(r"authentication unavailable|not installed|could not be found|requires the|package is required")
 _READ_BYTES = 1 << 18  # with the SDK's own 4 KB, reading 1 MB takes twice the processor time
 _WHOLE = 5000 << 20  # the largest object: one request moves it whole

@@ -48,7 +48,7 @@ _WORDS = {
 _CODES = {word: code for code, words in _WORDS.items() for word in words.split()}
 _CONDITION = re.compile(r"\b((?:amqp|com\.microsoft):[a-z:-]+[a-z])")
 _WAIT = re.compile(r"[Ww]ait (\d{1,3}) seconds")
-_STATUS = {410: Code.NOT_FOUND, 412: Code.ALREADY_EXISTS}  # besides `http_code`; 412 answers a put with if_absent
+_STATUS = {410: Code.NOT_FOUND, 412: Code.ALREADY_EXISTS}  # in addition to `http_code`; 412: a put with if_absent of a key that exists
 _NAMES = {  # classes of azure.servicebus.exceptions
     "ServiceBusServerBusyError": Code.THROTTLED,
     "ServiceBusQuotaExceededError": Code.THROTTLED,

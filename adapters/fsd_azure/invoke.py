@@ -36,7 +36,7 @@ class AzureInvoker(posts.HttpInvoker):
             source="https://learn.microsoft.com/azure/azure-functions/functions-scale (request size, 230 s), flex-consumption-plan",
             as_of="2025-11-01",
             failures="launcher",
-            process_bytes=96 << 20,  # mostly the Functions host's worker, grpc and the SDKs
+            process_bytes=96 << 20,  # memory of the runtime and imports, mostly the Functions host's worker, grpc and the SDKs
             start_s=15.0,  # an estimate from few published runs of Flex Consumption: 1.7 to 3.2 s, once 30 s
         )
         self._names = names

@@ -16,8 +16,8 @@ __all__ = ["LEASES_S", "MESSAGE_KB", "OBJECTS", "TIERS", "Tier", "check_connecti
 
 LEASES_S = (5, 300)  # the lock durations that a queue accepts, in seconds
 MESSAGE_KB = (1024, 102_400)  # the message limits that a queue of the premium tier accepts, in KiB
-_MARGIN_BYTES = 512  # for the sections of a message, or the properties of a batch
-_OVERHEAD_BYTES = 80  # for each message in a batch: 72 for its sections, by azure-servicebus's count
+_MARGIN_BYTES = 512  # room for the sections of a message, or the properties of a batch
+_OVERHEAD_BYTES = 80  # bytes that each message adds to a batch: azure-servicebus counts 72 for its sections
 _PREFETCH_BYTES = 16 << 20  # bytes of messages that one receiver may hold before `receive` takes them
 
 
@@ -29,7 +29,7 @@ class Tier:
 
     message_bytes: int
     batch_bytes: int
-    connections: int  # AMQP; azure-servicebus opens one for every sender and every receiver
+    connections: int  # AMQP connections; azure-servicebus opens one for every sender and every receiver
     credits: int | None
     queues: int
     source: str
@@ -48,7 +48,7 @@ OBJECTS = ObjectLimits(
     object_bytes=5000 << 20,  # the limit of one Put Blob; larger objects would need blocks
     delete_keys=256,  # the limit of one batch request
     page_keys=1000,  # the service allows 5,000
-    poll_s=0.02,  # about the time of a GET of a missing key
+    poll_s=0.02,  # a GET of a missing key takes about as long
     source="https://learn.microsoft.com/rest/api/storageservices/put-blob, blob-batch, list-blobs; "
     "learn.microsoft.com/azure/storage/blobs/scalability-targets",
     as_of="2025-11-01",
@@ -64,7 +64,7 @@ def messages(tier: str, lease_s: float, message_kb: int = 0) -> MessageLimits:
     data = TIERS[tier]
     whole = message_kb << 10 or data.message_bytes
     return MessageLimits(
-        batch_messages=100,  # the bytes would allow thousands; but an ack sends a disposition for each message
+        batch_messages=100,  # the bytes would allow thousands, but an ack sends one frame for each message
         batch_bytes=data.batch_bytes - _MARGIN_BYTES,  # message_kb raises the limit of single messages only
         message_bytes=whole - _MARGIN_BYTES - _OVERHEAD_BYTES,
         overhead_bytes=_OVERHEAD_BYTES,

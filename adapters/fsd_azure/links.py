@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Link", "ReceiverLink", "SenderLink"]
 
 T = TypeVar("T")
-SEND_S = 60.0  # for the service to accept a message, and for it to settle one
-CLOSE_S = 3.0  # for all links of a driver to close
+SEND_S = 60.0  # time limit for the service to accept a message, and to settle one
+CLOSE_S = 3.0  # time limit for all links of a driver to close
 _SLACK_S = 10.0  # extra time, since a thread may have to wait for a processor
 # Without this azure-servicebus pings each connection from one more thread, and a close waits a second for that thread. A connection
 # that the service closes after idle minutes is opened again when it is needed.
@@ -202,7 +202,7 @@ class ReceiverLink(Link):
     def _complete(self, messages: Sequence[Any]) -> None:
         for message in messages:
             try:
-                self._opened()  # the link may have ended; the lock has not
+                self._opened()  # the link may have ended, but the lock is still valid
                 self._receiver.complete_message(message)
             except Exception as error:
                 if classify(error) not in (Code.PRECONDITION, Code.NOT_FOUND):
@@ -211,7 +211,7 @@ class ReceiverLink(Link):
             self._read(_NOW_S)  # messages that came with the answer
 
     def _begin(self) -> None:
-        self._receiver.__enter__()  # else the first receive would open it, and count that time as its wait
+        self._receiver.__enter__()  # otherwise the first receive would open it, and the time would count as its wait
         self._error = None
 
     def _work(self) -> None:

@@ -188,7 +188,7 @@ def _account_url(account: str) -> str:
     if not connection_strings.storage_string():
         return f"https://{account}.blob.core.windows.net"
     with clients.container("", "any") as client:
-        return client.url.partition("?")[0].rpartition("/")[0]  # without the signature
+        return client.url.partition("?")[0].rpartition("/")[0]  # the URL without a signature
 
 
 def _make_group(api: Api, app: str) -> None:

@@ -66,7 +66,7 @@ def make_namespaces(api: Api, app: str, names: Mapping[str, str]) -> None:
                 f"[azure] tier = {names['tier']!r}: namespace {host} has the tier {found['sku']['name']}: keep it, or destroy the app"
             )
         sku = {"name": tier, "tier": tier} | ({"capacity": 1} if tier == "Premium" else {})
-        properties = {"minimumTlsVersion": "1.2", "disableLocalAuth": True}  # no keys: logins with identities only
+        properties = {"minimumTlsVersion": "1.2", "disableLocalAuth": True}  # keys are disabled: clients log in with identities
         if not found:
             api.put(path, {"location": names["region"], "tags": {APP_TAG: app}, "sku": sku, "properties": properties})
 

@@ -33,8 +33,8 @@ class Order:
     """The task of a process: to run a function or, with ``report``, to report to the run why a function ended."""
 
     functions: str  # the module of `handle` and `report_exit`
-    number: int  # of the launch, counted by the host
-    nonce: str  # with this the invocation of `handle` claims its rank
+    number: int  # the number of the launch, which the host counts
+    nonce: str  # `handle` claims its rank with this text
     life: int  # descriptor of a pipe that ends when the host ends
     notes: int  # descriptor of a file with the current layer of each function, by ``number``
     report: str | None = None
@@ -51,8 +51,8 @@ def run(order: Order, payload: bytes) -> None:
     """Execute the order, then end this process: this function never returns. ``payload``: the launch's payload."""
 
     def end_with_host() -> None:
-        os.read(order.life, 1)  # no process writes: this returns when the host ends
-        os.killpg(0, signal.SIGKILL)  # also the processes that this function started
+        os.read(order.life, 1)  # no process writes to this pipe: the read returns when the host ends
+        os.killpg(0, signal.SIGKILL)  # kills also the processes that this function started
 
     def note(layer: int) -> None:
         os.pwrite(order.notes, _LAYER.pack(layer), order.number * _LAYER.size)

@@ -44,9 +44,9 @@ from fsd_local.wire import ANSWER, HOST, PAYLOAD_BYTES, REASON, REQUEST, UNNUMBE
 __all__ = ["Host"]
 
 _PROC = os.path.isdir("/proc/self")
-_TICK_S = 0.02 if _PROC else 0.5  # without /proc each look runs `ps`
+_TICK_S = 0.02 if _PROC else 0.5  # without /proc each check runs `ps`
 _IDLE_S = 1.0
-_REPORT_S = 60.0  # a reporter's time limit, and how long it may wait for its process
+_REPORT_S = 60.0  # the time limit of a reporter, and of the wait for its process to start
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -60,7 +60,7 @@ class _Child:
     channel: socket.socket
     killed: str | None = None
     reason: tuple[Code, str] | None = None  # why the function ended, as it reported itself: the code for the run, and a text
-    victim: tuple[Code, str] | None = None  # of a reporter: the reason of the function that it reports
+    victim: tuple[Code, str] | None = None  # for a reporter: why the reported function ended
 
 
 @attrs.frozen
@@ -70,7 +70,7 @@ class _Report:
     order: Order
     payload: bytes
     until_s: float
-    reason: tuple[Code, str] | None  # from the function itself
+    reason: tuple[Code, str] | None  # the reason that the function itself reported
 
 
 @attrs.define
@@ -96,7 +96,7 @@ class Host:
         self._reports: list[_Report] = []
         self._launches = 0
         self._life, self._alive = os.pipe()  # only the host has the writing end: when that closes, every function ends
-        self._tmp = f"{names['root']}/tmp"  # writable, which the system's temporary folder may not be
+        self._tmp = f"{names['root']}/tmp"  # this folder is writable; the system's temporary folder may not be
         self._notes = self._scratch()
         self._selector = selectors.DefaultSelector()
         self._ended, wakeup = os.pipe()
@@ -200,7 +200,7 @@ class Host:
                     self._become(order, payload, theirs.fileno())
                 finally:
                     os._exit(os.EX_SOFTWARE)
-        with suppress(OSError):  # parent and child both try; the child may have ended, or started its interpreter
+        with suppress(OSError):  # parent and child both set it; the child may have ended, or started its interpreter
             os.setpgid(pid, pid)
         self._add(ours, pid)
         end_s = time.monotonic() + (self._timeout_s if order.report is None else _REPORT_S)
@@ -258,7 +258,7 @@ class Host:
     def _read_rest(self, child: _Child) -> None:
         """Read what a process sent before it ended."""
         waiting = select.poll()
-        if child.channel.fileno() >= 0:  # else all was read
+        if child.channel.fileno() >= 0:  # otherwise everything was read
             waiting.register(child.channel, select.POLLIN)
         while child.channel.fileno() >= 0 and waiting.poll(0):
             self._serve(child.channel, self._selector.get_key(child.channel).data)

@@ -43,7 +43,7 @@ class LocalLaunch:
         """The code of an error, in a client only: once the host has ended, which ends all functions; or once a function ended and the host
         could not report that to its run, for instance on a full disk. `text` then gives the reason. None otherwise.
         """
-        if self.host is None:  # in a function: it ends with its host
+        if self.host is None:  # None in a function, which ends with its host
             return None
         if lost := self.channel.lost():
             return Code(lost[0])

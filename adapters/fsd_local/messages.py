@@ -39,7 +39,7 @@ from fsd_local.errors import classify, naming
 __all__ = ["LocalMessages"]
 
 _LOOK_AGAIN_MS = 5.0  # between two listings where the queue has no pipe: they cost 1 % of a core
-_LOOK = 1024  # a receive reads this many entries of a long queue, and takes the oldest of them
+_LOOK = 1024  # a receive lists so many entries of a long queue, and takes the oldest of them
 
 
 class LocalMessages:
@@ -50,7 +50,7 @@ class LocalMessages:
     def __init__(self, root: str, slot: int, lease_s: float) -> None:
         self.limits = limits.messages(lease_s)
         self._slot = os.path.join(root, "queues", str(slot))
-        self._look_s: dict[int, float] = {}  # by rank: no lease of its queue ends before this time
+        self._look_s: dict[int, float] = {}  # rank -> time: no lease in its queue ends earlier
 
     def route(self, rank: int) -> int:
         """Always 0: one publish can carry messages for all ranks."""
@@ -74,7 +74,7 @@ class LocalMessages:
                 os.rename(f"{queue}/tmp/{name}", f"{queue}/new/{name}")
                 written.pop(0)
         finally:
-            for queue, name in written:  # only after a failure
+            for queue, name in written:  # entries are left only after a failure
                 with contextlib.suppress(OSError):
                     os.unlink(f"{queue}/tmp/{name}")
         for rank in {m.rank for m in messages}:
@@ -130,7 +130,7 @@ class LocalMessages:
             with os.scandir(f"{queue}/new") as entries:
                 names = heapq.nsmallest(limit - len(taken), (entry.name for entry in itertools.islice(entries, _LOOK)))
             taken += self._lease(queue, (f"new/{name}" for name in names))
-            if taken or not names:  # else other receivers took all of them: look again
+            if taken or not names:  # otherwise other receivers took all of them: list again
                 break
         return taken
 

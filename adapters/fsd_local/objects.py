@@ -35,7 +35,7 @@ LOCK = "lock"  # exists where the file system has no hard links: see `fsd_local.
 
 _UNSAFE = re.compile(r"[^a-z0-9_.-]")
 _PIECE = 64
-_RETRIES = 100  # of a put whose directory a delete removes meanwhile
+_RETRIES = 100  # attempts of a put, whose directory a delete may remove at the same time
 
 
 def _path(segments: Sequence[str], last: str) -> str:

@@ -53,7 +53,7 @@ class LocalProvisioner:
             os.makedirs(root, exist_ok=True)
             self._check(root)
             if not os.path.exists(f"{root}/{_MARK}"):
-                self._mark(root, {"app": app})  # fsd's from now on, but incomplete
+                self._mark(root, {"app": app})  # marks the folder as fsd's, but as incomplete
             for folder in ("objects", "tmp"):
                 os.makedirs(f"{root}/{folder}", exist_ok=True)
             self._sweep(f"{root}/tmp")
@@ -120,7 +120,7 @@ class LocalProvisioner:
     @staticmethod
     def _check(root: str) -> None:
         """Raise `InputError` for a folder with entries but no mark: `ensure` writes the mark first."""
-        entries = [entry for entry in os.listdir(root) if not entry.startswith(f".{_MARK}.")]  # except a mark that is being written
+        entries = [entry for entry in os.listdir(root) if not entry.startswith(f".{_MARK}.")]  # a mark that is being written does not count
         if entries and _MARK not in entries:
             raise InputError(f"folder {root}: holds files that fsd did not make: expected its own files only: set [local] root")
 

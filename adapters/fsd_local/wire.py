@@ -22,7 +22,7 @@ UNNUMBERED = 0  # the number of a request without an answer, and of an answer wi
 REASON = ""  # the name in a request with the reason for a function's end
 PAYLOAD_BYTES = 256 << 10
 HOST = "FSD_LOCAL_HOST"  # in a function's environment: its PID, a colon, its descriptor of the channel to the host
-_ANSWER_S = 60.0  # a host must answer within this time, its start included
+_ANSWER_S = 60.0  # seconds within which a host must answer, also the first time, when it starts
 _REASON_CHARS = 2000
 
 
@@ -63,7 +63,7 @@ class Channel:
         """The code and the reason of the first function whose end the host could not report to its run; None if no such function. Does not
         wait.
         """
-        if self._lock.acquire(blocking=False):  # else a request is running, which reads all answers
+        if self._lock.acquire(blocking=False):  # if the lock is held, a running request reads all answers
             try:
                 with suppress(OSError):  # no byte has arrived, or the host is gone
                     self._connection.settimeout(0)

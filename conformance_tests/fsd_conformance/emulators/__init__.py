@@ -49,7 +49,7 @@ class Running:
     provider: str
     name: str
     env: Mapping[str, str]
-    servers: Mapping[str, Mapping[str, str | int]]  # by name: pid, born, port, log
+    servers: Mapping[str, Mapping[str, str | int]]  # server name -> pid, born, port, log
     started: float
 
     def processes(self) -> dict[str, Process]:

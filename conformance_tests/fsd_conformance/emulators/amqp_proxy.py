@@ -69,7 +69,7 @@ class _Reader:
     def __init__(self, see: Callable[[str], None]) -> None:
         self._see = see
         self._data = b""
-        self._targets: dict[tuple[int, int], str] = {}  # of its sending links, by channel and handle
+        self._targets: dict[tuple[int, int], str] = {}  # (channel, handle) -> target of a sending link
 
     def read(self, data: bytes) -> None:
         """Read more bytes."""

@@ -28,7 +28,7 @@ __all__ = ["main"]
 async def serve(port: int, max_bytes: int) -> int:
     """Serve until a signal, and return the exit code. ``max_bytes``: the largest object."""
     end = End(until_stdin_closes=False)
-    server = HttpServer(Api(max_bytes).route, max_bytes + (1 << 20))  # an object with its headers
+    server = HttpServer(Api(max_bytes).route, max_bytes + (1 << 20))  # room for an object and its headers
     await server.start(port)
     print(json.dumps({"port": server.port, "endpoint": f"http://127.0.0.1:{server.port}", "pid": os.getpid()}), flush=True)
     try:

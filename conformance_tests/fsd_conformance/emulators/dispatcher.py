@@ -214,7 +214,7 @@ class Dispatcher:
             if not await self._ready(replica):
                 return self._failed(Failure.START, f"{replica.how or 'it listened on no port'}: {_last(replica)}")
         replica.calls += 1
-        begin = replica.log.stat().st_size if replica.log.exists() else 0  # what it wrote before is of other calls
+        begin = replica.log.stat().st_size if replica.log.exists() else 0  # earlier bytes of the log are of other calls
         work = asyncio.create_task(exchange(replica.port, request, self._answer_bytes))
         try:
             limit = math.inf if revision.limit_s is None else revision.limit_s
@@ -230,14 +230,14 @@ class Dispatcher:
         except ValueError as error:
             response = self._failed(Failure.SIZE, str(error))
         except (OSError, http.client.HTTPException):
-            await self._instances.kill(replica)  # the rest of its processes
+            await self._instances.kill(replica)  # other processes of the instance may still run
             if replica.over_memory:
                 said = f"{replica.memory_bytes >> 20} MiB exceeded with {replica.peak >> 20} MiB used"
                 return self._failed(Failure.MEMORY, said)
             return self._failed(Failure.EXIT, _last(replica, begin))
         finally:
             work.cancel()
-        if replica.state == "busy":  # else it has died
+        if replica.state == "busy":  # in any other state it has died
             replica.idle()
         return response
 

@@ -118,7 +118,7 @@ class Parent:
                 return
             self._pids[order["id"]] = pid
             self._report({"id": order["id"], "pid": pid, "port": port})
-        elif order["id"] in self._pids:  # else it has ended, and its PID may belong to another process
+        elif order["id"] in self._pids:  # otherwise it has ended, and its PID may belong to another process
             _signal(self._pids[order["id"]], _SIGNALS[order["do"]])
 
     def _start(self, order: dict[str, Any]) -> tuple[int, int]:
@@ -133,7 +133,7 @@ class Parent:
                     self._become(order, listener.fileno(), port)
                 finally:
                     os._exit(os.EX_SOFTWARE)
-        with suppress(OSError):  # parent and child both try; the child may have started its interpreter
+        with suppress(OSError):  # parent and child both set it; the child may have started its interpreter
             os.setpgid(pid, pid)
         return pid, port
 
@@ -169,7 +169,7 @@ class Parent:
                 return
             name = next(name for name, known in self._pids.items() if known == pid)
             del self._pids[name]
-            _signal(pid, signal.SIGKILL)  # processes that it started and left
+            _signal(pid, signal.SIGKILL)  # processes that the function started and did not end
             code = os.waitstatus_to_exitcode(status)
             self._report({"id": name, "exit": f"exit status {code}" if code > 0 else _signal_name(-code) if code else ""})
 
@@ -199,7 +199,7 @@ def _preload(names: list[str]) -> None:
         if function:
             getattr(imported, function)()
     gc.collect()
-    gc.freeze()  # else the collector writes to pages that forks share, and so copies them
+    gc.freeze()  # otherwise the garbage collector writes to pages that forks share, and the kernel copies these pages
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from fsd_conformance.emulators.sandbox import ONE_THREAD, Options
 __all__ = ["Instance", "Instances"]
 
 _PROC = os.path.isdir("/proc/self")
-_LOOK_S = 0.02 if _PROC else 0.5  # without /proc each look runs `ps`
+_LOOK_S = 0.02 if _PROC else 0.5  # without /proc each check runs `ps`
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TAIL_BYTES = 4096
 
@@ -137,7 +137,7 @@ class Instances(Generic[I]):
         if self._parent is not None:
             try:
                 self._parent.wait(10)
-            except subprocess.TimeoutExpired:  # it may still import modules
+            except subprocess.TimeoutExpired:  # the parent may still import modules
                 self._parent.kill()
                 self._parent.wait()
 

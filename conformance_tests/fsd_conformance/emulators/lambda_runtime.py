@@ -37,7 +37,7 @@ class Invocation:
     payload: bytes
     trace: str
     client_context: str | None = None
-    qualifier: str | None = None  # of the call
+    qualifier: str | None = None  # the qualifier of the call
     request_id: str = field(default_factory=lambda: str(uuid4()))
     accepted: float = field(default_factory=time.monotonic)
 

@@ -52,7 +52,7 @@ class LocalStackServer(Server):
             "DISABLE_EVENTS": "1",
             "SKIP_SSL_CERT_DOWNLOAD": "1",
             "DNS_ADDRESS": "0",
-            "LS_LOG": "warn",  # else it logs every request
+            "LS_LOG": "warn",  # the default logs every request
         }
 
 

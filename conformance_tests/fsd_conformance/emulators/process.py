@@ -125,9 +125,9 @@ class Server:
 
     name: str
     health: str  # the path that answers 2xx once the server is ready
-    within_s = 120.0  # from its start until it is ready, on a busy machine
+    within_s = 120.0  # seconds from the start until the server is ready, on a busy machine
     host = "127.0.0.1"
-    grace_s = 10.0  # for its end; 0: kill it at once
+    grace_s = 10.0  # seconds for the server to end by itself; 0: kill it at once
 
     def __init__(self, folder: Path, guard: Guard | None = None) -> None:
         self.folder = folder
@@ -155,7 +155,7 @@ class Server:
 
     def healthy(self) -> bool:
         """Whether it answers the health check."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=5)  # uses no proxy
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=5)  # this class uses no HTTP proxy
         try:
             connection.request("GET", self.health)
             return connection.getresponse().status < 300

@@ -62,7 +62,7 @@ class PubSub(Server):
 
     name = "pubsub"
     health = "/"
-    grace_s = 0.0  # it keeps everything in memory
+    grace_s = 0.0  # killed at once: it keeps everything in memory
 
     def __init__(self, folder: Path, guard: Guard | None = None) -> None:
         super().__init__(folder, guard)

@@ -63,7 +63,7 @@ async def serve(brokers: Sequence[Broker], amqp_ports: Sequence[int], admin_port
         server = await loop.create_server(partial(Connection, broker), "127.0.0.1", port, backlog=1024)
         servers.append(server)
         ports[broker.name] = {"amqp_port": server.sockets[0].getsockname()[1]}
-    for broker, port in zip_longest(brokers, admin_ports, fillvalue=0):  # last: once one answers, all namespaces accept messages
+    for broker, port in zip_longest(brokers, admin_ports, fillvalue=0):  # last, so that all namespaces accept messages when it answers
         assert isinstance(broker, Broker)
         http = HttpServer(Admin(broker).route, BODY_BYTES)
         await http.start(port)
@@ -71,7 +71,7 @@ async def serve(brokers: Sequence[Broker], amqp_ports: Sequence[int], admin_port
         ports[broker.name]["admin_port"] = http.port
     _every(_TICK_S, brokers, Broker.tick)
     _every(_INSPECT_S, brokers, Broker.inspect)
-    gc.freeze()  # loaded modules stay
+    gc.freeze()  # loaded modules are never freed, so the collector can skip them
     print(json.dumps({**ports[brokers[0].name], "namespaces": ports, "pid": os.getpid()}), flush=True)
     await over.wait()
     for each in servers:
@@ -83,7 +83,7 @@ async def serve(brokers: Sequence[Broker], amqp_ports: Sequence[int], admin_port
 
 
 def _every(seconds: float, brokers: Sequence[Broker], action: Callable[[Broker], None]) -> None:
-    asyncio.get_running_loop().call_later(seconds, _every, seconds, brokers, action)  # first, so that an error does not stop the timer
+    asyncio.get_running_loop().call_later(seconds, _every, seconds, brokers, action)  # before the action: its errors do not stop the timer
     for broker in brokers:
         try:
             action(broker)

@@ -17,7 +17,7 @@ from fsd_conformance.emulators.service_bus.topics import SUBSCRIPTIONS, Topic, T
 
 __all__ = ["BATCH_SLACK", "TIERS", "Attached", "Broker", "Client", "Faults", "Limits", "Receiver", "Tier", "clock", "too_large"]
 
-BATCH_SLACK = 512  # azure-servicebus fills a batch up to the limit, then adds the properties of the batch
+BATCH_SLACK = 512  # bytes: azure-servicebus fills a batch up to the limit, then adds the batch's properties
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Broker:
         self.connections: set[Client] = set()
         self._now = now
         self._links: dict[Queue, dict[Attached, None]] = {}
-        self._waiting: dict[Queue, OrderedDict[Receiver, None]] = {}  # the next receiver comes first
+        self._waiting: dict[Queue, OrderedDict[Receiver, None]] = {}  # the receiver that gets the next message is first
         self._dirty: set[Client] = set()
 
     def create(self, name: str, settings: QueueSettings) -> Queue:

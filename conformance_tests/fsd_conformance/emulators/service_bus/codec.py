@@ -38,7 +38,7 @@ __all__ = [
     "ushort",
 ]
 
-_MAX_DEPTH = 32  # of nested lists: clients nest up to 6
+_MAX_DEPTH = 32  # the deepest nesting of lists; clients use up to 6
 _U32 = struct.Struct(">I")
 
 NULL, TRUE, FALSE = b"\x40", b"\x41", b"\x42"

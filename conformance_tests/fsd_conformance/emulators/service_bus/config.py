@@ -118,7 +118,7 @@ def _topic(fields: Mapping[str, Any], tier: Tier, where: str) -> TopicSettings:
     found = {}
     for name, each, at in _named(fields, where, "Subscriptions", "subscription", {"Rules"}):
         settings = _settings(each, tier, at)
-        lives = [ttl for ttl in (settings.ttl_ms, own.ttl_ms) if ttl is not None]  # the shorter one counts
+        lives = [ttl for ttl in (settings.ttl_ms, own.ttl_ms) if ttl is not None]  # the shorter time to live applies
         settings = replace(settings, ttl_ms=min(lives, default=None), max_bytes=own.max_bytes)
         found[name] = SubscriptionSettings(settings, *_rules(each, at))
     return TopicSettings(found)

@@ -24,8 +24,8 @@ FRAME_BYTES = 65_536  # the service's largest frame in both directions
 _CHANNELS = 4999
 _IDLE_MS = 120_000  # the idle time-out for clients: half of the one that is enforced
 _HIGH_BYTES = 1 << 20  # the largest number of bytes that wait to be sent
-_FLUSH_S = 10.0  # for a closed connection to send its last bytes
-_READ = memoryview(bytearray(1 << 18))  # one buffer: asyncio would allocate one for each read
+_FLUSH_S = 10.0  # seconds for a closed connection to send its last bytes
+_READ = memoryview(bytearray(1 << 18))  # all connections use this buffer: asyncio would allocate one for each read
 _EMPTY = b"\x00\x00\x00\x08\x02\x00\x00\x00"
 _UNUSED = "The connection was inactive for more than the allowed {:.0f} milliseconds and is closed by container 'LinkTracker'."
 
@@ -44,7 +44,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self.sessions: dict[int, Session] = {}
-        self.peer_frame = 512  # the client's largest frame, until its open
+        self.peer_frame = 512  # the client's largest frame, until its open frame gives the size
         self.used = self._started = self._received = time.monotonic()
         self._transport: asyncio.Transport | None = None
         self._phase = _Phase.HEADER
@@ -58,7 +58,7 @@ class Connection(asyncio.BufferedProtocol):
         self._heartbeat_s = 0.0
         self._closed_at = 0.0
         self._messages = 0
-        self.partial_bytes = 0  # of unfinished deliveries
+        self.partial_bytes = 0  # bytes of unfinished deliveries
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio at the start of a connection."""

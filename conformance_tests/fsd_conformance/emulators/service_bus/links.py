@@ -44,7 +44,7 @@ class ConnectionPort(Protocol):
 
     broker: Broker
     peer_frame: int  # the client's largest frame in bytes
-    partial_bytes: int  # of unfinished deliveries
+    partial_bytes: int  # bytes of unfinished deliveries
 
     def use(self) -> None:
         """Note that the client uses the connection."""
@@ -127,7 +127,7 @@ class IncomingLink(Link):
         self._target = queue or topic
         self._node = node
         self._limit = limit
-        self._parts = bytearray()  # of a delivery in several frames
+        self._parts = bytearray()  # the parts of a delivery that comes in several frames
         self._size = 0
         # An unfinished delivery: its number, its format, whether it is settled, whether it is in a transaction or resumed.
         self._first: tuple[int, int, bool, bool] | None = None
@@ -197,7 +197,7 @@ class IncomingLink(Link):
         if self._target is not None:
             try:
                 return self.broker.accept(self._target, payload, form)
-            except AmqpError as error:  # a rejection: after a closed connection azure-servicebus would not show why
+            except AmqpError as error:  # a rejection, not a closed connection, after which azure-servicebus would not show the reason
                 return frames.rejected(error.condition, error.description)
         assert self._node is not None
         if self._node.managed is not None:

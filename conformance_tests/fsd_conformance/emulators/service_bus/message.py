@@ -86,7 +86,7 @@ def incoming(payload: bytes) -> Incoming:
     start, header, ttl, scheduled = 0, _NO_HEADER, None, 0
     extra: list[tuple[bytes, bytes]] = []
     delivery: list[tuple[bytes, bytes]] = []
-    parts: list[bytes] = []  # of the bare message, where another section was inside it
+    parts: list[bytes] = []  # parts of the bare message, if another section was inside it
     last = 0
     expires: object = None
     for code, at, value, after in sections(payload):
@@ -233,7 +233,7 @@ def properties(body: bytes) -> tuple[list[object], dict[object, object]]:
 def with_properties(body: bytes, more: Mapping[str, str]) -> bytes:
     """A bare message with ``more`` application properties; the present ones keep the types of their values."""
     pairs: list[tuple[bytes, bytes]] = []
-    start = end = 0  # of the section, or the place for it
+    start = end = 0  # of the section, or of the position where to insert it
     for code, at, value, after in sections(body):
         if code == _PROPERTIES:
             start = end = after

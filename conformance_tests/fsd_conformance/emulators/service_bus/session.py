@@ -188,7 +188,7 @@ class Session:
 
     def _disposition(self, fields: frames.Fields) -> None:
         if not fields.flag(0):
-            return  # about messages from the client: they are settled with their answer
+            return  # about messages from the client, which are settled with their answer
         first = fields.number(1)
         last = fields.number(2, first)
         quiet, state = fields.flag(3), fields.get(4)

@@ -19,7 +19,7 @@ from fsd_conformance.emulators.service_bus.message import Incoming, with_propert
 __all__ = ["LockLostError", "Message", "NoDeadLetterError", "Queue", "QueueFullError", "QueueSettings", "State", "UnknownMessageError"]
 
 _EACH_BYTES = 512  # overhead of a message in the size of its queue
-_SWEEP_MS = 1000  # between two searches for expired messages
+_SWEEP_MS = 1000  # ms between two searches for expired messages
 DEAD_LETTER = "$DeadLetterQueue"
 
 
@@ -150,7 +150,7 @@ class Queue:
     def renew(self, token: bytes) -> int:
         """Extend a lock and return its new end in ms since 1970. Raises `LockLostError`."""
         message = self._held(token)
-        del self._locks[token]  # the order of locks changes
+        del self._locks[token]  # moves the lock to the end of the order
         self._lock(message, self._clock(), token)
         return message.until
 
