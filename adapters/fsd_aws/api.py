@@ -36,7 +36,7 @@ class Api(Requests):
         self._lock = threading.Lock()
 
     def client(self, service: str) -> Any:
-        """The SDK's client of a service, made when it is first needed."""
+        """The SDK's client of a service. The first use makes it."""
         with self._lock:
             if service not in self._clients:
                 self._clients[service] = client(service, self.region)

@@ -53,7 +53,7 @@ class _Failures:
 
     @cached_property
     def sqs(self) -> Any:
-        """The SQS client, made when it is first needed: most workers never need it."""
+        """The SQS client. The first use makes it, since most workers never use it."""
         return client("sqs", self._region, read_s=15.0)
 
     def take(self, wanted: Callable[[bytes], bool]) -> list[Failure]:

@@ -8,7 +8,7 @@ partition           ``aws``, ``aws-cn``, ``aws-us-gov``
 generation          8 hexadecimal digits, new for each set of queues and topics: SQS blocks a deleted queue's name for 60 s
 queue_url_prefix    a queue's URL without the queue's name (`url_prefix`), from the service: emulators have other forms
 bucket, function    the names of the bucket and the function
-body                ``binary`` (attribute `BODY`) or ``text`` (the body itself, base64 by core)
+body                ``binary`` (attribute `BODY`) or ``text`` (the body itself, which fsd_core encodes as base64)
 message_kb          the topics' MaximumMessageSize in KiB: 256 to 1024
 lease_s             the visibility time-out of a delivery in whole seconds
 memory_mb, ...      further settings of the function

@@ -44,7 +44,7 @@ class AwsObjects:
         self._s3.put_object(Bucket=self._bucket, Key=key, Body=body if isinstance(body, bytes | bytearray) else bytes(body), **condition)
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes [start, end) of the object."""
+        """The bytes [start, end) of the object, by default all. Raises `ClientError` where it does not exist."""
         first = check_range(key, start, end)
         empty = end is not None and end == first  # HTTP has no empty range: a request for one byte shows whether the key exists
         last = "" if end is None else max(first, end - 1)
@@ -58,7 +58,7 @@ class AwsObjects:
         return b"" if empty else body
 
     def list(self, prefix: str, page: str | None = None) -> Page:
-        """The next keys, in ascending order. ``page`` is S3's continuation token."""
+        """One page of the keys with ``prefix``, in ascending order. ``page`` is S3's continuation token."""
         after = {} if page is None else {"ContinuationToken": page}
         answer = self._s3.list_objects_v2(Bucket=self._bucket, Prefix=prefix, MaxKeys=self.limits.page_keys, **after)
         return Page([entry["Key"] for entry in answer.get("Contents", ())], answer.get("NextContinuationToken"))

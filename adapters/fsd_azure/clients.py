@@ -1,7 +1,7 @@
 """Makes the SDK's clients for the whole adapter. A client makes one attempt for each request, and has connections for all threads of
 fsd_core.
 
-A client uses a connection string where one is set (`fsd_azure.connection_strings`), else azure-identity's DefaultAzureCredential:
+A client uses a connection string if one is set (`fsd_azure.connection_strings`), otherwise azure-identity's DefaultAzureCredential:
 environment, managed identity, `az login`. The import makes no client.
 """
 

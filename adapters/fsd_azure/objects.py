@@ -48,7 +48,7 @@ class AzureObjects:
         return b"" if empty else body
 
     def list(self, prefix: str, page: str | None = None) -> Page:
-        """The next keys, in ascending order. ``page`` is Blob Storage's marker."""
+        """One page of the keys with ``prefix``, in ascending order. ``page`` is Blob Storage's marker."""
         pages = self._container.list_blob_names(name_starts_with=prefix, results_per_page=self.limits.page_keys).by_page(page)
         keys = list(next(pages))
         return Page(keys, pages.continuation_token or None)  # type: ignore[attr-defined]  # the SDK types by_page as any iterator

@@ -42,7 +42,7 @@ class Order:
 
 
 def layer_of(order: Order) -> int | None:
-    """The last layer (1-based) that the function noted; None where it noted none."""
+    """The number of the last layer (from 1) that the function wrote into the file of notes; None if it wrote none."""
     noted = os.pread(order.notes, _LAYER.size, order.number * _LAYER.size)
     return (_LAYER.unpack(noted)[0] or None) if len(noted) == _LAYER.size else None
 

@@ -124,7 +124,7 @@ class LocalInvoker:
         return classify(error)
 
     def native(self) -> subprocess.Popen[bytes] | None:
-        """The host's process; None where this driver started none."""
+        """The process of the host; None where this driver has not started a host."""
         return self._host
 
     def close(self) -> None:

@@ -57,7 +57,7 @@ class Object:
 
     @property
     def etag(self) -> str:
-        """The etag of its present state."""
+        """The etag of the present state of this object or bucket."""
         return f"CA{self.generation}/{self.metageneration}="
 
     def update(self, given: Mapping[str, Any], *, replace: bool, default: str) -> None:
@@ -145,7 +145,7 @@ class Bucket:
 
     @property
     def etag(self) -> str:
-        """The etag of its present state."""
+        """The etag of the present state of this object or bucket."""
         return f"CA{self.metageneration}="
 
     def update(self, given: Mapping[str, Any], *, replace: bool) -> None:

@@ -1,4 +1,4 @@
-"""The command of an emulator that is a process: its common flags, its folder, its end."""
+"""The common part of the emulators' commands: flags, the folder for files, and the end of the process."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def parser(name: str, description: str, defaults: type[Options]) -> argparse.Arg
 def run(
     made: argparse.ArgumentParser, arguments: Sequence[str] | None, serve: Callable[[dict[str, Any], int, End], Coroutine[Any, Any, int]]
 ) -> int:
-    """Run ``serve`` with the fields of its `Options`, the port and the `End`; returns the exit code of the process."""
+    """Call ``serve`` with the fields of `Options` that ``made`` parses from ``arguments``, the port and the `End`. Returns the exit code of
+    the process.
+    """
     chosen = vars(made.parse_args(arguments))
     port, until, home = chosen.pop("port"), chosen.pop("until_stdin_closes"), chosen.pop("home")
     folder = home.absolute() if home else Path(tempfile.mkdtemp(prefix=f"fsd-{made.prog}-"))

@@ -44,9 +44,9 @@ class Failure(Enum):
 class Revision:
     """One deployment of a function: how its instances start, and how calls are served.
 
-    It has at most ``max_instances`` instances; a call waits up to ``queue_s`` seconds for one. Two limits count from the start of the
-    call in its instance: after ``answer_s`` the caller gets an error; after ``limit_s`` (None: no limit) the instance is killed. ``begin``
-    starts the process of an instance.
+    A revision has at most ``max_instances`` instances; a call waits up to ``queue_s`` seconds for a free instance. Two limits count from
+    the start of the call in its instance: after ``answer_s`` the caller gets an error; after ``limit_s`` (None: no limit) the instance is
+    killed. ``begin`` starts the process of an instance.
     """
 
     service: str
@@ -79,7 +79,7 @@ class Replica(Instance):
         return self.revision.retired
 
     def died(self, how: str) -> None:
-        """Note the end of its first process."""
+        """Note that the first process of the instance ended."""
         super().died(how)
         for end in self.ends:
             end()

@@ -64,7 +64,7 @@ class Emulator:
 
 @contextlib.contextmanager
 def pointed(env: Mapping[str, str], clears: tuple[str, ...]) -> Iterator[None]:
-    """Within the block this process and its children are clients of an emulator."""
+    """Within the block this process uses an emulator: ``env`` is set, variables that begin with one of ``clears`` are removed."""
     before = dict(os.environ)
     for name in before:
         if name.startswith(clears):

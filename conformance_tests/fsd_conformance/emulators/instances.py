@@ -60,12 +60,12 @@ class Instance:
         return False
 
     def started(self, pid: int, port: int) -> None:
-        """Note the start of its first process."""
+        """Note that the first process of the instance started."""
         self.pid, self.port = pid, port
         self.forked.set()
 
     def died(self, how: str) -> None:
-        """Note the end of its first process. ``how``: "signal: killed", "exit status 1", or "" for 0."""
+        """Note that the first process of the instance ended. ``how``: "signal: killed", "exit status 1", or "" for 0."""
         self.state, self.how = "dead", how
         self.forked.set()
         self.ended.set()
@@ -156,7 +156,7 @@ class Instances(Generic[I]):
         path: tuple[Sequence[str], Sequence[str]] = ((), ()),
         listen: bool = False,
     ) -> None:
-        """Start its process with the script ``main``.
+        """Start the first process of ``instance``, which runs the script ``main``.
 
         ``task``: the folder of unpacked code, its working folder; ``path``: entries for the start and the end of ``sys.path``;
         ``listen``: it gets a port.

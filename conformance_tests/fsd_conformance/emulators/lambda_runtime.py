@@ -74,7 +74,7 @@ class Environment(Instance):
 
     @property
     def outdated(self) -> bool:
-        """Whether its function was changed or deleted."""
+        """Whether the function of this environment was changed or deleted."""
         return self.revision != self.function.revision or self.function.deleted
 
     async def run(self, invocation: Invocation) -> Outcome:
@@ -116,7 +116,7 @@ class Environment(Instance):
         return Outcome(outcome.body, outcome.failed, self.tail(start))
 
     def died(self, how: str) -> None:
-        """Note the end of its process, which also ends its invocation."""
+        """Note that the process of this environment ended, which also ends a running invocation."""
         super().died(how)
         self._ready.set()
         self.api.close()

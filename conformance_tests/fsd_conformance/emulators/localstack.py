@@ -36,7 +36,7 @@ class LocalStackServer(Server):
     grace_s = 0.0
 
     def command(self) -> Sequence[str]:
-        """The command line, in its own interpreter."""
+        """The command line, in the interpreter of LocalStack's environment."""
         return [str(install(lambda text: None)), "-m", "localstack.runtime.main"]
 
     def environment(self) -> Mapping[str, str]:

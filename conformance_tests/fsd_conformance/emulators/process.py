@@ -1,4 +1,4 @@
-"""A server process on this machine: a free port, a health check with a deadline, a log file, and an end together with its children.
+"""Runs a server as a process on this machine: finds a free port, waits for its health check, keeps its log, and ends it with its children.
 
 Each server leads its own session, so Ctrl-C in a terminal does not reach it, and its group can be killed as a whole. A process is
 identified by its PID and its start time, since a later process may have the same PID.
@@ -67,7 +67,7 @@ def free_port() -> int:
 
 @attrs.frozen
 class Process:
-    """The leader of a process group. ``born``: its start time, as the system writes it."""
+    """The leader of a process group. ``born``: the start time of the process, as text of the operating system."""
 
     pid: int
     born: str
@@ -154,7 +154,7 @@ class Server:
         return {**kept, **local_only(kept)}
 
     def healthy(self) -> bool:
-        """Whether it answers the health check."""
+        """Whether the server answers the health check."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=5)  # this class uses no HTTP proxy
         try:
             connection.request("GET", self.health)
