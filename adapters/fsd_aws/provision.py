@@ -111,7 +111,8 @@ class AwsProvisioner(AppProvisioner[Api]):
             queues.remove(api, app, keep=had.names["generation"])  # queues that an interrupted destroy left
         if had.ranks and wanted.get("bucket", had.names["bucket"]) != had.names["bucket"]:
             raise InputError(
-                f"[aws] bucket = {wanted['bucket']!r}: app {app!r} uses {had.names['bucket']}: expected that: destroy the app first"
+                f"[aws] bucket = {wanted['bucket']!r}: app {app!r} uses {had.names['bucket']}: "
+                "expected the same bucket: set that, or destroy the app first"
             )
         now = dict(had.names) | wanted | {"package": str(code) if settings.package else "none"}
         names = Names.of(Resources(app, 0, 0, now))

@@ -63,7 +63,8 @@ def make_namespaces(api: Api, app: str, names: Mapping[str, str]) -> None:
             raise InputError(f"app {app!r}: a namespace {host} is there that fsd did not make; choose another app")
         if found and str(found.get("sku", {}).get("name", tier)) != tier:
             raise InputError(
-                f"[azure] tier = {names['tier']!r}: namespace {host} has the tier {found['sku']['name']}: keep it, or destroy the app"
+                f"[azure] tier = {names['tier']!r}: namespace {host} has the tier {found['sku']['name']}: "
+                "expected the same tier: set that, or destroy the app first"
             )
         sku = {"name": tier, "tier": tier} | ({"capacity": 1} if tier == "Premium" else {})
         properties = {"minimumTlsVersion": "1.2", "disableLocalAuth": True}  # keys are disabled: clients log in with identities

@@ -122,7 +122,10 @@ class LocalProvisioner:
         """Raise `InputError` for a folder with entries but no mark: `ensure` writes the mark first."""
         entries = [entry for entry in os.listdir(root) if not entry.startswith(f".{_MARK}.")]  # a mark that is being written does not count
         if entries and _MARK not in entries:
-            raise InputError(f"folder {root}: holds files that fsd did not make: expected its own files only: set [local] root")
+            raise InputError(
+                f"folder {root}: holds files that fsd did not make: expected an empty or missing folder: "
+                "choose another app, or set [local] root"
+            )
 
     @staticmethod
     def _sweep(folder: str) -> None:
