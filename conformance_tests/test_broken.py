@@ -1,4 +1,4 @@
-"""Drivers that break one promise each: the case for it fails, so that one that passes says something."""
+"""Each driver here breaks one rule of the contract, and the case for that rule must fail: this shows that a case can fail."""
 
 import contextlib
 import time

@@ -396,7 +396,7 @@ def test_more_connections_than_a_namespace_takes() -> None:
     PROVIDER.admit(nobody(), 70)
     with pytest.raises(InputError, match=r"namespaces = 2, or use --channel object") as caught:
         PROVIDER.admit(nobody(), 71)
-    assert "5041 connections to one: at most 5000" in str(caught.value)
+    assert "5041 connections to one namespace: expected at most 5000" in str(caught.value)
     limits.check_connections("standard", 71, 2)
     limits.check_connections("standard", 1000, 200)
     with pytest.raises(InputError, match="object"):

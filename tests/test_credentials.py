@@ -115,12 +115,15 @@ def test_a_file_that_a_file_names_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("profile", "parts"),
     [
-        ("rubbish", ["Unable to parse config file: {file}", "repair that file"]),
+        ("rubbish", ["Unable to parse config file: {file}", "repair the file of AWS_CONFIG_FILE"]),
         ("[default]\ncredential_process = /no/such/helper\n", ["default of {file}", "/no/such/helper", "gives none: repair it"]),
         ('[default]\ncredential_process = sh -c "echo cannot unlock >&2; exit 3"\n', ["custom-process: cannot unlock", "repair it"]),
         ("[default]\ncredential_process = echo hello\n", ["default of {file}", "Expecting value", "repair it"]),
         ("[default]\ncredential_process = echo {{}}\n", ["Unsupported version", "repair it"]),
-        ("[default]\nrole_arn = arn:aws:iam::123456789012:role/x\nsource_profile = gone\n", ['source_profile "gone"', "repair that file"]),
+        (
+            "[default]\nrole_arn = arn:aws:iam::123456789012:role/x\nsource_profile = gone\n",
+            ['source_profile "gone"', "repair the file of AWS_CONFIG_FILE"],
+        ),
         (
             "[default]\nsso_session = s\nsso_account_id = 1\nsso_role_name = x\n"
             "[sso-session s]\nsso_region = eu-west-1\nsso_start_url = https://x.awsapps.com/start\n",

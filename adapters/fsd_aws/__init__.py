@@ -22,17 +22,17 @@ class AwsProvider:
     name = "aws"
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
-        """Settings: see `fsd_aws.settings`."""
+        """A provisioner of apps on AWS. ``settings``: the table ``[aws]``, see `fsd_aws.settings`. Raises `InputError`."""
         from fsd_aws.provision import AwsProvisioner
 
         return AwsProvisioner(settings, self)
 
     def attach(self, app: str) -> Resources:
-        """The app's resources, from the function's environment. Raises `InputError` outside a function, and for another app."""
+        """The resources of ``app``, from this process's environment. Raises `InputError` unless the process is a function of ``app``."""
         return from_environment(RESOURCES, app)
 
     def admit(self, resources: Resources, workers: int) -> None:
-        """Accept any number of workers: SNS limits messages a second, not connections."""
+        """Accept any number of workers: SNS limits the messages per second, not the connections."""
 
     def messages(self, resources: Resources, slot: int) -> MessageDriver:
         """A driver of the queues of one slot."""
@@ -59,7 +59,7 @@ class AwsProvider:
         return credentials()
 
     def stand_in(self) -> str | None:
-        """The host and port outside AWS that AWS_ENDPOINT_URL, or the variable of one service, names; None for AWS itself.
+        """HOST:PORT of the emulator in AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_<SERVICE>; None where these variables name no host outside AWS.
 
         Raises `InputError` where one of the variables is malformed.
         """

@@ -1,4 +1,4 @@
-"""The provisioner's way to the services: core's `Requests` with one client for each service."""
+"""The provisioner's requests to AWS: `fsd_core.providers.requests.Requests` with one client of the SDK for each service."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OF_A_SOURCE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, Permis
 
 
 class Api(Requests):
-    """Requests in one region."""
+    """Makes requests to the services of one region."""
 
     def __init__(self, region: str) -> None:
         super().__init__(_classify, errors.advice, _UNSET)
@@ -36,7 +36,7 @@ class Api(Requests):
         self._lock = threading.Lock()
 
     def client(self, service: str) -> Any:
-        """The SDK's client of a service, made when it is first needed."""
+        """The SDK's client of a service. The first use makes it."""
         with self._lock:
             if service not in self._clients:
                 self._clients[service] = client(service, self.region)
@@ -48,11 +48,11 @@ class Api(Requests):
         return self.repeat(f"{service} {operation}", lambda: self._request(service, operation, request))
 
     def find(self, service: str, operation: str, **request: Any) -> dict[str, Any] | None:
-        """Like `call`; None where the resource does not exist."""
+        """Like `call`, but returns None where the resource does not exist."""
         return self.call_unless(Code.NOT_FOUND, service, operation, **request)
 
     def call_unless(self, code: Code, service: str, operation: str, **request: Any) -> dict[str, Any] | None:
-        """Like `call`; None where the service answers ``code``."""
+        """Like `call`, but returns None where the service answers with an error of ``code``."""
         return self.unless(code, f"{service} {operation}", lambda: self._request(service, operation, request))
 
     def _request(self, service: str, operation: str, request: dict[str, Any]) -> Any:
@@ -62,7 +62,7 @@ class Api(Requests):
             raise sdk.CredentialRetrievalError(provider=source(), error_msg=str(error)) from error
 
     def pages(self, service: str, operation: str, items: str, **request: Any) -> Iterator[Any]:
-        """The entries of the list ``items`` in all pages of an operation's answer."""
+        """Request all pages of an operation's answer, and return the entries of the list ``items`` in each page."""
         token: dict[str, str] = {}
         while True:
             answer = self.call(service, operation, **request, **token)

@@ -1,4 +1,5 @@
-"""The SDK's clients, as the whole adapter makes them: one attempt a call, connection pools for core's threads. The import makes no client.
+"""Makes the SDK's clients for the whole adapter. A client makes one attempt for each call, and has connections for all threads of fsd_core.
+Importing this module makes no client.
 
 This uses botocore, not boto3: the clients are the same, and a cold start is 20 to 40 ms shorter (benchmarks/object_clients.py: S3 in 180
 instead of 220 ms, with SNS and SQS in 205 instead of 225 ms).
@@ -23,8 +24,8 @@ from fsd_core.providers.proxies import shown
 __all__ = ["client", "credentials", "session", "source"]
 
 CONNECT_S = 5.0
-POOL = 32  # connections of a client: core's 16 threads, a receiver, and some more; each is opened when it is needed
-_creating = threading.Lock()  # a session is not thread-safe, its clients are
+POOL = 32  # connections of a client: for fsd_core's 16 threads, a receiver, and some more; opened when needed
+_creating = threading.Lock()  # clients are thread-safe, but a session is not
 
 
 @functools.lru_cache(maxsize=4)
@@ -33,14 +34,15 @@ def _session(environment: frozenset[tuple[str, str]]) -> Any:
 
 
 def session() -> Any:
-    """The process's session. It looks up credentials and service models once, and again when the variables AWS_* change."""
+    """This process's session of botocore. It looks up credentials and service models once, and again after a variable AWS_* changed."""
     return _session(frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
 
 
 def credentials() -> str:
-    """The source in the SDK's chain that has credentials, the key id (which is no secret), and the region.
+    """The source in the SDK's chain that has credentials, the key id (which is not secret), and the region.
 
-    Makes no request, except on a machine of AWS to its metadata service (up to 1 s). Raises `NoCredentialsError` without credentials.
+    On a machine in AWS it may ask the metadata service (up to 1 s); otherwise it makes no request. Raises `NoCredentialsError` without
+    credentials.
     """
     found = session().get_credentials()
     if found is None:
@@ -53,14 +55,14 @@ def credentials() -> str:
 
 
 def source() -> str:
-    """The variable or the profile that names this process's credentials, for people."""
+    """The variable or the profile that names this process's credentials, for error messages."""
     if os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
         return "AWS_WEB_IDENTITY_TOKEN_FILE"
     return f"profile {session().profile or 'default'} of {session().get_config_variable('config_file')}"
 
 
 def client(service: str, region: str | None = None, *, read_s: float = 60.0) -> Any:
-    """A client of one service. ``region`` None: from the SDK's chain. ``read_s``: a call fails after this time without an answer.
+    """A client of one service. ``region`` None: the SDK's chain decides. ``read_s``: a call fails after so many seconds without an answer.
 
     Credentials come from the SDK's chain, endpoints of emulators from AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_<SERVICE>. Raises `InputError`
     where an endpoint is malformed, and the SDK's errors.
@@ -69,12 +71,12 @@ def client(service: str, region: str | None = None, *, read_s: float = 60.0) -> 
         connect_timeout=CONNECT_S,
         read_timeout=read_s,
         max_pool_connections=POOL,
-        retries={"mode": "standard", "total_max_attempts": 1},  # core repeats calls, so the SDK must not
+        retries={"mode": "standard", "total_max_attempts": 1},  # fsd_core repeats calls, so the SDK must not
     )
     try:
         with _creating:
             return session().create_client(service, region_name=region, config=config)
-    except json.JSONDecodeError:  # the answer of a credential program
+    except json.JSONDecodeError:  # raised for the output of a credential program
         raise
     except ValueError as error:  # botocore does not name the variable or profile of an endpoint
         raise InputError(f"AWS endpoint of {service}: {shown(str(error))}: expected http://HOST:PORT: check {source()}") from error

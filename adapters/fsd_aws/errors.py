@@ -22,7 +22,7 @@ _NAMES = {
         QueueDoesNotExist AWS.SimpleQueueService.NonExistentQueue NonExistentQueue ResourceNotFound ResourceNotFoundException
         TopicNotFound NoSuchLifecycleConfiguration NoSuchTagSet""",
     Code.ALREADY_EXISTS: """PreconditionFailed BucketAlreadyExists BucketAlreadyOwnedByYou EntityAlreadyExists
-        ResourceAlreadyExistsException QueueAlreadyExists QueueNameExists""",  # 412 answers a PutObject with If-None-Match that lost
+        ResourceAlreadyExistsException QueueAlreadyExists QueueNameExists""",  # 412: a PutObject with If-None-Match of a key that exists
     Code.DENIED: """ExpiredToken ExpiredTokenException TokenRefreshRequired InvalidClientTokenId InvalidAccessKeyId InvalidToken
         UnrecognizedClientException SignatureDoesNotMatch InvalidSignatureException RequestTimeTooSkewed RequestExpired
         MissingAuthenticationToken MissingAuthenticationTokenException NotAuthorized AuthorizationError AuthorizationErrorException
@@ -60,7 +60,7 @@ _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], 
 
 
 def entry_code(name: str, sender_fault: bool = False, status: int = 0) -> Code:
-    """Our code for a service's error code, of a whole call or of one entry of a batch.
+    """The `Code` for an error code of a service, which refused a whole call or one entry of a batch.
 
     ``sender_fault``: the entry's field SenderFault; ``status``: the HTTP status of a call. Both matter for unknown error codes only.
     """
@@ -75,7 +75,7 @@ def entry_code(name: str, sender_fault: bool = False, status: int = 0) -> Code:
 
 
 def classify(error: BaseException) -> Code:
-    """The code of any error that a driver of this provider raised; UNKNOWN for all others."""
+    """The `Code` of an error that a driver of this provider raised; UNKNOWN for any other exception."""
     if isinstance(error, Refused):
         return error.code
     if isinstance(error, ClientError):
@@ -94,7 +94,7 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     (r"CredentialRetrievalError", "the source of the AWS credentials gives none: repair it, or use another source"),
     (
         r"InvalidConfigError|ConfigParseError|ConfigNotFound|UnknownCredentialError|InfiniteLoopConfigError",
-        "repair that file: AWS_CONFIG_FILE (~/.aws/config) or AWS_SHARED_CREDENTIALS_FILE (~/.aws/credentials)",
+        "repair the file of AWS_CONFIG_FILE (~/.aws/config) or AWS_SHARED_CREDENTIALS_FILE (~/.aws/credentials)",
     ),
     (
         r"ProxyConnectionError",
@@ -119,7 +119,7 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     (r"SignatureDoesNotMatch|InvalidSignatureException", "the secret key does not belong to the access key id: copy both again"),
     (
         r"NoRegionError|InvalidRegionError",
-        "no AWS region is set, or none has that name: set [aws] region in fsd.toml, or AWS_REGION",
+        "no AWS region is set, or AWS has no region of that name: set [aws] region in fsd.toml, or AWS_REGION",
     ),
     (
         r"PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraintException",
@@ -127,7 +127,7 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     ),
     (
         r"AccessDenied\w*|AuthorizationError\w*|NotAuthorized|Forbidden",
-        "the credentials lack a permission: docs/how-to-aws.md lists the permissions; a change is in force within a minute",
+        "the credentials lack a permission: docs/how-to-aws.md lists the permissions; a change becomes active within a minute",
     ),
     (
         r"NoSuchBucket|QueueDoesNotExist|NonExistentQueue|NotFound|NotFoundException|ResourceNotFoundException",
@@ -141,5 +141,5 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
 
 
 def advice(error: BaseException | str) -> str | None:
-    """One line on what a person can do about an error of AWS, or None: see `fsd_core.providers.advice.advise`."""
+    """One line on what a person can do about an error of AWS, or None without advice: see `fsd_core.providers.advice.advise`."""
     return advise(_ADVICE, error)

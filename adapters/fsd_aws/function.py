@@ -1,7 +1,8 @@
 """Makes, updates and removes the function, its role and its log group.
 
-The function is also the record of the app: its environment variable `RESOURCES`, which its workers read, names the app's resources.
-Of two clients that create the function at the same time the service lets one succeed: that one decides the generation, and both use it.
+The function is also the record of the app: its environment variable `RESOURCES`, which its workers read, names the app's resources. If two
+clients create the function at the same time, only one of them succeeds. Its generation (see `fsd_aws.names`) becomes the app's, and both
+clients use that.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _POLICY = "fsd"  # the name of the role's one inline policy
 
 
 def read(api: Api, app: str, function: str) -> Resources | None:
-    """The resources that the function's environment names; None where there is no function.
+    """The resources that the function's environment names; None where the function does not exist.
 
     Raises `InputError` where fsd did not make the function.
     """
@@ -55,7 +56,7 @@ def set_policy(api: Api, names: Names, bucket: str, function: str, role: str) ->
 
 
 def make_log_group(api: Api, app: str, function: str) -> None:
-    """Make the log group, which keeps the functions' output for 14 days. So workers need no permission to make it."""
+    """Make the log group, which keeps the functions' output for 14 days. Workers then need no permission to make one."""
     group = policy.log_group(function)
     api.call_unless(Code.ALREADY_EXISTS, "logs", "create_log_group", logGroupName=group, tags={policy.APP_TAG: app})
     api.call("logs", "put_retention_policy", logGroupName=group, retentionInDays=LOGS_KEPT_DAYS)
@@ -76,7 +77,7 @@ def create(api: Api, resources: Resources, package: Package) -> bool:
 
 
 def update(api: Api, resources: Resources, package: Package | None = None) -> None:
-    """Send the function new code, if given, then its configuration with ``resources``; return when both are in force."""
+    """Send the function new code, if given, then its configuration with ``resources``; return when both are active."""
     function = {"FunctionName": resources.names["function"]}
     if package is not None:
         api.call("lambda", "update_function_code", **function, ZipFile=package.body)
@@ -86,13 +87,13 @@ def update(api: Api, resources: Resources, package: Package | None = None) -> No
 
 
 def guard(api: Api, resources: Resources) -> None:
-    """Set the retries, the queueing time and the concurrency of launches, and the queue for launches that Lambda gives up."""
+    """Set the limits of launches: retries, seconds in Lambda's queue, concurrency; and the queue for launches that Lambda drops."""
     names, function = Names.of(resources), {"FunctionName": resources.names["function"]}
     api.call(
         "lambda",
         "put_function_event_invoke_config",
         **function,
-        MaximumRetryAttempts=0,  # a failed worker has reported its reason; a second one would find its rank claimed
+        MaximumRetryAttempts=0,  # a failed worker has reported its reason, and its rank remains claimed
         MaximumEventAgeInSeconds=60,
         DestinationConfig={"OnFailure": {"Destination": names.arn("sqs", names.failed)}},
     )
@@ -130,13 +131,13 @@ def _settle(api: Api, function: str) -> None:
 
 
 def remove(api: Api, function: str) -> list[str]:
-    """Remove the function; returns a line for it, or nothing where there was none."""
+    """Remove the function. Returns one line of text that names it; an empty list where it did not exist."""
     gone = api.find("lambda", "delete_function", FunctionName=function)
     return [] if gone is None else [f"function {function}"]
 
 
 def remove_around(api: Api, app: str, function: str, role: str) -> list[str]:
-    """Remove the function's log group, and its role if fsd made it; returns a line for each."""
+    """Remove the function's log group, and its role if fsd made it. Returns one line of text for each removed resource."""
     removed = []
     found = api.find("iam", "get_role", RoleName=role)
     if found is not None and {"Key": policy.APP_TAG, "Value": app} in found["Role"].get("Tags", ()):

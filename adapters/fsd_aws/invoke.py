@@ -26,7 +26,7 @@ from fsd_core.storage.retry import Retry
 __all__ = ["AwsInvoker", "AwsLaunch"]
 
 PAYLOAD_BYTES = 256 << 10
-_CODES = {"EventAgeExceeded": Code.THROTTLED}  # it found no free function in time; otherwise the function failed
+_CODES = {"EventAgeExceeded": Code.THROTTLED}  # the event found no free function in time; any other condition: the function failed
 
 
 class AwsLaunch:
@@ -39,7 +39,7 @@ class AwsLaunch:
         self._failures = failures
 
     def poll(self) -> Code | None:
-        """The code, once Lambda gave up the event and `AwsInvoker.failures` saw that; None before."""
+        """None, until `AwsInvoker.failures` has read that Lambda dropped the event; then the code of the error."""
         return self._failures.codes.get(self.request)
 
 
@@ -49,17 +49,17 @@ class _Failures:
     def __init__(self, url: str, region: str) -> None:
         self._url = url
         self._region = region
-        self.codes: dict[str, Code] = {}  # by request id: all failures that were seen, also those of other runs
+        self.codes: dict[str, Code] = {}  # request id -> code: all failures that were read, also those of other runs
 
     @cached_property
     def sqs(self) -> Any:
-        """The SQS client, made when it is first needed: most workers never need it."""
+        """The SQS client. The first use makes it, since most workers never use it."""
         return client("sqs", self._region, read_s=15.0)
 
     def take(self, wanted: Callable[[bytes], bool]) -> list[Failure]:
         """Remove and return the failures for whose payload ``wanted`` is true.
 
-        Messages that are no records of Lambda are removed too: they would hide the others.
+        Messages of other programs are removed too: otherwise they would fill the next receives.
         """
         found = [(handle, failure) for handle, failure in self._receive() if failure is None or wanted(failure.payload)]
         if found:
@@ -72,7 +72,7 @@ class _Failures:
         return [(message["ReceiptHandle"], self._read(message["Body"])) for message in answer.get("Messages", ())]
 
     def _read(self, body: str) -> Failure | None:
-        """The failure that a record of Lambda describes; `None` where the text is no such record."""
+        """The failure that a record of Lambda describes; `None` where the text is not a record of Lambda."""
         with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
             record = json.loads(body)
             failure = _failure(record)
@@ -81,7 +81,7 @@ class _Failures:
         return None
 
     def close(self) -> None:
-        """Close the client, if there is one."""
+        """Close the client, if it was made."""
         if "sqs" in vars(self):
             self.sqs.close()
 
@@ -113,7 +113,7 @@ class AwsInvoker:
             "and 256 KB before, which every region takes",
             as_of="2025-11-01",
             failures="queue",
-            process_bytes=104 << 20,  # mostly botocore's service models
+            process_bytes=104 << 20,  # memory of the runtime and imports, mostly botocore's service models
             start_s=5.0,  # the 99th percentile of 1,000 cold starts at once was 2.6 s (eu-west-1, June 2022)
         )
 
@@ -138,12 +138,12 @@ class AwsInvoker:
     def failures(self, take: Callable[[bytes], bool]) -> list[Failure]:
         """Remove and return up to 10 failures from the queue ``failed`` for whose payload ``take`` is true.
 
-        They are launches that Lambda gave up, and functions that died.
+        A failure is a launch that Lambda dropped, or a function that died.
         """
         return self._failures.take(take)
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_aws.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_aws.errors.classify`."""
         return classify(error)
 
     def native(self) -> Any:

@@ -18,14 +18,15 @@ OBJECTS = ObjectLimits(
     object_bytes=5 << 30,  # the limit of one PutObject; larger objects would need a multipart upload
     delete_keys=1000,
     page_keys=1000,
-    poll_s=0.02,  # about the time of a GET of a missing key
+    poll_s=0.02,  # a GET of a missing key takes about as long
     source="https://docs.aws.amazon.com/general/latest/gr/s3.html, API_DeleteObjects, API_ListObjectsV2",
     as_of="2025-11-01",
 )
 
 
 def messages(body: Literal["binary", "text"], message_kb: int, lease_s: float) -> MessageLimits:
-    """The limits of topics with a MaximumMessageSize of ``message_kb`` KiB and queues with a visibility time-out of ``lease_s`` seconds.
+    """The limits of an app's queues. ``message_kb``: MaximumMessageSize of the topics in KiB; ``lease_s``: visibility time-out of the
+    queues in seconds.
 
     MaximumMessageSize (256 KiB by default, 1 MiB at most) limits a whole PublishBatch as well as each entry. An SQS queue accepts 1 MiB.
     """

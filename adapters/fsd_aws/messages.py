@@ -1,9 +1,9 @@
 """SNS topics and SQS queues, one queue for each rank of a slot.
 
 A publish is one PublishBatch, a receive one ReceiveMessage, an ack one DeleteMessageBatch. Every queue has a raw-delivery subscription to
-its topic with a filter on the attribute ``target`` (`fsd_aws.names`), so one publish reaches all ranks of the topic. SNS and SQS bodies
-are Unicode text: bytes travel in a binary attribute beside a body of one character, or, where an emulator cannot carry that, as text in
-the body. ``names["body"]`` is ``binary`` or ``text``.
+its topic with a filter on the attribute ``target`` (`fsd_aws.names`), so one publish reaches all ranks of the topic. SNS and SQS bodies are
+Unicode text: bytes travel in a binary attribute beside a body of one character, or as base64 text in the body where an emulator does not
+support binary attributes. ``names["body"]`` is ``binary`` or ``text``.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ class AwsMessages:
         return {"Message": "-", "MessageAttributes": {**to, BODY: {"DataType": "Binary", "BinaryValue": message.body}}}
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
-        """Up to ``limit`` messages. SQS waits whole seconds: ``wait_s`` is rounded up, and 0 is a short poll.
+        """Return up to ``limit`` messages. SQS waits whole seconds, so ``wait_s`` is rounded up; 0 returns at once (a short poll).
 
-        Rounded down, core's last fraction of a second would become many empty requests.
+        If it were rounded down, a last wait of less than 1 s would become many empty requests.
         """
         check_receive(self.limits, limit, wait_s)
         answer = self._sqs.receive_message(
             QueueUrl=self._url(rank),
             MaxNumberOfMessages=limit,
             WaitTimeSeconds=math.ceil(wait_s),
-            VisibilityTimeout=self._lease_s,  # in each request: a change of the queue's attribute takes a minute to be in force
+            VisibilityTimeout=self._lease_s,  # in each request: a change of the queue's attribute takes a minute
             MessageAttributeNames=[BODY] if self._binary else [],
         )
         return [Delivery(message["ReceiptHandle"], self._body(message)) for message in answer.get("Messages", ())]
@@ -79,10 +79,10 @@ class AwsMessages:
     def _body(self, message: Mapping[str, Any]) -> bytes:
         attribute = message.get("MessageAttributes", {}).get(BODY, {}) if self._binary else {}
         body: bytes | None = attribute.get("BinaryValue")
-        return message["Body"].encode() if body is None else body  # no bytes: another program sent it, and core drops it
+        return message["Body"].encode() if body is None else body  # else another program's, which core drops
 
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
-        """Remove deliveries. A message that is gone, or was delivered again, is no refusal."""
+        """Remove deliveries. A message that is gone, or was delivered again, is not reported as refused."""
         check_ack(self.limits, tokens)
         answer = self._sqs.delete_message_batch(
             QueueUrl=self._url(rank), Entries=[{"Id": str(number), "ReceiptHandle": token} for number, token in enumerate(tokens)]
@@ -90,7 +90,7 @@ class AwsMessages:
         return _rejected(answer, _GONE)
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_aws.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_aws.errors.classify`."""
         return classify(error)
 
     def native(self) -> Mapping[str, Any]:

@@ -1,20 +1,20 @@
 """The names of an app's resources: pure functions of app, generation, slot, rank, account and region. They make no request.
 
-The keys of `Resources.names`, all strings; `fsd_aws.provision` writes them, and every driver needs no more:
+The keys of `Resources.names`, all strings; `fsd_aws.provision` writes them, and a driver needs only these:
 
 ==================  ===================================================================================================
 region, account     the region and the account of all resources
 partition           ``aws``, ``aws-cn``, ``aws-us-gov``
-generation          8 hexadecimal digits, new whenever queues or topics are made anew: SQS blocks a deleted queue's name for 60 s
+generation          8 hexadecimal digits, new for each set of queues and topics: SQS blocks a deleted queue's name for 60 s
 queue_url_prefix    a queue's URL without the queue's name (`url_prefix`), from the service: emulators have other forms
 bucket, function    the names of the bucket and the function
-body                ``binary`` (attribute `BODY`) or ``text`` (the body itself, base64 by core)
+body                ``binary`` (attribute `BODY`) or ``text`` (the body itself, which fsd_core encodes as base64)
 message_kb          the topics' MaximumMessageSize in KiB: 256 to 1024
 lease_s             the visibility time-out of a delivery in whole seconds
 memory_mb, ...      further settings of the function
 ==================  ===================================================================================================
 
-Each slot has its own topics, so one publish reaches up to 200 ranks, and more slots change nothing in the others. A topic holds
+Each slot has its own topics, so one publish reaches up to 200 ranks, and adding a slot does not change the other slots. A topic holds
 `ranks_per_topic` subscriptions, one for each rank, with the filter policy ``{"target": ["SLOT.RANK"]}`` (`filter_policy`).
 """
 
@@ -70,7 +70,7 @@ def ranks_per_topic(message_kb: int) -> int:
 
 
 def bucket(app: str, account: str, region: str) -> str:
-    """The default name of the app's bucket, at most 63 characters: a long name of an app is cut and gets a hash."""
+    """The default name of the app's bucket, at most 63 characters: a long app name is cut, and a hash is appended."""
     name, room = app, _BUCKET_CHARS - len(f"fsd--{account}-{region}")
     if len(name) > room:
         name = f"{app[: room - 7].rstrip('-')}-{hashlib.sha256(app.encode()).hexdigest()[:6]}"
@@ -83,14 +83,14 @@ def function(app: str) -> str:
 
 
 def role(app: str, region: str) -> str:
-    """The name of the function's role. Roles belong to no region, so the name holds the region."""
+    """The name of the function's role. A role does not belong to a region, so its name includes the region."""
     return f"fsd-{app}-{region}"
 
 
 def url_prefix(url: str, queue: str) -> str:
-    """The common start of all queue URLs, from the URL of one ``queue``. Raises `ValueError` where the URL does not end in its name."""
+    """The part that all queue URLs begin with, from the ``url`` of one ``queue``. Raises `ValueError` if it does not end in ``queue``."""
     if not url.endswith(f"/{queue}"):
-        raise ValueError(f"queue URL {url!r} does not end in /{queue}")
+        raise ValueError(f"queue URL {url!r}: expected it to end in /{queue}")
     return url.removesuffix(queue)
 
 
@@ -131,7 +131,7 @@ class Names:
 
     @property
     def dead(self) -> str:
-        """The one queue for messages that a subscription could not deliver: their attribute `TARGET` names the rank."""
+        """The app's only queue for messages that a subscription could not deliver. A message's attribute `TARGET` names its rank."""
         return self._name("dead")
 
     @property
@@ -152,7 +152,7 @@ class Names:
         return self.arn("sns", self.topic(slot, rank))
 
     def topics(self, ranks: int, slots: int) -> Iterator[str]:
-        """Every topic of every slot, each once."""
+        """All topics of all slots, without duplicates."""
         for slot in range(slots):
             yield from dict.fromkeys(self.topic(slot, rank) for rank in range(ranks))
 
@@ -166,6 +166,8 @@ _OWN = r"fsd-{app}-(?P<generation>[0-9a-f]{{8}})-(\d+-(\d+|t\d+)|failed|dead)"
 
 
 def generation_of(app: str, name: str) -> str | None:
-    """The generation of a queue or topic of ``app``; None for other names: "fsd-a-" also starts the names of an app "a-b"."""
+    """The generation in the name of a queue or topic of ``app``; None for the name of another app. The prefix does not decide: "fsd-a-"
+    also begins the names of an app "a-b".
+    """
     match = re.fullmatch(_OWN.format(app=re.escape(app)), name)
     return match["generation"] if match else None

@@ -4,8 +4,8 @@ Why botocore and not obstore (Rust, Arrow's object_store)? Both were measured by
 lighter: import and client take 10 instead of 180 ms alone, or 170 instead of 205 ms with the SNS and SQS clients of a queue channel's
 worker. A request of 1 KB costs 0.25 instead of 1.2 ms of processor time, one of 1 MB 0.9 instead of 2 to 2.5 ms. But obstore breaks the
 contract: it reports a 409 to a conditional create (another create is running: try again) as "already exists", so a rank could stay
-unclaimed; it tells 503 SlowDown and 500 apart only in the text of an error; its prefixes match whole segments ("a" does not list "ab");
-and it supports neither profiles nor SSO, so a client would need botocore for its credentials.
+unclaimed; only the text of its error shows whether the status was 503 SlowDown or 500; its prefixes match whole segments ("a" does not list
+"ab"); and it supports neither profiles nor SSO, so a client would need botocore for its credentials.
 """
 
 from __future__ import annotations
@@ -36,15 +36,17 @@ class AwsObjects:
         self._s3 = client("s3", resources.names["region"], read_s=20.0)
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
-        """Write the object. With ``if_absent``, S3 answers 412 where it exists, and 409 while another create runs: try again."""
+        """Write the object. With ``if_absent``, S3 answers 412 if the object exists, and 409 while another create runs, which fsd_core
+        retries.
+        """
         check_put(self.limits, key, body)
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         self._s3.put_object(Bucket=self._bucket, Key=key, Body=body if isinstance(body, bytes | bytearray) else bytes(body), **condition)
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes [start, end) of the object."""
+        """The bytes [start, end) of the object, by default all. Raises `ClientError` where it does not exist."""
         first = check_range(key, start, end)
-        empty = end is not None and end == first  # HTTP has no empty range: a request for one byte tells whether the key exists
+        empty = end is not None and end == first  # HTTP has no empty range: a request for one byte shows whether the key exists
         last = "" if end is None else max(first, end - 1)
         asked = {} if first == 0 and end is None else {"Range": f"bytes={first}-{last}"}
         try:
@@ -56,7 +58,7 @@ class AwsObjects:
         return b"" if empty else body
 
     def list(self, prefix: str, page: str | None = None) -> Page:
-        """The next keys, in ascending order. ``page`` is S3's continuation token."""
+        """One page of the keys with ``prefix``, in ascending order. ``page`` is S3's continuation token."""
         after = {} if page is None else {"ContinuationToken": page}
         answer = self._s3.list_objects_v2(Bucket=self._bucket, Prefix=prefix, MaxKeys=self.limits.page_keys, **after)
         return Page([entry["Key"] for entry in answer.get("Contents", ())], answer.get("NextContinuationToken"))
@@ -75,7 +77,7 @@ class AwsObjects:
         ]
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_aws.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_aws.errors.classify`."""
         return classify(error)
 
     def native(self) -> Any:

@@ -20,7 +20,7 @@ _CLIENT_ONLY = tuple(f"fsd_aws/{name}.py" for name in ("api", "function", "packa
 
 
 def digest(runtime: str) -> str:
-    """The digest of the package that `build` would make. Quick: installs nothing."""
+    """The digest of the package that `build` would make. It installs nothing, so it is quick."""
     return _recipe(runtime).digest
 
 

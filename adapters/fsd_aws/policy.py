@@ -1,7 +1,7 @@
 """Permissions as policy documents: the exact actions on the exact resources of one app.
 
-`worker` is for the function's role, `client` for ``fsd run`` on a deployed app, `deployer` for ``fsd deploy``, ``fsd destroy`` and
-``fsd run``. A test compares each with the calls that are made.
+`worker` is for the function's role, `client` for ``fsd run`` on a deployed app, `deployer` for ``fsd deploy``, ``fsd destroy`` and ``fsd
+run``. A test compares each policy with the requests that fsd makes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def worker(names: Names, bucket: str, function: str) -> Document:
 
 
 def client(names: Names, bucket: str, function: str) -> Document:
-    """The policy of a person who runs a deployed app. A new deployment changes the generation, so names allow any."""
+    """The policy of a person who runs a deployed app. A new deployment changes the generation, so the resource names in the policy allow
+    every generation.
+    """
     return _document(_client(names, bucket, function))
 
 

@@ -1,8 +1,8 @@
 """Makes and removes an app: queues, topics, bucket, function, role. The settings are those of `fsd_aws.settings`.
 
-``ensure`` makes the function first, which decides the generation (`fsd_aws.function`), then the other resources. At last every queue and
-the function are tried out, and only then the function's environment lists them as usable: a later ``ensure`` completes one that was cut
-short.
+``ensure`` makes the function first, which decides the generation (`fsd_aws.function`), then the other resources. Last, it sends a test
+message to every queue and starts the function once. Only then it writes into the function's environment that they are usable: so a later
+``ensure`` completes an interrupted one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fsd_core.storage.store import Store
 __all__ = ["AwsProvisioner"]
 
 KEPT_DAYS = 7
-_FUNCTIONS = ("code", "runtime", "memory_mb", "role")  # a change of one of these needs a new trial of the function
+_FUNCTIONS = ("code", "runtime", "memory_mb", "role")  # a change of one of these needs a new test launch of the function
 
 
 class AwsProvisioner(AppProvisioner[Api]):
@@ -41,7 +41,7 @@ class AwsProvisioner(AppProvisioner[Api]):
         self._settings = parse(table)
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
-        """Remove function, topics and queues, bucket, role and log group; returns a line for each."""
+        """Remove function, topics and queues, bucket, role and log group. Returns one line of text for each removed resource."""
         account = had.names["account"] if had else api.call("sts", "get_caller_identity")["Account"]
         bucket = had.names["bucket"] if had else self._settings.bucket or naming.bucket(app, account, api.region)
         removed = function.remove(api, naming.function(app))
@@ -50,27 +50,27 @@ class AwsProvisioner(AppProvisioner[Api]):
         return removed + function.remove_around(api, app, naming.function(app), naming.role(app, api.region))
 
     def remove_queues(self, api: Api, app: str, keep: str | None) -> list[str]:
-        """See `fsd_aws.queues`."""
+        """Remove the queues of all generations except ``keep``: see `fsd_aws.queues.remove`."""
         return queues.remove(api, app, keep)
 
     def read(self, api: Api, app: str) -> Resources | None:
-        """See `fsd_aws.function`."""
+        """The app's resources, which its function records: see `fsd_aws.function.read`."""
         return function.read(api, app, naming.function(app))
 
     def requests(self) -> Api:
-        """Requests in the settings' region, else in the SDK's. Raises `InputError` without a region."""
+        """An `Api` for the region of the settings, or of the SDK if they name none. Raises `InputError` where neither names a region."""
         self._provider.stand_in()  # checks the variables: botocore says only "invalid endpoint"
         try:
             region = self._settings.region or os.environ.get("AWS_REGION") or session().get_config_variable("region")
             if not region:
-                raise InputError("no AWS region is set: [aws] region in fsd.toml, or AWS_REGION, or 'aws configure set region NAME'")
+                raise InputError("no AWS region is set: expected [aws] region in fsd.toml, AWS_REGION, or 'aws configure set region NAME'")
             session().get_partition_for_region(region)
         except (sdk.UnknownRegionError, sdk.ProfileNotFound, sdk.ConfigParseError) as error:
             raise InputError(line(f"AWS settings: {error}", errors.advice(error))) from error
         return Api(region)
 
     def wanted(self) -> dict[str, str]:
-        """The part of `Resources.names` that the settings decide."""
+        """The entries of `Resources.names` that follow from the settings."""
         settings = self._settings
         wanted = {
             "memory_mb": str(settings.memory_mb),
@@ -110,7 +110,10 @@ class AwsProvisioner(AppProvisioner[Api]):
                 had = function.read(api, app, name) or had
             queues.remove(api, app, keep=had.names["generation"])  # queues that an interrupted destroy left
         if had.ranks and wanted.get("bucket", had.names["bucket"]) != had.names["bucket"]:
-            raise InputError(f"[aws] bucket = {wanted['bucket']!r}: app {app!r} uses {had.names['bucket']}; destroy it first, or keep that")
+            raise InputError(
+                f"[aws] bucket = {wanted['bucket']!r}: app {app!r} uses {had.names['bucket']}: "
+                "expected the same bucket: set that, or destroy the app first"
+            )
         now = dict(had.names) | wanted | {"package": str(code) if settings.package else "none"}
         names = Names.of(Resources(app, 0, 0, now))
         if not settings.role:
@@ -122,9 +125,9 @@ class AwsProvisioner(AppProvisioner[Api]):
         pairs = [(s, r) for s in range(slots) for r in range(ranks) if not (same and s < had.slots and r < had.ranks)]
         now["queue_url_prefix"] = queues.make(api, names, pairs)
         now["body"] = now["body"] or ("binary" if queues.takes_binary(api, Resources(app, 0, 0, now), pairs[0]) else "text")
-        probe_queues(self._provider, Resources(app, 0, 0, now), pairs, api)  # a filter policy may need 15 minutes to be in force
+        probe_queues(self._provider, Resources(app, 0, 0, now), pairs, api)  # a filter policy may take 15 minutes to become active
         changed = any(had.names.get(key) != now[key] for key in _FUNCTIONS)
-        if changed:  # the names get "code" after the trial
+        if changed:  # "code" is written after the test launch
             unproven = Resources(app, had.ranks, had.slots, now | {"code": ""})
             function.update(api, unproven, None if had.names.get("code") == now["code"] else code)
         made = Resources(app, ranks, slots, now)
@@ -145,10 +148,14 @@ def _make_bucket(api: Api, app: str, bucket: str) -> None:
     try:
         made = api.call_unless(Code.ALREADY_EXISTS, "s3", "create_bucket", Bucket=bucket, **where)
         if not _owned(api, app, bucket) and api.call("s3", "list_objects_v2", Bucket=bucket, MaxKeys=1).get("KeyCount"):
-            raise InputError(f"bucket {bucket}: holds something that fsd did not put there for app {app!r}; choose another in [aws] bucket")
+            raise InputError(
+                f"bucket {bucket}: holds something that app {app!r} did not put there: expected an empty bucket: set [aws] bucket"
+            )
     except DriverError as error:
         if error.code is Code.DENIED and made is None:
-            raise InputError(f"bucket {bucket}: is another account's; choose another in [aws] bucket") from error
+            raise InputError(
+                f"bucket {bucket}: belongs to another AWS account: expected a new name, or your own bucket: set [aws] bucket"
+            ) from error
         raise
     api.call("s3", "put_bucket_tagging", Bucket=bucket, Tagging={"TagSet": [{"Key": policy.APP_TAG, "Value": app}]})
     rule = {"ServerSideEncryptionConfiguration": {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}}
@@ -178,7 +185,7 @@ def _remove_bucket(api: Api, app: str, bucket: str) -> bool:
 
     def request() -> None:
         Store(objects, api.retry).delete_prefix("")
-        api.client("s3").delete_bucket(Bucket=bucket)  # 409 where a worker that still ran has written: then both again
+        api.client("s3").delete_bucket(Bucket=bucket)  # 409 if a worker that still ran wrote an object: `repeat` then deletes again
 
     try:
         api.repeat(f"bucket {bucket}", request)

@@ -2,7 +2,7 @@
 
 Each rank of each slot has a queue with a filtered subscription to its slot's topic. The app has two more queues: ``dead`` for messages that
 SNS could not deliver, and ``failed`` for launches that Lambda gave up. One ``dead`` queue is enough for all subscriptions, since a message
-keeps its target there; 62 ranks in 4 slots would else need 248 more queues.
+keeps its target there; one for each subscription would be 248 more queues for 62 ranks in 4 slots.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ __all__ = ["make", "remove", "takes_binary"]
 
 RETENTION_S = 3600  # longer than any run
 _KEPT_S = 14 * 86400  # for messages that were not delivered: SQS's longest retention
-_BINARY_TRIES = 5  # this many errors in a row mean that the service cannot
+_BINARY_TRIES = 5  # after so many errors in a row the service counts as one without binary attributes
 
 
 def make(api: Api, names: Names, pairs: Sequence[Pair]) -> str:
-    """Make the app's own queues and each pair's queue, topic and subscription, where missing; returns the common start of queue URLs."""
+    """Make the app's own queues and each pair's queue, topic and subscription, where missing. Returns the part that all queue URLs begin
+    with.
+    """
     app = f"fsd-{names.app}-{names.generation}"
     url = _queue(api, names, names.failed, None, RETENTION_S)
     _queue(api, names, names.dead, f"{app}-*", _KEPT_S)
@@ -79,7 +81,7 @@ def _topic(api: Api, names: Names, name: str) -> None:
 
 
 def takes_binary(api: Api, resources: Resources, pair: Pair) -> bool:
-    """Whether a binary attribute arrives in a queue: on AWS it does, an emulator may answer with errors.
+    """Whether a binary attribute arrives in a queue. AWS delivers it; some emulators answer with an error.
 
     ``pair`` must be new: if the attribute does not arrive, its queue is purged of messages that cannot be read.
     """
@@ -111,7 +113,7 @@ def takes_binary(api: Api, resources: Resources, pair: Pair) -> bool:
 
 
 def remove(api: Api, app: str, keep: str | None = None) -> list[str]:
-    """Remove the queues and topics of an app except those of generation ``keep``; returns a line for each."""
+    """Remove the queues and topics of an app except those of generation ``keep``. Returns one line of text for each."""
 
     def old(name: str) -> bool:
         return generation_of(app, name) not in (None, keep)

@@ -5,9 +5,9 @@ region         the SDK's own chain           the region of all resources
 bucket         fsd-APP-ACCOUNT-REGION        the app's bucket; a bucket that holds objects and is not the app's is refused
 role           made, and removed again       ARN of a role that you made for the function, where you may not make roles
 memory_mb      1769                          memory of one function: 1,769 MB is one vCPU
-timeout_s      900                           time limit of one function
-concurrency    the account's                 functions of this app at once, reserved from the account's quota
-lease_s        3                             a message that was delivered and not acknowledged is delivered again after this time
+timeout_s      900                           time limit of one function, in seconds
+concurrency    the account's quota           functions of this app at once, reserved from the account's quota
+lease_s        3                             seconds until a delivered message that is not acknowledged is delivered again
 text           "auto"                        bodies as text (true), as binary attributes (false), or what the service can do ("auto")
 message_kb     256                           the largest publish; above 256 a topic takes 100 ranks instead of 200
 runtime        python3.12                    the function's interpreter; python3.11 is on Amazon Linux 2, the others on 2023
@@ -37,7 +37,7 @@ _TEXT = Kind('"auto", true or false', lambda value: value == "auto" or isinstanc
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The keys and their defaults; the module's text says what each of them means."""
+    """The keys and their defaults; the table in the docstring of the module explains each key."""
 
     region: str = key(_REGION, default="")
     bucket: str = key(_BUCKET, default="")
@@ -53,6 +53,6 @@ class Settings:
 
 
 def parse(table: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Settings:
-    """The table as `Settings`. Raises `InputError` with the key, its value and what was expected."""
+    """Convert the table into `Settings`. Raises `InputError` that names the key, its value and the expected values."""
     parsed = read(Settings, table, "[aws] ")
     return attrs.evolve(parsed, package=False) if environ.get("FSD_AWS_PACKAGE") == "0" else parsed

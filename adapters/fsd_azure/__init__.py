@@ -24,17 +24,19 @@ class AzureProvider:
     name = "azure"
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
-        """Settings: see `fsd_azure.settings`."""
+        """A provisioner of apps on Azure. ``settings``: the table ``[azure]``, see `fsd_azure.settings`. Raises `InputError`."""
         from fsd_azure.provision import AzureProvisioner
 
         return AzureProvisioner(settings, self)
 
     def attach(self, app: str) -> Resources:
-        """The app's resources, from the function's environment. Raises `InputError` outside a function, and for another app."""
+        """The resources of ``app``, from this process's environment. Raises `InputError` unless the process is a function of ``app``."""
         return from_environment(RESOURCES, app)
 
     def admit(self, resources: Resources, workers: int) -> None:
-        """Check the connections: each worker opens one to each queue that it sends to, and a namespace takes a limited number."""
+        """Raise `InputError` where ``workers`` need more connections than a namespace allows: each worker opens one to each queue that it
+        sends to.
+        """
         from fsd_azure.limits import check_connections
 
         check_connections(resources.names["tier"], workers, resources.names["namespaces"].count(",") + 1)
@@ -58,7 +60,9 @@ class AzureProvider:
         return AzureInvoker(resources)
 
     def credentials(self) -> str:
-        """The names of the connection strings that are set, else the user and the tenant of DefaultAzureCredential's token."""
+        """The names of the variables that hold connection strings; if none is set, the user and the tenant of DefaultAzureCredential's
+        token.
+        """
         from fsd_azure.clients import credential
         from fsd_azure.connection_strings import SERVICE_BUS, STORAGE
 
@@ -69,7 +73,7 @@ class AzureProvider:
         return f"{found.get('upn') or found.get('appid')}, tenant {found.get('tid')}"
 
     def stand_in(self) -> str | None:
-        """The host and port that a connection string names outside Azure; None for Azure itself."""
+        """HOST:PORT of the emulator that a connection string names; None where no connection string names a host outside Azure."""
         from fsd_azure.connection_strings import endpoints
 
         return elsewhere(endpoints(), "windows.net", "azure.net", "chinacloudapi.cn", "usgovcloudapi.net")

@@ -1,4 +1,4 @@
-"""The provisioner's way to Azure: core's `Requests` over the Resource Manager's REST interface."""
+"""The provisioner's requests to Azure: `fsd_core.providers.requests.Requests` over the REST interface of Azure Resource Manager."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ __all__ = ["ENDPOINT", "SETTLE_S", "Api", "key"]
 
 ENDPOINT = "FSD_AZURE_ENDPOINT"  # the address of an emulator of the Resource Manager
 MANAGER = "https://management.azure.com"
-SETTLE_S = 900.0  # a new identity, role or host is known to every service after this time at the latest
+SETTLE_S = 900.0  # seconds within which every service of Azure accepts a new identity, role or host
 # Until then services refuse with one of these codes. The administration of Service Bus has no code of its own: its answer holds 401 or
 # 403, or a text in place of it.
 _SETTLING = re.compile(
     "PrincipalNotFound|AuthorizationPermissionMismatch|ServiceBusAuthorizationError|unauthorized-access|Status code: 401"
     "|<Code>40[13]</Code>|Authorization failed for specified action"
 )
-_BUDGET = 50_000  # retries: many requests at once repeat about every second until the last role is in force
+_BUDGET = 50_000  # retries: many requests at once repeat about every second until the last role is active
 _VERSIONS = (
     ("/roleassignments/", "2022-04-01"),
     ("microsoft.servicebus", "2024-01-01"),
@@ -47,7 +47,7 @@ _VERSIONS = (
 
 
 class Api(Requests):
-    """Requests in one subscription. ``group``: the user's resource group; "": each app has a group of its own."""
+    """Makes requests in one subscription. ``group``: the resource group of the settings; "": each app gets its own resource group."""
 
     def __init__(self, subscription: str, group: str, region: str) -> None:
         super().__init__(self._understood, errors.advice, (CredentialUnavailableError,))
@@ -60,7 +60,7 @@ class Api(Requests):
         self.closing.callback(self._client.close)
 
     def _understood(self, error: BaseException) -> Code:
-        """`fsd_azure.errors.classify`, but for `SETTLE_S` after an identity was made, a refusal that may pass is UNAVAILABLE."""
+        """`fsd_azure.errors.classify`, but for `SETTLE_S` after an identity was made, a refusal that may be temporary is UNAVAILABLE."""
         # A 409 without an error code is about a queue: Blob Storage gives a code, and has other reasons for a 409.
         if isinstance(error, ResourceExistsError) and not getattr(error, "error_code", None):
             busy = "SubCode=40901" in str(error)  # another operation on the queue is under way
@@ -70,12 +70,14 @@ class Api(Requests):
         return Code.UNAVAILABLE if refused and self.settles(f"{type(error).__name__} {error}", _SETTLING) else code
 
     def settling(self) -> None:
-        """Note that an identity or one of its roles was made now: refusals may pass in the next `SETTLE_S` seconds."""
+        """Note that an identity or a role was just made: for the next `SETTLE_S` seconds `call` repeats requests that Azure refuses."""
         self.settles_until = time.time() + SETTLE_S
         self.retry.renew(self.retry.deadline, _BUDGET)
 
     def settles(self, text: str, words: re.Pattern[str]) -> bool:
-        """Whether ``text`` has one of the ``words`` that a new identity, role or host causes, and `SETTLE_S` is not over."""
+        """Whether an error is temporary: its ``text`` holds one of the ``words`` of a new identity, role or host, and `SETTLE_S` has not
+        passed.
+        """
         return time.time() < self.settles_until and words.search(text) is not None
 
     def group(self, app: str) -> str:
@@ -104,20 +106,21 @@ class Api(Requests):
             raise CredentialUnavailableError(clients.attempts(str(error))) from error  # no credential is set up
 
     def member(self) -> tuple[str, str]:
-        """The object id of the credentials' owner, and its type: User or ServicePrincipal."""
+        """The object id of the user or service principal that this process is logged in as, and its type: User or ServicePrincipal."""
         claims = self.repeat("token of the credentials", self._token).split(".")[1]
         found = json.loads(base64.urlsafe_b64decode(claims + "=="))
         return str(found["oid"]), "ServicePrincipal" if found.get("idtyp") == "app" else "User"
 
     def request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """Make one request, once, and return its JSON. ``path``: a resource's id, or a URL; ``body``: a JSON value, or the bytes of a zip.
+        """Make one request without repetition, and return its JSON. ``path``: a resource's id, or a URL; ``body``: a JSON value, or the
+        bytes of a zip.
 
         Raises the SDK's errors.
         """
         return self._send(method, path, body)[0]
 
     def _send(self, method: str, path: str, body: Any = None) -> tuple[dict[str, Any], str]:
-        """The answer, and the URL of the operation that goes on after it; "" where there is none."""
+        """The answer, and the URL of the operation that Azure continues after the answer; "" if it continues none."""
         url, query = path, {}
         if path.startswith("/"):
             low = path.lower()
@@ -139,11 +142,11 @@ class Api(Requests):
         return self.repeat(f"{method} {_short(path)}", lambda: self.request(method, path, body))
 
     def find(self, path: str) -> dict[str, Any] | None:
-        """A resource, or None where there is none. Raises like `call`."""
+        """Request a resource; returns None where it does not exist. Raises like `call`."""
         return self.unless(Code.NOT_FOUND, f"GET {_short(path)}", lambda: self.request("GET", path))
 
     def put(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Make or change a resource, and return it when the operation is over. Raises `DriverError` where it failed."""
+        """Make or change a resource, wait until Azure has finished, and return the resource. Raises `DriverError` where Azure failed."""
         what = f"making {_short(path)}"
         _, operation = self.repeat(f"PUT {_short(path)}", lambda: self._send("PUT", path, body))
 
@@ -161,7 +164,7 @@ class Api(Requests):
         """Raise `DriverError` with the reason if an operation failed. Whether it is over, the resource itself shows."""
         try:
             found = self.request("GET", operation) if operation else {}
-        except AzureError as error:  # most roles may not read operations; or Azure forgot one that is over
+        except AzureError as error:  # most roles may not read operations; Azure also forgets an operation that has ended
             if getattr(error, "status_code", None) not in (400, 409) or errors.classify(error) is Code.UNAVAILABLE:
                 return
             raise DriverError(Code.INVALID, f"{what}: {' '.join(str(error).split())[:500]}") from error
@@ -170,7 +173,7 @@ class Api(Requests):
             raise DriverError(Code.INVALID, f"{what}: {status}: {why.get('code')}: {why.get('message')}")
 
     def delete(self, path: str) -> bool:
-        """Remove a resource, wait until it is gone, and return whether there was one."""
+        """Remove a resource, wait until it is gone, and return whether it existed."""
         if self.find(path) is None:
             return False
         what = f"removing {_short(path)}"
@@ -183,7 +186,7 @@ class Api(Requests):
         return self.until(what, check)
 
     def owned(self, app: str) -> tuple[list[str], list[str]]:
-        """The ids of the resources in the app's group: those of the app, and those of others."""
+        """Two lists of resource ids in the app's group: the app's resources, and all other resources."""
         path, items = self.id(app), []
         page: str | None = f"{path}/resources"
         while page:
@@ -198,7 +201,7 @@ class Api(Requests):
         return bool(found) and ((found or {}).get("tags") or {}).get(APP_TAG) == app
 
     def grant(self, grants: Iterable[Grant]) -> None:
-        """Assign roles; an assignment that exists already stays."""
+        """Assign roles. An assignment that exists already is kept."""
         wanted = list(grants)
         self.settling()
         self.each(self._bind, wanted)
@@ -212,14 +215,16 @@ class Api(Requests):
             try:
                 self.request("PUT", f"{grant.scope}/providers/Microsoft.Authorization/roleAssignments/{name}", {"properties": properties})
             except HttpResponseError as error:
-                if error.status_code != 409:  # assigned already, under another name
+                if error.status_code != 409:  # 409: the role is already assigned, under another name
                     raise
 
         self.repeat(f"role on {_short(grant.scope)}", bind)
 
 
 def key(names: Mapping[str, str]) -> str:
-    """The key of the app's function app, for a client, by one request. ``names``: `Resources.names`. Raises the SDK's errors."""
+    """Request the key of the function app, with which a client starts workers. One request. ``names``: `Resources.names`. Raises the SDK's
+    errors.
+    """
     with Api(names["subscription"], names["resource_group"], names["region"]) as api:
         path = api.id("", f"Microsoft.Web/sites/{names['function']}/host/default/listkeys")
         return str(api.request("POST", path)["functionKeys"]["default"])

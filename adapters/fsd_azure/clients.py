@@ -1,6 +1,7 @@
-"""The SDK's clients, as the whole adapter makes them: one attempt a request, connection pools for core's threads.
+"""Makes the SDK's clients for the whole adapter. A client makes one attempt for each request, and has connections for all threads of
+fsd_core.
 
-A client uses a connection string where one is set (`fsd_azure.connection_strings`), else azure-identity's DefaultAzureCredential:
+A client uses a connection string if one is set (`fsd_azure.connection_strings`), otherwise azure-identity's DefaultAzureCredential:
 environment, managed identity, `az login`. The import makes no client.
 """
 
@@ -30,9 +31,9 @@ __all__ = [
 ]
 
 CONNECT_S, READ_S = 5.0, 60.0
-OPEN_S = 20.0  # for opening a link: a connection, a token, the link itself
-POOL = 32  # connections to one host: core's 16 threads, and some more; each is opened when it is needed
-logging.getLogger("azure").addHandler(logging.NullHandler())  # else Python prints the SDK's warnings of errors that it also raises
+OPEN_S = 20.0  # time limit for opening a link: the connection, the token, and the link itself
+POOL = 32  # connections to one host: for fsd_core's 16 threads, and some more; opened when needed
+logging.getLogger("azure").addHandler(logging.NullHandler())  # without it Python prints warnings of errors that the SDK also raises
 _NOT_SET_UP = re.compile(r"authentication unavailable|not installed|could not be found|requires the|package is required")
 _READ_BYTES = 1 << 18  # with the SDK's own 4 KB, reading 1 MB takes twice the processor time
 _WHOLE = 5000 << 20  # the largest object: one request moves it whole
@@ -41,7 +42,7 @@ _WHOLE = 5000 << 20  # the largest object: one request moves it whole
 def service_bus(hosts: tuple[str, ...], number: int) -> ServiceBusClient:
     """A client of namespace ``number`` of ``hosts``. Opens no connection.
 
-    Raises `InputError` where a connection string is malformed, or where there are not as many strings as namespaces.
+    Raises `InputError` where a connection string is malformed, or where the number of strings differs from the number of namespaces.
     """
     from azure.servicebus import ServiceBusClient
 
@@ -67,7 +68,7 @@ def administration(hosts: tuple[str, ...], number: int) -> ServiceBusAdministrat
     from azure.servicebus.management import ServiceBusAdministrationClient
 
     class Plain(RequestsTransport):  # type: ignore[misc]  # to mypy its base is Any
-        """Plain HTTP: an emulator has no TLS, and the SDK always asks for https here."""
+        """Sends requests as plain HTTP: an emulator has no TLS, and the SDK's administration client always uses https."""
 
         def send(self, request: Any, **settings: Any) -> Any:
             request.url = request.url.replace("https://", "http://", 1)
@@ -88,7 +89,7 @@ def administration(hosts: tuple[str, ...], number: int) -> ServiceBusAdministrat
 
 
 def container(url: str, name: str) -> ContainerClient:
-    """A client of the container ``name`` in the connection string's account, else in the account at ``url``.
+    """A client of the container ``name``: in the account of the connection string if one is set, otherwise in the account at ``url``.
 
     Raises `InputError` where the connection string is malformed, or missing for an emulator.
     """
@@ -116,7 +117,7 @@ def container(url: str, name: str) -> ContainerClient:
 
 
 def credential() -> Any:
-    """DefaultAzureCredential, made once and again when its variables change. It caches tokens and is thread-safe.
+    """DefaultAzureCredential. It is made once, and again after its variables changed. It caches tokens and is thread-safe.
 
     Raises `InputError` where a variable names a file or a value that the SDK cannot use.
     """
@@ -138,7 +139,9 @@ def _credential(environment: frozenset[tuple[str, str]]) -> Any:
 
 
 def attempts(text: str) -> str:
-    """One line from the long text in which DefaultAzureCredential lists its attempts: without the credentials that nobody set up."""
+    """One line from the long text in which DefaultAzureCredential lists its attempts. The line leaves out kinds of credentials that are not
+    set up.
+    """
     tried = re.findall(r"^\t(\w+): (.*?)(?=\n\t|\nTo mitigate|\Z)", text, re.DOTALL | re.MULTILINE)
     failed = [f"{name}: {' '.join(words.split())}" for name, words in tried if not _NOT_SET_UP.search(words)]
     names = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")

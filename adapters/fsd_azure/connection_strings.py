@@ -1,4 +1,4 @@
-"""Connection strings: the variables that hold them, and what is wrong with one.
+"""Reads the variables that hold connection strings, and names the part of a connection string that is malformed.
 
 The SDKs call every fault "malformed". These checks name the part that is wrong, and never show its secret.
 """
@@ -32,7 +32,7 @@ STORAGE = "AZURE_STORAGE_CONNECTION_STRING"
 
 
 def service_bus_strings() -> list[str]:
-    """The connection string of each namespace; empty where none is set. Raises `InputError` that names the part that is wrong."""
+    """The connection string of each namespace; an empty list where none is set. Raises `InputError`, which names the malformed part."""
     # The separator looks ahead: the text of a signature may hold spaces, too.
     strings = list(filter(None, re.split(r"(?i)\s+(?=Endpoint=)", os.environ.get(SERVICE_BUS, "").strip())))
     for number, string in enumerate(strings):
@@ -46,13 +46,13 @@ def service_bus_hosts() -> list[str]:
 
 
 def storage_string() -> str | None:
-    """The storage account's connection string; None where none is set. Raises `InputError` that names the part that is wrong."""
+    """The storage account's connection string; None where none is set. Raises `InputError`, which names the malformed part."""
     string = os.environ.get(STORAGE, "").strip()
     if not string:
         return None
     parts = _parts(STORAGE, string)
     if "blobendpoint" not in parts and not parts.get("accountname"):
-        raise InputError(f"{STORAGE}: AccountName: missing")
+        raise InputError(f"{STORAGE}: AccountName: missing: expected AccountName=ACCOUNT: copy the whole connection string")
     if "blobendpoint" in parts and not is_address(parts["blobendpoint"], "http", "https"):
         raise InputError(f"{STORAGE}: BlobEndpoint is {shown(parts['blobendpoint'])!r}: expected https://ACCOUNT.blob.core.windows.net")
     if parts.get("defaultendpointsprotocol", "https") not in ("http", "https"):
@@ -63,7 +63,7 @@ def storage_string() -> str | None:
         return string
     for name in ("AccountName", "AccountKey"):
         if not parts.get(name.lower()):
-            raise InputError(f"{STORAGE}: {name}: missing")
+            raise InputError(f"{STORAGE}: {name}: missing: expected {name}=VALUE: copy the whole connection string")
     try:
         base64.b64decode(parts["accountkey"], validate=True)
     except binascii.Error:
@@ -92,7 +92,7 @@ def _check_service_bus(what: str, string: str) -> None:
     parts = _parts(what, string)
     endpoint = parts.get("endpoint", "")
     if not endpoint:
-        raise InputError(f"{what}: Endpoint: missing; the string has {', '.join(parts)}")
+        raise InputError(f"{what}: Endpoint: missing; the string has {', '.join(parts)}: expected Endpoint=sb://HOST/ at its start")
     if not is_address(endpoint, "sb"):
         raise InputError(f"{what}: Endpoint is {shown(endpoint)!r}: expected sb://NAMESPACE.servicebus.windows.net/")
     if "entitypath" in parts:
@@ -103,7 +103,7 @@ def _check_service_bus(what: str, string: str) -> None:
         return
     for name in ("SharedAccessKeyName", "SharedAccessKey"):
         if not parts.get(name.lower()):
-            raise InputError(f"{what}: {name}: missing")
+            raise InputError(f"{what}: {name}: missing: expected {name}=VALUE: copy the whole connection string")
 
 
 def _parts(what: str, string: str) -> Mapping[str, str]:
@@ -115,7 +115,7 @@ def _parts(what: str, string: str) -> Mapping[str, str]:
         if not equals:
             raise InputError(f"{what}: part {len(found) + 1}: expected NAME=VALUE, with ';' between the parts")
         if name.lower() in found:
-            raise InputError(f"{what}: {name}: occurs twice; where there are several strings, each begins with Endpoint=")
+            raise InputError(f"{what}: {name}: occurs twice: expected it once; if this is more than one string, begin each with Endpoint=")
         found[name.lower()] = value.strip()
     return found
 
@@ -124,5 +124,5 @@ def _has_signature(what: str, parts: Mapping[str, str]) -> bool:
     """Whether the string holds a signature (SAS) instead of a key. Raises `InputError` where the signature is cut."""
     signature = parts.get("sharedaccesssignature")
     if signature is not None and not re.search(r"(^|[?& +])sig=.", signature):
-        raise InputError(f"{what}: SharedAccessSignature: has no sig=: copy the whole signature, with everything between its '&'")
+        raise InputError(f"{what}: SharedAccessSignature: has no sig=: copy the whole signature, with all parts that '&' separates")
     return signature is not None

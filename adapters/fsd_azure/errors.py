@@ -26,7 +26,7 @@ _WORDS = {
     Code.NOT_FOUND: """BlobNotFound ContainerNotFound ResourceNotFound ResourceGroupNotFound NotFound SubscriptionNotFound
         EntityNotFound amqp:not-found com.microsoft:entity-not-found com.microsoft:message-not-found""",
     Code.ALREADY_EXISTS: """BlobAlreadyExists ContainerAlreadyExists ResourceAlreadyExists EntityAlreadyExists ConditionNotMet
-        com.microsoft:entity-already-exists""",  # a put with if_absent that lost: 409 or 412
+        com.microsoft:entity-already-exists""",  # 409 or 412: a put with if_absent of a key that exists
     Code.DENIED: """AuthenticationFailed AuthorizationFailed AuthorizationFailure AuthorizationPermissionMismatch
         AuthorizationSourceIPMismatch AuthorizationProtocolMismatch InvalidAuthenticationInfo InvalidAuthenticationToken
         InvalidAuthenticationTokenTenant NoAuthenticationInformation ExpiredAuthenticationToken InsufficientAccountPermissions
@@ -48,7 +48,7 @@ _WORDS = {
 _CODES = {word: code for code, words in _WORDS.items() for word in words.split()}
 _CONDITION = re.compile(r"\b((?:amqp|com\.microsoft):[a-z:-]+[a-z])")
 _WAIT = re.compile(r"[Ww]ait (\d{1,3}) seconds")
-_STATUS = {410: Code.NOT_FOUND, 412: Code.ALREADY_EXISTS}  # besides `http_code`; 412 answers a put with if_absent
+_STATUS = {410: Code.NOT_FOUND, 412: Code.ALREADY_EXISTS}  # in addition to `http_code`; 412: a put with if_absent of a key that exists
 _NAMES = {  # classes of azure.servicebus.exceptions
     "ServiceBusServerBusyError": Code.THROTTLED,
     "ServiceBusQuotaExceededError": Code.THROTTLED,
@@ -81,10 +81,10 @@ def status_code(status: int, word: str = "") -> Code:
 
 
 def asking(error: E) -> E:
-    """The same error with what the retry layer and people need.
+    """The same error, with the time to wait and the reason for a refused token added.
 
-    ``retry_after_s`` is set where Service Bus gives a time to wait (see `fsd_core.driver`). Where Service Bus refused a token,
-    azure-servicebus keeps the reason in the inner error only: the reason is added to the text.
+    ``retry_after_s`` is set where Service Bus gives a time to wait (see `fsd_core.driver`). Where Service Bus refused a token, only the
+    inner error has the reason, so the reason is added to the text of this error.
     """
     reason = getattr(getattr(error, "inner_exception", None), "status_description", None)
     if reason and _token_status(error):
@@ -96,7 +96,7 @@ def asking(error: E) -> E:
 
 
 def classify(error: BaseException) -> Code:
-    """The code of any error that a driver of this provider raised; UNKNOWN for all others."""
+    """The `Code` of an error that a driver of this provider raised; UNKNOWN for any other exception."""
     if isinstance(error, Refused):
         return error.code
     if isinstance(error, sdk.HttpResponseError):
@@ -172,7 +172,7 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     ),
     (
         r"ServiceBusServerBusyError|server-busy",
-        "a Service Bus namespace is throttled, 1,000 messages a second in the Standard tier: destroy the app and deploy it with more "
+        "a Service Bus namespace is throttled (Standard tier: 1,000 messages per second): destroy the app and deploy it with more "
         "[azure] namespaces, or run with --channel object",
     ),
     (
@@ -186,11 +186,11 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     ),
     (
         r"MissingSubscriptionRegistration|SubscriptionNotRegistered",
-        "a service is not registered in the subscription: run 'az provider register --namespace' with the name above, then wait minutes",
+        "a service is not registered in the subscription: run 'az provider register --namespace' with the name above, wait some minutes",
     ),
     (
         r"ContainerBeingDeleted|ResourceGroupBeingDeleted",
-        "it is still being deleted, which takes a minute or more: run again later",
+        "the resource is still being deleted, which takes a minute or more: run again later",
     ),
     (
         r"KeyBasedAuthenticationNotPermitted",
@@ -217,7 +217,7 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     (
         r"AuthorizationFailed|AuthorizationFailure|AuthorizationPermissionMismatch|InsufficientAccountPermissions"
         r"|LinkedAuthorizationFailed|ServiceBusAuthorizationError|unauthorized-access",
-        "the credentials lack a role: docs/how-to-azure.md lists the roles; a new role is in force after some minutes",
+        "the credentials lack a role: docs/how-to-azure.md lists the roles; a new role becomes active after some minutes",
     ),
     (
         r"MessagingEntityDisabledError|entity-disabled",
@@ -232,5 +232,5 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
 
 
 def advice(error: BaseException | str) -> str | None:
-    """One line on what a person can do about an error of Azure, or None: see `fsd_core.providers.advice.advise`."""
+    """One line on what a person can do about an error of Azure, or None without advice: see `fsd_core.providers.advice.advise`."""
     return advise(_ADVICE, error)

@@ -1,7 +1,8 @@
 """Makes, changes and removes the function app and its plan, and reads and writes the function app's settings.
 
 The function app is also the record of the app: its setting `RESOURCES`, which its workers read, names the app's resources. The settings
-also hold the key with which a worker launches others, and the connection strings where the deployer uses them: Azure keeps secrets there.
+also hold the key with which a worker starts other workers, and the deployer's connection strings, if any: settings are Azure's place for
+secrets.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 __all__ = ["ROUTE", "create", "key", "publish", "read", "remove", "url", "write"]
 
 ROUTE = "api/worker"
-_DEPLOYED, _CONFLICT, _FORGOTTEN = 4, 5, -2  # statuses of a deployment: done; met another; ours: Azure lost it
+_DEPLOYED, _CONFLICT, _FORGOTTEN = 4, 5, -2  # statuses of a deployment: done; refused, another one runs; -2 is fsd's own: Azure lost it
 _ENDED = {3: "failed", -1: "was cancelled", _CONFLICT: "met another deployment", 6: "succeeded in part"}
 FORGOTTEN_S = 60.0  # a deployment without a status for this time is lost: Azure may have recycled the instance that ran it
-AGAIN_S = 10.0  # before the code is sent again, after another deployment was in the way
+AGAIN_S = 10.0  # pause before the code is sent again, if another deployment ran
 _SURE_INSTANCES = 40  # every region accepts this as an app's maximumInstanceCount; only a few regions accept less
 _INSTANCES = re.compile(r"(?i)maximum.?instance.?count|maximum.?scale")
-_SENDS = 3  # attempts where Azure forgets the deployment each time
+_SENDS = 3  # attempts, if Azure loses the state of each deployment
 # Errors of deployments that succeeded some minutes later: the account, the identity or its role was new.
 _REFUSED = re.compile(
     r"Forbidden|Unauthorized|\b40[13]\b|AuthorizationPermissionMismatch|AuthorizationFailure|InaccessibleStorageException"
@@ -51,7 +52,7 @@ def _site(api: Api, app: str) -> str:
 
 
 def _plan(api: Api, app: str) -> str:
-    return api.id(app, f"Microsoft.Web/serverfarms/{_name(api, app)}")  # Flex Consumption takes one app a plan
+    return api.id(app, f"Microsoft.Web/serverfarms/{_name(api, app)}")  # a plan of Flex Consumption can hold one app only
 
 
 def _settings(api: Api, app: str) -> dict[str, str] | None:
@@ -61,7 +62,7 @@ def _settings(api: Api, app: str) -> dict[str, str] | None:
 
 
 def read(api: Api, app: str) -> Resources | None:
-    """The resources that the function app's settings name; None where there is no function app.
+    """The resources that the function app's settings name; None where the function app does not exist.
 
     Raises `InputError` where fsd did not make the function app.
     """
@@ -76,7 +77,8 @@ def write(api: Api, resources: Resources, secret: str) -> None:
 
 
 def create(api: Api, resources: Resources) -> dict[str, Any]:
-    """Make or change the function app and its plan, and return the function app when it runs. A new one gets its settings at once.
+    """Make or change the function app and its plan, wait until the function app runs, and return it. A new function app gets its settings
+    at once.
 
     Raises `InputError` where the plan is not the app's, or where the region accepts no app of so few instances.
     """
@@ -117,7 +119,7 @@ def url(api: Api, site: Mapping[str, Any]) -> str:
 
 
 def key(api: Api, app: str) -> str:
-    """The function app's key. Azure makes it when the host first runs: until then this waits."""
+    """The function app's key. Azure makes the key when the function app first runs; this function waits for that."""
 
     def check() -> str | None:
         try:
@@ -131,10 +133,12 @@ def key(api: Api, app: str) -> str:
 
 
 def publish(api: Api, site: Mapping[str, Any], package: Package) -> None:
-    """Send the code with all that it imports, and return when it is in place. Raises `DriverError` with Azure's reason where it failed.
+    """Send the code and its packages, and return when Azure has deployed them. Raises `DriverError` with Azure's reason where the
+    deployment failed.
 
-    The function app stores the code with its own identity. So the code is sent again while the role of that identity may not be in force,
-    while another deployment is in the way, and when Azure lost the state of the deployment, as it does when it replaces an instance.
+    The function app stores the code with its own identity. So this function sends the code again while the role of that identity may not be
+    active yet, while another deployment runs, and when Azure lost the state of the deployment, which happens when Azure replaces an
+    instance.
     """
     host = next(each["name"] for each in site["properties"]["hostNameSslStates"] if each["hostType"] == "Repository")
     at, what = f"{api.scheme}://{host}/api", f"code of function app {site['name']}"
@@ -163,7 +167,7 @@ def publish(api: Api, site: Mapping[str, Any], package: Package) -> None:
                 return None
             raise DriverError(Code.UNAVAILABLE, f"{what}: Azure forgot the deployment {_SENDS} times: run 'fsd deploy' again")
         if status == _CONFLICT:
-            if not api.retry.pause(0, AGAIN_S):  # hears an interrupt and the deadline
+            if not api.retry.pause(0, AGAIN_S):  # False at an interrupt or the deadline
                 raise api.late(what)
             return None
         if api.settles(text, _REFUSED):
@@ -216,7 +220,7 @@ def _own(resources: Resources) -> dict[str, str]:
 
 
 def remove(api: Api, app: str) -> list[str]:
-    """Remove the function app and its plan if they are the app's; returns a line for each."""
+    """Remove the function app and its plan if they are the app's. Returns one line of text for each removed resource."""
     whole = (("function app", _site(api, app)), ("plan", _plan(api, app)))
     mine = [(what, path) for what, path in whole if api.owns(api.find(path), app)]
     for _, path in mine:

@@ -1,7 +1,9 @@
-"""Functions: a launch is a POST to the function app's HTTP trigger, open until the function ends: see `fsd_core.providers.http_invoke`.
+"""Functions: a launch is a POST to the function app's HTTP trigger, whose connection stays open until the function ends: see
+`fsd_core.providers.http_invoke`.
 
-Azure's front end ends an answer after 230 s while the function runs on, so the end of the connection is no failure then. The trigger
-asks for the function app's key: a worker finds the key in its settings, a client requests it once from the Resource Manager.
+Azure's front end closes the connection after 230 s, and the function continues to run. So the end of the connection after 230 s does not
+count as a failure. The trigger asks for the function app's key: a worker finds the key in its settings, a client requests it once from the
+Resource Manager.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from fsd_core.providers.environment import function_limits
 __all__ = ["AzureInvoker"]
 
 PAYLOAD_BYTES = 100 << 20
-CUT_S = 230.0  # the front end ends an answer after this
+CUT_S = 230.0  # the front end closes a connection after so many seconds
 
 
 class AzureInvoker(posts.HttpInvoker):
@@ -34,7 +36,7 @@ class AzureInvoker(posts.HttpInvoker):
             source="https://learn.microsoft.com/azure/azure-functions/functions-scale (request size, 230 s), flex-consumption-plan",
             as_of="2025-11-01",
             failures="launcher",
-            process_bytes=96 << 20,  # mostly the Functions host's worker, grpc and the SDKs
+            process_bytes=96 << 20,  # memory of the runtime and imports, mostly the Functions host's worker, grpc and the SDKs
             start_s=15.0,  # an estimate from few published runs of Flex Consumption: 1.7 to 3.2 s, once 30 s
         )
         self._names = names
@@ -46,7 +48,7 @@ class AzureInvoker(posts.HttpInvoker):
         """The headers with the key. A client requests the key the first time. Raises the SDK's errors."""
         with self._key_lock:
             if not self._key:
-                from fsd_azure.api import key  # a worker has the key, and does without this module
+                from fsd_azure.api import key  # a worker has the key, and does not import this module
 
                 self._key = key(self._names)
             return {"x-functions-key": self._key}

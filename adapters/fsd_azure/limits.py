@@ -16,18 +16,20 @@ __all__ = ["LEASES_S", "MESSAGE_KB", "OBJECTS", "TIERS", "Tier", "check_connecti
 
 LEASES_S = (5, 300)  # the lock durations that a queue accepts, in seconds
 MESSAGE_KB = (1024, 102_400)  # the message limits that a queue of the premium tier accepts, in KiB
-_MARGIN_BYTES = 512  # for the sections of a message, or the properties of a batch
-_OVERHEAD_BYTES = 80  # for each message in a batch: 72 for its sections, by azure-servicebus's count
-_PREFETCH_BYTES = 16 << 20  # messages that one receiver may hold before somebody asks for them
+_MARGIN_BYTES = 512  # room for the sections of a message, or the properties of a batch
+_OVERHEAD_BYTES = 80  # bytes that each message adds to a batch: azure-servicebus counts 72 for its sections
+_PREFETCH_BYTES = 16 << 20  # bytes of messages that one receiver may hold before `receive` takes them
 
 
 @attrs.frozen
 class Tier:
-    """The limits of a namespace. ``credits``: messages in or out a second; None where the tier is not throttled. Sizes in bytes."""
+    """The limits of a namespace. ``credits``: messages per second, sent and received together; None where the tier is not throttled. Sizes
+    in bytes.
+    """
 
     message_bytes: int
     batch_bytes: int
-    connections: int  # AMQP; azure-servicebus opens one for every sender and every receiver
+    connections: int  # AMQP connections; azure-servicebus opens one for every sender and every receiver
     credits: int | None
     queues: int
     source: str
@@ -46,7 +48,7 @@ OBJECTS = ObjectLimits(
     object_bytes=5000 << 20,  # the limit of one Put Blob; larger objects would need blocks
     delete_keys=256,  # the limit of one batch request
     page_keys=1000,  # the service allows 5,000
-    poll_s=0.02,  # about the time of a GET of a missing key
+    poll_s=0.02,  # a GET of a missing key takes about as long
     source="https://learn.microsoft.com/rest/api/storageservices/put-blob, blob-batch, list-blobs; "
     "learn.microsoft.com/azure/storage/blobs/scalability-targets",
     as_of="2025-11-01",
@@ -54,14 +56,15 @@ OBJECTS = ObjectLimits(
 
 
 def messages(tier: str, lease_s: float, message_kb: int = 0) -> MessageLimits:
-    """The limits of a tier's queues. ``lease_s``: their lock duration; ``message_kb``: their own message limit, 0 for the tier's.
+    """The limits of queues of a tier. ``lease_s``: the queues' lock duration in seconds; ``message_kb``: the largest message in KiB, 0: the
+    tier's limit.
 
     Each message sent, received or completed is an operation, billed per started 64 KB; a receive that finds nothing is not billed.
     """
     data = TIERS[tier]
     whole = message_kb << 10 or data.message_bytes
     return MessageLimits(
-        batch_messages=100,  # the bytes would allow thousands; but an ack sends a disposition for each message
+        batch_messages=100,  # the bytes would allow thousands, but an ack sends one frame for each message
         batch_bytes=data.batch_bytes - _MARGIN_BYTES,  # message_kb raises the limit of single messages only
         message_bytes=whole - _MARGIN_BYTES - _OVERHEAD_BYTES,
         overhead_bytes=_OVERHEAD_BYTES,
@@ -78,8 +81,9 @@ def messages(tier: str, lease_s: float, message_kb: int = 0) -> MessageLimits:
 def check_connections(tier: str, ranks: int, namespaces: int) -> None:
     """Raise `InputError` where ``ranks`` workers that all send to each other may open more connections than a namespace allows.
 
-    Each worker opens one connection to receive, and one to each peer that it sends to. This counts one run; runs at the same time add up,
-    but few partitions make all ranks neighbours, and Service Bus refuses connections over the limit.
+    Each worker opens one connection to receive, and one to each peer that it sends to. The check counts one run, in which every rank sends
+    to every other rank. With most partitions a rank sends to a few ranks only, so several runs at the same time mostly stay below the
+    limit; if not, Service Bus refuses the connection.
     """
     needed, limit = -(-ranks // namespaces) * ranks, TIERS[tier].connections
     if needed > limit:
@@ -87,8 +91,8 @@ def check_connections(tier: str, ranks: int, namespaces: int) -> None:
         strings = f"{enough} connection strings in {SERVICE_BUS}, or none and " if os.environ.get(SERVICE_BUS) else ""
         more = f"destroy the app and deploy it with {strings}[azure] namespaces = {enough}, or " if enough <= ranks else ""
         raise InputError(
-            f"{ranks} ranks over {namespaces} Service Bus namespaces may open {needed} connections to one: expected at most {limit}: "
-            f"{more}use --channel object, which opens none"
+            f"{ranks} ranks over {namespaces} Service Bus namespaces may open {needed} connections to one namespace: "
+            f"expected at most {limit}: {more}use --channel object, which opens no connection to Service Bus"
         )
 
 

@@ -1,7 +1,7 @@
 """Links to queues of Service Bus: a sender or receiver of azure-servicebus, and the one thread that uses it.
 
-Senders and receivers are not thread-safe, since they hold AMQP's state. Their calls may also never return: azure-servicebus waits without
-a limit for a peer that accepts a connection and then sends nothing. So callers give orders to the link's thread, and wait for the result
+Senders and receivers are not thread-safe, since they hold AMQP's state. A call may also block forever: azure-servicebus waits without a
+time limit for a peer that accepts a connection and then sends nothing. So callers give orders to the link's thread, and wait for the result
 with a limit of their own. Links to different queues work at the same time.
 """
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Link", "ReceiverLink", "SenderLink"]
 
 T = TypeVar("T")
-SEND_S = 60.0  # for the service to accept a message, and for it to settle one
-CLOSE_S = 3.0  # for all links of a driver to close
-_SLACK_S = 10.0  # for a thread that waits for the processor
+SEND_S = 60.0  # time limit for the service to accept a message, and to settle one
+CLOSE_S = 3.0  # time limit for all links of a driver to close
+_SLACK_S = 10.0  # extra time, since a thread may have to wait for a processor
 # Without this azure-servicebus pings each connection from one more thread, and a close waits a second for that thread. A connection
 # that the service closes after idle minutes is opened again when it is needed.
 _NO_PINGS: Mapping[str, Any] = {"keep_alive": 0}
@@ -37,7 +37,7 @@ _NOW_S = 1e-9  # read only messages that have arrived: azure-servicebus accepts 
 
 
 class Link(abc.ABC):
-    """One sender or receiver with its daemon thread, which starts with it."""
+    """One sender or receiver, and the daemon thread that uses it. Making a link starts the thread."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -52,8 +52,8 @@ class Link(abc.ABC):
     def order(self, action: Callable[[], T], within_s: float) -> T:
         """Run ``action`` in the link's thread, and return its result or raise its error.
 
-        Raises `TimeoutError` where there is no result after ``within_s`` seconds; the link is then ``stuck``, and must not be used again.
-        Raises `ConnectionError` where the link was closed.
+        Raises `TimeoutError` where the action has no result after ``within_s`` seconds; the link is then ``stuck``, and must not be used
+        again. Raises `ConnectionError` where the link was closed.
         """
         future: Future[T] = Future()
         with self._ordering:
@@ -67,11 +67,11 @@ class Link(abc.ABC):
                 raise
             future.cancel()
             self.stuck = True
-            self.close()  # else a receiver that goes on later takes the messages of its successor
+            self.close()  # otherwise this receiver could continue later, and take messages from the receiver that replaces it
             raise TimeoutError(f"queue {self.name}: Service Bus did not answer within {within_s:g} s") from None
 
     def open(self) -> None:
-        """Open the link unless it is open. Opening takes about half a second. Raises like `order`."""
+        """Open the link if it is closed. Opening takes about 0.5 s. Raises like `order`."""
         if not self._open:
             self.order(self._opened, OPEN_S + _SLACK_S)
 
@@ -123,7 +123,7 @@ class Link(abc.ABC):
 
 
 class SenderLink(Link):
-    """A sender to one queue. ``min_bytes``: the batch size that the queue must accept at least."""
+    """A sender to one queue. ``min_bytes``: the size of a batch, in bytes, that the queue must accept."""
 
     def __init__(self, client: ServiceBusClient, name: str, min_bytes: int) -> None:
         self._sender: ServiceBusSender = client.get_queue_sender(name, **_NO_PINGS)
@@ -140,7 +140,7 @@ class SenderLink(Link):
         self._sender.__enter__()
         if (max_bytes := self._sender.create_message_batch().max_size_in_bytes) < self._min_bytes:
             limit = f"queue {self.name}: accepts batches of {max_bytes} bytes: expected {self._min_bytes}, the limit of [azure] tier"
-            raise Refused(Code.TOO_LARGE, f"{limit}: destroy the app, and deploy it with the tier of its namespace")
+            raise Refused(Code.TOO_LARGE, f"{limit}: destroy the app, set [azure] tier to the tier of the namespace, and deploy again")
 
     def _send(self, bodies: Sequence[bytes]) -> None:
         from azure.servicebus import ServiceBusMessage
@@ -148,7 +148,7 @@ class SenderLink(Link):
         try:
             message: ServiceBusMessage | ServiceBusMessageBatch = ServiceBusMessage(bodies[0])
             if len(bodies) > 1:  # in the premium tier a single message may be larger than any batch
-                message = self._sender.create_message_batch()  # its limit is the link's
+                message = self._sender.create_message_batch()  # the batch has the link's size limit
                 for body in bodies:
                     message.add_message(ServiceBusMessage(body))
             self._sender.send_messages(message, timeout=SEND_S)
@@ -161,7 +161,8 @@ class SenderLink(Link):
 
 
 class ReceiverLink(Link):
-    """A peek-lock receiver from one queue. While it is open, its thread reads messages, until ``max_held`` wait to be taken.
+    """A peek-lock receiver from one queue. While the link is open, its thread reads messages, and pauses while ``max_held`` messages wait
+    for `take`.
 
     ``receive_messages(n)`` of azure-servicebus waits 0.2 s longer when it has fewer than n messages; with n = 1 it does not.
     """
@@ -175,7 +176,9 @@ class ReceiverLink(Link):
         super().__init__(name)
 
     def take(self, limit: int, wait_s: float) -> list[Any]:
-        """Up to ``limit`` messages as soon as there is one; none after ``wait_s`` seconds. Raises the error that ended the link."""
+        """Return up to ``limit`` messages as soon as one has arrived; an empty list if none arrives within ``wait_s`` seconds. Raises the
+        error that ended the link.
+        """
         self.open()
         with self._change:
             self._change.wait_for(lambda: self._found or not self._open, wait_s)
@@ -184,14 +187,14 @@ class ReceiverLink(Link):
             full = len(self._found) >= self._max_held
             taken = [self._found.popleft() for _ in range(min(limit, len(self._found)))]
         if full:
-            self._orders.put((Future(), lambda: None))  # wakes the thread: there is room again
+            self._orders.put((Future(), lambda: None))  # wakes the thread, which can hold a message more
         return taken
 
     def complete(self, messages: Sequence[Any]) -> None:
-        """Settle messages, each by one disposition. Passes over a message that is settled, or whose lock was lost.
+        """Settle messages, each by one disposition. Skips a message that is already settled, or whose lock was lost.
 
-        A disposition names a delivery number, and numbers start again at 0 on a link that was opened again. That settles no other message:
-        azure-servicebus compares the delivery's tag first, and settles a message of an earlier link by its lock token.
+        A disposition names a delivery number, and numbers start again at 0 on a link that was opened again. This never settles the wrong
+        message: azure-servicebus compares the delivery's tag first, and settles a message of an earlier link by its lock token.
         """
         self.open()
         self.order(lambda: self._complete(messages), SEND_S + _SLACK_S)
@@ -199,7 +202,7 @@ class ReceiverLink(Link):
     def _complete(self, messages: Sequence[Any]) -> None:
         for message in messages:
             try:
-                self._opened()  # the link may have ended; the lock has not
+                self._opened()  # the link may have ended, but the lock is still valid
                 self._receiver.complete_message(message)
             except Exception as error:
                 if classify(error) not in (Code.PRECONDITION, Code.NOT_FOUND):
@@ -208,7 +211,7 @@ class ReceiverLink(Link):
             self._read(_NOW_S)  # messages that came with the answer
 
     def _begin(self) -> None:
-        self._receiver.__enter__()  # else the first receive would open it, and count that time as its wait
+        self._receiver.__enter__()  # otherwise the first receive would open it, and the time would count as its wait
         self._error = None
 
     def _work(self) -> None:
@@ -234,7 +237,7 @@ class ReceiverLink(Link):
 
     def _broken(self, error: Exception) -> None:
         with self._change:
-            self._error, self._open = asking(error), False  # until the next call opens the link again
+            self._error, self._open = asking(error), False  # the next call opens the link again
             self._change.notify_all()
 
     def _end(self) -> None:
@@ -243,5 +246,5 @@ class ReceiverLink(Link):
             untaken, self._found = self._found, deque()
         with suppress(Exception):
             for message in untaken:
-                self._receiver.abandon_message(message)  # else no receiver gets it before its lock ends
+                self._receiver.abandon_message(message)  # otherwise no receiver gets the message before its lock expires
         self._receiver.close()

@@ -1,12 +1,13 @@
 """Service Bus: one queue for each rank of a slot. A publish is one transfer of a batch; an ack is one disposition for each message.
 
-A receive makes no request: the service sends messages while the link is open and has credit (32 messages in the Standard tier), and a
-receive takes those that came. So a receiver that stops asking may hold up to 32 messages: their locks expire, other receivers get them,
-and a late acknowledgement is harmless. Every message sent, received or completed is a billed operation.
+A receive makes no request: the service sends messages while the link is open and has credit (32 messages in the Standard tier), and
+``receive`` returns those that have arrived. So a receiver that is no longer called may hold up to 32 messages: their locks expire, other
+receivers get them, and a late acknowledgement has no effect. Every message sent, received or completed is a billed operation.
 
-Measured with benchmarks/azure_clients.py, the stand-in, two cores: a link opens in half a second, mostly a sleep of azure-servicebus; 31
-senders and a receiver at once take 1 s (0.15 s of processor time) and close within 0.1 s. At 10 KB a message takes 1.3 ms from publish to
-a waiting receiver; a publish costs 0.3 ms of processor time, a received and acknowledged message 0.17 ms. The import takes 180 to 320 ms.
+Measured with benchmarks/azure_clients.py on this project's emulator of Service Bus and two cores: a link opens in half a second, mostly a
+sleep of azure-servicebus; 31 senders and a receiver at once take 1 s (0.15 s of processor time) and close within 0.1 s. At 10 KB a message
+takes 1.3 ms from publish to a waiting receiver; a publish costs 0.3 ms of processor time, a received and acknowledged message 0.17 ms. The
+import takes 180 to 320 ms.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ L = TypeVar("L", bound=Link)
 
 
 class AzureMessages:
-    """Implements `fsd_core.driver.MessageDriver` for one slot. A link opens when it is first needed, and stays open."""
+    """Implements `fsd_core.driver.MessageDriver` for one slot. A link opens with the first call that uses it, and stays open."""
 
     service = "Service Bus"
     limits: MessageLimits
@@ -61,13 +62,13 @@ class AzureMessages:
         return ()
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
-        """Up to ``limit`` messages. A ``wait_s`` of 0 returns only messages that have arrived. The first call also opens the link."""
+        """Return up to ``limit`` messages; with ``wait_s`` 0 only those that have already arrived. The first call also opens the link."""
         check_receive(self.limits, limit, wait_s)
         receiver = self._receiver(rank)
         return [Delivery(message, _body(message)) for message in receiver.take(limit, wait_s)]
 
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
-        """Remove deliveries. A message that is gone, or was delivered again, is no refusal."""
+        """Remove deliveries. A message that is gone, or was delivered again, is not reported as refused."""
         from azure.servicebus import ServiceBusReceivedMessage
 
         check_ack(self.limits, tokens)
@@ -81,14 +82,14 @@ class AzureMessages:
 
     def _link(self, links: dict[int, L], rank: int, make: Callable[[ServiceBusClient, str], L]) -> L:
         with self._changing:
-            if self._closed:  # a late call must not leave a receiver that takes the next run's messages
+            if self._closed:  # a call after `close` must not open a receiver, which would take messages of the next run
                 raise ConnectionError("the driver is closed")
             if rank not in links or links[rank].stuck:
                 links[rank] = make(self._clients[self._names.shard(rank)], self._names.queue(self._slot, rank))
             return links[rank]
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_azure.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_azure.errors.classify`."""
         return classify(error)
 
     def native(self) -> Sequence[ServiceBusClient]:

@@ -1,14 +1,14 @@
 """The names of an app's resources: pure functions of app, generation, slot, rank and subscription. They make no request.
 
-The keys of `Resources.names`, all strings; `fsd_azure.provision` writes them, and every driver needs no more:
+The keys of `Resources.names`, all strings; `fsd_azure.provision` writes them, and a driver needs only these:
 
 ======================  ===============================================================================================
 subscription, region    the subscription and the region of all resources
 resource_group          the group of all resources
-generation              8 hexadecimal digits, new whenever queues are made anew, so that an old worker finds no queue
+generation              8 hexadecimal digits, new for each set of queues, so that a worker of an old set finds no queue
 namespaces              the hosts of the Service Bus namespaces, separated by commas, in the order of the ranks
 bus                     "made" with the app, or "given" by connection strings
-storage_account         the account's name; "" where a connection string gives the account
+storage_account         the account's name; "" where a connection string names the account
 tier                    the namespaces' tier: standard or premium
 lease_s                 the queues' lock duration in whole seconds
 message_kb              a queue's limit of one message in KiB, 0 for the tier's limit (other values in premium only)
@@ -17,8 +17,8 @@ url                     the URL of the worker's HTTP trigger
 memory_mb, ...          further settings of the function
 ======================  ===============================================================================================
 
-Each rank of each slot has its own queue: with a topic, every filter that looks at a message would cost a credit. Rank r uses namespace
-r modulo the number of namespaces, since a namespace of the Standard tier carries 1,000 messages a second.
+Each rank of each slot has its own queue: with a topic, every filter would cost a credit for each message (credits: see `fsd_azure.limits`).
+Rank r uses namespace r modulo the number of namespaces, since a namespace of the Standard tier carries 1,000 messages per second.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def function(app: str, subscription: str, group: str) -> str:
 
 
 def container(app: str) -> str:
-    """The name of the app's container. It may not have two hyphens in a row: a hash keeps such names apart."""
+    """The name of the app's container. Azure allows no two hyphens in a row, so they are replaced and a hash is appended."""
     single = re.sub("-+", "-", app)
     return f"fsd-{app}" if single == app else f"fsd-{single}-{hashlib.sha256(app.encode()).hexdigest()[:_MARK_CHARS]}"
 
@@ -106,6 +106,8 @@ class Names:
 
 
 def generation_of(app: str, name: str) -> str | None:
-    """The generation of a queue of ``app``; None for other names: "fsd-a-" also starts the names of an app "a-b"."""
+    """The generation in the name of a queue of ``app``; None for the name of another app. The prefix does not decide: "fsd-a-" also begins
+    the names of an app "a-b".
+    """
     match = re.fullmatch(rf"fsd-{re.escape(app)}-([0-9a-f]{{8}})-\d+-\d+", name)
     return match[1] if match else None

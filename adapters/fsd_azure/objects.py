@@ -35,9 +35,9 @@ class AzureObjects:
         self._container.upload_blob(key, body if isinstance(body, bytes) else bytes(body), overwrite=not if_absent)
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes [start, end) of the object. The SDK requests a body that was cut off up to twice more, which cannot be turned off."""
+        """The bytes [start, end) of the object. If a body is cut off, the SDK requests it twice more; no option turns this off."""
         first = check_range(key, start, end)
-        empty = end is not None and end == first  # HTTP has no empty range: a request for one byte tells whether the key exists
+        empty = end is not None and end == first  # HTTP has no empty range: a request for one byte shows whether the key exists
         length = None if end is None else max(1, end - first)
         try:
             body: bytes = self._container.download_blob(key, first, length).readall()
@@ -48,7 +48,7 @@ class AzureObjects:
         return b"" if empty else body
 
     def list(self, prefix: str, page: str | None = None) -> Page:
-        """The next keys, in ascending order. ``page`` is Blob Storage's marker."""
+        """One page of the keys with ``prefix``, in ascending order. ``page`` is Blob Storage's marker."""
         pages = self._container.list_blob_names(name_starts_with=prefix, results_per_page=self.limits.page_keys).by_page(page)
         keys = list(next(pages))
         return Page(keys, pages.continuation_token or None)  # type: ignore[attr-defined]  # the SDK types by_page as any iterator
@@ -64,7 +64,7 @@ class AzureObjects:
         ]
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_azure.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_azure.errors.classify`."""
         return classify(error)
 
     def native(self) -> Any:

@@ -19,7 +19,7 @@ _NOT_SENT = ("api.py", "function.py", "package.py", "policy.py", "provision.py",
 
 
 def digest(runtime: str) -> str:
-    """The digest of the package that `build` would make. Quick: installs nothing."""
+    """The digest of the package that `build` would make. It installs nothing, so it is quick."""
     return _recipe(runtime).digest
 
 

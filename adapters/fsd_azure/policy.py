@@ -86,9 +86,9 @@ def _data(names: Mapping[str, str], bus: tuple[str, ...], blobs: str, principal:
 def worker(names: Mapping[str, str], principal: str) -> list[Grant]:
     """The roles of the function: it may send and receive, but not make or remove queues.
 
-    The Functions host keeps keys and locks in containers that it makes in the app's storage account. So the role covers the whole account,
-    and is the one that the vendor names for this
-    (learn.microsoft.com/azure/azure-functions/functions-reference, "Connecting to host storage with an identity", 2025-11).
+    The Functions host keeps keys and locks in containers that it makes in the app's storage account. So the role covers the whole account;
+    Microsoft documents this role for the purpose (learn.microsoft.com/azure/azure-functions/functions-reference, "Connecting to host
+    storage with an identity", 2025-11).
     """
     return _data(names, (SENDER, RECEIVER), storage_id(names), principal, "ServicePrincipal", BLOBS_OWNER)
 

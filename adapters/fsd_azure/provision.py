@@ -1,9 +1,9 @@
 """Makes and removes an app: resource group, namespaces, storage account, containers, function app, queues, roles.
 
-The settings are those of `fsd_azure.settings`. Order of ``ensure``: the container comes early and decides the generation, since of two
-clients that create it at the same time exactly one succeeds. Then the function app, whose settings name the resources. At last every
-queue and the function are tried out, and only then the settings list them as usable: a later ``ensure`` completes one that was cut short.
-Resources that connection strings name are used as they are.
+The settings are those of `fsd_azure.settings`. ``ensure`` makes the container early: if two clients make it at the same time, only one of
+them succeeds, and its generation becomes the app's. Then it makes the function app, whose settings name the resources. Last, it sends a
+test message to every queue and starts the function once. Only then it writes into the settings that they are usable: so a later ``ensure``
+completes an interrupted one. Resources that connection strings name are used as they are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["AzureProvisioner"]
 
 KEPT_DAYS = 7
-_TRIED = ("code", "runtime", "memory_mb", "storage_account", "blob_url")  # a change of one of these needs a new trial of the function
+_TRIED = ("code", "runtime", "memory_mb", "storage_account", "blob_url")  # a change of one of these needs a new test launch of the function
 _FIXED = {  # names that cannot change after the app was made, and the setting or variable of each
     "namespaces": connection_strings.SERVICE_BUS,
     "tier": "[azure] tier",
@@ -50,7 +50,7 @@ class AzureProvisioner(AppProvisioner[Api]):
         self._settings = parse(table)
 
     def requests(self) -> Api:
-        """Requests in the settings' or the environment's subscription. Checks the connection strings first, without the network."""
+        """An `Api` for the subscription of the settings, or of the environment. Checks the connection strings first, without a request."""
         connection_strings.service_bus_hosts()
         connection_strings.storage_string()
         subscription = self._settings.subscription or os.environ.get("AZURE_SUBSCRIPTION_ID", "")
@@ -63,11 +63,11 @@ class AzureProvisioner(AppProvisioner[Api]):
         return Api(subscription, self._settings.resource_group, self._settings.region)
 
     def read(self, api: Api, app: str) -> Resources | None:
-        """See `fsd_azure.function`."""
+        """The app's resources, which its function app records: see `fsd_azure.function.read`."""
         return function.read(api, app)
 
     def wanted(self) -> dict[str, str]:
-        """The part of `Resources.names` that the settings decide."""
+        """The entries of `Resources.names` that follow from the settings."""
         settings = self._settings
         wanted = {
             "region": settings.region,
@@ -89,16 +89,18 @@ class AzureProvisioner(AppProvisioner[Api]):
         return wanted
 
     def check(self, had: Resources, wanted: dict[str, str]) -> None:
-        """Raises `InputError` where namespaces, tier, message size, storage account or region are not those of the app."""
+        """Raise `InputError` where namespaces, tier, message size, storage account or region differ from those of the app."""
         app, names, spaces = had.app, had.names, had.names["namespaces"].count(",") + 1
         if names["bus"] != wanted.get("bus", names["bus"]):
             raise InputError(
-                f"{connection_strings.SERVICE_BUS}: app {app!r} has namespaces of its own: destroy the app first, or unset the variable"
+                f"{connection_strings.SERVICE_BUS}: app {app!r} was made with namespaces of its own: "
+                "expected no connection strings: unset the variable, or destroy the app first"
             )
         for name, setting in _FIXED.items():
             if name in names and names[name] != wanted.get(name, names[name]):
                 raise InputError(
-                    f"{setting}: app {app!r} was made with {names[name]}, not {wanted[name]}: destroy the app first, or keep {names[name]}"
+                    f"{setting}: app {app!r} was made with {names[name]}, not {wanted[name]}: "
+                    f"expected {names[name]}: set that, or destroy the app first"
                 )
         if names["bus"] == "made" and self._settings.namespaces not in (0, spaces):
             raise InputError(
@@ -106,7 +108,7 @@ class AzureProvisioner(AppProvisioner[Api]):
             )
 
     def make(self, api: Api, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
-        """The order is in the module's text."""
+        """Make or complete the app; the docstring of the module describes the order."""
         settings = self._settings
         code = package.build(settings.runtime, within_s=api.left()) if settings.package else package.stub()
         now = self._names(api, app, ranks) | (dict(had.names) if had else {}) | wanted
@@ -121,7 +123,7 @@ class AzureProvisioner(AppProvisioner[Api]):
         named = Names.of(Resources(app, 0, 0, now))
         if had is None:
             queues.remove(api, app, named.namespaces, keep=named.generation)  # queues that an interrupted destroy left
-        begun = Resources(app, had.ranks if had else 0, had.slots if had else 0, now | {"code": ""})  # named after the trial
+        begun = Resources(app, had.ranks if had else 0, had.slots if had else 0, now | {"code": ""})  # written after the test launch
         site = function.create(api, begun)
         now["url"] = function.url(api, site)
         api.grant(policy.worker(now, str(site["identity"]["principalId"])))
@@ -138,7 +140,7 @@ class AzureProvisioner(AppProvisioner[Api]):
             function.write(api, Resources(app, begun.ranks, begun.slots, now | {"code": ""}), secret)
         probe_queues(self._provider, made, pairs, api)
         if changed:
-            fresh = had is None or not had.ranks  # its roles may not be in force yet
+            fresh = had is None or not had.ranks  # its roles may not be active yet
             probe_function(self._provider, made, api, f"the log stream of function app {now['function']}", SETTLE_S if fresh else None)
         function.write(api, made, secret)
         return made
@@ -160,11 +162,13 @@ class AzureProvisioner(AppProvisioner[Api]):
         }
 
     def remove_queues(self, api: Api, app: str, keep: str | None) -> list[str]:
-        """See `fsd_azure.queues`."""
+        """Remove the queues of all generations except ``keep``: see `fsd_azure.queues.remove`."""
         return queues.remove(api, app, queues.existing_hosts(api, app), keep)
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
-        """Remove function app, plan, and all resources of the app; in a namespace or account that was given, only the app's part of it."""
+        """Remove function app, plan, and all resources of the app; in a namespace or account of a connection string, only what fsd made for
+        the app.
+        """
         removed = function.remove(api, app)
         if spaces := connection_strings.service_bus_hosts():
             removed += queues.remove(api, app, spaces)
@@ -184,7 +188,7 @@ def _account_url(account: str) -> str:
     if not connection_strings.storage_string():
         return f"https://{account}.blob.core.windows.net"
     with clients.container("", "any") as client:
-        return client.url.partition("?")[0].rpartition("/")[0]  # without the signature
+        return client.url.partition("?")[0].rpartition("/")[0]  # the URL without a signature
 
 
 def _make_group(api: Api, app: str) -> None:

@@ -25,17 +25,18 @@ if TYPE_CHECKING:
 __all__ = ["MAX_NAMESPACES", "TTL_S", "count", "existing_hosts", "hosts", "make", "make_namespaces", "remove"]
 
 TTL_S = 86_400  # no run is longer: its functions end at [azure] timeout_s, which is less than a day
-DELIVERIES = 2000  # the largest value that a queue accepts: core decides about a message that nobody acknowledges
-LAYERS_S = 8  # layers a second that all namespaces together should carry, where every rank sends to every other
-MAX_NAMESPACES = 8  # without [azure] namespaces: a namespace has a base charge of about 10 dollars a month, used or not
+DELIVERIES = 2000  # the largest value that a queue accepts: fsd_core, not the queue, drops a message that is never acknowledged
+LAYERS_S = 8  # layers per second that all namespaces together should allow if every rank sends to every other rank
+MAX_NAMESPACES = 8  # the limit if [azure] namespaces is 0: each namespace costs about 10 dollars per month, used or not
 _HOST = "servicebus.windows.net"
 
 
 def count(tier: str, ranks: int) -> int:
-    """How many namespaces ``ranks`` ranks need for `LAYERS_S` layers a second by the tier's credits: 1 to `MAX_NAMESPACES`.
+    """The number of namespaces, 1 to `MAX_NAMESPACES`, whose credits allow ``ranks`` ranks to compute `LAYERS_S` layers per second.
 
     Where all of n ranks send to each other, a layer is n (n - 1) messages, each counted in and out. A namespace carries the messages that
-    its own ranks receive. From 23 ranks on, `MAX_NAMESPACES` are slower: 4 layers a second with 32 ranks, 1 with 62.
+    its own ranks receive. With 23 ranks or more, even `MAX_NAMESPACES` namespaces allow fewer layers: 4 per second with 32 ranks, 1 per
+    second with 62.
     """
     credits = TIERS[tier].credits
     return 1 if credits is None else max(1, min(MAX_NAMESPACES, -(-2 * ranks * (ranks - 1) * LAYERS_S // credits)))
@@ -62,10 +63,11 @@ def make_namespaces(api: Api, app: str, names: Mapping[str, str]) -> None:
             raise InputError(f"app {app!r}: a namespace {host} is there that fsd did not make; choose another app")
         if found and str(found.get("sku", {}).get("name", tier)) != tier:
             raise InputError(
-                f"[azure] tier = {names['tier']!r}: namespace {host} has the tier {found['sku']['name']}; destroy the app first"
+                f"[azure] tier = {names['tier']!r}: namespace {host} has the tier {found['sku']['name']}: "
+                "expected the same tier: set that, or destroy the app first"
             )
         sku = {"name": tier, "tier": tier} | ({"capacity": 1} if tier == "Premium" else {})
-        properties = {"minimumTlsVersion": "1.2", "disableLocalAuth": True}  # no keys: logins with identities only
+        properties = {"minimumTlsVersion": "1.2", "disableLocalAuth": True}  # keys are disabled: clients log in with identities
         if not found:
             api.put(path, {"location": names["region"], "tags": {APP_TAG: app}, "sku": sku, "properties": properties})
 
@@ -102,7 +104,7 @@ def make(api: Api, names: Names, pairs: Sequence[Pair], lease_s: int, message_kb
 
 
 def remove(api: Api, app: str, namespaces: Sequence[str], keep: str | None = None) -> list[str]:
-    """Remove the queues of an app except those of generation ``keep``; returns a line for each."""
+    """Remove the queues of an app except those of generation ``keep``. Returns one line of text for each."""
     with _administration(namespaces) as admins:
 
         def listed(admin: ServiceBusAdministrationClient) -> list[str]:

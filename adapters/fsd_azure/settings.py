@@ -7,20 +7,21 @@ resource_group   fsd-APP                  the resource group of all resources, m
 tier             standard                 the tier of the Service Bus namespaces; premium is billed by the hour, used or not
 namespaces       0                        how many namespaces share the ranks; 0: 1 for up to 8 ranks, 8 from 22 ranks on
 message_kb       0                        the largest message of a queue (premium only); 0: the limit of its tier
-storage_account  made of the app's       the storage account; an account that exists and is not the app's is refused
+storage_account  from the app's name     the storage account; an account that exists and is not the app's is refused
 memory_mb        2048                     memory of one function: 512, 2048 or 4096; one CPU at 2048
-timeout_s        900                      time limit of one function
+timeout_s        900                      time limit of one function, in seconds
 concurrency      100                      functions of this app at once, which a run checks; see below
-lease_s          10                       a message that was delivered and not acknowledged is delivered again after this time
+lease_s          10                       seconds until a delivered message that is not acknowledged is delivered again
 runtime          3.12                     the function's Python
 package          true                     false uploads no code: for an emulator that runs what is installed on this machine
 ===============  =======================  ========================================================================================
 
-``concurrency`` is also Azure's maximumInstanceCount, which for HTTP is no hard cap: several runs at once may get more instances. Azure
-takes less than 40 in some regions only, if at all; where it does not, the deployment says so. The region's own quota is on cores.
+``concurrency`` is also Azure's maximumInstanceCount, which is not a strict limit for HTTP triggers: several runs at once may get more
+instances. Only a few regions accept less than 40; in the others the deployment ends with an error. The region's quota limits cores, not
+functions.
 
-FSD_AZURE_PACKAGE=0 means ``package = false``. Where connection strings are set (`fsd_azure.clients`), the namespaces and the storage
-account are those that they name, and nothing here changes them.
+FSD_AZURE_PACKAGE=0 means ``package = false``. Where connection strings are set (`fsd_azure.clients`), they decide the namespaces and the
+storage account, and the keys of this table have no effect on these.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _MESSAGE = Kind(f"0, or {_SIZES_KB.expected}", lambda value: _SIZES_KB.holds(val
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The keys and their defaults; the module's text says what each of them means."""
+    """The keys and their defaults; the table in the docstring of the module explains each key."""
 
     subscription: str = key(matching(SUBSCRIPTION, "a subscription's id, as 'az account list' shows"), default="")
     region: str = key(_REGION, default="eastus2")
@@ -65,7 +66,7 @@ class Settings:
 
 
 def parse(table: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Settings:
-    """The table as `Settings`. Raises `InputError` with the key, its value and what was expected."""
+    """Convert the table into `Settings`. Raises `InputError` that names the key, its value and the expected values."""
     parsed = read(Settings, table, "[azure] ")
     if parsed.message_kb and parsed.tier != "premium":
         raise InputError(f"[azure] message_kb = {parsed.message_kb}: expected 0 in the {parsed.tier} tier, which has one limit")

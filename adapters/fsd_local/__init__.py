@@ -1,7 +1,7 @@
-"""This machine as a provider: a folder for objects and queues, processes for functions. Needs nothing but Python.
+"""This machine as a provider: a folder for objects and queues, processes for functions. It needs only Python.
 
-It serves development, tests, and models that fit one machine. It behaves as the clouds do, at-least-once delivery included, so that a run
-that works here works there.
+It serves development, tests, and models that fit one machine. It behaves like the clouds, also in that a message may be delivered twice, so
+a run that works on this machine also works in a cloud.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class LocalProvider:
     name = "local"
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
-        """Settings: see `fsd_local.settings`."""
+        """A provisioner of apps on this machine. ``settings``: the table ``[local]``, see `fsd_local.settings`. Raises `InputError`."""
         from fsd_local.provision import LocalProvisioner
 
         return LocalProvisioner(settings)
 
     def attach(self, app: str) -> Resources:
-        """The app's resources, from the function's environment. Raises `InputError` outside a function, and for another app."""
+        """The resources of ``app``, from this process's environment. Raises `InputError` unless the process is a function of ``app``."""
         return from_environment(RESOURCES, app)
 
     def admit(self, resources: Resources, workers: int) -> None:
@@ -56,7 +56,7 @@ class LocalProvider:
         return "none are needed"
 
     def stand_in(self) -> str | None:
-        """None: this machine is the provider itself, no stand-in."""
+        """None: this provider has no emulator, since it runs on this machine itself."""
         return None
 
     def advice(self, error: BaseException | str) -> str | None:

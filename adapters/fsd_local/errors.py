@@ -1,6 +1,6 @@
 """The codes of this machine's errors: one table from errno.
 
-A full disk is not transient, nor are a quota, a read-only file system or too many open files: no retry would make room.
+A full disk, an exceeded quota, a read-only file system and too many open files are not transient errors: a retry would not help.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _CODES = {
 
 
 def classify(error: BaseException) -> Code:
-    """The code of any error that a driver of this provider raised; UNKNOWN for all others."""
+    """The `Code` of an error that a driver of this provider raised; UNKNOWN for any other exception."""
     if isinstance(error, Refused):
         return error.code
     if isinstance(error, ConnectionError):
@@ -55,7 +55,7 @@ def classify(error: BaseException) -> Code:
 
 @contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Within the block an `OSError` gets the name of the file: reading and writing raise errors without it."""
+    """Within the block an `OSError` gets the file name ``path``: errors of reading and writing have no file name."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,6 @@
-"""The process of a function, after the host forked it, or started it with ``cold``: ``python -m fsd_local.function ORDER``."""
+"""Runs in the process of a function, which the host forked or, with ``cold``, started as a new interpreter: ``python -m fsd_local.function
+ORDER``.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,8 @@ class Order:
     """The task of a process: to run a function or, with ``report``, to report to the run why a function ended."""
 
     functions: str  # the module of `handle` and `report_exit`
-    number: int  # of the launch, counted by the host
-    nonce: str  # with this the invocation of `handle` claims its rank
+    number: int  # the number of the launch, which the host counts
+    nonce: str  # `handle` claims its rank with this text
     life: int  # descriptor of a pipe that ends when the host ends
     notes: int  # descriptor of a file with the current layer of each function, by ``number``
     report: str | None = None
@@ -40,17 +42,17 @@ class Order:
 
 
 def layer_of(order: Order) -> int | None:
-    """The last layer (1-based) that the function noted; None where it noted none."""
+    """The number of the last layer (from 1) that the function wrote into the file of notes; None if it wrote none."""
     noted = os.pread(order.notes, _LAYER.size, order.number * _LAYER.size)
     return (_LAYER.unpack(noted)[0] or None) if len(noted) == _LAYER.size else None
 
 
 def run(order: Order, payload: bytes) -> None:
-    """Execute the order and end this process: never returns. ``payload``: the launch's payload."""
+    """Execute the order, then end this process: this function never returns. ``payload``: the launch's payload."""
 
     def end_with_host() -> None:
-        os.read(order.life, 1)  # no process writes: this returns when the host ends
-        os.killpg(0, signal.SIGKILL)  # also the processes that this function started
+        os.read(order.life, 1)  # no process writes to this pipe: the read returns when the host ends
+        os.killpg(0, signal.SIGKILL)  # kills also the processes that this function started
 
     def note(layer: int) -> None:
         os.pwrite(order.notes, _LAYER.pack(layer), order.number * _LAYER.size)

@@ -1,17 +1,17 @@
 """The warm parent of this machine's functions: ``python -m fsd_local.host CHANNEL FUNCTIONS`` (started by `LocalInvoker`).
 
 One thread with one loop accepts launch requests from the client and from functions, forks a process for each, and watches the processes.
-The host has imported the worker's modules: on two busy cores 62 forked functions were ready after 0.4 s, while 16 with interpreters of
-their own took 3.7 s (``cold`` gives each its own, like a cold start in a cloud). The host ends with its client, and every function ends
-with the host: each link of that chain is a descriptor, which the kernel closes however its owner ends.
+The host has imported the worker's modules: on two busy cores 62 forked functions were ready after 0.4 s, while 16 new interpreters took 3.7
+s (with ``cold`` each function gets a new interpreter, like a cold start in a cloud). The host ends with its client, and every function ends
+with the host: each of them holds one end of a pipe or socket, and the kernel closes that end when the process ends for any reason.
 
-A function that ends by a signal, by an exit code other than 0 and 1, or by its memory or time limit could not report that itself. Then the
-host forks a reporter, which calls ``report_exit``. Where that fails too, for instance on a full disk, the host sends the reason to the
-client over their channel: see `LocalLaunch.poll`.
+A function that ends by a signal, by an exit code other than 0 and 1, or by its memory or time limit cannot report this end to its run. For
+it the host forks a reporter, which calls ``report_exit``. If the reporter fails too, for instance on a full disk, the host sends the reason
+to the client over their channel: see `LocalLaunch.poll`.
 
 The memory of a function is its resident set, read every 20 ms, so a function may exceed its limit for that time. Pages that a fork shares
-with the host count in full (23 MB), as a cloud counts its runtime. RLIMIT_AS is no replacement: it raises MemoryError where a cloud kills.
-Watching 62 functions costs 4 % of a core.
+with the host count in full (23 MB), as a cloud counts its runtime. RLIMIT_AS would not behave like a cloud: the function would get a
+MemoryError, while a cloud kills it. Watching 62 functions costs 4 % of a core.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from fsd_local.wire import ANSWER, HOST, PAYLOAD_BYTES, REASON, REQUEST, UNNUMBE
 __all__ = ["Host"]
 
 _PROC = os.path.isdir("/proc/self")
-_TICK_S = 0.02 if _PROC else 0.5  # without /proc each look runs `ps`
+_TICK_S = 0.02 if _PROC else 0.5  # without /proc each check runs `ps`
 _IDLE_S = 1.0
-_REPORT_S = 60.0  # a reporter's time limit, and how long it may wait for its process
+_REPORT_S = 60.0  # the time limit of a reporter, and of the wait for its process to start
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -59,8 +59,8 @@ class _Child:
     end_s: float
     channel: socket.socket
     killed: str | None = None
-    reason: tuple[Code, str] | None = None  # why it ended, from itself: the code for the run, and a text
-    victim: tuple[Code, str] | None = None  # of a reporter: the reason of the function that it reports
+    reason: tuple[Code, str] | None = None  # why the function ended, as it reported itself: the code for the run, and a text
+    victim: tuple[Code, str] | None = None  # for a reporter: why the reported function ended
 
 
 @attrs.frozen
@@ -70,7 +70,7 @@ class _Report:
     order: Order
     payload: bytes
     until_s: float
-    reason: tuple[Code, str] | None  # from the function itself
+    reason: tuple[Code, str] | None  # the reason that the function itself reported
 
 
 @attrs.define
@@ -96,7 +96,7 @@ class Host:
         self._reports: list[_Report] = []
         self._launches = 0
         self._life, self._alive = os.pipe()  # only the host has the writing end: when that closes, every function ends
-        self._tmp = f"{names['root']}/tmp"  # writable, which the system's temporary folder may not be
+        self._tmp = f"{names['root']}/tmp"  # this folder is writable; the system's temporary folder may not be
         self._notes = self._scratch()
         self._selector = selectors.DefaultSelector()
         self._ended, wakeup = os.pipe()
@@ -124,7 +124,7 @@ class Host:
             for module in (self._functions, "fsd_local.messages", "fsd_local.objects"):  # a provider imports them in its factories
                 importlib.import_module(module)
             gc.collect()
-            gc.freeze()  # else the collector writes to pages that forks share, and so copies them
+            gc.freeze()  # otherwise the garbage collector writes to pages that forks share, and the kernel copies these pages
         while os.getppid() == self._parent:  # the channel may stay open in a process that the client forked
             for key, _ in self._selector.select(_TICK_S if self._children or self._reports else _IDLE_S):
                 if key.data is None:
@@ -175,7 +175,7 @@ class Host:
         """Keep the reason that a function sent before its end. Raises `ValueError` for any other request without a number."""
         child = self._children.get(peer.pid or 0)
         if name != REASON or child is None:
-            raise ValueError("a request without a number")
+            raise ValueError("a request with the number 0: expected the reason of a function that ends")
         code, text = json.loads(payload)
         child.reason = Code(code), str(text)
 
@@ -200,7 +200,7 @@ class Host:
                     self._become(order, payload, theirs.fileno())
                 finally:
                     os._exit(os.EX_SOFTWARE)
-        with suppress(OSError):  # parent and child both try; the child may have ended, or started its interpreter
+        with suppress(OSError):  # parent and child both set it; the child may have ended, or started its interpreter
             os.setpgid(pid, pid)
         self._add(ours, pid)
         end_s = time.monotonic() + (self._timeout_s if order.report is None else _REPORT_S)
@@ -230,7 +230,7 @@ class Host:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 break
-            _kill(pid)  # processes that it started and left
+            _kill(pid)  # processes that the function started and did not end
             child, code = self._children[pid], os.waitstatus_to_exitcode(status)
             self._read_rest(child)
             del self._children[pid]
@@ -258,7 +258,7 @@ class Host:
     def _read_rest(self, child: _Child) -> None:
         """Read what a process sent before it ended."""
         waiting = select.poll()
-        if child.channel.fileno() >= 0:  # else all was read
+        if child.channel.fileno() >= 0:  # otherwise everything was read
             waiting.register(child.channel, select.POLLIN)
         while child.channel.fileno() >= 0 and waiting.poll(0):
             self._serve(child.channel, self._selector.get_key(child.channel).data)

@@ -2,7 +2,8 @@
 
 A client starts its own host with its first invocation. The host and all its functions end on `LocalInvoker.close`, or with the client. A
 function inherits one end of a socket pair to its host, and asks that host for launches: the new functions are its siblings. No process
-listens at an address, so no path can be too long, stay behind, or be open to others. The protocol is in `fsd_local.wire`.
+listens at an address, so no socket file exists whose path could be too long, that could remain, or that other users could open. The
+protocol is in `fsd_local.wire`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from fsd_local.wire import PAYLOAD_BYTES, Channel, inherited
 
 __all__ = ["LocalInvoker", "LocalLaunch"]
 
-_END_S = 10.0  # for a host to end by itself
+_END_S = 10.0  # time for a host to end by itself
 # P workers share this machine, so each uses one thread for linear algebra.
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
 
@@ -39,9 +40,10 @@ class LocalLaunch:
     channel: Channel
 
     def poll(self) -> Code | None:
-        """In a client: the code once the host and so all functions are gone, or once any function ended and its run could not be notified,
-        for instance on a full disk. `text` then has the reason. None otherwise."""
-        if self.host is None:  # in a function: it ends with its host
+        """The code of an error, in a client only: once the host has ended, which ends all functions; or once a function ended and the host
+        could not report that to its run, for instance on a full disk. `text` then gives the reason. None otherwise.
+        """
+        if self.host is None:  # None in a function, which ends with its host
             return None
         if lost := self.channel.lost():
             return Code(lost[0])
@@ -49,7 +51,7 @@ class LocalLaunch:
 
     @property
     def text(self) -> str:
-        """The reason behind `poll`; "" while `poll` is None."""
+        """The reason for the code of `poll`; "" while `poll` returns None."""
         if self.poll() is None:
             return ""
         lost = self.channel.lost()
@@ -79,7 +81,7 @@ class LocalInvoker:
     def invoke(self, function: str, payload: bytes) -> LocalLaunch:
         """Start a process, and return once it exists.
 
-        Raises `Refused` of TOO_LARGE, NOT_FOUND or THROTTLED, and `ConnectionError` where the host fails.
+        Raises `Refused` with the code TOO_LARGE, NOT_FOUND or THROTTLED, and `ConnectionError` where the host does not answer.
         """
         check_payload(PAYLOAD_BYTES, payload)
         with self._lock:
@@ -97,7 +99,7 @@ class LocalInvoker:
         return LocalLaunch(host, channel)
 
     def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
-        """Empty: the host reports each death itself, at once."""
+        """Return an empty list: the host itself reports each death at once."""
         return ()
 
     def _open(self) -> Channel:
@@ -118,11 +120,11 @@ class LocalInvoker:
         return self._channel
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_local.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_local.errors.classify`."""
         return classify(error)
 
     def native(self) -> subprocess.Popen[bytes] | None:
-        """The host's process; None where this driver started none."""
+        """The process of the host; None where this driver has not started a host."""
         return self._host
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Queues in a folder: one file a message, moved by rename, and a named pipe as the doorbell.
+"""Queues in a folder: one file for each message, moved by rename, and a named pipe that wakes a waiting receiver.
 
 ::
 
@@ -7,16 +7,16 @@
                      leased/EXPIRY.ID     a delivered message; it is delivered again after EXPIRY (milliseconds since 1970)
                      bell                 a named pipe: each publish writes a byte, which wakes a waiting receiver
 
-Exactly one process wins a rename, and a rename is never half done, so a process may be killed at any point: before the rename into ``new``
-the message was not published; after the rename into ``leased`` it comes again when the lease ends. A token is the name in ``leased``. The
-next lease changes the name, so an old token acknowledges nothing. There is no lock and no server. On a file system without named pipes
-there is no bell, and a waiting receiver looks again every few milliseconds.
+A rename is atomic, and only one of several processes succeeds with it, so a process may be killed at any point: before the rename into
+``new`` the message is not published; after the rename into ``leased`` it is delivered again when the lease ends. A token is the name in
+``leased``. The next lease changes the name, so an old token acknowledges nothing. There is no lock and no server. On a file system without
+named pipes a queue has no ``bell``, and a waiting receiver lists the folder every few milliseconds.
 
 Why not SQLite? Both were measured (benchmarks/local_queue.py; two cores, ext4, SQLite in WAL mode without fsync, one database for each
-queue, the same bell; ranges over several runs). Latency from publish to receive in an idle queue, median and p99: 0.32-0.45 and
-0.6-0.8 ms here, 0.26 and 0.6-0.9 ms with SQLite. All-to-all among 8 processes, in thousand messages a second: 5.6-12.7 here and 7.6-9.7
-with SQLite at 10 KB; 2.6-3.2 and 0.6 at 200 KB. Files are as fast with small messages, five times faster with large ones, and simpler.
-Most of a publish is the creation of a file: 80 us on ext4, 20 us where [local] root is a tmpfs.
+queue, the same named pipe; ranges over several runs). Latency from publish to receive in an idle queue, median and p99: 0.32-0.45 and
+0.6-0.8 ms here, 0.26 and 0.6-0.9 ms with SQLite. All-to-all among 8 processes, in thousands of messages per second: 5.6-12.7 here and
+7.6-9.7 with SQLite at 10 KB; 2.6-3.2 and 0.6 at 200 KB. Files are as fast with small messages, five times faster with large ones, and
+simpler. Most of a publish is the creation of a file: 80 us on ext4, 20 us where [local] root is a tmpfs.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from fsd_local.errors import classify, naming
 
 __all__ = ["LocalMessages"]
 
-_LOOK_AGAIN_MS = 5.0  # between two looks without a bell: the listings then cost 1 % of a core
-_LOOK = 1024  # a receive reads this many entries of a long queue, and takes the oldest of them
+_LOOK_AGAIN_MS = 5.0  # between two listings where the queue has no pipe: they cost 1 % of a core
+_LOOK = 1024  # a receive lists so many entries of a long queue, and takes the oldest of them
 
 
 class LocalMessages:
@@ -50,14 +50,14 @@ class LocalMessages:
     def __init__(self, root: str, slot: int, lease_s: float) -> None:
         self.limits = limits.messages(lease_s)
         self._slot = os.path.join(root, "queues", str(slot))
-        self._look_s: dict[int, float] = {}  # by rank: no lease of its queue ends before this time
+        self._look_s: dict[int, float] = {}  # rank -> time: no lease in its queue ends earlier
 
     def route(self, rank: int) -> int:
-        """0: one publish reaches every rank."""
+        """Always 0: one publish can carry messages for all ranks."""
         return 0
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
-        """Send all messages or none, unless the disk fails half-way. Raises `FileNotFoundError` where a rank has no queue."""
+        """Send all messages or none, unless the disk fails during the call. Raises `FileNotFoundError` where a rank has no queue."""
         check_publish(self.limits, messages, self.route)
         written: list[tuple[str, str]] = []
         try:
@@ -74,7 +74,7 @@ class LocalMessages:
                 os.rename(f"{queue}/tmp/{name}", f"{queue}/new/{name}")
                 written.pop(0)
         finally:
-            for queue, name in written:  # only after a failure
+            for queue, name in written:  # entries are left only after a failure
                 with contextlib.suppress(OSError):
                     os.unlink(f"{queue}/tmp/{name}")
         for rank in {m.rank for m in messages}:
@@ -83,7 +83,7 @@ class LocalMessages:
 
     @staticmethod
     def _ring(bell: str) -> None:
-        with contextlib.suppress(OSError):  # ENXIO: no receiver waits; EAGAIN: the bell rang before; ENOENT: the queue is gone
+        with contextlib.suppress(OSError):  # ENXIO: no receiver waits; EAGAIN: the pipe is full; ENOENT: the queue is gone
             pipe = os.open(bell, os.O_WRONLY | os.O_NONBLOCK)
             try:
                 os.write(pipe, b"!")
@@ -91,7 +91,7 @@ class LocalMessages:
                 os.close(pipe)
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
-        """Up to ``limit`` messages, roughly the oldest first. Raises `FileNotFoundError` where the rank has no queue."""
+        """Return up to ``limit`` messages, roughly the oldest first. Raises `FileNotFoundError` where the rank has no queue."""
         check_receive(self.limits, limit, wait_s)
         queue, deadline = f"{self._slot}/{rank}", time.monotonic() + wait_s
         bell = self._bell(f"{queue}/bell")
@@ -101,13 +101,13 @@ class LocalMessages:
                 poll.register(bell, select.POLLIN)
             while True:
                 if bell is not None:
-                    with contextlib.suppress(BlockingIOError):  # empty the bell before the look, so that no later ring is lost
+                    with contextlib.suppress(BlockingIOError):  # before the folder is read, so that no later byte is lost
                         os.read(bell, 65536)
                 taken = self._take(queue, rank, limit)
                 left_s = deadline - time.monotonic()
                 if taken or left_s <= 0:
                     return taken
-                # It also wakes when a lease may end, in case another receiver emptied the bell and died.
+                # It also wakes when a lease may end, in case another receiver read the pipe and died.
                 wait_ms = 1000 * max(0.0, min(left_s, self._look_s[rank] - time.time()))
                 poll.poll(math.ceil(wait_ms if bell is not None else min(wait_ms, _LOOK_AGAIN_MS)))
         finally:
@@ -130,7 +130,7 @@ class LocalMessages:
             with os.scandir(f"{queue}/new") as entries:
                 names = heapq.nsmallest(limit - len(taken), (entry.name for entry in itertools.islice(entries, _LOOK)))
             taken += self._lease(queue, (f"new/{name}" for name in names))
-            if taken or not names:  # else other receivers took all of them: look again
+            if taken or not names:  # otherwise other receivers took all of them: list again
                 break
         return taken
 
@@ -162,7 +162,7 @@ class LocalMessages:
             yield Delivery(token, body)
 
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
-        """Remove deliveries. A message whose lease ended and that was delivered again stays."""
+        """Remove deliveries. A message whose lease ended and that was delivered again is not removed."""
         check_ack(self.limits, tokens)
         rejected = []
         for index, token in enumerate(tokens):
@@ -178,7 +178,7 @@ class LocalMessages:
         return rejected
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_local.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_local.errors.classify`."""
         return classify(error)
 
     def native(self) -> Path:

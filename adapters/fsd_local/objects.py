@@ -1,11 +1,11 @@
-"""An object store in a folder: each object is one file, which at any moment is whole or absent.
+"""An object store in a folder: each object is one file, and no reader ever sees a part of an object.
 
 A put writes the body to ``tmp``, then renames it to its place, or with ``if_absent`` links it there: of several links the file system lets
 exactly one succeed. Files are not synced: objects survive the death of any process, but not a loss of power.
 
-On a file system without hard links (exFAT, many FUSE and SMB mounts) there is a file ``lock`` beside ``objects``. A put locks it, checks
-whether the object exists, renames, and unlocks. The kernel releases the lock however its owner ends. The lock works on one machine only,
-and so does the folder.
+On a file system without hard links (exFAT, many FUSE and SMB mounts) an app has a file ``lock`` beside ``objects``. A put locks it, checks
+whether the object exists, renames, and unlocks. The kernel releases the lock when its owner ends for any reason. The lock works only
+between processes of one machine; all users of the folder run on this machine.
 
 Names: each segment of a key becomes a directory ``segment,``, the last one a file ``segment=``, so that "a" and "a/b" can both be objects.
 Characters outside [a-z0-9_.-] are escaped as %xx; so are capitals, since some file systems do not tell "A" from "a". A segment of 64
@@ -35,7 +35,7 @@ LOCK = "lock"  # exists where the file system has no hard links: see `fsd_local.
 
 _UNSAFE = re.compile(r"[^a-z0-9_.-]")
 _PIECE = 64
-_RETRIES = 100  # of a put whose directory a delete removes meanwhile
+_RETRIES = 100  # attempts of a put, whose directory a delete may remove at the same time
 
 
 def _path(segments: Sequence[str], last: str) -> str:
@@ -68,7 +68,9 @@ class LocalObjects:
     def _file(self, key: str) -> str:
         segments = key.split("/")
         if len(key) > 512 or not key.isascii() or not key.isprintable() or not all(s and s not in (".", "..") for s in segments):
-            raise Refused(Code.INVALID, f"key {key[:80]!r}: expected 1 to 512 printable ASCII characters, no segment empty, '.' or '..'")
+            raise Refused(
+                Code.INVALID, f"key {key[:80]!r}: expected 1 to 512 printable ASCII characters, no segment that is empty, '.' or '..'"
+            )
         return f"{self._store}/{_path(segments, '=')}"
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
@@ -120,7 +122,7 @@ class LocalObjects:
                 os.mkdir(folder)
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes [start, end) of the object. Raises `FileNotFoundError` where there is none."""
+        """The bytes [start, end) of the object. Raises `FileNotFoundError` where the object does not exist."""
         first = check_range(key, start, end)
         with open(self._file(key), "rb", buffering=0) as file:
             last = os.fstat(file.fileno()).st_size
@@ -129,7 +131,7 @@ class LocalObjects:
             while first < last:  # one read returns at most 2 GiB
                 part = os.pread(file.fileno(), min(last - first, 1 << 30), first)
                 if not part:
-                    raise OSError(errno.EIO, f"object {key!r} ends at {first} of {last} bytes")  # a put never shortens a file
+                    raise OSError(errno.EIO, f"object {key!r} ends at {first} of {last} bytes")  # no put shortens a file
                 parts.append(part)
                 first += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -175,7 +177,7 @@ class LocalObjects:
         return rejected
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_local.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_local.errors.classify`."""
         return classify(error)
 
     def native(self) -> Path:

@@ -1,7 +1,7 @@
 """Makes and removes an app: a folder with ``objects``, ``tmp``, ``queues/SLOT/RANK``, and the file ``app``, which marks it as fsd's.
 
-The settings are those of `fsd_local.settings`. This module also finds out what the file system lacks: without hard links the app gets a
-file ``lock``, without named pipes its queues get no bell.
+The settings are those of `fsd_local.settings`. This module also tests the file system: without hard links the app gets a file ``lock``,
+without named pipes its queues get no file ``bell``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LACKS = (
     errno.EINVAL,
     errno.EACCES,
     errno.ENOLCK,
-)  # refusals of a lacking operation
+)  # errors of a file system that does not support the operation
 _UNFIT = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
@@ -46,14 +46,14 @@ class LocalProvisioner:
         self._settings = parse(table)
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
-        """Make the folders that are missing. Raises `InputError` for a bad name or number, and for a folder that cannot be used."""
+        """Make the folders that are missing. Raises `InputError` for a wrong name or number, and where the folder cannot be used."""
         root = self._settings.folder(app)
         check_size(ranks, slots)
         with _usable(root):
             os.makedirs(root, exist_ok=True)
             self._check(root)
             if not os.path.exists(f"{root}/{_MARK}"):
-                self._mark(root, {"app": app})  # fsd's from now on, but incomplete
+                self._mark(root, {"app": app})  # marks the folder as fsd's, but as incomplete
             for folder in ("objects", "tmp"):
                 os.makedirs(f"{root}/{folder}", exist_ok=True)
             self._sweep(f"{root}/tmp")
@@ -68,7 +68,7 @@ class LocalProvisioner:
         return self._resources(app, root, ranks, slots)
 
     def find(self, app: str) -> Resources | None:
-        """The app as `ensure` made it, or None. ``ranks``: those that every slot has."""
+        """The app as `ensure` made it, or None. Its ``ranks``: the ranks that exist in every slot."""
         root = self._settings.folder(app)
         try:
             made = json.loads(Path(root, _MARK).read_bytes())
@@ -99,14 +99,14 @@ class LocalProvisioner:
         return Resources(app, ranks, slots, names)
 
     def sweep(self, app: str) -> Sequence[str]:
-        """Remove folders that an interrupted destroy left; returns a line for each."""
+        """Remove folders that an interrupted destroy left. Returns one line of text for each."""
         left = list(Path(self._settings.folder(app)).parent.glob(f"{app}.destroyed-{12 * '?'}"))
         for folder in left:
             shutil.rmtree(folder)
         return [f"folder {folder}" for folder in left]
 
     def destroy(self, app: str) -> Sequence[str]:
-        """Remove the app's folder; returns a line for each queue and for the folder, or nothing where there was none."""
+        """Remove the app's folder. Returns one line of text for each queue and for the folder; an empty list where no app existed."""
         root = self._settings.folder(app)
         removed = []
         if os.path.isdir(root):
@@ -120,9 +120,12 @@ class LocalProvisioner:
     @staticmethod
     def _check(root: str) -> None:
         """Raise `InputError` for a folder with entries but no mark: `ensure` writes the mark first."""
-        entries = [entry for entry in os.listdir(root) if not entry.startswith(f".{_MARK}.")]  # except a mark that is being written
+        entries = [entry for entry in os.listdir(root) if not entry.startswith(f".{_MARK}.")]  # a mark that is being written does not count
         if entries and _MARK not in entries:
-            raise InputError(f"folder {root}: holds something that fsd did not make; choose another app or [local] root")
+            raise InputError(
+                f"folder {root}: holds files that fsd did not make: expected an empty or missing folder: "
+                "choose another app, or set [local] root"
+            )
 
     @staticmethod
     def _sweep(folder: str) -> None:
@@ -165,7 +168,8 @@ def _try_links(root: str) -> None:
             if refused.errno not in _LACKS:
                 raise
             raise InputError(
-                f"folder {root}: its file system has neither hard links nor locks: set FSD_HOME or [local] root to a folder on another one"
+                f"folder {root}: its file system has neither hard links nor locks: set FSD_HOME or [local] root "
+                "to a folder on another file system"
             ) from refused
     finally:
         for each in (first, second):

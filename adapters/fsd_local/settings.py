@@ -3,9 +3,9 @@
 =============  ======================  ======================================================================================
 root           $FSD_HOME/local         the folder that holds a folder for each app; FSD_HOME is ~/.fsd where it is not set
 memory_mb      2048                    memory limit of one function (resident set)
-timeout_s      900                     time limit of one function
+timeout_s      900                     time limit of one function, in seconds
 concurrency    128                     functions at once
-lease_s        2                       a message that was delivered and not acknowledged is delivered again after this time
+lease_s        2                       seconds until a delivered message that is not acknowledged is delivered again
 cold           false                   true starts an interpreter for each function; false forks one that is started already
 =============  ======================  ======================================================================================
 """
@@ -27,7 +27,7 @@ _TIME = number(0.1, 1e9, "seconds")
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The keys and their defaults; the module's text says what each of them means."""
+    """The keys and their defaults; the table in the docstring of the module explains each key."""
 
     root: str = key(matching(r".*", "a path in quotes"), default="")
     memory_mb: int = key(integer(64), default=2048)
@@ -44,5 +44,5 @@ class Settings:
 
 
 def parse(table: Mapping[str, object]) -> Settings:
-    """The table as `Settings`. Raises `InputError` with the key, its value and what was expected."""
+    """Convert the table into `Settings`. Raises `InputError` that names the key, its value and the expected values."""
     return read(Settings, table, "[local] ")

@@ -22,7 +22,7 @@ UNNUMBERED = 0  # the number of a request without an answer, and of an answer wi
 REASON = ""  # the name in a request with the reason for a function's end
 PAYLOAD_BYTES = 256 << 10
 HOST = "FSD_LOCAL_HOST"  # in a function's environment: its PID, a colon, its descriptor of the channel to the host
-_ANSWER_S = 60.0  # a host must answer within this time, its start included
+_ANSWER_S = 60.0  # seconds within which a host must answer, also the first time, when it starts
 _REASON_CHARS = 2000
 
 
@@ -42,7 +42,7 @@ class Channel:
         self._lost: tuple[str, str] | None = None
 
     def ask(self, name: str, payload: bytes) -> tuple[str | None, str]:
-        """Send a request and return its answer: code and reason of a refusal, or None and "".
+        """Send a request and return the answer: the code and the reason if the host refused it, otherwise None and "".
 
         Raises `OSError` where the host is gone, or does not answer for 60 s.
         """
@@ -60,10 +60,12 @@ class Channel:
             self._send(UNNUMBERED, REASON, json.dumps([code, text[:_REASON_CHARS]]).encode())
 
     def lost(self) -> tuple[str, str] | None:
-        """Code and reason of the first function whose end could not be reported to its run, or None. Does not wait."""
-        if self._lock.acquire(blocking=False):  # else a request is running, which reads all answers
+        """The code and the reason of the first function whose end the host could not report to its run; None if no such function. Does not
+        wait.
+        """
+        if self._lock.acquire(blocking=False):  # if the lock is held, a running request reads all answers
             try:
-                with suppress(OSError):  # there is nothing to read, or the host is gone
+                with suppress(OSError):  # no byte has arrived, or the host is gone
                     self._connection.settimeout(0)
                     while not self._lost and (part := self._connection.recv(1 << 16)):
                         self._in += part
@@ -77,7 +79,7 @@ class Channel:
         return self._lost
 
     def close(self) -> None:
-        """Close the channel, which ends the host. Does not wait for requests."""
+        """Close the channel; the host then ends. Does not wait for running requests."""
         self._connection.close()
 
     def _send(self, number: int, name: str, payload: bytes) -> None:
@@ -98,7 +100,7 @@ class Channel:
             self._in += part
 
     def _take(self) -> tuple[int, str | None, str]:
-        """Take the next complete answer from the bytes that arrived. Raises `IndexError` where there is none."""
+        """Take the next complete answer from the bytes that arrived. Raises `IndexError` where no answer is complete."""
         if len(self._in) < ANSWER.size:
             raise IndexError
         number, size = ANSWER.unpack_from(self._in)
@@ -117,7 +119,7 @@ _OWN: tuple[int, Channel] | None = None  # this process's PID and channel: a for
 
 
 def inherited() -> Channel | None:
-    """A function's channel to its host, shared by all its drivers; None in a client, and in a process that a function started."""
+    """The channel of this function to its host, which all its drivers share. None in a client, and in a child process of a function."""
     global _OWN
     pid, _, descriptor = os.environ.get(HOST, "").partition(":")
     if pid != str(os.getpid()):

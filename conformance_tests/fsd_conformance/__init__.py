@@ -1,6 +1,6 @@
 """The conformance suite: the contract of `fsd_core.driver` as test cases that any provider can run.
 
-A provider needs a `Harness`, and in a file that pytest collects one subclass for each group of cases::
+To test a provider, write a `Harness`, and one subclass for each group of cases, in a file that pytest collects::
 
     class Mine(Harness):
         name = "mine"
@@ -10,7 +10,8 @@ A provider needs a `Harness`, and in a file that pytest collects one subclass fo
     class TestMessages(MessageCases):
         harness = Mine()
 
-or, for all groups at once, ``globals().update(cases(Mine()))``. This package imports no pytest; only the modules of cases do.
+or, for all groups at once, ``globals().update(cases(Mine()))``. Importing this package does not import pytest; only the modules with cases
+import it.
 """
 
 from __future__ import annotations

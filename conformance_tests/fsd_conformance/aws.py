@@ -1,4 +1,4 @@
-"""AWS under test, on emulators that the harnesses start."""
+"""The harnesses of AWS. Each one tests the AWS adapter on an emulator that it starts."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ class AwsHarness(EmulatedHarness):
         return PROVIDER
 
     def messages_at(self, url: str) -> MessageDriver:
-        """Queues of no app: only their address matters."""
+        """A driver of queues that do not exist: the cases need only requests to ``url``."""
         with self._at(url) as resources:
             return self.provider().messages(resources, 0)
 
     def objects_at(self, url: str) -> ObjectDriver:
-        """A bucket of no app."""
+        """A driver of a bucket that does not exist: the cases need only requests to ``url``."""
         with self._at(url) as resources:
             return self.provider().objects(resources)
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[Callable[[], Mapping[str, int]]]:
-        """Proxies in front of the services and the functions count."""
+        """Count the requests with proxies in front of the services and of the functions."""
         seen: Counter[str] = Counter()
         lock = threading.Lock()
 
@@ -79,7 +79,7 @@ class AwsHarness(EmulatedHarness):
             yield lambda: {name: seen[name] for name in COUNTED.values()}
 
     def finds(self, kind: Kind, native: Any, resources: Resources, what: str) -> bool:
-        """Asks the SDK's clients."""
+        """Request the resource with the SDK's client ``native``."""
         from fsd_aws.names import Names, function
 
         names = Names.of(resources)
@@ -112,7 +112,7 @@ class AwsHarness(EmulatedHarness):
 
     @contextlib.contextmanager
     def conflicting(self, resources: Resources) -> Iterator[ObjectDriver]:
-        """A proxy gives that answer."""
+        """A proxy answers the first 16 creates of each key with S3's 409."""
         creates: dict[str, itertools.count[int]] = defaultdict(itertools.count)
 
         def see(request: Request) -> Answer | None:
@@ -174,7 +174,7 @@ BATCHES: Mapping[str, Callable[[Request, Callable[[bytes], Answer]], Answer]] = 
 
 
 def _quick(emulator: type[Aws]) -> type[Aws]:
-    """Lambda gives up an event that finds no free function after a minute; this emulator after six seconds."""
+    """An emulator that drops an event without a free function after 6 s instead of Lambda's 60 s."""
     return type(emulator.__name__, (emulator,), {"functions": ("--retry-scale", "0.1")})
 
 

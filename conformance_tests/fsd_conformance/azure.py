@@ -1,4 +1,4 @@
-"""The harness of Azure: on this project's stand-ins for Service Bus and Functions, and on Azurite."""
+"""The harness of Azure. It tests the adapter on this project's emulators of Service Bus and Functions, and on Azurite."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COUNTED = ("publish_requests", "object_puts", "object_gets", "object_lists")
 
 
 def _nothing(**names: str) -> Resources:
-    """Resources of no app: only the services' addresses matter."""
+    """Resources of an app that does not exist: the cases need only the services' addresses."""
     defaults = {"generation": "0" * 8, "namespaces": "none", "tier": "standard", "lease_s": "5", "blob_url": "", "container": "none"}
     return Resources("none", 1, 1, defaults | names)
 
@@ -40,7 +40,7 @@ class AzureHarness(EmulatedHarness):
     name = "azure"
     emulator: ClassVar[type[Azure]] = Azure
     running: Azure
-    lease_s = 5  # the shortest that Service Bus takes
+    lease_s = 5  # the shortest that Service Bus accepts
     few: Mapping[str, object] | None = {"concurrency": 2}
 
     def provider(self) -> Provider:
@@ -48,7 +48,9 @@ class AzureHarness(EmulatedHarness):
         return PROVIDER
 
     def messages_at(self, url: str) -> MessageDriver:
-        """Queues of no app. AMQP cannot use ``url``: a proxy requests ``url`` for each connection, then closes the connection."""
+        """A driver of queues that do not exist. AMQP cannot use ``url``, so a proxy makes one HTTP request to ``url`` for each AMQP
+        connection, and then closes the connection.
+        """
 
         def see(what: str) -> None:
             with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=30):
@@ -59,13 +61,13 @@ class AzureHarness(EmulatedHarness):
             return PROVIDER.messages(_nothing(), 0)
 
     def objects_at(self, url: str) -> ObjectDriver:
-        """A container of no app."""
+        """A driver of a container that does not exist: the cases need only requests to ``url``."""
         string = f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey=bm9uZQ==;BlobEndpoint={url}/{ACCOUNT};"
         with pointed({"AZURE_STORAGE_CONNECTION_STRING": string}, self.emulator.clears):
             return PROVIDER.objects(_nothing())
 
     def finds(self, kind: Kind, native: Any, resources: Resources, what: str) -> bool:
-        """Asks the clients of the namespaces and the container, and the trigger's URL."""
+        """Request the resource with the clients of the namespaces or of the container, or from the trigger's URL."""
         match kind:
             case "messages":
                 with native[0].get_queue_receiver(Names.of(resources).queue(0, 0)) as receiver:
@@ -81,7 +83,9 @@ class AzureHarness(EmulatedHarness):
 
     @contextlib.contextmanager
     def refusing(self, resources: Resources) -> Iterator[tuple[MessageDriver, threading.Event]]:
-        """Service Bus refuses no single entries: the connection ends before a publish, and before the second disposition of an ack."""
+        """Service Bus cannot refuse single entries. So a proxy cuts the connection before a publish, and before the second disposition of
+        an ack.
+        """
         refuse, settled = threading.Event(), itertools.count(1)
 
         def see(what: str) -> None:
@@ -98,9 +102,10 @@ class AzureHarness(EmulatedHarness):
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[Callable[[], Mapping[str, int]]]:
-        """Proxies in front of Service Bus and Azurite count, and so does the Functions host, for apps that are deployed in the block.
+        """Count the requests with proxies in front of Service Bus and Azurite, and in the Functions host. Only apps count that are deployed
+        within the block.
 
-        They count no receives, which send nothing over the network, and no acks, which send a disposition for each message.
+        The proxies do not count receives, which send nothing over the network, or acks, which send a disposition for each message.
         """
         seen: Counter[str] = Counter()
         lock = threading.Lock()

@@ -1,4 +1,6 @@
-"""What all groups of cases share: one deployed app for each harness and test file, gaps, and the assertion of refusals."""
+"""What all groups of cases share: one deployed app for each harness and test file, gaps (the cases that a provider cannot pass), and the
+check of refusals.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,7 @@ class DriverCases(Cases):
             assert isinstance(driver.classify(error), Code)
 
     def test_closes_twice(self, driver: Driver) -> None:
-        """A second close does nothing."""
+        """Calling ``close`` a second time does nothing."""
         driver.close()
         driver.close()
 
@@ -120,7 +122,9 @@ def _error(request: Callable[[], object]) -> Exception | None:
 
 
 def eventually(what: str, within_s: float, check: Callable[[], bool]) -> None:
-    """Repeat ``check`` until it is true; fail after ``within_s`` seconds. ``what``: the condition, for the message."""
+    """Repeat ``check`` until it returns true; fail the test after ``within_s`` seconds. ``what`` names the condition in the failure
+    message.
+    """
     until = time.monotonic() + within_s
     while not check():
         assert time.monotonic() < until, f"{what}: not within {within_s:g} s"
@@ -128,7 +132,7 @@ def eventually(what: str, within_s: float, check: Callable[[], bool]) -> None:
 
 
 def new_retry(within_s: float = 90.0) -> Retry:
-    """Core's retry layer, for cases that must pass although single calls fail."""
+    """The retry layer of fsd_core, for cases that must pass even if single calls fail."""
     return Retry(time.time() + within_s, Meter())
 
 
@@ -148,5 +152,5 @@ def _deploy(harness: Harness, at_end: Callable[[Callable[[], None]], None]) -> D
     def destroy() -> None:
         provisioner.destroy(app)
 
-    at_end(destroy)  # before ensure, so that a half-made app is destroyed too
+    at_end(destroy)  # registered before ensure, so that an incomplete app is destroyed too
     return Deployed(provider, provisioner, settings, provisioner.ensure(app, RANKS, SLOTS))

@@ -32,13 +32,13 @@ Make = Callable[..., QueueChannel]
 
 
 class ChannelCases(Cases):
-    """Each case leases a slot, and releases it at the epoch of its newest message."""
+    """Each case leases a slot, and releases it with the epoch of the newest message that the case sent."""
 
     within_s = 120.0  # each channel's deadline
 
     @pytest.fixture
     def make(self, deployed: Deployed) -> Iterator[Make]:
-        """See `making`."""
+        """A function that makes the channel of a rank; see `making`."""
         with self.making(deployed) as make:
             yield make
 
@@ -68,7 +68,7 @@ class ChannelCases(Cases):
             yield make
 
     def test_only_its_own_run_is_heard(self, make: Make) -> None:
-        """A channel drops messages of an older epoch or another run, and other programs' messages; never those of its own run."""
+        """A channel drops messages of an older epoch, of another run and of other programs. It never drops a message of its own run."""
         make(1, later=-1).send(0, [(0, b"older")])
         make(1, run=OTHER).send(0, [(0, b"another run's")])
         stranger = make(1, later=-1)
@@ -83,7 +83,7 @@ class ChannelCases(Cases):
         eventually("strays dropped", 60, lambda: _strays(receiver, left) >= 4)
 
     def test_a_newer_runs_message_is_left_to_it(self, make: Make) -> None:
-        """A run that receives a message of a newer epoch has lost its slot, and ends; the newer run gets the message."""
+        """A message of a newer epoch shows that the run has lost its slot: the run ends, and the newer run gets the message."""
         make(1, run=OTHER, later=1).send(0, [(0, b"for the newer")])
         fenced = make(0, {0: [1]})
         with pytest.raises(RunFailed, match="lease lost") as caught:
@@ -95,7 +95,7 @@ class ChannelCases(Cases):
 
     @pytest.mark.parametrize("damage", [lambda body: body[:-1], lambda body: body[:-1] + bytes([body[-1] ^ 1])], ids=["cut", "flipped"])
     def test_a_damaged_message_of_its_run_ends_it(self, make: Make, damage: Callable[[bytes], bytes]) -> None:
-        """A message of its own run that was cut or changed in transit ends the run at once; the error names the sender."""
+        """A message that was cut or changed in transit ends its run at once; the error names the sender."""
         sender = make(1)
         text = sender.driver.limits.body == "text"
         sound = sender.message(0, Kind.PAYLOAD, 0, 0, 1, b"x" * 40).body
@@ -107,7 +107,7 @@ class ChannelCases(Cases):
         assert caught.value.code is Code.INVALID
 
     def test_a_payload_over_the_batch_size_is_split(self, make: Make) -> None:
-        """A payload of more pieces than ``batch_bytes`` can hold goes in several publishes, each within the limits."""
+        """A channel sends a payload that is larger than ``batch_bytes`` in several publishes, each within the limits."""
         spy = Spy.of(sender := make(1, around=Spy))
         limits = spy.limits
         pieces = limits.batch_bytes // (limits.message_bytes + limits.overhead_bytes) + 1

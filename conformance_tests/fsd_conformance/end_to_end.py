@@ -38,7 +38,7 @@ class EndToEndCases(Cases):
 
     @CHANNELS
     def test_same_answer_under_faults(self, deployed: Deployed, tmp_path: Path, channel: str) -> None:
-        """Duplicates, disorder, refusals, lost replies and late launches change nothing."""
+        """Duplicates, reordering, refusals, lost replies and late launches do not change the output."""
         result = _run(deployed, tmp_path, channel, 8, faults=FAULTS)
         _same(result, seed=0)
         assert result.meter["retries"] > 0
@@ -52,7 +52,7 @@ class EndToEndCases(Cases):
 
     @CHANNELS
     def test_nothing_is_left(self, deployed: Deployed, tmp_path: Path, channel: str) -> None:
-        """A run's objects are gone after its end; staged content and the slots' epochs stay."""
+        """After a run its objects are removed; staged shards and the epochs of the slots remain."""
         _run(deployed, tmp_path, channel, 2)
         store = Store(deployed.provider.objects(deployed.resources), new_retry())
         eventually("a run's objects are gone", 60, lambda: not [key for key in store.keys("") if is_run(key)])

@@ -61,7 +61,7 @@ class _GcpHarness(EmulatedHarness):
         return PROVIDER
 
     def finds(self, kind: Kind, native: Any, resources: Resources, what: str) -> bool:
-        """Asks the gRPC channel, the client of google-cloud-storage, and the source of tokens."""
+        """Request the resource through the gRPC channel or the client of google-cloud-storage, or an ID token from the source of tokens."""
         match kind:
             case "messages":
                 name = Names.of(resources).subscription(0, 0).encode()
@@ -73,7 +73,7 @@ class _GcpHarness(EmulatedHarness):
                 return bool(native.headers()["Authorization"].startswith("Bearer "))
 
     def objects_at(self, url: str) -> ObjectDriver:
-        """A bucket of no app."""
+        """A driver of a bucket that does not exist: the cases need only requests to ``url``."""
         with pointed({"STORAGE_EMULATOR_HOST": url}, self.emulator.clears):
             return PROVIDER.objects(_nothing())
 
@@ -87,7 +87,9 @@ class GoogleHarness(_GcpHarness):
     few: Mapping[str, object] | None = {"concurrency": 2}
 
     def messages_at(self, url: str) -> MessageDriver:
-        """Topics of no app. gRPC cannot use ``url``: a proxy requests ``url`` for each call, and answers UNAVAILABLE."""
+        """A driver of topics that do not exist. gRPC cannot use ``url``, so a proxy makes one HTTP request to ``url`` for each call, and
+        answers UNAVAILABLE.
+        """
         import grpc
 
         from fsd_conformance.emulators.grpc_proxy import GrpcProxy
@@ -122,7 +124,9 @@ class GoogleHarness(_GcpHarness):
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[Callable[[], Mapping[str, int]]]:
-        """Proxies in front of Pub/Sub and Cloud Storage count, and so does a new local Cloud Run, whose functions use them."""
+        """Count the requests with proxies in front of Pub/Sub and Cloud Storage. A new local Cloud Run counts the launches; its functions
+        use the proxies.
+        """
         from fsd_conformance.emulators.grpc_proxy import GrpcProxy
 
         seen: Counter[str] = Counter()
@@ -154,7 +158,7 @@ class GoogleHarness(_GcpHarness):
 
     @contextlib.contextmanager
     def conflicting(self, resources: Resources) -> Iterator[ObjectDriver]:
-        """Cloud Storage answers 429 in this case: a name accepts about one write a second."""
+        """Cloud Storage answers 429 in this case: a name accepts about one write per second."""
         creates: dict[bytes, itertools.count[int]] = defaultdict(itertools.count)
 
         def see(request: Request) -> Answer | None:
@@ -209,15 +213,15 @@ class _Buckets:
             return Resources(app, ranks, slots, _nothing(bucket=f"fsd-{app}").names)
 
     def find(self, app: str) -> Resources | None:
-        """None: no object case uses it."""
+        """Always None: no case of the object store uses it."""
         raise NotImplementedError
 
     def sweep(self, app: str) -> Sequence[str]:
-        """Empty: nothing is made in part."""
+        """Return an empty list: ``ensure`` makes only one bucket, so nothing can be left over."""
         return ()
 
     def destroy(self, app: str) -> Sequence[str]:
-        """Empty: a bucket ends with the emulator."""
+        """Return an empty list: the bucket disappears when the emulator ends."""
         return ()
 
 
@@ -230,7 +234,9 @@ class _Objects(GcpProvider):
 
 
 class GcpStorageEmulatorHarness(_GcpHarness):
-    """The object store on gcp-storage-emulator: the cases that it passes, this project's Cloud Storage must pass, too."""
+    """The object store on gcp-storage-emulator. This project's emulator of Cloud Storage must pass every case that gcp-storage-emulator
+    passes.
+    """
 
     name = "gcp-storage-emulator"
     emulator = _Storage
@@ -242,7 +248,7 @@ class GcpStorageEmulatorHarness(_GcpHarness):
     }
 
     def provider(self) -> Provider:
-        """Of objects only."""
+        """A provider that has only an object store."""
         return _Objects()
 
 

@@ -1,4 +1,4 @@
-"""What a provider gives the suite: the provider itself, its settings, and its gaps."""
+"""A harness defines how the suite tests a provider: the provider itself, its settings, and its gaps (cases that it cannot pass)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Harness(ABC):
 
     name: str
     gaps: Mapping[str, str] = {}  # for each skipped case the reason, with a link
-    few: Mapping[str, object] | None = None  # settings that limit the platform to a few functions at once, if it has such
+    few: Mapping[str, object] | None = None  # settings that limit the platform to a few functions at once; None: no such setting
     starts_s = 90.0  # a launched function starts within this time
     max_lease_s = 30.0  # with longer leases, the cases that wait for the end of a lease are skipped
 
@@ -33,7 +33,9 @@ class Harness(ABC):
 
     @abstractmethod
     def settings(self, folder: Path) -> Mapping[str, object]:
-        """The provider's settings. ``folder``: an empty folder, removed at the end. A short lease of messages saves minutes."""
+        """The provider's settings. ``folder``: an empty folder, removed at the end. Choose a short lease of messages: several cases wait
+        until a lease ends.
+        """
 
     def start(self) -> None:  # noqa: B027  # most harnesses start nothing
         """Start what must run before the deployment, for instance an emulator."""
@@ -42,7 +44,9 @@ class Harness(ABC):
         """Stop what `start` started."""
 
     def messages_at(self, url: str) -> MessageDriver | None:
-        """A driver that uses the service at ``url``, which answers 503 to every request; None where the driver has no such address."""
+        """A driver that uses the service at ``url``, which answers 503 to every request; None where the driver cannot be sent to another
+        address.
+        """
         return None
 
     def objects_at(self, url: str) -> ObjectDriver | None:
@@ -50,7 +54,7 @@ class Harness(ABC):
         return None
 
     def counted(self) -> AbstractContextManager[Callable[[], Mapping[str, int]] | None]:
-        """Within the block: a function that returns the number of requests that the services saw, by the meter's names.
+        """Within the block: a function that returns the number of requests that reached the services, by the names of the meter.
 
         None where the harness cannot count.
         """
@@ -64,15 +68,17 @@ class Harness(ABC):
         return None
 
     def refusing(self, resources: Resources) -> AbstractContextManager[tuple[MessageDriver, threading.Event] | None]:
-        """A driver of slot 0, and an event: while it is set, the service refuses a part of each publish and ack of four entries.
+        """A driver of slot 0, and an event. While the event is set, the service refuses a part of each publish and ack of four entries.
 
-        It refuses every second entry where the service can refuse single entries, else the whole request. None where the harness cannot do
-        that.
+        The service refuses every second entry if it can refuse single entries, otherwise the whole request. None where the harness cannot
+        make the service refuse.
         """
         return nullcontext(None)
 
     def conflicting(self, resources: Resources) -> AbstractContextManager[ObjectDriver]:
-        """The object store. It answers the first 16 creates of each key with "another create runs: try again", if it has such an answer."""
+        """A driver of the object store, which answers the first 16 creates of each key with "another create runs: try again" if the service
+        has such an answer.
+        """
         return closing(self.provider().objects(resources))
 
 

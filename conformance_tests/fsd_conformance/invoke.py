@@ -20,7 +20,7 @@ LONG_S = 60.0  # longer than any case takes; a function that still sleeps after 
 
 
 class Probes:
-    """Launches the worker function with probes, and reads what they wrote."""
+    """Launches the worker function with probes, and reads the objects that the probes write."""
 
     def __init__(self, deployed: Deployed, driver: InvokeDriver, within_s: float) -> None:
         self._app = deployed.app
@@ -43,7 +43,7 @@ class Probes:
         return any(True for _ in self.store.keys(f"{key}/{what}-"))
 
     def expect(self, key: str, what: str, launch: Launch) -> None:
-        """Wait until the probe wrote ``what``; fail as soon as the platform gives up the launch."""
+        """Wait until the probe wrote ``what``; fail as soon as the platform drops the launch."""
 
         def there() -> bool:
             code = self.failure(launch)
@@ -53,7 +53,7 @@ class Probes:
         eventually(f"{key} {what}", self._within_s, there)
 
     def failure(self, launch: Launch) -> Code | None:
-        """The code of a failed launch, or None. Requests the platform's failures at most once a second, where that is needed."""
+        """The code of a failed launch, or None. Asks a platform that reports failures only on request at most once per second."""
         if self._driver.limits.failures != "host" and time.monotonic() >= self._polled + 1.0:
             self._driver.failures(lambda payload: False)
             self._polled = time.monotonic()
@@ -67,7 +67,7 @@ class InvokeCases(DriverCases):
 
     @pytest.fixture
     def driver(self, deployed: Deployed) -> Iterator[InvokeDriver]:
-        """A driver that starts the app's functions. Those on this machine end with the case."""
+        """A driver that starts the app's functions. Functions of the local provider end with the case."""
         driver = deployed.provider.invoker(deployed.resources)
         yield driver
         driver.close()
@@ -126,7 +126,7 @@ class InvokeCases(DriverCases):
         eventually("NOT_FOUND", self.harness.starts_s, lambda: next(codes) is Code.NOT_FOUND)
 
     def test_a_crash_disturbs_nobody(self, probes: Probes, key: str) -> None:
-        """A function that dies disturbs no function that runs at the same time or later."""
+        """The death of a function has no effect on functions that run at the same time or later."""
         beside = probes.launch(f"{key}/beside", sleep_s=3)
         probes.expect(f"{key}/beside", "started", beside)
         for code in (3, 139):
@@ -137,7 +137,7 @@ class InvokeCases(DriverCases):
         assert not probes.saw(f"{key}/crash3", "ended")
 
     def test_a_death_is_reported(self, probes: Probes, driver: InvokeDriver, key: str) -> None:
-        """Where the platform records deaths, ``failures`` returns those that are asked for, each once, with their payloads."""
+        """If the platform records deaths, ``failures`` returns each accepted one once, with the payload of its launch."""
         if driver.limits.failures == "host":
             pytest.skip("the host of this platform's functions reports a death itself (InvokeLimits.failures)")
         wanted = [json.loads(probes.payload(f"{key}/{number}", exit=3)) for number in range(2)]
@@ -157,7 +157,7 @@ class InvokeCases(DriverCases):
         assert not driver.failures(lambda payload: json.loads(payload) in wanted)
 
     def test_more_than_may_run_at_once(self, deployed: Deployed, key: str) -> None:
-        """More than ``concurrency`` at once must give THROTTLED, at once or from ``Launch.poll``."""
+        """A launch while ``concurrency`` functions run must give THROTTLED, from ``invoke`` or from ``Launch.poll``."""
         if self.harness.few is None:
             pytest.skip("the harness cannot limit this platform to a few functions at once (Harness.few)")
         provisioner = deployed.provider.provisioner({**deployed.settings, **self.harness.few})
@@ -177,7 +177,7 @@ class InvokeCases(DriverCases):
             provisioner.destroy(app)
 
     def test_limits_have_a_source(self, driver: InvokeDriver) -> None:
-        """Limits are data with a source and a date."""
+        """The driver's ``limits`` name their source and its date."""
         assert isinstance(driver, InvokeDriver)
         assert driver.limits.source
         assert driver.limits.as_of

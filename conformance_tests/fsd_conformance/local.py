@@ -1,4 +1,4 @@
-"""The harness of the local provider. It shows everything that a provider has to write."""
+"""The harness of the local provider. It is an example for other providers: it defines all that a harness needs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LocalHarness(Harness):
 
     @contextlib.contextmanager
     def refusing(self, resources: Resources) -> Iterator[tuple[MessageDriver, threading.Event]]:
-        """A publish finds no free descriptor, and an ack finds a folder where the delivery's file should be."""
+        """A publish fails because no file descriptor is free; an ack fails because a folder has the name of the delivery's file."""
         refuse = threading.Event()
         with contextlib.closing(self.provider().messages(resources, 0)) as driver:
             yield _Refusing(driver, refuse), refuse

@@ -32,7 +32,7 @@ OVER = {Code.TOO_LARGE, Code.INVALID}
 
 
 class DeliveryCases(DriverCases):
-    """The contract over several calls: requests are repeated as core repeats them."""
+    """The contract over several calls: requests are repeated like fsd_core repeats them."""
 
     kind = "messages"
 
@@ -69,7 +69,7 @@ class DeliveryCases(DriverCases):
         other.close()
 
     def test_everything_arrives(self, driver: MessageDriver) -> None:
-        """Messages beyond the limits of one publish, receive and ack all arrive, with unchanged bodies."""
+        """More messages than fit in one publish, one receive and one ack all arrive, with unchanged bodies."""
         bodies = [new_body(f"{number} {'x' * number}") for number in range(3 * driver.limits.batch_messages if _small(driver) else 50)]
         publish_all(driver, [Message(1, body) for body in bodies])
         collect(driver, 1, bodies)
@@ -85,7 +85,7 @@ class DeliveryCases(DriverCases):
         collect(driver, 1, [b"1"])
 
     def test_threads_lose_nothing(self, driver: MessageDriver) -> None:
-        """Drivers must be safe to call from several threads: four publish while three receive."""
+        """Drivers must be safe to call from several threads: four threads publish while three threads receive."""
         bodies = [[new_body(f"{publisher}-{number}") for number in range(24)] for publisher in range(4)]
         missing = {body for each in bodies for body in each}
         retry = new_retry(patience(driver))
@@ -149,7 +149,7 @@ class MessageCases(DeliveryCases):
             assert body not in [each.body for each in receive_some(driver, 0, min(0.5, lease))]
 
     def test_receive_returns_when_one_is_there(self, driver: MessageDriver) -> None:
-        """``receive`` must return as soon as one message is there."""
+        """``receive`` must return as soon as one message has arrived."""
         wait = min(20.0, driver.limits.wait_s)
         with ThreadPoolExecutor(1) as pool:
             for _ in range(5):  # a message of an earlier case may end the wait
@@ -167,7 +167,7 @@ class MessageCases(DeliveryCases):
         pytest.fail(f"a receive of {wait:g} s did not return what was published 0.3 s after it began, five times")
 
     def test_receive_is_empty_after_its_wait(self, driver: MessageDriver) -> None:
-        """``receive`` must return an empty sequence after ``wait_s`` if no message is there, and not before."""
+        """``receive`` must return an empty sequence after ``wait_s`` seconds, and not earlier, if no message is waiting."""
         for _ in range(5):  # a machine that stops for a while makes a wait longer, but not each
             took = drain(driver, 2, wait_s=1.0)
             assert took >= 0.9
@@ -228,14 +228,14 @@ class MessageCases(DeliveryCases):
                 pytest.skip(f"no messages were delivered and acknowledged within half of their lease of {driver.limits.lease_s:g} s")
             left = {bodies[number] for number in refused_ones}
             again = collect(driver, 1, [] if whole else [*left])
-            while not again.keys() & left:  # a refused request may have had a part of its effect
+            while not again.keys() & left:  # the service may have carried out a part of a refused request
                 assert time.monotonic() < before + patience(driver)
                 again += collect(driver, 1, [])
             again.update(each.body for each in receive_some(driver, 1, driver.limits.lease_s / 2))
             assert again.keys() & set(bodies) <= left
 
     def test_publish_refuses_one_more(self, driver: MessageDriver) -> None:
-        """A publish over ``batch_messages`` must raise, and sends nothing."""
+        """A publish of more than ``batch_messages`` entries must raise and send nothing."""
         bodies = [new_body(str(number)) for number in range(driver.limits.batch_messages + 1)]
         refused(driver, OVER, lambda: driver.publish([Message(0, body) for body in bodies]))
         sent_none(driver, 0, bodies)
@@ -249,7 +249,7 @@ class MessageCases(DeliveryCases):
         refused(driver, OVER, lambda: driver.publish([Message(0, new_body("larger", size + 1))]))
 
     def test_batch_of_the_largest_size(self, driver: MessageDriver) -> None:
-        """Bodies and overhead of ``batch_bytes`` are accepted; one byte more must raise, and nothing is sent."""
+        """A publish whose bodies and overhead take ``batch_bytes`` is accepted; with one byte more it must raise and send nothing."""
         limits = driver.limits
         count = -(-(limits.batch_bytes + 1) // (limits.message_bytes + limits.overhead_bytes))
         if count > limits.batch_messages:
@@ -265,7 +265,7 @@ class MessageCases(DeliveryCases):
         sent_none(driver, 0, more)
 
     def test_ack_twice_is_harmless(self, driver: MessageDriver) -> None:
-        """An ack of a token that is no longer valid must be harmless: a token that was acknowledged before."""
+        """A second ack of the same token must have no effect and raise nothing."""
         first, second = new_body("first"), new_body("second")
         publish_all(driver, [Message(0, first)])
         token = receive_one(driver, 0, first).token
@@ -275,7 +275,7 @@ class MessageCases(DeliveryCases):
         collect(driver, 0, [second])
 
     def test_ack_after_the_lease_is_harmless(self, driver: MessageDriver) -> None:
-        """An ack of a token that is no longer valid must be harmless: its lease ended, and another message waits."""
+        """An ack of a token whose lease has ended must have no effect, also on another message that waits."""
         _needs_short_lease(self, driver)
         first, second = new_body("first"), new_body("second")
         publish_all(driver, [Message(0, first)])
@@ -287,12 +287,15 @@ class MessageCases(DeliveryCases):
         collect(driver, 0, [second])
 
     def test_no_such_queue(self, deployed: Deployed, driver: MessageDriver) -> None:
-        """A queue that was never made is NOT_FOUND, for a rank and for a slot."""
+        """A request to a queue that was never made gives NOT_FOUND: for an unknown rank and for an unknown slot."""
         refused(driver, {Code.NOT_FOUND}, lambda: driver.receive(RANKS + 90, 1, 0.0))
         refused(driver, {Code.NOT_FOUND}, lambda: self.open(deployed, 97).receive(0, 1, 0.0))
 
     def test_route_is_what_one_publish_reaches(self, deployed: Deployed, driver: MessageDriver) -> None:
-        """Ranks of equal route share a publish, those of others do not; a route is hashable and the same for every driver of the slot."""
+        """Messages to several ranks can share a publish if, and only if, the routes of the ranks are equal.
+
+        A route is hashable, and every driver of the slot gives the same one.
+        """
         assert isinstance(driver, MessageDriver)
         routes: dict[object, list[int]] = {}
         for rank in range(RANKS):
@@ -311,7 +314,7 @@ class MessageCases(DeliveryCases):
         other.close()
 
     def test_limits_have_a_source(self, driver: MessageDriver) -> None:
-        """Limits are data with a source and a date."""
+        """The driver's ``limits`` name their source and its date."""
         limits = driver.limits
         assert limits.source
         assert limits.as_of

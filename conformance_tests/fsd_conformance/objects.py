@@ -19,11 +19,11 @@ __all__ = ["ConsistencyCases", "ObjectCases"]
 
 
 class ConsistencyCases(DriverCases):
-    """The contract over several calls: requests are repeated as core repeats them."""
+    """The contract over several calls: requests are repeated like fsd_core repeats them."""
 
     kind = "objects"
     key_chars = 512  # the longest key
-    prefix = ""  # that a wrapper adds to keys
+    prefix = ""  # the prefix that a wrapper adds to keys
 
     def wrap(self, driver: ObjectDriver) -> ObjectDriver:
         """Wrap the provider's driver, in groups that test a wrapper."""
@@ -52,7 +52,7 @@ class ConsistencyCases(DriverCases):
         self.find_by_native(driver, deployed.resources, f"{self.prefix}{at}native")
 
     def test_read_after_write(self, deployed: Deployed, store: Store, at: str) -> None:
-        """A get or list that starts after a put returned must see it: also from another client, also a replacement."""
+        """A get or list that starts after a put returned must see the new object: also another client, also after a replacement."""
         other = Store(self.wrap(deployed.provider.objects(deployed.resources)), store.retry)
         for number in range(5):
             body = secrets.token_bytes(1000 + number)
@@ -66,7 +66,7 @@ class ConsistencyCases(DriverCases):
 
     @pytest.mark.parametrize("size", [0, 1, 70_000, 8 << 20])
     def test_bodies_survive(self, store: Store, at: str, size: int) -> None:
-        """Bodies of any bytes stay as they are, from 0 bytes to 8 MiB."""
+        """A body of any bytes, from 0 bytes to 8 MiB, comes back unchanged."""
         body = random.Random(size).randbytes(size)
         store.put(f"{at}body", body)
         got = store.get(f"{at}body")
@@ -87,7 +87,7 @@ class ConsistencyCases(DriverCases):
             assert store.get(f"{at}empty", start, end) == b"", (start, end)
 
     def test_missing(self, store: Store, at: str) -> None:
-        """``get`` of a missing key must raise NOT_FOUND: a key that never existed, a folder, a deleted key, and ranges of these."""
+        """``get`` of a missing key must raise NOT_FOUND, also of a range: a key that never existed, a folder, a deleted key."""
         store.put(f"{at}a/b", b"x")
         store.put(f"{at}gone", b"x")
         store.delete([f"{at}gone"])
@@ -110,7 +110,7 @@ class ConsistencyCases(DriverCases):
             assert store.get(at + name) == name.encode()
 
     def test_list_is_by_prefix(self, store: Store, at: str) -> None:
-        """``list`` returns exactly the keys that start with the prefix, which may end anywhere; no keys are an empty page."""
+        """``list`` returns exactly the keys that start with the prefix, which may end at any character; none: an empty page."""
         names = ["a", "a/b", "a/bc/d", "ab", "b/a", "ba/a"]
         for name in names:
             store.put(at + name, b"")
@@ -152,7 +152,7 @@ class ConsistencyCases(DriverCases):
         assert list(store.keys(at)) == sorted(at + name for name in names)
 
     def test_whole_or_none(self, store: Store, at: str) -> None:
-        """A reader must see a whole object or none, while it is replaced and deleted."""
+        """While an object is replaced and deleted, a reader must see a whole object or NOT_FOUND."""
         key, done, seen = f"{at}torn", threading.Event(), list[int]()
 
         def read() -> None:
@@ -181,7 +181,7 @@ class ConsistencyCases(DriverCases):
                 reader.result()
 
     def test_threads_lose_nothing(self, store: Store, at: str) -> None:
-        """Drivers must be safe to call from several threads: eight write, read, list and delete in one folder."""
+        """Drivers must be safe to call from several threads: eight threads write, read, list and delete in one folder."""
 
         def work(rank: int) -> None:
             for number in range(6):
@@ -206,7 +206,7 @@ class ObjectCases(ConsistencyCases):
         refused(driver, {Code.NOT_FOUND}, lambda: driver.get(f"{at}never", 0, 10))
 
     def test_create_of_what_is_there(self, driver: ObjectDriver, at: str) -> None:
-        """The losers of a create must raise `Code.ALREADY_EXISTS`; the object stays as it is."""
+        """A put with ``if_absent`` of an existing key must give `Code.ALREADY_EXISTS`; the object does not change."""
         driver.put(f"{at}key", b"first", if_absent=True)
         refused(driver, {Code.ALREADY_EXISTS}, lambda: driver.put(f"{at}key", b"second", if_absent=True))
         assert driver.get(f"{at}key") == b"first"
@@ -224,7 +224,7 @@ class ObjectCases(ConsistencyCases):
                 _one_of_16_wins(Store(losing, new_retry()), f"{at}claim/{number}")
 
     def test_buffers(self, driver: ObjectDriver, at: str) -> None:
-        """A body is any of bytes, bytearray and memoryview, whatever the view's item size."""
+        """A body may be bytes, bytearray or a memoryview of any item size."""
         whole = bytearray(b"0123456789abcdef")
         view = memoryview(whole)
         bodies: list[bytes | bytearray | memoryview] = [bytes(whole), whole, view, view[4:8], view.cast("I")]
@@ -250,7 +250,7 @@ class ObjectCases(ConsistencyCases):
         assert list(driver.list(at).keys) == []
 
     def test_list_of_nothing(self, driver: ObjectDriver, at: str) -> None:
-        """A prefix without keys is one empty page."""
+        """``list`` of a prefix without keys returns one empty page."""
         page = driver.list(f"{at}nothing/")
         assert (list(page.keys), page.next) == ([], None)
 
@@ -263,7 +263,7 @@ class ObjectCases(ConsistencyCases):
         assert list(driver.list(at).keys) == []
 
     def test_limits_have_a_source(self, driver: ObjectDriver) -> None:
-        """Limits are data with a source and a date."""
+        """The driver's ``limits`` name their source and its date."""
         limits = driver.limits
         assert isinstance(driver, ObjectDriver)
         assert limits.source

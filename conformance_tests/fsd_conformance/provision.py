@@ -41,7 +41,7 @@ class ProvisionCases(Cases):
         deployed.provisioner.destroy(app)
 
     def test_ensure_twice(self, deployed: Deployed, app: str) -> None:
-        """A second ensure changes nothing: the names, objects and messages stay. Names are text."""
+        """A second ``ensure`` changes nothing: names, objects and messages remain. The values of ``names`` are strings."""
         first = deployed.provisioner.ensure(app, 2, 1)
         store, body = _store(deployed, first), secrets.token_bytes(20).hex().encode()
         store.put("kept", body)
@@ -68,7 +68,10 @@ class ProvisionCases(Cases):
         assert _store(deployed, large).get("kept") == b"x"
 
     def test_destroy(self, deployed: Deployed, app: str) -> None:
-        """Destroy returns what it removed, and then requests are NOT_FOUND. A second destroy removes nothing. A new app is empty."""
+        """``destroy`` returns what it removed; later requests give NOT_FOUND; a second ``destroy`` removes nothing.
+
+        A new app of the same name is empty.
+        """
         resources = deployed.provisioner.ensure(app, 1, 1)
         messages, objects = deployed.provider.messages(resources, 0), deployed.provider.objects(resources)
         Store(objects, new_retry()).put("left/over", b"x")
@@ -112,13 +115,13 @@ class ProvisionCases(Cases):
         assert _arrives(deployed, mine, 0, 0, b"mine") == {b"mine"}
 
     def test_import_is_light(self) -> None:
-        """Importing a provider's package must import no SDK: nothing but the standard library and fsd_core."""
+        """Importing a provider's package must import only the standard library and fsd_core, and no SDK."""
         package = type(self.harness.provider()).__module__.partition(".")[0]
         done = subprocess.run([sys.executable, "-c", _IMPORT.format(package=package)], capture_output=True, text=True, check=True)
         assert done.stdout.split() == []
 
     def test_attach_needs_a_function(self, deployed: Deployed) -> None:
-        """attach raises in a process that is no function of the app."""
+        """``attach`` raises `InputError` in a process that is not a function of the app."""
         with pytest.raises(Exception, match=deployed.app):
             deployed.provider.attach(deployed.app)
 
@@ -128,7 +131,7 @@ class ProvisionCases(Cases):
         assert where is None or re.fullmatch(r"[\w.:-]+", where)
 
     def test_ranks_are_admitted(self, deployed: Deployed) -> None:
-        """admit accepts one worker, and as many as the app has ranks; a refusal is one line."""
+        """``admit`` accepts one worker, and as many workers as the app has ranks; it refuses with an error of one line."""
         for workers in (deployed.resources.ranks, 1):
             deployed.provider.admit(deployed.resources, workers)
         refused = []
@@ -155,7 +158,7 @@ class ProvisionCases(Cases):
                 objects.close()
 
     def test_gaps_say_why(self) -> None:
-        """Every declared gap has a reason with a link."""
+        """The harness gives for each gap (a case that it skips) a reason with a link."""
         for case, reason in self.harness.gaps.items():
             assert case.startswith("test_"), case
             assert "://" in reason, f"{case}: {reason!r} has no link"

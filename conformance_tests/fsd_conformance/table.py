@@ -39,7 +39,7 @@ globals().update(cases(harness_of({provider!r}, {settings!r}, {live!r}, {emulato
 
 
 def cases(harness: Harness) -> dict[str, type]:
-    """A class for every group of cases, by names that pytest collects: ``globals().update(cases(Mine()))``."""
+    """A class for each group of cases, under a name that pytest collects. Use: ``globals().update(cases(Mine()))``."""
     import fsd_conformance
 
     groups = {name: getattr(fsd_conformance, name) for name in _GROUPS}
@@ -62,7 +62,9 @@ class _Account(Harness):
 
 
 def harness_of(provider: str, settings: Mapping[str, object], live: bool, emulator: str | None = None) -> Harness:
-    """The harness of a provider by name. Raises `InputError` for an unknown provider, and without ``live`` for one without emulator."""
+    """The harness of a provider by name. Raises `InputError` for an unknown provider, and for a provider without an emulator unless
+    ``live`` is set.
+    """
     if live:
         return _Account(find(provider), settings)
     if provider == "local":
@@ -70,7 +72,7 @@ def harness_of(provider: str, settings: Mapping[str, object], live: bool, emulat
 
         return LocalHarness()
     if not names(provider):
-        raise InputError(f"provider {find(provider).name!r}: has no emulator: use --live to run the suite on your account")
+        raise InputError(f"provider {find(provider).name!r}: has no emulator: expected --live, which runs the suite on your account")
     chosen = find_emulator(provider, emulator)
     chosen.install(lambda line: print(line, file=sys.stderr))
     harness: Harness = importlib.import_module(f"fsd_conformance.{provider}").HARNESSES[chosen.name]()

@@ -1,4 +1,4 @@
-"""Helpers of the message cases: send all, receive what is due, check refusals."""
+"""Helpers of the message cases: they send all messages, receive until the expected messages came, and check refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ __all__ = [
 
 
 def rejected_entries(rejected: Sequence[Rejected], count: int) -> list[int]:
-    """The numbers of the refused entries in a request of ``count``. Asserts that each is there once, and that not all were refused."""
+    """The numbers of the refused entries in a request of ``count``. Asserts that each number occurs once, and that not all entries were
+    refused.
+    """
     numbers = [each.index for each in rejected]
     assert sorted(set(numbers)) == sorted(numbers)
     assert set(numbers) <= set(range(count))
@@ -62,7 +64,7 @@ def new_body(label: str, size: int | None = None) -> bytes:
 
 
 def publish_all(driver: MessageDriver, messages: Sequence[Message]) -> None:
-    """Send all, packed by route, count and bytes as core does, until none is refused."""
+    """Send all messages, packed by route, count and bytes like fsd_core packs them; repeat refused ones until none is refused."""
     limits, retry = driver.limits, new_retry()
     by_route: dict[object, list[Message]] = {}
     for message in messages:
@@ -86,19 +88,21 @@ def receive_some(driver: MessageDriver, rank: int, wait_s: float) -> Sequence[De
 
 
 def ack_all(driver: MessageDriver, rank: int, deliveries: Iterable[Delivery]) -> None:
-    """Acknowledge all, until none is refused."""
+    """Acknowledge all deliveries; repeat refused ones until none is refused."""
     tokens, step = [each.token for each in deliveries], driver.limits.batch_messages
     for first in range(0, len(tokens), step):
         new_retry().entries(driver, "ack", tokens[first : first + step], lambda batch: driver.ack(rank, batch))
 
 
 def patience(driver: MessageDriver) -> float:
-    """Seconds within which a message must arrive: one whose reply was lost comes again after its lease."""
+    """The seconds within which a message must arrive. They include a lease: if the reply to a receive is lost, the message is delivered
+    again after its lease.
+    """
     return 60.0 + 5 * min(driver.limits.lease_s, 30.0)
 
 
 def receive_until(driver: MessageDriver, rank: int, done: Callable[[Sequence[Delivery]], bool], what: object, wait_s: float = 2.0) -> None:
-    """Receive until ``done`` of a batch of deliveries is true. ``what``: the expected messages, for the error."""
+    """Receive until ``done``, called with each batch of deliveries, returns true. ``what`` names the expected messages in the error."""
     until = time.monotonic() + patience(driver)
     while not done(receive_some(driver, rank, wait_s)):
         assert time.monotonic() < until, f"rank {rank}: not delivered: {what!r:.300}"

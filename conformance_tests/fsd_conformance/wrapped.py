@@ -30,7 +30,7 @@ class FaultyMessageCases(DeliveryCases):
         self.salts = itertools.count()
 
     def wrap(self, driver: MessageDriver) -> MessageDriver:
-        """With faults. Replies are lost only where a short lease soon delivers their messages again."""
+        """Wrap the driver with faults. Replies are lost only if the lease is short, since their messages are delivered again after it."""
         short = driver.limits.lease_s <= self.harness.max_lease_s
         faults = FAULTS if short else Faults.parse(FAULTS.spec().replace("lost_reply=0.1,", ""))
         return FaultyMessages(driver, faults, next(self.salts))
@@ -44,7 +44,7 @@ class FaultyObjectCases(ConsistencyCases):
         self.salts = itertools.count()
 
     def wrap(self, driver: ObjectDriver) -> ObjectDriver:
-        """With faults."""
+        """Wrap the driver with faults."""
         return FaultyObjects(driver, FAULTS, next(self.salts))
 
 
@@ -55,12 +55,12 @@ class PrefixedObjectCases(ObjectCases):
     key_chars = ObjectCases.key_chars - len(prefix)
 
     def wrap(self, driver: ObjectDriver) -> ObjectDriver:
-        """With a prefix."""
+        """Wrap the driver with a prefix for all keys."""
         return PrefixedObjects(driver, self.prefix)
 
 
 class MeteredMessageCases(MessageCases):
-    """Every case; after each the meter must agree with the requests to the driver."""
+    """Runs every case with a meter; after each case the meter must agree with the requests that the driver got."""
 
     @pytest.fixture(autouse=True)
     def _meter_agrees(self) -> Iterator[None]:
@@ -70,13 +70,13 @@ class MeteredMessageCases(MessageCases):
         assert self.meter.snapshot() == expected
 
     def wrap(self, driver: MessageDriver) -> MessageDriver:
-        """With a meter around a spy."""
+        """Wrap the driver in a spy that records its requests, and the spy in a meter."""
         self.spies.append(_SpyMessages(driver))
         return MeteredMessages(self.spies[-1], self.meter)
 
 
 class MeteredObjectCases(ObjectCases):
-    """Every case; after each the meter must agree with the requests to the driver."""
+    """Runs every case with a meter; after each case the meter must agree with the requests that the driver got."""
 
     @pytest.fixture(autouse=True)
     def _meter_agrees(self) -> Iterator[None]:
@@ -86,7 +86,7 @@ class MeteredObjectCases(ObjectCases):
         assert self.meter.snapshot() == expected
 
     def wrap(self, driver: ObjectDriver) -> ObjectDriver:
-        """With a meter around a spy."""
+        """Wrap the driver in a spy that records its requests, and the spy in a meter."""
         self.spies.append(_SpyObjects(driver))
         return MeteredObjects(self.spies[-1], self.meter)
 

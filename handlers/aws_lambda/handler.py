@@ -12,5 +12,7 @@ __all__ = ["handler"]
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, int]:
-    """Run one launch with the payload ``event``. A worker that fails reports that to client and peers itself, so this raises nothing."""
+    """Run one launch with the payload ``event``. A failed worker itself informs the client and the other workers, so this function never
+    raises.
+    """
     return {"code": handle(json.dumps(event).encode(), PROVIDER, nonce=context.aws_request_id)}

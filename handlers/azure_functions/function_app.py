@@ -18,6 +18,8 @@ app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
 @app.function_name("worker")
 @app.route(route="worker", methods=["POST"])
 def worker(req: func.HttpRequest) -> func.HttpResponse:
-    """Run one launch with the request's body as payload. A failed worker reports that to client and peers itself, so this answers 200."""
+    """Run one launch with the request's body as payload. A failed worker itself informs the client and the other workers, so the answer is
+    200.
+    """
     code = handle(req.get_body(), PROVIDER, nonce=req.headers.get(NONCE))
     return func.HttpResponse(json.dumps({"code": code}), mimetype="application/json")

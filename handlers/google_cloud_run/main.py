@@ -1,4 +1,4 @@
-"""The entry point that Google Cloud calls, by way of functions-framework: ``handle``, in ``main.py`` at the root of the source."""
+"""The entry point that Google Cloud calls through functions-framework: ``handle``, in ``main.py`` at the root of the package."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ __all__ = ["handle"]
 
 
 def handle(request: Request) -> dict[str, int]:
-    """Run one launch: the body is its payload. A code other than 0 has been reported to client and peers, so it is no error here."""
+    """Run one launch with the request's body as payload. A failed worker reports that to client and peers itself, so this answers 200."""
     return {"code": work(request.get_data(), PROVIDER, nonce=request.headers.get(NONCE))}

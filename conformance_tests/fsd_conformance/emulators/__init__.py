@@ -1,7 +1,7 @@
 """Emulators of clouds on this machine, without containers and without an account.
 
-`up` starts an emulator that runs until `down`, also for other processes. `use` is a block with that emulator or, where none is up, with a
-new one that ends with the block. A new emulator is a subclass of `Emulator` and a line in `EMULATORS`.
+`up` starts an emulator that runs until `down`, also for other processes. `use` is a context manager: its block uses the emulator that `up`
+started or, if none is up, a new one that ends with the block. A new emulator is a subclass of `Emulator` and a line in `EMULATORS`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Running:
     provider: str
     name: str
     env: Mapping[str, str]
-    servers: Mapping[str, Mapping[str, str | int]]  # by name: pid, born, port, log
+    servers: Mapping[str, Mapping[str, str | int]]  # server name -> pid, born, port, log
     started: float
 
     def processes(self) -> dict[str, Process]:
@@ -63,7 +63,9 @@ class Running:
 
 @attrs.frozen
 class Used:
-    """The emulator that a client uses. ``settings``: the provider's, for this emulator; ``own``: set if it ends with the block."""
+    """The emulator that a client uses. ``settings``: the provider's settings for this emulator; ``own``: the emulator if it ends with the
+    block, None if `up` started it.
+    """
 
     name: str
     settings: Mapping[str, object]
@@ -83,14 +85,14 @@ def find(provider: str, name: str | None = None) -> type[Emulator]:
         raise InputError(f"--emulator: provider {provider} {reason}")
     chosen = name or known[0]
     if chosen not in known:
-        raise InputError(f"emulator {chosen!r}: provider {provider} has {', '.join(known)}")
+        raise InputError(f"emulator {chosen!r}: expected one of provider {provider}: {', '.join(known)}")
     module, cls = EMULATORS[provider][chosen]
     found: type[Emulator] = getattr(importlib.import_module(module), cls)
     return found
 
 
 def state(provider: str) -> Running | None:
-    """The emulator that was started and not ended, whether it runs or not; None where there is none."""
+    """The record of the emulator that `up` started and `down` has not ended, also if its processes have died; None if no record exists."""
     try:
         return Running(**json.loads(_file(provider).read_text()))
     except (FileNotFoundError, NotADirectoryError):
@@ -100,9 +102,9 @@ def state(provider: str) -> Running | None:
 
 
 def up(provider: str, name: str | None = None, tell: Callable[[str], None] = lambda text: None) -> Running:
-    """Start an emulator that outlives this process, unless it is up.
+    """Start an emulator that continues after this process ends; do nothing if it is already up.
 
-    Raises `InputError` where another emulator of the provider is up, or this one does not start.
+    Raises `InputError` where another emulator of the provider is up, or where the emulator does not start.
     """
     found = find(provider, name)
     with locked(provider):
@@ -141,7 +143,7 @@ def down(provider: str) -> Running | None:
 
 @contextlib.contextmanager
 def use(provider: str, name: str | None = None, tell: Callable[[str], None] = lambda text: None) -> Iterator[Used]:
-    """Point this process at the emulator that is up, or at a new one that ends with the block."""
+    """Within the block this process uses the emulator that is up, or a new one that ends with the block."""
     found = find(provider, name)
     running = state(provider)
     if running and running.alive() and name in (None, running.name):
@@ -156,7 +158,7 @@ def use(provider: str, name: str | None = None, tell: Callable[[str], None] = la
 
 @contextlib.contextmanager
 def own(found: type[E], tell: Callable[[str], None] = lambda text: None) -> Iterator[E]:
-    """Point this process at a new emulator, on free ports, that ends with the block."""
+    """Within the block this process uses a new emulator on free ports; it ends with the block."""
     found.install(tell)
     home = Path(tempfile.mkdtemp(prefix=f"fsd-{found.name}-"))
     with _guarded(found, home) as emulator:
@@ -168,7 +170,7 @@ def own(found: type[E], tell: Callable[[str], None] = lambda text: None) -> Iter
         finally:
             try:
                 emulator.stop()
-            except Exception as error:  # the block's result still counts, and the guard ends the servers
+            except Exception as error:  # no error here: the block's result is valid, and the guard ends the servers
                 tell(f"{found.name} did not stop by itself: {type(error).__name__}: {error}")
             shutil.rmtree(home, ignore_errors=True)
 

@@ -9,7 +9,7 @@ from fsd_core.errors import InputError
 
 
 def main() -> None:
-    """Install one after the other."""
+    """Install the packages of the emulators one after the other. Print each emulator with "is installed", or with its error."""
     for provider, known in EMULATORS.items():
         for name in known:
             try:

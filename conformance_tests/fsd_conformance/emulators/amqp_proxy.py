@@ -21,10 +21,11 @@ _HEAD = 8  # bytes of a protocol header, and of a frame's header
 
 
 class AmqpProxy:
-    """Passes connections to ``port`` on to the port ``upstream`` of this machine, until `close`. 0: it closes each connection at once.
+    """Forwards connections to ``port`` to the port ``upstream`` of this machine, until `close`. With ``upstream`` 0 it closes each
+    connection at once.
 
     It calls ``see`` with "" for each connection, with the link's target for each message from a client, and with `SETTLED` for each of the
-    client's dispositions. An `OSError` of ``see`` cuts the connection before the server gets the message.
+    client's dispositions. If ``see`` raises `OSError`, the proxy closes the connection, and the server does not get the message.
     """
 
     def __init__(self, upstream: int, see: Callable[[str], None]) -> None:
@@ -36,7 +37,7 @@ class AmqpProxy:
 
     def close(self) -> None:
         """Stop listening, and close all connections."""
-        with contextlib.suppress(OSError):  # else a waiting accept continues
+        with contextlib.suppress(OSError):  # otherwise a waiting accept does not end
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for each in list(self._open):
@@ -63,12 +64,12 @@ class AmqpProxy:
 
 
 class _Reader:
-    """Reads the frames of one client, until bytes that are no AMQP."""
+    """Reads the frames of one client, until it gets bytes that are not AMQP."""
 
     def __init__(self, see: Callable[[str], None]) -> None:
         self._see = see
         self._data = b""
-        self._targets: dict[tuple[int, int], str] = {}  # of its sending links, by channel and handle
+        self._targets: dict[tuple[int, int], str] = {}  # (channel, handle) -> target of a sending link
 
     def read(self, data: bytes) -> None:
         """Read more bytes."""

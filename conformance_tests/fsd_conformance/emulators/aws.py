@@ -1,4 +1,4 @@
-"""The common part of AWS's emulators: the local Lambda beside them, a client's variables, and a watch on its requests."""
+"""The common part of AWS's emulators: the local Lambda, the environment variables of clients, and a watch on a client's requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Lambda(Server):
         self._env = env
 
     def command(self) -> Sequence[str]:
-        home = self.folder / "functions"  # their logs
+        home = self.folder / "functions"  # of the functions' logs
         return [sys.executable, "-m", "fsd_conformance.emulators.lambda_", "--port", str(self.port), "--home", str(home), *self._arguments]
 
     def environment(self) -> Mapping[str, str]:

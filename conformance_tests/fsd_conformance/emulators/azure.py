@@ -34,8 +34,8 @@ class Functions(Server):
         self._arguments = arguments
 
     def command(self) -> Sequence[str]:
-        """In this interpreter."""
-        home = self.folder / "functions"  # their logs
+        """The command line, which uses this interpreter."""
+        home = self.folder / "functions"  # of the functions' logs
         module = "fsd_conformance.emulators.azure_functions"
         flags = ("--port", str(self.port), "--home", str(home), "--subscription", SUBSCRIPTION)
         return [sys.executable, "-m", module, *flags, *self._arguments]

@@ -1,14 +1,15 @@
 """Azure Functions on this machine: ``python -m fsd_conformance.emulators.azure_functions --port 0``.
 
 Each instance is a process that loads the shipped FunctionApp, indexes its functions and calls them, one call at a time, behind a
-dispatcher. As in a Flex Consumption app, a call is a POST to http://HOST/sites/NAME/api/ROUTE with a function key. The control plane
-(Azure Resource Manager, `azure_functions_arm`) has the same address; a site's deployment service is below /scm/NAME. When it is ready it
-prints one line of JSON, {"port", "endpoint", "pid", "logs", "subscription"}. It ends at SIGTERM or SIGINT with every process that it
-started; these also end if it is killed.
+dispatcher. As in a Flex Consumption app, a call is a POST to http://HOST/sites/NAME/api/ROUTE with a function key. The control plane (Azure
+Resource Manager, `azure_functions_arm`) has the same address; a site's deployment service is below /scm/NAME. When the emulator is ready it
+prints one line of JSON, {"port", "endpoint", "pid", "logs", "subscription"}. At SIGTERM or SIGINT it ends, together with every process that
+it started; these processes also end if the emulator is killed.
 
-A function's environment holds its app settings and the platform's variables, none of the emulator's. Besides the platform's paths there are
-GET /health, /_fsd/stats, /_fsd/instances and POST /_fsd/faults (`dispatcher.Faults.plan`). An answer is cut after 230 s while the function
-runs on. At the functionTimeout of host.json or AzureFunctionsJobHost__functionTimeout its instance is killed.
+A function's environment holds its app settings and the platform's variables, but no variable of the emulator's own environment. Besides the
+platform's paths the emulator serves GET /health, /_fsd/stats, /_fsd/instances and POST /_fsd/faults (`dispatcher.Faults.plan`). After 230 s
+the caller gets an error, and the function continues to run. After the functionTimeout of host.json or of
+AzureFunctionsJobHost__functionTimeout the emulator kills the function's instance.
 
 Not implemented: triggers and bindings except HTTP, several calls at once in an instance, always-ready instances, the speed of scaling, a
 site's identity (functions use the credentials in their settings), roles (an assignment is only a record), keys of single functions, builds
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", default=Options.source, help="the package with every site's function_app.py without --code zip")
     parser.add_argument("--queue-s", type=float, default=Options.queue_s, help="seconds that a call waits for an instance before its 429")
     parser.add_argument("--answer-s", type=float, default=Options.answer_s, help="seconds after which the front end cuts a call's answer")
-    parser.add_argument("--settle", type=int, default=Options.settle, help="requests until a new resource is there, ready and has roles")
+    parser.add_argument("--settle", type=int, default=Options.settle, help="requests while a new resource is missing, then not ready")
     parser.add_argument("--min-instances", type=int, default=Options.min_instances, help="the smallest maximumInstanceCount of a site")
     return daemon.run(parser, arguments, serve)
 

@@ -1,9 +1,9 @@
 """The control plane of the local Functions host: the part of Azure Resource Manager's REST interface that a function app needs.
 
-It has resource groups, function apps (`azure_functions_sites`), and mere records of plans, Service Bus namespaces, storage accounts and
-role assignments: a client can write and read them, but no service stands behind them. Every request except the deletion of a group takes
-effect before its answer, unless `Options.settle` is set. Names are compared without case. Other paths are answered with 404, with an error
-in Resource Manager's form.
+It has resource groups, function apps (`azure_functions_sites`), and records of plans, Service Bus namespaces, storage accounts and role
+assignments: a client can write and read a record, but the resource itself does not exist. Every request except the deletion of a group
+takes effect before its answer, unless `Options.settle` is set. Upper and lower case are equal in names. Other paths are answered with 404,
+with an error in Resource Manager's form.
 """
 
 from __future__ import annotations

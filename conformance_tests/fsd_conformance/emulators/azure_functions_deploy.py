@@ -47,9 +47,9 @@ class Broken(Exception):
 class Options(sandbox.Options):
     """The flags of the command.
 
-    ``settle``: for so many requests a new resource does not exist, for so many more it is not ready, its host has no keys and its identity
-    no roles, as for some time on the platform; 0: all takes effect at once. ``min_instances``: the smallest maximumInstanceCount that a
-    site may have; the platform accepts less than 40 in only a few regions.
+    ``settle``: a number of requests that imitates the platform's delays. For the first ``settle`` requests a new resource does not exist;
+    for the next ``settle`` requests it is not ready, its host has no keys and its identity has no roles; 0: all takes effect at once.
+    ``min_instances``: the smallest maximumInstanceCount that a site may have; the platform accepts less than 40 in only a few regions.
     """
 
     subscription: str = "00000000-0000-0000-0000-000000000000"
@@ -64,7 +64,7 @@ class Options(sandbox.Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """A site's instances: their memory in MiB, their maximal number, Python's version."""
+    """A site's instances: their memory in MiB, the largest number of instances, the version of Python."""
 
     memory_mb: int
     max_instances: int
@@ -173,7 +173,7 @@ class Deployer:
         return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
 
     def check(self, package: bytes) -> None:
-        """Raise `Broken` where the package is no zip of a function app."""
+        """Raise `Broken` where the package is not a zip of a function app."""
         try:
             with zipfile.ZipFile(io.BytesIO(package)) as archive:
                 if sum(each.file_size for each in archive.infolist()) > _UNZIPPED_BYTES:

@@ -149,7 +149,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Log no requests: the log is for the function."""
+        """Log no requests: the log holds only the function's output."""
 
 
 class Server(HTTPServer):
@@ -164,7 +164,7 @@ class Server(HTTPServer):
         self.server_activate()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore connections without a request: the dispatcher only checked that it listens, or is gone."""
+        """Ignore connections without a request: the dispatcher only checked that this server listens, or the dispatcher has ended."""
 
 
 if __name__ == "__main__":

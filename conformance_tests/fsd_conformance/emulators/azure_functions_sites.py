@@ -84,7 +84,7 @@ class Sites:
         return next((site for site in self.all.values() if site.name.lower() == name.lower()), None)
 
     def plan(self, key: str) -> str:
-        """The id of a site's plan in lower case; "" where there is no such site or plan."""
+        """The id of a site's plan in lower case; "" where the site or the plan does not exist."""
         site = self.all.get(key)
         return str(site.body.get("properties", {}).get("serverFarmId") or "").lower() if site else ""
 

@@ -18,7 +18,9 @@ ACCOUNT = "fsdemulator"
 
 
 def install(tell: Callable[[str], None]) -> Path:
-    """Azurite's folder, installed if needed: a minute, and 370 MB below FSD_HOME. Raises `InputError` without Node.js."""
+    """The folder of Azurite. Installs Azurite if needed, which takes about 1 minute and 370 MB below FSD_HOME. Raises `InputError` without
+    Node.js.
+    """
     return npm("azurite", VERSION, tell)
 
 
@@ -44,7 +46,7 @@ class Azurite(Server):
         return f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={self._key};BlobEndpoint={self.blob_url};"
 
     def healthy(self) -> bool:
-        """Whether it answers. Every path needs a key, so an answer of "no key" counts."""
+        """Whether the server answers. Every path needs a key, so an answer that the key is missing counts."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=5)
         try:
             connection.request("GET", self.health)
@@ -61,5 +63,5 @@ class Azurite(Server):
         return ["node", str(program), *port, "--silent", "--disableTelemetry", "--inMemoryPersistence", "--skipApiVersionCheck"]
 
     def environment(self) -> Mapping[str, str]:
-        """With the account and its key."""
+        """The usual environment, with the account and its key."""
         return {**super().environment(), "AZURITE_ACCOUNTS": f"{ACCOUNT}:{self._key}"}

@@ -3,15 +3,15 @@
 Real functions-framework processes run the functions, one call at a time each, behind a dispatcher. A call is a POST to the function's URL
 with an ID token for that URL. The control plane (Cloud Functions v2, IAM, Service Usage) and the metadata server have the same address, so
 `google.auth` works unchanged with GCE_METADATA_HOST=127.0.0.1:PORT, as the project's owner. A function has its own metadata server, for its
-service account. When it is ready it prints one line of JSON, {"port", "endpoint", "pid", "logs", "project"}. It ends at SIGTERM or SIGINT
-with every process that it started; these also end if it is killed.
+service account. When the emulator is ready it prints one line of JSON, {"port", "endpoint", "pid", "logs", "project"}. At SIGTERM or SIGINT
+it ends, together with every process that it started; these processes also end if the emulator is killed.
 
 Functions get the emulator's variables whose names end in _EMULATOR_HOST, but not GOOGLE_CLOUD_PROJECT: the platform does not set it, and
-the metadata server knows the project. Besides the platform's paths there are GET /health, /_fsd/stats, /_fsd/instances and
-POST /_fsd/faults (`dispatcher.Faults.plan`). If a process of an instance ends during a call, the whole instance ends. A call that timed
-out keeps its instance until it is done. Not implemented: traffic splits, a minimum of instances, several calls at once in an instance,
-VPC, secrets, events, Cloud Build, the CPU share by memory or between calls, a private file system and network, the delay of new
-permissions.
+the metadata server knows the project. Besides the platform's paths the emulator serves GET /health, /_fsd/stats, /_fsd/instances and POST
+/_fsd/faults (`dispatcher.Faults.plan`). If a process of an instance ends during a call, the whole instance ends. After a time-out the
+function continues, and its instance accepts no other call until the function ends. Not implemented: traffic splits, a minimum of instances,
+several calls at once in an instance, VPC, secrets, events, Cloud Build, the CPU share by memory or between calls, a private file system and
+network, the delay of new permissions.
 """
 
 from __future__ import annotations

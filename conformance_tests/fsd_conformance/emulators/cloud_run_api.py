@@ -1,6 +1,6 @@
 """The control plane of the local Cloud Run, as REST: Cloud Functions v2, service accounts, policies, Service Usage.
 
-All of Google's hosts are one address here. Other operations are refused by name (501).
+All of Google's hosts have the same address here. Other operations are answered with 501 and their name.
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ _INVOKERS = {"roles/run.invoker", "roles/run.admin", "roles/owner", "roles/edito
 
 
 class Iam:
-    """Accounts by email, policies by resource name. ``owner``: the user, as the emulator's metadata server; it may do all."""
+    """Accounts by email, policies by resource name. ``owner``: the account that the emulator's metadata server gives a user; it has every
+    permission.
+    """
 
     def __init__(self, project: str) -> None:
         self.project = project
@@ -43,7 +45,7 @@ class Iam:
         return self._add(email, body.get("serviceAccount", {}))
 
     def account(self, email: str) -> dict[str, Any]:
-        """The account. Raises `ServiceError` where there is none."""
+        """The account with this email. Raises `ServiceError` where it does not exist."""
         if email not in self._accounts:
             raise ServiceError("NOT_FOUND", f"Unknown service account: {email}")
         return self._accounts[email]
@@ -53,7 +55,7 @@ class Iam:
         return [account for email, account in sorted(self._accounts.items()) if email != self.owner]
 
     def delete(self, email: str) -> None:
-        """Delete an account. Its bindings stay. Raises `ServiceError` where there is none."""
+        """Delete an account. Policies keep its bindings. Raises `ServiceError` where it does not exist."""
         self.account(email)
         del self._accounts[email]
 
@@ -111,7 +113,7 @@ class Iam:
 
     def _has(self, resource: str, member: str, roles: set[str]) -> bool:
         bindings = self._policies.get(resource, {}).get("bindings", [])
-        plain = (binding for binding in bindings if not binding.get("condition"))  # a condition never holds here
+        plain = (binding for binding in bindings if not binding.get("condition"))  # a binding with a condition never applies here
         return any(binding["role"] in roles and member in binding["members"] for binding in plain)
 
     def _add(self, email: str, shown: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Identity in the local Cloud Run: the tokens of service accounts, and the metadata server that issues them.
+"""Identity in the local Cloud Run: makes and checks tokens of service accounts, and answers like the metadata server.
 
-A token is a JSON web token with this emulator's signature. `google.auth` requests it as on the platform, where GCE_METADATA_HOST and
-GCE_METADATA_IP name the server.
+A token is a JSON web token with this emulator's signature. `google.auth` requests a token like on the platform, if GCE_METADATA_HOST and
+GCE_METADATA_IP hold the address of this server.
 """
 
 from __future__ import annotations

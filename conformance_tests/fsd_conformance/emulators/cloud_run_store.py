@@ -120,7 +120,7 @@ class Function:
 
     @property
     def service(self) -> str:
-        """The resource name of its Cloud Run service."""
+        """The resource name of the Cloud Run service that runs the function."""
         return self.name.replace("/functions/", "/services/").replace("_", "-")
 
     def wire(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Batches: many requests in one, as multipart/mixed."""
+"""Handles batches: one HTTP request that holds many requests, as multipart/mixed."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """The operations of the local Cloud Storage: the supported and the refused parameters, headers and fields of each.
 
 A parameter, header or field that would change the service's answer is either supported here or answered with 501; it is never ignored. The
-refused ones are listed for people and for a test; anything on neither list is refused too. These are only stored and returned: lifecycle
-rules (none ever acts), storage classes, locations, iamConfiguration and policies (without credentials, everything is allowed), customTime,
-and "projection" (access control lists are never returned). Deleted objects are gone, so a softDeletePolicy must be 0 or missing. "versions"
-in a list finds only live objects: a bucket with versions cannot be made.
+list of refused ones is documentation, and a test compares it; anything in neither list is refused too. These are only stored and returned:
+lifecycle rules (which never delete anything here), storage classes, locations, iamConfiguration and policies (without credentials,
+everything is allowed), customTime, and "projection" (access control lists are never returned). Deleted objects are gone, so a
+softDeletePolicy must be 0 or missing. "versions" in a list finds only live objects: a bucket with versions cannot be made.
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ def _check_rule(rule: Mapping[str, Any]) -> None:
 
 
 def _check_time(given: str, before: str | None) -> None:
-    """Raise `ServiceError` where a customTime is no time, or is before the present one."""
+    """Raise `ServiceError` where a customTime is not a time, or is earlier than the present one."""
     try:
         times = [datetime.fromisoformat(text) for text in (given, before or given)]
         if any(time.tzinfo is None for time in times):

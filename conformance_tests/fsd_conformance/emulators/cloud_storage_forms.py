@@ -1,4 +1,4 @@
-"""Cloud Storage's wire forms: resources, parameters, ranges, partial answers."""
+"""How Cloud Storage writes and reads HTTP: resources, parameters, ranges, partial answers."""
 
 from __future__ import annotations
 

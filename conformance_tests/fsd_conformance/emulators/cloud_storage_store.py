@@ -57,7 +57,7 @@ class Object:
 
     @property
     def etag(self) -> str:
-        """The etag of its present state."""
+        """The etag of the present state of this object or bucket."""
         return f"CA{self.generation}/{self.metageneration}="
 
     def update(self, given: Mapping[str, Any], *, replace: bool, default: str) -> None:
@@ -69,7 +69,9 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """A request's preconditions; None where there is none. One of ``etags`` ("*": any) must match, and none of ``not_etags``."""
+    """A request's preconditions; None for each that the request does not have. One of ``etags`` ("*": any) must match, and none of
+    ``not_etags``.
+    """
 
     generation: int | None = None
     not_generation: int | None = None
@@ -143,7 +145,7 @@ class Bucket:
 
     @property
     def etag(self) -> str:
-        """The etag of its present state."""
+        """The etag of the present state of this object or bucket."""
         return f"CA{self.metageneration}="
 
     def update(self, given: Mapping[str, Any], *, replace: bool) -> None:

@@ -1,4 +1,4 @@
-"""Uploads: in one request with metadata, or in chunks to a session."""
+"""Handles uploads: in one request with metadata, or in chunks to a session."""
 
 from __future__ import annotations
 

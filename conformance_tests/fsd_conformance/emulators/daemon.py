@@ -1,4 +1,4 @@
-"""The command of an emulator that is a process: its common flags, its folder, its end."""
+"""The common part of the emulators' commands: flags, the folder for files, and the end of the process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ __all__ = ["End", "parser", "run"]
 
 
 class End:
-    """The end of the process: at a signal, at the end of standard input if wanted, or at `lost`. Make it inside the event loop."""
+    """Waits for the end of the process: a signal, the end of standard input (if wanted), or a call of `lost`. Create the object inside the
+    event loop.
+    """
 
     def __init__(self, until_stdin_closes: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -31,7 +33,7 @@ class End:
             loop.add_reader(0, self._read)
 
     def lost(self) -> None:
-        """End, since the parent of the function processes died."""
+        """End the process, because the parent of the function processes died."""
         self._set(1)
 
     async def wait(self) -> int:
@@ -72,7 +74,9 @@ def parser(name: str, description: str, defaults: type[Options]) -> argparse.Arg
 def run(
     made: argparse.ArgumentParser, arguments: Sequence[str] | None, serve: Callable[[dict[str, Any], int, End], Coroutine[Any, Any, int]]
 ) -> int:
-    """Run ``serve`` with the fields of its `Options`, the port and the `End`; returns the exit code of the process."""
+    """Call ``serve`` with the fields of `Options` that ``made`` parses from ``arguments``, the port and the `End`. Returns the exit code of
+    the process.
+    """
     chosen = vars(made.parse_args(arguments))
     port, until, home = chosen.pop("port"), chosen.pop("until_stdin_closes"), chosen.pop("home")
     folder = home.absolute() if home else Path(tempfile.mkdtemp(prefix=f"fsd-{made.prog}-"))

@@ -1,7 +1,8 @@
-"""Calls to functions over HTTP, like the front end of a cloud: one call at a time for each instance, cold and warm, limits, faults.
+"""Passes HTTP calls to functions, like the front end of a cloud: one call at a time for each instance, with cold and warm starts, limits,
+and faults for tests.
 
-A call continues without its caller: the instance finishes its work. After a time-out the caller gets an answer, and the instance continues
-(`Revision`).
+If the caller closes its connection, the instance still finishes the call. After a time-out the caller gets an error, and the instance
+continues (`Revision`).
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class Failure(Enum):
 class Revision:
     """One deployment of a function: how its instances start, and how calls are served.
 
-    It has at most ``max_instances`` instances; a call waits up to ``queue_s`` seconds for one. Two limits count from the start of the
-    call in its instance: after ``answer_s`` the caller gets an error; after ``limit_s`` (None: no limit) the instance is killed. ``begin``
-    starts the process of an instance.
+    A revision has at most ``max_instances`` instances; a call waits up to ``queue_s`` seconds for a free instance. Two limits count from
+    the start of the call in its instance: after ``answer_s`` the caller gets an error; after ``limit_s`` (None: no limit) the instance is
+    killed. ``begin`` starts the process of an instance.
     """
 
     service: str
@@ -74,23 +75,23 @@ class Replica(Instance):
 
     @property
     def outdated(self) -> bool:
-        """Whether its revision has been replaced."""
+        """Whether a newer revision has replaced the revision of this instance."""
         return self.revision.retired
 
     def died(self, how: str) -> None:
-        """Note the end of its first process."""
+        """Note that the first process of the instance ended."""
         super().died(how)
         for end in self.ends:
             end()
 
     def shown(self) -> dict[str, Any]:
-        """Its fields, for tests and tools."""
+        """The fields of this instance, for tests and tools."""
         fields = ("id", "pid", "port", "state", "calls", "peak")
         return {name: getattr(self, name) for name in fields} | {"revision": self.revision.name, "log": str(self.log)}
 
 
 class Faults:
-    """Faults of calls: planned ones for the next calls (`plan`), and random ones by the flags."""
+    """The faults of calls: those that `plan` sets for the next calls, and random ones, whose probabilities are flags of the command."""
 
     _KINDS: Mapping[str, Mapping[str, float]] = {
         "refuse": {"status": 429},
@@ -115,7 +116,7 @@ class Faults:
             raise ValueError(f"kind {kind!r}: expected one of {', '.join(self._KINDS)}")
         known = {"kind": kind, "count": 1, "service": None, **self._KINDS[kind]}
         if unknown := fields.keys() - known.keys():
-            raise ValueError(f"{kind}: unknown {', '.join(sorted(unknown))}")
+            raise ValueError(f"{kind}: unknown {', '.join(sorted(unknown))}: expected {', '.join(known)}")
         self._planned.append(known | fields)
 
     def next(self, kind: str, service: str) -> dict[str, Any] | None:
@@ -213,7 +214,7 @@ class Dispatcher:
             if not await self._ready(replica):
                 return self._failed(Failure.START, f"{replica.how or 'it listened on no port'}: {_last(replica)}")
         replica.calls += 1
-        begin = replica.log.stat().st_size if replica.log.exists() else 0  # what it wrote before is of other calls
+        begin = replica.log.stat().st_size if replica.log.exists() else 0  # earlier bytes of the log are of other calls
         work = asyncio.create_task(exchange(replica.port, request, self._answer_bytes))
         try:
             limit = math.inf if revision.limit_s is None else revision.limit_s
@@ -229,14 +230,14 @@ class Dispatcher:
         except ValueError as error:
             response = self._failed(Failure.SIZE, str(error))
         except (OSError, http.client.HTTPException):
-            await self._instances.kill(replica)  # the rest of its processes
+            await self._instances.kill(replica)  # other processes of the instance may still run
             if replica.over_memory:
                 said = f"{replica.memory_bytes >> 20} MiB exceeded with {replica.peak >> 20} MiB used"
                 return self._failed(Failure.MEMORY, said)
             return self._failed(Failure.EXIT, _last(replica, begin))
         finally:
             work.cancel()
-        if replica.state == "busy":  # else it has died
+        if replica.state == "busy":  # in any other state it has died
             replica.idle()
         return response
 

@@ -20,7 +20,7 @@ _READ_ONCE = ("google.auth.compute_engine._metadata",)
 
 
 class Emulator:
-    """A subclass sets ``servers``, in the order of their start, and ``env``."""
+    """One emulator. A subclass sets ``servers``, in the order in which they start, and ``env``, the variables of clients."""
 
     name: ClassVar[str]
     clears: ClassVar[tuple[str, ...]]  # prefixes of variables that point an SDK somewhere: only those in ``env`` stay
@@ -34,10 +34,12 @@ class Emulator:
 
     @staticmethod
     def install(tell: Callable[[str], None]) -> None:
-        """Install missing packages, with progress to ``tell``. Quick where nothing is missing. Raises `InputError` where that fails."""
+        """Install missing packages, and pass lines of progress to ``tell``. Quick if nothing is missing. Raises `InputError` where an
+        installation fails.
+        """
 
     def start(self) -> None:
-        """Start all servers, and return when all are ready. If it raises, no server runs."""
+        """Start all servers, and return when all are ready. If one does not start, this ends the others and raises."""
         try:
             for server in self.servers:
                 server.start()
@@ -51,7 +53,7 @@ class Emulator:
             server.stop()
 
     def restart(self) -> None:
-        """Stop and start, empty, at the same addresses."""
+        """Stop all servers and start them again, without their data, at the same addresses."""
         self.stop()
         self.start()
 
@@ -62,7 +64,7 @@ class Emulator:
 
 @contextlib.contextmanager
 def pointed(env: Mapping[str, str], clears: tuple[str, ...]) -> Iterator[None]:
-    """Within the block this process and its children are clients of an emulator."""
+    """Within the block this process uses an emulator: ``env`` is set, variables that begin with one of ``clears`` are removed."""
     before = dict(os.environ)
     for name in before:
         if name.startswith(clears):

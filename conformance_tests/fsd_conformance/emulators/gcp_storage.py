@@ -1,4 +1,4 @@
-"""gcp-storage-emulator, another project's Cloud Storage, without preconditions, offsets and pages."""
+"""gcp-storage-emulator, an emulator of Cloud Storage by another project. It does not support preconditions, ranges or pages."""
 
 from __future__ import annotations
 

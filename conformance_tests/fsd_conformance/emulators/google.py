@@ -44,7 +44,7 @@ class CloudRun(Server):
 
     def command(self) -> Sequence[str]:
         """The command line, in this interpreter."""
-        home = self.folder / "functions"  # their logs
+        home = self.folder / "functions"  # of the functions' logs
         module = "fsd_conformance.emulators.cloud_run"
         return [sys.executable, "-m", module, "--port", str(self.port), "--home", str(home), *self._arguments]
 
@@ -68,7 +68,7 @@ def pointers(folder: Path, messages: str, objects: str, functions: Server) -> di
 
 
 class Google(Emulator):
-    """Credentials come from the metadata server of the local Cloud Run, like those of a function on the platform."""
+    """Clients get credentials from the metadata server of the local Cloud Run, like a function on the platform."""
 
     name = "google"
     clears = POINTERS["gcp"]

@@ -16,15 +16,15 @@ __all__ = ["GrpcProxy", "SeeCall"]
 SeeCall = Callable[[str], grpc.StatusCode | None]
 
 _STREAMS = ("StreamingPull",)
-_CALLS = 64  # at the same time, waiting pulls included
+_CALLS = 64  # calls at the same time, including pulls that wait
 _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0))
 
 
 class GrpcProxy:
-    """Passes calls to ``address`` on to the server at ``upstream``, both HOST:PORT, until `close`.
+    """Forwards calls for ``address`` to the server at ``upstream``, both HOST:PORT, until `close`.
 
     It calls ``see`` with each call's method, ``/package.Service/Method``, in many threads; ``see`` may return a status, which is then the
-    answer. Other protocols than HTTP/2 pass unseen.
+    answer. Connections with another protocol than HTTP/2 are passed on without a call of ``see``.
     """
 
     def __init__(self, upstream: str, see: SeeCall) -> None:
@@ -41,7 +41,7 @@ class GrpcProxy:
     def close(self) -> None:
         """Stop listening, and end the running calls."""
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # else a waiting accept continues
+            self._listener.shutdown(socket.SHUT_RDWR)  # otherwise a waiting accept does not end
         self._listener.close()
         self._calls.stop(None).wait(30)
         self._channel.close()
@@ -67,7 +67,7 @@ class GrpcProxy:
             context.abort(error.code(), error.details())
 
     def _accept(self, calls: tuple[str, int], upstream: tuple[str, int]) -> None:
-        with contextlib.suppress(OSError):  # until the listener is closed
+        with contextlib.suppress(OSError):  # ends when the listener is closed
             while True:
                 _thread(_join, self._listener.accept()[0], calls, upstream)
 

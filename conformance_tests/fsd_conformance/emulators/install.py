@@ -1,4 +1,6 @@
-"""Installs the packages of emulators below FSD_HOME, once. An interrupted installation starts again from the beginning."""
+"""Installs the packages of emulators below FSD_HOME, each once. After an interruption the next call starts the installation from the
+beginning.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def folder() -> Path:
 
 @contextlib.contextmanager
 def locked(name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a lock between processes. ``waiting``: called if another process holds it. The kernel releases it however its owner ends."""
+    """Hold a lock between processes. ``waiting`` is called if another process holds it. The kernel releases the lock when its owner ends
+    for any reason.
+    """
     with (made(folder()) / f"{name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,7 +47,7 @@ def locked(name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[No
 
 
 def environment(name: str, requirements: Sequence[str], tell: Callable[[str], None]) -> Path:
-    """The interpreter of a virtual environment with ``requirements``, which is made if needed."""
+    """The interpreter of the virtual environment ``name`` with ``requirements``. Makes the environment if needed."""
     target = folder() / name
     python = target / "bin" / "python"
 
@@ -88,7 +92,7 @@ def packages(extras: Sequence[str], tell: Callable[[str], None]) -> None:
 
 
 def wheels(requirements: Path, tell: Callable[[str], None]) -> Path:
-    """The folder of the wheels in a requirements file with hashes: downloaded, not installed."""
+    """Download the wheels of a requirements file with hashes, without installing them, and return their folder."""
     target, contents = folder() / f"wheels-{requirements.stem}", requirements.read_text()
 
     def make() -> None:

@@ -5,11 +5,12 @@ its "arguments". The parent has imported the heavy modules, so a fork is ready a
 imported before a fork, such as a native client that starts threads or reads its address at import. ``mode`` "spawn" gives a process its own
 interpreter, like a cold start in a cloud.
 
-With "listen" a process gets a socket at descriptor 3, which is bound to a port (also in PORT) but does not listen yet, as systemd passes it
-(LISTEN_PID, LISTEN_FDS). So connections are refused until the process serves.
+With "listen" a process gets a socket at descriptor 3, which is bound to a port but does not listen yet. PORT holds the port; LISTEN_PID and
+LISTEN_FDS describe the socket, like those of systemd. So connections are refused until the process serves.
 
 The parent ends with the emulator, whose end closes the channel; it kills every function and removes FOLDER, if any. If the parent itself is
-killed, each function ends by its life pipe or, while it is frozen, by the SIGHUP that the kernel sends to a stopped orphaned group.
+killed, each function notices the end of a pipe from the parent and ends; a frozen function ends by the SIGHUP that the kernel sends to a
+stopped process group without a parent.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class Parent:
                 return
             self._pids[order["id"]] = pid
             self._report({"id": order["id"], "pid": pid, "port": port})
-        elif order["id"] in self._pids:  # else it has ended, and its PID may belong to another process
+        elif order["id"] in self._pids:  # otherwise it has ended, and its PID may belong to another process
             _signal(self._pids[order["id"]], _SIGNALS[order["do"]])
 
     def _start(self, order: dict[str, Any]) -> tuple[int, int]:
@@ -132,7 +133,7 @@ class Parent:
                     self._become(order, listener.fileno(), port)
                 finally:
                     os._exit(os.EX_SOFTWARE)
-        with suppress(OSError):  # parent and child both try; the child may have started its interpreter
+        with suppress(OSError):  # parent and child both set it; the child may have started its interpreter
             os.setpgid(pid, pid)
         return pid, port
 
@@ -168,7 +169,7 @@ class Parent:
                 return
             name = next(name for name, known in self._pids.items() if known == pid)
             del self._pids[name]
-            _signal(pid, signal.SIGKILL)  # processes that it started and left
+            _signal(pid, signal.SIGKILL)  # processes that the function started and did not end
             code = os.waitstatus_to_exitcode(status)
             self._report({"id": name, "exit": f"exit status {code}" if code > 0 else _signal_name(-code) if code else ""})
 
@@ -198,7 +199,7 @@ def _preload(names: list[str]) -> None:
         if function:
             getattr(imported, function)()
     gc.collect()
-    gc.freeze()  # else the collector writes to pages that forks share, and so copies them
+    gc.freeze()  # otherwise the garbage collector writes to pages that forks share, and the kernel copies these pages
 
 
 if __name__ == "__main__":

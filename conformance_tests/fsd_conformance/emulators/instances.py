@@ -1,8 +1,8 @@
 """Instances of functions, for all emulators: each is a tree of processes with a log, a memory limit and an end.
 
 The memory is the resident set of the tree's largest process (forks of a server share its pages), read every 20 ms, so an instance may
-exceed its limit for that time. Pages that a fork shares with its parent count in full, as a cloud counts its runtime. RLIMIT_AS is no
-replacement: it raises MemoryError where the platforms kill.
+exceed its limit for that time. Pages that a fork shares with its parent count in full, as a cloud counts its runtime. RLIMIT_AS would not
+behave like the platforms: the function would get a MemoryError, while a platform kills it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fsd_conformance.emulators.sandbox import ONE_THREAD, Options
 __all__ = ["Instance", "Instances"]
 
 _PROC = os.path.isdir("/proc/self")
-_LOOK_S = 0.02 if _PROC else 0.5  # without /proc each look runs `ps`
+_LOOK_S = 0.02 if _PROC else 0.5  # without /proc each check runs `ps`
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TAIL_BYTES = 4096
 
@@ -56,27 +56,27 @@ class Instance:
 
     @property
     def outdated(self) -> bool:
-        """Whether it must serve no more calls, since its function was changed or deleted."""
+        """Whether this instance must not get another call, because its function was changed or deleted."""
         return False
 
     def started(self, pid: int, port: int) -> None:
-        """Note the start of its first process."""
+        """Note that the first process of the instance started."""
         self.pid, self.port = pid, port
         self.forked.set()
 
     def died(self, how: str) -> None:
-        """Note the end of its first process. ``how``: "signal: killed", "exit status 1", or "" for 0."""
+        """Note that the first process of the instance ended. ``how``: "signal: killed", "exit status 1", or "" for 0."""
         self.state, self.how = "dead", how
         self.forked.set()
         self.ended.set()
 
     def measure(self) -> None:
-        """Update its peak with its present memory."""
+        """Update ``peak`` with the present memory of the instance."""
         if self.pid is not None and self.state != "dead":
             self.peak = max(self.peak, _resident([self.pid])[self.pid])
 
     def idle(self) -> None:
-        """Note that it has no call."""
+        """Note that the instance serves no call now."""
         self.state, self.idle_since = "idle", time.monotonic()
 
     def write(self, line: str) -> None:
@@ -137,7 +137,7 @@ class Instances(Generic[I]):
         if self._parent is not None:
             try:
                 self._parent.wait(10)
-            except subprocess.TimeoutExpired:  # it may still import modules
+            except subprocess.TimeoutExpired:  # the parent may still import modules
                 self._parent.kill()
                 self._parent.wait()
 
@@ -156,7 +156,7 @@ class Instances(Generic[I]):
         path: tuple[Sequence[str], Sequence[str]] = ((), ()),
         listen: bool = False,
     ) -> None:
-        """Start its process with the script ``main``.
+        """Start the first process of ``instance``, which runs the script ``main``.
 
         ``task``: the folder of unpacked code, its working folder; ``path``: entries for the start and the end of ``sys.path``;
         ``listen``: it gets a port.
@@ -179,7 +179,7 @@ class Instances(Generic[I]):
         )
 
     def order(self, what: str, instance: I) -> None:
-        """Kill, freeze or thaw all its processes, by ``what``."""
+        """Kill, freeze or thaw all processes of the instance; ``what`` is one of "kill", "freeze" and "thaw"."""
         self._send({"do": what, "id": instance.id})
 
     async def kill(self, instance: I) -> None:

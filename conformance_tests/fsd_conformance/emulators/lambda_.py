@@ -1,14 +1,14 @@
 """AWS Lambda on this machine: ``python -m fsd_conformance.emulators.lambda_ --port 0``.
 
-The real runtime client (`awslambdaric`) runs each function in processes of its own, and real boto3 creates and invokes functions
-through ``endpoint_url`` or AWS_ENDPOINT_URL_LAMBDA. When it is ready it prints one line of JSON, {"port", "endpoint", "pid",
-"logs"}. It ends at SIGTERM or SIGINT with every process that it started; these also end if it is killed.
+The real runtime client (`awslambdaric`) runs each function in processes of its own, and real boto3 creates and invokes functions through
+``endpoint_url`` or AWS_ENDPOINT_URL_LAMBDA. When the emulator is ready it prints one line of JSON, {"port", "endpoint", "pid", "logs"}. At
+SIGTERM or SIGINT it ends, together with every process that it started; these processes also end if the emulator is killed.
 
-Functions get the credentials and the AWS_ENDPOINT_URL* of the emulator's environment; the emulator reaches destinations, and code in a
-bucket, in the same way. A change of code that the warm parent has imported needs a restart. A duplicated or retried event keeps its request
-id, as on the platform. `lambda_claims` lists the supported and the refused parts of each operation; nothing that would change an answer is
-ignored. Not implemented: signatures (there is no authorisation), the CPU share by memory, a private file system and network, the burst
-rate.
+Functions get the credentials and the AWS_ENDPOINT_URL* of the emulator's environment; the emulator itself uses them for requests to
+destinations, and for code in a bucket. After a change of modules that the parent process has imported, restart the emulator. A duplicated
+or retried event keeps its request id, as on the platform. `lambda_claims` lists the supported and the refused parts of each operation;
+nothing that would change an answer is ignored. Not implemented: signatures and authorisation, the CPU share by memory, a private file
+system and network, the burst rate.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ _PAGE = 50
 
 
 class Api:
-    """Answers requests. Besides the service's paths there are /_health, /_fsd/functions and /_fsd/stats."""
+    """Answers requests. Besides the service's paths it serves /_health, /_fsd/functions and /_fsd/stats."""
 
     def __init__(self, store: Store, runtime: Runtime, invoker: Invoker, options: Options, stats: Counter[str]) -> None:
         self._store = store
@@ -174,7 +174,7 @@ class Api:
         if qualifier is None:
             self._store.remove(function)
         elif not qualifier.isdecimal():
-            self._store.find(region, short, qualifier)  # an alias, of which there are none; a version that is not there is deleted already
+            self._store.find(region, short, qualifier)  # aliases do not exist here; a version that does not exist counts as deleted
         return Response(204)
 
     def _get_configuration(self, region: str, request: Request, name: str) -> Response:

@@ -1,9 +1,9 @@
 """The operations of the local Lambda: the supported and the refused parameters, headers and fields of each.
 
-A parameter, header or field that would change the service's answer is either supported here or answered with 501 and "NotImplemented";
-it is never ignored. The refused ones are listed for people and for a test, which compares the lists with botocore's model of the service;
-anything on neither list is refused too. Description, Role and Tags are only stored and returned: there is no authorisation. A function has
-one qualifier, $LATEST; others are not found, as on the platform without versions and aliases.
+A parameter, header or field that would change the service's answer is either supported here or answered with 501 and "NotImplemented"; it
+is never ignored. The list of refused ones is documentation; a test compares both lists with botocore's model of the service. Anything in
+neither list is refused too. Description, Role and Tags are only stored and returned: the emulator checks no permissions. A function has one
+qualifier, $LATEST; others are not found, as on the platform without versions and aliases.
 """
 
 from __future__ import annotations
@@ -124,5 +124,5 @@ def _is_set(value: object) -> bool:
 
 
 def unclaimed(body: Mapping[str, Any], fields: frozenset[str]) -> str | None:
-    """The first field of ``body`` that is not supported and has another value than its default; None where there is none."""
+    """The first field of ``body`` that is not supported and has another value than its default; None if no field has."""
     return next((name for name, value in body.items() if name not in fields and _is_set(value) and value != _NOTHING.get(name)), None)

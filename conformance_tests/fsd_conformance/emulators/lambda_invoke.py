@@ -28,7 +28,7 @@ __all__ = ["Invoker"]
 _PAYLOAD_BYTES = {"RequestResponse": 6 << 20, "DryRun": 6 << 20, "Event": 1 << 20}
 _CONTEXT_BYTES = 3583  # the limit of a client context, in base64
 _CHAIN = 16  # the limit of invocations of one function in a chain of requests
-_RETRY_S = 60.0  # multiplied by the number of the attempt
+_RETRY_S = 60.0  # seconds between attempts, multiplied by the number of the attempt
 _BACKOFF_S = (1.0, 300.0)  # after a throttle: the first and the longest wait
 _AGE_S = 21600
 
@@ -196,7 +196,7 @@ class Invoker:
                 await asyncio.to_thread(_send, arn, json.dumps(record))
                 self._stats["destinations"] += 1
                 return
-            except Exception as error:  # any error of the SDK; the service retries too, then drops the record
+            except Exception as error:  # any error of the SDK: the service also retries, and then drops the record
                 print(f"local lambda: {function.name}: destination {arn}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 if wait is not None:
                     await asyncio.sleep(wait)

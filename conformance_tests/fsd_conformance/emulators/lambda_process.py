@@ -1,7 +1,7 @@
 """A process of the local Lambda: ``lambda_process.py HANDLER SHIPPED`` runs the real runtime client.
 
-A handler whose module is not found is looked for in the package SHIPPED, if any. `awslambdaric` is imported here, after any fork:
-its native client reads the Runtime API's address at import.
+If the handler's module cannot be imported, it is imported from the package SHIPPED, if given. `awslambdaric` is imported here, after any
+fork: its native client reads the Runtime API's address at import.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Execution environments of the local Lambda: each is a process of the real runtime client, with a Runtime API.
 
-An environment serves one invocation at a time. Between two it is frozen, as on the platform, so a handler's threads do not run on.
+An environment serves one invocation at a time. Between two invocations it is frozen, as on the platform, so threads of a handler do not
+continue.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Invocation:
     payload: bytes
     trace: str
     client_context: str | None = None
-    qualifier: str | None = None  # of the call
+    qualifier: str | None = None  # the qualifier of the call
     request_id: str = field(default_factory=lambda: str(uuid4()))
     accepted: float = field(default_factory=time.monotonic)
 
@@ -73,7 +74,7 @@ class Environment(Instance):
 
     @property
     def outdated(self) -> bool:
-        """Whether its function was changed or deleted."""
+        """Whether the function of this environment was changed or deleted."""
         return self.revision != self.function.revision or self.function.deleted
 
     async def run(self, invocation: Invocation) -> Outcome:
@@ -115,7 +116,7 @@ class Environment(Instance):
         return Outcome(outcome.body, outcome.failed, self.tail(start))
 
     def died(self, how: str) -> None:
-        """Note the end of its process, which also ends its invocation."""
+        """Note that the process of this environment ended, which also ends a running invocation."""
         super().died(how)
         self._ready.set()
         self.api.close()

@@ -111,17 +111,17 @@ class Function:
         return f"arn:aws:lambda:{self.region}:{self.account}:function:{self.name}"
 
     def named(self, qualifier: str | None) -> str:
-        """The ARN with the qualifier of the request, if it had one."""
+        """The ARN with the qualifier of the request, or without one if the request had none."""
         return f"{self.arn}:{qualifier}" if qualifier else self.arn
 
     @property
     def digest(self) -> str:
-        """The base64 of the SHA-256 of its code."""
+        """The SHA-256 of the function's code, in base64."""
         return base64.b64encode(hashlib.sha256(self.code).digest()).decode()
 
     @property
     def pending(self) -> bool:
-        """Whether its creation is still running, so that it cannot be invoked."""
+        """Whether the creation of the function still runs; until it ends, the function cannot be invoked."""
         return not self.updating and time.monotonic() < self.ready
 
     def wire(self, qualifier: str | None = None) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class Function:
         }
 
     def changed(self, ready: float) -> None:
-        """Begin a new revision, so that present environments are outdated."""
+        """Begin a new revision; the environments of the old revision get no more invocations."""
         self.revision = str(uuid4())
         self.modified = datetime.now(UTC)
         self.ready, self.updating = ready, True
@@ -308,7 +308,9 @@ def check_code(code: bytes, *, sent: bool) -> bytes:
 
 
 def concurrency(store: Store, function: Function, body: Mapping[str, Any]) -> int:
-    """The reserved concurrency of PutFunctionConcurrency. Raises `ServiceError` where less than 100 would remain for other functions."""
+    """The reserved concurrency of PutFunctionConcurrency. Raises `ServiceError` where fewer than 100 concurrent executions would remain for
+    other functions.
+    """
     value = body.get("ReservedConcurrentExecutions")
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise invalid(f"ReservedConcurrentExecutions {value!r} failed to satisfy constraint: a number from 0")

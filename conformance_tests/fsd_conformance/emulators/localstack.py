@@ -24,7 +24,7 @@ REQUIREMENTS = (
 
 
 def install(tell: Callable[[str], None]) -> Path:
-    """The interpreter of an environment with LocalStack, installed if needed: minutes, and 520 MB below FSD_HOME."""
+    """The interpreter of an environment with LocalStack. Installs it if needed, which takes some minutes and 520 MB below FSD_HOME."""
     return environment("localstack-4.9.2", REQUIREMENTS, tell)
 
 
@@ -36,11 +36,11 @@ class LocalStackServer(Server):
     grace_s = 0.0
 
     def command(self) -> Sequence[str]:
-        """The command line, in its own interpreter."""
+        """The command line, in the interpreter of LocalStack's environment."""
         return [str(install(lambda text: None)), "-m", "localstack.runtime.main"]
 
     def environment(self) -> Mapping[str, str]:
-        """It writes only below the folder, downloads nothing, and sends no usage data."""
+        """The environment in which LocalStack writes only below its folder, downloads nothing, and sends no usage data."""
         inherited = {name: value for name, value in super().environment().items() if not name.startswith("PYTHON")}
         return inherited | {
             "SERVICES": "sns,sqs,s3,iam,sts,logs",
@@ -52,7 +52,7 @@ class LocalStackServer(Server):
             "DISABLE_EVENTS": "1",
             "SKIP_SSL_CERT_DOWNLOAD": "1",
             "DNS_ADDRESS": "0",
-            "LS_LOG": "warn",  # else it logs every request
+            "LS_LOG": "warn",  # the default logs every request
         }
 
 

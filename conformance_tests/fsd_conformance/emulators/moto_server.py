@@ -1,4 +1,6 @@
-"""moto's server with atomic conditional creates: moto itself checks and writes in two steps, so two creates could succeed."""
+"""moto's server with atomic conditional creates. Without this change moto checks and writes in two steps, so two creates of one key could
+both succeed.
+"""
 
 from __future__ import annotations
 

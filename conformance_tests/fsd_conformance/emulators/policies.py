@@ -1,4 +1,6 @@
-"""IAM's rules of versions and conditions, for all stand-ins with policies. Conditions are stored and returned, but not evaluated."""
+"""IAM's rules for versions and conditions of policies, for all emulators that have policies. Conditions are stored and returned, but not
+evaluated.
+"""
 
 from __future__ import annotations
 

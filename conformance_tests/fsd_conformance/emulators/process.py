@@ -1,4 +1,4 @@
-"""A server process on this machine: a free port, a health check with a deadline, a log file, and an end together with its children.
+"""Runs a server as a process on this machine: finds a free port, waits for its health check, keeps its log, and ends it with its children.
 
 Each server leads its own session, so Ctrl-C in a terminal does not reach it, and its group can be killed as a whole. A process is
 identified by its PID and its start time, since a later process may have the same PID.
@@ -57,7 +57,7 @@ shutil.rmtree(sys.argv[1], ignore_errors=True)
 
 
 def free_port() -> int:
-    """A free port of 127.0.0.1, below the ports that systems give to clients: so it stays free for a restart."""
+    """A free port of 127.0.0.1. It is lower than the ports that the kernel gives to clients, so it remains free for a restart."""
     for port in random.sample(range(20000, 32000), 200):
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
@@ -67,7 +67,7 @@ def free_port() -> int:
 
 @attrs.frozen
 class Process:
-    """The leader of a process group. ``born``: its start time, as the system writes it."""
+    """The leader of a process group. ``born``: the start time of the process, as text of the operating system."""
 
     pid: int
     born: str
@@ -78,11 +78,13 @@ class Process:
         return Process(pid, _born(pid) or "")
 
     def alive(self) -> bool:
-        """Whether it still runs, and is no other process with the same PID."""
+        """Whether the process still runs. A later process with the same PID does not count."""
         return bool(self.born) and _born(self.pid) == self.born
 
     def end(self, grace_s: float) -> None:
-        """Ask the group to end, and kill the rest of it after ``grace_s`` seconds. Does nothing where the process has ended."""
+        """Send SIGTERM to the group, and kill the processes that still run after ``grace_s`` seconds. Does nothing where the process has
+        ended.
+        """
         if not self.alive():
             return
         if grace_s:
@@ -96,7 +98,7 @@ class Process:
 
 
 class Guard:
-    """A process that ends servers and removes their folder if this process dies; `end` dismisses it."""
+    """A process that ends the servers and removes their folder if this process dies. `end` ends the guard itself."""
 
     def __init__(self, folder: Path) -> None:
         command = [sys.executable, "-I", "-c", _GUARD, str(folder)]
@@ -107,7 +109,7 @@ class Guard:
         self._write(f"{word} {pid}")
 
     def end(self) -> None:
-        """Dismiss the guard."""
+        """End the guard; the servers continue."""
         self._write("end")
         self._process.wait()
 
@@ -123,9 +125,9 @@ class Server:
 
     name: str
     health: str  # the path that answers 2xx once the server is ready
-    within_s = 120.0  # from its start until it is ready, on a busy machine
+    within_s = 120.0  # seconds from the start until the server is ready, on a busy machine
     host = "127.0.0.1"
-    grace_s = 10.0  # for its end; 0: kill it at once
+    grace_s = 10.0  # seconds for the server to end by itself; 0: kill it at once
 
     def __init__(self, folder: Path, guard: Guard | None = None) -> None:
         self.folder = folder
@@ -137,7 +139,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Its URL: the same after a restart."""
+        """The URL of the server, which does not change after a restart."""
         return f"http://{self.host}:{self.port}"
 
     def command(self) -> Sequence[str]:
@@ -145,13 +147,15 @@ class Server:
         raise NotImplementedError
 
     def environment(self) -> Mapping[str, str]:
-        """This process's environment, without variables that point an SDK somewhere, and without proxies for this machine."""
+        """This process's environment, without variables that hold an SDK's endpoint or credentials, and without HTTP proxies for this
+        machine.
+        """
         kept = {name: value for name, value in os.environ.items() if not name.startswith(sum(POINTERS.values(), ()))}
         return {**kept, **local_only(kept)}
 
     def healthy(self) -> bool:
-        """Whether it answers the health check."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=5)  # uses no proxy
+        """Whether the server answers the health check."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=5)  # this class uses no HTTP proxy
         try:
             connection.request("GET", self.health)
             return connection.getresponse().status < 300
@@ -161,7 +165,9 @@ class Server:
             connection.close()
 
     def start(self) -> None:
-        """Start it and wait until it is ready. Raises `InputError` with the end of its log where it ends, or takes too long."""
+        """Start the server, and wait until it is ready. Raises `InputError` with the last lines of its log if the server ends, or is not
+        ready in time.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log, interrupt.whole():
             self._child = subprocess.Popen(
@@ -186,7 +192,7 @@ class Server:
             time.sleep(_POLL_S)
 
     def stop(self) -> None:
-        """End it and its children."""
+        """End the server and its children."""
         if self._child is None or self.process is None:
             return
         self.process.end(min(self.grace_s, interrupt.remaining() / 4))  # up to three more servers need time
@@ -207,7 +213,7 @@ def _signal(group: int, number: int) -> None:
 
 
 def _born(pid: int) -> str | None:
-    """The start time of a process, as text; None where there is no such process, or only its exit code remains."""
+    """The start time of a process, as text; None where the process does not exist, or has ended and only its exit code remains."""
     if not os.path.isdir("/proc/self"):
         done = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
         state, _, born = done.stdout.strip().partition(" ")

@@ -40,7 +40,7 @@ See = Callable[[Request], Answer | None]  # called in many threads; None passes 
 
 
 class Proxy:
-    """Passes requests to ``url`` on to the server at ``upstream``, until `close`."""
+    """Forwards requests for ``url`` to the server at ``upstream``, until `close`."""
 
     def __init__(self, upstream: str, see: See) -> None:
         self._server = _Server(("127.0.0.1", 0), _Handler)

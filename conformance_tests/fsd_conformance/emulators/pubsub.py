@@ -1,4 +1,6 @@
-"""Google's Pub/Sub emulator, a Java program: a running one, the component of the Google Cloud CLI, or a given file."""
+"""Google's Pub/Sub emulator, a Java program. It is one that already runs, the component of the Google Cloud CLI, or the file that a
+variable names.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ _HOW = (
 
 
 def find() -> list[str]:
-    """The command that starts it, without its address. Raises `InputError` without the emulator or Java, with how to get them."""
+    """The command that starts the emulator, without the address. Raises `InputError` with the installation steps if a part is missing."""
     named = os.environ.get(JAR)
     found = Path(named) if named else _component()
     if found is None:
@@ -60,7 +62,7 @@ class PubSub(Server):
 
     name = "pubsub"
     health = "/"
-    grace_s = 0.0  # it keeps everything in memory
+    grace_s = 0.0  # killed at once: it keeps everything in memory
 
     def __init__(self, folder: Path, guard: Guard | None = None) -> None:
         super().__init__(folder, guard)
@@ -81,7 +83,7 @@ class PubSub(Server):
         return [*find(), f"--host={self.host}", f"--port={self.port}"]
 
     def start(self) -> None:
-        """Start it, or check that the named one answers."""
+        """Start the emulator, or check that the running one answers."""
         if not self._elsewhere:
             super().start()
         elif not self.healthy():

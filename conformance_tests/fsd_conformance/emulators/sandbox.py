@@ -38,7 +38,7 @@ class Options:
 
 
 def passed(options: Options) -> dict[str, str]:
-    """The emulator's variables for every function, with one thread for linear algebra."""
+    """The variables of the emulator that every function gets; they limit linear algebra to one thread."""
     names = (*_PASSED, "PYTHONPATH") if options.code == "installed" else _PASSED
     return {**ONE_THREAD, **{name: os.environ[name] for name in names if name in os.environ}}
 

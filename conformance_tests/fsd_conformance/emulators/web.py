@@ -1,4 +1,6 @@
-"""HTTP/1.1 on asyncio streams, as far as SDKs and runtime clients use it: a server on the loopback address, and a single request."""
+"""The part of HTTP/1.1 that SDKs and runtime clients use, on asyncio streams: a server on the loopback address, and a client for a single
+request.
+"""
 
 from __future__ import annotations
 
@@ -154,7 +156,7 @@ async def exchange(port: int, request: Request, max_bytes: int) -> Response:
         while part := await reader.read(1 << 16):
             data += part
             if len(data) > max_bytes + _HEAD_BYTES:
-                raise ValueError(f"the answer is over {max_bytes} bytes")
+                raise ValueError(f"the answer is too large: expected at most {max_bytes} bytes")
     finally:
         writer.close()
     answer = http.client.HTTPResponse(cast(socket.socket, _Received(bytes(data))), method=request.method)

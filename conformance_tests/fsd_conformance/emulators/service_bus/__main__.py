@@ -1,13 +1,13 @@
 """Azure Service Bus on this machine: ``python -m fsd_conformance.emulators.service_bus --config Config.json``.
 
-An AMQP 1.0 peer for the unmodified azure-servicebus, without TLS, in memory. When it is ready it prints one line of JSON:
-{"amqp_port", "admin_port", "namespaces": {name: {"amqp_port", "admin_port"}}, "pid"}; the first two are those of the first namespace.
-A client of the second namespace uses that namespace's port: Endpoint=sb://localhost:PORT;...;UseDevelopmentEmulator=true. The process ends
-with SIGTERM or SIGINT and stores nothing.
+An AMQP 1.0 peer for the unmodified azure-servicebus, without TLS, in memory. When the emulator is ready it prints one line of JSON:
+{"amqp_port", "admin_port", "namespaces": {name: {"amqp_port", "admin_port"}}, "pid"}; the first two are those of the first namespace. A
+client of the second namespace uses that namespace's port: Endpoint=sb://localhost:PORT;...;UseDevelopmentEmulator=true. The process ends at
+SIGTERM or SIGINT, and stores nothing.
 
-`fsd_conformance.emulators.service_bus.claims` lists the supported and the refused features. With the throttle a message in or out costs a
-credit: without credits a message from a client is refused with ServerBusy, and a delivery waits for the next second. A dead-letter queue
-numbers its messages anew.
+`fsd_conformance.emulators.service_bus.claims` lists the supported and the refused features. With --throttle each message that is sent or
+received costs one credit. When no credit is left, a message from a client is refused with ServerBusy, and a delivery waits until the next
+second. A dead-letter queue gives its messages new sequence numbers.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ async def serve(brokers: Sequence[Broker], amqp_ports: Sequence[int], admin_port
         server = await loop.create_server(partial(Connection, broker), "127.0.0.1", port, backlog=1024)
         servers.append(server)
         ports[broker.name] = {"amqp_port": server.sockets[0].getsockname()[1]}
-    for broker, port in zip_longest(brokers, admin_ports, fillvalue=0):  # last: once one answers, all namespaces accept messages
+    for broker, port in zip_longest(brokers, admin_ports, fillvalue=0):  # last, so that all namespaces accept messages when it answers
         assert isinstance(broker, Broker)
         http = HttpServer(Admin(broker).route, BODY_BYTES)
         await http.start(port)
@@ -71,7 +71,7 @@ async def serve(brokers: Sequence[Broker], amqp_ports: Sequence[int], admin_port
         ports[broker.name]["admin_port"] = http.port
     _every(_TICK_S, brokers, Broker.tick)
     _every(_INSPECT_S, brokers, Broker.inspect)
-    gc.freeze()  # loaded modules stay
+    gc.freeze()  # loaded modules are never freed, so the collector can skip them
     print(json.dumps({**ports[brokers[0].name], "namespaces": ports, "pid": os.getpid()}), flush=True)
     await over.wait()
     for each in servers:
@@ -83,7 +83,7 @@ async def serve(brokers: Sequence[Broker], amqp_ports: Sequence[int], admin_port
 
 
 def _every(seconds: float, brokers: Sequence[Broker], action: Callable[[Broker], None]) -> None:
-    asyncio.get_running_loop().call_later(seconds, _every, seconds, brokers, action)  # first, so that an error does not stop the timer
+    asyncio.get_running_loop().call_later(seconds, _every, seconds, brokers, action)  # before the action: its errors do not stop the timer
     for broker in brokers:
         try:
             action(broker)
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m fsd_conformance.emulators.service_bus",
         description="Azure Service Bus on this machine: queues, and topics with correlation filters. Prints its ports as a line of JSON.",
         epilog="Connect with Endpoint=sb://localhost:PORT;SharedAccessKeyName=any;SharedAccessKey=any;UseDevelopmentEmulator=true; "
-        "where PORT is the AMQP port. The administration port uses HTTP without TLS; GET /health answers once the stand-in is ready.",
+        "where PORT is the AMQP port. The administration port uses HTTP without TLS; GET /health answers once the emulator is ready.",
     )
     parser.add_argument("--config", type=Path, help="the vendor emulator's Config.json; default: one namespace without queues")
     port, above, wait = _whole(0, 65_535), _whole(1, 1 << 31), _real(0.001)
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         const=CREDITS,
         default=0,
         metavar="CREDITS",
-        help=f"credits a second; {CREDITS} by default",
+        help=f"credits per second; {CREDITS} by default",
     )
     parser.add_argument("--open-s", type=wait, default=Limits.open_s, help="seconds in which a connection must open")
     parser.add_argument("--idle-s", type=wait, default=Limits.idle_s, help="a connection is closed after this time without a frame")
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         namespaces = load(chosen.config, tier) if chosen.config else {"sbemulatorns": Entities()}
         ports = (chosen.amqp_port or [], chosen.admin_port or [])
         if max(map(len, ports)) > len(namespaces):
-            raise InputError(f"--amqp-port, --admin-port: more ports than namespaces: expected at most {len(namespaces)}")
+            raise InputError(f"--amqp-port, --admin-port: more ports than namespaces: expected at most {len(namespaces)} of each flag")
         if chosen.throttle and not tier.credits:
             raise InputError(f"--throttle: expected the standard tier: {chosen.tier} has no credits")
         limits = Limits(chosen.open_s, chosen.idle_s, chosen.unused_s, chosen.connections)

@@ -1,7 +1,7 @@
 """The administration API for the queues of one namespace: Atom over HTTP, as ServiceBusAdministrationClient uses it.
 
 ``GET /health`` answers once the namespace is ready. Tokens are not checked, and operations cost no credits. Requests about topics, their
-subscriptions and rules are answered with 501, except a list of topics where there are none.
+subscriptions and rules are answered with 501, except a request for the list of topics if the namespace has no topic.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class Admin:
 
 
 def _unknown(request: Request) -> str:
-    """A parameter or header of the request that is not implemented; "" where there is none."""
+    """A parameter or header of the request that is not implemented; "" if all are."""
     for name in request.query:
         if name not in _QUERY:
             return f"query parameter {name!r}"

@@ -17,12 +17,12 @@ from fsd_conformance.emulators.service_bus.topics import SUBSCRIPTIONS, Topic, T
 
 __all__ = ["BATCH_SLACK", "TIERS", "Attached", "Broker", "Client", "Faults", "Limits", "Receiver", "Tier", "clock", "too_large"]
 
-BATCH_SLACK = 512  # azure-servicebus fills a batch up to the limit, then adds the properties of the batch
+BATCH_SLACK = 512  # bytes: azure-servicebus fills a batch up to the limit, then adds the batch's properties
 
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """The limits of a tier: the largest message and batch in bytes, and credits a second (0: no throttle).
+    """The limits of a tier: the largest message and batch in bytes, and credits per second (0: no throttle).
 
     Source: Microsoft, "Service Bus quotas" (2026-11). In Premium a queue may have a limit of its own above 1 MB.
     """
@@ -44,12 +44,12 @@ TIERS: Final = {
 class Limits:
     """Time-outs of a connection in seconds, and the number of connections.
 
-    All are the service's, except ``open_s``. Source of the number: Microsoft, "Service Bus quotas" (2026-11).
+    All values are those of the service, except ``open_s``. Source for the number of connections: Microsoft, "Service Bus quotas" (2026-11).
     """
 
-    open_s: float = 30.0  # for opening it
-    idle_s: float = 240.0  # without a frame
-    unused_s: float = 600.0  # without a message, or credit for one
+    open_s: float = 30.0  # seconds for opening the connection
+    idle_s: float = 240.0  # seconds without a frame
+    unused_s: float = 600.0  # seconds without a message and without credit for one
     connections: int = 5000
 
 
@@ -62,10 +62,10 @@ class Faults:
 
 
 class Client(Protocol):
-    """What a namespace needs of a connection."""
+    """The methods of a connection that a namespace calls."""
 
     def flush(self) -> None:
-        """Hand the data to the socket."""
+        """Pass the data to the socket."""
 
     def inspect(self) -> None:
         """Send a heartbeat if one is due; close a connection that is silent, unused, or never opened."""
@@ -75,14 +75,14 @@ class Client(Protocol):
 
 
 class Attached(Protocol):
-    """What a namespace needs of any link to a queue."""
+    """The methods of a link to a queue that a namespace calls."""
 
     def detach(self, condition: str, description: str) -> None:
         """End the link with an error."""
 
 
 class Receiver(Attached, Protocol):
-    """What a namespace needs of a link that receives."""
+    """The methods of a receiving link that a namespace calls."""
 
     locks: bool  # whether the client must settle a message
 
@@ -99,7 +99,7 @@ def clock() -> int:
 
 
 class Broker:
-    """A namespace. ``throttle``: credits a second, 0: no throttle; ``now``: returns ms since 1970."""
+    """A namespace. ``throttle``: credits per second, 0: no throttle; ``now`` returns the time in ms since 1970."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class Broker:
         self.connections: set[Client] = set()
         self._now = now
         self._links: dict[Queue, dict[Attached, None]] = {}
-        self._waiting: dict[Queue, OrderedDict[Receiver, None]] = {}  # the next receiver comes first
+        self._waiting: dict[Queue, OrderedDict[Receiver, None]] = {}  # the receiver that gets the next message is first
         self._dirty: set[Client] = set()
 
     def create(self, name: str, settings: QueueSettings) -> Queue:
@@ -167,7 +167,7 @@ class Broker:
         return self.topics.get(_path(address))
 
     def fed(self, queue: Queue) -> bool:
-        """Whether the queue is of dead letters or of a subscription, so that no client may send to it."""
+        """Whether no client may send to the queue, because it is a dead-letter queue or the queue of a subscription."""
         return queue.dead is None or queue.name.lower() in self._subscriptions
 
     def holds(self, address: str) -> bool:
@@ -190,7 +190,7 @@ class Broker:
         return (queue is not None and queue.settings.max_message_bytes) or self.tier.message_bytes
 
     def accept(self, target: Queue | Topic, payload: bytes, form: int) -> bytes:
-        """Add a message, or all or none of a batch; returns the encoded outcome. Raises `AmqpError` where the bytes are no message."""
+        """Add a message, or all or none of a batch; returns the encoded outcome. Raises `AmqpError` where the bytes are not a message."""
         messages = [incoming(payload)] if form != BATCH else batch(payload)
         each = 1 + target.evaluations if isinstance(target, Topic) else 1
         if not self.throttle.take(each * len(messages)):
@@ -230,7 +230,7 @@ class Broker:
                 del self._waiting[queue]
 
     def pump(self, queue: Queue) -> None:
-        """Deliver ready messages to the waiting links in turn, as far as their windows and sockets allow."""
+        """Deliver ready messages to the waiting links, one link after the other, until the windows and sockets of the links are full."""
         waiting = self._waiting.get(queue)
         if not waiting:
             return
@@ -249,7 +249,7 @@ class Broker:
             link.deliver(message)
 
     def tick(self) -> None:
-        """Do everything that is due."""
+        """Carry out all work whose time has come: expired locks, scheduled messages, waiting deliveries."""
         for queue in (*self.queues.values(), *self._subscriptions.values()):
             queue.advance()
         for queue in list(self._waiting):
@@ -267,7 +267,7 @@ class Broker:
         self._dirty.add(connection)
 
     def flush(self) -> None:
-        """Hand all data to the sockets, with one write for each connection."""
+        """Pass all data to the sockets, with one write for each connection."""
         while self._dirty:
             self._dirty.pop().flush()
 

@@ -1,7 +1,7 @@
-"""The features of the stand-in in four lists: implemented, carried without effect, not checked, refused.
+"""Four lists of Service Bus's features: implemented in this emulator, passed on without effect, not checked, refused.
 
 A feature that would change the service's behaviour and is not implemented is refused, never ignored. So is a property, field, filter,
-operation or parameter that is in none of the lists. Each line is "name: details", and a test compares each with the stand-in. A refusal has
+operation or parameter that is in none of the lists. Each line is "name: details", and a test compares each with the emulator. A refusal has
 the service's condition or status where the service has one, else amqp:not-implemented or 501.
 """
 
@@ -26,7 +26,7 @@ CLAIMED: Sequence[str] = (
     "administration: queues are made, changed, listed in pages, read and deleted; the namespace is read",
 )
 
-CARRIED: Sequence[str] = (  # to the receiver; on the supported queues the service does no more
+CARRIED: Sequence[str] = (  # passed to the receiver; on the supported queues the service does nothing else with them
     "durable, priority: of the header",
     "group-id: the session's id, on a queue without sessions; reply-to-group-id likewise",
     "x-opt-partition-key: on a queue without partitions",

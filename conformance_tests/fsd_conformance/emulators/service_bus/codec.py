@@ -1,6 +1,6 @@
 """AMQP 1.0's types on the wire: encodes values, and decodes bytes. The decoder checks every bound before it allocates memory.
 
-Encoders return bytes, which the caller joins. A decoded number loses its width: a client's ulong and long both become an int.
+Encoders return bytes, which the caller joins. A decoded number does not keep its AMQP type: a ulong and a long both become a Python int.
 Source: OASIS, AMQP 1.0, part 1, section 1.6.
 """
 
@@ -38,7 +38,7 @@ __all__ = [
     "ushort",
 ]
 
-_MAX_DEPTH = 32  # of nested lists: clients nest up to 6
+_MAX_DEPTH = 32  # the deepest nesting of lists; clients use up to 6
 _U32 = struct.Struct(">I")
 
 NULL, TRUE, FALSE = b"\x40", b"\x41", b"\x42"
@@ -80,9 +80,9 @@ _NOTHING = {0x40: None, 0x41: True, 0x42: False, 0x43: 0, 0x44: 0}  # constructo
 
 
 def decode(data: bytes, at: int, end: int) -> tuple[object, int]:
-    """The value at ``data[at]``, and the position of the next one. Reads nothing from ``end`` on.
+    """The value at ``data[at]``, and the position of the next one. Does not read the bytes from ``end`` on.
 
-    Raises `AmqpError` amqp:decode-error where the bytes are no value, or too few.
+    Raises `AmqpError` amqp:decode-error where the bytes are not a value, or too few.
     """
     try:
         value, after = _value(data, at, end, 0)

@@ -1,8 +1,8 @@
 """Reads the vendor emulator's Config.json, and a queue's properties from that file or the administration API.
 
-A property that is unknown, or needs a feature that is not implemented, is refused. A subscription with such a rule is left out, so that the
-other entities of the vendor's sample can be used. Missing values in a file have the defaults of the vendor emulator's schema, missing
-values in the administration API the service's defaults.
+An unknown property, and a property that needs a feature which is not implemented, are refused. A subscription with a rule that is not
+implemented is left out, so that the other entities of Microsoft's sample file can be used. Missing values in a file have the defaults of
+the vendor emulator's schema, missing values in the administration API the service's defaults.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} occurs twice in one object")
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} occurs twice in one object: expected each name once")
     return found
 
 
@@ -95,7 +95,7 @@ def _named(
         each = _only(entry, f"{where}: a {kind}", {"Name", "Properties", *more})
         name = check_name(each.get("Name"), where, kind)
         if name.lower() in known:
-            raise InputError(f"{where}: {kind} {name!r} occurs twice")
+            raise InputError(f"{where}: {kind} {name!r} occurs twice: expected each name once")
         known.add(name.lower())
         yield name, each, f"{where}: {kind} {name!r}"
 
@@ -118,7 +118,7 @@ def _topic(fields: Mapping[str, Any], tier: Tier, where: str) -> TopicSettings:
     found = {}
     for name, each, at in _named(fields, where, "Subscriptions", "subscription", {"Rules"}):
         settings = _settings(each, tier, at)
-        lives = [ttl for ttl in (settings.ttl_ms, own.ttl_ms) if ttl is not None]  # the shorter one counts
+        lives = [ttl for ttl in (settings.ttl_ms, own.ttl_ms) if ttl is not None]  # the shorter time to live applies
         settings = replace(settings, ttl_ms=min(lives, default=None), max_bytes=own.max_bytes)
         found[name] = SubscriptionSettings(settings, *_rules(each, at))
     return TopicSettings(found)
@@ -158,7 +158,7 @@ def _correlation(value: object, where: str) -> Correlation:
         raise InputError(f"{where}: Properties: expected an object of texts, numbers and flags")
     fields = {name: text for name, text in given.items() if name != "Properties"}
     if {"Label", "Subject"} <= fields.keys():
-        raise InputError(f"{where}: Label and Subject are the same: expected one of them")
+        raise InputError(f"{where}: Label and Subject are two names of one property: expected only one of them")
     wrong = [name for name, text in fields.items() if not isinstance(text, str)]
     if wrong or not (fields or application):
         raise InputError(f"{where}: {', '.join(wrong)}: expected text" if wrong else f"{where}: expected at least one field")
@@ -170,7 +170,7 @@ def check_name(name: object, where: str, kind: str = "queue") -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InputError(f"{where}: {kind} {name!r}: expected 1 to 260 letters and digits, with . - _ / between them")
     if kind in ("queue", "topic") and f"/{SUBSCRIPTIONS}/".lower() in name.lower():
-        raise InputError(f"{where}: {kind} {name!r}: expected no name of a subscription")
+        raise InputError(f"{where}: {kind} {name!r}: expected no name of a subscription, which has /{SUBSCRIPTIONS}/ in it")
     return name
 
 
@@ -202,18 +202,23 @@ def queue_settings(properties: Mapping[str, object], tier: Tier, where: str) -> 
                 if value != "Active":
                     raise InputError(f"{where}: {name}: {value} queues are not implemented here")
             else:
-                raise InputError(f"{where}: {name!r}: unknown property")
+                raise InputError(f"{where}: {name!r}: unknown property: expected a property of a queue")
         except ValueError as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{where}: {name}: {error}") from None
     if "max_message_bytes" in given and not tier.own_limit:
-        raise InputError(f"{where}: MaxMessageSizeInKilobytes: tier {tier.name} has one limit for all queues, {tier.message_bytes} bytes")
+        raise InputError(
+            f"{where}: MaxMessageSizeInKilobytes: tier {tier.name} has one limit for all queues, {tier.message_bytes} bytes: "
+            "leave this property out"
+        )
     return QueueSettings(**given)
 
 
 def duration(value: object) -> int | None:
-    """The milliseconds of an ISO 8601 duration, None for the longest. A year has 365 days, a month 30. Raises `ValueError`."""
+    """The milliseconds of an ISO 8601 duration; None for the longest duration, which means "no limit". A year counts 365 days, a month 30.
+    Raises `ValueError`.
+    """
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None or not any(match.groups()):
         raise ValueError(f"{value!r}: expected an ISO 8601 duration such as PT1M")

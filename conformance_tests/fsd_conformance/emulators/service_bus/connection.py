@@ -1,7 +1,7 @@
 """One client's connection: bytes to frames and back, the protocol headers, SASL, open and close.
 
-A connection that violates the protocol is closed with an AMQP error; other connections are not affected. No code here waits, so a client
-that does not read costs only the bytes in its socket.
+A connection that violates the protocol is closed with an AMQP error; other connections are not affected. No code here blocks, so a client
+that does not read delays no other client.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _log = logging.getLogger(__name__)
 FRAME_BYTES = 65_536  # the service's largest frame in both directions
 _CHANNELS = 4999
 _IDLE_MS = 120_000  # the idle time-out for clients: half of the one that is enforced
-_HIGH_BYTES = 1 << 20  # limit of bytes that wait to be sent
-_FLUSH_S = 10.0  # for a closed connection to send its last bytes
-_READ = memoryview(bytearray(1 << 18))  # one buffer: asyncio would allocate one for each read
+_HIGH_BYTES = 1 << 20  # the largest number of bytes that wait to be sent
+_FLUSH_S = 10.0  # seconds for a closed connection to send its last bytes
+_READ = memoryview(bytearray(1 << 18))  # all connections use this buffer: asyncio would allocate one for each read
 _EMPTY = b"\x00\x00\x00\x08\x02\x00\x00\x00"
 _UNUSED = "The connection was inactive for more than the allowed {:.0f} milliseconds and is closed by container 'LinkTracker'."
 
@@ -44,7 +44,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self.sessions: dict[int, Session] = {}
-        self.peer_frame = 512  # the client's largest frame, until its open
+        self.peer_frame = 512  # the client's largest frame, until its open frame gives the size
         self.used = self._started = self._received = time.monotonic()
         self._transport: asyncio.Transport | None = None
         self._phase = _Phase.HEADER
@@ -58,7 +58,7 @@ class Connection(asyncio.BufferedProtocol):
         self._heartbeat_s = 0.0
         self._closed_at = 0.0
         self._messages = 0
-        self.partial_bytes = 0  # of unfinished deliveries
+        self.partial_bytes = 0  # bytes of unfinished deliveries
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio at the start of a connection."""
@@ -68,13 +68,13 @@ class Connection(asyncio.BufferedProtocol):
         self.broker.connections.add(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Called by asyncio at the end. Locks stay until they expire, as with the service."""
+        """Called by asyncio at the end of a connection. Locks remain until they expire, like those of the service."""
         self.broker.connections.discard(self)
         self._phase = _Phase.CLOSED
         self._drop_sessions()
 
     def pause_writing(self) -> None:
-        """Called by asyncio when the client does not read: then its requests wait, too."""
+        """Called by asyncio when the client does not read: the emulator then stops reading the client's requests."""
         self._paused = True
         if self._transport:
             self._transport.pause_reading()
@@ -96,7 +96,7 @@ class Connection(asyncio.BufferedProtocol):
         self.data_received(bytes(_READ[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
-        """Handle received bytes, after the latency fault."""
+        """Handle received bytes, after the delay of the fault ``latency_s``."""
         if self.broker.faults.latency_s:
             asyncio.get_running_loop().call_later(self.broker.faults.latency_s, self._feed, data)
         else:
@@ -191,9 +191,9 @@ class Connection(asyncio.BufferedProtocol):
             at = self._consume(data)
         except AmqpError as error:
             self.fail(error.condition, error.description)
-        except Exception:  # a defect of the stand-in ends only this connection
+        except Exception:  # a defect of the emulator ends only this connection
             _log.exception("namespace %s: a connection's bytes", self.broker.name)
-            self.fail("amqp:internal-error", "The stand-in has a defect: see its log.")
+            self.fail("amqp:internal-error", "The emulator has a defect: see its log.")
         else:
             if at < len(data) and not self._over():
                 self._held += memoryview(data)[at:]

@@ -105,7 +105,7 @@ class Fields:
 
 
 def read(data: bytes, at: int, end: int) -> tuple[int, Fields, int]:
-    """The code and fields of the performative at ``data[at]``, and the position of its payload. Raises `AmqpError` where there is none."""
+    """The code and fields of the performative at ``data[at]``, and the position of its payload. Raises `AmqpError` for other bytes."""
     value, after = decode(data, at, end)
     if not isinstance(value, Described) or not isinstance(value.descriptor, int) or not isinstance(value.value, list):
         raise AmqpError("amqp:decode-error", "a frame holds no performative")

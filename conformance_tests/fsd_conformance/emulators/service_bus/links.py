@@ -1,4 +1,4 @@
-"""The links of a session: those on which a client sends, those on which it receives, and their attachment."""
+"""The links of a session: links on which a client sends, links on which it receives, and the handling of attach frames."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _IGNORED = {"com.microsoft:timeout", "com.microsoft:receiver-name", "com.microso
 
 
 class ConnectionPort(Protocol):
-    """What sessions and links need of their connection."""
+    """The methods of a connection that its sessions and links call."""
 
     broker: Broker
     peer_frame: int  # the client's largest frame in bytes
-    partial_bytes: int  # of unfinished deliveries
+    partial_bytes: int  # bytes of unfinished deliveries
 
     def use(self) -> None:
         """Note that the client uses the connection."""
@@ -63,7 +63,7 @@ class ConnectionPort(Protocol):
 
 
 class SessionPort(Protocol):
-    """What links need of their session."""
+    """The methods of a session that its links call."""
 
     connection: ConnectionPort
     replies: dict[str, OutgoingLink]  # the link for a node's answers, by the node's address
@@ -116,7 +116,9 @@ class Link:
 
 
 class IncomingLink(Link):
-    """The client sends messages to a queue or topic, or requests to a node. Bytes over the limit are counted but not kept."""
+    """The client sends messages to a queue or topic, or requests to a node. The bytes of a message over the size limit are counted and
+    dropped.
+    """
 
     def __init__(
         self, session: SessionPort, handle: int, name: str, queue: Queue | None, topic: Topic | None, node: Node | None, limit: int
@@ -125,7 +127,7 @@ class IncomingLink(Link):
         self._target = queue or topic
         self._node = node
         self._limit = limit
-        self._parts = bytearray()  # of a delivery in several frames
+        self._parts = bytearray()  # the parts of a delivery that comes in several frames
         self._size = 0
         # An unfinished delivery: its number, its format, whether it is settled, whether it is in a transaction or resumed.
         self._first: tuple[int, int, bool, bool] | None = None
@@ -195,7 +197,7 @@ class IncomingLink(Link):
         if self._target is not None:
             try:
                 return self.broker.accept(self._target, payload, form)
-            except AmqpError as error:  # a rejection: after a closed connection azure-servicebus would not show why
+            except AmqpError as error:  # a rejection, not a closed connection, after which azure-servicebus would not show the reason
                 return frames.rejected(error.condition, error.description)
         assert self._node is not None
         if self._node.managed is not None:
@@ -222,7 +224,7 @@ class OutgoingLink(Link):
         self._reply_bytes = 0
 
     def attached(self) -> None:
-        """Register the link; messages and answers go out once there is credit."""
+        """Register the link; it sends messages and answers when the client gives it credit."""
         super().attached()
         if self._node is not None:
             self.session.replies[self._node.address] = self
@@ -248,7 +250,7 @@ class OutgoingLink(Link):
             self.broker.satisfied(self.queue, self)
 
     def pump(self) -> None:
-        """Send messages or answers, as far as the credit allows."""
+        """Send messages or answers until the credit is used."""
         if self.queue is not None:
             if self.credit > 0:
                 self.broker.wants(self.queue, self)
@@ -314,7 +316,7 @@ def attach(session: SessionPort, fields: frames.Fields) -> Link | None:
 
 
 def _unknown(fields: frames.Fields) -> str:
-    """A feature that the attach needs and the stand-in lacks, with its verb; "" where there is none."""
+    """A feature that the attach needs and the emulator does not support, with its verb; "" if it needs none."""
     end, filters, properties = fields.get(6), _field(fields.get(5), 7) or {}, fields.get(13) or {}
     names = [*filters] if isinstance(filters, dict) else [filters]
     others = [name for name in properties if name not in _IGNORED] if isinstance(properties, dict) else [properties]

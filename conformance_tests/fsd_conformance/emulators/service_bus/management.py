@@ -1,4 +1,4 @@
-"""The nodes that answer requests: ``$cbs``, which takes tokens, and ``ENTITY/$management``.
+"""The AMQP nodes that answer requests: ``$cbs``, which accepts access tokens, and ``ENTITY/$management``, which manages one queue.
 
 Any token is valid for an entity that exists; a token for any other entity is refused, as by the service. Requests and answers are those of
 azure-servicebus 7.15. An operation, or a field of a request, that is not implemented is answered with 501.
@@ -63,7 +63,7 @@ class _Refused(Exception):
 class Node:
     """The node at ``address``. ``managed``: the address of the entity that it manages, None for ``$cbs``.
 
-    A request applies to the queue that has this address at that time, also after the queue was deleted and made again.
+    A request applies to the queue that has this address at the time of the request, even if the queue was deleted and made again.
     """
 
     def __init__(self, broker: Broker, address: str, managed: str | None) -> None:
@@ -73,7 +73,7 @@ class Node:
 
     @staticmethod
     def find(broker: Broker, address: str) -> Node | None:
-        """The node at an address, in any case; None where there is none."""
+        """The node at an address, which ignores upper and lower case; None where no node exists."""
         lower = address.lower().rstrip("/")
         if lower == _CBS:
             return Node(broker, lower, None)
@@ -83,7 +83,7 @@ class Node:
         return None
 
     def answer(self, payload: bytes) -> bytes:
-        """The encoded answer to a request. Raises `AmqpError` where the bytes are no message."""
+        """The encoded answer to a request. Raises `AmqpError` where the bytes are not a message."""
         fields, application = properties(payload)
         request = fields[0] if fields else None
         try:
@@ -102,7 +102,9 @@ class Node:
             return self._encoded(request, refused.status, NULL, refused.condition, str(refused))
 
     def too_large(self, start: bytes, size: int) -> bytes:
-        """The encoded answer to a request of ``size`` bytes, of which ``start`` was kept. A rejection would break the SDK's link."""
+        """The encoded answer to a request that is too large: it has ``size`` bytes, and ``start`` holds its first bytes. The outcome
+        "rejected" would break the SDK's link.
+        """
         request = None
         with suppress(AmqpError):  # the bytes end within a section
             for code, _, value, after in sections(start):

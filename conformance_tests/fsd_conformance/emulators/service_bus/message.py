@@ -1,7 +1,7 @@
 """Reads a received message, and encodes the sections that precede it when it is delivered.
 
-The bare message, from its properties to its footer, stays as it came and is never encoded again. The broker writes the header and the
-annotations. Source: OASIS, AMQP 1.0, part 3, section 3.2, and the sections that azure-servicebus reads.
+The bare message, from its properties to its footer, is stored as it was received and never encoded again. The broker writes the header and
+the annotations. Source: OASIS, AMQP 1.0, part 3, section 3.2, and the sections that azure-servicebus reads.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Incoming:
 
 
 def sections(payload: bytes) -> Iterator[tuple[object, int, int, int]]:
-    """Each section: its code, and the positions of its start, its value and its end. Raises `AmqpError` where this is no message."""
+    """Each section: its code, and the positions of its start, its value and its end. Raises `AmqpError` for other bytes."""
     at, end = 0, len(payload)
     while at < end:
         if payload[at]:
@@ -86,7 +86,7 @@ def incoming(payload: bytes) -> Incoming:
     start, header, ttl, scheduled = 0, _NO_HEADER, None, 0
     extra: list[tuple[bytes, bytes]] = []
     delivery: list[tuple[bytes, bytes]] = []
-    parts: list[bytes] = []  # of the bare message, where another section was inside it
+    parts: list[bytes] = []  # parts of the bare message, if another section was inside it
     last = 0
     expires: object = None
     for code, at, value, after in sections(payload):
@@ -120,7 +120,7 @@ def incoming(payload: bytes) -> Incoming:
 
 
 def batch(payload: bytes) -> list[Incoming]:
-    """The messages of a batch, each encoded in a data section. Raises `AmqpError` where one is no message."""
+    """The messages of a batch, each encoded in a data section. Raises `AmqpError` where a section is not a message."""
     found = []
     for code, _, value, after in sections(payload):
         if code == _DATA:
@@ -194,7 +194,9 @@ def _entries(data: bytes, at: int, end: int) -> Iterator[tuple[object, int, int,
 def outgoing(
     message: Incoming, sequence: int, enqueued: int, deliveries: int, locked: int | None, state: int = 0, token: bytes = b""
 ) -> bytes:
-    """The sections before ``message.body``. Times in ms since 1970; ``locked``: the lock's end, None without; ``token``: the lock's."""
+    """The sections before ``message.body``. Times in ms since 1970; ``locked``: the end of the lock, None without a lock; ``token``: the
+    token of the lock.
+    """
     fields = message.header
     header = b"\x00\x53\x70\xc0" + bytes((len(fields) + 7, 5)) + fields + b"\x40\x70" + _COUNT(deliveries)
     if message.delivery:
@@ -231,7 +233,7 @@ def properties(body: bytes) -> tuple[list[object], dict[object, object]]:
 def with_properties(body: bytes, more: Mapping[str, str]) -> bytes:
     """A bare message with ``more`` application properties; the present ones keep the types of their values."""
     pairs: list[tuple[bytes, bytes]] = []
-    start = end = 0  # of the section, or the place for it
+    start = end = 0  # of the section, or of the position where to insert it
     for code, at, value, after in sections(body):
         if code == _PROPERTIES:
             start = end = after

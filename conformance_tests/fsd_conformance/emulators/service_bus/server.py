@@ -1,4 +1,4 @@
-"""The stand-in as a server of an emulator: one or more namespaces, at ports that stay the same after a restart."""
+"""The emulator of Service Bus as a server process: one or more namespaces, at ports that do not change after a restart."""
 
 from __future__ import annotations
 

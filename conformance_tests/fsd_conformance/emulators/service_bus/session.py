@@ -25,7 +25,7 @@ _OVERHEAD = 64  # a transfer frame has at most this many bytes before its payloa
 
 
 class Session:
-    """The session on ``channel``, by the fields of a begin frame."""
+    """The session on ``channel``, which the client began with ``fields``, those of its begin frame."""
 
     def __init__(self, connection: ConnectionPort, channel: int, fields: frames.Fields) -> None:
         self.connection = connection
@@ -124,7 +124,7 @@ class Session:
         self._unsettled.clear()
 
     def pump(self) -> None:
-        """Continue with deliveries that waited for the window or the socket."""
+        """Continue the deliveries that waited until the window or the socket had room."""
         self._empty()
         for link in list(self.links.values()):
             if isinstance(link, OutgoingLink):
@@ -188,7 +188,7 @@ class Session:
 
     def _disposition(self, fields: frames.Fields) -> None:
         if not fields.flag(0):
-            return  # about messages from the client: they are settled with their answer
+            return  # about messages from the client, which are settled with their answer
         first = fields.number(1)
         last = fields.number(2, first)
         quiet, state = fields.flag(3), fields.get(4)
@@ -196,7 +196,7 @@ class Session:
         for number in known:
             entry = self._unsettled.get(number)
             if isinstance(state, Described) and state.descriptor == 0x23:
-                continue  # state "received" is no outcome
+                continue  # state "received" is not an outcome
             self._unsettled.pop(number, None)
             outcome = LOST
             if entry:

@@ -51,7 +51,7 @@ def settle(queue: Queue, token: bytes, state: object) -> Outcome:
             queue.dead_letter(token, *_reason(fields))
         elif code == frames.RELEASED:
             queue.release(token, failed=False)
-        elif len(fields) > 1 and fields[1] is True:  # undeliverable here
+        elif len(fields) > 1 and fields[1] is True:  # the field undeliverable-here
             queue.defer(token)
         else:
             queue.release(token, failed=True)

@@ -1,7 +1,7 @@
-"""Queues as in Service Bus, without a protocol: locks that expire, redelivery, dead letters, deferral, scheduling.
+"""The rules of Service Bus's queues, independent of AMQP: locks that expire, redelivery, dead letters, deferral, scheduling.
 
-No code here waits or uses a connection. ``clock`` returns the time in ms since 1970; `Queue.advance` does everything that is due. A message
-keeps its sequence number, and messages are delivered in the order of these numbers, also after a failure.
+No code here waits or uses a connection. ``clock`` returns the time in ms since 1970; `Queue.advance` carries out all work whose time has
+come. A message keeps its sequence number, and messages are delivered in the order of these numbers, also after a failure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fsd_conformance.emulators.service_bus.message import Incoming, with_propert
 __all__ = ["LockLostError", "Message", "NoDeadLetterError", "Queue", "QueueFullError", "QueueSettings", "State", "UnknownMessageError"]
 
 _EACH_BYTES = 512  # overhead of a message in the size of its queue
-_SWEEP_MS = 1000  # between two searches for expired messages
+_SWEEP_MS = 1000  # ms between two searches for expired messages
 DEAD_LETTER = "$DeadLetterQueue"
 
 
@@ -77,7 +77,7 @@ class Message:
 
 
 class Queue:
-    """One queue, with its dead letters in the queue ``dead``; a dead-letter queue has no ``dead``."""
+    """One queue. Its dead letters are in the queue ``dead``, which is None for a dead-letter queue."""
 
     def __init__(self, name: str, settings: QueueSettings, clock: Callable[[], int], *, dead_letters: bool = False) -> None:
         self.name = name
@@ -102,7 +102,7 @@ class Queue:
         return self.settings.max_bytes - self._taken() - self.dead._taken() if self.dead is not None else 1 << 62
 
     def fits(self, messages: Sequence[Incoming]) -> bool:
-        """Whether there is room for all messages; always true without messages."""
+        """Whether the queue has room for all messages; always true without messages."""
         return not messages or sum(message.size for message in messages) + _EACH_BYTES * len(messages) <= self.room
 
     def ready(self) -> bool:
@@ -150,7 +150,7 @@ class Queue:
     def renew(self, token: bytes) -> int:
         """Extend a lock and return its new end in ms since 1970. Raises `LockLostError`."""
         message = self._held(token)
-        del self._locks[token]  # the order of locks changes
+        del self._locks[token]  # moves the lock to the end of the order
         self._lock(message, self._clock(), token)
         return message.until
 
@@ -159,7 +159,7 @@ class Queue:
         self._remove(self._held(token))
 
     def release(self, token: bytes, *, failed: bool) -> None:
-        """Unlock a message; with ``failed`` the delivery counts. Raises `LockLostError`."""
+        """Unlock a message. ``failed``: count this delivery as a failed one. Raises `LockLostError`."""
         self._back(self._held(token), failed)
 
     def defer(self, token: bytes) -> None:
@@ -223,7 +223,7 @@ class Queue:
             self.dead.change(replace(settings, ttl_ms=None))
 
     def advance(self) -> None:
-        """Do what is due: expire locks, activate scheduled messages, expire messages."""
+        """Carry out all work whose time has come: expire locks, activate scheduled messages, expire messages."""
         if self.dead is not None:
             self.dead.advance()
         if not (self._locks or self._scheduled or self._mortal):

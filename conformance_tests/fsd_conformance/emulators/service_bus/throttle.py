@@ -1,6 +1,6 @@
 """The Standard tier's throttle: each second a namespace gets new credits.
 
-Source: Microsoft, "Throttling operations on Azure Service Bus" (2026-11): 1,000 credits a second a namespace; a message sent,
+Source: Microsoft, "Throttling operations on Azure Service Bus" (2026-11): 1,000 credits per second for each namespace; a message sent,
 received or peeked costs 1, an administration operation 10. Without credits an operation is refused until the next second.
 """
 
@@ -19,7 +19,7 @@ BUSY = (
 
 
 class Throttle:
-    """The credits of one namespace: ``credits`` a second, 0: no throttle. ``clock``: returns ms."""
+    """The credits of one namespace: ``credits`` per second, 0: no throttle. ``clock`` returns the time in ms."""
 
     def __init__(self, credits: int, clock: Callable[[], int]) -> None:
         self._credits = credits
@@ -28,7 +28,9 @@ class Throttle:
         self._period = clock() // _PERIOD_MS
 
     def take(self, cost: int) -> bool:
-        """Pay ``cost`` credits; returns False, and pays nothing, with too few. A cost above a second's credits takes all of them."""
+        """Pay ``cost`` credits. Returns False, and pays nothing, if fewer are left. If ``cost`` is larger than the credits of one second,
+        it takes all of these.
+        """
         if not self._credits:
             return True
         period = self._clock() // _PERIOD_MS

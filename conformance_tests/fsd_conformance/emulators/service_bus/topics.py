@@ -1,4 +1,4 @@
-"""Topics as in Service Bus, without a protocol: a message goes to every subscription with a matching filter, or without filters.
+"""The rules of Service Bus's topics, independent of AMQP: a message goes to every subscription that has a matching filter or no filters.
 
 A subscription is a queue; all subscriptions share the bytes of a message. Only correlation filters are supported.
 """
@@ -45,7 +45,9 @@ class Correlation:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionSettings:
-    """``filters``: a message must match one of them, None: no filter. ``left_out``: why the stand-in lacks the subscription, or ""."""
+    """``filters``: a message must match one of them, None: no filter. ``left_out``: why the emulator does not support the subscription; ""
+    if it does.
+    """
 
     queue: QueueSettings
     filters: tuple[Correlation, ...] | None = None
