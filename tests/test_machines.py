@@ -305,7 +305,7 @@ def test_memory_below_an_idle_worker_names_the_setting_and_the_least_value(tmp_p
     for workers in (1, 2, 64):
         with pytest.raises(InputError, match=r"^\[local\] memory_mb = 64: a worker needs 72 MB before it loads anything") as caught:
             start(64, workers)
-        said.add((workers, int(str(caught.value).partition("expected at least ")[2].partition(",")[0])))
+        said.add((workers, int(str(caught.value).partition("expected at least ")[2].partition(";")[0])))
     for workers, least in said - {max(said)}:
         start(least, workers)
         with pytest.raises(InputError, match=rf"memory_mb = {least - 1}: .*expected at least {least}\b"):

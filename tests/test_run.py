@@ -196,7 +196,7 @@ def test_a_shard_that_does_not_fit_beside_a_batch_is_read_again(start: Callable[
 
 
 def test_too_little_memory_for_one_sample_is_refused(start: Callable[..., Result]) -> None:
-    with pytest.raises(InputError, match=r"\[local\] memory_mb = 64: a worker takes 72 MB .* expected at least \d+"):
+    with pytest.raises(InputError, match=r"\[local\] memory_mb = 64: a worker needs 72 MB .* expected at least \d+"):
         start(settings={"memory_mb": 64})
 
 

@@ -48,7 +48,7 @@ def cut(
         where, needed = f"[{provider}] memory_mb = {memory >> 20}", -(-predict(size) // (1 << 20))
         if limits.process_bytes >= memory:
             idle = f"a worker needs {limits.process_bytes >> 20} MB before it loads anything, and {needed} MB with one sample"
-            raise InputError(f"{where}: {idle}: expected at least {needed}; more workers do not help")
+            raise InputError(f"{where}: {idle}: expected at least {needed}; more workers alone do not help")
         raise InputError(
             f"{where}: one sample needs {needed} MB in one of {partition.workers} workers: expected at least {needed}, or more workers"
         )
