@@ -146,7 +146,7 @@ class MessageDriver(Protocol):
         """
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
-        """Send 1 to ``batch_messages`` messages of one route. Must raise `Code.TOO_LARGE` or `Code.INVALID` if they exceed a limit."""
+        """Send 1 to ``batch_messages`` messages of one route. Over a limit, it must raise `Code.TOO_LARGE` or `Code.INVALID`."""
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
         """Return 1 to ``limit`` messages of the queue of ``rank``, or none if no message comes within ``wait_s`` seconds."""
@@ -326,7 +326,7 @@ class Provisioner(Protocol):
 
     Unlike a driver, a provisioner may make many requests in one call, and repeats requests that fail.
 
-    - ``find`` must return what the last ``ensure`` returned. Before the first ``ensure`` and after ``destroy`` it must return `None`.
+    - ``find`` must return what the last ``ensure`` returned. Before the first ``ensure`` and after ``destroy`` it returns `None`.
     """
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:

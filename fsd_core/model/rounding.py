@@ -35,8 +35,8 @@ def cancelling(model: Model, inputs: Any) -> list[int]:
 def categories(model: Model, inputs: Any, batch: int = 1024) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Find the samples whose output is nonzero.
 
-    Returns two bool arrays (samples,). The first is true if the output is nonzero for every order of the additions, the second if it is
-    nonzero for at least one order.
+    Returns two bool arrays (samples,). The first is true if the output is nonzero for every order of the additions, the second if it may
+    be nonzero for some order.
 
     ``inputs`` is a scipy sparse matrix (samples, model.inputs) float32. For a sample with equal values in both arrays, the result does not
     depend on the partition, the number of workers or the kernel. The function computes a lower and an upper bound of every activation,
