@@ -116,7 +116,10 @@ def test_a_death_after_the_output_costs_no_answer(start: Start, store: Store, mo
     with pytest.warns(UserWarning, match=f"rank {rank}"):
         result = start({"rank": rank, "at": "record", "quiet": quiet})
     assert (abs(result.output - serial(model, inputs)) > 1e-3).nnz == 0
-    assert [record["rank"] for record in result.ranks] == [each for each in range(WORKERS) if each != rank]
+    recorded = [record["rank"] for record in result.ranks]
+    assert rank not in recorded
+    if quiet:  # else the reported death may end another worker before its record
+        assert recorded == [each for each in range(WORKERS) if each != rank]
     assert nothing_left(store)
 
 
