@@ -102,7 +102,7 @@ AWS = Cloud(
     endpoint="AWS_ENDPOINT_URL_LAMBDA",
     fits=lambda made: max(len(made.names["bucket"]) - 63, len(names.role(made.app, REGION)) - 64, len(made.names["function"]) - 64) <= 0,
     idle=deploy_idle,
-    idle_says="app '{app}': the function was started and did not end well.*: log group /aws/lambda/fsd-{app} says why",
+    idle_says="app '{app}': the function was started and did not end well.*: log group /aws/lambda/fsd-{app} shows why",
     died="exit status 3",
 )
 
@@ -186,7 +186,7 @@ def test_a_changed_setting_is_applied(app: str) -> None:
     assert aws("lambda").get_function_configuration(FunctionName=after.names["function"])["MemorySize"] == 3000
     assert "ReservedConcurrentExecutions" not in aws("lambda").get_function_concurrency(FunctionName=after.names["function"])
     assert provisioner(memory_mb=3000, message_kb=512).find(app) == after
-    with pytest.raises(InputError, match=r"\[aws\] bucket = 'another-one'.*destroy it first"):
+    with pytest.raises(InputError, match=r"\[aws\] bucket = 'another-one'.*or destroy the app first"):
         provisioner(bucket="another-one").ensure(app, 1, 1)
 
 

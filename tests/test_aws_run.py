@@ -106,8 +106,8 @@ def set_free(runs: Runs) -> None:
     [
         ("", "ExpiredToken", 400, Code.DENIED, "the AWS credentials expired: get new ones"),
         ("sns", "AuthorizationError", 403, Code.DENIED, "lack a permission"),
-        ("sns", "NotFound", 404, Code.NOT_FOUND, "something of the app is gone"),
-        ("s3", "NoSuchBucket", 404, Code.NOT_FOUND, "something of the app is gone"),
+        ("sns", "NotFound", 404, Code.NOT_FOUND, "a resource of the app is gone"),
+        ("s3", "NoSuchBucket", 404, Code.NOT_FOUND, "a resource of the app is gone"),
     ],
 )
 def test_what_is_refused_from_some_moment_on_ends_the_run_at_once_with_advice(

@@ -141,7 +141,7 @@ AZURE = Cloud(
     endpoint=api.ENDPOINT,
     fits=lambda made: len(made.names["function"]) <= 60 and len(made.names["container"]) <= 63 - len("-code"),
     idle=deploy_idle,
-    idle_says=r"did not end well \(not_found\): the log stream of function app fsd-{app}-\w+ says why",
+    idle_says=r"did not end well \(not_found\): the log stream of function app fsd-{app}-\w+ shows why",
     died="the function ended: 50",
 )
 
@@ -194,7 +194,7 @@ def test_what_is_made_and_how(app: str, azure: Api) -> None:
         assert messages.receive(0, 10, 0) == []
     invoker = PROVIDER.invoker(made)
     assert (invoker.limits.concurrency, invoker.limits.memory_bytes) == (7, 512 << 20)
-    assert (invoker.limits.timeout_s, invoker.limits.failures) == (3700, "told")
+    assert (invoker.limits.timeout_s, invoker.limits.failures) == (3700, "launcher")
 
 
 def test_no_secret_is_in_the_names(app: str, azure: Api) -> None:
@@ -222,7 +222,7 @@ def test_a_changed_setting_is_applied(app: str, azure: Api) -> None:
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ({"region": "westeurope"}, "made with eastus2, not westeurope: destroy it first"),
+        ({"region": "westeurope"}, "made with eastus2, not westeurope: expected eastus2"),
         ({"tier": "premium"}, "made with standard, not premium"),
     ],
 )
@@ -239,7 +239,7 @@ def test_more_namespaces_for_an_app_that_is_there_are_not_passed_over(monkeypatc
     monkeypatch.setattr(function, "read", lambda requests, app: made)
     monkeypatch.delenv(connection_strings.SERVICE_BUS)
     assert provisioner(namespaces=1).ensure("x", 1, 1) == provisioner().ensure("x", 1, 1) == made
-    with pytest.raises(InputError, match=r"\[azure\] namespaces = 8: app 'x' was made with 1: destroy it first, or keep that"):
+    with pytest.raises(InputError, match=r"\[azure\] namespaces = 8: app 'x' was made with 1: destroy it first, or keep 1"):
         provisioner(namespaces=8).ensure("x", 1, 1)
 
 
@@ -304,8 +304,8 @@ def test_a_launch_without_the_key_is_denied(app: str) -> None:
 
 
 def test_a_region_that_takes_no_few_instances_is_said(tmp_path: Path) -> None:
-    with functions(tmp_path, "--least-instances", "40"):
-        says = r"\[azure\] concurrency = 39: eastus2 takes no function app of so few instances: expected 40 to 1000"
+    with functions(tmp_path, "--min-instances", "40"):
+        says = r"\[azure\] concurrency = 39: eastus2 accepts no function app of so few instances: expected 40 to 1000"
         with pytest.raises(InputError, match=says):
             provisioner(concurrency=39).ensure("few", 1, 1)
         assert provisioner(concurrency=40).ensure("few", 1, 1).names["concurrency"] == "40"
@@ -358,7 +358,7 @@ def test_how_many_namespaces_is_the_tiers_credits() -> None:
 
 
 def test_too_many_queues_are_refused_before_anything_is_made() -> None:
-    says = "1000 ranks, 21 slots over 2 Service Bus namespaces need 10500 queues in one: at most 10000 in the standard tier"
+    says = "1000 ranks, 21 slots over 2 Service Bus namespaces need 10500 queues in one: expected at most 10000 in the standard tier"
     with pytest.raises(InputError, match=says):
         provisioner().ensure("x", 1000, 21)
     assert there("x") == Counter()

@@ -264,7 +264,7 @@ def test_who_sends_code_while_other_code_comes_is_told_of_the_conflict() -> None
 
 
 def test_a_region_that_takes_no_few_instances() -> None:
-    with Emulator.running("--least-instances", "40") as emulator:
+    with Emulator.running("--min-instances", "40") as emulator:
         assert emulator.control("PUT", f"{WEB}/sites/few", site(maximumInstanceCount=39))[0] == 400
         assert emulator.control("PUT", f"{WEB}/sites/few", site(maximumInstanceCount=40))[0] == 200
 
@@ -391,7 +391,7 @@ def test_published_code_runs_with_nothing_but_itself() -> None:
         assert (status, found["name"], found["numpy"], found["fsd_core"]) == (200, "from the zip", False, False)
         assert str(Path(emulator.ready["logs"]).parent / "code") in found["file"]
         for package, words in (
-            (b"no zip", "is no zip"),
+            (b"no zip", "expected a zip"),
             (zipped(**{"host.json": ""}), "no host.json at its root"),
             (zipped(**{"host.json": "{}"}), '"version" must be "2.0"'),
             (zipped(**{"function_app.py": "import numpy\n"}), "No module named 'numpy'"),
@@ -409,7 +409,7 @@ def test_published_code_runs_with_nothing_but_itself() -> None:
 def test_a_package_that_is_not_installed() -> None:
     with Emulator.running("--source", "no_such.package") as emulator:
         status, said = emulator.control("PUT", f"{WEB}/sites/other", site())
-        assert (status, "no package no_such.package is installed" in said["error"]["message"]) == (400, True)
+        assert (status, "package no_such.package is not installed" in said["error"]["message"]) == (400, True)
 
 
 class TestShared(HttpHostCases):

@@ -18,10 +18,10 @@ from fsd_core.errors import DriverError, InputError
 from fsd_core.providers import probes
 from fsd_core.providers.package import Package, zipped
 from fsd_gcp import PROVIDER, RESOURCES, api, function, invoke, names, package, policy, queues
-from fsd_gcp.api import Api
 from fsd_gcp.names import Names
 from fsd_gcp.policy import Grant
 from gcp_calls import recorded
+from gcp_server import Rest
 from provision_cases import Cloud, ProvisionCases
 
 pytestmark = pytest.mark.emulator
@@ -35,8 +35,8 @@ def _emulator() -> Iterator[None]:
 
 
 @pytest.fixture
-def gcp() -> Iterator[Api]:
-    with Api(PROJECT, REGION) as requests:
+def gcp() -> Iterator[Rest]:
+    with Rest(PROJECT, REGION) as requests:
         requests.within(120)
         yield requests
 
@@ -47,7 +47,7 @@ def provisioner(**settings: object) -> Provisioner:
 
 def there(app: str) -> Counter[str]:
     """How much of an app is there, by kind."""
-    with Api(PROJECT, REGION) as requests:
+    with Rest(PROJECT, REGION) as requests:
 
         def own(service: str, path: str, items: str, key: str = "name") -> int:
             return sum(f"fsd-{app}-" in f"{each[key]}-" for each in requests.pages(service, path, items))
@@ -62,7 +62,7 @@ def there(app: str) -> Counter[str]:
         )
 
 
-def bindings(gcp: Api, grants: list[Grant]) -> set[tuple[str, str, str]]:
+def bindings(gcp: Rest, grants: list[Grant]) -> set[tuple[str, str, str]]:
     """Of the resources that ``grants`` name: resource, role, member."""
     found = set()
     for resource in {(each.service, each.resource) for each in grants}:
@@ -73,11 +73,11 @@ def bindings(gcp: Api, grants: list[Grant]) -> set[tuple[str, str, str]]:
     return found
 
 
-def with_api(remove: Callable[[Api, Resources], object]) -> Callable[[Resources], None]:
+def with_api(remove: Callable[[Rest, Resources], object]) -> Callable[[Resources], None]:
     """``remove`` as what removes a part of an app."""
 
     def removes(made: Resources) -> None:
-        with Api(PROJECT, REGION) as requests:
+        with Rest(PROJECT, REGION) as requests:
             requests.within(120)
             remove(requests, made)
 
@@ -103,7 +103,7 @@ GCP = Cloud(
     lines={"function": 1, "topic": 2, "subscription": 2, "bucket": 1, "service account": 1},
     recorded=recorded,
     look=lambda call, made: (call.method, call.path.rpartition("/")[2]) == ("GET", made.names["function"]),
-    makes_queue=lambda call: call.method == "PUT" and "/topics/" in call.path,
+    makes_queue=lambda call: call.method == "Topic",
     parts={
         "function": with_api(lambda requests, made: function.remove(requests, made.app)),
         "bucket": with_api(lambda requests, made: requests.delete("storage", f"storage/v1/b/{made.names['bucket']}")),
@@ -128,7 +128,7 @@ def app() -> Iterator[str]:
     yield from GCP.app()
 
 
-def test_what_is_made_and_how(app: str, gcp: Api) -> None:
+def test_what_is_made_and_how(app: str, gcp: Rest) -> None:
     made = provisioner(memory_mb=1024, timeout_s=60, concurrency=7, lease_s=20).ensure(app, 2, 2)
     own, told = Names.of(made), made.names
     assert there(app) == Counter(topic=4, subscription=4, function=1, account=1, bucket=1)
@@ -170,10 +170,10 @@ def test_what_is_made_and_how(app: str, gcp: Api) -> None:
     assert PROVIDER.objects(made).list("").keys == []  # nothing of the probes is left, nor the function's source
     assert PROVIDER.messages(made, 0).receive(0, 10, 0) == []
     limits = PROVIDER.invoker(made).limits
-    assert (limits.concurrency, limits.memory_bytes, limits.timeout_s, limits.failures) == (7, 1024 << 20, 60, "told")
+    assert (limits.concurrency, limits.memory_bytes, limits.timeout_s, limits.failures) == (7, 1024 << 20, 60, "launcher")
 
 
-def test_a_changed_setting_is_applied(app: str, gcp: Api) -> None:
+def test_a_changed_setting_is_applied(app: str, gcp: Rest) -> None:
     before = provisioner(concurrency=5).ensure(app, 1, 1)
     after = provisioner(memory_mb=8192, lease_s=30).ensure(app, 1, 1)
     assert {**before.names, "memory_mb": "8192", "lease_s": "30", "concurrency": "100"} == after.names
@@ -195,7 +195,7 @@ def test_a_build_that_failed_is_told_and_tried_again(app: str, monkeypatch: pyte
     assert provisioner().ensure(app, 1, 1) == provisioner().find(app)
 
 
-def test_roles_that_others_gave_stay(app: str, gcp: Api) -> None:
+def test_roles_that_others_gave_stay(app: str, gcp: Rest) -> None:
     made = provisioner().ensure(app, 1, 1)
     mate = policy.client(made.names, "user:mate@example.org")
     theirs = [each for each in mate if each.service in ("storage", "iam")]
@@ -204,7 +204,7 @@ def test_roles_that_others_gave_stay(app: str, gcp: Api) -> None:
     assert {(each.resource, each.role, each.member) for each in theirs} <= bindings(gcp, theirs)
 
 
-def test_conditional_roles_that_others_gave_stay(app: str, gcp: Api) -> None:
+def test_conditional_roles_that_others_gave_stay(app: str, gcp: Rest) -> None:
     made = provisioner().ensure(app, 1, 1)
     mate, other = (policy.client(made.names, f"serviceAccount:{who}@elsewhere.iam.gserviceaccount.com") for who in ("mate", "other"))
     mates = [each for each in mate if each.service in ("storage", "iam", "run")]
@@ -225,7 +225,7 @@ def test_conditional_roles_that_others_gave_stay(app: str, gcp: Api) -> None:
         assert each.member not in plain[0]
 
 
-def test_an_account_of_ones_own_stays(app: str, gcp: Api) -> None:
+def test_an_account_of_ones_own_stays(app: str, gcp: Rest) -> None:
     own = f"own-{app}"
     email = gcp.call("iam", "POST", f"v1/projects/{PROJECT}/serviceAccounts", {"accountId": own})["email"]
     made = provisioner(service_account=email).ensure(app, 1, 1)
@@ -235,10 +235,10 @@ def test_an_account_of_ones_own_stays(app: str, gcp: Api) -> None:
     assert gcp.delete("iam", f"v1/projects/{PROJECT}/serviceAccounts/{email}") is not None
 
 
-def test_what_is_somebody_elses_is_refused_and_stays(app: str, gcp: Api) -> None:
+def test_what_is_somebody_elses_is_refused_and_stays(app: str, gcp: Rest) -> None:
     thesis = f"thesis-{app}"
     gcp.call("storage", "POST", "storage/v1/b", {"name": thesis, "location": REGION}, project=PROJECT)
-    gcp.call("storage", "POST", f"upload/storage/v1/b/{thesis}/o", b"dear", uploadType="media", name="chapter1")
+    gcp.storage.bucket(thesis).blob("chapter1").upload_from_string(b"dear", retry=None)
     with pytest.raises(InputError, match=f"bucket {thesis}: holds something"):
         provisioner(bucket=thesis).ensure(app, 1, 1)
     provisioner(bucket=thesis).destroy(app)
@@ -272,20 +272,20 @@ def test_a_function_without_its_roles_is_no_deployment(app: str, monkeypatch: py
     real = policy.client
     monkeypatch.setattr(policy, "client", lambda *given: [each for each in real(*given) if each.service != "run"])
     monkeypatch.setattr(invoke.IdTokens, "_fetch", lambda _: _token("nobody"))
-    with pytest.raises(DriverError, match=rf"did not end well \(denied\): Cloud Logging of service fsd-{app} says why"):
+    with pytest.raises(DriverError, match=rf"did not end well \(denied\): Cloud Logging of service fsd-{app} shows why"):
         provisioner().ensure(app, 1, 1)
 
 
-def test_a_queue_that_does_not_deliver_is_no_deployment(app: str, gcp: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_queue_that_does_not_deliver_is_no_deployment(app: str, gcp: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
     real = queues.make
 
-    def to_nowhere(requests: Api, own: Names, pairs: Any, lease_s: int, worker: str) -> None:
+    def to_nowhere(requests: Any, own: Names, pairs: Any, lease_s: int, worker: str) -> None:
         real(requests, own, pairs, lease_s, worker)
         for pair in pairs:
-            requests.delete("pubsub", f"v1/{own.subscription(*pair)}")
+            gcp.delete("pubsub", f"v1/{own.subscription(*pair)}")
             elsewhere = own.topic(9, 9)
-            requests.make("pubsub", "PUT", f"v1/{elsewhere}", {})
-            requests.call("pubsub", "PUT", f"v1/{own.subscription(*pair)}", {"topic": elsewhere})
+            gcp.make("pubsub", "PUT", f"v1/{elsewhere}", {})
+            gcp.call("pubsub", "PUT", f"v1/{own.subscription(*pair)}", {"topic": elsewhere})
         requests.within(3.0)
 
     monkeypatch.setattr(queues, "make", to_nowhere)

@@ -13,8 +13,8 @@ from fsd_conformance import emulators
 from fsd_core.driver import Resources
 from fsd_core.errors import RunFailed
 from fsd_gcp import policy
-from fsd_gcp.api import Api
 from fsd_gcp.names import Names
+from gcp_server import Rest
 from run_cases import RunCases, Runs, running
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(240)]
@@ -35,7 +35,7 @@ def test_a_killed_grandchild_is_told_by_its_parent(runs: Runs, tmp_path: Path) -
 
 def test_a_role_that_was_taken_away_is_named(runs: Runs, tmp_path: Path) -> None:
     """The function's account may not launch its children any more: the root runs, rank 1 does not start."""
-    with Api(runs.resources.names["project"], runs.resources.names["region"]) as api:
+    with Rest(runs.resources.names["project"], runs.resources.names["region"]) as api:
         (path,) = {each.resource for each in policy.worker(runs.resources.names) if each.service == "run"}
         held = api.call("run", "GET", f"{path}:getIamPolicy")
         others = [each for each in held["bindings"] if each["role"] != "roles/run.invoker"]
@@ -53,6 +53,6 @@ class TestShared(RunCases):
 
     def delete_queues(self, resources: Resources) -> None:
         names = Names.of(resources)
-        with Api(names.project, resources.names["region"]) as api:
+        with Rest(names.project, resources.names["region"]) as api:
             for number in range(resources.slots):
                 api.delete("pubsub", f"v1/{names.subscription(number, 1)}")

@@ -6,11 +6,11 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from attrs import evolve
 from botocore.exceptions import ClientError
 
 from aws_calls import Call, recorded
@@ -131,7 +131,7 @@ def test_no_call_breaks_the_models(seen: tuple[list[Exchange], list[Call]]) -> N
         (body(lambda told: told.update(Timeout="3")), 'request.Timeout: is "3", expected integer'),
         (target("/functions", "/function"), "there is no such operation"),
         (status(202), "answer 202: expected 201"),
-        (lambda exchange: evolve(exchange, status=418, answer=b"{}"), "answer 418: expected one of 400"),
+        (lambda exchange: replace(exchange, status=418, answer=b"{}"), "answer 418: expected one of 400"),
         (answer(lambda told: told.update(Mood="good")), "answer 201.Mood: there is no such field"),
         (answer(lambda told: told.update(State="Asleep")), "answer 201.State: is 'Asleep', expected one of Active"),
     ],

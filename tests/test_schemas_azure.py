@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
 import pytest
-from attrs import evolve
 
 from fsd_azure import PROVIDER, connection_strings, policy, provision
 from fsd_azure.api import Api as Requests
@@ -156,8 +156,8 @@ def scale(told: dict[str, Any]) -> dict[str, Any]:
         (target("=.*", "=2014-04-01"), "query api-version: is '2014-04-01'"),
         (target("/sites/", "/places/"), "there is no such operation"),
         (target("/fsd-schemas/", "/fsd schemas./"), "path resourceGroupName: is 'fsd schemas.'"),
-        (lambda exchange: evolve(exchange, method="POST"), "there is no such operation"),
-        (lambda exchange: evolve(exchange, body=b""), "request: has no body"),
+        (lambda exchange: replace(exchange, method="POST"), "there is no such operation"),
+        (lambda exchange: replace(exchange, body=b""), "request: has no body"),
         (status(206), "answer 206: expected 200, 202"),
         (answer(lambda told: told.update(mood="good")), "answer 200.mood: there is no such field"),
         (answer(lambda told: told["properties"].update(hostNames="one")), 'properties.hostNames: is "one", expected array'),

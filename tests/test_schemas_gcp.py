@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from urllib.parse import unquote
 
 import pytest
-from attrs import evolve
 
 from fsd_conformance import emulators
 from fsd_conformance.emulators import cloud_run_api, cloud_storage_claims
@@ -138,8 +138,8 @@ FUNCTION, ACCOUNT, BUCKET = "POST /functions", "POST /serviceAccounts", "POST /s
         (BUCKET, body(lambda told: told["softDeletePolicy"].update(retentionDurationSeconds=0)), "is 0, expected string"),
         (BUCKET, target("project=[^&]+", ""), "query project: is missing"),
         (FUNCTION, target("/locations/[^/]+", ""), "there is no such operation"),
-        (ACCOUNT, lambda exchange: evolve(exchange, method="PUT"), "there is no such operation"),
-        (FUNCTION, lambda exchange: evolve(exchange, body=b""), "request: has no body"),
+        (ACCOUNT, lambda exchange: replace(exchange, method="PUT"), "there is no such operation"),
+        (FUNCTION, lambda exchange: replace(exchange, body=b""), "request: has no body"),
         (FUNCTION, status(201), "answer 201: expected 200"),
         (FUNCTION, answer(lambda told: told.update(mood="good")), "answer 200.mood: there is no such field"),
         (BUCKET, answer(lambda told: told.update(metageneration=1)), "answer 200.metageneration: is 1, expected string"),

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
-
-from attrs import evolve
 
 from schemas import Exchange
 
@@ -18,12 +17,12 @@ Mistake = Callable[[Exchange], Exchange]
 
 def body(change: Callable[[Any], object]) -> Mistake:
     """In what is sent: ``change`` is given its JSON."""
-    return lambda exchange: evolve(exchange, body=_changed(exchange.body, change))
+    return lambda exchange: replace(exchange, body=_changed(exchange.body, change))
 
 
 def answer(change: Callable[[Any], object]) -> Mistake:
     """In what comes back."""
-    return lambda exchange: evolve(exchange, answer=_changed(exchange.answer, change))
+    return lambda exchange: replace(exchange, answer=_changed(exchange.answer, change))
 
 
 def target(pattern: str, by: str) -> Mistake:
@@ -32,14 +31,14 @@ def target(pattern: str, by: str) -> Mistake:
     def plant(exchange: Exchange) -> Exchange:
         changed = re.sub(pattern, by, exchange.target)
         assert changed != exchange.target
-        return evolve(exchange, target=changed)
+        return replace(exchange, target=changed)
 
     return plant
 
 
 def status(code: int) -> Mistake:
     """In the answer's status."""
-    return lambda exchange: evolve(exchange, status=code)
+    return lambda exchange: replace(exchange, status=code)
 
 
 def _changed(text: bytes, change: Callable[[Any], object]) -> bytes:
