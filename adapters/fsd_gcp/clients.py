@@ -1,4 +1,6 @@
-"""Credentials and sessions of HTTP, as all of this adapter uses them: one attempt a request, pools for core's threads."""
+"""Makes the credentials and HTTP sessions for the whole adapter. A session makes one attempt for each request, and has connections for all
+threads of fsd_core.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +21,22 @@ from fsd_gcp.errors import Answered
 
 __all__ = ["SCOPE", "Session", "default", "signer"]
 
-POOL = 32  # connections to one host: core's 16 threads, and room; they are opened when needed
-SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # what may be done is for roles to say
-TIMEOUT_S = (5.0, 60.0)  # until a connection is there, and of silence of the service
-_signing = threading.Lock()  # or each of 16 threads gets a token of its own
+POOL = 32  # connections to one host: for fsd_core's 16 threads, and some more; opened when needed
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # every service: the roles limit what the credentials allow
+TIMEOUT_S = (5.0, 60.0)  # seconds until a connection is open, and seconds without data from the service
+_signing = threading.Lock()  # without this lock each of 16 threads would request a token
 
 
 def default(scopes: Sequence[str] | None = None) -> tuple[Any, str | None]:
-    """Application Default Credentials and their project. Raises google-auth's errors, of a file that it cannot take any in too."""
+    """Application Default Credentials, and the project that they name. Raises google-auth's errors, also for a file that it cannot use."""
     try:
         found: tuple[Any, str | None] = google.auth.default(scopes=scopes)
         return found
     except GoogleAuthError as error:
         if not isinstance(error, ValueError):
             raise
-        raise DefaultCredentialsError(f"{_file()}: {error}") from error  # of a key, whose file it does not name
-    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:  # it looks at little before it uses what it read
+        raise DefaultCredentialsError(f"{_file()}: {error}") from error  # google-auth does not name the file of a malformed key
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:  # google-auth checks little of a file's content
         raise DefaultCredentialsError(f"{_file()}: {getattr(error, 'strerror', None) or f'is of another kind: {error}'}") from error
 
 
@@ -45,14 +47,14 @@ def _file() -> str:
 
 @functools.lru_cache(maxsize=4)
 def _credentials(environment: frozenset[tuple[str, str]]) -> tuple[Any, Any]:
-    return default([SCOPE])[0], Request()  # each request by the proxy of its own address: a machine's metadata server has none before it
+    return default([SCOPE])[0], Request()  # Request() uses the proxy variables for each URL: none for the metadata server
 
 
 def signer() -> Callable[[str], dict[str, str]]:
-    """Gives the headers of a request to a URL, which say who asks. Raises google-auth's errors.
+    """A function that returns the headers with this process's credentials for a request to a URL. It raises google-auth's errors.
 
-    Credentials come from the SDK's own chain at the first request, once for the process, and again where the variables that name
-    them have changed when a signer is made.
+    The first request looks up credentials in the SDK's chain. All signers of the process share them. A signer that is made after a
+    variable of credentials changed looks them up again.
     """
     named = frozenset((name, value) for name, value in os.environ.items() if name.startswith(("GOOGLE_", "GCE_", "CLOUDSDK_")))
 
@@ -67,24 +69,28 @@ def signer() -> Callable[[str], dict[str, str]]:
 
 
 class Session(requests.Session):
-    """Requests to one service at ``base``, where ``signed`` by this process's credentials; google-cloud-storage makes its own by one.
+    """Sends requests to one service at ``base``; ``signed``: with this process's credentials. Safe to use from several threads.
 
-    Safe to use from several threads. Of the environment it knows proxies and certificates: a .netrc would sign in our place.
+    google-cloud-storage also sends its requests through a session of this class. The session reads only the variables of proxies and
+    certificates: requests itself would also read a .netrc file, and replace our credentials by those in the file.
     """
 
     def __init__(self, base: str, *, signed: bool = True) -> None:
         super().__init__()
         self.base = base.rstrip("/")
         self.trust_env = False
-        self.headers["Accept-Encoding"] = "identity"  # objects are read as they come
+        self.headers["Accept-Encoding"] = "identity"  # no compression: the bodies of objects are read unchanged
         self.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
         if proxy := proxy_for(self.base):
             self.proxies = dict.fromkeys(("http", "https"), proxy.secret_url)
-        self.mount(self.base, HTTPAdapter(pool_maxsize=POOL))  # whose max_retries are 0
+        self.mount(self.base, HTTPAdapter(pool_maxsize=POOL))  # its max_retries is 0
         self._sign = signer() if signed else lambda _: {}
 
     def request(self, method: str, url: str, **settings: Any) -> requests.Response:  # type: ignore[override]
-        """The answer to one request; ``url``: may be a path. Raises `Answered` where it is no 2xx, requests' own where there is none."""
+        """Make one request and return the answer. ``url``: a URL, or a path of the service.
+
+        Raises `Answered` for a status other than 2xx, the errors of requests where no answer arrives, and google-auth's errors.
+        """
         url = self.base + url if url.startswith("/") else url
         headers = {**self._sign(url), **(settings.get("headers") or {})}
         answer = super().request(method, url, **settings | {"headers": headers, "timeout": TIMEOUT_S, "allow_redirects": False})

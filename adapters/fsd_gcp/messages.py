@@ -1,7 +1,7 @@
-"""Pub/Sub: publish is one Publish, receive one Pull, ack one Acknowledge. One topic and one subscription a rank and slot.
+"""Pub/Sub: one topic and one subscription for each rank of a slot. A publish is one Publish, a receive one Pull, an ack one Acknowledge.
 
-With ``[gcp] receive = "stream"``, a receive that waits takes what a StreamingPull brought, which stays open from the first to the end.
-benchmarks/pubsub_pull.py compares the two.
+With ``[gcp] receive = "stream"``, the first receive that waits opens a StreamingPull, which stays open until the driver closes. A receive
+then returns messages that Pub/Sub sent over it, and makes no request. benchmarks/pubsub_pull.py compares pulls and streams.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from fsd_gcp.pubsub import Pubsub, Stream
 
 __all__ = ["GcpMessages"]
 
-_PUBLISH_S, _ANSWER_S = 60.0, 15.0  # until an answer, of 10 MB and of a few bytes
-_EARLY_S = 1.0  # the emulator answers 0.94 s before the deadline
+_PUBLISH_S, _ANSWER_S = 60.0, 15.0  # time limits for an answer, to a publish of 10 MB and to a short request
+_EARLY_S = 1.0  # Google's emulator answers 0.94 s before the deadline
 
 
 class GcpMessages:
@@ -39,11 +39,11 @@ class GcpMessages:
         self._opening = threading.Lock()
 
     def route(self, rank: int) -> int:
-        """The rank: it has a topic of its own."""
+        """The rank itself: each rank has its own topic."""
         return rank
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
-        """All or nothing: Pub/Sub refuses no single message. What is over a limit is refused here, before the network."""
+        """Send all messages or none: Pub/Sub refuses no single message. Raises `Refused` over a limit, before any request."""
         check_publish(self.limits, messages, self.route)
         topic = self._names.topic(self._slot, messages[0].rank)
         request = types.PublishRequest.pb()(topic=topic, messages=[{"data": message.body} for message in messages])
@@ -51,11 +51,11 @@ class GcpMessages:
         return ()
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
-        """Up to ``limit`` messages. A wait of 0 asks what is there now.
+        """Return up to ``limit`` messages; with ``wait_s`` 0 only those that have already arrived.
 
-        Pub/Sub sees a request's deadline and answers a second before it, where it waits that long at all: so it does not hand
-        out what nobody waits for any more, and what would come again after its lease only. Hence a deadline of ``wait_s`` and a
-        second; and should it pass, nothing was there.
+        A Pull carries its deadline, and Pub/Sub answers 1 s before the deadline at the latest. Otherwise it could deliver messages to a
+        receiver that no longer waits, and these would be delivered again only after their leases. So the deadline is ``wait_s`` and 1 s
+        more. If it passes without an answer, there was no message.
         """
         check_receive(self.limits, limit, wait_s)
         subscription = self._names.subscription(self._slot, rank)
@@ -79,24 +79,24 @@ class GcpMessages:
             return self._streams[rank]
 
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
-        """Remove deliveries for good. One that is gone, or was delivered again, is no refusal."""
+        """Remove deliveries. A message that is gone, or was delivered again, is not reported as refused."""
         check_ack(self.limits, tokens)
         request = types.AcknowledgeRequest.pb()(subscription=self._names.subscription(self._slot, rank), ack_ids=tokens)
         self._pubsub.ask(self._pubsub.subscriber.acknowledge, request, "subscription", _ANSWER_S)
         return ()
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_gcp.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_gcp.errors.classify`."""
         return classify(error)
 
     def native(self) -> Any:
-        """The channel; ``PublisherGrpcTransport(channel=...)`` of google-cloud-pubsub takes it."""
+        """The gRPC channel, from which ``PublisherGrpcTransport(channel=...)`` of google-cloud-pubsub makes a client."""
         return self._pubsub.channel
 
     def close(self) -> None:
-        """Close streams, and the connection."""
+        """Close the streams and the connection."""
         with self._opening:
             for stream in self._streams.values():
                 stream.close()
             self._streams.clear()
-            self._pubsub.close()  # within: a receive that goes on opens no other
+            self._pubsub.close()  # while the lock is held: a receive that waits for it cannot open a new stream

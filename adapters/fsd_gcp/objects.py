@@ -1,6 +1,7 @@
-"""One Cloud Storage bucket as the object store, by google-cloud-storage: one call is one request, of one attempt.
+"""One Cloud Storage bucket as the object store: one call is one request, with one attempt.
 
-Its uploads and downloads are used below ``Blob``, which takes two requests for more than 8 MiB.
+This uses google-cloud-storage, but its classes of uploads and downloads instead of ``Blob``: a ``Blob`` needs two requests for more than
+8 MiB.
 """
 
 from __future__ import annotations
@@ -29,8 +30,12 @@ HOST = "https://storage.googleapis.com"
 
 
 def client() -> Any:
-    """Google's client, by a session that finds its credentials at the first request. STORAGE_EMULATOR_HOST leads to an emulator."""
-    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")  # else it fetches a bucket's in the background
+    """The SDK's client of Cloud Storage, or of the emulator in STORAGE_EMULATOR_HOST. The first request looks up the credentials.
+
+    Raises `InputError` where STORAGE_EMULATOR_HOST is malformed.
+    """
+    # Without this the SDK requests the bucket's metadata in the background.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     emulator = address("STORAGE_EMULATOR_HOST", bare=True)
     session = Session(emulator or HOST, signed=not emulator)
     return Client(None, AnonymousCredentials(), _http=session, client_options={"api_endpoint": session.base})
@@ -47,23 +52,29 @@ class GcpObjects:
         self._objects = f"/b/{quote(resources.names['bucket'], safe='')}/o"
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
-        """Write the object, whose checksum goes ahead. With ``if_absent``, 412 says that it is there: generation 0 means none."""
+        """Write the object. The request also holds its checksum, which Cloud Storage verifies.
+
+        With ``if_absent``, Cloud Storage answers 412 where the object exists: generation 0 means that no object exists.
+        """
         check_put(self.limits, key, body)
         condition = "&ifGenerationMatch=0" if if_absent else ""
         upload = MultipartUpload(f"/upload/storage/v1{self._objects}?uploadType=multipart&fields=name{condition}", retry=None)
         upload.transmit(self._client._http, bytes(body), {"name": key}, "application/octet-stream")
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes [start, end) of the object; of a whole one, the checksum is verified."""
+        """The bytes [start, end) of the object, by default all. The checksum is verified for a whole object only.
+
+        Raises `Answered` where the object does not exist, and `ConnectionError` where the body is damaged or incomplete.
+        """
         first = check_range(key, start, end)
-        empty = end is not None and end == first  # HTTP has no empty range: ask for a byte, to learn whether the key is there
+        empty = end is not None and end == first  # HTTP has no empty range: a request for one byte shows whether the key exists
         last = None if end is None else max(first, end - 1)
         url = f"/download/storage/v1{self._objects}/{quote(key, safe='')}?alt=media"
         body = io.BytesIO()
         try:
             RawDownload(url, body, first or None, last, retry=None, single_shot_download=True).consume(self._client._http)
         except Answered as error:
-            if error.status == 416:  # the object is there and ends before ``start``
+            if error.status == 416:  # the object exists and ends before ``start``
                 return b""
             raise
         except (DataCorruption, ConnectionError) as error:
@@ -71,20 +82,20 @@ class GcpObjects:
         return b"" if empty else body.getvalue()
 
     def list(self, prefix: str, page: str | None = None) -> Page:
-        """The next keys, in ascending order; a page is Cloud Storage's token."""
+        """One page of the keys with ``prefix``, in ascending order. ``page`` is Cloud Storage's page token."""
         asked: dict[str, object] = {"prefix": prefix, "maxResults": self.limits.page_keys, "fields": "items/name,nextPageToken"}
         answer = self._client._connection.api_request("GET", self._objects, asked | ({} if page is None else {"pageToken": page}))
         return Page([entry["name"] for entry in answer.get("items", ())], answer.get("nextPageToken"))
 
     def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:
-        """Remove the objects in one batch request; one `Rejected` for each that Cloud Storage could not remove."""
+        """Remove the objects in one batch request. Returns one `Rejected` for each object that Cloud Storage could not remove."""
         check_delete(self.limits, keys)
         batch = Batch(self._client)
         for key in keys:
             batch.api_request("DELETE", f"{self._objects}/{quote(key, safe='')}")
         try:
             answers = [Answered.http(each.status_code, each.content) for each in batch.finish(raise_exception=False)]
-        except ValueError as error:  # answers are missing
+        except ValueError as error:  # the SDK raises it where answers are missing
             raise Answered("backendError", f"a batch of {len(keys)} calls: {error}", 502) from error
         return [
             Rejected(number, status_code(each.status, each.word), f"{keys[number]}: {each}")
@@ -93,11 +104,11 @@ class GcpObjects:
         ]
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_gcp.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_gcp.errors.classify`."""
         return classify(error)
 
     def native(self) -> Any:
-        """Google's client."""
+        """The SDK's client of Cloud Storage."""
         return self._client
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The function's package, as Google builds it: `main.py`, its requirements, and this project's source; Google installs the rest."""
+"""The function's package for Google Cloud: `main.py`, `requirements.txt` and this project's source. Google installs the requirements."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from fsd_gcp.settings import RUNTIMES
 
 __all__ = ["Package", "build", "digest", "stub"]
 
-MOST_BYTES = 500 << 20  # unzipped, and as much zipped: https://cloud.google.com/functions/quotas, 2025-11
+MOST_BYTES = 500 << 20  # the limit of the zip, and of its content: https://cloud.google.com/functions/quotas, 2025-11
 _NOT_SENT = ("api.py", "function.py", "package.py", "policy.py", "provision.py", "queues.py", "settings.py", "handler/")
 
 
 def digest(runtime: str) -> str:
-    """What identifies the package that `build` would make. Quick: nothing is installed."""
+    """The digest of the package that `build` would make. It installs nothing, so it is quick."""
     return _recipe(runtime).digest
 
 
 def build(runtime: str, folder: Path | None = None, within_s: float | None = None) -> Package:
-    """The package, from the cache in ``folder`` (default ``$FSD_HOME/packages``): see `Recipe.build`."""
+    """The package for a runtime of Google Cloud, from the cache in ``folder`` (default ``$FSD_HOME/packages``): see `Recipe.build`."""
     return _recipe(runtime).build(folder or home_folder() / "packages", within_s)
 
 

@@ -1,7 +1,8 @@
-"""Making an app and taking it away: account, bucket, function, topics, subscriptions, roles. The settings are `fsd_gcp.settings`.
+"""Makes and removes an app: account, bucket, function, topics, subscriptions, roles. The settings are those of `fsd_gcp.settings`.
 
-The function is made early, which decides the generation (`fsd_gcp.function`), then the rest; every queue and the function are tried out,
-and the function's environment says so last: an ``ensure`` that was cut short is taken up by the next.
+``ensure`` makes the function early, since that decides the generation (`fsd_gcp.function`), then the topics, subscriptions and roles. Last,
+it sends a test message to every queue and starts the function once. Only then it writes into the function's environment that they are
+usable: so a later ``ensure`` completes an interrupted one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from fsd_gcp.settings import parse
 __all__ = ["GcpProvisioner"]
 
 KEPT_DAYS = 7
-_FUNCTIONS = ("code", "runtime", "memory_mb", "service_account")  # what a function is tried out again for
+_FUNCTIONS = ("code", "runtime", "memory_mb", "service_account")  # a change of one of these needs a new test launch
 
 
 class GcpProvisioner(AppProvisioner[Api]):
@@ -41,7 +42,7 @@ class GcpProvisioner(AppProvisioner[Api]):
         self._settings = parse(table)
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
-        """Function, topics and subscriptions, bucket, account."""
+        """Remove function, topics and subscriptions, bucket and account. Returns one line of text for each removed resource."""
         bucket = had.names["bucket"] if had else self._settings.bucket or naming.bucket(app, api.project)
         removed = function.remove(api, app)
         removed += queues.remove(api, app)
@@ -49,11 +50,14 @@ class GcpProvisioner(AppProvisioner[Api]):
         return removed + function.remove_account(api, app)
 
     def remove_queues(self, api: Api, app: str, keep: str | None) -> list[str]:
-        """See `fsd_gcp.queues`."""
+        """Remove the topics and subscriptions of all generations except ``keep``: see `fsd_gcp.queues.remove`."""
         return queues.remove(api, app, keep)
 
     def read(self, api: Api, app: str) -> Resources | None:
-        """`function.read`; where the API is off, say of all that are."""
+        """The app's resources, which its function records: see `fsd_gcp.function.read`.
+
+        Raises `InputError` that lists all APIs that are off, if the API of functions is.
+        """
         try:
             return function.read(api, app)
         except DriverError as error:
@@ -62,7 +66,7 @@ class GcpProvisioner(AppProvisioner[Api]):
             raise
 
     def requests(self) -> Api:
-        """In the settings' project or the SDK's."""
+        """An `Api` for the project of the settings, or of the SDK if they name none. Raises `InputError` where neither names a project."""
         try:
             project = self._settings.project or os.environ.get("GOOGLE_CLOUD_PROJECT") or default()[1]
         except exceptions.GoogleAuthError as error:
@@ -72,7 +76,7 @@ class GcpProvisioner(AppProvisioner[Api]):
         return Api(str(project), self._settings.region)
 
     def wanted(self) -> dict[str, str]:
-        """What the settings decide."""
+        """The entries of `Resources.names` that follow from the settings."""
         settings = self._settings
         wanted = {
             "memory_mb": str(settings.memory_mb),
@@ -87,7 +91,7 @@ class GcpProvisioner(AppProvisioner[Api]):
         return wanted | {name: value for name, value in chosen.items() if value}
 
     def make(self, api: Api, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
-        """Account, bucket, function, which decides the generation, topics, subscriptions, roles."""
+        """Make account, bucket, function (which decides the generation), topics, subscriptions, roles."""
         settings = self._settings
         if had is None:
             _check_apis(api)
@@ -108,11 +112,11 @@ class GcpProvisioner(AppProvisioner[Api]):
         if me := api.member():
             api.grant(policy.account(now, me))
             api.settling()
-        new = Resources(app, 0, 0, now | {"code": ""})  # "code" is said when it was tried out
+        new = Resources(app, 0, 0, now | {"code": ""})  # "code" is written after the test launch
         if had is None:
             had = function.create(api, new, code)
             now["generation"] = had.names["generation"]
-            queues.remove(api, app, keep=now["generation"])  # of a destroy that was cut short
+            queues.remove(api, app, keep=now["generation"])  # those that an interrupted destroy left
         ranks, slots = max(ranks, had.ranks), max(slots, had.slots)
         same = had.names["lease_s"] == now["lease_s"] and had.names["service_account"] == now["service_account"]
         pairs = [(s, r) for s in range(slots) for r in range(ranks) if not (same and s < had.slots and r < had.ranks)]
@@ -123,9 +127,9 @@ class GcpProvisioner(AppProvisioner[Api]):
             function.update(api, Resources(app, had.ranks, had.slots, now | {"code": ""}), code)
         now["url"] = function.url(api, app)
         mine = [each for each in policy.client(now, me) if each.service == "run"] if me else []
-        api.grant([*policy.worker(now), *mine])  # only now: a function whose building failed has no service
+        api.grant([*policy.worker(now), *mine])  # not earlier: a function has no service until its first build succeeds
         made = Resources(app, ranks, slots, now)
-        probe_queues(self._provider, Resources(app, ranks, slots, now | {"receive": "pull"}), pairs, api)  # a stream takes a while to end
+        probe_queues(self._provider, Resources(app, ranks, slots, now | {"receive": "pull"}), pairs, api)  # a stream closes slowly
         if changed or not had.ranks:
             probe_function(self._provider, made, api, f"Cloud Logging of service {now['function']}")
         function.update(api, made, code)
@@ -133,7 +137,10 @@ class GcpProvisioner(AppProvisioner[Api]):
 
 
 def _check_apis(api: Api) -> None:
-    """`InputError`: some of the project's APIs are off. Who may not ask hears of one when it is first used."""
+    """Raise `InputError` where APIs of the project are off.
+
+    Credentials that may not list APIs pass this check: the first request to an API that is off then raises its error.
+    """
 
     def off(name: str) -> bool:
         what, path = f"whether {name} is on", f"v1/projects/{api.project}/services/{name}"
@@ -147,7 +154,10 @@ def _check_apis(api: Api) -> None:
 
 
 def _make_bucket(api: Api, app: str, name: str) -> None:
-    """A private bucket that forgets. `InputError`: it is somebody else's, or holds something of another's, or is elsewhere."""
+    """Make a private bucket that deletes old objects.
+
+    Raises `InputError` where the bucket is another project's, holds objects that are not the app's, or is in another region.
+    """
     bucket = api.storage.bucket(name)
     _set(bucket, app)
     what = f"bucket {name}"
@@ -168,15 +178,18 @@ def _set(bucket: Any, app: str) -> None:
     bucket.iam_configuration.uniform_bucket_level_access_enabled = True
     bucket.iam_configuration.public_access_prevention = "enforced"
     kept = bucket.soft_delete_policy
-    kept.pop("effectiveTime", None)  # which the package sends as null
-    kept.retention_duration_seconds = "0"  # in JSON a text; the default keeps, and bills, what was deleted for a week
+    kept.pop("effectiveTime", None)  # google-cloud-storage would send it as null
+    kept.retention_duration_seconds = "0"  # JSON needs a string; by default deleted objects are kept and billed for a week
     bucket.clear_lifecycle_rules()
     bucket.add_lifecycle_delete_rule(age=KEPT_DAYS)
     bucket.add_lifecycle_abort_incomplete_multipart_upload_rule(age=1)
 
 
 def _owner(api: Api, bucket: Any) -> str | None:
-    """The app that a bucket says it is of, "" where it says none, None where it is another project's: the names are everybody's."""
+    """The app that the bucket's label names, "" where it has no such label, None where the bucket is another project's.
+
+    A bucket's name is unique in the world, so another project may have it.
+    """
     try:
         api.repeat(f"bucket {bucket.name}", lambda: bucket.reload(retry=None))
     except DriverError as error:
@@ -187,7 +200,7 @@ def _owner(api: Api, bucket: Any) -> str | None:
 
 
 def _remove_bucket(api: Api, app: str, name: str) -> bool:
-    """Empty it and remove it, if it is the app's."""
+    """Empty and remove the bucket if it is the app's; returns whether it was."""
     bucket = api.storage.bucket(name)
     if _owner(api, bucket) != app:
         return False
@@ -195,7 +208,7 @@ def _remove_bucket(api: Api, app: str, name: str) -> bool:
 
         def empty() -> bool | None:
             Store(objects, api.retry).delete_prefix("")
-            # None: a worker that was not told yet wrote something
+            # None: the bucket is not empty, because a worker that still ran wrote an object
             return api.unless(Code.ALREADY_EXISTS, f"removing bucket {name}", lambda: bucket.delete(retry=None) or True)
 
         return api.until(f"bucket {name} empty", empty)

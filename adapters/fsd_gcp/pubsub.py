@@ -1,7 +1,7 @@
-"""Pub/Sub over gRPC by the transports of google-cloud-pubsub: each call is one attempt within its deadline; and streams.
+"""Pub/Sub over gRPC: calls, each with one attempt and a deadline, and streams.
 
-Above the transports Google's clients retry, and their messages (proto-plus) cost CPU time per field: requests here are the protobufs below
-them, which ``Type.pb()`` gives.
+This uses the transports of google-cloud-pubsub, not its clients: the clients retry, and their messages (proto-plus) cost processor time for
+each field. So requests are plain protobufs, whose classes ``Type.pb()`` returns.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from fsd_gcp.errors import Answered
 __all__ = ["HOST", "Pubsub", "Stream"]
 
 HOST = "pubsub.googleapis.com"
-CLOSE_S = 2.0  # until Pub/Sub ends a stream that was closed
-_BEAT_S = 30.0  # Pub/Sub ends a stream on which it hears nothing
+CLOSE_S = 2.0  # time limit for Pub/Sub to end a stream that was closed
+_BEAT_S = 30.0  # seconds between messages to Pub/Sub, which ends a stream without any
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # a pull may be larger than gRPC's 4 MiB
     ("grpc.max_send_message_length", -1),
-    ("grpc.keepalive_time_ms", 30_000),  # a connection that died without a word is found
+    ("grpc.keepalive_time_ms", 30_000),  # detects a connection that broke silently
     ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.min_reconnect_backoff_ms", 5_000),  # what connecting may take
-    ("grpc.max_reconnect_backoff_ms", 2_000),  # as core's retries
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # time limit for connecting
+    ("grpc.max_reconnect_backoff_ms", 2_000),  # like the retries of fsd_core
     ("grpc.enable_retries", 0),
     ("grpc.service_config_disable_resolution", 1),
 )
@@ -48,15 +48,18 @@ _NO_PROXY = ("grpc.enable_http_proxy", 0)
 
 
 def _by_proxy() -> tuple[tuple[str, Any], ...]:
-    """How the service is reached: gRPC itself reads variables in small letters only, and no ALL_PROXY."""
-    if os.environ.get("grpc_proxy"):  # noqa: SIM112  # which only gRPC knows, so written
+    """The channel options for a proxy: gRPC itself reads only variables with names in lower case, and not ALL_PROXY."""
+    if os.environ.get("grpc_proxy"):  # noqa: SIM112  # the name in lower case: only gRPC reads this variable
         return ()
     proxy = proxy_for(f"https://{HOST}")
     return (("grpc.http_proxy", proxy.secret_url),) if proxy else (_NO_PROXY,)
 
 
 class Pubsub:
-    """A connection. PUBSUB_EMULATOR_HOST leads to an emulator, without TLS and credentials. Safe to use from several threads."""
+    """A connection to Pub/Sub. Safe to use from several threads.
+
+    If PUBSUB_EMULATOR_HOST is set, it goes to that emulator, without TLS and credentials.
+    """
 
     def __init__(self) -> None:
         at = urlsplit(address("PUBSUB_EMULATOR_HOST", bare=True)).netloc
@@ -67,14 +70,17 @@ class Pubsub:
         self.subscriber = SubscriberGrpcTransport(channel=self.channel)
 
     def ask(self, method: Any, request: Any, to: str, timeout_s: float = 15.0) -> Any:
-        """The answer to a protobuf, of a transport's ``method``. ``to``: the field that names what is asked. Raises `Answered`."""
+        """Make one call and return its answer. ``method``: of a transport; ``request``: a protobuf; ``timeout_s``: the deadline in seconds.
+
+        ``to``: the request's field that names the topic, subscription or project. Raises `Answered` and google-auth's errors.
+        """
         try:
             return method(request, timeout=timeout_s, metadata=self.metadata(to, attrgetter(to)(request)))
         except grpc.RpcError as error:
             raise Answered.grpc(error) from error
 
     def metadata(self, to: str, name: str) -> list[tuple[str, str]]:
-        """What goes with a call: where Google routes it, and who asks."""
+        """The metadata of a call: the name by which Google routes it, and the credentials."""
         return [to_grpc_metadata({to: name}), *((key.lower(), value) for key, value in self._sign(f"https://{HOST}/").items())]
 
     def close(self) -> None:
@@ -83,16 +89,16 @@ class Pubsub:
 
 
 class Stream:
-    """A StreamingPull of one subscription: what Pub/Sub sends waits here until a receive takes it. Thread-safe.
+    """A StreamingPull of one subscription: it keeps the messages that Pub/Sub sends until `take` returns them. Thread-safe.
 
-    ``limits``: the lease of its messages, and how many may be outstanding.
+    ``limits``: the lease of the messages, and how many messages and bytes may be outstanding.
     """
 
     def __init__(self, pubsub: Pubsub, subscription: str, limits: MessageLimits) -> None:
         self._pubsub, self._subscription, self._limits = pubsub, subscription, limits
-        self._arrived: SimpleQueue[Delivery | Answered] = SimpleQueue()  # in the end, why there is no more
+        self._arrived: SimpleQueue[Delivery | Answered] = SimpleQueue()  # last: the error that ended the stream
         self._closing = threading.Event()
-        self.over = False  # nothing more comes of it
+        self.over = False  # True: the stream ended, and `take` returned all its messages
         method: Any = pubsub.subscriber.streaming_pull
         self._call = method(self._requests(), metadata=pubsub.metadata("subscription", subscription))
         self._reader = threading.Thread(target=self._read, name="stream", daemon=True)
@@ -106,7 +112,7 @@ class Stream:
             yield types.StreamingPullRequest.pb()()
 
     def _read(self) -> None:
-        end = Answered("UNAVAILABLE", "the stream ended")  # as Pub/Sub does now and then
+        end = Answered("UNAVAILABLE", "the stream ended")  # Pub/Sub ends a stream from time to time
         try:
             for answer in self._call:
                 for each in types.StreamingPullResponse.pb(answer).received_messages:
@@ -117,7 +123,10 @@ class Stream:
             self._arrived.put(end)
 
     def take(self, limit: int, wait_s: float) -> Sequence[Delivery]:
-        """Up to ``limit`` messages, none after ``wait_s``. Raises `Answered` where the stream ended without."""
+        """Return up to ``limit`` messages as soon as one has arrived; an empty list if none arrives within ``wait_s`` seconds.
+
+        Raises the `Answered` that ended the stream, once all its messages are taken.
+        """
         taken: list[Delivery] = []
         with suppress(Empty):
             while len(taken) < limit and not self.over:
@@ -131,12 +140,12 @@ class Stream:
         return taken
 
     def close(self) -> None:
-        """Tell Pub/Sub that this is the end, and give back what nobody took: it is delivered again at once."""
+        """End the stream, and give back the messages that were not taken: Pub/Sub delivers them again at once."""
         self._closing.set()
-        self._reader.join(CLOSE_S)  # one that is cancelled may take messages for a while, and nobody has them until their leases end
+        self._reader.join(CLOSE_S)  # a cancelled stream may still get messages, which are then lost until their leases end
         self._call.cancel()
         self._reader.join(CLOSE_S)
-        with suppress(Answered):  # else their leases end
+        with suppress(Answered):  # without this call the messages are delivered again after their leases
             if tokens := [each.token for each in self.take(1 << 30, 0.0)]:
                 request = types.ModifyAckDeadlineRequest.pb()(subscription=self._subscription, ack_ids=tokens, ack_deadline_seconds=0)
                 self._pubsub.ask(self._pubsub.subscriber.modify_ack_deadline, request, "subscription", CLOSE_S)

@@ -1,4 +1,4 @@
-"""Topics and subscriptions of an app, one of each for every rank of every slot: making them, and removing them."""
+"""Makes and removes an app's topics and subscriptions, one of each for every rank of every slot."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from fsd_gcp.names import Names, generation_of
 
 __all__ = ["RETENTION_S", "make", "remove"]
 
-RETENTION_S = 3600  # no run is longer
+RETENTION_S = 3600  # longer than any run
 
 
 def make(api: Api, names: Names, pairs: Sequence[Pair], lease_s: int, worker: str) -> None:
-    """Make what the pairs need where it is missing; ``worker``, a member, may send and receive."""
+    """Make the topic and the subscription of each pair; a subscription that exists gets the acknowledgement deadline ``lease_s`` (seconds).
+
+    ``worker``: the member who may send and receive.
+    """
     labels = {policy.APP_LABEL: names.app}
     publisher, subscriber = api.pubsub.publisher, api.pubsub.subscriber
 
@@ -29,7 +32,7 @@ def make(api: Api, names: Names, pairs: Sequence[Pair], lease_s: int, worker: st
             topic=topic.name,
             ack_deadline_seconds=lease_s,
             message_retention_duration={"seconds": RETENTION_S},
-            expiration_policy=types.ExpirationPolicy.pb()(),  # never: the default is after 31 idle days
+            expiration_policy=types.ExpirationPolicy.pb()(),  # never; the default is 31 days without use
             labels=labels,
         )
         api.ask(publisher.create_topic, topic, "name", Code.ALREADY_EXISTS)
@@ -42,7 +45,7 @@ def make(api: Api, names: Names, pairs: Sequence[Pair], lease_s: int, worker: st
 
 
 def remove(api: Api, app: str, keep: str | None = None) -> list[str]:
-    """Remove the topics and subscriptions of an app but those of generation ``keep``; a line for each."""
+    """Remove the topics and subscriptions of an app except those of generation ``keep``. Returns one line of text for each."""
     removed = []
     for kind, transport in (("subscription", api.pubsub.subscriber), ("topic", api.pubsub.publisher)):
         listed, deleted = (getattr(types, f"{verb}Request").pb() for verb in (f"List{kind.title()}s", f"Delete{kind.title()}"))
@@ -55,7 +58,7 @@ def remove(api: Api, app: str, keep: str | None = None) -> list[str]:
             if not page.page_token:
                 break
         old = [name for name in names if generation_of(app, name) not in (None, keep)]
-        calls = [(deleting, deleted(**{kind: name}), kind, Code.NOT_FOUND) for name in old]  # a listing may name what is deleted already
+        calls = [(deleting, deleted(**{kind: name}), kind, Code.NOT_FOUND) for name in old]  # a listing may name deleted ones
         gone = api.each(lambda call: api.ask(*call), calls)
         removed += sorted(f"{kind} {name.rpartition('/')[2]}" for name, answer in zip(old, gone, strict=True) if answer is not None)
     return removed

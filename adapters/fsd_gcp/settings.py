@@ -4,12 +4,12 @@
 project          the SDK's own chain      the project of all resources
 region           us-central1              the region of all resources
 bucket           fsd-APP-PROJECT          the app's bucket; a bucket that holds objects and is not the app's is refused
-service_account  made, and removed again  the address of a service account that you made for the function, where you may not make one
+service_account  made, and removed again  address of a service account that you made for the function, where you may not make accounts
 memory_mb        2048                     memory of one function; one CPU up to 4096, then 2, 4 or 8 CPUs
-timeout_s        900                      time limit of one function
-concurrency      100                      functions of this app at once; more may need a larger quota
-lease_s          10                       a message that was delivered and not acknowledged is delivered again after this time
-receive          pull                     or stream: the service sends messages over a connection that stays open
+timeout_s        900                      time limit of one function, in seconds
+concurrency      100                      functions of this app at once; a higher number may need a larger quota
+lease_s          10                       seconds until a delivered message that is not acknowledged is delivered again
+receive          pull                     pull: a request for each receive; stream: the service sends over an open connection
 runtime          python312                the function's interpreter
 package          true                     false uploads no code: for an emulator that runs what is installed on this machine
 ===============  =======================  ========================================================================================
@@ -41,7 +41,7 @@ _ACCOUNT = matching(r"[a-z][a-z0-9-]{4,28}[a-z0-9]@[a-z0-9.-]+\.gserviceaccount\
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The keys and their defaults; the module's text says what each of them means."""
+    """The keys and their defaults; the table in the docstring of the module explains each key."""
 
     project: str = key(_PROJECT, default="")
     region: str = key(_REGION, default="us-central1")
@@ -57,6 +57,6 @@ class Settings:
 
 
 def parse(table: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Settings:
-    """The table as `Settings`. Raises `InputError` with the key, its value and what was expected."""
+    """Convert the table into `Settings`. Raises `InputError` that names the key, its value and the expected values."""
     parsed = read(Settings, table, "[gcp] ")
     return attrs.evolve(parsed, package=False) if environ.get("FSD_GCP_PACKAGE") == "0" else parsed

@@ -1,4 +1,6 @@
-"""The environment variables that a deployment sets for its functions. A module of its own: the package and its parts both read it."""
+"""The environment variables that a deployment sets for its functions. They have their own module, since the package and its modules both
+import them.
+"""
 
 from __future__ import annotations
 
