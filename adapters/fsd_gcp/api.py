@@ -60,7 +60,10 @@ class Api(Requests):
         return Code.UNAVAILABLE if refused and time.time() < self.settles_until else errors.classify(error)
 
     def settling(self) -> None:
-        """Note that an account or a role was just made: for the next `SETTLE_S` seconds `call` repeats requests that Google refuses."""
+        """Note that an account or a role was just made.
+
+        For the next `SETTLE_S` seconds `call` repeats requests that a service refuses with a text in `_SETTLING`.
+        """
         self.settles_until = time.time() + SETTLE_S
 
     def member(self) -> str:
@@ -171,7 +174,7 @@ class Api(Requests):
             if error.status == 412:  # Cloud Storage's answer in this case; the other services answer ABORTED
                 raise Answered("ABORTED", error.said, 409) from error
             if not (error.word == "UNIMPLEMENTED" and service == "pubsub" and "PUBSUB_EMULATOR_HOST" in os.environ):
-                raise  # ignored is only the error of Google's emulator of Pub/Sub, which has no policies
+                raise  # only one error is ignored: Google's emulator of Pub/Sub has no policies
 
     def finished(self, what: str, operation: dict[str, Any]) -> dict[str, Any]:
         """Wait for the end of an operation, and return its last state. Raises `DriverError` with the service's text where it failed."""

@@ -47,7 +47,7 @@ def _file() -> str:
 
 @functools.lru_cache(maxsize=4)
 def _credentials(environment: frozenset[tuple[str, str]]) -> tuple[Any, Any]:
-    return default([SCOPE])[0], Request()  # Request() uses the proxy variables for each URL: none for the metadata server
+    return default([SCOPE])[0], Request()  # it chooses the proxy for each URL: the metadata server may have none
 
 
 def signer() -> Callable[[str], dict[str, str]]:

@@ -48,7 +48,7 @@ class Answered(Exception):
             said, details = str(error.get("message", "")), error.get("details", ())
         except (ValueError, KeyError, TypeError, AttributeError):
             word, said, details = "", body[:300].decode(errors="replace"), ()
-        reasons = [each["reason"] for each in details if isinstance(each, dict) and "reason" in each]  # of google.rpc.ErrorInfo
+        reasons = [each["reason"] for each in details if isinstance(each, dict) and "reason" in each]  # entries google.rpc.ErrorInfo
         return Answered(str(word), " ".join([*said.split(), *(f"({reason})" for reason in reasons)])[:1000], status)
 
 
@@ -84,7 +84,7 @@ def classify(error: BaseException) -> Code:
     if isinstance(error, Refused):
         return error.code
     if isinstance(error, Answered):
-        damaged = error.status == 400 and "match calculated" in error.said  # in transit: another attempt may work
+        damaged = error.status == 400 and "match calculated" in error.said  # the body changed in transit
         return Code.UNAVAILABLE if damaged else status_code(error.status, error.word)
     if isinstance(error, auth.GoogleAuthError) and error.retryable:
         return Code.UNAVAILABLE

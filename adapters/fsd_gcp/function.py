@@ -149,7 +149,7 @@ def _service(resources: Resources) -> dict[str, Any]:
         "ingressSettings": "ALLOW_ALL",  # clients are outside Google's network; the service still asks for a token
         "environmentVariables": {
             RESOURCES: to_environment(resources),
-            "THREADS": "1",  # with one thread the server ends a request at its time limit; with several threads it only stops waiting
+            "THREADS": "1",  # with one thread the server ends a request at its time limit; with several the thread would continue
         },
     }
     return {"serviceConfig": config}

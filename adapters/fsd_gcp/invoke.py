@@ -3,8 +3,8 @@
 
 The service accepts only requests with an ID token that was made for this service. A function, or a process with the key of a service
 account, requests an ID token of its own account. Google gives a person no such token: a person who logged in with gcloud requests an ID
-token of the app's service account. This needs the role roles/iam.serviceAccountOpenIdTokenCreator on that account; ``fsd deploy`` gives
-the role to the person who deploys.
+token of the app's service account. The person needs the role roles/iam.serviceAccountOpenIdTokenCreator on that account; ``fsd deploy``
+gives the role to the person who deploys.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["GcpInvoker", "IdTokens"]
 
 PAYLOAD_BYTES = 32_000_000
 TOKENS = "https://iamcredentials.googleapis.com"
-_FRESH_S = 300.0  # seconds before its end a token is replaced: it must still be valid when the request arrives
+_FRESH_S = 300.0  # a token is replaced so many seconds before it expires: it must be valid when the request arrives
 
 
 class IdTokens:

@@ -9,7 +9,7 @@ __all__ = ["LEASES_S", "OBJECTS", "messages"]
 LEASES_S = (10, 600)  # the acknowledgement deadlines that a subscription accepts, in seconds
 _REQUEST_BYTES = 10_000_000  # the limit of one encoded PublishRequest
 _TOPIC_BYTES = 400  # room for the topic's full name in it: 255 characters, the project's name, and fixed words
-_OVERHEAD_BYTES = 40  # of each message: the encoding adds at most 10; the bill adds 20 for its time, and its id
+_OVERHEAD_BYTES = 40  # bytes for each message: the encoding adds at most 10; the bill adds 20 for its time, and its id
 
 OBJECTS = ObjectLimits(
     object_bytes=5 << 40,

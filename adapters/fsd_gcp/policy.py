@@ -65,7 +65,7 @@ def account(names: Mapping[str, str], member: str) -> list[Grant]:
     """The roles on the function's account for the member who deploys: to let a function run as this account, and to get its ID tokens."""
     own = f"v1/projects/{names['project']}/serviceAccounts/{names['service_account']}"
     grants = [Grant("iam", own, "roles/iam.serviceAccountUser", member)]
-    if member.startswith("user:"):  # Google gives a person no ID token of their own
+    if member.startswith("user:"):  # Google gives a person no ID token for a service
         grants.append(Grant("iam", own, "roles/iam.serviceAccountOpenIdTokenCreator", member))
     return grants
 

@@ -56,7 +56,7 @@ class GcpProvisioner(AppProvisioner[Api]):
     def read(self, api: Api, app: str) -> Resources | None:
         """The app's resources, which its function records: see `fsd_gcp.function.read`.
 
-        Raises `InputError` that lists all APIs that are off, if the API of functions is.
+        Where the API of Cloud Functions is off, raises `InputError` that lists all APIs that are off.
         """
         try:
             return function.read(api, app)

@@ -31,7 +31,7 @@ __all__ = ["HOST", "Pubsub", "Stream"]
 
 HOST = "pubsub.googleapis.com"
 CLOSE_S = 2.0  # time limit for Pub/Sub to end a stream that was closed
-_BEAT_S = 30.0  # seconds between messages to Pub/Sub, which ends a stream without any
+_BEAT_S = 30.0  # seconds between empty requests on a stream: Pub/Sub ends a silent stream
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # a pull may be larger than gRPC's 4 MiB
     ("grpc.max_send_message_length", -1),
@@ -125,7 +125,7 @@ class Stream:
     def take(self, limit: int, wait_s: float) -> Sequence[Delivery]:
         """Return up to ``limit`` messages as soon as one has arrived; an empty list if none arrives within ``wait_s`` seconds.
 
-        Raises the `Answered` that ended the stream, once all its messages are taken.
+        Where the stream ended and no message is left, raises the `Answered` that ended it.
         """
         taken: list[Delivery] = []
         with suppress(Empty):
