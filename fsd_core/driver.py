@@ -244,7 +244,9 @@ class InvokeLimits:
     source: str  # where the figures are published: an address or a title
     as_of: str  # the day on which the figures were read: "2025-01-31"
     end_with_client: bool = False  # closing the client's driver ends all functions that it started
-    failures: Literal["host", "queue", "launcher"] = "host"
+    failures: Literal["host", "queue", "launcher"] = attrs.field(
+        default="host", validator=attrs.validators.in_(("host", "queue", "launcher"))
+    )
     process_bytes: int = 72 << 20  # memory of a worker before it loads its weights: interpreter, numpy and the provider's imports
     start_s: float = 5.0  # core repeats a launch whose function has not begun within this time; 99 % of the cold starts are shorter
 

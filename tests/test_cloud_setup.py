@@ -52,7 +52,7 @@ def find(cloud: str, app: str = "x") -> Resources | None:
         ("aws", {"runtime": "python3.9"}, r"runtime = 'python3.9': expected one of python3.12"),
         ("aws", {"bucket": "My_Bucket"}, r"bucket = 'My_Bucket': expected 3 to 63"),
         ("aws", {"role": "admin"}, r"role = 'admin': expected the ARN of a role"),
-        ("aws", {"concurrency": 0}, r"concurrency = 0: expected a whole number of at least 1"),
+        ("aws", {"concurrency": 0}, r"concurrency = 0: expected a whole number from 1 to 1000000"),
         ("azure", {"zzz": 1}, r"zzz: unknown key; known are subscription, region, resource_group"),
         ("azure", {"subscription": "mine"}, r"subscription = 'mine': expected a subscription's id"),
         ("azure", {"region": "East US"}, r"region = 'East US': expected a region's short name"),

@@ -136,7 +136,7 @@ def test_a_whole_answer_does_not_wait_for_ever_for_the_record_of_rank_0(
     start: Start, store: Store, model: Model, inputs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It died before its record, and nobody reports it: without this the run would last until its deadline."""
-    monkeypatch.setattr(fsd_core.client.follow, "STORE_CHECKS", 1)
+    monkeypatch.setattr(fsd_core.client.follow, "OUTPUT_CHECKS", 1)
     monkeypatch.setattr(fsd_core.client.follow, "RECORD_S", 0.5)
     with pytest.warns(UserWarning, match="the answer is complete, .* rank 0: every .* rank 0 left no record within"):
         result = start({"rank": 0, "at": "record", "quiet": True}, timeout=1000.0)

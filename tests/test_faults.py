@@ -116,6 +116,7 @@ def test_parse() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "dup=.1", "duplicate", "duplicate=", "duplicate=x", "duplicate=1.1", "duplicate=-0.1", "duplicate=nan", "duplicate=1e999",
+     "delay=1_0ms", "delay=+5ms", "delay= 5 ms", "duplicate=0.1_0", "seed=1_0",
      "delay=50", "delay=ms", "delay=-5ms", "delay=61s", "delay=5m", "seed=1.5", "seed=-1", "seed=", "reject=.1,reject=.1", "reject=.1,"],
 )  # fmt: skip
 def test_parse_refuses(text: str) -> None:

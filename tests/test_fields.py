@@ -107,6 +107,14 @@ def test_a_flags_text_is_read(kind: str, text: str, value: Any) -> None:
     assert KINDS[kind].read_text(text, "--key ") == value
 
 
+def test_large_numbers_and_whole_numbers_written_with_a_point() -> None:
+    assert fields.number(huge=True).check(1e30, "--clip ") == 1e30
+    with pytest.raises(InputError, match=r"a number above 1e\+18"):
+        fields.number().check(1e30, "--clip ")
+    assert repr(fields.choice(512, 2048).check(2048.0, "memory_mb = ")) == "2048"
+    assert not fields.choice(1, 2).holds(True)
+
+
 @pytest.mark.parametrize(
     ("kind", "text"), [("integer", "7.5"), ("integer", "-6"), ("number", "x"), ("number", "inf"), ("boolean", "maybe")]
 )

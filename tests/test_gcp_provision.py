@@ -204,6 +204,15 @@ def test_roles_that_others_gave_stay(app: str, gcp: Rest) -> None:
     assert {(each.resource, each.role, each.member) for each in theirs} <= bindings(gcp, theirs)
 
 
+def test_labels_that_others_gave_a_bucket_stay(app: str, gcp: Rest) -> None:
+    provisioner().ensure(app, 1, 1)
+    bucket = gcp.storage.get_bucket(names.bucket(app, PROJECT), retry=None)
+    bucket.labels = {**bucket.labels, "team": "research"}
+    bucket.patch(retry=None)
+    provisioner(concurrency=9).ensure(app, 1, 1)
+    assert gcp.storage.get_bucket(bucket.name, retry=None).labels == {policy.APP_LABEL: app, "team": "research"}
+
+
 def test_conditional_roles_that_others_gave_stay(app: str, gcp: Rest) -> None:
     made = provisioner().ensure(app, 1, 1)
     mate, other = (policy.client(made.names, f"serviceAccount:{who}@elsewhere.iam.gserviceaccount.com") for who in ("mate", "other"))

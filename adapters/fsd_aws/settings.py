@@ -44,7 +44,7 @@ class Settings:
     role: str = key(_ROLE, default="")
     memory_mb: int = key(integer(128, 10240), default=1769)
     timeout_s: int = key(integer(1, 900, "seconds"), default=900)
-    concurrency: int | None = key(integer(1), default=None)
+    concurrency: int | None = key(integer(1, 1_000_000), default=None)
     lease_s: int = key(integer(1, 43200, "seconds"), default=3)
     text: bool | str = key(_TEXT, default="auto")
     message_kb: int = key(integer(256, 1024), default=256)

@@ -15,7 +15,6 @@ from typing import Any
 
 from google.api_core.iam import Policy
 from google.auth import exceptions as auth
-from google.auth.transport.requests import Request
 from google.iam.v1 import iam_policy_pb2 as iam
 from google.oauth2.credentials import Credentials
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -25,7 +24,7 @@ from fsd_core.errors import DriverError
 from fsd_core.providers.addresses import address
 from fsd_core.providers.requests import Requests
 from fsd_gcp import errors
-from fsd_gcp.clients import SCOPE, Session, default
+from fsd_gcp.clients import SCOPE, Session, default, token_request
 from fsd_gcp.errors import Answered
 from fsd_gcp.objects import client
 from fsd_gcp.policy import Grant
@@ -74,7 +73,7 @@ class Api(Requests):
         found: Any = default([SCOPE, *_WHO])[0]
         person = isinstance(found, Credentials)
         if person or getattr(found, "service_account_email", "") == "default":  # only a request shows the account
-            self.repeat("who you are", lambda: found.refresh(Request()))
+            self.repeat("who you are", lambda: found.refresh(token_request()))
         if not person:
             address = str(getattr(found, "service_account_email", ""))
             return f"serviceAccount:{address}" if "@" in address else ""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import os
+import ssl
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from requests.adapters import HTTPAdapter
 from fsd_core.providers.proxies import proxy_for
 from fsd_gcp.errors import Answered
 
-__all__ = ["SCOPE", "Session", "default", "signer"]
+__all__ = ["SCOPE", "Session", "default", "signer", "token_request"]
 
 POOL = 32  # connections to one host: for fsd_core's 16 threads, and some more; opened when needed
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # every service: the roles limit what the credentials allow
@@ -45,9 +46,34 @@ def _file() -> str:
     return f"{name}={os.environ[name]}" if os.environ.get(name) else "the file that 'gcloud auth application-default login' wrote"
 
 
+def _certificates() -> str | bool:
+    """The file of certificates that a variable names, else that of this machine's OpenSSL, else those of requests (`True`)."""
+    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
+    return named or ssl.get_default_verify_paths().cafile or True
+
+
+class _TokenSession(requests.Session):
+    """Requests tokens for google-auth: with our certificates and time-outs, and for each URL the proxy that `proxy_for` chooses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.verify = _certificates()
+
+    def request(self, method: str, url: str, **settings: Any) -> requests.Response:  # type: ignore[override]
+        proxy = proxy_for(url)
+        proxies = dict.fromkeys(("http", "https"), proxy.secret_url) if proxy else {}
+        return super().request(method, url, **settings | {"timeout": TIMEOUT_S, "proxies": proxies})
+
+
+def token_request() -> Any:
+    """What google-auth sends its own requests with, for instance to refresh credentials."""
+    return Request(_TokenSession())
+
+
 @functools.lru_cache(maxsize=4)
 def _credentials(environment: frozenset[tuple[str, str]]) -> tuple[Any, Any]:
-    return default([SCOPE])[0], Request()  # it chooses the proxy for each URL: the metadata server may have none
+    return default([SCOPE])[0], token_request()
 
 
 def signer() -> Callable[[str], dict[str, str]]:
@@ -80,7 +106,7 @@ class Session(requests.Session):
         self.base = base.rstrip("/")
         self.trust_env = False
         self.headers["Accept-Encoding"] = "identity"  # no compression: the bodies of objects are read unchanged
-        self.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
+        self.verify = _certificates()
         if proxy := proxy_for(self.base):
             self.proxies = dict.fromkeys(("http", "https"), proxy.secret_url)
         self.mount(self.base, HTTPAdapter(pool_maxsize=POOL))  # its max_retries is 0

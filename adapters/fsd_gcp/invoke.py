@@ -15,14 +15,13 @@ import time
 from typing import Any
 
 from google.auth import exceptions, jwt
-from google.auth.transport.requests import Request
 from google.oauth2 import id_token
 from google.oauth2.credentials import Credentials
 
 from fsd_core.driver import Code, Resources
 from fsd_core.providers import http_invoke as posts
 from fsd_core.providers.environment import function_limits
-from fsd_gcp.clients import SCOPE, Session, default
+from fsd_gcp.clients import SCOPE, Session, default, token_request
 from fsd_gcp.errors import classify
 from fsd_gcp.variables import RESOURCES
 
@@ -55,7 +54,7 @@ class IdTokens:
     def _fetch(self) -> str:
         if RESOURCES in os.environ or not isinstance(default([SCOPE])[0], Credentials):
             try:
-                request = Request()
+                request = token_request()
                 found: Any = id_token.fetch_id_token_credentials(self._audience, request)
                 found.refresh(request)
                 return str(found.token)
@@ -80,7 +79,7 @@ class GcpInvoker(posts.HttpInvoker):
             source="https://cloud.google.com/run/quotas (HTTP/1 requests of 32 MiB), functions/docs/configuring/max-instances",
             as_of="2025-11-01",
             failures="launcher",
-            process_bytes=96 << 20,  # memory of the runtime and imports, mostly grpc, google-auth and the server
+            process_bytes=112 << 20,  # memory of the runtime and imports, mostly grpc, google-auth and the server
             start_s=6.0,  # the 99th percentile of cold starts was 5.2 s (Flask, 1 vCPU, europe-west1, February 2026)
         )
         self._tokens = IdTokens(names["url"], names["service_account"])

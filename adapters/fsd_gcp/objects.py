@@ -72,7 +72,7 @@ class GcpObjects:
         url = f"/download/storage/v1{self._objects}/{quote(key, safe='')}?alt=media"
         body = io.BytesIO()
         try:
-            RawDownload(url, body, first or None, last, retry=None, single_shot_download=True).consume(self._client._http)
+            RawDownload(url, body, first or None, last, retry=None).consume(self._client._http)
         except Answered as error:
             if error.status == 416:  # the object exists and ends before ``start``
                 return b""

@@ -174,7 +174,7 @@ def _make_bucket(api: Api, app: str, name: str) -> None:
 
 
 def _set(bucket: Any, app: str) -> None:
-    bucket.labels = {policy.APP_LABEL: app}
+    bucket.labels = {**bucket.labels, policy.APP_LABEL: app}  # a label that is left out would be removed
     bucket.iam_configuration.uniform_bucket_level_access_enabled = True
     bucket.iam_configuration.public_access_prevention = "enforced"
     kept = bucket.soft_delete_policy

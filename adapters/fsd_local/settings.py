@@ -30,9 +30,9 @@ class Settings:
     """The keys and their defaults; the table in the docstring of the module explains each key."""
 
     root: str = key(matching(r".*", "a path in quotes"), default="")
-    memory_mb: int = key(integer(64), default=2048)
+    memory_mb: int = key(integer(64, 10**9), default=2048)
     timeout_s: float = key(_TIME, default=900.0)
-    concurrency: int = key(integer(1), default=128)
+    concurrency: int = key(integer(1, 10**9), default=128)
     lease_s: float = key(_TIME, default=2.0)
     cold: bool = key(boolean(), default=False)
 

@@ -231,7 +231,8 @@ def explain(data: bytes) -> Aborted:
     Raises nothing: if ``data`` is damaged, the message of the `Aborted` explains this.
     """
     try:
-        found = fields.read(_Reason, unseal(data, "the reason"), "the reason: ")
+        content = unseal(data, "the reason")
+        found = fields.read(_Reason, content, "the reason: ", known=content.keys())  # a newer version may write more
     except (Damaged, InputError):
         return Aborted(Code.UNKNOWN, "the run was aborted, and its reason cannot be read")
     error = Aborted(Code[found.code], found.message, rank=found.rank, layer=found.layer)

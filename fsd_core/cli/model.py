@@ -30,12 +30,14 @@ Examples:
 )
 @click.argument("source")
 @click.argument("out")
-@click.option("--bias", type=Checked(number(-math.inf)), metavar="B", help="Bias of every neuron (default: the biases of SOURCE, else 0).")
+@click.option(
+    "--bias", type=Checked(number(-math.inf, huge=True)), metavar="B", help="Bias of every neuron (default: the biases of SOURCE, else 0)."
+)
 @click.option("--rule", type=Checked(choice("plain", "challenge")), default="plain", metavar="plain|challenge",
               help="plain adds the bias to every sum, challenge only to sums that are not zero.  [default: plain]")  # fmt: skip
 @click.option("--activation", type=Checked(choice("identity", "relu", "sigmoid", "tanh", "softmax")), default="relu",
               metavar="NAME", help="Activation of every layer: identity, relu, sigmoid, tanh or softmax.  [default: relu]")  # fmt: skip
-@click.option("--clip", type=Checked(number(0, above=True)), metavar="C", help="Upper limit of the activations of relu.")
+@click.option("--clip", type=Checked(number(0, above=True, huge=True)), metavar="C", help="Upper limit of the activations of relu.")
 @with_settings()
 def import_command(
     screen: Screen, settings: Settings, source: str, out: str, bias: float | None, rule: str, activation: str, clip: float | None

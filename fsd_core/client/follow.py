@@ -21,6 +21,7 @@ FIRST_POLL_S, LAST_POLL_S = 0.02, 1.0
 PROGRESS_POLL_S = 0.5  # runs that are polled more often are too young to have a progress report
 CHECK_S = 1.0
 STORE_CHECKS = 5
+OUTPUT_CHECKS = 60  # each lists the outputs, so a run of less than a minute lists none
 RECORD_S = 60.0  # after the last output: rank 0 may learn late that all ranks are done, as when replies of its queue were lost
 GRACE_S = 2.0  # after the deadline: workers end by themselves then, and write why
 
@@ -45,11 +46,11 @@ def follow(
             checks += 1
             if checks % STORE_CHECKS == 0:
                 store.get(keys.config)  # raises if the store was removed: then neither a record nor a failure will come
-                if complete_at is None and complete(store, keys, slices):
-                    complete_at = time.monotonic()
-                if complete_at is not None and time.monotonic() - complete_at > RECORD_S:
-                    reason = f"every rank has written its output, but rank 0 left no record within {RECORD_S:g} s after that"
-                    raise RunFailed(Code.NOT_FOUND, reason, rank=0)
+            if checks % OUTPUT_CHECKS == 0 and complete_at is None and complete(store, keys, slices):
+                complete_at = time.monotonic()
+            if complete_at is not None and time.monotonic() - complete_at > RECORD_S:
+                reason = f"every rank has written its output, but rank 0 left no record within {RECORD_S:g} s after that"
+                raise RunFailed(Code.NOT_FOUND, reason, rank=0)
             next_check = time.monotonic() + CHECK_S
         if wait_s > PROGRESS_POLL_S and (report := store.find(keys.progress(number))) is not None:
             with suppress(Damaged, KeyError):  # a lost progress report does no harm

@@ -94,8 +94,11 @@ def integer(low: int, high: int | None = None, unit: str = "") -> Kind:
     return Kind(expected, holds, int, int, "N")
 
 
-def number(low: float = 0.0, high: float = math.inf, unit: str = "", *, above: bool = False) -> Kind:
-    """A finite number from ``low`` to ``high``, both included. With ``above``, the number has to be larger than ``low``."""
+def number(low: float = 0.0, high: float = math.inf, unit: str = "", *, above: bool = False, huge: bool = False) -> Kind:
+    """A finite number from ``low`` to ``high``, both included. With ``above``, the number has to be larger than ``low``.
+
+    Numbers above `LARGEST` are accepted only with ``huge``.
+    """
     of = f" of {unit}" if unit else ""
     first, last = f"{low:.15g}", f"{high:.15g}"
     if above:
@@ -106,7 +109,8 @@ def number(low: float = 0.0, high: float = math.inf, unit: str = "", *, above: b
         expected = f"a finite number{of}"
 
     def holds(value: Any) -> bool:
-        return _is_number(value) and low <= value <= high and not (above and value == low)
+        sized = _is_finite(value) if huge else _is_number(value)
+        return sized and low <= value <= high and not (above and value == low)
 
     return Kind(expected, holds, float, float, unit.upper() or "NUMBER")
 
@@ -124,8 +128,12 @@ def matching(pattern: str, expected: str, metavar: str = "TEXT") -> Kind:
 def choice(*values: str | int) -> Kind:
     """One of ``values``, which are texts or whole numbers."""
     words = [str(value) for value in values]
-    kinds = {type(value) for value in values}
-    return Kind(f"one of {', '.join(words)}", lambda value: type(value) in kinds and value in values, metavar="|".join(words))
+    whole = {value for value in values if isinstance(value, int)}
+
+    def holds(value: Any) -> bool:
+        return (isinstance(value, str) and value in values) or (_is_number(value) and value in whole)
+
+    return Kind(f"one of {', '.join(words)}", holds, lambda value: value if isinstance(value, str) else int(value), metavar="|".join(words))
 
 
 def boolean() -> Kind:

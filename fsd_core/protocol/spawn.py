@@ -56,8 +56,11 @@ class LaunchPayload:
 
     @staticmethod
     def unpack(fields: Mapping[str, Any]) -> LaunchPayload:
-        """Convert decoded JSON to a payload. Raises `InputError` if a key is unknown, is missing or has a wrong value."""
-        return read(LaunchPayload, fields, "launch payload: ")
+        """Convert decoded JSON to a payload. Raises `InputError` if a key is missing or has a wrong value.
+
+        Unknown keys are ignored: the run's configuration, which the worker reads next, names the version of fsd.
+        """
+        return read(LaunchPayload, fields, "launch payload: ", known=fields.keys())
 
 
 @attrs.frozen

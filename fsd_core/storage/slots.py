@@ -134,8 +134,11 @@ def _read(store: Store, lease_key: str) -> _Holder | None:
     until = time.monotonic() + 1.5 * RENEW_S
     while (data := store.find(lease_key)) is not None:
         try:
-            return read(_Holder, unseal(data, "a lease"), "a lease: ")
-        except (Damaged, InputError):
+            found = unseal(data, "a lease")
+            return read(_Holder, found, "a lease: ", known=found.keys())
+        except InputError:  # of another form: waiting would not help
+            return None
+        except Damaged:
             if time.monotonic() >= until or store.retry.stop.wait(1.0):
                 break
     return None

@@ -38,10 +38,23 @@ def _seconds(text: str) -> float:
     match = re.fullmatch(r"([^ms]*)(ms|s)", text)
     if not match:
         raise ValueError(text)
-    return float(match[1]) / (1000 if match[2] == "ms" else 1)
+    return _plain_number(match[1]) / (1000 if match[2] == "ms" else 1)
 
 
-_RATE = number(0, 1)
+def _plain_number(text: str) -> float:
+    if not re.fullmatch(r"(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?", text, re.ASCII):
+        raise ValueError(text)
+    return float(text)
+
+
+def _digits(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError(text)
+    return int(text)
+
+
+_RATE = attrs.evolve(number(0, 1), parse=_plain_number)
+_SEED = attrs.evolve(integer(0, 10**18 - 1), parse=_digits)
 _DELAY = attrs.evolve(
     number(0, _MAX_DELAY_S), expected=f"a time from 0s to {_MAX_DELAY_S:g}s with its unit, for instance 50ms", parse=_seconds
 )
@@ -66,7 +79,7 @@ class Faults:
     throttle: float = key(_RATE, default=0.0)  # a call is refused and has no effect
     lost_reply: float = key(_RATE, default=0.0)  # a call takes effect and raises
     late: float = key(_RATE, default=0.0)  # a launch is made after `LATE_S`
-    seed: int = key(integer(0, 10**18 - 1), default=0)
+    seed: int = key(_SEED, default=0)
 
     @staticmethod
     def parse(text: str) -> Faults:
