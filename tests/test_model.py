@@ -370,7 +370,7 @@ def test_files_that_are_missing_empty_or_double(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("nowhere", "nowhere: no such folder: expected a folder that fsd made"),
+        ("nowhere", "nowhere: no such folder: expected a model that fsd made"),
         ("a" * 5000, "no such folder"),
         ("empty", "empty: is a folder without a model"),
         ("file.npz", "is a file: expected the folder of a model; 'fsd model import'"),
