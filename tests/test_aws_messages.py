@@ -288,6 +288,6 @@ def test_names_fit_and_are_known_again() -> None:
     assert list(evolve(inner, message_kb=512).topics(101, 2)) == [
         f"fsd-a-b-01234567-{slot}-t{shard}" for slot in (0, 1) for shard in (0, 1)
     ]
-    with pytest.raises(ValueError, match="does not end in"):
+    with pytest.raises(ValueError, match="expected it to end in"):
         names.url_prefix("http://x/1/other", "name")
     assert entry_code("AWS.SimpleQueueService.QueueDeletedRecently") is Code.UNAVAILABLE

@@ -392,8 +392,8 @@ def test_published_code_runs_with_nothing_but_itself() -> None:
         assert str(Path(emulator.ready["logs"]).parent / "code") in found["file"]
         for package, words in (
             (b"no zip", "expected a zip"),
-            (zipped(**{"host.json": ""}), "no host.json at its root"),
-            (zipped(**{"host.json": "{}"}), '"version" must be "2.0"'),
+            (zipped(**{"host.json": ""}), "expected host.json at its root"),
+            (zipped(**{"host.json": "{}"}), 'version: expected "2.0"'),
             (zipped(**{"function_app.py": "import numpy\n"}), "No module named 'numpy'"),
             (zipped(**{"function_app.py": "x = 1\n"}), "0 instances of FunctionApp"),
         ):

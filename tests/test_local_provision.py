@@ -137,7 +137,7 @@ def test_app_names_are_checked(tmp_path: Path, app: str) -> None:
 
 def test_attach_outside_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FSD_LOCAL_RESOURCES", raising=False)
-    with pytest.raises(InputError, match="no function"):
+    with pytest.raises(InputError, match="not a function"):
         PROVIDER.attach("app")
     monkeypatch.setenv("FSD_LOCAL_RESOURCES", json.dumps({"app": "app", "ranks": 2, "slots": 1, "names": {"root": "r"}}))
     assert PROVIDER.attach("app").names == {"root": "r"}

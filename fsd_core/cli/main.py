@@ -20,6 +20,8 @@ from fsd_core.common import interrupt
 
 __all__ = ["main"]
 
+_NO_MEMORY = ("can't start new thread", "failed to map segment", "annot allocate memory")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code. With ``--json``, it prints one JSON object, even if it fails.
@@ -100,7 +102,8 @@ def _explain(error: BaseException) -> tuple[int, dict[str, Any], str]:
     if isinstance(error, RunFailed):
         line = "; ".join([f"fsd: {error}", *getattr(error, "__notes__", ())])
         return 3, fields(error.code.name, error.message, error.rank, error.layer), line
-    if isinstance(error, OSError | MemoryError) or "can't start new thread" in str(error):  # an error of the machine, not a defect of fsd
+    # An error of the machine, not a defect of fsd. With too little memory, a library cannot be imported, and a thread cannot start.
+    if isinstance(error, OSError | MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         why = getattr(error, "strerror", None) or str(error) or "out of memory"
         text = f"{getattr(error, 'filename', None) or type(error).__name__}: {why}"
         return 3, fields("UNAVAILABLE", text), f"fsd: {text}"
