@@ -1,8 +1,8 @@
-"""What the clients of `fsd_azure` cost: a cold start, links, messages and objects, against the stand-in and Azurite.
+"""Measures the clients of `fsd_azure`: cold start, links, messages and objects, against the Service Bus stand-in and Azurite.
 
-``python benchmarks/azure_clients.py`` prints what a cold process pays for imports and clients, with its peak memory; links opened at
-once, as a worker of P ranks does; then messages of 1 and 10 KB and objects of 1 KB and 1 MB. The servers' own time is in all
-figures but the processor time, which is the client's alone.
+``python benchmarks/azure_clients.py`` prints the time and the peak memory of imports and clients in a new process; the opening of many
+links at once, as a worker among P ranks does it; then messages of 1 and 10 KB, and objects of 1 KB and 1 MB. The processor time is that of
+the client alone; all other times include the server.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from fsd_azure import clients
+from fsd_azure.connection_strings import SERVICE_BUS, STORAGE
 from fsd_azure.messages import AzureMessages
 from fsd_azure.names import Names
 from fsd_azure.objects import AzureObjects
@@ -31,7 +31,7 @@ from fsd_core.driver import Message, Resources
 
 COLD = """
 import sys, time
-sys.modules["aiohttp"] = None  # of other packages here: a function has none, and azure-core would import it
+sys.modules["aiohttp"] = None  # other packages bring it to this machine, not to a function; azure-core would import it
 start = time.perf_counter()
 {code}
 took = time.perf_counter() - start
@@ -47,7 +47,7 @@ PLACE = Resources(
 
 
 def timed(count: int, action: Callable[[], object]) -> str:
-    """Median and 99th percentile in ms, and the processor time of one call."""
+    """A text with the median and the 99th percentile of ``count`` calls, and the processor time of one call, all in ms."""
     action()
     took, spent = [], time.process_time()
     for _ in range(count):
@@ -59,7 +59,7 @@ def timed(count: int, action: Callable[[], object]) -> str:
 
 
 def cold(rounds: int = 7) -> None:
-    """Imports and clients in a new process, disk warm."""
+    """Print the time and memory of imports and clients in new processes, with a warm disk."""
     for name, code in STARTS.items():
         found = []
         for _ in range(rounds):
@@ -72,7 +72,7 @@ def cold(rounds: int = 7) -> None:
 
 
 def links(count: int) -> None:
-    """A sender to each of ``count`` queues and one receiver, opened by core's 16 threads, and closed."""
+    """Open and close a sender to each of ``count`` queues and one receiver, with 16 threads as in core."""
     driver, began, spent = AzureMessages(PLACE, 0), time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(16) as pool:
         receiver = pool.submit(driver.receive, 0, 1, 0)
@@ -86,7 +86,7 @@ def links(count: int) -> None:
 
 
 def messages(size: int, count: int) -> None:
-    """Publish to a receiver that waits; then a stream."""
+    """Measure publish to a receiver that waits, then a stream, with bodies of ``size`` bytes."""
     driver, body = AzureMessages(PLACE, 0), os.urandom(size)
     began, latencies, sent = [0.0], [], threading.Event()
 
@@ -105,20 +105,20 @@ def messages(size: int, count: int) -> None:
     for number in range(count):
         sent.wait()
         sent.clear()
-        time.sleep(0.005)  # until the receiver waits again
+        time.sleep(0.005)  # time for the receiver to wait again
         began[0] = time.perf_counter()
         driver.publish([Message(0, body)])
         while len(latencies) <= number:
-            time.sleep(0.0002)  # short beside the millisecond that is measured, and leaves the receiver a processor
+            time.sleep(0.0002)  # short beside the measured millisecond; leaves a processor to the receiver
     thread.join()
     latencies.sort()
     print(f"publish to receive, {size:,} bytes: median {statistics.median(latencies):.2f} ms   p99 {latencies[int(0.99 * count)]:.2f} ms")
     print(f"publish {size:,} bytes: {timed(count, lambda: driver.publish([Message(0, body)]))}")
-    start, spent, left = time.perf_counter(), time.process_time(), count + 1
-    while left > 0:
+    start, spent, waiting = time.perf_counter(), time.process_time(), count + 1
+    while waiting > 0:
         found = driver.receive(0, 32, 5.0)
         driver.ack(0, [each.token for each in found])
-        left -= len(found)
+        waiting -= len(found)
     each = 1e6 / (count + 1)
     print(
         f"receive and ack: {each * (time.perf_counter() - start):.0f} us, processor {each * (time.process_time() - spent):.0f} us a message"
@@ -128,15 +128,15 @@ def messages(size: int, count: int) -> None:
 
 @contextmanager
 def servers() -> Iterator[None]:
-    """Both, with the queues and the container; this process is their client."""
+    """Run both servers with the queues within the block, with the environment of this process set to use them."""
     with tempfile.TemporaryDirectory() as folder:
         bus = ServiceBusServer(Path(folder), namespaces={"one": [queue for _, queue in Names.of(PLACE).queues(33, 1)]})
         blobs = Azurite(Path(folder))
         try:
             bus.start()
             blobs.start()
-            told = {clients.SERVICE_BUS: bus.connection_string(), clients.STORAGE: blobs.connection_string, "NO_PROXY": "127.0.0.1"}
-            with pointed(told, POINTERS["azure"]):
+            environment = {SERVICE_BUS: bus.connection_string(), STORAGE: blobs.connection_string, "NO_PROXY": "127.0.0.1"}
+            with pointed(environment, POINTERS["azure"]):
                 yield
         finally:
             blobs.stop()
@@ -144,7 +144,7 @@ def servers() -> Iterator[None]:
 
 
 def main() -> None:
-    """Print all."""
+    """Print all figures."""
     with servers():
         cold()
         for count in (1, 7, 15, 31):

@@ -1,6 +1,7 @@
-"""Queue or object: what the services charge for a run's communication, by the number of workers and two tariffs.
+"""Queue or object channel: the price of the communication of a run, by number of workers, for two tariffs.
 
-Runs on this machine, whose counts are close to a cloud's; function time is left out, for it would be this machine's.
+The runs take place on this machine, where the requests and bytes are close to those in a cloud. The price of function time is not included,
+since the seconds of this machine are not those of a cloud.
 
     python benchmarks/choosing.py --out docs/choosing.svg
 """
@@ -12,9 +13,9 @@ import sys
 
 import fsd_core
 from fsd_core.cost import Usage, bill, load
-from fsd_core.figures import FIGURES, Measured
 from fsd_core.model import open_model
 from fsd_core.model.inputs import open_inputs
+from fsd_core.report.figures import FIGURES, Measured
 
 TARIFFS = ("aws-us-east-1", "aws-icde2024")
 CHANNELS = {"queue": ("#0b5394", "o", "-"), "object": ("#d07000", "s", "--")}  # colour, mark, line
@@ -23,7 +24,7 @@ WORKERS = (2, 4, 8, 14, 20, 30, 42)
 
 
 def measure(model: str, inputs: str, counts: list[int], partition: str) -> dict[tuple[str, str], list[float]]:
-    """(Tariff, channel) -> USD for messages and objects of a thousand runs, one for each number of workers."""
+    """(Tariff, channel) -> USD for the messages and objects of a thousand runs, a number for each of ``counts`` workers."""
     network = open_model(model)
     samples = open_inputs(inputs, network.inputs)
     found: dict[tuple[str, str], list[float]] = {(tariff, channel): [] for tariff in TARIFFS for channel in CHANNELS}
@@ -32,7 +33,7 @@ def measure(model: str, inputs: str, counts: list[int], partition: str) -> dict[
     )
     print("|" + " ---: |" * (5 + len(TARIFFS)))
     for count in counts:
-        fsd_core.run(network, samples, channel="object", workers=count, partition=partition)  # unmeasured: it puts weights into the store
+        fsd_core.run(network, samples, channel="object", workers=count, partition=partition)  # not measured: this run stages the weights
         for channel in CHANNELS:
             result = fsd_core.run(network, samples, channel=channel, workers=count, partition=partition)
             record = result.to_json() | {"ranks": result.ranks}
@@ -50,7 +51,7 @@ def measure(model: str, inputs: str, counts: list[int], partition: str) -> dict[
 
 
 def plot(found: dict[tuple[str, str], list[float]], counts: list[int], title: str, out: str) -> None:
-    """One panel a tariff, both axes logarithmic."""
+    """Draw one panel for each tariff, with logarithmic axes, and save them as SVG to ``out``."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullLocator
@@ -80,7 +81,7 @@ def main() -> int:
     parser.add_argument("--input", default="digits")
     parser.add_argument("--workers", default=",".join(map(str, WORKERS)))
     parser.add_argument("--partition", default="hypergraph")
-    parser.add_argument("--out", help="where the plot goes, as SVG")
+    parser.add_argument("--out", help="the file of the plot, an SVG; default: no plot")
     given = parser.parse_args()
     counts = [int(word) for word in given.workers.split(",")]
     found = measure(given.model, given.input, counts, given.partition)

@@ -1,4 +1,4 @@
-"""Benchmarks on an emulator: the arguments of `fsd_core.run` that say where, and a way to begin anew."""
+"""Benchmarks on an emulator: the arguments of `fsd_core.run` that choose it, and a function that restarts it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from fsd_conformance import emulators
 
 @contextmanager
 def where(provider: str, emulator: str | None, cold: bool = False) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]:
-    """``provider`` itself (None), or its emulator of this name ("": the default) for the block, one that is up or else its own.
+    """Use ``provider`` itself (``emulator`` None) or its emulator of this name ("": the default) within the block.
 
-    The function that is given back restarts its own: moto grows by the bytes that are published. With ``cold`` it is always
-    its own, and functions start as in a cloud: a new process each, nothing imported before.
+    An emulator that runs already is used; otherwise the block starts one of its own. The second value is a function that restarts the
+    block's own emulator, since the memory of moto grows with the bytes that are published. With ``cold`` the block always starts its own,
+    and each function is a new process that has imported nothing, as in the cold start of a cloud.
     """
     if emulator is None:
         yield {"provider": provider, "settings": {"cold": True} if cold else {}}, lambda: None

@@ -1,9 +1,9 @@
-"""Whole runs, channels taking turns: seconds by phase, bytes and requests, beside what was published for the paper's system.
+"""Measures whole runs, with the channels in turns: seconds by phase, bytes and requests, beside the published figures of FSD-Inference.
 
     python benchmarks/end_to_end.py [--data FOLDER] [--workers 8] [--rounds 3] [--model radixnet:1024:120] [--input digits]
                                     [--provider aws --emulator NAME]
 
-With --data: the Graph Challenge's official N = 1024 model and its first 10,000 images, as in the published runs.
+With --data it takes the official N = 1024 model of the Graph Challenge and its first 10,000 images, as in the published runs.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ PHASES = ("total", "launch", "load", "compute", "exchange")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
+    parser.add_argument("--data", type=Path, help="folder with the files of the Graph Challenge")
     parser.add_argument("--model", default="radixnet:1024:120")
     parser.add_argument("--input", default="digits")
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--partition", default="hypergraph")
     parser.add_argument("--provider", default="local")
-    parser.add_argument("--emulator", nargs="?", const="", help="run on an emulator of the provider: its name, or nothing for the default")
+    parser.add_argument("--emulator", nargs="?", const="", help="run on an emulator of the provider: its name; without a name: the default")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     if options.data:
@@ -51,7 +51,7 @@ def main() -> None:
     with where(options.provider, options.emulator) as (place, _):
         common = {"partition": options.partition, **place}
         for _, arguments in cases:
-            fsd_core.run(model, inputs, **common, **arguments)  # stages, and computes the partition, so that no round pays for it
+            fsd_core.run(model, inputs, **common, **arguments)  # not measured: this run stages the model and computes the partition
         for _ in range(options.rounds):
             for name, arguments in cases:
                 results[name].append(fsd_core.run(model, inputs, **common, **arguments))

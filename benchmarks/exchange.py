@@ -1,8 +1,8 @@
-"""How long one all-to-all step takes over each channel, without any computing: P processes, everybody sends to everybody.
+"""Measures one step of the exchange over each channel, without computing: each of P processes sends to all others.
 
     python benchmarks/exchange.py [--workers 8] [--sizes 1,10,200] [--steps 60] [--rounds 3]
 
-The channels take turns (A, B, C, A, B, C, ...); the figures are over all rounds. A step's time is that of the slowest rank.
+The channels take turns (A, B, C, A, B, C, ...), and the figures are over all rounds. The time of a step is that of its slowest rank.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from fsd_core.channel import Channel, Exchange, HybridChannel, Membership, ObjectChannel, QueueChannel
-from fsd_core.keys import new_run
-from fsd_core.providers import find
-from fsd_core.retry import Retry
-from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
+from fsd_core.channel import Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, RankIdentity
+from fsd_core.providers.registry import find
+from fsd_core.storage.keys import new_run
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 
 CHANNELS = ("queue", "object", "hybrid")
 
 
 def work(root: str, kind: str, run: str, epoch: int, rank: int, workers: int, size: int, steps: int, warm: int) -> list[float]:
-    """One rank: the seconds that each step took, the first ``warm`` left out."""
+    """One rank: the duration of each step in seconds, without the first ``warm`` steps."""
     provider = find("local")
     resources = provider.provisioner({"root": root}).ensure("bench", workers, 1)
     deadline = time.time() + 300
     retry, pool = Retry(deadline, Meter()), ThreadPoolExecutor(16)
-    me = Membership(run, epoch, rank, workers, deadline)
+    me = RankIdentity(run, epoch, rank, workers, deadline)
     peers = [peer for peer in range(workers) if peer != rank]
     expected = dict.fromkeys(range(steps + warm), peers)
     store = Store(provider.objects(resources), retry)
     channel: Channel
     if kind == "object":
-        channel = ObjectChannel(store, Exchange(me, expected, retry, pool, eager=True))
+        channel = ObjectChannel(store, ChannelConfig(me, expected, retry, pool, eager=True))
     elif kind == "hybrid":
-        channel = HybridChannel(provider.messages(resources, 0), store, Exchange(me, expected, retry, pool))
+        channel = HybridChannel(provider.messages(resources, 0), store, ChannelConfig(me, expected, retry, pool))
     else:
-        channel = QueueChannel(provider.messages(resources, 0), Exchange(me, expected, retry, pool))
+        channel = QueueChannel(provider.messages(resources, 0), ChannelConfig(me, expected, retry, pool))
     payload = os.urandom(size)
     times = []
     for step in range(steps + warm):
@@ -61,7 +61,7 @@ def work(root: str, kind: str, run: str, epoch: int, rank: int, workers: int, si
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--sizes", default="1,10,200", help="payloads in KB, with commas")
+    parser.add_argument("--sizes", default="1,10,200", help="sizes of the payloads in KB, separated by commas")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()

@@ -1,15 +1,15 @@
-"""The Graph Challenge's official N = 1024 data, where a benchmark was given a folder with it."""
+"""Loads the official N = 1024 data of the Graph Challenge from the folder that a benchmark is given."""
 
 from __future__ import annotations
 
 import sys
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 
+import attrs
 from scipy.sparse import csr_matrix
 
-from fsd_core.home import home_folder
+from fsd_core.common.home import home_folder
 from fsd_core.model import Model
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.sources import open_model
@@ -17,21 +17,21 @@ from fsd_core.model.sources import open_model
 FILES = ("neuron1024.tar.xz", "sparse-images-1024-first10000.tsv.xz", "neuron1024-l120-categories-first10000.tsv")
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Challenge:
-    """Model, images, the samples (0-based) whose final row is not all zero, and the published partition's folder if it is there."""
+    """The official model with its images and answer."""
 
     model: Model
-    images: csr_matrix
-    truth: set[int]
-    published: Path | None
+    images: csr_matrix  # (samples, 1024) float32
+    truth: set[int]  # the samples (0-based) whose final row is not all zero
+    published: Path | None  # the folder of the published partition, if the data has it
 
 
 def load(data: Path | None) -> Challenge:
-    """The data below ``data``; without it, say what is missing and leave with exit code 0."""
+    """The data in folder ``data``. If a file is missing, print which, and exit with code 0."""
     missing = [name for name in FILES if data is None or not (data / name).exists()]
     if data is None or missing:
-        print(f"skipped: --data must name a folder with {', '.join(FILES)}" + (f"; {data} lacks {', '.join(missing)}" if data else ""))
+        print(f"skipped: expected --data FOLDER with {', '.join(FILES)}" + (f"; {data} lacks {', '.join(missing)}" if data else ""))
         sys.exit(0)
     cache = home_folder() / "graphchallenge"
     published = data / "paper-partition-1024-p8.tar.xz"

@@ -1,9 +1,9 @@
-"""Which client should the AWS object store have: botocore, boto3 around it, or obstore (Rust, Apache Arrow's object_store)?
+"""Compares three clients for the AWS object store: botocore, boto3 (a layer above it), and obstore (Apache Arrow's object_store, in Rust).
 
-``python benchmarks/object_clients.py`` (``pip install obstore boto3`` first) prints what a cold process pays for imports and
-clients, of the object store alone and with the SNS and SQS clients that a worker of the queue channel needs anyway, with
-the process's peak memory; then put and get of 1 KB and 1 MB against moto, the candidates taking turns. moto's own time is in
-all figures of requests: differences matter, not sums.
+``python benchmarks/object_clients.py`` (after ``pip install obstore boto3``) prints the time and the peak memory of imports and clients in
+a new process: for the object store alone, and together with the SNS and SQS clients that a worker of the queue channel needs. Then it
+prints put and get of 1 KB and 1 MB against moto, with the clients in turns. The figures of requests include the time of moto, so only their
+differences matter.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Get = Callable[[str], object]
 
 
 def candidates(url: str) -> dict[str, tuple[Put, Get]]:
-    """The same two requests by each client."""
+    """The name of each client -> its functions for put and get."""
     import boto3
     from obstore.store import S3Store
 
@@ -72,7 +72,7 @@ def candidates(url: str) -> dict[str, tuple[Put, Get]]:
 
 @contextmanager
 def moto() -> Iterator[str]:
-    """A server with the bucket, this process its client."""
+    """Run a moto server within the block, with the environment of this process set to use it; gives the address of the server."""
     with tempfile.TemporaryDirectory() as folder:
         server = MotoServer(Path(folder))
         try:
@@ -89,7 +89,7 @@ def figures(took: list[float]) -> str:
 
 
 def cold(rounds: int = 9) -> None:
-    """Imports and clients in a new process, disk warm."""
+    """Print the time and memory of imports and clients in new processes, with a warm disk."""
     took: dict[str, list[tuple[float, float]]] = {name: [] for name in STARTS}
     for _ in range(rounds):
         for name, code in STARTS.items():
@@ -103,23 +103,23 @@ def cold(rounds: int = 9) -> None:
 
 
 def requests(url: str, size: int, rounds: int) -> None:
-    """Put and get by turns."""
+    """Print the times of put and get of ``size`` bytes, with the clients in turns."""
     took: dict[tuple[str, str], list[float]] = {}
     clients, body = candidates(url), os.urandom(size)
     for number in range(rounds + 5):
         for name, (put, get) in clients.items():
             key = f"{name[:4]}/{number % 10}"
-            for verb, request in (("put", lambda: put(key, body)), ("get", lambda: get(key))):  # noqa: B023  called at once
+            for verb, request in (("put", lambda: put(key, body)), ("get", lambda: get(key))):  # noqa: B023  called within this turn
                 start = time.perf_counter()
                 request()
-                if number >= 5:  # the first open connections
+                if number >= 5:  # the first five requests open connections
                     took.setdefault((verb, name), []).append(1000 * (time.perf_counter() - start))
     for (verb, name), spent in sorted(took.items()):
         print(f"{verb} {size:>9,} bytes {name:24} {figures(spent)}")
 
 
 def main() -> None:
-    """Print all."""
+    """Print all figures."""
     cold()
     with moto() as url:
         from fsd_aws.clients import client

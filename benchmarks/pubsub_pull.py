@@ -1,8 +1,8 @@
-"""How should Pub/Sub's messages be received: by unary pulls, one after the other, or by a stream that stays open?
+"""How should Pub/Sub's messages be received: by unary pulls, one after the other, or by a stream that stays open ([gcp] receive)?
 
-``python benchmarks/pubsub_pull.py`` (``pip install google-cloud-pubsub`` first; Google's Pub/Sub emulator starts by itself)
-prints the time from publish to receive of single messages and of bursts until the last of them, by turns, and the CPU time
-of this process. The emulator's own time is in all figures: differences matter, not sums.
+``python benchmarks/pubsub_pull.py`` (Google's Pub/Sub emulator starts by itself) prints the time from publish to receive of single
+messages and of bursts until the last of them, by turns, and the CPU time of this process. The emulator's own time is in all figures:
+differences matter, not sums.
 """
 
 from __future__ import annotations
@@ -13,38 +13,28 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.pubsub import PubSub
 from fsd_core.driver import Message, Resources
-from fsd_gcp.clients import Http
+from fsd_gcp.clients import Session
 from fsd_gcp.messages import GcpMessages
 from fsd_gcp.names import Names
 
 HERE = Resources("bench", 2, 1, {"project": "bench", "generation": "0" * 8, "lease_s": "60"})
 NAMES = Names.of(HERE)
-WAYS = ("unary", "stream")
+WAYS = ("pull", "stream")
 
 
-class Receiver(Protocol):
-    """Gives the time at which each message arrived, in seconds."""
-
-    arrived: queue.Queue[float]
-
-    def close(self) -> None:
-        """End it."""
-
-
-class Unary:
-    """One pull after the other, each acknowledged in a request of its own, from another thread as core does."""
+class Receiver:
+    """One receive after the other; what came is acknowledged in a request of its own, from another thread as core does."""
 
     def __init__(self, driver: GcpMessages, rank: int) -> None:
-        self.arrived: queue.Queue[float] = queue.Queue()
+        self.arrived: queue.Queue[float] = queue.Queue()  # when each message did, in seconds
         self._acks: queue.Queue[list[object]] = queue.Queue()
         self._open, self._driver, self._rank = True, driver, rank
         self._threads = [threading.Thread(target=self._receive), threading.Thread(target=self._acknowledge)]
@@ -65,45 +55,10 @@ class Unary:
             self._driver.ack(self._rank, tokens)
 
     def close(self) -> None:
-        """Once its pull has ended."""
+        """Once its receive has ended."""
         self._open = False
         for thread in self._threads:
             thread.join()
-
-
-class Stream:
-    """One StreamingPull of Google's client, which carries the acknowledgements, too."""
-
-    def __init__(self, driver: GcpMessages, rank: int) -> None:
-        from google.pubsub_v1 import StreamingPullRequest, SubscriberClient
-        from google.pubsub_v1.services.subscriber.transports.grpc import SubscriberGrpcTransport
-
-        self.arrived: queue.Queue[float] = queue.Queue()
-        self._client = SubscriberClient(transport=SubscriberGrpcTransport(channel=driver.native()))
-        self._out: queue.Queue[Any] = queue.Queue()
-        self._out.put(StreamingPullRequest(subscription=NAMES.subscription(0, rank), stream_ack_deadline_seconds=60))
-        self._request = StreamingPullRequest
-        answers = self._client.streaming_pull(requests=iter(lambda: self._out.get(), None))
-        self._thread = threading.Thread(target=self._receive, args=(answers,))
-        self._thread.start()
-
-    def _receive(self, answers: Iterator[object]) -> None:
-        self._answers = answers
-        try:
-            for answer in answers:
-                found = list(answer.received_messages)
-                for _ in found:
-                    self.arrived.put(time.perf_counter())
-                self._out.put(self._request(ack_ids=[each.ack_id for each in found]))
-        except Exception as error:
-            if "cancelled" not in str(error).lower():
-                raise
-
-    def close(self) -> None:
-        """At once."""
-        self._answers.cancel()
-        self._out.put(None)
-        self._thread.join()
 
 
 def show(what: str, seconds: list[float], cpu_s: float) -> None:
@@ -148,13 +103,12 @@ def main() -> None:
 
 def run(count: int, rounds: int) -> None:
     """Turns of each way, on a rank of its own."""
-    http = Http(f"http://{os.environ['PUBSUB_EMULATOR_HOST']}", signed=False)
-    kind = {"Content-Type": "application/json"}
+    http = Session(f"http://{os.environ['PUBSUB_EMULATOR_HOST']}", signed=False)
     for topic, subscription in NAMES.queues(len(WAYS), 1):
-        http.request("PUT", f"/v1/{topic}", b"{}", kind)
-        http.request("PUT", f"/v1/{subscription}", f'{{"topic": "{topic}", "ackDeadlineSeconds": 60}}'.encode(), kind)
-    drivers = [GcpMessages(HERE, 0) for _ in WAYS]
-    receivers: list[Receiver] = [Unary(drivers[0], 0), Stream(drivers[1], 1)]  # open for all turns: what goes to one that ended is late
+        http.request("PUT", f"/v1/{topic}", json={})
+        http.request("PUT", f"/v1/{subscription}", json={"topic": topic, "ackDeadlineSeconds": 60})
+    drivers = [GcpMessages(replace(HERE, names={**HERE.names, "receive": way}), 0) for way in WAYS]
+    receivers = [Receiver(driver, rank) for rank, driver in enumerate(drivers)]  # open for all turns: what goes to one that ended is late
     for turn in range(rounds):
         for rank, way in enumerate(WAYS):
             for burst, times in ((1, count), (30, count // 10)):

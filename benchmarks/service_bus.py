@@ -1,9 +1,9 @@
-"""What the stand-in for Azure Service Bus takes: processor time, latency, memory, and the opening of links.
+"""Measures the stand-in for Azure Service Bus: processor time, latency, memory, and the opening of links.
 
     python benchmarks/service_bus.py [--small]
 
-The clients are the unmodified azure-servicebus; ``--small`` takes seconds, for a look. Processor time is the stand-in's alone.
-Times are this machine's; of the cloud they say nothing.
+The clients are those of the unmodified azure-servicebus. ``--small`` sends few messages and takes seconds. The processor time is that of
+the stand-in alone. All times are those of this machine, not those of the cloud.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DELETE = ServiceBusReceiveMode.RECEIVE_AND_DELETE
 
 @contextmanager
 def standin(queues: int) -> Iterator[ServiceBusServer]:
-    """The command, with queues q0, q1, ..."""
+    """Run the stand-in with queues q0, q1, ... within the block."""
     with tempfile.TemporaryDirectory() as folder:
         guard = Guard(Path(folder))
         server = ServiceBusServer(Path(folder), guard, {"bench": [f"q{number}" for number in range(queues)]})
@@ -50,8 +50,8 @@ def connect(server: ServiceBusServer) -> ServiceBusClient:
     return ServiceBusClient.from_connection_string(server.connection_string(), retry_total=0)
 
 
-def asked(server: ServiceBusServer, what: str) -> str:
-    """What ``ps`` says of the stand-in."""
+def process_status(server: ServiceBusServer, what: str) -> str:
+    """The value that ``ps`` prints for the stand-in in column ``what``."""
     assert server.process
     return subprocess.run(
         ["ps", "-o", f"{what}=", "-p", str(server.process.pid)], capture_output=True, text=True, check=True
@@ -59,18 +59,18 @@ def asked(server: ServiceBusServer, what: str) -> str:
 
 
 def processor_s(server: ServiceBusServer) -> float:
-    """Its processor time so far, to a hundredth of a second where the system tells."""
+    """The processor time of the stand-in so far in seconds: from /proc to 0.01 s, otherwise from ``ps``."""
     assert server.process
     stat = Path(f"/proc/{server.process.pid}/stat")
     if stat.exists():
         fields = stat.read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    hours, minutes, seconds = (["0", "0", *asked(server, "time").split(":")])[-3:]
+    hours, minutes, seconds = (["0", "0", *process_status(server, "time").split(":")])[-3:]
     return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
 
 
 def send(sender: ServiceBusSender, body: bytes, count: int, batch: int) -> None:
-    """``count`` messages, ``batch`` at a time; 1 for no batch."""
+    """Send ``count`` messages, ``batch`` at a time; 1: each one alone, without a batch."""
     for start in range(0, count, batch):
         if batch == 1:
             sender.send_messages(ServiceBusMessage(body))
@@ -79,11 +79,11 @@ def send(sender: ServiceBusSender, body: bytes, count: int, batch: int) -> None:
 
 
 def drain(receiver: ServiceBusReceiver, count: int, settle: bool) -> None:
-    """Receive ``count`` messages, and complete them."""
+    """Receive ``count`` messages; with ``settle``, complete each."""
     while count:
         got = receiver.receive_messages(min(count, 100), max_wait_time=30)
         if not got:
-            raise SystemExit(f"{count} messages did not come within 30 s")
+            raise SystemExit(f"{count} messages did not arrive within 30 s")
         count -= len(got)
         for message in got if settle else ():
             receiver.complete_message(message)
@@ -111,9 +111,9 @@ def processor(count: int) -> None:
 
 
 def latency(count: int) -> None:
-    """From before the send to after the receive; one sender, pauses of 2 to 6 ms, a receive that waits.
+    """Measure from before the send to after the receive: one sender that pauses 2 to 6 ms, and a receive that waits.
 
-    With prefetch: without, the client's own keep-alive holds its connection for 0.2 s of every 5.
+    The receiver prefetches: without prefetch, the keep-alive of the client blocks its connection for 0.2 s of every 5 s.
     """
     with standin(1) as server:
         ready = fork.Event()
@@ -140,20 +140,20 @@ def latency(count: int) -> None:
 
 
 def memory(total: int) -> None:
-    """Resident memory of the stand-in before and after ``total`` bytes have gone through it."""
+    """Print the resident memory of the stand-in before and after it passed on ``total`` bytes."""
     body = os.urandom(SIZE)
     with standin(1) as server, connect(server) as client:
-        before = int(asked(server, "rss"))
+        before = int(process_status(server, "rss"))
         with client.get_queue_sender("q0") as sender, client.get_queue_receiver("q0", receive_mode=DELETE) as receiver:
             for _ in range(0, total, 200 * SIZE):
                 send(sender, body, 200, 20)
                 drain(receiver, 200, False)
-        after = int(asked(server, "rss"))
+        after = int(process_status(server, "rss"))
     print(f"memory: {before / 1024:.0f} MB at the start, {after / 1024:.0f} MB after {total / 1e9:.2f} GB", flush=True)
 
 
 def links(sizes: tuple[int, ...]) -> None:
-    """Seconds until one worker of P has a sender to each other one and its receiver, a thread each."""
+    """Print the seconds until one of P workers has its receiver and a sender to each other worker, with a thread for each."""
     with standin(max(sizes)) as server:
         for workers in sizes:
             with connect(server) as client, ThreadPoolExecutor(workers) as pool:
@@ -167,9 +167,9 @@ def links(sizes: tuple[int, ...]) -> None:
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print all figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="few messages")
+    parser.add_argument("--small", action="store_true", help="send few messages")
     small = parser.parse_args().small
     processor(1000 if small else 10_000)
     latency(100 if small else 1000)

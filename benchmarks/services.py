@@ -1,8 +1,8 @@
-"""What the services of a provider take: messages, objects, and the cold start of a function.
+"""Measures the services of a provider: the latency of messages and objects, and the cold start of a function.
 
     python benchmarks/services.py [--provider local] [--emulator[=NAME]] [--count 100]
 
-On an emulator the times are this machine's and the emulator's; they say nothing of the cloud.
+On an emulator these are the times of this machine and of the emulator, not those of the cloud.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import numpy as np
 
 from emulated import where
 from fsd_core.driver import WORKER, Message, MessageDriver, ObjectDriver, Provider, Resources
-from fsd_core.providers import find
-from fsd_core.retry import Retry
-from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
+from fsd_core.providers.registry import find
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 
 APP = "bench-services"
 
 
 def show(what: str, seconds: list[float]) -> None:
-    """One line: median and 99th percentile in ms."""
+    """Print one line: the median and the 99th percentile of ``seconds`` in ms."""
     print(
         f"{what:44} median {np.median(seconds) * 1e3:8.2f} ms   p99 {np.percentile(seconds, 99) * 1e3:8.2f} ms   n {len(seconds)}",
         flush=True,
@@ -47,12 +47,12 @@ def timed(count: int, action: Callable[[], object]) -> list[float]:
 
 
 def body(driver: MessageDriver, size: int) -> bytes:
-    """As many bytes as a message of ``size`` bytes takes here."""
+    """A message body of ``size`` bytes, of a kind that the service takes."""
     return secrets.token_hex(size)[:size].encode() if driver.limits.body == "text" else os.urandom(size)
 
 
 def messages(driver: MessageDriver, count: int) -> None:
-    """Publish to receive with an open receive, then a stream of 10 KB."""
+    """Measure publish to receive of 1 KB while a receive waits, then a stream of messages of 10 KB."""
     sent = threading.Event()
     latencies: list[float] = []
 
@@ -70,7 +70,7 @@ def messages(driver: MessageDriver, count: int) -> None:
     for number in range(count):
         sent.wait()
         sent.clear()
-        time.sleep(0.02)  # until the receive is open
+        time.sleep(0.02)  # time for the receive to begin waiting
         began[0] = time.perf_counter()
         driver.publish([Message(0, body(driver, 1000))])
         while len(latencies) <= number:
@@ -95,7 +95,7 @@ def messages(driver: MessageDriver, count: int) -> None:
 
 
 def objects(driver: ObjectDriver, count: int) -> None:
-    """Put and get, taking turns."""
+    """Measure put and get in turns, for 1 KB and 1 MB."""
     for name, size in (("1 KB", 1000), ("1 MB", 1_000_000)):
         data, puts, gets = os.urandom(size), [], []
         for number in range(count):
@@ -108,7 +108,10 @@ def objects(driver: ObjectDriver, count: int) -> None:
 
 
 def cold_start(provider: Provider, resources: Resources, count: int) -> None:
-    """From the launch to the function's first object: process, imports, client, one request. All started at once, so none is warm."""
+    """Measure from the launch to the first object that the function writes: process, imports, client, one request.
+
+    All functions start at once, so none of them is warm.
+    """
     invoker, store = provider.invoker(resources), Store(provider.objects(resources), Retry(time.time() + 300, Meter()))
     base = f"probe/{secrets.token_hex(4)}"
     began = time.time()
@@ -127,7 +130,7 @@ def cold_start(provider: Provider, resources: Resources, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--provider", default="local")
-    parser.add_argument("--emulator", nargs="?", const="", help="an emulator of the provider")
+    parser.add_argument("--emulator", nargs="?", const="", help="run on an emulator of the provider: its name; without a name: the default")
     parser.add_argument("--count", type=int, default=100)
     options = parser.parse_args()
     place = options.provider if options.emulator is None else f"{options.provider}, emulator {options.emulator or 'default'}"
@@ -145,7 +148,7 @@ def main() -> None:
 
 @contextmanager
 def app(name: str, emulator: str | None, cold: bool = False) -> Iterator[tuple[Provider, Resources]]:
-    """An app of one rank that is gone after the block."""
+    """An app of one rank within the block, which removes it at its end."""
     with where(name, emulator, cold) as (arguments, _):
         provider = find(name)
         provisioner = provider.provisioner(arguments.get("settings", {}))

@@ -1,8 +1,8 @@
-"""Does a distributed run find the Graph Challenge's own answer? Official weights and images, every way of running them.
+"""Checks that distributed runs give the official answer of the Graph Challenge, for each channel, partition and number of workers.
 
     python benchmarks/truth.py --data FOLDER [--only TEXT] [--faults SPEC] [--provider aws --emulator NAME]
 
-Prints a line a case; exits 1 if any case's categories differ from the truth.
+It prints a line for each case, and exits with code 1 if the categories of a case differ from the truth.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FAULTS = "duplicate=.1,reorder=.2,delay=5ms,reject=.02,throttle=.02,lost_reply=.
 
 
 def cases(challenge: Challenge, faults: str) -> list[tuple[str, dict[str, object]]]:
-    """(name, arguments of `fsd_core.run`) of every case."""
+    """The name and the arguments of `fsd_core.run` of each case."""
     partitions: dict[str, object] = {"hypergraph": "hypergraph", "random": "random"}
     if challenge.published:
         partitions["published"] = str(challenge.published)
@@ -43,7 +43,7 @@ def cases(challenge: Challenge, faults: str) -> list[tuple[str, dict[str, object
 
 
 def check(challenge: Challenge, name: str, arguments: dict[str, object]) -> bool:
-    """Run one case and print its line."""
+    """Run one case and print its line; True if its categories are the truth."""
     began = time.monotonic()
     try:
         result = fsd_core.run(challenge.model, challenge.images, **arguments)  # type: ignore[arg-type]
@@ -65,18 +65,17 @@ def check(challenge: Challenge, name: str, arguments: dict[str, object]) -> bool
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with the Graph Challenge's files")
+    parser.add_argument("--data", type=Path, help="folder with the files of the Graph Challenge")
     parser.add_argument("--provider", default="local")
-    parser.add_argument("--emulator", nargs="?", const="", help="run on an emulator of the provider: its name, or nothing for the default")
-    parser.add_argument("--only", default="", help="run the cases whose name holds this text")
-    parser.add_argument("--faults", default=FAULTS, help="what is injected in the cases with faults")
+    parser.add_argument("--emulator", nargs="?", const="", help="run on an emulator of the provider: its name; without a name: the default")
+    parser.add_argument("--only", default="", help="run only the cases whose name contains this text")
+    parser.add_argument("--faults", default=FAULTS, help="the faults to inject in the cases with faults")
     options = parser.parse_args()
     challenge = load(options.data)
-    least, most = categories(challenge.model, challenge.images)
-    right = set(np.flatnonzero(least).tolist()) <= challenge.truth <= set(np.flatnonzero(most).tolist())
-    print(
-        f"{'any order of summation':34} {'exact' if right else 'WRONG':6} {np.count_nonzero(least != most)} samples that rounding decides"
-    )
+    always, sometimes = categories(challenge.model, challenge.images)
+    right = set(np.flatnonzero(always).tolist()) <= challenge.truth <= set(np.flatnonzero(sometimes).tolist())
+    undecided = np.count_nonzero(always != sometimes)
+    print(f"{'any order of summation':34} {'exact' if right else 'WRONG':6} {undecided} samples that rounding decides")
     with where(options.provider, options.emulator) as (place, fresh):
         for name, arguments in cases(challenge, options.faults):
             if options.only in name:

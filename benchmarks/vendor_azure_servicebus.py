@@ -1,8 +1,8 @@
-"""The surroundings of azure-servicebus's own tests, as a plugin of pytest: our stand-in instead of a subscription of Azure.
+"""A pytest plugin for the own tests of azure-servicebus: it starts our stand-in, which takes the place of an Azure subscription.
 
-The tests ask for resources by decorators, from modules that are not published: those are made here, and make queues by the stand-in's
-administration. Topics are those of a configuration file. The SDK is made to speak without TLS to the stand-in's ports, and is else as
-it is. `vendor_suites` runs this.
+The tests request resources with decorators from modules that Microsoft does not publish. This plugin provides these modules; their
+decorators make queues through the administration API of the stand-in, and take topics from its configuration file. The SDK connects to the
+ports of the stand-in without TLS, and is unmodified otherwise. `vendor_suites` runs this plugin.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ from fsd_conformance.emulators.process import Guard
 from fsd_conformance.emulators.service_bus.config import FOREVER
 from fsd_conformance.emulators.service_bus.server import ServiceBusServer
 
-TOPICS = 60  # of a process
+TOPICS = 60  # for each test process
 _LIFE = {"DefaultMessageTimeToLive": FOREVER, "MaxDeliveryCount": 10}
 
 
 class Standin(ServiceBusServer):
-    """With topics, each with a subscription s."""
+    """The stand-in with topics, each of which has a subscription s."""
 
     def command(self) -> list[str]:
-        """As the server has it, and topics in its file."""
+        """The command of the server; its configuration file gets the topics."""
         command = [*super().command()]
         file = self.folder / "Config.json"
-        told = json.loads(file.read_text())
+        config = json.loads(file.read_text())
         subscription = {"Name": "s", "Properties": _LIFE}
-        told["UserConfig"]["Namespaces"][0]["Topics"] = [
+        config["UserConfig"]["Namespaces"][0]["Topics"] = [
             {"Name": f"topic{number}", "Properties": {"DefaultMessageTimeToLive": FOREVER}, "Subscriptions": [subscription]}
             for number in range(TOPICS)
         ]
-        file.write_text(json.dumps(told))
+        file.write_text(json.dumps(config))
         return command
 
 
 class Credential:
-    """Any token is good."""
+    """A credential for the stand-in, which checks no tokens."""
 
     def get_token(self, *scopes: str, **more: object) -> AccessToken:
         """One that lasts."""
@@ -65,7 +65,7 @@ class Credential:
 
 
 class AioCredential:
-    """Likewise."""
+    """The same for asynchronous clients."""
 
     async def get_token(self, *scopes: str, **more: object) -> AccessToken:
         """One that lasts."""
@@ -86,26 +86,26 @@ KEY = "RootManageSharedAccessKey"
 
 
 def connection_string(more: str = "") -> str:
-    """Of the stand-in, as the service gives it for a key."""
+    """The connection string of the stand-in, in the form that the service gives for a key; ``more`` is appended."""
     return f"Endpoint=sb://127.0.0.1:{amqp()};SharedAccessKeyName={KEY};SharedAccessKey=none;UseDevelopmentEmulator=true{more}"
 
 
 def amqp() -> int:
-    """The port of messages."""
+    """The AMQP port of the stand-in."""
     return next(iter(server.ports.values()))[0]
 
 
 class Plain(RequestsTransport):  # type: ignore[misc]
-    """The administration's way to the stand-in, which has a port of its own for it and no TLS."""
+    """A transport that sends requests of the administration API to the stand-in's port for them, without TLS."""
 
     def send(self, request: Any, **more: Any) -> Any:
-        """One request."""
+        """Send one request."""
         request.url = re.sub(r"^https://127\.0\.0\.1(:\d+)?", f"http://127.0.0.1:{server.port}", request.url)
         return super().send(request, **more)
 
 
 def always(kind: Any, given: Callable[[], Mapping[str, Any]]) -> None:
-    """Clients of this kind are made with these arguments, whatever a test says."""
+    """Make every client of class ``kind`` with the arguments that ``given`` returns; they override those of a test."""
     made = kind.__init__
 
     @functools.wraps(made)
@@ -115,44 +115,44 @@ def always(kind: Any, given: Callable[[], Mapping[str, Any]]) -> None:
     kind.__init__ = init
 
 
-# What the decorators give.
+# The resources that the decorators give.
 
 
 def queue(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A queue of its own for each test, as its decorator asks for it; what the stand-in refuses ends the test."""
+    """A new queue for each test, with the settings of its decorator. If the stand-in refuses one, the test fails."""
     name = f"q{uuid.uuid4().hex[:12]}"
-    asked = {key: value for key, value in settings.items() if key in _QUEUE}
+    wanted = {key: value for key, value in settings.items() if key in _QUEUE}
     with ServiceBusAdministrationClient.from_connection_string(connection_string(), retry_total=0) as admin:
-        admin.create_queue(name, **asked)
+        admin.create_queue(name, **wanted)
     return {"servicebus_queue": SimpleNamespace(name=name, id=name)}
 
 
 def topic(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The next topic."""
+    """The next unused topic."""
     number = next(topics)
-    assert number < TOPICS, "more topics than there are"
+    assert number < TOPICS, f"the tests use more than {TOPICS} topics: increase TOPICS"
     name = f"topic{number}"
     return {"servicebus_topic": SimpleNamespace(name=name, id=name)}
 
 
 def subscription(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of the topic."""
+    """The subscription of the topic."""
     if settings.get("requires_session"):
         raise NotImplementedError("sessions are not implemented here")
     if settings.get("lock_duration", "PT60S") != "PT60S":
-        raise NotImplementedError("a subscription with a lock of its own is made by a file, and not implemented here")
+        raise NotImplementedError("a subscription with another lock duration is not implemented here")
     return {"servicebus_subscription": SimpleNamespace(name="s", id="s")}
 
 
 def namespace(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The stand-in's only one."""
+    """The only namespace of the stand-in."""
     name = "servicebus_namespace"
     given = {name: SimpleNamespace(name="127.0.0.1", id="n"), f"{name}_connection_string": connection_string()}
     return {**given, f"{name}_key_name": KEY, f"{name}_primary_key": "none"}
 
 
 def rule(name: str, entity: bool) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    """A rule of authorization, which is a name and a key: the stand-in looks at neither."""
+    """An authorization rule, which is a name and a key; the stand-in checks neither."""
 
     def give(settings: Mapping[str, Any]) -> Mapping[str, Any]:
         path = f";EntityPath={settings['servicebus_queue'].name}" if entity else ""
@@ -162,7 +162,7 @@ def rule(name: str, entity: bool) -> Callable[[Mapping[str, Any]], Mapping[str, 
 
 
 def environment(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a script of the vendor's would have set up."""
+    """The values that a setup script of the vendor provides."""
     return {
         "servicebus_connection_str": connection_string(),
         "servicebus_fully_qualified_namespace": f"127.0.0.1:{amqp()}",
@@ -181,7 +181,7 @@ _QUEUE = {
 
 
 class Preparer:
-    """A decorator that gives a test what it asks for, by name."""
+    """A decorator that gives a test the resources that its parameters name."""
 
     def __init__(self, give: Callable[[Mapping[str, Any]], Mapping[str, Any]], names: tuple[str, ...]) -> None:
         self._give, self._names = give, names
@@ -195,7 +195,7 @@ class Preparer:
 
             def found(named: Mapping[str, Any]) -> dict[str, Any]:
                 made = self._give({**settings, **named})
-                if name := settings.get("parameter_name"):  # a second one of its kind
+                if name := settings.get("parameter_name"):  # a second resource of the same kind
                     made = {name: next(iter(made.values()))}
                 return {**named, **{name: each for name, each in made.items() if whatever or name in signature.parameters}}
 
@@ -213,8 +213,8 @@ class Preparer:
                     return test(case, **found(named))
 
                 wrapper = now
-            ours = {*self._names, settings.get("parameter_name")}  # for which pytest has no fixture
-            kept = [each for name, each in signature.parameters.items() if name not in ours]
+            given_here = {*self._names, settings.get("parameter_name")}  # pytest has no fixtures for them
+            kept = [each for name, each in signature.parameters.items() if name not in given_here]
             wrapper.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
             return wrapper
 
@@ -222,14 +222,14 @@ class Preparer:
 
 
 def module(name: str, **members: Any) -> None:
-    """A module by this name, as the tests import it."""
+    """Make a module of this name and these members, which the tests can import."""
     made = types.ModuleType(name)
     made.__dict__.update(members)
     sys.modules[name] = made
 
 
-def surroundings() -> None:
-    """The modules that the tests import, and an SDK that speaks to the stand-in."""
+def make_modules() -> None:
+    """Make the modules that the tests import, and have the SDK connect to the stand-in."""
     for kind in (ServiceBusClient, AioClient):
         always(kind, lambda: {"use_tls": False})
     always(ServiceBusAdministrationClient, lambda: {"transport": Plain(use_env_settings=False)})
@@ -267,18 +267,18 @@ def surroundings() -> None:
 
 
 def same(test: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator that decorates nothing."""
+    """A decorator that changes nothing."""
     return test
 
 
 def nothing(*given: object, **named: object) -> None:
-    """For what the tests tell the vendor's recorder."""
+    """Do nothing: the tests configure the vendor's HTTP recorder with functions that this one replaces."""
 
 
 folder = Path(tempfile.mkdtemp(prefix="vendor-"))
 guard = Guard(folder)
 server = Standin(folder, guard)
-surroundings()  # before anything of the tests is imported
+make_modules()  # before pytest imports the tests
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -292,12 +292,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def test_proxy() -> Iterator[None]:
-    """The vendor's recorder of HTTP: nothing is recorded."""
+    """The vendor's HTTP recorder, which records nothing here."""
     return iter(())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what no claim is about."""
+    """Deselect the tests that the suite leaves out."""
     patterns = os.environ.get("VENDOR_LEFT_OUT")
     out = [item for item in items if patterns and re.search(patterns, item.name)]
     config.hook.pytest_deselected(items=out)

@@ -1,7 +1,7 @@
-"""The surroundings of google-cloud-storage's own tests, as a plugin of pytest: our stand-in instead of a project of Google's.
+"""A pytest plugin for the own tests of google-cloud-storage: it starts our stand-in, which takes the place of a project of Google Cloud.
 
-The tests have fixtures for buckets that the stand-in refuses, one with versions and one that is filled by copies: those are made here
-without either, for the many tests that need no more than a bucket. Credentials are nobody's. The SDK is as it is.
+The tests have fixtures for two buckets that the stand-in refuses: one with object versions, and one that is filled by copies. This plugin
+makes them without versions and copies, for the many tests that need any bucket. The credentials are anonymous. The SDK is unmodified.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ PROJECT = "vendor"
 HOSTS = {
     "https://www.googleapis.com/": "/",
     "https://{bucket}.storage.googleapis.com/": "/{bucket}/",
-}  # in addresses that tests have -> here
+}  # prefix of an address in the tests -> path at the stand-in
 
 
-class Nobody(AnonymousCredentials):  # type: ignore[misc]
-    """Of a project, as a service account's are."""
+class Anonymous(AnonymousCredentials):  # type: ignore[misc]
+    """Anonymous credentials with a project, as those of a service account have."""
 
     project_id = PROJECT
 
 
 class Own:
-    """The fixtures that take the place of the tests' own."""
+    """The fixtures that replace those of the tests."""
 
     @staticmethod
     @pytest.fixture(scope="session")
     def shared_bucket(storage_client: Any, shared_bucket_name: str) -> Any:
-        """Without versions."""
+        """A bucket without versions."""
         return storage_client.create_bucket(shared_bucket_name)
 
     @staticmethod
     @pytest.fixture(scope="session")
     def listable_bucket(storage_client: Any, listable_bucket_name: str, listable_filenames: list[str], file_data: Any) -> Any:
-        """Filled by uploads."""
+        """A bucket that uploads have filled."""
         bucket = storage_client.create_bucket(listable_bucket_name)
         for name in listable_filenames:
             bucket.blob(name).upload_from_filename(file_data["logo"]["path"])
@@ -57,19 +57,19 @@ class Own:
     @staticmethod
     @pytest.fixture(scope="session")
     def authorized_transport() -> Iterator[Any]:
-        """For the tests of uploads and downloads below the SDK's own classes."""
+        """An HTTP session, for the tests of uploads and downloads below the classes of the SDK."""
         import google.auth.transport.requests as requests
 
-        with requests.AuthorizedSession(Nobody()) as session:
+        with requests.AuthorizedSession(Anonymous()) as session:
             yield session
 
 
 folder = Path(tempfile.mkdtemp(prefix="vendor-"))
 guard = Guard(folder)
 server = CloudStorage(folder, guard)
-sys.modules["google.cloud.kms"] = types.ModuleType("google.cloud.kms")  # imported, and used by tests of keys alone, which skip
-os.environ.update(GOOGLE_CLOUD_PROJECT=PROJECT, GOOGLE_CLOUD_TESTS_USER_PROJECT=PROJECT)  # before a conftest reads them
-google.auth.default = lambda *given, **named: (Nobody(), PROJECT)
+sys.modules["google.cloud.kms"] = types.ModuleType("google.cloud.kms")  # the tests import it, but only those of keys use it, which skip
+os.environ.update(GOOGLE_CLOUD_PROJECT=PROJECT, GOOGLE_CLOUD_TESTS_USER_PROJECT=PROJECT)  # set before the conftest of the tests reads them
+google.auth.default = lambda *given, **named: (Anonymous(), PROJECT)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -84,14 +84,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_plugin_registered(plugin: object) -> None:
-    """Before pytest looks for the fixtures of a conftest of the tests': ours take the place of those that have the same name."""
+    """Replace fixtures of a conftest of the tests by those of `Own`, before pytest collects the fixtures of the conftest."""
     if not isinstance(plugin, types.ModuleType) or not plugin.__name__.endswith("conftest"):
         return
     for name in ("shared_bucket", "listable_bucket", "authorized_transport"):
         if hasattr(plugin, name):
             setattr(plugin, name, getattr(Own, name))
     if helpers := getattr(plugin, "_helpers", None):
-        helpers.await_config_changes_propagate = lambda seconds=0: None  # here a change is in force at once
+        helpers.await_config_changes_propagate = lambda seconds=0: None  # at the stand-in a change takes effect at once
     if utils := getattr(plugin, "utils", None):
         for name, value in vars(utils).items():
             for host, path in HOSTS.items():
@@ -100,7 +100,7 @@ def pytest_plugin_registered(plugin: object) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what no claim is about."""
+    """Deselect the tests that the suite leaves out."""
     patterns = os.environ.get("VENDOR_LEFT_OUT")
     out = [item for item in items if patterns and re.search(patterns, item.name)]
     config.hook.pytest_deselected(items=out)

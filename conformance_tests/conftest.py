@@ -10,7 +10,7 @@ from fsd_core.errors import InputError  # noqa: E402
 
 @pytest.fixture(scope="module")
 def installed(request):
-    """Install the emulator of the file's HARNESS. Where it cannot be had, continuous integration fails; others hear how to get it."""
+    """Install the emulator of the file's HARNESS. Where that fails, CI fails; elsewhere the cases are skipped with the reason."""
     emulator = request.module.HARNESS.emulator
     try:
         emulator.install(print)

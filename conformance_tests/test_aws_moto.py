@@ -10,6 +10,6 @@ pytestmark = [
     pytest.mark.emulator,
     pytest.mark.usefixtures("installed"),
     pytest.mark.timeout(600),
-]  # an installation is within the first case's time
+]  # the first case may include an installation
 
 globals().update(cases(HARNESS))

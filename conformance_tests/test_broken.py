@@ -1,15 +1,15 @@
-"""Drivers that break one promise each: the case for it fails, so that one that passes says something."""
+"""Each driver here breaks one rule of the contract, and the case for that rule must fail: this shows that a case can fail."""
 
 import contextlib
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 import fsd_conformance.messages
 import fsd_conformance.traffic
@@ -20,8 +20,8 @@ from fsd_conformance.local import LocalHarness
 from fsd_core.channel import QueueChannel
 from fsd_core.channel.frames import unpack
 from fsd_core.driver import Code, Delivery, Message, MessageDriver, ObjectDriver, Page, Rejected
-from fsd_core.retry import Retry
-from fsd_core.store import Store
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 from fsd_core.wrappers.around import AroundMessages, AroundObjects
 
 
@@ -73,7 +73,7 @@ class NeverAcks(AroundMessages):
 class Sleeps(AroundMessages):
     def __init__(self, driver: MessageDriver) -> None:
         super().__init__(driver)
-        self.limits = replace(driver.limits, wait_s=2.0)
+        self.limits = evolve(driver.limits, wait_s=2.0)
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
         time.sleep(wait_s)
@@ -155,7 +155,7 @@ class IsSilentOfRefusedAcks(AroundMessages):
 
 class NamesOthers(AroundMessages):
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
-        return [replace(each, index=each.index - 1) for each in super().ack(rank, tokens)]
+        return [evolve(each, index=each.index - 1) for each in super().ack(rank, tokens)]
 
 
 class TakesNoneIfNotAll(AroundMessages):
@@ -311,10 +311,10 @@ MESSAGES: list[tuple[type[AroundMessages], str]] = [
     (RefusesAll, "test_publish_takes_a_full_batch"),
     (RefusesNobody, "test_publish_takes_a_full_batch"),
     (RefusesAllAcks, "test_publish_takes_a_full_batch"),
-    (IsSilentOfRefusals, "test_what_is_refused_is_told"),
-    (IsSilentOfRefusedAcks, "test_what_is_refused_is_told"),
-    (NamesOthers, "test_what_is_refused_is_told"),
-    (TakesNoneIfNotAll, "test_what_is_refused_is_told"),
+    (IsSilentOfRefusals, "test_refused_entries_are_reported"),
+    (IsSilentOfRefusedAcks, "test_refused_entries_are_reported"),
+    (NamesOthers, "test_refused_entries_are_reported"),
+    (TakesNoneIfNotAll, "test_refused_entries_are_reported"),
     (RoutesAnew, "test_route_is_what_one_publish_reaches"),
     (RoutesByDriver, "test_route_is_what_one_publish_reaches"),
     (RoutesApart, "test_route_is_what_one_publish_reaches"),
@@ -396,7 +396,7 @@ def test_broken_objects_fail(local: Deployed, defect: type[AroundObjects], case:
 
 def test_what_is_whole_does_not_fail(local: Deployed) -> None:
     """One case of each kind of arguments: a failure above is the defect's, and not of how the cases are called here."""
-    for case in ("test_native_is_there", "test_publish_takes_a_full_batch", "test_what_is_refused_is_told"):
+    for case in ("test_native_is_there", "test_publish_takes_a_full_batch", "test_refused_entries_are_reported"):
         assert not messages_fail(local, AroundMessages, case)
     for case in ("test_native_is_there", "test_delete", "test_get_of_a_missing_key"):
         assert not objects_fail(local, AroundObjects, case)
@@ -419,7 +419,7 @@ def sends_all_again(self: Retry, _: MessageDriver, what: str, items: Sequence[An
 CHANNELS: list[tuple[object, str, Callable[..., object], str]] = [
     (QueueChannel, "_take", hears_all, "test_only_its_own_run_is_heard"),
     (QueueChannel, "_take", hears_all, "test_a_newer_runs_message_is_left_to_it"),
-    (fsd_core.channel.queue, "fill", packs_by_count, "test_what_is_over_the_byte_cap_is_split"),
+    (fsd_core.channel.queue, "fill", packs_by_count, "test_a_payload_over_the_batch_size_is_split"),
     (Retry, "entries", sends_all_again, "test_refused_entries_alone_are_sent_again"),
 ]
 

@@ -23,28 +23,28 @@ MUSTS: dict[str, Sequence[Callable[..., object]]] = {
         ObjectCases.test_threads_lose_nothing,
         InvokeCases.test_threads_launch,
     ],
-    "importing a provider's package must import no SDK": [ProvisionCases.test_import_is_light],
+    "Importing a provider's package must not import an SDK": [ProvisionCases.test_import_is_light],
     "must be delivered to the queue of its rank": [MessageCases.test_arrives_at_its_rank_only],
-    "must not be delivered again before ``lease_s`` passed, and must be after": [
+    "must not deliver a message again within ``lease_s`` after its delivery, and must deliver it again later": [
         MessageCases.test_not_again_before_its_lease_ended,
         MessageCases.test_unacknowledged_comes_again,
         MessageCases.test_acknowledged_stays_away,
     ],
-    "must return as soon as one message is there, and an empty sequence after": [
+    "must return as soon as the queue has one message. If none comes within ``wait_s``, it must return an empty": [
         MessageCases.test_receive_returns_when_one_is_there,
         MessageCases.test_receive_is_empty_after_its_wait,
     ],
     "must return one `Rejected` for each refused entry": [
-        MessageCases.test_what_is_refused_is_told,
+        MessageCases.test_refused_entries_are_reported,
         MessageCases.test_publish_takes_a_full_batch,
     ],
     "no longer valid must be harmless": [MessageCases.test_ack_twice_is_harmless, MessageCases.test_ack_after_the_lease_is_harmless],
-    "Over a limit: must raise": [
+    "Over a limit, it must raise": [
         MessageCases.test_publish_refuses_one_more,
         MessageCases.test_message_of_the_largest_size,
         MessageCases.test_batch_of_the_largest_size,
     ],
-    "after a put returned must see it. A reader must see a whole object": [
+    "after a put has returned must show that put. A get must return a complete object": [
         ObjectCases.test_read_after_write,
         ObjectCases.test_whole_or_none,
     ],
@@ -57,16 +57,22 @@ MUSTS: dict[str, Sequence[Callable[..., object]]] = {
     "must return keys in ascending order, each once": [ObjectCases.test_list_is_in_order, ObjectCases.test_list_over_pages],
     "of a missing key must succeed": [ObjectCases.test_delete, ObjectCases.test_delete_takes_a_full_batch],
     "must return without waiting": [InvokeCases.test_returns_without_waiting],
-    "over ``payload_bytes`` must raise": [InvokeCases.test_payload_of_the_largest_size],
-    "A function that does not exist must raise": [InvokeCases.test_no_such_function],
+    "over ``payload_bytes``, ``invoke`` must raise `Code.TOO_LARGE` or `Code.INVALID`, and must not start a function": [
+        InvokeCases.test_payload_of_the_largest_size
+    ],
+    "For a function that does not exist, ``invoke`` must raise `Code.NOT_FOUND`, or ``Launch.poll`` must return it": [
+        InvokeCases.test_no_such_function
+    ],
     "must return what the last ``ensure`` returned": [ProvisionCases.test_ensure_twice, ProvisionCases.test_destroy],
-    "More than ``concurrency`` at once must give": [InvokeCases.test_more_than_may_run_at_once],
+    "functions would run at once, ``invoke`` must raise `Code.THROTTLED`, or ``Launch.poll`` must return it": [
+        InvokeCases.test_more_than_may_run_at_once
+    ],
 }
 
 
 def test_every_must_has_a_case() -> None:
     contract = " ".join(Path(fsd_core.driver.__file__).read_text().split())
-    contract = re.sub(r"Each sentence below that says \*must\*", "", contract)
+    contract = re.sub(r"each sentence below that contains \*must\*", "", contract)
     for sentence, cases in MUSTS.items():
         assert cases, sentence
         assert contract.count(sentence) == 1, sentence

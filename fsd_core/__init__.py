@@ -1,6 +1,6 @@
-"""Fully serverless distributed inference: a model's layers split among many short functions, on any cloud.
+"""Fully serverless distributed inference: many short functions share the layers of a model, on any cloud.
 
-``fsd_core.run(model, inputs, provider="local", channel="queue", workers=8) -> Result`` is the same as ``fsd run``.
+``fsd_core.run(model, inputs, provider="local", channel="queue", workers=8)`` does what ``fsd run`` does and returns a `Result`.
 """
 
 from __future__ import annotations
@@ -8,17 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fsd_core.client import Progress, Result, run
+    from fsd_core.client.inference import run
+    from fsd_core.client.job import Progress
+    from fsd_core.client.result import Result
 
 __all__ = ["Progress", "Result", "run"]
 
+_MODULES = {"Progress": "client.job", "Result": "client.result", "run": "client.inference"}
+
 
 def __getattr__(name: str) -> Any:
-    """The client's names, imported when first used: a worker imports this package too and needs none of it."""
-    if name in __all__:
+    """Import a public name at its first use. A worker imports this package too, and needs none of these names."""
+    if name in _MODULES:
         import importlib
 
-        module = importlib.import_module("fsd_core.client")
-        globals().update({public: getattr(module, public) for public in __all__})
+        globals()[name] = getattr(importlib.import_module(f"fsd_core.{_MODULES[name]}"), name)
         return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

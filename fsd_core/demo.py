@@ -1,7 +1,7 @@
-"""The network of ``fsd demo``: handwritten digits, trained here, then pruned until a tenth of its weights is left.
+"""The network of ``fsd demo``: it recognises handwritten digits, is trained here, and pruned to a tenth of its weights.
 
-The data is real: the 1,797 images of 8 x 8 pixels that scikit-learn brings (Alpaydin and Kaynak, "Optical Recognition of
-Handwritten Digits", 1998). One half trains, the other, which training never sees, measures.
+The data is real: the 1,797 images of 8 x 8 pixels that scikit-learn contains (Alpaydin and Kaynak, "Optical Recognition of
+Handwritten Digits", 1998). One half is for training; the other half, which training never sees, measures the accuracy.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core import arguments
+from fsd_core.common import arguments
 from fsd_core.errors import InputError
 from fsd_core.model import Csr, Layer, Model
 
@@ -27,18 +27,18 @@ __all__ = ["DENSITY", "Digits", "accuracy", "digits", "network", "train"]
 
 _log = logging.getLogger(__name__)
 WIDTHS = (64, 384, 384, 384, 384, 10)
-DENSITY = 0.1  # share of the weights of every layer that is left at the end
+DENSITY = 0.1  # share of the weights of every layer that are not pruned
 EPOCHS = 80
-PRUNING = 0.6  # of the epochs: the rest trains what is left
+PRUNING = 0.6  # share of the epochs in which weights are pruned; the other epochs train the remaining weights
 BATCH = 64
 RATE = 2e-3
 
 Weights = list[NDArray[np.float32]]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@attrs.frozen(eq=False)
 class Digits:
-    """Images float32 (samples, 64) from 0 to 1 and their labels int64 (samples,): ``seen`` in training, ``held`` out."""
+    """Images float32 (samples, 64) from 0 to 1, and their labels int64 (samples,): those ``seen`` in training, and those ``held`` out."""
 
     seen: NDArray[np.float32]
     seen_labels: NDArray[np.int64]
@@ -47,11 +47,11 @@ class Digits:
 
 
 def digits(seed: int = 0) -> Digits:
-    """The data in two halves, dealt by ``seed``. Raises `InputError` where scikit-learn is missing."""
+    """The data in two halves; ``seed`` decides which image is in which half. Raises `InputError` where scikit-learn is missing."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise InputError("the digits are scikit-learn's, which is not installed: pip install 'fsd-inference[demo]'") from None
+        raise InputError("the digits are part of scikit-learn, which is not installed: pip install 'fsd-inference[demo]'") from None
     data = load_digits()
     images, labels = (data.data / 16).astype(np.float32), data.target.astype(np.int64)
     order = np.random.default_rng(arguments.whole("seed", seed)).permutation(len(images))
@@ -60,7 +60,10 @@ def digits(seed: int = 0) -> Digits:
 
 
 def network(home: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> tuple[Model, Path]:
-    """The trained model and its folder, below ``home / "demo"``: made at first use, again whenever this file changes or it is damaged."""
+    """The trained model and its folder below ``home / "demo"``. It is trained at first use, and again if damaged or if this file changes.
+
+    ``progress`` is called with the number of epochs done and of all epochs. Raises `InputError` where scikit-learn is missing.
+    """
     from fsd_core.model import load, save
 
     folder = arguments.path("home", home) / "demo" / f"digits-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
@@ -68,26 +71,27 @@ def network(home: str | os.PathLike[str], progress: Callable[[int, int], None] |
         try:
             return load(folder), folder
         except InputError as error:
-            _log.warning("%s; the model was kept by an earlier demo and is made anew", error)
+            _log.warning("%s; the model of an earlier demo is made anew", error)
             shutil.rmtree(folder, ignore_errors=True)
-    from threadpoolctl import threadpool_limits  # scikit-learn brings it
+    from threadpoolctl import threadpool_limits  # scikit-learn depends on it
 
     data = digits()
-    with threadpool_limits(1):  # these matrices are too small to share out, and threads that wait for each other spin
+    with threadpool_limits(1):  # these matrices are too small for several threads, which would spin while they wait for each other
         model = train(data, progress=progress)
     try:
         save(model, folder)
     except InputError:
-        if not folder.exists():  # else another demo came first
+        if not folder.exists():  # else another demo made it meanwhile
             raise
     return load(folder), folder
 
 
 def train(data: Digits, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> Model:
-    """A sparse network for ``data``. ``progress(done, epochs)`` is called as epochs end.
+    """A sparse network for ``data``: 64 inputs, four hidden layers of 384 neurons with relu, 10 outputs with softmax.
 
-    Adam (Kingma and Ba, 2015) on the cross-entropy of shifted images; meanwhile the smallest weights are removed, on the
-    cubic schedule of Zhu and Gupta ("To prune, or not to prune", 2017), and stay removed.
+    Adam (Kingma and Ba, 2015) minimises the cross-entropy of images that are shifted at random. Meanwhile the smallest weights are set to
+    zero and stay zero, on the cubic schedule of Zhu and Gupta ("To prune, or not to prune", 2017). ``progress`` is called after each
+    epoch with the number of epochs done and of all epochs. Raises `InputError` where an argument is wrong.
     """
     random = np.random.default_rng(arguments.whole("seed", seed))
     arguments.callback("progress", progress)
@@ -99,13 +103,13 @@ def train(data: Digits, seed: int = 0, progress: Callable[[int, int], None] | No
     masks = [np.ones(w.shape, np.bool_) for w in weights]
     step = _adam(weights + biases)
     for epoch in range(EPOCHS):
-        left = max(0.0, 1 - epoch / (PRUNING * EPOCHS))
+        unpruned = max(0.0, 1 - epoch / (PRUNING * EPOCHS))
         for w, mask in zip(weights, masks, strict=True):
-            _prune(w, mask, DENSITY + (1 - DENSITY) * left**3)
+            _prune(w, mask, DENSITY + (1 - DENSITY) * unpruned**3)
         order = random.permutation(len(data.seen))
         for first in range(0, len(order), BATCH):
-            some = order[first : first + BATCH]
-            gradients = _gradients(weights, biases, _shifted(data.seen[some], random), data.seen_labels[some])
+            batch = order[first : first + BATCH]
+            gradients = _gradients(weights, biases, _shifted(data.seen[batch], random), data.seen_labels[batch])
             for k in range(layers):
                 gradients[k] *= masks[k]
             step(gradients, RATE * (1 - epoch / EPOCHS))
@@ -119,7 +123,7 @@ def train(data: Digits, seed: int = 0, progress: Callable[[int, int], None] | No
 
 
 def accuracy(output: Any, labels: NDArray[np.int64]) -> float:
-    """Share of the samples whose largest output, of a sparse or dense (samples, 10), is at their label."""
+    """The share of samples, from 0 to 1, whose largest output is at their label. ``output``: (samples, 10), sparse or dense."""
     dense = output if isinstance(output, np.ndarray) else output.toarray()
     return float(np.mean(dense.argmax(axis=1) == labels))
 
@@ -130,7 +134,7 @@ def _csr(weights: NDArray[np.float32]) -> Csr:
 
 
 def _prune(weights: NDArray[np.float32], mask: NDArray[np.bool_], density: float) -> None:
-    """Keep the largest weights only, in place, and note which."""
+    """Set all weights except the largest to zero, in place, and clear their entries of the mask."""
     excess = weights.size - int(density * weights.size)
     if excess:
         mask &= np.abs(weights) > np.partition(np.abs(weights), excess - 1, axis=None)[excess - 1]
@@ -138,7 +142,7 @@ def _prune(weights: NDArray[np.float32], mask: NDArray[np.bool_], density: float
 
 
 def _shifted(images: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
-    """Each image moved by -1, 0 or 1 pixel along both axes."""
+    """The images, each moved by -1, 0 or 1 pixel along both axes."""
     padded = np.pad(images.reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))
     rows, columns = random.integers(0, 3, (2, len(images), 1)) + np.arange(8)
     moved: NDArray[np.float32] = padded[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
@@ -146,7 +150,7 @@ def _shifted(images: NDArray[np.float32], random: np.random.Generator) -> NDArra
 
 
 def _gradients(weights: Weights, biases: Weights, images: NDArray[np.float32], labels: NDArray[np.int64]) -> Weights:
-    """Of the mean cross-entropy: for each layer that of its weights, then for each that of its bias."""
+    """The gradients of the mean cross-entropy: those by the weights of each layer, then those by the bias of each layer."""
     layers = len(weights)
     x = [images]
     for k in range(layers):
@@ -166,7 +170,7 @@ def _gradients(weights: Weights, biases: Weights, images: NDArray[np.float32], l
 
 
 def _adam(parameters: Weights, beta1: float = 0.9, beta2: float = 0.999) -> Callable[[Weights, float], None]:
-    """The update of ``parameters``, in place, by gradients and a rate."""
+    """A function that takes gradients and a rate, and updates ``parameters`` in place."""
     first = [np.zeros_like(p) for p in parameters]
     second = [np.zeros_like(p) for p in parameters]
     steps = 0

@@ -1,11 +1,11 @@
-"""What can go wrong, in one tree.
+"""The errors that this project raises on purpose, in one tree.
 
-FsdError                anything this project raises on purpose; ``exit_code`` is what the command returns
-├── InputError          a file, flag, value or message is wrong: says which, its value, what would be right (exit 2)
-├── CheckFailed         a check that the user asked for did not hold (exit 1)
-└── RunFailed           a run ended without an answer: carries code, rank, layer (exit 3)
-    ├── DamagedContent  staged content is gone or damaged: carries its key
-    └── DriverError     a service refused: carries the service's own error as ``__cause__``
+FsdError                base of all; ``exit_code`` is the exit code of the command
+├── InputError          an input of the user is wrong: a file, a flag, an argument, a variable (exit code 2)
+├── CheckFailed         a check that the user requested failed (exit code 1)
+└── RunFailed           a run ended without an output; has ``code``, ``rank`` and ``layer`` (exit code 3)
+    ├── DamagedContent  a staged object is missing or damaged; has its ``key``
+    └── DriverError     a service refused a request or failed; the SDK's own error is its ``__cause__``
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ __all__ = ["CheckFailed", "DamagedContent", "DriverError", "FsdError", "InputErr
 
 
 class FsdError(Exception):
-    """Base of every error raised on purpose. ``exit_code`` is the command's exit code."""
+    """Base of every error raised on purpose. ``exit_code`` is the exit code of the command."""
 
     exit_code = 3
 
 
 class InputError(FsdError):
-    """Something the user gave is wrong. The text is one line: the thing, the value, what would be right."""
+    """An input of the user is wrong. The message is one line that names the input, the value found, and what was expected."""
 
     exit_code = 2
 
 
 class CheckFailed(FsdError):
-    """A check the user asked for did not hold, for instance ``--truth``."""
+    """A check that the user requested failed, for instance ``--truth``."""
 
     exit_code = 1
 
 
 class RunFailed(FsdError):
-    """A run ended without an answer.
+    """A run ended without an output.
 
-    ``rank`` and ``layer`` (1-based) say where, as far as known. ``str(error)`` is one line for people.
+    ``rank`` and ``layer`` (counted from 1) name the place of the failure; each is `None` if unknown. ``str(error)`` is one line for people.
     """
 
     def __init__(self, code: Code, message: str, *, rank: int | None = None, layer: int | None = None) -> None:
+        message = " ".join(line.strip() for line in message.splitlines())  # the text of an SDK may have several lines
         super().__init__(message)
         self.code = code
         self.rank = rank
@@ -47,7 +48,7 @@ class RunFailed(FsdError):
         self.message = message
 
     def __reduce__(self) -> tuple[object, ...]:
-        """So that it crosses processes: the default would call the class with the message alone."""
+        """Pickle with all fields: by default an exception is pickled with its message alone."""
         return type(self), (self.code, self.message), vars(self)
 
     def __str__(self) -> str:
@@ -57,7 +58,7 @@ class RunFailed(FsdError):
 
 
 class DamagedContent(RunFailed):
-    """The staged object ``key`` is gone (`Code.NOT_FOUND`) or damaged (`Code.INVALID`): once it is staged again, the run can succeed."""
+    """The staged object ``key`` is missing (`Code.NOT_FOUND`) or damaged (`Code.INVALID`). The remedy is to stage it again."""
 
     def __init__(self, code: Code, message: str, key: str = "", *, rank: int | None = None, layer: int | None = None) -> None:
         super().__init__(code, message, rank=rank, layer=layer)
@@ -65,4 +66,4 @@ class DamagedContent(RunFailed):
 
 
 class DriverError(RunFailed):
-    """A service refused or failed; the SDK's own error is the ``__cause__``."""
+    """A service refused a request or failed. The SDK's own error is the ``__cause__``."""

@@ -1,4 +1,4 @@
-"""What a run was computed by: names and versions, for whoever wants to repeat it."""
+"""The software and machine that computed a run, for people who want to repeat it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 __all__ = ["versions"]
 
-OURS = "fsd-inference"
+PACKAGE = "fsd-inference"
 
 
 def versions(*providers: str) -> dict[str, str]:
-    """Of fsd, Python, what computes, the SDKs of ``providers`` where they are ours, and the machine."""
+    """Versions by name: fsd, Python, the libraries that compute, the SDKs of ``providers``; and ``machine``, its description.
+
+    ``providers``: names of providers of this project; other names add nothing. A missing package has the version "not installed".
+    """
     try:
-        needed = requires(OURS) or ()
-    except PackageNotFoundError:  # not installed, only on the path
+        needed = requires(PACKAGE) or ()
+    except PackageNotFoundError:  # fsd is on the path but not installed
         needed = ()
     found = {"python": platform.python_version()}
     sdks = (re.match(r"([\w.-]+).*extra == ['\"](\w+)", text) for text in needed)
-    for name in (OURS, "numpy", "scipy", "zstandard", "mtkahypar", *(sdk[1] for sdk in sdks if sdk and sdk[2] in providers)):
+    for name in (PACKAGE, "numpy", "scipy", "zstandard", "mtkahypar", *(sdk[1] for sdk in sdks if sdk and sdk[2] in providers)):
         try:
-            found["fsd" if name == OURS else name] = version(name)
+            found["fsd" if name == PACKAGE else name] = version(name)
         except PackageNotFoundError:
-            found["fsd" if name == OURS else name] = "not installed"
+            found["fsd" if name == PACKAGE else name] = "not installed"
     return found | {"machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"}

@@ -1,12 +1,10 @@
-"""What was asked of Azure within a block: every request of the provisioner and every launch, in their order; and answers made up."""
+"""What was asked of Azure within a block: every request of the provisioner and every launch, in their order."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -41,39 +39,3 @@ def recorded() -> Iterator[list[Call]]:
         patch.setattr(api, "HttpRequest", asked)
         patch.setattr(invoke.AzureInvoker, "invoke", launched)
         yield calls
-
-
-@dataclass(frozen=True)
-class Canned:
-    """One answer of `answering`."""
-
-    status: int
-    body: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@contextmanager
-def answering(answers: Callable[[str, str], Canned]) -> Iterator[str]:
-    """A server, by its host:port, whose answer to each method and path is what ``answers`` says then."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            answer = answers(self.command, self.path)
-            self.send_response(answer.status)
-            for name, value in {**answer.headers, "Content-Length": str(len(answer.body.encode()))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(answer.body.encode())
-
-        do_GET = do_PUT = do_DELETE = do_POST = do
-
-        def log_message(self, *_: Any) -> None:
-            """Nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cloud_run_emulator import ask
-from lambda_emulator import PATIENCE_S, package
+from function_host import Host, package
 from waiting import until
 
 APP = Path(__file__).parent / "azure_functions_app"
@@ -24,25 +20,14 @@ BEARER = {"Authorization": "Bearer any"}
 JSON = {"Content-Type": "application/json"}
 
 
-class Emulator:
+class Emulator(Host):
     """A running one, with a resource group."""
 
-    def __init__(self, *flags: str, **variables: str) -> None:
-        words = ["--until-stdin-closes", "--subscription", SUBSCRIPTION, "--source", "azure_functions_app", "--pending-s", "0.02"]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "fsd_conformance.emulators.azure_functions", *words, "--preload", "azure.functions", *flags],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "EMULATOR_ONLY": "1", "FSD_AZURE_KEY": "no", **variables},
-        )
-        assert self.process.stdout is not None
-        self.ready = json.loads(self.process.stdout.readline())
-        self.names = 0
-        assert self.control("PUT", G, {"location": "eastus2"})[0] == 201
+    module, hides = "azure_functions", ("FSD_AZURE_",)
+    words = ("--subscription", SUBSCRIPTION, "--source", "azure_functions_app", "--pending-s", "0.02", "--preload", "azure.functions")
 
-    def ask(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
-        """One request: status and body."""
-        return ask(self.ready["port"], method, path, body, headers)
+    def set_up(self) -> None:
+        assert self.control("PUT", G, {"location": "eastus2"})[0] == 201
 
     def control(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """One request of the control plane: status and JSON."""
@@ -50,16 +35,9 @@ class Emulator:
         status, answer = self.ask(method, f"{path}?api-version=2024-04-01", data, {**BEARER, **JSON})
         return status, json.loads(answer or b"null")
 
-    def look(self, what: str) -> Any:
-        return json.loads(self.ask("GET", f"/_fsd/{what}")[1])
-
-    def plan(self, **fault: Any) -> None:
-        assert self.ask("POST", "/_fsd/faults", json.dumps(fault).encode())[0] == 204
-
     def create(self, name: str | None = None, settings: Mapping[str, str] | None = None, **scale: Any) -> str:
         """A site that runs."""
-        self.names += 1
-        name = name or f"site-{self.names}"
+        name = name or self.new_name()
         status, said = self.control("PUT", f"{WEB}/sites/{name}", site(settings, **scale))
         assert status == 200, said
         return name
@@ -72,12 +50,6 @@ class Emulator:
         key = {"x-functions-key": self.keys(name)["functionKeys"]["default"]}
         return self.ask("POST", f"/sites/{name}/api/worker", json.dumps(event).encode(), {**key, **JSON})
 
-    def call(self, name: str, **event: Any) -> Any:
-        """The result of a call that must succeed."""
-        status, body = self.post(name, **event)
-        assert status == 200, body
-        return json.loads(body)
-
     def publish(self, name: str, data: bytes) -> Any:
         """The deployment of a zip, when it is complete."""
         status, said = self.ask("POST", f"/scm/{name}/api/publish?RemoteBuild=false", data, {**BEARER, "Content-Type": "application/zip"})
@@ -89,14 +61,6 @@ class Emulator:
             return now if now["complete"] else None
 
         return until(there)
-
-    def instances(self, name: str) -> Any:
-        return self.look("instances")[name]
-
-    def stop(self) -> int:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        return self.process.wait(PATIENCE_S)
 
 
 def site(settings: Mapping[str, str] | None = None, **scale: Any) -> dict[str, Any]:
@@ -121,13 +85,3 @@ def zipped(**files: str) -> bytes:
     """The app as it is published; ``files`` by name, with _ for the point, instead of its own."""
     own = {name: (APP / name).read_text() for name in ("function_app.py", "host.json")}
     return package({name: text for name, text in {**own, **files}.items() if text})
-
-
-@contextmanager
-def running(*flags: str, **variables: str) -> Iterator[Emulator]:
-    """Within the block it runs."""
-    emulator = Emulator(*flags, **variables)
-    try:
-        yield emulator
-    finally:
-        emulator.stop()

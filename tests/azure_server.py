@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from fsd_azure import clients, names
+from fsd_azure import clients, connection_strings, names
 from fsd_azure.objects import AzureObjects
 from fsd_conformance.emulators.azurite import Azurite, install
 from fsd_conformance.emulators.emulator import pointed
@@ -41,8 +41,8 @@ def service_bus(*arguments: str, namespaces: Sequence[str] = ("one", "two")) -> 
     with TemporaryDirectory() as folder:
         server = ServiceBusServer(Path(folder), namespaces=dict.fromkeys(namespaces, ()), arguments=arguments)
         told = {
-            clients.SERVICE_BUS: "\n".join(server.connection_string(name) for name in namespaces),
-            clients.ADMINISTRATION: " ".join(f"127.0.0.1:{server.ports[name][1]}" for name in namespaces),
+            connection_strings.SERVICE_BUS: "\n".join(server.connection_string(name) for name in namespaces),
+            connection_strings.ADMINISTRATION: " ".join(f"127.0.0.1:{server.ports[name][1]}" for name in namespaces),
         }
         try:
             server.start()
@@ -65,7 +65,7 @@ def storage() -> Iterator[Azurite]:
         server = Azurite(Path(folder))
         try:
             server.start()
-            with pointed(env(**{clients.STORAGE: server.connection_string}), POINTERS["azure"]):
+            with pointed(env(**{connection_strings.STORAGE: server.connection_string}), POINTERS["azure"]):
                 yield server
         finally:
             server.stop()
@@ -83,9 +83,9 @@ def app(ranks: int = 3, slots: int = 2, **settings: str) -> Resources:
         "container": f"fsd-{name}",
     }
     made = Resources(name, ranks, slots, told | settings)
-    if clients.SERVICE_BUS in os.environ:
+    if connection_strings.SERVICE_BUS in os.environ:
         queues(made)
-    if clients.STORAGE in os.environ:
+    if connection_strings.STORAGE in os.environ:
         store = AzureObjects(made)
         store.native().create_container()
         store.close()

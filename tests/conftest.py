@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
 from hypothesis import settings
+
+pytest.register_assert_rewrite("host_cases", "provision_cases", "run_cases")  # they assert for files of tests
 
 # A busy machine is no failure. Continuous integration tries the same examples each time; what is found elsewhere stays as an @example.
 settings.register_profile("ours", deadline=None, derandomize=os.environ.get("CI") == "true")

@@ -1,7 +1,11 @@
-"""Functions that die, or lose their client, where a test says: in the place of `fsd_core.worker`, the same worker with traps in it.
+"""Functions that die at a place of a test's choice. The host runs this module instead of `fsd_core.worker`: the same worker with traps.
 
-What to do is in the environment variable ``FSD_TEST_TRAP``, as JSON: ``rank`` and ``at`` (one of `PLACES`): there that rank is killed by
-signal 9. ``quiet``: nobody reports a function's death. ``lease``: seconds between renewals, and of the lease.
+The environment variable ``FSD_TEST_TRAP`` holds JSON: ``rank`` and ``at`` (one of `PLACES`): signal 9 kills that rank there. ``quiet``:
+nobody reports that a function died. ``lease``: seconds between renewals of the lease, and seconds that a lease lasts.
+
+In an emulator of a cloud the warm parent of all functions calls `preload`. The order is then in the file that ``FSD_TEST_TRAP_FILE``
+names, and each function reads it anew. It may hold more: ``launches``: only that many launches of the rank die; ``object`` and
+``damage``: see `damaging`.
 """
 
 from __future__ import annotations
@@ -10,37 +14,57 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import replace
+from fnmatch import fnmatch
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
-from fsd_core import slots, worker
+import attrs
+
+from fsd_core.client import collect
 from fsd_core.driver import InvokeDriver, Provider, Resources
+from fsd_core.protocol import abort
+from fsd_core.storage import slots
+from fsd_core.storage.store import Store
+from fsd_core.worker import program
+from fsd_core.worker.layers import LayerLoop
+from fsd_core.worker.rank import Worker
 from fsd_local import LocalProvider
 from fsd_local.invoke import LocalInvoker
+from waiting import until
 
+TRAP_FILE = "FSD_TEST_TRAP_FILE"
 TRAP = "FSD_TEST_TRAP"
-# The method of a worker at whose beginning it dies: "done" is when its output is written, "record" when it has said so.
-PLACES = {
-    "claim": "_claim", "children": "_start_children", "load": "_open_channel", "layers": "_layer", "output": "_write_outputs",
-    "done": "_gather", "record": "_write_record",
-}  # fmt: skip
+# The method at whose beginning a worker dies: "done" is after all ranks have written their outputs, "record" after the worker has also
+# sent that it is done.
+PLACES: dict[str, tuple[type, str]] = {
+    "claim": (Worker, "_claim"),
+    "children": (Worker, "_start_children"),
+    "load": (Worker, "_open_channel"),
+    "layers": (LayerLoop, "_layer"),
+    "output": (Worker, "_write_outputs"),
+    "done": (Worker, "_gather"),
+    "record": (Worker, "_write_record"),
+}
 
 
 class DyingProvider(LocalProvider):
-    """The local provider; ``start_s`` as a test wants it."""
+    """The local provider, with the ``start_s`` of the trap."""
 
     def invoker(self, resources: Resources) -> InvokeDriver:
         invoker = LocalInvoker(resources, __name__)
         if start_s := json.loads(os.environ[TRAP]).get("start_s"):
-            invoker.limits = replace(invoker.limits, start_s=start_s)
+            invoker.limits = attrs.evolve(invoker.limits, start_s=start_s)
         return invoker
 
 
-def _trapped(method: Callable[..., Any], rank: int) -> Callable[..., Any]:
+def _trapped(method: Callable[..., Any], place: str, rank: int) -> Callable[..., Any]:
     @wraps(method)
     def trap(self: Any, *arguments: Any) -> Any:
         if self.rank == rank:
+            if place in ("done", "record"):  # other ranks may be slower than this one
+                slices = self.config.workers * len(self.config.batches)
+                until(lambda: collect.complete(self.store, self.keys, slices))
             os.kill(os.getpid(), signal.SIGKILL)
         return method(self, *arguments)
 
@@ -50,13 +74,58 @@ def _trapped(method: Callable[..., Any], rank: int) -> Callable[..., Any]:
 def handle(payload: bytes, provider: Provider, *, nonce: str, note: Callable[[int], None]) -> int:
     order = json.loads(os.environ[TRAP])
     if "at" in order:
-        name = PLACES[order["at"]]
-        setattr(worker._Worker, name, _trapped(getattr(worker._Worker, name), order["rank"]))
+        owner, name = PLACES[order["at"]]
+        setattr(owner, name, _trapped(getattr(owner, name), order["at"], order["rank"]))
     if "lease" in order:
         slots.RENEW_S, slots.LEASE_S = order["lease"]
-    return worker.handle(payload, DyingProvider(), nonce=nonce, note=note)
+    return program.handle(payload, DyingProvider(), nonce=nonce, note=note)
 
 
 def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str, layer: int | None) -> None:
     if not json.loads(os.environ[TRAP]).get("quiet"):
-        worker.report_exit(payload, provider, reason, nonce=nonce, layer=layer)
+        abort.report_exit(payload, provider, reason, nonce=nonce, layer=layer)
+
+
+def preload() -> None:
+    """Set every trap in this process, whose forks are functions, for the orders of the file."""
+    file = Path(os.environ[TRAP_FILE])
+
+    def set_off(method: Callable[..., Any], place: str) -> Callable[..., Any]:
+        @wraps(method)
+        def trap(self: Any, *arguments: Any) -> Any:
+            order = json.loads(file.read_text())
+            if order.get("at") == place and order["rank"] == self.rank and self.launch.attempt < order.get("launches", 99):
+                os.kill(os.getpid(), signal.SIGKILL)
+            changed = damaging(order["object"], order["damage"]) if "object" in order else (PUT, CREATE)
+            Store.put, Store.create = changed  # type: ignore[method-assign]  # anew: a warm function had another run's order
+            return method(self, *arguments)
+
+        return trap
+
+    for place, (cls, name) in PLACES.items():
+        setattr(cls, name, set_off(getattr(cls, name), place))
+
+
+PUT, CREATE = Store.put, Store.create
+
+
+def damaging(pattern: str, damage: str) -> tuple[Callable[..., None], Callable[..., bool]]:
+    """`Store.put` and `Store.create` that lose (``damage``: removed), cut or flip what is written under a key like ``pattern``."""
+
+    def spoiled(key: str, body: bytes) -> bytes:
+        if not fnmatch(key, pattern):
+            return body
+        half = len(body) // 2
+        return body[:half] + (b"" if damage == "cut" else bytes([body[half] ^ 4]) + body[half + 1 :])
+
+    def lost(key: str) -> bool:
+        return damage == "removed" and fnmatch(key, pattern)
+
+    def put(store: Store, key: str, body: bytes) -> None:
+        if not lost(key):
+            PUT(store, key, spoiled(key, body))
+
+    def create(store: Store, key: str, body: bytes) -> bool:
+        return lost(key) or CREATE(store, key, spoiled(key, body))
+
+    return put, create

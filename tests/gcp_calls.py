@@ -6,14 +6,16 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from fsd_gcp import clients, invoke
+from fsd_gcp import clients, invoke, pubsub
 
-# Method and path -> permissions, and the resource on which they are asked for: the path's named part, as `fsd_gcp.policy` writes it.
+# Method (of Pub/Sub, the request's type) and path -> permissions, and the resource on which they are asked for: the path's named part, as
+# `fsd_gcp.policy` writes it.
 # Sources: the services' pages on access control, 2025-11.
 _B, _F, _A = r"/storage/v1/b/[^/]+", r"/v2/projects/[^/]+/locations/[^/]+/functions/[^/:]+", r"/v1/projects/[^/]+/serviceAccounts/[^/:]+"
 _S, _T, _Q = (
@@ -45,20 +47,20 @@ _RULES = [
     ("GET", rf"(?P<on>{_S}):getIamPolicy", "run.services.getIamPolicy"),
     ("POST", rf"(?P<on>{_S}):setIamPolicy", "run.services.setIamPolicy"),
     ("GET", r"/v1/projects/[^/]+/services/.+", "serviceusage.services.get"),
-    ("PUT", rf"(?P<on>{_T})", "pubsub.topics.create"),
-    ("PUT", rf"(?P<on>{_Q})", "pubsub.subscriptions.create pubsub.topics.attachSubscription"),
-    ("PATCH", rf"(?P<on>{_Q})", "pubsub.subscriptions.update"),
-    ("DELETE", rf"(?P<on>{_T})", "pubsub.topics.delete"),
-    ("DELETE", rf"(?P<on>{_Q})", "pubsub.subscriptions.delete"),
-    ("GET", r"/v1/projects/[^/]+/topics", "pubsub.topics.list"),
-    ("GET", r"/v1/projects/[^/]+/subscriptions", "pubsub.subscriptions.list"),
-    ("GET", rf"(?P<on>{_T}):getIamPolicy", "pubsub.topics.getIamPolicy"),
-    ("GET", rf"(?P<on>{_Q}):getIamPolicy", "pubsub.subscriptions.getIamPolicy"),
-    ("POST", rf"(?P<on>{_T}):setIamPolicy", "pubsub.topics.setIamPolicy"),
-    ("POST", rf"(?P<on>{_Q}):setIamPolicy", "pubsub.subscriptions.setIamPolicy"),
-    ("PUBLISH", rf"(?P<on>{_T})", "pubsub.topics.publish"),
-    ("PULL", rf"(?P<on>{_Q})", "pubsub.subscriptions.consume"),
-    ("ACK", rf"(?P<on>{_Q})", "pubsub.subscriptions.consume"),
+    ("Topic", rf"(?P<on>{_T})", "pubsub.topics.create"),
+    ("Subscription", rf"(?P<on>{_Q})", "pubsub.subscriptions.create pubsub.topics.attachSubscription"),
+    ("UpdateSubscriptionRequest", rf"(?P<on>{_Q})", "pubsub.subscriptions.update"),
+    ("DeleteTopicRequest", rf"(?P<on>{_T})", "pubsub.topics.delete"),
+    ("DeleteSubscriptionRequest", rf"(?P<on>{_Q})", "pubsub.subscriptions.delete"),
+    ("ListTopicsRequest", r"/v1/projects/[^/]+", "pubsub.topics.list"),
+    ("ListSubscriptionsRequest", r"/v1/projects/[^/]+", "pubsub.subscriptions.list"),
+    ("GetIamPolicyRequest", rf"(?P<on>{_T})", "pubsub.topics.getIamPolicy"),
+    ("GetIamPolicyRequest", rf"(?P<on>{_Q})", "pubsub.subscriptions.getIamPolicy"),
+    ("SetIamPolicyRequest", rf"(?P<on>{_T})", "pubsub.topics.setIamPolicy"),
+    ("SetIamPolicyRequest", rf"(?P<on>{_Q})", "pubsub.subscriptions.setIamPolicy"),
+    ("PublishRequest", rf"(?P<on>{_T})", "pubsub.topics.publish"),
+    ("PullRequest", rf"(?P<on>{_Q})", "pubsub.subscriptions.consume"),
+    ("AcknowledgeRequest", rf"(?P<on>{_Q})", "pubsub.subscriptions.consume"),
     ("LAUNCH", rf"(?P<on>{_S})", "run.routes.invoke"),
 ]
 
@@ -74,8 +76,8 @@ class Call:
     def needs(self) -> set[tuple[str, str]]:
         """Permissions, and the resource on which each must be held ("" for the project)."""
         if self.path == "/batch/storage/v1":
-            inner = re.findall(r"^(DELETE) (\S+) HTTP", self.body.decode(), re.M)
-            return {need for method, path in inner for need in Call(method, unquote(path)).needs()}
+            inner = re.findall(r"^(DELETE) (\S+) HTTP", self.body, re.M)
+            return {need for method, url in inner for need in Call(method, unquote(urlsplit(url).path)).needs()}
         for method, pattern, permissions in _RULES:
             if method == self.method and (match := re.fullmatch(pattern, self.path)):
                 return {(each, (match.groupdict().get("on") or "").lstrip("/")) for each in permissions.split()}
@@ -86,30 +88,22 @@ class Call:
 def recorded() -> Iterator[list[Call]]:
     """The requests of this process within the block, as they are made; launches too."""
     calls: list[Call] = []
-    request, launch = clients.Http.request, invoke.GcpInvoker.invoke
+    request, ask, launch = clients.Session.request, pubsub.Pubsub.ask, invoke.GcpInvoker.invoke
 
-    def asked(self: Any, method: str, path: str, body: Any = None, *more: Any, **named: Any) -> Any:
-        calls.append(Call(method, unquote(path.partition("?")[0]), body))
-        return request(self, method, path, body, *more, **named)
+    def requested(self: Any, method: str, url: str, **named: Any) -> Any:
+        calls.append(Call(method, unquote(urlsplit(url).path), named.get("data")))
+        return request(self, method, url, **named)
+
+    def asked(self: Any, method: Any, asking: Any, to: str, *more: Any) -> Any:
+        calls.append(Call(type(asking).__name__, f"/v1/{attrgetter(to)(asking)}", asking))
+        return ask(self, method, asking, to, *more)
 
     def launched(self: Any, function: str, payload: bytes) -> Any:
         calls.append(Call("LAUNCH", f"/v2/projects/-/locations/-/services/{self._url.path.rpartition('/')[2]}"))
         return launch(self, function, payload)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clients.Http, "request", asked)
+        patch.setattr(clients.Session, "request", requested)
+        patch.setattr(pubsub.Pubsub, "ask", asked)
         patch.setattr(invoke.GcpInvoker, "invoke", launched)
-        from fsd_gcp import pubsub
-
-        def wrapped(verb: str, name: str) -> None:
-            real = getattr(pubsub.Pubsub, name)
-
-            def call(self: Any, where: str, *more: Any, **named: Any) -> Any:
-                calls.append(Call(verb, f"/v1/{where}"))
-                return real(self, where, *more, **named)
-
-            patch.setattr(pubsub.Pubsub, name, call)
-
-        for verb, name in (("PUBLISH", "publish"), ("PULL", "pull"), ("ACK", "acknowledge")):
-            wrapped(verb, name)
         yield calls

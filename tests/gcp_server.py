@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -18,10 +18,33 @@ from fsd_conformance.emulators.google import CloudStorage
 from fsd_conformance.emulators.process import POINTERS, Server
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import InputError
+from fsd_core.providers.addresses import address
 from fsd_gcp import names
-from fsd_gcp.clients import Http
+from fsd_gcp.api import Api
+from fsd_gcp.clients import Session
 
 PROJECT = "test-project"
+
+
+class Rest(Api):
+    """Of Pub/Sub and Cloud Storage too, whose state tests look at, and change, by other ways than the adapter's."""
+
+    def service(self, name: str) -> Session:
+        emulator = {"pubsub": "PUBSUB_EMULATOR_HOST", "storage": "STORAGE_EMULATOR_HOST"}.get(name)
+        if emulator and name not in self._sessions:
+            self._sessions[name] = Session(address(emulator, bare=True), signed=False)
+            self.closing.callback(self._sessions[name].close)
+        return super().service(name)
+
+    def pages(self, service: str, path: str, items: str) -> Iterator[dict[str, Any]]:
+        """The ``items`` of all pages."""
+        query = {"pageSize": "1000"}
+        while True:
+            answer = self.call(service, "GET", path, **query)
+            yield from answer.get(items, ())
+            if not answer.get("nextPageToken"):
+                return
+            query["pageToken"] = answer["nextPageToken"]
 
 
 def env(**pointers: str) -> Mapping[str, str]:
@@ -78,9 +101,8 @@ def app(ranks: int = 3, slots: int = 2, **settings: str) -> Resources:
 
 def ask(url: str, method: str, path: str, body: object) -> None:
     """One request of JSON."""
-    http = Http(url, signed=False)
-    http.request(method, path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    http.close()
+    with Session(url, signed=False) as session:
+        session.request(method, path, json=body)
 
 
 def code_of(driver: object, request: object, *arguments: object, **named: object) -> Code:

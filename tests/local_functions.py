@@ -9,8 +9,8 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from fsd_core import probe
 from fsd_core.driver import WORKER, InvokeDriver, Provider
+from fsd_core.worker import probe
 from fsd_local import wire
 from fsd_local.invoke import LocalInvoker
 

@@ -12,10 +12,10 @@ from fsd_core.model import Csr, Layer, Model
 
 
 @st.composite
-def networks(draw: st.DrawFn, most_rows: int = 24) -> Model:
-    """A model of 1 to 5 layers of 1 to ``most_rows`` neurons."""
+def networks(draw: st.DrawFn, max_rows: int = 24) -> Model:
+    """A model of 1 to 5 layers of 1 to ``max_rows`` neurons."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    widths = draw(st.lists(st.integers(1, most_rows), min_size=2, max_size=6))
+    widths = draw(st.lists(st.integers(1, max_rows), min_size=2, max_size=6))
     layers = []
     for number, (inputs, outputs) in enumerate(itertools.pairwise(widths), 1):
         last = number == len(widths) - 1

@@ -12,7 +12,7 @@ from fsd_core.model import Csr, Layer, Model
 
 
 def layer(mask: NDArray[np.bool_], dense: bool = False) -> Layer:
-    """A layer with a weight of 1 wherever ``mask`` (outputs, inputs) says; a dense one also has the zeros."""
+    """A layer with a weight of 1 wherever ``mask`` (outputs, inputs) is true; a dense layer also has the zeros."""
     if dense:
         weights: Csr | NDArray[np.float32] = mask.astype(np.float32)
     else:

@@ -18,19 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fsd_core
-from fsd_core import arguments
+from fsd_core.client.garbage import clean, collect_garbage
 from fsd_core.codec import decode, encode
-from fsd_core.compare import Case, take_turns
+from fsd_core.common import arguments
 from fsd_core.demo import digits, network, train
 from fsd_core.errors import InputError
-from fsd_core.garbage import clean, collect_garbage
 from fsd_core.kernel import Block
-from fsd_core.launch import LaunchTree
 from fsd_core.model import Csr, Layer, Model, import_model, load, open_model, radixnet, save
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
 from fsd_core.partition import ExchangePlan, Partition, find_partition, partition
+from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.report import find_record, read_record
+from fsd_core.report.compare import Case, take_turns
 
 WIDTH = 6
 DTYPES = ["f4", "f8", "f2", "i1", "u1", "i4", "u8", "i8", "?", ">f4", ">f8", ">i2", "g"]
@@ -319,21 +319,21 @@ WRONG: list[tuple[str, Any, str]] = [
     ("inputs", 5.0, "inputs 5.0: expected an array of 2 dimensions"),
     ("inputs", X[0], r"inputs .*\(6,\).*: expected an array of 2 dimensions"),
     ("inputs", X[None], r"inputs .*\(1, 2, 6\)"),
-    ("inputs", X[:, :4], "inputs have 4 columns, the model takes 6"),
+    ("inputs", X[:, :4], "inputs have 4 columns: expected 6, the number of inputs of the model"),
     ("inputs", X[:0], "inputs have no samples"),
     ("inputs", X.astype(complex), "inputs .*complex128.*: expected an array of real numbers"),
     ("inputs", X.astype(str), "inputs .*: expected an array of real numbers"),
     ("inputs", X.astype(object), "inputs .*object"),
     ("inputs", X.astype("M8[s]"), "inputs .*datetime64"),
-    ("inputs", np.ma.masked_less(X, 2), "inputs .*: expected numbers without a mask"),
-    ("inputs", [np.ma.masked_less(X[0], 2)], "inputs .*: expected numbers without a mask"),
-    ("inputs", [[1.0] * WIDTH, [1.0]], "inputs .*: numpy makes no array of it"),
+    ("inputs", np.ma.masked_less(X, 2), "inputs .*: expected an array without a mask"),
+    ("inputs", [np.ma.masked_less(X[0], 2)], "inputs .*: expected an array without a mask"),
+    ("inputs", [[1.0] * WIDTH, [1.0]], "inputs .*: expected an array of numbers; numpy cannot convert it"),
     ("inputs", [[None] * WIDTH], "inputs .*object"),
     ("inputs", (row for row in X), r"inputs \(a generator\)"),
     ("inputs", X * np.nan, "inputs: the value in row 0, column 0 .* is not finite"),
     ("inputs", X.astype(np.float64) * 1e300, "inputs: .* not finite as float32"),
     ("inputs", sp.csr_matrix(X * 1j), "inputs .*complex"),
-    ("inputs", sp.coo_array(X[0]), "inputs .*: expected 2 dimensions"),
+    ("inputs", sp.coo_array(X[0]), "inputs .*: expected a matrix of 2 dimensions"),
 ]
 
 
@@ -350,7 +350,7 @@ def damaged() -> Iterator[tuple[Any, str]]:
     for name in ("row", "col"):
         other = sp.coo_matrix(X)
         getattr(other, name)[0] = 99
-        yield other, "inputs: index 99 is outside 0 to"
+        yield other, "inputs: index 99: expected a whole number from 0 to"
 
 
 WRONG += [("inputs", *each) for each in damaged()]

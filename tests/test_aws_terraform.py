@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import http.client
-import http.server
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
+from canned import Answer, Request, said
 from fsd_aws import PROVIDER, policy
 from fsd_aws.clients import client
 from fsd_aws.function import HANDLER
 from fsd_aws.names import Names
 from fsd_conformance import emulators
 from fsd_conformance.emulators.emulator import pointed
+from fsd_conformance.emulators.proxy import Proxy
 from fsd_core.driver import Message
 
 MAIN = Path(sys.modules["fsd_aws"].__file__ or "").parents[2] / "handlers" / "aws_lambda" / "main.tf"
@@ -97,46 +97,18 @@ def test_what_it_makes_is_an_app(folder: Path, tmp_path: Path) -> None:
 @contextmanager
 def _completed(lambda_url: str) -> Iterator[str]:
     """The local Lambda with two answers more: Terraform asks every function for its versions and its code signing."""
-    there = lambda_url.removeprefix("http://")
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def _pass(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            name = self.path.partition("/functions/")[2].partition("/")[0]
-            if "/versions" in self.path:
-                status, headers, answer = self._ask("GET", f"/2015-03-31/functions/{name}", b"")
-                if status == 200:
-                    answer = json.dumps({"Versions": [json.loads(answer)["Configuration"]]}).encode()
-            elif self.path.endswith("/code-signing-config"):
-                status, headers, answer = 200, [], b"{}"
-            else:
-                status, headers, answer = self._ask(self.command, self.path, body)
-            self.send_response(status)
-            for key, value in headers:
-                if key.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
-                    self.send_header(key, value)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
+    def see(request: Request) -> Answer | None:
+        name = request.path.partition("/functions/")[2].partition("/")[0]
+        if request.path.endswith("/code-signing-config"):
+            return said({})
+        if "/versions" not in request.path:
+            return None
+        try:
+            with urlopen(f"{lambda_url}/2015-03-31/functions/{name}", timeout=60) as answer:
+                return said({"Versions": [json.load(answer)["Configuration"]]})
+        except HTTPError as error:
+            return Answer(error.code, error.read(), dict(error.headers))
 
-        def _ask(self, method: str, path: str, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-            connection = http.client.HTTPConnection(there, timeout=60)
-            headers: dict[str, Any] = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "content-length")}
-            connection.request(method, path, body or None, headers)
-            answer = connection.getresponse()
-            content = answer.read()
-            connection.close()
-            return answer.status, answer.getheaders(), content
-
-        do_GET = do_PUT = do_POST = do_DELETE = _pass
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with closing(Proxy(lambda_url, see)) as proxy:
+        yield proxy.url

@@ -1,8 +1,7 @@
-"""Service Bus against the stand-in: exact limits, long polls, locks, what ends links; and a peer that says nothing."""
+"""What is Service Bus's own, against the stand-in: exact limits, locks, what ends links; and a peer that says nothing."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -11,14 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
 
 import pytest
+from attrs import evolve
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 from azure.servicebus.exceptions import ServiceBusServerBusyError
 
-from azure_server import KEY, Relay, app, code_of, env, queues, service_bus, string
-from fsd_azure import PROVIDER, RESOURCES, clients, limits, links, names
+from azure_server import Relay, app, code_of, env, queues, service_bus, string
+from fsd_azure import PROVIDER, clients, connection_strings, limits, links, names
 from fsd_azure.errors import advice
 from fsd_azure.messages import AzureMessages
 from fsd_conformance.emulators.emulator import pointed
@@ -27,8 +26,8 @@ from fsd_conformance.emulators.service_bus.server import ServiceBusServer
 from fsd_core.channel.frames import fill
 from fsd_core.driver import Code, Delivery, Message, Refused, Resources
 from fsd_core.errors import InputError
-from fsd_core.retry import Retry
-from fsd_core.wrappers.meter import Meter
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def driver(made: Resources) -> Iterator[AzureMessages]:
 
 
 def telling(resources: Resources, **settings: str) -> Resources:
-    return replace(resources, names={**resources.names, **settings})
+    return evolve(resources, names={**resources.names, **settings})
 
 
 def nobody(**settings: str) -> Resources:
@@ -59,7 +58,7 @@ def nobody(**settings: str) -> Resources:
 
 def at(port: int) -> AzureMessages:
     """A driver of a namespace at ``port``, whatever is there."""
-    with pointed(env(**{clients.SERVICE_BUS: string(port)}), POINTERS["azure"]):
+    with pointed(env(**{connection_strings.SERVICE_BUS: string(port)}), POINTERS["azure"]):
         return AzureMessages(nobody(), 0)
 
 
@@ -91,15 +90,6 @@ def again(driver: AzureMessages, request: Callable[[], object]) -> object:
     return Retry(time.time() + 60, Meter()).call(driver, "request", request)
 
 
-def test_to_one_rank_of_one_slot(made: Resources, driver: AzureMessages) -> None:
-    other = AzureMessages(made, 1)
-    for rank in range(3):
-        assert driver.publish([Message(rank, b"to %d" % rank)]) == ()
-    assert [taken(driver, rank, 1) for rank in range(3)] == [[b"to 0"], [b"to 1"], [b"to 2"]]
-    assert [list(each.receive(rank, 10, 0)) for each in (driver, other) for rank in range(3)] == [[]] * 6
-    other.close()
-
-
 def test_ranks_are_sharded_over_namespaces(made: Resources, driver: AzureMessages) -> None:
     driver.publish([Message(1, b"x")])
     hosts = names.Names.of(made).namespaces
@@ -111,12 +101,6 @@ def test_ranks_are_sharded_over_namespaces(made: Resources, driver: AzureMessage
             counts.append(found.get(queue))
     assert counts == [None, 1]
     assert taken(driver, 1, 1) == [b"x"]
-
-
-def test_any_bytes(driver: AzureMessages) -> None:
-    bodies = [bytes(range(256)), b"\0", b"\xff" * 1000]
-    driver.publish([Message(1, body) for body in bodies])
-    assert sorted(taken(driver, 1, 3)) == sorted(bodies)
 
 
 def test_exact_limits(driver: AzureMessages) -> None:
@@ -152,7 +136,7 @@ def test_a_tier_that_is_too_small_says_so(made: Resources) -> None:
     driver = AzureMessages(telling(made, tier="premium"), 0)  # the namespace does not know: it takes 256 KB
     assert driver.limits.message_bytes > 1_000_000
     for body in (b"x" * 300_000, b"y"):  # the link says so before anything is sent
-        with pytest.raises(Refused, match=r"0-0 takes 262144 bytes at once, not 1048064: its namespace is of a smaller tier") as caught:
+        with pytest.raises(Refused, match=r"0-0: accepts batches of 262144 bytes: expected 1048064") as caught:
             driver.publish([Message(0, body)])
         assert driver.classify(caught.value) is Code.TOO_LARGE
     driver.close()
@@ -168,19 +152,6 @@ def test_a_premium_namespace_takes_a_large_message() -> None:
         driver.close()
     own = limits.messages("premium", 5, 102_400)
     assert (own.message_bytes > 104_000_000, own.receive_messages) == (True, 1)
-
-
-def test_a_long_poll_wakes(driver: AzureMessages) -> None:
-    driver.receive(2, 1, 0)
-    with ThreadPoolExecutor(1) as pool:
-        before = time.monotonic()
-        waiting = pool.submit(driver.receive, 2, 10, 20)
-        time.sleep(0.5)
-        assert not waiting.done()
-        driver.publish([Message(2, b"wake")])
-        (delivery,) = waiting.result()
-        assert time.monotonic() - before < 20
-    assert (delivery.body, driver.ack(2, [delivery.token])) == (b"wake", ())
 
 
 def test_an_ack_does_not_wait_for_a_long_poll_nor_one_poll_for_another(driver: AzureMessages) -> None:
@@ -230,26 +201,6 @@ def test_what_a_receiver_held_is_there_for_others_at_once() -> None:
         second.close()
 
 
-def test_unacknowledged_comes_again_and_an_old_token_is_harmless(server: ServiceBusServer) -> None:
-    made = app(lease_s="2")
-    driver = AzureMessages(made, 0)
-    driver.publish([Message(0, b"again")])
-    (first,), (second,) = got(driver, 0, 1), got(driver, 0, 1)
-    assert (first.body, second.body) == (b"again", b"again")
-    assert driver.ack(0, [first.token]) == ()
-    assert driver.ack(0, [second.token, first.token, second.token]) == ()
-    assert driver.ack(0, [second.token]) == ()
-    named = names.Names.of(made)
-    with clients.administration(named.namespaces, 0) as admin:
-        for _ in range(5):  # a machine that stood still for longer than the lock has not acknowledged it
-            if not admin.get_queue_runtime_properties(named.queue(0, 0)).total_message_count:
-                break
-            taken(driver, 0, 1)
-        else:
-            pytest.fail("what was acknowledged is there still")
-    driver.close()
-
-
 def test_somebody_elses_message(made: Resources, driver: AzureMessages) -> None:
     queue = names.Names.of(made).queue(0, 0)
     with driver.native()[0].get_queue_sender(queue) as sender:
@@ -258,13 +209,10 @@ def test_somebody_elses_message(made: Resources, driver: AzureMessages) -> None:
     assert taken(driver, 0, 3) == [b"no data", b"no data", b"two parts"]
 
 
-def test_what_is_missing(made: Resources, driver: AzureMessages) -> None:
-    gone = AzureMessages(telling(made, generation="00000000"), 0)
-    assert code_of(gone, gone.receive, 0, 1, 0) is Code.NOT_FOUND
-    assert code_of(gone, gone.publish, [Message(0, b"x")]) is Code.NOT_FOUND
-    assert code_of(driver, driver.receive, 99, 1, 0) is Code.NOT_FOUND
-    assert code_of(driver, driver.publish, [Message(99, b"x")] * 2) is Code.NOT_FOUND
-    gone.close()
+def test_a_publish_where_no_queue_is(made: Resources, driver: AzureMessages) -> None:
+    """Of one message and of a batch; a receive is a case of the suite."""
+    for messages in ([Message(99, b"x")], [Message(99, b"x")] * 2):
+        assert code_of(driver, driver.publish, messages) is Code.NOT_FOUND
 
 
 def test_a_throttled_namespace() -> None:
@@ -325,7 +273,7 @@ def test_a_lock_outlives_its_connection() -> None:
     with service_bus(namespaces=["one"]) as server:
         relay = Relay(server.ports["one"][0])
         made = app(1, 1, namespaces="one", lease_s="120")
-        with pointed({**os.environ, clients.SERVICE_BUS: string(relay.port)}, ()):
+        with pointed({**os.environ, connection_strings.SERVICE_BUS: string(relay.port)}, ()):
             driver = AzureMessages(made, 0)
         driver.publish([Message(0, b"one"), Message(0, b"two")])
         found = got(driver, 0, 2)
@@ -356,7 +304,7 @@ def test_a_peer_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "CLOSE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         driver = at(mute.getsockname()[1])
-        with pytest.raises(TimeoutError, match="queue fsd-a-00000000-0-0: Service Bus said nothing for 1 s") as caught:
+        with pytest.raises(TimeoutError, match="queue fsd-a-00000000-0-0: Service Bus did not answer within 1 s") as caught:
             driver.publish([Message(0, b"x")])
         assert driver.classify(caught.value) is Code.UNAVAILABLE
         assert code_of(driver, driver.receive, 0, 1, 0) is Code.UNAVAILABLE
@@ -370,7 +318,7 @@ def test_a_link_that_was_given_up_takes_nothing(monkeypatch: pytest.MonkeyPatch)
     with service_bus(namespaces=["one"]) as server:
         relay = Relay(server.ports["one"][0])
         made = app(1, 1, namespaces="one")
-        with pointed({**os.environ, clients.SERVICE_BUS: string(relay.port)}, ()):
+        with pointed({**os.environ, connection_strings.SERVICE_BUS: string(relay.port)}, ()):
             driver = AzureMessages(made, 0)
         with relay.held(), monkeypatch.context() as patched:
             patched.setattr(links, "OPEN_S", 0.3)
@@ -446,23 +394,13 @@ def test_links_are_opened_for_who_is_used_and_closed_at_once(made: Resources) ->
 
 def test_more_connections_than_a_namespace_takes() -> None:
     PROVIDER.admit(nobody(), 70)
-    with pytest.raises(InputError, match=r"namespaces = 2, or --channel object") as caught:
+    with pytest.raises(InputError, match=r"namespaces = 2, or use --channel object") as caught:
         PROVIDER.admit(nobody(), 71)
-    assert "5041 connections to one: at most 5000" in str(caught.value)
+    assert "5041 connections to one namespace: expected at most 5000" in str(caught.value)
     limits.check_connections("standard", 71, 2)
     limits.check_connections("standard", 1000, 200)
     with pytest.raises(InputError, match="object"):
         limits.check_connections("standard", 6000, 100)
-
-
-def test_attach_reads_the_functions_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = asdict(nobody())
-    monkeypatch.setenv(RESOURCES, json.dumps(told))
-    assert PROVIDER.attach("a") == nobody()
-    for text in ("{}", "no JSON", json.dumps(told | {"app": "other"}), "[1]"):
-        monkeypatch.setenv(RESOURCES, text)
-        with pytest.raises(InputError, match="app 'a'"):
-            PROVIDER.attach("a")
 
 
 @pytest.mark.parametrize(
@@ -479,37 +417,6 @@ def test_what_is_imported(imported: str, without: tuple[str, ...]) -> None:
     assert subprocess.run([sys.executable, "-P", "-c", check], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(
-    ("strings", "says"),
-    [
-        ("Endpoint=sb://a.servicebus.windows.net/;SharedAccessKeyName=;SharedAccessKey=k", "1 of 1: SharedAccessKeyName: missing"),
-        ("Endpoint=sb://a/;SharedAccessKeyName=n", "SharedAccessKey: missing"),
-        (f"Endpoint=https://a.servicebus.windows.net/;{KEY}", "Endpoint is 'https://a.servicebus.windows.net/': must be sb://"),
-        (KEY, "Endpoint: missing; there is sharedaccesskeyname, sharedaccesskey"),
-        (f'"Endpoint=sb://a/;{KEY}"', 'Endpoint: missing; there is "endpoint'),
-        (f"Endpoint=sb://a:99999/;{KEY}", "Endpoint"),
-        (f"Endpoint=sb://a/;{KEY};EntityPath=q", "EntityPath"),
-        (f"Endpoint=sb://a/;{KEY};UseDevelopmentEmulator=True", "UseDevelopmentEmulator: must be true"),
-        ("Endpoint=sb://a/;SharedAccessKeyName=n;hunter2", "part 3: must be NAME=VALUE"),
-        (f"{KEY};Endpoint=sb://a/\n{KEY};Endpoint=sb://b/", "is there twice"),
-        (f"Endpoint=sb://a/;{KEY}\nEndpoint=sb://b/;{KEY}", "2 connection strings: the app has 1 namespaces, one"),
-    ],
-)
-def test_malformed_connection_strings(strings: str, says: str) -> None:
-    with pointed(env(**{clients.SERVICE_BUS: strings}), POINTERS["azure"]), pytest.raises(InputError) as caught:
-        AzureMessages(nobody(), 0)
-    assert says in str(caught.value)
-    assert str(caught.value).startswith(clients.SERVICE_BUS)
-    assert "hunter2" not in str(caught.value)
-
-
-def test_connection_strings_that_are_good() -> None:
-    signature = "Endpoint=sb://a.servicebus.windows.net;SharedAccessSignature=SharedAccessSignature sr=a&sig=b%3D&se=9&skn=n"
-    for good in (f"Endpoint=sb://a.servicebus.windows.net/;{KEY}=;", signature.replace(" ", "+"), string(9) + ";"):
-        with pointed(env(**{clients.SERVICE_BUS: good}), POINTERS["azure"]):
-            AzureMessages(nobody(), 0).close()
-
-
 def test_names_fit_and_are_known_again() -> None:
     made = names.Names("a" * 40, names.new_generation(), ("one", "two", "three"))
     assert len(made.queue(99, 99_999)) <= 260
@@ -517,7 +424,7 @@ def test_names_fit_and_are_known_again() -> None:
     inner = names.Names("a-b", "01234567", ("one",))
     assert names.generation_of("a", inner.queue(0, 1)) is None
     assert [made.shard(rank) for rank in range(4)] == [0, 1, 2, 0]
-    assert list(replace(inner, namespaces=("x", "y")).queues(3, 1)) == [
+    assert list(evolve(inner, namespaces=("x", "y")).queues(3, 1)) == [
         (0, "fsd-a-b-01234567-0-0"),
         (1, "fsd-a-b-01234567-0-1"),
         (0, "fsd-a-b-01234567-0-2"),

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from azure_calls import Call, recorded
-from fsd_azure import PROVIDER, clients, policy, provision, queues
+from fsd_azure import PROVIDER, connection_strings, policy, provision, queues
 from fsd_azure.provision import AzureProvisioner
 from fsd_conformance import emulators
 
@@ -58,9 +58,9 @@ def test_what_connection_strings_open_needs_no_role() -> None:
 
 def test_what_is_made_without_connection_strings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Namespaces, account, life cycle and roles are records in the emulator: what is asked for, and that all of it goes away."""
-    for name in (clients.SERVICE_BUS, clients.ADMINISTRATION, clients.STORAGE):
+    for name in (connection_strings.SERVICE_BUS, connection_strings.ADMINISTRATION, connection_strings.STORAGE):
         monkeypatch.delenv(name)
-    provisioner, app = AzureProvisioner({"package": False}), "roles"
+    provisioner, app = AzureProvisioner({"package": False}, PROVIDER), "roles"
     with provisioner.requests() as api, recorded() as calls:
         api.within(120)
         names = provisioner._names(api, app, 20) | provisioner.wanted()
@@ -78,7 +78,7 @@ def test_what_is_made_without_connection_strings(monkeypatch: pytest.MonkeyPatch
         assert account["properties"]["allowBlobPublicAccess"] is account["properties"]["allowSharedKeyAccess"] is False
         rules = api.call("GET", f"{policy.storage_id(names)}/managementPolicies/default")["properties"]["policy"]["rules"]
         assert rules[0]["definition"]["filters"]["prefixMatch"] == ["fsd-roles/"]
-        assert sorted(queues.there(api, app)) == sorted(names["namespaces"].split(","))
+        assert sorted(queues.existing_hosts(api, app)) == sorted(names["namespaces"].split(","))
         assert len(provisioner.remove(api, app, None)) == 9
         assert api.owned(app) == ([], [])
         assert api.find(api.id(app)) is None

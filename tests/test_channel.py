@@ -1,4 +1,4 @@
-"""Channels over the local provider's queues and objects, ranks as threads: what arrives, what is refused, who is named."""
+"""Channels over the queues and objects of the local provider, with ranks as threads: payloads, damage, aborts and stalls."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from attrs import evolve
 
-from fsd_core.channel import Aborted, Channel, Exchange, HybridChannel, Membership, ObjectChannel, QueueChannel, describe
+from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, RankIdentity, describe
 from fsd_core.channel import channel as channels
 from fsd_core.channel import queue as queues
 from fsd_core.channel.frames import Frame, Kind, pack
-from fsd_core.driver import Code, Message, MessageDriver, ObjectDriver, Rejected
+from fsd_core.driver import Code, Delivery, Message, MessageDriver, ObjectDriver, Rejected
 from fsd_core.errors import DriverError, RunFailed
-from fsd_core.keys import RunKeys
-from fsd_core.retry import Retry
-from fsd_core.store import Store
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 from fsd_core.wrappers.around import AroundMessages
 from fsd_core.wrappers.faults import Faults, FaultyMessages, FaultyObjects
-from fsd_core.wrappers.meter import Meter
 from fsd_core.wrappers.metered import MeteredMessages
 from fsd_local import PROVIDER
 from waiting import until
@@ -34,11 +34,11 @@ Make = Callable[..., Channel]
 
 
 class Narrow(AroundMessages):
-    """A service like none here: text only, small messages, one route a rank, bytes added to each message."""
+    """A service with narrow limits: text only, small messages, one route for each rank, overhead bytes for each message."""
 
     def __init__(self, driver: MessageDriver) -> None:
         super().__init__(driver)
-        self.limits = replace(driver.limits, body="text", message_bytes=1500, batch_bytes=4000, batch_messages=3, overhead_bytes=100)
+        self.limits = evolve(driver.limits, body="text", message_bytes=1500, batch_bytes=4000, batch_messages=3, overhead_bytes=100)
 
     def route(self, rank: int) -> Hashable:
         return rank
@@ -53,7 +53,7 @@ class Narrow(AroundMessages):
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """A channel for a rank; ``kind`` queue, object or hybrid; under ``faults`` if given."""
+    """Makes a channel for a rank. ``kind``: queue, object or hybrid. ``faults``: to inject into its drivers."""
     resources = PROVIDER.provisioner({"root": str(tmp_path), "lease_s": 0.4}).ensure("test", 4, 2)
     opened: list[Channel | ThreadPoolExecutor] = []
 
@@ -68,7 +68,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
         narrow: bool = False,
     ) -> Channel:
         meter, pool = Meter(), ThreadPoolExecutor(8)
-        me = Membership(RUN, 5, rank, workers, time.time() + seconds)
+        me = RankIdentity(RUN, 5, rank, workers, time.time() + seconds)
         retry = Retry(me.deadline, meter)
         objects: ObjectDriver = PROVIDER.objects(resources)
         messages: MessageDriver = PROVIDER.messages(resources, 0)
@@ -77,7 +77,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
         if faults:
             objects, messages = FaultyObjects(objects, Faults.parse(faults), rank), FaultyMessages(messages, Faults.parse(faults), rank)
         messages, store = MeteredMessages(messages, meter), Store(objects, retry)
-        exchange = Exchange(me, expected, retry, pool)
+        exchange = ChannelConfig(me, expected, retry, pool)
         made: Channel
         if kind == "queue":
             made = QueueChannel(messages, exchange)
@@ -154,7 +154,7 @@ def test_older_epochs_other_runs_and_garbage_are_counted_and_removed(make: Make)
     assert list(driver.receive(0, 10, 0)) == []
 
 
-def test_a_newer_epoch_fences(make: Make) -> None:
+def test_a_frame_of_a_newer_epoch_ends_the_run(make: Make) -> None:
     driver = make.messages()  # type: ignore[attr-defined]
     driver.publish([Message(0, pack(Frame(Kind.PAYLOAD, "ff" * 8, 6, 0, 1, 0, 1, b"")))])
     with pytest.raises(RunFailed, match="lease lost") as caught:
@@ -173,7 +173,7 @@ def test_a_damaged_frame_ends_the_run_at_once(make: Make, damage: Callable[[byte
     assert caught.value.code is Code.INVALID
 
 
-def test_what_cannot_be_told_to_be_ours_is_removed_and_poisons_nothing(make: Make) -> None:
+def test_a_damaged_frame_of_another_run_is_removed_from_the_queue(make: Make) -> None:
     good = pack(Frame(Kind.PAYLOAD, RUN, 5, 0, 1, 0, 1, b"good"))
     older = pack(Frame(Kind.PAYLOAD, RUN, 4, 0, 1, 0, 1, b"older"))
     driver = make.messages()  # type: ignore[attr-defined]
@@ -194,7 +194,7 @@ def test_an_abort_goes_out_though_an_earlier_send_failed(make: Make) -> None:
         list(make("queue", 1, {0: [0]}, workers=4).receive(0))
 
 
-def test_a_slow_consumer_is_no_stall_of_its_peers(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_that_the_caller_computes_is_no_stall(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     class Clock:
         time, worked_s = staticmethod(time.time), 0.0
 
@@ -206,7 +206,7 @@ def test_a_slow_consumer_is_no_stall_of_its_peers(make: Make, monkeypatch: pytes
         make("queue", source, {}).send(0, [(0, b"x")])
     channel = make("queue", 0, {0: [1, 2, 3]}, workers=4)
     monkeypatch.setattr(channels, "time", clock)
-    monkeypatch.setattr(type(channel.patience), "limit_s", 60.0)
+    monkeypatch.setattr(type(channel.stall_limit), "seconds", 60.0)
     look = channel.mailbox.next
 
     def looked(step: int, timeout: float) -> tuple[int, bytes] | None:
@@ -224,12 +224,12 @@ def test_a_slow_consumer_is_no_stall_of_its_peers(make: Make, monkeypatch: pytes
     assert sorted(arrived) == [1, 2, 3]
 
 
-def test_a_peer_that_waits_for_one_that_starts_late_is_not_given_up(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "LEAST_LIMIT_S", 0.1)
+def test_a_rank_waits_for_a_peer_that_waits_for_a_late_starter(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "MIN_LIMIT_S", 0.1)
     first = make("queue", 0, {0: [2]})
     late = threading.Timer(2.5, lambda: make("queue", 2, {}).send(0, [(0, b"late")]))
     quick = make("queue", 1, {0: [0], 1: [0]})  # hears nothing of rank 2, and of rank 0 only after that did
-    assert quick.patience.limit_s == channels.START_S
+    assert quick.stall_limit.seconds == channels.START_S
     first.send(0, [(1, b"of step 0")])
     assert list(quick.receive(0)) == [(0, b"of step 0")]
     late.start()
@@ -239,21 +239,21 @@ def test_a_peer_that_waits_for_one_that_starts_late_is_not_given_up(make: Make, 
         assert done.result()[0] == [(2, b"late")]
 
 
-def test_how_long_a_step_is_waited_for() -> None:
+def test_the_stall_limit_follows_the_slowest_step() -> None:
     now = 1000.0
-    patience = channels.Patience(17.5, lambda: now)
-    assert patience.limit_s == channels.START_S
-    patience.step_ended(0.1)
+    stall_limit = channels.StallLimit(17.5, lambda: now)
+    assert stall_limit.seconds == channels.START_S
+    stall_limit.step_ended(0.1)
     now += channels.START_S - 0.1
-    assert patience.limit_s == channels.START_S
+    assert stall_limit.seconds == channels.START_S
     now += 0.2
-    assert patience.limit_s == 17.5
-    patience.step_ended(2.0)
-    patience.step_ended(0.1)
-    assert patience.limit_s == 2.0 * channels.SLOWEST_FACTOR
-    assert channels.Patience().limit_s == channels.START_S
-    patience = channels.Patience(2 * channels.START_S, lambda: now)
-    assert patience.limit_s == 2 * channels.START_S
+    assert stall_limit.seconds == 17.5
+    stall_limit.step_ended(2.0)
+    stall_limit.step_ended(0.1)
+    assert stall_limit.seconds == 2.0 * channels.SLOWEST_FACTOR
+    assert channels.StallLimit().seconds == channels.START_S
+    stall_limit = channels.StallLimit(2 * channels.START_S, lambda: now)
+    assert stall_limit.seconds == 2 * channels.START_S
 
 
 @pytest.mark.parametrize("kind", ["queue", "object", "hybrid"])
@@ -272,21 +272,21 @@ def test_an_abort_reaches_a_waiting_peer(make: Make, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["queue", "object", "hybrid"])
-def test_a_wait_past_the_deadline_names_who_is_missing(make: Make, kind: str) -> None:
+def test_a_wait_past_the_deadline_names_the_missing_ranks(make: Make, kind: str) -> None:
     sender = make(kind, 1, {})
     sender.send(0, [(0, b"here")])
     sender.finish()
     channel = make(kind, 0, {0: [1, 2], 1: [1, 2]})
     arrivals = channel.receive(0)
     assert next(arrivals) == (1, b"here")
-    channel.me, began = replace(channel.me, deadline=time.time()), time.monotonic()
+    channel.me, began = evolve(channel.me, deadline=time.time()), time.monotonic()
     with pytest.raises(RunFailed, match=r"deadline, for rank 2 \(never heard of\)") as caught:
         list(arrivals)
     assert time.monotonic() - began < channels.START_S - 10  # which would be a stall
     assert caught.value.code is Code.DEADLINE
 
 
-def test_a_missing_queue_is_an_error_and_no_wait(make: Make) -> None:
+def test_a_missing_queue_is_an_error_at_once(make: Make) -> None:
     channel = make("queue", 0, {0: [1]}, workers=9)
     channel.send(0, [(8, b"nobody has this rank")])
     with pytest.raises(RunFailed) as caught:
@@ -314,7 +314,7 @@ class Busy(Exception):
     retry_after_s = 0.3
 
 
-def test_a_service_that_says_how_long_to_wait_is_asked_again_then() -> None:
+def test_a_retry_waits_as_long_as_the_service_asks_for() -> None:
     class Driver:
         def classify(self, error: BaseException) -> Code:
             return Code.THROTTLED
@@ -335,8 +335,8 @@ def test_a_service_that_says_how_long_to_wait_is_asked_again_then() -> None:
     assert len(asked) == 1  # to ask then would be past the deadline
 
 
-def test_kept_deliveries_keep_their_age(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full batch that leaves does not make what is left look younger: its lease would end before it is acknowledged."""
+def test_tokens_that_stay_keep_their_time_of_delivery(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an ack of a full batch, the other tokens are still acknowledged before their own leases end."""
     now = 100.0
     monkeypatch.setattr(queues, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
     channel = make("queue", 0, {})
@@ -350,18 +350,18 @@ def test_kept_deliveries_keep_their_age(make: Make, monkeypatch: pytest.MonkeyPa
 
     channel.driver = Noted(channel.driver)
     for token in range(11):
-        channel._remember(token)
+        channel._remember(Delivery(token, b""))
     now += 0.19  # of a lease of 0.4 s
-    channel._ack(late=False)
+    channel._ack(everything=False)
     until(lambda: acked == list(range(10)))
     now += 0.02
-    channel._ack(late=False)
+    channel._ack(everything=False)
     until(lambda: acked == list(range(11)))
 
 
 @pytest.mark.parametrize("kind", ["queue", "object", "hybrid"])
-def test_what_waits_for_a_retry_hears_of_the_runs_end(make: Make, kind: str) -> None:
-    """A rank whose sends are throttled for ever stops as soon as its mailbox hears that the run has failed."""
+def test_the_end_of_the_run_ends_the_wait_for_a_retry(make: Make, kind: str) -> None:
+    """A rank whose sends are always throttled stops as soon as its mailbox gets the abort."""
     channel = make(kind, 0, {0: [1]}, faults="throttle=1,seed=1")
     channel.send(0, [(1, b"never taken")])
     channel.mailbox.fail(Aborted(Code.UNAVAILABLE, "enough", rank=1))

@@ -18,11 +18,11 @@ import scipy.sparse
 from fsd_core.cli import main
 from fsd_core.cli.outputs import compare, write_output
 from fsd_core.cli.screen import Screen, amount
+from fsd_core.common.sealed import seal
 from fsd_core.driver import ObjectDriver
 from fsd_core.model import open_model
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
-from fsd_core.sealed import seal
 from fsd_local import PROVIDER
 
 NET, INPUT = "radixnet:1024:6", "random:40"
@@ -75,7 +75,7 @@ def small_run(*more: object) -> list[object]:
 def test_run_prints_a_table_for_people(fsd):
     code, out, err = fsd(*small_run())
     assert code == 0, err
-    for words in ("Result", "samples", "40", "2 on local", "Time", "exchange", "Travelled", "queue requests", "Memory"):
+    for words in ("Result", "samples", "40", "2 on local", "Time", "exchange", "Sent and stored", "queue requests", "Memory"):
         assert words in out
     assert "launch" in err
     assert "Result" not in err
@@ -106,7 +106,7 @@ def test_without_words_it_helps(fsd):
 
 
 COMMANDS = """run, compare, report, partition, model import, model radixnet, model show, deploy, destroy, gc, clean, conformance, doctor,
-    demo, emulators up, emulators down, emulators status"""
+    demo, emulators up, emulators down, emulators status, tariff list, tariff show, bill"""
 
 
 @pytest.mark.parametrize("words", COMMANDS.replace("\n   ", "").split(", "))
@@ -176,10 +176,10 @@ WRONG = [
     (["partition", NET, "out.npz", "--workers", "0"], "--workers 0"),
     (["partition", NET, "out.npz", "--method", "nosuch"], "nosuch"),
     (["emulators", "up", "aws", "--name", "nosuch"], "moto, localstack"),
-    (["emulators", "up", "--name", "moto"], "of which cloud"),
+    (["emulators", "up", "--name", "moto"], "the cloud is missing: expected"),
     (["run", NET, INPUT, "--provider", "aws", "--emulator=nosuch"], "moto, localstack"),
     (["destroy", "--provider", "aws", "--emulator"], "fsd emulators up aws"),
-    (["conformance", "--provider", "aws", "--live", "--emulator"], "one or the other"),
+    (["conformance", "--provider", "aws", "--live", "--emulator"], "expected only one of them"),
     (["emulators", "up", "local"], "needs no emulator"),
     (["emulators", "up", "mars"], "aws, gcp, azure"),
     (["deploy", "--provider", "nowhere"], "local"),

@@ -1,4 +1,4 @@
-"""Any block survives the codec bit by bit; any damage is an error, and no forgery a large allocation."""
+"""The codec keeps every bit of a block, every damage is an error, and forged bytes cause no large allocation."""
 
 import struct
 import zlib
@@ -36,7 +36,7 @@ def test_lossless(block: Block) -> None:
 
 
 def _only_zero_signs(a: np.ndarray, b: np.ndarray) -> bool:
-    """A sample that equals the base but for the sign of zeros is dropped: equal for every activation."""
+    """A sample that differs from the base in the sign of zeros alone is dropped, since every activation is equal for both."""
     return np.array_equal(a, b, equal_nan=True)
 
 
@@ -56,7 +56,7 @@ def test_damage_is_an_error(block: Block, data: st.DataObject) -> None:
 @settings(max_examples=300)
 @given(blocks(), st.data())
 def test_forgery_is_an_error_or_another_block_of_the_same_shape(block: Block, data: st.DataObject) -> None:
-    """Bytes that somebody else wrote, with the right checksum: nothing is allocated on their word."""
+    """Forged bytes with the right checksum do not decide how much memory is allocated."""
     bad = _damaged(encode(block), data)
     if len(bad) >= 22:
         bad = bad[:18] + struct.pack("<I", zlib.crc32(bad[22:], zlib.crc32(bad[:18]))) + bad[22:]

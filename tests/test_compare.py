@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import os
 
+import attrs
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
@@ -16,11 +16,11 @@ import fsd_core
 from fsd_core import cost
 from fsd_core.cli import compare as command
 from fsd_core.cli import main
-from fsd_core.compare import Case, Where, median, spread, take_turns
 from fsd_core.cost import Usage
 from fsd_core.driver import Code
 from fsd_core.errors import CheckFailed, InputError, RunFailed
-from fsd_core.figures import FIGURES
+from fsd_core.report.compare import Case, Where, median, spread, take_turns
+from fsd_core.report.figures import FIGURES
 
 NET, INPUT = "radixnet:1024:12", "random:40"
 
@@ -102,7 +102,7 @@ def test_outputs_that_differ_are_not_compared(fsd, tmp_path, monkeypatch):
         output = result.output.copy()
         if case.channel == "object":
             output.data[0] = np.nextafter(output.data[0], np.float32(0))
-        return dataclasses.replace(result, output=output)
+        return attrs.evolve(result, output=output)
 
     monkeypatch.setattr(command, "_run", run)
     code, out, err = fsd(
@@ -118,21 +118,21 @@ def test_outputs_that_differ_are_not_compared(fsd, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--providers", "locl"], "--providers 'locl': must be one of local, aws, gcp, azure"),
-        (["--providers", "local,local"], "'local' is in it twice"),
+        (["--providers", "locl"], "--providers 'locl': expected one of local, aws, gcp, azure"),
+        (["--providers", "local,local"], "'local' is given twice"),
         (["--providers", ""], "--providers ''"),
         (["--providers", "local", "--channels", "queue,pigeon"], "--channels 'pigeon'"),
-        (["--providers", "local", "--workers", "2,02"], "a number is in it twice"),
+        (["--providers", "local", "--workers", "2,02"], "a number is given twice"),
         (["--providers", "local", "--workers", "2,5000"], "5000"),
         (["--providers", "local", "--workers", "2", "--partition", "none.npz"], "none.npz"),
         (["--providers", "local", "--report", ""], "--report ''"),
         (["--providers", "local", "--csv", ""], "--csv ''"),
-        (["--providers", "local", "--report", "x", "--csv", "./x"], "is the file of --report"),
-        (["--providers", "local", "--workers", "2,0"], "--workers 0: must be a whole number of at least 1"),
+        (["--providers", "local", "--report", "x", "--csv", "./x"], "--report names the same file"),
+        (["--providers", "local", "--workers", "2,0"], "--workers 0: expected a whole number of at least 1"),
         (["--providers", "local", "--workers", "2,x"], "--workers 'x'"),
         (["--providers", "local", "--repeat", "0"], "--repeat 0"),
-        (["--providers", "local", "--emulator=moto"], "takes no name here"),
-        (["--providers", "local", "--partition", "some.npz"], "is made for one number of workers"),
+        (["--providers", "local", "--emulator=moto"], "expected --emulator without a name"),
+        (["--providers", "local", "--partition", "some.npz"], "expected one number in --workers"),
         (["--providers", "local", "--report", "no/where.html"], "--report no/where.html: cannot be written"),
         (["--providers", "local", "--csv", "."], "--csv .: cannot be written"),
         ([], "Missing option '--providers'"),
@@ -167,7 +167,7 @@ def test_this_machine_beside_an_emulated_cloud(fsd, tmp_path):
     assert local["meter"]["payload_bytes_sent"] == aws["meter"]["payload_bytes_sent"]
     assert aws["usd"]["median"] > 0
     assert aws["services"].keys() >= {"lambda", "sns", "sqs", "s3"}
-    assert "Emulated on this machine: aws (moto)" in (tmp_path / "r.html").read_text()
+    assert "Ran on emulators here: aws (moto)" in (tmp_path / "r.html").read_text()
 
 
 # turns
@@ -242,12 +242,12 @@ def test_the_next_case_warms_a_place_where_the_first_cannot_run(result):
 def test_what_is_infinite_in_both_agrees(result):
     infinite = result.output.copy()
     infinite.data[0] = np.inf
-    assert len(outputs(dataclasses.replace(result, output=infinite), 1.0)) == 2
+    assert len(outputs(attrs.evolve(result, output=infinite), 1.0)) == 2
 
 
 def outputs(result, change, workers=3):
     def run(case):
-        return result if case.workers == 2 else dataclasses.replace(result, output=csr_matrix(result.output * change))
+        return result if case.workers == 2 else attrs.evolve(result, output=csr_matrix(result.output * change))
 
     cases = [Case("local", "queue", count) for count in (2, workers)]
     return take_turns(cases, 1, {"local": Where(None, "local")}, run, bill)
@@ -255,7 +255,7 @@ def outputs(result, change, workers=3):
 
 def test_another_number_of_workers_may_differ_by_what_floats_do(result):
     assert len(outputs(result, 1 + 1e-6)) == 2
-    with pytest.raises(CheckFailed, match="another order"):
+    with pytest.raises(CheckFailed, match="different orders"):
         outputs(result, 1.01)
 
 
@@ -263,7 +263,7 @@ def test_the_median_is_a_run_and_its_parts_add_up(result):
     totals = iter((50.0, 3.0, 1.0, 2.0, 9.0))
 
     def run(case):
-        return dataclasses.replace(result, seconds=result.seconds | {"total": 100 * next(totals)})
+        return attrs.evolve(result, seconds=result.seconds | {"total": 100 * next(totals)})
 
     (cell,) = take_turns([Case("local", "queue", 2)], 4, {"local": Where(None, "local")}, run, bill)
     time = FIGURES[0]

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsd_core import cost, textfile
+from fsd_core import cost
 from fsd_core.cli import main
+from fsd_core.common import textfile
 from fsd_core.config import KINDS, Settings, load
 from fsd_core.errors import InputError
 
@@ -77,7 +78,7 @@ def test_empty_variable_is_none(tmp_path, monkeypatch):
         ('workers = "8"', ["settings.toml", "workers", "'8'", "a whole number of at least 1"]),
         ("workers = 0", ["workers = 0", "a whole number of at least 1"]),
         ("workers = true", ["workers = True", "a whole number"]),
-        ("workers = 8.0", ["workers = 8.0", "a whole number"]),
+        ("workers = 8.5", ["workers = 8.5", "a whole number"]),
         ("timeout = inf", ["timeout = inf", "a number of seconds above 0"]),
         ('channel = "carrier"', ["channel = 'carrier'", "auto, queue, object, hybrid"]),
         ('app = "Mine"', ["app = 'Mine'", "lower-case"]),
@@ -116,7 +117,7 @@ def test_other_variables_are_others(tmp_path, monkeypatch):
 
 def test_mistake_in_a_flag_names_it_as_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"--batch-size 0: must be a whole number of at least 1"):
+    with pytest.raises(InputError, match=r"--batch-size 0: expected a whole number of at least 1"):
         load({"batch_size": "0"}, environ={})
     with pytest.raises(InputError, match=r"--method ''"):
         load({"partition": ""}, environ={}, names={"partition": "--method"})
@@ -135,7 +136,7 @@ def test_missing_file_is_an_error_only_where_named(tmp_path, monkeypatch):
 def test_any_text_is_read_or_refused_in_one_line(key, text):
     said = ""
     try:
-        KINDS[key].read(text, f"--{key} ")
+        KINDS[key].read_text(text, f"--{key} ")
     except InputError as error:
         said = str(error)
     assert len(said.splitlines()) <= 1
@@ -160,10 +161,10 @@ def test_what_an_editor_adds_is_no_content(content, tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("workers = 3".encode("utf-16"), "is UTF-16, expected UTF-8"),
-        (b'app = "\xe4"', "byte 7 is 0xe4, which is no UTF-8"),
-        (b"\0", "is no TOML"),
-        (b"a = " + b"[" * 100_000, "is no TOML"),
+        ("workers = 3".encode("utf-16"), "is UTF-16: expected UTF-8"),
+        (b'app = "\xe4"', "byte 7 is 0xe4, which is not UTF-8"),
+        (b"\0", "is not TOML"),
+        (b"a = " + b"[" * 100_000, "is not TOML"),
     ],
 )
 def test_what_is_no_text_is_named(content, says, tmp_path):
@@ -176,11 +177,11 @@ def test_what_is_no_text_is_named(content, says, tmp_path):
 
 
 def test_a_pipe_is_read_and_not_waited_for_in_vain(tmp_path, monkeypatch):
-    monkeypatch.setattr(textfile, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(textfile, "PIPE_S", 0.2)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="is a pipe to which nobody wrote"):
+    with pytest.raises(InputError, match="is a pipe that sent nothing"):
         load(config=tmp_path / "pipe", environ={})
-    monkeypatch.setattr(textfile, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(textfile, "PIPE_S", 60.0)
     read, write = os.pipe()
     threading.Timer(0.2, lambda: (os.write(write, b"workers = 3\n"), os.close(write))).start()
     assert load(config=f"/dev/fd/{read}", environ={}).workers == 3  # as of `--config <(command)`

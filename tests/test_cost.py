@@ -8,37 +8,40 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fsd_core.cli import main
-from fsd_core.cold import Start
 from fsd_core.cost import Bill, Usage, bill, default_tariff, load, names
-from fsd_core.cost.quantities import FunctionRule
 from fsd_core.cost.usage import FIGURES
 from fsd_core.errors import InputError
-from fsd_core.wrappers.meter import FIELDS
+from fsd_core.storage.meter import FIELDS
+from fsd_core.worker.cold import Start
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "billing.md"
 
 # Oakley and Ferhatosmanoglu, FSD-Inference, ICDE 2024 (arXiv 2403.15195), medians of three runs in eu-west-1, by neurons and workers.
-QUEUE = [  # workers, MB, seconds of all functions, publishes billed, bytes sent, polls; then USD: functions, publish and delivery, queues
-    (8, 1000, 568.6121, 2204, 104131260, 4318, 0.009330592, 0.01047381, 0.0017272),
-    (42, 1000, 4695.515, 21000, 767158100, 41145, 0.07704439, 0.07954423, 0.016458),
-    (20, 1500, 2085.941, 10906, 628973100, 16371, 0.0513379, 0.06206058, 0.0065484),
-    (42, 2000, 6098.305, 53000, 2840054800, 38134, 0.2001092, 0.2821049, 0.0152536),
-    (62, 4000, 18514.28, 188340, 11081539000, 77804, 1.215012, 1.091509, 0.0311216),
-]
-OBJECT = [  # workers, MB, seconds of all functions, puts, gets, lists; then USD: functions, objects
-    (8, 1000, 514.6556, 6452, 6450, 1615, 0.008445369, 0.0454641),
-    (42, 1000, 4581.923, 191257, 191225, 14456, 0.07518077, 1.170593),
-    (20, 1500, 1643.021, 43145, 43131, 4509, 0.04043793, 0.2706812),
-    (42, 2000, 5446.766, 190937, 190906, 12632, 0.1787306, 1.159096),
-    (62, 4000, 14585.99, 410859, 410792, 22782, 0.9572185, 2.47083),
+# Workers, MB, seconds of all functions, then these figures; then USD of these services.
+TIMES = ("invocations", "function_memory_mb", "function_seconds")
+QUEUE = (*TIMES, "publish_units", "message_bytes_sent", "receive_requests"), ("lambda", "sns", "sqs")
+OBJECT = (*TIMES, "object_puts", "object_gets", "object_lists"), ("lambda", "s3")
+PUBLISHED = [
+    (QUEUE, (8, 1000, 568.6121, 2204, 104131260, 4318, 0.009330592, 0.01047381, 0.0017272)),
+    (QUEUE, (42, 1000, 4695.515, 21000, 767158100, 41145, 0.07704439, 0.07954423, 0.016458)),
+    (QUEUE, (20, 1500, 2085.941, 10906, 628973100, 16371, 0.0513379, 0.06206058, 0.0065484)),
+    (QUEUE, (42, 2000, 6098.305, 53000, 2840054800, 38134, 0.2001092, 0.2821049, 0.0152536)),
+    (QUEUE, (62, 4000, 18514.28, 188340, 11081539000, 77804, 1.215012, 1.091509, 0.0311216)),
+    (OBJECT, (8, 1000, 514.6556, 6452, 6450, 1615, 0.008445369, 0.0454641)),
+    (OBJECT, (42, 1000, 4581.923, 191257, 191225, 14456, 0.07518077, 1.170593)),
+    (OBJECT, (20, 1500, 1643.021, 43145, 43131, 4509, 0.04043793, 0.2706812)),
+    (OBJECT, (42, 2000, 5446.766, 190937, 190906, 12632, 0.1787306, 1.159096)),
+    (OBJECT, (62, 4000, 14585.99, 410859, 410792, 22782, 0.9572185, 2.47083)),
 ]
 CLOUDS = ("aws-us-east-1", "gcp-us-central1", "azure-eastus2")
 
@@ -51,35 +54,13 @@ def by_service(made: Bill) -> dict[str, float]:
     return {service: sum(line.usd for line in lines) for service, lines in made.by_service.items()}
 
 
-@pytest.mark.parametrize("row", QUEUE, ids=lambda row: f"{row[0]}x{row[1]}")
-def test_the_published_queue_runs_cost_the_published_dollars(row: tuple[float, ...]) -> None:
-    workers, memory, seconds, publishes, size, polls, *dollars = row
-    made = billed(
-        "aws-icde2024",
-        invocations=workers,
-        function_memory_mb=memory,
-        function_seconds=seconds,
-        publish_units=publishes,
-        message_bytes_sent=size,
-        receive_requests=polls,
-    )
-    assert by_service(made) == pytest.approx(dict(zip(("lambda", "sns", "sqs"), dollars, strict=True)), rel=0.005)
+@pytest.mark.parametrize(("channel", "row"), PUBLISHED, ids=[f"{row[0]}x{row[1]}-{len(channel[1])}" for channel, row in PUBLISHED])
+def test_the_published_runs_cost_the_published_dollars(channel: tuple[Sequence[str], Sequence[str]], row: Sequence[float]) -> None:
+    figures, services = channel
+    made = billed("aws-icde2024", **dict(zip(figures, row, strict=False)))
+    dollars = row[len(figures) :]
+    assert by_service(made) == pytest.approx(dict(zip(services, dollars, strict=True)), rel=0.005)
     assert made.total_usd == pytest.approx(sum(dollars), rel=0.005)
-
-
-@pytest.mark.parametrize("row", OBJECT, ids=lambda row: f"{row[0]}x{row[1]}")
-def test_the_published_object_runs_cost_the_published_dollars(row: tuple[float, ...]) -> None:
-    workers, memory, seconds, puts, gets, lists, *dollars = row
-    made = billed(
-        "aws-icde2024",
-        invocations=workers,
-        function_memory_mb=memory,
-        function_seconds=seconds,
-        object_puts=puts,
-        object_gets=gets,
-        object_lists=lists,
-    )
-    assert by_service(made) == pytest.approx(dict(zip(("lambda", "s3"), dollars, strict=True)), rel=0.005)
 
 
 # by hand
@@ -145,7 +126,7 @@ def test_a_price_of_low_confidence_is_marked_and_billed_both_ways() -> None:
 def test_a_number_of_thousands_of_digits_is_one_line(tmp_path) -> None:
     text = (Path(load("local").path)).read_text()
     (tmp_path / "mine.toml").write_text(re.sub(r"step_ms = \S+", "step_ms = 0x" + "f" * 6000, text))
-    with pytest.raises(InputError, match="step_ms = a number that is too large: must be"):
+    with pytest.raises(InputError, match="step_ms = a number above 1e\\+18: expected"):
         load(str(tmp_path / "mine.toml"))
 
 
@@ -234,7 +215,7 @@ def test_lines_add_up_and_free_tiers_only_lower(usage: Usage, name: str) -> None
 
 @given(seconds=st.floats(0, 1e5), step=st.sampled_from([1, 100, 250]), least=st.sampled_from([0, 1, 1000]))
 def test_a_function_is_billed_its_time_and_at_most_a_step_more(seconds: float, step: float, least: float) -> None:
-    got = FunctionRule(step, least, True).seconds(Usage({}, ((seconds, 0.0),)))
+    got = attrs.evolve(load("local").function, step_ms=step, least_ms=least, init=True).seconds(Usage({}, ((seconds, 0.0),)))
     assert seconds - 1e-6 <= got
     assert got <= max(seconds + step / 1000, least / 1000) + 1e-6
 
@@ -245,20 +226,23 @@ def test_a_function_is_billed_its_time_and_at_most_a_step_more(seconds: float, s
 @pytest.mark.parametrize(
     ("figures", "said"),
     [
-        ([], "must be an object"),
-        ({"publish_unit": 1}, "unknown figure 'publish_unit'"),
-        ({"publish_units": -1}, "publish_units = -1: must be a whole number of at least 0"),
+        ([], "expected an object"),
+        ({"publish_unit": 1}, "publish_unit: unknown key; did you mean publish_units?"),
+        ({"publish_units": -1}, "publish_units = -1: expected a whole number of at least 0"),
         ({"publish_units": 1.5}, "publish_units = 1.5"),
         ({"publish_units": True}, "publish_units = True"),
         ({"publish_units": "1"}, "publish_units = '1'"),
         ({"publish_units": None}, "publish_units = None"),
         ({"object_gets": float("nan")}, "object_gets = nan"),
         ({"object_gets": float("inf")}, "object_gets = inf"),
-        ({"function_seconds": 1.0}, "function_memory_mb is missing"),
-        ({"function_seconds": [1.0]}, "function_memory_mb is missing"),
+        ({"function_seconds": 1.0}, "function_memory_mb: is missing"),
+        ({"function_seconds": [1.0]}, "function_memory_mb: is missing"),
         ({"function_seconds": -1, "function_memory_mb": 128}, "function_seconds = -1"),
-        ({"function_seconds": [1, -2], "function_memory_mb": 128}, "function_seconds[1] = -2"),
-        ({"function_seconds": 1, "function_memory_mb": 0}, "function_memory_mb = 0: must be a number above 0"),
+        (
+            {"function_seconds": [1, -2], "function_memory_mb": 128},
+            "function_seconds = [1, -2]: expected a number of at least 0, or a list",
+        ),
+        ({"function_seconds": 1, "function_memory_mb": 0}, "function_memory_mb = 0: expected a number above 0"),
         ({"function_seconds": 1, "function_memory_mb": [128]}, "function_memory_mb = [128]"),
     ],
 )
@@ -271,7 +255,7 @@ def test_a_wrong_usage_is_one_line(figures: object, said: str) -> None:
 
 
 def test_a_record_of_another_version_is_refused() -> None:
-    with pytest.raises(InputError, match="run abc: its record is of another version"):
+    with pytest.raises(InputError, match=r"run abc: .* expected a record of this version"):
         Usage.of_run({"run": "abc", "meter": {}, "seconds": {"total": 1.0}, "ranks": [], "memory": {}})
 
 
@@ -280,28 +264,28 @@ def ours(name: str = "aws-us-east-1") -> str:
 
 
 WRONG = [
-    ('usd = 2e-7', 'usd = -2e-7', "(lambda requests) usd = -2e-07: must be a number of at least 0"),
+    ('usd = 2e-7', 'usd = -2e-7', "(lambda requests) usd = -2e-07: expected a number of at least 0"),
     ('usd = 2e-7', '', "(lambda requests) usd: is missing"),
     ('usd = 2e-7', 'usd = "2e-7"', "usd = '2e-7'"),
     ('usd = 2e-7', 'usd = nan', "usd = nan"),
     ('usd = 2e-7', 'usd = true', "usd = True"),
     ('usd = 2e-7', 'usdd = 2e-7', "usdd: unknown key; did you mean usd?"),
-    ('usd = 2e-7', 'usd = 2e-7\notherwise = 1', "otherwise: is of a price whose confidence is low"),
-    ('counts = ["invocations"]', 'counts = ["invocation"]', "counts = ['invocation']: must be some of publish_units"),
-    ('counts = ["invocations"]', '', "counts: is missing"),
+    ('usd = 2e-7', 'usd = 2e-7\notherwise = 1', "otherwise = 1: expected only with low confidence"),
+    ('counts = ["invocations"]', 'counts = ["invocation"]', "counts = ['invocation']: expected a list of some of publish_units"),
+    ('counts = ["invocations"]', '', "counts: expected either counts"),
     ('counts = ["object_gets"]', 'counts = ["object_puts"]', "no price counts object_gets"),
-    ('step_ms = 1', 'step_ms = 0', "[function] step_ms = 0: must be a number above 0"),
+    ('step_ms = 1', 'step_ms = 0', "[function] step_ms = 0: expected a number of at least 1e-09"),
     ('least_ms = 1', '', "[function] least_ms: is missing"),
-    ('init = true', 'init = 1', "[function] init = 1: must be true or false"),
-    ('init = true', 'init = true\nsizes_mb = [2, 1]', "sizes_mb = [2, 1]: must be ascending"),
-    ('init = true', 'init = true\nvcpus = [[2, 1], [1, 1]]', "vcpus = [[2, 1], [1, 1]]: must be pairs"),
-    ('per = 1024', 'per = 0', "(lambda compute-x86) per = 0: must be a number above 0"),
+    ('init = true', 'init = 1', "[function] init = 1: expected true or false"),
+    ('init = true', 'init = true\nsizes_mb = [2, 1]', "sizes_mb = [2, 1]: expected a list of numbers above 0, ascending"),
+    ('init = true', 'init = true\nvcpus = [[2, 1], [1, 1]]', "vcpus = [[2, 1], [1, 1]]: expected a list of pairs"),
+    ('per = 1024', 'per = 0', "(lambda compute-x86) per = 0: expected a number of at least 1e-09"),
     ('free = 400_000', 'free = -1', "free = -1"),
-    ('confidence = "low"', 'confidence = "perhaps"', "confidence = 'perhaps': must be one of high, medium, low"),
+    ('confidence = "low"', 'confidence = "perhaps"', "confidence = 'perhaps': expected one of high, medium, low"),
     ('region = "us-east-1"', '', "region: is missing"),
     ('region = "us-east-1"', 'region = 3', "region = 3"),
     ('provider = "aws"', 'provider = "aws"\nprize = 1', "prize: unknown key; did you mean price?"),
-    ('[function]', '[function', "is no TOML"),
+    ('[function]', '[function', "is not TOML"),
     ('[function]', '[[function]]', "function = [{"),
 ]  # fmt: skip
 
@@ -346,7 +330,7 @@ def test_a_file_overrides_ours(tmp_path: Path) -> None:
 def test_only_the_first_launch_of_a_process_was_cold() -> None:
     code = (
         "import time; time.sleep(0.2)\n"
-        "from fsd_core.cold import Start\nstart = Start()\nfirst, second = start.take(), start.take()\n"
+        "from fsd_core.worker.cold import Start\nstart = Start()\nfirst, second = start.take(), start.take()\n"
         "assert 0.15 < first < 60 and second == 0, (first, second)"
     )
     subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
@@ -356,7 +340,7 @@ def test_only_the_first_launch_of_a_process_was_cold() -> None:
 def test_a_process_that_was_forked_takes_its_own_start_and_not_its_parents() -> None:
     code = (
         "import os, time; time.sleep(1)\n"
-        "from fsd_core.cold import Start\nstart = Start()\n"
+        "from fsd_core.worker.cold import Start\nstart = Start()\n"
         "if os.fork() == 0:\n"
         "    first, second = start.take(), start.take()\n"
         "    os._exit(first >= 0.5 or second != 0)\n"
@@ -416,17 +400,17 @@ def test_bill_is_one_object(fsd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["bill", "--usage", "usage.json"], "--tariff: is missing: must be one of aws-icde2024"),
+        (["bill", "--usage", "usage.json"], "--tariff is missing: expected one of aws-icde2024"),
         (["bill", "--tariff", "aws-us-east-1"], "--usage"),
         (["bill", "--tariff", "aws-us-est-1", "--usage", "usage.json"], "did you mean aws-us-east-1?"),
         (["bill", "--tariff", "no/such.toml", "--usage", "usage.json"], "no/such.toml: no such file"),
         (["bill", "--tariff", "./", "--usage", "usage.json"], "cannot be read"),
         (["bill", "--tariff", "local", "--usage", "nosuch.json"], "nosuch.json: no such file"),
-        (["bill", "--tariff", "local", "--usage", "broken.json"], "broken.json: is no JSON"),
-        (["bill", "--tariff", "local", "--usage", "wrong.json"], "wrong.json: object_puts = -3: must be a whole number of at least 0"),
+        (["bill", "--tariff", "local", "--usage", "broken.json"], "broken.json: is not JSON"),
+        (["bill", "--tariff", "local", "--usage", "wrong.json"], "wrong.json: object_puts = -3: expected a whole number of at least 0"),
         (["tariff", "show", "azure"], "did you mean azure-eastus2?"),
         (["run", "radixnet:1024:6", "random:4", "--tariff", "aws-us-west-1"], "did you mean aws-us-east-1?"),
-        (["run", "radixnet:1024:6", "random:4", "--provider", "aws", "--tariff", "gcp-us-central1"], "is of provider gcp"),
+        (["run", "radixnet:1024:6", "random:4", "--provider", "aws", "--tariff", "gcp-us-central1"], "has prices of provider gcp"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -440,13 +424,6 @@ def test_what_is_wrong_is_one_line_and_2(fsd: Any, words: list[str], part: str) 
     assert part in err
     code, out, _ = fsd(*words, "--json")
     assert (code, json.loads(out)["error"]["code"]) == (2, "INVALID")
-
-
-@pytest.mark.parametrize("words", [["tariff", "list"], ["tariff", "show"], ["bill"]], ids=" ".join)
-def test_help_has_an_example(fsd: Any, words: list[str]) -> None:
-    code, out, _ = fsd(*words, "--help")
-    assert code == 0
-    assert f"fsd {' '.join(words)}" in out.split("Example")[1]
 
 
 RUN = ["run", "radixnet:1024:6", "random:20", "--workers", 3, "--partition", "block", "--channel", "queue"]

@@ -12,9 +12,11 @@ import pytest
 
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.process import POINTERS
-from fsd_core import provisioning
 from fsd_core.errors import DriverError, FsdError, InputError
-from fsd_core.providers import address, find, line
+from fsd_core.providers import requests
+from fsd_core.providers.addresses import address
+from fsd_core.providers.advice import line
+from fsd_core.providers.registry import find
 
 SUBSCRIPTION = "00000000-0000-4000-8000-00000000000a"
 PERSON = {"AZURE_TENANT_ID": SUBSCRIPTION, "AZURE_CLIENT_ID": SUBSCRIPTION}
@@ -33,7 +35,7 @@ ANYBODY: Mapping[str, Mapping[str, str]] = {  # nobody's credentials, and where 
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr(provisioning, "_FIRST_S", 2.0)
+    monkeypatch.setattr(requests, "_FIRST_S", 2.0)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return
@@ -113,16 +115,19 @@ def test_a_file_that_a_file_names_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("profile", "parts"),
     [
-        ("rubbish", ["Unable to parse config file: {file}", "mend that file"]),
-        ("[default]\ncredential_process = /no/such/helper\n", ["default of {file}", "/no/such/helper", "does not: mend it"]),
-        ('[default]\ncredential_process = sh -c "echo cannot unlock >&2; exit 3"\n', ["custom-process: cannot unlock", "mend it"]),
-        ("[default]\ncredential_process = echo hello\n", ["default of {file}", "Expecting value", "mend it"]),
-        ("[default]\ncredential_process = echo {{}}\n", ["Unsupported version", "mend it"]),
-        ("[default]\nrole_arn = arn:aws:iam::123456789012:role/x\nsource_profile = gone\n", ['source_profile "gone"', "mend that file"]),
+        ("rubbish", ["Unable to parse config file: {file}", "repair the file of AWS_CONFIG_FILE"]),
+        ("[default]\ncredential_process = /no/such/helper\n", ["default of {file}", "/no/such/helper", "gives none: repair it"]),
+        ('[default]\ncredential_process = sh -c "echo cannot unlock >&2; exit 3"\n', ["custom-process: cannot unlock", "repair it"]),
+        ("[default]\ncredential_process = echo hello\n", ["default of {file}", "Expecting value", "repair it"]),
+        ("[default]\ncredential_process = echo {{}}\n", ["Unsupported version", "repair it"]),
+        (
+            "[default]\nrole_arn = arn:aws:iam::123456789012:role/x\nsource_profile = gone\n",
+            ['source_profile "gone"', "repair the file of AWS_CONFIG_FILE"],
+        ),
         (
             "[default]\nsso_session = s\nsso_account_id = 1\nsso_role_name = x\n"
             "[sso-session s]\nsso_region = eu-west-1\nsso_start_url = https://x.awsapps.com/start\n",
-            ["Token for s does not exist", "nobody is signed in: run 'aws sso login'"],
+            ["Token for s does not exist", "no SSO session is active: run 'aws sso login'"],
         ),
         ("[default]\nendpoint_url = localhost:4566\n", ["Invalid endpoint: localhost:4566", "default of {file}"]),
     ],
@@ -207,7 +212,7 @@ def test_an_address_that_is_none_is_named(cloud: str, variable: str, value: str,
     [
         ("BlobEndpoint=127.0.0.1:10000/a;AccountName=a;AccountKey=a2V5", "BlobEndpoint is '127.0.0.1:10000/a'"),
         ("BlobEndpoint=https://me:hush@/;AccountName=a;AccountKey=a2V5", "BlobEndpoint is 'https:///'"),
-        ("rubbish", "part 1: must be NAME=VALUE"),
+        ("rubbish", "part 1: expected NAME=VALUE"),
     ],
 )
 def test_a_connection_string_that_is_none_is_named(string: str, says: str) -> None:

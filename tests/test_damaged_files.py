@@ -1,4 +1,4 @@
-"""Files that are damaged or odd: each reader gives what is in them, or one line that names the file."""
+"""Damaged and odd files: each reader returns the content, or raises one line that names the file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def npy(array: Any, *, version: tuple[int, int] = (1, 0)) -> bytes:
 
 
 def header(text: str, body: bytes = b"") -> bytes:
-    """An .npy with this header."""
+    """The bytes of an .npy with this header."""
     line = text.encode() + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(line)) + line + body
 
@@ -64,7 +64,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 
 def one_line(read: Callable[[], object], *words: str) -> None:
-    """It raises InputError, one line with all of these words."""
+    """Check that ``read`` raises InputError, one line with all of these words."""
     with pytest.raises(InputError) as caught:
         read()
     text = str(caught.value)
@@ -76,7 +76,7 @@ def one_line(read: Callable[[], object], *words: str) -> None:
 
 @contextmanager
 def read_or_refused(path: Path) -> Iterator[None]:
-    """Nothing is raised in the block but an InputError of one line that names the file."""
+    """Check that the block raises nothing, or an InputError of one line that names the file."""
     text = str(path)
     try:
         yield
@@ -87,16 +87,16 @@ def read_or_refused(path: Path) -> Iterator[None]:
 
 
 ODD: list[tuple[str, list[tuple[str, bytes]], str]] = [
-    ("bare text", [("x", b"1 2 3")], "array 'x': it is no array"),
-    ("text with the suffix", [("x.npy", b"1 2 3")], "array 'x': it is no array"),
-    ("an empty member", [("x.npy", b"")], "array 'x': it is no array"),
-    ("half a magic", [("x.npy", b"\x93NUM")], "array 'x': it is no array"),
-    ("a folder", [("x.npy/", b"")], "array 'x.npy/': it is no array"),
-    ("one beside an array", [("x.npy", npy(np.ones((2, 6)))), ("README", b"hello")], "array 'README': it is no array"),
-    ("objects", [("x.npy", npy(np.array([None, 1], object)))], "array 'x': it holds objects"),
-    ("a name twice", [("x", npy(np.ones(3))), ("x.npy", npy(np.ones(3)))], "array 'x': it is there twice"),
-    ("a later version", [("x.npy", npy(np.ones(3), version=(3, 0)))], "array 'x': its format is 3.0: expected 1.0 or 2.0"),
-    ("no version", [("x.npy", b"\x93NUMPY")], "array 'x': its format is"),
+    ("bare text", [("x", b"1 2 3")], "array 'x': not an array"),
+    ("text with the suffix", [("x.npy", b"1 2 3")], "array 'x': not an array"),
+    ("an empty member", [("x.npy", b"")], "array 'x': not an array"),
+    ("half a magic", [("x.npy", b"\x93NUM")], "array 'x': not an array"),
+    ("a folder", [("x.npy/", b"")], "array 'x.npy/': not an array"),
+    ("one beside an array", [("x.npy", npy(np.ones((2, 6)))), ("README", b"hello")], "array 'README': not an array"),
+    ("objects", [("x.npy", npy(np.array([None, 1], object)))], "array 'x': an array of Python objects"),
+    ("a name twice", [("x", npy(np.ones(3))), ("x.npy", npy(np.ones(3)))], "array 'x': the name occurs twice"),
+    ("a later version", [("x.npy", npy(np.ones(3), version=(3, 0)))], "array 'x': .npy format 3.0: expected 1.0 or 2.0"),
+    ("no version", [("x.npy", b"\x93NUMPY")], "array 'x': .npy format"),
     ("no header", [("x.npy", b"\x93NUMPY\x01\x00")], "array 'x': "),
     ("a header that is cut", [("x.npy", npy(np.ones(3))[:40])], "array 'x': "),
     ("a header of no dict", [("x.npy", header("[1, 2]"))], "array 'x': "),
@@ -174,7 +174,7 @@ BODIES = {
 @settings(max_examples=150)
 @given(data=st.data())
 def test_no_damage_is_a_bug(tmp_path_factory: pytest.TempPathFactory, reader: str, data: st.DataObject) -> None:
-    """Cut, or with bytes changed anywhere: what is there is read, or refused in one line."""
+    """A file is cut, or bytes in it change: the reader returns the content or refuses it in one line."""
     path = tmp_path_factory.getbasetemp() / f"{reader}.npz"
     compression = data.draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
     body = bytearray(archive(path, members_of(BODIES[reader]), compression).read_bytes())
@@ -212,7 +212,7 @@ def test_a_matrix_with_an_array_of_another_kind(
 def test_nothing_but_ours_is_replaced_however_it_looks(tmp_path: Path, body: bytes) -> None:
     path = tmp_path / "a.npz"
     path.write_bytes(body)
-    one_line(lambda: check_output(path), str(path), "is not replaced")
+    one_line(lambda: check_output(path), str(path), "fsd did not make it")
     one_line(lambda: partition(MODEL, 2, "block").save(path), str(path), "is not replaced")
     assert path.read_bytes() == body
 
@@ -273,7 +273,7 @@ LINES = "1\t3\t1\n1\t1\t0.5\n2\t2\t0.5\n"
 
 
 def test_text_may_begin_with_the_mark_of_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As some editors write it."""
+    """Some editors write a byte-order mark."""
     monkeypatch.chdir(tmp_path)
 
     def write(name: str, text: str) -> Path:

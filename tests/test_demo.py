@@ -1,4 +1,4 @@
-"""The demo's network: what it promises, and that the demo shows it."""
+"""The network of the demo: it is sparse and accurate, and the demo shows that."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_demo_shows_it(trained, home, monkeypatch, capfd):
     monkeypatch.setenv("FSD_HOME", str(home))
     assert main(["demo", "--workers", "3"]) == 0
     out, _ = capfd.readouterr()
-    for words in ("accuracy", "distributed = serial", "yes", "3 on local", "Time", "Travelled", "Where to go next"):
+    for words in ("accuracy", "distributed = serial", "yes", "3 on local", "Time", "Sent and stored", "Commands to try next"):
         assert words in out
 
 

@@ -34,7 +34,7 @@ def test_the_table_of_limits_is_what_the_adapters_say():
             "bytes that a message adds": messages.overhead_bytes,
             "messages a receive": messages.receive_messages,
             "longest poll, s": messages.wait_s,
-            "bytes that are one request, when billed": messages.billing_bytes,
+            "bytes that are billed as one request": messages.billing_bytes,
             "keys a delete": objects.delete_keys,
             "keys a page": objects.page_keys,
             "bytes of a launch": import_module(f"fsd_{name}.invoke").PAYLOAD_BYTES,

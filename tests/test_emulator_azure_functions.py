@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import os
-import signal
 import sys
 import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 pytest.importorskip("azure.functions")
 
-from azure_functions_emulator import BEARER, SUBSCRIPTION, WEB, Emulator, G, S, running, site, zipped
-from lambda_emulator import PATIENCE_S, needs_proc
-from lambda_emulator import ended as gone
+from azure_functions_emulator import BEARER, WEB, Emulator, G, S, site, zipped
+from function_host import PATIENCE_S, gone, needs_proc
+from host_cases import HttpHostCases
 from waiting import until
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -28,7 +25,7 @@ HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
     """The usual one: a call waits long for an instance."""
-    with running("--queue-s", "60") as emulator:
+    with Emulator.running("--queue-s", "60") as emulator:
         yield emulator
 
 
@@ -80,7 +77,7 @@ def test_keys(emulator: Emulator) -> None:
 
 @pytest.mark.parametrize("cold", ["fork", "spawn"])
 def test_what_a_function_finds_in_its_environment(cold: str) -> None:
-    with running("--cold", cold, AZURE_STORAGE_CONNECTION_STRING="the emulator's") as emulator:
+    with Emulator.running("--cold", cold, AZURE_STORAGE_CONNECTION_STRING="the emulator's") as emulator:
         name = emulator.create(settings={"FSD_AZURE_RESOURCES": "{}"})
         found = emulator.call(name, do="environment")
         [shown] = emulator.instances(name)
@@ -95,36 +92,9 @@ def test_what_a_function_finds_in_its_environment(cold: str) -> None:
         assert not {"EMULATOR_ONLY", "FSD_AZURE_KEY", "AZURE_STORAGE_CONNECTION_STRING"} & set(found)
 
 
-def test_many_cold_starts_at_once(emulator: Emulator, tmp_path: Path) -> None:
-    name, gate, calls = emulator.create(), tmp_path / "gate", tmp_path / "calls"
-    with ThreadPoolExecutor(8) as pool:
-        results = [pool.submit(emulator.call, name, do="wait", until=str(gate), file=str(calls)) for _ in range(8)]
-        try:
-            until(lambda: calls.exists() and len(calls.read_text().splitlines()) == 8)
-            assert [it["state"] for it in emulator.instances(name)] == ["busy"] * 8
-        finally:
-            gate.touch()
-        assert len({result.result()["pid"] for result in results}) == 8
-
-
-def test_more_calls_than_instances(tmp_path: Path) -> None:
-    gate, calls = tmp_path / "gate", tmp_path / "calls"
-    with running("--queue-s", "0.2") as emulator, ThreadPoolExecutor(1) as pool:
-        name = emulator.create(maximumInstanceCount=1)
-        held = pool.submit(emulator.call, name, do="wait", until=str(gate), file=str(calls))
-        try:
-            until(calls.exists)
-            status, said = emulator.post(name)
-            assert (status, b"all 1 instances" in said) == (429, True)
-        finally:
-            gate.touch()
-        held.result()
-        assert emulator.call(name)["calls"] == 2
-
-
 def test_an_answer_that_is_cut_ends_nothing(tmp_path: Path) -> None:
     gate, done = tmp_path / "gate", tmp_path / "done"
-    with running("--answer-s", "0.5") as emulator:
+    with Emulator.running("--answer-s", "0.5") as emulator:
         name = emulator.create()
         [first] = emulator.instances(name)
         status, said = emulator.post(name, do="wait", until=str(gate), done=str(done))
@@ -147,22 +117,10 @@ def test_a_function_that_is_over_its_time_is_killed(emulator: Emulator, tmp_path
     assert first["pid"] not in [it["pid"] for it in emulator.instances(name)]
 
 
-def test_how_functions_end_badly(emulator: Emulator, tmp_path: Path) -> None:
-    name, gate, calls = emulator.create(), tmp_path / "gate", tmp_path / "calls"
-    with ThreadPoolExecutor(1) as pool:
-        beside = pool.submit(emulator.call, name, do="wait", until=str(gate), file=str(calls))
-        until(calls.exists)
-        assert emulator.post(name, do="raise") == (500, b"")
-        alive = emulator.call(name)["pid"]
-        for what in ({"do": "kill"}, {"do": "exit", "code": 3}, {"do": "exit", "code": 0}):
-            status, said = emulator.post(name, **what)
-            assert (status, b"the process ended" in said) == (500, True), what
-        status, said = emulator.post(name, do="grow", mb=700)
-        assert (status, b"512 MiB exceeded with " in said) == (500, True)
-        after = emulator.call(name)
-        assert (after["pid"] != alive, after["calls"]) == (True, 1)
-        gate.touch()
-        assert beside.result()["calls"] == 1
+def test_the_answer_of_a_process_that_ended_quotes_its_last_call_only(emulator: Emulator) -> None:
+    name = emulator.create()
+    emulator.call(name, say="in an earlier call")
+    assert b"the process ended: it wrote nothing" in emulator.post(name, do="kill", say="")[1]
 
 
 @pytest.mark.timeout(120)
@@ -175,38 +133,6 @@ def test_sizes(emulator: Emulator) -> None:
     assert emulator.ask("POST", path, fits + b"x")[0] == 413
     assert emulator.ask("POST", f"{path}&more={'x' * 20000}")[0] == 414
     assert emulator.post(name)[0] == 200
-
-
-def test_idle_instances_end() -> None:
-    with running("--idle-s", "0.1") as emulator:
-        name = emulator.create()
-        until(lambda: not emulator.instances(name))
-        assert emulator.call(name)["calls"] == 1
-
-
-# faults
-
-
-def test_planned_faults(emulator: Emulator, tmp_path: Path) -> None:
-    name, calls = emulator.create(), tmp_path / "calls"
-    emulator.plan(kind="refuse", count=2, service=name)
-    emulator.plan(kind="refuse", status=503, service=name)
-    assert [emulator.post(name)[0] for _ in range(4)] == [429, 429, 503, 200]
-    emulator.plan(kind="twice", service=name)
-    emulator.plan(kind="late", seconds=0.1, service=name)
-    emulator.call(name, file=str(calls))
-    until(lambda: len(calls.read_text().splitlines()) == 2)
-    assert emulator.ask("POST", "/_fsd/faults", b'{"kind": "any"}')[0] == 400
-
-
-def test_an_instance_that_cannot_start() -> None:
-    with running("--idle-s", "0.1") as emulator:
-        name = emulator.create()
-        until(lambda: not emulator.instances(name))
-        emulator.plan(kind="start", service=name)
-        status, said = emulator.post(name)
-        assert (status, b"the instance could not start" in said) == (503, True)
-        assert emulator.post(name)[0] == 200
 
 
 # the control plane
@@ -324,7 +250,7 @@ def test_an_empty_plan_goes_with_its_last_site(emulator: Emulator) -> None:
 
 
 def test_who_sends_code_while_other_code_comes_is_told_of_the_conflict() -> None:
-    with running("--pending-s", "3") as emulator:
+    with Emulator.running("--pending-s", "3") as emulator:
         name = emulator.create()
         headers = {**BEARER, "Content-Type": "application/zip"}
         for _ in range(5):  # a machine that stood still for 3 s sends the second when the first is in place
@@ -338,7 +264,7 @@ def test_who_sends_code_while_other_code_comes_is_told_of_the_conflict() -> None
 
 
 def test_a_region_that_takes_no_few_instances() -> None:
-    with running("--least-instances", "40") as emulator:
+    with Emulator.running("--min-instances", "40") as emulator:
         assert emulator.control("PUT", f"{WEB}/sites/few", site(maximumInstanceCount=39))[0] == 400
         assert emulator.control("PUT", f"{WEB}/sites/few", site(maximumInstanceCount=40))[0] == 200
 
@@ -416,7 +342,7 @@ def test_a_change_that_fails_leaves_what_runs(emulator: Emulator) -> None:
 
 def test_what_was_just_made_settles() -> None:
     """As on the platform, when asked for: not there, not ready, no keys, no role; and a host without storage has no keys ever."""
-    with running("--settle", "1") as emulator:
+    with Emulator.running("--settle", "1") as emulator:
         plan = f"{WEB}/serverfarms/p"
         assert emulator.control("PUT", plan, {"location": "eastus2"})[0] == 200
         name = emulator.create(settings={"AzureWebJobsStorage__accountName": "a"})
@@ -445,7 +371,7 @@ def test_a_namespace_says_its_tls_in_a_version_that_knows_it(emulator: Emulator)
 
 
 def test_published_code_runs_with_nothing_but_itself() -> None:
-    with running("--code", "zip") as emulator:
+    with Emulator.running("--code", "zip") as emulator:
         name = emulator.create()
         assert emulator.post(name)[0] == 404  # nothing is published
         own = zipped(
@@ -465,9 +391,9 @@ def test_published_code_runs_with_nothing_but_itself() -> None:
         assert (status, found["name"], found["numpy"], found["fsd_core"]) == (200, "from the zip", False, False)
         assert str(Path(emulator.ready["logs"]).parent / "code") in found["file"]
         for package, words in (
-            (b"no zip", "is no zip"),
-            (zipped(**{"host.json": ""}), "no host.json at its root"),
-            (zipped(**{"host.json": "{}"}), '"version" must be "2.0"'),
+            (b"no zip", "expected a zip"),
+            (zipped(**{"host.json": ""}), "expected host.json at its root"),
+            (zipped(**{"host.json": "{}"}), 'version: expected "2.0"'),
             (zipped(**{"function_app.py": "import numpy\n"}), "No module named 'numpy'"),
             (zipped(**{"function_app.py": "x = 1\n"}), "0 instances of FunctionApp"),
         ):
@@ -481,41 +407,16 @@ def test_published_code_runs_with_nothing_but_itself() -> None:
 
 
 def test_a_package_that_is_not_installed() -> None:
-    with running("--source", "no_such.package") as emulator:
+    with Emulator.running("--source", "no_such.package") as emulator:
         status, said = emulator.control("PUT", f"{WEB}/sites/other", site())
-        assert (status, "no package no_such.package is installed" in said["error"]["message"]) == (400, True)
+        assert (status, "package no_such.package is not installed" in said["error"]["message"]) == (400, True)
 
 
-# its own life
-
-
-@needs_proc
-@pytest.mark.parametrize("how", ["term", "kill", "stdin", "parent"])
-def test_nothing_outlives_it(tmp_path: Path, how: str) -> None:
-    emulator = Emulator()
-    idle, busy, calls = emulator.create(), emulator.create(), tmp_path / "calls"
-    pids = [emulator.call(idle)["pid"]]
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(emulator.post, busy, do="wait", until=str(tmp_path / "never"), file=str(calls))
-        until(lambda: calls.exists() and calls.read_text())
-        pids.append(int(calls.read_text()))
-        parent = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
-        if how == "stdin":
-            assert emulator.stop() == 0
-        else:
-            number = signal.SIGTERM if how == "term" else signal.SIGKILL
-            os.kill(parent if how == "parent" else emulator.process.pid, number)
-            assert emulator.process.wait(PATIENCE_S) == {"term": 0, "kill": -signal.SIGKILL, "parent": 1}[how]
-            assert emulator.process.stdin is not None
-            emulator.process.stdin.close()
-        for pid in [*pids, parent]:
-            until(functools.partial(gone, pid))
-    until(lambda: not Path(emulator.ready["logs"]).parent.exists())
-
-
-def test_it_says_how_it_is(emulator: Emulator) -> None:
-    told = json.loads(emulator.ask("GET", "/health")[1])
-    assert (told["status"], told["subscription"]) == ("running", SUBSCRIPTION)
-    before = emulator.look("stats")["calls"]
-    emulator.call(emulator.create())
-    assert emulator.look("stats")["calls"] == before + 1
+class TestShared(HttpHostCases):
+    host = Emulator
+    small, one, too_much_mb = {"instanceMemoryMB": 512}, {"maximumInstanceCount": 1}, 700
+    ends: ClassVar = {
+        "raise": "500 ",
+        **dict.fromkeys(("kill", "exit 3", "exit 0"), "500 .*the process ended.*"),
+        "grow": "500 .*512 MiB exceeded with .*",
+    }

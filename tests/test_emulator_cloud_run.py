@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-import io
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import textwrap
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 pytest.importorskip("functions_framework")
 
-from cloud_run_emulator import FLAVOR, PLACE, PROJECT, Emulator, ask, function, running
+from cloud_run_emulator import FLAVOR, PLACE, PROJECT, Emulator, function
 from fsd_conformance.emulators import google
-from lambda_emulator import PATIENCE_S, needs_proc
-from lambda_emulator import ended as gone
+from function_host import PATIENCE_S, ask, gone, package
+from host_cases import HttpHostCases
 from waiting import until
 
 INVOKER = "roles/run.invoker"
@@ -33,7 +29,7 @@ INVOKER = "roles/run.invoker"
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
     """The usual one: a call waits long for an instance."""
-    with running("--queue-s", "60") as emulator:
+    with Emulator.running("--queue-s", "60") as emulator:
         yield emulator
 
 
@@ -60,7 +56,7 @@ def test_a_call_reaches_the_function_and_an_idle_instance_is_used_again(emulator
 @pytest.mark.parametrize("cold", ["fork", "spawn"])
 def test_what_a_function_finds_in_its_environment(cold: str) -> None:
     hosts = {"PUBSUB_EMULATOR_HOST": "127.0.0.1:1", "GOOGLE_CLOUD_PROJECT": "elsewhere"}
-    with running("--cold", cold, **hosts) as emulator:
+    with Emulator.running("--cold", cold, **hosts) as emulator:
         name = emulator.create(environmentVariables={"GIVEN": "value"})
         found = emulator.call(name, do="environment")
         [shown] = emulator.instances(name)
@@ -73,34 +69,6 @@ def test_what_a_function_finds_in_its_environment(cold: str) -> None:
         assert found["GCE_METADATA_HOST"] not in ("", f"127.0.0.1:{emulator.ready['port']}")
         assert not {"EMULATOR_ONLY", "GOOGLE_CLOUD_PROJECT"} & set(found)
         assert emulator.stop() == 0
-
-
-def test_many_cold_starts_at_once(emulator: Emulator, tmp_path: Path) -> None:
-    name, gate, calls = emulator.create(), tmp_path / "gate", tmp_path / "calls"
-    with ThreadPoolExecutor(16) as pool:
-        results = [pool.submit(emulator.call, name, do="wait", until=str(gate), file=str(calls)) for _ in range(16)]
-        try:
-            until(lambda: calls.exists() and len(calls.read_text().splitlines()) == 16)
-            assert [it["state"] for it in emulator.instances(name)] == ["busy"] * 16
-        finally:
-            gate.touch()
-        assert len({result.result()["pid"] for result in results}) == 16
-        assert {result.result()["calls"] for result in results} == {1}
-
-
-def test_more_calls_than_instances(tmp_path: Path) -> None:
-    gate, calls = tmp_path / "gate", tmp_path / "calls"
-    with running("--queue-s", "0.2") as emulator, ThreadPoolExecutor(1) as pool:
-        name = emulator.create(maxInstanceCount=1)
-        held = pool.submit(emulator.call, name, do="wait", until=str(gate), file=str(calls))
-        try:
-            until(calls.exists)
-            status, said = emulator.post(name)
-            assert (status, b"all 1 instances" in said) == (429, True)
-        finally:
-            gate.touch()
-        held.result()
-        assert emulator.call(name)["calls"] == 2
 
 
 def test_a_call_waits_for_an_instance(emulator: Emulator, tmp_path: Path) -> None:
@@ -116,7 +84,7 @@ def test_a_call_waits_for_an_instance(emulator: Emulator, tmp_path: Path) -> Non
 @pytest.mark.parametrize("after", ["run", "kill", "one thread"])
 def test_a_call_that_times_out(tmp_path: Path, after: str) -> None:
     gate, done = tmp_path / "gate", tmp_path / "done"
-    with running("--queue-s", "0.2", "--after-timeout", "kill" if after == "kill" else "run") as emulator:
+    with Emulator.running("--queue-s", "0.2", "--after-timeout", "kill" if after == "kill" else "run") as emulator:
         threads = {"THREADS": "1"} if after == "one thread" else {}
         seconds = 1 if threads else 3  # with threads, gunicorn needs a sign of life in that time
         name = emulator.create(timeoutSeconds=seconds, maxInstanceCount=1, environmentVariables=threads)
@@ -154,27 +122,6 @@ def test_an_instance_finishes_its_work_when_the_caller_is_gone(emulator: Emulato
     until(lambda: [it["state"] for it in emulator.instances(name)] == ["idle"])
 
 
-def test_how_functions_end_badly(emulator: Emulator, tmp_path: Path) -> None:
-    name, gate, calls = emulator.create(availableMemory="256Mi"), tmp_path / "gate", tmp_path / "calls"
-    with ThreadPoolExecutor(1) as pool:
-        beside = pool.submit(emulator.call, name, do="wait", until=str(gate), file=str(calls))
-        until(calls.exists)
-        assert emulator.post(name, do="raise")[0] == 500
-        alive = emulator.call(name)["pid"]
-        for what in ({"do": "kill"}, {"do": "exit", "code": 3}, {"do": "exit", "code": 0}, {"do": "exit", "code": 139}):
-            status, said = emulator.post(name, **what)
-            assert (status, b"the process ended" in said) == (503, True), what
-        kills = emulator.look("stats").get("memory_kills", 0)
-        status, said = emulator.post(name, do="grow", mb=400)
-        assert (status, b"256 MiB exceeded with " in said) == (500, True)
-        assert emulator.look("stats")["memory_kills"] == kills + 1
-        after = emulator.call(name)
-        assert after["pid"] != alive
-        assert after["calls"] == 1
-        gate.touch()
-        assert beside.result()["calls"] == 1
-
-
 def test_sizes(emulator: Emulator) -> None:
     name = emulator.create(availableMemory="1Gi")
     header = emulator.identity(emulator.url(name))
@@ -187,15 +134,6 @@ def test_sizes(emulator: Emulator) -> None:
     status, said = emulator.post(name, do="large", bytes=(32 << 20) + (1 << 17))
     assert (status, b"the answer is too large" in said) == (500, True)
     assert emulator.post(name)[0] == 200
-
-
-def test_idle_instances_end() -> None:
-    with running("--idle-s", "0.1") as emulator:
-        name = emulator.create()
-        pid = emulator.call(name)["pid"]
-        until(lambda: not emulator.instances(name))
-        assert until(lambda: gone(pid))
-        assert emulator.call(name)["pid"] != pid
 
 
 def test_a_changed_function_starts_anew(emulator: Emulator, tmp_path: Path) -> None:
@@ -215,39 +153,9 @@ def test_a_changed_function_starts_anew(emulator: Emulator, tmp_path: Path) -> N
     until(lambda: len({it["revision"] for it in emulator.instances(name)}) == 1)
 
 
-# faults
-
-
-def test_planned_faults(emulator: Emulator, tmp_path: Path) -> None:
-    name, other, calls = emulator.create(), emulator.create(), tmp_path / "calls"
-    emulator.plan(kind="refuse", count=2, service=name)
-    emulator.plan(kind="refuse", status=503, service=name)
-    assert emulator.post(other)[0] == 200
-    assert [emulator.post(name)[0] for _ in range(4)] == [429, 429, 503, 200]
-    emulator.call(name, file=str(calls))
-    emulator.plan(kind="twice", service=name)
-    emulator.plan(kind="late", seconds=0.1, service=name)
-    late = emulator.look("stats").get("late", 0)
-    emulator.call(name, file=str(calls))
-    assert emulator.look("stats")["late"] == late + 1
-    until(lambda: len(calls.read_text().splitlines()) == 3)
-    assert emulator.ask("POST", "/_fsd/faults", b'{"kind": "any"}')[0] == 400
-    assert emulator.ask("POST", "/_fsd/faults", b'{"kind": "late", "status": 1}')[0] == 400
-
-
-def test_an_instance_that_cannot_start() -> None:
-    with running("--idle-s", "0.1") as emulator:
-        name = emulator.create()
-        until(lambda: not emulator.instances(name))
-        emulator.plan(kind="start", service=name)
-        status, said = emulator.post(name)
-        assert (status, b"the instance could not start: signal: killed: killed at its start as planned" in said) == (503, True)
-        assert emulator.post(name)[0] == 200
-
-
 def test_every_call_twice_and_late(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
-    with running("--duplicate", "1", "--late", "1:0.05") as emulator:
+    with Emulator.running("--duplicate", "1", "--late", "1:0.05") as emulator:
         name = emulator.create()
         emulator.call(name, file=str(calls))
         until(lambda: calls.exists() and len(calls.read_text().splitlines()) == 2)
@@ -401,11 +309,11 @@ def test_the_control_plane(emulator: Emulator) -> None:
     ("service", "message"),
     [
         ({"memory": "2Gi"}, "Unknown name \"memory\" at 'function.service_config'"),
-        ({"availableMemory": "2GB"}, "must be a whole number with k, M, G, Mi or Gi"),
-        ({"availableMemory": "64Gi"}, "from 128M to 32Gi"),
+        ({"availableMemory": "2GB"}, "expected a whole number with k, M, G, Mi or Gi"),
+        ({"availableMemory": "64Gi"}, "expected 128M to 32Gi"),
         ({"availableMemory": "2Gi", "availableCpu": "0.5"}, "needs at least 1"),
         ({"availableCpu": "3"}, "1, 2, 4, 6, 8"),
-        ({"availableCpu": 1}, "must be text"),
+        ({"availableCpu": 1}, "expected text"),
         ({"availableCpu": "8"}, "too little"),
         ({"availableCpu": "0.5", "maxInstanceRequestConcurrency": 2}, "needs available_cpu of at least 1"),
         ({"timeoutSeconds": 3601}, "from 1 to 3600"),
@@ -472,13 +380,13 @@ def test_deployments_that_fail(emulator: Emulator) -> None:
 
 
 def test_the_quota_of_a_new_project() -> None:
-    with running("--quota-scale", "0.02") as emulator:
+    with Emulator.running("--quota-scale", "0.02") as emulator:
         name = emulator.create(maxInstanceCount=20)
         assert "20 or fewer" in emulator.update(name, "serviceConfig.maxInstanceCount", maxInstanceCount=21)["error"]["message"]
 
 
 def test_an_api_that_is_not_enabled() -> None:
-    with running("--disabled", "cloudfunctions.googleapis.com,run") as emulator:
+    with Emulator.running("--disabled", "cloudfunctions.googleapis.com,run") as emulator:
         status, said = emulator.control("GET", f"{PLACE}/functions")
         [info] = said["error"]["details"]
         assert (status, info["reason"], info["metadata"]["service"]) == (403, "SERVICE_DISABLED", "cloudfunctions.googleapis.com")
@@ -494,14 +402,6 @@ def test_an_api_that_is_not_enabled() -> None:
 # code
 
 
-def _zip(files: dict[str, str]) -> bytes:
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as archive:
-        for name, text in files.items():
-            archive.writestr(name, text)
-    return data.getvalue()
-
-
 def test_uploaded_code_runs_without_what_is_in_this_checkout(tmp_path: Path) -> None:
     main = """
         import importlib.util
@@ -514,13 +414,13 @@ def test_uploaded_code_runs_without_what_is_in_this_checkout(tmp_path: Path) -> 
     storage = google.CloudStorage(tmp_path / "storage")
     storage.start()
     try:
-        with running("--code", "zip", STORAGE_EMULATOR_HOST=storage.url) as emulator:
+        with Emulator.running("--code", "zip", STORAGE_EMULATOR_HOST=storage.url) as emulator:
             kind = {"Content-Type": "application/json"}
             assert ask(storage.port, "POST", "/storage/v1/b?project=x", b'{"name": "some-bucket"}', kind)[0] == 200
             for name, data in {
-                "code.zip": _zip({"main.py": textwrap.dedent(main), "beside.py": "NAME = 'from the zip'"}),
+                "code.zip": package({"main.py": textwrap.dedent(main), "beside.py": "NAME = 'from the zip'"}),
                 "no.zip": b"no zip",
-                "empty.zip": _zip({"other.py": ""}),
+                "empty.zip": package({"other.py": ""}),
             }.items():
                 upload = f"/upload/storage/v1/b/some-bucket/o?uploadType=media&name={name}"
                 assert ask(storage.port, "POST", upload, data, {"Content-Type": "application/zip"})[0] == 200
@@ -537,43 +437,16 @@ def test_uploaded_code_runs_without_what_is_in_this_checkout(tmp_path: Path) -> 
 
 
 def test_a_module_that_is_not_installed() -> None:
-    with running("--source", "no_such.module") as emulator:
+    with Emulator.running("--source", "no_such.module") as emulator:
         operation = emulator.control("POST", f"{PLACE}/functions?functionId=f", function())[1]
-        assert "no module no_such.module is installed" in emulator.done(operation)["error"]["message"]
+        assert "module no_such.module is not installed" in emulator.done(operation)["error"]["message"]
 
 
-# its own life
-
-
-@needs_proc
-@pytest.mark.parametrize("how", ["term", "kill", "stdin", "parent"])
-def test_nothing_outlives_it(tmp_path: Path, how: str) -> None:
-    emulator = Emulator()
-    idle, busy, calls = emulator.create(), emulator.create(), tmp_path / "calls"
-    pids = [emulator.call(idle)["pid"]]
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(emulator.post, busy, do="wait", until=str(tmp_path / "never"), file=str(calls))
-        until(lambda: calls.exists() and calls.read_text())
-        pids += [int(calls.read_text()), *(it["pid"] for name in (idle, busy) for it in emulator.instances(name))]
-        assert len(set(pids)) == 4  # gunicorn's masters and workers
-        assert not any(map(gone, pids))
-        parent = int(Path(f"/proc/{pids[2]}/stat").read_text().rpartition(")")[2].split()[1])
-        if how == "stdin":
-            assert emulator.stop() == 0
-        else:
-            number = signal.SIGTERM if how == "term" else signal.SIGKILL
-            os.kill(parent if how == "parent" else emulator.process.pid, number)
-            assert emulator.process.wait(PATIENCE_S) == {"term": 0, "kill": -signal.SIGKILL, "parent": 1}[how]
-            assert emulator.process.stdin is not None
-            emulator.process.stdin.close()
-        for pid in [*pids, parent]:
-            until(functools.partial(gone, pid))
-    until(lambda: not Path(emulator.ready["logs"]).parent.exists())
-
-
-def test_it_says_how_it_is(emulator: Emulator) -> None:
-    assert json.loads(emulator.ask("GET", "/health")[1])["status"] == "running"
-    assert (emulator.ready["project"], emulator.ready["port"]) == (PROJECT, int(emulator.ready["endpoint"].rpartition(":")[2]))
-    before = emulator.look("stats")["calls"]
-    emulator.call(emulator.create())
-    assert emulator.look("stats")["calls"] == before + 1
+class TestShared(HttpHostCases):
+    host = Emulator
+    small, one, too_much_mb = {"availableMemory": "256Mi"}, {"maxInstanceCount": 1}, 400
+    ends: ClassVar = {
+        "raise": "500 .*",
+        **dict.fromkeys(("kill", "exit 3", "exit 0", "exit 139"), "503 .*the process ended.*"),
+        "grow": "500 .*256 MiB exceeded with .*",
+    }

@@ -4,40 +4,39 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from lambda_emulator import ACCESS, PATIENCE_S, ROLE, ZIP, Emulator, ended, needs_proc, package, running, state
+from function_host import gone, needs_proc, package, state
+from host_cases import HostCases
+from lambda_emulator import ACCESS, ROLE, ZIP, Emulator
 from waiting import until
 
 
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
     """The usual one."""
-    with running("--idle-s", "60") as emulator:
+    with Emulator.running("--idle-s", "60") as emulator:
         yield emulator
 
 
 def test_an_idle_environment_is_used_again_and_a_changed_function_starts_anew(emulator: Emulator) -> None:
     name = emulator.create()
-    first, second = emulator.invoke(name, n=1), emulator.invoke(name, n=2)
+    first, second = emulator.call(name, n=1), emulator.call(name, n=2)
     assert (first["calls"], second["calls"]) == (1, 2)
     assert first["pid"] == second["pid"]
     assert second["event"] == {"n": 2}
     assert 0 < first["left_ms"] <= 60_000
     emulator.client.update_function_configuration(FunctionName=name, MemorySize=640)
-    third = emulator.invoke(name)
+    third = emulator.call(name)
     assert third["calls"] == 1
     assert third["pid"] != first["pid"]
-    assert until(lambda: ended(first["pid"]))
+    assert until(lambda: gone(first["pid"]))
 
 
 @pytest.mark.parametrize("cold", ["fork", "spawn"])
@@ -47,7 +46,7 @@ def test_what_a_function_finds_in_its_environment(cold: str) -> None:
         client = boto3.client("lambda", endpoint_url=emulator.ready["endpoint"], **{**ACCESS, "region_name": "eu-west-1"})
         emulator.client = client
         name = emulator.create(Environment={"Variables": {"GIVEN": "value"}}, MemorySize=333)
-        found = emulator.invoke(name, do="environment")
+        found = emulator.call(name, do="environment")
         assert found["GIVEN"] == "value"
         assert (found["AWS_LAMBDA_FUNCTION_NAME"], found["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]) == (name, "333")
         assert (found["AWS_REGION"], found["AWS_DEFAULT_REGION"]) == ("eu-west-1", "eu-west-1")
@@ -71,7 +70,7 @@ def test_output_goes_to_the_log_and_its_end_to_who_asks(emulator: Emulator) -> N
     assert tail.startswith("START RequestId: ")
     assert "a function printed this" in tail
     assert "Init Duration" in tail
-    [entry] = emulator.look("/_fsd/functions")[name]
+    [entry] = emulator.instances(name)
     assert tail in Path(entry["log"]).read_text()
 
 
@@ -136,7 +135,7 @@ def test_the_control_plane(emulator: Emulator) -> None:
         ({"MemorySize": 127}, "MemorySize"),
         ({"Timeout": 901}, "Timeout"),
         ({"Role": "admin"}, "ARN of a role"),
-        ({"Runtime": "nodejs22.x"}, "Python only"),
+        ({"Runtime": "nodejs22.x"}, "runs no other runtime"),
         ({"Handler": ""}, "Handler is mandatory"),
         ({"Code": {"ZipFile": b"not a zip"}}, "Could not unzip"),
         ({"Code": {"S3Bucket": "b", "S3Key": "k"}}, "no emulator of s3"),
@@ -174,27 +173,11 @@ def test_a_function_that_is_still_being_made_cannot_be_invoked() -> None:
         emulator.stop()
 
 
-def test_how_functions_end_badly(emulator: Emulator) -> None:
-    name = emulator.create(Timeout=30, MemorySize=256)
-    assert emulator.fails(name, do="raise")["errorType"] == "RuntimeError"
-    warm = emulator.invoke(name)["pid"]
-    killed = emulator.fails(name, do="kill")
-    assert killed["errorType"] == "Runtime.ExitError"
-    assert killed["errorMessage"].endswith("Runtime exited with error: signal: killed")
-    assert emulator.invoke(name)["pid"] != warm
-    assert emulator.fails(name, do="exit", code=3)["errorMessage"].endswith("exit status 3")
-    assert emulator.fails(name, do="exit", code=0)["errorMessage"].endswith("without providing a reason")
-    kills = emulator.look("/_fsd/stats").get("memory_kills", 0)
-    assert emulator.fails(name, do="grow", mb=400)["errorMessage"].endswith("signal: killed")
-    assert emulator.look("/_fsd/stats")["memory_kills"] == kills + 1
-    assert emulator.invoke(name)["calls"] == 1
-
-
 def test_a_function_is_killed_at_its_time_limit(emulator: Emulator) -> None:
     name = emulator.create(Timeout=1)
     late = emulator.fails(name, do="sleep", seconds=600)
     assert late["errorMessage"].endswith("Task timed out after 1.00 seconds")
-    assert emulator.look("/_fsd/functions")[name] == []
+    assert emulator.instances(name) == []
 
 
 @pytest.mark.parametrize(
@@ -206,20 +189,20 @@ def test_a_function_that_cannot_start(emulator: Emulator, handler: str, kind: st
 
 
 def test_a_handler_of_the_package_root_is_found_where_it_is_installed(emulator: Emulator) -> None:
-    assert emulator.invoke(emulator.create(Handler="handler.handler")) == {"code": 1}  # no launch
-    assert emulator.invoke(emulator.create(Handler="fsd_aws.handler.handler.handler")) == {"code": 1}
+    assert emulator.call(emulator.create(Handler="handler.handler")) == {"code": 1}  # no launch
+    assert emulator.call(emulator.create(Handler="fsd_aws.handler.handler.handler")) == {"code": 1}
 
 
 @needs_proc
 def test_an_environment_is_frozen_between_two_calls(emulator: Emulator, tmp_path: Path) -> None:
     ticks, name = tmp_path / "ticks", emulator.create()
     ticks.touch()
-    pid = emulator.invoke(name, do="thread", ticks=str(ticks))
+    pid = emulator.call(name, do="thread", ticks=str(ticks))["pid"]
     until(lambda: state(pid) == "T")
     frozen = ticks.stat().st_size
-    emulator.invoke(emulator.create())
+    emulator.call(emulator.create())
     assert ticks.stat().st_size == frozen
-    assert emulator.invoke(name, do="sleep", seconds=0.1) == pid
+    assert emulator.call(name, do="sleep", seconds=0.1)["pid"] == pid
     until(lambda: ticks.stat().st_size > frozen)
 
 
@@ -245,11 +228,11 @@ def test_too_many_at_once(emulator: Emulator, tmp_path: Path) -> None:
         emulator.send(name, do="wait", until=str(gate), file=str(calls))
         until(calls.exists)
         with pytest.raises(emulator.client.exceptions.TooManyRequestsException) as caught:
-            emulator.invoke(name)
+            emulator.call(name)
         assert caught.value.response["Reason"] == "ReservedFunctionConcurrentInvocationLimitExceeded"
-        throttles = emulator.look("/_fsd/stats")["throttles"]
+        throttles = emulator.look("stats")["throttles"]
         emulator.send(name, file=str(calls))  # accepted all the same
-        until(lambda: emulator.look("/_fsd/stats")["throttles"] > throttles)
+        until(lambda: emulator.look("stats")["throttles"] > throttles)
         assert len(calls.read_text().splitlines()) == 1
         gate.touch()
         until(lambda: len(calls.read_text().splitlines()) == 2)
@@ -258,61 +241,14 @@ def test_too_many_at_once(emulator: Emulator, tmp_path: Path) -> None:
         emulator.client.delete_function_concurrency(FunctionName=name)
 
 
-def test_many_cold_starts_at_once(emulator: Emulator, tmp_path: Path) -> None:
-    name, gate, calls = emulator.create(), tmp_path / "gate", tmp_path / "calls"
-    with ThreadPoolExecutor(30) as pool:
-        results = [pool.submit(emulator.invoke, name, do="wait", until=str(gate), file=str(calls)) for _ in range(30)]
-        try:
-            until(lambda: calls.exists() and len(calls.read_text().splitlines()) == 30)
-            shown = emulator.look("/_fsd/functions")[name]
-            assert {entry["event"]["until"] for entry in shown if entry["state"] == "busy"} == {str(gate)}
-            assert len({entry["request_id"] for entry in shown}) == 30
-        finally:
-            gate.touch()
-        assert len({result.result() for result in results}) == 30
-
-
-def test_idle_environments_end() -> None:
-    emulator = Emulator("--idle-s", "0.1")
-    try:
-        pid = emulator.invoke(emulator.create())["pid"]
-        until(lambda: not emulator.pids())
-        assert until(lambda: ended(pid))
-    finally:
-        emulator.stop()
-
-
-@needs_proc
-@pytest.mark.parametrize("how", ["term", "kill", "stdin", "parent"])
-def test_nothing_outlives_it(tmp_path: Path, how: str) -> None:
-    emulator = Emulator()
-    idle, gate = emulator.create(), tmp_path / "gate"
-    with ThreadPoolExecutor(2) as pool:
-        for _ in pool.map(lambda _: emulator.invoke(idle, do="sleep", seconds=0.2), range(2)):
-            pass
-    emulator.send(emulator.create(), do="wait", until=str(gate), file=str(tmp_path / "calls"))
-    until((tmp_path / "calls").exists)
-    pids = emulator.pids()
-    parent = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
-    assert len(pids) >= 2
-    assert not any(map(ended, pids))
-    if how == "stdin":
-        assert emulator.stop() == 0
-    else:
-        number = signal.SIGTERM if how == "term" else signal.SIGKILL
-        os.kill(parent if how == "parent" else emulator.process.pid, number)
-        assert emulator.process.wait(PATIENCE_S) == {"term": 0, "kill": -signal.SIGKILL, "parent": 1}[how]
-        assert emulator.process.stdin is not None
-        emulator.process.stdin.close()
-    for pid in [*pids, parent]:
-        assert until(lambda pid=pid: ended(pid))
-    until(lambda: not Path(emulator.ready["logs"]).parent.exists())
-
-
-def test_it_says_how_it_is(emulator: Emulator) -> None:
-    assert emulator.look("/_health")["status"] == "running"
-    assert emulator.ready["port"] == int(emulator.ready["endpoint"].rpartition(":")[2])
-    emulator.client.get_waiter("function_active_v2").wait(FunctionName=emulator.create())
-    before = emulator.look("/_fsd/stats")["RequestResponse"]
-    emulator.invoke(emulator.create())
-    assert emulator.look("/_fsd/stats")["RequestResponse"] == before + 1
+class TestShared(HostCases):
+    host = Emulator
+    small, too_much_mb = {"MemorySize": 256}, 400
+    ends: ClassVar = {
+        "raise": r'500 .*"RuntimeError".*',
+        "kill": r"500 (?=.*Runtime\.ExitError).*Runtime exited with error: signal: killed\".*",
+        "exit 3": r'500 .*exit status 3".*',
+        "exit 0": r'500 .*without providing a reason".*',
+        "grow": r'500 .*signal: killed".*',
+    }
+    health, counter = "/_health", "RequestResponse"

@@ -20,7 +20,8 @@ from botocore.exceptions import ClientError
 
 from fsd_conformance.emulators import lambda_claims as claims
 from fsd_conformance.emulators.lambda_store import ServiceError, check_code
-from lambda_emulator import ROLE, ZIP, Emulator, package, running
+from function_host import package
+from lambda_emulator import ROLE, ZIP, Emulator
 from waiting import until
 
 MODEL = botocore.session.get_session().get_service_model("lambda")
@@ -29,7 +30,7 @@ CLAIMED = {each.name: each for each in claims.OPERATIONS}
 
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
-    with running("--code", "zip", "--cold", "spawn") as emulator:
+    with Emulator.running("--code", "zip", "--cold", "spawn") as emulator:
         yield emulator
 
 
@@ -308,7 +309,7 @@ def test_sizes_of_answers(emulator: Emulator) -> None:
     code = package({"handler.py": "def handler(event, context):\n    return 'a' * event['n']\n"})
     own = emulator.create(Handler="handler.handler", Code={"ZipFile": code})
     for size in (6 << 20, 6_291_554):
-        assert len(emulator.invoke(own, n=size)) == size
+        assert len(emulator.call(own, n=size)) == size
     for size in (6_291_555, 7 << 20, 20 << 20):
         assert emulator.fails(own, n=size)["errorType"] == "Function.ResponseSizeTooLarge"
 

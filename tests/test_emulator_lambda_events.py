@@ -13,7 +13,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from aws_server import moto as moto_server
-from lambda_emulator import ACCESS, ZIP, Emulator, package, running
+from function_host import package
+from lambda_emulator import ACCESS, ZIP, Emulator
 from waiting import until
 
 
@@ -26,7 +27,7 @@ def moto() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def hasty(moto: str) -> Iterator[Emulator]:
     """Its queue of events runs a thousand times as fast; destinations are in moto."""
-    with running("--retry-scale", ".001", AWS_ENDPOINT_URL=moto) as emulator:
+    with Emulator.running("--retry-scale", ".001", AWS_ENDPOINT_URL=moto) as emulator:
         yield emulator
 
 
@@ -50,7 +51,7 @@ def test_an_event_is_retried_twice_and_then_goes_to_the_destination(hasty: Emula
     name = with_destination(hasty, "failed")
     request = hasty.send(name, do="raise", file=str(calls))
     [record] = until(arrived)
-    assert [line.split()[0] for line in calls.read_text().splitlines()] == [request] * 3
+    assert [line.split()[1] for line in calls.read_text().splitlines()] == [request] * 3
     assert record["requestContext"] == {
         "requestId": request,
         "functionArn": f"arn:aws:lambda:us-east-1:123456789012:function:{name}:$LATEST",
@@ -84,11 +85,11 @@ def test_a_function_that_invokes_itself_is_stopped_after_16(hasty: Emulator, mot
     name = with_destination(hasty, f"loop-{kind}")
     hasty.client.update_function_event_invoke_config(FunctionName=name, MaximumRetryAttempts=0)
     event = {"do": "loop", "kind": kind, "limit": 20, "depth": 1, "file": str(calls)}
-    stops = hasty.look("/_fsd/stats")["recursion_stops"]
+    stops = hasty.look("stats")["recursion_stops"]
     hasty.send(name, **event)
     [record] = until(arrived)
     assert record["requestPayload"]["depth"] == (17 if kind == "Event" else 1)
-    assert hasty.look("/_fsd/stats")["recursion_stops"] == stops + 1
+    assert hasty.look("stats")["recursion_stops"] == stops + 1
     if kind == "Event":
         assert len(calls.read_text().splitlines()) == 16
         hasty.client.put_function_recursion_config(FunctionName=name, RecursiveLoop="Allow")
@@ -104,20 +105,20 @@ def test_late_and_double_delivery_on_request(tmp_path: Path) -> None:
         sent = time.time()
         request = emulator.send(name, file=str(calls))
         lines = until(lambda: calls.exists() and len(found := calls.read_text().splitlines()) == 2 and found)
-        assert {line.split()[0] for line in lines} == {request}
+        assert {line.split()[1] for line in lines} == {request}
         assert all(float(line.split()[2]) >= sent + 1.5 for line in lines)
-        assert emulator.look("/_fsd/stats")["late"] == 2
+        assert emulator.look("stats")["late"] == 2
     finally:
         emulator.stop()
 
 
 def test_an_uploaded_package_runs_without_what_is_installed_here(moto: str) -> None:
-    source = (Path(__file__).parent / "lambda_functions.py").read_text()
+    source, behaviour = ((Path(__file__).parent / name).read_text() for name in ("lambda_functions.py", "behaviour.py"))
     emulator = Emulator("--code", "zip", AWS_ENDPOINT_URL=moto)
     try:
-        data = package({"own/__init__.py": "", "own/code.py": source, "bare.py": "import numpy\n"})
+        data = package({"own/__init__.py": "", "own/code.py": source, "behaviour.py": behaviour, "bare.py": "import numpy\n"})
         name = emulator.create(Handler="own.code.handler", Code={"ZipFile": data})
-        found = emulator.invoke(name, do="path")
+        found = emulator.call(name, do="path")
         assert found["path"][0] == found["cwd"]
         assert found["file"] == f"{found['cwd']}/own/code.py"
         assert not [folder for folder in found["path"] if "site-packages" in folder]
@@ -125,11 +126,11 @@ def test_an_uploaded_package_runs_without_what_is_installed_here(moto: str) -> N
         s3 = boto3.client("s3", endpoint_url=moto, **ACCESS)
         s3.create_bucket(Bucket="code")
         s3.put_object(Bucket="code", Key="code.zip", Body=ZIP)
-        assert emulator.invoke(emulator.create(Handler="handler.handler", Code={"S3Bucket": "code", "S3Key": "code.zip"})) == "from the zip"
+        assert emulator.call(emulator.create(Handler="handler.handler", Code={"S3Bucket": "code", "S3Key": "code.zip"})) == "from the zip"
         with pytest.raises(ClientError, match="NoSuchKey"):
             emulator.create(Code={"S3Bucket": "code", "S3Key": "none"})
         once = {"do": "loop", "kind": "Event", "limit": 1, "depth": 1}  # which needs boto3, as the platform has it
-        assert emulator.invoke(name, **once)
+        assert emulator.call(name, **once)
         with pytest.raises(ClientError, match="this interpreter"):
             emulator.create(Runtime="python3.9")
     finally:

@@ -125,7 +125,7 @@ def test_a_server_that_does_not_answer_is_given_up(tmp_path):
         within_s = 0.5
 
     server = Silent(tmp_path)
-    with pytest.raises(InputError, match=r"did not answer within 0 s: it said nothing"):
+    with pytest.raises(InputError, match=r"did not answer within 0 s: its log is empty"):
         server.start()
     assert server.process is None
 
@@ -339,7 +339,7 @@ def test_what_died_is_noticed_and_begun_anew(fsd, home):
     assert "fsd emulators up aws" in err
     code, _, err = fsd("emulators", "up", "aws")
     assert code == 0
-    assert "begin" in err
+    assert "starting a new one" in err
     after = servers()
     assert all(process.alive() for process in after.values())
     assert not before["lambda"].alive()
@@ -356,7 +356,7 @@ def test_a_record_that_is_none_is_named(home):
     install.folder().mkdir(parents=True)
     record = install.folder() / "aws.json"
     record.write_text("{}")
-    with pytest.raises(InputError, match=r"aws\.json: is no record of an emulator"):
+    with pytest.raises(InputError, match=r"aws\.json: expected a record of an emulator"):
         emulators.state("aws")
     record.unlink()
 

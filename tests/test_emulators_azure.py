@@ -108,6 +108,19 @@ def test_what_clients_and_servers_are_told(tmp_path: Path, monkeypatch: pytest.M
     assert emulator.env["FSD_AZURE_SERVICE_BUS"].split() == [emulator.bus.connection_string(name) for name in NAMESPACES]
 
 
+def test_azurite_without_node_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FSD_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"azurite needs Node\.js 20 or newer: install it"):
+        azurite.install(lambda text: None)
+    node = tmp_path / "node"
+    node.write_text("#!/bin/sh\n")
+    node.chmod(0o755)
+    with pytest.raises(InputError, match="cannot be installed without npm"):
+        azurite.install(lambda text: None)
+    assert not list((tmp_path / "emulators").glob("azurite-*/installed"))
+
+
 # a proxy before AMQP
 
 

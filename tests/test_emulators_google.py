@@ -133,7 +133,7 @@ def test_one_that_runs_elsewhere_is_used_and_left(alone, running, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("host", "words"), [("localhost", "must be host:port"), (":1", "must be host:port"), ("127.0.0.1:1", "no Pub/Sub emulator answers")]
+    ("host", "words"), [("localhost", "expected HOST:PORT"), (":1", "expected HOST:PORT"), ("127.0.0.1:1", "no Pub/Sub emulator answers")]
 )
 def test_none_runs_there(monkeypatch, tmp_path, host, words):
     monkeypatch.setenv(pubsub.HOST, host)

@@ -1,4 +1,4 @@
-"""3,000 flips of single bits of each kind that is stored or sent: none is read as other values."""
+"""3,000 flips of single bits in each kind of stored or sent bytes: none is read as other values."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ import numpy as np
 import pytest
 
 from flips import FLIPS, flips, refused
-from fsd_core import stage
-from fsd_core.channel import Membership, describe, explain
+from fsd_core import run
+from fsd_core.channel import RankIdentity, describe, explain
 from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, pack, unpack
 from fsd_core.channel.hybrid import _NOTICE as NOTICE
 from fsd_core.channel.objects import HEAD_BYTES, bundle, entry, fetch
-from fsd_core.client import run
+from fsd_core.client import stage
 from fsd_core.codec import CodecError, decode, encode
+from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.kernel import Block
 from fsd_core.model import Model, radixnet
 from fsd_core.partition import ExchangePlan, Partition, partition
+from fsd_core.protocol.shard import LayerShard, ShardReader, build
 from fsd_core.report import read_record
-from fsd_core.retry import Retry
-from fsd_core.sealed import Damaged, seal, unseal
-from fsd_core.shard import LayerShard, ShardReader, build
-from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 from fsd_local import PROVIDER
 from networks import some_inputs
 from partition_models import sparse
+from recording import Recording
 
 RUN = "00ff00ff00ff00ff"
-ME = Membership(RUN, 7, 2, 5, 1e10)
+ME = RankIdentity(RUN, 7, 2, 5, 1e10)
 
 
 @pytest.fixture(scope="module")
@@ -92,19 +93,19 @@ def test_shard(pool: ThreadPoolExecutor) -> None:
 def test_staged_input_and_output_slice(store: Store, pool: ThreadPoolExecutor) -> None:
     """Both are blocks, as the store gives them back."""
     model, parts, plan = small_model()
-    keys = stage.inputs(store, some_inputs(model, 30), [30], model, parts, lambda: plan, pool, lambda done, total: None).keys
+    keys = stage.inputs(store, some_inputs(model, 30), [30], model, parts, plan, pool, lambda done, total: None)
     rows = [len(plan.inputs(rank)) for rank in range(5)]
     refused([store.get(key) for key in keys[:5]], lambda rank, data: decode(data, rows[rank], 30), CodecError)
 
 
 def test_manifest(store: Store, pool: ThreadPoolExecutor) -> None:
-    """One that is damaged counts as none: everything is uploaded once more."""
+    """A damaged manifest counts as none: everything is uploaded again."""
     model, parts, plan = small_model()
     samples = some_inputs(model, 3)
 
     def puts() -> int:
         before = len(uploaded)
-        stage.inputs(recording, samples, [3], model, parts, lambda: plan, pool, lambda done, total: None)
+        stage.inputs(recording, samples, [3], model, parts, plan, pool, lambda done, total: None)
         return len(uploaded) - before
 
     uploaded: list[str] = []
@@ -120,24 +121,12 @@ def test_manifest(store: Store, pool: ThreadPoolExecutor) -> None:
         assert store.get(key) == good
 
 
-class Recording(Store):
-    """A store that remembers the keys of puts."""
-
-    def __init__(self, store: Store, uploaded: list[str]) -> None:
-        super().__init__(store.driver, store.retry)
-        self._uploaded = uploaded
-
-    def put(self, key: str, body: bytes) -> None:
-        super().put(key, body)
-        self._uploaded.append(key)
-
-
 PAYLOADS = [(target, np.random.default_rng(target).bytes(200 * (target + 1))) for target in (0, 1, 4)]
 
 
 @pytest.mark.parametrize("head_bytes", [HEAD_BYTES, 400], ids=["whole in its head", "rest by range"])
 def test_bundle(head_bytes: int) -> None:
-    """Whatever bit it is, a target that reads it finds it."""
+    """A target that reads the payload finds every flip."""
 
     def read(_: int, data: bytes) -> None:
         for target, payload in PAYLOADS:
@@ -158,7 +147,7 @@ class Bytes(Store):
 
 
 def test_what_a_notice_points_to() -> None:
-    """The object, and the notice itself even where no frame is around it."""
+    """Flips in the object, and in the notice itself even without a frame around it."""
     data = bundle(ME, 3, PAYLOADS)
     payload = PAYLOADS[2][1]
     notice = NOTICE.pack(len(data) - len(payload), len(payload), zlib.crc32(payload))
@@ -181,7 +170,7 @@ def test_frame() -> None:
 
 
 def test_frame_as_text() -> None:
-    """Where a service takes text only: what a flip makes of base64 is no base64, another frame, or the same bytes."""
+    """For services that take only text: a flip in base64 gives no base64, a frame that is refused, or the same bytes."""
     good = some_frames()
     for number, data in enumerate(good):
         for bad in flips(base64.b64encode(data), FLIPS // len(good), number):
@@ -203,18 +192,18 @@ def test_sealed_json() -> None:
 
 
 def test_error() -> None:
-    """A damaged reason is told as one."""
+    """A damaged failure is reported as a damaged one."""
     error = DamagedContent(Code.NOT_FOUND, "gone", "0f/content/3", rank=1, layer=2)
     good = describe(error)
-    told = explain(good).reason
-    assert isinstance(told, DamagedContent)
-    assert (told.key, str(told)) == (error.key, str(error))
+    reported = explain(good).reason
+    assert isinstance(reported, DamagedContent)
+    assert (reported.key, str(reported)) == (error.key, str(error))
     for bad in flips(good, FLIPS):
         assert explain(bad).message == "the run was aborted, and its reason cannot be read"
 
 
 def test_kept_partition(tmp_path: Path) -> None:
-    """Bits that a reader of the format never looks at may differ: then the partition is the same."""
+    """A flip of a bit that no reader of the format uses may be accepted: then the partition is the same."""
     model = sparse([40, 40, 40], 0.1)
     made, file = partition(model, 4, "random"), tmp_path / "p.npz"
     made.save(file)
@@ -232,7 +221,7 @@ def test_kept_partition(tmp_path: Path) -> None:
 
 
 def test_record(tmp_path: Path) -> None:
-    """A run's record on disk: one clear line, whatever bit it is."""
+    """A run's record on disk: every flip gives one clear line."""
     result = run("radixnet:1024:3", "random:5", workers=1, partition="block", home=tmp_path, settings={"root": str(tmp_path / "root")})
     [file] = (tmp_path / "runs").iterdir()
     assert read_record(file)["run"] == result.run

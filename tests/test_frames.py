@@ -1,12 +1,12 @@
-"""Frames and bundles survive, damage is named, batches keep to their limits, and the mailbox keeps each payload once."""
+"""Frames and bundles keep their content, errors name damage, batches are within their limits, the mailbox keeps each payload once."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsd_core.channel import Membership
+from fsd_core.channel import RankIdentity
 from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, fill, pack, split, unpack
-from fsd_core.channel.mailbox import Copy, Mailbox, Misfit, Unexpected
+from fsd_core.channel.mailbox import Duplicate, Inconsistent, Mailbox, Unexpected
 from fsd_core.channel.objects import bundle, entry
 from fsd_core.errors import RunFailed
 
@@ -20,7 +20,7 @@ def frame(step: int, source: int, sequence: int, of: int, body: bytes) -> Frame:
 
 
 @given(st.sampled_from(list(Kind)), st.integers(0, 2**64 - 1), numbers, numbers, sources, st.integers(0, 99), st.binary(max_size=300))
-def test_a_frame_survives(kind: Kind, run: int, epoch: int, step: int, source: int, sequence: int, body: bytes) -> None:
+def test_a_frame_is_unpacked_as_it_was_packed(kind: Kind, run: int, epoch: int, step: int, source: int, sequence: int, body: bytes) -> None:
     whole = Frame(kind, f"{run:016x}", epoch, step, source, sequence, sequence + 1, body)
     assert unpack(pack(whole)) == whole
 
@@ -65,7 +65,7 @@ def test_pieces_in_any_order_and_number_give_each_payload_once(payloads: dict[in
     for one in frames:
         try:
             body = mailbox.add(one)
-        except Copy:
+        except Duplicate:
             copies += 1
             continue
         if body is not None:
@@ -80,7 +80,7 @@ def test_pieces_in_any_order_and_number_give_each_payload_once(payloads: dict[in
 
 @given(st.dictionaries(st.integers(0, 60), st.binary(max_size=80), min_size=1, max_size=20), st.integers(0, 10))
 def test_a_bundle_gives_each_target_its_own(payloads: dict[int, bytes], source: int) -> None:
-    body = bundle(Membership(RUN, 1, source, 61, 0.0), 4, list(payloads.items()))
+    body = bundle(RankIdentity(RUN, 1, source, 61, 0.0), 4, list(payloads.items()))
     for target, payload in payloads.items():
         offset, length, _ = entry(body, RUN, 4, source, target)
         assert body[offset : offset + length] == payload
@@ -88,23 +88,23 @@ def test_a_bundle_gives_each_target_its_own(payloads: dict[int, bytes], source: 
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [(lambda b: b"", "no header"), (lambda b: b[:40], "does not fit"), (lambda b: b[:36] + b"\xff" + b[37:], "checksum")],
+    [(lambda b: b"", "and a header of"), (lambda b: b[:40], "does not fit"), (lambda b: b[:36] + b"\xff" + b[37:], "checksum")],
 )
 def test_a_damaged_bundle_is_named(change: object, word: str) -> None:
-    body = bundle(Membership(RUN, 1, 2, 9, 0.0), 4, [(5, b"x" * 9)])
+    body = bundle(RankIdentity(RUN, 1, 2, 9, 0.0), 4, [(5, b"x" * 9)])
     with pytest.raises(RunFailed, match=word) as caught:
         entry(change(body), RUN, 4, 2, 5)  # type: ignore[operator]
     assert caught.value.rank == 5
 
 
 def test_a_bundle_of_another_step_or_without_this_target_is_refused() -> None:
-    body = bundle(Membership(RUN, 1, 2, 9, 0.0), 4, [(5, b"x")])
-    for arguments, word in (((RUN, 5, 2, 5), "another run, step or rank"), ((RUN, 4, 2, 6), "nothing for rank 6")):
+    body = bundle(RankIdentity(RUN, 1, 2, 9, 0.0), 4, [(5, b"x")])
+    for arguments, word in (((RUN, 5, 2, 5), "expected version 1, run"), ((RUN, 4, 2, 6), "no entry for rank 6")):
         with pytest.raises(RunFailed, match=word):
             entry(body, *arguments)
 
 
-def test_what_nobody_expects_is_no_copy_and_is_not_kept() -> None:
+def test_an_unexpected_piece_is_no_duplicate_and_is_not_kept() -> None:
     mailbox = Mailbox({0: [1]})
     for strange in (frame(0, 2, 0, 1, b""), frame(9, 1, 0, 1, b"")):
         with pytest.raises(Unexpected):
@@ -112,11 +112,11 @@ def test_what_nobody_expects_is_no_copy_and_is_not_kept() -> None:
     assert mailbox.missing(0) == [1]
 
 
-def test_a_piece_that_cannot_be_joined_is_no_copy() -> None:
+def test_an_inconsistent_piece_is_no_duplicate() -> None:
     mailbox = Mailbox({0: [1]})
     assert mailbox.add(frame(0, 1, 0, 3, b"a")) is None
     for number in (0, 1):
-        with pytest.raises(Misfit, match="a piece of 2, after pieces of 3"):
+        with pytest.raises(Inconsistent, match="one of 2 pieces in step 0: expected one of 3"):
             mailbox.add(frame(0, 1, number, 2, b"b"))
     assert mailbox.add(frame(0, 1, 2, 3, b"c")) is None
     assert mailbox.add(frame(0, 1, 1, 3, b"b")) == b"abc"

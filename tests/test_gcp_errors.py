@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from google.auth import exceptions as auth
-from urllib3 import exceptions as http
+from requests import exceptions as http
+from urllib3.exceptions import ProtocolError
 
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.process import POINTERS
@@ -49,10 +50,11 @@ PUBSUB_OFF = (
         (auth.RefreshError("invalid_grant"), Code.DENIED),
         (auth.RefreshError("x", retryable=True), Code.UNAVAILABLE),
         (auth.TransportError("x"), Code.UNAVAILABLE),
-        (http.NewConnectionError(None, "x"), Code.UNAVAILABLE),  # type: ignore[arg-type]
-        (http.ReadTimeoutError(None, "/", "x"), Code.UNAVAILABLE),  # type: ignore[arg-type]
-        (http.ProtocolError("x"), Code.UNAVAILABLE),
-        (http.LocationParseError("x"), Code.INVALID),
+        (http.ConnectionError("x"), Code.UNAVAILABLE),
+        (http.ReadTimeout("x"), Code.UNAVAILABLE),
+        (http.ChunkedEncodingError("x"), Code.UNAVAILABLE),
+        (ProtocolError("x"), Code.UNAVAILABLE),
+        (http.InvalidURL("x"), Code.INVALID),
         (ConnectionResetError(), Code.UNAVAILABLE),
         (ValueError("x"), Code.UNKNOWN),
         (KeyError("x"), Code.UNKNOWN),
@@ -106,7 +108,7 @@ def test_answers_of_http_are_one_line(body: bytes, text: str, code: Code) -> Non
         (Answered("forbidden", "x@y does not have storage.objects.get access to the object.", 403), "permission"),
         (Answered("RESOURCE_EXHAUSTED", "Quota exceeded for quota metric"), "quota"),
         (Answered("UNAVAILABLE", "failed to connect to all addresses; last error: UNKNOWN"), "cannot be reached"),
-        (http.NewConnectionError(None, "x"), "cannot be reached"),  # type: ignore[arg-type]
+        (http.ConnectionError("Max retries exceeded with url: / (Caused by NewConnectionError('x'))"), "cannot be reached"),
     ],
 )
 def test_what_people_are_told(error: Exception | str, says: str) -> None:
@@ -189,8 +191,8 @@ def test_proxies(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], url
         monkeypatch.delenv(name.upper(), raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    made = clients.pool(url)
-    assert (made.proxy is not None) == proxied
-    assert made.connection_pool_kw["maxsize"] >= 16
-    assert made.connection_pool_kw["retries"].total is False
-    made.clear()
+    with clients.Session(url, signed=False) as made:
+        assert bool(made.proxies) == proxied
+        adapter = made.get_adapter(url)
+        assert adapter._pool_maxsize >= 16
+        assert adapter.max_retries.total == 0

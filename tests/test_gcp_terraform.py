@@ -5,19 +5,20 @@ Terraform's google provider plugin is on few machines, so nothing here plans or 
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 
 from fsd_core.driver import Resources
-from fsd_gcp import RESOURCES, function, names, policy, provision, queues
+from fsd_gcp import PROVIDER, function, names, policy, provision, queues
 from fsd_gcp.names import Names
 from fsd_gcp.settings import Settings
+from fsd_gcp.variables import RESOURCES
 
 MAIN = Path(sys.modules["fsd_gcp"].__file__ or "").parents[2] / "handlers" / "google_cloud_run" / "main.tf"
 TEXT = MAIN.read_text()
@@ -79,12 +80,12 @@ def test_the_how_to_enables_what_the_provider_uses_in_an_order_that_works() -> N
 
 
 def test_its_defaults_and_the_record_are_those_of_the_settings() -> None:
-    defaults = {field.name: str(field.default) for field in dataclasses.fields(Settings)}
-    for name in ("region", "memory_mb", "timeout_s", "concurrency", "lease_s", "runtime"):
+    defaults = {field.name: str(field.default) for field in attrs.fields(Settings)}
+    for name in ("region", "memory_mb", "timeout_s", "concurrency", "lease_s", "receive", "runtime"):
         assert re.findall(rf'variable "{name}" \{{[^}}]*default\s*= "?([\w-]+)', TEXT) == [defaults[name]], name
     assert f"{RESOURCES} = jsonencode" in TEXT
     (record,) = re.findall(r"names = \{(.*?)\n\s*\}", TEXT, re.S)
-    wanted = set(provision.GcpProvisioner({}).wanted()) | {"project", "region", "generation", "function", "bucket", "url"}
+    wanted = set(provision.GcpProvisioner({}, PROVIDER).wanted()) | {"project", "region", "generation", "function", "bucket", "url"}
     assert set(re.findall(r"^\s*(\w+)\s*=", record, re.M)) == wanted | {"service_account", "package"}
     assert f'message_retention_duration = "{queues.RETENTION_S}s"' in TEXT
     assert f"age = {provision.KEPT_DAYS}\n" in TEXT

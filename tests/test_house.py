@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Collection, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,100 +17,75 @@ import fsd_core
 from fsd_core.cli.commands import root
 
 ROOT = Path(__file__).parents[1]
-# A module imports only what stands above it.
-ORDER = (
-    *(
-        "driver",
-        "errors",
-        "home",
-        "sealed",
-        "arguments",
-        "interrupt",
-        "crew",
-        "textfile",
-        "proxies",
-        "checks",
-        "settings",
-        "wrappers.meter",
-        "wrappers",
-        "model",
-        "launch",
-        "partition",
-        "kernel",
-        "codec",
-        "retry",
-        "keys",
-        "store",
-        "slots",
-    ),
-    *(
-        "channel",
-        "shard",
-        "stage",
-        "spawn",
-        "runconfig",
-        "abort",
-        "probe",
-        "cold",
-        "stopwatch",
-        "worker",
-        "providers",
-        "provisioning",
-        "package",
-        "posts",
-        "versions",
-        "result",
-        "follow",
-        "collect",
-        "farewell",
-        "client",
-        "garbage",
-        "cost.usage",
-        "cost.quantities",
-        "cost.tariff",
-        "cost",
-        "config",
-        "demo",
-        "figures",
-        "compare",
-        "report",
-        "cli",
-    ),
+# The rooms and the modules at the root of fsd_core, in order: each imports only what stands above it.
+ROOMS = (
+    *("driver", "errors", "common", "storage", "wrappers", "model", "partition", "kernel", "codec", "channel", "protocol", "worker"),
+    *("providers", "versions", "client", "cost", "config", "demo", "report", "cli"),
 )
+CORE = Path(fsd_core.__file__).parent
+STAND_INS = ROOT / "conformance_tests" / "fsd_conformance"
 
 
-def part(module: str) -> int:
-    """The place in `ORDER` of a module's name below fsd_core."""
-    name = module
-    while module not in ORDER:
-        assert module, f"ORDER does not place {name}"
-        module = module.rpartition(".")[0]
-    return ORDER.index(module)
+def modules(package: Path) -> dict[str, Path]:
+    """The file of each module of a package by its full name; a package itself is its ``__init__``."""
+    files = sorted(package.rglob("*.py"))
+    return {".".join(file.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
 
 
-def imports(file: Path, *, deferred: bool) -> set[str]:
-    """What a file imports of fsd_core: at module level, or with ``deferred`` also inside functions; type checking aside."""
-    found = set()
+def imports(file: Path, known: Collection[str]) -> set[str]:
+    """Which of the ``known`` modules a file imports, also inside functions; what is imported for type checking alone does not count.
+
+    A name that a package exports counts as an import of that package.
+    """
+    found: set[str] = set()
     tree = ast.parse(file.read_text())
     checking = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
     skipped = {id(inner) for node in checking for inner in ast.walk(node)}
-    for node in ast.walk(tree) if deferred else tree.body:
+    for node in ast.walk(tree):
         if id(node) in skipped:
             continue
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "fsd_core":
-            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "fsd_core" else [node.module]
-            found |= {name.partition(".")[2] for name in names}
-    return {"client" if name in fsd_core.__all__ else name for name in found}
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in known else node.module for alias in node.names}
+    return found & set(known)
 
 
-def test_a_module_imports_only_what_stands_above_it() -> None:
-    package = Path(fsd_core.__file__).parent
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """The modules of one circle of imports, or nothing."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_a_room_imports_only_what_stands_above_it() -> None:
+    known = modules(CORE)
     wrong = []
-    for file in sorted(package.rglob("*.py")):
-        own = ".".join(file.relative_to(package).with_suffix("").parts).removesuffix(".__init__")
-        if own != "__init__":
-            wrong += [f"{own} imports {other}" for other in imports(file, deferred=True) if part(other) > part(own)]
+    for name, file in known.items():
+        if name == "fsd_core":  # whose names are those of the client, imported when first used
+            continue
+        own = ROOMS.index(name.split(".")[1])
+        for other in imports(file, known):
+            if other != "fsd_core" and ROOMS.index(other.split(".")[1]) > own:
+                wrong.append(f"{name} imports {other}")
+            if other == "fsd_core" and own < ROOMS.index("client"):
+                wrong.append(f"{name} imports the client's names from fsd_core")
     assert wrong == []
+
+
+@pytest.mark.parametrize("package", [CORE, STAND_INS, *sorted((ROOT / "adapters").glob("fsd_*"))], ids=lambda package: package.name)
+def test_no_modules_import_each_other_in_a_circle(package: Path) -> None:
+    known = modules(package)
+    assert circle({name: imports(file, known) - {name} for name, file in known.items() if name != "fsd_core"}) == []
+
+
+def test_the_root_of_core_is_small_and_no_module_is_long() -> None:
+    assert len(list(CORE.glob("*.py"))) <= 8
+    assert {path.name for path in CORE.iterdir() if path.is_dir() and path.name != "__pycache__"} <= set(ROOMS)
+    long = {str(file.relative_to(ROOT)): lines for file in CORE.rglob("*.py") if (lines := len(file.read_text().splitlines())) > 400}
+    assert long == {}
 
 
 def test_core_imports_no_sdk_and_a_worker_nothing_heavy() -> None:
@@ -157,6 +134,17 @@ def test_paths_that_the_documents_name_exist() -> None:
             named += 1
             assert (ROOT / path).exists(), f"{document.name} names {path}"
     assert named > 10
+
+
+def test_pictures_that_the_documents_show_exist() -> None:
+    for document in DOCUMENTS:
+        for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)|s(?:rc|rcset)=\"([^\"]+)\"", document.read_text()):
+            assert (document.parent / "".join(path)).is_file(), f"{document.name} shows {path}"
+
+
+def test_the_picture_of_the_rooms_has_every_room_once() -> None:
+    words = re.findall(r">([a-z_]+)</text>", (ROOT / "docs" / "rooms.svg").read_text())
+    assert sorted(word for word in words if word in ROOMS) == sorted(ROOMS)
 
 
 @pytest.mark.parametrize(("ci", "derandomized"), [("true", "True"), ("", "False")])

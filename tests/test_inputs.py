@@ -1,4 +1,4 @@
-"""What INPUT of the command means."""
+"""The readers of INPUT, the samples of a run."""
 
 import gzip
 import lzma
@@ -41,9 +41,9 @@ def test_tables_are_padded_to_the_width(tmp_path, name, text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (LINES + "2\t9\t1\n", "line 4: column 9, a whole number from 1 to 3"),
-        (LINES + "0\t1\t1\n", "line 4: row 0, a whole number from 1"),
-        (LINES + "99999999999\t1\t1\n", "line 4: row 99999999999, a whole number from 1"),
+        (LINES + "2\t9\t1\n", "line 4: column 9: expected a whole number from 1 to 3"),
+        (LINES + "0\t1\t1\n", "line 4: row 0: expected a whole number from 1"),
+        (LINES + "99999999999\t1\t1\n", "line 4: row 99999999999: expected a whole number from 1"),
         (LINES + "inf\t1\t1\n", "line 4: row inf"),
         (LINES + "2\t1\tinf\n", "line 4: value inf"),
         (LINES + "2,1,1\n", "line 4: '2,1,1'"),
@@ -81,8 +81,8 @@ def test_arrays(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": DENSE[:, :2]}, "samples of width 2, the model takes width 3"),
-        ({"x": np.ones((2, 4))}, "samples of width 4, the model takes width 3"),
+        ({"x": DENSE[:, :2]}, "samples of width 2: expected width 3"),
+        ({"x": np.ones((2, 4))}, "samples of width 4: expected width 3"),
         ({"x": np.ones(3)}, "1 dimensions of float64"),
         ({"x": np.ones((2, 3), complex)}, "complex128"),
         ({"x": np.full((2, 3), np.nan)}, "is nan"),
@@ -99,7 +99,7 @@ def test_wrong_arrays_are_named(tmp_path, arrays, message):
         open_inputs(str(tmp_path / "x.npz"), 3)
 
 
-def test_a_lying_sparse_matrix_is_refused(tmp_path):
+def test_a_sparse_matrix_of_contradicting_arrays_is_refused(tmp_path):
     good = {"format": b"csr", "shape": [2, 3], "data": [1.0, 2.0], "indices": [0, 2], "indptr": [0, 1, 2]}
     wrong = {"indices": [[0, 3], [0, -1]], "indptr": [[0, 1, 9], [0, 9, 2], [0, 2]], "shape": [[2], [2, 2]], "data": [[1.0], ["a", "b"]]}
     for change in ({key: value} for key, values in wrong.items() for value in values):
@@ -111,7 +111,7 @@ def test_a_lying_sparse_matrix_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"), [("none.tsv", "no such file"), (".", "is a folder"), ("x.csv", r"\.npz, \.tsv"), ("a" * 5000, "no such file")]
 )
-def test_specs_that_are_none(tmp_path, monkeypatch, spec, message):
+def test_names_of_no_input_are_refused(tmp_path, monkeypatch, spec, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.csv").touch()
     with pytest.raises(InputError, match=message):
@@ -149,7 +149,7 @@ def test_digits_raw_and_scaled():
     images = open_inputs("digits", 1024).toarray().reshape(-1, 32, 32)
     assert not images[:, :4].any()
     assert not images[:, :, 27:].any()
-    middle = (4 + (np.arange(8) + 0.5) * 23 / 8).astype(int)  # where the old pixels' middles come to lie
+    middle = (4 + (np.arange(8) + 0.5) * 23 / 8).astype(int)  # the centres of the old pixels in the new image
     same = images[:, middle][:, :, middle] == (datasets.load_digits().images > 10)
     assert same.mean() > 0.9
 
@@ -162,5 +162,5 @@ def test_digits_of_another_width_name_both(width):
 
 def test_digits_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(InputError, match=r"install fsd-inference\[demo\]"):
+    with pytest.raises(InputError, match=r"scikit-learn is not installed: .* install fsd-inference\[demo\]"):
         open_inputs("digits", 64)

@@ -1,4 +1,4 @@
-"""The kept partition of a run: used again, made anew where it is damaged, never a makeshift, and never a reason to fail."""
+"""The kept partition of a run: later runs use it and replace a damaged one; an incomplete one is not kept, and no run fails for it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fsd_core import run
 from fsd_core.cli import main
-from fsd_core.client import run
 from fsd_core.partition import Partition, find_partition, partition
 from fsd_core.partition.solver import Solver
 from fsd_core.report import read_record
@@ -50,7 +50,7 @@ for turn in range(100):
 
 @pytest.fixture
 def solver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Callable[[], int]]:
-    """Puts a process that does what is said in the place of the solver's; the answer tells how many were started so far."""
+    """Replaces the solver by a process that follows a script; the function it returns counts the processes started so far."""
 
     def become(does: str) -> Callable[[], int]:
         program, count = tmp_path / "solver.py", tmp_path / "count"
@@ -87,7 +87,7 @@ def test_what_a_solver_that_died_left_is_used_and_named_and_not_kept(
     assert label == "hypergraph, completed by block"
     assert parts.check(MODEL).workers == 4
     assert files(tmp_path) == []
-    assert "are shared out in blocks" in caplog.text
+    assert "are partitioned in blocks" in caplog.text
     solver(ANSWERS)
     assert find(tmp_path)[1] == "hypergraph"
     assert len(files(tmp_path)) == 1
@@ -114,7 +114,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_copy_is_made_anew(
+def test_a_damaged_copy_is_replaced(
     tmp_path: Path, solver: Callable[[str], Callable[[], int]], caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     started = solver(ANSWERS)
@@ -123,7 +123,7 @@ def test_a_damaged_copy_is_made_anew(
     DAMAGES[damage](file)
     assert find(tmp_path)[0].digest == good
     assert str(file) in caplog.text
-    assert "made anew" in caplog.text
+    assert "this run replaces it" in caplog.text
     assert started() == 2
     assert find(tmp_path)[0].digest == good
     assert started() == 2
@@ -172,13 +172,13 @@ def test_where_nothing_can_be_kept_the_run_goes_on_with_a_warning(
     for _ in range(2):
         parts, label = find(home)
         assert (parts.digest, label) == (good, "hypergraph")
-    assert caplog.text.count("the partition is not kept for the next run: ") == 2
+    assert caplog.text.count("the partition is not kept for later runs: ") == 2
     if trouble is folder_in_its_place:
         assert (home / "partitions" / file.name / "conn.0").exists()
 
 
 def test_half_a_file_is_never_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, solver: Callable[[str], Callable[[], int]]) -> None:
-    """The disk is full in the middle of writing."""
+    """The disk becomes full while the file is being written."""
     solver(ANSWERS)
 
     def full(file: object, **arrays: object) -> None:
@@ -207,5 +207,5 @@ def test_result_and_command_say_what_the_partition_is(
     assert read_record(record)["partition"] == result.partition
     assert main(["partition", "radixnet:1024:2", "p.npz", "--workers", "2", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["method"] == result.partition
-    assert caplog.text.count("are shared out in blocks") == 2
+    assert caplog.text.count("are partitioned in blocks") == 2
     assert files(tmp_path / "home") == []

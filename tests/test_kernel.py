@@ -1,4 +1,4 @@
-"""The dense path equals the plain one, and both equal scipy; blocks keep every sample's value."""
+"""The dense and the gather method give the product that scipy gives; blocks keep the value of every sample."""
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,7 +13,7 @@ def csr(matrix: sp.csr_matrix) -> Weights:
 
 
 @given(st.integers(0, 40), st.integers(1, 60), st.integers(0, 300), st.sampled_from([0.0, 0.01, 0.2, 1.0]), st.integers(0, 99))
-def test_both_paths_equal_scipy(rows: int, columns: int, samples: int, density: float, seed: int) -> None:
+def test_both_methods_equal_scipy(rows: int, columns: int, samples: int, density: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     matrix = sp.random(rows, columns, density, "csr", np.float32, rng=rng)
     matrix.data -= np.float32(0.5)

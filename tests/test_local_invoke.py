@@ -133,7 +133,7 @@ def test_what_cannot_be_reported_is_told_to_the_client(make: Callable[..., App])
     app.do("raise", "a", rank=3)
     assert until(beside.poll) is Code.TOO_LARGE  # any launch of this client says it
     assert until(app.launch.poll) is Code.TOO_LARGE
-    ended, _, why = app.launch.text.partition(", and its run cannot be told: ")
+    ended, _, why = app.launch.text.partition(", which could not be reported to the run: ")
     assert ended.startswith("rank 3: exited with code 70: ")
     assert re.fullmatch(rf"OSError: \[Errno 27\] File too large: '{app.resources.names['root']}/tmp/\w+'", why)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 import os
 import signal
@@ -10,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,7 +89,7 @@ valid = st.builds("".join, st.lists(segments, min_size=1, max_size=3)).filter(
 def test_lists_are_ordered_and_whole_over_pages(tmp_path_factory: pytest.TempPathFactory, keys: set[str], prefix: str, page: int) -> None:
     resources = LocalProvisioner({"root": str(tmp_path_factory.mktemp("lists"))}).ensure("app", 1, 1)
     store = LocalObjects(resources.names["root"])
-    store.limits = dataclasses.replace(store.limits, page_keys=page)
+    store.limits = attrs.evolve(store.limits, page_keys=page)
     for key in keys:
         store.put(key, b"")
     assert every(store, prefix) == sorted(k for k in keys if k.startswith(prefix))
@@ -180,7 +180,7 @@ def test_a_destroyed_app_stays_so(store: LocalObjects, tmp_path: Path) -> None:
 
 
 def test_limits(store: LocalObjects) -> None:
-    store.limits = dataclasses.replace(store.limits, object_bytes=10, delete_keys=2)
+    store.limits = attrs.evolve(store.limits, object_bytes=10, delete_keys=2)
     assert code(store, store.put, "a", b"x" * 11) is Code.TOO_LARGE
     assert code(store, store.delete, []) is Code.INVALID
     assert code(store, store.delete, ["a", "b", "c"]) is Code.INVALID

@@ -40,7 +40,7 @@ def test_ensure_is_idempotent_and_grows(tmp_path: Path) -> None:
         "memory_mb": "512",
         "timeout_s": "900.0",
         "concurrency": "128",
-        "lease_s": "3",
+        "lease_s": "3.0",
         "cold": "true",
     }
     assert queue.limits.lease_s == 3
@@ -107,14 +107,14 @@ def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("table", "said"),
     [
         ({"memory": 1}, "memory: unknown"),
-        ({"memory_mb": "2048"}, "memory_mb = '2048': must be a whole number"),
-        ({"memory_mb": True}, "memory_mb = True: must be a whole number"),
-        ({"memory_mb": 3}, "memory_mb = 3: must be a whole number of at least 64"),
+        ({"memory_mb": "2048"}, "memory_mb = '2048': expected a whole number"),
+        ({"memory_mb": True}, "memory_mb = True: expected a whole number"),
+        ({"memory_mb": 3}, "memory_mb = 3: expected a whole number of at least 64"),
         ({"timeout_s": float("nan")}, "timeout_s = nan"),
-        ({"lease_s": 0}, "lease_s = 0: must be seconds, at least 0.1"),
-        ({"concurrency": 1.5}, "concurrency = 1.5: must be a whole number"),
-        ({"cold": 1}, "cold = 1: must be true or false"),
-        ({"root": 1}, "root = 1: must be a path"),
+        ({"lease_s": 0}, "lease_s = 0: expected a number of seconds from 0.1"),
+        ({"concurrency": 1.5}, "concurrency = 1.5: expected a whole number"),
+        ({"cold": 1}, "cold = 1: expected true or false"),
+        ({"root": 1}, "root = 1: expected a path"),
     ],
 )
 def test_settings_are_checked(table: dict[str, object], said: str) -> None:
@@ -137,7 +137,7 @@ def test_app_names_are_checked(tmp_path: Path, app: str) -> None:
 
 def test_attach_outside_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FSD_LOCAL_RESOURCES", raising=False)
-    with pytest.raises(InputError, match="no function"):
+    with pytest.raises(InputError, match="not a function"):
         PROVIDER.attach("app")
     monkeypatch.setenv("FSD_LOCAL_RESOURCES", json.dumps({"app": "app", "ranks": 2, "slots": 1, "names": {"root": "r"}}))
     assert PROVIDER.attach("app").names == {"root": "r"}

@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from fsd_core.client import run
+from fsd_core import run
+from fsd_core.common.home import expanded, home_folder
 from fsd_core.driver import Code, Message
 from fsd_core.errors import InputError
-from fsd_core.home import expanded, home_folder
 from fsd_core.model import radixnet, save
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
@@ -121,7 +121,7 @@ def test_what_reads_or_writes_a_path_takes_a_tilde(things: Path, tmp_path: Path,
     assert find_record("~/r.json", tmp_path) == tmp_path / "r.json"
     shutil.copy(cost.load("local").path, tmp_path / "t.toml")
     assert cost.load("~/t.toml").provider == cost.load("local").provider
-    assert KINDS["output"].read("~/o.npz", "") == KINDS["truth"].check("~/o.npz", "") == str(tmp_path / "o.npz")
+    assert KINDS["output"].read_text("~/o.npz", "") == KINDS["truth"].check("~/o.npz", "") == str(tmp_path / "o.npz")
     result = run(MODEL, "~/x.npz", workers=2, partition="~/p.npz", home="~/h", settings={"root": "~/root"})
     assert (tmp_path / "h" / "runs" / f"{result.run}.json").exists()
     assert (tmp_path / "root" / "fsd" / "app").exists()
@@ -137,7 +137,7 @@ def test_a_user_without_a_home_is_told_to_set_one() -> None:
     kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "FSD_HOME")}
     done = subprocess.run([*OTHER, *COMMAND], cwd="/", env=kept, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].endswith("no home of user 54321: set FSD_HOME to a folder that can be written")
+    assert done.stderr.splitlines()[-1].endswith("no home folder of user 54321: set FSD_HOME to a folder that you can write to")
 
 
 @other_user
@@ -159,7 +159,7 @@ def test_no_more_threads_is_the_machines_refusal() -> None:
 
 def test_homes_that_cannot_be_used_say_so(fsd: Fsd, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert fsd(FSD_HOME=f"{tmp_path}/file") == (2, f"fsd: FSD_HOME {tmp_path}/file: is a file, expected a folder")
+    assert fsd(FSD_HOME=f"{tmp_path}/file") == (2, f"fsd: FSD_HOME {tmp_path}/file: is a file: expected a folder")
     below = f"{tmp_path}/file/home"
     code, line = fsd(FSD_HOME=below)
     assert code == 2
@@ -303,9 +303,9 @@ def test_memory_below_an_idle_worker_names_the_setting_and_the_least_value(tmp_p
 
     said = set()
     for workers in (1, 2, 64):
-        with pytest.raises(InputError, match=r"^\[local\] memory_mb = 64: a worker takes 72 MB before it has loaded anything") as caught:
+        with pytest.raises(InputError, match=r"^\[local\] memory_mb = 64: a worker needs 72 MB before it loads anything") as caught:
             start(64, workers)
-        said.add((workers, int(str(caught.value).partition("expected at least ")[2].partition(",")[0])))
+        said.add((workers, int(str(caught.value).partition("expected at least ")[2].partition(";")[0])))
     for workers, least in said - {max(said)}:
         start(least, workers)
         with pytest.raises(InputError, match=rf"memory_mb = {least - 1}: .*expected at least {least}\b"):

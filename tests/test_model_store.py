@@ -1,4 +1,4 @@
-"""Models on disk, and the reader of the safetensors layout held against the library."""
+"""Models on disk, and our reader of the safetensors format compared with the library."""
 
 import json
 import re
@@ -79,18 +79,18 @@ def entry(dtype="F32", shape=(2,), span=(0, 8)):
         (b"", "0 bytes"),
         (b"\xff" * 8, "header of 18446744073709551615 bytes"),
         (framed({})[:-1], "truncated"),
-        (framed(b"[]"), "not a JSON object"),
-        (framed(b"{]"), "not JSON"),
-        (framed(b"[" * 100_000), "not JSON"),
-        (framed(b"\xff\xfe"), "not JSON"),
+        (framed(b"[]"), "is a list: expected a JSON object"),
+        (framed(b"{]"), "expected JSON"),
+        (framed(b"[" * 100_000), "expected JSON"),
+        (framed(b"\xff\xfe"), "expected JSON"),
         (framed({"__metadata__": {"a": 1}}), "metadata"),
-        (framed({"a": 3}), "'a': its entry"),
+        (framed({"a": 3}), "'a': its entry has type int: expected a JSON object"),
         (framed({"a": entry("BF16")}), "dtype 'BF16'"),
-        (framed({"a": entry(shape=(-2,))}), "natural"),
-        (framed({"a": entry(shape=(True, 2))}), "natural"),
-        (framed({"a": entry(span=(0, 8, 9))}), "natural"),
+        (framed({"a": entry(shape=(-2,))}), "expected lists of whole numbers from 0"),
+        (framed({"a": entry(shape=(True, 2))}), "expected lists of whole numbers from 0"),
+        (framed({"a": entry(span=(0, 8, 9))}), "expected lists of whole numbers from 0"),
         (framed({"a": entry(span=(8, 0))}), "-8 bytes"),
-        (framed({"a": entry(shape=(2**40, 2**40))}), "its dtype and shape need"),
+        (framed({"a": entry(shape=(2**40, 2**40))}), "for its dtype and shape"),
         (framed({"a": entry(span=(4, 12))}), "starts at byte"),
         (framed({"a": entry(), "b": entry()}), "starts at byte"),
     ],
@@ -158,7 +158,7 @@ def test_save_replaces_only_what_it_made(tmp_path):
     first, second = radixnet(1024, 1), mixed()
     save(first, tmp_path / "m")
     held = load(tmp_path / "m")
-    save(held, tmp_path / "m")  # over the very files that it is mapped from
+    save(held, tmp_path / "m")  # replaces the files that its arrays are mapped from
     (tmp_path / "m" / "weights-left-by-a-save-that-was-killed.new").touch()
     save(second, tmp_path / "m")
     assert load(tmp_path / "m").digest == second.digest
@@ -169,7 +169,9 @@ def test_save_replaces_only_what_it_made(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model.json").write_text('{"format": "something else"}')
     for name in ("file", "folder", "other"):
-        with pytest.raises(InputError, match=rf"{name}: exists and is not a model that fsd made, so it is not replaced"):
+        with pytest.raises(
+            InputError, match=rf"{name}: exists and is not a model that fsd made, so it is not replaced: expected a new path"
+        ):
             save(second, tmp_path / name)
     with pytest.raises(InputError, match="cannot be written"):
         save(second, tmp_path / "file" / "m")
@@ -225,20 +227,27 @@ def flip(body):
         (lambda folder, _: (folder / "model.json").write_text("{"), "model.json: cannot be read as JSON"),
         (lambda folder, _: (folder / "model.json").write_text("[]"), "model.json: is not the manifest"),
         (lambda folder, _: (folder / "model.json").unlink(), "is not a model folder"),
-        (manifest(lambda content: content.update(version=2)), "format version 2, this fsd reads version 1"),
-        (manifest(lambda content: content.update(layers=5)), "'layers' must be a list"),
+        (manifest(lambda content: content.update(version=2)), "version = 2: expected 1"),
+        (manifest(lambda content: content.update(layers=5)), "layers = 5: expected a list"),
         (manifest(lambda content: content.update(layers=[])), "at least one layer"),
-        (manifest(lambda content: content.update(layers=[1])), "layer 1 has file None"),
-        (manifest(lambda content: content["layers"].pop()), "the digest is"),
+        (manifest(lambda content: content.update(layers=[1])), r"layers = \[1\]: expected a list, each item a table"),
+        (manifest(lambda content: content["layers"].pop()), "digest = .*: expected"),
         (manifest(lambda content: content["layers"].reverse()), "layer 1: (shape|corrupt)"),
-        (manifest(lambda content: content["layers"][0].update(file="../x")), r"layer 1 has file '../x'"),
-        (manifest(lambda content: content["layers"][0].update(kind="coo")), "layer 1: kind 'coo'"),
-        (manifest(lambda content: content["layers"][0].update(kind="dense")), "layer 1: has no array 1.weights"),
-        (manifest(lambda content: content["layers"][0].update(shape=[1024])), r"layer 1: shape \[1024\]"),
+        (manifest(lambda content: content["layers"][0].update(file="../x")), r"layer 1: file = '../x': expected the name of a file"),
+        (manifest(lambda content: content["layers"][0].update(kind="coo")), "layer 1: kind = 'coo': expected one of csr, dense"),
+        (manifest(lambda content: content["layers"][0].update(kind="dense")), "layer 1: array 1.weights is missing"),
+        (manifest(lambda content: content["layers"][0].update(shape=[1024])), r"layer 1: shape = \[1024\]: expected \[outputs, inputs\]"),
         (manifest(lambda content: content["layers"][0].update(shape=[1024, 7])), "layer 1: csr column index"),
-        (manifest(lambda content: content["layers"][0].update(clip="32")), "layer 1: clip '32'"),
+        (manifest(lambda content: content["layers"][0].update(clip="32")), "layer 1: clip = '32': expected a number, or null"),
         (manifest(lambda content: content["layers"][0].update(clip=31)), "layer 1: corrupt"),
-        (manifest(lambda content: content["layers"][0].update(activation="gelu")), "layer 1: activation 'gelu'"),
+        (
+            manifest(lambda content: content["layers"][0].update(activation="gelu")),
+            "layer 1: activation = 'gelu': expected one of identity",
+        ),
+        (manifest(lambda content: content["layers"][0].update(challenge=1)), "layer 1: challenge = 1: expected true or false"),
+        (manifest(lambda content: content["layers"][0].update(activatoin="relu")), "activatoin: unknown key; did you mean activation"),
+        (manifest(lambda content: content["layers"][0].pop("checksum")), "layer 1: checksum: is missing"),
+        (manifest(lambda content: content.update(digets="")), r"model\.json: digets: unknown key; did you mean digest"),
     ],
 )
 def test_damage_is_named(tmp_path, damage, message):

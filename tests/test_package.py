@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,15 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from fsd_core.errors import InputError
-from fsd_core.package import Package, Recipe, Wheels, command, files, manylinux, sources, stub, zipped
+from fsd_core.errors import InputError, RunFailed
+from fsd_core.providers.package import Package, Recipe, Wheels, command, files, manylinux, sources, stub, zipped
 
-CLIENT = ("cli/", "cost/", "client.py", "config.py", "demo.py", "garbage.py", "package.py", "provisioning.py", "settings.py")
+CLIENT = (
+    *("cli/", "client/", "cost/", "report/", "config.py", "demo.py", "versions.py"),
+    *(f"providers/{name}.py" for name in ("app_name", "package", "probes", "provisioning", "requests")),
+)
 
 
 def recipe(files: dict[str, bytes], wheels: Wheels | None = None, below: str = "", most: int = 1 << 30) -> Recipe:
     return Recipe(
-        name="cloud-python3.12", files=files, wheels=wheels, below=below, platform="The cloud", most_zipped=most, most_unzipped=most
+        name="cloud-python3.12", files=files, wheels=wheels, below=below, platform="The cloud", max_zipped=most, max_unzipped=most
     )
 
 
@@ -46,8 +50,8 @@ def test_sources_are_a_workers_and_not_the_clients() -> None:
     found = sources(["fsd_local"], ["fsd_local/provision.py", "fsd_local/settings.py"])
     assert {
         "fsd_core/__init__.py",
-        "fsd_core/worker.py",
-        "fsd_core/checks.py",
+        "fsd_core/worker/program.py",
+        "fsd_core/providers/checks.py",
         "fsd_core/channel/queue.py",
         "fsd_local/messages.py",
     } <= set(found)
@@ -80,9 +84,11 @@ def test_a_zip_of_sources_runs(tmp_path: Path) -> None:
     """As a platform that installs the requirements itself runs it: the entry file at the root, the packages beside it."""
     main = b"from fsd_core.driver import Code\nfrom fsd_local import PROVIDER\nprint(Code.DENIED.value, PROVIDER.name)\n"
     made = recipe(sources(["fsd_local"]) | {"main.py": main, "requirements.txt": b"numpy==2.0.0\n"}).build(tmp_path)
-    assert {"main.py", "requirements.txt", "fsd_core/worker.py"} <= names(made.body)
+    assert {"main.py", "requirements.txt", "fsd_core/worker/program.py"} <= names(made.body)
     with zipfile.ZipFile(io.BytesIO(made.body)) as archive:
         archive.extractall(tmp_path / "task")
+    for package in ("attr", "attrs"):  # as the platform installs them
+        shutil.copytree(files(package)["__init__.py"].parent, tmp_path / "task" / package)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     command = [sys.executable, "-S", str(tmp_path / "task" / "main.py")]
     done = subprocess.run(command, capture_output=True, text=True, env=environ, cwd=tmp_path)
@@ -127,7 +133,10 @@ def test_it_is_built_once_and_always_the_same(wheels: Wheels, tmp_path: Path) ->
 
 
 def test_one_that_the_platform_does_not_take(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"function package: \d+ MB zipped, 3 MB unzipped: The cloud takes 2 and 2; look into .*\.zip"):
+    with pytest.raises(
+        InputError,
+        match=r"function package: \d+ MB zipped, 3 MB unzipped: expected at most 2 MB and 2 MB, the limits of The cloud; look .*\.zip",
+    ):
         recipe({"large": bytes(3 << 20)}, most=2 << 20).build(tmp_path)
 
 
@@ -140,7 +149,21 @@ def test_tags_of_wheels() -> None:
     assert manylinux(19) == ["manylinux_2_19_x86_64", "manylinux_2_18_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"]
 
 
+def test_a_wheel_that_cannot_be_had(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"pip could not get the wheels for Python 3.12: .*zstandard==0\.0\.0"):
+        recipe({}, Wheels(b"zstandard==0.0.0\n", "3.12", manylinux(28))).build(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_pip(wheels: Wheels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
+    with pytest.raises(InputError, match=r"pip is missing: .* -m ensurepip"):
+        recipe({}, wheels).build(tmp_path / "packages")
+
+
 def test_a_package_without_code_says_why() -> None:
+    assert len(stub("gcp").body) < 1000
     with zipfile.ZipFile(io.BytesIO(stub("gcp").body)) as archive:
         assert b"[gcp] package = false" in archive.read("README")
 

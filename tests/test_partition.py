@@ -1,4 +1,4 @@
-"""Partitions by every method that needs no solver, and their file."""
+"""The partitioning methods that need no solver, and the file of a partition."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODEL = sparse([20, 30, 10, 25], 0.3)
 def test_every_neuron_has_an_owner_and_rows_are_shared_evenly(model: Model, workers: int, method: str, seed: int) -> None:
     largest = max(layer.outputs for layer in model.layers)
     if workers > largest:
-        with pytest.raises(InputError, match=f"workers {workers}: more than the {largest} rows"):
+        with pytest.raises(InputError, match=f"workers {workers}: expected at most {largest}, the number of rows"):
             partition(model, workers, method, seed)
         return
     made = partition(model, workers, method, seed).check(model)
@@ -61,7 +61,7 @@ def test_a_negative_seed_is_refused() -> None:
 
 
 def test_an_unknown_method_names_the_known_ones() -> None:
-    with pytest.raises(InputError, match="partition nonsense: neither hypergraph, random, block nor"):
+    with pytest.raises(InputError, match="partition nonsense: expected hypergraph, random, block, or"):
         partition(MODEL, 2, "nonsense")
 
 
@@ -73,7 +73,7 @@ def test_a_saved_partition_is_a_method(tmp_path: Path) -> None:
     assert loaded.workers == 4
     assert loaded.digest == made.digest
     assert all(owner.dtype == np.int32 for owner in loaded.owners)
-    with pytest.raises(InputError, match="for 4 workers, not for 5"):
+    with pytest.raises(InputError, match="for 4 workers: expected 5"):
         partition(MODEL, 5, path)
 
 
@@ -85,7 +85,7 @@ def test_save_replaces_a_partition_and_nothing_else(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["p.npz"]
     other = tmp_path / "notes.txt"
     other.write_text("mine")
-    with pytest.raises(InputError, match=r"notes\.txt: exists and is no partition"):
+    with pytest.raises(InputError, match=r"notes\.txt: exists and is not a partition"):
         partition(MODEL, 4, "random").save(other)
     assert other.read_text() == "mine"
     with pytest.raises(InputError, match="cannot be written"):
@@ -104,16 +104,16 @@ def _spoil(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     [
         (lambda a: a.pop("workers"), "key workers is missing"),
         (lambda a: a.pop("owner_3"), "key owner_3 is missing"),
-        (lambda a: a.update(owner_4=a["owner_3"]), "key owner_4 is not expected"),
-        (lambda a: a.update(workers=np.float32(4)), "not one whole number"),
-        (lambda a: a.update(workers=np.array([4])), "not one whole number"),
+        (lambda a: a.update(owner_4=a["owner_3"]), "key owner_4 is unknown"),
+        (lambda a: a.update(workers=np.float32(4)), "expected one whole number"),
+        (lambda a: a.update(workers=np.array([4])), "expected one whole number"),
         (lambda a: a.update(workers=0), "at least 1"),
-        (lambda a: a.update(workers=2), "owner_0 names rank 2; 2 workers"),
-        (lambda a: a.update(owner_1=a["owner_1"].astype(np.int64)), "owner_1 is int64, not int32"),
+        (lambda a: a.update(workers=2), "owner_0 names rank 3: expected ranks 0 to 1 of 2 workers"),
+        (lambda a: a.update(owner_1=a["owner_1"].astype(np.int64)), "owner_1 is int64: expected int32"),
         (lambda a: a.update(owner_1=a["owner_1"][1:]), r"owner_1 has shape \(29,\)"),
         (lambda a: a.update(owner_1=a["owner_1"][None]), r"owner_1 has shape \(1, 30\)"),
         (lambda a: a.update(owner_2=a["owner_2"] - 1), "owner_2 names rank -1"),
-        (lambda a: a.update(owner_2=a["owner_2"].astype(object)), "array 'owner_2': it holds objects"),
+        (lambda a: a.update(owner_2=a["owner_2"].astype(object)), "array 'owner_2': an array of Python objects"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:

@@ -1,4 +1,4 @@
-"""The exchange plan against the definition, on small models of every kind."""
+"""The exchange plan compared with its definition, on small models of every kind."""
 
 from __future__ import annotations
 
@@ -105,5 +105,5 @@ def test_a_partition_of_another_model_is_refused() -> None:
     made = partition(sparse([10, 10, 10], 0.5), 2, "block")
     with pytest.raises(InputError, match="owner_2 has shape"):
         ExchangePlan(sparse([10, 10, 11], 0.5), made)
-    with pytest.raises(InputError, match="owners of 3 arrays"):
+    with pytest.raises(InputError, match="3 arrays of owners"):
         ExchangePlan(sparse([10, 10], 0.5), made)

@@ -1,7 +1,7 @@
-"""The published network with N = 1024: the paper's partition reads as it should, and ours moves a quarter of its rows.
+"""The published network with N = 1024: the figures of the published partition are right, and ours moves a quarter of its rows.
 
-The files are looked for in the folder `$FSD_DATA` or data/graphchallenge of the project: neuron1024 and partition-1024-p8, as folders or as
-neuron1024.tar.xz and paper-partition-1024-p8.tar.xz.
+The tests look for the files in the folder `$FSD_DATA` or data/graphchallenge of the project: neuron1024 and partition-1024-p8, as folders
+or as neuron1024.tar.xz and paper-partition-1024-p8.tar.xz.
 """
 
 from __future__ import annotations

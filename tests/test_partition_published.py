@@ -1,4 +1,4 @@
-"""Reading the folder form that the paper published: written here from any partition, read back, and spoiled line by line."""
+"""The reader of the published folder format: the tests write any partition in this format, read it back, and damage lines of it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from fsd_core.errors import InputError
 from fsd_core.model import Model
 from fsd_core.partition import ExchangePlan, Partition, partition
-from fsd_core.partition.exchange import needs
+from fsd_core.partition.rows import needs
 from partition_models import models, sparse
 
 MODEL = sparse([12, 14, 10, 9], 0.7, seed=3)  # dense enough that every row travels
 
 
 def write(folder: Path, model: Model, made: Partition) -> None:
-    """Write ``conn.*`` of a partition as FSD-Inference did, its trailing blanks included."""
+    """Write ``conn.*`` of a partition as FSD-Inference did, including its trailing spaces."""
     for k, layer in enumerate(model.layers):
         need = needs(layer, made.owners[k + 1], made.workers)
         need[np.arange(layer.inputs), made.owners[k]] = False
@@ -40,12 +40,12 @@ def test_what_was_written_comes_back(model: Model, workers: int, seed: int) -> N
         back = Partition.load(folder, model)
     again = ExchangePlan(model, back)
     assert back.workers <= workers
-    # neurons whose owner nothing tells may have another, but none that needs what did not travel
+    # a neuron whose owner no line names may get another owner, but only one that needs no further row
     for k in range(2, len(model.layers) + 1):
         for rank in range(back.workers):
             theirs, ours = plan.receives(k, rank), again.receives(k, rank)
             assert all(set(rows.tolist()) <= set(theirs[source].tolist()) for source, rows in ours.items())
-            for source, rows in theirs.items():  # what travels is told, with who sends it
+            for source, rows in theirs.items():  # a line names the owner of each row that travels
                 assert (back.owners[k - 1][rows] == source).all()
 
 
@@ -64,15 +64,15 @@ def _edit(path: Path, number: int, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0 1", "is not: row source-worker target-worker"),
-        ("0 1 x", "is not: row"),
-        ("0 1 -2", "is not: row"),
-        ("0 1 2.0", "is not: row"),
-        ("14 1 2", "row 14; the model has rows 0 to 13"),
-        ("0 1 99", "worker 99; the largest layer has only 14 rows"),
+        ("0 1", "'0 1': expected row source-worker target-worker"),
+        ("0 1 x", "expected row source-worker"),
+        ("0 1 -2", "expected row source-worker"),
+        ("0 1 2.0", "expected row source-worker"),
+        ("14 1 2", "row 14: expected rows 0 to 13"),
+        ("0 1 99", "worker 99: expected 0 to 13: the largest layer has 14 rows"),
         ("13 1 1", "row 13 names a worker twice"),
         ("13 1 2 2", "row 13 names a worker twice"),
-        ("99999999999999999999 1 2", "is not: row"),
+        ("99999999999999999999 1 2", "expected row source-worker"),
     ],
 )
 def test_a_malformed_line_is_named(folder: Path, text: str, message: str) -> None:
@@ -86,7 +86,7 @@ def test_a_row_listed_twice_is_named(folder: Path) -> None:
     path = folder / "conn.1"
     first = path.read_text().splitlines()[0]
     _edit(path, 3, first)
-    with pytest.raises(InputError, match=rf"conn\.1:3: row {first.split()[0]} was listed before, in line 1"):
+    with pytest.raises(InputError, match=rf"conn\.1:3: row {first.split()[0]} is on line 1 already"):
         Partition.load(folder, MODEL)
 
 
@@ -98,25 +98,23 @@ def test_a_target_that_is_missing_or_needless_is_named(folder: Path) -> None:
     with pytest.raises(InputError, match=rf"conn\.1:{number}: row {words[0]} does not go to worker {words[3]}"):
         Partition.load(folder, MODEL)
     _edit(path, number, " ".join([*words, "3"]))
-    with pytest.raises(InputError, match=rf"conn\.1:{number}: row {words[0]} goes to worker 3, which owns no row"):
+    with pytest.raises(InputError, match=rf"conn\.1:{number}: row {words[0]} goes to worker 3: expected only targets that own"):
         Partition.load(folder, MODEL)
     path.write_text("\n".join(" ".join(line) for line in lines if line[0] != words[0]))
-    with pytest.raises(
-        InputError, match=rf"conn\.1: row {words[0]} is not listed, so what reads it has one owner, but other lines tell workers 0 and 2"
-    ):
+    with pytest.raises(InputError, match=rf"conn\.1: row {words[0]} has no line, but workers 0 and 2 read it: expected a line"):
         Partition.load(folder, MODEL)
 
 
 def test_a_last_layer_that_nobody_can_compute_is_named(folder: Path) -> None:
     path = folder / "conn.2"
     path.write_text("".join(f"{row} {row % 3} {(row + 1) % 3}\n" for row in range(10)))
-    with pytest.raises(InputError, match=r"conn\.2: no worker is sent all input rows of output row"):
+    with pytest.raises(InputError, match=r"conn\.2: no worker receives all input rows of output row"):
         Partition.load(folder, MODEL)
 
 
 def test_files_must_be_those_of_the_model(folder: Path) -> None:
     (folder / "conn.3").write_text("")
-    with pytest.raises(InputError, match=r"conn\.3 is not expected"):
+    with pytest.raises(InputError, match=r"conn\.3 is unknown"):
         Partition.load(folder, MODEL)
     (folder / "conn.3").unlink()
     (folder / "conn.1").unlink()

@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from fsd_core import posts
 from fsd_core.driver import WORKER, Code, InvokeDriver, InvokeLimits, Refused
-from fsd_core.posts import NONCE, PostInvoker
+from fsd_core.providers import http_invoke as posts
+from fsd_core.providers.http_invoke import NONCE, HttpInvoker
 
 
 class Platform:
@@ -90,7 +90,7 @@ def classify(error: BaseException) -> Code:
     return Code.UNAVAILABLE if isinstance(error, OSError) else Code.UNKNOWN
 
 
-class Invoker(PostInvoker):
+class Invoker(HttpInvoker):
     service = "a platform"
 
     def native(self) -> None:
@@ -105,7 +105,7 @@ def make(platform: Platform) -> Iterator[Make]:
     made: list[Invoker] = []
 
     def build(url: str = "", headers: Callable[[], Mapping[str, str]] = dict, timeout_s: float | None = 60, **more: Any) -> Invoker:
-        limits = InvokeLimits(20_000, 10, None, timeout_s, "test", "2025-11-01", failures="told")
+        limits = InvokeLimits(20_000, 10, None, timeout_s, "test", "2025-11-01", failures="launcher")
         made.append(Invoker(url or platform.url, headers, limits, classify, **more))
         return made[-1]
 
@@ -258,7 +258,7 @@ def test_nothing_is_sent_that_is_over_a_limit(platform: Platform, make: Make) ->
 
 
 def test_many_at_once_and_no_more(platform: Platform, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(posts, "MOST_OPEN", 40)
+    monkeypatch.setattr(posts, "MAX_OPEN", 40)
     invoker = make()
     with ThreadPoolExecutor(8) as pool:
         launches = list(pool.map(lambda n: invoker.invoke(WORKER, order(wait=True, n=n)), range(40)))

@@ -6,14 +6,14 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from dataclasses import asdict
 from pathlib import Path
 
+import attrs
 import pytest
 
-from fsd_core import probe
 from fsd_core.driver import ObjectDriver, Resources
 from fsd_core.errors import InputError
+from fsd_core.worker import probe
 from fsd_local import PROVIDER
 
 
@@ -53,10 +53,10 @@ def test_grows(objects: ObjectDriver) -> None:
 
 def test_exits_instead_of_ending(objects: ObjectDriver, resources: Resources) -> None:
     code = (
-        "import json, sys; from fsd_core import probe; from fsd_core.driver import Resources; from fsd_local import PROVIDER\n"
+        "import json, sys; from fsd_core.worker import probe; from fsd_core.driver import Resources; from fsd_local import PROVIDER\n"
         "probe.run({'key': 'probe/dead', 'exit': 7}, PROVIDER.objects(Resources(**json.loads(sys.argv[1]))))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, json.dumps(asdict(resources))], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(attrs.asdict(resources))], capture_output=True, text=True, check=False)
     assert done.returncode == 7, done.stderr
     assert [key.partition("-")[0] for key in objects.list("probe/dead/").keys] == ["probe/dead/started"]
 
@@ -67,10 +67,10 @@ def test_exits_instead_of_ending(objects: ObjectDriver, resources: Resources) ->
         {}, {"key": None}, {"key": "probe/"}, {"key": "runs/x"}, {"key": "/probe/x"}, {"key": "probe/x y"}, {"key": "probe/x\n"},
         {"key": "probe/x", "sleep_s": -1}, {"key": "probe/x", "sleep_s": 901}, {"key": "probe/x", "sleep_s": "1"},
         {"key": "probe/x", "sleep_s": float("nan")}, {"key": "probe/x", "grow_mb": 1e9}, {"key": "probe/x", "grow_mb": True},
-        {"key": "probe/x", "exit": 256}, {"key": "probe/x", "exit": 1.0}, {"key": "probe/x", "exit": True}, {"key": "probe/x", "run": "ls"},
+        {"key": "probe/x", "exit": 256}, {"key": "probe/x", "exit": 1.5}, {"key": "probe/x", "exit": True}, {"key": "probe/x", "run": "ls"},
     ],
 )  # fmt: skip
-def test_refuses_what_is_no_probe(objects: ObjectDriver, spec: dict[str, object]) -> None:
+def test_a_wrong_spec_is_refused(objects: ObjectDriver, spec: dict[str, object]) -> None:
     with pytest.raises(InputError, match=r"^probe: .+"):
         probe.run(spec, objects)
     assert not objects.list("").keys

@@ -8,16 +8,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
-from fsd_core.crew import each
+from fsd_core.common.crew import each
 from fsd_core.driver import Code, Launch, Message, MessageDriver, Rejected, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers import elsewhere
-from fsd_core.provisioning import PROBE, Requests, check_app, check_size, probe_queues, telling, try_out
+from fsd_core.providers.addresses import elsewhere
+from fsd_core.providers.app_name import check_app
+from fsd_core.providers.probes import PROBE, probe_function, probe_queues
+from fsd_core.providers.provisioning import check_size
+from fsd_core.providers.requests import Requests, reporting_to
 from fsd_local import LocalProvider
 from fsd_local.errors import classify
 from fsd_local.invoke import LocalInvoker, LocalLaunch
@@ -133,10 +136,10 @@ def test_a_limit_is_named_by_what_it_ended() -> None:
 
 
 def test_what_takes_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fsd_core.provisioning._TELL_S", 0.01)
+    monkeypatch.setattr("fsd_core.providers.requests._REPORT_S", 0.01)
     told: list[str] = []
     seen = iter([None, None, None, "there"])
-    with telling(told.append), requests() as ours:
+    with reporting_to(told.append), requests() as ours:
         ours.until("the queue", lambda: next(seen))
     with requests() as ours:
         ours.until("the topic", lambda: next(iter(["there"])))
@@ -148,7 +151,7 @@ def test_an_interrupt_waits_for_no_request() -> None:
     """Neither at the end of the block nor at that of the process."""
     code = (
         "import threading, time, _thread\n"
-        "from fsd_core.provisioning import Requests\n"
+        "from fsd_core.providers.requests import Requests\n"
         "def request(number):\n"
         "    if number == 3:\n"
         "        _thread.interrupt_main()\n"
@@ -209,7 +212,7 @@ def test_every_queue_is_probed_and_left_empty(app: Resources) -> None:
     class Recorded(LocalMessages):
         def __init__(self, root: str, slot: int, lease_s: float) -> None:
             super().__init__(root, slot, lease_s)
-            self.limits = replace(self.limits, batch_messages=4, batch_bytes=100, overhead_bytes=7)  # 3 of 26 + 7 bytes
+            self.limits = evolve(self.limits, batch_messages=4, batch_bytes=100, overhead_bytes=7)  # 3 of 26 + 7 bytes
 
         def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
             published.append((self._slot[-1], [message.rank for message in messages]))
@@ -243,7 +246,7 @@ def test_a_queue_that_does_not_deliver_is_named(app: Resources) -> None:
 def test_a_function_that_runs_is_tried_out(app: Resources) -> None:
     with requests() as ours:
         ours.within(60)
-        try_out(LocalProvider(), app, ours, "nothing")
+        probe_function(LocalProvider(), app, ours, "nothing")
     assert LocalProvider().objects(app).list("").keys == []
 
 
@@ -257,11 +260,11 @@ def test_a_function_that_does_not_run_is_named(app: Resources, monkeypatch: pyte
             lost: Launch = Lost()
             return lost  # type: ignore[return-value]
 
-    monkeypatch.setattr("fsd_core.provisioning._READY_S", 0.5)
+    monkeypatch.setattr("fsd_core.providers.probes._READY_S", 0.5)
     with requests() as ours:
         ours.within(60)
-        with pytest.raises(DriverError, match=r"app 'app': the function was started and did not end well \(denied\): its log says why$"):
-            try_out(Odd(invoker=Loses), app, ours, "its log")
+        with pytest.raises(DriverError, match=r"app 'app': the function was started and did not end well \(denied\): its log shows why$"):
+            probe_function(Odd(invoker=Loses), app, ours, "its log")
 
 
 @pytest.mark.parametrize("app", ["", "Upper", "-x", "x-", "1x", "a_b", "a" * 41, "a\n", "a/b"])

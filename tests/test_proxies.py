@@ -15,15 +15,14 @@ import numpy as np
 import pytest
 
 from fsd_conformance import emulators
-from fsd_core import providers
-from fsd_core.client import run
+from fsd_core import providers, run
 from fsd_core.driver import WORKER, Code, InvokeLimits
 from fsd_core.errors import InputError
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
-from fsd_core.posts import PostInvoker
-from fsd_core.proxies import LOCAL, keep_local, local_only, proxy_for, shown
+from fsd_core.providers.http_invoke import HttpInvoker
+from fsd_core.providers.proxies import LOCAL, keep_local, local_only, proxy_for, shown
 from waiting import until
 
 NAMES = [each for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "GRPC_PROXY", "NO_PROXY") for each in (name, name.lower())]
@@ -80,17 +79,21 @@ def aws() -> None:
 
 
 def google() -> None:
-    from fsd_gcp.clients import Http
+    from fsd_gcp.objects import client
 
-    Http("https://storage.googleapis.com", signed=False).request("GET", "/storage/v1/b")
+    with closing(client()) as storage:
+        storage._http._sign = lambda _: {}
+        storage.get_bucket("x", retry=None)
 
 
 def pubsub() -> None:
+    from google.pubsub_v1 import types
+
     from fsd_gcp.pubsub import Pubsub
 
     with closing(Pubsub()) as service:
         service._sign = lambda _: {}
-        service.publish("projects/p/topics/t", [b"x"], 10.0)
+        service.ask(service.publisher.publish, types.PublishRequest.pb()(topic="projects/p/topics/t"), "topic")
 
 
 def azure() -> None:
@@ -101,7 +104,7 @@ def azure() -> None:
 
 def launch() -> None:
     limits = InvokeLimits(1 << 20, 1, None, 5.0, "", "")
-    invoker = PostInvoker("https://function.example/run", dict, limits, lambda _: Code.UNAVAILABLE)
+    invoker = HttpInvoker("https://function.example/run", dict, limits, lambda _: Code.UNAVAILABLE)
     launched = invoker.invoke(WORKER, b"{}")
     until(launched.ended.is_set)
     assert launched.code is Code.UNAVAILABLE

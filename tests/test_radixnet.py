@@ -1,6 +1,6 @@
-"""The generator against its closed form, and against the published benchmark where that is at hand.
+"""The generator of RadiX-Nets compared with its closed form, and with the published benchmark if its files are on this machine.
 
-The published files are looked for in the folder `$FSD_DATA` or data/graphchallenge of the project: neuron1024/ (or neuron1024.tar.xz),
+The tests look for the published files in the folder `$FSD_DATA` or data/graphchallenge of the project: neuron1024/ (or neuron1024.tar.xz),
 sparse-images-1024*.tsv* and neuron1024-l120-categories*.tsv.
 """
 
@@ -18,7 +18,7 @@ from fsd_core.model.serial import serial
 
 
 def closed_form(neurons, level):
-    """(outputs, inputs) of a layer of the first copy, in values of 1/16."""
+    """The weights (outputs, inputs) of a layer of the first copy, in units of 1/16."""
     nodes = neurons // 16
     base = np.eye(nodes, dtype=int)
     base[(np.arange(nodes) - 2**level) % nodes, np.arange(nodes)] += 1  # input class j to output class j - 2^level

@@ -18,12 +18,12 @@ import browser as chromium
 import fsd_core
 from fsd_core import cost
 from fsd_core.cli import main
-from fsd_core.compare import Case, Cell, Comparison, Where
+from fsd_core.common.sealed import seal
 from fsd_core.cost import Usage
 from fsd_core.errors import InputError
-from fsd_core.figures import FIGURES, RANK_PARTS, Measured, rank_parts
 from fsd_core.report import comparison_page, find_record, read_record, run_page, stragglers
-from fsd_core.sealed import seal
+from fsd_core.report.compare import Case, Cell, Comparison, Where
+from fsd_core.report.figures import FIGURES, RANK_PARTS, Measured, rank_parts
 from fsd_core.versions import versions
 
 CLOUDS = ("local", "aws", "gcp", "azure")
@@ -281,7 +281,7 @@ def test_a_trace_of_a_run(fsd, record, tmp_path):
     assert code == 2
     assert "--trace mine.json: exists and fsd did not make it" in err
     code, _, err = fsd("report", record["run"], "--out", "new", "--trace", "./new")
-    assert (code, "is the file of --out" in err, (tmp_path / "new").exists()) == (2, True, False)
+    assert (code, "--out names the same file" in err, (tmp_path / "new").exists()) == (2, True, False)
 
 
 def broken(change):
@@ -299,33 +299,36 @@ def edited(record):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (lambda record: "{", "no JSON"),
-        (lambda record: "[1]", "no record of a run"),
-        (lambda record: '{"run": "x"}', "another version of fsd: of form None"),
-        (broken(lambda record: record.update(version=1)), "another version of fsd: of form 1"),
+        (lambda record: "{", "expected JSON"),
+        (lambda record: "[1]", "not a record of a run"),
+        (lambda record: '{"run": "x"}', "another version of fsd: its version is None"),
+        (broken(lambda record: record.update(version=1)), "another version of fsd: its version is 1"),
         (edited, "the record is damaged: it begins with"),
         (lambda record: json.dumps(record), "the record is damaged: it begins with"),
-        (broken(lambda record: record.pop("began")), "began is missing or wrong"),
-        (broken(lambda record: record.pop("seed")), "seed is missing or wrong"),
-        (broken(lambda record: record.pop("faults")), "faults is missing or wrong"),
-        (broken(lambda record: record["versions"].update(numpy=2)), "versions is missing or wrong"),
-        (broken(lambda record: record.update(run="../../0123456789")), "run is missing or wrong"),
-        (broken(lambda record: record.update(partition="a\nb")), "partition is missing or wrong"),
-        (broken(lambda record: record["note"].update(model="\ud800")), "note is missing or wrong"),
-        (broken(lambda record: record.update(workers=0, ranks=[])), "workers is missing or wrong"),
-        (broken(lambda record: record["meter"].update(object_puts=10**400)), "meter.object_puts is missing or wrong"),
+        (broken(lambda record: record.pop("began")), "began: is missing: expected"),
+        (broken(lambda record: record.pop("seed")), "seed: is missing: expected"),
+        (broken(lambda record: record.pop("faults")), "faults: is missing: expected"),
+        (broken(lambda record: record["versions"].update(numpy=2)), "versions = {"),
+        (broken(lambda record: record.update(run="../../0123456789")), "run = '../../0123456789': expected the id of a run"),
+        (broken(lambda record: record.update(partition="a\nb")), "partition = 'a\\nb': expected a text of one line"),
+        (broken(lambda record: record["note"].update(model="\ud800")), "note = {"),
+        (broken(lambda record: record.update(workers=0, ranks=[])), "workers = 0: expected a whole number of at least 1"),
+        (broken(lambda record: record["meter"].update(object_puts=10**400)), "meter.object_puts = a number above 1e+18: expected"),
         (broken(lambda record: record["ranks"][0]["seconds"].update(function=1e308)), "ranks[0].seconds.function"),
-        (broken(lambda record: record.update(stand_in=5)), "stand_in is missing or wrong"),
-        (broken(lambda record: record.update(batches=7)), "batches is missing or wrong"),
-        (broken(lambda record: record["ranks"][2].pop("timeline")), "ranks[2].timeline is missing or wrong"),
-        (broken(lambda record: record["ranks"][2]["timeline"].update(phases="lxo")), "ranks[2].timeline is missing or wrong"),
-        (broken(lambda record: record["ranks"][2]["timeline"].update(phases="l" * 513)), "ranks[2].timeline is missing or wrong"),
-        (broken(lambda record: record["seconds"].pop("load")), "seconds.load is missing or wrong"),
-        (broken(lambda record: record["meter"].update(object_puts=-1)), "meter.object_puts is missing or wrong"),
-        (broken(lambda record: record["ranks"].pop()), "ranks is missing or wrong"),
-        (broken(lambda record: record["ranks"][1]["seconds"].pop("init")), "ranks[1].seconds.init is missing or wrong"),
-        (broken(lambda record: record["ranks"][1].update(rank=0)), "ranks[1].rank is missing or wrong"),
-        (broken(lambda record: record.update(memory={"peak_bytes_max": 1, "limit_bytes": "2"})), "memory.limit_bytes is missing or wrong"),
+        (broken(lambda record: record.update(stand_in=5)), "stand_in = 5: expected a text of one line, or null"),
+        (broken(lambda record: record.update(batches=7)), "batches = 7: expected a list"),
+        (broken(lambda record: record["ranks"][2].pop("timeline")), "ranks[2].timeline: is missing: expected a table"),
+        (
+            broken(lambda record: record["ranks"][2]["timeline"].update(phases="lxo")),
+            "ranks[2].timeline.phases = 'lxo': expected",
+        ),
+        (broken(lambda record: record["ranks"][2]["timeline"].update(phases="l" * 513)), "ranks[2].timeline.phases = 'lll"),
+        (broken(lambda record: record["seconds"].pop("load")), "seconds.load: is missing: expected"),
+        (broken(lambda record: record["meter"].update(object_puts=-1)), "meter.object_puts = -1: expected"),
+        (broken(lambda record: record["ranks"].pop()), "4 ranks and 0 missing_ranks: expected each of the 5 workers once"),
+        (broken(lambda record: record["ranks"][1]["seconds"].pop("init")), "ranks[1].seconds.init: is missing: expected a number"),
+        (broken(lambda record: record["ranks"][1].update(rank=0)), "ranks[1].rank = 0: expected 1"),
+        (broken(lambda record: record.update(memory={"peak_bytes_max": 1, "limit_bytes": "2"})), "memory.limit_bytes = '2': expected"),
     ],
 )
 def test_a_record_of_another_version_is_refused(fsd, record, tmp_path, text, words):
@@ -340,7 +343,12 @@ def test_a_record_of_another_version_is_refused(fsd, record, tmp_path, text, wor
 
 
 @pytest.mark.parametrize(
-    ("run", "words"), [("0123456789abcdef", "its record is gone"), ("nonsense", "16 hexadecimal digits"), ("./none.json", "no such file")]
+    ("run", "words"),
+    [
+        ("0123456789abcdef", "no record of this run: expected the file"),
+        ("nonsense", "16 hexadecimal digits"),
+        ("./none.json", "no such file"),
+    ],
 )
 def test_a_record_that_is_gone_is_one_line(fsd, run, words):
     code, out, err = fsd("report", run)
@@ -384,11 +392,11 @@ def test_a_record_that_cannot_be_kept_costs_no_result(tmp_path):
 def test_records_are_found_by_id_or_path(home, record):
     file = find_record(record["run"], home)
     assert read_record(file)["run"] == record["run"]
-    with pytest.raises(InputError, match="is gone"):
+    with pytest.raises(InputError, match="no record of this run"):
         find_record("f" * 16, home)
 
 
 def test_a_run_of_one_worker_has_a_page(home):
     result = fsd_core.run("radixnet:1024:6", "random:5", workers=1, partition="block", home=home)
     run = measured(read_record(find_record(result.run, home)))
-    assert "with 1 worker on local" in run_page(run)
+    assert ", 1 worker on local" in run_page(run)

@@ -1,4 +1,4 @@
-"""The one retry layer: what ends a call besides success, and who hears of it."""
+"""Retries: what ends a call other than success, and the notices for the user."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from itertools import count
 
 import pytest
 
-from fsd_core import retry as retrying
 from fsd_core.driver import Code, Rejected
 from fsd_core.errors import DriverError
-from fsd_core.retry import Retry
-from fsd_core.wrappers.meter import Meter
+from fsd_core.storage import retry as retrying
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
 from waiting import until
 
 
@@ -39,7 +39,7 @@ def retry(**options: object) -> Retry:
 
 
 @pytest.mark.parametrize("limit", ["outage_s", "stall_s"])
-def test_a_service_that_answers_nobody_ends_the_call_with_its_name(limit: str) -> None:
+def test_an_outage_ends_the_call_and_names_the_service(limit: str) -> None:
     some, driver = retry(), Service()
     setattr(some, limit, 0.3 if limit == "outage_s" else lambda: 0.3)
     with pytest.raises(DriverError, match=r"Some Service unreachable for \d+ s; ask: ConnectionError: nobody there") as caught:
@@ -48,21 +48,35 @@ def test_a_service_that_answers_nobody_ends_the_call_with_its_name(limit: str) -
     assert some.call(driver, "ask", lambda: "an answer") == "an answer"
 
 
-def test_who_is_away_is_known_while_it_is_asked() -> None:
+def test_an_error_is_one_line_whatever_the_sdk_says() -> None:
+    """The error text of Blob Storage has the XML of the answer in further lines."""
+
+    class Says(Exception):
+        pass
+
+    def says() -> None:
+        raise Says("no such blob.\nRequestId:1\r\n<Error>\n  <Code>BlobNotFound</Code>\n</Error>\n")
+
+    with pytest.raises(DriverError) as caught:
+        retry().call(Service(Code.NOT_FOUND), "get it", says)
+    assert str(caught.value) == "NOT_FOUND: get it: Says: no such blob. RequestId:1 <Error> <Code>BlobNotFound</Code> </Error>"
+
+
+def test_an_unreachable_service_is_known_while_a_call_goes_on() -> None:
     some, driver, looked = retry(outage_s=60.0), Service(), []
 
     def request() -> None:
-        looked.append(some.away())
+        looked.append(some.unreachable())
         if len(looked) < 3:
             driver.refuse()
 
     some.call(driver, "ask", request)
     assert looked[0] is None  # it may be a long poll
     assert [each and each[0] for each in looked[1:]] == ["Some Service"] * 2
-    assert some.away() is None
+    assert some.unreachable() is None
 
 
-def test_a_service_that_throttles_is_there() -> None:
+def test_a_service_that_throttles_is_reachable() -> None:
     some, driver, asked = retry(outage_s=0.0), Service(Code.THROTTLED), count()
 
     def request() -> None:
@@ -70,10 +84,10 @@ def test_a_service_that_throttles_is_there() -> None:
             driver.refuse()
 
     some.call(driver, "ask", request)
-    assert some.away() is None
+    assert some.unreachable() is None
 
 
-def test_one_call_that_fails_for_so_long_ends_even_while_others_succeed() -> None:
+def test_a_call_that_fails_for_too_long_ends_though_others_succeed() -> None:
     some, driver, over = retry(outage_s=0.5), Service(), threading.Event()
 
     def others() -> None:
@@ -88,7 +102,7 @@ def test_one_call_that_fails_for_so_long_ends_even_while_others_succeed() -> Non
 
 
 @pytest.mark.parametrize("hangs", [False, True], ids=["refuses", "hangs"])
-def test_people_hear_of_a_service_that_is_away(monkeypatch: pytest.MonkeyPatch, hangs: bool) -> None:
+def test_the_user_gets_notices_of_an_unreachable_service(monkeypatch: pytest.MonkeyPatch, hangs: bool) -> None:
     monkeypatch.setattr(retrying, "NOTICE_S", 0.1)
     lines: list[str] = []
     some, driver, over = retry(outage_s=60.0), Service(), threading.Event()
@@ -105,11 +119,11 @@ def test_people_hear_of_a_service_that_is_away(monkeypatch: pytest.MonkeyPatch, 
         over.set()
         reporting.result(60)
     assert all(re.fullmatch(r"Some Service unreachable for \d+ s, retrying", line) for line in lines)
-    assert some.away(hanging=True) is None
+    assert some.unreachable(hanging=True) is None
 
 
-def test_what_hangs_counts_from_its_beginning() -> None:
-    """A request that nobody answers fails late: the time until then is part of the outage, unless others were answered meanwhile."""
+def test_an_outage_counts_from_the_start_of_the_call() -> None:
+    """A request without an answer fails late. The time until then is part of the outage, unless the service answered other calls."""
     some, driver = retry(outage_s=0.5), Service()
 
     def hang() -> None:
@@ -130,7 +144,7 @@ def test_what_hangs_counts_from_its_beginning() -> None:
 
 
 @pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.THROTTLED])
-def test_a_wait_hears_that_it_is_over_from_another_thread(code: Code, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_thread_can_end_the_wait_for_a_retry(code: Code, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrying, "FIRST_CAP_S", 1e6)
     monkeypatch.setattr(retrying, "LAST_CAP_S", 1e6)  # nobody would see the end of such a wait
     some, driver, asked = Retry(time.time() + 1e9, Meter()), Service(code), threading.Event()
@@ -148,7 +162,7 @@ def test_a_wait_hears_that_it_is_over_from_another_thread(code: Code, monkeypatc
 
 
 @pytest.mark.parametrize("make", [lambda: Retry(time.time() - 1, Meter()), lambda: Retry(time.time() + 60, Meter(), budget=0)])
-def test_out_of_time_or_budget_a_request_is_still_made_once(make: Callable[[], Retry]) -> None:
+def test_without_time_or_budget_a_request_is_still_made_once(make: Callable[[], Retry]) -> None:
     driver, asked = Service(), count()
     assert make().call(driver, "ask", lambda: "an answer") == "an answer"
 
@@ -160,8 +174,8 @@ def test_out_of_time_or_budget_a_request_is_still_made_once(make: Callable[[], R
         make().call(driver, "ask", request)
 
 
-def test_only_what_may_pass_is_sent_again() -> None:
-    """Of a request's entries those that were refused for the moment; one that is refused for good ends it at once."""
+def test_only_entries_with_transient_refusals_are_sent_again() -> None:
+    """A refusal with another code ends the request at once."""
     sent: list[list[str]] = []
 
     def request(items: Sequence[str]) -> list[Rejected]:

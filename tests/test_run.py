@@ -1,4 +1,4 @@
-"""Whole runs on the local provider, real processes throughout: the serial answer in every way, and every way to fail."""
+"""Runs on the local provider, with real processes: every way to run gives the serial answer, and every way to fail is reported."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import fsd_core.client
-import fsd_core.stage
-from fsd_core.client import Result, run
+import fsd_core.client.batches
+import fsd_core.client.stage
+from fsd_core import Result, run
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, InputError, RunFailed
-from fsd_core.keys import is_content, is_run, slot
 from fsd_core.model import Layer, Model, radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
-from fsd_core.retry import Retry
-from fsd_core.slots import lease
-from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
+from fsd_core.storage.keys import is_content, is_run, slot
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.slots import lease
+from fsd_core.storage.store import Store
 from fsd_local import PROVIDER
 from networks import networks, some_inputs
 from waiting import claims, until
 
-SLOW = "delay=150ms,seed=1"  # so that a run lasts long enough to be disturbed
+SLOW = "delay=150ms,seed=1"  # makes a run long enough for a test to disturb it
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def inputs() -> Any:
 
 @pytest.fixture
 def start(tmp_path: Path, model: Model, inputs: Any) -> Callable[..., Result]:
-    """A run below ``tmp_path``, of 12 layers on 60 samples unless told otherwise."""
+    """A function that runs below ``tmp_path``: by default 12 layers on 60 samples."""
 
     def start(a_model: Model = model, some: Any = inputs, **options: Any) -> Result:
         table = {"root": str(tmp_path / "root")} | options.pop("settings", {})
@@ -62,7 +62,7 @@ def start(tmp_path: Path, model: Model, inputs: Any) -> Callable[..., Result]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """The object store that `start` uses."""
+    """The object store of the runs of `start`."""
     resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).ensure("fsd", 1, 1)
     return Store(PROVIDER.objects(resources), Retry(time.time() + 600, Meter()))
 
@@ -76,7 +76,7 @@ def alive(pid: int) -> bool:
 
 
 def nothing_left(store: Store, pids: list[int]) -> None:
-    """No processes, no objects of a run, and the slot was given back."""
+    """Fail unless no process and no object of a run is left and the slot was given back."""
     assert not [pid for pid in pids if alive(pid)]
     assert [key for key in store.keys("") if is_run(key)] == []
     for number in range(4):
@@ -146,7 +146,7 @@ def test_a_killed_worker_ends_the_run_with_its_name(start: Callable[..., Result]
 
     killer = threading.Thread(target=kill)
     killer.start()
-    # An object channel has no deliveries to delay: there, half of the requests are throttled instead.
+    # The object channel has no deliveries to delay: instead, half of its requests are throttled.
     slow = "throttle=.6,seed=1" if channel == "object" else SLOW
     with pytest.raises(RunFailed, match="killed by signal 9") as caught:
         start(channel=channel, faults=slow)
@@ -171,7 +171,7 @@ def test_the_layer_of_a_death_is_named(start: Callable[..., Result], store: Stor
 
 
 def test_a_worker_over_its_memory_is_named(start: Callable[..., Result], store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fsd_core.client, "predicted_bytes", lambda *_: 0)  # the client would have refused or cut the batch
+    monkeypatch.setattr(fsd_core.client.batches, "predicted_bytes", lambda *_: 0)  # the client would have refused or cut the batch
     wide = open_inputs("random:20000:0.4:1", 1024)
     with pytest.raises(RunFailed, match=r"rank \d.*exceeded its memory limit of 80 MB"):
         start(some=wide, settings={"memory_mb": 80})
@@ -196,7 +196,7 @@ def test_a_shard_that_does_not_fit_beside_a_batch_is_read_again(start: Callable[
 
 
 def test_too_little_memory_for_one_sample_is_refused(start: Callable[..., Result]) -> None:
-    with pytest.raises(InputError, match=r"\[local\] memory_mb = 64: a worker takes 72 MB .* expected at least \d+"):
+    with pytest.raises(InputError, match=r"\[local\] memory_mb = 64: a worker needs 72 MB .* expected at least \d+"):
         start(settings={"memory_mb": 64})
 
 
@@ -224,7 +224,7 @@ def test_damaged_content_is_named_and_staged_again(start: Callable[..., Result],
             store.delete([key])
         else:
             store.put(key, data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :])
-    with pytest.warns(UserWarning, match=r"rank \d.*(is damaged|is gone).*staged again"):
+    with pytest.warns(UserWarning, match=r"rank \d.*(is damaged|no longer exists).*stages .* again"):
         second = start()
     assert (first.output != second.output).nnz == 0
     assert {key: store.get(key) for key in found} == found
@@ -235,9 +235,9 @@ def test_content_that_is_damaged_again_ends_the_run(start: Callable[..., Result]
     start()
     (key, data) = next((key, data) for key in store.keys("") if (data := store.get(key)).startswith(b"FSDshrd2"))
     store.put(key, data[:-1] + bytes([data[-1] ^ 1]))
-    monkeypatch.setattr(fsd_core.stage, "forget", lambda store, key: None)  # as where somebody damages it again
+    monkeypatch.setattr(fsd_core.client.stage, "forget", lambda store, key: None)  # the damaged shard stays, as if it were damaged again
     with (
-        pytest.warns(UserWarning, match="staged again"),
+        pytest.warns(UserWarning, match="stages .* again"),
         pytest.raises(DamagedContent, match=r"rank \d, layer 12: the shard is damaged") as caught,
     ):
         start()
@@ -266,7 +266,7 @@ def test_no_free_slot_is_refused_before_anything_starts(start: Callable[..., Res
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"provider": "nowhere"}, r"provider 'nowhere' is not installed: there is .*local"),
+        ({"provider": "nowhere"}, r"provider 'nowhere' is not installed: expected one of .*local"),
         ({"channel": "pigeon"}, r"channel 'pigeon': expected one of auto, queue, object, hybrid"),
         ({"objective": "fame"}, "objective 'fame'"),
         ({"workers": 0}, "workers 0"),
@@ -278,7 +278,7 @@ def test_no_free_slot_is_refused_before_anything_starts(start: Callable[..., Res
         ({"partition": "nowhere.npz"}, "nowhere.npz"),
         ({"settings": {"concurrency": 2}}, "workers 3: local may run 2 functions at once"),
         ({"settings": {"colour": "red"}}, "colour"),
-        ({"some": np.ones((4, 5), np.float32)}, "5 columns, the model takes 1024"),
+        ({"some": np.ones((4, 5), np.float32)}, "5 columns: expected 1024"),
         ({"some": np.full((1, 1024), np.nan)}, "not finite"),
         ({"some": np.ones((0, 1024))}, "no samples"),
     ],
@@ -290,12 +290,12 @@ def test_bad_input_is_one_clear_line(start: Callable[..., Result], options: dict
 
 
 def test_a_late_launch_and_one_of_a_finished_run_stop_silently(store: Store, tmp_path: Path) -> None:
-    from fsd_core.spawn import LaunchPayload
+    from fsd_core.protocol.spawn import LaunchPayload
 
     resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).ensure("fsd", 2, 1)
     invoker = PROVIDER.invoker(resources)
     late = LaunchPayload("fsd", 0, 1, "ab" * 8, 0, 0, time.time() - 1)
-    for payload in (late, replace(late, deadline=time.time() + 60)):
+    for payload in (late, attrs.evolve(late, deadline=time.time() + 60)):
         invoker.invoke("worker", payload.pack())
     functions = ["pgrep", "-P", str(invoker.native().pid)]
     until(lambda: subprocess.run(functions, stdout=subprocess.DEVNULL, check=False).returncode)

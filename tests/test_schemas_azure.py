@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fsd_azure import PROVIDER, clients, policy, provision
+from fsd_azure import PROVIDER, connection_strings, policy, provision
 from fsd_azure.api import Api as Requests
 from fsd_azure.provision import AzureProvisioner
 from fsd_conformance import emulators
@@ -36,12 +36,12 @@ def exchanges(api: Api) -> Iterator[list[Exchange]]:
             given = PROVIDER.provisioner({"package": False, "lease_s": 5, "memory_mb": memory_mb})
             given.ensure(APP, 2, slots)
         assert given.find(APP)
-        own = AzureProvisioner({"package": False})
+        own = AzureProvisioner({"package": False}, PROVIDER)
         with own.requests() as requests:
             requests.within(120)
             _sites(requests, requests.id(APP, f"Microsoft.Web/sites/{given.find(APP).names['function']}"))  # type: ignore[union-attr]
         assert given.destroy(APP)
-        for name in (clients.SERVICE_BUS, clients.ADMINISTRATION, clients.STORAGE):
+        for name in (connection_strings.SERVICE_BUS, connection_strings.ADMINISTRATION, connection_strings.STORAGE):
             patch.delenv(name)
         with own.requests() as requests:
             requests.within(120)

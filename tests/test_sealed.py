@@ -1,4 +1,4 @@
-"""Sealed JSON: any reader reads it, and no damage passes for other values."""
+"""Sealed JSON: every JSON reader can read it, and all damage is found."""
 
 import json
 import zlib
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsd_core.sealed import Damaged, seal, unseal
+from fsd_core.common.sealed import Damaged, seal, unseal
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -45,7 +45,7 @@ def test_every_flip_truncation_and_extension_is_found_and_named() -> None:
 
 
 @pytest.mark.parametrize("rest", [b", 5}", b", nothing", b'} {"a": 1}', b', "a": "\xff"}', b', "a": ' + b"[" * 100_000])
-def test_what_was_never_sealed_is_damaged_though_its_checksum_is_right(rest: bytes) -> None:
+def test_bytes_that_are_no_json_object_are_damaged_though_their_checksum_is_right(rest: bytes) -> None:
     with pytest.raises(Damaged, match="not JSON"):
         unseal(b'{"checksum": "%08x"' % zlib.crc32(rest) + rest, "the lease")
 
@@ -56,6 +56,6 @@ def test_plain_json_is_not_sealed() -> None:
 
 
 @pytest.mark.parametrize(("fields", "error"), [({"checksum": 1}, ValueError), ({"a": float("nan")}, ValueError), ({"a": b""}, TypeError)])
-def test_what_json_has_not_is_refused(fields: dict[str, object], error: type[Exception]) -> None:
+def test_values_without_a_json_form_are_refused(fields: dict[str, object], error: type[Exception]) -> None:
     with pytest.raises(error):
         seal(fields)

@@ -1,4 +1,4 @@
-"""Shards: all ranks together compute the serial answer; damage is named with its layer; reads are few and in order."""
+"""Shards: all ranks together compute the serial answer; an error about damage names the layer; reads are few and in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fsd_core.model import Model, radixnet
 from fsd_core.model.activation import activate
 from fsd_core.model.serial import serial
 from fsd_core.partition import ExchangePlan, partition
-from fsd_core.shard import LayerShard, ShardReader, build
+from fsd_core.protocol.shard import LayerShard, ShardReader, build
 from networks import networks, some_inputs
 
 

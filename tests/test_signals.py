@@ -22,7 +22,7 @@ from typing import ClassVar
 
 import pytest
 
-from fsd_core import interrupt
+from fsd_core.common import interrupt
 from waiting import until
 
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
@@ -133,10 +133,10 @@ def interrupted(command: Command, number: int) -> str:
         (["run", *NET, "--partition", "random"], "call fsd_core.partition.methods:partition", TERM),
         (RUN, "call fsd_local.provision:LocalProvisioner.ensure", HUP),
         (["destroy"], "call fsd_local.provision:LocalProvisioner.destroy", TERM),
-        (["gc"], "call fsd_core.garbage:collect_garbage", HUP),
-        (["clean"], "call fsd_core.garbage:clean", INT),
+        (["gc"], "call fsd_core.client.garbage:collect_garbage", HUP),
+        (["clean"], "call fsd_core.client.garbage:clean", INT),
         (["demo"], "call fsd_core.demo:_gradients", TERM),
-        (["compare", *NET, "--providers", "local", "--workers", "1", "--channels", "object"], "call fsd_core.compare:_agree", INT),
+        (["compare", *NET, "--providers", "local", "--workers", "1", "--channels", "object"], "call fsd_core.report.compare:_agree", INT),
         (
             ["conformance", "--provider", "local", "-k", "Object"],
             "call fsd_conformance.objects:ObjectCases.test_ranges",
@@ -294,7 +294,7 @@ CLOSED = "fsd: standard output: is closed: the answer was not printed"
 @pytest.mark.parametrize("words", [["--help"], [*RUN, "--json"]], ids=["help", "run"])
 def test_an_answer_that_cannot_be_printed(record: Path, words: list[str], redirection: str, code: int, line: str) -> None:
     found, _, err = shell(record, words, redirection)
-    kept = f"; run {last_run(record)} is kept: fsd report {last_run(record)}" if words[0] == "run" else ""
+    kept = f"; the record of run {last_run(record)} is kept: fsd report {last_run(record)}" if words[0] == "run" else ""
     assert (found, err.splitlines()[-1]) == (code, line + kept)
 
 

@@ -1,4 +1,4 @@
-"""Slots: one holder each, epochs only grow, what ran out is taken over, and a refusal names the holders."""
+"""Leases: a slot has one holder, epochs only grow, an expired lease is taken over, and a refusal names the holders."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from flips import flips
-from fsd_core import slots
 from fsd_core.driver import Code
 from fsd_core.errors import RunFailed
-from fsd_core.keys import RunKeys, slot
-from fsd_core.retry import Retry
-from fsd_core.slots import holders, lease, release, renew, watch
-from fsd_core.store import Store
+from fsd_core.storage import slots
+from fsd_core.storage.keys import RunKeys, slot
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.slots import holders, lease, release, renew, watch
+from fsd_core.storage.store import Store
 from fsd_core.wrappers.faults import Faults, FaultyObjects
-from fsd_core.wrappers.meter import Meter
 from fsd_local import PROVIDER
 from waiting import until
 
@@ -38,7 +38,7 @@ def test_epochs_grow_and_old_leases_do_not_pile_up(store: Store) -> None:
     assert left == set(range(13, 21))  # a client that listed some runs ago still finds taken what it wants
 
 
-def test_a_refusal_names_who_holds_what(store: Store) -> None:
+def test_a_refusal_names_the_holders(store: Store) -> None:
     for run in ("one", "two"):
         lease(store, 2, run)
     with pytest.raises(RunFailed, match=r"no free slot: slot 0 by run (one|two) .* slot 1 by run (one|two)") as caught:
@@ -46,12 +46,12 @@ def test_a_refusal_names_who_holds_what(store: Store) -> None:
     assert caught.value.code is Code.THROTTLED
 
 
-def test_what_ran_out_is_taken_over_at_the_next_epoch(store: Store) -> None:
+def test_an_expired_lease_is_taken_over_at_the_next_epoch(store: Store) -> None:
     dead = lease(store, 1, "dead", -1)
     assert lease(store, 1, "next").epoch == dead.epoch + 1
 
 
-def test_of_many_at_once_each_slot_goes_to_one(store: Store) -> None:
+def test_of_many_runs_at_once_each_slot_goes_to_one(store: Store) -> None:
     def attempt(number: int) -> tuple[int, int] | None:
         try:
             held = lease(store, 3, f"run{number}")
@@ -75,12 +75,12 @@ def left_by(store: Store, run: str) -> list[str]:
     return list(store.keys(RunKeys(run).prefix))
 
 
-def test_what_a_failed_run_or_a_dead_client_left_goes_with_the_slots_next_run(store: Store) -> None:
+def test_the_next_run_removes_the_objects_of_a_failed_run_or_dead_client(store: Store) -> None:
     for run, end in (("ab" * 8, "failed"), ("cd" * 8, "died"), ("ef" * 8, "ended")):
         held = lease(store, 1, run, -1 if end == "died" else 60)
         store.put(RunKeys(run).error, b"why")
         if end == "failed":
-            release(store, held, left=True)
+            release(store, held, leftovers=True)
         elif end == "ended":
             release(store, held)
         assert left_by(store, run)
@@ -100,7 +100,7 @@ def test_a_lease_is_renewed_until_its_run_is_over(store: Store, monkeypatch: pyt
         renewing.result(60)
 
 
-def test_a_worker_misses_the_renewals_by_its_own_clock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_measures_the_renewals_by_its_own_clock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "RENEW_S", 0.05)
     held, over = lease(store, 1, "run", -1e6), threading.Event()  # the client's clock is far behind
     written = {store.get(slot(0, 1))}
@@ -126,7 +126,7 @@ def test_a_worker_misses_the_renewals_by_its_own_clock(store: Store, monkeypatch
         watch(store, 0, 7, threading.Event())
 
 
-def test_a_damaged_lease_is_held_until_its_client_had_time_to_write_it_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_lease_is_held_until_its_client_had_time_to_renew_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     held = lease(store, 1, "run")
     body = store.get(slot(0, 1))
     (damaged,) = flips(body, 1)

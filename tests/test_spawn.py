@@ -1,4 +1,4 @@
-"""Who hears of a function that died, by what the platform says: all it tells, who asks, or only who launched it."""
+"""Who learns that a function died, by `InvokeLimits.failures`: its host, whoever asks a queue, or only the process that launched it."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import attrs
 import pytest
 
-import fsd_core.client
-from fsd_core.client import run
+import fsd_core.client.inference
+from fsd_core import run
 from fsd_core.driver import Code, Failure
 from fsd_core.errors import RunFailed
-from fsd_core.keys import RunKeys
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
-from fsd_core.retry import Retry
-from fsd_core.spawn import LaunchPayload, Spawner
-from fsd_core.store import Store
+from fsd_core.protocol.spawn import LaunchPayload, Spawner
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 from fsd_core.wrappers.around import AroundInvoker
-from fsd_core.wrappers.meter import Meter
 from fsd_core.wrappers.metered import MeteredInvoker
 from fsd_local import PROVIDER
 from fsd_local.invoke import LocalInvoker
-from told_functions import ToldProvider
+from launcher_functions import LauncherProvider
 from waiting import claims
 
-pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="told_functions looks for processes in /proc")
+pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="launcher_functions looks for processes in /proc")
 
 
 @pytest.mark.parametrize(("channel", "victim"), [("queue", 2), ("object", 1), ("queue", 0)])
-def test_who_launched_a_function_tells_of_its_death(tmp_path: Path, channel: str, victim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_launcher_of_a_function_reports_its_death(tmp_path: Path, channel: str, victim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.setattr(fsd_core.client, "find", lambda name: ToldProvider())
+    monkeypatch.setattr(fsd_core.client.inference, "find", lambda name: LauncherProvider())
     table = {"root": str(tmp_path / "root")}
     resources = PROVIDER.provisioner(table).ensure("fsd", 3, 1)
     store = Store(PROVIDER.objects(resources), Retry(time.time() + 600, Meter()))
@@ -60,12 +60,12 @@ def test_who_launched_a_function_tells_of_its_death(tmp_path: Path, channel: str
     assert time.monotonic() - killed_at[0] < 50  # before the run's own deadline
 
 
-class Says(AroundInvoker):
-    """The local platform, which has these failures to tell."""
+class Reporting(AroundInvoker):
+    """The local platform, with failures to report."""
 
-    def __init__(self, root: Path, who: Literal["none", "asked", "told"], failures: Sequence[Failure]) -> None:
+    def __init__(self, root: Path, who: Literal["host", "queue", "launcher"], failures: Sequence[Failure]) -> None:
         super().__init__(LocalInvoker(PROVIDER.provisioner({"root": str(root)}).ensure("app", 1, 1)))
-        self.limits = replace(self.limits, failures=who)
+        self.limits = attrs.evolve(self.limits, failures=who)
         self.left = list(failures)
 
     def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
@@ -74,20 +74,20 @@ class Says(AroundInvoker):
         return taken
 
 
-@pytest.mark.parametrize(("who", "requests"), [("none", (0, 0)), ("asked", (2, 1)), ("told", (0, 0))])
-def test_its_own_are_reported_those_over_are_forgotten_others_are_left(
-    tmp_path: Path, who: Literal["none", "asked", "told"], requests: tuple[int, int]
+@pytest.mark.parametrize(("who", "requests"), [("host", (0, 0)), ("queue", (2, 1)), ("launcher", (0, 0))])
+def test_failures_of_the_run_are_reported_and_those_of_other_live_runs_are_left(
+    tmp_path: Path, who: Literal["host", "queue", "launcher"], requests: tuple[int, int]
 ) -> None:
     def failure(run: str, seconds: float) -> Failure:
         return Failure(LaunchPayload("app", 0, 1, run, 0, 0, time.time() + seconds).pack(), "nonce", "why")
 
     mine, over, other, odd = failure("aa", 60), failure("bb", -1), failure("cc", 60), Failure(b"[1]", "nonce", "why")
-    platform, meter, told = Says(tmp_path, who, [mine, over, other, odd]), Meter(), list[Failure]()
+    platform, meter, reported = Reporting(tmp_path, who, [mine, over, other, odd]), Meter(), list[Failure]()
     retry = Retry(time.time() + 60, meter)
     store = Store(PROVIDER.objects(PROVIDER.provisioner({"root": str(tmp_path)}).ensure("app", 1, 1)), retry)
-    spawner = Spawner(MeteredInvoker(platform, meter), store, retry, RunKeys("aa"), told.append)
-    spawner.listen()
-    spawner.listen()
-    assert (told, platform.left) == (([], [mine, over, other, odd]) if who == "none" else ([mine], [other]))
+    spawner = Spawner(MeteredInvoker(platform, meter), store, retry, RunKeys("aa"), reported.append)
+    spawner.report_deaths()
+    spawner.report_deaths()
+    assert (reported, platform.left) == (([], [mine, over, other, odd]) if who == "host" else ([mine], [other]))
     counted = meter.snapshot()
     assert (counted["receive_requests"], counted["ack_requests"]) == requests

@@ -1,4 +1,4 @@
-"""Staged content: put once, made again when it is forgotten; what a worker finds gone or damaged is told with its key."""
+"""Staged content: uploaded once, and again when its manifest is removed; a worker reports the key of what is gone or damaged."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from pathlib import Path
 
 import pytest
 
-import fsd_core.follow
-from fsd_core import stage
+import fsd_core.client.follow
+from fsd_core import run
 from fsd_core.channel import Aborted, explain
-from fsd_core.client import run
+from fsd_core.client import stage
+from fsd_core.client.garbage import clean
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent
-from fsd_core.garbage import clean
-from fsd_core.keys import is_content, manifest
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import ExchangePlan, partition
-from fsd_core.retry import Retry
-from fsd_core.shard import ShardReader
-from fsd_core.store import Store
-from fsd_core.wrappers.meter import Meter
+from fsd_core.protocol.shard import ShardReader
+from fsd_core.storage.keys import is_content, manifest
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 from fsd_local import PROVIDER
+from recording import Recording
 
 MODEL = radixnet(1024, 6)
 INPUTS = open_inputs("random:20:0.4:1", 1024)
@@ -37,7 +38,7 @@ BUILD = """
 import hashlib
 from fsd_core.model import radixnet
 from fsd_core.partition import ExchangePlan, partition
-from fsd_core.shard import build
+from fsd_core.protocol.shard import build
 model = radixnet(1024, 6)
 parts = partition(model, 8, "random", 1)
 plan = ExchangePlan(model, parts)
@@ -57,34 +58,35 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def staged(store: Store, pool: ThreadPoolExecutor, built: list[int]) -> list[str]:
-    """Stage the shards; ``built`` gets a number for each time that something was built."""
-
-    def plan() -> ExchangePlan:
-        built.append(len(built))
-        return ExchangePlan(MODEL, PARTS)
-
-    return stage.shards(store, MODEL, PARTS, plan, pool, lambda done, total: None).keys
+def staged(store: Store, pool: ThreadPoolExecutor, *, again: bool = False) -> list[str]:
+    """Stage the shards; returns their keys."""
+    return stage.shards(store, MODEL, PARTS, ExchangePlan(MODEL, PARTS), pool, lambda done, total: None, again=again)
 
 
-def test_what_is_forgotten_is_staged_again_and_nothing_else(store: Store, pool: ThreadPoolExecutor) -> None:
-    built: list[int] = []
-    keys = staged(store, pool, built)
+def test_content_whose_manifest_is_removed_is_staged_again_and_nothing_else(store: Store, pool: ThreadPoolExecutor) -> None:
+    uploaded: list[str] = []
+    recording = Recording(store, uploaded)
+    keys = staged(recording, pool)
+    everything = {*keys, manifest(keys[0])}
+    assert set(uploaded) == everything
     good = [store.get(key) for key in keys]
-    assert len(built) == 2
+    uploaded.clear()
     store.delete([keys[1]])
-    staged(store, pool, built)
-    assert len(built) == 2, "the manifest says that all is there"
+    staged(recording, pool)
+    assert uploaded == [], "the manifest covers it"
     stage.forget(store, keys[1])
-    assert staged(store, pool, built) == keys
-    assert len(built) == 4
+    assert staged(recording, pool) == keys
+    assert set(uploaded) == everything
+    uploaded.clear()
+    assert staged(recording, pool, again=True) == keys
+    assert set(uploaded) == everything
     assert [store.get(key) for key in keys] == good
     stage.forget(store, keys[0])
     stage.forget(store, keys[0])  # another client was faster
 
 
 def test_clients_that_heal_at_once_do_not_disturb_each_other_nor_who_reads(store: Store, pool: ThreadPoolExecutor) -> None:
-    keys = staged(store, pool, [])
+    keys = staged(store, pool)
     good = [store.get(key) for key in keys]
     over = threading.Event()
     healed = [0, 0]
@@ -93,7 +95,7 @@ def test_clients_that_heal_at_once_do_not_disturb_each_other_nor_who_reads(store
         with ThreadPoolExecutor(2) as uploads:
             while not over.is_set():
                 stage.forget(store, keys[client])
-                staged(store, uploads, [])
+                staged(store, uploads)
                 healed[client] += 1
 
     clients = [threading.Thread(target=heal, args=(number,)) for number in range(2)]
@@ -112,7 +114,7 @@ def test_clients_that_heal_at_once_do_not_disturb_each_other_nor_who_reads(store
 
 
 def test_equal_content_has_equal_bytes() -> None:
-    """Or a run that reads while another puts the same again would read a mixture."""
+    """Or a run that reads while another client writes the same content again would read a mixture."""
     runs = [
         subprocess.run([sys.executable, "-c", BUILD], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True)
         for seed in ("1", "2")
@@ -141,17 +143,17 @@ def gone(store: Store, key: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "damage", "code", "layer", "message"),
     [
-        ("shard", gone, Code.NOT_FOUND, None, "is gone"),
+        ("shard", gone, Code.NOT_FOUND, None, "no longer exists"),
         ("shard", flipped(lambda size: 9), Code.INVALID, None, "the shard is damaged: its first 24 bytes"),
         ("shard", flipped(lambda size: 100), Code.INVALID, None, "the shard is damaged: the checksum of its head"),
         ("shard", flipped(lambda size: size - 50), Code.INVALID, 6, "the shard is damaged: the checksum of this layer"),
         ("shard", cut, Code.INVALID, 6, "the shard is damaged: "),
-        ("input", gone, Code.NOT_FOUND, None, "is gone"),
+        ("input", gone, Code.NOT_FOUND, None, "no longer exists"),
         ("input", flipped(lambda size: size // 2), Code.INVALID, 1, "the staged input is damaged: "),
     ],
     ids=["shard gone", "shard's length", "shard's head", "shard's last layer", "shard cut", "input gone", "input flipped"],
 )
-def test_a_worker_says_what_is_gone_or_damaged(
+def test_a_worker_reports_what_is_gone_or_damaged(
     store: Store,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -161,35 +163,33 @@ def test_a_worker_says_what_is_gone_or_damaged(
     layer: int | None,
     message: str,
 ) -> None:
-    """Across processes, as the error that it is; the client stages it again, and the answer is the same."""
-    told: list[Aborted] = []
+    """The error crosses processes as it is; the client stages the content again, and the answer is the same."""
+    reported: list[Aborted] = []
 
     def recorded(data: bytes) -> Aborted:
-        told.append(explain(data))
-        return told[-1]
+        reported.append(explain(data))
+        return reported[-1]
 
     def start() -> object:
         options = {"workers": 2, "channel": "queue", "partition": "block", "timeout": 60.0, "settings": {"root": str(tmp_path / "root")}}
         return run(MODEL, INPUTS, home=tmp_path / "home", **options).output  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fsd_core.follow, "explain", recorded)
+    monkeypatch.setattr(fsd_core.client.follow, "explain", recorded)
     right = start()
     objects = [key for key in store.keys("") if is_content(key) and key.endswith("/1")]
     [key] = [key for key in objects if store.get(key).startswith(b"FSDshrd") == (kind == "shard")]
     damage(store, key)
-    with pytest.warns(UserWarning, match="staged again"):
+    with pytest.warns(UserWarning, match="stages .* again"):
         assert (start() != right).nnz == 0  # type: ignore[attr-defined]
-    reason = told[0].reason
+    reason = reported[0].reason
     assert isinstance(reason, DamagedContent)
     assert (reason.key, reason.code, reason.rank, reason.layer) == (key, code, 1, layer)
     assert message in reason.message
 
 
-def test_clean_takes_first_what_says_that_the_rest_is_there(
-    store: Store, pool: ThreadPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that one which is cut short leaves no manifest without its objects."""
-    keys = staged(store, pool, [])
+def test_clean_removes_manifests_first(store: Store, pool: ThreadPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a removal that is interrupted leaves no manifest without its objects."""
+    keys = staged(store, pool)
     (tmp_path / "home/runs").mkdir(parents=True)
     (tmp_path / "home/partitions").mkdir()
     asked: list[str] = []

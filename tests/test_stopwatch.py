@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsd_core.stopwatch import CELLS, PHASES, Stopwatch
+from fsd_core.common.stopwatch import CELLS, PHASES, Stopwatch
 
 
 class Clock:
@@ -39,7 +39,7 @@ def test_all_time_belongs_to_a_phase(spans):
 
 
 @given(SPANS)
-def test_a_moment_has_the_phase_that_took_most_of_it(spans):
+def test_a_cell_has_the_phase_that_took_most_of_it(spans):
     clock = Clock()
     watch = Stopwatch(clock)
     moments, at = [], 0.0
@@ -55,15 +55,15 @@ def test_a_moment_has_the_phase_that_took_most_of_it(spans):
         inside = dict.fromkeys(PHASES, 0.0)
         for phase, start, end in moments:
             inside[phase] += max(0.0, min(end, (cell + 1) * width) - max(start, cell * width))
-        most = next(phase for phase in PHASES if phase[0] == letter)
-        assert inside[most] == pytest.approx(max(inside.values()), abs=1e-6)
+        longest = next(phase for phase in PHASES if phase[0] == letter)
+        assert inside[longest] == pytest.approx(max(inside.values()), abs=1e-6)
 
 
-def test_letters_are_unlike():
+def test_the_letters_of_the_phases_differ():
     assert len({phase[0] for phase in PHASES}) == len(PHASES)
 
 
-def test_no_moment_after_the_end():
+def test_the_timeline_ends_with_the_last_phase():
     clock = Clock()
     watch = Stopwatch(clock)
     watch.enter("compute")

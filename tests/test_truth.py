@@ -1,4 +1,4 @@
-"""The matrix of benchmarks/truth.py on RadiX-Net, N = 1024, 12 layers: every way of running it finds the serial answer."""
+"""The cases of benchmarks/truth.py on a RadiX-Net of N = 1024 and 12 layers: every case gives the serial answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fsd_core.client import run
+from fsd_core import run
 from fsd_core.model import Model, radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
@@ -22,7 +22,7 @@ CHANNELS = ("queue", "object", "hybrid")
 
 @cache
 def problem() -> tuple[Model, Any, Any]:
-    """The model, 400 samples of which some die and some do not, and the serial answer."""
+    """The model, 400 samples of which some end all zero and some do not, and the serial answer."""
     model, inputs = radixnet(1024, 12), open_inputs("random:400:0.30:5", 1024)
     answer = serial(model, inputs)
     alive = np.count_nonzero(np.diff(answer.indptr))
@@ -39,7 +39,7 @@ def check(tmp_path: Path, **options: Any) -> None:
 
 
 def published(tmp_path: Path) -> str:
-    """A partition in the form that the paper published: a file a layer, a line for each row that travels."""
+    """A folder in the published format: a file for each layer, a line for each row that travels."""
     model = problem()[0]
     parts = partition(model, 8, "random", 2)
     plan = ExchangePlan(model, parts)

@@ -1,15 +1,15 @@
-"""Wrappers around the local provider's drivers. That they keep the contract is the conformance suite's business."""
+"""Wrappers around the drivers of the local provider. The conformance suite checks that wrappers keep the contract."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from fsd_core.driver import Code, InvokeLimits, Launch, Message, MessageDriver, ObjectDriver, Resources
+from fsd_core.storage.meter import FIELDS, Meter
 from fsd_core.wrappers.around import AroundMessages
-from fsd_core.wrappers.meter import FIELDS, Meter
 from fsd_core.wrappers.metered import MeteredInvoker, MeteredMessages, MeteredObjects
 from fsd_core.wrappers.prefixed import PrefixedObjects
 from fsd_local import PROVIDER
@@ -22,7 +22,7 @@ def resources(tmp_path: Path) -> Resources:
 
 @pytest.fixture
 def messages(resources: Resources) -> MessageDriver:
-    """Its leases do not end while a test runs."""
+    """Queues whose leases do not end while a test runs."""
     return PROVIDER.messages(resources, 0)
 
 
@@ -39,7 +39,7 @@ class Launched:
 
 
 class Platform:
-    """Takes every launch but that of the function "none", and starts nothing."""
+    """Accepts every launch, except of the function "none", and starts no function."""
 
     service = "a platform"
     limits = InvokeLimits(1000, None, None, None, "this file", "2025-11-01")
@@ -117,7 +117,7 @@ def test_metered_messages_count_overhead(messages: MessageDriver) -> None:
     class Heavy(AroundMessages):
         def __init__(self, driver: MessageDriver) -> None:
             super().__init__(driver)
-            self.limits = replace(driver.limits, overhead_bytes=100, billing_bytes=150)
+            self.limits = evolve(driver.limits, overhead_bytes=100, billing_bytes=150)
 
     meter = Meter()
     driver = MeteredMessages(Heavy(messages), meter)
@@ -154,7 +154,7 @@ def test_metered_objects_and_launches(objects: ObjectDriver) -> None:
 # Prefixed
 
 
-def test_prefixes_are_worlds_of_their_own(objects: ObjectDriver) -> None:
+def test_objects_with_different_prefixes_are_separate(objects: ObjectDriver) -> None:
     one, two = PrefixedObjects(objects, "one/"), PrefixedObjects(objects, "one")
     one.put("key", b"1")
     assert objects.get("one/key") == two.get("/key") == b"1"

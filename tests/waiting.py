@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from fsd_core.keys import is_run
-from fsd_core.store import Store
+from fsd_core.storage.keys import is_run
+from fsd_core.storage.store import Store
 
 __all__ = ["claims", "left_by_runs", "until"]
 

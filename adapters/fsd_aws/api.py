@@ -1,4 +1,4 @@
-"""The provisioner's way to the services: core's `Requests` with a client a service."""
+"""The provisioner's requests to AWS: `fsd_core.providers.requests.Requests` with one client of the SDK for each service."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from botocore import exceptions as sdk
 from fsd_aws import errors
 from fsd_aws.clients import client, source
 from fsd_core.driver import Code
-from fsd_core.provisioning import Requests
+from fsd_core.providers.requests import Requests
 
 __all__ = ["Api"]
 
-# IAM tells the other services within some seconds; until then they answer that a request is invalid.
+# A new role or permission reaches the other services within some seconds; until then they answer that a request is invalid.
 _SETTLING = ("cannot be assumed by Lambda", "does not have permissions to call")
 _UNSET = (
     *(sdk.NoCredentialsError, sdk.PartialCredentialsError, sdk.ProfileNotFound, sdk.NoRegionError),
@@ -27,7 +27,7 @@ _OF_A_SOURCE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, Permis
 
 
 class Api(Requests):
-    """Requests of one region."""
+    """Makes requests to the services of one region."""
 
     def __init__(self, region: str) -> None:
         super().__init__(_classify, errors.advice, _UNSET)
@@ -36,7 +36,7 @@ class Api(Requests):
         self._lock = threading.Lock()
 
     def client(self, service: str) -> Any:
-        """The SDK's client."""
+        """The SDK's client of a service. The first use makes it."""
         with self._lock:
             if service not in self._clients:
                 self._clients[service] = client(service, self.region)
@@ -44,25 +44,25 @@ class Api(Requests):
             return self._clients[service]
 
     def call(self, service: str, operation: str, **request: Any) -> dict[str, Any]:
-        """One request, again while its error is transient. Raises `DriverError`, or `InputError` where nothing is set up."""
+        """Make a request, repeated while its error is transient. Raises `DriverError`; `InputError` without credentials or region."""
         return self.repeat(f"{service} {operation}", lambda: self._request(service, operation, request))
 
     def find(self, service: str, operation: str, **request: Any) -> dict[str, Any] | None:
-        """Like `call`; None where it is not there."""
+        """Like `call`, but returns None where the resource does not exist."""
         return self.call_unless(Code.NOT_FOUND, service, operation, **request)
 
     def call_unless(self, code: Code, service: str, operation: str, **request: Any) -> dict[str, Any] | None:
-        """Like `call`; None where the service answers ``code``."""
+        """Like `call`, but returns None where the service answers with an error of ``code``."""
         return self.unless(code, f"{service} {operation}", lambda: self._request(service, operation, request))
 
     def _request(self, service: str, operation: str, request: dict[str, Any]) -> Any:
         try:
             return getattr(self.client(service), operation)(**request)
-        except _OF_A_SOURCE as error:  # these come from credential programs and files; botocore wraps all other errors
+        except _OF_A_SOURCE as error:  # raised by credential programs and files; botocore wraps all other errors
             raise sdk.CredentialRetrievalError(provider=source(), error_msg=str(error)) from error
 
     def pages(self, service: str, operation: str, items: str, **request: Any) -> Iterator[Any]:
-        """The ``items`` of all pages."""
+        """Request all pages of an operation's answer, and return the entries of the list ``items`` in each page."""
         token: dict[str, str] = {}
         while True:
             answer = self.call(service, operation, **request, **token)
@@ -73,10 +73,10 @@ class Api(Requests):
 
 
 def _classify(error: BaseException) -> Code:
-    """`fsd_aws.errors.classify`, and what is not settled yet is worth asking again."""
+    """`fsd_aws.errors.classify`, but an error that a new role or permission causes for some seconds is UNAVAILABLE."""
     if isinstance(error, sdk.ClientError):
         if any(words in str(error) for words in _SETTLING):
             return Code.UNAVAILABLE
-        if "already exist" in str(error).lower():  # Lambda says ResourceConflictException, as of a busy one
+        if "already exist" in str(error).lower():  # Lambda gives it the code of a busy function, ResourceConflictException
             return Code.ALREADY_EXISTS
     return errors.classify(error)

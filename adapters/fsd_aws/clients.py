@@ -1,7 +1,8 @@
-"""The SDK's clients, as all of this adapter makes them: one attempt a call, pools for core's threads, nothing at import.
+"""Makes the SDK's clients for the whole adapter. A client makes one attempt for each call, and has connections for all threads of fsd_core.
+Importing this module makes no client.
 
-botocore, not boto3 around it: the clients are the same, and a cold start is 20 to 40 ms shorter (benchmarks/object_clients.py: S3
-180 against 220 ms, with SNS and SQS 205 against 225 ms).
+This uses botocore, not boto3: the clients are the same, and a cold start is 20 to 40 ms shorter (benchmarks/object_clients.py: S3 in 180
+instead of 220 ms, with SNS and SQS in 205 instead of 225 ms).
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from botocore.credentials import Credentials
 from botocore.exceptions import NoCredentialsError
 
 from fsd_core.errors import InputError
-from fsd_core.proxies import shown
+from fsd_core.providers.proxies import shown
 
 __all__ = ["client", "credentials", "session", "source"]
 
 CONNECT_S = 5.0
-POOL = 32  # connections a client: core's 16 threads, a receiver, and room; they are opened when needed
-_creating = threading.Lock()  # a session is not thread-safe, its clients are
+POOL = 32  # connections of a client: for fsd_core's 16 threads, a receiver, and some more; opened when needed
+_creating = threading.Lock()  # clients are thread-safe, but a session is not
 
 
 @functools.lru_cache(maxsize=4)
@@ -33,47 +34,49 @@ def _session(environment: frozenset[tuple[str, str]]) -> Any:
 
 
 def session() -> Any:
-    """The process's session: credentials and service models are looked up once, and again when the variables AWS_* change."""
+    """This process's session of botocore. It looks up credentials and service models once, and again after a variable AWS_* changed."""
     return _session(frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
 
 
 def credentials() -> str:
-    """Which source of the SDK's chain has credentials, and for which region. Raises `NoCredentialsError` where none has.
+    """The source in the SDK's chain that has credentials, the key id (which is not secret), and the region.
 
-    Asks nobody but, on a machine of AWS's, the machine's own metadata service (a second at most). A key id is no secret.
+    On a machine in AWS it may ask the metadata service (up to 1 s); otherwise it makes no request. Raises `NoCredentialsError` without
+    credentials.
     """
     found = session().get_credentials()
     if found is None:
         raise NoCredentialsError
     profile = session().profile
-    told = [f"by {found.method}" + (f", profile {profile}" if profile else "")]
-    if type(found) is Credentials:  # others fetch the key from a service when it is first read
-        told.append(f"key id {found.access_key}")
-    return ", ".join([*told, f"region {session().get_config_variable('region') or 'none'}"])
+    parts = [f"by {found.method}" + (f", profile {profile}" if profile else "")]
+    if type(found) is Credentials:  # other classes request the key from a service when it is first read
+        parts.append(f"key id {found.access_key}")
+    return ", ".join([*parts, f"region {session().get_config_variable('region') or 'none'}"])
 
 
 def source() -> str:
-    """What names the credentials of this process, for people."""
+    """The variable or the profile that names this process's credentials, for error messages."""
     if os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
         return "AWS_WEB_IDENTITY_TOKEN_FILE"
     return f"profile {session().profile or 'default'} of {session().get_config_variable('config_file')}"
 
 
 def client(service: str, region: str | None = None, *, read_s: float = 60.0) -> Any:
-    """A client of one service. ``region`` None: the SDK's own chain. ``read_s``: silence of the service after which a call fails.
+    """A client of one service. ``region`` None: the SDK's chain decides. ``read_s``: a call fails after so many seconds without an answer.
 
-    Credentials come from the SDK's own chain, endpoints of emulators from AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_<SERVICE>.
+    Credentials come from the SDK's chain, endpoints of emulators from AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_<SERVICE>. Raises `InputError`
+    where an endpoint is malformed, and the SDK's errors.
     """
     config = Config(
         connect_timeout=CONNECT_S,
         read_timeout=read_s,
         max_pool_connections=POOL,
-        retries={"mode": "standard", "total_max_attempts": 1},  # the only retry layer is core's
+        retries={"mode": "standard", "total_max_attempts": 1},  # fsd_core repeats calls, so the SDK must not
     )
     try:
         with _creating:
             return session().create_client(service, region_name=region, config=config)
-    except json.JSONDecodeError:  # of a program that gives credentials
+    except json.JSONDecodeError:  # raised for the output of a credential program
         raise
-    except ValueError as error:  # which endpoints come from a profile is for botocore to know
-        raise InputError(f"AWS endpoint of {service}: {shown(str(error))}: expected http://HOST:PORT: look at {source()}") from error
+    except ValueError as error:  # botocore does not name the variable or profile of an endpoint
+        raise InputError(f"AWS endpoint of {service}: {shown(str(error))}: expected http://HOST:PORT: check {source()}") from error

@@ -1,4 +1,4 @@
-"""What AWS's errors mean: one table from the services' error codes to ours, one from the SDK's own exceptions."""
+"""The codes of AWS's errors: one table for the services' error codes, one for the SDK's exceptions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from fsd_core.driver import Code, Refused
-from fsd_core.providers import advise, http_code
+from fsd_core.providers.advice import advise
+from fsd_core.providers.http_codes import http_code
 
 __all__ = ["advice", "classify", "entry_code"]
 
@@ -21,7 +22,7 @@ _NAMES = {
         QueueDoesNotExist AWS.SimpleQueueService.NonExistentQueue NonExistentQueue ResourceNotFound ResourceNotFoundException
         TopicNotFound NoSuchLifecycleConfiguration NoSuchTagSet""",
     Code.ALREADY_EXISTS: """PreconditionFailed BucketAlreadyExists BucketAlreadyOwnedByYou EntityAlreadyExists
-        ResourceAlreadyExistsException QueueAlreadyExists QueueNameExists""",  # of PutObject with If-None-Match, 412: lost
+        ResourceAlreadyExistsException QueueAlreadyExists QueueNameExists""",  # 412: a PutObject with If-None-Match of a key that exists
     Code.DENIED: """ExpiredToken ExpiredTokenException TokenRefreshRequired InvalidClientTokenId InvalidAccessKeyId InvalidToken
         UnrecognizedClientException SignatureDoesNotMatch InvalidSignatureException RequestTimeTooSkewed RequestExpired
         MissingAuthenticationToken MissingAuthenticationTokenException NotAuthorized AuthorizationError AuthorizationErrorException
@@ -31,7 +32,7 @@ _NAMES = {
         InternalServerError ServiceUnavailable ServiceUnavailableException ServiceException RequestTimeout
         RequestTimeoutException EC2UnexpectedException ENILimitReachedException EFSIOException ResourceConflictException
         ResourceNotReadyException KMSInternalException IncompleteBody TemporaryRedirect
-        QueueDeletedRecently AWS.SimpleQueueService.QueueDeletedRecently""",  # 409 of PutObject with If-None-Match: try again
+        QueueDeletedRecently AWS.SimpleQueueService.QueueDeletedRecently""",  # 409 to PutObject with If-None-Match means: try again
     Code.TOO_LARGE: """EntityTooLarge MaxMessageLengthExceeded BatchRequestTooLong TooManyEntriesInBatchRequest
         AWS.SimpleQueueService.BatchRequestTooLong AWS.SimpleQueueService.TooManyEntriesInBatchRequest RequestTooLargeException
         RequestEntityTooLargeException BatchRequestTooLongException TooManyEntriesInBatchRequestException KeyTooLongError
@@ -47,11 +48,11 @@ _NAMES = {
         KMSInvalidStateException KMSNotFound KMSNotFoundException""",
 }
 _CODES = {name: code for code, names in _NAMES.items() for name in names.split()}
-_EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Code], ...] = (  # the first that fits
+_EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Code], ...] = (  # the first match counts
     ((sdk.NoCredentialsError, sdk.PartialCredentialsError, sdk.CredentialRetrievalError, sdk.NoAuthTokenError), Code.DENIED),
     ((sdk.TokenRetrievalError, sdk.SSOError, sdk.ProfileNotFound, sdk.UnauthorizedSSOTokenError), Code.DENIED),
     ((sdk.HTTPClientError, sdk.ConnectionError, sdk.IncompleteReadError, sdk.ResponseStreamingError), Code.UNAVAILABLE),
-    ((sdk.ChecksumError, sdk.FlexibleChecksumError), Code.UNAVAILABLE),  # damaged on its way: again may work
+    ((sdk.ChecksumError, sdk.FlexibleChecksumError), Code.UNAVAILABLE),  # the body was damaged in transit: another attempt may work
     ((sdk.ParamValidationError, sdk.NoRegionError, sdk.ValidationError, sdk.InvalidRegionError), Code.INVALID),
     (sdk.EndpointResolutionError, Code.INVALID),
     ((ConnectionError, TimeoutError, ResponseParserError, sdk.MetadataRetrievalError), Code.UNAVAILABLE),
@@ -59,7 +60,10 @@ _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], 
 
 
 def entry_code(name: str, sender_fault: bool = False, status: int = 0) -> Code:
-    """The code of a service's error code: of a whole call, or of one entry of a batch (``sender_fault`` then says whose fault)."""
+    """The `Code` for an error code of a service, which refused a whole call or one entry of a batch.
+
+    ``sender_fault``: the entry's field SenderFault; ``status``: the HTTP status of a call. Both matter for unknown error codes only.
+    """
     name = name.partition(":")[0]
     if name in _CODES:
         return _CODES[name]
@@ -71,7 +75,7 @@ def entry_code(name: str, sender_fault: bool = False, status: int = 0) -> Code:
 
 
 def classify(error: BaseException) -> Code:
-    """The code of any error that a driver of this provider raised."""
+    """The `Code` of an error that a driver of this provider raised; UNKNOWN for any other exception."""
     if isinstance(error, Refused):
         return error.code
     if isinstance(error, ClientError):
@@ -80,26 +84,29 @@ def classify(error: BaseException) -> Code:
     return next((code for kinds, code in _EXCEPTIONS if isinstance(error, kinds)), Code.UNKNOWN)
 
 
-_ADVICE = (  # words of an error, as a pattern, and what to do: the first that is found
+_ADVICE = (  # a pattern of an error's text, and what to do; the first match counts
     (
         r"NoCredentialsError",
         "no AWS credentials are found: run 'aws configure' or 'aws sso login', or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     ),
-    (r"PartialCredentialsError", "a key id and its secret belong together: set both there, or run 'aws configure' again"),
-    (r"SSOTokenLoadError", "nobody is signed in: run 'aws sso login'"),
-    (r"CredentialRetrievalError", "what should give the AWS credentials does not: mend it, or take them from elsewhere"),
+    (r"PartialCredentialsError", "a key id needs its secret: set both in the same place, or run 'aws configure' again"),
+    (r"SSOTokenLoadError", "no SSO session is active: run 'aws sso login'"),
+    (r"CredentialRetrievalError", "the source of the AWS credentials gives none: repair it, or use another source"),
     (
         r"InvalidConfigError|ConfigParseError|ConfigNotFound|UnknownCredentialError|InfiniteLoopConfigError",
-        "mend that file: AWS_CONFIG_FILE (~/.aws/config) or AWS_SHARED_CREDENTIALS_FILE (~/.aws/credentials)",
+        "repair the file of AWS_CONFIG_FILE (~/.aws/config) or AWS_SHARED_CREDENTIALS_FILE (~/.aws/credentials)",
     ),
     (
         r"ProxyConnectionError",
-        "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached: set another, or NO_PROXY",
+        "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached: set another proxy, or NO_PROXY",
     ),
-    (r"ProfileNotFound", "AWS_PROFILE names a profile that 'aws configure list-profiles' does not show: set another, or unset it"),
+    (
+        r"ProfileNotFound",
+        "AWS_PROFILE names a profile that 'aws configure list-profiles' does not list: set another, or unset it",
+    ),
     (
         r"ExpiredToken(Exception)?|TokenRefreshRequired|RequestExpired|TokenRetrievalError|\w*SSOToken\w*",
-        "the AWS credentials expired: get new ones ('aws sso login', or as you got these) and run again",
+        "the AWS credentials expired: get new ones ('aws sso login', or the way you got these) and run again",
     ),
     (
         r"RequestTimeTooSkewed|Signature expired|Signature not yet current",
@@ -107,29 +114,32 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
     ),
     (
         r"InvalidClientTokenId|InvalidAccessKeyId|UnrecognizedClientException|InvalidToken",
-        "AWS does not know these credentials: 'aws sts get-caller-identity' tells whose they are, if anybody's",
+        "AWS does not know these credentials: check them with 'aws sts get-caller-identity'",
     ),
     (r"SignatureDoesNotMatch|InvalidSignatureException", "the secret key does not belong to the access key id: copy both again"),
-    (r"NoRegionError|InvalidRegionError", "no AWS region is set, or none of that name: set [aws] region in fsd.toml, or AWS_REGION"),
+    (
+        r"NoRegionError|InvalidRegionError",
+        "no AWS region is set, or AWS has no region of that name: set [aws] region in fsd.toml, or AWS_REGION",
+    ),
     (
         r"PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraintException",
         "the bucket is in another region: set [aws] region to the one that the app was deployed in",
     ),
     (
         r"AccessDenied\w*|AuthorizationError\w*|NotAuthorized|Forbidden",
-        "the credentials lack a permission: docs/how-to-aws.md lists all that are needed; a change takes up to a minute",
+        "the credentials lack a permission: docs/how-to-aws.md lists the permissions; a change becomes active within a minute",
     ),
     (
         r"NoSuchBucket|QueueDoesNotExist|NonExistentQueue|NotFound|NotFoundException|ResourceNotFoundException",
-        "something of the app is gone, or in another region or account: 'fsd destroy', then 'fsd deploy --provider aws', makes it anew",
+        "a resource of the app is gone, or in another region or account: run 'fsd destroy', then 'fsd deploy --provider aws'",
     ),
     (
         r"EndpointConnectionError|ConnectTimeoutError",
-        "the service cannot be reached: look at the network, [aws] region, and AWS_ENDPOINT_URL if an emulator is meant",
+        "the service cannot be reached: check the network, [aws] region, and for an emulator AWS_ENDPOINT_URL",
     ),
 )
 
 
 def advice(error: BaseException | str) -> str | None:
-    """What to do about an error of AWS, in a line for people: see `fsd_core.providers.advise`."""
+    """One line on what a person can do about an error of AWS, or None without advice: see `fsd_core.providers.advice.advise`."""
     return advise(_ADVICE, error)

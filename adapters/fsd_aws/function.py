@@ -1,7 +1,8 @@
-"""The function, its role and its log group: making, updating, removing them.
+"""Makes, updates and removes the function, its role and its log group.
 
-The function is also the record of the app. Its environment says what there is (`RESOURCES`, the same that its workers read), and
-creating it is conditional on the service's side: of two clients that deploy at once, one decides the generation, and both use it.
+The function is also the record of the app: its environment variable `RESOURCES`, which its workers read, names the app's resources. If two
+clients create the function at the same time, only one of them succeeds. Its generation (see `fsd_aws.names`) becomes the app's, and both
+clients use that.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fsd_aws import RESOURCES, policy
+from fsd_aws import policy
 from fsd_aws.api import Api
 from fsd_aws.names import Names
 from fsd_aws.package import HANDLER, Package
+from fsd_aws.variables import RESOURCES
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers import recorded, told
+from fsd_core.providers.environment import from_record, to_environment
 
 __all__ = ["create", "guard", "make_log_group", "make_role", "read", "remove", "remove_around", "set_policy", "update"]
 
@@ -24,15 +26,18 @@ _POLICY = "fsd"  # the name of the role's one inline policy
 
 
 def read(api: Api, app: str, function: str) -> Resources | None:
-    """What the function says of its app; None where there is no function. `InputError`: it is somebody else's."""
+    """The resources that the function's environment names; None where the function does not exist.
+
+    Raises `InputError` where fsd did not make the function.
+    """
     found = api.find("lambda", "get_function_configuration", FunctionName=function)
     if found is None:
         return None
-    return recorded(found.get("Environment", {}).get("Variables", {}).get(RESOURCES), app, f"a function {function}")
+    return from_record(found.get("Environment", {}).get("Variables", {}).get(RESOURCES), app, f"a function {function}")
 
 
 def make_role(api: Api, app: str, role: str) -> str:
-    """The ARN of the function's role. `InputError`: a role of this name is somebody else's."""
+    """Make the function's role and return its ARN. Raises `InputError` where a role of this name is not the app's."""
     tags = [{"Key": policy.APP_TAG, "Value": app}]
     about = {"Description": f"The workers of app {app}, by fsd", "Tags": tags}
     made = api.call_unless(
@@ -45,20 +50,20 @@ def make_role(api: Api, app: str, role: str) -> str:
 
 
 def set_policy(api: Api, names: Names, bucket: str, function: str, role: str) -> None:
-    """Allow the role what workers do, and nothing else."""
+    """Give the role the permissions that workers need, and no others."""
     document = json.dumps(policy.worker(names, bucket, function))
     api.call("iam", "put_role_policy", RoleName=role, PolicyName=_POLICY, PolicyDocument=document)
 
 
 def make_log_group(api: Api, app: str, function: str) -> None:
-    """What functions print is kept for 14 days. Made here, so that workers need not be allowed to."""
+    """Make the log group, which keeps the functions' output for 14 days. Workers then need no permission to make one."""
     group = policy.log_group(function)
     api.call_unless(Code.ALREADY_EXISTS, "logs", "create_log_group", logGroupName=group, tags={policy.APP_TAG: app})
     api.call("logs", "put_retention_policy", logGroupName=group, retentionInDays=LOGS_KEPT_DAYS)
 
 
 def create(api: Api, resources: Resources, package: Package) -> bool:
-    """Create the function; False where another client was first."""
+    """Create the function; returns False where another client created it first."""
     made = api.call_unless(
         Code.ALREADY_EXISTS,
         "lambda",
@@ -72,7 +77,7 @@ def create(api: Api, resources: Resources, package: Package) -> bool:
 
 
 def update(api: Api, resources: Resources, package: Package | None = None) -> None:
-    """Give the function new code, if any, then the configuration that ``resources`` says; return when both are in force."""
+    """Send the function new code, if given, then its configuration with ``resources``; return when both are active."""
     function = {"FunctionName": resources.names["function"]}
     if package is not None:
         api.call("lambda", "update_function_code", **function, ZipFile=package.body)
@@ -82,17 +87,17 @@ def update(api: Api, resources: Resources, package: Package | None = None) -> No
 
 
 def guard(api: Api, resources: Resources) -> None:
-    """Set how often, how late and how many at once the function may run, and where launches go that Lambda gives up."""
+    """Set the limits of launches: retries, seconds in Lambda's queue, concurrency; and the queue for launches that Lambda drops."""
     names, function = Names.of(resources), {"FunctionName": resources.names["function"]}
     api.call(
         "lambda",
         "put_function_event_invoke_config",
         **function,
-        MaximumRetryAttempts=0,  # a worker that failed said why; a second one would find its rank claimed
+        MaximumRetryAttempts=0,  # a failed worker has reported its reason, and its rank remains claimed
         MaximumEventAgeInSeconds=60,
         DestinationConfig={"OnFailure": {"Destination": names.arn("sqs", names.failed)}},
     )
-    # Lambda ends a chain of 16 functions that start each other, in silence; ours ends by its depth and number.
+    # Without this Lambda stops a chain of 16 functions that start each other, without an error. Our launch tree ends by itself.
     api.call("lambda", "put_function_recursion_config", **function, RecursiveLoop="Allow")
     if reserved := resources.names["concurrency"]:
         api.call("lambda", "put_function_concurrency", **function, ReservedConcurrentExecutions=int(reserved))
@@ -108,12 +113,12 @@ def _configuration(resources: Resources) -> dict[str, Any]:
         "Handler": HANDLER,
         "MemorySize": int(names["memory_mb"]),
         "Timeout": int(names["timeout_s"]),
-        "Environment": {"Variables": {RESOURCES: told(resources)}},
+        "Environment": {"Variables": {RESOURCES: to_environment(resources)}},
     }
 
 
 def _settle(api: Api, function: str) -> None:
-    """Return when the function is active and its last update is done. Raises `DriverError` where Lambda says that it failed."""
+    """Return when the function is active and its last update is done. Raises `DriverError` where the update failed."""
 
     def check() -> bool | None:
         now = api.call("lambda", "get_function_configuration", FunctionName=function)
@@ -126,13 +131,13 @@ def _settle(api: Api, function: str) -> None:
 
 
 def remove(api: Api, function: str) -> list[str]:
-    """Remove the function."""
+    """Remove the function. Returns one line of text that names it; an empty list where it did not exist."""
     gone = api.find("lambda", "delete_function", FunctionName=function)
     return [] if gone is None else [f"function {function}"]
 
 
 def remove_around(api: Api, app: str, function: str, role: str) -> list[str]:
-    """Remove the function's log group, and its role if fsd made it."""
+    """Remove the function's log group, and its role if fsd made it. Returns one line of text for each removed resource."""
     removed = []
     found = api.find("iam", "get_role", RoleName=role)
     if found is not None and {"Key": policy.APP_TAG, "Value": app} in found["Role"].get("Tags", ()):

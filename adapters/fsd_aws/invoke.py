@@ -1,7 +1,7 @@
-"""Lambda: invoke is one asynchronous Invoke, which the service accepts before it knows whether the function will run.
+"""Lambda: a launch is one asynchronous Invoke. The service accepts it before it knows whether the function will run.
 
-What became of an accepted launch shows only later: an event that was throttled for MaximumEventAgeInSeconds, or whose function
-failed, goes to the queue ``failed`` (the function's on-failure destination). `AwsInvoker.failures` looks there.
+Failures appear later: an event that was throttled for MaximumEventAgeInSeconds, or whose function failed, goes to the queue ``failed``
+(the function's on-failure destination). `AwsInvoker.failures` reads that queue.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-from fsd_aws import RESOURCES
 from fsd_aws.clients import client
 from fsd_aws.errors import classify
 from fsd_aws.names import Names
-from fsd_core.checks import check_payload
+from fsd_aws.variables import RESOURCES
 from fsd_core.driver import WORKER, Code, Failure, InvokeLimits, Resources
-from fsd_core.retry import Retry
-from fsd_core.wrappers.meter import Meter
+from fsd_core.providers.checks import check_payload
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
 
 __all__ = ["AwsInvoker", "AwsLaunch"]
 
 PAYLOAD_BYTES = 256 << 10
-_CODES = {"EventAgeExceeded": Code.THROTTLED}  # it waited all that time for room; any other condition: the function failed
+_CODES = {"EventAgeExceeded": Code.THROTTLED}  # the event found no free function in time; any other condition: the function failed
 
 
 class AwsLaunch:
@@ -39,52 +39,57 @@ class AwsLaunch:
         self._failures = failures
 
     def poll(self) -> Code | None:
-        """The code once Lambda gave the event up and `AwsInvoker.failures` saw it."""
+        """None, until `AwsInvoker.failures` has read that Lambda dropped the event; then the code of the error."""
         return self._failures.codes.get(self.request)
 
 
 class _Failures:
-    """The queue of failed launches. Clients of several runs read it: who looks leaves it as it is, who takes removes only its own."""
+    """The queue of failed launches. Clients of several runs share it: each removes only the failures of its own run."""
 
     def __init__(self, url: str, region: str) -> None:
         self._url = url
         self._region = region
-        self.codes: dict[str, Code] = {}  # by request: what was seen, taken or not
+        self.codes: dict[str, Code] = {}  # request id -> code: all failures that were read, also those of other runs
 
     @cached_property
     def sqs(self) -> Any:
-        """The client, made when it is first asked: most workers never are."""
+        """The SQS client. The first use makes it, since most workers never use it."""
         return client("sqs", self._region, read_s=15.0)
 
     def take(self, wanted: Callable[[bytes], bool]) -> list[Failure]:
-        """Those of whose payload ``wanted`` is true, which are removed."""
-        taken = [(handle, failure) for handle, failure in self._receive() if wanted(failure.payload)]
-        if taken:
-            entries = [{"Id": str(number), "ReceiptHandle": handle} for number, (handle, _) in enumerate(taken)]
-            self.sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
-        return [failure for _, failure in taken]
+        """Remove and return the failures for whose payload ``wanted`` is true.
 
-    def _receive(self) -> list[tuple[str, Failure]]:
+        Messages of other programs are removed too: otherwise they would fill the next receives.
+        """
+        found = [(handle, failure) for handle, failure in self._receive() if failure is None or wanted(failure.payload)]
+        if found:
+            entries = [{"Id": str(number), "ReceiptHandle": handle} for number, (handle, _) in enumerate(found)]
+            self.sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
+        return [failure for _, failure in found if failure is not None]
+
+    def _receive(self) -> list[tuple[str, Failure | None]]:
         answer = self.sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, VisibilityTimeout=1)
-        found = []
-        for message in answer.get("Messages", ()):
-            with suppress(ValueError, KeyError, TypeError, AttributeError):  # whatever is no record of Lambda's tells nothing
-                record = json.loads(message["Body"])
-                code = _CODES.get(record["requestContext"]["condition"], Code.UNAVAILABLE)
-                found.append((message["ReceiptHandle"], _failure(record)))
-                self.codes[record["requestContext"]["requestId"]] = code
-        return found
+        return [(message["ReceiptHandle"], self._read(message["Body"])) for message in answer.get("Messages", ())]
+
+    def _read(self, body: str) -> Failure | None:
+        """The failure that a record of Lambda describes; `None` where the text is not a record of Lambda."""
+        with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            record = json.loads(body)
+            failure = _failure(record)
+            self.codes[failure.nonce] = _CODES.get(record["requestContext"]["condition"], Code.UNAVAILABLE)
+            return failure
+        return None
 
     def close(self) -> None:
-        """Close the connections, if there are any."""
+        """Close the client, if it was made."""
         if "sqs" in vars(self):
             self.sqs.close()
 
 
 def _failure(record: Mapping[str, Any]) -> Failure:
-    """One of Lambda's invocation records (dg/invocation-async-retain-records.html)."""
-    context, said = record["requestContext"], record.get("responsePayload") or {}
-    why = " ".join(str(said.get("errorMessage") or context["condition"]).split())
+    """The failure in one of Lambda's invocation records (dg/invocation-async-retain-records.html)."""
+    context, answer = record["requestContext"], record.get("responsePayload") or {}
+    why = " ".join(str(answer.get("errorMessage") or context["condition"]).split())
     return Failure(json.dumps(record["requestPayload"]).encode(), context["requestId"], f"the function ended: {why}")
 
 
@@ -98,7 +103,7 @@ class AwsInvoker:
         self._lambda = client("lambda", names["region"])
         self._failures = _Failures(names["queue_url_prefix"] + Names.of(resources).failed, names["region"])
 
-    def _ask(self) -> InvokeLimits:
+    def _make_limits(self) -> InvokeLimits:
         return InvokeLimits(
             payload_bytes=PAYLOAD_BYTES,
             concurrency=self._concurrency(),
@@ -107,42 +112,45 @@ class AwsInvoker:
             source="https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: asynchronous payloads 1 MB since October 2025 "
             "and 256 KB before, which every region takes",
             as_of="2025-11-01",
-            failures="asked",
-            process_bytes=104 << 20,  # botocore's service models are most of it
-            start_s=5.0,  # the slow hundredth of 1,000 cold starts at once was 2.6 s (eu-west-1, June 2022)
+            failures="queue",
+            process_bytes=104 << 20,  # memory of the runtime and imports, mostly botocore's service models
+            start_s=5.0,  # the 99th percentile of 1,000 cold starts at once was 2.6 s (eu-west-1, June 2022)
         )
 
-    # The account is asked for its quota when a client first wants to know; in a function nobody does, and no request is made.
-    limits: InvokeLimits = cached_property(_ask)  # type: ignore[assignment]
+    # A client requests the account's quota when it first reads the limits; a function makes no request.
+    limits: InvokeLimits = cached_property(_make_limits)  # type: ignore[assignment]
 
     def _concurrency(self) -> int | None:
         if reserved := self._names["concurrency"]:
             return int(reserved)
         if RESOURCES in os.environ:
             return None
-        account = Retry(time.time() + 30, Meter()).call(self, "the account's quota of functions at once", self._lambda.get_account_settings)
+        account = Retry(time.time() + 30, Meter()).call(self, "the quota of concurrent functions", self._lambda.get_account_settings)
         return int(account["AccountLimit"]["UnreservedConcurrentExecutions"])
 
     def invoke(self, function: str, payload: bytes) -> AwsLaunch:
-        """Queue an event for the function."""
+        """Queue an event for the function. Raises `Refused` for a payload over the limit, and the SDK's errors."""
         check_payload(PAYLOAD_BYTES, payload)
         name = self._names["function"] if function == WORKER else function
         answer = self._lambda.invoke(FunctionName=name, InvocationType="Event", Payload=payload)
         return AwsLaunch(answer["ResponseMetadata"]["RequestId"], self._failures)
 
     def failures(self, take: Callable[[bytes], bool]) -> list[Failure]:
-        """What lies in the queue ``failed`` of whose payload ``take`` is true: launches given up, functions that died. Up to 10 a call."""
+        """Remove and return up to 10 failures from the queue ``failed`` for whose payload ``take`` is true.
+
+        A failure is a launch that Lambda dropped, or a function that died.
+        """
         return self._failures.take(take)
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_aws.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_aws.errors.classify`."""
         return classify(error)
 
     def native(self) -> Any:
-        """The client."""
+        """The SDK's client of Lambda."""
         return self._lambda
 
     def close(self) -> None:
-        """Close the connections. Functions run on."""
+        """Close the connections. Functions continue to run."""
         self._lambda.close()
         self._failures.close()

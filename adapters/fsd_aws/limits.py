@@ -1,4 +1,4 @@
-"""What the services take, as data. No SDK is needed to read it."""
+"""The services' limits, as data, without the SDK."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from fsd_core.driver import MessageLimits, ObjectLimits
 __all__ = ["OBJECTS", "TARGET_CHARS", "messages"]
 
 TARGET_CHARS = 12  # the longest "SLOT.RANK"
-# SNS counts names, types and values of attributes: "target", "String" and its value; and "body", "Binary" and the body's one character.
+# SNS counts the names, types and values of attributes: "target", "String" and its value; also "body", "Binary", and the message's one
+# character.
 _TEXT_OVERHEAD = len("targetString") + TARGET_CHARS
 _BINARY_OVERHEAD = _TEXT_OVERHEAD + len("bodyBinary") + 1
 
 OBJECTS = ObjectLimits(
-    object_bytes=5 << 30,  # of one PutObject; larger ones take a multipart upload
+    object_bytes=5 << 30,  # the limit of one PutObject; larger objects would need a multipart upload
     delete_keys=1000,
     page_keys=1000,
-    poll_s=0.02,  # about what a GET of a missing key takes
+    poll_s=0.02,  # a GET of a missing key takes about as long
     source="https://docs.aws.amazon.com/general/latest/gr/s3.html, API_DeleteObjects, API_ListObjectsV2",
     as_of="2025-11-01",
 )
 
 
 def messages(body: Literal["binary", "text"], message_kb: int, lease_s: float) -> MessageLimits:
-    """Of topics whose MaximumMessageSize is ``message_kb`` KiB and queues whose visibility is ``lease_s``.
+    """The limits of an app's queues. ``message_kb``: MaximumMessageSize of the topics in KiB; ``lease_s``: visibility time-out of the
+    queues in seconds.
 
-    MaximumMessageSize, 256 KiB unless set and at most 1 MiB, bounds a whole PublishBatch as well as each entry. An SQS
-    queue takes 1 MiB.
+    MaximumMessageSize (256 KiB by default, 1 MiB at most) limits a whole PublishBatch as well as each entry. An SQS queue accepts 1 MiB.
     """
     overhead = _BINARY_OVERHEAD if body == "binary" else _TEXT_OVERHEAD
     return MessageLimits(

@@ -1,9 +1,9 @@
-"""SNS topics to SQS queues, one a rank and slot: publish is one PublishBatch, receive one ReceiveMessage, ack one DeleteMessageBatch.
+"""SNS topics and SQS queues, one queue for each rank of a slot.
 
-Every queue is subscribed, with raw delivery, to its topic with a filter on the attribute ``target`` (`fsd_aws.names`), so
-one publish reaches as many ranks as have a subscription there. SNS and SQS bodies are Unicode text; bytes travel in a
-binary attribute beside a body of one character, or, where an emulator cannot do that, as text in the body:
-``names["body"]`` says which.
+A publish is one PublishBatch, a receive one ReceiveMessage, an ack one DeleteMessageBatch. Every queue has a raw-delivery subscription to
+its topic with a filter on the attribute ``target`` (`fsd_aws.names`), so one publish reaches all ranks of the topic. SNS and SQS bodies are
+Unicode text: bytes travel in a binary attribute beside a body of one character, or as base64 text in the body where an emulator does not
+support binary attributes. ``names["body"]`` is ``binary`` or ``text``.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from fsd_aws import limits
 from fsd_aws.clients import client
 from fsd_aws.errors import classify, entry_code
 from fsd_aws.names import BODY, TARGET, Names, target
-from fsd_core.checks import check_ack, check_publish, check_receive
 from fsd_core.driver import Code, Delivery, Message, MessageLimits, Rejected, Resources
+from fsd_core.providers.checks import check_ack, check_publish, check_receive
 
 __all__ = ["AwsMessages"]
 
-_GONE = frozenset({"ReceiptHandleIsInvalid"})  # of a delete: the message went already, or was delivered again
+_GONE = frozenset({"ReceiptHandleIsInvalid"})  # errors of a delete: the message is gone, or was delivered again
 
 
 class AwsMessages:
@@ -40,11 +40,11 @@ class AwsMessages:
         self._sqs = client("sqs", names["region"], read_s=self.limits.wait_s + 15.0)
 
     def route(self, rank: int) -> int:
-        """The topic's number: messages to ranks with a subscription of one topic may share a publish."""
+        """The number of the rank's topic: messages to ranks of one topic may share a publish."""
         return self._names.shard(rank)
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
-        """One `Rejected` for each entry that SNS refused. What is over a limit is refused here, before the network."""
+        """Send messages; returns one `Rejected` for each that SNS refused. Raises `Refused` over a limit, before any request."""
         check_publish(self.limits, messages, self.route)
         answer = self._sns.publish_batch(
             TopicArn=self._names.topic_arn(self._slot, messages[0].rank),
@@ -59,16 +59,16 @@ class AwsMessages:
         return {"Message": "-", "MessageAttributes": {**to, BODY: {"DataType": "Binary", "BinaryValue": message.body}}}
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
-        """Up to ``limit`` messages. SQS waits whole seconds: ``wait_s`` is rounded up, and 0 stays 0, a short poll.
+        """Return up to ``limit`` messages. SQS waits whole seconds, so ``wait_s`` is rounded up; 0 returns at once (a short poll).
 
-        Rounded up, since a wait cut to 0 would turn core's last fraction of a second into a storm of empty requests.
+        If it were rounded down, a last wait of less than 1 s would become many empty requests.
         """
         check_receive(self.limits, limit, wait_s)
         answer = self._sqs.receive_message(
             QueueUrl=self._url(rank),
             MaxNumberOfMessages=limit,
             WaitTimeSeconds=math.ceil(wait_s),
-            VisibilityTimeout=self._lease_s,  # said each time: a change of the queue's own takes a minute to be known everywhere
+            VisibilityTimeout=self._lease_s,  # in each request: a change of the queue's attribute takes a minute
             MessageAttributeNames=[BODY] if self._binary else [],
         )
         return [Delivery(message["ReceiptHandle"], self._body(message)) for message in answer.get("Messages", ())]
@@ -77,14 +77,12 @@ class AwsMessages:
         return self._urls + self._names.queue(self._slot, rank)
 
     def _body(self, message: Mapping[str, Any]) -> bytes:
-        attribute = message.get("MessageAttributes", {}).get(BODY) if self._binary else None
-        body: bytes = (
-            message["Body"].encode() if attribute is None else attribute["BinaryValue"]
-        )  # without it, it is not ours: core drops it
-        return body
+        attribute = message.get("MessageAttributes", {}).get(BODY, {}) if self._binary else {}
+        body: bytes | None = attribute.get("BinaryValue")
+        return message["Body"].encode() if body is None else body  # else another program's, which core drops
 
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
-        """Remove deliveries for good. One that is gone, or was delivered again, is no refusal."""
+        """Remove deliveries. A message that is gone, or was delivered again, is not reported as refused."""
         check_ack(self.limits, tokens)
         answer = self._sqs.delete_message_batch(
             QueueUrl=self._url(rank), Entries=[{"Id": str(number), "ReceiptHandle": token} for number, token in enumerate(tokens)]
@@ -92,11 +90,11 @@ class AwsMessages:
         return _rejected(answer, _GONE)
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_aws.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_aws.errors.classify`."""
         return classify(error)
 
     def native(self) -> Mapping[str, Any]:
-        """The clients: ``sns`` and ``sqs``."""
+        """The SDK's clients, by ``sns`` and ``sqs``."""
         return {"sns": self._sns, "sqs": self._sqs}
 
     def close(self) -> None:

@@ -1,21 +1,21 @@
-"""What everything of an app is called: pure functions of (app, generation, slot, rank, account, region). No request is made.
+"""The names of an app's resources: pure functions of app, generation, slot, rank, account and region. They make no request.
 
-The keys of `Resources.names`, all strings, written by `fsd_aws.provision` and enough for every driver:
+The keys of `Resources.names`, all strings; `fsd_aws.provision` writes them, and a driver needs only these:
 
 ==================  ===================================================================================================
-region, account     where, and whose
+region, account     the region and the account of all resources
 partition           ``aws``, ``aws-cn``, ``aws-us-gov``
-generation          8 hexadecimal digits, new whenever queues or topics are made anew: a deleted queue's name is blocked for 60 s
-queue_url_prefix    a queue's URL without the queue's name, as the service gave it (`url_prefix`): emulators have forms of their own
-bucket, function    their names
-body                ``binary`` (attribute `BODY`) or ``text`` (the body itself, base64 by core)
+generation          8 hexadecimal digits, new for each set of queues and topics: SQS blocks a deleted queue's name for 60 s
+queue_url_prefix    a queue's URL without the queue's name (`url_prefix`), from the service: emulators have other forms
+bucket, function    the names of the bucket and the function
+body                ``binary`` (attribute `BODY`) or ``text`` (the body itself, which fsd_core encodes as base64)
 message_kb          the topics' MaximumMessageSize in KiB: 256 to 1024
-lease_s             visibility of a delivery: whole seconds
-memory_mb, ...      whatever else provision and invoke agree on
+lease_s             the visibility time-out of a delivery in whole seconds
+memory_mb, ...      further settings of the function
 ==================  ===================================================================================================
 
-Topics are those of a slot, so that one publish reaches up to 200 ranks and adding slots moves nothing: a topic holds
-`ranks_per_topic` subscriptions, one a rank, each with the filter policy ``{"target": ["SLOT.RANK"]}`` (`filter_policy`).
+Each slot has its own topics, so one publish reaches up to 200 ranks, and adding a slot does not change the other slots. A topic holds
+`ranks_per_topic` subscriptions, one for each rank, with the filter policy ``{"target": ["SLOT.RANK"]}`` (`filter_policy`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import json
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import attrs
 
 from fsd_core.driver import Resources
 
@@ -43,18 +44,18 @@ __all__ = [
     "url_prefix",
 ]
 
-TARGET = "target"  # the message attribute that subscriptions filter on: String
-BODY = "body"  # the message attribute that carries the body where names["body"] is binary: Binary
+TARGET = "target"  # a String attribute of messages: subscriptions filter by it
+BODY = "body"  # a Binary attribute: it carries the body where names["body"] is binary
 _BUCKET_CHARS = 63
 
 
 def new_generation() -> str:
-    """A fresh generation."""
+    """A new random generation."""
     return secrets.token_hex(4)
 
 
 def target(slot: int, rank: int) -> str:
-    """The value of attribute `TARGET` of a message to a rank."""
+    """The value of the attribute `TARGET` in a message to a rank."""
     return f"{slot}.{rank}"
 
 
@@ -64,38 +65,38 @@ def filter_policy(slot: int, rank: int) -> str:
 
 
 def ranks_per_topic(message_kb: int) -> int:
-    """Subscriptions of one topic: 200 filter policies a topic, 100 subscriptions where MaximumMessageSize is above 256 KiB."""
+    """The subscriptions of one topic: SNS allows 200 filter policies, and 100 subscriptions where MaximumMessageSize is above 256 KiB."""
     return 200 if message_kb <= 256 else 100
 
 
 def bucket(app: str, account: str, region: str) -> str:
-    """The default name of the app's bucket, at most 63 characters: a long app's name is cut and its hash added."""
-    name, most = app, _BUCKET_CHARS - len(f"fsd--{account}-{region}")
-    if len(name) > most:
-        name = f"{app[: most - 7].rstrip('-')}-{hashlib.sha256(app.encode()).hexdigest()[:6]}"
+    """The default name of the app's bucket, at most 63 characters: a long app name is cut, and a hash is appended."""
+    name, room = app, _BUCKET_CHARS - len(f"fsd--{account}-{region}")
+    if len(name) > room:
+        name = f"{app[: room - 7].rstrip('-')}-{hashlib.sha256(app.encode()).hexdigest()[:6]}"
     return f"fsd-{name}-{account}-{region}"
 
 
 def function(app: str) -> str:
-    """The function that runs workers."""
+    """The name of the function that runs workers."""
     return f"fsd-{app}"
 
 
 def role(app: str, region: str) -> str:
-    """The function's role; roles belong to no region, so its name has one."""
+    """The name of the function's role. A role does not belong to a region, so its name includes the region."""
     return f"fsd-{app}-{region}"
 
 
 def url_prefix(url: str, queue: str) -> str:
-    """What all queue URLs start with, from the URL of one ``queue``."""
+    """The part that all queue URLs begin with, from the ``url`` of one ``queue``. Raises `ValueError` if it does not end in ``queue``."""
     if not url.endswith(f"/{queue}"):
-        raise ValueError(f"queue URL {url!r} does not end in /{queue}")
+        raise ValueError(f"queue URL {url!r}: expected it to end in /{queue}")
     return url.removesuffix(queue)
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Names:
-    """Queues and topics of one generation of an app."""
+    """The queues and topics of one generation of an app."""
 
     app: str
     region: str
@@ -106,7 +107,7 @@ class Names:
 
     @staticmethod
     def of(resources: Resources) -> Names:
-        """From what `fsd_aws.provision` wrote."""
+        """The names in ``resources``, as `fsd_aws.provision` wrote them."""
         names = resources.names
         return Names(
             resources.app,
@@ -130,7 +131,7 @@ class Names:
 
     @property
     def dead(self) -> str:
-        """Where every subscription puts what it could not deliver: one queue, since `TARGET` stays with a message and says whose it was."""
+        """The app's only queue for messages that a subscription could not deliver. A message's attribute `TARGET` names its rank."""
         return self._name("dead")
 
     @property
@@ -139,7 +140,7 @@ class Names:
         return self._name("failed")
 
     def shard(self, rank: int) -> int:
-        """Which of its slot's topics reaches a rank."""
+        """The number of the slot's topic that reaches a rank."""
         return rank // ranks_per_topic(self.message_kb)
 
     def topic(self, slot: int, rank: int) -> str:
@@ -147,16 +148,16 @@ class Names:
         return self._name(slot, f"t{self.shard(rank)}")
 
     def topic_arn(self, slot: int, rank: int) -> str:
-        """Its ARN."""
+        """The ARN of the topic that reaches a rank."""
         return self.arn("sns", self.topic(slot, rank))
 
     def topics(self, ranks: int, slots: int) -> Iterator[str]:
-        """Every topic, each once."""
+        """All topics of all slots, without duplicates."""
         for slot in range(slots):
             yield from dict.fromkeys(self.topic(slot, rank) for rank in range(ranks))
 
     def queues(self, ranks: int, slots: int) -> Iterator[str]:
-        """Every rank's queue."""
+        """The queue of every rank of every slot."""
         for slot in range(slots):
             yield from (self.queue(slot, rank) for rank in range(ranks))
 
@@ -165,6 +166,8 @@ _OWN = r"fsd-{app}-(?P<generation>[0-9a-f]{{8}})-(\d+-(\d+|t\d+)|failed|dead)"
 
 
 def generation_of(app: str, name: str) -> str | None:
-    """The generation of a queue or topic of ``app``; None of any other: "fsd-a-" is also how names of an app "a-b" start."""
+    """The generation in the name of a queue or topic of ``app``; None for the name of another app. The prefix does not decide: "fsd-a-"
+    also begins the names of an app "a-b".
+    """
     match = re.fullmatch(_OWN.format(app=re.escape(app)), name)
     return match["generation"] if match else None

@@ -1,11 +1,11 @@
 """One S3 bucket as the object store: one call is one request.
 
-Why botocore and not obstore (Rust, Arrow's object_store), both measured by benchmarks/object_clients.py on two cores. obstore
-is lighter: import and client 10 ms against 180 ms alone, but 170 against 205 ms (37 ms) beside the SNS and SQS clients that a
-worker of the queue channel has anyway; a request of 1 KB costs 0.25 ms of CPU against 1.2 ms, one of 1 MB 0.9 against 2-2.5
-ms. It does not keep the contract: a 409 to a conditional create (another is under way: try again) is reported as "already
-exists", so a rank could go unclaimed; 503 SlowDown and 500 differ only in the text of the message; a prefix matches whole segments
-("a" does not list "ab"); and it knows no profiles and no SSO, so a client would need botocore's credentials all the same.
+Why botocore and not obstore (Rust, Arrow's object_store)? Both were measured by benchmarks/object_clients.py on two cores. obstore is
+lighter: import and client take 10 instead of 180 ms alone, or 170 instead of 205 ms with the SNS and SQS clients of a queue channel's
+worker. A request of 1 KB costs 0.25 instead of 1.2 ms of processor time, one of 1 MB 0.9 instead of 2 to 2.5 ms. But obstore breaks the
+contract: it reports a 409 to a conditional create (another create is running: try again) as "already exists", so a rank could stay
+unclaimed; only the text of its error shows whether the status was 503 SlowDown or 500; its prefixes match whole segments ("a" does not list
+"ab"); and it supports neither profiles nor SSO, so a client would need botocore for its credentials.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from botocore.exceptions import ClientError
 from fsd_aws.clients import client
 from fsd_aws.errors import classify, entry_code
 from fsd_aws.limits import OBJECTS
-from fsd_core.checks import check_delete, check_put, check_range
 from fsd_core.driver import Code, Page, Rejected, Resources
+from fsd_core.providers.checks import check_delete, check_put, check_range
 
 __all__ = ["AwsObjects"]
 
@@ -36,33 +36,35 @@ class AwsObjects:
         self._s3 = client("s3", resources.names["region"], read_s=20.0)
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
-        """Write the object. With ``if_absent``, S3 answers 412 where it is there, 409 where another create is under way: again."""
+        """Write the object. With ``if_absent``, S3 answers 412 if the object exists, and 409 while another create runs, which fsd_core
+        retries.
+        """
         check_put(self.limits, key, body)
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         self._s3.put_object(Bucket=self._bucket, Key=key, Body=body if isinstance(body, bytes | bytearray) else bytes(body), **condition)
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes [start, end) of the object."""
+        """The bytes [start, end) of the object, by default all. Raises `ClientError` where it does not exist."""
         first = check_range(key, start, end)
-        empty = end is not None and end == first  # HTTP has no empty range: ask for a byte, to learn whether the key is there
+        empty = end is not None and end == first  # HTTP has no empty range: a request for one byte shows whether the key exists
         last = "" if end is None else max(first, end - 1)
         asked = {} if first == 0 and end is None else {"Range": f"bytes={first}-{last}"}
         try:
             body: bytes = self._s3.get_object(Bucket=self._bucket, Key=key, **asked)["Body"].read()
         except ClientError as error:
-            if error.response["Error"]["Code"] == "InvalidRange":  # 416: the object is there and ends before ``start``
+            if error.response["Error"]["Code"] == "InvalidRange":  # 416: the object exists and ends before ``start``
                 return b""
             raise
         return b"" if empty else body
 
     def list(self, prefix: str, page: str | None = None) -> Page:
-        """The next keys, in ascending order; a page is S3's continuation token."""
+        """One page of the keys with ``prefix``, in ascending order. ``page`` is S3's continuation token."""
         after = {} if page is None else {"ContinuationToken": page}
         answer = self._s3.list_objects_v2(Bucket=self._bucket, Prefix=prefix, MaxKeys=self.limits.page_keys, **after)
         return Page([entry["Key"] for entry in answer.get("Contents", ())], answer.get("NextContinuationToken"))
 
     def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:
-        """Remove the objects; one `Rejected` for each that S3 could not remove."""
+        """Remove the objects. Returns one `Rejected` for each object that S3 could not remove."""
         check_delete(self.limits, keys)
         answer = self._s3.delete_objects(Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
         places = defaultdict(list)
@@ -75,11 +77,11 @@ class AwsObjects:
         ]
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_aws.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_aws.errors.classify`."""
         return classify(error)
 
     def native(self) -> Any:
-        """The client."""
+        """The SDK's client of S3."""
         return self._s3
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The function's package, as Lambda takes it: `fsd_core.package` for its interpreters, its C libraries and its limits."""
+"""The function's package for Lambda: `fsd_core.providers.package` with Lambda's interpreters, C libraries and limits."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import sys
 from pathlib import Path
 
 from fsd_aws.settings import RUNTIMES
-from fsd_core import package as core
-from fsd_core.home import home_folder
-from fsd_core.package import Package, Recipe, Wheels
+from fsd_core.common.home import home_folder
+from fsd_core.providers import package as core
+from fsd_core.providers.package import Package, Recipe, Wheels
 
 __all__ = ["HANDLER", "Package", "build", "digest", "stub"]
 
 HANDLER = "fsd_aws.handler.handler.handler"
-MOST_BYTES = 250 << 20  # unzipped: https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html, 2025-11
-MOST_ZIPPED = 50 << 20  # of a zip that comes with the request; a larger one would have to go through a bucket
-_GLIBC = {"python3.11": 26, "python3.12": 34, "python3.13": 34}  # 2.x of Amazon Linux 2 and 2023
+MAX_BYTES = 250 << 20  # unzipped: https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html, 2025-11
+MAX_ZIPPED_BYTES = 50 << 20  # of a zip in the request; a larger zip would need a bucket
+_GLIBC = {"python3.11": 26, "python3.12": 34, "python3.13": 34}  # glibc 2.x of Amazon Linux 2 and 2023
 _CLIENT_ONLY = tuple(f"fsd_aws/{name}.py" for name in ("api", "function", "package", "policy", "provision", "queues", "settings"))
 
 
 def digest(runtime: str) -> str:
-    """What identifies the package that `build` would make. Quick: nothing is installed."""
+    """The digest of the package that `build` would make. It installs nothing, so it is quick."""
     return _recipe(runtime).digest
 
 
@@ -40,8 +40,8 @@ def _recipe(runtime: str) -> Recipe:
         files=_sources(),
         wheels=Wheels(_requirements(), runtime.removeprefix("python"), core.manylinux(_GLIBC[runtime])),
         platform="Lambda",
-        most_zipped=MOST_ZIPPED,
-        most_unzipped=MOST_BYTES,
+        max_zipped=MAX_ZIPPED_BYTES,
+        max_unzipped=MAX_BYTES,
     )
 
 

@@ -1,7 +1,7 @@
-"""Who may do what: every policy as a document, the exact actions on the exact resources of one app.
+"""Permissions as policy documents: the exact actions on the exact resources of one app.
 
-`worker` is the function's role, `client` what ``fsd run`` needs on a deployed app, `deployer` what ``fsd deploy`` and ``fsd destroy``
-need on top. A test holds each against the calls that are made.
+`worker` is for the function's role, `client` for ``fsd run`` on a deployed app, `deployer` for ``fsd deploy``, ``fsd destroy`` and ``fsd
+run``. A test compares each policy with the requests that fsd makes.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from fsd_aws.names import Names
 
 __all__ = ["APP_TAG", "client", "deployer", "log_group", "queue", "trust", "worker"]
 
-APP_TAG = "fsd:app"  # on everything that an app is made of
+APP_TAG = "fsd:app"  # the tag of all resources of an app
 Document = dict[str, Any]
 
 
 def log_group(function: str) -> str:
-    """Where Lambda writes what a function prints."""
+    """The log group of a function's output."""
     return f"/aws/lambda/{function}"
 
 
 def trust() -> Document:
-    """The role's trust policy: Lambda may take it."""
+    """The trust policy of the function's role: Lambda may assume it."""
     return _document([_allow("Take", ["sts:AssumeRole"], None) | {"Principal": {"Service": "lambda.amazonaws.com"}}])
 
 
 def queue(names: Names, queue: str, topics: str) -> Document:
-    """A queue's policy: topics of this app alone may send. ``topics``: the pattern of their names."""
+    """The policy of a queue: only topics of this app may send. ``topics``: the pattern of their names."""
     statement = _allow("Topics", ["sqs:SendMessage"], names.arn("sqs", queue)) | {"Principal": {"Service": "sns.amazonaws.com"}}
     return _document([statement | {"Condition": {"ArnLike": {"aws:SourceArn": names.arn("sns", topics)}}}])
 
 
 def worker(names: Names, bucket: str, function: str) -> Document:
-    """The function's role."""
+    """The policy of the function's role."""
     return _document(
         [
             _allow("Publish", ["sns:Publish"], names.arn("sns", _all(names))),
             _allow("Receive", ["sqs:ReceiveMessage", "sqs:DeleteMessage"], names.arn("sqs", _all(names))),
-            _allow("Failed", ["sqs:SendMessage"], names.arn("sqs", names.failed)),  # by Lambda, as the function's destination
+            _allow("Failed", ["sqs:SendMessage"], names.arn("sqs", names.failed)),  # Lambda sends there with the function's role
             _allow("Objects", ["s3:GetObject", "s3:PutObject"], _bucket(names, bucket, "/*")),
-            _allow("Missing", ["s3:ListBucket"], _bucket(names, bucket)),  # without it a missing key is 403 and not 404
+            _allow("Missing", ["s3:ListBucket"], _bucket(names, bucket)),  # without this permission a missing key is 403, not 404
             _allow("Launch", ["lambda:InvokeFunction"], names.arn("lambda", f"function:{function}")),
             _allow("Log", ["logs:CreateLogStream", "logs:PutLogEvents"], names.arn("logs", f"log-group:{log_group(function)}:*")),
         ]
@@ -49,12 +49,14 @@ def worker(names: Names, bucket: str, function: str) -> Document:
 
 
 def client(names: Names, bucket: str, function: str) -> Document:
-    """Whoever runs a deployed app. The generation changes with a new deployment, so names are open there."""
+    """The policy of a person who runs a deployed app. A new deployment changes the generation, so the resource names in the policy allow
+    every generation.
+    """
     return _document(_client(names, bucket, function))
 
 
 def deployer(names: Names, bucket: str, function: str, role: str) -> Document:
-    """Whoever deploys, runs and destroys an app. ``role``: the name of the function's role."""
+    """The policy of a person who deploys, runs and destroys an app. ``role``: the name of the function's role."""
     arn = f"arn:{names.partition}:iam::{names.account}:role/{role}"
     everything = f"fsd-{names.app}-*"
     group = names.arn("logs", f"log-group:{log_group(function)}")

@@ -1,7 +1,8 @@
-"""Making an app and taking it away: queues, topics, bucket, function, role. The settings are `fsd_aws.settings`.
+"""Makes and removes an app: queues, topics, bucket, function, role. The settings are those of `fsd_aws.settings`.
 
-The function is made first, which decides the generation (`fsd_aws.function`), then the rest; every queue and the function are tried out,
-and the function's environment says so last: an ``ensure`` that was cut short is taken up by the next.
+``ensure`` makes the function first, which decides the generation (`fsd_aws.function`), then the other resources. Last, it sends a test
+message to every queue and starts the function once. Only then it writes into the function's environment that they are usable: so a later
+``ensure`` completes an interrupted one.
 """
 
 from __future__ import annotations
@@ -12,33 +13,35 @@ from typing import Any
 
 from botocore import exceptions as sdk
 
-from fsd_aws import PROVIDER, function, package, policy, queues
+from fsd_aws import errors, function, package, policy, queues
 from fsd_aws import names as naming
 from fsd_aws.api import Api
 from fsd_aws.clients import session
 from fsd_aws.names import Names
 from fsd_aws.objects import AwsObjects
 from fsd_aws.settings import parse
-from fsd_core.driver import Code, Resources
+from fsd_core.driver import Code, Provider, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers import line
-from fsd_core.provisioning import AppProvisioner, probe_queues, try_out
-from fsd_core.store import Store
+from fsd_core.providers.advice import line
+from fsd_core.providers.probes import probe_function, probe_queues
+from fsd_core.providers.provisioning import AppProvisioner
+from fsd_core.storage.store import Store
 
 __all__ = ["AwsProvisioner"]
 
 KEPT_DAYS = 7
-_FUNCTIONS = ("code", "runtime", "memory_mb", "role")  # what a function is tried out again for
+_FUNCTIONS = ("code", "runtime", "memory_mb", "role")  # a change of one of these needs a new test launch of the function
 
 
 class AwsProvisioner(AppProvisioner[Api]):
     """Implements `fsd_core.driver.Provisioner`."""
 
-    def __init__(self, table: Mapping[str, object]) -> None:
+    def __init__(self, table: Mapping[str, object], provider: Provider) -> None:
+        self._provider = provider
         self._settings = parse(table)
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
-        """Function, topics and queues, bucket, role, log group."""
+        """Remove function, topics and queues, bucket, role and log group. Returns one line of text for each removed resource."""
         account = had.names["account"] if had else api.call("sts", "get_caller_identity")["Account"]
         bucket = had.names["bucket"] if had else self._settings.bucket or naming.bucket(app, account, api.region)
         removed = function.remove(api, naming.function(app))
@@ -47,27 +50,27 @@ class AwsProvisioner(AppProvisioner[Api]):
         return removed + function.remove_around(api, app, naming.function(app), naming.role(app, api.region))
 
     def remove_queues(self, api: Api, app: str, keep: str | None) -> list[str]:
-        """See `fsd_aws.queues`."""
+        """Remove the queues of all generations except ``keep``: see `fsd_aws.queues.remove`."""
         return queues.remove(api, app, keep)
 
     def read(self, api: Api, app: str) -> Resources | None:
-        """See `fsd_aws.function`."""
+        """The app's resources, which its function records: see `fsd_aws.function.read`."""
         return function.read(api, app, naming.function(app))
 
     def requests(self) -> Api:
-        """In the settings' region or the SDK's."""
-        PROVIDER.stand_in()  # or botocore would say of a variable no more than "invalid endpoint"
+        """An `Api` for the region of the settings, or of the SDK if they name none. Raises `InputError` where neither names a region."""
+        self._provider.stand_in()  # checks the variables: botocore says only "invalid endpoint"
         try:
             region = self._settings.region or os.environ.get("AWS_REGION") or session().get_config_variable("region")
             if not region:
-                raise InputError("no AWS region is set: [aws] region in fsd.toml, or AWS_REGION, or 'aws configure set region NAME'")
+                raise InputError("no AWS region is set: expected [aws] region in fsd.toml, AWS_REGION, or 'aws configure set region NAME'")
             session().get_partition_for_region(region)
         except (sdk.UnknownRegionError, sdk.ProfileNotFound, sdk.ConfigParseError) as error:
-            raise InputError(line(f"AWS settings: {error}", PROVIDER.advice(error))) from error
+            raise InputError(line(f"AWS settings: {error}", errors.advice(error))) from error
         return Api(region)
 
     def wanted(self) -> dict[str, str]:
-        """What the settings decide."""
+        """The entries of `Resources.names` that follow from the settings."""
         settings = self._settings
         wanted = {
             "memory_mb": str(settings.memory_mb),
@@ -84,7 +87,7 @@ class AwsProvisioner(AppProvisioner[Api]):
         return wanted | {name: value for name, value in chosen.items() if value}
 
     def make(self, api: Api, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
-        """Role, log group, function, which decides the generation, bucket, topics, queues."""
+        """Make role, log group, function (which decides the generation), bucket, topics, queues."""
         settings, name, role = self._settings, naming.function(app), naming.role(app, api.region)
         code = package.build(settings.runtime, within_s=api.left()) if settings.package else package.stub()
         if had is None:
@@ -105,9 +108,12 @@ class AwsProvisioner(AppProvisioner[Api]):
             had = Resources(app, 0, 0, new)
             if not function.create(api, had, code):
                 had = function.read(api, app, name) or had
-            queues.remove(api, app, keep=had.names["generation"])  # of a destroy that was cut short
+            queues.remove(api, app, keep=had.names["generation"])  # queues that an interrupted destroy left
         if had.ranks and wanted.get("bucket", had.names["bucket"]) != had.names["bucket"]:
-            raise InputError(f"[aws] bucket = {wanted['bucket']!r}: app {app!r} uses {had.names['bucket']}; destroy it first, or keep that")
+            raise InputError(
+                f"[aws] bucket = {wanted['bucket']!r}: app {app!r} uses {had.names['bucket']}: "
+                "expected the same bucket: set that, or destroy the app first"
+            )
         now = dict(had.names) | wanted | {"package": str(code) if settings.package else "none"}
         names = Names.of(Resources(app, 0, 0, now))
         if not settings.role:
@@ -115,34 +121,41 @@ class AwsProvisioner(AppProvisioner[Api]):
             function.set_policy(api, names, now["bucket"], name, role)
         _make_bucket(api, app, now["bucket"])
         ranks, slots = max(ranks, had.ranks), max(slots, had.slots)
-        same = had.names.get("message_kb") == now["message_kb"]  # else ranks may move to other topics: all are looked at again
+        same = had.names.get("message_kb") == now["message_kb"]  # else ranks may have other topics now, so every pair is checked
         pairs = [(s, r) for s in range(slots) for r in range(ranks) if not (same and s < had.slots and r < had.ranks)]
         now["queue_url_prefix"] = queues.make(api, names, pairs)
         now["body"] = now["body"] or ("binary" if queues.takes_binary(api, Resources(app, 0, 0, now), pairs[0]) else "text")
-        probe_queues(PROVIDER, Resources(app, 0, 0, now), pairs, api)  # a filter policy may take 15 minutes to be in force everywhere
+        probe_queues(self._provider, Resources(app, 0, 0, now), pairs, api)  # a filter policy may take 15 minutes to become active
         changed = any(had.names.get(key) != now[key] for key in _FUNCTIONS)
-        if changed:  # "code" is said when it was tried out
+        if changed:  # "code" is written after the test launch
             unproven = Resources(app, had.ranks, had.slots, now | {"code": ""})
             function.update(api, unproven, None if had.names.get("code") == now["code"] else code)
         made = Resources(app, ranks, slots, now)
         function.guard(api, made)
         if changed or not had.ranks:
-            try_out(PROVIDER, made, api, f"log group {policy.log_group(name)}")
+            probe_function(self._provider, made, api, f"log group {policy.log_group(name)}")
         function.update(api, made)
         return made
 
 
 def _make_bucket(api: Api, app: str, bucket: str) -> None:
-    """A private, encrypted bucket that forgets. `InputError`: it is somebody else's, or holds something of another's."""
+    """Make a private, encrypted bucket that deletes old objects.
+
+    Raises `InputError` where the bucket is another account's, or holds objects that are not the app's.
+    """
     made: Any = None
     where = {} if api.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": api.region}}
     try:
         made = api.call_unless(Code.ALREADY_EXISTS, "s3", "create_bucket", Bucket=bucket, **where)
         if not _owned(api, app, bucket) and api.call("s3", "list_objects_v2", Bucket=bucket, MaxKeys=1).get("KeyCount"):
-            raise InputError(f"bucket {bucket}: holds something that fsd did not put there for app {app!r}; choose another in [aws] bucket")
+            raise InputError(
+                f"bucket {bucket}: holds something that app {app!r} did not put there: expected an empty bucket: set [aws] bucket"
+            )
     except DriverError as error:
         if error.code is Code.DENIED and made is None:
-            raise InputError(f"bucket {bucket}: is another account's; choose another in [aws] bucket") from error
+            raise InputError(
+                f"bucket {bucket}: belongs to another AWS account: expected a new name, or your own bucket: set [aws] bucket"
+            ) from error
         raise
     api.call("s3", "put_bucket_tagging", Bucket=bucket, Tagging={"TagSet": [{"Key": policy.APP_TAG, "Value": app}]})
     rule = {"ServerSideEncryptionConfiguration": {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}}
@@ -165,14 +178,14 @@ def _owned(api: Api, app: str, bucket: str) -> bool:
 
 
 def _remove_bucket(api: Api, app: str, bucket: str) -> bool:
-    """Empty it and remove it, if it is the app's."""
+    """Empty and remove the bucket if it is the app's; returns whether it was."""
     if not _owned(api, app, bucket):
         return False
     objects = AwsObjects(Resources(app, 0, 0, {"bucket": bucket, "region": api.region}))
 
     def request() -> None:
         Store(objects, api.retry).delete_prefix("")
-        api.client("s3").delete_bucket(Bucket=bucket)  # a worker that was not told yet may have written: 409, so both again
+        api.client("s3").delete_bucket(Bucket=bucket)  # 409 if a worker that still ran wrote an object: `repeat` then deletes again
 
     try:
         api.repeat(f"bucket {bucket}", request)

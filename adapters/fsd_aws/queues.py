@@ -1,8 +1,8 @@
-"""Queues, topics and subscriptions of an app: making them, removing them.
+"""Makes and removes an app's queues, topics and subscriptions.
 
-Each (slot, rank) has a queue, subscribed to its slot's topic with a filter. Two more queues are the app's own: ``dead``, where
-every subscription puts what SNS could not deliver, and ``failed``, where Lambda puts launches that it gave up. One ``dead`` for all,
-not one a subscription: what lies there still carries its target, and 62 ranks in 4 slots would mean 248 more queues to make.
+Each rank of each slot has a queue with a filtered subscription to its slot's topic. The app has two more queues: ``dead`` for messages that
+SNS could not deliver, and ``failed`` for launches that Lambda gave up. One ``dead`` queue is enough for all subscriptions, since a message
+keeps its target there; one for each subscription would be 248 more queues for 62 ranks in 4 slots.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from fsd_aws.messages import AwsMessages
 from fsd_aws.names import Names, filter_policy, generation_of, url_prefix
 from fsd_core.driver import Code, Message, Resources
 from fsd_core.errors import DriverError
-from fsd_core.provisioning import PROBE, Pair
+from fsd_core.providers.probes import PROBE, Pair
 
 __all__ = ["make", "remove", "takes_binary"]
 
 RETENTION_S = 3600  # longer than any run
-_KEPT_S = 14 * 86400  # of what was not delivered: the most that SQS keeps
-_BINARY_TRIES = 5  # so many errors in a row are no accident
+_KEPT_S = 14 * 86400  # for messages that were not delivered: SQS's longest retention
+_BINARY_TRIES = 5  # after so many errors in a row the service counts as one without binary attributes
 
 
 def make(api: Api, names: Names, pairs: Sequence[Pair]) -> str:
-    """Make the app's own queues, and what the pairs need, where it is missing; what all queue URLs start with."""
+    """Make the app's own queues and each pair's queue, topic and subscription, where missing. Returns the part that all queue URLs begin
+    with.
+    """
     app = f"fsd-{names.app}-{names.generation}"
     url = _queue(api, names, names.failed, None, RETENTION_S)
     _queue(api, names, names.dead, f"{app}-*", _KEPT_S)
@@ -52,17 +54,20 @@ def make(api: Api, names: Names, pairs: Sequence[Pair]) -> str:
 
 
 def _queue(api: Api, names: Names, name: str, topics: str | None, kept_s: int) -> str:
-    """Its URL. ``topics``: what may send to it. No visibility: `AwsMessages.receive` says its lease each time."""
+    """Make a queue and return its URL. ``topics``: the pattern of topics that may send to it; ``kept_s``: the retention in seconds.
+
+    The queue gets no visibility time-out: `AwsMessages.receive` sends its lease in each request.
+    """
     attributes = {
         "MessageRetentionPeriod": str(kept_s),
-        "SqsManagedSseEnabled": "true",  # not the key aws/sqs: SNS may not use that one, and what it sends is lost in silence
+        "SqsManagedSseEnabled": "true",  # not the key aws/sqs: SNS may not use it, and its messages would be lost without an error
     }
     if topics is not None:
         attributes["Policy"] = json.dumps(policy.queue(names, name, topics))
     made = api.call_unless(
         Code.ALREADY_EXISTS, "sqs", "create_queue", QueueName=name, Attributes=attributes, tags={policy.APP_TAG: names.app}
     )
-    if made is None:  # with other attributes: by an older version of this program
+    if made is None:  # it exists with other attributes, of an older version of fsd
         made = api.call("sqs", "get_queue_url", QueueName=name)
         api.call("sqs", "set_queue_attributes", QueueUrl=made["QueueUrl"], Attributes=attributes)
     return str(made["QueueUrl"])
@@ -71,14 +76,14 @@ def _queue(api: Api, names: Names, name: str, topics: str | None, kept_s: int) -
 def _topic(api: Api, names: Names, name: str) -> None:
     arn = api.call("sns", "create_topic", Name=name, Tags=[{"Key": policy.APP_TAG, "Value": names.app}])["TopicArn"]
     if names.message_kb > 256:
-        most = str(names.message_kb << 10)
-        api.call("sns", "set_topic_attributes", TopicArn=arn, AttributeName="MaximumMessageSize", AttributeValue=most)
+        max_bytes = str(names.message_kb << 10)
+        api.call("sns", "set_topic_attributes", TopicArn=arn, AttributeName="MaximumMessageSize", AttributeValue=max_bytes)
 
 
 def takes_binary(api: Api, resources: Resources, pair: Pair) -> bool:
-    """Whether a binary attribute gets from a topic to a queue: with the service it does, with an emulator it may end in errors.
+    """Whether a binary attribute arrives in a queue. AWS delivers it; some emulators answer with an error.
 
-    ``pair`` must be new: where it does not get there, its queue is emptied of what cannot be read.
+    ``pair`` must be new: if the attribute does not arrive, its queue is purged of messages that cannot be read.
     """
     slot, rank = pair
     driver = AwsMessages(Resources(resources.app, 0, 0, {**resources.names, "body": "binary"}), slot)
@@ -108,7 +113,7 @@ def takes_binary(api: Api, resources: Resources, pair: Pair) -> bool:
 
 
 def remove(api: Api, app: str, keep: str | None = None) -> list[str]:
-    """Remove the queues and topics of an app but those of generation ``keep``; a line for each."""
+    """Remove the queues and topics of an app except those of generation ``keep``. Returns one line of text for each."""
 
     def old(name: str) -> bool:
         return generation_of(app, name) not in (None, keep)
@@ -117,6 +122,6 @@ def remove(api: Api, app: str, keep: str | None = None) -> list[str]:
     urls = [url for url in listed if old(url.rsplit("/", 1)[1])]
     topics = [topic["TopicArn"] for topic in api.pages("sns", "list_topics", "Topics") if old(topic["TopicArn"].rsplit(":", 1)[1])]
     api.each(lambda arn: api.call("sns", "delete_topic", TopicArn=arn), topics)
-    gone = api.each(lambda url: api.find("sqs", "delete_queue", QueueUrl=url), urls)  # a listing may name what is deleted already
+    gone = api.each(lambda url: api.find("sqs", "delete_queue", QueueUrl=url), urls)  # a listing may name queues that are deleted
     removed = [f"queue {url.rsplit('/', 1)[1]}" for url, done in zip(urls, gone, strict=True) if done is not None]
     return [*sorted(f"topic {arn.rsplit(':', 1)[1]}" for arn in topics), *sorted(removed)]

@@ -10,12 +10,12 @@ import json
 import os
 from collections.abc import Mapping
 
+from fsd_azure.variables import RESOURCES
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
-from fsd_core.providers import attached, elsewhere
+from fsd_core.providers.addresses import elsewhere
+from fsd_core.providers.environment import from_environment
 
-__all__ = ["PROVIDER", "RESOURCES", "AzureProvider"]
-
-RESOURCES = "FSD_AZURE_RESOURCES"  # the variable of a function that holds its app's `Resources` as JSON
+__all__ = ["PROVIDER", "AzureProvider"]
 
 
 class AzureProvider:
@@ -24,57 +24,62 @@ class AzureProvider:
     name = "azure"
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
-        """Settings: see `fsd_azure.settings`."""
+        """A provisioner of apps on Azure. ``settings``: the table ``[azure]``, see `fsd_azure.settings`. Raises `InputError`."""
         from fsd_azure.provision import AzureProvisioner
 
-        return AzureProvisioner(settings)
+        return AzureProvisioner(settings, self)
 
     def attach(self, app: str) -> Resources:
-        """What the function's environment says; InputError outside a function, or of another app."""
-        return attached(RESOURCES, app)
+        """The resources of ``app``, from this process's environment. Raises `InputError` unless the process is a function of ``app``."""
+        return from_environment(RESOURCES, app)
 
     def admit(self, resources: Resources, workers: int) -> None:
-        """Each opens a connection to each that it sends to, and a namespace takes so many."""
+        """Raise `InputError` where ``workers`` need more connections than a namespace allows: each worker opens one to each queue that it
+        sends to.
+        """
         from fsd_azure.limits import check_connections
 
         check_connections(resources.names["tier"], workers, resources.names["namespaces"].count(",") + 1)
 
     def messages(self, resources: Resources, slot: int) -> MessageDriver:
-        """The queues of one slot."""
+        """A driver of the queues of one slot."""
         from fsd_azure.messages import AzureMessages
 
         return AzureMessages(resources, slot)
 
     def objects(self, resources: Resources) -> ObjectDriver:
-        """The app's container."""
+        """A driver of the app's container."""
         from fsd_azure.objects import AzureObjects
 
         return AzureObjects(resources)
 
     def invoker(self, resources: Resources) -> InvokeDriver:
-        """What starts functions."""
+        """A driver that starts the app's functions."""
         from fsd_azure.invoke import AzureInvoker
 
         return AzureInvoker(resources)
 
     def credentials(self) -> str:
-        """Which connection strings are set, or else whom DefaultAzureCredential's token is of, and which tenant's."""
-        from fsd_azure.clients import SERVICE_BUS, STORAGE, credential
+        """The names of the variables that hold connection strings; if none is set, the user and the tenant of DefaultAzureCredential's
+        token.
+        """
+        from fsd_azure.clients import credential
+        from fsd_azure.connection_strings import SERVICE_BUS, STORAGE
 
         if strings := [name for name in (SERVICE_BUS, STORAGE) if os.environ.get(name)]:
             return f"by connection string: {', '.join(strings)}"
         claims = credential().get_token("https://management.azure.com/.default").token.split(".")[1]
-        told = json.loads(base64.urlsafe_b64decode(claims + "=="))  # only shown: nothing is believed for it
-        return f"{told.get('upn') or told.get('appid')}, tenant {told.get('tid')}"
+        found = json.loads(base64.urlsafe_b64decode(claims + "=="))  # only shown, so the signature is not checked
+        return f"{found.get('upn') or found.get('appid')}, tenant {found.get('tid')}"
 
     def stand_in(self) -> str | None:
-        """What a connection string names outside Azure."""
-        from fsd_azure.clients import endpoints
+        """HOST:PORT of the emulator that a connection string names; None where no connection string names a host outside Azure."""
+        from fsd_azure.connection_strings import endpoints
 
         return elsewhere(endpoints(), "windows.net", "azure.net", "chinacloudapi.cn", "usgovcloudapi.net")
 
     def advice(self, error: BaseException | str) -> str | None:
-        """What a person can do about an error of Azure, or the text of one; None if there is nothing to say."""
+        """What a person can do about an error of Azure, or about the text of one; None for an unknown error."""
         from fsd_azure.errors import advice
 
         return advice(error)

@@ -1,7 +1,7 @@
-"""What Azure's errors mean: one table from the services' own words and statuses to ours, one from the SDKs' exceptions.
+"""The codes of Azure's errors: one table for the services' error codes and HTTP statuses, one for the SDKs' exceptions.
 
-Blob Storage and the Resource Manager answer with a word; Service Bus with a condition of AMQP, which azure-servicebus turns into a
-class of its own or leaves in the text. azure-servicebus is not imported here: a worker of the object channel does without.
+Blob Storage and the Resource Manager answer with an error code. Service Bus answers with an AMQP condition, which azure-servicebus turns
+into an exception class or leaves in the text. This module does not import azure-servicebus: the object channel's workers do not need it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import TypeVar
 from azure.core import exceptions as sdk
 
 from fsd_core.driver import Code, Refused
-from fsd_core.providers import advise, http_code
+from fsd_core.providers.advice import advise
+from fsd_core.providers.http_codes import http_code
 
 __all__ = ["advice", "asking", "classify", "status_code"]
 
@@ -25,7 +26,7 @@ _WORDS = {
     Code.NOT_FOUND: """BlobNotFound ContainerNotFound ResourceNotFound ResourceGroupNotFound NotFound SubscriptionNotFound
         EntityNotFound amqp:not-found com.microsoft:entity-not-found com.microsoft:message-not-found""",
     Code.ALREADY_EXISTS: """BlobAlreadyExists ContainerAlreadyExists ResourceAlreadyExists EntityAlreadyExists ConditionNotMet
-        com.microsoft:entity-already-exists""",  # of a put that must create, 409 as well as 412: lost
+        com.microsoft:entity-already-exists""",  # 409 or 412: a put with if_absent of a key that exists
     Code.DENIED: """AuthenticationFailed AuthorizationFailed AuthorizationFailure AuthorizationPermissionMismatch
         AuthorizationSourceIPMismatch AuthorizationProtocolMismatch InvalidAuthenticationInfo InvalidAuthenticationToken
         InvalidAuthenticationTokenTenant NoAuthenticationInformation ExpiredAuthenticationToken InsufficientAccountPermissions
@@ -47,8 +48,8 @@ _WORDS = {
 _CODES = {word: code for code, words in _WORDS.items() for word in words.split()}
 _CONDITION = re.compile(r"\b((?:amqp|com\.microsoft):[a-z:-]+[a-z])")
 _WAIT = re.compile(r"[Ww]ait (\d{1,3}) seconds")
-_STATUS = {410: Code.NOT_FOUND, 412: Code.ALREADY_EXISTS}  # beside what they mean everywhere; 412 is the answer to a conditional create
-_NAMES = {  # of azure.servicebus.exceptions
+_STATUS = {410: Code.NOT_FOUND, 412: Code.ALREADY_EXISTS}  # in addition to `http_code`; 412: a put with if_absent of a key that exists
+_NAMES = {  # classes of azure.servicebus.exceptions
     "ServiceBusServerBusyError": Code.THROTTLED,
     "ServiceBusQuotaExceededError": Code.THROTTLED,
     "MessagingEntityNotFoundError": Code.NOT_FOUND,
@@ -64,7 +65,7 @@ _NAMES = {  # of azure.servicebus.exceptions
     "ServiceBusConnectionError": Code.UNAVAILABLE,
     "ServiceBusCommunicationError": Code.UNAVAILABLE,
 }
-_EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Code], ...] = (  # the first that fits
+_EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Code], ...] = (  # the first match counts
     (sdk.ClientAuthenticationError, Code.DENIED),
     (sdk.ResourceNotFoundError, Code.NOT_FOUND),
     (sdk.ResourceExistsError, Code.ALREADY_EXISTS),
@@ -75,16 +76,19 @@ _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], 
 
 
 def status_code(status: int, word: str = "") -> Code:
-    """The code of an answer of HTTP, of a whole request or of one in a batch."""
+    """The code of an HTTP answer, to a whole request or to one part of a batch. ``word``: the service's error code."""
     return _CODES.get(word) or _STATUS.get(status) or http_code(status)
 
 
 def asking(error: E) -> E:
-    """The same error, with ``retry_after_s`` where Service Bus says how long to wait; see `fsd_core.driver`. Of a token that was not
-    taken azure-servicebus keeps what the service said in the inner error alone: then its words are added."""
-    said = getattr(getattr(error, "inner_exception", None), "status_description", None)
-    if said and _token_status(error):
-        words = f" {_token_status(error)}: {said.decode(errors='replace') if isinstance(said, bytes) else said}"
+    """The same error, with the time to wait and the reason for a refused token added.
+
+    ``retry_after_s`` is set where Service Bus gives a time to wait (see `fsd_core.driver`). Where Service Bus refused a token, only the
+    inner error has the reason, so the reason is added to the text of this error.
+    """
+    reason = getattr(getattr(error, "inner_exception", None), "status_description", None)
+    if reason and _token_status(error):
+        words = f" {_token_status(error)}: {reason.decode(errors='replace') if isinstance(reason, bytes) else reason}"
         error.args = (str(error).removesuffix(words) + words, *error.args[1:])
     if found := _WAIT.search(str(error)):
         error.retry_after_s = float(found[1])  # type: ignore[attr-defined]  # an attribute of our own
@@ -92,14 +96,14 @@ def asking(error: E) -> E:
 
 
 def classify(error: BaseException) -> Code:
-    """The code of any error that a driver of this provider raised."""
+    """The `Code` of an error that a driver of this provider raised; UNKNOWN for any other exception."""
     if isinstance(error, Refused):
         return error.code
     if isinstance(error, sdk.HttpResponseError):
         word = getattr(error, "error_code", None) or getattr(error.error, "code", None) or ""
         if (code := status_code(error.status_code or 0, str(getattr(word, "value", word)))) is not Code.UNKNOWN:
             return code
-        if type(error) is sdk.HttpResponseError and error.inner_exception is not None:  # a body that broke off comes so
+        if type(error) is sdk.HttpResponseError and error.inner_exception is not None:  # the connection ended within a body
             return classify(error.inner_exception)
     if type(error).__module__.startswith("azure.servicebus"):
         return _service_bus(error)
@@ -107,7 +111,7 @@ def classify(error: BaseException) -> Code:
 
 
 def _service_bus(error: BaseException) -> Code:
-    """The condition says more than the class: what ends a link or a connection is one class, whatever its reason."""
+    """The AMQP condition counts before the class: one class covers every reason for the end of a link or connection."""
     name = type(error).__name__
     if name == "ServiceBusAuthenticationError":
         return _authentication(error)
@@ -116,21 +120,23 @@ def _service_bus(error: BaseException) -> Code:
     for condition in _CONDITION.findall(str(error)):
         if condition in _CODES:
             return _CODES[condition]
-    inner = getattr(error, "inner_exception", None)  # what is no error of AMQP, say of credentials, comes as a ServiceBusError
+    inner = getattr(error, "inner_exception", None)  # an error outside AMQP, of credentials for instance, is wrapped
     if inner is not None and not type(inner).__module__.startswith("azure.servicebus"):
         return classify(inner)
     return Code.UNAVAILABLE
 
 
 def _token_status(error: BaseException) -> int:
-    """The status, as of HTTP, that the service answered a token with; 0: there is none."""
+    """The HTTP status with which the service answered a token; 0 where it gave none."""
     status = getattr(getattr(error, "inner_exception", None), "status_code", None)
     return status if isinstance(status, int) else 0
 
 
 def _authentication(error: BaseException) -> Code:
-    """A token is put for a queue, and refused with 404 where there is none. Without an answer the way to where tokens are put broke,
-    or the token ran out on it: the next link puts a new one."""
+    """A token is for one queue: the service refuses it with 404 where the queue does not exist.
+
+    Without an answer the link for tokens broke, or its token expired: the next link sends a new token.
+    """
     if status := _token_status(error):
         code = status_code(status)
         return code if code is not Code.UNKNOWN else Code.DENIED
@@ -138,23 +144,23 @@ def _authentication(error: BaseException) -> Code:
     return Code.DENIED if denied or getattr(error, "inner_exception", None) is None else Code.UNAVAILABLE
 
 
-_ADVICE = (  # words of an error, as a pattern, and what to do: the first that is found
-    (r"ProxyError|Unable to connect to proxy", "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached: set another, or NO_PROXY"),
+_ADVICE = (  # a pattern of an error's text, and what to do; the first match counts
+    (r"ProxyError|Unable to connect to proxy", "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached: set another proxy, or NO_PROXY"),
     (
         r"AADSTS700024|AADSTS500133|not within its valid time range|token is not yet valid|Signature not valid in the specified time",
         "this machine's clock is wrong by more than 5 minutes: set it ('timedatectl set-ntp true')",
     ),
     (
         r"AADSTS(7000215|7000222|700016|700027|90002|900021|900023)",
-        "AZURE_TENANT_ID, AZURE_CLIENT_ID and the secret or certificate do not belong together, or it expired: look at each",
+        "AZURE_TENANT_ID, AZURE_CLIENT_ID and the secret or certificate do not belong together, or the secret expired: check each",
     ),
     (
         r"ExpiredAuthenticationToken|AADSTS\d+|InvalidAuthenticationToken|token (is|has) expired|ExpiredToken",
-        "the Azure credentials expired, or were revoked: run 'az login' again",
+        "the Azure credentials expired or were revoked: run 'az login' again",
     ),
     (
         r"InvalidAuthenticationTokenTenant|SubscriptionNotFound|InvalidSubscriptionId",
-        "the subscription is not one of these credentials: set [azure] subscription in fsd.toml to one that 'az account list' shows",
+        "these credentials have no access to the subscription: set [azure] subscription in fsd.toml to one that 'az account list' shows",
     ),
     (
         r"CredentialUnavailableError|DefaultAzureCredential failed|EnvironmentCredential|AzureCliCredential|NoAuthenticationInformation",
@@ -162,11 +168,11 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
     ),
     (
         r"MessageSizeExceededError|message-size-exceeded",
-        "the namespaces' tier is too small for the message: [azure] tier says another than they have; deploy again with the right one",
+        "the message is too large for the namespaces' tier, which is not the one in [azure] tier: set [azure] tier and deploy again",
     ),
     (
         r"ServiceBusServerBusyError|server-busy",
-        "a Service Bus namespace is throttled, 1,000 messages a second in the Standard tier: destroy the app and deploy it with more "
+        "a Service Bus namespace is throttled (Standard tier: 1,000 messages per second): destroy the app and deploy it with more "
         "[azure] namespaces, or run with --channel object",
     ),
     (
@@ -176,42 +182,42 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
     ),
     (
         r"ServiceBusQuotaExceededError|resource-limit-exceeded|QuotaExceeded",
-        "over a quota of Azure: run fewer workers, or ask for more: 'az quota', or Help + support in the portal",
+        "a quota of Azure is used up: run fewer workers, or request a larger quota ('az quota', or Help + support in the portal)",
     ),
     (
         r"MissingSubscriptionRegistration|SubscriptionNotRegistered",
-        "a service is off in the subscription: run 'az provider register --namespace' with the name above, and wait some minutes",
+        "a service is not registered in the subscription: run 'az provider register --namespace' with the name above, wait some minutes",
     ),
     (
         r"ContainerBeingDeleted|ResourceGroupBeingDeleted",
-        "it is being deleted still, which takes a minute or more: run again then",
+        "the resource is still being deleted, which takes a minute or more: run again later",
     ),
     (
         r"KeyBasedAuthenticationNotPermitted",
-        "the storage account takes no keys: unset AZURE_STORAGE_CONNECTION_STRING, so that your login is used",
+        "the storage account accepts no keys: unset AZURE_STORAGE_CONNECTION_STRING, so that your login is used",
     ),
     (
         r"Code>40[13]</Code|Authorization failed for specified action",
-        "Service Bus lets these credentials make no queues: they lack the role Azure Service Bus Data Owner, or have it since less than "
-        "some minutes; with a connection string its key is wrong, or has no claim to Manage",
+        "these credentials may not make queues: they lack the role Azure Service Bus Data Owner, or got it only some minutes ago; "
+        "or the key of the connection string is wrong, or lacks the claim Manage",
     ),
     (
         r"AuthenticationFailed|InvalidAuthenticationInfo|InvalidSignature|Server failed to authenticate",
-        "the key in the connection string is not the account's: copy it again ('az storage account show-connection-string')",
+        "the key in the connection string does not belong to the account: copy it again ('az storage account show-connection-string')",
     ),
     (
         r"MessagingEntityNotFoundError|ContainerNotFound|ResourceNotFound|ResourceGroupNotFound|amqp:not-found"
         r"|ServiceBusAuthenticationError: [^\n]*\b404",
-        "something of the app is gone, or in another subscription: 'fsd destroy --provider azure', then 'fsd deploy', makes it anew",
+        "a resource of the app is gone, or in another subscription: run 'fsd destroy --provider azure', then 'fsd deploy'",
     ),
     (
         r"ServiceBusAuthenticationError|CBS Token authentication failed|auth-failed",
-        "Service Bus does not take the key or the login: copy the connection string again, or run 'az login'",
+        "Service Bus refuses the key or the login: copy the connection string again, or run 'az login'",
     ),
     (
         r"AuthorizationFailed|AuthorizationFailure|AuthorizationPermissionMismatch|InsufficientAccountPermissions"
         r"|LinkedAuthorizationFailed|ServiceBusAuthorizationError|unauthorized-access",
-        "the credentials lack a role: docs/how-to-azure.md lists all that are needed; a change takes some minutes",
+        "the credentials lack a role: docs/how-to-azure.md lists the roles; a new role becomes active after some minutes",
     ),
     (
         r"MessagingEntityDisabledError|entity-disabled",
@@ -219,12 +225,12 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
     ),
     (
         r"ServiceRequestError|Failed to initiate the connection|Name or service not known|Connection refused|getaddrinfo failed",
-        "the service cannot be reached: look at the network (AMQP needs port 5671), and at FSD_AZURE_SERVICE_BUS and "
-        "AZURE_STORAGE_CONNECTION_STRING if an emulator is meant",
+        "the service cannot be reached: check the network (AMQP needs port 5671), and for an emulator FSD_AZURE_SERVICE_BUS and "
+        "AZURE_STORAGE_CONNECTION_STRING",
     ),
 )
 
 
 def advice(error: BaseException | str) -> str | None:
-    """What to do about an error of Azure, in a line for people: see `fsd_core.providers.advise`."""
+    """One line on what a person can do about an error of Azure, or None without advice: see `fsd_core.providers.advice.advise`."""
     return advise(_ADVICE, error)

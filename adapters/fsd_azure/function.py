@@ -1,7 +1,8 @@
-"""The function app and its plan: making, changing and removing them, and what the app's settings say.
+"""Makes, changes and removes the function app and its plan, and reads and writes the function app's settings.
 
-The function app is also the record of the app. Its settings say what there is (`RESOURCES`, the same that its workers read). They also
-hold the key by which a worker launches others, and connection strings where the deployer chose those: that is where Azure keeps secrets.
+The function app is also the record of the app: its setting `RESOURCES`, which its workers read, names the app's resources. The settings
+also hold the key with which a worker starts other workers, and the deployer's connection strings, if any: settings are Azure's place for
+secrets.
 """
 
 from __future__ import annotations
@@ -14,28 +15,28 @@ from typing import TYPE_CHECKING, Any
 
 from azure.core.exceptions import HttpResponseError
 
-from fsd_azure import RESOURCES, clients, policy
+from fsd_azure import connection_strings, policy
 from fsd_azure import names as naming
-from fsd_azure.invoke import KEY
+from fsd_azure.variables import KEY, RESOURCES
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers import recorded, told
+from fsd_core.providers.environment import from_record, to_environment
 
 if TYPE_CHECKING:
     from fsd_azure.api import Api
-    from fsd_core.package import Package
+    from fsd_core.providers.package import Package
 
-__all__ = ["ROUTE", "create", "key", "publish", "read", "remove", "say", "url"]
+__all__ = ["ROUTE", "create", "key", "publish", "read", "remove", "url", "write"]
 
 ROUTE = "api/worker"
-_DEPLOYED, _CONFLICT, _FORGOTTEN = 4, 5, -2  # how a deployment ended: well; another one was under way; our own: nobody knows of it any more
+_DEPLOYED, _CONFLICT, _FORGOTTEN = 4, 5, -2  # statuses of a deployment: done; refused, another one runs; -2 is fsd's own: Azure lost it
 _ENDED = {3: "failed", -1: "was cancelled", _CONFLICT: "met another deployment", 6: "succeeded in part"}
-FORGOTTEN_S = 60.0  # a deployment without any status for so long is lost: the instance that ran it may be recycled
-AGAIN_S = 10.0  # until code is sent again that met another deployment
-_SURE_INSTANCES = 40  # that every region takes as an app's most; fewer are, or were, for a few regions
+FORGOTTEN_S = 60.0  # a deployment without a status for this time is lost: Azure may have recycled the instance that ran it
+AGAIN_S = 10.0  # pause before the code is sent again, if another deployment ran
+_SURE_INSTANCES = 40  # every region accepts this as an app's maximumInstanceCount; only a few regions accept less
 _INSTANCES = re.compile(r"(?i)maximum.?instance.?count|maximum.?scale")
-_SENDS = 3  # of a deployment that is forgotten each time
-# Of an account, an identity or a role that was made just now: what was reported from deployments that went well some minutes later.
+_SENDS = 3  # attempts, if Azure loses the state of each deployment
+# Errors of deployments that succeeded some minutes later: the account, the identity or its role was new.
 _REFUSED = re.compile(
     r"Forbidden|Unauthorized|\b40[13]\b|AuthorizationPermissionMismatch|AuthorizationFailure|InaccessibleStorageException"
     r"|MSITokenUnavailableException|Unable to fetch MSI token|Name or service not known"
@@ -51,7 +52,7 @@ def _site(api: Api, app: str) -> str:
 
 
 def _plan(api: Api, app: str) -> str:
-    return api.id(app, f"Microsoft.Web/serverfarms/{_name(api, app)}")  # Flex Consumption takes one app a plan
+    return api.id(app, f"Microsoft.Web/serverfarms/{_name(api, app)}")  # a plan of Flex Consumption can hold one app only
 
 
 def _settings(api: Api, app: str) -> dict[str, str] | None:
@@ -61,19 +62,26 @@ def _settings(api: Api, app: str) -> dict[str, str] | None:
 
 
 def read(api: Api, app: str) -> Resources | None:
-    """What the function app says of its app; None where there is none. `InputError`: it is somebody else's."""
-    held = _settings(api, app)
-    return None if held is None else recorded(held.get(RESOURCES), app, f"a function app {_name(api, app)}")
+    """The resources that the function app's settings name; None where the function app does not exist.
+
+    Raises `InputError` where fsd did not make the function app.
+    """
+    settings = _settings(api, app)
+    return None if settings is None else from_record(settings.get(RESOURCES), app, f"a function app {_name(api, app)}")
 
 
-def say(api: Api, resources: Resources, secret: str) -> None:
-    """Give the function app the settings that ``resources`` say, which starts its instances anew. Settings of others stay."""
+def write(api: Api, resources: Resources, secret: str) -> None:
+    """Write ``resources`` and the function app's key ``secret`` into its settings. Other settings stay. Azure restarts the instances."""
     settings = (_settings(api, resources.app) or {}) | _own(resources) | {KEY: secret}
     api.call("PUT", f"{_site(api, resources.app)}/config/appsettings", {"properties": settings})
 
 
 def create(api: Api, resources: Resources) -> dict[str, Any]:
-    """Make or change the function app and its plan, and return it when it can be used; its settings are given when it is made."""
+    """Make or change the function app and its plan, wait until the function app runs, and return it. A new function app gets its settings
+    at once.
+
+    Raises `InputError` where the plan is not the app's, or where the region accepts no app of so few instances.
+    """
     names, tags = resources.names, {policy.APP_TAG: resources.app}
     plan, site = _plan(api, resources.app), _site(api, resources.app)
     new = api.find(site) is None
@@ -81,7 +89,7 @@ def create(api: Api, resources: Resources) -> dict[str, Any]:
         if (found := api.find(plan)) and not api.owns(found, resources.app):
             raise InputError(f"app {resources.app!r}: a plan {names['function']} is there that fsd did not make; choose another app")
         sku = {"name": "FC1", "tier": "FlexConsumption"}
-        reserved = {"reserved": True}  # Azure's word for Linux
+        reserved = {"reserved": True}  # this is how Azure spells Linux
         api.put(plan, {"location": names["region"], "kind": "functionapp", "tags": tags, "sku": sku, "properties": reserved})
     properties: dict[str, Any] = {"serverFarmId": plan, "httpsOnly": True, "functionAppConfig": _config(names)}
     if new:
@@ -94,7 +102,7 @@ def create(api: Api, resources: Resources) -> dict[str, Any]:
         if not few:
             raise
         raise InputError(
-            f"[azure] concurrency = {names['concurrency']}: {names['region']} takes no function app of so few instances: "
+            f"[azure] concurrency = {names['concurrency']}: {names['region']} accepts no function app of so few instances: "
             f"expected {_SURE_INSTANCES} to 1000"
         ) from error
     return api.until(f"function app {names['function']} running", lambda: _running(api, site))
@@ -106,12 +114,12 @@ def _running(api: Api, site: str) -> dict[str, Any] | None:
 
 
 def url(api: Api, site: Mapping[str, Any]) -> str:
-    """Where its HTTP trigger listens."""
+    """The URL of the function app's HTTP trigger. ``site``: the resource."""
     return f"{api.scheme}://{site['properties']['defaultHostName']}/{ROUTE}"
 
 
 def key(api: Api, app: str) -> str:
-    """The function app's key. It is there once its host has run: until then the answer is an error."""
+    """The function app's key. Azure makes the key when the function app first runs; this function waits for that."""
 
     def check() -> str | None:
         try:
@@ -125,10 +133,12 @@ def key(api: Api, app: str) -> str:
 
 
 def publish(api: Api, site: Mapping[str, Any], package: Package) -> None:
-    """Send the code, with all that it imports, and return when it is in place. Raises `DriverError` with Azure's words where it failed.
+    """Send the code and its packages, and return when Azure has deployed them. Raises `DriverError` with Azure's reason where the
+    deployment failed.
 
-    The site stores the code by its own identity: it is sent again while the role of that may not be in force yet, while another
-    deployment is in the way, and where the state of its deployment was forgotten, as happens when an instance is replaced.
+    The function app stores the code with its own identity. So this function sends the code again while the role of that identity may not be
+    active yet, while another deployment runs, and when Azure lost the state of the deployment, which happens when Azure replaces an
+    instance.
     """
     host = next(each["name"] for each in site["properties"]["hostNameSslStates"] if each["hostType"] == "Repository")
     at, what = f"{api.scheme}://{host}/api", f"code of function app {site['name']}"
@@ -138,17 +148,17 @@ def publish(api: Api, site: Mapping[str, Any], package: Package) -> None:
     def send() -> bool | None:
         nonlocal forgotten
         begun = api.call("POST", f"{at}/publish?RemoteBuild=false", package.body)
-        heard = time.monotonic()
+        last_seen = time.monotonic()
 
         def look() -> tuple[int, str] | None:
-            nonlocal heard
+            nonlocal last_seen
             found = api.find(f"{at}/deployments/{begun['value']}")
             if found:
-                heard = time.monotonic()
+                last_seen = time.monotonic()
                 return _ended(found)
-            return (_FORGOTTEN, "") if time.monotonic() > heard + FORGOTTEN_S else None
+            return (_FORGOTTEN, "") if time.monotonic() > last_seen + FORGOTTEN_S else None
 
-        status, said = api.until(what, look)
+        status, text = api.until(what, look)
         if status == _DEPLOYED:
             return True
         if status == _FORGOTTEN:
@@ -157,17 +167,18 @@ def publish(api: Api, site: Mapping[str, Any], package: Package) -> None:
                 return None
             raise DriverError(Code.UNAVAILABLE, f"{what}: Azure forgot the deployment {_SENDS} times: run 'fsd deploy' again")
         if status == _CONFLICT:
-            time.sleep(AGAIN_S)
+            if not api.retry.pause(0, AGAIN_S):  # False at an interrupt or the deadline
+                raise api.late(what)
             return None
-        if api.settles(said, _REFUSED):
+        if api.settles(text, _REFUSED):
             return None
-        raise DriverError(Code.INVALID, f"sending the code to function app {site['name']}: {_ENDED[status]}: {said}")
+        raise DriverError(Code.INVALID, f"sending the code to function app {site['name']}: {_ENDED[status]}: {text}")
 
     api.until(what, send)
 
 
 def _ended(found: Mapping[str, Any]) -> tuple[int, str] | None:
-    """How a deployment ended, and what was said of it; None while it is under way."""
+    """The status of a deployment and Azure's text about it; None while it runs."""
     status = found.get("status")
     if status not in (*_ENDED, _DEPLOYED):
         return None
@@ -177,41 +188,41 @@ def _ended(found: Mapping[str, Any]) -> tuple[int, str] | None:
 def _config(names: Mapping[str, str]) -> dict[str, Any]:
     authentication = {"type": "SystemAssignedIdentity"}
     if not names["storage_account"]:
-        authentication = {"type": "StorageAccountConnectionString", "storageAccountConnectionStringName": clients.STORAGE}
+        authentication = {"type": "StorageAccountConnectionString", "storageAccountConnectionStringName": connection_strings.STORAGE}
     storage = {"type": "blobContainer", "value": f"{names['blob_url']}/{names['container']}-code", "authentication": authentication}
     return {
         "deployment": {"storage": storage},
         "scaleAndConcurrency": {
             "maximumInstanceCount": int(names["concurrency"]),
             "instanceMemoryMB": int(names["memory_mb"]),
-            "triggers": {"http": {"perInstanceConcurrency": 1}},  # one worker has its memory and its CPU for itself
+            "triggers": {"http": {"perInstanceConcurrency": 1}},  # a worker needs the whole memory and CPU of an instance
         },
         "runtime": {"name": "python", "version": names["runtime"]},
     }
 
 
 def _own(resources: Resources) -> dict[str, str]:
-    """The settings that are fsd's, but the key."""
+    """fsd's own settings of the function app, without the key."""
     names = resources.names
-    whole = int(names["timeout_s"])
+    seconds = int(names["timeout_s"])
     settings = {
-        RESOURCES: told(resources),
-        "AzureFunctionsJobHost__functionTimeout": f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}",
+        RESOURCES: to_environment(resources),
+        "AzureFunctionsJobHost__functionTimeout": f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}",
         "PYTHON_THREADPOOL_THREAD_COUNT": "1",
     }
     if names["storage_account"]:
-        settings["AzureWebJobsStorage__accountName"] = names["storage_account"]  # by its identity
+        settings["AzureWebJobsStorage__accountName"] = names["storage_account"]  # it logs in with its identity
     else:
-        settings[clients.STORAGE] = settings["AzureWebJobsStorage"] = clients.storage_string() or ""
+        settings[connection_strings.STORAGE] = settings["AzureWebJobsStorage"] = connection_strings.storage_string() or ""
     if names["bus"] == "given":
-        settings[clients.SERVICE_BUS] = os.environ[clients.SERVICE_BUS]
+        settings[connection_strings.SERVICE_BUS] = os.environ[connection_strings.SERVICE_BUS]
     return settings
 
 
 def remove(api: Api, app: str) -> list[str]:
-    """Remove the function app and its plan, if they are the app's."""
+    """Remove the function app and its plan if they are the app's. Returns one line of text for each removed resource."""
     whole = (("function app", _site(api, app)), ("plan", _plan(api, app)))
     mine = [(what, path) for what, path in whole if api.owns(api.find(path), app)]
     for _, path in mine:
-        api.delete(path)  # Azure removes an empty plan with its last app: then it is gone already
+        api.delete(path)  # Azure removes a plan with its last app, so the plan may be gone already
     return [f"{what} {_name(api, app)}" for what, _ in mine]

@@ -1,7 +1,9 @@
-"""Functions: a launch is a POST to the function app's HTTP trigger, open until the function ended, see `fsd_core.posts`.
+"""Functions: a launch is a POST to the function app's HTTP trigger, whose connection stays open until the function ends: see
+`fsd_core.providers.http_invoke`.
 
-Azure's front end ends an answer after 230 s, whatever the function does: what then happens to the connection is no failure. The trigger
-takes who shows the function app's key: a worker finds it in its settings, a client asks the Resource Manager for it, once.
+Azure's front end closes the connection after 230 s, and the function continues to run. So the end of the connection after 230 s does not
+count as a failure. The trigger asks for the function app's key: a worker finds the key in its settings, a client requests it once from the
+Resource Manager.
 """
 
 from __future__ import annotations
@@ -9,20 +11,19 @@ from __future__ import annotations
 import os
 import threading
 
-from fsd_azure import RESOURCES
 from fsd_azure.errors import classify
-from fsd_core import posts
+from fsd_azure.variables import KEY, RESOURCES
 from fsd_core.driver import Resources
-from fsd_core.providers import function_limits
+from fsd_core.providers import http_invoke as posts
+from fsd_core.providers.environment import function_limits
 
-__all__ = ["KEY", "AzureInvoker"]
+__all__ = ["AzureInvoker"]
 
-KEY = "FSD_AZURE_KEY"  # the setting of a function app that holds its own key
 PAYLOAD_BYTES = 100 << 20
-CUT_S = 230.0
+CUT_S = 230.0  # the front end closes a connection after so many seconds
 
 
-class AzureInvoker(posts.PostInvoker):
+class AzureInvoker(posts.HttpInvoker):
     """Implements `fsd_core.driver.InvokeDriver`."""
 
     service = "Azure Functions"
@@ -34,24 +35,24 @@ class AzureInvoker(posts.PostInvoker):
             payload_bytes=PAYLOAD_BYTES,
             source="https://learn.microsoft.com/azure/azure-functions/functions-scale (request size, 230 s), flex-consumption-plan",
             as_of="2025-11-01",
-            failures="told",
-            process_bytes=96 << 20,  # the host's worker, grpc and the SDKs are most of it
+            failures="launcher",
+            process_bytes=96 << 20,  # memory of the runtime and imports, mostly the Functions host's worker, grpc and the SDKs
             start_s=15.0,  # an estimate from few published runs of Flex Consumption: 1.7 to 3.2 s, once 30 s
         )
         self._names = names
-        self._asking = threading.Lock()
+        self._key_lock = threading.Lock()
         self._key = os.environ.get(KEY, "") if RESOURCES in os.environ else ""
         super().__init__(names["url"], self._headers_of, limits, classify, cut_s=CUT_S)
 
     def _headers_of(self) -> dict[str, str]:
-        """Headers that say who asks. Raises the SDK's errors."""
-        with self._asking:
+        """The headers with the key. A client requests the key the first time. Raises the SDK's errors."""
+        with self._key_lock:
             if not self._key:
-                from fsd_azure.api import key  # of a client alone
+                from fsd_azure.api import key  # a worker has the key, and does not import this module
 
                 self._key = key(self._names)
             return {"x-functions-key": self._key}
 
     def native(self) -> str:
-        """The trigger's address: the rest is HTTP."""
+        """The trigger's URL: there is no SDK client, only HTTP."""
         return self._names["url"]

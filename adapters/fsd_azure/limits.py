@@ -1,32 +1,35 @@
-"""What the services take, as data. No SDK is needed to read it."""
+"""The services' limits, as data, without the SDKs."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
-from fsd_azure.clients import SERVICE_BUS
+import attrs
+
+from fsd_azure.connection_strings import SERVICE_BUS
 from fsd_core.driver import MessageLimits, ObjectLimits
 from fsd_core.errors import InputError
 
 __all__ = ["LEASES_S", "MESSAGE_KB", "OBJECTS", "TIERS", "Tier", "check_connections", "check_queues", "messages"]
 
-LEASES_S = (5, 300)  # what a queue takes as its lock duration
-MESSAGE_KB = (1024, 102_400)  # what a queue of the premium tier takes as its own limit of a message
-_MARGIN_BYTES = 512  # of a message or a batch: its sections, properties of a batch
-_OVERHEAD_BYTES = 80  # of a message in a batch: 72 for its sections, as azure-servicebus counts
-_PREFETCH_BYTES = 16 << 20  # what one receiver may hold that nobody asked for yet
+LEASES_S = (5, 300)  # the lock durations that a queue accepts, in seconds
+MESSAGE_KB = (1024, 102_400)  # the message limits that a queue of the premium tier accepts, in KiB
+_MARGIN_BYTES = 512  # room for the sections of a message, or the properties of a batch
+_OVERHEAD_BYTES = 80  # bytes that each message adds to a batch: azure-servicebus counts 72 for its sections
+_PREFETCH_BYTES = 16 << 20  # bytes of messages that one receiver may hold before `receive` takes them
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Tier:
-    """What a namespace takes. ``credits``: messages in or out a second, where it is throttled."""
+    """The limits of a namespace. ``credits``: messages per second, sent and received together; None where the tier is not throttled. Sizes
+    in bytes.
+    """
 
     message_bytes: int
     batch_bytes: int
-    connections: int  # AMQP; every sender and every receiver of azure-servicebus has its own
+    connections: int  # AMQP connections; azure-servicebus opens one for every sender and every receiver
     credits: int | None
     queues: int
     source: str
@@ -42,10 +45,10 @@ TIERS: Final[Mapping[str, Tier]] = {
 }
 
 OBJECTS = ObjectLimits(
-    object_bytes=5000 << 20,  # of one Put Blob; larger ones are put in blocks
-    delete_keys=256,  # subrequests of one batch
-    page_keys=1000,  # of 5,000
-    poll_s=0.02,  # about what a GET of a missing key takes
+    object_bytes=5000 << 20,  # the limit of one Put Blob; larger objects would need blocks
+    delete_keys=256,  # the limit of one batch request
+    page_keys=1000,  # the service allows 5,000
+    poll_s=0.02,  # a GET of a missing key takes about as long
     source="https://learn.microsoft.com/rest/api/storageservices/put-blob, blob-batch, list-blobs; "
     "learn.microsoft.com/azure/storage/blobs/scalability-targets",
     as_of="2025-11-01",
@@ -53,15 +56,16 @@ OBJECTS = ObjectLimits(
 
 
 def messages(tier: str, lease_s: float, message_kb: int = 0) -> MessageLimits:
-    """Of queues of a tier whose lock duration is ``lease_s``; ``message_kb``: their own limit of a message, 0 for the tier's.
+    """The limits of queues of a tier. ``lease_s``: the queues' lock duration in seconds; ``message_kb``: the largest message in KiB, 0: the
+    tier's limit.
 
-    Every message sent, received and completed is an operation, billed per started 64 KB; a receive that finds nothing is none.
+    Each message sent, received or completed is an operation, billed per started 64 KB; a receive that finds nothing is not billed.
     """
     data = TIERS[tier]
     whole = message_kb << 10 or data.message_bytes
     return MessageLimits(
-        batch_messages=100,  # by bytes alone it would be thousands; and an ack is a disposition for each
-        batch_bytes=data.batch_bytes - _MARGIN_BYTES,  # message_kb raises the limit of a message alone
+        batch_messages=100,  # the bytes would allow thousands, but an ack sends one frame for each message
+        batch_bytes=data.batch_bytes - _MARGIN_BYTES,  # message_kb raises the limit of single messages only
         message_bytes=whole - _MARGIN_BYTES - _OVERHEAD_BYTES,
         overhead_bytes=_OVERHEAD_BYTES,
         receive_messages=max(1, min(32, _PREFETCH_BYTES // whole)),
@@ -75,27 +79,28 @@ def messages(tier: str, lease_s: float, message_kb: int = 0) -> MessageLimits:
 
 
 def check_connections(tier: str, ranks: int, namespaces: int) -> None:
-    """`InputError`: ``ranks`` workers that all send to each other may open more connections than a namespace takes.
+    """Raise `InputError` where ``ranks`` workers that all send to each other may open more connections than a namespace allows.
 
-    Each opens one to receive and one to each peer that it sends to. That is of one run, alone: of several at once each opens its own, but
-    few partitions make all ranks neighbours, and Service Bus refuses what is over.
+    Each worker opens one connection to receive, and one to each peer that it sends to. The check counts one run, in which every rank sends
+    to every other rank. With most partitions a rank sends to a few ranks only, so several runs at the same time mostly stay below the
+    limit; if not, Service Bus refuses the connection.
     """
-    most, there = -(-ranks // namespaces) * ranks, TIERS[tier].connections
-    if most > there:
-        enough = next(count for count in range(namespaces + 1, ranks + 2) if -(-ranks // count) * ranks <= there or count > ranks)
+    needed, limit = -(-ranks // namespaces) * ranks, TIERS[tier].connections
+    if needed > limit:
+        enough = next(count for count in range(namespaces + 1, ranks + 2) if -(-ranks // count) * ranks <= limit or count > ranks)
         strings = f"{enough} connection strings in {SERVICE_BUS}, or none and " if os.environ.get(SERVICE_BUS) else ""
         more = f"destroy the app and deploy it with {strings}[azure] namespaces = {enough}, or " if enough <= ranks else ""
         raise InputError(
-            f"{ranks} ranks over {namespaces} Service Bus namespaces may open {most} connections to one: at most {there}: "
-            f"{more}--channel object, which opens none"
+            f"{ranks} ranks over {namespaces} Service Bus namespaces may open {needed} connections to one namespace: "
+            f"expected at most {limit}: {more}use --channel object, which opens no connection to Service Bus"
         )
 
 
 def check_queues(tier: str, ranks: int, slots: int, namespaces: int) -> None:
-    """`InputError`: so many ranks and slots need more queues than a namespace takes."""
-    most, there = -(-ranks // namespaces) * slots, TIERS[tier].queues
-    if most > there:
+    """Raise `InputError` where the ranks and slots need more queues than a namespace allows."""
+    needed, limit = -(-ranks // namespaces) * slots, TIERS[tier].queues
+    if needed > limit:
         raise InputError(
-            f"{ranks} ranks, {slots} slots over {namespaces} Service Bus namespaces need {most} queues in one: "
-            f"at most {there} in the {tier} tier: fewer slots, or more namespaces"
+            f"{ranks} ranks, {slots} slots over {namespaces} Service Bus namespaces need {needed} queues in one: "
+            f"expected at most {limit} in the {tier} tier: use fewer slots, or more namespaces"
         )

@@ -1,8 +1,8 @@
-"""Links to queues of Service Bus: a sender or receiver of azure-servicebus, and the one thread that touches it.
+"""Links to queues of Service Bus: a sender or receiver of azure-servicebus, and the one thread that uses it.
 
-Neither is thread-safe: AMQP's state is in them. And neither is sure to return, since azure-servicebus waits without a limit for a
-peer that takes a connection and then says nothing. So whoever needs a link tells its thread what to do and waits for as long as
-he wants. Links to different queues work at the same time.
+Senders and receivers are not thread-safe, since they hold AMQP's state. A call may also block forever: azure-servicebus waits without a
+time limit for a peer that accepts a connection and then sends nothing. So callers give orders to the link's thread, and wait for the result
+with a limit of their own. Links to different queues work at the same time.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 __all__ = ["Link", "ReceiverLink", "SenderLink"]
 
 T = TypeVar("T")
-SEND_S = 60.0  # until the service has a message, and likewise until it has settled one
-CLOSE_S = 3.0
-_SLACK_S = 10.0  # for a thread that has to wait for the processor
-# azure-servicebus would ping each connection from one more thread, for which a close waits a second. What the service closes
-# because it was idle for minutes is opened again when it is needed.
+SEND_S = 60.0  # time limit for the service to accept a message, and to settle one
+CLOSE_S = 3.0  # time limit for all links of a driver to close
+_SLACK_S = 10.0  # extra time, since a thread may have to wait for a processor
+# Without this azure-servicebus pings each connection from one more thread, and a close waits a second for that thread. A connection
+# that the service closes after idle minutes is opened again when it is needed.
 _NO_PINGS: Mapping[str, Any] = {"keep_alive": 0}
-_SLICE_S = 0.02  # how long a receiver looks at its socket before it looks for orders
-_NOW_S = 1e-9  # what came already, and no look at the socket: azure-servicebus takes no 0
+_SLICE_S = 0.02  # a receiver reads its socket for this time, then looks for orders
+_NOW_S = 1e-9  # read only messages that have arrived: azure-servicebus accepts no 0
 
 
 class Link(abc.ABC):
-    """One sender or receiver. Its thread starts with it and ends with the process, whatever it is doing then."""
+    """One sender or receiver, and the daemon thread that uses it. Making a link starts the thread."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -50,7 +50,11 @@ class Link(abc.ABC):
         self._thread.start()
 
     def order(self, action: Callable[[], T], within_s: float) -> T:
-        """What ``action`` returns or raises in the link's thread. `TimeoutError`: nothing yet; the link is of no use any more."""
+        """Run ``action`` in the link's thread, and return its result or raise its error.
+
+        Raises `TimeoutError` where the action has no result after ``within_s`` seconds; the link is then ``stuck``, and must not be used
+        again. Raises `ConnectionError` where the link was closed.
+        """
         future: Future[T] = Future()
         with self._ordering:
             if self._ended:
@@ -59,31 +63,31 @@ class Link(abc.ABC):
         try:
             return future.result(within_s)
         except TimeoutError:
-            if future.done():  # it is the action's own
+            if future.done():  # the error of the action itself
                 raise
             future.cancel()
             self.stuck = True
-            self.close()  # or, once it goes on, a receiver would take what its successor waits for
-            raise TimeoutError(f"queue {self.name}: Service Bus said nothing for {within_s:g} s") from None
+            self.close()  # otherwise this receiver could continue later, and take messages from the receiver that replaces it
+            raise TimeoutError(f"queue {self.name}: Service Bus did not answer within {within_s:g} s") from None
 
     def open(self) -> None:
-        """Open the link, unless it is, which takes half a second."""
+        """Open the link if it is closed. Opening takes about 0.5 s. Raises like `order`."""
         if not self._open:
             self.order(self._opened, OPEN_S + _SLACK_S)
 
     def close(self) -> None:
-        """Tell the thread to end; `join` waits for it."""
+        """Order the thread to end; `join` waits for that."""
         self._orders.put(None)
 
     def join(self, within_s: float) -> None:
-        """Wait until it has."""
+        """Wait up to ``within_s`` seconds for the thread to end."""
         self._thread.join(within_s)
 
     def _run(self) -> None:
         self._work()
         with suppress(Exception):
             self._end()
-        with self._ordering:  # nobody waits for a thread that is gone
+        with self._ordering:  # no caller may wait for a thread that ended
             self._ended = True
         with suppress(queue.Empty):
             while True:
@@ -111,44 +115,44 @@ class Link(abc.ABC):
 
     @abc.abstractmethod
     def _begin(self) -> None:
-        """Open it."""
+        """Open the sender or receiver."""
 
     @abc.abstractmethod
     def _end(self) -> None:
-        """Close it."""
+        """Close the sender or receiver."""
 
 
 class SenderLink(Link):
-    """To one queue, which is to take batches of ``least`` bytes."""
+    """A sender to one queue. ``min_bytes``: the size of a batch, in bytes, that the queue must accept."""
 
-    def __init__(self, client: ServiceBusClient, name: str, least: int) -> None:
+    def __init__(self, client: ServiceBusClient, name: str, min_bytes: int) -> None:
         self._sender: ServiceBusSender = client.get_queue_sender(name, **_NO_PINGS)
-        self._least = least
+        self._min_bytes = min_bytes
         super().__init__(name)
 
     def send(self, bodies: Sequence[bytes]) -> None:
-        """One transfer: a batch, or a message alone. Returns when the service has it."""
+        """Send the bodies by one transfer: a batch, or a single message. Returns when the service has accepted it."""
         self.open()
         self.order(lambda: self._send(bodies), SEND_S + _SLACK_S)
 
     def _begin(self) -> None:
-        """Raises `Refused` where the service, which tells a link what it takes, takes less than the settings say."""
+        """Open the sender. Raises `Refused` where the service's limit for this link is below the limit of the settings."""
         self._sender.__enter__()
-        if (most := self._sender.create_message_batch().max_size_in_bytes) < self._least:
-            words = f"queue {self.name} takes {most} bytes at once, not {self._least}: its namespace is of a smaller tier than [azure] tier"
-            raise Refused(Code.TOO_LARGE, f"{words} says: destroy the app, and deploy it with the tier that there is")
+        if (max_bytes := self._sender.create_message_batch().max_size_in_bytes) < self._min_bytes:
+            limit = f"queue {self.name}: accepts batches of {max_bytes} bytes: expected {self._min_bytes}, the limit of [azure] tier"
+            raise Refused(Code.TOO_LARGE, f"{limit}: destroy the app, set [azure] tier to the tier of the namespace, and deploy again")
 
     def _send(self, bodies: Sequence[bytes]) -> None:
         from azure.servicebus import ServiceBusMessage
 
         try:
             message: ServiceBusMessage | ServiceBusMessageBatch = ServiceBusMessage(bodies[0])
-            if len(bodies) > 1:  # one alone may, in the premium tier, be larger than any batch
-                message = self._sender.create_message_batch()  # as large as the link says
+            if len(bodies) > 1:  # in the premium tier a single message may be larger than any batch
+                message = self._sender.create_message_batch()  # the batch has the link's size limit
                 for body in bodies:
                     message.add_message(ServiceBusMessage(body))
             self._sender.send_messages(message, timeout=SEND_S)
-        except Exception:  # of any kind the link may be gone: the next send opens it again
+        except Exception:  # after any error the link may be gone: the next send opens it again
             self._open = False
             raise
 
@@ -157,56 +161,63 @@ class SenderLink(Link):
 
 
 class ReceiverLink(Link):
-    """From one queue, peek-locked. While it is open its thread reads whatever comes, up to ``most`` messages that nobody took yet.
+    """A peek-lock receiver from one queue. While the link is open, its thread reads messages, and pauses while ``max_held`` messages wait
+    for `take`.
 
-    ``receive_messages(n)`` of azure-servicebus waits 0.2 s more whenever it has got less than n; asked for one message, it does not.
+    ``receive_messages(n)`` of azure-servicebus waits 0.2 s longer when it has fewer than n messages; with n = 1 it does not.
     """
 
-    def __init__(self, client: ServiceBusClient, name: str, most: int) -> None:
-        self._receiver: ServiceBusReceiver = client.get_queue_receiver(name, prefetch_count=most, socket_timeout=_SLICE_S, **_NO_PINGS)
-        self._most = most
+    def __init__(self, client: ServiceBusClient, name: str, max_held: int) -> None:
+        self._receiver: ServiceBusReceiver = client.get_queue_receiver(name, prefetch_count=max_held, socket_timeout=_SLICE_S, **_NO_PINGS)
+        self._max_held = max_held
         self._change = threading.Condition()
         self._found: deque[Any] = deque()
         self._error: Exception | None = None
         super().__init__(name)
 
     def take(self, limit: int, wait_s: float) -> list[Any]:
-        """Up to ``limit`` messages, as soon as one is there; none after ``wait_s``. Raises what ended the link, once for each who waits."""
+        """Return up to ``limit`` messages as soon as one has arrived; an empty list if none arrives within ``wait_s`` seconds. Raises the
+        error that ended the link.
+        """
         self.open()
         with self._change:
             self._change.wait_for(lambda: self._found or not self._open, wait_s)
             if self._error is not None and not self._found:
                 raise self._error
-            full = len(self._found) >= self._most
+            full = len(self._found) >= self._max_held
             taken = [self._found.popleft() for _ in range(min(limit, len(self._found)))]
         if full:
-            self._orders.put((Future(), lambda: None))  # there is room again
+            self._orders.put((Future(), lambda: None))  # wakes the thread, which can hold a message more
         return taken
 
     def complete(self, messages: Sequence[Any]) -> None:
-        """Settle messages, each by a disposition. Those whose lock is lost, or that are settled, are passed over."""
+        """Settle messages, each by one disposition. Skips a message that is already settled, or whose lock was lost.
+
+        A disposition names a delivery number, and numbers start again at 0 on a link that was opened again. This never settles the wrong
+        message: azure-servicebus compares the delivery's tag first, and settles a message of an earlier link by its lock token.
+        """
         self.open()
         self.order(lambda: self._complete(messages), SEND_S + _SLACK_S)
 
     def _complete(self, messages: Sequence[Any]) -> None:
         for message in messages:
             try:
-                self._opened()  # it may have ended meanwhile; a lock does not end with its link
+                self._opened()  # the link may have ended, but the lock is still valid
                 self._receiver.complete_message(message)
             except Exception as error:
                 if classify(error) not in (Code.PRECONDITION, Code.NOT_FOUND):
                     self._broken(error)
                     raise
-            self._read(_NOW_S)  # what came while it waited for the answer
+            self._read(_NOW_S)  # messages that came with the answer
 
     def _begin(self) -> None:
-        self._receiver.__enter__()  # a receive would open it, too, and call the time that it takes a wait for messages
+        self._receiver.__enter__()  # otherwise the first receive would open it, and the time would count as its wait
         self._error = None
 
     def _work(self) -> None:
         while True:
             try:
-                order = self._orders.get(block=not self._open or len(self._found) >= self._most)
+                order = self._orders.get(block=not self._open or len(self._found) >= self._max_held)
             except queue.Empty:
                 self._read(_SLICE_S)
                 continue
@@ -226,14 +237,14 @@ class ReceiverLink(Link):
 
     def _broken(self, error: Exception) -> None:
         with self._change:
-            self._error, self._open = asking(error), False  # until somebody asks again
+            self._error, self._open = asking(error), False  # the next call opens the link again
             self._change.notify_all()
 
     def _end(self) -> None:
         self._broken(ConnectionError(f"queue {self.name}: the link was closed"))
         with self._change:
-            left, self._found = self._found, deque()
+            untaken, self._found = self._found, deque()
         with suppress(Exception):
-            for message in left:
-                self._receiver.abandon_message(message)  # or nobody would see it until its lock ends
+            for message in untaken:
+                self._receiver.abandon_message(message)  # otherwise no receiver gets the message before its lock expires
         self._receiver.close()

@@ -1,12 +1,13 @@
-"""Service Bus: one queue a rank and slot. A publish is one transfer of a batch, an ack one disposition a message.
+"""Service Bus: one queue for each rank of a slot. A publish is one transfer of a batch; an ack is one disposition for each message.
 
-A receive makes no request: while its link is open, the service sends what there is as long as it has credit, 32 messages of the
-Standard tier, and a receive takes what came. So a receiver that stays away may hold as many messages; their locks run out,
-others get them, and a late acknowledgement of them is harmless. Every message sent, received and completed is an operation.
+A receive makes no request: the service sends messages while the link is open and has credit (32 messages in the Standard tier), and
+``receive`` returns those that have arrived. So a receiver that is no longer called may hold up to 32 messages: their locks expire, other
+receivers get them, and a late acknowledgement has no effect. Every message sent, received or completed is a billed operation.
 
-A link takes half a second to open, asleep in azure-servicebus for the most part: 31 senders and a receiver at once 1 s, 0.15 s of
-the processor; all are closed within 0.1 s. From publish to a waiting receiver 1.3 ms, processor 0.3 ms a publish and 0.17 ms for
-each message received and acknowledged, at 10 KB. Import 180 to 320 ms (benchmarks/azure_clients.py, the stand-in, two cores).
+Measured with benchmarks/azure_clients.py on this project's emulator of Service Bus and two cores: a link opens in half a second, mostly a
+sleep of azure-servicebus; 31 senders and a receiver at once take 1 s (0.15 s of processor time) and close within 0.1 s. At 10 KB a message
+takes 1.3 ms from publish to a waiting receiver; a publish costs 0.3 ms of processor time, a received and acknowledged message 0.17 ms. The
+import takes 180 to 320 ms.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from fsd_azure.clients import service_bus
 from fsd_azure.errors import classify
 from fsd_azure.links import CLOSE_S, Link, ReceiverLink, SenderLink
 from fsd_azure.names import Names
-from fsd_core.checks import check_ack, check_publish, check_receive
 from fsd_core.driver import Code, Delivery, Message, MessageLimits, Refused, Rejected, Resources
+from fsd_core.providers.checks import check_ack, check_publish, check_receive
 
 if TYPE_CHECKING:
     from azure.servicebus import ServiceBusClient, ServiceBusReceivedMessage
@@ -33,7 +34,7 @@ L = TypeVar("L", bound=Link)
 
 
 class AzureMessages:
-    """Implements `fsd_core.driver.MessageDriver` for one slot. Links are opened when they are needed, and stay open."""
+    """Implements `fsd_core.driver.MessageDriver` for one slot. A link opens with the first call that uses it, and stays open."""
 
     service = "Service Bus"
     limits: MessageLimits
@@ -50,30 +51,29 @@ class AzureMessages:
         self._receivers: dict[int, ReceiverLink] = {}
 
     def route(self, rank: int) -> int:
-        """The rank: it has a queue of its own."""
+        """The rank itself: each rank has its own queue."""
         return rank
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
-        """All or nothing: Service Bus refuses no single message. What is over a limit is refused here, before the network."""
+        """Send all messages or none: Service Bus refuses no single message. Raises `Refused` over a limit, before any request."""
         check_publish(self.limits, messages, self.route)
         sender = self._link(self._senders, messages[0].rank, lambda client, name: SenderLink(client, name, self.limits.batch_bytes))
         sender.send([message.body for message in messages])
         return ()
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
-        """Up to ``limit`` messages of those that came; a wait of 0 looks at these only. The first receive opens the link, however long
-        that takes."""
+        """Return up to ``limit`` messages; with ``wait_s`` 0 only those that have already arrived. The first call also opens the link."""
         check_receive(self.limits, limit, wait_s)
         receiver = self._receiver(rank)
         return [Delivery(message, _body(message)) for message in receiver.take(limit, wait_s)]
 
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
-        """Remove deliveries for good. One that is gone, or was delivered again, is no refusal."""
+        """Remove deliveries. A message that is gone, or was delivered again, is not reported as refused."""
         from azure.servicebus import ServiceBusReceivedMessage
 
         check_ack(self.limits, tokens)
         if not all(isinstance(token, ServiceBusReceivedMessage) for token in tokens):
-            raise Refused(Code.INVALID, f"ack of {next(type(t).__name__ for t in tokens)}: must be the token of a delivery")
+            raise Refused(Code.INVALID, f"ack of {next(type(t).__name__ for t in tokens)}: expected the token of a delivery")
         self._receiver(rank).complete(tokens)
         return ()
 
@@ -82,22 +82,22 @@ class AzureMessages:
 
     def _link(self, links: dict[int, L], rank: int, make: Callable[[ServiceBusClient, str], L]) -> L:
         with self._changing:
-            if self._closed:  # whoever is late must not leave a receiver that takes what the next run is sent
+            if self._closed:  # a call after `close` must not open a receiver, which would take messages of the next run
                 raise ConnectionError("the driver is closed")
             if rank not in links or links[rank].stuck:
                 links[rank] = make(self._clients[self._names.shard(rank)], self._names.queue(self._slot, rank))
             return links[rank]
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_azure.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_azure.errors.classify`."""
         return classify(error)
 
     def native(self) -> Sequence[ServiceBusClient]:
-        """The namespaces' clients."""
+        """The SDK's client of each namespace."""
         return self._clients
 
     def close(self) -> None:
-        """Close the links, all at once. One that is stuck is left to the end of the process."""
+        """Close all links at the same time. A stuck link ends with the process."""
         with self._changing:
             self._closed = True
             links: list[Link] = [*self._senders.values(), *self._receivers.values()]
@@ -110,5 +110,5 @@ class AzureMessages:
 
 
 def _body(message: ServiceBusReceivedMessage) -> bytes:
-    body = message.body if message.body_type.value == "data" else (b"no data",)  # then it is not ours: core drops it
+    body = message.body if message.body_type.value == "data" else (b"no data",)  # another program's message: core drops it
     return body if isinstance(body, bytes) else b"".join(body)

@@ -1,24 +1,24 @@
-"""What everything of an app is called: pure functions of (app, generation, slot, rank, subscription). No request is made.
+"""The names of an app's resources: pure functions of app, generation, slot, rank and subscription. They make no request.
 
-The keys of `Resources.names`, all strings, written by `fsd_azure.provision` and enough for every driver:
+The keys of `Resources.names`, all strings; `fsd_azure.provision` writes them, and a driver needs only these:
 
 ======================  ===============================================================================================
-subscription, region    whose, and where
-resource_group          what everything of the app is in
-generation              8 hexadecimal digits, new whenever queues are made anew: an old worker finds nothing, and harms nobody
-namespaces              the Service Bus namespaces' hosts, with commas between them, in the order in which ranks use them
+subscription, region    the subscription and the region of all resources
+resource_group          the group of all resources
+generation              8 hexadecimal digits, new for each set of queues, so that a worker of an old set finds no queue
+namespaces              the hosts of the Service Bus namespaces, separated by commas, in the order of the ranks
 bus                     "made" with the app, or "given" by connection strings
-storage_account         its name; "" where a connection string gives one
-tier                    of the namespaces: standard, premium
-lease_s                 the queues' lock duration: whole seconds
-message_kb              what a queue takes as one message, where that is not the tier's own limit (premium only)
+storage_account         the account's name; "" where a connection string names the account
+tier                    the namespaces' tier: standard or premium
+lease_s                 the queues' lock duration in whole seconds
+message_kb              a queue's limit of one message in KiB, 0 for the tier's limit (other values in premium only)
 blob_url, container     the storage account's address, and the container's name in it
-url                     where the worker's HTTP trigger listens
-memory_mb, ...          whatever else provision and invoke agree on
+url                     the URL of the worker's HTTP trigger
+memory_mb, ...          further settings of the function
 ======================  ===============================================================================================
 
-Each rank of each slot has one queue: a filtered topic would cost a credit for every filter that looks at a message, sent or not.
-Rank r is in namespace r modulo their number, since a namespace of the Standard tier passes 1,000 messages a second.
+Each rank of each slot has its own queue: with a topic, every filter would cost a credit for each message (credits: see `fsd_azure.limits`).
+Rank r uses namespace r modulo the number of namespaces, since a namespace of the Standard tier carries 1,000 messages per second.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import attrs
 
 from fsd_core.driver import Resources
 
@@ -40,7 +41,7 @@ _MARK_CHARS = 6
 
 
 def new_generation() -> str:
-    """A fresh generation."""
+    """A new random generation."""
     return secrets.token_hex(4)
 
 
@@ -50,36 +51,36 @@ def resource_group(app: str) -> str:
 
 
 def namespace(app: str, subscription: str, group: str, number: int) -> str:
-    """A Service Bus namespace, whose name is a host's and so unlike that of anybody in the world."""
+    """The name of Service Bus namespace ``number``. It is part of a host name, so it is unique in the world."""
     return _unique(app, subscription, group, _NAMESPACE_CHARS - 4, "-") + f"-{number}"
 
 
 def function(app: str, subscription: str, group: str) -> str:
-    """The function app, likewise the name of a host."""
+    """The name of the function app, unique in the world like that of a namespace."""
     return _unique(app, subscription, group, _FUNCTION_CHARS, "-")
 
 
 def container(app: str) -> str:
-    """The app's container, whose name may not have two hyphens together: the others' hash makes the difference."""
+    """The name of the app's container. Azure allows no two hyphens in a row, so they are replaced and a hash is appended."""
     single = re.sub("-+", "-", app)
     return f"fsd-{app}" if single == app else f"fsd-{single}-{hashlib.sha256(app.encode()).hexdigest()[:_MARK_CHARS]}"
 
 
 def storage_account(app: str, subscription: str, group: str) -> str:
-    """The default name of the storage account, likewise the name of a host."""
+    """The default name of the storage account, unique in the world like that of a namespace."""
     return _unique(app, subscription, group, _ACCOUNT_CHARS, "")
 
 
-def _unique(app: str, subscription: str, group: str, most: int, between: str) -> str:
-    """ "fsd", the app's name as far as there is room, and a hash of what makes it one of many."""
+def _unique(app: str, subscription: str, group: str, max_chars: int, between: str) -> str:
+    """ "fsd", the app's name, cut where ``max_chars`` requires, and a hash of subscription, group and app."""
     mark = hashlib.sha256(f"{subscription.lower()}/{group.lower()}/{app}".encode()).hexdigest()[:_MARK_CHARS]
-    room = most - len("fsd") - 2 * len(between) - _MARK_CHARS
+    room = max_chars - len("fsd") - 2 * len(between) - _MARK_CHARS
     return f"fsd{between}{app.replace('-', between)[:room].rstrip('-')}{between}{mark}"
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Names:
-    """Queues of one generation of an app. ``namespaces``: hosts."""
+    """The queues of one generation of an app. ``namespaces``: the hosts."""
 
     app: str
     generation: str
@@ -87,7 +88,7 @@ class Names:
 
     @staticmethod
     def of(resources: Resources) -> Names:
-        """From what `fsd_azure.provision` wrote."""
+        """The names in ``resources``, as `fsd_azure.provision` wrote them."""
         return Names(resources.app, resources.names["generation"], tuple(resources.names["namespaces"].split(",")))
 
     def shard(self, rank: int) -> int:
@@ -99,12 +100,14 @@ class Names:
         return f"fsd-{self.app}-{self.generation}-{slot}-{rank}"
 
     def queues(self, ranks: int, slots: int) -> Iterator[tuple[int, str]]:
-        """Every rank's namespace, by number, and queue."""
+        """The namespace's number and the queue of every rank of every slot."""
         for slot in range(slots):
             yield from ((self.shard(rank), self.queue(slot, rank)) for rank in range(ranks))
 
 
 def generation_of(app: str, name: str) -> str | None:
-    """The generation of a queue of ``app``; None of any other: "fsd-a-" also starts the names of an app "a-b"."""
+    """The generation in the name of a queue of ``app``; None for the name of another app. The prefix does not decide: "fsd-a-" also begins
+    the names of an app "a-b".
+    """
     match = re.fullmatch(rf"fsd-{re.escape(app)}-([0-9a-f]{{8}})-\d+-\d+", name)
     return match[1] if match else None

@@ -1,7 +1,7 @@
 """One container of Blob Storage as the object store: one call is one request.
 
-Processor time in azure-storage-blob: 1.6 ms for a put or get of 1 KB, 2.2 and 4.1 ms for 1 MB; import and client 230 to 300 ms, 50 ms
-beside azure-servicebus (benchmarks/azure_clients.py, Azurite, two cores).
+azure-storage-blob needs 1.6 ms of processor time for a put or get of 1 KB, 2.2 and 4.1 ms for 1 MB. Import and client take 230 to 300 ms,
+or 50 ms after azure-servicebus (benchmarks/azure_clients.py, Azurite, two cores).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from azure.core.exceptions import HttpResponseError
 from fsd_azure.clients import container
 from fsd_azure.errors import classify, status_code
 from fsd_azure.limits import OBJECTS
-from fsd_core.checks import check_delete, check_put, check_range
 from fsd_core.driver import Code, Page, Rejected, Resources
+from fsd_core.providers.checks import check_delete, check_put, check_range
 
 __all__ = ["AzureObjects"]
 
@@ -30,31 +30,31 @@ class AzureObjects:
         self._container = container(resources.names["blob_url"], resources.names["container"])
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
-        """Write the object by one Put Blob. With ``if_absent``, 409 says that it is there."""
+        """Write the object by one Put Blob. With ``if_absent``, the service answers 409 where the object exists."""
         check_put(self.limits, key, body)
         self._container.upload_blob(key, body if isinstance(body, bytes) else bytes(body), overwrite=not if_absent)
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes [start, end) of the object. A body that breaks off the SDK asks for again, twice, which cannot be turned off."""
+        """The bytes [start, end) of the object. If a body is cut off, the SDK requests it twice more; no option turns this off."""
         first = check_range(key, start, end)
-        empty = end is not None and end == first  # HTTP has no empty range: ask for a byte, to learn whether the key is there
+        empty = end is not None and end == first  # HTTP has no empty range: a request for one byte shows whether the key exists
         length = None if end is None else max(1, end - first)
         try:
             body: bytes = self._container.download_blob(key, first, length).readall()
         except HttpResponseError as error:
-            if error.status_code == 416:  # the object is there and ends before ``start``
+            if error.status_code == 416:  # the object exists and ends before ``start``
                 return b""
             raise
         return b"" if empty else body
 
     def list(self, prefix: str, page: str | None = None) -> Page:
-        """The next keys, in ascending order; a page is Blob Storage's marker."""
+        """One page of the keys with ``prefix``, in ascending order. ``page`` is Blob Storage's marker."""
         pages = self._container.list_blob_names(name_starts_with=prefix, results_per_page=self.limits.page_keys).by_page(page)
         keys = list(next(pages))
-        return Page(keys, pages.continuation_token or None)  # type: ignore[attr-defined]  # by_page is said to give any iterator
+        return Page(keys, pages.continuation_token or None)  # type: ignore[attr-defined]  # the SDK types by_page as any iterator
 
     def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:
-        """Remove the objects in one batch; one `Rejected` for each that Blob Storage could not remove."""
+        """Remove the objects in one batch. Returns one `Rejected` for each object that Blob Storage could not remove."""
         check_delete(self.limits, keys)
         answers = self._container.delete_blobs(*keys, raise_on_any_failure=False)
         return [
@@ -64,11 +64,11 @@ class AzureObjects:
         ]
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_azure.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_azure.errors.classify`."""
         return classify(error)
 
     def native(self) -> Any:
-        """The client of the container."""
+        """The SDK's client of the container."""
         return self._container
 
     def close(self) -> None:

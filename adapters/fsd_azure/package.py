@@ -1,4 +1,4 @@
-"""The function's package, as Azure runs it: `function_app.py` and `host.json`, this project's source, and all that it imports."""
+"""The function's package for Azure: `function_app.py` and `host.json`, this project's source, and all packages that it imports."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import sys
 from pathlib import Path
 
 from fsd_azure.settings import RUNTIMES
-from fsd_core import package as core
-from fsd_core.home import home_folder
-from fsd_core.package import Package, Recipe, Wheels
+from fsd_core.common.home import home_folder
+from fsd_core.providers import package as core
+from fsd_core.providers.package import Package, Recipe, Wheels
 
 __all__ = ["Package", "build", "digest", "stub"]
 
-MOST_BYTES = 1 << 30  # of a Flex Consumption app's content: learn.microsoft.com/azure/azure-functions/functions-scale, 2025-11
-_GLIBC = {"3.11": 31, "3.12": 31, "3.13": 36}  # 2.x of Azure's images: Debian 11 and 12
+MAX_BYTES = 1 << 30  # the content of a Flex Consumption app: learn.microsoft.com/azure/azure-functions/functions-scale, 2025-11
+_GLIBC = {"3.11": 31, "3.12": 31, "3.13": 36}  # glibc 2.x of Azure's images: Debian 11 and 12
 _ROOT = ("function_app.py", "host.json", "requirements.txt")
 _NOT_SENT = ("api.py", "function.py", "package.py", "policy.py", "provision.py", "queues.py", "settings.py", "handler/")
 
 
 def digest(runtime: str) -> str:
-    """What identifies the package that `build` would make. Quick: nothing is installed."""
+    """The digest of the package that `build` would make. It installs nothing, so it is quick."""
     return _recipe(runtime).digest
 
 
@@ -42,8 +42,8 @@ def _recipe(runtime: str) -> Recipe:
         wheels=Wheels(root["requirements.txt"], runtime, core.manylinux(_GLIBC[runtime])),
         below=".python_packages/lib/site-packages/",
         platform="Azure Functions",
-        most_zipped=MOST_BYTES,
-        most_unzipped=MOST_BYTES,
+        max_zipped=MAX_BYTES,
+        max_unzipped=MAX_BYTES,
     )
 
 

@@ -1,15 +1,16 @@
-"""Who may do what: which principal gets which built-in role on which resource, as data. No role is given on the subscription.
+"""Permissions as data: which principal gets which built-in role on which resource. No role covers the whole subscription.
 
-`worker` is for the function's own identity, `deployer` for whoever deploys; ``fsd deploy`` gives both. `client` is what somebody else
-needs who only runs a deployed app, beside a role of your own, on the function app alone, that lets him do `CLIENT_ACTIONS`: every built-in
-one that does also lets him change the app. `ACTIONS` is what ``fsd deploy`` and ``fsd destroy`` ask of the Resource Manager, likewise for a
-role of your own. Sources: learn.microsoft.com/azure/role-based-access-control/built-in-roles, 2025-11.
+`worker` is for the function's identity, `deployer` for the person who deploys; ``fsd deploy`` assigns both. `client` is for a person who
+only runs a deployed app. That person also needs a custom role on the function app with `CLIENT_ACTIONS`: every built-in role with these
+actions also allows changes of the app. `ACTIONS` are the Resource Manager's actions of ``fsd deploy`` and ``fsd destroy``, for a custom
+role. Sources: learn.microsoft.com/azure/role-based-access-control/built-in-roles, 2025-11.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import attrs
 
 __all__ = [
     "ACTIONS",
@@ -23,12 +24,12 @@ __all__ = [
     "worker",
 ]
 
-APP_TAG = "fsd-app"  # on everything that an app is made of and that takes tags
+APP_TAG = "fsd-app"  # the tag of all resources of an app that can have tags
 SENDER = "69a216fc-b8fb-44d8-bc22-1f3c2cd27a39"  # Azure Service Bus Data Sender
 RECEIVER = "4f6d3b9b-027b-4f4c-9142-0e5a2a2247e0"  # Azure Service Bus Data Receiver
-OWNER = "090c5cfd-751d-490a-894a-3ce6f1109419"  # Azure Service Bus Data Owner: who makes queues
+OWNER = "090c5cfd-751d-490a-894a-3ce6f1109419"  # Azure Service Bus Data Owner: may make queues
 BLOBS = "ba92f5b4-2d11-453d-a403-e96b0029c9fe"  # Storage Blob Data Contributor
-BLOBS_OWNER = "b7e6dc6d-f1e8-4753-8033-0f276bb0955b"  # Storage Blob Data Owner: what the Functions host needs of its own storage
+BLOBS_OWNER = "b7e6dc6d-f1e8-4753-8033-0f276bb0955b"  # Storage Blob Data Owner: the Functions host needs it on its storage
 _ALL = ("read", "write", "delete")
 ACTIONS = (
     *("Microsoft.Authorization/roleAssignments/write",),
@@ -48,9 +49,12 @@ ACTIONS = (
 CLIENT_ACTIONS = ("Microsoft.Web/sites/read", "Microsoft.Web/sites/config/list/action", "Microsoft.Web/sites/host/listkeys/action")
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Grant:
-    """A role (the built-in one's id) of a principal (its object id, and its kind: User, ServicePrincipal) on a resource's id."""
+    """One assignment: ``scope`` is a resource's id, ``role`` a built-in role's id, ``principal`` an object id.
+
+    ``kind``: the principal's type, User or ServicePrincipal.
+    """
 
     scope: str
     role: str
@@ -63,34 +67,37 @@ def _group(names: Mapping[str, str]) -> str:
 
 
 def namespace_id(names: Mapping[str, str], host: str) -> str:
-    """The resource of a namespace's host."""
+    """The resource id of the namespace with this host."""
     return f"{_group(names)}/providers/Microsoft.ServiceBus/namespaces/{host.partition('.')[0]}"
 
 
 def storage_id(names: Mapping[str, str]) -> str:
-    """The resource of the storage account."""
+    """The resource id of the storage account."""
     return f"{_group(names)}/providers/Microsoft.Storage/storageAccounts/{names['storage_account']}"
 
 
 def _data(names: Mapping[str, str], bus: tuple[str, ...], blobs: str, principal: str, kind: str, role: str = BLOBS) -> list[Grant]:
-    """Of what the app made itself: what a connection string opens needs no role."""
+    """Roles on the namespaces and the storage account that the app made: a connection string needs no role."""
     spaces = names["namespaces"].split(",") if names["bus"] == "made" else []
     grants = [Grant(namespace_id(names, host), each, principal, kind) for host in spaces for each in bus]
     return grants + ([Grant(blobs, role, principal, kind)] if names["storage_account"] else [])
 
 
 def worker(names: Mapping[str, str], principal: str) -> list[Grant]:
-    """Of the function: to send and to receive, not to make or remove queues. The account is the app's own; the Functions host keeps its
-    keys and its locks in containers of it that it makes itself, so the role is on all of it, and the one that the vendor names for that
-    (learn.microsoft.com/azure/azure-functions/functions-reference, "Connecting to host storage with an identity", 2025-11)."""
+    """The roles of the function: it may send and receive, but not make or remove queues.
+
+    The Functions host keeps keys and locks in containers that it makes in the app's storage account. So the role covers the whole account;
+    Microsoft documents this role for the purpose (learn.microsoft.com/azure/azure-functions/functions-reference, "Connecting to host
+    storage with an identity", 2025-11).
+    """
     return _data(names, (SENDER, RECEIVER), storage_id(names), principal, "ServicePrincipal", BLOBS_OWNER)
 
 
 def deployer(names: Mapping[str, str], principal: str, kind: str) -> list[Grant]:
-    """Of whoever deploys, who makes queues and containers."""
+    """The roles of the person who deploys: they allow making queues and containers."""
     return _data(names, (OWNER,), storage_id(names), principal, kind)
 
 
 def client(names: Mapping[str, str], principal: str, kind: str) -> list[Grant]:
-    """Of whoever runs a deployed app: to send to workers, to put and get objects of the app's container."""
+    """The roles of a person who runs a deployed app: they allow sending to workers, and putting and getting objects of its container."""
     return _data(names, (SENDER,), f"{storage_id(names)}/blobServices/default/containers/{names['container']}", principal, kind)

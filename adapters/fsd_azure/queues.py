@@ -1,4 +1,4 @@
-"""Service Bus namespaces of an app, and its queues, one for every rank of every slot: making them, and removing them."""
+"""Makes and removes an app's Service Bus namespaces and its queues, one for every rank of every slot."""
 
 from __future__ import annotations
 
@@ -6,45 +6,40 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from fsd_azure import clients
 from fsd_azure import names as naming
+from fsd_azure.connection_strings import service_bus_hosts
 from fsd_azure.limits import TIERS
 from fsd_azure.names import Names, generation_of
 from fsd_azure.policy import APP_TAG, namespace_id
 from fsd_core.driver import Code
 from fsd_core.errors import InputError
-from fsd_core.provisioning import Pair
+from fsd_core.providers.probes import Pair
 
 if TYPE_CHECKING:
     from azure.servicebus.management import ServiceBusAdministrationClient
 
     from fsd_azure.api import Api
 
-__all__ = ["MOST", "TTL_S", "count", "given", "hosts", "make", "make_namespaces", "remove", "there"]
+__all__ = ["MAX_NAMESPACES", "TTL_S", "count", "existing_hosts", "hosts", "make", "make_namespaces", "remove"]
 
 TTL_S = 86_400  # no run is longer: its functions end at [azure] timeout_s, which is less than a day
-DELIVERIES = 2000  # the most that a queue takes: a message that is not acknowledged is core's to judge
-LAYERS_S = 8  # layers a second that the namespaces are to pass together, of ranks that all send to each other
-MOST = 8  # unless the settings say more: a namespace has a base charge of about 10 dollars a month, used or not
+DELIVERIES = 2000  # the largest value that a queue accepts: fsd_core, not the queue, drops a message that is never acknowledged
+LAYERS_S = 8  # layers per second that all namespaces together should allow if every rank sends to every other rank
+MAX_NAMESPACES = 8  # the limit if [azure] namespaces is 0: each namespace costs about 10 dollars per month, used or not
 _HOST = "servicebus.windows.net"
 
 
 def count(tier: str, ranks: int) -> int:
-    """How many namespaces so many ranks need by the tier's credits for `LAYERS_S` layers a second, `MOST` at most.
+    """The number of namespaces, 1 to `MAX_NAMESPACES`, whose credits allow ``ranks`` ranks to compute `LAYERS_S` layers per second.
 
-    Of n ranks that all send to each other, a layer is n (n - 1) messages, each in and out; a namespace bears what its own ranks receive,
-    from whomever. From 23 ranks on it is slower than that: 4 layers a second of 32, 1 of 62.
+    Where all of n ranks send to each other, a layer is n (n - 1) messages, each counted in and out. A namespace carries the messages that
+    its own ranks receive. With 23 ranks or more, even `MAX_NAMESPACES` namespaces allow fewer layers: 4 per second with 32 ranks, 1 per
+    second with 62.
     """
-    there = TIERS[tier].credits
-    return 1 if there is None else max(1, min(MOST, -(-2 * ranks * (ranks - 1) * LAYERS_S // there)))
-
-
-def given() -> list[str]:
-    """The namespaces' hosts, and ports of emulators, that connection strings name; none: the app makes its own."""
-    parts = [dict(part.partition("=")[::2] for part in string.split(";")) for string in clients.service_bus_strings()]
-    return [urlsplit(next(value for name, value in each.items() if name.lower() == "endpoint")).netloc for each in parts]
+    credits = TIERS[tier].credits
+    return 1 if credits is None else max(1, min(MAX_NAMESPACES, -(-2 * ranks * (ranks - 1) * LAYERS_S // credits)))
 
 
 def hosts(api: Api, app: str, number: int) -> list[str]:
@@ -52,14 +47,14 @@ def hosts(api: Api, app: str, number: int) -> list[str]:
     return [f"{naming.namespace(app, api.subscription, api.group(app), each)}.{_HOST}" for each in range(number)]
 
 
-def there(api: Api, app: str) -> list[str]:
-    """The hosts of the namespaces that are there: given, or made."""
+def existing_hosts(api: Api, app: str) -> list[str]:
+    """The hosts of the app's namespaces that exist: given by connection strings, or made."""
     names = (path.rpartition("/")[2] for path in api.owned(app)[0] if "/microsoft.servicebus/namespaces/" in path.lower())
-    return given() or [f"{name}.{_HOST}" for name in names]
+    return service_bus_hosts() or [f"{name}.{_HOST}" for name in names]
 
 
 def make_namespaces(api: Api, app: str, names: Mapping[str, str]) -> None:
-    """Make the app's namespaces. `InputError`: one is somebody else's."""
+    """Make the app's namespaces. Raises `InputError` where a namespace is not the app's, or has another tier."""
 
     def one(host: str) -> None:
         path, tier = namespace_id(names, host), names["tier"].capitalize()
@@ -68,10 +63,11 @@ def make_namespaces(api: Api, app: str, names: Mapping[str, str]) -> None:
             raise InputError(f"app {app!r}: a namespace {host} is there that fsd did not make; choose another app")
         if found and str(found.get("sku", {}).get("name", tier)) != tier:
             raise InputError(
-                f"[azure] tier = {names['tier']!r}: namespace {host} is of the tier {found['sku']['name']}; destroy the app first"
+                f"[azure] tier = {names['tier']!r}: namespace {host} has the tier {found['sku']['name']}: "
+                "expected the same tier: set that, or destroy the app first"
             )
         sku = {"name": tier, "tier": tier} | ({"capacity": 1} if tier == "Premium" else {})
-        properties = {"minimumTlsVersion": "1.2", "disableLocalAuth": True}  # no keys: identities alone
+        properties = {"minimumTlsVersion": "1.2", "disableLocalAuth": True}  # keys are disabled: clients log in with identities
         if not found:
             api.put(path, {"location": names["region"], "tags": {APP_TAG: app}, "sku": sku, "properties": properties})
 
@@ -85,7 +81,7 @@ def _administration(namespaces: Sequence[str]) -> Iterator[list[ServiceBusAdmini
 
 
 def make(api: Api, names: Names, pairs: Sequence[Pair], lease_s: int, message_kb: int) -> None:
-    """Make the queues of the pairs, or give them this lock duration."""
+    """Make the queue of each pair; a queue that exists gets the lock duration ``lease_s`` (seconds)."""
     lock = timedelta(seconds=lease_s)
     settings: dict[str, Any] = {
         "lock_duration": lock,
@@ -108,7 +104,7 @@ def make(api: Api, names: Names, pairs: Sequence[Pair], lease_s: int, message_kb
 
 
 def remove(api: Api, app: str, namespaces: Sequence[str], keep: str | None = None) -> list[str]:
-    """Remove the queues of an app but those of generation ``keep``; a line for each."""
+    """Remove the queues of an app except those of generation ``keep``. Returns one line of text for each."""
     with _administration(namespaces) as admins:
 
         def listed(admin: ServiceBusAdministrationClient) -> list[str]:

@@ -1,68 +1,73 @@
-"""The table ``[azure]`` of the configuration.
+"""The table ``[azure]`` of the configuration file.
 
 ===============  =======================  ========================================================================================
-subscription     AZURE_SUBSCRIPTION_ID    whose everything is
-region           eastus2                  where everything is
-resource_group   fsd-APP                  what everything is in: made, unless it is there
-tier             standard                 of the Service Bus namespaces; premium is billed by the hour, used or not
-namespaces       0                        how many of them ranks are spread over; 0: by the app's first ranks, 1 up to 8, 8 from 22 on
-message_kb       0                        what a queue takes as one message; 0: what its tier takes (premium only)
-storage_account  made from the app's      the storage account; one that is there and not the app's is refused
+subscription     AZURE_SUBSCRIPTION_ID    the subscription of all resources
+region           eastus2                  the region of all resources
+resource_group   fsd-APP                  the resource group of all resources, made if it does not exist
+tier             standard                 the tier of the Service Bus namespaces; premium is billed by the hour, used or not
+namespaces       0                        how many namespaces share the ranks; 0: 1 for up to 8 ranks, 8 from 22 ranks on
+message_kb       0                        the largest message of a queue (premium only); 0: the limit of its tier
+storage_account  from the app's name     the storage account; an account that exists and is not the app's is refused
 memory_mb        2048                     memory of one function: 512, 2048 or 4096; one CPU at 2048
-timeout_s        900                      time limit of one function
+timeout_s        900                      time limit of one function, in seconds
 concurrency      100                      functions of this app at once, which a run checks; see below
-lease_s          10                       a message that was delivered and not acknowledged is delivered again after this
+lease_s          10                       seconds until a delivered message that is not acknowledged is delivered again
 runtime          3.12                     the function's Python
-package          true                     false uploads no code: for an emulator that runs what is installed here
+package          true                     false uploads no code: for an emulator that runs what is installed on this machine
 ===============  =======================  ========================================================================================
 
-``concurrency`` is also Azure's maximumInstanceCount, which for HTTP is no hard cap: several runs at once may get more instances. Azure
-takes less than 40 in some regions only, if at all; where it does not, the deployment says so. The region's own quota is on cores.
+``concurrency`` is also Azure's maximumInstanceCount, which is not a strict limit for HTTP triggers: several runs at once may get more
+instances. Only a few regions accept less than 40; in the others the deployment ends with an error. The region's quota limits cores, not
+functions.
 
-FSD_AZURE_PACKAGE=0 means ``package = false``. Where connection strings are set (`fsd_azure.clients`), the namespaces and the storage
-account are those that they name, and nothing here changes them.
+FSD_AZURE_PACKAGE=0 means ``package = false``. Where connection strings are set (`fsd_azure.clients`), they decide the namespaces and the
+storage account, and the keys of this table have no effect on these.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+import attrs
 
 from fsd_azure.limits import LEASES_S, MESSAGE_KB, TIERS
-from fsd_core import settings
+from fsd_core.common.fields import Kind, boolean, choice, integer, key, matching, read
 from fsd_core.errors import InputError
-from fsd_core.settings import flag, key, matches, whole
 
 __all__ = ["RUNTIMES", "SUBSCRIPTION", "Settings", "parse"]
 
 RUNTIMES = ("3.12", "3.13", "3.11")
 SUBSCRIPTION = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"  # as a pattern
-_MEMORIES = (512, 2048, 4096)
+_REGION = matching(r"[a-z]+[0-9]*", "a region's short name, for instance westeurope")
+_GROUP = matching(r"[\w.-]{0,89}[\w-]", "1 to 90 letters, digits, '-', '_' and '.'")
+_ACCOUNT = matching(r"[a-z0-9]{3,24}", "3 to 24 of a-z and 0-9")
+_SIZES_KB = integer(*MESSAGE_KB)
+_MESSAGE = Kind(f"0, or {_SIZES_KB.expected}", lambda value: _SIZES_KB.holds(value) or integer(0, 0).holds(value), int)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@attrs.frozen(kw_only=True)
 class Settings:
-    """See the module."""
+    """The keys and their defaults; the table in the docstring of the module explains each key."""
 
-    subscription: str = key("", "a subscription's id, as 'az account list' shows", matches(SUBSCRIPTION))
-    region: str = key("eastus2", "a region's short name, for instance westeurope", matches(r"[a-z]+[0-9]*"))
-    resource_group: str = key("", "1 to 90 letters, digits, '-', '_' and '.'", matches(r"[\w.-]{0,89}[\w-]"))
-    tier: str = key("standard", f"one of {', '.join(TIERS)}", lambda value: value in TIERS)
-    namespaces: int = key(0, "a whole number from 0 to 100", whole(0, 100))
-    message_kb: int = key(0, f"0, or a whole number from {MESSAGE_KB[0]} to {MESSAGE_KB[1]}", lambda v: v == 0 or whole(*MESSAGE_KB)(v))
-    storage_account: str = key("", "3 to 24 of a-z and 0-9", matches(r"[a-z0-9]{3,24}"))
-    memory_mb: int = key(2048, f"one of {', '.join(map(str, _MEMORIES))}", lambda value: type(value) is int and value in _MEMORIES)
-    timeout_s: int = key(900, "a whole number of seconds from 1 to 86399", whole(1, 86399))
-    concurrency: int = key(100, "a whole number from 1 to 1000", whole(1, 1000))
-    lease_s: int = key(10, f"a whole number of seconds from {LEASES_S[0]} to {LEASES_S[1]}", whole(*LEASES_S))
-    runtime: str = key("3.12", f"one of {', '.join(RUNTIMES)}", lambda value: value in RUNTIMES)
-    package: bool = key(True, "true or false", flag)
+    subscription: str = key(matching(SUBSCRIPTION, "a subscription's id, as 'az account list' shows"), default="")
+    region: str = key(_REGION, default="eastus2")
+    resource_group: str = key(_GROUP, default="")
+    tier: str = key(choice(*TIERS), default="standard")
+    namespaces: int = key(integer(0, 100), default=0)
+    message_kb: int = key(_MESSAGE, default=0)
+    storage_account: str = key(_ACCOUNT, default="")
+    memory_mb: int = key(choice(512, 2048, 4096), default=2048)
+    timeout_s: int = key(integer(1, 86399, "seconds"), default=900)
+    concurrency: int = key(integer(1, 1000), default=100)
+    lease_s: int = key(integer(*LEASES_S, "seconds"), default=10)
+    runtime: str = key(choice(*RUNTIMES), default="3.12")
+    package: bool = key(boolean(), default=True)
 
 
 def parse(table: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Settings:
-    """Check keys, types and ranges; `InputError` names what is wrong and what would be right."""
-    parsed = settings.parse(Settings, "azure", table)
+    """Convert the table into `Settings`. Raises `InputError` that names the key, its value and the expected values."""
+    parsed = read(Settings, table, "[azure] ")
     if parsed.message_kb and parsed.tier != "premium":
-        raise InputError(f"[azure] message_kb = {parsed.message_kb}: must be 0 in the {parsed.tier} tier, which has one limit for all")
-    return replace(parsed, package=False) if environ.get("FSD_AZURE_PACKAGE") == "0" else parsed
+        raise InputError(f"[azure] message_kb = {parsed.message_kb}: expected 0 in the {parsed.tier} tier, which has one limit")
+    return attrs.evolve(parsed, package=False) if environ.get("FSD_AZURE_PACKAGE") == "0" else parsed

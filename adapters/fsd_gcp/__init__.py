@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
-from fsd_core.providers import address, attached, elsewhere
+from fsd_core.providers.addresses import address, elsewhere
+from fsd_core.providers.environment import from_environment
+from fsd_gcp.variables import RESOURCES
 
-__all__ = ["PROVIDER", "RESOURCES", "GcpProvider"]
-
-RESOURCES = "FSD_GCP_RESOURCES"  # the variable of a function that holds its app's `Resources` as JSON
+__all__ = ["PROVIDER", "GcpProvider"]
 
 
 class GcpProvider:
@@ -21,38 +21,38 @@ class GcpProvider:
     name = "gcp"
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
-        """Settings: see `fsd_gcp.settings`."""
+        """A provisioner of apps on Google Cloud. ``settings``: the table ``[gcp]``, see `fsd_gcp.settings`. Raises `InputError`."""
         from fsd_gcp.provision import GcpProvisioner
 
-        return GcpProvisioner(settings)
+        return GcpProvisioner(settings, self)
 
     def attach(self, app: str) -> Resources:
-        """What the function's environment says; InputError outside a function, or of another app."""
-        return attached(RESOURCES, app)
+        """The resources of ``app``, from this process's environment. Raises `InputError` unless the process is a function of ``app``."""
+        return from_environment(RESOURCES, app)
 
     def admit(self, resources: Resources, workers: int) -> None:
-        """Any number can: Pub/Sub has a quota by the second, and no more."""
+        """Accept any number of workers: Pub/Sub limits the requests per second, not the connections."""
 
     def messages(self, resources: Resources, slot: int) -> MessageDriver:
-        """The queues of one slot."""
+        """A driver of the queues of one slot."""
         from fsd_gcp.messages import GcpMessages
 
         return GcpMessages(resources, slot)
 
     def objects(self, resources: Resources) -> ObjectDriver:
-        """The app's bucket."""
+        """A driver of the app's bucket."""
         from fsd_gcp.objects import GcpObjects
 
         return GcpObjects(resources)
 
     def invoker(self, resources: Resources) -> InvokeDriver:
-        """What starts functions."""
+        """A driver that starts the app's functions."""
         from fsd_gcp.invoke import GcpInvoker
 
         return GcpInvoker(resources)
 
     def credentials(self) -> str:
-        """Who Application Default Credentials are of, and which project comes with them."""
+        """The account of Application Default Credentials, and the project that they name."""
         from fsd_gcp.clients import default
 
         found, project = default()
@@ -60,12 +60,15 @@ class GcpProvider:
         return f"{who}, project {project or 'none'}"
 
     def stand_in(self) -> str | None:
-        """What PUBSUB_EMULATOR_HOST, STORAGE_EMULATOR_HOST or FSD_GCP_ENDPOINT names outside Google. InputError: one is malformed."""
+        """HOST:PORT of the emulator in PUBSUB_EMULATOR_HOST, STORAGE_EMULATOR_HOST or FSD_GCP_ENDPOINT.
+
+        None where these variables name no host outside Google. Raises `InputError` where one of the variables is malformed.
+        """
         named = [address(name, bare=True) for name in ("PUBSUB_EMULATOR_HOST", "STORAGE_EMULATOR_HOST", "FSD_GCP_ENDPOINT")]
         return elsewhere(named, "googleapis.com")
 
     def advice(self, error: BaseException | str) -> str | None:
-        """What a person can do about an error of Google Cloud, or the text of one; None if there is nothing to say."""
+        """What a person can do about an error of Google Cloud, or about the text of one; None for an unknown error."""
         from fsd_gcp.errors import advice
 
         return advice(error)

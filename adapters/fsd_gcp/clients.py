@@ -1,69 +1,43 @@
-"""Credentials and HTTP, as all of this adapter uses them: one attempt a request, pools for core's threads, nothing at import.
-
-google-auth signs and urllib3 carries, the two that Google's own packages stand on. Those cost more, measured by
-benchmarks/google_clients.py on two cores: imports and clients of a cold process with queues and objects take 335 ms of CPU and
-68 MB by google.pubsub_v1 and google-cloud-storage, 210 ms and 57 MB so; of one with objects alone 256 ms and 57 MB, and 175 ms
-and 42 MB. A put and a get of 1 KB take 0.8 ms of CPU each against 0.35 ms (by requests 0.6), of 1 MB 4 ms against 1.1 and 1.8.
+"""Makes the credentials and HTTP sessions for the whole adapter. A session makes one attempt for each request, and has connections for all
+threads of fsd_core.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import ssl
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import urllib3
+import google.auth
+import requests
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+from google.auth.transport.requests import Request
+from requests.adapters import HTTPAdapter
 
-from fsd_core.proxies import proxy_for
+from fsd_core.providers.proxies import proxy_for
 from fsd_gcp.errors import Answered
 
-__all__ = ["SCOPE", "Http", "default", "pool", "requester", "signer"]
+__all__ = ["SCOPE", "Session", "default", "signer", "token_request"]
 
-CONNECT_S = 5.0
-POOL = 32  # connections to one host: core's 16 threads, and room; they are opened when needed
-SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # what may be done is for roles to say
-_signing = threading.Lock()  # or each of 16 threads gets a token of its own
-
-
-def pool(url: str) -> urllib3.PoolManager:
-    """Connections to the host of ``url``, by the proxy that the environment names for it."""
-    settings: dict[str, Any] = {"maxsize": POOL, "retries": False, "timeout": urllib3.Timeout(connect=CONNECT_S, read=60.0)}
-    if proxy := proxy_for(url):
-        return urllib3.ProxyManager(proxy.url, proxy_headers=proxy.headers, **settings)
-    return urllib3.PoolManager(**settings)
-
-
-class _EachItsOwn:
-    """What google-auth needs of a pool, each request by the proxy of its own address: one token takes several hosts, of which the
-    metadata server of a machine has no proxy before it. Tokens are seldom asked for."""
-
-    def request(self, method: str, url: str, **settings: Any) -> urllib3.BaseHTTPResponse:
-        with pool(url) as connections:
-            return connections.request(method, url, **settings)
-
-
-def requester() -> Any:
-    """What google-auth makes its requests by."""
-    from google.auth.transport.urllib3 import Request
-
-    return Request(_EachItsOwn())
+POOL = 32  # connections to one host: for fsd_core's 16 threads, and some more; opened when needed
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # every service: the roles limit what the credentials allow
+TIMEOUT_S = (5.0, 60.0)  # seconds until a connection is open, and seconds without data from the service
+_signing = threading.Lock()  # without this lock each of 16 threads would request a token
 
 
 def default(scopes: Sequence[str] | None = None) -> tuple[Any, str | None]:
-    """Application Default Credentials and their project. Raises google-auth's errors, of a file that it cannot take any in too."""
-    import google.auth
-    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
-
+    """Application Default Credentials, and the project that they name. Raises google-auth's errors, also for a file that it cannot use."""
     try:
         found: tuple[Any, str | None] = google.auth.default(scopes=scopes)
         return found
     except GoogleAuthError as error:
         if not isinstance(error, ValueError):
             raise
-        raise DefaultCredentialsError(f"{_file()}: {error}") from error  # of a key, whose file it does not name
-    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:  # it looks at little before it uses what it read
+        raise DefaultCredentialsError(f"{_file()}: {error}") from error  # google-auth does not name the file of a malformed key
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:  # google-auth checks little of a file's content
         raise DefaultCredentialsError(f"{_file()}: {getattr(error, 'strerror', None) or f'is of another kind: {error}'}") from error
 
 
@@ -72,16 +46,41 @@ def _file() -> str:
     return f"{name}={os.environ[name]}" if os.environ.get(name) else "the file that 'gcloud auth application-default login' wrote"
 
 
+def _certificates() -> str | bool:
+    """The file of certificates that a variable names, else that of this machine's OpenSSL, else those of requests (`True`)."""
+    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
+    return named or ssl.get_default_verify_paths().cafile or True
+
+
+class _TokenSession(requests.Session):
+    """Requests tokens for google-auth: with our certificates and time-outs, and for each URL the proxy that `proxy_for` chooses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.verify = _certificates()
+
+    def request(self, method: str, url: str, **settings: Any) -> requests.Response:  # type: ignore[override]
+        proxy = proxy_for(url)
+        proxies = dict.fromkeys(("http", "https"), proxy.secret_url) if proxy else {}
+        return super().request(method, url, **settings | {"timeout": TIMEOUT_S, "proxies": proxies})
+
+
+def token_request() -> Any:
+    """What google-auth sends its own requests with, for instance to refresh credentials."""
+    return Request(_TokenSession())
+
+
 @functools.lru_cache(maxsize=4)
 def _credentials(environment: frozenset[tuple[str, str]]) -> tuple[Any, Any]:
-    return default([SCOPE])[0], requester()
+    return default([SCOPE])[0], token_request()
 
 
 def signer() -> Callable[[str], dict[str, str]]:
-    """Gives the headers of a request to a URL, which say who asks. Raises google-auth's errors.
+    """A function that returns the headers with this process's credentials for a request to a URL. It raises google-auth's errors.
 
-    Credentials come from the SDK's own chain at the first request, once for the process, and again where the variables that name
-    them have changed when a signer is made.
+    The first request looks up credentials in the SDK's chain. All signers of the process share them. A signer that is made after a
+    variable of credentials changed looks them up again.
     """
     named = frozenset((name, value) for name, value in os.environ.items() if name.startswith(("GOOGLE_", "GCE_", "CLOUDSDK_")))
 
@@ -95,40 +94,32 @@ def signer() -> Callable[[str], dict[str, str]]:
     return sign
 
 
-class Http:
-    """Requests to one service at ``base``, where ``signed`` by this process's credentials. Safe to use from several threads."""
+class Session(requests.Session):
+    """Sends requests to one service at ``base``; ``signed``: with this process's credentials. Safe to use from several threads.
+
+    google-cloud-storage also sends its requests through a session of this class. The session reads only the variables of proxies and
+    certificates: requests itself would also read a .netrc file, and replace our credentials by those in the file.
+    """
 
     def __init__(self, base: str, *, signed: bool = True) -> None:
+        super().__init__()
         self.base = base.rstrip("/")
-        self.pool = pool(self.base)
+        self.trust_env = False
+        self.headers["Accept-Encoding"] = "identity"  # no compression: the bodies of objects are read unchanged
+        self.verify = _certificates()
+        if proxy := proxy_for(self.base):
+            self.proxies = dict.fromkeys(("http", "https"), proxy.secret_url)
+        self.mount(self.base, HTTPAdapter(pool_maxsize=POOL))  # its max_retries is 0
         self._sign = signer() if signed else lambda _: {}
 
-    def request(
-        self,
-        method: str,
-        path: str,
-        body: bytes | Iterable[bytes | bytearray | memoryview] | None = None,
-        headers: Mapping[str, str] | None = None,
-        read_s: float = 60.0,
-    ) -> urllib3.BaseHTTPResponse:
-        """The answer, its body read. Raises `Answered` where it is no 2xx, and urllib3's own errors where there is none.
+    def request(self, method: str, url: str, **settings: Any) -> requests.Response:  # type: ignore[override]
+        """Make one request and return the answer. ``url``: a URL, or a path of the service.
 
-        ``read_s``: silence of the service after which the request fails.
+        Raises `Answered` for a status other than 2xx, the errors of requests where no answer arrives, and google-auth's errors.
         """
-        url = self.base + path
-        answer = self.pool.request(
-            method,
-            url,
-            body=body,  # type: ignore[arg-type]  # an iterable of buffers goes out as it is
-            headers={**self._sign(url), **(headers or {})},
-            timeout=urllib3.Timeout(connect=CONNECT_S, read=read_s),
-            redirect=False,
-            decode_content=False,
-        )
-        if not 200 <= answer.status < 300:
-            raise Answered.http(answer.status, answer.data)
+        url = self.base + url if url.startswith("/") else url
+        headers = {**self._sign(url), **(settings.get("headers") or {})}
+        answer = super().request(method, url, **settings | {"headers": headers, "timeout": TIMEOUT_S, "allow_redirects": False})
+        if not 200 <= answer.status_code < 300:
+            raise Answered.http(answer.status_code, answer.content)
         return answer
-
-    def close(self) -> None:
-        """Close the connections."""
-        self.pool.clear()

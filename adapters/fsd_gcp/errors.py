@@ -1,25 +1,31 @@
-"""What Google Cloud's errors mean: one table from the services' own words and statuses to ours, one from the SDK's exceptions.
+"""The codes of Google Cloud's errors: one table for the services' error codes and HTTP statuses, one for the SDKs' exceptions.
 
-gRPC methods and HTTP ones end with the same words (google.rpc.Code), to which Cloud Storage adds reasons of its own. gRPC is
-not imported here: a worker of the object channel does without.
+Services answer with the names of google.rpc.Code, over gRPC as well as over HTTP. Cloud Storage also has its own error codes ("reasons").
 """
 
 from __future__ import annotations
 
 import json
 from http.client import HTTPException
+from typing import Any
 
 from google.auth import exceptions as auth
-from urllib3 import exceptions as http
+from requests import exceptions as http
+from urllib3.exceptions import HTTPError  # raised while a body is read in one piece
 
 from fsd_core.driver import Code, Refused
-from fsd_core.providers import advise, http_code
+from fsd_core.providers.advice import advise
+from fsd_core.providers.http_codes import http_code
 
 __all__ = ["Answered", "advice", "classify", "status_code"]
 
 
 class Answered(Exception):
-    """A service's no. ``word``: a name of google.rpc.Code, or Cloud Storage's reason; ``status``: of HTTP, 0 for gRPC."""
+    """An error that a service answered.
+
+    ``word``: the error code, a name of google.rpc.Code or a reason of Cloud Storage. ``said``: the service's text. ``status``: the HTTP
+    status, 0 for gRPC.
+    """
 
     def __init__(self, word: str, said: str, status: int = 0) -> None:
         super().__init__(word, said, status)
@@ -29,15 +35,20 @@ class Answered(Exception):
         return " ".join(filter(None, [str(self.status or ""), self.word])) + f": {self.said}"
 
     @staticmethod
+    def grpc(error: Any) -> Answered:
+        """The error in ``error``, an exception of gRPC."""
+        return Answered(error.code().name, " ".join((error.details() or "").split()))
+
+    @staticmethod
     def http(status: int, body: bytes) -> Answered:
-        """From an answer of HTTP, whose body is JSON with an ``error`` in it, or a few words, or a page of a front end."""
+        """The error in an HTTP answer. The body is JSON with the key ``error``, or a short text, or the web page of a front end."""
         try:
             error = json.loads(body)["error"]
             word = error.get("status") or next((each["reason"] for each in error.get("errors", ())), "")
             said, details = str(error.get("message", "")), error.get("details", ())
         except (ValueError, KeyError, TypeError, AttributeError):
             word, said, details = "", body[:300].decode(errors="replace"), ()
-        reasons = [each["reason"] for each in details if isinstance(each, dict) and "reason" in each]  # google.rpc.ErrorInfo
+        reasons = [each["reason"] for each in details if isinstance(each, dict) and "reason" in each]  # entries google.rpc.ErrorInfo
         return Answered(str(word), " ".join([*said.split(), *(f"({reason})" for reason in reasons)])[:1000], status)
 
 
@@ -45,7 +56,7 @@ _WORDS = {
     Code.THROTTLED: """RESOURCE_EXHAUSTED rateLimitExceeded userRateLimitExceeded quotaExceeded dailyLimitExceeded tooManyRequests
         concurrentLimitExceeded""",
     Code.NOT_FOUND: "NOT_FOUND notFound",
-    Code.ALREADY_EXISTS: "ALREADY_EXISTS conditionNotMet conflict",  # conditionNotMet: of a put that must create; conflict: of a bucket
+    Code.ALREADY_EXISTS: "ALREADY_EXISTS conditionNotMet conflict",  # conditionNotMet: a put with if_absent; conflict: a bucket
     Code.DENIED: """PERMISSION_DENIED UNAUTHENTICATED forbidden insufficientPermissions authError accessNotConfigured
         accountDisabled UserProjectAccountProblem""",
     Code.UNAVAILABLE: "UNAVAILABLE DEADLINE_EXCEEDED ABORTED CANCELLED INTERNAL UNKNOWN DATA_LOSS backendError internalError",
@@ -54,26 +65,26 @@ _WORDS = {
     Code.PRECONDITION: "FAILED_PRECONDITION",
 }
 _CODES = {word: code for code, words in _WORDS.items() for word in words.split()}
-_STATUS = {412: Code.ALREADY_EXISTS}  # beside what they mean everywhere; 412 is the answer to a conditional create
-_EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Code], ...] = (  # the first that fits
+_STATUS = {412: Code.ALREADY_EXISTS}  # in addition to `http_code`; 412: a put with if_absent of a key that exists
+_EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Code], ...] = (  # the first match counts
     (auth.TransportError, Code.UNAVAILABLE),
     (auth.GoogleAuthError, Code.DENIED),
-    ((http.LocationValueError, http.LocationParseError), Code.INVALID),
-    ((http.HTTPError, HTTPException, ConnectionError, TimeoutError), Code.UNAVAILABLE),
+    (http.InvalidURL, Code.INVALID),
+    ((http.RequestException, HTTPError, HTTPException, ConnectionError, TimeoutError), Code.UNAVAILABLE),
 )
 
 
 def status_code(status: int, word: str = "") -> Code:
-    """The code of an answer, of a whole request or of one call in a batch."""
+    """The code of an HTTP answer, to a whole request or to one call of a batch. ``word``: the service's error code."""
     return _CODES.get(word) or _STATUS.get(status) or http_code(status)
 
 
 def classify(error: BaseException) -> Code:
-    """The code of any error that a driver of this provider raised."""
+    """The `Code` of an error that a driver of this provider raised; UNKNOWN for any other exception."""
     if isinstance(error, Refused):
         return error.code
     if isinstance(error, Answered):
-        damaged = error.status == 400 and "match calculated" in error.said  # on its way: again may work
+        damaged = error.status == 400 and "match calculated" in error.said  # the body changed in transit
         return Code.UNAVAILABLE if damaged else status_code(error.status, error.word)
     if isinstance(error, auth.GoogleAuthError) and error.retryable:
         return Code.UNAVAILABLE
@@ -83,7 +94,7 @@ def classify(error: BaseException) -> Code:
 _LOGIN = "gcloud auth application-default login"
 _DISABLED = r"has not been used in project|SERVICE_DISABLED|accessNotConfigured"
 _APIS = ("pubsub", "storage", "cloudfunctions", "run", "cloudbuild", "artifactregistry", "iam", "cloudresourcemanager", "serviceusage")
-_ADVICE = (  # words of an error, as a pattern, and what to do: the first that is found
+_ADVICE = (  # a pattern of an error's text, and what to do; the first match counts
     (
         r"short-lived token|iat and exp|Token used too early|Token expired",
         "this machine's clock is wrong by more than 5 minutes: set it ('timedatectl set-ntp true')",
@@ -102,7 +113,7 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
         f"the Google Cloud credentials expired, or were revoked: run '{_LOGIN}' again",
     ),
     (
-        r"requires a quota project",  # which says SERVICE_DISABLED too, of a project of Google's own
+        r"requires a quota project",  # its text also holds SERVICE_DISABLED, about a project that belongs to Google
         "the login names no project for its quota: run 'gcloud auth application-default set-quota-project PROJECT'",
     ),
     *(
@@ -151,8 +162,5 @@ _ADVICE = (  # words of an error, as a pattern, and what to do: the first that i
 
 
 def advice(error: BaseException | str) -> str | None:
-    """What to do about an error of Google Cloud, in a line for people; None if there is nothing to say.
-
-    ``error``: an exception, or text that holds its type's name and message, as a worker's error does that reached the client.
-    """
+    """One line on what a person can do about an error of Google Cloud, or None without advice: see `fsd_core.providers.advice.advise`."""
     return advise(_ADVICE, error)

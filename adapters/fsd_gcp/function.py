@@ -1,29 +1,31 @@
-"""The function and the account that it runs as: making, updating, removing them.
+"""Makes, updates and removes the function and the service account that it runs as.
 
-The function is also the record of the app. Its environment says what there is (`RESOURCES`, the same that its workers read), and
-creating it is conditional on the service's side: of two clients that deploy at once, one decides the generation, and both use it.
-Google builds it from a zip, which lies in the app's bucket for as long as that takes.
+The function is also the record of the app: its environment variable `RESOURCES`, which its workers read, names the app's resources. If two
+clients create the function at the same time, only one of them succeeds. Its generation (see `fsd_gcp.names`) becomes the app's, and both
+clients use that. Google builds the function from a zip, which stays in the app's bucket until the build has ended.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.package import Package
-from fsd_core.providers import recorded, told
-from fsd_gcp import RESOURCES, policy
+from fsd_core.providers.environment import from_record, to_environment
+from fsd_core.providers.package import Package
 from fsd_gcp import names as naming
+from fsd_gcp import policy
 from fsd_gcp.api import Api
+from fsd_gcp.objects import GcpObjects
+from fsd_gcp.variables import RESOURCES
 
 __all__ = ["account", "create", "make_account", "read", "remove", "remove_account", "settle", "update", "url"]
 
 ENTRY = "handle"
-_CPUS = ((4096, "1"), (8192, "2"), (16384, "4"), (32768, "8"))  # the least that Cloud Run gives so many MiB
+_CPUS = ((4096, "1"), (8192, "2"), (16384, "4"), (32768, "8"))  # up to so many MiB, and the fewest CPUs with which Cloud Run allows them
 
 
 def _functions(api: Api) -> str:
@@ -35,26 +37,29 @@ def _find(api: Api, app: str) -> dict[str, Any] | None:
 
 
 def read(api: Api, app: str) -> Resources | None:
-    """What the function says of its app; None where there is no function. `InputError`: it is somebody else's."""
+    """The resources that the function's environment names; None where the function does not exist.
+
+    Raises `InputError` where fsd did not make the function.
+    """
     found = _find(api, app)
     if found is None:
         return None
     said = found.get("serviceConfig", {}).get("environmentVariables", {}).get(RESOURCES)
-    return recorded(said, app, f"a function {naming.function(app)}")
+    return from_record(said, app, f"a function {naming.function(app)}")
 
 
 def account(api: Api, app: str) -> str:
-    """The address of the account that fsd makes for an app's function."""
+    """The address of the service account that fsd makes for an app's function."""
     domain = ".".join([*reversed(api.project.split(":")), "iam.gserviceaccount.com"])
     return f"{naming.service_account(app)}@{domain}"
 
 
 def _description(app: str) -> str:
-    return f"The workers of app {app}, by fsd"  # an account takes no labels: this says whose it is
+    return f"The workers of app {app}, by fsd"  # an account cannot have labels, so its description names the app
 
 
 def make_account(api: Api, app: str) -> str:
-    """The address of the function's account. `InputError`: an account of this name is somebody else's."""
+    """Make the function's account and return its address. Raises `InputError` where an account of this name is not the app's."""
     accounts, address = f"v1/projects/{api.project}/serviceAccounts", account(api, app)
     new = {"accountId": naming.service_account(app), "serviceAccount": {"displayName": address[:100], "description": _description(app)}}
     if api.make("iam", "POST", accounts, new) is not None:
@@ -69,18 +74,22 @@ def make_account(api: Api, app: str) -> str:
 
 @contextmanager
 def _uploaded(api: Api, bucket: str, package: Package) -> Iterator[dict[str, Any]]:
-    """Within the block the zip is in the bucket; where, as a function's source."""
+    """Within the block the zip is in the bucket. The block gets the ``source`` of a function, which names the zip's object."""
     name = f"source/{package.digest}-{secrets.token_hex(8)}.zip"
-    where = f"upload/storage/v1/b/{bucket}/o"
-    api.repeat(f"upload of {name}", lambda: api.request("storage", "POST", where, package.body, uploadType="media", name=name))
-    try:
-        yield {"storageSource": {"bucket": bucket, "object": name}}
-    finally:
-        api.delete("storage", f"storage/v1/b/{bucket}/o/{name.replace('/', '%2F')}")
+    with closing(GcpObjects(Resources("", 0, 0, {"bucket": bucket}))) as objects:
+        api.repeat(f"upload of {name}", lambda: objects.put(name, package.body))
+        try:
+            yield {"storageSource": {"bucket": bucket, "object": name}}
+        finally:
+            api.repeat(f"removing {name}", lambda: objects.delete([name]))
 
 
 def create(api: Api, resources: Resources, package: Package) -> Resources:
-    """Create the function and return when it is built; what it says of the app, which is another's where another client was first."""
+    """Create the function, wait until Google has built it, and return the resources that its environment names.
+
+    Where another client created the function first, these are the resources of the other client. Raises `DriverError` where the build
+    failed.
+    """
     path, name = _functions(api), resources.names["function"]
     with _uploaded(api, resources.names["bucket"], package) as source:
         wanted = _service(resources) | _build(resources, source) | {"labels": {policy.APP_LABEL: resources.app}}
@@ -96,7 +105,7 @@ def create(api: Api, resources: Resources, package: Package) -> Resources:
 
 
 def settle(api: Api, app: str) -> Resources:
-    """Return when another's building of the function is done; what the function says of the app."""
+    """Wait until the function that another client makes is built, and return the resources that its environment names."""
     name = naming.function(app)
 
     def check() -> Resources | None:
@@ -107,9 +116,9 @@ def settle(api: Api, app: str) -> Resources:
 
 
 def update(api: Api, resources: Resources, package: Package) -> None:
-    """Give the function the configuration that ``resources`` says; return when it is in force.
+    """Send the function its code, and its configuration with ``resources``; return when both are active.
 
-    The code goes along, changed or not: Google builds anew for every change, from a source that must be there.
+    Every update sends the code, also if it did not change: Google builds the function again for each change, and needs the source.
     """
     name = resources.names["function"]
     with _uploaded(api, resources.names["bucket"], package) as source:
@@ -119,7 +128,7 @@ def update(api: Api, resources: Resources, package: Package) -> None:
 
 
 def url(api: Api, app: str) -> str:
-    """Where the function's service listens."""
+    """The URL of the function's service."""
     found = _find(api, app) or {}
     return str(found["serviceConfig"]["uri"])
 
@@ -135,19 +144,22 @@ def _service(resources: Resources) -> dict[str, Any]:
         "availableCpu": next(cpus for most, cpus in _CPUS if int(names["memory_mb"]) <= most),
         "timeoutSeconds": int(names["timeout_s"]),
         "maxInstanceCount": int(names["concurrency"]),
-        "maxInstanceRequestConcurrency": 1,  # one worker has its memory and its CPU for itself
+        "maxInstanceRequestConcurrency": 1,  # a worker needs the whole memory and CPU of an instance
         "serviceAccountEmail": names["service_account"],
-        "ingressSettings": "ALLOW_ALL",  # from anywhere, with a token: clients are outside
+        "ingressSettings": "ALLOW_ALL",  # clients are outside Google's network; the service still asks for a token
         "environmentVariables": {
-            RESOURCES: told(resources),
-            "THREADS": "1",  # so that the server ends a request that is over its time; several threads would only be left behind
+            RESOURCES: to_environment(resources),
+            "THREADS": "1",  # with one thread the server ends a request at its time limit; with several the thread would continue
         },
     }
     return {"serviceConfig": config}
 
 
 def remove(api: Api, app: str) -> list[str]:
-    """Remove the function, its service and its builds."""
+    """Remove the function, its service and its builds.
+
+    Returns one line of text that names the function; an empty list where it did not exist.
+    """
     name = naming.function(app)
     begun = api.delete("cloudfunctions", f"{_functions(api)}/{name}")
     if begun is None:
@@ -157,7 +169,7 @@ def remove(api: Api, app: str) -> list[str]:
 
 
 def remove_account(api: Api, app: str) -> list[str]:
-    """Remove the function's account if fsd made it."""
+    """Remove the function's account if fsd made it. Returns one line of text that names it; otherwise an empty list."""
     address = account(api, app)
     path = f"v1/projects/{api.project}/serviceAccounts/{address}"
     found = api.find("iam", path)

@@ -1,13 +1,14 @@
-"""Cloud Run functions: a launch is a POST to the function's service, open until the function ended, see `fsd_core.posts`.
+"""Cloud Run functions: a launch is a POST to the function's service, whose connection stays open until the function ends: see
+`fsd_core.providers.http_invoke`.
 
-The service takes who shows an ID token made for it. A function, or a process with a service account's key, mints one for itself.
-Google mints none for a person: who signed in with gcloud asks for one of the app's own account, which takes the role
-roles/iam.serviceAccountOpenIdTokenCreator on that account (``fsd deploy`` gives it to whoever deploys).
+The service accepts only requests with an ID token that was made for this service. A function, or a process with the key of a service
+account, requests an ID token of its own account. Google gives a person no such token: a person who logged in with gcloud requests an ID
+token of the app's service account. The person needs the role roles/iam.serviceAccountOpenIdTokenCreator on that account; ``fsd deploy``
+gives the role to the person who deploys.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -17,22 +18,25 @@ from google.auth import exceptions, jwt
 from google.oauth2 import id_token
 from google.oauth2.credentials import Credentials
 
-from fsd_core import posts
 from fsd_core.driver import Code, Resources
-from fsd_core.providers import function_limits
-from fsd_gcp import RESOURCES
-from fsd_gcp.clients import SCOPE, Http, default, requester
+from fsd_core.providers import http_invoke as posts
+from fsd_core.providers.environment import function_limits
+from fsd_gcp.clients import SCOPE, Session, default, token_request
 from fsd_gcp.errors import classify
+from fsd_gcp.variables import RESOURCES
 
 __all__ = ["GcpInvoker", "IdTokens"]
 
 PAYLOAD_BYTES = 32_000_000
 TOKENS = "https://iamcredentials.googleapis.com"
-_FRESH_S = 300.0  # a token this near to its end is not used any more: it must last until the request is there
+_FRESH_S = 300.0  # a token is replaced so many seconds before it expires: it must be valid when the request arrives
 
 
 class IdTokens:
-    """ID tokens for one ``audience``, kept until shortly before they end. ``account``: whose a person asks for. Thread-safe."""
+    """Requests ID tokens for one ``audience``, the service's URL, and keeps each until shortly before it expires. Thread-safe.
+
+    ``account``: the service account whose ID token a person requests.
+    """
 
     def __init__(self, audience: str, account: str) -> None:
         self._audience, self._account = audience, account
@@ -40,7 +44,7 @@ class IdTokens:
         self._token, self._until = "", 0.0
 
     def headers(self) -> dict[str, str]:
-        """Headers that say who asks. Raises google-auth's errors, or `fsd_gcp.errors.Answered`."""
+        """The headers with an ID token. Raises google-auth's errors, those of requests, or `fsd_gcp.errors.Answered`."""
         with self._lock:
             if time.time() > self._until - _FRESH_S:
                 self._token = self._fetch()
@@ -50,23 +54,19 @@ class IdTokens:
     def _fetch(self) -> str:
         if RESOURCES in os.environ or not isinstance(default([SCOPE])[0], Credentials):
             try:
-                request = requester()
+                request = token_request()
                 found: Any = id_token.fetch_id_token_credentials(self._audience, request)
                 found.refresh(request)
                 return str(found.token)
             except exceptions.DefaultCredentialsError:
                 if RESOURCES in os.environ:
-                    raise  # else: neither a person's nor an account's, but another provider's
-        service = Http(TOKENS)
-        try:
-            body = json.dumps({"audience": self._audience, "includeEmail": True}).encode()
+                    raise  # otherwise another identity provider issued the credentials: request the app's token below
+        with Session(TOKENS) as session:
             path = f"/v1/projects/-/serviceAccounts/{self._account}:generateIdToken"
-            return str(json.loads(service.request("POST", path, body, {"Content-Type": "application/json"}).data)["token"])
-        finally:
-            service.close()
+            return str(session.request("POST", path, json={"audience": self._audience, "includeEmail": True}).json()["token"])
 
 
-class GcpInvoker(posts.PostInvoker):
+class GcpInvoker(posts.HttpInvoker):
     """Implements `fsd_core.driver.InvokeDriver`."""
 
     service = "Cloud Run functions"
@@ -78,18 +78,18 @@ class GcpInvoker(posts.PostInvoker):
             payload_bytes=PAYLOAD_BYTES,
             source="https://cloud.google.com/run/quotas (HTTP/1 requests of 32 MiB), functions/docs/configuring/max-instances",
             as_of="2025-11-01",
-            failures="told",
-            process_bytes=96 << 20,  # grpc, google-auth and the server are most of it
-            start_s=6.0,  # the slow hundredth of cold starts was 5.2 s (Flask, 1 vCPU, europe-west1, February 2026)
+            failures="launcher",
+            process_bytes=112 << 20,  # memory of the runtime and imports, mostly grpc, google-auth and the server
+            start_s=6.0,  # the 99th percentile of cold starts was 5.2 s (Flask, 1 vCPU, europe-west1, February 2026)
         )
         self._tokens = IdTokens(names["url"], names["service_account"])
         super().__init__(names["url"], self._tokens.headers, limits, classify, code_of=_code_of)
 
     def native(self) -> IdTokens:
-        """What mints the tokens: the rest is HTTP."""
+        """The source of ID tokens: there is no SDK client, only HTTP."""
         return self._tokens
 
 
 def _code_of(status: int, text: str) -> Code | None:
-    """See `posts.code_of`; that there is no room is also told with 500."""
+    """`http_invoke.code_of`, but THROTTLED where no instance is available: the service answers this also with status 500."""
     return Code.THROTTLED if "no available instance" in text else posts.code_of(status, text)

@@ -1,4 +1,4 @@
-"""What the services take, as data. No SDK is needed to read it."""
+"""The services' limits, as data, without the SDKs."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from fsd_core.driver import MessageLimits, ObjectLimits
 
 __all__ = ["LEASES_S", "OBJECTS", "messages"]
 
-LEASES_S = (10, 600)  # what a subscription takes as its acknowledgement deadline
-_REQUEST_BYTES = 10_000_000  # of one PublishRequest, encoded
-_TOPIC_BYTES = 400  # of it, the topic's name: 255 characters, its project's and the words around them
-_OVERHEAD_BYTES = 40  # of a message: at most 10 of the encoding; billed are 20 for its time, and its id
+LEASES_S = (10, 600)  # the acknowledgement deadlines that a subscription accepts, in seconds
+_REQUEST_BYTES = 10_000_000  # the limit of one encoded PublishRequest
+_TOPIC_BYTES = 400  # room for the topic's full name in it: 255 characters, the project's name, and fixed words
+_OVERHEAD_BYTES = 40  # bytes for each message: the encoding adds at most 10; the bill adds 20 for its time, and its id
 
 OBJECTS = ObjectLimits(
     object_bytes=5 << 40,
-    delete_keys=100,  # calls in one batch request
+    delete_keys=100,  # the limit of one batch request
     page_keys=1000,
-    poll_s=0.02,  # about what a GET of a missing key takes
+    poll_s=0.02,  # a GET of a missing key takes about as long
     source="https://cloud.google.com/storage/quotas, storage/docs/batch, storage/docs/json_api/v1/objects/list",
     as_of="2026-11-24",
 )
 
 
-def messages(lease_s: float) -> MessageLimits:
-    """Of subscriptions whose acknowledgement deadline is ``lease_s``.
+def messages(lease_s: float, *, streams: bool = False) -> MessageLimits:
+    """The limits of subscriptions. ``lease_s``: their acknowledgement deadline in seconds; ``streams``: by StreamingPull, not by pulls.
 
-    An AcknowledgeRequest may have 512 KiB: 1,000 tokens of 200 characters are well within it. Every publish and every pull is
-    billed by the byte, and 1,000 at least.
+    The service allows 512 KiB for an AcknowledgeRequest: 1,000 tokens of 200 characters need less. Each publish and each pull is billed
+    by its bytes, as at least 1,000 bytes.
     """
     return MessageLimits(
         batch_messages=1000,
@@ -39,4 +39,6 @@ def messages(lease_s: float) -> MessageLimits:
         body="binary",
         source="https://cloud.google.com/pubsub/quotas, pubsub/pricing, pubsub/docs/lease-management",
         as_of="2026-11-24",
+        outstanding_messages=1000 if streams else None,  # our own limit: these messages wait in the worker's memory
+        outstanding_bytes=64 << 20 if streams else None,
     )

@@ -1,19 +1,20 @@
-"""What everything of an app is called: pure functions of (app, generation, slot, rank, project). No request is made.
+"""The names of an app's resources: pure functions of app, generation, slot, rank and project. They make no request.
 
-The keys of `Resources.names`, all strings, written by `fsd_gcp.provision` and enough for every driver:
+The keys of `Resources.names`, all strings; `fsd_gcp.provision` writes them, and a driver needs only these:
 
 ==================  ===================================================================================================
-project, region     whose, and where
-generation          8 hexadecimal digits, new whenever topics are made anew: an old worker finds nothing, and harms nobody
-bucket, function    their names
-url                 where the function's service listens
-service_account     the address that the function runs as
-lease_s             the subscriptions' acknowledgement deadline: whole seconds
-memory_mb, ...      whatever else provision and invoke agree on
+project, region     the project and the region of all resources
+generation          8 hexadecimal digits, new for each set of topics, so that a worker of an old set finds no topic
+bucket, function    the names of the bucket and the function
+url                 the URL of the function's service
+service_account     the address of the service account that the function runs as
+lease_s             the subscriptions' acknowledgement deadline in whole seconds
+receive             "pull" or "stream"
+memory_mb, ...      further settings of the function
 ==================  ===================================================================================================
 
-Each rank of each slot has one topic, and one subscription of the same name: a subscription that filters is billed for what
-it filters out.
+Each rank of each slot has its own topic, and a subscription of the same name. With one topic for all ranks, each subscription would need a
+filter, and Pub/Sub also bills the messages that a filter drops.
 """
 
 from __future__ import annotations
@@ -22,34 +23,35 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import attrs
 
 from fsd_core.driver import Resources
 
 __all__ = ["Names", "bucket", "function", "generation_of", "new_generation", "service_account"]
 
 _BUCKET_CHARS = 63
-_ACCOUNT_CHARS = 30  # of a service account's id, and 6 at least
+_ACCOUNT_CHARS = 30  # the longest id of a service account; the shortest has 6
 
 
 def new_generation() -> str:
-    """A fresh generation."""
+    """A new random generation."""
     return secrets.token_hex(4)
 
 
 def bucket(app: str, project: str) -> str:
-    """The default name of the app's bucket, at most 63 characters: a long app's name is cut and its hash added."""
-    whose = re.sub(r"[^a-z0-9-]", "-", project)  # a project of an organisation's domain is DOMAIN:NAME
+    """The default name of the app's bucket, at most 63 characters: a long app name is cut, and a hash is appended."""
+    whose = re.sub(r"[^a-z0-9-]", "-", project)  # the id of an old project can be DOMAIN:NAME
     return f"fsd-{_cut(app, _BUCKET_CHARS - len(f'fsd--{whose}'))}-{whose}"
 
 
 def function(app: str) -> str:
-    """The function that runs workers, and its service."""
+    """The name of the function that runs workers, and of its service."""
     return f"fsd-{app}"
 
 
 def service_account(app: str) -> str:
-    """The id of the account that the function runs as, at most 30 characters, cut like `bucket`."""
+    """The id of the service account that the function runs as, at most 30 characters: cut like that of `bucket`."""
     return f"fsd-{_cut(app, _ACCOUNT_CHARS - len('fsd--run'))}-run"
 
 
@@ -59,9 +61,9 @@ def _cut(app: str, most: int) -> str:
     return f"{app[: most - 7].rstrip('-')}-{hashlib.sha256(app.encode()).hexdigest()[:6]}"
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Names:
-    """Topics and subscriptions of one generation of an app."""
+    """The topics and subscriptions of one generation of an app."""
 
     app: str
     project: str
@@ -69,29 +71,31 @@ class Names:
 
     @staticmethod
     def of(resources: Resources) -> Names:
-        """From what `fsd_gcp.provision` wrote."""
+        """The names in ``resources``, as `fsd_gcp.provision` wrote them."""
         return Names(resources.app, resources.names["project"], resources.names["generation"])
 
     def queue(self, slot: int, rank: int) -> str:
-        """What the topic of a rank and its subscription are called."""
+        """The short name of a rank's topic and of its subscription."""
         return f"fsd-{self.app}-{self.generation}-{slot}-{rank}"
 
     def topic(self, slot: int, rank: int) -> str:
-        """The topic's full name."""
+        """The full name of a rank's topic."""
         return f"projects/{self.project}/topics/{self.queue(slot, rank)}"
 
     def subscription(self, slot: int, rank: int) -> str:
-        """The subscription's full name."""
+        """The full name of a rank's subscription."""
         return f"projects/{self.project}/subscriptions/{self.queue(slot, rank)}"
 
     def queues(self, ranks: int, slots: int) -> Iterator[tuple[str, str]]:
-        """Every rank's topic and subscription, full names."""
+        """The full names of the topic and the subscription of every rank of every slot."""
         for slot in range(slots):
             yield from ((self.topic(slot, rank), self.subscription(slot, rank)) for rank in range(ranks))
 
 
 def generation_of(app: str, name: str) -> str | None:
-    """The generation of a topic or subscription of ``app``, by its short or full name; None of any other: "fsd-a-" also starts
-    the names of an app "a-b"."""
+    """The generation in the short or full name of a topic or subscription of ``app``; None for the name of another app.
+
+    The prefix does not decide: "fsd-a-" also begins the names of an app "a-b".
+    """
     match = re.fullmatch(rf"(?:.*/)?fsd-{re.escape(app)}-([0-9a-f]{{8}})-\d+-\d+", name)
     return match[1] if match else None

@@ -1,112 +1,102 @@
-"""One Cloud Storage bucket as the object store, by its JSON API: one call is one request.
+"""One Cloud Storage bucket as the object store: one call is one request, with one attempt.
 
-`fsd_gcp.clients` says why not by google-cloud-storage.
+This uses google-cloud-storage, but its classes of uploads and downloads instead of ``Blob``: a ``Blob`` needs two requests for more than
+8 MiB.
 """
 
 from __future__ import annotations
 
-import base64
-import json
-import secrets
+import io
+import os
 from collections.abc import Sequence
-from email.parser import BytesParser
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
-import google_crc32c
+from google.auth.credentials import AnonymousCredentials
+from google.cloud.storage import Batch, Client
+from google.cloud.storage._media.requests import MultipartUpload, RawDownload
+from google.cloud.storage.exceptions import DataCorruption
 
-from fsd_core.checks import check_delete, check_put, check_range
 from fsd_core.driver import Code, Page, Rejected, Resources
-from fsd_core.providers import address
-from fsd_gcp.clients import Http
+from fsd_core.providers.addresses import address
+from fsd_core.providers.checks import check_delete, check_put, check_range
+from fsd_gcp.clients import Session
 from fsd_gcp.errors import Answered, classify, status_code
 from fsd_gcp.limits import OBJECTS
 
-__all__ = ["GcpObjects"]
+__all__ = ["GcpObjects", "client"]
 
 HOST = "https://storage.googleapis.com"
 
 
-_CHUNK_BYTES = 1 << 20
+def client() -> Any:
+    """The SDK's client of Cloud Storage, or of the emulator in STORAGE_EMULATOR_HOST. The first request looks up the credentials.
 
-
-class Damaged(ConnectionError):
-    """A body is not what its checksum says."""
+    Raises `InputError` where STORAGE_EMULATOR_HOST is malformed.
+    """
+    # Without this the SDK requests the bucket's metadata in the background.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
+    emulator = address("STORAGE_EMULATOR_HOST", bare=True)
+    session = Session(emulator or HOST, signed=not emulator)
+    return Client(None, AnonymousCredentials(), _http=session, client_options={"api_endpoint": session.base})
 
 
 class GcpObjects:
-    """Implements `fsd_core.driver.ObjectDriver` over ``names["bucket"]``. STORAGE_EMULATOR_HOST leads to an emulator."""
+    """Implements `fsd_core.driver.ObjectDriver` over ``names["bucket"]``."""
 
     service = "Cloud Storage"
 
     def __init__(self, resources: Resources) -> None:
         self.limits = OBJECTS
-        emulator = address("STORAGE_EMULATOR_HOST", bare=True)
-        self._http = Http(emulator or HOST, signed=not emulator)
-        self._objects = f"/storage/v1/b/{quote(resources.names['bucket'], safe='')}/o"
+        self._client = client()
+        self._objects = f"/b/{quote(resources.names['bucket'], safe='')}/o"
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
-        """Write the object, whose checksum goes ahead. With ``if_absent``, 412 says that it is there: generation 0 means none."""
+        """Write the object. The request also holds its checksum, which Cloud Storage verifies.
+
+        With ``if_absent``, Cloud Storage answers 412 where the object exists: generation 0 means that no object exists.
+        """
         check_put(self.limits, key, body)
-        view = memoryview(body)
-        view = view.cast("B") if view.c_contiguous and view.nbytes else memoryview(bytes(view))
-        boundary = secrets.token_hex(16)
-        told = json.dumps({"name": key, "crc32c": _checksum(view)})
-        head = (
-            f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{told}\r\n"
-            f"--{boundary}\r\nContent-Type: application/octet-stream\r\n\r\n"
-        ).encode()
-        tail = f"\r\n--{boundary}--\r\n".encode()
-        headers = {
-            "Content-Type": f'multipart/related; boundary="{boundary}"',
-            "Content-Length": str(len(head) + len(view) + len(tail)),
-        }
         condition = "&ifGenerationMatch=0" if if_absent else ""
-        self._http.request("POST", f"/upload{self._objects}?uploadType=multipart&fields=name{condition}", (head, view, tail), headers)
+        upload = MultipartUpload(f"/upload/storage/v1{self._objects}?uploadType=multipart&fields=name{condition}", retry=None)
+        upload.transmit(self._client._http, bytes(body), {"name": key}, "application/octet-stream")
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes [start, end) of the object; of a whole one, the checksum is verified."""
+        """The bytes [start, end) of the object, by default all. The checksum is verified for a whole object only.
+
+        Raises `Answered` where the object does not exist, and `ConnectionError` where the body is damaged or incomplete.
+        """
         first = check_range(key, start, end)
-        empty = end is not None and end == first  # HTTP has no empty range: ask for a byte, to learn whether the key is there
-        last = "" if end is None else max(first, end - 1)
-        whole = first == 0 and end is None
-        asked = {} if whole else {"Range": f"bytes={first}-{last}"}
+        empty = end is not None and end == first  # HTTP has no empty range: a request for one byte shows whether the key exists
+        last = None if end is None else max(first, end - 1)
+        url = f"/download/storage/v1{self._objects}/{quote(key, safe='')}?alt=media"
+        body = io.BytesIO()
         try:
-            answer = self._http.request("GET", f"/download{self._objects}/{quote(key, safe='')}?alt=media", headers=asked)
+            RawDownload(url, body, first or None, last, retry=None).consume(self._client._http)
         except Answered as error:
-            if error.status == 416:  # the object is there and ends before ``start``
+            if error.status == 416:  # the object exists and ends before ``start``
                 return b""
             raise
-        body: bytes = answer.data
-        sums = answer.headers.get("X-Goog-Hash", "")
-        if whole and "crc32c=" in sums and f"crc32c={_checksum(memoryview(body))}" not in sums:
-            raise Damaged(f"object {key!r}: {len(body)} bytes that do not have the checksum {sums}")
-        return b"" if empty else body
+        except (DataCorruption, ConnectionError) as error:
+            raise ConnectionError(f"object {key!r}: {' '.join(str(error).split())}") from error
+        return b"" if empty else body.getvalue()
 
     def list(self, prefix: str, page: str | None = None) -> Page:
-        """The next keys, in ascending order; a page is Cloud Storage's token."""
-        asked = {"prefix": prefix, "maxResults": self.limits.page_keys, "fields": "items/name,nextPageToken"}
-        query = urlencode(asked if page is None else {**asked, "pageToken": page})
-        answer = json.loads(self._http.request("GET", f"{self._objects}?{query}").data)
+        """One page of the keys with ``prefix``, in ascending order. ``page`` is Cloud Storage's page token."""
+        asked: dict[str, object] = {"prefix": prefix, "maxResults": self.limits.page_keys, "fields": "items/name,nextPageToken"}
+        answer = self._client._connection.api_request("GET", self._objects, asked | ({} if page is None else {"pageToken": page}))
         return Page([entry["name"] for entry in answer.get("items", ())], answer.get("nextPageToken"))
 
     def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:
-        """Remove the objects in one batch request; one `Rejected` for each that Cloud Storage could not remove."""
+        """Remove the objects in one batch request. Returns one `Rejected` for each object that Cloud Storage could not remove."""
         check_delete(self.limits, keys)
-        boundary = secrets.token_hex(16)
-        calls = [
-            f"--{boundary}\r\nContent-Type: application/http\r\n\r\nDELETE {self._objects}/{quote(key, safe='')} HTTP/1.1\r\n\r\n\r\n"
-            for key in keys
-        ]
-        answer = self._http.request(
-            "POST",
-            "/batch/storage/v1",
-            "".join([*calls, f"--{boundary}--\r\n"]).encode(),
-            {"Content-Type": f'multipart/mixed; boundary="{boundary}"'},
-        )
-        answers = _answers(answer.headers.get("Content-Type", ""), answer.data)
-        if len(answers) != len(keys):
-            raise Answered("backendError", f"a batch of {len(keys)} calls got {len(answers)} answers", 502)
+        batch = Batch(self._client)
+        for key in keys:
+            batch.api_request("DELETE", f"{self._objects}/{quote(key, safe='')}")
+        try:
+            answers = [Answered.http(each.status_code, each.content) for each in batch.finish(raise_exception=False)]
+        except ValueError as error:  # the SDK raises it where answers are missing
+            raise Answered("backendError", f"a batch of {len(keys)} calls: {error}", 502) from error
         return [
             Rejected(number, status_code(each.status, each.word), f"{keys[number]}: {each}")
             for number, each in enumerate(answers)
@@ -114,32 +104,13 @@ class GcpObjects:
         ]
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_gcp.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_gcp.errors.classify`."""
         return classify(error)
 
     def native(self) -> Any:
-        """The connections, a urllib3.PoolManager; `fsd_gcp.clients.signer` gives the headers of a request."""
-        return self._http.pool
+        """The SDK's client of Cloud Storage."""
+        return self._client
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
-
-
-def _checksum(view: memoryview) -> str:
-    crc = 0
-    for first in range(0, len(view), _CHUNK_BYTES):
-        crc = google_crc32c.extend(crc, bytes(view[first : first + _CHUNK_BYTES]))  # takes bytes only
-    return base64.b64encode(crc.to_bytes(4, "big")).decode()
-
-
-def _answers(kind: str, body: bytes) -> list[Answered]:
-    """What a batch says of its calls, in their order: each part is an answer of HTTP."""
-    found = []
-    for part in BytesParser().parsebytes(f"Content-Type: {kind}\r\n\r\n".encode() + body).walk():
-        if part.get_content_type() == "application/http":
-            text = part.get_payload(decode=True)
-            head, _, content = (text if isinstance(text, bytes) else b"").replace(b"\r\n", b"\n").partition(b"\n\n")
-            status = head.split()[1:2]
-            found.append(Answered.http(int(status[0]) if status and status[0].isdigit() else 502, content))
-    return found
+        self._client.close()

@@ -1,28 +1,28 @@
-"""The function's package, as Google builds it: `main.py`, its requirements, and this project's source; Google installs the rest."""
+"""The function's package for Google Cloud: `main.py`, `requirements.txt` and this project's source. Google installs the requirements."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from fsd_core import package as core
-from fsd_core.home import home_folder
-from fsd_core.package import Package, Recipe
+from fsd_core.common.home import home_folder
+from fsd_core.providers import package as core
+from fsd_core.providers.package import Package, Recipe
 from fsd_gcp.settings import RUNTIMES
 
 __all__ = ["Package", "build", "digest", "stub"]
 
-MOST_BYTES = 500 << 20  # unzipped, and as much zipped: https://cloud.google.com/functions/quotas, 2025-11
+MOST_BYTES = 500 << 20  # the limit of the zip, and of its content: https://cloud.google.com/functions/quotas, 2025-11
 _NOT_SENT = ("api.py", "function.py", "package.py", "policy.py", "provision.py", "queues.py", "settings.py", "handler/")
 
 
 def digest(runtime: str) -> str:
-    """What identifies the package that `build` would make. Quick: nothing is installed."""
+    """The digest of the package that `build` would make. It installs nothing, so it is quick."""
     return _recipe(runtime).digest
 
 
 def build(runtime: str, folder: Path | None = None, within_s: float | None = None) -> Package:
-    """The package, from the cache in ``folder`` (default ``$FSD_HOME/packages``): see `Recipe.build`."""
+    """The package for a runtime of Google Cloud, from the cache in ``folder`` (default ``$FSD_HOME/packages``): see `Recipe.build`."""
     return _recipe(runtime).build(folder or home_folder() / "packages", within_s)
 
 
@@ -39,8 +39,8 @@ def _recipe(runtime: str) -> Recipe:
         name=f"gcp-{runtime}",
         files=core.sources(("fsd_gcp",), [f"fsd_gcp/{name}" for name in _NOT_SENT]) | root,
         platform="Cloud Run functions",
-        most_zipped=MOST_BYTES,
-        most_unzipped=MOST_BYTES,
+        max_zipped=MOST_BYTES,
+        max_unzipped=MOST_BYTES,
     )
 
 

@@ -1,21 +1,22 @@
-"""Who may do what: which member gets which role on which resource, as data. No role is given on the whole project.
+"""Permissions as data: which member gets which role on which resource. No role covers the whole project.
 
-`worker` is for the account that the function runs as, `client` for whoever runs a deployed app; ``fsd deploy`` gives both. `DEPLOYER`
-is what ``fsd deploy`` and ``fsd destroy`` need themselves: permissions for a role of your own. A test holds each against the calls
-that are made.
+`worker` is for the account that the function runs as. `client` is for a member who runs a deployed app. ``fsd deploy`` gives the roles of
+`worker`, and gives the member who deploys those roles of `client` that launches need. `DEPLOYER` are the permissions of ``fsd deploy`` and
+``fsd destroy``, for a custom role. A test compares each list with the requests that fsd makes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
-from fsd_core.provisioning import Pair
+import attrs
+
+from fsd_core.providers.probes import Pair
 from fsd_gcp.names import Names
 
 __all__ = ["APIS", "APP_LABEL", "DEPLOYER", "Grant", "account", "client", "queues", "worker"]
 
-APP_LABEL = "fsd-app"  # on everything that an app is made of and that takes labels
+APP_LABEL = "fsd-app"  # the label of all resources of an app that can have labels
 APIS = ("artifactregistry", "cloudbuild", "cloudfunctions", "iam", "iamcredentials", "logging", "pubsub", "run", "storage")
 DEPLOYER = (
     *("cloudfunctions.functions." + verb for verb in ("create", "delete", "get", "update")),
@@ -30,9 +31,12 @@ DEPLOYER = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Grant:
-    """A role of a member ("user:ADDRESS", "serviceAccount:ADDRESS") on a resource: its service, and its path in that service's API."""
+    """One role on one resource for one member. ``member``: "user:ADDRESS" or "serviceAccount:ADDRESS".
+
+    ``service``: the API of the resource. ``resource``: its path in this API.
+    """
 
     service: str
     resource: str
@@ -41,7 +45,7 @@ class Grant:
 
 
 def queues(names: Names, pairs: Sequence[Pair], member: str, *, receives: bool) -> Iterator[Grant]:
-    """To send to each rank, and to receive what it was sent."""
+    """The roles to send to the rank of each pair, and with ``receives`` also to receive the messages of that rank."""
     for pair in pairs:
         yield Grant("pubsub", f"v1/{names.topic(*pair)}", "roles/pubsub.publisher", member)
         if receives:
@@ -49,25 +53,25 @@ def queues(names: Names, pairs: Sequence[Pair], member: str, *, receives: bool) 
 
 
 def worker(names: Mapping[str, str]) -> list[Grant]:
-    """Of the function, besides `queues`. ``names``: of the app's `Resources`."""
+    """The roles of the function's account, in addition to `queues`. ``names``: `Resources.names`."""
     member = f"serviceAccount:{names['service_account']}"
     return [
         Grant("storage", f"storage/v1/b/{names['bucket']}", "roles/storage.objectUser", member),
-        Grant("run", _service(names), "roles/run.invoker", member),  # a worker launches others
+        Grant("run", _service(names), "roles/run.invoker", member),  # a worker launches other workers
     ]
 
 
 def account(names: Mapping[str, str], member: str) -> list[Grant]:
-    """What whoever deploys needs of the function's account: to say that a function runs as it, and see `client`."""
+    """The roles on the function's account for the member who deploys: to let a function run as this account, and to get its ID tokens."""
     own = f"v1/projects/{names['project']}/serviceAccounts/{names['service_account']}"
     grants = [Grant("iam", own, "roles/iam.serviceAccountUser", member)]
-    if member.startswith("user:"):  # Google gives no person a token for one service, but lets them have the account's
+    if member.startswith("user:"):  # Google gives a person no ID token for a service
         grants.append(Grant("iam", own, "roles/iam.serviceAccountOpenIdTokenCreator", member))
     return grants
 
 
 def client(names: Mapping[str, str], member: str) -> list[Grant]:
-    """Of whoever runs a deployed app, besides `queues` without receiving."""
+    """The roles of a member who runs a deployed app, in addition to `queues` with ``receives`` False."""
     function = f"v2/projects/{names['project']}/locations/{names['region']}/functions/{names['function']}"
     return [
         Grant("cloudfunctions", function, "roles/cloudfunctions.viewer", member),

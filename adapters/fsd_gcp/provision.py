@@ -1,7 +1,8 @@
-"""Making an app and taking it away: account, bucket, function, topics, subscriptions, roles. The settings are `fsd_gcp.settings`.
+"""Makes and removes an app: account, bucket, function, topics, subscriptions, roles. The settings are those of `fsd_gcp.settings`.
 
-The function is made early, which decides the generation (`fsd_gcp.function`), then the rest; every queue and the function are tried out,
-and the function's environment says so last: an ``ensure`` that was cut short is taken up by the next.
+``ensure`` makes the function early, since that decides the generation (`fsd_gcp.function`), then the topics, subscriptions and roles. Last,
+it sends a test message to every queue and starts the function once. Only then it writes into the function's environment that they are
+usable: so a later ``ensure`` completes an interrupted one.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from typing import Any
 
 from google.auth import exceptions
 
-from fsd_core.driver import Code, Resources
+from fsd_core.driver import Code, Provider, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers import line
-from fsd_core.provisioning import AppProvisioner, probe_queues, try_out
-from fsd_core.store import Store
-from fsd_gcp import PROVIDER, errors, function, package, policy, queues
+from fsd_core.providers.advice import line
+from fsd_core.providers.probes import probe_function, probe_queues
+from fsd_core.providers.provisioning import AppProvisioner
+from fsd_core.storage.store import Store
+from fsd_gcp import errors, function, package, policy, queues
 from fsd_gcp import names as naming
 from fsd_gcp.api import Api
 from fsd_gcp.clients import default
@@ -29,17 +31,18 @@ from fsd_gcp.settings import parse
 __all__ = ["GcpProvisioner"]
 
 KEPT_DAYS = 7
-_FUNCTIONS = ("code", "runtime", "memory_mb", "service_account")  # what a function is tried out again for
+_FUNCTIONS = ("code", "runtime", "memory_mb", "service_account")  # a change of one of these needs a new test launch
 
 
 class GcpProvisioner(AppProvisioner[Api]):
     """Implements `fsd_core.driver.Provisioner`."""
 
-    def __init__(self, table: Mapping[str, object]) -> None:
+    def __init__(self, table: Mapping[str, object], provider: Provider) -> None:
+        self._provider = provider
         self._settings = parse(table)
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
-        """Function, topics and subscriptions, bucket, account."""
+        """Remove function, topics and subscriptions, bucket and account. Returns one line of text for each removed resource."""
         bucket = had.names["bucket"] if had else self._settings.bucket or naming.bucket(app, api.project)
         removed = function.remove(api, app)
         removed += queues.remove(api, app)
@@ -47,11 +50,14 @@ class GcpProvisioner(AppProvisioner[Api]):
         return removed + function.remove_account(api, app)
 
     def remove_queues(self, api: Api, app: str, keep: str | None) -> list[str]:
-        """See `fsd_gcp.queues`."""
+        """Remove the topics and subscriptions of all generations except ``keep``: see `fsd_gcp.queues.remove`."""
         return queues.remove(api, app, keep)
 
     def read(self, api: Api, app: str) -> Resources | None:
-        """`function.read`; where the API is off, say of all that are."""
+        """The app's resources, which its function records: see `fsd_gcp.function.read`.
+
+        Where the API of Cloud Functions is off, raises `InputError` that lists all APIs that are off.
+        """
         try:
             return function.read(api, app)
         except DriverError as error:
@@ -60,7 +66,7 @@ class GcpProvisioner(AppProvisioner[Api]):
             raise
 
     def requests(self) -> Api:
-        """In the settings' project or the SDK's."""
+        """An `Api` for the project of the settings, or of the SDK if they name none. Raises `InputError` where neither names a project."""
         try:
             project = self._settings.project or os.environ.get("GOOGLE_CLOUD_PROJECT") or default()[1]
         except exceptions.GoogleAuthError as error:
@@ -70,13 +76,14 @@ class GcpProvisioner(AppProvisioner[Api]):
         return Api(str(project), self._settings.region)
 
     def wanted(self) -> dict[str, str]:
-        """What the settings decide."""
+        """The entries of `Resources.names` that follow from the settings."""
         settings = self._settings
         wanted = {
             "memory_mb": str(settings.memory_mb),
             "timeout_s": str(settings.timeout_s),
             "concurrency": str(settings.concurrency),
             "lease_s": str(settings.lease_s),
+            "receive": settings.receive,
             "runtime": settings.runtime,
             "code": package.digest(settings.runtime) if settings.package else "installed",
         }
@@ -84,12 +91,11 @@ class GcpProvisioner(AppProvisioner[Api]):
         return wanted | {name: value for name, value in chosen.items() if value}
 
     def make(self, api: Api, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
-        """Account, bucket, function, which decides the generation, topics, subscriptions, roles."""
+        """Make account, bucket, function (which decides the generation), topics, subscriptions, roles."""
         settings = self._settings
         if had is None:
             _check_apis(api)
         code = package.build(settings.runtime, within_s=api.left()) if settings.package else package.stub()
-        about = {"package": str(code) if settings.package else "none"}
         if had and had.ranks and wanted.get("bucket", had.names["bucket"]) != had.names["bucket"]:
             raise InputError(f"[gcp] bucket = {wanted['bucket']!r}: app {app!r} uses {had.names['bucket']}; destroy it first, or keep that")
         start = dict(had.names) if had else {
@@ -100,17 +106,17 @@ class GcpProvisioner(AppProvisioner[Api]):
             "bucket": naming.bucket(app, api.project),
             "url": "",
         }  # fmt: skip
-        now = start | wanted | about
+        now = start | wanted | {"package": str(code) if settings.package else "none"}
         now["service_account"] = settings.service_account or function.make_account(api, app)
         _make_bucket(api, app, now["bucket"])
         if me := api.member():
             api.grant(policy.account(now, me))
             api.settling()
-        new = Resources(app, 0, 0, now | {"code": ""})  # "code" is said when it was tried out
+        new = Resources(app, 0, 0, now | {"code": ""})  # "code" is written after the test launch
         if had is None:
             had = function.create(api, new, code)
             now["generation"] = had.names["generation"]
-            queues.remove(api, app, keep=now["generation"])  # of a destroy that was cut short
+            queues.remove(api, app, keep=now["generation"])  # those that an interrupted destroy left
         ranks, slots = max(ranks, had.ranks), max(slots, had.slots)
         same = had.names["lease_s"] == now["lease_s"] and had.names["service_account"] == now["service_account"]
         pairs = [(s, r) for s in range(slots) for r in range(ranks) if not (same and s < had.slots and r < had.ranks)]
@@ -121,81 +127,88 @@ class GcpProvisioner(AppProvisioner[Api]):
             function.update(api, Resources(app, had.ranks, had.slots, now | {"code": ""}), code)
         now["url"] = function.url(api, app)
         mine = [each for each in policy.client(now, me) if each.service == "run"] if me else []
-        api.grant([*policy.worker(now), *mine])  # only now: a function whose building failed has no service
+        api.grant([*policy.worker(now), *mine])  # not earlier: a function has no service until its first build succeeds
         made = Resources(app, ranks, slots, now)
-        probe_queues(PROVIDER, made, pairs, api)
+        probe_queues(self._provider, Resources(app, ranks, slots, now | {"receive": "pull"}), pairs, api)  # a stream closes slowly
         if changed or not had.ranks:
-            try_out(PROVIDER, made, api, f"Cloud Logging of service {now['function']}")
+            probe_function(self._provider, made, api, f"Cloud Logging of service {now['function']}")
         function.update(api, made, code)
         return made
 
 
 def _check_apis(api: Api) -> None:
-    """`InputError`: some of the project's APIs are off. Who may not ask hears of one when it is first used."""
+    """Raise `InputError` where APIs of the project are off.
+
+    Credentials that may not list APIs pass this check: the first request to an API that is off then raises its error.
+    """
 
     def off(name: str) -> bool:
-        try:
-            return api.call("serviceusage", "GET", f"v1/projects/{api.project}/services/{name}").get("state") == "DISABLED"
-        except DriverError as error:
-            if error.code is Code.DENIED:
-                return False
-            raise
+        what, path = f"whether {name} is on", f"v1/projects/{api.project}/services/{name}"
+        found = api.unless(Code.DENIED, what, lambda: api.request("serviceusage", "GET", path))
+        return bool(found and found.get("state") == "DISABLED")
 
     names = [f"{name}.googleapis.com" for name in policy.APIS]
     if missing := [name for name, is_off in zip(names, api.each(off, names), strict=True) if is_off]:
-        listed = " ".join(missing)
-        raise InputError(f"project {api.project}: APIs are off: 'gcloud services enable {listed} --project {api.project}', wait a minute")
+        command = f"gcloud services enable {' '.join(missing)} --project {api.project}"
+        raise InputError(f"project {api.project}: APIs are off: '{command}', wait a minute")
 
 
-def _make_bucket(api: Api, app: str, bucket: str) -> None:
-    """A private bucket that forgets. `InputError`: it is somebody else's, or holds something of another's, or is elsewhere."""
-    settings: dict[str, Any] = {
-        "labels": {policy.APP_LABEL: app},
-        "iamConfiguration": {"uniformBucketLevelAccess": {"enabled": True}, "publicAccessPrevention": "enforced"},
-        "softDeletePolicy": {"retentionDurationSeconds": "0"},  # the default keeps, and bills, what was deleted for a week
-        "lifecycle": {
-            "rule": [
-                {"action": {"type": "Delete"}, "condition": {"age": KEPT_DAYS}},
-                {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 1}},
-            ]
-        },
-    }
-    path, new = f"storage/v1/b/{bucket}", settings | {"name": bucket, "location": api.region}
-    if api.make("storage", "POST", "storage/v1/b", new, project=api.project) is not None:
+def _make_bucket(api: Api, app: str, name: str) -> None:
+    """Make a private bucket that deletes old objects.
+
+    Raises `InputError` where the bucket is another project's, holds objects that are not the app's, or is in another region.
+    """
+    bucket = api.storage.bucket(name)
+    _set(bucket, app)
+    what = f"bucket {name}"
+    if api.unless(Code.ALREADY_EXISTS, what, lambda: bucket.create(project=api.project, location=api.region, retry=None) or True):
         return
+    if (owner := _owner(api, bucket)) is None:
+        raise InputError(f"bucket {name}: is another project's; choose another in [gcp] bucket")
+    if owner != app and api.repeat(what, lambda: list(bucket.list_blobs(max_results=1, retry=None))):
+        raise InputError(f"bucket {name}: holds something that fsd did not put there for app {app!r}; choose another in [gcp] bucket")
+    if (place := str(bucket.location).lower()) != api.region:
+        raise InputError(f"bucket {name}: is in {place}, [gcp] region is {api.region}; choose another in [gcp] bucket, or that region")
+    _set(bucket, app)
+    api.repeat(what, lambda: bucket.patch(retry=None))
+
+
+def _set(bucket: Any, app: str) -> None:
+    bucket.labels = {**bucket.labels, policy.APP_LABEL: app}  # a label that is left out would be removed
+    bucket.iam_configuration.uniform_bucket_level_access_enabled = True
+    bucket.iam_configuration.public_access_prevention = "enforced"
+    kept = bucket.soft_delete_policy
+    kept.pop("effectiveTime", None)  # google-cloud-storage would send it as null
+    kept.retention_duration_seconds = "0"  # JSON needs a string; by default deleted objects are kept and billed for a week
+    bucket.clear_lifecycle_rules()
+    bucket.add_lifecycle_delete_rule(age=KEPT_DAYS)
+    bucket.add_lifecycle_abort_incomplete_multipart_upload_rule(age=1)
+
+
+def _owner(api: Api, bucket: Any) -> str | None:
+    """The app that the bucket's label names, "" where it has no such label, None where the bucket is another project's.
+
+    A bucket's name is unique in the world, so another project may have it.
+    """
     try:
-        found = api.call("storage", "GET", path)
+        api.repeat(f"bucket {bucket.name}", lambda: bucket.reload(retry=None))
     except DriverError as error:
-        if error.code is Code.DENIED:
-            raise InputError(f"bucket {bucket}: is another project's; choose another in [gcp] bucket") from error
+        if error.code in (Code.DENIED, Code.NOT_FOUND):
+            return None
         raise
-    if not _owns(found, app) and api.call("storage", "GET", f"{path}/o", maxResults="1").get("items"):
-        raise InputError(f"bucket {bucket}: holds something that fsd did not put there for app {app!r}; choose another in [gcp] bucket")
-    if (place := str(found.get("location", "")).lower()) != api.region:
-        raise InputError(f"bucket {bucket}: is in {place}, [gcp] region is {api.region}; choose another in [gcp] bucket, or that region")
-    api.call("storage", "PATCH", path, settings)
+    return str(bucket.labels.get(policy.APP_LABEL, ""))
 
 
-def _owns(bucket: Mapping[str, Any], app: str) -> bool:
-    return bool(bucket.get("labels", {}).get(policy.APP_LABEL) == app)
-
-
-def _remove_bucket(api: Api, app: str, bucket: str) -> bool:
-    """Empty it and remove it, if it is the app's."""
-    path = f"storage/v1/b/{bucket}"
-    try:
-        found = api.find("storage", path)
-    except DriverError as error:
-        if error.code is Code.DENIED:  # another's: the names are everybody's
-            return False
-        raise
-    if found is None or not _owns(found, app):
+def _remove_bucket(api: Api, app: str, name: str) -> bool:
+    """Empty and remove the bucket if it is the app's; returns whether it was."""
+    bucket = api.storage.bucket(name)
+    if _owner(api, bucket) != app:
         return False
-    with closing(GcpObjects(Resources(app, 0, 0, {"bucket": bucket}))) as objects:
+    with closing(GcpObjects(Resources(app, 0, 0, {"bucket": name}))) as objects:
 
         def empty() -> bool | None:
             Store(objects, api.retry).delete_prefix("")
-            gone = api.unless(Code.ALREADY_EXISTS, f"DELETE {path}", lambda: api.request("storage", "DELETE", path))
-            return None if gone is None else True  # a worker that was not told yet may have written
+            # None: the bucket is not empty, because a worker that still ran wrote an object
+            return api.unless(Code.ALREADY_EXISTS, f"removing bucket {name}", lambda: bucket.delete(retry=None) or True)
 
-        return api.until(f"bucket {bucket} empty", empty)
+        return api.until(f"bucket {name} empty", empty)

@@ -1,125 +1,151 @@
-"""Pub/Sub's data plane over gRPC: publish, pull, acknowledge, each one attempt within its deadline.
+"""Pub/Sub over gRPC: calls, each with one attempt and a deadline, and streams.
 
-The messages are those of google/pubsub/v1/pubsub.proto without the fields that are not used here, built from a table: importing
-google.pubsub_v1 takes as long as all else that a worker imports (`fsd_gcp.clients` has the figures), and its messages add to the
-CPU time of requests: publish, pull and acknowledge of 1 KB take 1.2 ms against 1.9 ms, of 100 times 10 KB 7 ms against 11 ms
-(benchmarks/google_clients.py).
+This uses the transports of google-cloud-pubsub, not its clients: the clients retry, and their messages (proto-plus) cost processor time for
+each field. So requests are plain protobufs, whose classes ``Type.pb()`` returns.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from operator import attrgetter
+from queue import Empty, SimpleQueue
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import grpc
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.api_core.gapic_v1.routing_header import to_grpc_metadata
+from google.pubsub_v1 import types
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
-from fsd_core.providers import address
-from fsd_core.proxies import proxy_for
+from fsd_core.driver import Delivery, MessageLimits
+from fsd_core.providers.addresses import address
+from fsd_core.providers.proxies import proxy_for
 from fsd_gcp.clients import signer
 from fsd_gcp.errors import Answered
 
-__all__ = ["HOST", "MESSAGES", "Pubsub"]
+__all__ = ["HOST", "Pubsub", "Stream"]
 
 HOST = "pubsub.googleapis.com"
-MESSAGES = {  # name -> fields: (number, name, type), repeated ones with a "*"
-    "PubsubMessage": ((1, "data", "bytes"),),
-    "PublishRequest": ((1, "topic", "string"), (2, "messages", "PubsubMessage*")),
-    "PublishResponse": ((1, "message_ids", "string*"),),
-    "PullRequest": ((1, "subscription", "string"), (2, "return_immediately", "bool"), (3, "max_messages", "int32")),
-    "ReceivedMessage": ((1, "ack_id", "string"), (2, "message", "PubsubMessage")),
-    "PullResponse": ((1, "received_messages", "ReceivedMessage*"),),
-    "AcknowledgeRequest": ((1, "subscription", "string"), (2, "ack_ids", "string*")),
-}
+CLOSE_S = 2.0  # time limit for Pub/Sub to end a stream that was closed
+_BEAT_S = 30.0  # seconds between empty requests on a stream: Pub/Sub ends a silent stream
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # a pull may be larger than gRPC's 4 MiB
     ("grpc.max_send_message_length", -1),
-    ("grpc.keepalive_time_ms", 30_000),  # a connection that died without a word is found
+    ("grpc.keepalive_time_ms", 30_000),  # detects a connection that broke silently
     ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.min_reconnect_backoff_ms", 5_000),  # what connecting may take
-    ("grpc.max_reconnect_backoff_ms", 2_000),  # as core's retries
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # time limit for connecting
+    ("grpc.max_reconnect_backoff_ms", 2_000),  # like the retries of fsd_core
     ("grpc.enable_retries", 0),
     ("grpc.service_config_disable_resolution", 1),
 )
 
 
-def _types() -> dict[str, Any]:
-    """The classes of `MESSAGES`, in a pool of their own: Google's package, if it is there too, has the same names."""
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="google/pubsub/v1/pubsub.proto", package="google.pubsub.v1", syntax="proto3")
-    for message, fields in MESSAGES.items():
-        entry = file.message_type.add(name=message)
-        for number, name, kind in fields:
-            base = kind.rstrip("*")
-            added = entry.field.add(name=name, number=number, label=field.LABEL_REPEATED if base != kind else field.LABEL_OPTIONAL)
-            if base in MESSAGES:
-                added.type, added.type_name = field.TYPE_MESSAGE, f".google.pubsub.v1.{base}"
-            else:
-                added.type = field.Type.Value(f"TYPE_{base.upper()}")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"google.pubsub.v1.{name}")) for name in MESSAGES}
-
-
-_TYPES = _types()
+_NO_PROXY = ("grpc.enable_http_proxy", 0)
 
 
 def _by_proxy() -> tuple[tuple[str, Any], ...]:
-    """How the service is reached: gRPC itself reads variables in small letters only, and no ALL_PROXY."""
-    if os.environ.get("grpc_proxy"):  # noqa: SIM112  # which only gRPC knows, so written
+    """The channel options for a proxy: gRPC itself reads only variables with names in lower case, and not ALL_PROXY."""
+    if os.environ.get("grpc_proxy"):  # noqa: SIM112  # the name in lower case: only gRPC reads this variable
         return ()
     proxy = proxy_for(f"https://{HOST}")
-    return (("grpc.http_proxy", proxy.secret_url),) if proxy else (("grpc.enable_http_proxy", 0),)
+    return (("grpc.http_proxy", proxy.secret_url),) if proxy else (_NO_PROXY,)
 
 
 class Pubsub:
-    """A connection. PUBSUB_EMULATOR_HOST leads to an emulator, without TLS and credentials. Safe to use from several threads."""
+    """A connection to Pub/Sub. Safe to use from several threads.
+
+    If PUBSUB_EMULATOR_HOST is set, it goes to that emulator, without TLS and credentials.
+    """
 
     def __init__(self) -> None:
-        emulator = address("PUBSUB_EMULATOR_HOST", bare=True)
-        if emulator:
-            host = urlsplit(emulator).netloc
-            self._sign: Callable[[str], dict[str, str]] = lambda _: {}
-            self.channel = grpc.insecure_channel(host, (*_OPTIONS, ("grpc.enable_http_proxy", 0)))
-        else:
-            self._sign = signer()
-            self.channel = grpc.secure_channel(HOST, grpc.ssl_channel_credentials(), (*_OPTIONS, *_by_proxy()))
-        self._publish = self._method("Publisher/Publish", "PublishResponse")
-        self._pull = self._method("Subscriber/Pull", "PullResponse")
-        self._acknowledge = self._method("Subscriber/Acknowledge", None)
+        at = urlsplit(address("PUBSUB_EMULATOR_HOST", bare=True)).netloc
+        self._sign: Callable[[str], dict[str, str]] = (lambda _: {}) if at else signer()
+        options = (*_OPTIONS, *((_NO_PROXY,) if at else _by_proxy()))
+        self.channel = grpc.insecure_channel(at, options) if at else grpc.secure_channel(HOST, grpc.ssl_channel_credentials(), options)
+        self.publisher = PublisherGrpcTransport(channel=self.channel)
+        self.subscriber = SubscriberGrpcTransport(channel=self.channel)
 
-    def _method(self, name: str, answer: str | None) -> Any:
-        parse = _TYPES[answer].FromString if answer else None
-        return self.channel.unary_unary(
-            f"/google.pubsub.v1.{name}", request_serializer=lambda request: request.SerializeToString(), response_deserializer=parse
-        )
+    def ask(self, method: Any, request: Any, to: str, timeout_s: float = 15.0) -> Any:
+        """Make one call and return its answer. ``method``: of a transport; ``request``: a protobuf; ``timeout_s``: the deadline in seconds.
 
-    def _call(self, method: Any, request: Any, to: str, name: str, timeout_s: float) -> Any:
-        signed = {key.lower(): value for key, value in self._sign(f"https://{HOST}/").items()}
-        metadata = [("x-goog-request-params", f"{to}={quote(name, safe='')}"), *signed.items()]
+        ``to``: the request's field that names the topic, subscription or project. Raises `Answered` and google-auth's errors.
+        """
         try:
-            return method(request, timeout=timeout_s, metadata=metadata)
+            return method(request, timeout=timeout_s, metadata=self.metadata(to, attrgetter(to)(request)))
         except grpc.RpcError as error:
-            raise Answered(error.code().name, " ".join((error.details() or "").split())) from error
+            raise Answered.grpc(error) from error
 
-    def publish(self, topic: str, bodies: list[bytes], timeout_s: float) -> None:
-        """All of ``bodies``, or none."""
-        request = _TYPES["PublishRequest"](topic=topic, messages=[_TYPES["PubsubMessage"](data=body) for body in bodies])
-        self._call(self._publish, request, "topic", topic, timeout_s)
-
-    def pull(self, subscription: str, limit: int, *, now: bool, timeout_s: float) -> list[tuple[str, bytes]]:
-        """Tokens and bodies of 1 to ``limit`` messages, or of none: at once if ``now``."""
-        request = _TYPES["PullRequest"](subscription=subscription, return_immediately=now, max_messages=limit)
-        answer = self._call(self._pull, request, "subscription", subscription, timeout_s)
-        return [(each.ack_id, each.message.data) for each in answer.received_messages]
-
-    def acknowledge(self, subscription: str, tokens: list[str], timeout_s: float) -> None:
-        """All of ``tokens``; those that are not valid any more are ignored."""
-        request = _TYPES["AcknowledgeRequest"](subscription=subscription, ack_ids=tokens)
-        self._call(self._acknowledge, request, "subscription", subscription, timeout_s)
+    def metadata(self, to: str, name: str) -> list[tuple[str, str]]:
+        """The metadata of a call: the name by which Google routes it, and the credentials."""
+        return [to_grpc_metadata({to: name}), *((key.lower(), value) for key, value in self._sign(f"https://{HOST}/").items())]
 
     def close(self) -> None:
         """Close the connection."""
         self.channel.close()
+
+
+class Stream:
+    """A StreamingPull of one subscription: it keeps the messages that Pub/Sub sends until `take` returns them. Thread-safe.
+
+    ``limits``: the lease of the messages, and how many messages and bytes may be outstanding.
+    """
+
+    def __init__(self, pubsub: Pubsub, subscription: str, limits: MessageLimits) -> None:
+        self._pubsub, self._subscription, self._limits = pubsub, subscription, limits
+        self._arrived: SimpleQueue[Delivery | Answered] = SimpleQueue()  # last: the error that ended the stream
+        self._closing = threading.Event()
+        self.over = False  # True: the stream ended, and `take` returned all its messages
+        method: Any = pubsub.subscriber.streaming_pull
+        self._call = method(self._requests(), metadata=pubsub.metadata("subscription", subscription))
+        self._reader = threading.Thread(target=self._read, name="stream", daemon=True)
+        self._reader.start()
+
+    def _requests(self) -> Iterator[Any]:
+        lease_s, messages, size = int(self._limits.lease_s), self._limits.outstanding_messages, self._limits.outstanding_bytes
+        most = {"max_outstanding_messages": messages, "max_outstanding_bytes": size}
+        yield types.StreamingPullRequest.pb()(subscription=self._subscription, stream_ack_deadline_seconds=lease_s, **most)
+        while not self._closing.wait(_BEAT_S):
+            yield types.StreamingPullRequest.pb()()
+
+    def _read(self) -> None:
+        end = Answered("UNAVAILABLE", "the stream ended")  # Pub/Sub ends a stream from time to time
+        try:
+            for answer in self._call:
+                for each in types.StreamingPullResponse.pb(answer).received_messages:
+                    self._arrived.put(Delivery(each.ack_id, each.message.data))
+        except grpc.RpcError as error:
+            end = Answered.grpc(error)
+        finally:
+            self._arrived.put(end)
+
+    def take(self, limit: int, wait_s: float) -> Sequence[Delivery]:
+        """Return up to ``limit`` messages as soon as one has arrived; an empty list if none arrives within ``wait_s`` seconds.
+
+        Where the stream ended and no message is left, raises the `Answered` that ended it.
+        """
+        taken: list[Delivery] = []
+        with suppress(Empty):
+            while len(taken) < limit and not self.over:
+                found = self._arrived.get(timeout=0.0 if taken else wait_s)
+                if isinstance(found, Delivery):
+                    taken.append(found)
+                    continue
+                self.over = True
+                if not taken:
+                    raise found
+        return taken
+
+    def close(self) -> None:
+        """End the stream, and give back the messages that were not taken: Pub/Sub delivers them again at once."""
+        self._closing.set()
+        self._reader.join(CLOSE_S)  # a cancelled stream may still get messages, which are then lost until their leases end
+        self._call.cancel()
+        self._reader.join(CLOSE_S)
+        with suppress(Answered):  # without this call the messages are delivered again after their leases
+            if tokens := [each.token for each in self.take(1 << 30, 0.0)]:
+                request = types.ModifyAckDeadlineRequest.pb()(subscription=self._subscription, ack_ids=tokens, ack_deadline_seconds=0)
+                self._pubsub.ask(self._pubsub.subscriber.modify_ack_deadline, request, "subscription", CLOSE_S)

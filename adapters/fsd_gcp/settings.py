@@ -1,16 +1,17 @@
-"""The table ``[gcp]`` of the configuration.
+"""The table ``[gcp]`` of the configuration file.
 
 ===============  =======================  ========================================================================================
-project          the SDK's own chain      whose everything is
-region           us-central1              where everything is
-bucket           fsd-APP-PROJECT          the app's bucket; one that holds something and is not the app's is refused
-service_account  made, and removed again  the address of an account that you made for the function, where you may not make one
-memory_mb        2048                     memory of one function; one CPU up to 4096, then 2, 4, 8
-timeout_s        900                      time limit of one function
-concurrency      100                      functions of this app at once: more may need a quota
-lease_s          10                       a message that was delivered and not acknowledged is delivered again after this
+project          the SDK's own chain      the project of all resources
+region           us-central1              the region of all resources
+bucket           fsd-APP-PROJECT          the app's bucket; a bucket that holds objects and is not the app's is refused
+service_account  made, and removed again  address of a service account that you made for the function, where you may not make accounts
+memory_mb        2048                     memory of one function; one CPU up to 4096, then 2, 4 or 8 CPUs
+timeout_s        900                      time limit of one function, in seconds
+concurrency      100                      functions of this app at once; a higher number may need a larger quota
+lease_s          10                       seconds until a delivered message that is not acknowledged is delivered again
+receive          pull                     pull: a request for each receive; stream: the service sends over an open connection
 runtime          python312                the function's interpreter
-package          true                     false uploads no code: for an emulator that runs what is installed here
+package          true                     false uploads no code: for an emulator that runs what is installed on this machine
 ===============  =======================  ========================================================================================
 
 FSD_GCP_PACKAGE=0 means ``package = false``.
@@ -20,36 +21,42 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
-from fsd_core import settings
-from fsd_core.settings import flag, key, matches, whole
+import attrs
+
+from fsd_core.common.fields import boolean, choice, integer, key, matching, read
 from fsd_gcp.limits import LEASES_S
 
 __all__ = ["RUNTIMES", "Settings", "parse"]
 
+RECEIVE = ("pull", "stream")
 RUNTIMES = ("python312", "python313", "python311")
-_PROJECT = r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"  # an old one may be below its organisation's domain
-_ACCOUNT = r"[a-z][a-z0-9-]{4,28}[a-z0-9]@[a-z0-9.-]+\.gserviceaccount\.com"
+_PROJECT = matching(  # an old project's id may start with the domain of its organisation
+    r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", "a project's id: 6 to 30 of a-z, 0-9 and '-'"
+)
+_REGION = matching(r"[a-z]+-[a-z]+\d+", "a region's name, for instance europe-west1")
+_BUCKET = matching(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", "3 to 63 of a-z, 0-9 and '-', as Cloud Storage names buckets")
+_ACCOUNT = matching(r"[a-z][a-z0-9-]{4,28}[a-z0-9]@[a-z0-9.-]+\.gserviceaccount\.com", "an address: NAME@PROJECT.iam.gserviceaccount.com")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@attrs.frozen(kw_only=True)
 class Settings:
-    """See the module."""
+    """The keys and their defaults; the table in the docstring of the module explains each key."""
 
-    project: str = key("", "a project's id: 6 to 30 of a-z, 0-9 and '-'", matches(_PROJECT))
-    region: str = key("us-central1", "a region's name, for instance europe-west1", matches(r"[a-z]+-[a-z]+\d+"))
-    bucket: str = key("", "3 to 63 of a-z, 0-9 and '-', as Cloud Storage names buckets", matches(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]"))
-    service_account: str = key("", "an address: NAME@PROJECT.iam.gserviceaccount.com", matches(_ACCOUNT))
-    memory_mb: int = key(2048, "a whole number from 512 to 32768", whole(512, 32768))
-    timeout_s: int = key(900, "a whole number of seconds from 1 to 3600", whole(1, 3600))
-    concurrency: int = key(100, "a whole number from 1 to 1000", whole(1, 1000))
-    lease_s: int = key(10, f"a whole number of seconds from {LEASES_S[0]} to {LEASES_S[1]}", whole(*LEASES_S))
-    runtime: str = key("python312", f"one of {', '.join(RUNTIMES)}", lambda value: value in RUNTIMES)
-    package: bool = key(True, "true or false", flag)
+    project: str = key(_PROJECT, default="")
+    region: str = key(_REGION, default="us-central1")
+    bucket: str = key(_BUCKET, default="")
+    service_account: str = key(_ACCOUNT, default="")
+    memory_mb: int = key(integer(512, 32768), default=2048)
+    timeout_s: int = key(integer(1, 3600, "seconds"), default=900)
+    concurrency: int = key(integer(1, 1000), default=100)
+    lease_s: int = key(integer(*LEASES_S, "seconds"), default=10)
+    receive: str = key(choice(*RECEIVE), default="pull")
+    runtime: str = key(choice(*RUNTIMES), default="python312")
+    package: bool = key(boolean(), default=True)
 
 
 def parse(table: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Settings:
-    """Check keys, types and ranges; `InputError` names what is wrong and what would be right."""
-    parsed = settings.parse(Settings, "gcp", table)
-    return replace(parsed, package=False) if environ.get("FSD_GCP_PACKAGE") == "0" else parsed
+    """Convert the table into `Settings`. Raises `InputError` that names the key, its value and the expected values."""
+    parsed = read(Settings, table, "[gcp] ")
+    return attrs.evolve(parsed, package=False) if environ.get("FSD_GCP_PACKAGE") == "0" else parsed

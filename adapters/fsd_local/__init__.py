@@ -1,7 +1,7 @@
-"""This machine as a provider: a folder for objects and queues, processes for functions. Needs nothing but Python.
+"""This machine as a provider: a folder for objects and queues, processes for functions. It needs only Python.
 
-What it is for: development, tests, and a model that fits one machine. It keeps the promises of the clouds, at-least-once
-delivery and all, so that what runs here runs there.
+It serves development, tests, and models that fit one machine. It behaves like the clouds, also in that a message may be delivered twice, so
+a run that works on this machine also works in a cloud.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
-from fsd_core.providers import attached
+from fsd_core.providers.environment import from_environment
+from fsd_local.variables import RESOURCES
 
-__all__ = ["PROVIDER", "RESOURCES", "LocalProvider"]
-
-RESOURCES = "FSD_LOCAL_RESOURCES"  # the variable of a function that holds its app's `Resources` as JSON
+__all__ = ["PROVIDER", "LocalProvider"]
 
 
 class LocalProvider:
@@ -22,46 +21,46 @@ class LocalProvider:
     name = "local"
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
-        """Settings: see `fsd_local.settings`."""
+        """A provisioner of apps on this machine. ``settings``: the table ``[local]``, see `fsd_local.settings`. Raises `InputError`."""
         from fsd_local.provision import LocalProvisioner
 
         return LocalProvisioner(settings)
 
     def attach(self, app: str) -> Resources:
-        """What the host told this function; InputError outside a function, or of another app."""
-        return attached(RESOURCES, app)
+        """The resources of ``app``, from this process's environment. Raises `InputError` unless the process is a function of ``app``."""
+        return from_environment(RESOURCES, app)
 
     def admit(self, resources: Resources, workers: int) -> None:
-        """Any number can."""
+        """Accept any number of workers."""
 
     def messages(self, resources: Resources, slot: int) -> MessageDriver:
-        """The queues of one slot."""
+        """A driver of the queues of one slot."""
         from fsd_local.messages import LocalMessages
 
         return LocalMessages(resources.names["root"], slot, float(resources.names["lease_s"]))
 
     def objects(self, resources: Resources) -> ObjectDriver:
-        """The app's object store."""
+        """A driver of the app's object store."""
         from fsd_local.objects import LocalObjects
 
         return LocalObjects(resources.names["root"])
 
     def invoker(self, resources: Resources) -> InvokeDriver:
-        """What starts functions; in a function, siblings of it."""
+        """A driver that starts functions. In a function it starts siblings of that function."""
         from fsd_local.invoke import LocalInvoker
 
         return LocalInvoker(resources)
 
     def credentials(self) -> str:
-        """This machine asks for none."""
+        """This machine needs no credentials."""
         return "none are needed"
 
     def stand_in(self) -> str | None:
-        """This machine is meant."""
+        """None: this provider has no emulator, since it runs on this machine itself."""
         return None
 
     def advice(self, error: BaseException | str) -> str | None:
-        """Errors of this machine speak for themselves."""
+        """None: errors of this machine need no advice."""
         return None
 
 

@@ -1,6 +1,6 @@
-"""What this machine's errors mean: one table from errno to codes.
+"""The codes of this machine's errors: one table from errno.
 
-A full disk is an answer, as are a quota, a read-only file system and too many open files: nobody makes room while we ask again.
+A full disk, an exceeded quota, a read-only file system and too many open files are not transient errors: a retry would not help.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CODES = {
     errno.EACCES: Code.DENIED,
     errno.EPERM: Code.DENIED,
     errno.EROFS: Code.DENIED,
-    errno.EAGAIN: Code.THROTTLED,  # of a fork: too many processes
+    errno.EAGAIN: Code.THROTTLED,  # a fork failed: too many processes
     errno.EMFILE: Code.TOO_LARGE,
     errno.ENFILE: Code.TOO_LARGE,
     errno.ENOSPC: Code.TOO_LARGE,
@@ -39,7 +39,7 @@ _CODES = {
 
 
 def classify(error: BaseException) -> Code:
-    """The code of any error that a driver of this provider raised."""
+    """The `Code` of an error that a driver of this provider raised; UNKNOWN for any other exception."""
     if isinstance(error, Refused):
         return error.code
     if isinstance(error, ConnectionError):
@@ -55,7 +55,7 @@ def classify(error: BaseException) -> Code:
 
 @contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Within the block an error of the system names the file: those of reading and writing do not by themselves."""
+    """Within the block an `OSError` gets the file name ``path``: errors of reading and writing have no file name."""
     try:
         yield
     except OSError as error:

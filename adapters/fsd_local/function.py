@@ -1,4 +1,6 @@
-"""Being a function: what a process does once the host forked it, or started it (``cold``): ``python -m fsd_local.function ORDER``."""
+"""Runs in the process of a function, which the host forked or, with ``cold``, started as a new interpreter: ``python -m fsd_local.function
+ORDER``.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ import sys
 import threading
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
+
+import attrs
 
 from fsd_core.errors import FsdError, RunFailed
 from fsd_local import PROVIDER
@@ -20,36 +23,36 @@ from fsd_local.wire import inherited
 
 __all__ = ["UNCLAIMED", "Order", "layer_of", "run"]
 
-UNCLAIMED = 3  # the exit code of a helper whose function had not claimed its rank
+UNCLAIMED = 3  # the exit code of a reporter whose function had not claimed its rank
 
 _LAYER = struct.Struct(">I")
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Order:
-    """What a process is to be: a function, or with ``report`` the helper that tells why one ended."""
+    """The task of a process: to run a function or, with ``report``, to report to the run why a function ended."""
 
     functions: str  # the module of `handle` and `report_exit`
-    number: int  # counts the host's launches
-    nonce: str  # what this invocation of `handle` claims its rank with
-    life: int  # descriptor: at its end once the host is gone
-    notes: int  # descriptor: a file of all functions' layers, by number
+    number: int  # the number of the launch, which the host counts
+    nonce: str  # `handle` claims its rank with this text
+    life: int  # descriptor of a pipe that ends when the host ends
+    notes: int  # descriptor of a file with the current layer of each function, by ``number``
     report: str | None = None
-    layer: int | None = None  # with ``report``: where the function was
+    layer: int | None = None  # with ``report``: the function's last layer
 
 
 def layer_of(order: Order) -> int | None:
-    """The layer (1-based) that the function noted last."""
+    """The number of the last layer (from 1) that the function wrote into the file of notes; None if it wrote none."""
     noted = os.pread(order.notes, _LAYER.size, order.number * _LAYER.size)
     return (_LAYER.unpack(noted)[0] or None) if len(noted) == _LAYER.size else None
 
 
 def run(order: Order, payload: bytes) -> None:
-    """Do what the order says, in a process that ends with it: never returns."""
+    """Execute the order, then end this process: this function never returns. ``payload``: the launch's payload."""
 
     def end_with_host() -> None:
-        os.read(order.life, 1)  # nobody writes: this returns when the host is gone
-        os.killpg(0, signal.SIGKILL)  # with what this function started
+        os.read(order.life, 1)  # no process writes to this pipe: the read returns when the host ends
+        os.killpg(0, signal.SIGKILL)  # kills also the processes that this function started
 
     def note(layer: int) -> None:
         os.pwrite(order.notes, _LAYER.pack(layer), order.number * _LAYER.size)
@@ -61,12 +64,12 @@ def run(order: Order, payload: bytes) -> None:
         if order.report is None:
             code = int(module.handle(payload, PROVIDER, nonce=order.nonce, note=note))
         else:
-            told = module.report_exit(payload, PROVIDER, order.report, nonce=order.nonce, layer=order.layer)
-            code = UNCLAIMED if told is False else 0
+            reported = module.report_exit(payload, PROVIDER, order.report, nonce=order.nonce, layer=order.layer)
+            code = UNCLAIMED if reported is False else 0
     except BaseException as error:
-        with suppress(OSError):  # of the host, with which this process ends
-            _tell(error)
-        with suppress(OSError):  # standard error may be a file on the disk that is full
+        with suppress(OSError):  # the host is gone, and this process ends too
+            _send_reason(error)
+        with suppress(OSError):  # standard error may be a file on a full disk
             if isinstance(error, FsdError):
                 print(f"fsd worker: {error}", file=sys.stderr)
             else:
@@ -78,12 +81,12 @@ def run(order: Order, payload: bytes) -> None:
         os._exit(code)
 
 
-def _tell(error: BaseException) -> None:
-    """Say to the host why this process ends: it can tell the client where nothing else can, for instance of a full disk."""
+def _send_reason(error: BaseException) -> None:
+    """Send the host the reason why this process ends. The host can pass it to the client even where the disk is full."""
     code = error.code if isinstance(error, RunFailed) else classify(error)
     channel = inherited()
     if channel is not None:
-        channel.tell(code.value, error.message if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}")
+        channel.send_reason(code.value, error.message if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Functions as processes of this machine, started by a warm parent: see `fsd_local.host`.
 
-A client starts its own host with its first invocation and ends it, with every function in it, on `LocalInvoker.close` or by dying.
-A function got from the host one end of a socket pair, and asks the same host: its children are its siblings. Nothing listens at
-an address, so there is no path that could be too long, left over, or open to others. What is said is in `fsd_local.wire`.
+A client starts its own host with its first invocation. The host and all its functions end on `LocalInvoker.close`, or with the client. A
+function inherits one end of a socket pair to its host, and asks that host for launches: the new functions are its siblings. No process
+listens at an address, so no socket file exists whose path could be too long, that could remain, or that other users could open. The
+protocol is in `fsd_local.wire`.
 """
 
 from __future__ import annotations
@@ -13,24 +14,25 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from fsd_core import interrupt
-from fsd_core.checks import check_payload
+import attrs
+
+from fsd_core.common import interrupt
 from fsd_core.driver import Code, Failure, Refused, Resources
-from fsd_core.providers import function_limits, told
-from fsd_local import RESOURCES
+from fsd_core.providers.checks import check_payload
+from fsd_core.providers.environment import function_limits, to_environment
 from fsd_local.errors import classify
+from fsd_local.variables import RESOURCES
 from fsd_local.wire import PAYLOAD_BYTES, Channel, inherited
 
 __all__ = ["LocalInvoker", "LocalLaunch"]
 
-_END_S = 10.0  # that a host gets to end by itself
-# A function is one worker, and P of them share this machine.
+_END_S = 10.0  # time for a host to end by itself
+# P workers share this machine, so each uses one thread for linear algebra.
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class LocalLaunch:
     """A launch that the host accepted."""
 
@@ -38,9 +40,10 @@ class LocalLaunch:
     channel: Channel
 
     def poll(self) -> Code | None:
-        """In a client: the code once the host is gone, and so all its functions, or once one of them, whichever, ended and not even the
-        host could tell its run: the disk is full, for instance. `text` then says why."""
-        if self.host is None:  # in a function, which ends with its host
+        """The code of an error, in a client only: once the host has ended, which ends all functions; or once a function ended and the host
+        could not report that to its run, for instance on a full disk. `text` then gives the reason. None otherwise.
+        """
+        if self.host is None:  # None in a function, which ends with its host
             return None
         if lost := self.channel.lost():
             return Code(lost[0])
@@ -48,7 +51,7 @@ class LocalLaunch:
 
     @property
     def text(self) -> str:
-        """What `poll` means, in words; "" while it knows of nothing."""
+        """The reason for the code of `poll`; "" while `poll` returns None."""
         if self.poll() is None:
             return ""
         lost = self.channel.lost()
@@ -76,13 +79,16 @@ class LocalInvoker:
         self._lock = threading.Lock()
 
     def invoke(self, function: str, payload: bytes) -> LocalLaunch:
-        """Start a process; returns once it exists. `Refused` is TOO_LARGE, NOT_FOUND or THROTTLED; ConnectionError: the host failed."""
+        """Start a process, and return once it exists.
+
+        Raises `Refused` with the code TOO_LARGE, NOT_FOUND or THROTTLED, and `ConnectionError` where the host does not answer.
+        """
         check_payload(PAYLOAD_BYTES, payload)
         with self._lock:
             channel, host = self._channel or self._open(), self._host
         try:
             code, reason = channel.ask(function, payload)
-        except BaseException as error:  # Ctrl-C too
+        except BaseException as error:  # also an interrupt
             if host is not None:
                 self.close()
             if isinstance(error, OSError):
@@ -93,11 +99,11 @@ class LocalInvoker:
         return LocalLaunch(host, channel)
 
     def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
-        """None: the host reports what it sees die at once, by itself."""
+        """Return an empty list: the host itself reports each death at once."""
         return ()
 
     def _open(self) -> Channel:
-        """The channel: inherited in a function, to a new host elsewhere."""
+        """The channel: the inherited one in a function; in a client to a new host."""
         self._channel = inherited()
         if self._channel is None:
             ours, theirs = socket.socketpair()
@@ -105,32 +111,32 @@ class LocalInvoker:
             with theirs, interrupt.whole():
                 self._host = subprocess.Popen(
                     [sys.executable, "-P", "-m", "fsd_local.host", str(theirs.fileno()), self._functions],
-                    env={**os.environ, **_ONE_THREAD, RESOURCES: told(self._resources)},
+                    env={**os.environ, **_ONE_THREAD, RESOURCES: to_environment(self._resources)},
                     stdin=subprocess.DEVNULL,
-                    stdout=2,  # what functions print is no output of the client
+                    stdout=2,  # standard error: functions' output must not mix with the client's
                     pass_fds=(theirs.fileno(),),
-                    start_new_session=True,  # Ctrl-C in a terminal is for the client alone
+                    start_new_session=True,  # an interrupt in a terminal reaches only the client
                 )
         return self._channel
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_local.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_local.errors.classify`."""
         return classify(error)
 
     def native(self) -> subprocess.Popen[bytes] | None:
-        """The host's process, where this driver started one."""
+        """The process of the host; None where this driver has not started a host."""
         return self._host
 
     def close(self) -> None:
-        """In a client: end the host and every function that it runs, and wait for that."""
+        """In a client: end the host and all its functions, and wait for their end."""
         with self._lock:
             channel, host = self._channel, self._host
             self._channel = self._host = None
-            if host is None or channel is None:  # a function's channel is all its drivers'
+            if host is None or channel is None:  # a function's channel is shared by its drivers, and stays open
                 return
             channel.close()
             try:
                 host.wait(min(_END_S, interrupt.remaining() / 2))
             except subprocess.TimeoutExpired:
-                host.kill()  # functions end with it
+                host.kill()  # its functions end with it
                 host.wait()

@@ -1,4 +1,4 @@
-"""What this provider takes, as data."""
+"""This provider's limits, as data."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ OBJECTS = ObjectLimits(
     delete_keys=1000,
     page_keys=1000,
     poll_s=0.002,
-    source="fsd_local: as Amazon S3 has them, poll_s from a look-up of 10 us",
+    source="fsd_local: those of Amazon S3; poll_s from a look-up of 10 us",
     as_of="2025-11-01",
 )
 
 
 def messages(lease_s: float) -> MessageLimits:
-    """Of queues whose deliveries come back after ``lease_s``."""
+    """The limits of queues that deliver an unacknowledged message again after ``lease_s`` seconds."""
     return MessageLimits(
         batch_messages=10,
         batch_bytes=1 << 20,
@@ -28,6 +28,6 @@ def messages(lease_s: float) -> MessageLimits:
         lease_s=lease_s,
         billing_bytes=64 << 10,
         body="binary",
-        source="fsd_local: the tightest of the clouds, so that what runs here runs there",
+        source="fsd_local: the smallest limits of the clouds, so that a run that works here works there",
         as_of="2025-11-01",
     )

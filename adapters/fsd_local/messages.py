@@ -1,22 +1,22 @@
-"""Queues in a folder: one file a message, moved by rename, and a named pipe as the doorbell.
+"""Queues in a folder: one file for each message, moved by rename, and a named pipe that wakes a waiting receiver.
 
 ::
 
-    queues/SLOT/RANK/tmp/ID               being written
-                     new/ID               waiting
-                     leased/EXPIRY.ID     delivered, and delivered again once EXPIRY (milliseconds since 1970) is past
-                     bell                 a byte a publish wakes whoever waits; costs nothing while nobody does
+    queues/SLOT/RANK/tmp/ID               a message that is being written
+                     new/ID               a waiting message
+                     leased/EXPIRY.ID     a delivered message; it is delivered again after EXPIRY (milliseconds since 1970)
+                     bell                 a named pipe: each publish writes a byte, which wakes a waiting receiver
 
-A rename has one winner and is never half done, so a process may be killed anywhere: before the rename into ``new`` the
-message was not published, after the rename into ``leased`` it comes back when the lease ends. A token is the name in
-``leased``, which the next lease changes: an old one acknowledges nothing. There is no lock and no server. On a file system without
-named pipes there is no bell, and whoever waits looks again every few milliseconds.
+A rename is atomic, and only one of several processes succeeds with it, so a process may be killed at any point: before the rename into
+``new`` the message is not published; after the rename into ``leased`` it is delivered again when the lease ends. A token is the name in
+``leased``. The next lease changes the name, so an old token acknowledges nothing. There is no lock and no server. On a file system without
+named pipes a queue has no ``bell``, and a waiting receiver lists the folder every few milliseconds.
 
-Why not SQLite: both were measured (benchmarks/local_queue.py; two cores, ext4, SQLite in WAL mode without fsync, a database a
-queue, the same doorbell, ranges over runs). Idle publish-to-receive latency, median and p99: 0.32-0.45 and 0.6-0.8 ms here, 0.26
-and 0.6-0.9 ms there. All-to-all among 8 processes: 5.6-12.7 against 7.6-9.7 thousand messages a second of 10 KB, and 2.6-3.2 against
-0.6 thousand of 200 KB. Equal when small, five times faster when large, and simpler. Most of a publish is the making of a file:
-80 us on ext4, 20 us where [local] root is a tmpfs.
+Why not SQLite? Both were measured (benchmarks/local_queue.py; two cores, ext4, SQLite in WAL mode without fsync, one database for each
+queue, the same named pipe; ranges over several runs). Latency from publish to receive in an idle queue, median and p99: 0.32-0.45 and
+0.6-0.8 ms here, 0.26 and 0.6-0.9 ms with SQLite. All-to-all among 8 processes, in thousands of messages per second: 5.6-12.7 here and
+7.6-9.7 with SQLite at 10 KB; 2.6-3.2 and 0.6 at 200 KB. Files are as fast with small messages, five times faster with large ones, and
+simpler. Most of a publish is the creation of a file: 80 us on ext4, 20 us where [local] root is a tmpfs.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fsd_core.checks import check_ack, check_publish, check_receive
 from fsd_core.driver import Code, Delivery, Message, Rejected
+from fsd_core.providers.checks import check_ack, check_publish, check_receive
 from fsd_local import limits
 from fsd_local.errors import classify, naming
 
 __all__ = ["LocalMessages"]
 
-_LOOK_AGAIN_MS = 5.0  # without a bell: two listings of a folder then cost a percent of a processor
-_LOOK = 1024  # entries of a long queue that one receive looks at, to take the oldest of them
+_LOOK_AGAIN_MS = 5.0  # between two listings where the queue has no pipe: they cost 1 % of a core
+_LOOK = 1024  # a receive lists so many entries of a long queue, and takes the oldest of them
 
 
 class LocalMessages:
@@ -50,14 +50,14 @@ class LocalMessages:
     def __init__(self, root: str, slot: int, lease_s: float) -> None:
         self.limits = limits.messages(lease_s)
         self._slot = os.path.join(root, "queues", str(slot))
-        self._look_s: dict[int, float] = {}  # rank -> no lease of its queue ends before this time
+        self._look_s: dict[int, float] = {}  # rank -> time: no lease in its queue ends earlier
 
     def route(self, rank: int) -> int:
-        """One publish can reach every rank."""
+        """Always 0: one publish can carry messages for all ranks."""
         return 0
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
-        """All or none of them, unless the disk fails half-way. FileNotFoundError if a rank has no queue."""
+        """Send all messages or none, unless the disk fails during the call. Raises `FileNotFoundError` where a rank has no queue."""
         check_publish(self.limits, messages, self.route)
         written: list[tuple[str, str]] = []
         try:
@@ -66,15 +66,15 @@ class LocalMessages:
                 path = f"{queue}/tmp/{name}"
                 with naming(path), open(path, "xb", buffering=0) as file:
                     written.append((queue, name))
-                    left = memoryview(message.body)
-                    while left:  # a disk that is full takes a part first, and says so then
-                        left = left[file.write(left) :]
+                    rest = memoryview(message.body)
+                    while rest:  # a nearly full disk writes a part first, and raises an error next
+                        rest = rest[file.write(rest) :]
             while written:
                 queue, name = written[0]
                 os.rename(f"{queue}/tmp/{name}", f"{queue}/new/{name}")
                 written.pop(0)
         finally:
-            for queue, name in written:  # only after a failure
+            for queue, name in written:  # entries are left only after a failure
                 with contextlib.suppress(OSError):
                     os.unlink(f"{queue}/tmp/{name}")
         for rank in {m.rank for m in messages}:
@@ -83,7 +83,7 @@ class LocalMessages:
 
     @staticmethod
     def _ring(bell: str) -> None:
-        with contextlib.suppress(OSError):  # ENXIO: nobody waits; EAGAIN: rung already; ENOENT: the queue is gone, and its reader with it
+        with contextlib.suppress(OSError):  # ENXIO: no receiver waits; EAGAIN: the pipe is full; ENOENT: the queue is gone
             pipe = os.open(bell, os.O_WRONLY | os.O_NONBLOCK)
             try:
                 os.write(pipe, b"!")
@@ -91,7 +91,7 @@ class LocalMessages:
                 os.close(pipe)
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
-        """Up to ``limit`` messages, roughly the oldest first. FileNotFoundError if the rank has no queue."""
+        """Return up to ``limit`` messages, roughly the oldest first. Raises `FileNotFoundError` where the rank has no queue."""
         check_receive(self.limits, limit, wait_s)
         queue, deadline = f"{self._slot}/{rank}", time.monotonic() + wait_s
         bell = self._bell(f"{queue}/bell")
@@ -101,14 +101,14 @@ class LocalMessages:
                 poll.register(bell, select.POLLIN)
             while True:
                 if bell is not None:
-                    with contextlib.suppress(BlockingIOError):  # silence it before looking: a ring after the look is not lost
+                    with contextlib.suppress(BlockingIOError):  # before the folder is read, so that no later byte is lost
                         os.read(bell, 65536)
                 taken = self._take(queue, rank, limit)
-                left = deadline - time.monotonic()
-                if taken or left <= 0:
+                left_s = deadline - time.monotonic()
+                if taken or left_s <= 0:
                     return taken
-                # Waking when a lease may end also serves the queue if another receiver silenced the bell and died.
-                wait_ms = 1000 * max(0.0, min(left, self._look_s[rank] - time.time()))
+                # It also wakes when a lease may end, in case another receiver read the pipe and died.
+                wait_ms = 1000 * max(0.0, min(left_s, self._look_s[rank] - time.time()))
                 poll.poll(math.ceil(wait_ms if bell is not None else min(wait_ms, _LOOK_AGAIN_MS)))
         finally:
             if bell is not None:
@@ -116,8 +116,8 @@ class LocalMessages:
 
     @staticmethod
     def _bell(path: str) -> int | None:
-        """Its descriptor; None where the file system has no named pipes, or the rank no queue."""
-        try:  # for writing too: a pipe whose last writer left is "readable" for ever
+        """The bell's descriptor; None where the file system has no named pipes, or the rank has no queue."""
+        try:  # also for writing: a pipe without a writer is always "readable"
             return os.open(path, os.O_RDWR | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
@@ -130,12 +130,12 @@ class LocalMessages:
             with os.scandir(f"{queue}/new") as entries:
                 names = heapq.nsmallest(limit - len(taken), (entry.name for entry in itertools.islice(entries, _LOOK)))
             taken += self._lease(queue, (f"new/{name}" for name in names))
-            if taken or not names:  # else other receivers had them all: look again
+            if taken or not names:  # otherwise other receivers took all of them: list again
                 break
         return taken
 
     def _ended(self, queue: str, rank: int, limit: int) -> list[str]:
-        """Deliveries whose lease ended; also sets when to look next: at the first end seen, or when a lease of now would end."""
+        """Deliveries whose lease ended. Also sets the next look: at the first end of a lease, or of one that begins now."""
         now = time.time()
         ended: list[str] = []
         first_end = now + self.limits.lease_s
@@ -162,12 +162,12 @@ class LocalMessages:
             yield Delivery(token, body)
 
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
-        """Remove deliveries for good; one whose lease ended and that was delivered again stays."""
+        """Remove deliveries. A message whose lease ended and that was delivered again is not removed."""
         check_ack(self.limits, tokens)
         rejected = []
         for index, token in enumerate(tokens):
             if not isinstance(token, str) or "/" in token:
-                rejected.append(Rejected(index, Code.INVALID, f"token {token!r}: not one of a delivery"))
+                rejected.append(Rejected(index, Code.INVALID, f"token {token!r}: expected the token of a delivery"))
                 continue
             try:
                 os.unlink(f"{self._slot}/{rank}/leased/{token}")
@@ -178,7 +178,7 @@ class LocalMessages:
         return rejected
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_local.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_local.errors.classify`."""
         return classify(error)
 
     def native(self) -> Path:
@@ -186,4 +186,4 @@ class LocalMessages:
         return Path(self._slot)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: the driver holds no descriptors."""

@@ -1,15 +1,15 @@
-"""An object store in a folder: one file an object, whole or absent at any moment.
+"""An object store in a folder: each object is one file, and no reader ever sees a part of an object.
 
-A body is written to ``tmp`` and then renamed to its place (replace) or linked there (create only: the file system lets
-exactly one link win). Nothing is synced: objects survive the death of any process, not the loss of power.
+A put writes the body to ``tmp``, then renames it to its place, or with ``if_absent`` links it there: of several links the file system lets
+exactly one succeed. Files are not synced: objects survive the death of any process, but not a loss of power.
 
-A file system without hard links (exFAT, many FUSE and SMB mounts) has the file ``lock`` beside ``objects``: whoever puts holds a lock
-on it from the look whether the object is there until the rename. The kernel gives the lock back, however its holder ends. It is one
-of this machine alone, as all that uses the folder is.
+On a file system without hard links (exFAT, many FUSE and SMB mounts) an app has a file ``lock`` beside ``objects``. A put locks it, checks
+whether the object exists, renames, and unlocks. The kernel releases the lock when its owner ends for any reason. The lock works only
+between processes of one machine; all users of the folder run on this machine.
 
-Names. A segment of a key becomes a directory ``segment,`` and the last one a file ``segment=``, so that "a" and "a/b" can both
-be objects. What is not in [a-z0-9_.-] is escaped as %xx, capitals too, since some file systems do not tell "A" from "a". A
-segment of 64 characters or more is cut into directories ``piece+`` of 64, which keeps every name under 255 bytes.
+Names: each segment of a key becomes a directory ``segment,``, the last one a file ``segment=``, so that "a" and "a/b" can both be objects.
+Characters outside [a-z0-9_.-] are escaped as %xx; so are capitals, since some file systems do not tell "A" from "a". A segment of 64
+characters or more becomes directories ``piece+`` of 64 characters each, which keeps every name under 255 bytes.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from fsd_core.checks import check_delete, check_put, check_range
 from fsd_core.driver import Code, Page, Refused, Rejected
+from fsd_core.providers.checks import check_delete, check_put, check_range
 from fsd_local.errors import classify, naming
 from fsd_local.limits import OBJECTS
 
 __all__ = ["LOCK", "LocalObjects"]
 
-LOCK = "lock"  # beside the objects where the file system has no hard links: see `fsd_local.provision`
+LOCK = "lock"  # exists where the file system has no hard links: see `fsd_local.provision`
 
 _UNSAFE = re.compile(r"[^a-z0-9_.-]")
 _PIECE = 64
-_RETRIES = 100  # of a put that meets a delete's removal of its directory
+_RETRIES = 100  # attempts of a put, whose directory a delete may remove at the same time
 
 
 def _path(segments: Sequence[str], last: str) -> str:
-    """The relative path of ``segments``, each a directory but the last one, which ends in ``last``."""
+    """The relative path of ``segments``: all are directories except the last one, whose name ends in ``last``."""
     names = []
     for number, segment in enumerate(segments, 1):
         while len(segment) >= _PIECE:
@@ -68,11 +68,16 @@ class LocalObjects:
     def _file(self, key: str) -> str:
         segments = key.split("/")
         if len(key) > 512 or not key.isascii() or not key.isprintable() or not all(s and s not in (".", "..") for s in segments):
-            raise Refused(Code.INVALID, f"key {key[:80]!r}: a key is 1 to 512 printable ASCII characters, no segment empty, '.' or '..'")
+            raise Refused(
+                Code.INVALID, f"key {key[:80]!r}: expected 1 to 512 printable ASCII characters, no segment that is empty, '.' or '..'"
+            )
         return f"{self._store}/{_path(segments, '=')}"
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
-        """Write the object; with ``if_absent``, FileExistsError unless this call created it. FileNotFoundError without the app."""
+        """Write the object. With ``if_absent``, raises `FileExistsError` unless this call created it.
+
+        Raises `FileNotFoundError` where the app is gone.
+        """
         check_put(self.limits, key, body)
         path, temp = self._file(key), f"{self._tmp}/{os.urandom(12).hex()}"
         try:
@@ -85,14 +90,14 @@ class LocalObjects:
                 except FileNotFoundError:
                     if attempt == _RETRIES or not os.path.isdir(self._store):
                         raise
-                with contextlib.suppress(FileNotFoundError):  # a delete took a parent away again: come back
+                with contextlib.suppress(FileNotFoundError):  # a delete removed a parent again: next attempt
                     self._make(os.path.dirname(path))
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temp)
 
     def _place(self, temp: str, path: str, if_absent: bool) -> None:
-        """One step for whoever looks on: the object is there whole, or was and stays."""
+        """Put the file in place in one step, as readers see it."""
         place = os.link if if_absent else os.replace
         if self._lock is None:
             place(temp, path)
@@ -104,7 +109,7 @@ class LocalObjects:
             os.replace(temp, path)
 
     def _make(self, folder: str) -> None:
-        """Like makedirs, but never makes the store itself: a destroyed app must stay so."""
+        """Like makedirs, but does not make the store itself: a destroyed app must stay destroyed."""
         if folder == self._store:
             return
         try:
@@ -117,23 +122,23 @@ class LocalObjects:
                 os.mkdir(folder)
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes [start, end) of the object; FileNotFoundError if it is not there."""
+        """The bytes [start, end) of the object. Raises `FileNotFoundError` where the object does not exist."""
         first = check_range(key, start, end)
         with open(self._file(key), "rb", buffering=0) as file:
             last = os.fstat(file.fileno()).st_size
             last = last if end is None else min(last, end)
             parts = []
-            while first < last:  # one read of the kernel gives 2 GiB at most
+            while first < last:  # one read returns at most 2 GiB
                 part = os.pread(file.fileno(), min(last - first, 1 << 30), first)
                 if not part:
-                    raise OSError(errno.EIO, f"object {key!r} ends at {first} of {last} bytes")  # a put replaces a file, never cuts it
+                    raise OSError(errno.EIO, f"object {key!r} ends at {first} of {last} bytes")  # no put shortens a file
                 parts.append(part)
                 first += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def list(self, prefix: str, page: str | None = None) -> Page:
         """Up to ``page_keys`` keys that start with ``prefix``, after ``page`` (the last key of the page before)."""
-        os.stat(self._store)  # no app is an error, no such prefix is an empty page
+        os.stat(self._store)  # a missing app is an error, a missing prefix an empty page
         whole = prefix.split("/")[:-1]
         folder = f"{self._store}/{_path(whole, ',')}" if whole else self._store
         found = self._walk(folder, "".join(s + "/" for s in whole), prefix, page or "")
@@ -142,7 +147,7 @@ class LocalObjects:
         return Page(keys[: self.limits.page_keys], keys[self.limits.page_keys - 1] if more else None)
 
     def _walk(self, folder: str, above: str, prefix: str, after: str) -> Iterator[str]:
-        """The keys below ``folder``, whose keys all start with ``above``, in order: a directory sorts as its own prefix."""
+        """The keys below ``folder`` in order; all start with ``above``. A directory sorts by its prefix."""
         try:
             names = os.listdir(folder)
         except FileNotFoundError:
@@ -155,7 +160,7 @@ class LocalObjects:
                 yield from self._walk(f"{folder}/{name}", key, prefix, after)
 
     def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:
-        """Remove the objects, and the directories that this empties. One `Rejected` for each that could not be removed."""
+        """Remove the objects and directories that become empty. Returns one `Rejected` for each object that could not be removed."""
         check_delete(self.limits, keys)
         rejected = []
         for index, path in enumerate([self._file(key) for key in keys]):
@@ -166,18 +171,18 @@ class LocalObjects:
             except OSError as error:
                 rejected.append(Rejected(index, classify(error), str(error)))
                 continue
-            with contextlib.suppress(OSError):  # ends at the first directory that is in use
+            with contextlib.suppress(OSError):  # stops at the first directory that is not empty
                 while (path := os.path.dirname(path)) != self._store:
                     os.rmdir(path)
         return rejected
 
     def classify(self, error: BaseException) -> Code:
-        """See `fsd_local.errors.classify`."""
+        """The `Code` of an error of this driver: see `fsd_local.errors.classify`."""
         return classify(error)
 
     def native(self) -> Path:
-        """The folder."""
+        """The folder of the objects."""
         return Path(self._store)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: the driver holds no descriptors."""

@@ -1,7 +1,7 @@
-"""An app is a folder: ``objects``, ``tmp``, ``queues/SLOT/RANK``, and the file ``app`` that marks it as ours to remove.
+"""Makes and removes an app: a folder with ``objects``, ``tmp``, ``queues/SLOT/RANK``, and the file ``app``, which marks it as fsd's.
 
-The settings are `fsd_local.settings`. What the folder's file system lacks is found out here: without hard links the app gets a file
-``lock``, without named pipes its queues get no bell.
+The settings are those of `fsd_local.settings`. This module also tests the file system: without hard links the app gets a file ``lock``,
+without named pipes its queues get no file ``bell``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fsd_core.driver import Resources
 from fsd_core.errors import InputError
-from fsd_core.provisioning import check_size
+from fsd_core.providers.provisioning import check_size
 from fsd_local.errors import naming
 from fsd_local.objects import LOCK
 from fsd_local.settings import parse
@@ -26,8 +26,16 @@ from fsd_local.settings import parse
 __all__ = ["LocalProvisioner"]
 
 _MARK = "app"
-_STALE_S = 86400.0  # what crashed writers left in tmp is removed after this
-_LACKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EACCES, errno.ENOLCK)  # of a file system, its no
+_STALE_S = 86400.0  # files in tmp of this age come from crashed writers, and are removed
+_LACKS = (
+    errno.EPERM,
+    errno.ENOTSUP,
+    errno.ENOSYS,
+    errno.EMLINK,
+    errno.EINVAL,
+    errno.EACCES,
+    errno.ENOLCK,
+)  # errors of a file system that does not support the operation
 _UNFIT = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
@@ -38,14 +46,14 @@ class LocalProvisioner:
         self._settings = parse(table)
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
-        """Make the folders that are missing. InputError: a bad name or number, the folder holds something else, or cannot be used."""
+        """Make the folders that are missing. Raises `InputError` for a wrong name or number, and where the folder cannot be used."""
         root = self._settings.folder(app)
         check_size(ranks, slots)
         with _usable(root):
             os.makedirs(root, exist_ok=True)
             self._check(root)
             if not os.path.exists(f"{root}/{_MARK}"):
-                self._mark(root, {"app": app})  # ours from now on, and not yet made
+                self._mark(root, {"app": app})  # marks the folder as fsd's, but as incomplete
             for folder in ("objects", "tmp"):
                 os.makedirs(f"{root}/{folder}", exist_ok=True)
             self._sweep(f"{root}/tmp")
@@ -60,19 +68,19 @@ class LocalProvisioner:
         return self._resources(app, root, ranks, slots)
 
     def find(self, app: str) -> Resources | None:
-        """What `ensure` made: the ranks that every slot has."""
+        """The app as `ensure` made it, or None. Its ``ranks``: the ranks that exist in every slot."""
         root = self._settings.folder(app)
         try:
             made = json.loads(Path(root, _MARK).read_bytes())
             return self._resources(app, root, int(made["ranks"]), int(made["slots"]))
-        except (FileNotFoundError, NotADirectoryError, PermissionError):  # of the last two `ensure` says what to do
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # for the last two, `ensure` has a message
             return None
-        except (ValueError, KeyError, TypeError):  # its making was cut short
+        except (ValueError, KeyError, TypeError):  # an `ensure` was interrupted
             return None
 
     @staticmethod
     def _mark(root: str, fields: Mapping[str, object]) -> None:
-        """Write the mark in one step: whoever looks for the app at this moment sees the old one or the new."""
+        """Write the mark in one step: a reader sees the old mark or the new one."""
         aside = f"{root}/.{_MARK}.{os.urandom(6).hex()}"
         with naming(aside):
             Path(aside).write_text(json.dumps(fields))
@@ -91,30 +99,33 @@ class LocalProvisioner:
         return Resources(app, ranks, slots, names)
 
     def sweep(self, app: str) -> Sequence[str]:
-        """Remove the folders of a destroy that was interrupted."""
+        """Remove folders that an interrupted destroy left. Returns one line of text for each."""
         left = list(Path(self._settings.folder(app)).parent.glob(f"{app}.destroyed-{12 * '?'}"))
         for folder in left:
             shutil.rmtree(folder)
         return [f"folder {folder}" for folder in left]
 
     def destroy(self, app: str) -> Sequence[str]:
-        """Remove the app's folder; returns a line for each queue and one for the folder, nothing if there was none."""
+        """Remove the app's folder. Returns one line of text for each queue and for the folder; an empty list where no app existed."""
         root = self._settings.folder(app)
         removed = []
         if os.path.isdir(root):
             self._check(root)
             queues = Path(root, "queues")
             removed = [*sorted(f"queue {p.relative_to(queues)}" for p in queues.glob("*/*")), f"folder {root}"]
-            os.rename(root, f"{root}.destroyed-{os.urandom(6).hex()}")  # gone at once for whoever still writes; '.' is in no app's name
+            os.rename(root, f"{root}.destroyed-{os.urandom(6).hex()}")  # a rename hides it from writers at once; no app's name has a '.'
         self.sweep(app)
         return removed
 
     @staticmethod
     def _check(root: str) -> None:
-        """Refuse a folder that holds something and is not marked: its first entry is the mark."""
-        entries = [entry for entry in os.listdir(root) if not entry.startswith(f".{_MARK}.")]  # a mark that was being written
+        """Raise `InputError` for a folder with entries but no mark: `ensure` writes the mark first."""
+        entries = [entry for entry in os.listdir(root) if not entry.startswith(f".{_MARK}.")]  # a mark that is being written does not count
         if entries and _MARK not in entries:
-            raise InputError(f"folder {root}: holds something that fsd did not make; choose another app or [local] root")
+            raise InputError(
+                f"folder {root}: holds files that fsd did not make: expected an empty or missing folder: "
+                "choose another app, or set [local] root"
+            )
 
     @staticmethod
     def _sweep(folder: str) -> None:
@@ -127,7 +138,7 @@ class LocalProvisioner:
 
 @contextmanager
 def _usable(root: str) -> Iterator[None]:
-    """`InputError` where the system says within the block that the folder is none that can be used."""
+    """Within the block an error that means "the folder cannot be used" becomes an `InputError`."""
     try:
         yield
     except OSError as error:
@@ -140,7 +151,7 @@ def _usable(root: str) -> Iterator[None]:
 
 
 def _try_links(root: str) -> None:
-    """Make the file that stands in for hard links, see `fsd_local.objects`, where there are none. `InputError`: nor are there locks."""
+    """Make the file ``lock`` where the file system has no hard links, see `fsd_local.objects`. Raises `InputError` without locks too."""
     lock = Path(root, LOCK)
     first, second = (f"{root}/tmp/{os.urandom(12).hex()}" for _ in range(2))
     try:
@@ -157,7 +168,8 @@ def _try_links(root: str) -> None:
             if refused.errno not in _LACKS:
                 raise
             raise InputError(
-                f"folder {root}: its file system has neither hard links nor locks: set FSD_HOME or [local] root to a folder on another one"
+                f"folder {root}: its file system has neither hard links nor locks: set FSD_HOME or [local] root "
+                "to a folder on another file system"
             ) from refused
     finally:
         for each in (first, second):
@@ -166,7 +178,7 @@ def _try_links(root: str) -> None:
 
 
 def _make_bell(path: str) -> None:
-    """The named pipe of a queue, where the file system has such."""
+    """Make the named pipe of a queue, unless the file system has no named pipes."""
     try:
         os.mkfifo(path, 0o600)
     except FileExistsError:

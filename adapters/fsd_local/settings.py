@@ -1,46 +1,48 @@
-"""The table ``[local]`` of the configuration:
+"""The table ``[local]`` of the configuration file.
 
 =============  ======================  ======================================================================================
-root           $FSD_HOME/local         where the apps' folders are; FSD_HOME is ~/.fsd unless set
+root           $FSD_HOME/local         the folder that holds a folder for each app; FSD_HOME is ~/.fsd where it is not set
 memory_mb      2048                    memory limit of one function (resident set)
-timeout_s      900                     time limit of one function
+timeout_s      900                     time limit of one function, in seconds
 concurrency    128                     functions at once
-lease_s        2                       a message that was delivered and not acknowledged is delivered again after this
-cold           false                   start an interpreter for each function instead of forking a warm one
+lease_s        2                       seconds until a delivered message that is not acknowledged is delivered again
+cold           false                   true starts an interpreter for each function; false forks one that is started already
 =============  ======================  ======================================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from fsd_core import settings
-from fsd_core.home import expanded, home_folder
-from fsd_core.provisioning import check_app
-from fsd_core.settings import flag, key, matches, number, whole
+import attrs
+
+from fsd_core.common.fields import boolean, integer, key, matching, number, read
+from fsd_core.common.home import expanded, home_folder
+from fsd_core.providers.app_name import check_app
 
 __all__ = ["Settings", "parse"]
 
+_TIME = number(0.1, 1e9, "seconds")
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+
+@attrs.frozen(kw_only=True)
 class Settings:
-    """See the module."""
+    """The keys and their defaults; the table in the docstring of the module explains each key."""
 
-    root: str = key("", "a path in quotes", matches(r".*"))
-    memory_mb: int = key(2048, "a whole number of at least 64", whole(64, 10**9))
-    timeout_s: float = key(900.0, "seconds, at least 0.1", number(0.1, 1e9))
-    concurrency: int = key(128, "a whole number of at least 1", whole(1, 10**9))
-    lease_s: float = key(2.0, "seconds, at least 0.1", number(0.1, 1e9))
-    cold: bool = key(False, "true or false", flag)
+    root: str = key(matching(r".*", "a path in quotes"), default="")
+    memory_mb: int = key(integer(64, 10**9), default=2048)
+    timeout_s: float = key(_TIME, default=900.0)
+    concurrency: int = key(integer(1, 10**9), default=128)
+    lease_s: float = key(_TIME, default=2.0)
+    cold: bool = key(boolean(), default=False)
 
     def folder(self, app: str) -> str:
-        """The absolute folder of an app. `InputError`: a bad name."""
+        """The absolute path of an app's folder. Raises `InputError` where ``app`` cannot be an app's name."""
         check_app(app)
         root = expanded(self.root) if self.root else home_folder() / "local"
         return str(root.absolute() / app)
 
 
 def parse(table: Mapping[str, object]) -> Settings:
-    """Check keys, types and ranges; `InputError` names what is wrong and what would be right."""
-    return settings.parse(Settings, "local", table)
+    """Convert the table into `Settings`. Raises `InputError` that names the key, its value and the expected values."""
+    return read(Settings, table, "[local] ")

@@ -1,8 +1,8 @@
-"""What the host of the local functions and its clients say to each other, and the clients' end of it.
+"""The protocol between the host of the local functions and its clients, and the clients' end of the channel.
 
-A request is `REQUEST` (its number, lengths of name and payload), name, payload. The answer is `ANSWER` (the request's number, a length)
-and JSON ``[code | null, reason]``. Requests of number 0 get no answer: a function's last words. Answers of number 0 were not asked for:
-a function ended, and nobody could tell its run.
+A request is `REQUEST` (its number, the lengths of name and payload), name, payload. The answer is `ANSWER` (the request's number, a length)
+and JSON ``[code | null, reason]``. A request with the number 0 gets no answer: a function sends the reason for its end. An answer with the
+number 0 belongs to no request: a function ended, and its run could not be notified.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import struct
 import threading
 from contextlib import suppress
 
-__all__ = ["ANSWER", "HOST", "LAST_WORDS", "PAYLOAD_BYTES", "REQUEST", "UNASKED", "Channel", "inherited"]
+__all__ = ["ANSWER", "HOST", "PAYLOAD_BYTES", "REASON", "REQUEST", "UNNUMBERED", "Channel", "inherited"]
 
 REQUEST = struct.Struct(">IHI")
 ANSWER = struct.Struct(">II")
-UNASKED = 0
-LAST_WORDS = ""  # the name in a request that tells them
+UNNUMBERED = 0  # the number of a request without an answer, and of an answer without a request
+REASON = ""  # the name in a request with the reason for a function's end
 PAYLOAD_BYTES = 256 << 10
-HOST = "FSD_LOCAL_HOST"  # in a function's environment: its own PID and, after a colon, its descriptor of the channel to the host
-_ANSWER_S = 60.0  # the longest that a host may take to answer, its start included
-_WORDS = 2000
+HOST = "FSD_LOCAL_HOST"  # in a function's environment: its PID, a colon, its descriptor of the channel to the host
+_ANSWER_S = 60.0  # seconds within which a host must answer, also the first time, when it starts
+_REASON_CHARS = 2000
 
 
 class Channel:
-    """A client's end. Safe to use from several threads.
+    """A client's end of the channel. Thread-safe.
 
-    A request that was given up, half sent perhaps, leaves the channel in order: the rest of it goes first the next time, and its answer
-    is dropped when it comes.
+    A request that was interrupted, perhaps half sent, does not break the channel: the next request first sends the rest of it, and its
+    answer is dropped.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -38,11 +38,14 @@ class Channel:
         self._connection.settimeout(_ANSWER_S)
         self._lock = threading.Lock()
         self._out, self._in = bytearray(), bytearray()
-        self._number = UNASKED
+        self._number = UNNUMBERED
         self._lost: tuple[str, str] | None = None
 
     def ask(self, name: str, payload: bytes) -> tuple[str | None, str]:
-        """The answer to a request: a code and a reason where it was refused. Raises `OSError`: the host is gone, or silent for 60 s."""
+        """Send a request and return the answer: the code and the reason if the host refused it, otherwise None and "".
+
+        Raises `OSError` where the host is gone, or does not answer for 60 s.
+        """
         with self._lock:
             self._number += 1
             self._send(self._number, name, payload)
@@ -51,16 +54,18 @@ class Channel:
                 if number == self._number:
                     return code, reason
 
-    def tell(self, code: str, text: str) -> None:
-        """A function's last words: why it ends, and what that means for the run. Raises `OSError`."""
+    def send_reason(self, code: str, text: str) -> None:
+        """Send why this function ends, and the code for its run. Raises `OSError`."""
         with self._lock:
-            self._send(UNASKED, LAST_WORDS, json.dumps([code, text[:_WORDS]]).encode())
+            self._send(UNNUMBERED, REASON, json.dumps([code, text[:_REASON_CHARS]]).encode())
 
     def lost(self) -> tuple[str, str] | None:
-        """Code and reason of the first function whose end nobody could tell its run. Waits for nothing."""
-        if self._lock.acquire(blocking=False):  # else a request is under way, and reads what comes
+        """The code and the reason of the first function whose end the host could not report to its run; None if no such function. Does not
+        wait.
+        """
+        if self._lock.acquire(blocking=False):  # if the lock is held, a running request reads all answers
             try:
-                with suppress(OSError):  # nothing is there, or the host is gone
+                with suppress(OSError):  # no byte has arrived, or the host is gone
                     self._connection.settimeout(0)
                     while not self._lost and (part := self._connection.recv(1 << 16)):
                         self._in += part
@@ -74,7 +79,7 @@ class Channel:
         return self._lost
 
     def close(self) -> None:
-        """The host takes this as its end. Waits for no request."""
+        """Close the channel; the host then ends. Does not wait for running requests."""
         self._connection.close()
 
     def _send(self, number: int, name: str, payload: bytes) -> None:
@@ -91,11 +96,11 @@ class Channel:
             except IndexError:
                 part = self._connection.recv(1 << 16)
             if not part:
-                raise ConnectionResetError("it ended")
+                raise ConnectionResetError("the host ended")
             self._in += part
 
     def _take(self) -> tuple[int, str | None, str]:
-        """The next whole answer of what has arrived; IndexError where there is none."""
+        """Take the next complete answer from the bytes that arrived. Raises `IndexError` where no answer is complete."""
         if len(self._in) < ANSWER.size:
             raise IndexError
         number, size = ANSWER.unpack_from(self._in)
@@ -104,17 +109,17 @@ class Channel:
             raise IndexError
         code, reason = json.loads(self._in[ANSWER.size : end])
         del self._in[:end]
-        if number == UNASKED:
+        if number == UNNUMBERED:
             self._lost = self._lost or (code, reason)
         return number, code, reason
 
 
 _LOCK = threading.Lock()
-_OWN: tuple[int, Channel] | None = None  # of this process, by its PID: a fork has none
+_OWN: tuple[int, Channel] | None = None  # this process's PID and channel: a fork must not use it
 
 
 def inherited() -> Channel | None:
-    """A function's channel to its host, one for all its drivers; `None` elsewhere, and in a process that a function started."""
+    """The channel of this function to its host, which all its drivers share. None in a client, and in a child process of a function."""
     global _OWN
     pid, _, descriptor = os.environ.get(HOST, "").partition(":")
     if pid != str(os.getpid()):

@@ -1,6 +1,6 @@
-"""The conformance suite: what `fsd_core.driver` promises, as cases that any provider can run.
+"""The conformance suite: the contract of `fsd_core.driver` as test cases that any provider can run.
 
-A provider plugs in with a `Harness`, and one subclass of each group of cases in a file that pytest collects::
+To test a provider, write a `Harness`, and one subclass for each group of cases, in a file that pytest collects::
 
     class Mine(Harness):
         name = "mine"
@@ -10,7 +10,8 @@ A provider plugs in with a `Harness`, and one subclass of each group of cases in
     class TestMessages(MessageCases):
         harness = Mine()
 
-or, for all groups at once, ``globals().update(cases(Mine()))``. Importing this package imports no pytest; the cases do.
+or, for all groups at once, ``globals().update(cases(Mine()))``. Importing this package does not import pytest; only the modules with cases
+import it.
 """
 
 from __future__ import annotations

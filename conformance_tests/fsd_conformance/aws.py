@@ -1,4 +1,4 @@
-"""AWS under test, on emulators that the harnesses start."""
+"""The harnesses of AWS. Each one tests the AWS adapter on an emulator that it starts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlencode
+
+from attrs import evolve
 
 from fsd_conformance.emulators.aws import Aws, operation, watched
 from fsd_conformance.emulators.emulator import pointed
@@ -33,7 +35,7 @@ COUNTED = {
     "s3:ListObjectsV2": "object_lists",
     "lambda:Invoke": "invocations",
 }
-CONFLICT = Answer(  # S3's, to a conditional put while another of the key is under way (API_PutObject)
+CONFLICT = Answer(  # S3's answer to a conditional put while another put of the key runs (API_PutObject)
     409,
     b"<Error><Code>ConditionalRequestConflict</Code><Message>A conflicting conditional operation is under way.</Message></Error>",
     {"Content-Type": "application/xml"},
@@ -41,7 +43,7 @@ CONFLICT = Answer(  # S3's, to a conditional put while another of the key is und
 
 
 class AwsHarness(EmulatedHarness):
-    """The AWS provider, its SDK pointed at an emulator while the harness runs."""
+    """The AWS provider; its SDK uses an emulator while the harness runs."""
 
     emulator: ClassVar[type[Aws]]
     running: Aws
@@ -54,18 +56,18 @@ class AwsHarness(EmulatedHarness):
         return PROVIDER
 
     def messages_at(self, url: str) -> MessageDriver:
-        """Queues of no app: only where they are matters."""
+        """A driver of queues that do not exist: the cases need only requests to ``url``."""
         with self._at(url) as resources:
             return self.provider().messages(resources, 0)
 
     def objects_at(self, url: str) -> ObjectDriver:
-        """A bucket of no app."""
+        """A driver of a bucket that does not exist: the cases need only requests to ``url``."""
         with self._at(url) as resources:
             return self.provider().objects(resources)
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[Callable[[], Mapping[str, int]]]:
-        """Proxies before the services and the functions count."""
+        """Count the requests with proxies in front of the services and of the functions."""
         seen: Counter[str] = Counter()
         lock = threading.Lock()
 
@@ -77,7 +79,7 @@ class AwsHarness(EmulatedHarness):
             yield lambda: {name: seen[name] for name in COUNTED.values()}
 
     def finds(self, kind: Kind, native: Any, resources: Resources, what: str) -> bool:
-        """By boto3's clients."""
+        """Request the resource with the SDK's client ``native``."""
         from fsd_aws.names import Names, function
 
         names = Names.of(resources)
@@ -93,7 +95,7 @@ class AwsHarness(EmulatedHarness):
 
     @contextlib.contextmanager
     def refusing(self, resources: Resources) -> Iterator[tuple[MessageDriver, threading.Event]]:
-        """A proxy takes every second entry out of a batch, and puts a refusal of each into the answer."""
+        """A proxy removes every second entry from a batch, and adds a refusal for each to the answer."""
         refuse, upstream = threading.Event(), self.running.servers[0].url
 
         def see(request: Request) -> Answer | None:
@@ -102,15 +104,15 @@ class AwsHarness(EmulatedHarness):
 
         with contextlib.closing(Proxy(upstream, see)) as proxy:
             with pointed({**self.running.env, "AWS_ENDPOINT_URL": proxy.url}, self.running.clears):
-                told = resources.names["queue_url_prefix"]
-                at = {"queue_url_prefix": re.sub("^https?://[^/]*", proxy.url, told)}
-                driver = self.provider().messages(replace(resources, names={**resources.names, **at}), 0)
+                prefix = resources.names["queue_url_prefix"]
+                at = {"queue_url_prefix": re.sub("^https?://[^/]*", proxy.url, prefix)}
+                driver = self.provider().messages(evolve(resources, names={**resources.names, **at}), 0)
             with contextlib.closing(driver):
                 yield driver, refuse
 
     @contextlib.contextmanager
     def conflicting(self, resources: Resources) -> Iterator[ObjectDriver]:
-        """A proxy says so."""
+        """A proxy answers the first 16 creates of each key with S3's 409."""
         creates: dict[str, itertools.count[int]] = defaultdict(itertools.count)
 
         def see(request: Request) -> Answer | None:
@@ -140,7 +142,7 @@ def _ask(upstream: str, request: Request, body: bytes) -> Answer:
 
 
 def _published(request: Request, ask: Callable[[bytes], Answer]) -> Answer:
-    """SNS speaks the query protocol: forms in, XML out."""
+    """Answer a publish. SNS uses the query protocol: forms in requests, XML in answers."""
     kept, gone = list[tuple[str, str]](), list[str]()
     for name, value in parse_qsl(request.body.decode(), keep_blank_values=True):
         entry = re.fullmatch(r"(PublishBatchRequestEntries\.member\.)(\d+)(\..*)", name)
@@ -158,10 +160,10 @@ def _published(request: Request, ask: Callable[[bytes], Answer]) -> Answer:
 
 
 def _acknowledged(request: Request, ask: Callable[[bytes], Answer]) -> Answer:
-    """SQS speaks JSON."""
-    told = json.loads(request.body)
-    answer = ask(json.dumps({**told, "Entries": told["Entries"][::2]}).encode())
-    failed = [{"Id": each["Id"], "Code": "InternalError", "Message": "refused", "SenderFault": False} for each in told["Entries"][1::2]]
+    """Answer an ack. SQS uses JSON."""
+    batch = json.loads(request.body)
+    answer = ask(json.dumps({**batch, "Entries": batch["Entries"][::2]}).encode())
+    failed = [{"Id": each["Id"], "Code": "InternalError", "Message": "refused", "SenderFault": False} for each in batch["Entries"][1::2]]
     return replace(answer, body=json.dumps({**json.loads(answer.body), "Failed": failed}).encode())
 
 
@@ -172,12 +174,12 @@ BATCHES: Mapping[str, Callable[[Request, Callable[[bytes], Answer]], Answer]] = 
 
 
 def _quick(emulator: type[Aws]) -> type[Aws]:
-    """Lambda gives up an event for which there is no room after a minute; here after six seconds."""
+    """An emulator that drops an event without a free function after 6 s instead of Lambda's 60 s."""
     return type(emulator.__name__, (emulator,), {"functions": ("--retry-scale", "0.1")})
 
 
 class MotoHarness(AwsHarness):
-    """moto: quick, and lenient."""
+    """moto: quick but lenient."""
 
     name = "moto"
     emulator = _quick(Moto)
@@ -185,7 +187,7 @@ class MotoHarness(AwsHarness):
 
 
 class LocalStackHarness(AwsHarness):
-    """LocalStack's community core: stricter."""
+    """LocalStack's community core: stricter than moto."""
 
     name = "localstack"
     emulator = _quick(LocalStack)

@@ -1,4 +1,4 @@
-"""Azure under test: our Service Bus and Functions, Azurite."""
+"""The harness of Azure. It tests the adapter on this project's emulators of Service Bus and Functions, and on Azurite."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ COUNTED = ("publish_requests", "object_puts", "object_gets", "object_lists")
 
 
 def _nothing(**names: str) -> Resources:
-    """Of no app: only where the services are matters."""
-    told = {"generation": "0" * 8, "namespaces": "none", "tier": "standard", "lease_s": "5", "blob_url": "", "container": "none"}
-    return Resources("none", 1, 1, told | names)
+    """Resources of an app that does not exist: the cases need only the services' addresses."""
+    defaults = {"generation": "0" * 8, "namespaces": "none", "tier": "standard", "lease_s": "5", "blob_url": "", "container": "none"}
+    return Resources("none", 1, 1, defaults | names)
 
 
 class AzureHarness(EmulatedHarness):
-    """The provider, its SDKs pointed at emulators while the harness runs."""
+    """The Azure provider; its SDKs use emulators while the harness runs."""
 
     name = "azure"
     emulator: ClassVar[type[Azure]] = Azure
     running: Azure
-    lease_s = 5  # the shortest that Service Bus takes
+    lease_s = 5  # the shortest that Service Bus accepts
     few: Mapping[str, object] | None = {"concurrency": 2}
 
     def provider(self) -> Provider:
@@ -48,7 +48,9 @@ class AzureHarness(EmulatedHarness):
         return PROVIDER
 
     def messages_at(self, url: str) -> MessageDriver:
-        """Queues of no app. AMQP cannot speak to ``url``: a port tells it of each connection, and cuts it."""
+        """A driver of queues that do not exist. AMQP cannot use ``url``, so a proxy makes one HTTP request to ``url`` for each AMQP
+        connection, and then closes the connection.
+        """
 
         def see(what: str) -> None:
             with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=30):
@@ -59,13 +61,13 @@ class AzureHarness(EmulatedHarness):
             return PROVIDER.messages(_nothing(), 0)
 
     def objects_at(self, url: str) -> ObjectDriver:
-        """A container of no app."""
+        """A driver of a container that does not exist: the cases need only requests to ``url``."""
         string = f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey=bm9uZQ==;BlobEndpoint={url}/{ACCOUNT};"
         with pointed({"AZURE_STORAGE_CONNECTION_STRING": string}, self.emulator.clears):
             return PROVIDER.objects(_nothing())
 
     def finds(self, kind: Kind, native: Any, resources: Resources, what: str) -> bool:
-        """By the namespaces' and the container's clients, and the trigger's address."""
+        """Request the resource with the clients of the namespaces or of the container, or from the trigger's URL."""
         match kind:
             case "messages":
                 with native[0].get_queue_receiver(Names.of(resources).queue(0, 0)) as receiver:
@@ -76,12 +78,14 @@ class AzureHarness(EmulatedHarness):
                 try:
                     urllib.request.urlopen(native, b"{}", timeout=60)
                 except urllib.error.HTTPError as error:
-                    return error.code == 401  # the trigger is there, and asks who we are
+                    return error.code == 401  # the trigger exists, and asks for a key
                 return False
 
     @contextlib.contextmanager
     def refusing(self, resources: Resources) -> Iterator[tuple[MessageDriver, threading.Event]]:
-        """Service Bus refuses no entry alone: the connection is cut before it has a publish, and before the second of an ack."""
+        """Service Bus cannot refuse single entries. So a proxy cuts the connection before a publish, and before the second disposition of
+        an ack.
+        """
         refuse, settled = threading.Event(), itertools.count(1)
 
         def see(what: str) -> None:
@@ -98,9 +102,10 @@ class AzureHarness(EmulatedHarness):
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[Callable[[], Mapping[str, int]]]:
-        """Proxies before Service Bus and Azurite count, and the Functions host, for apps that are deployed in the block.
+        """Count the requests with proxies in front of Service Bus and Azurite, and in the Functions host. Only apps count that are deployed
+        within the block.
 
-        Not counted: receives, of which nothing goes over the network, and acknowledgements, a disposition for each message of a request.
+        The proxies do not count receives, which send nothing over the network, or acks, which send a disposition for each message.
         """
         seen: Counter[str] = Counter()
         lock = threading.Lock()
@@ -123,16 +128,16 @@ class AzureHarness(EmulatedHarness):
             }
             stack.enter_context(pointed(env, self.running.clears))
 
-            def told() -> Mapping[str, int]:
+            def counts() -> Mapping[str, int]:
                 with urllib.request.urlopen(f"{functions.url}/_fsd/stats", timeout=30) as answer:
                     invocations = json.load(answer).get("calls", 0)
                 return {name: seen[name] for name in COUNTED} | {"invocations": invocations}
 
-            yield told
+            yield counts
 
 
 def _operation(request: Request) -> str:
-    """What the meter calls that which a request asks of Blob Storage."""
+    """The meter's name of a request to Blob Storage; "" for other requests."""
     url = urlsplit(request.path)
     blob = len(url.path.strip("/").split("/")) > 2  # account, container, name
     if "list" in parse_qs(url.query).get("comp", ()):

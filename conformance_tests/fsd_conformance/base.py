@@ -1,4 +1,6 @@
-"""What all groups of cases share: one deployed app a harness and file of tests, gaps, and how a refusal is asserted."""
+"""What all groups of cases share: one deployed app for each harness and test file, gaps (the cases that a provider cannot pass), and the
+check of refusals.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +9,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+import attrs
 import pytest
 
 from fsd_conformance.harness import Harness, Kind
 from fsd_core.driver import Code, Provider, Provisioner, Resources
 from fsd_core.errors import FsdError
-from fsd_core.retry import Retry
-from fsd_core.wrappers.meter import Meter
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
 
 __all__ = ["RANKS", "SLOTS", "Cases", "Deployed", "Driver", "DriverCases", "eventually", "new_app", "new_retry", "refused"]
 
@@ -26,7 +28,7 @@ _DEPLOYED = pytest.StashKey[dict[Harness, "Deployed"]]()
 
 
 class Driver(Protocol):
-    """The verbs that all drivers share."""
+    """The methods that all drivers share."""
 
     def classify(self, error: BaseException) -> Code:
         """The code of an error."""
@@ -38,9 +40,9 @@ class Driver(Protocol):
         """Release connections."""
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Deployed:
-    """An app that is there to be used."""
+    """An app that is ready to use."""
 
     provider: Provider
     provisioner: Provisioner
@@ -54,7 +56,7 @@ class Deployed:
 
 
 class Cases:
-    """The base of every group. ``harness`` is the provider under test."""
+    """The base class of every group. ``harness``: the provider under test."""
 
     harness: ClassVar[Harness]
 
@@ -65,7 +67,7 @@ class Cases:
 
     @pytest.fixture
     def deployed(self, request: pytest.FixtureRequest) -> Deployed:
-        """The harness's app with `RANKS` ranks and `SLOTS` slots; destroyed at the end of the file that its cases are in."""
+        """The harness's app with `RANKS` ranks and `SLOTS` slots; it is destroyed at the end of the test file."""
         module: pytest.Module = request.node.getparent(pytest.Module)
         apps: dict[Harness, Deployed] = module.stash.setdefault(_DEPLOYED, {})
         if self.harness not in apps:
@@ -74,7 +76,7 @@ class Cases:
 
 
 class DriverCases(Cases):
-    """What holds for every driver. A group gives the fixture ``driver``."""
+    """Cases for every kind of driver. A group overrides the fixture ``driver``."""
 
     kind: ClassVar[Kind]
 
@@ -84,18 +86,18 @@ class DriverCases(Cases):
         raise NotImplementedError
 
     def test_classify_takes_any_error(self, driver: Driver) -> None:
-        """An error that no SDK knows is UNKNOWN; nothing makes classify raise."""
+        """classify gives UNKNOWN for an error that is not the SDK's, and never raises."""
         assert driver.classify(type("Foreign", (Exception,), {})("x")) is Code.UNKNOWN
         for error in (ValueError("x"), OSError(), KeyboardInterrupt(), KeyError(), ExceptionGroup("x", [ValueError()])):
             assert isinstance(driver.classify(error), Code)
 
     def test_closes_twice(self, driver: Driver) -> None:
-        """A second close does nothing."""
+        """Calling ``close`` a second time does nothing."""
         driver.close()
         driver.close()
 
     def find_by_native(self, driver: Driver, resources: Resources, what: str = "") -> None:
-        """Assert that the SDK's client, asked without the driver, finds what is there; see `Harness.finds`."""
+        """Assert that the SDK's client itself finds a resource of the app; see `Harness.finds`."""
         found = self.harness.finds(self.kind, driver.native(), resources, what)
         if found is None:
             pytest.skip("the harness does not know this SDK's client (Harness.finds)")
@@ -103,7 +105,7 @@ class DriverCases(Cases):
 
 
 def refused(driver: Driver, codes: set[Code], request: Callable[[], object]) -> None:
-    """Assert that ``request`` raises an error of the service's own that classifies as one of ``codes``."""
+    """Assert that ``request`` raises the service's own error, which the driver classifies as one of ``codes``."""
     error = _error(request)
     assert error is not None, f"not refused; expected {codes}"
     assert not isinstance(error, FsdError), f"wrapped: {error!r}"
@@ -120,7 +122,9 @@ def _error(request: Callable[[], object]) -> Exception | None:
 
 
 def eventually(what: str, within_s: float, check: Callable[[], bool]) -> None:
-    """Ask until ``check`` holds; fail after ``within_s`` seconds."""
+    """Repeat ``check`` until it returns true; fail the test after ``within_s`` seconds. ``what`` names the condition in the failure
+    message.
+    """
     until = time.monotonic() + within_s
     while not check():
         assert time.monotonic() < until, f"{what}: not within {within_s:g} s"
@@ -128,12 +132,12 @@ def eventually(what: str, within_s: float, check: Callable[[], bool]) -> None:
 
 
 def new_retry(within_s: float = 90.0) -> Retry:
-    """Core's retry layer, for cases that must pass whatever single calls do."""
+    """The retry layer of fsd_core, for cases that must pass even if single calls fail."""
     return Retry(time.time() + within_s, Meter())
 
 
 def new_app() -> str:
-    """A name that no other app has."""
+    """A new name of an app."""
     return f"conf-{secrets.token_hex(4)}"
 
 
@@ -148,5 +152,5 @@ def _deploy(harness: Harness, at_end: Callable[[Callable[[], None]], None]) -> D
     def destroy() -> None:
         provisioner.destroy(app)
 
-    at_end(destroy)  # also what is only half made
+    at_end(destroy)  # registered before ensure, so that an incomplete app is destroyed too
     return Deployed(provider, provisioner, settings, provisioner.ensure(app, RANKS, SLOTS))

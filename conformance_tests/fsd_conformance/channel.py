@@ -1,4 +1,4 @@
-"""Cases of core's channels over a provider's queues: what one run makes of messages that are doubled, refused, late or another's."""
+"""Cases of core's queue channel on a provider's queues: duplicates, refusals, late messages, messages of another run."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 
 import pytest
+from attrs import evolve
 
 from fsd_conformance.base import RANKS, Cases, Deployed, eventually, new_retry
-from fsd_core import slots
-from fsd_core.channel import Exchange, Membership, QueueChannel
+from fsd_core.channel import ChannelConfig, QueueChannel, RankIdentity
 from fsd_core.channel.frames import Kind
 from fsd_core.driver import Code, Message, MessageDriver, Rejected
 from fsd_core.errors import RunFailed
-from fsd_core.retry import Retry
-from fsd_core.store import Store
+from fsd_core.storage import slots
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 from fsd_core.wrappers.around import AroundMessages
 from fsd_core.wrappers.faults import Faults, FaultyMessages
-from fsd_core.wrappers.meter import Meter
 
 __all__ = ["ChannelCases"]
 
@@ -32,24 +32,24 @@ Make = Callable[..., QueueChannel]
 
 
 class ChannelCases(Cases):
-    """Each case leases a slot, and gives it back at the epoch of its newest message."""
+    """Each case leases a slot, and releases it with the epoch of the newest message that the case sent."""
 
     within_s = 120.0  # each channel's deadline
 
     @pytest.fixture
     def make(self, deployed: Deployed) -> Iterator[Make]:
-        """See `making`."""
+        """A function that makes the channel of a rank; see `making`."""
         with self.making(deployed) as make:
             yield make
 
     @contextmanager
     def making(self, deployed: Deployed) -> Iterator[Make]:
-        """What makes the channel of a rank; ``around`` gets its driver."""
+        """A function that makes the channel of a rank. ``around``: wraps the channel's driver."""
         with ExitStack() as stack:
             objects = stack.enter_context(closing(deployed.provider.objects(deployed.resources)))
             store = Store(objects, new_retry())
             leased = slots.lease(store, deployed.resources.slots, RUN, 2 * self.within_s)
-            stack.callback(slots.release, store, replace(leased, epoch=leased.epoch + 1))
+            stack.callback(slots.release, store, evolve(leased, epoch=leased.epoch + 1))
 
             def make(
                 rank: int,
@@ -61,14 +61,14 @@ class ChannelCases(Cases):
             ) -> QueueChannel:
                 driver = stack.enter_context(closing(deployed.provider.messages(deployed.resources, leased.slot)))
                 pool = stack.enter_context(ThreadPoolExecutor(4))
-                me = Membership(run, leased.epoch + later, rank, RANKS, time.time() + self.within_s)
-                exchange = Exchange(me, expected or {}, Retry(me.deadline, Meter()), pool)
-                return stack.enter_context(closing(QueueChannel(around(driver), exchange)))
+                me = RankIdentity(run, leased.epoch + later, rank, RANKS, time.time() + self.within_s)
+                config = ChannelConfig(me, expected or {}, Retry(me.deadline, Meter()), pool)
+                return stack.enter_context(closing(QueueChannel(around(driver), config)))
 
             yield make
 
     def test_only_its_own_run_is_heard(self, make: Make) -> None:
-        """An older epoch's message is dropped, and so are another run's and what is no message of ours; its own run's never."""
+        """A channel drops messages of an older epoch, of another run and of other programs. It never drops a message of its own run."""
         make(1, later=-1).send(0, [(0, b"older")])
         make(1, run=OTHER).send(0, [(0, b"another run's")])
         stranger = make(1, later=-1)
@@ -79,11 +79,11 @@ class ChannelCases(Cases):
         assert [list(receiver.receive(step)) for step in (0, 1)] == [[(1, b"mine")], [(1, b"later step")]]
         receiver.finish()
         left = make(0, {2: [1]})
-        left.prepare(2)  # nothing comes, so it hears all that is there still
+        left.prepare(2)  # no message of the run comes, so it reads all strays
         eventually("strays dropped", 60, lambda: _strays(receiver, left) >= 4)
 
     def test_a_newer_runs_message_is_left_to_it(self, make: Make) -> None:
-        """Who hears of a newer epoch has lost its slot, and ends; the message comes to the run that it is for."""
+        """A message of a newer epoch shows that the run has lost its slot: the run ends, and the newer run gets the message."""
         make(1, run=OTHER, later=1).send(0, [(0, b"for the newer")])
         fenced = make(0, {0: [1]})
         with pytest.raises(RunFailed, match="lease lost") as caught:
@@ -95,7 +95,7 @@ class ChannelCases(Cases):
 
     @pytest.mark.parametrize("damage", [lambda body: body[:-1], lambda body: body[:-1] + bytes([body[-1] ^ 1])], ids=["cut", "flipped"])
     def test_a_damaged_message_of_its_run_ends_it(self, make: Make, damage: Callable[[bytes], bytes]) -> None:
-        """A message of its own run that was cut or changed on its way ends the run at once, naming who sent it."""
+        """A message that was cut or changed in transit ends its run at once; the error names the sender."""
         sender = make(1)
         text = sender.driver.limits.body == "text"
         sound = sender.message(0, Kind.PAYLOAD, 0, 0, 1, b"x" * 40).body
@@ -106,38 +106,38 @@ class ChannelCases(Cases):
             list(receiver.receive(0))
         assert caught.value.code is Code.INVALID
 
-    def test_what_is_over_the_byte_cap_is_split(self, make: Make) -> None:
-        """A payload of more pieces than ``batch_bytes`` has room for goes in several publishes, each within the limits."""
+    def test_a_payload_over_the_batch_size_is_split(self, make: Make) -> None:
+        """A channel sends a payload that is larger than ``batch_bytes`` in several publishes, each within the limits."""
         spy = Spy.of(sender := make(1, around=Spy))
         limits = spy.limits
         pieces = limits.batch_bytes // (limits.message_bytes + limits.overhead_bytes) + 1
         if pieces > limits.batch_messages:
-            pytest.skip("as many of the largest messages as a publish takes are within its bytes")
+            pytest.skip("batch_messages messages of the largest size are within batch_bytes")
         payload = secrets.token_bytes(sender.piece_bytes) * pieces
         sender.send(0, [(0, payload)])
         receiver = make(0, {0: [1]})
         assert list(receiver.receive(0)) == [(1, payload)]
         receiver.finish()
         sender.finish()
-        assert sum(map(len, spy.taken)) == pieces
-        assert len(spy.taken) > 1
-        assert max(sum(len(body) + limits.overhead_bytes for body in batch) for batch in spy.taken) <= limits.batch_bytes
+        assert sum(map(len, spy.accepted)) == pieces
+        assert len(spy.accepted) > 1
+        assert max(sum(len(body) + limits.overhead_bytes for body in batch) for batch in spy.accepted) <= limits.batch_bytes
 
     def test_refused_entries_alone_are_sent_again(self, make: Make) -> None:
-        """Of a publish that was refused in part, the refused entries are sent again, and nothing that was taken."""
+        """After a publish that was refused in part, the channel sends only the refused entries again."""
         sender = make(1, around=lambda driver: FaultyMessages(Spy(driver), Faults(reject=0.5, seed=1), 0))
         steps = range(min(10, sender.driver.limits.batch_messages))
         batch = [sender.message(0, Kind.PAYLOAD, step, 0, 1, b"%d" % step) for step in steps]
         sender.publish(batch)
         spy = Spy.of(sender)
-        assert sorted(body for taken in spy.taken for body in taken) == sorted(message.body for message in batch)
-        assert len(spy.taken) > 1
+        assert sorted(body for bodies in spy.accepted for body in bodies) == sorted(message.body for message in batch)
+        assert len(spy.accepted) > 1
         receiver = make(0, {step: [1] for step in steps})
         assert [list(receiver.receive(step)) for step in steps] == [[(1, b"%d" % step)] for step in steps]
         receiver.finish()
 
     def test_copies_and_disorder_change_nothing(self, make: Make) -> None:
-        """Duplicates and reordering leave an exchange as it is: each payload once, in its step."""
+        """Duplicates and reordering change no exchange: each payload arrives once, in its step."""
         faults = Faults(duplicate=0.5, reorder=0.5, delay=0.02, seed=2)
 
         def work(rank: int) -> int:
@@ -154,22 +154,22 @@ class ChannelCases(Cases):
 
 
 class Spy(AroundMessages):
-    """Keeps the bodies of each publish that the service took."""
+    """Records the bodies that the service accepted, one list for each publish."""
 
     def __init__(self, driver: MessageDriver) -> None:
         super().__init__(driver)
-        self.taken: list[list[bytes]] = []
+        self.accepted: list[list[bytes]] = []
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
         """See `MessageDriver.publish`."""
         refused = super().publish(messages)
         gone = {each.index for each in refused}
-        self.taken.append([message.body for index, message in enumerate(messages) if index not in gone])
+        self.accepted.append([message.body for index, message in enumerate(messages) if index not in gone])
         return refused
 
     @staticmethod
     def of(channel: QueueChannel) -> Spy:
-        """The one around a channel's driver, or within the wrapper that is."""
+        """The spy around a channel's driver, or inside a wrapper of it."""
         found = channel.driver if isinstance(channel.driver, Spy) else vars(channel.driver)["_driver"]
         assert isinstance(found, Spy)
         return found

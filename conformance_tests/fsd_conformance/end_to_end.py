@@ -1,23 +1,23 @@
-"""Cases of the whole: a run on the provider gives what one machine gives, and leaves nothing behind."""
+"""End-to-end cases: a run on the provider gives the same output as one machine, and removes its objects."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 
 from fsd_conformance.base import Cases, Deployed, eventually, new_app, new_retry
-from fsd_core.client import Result, run
-from fsd_core.keys import is_run
+from fsd_core import Result, run
 from fsd_core.model import Model, radixnet
 from fsd_core.model.serial import serial
-from fsd_core.store import Store
+from fsd_core.storage.keys import is_run
+from fsd_core.storage.store import Store
 
 __all__ = ["EndToEndCases"]
 
@@ -26,7 +26,7 @@ CHANNELS = pytest.mark.parametrize("channel", ["queue", "object", "hybrid"])
 
 
 class EndToEndCases(Cases):
-    """RadiX-Net, 1024 neurons by 12 layers, against the serial kernel."""
+    """RadiX-Net with 1024 neurons and 12 layers, compared with the serial kernel."""
 
     @pytest.mark.parametrize("workers", [1, 2, 8])
     @CHANNELS
@@ -38,13 +38,13 @@ class EndToEndCases(Cases):
 
     @CHANNELS
     def test_same_answer_under_faults(self, deployed: Deployed, tmp_path: Path, channel: str) -> None:
-        """Duplicates, disorder, refusals, lost replies and late launches change nothing."""
+        """Duplicates, reordering, refusals, lost replies and late launches do not change the output."""
         result = _run(deployed, tmp_path, channel, 8, faults=FAULTS)
         _same(result, seed=0)
         assert result.meter["retries"] > 0
 
     def test_two_runs_at_once(self, deployed: Deployed, tmp_path: Path) -> None:
-        """Two runs on one app at one time do not see each other."""
+        """Two runs on one app at the same time do not disturb each other."""
         with ThreadPoolExecutor(2) as pool:
             both = [pool.submit(_run, deployed, tmp_path / str(seed), "hybrid", 3, seed=seed) for seed in (0, 1)]
             for seed, future in enumerate(both):
@@ -52,19 +52,19 @@ class EndToEndCases(Cases):
 
     @CHANNELS
     def test_nothing_is_left(self, deployed: Deployed, tmp_path: Path, channel: str) -> None:
-        """A run's objects are gone when it ends; staged content and the slots' epochs stay."""
+        """After a run its objects are removed; staged shards and the epochs of the slots remain."""
         _run(deployed, tmp_path, channel, 2)
         store = Store(deployed.provider.objects(deployed.resources), new_retry())
-        eventually("a run's objects are gone", 60, lambda: not [key for key in store.keys("") if is_run(key)])  # of a late launch, too
+        eventually("a run's objects are gone", 60, lambda: not [key for key in store.keys("") if is_run(key)])
         store.driver.close()
 
     def test_the_meter_is_what_the_services_saw(self, deployed: Deployed, tmp_path: Path) -> None:
-        """The meter of a run counts each request that reached a service, whoever made it: once, empty ones and questions too."""
+        """A run's meter counts every request that reached a service exactly once, from client and workers, also empty receives."""
         with self.harness.counted() as seen:
             if seen is None:
-                pytest.skip("the harness has nothing that counts what reaches a service (Harness.counted)")
+                pytest.skip("the harness cannot count the requests that reach a service (Harness.counted)")
             resources = deployed.provisioner.ensure(new_app(), 4, 1)
-            mine = replace(deployed, resources=resources)
+            mine = attrs.evolve(deployed, resources=resources)
             try:
                 for channel in ("queue", "object", "hybrid"):
                     _metered_run(mine, tmp_path, channel, seen)
@@ -73,20 +73,23 @@ class EndToEndCases(Cases):
 
 
 def _metered_run(deployed: Deployed, home: Path, channel: str, seen: Callable[[], Mapping[str, int]]) -> None:
-    """Run, and compare the meter with what was seen; again if a launch was late: its copy loses the claim, asks, and has no record."""
+    """Run, and compare the meter with the services' counts.
+
+    Repeats where a function was launched twice: the second copy loses the claim, but makes requests that no meter records.
+    """
     late = 0
     for _ in range(5):
         start = seen()
         deployed.provisioner.find(deployed.app)
         deployed.provisioner.ensure(deployed.app, 4, 1)
-        before = seen()  # a run begins with these two as well, before its meter does
+        before = seen()  # a run also begins with these two, before its meter starts
         result = _run(deployed, home, channel, 4)
         late += result.meter["invocations"] - 4
         expected = {name: count - 2 * before[name] + start[name] for name, count in seen().items()}
         if (metered := {name: result.meter[name] for name in expected}) == expected:
             return
         assert late, f"metered {metered}, seen {expected}"
-    pytest.fail("not in one of five runs did each function start at the first launch")
+    pytest.fail("five runs, and in each a function was launched twice")
 
 
 def _run(deployed: Deployed, home: Path, channel: str, workers: int, *, seed: int = 0, faults: str | None = None) -> Result:
@@ -108,7 +111,7 @@ def _run(deployed: Deployed, home: Path, channel: str, workers: int, *, seed: in
 
 @cache
 def _expected(seed: int) -> tuple[Model, Any, Any]:
-    """The model, its inputs (24 samples), and what one machine makes of them."""
+    """The model, its inputs (24 samples, CSR, float32), and the serial kernel's output."""
     from scipy.sparse import random_array
 
     model = radixnet(1024, 12, seed=7)
@@ -118,9 +121,9 @@ def _expected(seed: int) -> tuple[Model, Any, Any]:
 
 
 def _same(result: Result, seed: int) -> None:
-    """Equal categories, and floats as near as sums in another order are."""
+    """Assert equal categories, and values that differ only by the order of sums."""
     expected = _expected(seed)[2]
     assert result.output.shape == expected.shape
-    assert 0 < np.count_nonzero(np.diff(expected.indptr)) < len(expected.indptr) - 1  # categories that can be wrong both ways
+    assert 0 < np.count_nonzero(np.diff(expected.indptr)) < len(expected.indptr) - 1  # some rows are active, some not
     assert np.array_equal(np.diff(result.output.indptr) > 0, np.diff(expected.indptr) > 0)
     np.testing.assert_allclose(result.output.toarray(), expected.toarray(), rtol=1e-4, atol=1e-4)

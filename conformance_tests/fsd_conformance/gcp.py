@@ -1,4 +1,4 @@
-"""Google Cloud under test: all of it on our emulators and Google's, its object store also on one that others wrote."""
+"""The harnesses of Google Cloud: one on this project's and Google's emulators, one for the object store on gcp-storage-emulator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from fsd_conformance.emulators import Emulator, pubsub
 from fsd_conformance.emulators.emulator import pointed
@@ -48,39 +48,38 @@ _CONDITIONS = f"2026.7.19 ignores preconditions (ifGenerationMatch): {_SOURCE}"
 
 
 def _nothing(**names: str) -> Resources:
-    """Of no app: only where the services are matters."""
-    told = {"project": PROJECT, "region": "us-central1", "bucket": "none", "generation": "0" * 8, "lease_s": "10"}
-    return Resources("none", 1, 1, told | names)
+    """Resources of no app: only the services' addresses matter."""
+    defaults = {"project": PROJECT, "region": "us-central1", "bucket": "none", "generation": "0" * 8, "lease_s": "10"}
+    return Resources("none", 1, 1, defaults | names)
 
 
 class _GcpHarness(EmulatedHarness):
-    lease_s = 10  # the shortest that Pub/Sub takes
+    lease_s = 10  # the shortest that Pub/Sub accepts
 
     def provider(self) -> Provider:
         """The provider."""
         return PROVIDER
 
     def finds(self, kind: Kind, native: Any, resources: Resources, what: str) -> bool:
-        """By a gRPC channel, connections of urllib3, and what mints a function's tokens."""
+        """Request the resource through the gRPC channel or the client of google-cloud-storage, or an ID token from the source of tokens."""
         match kind:
             case "messages":
                 name = Names.of(resources).subscription(0, 0).encode()
                 asked = b"\x0a" + bytes([len(name)]) + name  # field 1 of GetSubscriptionRequest; a name of under 128 bytes
                 return name in native.unary_unary("/google.pubsub.v1.Subscriber/GetSubscription")(asked, timeout=60)
             case "objects":
-                at = f"{os.environ['STORAGE_EMULATOR_HOST']}/storage/v1/b/{resources.names['bucket']}/o/{quote(what, safe='')}"
-                return bool(json.loads(native.request("GET", at).data)["name"] == what)
+                return bool(native.bucket(resources.names["bucket"]).get_blob(what, retry=None).name == what)
             case "functions":
                 return bool(native.headers()["Authorization"].startswith("Bearer "))
 
     def objects_at(self, url: str) -> ObjectDriver:
-        """A bucket of no app."""
+        """A driver of a bucket that does not exist: the cases need only requests to ``url``."""
         with pointed({"STORAGE_EMULATOR_HOST": url}, self.emulator.clears):
             return PROVIDER.objects(_nothing())
 
 
 class GoogleHarness(_GcpHarness):
-    """Google's Pub/Sub emulator, our Cloud Storage, our Cloud Run."""
+    """Google's Pub/Sub emulator, this project's Cloud Storage and Cloud Run."""
 
     name = "google"
     emulator: ClassVar[type[Google]] = Google
@@ -88,7 +87,9 @@ class GoogleHarness(_GcpHarness):
     few: Mapping[str, object] | None = {"concurrency": 2}
 
     def messages_at(self, url: str) -> MessageDriver:
-        """Topics of no app. gRPC cannot speak to ``url``: a proxy tells it of each call, and says UNAVAILABLE."""
+        """A driver of topics that do not exist. gRPC cannot use ``url``, so a proxy makes one HTTP request to ``url`` for each call, and
+        answers UNAVAILABLE.
+        """
         import grpc
 
         from fsd_conformance.emulators.grpc_proxy import GrpcProxy
@@ -104,7 +105,7 @@ class GoogleHarness(_GcpHarness):
 
     @contextlib.contextmanager
     def refusing(self, resources: Resources) -> Iterator[tuple[MessageDriver, threading.Event]]:
-        """Pub/Sub refuses whole requests: a proxy says RESOURCE_EXHAUSTED."""
+        """Pub/Sub refuses whole requests: a proxy answers RESOURCE_EXHAUSTED."""
         import grpc
 
         from fsd_conformance.emulators.grpc_proxy import GrpcProxy
@@ -123,7 +124,9 @@ class GoogleHarness(_GcpHarness):
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[Callable[[], Mapping[str, int]]]:
-        """Proxies before Pub/Sub and Cloud Storage count, and a local Cloud Run of the block's own, whose functions use them."""
+        """Count the requests with proxies in front of Pub/Sub and Cloud Storage. A new local Cloud Run counts the launches; its functions
+        use the proxies.
+        """
         from fsd_conformance.emulators.grpc_proxy import GrpcProxy
 
         seen: Counter[str] = Counter()
@@ -146,16 +149,16 @@ class GoogleHarness(_GcpHarness):
             functions.start()
             stack.enter_context(pointed(env, self.running.clears))
 
-            def told() -> Mapping[str, int]:
+            def counts() -> Mapping[str, int]:
                 with urllib.request.urlopen(f"{functions.url}/_fsd/stats", timeout=30) as answer:
                     invocations = json.load(answer).get("calls", 0)
                 return {name: seen[name] for name in COUNTED.values()} | {"invocations": invocations}
 
-            yield told
+            yield counts
 
     @contextlib.contextmanager
     def conflicting(self, resources: Resources) -> Iterator[ObjectDriver]:
-        """Cloud Storage's word for it is 429: one name takes about one write a second."""
+        """Cloud Storage answers 429 in this case: a name accepts about one write per second."""
         creates: dict[bytes, itertools.count[int]] = defaultdict(itertools.count)
 
         def see(request: Request) -> Answer | None:
@@ -170,7 +173,7 @@ class GoogleHarness(_GcpHarness):
 
 
 def _operation(request: Request) -> str:
-    """What Cloud Storage calls that which a request asks, of what a run asks."""
+    """Cloud Storage's name of a request, for the requests of a run; else the HTTP method."""
     path = urlsplit(request.path).path
     if path.startswith("/upload/"):
         return "objects.insert"
@@ -180,7 +183,7 @@ def _operation(request: Request) -> str:
 
 
 class _Storage(Emulator):
-    """gcp-storage-emulator alone."""
+    """gcp-storage-emulator only."""
 
     name = "gcp-storage-emulator"
     clears = POINTERS["gcp"]
@@ -192,15 +195,15 @@ class _Storage(Emulator):
 
     @staticmethod
     def install(tell: Callable[[str], None]) -> None:
-        """The SDK and the emulator, where this interpreter lacks them."""
+        """Install the SDK and the emulator where they are missing."""
         packages(("gcp", "emulators"), tell)
 
 
 class _Buckets:
-    """A provisioner of buckets and of nothing else."""
+    """A provisioner that makes only buckets."""
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
-        """A bucket."""
+        """Make a bucket."""
         asked = urllib.request.Request(
             f"{os.environ['STORAGE_EMULATOR_HOST']}/storage/v1/b?project={PROJECT}",
             json.dumps({"name": f"fsd-{app}"}).encode(),
@@ -210,28 +213,30 @@ class _Buckets:
             return Resources(app, ranks, slots, _nothing(bucket=f"fsd-{app}").names)
 
     def find(self, app: str) -> Resources | None:
-        """No case of objects asks."""
+        """Always None: no case of the object store uses it."""
         raise NotImplementedError
 
     def sweep(self, app: str) -> Sequence[str]:
-        """Nothing is left half made."""
+        """Return an empty list: ``ensure`` makes only one bucket, so nothing can be left over."""
         return ()
 
     def destroy(self, app: str) -> Sequence[str]:
-        """It ends with the emulator."""
+        """Return an empty list: the bucket disappears when the emulator ends."""
         return ()
 
 
 class _Objects(GcpProvider):
-    """The provider, of which only the object store is there."""
+    """The provider with its object store only."""
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
-        """Of buckets."""
+        """A provisioner of buckets."""
         return _Buckets()
 
 
 class GcpStorageEmulatorHarness(_GcpHarness):
-    """The object store alone, on gcp-storage-emulator: what it keeps of the contract, ours must keep as well."""
+    """The object store on gcp-storage-emulator. This project's emulator of Cloud Storage must pass every case that gcp-storage-emulator
+    passes.
+    """
 
     name = "gcp-storage-emulator"
     emulator = _Storage
@@ -243,7 +248,7 @@ class GcpStorageEmulatorHarness(_GcpHarness):
     }
 
     def provider(self) -> Provider:
-        """Of objects only."""
+        """A provider that has only an object store."""
         return _Objects()
 
 

@@ -1,4 +1,4 @@
-"""What a provider gives the suite: who it is, its settings, and what it cannot do."""
+"""A harness defines how the suite tests a provider: the provider itself, its settings, and its gaps (cases that it cannot pass)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Kind = Literal["messages", "objects", "functions"]
 
 
 class Harness(ABC):
-    """One provider under test. One instance is deployed once in a file of tests, however many groups of cases use it."""
+    """One provider under test. All groups of cases in a test file that use the same instance share one deployed app."""
 
     name: str
-    gaps: Mapping[str, str] = {}  # name of a case -> why it is skipped, with a link
-    few: Mapping[str, object] | None = None  # settings of a platform that runs only a few functions at once, if it can be told so
-    starts_s = 90.0  # a function that was told to run has started by then
-    lease_most_s = 30.0  # cases that wait for a lease to end are skipped where it is longer
+    gaps: Mapping[str, str] = {}  # for each skipped case the reason, with a link
+    few: Mapping[str, object] | None = None  # settings that limit the platform to a few functions at once; None: no such setting
+    starts_s = 90.0  # a launched function starts within this time
+    max_lease_s = 30.0  # with longer leases, the cases that wait for the end of a lease are skipped
 
     @abstractmethod
     def provider(self) -> Provider:
@@ -33,47 +33,57 @@ class Harness(ABC):
 
     @abstractmethod
     def settings(self, folder: Path) -> Mapping[str, object]:
-        """Its settings; ``folder`` is empty, and gone at the end. A short lease of messages saves minutes."""
+        """The provider's settings. ``folder``: an empty folder, removed at the end. Choose a short lease of messages: several cases wait
+        until a lease ends.
+        """
 
-    def start(self) -> None:  # noqa: B027  # most have nothing to start
-        """Start what must run before anything is deployed, an emulator for instance."""
+    def start(self) -> None:  # noqa: B027  # most harnesses start nothing
+        """Start what must run before the deployment, for instance an emulator."""
 
     def stop(self) -> None:  # noqa: B027
         """Stop what `start` started."""
 
     def messages_at(self, url: str) -> MessageDriver | None:
-        """A driver whose service is at ``url``, an address that answers 503 to all; None where there is no such thing."""
+        """A driver that uses the service at ``url``, which answers 503 to every request; None where the driver cannot be sent to another
+        address.
+        """
         return None
 
     def objects_at(self, url: str) -> ObjectDriver | None:
-        """Like `messages_at`, of the object store."""
+        """Like `messages_at`, for the object store."""
         return None
 
     def counted(self) -> AbstractContextManager[Callable[[], Mapping[str, int]] | None]:
-        """Within the block: what tells the requests that the services saw so far, by the meter's names; None where nobody counts."""
+        """Within the block: a function that returns the number of requests that reached the services, by the names of the meter.
+
+        None where the harness cannot count.
+        """
         return nullcontext(None)
 
     def finds(self, kind: Kind, native: Any, resources: Resources, what: str) -> bool | None:
-        """Whether ``native`` of a driver of the app, asked itself, finds what is there; None where the harness does not know that client.
+        """Whether the client ``native`` of a driver finds a resource of the app; None where the harness does not know that client.
 
-        It is asked for the queue of slot 0 and rank 0, for the object ``what``, for the worker function.
+        The resource is the queue of slot 0 and rank 0, the object with the key ``what``, or the worker function.
         """
         return None
 
     def refusing(self, resources: Resources) -> AbstractContextManager[tuple[MessageDriver, threading.Event] | None]:
-        """The queues of slot 0, whose service refuses, while the event is set, what it can of a publish and of an ack of four.
+        """A driver of slot 0, and an event. While the event is set, the service refuses a part of each publish and ack of four entries.
 
-        That is each second entry where it refuses entries alone, else a request as a whole. None where it cannot be made to.
+        The service refuses every second entry if it can refuse single entries, otherwise the whole request. None where the harness cannot
+        make the service refuse.
         """
         return nullcontext(None)
 
     def conflicting(self, resources: Resources) -> AbstractContextManager[ObjectDriver]:
-        """The object store; to the first 16 creates of each key it answers "another is under way: try again", where it has such a word."""
+        """A driver of the object store, which answers the first 16 creates of each key with "another create runs: try again" if the service
+        has such an answer.
+        """
         return closing(self.provider().objects(resources))
 
 
 class EmulatedHarness(Harness):
-    """A provider whose SDK is pointed at an emulator of the harness's own while that runs."""
+    """A provider whose SDK uses an emulator, which the harness starts and stops."""
 
     emulator: ClassVar[type[Emulator]]
     lease_s: ClassVar[float]
@@ -83,7 +93,7 @@ class EmulatedHarness(Harness):
         self.until_stop = ExitStack()
 
     def settings(self, folder: Path) -> Mapping[str, object]:
-        """A short lease, and what the emulator needs."""
+        """A short lease, and the settings that the emulator needs."""
         return {**self.emulator.settings, "lease_s": self.lease_s}
 
     def start(self) -> None:
@@ -91,5 +101,5 @@ class EmulatedHarness(Harness):
         self.running = self.until_stop.enter_context(emulators.own(self.emulator))
 
     def stop(self) -> None:
-        """End it, and what was opened meanwhile."""
+        """Stop the emulator, and close what was opened since."""
         self.until_stop.close()

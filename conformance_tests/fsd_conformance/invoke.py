@@ -1,4 +1,4 @@
-"""Cases of `fsd_core.driver.InvokeDriver`, by way of the deployed worker function and `fsd_core.probe`."""
+"""Cases of `fsd_core.driver.InvokeDriver`. They launch the worker function with probes (`fsd_core.worker.probe`)."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ import pytest
 
 from fsd_conformance.base import Deployed, DriverCases, eventually, new_app, new_retry, refused
 from fsd_core.driver import WORKER, Code, Failure, InvokeDriver, Launch
-from fsd_core.store import Store
+from fsd_core.storage.store import Store
 
 __all__ = ["InvokeCases"]
 
-LONG_S = 60.0  # longer than any case runs, shorter than what is left running costs
+LONG_S = 60.0  # longer than any case takes; a function that still sleeps after its case costs little
 
 
 class Probes:
-    """Launches the worker function with probes, and sees what they wrote."""
+    """Launches the worker function with probes, and reads the objects that the probes write."""
 
     def __init__(self, deployed: Deployed, driver: InvokeDriver, within_s: float) -> None:
         self._app = deployed.app
         self._driver = driver
         self._within_s = within_s
-        self._asked = 0.0
+        self._polled = 0.0
         self.store = Store(deployed.provider.objects(deployed.resources), new_retry(within_s * 2))
 
     def payload(self, key: str, **spec: float) -> bytes:
-        """What makes the worker function a probe."""
+        """The payload of a probe, for the worker function."""
         return json.dumps({"app": self._app, "probe": {"key": key, **spec}}).encode()
 
     def launch(self, key: str, **spec: float) -> Launch:
-        """Invoke the worker function, again while it is refused for now."""
+        """Invoke the worker function, repeated while the refusal is transient."""
         retry = new_retry(self._within_s)
         return retry.call(self._driver, "invoke", lambda: self._driver.invoke(WORKER, self.payload(key, **spec)))
 
@@ -43,31 +43,31 @@ class Probes:
         return any(True for _ in self.store.keys(f"{key}/{what}-"))
 
     def expect(self, key: str, what: str, launch: Launch) -> None:
-        """Wait for what the probe writes; fail as soon as the platform gives the launch up."""
+        """Wait until the probe wrote ``what``; fail as soon as the platform drops the launch."""
 
         def there() -> bool:
-            code = self.heard(launch)
-            assert code is None or self.saw(key, what), f"{key}: the platform gave it up: {code}"
+            code = self.failure(launch)
+            assert code is None or self.saw(key, what), f"{key}: the platform gave up the launch: {code}"
             return self.saw(key, what)
 
         eventually(f"{key} {what}", self._within_s, there)
 
-    def heard(self, launch: Launch) -> Code | None:
-        """What the platform says of a launch; it is asked at most once a second, where it says so only then."""
-        if self._driver.limits.failures != "none" and time.monotonic() >= self._asked + 1.0:
+    def failure(self, launch: Launch) -> Code | None:
+        """The code of a failed launch, or None. Asks a platform that reports failures only on request at most once per second."""
+        if self._driver.limits.failures != "host" and time.monotonic() >= self._polled + 1.0:
             self._driver.failures(lambda payload: False)
-            self._asked = time.monotonic()
+            self._polled = time.monotonic()
         return launch.poll()
 
 
 class InvokeCases(DriverCases):
-    """What one call must do."""
+    """The contract of single calls."""
 
     kind = "functions"
 
     @pytest.fixture
     def driver(self, deployed: Deployed) -> Iterator[InvokeDriver]:
-        """What starts the app's functions; what it runs on this machine ends with the case."""
+        """A driver that starts the app's functions. Functions of the local provider end with the case."""
         driver = deployed.provider.invoker(deployed.resources)
         yield driver
         driver.close()
@@ -81,16 +81,16 @@ class InvokeCases(DriverCases):
 
     @pytest.fixture
     def key(self) -> str:
-        """A prefix that no other case writes below."""
+        """A prefix of keys that no other case uses."""
         return f"probe/{secrets.token_hex(6)}"
 
     def test_native_is_there(self, deployed: Deployed, driver: InvokeDriver, probes: Probes, key: str) -> None:
-        """The way out leads to the platform itself, once something was launched."""
+        """After a launch, `native` is the platform's own client."""
         probes.launch(key)
         self.find_by_native(driver, deployed.resources)
 
-    def test_runs_what_it_was_told(self, probes: Probes, key: str) -> None:
-        """A function starts with the payload that it was given, and ends; a second one too."""
+    def test_runs_with_its_payload(self, probes: Probes, key: str) -> None:
+        """A function starts with the payload of its launch, and ends; so does a second one."""
         for number in range(2):
             launch = probes.launch(f"{key}/{number}")
             probes.expect(f"{key}/{number}", "ended", launch)
@@ -113,7 +113,7 @@ class InvokeCases(DriverCases):
             probes.expect(each, "ended", launch)
 
     def test_payload_of_the_largest_size(self, probes: Probes, driver: InvokeDriver, key: str) -> None:
-        """A payload of ``payload_bytes`` runs; one byte more must raise, before anything starts."""
+        """A payload of ``payload_bytes`` runs; one byte more must raise, and no function starts."""
         size = driver.limits.payload_bytes
         fits, over = probes.payload(f"{key}/fits").ljust(size), probes.payload(f"{key}/over").ljust(size + 1)
         refused(driver, {Code.TOO_LARGE, Code.INVALID}, lambda: driver.invoke(WORKER, over))
@@ -126,7 +126,7 @@ class InvokeCases(DriverCases):
         eventually("NOT_FOUND", self.harness.starts_s, lambda: next(codes) is Code.NOT_FOUND)
 
     def test_a_crash_disturbs_nobody(self, probes: Probes, key: str) -> None:
-        """A function that dies leaves those beside it and after it alone."""
+        """The death of a function has no effect on functions that run at the same time or later."""
         beside = probes.launch(f"{key}/beside", sleep_s=3)
         probes.expect(f"{key}/beside", "started", beside)
         for code in (3, 139):
@@ -136,30 +136,30 @@ class InvokeCases(DriverCases):
         probes.expect(f"{key}/beside", "ended", beside)
         assert not probes.saw(f"{key}/crash3", "ended")
 
-    def test_a_death_is_told(self, probes: Probes, driver: InvokeDriver, key: str) -> None:
-        """Where the platform tells of functions that died, ``failures`` gives those that are wanted, each once, with what they got."""
-        if driver.limits.failures == "none":
-            pytest.skip("who runs this platform's functions reports a death by itself (InvokeLimits.failures)")
+    def test_a_death_is_reported(self, probes: Probes, driver: InvokeDriver, key: str) -> None:
+        """If the platform records deaths, ``failures`` returns each accepted one once, with the payload of its launch."""
+        if driver.limits.failures == "host":
+            pytest.skip("the host of this platform's functions reports a death itself (InvokeLimits.failures)")
         wanted = [json.loads(probes.payload(f"{key}/{number}", exit=3)) for number in range(2)]
         for number in range(2):
             probes.launch(f"{key}/{number}", exit=3)
-        for one in wanted:  # the other is left until it is asked for
-            told: list[Failure] = []
+        for one in wanted:  # the other failure stays until it is asked for
+            found: list[Failure] = []
 
-            def there(one: object = one, told: list[Failure] = told) -> bool:
-                told.extend(driver.failures(lambda payload: bool(json.loads(payload) == one)))
-                return bool(told)
+            def there(one: object = one, found: list[Failure] = found) -> bool:
+                found.extend(driver.failures(lambda payload: bool(json.loads(payload) == one)))
+                return bool(found)
 
             eventually("the death", self.harness.starts_s, there)
-            assert len(told) == 1
-            assert told[0].nonce
-            assert told[0].reason
+            assert len(found) == 1
+            assert found[0].nonce
+            assert found[0].reason
         assert not driver.failures(lambda payload: json.loads(payload) in wanted)
 
     def test_more_than_may_run_at_once(self, deployed: Deployed, key: str) -> None:
-        """More than ``concurrency`` at once must give THROTTLED, at once or from ``Launch.poll``."""
+        """A launch while ``concurrency`` functions run must give THROTTLED, from ``invoke`` or from ``Launch.poll``."""
         if self.harness.few is None:
-            pytest.skip("the harness cannot make this platform run only a few functions at once (Harness.few)")
+            pytest.skip("the harness cannot limit this platform to a few functions at once (Harness.few)")
         provisioner = deployed.provider.provisioner({**deployed.settings, **self.harness.few})
         app = new_app()
         try:
@@ -177,7 +177,7 @@ class InvokeCases(DriverCases):
             provisioner.destroy(app)
 
     def test_limits_have_a_source(self, driver: InvokeDriver) -> None:
-        """Limits are data, with where and when they were read."""
+        """The driver's ``limits`` name their source and its date."""
         assert isinstance(driver, InvokeDriver)
         assert driver.limits.source
         assert driver.limits.as_of
@@ -185,11 +185,11 @@ class InvokeCases(DriverCases):
 
 
 def _codes(driver: InvokeDriver, function: str, probes: Probes, key: str) -> Iterator[Code | None]:
-    """What becomes of one launch: the code that it was refused with, or what its poll says, for ever."""
+    """The code of one launch, without end: of its refusal, or each time from its poll."""
     try:
         launch = driver.invoke(function, probes.payload(key, sleep_s=LONG_S))
     except Exception as error:
         while True:
             yield driver.classify(error)
     while True:
-        yield probes.heard(launch)
+        yield probes.failure(launch)

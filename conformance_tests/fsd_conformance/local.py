@@ -1,4 +1,4 @@
-"""This machine under test: the whole of what a provider has to write."""
+"""The harness of the local provider. It is an example for other providers: it defines all that a harness needs."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class LocalHarness(Harness):
         return PROVIDER
 
     def settings(self, folder: Path) -> Mapping[str, object]:
-        """Apps below the session's folder."""
+        """Apps below the suite's folder, with a short lease."""
         return {"root": str(folder), "lease_s": 1.0}
 
     def finds(self, kind: Kind, native: Any, resources: Resources, what: str) -> bool:
-        """Folders, and the host's process."""
+        """Looks for folders, and for the host's process."""
         match kind:
             case "messages":
                 return Path(native, "0", "new").is_dir()
@@ -45,7 +45,7 @@ class LocalHarness(Harness):
 
     @contextlib.contextmanager
     def refusing(self, resources: Resources) -> Iterator[tuple[MessageDriver, threading.Event]]:
-        """This machine has no file left to open for a publish, and something else stands where an ack looks for a delivery."""
+        """A publish fails because no file descriptor is free; an ack fails because a folder has the name of the delivery's file."""
         refuse = threading.Event()
         with contextlib.closing(self.provider().messages(resources, 0)) as driver:
             yield _Refusing(driver, refuse), refuse

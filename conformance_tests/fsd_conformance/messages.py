@@ -21,8 +21,8 @@ from fsd_conformance.traffic import (
     receive_one,
     receive_some,
     refused_entries,
+    rejected_entries,
     sent_none,
-    told_entries,
 )
 from fsd_core.driver import Code, Message, MessageDriver
 
@@ -32,27 +32,27 @@ OVER = {Code.TOO_LARGE, Code.INVALID}
 
 
 class DeliveryCases(DriverCases):
-    """What must hold in the end, whatever single calls do: requests are repeated as core repeats them."""
+    """The contract over several calls: requests are repeated like fsd_core repeats them."""
 
     kind = "messages"
 
     def wrap(self, driver: MessageDriver) -> MessageDriver:
-        """A driver around the provider's, for groups that test a wrapper."""
+        """Wrap the provider's driver, in groups that test a wrapper."""
         return driver
 
     def open(self, deployed: Deployed, slot: int) -> MessageDriver:
-        """A driver of its own for one slot."""
+        """A new driver for one slot."""
         return self.wrap(deployed.provider.messages(deployed.resources, slot))
 
     @pytest.fixture
     def driver(self, deployed: Deployed) -> Iterator[MessageDriver]:
-        """The queues of slot 0."""
+        """A driver of slot 0."""
         driver = self.open(deployed, 0)
         yield driver
         driver.close()
 
     def test_native_is_there(self, deployed: Deployed, driver: MessageDriver) -> None:
-        """The way out is the SDK's own client, which finds the app's queues."""
+        """`native` is the SDK's own client, which finds the app's queues."""
         self.find_by_native(driver, deployed.resources)
 
     def test_arrives_at_its_rank_only(self, deployed: Deployed, driver: MessageDriver) -> None:
@@ -69,13 +69,13 @@ class DeliveryCases(DriverCases):
         other.close()
 
     def test_everything_arrives(self, driver: MessageDriver) -> None:
-        """More messages than one publish, receive or ack takes all arrive, their bodies as they were."""
+        """More messages than fit in one publish, one receive and one ack all arrive, with unchanged bodies."""
         bodies = [new_body(f"{number} {'x' * number}") for number in range(3 * driver.limits.batch_messages if _small(driver) else 50)]
         publish_all(driver, [Message(1, body) for body in bodies])
         collect(driver, 1, bodies)
 
     def test_bodies_survive(self, driver: MessageDriver) -> None:
-        """Any bytes pass through a binary service, any printable ASCII through a text service; down to one byte."""
+        """A binary service carries any bytes, a text service any printable ASCII; also a body of one byte."""
         whole = bytes(range(256)) if driver.limits.body == "binary" else string.printable[:95].encode()
         noise = random.Random(7).choices(whole, k=4096)
         bodies = [new_body("") + whole, whole[::-1] + new_body(""), bytes(noise) + new_body(""), whole * 4 + new_body("")]
@@ -85,7 +85,7 @@ class DeliveryCases(DriverCases):
         collect(driver, 1, [b"1"])
 
     def test_threads_lose_nothing(self, driver: MessageDriver) -> None:
-        """Drivers must be safe to call from several threads: four publish while three receive."""
+        """Drivers must be safe to call from several threads: four threads publish while three threads receive."""
         bodies = [[new_body(f"{publisher}-{number}") for number in range(24)] for publisher in range(4)]
         missing = {body for each in bodies for body in each}
         retry = new_retry(patience(driver))
@@ -117,7 +117,7 @@ class DeliveryCases(DriverCases):
 
 
 class MessageCases(DeliveryCases):
-    """What one call must do."""
+    """The contract of single calls."""
 
     def test_not_again_before_its_lease_ended(self, driver: MessageDriver) -> None:
         """A delivered message must not be delivered again before ``lease_s`` passed."""
@@ -140,7 +140,7 @@ class MessageCases(DeliveryCases):
             before = time.monotonic()
             delivery = receive_one(driver, 0, body, lease / 4)
             assert not driver.ack(0, [delivery.token])
-            if time.monotonic() - before < lease / 2:  # else this machine was too slow to know that the lease held
+            if time.monotonic() - before < lease / 2:  # else this machine was too slow: the lease may have ended
                 break
         else:
             pytest.skip(f"no message was delivered and acknowledged within half of its lease of {lease:g} s")
@@ -149,10 +149,10 @@ class MessageCases(DeliveryCases):
             assert body not in [each.body for each in receive_some(driver, 0, min(0.5, lease))]
 
     def test_receive_returns_when_one_is_there(self, driver: MessageDriver) -> None:
-        """``receive`` must return as soon as one message is there."""
+        """``receive`` must return as soon as one message has arrived."""
         wait = min(20.0, driver.limits.wait_s)
         with ThreadPoolExecutor(1) as pool:
-            for _ in range(5):  # what an earlier case left may end a wait before ours
+            for _ in range(5):  # a message of an earlier case may end the wait
                 drain(driver, 1)
                 body, before = new_body("wake"), time.monotonic()
                 blocked = pool.submit(driver.receive, 1, driver.limits.receive_messages, wait)
@@ -167,7 +167,7 @@ class MessageCases(DeliveryCases):
         pytest.fail(f"a receive of {wait:g} s did not return what was published 0.3 s after it began, five times")
 
     def test_receive_is_empty_after_its_wait(self, driver: MessageDriver) -> None:
-        """``receive`` must return an empty sequence after ``wait_s`` if no message is there, and not before."""
+        """``receive`` must return an empty sequence after ``wait_s`` seconds, and not earlier, if no message is waiting."""
         for _ in range(5):  # a machine that stops for a while makes a wait longer, but not each
             took = drain(driver, 2, wait_s=1.0)
             assert took >= 0.9
@@ -176,7 +176,7 @@ class MessageCases(DeliveryCases):
         pytest.fail(f"a receive of 1 s took {took:.1f} s, and each of four before it more than 5 s")
 
     def test_receive_keeps_to_its_limit(self, driver: MessageDriver) -> None:
-        """Up to ``limit`` messages come, and no more."""
+        """``receive`` returns at most ``limit`` messages."""
         bodies = [new_body(f"limit {number}") for number in range(6)]
         publish_all(driver, [Message(2, body) for body in bodies])
         missing, retry = set(bodies), new_retry(patience(driver))
@@ -188,19 +188,19 @@ class MessageCases(DeliveryCases):
             missing.difference_update(delivery.body for delivery in deliveries)
 
     def test_publish_takes_a_full_batch(self, driver: MessageDriver) -> None:
-        """``batch_messages`` entries are taken at once, and their tokens acknowledged at once."""
+        """One publish takes ``batch_messages`` entries, and one ack takes their tokens."""
         count = driver.limits.batch_messages
         bodies = [new_body(str(number)) for number in range(count)]
-        for index in told_entries(driver.publish([Message(0, body) for body in bodies]), count):
+        for index in rejected_entries(driver.publish([Message(0, body) for body in bodies]), count):
             publish_all(driver, [Message(0, bodies[index])])
         got: dict[bytes, object] = {}
         retry = new_retry(patience(driver))
         while set(bodies) - got.keys():
             assert time.time() < retry.deadline
             got |= {each.body: each.token for each in receive_some(driver, 0, 1.0)}
-        told_entries(driver.ack(0, [got[body] for body in bodies]), count)
+        rejected_entries(driver.ack(0, [got[body] for body in bodies]), count)
 
-    def test_what_is_refused_is_told(self, deployed: Deployed) -> None:
+    def test_refused_entries_are_reported(self, deployed: Deployed) -> None:
         """``publish`` and ``ack`` must return one `Rejected` for each refused entry; the others took effect."""
         with self.harness.refusing(deployed.resources) as found:
             if found is None:
@@ -208,8 +208,8 @@ class MessageCases(DeliveryCases):
             driver, refuse = self.wrap(found[0]), found[1]
             _needs_short_lease(self, driver)
             bodies = [new_body(f"refused {number}") for number in range(4)]
-            told, _ = refused_entries(driver, refuse, lambda: driver.publish([Message(1, body) for body in bodies]))
-            taken, last = {body for number, body in enumerate(bodies) if number not in told}, new_body("last")
+            refused_ones, _ = refused_entries(driver, refuse, lambda: driver.publish([Message(1, body) for body in bodies]))
+            taken, last = {body for number, body in enumerate(bodies) if number not in refused_ones}, new_body("last")
             publish_all(driver, [Message(1, last)])
             got = collect(driver, 1, [*taken, last])
             got.update(each.body for each in receive_some(driver, 1, 0.5))
@@ -221,27 +221,27 @@ class MessageCases(DeliveryCases):
                 while not tokens.keys() >= set(bodies):
                     assert time.monotonic() < before + patience(driver)
                     tokens |= {each.body: each.token for each in receive_some(driver, 1, 1.0)}
-                told, whole = refused_entries(driver, refuse, lambda: driver.ack(1, [tokens[body] for body in bodies]))  # noqa: B023
+                refused_ones, whole = refused_entries(driver, refuse, lambda: driver.ack(1, [tokens[body] for body in bodies]))  # noqa: B023
                 if time.monotonic() - before < driver.limits.lease_s / 2:  # else a lease may have ended first
                     break
             else:
                 pytest.skip(f"no messages were delivered and acknowledged within half of their lease of {driver.limits.lease_s:g} s")
-            left = {bodies[number] for number in told}
+            left = {bodies[number] for number in refused_ones}
             again = collect(driver, 1, [] if whole else [*left])
-            while not again.keys() & left:  # of a request that was refused some part may have had its effect
+            while not again.keys() & left:  # the service may have carried out a part of a refused request
                 assert time.monotonic() < before + patience(driver)
                 again += collect(driver, 1, [])
             again.update(each.body for each in receive_some(driver, 1, driver.limits.lease_s / 2))
             assert again.keys() & set(bodies) <= left
 
     def test_publish_refuses_one_more(self, driver: MessageDriver) -> None:
-        """Over ``batch_messages``: must raise, and nothing is sent."""
+        """A publish of more than ``batch_messages`` entries must raise and send nothing."""
         bodies = [new_body(str(number)) for number in range(driver.limits.batch_messages + 1)]
         refused(driver, OVER, lambda: driver.publish([Message(0, body) for body in bodies]))
         sent_none(driver, 0, bodies)
 
     def test_message_of_the_largest_size(self, driver: MessageDriver) -> None:
-        """A body of ``message_bytes`` is taken; one byte more must raise."""
+        """A body of ``message_bytes`` is accepted; one byte more must raise."""
         size = driver.limits.message_bytes
         body = new_body("largest", size)
         publish_all(driver, [Message(0, body)])
@@ -249,11 +249,11 @@ class MessageCases(DeliveryCases):
         refused(driver, OVER, lambda: driver.publish([Message(0, new_body("larger", size + 1))]))
 
     def test_batch_of_the_largest_size(self, driver: MessageDriver) -> None:
-        """Bodies and overhead of ``batch_bytes`` are taken; one byte more must raise, and nothing is sent."""
+        """A publish whose bodies and overhead take ``batch_bytes`` is accepted; with one byte more it must raise and send nothing."""
         limits = driver.limits
         count = -(-(limits.batch_bytes + 1) // (limits.message_bytes + limits.overhead_bytes))
         if count > limits.batch_messages:
-            pytest.skip("as many of the largest messages as a publish takes are within its bytes")
+            pytest.skip("batch_messages messages of the largest size are within batch_bytes")
         room = limits.batch_bytes - count * limits.overhead_bytes
         sizes = [room // count] * (count - 1) + [room - room // count * (count - 1)]
         bodies = [new_body(str(number), size) for number, size in enumerate(sizes)]
@@ -265,7 +265,7 @@ class MessageCases(DeliveryCases):
         sent_none(driver, 0, more)
 
     def test_ack_twice_is_harmless(self, driver: MessageDriver) -> None:
-        """An ack of a token that is no longer valid must be harmless: acknowledged already."""
+        """A second ack of the same token must have no effect and raise nothing."""
         first, second = new_body("first"), new_body("second")
         publish_all(driver, [Message(0, first)])
         token = receive_one(driver, 0, first).token
@@ -275,7 +275,7 @@ class MessageCases(DeliveryCases):
         collect(driver, 0, [second])
 
     def test_ack_after_the_lease_is_harmless(self, driver: MessageDriver) -> None:
-        """An ack of a token that is no longer valid must be harmless: its lease ended, and others are in the queue."""
+        """An ack of a token whose lease has ended must have no effect, also on another message that waits."""
         _needs_short_lease(self, driver)
         first, second = new_body("first"), new_body("second")
         publish_all(driver, [Message(0, first)])
@@ -287,19 +287,22 @@ class MessageCases(DeliveryCases):
         collect(driver, 0, [second])
 
     def test_no_such_queue(self, deployed: Deployed, driver: MessageDriver) -> None:
-        """A queue that was never made is NOT_FOUND, for a rank and for a slot."""
+        """A request to a queue that was never made gives NOT_FOUND: for an unknown rank and for an unknown slot."""
         refused(driver, {Code.NOT_FOUND}, lambda: driver.receive(RANKS + 90, 1, 0.0))
         refused(driver, {Code.NOT_FOUND}, lambda: self.open(deployed, 97).receive(0, 1, 0.0))
 
     def test_route_is_what_one_publish_reaches(self, deployed: Deployed, driver: MessageDriver) -> None:
-        """Ranks of equal route share a publish, those of others do not; a route is hashable and the same for every driver of the slot."""
+        """Messages to several ranks can share a publish if, and only if, the routes of the ranks are equal.
+
+        A route is hashable, and every driver of the slot gives the same one.
+        """
         assert isinstance(driver, MessageDriver)
         routes: dict[object, list[int]] = {}
         for rank in range(RANKS):
             routes.setdefault(driver.route(rank), []).append(rank)
         for ranks in routes.values():
             messages = [Message(rank, new_body(f"route {rank}")) for rank in ranks]
-            for index in told_entries(driver.publish(messages), len(messages)):
+            for index in rejected_entries(driver.publish(messages), len(messages)):
                 publish_all(driver, [messages[index]])
             for message in messages:
                 collect(driver, message.rank, [message.body])
@@ -311,7 +314,7 @@ class MessageCases(DeliveryCases):
         other.close()
 
     def test_limits_have_a_source(self, driver: MessageDriver) -> None:
-        """Limits are data, with where and when they were read."""
+        """The driver's ``limits`` name their source and its date."""
         limits = driver.limits
         assert limits.source
         assert limits.as_of
@@ -326,5 +329,5 @@ def _small(driver: MessageDriver) -> bool:
 
 
 def _needs_short_lease(cases: DriverCases, driver: MessageDriver) -> None:
-    if driver.limits.lease_s > cases.harness.lease_most_s:
-        pytest.skip(f"a lease is {driver.limits.lease_s:g} s long, over the harness's {cases.harness.lease_most_s:g} s")
+    if driver.limits.lease_s > cases.harness.max_lease_s:
+        pytest.skip(f"a lease takes {driver.limits.lease_s:g} s, over the harness's max_lease_s of {cases.harness.max_lease_s:g} s")

@@ -12,26 +12,26 @@ import pytest
 
 from fsd_conformance.base import Deployed, DriverCases, eventually, new_retry, refused
 from fsd_core.driver import Code, ObjectDriver
-from fsd_core.store import Store
+from fsd_core.storage.store import Store
 from fsd_core.wrappers.faults import Faults, FaultyObjects
 
 __all__ = ["ConsistencyCases", "ObjectCases"]
 
 
 class ConsistencyCases(DriverCases):
-    """What must hold in the end, whatever single calls do: requests are repeated as core repeats them."""
+    """The contract over several calls: requests are repeated like fsd_core repeats them."""
 
     kind = "objects"
     key_chars = 512  # the longest key
-    prefix = ""  # of a key, where a wrapper puts one before it
+    prefix = ""  # the prefix that a wrapper adds to keys
 
     def wrap(self, driver: ObjectDriver) -> ObjectDriver:
-        """A driver around the provider's, for groups that test a wrapper."""
+        """Wrap the provider's driver, in groups that test a wrapper."""
         return driver
 
     @pytest.fixture
     def driver(self, deployed: Deployed) -> Iterator[ObjectDriver]:
-        """The app's store."""
+        """A driver of the app's object store."""
         driver = self.wrap(deployed.provider.objects(deployed.resources))
         yield driver
         driver.close()
@@ -43,16 +43,16 @@ class ConsistencyCases(DriverCases):
 
     @pytest.fixture
     def at(self) -> str:
-        """A prefix that no other case writes below."""
+        """A prefix of keys that no other case uses."""
         return f"t/{secrets.token_hex(6)}/"
 
     def test_native_is_there(self, deployed: Deployed, driver: ObjectDriver, store: Store, at: str) -> None:
-        """The way out is the SDK's own client, which finds what a put wrote."""
+        """`native` is the SDK's own client, which finds the object of a put."""
         store.put(f"{at}native", b"native")
         self.find_by_native(driver, deployed.resources, f"{self.prefix}{at}native")
 
     def test_read_after_write(self, deployed: Deployed, store: Store, at: str) -> None:
-        """A get or list that starts after a put returned must see it: also one of another client, also a replacement."""
+        """A get or list that starts after a put returned must see the new object: also another client, also after a replacement."""
         other = Store(self.wrap(deployed.provider.objects(deployed.resources)), store.retry)
         for number in range(5):
             body = secrets.token_bytes(1000 + number)
@@ -66,7 +66,7 @@ class ConsistencyCases(DriverCases):
 
     @pytest.mark.parametrize("size", [0, 1, 70_000, 8 << 20])
     def test_bodies_survive(self, store: Store, at: str, size: int) -> None:
-        """Any bytes, from none to 8 MiB."""
+        """A body of any bytes, from 0 bytes to 8 MiB, comes back unchanged."""
         body = random.Random(size).randbytes(size)
         store.put(f"{at}body", body)
         got = store.get(f"{at}body")
@@ -75,7 +75,7 @@ class ConsistencyCases(DriverCases):
         assert isinstance(got, bytes)
 
     def test_ranges(self, store: Store, at: str) -> None:
-        """``get`` gives the bytes [start, end); what lies past the object's end is left out, so the result may be empty."""
+        """``get`` returns the bytes [start, end) that the object has, so the result may be shorter or empty."""
         body = bytes(range(100))
         store.put(f"{at}body", body)
         store.put(f"{at}empty", b"")
@@ -87,7 +87,7 @@ class ConsistencyCases(DriverCases):
             assert store.get(f"{at}empty", start, end) == b"", (start, end)
 
     def test_missing(self, store: Store, at: str) -> None:
-        """``get`` of a missing key must raise NOT_FOUND: of one that never was, of a folder, of one that is gone, of a range."""
+        """``get`` of a missing key must raise NOT_FOUND, also of a range: a key that never existed, a folder, a deleted key."""
         store.put(f"{at}a/b", b"x")
         store.put(f"{at}gone", b"x")
         store.delete([f"{at}gone"])
@@ -96,7 +96,7 @@ class ConsistencyCases(DriverCases):
                 assert store.find(at + key, start, end) is None, (key, start, end)
 
     def test_one_create_wins(self, store: Store, at: str) -> None:
-        """With ``if_absent``, exactly one of any number of concurrent puts of a key must win; what it wrote stays."""
+        """With ``if_absent``, exactly one of any number of concurrent puts of a key must win; its body stays."""
         for number in range(3):
             _one_of_16_wins(store, f"{at}claim/{number}")
 
@@ -110,7 +110,7 @@ class ConsistencyCases(DriverCases):
             assert store.get(at + name) == name.encode()
 
     def test_list_is_by_prefix(self, store: Store, at: str) -> None:
-        """All keys that start with the prefix, whether it ends at a ``/`` or not, and none besides; none is an empty page."""
+        """``list`` returns exactly the keys that start with the prefix, which may end at any character; none: an empty page."""
         names = ["a", "a/b", "a/bc/d", "ab", "b/a", "ba/a"]
         for name in names:
             store.put(at + name, b"")
@@ -118,7 +118,7 @@ class ConsistencyCases(DriverCases):
             assert list(store.keys(at + prefix)) == sorted(at + name for name in names if name.startswith(prefix)), prefix
 
     def test_delete(self, store: Store, at: str) -> None:
-        """``delete`` removes what it names and nothing else, and of a missing key must succeed."""
+        """``delete`` removes the named keys and no others, and succeeds for a missing key."""
         for name in ("a", "a/b", "ab", "c/d"):
             store.put(at + name, b"x")
         store.delete([f"{at}a", f"{at}never", f"{at}c/d", f"{at}c"])
@@ -129,7 +129,7 @@ class ConsistencyCases(DriverCases):
         assert store.get(f"{at}a") == b"again"
 
     def test_keys_of_any_kind(self, store: Store, at: str) -> None:
-        """Keys up to 512 characters, in segments or in one; punctuation is no path and no escape."""
+        """Keys may have 512 characters, in one segment or several; punctuation has no special meaning."""
         longest = self.key_chars - len(at)
         names = [
             "s" * longest,
@@ -152,7 +152,7 @@ class ConsistencyCases(DriverCases):
         assert list(store.keys(at)) == sorted(at + name for name in names)
 
     def test_whole_or_none(self, store: Store, at: str) -> None:
-        """A reader must see a whole object or none, while it is replaced and deleted."""
+        """While an object is replaced and deleted, a reader must see a whole object or NOT_FOUND."""
         key, done, seen = f"{at}torn", threading.Event(), list[int]()
 
         def read() -> None:
@@ -181,7 +181,7 @@ class ConsistencyCases(DriverCases):
                 reader.result()
 
     def test_threads_lose_nothing(self, store: Store, at: str) -> None:
-        """Drivers must be safe to call from several threads: eight write, read, list and delete in one folder."""
+        """Drivers must be safe to call from several threads: eight threads write, read, list and delete in one folder."""
 
         def work(rank: int) -> None:
             for number in range(6):
@@ -198,15 +198,15 @@ class ConsistencyCases(DriverCases):
 
 
 class ObjectCases(ConsistencyCases):
-    """What one call must do."""
+    """The contract of single calls."""
 
     def test_get_of_a_missing_key(self, driver: ObjectDriver, at: str) -> None:
-        """``get`` of a missing key must raise `Code.NOT_FOUND`, the service's own error."""
+        """``get`` of a missing key must raise the service's own error, classified as NOT_FOUND."""
         refused(driver, {Code.NOT_FOUND}, lambda: driver.get(f"{at}never"))
         refused(driver, {Code.NOT_FOUND}, lambda: driver.get(f"{at}never", 0, 10))
 
     def test_create_of_what_is_there(self, driver: ObjectDriver, at: str) -> None:
-        """The losers of a create must raise `Code.ALREADY_EXISTS`; the object stays as it is."""
+        """A put with ``if_absent`` of an existing key must give `Code.ALREADY_EXISTS`; the object does not change."""
         driver.put(f"{at}key", b"first", if_absent=True)
         refused(driver, {Code.ALREADY_EXISTS}, lambda: driver.put(f"{at}key", b"second", if_absent=True))
         assert driver.get(f"{at}key") == b"first"
@@ -217,14 +217,14 @@ class ObjectCases(ConsistencyCases):
         assert driver.get(f"{at}key") == b"fourth"
 
     def test_one_create_wins_over_conflicts(self, deployed: Deployed, at: str) -> None:
-        """Exactly one wins though replies are lost and the store says of some creates that another is under way, try again."""
+        """Exactly one create wins although replies are lost, and the store answers some creates with "another runs: try again"."""
         with self.harness.conflicting(deployed.resources) as driver:
             losing = FaultyObjects(self.wrap(driver), Faults(lost_reply=0.3, seed=1), 0)
             for number in range(3):
                 _one_of_16_wins(Store(losing, new_retry()), f"{at}claim/{number}")
 
     def test_buffers(self, driver: ObjectDriver, at: str) -> None:
-        """A body is any of bytes, bytearray and memoryview, whatever the view's item size."""
+        """A body may be bytes, bytearray or a memoryview of any item size."""
         whole = bytearray(b"0123456789abcdef")
         view = memoryview(whole)
         bodies: list[bytes | bytearray | memoryview] = [bytes(whole), whole, view, view[4:8], view.cast("I")]
@@ -235,7 +235,7 @@ class ObjectCases(ConsistencyCases):
     def test_list_over_pages(self, driver: ObjectDriver, at: str) -> None:
         """``list`` must return each key once over any number of pages, none with more than ``page_keys``."""
         if driver.limits.page_keys > 1000:
-            pytest.skip(f"a page takes {driver.limits.page_keys} keys")
+            pytest.skip(f"a page holds {driver.limits.page_keys} keys: too many for a test")
         names = [f"{at}{number % 7}/{number:05d}" for number in range(driver.limits.page_keys + 30)]
         store = Store(driver, new_retry())
         with ThreadPoolExecutor(8) as pool:
@@ -250,12 +250,12 @@ class ObjectCases(ConsistencyCases):
         assert list(driver.list(at).keys) == []
 
     def test_list_of_nothing(self, driver: ObjectDriver, at: str) -> None:
-        """A prefix without keys is one empty page."""
+        """``list`` of a prefix without keys returns one empty page."""
         page = driver.list(f"{at}nothing/")
         assert (list(page.keys), page.next) == ([], None)
 
     def test_delete_takes_a_full_batch(self, driver: ObjectDriver, at: str) -> None:
-        """``delete`` takes ``delete_keys`` keys at once, missing ones too, and refuses none of them."""
+        """One ``delete`` takes ``delete_keys`` keys, also missing ones, and refuses none."""
         keys = [f"{at}{number:05d}" for number in range(driver.limits.delete_keys)]
         for key in keys[:: max(1, len(keys) // 5)]:
             driver.put(key, b"x")
@@ -263,7 +263,7 @@ class ObjectCases(ConsistencyCases):
         assert list(driver.list(at).keys) == []
 
     def test_limits_have_a_source(self, driver: ObjectDriver) -> None:
-        """Limits are data, with where and when they were read."""
+        """The driver's ``limits`` name their source and its date."""
         limits = driver.limits
         assert isinstance(driver, ObjectDriver)
         assert limits.source
@@ -274,7 +274,7 @@ class ObjectCases(ConsistencyCases):
 
 
 def _one_of_16_wins(store: Store, key: str) -> None:
-    """Assert that of 16 concurrent creates one wins, and that what it wrote is there."""
+    """Assert that exactly one of 16 concurrent creates wins, and that its body is stored."""
     ready = threading.Barrier(16)
 
     def claim(rank: int) -> bytes | None:

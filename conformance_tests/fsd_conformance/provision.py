@@ -16,7 +16,7 @@ import pytest
 from fsd_conformance.base import Cases, Deployed, Driver, eventually, new_app, new_retry
 from fsd_core.driver import Code, Message, Resources
 from fsd_core.errors import InputError
-from fsd_core.store import Store
+from fsd_core.storage.store import Store
 
 __all__ = ["ProvisionCases"]
 
@@ -31,17 +31,17 @@ print(*sorted(new - set(sys.stdlib_module_names) - {{{package!r}, "fsd_core"}}))
 
 
 class ProvisionCases(Cases):
-    """Both ways idempotent; everything carries the app's name."""
+    """``ensure`` and ``destroy`` are idempotent, and every resource carries the app's name."""
 
     @pytest.fixture
     def app(self, deployed: Deployed) -> Iterator[str]:
-        """The name of an app that is gone after the case."""
+        """The name of a new app, which is destroyed after the case."""
         app = new_app()
         yield app
         deployed.provisioner.destroy(app)
 
     def test_ensure_twice(self, deployed: Deployed, app: str) -> None:
-        """A second ensure changes nothing: same names, and what was stored and sent is still there. Names are text."""
+        """A second ``ensure`` changes nothing: names, objects and messages remain. The values of ``names`` are strings."""
         first = deployed.provisioner.ensure(app, 2, 1)
         store, body = _store(deployed, first), secrets.token_bytes(20).hex().encode()
         store.put("kept", body)
@@ -55,7 +55,7 @@ class ProvisionCases(Cases):
         _arrives(deployed, again, 0, 1, body)
 
     def test_ensure_grows(self, deployed: Deployed, app: str) -> None:
-        """More ranks and slots come to what is there; fewer remove nothing."""
+        """A larger ensure adds ranks and slots; a smaller one removes nothing."""
         small = deployed.provisioner.ensure(app, 1, 1)
         _store(deployed, small).put("kept", b"x")
         _send(deployed, small, 0, 0, b"sent before")
@@ -68,7 +68,10 @@ class ProvisionCases(Cases):
         assert _store(deployed, large).get("kept") == b"x"
 
     def test_destroy(self, deployed: Deployed, app: str) -> None:
-        """Destroy says what it removed, and then it is gone: NOT_FOUND. Again, it removes nothing. The app can be made anew, empty."""
+        """``destroy`` returns what it removed; later requests give NOT_FOUND; a second ``destroy`` removes nothing.
+
+        A new app of the same name is empty.
+        """
         resources = deployed.provisioner.ensure(app, 1, 1)
         messages, objects = deployed.provider.messages(resources, 0), deployed.provider.objects(resources)
         Store(objects, new_retry()).put("left/over", b"x")
@@ -92,11 +95,11 @@ class ProvisionCases(Cases):
         driver.close()
 
     def test_destroy_of_nothing(self, deployed: Deployed) -> None:
-        """An app that never was is destroyed without an error, and nothing was removed."""
+        """Destroy of an app that never existed removes nothing, without an error."""
         assert not deployed.provisioner.destroy(new_app())
 
     def test_apps_are_apart(self, deployed: Deployed, app: str) -> None:
-        """What one app stores and sends, no other sees; destroying one leaves the other."""
+        """An app sees no objects or messages of another; destroy of one leaves the other unchanged."""
         other = new_app()
         mine, theirs = deployed.provisioner.ensure(app, 1, 1), deployed.provisioner.ensure(other, 1, 1)
         try:
@@ -112,23 +115,23 @@ class ProvisionCases(Cases):
         assert _arrives(deployed, mine, 0, 0, b"mine") == {b"mine"}
 
     def test_import_is_light(self) -> None:
-        """Importing a provider's package must import no SDK: nothing but the standard library and fsd_core."""
+        """Importing a provider's package must import only the standard library and fsd_core, and no SDK."""
         package = type(self.harness.provider()).__module__.partition(".")[0]
         done = subprocess.run([sys.executable, "-c", _IMPORT.format(package=package)], capture_output=True, text=True, check=True)
         assert done.stdout.split() == []
 
     def test_attach_needs_a_function(self, deployed: Deployed) -> None:
-        """A process that is no function of the app learns nothing from its environment: attach raises."""
+        """``attach`` raises `InputError` in a process that is not a function of the app."""
         with pytest.raises(Exception, match=deployed.app):
             deployed.provider.attach(deployed.app)
 
-    def test_where_it_leads(self, deployed: Deployed) -> None:
-        """``stand_in`` is an emulator's host, or host and port, and nothing else that its address has; `None` of the cloud itself."""
+    def test_stand_in_is_a_host(self, deployed: Deployed) -> None:
+        """``stand_in`` is an emulator's host, or host and port, without the rest of its address; None for the cloud itself."""
         where = deployed.provider.stand_in()
         assert where is None or re.fullmatch(r"[\w.:-]+", where)
 
     def test_ranks_are_admitted(self, deployed: Deployed) -> None:
-        """As many workers as an app was made for are admitted, and one; whoever refuses more says so in a line."""
+        """``admit`` accepts one worker, and as many workers as the app has ranks; it refuses with an error of one line."""
         for workers in (deployed.resources.ranks, 1):
             deployed.provider.admit(deployed.resources, workers)
         refused = []
@@ -139,11 +142,11 @@ class ProvisionCases(Cases):
         assert not any("\n" in line for line in refused)
 
     def test_no_driver_retries(self) -> None:
-        """A method must raise the SDK's own error and must not retry: a service that answers 503 is asked once, and is UNAVAILABLE."""
+        """A method must raise the SDK's own error and must not retry: a service that answers 503 gets one request."""
         with _broken() as (url, asked):
             messages, objects = self.harness.messages_at(url), self.harness.objects_at(url)
             if messages is None and objects is None:
-                pytest.skip("the harness has no service at an address of ours (Harness.messages_at, objects_at)")
+                pytest.skip("the harness has no driver for a given address (Harness.messages_at, objects_at)")
             if messages is not None:
                 assert _code(messages, lambda: messages.receive(0, 1, 0.0)) in (Code.UNAVAILABLE, Code.THROTTLED)
                 assert len(asked) == 1
@@ -155,7 +158,7 @@ class ProvisionCases(Cases):
                 objects.close()
 
     def test_gaps_say_why(self) -> None:
-        """Every declared gap names its reason with a link, so that a skipped case is a decision."""
+        """The harness gives for each gap (a case that it skips) a reason with a link."""
         for case, reason in self.harness.gaps.items():
             assert case.startswith("test_"), case
             assert "://" in reason, f"{case}: {reason!r} has no link"
@@ -172,7 +175,7 @@ def _send(deployed: Deployed, resources: Resources, slot: int, rank: int, body: 
 
 
 def _arrives(deployed: Deployed, resources: Resources, slot: int, rank: int, body: bytes) -> set[bytes]:
-    """Wait for ``body`` and acknowledge it; all bodies that came."""
+    """Wait for ``body`` and acknowledge it; returns all bodies that came."""
     driver, got, retry = deployed.provider.messages(resources, slot), set[bytes](), new_retry()
 
     def there() -> bool:
@@ -188,7 +191,7 @@ def _arrives(deployed: Deployed, resources: Resources, slot: int, rank: int, bod
 
 
 def _code(driver: Driver, request: Callable[[], object]) -> Code | None:
-    """The code that a request raises, or None."""
+    """The code of the error that a request raises, or None."""
     try:
         request()
     except Exception as error:
@@ -202,7 +205,7 @@ def _gone(driver: Driver, request: Callable[[], object]) -> None:
 
 @contextmanager
 def _broken() -> Iterator[tuple[str, list[str]]]:
-    """A service that answers 503 to all: its address, and a list of what it was asked."""
+    """A service that answers every request with 503: its address, and the list of requests."""
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):

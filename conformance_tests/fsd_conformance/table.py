@@ -1,4 +1,4 @@
-"""The suite as a command: which cases a provider passes."""
+"""The suite as a command: runs all cases for one provider."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fsd_conformance.emulators import names
 from fsd_conformance.harness import Harness
 from fsd_core.driver import Provider
 from fsd_core.errors import InputError
-from fsd_core.providers import find
+from fsd_core.providers.registry import find
 
 __all__ = ["cases", "harness_of", "run"]
 
@@ -39,7 +39,7 @@ globals().update(cases(harness_of({provider!r}, {settings!r}, {live!r}, {emulato
 
 
 def cases(harness: Harness) -> dict[str, type]:
-    """Every group of cases for one harness, by names that pytest collects: ``globals().update(cases(Mine()))``."""
+    """A class for each group of cases, under a name that pytest collects. Use: ``globals().update(cases(Mine()))``."""
     import fsd_conformance
 
     groups = {name: getattr(fsd_conformance, name) for name in _GROUPS}
@@ -47,7 +47,7 @@ def cases(harness: Harness) -> dict[str, type]:
 
 
 class _Account(Harness):
-    """A provider as it is configured: what runs, runs on the user's account."""
+    """A provider as it is configured: the suite runs on the user's account."""
 
     def __init__(self, provider: Provider, settings: Mapping[str, object]) -> None:
         self.name = provider.name
@@ -62,7 +62,9 @@ class _Account(Harness):
 
 
 def harness_of(provider: str, settings: Mapping[str, object], live: bool, emulator: str | None = None) -> Harness:
-    """The harness of a provider by name. `InputError`: no such provider, or one that has nothing to run on but an account."""
+    """The harness of a provider by name. Raises `InputError` for an unknown provider, and for a provider without an emulator unless
+    ``live`` is set.
+    """
     if live:
         return _Account(find(provider), settings)
     if provider == "local":
@@ -70,7 +72,7 @@ def harness_of(provider: str, settings: Mapping[str, object], live: bool, emulat
 
         return LocalHarness()
     if not names(provider):
-        raise InputError(f"provider {find(provider).name!r}: has no emulator here; --live runs the suite on your account")
+        raise InputError(f"provider {find(provider).name!r}: has no emulator: expected --live, which runs the suite on your account")
     chosen = find_emulator(provider, emulator)
     chosen.install(lambda line: print(line, file=sys.stderr))
     harness: Harness = importlib.import_module(f"fsd_conformance.{provider}").HARNESSES[chosen.name]()
@@ -84,23 +86,23 @@ def run(
     emulator: str | None = None,
     only: str | None = None,
 ) -> int:
-    """Run the suite, a line a case on standard error; ``only``: the cases that pytest's -k chooses by it.
+    """Run the suite, with a line for each case on standard error. ``only``: an expression for pytest's -k.
 
-    0: the provider conforms; 1: a case failed; `InputError`: it cannot be run.
+    Returns 0 where all cases pass, 1 where one fails. Raises `InputError` where the suite cannot run.
     """
     if importlib.util.find_spec("pytest") is None:
-        raise InputError("pytest is not installed: the suite needs it, and comes with fsd-inference[test]")
+        raise InputError("pytest is not installed, and the suite needs it: install fsd-inference[test]")
     import pytest
 
     chosen = dict(settings or {})
-    harness_of(provider, chosen, live, emulator)  # refused here, not inside pytest
+    harness_of(provider, chosen, live, emulator)  # raises here, not inside pytest
     with tempfile.TemporaryDirectory(prefix="fsd-conformance-") as folder:
         file = Path(folder, f"test_{provider}.py")
         file.write_text(_FILE.format(provider=provider, settings=chosen, live=live, emulator=emulator))
-        Path(folder, "pytest.ini").write_text("[pytest]\n")  # not the one of a project that the user stands in
+        Path(folder, "pytest.ini").write_text("[pytest]\n")  # not the configuration in the user's folder
         arguments = [str(file), f"--rootdir={folder}", "-c", f"{folder}/pytest.ini", "-v", "-rs", "--no-header", "-p", "no:cacheprovider"]
         with contextlib.redirect_stdout(sys.stderr):
             code = pytest.main([*arguments, *(["-k", only] if only else [])])
     if only and code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
-        raise InputError(f"-k {only!r}: chooses no case, or is no expression")
+        raise InputError(f"-k {only!r}: selects no case: expected an expression of pytest's -k")
     return 0 if code == pytest.ExitCode.OK else 1

@@ -1,4 +1,4 @@
-"""What the cases of messages do to a driver: send all, receive what is due, see what a request refused."""
+"""Helpers of the message cases: they send all messages, receive until the expected messages came, and check refusals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from fsd_conformance.base import new_retry
 from fsd_core.driver import Code, Delivery, Message, MessageDriver, Rejected
-from fsd_core.retry import TRANSIENT
+from fsd_core.storage.retry import TRANSIENT
 
 __all__ = [
     "ack_all",
@@ -25,87 +25,91 @@ __all__ = [
     "receive_some",
     "receive_until",
     "refused_entries",
+    "rejected_entries",
     "sent_none",
-    "told_entries",
 ]
 
 
-def told_entries(told: Sequence[Rejected], count: int) -> list[int]:
-    """The entries of a request of ``count`` that were refused: each once, and not all where nothing is wrong."""
-    numbers = [each.index for each in told]
+def rejected_entries(rejected: Sequence[Rejected], count: int) -> list[int]:
+    """The numbers of the refused entries in a request of ``count``. Asserts that each number occurs once, and that not all entries were
+    refused.
+    """
+    numbers = [each.index for each in rejected]
     assert sorted(set(numbers)) == sorted(numbers)
     assert set(numbers) <= set(range(count))
-    assert len(numbers) < count, f"all {count} entries were refused: {told[0]}"
+    assert len(numbers) < count, f"all {count} entries were refused: {rejected[0]}"
     return numbers
 
 
 def refused_entries(driver: MessageDriver, refuse: threading.Event, request: Callable[[], Sequence[Rejected]]) -> tuple[set[int], bool]:
-    """Which entries of a request of four the driver says are refused while the service refuses some, and whether it raised."""
+    """Make a request of four entries while the service refuses some: the refused entries, by the driver, and whether it raised."""
     refuse.set()
-    code, told = None, list[Rejected]()
+    code, rejected = None, list[Rejected]()
     try:
-        told += request()
+        rejected += request()
     except Exception as error:
         code = driver.classify(error)
     refuse.clear()
     if code is not None:
-        assert code in {*TRANSIENT, Code.TOO_LARGE}  # this machine has no room, which is its answer, see `fsd_local.errors`
+        assert code in {*TRANSIENT, Code.TOO_LARGE}  # a full disk is TOO_LARGE, see `fsd_local.errors`
         return {0, 1, 2, 3}, True
-    assert told, "the service refused entries, and the driver names none"
-    return set(told_entries(told, 4)), False
+    assert rejected, "the service refused entries, and the driver names none"
+    return set(rejected_entries(rejected, 4)), False
 
 
 def new_body(label: str, size: int | None = None) -> bytes:
-    """An ASCII body that no other has, of ``size`` bytes if given."""
+    """A new, unique ASCII body, of ``size`` bytes if given."""
     body = f"{secrets.token_hex(8)} {label} ".encode()
     return body if size is None else body[:size].ljust(size, b".")
 
 
 def publish_all(driver: MessageDriver, messages: Sequence[Message]) -> None:
-    """Send all, packed by route, count and bytes as core does, until none is refused."""
+    """Send all messages, packed by route, count and bytes like fsd_core packs them; repeat refused ones until none is refused."""
     limits, retry = driver.limits, new_retry()
     by_route: dict[object, list[Message]] = {}
     for message in messages:
         by_route.setdefault(driver.route(message.rank), []).append(message)
-    for left in by_route.values():
-        while left:
+    for unsent in by_route.values():
+        while unsent:
             count, size = 0, 0
-            while count < min(len(left), limits.batch_messages):
-                size += len(left[count].body) + limits.overhead_bytes
+            while count < min(len(unsent), limits.batch_messages):
+                size += len(unsent[count].body) + limits.overhead_bytes
                 if count and size > limits.batch_bytes:
                     break
                 count += 1
-            retry.entries(driver, "publish", left[:count], driver.publish)
-            del left[:count]
+            retry.entries(driver, "publish", unsent[:count], driver.publish)
+            del unsent[:count]
 
 
 def receive_some(driver: MessageDriver, rank: int, wait_s: float) -> Sequence[Delivery]:
-    """One receive, again while it fails for a passing reason."""
+    """One receive, repeated while its error is transient."""
     wait = min(wait_s, driver.limits.wait_s)
     return new_retry().call(driver, "receive", lambda: driver.receive(rank, driver.limits.receive_messages, wait))
 
 
 def ack_all(driver: MessageDriver, rank: int, deliveries: Iterable[Delivery]) -> None:
-    """Acknowledge all, until none is refused."""
+    """Acknowledge all deliveries; repeat refused ones until none is refused."""
     tokens, step = [each.token for each in deliveries], driver.limits.batch_messages
     for first in range(0, len(tokens), step):
         new_retry().entries(driver, "ack", tokens[first : first + step], lambda batch: driver.ack(rank, batch))
 
 
 def patience(driver: MessageDriver) -> float:
-    """Seconds for what arrives: deliveries whose reply was lost come again after their lease."""
+    """The seconds within which a message must arrive. They include a lease: if the reply to a receive is lost, the message is delivered
+    again after its lease.
+    """
     return 60.0 + 5 * min(driver.limits.lease_s, 30.0)
 
 
 def receive_until(driver: MessageDriver, rank: int, done: Callable[[Sequence[Delivery]], bool], what: object, wait_s: float = 2.0) -> None:
-    """Receive until ``done``, which sees every batch of deliveries."""
+    """Receive until ``done``, called with each batch of deliveries, returns true. ``what`` names the expected messages in the error."""
     until = time.monotonic() + patience(driver)
     while not done(receive_some(driver, rank, wait_s)):
         assert time.monotonic() < until, f"rank {rank}: not delivered: {what!r:.300}"
 
 
 def collect(driver: MessageDriver, rank: int, bodies: Sequence[bytes]) -> Counter[bytes]:
-    """Receive and acknowledge until each of ``bodies`` was there; how often each body came, also those of earlier cases."""
+    """Receive and acknowledge until each of ``bodies`` came. Returns the count of every body, also of those from earlier cases."""
     got: Counter[bytes] = Counter()
     missing = set(bodies)
 
@@ -120,7 +124,7 @@ def collect(driver: MessageDriver, rank: int, bodies: Sequence[bytes]) -> Counte
 
 
 def receive_one(driver: MessageDriver, rank: int, body: bytes, wait_s: float = 2.0) -> Delivery:
-    """The next delivery of ``body``, not acknowledged; what else comes is."""
+    """The next delivery of ``body``, not acknowledged; other messages are acknowledged."""
     found: list[Delivery] = []
 
     def done(deliveries: Sequence[Delivery]) -> bool:
@@ -133,7 +137,7 @@ def receive_one(driver: MessageDriver, rank: int, body: bytes, wait_s: float = 2
 
 
 def drain(driver: MessageDriver, rank: int, wait_s: float = 1.0) -> float:
-    """Acknowledge all that is there, and how long the receive waited that found nothing."""
+    """Acknowledge all waiting messages; returns the seconds that the last, empty receive took."""
     until = time.monotonic() + patience(driver)
     while time.monotonic() < until:
         before = time.monotonic()
@@ -146,7 +150,7 @@ def drain(driver: MessageDriver, rank: int, wait_s: float = 1.0) -> float:
 
 
 def sent_none(driver: MessageDriver, rank: int, bodies: Sequence[bytes]) -> None:
-    """Assert that none of ``bodies`` is there, once a message sent later is."""
+    """Assert that none of ``bodies`` arrives before a message that is sent now."""
     last = new_body("last")
     publish_all(driver, [Message(rank, last)])
     assert not collect(driver, rank, [last]).keys() & set(bodies)

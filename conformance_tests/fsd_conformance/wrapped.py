@@ -1,4 +1,4 @@
-"""The wrappers are drivers too: the same cases with one of them around the provider's own."""
+"""The wrappers are drivers too: the same cases, with a wrapper around the provider's driver."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from fsd_conformance.messages import DeliveryCases, MessageCases
 from fsd_conformance.objects import ConsistencyCases, ObjectCases
 from fsd_core.driver import Delivery, Message, MessageDriver, ObjectDriver, Page, Rejected
+from fsd_core.storage.meter import FIELDS, Meter
 from fsd_core.wrappers.around import AroundMessages, AroundObjects
 from fsd_core.wrappers.faults import Faults, FaultyMessages, FaultyObjects
-from fsd_core.wrappers.meter import FIELDS, Meter
 from fsd_core.wrappers.metered import MeteredMessages, MeteredObjects
 from fsd_core.wrappers.prefixed import PrefixedObjects
 
@@ -30,8 +30,8 @@ class FaultyMessageCases(DeliveryCases):
         self.salts = itertools.count()
 
     def wrap(self, driver: MessageDriver) -> MessageDriver:
-        """With faults; a reply is lost only where its messages come again soon."""
-        short = driver.limits.lease_s <= self.harness.lease_most_s
+        """Wrap the driver with faults. Replies are lost only if the lease is short, since their messages are delivered again after it."""
+        short = driver.limits.lease_s <= self.harness.max_lease_s
         faults = FAULTS if short else Faults.parse(FAULTS.spec().replace("lost_reply=0.1,", ""))
         return FaultyMessages(driver, faults, next(self.salts))
 
@@ -44,23 +44,23 @@ class FaultyObjectCases(ConsistencyCases):
         self.salts = itertools.count()
 
     def wrap(self, driver: ObjectDriver) -> ObjectDriver:
-        """With faults."""
+        """Wrap the driver with faults."""
         return FaultyObjects(driver, FAULTS, next(self.salts))
 
 
 class PrefixedObjectCases(ObjectCases):
-    """An object store inside an object store."""
+    """An object store below a prefix of another."""
 
     prefix = "inside/here/"
     key_chars = ObjectCases.key_chars - len(prefix)
 
     def wrap(self, driver: ObjectDriver) -> ObjectDriver:
-        """With a prefix."""
+        """Wrap the driver with a prefix for all keys."""
         return PrefixedObjects(driver, self.prefix)
 
 
 class MeteredMessageCases(MessageCases):
-    """Every case, and after each: the meter says what the driver was asked."""
+    """Runs every case with a meter; after each case the meter must agree with the requests that the driver got."""
 
     @pytest.fixture(autouse=True)
     def _meter_agrees(self) -> Iterator[None]:
@@ -70,13 +70,13 @@ class MeteredMessageCases(MessageCases):
         assert self.meter.snapshot() == expected
 
     def wrap(self, driver: MessageDriver) -> MessageDriver:
-        """With a meter around a spy."""
+        """Wrap the driver in a spy that records its requests, and the spy in a meter."""
         self.spies.append(_SpyMessages(driver))
         return MeteredMessages(self.spies[-1], self.meter)
 
 
 class MeteredObjectCases(ObjectCases):
-    """Every case, and after each: the meter says what the driver was asked."""
+    """Runs every case with a meter; after each case the meter must agree with the requests that the driver got."""
 
     @pytest.fixture(autouse=True)
     def _meter_agrees(self) -> Iterator[None]:
@@ -86,13 +86,13 @@ class MeteredObjectCases(ObjectCases):
         assert self.meter.snapshot() == expected
 
     def wrap(self, driver: ObjectDriver) -> ObjectDriver:
-        """With a meter around a spy."""
+        """Wrap the driver in a spy that records its requests, and the spy in a meter."""
         self.spies.append(_SpyObjects(driver))
         return MeteredObjects(self.spies[-1], self.meter)
 
 
 class _SpyMessages(AroundMessages):
-    """Keeps the sizes of bodies, one list a request. Lists: appending to one is safe in threads."""
+    """Records the sizes of bodies, one list for each request. Appending to a list is thread-safe."""
 
     def __init__(self, driver: MessageDriver) -> None:
         super().__init__(driver)
@@ -138,11 +138,11 @@ class _SpyMessages(AroundMessages):
 
 
 class _SpyObjects(AroundObjects):
-    """Keeps what each request was and the bytes of its body."""
+    """Records each request and the size of its body."""
 
     def __init__(self, driver: ObjectDriver) -> None:
         super().__init__(driver)
-        self.calls: list[tuple[Literal["put", "get", "got", "list"], int]] = []
+        self.calls: list[tuple[Literal["put", "get", "body", "list"], int]] = []
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
         self.calls.append(("put", len(bytes(body))))
@@ -151,7 +151,7 @@ class _SpyObjects(AroundObjects):
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         self.calls.append(("get", 0))
         body = super().get(key, start, end)
-        self.calls.append(("got", len(body)))
+        self.calls.append(("body", len(body)))
         return body
 
     def list(self, prefix: str, page: str | None = None) -> Page:
@@ -165,7 +165,7 @@ class _SpyObjects(AroundObjects):
             "object_gets": verbs.count("get"),
             "object_lists": verbs.count("list"),
             "object_bytes_written": sum(size for verb, size in self.calls if verb == "put"),
-            "object_bytes_read": sum(size for verb, size in self.calls if verb == "got"),
+            "object_bytes_read": sum(size for verb, size in self.calls if verb == "body"),
         }
 
 

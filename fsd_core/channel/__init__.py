@@ -1,6 +1,6 @@
-"""Exchange between the ranks of a run, over any driver."""
+"""The exchange of activations between the ranks of a run, over the drivers of any provider."""
 
-from fsd_core.channel.channel import Aborted, Channel, Exchange, Membership, Patience, describe, explain
+from fsd_core.channel.channel import Aborted, Channel, ChannelConfig, RankIdentity, StallLimit, describe, explain
 from fsd_core.channel.hybrid import HybridChannel
 from fsd_core.channel.objects import ObjectChannel
 from fsd_core.channel.queue import QueueChannel
@@ -8,12 +8,12 @@ from fsd_core.channel.queue import QueueChannel
 __all__ = [
     "Aborted",
     "Channel",
-    "Exchange",
+    "ChannelConfig",
     "HybridChannel",
-    "Membership",
     "ObjectChannel",
-    "Patience",
     "QueueChannel",
+    "RankIdentity",
+    "StallLimit",
     "describe",
     "explain",
 ]

@@ -1,4 +1,4 @@
-"""What every channel has in common: patience, who is missing, how a run ends early."""
+"""The base class of all channels. It waits for payloads up to a stall limit, names the ranks that did not send, and ends a failed run."""
 
 from __future__ import annotations
 
@@ -6,37 +6,46 @@ import abc
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+
+import attrs
 
 from fsd_core.channel.mailbox import Mailbox
+from fsd_core.common import fields
+from fsd_core.common.fields import choice, integer, nullable, text
+from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
-from fsd_core.errors import DamagedContent, RunFailed
-from fsd_core.retry import Retry
-from fsd_core.sealed import seal, unseal
+from fsd_core.errors import DamagedContent, FsdError, InputError, RunFailed
+from fsd_core.storage.retry import Retry
 
-__all__ = ["Aborted", "Channel", "Exchange", "Membership", "Patience"]
+__all__ = ["Aborted", "Channel", "ChannelConfig", "RankIdentity", "StallLimit"]
 
-START_S = 65.0  # where nobody says how long launches may take: 5 s, made four times (`fsd_core.spawn.start_limit_s`), and some more
-LEAST_LIMIT_S = 5.0
+START_S = 65.0  # seconds: `fsd_core.protocol.spawn.start_limit_s` for the default `InvokeLimits.start_s`, and 15 s more
+MAX_MESSAGE_CHARS = 2000  # of an error's text, so that the abort fits one message of every queue service
+MIN_LIMIT_S = 5.0
 SLOWEST_FACTOR = 20.0
+POLL_S = 0.2  # between two checks of the limits while a step waits
 
 
 class Aborted(RunFailed):
-    """Another rank failed first and has said why; this one only stops."""
+    """Another process of the run (a rank, or the client) failed and ended the run. This error describes that failure."""
 
-    key = ""  # of the staged content that the other rank found gone or damaged
+    key = ""  # the staged object that was missing or damaged, if that is the reason
 
     @property
     def reason(self) -> RunFailed:
-        """What the other rank raised."""
+        """The error that ended the run, with the rank and layer in which it occurred."""
         if self.key:
             return DamagedContent(self.code, self.message, self.key, rank=self.rank, layer=self.layer)
         return RunFailed(self.code, self.message, rank=self.rank, layer=self.layer)
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
-    """Who this worker is, in which run. ``deadline`` in seconds since the epoch."""
+@attrs.frozen
+class RankIdentity:
+    """One member of a run: its ``rank`` (-1 is the client) and the data of the run that every member has.
+
+    ``run`` is the run's id, ``epoch`` the number of the slot's lease, ``workers`` the number of ranks, and ``deadline`` the run's end
+    in seconds since 1970.
+    """
 
     run: str
     epoch: int
@@ -45,15 +54,16 @@ class Membership:
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """One rank's part in the exchange of a run, whatever carries it.
+@attrs.frozen
+class ChannelConfig:
+    """The configuration that every kind of channel takes.
 
-    ``expected`` names, for every step, the sources whose payload this rank will receive. ``pool`` sends and fetches.
-    ``eager``: time goes before requests. ``start_s``: how long ranks may take to start, in seconds.
+    ``expected`` maps each step to the ranks that send a payload to this rank. ``retry`` repeats failed requests. ``pool`` runs the
+    requests that send and fetch payloads. With ``eager``, the channel makes more requests to deliver payloads sooner. ``start_s`` is
+    the time in seconds that the ranks may take to start.
     """
 
-    me: Membership
+    me: RankIdentity
     expected: Mapping[int, Collection[int]]
     retry: Retry
     pool: ThreadPoolExecutor
@@ -61,83 +71,89 @@ class Exchange:
     start_s: float = START_S
 
 
-class Patience:
-    """How long a step may go without any arrival before its peers are given up: the stall limit, in seconds.
+class StallLimit:
+    """The stall limit: the longest time in seconds that a step may wait without the arrival of a payload before the run fails.
 
-    While ranks may still be starting, for ``start_s`` from when this one was ready, the limit is at least ``start_s``: a rank that
-    starts late holds up a peer in the first step, and the peers of that in steps after it. From then on it is the slowest step so far
-    times 20, at least 5 s and at least ``least_s`` (a lost reply hides messages until their lease ends, and that is no stall).
-    ``clock``: in seconds.
+    The limit is `SLOWEST_FACTOR` times the duration of the slowest step so far, and at least `MIN_LIMIT_S` and ``min_s`` seconds. In the
+    first ``start_s`` seconds after the construction of this object the limit is also at least ``start_s``, because a rank that starts
+    late delays the ranks that wait for it, and these delay others in later steps. ``clock`` returns the time in seconds.
     """
 
-    def __init__(self, least_s: float = 0.0, clock: Callable[[], float] = time.monotonic, start_s: float = START_S) -> None:
+    def __init__(self, min_s: float = 0.0, clock: Callable[[], float] = time.monotonic, start_s: float = START_S) -> None:
         self._start = start_s
-        self._least = max(LEAST_LIMIT_S, least_s)
+        self._min_s = max(MIN_LIMIT_S, min_s)
         self._slowest = 0.0
         self._clock = clock
         self._began = clock()
 
     @property
-    def limit_s(self) -> float:
-        """The stall limit now."""
-        learned = max(self._least, SLOWEST_FACTOR * self._slowest)
+    def seconds(self) -> float:
+        """The current stall limit in seconds."""
+        learned = max(self._min_s, SLOWEST_FACTOR * self._slowest)
         return max(learned, self._start) if self._clock() < self._began + self._start else learned
 
     def step_ended(self, seconds: float) -> None:
-        """Learn from a step that took this long."""
+        """Record the duration of a step. The limit grows if the step was the slowest so far."""
         self._slowest = max(seconds, self._slowest)
 
 
 class Channel(abc.ABC):
-    """Moves payloads between the ranks of one run: at most one from each source to each target in each step.
+    """Moves payloads between the ranks of one run: in each step at most one from each source to each target.
 
-    Each source that a step expects sends exactly one, so that a step ends by counting. Sending is asynchronous;
-    `receive` hands payloads out in the order of their arrival. Any failure surfaces in `receive` or `finish` as `RunFailed`.
+    A step is complete when each expected source has sent its payload. `send` is asynchronous. `receive` returns payloads in the order of
+    their arrival. If a background request that sends or receives fails, `receive` or `finish` raises its error, a `RunFailed`.
     """
 
-    def __init__(self, exchange: Exchange, patience: Patience) -> None:
-        self.me = exchange.me
-        self.retry = exchange.retry
-        self.meter = exchange.retry.meter
-        self.pool = exchange.pool
-        self.eager = exchange.eager
-        self.patience = patience
-        self.retry.stall_s = lambda: patience.limit_s
-        self.mailbox = Mailbox(exchange.expected, self.retry.stop.set)  # what waits for a retry ends as well, once the run has failed
+    def __init__(self, config: ChannelConfig, stall_limit: StallLimit) -> None:
+        self.me = config.me
+        self.retry = config.retry
+        self.meter = config.retry.meter
+        self.pool = config.pool
+        self.eager = config.eager
+        self.stall_limit = stall_limit
+        self.retry.stall_s = lambda: stall_limit.seconds
+        self.mailbox = Mailbox(config.expected, self.retry.stop.set)  # if the run fails, requests that wait for a retry end too
         self._sending: list[Future[None]] = []
         self._step_began = time.monotonic()
 
     @abc.abstractmethod
     def send(self, step: int, payloads: Iterable[tuple[int, bytes]]) -> None:
-        """Send (target, payload) pairs; returns before they have left."""
+        """Start to send ``payloads``, pairs of (target rank, payload). Returns before they are sent."""
 
     @abc.abstractmethod
     def abort(self, error: RunFailed, retry: Retry) -> None:
-        """Tell every peer, as far as possible, that the run is over. ``retry``: the run's own may be what ran out."""
+        """Inform all other ranks that the run failed with ``error``.
+
+        These requests use ``retry`` instead of the channel's own, whose deadline may have passed.
+        """
 
     def prepare(self, step: int) -> None:  # noqa: B027  only some services need it
-        """Start looking for what arrives in ``step``."""
+        """Start to receive the payloads of ``step``."""
 
     def receive(self, step: int, *, stalls: int = 1) -> Iterator[tuple[int, bytes]]:
-        """Every expected (source, payload) of ``step``, as they arrive; nothing may come for ``stalls`` times the stall limit."""
+        """Yield (source rank, payload) for each expected source of ``step``, in the order of arrival.
+
+        Raises `RunFailed` (`Code.DEADLINE`) if nothing arrives for ``stalls`` x the stall limit, or when the run's deadline passes. Also
+        raises the error of a background request.
+        """
         self.prepare(step)
         heard_at = time.monotonic()
         while missing := self.mailbox.missing(step):
             for item in self._drain(step):
                 yield item
-                heard_at = time.monotonic()  # after the consumer's work: that is no stall of the peers
+                heard_at = time.monotonic()  # the time since `yield`, in which the caller computed, is not a stall
             self._check_sends()
-            arrival = self.mailbox.next(step, timeout=0.2)
+            arrival = self.mailbox.next(step, timeout=POLL_S)
             if arrival is not None:
                 yield arrival
                 heard_at = time.monotonic()
                 continue
             waited = time.monotonic() - heard_at
-            if waited > stalls * self.patience.limit_s or time.time() > self.me.deadline:
+            if waited > stalls * self.stall_limit.seconds or time.time() > self.me.deadline:
                 raise RunFailed(Code.DEADLINE, self._who(step, missing, waited), rank=self.me.rank)
         yield from self._drain(step)
         now = time.monotonic()
-        self.patience.step_ended(now - self._step_began)  # computing included: a peer may take that long as well
+        self.stall_limit.step_ended(now - self._step_began)  # includes computing: another rank may compute as long
         self._step_began = now
 
     def _drain(self, step: int) -> Iterator[tuple[int, bytes]]:
@@ -145,22 +161,22 @@ class Channel(abc.ABC):
             yield item
 
     def _who(self, step: int, missing: list[int], waited: float) -> str:
-        """The line that names who was waited for, and when each was last heard of."""
+        """The error line. It names the ranks that did not send, and for each the last step from which a payload of it arrived."""
         heard = self.mailbox.heard
         who = ", ".join(f"rank {r} ({f'last heard in step {heard[r]}' if r in heard else 'never heard of'})" for r in missing[:8])
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         limit = "past the run's deadline" if time.time() > self.me.deadline else "longer than the stall limit"
         strays = self.meter.snapshot()["strays_dropped"]
-        note = f"; {strays} messages that could not be read, or were of other runs, were dropped" if strays else ""
-        away = f"; {silent[0]} unreachable for {silent[1]:.0f} s" if (silent := self.retry.away()) else ""
+        note = f"; dropped {strays} messages that were unreadable or of other runs" if strays else ""
+        away = f"; {silent[0]} unreachable for {silent[1]:.0f} s" if (silent := self.retry.unreachable()) else ""
         return f"waited {waited:.1f} s in step {step}, {limit}, for {who}{more}{note}{away}"
 
     def submit(self, task: Callable[[], None]) -> None:
-        """Run a sending task on the pool; its error surfaces later."""
+        """Run ``task``, which sends payloads, in a thread of the pool. If it fails, `receive` or `finish` raises its error."""
         self._sending.append(self.pool.submit(task))
 
     def _check_sends(self) -> None:
-        """Raise what a finished sending task raised."""
+        """Raise the error of a sending task that has ended."""
         pending = []
         for task in self._sending:
             if task.done():
@@ -169,32 +185,56 @@ class Channel(abc.ABC):
                 pending.append(task)
         self._sending = pending
 
+    def receiving_failed(self, error: Exception) -> None:
+        """Make `receive` raise ``error``, which ended a thread that receives.
+
+        An error that is not an `FsdError` is a defect in the program: the error line names its class.
+        """
+        if not isinstance(error, FsdError):
+            error = RunFailed(Code.UNKNOWN, f"receiving failed: {type(error).__name__}: {error}", rank=self.me.rank)
+        self.mailbox.fail(error)
+
     def finish_sends(self) -> None:
-        """Wait until everything sent has left."""
+        """Wait until all payloads are sent. Raises the error of a sending task."""
         for task in self._sending:
             task.result()
         self._sending = []
 
     def finish(self) -> None:
-        """Wait until everything sent has left and everything received is settled."""
+        """Wait until all payloads are sent and all received messages are acknowledged."""
         self.finish_sends()
 
     def close(self) -> None:  # noqa: B027  only some services need it
-        """Stop background work. Nothing more is sent or received."""
+        """Stop the background threads that receive."""
+
+
+@attrs.frozen
+class _Reason:
+    """The stored form of the error that ended a run. `Aborted.key` describes ``key``."""
+
+    code: str = fields.key(choice(*Code.__members__))
+    message: str = fields.key(text(empty=True))
+    rank: int | None = fields.key(nullable(integer(-1)))
+    layer: int | None = fields.key(nullable(integer(0)))
+    key: str = fields.key(text(empty=True), default="")
 
 
 def describe(error: RunFailed) -> bytes:
-    """An error as the sealed JSON that travels to peers and client."""
-    fields = {"code": error.code.name, "rank": error.rank, "layer": error.layer, "message": error.message[:2000]}
-    return seal(fields | ({"key": error.key} if isinstance(error, DamagedContent) else {}))
+    """``error`` as sealed JSON, which the other ranks and the client decode with `explain`."""
+    key = error.key if isinstance(error, DamagedContent | Aborted) else ""
+    return seal(attrs.asdict(_Reason(error.code.name, error.message[:MAX_MESSAGE_CHARS], error.rank, error.layer, key)))
 
 
 def explain(data: bytes) -> Aborted:
-    """The error that `describe` wrote (as ``reason``); of a damaged one, an error that says so."""
+    """Decode what `describe` encoded: an `Aborted` whose ``reason`` equals the encoded error.
+
+    Raises nothing: if ``data`` is damaged, the message of the `Aborted` explains this.
+    """
     try:
-        fields = unseal(data, "the reason")
-        error = Aborted(Code[fields["code"]], str(fields["message"]), rank=fields["rank"], layer=fields["layer"])
-        error.key = str(fields.get("key", ""))
-    except (ValueError, KeyError, TypeError):
-        error = Aborted(Code.UNKNOWN, "the run was aborted, and its reason cannot be read")
+        content = unseal(data, "the reason")
+        found = fields.read(_Reason, content, "the reason: ", known=content.keys())  # a newer version may write more
+    except (Damaged, InputError):
+        return Aborted(Code.UNKNOWN, "the run was aborted, and its reason cannot be read")
+    error = Aborted(Code[found.code], found.message, rank=found.rank, layer=found.layer)
+    error.key = found.key
     return error

@@ -1,8 +1,8 @@
-"""Frames: the unit that core transfers. A payload becomes one frame, or several where a message is too small for it.
+"""Frames: the messages that ranks send each other. A payload is one frame, or several pieces if it is larger than a message.
 
-Layout, little-endian: magic, version, kind, run, epoch, step, source, sequence, of, body length, CRC-32 of the body,
-CRC-32 of the header so far; then the body. A frame says of itself where it belongs, so that a receiver needs nothing
-of the service but the bytes: any order, any number of copies.
+Layout, little-endian: magic (4 bytes), version (1), kind (1), zero (2), run (8), epoch (4), step (4), source (4), number of the piece
+(4), number of pieces (4), length of the body (4), CRC-32 of the body (4), CRC-32 of all bytes before it (4); then the body. The header
+identifies a piece completely. So a receiver can take frames in any order and recognises copies, even if the queue service keeps no order.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import enum
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
+
+import attrs
 
 __all__ = ["HEADER_BYTES", "Frame", "FrameError", "Kind", "Stray", "pack", "split", "unpack"]
 
@@ -21,17 +22,17 @@ _CRC = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CRC.size
 _MAGIC = b"FSDf"
 _VERSION = 1
-_MOST_PIECES = 1 << 20
+_MAX_PIECES = 1 << 20
 
 T = TypeVar("T")
 
 
 class Stray(ValueError):
-    """The bytes are no frame that can be told to belong anywhere: sent by something else, of another version, or with a damaged header."""
+    """The bytes are not a frame of this version, or the frame's header is damaged. The run that sent them is therefore unknown."""
 
 
 class FrameError(ValueError):
-    """The bytes are a frame whose body was damaged on its way: which run and epoch it belongs to is known; the text says how."""
+    """The bytes are a frame with an intact header and a damaged body. ``run`` and ``epoch`` come from the header."""
 
     def __init__(self, message: str, run: str, epoch: int) -> None:
         super().__init__(message)
@@ -40,16 +41,20 @@ class FrameError(ValueError):
 
 
 class Kind(enum.IntEnum):
-    """What the body of a frame is."""
+    """The content of a frame's body."""
 
-    PAYLOAD = 1  # the bytes themselves
-    NOTICE = 2  # where in the object store they are
-    ABORT = 3  # why the run ends
+    PAYLOAD = 1  # the payload or a piece of it
+    NOTICE = 2  # where the payload is in the object store
+    ABORT = 3  # why the run failed
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Frame:
-    """Piece ``sequence`` (from 0) of ``of`` of what ``source`` (-1: the client) sends in ``step`` of ``run`` at ``epoch``."""
+    """One piece of a payload, with the data that identify it.
+
+    The frame carries piece ``sequence`` (from 0) of ``of`` pieces. Rank ``source`` (-1 is the client) sends it in ``step`` of ``run``,
+    which holds its slot at ``epoch``.
+    """
 
     kind: Kind
     run: str
@@ -62,7 +67,7 @@ class Frame:
 
 
 def pack(frame: Frame) -> bytes:
-    """The bytes of a frame."""
+    """Encode a frame as bytes."""
     header = _HEADER.pack(
         _MAGIC,
         _VERSION,
@@ -81,35 +86,36 @@ def pack(frame: Frame) -> bytes:
 
 
 def unpack(data: bytes) -> Frame:
-    """The frame of these bytes. Raises `Stray` where they are none, `FrameError` where they are one with a damaged body."""
+    """Decode a frame. Raises `Stray` if ``data`` is not a frame, and `FrameError` if the frame's body is damaged."""
     if data[:4] != _MAGIC or len(data) < HEADER_BYTES:
-        raise Stray(f"{len(data)} bytes that are no frame")
+        raise Stray(f"{len(data)} bytes that are not a frame: expected at least {HEADER_BYTES} that begin with {_MAGIC!r}")
     header = data[: _HEADER.size]
     if _CRC.unpack_from(data, _HEADER.size)[0] != zlib.crc32(header):
         raise Stray("a frame with a damaged header (its checksum differs)")
     _, version, kind, _, run, epoch, step, source, sequence, of, length, crc = _HEADER.unpack(header)
     if version != _VERSION:
-        raise Stray(f"a frame of version {version}, this version reads {_VERSION}")
+        raise Stray(f"a frame of version {version}: expected {_VERSION}")
     where = f"step {step}, piece {sequence + 1} of {of} from rank {source}"
     body = data[HEADER_BYTES:]
     if len(body) != length:
-        raise FrameError(f"a frame cut short ({where}): {len(body)} of {length} bytes", f"{run:016x}", epoch)
+        raise FrameError(f"a damaged frame ({where}): its body has {len(body)} bytes, expected {length}", f"{run:016x}", epoch)
     if zlib.crc32(body) != crc:
-        raise FrameError(f"a frame with a damaged body ({where}): its checksum differs", f"{run:016x}", epoch)
-    if kind not in Kind._value2member_map_ or not sequence < of <= _MOST_PIECES:
-        raise Stray(f"a frame that makes no sense ({where}, kind {kind})")
+        raise FrameError(f"a damaged frame ({where}): the checksum of its body differs", f"{run:016x}", epoch)
+    if kind not in Kind._value2member_map_ or not sequence < of <= _MAX_PIECES:
+        raise Stray(f"a frame of an unknown kind or with a wrong number of pieces ({where}, kind {kind})")
     return Frame(Kind(kind), f"{run:016x}", epoch, step, source, sequence, of, body)
 
 
 def split(payload: bytes, size: int) -> list[bytes]:
-    """The payload in pieces of at most ``size`` bytes, at least one."""
+    """Cut ``payload`` into pieces of at most ``size`` bytes. An empty payload gives one empty piece."""
     return [payload[at : at + size] for at in range(0, len(payload), size)] or [b""]
 
 
 def fill(sizes: Sequence[int], count: int, total: int) -> list[list[int]]:
-    """Batches of the indices of ``sizes``, each of at most ``count`` entries and ``total`` bytes: first fit, largest first.
+    """Distribute entries over batches of at most ``count`` entries and ``total`` bytes. ``sizes`` are the entries' sizes in bytes.
 
-    First-fit decreasing needs at most 11/9 of the fewest batches, plus one (Johnson 1973).
+    Returns a list for each batch: the indices of its entries. An entry larger than ``total`` gets a batch of its own. The method is
+    first-fit decreasing: it makes at most 11/9 x M + 1 batches, where M is the smallest possible number (Johnson 1973).
     """
     batches: list[list[int]] = []
     room: list[int] = []

@@ -1,4 +1,7 @@
-"""Queue for what is small, object store for what is not: a notice in the queue says where, so nothing is polled."""
+"""The exchange over a queue service for small payloads and an object store for large ones.
+
+The sender puts large payloads into an object and sends each target a notice of where its payload is. So receivers never poll the store.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ import struct
 import zlib
 from collections.abc import Iterable
 
-from fsd_core.channel.channel import Exchange
+from fsd_core.channel.channel import ChannelConfig
 from fsd_core.channel.frames import Frame, Kind
 from fsd_core.channel.objects import bundle, fetch
 from fsd_core.channel.queue import QueueChannel
 from fsd_core.driver import Code, Message, MessageDriver
-from fsd_core.errors import FsdError, RunFailed
-from fsd_core.keys import RunKeys
-from fsd_core.store import Store
+from fsd_core.errors import RunFailed
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.store import Store
 
 __all__ = ["HybridChannel"]
 
@@ -21,15 +24,15 @@ _NOTICE = struct.Struct("<QQI")  # offset, length, CRC-32
 
 
 class HybridChannel(QueueChannel):
-    """A payload that does not fit one message goes to the object store, together with the step's other large ones."""
+    """A `QueueChannel` for small payloads. It puts the payloads of a step that are larger than one message together into one object."""
 
-    def __init__(self, driver: MessageDriver, store: Store, exchange: Exchange) -> None:
+    def __init__(self, driver: MessageDriver, store: Store, config: ChannelConfig) -> None:
         self.store = store
-        self.keys = RunKeys(exchange.me.run)
-        super().__init__(driver, exchange)
+        self.keys = RunKeys(config.me.run)
+        super().__init__(driver, config)
 
     def send(self, step: int, payloads: Iterable[tuple[int, bytes]]) -> None:
-        """Send (target, payload) pairs; returns before they have left."""
+        """Start to send ``payloads``, pairs of (target rank, payload). Returns before they are sent."""
         large: list[tuple[int, bytes]] = []
 
         def small() -> Iterable[tuple[int, bytes]]:
@@ -44,7 +47,7 @@ class HybridChannel(QueueChannel):
             self.submit(lambda: self._send_large(step, large))
 
     def _send_large(self, step: int, payloads: list[tuple[int, bytes]]) -> None:
-        """Put the payloads, then say where each is."""
+        """Put the payloads into one object, then send each target a notice."""
         body = bundle(self.me, step, payloads)
         self.store.put(self.keys.exchange(step, self.me.rank), body)
         offset = len(body) - sum(len(payload) for _, payload in payloads)
@@ -57,21 +60,20 @@ class HybridChannel(QueueChannel):
             self.publish(batch)
 
     def arrived(self, frame: Frame, body: bytes) -> None:
-        """All pieces of a payload, or a notice of where it is, are here."""
+        """Process ``body``, a complete payload or notice. ``frame`` was the last piece of it to arrive."""
         if frame.kind is Kind.NOTICE:
             self.pool.submit(self._fetch, frame.step, frame.source, body)
         else:
             super().arrived(frame, body)
 
     def _fetch(self, step: int, source: int, notice: bytes) -> None:
-        """Get what a notice points to."""
-        what = f"what rank {source} sent in step {step}"
+        """Get the payload that a notice names."""
+        what = f"the payload of rank {source} in step {step}"
         try:
             if len(notice) != _NOTICE.size:
-                raise RunFailed(Code.INVALID, f"the notice of {what} is damaged: {len(notice)} of {_NOTICE.size} bytes", rank=self.me.rank)
+                why = f"the notice of {what} is damaged: it has {len(notice)} bytes, expected {_NOTICE.size}"
+                raise RunFailed(Code.INVALID, why, rank=self.me.rank)
             payload = fetch(self.store, self.keys.exchange(step, source), b"", _NOTICE.unpack(notice), what)
             self.mailbox.deliver(step, source, payload)
-        except FsdError as error:
-            self.mailbox.fail(error)
-        except Exception as error:  # a defect here must not leave the main thread waiting
-            self.mailbox.fail(RunFailed(Code.UNKNOWN, f"receiving failed: {type(error).__name__}: {error}", rank=self.me.rank))
+        except Exception as error:  # of any class: otherwise the main thread would wait for this thread
+            self.receiving_failed(error)

@@ -1,4 +1,4 @@
-"""What has arrived: pieces put together, copies dropped, payloads handed out in the order of their arrival."""
+"""Collects the pieces that a rank received: joins them to payloads, drops copies, and returns the payloads in the order of arrival."""
 
 from __future__ import annotations
 
@@ -8,63 +8,63 @@ from collections.abc import Callable, Collection, Mapping
 
 from fsd_core.channel.frames import Frame
 
-__all__ = ["Copy", "Mailbox", "Misfit", "Unexpected"]
+__all__ = ["Duplicate", "Inconsistent", "Mailbox", "Unexpected"]
 
 
-class Copy(Exception):
-    """The piece, or its whole payload, was here before."""
+class Duplicate(Exception):
+    """The piece, or the whole payload that it belongs to, has already arrived."""
 
 
 class Unexpected(Exception):
-    """Nobody waits for anything of this source in this step."""
+    """This rank expects no payload from this source in this step."""
 
 
-class Misfit(Exception):
-    """The piece and those before it cannot be of one payload: they differ on how many there are."""
+class Inconsistent(Exception):
+    """The piece's header has a different number of pieces than the header of an earlier piece of the same payload."""
 
 
 class Mailbox:
-    """Thread-safe. ``expected`` names, for every step of the run, the sources that send one payload in it.
+    """The payloads of one rank. Thread-safe.
 
-    ``failed`` is called when the first error is given to `fail`.
+    ``expected`` maps each step of the run to the ranks that send a payload in it. The first call of `fail` calls ``failed``.
     """
 
     def __init__(self, expected: Mapping[int, Collection[int]], failed: Callable[[], None] = lambda: None) -> None:
         self._expected = expected
         self._failed = failed
         self._missing = {step: set(sources) for step, sources in expected.items()}
-        self._left = sum(len(sources) for sources in self._missing.values())
-        self._pieces: dict[tuple[int, int], tuple[int, dict[int, bytes]]] = {}  # by step and source: how many there are, those here
+        self._awaited = sum(len(sources) for sources in self._missing.values())
+        self._pieces: dict[tuple[int, int], tuple[int, dict[int, bytes]]] = {}  # by step and source: number of pieces, arrived pieces
         self._arrived: dict[int, deque[tuple[int, bytes]]] = {step: deque() for step in expected}
         self._error: BaseException | None = None
         self._changed = threading.Condition()
-        self.heard: dict[int, int] = {}  # the last step in which each source was heard of
+        self.heard: dict[int, int] = {}  # by source: the last step from which a piece or payload arrived
 
     def add(self, frame: Frame) -> bytes | None:
-        """Keep a piece; the whole body once its last piece is here, else `None`.
+        """Store a piece. Returns the complete body if no other piece of it is missing, else `None`.
 
-        Raises `Copy`, `Unexpected` or `Misfit`; then nothing is kept.
+        Does not store the piece if it raises `Duplicate`, `Unexpected` or `Inconsistent`.
         """
         with self._changed:
             if frame.source not in self._expected.get(frame.step, ()):
                 raise Unexpected
             if frame.source not in self._missing[frame.step]:
-                raise Copy
+                raise Duplicate
             of, pieces = self._pieces.setdefault((frame.step, frame.source), (frame.of, {}))
             if frame.of != of:
-                raise Misfit(f"a piece of {frame.of}, after pieces of {of} (step {frame.step}, from rank {frame.source})")
+                raise Inconsistent(f"rank {frame.source} sent one of {frame.of} pieces in step {frame.step}: expected one of {of}")
             if frame.sequence in pieces:
-                raise Copy
+                raise Duplicate
             pieces[frame.sequence] = frame.body
             self.heard[frame.source] = max(frame.step, self.heard.get(frame.source, 0))
             if len(pieces) < frame.of:
                 self._changed.notify_all()
                 return None
-            self._left -= 1
+            self._awaited -= 1
             return b"".join(pieces[number] for number in range(frame.of))
 
     def deliver(self, step: int, source: int, payload: bytes) -> bool:
-        """A payload is whole: hand it out. `False` if this source's payload of this step was there before."""
+        """Add a complete payload, which `next` will return. Returns `False` and adds nothing if ``source`` already has one in ``step``."""
         with self._changed:
             if source not in self._missing[step]:
                 return False
@@ -76,7 +76,7 @@ class Mailbox:
             return True
 
     def fail(self, error: BaseException) -> None:
-        """Every waiter, now and later, gets this error (the first one given)."""
+        """Make all current and later calls of `next` raise ``error``. Later calls of `fail` do not replace the first error."""
         with self._changed:
             first, self._error = self._error is None, self._error or error
             self._changed.notify_all()
@@ -85,23 +85,26 @@ class Mailbox:
 
     @property
     def error(self) -> BaseException | None:
-        """What `fail` was given first."""
+        """The error of the first call of `fail`, or `None`."""
         with self._changed:
             return self._error
 
     @property
     def complete(self) -> bool:
-        """Whether every frame of the run is here, or none will be awaited any more."""
+        """True if the rank needs no more frames: all frames of the run have arrived, or the run has failed."""
         with self._changed:
-            return self._left == 0 or self._error is not None
+            return self._awaited == 0 or self._error is not None
 
     def missing(self, step: int) -> list[int]:
-        """The sources whose payload of this step is not here, ascending."""
+        """The ranks whose payload of ``step`` has not arrived, ascending."""
         with self._changed:
             return sorted(self._missing[step])
 
     def next(self, step: int, timeout: float) -> tuple[int, bytes] | None:
-        """The next (source, payload) of a step, or `None` after ``timeout`` seconds or an arrival elsewhere."""
+        """Remove and return the next (source rank, payload) of ``step`` in the order of arrival. Raises the error that `fail` took.
+
+        Returns `None` if no payload of ``step`` arrives within ``timeout`` seconds, or earlier if a frame of another step arrives.
+        """
         with self._changed:
             if self._error is not None:
                 raise self._error

@@ -1,8 +1,8 @@
-"""Exchange over an object store: one object for all that a rank sends in a step, found by its name.
+"""The exchange over an object store: a rank puts all payloads of a step into one object, a bundle, under a key that its peers know.
 
-The object starts with a directory of (target, offset, length, CRC-32). A receiver asks for the fixed head of each
-source's object until it is there: that request brings the directory and, while it is small, the payload. So a step
-costs a rank one put and, per source, one get and the askings that came too early; never a listing.
+A bundle starts with a directory of targets, lengths and CRC-32s. A receiver requests the first `HEAD_BYTES` of each source's bundle, and
+repeats the request until the bundle exists. The answer contains the directory and, if the bundle is small, the payload. So a step costs a
+rank one put and, for each source, one get that succeeds plus the gets made before the bundle existed. No rank lists keys.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import time
 import zlib
 from collections.abc import Iterable, Sequence
 
-from fsd_core.channel.channel import Channel, Exchange, Membership, Patience, explain
+from fsd_core.channel.channel import Channel, ChannelConfig, RankIdentity, StallLimit, explain
 from fsd_core.driver import Code
-from fsd_core.errors import FsdError, RunFailed
-from fsd_core.keys import RunKeys
-from fsd_core.retry import Retry
-from fsd_core.store import Store
+from fsd_core.errors import RunFailed
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 
 __all__ = ["HEAD_BYTES", "ObjectChannel", "bundle", "entry"]
 
@@ -30,76 +30,85 @@ _CRC = struct.Struct("<I")
 _MAGIC = b"FSDo"
 _VERSION = 1
 _ABORT_CHECK_S = 1.0
-_MOST_WAIT_S = 0.5
-_MOST_DELAY_S = 0.1  # more would be handed on from rank to rank after one late start
+_MAX_WAIT_S = 0.5  # between two gets of the same bundle
+_MAX_DELAY_S = 0.1  # of the first get; with longer delays, one late rank would slow down all others for many steps
 
 
-def bundle(me: Membership, step: int, payloads: Sequence[tuple[int, bytes]]) -> bytes:
-    """The object that carries these (target, payload) pairs."""
+def bundle(me: RankIdentity, step: int, payloads: Sequence[tuple[int, bytes]]) -> bytes:
+    """Encode ``payloads``, pairs of (target rank, payload), as the bundle that rank ``me`` puts in ``step``."""
     entries = [_ENTRY.pack(target, zlib.crc32(payload), len(payload), 0) for target, payload in payloads]
     head = b"".join((_HEADER.pack(_MAGIC, _VERSION, int(me.run, 16), me.epoch, step, me.rank, len(payloads)), *entries))
     return b"".join((head, _CRC.pack(zlib.crc32(head)), *(payload for _, payload in payloads)))
 
 
 def entry(head: bytes, run: str, step: int, source: int, target: int) -> tuple[int, int, int]:
-    """(offset, length, CRC-32) of the payload for ``target``, from the head of a bundle. Raises `RunFailed` if damaged."""
+    """Find the payload for ``target`` in the directory of a bundle: its (offset, length, CRC-32), in bytes from the bundle's start.
+
+    ``head`` is the first bytes of the bundle. Raises `RunFailed` (`Code.INVALID`) if the directory is damaged, belongs to another run,
+    step or source, or has no entry for ``target``.
+    """
 
     def damaged(why: str) -> RunFailed:
         return RunFailed(Code.INVALID, f"the object that rank {source} sent in step {step} is damaged: {why}", rank=target)
 
     if len(head) < _HEADER.size or head[:4] != _MAGIC:
-        raise damaged("it has no header")
+        raise damaged(f"it begins with {head[:4]!r}, expected {_MAGIC!r} and a header of {_HEADER.size} bytes")
     _, version, has_run, _, has_step, has_source, entries = _HEADER.unpack_from(head)
     end = _HEADER.size + entries * _ENTRY.size
     if len(head) < end + _CRC.size:
         raise damaged(f"its directory of {entries} entries does not fit its first {len(head)} bytes")
     if zlib.crc32(head[:end]) != _CRC.unpack_from(head, end)[0]:
-        raise damaged("the checksum of its directory differs")
+        raise damaged("the checksum of its directory is wrong")
     if (version, has_run, has_step, has_source) != (_VERSION, int(run, 16), step, source):
-        raise damaged("it belongs to another run, step or rank")
+        found = f"version {version}, run {has_run:016x}, step {has_step}, rank {has_source}"
+        raise damaged(f"its header has {found}, expected version {_VERSION}, run {run}, step {step}, rank {source}")
     offset = end + _CRC.size
     for owner, crc, length, _ in _ENTRY.iter_unpack(head[_HEADER.size : end]):
         if owner == target:
             return offset, length, crc
         offset += length
-    raise damaged(f"it has nothing for rank {target}")
+    raise damaged(f"its directory has no entry for rank {target}")
 
 
 def fetch(store: Store, key: str, head: bytes, where: tuple[int, int, int], what: str) -> bytes:
-    """The payload at (offset, length, CRC-32), of which ``head`` may already hold a part. Raises `RunFailed` if damaged."""
+    """Read one payload from the bundle at ``key``. ``where`` is the payload's (offset, length, CRC-32), ``head`` the bundle's first bytes.
+
+    Makes a request only if ``head`` does not contain the complete payload. Raises `RunFailed` (`Code.INVALID`) if the payload is damaged;
+    the error line calls it ``what``.
+    """
     offset, length, crc = where
-    have = head[offset : offset + length]
-    if len(have) < length:
-        have += store.get(key, offset + len(have), offset + length)
-    if len(have) != length or zlib.crc32(have) != crc:
-        raise RunFailed(
-            Code.INVALID,
-            f"{what} is damaged: {len(have)} of {length} bytes, checksum {'differs' if len(have) == length else 'not compared'}",
-        )
-    return have
+    found = head[offset : offset + length]
+    if len(found) < length:
+        found += store.get(key, offset + len(found), offset + length)
+    if len(found) != length:
+        raise RunFailed(Code.INVALID, f"{what} is damaged: it has {len(found)} bytes, expected {length}")
+    if zlib.crc32(found) != crc:
+        raise RunFailed(Code.INVALID, f"{what} is damaged: its checksum is {zlib.crc32(found):08x}, expected {crc:08x}")
+    return found
 
 
 class ObjectChannel(Channel):
-    """Polls known keys: few requests, little lateness.
+    """Polls the keys of the expected bundles, with few requests and little delay.
 
-    Each wait is a share of the time waited so far. Unless ``eager``, a source is first asked when three quarters of the
-    time are over that it took in the last step, or a tenth of a second.
+    If a bundle does not exist yet, the channel waits before it tries again: half of the time since `prepare` (a fifth if ``eager``), at
+    least the store's ``poll_s`` and at most 0.5 s. With ``eager``, `prepare` makes the first get at once. Otherwise the first get waits
+    for three quarters of the time that the last bundle of the same source took, at most 0.1 s.
     """
 
-    def __init__(self, store: Store, exchange: Exchange) -> None:
-        super().__init__(exchange, Patience(start_s=exchange.start_s))
+    def __init__(self, store: Store, config: ChannelConfig) -> None:
+        super().__init__(config, StallLimit(start_s=config.start_s))
         self.store = store
         self.keys = RunKeys(self.me.run)
         self._share = 0.2 if self.eager else 0.5
-        self._took: dict[int, float] = {}  # by source: seconds from the first question to the answer, in its last step
-        self._due: list[tuple[float, float, int, int]] = []  # when, asked first, step, source
+        self._took: dict[int, float] = {}  # by source: seconds from `prepare` to the bundle's arrival, in its last step
+        self._due: list[tuple[float, float, int, int]] = []  # a heap of gets to make: (when, since, step, source)
         self._wake = threading.Condition()
         self._closed = False
         self._abort_check = time.monotonic() + _ABORT_CHECK_S
         threading.Thread(target=self._poll_all, name="poll", daemon=True).start()
 
     def send(self, step: int, payloads: Iterable[tuple[int, bytes]]) -> None:
-        """Send (target, payload) pairs; returns before they have left."""
+        """Start to send ``payloads``, pairs of (target rank, payload). Returns before they are sent."""
         pairs = list(payloads)
         if not pairs:
             return
@@ -107,19 +116,19 @@ class ObjectChannel(Channel):
         self.submit(lambda: self.store.put(key, body))
 
     def abort(self, error: RunFailed, retry: Retry) -> None:
-        """Nothing to do: peers look for the run's error while they wait."""
+        """Do nothing: the ranks that wait read the run's error from the object store themselves."""
 
     def prepare(self, step: int) -> None:
-        """Start asking for what each source sends in ``step``."""
+        """Start to poll the bundles of ``step``."""
         now = time.monotonic()
         with self._wake:
             for source in self.mailbox.missing(step):
-                first = now if self.eager else now + min(_MOST_DELAY_S, 0.75 * self._took.get(source, 0.0))
+                first = now if self.eager else now + min(_MAX_DELAY_S, 0.75 * self._took.get(source, 0.0))
                 heapq.heappush(self._due, (first, now, step, source))
             self._wake.notify()
 
     def _poll_all(self) -> None:
-        """Hand due questions to the pool, until the channel closes."""
+        """Pass each get to the pool when it is due, until the channel closes."""
         while True:
             with self._wake:
                 now = time.monotonic()
@@ -131,35 +140,32 @@ class ObjectChannel(Channel):
                 _, since, step, source = heapq.heappop(self._due)
             try:
                 self.pool.submit(self._ask, since, step, source)
-            except RuntimeError as error:  # no thread to be had, or the pool is shut down
-                self.mailbox.fail(RunFailed(Code.UNAVAILABLE, f"receiving failed: {error}", rank=self.me.rank))
+            except RuntimeError as error:  # no more threads, or the pool is shut down
+                self.receiving_failed(RunFailed(Code.UNAVAILABLE, f"receiving failed: {error}", rank=self.me.rank))
                 return
 
     def _ask(self, since: float, step: int, source: int) -> None:
-        """Ask once for the object of a source; if it is not there, ask again later."""
+        """Request the bundle of a source once. If it does not exist yet, schedule the next get. ``since`` is the time of `prepare`."""
         key = self.keys.exchange(step, source)
         try:
             head = self.store.find(key, 0, HEAD_BYTES)
             if head is not None:
                 self._took[source] = time.monotonic() - since
                 where = entry(head, self.me.run, step, source, self.me.rank)
-                self.mailbox.deliver(step, source, fetch(self.store, key, head, where, f"what rank {source} sent in step {step}"))
+                self.mailbox.deliver(step, source, fetch(self.store, key, head, where, f"the payload of rank {source} in step {step}"))
                 return
             self._look_for_abort()
-        except FsdError as error:
-            self.mailbox.fail(error)
-            return
-        except Exception as error:  # a defect here must not leave the main thread waiting
-            self.mailbox.fail(RunFailed(Code.UNKNOWN, f"receiving failed: {type(error).__name__}: {error}", rank=self.me.rank))
+        except Exception as error:  # of any class: otherwise the main thread would wait for this thread
+            self.receiving_failed(error)
             return
         now = time.monotonic()
-        wait = min(_MOST_WAIT_S, max(self.store.driver.limits.poll_s, self._share * (now - since)))
+        wait = min(_MAX_WAIT_S, max(self.store.driver.limits.poll_s, self._share * (now - since)))
         with self._wake:
             heapq.heappush(self._due, (now + wait, since, step, source))
             self._wake.notify()
 
     def _look_for_abort(self) -> None:
-        """Once a second, by one thread: has the run failed elsewhere?"""
+        """Check whether another process reported that the run failed. All threads together make one such request per second."""
         with self._wake:
             now = time.monotonic()
             if now < self._abort_check:
@@ -170,7 +176,7 @@ class ObjectChannel(Channel):
             self.mailbox.fail(explain(reason))
 
     def close(self) -> None:
-        """Stop asking."""
+        """Stop polling."""
         with self._wake:
             self._closed = True
             self._wake.notify()

@@ -1,4 +1,4 @@
-"""The ``fsd`` command: one module a group of commands, around `Screen` (what is shown) and `with_settings` (what is asked)."""
+"""The ``fsd`` command: a module for each command or group, on top of `Screen` (output) and `with_settings` (flags and settings)."""
 
 from fsd_core.cli.main import main
 

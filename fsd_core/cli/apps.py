@@ -1,4 +1,4 @@
-"""What an app is made of, and taking it away: ``fsd deploy``, ``destroy``, ``gc``, ``clean``."""
+"""The commands that make and remove the resources of an app: ``fsd deploy``, ``destroy``, ``gc``, ``clean``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import click
 from fsd_core import providers
 from fsd_core.cli.options import Checked, Command, check_provider, emulated, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.config import Settings, integer
-from fsd_core.home import home_folder
-from fsd_core.provisioning import telling
+from fsd_core.common.fields import integer
+from fsd_core.common.home import home_folder
+from fsd_core.config import Settings
+from fsd_core.providers.requests import reporting_to
 
 __all__ = ["clean", "deploy", "destroy", "gc"]
 
@@ -21,8 +22,8 @@ KEYS = ("provider", "app", "emulator")
 
 @contextlib.contextmanager
 def _shown(screen: Screen) -> Iterator[None]:
-    """Within the block what takes long is shown."""
-    with screen.progress() as show, telling(lambda text: show("provision", 0, 0, text)):
+    """Within the block, requests that take long are shown as progress."""
+    with screen.progress() as show, reporting_to(lambda text: show("provision", 0, 0, text)):
         yield
 
 
@@ -34,12 +35,13 @@ Examples:
   fsd deploy --provider aws --app mine --workers 32
 """,
 )
-@click.option("--slots", type=Checked(integer(1)), default=4, metavar="N", help="Runs that can be under way at once.  [default: 4]")
+@click.option("--slots", type=Checked(integer(1)), default=4, metavar="N", help="Number of runs that can be active at once.  [default: 4]")
 @with_settings(*KEYS, "workers")
 def deploy(screen: Screen, settings: Settings, slots: int) -> None:
-    """Make what an app needs.
+    """Make the resources of an app.
 
-    Queues for the workers, a store, the function: what is there already stays, so that a second deploy changes nothing.
+    An app is everything that one deployment makes, under one name: the function, the object store, and the queues of the workers. Resources
+    that exist already stay as they are: a second deploy changes nothing.
     """
     check_provider(settings)
     with _shown(screen), emulated(settings, screen.note) as settings:
@@ -52,7 +54,10 @@ def deploy(screen: Screen, settings: Settings, slots: int) -> None:
 @click.command(cls=Command, epilog="Example: fsd destroy --provider local --app mine")
 @with_settings(*KEYS)
 def destroy(screen: Screen, settings: Settings) -> None:
-    """Remove everything of an app. What is not there is no error."""
+    """Remove all resources of an app.
+
+    Does nothing if the app does not exist.
+    """
     check_provider(settings)
     with _shown(screen), emulated(settings, screen.note) as settings:
         removed = list(providers.find(settings.provider).provisioner(settings.table()).destroy(settings.app))
@@ -63,11 +68,12 @@ def destroy(screen: Screen, settings: Settings) -> None:
 @click.command(cls=Command, epilog="Example: fsd gc --provider local --app mine")
 @with_settings(*KEYS)
 def gc(screen: Screen, settings: Settings) -> None:
-    """Remove what dead runs left behind.
+    """Remove the objects of dead runs.
 
-    A run is dead when it holds no slot. Runs that are under way, and staged content, stay.
+    An active run holds a slot: a set of queues that no other run uses. This command removes the objects of runs that hold no slot. It keeps
+    the objects of active runs, and the shards and inputs that the next run can use again.
     """
-    from fsd_core.garbage import collect_garbage
+    from fsd_core.client.garbage import collect_garbage
 
     check_provider(settings)
     with _shown(screen), emulated(settings, screen.note) as settings:
@@ -84,15 +90,15 @@ Examples:
   fsd clean --app mine --keep-records
 """,
 )
-@click.option("--keep-records", is_flag=True, help="Remove only what the next run makes again.")
+@click.option("--keep-records", is_flag=True, help="Keep the records of past runs. fsd report reads them.")
 @with_settings(*KEYS)
 def clean(screen: Screen, settings: Settings, keep_records: bool) -> None:
-    """Remove staged content, computed partitions and local records.
+    """Remove shards, inputs, partitions and records.
 
-    Staged content are the shards and inputs that an app keeps for its next run; partitions, and the records of all
-    runs, are below FSD_HOME. Records cannot be made again.
+    Removes the shards and inputs that an app keeps in its object store for the next run, and the partitions and records of all runs below
+    FSD_HOME. The next run makes shards, inputs and partitions again. The records of past runs are lost.
     """
-    from fsd_core.garbage import clean as clean_up
+    from fsd_core.client.garbage import clean as clean_up
 
     check_provider(settings)
     with _shown(screen), emulated(settings, screen.note) as settings:

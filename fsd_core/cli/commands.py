@@ -1,4 +1,4 @@
-"""All commands: importing this takes the longest of what the command does first, and so `main` does it under its guards."""
+"""All commands of ``fsd``. Importing this module takes long, so `main` imports it only after its signal handlers are set."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ __all__ = ["root"]
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog="Start with: fsd demo")
 @click.version_option(version("fsd-inference"), prog_name="fsd")
 def root() -> None:
-    """Fully serverless distributed inference.
+    """Fully serverless distributed inference: run a large model on many short functions.
 
-    A model too large for one function is run by many short functions that nobody keeps warm, on a cloud or on this machine.
+    fsd splits a model that is too large for one function over many functions, on a cloud or on this machine. Nothing keeps running between
+    runs.
     """
 
 

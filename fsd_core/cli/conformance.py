@@ -22,25 +22,29 @@ Examples:
   fsd conformance --provider azure -k "Message and not Faulty"
 """,
 )
-@click.option("--live", is_flag=True, help="Against the account that the SDK finds, not an emulator. It costs a little.")
-@click.option("-k", "only", metavar="WORDS", help="Only cases whose names have these words, as pytest's -k takes them.")
+@click.option("--live", is_flag=True, help="Test the cloud itself, with the account that its SDK finds. The requests cost a little money.")
+@click.option("-k", "only", metavar="WORDS", help="Run only cases whose names match, with the syntax of -k of pytest.")
 @with_settings("provider", "emulator")
 def conformance(screen: Screen, settings: Settings, live: bool, only: str | None) -> None:
-    """Run the conformance suite.
+    """Test whether a provider keeps the contract of fsd.
 
-    What every driver of a provider promises, as cases, listed on standard error. Exits 1 if one fails.
+    The contract (fsd_core/driver.py) is what fsd expects of the services of a provider. The command runs a test case for each promise of
+    the contract and lists the cases on standard error. It exits with 1 if a case fails.
 
-    Without --live it runs on an emulator of its own. Local needs neither: this machine is the real service.
+    Without --live, the command starts an emulator of the cloud and runs the cases on it. The provider local needs neither --live nor an
+    emulator.
     """
     check_provider(settings)
     if live and settings.emulator:
-        raise InputError("--live and --emulator: one or the other")
+        raise InputError("--live and --emulator: expected only one of them")
     try:
         from fsd_conformance import run
     except ImportError as error:
-        raise InputError(f"the suite cannot be imported: {error}: install fsd-inference[test]") from error
+        raise InputError(
+            f"the conformance suite cannot be imported: {error}; install it with: pip install 'fsd-inference[test]'"
+        ) from error
     failed = run(settings.provider, live, settings.table(), emulator_name(settings), only)
     screen.answer({"provider": settings.provider, "live": live, "conforms": not failed})
     if failed:
-        raise CheckFailed(f"provider {settings.provider} does not conform: the failed cases are listed above")
-    screen.print(f"provider {settings.provider} conforms")
+        raise CheckFailed(f"provider {settings.provider} does not keep the contract: the failed cases are listed above")
+    screen.print(f"provider {settings.provider} keeps the contract")

@@ -1,4 +1,4 @@
-"""``fsd tariff``: list, show; ``fsd bill``; and the bill at the end of a run."""
+"""``fsd tariff list``, ``fsd tariff show``, ``fsd bill``, and the bill of a run."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import click
 from fsd_core import cost
 from fsd_core.cli.options import Command, Group, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.config import KINDS, Settings
+from fsd_core.common.textfile import read_text
+from fsd_core.config import PATH, Settings
 from fsd_core.cost import Bill, Line, Price, Tariff, Usage
 from fsd_core.errors import InputError
-from fsd_core.textfile import read_text
 
 __all__ = ["bill", "group", "run_tariff", "service_table"]
 
 
 @click.group(name="tariff", cls=Group, no_args_is_help=False)
 def group() -> None:
-    """Dated prices that bills are made by."""
+    """Show the prices from which fsd computes bills."""
 
 
 @group.command(name="list", epilog="Example: fsd tariff list")
@@ -49,9 +49,10 @@ Examples:
 @click.argument("name")
 @with_settings()
 def show(screen: Screen, settings: Settings, name: str) -> None:
-    """Show the prices of tariff NAME, each with its source, date and confidence.
+    """Show the prices of a tariff.
 
-    Its file, which is named too, is the pattern for one of your own.
+    NAME is a name that fsd tariff list shows, or the path of a .toml file. Each price is shown with its source, date and confidence. To
+    make a tariff of your own, copy the file that is shown and change it.
     """
     tariff = cost.load(name)
     rule = tariff.function
@@ -68,7 +69,10 @@ def show(screen: Screen, settings: Settings, name: str) -> None:
     screen.answer(_facts(tariff) | {"function": function, "prices": prices})
     rows = [("region", tariff.region), ("as of", tariff.as_of), ("file", tariff.path)]
     rows.append(
-        ("function time", f"by {rule.step_ms:g} ms, at least {rule.least_ms:g}, {'with' if rule.init else 'without'} initialisation")
+        (
+            "function time",
+            f"in steps of {rule.step_ms:g} ms, at least {rule.least_ms:g} ms, {'with' if rule.init else 'without'} start-up",
+        )
     )
     screen.print(pairs(f"{tariff.name}: {tariff.title}", rows))
     screen.print(pairs("\nPrices", [(f"{price.service} {price.sku}", _price_text(price)) for price in tariff.prices]))
@@ -94,20 +98,23 @@ Examples:
   echo '{"object_puts": 1000, "object_gets": 5000}' | fsd bill --tariff gcp-us-central1 --usage - --json
 """,
 )
-@click.option("--usage", metavar="USAGE.json", required=True, help="What was used, an object of figures; - reads standard input.")
-@click.option("--free-tier", is_flag=True, help="As the first bill of a month in an account that has all its free tiers left.")
+@click.option("--usage", metavar="USAGE.json", required=True, help="JSON file with the counts and times; - reads standard input.")
+@click.option("--free-tier", is_flag=True, help="Subtract the free tiers of one month.")
 @with_settings("tariff")
 def bill(screen: Screen, settings: Settings, usage: str, free_tier: bool) -> None:
-    """Make the bill of a usage by a tariff.
+    """Compute a bill from counts and times.
 
     \b
-    USAGE has any of the counts that `fsd run --json` gives as its meter, and
-    function_seconds     of all functions together, or a list with each one's
-    function_memory_mb   of one function
-    stored_byte_seconds  bytes in the object store times the time they lay there
+    USAGE.json is a JSON object. All keys are optional, but function_seconds
+    needs function_memory_mb. The keys are the counts that `fsd run --json`
+    prints under meter, and:
+    function_seconds     seconds of all functions together, or a list with the
+                         seconds of each function
+    function_memory_mb   memory of one function in MiB
+    stored_byte_seconds  sum over all objects: bytes times seconds in the store
     """
     if settings.tariff is None:
-        raise InputError(f"--tariff: is missing: must be one of {', '.join(cost.names())}, or a .toml file of your own")
+        raise InputError(f"--tariff is missing: expected one of {', '.join(cost.names())}, or a .toml file of your own")
     tariff = cost.load(settings.tariff)
     used = Usage.parse(_read(usage), f"--usage {usage}")
     made = cost.bill(used, tariff, free=free_tier)
@@ -115,25 +122,27 @@ def bill(screen: Screen, settings: Settings, usage: str, free_tier: bool) -> Non
     rows = [(f"{line.price.service} {line.price.sku}", _line_text(line)) for line in made.lines]
     screen.print(pairs(_title(made) + (", free tiers taken off" if free_tier else ""), [*rows, *_totals(made)]))
     if used["invocations"] and used.memory_mb is None:
-        screen.print("Function time is not in it: function_seconds and function_memory_mb are not given.")
+        screen.print("The bill has no function time: function_seconds and function_memory_mb are not given.")
 
 
 def _read(path: str) -> Any:
     try:
         if path == "-" and sys.stdin is None:
-            raise InputError("--usage -: standard input is closed")
-        text = sys.stdin.read() if path == "-" else read_text(Path(KINDS["output"].read(path, "--usage ")), f"--usage {path}")
+            raise InputError("--usage -: standard input is closed: expected a JSON object")
+        text = sys.stdin.read() if path == "-" else read_text(Path(PATH.read_text(path, "--usage ")), f"--usage {path}")
         return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_once)
     except OSError as error:
         raise InputError(f"--usage {path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"--usage {path}: is no JSON: {error}") from error
+        raise InputError(f"--usage {path}: is not JSON: {error}") from error
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError(f"{next(name for name, _ in pairs if [other for other, _ in pairs].count(name) > 1)!r} is there twice")
+        raise ValueError(
+            f"{next(name for name, _ in pairs if [other for other, _ in pairs].count(name) > 1)!r} is given twice, expected once"
+        )
     return found
 
 
@@ -160,22 +169,24 @@ def _totals(made: Bill) -> Iterable[tuple[str, str]]:
 
 
 def run_tariff(settings: Settings) -> Tariff | None:
-    """What a run is billed by; `None` where its provider has no tariff of ours.
+    """The tariff of a run; `None` if fsd has none for its provider.
 
-    Raises `InputError` on a tariff of another provider than the run's, but for a local run: each packs its requests as its own
-    service bills them, so those of one cloud say little of another's bill.
+    Raises `InputError` on a tariff of another provider, unless the run is local: a run packs its requests to suit the prices of its own
+    provider, so a bill by another provider's prices would be misleading.
     """
     name = settings.tariff or cost.default_tariff(settings.provider)
     if name is None:
         return None
     tariff = cost.load(name)
     if settings.provider not in ("local", tariff.provider):
-        raise InputError(f"--tariff {name}: is of provider {tariff.provider}, and the run's is {settings.provider}")
+        raise InputError(
+            f"--tariff {name}: has prices of provider {tariff.provider}: expected a tariff of {settings.provider}, the provider of the run"
+        )
     return tariff
 
 
 def service_table(made: Bill) -> Any:
-    """A run's bill, a row a service."""
+    """A run's bill with a row for each service."""
     rows = []
     for service, lines in made.by_service.items():
         marked = (

@@ -18,22 +18,24 @@ from fsd_core import providers
 from fsd_core.cli.emulators import CLOUDS
 from fsd_core.cli.options import Command, with_settings
 from fsd_core.cli.screen import Screen, pairs
+from fsd_core.common.home import home_folder, made
 from fsd_core.config import FILE, Settings
 from fsd_core.errors import InputError
-from fsd_core.home import home_folder, made
+from fsd_core.providers.advice import line
 
 __all__ = ["doctor"]
 
-REQUIRED = ("numpy", "zstandard", "scipy", "safetensors", "click", "rich")
+REQUIRED = ("numpy", "attrs", "zstandard", "scipy", "safetensors", "click", "rich")
 EXTRAS = {
-    "mtkahypar": "pip install 'fsd-inference[partition]': without it hypergraph partitions fall back to block, and more rows travel",
+    "mtkahypar": "pip install 'fsd-inference[partition]': without it, block replaces hypergraph partitions, and workers send more rows",
     "scikit-learn": "pip install 'fsd-inference[demo]': fsd demo and the input `digits` need it",
+    "matplotlib": "pip install 'fsd-inference[report]': fsd report and fsd compare --report need it",
     "boto3": "pip install 'fsd-inference[aws]': provider aws needs it",
     "azure-servicebus": "pip install 'fsd-inference[azure]': provider azure needs it",
     "azure-storage-blob": "pip install 'fsd-inference[azure]': provider azure needs it",
     "azure-identity": "pip install 'fsd-inference[azure]': provider azure needs it",
-    "google-auth": "pip install 'fsd-inference[gcp]': provider gcp needs it",
-    "grpcio": "pip install 'fsd-inference[gcp]': provider gcp needs it",
+    "google-cloud-pubsub": "pip install 'fsd-inference[gcp]': provider gcp needs it",
+    "google-cloud-storage": "pip install 'fsd-inference[gcp]': provider gcp needs it",
     "moto": "pip install 'fsd-inference[emulators]', or --emulator installs it below FSD_HOME",
     "awslambdaric": "pip install 'fsd-inference[emulators]', or --emulator installs it below FSD_HOME",
     "pytest": "pip install 'fsd-inference[test]': fsd conformance needs it",
@@ -45,7 +47,7 @@ TOOLS = {"java": "some emulators need a Java runtime", "node": "some emulators n
 @click.command(cls=Command, epilog="Example: fsd doctor")
 @with_settings()
 def doctor(screen: Screen, settings: Settings) -> None:
-    """Show what is installed, and what to do about the rest."""
+    """Show what is installed and how to install the rest."""
     checks = list(_checks())
     screen.answer({"checks": [{"name": name, "found": found, "hint": hint} for name, found, hint in checks]})
     screen.print(pairs("Found", [(name, found) for name, found, _ in checks if found]))
@@ -53,14 +55,14 @@ def doctor(screen: Screen, settings: Settings) -> None:
 
 
 def _checks() -> Iterator[tuple[str, str | None, str]]:
-    """Name, what was found (`None`: nothing), what to do about it."""
+    """The name, the version or path that was found (`None` if nothing), and what to do if nothing was found."""
     from fsd_conformance import emulators
 
     yield "fsd-inference", _version("fsd-inference"), ""
     yield "python", platform.python_version(), ""
     yield "machine", f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}", ""
     yield "FSD_HOME", *_writable()
-    yield FILE, os.path.abspath(FILE) if os.path.exists(FILE) else None, "no settings here: the defaults hold"
+    yield FILE, os.path.abspath(FILE) if os.path.exists(FILE) else None, "not in this folder: the default settings are in force"
     for name in REQUIRED:
         yield name, _version(name), f"pip install {name}"
     for name, hint in EXTRAS.items():
@@ -70,12 +72,12 @@ def _checks() -> Iterator[tuple[str, str | None, str]]:
         yield f"credentials of {name}", *_credentials(name)
     for name in CLOUDS:
         if name not in providers.installed():
-            yield f"provider {name}", None, "not part of this installation; any package may add it, entry point group fsd.providers"
+            yield f"provider {name}", None, "not installed: a package adds it by an entry point of the group fsd.providers"
     for name in CLOUDS:
-        if there := emulators.names(name):
+        if found := emulators.names(name):
             running = emulators.state(name)
             up = f"{running.name}, {'up' if running.alive() else 'dead'}" if running else None
-            yield f"emulator of {name}", up, f"{' and '.join(there)}: none is up; fsd emulators up {name}"
+            yield f"emulator of {name}", up, f"{' or '.join(found)} can run here: fsd emulators up {name}"
     for name, hint in TOOLS.items():
         yield name, shutil.which(name), hint
 
@@ -92,30 +94,30 @@ def _provider(name: str) -> tuple[str | None, str]:
         found: Any = providers.find(name)
         return f"{type(found).__module__}.{type(found).__qualname__}", ""
     except (ImportError, AttributeError) as error:
-        return None, f"installed, but does not load: {error}"
+        return None, f"installed, but cannot be imported: {error}"
 
 
 def _credentials(name: str) -> tuple[str | None, str]:
-    """Whose there are; or what its SDK says and what to do. A source that is asked and does not answer is not waited for."""
-    said: list[tuple[str | None, str]] = []
+    """Whose credentials the provider's SDK finds; or `None` and its error with advice. Waits at most `ANSWERS_S` seconds."""
+    found: list[tuple[str | None, str]] = []
 
     def ask() -> None:
         try:
-            found = providers.find(name)
+            provider = providers.find(name)
         except (ImportError, AttributeError):
-            return said.append((None, "the provider does not load"))
+            return found.append((None, "the provider cannot be imported"))
         try:
-            said.append((found.credentials(), ""))
+            found.append((provider.credentials(), ""))
         except Exception as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            said.append((None, providers.line(text, found.advice(text))))
+            found.append((None, line(text, provider.advice(text))))
 
     asking = threading.Thread(target=ask, daemon=True)
-    logging.disable()  # some SDKs tell their log at length that they found nobody
+    logging.disable()  # some SDKs write long warnings where they find no credentials
     asking.start()
     asking.join(ANSWERS_S)
     logging.disable(logging.NOTSET)
-    return said[0] if said else (None, f"the source of credentials did not answer within {ANSWERS_S:.0f} s")
+    return found[0] if found else (None, f"the source of credentials did not answer within {ANSWERS_S:.0f} s")
 
 
 def _writable() -> tuple[str | None, str]:

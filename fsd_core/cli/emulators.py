@@ -1,4 +1,4 @@
-"""``fsd emulators``: up, down, status."""
+"""``fsd emulators up``, ``down`` and ``status``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLOUD = click.argument("cloud", metavar=f"[{'|'.join(CLOUDS)}]", required=False)
 
 @click.group(name="emulators", cls=Group, no_args_is_help=False)
 def group() -> None:
-    """Emulators of the clouds on this machine."""
+    """Start and stop emulators of clouds on this machine."""
 
 
 @group.command(
@@ -36,18 +36,19 @@ Examples:
 """
 )
 @CLOUD
-@click.option("--name", metavar="NAME", help="Which one, where a cloud has several.")
+@click.option("--name", metavar="NAME", help="Name of the emulator, if the cloud has several.")
 @with_settings()
 def up(screen: Screen, settings: Settings, cloud: str | None, name: str | None) -> None:
-    """Start the emulators of one cloud, or of all whose provider is installed.
+    """Start the emulators of one cloud, or of all clouds.
 
-    They run until `fsd emulators down`, or until the machine stops. What they need and is missing is installed below FSD_HOME.
-    `--emulator` then finds them; so does any other client of the cloud with the variables that are printed.
+    Without a cloud, starts an emulator for each installed provider. Emulators run until fsd emulators down, or until the machine stops. If
+    an emulator needs software that is missing, the command installs it below FSD_HOME. Commands of fsd use an emulator with --emulator. For
+    other programs, the command prints environment variables that lead a client of the cloud to the emulator.
     """
     from fsd_conformance import emulators
 
     if name and not cloud:
-        raise InputError(f"--name {name}: of which cloud? fsd emulators up CLOUD --name {name}")
+        raise InputError(f"--name {name}: the cloud is missing: expected fsd emulators up CLOUD --name {name}")
     states: dict[str, Any] = {}
     with screen.progress() as show:
         for each in _chosen(cloud):
@@ -61,7 +62,7 @@ def up(screen: Screen, settings: Settings, cloud: str | None, name: str | None) 
         screen.print(
             pairs(each, _rows(running)),
             *(f"export {key}={shlex.quote(value)}" for key, value in running.env.items()),
-            f"{each}: runs use it with --emulator, or with emulator = true in fsd.toml",
+            f"{each}: to use it, add --emulator to a command, or emulator = true to fsd.toml",
         )
 
 
@@ -69,19 +70,19 @@ def up(screen: Screen, settings: Settings, cloud: str | None, name: str | None) 
 @CLOUD
 @with_settings()
 def down(screen: Screen, settings: Settings, cloud: str | None) -> None:
-    """Stop what `fsd emulators up` started."""
+    """Stop the emulators of one cloud, or of all clouds."""
     from fsd_conformance import emulators
 
     ended = {each: emulators.down(each) for each in _chosen(cloud)}
     screen.answer({"emulators": {each: {"stopped": running.name if running else None} for each, running in ended.items()}})
-    screen.print(pairs("Emulators", [(each, f"{running.name}: stopped" if running else "none was up") for each, running in ended.items()]))
+    screen.print(pairs("Emulators", [(each, f"{running.name}: stopped" if running else "not running") for each, running in ended.items()]))
 
 
 @group.command(epilog="Example: fsd emulators status")
 @CLOUD
 @with_settings()
 def status(screen: Screen, settings: Settings, cloud: str | None) -> None:
-    """Show which emulators run."""
+    """Show which emulators are running."""
     from fsd_conformance import emulators
 
     if cloud is not None:
@@ -114,7 +115,7 @@ def _fields(running: Running) -> dict[str, Any]:
 def _rows(running: Running) -> list[tuple[str, str]]:
     """For people."""
     fields = _fields(running)
-    dead = "" if running.alive() else f": fsd emulators up {running.provider} begins anew"
+    dead = "" if running.alive() else f": fsd emulators up {running.provider} starts it again"
     rows = [(running.provider, f"{running.name}, {fields['state']}, since {time.strftime('%F %T', time.localtime(running.started))}{dead}")]
     for name, server in fields["servers"].items():
         rows.append((f"  {name}", f"{server['url']}, process {server['pid']}{'' if server['alive'] else ' (ended)'}, {server['log']}"))
@@ -125,11 +126,11 @@ def _known(cloud: str) -> None:
     if cloud == "local":
         raise InputError("emulators: provider local runs on this machine and needs no emulator")
     if cloud not in CLOUDS:
-        raise InputError(f"emulators: {cloud!r}: must be one of {', '.join(CLOUDS)}")
+        raise InputError(f"emulators: {cloud!r}: expected one of {', '.join(CLOUDS)}")
 
 
 def _chosen(cloud: str | None) -> tuple[str, ...]:
-    """The clouds to act on. Raises `InputError` where there is none that is installed and has an emulator."""
+    """The clouds that the command acts on. Raises `InputError` if ``cloud`` is not installed or has no emulator."""
     from fsd_conformance import emulators
 
     names = providers.installed()
@@ -137,6 +138,6 @@ def _chosen(cloud: str | None) -> tuple[str, ...]:
         return tuple(each for each in CLOUDS if each in names and emulators.names(each))
     _known(cloud)
     if cloud not in names:
-        raise InputError(f"provider {cloud} is not installed; installed: {', '.join(names) or 'none'}")
+        raise InputError(f"provider {cloud} is not installed: expected one of {', '.join(names) or 'none'}")
     emulators.find(cloud)
     return (cloud,)

@@ -1,25 +1,40 @@
-"""Files that a command writes at its end: refused before it begins where they cannot be, or would replace what is not ours."""
+"""Files that a command writes when it ends. It checks their paths before it starts, and never replaces a file that fsd did not make."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from fsd_core.errors import InputError
 
-__all__ = ["check_apart", "check_file", "write_file"]
+__all__ = ["check_apart", "check_file", "check_folder", "replacing", "write_file"]
 
 HEAD_BYTES = 1024
 
 
 def check_file(flag: str, path: Path, mark: str) -> None:
-    """Raise `InputError` unless `write_file` can write ``path``: nothing is there, or a file whose beginning has ``mark``."""
+    """Raise `InputError` unless `write_file` can write ``path``.
+
+    It can if ``path`` does not exist, or if it is a file that fsd made: its first `HEAD_BYTES` bytes hold the text ``mark``. ``flag`` names
+    the path in errors.
+    """
     try:
         if os.path.lexists(path):
             with path.open("rb") as file:
                 if mark.encode() not in file.read(HEAD_BYTES):
-                    raise InputError(f"{flag} {path}: exists and fsd did not make it; it is not replaced")
+                    raise InputError(f"{flag} {path}: exists and fsd did not make it: expected a new path")
+    except OSError as error:
+        raise InputError(f"{flag} {path}: cannot be written: {error.strerror or error}") from error
+    check_folder(flag, path)
+
+
+def check_folder(flag: str, path: Path) -> None:
+    """Raise `InputError` unless files can be made in the folder of ``path``."""
+    try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
@@ -27,24 +42,33 @@ def check_file(flag: str, path: Path, mark: str) -> None:
 
 
 def check_apart(**paths: str | Path | None) -> None:
-    """Raise `InputError` where two flags, by their names, mean one file."""
+    """Raise `InputError` if two flags name the same file. ``paths``: by flag, without ``--``."""
     seen: dict[Path, str] = {}
     for flag, path in paths.items():
         if path is not None and (other := seen.setdefault(Path(path).resolve(), flag)) != flag:
-            raise InputError(f"--{flag} {path}: is the file of --{other}: must be another")
+            raise InputError(f"--{flag} {path}: --{other} names the same file: expected two files")
 
 
 def write_file(flag: str, path: Path, text: str, mark: str) -> None:
-    """Write it in one step. Raises `InputError`."""
+    """Write a text file in one step. Raises `InputError`, see `check_file`."""
     check_file(flag, path, mark)
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that replaces ``path`` if the block ends without an error: other processes never see a part of it."""
     descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(aside, 0o666 & ~mask)
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(aside)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # the error of a full disk names no file
         raise

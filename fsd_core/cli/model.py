@@ -1,21 +1,23 @@
-"""``fsd model``: import, radixnet, show."""
+"""``fsd model import``, ``radixnet`` and ``show``."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
 
 from fsd_core.cli.options import Checked, Group, with_settings
 from fsd_core.cli.screen import Screen, amount, pairs
-from fsd_core.config import Settings, choice, integer, number
+from fsd_core.common.fields import choice, integer, number
+from fsd_core.config import Settings
 
 __all__ = ["group"]
 
 
 @click.group(name="model", cls=Group, no_args_is_help=False)
 def group() -> None:
-    """Make, import and look at models."""
+    """Make, import and show models."""
 
 
 @group.command(
@@ -28,19 +30,22 @@ Examples:
 )
 @click.argument("source")
 @click.argument("out")
-@click.option("--bias", type=Checked(number("any finite number")), metavar="B", help="Of every neuron.")
+@click.option(
+    "--bias", type=Checked(number(-math.inf, huge=True)), metavar="B", help="Bias of every neuron (default: the biases of SOURCE, else 0)."
+)
 @click.option("--rule", type=Checked(choice("plain", "challenge")), default="plain", metavar="plain|challenge",
-              help="challenge: bias only where the sum is not zero.  [default: plain]")  # fmt: skip
+              help="plain adds the bias to every sum, challenge only to sums that are not zero.  [default: plain]")  # fmt: skip
 @click.option("--activation", type=Checked(choice("identity", "relu", "sigmoid", "tanh", "softmax")), default="relu",
-              metavar="NAME", help="identity, relu, sigmoid, tanh or softmax.  [default: relu]")  # fmt: skip
-@click.option("--clip", type=Checked(number("a number above 0", lambda value: value > 0)), metavar="C", help="Upper limit of relu.")
+              metavar="NAME", help="Activation of every layer: identity, relu, sigmoid, tanh or softmax.  [default: relu]")  # fmt: skip
+@click.option("--clip", type=Checked(number(0, above=True, huge=True)), metavar="C", help="Upper limit of the activations of relu.")
 @with_settings()
 def import_command(
     screen: Screen, settings: Settings, source: str, out: str, bias: float | None, rule: str, activation: str, clip: float | None
 ) -> None:
-    """Import SOURCE as the model folder OUT: a folder of n{N}-l{k}.tsv of any N, or an .npz with weights_1, weights_2, ...
+    """Import a model from other files.
 
-    An existing OUT is replaced only if it is a model folder that fsd made.
+    SOURCE is a folder with files n{N}-l{k}.tsv in the format of the Graph Challenge, for any N, or an .npz with weights_1, weights_2, ...
+    OUT is the new model folder. An existing OUT is replaced only if it is a model folder that fsd made.
     """
     from fsd_core.model import describe, import_model, save
 
@@ -51,13 +56,16 @@ def import_command(
 
 @group.command(epilog="Example: fsd model radixnet --neurons 1024 --layers 120 model/")
 @click.argument("out")
-@click.option("--neurons", type=Checked(integer(1)), required=True, metavar="N", help="Neurons of every layer.")
-@click.option("--layers", type=Checked(integer(1)), required=True, metavar="L", help="Layers.")
+@click.option("--neurons", type=Checked(integer(1)), required=True, metavar="N", help="Number of neurons of every layer.")
+@click.option("--layers", type=Checked(integer(1)), required=True, metavar="L", help="Number of layers.")
 @click.option("--weights", type=Checked(choice("official", "normal")), default="official", metavar="official|normal",
-              help="1/16 each, or drawn.  [default: official]")  # fmt: skip
+              help="official: each weight is 1/16; normal: random weights.  [default: official]")  # fmt: skip
 @with_settings("seed")
 def radixnet(screen: Screen, settings: Settings, out: str, neurons: int, layers: int, weights: str) -> None:
-    """Make a RadiX-Net as the Graph Challenge's, in the model folder OUT."""
+    """Make a RadiX-Net, the network of the Graph Challenge.
+
+    OUT is the new model folder. An existing OUT is replaced only if it is a model folder that fsd made.
+    """
     from fsd_core.model import describe, radixnet, save
 
     network = radixnet(neurons, layers, settings.seed, weights)
@@ -69,7 +77,10 @@ def radixnet(screen: Screen, settings: Settings, out: str, neurons: int, layers:
 @click.argument("model")
 @with_settings()
 def show(screen: Screen, settings: Settings, model: str) -> None:
-    """Show what MODEL is: sizes, nonzeros, activations, and its digest."""
+    """Show the sizes, nonzeros, activations and digest of a model.
+
+    MODEL is a model folder, a folder of the Graph Challenge, or radixnet:NEURONS:LAYERS[:SEED].
+    """
     from fsd_core.model import describe, open_model
 
     _show(screen, describe(open_model(model)), model)

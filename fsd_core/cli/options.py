@@ -1,60 +1,63 @@
-"""What all commands share: options that come from `fsd_core.config`, and a command class that guards standard output."""
+"""What all commands share: options made from `fsd_core.config.Settings`, and a class that prints only the answer on standard output."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, replace
 from typing import Any
 
+import attrs
 import click
 
 from fsd_core import config, providers
 from fsd_core.cli.screen import Screen
-from fsd_core.config import ANY, KINDS, Kind, Settings
+from fsd_core.common.fields import Kind
+from fsd_core.config import ANY, KINDS, Settings
 from fsd_core.errors import InputError
 
 __all__ = ["Checked", "Command", "Group", "check_provider", "emulated", "emulator_name", "with_settings"]
 
-_FIELDS = {field.name: field for field in fields(Settings)}
+_FIELDS = attrs.fields_dict(Settings)
 _Callback = Callable[..., None]
 
 
 class Command(click.Command):
-    """A command whose run leaves standard output to its answer."""
+    """A command that prints only its answer on standard output."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """``--emulator`` takes its value after ``=`` only, so that it can stand before a positional."""
+        """``--emulator`` takes a value only after ``=``, so that it can stand before an argument."""
         end = args.index("--") if "--" in args else len(args)
         return super().parse_args(ctx, [f"{arg}={ANY}" if arg == "--emulator" and i < end else arg for i, arg in enumerate(args)])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run with standard output guarded."""
-        with ctx.find_object(Screen).guarded():  # type: ignore[union-attr]  # main gives each context one
+        """Run the command, see `Screen.guarded`."""
+        with ctx.find_object(Screen).guarded():  # type: ignore[union-attr]  # `main` gives each context a Screen
             return super().invoke(ctx)
 
 
 class Group(click.Group):
-    """A group of such commands."""
+    """A group of `Command` objects."""
 
     command_class = Command
 
 
 class Checked(click.ParamType[Any]):
-    """A click type that reads by a `Kind` of the configuration."""
+    """A parameter type of click that reads a value by a `Kind`."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
         self.name = kind.metavar
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The checked value; raises `InputError`."""
-        return self.kind.read(value, f"{param.opts[0] if param else ''} ") if isinstance(value, str) else value
+        """The value of a flag's text. Raises `InputError` if it is wrong."""
+        return self.kind.read_text(value, f"{param.opts[0] if param else ''} ") if isinstance(value, str) else value
 
 
 def with_settings(*keys: str, flags: Mapping[str, str] | None = None) -> Callable[[_Callback], _Callback]:
-    """Give a command the flags of these keys (``flags``: under another name), ``--config`` and ``--json``.
+    """Give a command the flags of these keys of `Settings`, ``--config`` and ``--json``.
+
+    The flag of a key is ``--KEY`` with hyphens, unless ``flags`` maps the key to another flag.
 
     The command is called with its `Screen`, the `Settings`, and its own arguments.
     """
@@ -70,7 +73,9 @@ def with_settings(*keys: str, flags: Mapping[str, str] | None = None) -> Callabl
             screen.json = settings.json
             command(screen, settings, **arguments)
 
-        option = click.option("--config", "config_file", metavar="FILE", help=f"Settings (default: {config.FILE} here, if there).")
+        option = click.option(
+            "--config", "config_file", metavar="FILE", help=f"File of settings (default: {config.FILE} in the current folder)."
+        )
         decorated: _Callback = option(call)
         for key in reversed(names):
             decorated = _option(key, names[key])(decorated)
@@ -91,7 +96,7 @@ def _option(key: str, flag: str) -> Callable[[_Callback], _Callback]:
 
 
 def check_provider(settings: Settings) -> None:
-    """Raise `InputError` where the provider is not installed, or the emulator does not exist."""
+    """Raise `InputError` if the provider is not installed, or has no emulator of the name in ``settings.emulator``."""
     providers.find(settings.provider)
     if settings.emulator:
         from fsd_conformance import emulators
@@ -100,15 +105,16 @@ def check_provider(settings: Settings) -> None:
 
 
 def emulator_name(settings: Settings) -> str | None:
-    """Which emulator is asked for; `None`: the one that is up, else the provider's default."""
+    """The name of the emulator that the user asks for; `None` means the running emulator, else the provider's default emulator."""
     return None if settings.emulator == ANY else settings.emulator
 
 
 @contextlib.contextmanager
 def emulated(settings: Settings, tell: Callable[[str], None], *, start: bool = False) -> Iterator[Settings]:
-    """Within the block, with ``--emulator``, the provider's SDK is pointed at the emulator; the settings that hold there.
+    """Within the block, the provider's SDK uses the emulator that ``--emulator`` asks for. Yields settings for it.
 
-    With ``start`` one is started for the block if none is up, else that is an `InputError`.
+    If the emulator is not running, ``start`` starts it for the block. Without ``start``, the function raises `InputError`. ``tell``
+    receives lines of progress.
     """
     if not settings.emulator:
         yield settings
@@ -119,7 +125,7 @@ def emulated(settings: Settings, tell: Callable[[str], None], *, start: bool = F
     running = emulators.state(provider)
     if not start and not (running and running.alive() and name in (None, running.name)):
         words = f"{provider} --name {name}" if name else provider
-        raise InputError(f"--emulator: {name or 'none'} is not up, and this command alone needs none: fsd emulators up {words}")
+        raise InputError(f"--emulator: expected a running emulator; start one with: fsd emulators up {words}")
     with emulators.use(provider, name, tell) as used:
         tables = {**settings.tables, provider: {**used.settings, **settings.table()}}
-        yield replace(settings, tables=tables)
+        yield attrs.evolve(settings, tables=tables)

@@ -26,24 +26,23 @@ Examples:
 @click.argument("out")
 @with_settings("workers", "partition", "seed", flags={"partition": "--method"})
 def partition(screen: Screen, settings: Settings, model: str, out: str) -> None:
-    """Share a model out among workers.
+    """Divide the rows of a model among workers.
 
-    Who owns which rows of MODEL is written to OUT, an .npz for `fsd run --partition`.
+    Writes OUT, an .npz file for fsd run --partition. It holds the number of the worker that owns each row of MODEL. An existing OUT is
+    replaced only if it is a partition. The same seed gives the same partition.
 
-    Prints what will travel: rows_moved counts each copy of a row to each other rank, over layers 2 to L. The same seed
-    gives the same partition. An existing OUT is replaced only if it is a partition.
+    Prints how many rows the workers will send to each other: rows_moved counts a row once for each worker that receives it, over layers 2
+    to L.
     """
     from fsd_core.model import open_model
     from fsd_core.partition import ExchangePlan
-    from fsd_core.partition import partition as share_out
+    from fsd_core.partition import partition as divide
 
     network = open_model(model)
     screen.known.update(workers=settings.workers, method=settings.partition)
     start = time.monotonic()
     with screen.progress() as show:
-        made = share_out(
-            network, settings.workers, settings.partition, settings.seed, lambda done, total: show("partition", done, total, "")
-        )
+        made = divide(network, settings.workers, settings.partition, settings.seed, lambda done, total: show("partition", done, total, ""))
     seconds = time.monotonic() - start
     figures = ExchangePlan(network, made).figures() | {"seconds": seconds}
     made.save(Path(out))

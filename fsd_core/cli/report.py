@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
+import attrs
 import click
 
 from fsd_core import cost
@@ -12,12 +12,12 @@ from fsd_core.cli.cost import run_tariff, service_table
 from fsd_core.cli.files import check_apart, check_file, write_file
 from fsd_core.cli.options import Command, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.config import KINDS, Settings
+from fsd_core.client.result import left_out
+from fsd_core.common.home import home_folder
+from fsd_core.config import PATH, Settings
 from fsd_core.cost import Usage
 from fsd_core.errors import InputError
-from fsd_core.figures import Measured
-from fsd_core.home import home_folder
-from fsd_core.result import left_out
+from fsd_core.report.figures import Measured
 
 __all__ = ["report"]
 
@@ -32,28 +32,29 @@ Examples:
 """,
 )
 @click.argument("run")
-@click.option("--out", metavar="FILE", help="Where the page goes (default: fsd-RUN.html here).")
-@click.option("--trace", "traced", metavar="FILE", help="Write the timeline too, for Perfetto or chrome://tracing.")
+@click.option("--out", metavar="FILE", help="Path of the page (default: fsd-RUN.html in the current folder).")
+@click.option("--trace", "traced", metavar="FILE", help="Also write the timeline to this file, for Perfetto or chrome://tracing.")
 @with_settings("tariff")
 def report(screen: Screen, settings: Settings, run: str, out: str | None, traced: str | None) -> None:
-    """Write the page of one past RUN: time by rank, stragglers, bill.
+    """Write an HTML page of a past run.
 
-    RUN is the id that `fsd run --json` gives, or the path of a record; records are kept in FSD_HOME/runs.
+    RUN is the id that fsd run prints, or the path of a record. Records are in FSD_HOME/runs. The page shows the time of each rank, the
+    slowest ranks and the bill.
     """
     from fsd_core.report import check_page, find_record, read_record, run_page, stragglers, trace
     from fsd_core.report.page import MARK
 
     check_page()
     record = read_record(find_record(run, home_folder()))
-    path = Path(KINDS["output"].read(out, "--out ") if out is not None else f"fsd-{Path(record['run']).name}.html")
+    path = Path(PATH.read_text(out, "--out ") if out is not None else f"fsd-{Path(record['run']).name}.html")
     check_file("--out", path, MARK)
     if traced is not None:
-        traced = KINDS["output"].read(traced, "--trace ")
+        traced = PATH.read_text(traced, "--trace ")
         check_file("--trace", Path(traced), trace.MARK)
     check_apart(out=path, trace=traced)
-    tariff = run_tariff(replace(settings, provider=record["provider"]))
+    tariff = run_tariff(attrs.evolve(settings, provider=record["provider"]))
     if tariff is None:
-        raise InputError(f"run {record['run']}: provider {record['provider']} has no tariff of ours: say --tariff PATH.toml")
+        raise InputError(f"run {record['run']}: fsd has no tariff for provider {record['provider']}: expected --tariff PATH.toml")
     measured = Measured(record, cost.bill(Usage.of_run(record), tariff))
     write_file("--out", path, run_page(measured), MARK)
     if traced is not None:

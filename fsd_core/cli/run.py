@@ -12,12 +12,12 @@ from fsd_core.cli.cost import run_tariff, service_table
 from fsd_core.cli.options import Command, check_provider, emulated, with_settings
 from fsd_core.cli.outputs import check_output, compare, read_truth, write_output
 from fsd_core.cli.screen import Screen, Show, amount, pairs
+from fsd_core.client.result import left_out
+from fsd_core.common.home import home_folder
 from fsd_core.config import Settings
 from fsd_core.cost import Usage, bill
 from fsd_core.errors import CheckFailed
-from fsd_core.home import home_folder
-from fsd_core.provisioning import telling
-from fsd_core.result import left_out
+from fsd_core.providers.requests import reporting_to
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -47,15 +47,16 @@ Examples:
 @click.argument("inputs", metavar="INPUT")
 @with_settings(*KEYS)
 def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
-    """Run MODEL on INPUT, shared out among many functions.
+    """Run MODEL on INPUT with many functions.
 
     \b
-    MODEL  a folder that `fsd model` made; a Graph Challenge folder of an official
+    MODEL  a folder that fsd model made; a Graph Challenge folder of an official
            size; or radixnet:NEURONS:LAYERS[:SEED]
     INPUT  .npz (scipy CSR, one dense array, or key x); a Graph Challenge .tsv,
-           also .xz or .gz; digits; or random:SAMPLES[:DENSITY[:SEED]]
+           also .xz or .gz; digits (handwritten digits of scikit-learn);
+           or random:SAMPLES[:DENSITY[:SEED]]
 
-    An existing --output file is replaced only if fsd made it. A difference from --truth exits 1.
+    An existing --output file is replaced only if fsd made it. The exit code is 1 if the result differs from --truth.
     """
     from fsd_core.model import open_model
     from fsd_core.model.inputs import open_inputs
@@ -78,12 +79,12 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     truth = None if expected is None else compare(expected, result.output)
     made = bill(Usage.of_run(result.to_json() | {"ranks": result.ranks}), tariff) if tariff else None
     screen.known.update(result.to_json() | {"truth": truth, "bill": made.to_json() if made else None})
-    notes = [f"\nfsd report {result.run} makes its page"]
+    notes = [f"\nTo make a page of this run: fsd report {result.run}"]
     if result.stand_in and made:
-        notes.insert(0, "Function time is this machine's, and so is what it costs here; counts are the service's.")
+        notes.insert(0, "On an emulator, function time and its cost are those of this machine; counts are those of the cloud.")
     if truth and (signed := cancelling(network, samples)):
         adds = f"{len(signed)} of {len(network.layers)} layers add{'s' * (len(signed) == 1)} terms of both signs"
-        notes.insert(0, f"{adds}: how such a sum is rounded depends on workers and partition, and so may a sample's category.")
+        notes.insert(0, f"{adds}: the rounding of such sums depends on workers and partition, and may change a sample's category.")
     try:
         if settings.output:
             write_output(Path(settings.output), result.output)
@@ -92,15 +93,15 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     screen.answer(screen.known)
     if truth and (truth["missing"] or truth["extra"]):
         raise CheckFailed(
-            f"--truth {settings.truth}: of {truth['expected']} samples expected {truth['missing']} are missing; {truth['extra']} are extra"
+            f"--truth {settings.truth}: {truth['missing']} of {truth['expected']} expected samples are missing, {truth['extra']} are extra"
         )
 
 
 def distributed(model: Model, inputs: csr_matrix, settings: Settings, show: Show, note: Mapping[str, str] | None = None) -> Result:
-    """`fsd_core.run` with the command's settings and progress."""
+    """The result of `fsd_core.run` with the command's settings and progress."""
     from fsd_core import run as run_model
 
-    with telling(lambda text: show("provision", 0, 0, text)):
+    with reporting_to(lambda text: show("provision", 0, 0, text)):
         return run_model(
             model,
             inputs,
@@ -113,12 +114,12 @@ def distributed(model: Model, inputs: csr_matrix, settings: Settings, show: Show
 
 
 def reporting(show: Show) -> Callable[[Progress], None]:
-    """The progress callback of a run."""
+    """The callback that shows the progress of a run."""
     return lambda progress: show(progress.phase, progress.done, progress.total, progress.text)
 
 
 def result_tables(result: Result, truth: Mapping[str, int] | None = None) -> Iterable[Any]:
-    """What a run gave, how long its phases took, and what travelled."""
+    """The tables that show a result: the run, its times, its requests and bytes, its memory."""
     meter, seconds = result.meter, result.seconds
     answer = [
         ("samples", f"{result.samples}"),
@@ -136,7 +137,7 @@ def result_tables(result: Result, truth: Mapping[str, int] | None = None) -> Ite
         answer.append(("truth", f"{truth['matched']} of {truth['expected']} match, {truth['missing']} missing, {truth['extra']} extra"))
     yield pairs("Result", answer)
     notes = {
-        "total": "on this clock, with making resources and collecting",
+        "total": "on this machine's clock, with making resources and collecting the output",
         "compute": "slowest rank",
         "exchange": "slowest rank, waiting for others",
         "load": "slowest rank",
@@ -145,7 +146,7 @@ def result_tables(result: Result, truth: Mapping[str, int] | None = None) -> Ite
     requests = sum(meter[f"{verb}_requests"] for verb in ("publish", "receive", "ack"))
     objects = sum(meter[f"object_{verb}"] for verb in ("puts", "gets", "lists"))
     yield pairs(
-        "\nTravelled",
+        "\nSent and stored",
         [
             ("activations", amount(meter["payload_bytes_sent"])),
             ("messages", f"{meter['messages_sent']} sent, {meter['messages_received']} received, {amount(meter['message_bytes_sent'])}"),

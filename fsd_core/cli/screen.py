@@ -1,8 +1,8 @@
-"""What the command shows: answers on standard output, everything else on standard error.
+"""The output of the command: the answer on standard output, everything else on standard error.
 
-While a command runs, file descriptor 1 points at standard error: what children and C libraries print there can not mix
-with the answer, which goes to a private duplicate of the original. A stream that cannot be written ends no command: what was asked
-for is done, and `Screen.lost` says why the answer was not shown.
+While a command runs, file descriptor 1 is a duplicate of standard error, so that the output of children and C libraries does not mix with
+the answer. The answer goes to a private duplicate of the original standard output. If a stream cannot be written, the command still does
+its work, and `Screen.lost` holds the reason why the answer is incomplete.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["Screen", "Show", "amount", "pairs"]
 
 Show = Callable[[str, int, int, str], None]  # phase, done, total (0: unknown), text
-EVERY_S = 5.0  # of plain progress lines within one phase
+EVERY_S = 5.0  # between two progress lines of one phase, if standard error is not a terminal
 
 
 class _Lossy:
-    """A text stream that drops what cannot be written, and all that follows. ``error``: why."""
+    """A text stream that raises no OSError: after the first one it drops all text. ``error``: the first OSError."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -49,7 +49,7 @@ class _Lossy:
         except OSError as error:
             self.error = self.error or error
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())  # what is still in buffers goes there too
+            os.dup2(nowhere, self._stream.fileno())  # the text in its buffers goes there too
             os.close(nowhere)
 
     def __getattr__(self, name: str) -> Any:
@@ -57,24 +57,24 @@ class _Lossy:
 
 
 class Screen:
-    """One command's output. ``known`` collects the fields that are known so far, for the JSON object of a failure.
+    """The output of one command. ``known``: the fields of the answer that are known so far; the JSON object of a failure has them too.
 
-    ``closed``: there was no standard output when the process started, so whoever started it wants none.
+    ``closed``: standard output was closed when the process started, so no program reads the answer.
     """
 
     def __init__(self, json: bool = False) -> None:
         self.json = json
         self.closed = False
         self.known: dict[str, Any] = {}
-        self._answering = threading.Lock()  # taken by the one answer, and never given back
+        self._answering = threading.Lock()  # acquired by the first answer and never released
         self._out: _Lossy | None = None
         self._private: _Lossy | None = None
 
     @contextlib.contextmanager
     def streams(self) -> Iterator[None]:
-        """Within the block the three standard descriptors are open, and Python's two streams raise no OSError."""
+        """Within the block, file descriptors 0 to 2 are open, and `sys.stdout` and `sys.stderr` raise no OSError."""
         closed = [number for number in range(3) if not _is_open(number)]
-        for number in closed:  # else the next file to be opened would be taken for it
+        for number in closed:  # else the next file that is opened would get this number
             nowhere = os.open(os.devnull, os.O_RDWR)
             if nowhere != number:
                 os.dup2(nowhere, number)
@@ -92,13 +92,13 @@ class Screen:
 
     @property
     def lost(self) -> str | None:
-        """Why the answer, or some of it, was not printed; `None` where all was, or where its reader left."""
+        """The reason why a part of the answer was not printed; `None` if all was printed, or if the reader closed the pipe."""
         errors = [stream.error for stream in (self._out, self._private) if stream and stream.error]
         return next((error.strerror or str(error) for error in errors if error.errno != errno.EPIPE), None)
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Point file descriptor 1 at 2, and Python's standard output with it, until the end of the block."""
+        """Within the block, file descriptor 1 and `sys.stdout` lead to standard error."""
         import ctypes
 
         sys.stdout.flush()
@@ -110,19 +110,19 @@ class Screen:
             with contextlib.redirect_stdout(sys.stderr):
                 yield
         finally:
-            ctypes.CDLL(None).fflush(None)  # what C libraries still hold belongs to standard error too
+            ctypes.CDLL(None).fflush(None)  # the text in the buffers of C libraries belongs to standard error too
             os.dup2(real, 1)
             os.close(real)
             self._private.flush()
             private.close()
 
     def answer(self, fields: Mapping[str, Any]) -> None:
-        """With ``--json``: print the one object. Of several only the first is printed."""
+        """With ``--json``: print the fields as one JSON object. Later calls print nothing."""
         if self.json and self._answering.acquire(blocking=False):
             self._write(json.dumps(fields, allow_nan=False) + "\n")
 
     def print(self, *renderables: RenderableType) -> None:
-        """For people, on standard output; nothing with ``--json``. Plain text is not wrapped, so that it can be copied."""
+        """Print for people on standard output; with ``--json``, print nothing. Plain text is not wrapped, so that it can be copied."""
         if self.json:
             return
         from rich.console import Console
@@ -141,7 +141,7 @@ class Screen:
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Show]:
-        """How far something is, on standard error: bars on a terminal, sparse lines elsewhere. The callback is thread-safe."""
+        """A callback that shows progress on standard error: bars on a terminal, else a line every 5 s. It is thread-safe."""
         from rich.console import Console
 
         console = Console(file=sys.stderr)
@@ -162,7 +162,7 @@ class Screen:
             yield _bars(bars)
 
     def _writer(self) -> Any:
-        """Where the answer goes."""
+        """The stream of the answer."""
         private = self._private
         return private if private and not private.closed else self._out or sys.stdout
 
@@ -181,12 +181,12 @@ def _is_open(number: int) -> bool:
 
 
 def _stream(number: int, stream: TextIO | None) -> TextIO:
-    """Python's stream, or one on that descriptor where Python found it closed."""
+    """Python's stream, or a new one on file descriptor ``number`` where Python found it closed."""
     return stream if stream is not None else os.fdopen(number, "w", encoding="utf-8", errors="replace", closefd=False)
 
 
 def pairs(title: str, rows: Iterable[tuple[str, str]]) -> Group:
-    """A title and a table of names and values."""
+    """A title and a table with two columns: names and values."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -200,7 +200,7 @@ def pairs(title: str, rows: Iterable[tuple[str, str]]) -> Group:
 
 
 def amount(count: float) -> str:
-    """Bytes for people: 1.5 MB."""
+    """A number of bytes as text for people, for instance 1.5 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             break

@@ -1,8 +1,9 @@
-"""SIGINT, SIGTERM and SIGHUP end a command alike: cleanly if it can in time, but always within `interrupt.LIMIT_S`.
+"""SIGINT, SIGTERM and SIGHUP end a command within `interrupt.LIMIT_S`. The command cleans up first, if the time is enough.
 
-The first signal raises `Interrupted` in the main thread; later ones change nothing, so that no clean-up is cut short by impatience. A
-thread learns of the signal from the interpreter's wake-up descriptor, even while the main thread is in a long call of a C library, and
-ends the process if the main thread has not. A signal that was ignored when the process started (``nohup``) stays ignored.
+The first signal raises `Interrupted` in the main thread. Later signals change nothing, so that they do not stop the clean-up. A second
+thread reads the interpreter's wake-up descriptor, which works even while the main thread is in a long call of a C library. If the main
+thread does not end the process in time, this second thread ends it. A signal that was ignored when the process started (``nohup``) stays
+ignored.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-from fsd_core import interrupt
+from fsd_core.common import interrupt
 
 __all__ = ["Interrupted", "Signals"]
 
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
-SPARE_S = 0.4  # of the limit, for the last words and for the end of the process
+SPARE_S = 0.4  # the part of the limit that is kept for the last line and the end of the process
 
 AGAIN_S = 0.01
 
 
 class Interrupted(KeyboardInterrupt):
-    """One of the signals came. ``code``: the exit code, as shells count; ``word``: for people."""
+    """A signal arrived. ``code``: the exit code, 128 and the number of the signal; ``word``: its name for people."""
 
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals:
-    """Takes the signals from `start` to `stop`. ``last_words`` is called with `Interrupted` where the command is ended by force."""
+    """Handles the signals from `start` to `stop`. Calls ``last_words`` with `Interrupted` before it ends the process by force."""
 
     def __init__(self, last_words: Callable[[Interrupted], object]) -> None:
         self.came: Interrupted | None = None
@@ -45,7 +46,7 @@ class Signals:
         self._before: dict[int, object] = {}
 
     def start(self) -> None:
-        """From now on. Without effect outside the main thread, where Python takes no signals."""
+        """Set the handlers. Does nothing outside the main thread, where Python handles no signals."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._woken, self._wakes = os.pipe()
@@ -55,23 +56,23 @@ class Signals:
         for number in WORDS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._take)
-        with contextlib.suppress(RuntimeError):  # the system has no more threads: then only the main thread hears
+        with contextlib.suppress(RuntimeError):  # the system has no more threads: then only the main thread handles signals
             threading.Thread(target=self._watch, name="fsd-signals", daemon=True).start()
 
     def stop(self) -> None:
-        """The command is over, and the process goes on: signals do what they did before."""
+        """Restore the earlier handlers, for a process that continues after the command."""
         if not self._before:
             return
         self._stopped.set()
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal() gave
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal() returned
         sys.unraisablehook = self._hook
         signal.set_wakeup_fd(self._wakeup)
         os.close(self._wakes)  # ends the thread
         interrupt.end()
 
     def over(self) -> None:
-        """The command has said its last words, and the process is ending: a first signal ends it at once, others change nothing."""
+        """Call this when the command has written its last line: from now on, a first signal ends the process at once."""
         self._over = True
         if self.came:
             for number in self._before:
@@ -86,7 +87,7 @@ class Signals:
             raise self.came
 
     def _unraisable(self, what: sys.UnraisableHookArgs) -> None:
-        """Where Python cannot raise (finalizers, callbacks of weak references) it would drop the interrupt: it comes again, outside."""
+        """Python drops an exception of a finalizer or of a weak reference's callback: if it is `Interrupted`, send the signal again."""
         if isinstance(what.exc_value, Interrupted):
             number, self.came = what.exc_value.code - 128, None
             again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
@@ -96,7 +97,7 @@ class Signals:
             self._hook(what)
 
     def _watch(self) -> None:
-        """The thread: ends the process when the time is over."""
+        """The second thread: end the process when the limit is reached."""
         first: Interrupted | None = None
         while first is None:
             woke = os.read(self._woken, 64)
@@ -112,5 +113,5 @@ class Signals:
         with contextlib.suppress(RuntimeError):
             speaking = threading.Thread(target=self._last_words, args=(came,), name="fsd-last-words", daemon=True)
             speaking.start()
-            speaking.join(SPARE_S / 2)  # who ought to read the answer may not
+            speaking.join(SPARE_S / 2)  # the reader of the answer may not read it
         os._exit(came.code)

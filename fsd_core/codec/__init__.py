@@ -1,12 +1,15 @@
-"""Blocks of activations to bytes and back: lossless for any bias and activation, self-describing, bounded.
+"""Encodes blocks of activations as bytes and decodes them again, without loss.
 
-Layout, little-endian: a header (codec id, flags, rows, live samples, samples of the batch, stored values), the CRC-32 of
-the header so far and of all that follows, then one zstd frame of: which samples are live (nothing if all are; a bitmap
-or int32 numbers, whichever is shorter), the base column (left out where it is all zero), where the live values are not
-zero (a bitmap, where that saves), the values. Values are stored as four byte planes where that is smaller: it is for
-noisy floats, and is not for quantised ones.
+Layout, little-endian: a header (codec number, flags, rows, live samples, samples of the batch, stored values), the CRC-32 of the header
+and of all bytes after the CRC, then one zstd frame with these parts:
 
-A decoder is told how many rows and samples to expect, so that nothing is allocated on the word of the data.
+- the numbers of the live samples, as a bitmap or as int32, whichever is shorter; this part is empty if all samples are live;
+- the base column, float32 (rows,); this part is empty if all its values are zero;
+- a bitmap of the nonzero values; this part is empty if it would not save bytes;
+- the values, float32: the nonzero ones if the bitmap is present, else all. They are stored either value by value, or as four byte planes
+  (the first byte of every value, then the second, and so on), whichever compresses better. Planes suit noisy floats.
+
+The caller of `decode` passes the expected rows and samples, so that damaged data cannot cause a larger allocation than the block needs.
 """
 
 from __future__ import annotations
@@ -27,16 +30,16 @@ _CRC = struct.Struct("<I")
 _START = _HEADER.size + _CRC.size
 _CODEC = 2
 _BITMAP, _BASE, _MASK, _PLANES = 1, 2, 4, 8
-_LEVEL = 3  # level 1 saved a third of the time and cost a tenth more bytes on the challenge's first layers
-_TRIAL = 1 << 14  # values that decide between planes and plain floats
+_LEVEL = 3  # on the challenge's first layers, level 1 took a third less time and a tenth more bytes
+_TRIAL = 1 << 14  # the number of values that are compressed in both ways, to choose between planes and plain floats
 
 
 class CodecError(ValueError):
-    """The bytes are not what the header or the plan says; the text names the difference."""
+    """The bytes are not an encoded block, or the block has another shape than expected. The message describes the difference."""
 
 
 def encode(block: Block) -> bytes:
-    """The bytes of ``block``, samples that equal its base left out."""
+    """Encode ``block`` as bytes. The result leaves out samples that are equal to the block's base in every row."""
     block = block.trimmed()
     live, values = len(block.live), block.values[:, 1:]
     flags = 0
@@ -52,7 +55,7 @@ def encode(block: Block) -> bytes:
         flags |= _BASE
         parts.append(base.astype("<f4").tobytes())
     stored = np.ascontiguousarray(values).reshape(-1)
-    mask = stored.view(np.uint32) != 0  # by bits, so that -0.0 survives
+    mask = stored.view(np.uint32) != 0  # compared as bits, so that -0.0 is kept
     nonzeros = int(np.count_nonzero(mask))
     if 4 * (stored.size - nonzeros) > stored.size:
         flags |= _MASK
@@ -72,21 +75,21 @@ def encode(block: Block) -> bytes:
 
 
 def decode(data: bytes | memoryview, rows: int, samples: int) -> Block:
-    """The block that `encode` was given. Raises `CodecError` where it is damaged, or has not ``rows`` rows over ``samples`` samples."""
+    """Decode a block. Raises `CodecError` if ``data`` is damaged, or if the block does not have ``rows`` rows and ``samples`` samples."""
     data = memoryview(data)
     if len(data) < _START:
-        raise CodecError(f"a block of {len(data)} bytes is shorter than its header of {_START}")
+        raise CodecError(f"a block of {len(data)} bytes: expected at least {_START}, the size of a header")
     codec, flags, has_rows, live, has_samples, count = _HEADER.unpack_from(data)
     if codec != _CODEC:
-        raise CodecError(f"codec {codec} is not known, this version reads codec {_CODEC}")
-    (told,), found = _CRC.unpack_from(data, _HEADER.size), zlib.crc32(data[_START:], zlib.crc32(data[: _HEADER.size]))
-    if found != told:
-        raise CodecError(f"a block of {len(data)} bytes with checksum {found:08x}, expected {told:08x}")
+        raise CodecError(f"a block of codec {codec}: expected codec {_CODEC}")
+    (expected,), found = _CRC.unpack_from(data, _HEADER.size), zlib.crc32(data[_START:], zlib.crc32(data[: _HEADER.size]))
+    if found != expected:
+        raise CodecError(f"a block of {len(data)} bytes with checksum {found:08x}: expected {expected:08x}")
     if (has_rows, has_samples) != (rows, samples):
-        raise CodecError(f"a block of {has_rows} rows and {has_samples} samples where {rows} rows and {samples} samples are due")
+        raise CodecError(f"a block of {has_rows} rows and {has_samples} samples: expected {rows} rows and {samples} samples")
     size = rows * live
     if live > samples or count > size or (count != size and not flags & _MASK):
-        raise CodecError(f"{live} live samples and {count} values do not fit a block of {rows} rows and {samples} samples")
+        raise CodecError(f"{live} live samples and {count} values: expected at most {samples} live samples, and {rows} values for each")
     live_bytes = 0 if live == samples else (samples + 7) // 8 if flags & _BITMAP else 4 * live
     base_bytes = 4 * rows if flags & _BASE else 0
     mask_bytes = (size + 7) // 8 if flags & _MASK else 0
@@ -105,7 +108,7 @@ def decode(data: bytes | memoryview, rows: int, samples: int) -> Block:
     if flags & _MASK:
         mask = _unbits(body[at : at + mask_bytes], size)
         if np.count_nonzero(mask) != count:
-            raise CodecError(f"the bitmap of values marks {np.count_nonzero(mask)}, the header says {count}")
+            raise CodecError(f"the bitmap marks {np.count_nonzero(mask)} values: expected {count}, as in the header")
         full = np.zeros(size, np.float32)
         full[mask] = stored
         stored = full
@@ -114,21 +117,21 @@ def decode(data: bytes | memoryview, rows: int, samples: int) -> Block:
 
 
 def _live(data: memoryview, bitmap: bool, live: int, samples: int) -> NDArray[np.int32]:
-    """The live sample numbers from their part of the body, checked."""
+    """The numbers of the live samples, int32 (``live``,), from their part of the body. Raises `CodecError` if they are wrong."""
     if live == samples:
         return np.arange(samples, dtype=np.int32)
     numbers = np.flatnonzero(_unbits(data, samples)).astype(np.int32) if bitmap else np.frombuffer(data, "<i4").astype(np.int32)
     ascending = len(numbers) == live and (live == 0 or (numbers[0] >= 0 and numbers[-1] < samples and bool((np.diff(numbers) > 0).all())))
     if not ascending:
-        raise CodecError(f"the live samples are not {live} ascending numbers below {samples}")
+        raise CodecError(f"{len(numbers)} numbers of live samples: expected {live} ascending numbers from 0 to {samples - 1}")
     return numbers
 
 
 def _decompress(data: memoryview, size: int) -> memoryview:
-    """The zstd frame's content, which must be ``size`` bytes: read off its header before anything is allocated."""
+    """The ``size`` bytes of a zstd frame. The frame's header has their number, which is checked before memory is allocated."""
     try:
         if zstandard.frame_content_size(data) != size:
-            raise CodecError(f"the compressed part holds {zstandard.frame_content_size(data)} bytes where {size} are due")
+            raise CodecError(f"the compressed part has {zstandard.frame_content_size(data)} bytes uncompressed: expected {size}")
         return memoryview(zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False))
     except zstandard.ZstdError as error:
         raise CodecError(f"the compressed part is damaged: {error}") from error

@@ -1,4 +1,4 @@
-"""Money: a tariff's dated prices times what a run asked of its services is its bill."""
+"""Bills: a run's requests, bytes and function time, multiplied by the dated prices of a tariff."""
 
 from fsd_core.cost.bill import Bill, Line, bill
 from fsd_core.cost.tariff import Price, Tariff, default_tariff, load, names

@@ -1,11 +1,12 @@
-"""The bill: each price of a tariff times what a usage has of what it counts."""
+"""The bill: for each price of a tariff, the quantities that the price counts, times the price."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import attrs
 
 from fsd_core.cost.quantities import QUANTITIES
 from fsd_core.cost.tariff import Price, Tariff
@@ -14,9 +15,9 @@ from fsd_core.cost.usage import Usage
 __all__ = ["Bill", "Line", "bill"]
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Line:
-    """So many units of one SKU, and what they cost. ``otherwise_usd`` differs where the price is of low confidence."""
+    """The quantity of one SKU, in units of its price, and its cost. ``otherwise_usd`` differs if the price has low confidence."""
 
     price: Price
     quantity: float
@@ -24,16 +25,16 @@ class Line:
     otherwise_usd: float
 
     def to_json(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """The fields as values that JSON can hold."""
         names = {"service": self.price.service, "sku": self.price.sku, "quantity": self.quantity}
         return names | {"usd": self.usd, "confidence": self.price.confidence}
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Bill:
-    """Lines in the order of the tariff, without those of which nothing was used.
+    """A line for each price whose quantity is above 0, in the order of the tariff.
 
-    ``apart`` are charges by the month of the services that were used: no part of the total.
+    ``apart``: the monthly charges of the services that the run used. The total does not include them.
     """
 
     tariff: Tariff
@@ -42,22 +43,22 @@ class Bill:
 
     @property
     def total_usd(self) -> float:
-        """The sum of the lines."""
+        """The sum of the lines, in USD."""
         return math.fsum(line.usd for line in self.lines)
 
     @property
     def otherwise_usd(self) -> float:
-        """The sum if every price of low confidence were its other figure: ``otherwise``, or nothing."""
+        """The sum of the lines, in USD, with ``otherwise`` in place of every price of low confidence."""
         return math.fsum(line.otherwise_usd for line in self.lines)
 
     @property
     def doubted(self) -> tuple[Price, ...]:
-        """The prices of low confidence that it uses."""
+        """The prices of low confidence in this bill."""
         return tuple(line.price for line in self.lines if line.price.confidence == "low")
 
     @property
     def otherwise(self) -> str:
-        """When `otherwise_usd` is right, in words; empty where it is the total."""
+        """The condition, in words, under which the run costs `otherwise_usd`; empty if this equals `total_usd`."""
         prices = (line.price for line in self.lines if line.usd != line.otherwise_usd)
         return " and ".join(f"{price.sku} costs {price.otherwise:g} USD, not {price.usd:g}" for price in prices)
 
@@ -68,7 +69,7 @@ class Bill:
         return {service: tuple(line for line in self.lines if line.price.service == service) for service in services}
 
     def to_json(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """The fields as values that JSON can hold."""
         return {
             "tariff": self.tariff.name,
             "lines": [line.to_json() for line in self.lines],
@@ -79,7 +80,7 @@ class Bill:
 
 
 def bill(usage: Usage, tariff: Tariff, *, free: bool = False) -> Bill:
-    """What ``usage`` costs by ``tariff``, in USD; with ``free`` as the first of its month, so that all free tiers are left."""
+    """The bill of ``usage`` by ``tariff``. ``free``: subtract the free tiers of one month."""
     lines = []
     for price in tariff.prices:
         counted = math.fsum(QUANTITIES[name](usage, tariff.function, price.least) for name in price.counts)

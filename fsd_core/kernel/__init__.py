@@ -1,4 +1,4 @@
-"""What one rank computes for one layer: blocks of activations, and the multiply of its rows."""
+"""The computation of one rank for one layer: blocks of activations, and the product of the rank's weights with a block."""
 
 from fsd_core.kernel.block import Block, merge
 from fsd_core.kernel.multiply import DENSE_SHARE, Weights

@@ -1,8 +1,8 @@
-"""The multiply of one rank's rows of one layer: sparse or dense float32 weights times a dense batch of columns.
+"""The product of one rank's rows of one layer, sparse or dense float32 weights, with a dense matrix of activations.
 
-Two paths, chosen from the weights alone, so that a rank takes the same one in every run. A block of weights that is
-not very sparse is multiplied as a dense matrix: with the columns that a rank does not need left out, BLAS needs less
-time than gathering rows does. Everything else takes the plain path, which is also what the dense one is tested with.
+The module has two methods. Weights with a share of at least `DENSE_SHARE` nonzeros are multiplied as a dense matrix: a rank stores only the
+columns that it needs, so its part is denser than the layer, and BLAS is faster than the gather method. All other weights take the gather
+method, with which tests also check the dense method. The choice depends only on the weights, so a rank takes the same method in every run.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from numpy.typing import NDArray
 
 __all__ = ["DENSE_SHARE", "Weights"]
 
-DENSE_SHARE = 1 / 32  # measured on one core: BLAS does 32 multiplications in the time that the gather takes for one
-GATHER_VALUES = 1 << 18  # the plain path works on pieces of 1 MB, so that they stay in the cache
-DENSE_BYTES = 256 << 20
+DENSE_SHARE = 1 / 32  # measured on one core: BLAS does 32 multiplications in the time that the gather method needs for one
+GATHER_VALUES = 1 << 18  # the gather method works on pieces of 1 MB, which fit the cache
+DENSE_BYTES = 256 << 20  # larger weights stay sparse
 
 
 class Weights:
-    """float32 weights of some output rows, (rows, columns), as CSR arrays or dense."""
+    """The weights of some output rows, float32 of shape (rows, columns).
+
+    The caller passes either ``csr``, a tuple of indptr int64 (rows + 1,), indices int32 (nonzeros,) and values float32 (nonzeros,), or
+    ``dense``, float32 (rows, columns). `Weights` makes a dense copy of CSR weights with a share of at least `DENSE_SHARE` nonzeros.
+    """
 
     def __init__(
         self,
@@ -36,21 +40,21 @@ class Weights:
             np.add.at(self._dense, (rows, csr[1]), csr[2])
 
     def multiply(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Weights times ``x``: (columns, samples) -> (rows, samples), float32."""
+        """Multiply the weights with ``x``, float32 (columns, samples). Returns float32 (rows, samples)."""
         if self._dense is not None:
             with np.errstate(invalid="ignore", over="ignore"):
                 z = self._dense @ x
-            # Zero weights that the sparse form does not have turn an infinite activation into NaN here.
+            # In the dense form, a zero times an infinite activation is NaN. The sparse form has no such product.
             if self._csr is None or np.isfinite(z).all():
                 return z
         return self.gather(x)
 
     def gather(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The plain path: gather the rows that the nonzeros name, scale, sum by output row. Of CSR weights only."""
+        """Multiply CSR weights by the gather method: take the row of ``x`` for each nonzero, scale it, and sum the rows of each output."""
         assert self._csr is not None
         indptr, indices, values = self._csr
         z = np.zeros((self.shape[0], x.shape[1]), np.float32)
-        busy = np.flatnonzero(np.diff(indptr))  # reduceat would give an empty row its neighbour's first value
+        busy = np.flatnonzero(np.diff(indptr))  # for a row without nonzeros, reduceat would return the next value
         width = max(1, min(x.shape[1], GATHER_VALUES // max(1, int(np.diff(indptr).max(initial=1)))))
         first = 0
         while first < len(busy):

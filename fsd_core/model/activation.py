@@ -1,4 +1,4 @@
-"""What a layer does to its pre-activations: bias, then activation, then clip. Numpy only: workers compute with this."""
+"""Turns pre-activations into activations: bias, then activation, then clip. It imports numpy only, since workers compute with it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ Floats = NDArray[np.float32]
 
 
 def activate(z: Floats, bias: Floats, activation: str, clip: float | None, challenge: bool) -> Floats:
-    """Turn pre-activations ``z`` (rows, samples) into activations, in place, and return them. ``bias`` is (rows,).
+    """Turn the pre-activations ``z`` float32 (rows, samples) into activations in place, and return ``z``. ``bias`` is float32 (rows,).
 
-    ``challenge``: the bias goes to nonzero entries only (the Graph Challenge's rule), otherwise to every entry. ``clip`` bounds relu from
-    above. ``softmax`` only adds the bias: it needs all outputs of a sample, see `softmax`. Raises InputError for an unknown activation.
+    With ``challenge`` (the rule of the Graph Challenge) the bias is added to nonzero entries only, otherwise to every entry. ``clip`` is
+    the upper bound of relu. For the activation softmax, this function only adds the bias; the caller has to call `softmax` when it has all
+    outputs of a sample. Raises InputError for an unknown activation.
     """
     np.add(z, bias[:, None], out=z, where=z != 0 if challenge else True)
     if activation == "relu":
@@ -27,7 +28,7 @@ def activate(z: Floats, bias: Floats, activation: str, clip: float | None, chall
     elif activation == "tanh":
         np.tanh(z, out=z)
     elif activation not in ("identity", "softmax"):
-        raise InputError(f"activation {activation!r} is unknown")
+        raise InputError(f"activation {activation!r}: expected one of identity, relu, sigmoid, tanh, softmax")
     return z
 
 
@@ -40,7 +41,10 @@ def _sigmoid(z: Floats) -> None:
 
 
 def softmax(rows: Floats) -> Floats:
-    """exp(x) / sum exp(x) of each row of ``rows`` (samples, outputs) float32, as a new array; the row's maximum is taken off first."""
+    """exp(x) / sum(exp(x)) of each row of ``rows`` (samples, outputs) float32, as a new array.
+
+    It subtracts the maximum of a row first, so that exp cannot overflow.
+    """
     with np.errstate(under="ignore"):
         powers: Floats = np.exp(rows - rows.max(axis=1, keepdims=True))
         powers /= powers.sum(axis=1, keepdims=True)

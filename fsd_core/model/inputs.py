@@ -1,4 +1,4 @@
-"""Where inputs come from: what INPUT of the command means."""
+"""Opens the samples that the command's argument INPUT names: a file, the digits of scikit-learn, or random numbers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core import arguments
+from fsd_core.common import arguments
+from fsd_core.common.home import expanded
 from fsd_core.errors import InputError
-from fsd_core.home import expanded
 from fsd_core.model.layer import Csr
 from fsd_core.model.npz import SCIPY_KEYS, dense, read_npz, scipy_csr
 from fsd_core.model.tsv import read_table
@@ -22,23 +22,24 @@ if TYPE_CHECKING:
 
 __all__ = ["open_inputs"]
 
-_SAMPLES = 10**8  # more is a mistake, and would take gigabytes before it shows
+_MAX_SAMPLES = 10**8  # a larger number is a mistake, and would fill gigabytes before anything fails
 _DIGITS = 8  # side of scikit-learn's digits, whose pixels go from 0 to 16
-_GLYPH = 20 / 28  # the part of an image's side that the digit takes, as in MNIST
-_INK = 10.0  # pixels above this are 1: a ninth of an image, as in the challenge's
+_GLYPH = 20 / 28  # side of the digit / side of the image, as in MNIST
+_INK = 10.0  # pixels above this value become 1: a ninth of an image, as in the images of the challenge
 
 
 def open_inputs(spec: str | os.PathLike[str], width: int) -> csr_matrix:
-    """The samples that ``spec`` names, as ``scipy.sparse.csr_matrix`` (samples, width) float32, sorted, finite, without stored zeros.
+    """The samples that ``spec`` names: a ``scipy.sparse.csr_matrix`` (samples, width) float32, sorted, finite, without stored zeros.
 
-    - ``FILE.npz``: a CSR matrix as ``scipy.sparse.save_npz`` writes it, one dense array, or key ``x``.
+    - ``FILE.npz``: a CSR matrix that ``scipy.sparse.save_npz`` wrote, or a dense array, which has the name ``x`` if it is not the only one.
     - ``FILE.tsv``, ``.tsv.xz``, ``.tsv.gz``: lines of ``sample neuron value``, 1-based; the largest sample number is the number of samples.
-    - ``digits``: the 1,797 handwritten digits that scikit-learn brings. Width 64: their 8 x 8 pixels from 0 to 1. A larger square: scaled
-      bilinearly to 20/28 of the image's side, centred, and thresholded to 0 and 1.
-    - ``random:SAMPLES[:DENSITY[:SEED]]``: each entry is nonzero with probability DENSITY (0.5), its value uniform over (0, 2]: of mean 1
-      as the 0/1 images that the challenge's networks are made for. More samples of the same seed begin with the same samples.
+    - ``digits``: the 1,797 handwritten digits of scikit-learn. For width 64 they are 8 x 8 pixels from 0 to 1. For a larger square they are
+      scaled bilinearly to 20/28 of the side of the image, centred, and thresholded to 0 and 1.
+    - ``random:SAMPLES[:DENSITY[:SEED]]``: each entry is nonzero with probability DENSITY (0.5). Its value is uniform over (0, 2], so
+      its mean is 1, the value of a pixel in the images of the challenge. With the same seed, the first samples do not depend on SAMPLES.
 
-    A `Path` is a file, whatever it is called. Raises InputError naming the thing that is wrong; for a wrong width it names both widths.
+    A text can be any of these. A `Path` is always a file, even if its name is digits. Raises InputError for a missing or malformed file, a
+    wrong text, or samples that do not have ``width`` values.
     """
     width = arguments.whole("width", width, 1)
     spec = arguments.folder_or_name("inputs", spec, "the path of an .npz or .tsv file, digits, or random:SAMPLES[:DENSITY[:SEED]]")
@@ -49,14 +50,14 @@ def open_inputs(spec: str | os.PathLike[str], width: int) -> csr_matrix:
     else:
         made = _from_file(expanded(spec), width)
     if made.shape[1] != width:
-        raise InputError(f"{spec}: samples of width {made.shape[1]}, the model takes width {width}")
-    return made.scipy().copy()  # the caller's own, to write to
+        raise InputError(f"{spec}: samples of width {made.shape[1]}: expected width {width}, the number of inputs of the model")
+    return made.scipy().copy()  # a copy that the caller may write to
 
 
 def _from_file(path: Path, width: int) -> Csr:
     if not os.path.isfile(path):
         state = "is a folder" if os.path.isdir(path) else "no such file"
-        raise InputError(f"{path}: {state}; an input is an .npz or .tsv file, digits, or random:SAMPLES[:DENSITY[:SEED]]")
+        raise InputError(f"{path}: {state}: expected an .npz or .tsv file, digits, or random:SAMPLES[:DENSITY[:SEED]]")
     if path.suffix == ".npz":
         arrays = read_npz(path)
         try:
@@ -64,39 +65,39 @@ def _from_file(path: Path, width: int) -> Csr:
                 return scipy_csr(arrays)
             if "x" not in arrays and len(arrays) != 1:
                 names = ", ".join(sorted(arrays)) or "none"
-                raise InputError(f"{len(arrays)} arrays ({names}): a scipy CSR matrix, one array, or one called x would be right")
+                raise InputError(f"{len(arrays)} arrays ({names}): expected a scipy CSR matrix, one array, or an array called x")
             return _from_dense(dense(arrays["x"] if "x" in arrays else next(iter(arrays.values()))))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
     if not path.name.endswith((".tsv", ".tsv.gz", ".tsv.xz")):
-        raise InputError(f"{path}: .npz, .tsv, .tsv.gz or .tsv.xz would be right")
-    table = read_table(path, _SAMPLES, width)
+        raise InputError(f"{path}: unknown file type: expected a name that ends in .npz, .tsv, .tsv.gz or .tsv.xz")
+    table = read_table(path, _MAX_SAMPLES, width)
     return Csr.build(table.rows, table.columns, table.values, (int(table.rows.max()) + 1, width))
 
 
 def _from_dense(array: NDArray[np.float32]) -> Csr:
     if not array.size:
-        raise InputError(f"an array of shape {array.shape} is empty")
+        raise InputError(f"an array of shape {array.shape} is empty: expected at least one sample")
     rows, columns = np.nonzero(array)
     return Csr.build(rows, columns, array[rows, columns], (array.shape[0], array.shape[1]))
 
 
 def _digits(width: int) -> NDArray[np.float32]:
-    """(1797, width) float32."""
+    """The images, float32 (1797, width)."""
     side = math.isqrt(width)
     if side * side != width or side < _DIGITS:
-        raise InputError(f"digits have width {_DIGITS**2} or that of a larger square image, the model takes width {width}")
+        raise InputError(f"digits: expected a model of width {_DIGITS**2} or of a larger square image, but this model takes width {width}")
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise InputError("digits need scikit-learn: install fsd-inference[demo]") from error
+        raise InputError("digits: scikit-learn is not installed: expected the extra demo; install fsd-inference[demo]") from error
     images: NDArray[np.float64] = load_digits().images
     if side == _DIGITS:
         return (images / 16).reshape(-1, width).astype(np.float32)
     glyph = max(_DIGITS, round(side * _GLYPH))
-    centre = (np.arange(glyph) + 0.5) * _DIGITS / glyph - 0.5  # of each new pixel, in old pixels
+    centre = (np.arange(glyph) + 0.5) * _DIGITS / glyph - 0.5  # centre of each new pixel, in units of old pixels
     reach = np.clip(centre, 0, _DIGITS - 1)[:, None] - np.arange(_DIGITS)
-    weights = np.maximum(0, 1 - np.abs(reach))  # linear interpolation along one axis; the product over both is bilinear
+    weights = np.maximum(0, 1 - np.abs(reach))  # linear interpolation along one axis; along both axes it is bilinear
     scaled = weights @ images @ weights.T
     canvas = np.zeros((len(images), side, side), np.float32)
     edge = (side - glyph) // 2
@@ -106,13 +107,14 @@ def _digits(width: int) -> NDArray[np.float32]:
 
 def _random(spec: str, width: int) -> Csr:
     fields = spec.split(":")[1:]
-    wrong = f"{spec!r}: random:SAMPLES[:DENSITY[:SEED]] with SAMPLES from 1, DENSITY above 0 up to 1, SEED from 0 would be right"
+    bounds = f"SAMPLES from 1 to {_MAX_SAMPLES}, DENSITY above 0 and at most 1, SEED from 0"
+    wrong = f"{spec!r}: expected random:SAMPLES[:DENSITY[:SEED]] with {bounds}"
     try:
         first, second, third = [*fields, *("0.5", "0")[len(fields) - 1 :]]
         samples, density, seed = int(first), float(second), int(third)
     except ValueError as error:
         raise InputError(wrong) from error
-    if not (1 <= samples <= _SAMPLES and 0 < density <= 1 and seed >= 0):
+    if not (1 <= samples <= _MAX_SAMPLES and 0 < density <= 1 and seed >= 0):
         raise InputError(wrong)
     random = np.random.default_rng(seed)
     columns, values = [], []

@@ -1,4 +1,4 @@
-"""Arrays from ``.npz`` files, never unpickled, and what makes a matrix of them."""
+"""Reads arrays from ``.npz`` files, without unpickling, and converts them to matrices."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from fsd_core.model.layer import Csr
 
 __all__ = ["SCIPY_KEYS", "compressed", "dense", "members", "read_npz", "scipy_csr"]
 
-SCIPY_KEYS = {"format", "shape", "data", "indices", "indptr"}  # what scipy.sparse.save_npz writes for a CSR matrix
+SCIPY_KEYS = {"format", "shape", "data", "indices", "indptr"}  # the arrays that scipy.sparse.save_npz writes for a CSR matrix
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of the file by name. InputError naming the file, and the array in it, where it cannot be read.
+    """Read all arrays of a file, by name. Raises InputError, which names the file and the array, if one cannot be read.
 
-    An array takes memory only once its header was held against the bytes that the file has for it.
+    This function compares each array's header with the number of bytes in the file before it reads the array. So a wrong header cannot
+    cause a large allocation.
     """
     arrays: dict[str, NDArray[Any]] = {}
     where = f"{path}: cannot be read as .npz"
     try:
         with path.open("rb") as file:
             if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
-                raise InputError("is one bare array: expected an .npz file, as numpy.savez writes it")
+                raise InputError("the file is a single .npy array: expected an .npz file, as numpy.savez writes it")
             with zipfile.ZipFile(file) as archive:
                 for info in archive.infolist():
                     name = info.filename.removesuffix(".npy")
                     where = f"{path}: cannot be read as .npz: array {name!r}"
                     if name in arrays:
-                        raise InputError("it is there twice")
+                        raise InputError("the name occurs twice: expected different names")
                     arrays[name] = _member(archive, info)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
@@ -46,11 +47,11 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def members(path: Path) -> set[str]:
-    """The names of the arrays in a file; none where it is no ``.npz``, or cannot be read."""
+    """The names of the arrays in a file. The set is empty if the file is not an ``.npz`` file or cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
-    except Exception:  # as above
+    except Exception:  # zipfile raises errors of any kind on damaged bytes
         return set()
 
 
@@ -63,29 +64,29 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
 
 
 def _check_header(member: IO[bytes], size: int) -> None:
-    """Raise InputError unless a member of ``size`` bytes is an array of numbers or texts of just that size."""
+    """Raise InputError unless a member of ``size`` bytes is an array of numbers or texts of exactly that size."""
     if member.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
-        raise InputError("it is no array: expected what numpy.savez writes")
+        raise InputError("not an array: expected an array in the .npy format, as numpy.savez writes it")
     version = tuple(member.read(2))
     if version not in _HEADERS:
-        raise InputError(f"its format is {'.'.join(map(str, version))}: expected 1.0 or 2.0")
+        raise InputError(f".npy format {'.'.join(map(str, version))}: expected 1.0 or 2.0")
     shape, _, dtype = _HEADERS[version](member)
     if dtype.hasobject:
-        raise InputError("it holds objects: expected numbers")
+        raise InputError("an array of Python objects: expected numbers")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size - member.tell():
-        raise InputError(f"{size - member.tell()} bytes do not fit its shape {shape} of {dtype}")
+        raise InputError(f"{size - member.tell()} bytes do not fit its shape {shape} of {dtype}: expected as many as its header describes")
 
 
 def dense(array: NDArray[Any]) -> NDArray[np.float32]:
-    """``array``, which must be a matrix of real numbers, as float32."""
+    """Convert a matrix to contiguous float32. Raises InputError unless ``array`` has two dimensions of real numbers."""
     if array.ndim != 2 or array.dtype.kind not in "fiub":
-        raise InputError(f"{array.ndim} dimensions of {array.dtype}: a matrix of real numbers would be right")
+        raise InputError(f"{array.ndim} dimensions of {array.dtype}: expected a matrix of real numbers")
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, np.float32)
 
 
 def scipy_csr(arrays: dict[str, NDArray[Any]]) -> Csr:
-    """The matrix that ``scipy.sparse.save_npz`` wrote."""
+    """Build the matrix from the ``arrays`` of a file that ``scipy.sparse.save_npz`` wrote. Raises InputError if it is not a CSR matrix."""
     form = arrays["format"]
     if form.shape != () or form.dtype.kind not in "SU":
         raise InputError(f"format is {form.dtype} of shape {form.shape}: expected the name of a format, as scipy.sparse.save_npz writes it")
@@ -95,17 +96,19 @@ def scipy_csr(arrays: dict[str, NDArray[Any]]) -> Csr:
 
 
 def compressed(data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[Any], shape: NDArray[Any]) -> Csr:
-    """A Csr from the arrays of a compressed sparse row matrix, of any integer and real dtypes, columns in any order; zeros are left out.
+    """Build a `Csr` from the arrays of a compressed sparse row matrix. The columns of a row may be in any order.
 
-    Raises InputError where they do not fit each other, or an entry is given twice.
+    ``data`` are real numbers (entries,), ``indices`` integers (entries,), ``indptr`` integers (rows + 1,) and ``shape`` integers (2,), of
+    any dtype. Leaves out zeros. Raises InputError if the sizes of the arrays contradict each other, or if an entry occurs twice.
     """
     for name, array, kinds in (("data", data, "fiub"), ("indices", indices, "iu"), ("indptr", indptr, "iu"), ("shape", shape, "iu")):
         if array.ndim != 1 or array.dtype.kind not in kinds:
             wanted = "integers" if kinds == "iu" else "real numbers"
-            raise InputError(f"csr {name}: {array.ndim} dimensions of {array.dtype}, 1 dimension of {wanted} would be right")
+            raise InputError(f"csr {name}: {array.ndim} dimensions of {array.dtype}: expected 1 dimension of {wanted}")
     if shape.size != 2 or indptr.size != int(shape[0]) + 1 or indices.size != data.size:
-        raise InputError(f"csr shape {shape.tolist()}, {indptr.size} indptr, {indices.size} indices, {data.size} data do not fit")
+        sizes = f"shape {shape.tolist()}, {indptr.size} indptr, {indices.size} indices, {data.size} data"
+        raise InputError(f"csr {sizes}: expected rows + 1 entries of indptr, and as many indices as data")
     if indptr[0] != 0 or indptr[-1] != indices.size or (indptr[1:] < indptr[:-1]).any():
-        raise InputError(f"csr indptr must rise from 0 to {indices.size}, the number of entries")
+        raise InputError(f"csr indptr: expected numbers that ascend from 0 to {indices.size}, the number of entries")
     rows = np.repeat(np.arange(indptr.size - 1), indptr[1:].astype(np.int64) - indptr[:-1].astype(np.int64))
     return Csr.build(rows, indices, data, (int(shape[0]), int(shape[1])))

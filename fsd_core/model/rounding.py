@@ -1,4 +1,4 @@
-"""What the order of a sum can change: whether the sum is zero at all, and which samples end with a nonzero."""
+"""Finds the results that depend on the order of float32 additions: sums that may be zero, and samples that may have a nonzero output."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from fsd_core.model.layer import Csr, Layer, Model
 
 __all__ = ["cancelling", "categories"]
 
-UNIT = 2.0**-24  # a float32 sum or product is off by at most this share of itself
-TINY = 2.0**-149  # or by this, where a product is below the normal numbers
+UNIT = 2.0**-24  # the maximum relative error of a float32 sum or product
+TINY = 2.0**-149  # the maximum absolute error of a product below the normal float32 numbers
 
 
 def cancelling(model: Model, inputs: Any) -> list[int]:
-    """The layers (1-based) that may add terms of both signs for ``inputs``, a scipy sparse matrix (samples, model.inputs) float32.
+    """The layers (1-based) that may add positive and negative terms for ``inputs``, a scipy sparse matrix (samples, model.inputs) float32.
 
-    Such a sum may be zero in one order and not in another. A sum of terms of one sign is zero only where every term is.
+    A sum with terms of both signs may be zero in one order and nonzero in another. A sum with terms of one sign is zero only if all its
+    terms are zero.
     """
     found = []
     signed = inputs.nnz > 0 and inputs.data.min() < 0
@@ -32,16 +33,21 @@ def cancelling(model: Model, inputs: Any) -> list[int]:
 
 
 def categories(model: Model, inputs: Any, batch: int = 1024) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which samples end with a nonzero in their final row in every order of the sums, and which in some order: two of (samples,).
+    """Find the samples whose output is nonzero.
 
-    Where the two agree, no partition, number of workers or kernel changes a category. Two bounds of every activation go through the
-    layers, ``batch`` samples at a time: a float32 sum of n products of 0 and more is within n units of rounding of its value in
-    every order, and what follows a sum only rises with it. `InputError`: a weight or an input is negative, an activation not relu.
+    Returns two bool arrays (samples,). The first is true if the output is nonzero for every order of the additions, the second if it may
+    be nonzero for some order.
+
+    ``inputs`` is a scipy sparse matrix (samples, model.inputs) float32. For a sample with equal values in both arrays, the result does not
+    depend on the partition, the number of workers or the kernel. The function computes a lower and an upper bound of every activation,
+    layer by layer, for ``batch`` samples at a time. The bounds hold because a float32 sum of n products of at least 0 differs from the
+    exact sum by at most n roundings in every order, and because bias, relu and clip are monotonic. Raises `InputError` if a weight or an
+    input is negative, or if an activation is not relu.
     """
     if (inputs.nnz and inputs.data.min() < 0) or any(
         _values(each).min(initial=0) < 0 or each.activation != "relu" for each in model.layers
     ):
-        raise InputError("rounding has these bounds only without cancellation: expected weights and inputs of 0 and more, and relu")
+        raise InputError("the bounds need sums without cancellation: expected weights and inputs of at least 0, and activation relu")
     found = np.zeros((2, inputs.shape[0]), bool)
     exact = [(layer.weights.scipy() if isinstance(layer.weights, Csr) else layer.weights).astype(np.float64) for layer in model.layers]
     for start in range(0, inputs.shape[0], batch):
@@ -49,16 +55,16 @@ def categories(model: Model, inputs: Any, batch: int = 1024) -> tuple[NDArray[np
         alive = start + np.arange(low.shape[1])
         for layer, weights in zip(model.layers, exact, strict=True):
             low, high = _activated(layer, weights @ low, -1), _activated(layer, weights @ high, +1)
-            if layer.challenge and not (kept := high.any(axis=0)).all():  # these stay zero
+            if layer.challenge and not (kept := high.any(axis=0)).all():  # the other samples stay zero
                 low, high, alive = np.ascontiguousarray(low[:, kept]), np.ascontiguousarray(high[:, kept]), alive[kept]
         found[:, alive] = low.any(axis=0), high.any(axis=0)
     return found[0], found[1]
 
 
 def _activated(layer: Layer, z: NDArray[np.float64], sign: int) -> NDArray[np.float64]:
-    """Below (``sign`` -1) or above (+1) what float32 makes of the exact sums ``z`` (outputs, samples), 0 or more."""
+    """The lower (``sign`` -1) or upper (``sign`` +1) bound of the float32 activations of exact sums ``z`` >= 0, (outputs, samples)."""
     terms = np.diff(layer.weights.indptr) if isinstance(layer.weights, Csr) else np.full(layer.outputs, layer.inputs)
-    off = (terms[:, None] + 2) * UNIT  # n roundings; the two more are for what n small factors make together, and for float64's own
+    off = (terms[:, None] + 2) * UNIT  # n roundings, plus 2: for their product, and for the float64 arithmetic here
     z = np.where(z > 0, np.maximum(z * (1 + sign * off) + sign * terms[:, None] * TINY, 0), 0)
     sums = z + layer.bias[:, None]
     sums += sign * 2 * UNIT * np.abs(sums)

@@ -1,4 +1,4 @@
-"""The whole model on one processor: the answer that every distributed run must give."""
+"""Computes a whole model in one process. Every distributed run has to give the same output."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fsd_core import arguments
+from fsd_core.common import arguments
 from fsd_core.model.activation import activate, softmax
 from fsd_core.model.layer import Csr, Model
 
@@ -14,10 +14,10 @@ __all__ = ["serial"]
 
 
 def serial(model: Model, inputs: Any, batch: int = 1024) -> Any:
-    """The output of ``model`` for ``inputs`` (samples, model.inputs) as ``scipy.sparse.csr_matrix`` (samples, model.outputs) float32.
+    """Compute the output of ``model`` for ``inputs``: a ``scipy.sparse.csr_matrix`` (samples, model.outputs) float32.
 
-    ``inputs``: whatever `fsd_core.run` takes as arrays or matrices; they stay as they are. ``batch`` samples are computed at a time.
-    Raises InputError where an argument is wrong.
+    ``inputs`` is any array or matrix (samples, model.inputs) that `fsd_core.run` takes; this function does not change it. It computes
+    ``batch`` samples at a time. Raises InputError for a wrong argument.
     """
     from scipy.sparse import csr_matrix, vstack
 
@@ -31,7 +31,7 @@ def serial(model: Model, inputs: Any, batch: int = 1024) -> Any:
         alive = np.arange(x.shape[1])
         for layer, matrix in zip(model.layers, weights, strict=True):
             x = activate(matrix @ x, layer.bias, layer.activation, layer.clip, layer.challenge)
-            if zero_stays and not (kept := x.any(axis=0)).all():  # a sample without a nonzero has none in any later layer
+            if zero_stays and not (kept := x.any(axis=0)).all():  # a sample with only zeros has only zeros in all later layers
                 x, alive = np.ascontiguousarray(x[:, kept]), alive[kept]
         output = np.zeros((min(batch, inputs.shape[0] - start), model.outputs), np.float32)
         output[alive] = softmax(x.T) if model.layers[-1].activation == "softmax" else x.T

@@ -1,8 +1,9 @@
-"""Our models on disk: a folder with ``model.json`` and safetensors files.
+"""Models on disk: a folder with ``model.json`` and safetensors files.
 
-``model.json`` says for each layer its file, kind, shape, activation, clip, rule and checksum; layer k's arrays are named ``k.indptr``,
-``k.indices``, ``k.values`` (or ``k.weights``) and ``k.bias``. Layers share files of up to 256 MiB: one file each would need more open
-files than a process may have for the deepest models, one file for all would need a second copy of the model in memory to be written.
+``model.json`` has for each layer its file, kind, shape, activation, clip, rule and checksum. The arrays of layer k are named ``k.indptr``,
+``k.indices`` and ``k.values`` (or ``k.weights``), and ``k.bias``. Layers share files of up to 256 MiB: one file for each layer could exceed
+the number of files that a process may open, and to write one file for all layers, the library would need a second copy of the model in
+memory.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fsd_core import arguments
+import attrs
+
+from fsd_core.common import arguments
+from fsd_core.common.fields import Kind, boolean, choice, key, listed, read, table, text
 from fsd_core.errors import InputError
 from fsd_core.model import tensors
-from fsd_core.model.layer import Csr, Layer, Model
+from fsd_core.model.layer import ACTIVATIONS, Csr, Layer, Model
 
 __all__ = ["MANIFEST", "load", "save"]
 
@@ -30,10 +34,42 @@ _FILE_BYTES = 256 * 2**20
 _KINDS = {"csr": ("indptr", "indices", "values", "bias"), "dense": ("weights", "bias")}
 
 
-def save(model: Model, path: str | os.PathLike[str]) -> None:
-    """Write ``model`` as folder ``path``, which at every moment is nothing, the old model, or the new one, whole.
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
-    A folder that `save` made is replaced; InputError where anything else is at ``path``, or where it cannot be written.
+
+_FILE = Kind("the name of a file in this folder", lambda value: isinstance(value, str) and Path(value).name == value)
+_SHAPE = Kind("[outputs, inputs]", lambda value: isinstance(value, list) and [type(size) for size in value] == [int, int])
+_CLIP = Kind("a number, or null", lambda value: value is None or _is_number(value))  # `Layer` checks the number
+
+
+@attrs.frozen(kw_only=True)
+class _Entry:
+    """The entry of one layer in ``model.json``."""
+
+    file: str = key(_FILE)
+    kind: str = key(choice(*_KINDS))
+    shape: list[int] = key(_SHAPE)
+    activation: str = key(choice(*ACTIVATIONS))
+    clip: float | None = key(_CLIP)
+    challenge: bool = key(boolean())
+    checksum: str = key(text())
+
+
+@attrs.frozen(kw_only=True)
+class _Manifest:
+    """The entries of ``model.json`` that describe the whole model, except format and version."""
+
+    name: str = key(text())
+    digest: str = key(text())
+    layers: list[Any] = key(listed(table()))
+
+
+def save(model: Model, path: str | os.PathLike[str]) -> None:
+    """Write ``model`` to the folder ``path``. Replaces a model that `save` wrote there before.
+
+    At any moment, a reader finds the complete old model (or no folder) or the complete new model. Raises InputError if ``path`` exists and
+    is not such a folder, or cannot be written.
     """
     folder = arguments.path("path", path)
     arguments.instance("model", model, Model)
@@ -42,7 +78,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         try:
             _manifest(folder)
         except InputError as error:
-            raise InputError(f"{folder}: exists and is not a model that fsd made, so it is not replaced") from error
+            raise InputError(f"{folder}: exists and is not a model that fsd made, so it is not replaced: expected a new path") from error
     target = folder if replaces else folder.parent / f".{folder.name}.{secrets.token_hex(8)}"
     try:
         target.mkdir(parents=True, exist_ok=replaces)
@@ -62,7 +98,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
 
 
 def _write(model: Model, folder: Path) -> set[str]:
-    """Write the files under names of their content, then the manifest, which makes them the model; return the files' names."""
+    """Write the files of weights, named by the digest of the model, then the manifest, which names them. Return the names of the files."""
     from safetensors.numpy import save_file
 
     entries: list[dict[str, Any]] = []
@@ -72,8 +108,8 @@ def _write(model: Model, folder: Path) -> set[str]:
         arrays = {f"{k + 1}.{key}": array for k in group for key, array in model.layers[k].arrays.items()}
         aside = folder / f"{name}.new"
         save_file(arrays, aside, {"format": _FORMAT})
-        aside.chmod(folder.stat().st_mode & 0o666)  # the library makes it readable by its owner only
-        aside.replace(folder / name)  # never written in place: it may be mapped by who reads the model
+        aside.chmod(folder.stat().st_mode & 0o666)  # the library lets only the owner read the file
+        aside.replace(folder / name)  # never written in place, because a reader of the model may have mapped the old file
         files.add(name)
         entries += [_entry(model.layers[k], name) for k in group]
     manifest = {"format": _FORMAT, "version": _VERSION, "name": model.name, "digest": model.digest, "layers": entries}
@@ -84,7 +120,7 @@ def _write(model: Model, folder: Path) -> set[str]:
 
 
 def _groups(model: Model) -> Iterator[list[int]]:
-    """Layer numbers (0-based) in runs that share a file."""
+    """The layer numbers (0-based) of each file."""
     group: list[int] = []
     size = 0
     for k, layer in enumerate(model.layers):
@@ -98,67 +134,64 @@ def _groups(model: Model) -> Iterator[list[int]]:
 
 
 def _entry(layer: Layer, file: str) -> dict[str, Any]:
-    return {
-        "file": file,
-        "kind": "csr" if isinstance(layer.weights, Csr) else "dense",
-        "shape": [layer.outputs, layer.inputs],
-        "activation": layer.activation,
-        "clip": layer.clip,
-        "challenge": layer.challenge,
-        "checksum": layer.checksum,
-    }
+    return attrs.asdict(
+        _Entry(
+            file=file,
+            kind="csr" if isinstance(layer.weights, Csr) else "dense",
+            shape=[layer.outputs, layer.inputs],
+            activation=layer.activation,
+            clip=layer.clip,
+            challenge=layer.challenge,
+            checksum=layer.checksum,
+        )
+    )
 
 
 def load(path: str | os.PathLike[str]) -> Model:
-    """Open the model in folder ``path``: its arrays are read-only views of the mapped files, all checked, nothing copied.
+    """Open the model in the folder ``path``. Its arrays are read-only views of memory-mapped files: `load` checks all and copies none.
 
-    Raises InputError naming the file and what is wrong with it.
+    Raises InputError, which names the file and the defect, if the folder is not a model or a file is damaged.
     """
     folder = arguments.path("path", path)
-    manifest = _manifest(folder)
     where = folder / MANIFEST
-    entries, name = manifest.get("layers"), manifest.get("name")
-    if not isinstance(entries, list) or not isinstance(name, str):
-        raise InputError(f"{where}: 'layers' must be a list and 'name' a text")
+    manifest = read(_Manifest, _manifest(folder), f"{where}: ", known=("format", "version"))
     files: dict[str, tuple[Any, dict[str, tensors.TensorInfo]]] = {}
     layers = []
-    for k, entry in enumerate(entries, 1):
-        file = entry.get("file") if isinstance(entry, dict) else None
-        if not isinstance(file, str) or Path(file).name != file:
-            raise InputError(f"{where}: layer {k} has file {file!r}, the name of a file in this folder would be right")
-        if file not in files:
-            files[file] = _map(folder / file)
+    for k, found in enumerate(manifest.layers, 1):
+        entry = read(_Entry, found, f"{where}: layer {k}: ")
+        if entry.file not in files:
+            files[entry.file] = _map(folder / entry.file)
         try:
-            layers.append(_layer(k, entry, *files[file]))
+            layers.append(_layer(k, entry, *files[entry.file]))
         except InputError as error:
-            raise InputError(f"{folder / file}: layer {k}: {error}") from error
+            raise InputError(f"{folder / entry.file}: layer {k}: {error}") from error
     try:
-        model = Model(tuple(layers), name)
+        model = Model(tuple(layers), manifest.name)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    if model.digest != manifest.get("digest"):
-        raise InputError(f"{where}: the digest is {manifest.get('digest')}, its layers give {model.digest}")
+    if model.digest != manifest.digest:
+        raise InputError(f"{where}: digest = {manifest.digest}: expected {model.digest}, the digest of its layers")
     return model
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """The checked head of ``model.json``; InputError where ``folder`` is not a model of ours."""
+    """The table in ``model.json``, of a format and version that this module reads. Raises InputError for any other folder."""
     path = folder / MANIFEST
     if not os.path.isfile(path):
-        raise InputError(f"{folder}: is not a model folder that fsd made (it has no {MANIFEST})")
+        raise InputError(f"{folder}: is not a model folder that fsd made: expected {MANIFEST} in it")
     try:
         manifest = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise InputError(f"{path}: is not the manifest of a model that fsd made ('format' must be {_FORMAT!r})")
+        raise InputError(f"{path}: is not the manifest of a model that fsd made: expected format = {_FORMAT!r}")
     if manifest.get("version") != _VERSION:
-        raise InputError(f"{path}: format version {manifest.get('version')}, this fsd reads version {_VERSION}")
+        raise InputError(f"{path}: version = {manifest.get('version')!r}: expected {_VERSION}, the version that this fsd reads")
     return manifest
 
 
 def _map(path: Path) -> tuple[Any, dict[str, tensors.TensorInfo]]:
-    """The file mapped into memory, and its arrays."""
+    """The file, mapped into memory, and the places of its arrays by name."""
     try:
         with path.open("rb") as file:
             buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -170,28 +203,21 @@ def _map(path: Path) -> tuple[Any, dict[str, tensors.TensorInfo]]:
         raise InputError(f"{path}: {error}") from error
     end = max((info.end for info in infos.values()), default=offset)
     if len(buffer) != end:
-        raise InputError(f"{path}: truncated or too long: {len(buffer)} bytes, its header needs {end}")
+        raise InputError(f"{path}: truncated or too long: {len(buffer)} bytes: expected {end}, as its header describes")
     return buffer, infos
 
 
-def _layer(k: int, entry: dict[str, Any], buffer: Any, infos: dict[str, tensors.TensorInfo]) -> Layer:
-    """Layer ``k`` (1-based) as its entry in the manifest says, checked against it."""
-    kind, shape, clip, activation, challenge = (entry.get(key) for key in ("kind", "shape", "clip", "activation", "challenge"))
-    if kind not in ("csr", "dense"):
-        raise InputError(f"kind {kind!r}: csr or dense would be right")
-    if not (isinstance(shape, list) and len(shape) == 2 and all(type(size) is int for size in shape)):
-        raise InputError(f"shape {shape!r}: [outputs, inputs] would be right")
-    if not (clip is None or type(clip) in (int, float)) or not isinstance(challenge, bool) or not isinstance(activation, str):
-        raise InputError(f"clip {clip!r}, challenge {challenge!r} or activation {activation!r} has a wrong type")
-    missing = [name for name in _KINDS[kind] if f"{k}.{name}" not in infos]
+def _layer(k: int, entry: _Entry, buffer: Any, infos: dict[str, tensors.TensorInfo]) -> Layer:
+    """Layer ``k`` (1-based) of the arrays in ``buffer``, checked against its ``entry``."""
+    missing = [name for name in _KINDS[entry.kind] if f"{k}.{name}" not in infos]
     if missing:
-        raise InputError(f"has no array {k}.{missing[0]}")
-    arrays = {name: tensors.view(buffer, infos[f"{k}.{name}"]) for name in _KINDS[kind]}
+        raise InputError(f"array {k}.{missing[0]} is missing: expected arrays {', '.join(_KINDS[entry.kind])} of layer {k}")
+    arrays = {name: tensors.view(buffer, infos[f"{k}.{name}"]) for name in _KINDS[entry.kind]}
     bias = arrays.pop("bias")
-    weights = Csr(**arrays, shape=(shape[0], shape[1])) if kind == "csr" else arrays["weights"]
-    layer = Layer(weights, bias, activation, clip, challenge)
-    if [layer.outputs, layer.inputs] != shape:
-        raise InputError(f"shape {layer.outputs} x {layer.inputs}, {MANIFEST} says {shape[0]} x {shape[1]}")
-    if layer.checksum != entry.get("checksum"):
-        raise InputError(f"corrupt: its checksum is {layer.checksum}, {MANIFEST} says {entry.get('checksum')}")
+    weights = Csr(**arrays, shape=(entry.shape[0], entry.shape[1])) if entry.kind == "csr" else arrays["weights"]
+    layer = Layer(weights, bias, entry.activation, entry.clip, entry.challenge)
+    if [layer.outputs, layer.inputs] != entry.shape:
+        raise InputError(f"shape {layer.outputs} x {layer.inputs}: expected {entry.shape[0]} x {entry.shape[1]}, as in {MANIFEST}")
+    if layer.checksum != entry.checksum:
+        raise InputError(f"corrupt: its checksum is {layer.checksum}: expected {entry.checksum}, as in {MANIFEST}")
     return layer

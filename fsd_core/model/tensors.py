@@ -1,6 +1,6 @@
-"""The safetensors layout, read without a copy from any buffer: 8 bytes of header length, a JSON header, then the arrays.
+"""Reads and writes the safetensors format without copying arrays: 8 bytes of header length, a JSON header, then the arrays.
 
-Source of the layout: the format section of the safetensors project's README. Numpy only, so that a worker can use it.
+The README of the safetensors project defines the format. This module imports numpy only, so that a worker can use it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fsd_core.errors import InputError
 __all__ = ["TensorInfo", "header", "header_bytes", "pack", "view"]
 
 _LENGTH = 8
-_MAX_HEADER = 100_000_000  # the library's own bound
+_MAX_HEADER = 100_000_000  # bytes; the bound of the safetensors library
 _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
@@ -29,7 +29,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 class TensorInfo(NamedTuple):
-    """Where one array lies: ``start`` and ``end`` count bytes from the beginning of the buffer or file."""
+    """The dtype, the shape and the place of one array: bytes ``start`` to ``end`` (excluded) of the buffer or file."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -38,55 +38,58 @@ class TensorInfo(NamedTuple):
 
 
 def header_bytes(head: Buffer) -> int:
-    """The number of bytes before the arrays (length field and header), from the first 8 bytes. InputError if they cannot be one."""
+    """The number of bytes before the arrays (length field and header). ``head`` has the first 8 bytes of the file, or more.
+
+    Raises InputError if ``head`` has fewer than 8 bytes, or if the length in it is too small or too large for a header.
+    """
     if len(head) < _LENGTH:
-        raise InputError(f"not a safetensors file: {len(head)} bytes, the header's length alone takes {_LENGTH}")
+        raise InputError(f"not a safetensors file: {len(head)} bytes: expected at least {_LENGTH}, the length of the header")
     size = int.from_bytes(head[:_LENGTH], "little")
     if not 2 <= size <= _MAX_HEADER:
-        raise InputError(f"not a safetensors file: a header of {size} bytes, 2 to {_MAX_HEADER} would be right")
+        raise InputError(f"not a safetensors file: a header of {size} bytes: expected 2 to {_MAX_HEADER}")
     return _LENGTH + size
 
 
 def header(head: Buffer) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
-    """Read the header: arrays by name in the order of their bytes, metadata, and the offset of the first array.
+    """Read the header. Returns the arrays by name in the order of their bytes, the metadata, and the offset of the first array in bytes.
 
-    ``head`` must hold at least `header_bytes` bytes. The arrays must follow each other without a gap, as the format demands.
-    Raises InputError when anything is not as the layout says; allocates nothing of a size that the header claims.
+    ``head`` has at least `header_bytes` bytes. Raises InputError if the header does not follow the format, or if the arrays are not
+    adjacent. Wrong sizes in the header cannot cause a large allocation.
     """
     offset = header_bytes(head)
     if len(head) < offset:
-        raise InputError(f"truncated safetensors header: {len(head)} bytes of {offset}")
+        raise InputError(f"truncated safetensors header: {len(head)} bytes: expected {offset}")
     try:
         entries = json.loads(bytes(head[_LENGTH:offset]))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"the safetensors header is not JSON: {error}") from error
+        raise InputError(f"the safetensors header: expected JSON: {error}") from error
     if not isinstance(entries, dict):
-        raise InputError("the safetensors header is not a JSON object")
+        raise InputError(f"the safetensors header is a {type(entries).__name__}: expected a JSON object")
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise InputError("the safetensors metadata is not a map of strings")
+        raise InputError("the safetensors metadata: expected a JSON object of texts")
     infos = sorted(((name, _info(name, entry, offset)) for name, entry in entries.items()), key=lambda item: (item[1].start, item[1].end))
     position = offset
     for name, info in infos:
         if info.start != position:
-            raise InputError(f"safetensors array {name!r} starts at byte {info.start}, {position} would be right")
+            raise InputError(f"safetensors array {name!r} starts at byte {info.start}: expected {position}")
         position = info.end
     return dict(infos), metadata, offset
 
 
 def _info(name: str, entry: object, offset: int) -> TensorInfo:
-    """One checked entry of the header."""
+    """One entry of the header, checked."""
     if not isinstance(entry, dict):
-        raise InputError(f"safetensors array {name!r}: its entry is not a JSON object")
+        raise InputError(f"safetensors array {name!r}: its entry has type {type(entry).__name__}: expected a JSON object")
     dtype, shape, span = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise InputError(f"safetensors array {name!r}: dtype {dtype!r}, one of {', '.join(_DTYPES)} would be right")
+        raise InputError(f"safetensors array {name!r}: dtype {dtype!r}: expected one of {', '.join(_DTYPES)}")
     if not _naturals(shape) or not _naturals(span) or len(span) != 2:
-        raise InputError(f"safetensors array {name!r}: shape {shape!r} or data_offsets {span!r} is not a list of natural numbers")
+        raise InputError(f"safetensors array {name!r}: shape {shape!r}, data_offsets {span!r}: expected lists of whole numbers from 0")
     kind = np.dtype(_DTYPES[dtype])
     size = math.prod(shape) * kind.itemsize
     if span[1] - span[0] != size:
-        raise InputError(f"safetensors array {name!r}: {span[1] - span[0]} bytes, its dtype and shape need {size}")
+        raise InputError(f"safetensors array {name!r}: {span[1] - span[0]} bytes: expected {size} for its dtype and shape")
     return TensorInfo(kind, tuple(shape), offset + span[0], offset + span[1])
 
 
@@ -95,16 +98,16 @@ def _naturals(value: object) -> TypeGuard[list[int]]:
 
 
 def view(buffer: Any, info: TensorInfo) -> NDArray[Any]:
-    """The array over ``buffer`` (bytes, memoryview, mmap, ...), not copied. InputError if the buffer ends before the array does."""
+    """Return the array in ``buffer`` (bytes, memoryview, mmap, ...) as a view. Raises InputError if the buffer ends before the array."""
     size = memoryview(buffer).nbytes
     if size < info.end:
-        raise InputError(f"truncated: {size} bytes, an array ends at byte {info.end}")
+        raise InputError(f"truncated: {size} bytes: expected at least {info.end}, where an array ends")
     count = (info.end - info.start) // info.dtype.itemsize
     return np.frombuffer(buffer, info.dtype, count, info.start if count else 0).reshape(info.shape)
 
 
 def pack(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> list[Buffer]:
-    """The layout as buffers to be written one after the other: the header, then each array (a view of it where it is contiguous).
+    """Encode a safetensors file as buffers, which the caller writes in order: the header, then each array (a view if it is contiguous).
 
     Wide dtypes come first and the header is padded to 8 bytes, so that every array is aligned. Equal input gives equal bytes.
     Raises InputError for a dtype that the format does not have.
@@ -115,7 +118,7 @@ def pack(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None
     position = 0
     for name, array in sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
         if array.dtype not in _NAMES:
-            raise InputError(f"array {name!r} has dtype {array.dtype}, the safetensors format has {', '.join(_DTYPES)}")
+            raise InputError(f"array {name!r} has dtype {array.dtype}: expected one of safetensors: {', '.join(_DTYPES)}")
         end = position + array.nbytes
         entries[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [position, end]}
         if array.nbytes:

@@ -1,4 +1,4 @@
-"""Tables of ``row column value`` lines, 1-based, as the Graph Challenge publishes them: plain, ``.gz`` or ``.xz``."""
+"""Reads tables of ``row column value`` lines, 1-based, as the Graph Challenge publishes them: plain, ``.gz`` or ``.xz``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _UNPACK = {".gz": gzip.decompress, ".xz": lzma.decompress}
 
 
 class Table(NamedTuple):
-    """0-based ``rows`` and ``columns`` int64 (lines,), ``values`` float32 (lines,), in the file's order, each pair once."""
+    """A table in the order of its file. ``rows`` and ``columns`` are int64 (lines,), 0-based; ``values`` are float32 (lines,).
+
+    Each pair of row and column occurs once.
+    """
 
     rows: NDArray[np.int64]
     columns: NDArray[np.int64]
@@ -30,9 +33,9 @@ class Table(NamedTuple):
 
 
 def read_table(path: Path, rows: int, columns: int) -> Table:
-    """Read and check one table; ``rows`` and ``columns`` are the largest numbers allowed.
+    """Read and check one table. ``rows`` and ``columns`` are the largest allowed row and column numbers (1-based).
 
-    Raises InputError naming the file, and the line where a line is at fault.
+    Raises InputError, which names the file and the wrong line, if the file cannot be read or is malformed.
     """
     limits = (rows, columns)
     try:
@@ -43,7 +46,7 @@ def read_table(path: Path, rows: int, columns: int) -> Table:
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if not text.strip():
-        raise InputError(f"{path}: is empty, lines of 'row column value' would be right")
+        raise InputError(f"{path}: is empty: expected lines of 'row column value'")
     parsed = _uniform(text)
     if parsed is None:
         parsed = _any(text)
@@ -68,14 +71,14 @@ def read_table(path: Path, rows: int, columns: int) -> Table:
         if twice.size:
             line = int(order[twice + 1].min())
             pair = f"row {first[line] + 1}, column {second[line] + 1}"
-            raise InputError(f"{path}: {pair} is given twice, the second time as entry {line + 1}")
+            raise InputError(f"{path}: {pair} is given twice, the second time as entry {line + 1}: expected each pair once")
     return Table(first, second, values)
 
 
 def _uniform(text: bytes) -> NDArray[np.float64] | None:
-    """The columns (3, lines) of a table whose lines all end in the same value, as the challenge's do; `None` if it is not one.
+    """The columns, float64 (3, lines), of a table whose lines all have the same value, as in the challenge; `None` for another text.
 
-    Many times faster than the general parser: digits are summed place by place, for all lines at once.
+    It is many times faster than the general parser: it adds up the digits place by place, for all lines at once.
     """
     data = np.frombuffer(text if text.endswith(b"\n") else text + b"\n", np.uint8)
     breaks = data == ord("\n")
@@ -93,7 +96,9 @@ def _uniform(text: bytes) -> NDArray[np.float64] | None:
     parsed = np.zeros((3, len(ends)))
     for column in (0, 1):
         for place in range(lengths[:, column].max()):
-            digits = data[np.maximum(ends[:, column] - 1 - place, 0)] - np.uint8(ord("0"))  # wraps round to over 9 where it is no digit
+            digits = data[np.maximum(ends[:, column] - 1 - place, 0)] - np.uint8(
+                ord("0")
+            )  # a byte that is not a digit gives more than 9, because uint8 wraps around
             digits[place >= lengths[:, column]] = 0
             if digits.max() > 9:
                 return None
@@ -106,7 +111,10 @@ def _uniform(text: bytes) -> NDArray[np.float64] | None:
 
 
 def _any(text: bytes) -> NDArray[np.float64] | None:
-    """The columns (n, lines) of a table with any values; `None` if it is not one. Latin-1 decodes any byte: the parser judges."""
+    """The columns, float64 (n, lines), of a table with any values; `None` if the text is not a table.
+
+    Latin-1 decodes every byte, so that the parser refuses wrong bytes, not the decoder.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         try:
@@ -116,7 +124,7 @@ def _any(text: bytes) -> NDArray[np.float64] | None:
 
 
 def _fault(path: Path, text: bytes, limits: tuple[int, int]) -> InputError:
-    """Names the first line that is wrong: reads again, slowly, what was refused."""
+    """The error for a table that was refused: it names the first wrong line, which this function finds by reading line by line."""
     for number, line in enumerate(io.TextIOWrapper(io.BytesIO(text), "latin-1"), 1):
         where, fields = f"{path}, line {number}", line.split()
         if not fields:
@@ -124,10 +132,10 @@ def _fault(path: Path, text: bytes, limits: tuple[int, int]) -> InputError:
         try:
             row, column, value = (float(field) for field in fields)
         except ValueError:
-            return InputError(f"{where}: {line.strip()[:60]!r}, 'row column value' would be right")
+            return InputError(f"{where}: {line.strip()[:60]!r}: expected 'row column value'")
         for axis, index, limit in (("row", row, limits[0]), ("column", column, limits[1])):
             if not (index == index // 1 and 1 <= index <= limit):
-                return InputError(f"{where}: {axis} {index:.17g}, a whole number from 1 to {limit} would be right")
+                return InputError(f"{where}: {axis} {index:.17g}: expected a whole number from 1 to {limit}")
         if not abs(value) <= float(np.finfo(np.float32).max):
-            return InputError(f"{where}: value {value}, a finite float32 would be right")
-    return InputError(f"{path}: lines of 'row column value' would be right")
+            return InputError(f"{where}: value {value}: expected a finite float32")
+    return InputError(f"{path}: is not a table: expected lines of 'row column value'")

@@ -1,8 +1,8 @@
-"""Sharing the rows of every layer out among ranks, and which rows then travel."""
+"""Partitions: a partition assigns each row of each layer to a rank, and determines the rows that the ranks have to send each other."""
 
-from fsd_core.partition.exchange import ExchangePlan
 from fsd_core.partition.kept import find_partition
 from fsd_core.partition.methods import METHODS, partition
 from fsd_core.partition.owners import Partition
+from fsd_core.partition.plan import ExchangePlan
 
 __all__ = ["METHODS", "ExchangePlan", "Partition", "find_partition", "partition"]

@@ -1,8 +1,9 @@
-"""The child process that holds Mt-KaHyPar: it may hang or die without taking the caller along. Run as a script, it imports nothing of ours.
+"""The child process that runs Mt-KaHyPar, so that the caller survives if the library hangs or crashes.
 
-Standard input and output carry messages: 8 bytes of length (little-endian), then an ``.npz``. A request has ``workers``, ``epsilon``,
-``seed``, ``weights`` (vertices,), ``starts`` (nets + 1,), ``pins``, ``net_weights`` (nets,); pin ``vertices + r`` is a terminal fixed in
-block r. The answer has ``blocks`` (vertices,) int32, or ``error``, a text.
+This module imports no other module of this project. Standard input and output carry messages: 8 bytes of length (little-endian), then an
+``.npz``. A request has the numbers ``workers``, ``epsilon`` and ``seed``, and the int64 arrays ``weights`` (vertices,), ``starts``
+(nets + 1,), ``pins`` and ``net_weights`` (nets,). Pin ``vertices + r`` is a terminal: an extra vertex that is fixed in block r. The answer
+has ``blocks`` (vertices,) int32, or ``error``, a text.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from numpy.typing import NDArray
 
 
 def read(stream: IO[bytes]) -> dict[str, NDArray[Any]] | None:
-    """One message; `None` where the stream has ended, in its middle too. Raises `ValueError` for what is none."""
+    """Read the arrays of the next message. Returns `None` if the stream ends early. Raises `ValueError` if the bytes are not a message."""
     head = stream.read(8)
     size = int.from_bytes(head, "little")
     if size >= 1 << 36:
-        raise ValueError(f"{head!r} is no message's head")
+        raise ValueError(f"a message begins with {head!r}: expected its length in 8 bytes, below 2^36")
     body = stream.read(size) if len(head) == 8 else b""
     if not body or len(body) < size:
         return None
@@ -34,7 +35,7 @@ def read(stream: IO[bytes]) -> dict[str, NDArray[Any]] | None:
 
 
 def write(stream: IO[bytes], **arrays: Any) -> None:
-    """One message."""
+    """Write one message of ``arrays``."""
     body = io.BytesIO()
     np.savez(body, **arrays)
     stream.write(body.tell().to_bytes(8, "little") + body.getvalue())
@@ -42,33 +43,33 @@ def write(stream: IO[bytes], **arrays: Any) -> None:
 
 
 def _end_with_caller() -> None:
-    """A caller that was killed cannot end this process, and the library lets no thread of ours look meanwhile: Linux does it."""
-    with contextlib.suppress(AttributeError):  # elsewhere it ends after the question at hand
+    """Request that Linux kills this process when its caller dies: while the library computes, no Python thread can run to check this."""
+    with contextlib.suppress(AttributeError):  # on other systems this process ends after the current request
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def main() -> None:
-    """Answer requests until the input ends."""
+    """Answer requests until standard input ends."""
     _end_with_caller()
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the library prints must not get between the answers
+    os.dup2(2, 1)  # the library prints to standard output, where the answers go
     import mtkahypar
 
     library = mtkahypar.initialize(1)  # one thread: the same seed gives the same blocks
-    while (ask := read(sys.stdin.buffer)) is not None:
+    while (request := read(sys.stdin.buffer)) is not None:
         try:
-            workers, vertices = int(ask["workers"]), len(ask["weights"])
-            mtkahypar.set_seed(int(ask["seed"]))
+            workers, vertices = int(request["workers"]), len(request["weights"])
+            mtkahypar.set_seed(int(request["seed"]))
             context = library.context_from_preset(mtkahypar.PresetType.DEFAULT)
-            context.set_partitioning_parameters(workers, float(ask["epsilon"]), mtkahypar.Objective.KM1)
+            context.set_partitioning_parameters(workers, float(request["epsilon"]), mtkahypar.Objective.KM1)
             context.logging = False
-            pins, starts = ask["pins"].tolist(), ask["starts"].tolist()
+            pins, starts = request["pins"].tolist(), request["starts"].tolist()
             nets = [pins[a:b] for a, b in itertools.pairwise(starts)]
-            weights = ask["weights"].tolist() + [1] * workers  # terminals of weight 0 make the library hang on some small inputs
-            graph = library.create_hypergraph(context, len(weights), len(nets), nets, weights, ask["net_weights"].tolist())
+            weights = request["weights"].tolist() + [1] * workers  # with terminals of weight 0 the library hangs on some small inputs
+            graph = library.create_hypergraph(context, len(weights), len(nets), nets, weights, request["net_weights"].tolist())
             graph.add_fixed_vertices([-1] * vertices + list(range(workers)), workers)
             write(answers, blocks=np.array(graph.partition(context).get_partition()[:vertices], np.int32))
-        except Exception as error:  # whatever the library raises is the caller's to report
+        except Exception as error:  # the library raises errors of any class, and the caller reports all of them
             write(answers, error=f"{type(error).__name__}: {error}")
 
 

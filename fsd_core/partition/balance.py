@@ -1,4 +1,4 @@
-"""How even a layer's shares must be, and how to make them so."""
+"""Balance: the maximum work of a layer that one rank may get, and ways to distribute rows within that limit."""
 
 from __future__ import annotations
 
@@ -13,24 +13,32 @@ __all__ = ["contiguous", "deal", "limit", "repair", "spread"]
 
 
 def spread(count: int, workers: int) -> NDArray[np.int32]:
-    """Owners int32 (count,) of contiguous items: every rank has the same number, plus or minus one."""
+    """Distribute ``count`` items: each rank gets contiguous items, and the numbers of items differ by at most one.
+
+    Returns the rank of each item, int32 (count,).
+    """
     return (np.arange(count, dtype=np.int64) * workers // max(count, 1)).astype(np.int32)
 
 
 def contiguous(weights: NDArray[np.int64], workers: int) -> NDArray[np.int32]:
-    """Owners int32 (items,) of contiguous items: rank r has those whose middle falls into the r-th equal part of all weight."""
+    """Distribute items so that each rank gets contiguous items of about the same weight. Returns the rank of each item, int32 (items,).
+
+    ``weights`` is int64 (items,). Imagine the items side by side on a line, each as long as its weight, and the line cut into ``workers``
+    equal parts: rank r gets the items whose middle is in part r.
+    """
     total = int(weights.sum())
     if not total:
         return spread(len(weights), workers)
-    middle = 2 * np.cumsum(weights) - weights  # twice the middle, so that all stays whole
+    middle = 2 * np.cumsum(weights) - weights  # twice the middle, so that all numbers stay whole
     owner: NDArray[np.int64] = np.minimum(middle * workers // (2 * total), workers - 1)
     return owner.astype(np.int32)
 
 
 def deal(weights: NDArray[np.int64], workers: int) -> NDArray[np.int32]:
-    """Owners int32 (items,): heaviest item first, each to the least loaded rank.
+    """Distribute items one by one, the heaviest first, each to the rank with the smallest load so far.
 
-    The largest load is at most 4/3 of the best possible (Graham, "Bounds on multiprocessing timing anomalies", 1969).
+    ``weights`` is int64 (items,). Returns the rank of each item, int32 (items,). The largest load is at most 4/3 of the smallest possible
+    one (Graham, "Bounds on multiprocessing timing anomalies", 1969).
     """
     owner = np.zeros(len(weights), np.int32)
     loads = [(0, rank) for rank in range(workers)]
@@ -42,10 +50,11 @@ def deal(weights: NDArray[np.int64], workers: int) -> NDArray[np.int32]:
 
 
 def limit(weights: NDArray[np.int64], workers: int) -> int:
-    """The most work that one rank may get of rows of these ``weights``.
+    """The maximum work of one rank. ``weights`` is the work of each row of a layer, int64 (rows,).
 
-    Mean work plus 3 %, or plus three rows where these are more, but never plus more than 12.5 %: few rows a rank need more slack
-    (128 rows a rank: 3 %; 24: 12 %). Where single rows are heavier than that slack, what `deal` reaches is allowed too.
+    The maximum is the mean work of a rank plus a slack. The slack is 3 % of the mean, or the work of three mean rows if that is more, but
+    at most 12.5 %, because ranks with few rows are harder to balance (with 128 rows for each rank it is 3 %; with 24 rows, 12.5 %). If the
+    heaviest row exceeds the slack, the maximum is at least the largest load in the result of `deal`.
     """
     total, rows = int(weights.sum()), int(np.count_nonzero(weights))
     mean = total / workers
@@ -55,34 +64,36 @@ def limit(weights: NDArray[np.int64], workers: int) -> int:
     return int(allowed)
 
 
-def repair(owner: NDArray[np.int32], weights: Csr, sources: NDArray[np.int32] | None, most: int, workers: int) -> NDArray[np.int32]:
-    """Owners with no rank above ``most`` work: rows leave the heaviest rank, those first that add the fewest travelling rows.
+def repair(owner: NDArray[np.int32], weights: Csr, sources: NDArray[np.int32] | None, max_work: int, workers: int) -> NDArray[np.int32]:
+    """Move rows from overloaded ranks to others until no rank has more than ``max_work``. Returns the new owners, int32 (outputs,).
 
-    ``weights`` is the layer's matrix, ``sources`` the owner of each input row (`None`: they cost nothing). Where moving single rows
-    does not get there, the result is that of `deal`, which does where ``most`` comes from `limit`.
+    ``owner`` is int32 (outputs,) and does not change. ``weights`` is the matrix of the layer. ``sources`` is the owner of each input row
+    (`None`: input rows do not travel). The rank with the highest load gives rows away, first the rows whose move causes the fewest
+    additional travelling rows. If moves of single rows cannot reach ``max_work``, the result is that of `deal`, whose loads never exceed
+    `limit`.
     """
     loads = np.diff(weights.indptr)
     load = np.bincount(owner, loads, workers).astype(np.int64)
-    if load.max() <= most:
+    if load.max() <= max_work:
         return owner
     owner = owner.copy()
-    # of each input row and rank, what keeps the row there: its consumers, and being the owner
+    # for each input row and rank: how many output rows of the rank read it, plus 1 if the rank owns it; 0: the row does not travel there
     held = np.bincount(weights.indices * np.int64(workers) + np.repeat(owner, loads), minlength=weights.shape[1] * workers)
     held = held.reshape(-1, workers)
     if sources is not None:
         held[np.arange(len(sources)), sources] += 1
-    while load.max() > most:
+    while load.max() > max_work:
         rank = int(load.argmax())
         rows = np.flatnonzero((owner == rank) & (loads > 0))
         cost = np.empty((len(rows), workers))
         for i, row in enumerate(rows):
-            there = held[weights.indices[weights.indptr[row] : weights.indptr[row + 1]]]
-            cost[i] = (there == 0).sum(axis=0) - np.count_nonzero(there[:, rank] == 1)
+            inputs = held[weights.indices[weights.indptr[row] : weights.indptr[row + 1]]]
+            cost[i] = (inputs == 0).sum(axis=0) - np.count_nonzero(inputs[:, rank] == 1)
         cost[:, rank] = np.inf
         moved = False
         for i in np.argsort(cost.min(axis=1), kind="stable"):
-            row, room = rows[i], load + loads[rows[i]] <= most
-            if load[rank] > most and room.any():
+            row, room = rows[i], load + loads[rows[i]] <= max_work
+            if load[rank] > max_work and room.any():
                 target = int(np.where(room, cost[i], np.inf).argmin())
                 columns = weights.indices[weights.indptr[row] : weights.indptr[row + 1]]
                 held[columns, rank] -= 1

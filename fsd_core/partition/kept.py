@@ -1,4 +1,4 @@
-"""The partition of a run: given, read, made, or made before."""
+"""Finds the partition of a run: a `Partition` of the caller, a file, or a new partition, which is stored for later runs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
-from fsd_core import arguments
+import attrs
+
+from fsd_core.common import arguments
 from fsd_core.errors import InputError
 from fsd_core.model import Model
 from fsd_core.partition.methods import METHODS, partition
@@ -28,11 +29,12 @@ def find_partition(
     home: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Partition, str]:
-    """The partition that a run uses, and its name for people. What took long to compute is kept below ``home`` for the next run.
+    """Find the partition that a run uses. Returns the partition and its name for people.
 
-    Where it cannot be kept, a warning is logged. What is kept is a copy: one that is damaged or cannot be read is made again.
-    ``wanted``: a `Partition`, a method, or a path. ``progress``: see `partition`. Raises `InputError` where it cannot be: no such file,
-    another number of workers, more workers than rows.
+    ``wanted`` is a `Partition`, the name of a method, or a path. A hypergraph partition takes long to compute, so this function stores it
+    in a file in ``home`` and reads it in later runs. It replaces a damaged file, and logs a warning if it cannot write the file.
+    `partition` describes ``progress``. Raises `InputError` for a missing or wrong file, for a partition for another number of workers, and
+    for more workers than the largest layer has rows.
     """
     workers, seed = arguments.whole("workers", workers, 1), arguments.whole("seed", seed)
     if not isinstance(wanted, Partition):
@@ -45,22 +47,22 @@ def find_partition(
     else:
         parts, label = Partition.load(wanted, model), str(wanted)
     if parts.workers != workers:
-        raise InputError(f"partition {label}: made for {parts.workers} workers, the run has {workers}")
+        raise InputError(f"partition {label}: made for {parts.workers} workers: expected {workers}, the number of workers of the run")
     return parts, label
 
 
 def _hypergraph(model: Model, workers: int, seed: int, home: Path, progress: Callable[[int, int], None] | None) -> Partition:
-    """The hypergraph partition that an earlier run kept, or a new one; what a solver that died left incomplete is not kept."""
+    """Read the hypergraph partition that an earlier run stored, or make and store a new one. Stores only what the solver completed."""
     file = home / "partitions" / f"{model.digest[:32]}-{workers}-hypergraph-{seed}.npz"
     if os.path.isfile(file):
         try:
             kept = Partition.load(file, model)
             if kept.workers == workers:
-                return replace(kept, label="hypergraph")
-            raise InputError(f"{file}: is for {kept.workers} workers, expected {workers}")
+                return attrs.evolve(kept, label="hypergraph")
+            raise InputError(f"{file}: is a partition for {kept.workers} workers: expected {workers}")
         except InputError as error:
-            _log.warning("%s; it was kept by an earlier run and is made anew", error)
-            with suppress(OSError):  # then it cannot be replaced either, which is told below
+            _log.warning("%s; an earlier run kept this file, and this run replaces it", error)
+            with suppress(OSError):  # if the file cannot be removed, saving fails below and logs a warning
                 file.unlink()
     parts = partition(model, workers, "hypergraph", seed, progress)
     if parts.label == "hypergraph":
@@ -68,5 +70,5 @@ def _hypergraph(model: Model, workers: int, seed: int, home: Path, progress: Cal
             file.parent.mkdir(parents=True, exist_ok=True)
             parts.save(file)
         except (OSError, InputError) as error:
-            _log.warning("the partition is not kept for the next run: %s", error)
+            _log.warning("the partition is not kept for later runs: %s", error)
     return parts

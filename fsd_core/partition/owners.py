@@ -1,84 +1,93 @@
-"""`Partition`: the owner of every neuron, and its file."""
+"""`Partition` holds the rank that owns each neuron. It can be saved to a file and loaded from one."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import secrets
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core import arguments
+from fsd_core.common import arguments
 from fsd_core.errors import InputError
 from fsd_core.model import Model
 from fsd_core.model.npz import members, read_npz
+from fsd_core.partition.published import read_folder
+from fsd_core.partition.rows import widths
 
-__all__ = ["Partition", "widths"]
-
-
-def widths(model: Model) -> list[int]:
-    """Neurons of the input, then of each layer: L+1 numbers."""
-    return [model.layers[0].inputs, *(layer.outputs for layer in model.layers)]
+__all__ = ["Partition"]
 
 
-@dataclass(frozen=True, eq=False)
+def _workers(workers: Any) -> int:
+    return arguments.whole("workers", workers, 1)
+
+
+def _owners(owners: Any) -> tuple[NDArray[np.int32], ...]:
+    if not isinstance(owners, list | tuple):
+        raise arguments.wrong("owners", owners, "a list or tuple of arrays: one for the input and one for each layer")
+    return tuple(_ranks(f"owner_{k}", owner) for k, owner in enumerate(owners))
+
+
+def _ranks(name: str, given: Any) -> NDArray[np.int32]:
+    owner = arguments.array(name, given, "iu")
+    if owner.ndim != 1:
+        raise InputError(f"{name} has shape {owner.shape}: expected one dimension")
+    outside = owner[(owner < 0) | (owner > np.iinfo(np.int32).max)]
+    if outside.size:
+        raise InputError(f"{name} names rank {outside[0]}: expected ranks of at least 0")
+    return arguments.own(owner.astype(np.int32, copy=False))
+
+
+@attrs.frozen(eq=False)
 class Partition:
-    """Every neuron of every layer has one owner among ``workers`` ranks.
+    """Each neuron of the input and of every layer has one owner among ``workers`` ranks.
 
-    ``owners`` holds L+1 int32 arrays of values 0 to workers-1: the owner of each input neuron, then of each output neuron of layers 1 to L.
-    A rank may own nothing of a layer. ``label`` tells people how it was made. Whole numbers of any dtype may be given; what is kept is
-    read-only, a copy unless what was given is read-only too. Raises `InputError` where a rank is named that there is not.
+    ``owners`` has L+1 int32 arrays of ranks from 0 to workers-1: the owner of each input neuron, then of each output neuron of layers 1
+    to L. A rank may own no neuron of a layer. ``label`` is the method that made the partition, for people. The constructor takes arrays of
+    any integer dtype. It stores read-only arrays, and copies each given array unless the array and its memory are read-only. Raises
+    `InputError` for a rank outside 0 to workers-1.
     """
 
-    workers: int
-    owners: tuple[NDArray[np.int32], ...]
+    workers: int = attrs.field(converter=_workers)
+    owners: tuple[NDArray[np.int32], ...] = attrs.field(converter=_owners)
     label: str = "given"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "workers", arguments.whole("workers", self.workers, 1))
-        if not isinstance(self.owners, list | tuple):
-            raise arguments.wrong("owners", self.owners, "a list or tuple of arrays, one of the input and one a layer")
-        object.__setattr__(self, "owners", tuple(self._ranks(k, owner) for k, owner in enumerate(self.owners)))
-
-    def _ranks(self, k: int, given: Any) -> NDArray[np.int32]:
-        owner = arguments.array(f"owner_{k}", given, "iu")
-        if owner.ndim != 1:
-            raise InputError(f"owner_{k} has shape {owner.shape}: expected one dimension")
-        bad = owner[(owner < 0) | (owner >= self.workers)]
-        if bad.size:
-            raise InputError(f"owner_{k} names rank {bad[0]}; {self.workers} workers have ranks 0 to {self.workers - 1}")
-        return arguments.own(owner.astype(np.int32, copy=False))
+    def __attrs_post_init__(self) -> None:
+        for k, owner in enumerate(self.owners):
+            if owner.size and (largest := int(owner.max())) >= self.workers:
+                raise InputError(f"owner_{k} names rank {largest}: expected ranks 0 to {self.workers - 1} of {self.workers} workers")
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the content, hexadecimal; equal for equal partitions whatever file they came from."""
+        """The SHA-256 of the content, hexadecimal. Equal partitions have equal digests, also if they come from different files."""
         digest = hashlib.sha256(f"{self.workers} {[len(owner) for owner in self.owners]}".encode())
         for owner in self.owners:
             digest.update(np.ascontiguousarray(owner, "<i4").tobytes())
         return digest.hexdigest()
 
     def check(self, model: Model, origin: str = "partition") -> Partition:
-        """Return itself; raises `InputError`, starting with ``origin``, where it does not fit the model."""
+        """Return this partition if it has the layers and widths of ``model``. Else raises `InputError`, which starts with ``origin``."""
         expected = widths(arguments.instance("model", model, Model))
         if len(self.owners) != len(expected):
-            raise InputError(f"{origin}: owners of {len(self.owners)} arrays of neurons; the model's input and layers make {len(expected)}")
+            raise InputError(f"{origin}: {len(self.owners)} arrays of owners: expected {len(expected)}: the input and each layer")
         for k, (owner, width) in enumerate(zip(self.owners, expected, strict=True)):
             if owner.shape != (width,):
-                raise InputError(f"{origin}: owner_{k} has shape {owner.shape}; the model has {width} neurons there")
+                raise InputError(f"{origin}: owner_{k} has shape {owner.shape}: expected {width} neurons, as the model has")
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the ``.npz`` (keys ``workers``, ``owner_0`` to ``owner_L``, ``digest``) in one step: a reader sees the old file or the new.
+        """Write the partition to an ``.npz`` with the keys ``workers``, ``owner_0`` to ``owner_L`` and ``digest``.
 
-        Raises `InputError` where ``path`` is something other than a partition, or cannot be written.
+        At any moment, a reader finds the complete old file or the complete new file. Raises `InputError` if ``path`` exists and is not a
+        partition file, or cannot be written.
         """
         path = arguments.path("path", path)
         if os.path.lexists(path) and not {"workers", "owner_0"} <= members(path):
-            raise InputError(f"{path}: exists and is no partition file; it is not replaced")
+            raise InputError(f"{path}: exists and is not a partition file, so it is not replaced: expected a new path or a partition file")
         arrays: dict[str, Any] = {"workers": np.int32(self.workers), "digest": np.array(self.digest)}
         arrays |= {f"owner_{k}": owner for k, owner in enumerate(self.owners)}
         try:
@@ -94,33 +103,32 @@ class Partition:
 
     @staticmethod
     def load(path: str | os.PathLike[str], model: Model) -> Partition:
-        """Read an ``.npz`` of `save`, or a folder ``conn.0`` to ``conn.L-1`` (`fsd_core.partition.published`); check it against ``model``.
+        """Read an ``.npz`` that `save` wrote, or a folder with ``conn.0`` to ``conn.L-1`` (`fsd_core.partition.published`).
 
-        A file without ``digest`` is one of another maker. Raises `InputError` where it is missing, malformed, damaged or of another model.
+        Also reads files of other programs, which may have no ``digest``. Raises `InputError` if the file is missing, malformed or damaged,
+        or does not fit ``model``.
         """
         path, layers = arguments.path("path", path), len(arguments.instance("model", model, Model).layers)
         if os.path.isdir(path):
-            from fsd_core.partition.published import read_folder  # it builds on this module
-
-            return read_folder(path, model)
+            return Partition(*read_folder(path, model), str(path)).check(model, str(path))
         if not os.path.exists(path):
-            raise InputError(f"partition {path}: no such file or folder, and neither hypergraph, random nor block")
+            raise InputError(f"partition {path}: no such file or folder: expected the path of a partition, or hypergraph, random or block")
         arrays = read_npz(path)
-        told = arrays.pop("digest", None)
+        digest = arrays.pop("digest", None)
         expected = ["workers", *(f"owner_{k}" for k in range(layers + 1))]
         if odd := sorted(arrays.keys() ^ set(expected)):
-            state = "is missing" if odd[0] in expected else "is not expected"
-            raise InputError(f"{path}: key {odd[0]} {state}; a partition of this model has workers, owner_0 to owner_{layers}")
+            state = "is missing" if odd[0] in expected else "is unknown"
+            raise InputError(f"{path}: key {odd[0]} {state}: expected workers, owner_0 to owner_{layers} for this model")
         workers, *owners = (arrays[name] for name in expected)
         if workers.shape != () or workers.dtype.kind not in "iu":
-            raise InputError(f"{path}: workers is {workers.dtype} of shape {workers.shape}, not one whole number")
+            raise InputError(f"{path}: workers is {workers.dtype} of shape {workers.shape}: expected one whole number")
         for k, owner in enumerate(owners):
             if owner.dtype != np.int32:
-                raise InputError(f"{path}: owner_{k} is {owner.dtype}, not int32")
+                raise InputError(f"{path}: owner_{k} is {owner.dtype}: expected int32")
         try:
             made = Partition(int(workers), tuple(owners), str(path))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        if told is not None and str(told) != made.digest:
-            raise InputError(f"{path}: is damaged: its digest is {made.digest[:16]}, expected {str(told)[:16]}; make it again")
+        if digest is not None and str(digest) != made.digest:
+            raise InputError(f"{path}: is damaged: its digest is {made.digest[:16]}, expected {str(digest)[:16]}; make the partition again")
         return made.check(model, str(path))

@@ -1,65 +1,77 @@
-"""Reads a partition as FSD-Inference (Oakley and Ferhatosmanoglu, ICDE 2024) published its own: a folder ``conn.0`` to ``conn.L-1``.
+"""Reads the folder format in which FSD-Inference (Oakley and Ferhatosmanoglu, ICDE 2024) published its partition.
 
-``conn.k`` tells what travels before layer k+1: a line ``row source target...`` for each row (0-based, an output of layer k; an input where
-k = 0) that worker ``source`` owns and each ``target`` needs. A row that is not listed is owned by its only consumer. So it and what reads
-it have one owner: neurons fall into groups, and a listed row tells the owner of its group. A group with none, such as an output of the last
-layer, goes to a worker that is sent all that the group reads, such that every listed target is one as far as may be, and evenly.
+The folder has files ``conn.0`` to ``conn.L-1``. File ``conn.k`` lists the rows that travel before layer k+1: outputs of layer k, or inputs
+of the model if k = 0. A line is ``row source target...`` (numbers from 0): worker ``source`` owns the row, each ``target`` needs it. A row
+without a line does not travel, because its owner is the only worker that reads it. This module derives the owner of every neuron:
+
+1. A row without a line has the same owner as the outputs that read it. Neurons that are connected in this way form a group.
+2. A line for any row of a group names the owner of the whole group.
+3. A group without a line (for instance an output of the last layer) can belong to any worker that receives all rows that the group reads.
+   Among these workers, the module counts for each: the rows that the group reads and that no neuron of the worker reads so far. The worker
+   with the largest count gets the group. If several are equal, the one that owns the fewest neurons in the last layer of the group gets it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.errors import InputError
 from fsd_core.model import Layer, Model
-from fsd_core.partition.exchange import needs
-from fsd_core.partition.owners import Partition, widths
+from fsd_core.partition.rows import needs, widths
 
 __all__ = ["read_folder"]
 
+_LINE = "row source-worker target-worker..."
 
-@dataclass(frozen=True, eq=False)
+
+@attrs.frozen(eq=False)
 class _Connections:
-    """One file: of each row its line (1-based; 0: not listed) and source (-1: not listed), and pairs of (row, target)."""
+    """The content of one file. For each row: the number of its line (1-based; 0 without a line) and its source worker (-1 without a line).
+
+    ``pairs`` are pairs of row and target worker.
+    """
 
     path: Path
-    line: NDArray[np.int64]
-    source: NDArray[np.int64]
+    line: NDArray[np.int64]  # (rows,)
+    source: NDArray[np.int64]  # (rows,)
     pairs: NDArray[np.int64]  # (pairs, 2)
 
     def targets(self, workers: int) -> NDArray[np.bool_]:
+        """A table, bool (rows, workers): true if the file sends the row to the worker."""
         table = np.zeros((len(self.line), workers), np.bool_)
         table[self.pairs[:, 0], self.pairs[:, 1]] = True
         return table
 
 
-def read_folder(folder: Path, model: Model) -> Partition:
-    """The partition of a folder ``conn.*``; its workers are as many as it names.
+def read_folder(folder: Path, model: Model) -> tuple[int, tuple[NDArray[np.int32], ...]]:
+    """Read a folder of ``conn.*`` files.
 
-    Raises `InputError`, naming file and line, where a line is malformed or the files contradict each other or the model.
+    Returns the number of workers, and L+1 int32 arrays: the owner of each neuron of the input and of each layer.
+
+    Raises `InputError`, which names the file and the line, if a line is malformed or if the files contradict each other or the model.
     """
     names = {path.name for path in folder.glob("conn.*")}
     expected = [f"conn.{k}" for k in range(len(model.layers))]
     if odd := sorted(names.symmetric_difference(expected)):
-        state = "is missing" if odd[0] in expected else "is not expected"
-        raise InputError(f"{folder}: {odd[0]} {state}; a partition of this model has conn.0 to conn.{len(model.layers) - 1}")
+        state = "is missing" if odd[0] in expected else "is unknown"
+        raise InputError(f"{folder}: {odd[0]} {state}: expected conn.0 to conn.{len(model.layers) - 1} for this model")
     sizes = widths(model)
     files = [_read(folder / name, sizes[k], max(sizes[1:])) for k, name in enumerate(expected)]
     workers = 1 + max(int(max(file.source.max(initial=0), file.pairs.max(axis=0, initial=0)[1])) for file in files)
     group = _groups(model, files, sizes)
-    owners = _told(files, group, sum(sizes))
+    owners = _named_owners(files, group, sum(sizes))
     known = [owner >= 0 for owner in owners]
-    _choose(model, files, group, owners, workers)
+    _choose_owners(model, files, group, owners, workers)
     for k, (layer, file) in enumerate(zip(model.layers, files, strict=True)):
         _compare(layer, file, owners[k], owners[k + 1], workers, exact=bool(known[k + 1].all()))
-    return Partition(workers, tuple(owner.astype(np.int32) for owner in owners), str(folder)).check(model, str(folder))
+    return workers, tuple(owner.astype(np.int32) for owner in owners)
 
 
-def _read(path: Path, rows: int, most: int) -> _Connections:
+def _read(path: Path, rows: int, max_workers: int) -> _Connections:
     line, source, pairs = np.zeros(rows, np.int64), np.full(rows, -1), []
     try:
         text = path.read_text("utf-8-sig")
@@ -70,30 +82,32 @@ def _read(path: Path, rows: int, most: int) -> _Connections:
         if not words:
             continue
         if len(words) < 3 or not all(word.isascii() and word.isdecimal() and len(word) < 10 for word in words):
-            raise InputError(f"{path}:{number}: {content[:40]!r} is not: row source-worker target-worker...")
+            raise InputError(f"{path}:{number}: {content[:40]!r}: expected {_LINE}")
         row, *workers = map(int, words)
         if row >= rows:
-            raise InputError(f"{path}:{number}: row {row}; the model has rows 0 to {rows - 1} there")
-        if max(workers) >= most:
-            raise InputError(f"{path}:{number}: worker {max(workers)}; the largest layer has only {most} rows to own")
+            raise InputError(f"{path}:{number}: row {row}: expected rows 0 to {rows - 1}, as the model has")
+        if max(workers) >= max_workers:
+            raise InputError(
+                f"{path}:{number}: worker {max(workers)}: expected 0 to {max_workers - 1}: the largest layer has {max_workers} rows"
+            )
         if line[row]:
-            raise InputError(f"{path}:{number}: row {row} was listed before, in line {line[row]}")
+            raise InputError(f"{path}:{number}: row {row} is on line {line[row]} already: expected one line for each row")
         if len(set(workers)) < len(workers):
-            raise InputError(f"{path}:{number}: row {row} names a worker twice")
+            raise InputError(f"{path}:{number}: row {row} names a worker twice: expected different workers")
         line[row], source[row] = number, workers[0]
         pairs += [(row, target) for target in workers[1:]]
     return _Connections(path, line, source, np.array(pairs, np.int64).reshape(-1, 2))
 
 
 def _reads(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """``starts`` and ``inputs``: output j reads ``inputs[starts[j]:starts[j + 1]]``."""
+    """``starts`` int64 (outputs + 1,) and ``inputs`` int64: output j reads rows ``inputs[starts[j]:starts[j + 1]]``."""
     if isinstance(layer.weights, np.ndarray):
         return np.arange(layer.outputs + 1) * layer.inputs, np.tile(np.arange(layer.inputs), layer.outputs)
     return layer.weights.indptr, layer.weights.indices.astype(np.int64)
 
 
 def _groups(model: Model, files: list[_Connections], sizes: list[int]) -> list[NDArray[np.int64]]:
-    """The group of each neuron, an array for the input and each layer: connected by rows that are not listed."""
+    """The group number of each neuron, in one array for the input and one for each layer. A row without a line connects neurons."""
     from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -108,8 +122,8 @@ def _groups(model: Model, files: list[_Connections], sizes: list[int]) -> list[N
     return np.split(connected_components(links, directed=False)[1], offsets[1:-1])
 
 
-def _told(files: list[_Connections], group: list[NDArray[np.int64]], groups: int) -> list[NDArray[np.int64]]:
-    """The owner of each neuron (-1: nothing tells it), an array for the input and each layer."""
+def _named_owners(files: list[_Connections], group: list[NDArray[np.int64]], groups: int) -> list[NDArray[np.int64]]:
+    """The owner of each neuron (-1 if no line names it), in one array for the input and one for each layer."""
     low, high = np.full(groups, np.iinfo(np.int64).max), np.full(groups, -1)
     for ids, file in zip(group, files, strict=False):
         listed = file.source >= 0
@@ -118,27 +132,25 @@ def _told(files: list[_Connections], group: list[NDArray[np.int64]], groups: int
     for ids, file in zip(group, files, strict=False):
         for row in np.flatnonzero((file.source < 0) & (high[ids] > low[ids]))[:1]:
             pair = f"workers {low[ids[row]]} and {high[ids[row]]}"
-            raise InputError(f"{file.path}: row {row} is not listed, so what reads it has one owner, but other lines tell {pair}")
+            raise InputError(f"{file.path}: row {row} has no line, but {pair} read it: expected a line for it")
     return [high[ids] for ids in group]
 
 
-def _choose(model: Model, files: list[_Connections], group: list[NDArray[np.int64]], owners: list[NDArray[np.int64]], workers: int) -> None:
-    """Give each neuron that nothing tells the owner of (-1) one, in place.
-
-    Groups with the fewest choices come first; each goes to the worker to which most of what it reads goes in vain so far, of equals to the
-    least loaded.
-    """
-    groups: dict[int, list[tuple[int, int, NDArray[np.int64]]]] = {}  # of each, its members: layer, neuron, listed rows that it reads
-    holds = [np.zeros((0, workers), np.bool_) for _ in owners]  # which worker is sent, or owns, which listed row that layer k reads
-    in_vain = list(holds)  # and which it is sent while it owns nothing that reads it
+def _choose_owners(
+    model: Model, files: list[_Connections], group: list[NDArray[np.int64]], owners: list[NDArray[np.int64]], workers: int
+) -> None:
+    """Set the owner of each neuron that has no owner (-1) in ``owners``, by rule 3 above. Groups that few workers can own come first."""
+    groups: dict[int, list[tuple[int, int, NDArray[np.int64]]]] = {}  # group -> its members: layer, neuron, rows with a line that it reads
+    holds = [np.zeros((0, workers), np.bool_) for _ in owners]  # [k][row, worker]: the worker owns or receives the row that layer k reads
+    unread = list(holds)  # [k][row, worker]: the worker receives the row, and no neuron that it owns reads the row
     load = np.array([np.bincount(owner[owner >= 0], minlength=workers) for owner in owners])
     for k, owner in enumerate(owners):
         if k and (owner < 0).any():
             source, (starts, inputs) = files[k - 1].source, _reads(model.layers[k - 1])
-            in_vain[k], reader = files[k - 1].targets(workers), np.repeat(owner, np.diff(starts))
-            holds[k] = in_vain[k].copy()
+            unread[k], reader = files[k - 1].targets(workers), np.repeat(owner, np.diff(starts))
+            holds[k] = unread[k].copy()
             holds[k][np.arange(len(source)), source] |= source >= 0
-            in_vain[k][inputs[reader >= 0], reader[reader >= 0]] = False
+            unread[k][inputs[reader >= 0], reader[reader >= 0]] = False
         for neuron in np.flatnonzero(owner < 0).tolist():
             read = inputs[starts[neuron] : starts[neuron + 1]] if k else np.zeros(0, np.int64)
             groups.setdefault(int(group[k][neuron]), []).append((k, neuron, read[source[read] >= 0] if k else read))
@@ -147,22 +159,27 @@ def _choose(model: Model, files: list[_Connections], group: list[NDArray[np.int6
         able = np.all([holds[k][read].all(axis=0) for k, _, read in members], axis=0)
         if not able.any():
             last, row, _ = members[-1]
-            raise InputError(f"{files[last - 1].path}: no worker is sent all input rows of output row {row}")
+            raise InputError(f"{files[last - 1].path}: no worker receives all input rows of output row {row}: expected one that does")
         choices.append((np.flatnonzero(able), members))
     for able, members in sorted(choices, key=lambda choice: len(choice[0])):
-        lacking = np.sum([in_vain[k][read][:, able].sum(axis=0) for k, _, read in members], axis=0)
-        chosen = able[np.lexsort((load[members[-1][0]][able], -lacking))[0]]
+        would_read = np.sum([unread[k][read][:, able].sum(axis=0) for k, _, read in members], axis=0)
+        chosen = able[np.lexsort((load[members[-1][0]][able], -would_read))[0]]
         for k, neuron, read in members:
             owners[k][neuron] = chosen
-            in_vain[k][read, chosen] = False
+            unread[k][read, chosen] = False
             load[k, chosen] += 1
 
 
 def _compare(layer: Layer, file: _Connections, owner: NDArray[np.int64], outputs: NDArray[np.int64], workers: int, exact: bool) -> None:
-    """Check that what is listed is what must travel, or more where owners of outputs were chosen (not ``exact``)."""
+    """Check that a file lists each pair of row and target that must travel and, if ``exact``, no other pair.
+
+    Pass ``exact`` = False if this module chose the owner of an output: then the file may list more pairs.
+    """
     need, listed = needs(layer, outputs, workers), file.targets(workers)
     need[np.arange(len(owner)), owner] = False
     for row, target in np.argwhere(need & ~listed)[:1]:
-        raise InputError(f"{file.path}:{file.line[row]}: row {row} does not go to worker {target}, which owns a row that it feeds")
+        where = f"{file.path}:{file.line[row]}: row {row}"
+        raise InputError(f"{where} does not go to worker {target}: expected this target, because it owns a row that reads row {row}")
     for row, target in np.argwhere(listed & ~need & exact)[:1]:
-        raise InputError(f"{file.path}:{file.line[row]}: row {row} goes to worker {target}, which owns no row that it feeds")
+        where = f"{file.path}:{file.line[row]}: row {row}"
+        raise InputError(f"{where} goes to worker {target}: expected only targets that own a row that reads row {row}")

@@ -1,42 +1,42 @@
-"""The caller's side of `fsd_core.partition._mtkahypar`: questions to the child process, each with a time limit."""
+"""Sends requests to the child process `fsd_core.partition._mtkahypar`, each with a time limit."""
 
 from __future__ import annotations
 
 import subprocess
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core import interrupt
+from fsd_core.common import interrupt
 from fsd_core.partition import _mtkahypar
 
 __all__ = ["Hypergraph", "Solver", "Stopped"]
 
 
 class Stopped(Exception):
-    """The solver gave no answer; the text says why."""
+    """The solver gave no usable answer. The message is the reason."""
 
 
-@dataclass(frozen=True, eq=False)
+@attrs.frozen(eq=False)
 class Hypergraph:
-    """All int64. Pin ``vertices + r`` is the terminal that is fixed in block r."""
+    """A hypergraph of weighted vertices and nets. All arrays are int64. Pin ``vertices + r`` is the terminal that is fixed in block r."""
 
     weights: NDArray[np.int64]  # (vertices,)
-    starts: NDArray[np.int64]  # (nets + 1,) into pins
-    pins: NDArray[np.int64]
+    starts: NDArray[np.int64]  # (nets + 1,): net i has pins[starts[i]:starts[i + 1]]
+    pins: NDArray[np.int64]  # (pins,)
     net_weights: NDArray[np.int64]  # (nets,)
 
 
 class Solver:
-    """One child process for any number of questions; it starts at the first, and ends with the ``with`` block."""
+    """One child process that answers any number of requests. The first request starts the process; the end of ``with`` kills it."""
 
     def __init__(self, command: Sequence[str], time_limit: float | None = None) -> None:
         self._command = command
-        self._time_limit = time_limit  # seconds for one question; None: 30, and one for each 1000 pins
+        self._time_limit = time_limit  # seconds for one request; None: 30 s plus 1 s for each 1000 pins
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Solver:
@@ -48,7 +48,11 @@ class Solver:
             self._process.communicate()
 
     def blocks(self, graph: Hypergraph, workers: int, epsilon: float, seed: int) -> NDArray[np.int32]:
-        """The block of each vertex, int32 (vertices,). Raises `Stopped` where the child died, failed or took too long."""
+        """Assign each vertex to a block: int32 (vertices,), from 0 to ``workers`` - 1.
+
+        The weight of a block is at most (1 + ``epsilon``) x the mean weight of all blocks. Raises `Stopped` if the child process dies or
+        fails, exceeds its time limit, or gives a malformed answer.
+        """
         seconds = self._time_limit or 30 + len(graph.pins) / 1000
         late = threading.Event()
 
@@ -63,7 +67,7 @@ class Solver:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
-                    start_new_session=True,  # Ctrl-C in a terminal is for the caller, who ends it
+                    start_new_session=True,  # Ctrl-C in a terminal reaches the caller alone, which ends the child
                 )
             assert process.stdin is not None
             assert process.stdout is not None
@@ -71,17 +75,17 @@ class Solver:
             timer.daemon = True
             timer.start()
             try:
-                _mtkahypar.write(process.stdin, workers=workers, epsilon=epsilon, seed=seed, **vars(graph))
+                _mtkahypar.write(process.stdin, workers=workers, epsilon=epsilon, seed=seed, **attrs.asdict(graph, recurse=False))
                 answer = _mtkahypar.read(process.stdout)
             finally:
                 timer.cancel()
             if answer is None:
-                raise OSError("ended without an answer")
+                raise OSError("the solver ended without an answer")
         except (OSError, ValueError) as error:
-            raise Stopped(f"took over {seconds:.0f} s for a layer" if late.is_set() else str(error)) from error
+            raise Stopped(f"the solver took over {seconds:.0f} s for a layer" if late.is_set() else str(error)) from error
         if "error" in answer:
             raise Stopped(str(answer["error"]).partition("\n")[0])
         blocks = answer["blocks"]
         if blocks.shape != graph.weights.shape or not 0 <= blocks.min() <= blocks.max() < workers:
-            raise Stopped("gave no block for some vertex")
+            raise Stopped("the solver's answer lacks the block of a vertex")
         return blocks

@@ -1,4 +1,4 @@
-"""One self-contained page, of a comparison or of one run: no script, no request to anywhere. Plots are matplotlib's, as inline SVG."""
+"""HTML pages of a comparison or of one run, in one file: no scripts, no requests. matplotlib draws the charts as inline SVG."""
 
 from fsd_core.report.page import check_page, comparison_page, run_page
 from fsd_core.report.record import find_record, read_record

@@ -1,6 +1,6 @@
-"""Stacked bars and timelines as inline SVG, drawn by matplotlib: colours are variables of the page's style, so that they follow its theme.
+"""Stacked bars and timelines as inline SVG, drawn by matplotlib. Their colours are variables of the page's style and follow its theme.
 
-A plot is as wide as a phone and grows downwards, a row a bar. Each segment is a group whose id has ``mark`` in it, with a title.
+A chart is as wide as a phone and has a row for each bar. Each segment is a group whose id contains ``mark``, with a title.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import io
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from fsd_core.errors import InputError
 
@@ -32,9 +33,9 @@ INK, SOFT, LINE, CARD, *PARTS = COLOURS
 PHASES = {"launch": 0, "load": 1, "compute": 2, "send": 3, "wait": 4, "other": 5, "rest": 5, "stage": 6}  # the same on every page
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Bar:
-    """One row: its place, its label, the values of its segments; lowest and highest total; or why it has none."""
+    """One row: its group, its label, the values of its segments, the lowest and highest total. ``why``: the reason for no values."""
 
     group: str
     label: str
@@ -49,9 +50,9 @@ class Bar:
         return sum(self.values)
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Row:
-    """One row of a timeline: its label and, ascending, (part, start, end) of what it was in."""
+    """One row of a timeline: its label and its spans (part, start, end), ascending."""
 
     label: str
     spans: tuple[tuple[int, float, float], ...]
@@ -63,15 +64,15 @@ class Row:
 
 
 def check() -> None:
-    """Raise `InputError` where matplotlib is missing."""
+    """Raise `InputError` if matplotlib is missing."""
     try:
         import matplotlib.backends.backend_svg  # noqa: F401
     except ImportError:
-        raise InputError("the page's plots are matplotlib's, which is not installed: pip install 'fsd-inference[report]'") from None
+        raise InputError("matplotlib, which draws the charts of the page, is not installed: pip install 'fsd-inference[report]'") from None
 
 
 def stacked(name: str, title: str, axis: str, parts: Sequence[str], bars: Sequence[Bar], text: Callable[[float], str]) -> str:
-    """The SVG of a chart: bars below the headings of their groups, a key above, ``axis`` below. ``text`` writes a value."""
+    """The SVG of a bar chart: a colour key, the bars below the headings of their groups, and the axis' label. ``text`` formats a value."""
     shown = [at for at in range(len(parts)) if any(bar.values and bar.values[at] for bar in bars)]
     heads = len({bar.group for bar in bars if bar.group})
     with _plot(name, axis, parts, shown, heads * HEAD + len(bars) * ROW, max((bar.high for bar in bars), default=0.0), text) as plot:
@@ -94,12 +95,12 @@ def stacked(name: str, title: str, axis: str, parts: Sequence[str], bars: Sequen
                 axes.plot([bar.low, bar.high], [middle, middle], color=INK, linewidth=1.2, marker="|", markersize=7, clip_on=False)
             plot.value(bar.why or text(bar.total), middle, soft=bool(bar.why))
             y += ROW
-    said = "; ".join(f"{bar.group + ', ' if bar.group else ''}{bar.label}: {bar.why or text(bar.total)}" for bar in bars)
-    return plot.svg(title, said)
+    description = "; ".join(f"{bar.group + ', ' if bar.group else ''}{bar.label}: {bar.why or text(bar.total)}" for bar in bars)
+    return plot.svg(title, description)
 
 
 def timeline(name: str, title: str, axis: str, parts: Sequence[str], rows: Sequence[Row], text: Callable[[float], str]) -> str:
-    """The SVG of a chart: when each row was in which part. Key, ``axis`` and ``text`` as of `stacked`."""
+    """The SVG of a timeline: the parts of each row over time. Colour key, ``axis`` and ``text`` are as in `stacked`."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
@@ -110,7 +111,7 @@ def timeline(name: str, title: str, axis: str, parts: Sequence[str], rows: Seque
             plot.label(row.label, number * ROW + ROW / 2)
             for at in shown:
                 boxes = [Path(_box(start, end, top, top + BAR), closed=True) for part, start, end in row.spans if part == at]
-                if boxes:  # one mark a part, or a page would have thousands
+                if boxes:  # one mark for each part of a row, else a page would have thousands
                     patch = plot.axes.add_patch(PathPatch(Path.make_compound_path(*boxes), color=_colour(parts, at), linewidth=0))
                     whole = sum(end - start for part, start, end in row.spans if part == at)
                     plot.mark(patch, number, at, f"{row.label}: {parts[at]} {text(whole)}")
@@ -122,7 +123,7 @@ def _box(left: float, right: float, top: float, bottom: float) -> list[tuple[flo
     return [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
 
 
-@dataclass(slots=True)
+@attrs.define
 class _Plot:
     """A chart that is being drawn."""
 
@@ -138,26 +139,28 @@ class _Plot:
         )  # fmt: skip
 
     def value(self, words: str, y: float, *, soft: bool = False) -> None:
-        """Say what the row at ``y`` comes to, right of all bars: at a bar's end it would be read as where its line ends. ``soft``: why
-        there is no bar, in its place."""
+        """Write the total of the row at ``y`` right of all bars; at a bar's end it would look like the end of its thin line.
+
+        ``soft``: the words give the reason why the row has no bar, and take its place.
+        """
         self.axes.annotate(words, (0 if soft else self.axes.get_xlim()[1], y), (6, 0), textcoords="offset points", ha="left",
             color=SOFT if soft else INK, style="italic" if soft else "normal", annotation_clip=False, **BESIDE)  # fmt: skip
 
     def mark(self, patch: Patch, row: int, part: int, words: str) -> None:
-        """Make a patch a segment of its row, that says what it is."""
+        """Make a patch a segment of its row, with ``words`` as its title."""
         patch.set_gid(f"mark-{row}-{part}")
         self.titles[f"mark-{row}-{part}"] = words
 
-    def svg(self, title: str, said: str) -> str:
-        """What was drawn; ``said``: for who does not see it."""
-        return _inline(self.text, self.name, title, said, self.titles)
+    def svg(self, title: str, description: str) -> str:
+        """The SVG of the chart. ``description``: for screen readers."""
+        return _inline(self.text, self.name, title, description, self.titles)
 
 
 @contextmanager
 def _plot(
     name: str, axis: str, parts: Sequence[str], shown: Sequence[int], below: float, longest: float, text: Callable[[float], str]
 ) -> Iterator[_Plot]:
-    """Axes of ``below`` points for rows, from 0 to ``longest``, with a key of the ``shown`` of ``parts``; drawn when the block ends."""
+    """Axes with ``below`` points for rows, from 0 to ``longest``, and a key of the ``shown`` parts. The block's end draws the chart."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -195,7 +198,7 @@ def _colour(parts: Sequence[str], at: int) -> str:
 
 
 def _square(figure: Figure, x: float, y: float, height: float, colour: str) -> Rectangle:
-    """A key's square, its place in points."""
+    """A square of the key at (x, y), in points."""
     from matplotlib.patches import Rectangle
 
     return Rectangle((x / WIDTH, (y - 5) / height), 10 / WIDTH, 10 / height, transform=figure.transFigure, color=colour)
@@ -206,7 +209,7 @@ def _key_width(part: str) -> float:
 
 
 def _key_rows(parts: Sequence[str]) -> list[list[str]]:
-    """The key's entries, as many a line as fit."""
+    """The entries of the key, in lines of the chart's width."""
     rows: list[list[str]] = [[]]
     for part in parts:
         if rows[-1] and sum(map(_key_width, [*rows[-1], part])) > WIDTH:
@@ -215,8 +218,8 @@ def _key_rows(parts: Sequence[str]) -> list[list[str]]:
     return rows
 
 
-def _inline(text: str, name: str, title: str, said: str, titles: dict[str, str]) -> str:
-    """Fit for a page: ids that no other plot has, colours by name, a title and a description for who does not see it."""
+def _inline(text: str, name: str, title: str, description: str, titles: dict[str, str]) -> str:
+    """The SVG for a page: with ids that no other chart has, colours by name, a title and a description."""
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", LINK)
     root = ET.fromstring(text)
@@ -238,7 +241,7 @@ def _inline(text: str, name: str, title: str, said: str, titles: dict[str, str])
             for colour, variable in COLOURS.items():
                 style = style.replace(colour, f"var(--{variable})")
             element.set("style", style.replace("'sans-serif'", "sans-serif"))
-    for at, (tag, words) in enumerate((("title", title), ("desc", said))):
+    for at, (tag, words) in enumerate((("title", title), ("desc", description))):
         element = ET.Element(f"{{{SVG}}}{tag}", {"id": f"{name}-{tag}"})
         element.text = words
         root.insert(at, element)

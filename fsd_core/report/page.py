@@ -1,4 +1,4 @@
-"""The page: sections of a comparison or of one run, put together as HTML. All text that comes from elsewhere is escaped."""
+"""The HTML page of a comparison or of one run. The page escapes all text from outside."""
 
 from __future__ import annotations
 
@@ -8,46 +8,45 @@ from importlib import resources
 from importlib.metadata import version
 from typing import Any
 
-from fsd_core.compare import Comparison, median, spread
+from fsd_core.client.result import left_out
 from fsd_core.cost import Bill
-from fsd_core.figures import FIGURES, RANK_PARTS, Figure, Measured, rank_parts, rank_spans
 from fsd_core.report import charts
 from fsd_core.report.charts import Bar, Row
+from fsd_core.report.compare import Comparison, median, spread
+from fsd_core.report.figures import FIGURES, RANK_PARTS, Figure, Measured, rank_parts, rank_spans
 from fsd_core.report.stragglers import stragglers
-from fsd_core.result import left_out
 
 __all__ = ["MARK", "check_page", "comparison_page", "run_page"]
 
-MARK = '<meta name="generator" content="fsd '  # tells our pages from others
+MARK = '<meta name="generator" content="fsd '  # marks the pages that fsd made
 EMULATED = (
-    "What an emulator cannot say: its times are this machine's. They show that the run works and how much it waits here, not how fast"
-    " the cloud is, nor which cloud is faster. Function time is part of the bill, so the money for functions is this machine's as well."
-    " Counts and bytes are what the service would be asked, and so is the money for messages and objects, but for receives that found"
-    " nothing, of which a slower or faster service sees more or fewer."
+    "An emulator's times are times of this machine. They do not show how fast a cloud is, or which cloud is faster. The bill contains"
+    " function time, so the money for functions is also that of this machine. Counts and bytes are those that the cloud would see, and so"
+    " is the money for messages and objects. One count differs: how many receives find no message depends on the speed of the service."
 )
-LOCAL = "On this machine (local) the services are files and processes: times and counts are real, and cost nothing."
+LOCAL = "The provider local runs on this machine with files and processes: its times and counts are real, and it costs nothing."
 
 
 def check_page() -> None:
-    """Raise `InputError` where the library that draws is missing."""
+    """Raise `InputError` if matplotlib, which draws the charts, is missing."""
     charts.check()
 
 
 def comparison_page(found: Comparison) -> str:
-    """The page of a comparison."""
+    """The page of a comparison, as HTML."""
     about = found.about
     emulated = [f"{name} ({where.emulator})" for name, where in found.providers.items() if where.emulator]
     top = [f"<h1>{_text(about['model'])} on {_text(', '.join(found.providers))}</h1>"]
     ran = sum(len(cell.runs) for cell in found.cells)
-    times = "once" if about["repeat"] == 1 else f"{about['repeat']} times in turns"
+    times = "once" if about["repeat"] == 1 else f"{about['repeat']} times; the cases took turns"
     agree = "All outputs agree." if ran > 1 else "" if ran else "Nothing ran."
     top += [
-        f"<p>{about['samples']} samples through {about['layers']} layers of up to {about['neurons']} neurons, the same partition and number"
-        f" of workers on each, {times}. {agree}</p>"
+        f"<p>{about['samples']} samples, {about['layers']} layers of up to {about['neurons']} neurons."
+        f" Every provider runs the same partition. Each case ran {times}. {agree}</p>"
     ]
     if emulated:
-        top.append(f'<p class="warn">Emulated on this machine: {_text(", ".join(emulated))}. Compare counts and bytes, not times.</p>')
-    top += [f'<p class="warn">Without figures: {_text(line)}</p>' for _, line in found.failures()]
+        top.append(f'<p class="warn">Ran on emulators here: {_text(", ".join(emulated))}. Compare counts and bytes, not times.</p>')
+    top += [f'<p class="warn">No figures: {_text(line)}</p>' for _, line in found.failures()]
     top += [f'<p class="warn">{_text(line)}.</p>' for line in found.left_out()]
     sections = [
         _section("At a glance", _overview(found)),
@@ -57,9 +56,9 @@ def comparison_page(found: Comparison) -> str:
     words = [LOCAL] if "local" in found.providers else []
     words += [EMULATED] if emulated else []
     words.append(
-        "Of several runs a bar shows the median one, the lower of the middle two of an even number; the thin line goes from the lowest to"
-        " the highest. What is done once, making resources, starting functions that then stay and putting weights into the store, was done"
-        " by a run of each place and number of workers that is not shown."
+        "A bar shows the median run of a case; for an even number of runs, the lower one of the middle two. The thin line goes from the"
+        " lowest to the highest run. Before these runs, each provider and number of workers had one run that is not shown: it made the"
+        " resources, started functions and put the weights into the store, so that the runs that are shown did not."
     )
     sections.append(_section("How to read this", "".join(f"<p>{_text(each)}</p>" for each in words)))
     sections.append(_section("Configuration and versions", _facts([*about.items(), *_wheres(found)])))
@@ -67,19 +66,19 @@ def comparison_page(found: Comparison) -> str:
 
 
 def run_page(run: Measured) -> str:
-    """The page of one run from its record and bill."""
+    """The page of one run, as HTML."""
     record = run.record
     alone = record["workers"] == 1
     what = " on ".join(record["note"][name] for name in ("model", "input") if name in record["note"])
     top = [
         f"<h1>Run {_text(record['run'])}{_text(f': {what}' if what else '')}</h1>",
-        f"<p>{record['samples']} samples through {record['layers']} layers of up to {record['neurons']} neurons, with {record['workers']}"
+        f"<p>{record['samples']} samples, {record['layers']} layers of up to {record['neurons']} neurons, {record['workers']}"
         f" worker{'' if alone else 's'} on {_text(record['provider'])}{'' if alone else ', channel ' + _text(record['channel'])}:"
         f" {record['seconds']['total']:.2f} s, {run.bill.total_usd:.6f} USD.</p>",
     ]
     if record["stand_in"]:
         where = _text(record["stand_in"])
-        top.append(f'<p class="warn">Emulated at {where}. Compare counts and bytes, not times.</p>')
+        top.append(f'<p class="warn">Ran on an emulator at {where}. Compare counts and bytes, not times.</p>')
     if words := left_out(record.get("missing_ranks", ())):
         top.append(f'<p class="warn">{_text(words)}.</p>')
     sections = [
@@ -90,7 +89,7 @@ def run_page(run: Measured) -> str:
     names = ("run", "began", "provider", "channel", "partition", "seed", "objective", "workers", "branching", "faults", "model")
     facts = [*record["note"].items()]
     facts += [(name if name != "model" else "model digest", record[name]) for name in names if record[name] is not None]
-    facts += [("batches of samples", ", ".join(map(str, record["batches"]))), ("service", record["stand_in"] or "itself")]
+    facts += [("batches of samples", ", ".join(map(str, record["batches"]))), ("emulator", record["stand_in"] or "none")]
     facts += [("memory, largest worker", _bytes(record["memory"]["peak_bytes_max"]))]
     facts += [("memory limit", _bytes(record["memory"]["limit_bytes"]))] if "limit_bytes" in record["memory"] else []
     facts += record["versions"].items()
@@ -101,29 +100,30 @@ def run_page(run: Measured) -> str:
 
 
 def _by_rank(record: Mapping[str, Any]) -> list[str]:
-    """The sections that show each rank that left a record."""
+    """The sections with a line for every rank that left a record."""
     ranks = [(f"rank {rank['rank']}", rank_parts(rank)) for rank in record["ranks"]]
     rows_of = [Row(f"rank {rank['rank']}", rank_spans(rank)) for rank in record["ranks"]]
-    moments = charts.timeline("moments", "What each rank did when", "seconds from the launch", RANK_PARTS, rows_of, _seconds)
+    moments = charts.timeline("moments", "Phases of each rank over time", "seconds from the first launch", RANK_PARTS, rows_of, _seconds)
     moments_words = (
-        "From the moment the client began to launch: launch until the rank's function ran, load of weights and inputs, compute, send"
-        " (encoding, and handing over to the channel; what travels meanwhile hides behind compute), wait for what others send, and other:"
-        " claiming the rank, starting further ranks. Each row is up to 512 moments, and each has the colour of what took most of it."
+        "Time starts when the client begins to launch. Phases: launch (until the rank's function runs), load (reading weights and inputs),"
+        " compute, send (encoding activations and giving them to the channel, which sends them while the rank computes), wait (for"
+        " activations of other ranks), other (claiming the rank, starting other ranks). A row has up to 512 intervals; the colour of an"
+        " interval is that of its longest phase."
     )
     bars = [Bar("", name, parts, sum(parts), sum(parts)) for name, parts in ranks]
-    chart = charts.stacked("ranks", "Time of each rank", "seconds together", RANK_PARTS, bars, _seconds)
-    words = "The same by sums: all that a rank spent in each phase, one after the other."
+    chart = charts.stacked("ranks", "Time of each rank", "seconds, all phases", RANK_PARTS, bars, _seconds)
+    words = "The total time that each rank spent in each phase."
     rows = [[name, *map(_seconds, parts), _seconds(sum(parts))] for name, parts in ranks]
     figure = f"<figure>{chart}</figure>{_details(_table(['rank', *RANK_PARTS, 'all'], rows))}"
     late = [[each.phase, f"rank {each.rank}", _seconds(each.seconds), _seconds(each.median), "yes" if each.late else "no"] for each in
         stragglers(record)]  # fmt: skip
     stragglers_words = (
-        "A straggler took more than one and a half times the median rank, and was behind by more than a twentieth of the run: the others"
+        "A straggler took more than 1.5 times as long as the median rank, and its delay is more than 5 % of the run's time: the other ranks"
         " wait for it."
     )
     both = _section("Timeline by rank", f'<figure>{moments}</figure><p class="soft">{moments_words}</p>')
     both += _section("Time by rank", figure + f'<p class="soft">{words}</p>')
-    table = _table(["phase", "slowest", "its time", "median rank", "straggler"], late)
+    table = _table(["phase", "slowest rank", "its time", "median rank's time", "straggler"], late)
     return [f'<div class="pair">{both}</div>', _section("Stragglers", f'{table}<p class="soft">{stragglers_words}</p>')]
 
 
@@ -134,7 +134,7 @@ def _amounts(figure: Figure, run: Measured) -> str:
 
 
 def _compared(figure: Figure, found: Comparison) -> str:
-    """The section of one figure: its chart, what it means, its numbers."""
+    """The section of one figure: its chart, its meaning, its numbers."""
     bars, rows = [], []
     text = _writer(figure)
     for cell in _ordered(found):
@@ -147,9 +147,9 @@ def _compared(figure: Figure, found: Comparison) -> str:
         _, low, high = spread(figure, cell)
         bars.append(Bar(group, cell.case.provider, values, low, high))
         rows.append([str(cell.case), _three(figure, cell), *map(text, values)])
-    units = {"s": "seconds", "B": "bytes", "USD": "USD for a thousand runs", "": "requests"}
+    units = {"s": "seconds", "B": "bytes", "USD": "USD for 1000 runs", "": "requests"}
     title = f"{figure.title} by provider, channel and workers"
-    none = "None: what ran costs nothing there." if any(cell.runs for cell in found.cells) else "Nothing ran."
+    none = "These runs cost nothing." if any(cell.runs for cell in found.cells) else "Nothing ran."
     chart = (
         charts.stacked(figure.name, title, units[figure.unit], figure.parts, bars, text)
         if any(bar.total for bar in bars)
@@ -165,16 +165,16 @@ def _overview(found: Comparison) -> str:
         if why := found.why(cell):
             rows.append([str(cell.case), why if cell.error else "cannot start", "", "", ""])
         else:
-            *most, money = (_three(figure, cell) for figure in FIGURES)
-            rows.append([str(cell.case), *most, money + (" *" if cell.runs[0].bill.doubted else "")])
-    names = ["case", "time", "requests", "bytes", "USD for a thousand runs"]
-    words = ["Median, and in brackets the lowest to the highest."]
-    words += [f"* with a price of low confidence: {', '.join(doubted)}."] if (doubted := _doubted(found)) else []
+            *others, money = (_three(figure, cell) for figure in FIGURES)
+            rows.append([str(cell.case), *others, money + (" *" if cell.runs[0].bill.doubted else "")])
+    names = ["case", "time", "requests", "bytes", "USD for 1000 runs"]
+    words = ["Each figure is the median; in brackets are the lowest and the highest."]
+    words += [f"* One of its prices has low confidence: {', '.join(doubted)}."] if (doubted := _doubted(found)) else []
     return _table(names, rows) + f'<p class="soft">{_text(" ".join(words))}</p>'
 
 
 def _doubted(found: Comparison) -> list[str]:
-    """The prices of low confidence that any bill uses."""
+    """The names of all prices of low confidence in any bill."""
     return sorted({f"{price.service} {price.sku}" for cell in found.cells for run in cell.runs for price in run.bill.doubted})
 
 
@@ -189,12 +189,15 @@ def _services(found: Comparison) -> str:
             )
             other = f"{1000 * bill.otherwise_usd:.4f} if {bill.otherwise}" if bill.otherwise else ""
             rows.append([str(cell.case), bill.tariff.name, ", ".join(parts), f"{1000 * bill.total_usd:.4f}", other])
-    words = "USD for a thousand runs. * with a price of low confidence; the last column is the sum if that is wrong."
+    words = "USD for 1000 runs. * One of the prices has low confidence; the last column is for the case that this price is wrong."
     fees = {
-        f"{line.price.service} {line.price.unit}: {line.usd:g} USD, used or not, is in no sum."
+        f"{line.price.service} {line.price.unit}: {line.usd:g} USD, is charged even without use, and is not in the totals."
         for cell in found.cells for run in cell.runs[:1] for line in run.bill.apart
     }  # fmt: skip
-    return _table(["case", "tariff", "services", "sum", "or"], rows) + f'<p class="soft">{_text(" ".join([words, *sorted(fees)]))}</p>'
+    return (
+        _table(["case", "tariff", "services", "total", "total if the price is wrong"], rows)
+        + f'<p class="soft">{_text(" ".join([words, *sorted(fees)]))}</p>'
+    )
 
 
 def _bill(bill: Bill) -> str:
@@ -202,22 +205,22 @@ def _bill(bill: Bill) -> str:
         [line.price.service, line.price.sku, f"{line.quantity:.6g} {line.price.unit}", f"{line.price.usd:g}", line.price.confidence,
             f"{line.usd:.7f}"] for line in bill.lines
     ]  # fmt: skip
-    words = f"By {bill.tariff.name} ({bill.tariff.region}, {bill.tariff.as_of}): {bill.total_usd:.7f} USD together"
+    words = f"Total by tariff {bill.tariff.name} ({bill.tariff.region}, {bill.tariff.as_of}): {bill.total_usd:.7f} USD"
     if bill.otherwise_usd != bill.total_usd:
         words += f", or {bill.otherwise_usd:.7f} USD if {bill.otherwise}"
-    apart = "".join(f" {line.price.service} {line.price.unit}: {line.usd:g} USD, which is in no sum." for line in bill.apart)
-    return _table(["service", "what", "quantity", "USD a unit", "confidence", "USD"], rows) + f"<p>{_text(words)}.{_text(apart)}</p>"
+    apart = "".join(f" {line.price.service} {line.price.unit}: {line.usd:g} USD, which is not in the total." for line in bill.apart)
+    return _table(["service", "price", "quantity", "USD per unit", "confidence", "USD"], rows) + f"<p>{_text(words)}.{_text(apart)}</p>"
 
 
 def _wheres(found: Comparison) -> Iterable[tuple[str, str]]:
     for name, where in found.providers.items():
         limits = {run.record["memory"].get("limit_bytes") for cell in found.cells if cell.case.provider == name for run in cell.runs}
         memory = "".join(f", functions of {limit / 2**20:.0f} MiB" for limit in limits if limit)
-        yield name, f"{'emulator ' + where.emulator if where.emulator else 'the service itself'}, tariff {where.tariff}{memory}"
+        yield name, f"{'emulator ' + where.emulator if where.emulator else 'no emulator'}, tariff {where.tariff}{memory}"
 
 
 def _ordered(found: Comparison) -> list[Any]:
-    """Cells so that those to compare stand together: by workers, channel, then provider as asked for."""
+    """The cells in the order of the page: by workers, then channel, then provider in the order of the command."""
     order = list(found.providers)
     channels = list(dict.fromkeys(cell.case.channel for cell in found.cells))
     return sorted(found.cells, key=lambda c: (c.case.workers, channels.index(c.case.channel), order.index(c.case.provider)))
@@ -269,7 +272,7 @@ def _facts(pairs: Iterable[tuple[str, object]]) -> str:
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The first column heads its row; on a phone each row is a block, and its cells say what they are."""
+    """A table whose first column heads its rows. On a phone each row is a block, and its cells show the names of their columns."""
     head = "".join(f'<th scope="col">{_text(name)}</th>' for name in names)
     body = ""
     for first, *rest in rows:

@@ -1,120 +1,138 @@
-"""Records of past runs, as `fsd_core.client` leaves them in ``$FSD_HOME/runs``."""
+"""Reads the records of past runs, which `fsd_core.client` writes into ``$FSD_HOME/runs``."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fsd_core import arguments
+import attrs
+
+from fsd_core.client.result import RECORD_VERSION, check_rank, plain
+from fsd_core.common import arguments
+from fsd_core.common.fields import Kind, integer, key, listed, matching, nullable, number, read, table
+from fsd_core.common.sealed import Damaged, unseal
 from fsd_core.errors import InputError
-from fsd_core.result import RECORD_VERSION, is_number, plain, wrong_rank
-from fsd_core.sealed import Damaged, unseal
-from fsd_core.wrappers.meter import FIELDS
+from fsd_core.storage.meter import FIELDS
 
 __all__ = ["find_record", "read_record"]
 
-RUN = re.compile(r"[0-9a-f]{16}")
-MOST_BYTES = 64 << 20  # a thousand ranks leave about 1 MB
-TEXTS = ("provider", "channel", "partition", "began", "model", "objective")
-COUNTS = ("samples", "neurons", "layers", "workers", "branching")  # of which there is at least one
-SECONDS = ("total", "stage", "launch", "load", "compute", "exchange")
+MAX_BYTES = 64 << 20  # a thousand ranks leave about 1 MB
+RUN = matching(r"[0-9a-f]{16}", "the id of a run, 16 hexadecimal digits")
+
+
+def _is_line(value: Any) -> bool:
+    return isinstance(value, str) and value == plain(value)
+
+
+LINE = Kind("a text of one line", _is_line)
+LINES = Kind("a table of texts of one line", lambda value: table().holds(value) and all(map(_is_line, (*value, *value.values()))))
+
+
+@attrs.frozen(kw_only=True)
+class _Record:
+    """The keys of a record."""
+
+    version: int = key(integer(RECORD_VERSION, RECORD_VERSION))
+    run: str = key(RUN)
+    began: str = key(LINE)
+    provider: str = key(LINE)
+    stand_in: str | None = key(nullable(LINE))
+    channel: str = key(LINE)
+    partition: str = key(LINE)
+    objective: str = key(LINE)
+    model: str = key(LINE)
+    faults: str | None = key(nullable(LINE))
+    seed: int = key(integer(0))
+    samples: int = key(integer(1))
+    neurons: int = key(integer(1))
+    layers: int = key(integer(1))
+    workers: int = key(integer(1))
+    branching: int = key(integer(1))
+    output_nonzero_samples: int = key(integer(0))
+    batches: list[int] = key(listed(integer(0)))
+    note: Mapping[str, str] = key(LINES)
+    versions: Mapping[str, str] = key(LINES)
+    seconds: Mapping[str, Any] = key(table())
+    meter: Mapping[str, Any] = key(table())
+    meter_layers: Mapping[str, Any] = key(table())
+    memory: Mapping[str, Any] = key(table())
+    ranks: list[Mapping[str, Any]] = key(listed(table()))
+    missing_ranks: list[int] = key(listed(integer(0)), default=attrs.Factory(list))
+
+
+_Seconds = attrs.make_class(
+    "_Seconds", {name: key(number()) for name in ("total", "stage", "launch", "load", "compute", "exchange")}, frozen=True
+)
+_Meter = attrs.make_class("_Meter", {name: key(integer(0)) for name in FIELDS}, frozen=True)
+
+
+@attrs.frozen(kw_only=True)
+class _Memory:
+    """The keys of a record's ``memory``, in bytes."""
+
+    peak_bytes_max: int = key(integer(0))
+    predicted_bytes_max: int = key(integer(0), default=0)
+    limit_bytes: int | None = key(integer(0), default=None)
 
 
 def find_record(run: str | os.PathLike[str], home: str | os.PathLike[str]) -> Path:
-    """The file of a run's id, or the path of one. Raises `InputError` where there is none."""
+    """The path of a run's record. ``run``: the id of the run, or the path. Raises `InputError` if no record has this id."""
     run = arguments.folder_or_name("run", run, "the id of a run, or the path of its record")
     if isinstance(run, Path) or "/" in run or run.endswith(".json"):
         return arguments.path("run", run)
-    if not RUN.fullmatch(run):
-        raise InputError(f"run {run!r}: must be the id of a run, 16 hexadecimal digits, or the path of its record")
+    if not RUN.holds(run):
+        raise InputError(f"run {run!r}: expected {RUN.expected}, or the path of its record")
     file = arguments.path("home", home) / "runs" / f"{run}.json"
     if not file.exists():
-        raise InputError(f"run {run}: its record is gone: {file} does not exist")
+        raise InputError(f"run {run}: no record of this run: expected the file {file}")
     return file
 
 
 def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A run's record, checked. Raises `InputError` on one that is no record, or of another version of fsd."""
+    """The record of a run. Raises `InputError` if the file is not a record, is damaged, or is from another version of fsd."""
     path = arguments.path("path", path)
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file: records of runs are in $FSD_HOME/runs") from None
+        raise InputError(f"{path}: no such file: records of runs are in the folder $FSD_HOME/runs") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) > MOST_BYTES:
-        raise InputError(f"{path}: is no record of a run: it is larger than {MOST_BYTES >> 20} MiB")
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{path}: is not a record of a run: expected at most {MAX_BYTES >> 20} MiB")
     try:
         record = json.loads(data)
     except (ValueError, RecursionError):
-        raise InputError(f"{path}: is no record of a run, or is damaged: it is no JSON") from None
+        raise InputError(f"{path}: is not a record of a run, or is damaged: expected JSON") from None
     if not isinstance(record, dict) or "run" not in record:
-        raise InputError(f"{path}: is no record of a run: it must be an object with `run`")
+        raise InputError(f"{path}: is not a record of a run: expected an object with the key `run`")
     if (found := record.get("version")) != RECORD_VERSION:
-        raise InputError(f"{path}: the record is of another version of fsd: of form {found!r}, this one reads {RECORD_VERSION}; run again")
+        raise InputError(f"{path}: the record is of another version of fsd: its version is {found!r}, expected {RECORD_VERSION}; run again")
     try:
         record = unseal(data, f"{path}: the record")
     except Damaged as error:
         raise InputError(f"{error}; run again") from error
-    if wrong := _wrong(record):
-        raise InputError(f"{path}: the record is damaged: {wrong} is missing or wrong; run again")
+    try:
+        _check(record)
+    except InputError as error:
+        raise InputError(f"{path}: the record is damaged: {error}; run again") from None
     return record
 
 
-def _wrong(record: Mapping[str, Any]) -> str | None:
-    """The first key that is not what this version writes."""
-    if not isinstance(record["run"], str) or not RUN.fullmatch(record["run"]):
-        return "run"
-    for name in TEXTS:
-        if not _is_text(record.get(name)):
-            return name
-    for name in COUNTS:
-        if not _is_count(record.get(name)) or record[name] < 1:
-            return name
-    if not _is_count(record.get("seed")):
-        return "seed"
-    for name in ("stand_in", "faults"):
-        if not (name in record and (record[name] is None or _is_text(record[name]))):
-            return name
-    for name in ("note", "versions"):
-        table = record.get(name)
-        if not isinstance(table, dict) or not all(_is_text(text) for text in (*table, *table.values())):
-            return name
-    batches = record.get("batches")
-    if not isinstance(batches, list) or not all(map(_is_count, batches)):
-        return "batches"
-    ranks, missing = record.get("ranks"), record.get("missing_ranks", [])
-    if not isinstance(missing, list) or not all(map(_is_count, missing)):
-        return "missing_ranks"
-    if not isinstance(ranks, list) or len(ranks) + len(missing) != record["workers"] or not all(isinstance(rank, dict) for rank in ranks):
-        return "ranks"
-    there = [rank for rank in range(record["workers"]) if rank not in missing]
-    if len(there) != len(ranks):
-        return "missing_ranks"
-    tables = [("seconds", record.get("seconds"), SECONDS), ("meter", record.get("meter"), FIELDS)]
-    tables += [("memory", record.get("memory"), ("peak_bytes_max",))]
-    for where, table, names in tables:
-        if not isinstance(table, dict):
-            return where
-        for name in names:
-            if not is_number(table.get(name)):
-                return f"{where}.{name}"
-    if "limit_bytes" in record["memory"] and not is_number(record["memory"]["limit_bytes"]):
-        return "memory.limit_bytes"
-    for at, (number, rank) in enumerate(zip(there, ranks, strict=True)):
-        if wrong := "rank" if rank.get("rank") != number else wrong_rank(rank):
-            return f"ranks[{at}].{wrong}"
-    return None
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value == plain(value)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and is_number(value)
+def _check(found: Mapping[str, Any]) -> None:
+    """Raise `InputError` unless a record is one that this version of fsd writes."""
+    record = read(_Record, found, "")
+    tables: list[tuple[str, type[Any]]] = [("seconds", _Seconds), ("meter", _Meter), ("meter_layers", _Meter), ("memory", _Memory)]
+    for name, cls in tables:
+        read(cls, found[name], f"{name}.")
+    ranks, missing, workers = record.ranks, record.missing_ranks, record.workers
+    if len(ranks) + len(missing) != workers or len({*missing, *range(workers)}) != workers or len(set(missing)) != len(missing):
+        raise InputError(f"{len(ranks)} ranks and {len(missing)} missing_ranks: expected each of the {workers} workers once")
+    present = sorted(set(range(workers)) - set(missing))
+    for at, (expected, rank) in enumerate(zip(present, ranks, strict=True)):
+        check_rank(rank, f"ranks[{at}].")
+        if rank["rank"] != expected:
+            raise InputError(f"ranks[{at}].rank = {rank['rank']}: expected {expected}")

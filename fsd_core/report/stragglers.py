@@ -1,22 +1,24 @@
-"""Which ranks made the others wait."""
+"""The slowest rank of each phase, and whether the other ranks waited for it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from fsd_core.figures import RANK_PARTS, rank_parts
+import attrs
+
+from fsd_core.report.figures import RANK_PARTS, rank_parts
 
 __all__ = ["Straggler", "stragglers"]
 
-TIMES, SHARE = 1.5, 0.05  # of the median; of the run's time, so that what takes no time is none
+TIMES = 1.5  # a straggler takes more than this multiple of the median rank's time,
+SHARE = 0.05  # and is behind the median rank by more than this share of the run's time
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Straggler:
-    """The slowest rank of a phase, in seconds, beside the median rank. ``late``: far enough behind for others to wait."""
+    """The slowest rank of a phase and the median rank's time, both in seconds. ``late``: so slow that others wait for it."""
 
     phase: str
     rank: int
@@ -26,10 +28,7 @@ class Straggler:
 
 
 def stragglers(record: Mapping[str, Any]) -> list[Straggler]:
-    """The slowest rank of each phase but waiting, which is what the others do for them, and other, for which nobody waits.
-
-    One is late where it took more than `TIMES` the median and was behind by more than `SHARE` of the run.
-    """
+    """The slowest rank of each phase in which a rank can delay others: all phases but ``wait`` and ``other``."""
     found = []
     parts = [rank_parts(rank) for rank in record["ranks"]]
     for at, phase in enumerate(RANK_PARTS if parts else ()):

@@ -1,6 +1,6 @@
 """A run's timeline for tools that show traces: Perfetto, chrome://tracing.
 
-Source of the form: "Trace Event Format", the Chromium project; complete events ("X"), times in microseconds.
+The format is the "Trace Event Format" of the Chromium project, with complete events ("X"). Times are in microseconds.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fsd_core.figures import RANK_PARTS, rank_spans
+from fsd_core.report.figures import RANK_PARTS, rank_spans
 
 __all__ = ["MARK", "trace"]
 
-MARK = '"made_by": "fsd"'  # tells our files from others: it stands at their beginning
+MARK = '"made_by": "fsd"'  # marks the files that fsd made; it is at their beginning
 
 
 def trace(record: Mapping[str, Any]) -> str:
-    """JSON: one thread a rank, an event for each span of its timeline, from the moment the client began to launch."""
+    """The timeline as JSON: a thread for each rank, an event for each of its spans. Time starts when the client begins to launch."""
     events: list[dict[str, Any]] = [
         {"ph": "M", "name": "process_name", "pid": 0, "args": {"name": f"run {record['run']}, {record['provider']}"}}
     ]

@@ -1,1 +1,1 @@
-"""Drivers around drivers: each takes a driver, is one, and composes with the others."""
+"""Drivers that wrap another driver. Each wrapper is a driver itself, so that wrappers can wrap wrappers."""

@@ -1,4 +1,4 @@
-"""What every wrapper has in common: it is a driver that hands each call on. Wrappers override the verbs they change."""
+"""The base classes of all wrappers. They pass each call to another driver; a wrapper overrides the methods that it changes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ Driver = TypeVar("Driver", bound=MessageDriver | ObjectDriver | InvokeDriver)
 
 
 class Around(Generic[Driver]):
-    """The verbs that all drivers share."""
+    """The methods that all drivers have."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self.service = driver.service
 
     def classify(self, error: BaseException) -> Code:
-        """The wrapped driver's code of ``error``."""
+        """The code that the wrapped driver gives to an error."""
         return self._driver.classify(error)
 
     def native(self) -> object:
-        """The wrapped driver's client."""
+        """The wrapped driver's SDK client."""
         return self._driver.native()
 
     def close(self) -> None:
@@ -33,7 +33,7 @@ class Around(Generic[Driver]):
 
 
 class AroundMessages(Around[MessageDriver]):
-    """A `MessageDriver` around another."""
+    """A `MessageDriver` that passes each call to ``driver``."""
 
     def __init__(self, driver: MessageDriver) -> None:
         super().__init__(driver)
@@ -57,7 +57,7 @@ class AroundMessages(Around[MessageDriver]):
 
 
 class AroundObjects(Around[ObjectDriver]):
-    """An `ObjectDriver` around another."""
+    """An `ObjectDriver` that passes each call to ``driver``."""
 
     def __init__(self, driver: ObjectDriver) -> None:
         super().__init__(driver)
@@ -81,7 +81,7 @@ class AroundObjects(Around[ObjectDriver]):
 
 
 class AroundInvoker(Around[InvokeDriver]):
-    """An `InvokeDriver` around another."""
+    """An `InvokeDriver` that passes each call to ``driver``."""
 
     def __init__(self, driver: InvokeDriver) -> None:
         super().__init__(driver)

@@ -1,8 +1,8 @@
-"""Drivers that misbehave as real services do, from a seed: duplicates, disorder, delay, refusals, lost replies.
+"""Drivers that inject the faults of real services: duplicates, changes of order, delays, refusals, lost replies, late launches.
 
-What they do is inside the contract of `fsd_core.driver`: nothing is lost for good, so a run under faults must end with
-the same answer. The decisions of one wrapper are one random stream of (seed, salt, kind): calls made in the same order
-meet the same faults. Threads that race for calls race for decisions too.
+The faults respect the contract of `fsd_core.driver`: no message or object is lost forever. So a run with faults and a run without have the
+same output. Each wrapper takes its decisions from one random stream that depends on seed, salt and the wrapper's class: the same calls
+in the same order get the same faults. If several threads call a wrapper, the order of their calls decides which call gets which fault.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+import attrs
+
+from fsd_core.common.fields import integer, key, keys, number
 from fsd_core.driver import Code, Delivery, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
 from fsd_core.errors import InputError
 from fsd_core.wrappers.around import Around, AroundInvoker, AroundMessages, AroundObjects, Driver
@@ -26,108 +28,113 @@ from fsd_core.wrappers.around import Around, AroundInvoker, AroundMessages, Arou
 __all__ = ["Faults", "FaultyInvoker", "FaultyMessages", "FaultyObjects", "InjectedError"]
 
 T = TypeVar("T")
-LATE_S = (0.5, 1.5)  # how long a late launch is held back: uniform between these
-_DELAY_MOST_S = 60.0
-_LOOK_S = 0.25  # how long a blocked receive may overlook what another thread's receive held back
+LATE_S = (0.5, 1.5)  # the bounds in seconds of the uniform delay of a late launch
+_MAX_DELAY_S = 60.0
+_LOOK_S = 0.25  # seconds; a waiting receive looks this often for deliveries that another thread's receive has held back
+
+
+def _seconds(text: str) -> float:
+    """Convert a text such as "50ms" or "0.05s" to seconds. Raises `ValueError` for other texts."""
+    match = re.fullmatch(r"([^ms]*)(ms|s)", text)
+    if not match:
+        raise ValueError(text)
+    return _plain_number(match[1]) / (1000 if match[2] == "ms" else 1)
+
+
+def _plain_number(text: str) -> float:
+    if not re.fullmatch(r"(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?", text, re.ASCII):
+        raise ValueError(text)
+    return float(text)
+
+
+def _digits(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError(text)
+    return int(text)
+
+
+_RATE = attrs.evolve(number(0, 1), parse=_plain_number)
+_SEED = attrs.evolve(integer(0, 10**18 - 1), parse=_digits)
+_DELAY = attrs.evolve(
+    number(0, _MAX_DELAY_S), expected=f"a time from 0s to {_MAX_DELAY_S:g}s with its unit, for instance 50ms", parse=_seconds
+)
 
 
 class InjectedError(Exception):
-    """An error that no service raised; ``code`` is what `classify` makes of it."""
+    """The error that a wrapper raises in place of an error of the service. `classify` returns its ``code``."""
 
     def __init__(self, code: Code) -> None:
         super().__init__(f"injected {code.name}")
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Faults:
-    """What goes wrong: probabilities from 0 to 1, a mean delay in seconds, a seed."""
+    """The faults to inject. All fields are probabilities from 0 to 1, except ``delay`` (seconds) and ``seed``."""
 
-    duplicate: float = 0.0  # a message or launch is sent twice
-    reorder: float = 0.0  # a delivery is held back for a later receive
-    delay: float = 0.0  # mean seconds, exponentially distributed, before a delivery is visible
-    reject: float = 0.0  # an entry of a publish, ack or delete is refused as throttled
-    throttle: float = 0.0  # a call is refused, without effect
-    lost_reply: float = 0.0  # a call has its effect, and raises
-    late: float = 0.0  # a launch is made later than asked
-    seed: int = 0
+    duplicate: float = key(_RATE, default=0.0)  # a message or launch is sent twice
+    reorder: float = key(_RATE, default=0.0)  # a delivery is held back for a later receive
+    delay: float = key(_DELAY, default=0.0)  # the mean of the exponential delay of a delivery, in seconds
+    reject: float = key(_RATE, default=0.0)  # an entry of a publish, ack or delete is refused as throttled
+    throttle: float = key(_RATE, default=0.0)  # a call is refused and has no effect
+    lost_reply: float = key(_RATE, default=0.0)  # a call takes effect and raises
+    late: float = key(_RATE, default=0.0)  # a launch is made after `LATE_S`
+    seed: int = key(_SEED, default=0)
 
     @staticmethod
     def parse(text: str) -> Faults:
-        """Faults from ``duplicate=.1,delay=50ms,seed=1``; `InputError` on an unknown name, a wrong value, a name given twice."""
-        known = [f.name for f in fields(Faults)]
-        found: dict[str, float] = {}
+        """Read the faults from a text such as ``duplicate=.1,delay=50ms,seed=1``.
+
+        Raises `InputError` if a name is unknown or occurs twice, or if a value is wrong.
+        """
+        kinds = keys(Faults)
+        found: dict[str, Any] = {}
         for part in text.split(","):
             name, _, value = (piece.strip() for piece in part.partition("="))
-            if name not in known:
-                raise InputError(f"faults: {part.strip()!r}: must be NAME=VALUE with one of {', '.join(known)}")
+            if name not in kinds:
+                raise InputError(f"faults: {part.strip()!r}: expected NAME=VALUE, NAME one of {', '.join(kinds)}")
             if name in found:
-                raise InputError(f"faults: {name} is given twice: give it once")
-            found[name] = _seed(value) if name == "seed" else _delay(value) if name == "delay" else _rate(name, value)
-        return Faults(**found)  # type: ignore[arg-type]  # seed alone is an int, and _seed made it one
+                raise InputError(f"faults: {name} is given twice: expected each name once")
+            found[name] = kinds[name].read_text(value, f"faults: {name} = ")
+        return Faults(**found)
 
     def spec(self) -> str:
-        """The text that `parse` reads back to these faults."""
-        shown = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) or f.name == "seed")
+        """Format the faults as a text that `parse` reads."""
+        values = attrs.asdict(self)
+        shown = (f"{name}={value!r}" for name, value in values.items() if value or name == "seed")
         return ",".join(part + "s" if part.startswith("delay=") else part for part in shown)
 
 
-def _rate(name: str, text: str) -> float:
-    value = _decimal(text)
-    if value is None or not 0 <= value <= 1:
-        raise InputError(f"faults: {name}={text}: must be a probability from 0 to 1")
-    return value
-
-
-def _delay(text: str) -> float:
-    match = re.fullmatch(r"(.*?)(ms|s)", text)
-    value = _decimal(match[1]) if match else None
-    seconds = value / 1000 if match and value is not None and match[2] == "ms" else value
-    if seconds is None or not 0 <= seconds <= _DELAY_MOST_S:
-        raise InputError(f"faults: delay={text}: must be a time from 0s to {_DELAY_MOST_S:g}s with its unit, for instance 50ms")
-    return seconds
-
-
-def _seed(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise InputError(f"faults: seed={text}: must be a whole number, 0 or more")
-    return int(text)
-
-
-def _decimal(text: str) -> float | None:
-    return float(text) if re.fullmatch(r"(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?", text, re.ASCII) else None
-
-
 class _Dice:
-    """One random stream, shared by threads."""
+    """One random stream. Thread-safe."""
 
     def __init__(self, faults: Faults, salt: object, kind: str) -> None:
         self._random = random.Random(f"{faults.seed}/{salt}/{kind}")
         self._lock = threading.Lock()
 
     def hit(self, rate: float) -> bool:
-        """True with probability ``rate``. Always takes one number from the stream."""
+        """Return True with probability ``rate``. Takes exactly one number from the stream, also for a rate of 0."""
         with self._lock:
             return self._random.random() < rate
 
     def wait(self, mean: float) -> float:
-        """Seconds, exponentially distributed; 0 where the mean is."""
+        """A random number of seconds from the exponential distribution with this ``mean``; 0 if ``mean`` is 0."""
         with self._lock:
             return self._random.expovariate(1 / mean) if mean else 0.0
 
     def between(self, low: float, high: float) -> float:
-        """A number from ``low`` to ``high``."""
+        """A random number, uniform from ``low`` to ``high``."""
         with self._lock:
             return self._random.uniform(low, high)
 
     def shuffle(self, items: list[Delivery]) -> None:
-        """Shuffle in place."""
+        """Change the order of ``items`` in place."""
         with self._lock:
             self._random.shuffle(items)
 
 
 class _Faulty(Around[Driver]):
-    """The faults that all drivers share."""
+    """The faults that all drivers can have. Wrappers with different values of ``salt`` get different faults."""
 
     def __init__(self, driver: Driver, faults: Faults, salt: object) -> None:
         super().__init__(driver)
@@ -135,17 +142,17 @@ class _Faulty(Around[Driver]):
         self._dice = _Dice(faults, salt, type(self).__name__)
 
     def classify(self, error: BaseException) -> Code:
-        """The code of an injected error; for any other, the wrapped driver's."""
+        """The code of an injected error. For any other error, the code that the wrapped driver gives to it."""
         return error.code if isinstance(error, InjectedError) else super().classify(error)
 
     def _begin(self) -> bool:
-        """Raise where this call is throttled; whether its reply will be lost."""
+        """Raise if this call is throttled. Returns whether its reply will be lost."""
         if self._dice.hit(self._faults.throttle):
             raise InjectedError(Code.THROTTLED)
         return self._dice.hit(self._faults.lost_reply)
 
     def _some(self, items: Sequence[T], request: Callable[[list[T]], Sequence[Rejected]]) -> tuple[list[T], list[Rejected]]:
-        """Refuse some of ``items``, request the others: those requested, and all refusals in terms of ``items``."""
+        """Refuse some of ``items`` and call ``request`` with the others. Returns the others, and all refusals with indices of ``items``."""
         ours = [Rejected(i, Code.THROTTLED, "injected") for i in range(len(items)) if self._dice.hit(self._faults.reject)]
         rest = sorted(set(range(len(items))) - {each.index for each in ours})
         sent = [items[i] for i in rest]
@@ -158,11 +165,11 @@ def _lose() -> NoReturn:
 
 
 class FaultyMessages(_Faulty[MessageDriver], AroundMessages):
-    """A queue service with `Faults`. Deliveries that it holds back come with a later receive of their rank, or again after their lease."""
+    """A queue service with all faults except late. If a delivery is held back, a later receive of the same rank returns it."""
 
     def __init__(self, driver: MessageDriver, faults: Faults, salt: object) -> None:
         super().__init__(driver, faults, salt)
-        self._held: dict[int, list[tuple[float, int, Delivery]]] = defaultdict(list)  # rank -> heap by the time it is visible
+        self._held: dict[int, list[tuple[float, int, Delivery]]] = defaultdict(list)  # by rank: a heap of (visible from, number, delivery)
         self._order = itertools.count()
         self._lock = threading.Lock()
 
@@ -179,10 +186,10 @@ class FaultyMessages(_Faulty[MessageDriver], AroundMessages):
         lost = self._begin()
         until = time.monotonic() + wait_s
         while not (ready := self._once(rank, limit, until)) and time.monotonic() < until:
-            time.sleep(0.01)  # a service that rounds a short wait down to none is not asked in a tight loop
+            time.sleep(0.01)  # without this, the loop would use a whole processor if the service rounds a short wait down to 0
         if len(ready) > 1 and self._faults.reorder:
             self._dice.shuffle(ready)
-            back = [self._dice.hit(self._faults.reorder) for _ in ready[1:]]  # never all: a receive that found something returns something
+            back = [self._dice.hit(self._faults.reorder) for _ in ready[1:]]  # all but the first: a receive that found messages returns one
             self._hold(rank, [(0.0, each) for each, later in zip(ready[1:], back, strict=True) if later])
             ready = ready[:1] + [each for each, later in zip(ready[1:], back, strict=True) if not later]
         return _lose() if lost else ready
@@ -194,7 +201,7 @@ class FaultyMessages(_Faulty[MessageDriver], AroundMessages):
         return _lose() if lost else refused
 
     def _once(self, rank: int, limit: int, until: float) -> list[Delivery]:
-        """What is visible after one look at the service, at most ``limit``; waits no longer than to the next held delivery."""
+        """Up to ``limit`` deliveries that are visible after one receive of the service, which ends when a held delivery becomes visible."""
         ready, next_due = self._due(rank, limit)
         if len(ready) < limit:
             wait = 0.0 if ready else max(0.0, min(until, next_due) - time.monotonic())
@@ -209,7 +216,7 @@ class FaultyMessages(_Faulty[MessageDriver], AroundMessages):
         return ready
 
     def _due(self, rank: int, limit: int) -> tuple[list[Delivery], float]:
-        """Held deliveries whose time came, at most ``limit``, and when the next one is due."""
+        """Up to ``limit`` held deliveries that are visible now, and the monotonic time at which the next one will be."""
         with self._lock:
             held, now, ready = self._held[rank], time.monotonic(), list[Delivery]()
             while held and held[0][0] <= now and len(ready) < limit:
@@ -223,7 +230,7 @@ class FaultyMessages(_Faulty[MessageDriver], AroundMessages):
 
 
 class FaultyObjects(_Faulty[ObjectDriver], AroundObjects):
-    """An object store with `Faults`: throttle, lost_reply, and reject for the keys of a delete."""
+    """An object store with the faults throttle and lost_reply, and with reject, which refuses keys of a delete."""
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
         """See `ObjectDriver.put`."""
@@ -252,7 +259,7 @@ class FaultyObjects(_Faulty[ObjectDriver], AroundObjects):
 
 
 class FaultyInvoker(_Faulty[InvokeDriver], AroundInvoker):
-    """A function platform with `Faults`: throttle, lost_reply, duplicate and late launches."""
+    """A function platform with the faults throttle, lost_reply, duplicate and late."""
 
     def __init__(self, driver: InvokeDriver, faults: Faults, salt: object) -> None:
         super().__init__(driver, faults, salt)
@@ -268,7 +275,7 @@ class FaultyInvoker(_Faulty[InvokeDriver], AroundInvoker):
         return _lose() if lost else launch
 
     def close(self) -> None:
-        """Close the wrapped driver; launches that were not made yet never are."""
+        """Close the wrapped driver, and drop the late launches that are still waiting."""
         for timer in self._timers:
             timer.cancel()
         super().close()
@@ -276,14 +283,14 @@ class FaultyInvoker(_Faulty[InvokeDriver], AroundInvoker):
     def _later(self, function: str, payload: bytes) -> Launch:
         late = _LateLaunch(self._driver, function, payload)
         timer = threading.Timer(self._dice.between(*LATE_S), late.make)
-        timer.daemon = True  # a process that ends takes its late launches with it: a launch may run never
+        timer.daemon = True  # the process does not wait for late launches: the contract allows that a launch never runs
         self._timers.append(timer)
         timer.start()
         return late
 
 
 class _LateLaunch:
-    """A launch that is accepted now and made when the timer calls."""
+    """A launch that the caller gets at once, and that a timer makes later."""
 
     def __init__(self, driver: InvokeDriver, function: str, payload: bytes) -> None:
         self._driver, self._function, self._payload = driver, function, payload
@@ -291,7 +298,7 @@ class _LateLaunch:
         self._code: Code | None = None
 
     def make(self) -> None:
-        """Make the launch; where it is refused, `poll` says so."""
+        """Make the launch. If the platform refuses it, `poll` returns the code."""
         try:
             self._launch = self._driver.invoke(self._function, self._payload)
         except Exception as error:

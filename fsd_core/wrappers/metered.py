@@ -1,7 +1,7 @@
-"""Drivers that count what is asked of a service: one call is one request, whether it succeeds, comes back empty or raises.
+"""Drivers that count requests, messages and bytes. One call is one request, whether it succeeds, returns nothing or raises.
 
-A request is counted with what it carries before it is made, so a retry counts again, as services bill it. What comes
-back is counted when it came. Deletes are free with every provider, and not counted.
+Before the call, a wrapper counts the request and the bytes that it sends. So every try counts, because services bill every try. After the
+call it counts the bytes and messages that the request returned. It does not count deletes, which are free at every provider.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fsd_core.driver import Delivery, Failure, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
+from fsd_core.storage.meter import Meter
 from fsd_core.wrappers.around import AroundInvoker, AroundMessages, AroundObjects
-from fsd_core.wrappers.meter import Meter
 
 __all__ = ["MeteredInvoker", "MeteredMessages", "MeteredObjects"]
 
 
 class MeteredMessages(AroundMessages):
-    """Counts messages, their bytes (bodies plus the service's overhead), requests and billing units."""
+    """Counts messages, their bytes (bodies and the service's overhead), requests and billing units."""
 
     def __init__(self, driver: MessageDriver, meter: Meter) -> None:
         super().__init__(driver)
@@ -53,7 +53,7 @@ class MeteredMessages(AroundMessages):
 
 
 class MeteredObjects(AroundObjects):
-    """Counts puts, gets, lists, and the bytes of bodies."""
+    """Counts puts, gets, lists, and the bytes of the bodies."""
 
     def __init__(self, driver: ObjectDriver, meter: Meter) -> None:
         super().__init__(driver)
@@ -78,7 +78,7 @@ class MeteredObjects(AroundObjects):
 
 
 class MeteredInvoker(AroundInvoker):
-    """Counts launches; and where failures are ``asked`` for, each question as a receive, and what it took as an ack."""
+    """Counts launches. If `InvokeLimits.failures` is "queue", also counts each receive from that queue, and an ack if it took failures."""
 
     def __init__(self, driver: InvokeDriver, meter: Meter) -> None:
         super().__init__(driver)
@@ -91,10 +91,10 @@ class MeteredInvoker(AroundInvoker):
 
     def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
         """See `InvokeDriver.failures`."""
-        asked = self.limits.failures == "asked"
-        if asked:
-            self._meter.add_all({"receive_requests": 1, "receive_units": 1})  # launches are small
+        queued = self.limits.failures == "queue"
+        if queued:
+            self._meter.add_all({"receive_requests": 1, "receive_units": 1})  # failures fit one billing unit
         taken = super().failures(take)
-        if asked and taken:
+        if queued and taken:
             self._meter.add("ack_requests")
         return taken

@@ -1,4 +1,4 @@
-"""An object store inside an object store: every key gets a prefix on the way in and loses it on the way out."""
+"""An object store inside another one: the wrapper adds a prefix to each key of a request and removes it from each key of an answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["PrefixedObjects"]
 
 
 class PrefixedObjects(AroundObjects):
-    """The keys of ``driver`` that start with ``prefix``, which is put before a key as it is: end it with ``/`` for a folder."""
+    """The objects of ``driver`` whose keys start with ``prefix``. The wrapper adds no separator: the prefix of a folder ends with ``/``."""
 
     def __init__(self, driver: ObjectDriver, prefix: str) -> None:
         super().__init__(driver)

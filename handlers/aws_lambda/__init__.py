@@ -1,1 +1,1 @@
-"""What AWS Lambda is given: the entry file, its requirements, its infrastructure code."""
+"""The files for AWS Lambda: entry file, requirements, infrastructure code."""

@@ -1,11 +1,11 @@
-# What `fsd deploy --provider aws` makes, for those who want to make it with Terraform.
+# The resources that `fsd deploy --provider aws` makes, for people who use Terraform.
 #
 #   python -m fsd_aws.package function.zip > package.auto.tfvars.json   # builds the zip; its path and digest
 #   terraform init
 #   terraform apply -var app=mine -var region=eu-west-1 -var ranks=8
 #
-# `fsd run --provider aws --app mine` then finds the app as it finds one of its own, where its settings are these variables'
-# values; where they are not, it changes the app to its own. `terraform destroy` removes everything.
+# `fsd run --provider aws --app mine` then uses the app. Where its settings differ from the values of these variables, it changes the app.
+# `terraform destroy` removes everything.
 
 terraform {
   required_version = ">= 1.3"
@@ -21,7 +21,7 @@ variable "app" {
   type        = string
   description = "The name that everything carries."
   validation {
-    condition     = can(regex("^[a-z]([a-z0-9-]{0,20}[a-z0-9])?$", var.app)) # up to 40 with fsd deploy, which shortens the bucket's name
+    condition     = can(regex("^[a-z]([a-z0-9-]{0,20}[a-z0-9])?$", var.app)) # fsd deploy allows 40, since it shortens the bucket's name
     error_message = "A lower-case letter, then up to 21 of a-z, 0-9 and '-', not ending in '-'."
   }
 }
@@ -108,7 +108,7 @@ locals {
   sqs      = "arn:${data.aws_partition.here.partition}:sqs:${var.region}:${local.account}"
   lambda   = "arn:${data.aws_partition.here.partition}:lambda:${var.region}:${local.account}:function:${local.function}"
 
-  ranks_per_topic = 200 # filter policies of one topic
+  ranks_per_topic = 200 # SNS allows 200 filter policies in one topic
   pairs = { for pair in setproduct(range(var.slots), range(var.ranks)) : "${pair[0]}-${pair[1]}" => {
     slot  = pair[0]
     rank  = pair[1]
@@ -127,7 +127,7 @@ resource "aws_sqs_queue" "rank" {
   for_each                  = local.pairs
   name                      = "${local.prefix}-${each.key}"
   message_retention_seconds = 3600
-  sqs_managed_sse_enabled   = true # not the key aws/sqs: SNS may not use it, and what it sends would be lost in silence
+  sqs_managed_sse_enabled   = true # not the key aws/sqs: SNS may not use it, and its messages would be lost without an error
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -141,7 +141,7 @@ resource "aws_sqs_queue" "rank" {
   })
 }
 
-# What SNS could not deliver, from all subscriptions: the attribute `target` says whose it was.
+# Messages that SNS could not deliver, from all subscriptions: their attribute `target` names the rank.
 resource "aws_sqs_queue" "dead" {
   name                      = "${local.prefix}-dead"
   message_retention_seconds = 1209600
@@ -176,7 +176,7 @@ resource "aws_sns_topic_subscription" "rank" {
   redrive_policy       = jsonencode({ deadLetterTargetArn = aws_sqs_queue.dead.arn })
 }
 
-# --- objects: private, encrypted, forgotten after a week
+# --- objects: private, encrypted, deleted after a week
 
 resource "aws_s3_bucket" "objects" {
   bucket        = local.bucket
@@ -248,7 +248,7 @@ resource "aws_iam_role_policy" "function" {
       { Sid = "Receive", Effect = "Allow", Action = ["sqs:ReceiveMessage", "sqs:DeleteMessage"], Resource = "${local.sqs}:${local.prefix}-*" },
       { Sid = "Failed", Effect = "Allow", Action = ["sqs:SendMessage"], Resource = "${local.sqs}:${local.prefix}-failed" },
       { Sid = "Objects", Effect = "Allow", Action = ["s3:GetObject", "s3:PutObject"], Resource = "${aws_s3_bucket.objects.arn}/*" },
-      # Without it a missing key is 403 and not 404.
+      # Without this permission a missing key is 403, not 404.
       { Sid = "Missing", Effect = "Allow", Action = ["s3:ListBucket"], Resource = aws_s3_bucket.objects.arn },
       { Sid = "Launch", Effect = "Allow", Action = ["lambda:InvokeFunction"], Resource = local.lambda },
       { Sid = "Log", Effect = "Allow", Action = ["logs:CreateLogStream", "logs:PutLogEvents"], Resource = "${aws_cloudwatch_log_group.function.arn}:*" },
@@ -270,7 +270,7 @@ resource "aws_lambda_function" "worker" {
 
   environment {
     variables = {
-      # What workers and clients know of the app; the keys of fsd_aws/names.py.
+      # The app's resources, for workers and clients; fsd_aws/names.py lists the keys.
       FSD_AWS_RESOURCES = jsonencode({
         app   = var.app
         ranks = var.ranks
@@ -299,7 +299,7 @@ resource "aws_lambda_function" "worker" {
   }
 }
 
-# A worker that failed said why, so nothing is tried again; what Lambda gave up, the queue `failed` tells.
+# No retries: a failed worker has reported its reason. Launches that Lambda gives up go to the queue `failed`.
 resource "aws_lambda_function_event_invoke_config" "worker" {
   function_name                = aws_lambda_function.worker.function_name
   maximum_retry_attempts       = 0
@@ -311,7 +311,7 @@ resource "aws_lambda_function_event_invoke_config" "worker" {
   }
 }
 
-# Lambda ends a chain of 16 functions that start each other, in silence; ours ends by its depth and number.
+# Without this Lambda stops a chain of 16 functions that start each other, without an error. Our launch tree ends by itself.
 resource "aws_lambda_function_recursion_config" "worker" {
   function_name  = aws_lambda_function.worker.function_name
   recursive_loop = "Allow"

@@ -1,1 +1,1 @@
-"""What Azure is given: the entry file, its requirements, its infrastructure code."""
+"""The files for Azure Functions: entry file, requirements, infrastructure code."""

@@ -1,19 +1,19 @@
-// The resources of an app, for those who want to make them with Bicep; `fsd deploy` then does the rest.
+// The resources of an app, for people who use Bicep; `fsd deploy` then completes the app.
 //
 //   python -c "from fsd_azure import names; print(names.function('mine', 'SUBSCRIPTION', 'fsd-mine')[-6:])"      # prints mark
 //   az group create --name fsd-mine --location eastus2 --tags fsd-app=mine
 //   az deployment group create --resource-group fsd-mine --template-file main.bicep --parameters app=mine mark=...
 //   fsd deploy --provider azure --app mine --workers 8 --slots 4
 //
-// The last line sends the code, reads the function app's key, which is there once its host has run, tries everything out and says so in
-// the function app's settings: until then there is no app to run. Where its settings are not these parameters' values, it changes what can
-// be changed. The template sets the settings as they were at first: after it, deploy again. `az group delete --name fsd-mine` removes
-// everything.
+// The last line sends the code, reads the function app's key (Azure makes it when the host first runs), tries every queue and the function,
+// and writes the result into the function app's settings: before that the app cannot run. Where the settings of fsd differ from the values
+// of these parameters, it changes the resources that can be changed. The template resets the function app's settings: deploy again after
+// it. `az group delete --name fsd-mine` removes everything.
 //
-// Held against the adapter's own names, roles and settings and the models that Azure publishes by tests; it was never compiled or deployed.
+// Tests compare it with the adapter's names, roles and settings and with Azure's published models. It was never compiled or deployed.
 
 @description('The name that everything carries: a lower-case letter, then up to 14 of a-z, 0-9 and -, not ending in -.')
-@maxLength(15) // up to 40 with fsd deploy, which shortens other names
+@maxLength(15) // fsd deploy allows 40, since it shortens other names
 param app string
 
 @description('6 hexadecimal digits that make names of hosts unlike all others: see above.')
@@ -72,9 +72,9 @@ var sender = '69a216fc-b8fb-44d8-bc22-1f3c2cd27a39' // Azure Service Bus Data Se
 var receiver = '4f6d3b9b-027b-4f4c-9142-0e5a2a2247e0' // Azure Service Bus Data Receiver
 var owner = '090c5cfd-751d-490a-894a-3ce6f1109419' // Azure Service Bus Data Owner
 var blobs = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe' // Storage Blob Data Contributor
-var blobsOwner = 'b7e6dc6d-f1e8-4753-8033-0f276bb0955b' // Storage Blob Data Owner: what the Functions host needs of its own storage
+var blobsOwner = 'b7e6dc6d-f1e8-4753-8033-0f276bb0955b' // Storage Blob Data Owner: the Functions host needs it on its storage
 
-// --- messages: a queue for each rank of each slot, rank r in namespace r modulo their number
+// --- messages: a queue for each rank of each slot; rank r uses namespace r modulo the number of namespaces
 
 resource bus 'Microsoft.ServiceBus/namespaces@2024-01-01' = [for i in range(0, namespaces): {
   name: '${function}-${i}'
@@ -93,7 +93,7 @@ resource queue 'Microsoft.ServiceBus/namespaces/queues@2024-01-01' = [for i in r
   )
 }]
 
-// --- objects: private, forgotten after a week
+// --- objects: private, deleted after a week
 
 resource storage 'Microsoft.Storage/storageAccounts@2023-05-01' = {
   name: account
@@ -120,7 +120,7 @@ resource life 'Microsoft.Storage/storageAccounts/managementPolicies@2023-05-01' 
           enabled: true
           type: 'Lifecycle'
           definition: {
-            filters: { blobTypes: ['blockBlob'], prefixMatch: ['${container}/'] } // not the code beside it
+            filters: { blobTypes: ['blockBlob'], prefixMatch: ['${container}/'] } // not the container of the code
             actions: { baseBlob: { delete: { daysAfterModificationGreaterThan: 7 } } }
           }
         }
@@ -154,7 +154,7 @@ resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
   tags: tags
   kind: 'functionapp'
   sku: { name: 'FC1', tier: 'FlexConsumption' }
-  properties: { reserved: true } // Azure's word for Linux
+  properties: { reserved: true } // this is how Azure spells Linux
 }
 
 resource site 'Microsoft.Web/sites@2024-04-01' = {
@@ -177,19 +177,19 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
       scaleAndConcurrency: {
         maximumInstanceCount: concurrency
         instanceMemoryMB: memory_mb
-        triggers: { http: { perInstanceConcurrency: 1 } } // one worker has its memory and its CPU for itself
+        triggers: { http: { perInstanceConcurrency: 1 } } // a worker needs the whole memory and CPU of an instance
       }
       runtime: { name: 'python', version: runtime }
     }
     siteConfig: {
       appSettings: [
-        { name: 'AzureWebJobsStorage__accountName', value: account } // by its identity: without it the host makes no keys
+        { name: 'AzureWebJobsStorage__accountName', value: account } // the host logs in with its identity; without this it makes no keys
         {
           name: 'AzureFunctionsJobHost__functionTimeout'
           value: '${padLeft(timeout_s / 3600, 2, '0')}:${padLeft((timeout_s / 60) % 60, 2, '0')}:${padLeft(timeout_s % 60, 2, '0')}'
         }
         { name: 'PYTHON_THREADPOOL_THREAD_COUNT', value: '1' }
-        // What there is, by the keys of fsd_azure/names.py; no ranks and no code: not all of it yet.
+        // The app's resources; fsd_azure/names.py lists the keys. No ranks and no code: the app is not complete.
         {
           name: 'FSD_AZURE_RESOURCES'
           value: string({
@@ -226,7 +226,7 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
   dependsOn: [source, objects]
 }
 
-// --- roles: the function sends, receives and stores; whoever deploys makes queues, too
+// --- roles: the function sends, receives and stores; the person who deploys also makes queues
 
 resource workerSends 'Microsoft.Authorization/roleAssignments@2022-04-01' = [for i in range(0, namespaces): {
   scope: bus[i]

@@ -1,1 +1,1 @@
-"""What Google Cloud is given: the entry file, its requirements, its infrastructure code."""
+"""The files for Google Cloud Run functions: entry file, requirements, infrastructure code."""

@@ -76,6 +76,12 @@ variable "lease_s" {
   default = 10
 }
 
+variable "receive" {
+  type        = string
+  default     = "pull"
+  description = "Or stream: messages come as they are sent."
+}
+
 variable "concurrency" {
   type        = number
   description = "Functions of this app at once."
@@ -276,6 +282,7 @@ resource "google_cloudfunctions2_function" "worker" {
           timeout_s       = tostring(var.timeout_s)
           concurrency     = tostring(var.concurrency)
           lease_s         = tostring(var.lease_s)
+          receive         = var.receive
           runtime         = var.runtime
           code            = var.code
           package         = var.package_text

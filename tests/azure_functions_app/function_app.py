@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
-import sys
 import threading
-import time
-from pathlib import Path
 from typing import Any
 
 import azure.functions as func
+
+from behaviour import behave
 
 CALLS = 0
 
@@ -33,30 +31,9 @@ def worker(req: func.HttpRequest) -> func.HttpResponse:
     global CALLS
     CALLS += 1
     event = json.loads(req.get_body() or b"{}") if len(req.get_body()) < 1 << 20 else {}
-    what = event.get("do", "echo")
-    print("a function printed this")
-    if "file" in event:
-        with open(event["file"], "a") as file:
-            file.write(f"{os.getpid()}\n")
-    if what == "environment":
+    behave(event)
+    if event.get("do") == "environment":
         return _json(dict(os.environ))
-    if what == "modules":
-        return _json({"path": sys.path, "file": __file__})
-    if what == "grow":
-        held = bytearray(event["mb"] << 20)
-        held[::4096] = b"x" * len(held[::4096])
-        time.sleep(600)
-    elif what == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif what == "exit":
-        os._exit(event["code"])
-    elif what == "raise":
-        raise RuntimeError("on purpose")
-    elif what == "wait":
-        while not Path(event["until"]).exists():
-            time.sleep(0.02)
-        if "done" in event:
-            Path(event["done"]).touch()
     return _json(
         {
             "event": event,

@@ -36,7 +36,7 @@ def hold() -> None:
         raise OSError(errno.EIO, "Input/output error")
     if HOW == "c":
         from fsd_core.cli import signals
-        from fsd_core.interrupt import leave_note
+        from fsd_core.common.interrupt import leave_note
 
         signals.SPARE_S = 60.0  # a machine that stops for a while must not cut them off
         leave_note("a thing is held: `fsd gc` removes it")

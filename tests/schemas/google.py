@@ -18,7 +18,6 @@ DOCUMENTS = {
     "cloudfunctions": "v2",
     "cloudresourcemanager": "v1",
     "iam": "v1",
-    "pubsub": "v1",
     "run": "v2",
     "serviceusage": "v1",
     "storage": "v1",

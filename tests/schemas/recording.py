@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from botocore.httpsession import URLLib3Session
 
 import fsd_azure.api
 import fsd_gcp.api
+import fsd_gcp.clients
 from schemas import Exchange
 
 __all__ = ["aws", "azure", "gcp"]
@@ -47,31 +49,25 @@ def azure() -> Iterator[list[Exchange]]:
 
 @contextmanager
 def gcp() -> Iterator[list[Exchange]]:
-    """Of all services."""
+    """Of all services but Pub/Sub, which has no JSON. Downloads of a stream and batches have no published schema."""
     seen: list[Exchange] = []
-    service = fsd_gcp.api.Api.service
+    service, send = fsd_gcp.api.Api.service, fsd_gcp.clients.Session.send
 
-    class Pool:
-        def __init__(self, name: str, pool: Any) -> None:
-            self.name, self.pool = name, pool
+    def named(self: fsd_gcp.api.Api, name: str) -> Any:
+        session: Any = service(self, name)
+        session.recorded = name
+        return session
 
-        def request(self, method: str, url: str, **settings: Any) -> Any:
-            answer = self.pool.request(method, url, **settings)
-            seen.append(Exchange(self.name, method, _target(url), _bytes(settings["body"]), answer.status, answer.data))
-            return answer
-
-        def clear(self) -> None:
-            self.pool.clear()
-
-    def watched(self: fsd_gcp.api.Api, name: str) -> Any:
-        http: Any = service(self, name)
-        with self._lock:
-            if not isinstance(http.pool, Pool):
-                http.pool = Pool(name, http.pool)
-        return http
+    def sent(self: Any, request: Any, **settings: Any) -> Any:
+        answer, target = send(self, request, **settings), _target(request.url)
+        name = getattr(self, "recorded", "storage" if self.base == os.environ["STORAGE_EMULATOR_HOST"] else "")
+        if name and not settings.get("stream") and not target.startswith("/batch/"):
+            seen.append(Exchange(name, request.method, target, _bytes(request.body), answer.status_code, answer.content))
+        return answer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fsd_gcp.api.Api, "service", watched)
+        patch.setattr(fsd_gcp.api.Api, "service", named)
+        patch.setattr(fsd_gcp.clients.Session, "send", sent)
         yield seen
 
 

@@ -1,7 +1,7 @@
-"""Emulators of clouds on this machine: started here or found running, without containers and without an account.
+"""Emulators of clouds on this machine, without containers and without an account.
 
-`up` starts one that stays until `down`, also for other processes; `use` is a block with what is up, or else with one of its
-own that ends with it. A new emulator is a subclass of `Emulator` and a line in `EMULATORS`.
+`up` starts an emulator that runs until `down`, also for other processes. `use` is a context manager: its block uses the emulator that `up`
+started or, if none is up, a new one that ends with the block. A new emulator is a subclass of `Emulator` and a line in `EMULATORS`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
+
+import attrs
 
 from fsd_conformance.emulators.emulator import Emulator, pointed
 from fsd_conformance.emulators.install import folder, locked
 from fsd_conformance.emulators.process import Guard, Process
-from fsd_core import interrupt
+from fsd_core.common import interrupt
 from fsd_core.errors import InputError
 
 __all__ = ["EMULATORS", "Emulator", "Running", "Used", "down", "find", "names", "own", "state", "up", "use"]
 
 E = TypeVar("E", bound=Emulator)
-# Provider -> its emulators, the default first: module and class.
+# The emulators of each provider, the default first, with module and class.
 EMULATORS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "aws": {
         "moto": ("fsd_conformance.emulators.moto", "Moto"),
@@ -41,14 +42,14 @@ EMULATORS: Mapping[str, Mapping[str, tuple[str, str]]] = {
 }
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Running:
-    """What `up` started, as it is kept in FSD_HOME. ``started``: seconds since 1970."""
+    """An emulator that `up` started, as recorded in FSD_HOME. ``started``: seconds since 1970."""
 
     provider: str
     name: str
     env: Mapping[str, str]
-    servers: Mapping[str, Mapping[str, str | int]]  # name -> pid, born, port, log
+    servers: Mapping[str, Mapping[str, str | int]]  # server name -> pid, born, port, log
     started: float
 
     def processes(self) -> dict[str, Process]:
@@ -56,13 +57,15 @@ class Running:
         return {name: Process(int(server["pid"]), str(server["born"])) for name, server in self.servers.items()}
 
     def alive(self) -> bool:
-        """Whether every server's process is there still."""
+        """Whether every server's process still runs."""
         return all(process.alive() for process in self.processes().values())
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Used:
-    """What a client is pointed at: ``settings`` of the provider that the emulator needs; ``own`` if it ends with the block."""
+    """The emulator that a client uses. ``settings``: the provider's settings for this emulator; ``own``: the emulator if it ends with the
+    block, None if `up` started it.
+    """
 
     name: str
     settings: Mapping[str, object]
@@ -70,36 +73,39 @@ class Used:
 
 
 def names(provider: str) -> list[str]:
-    """The emulators of a provider, the default first; none where it has none."""
+    """The names of a provider's emulators, the default first."""
     return list(EMULATORS.get(provider, ()))
 
 
 def find(provider: str, name: str | None = None) -> type[Emulator]:
-    """The emulator of this name, or the default. `InputError`: there is none."""
-    there = names(provider)
-    if not there:
-        known = "runs on this machine and needs no emulator" if provider == "local" else "has no emulator here"
-        raise InputError(f"--emulator: provider {provider} {known}")
-    chosen = name or there[0]
-    if chosen not in there:
-        raise InputError(f"emulator {chosen!r}: provider {provider} has {', '.join(there)}")
+    """The emulator of this name, or the default. Raises `InputError` where the provider has no such emulator."""
+    known = names(provider)
+    if not known:
+        reason = "runs on this machine and needs no emulator" if provider == "local" else "has no emulator here"
+        raise InputError(f"--emulator: provider {provider} {reason}")
+    chosen = name or known[0]
+    if chosen not in known:
+        raise InputError(f"emulator {chosen!r}: expected one of provider {provider}: {', '.join(known)}")
     module, cls = EMULATORS[provider][chosen]
     found: type[Emulator] = getattr(importlib.import_module(module), cls)
     return found
 
 
 def state(provider: str) -> Running | None:
-    """What was started and not ended, alive or not."""
+    """The record of the emulator that `up` started and `down` has not ended, also if its processes have died; None if no record exists."""
     try:
         return Running(**json.loads(_file(provider).read_text()))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError):
-        raise InputError(f"{_file(provider)}: is no record of an emulator; remove it") from None
+        raise InputError(f"{_file(provider)}: expected a record of an emulator; remove the file") from None
 
 
 def up(provider: str, name: str | None = None, tell: Callable[[str], None] = lambda text: None) -> Running:
-    """Start an emulator that outlives this process, unless it is up. `InputError`: another one of the provider is, or it does not start."""
+    """Start an emulator that continues after this process ends; do nothing if it is already up.
+
+    Raises `InputError` where another emulator of the provider is up, or where the emulator does not start.
+    """
     found = find(provider, name)
     with locked(provider):
         running = state(provider)
@@ -108,7 +114,7 @@ def up(provider: str, name: str | None = None, tell: Callable[[str], None] = lam
                 raise InputError(f"emulators: {running.name} is up for {provider}: end it with `fsd emulators down {provider}` first")
             return running
         if running:
-            tell(f"{running.name} was not ended well: beginning anew")
+            tell(f"{running.name} did not end properly: starting a new one")
             _end(running)
         found.install(tell)
         home = folder() / provider
@@ -126,7 +132,7 @@ def up(provider: str, name: str | None = None, tell: Callable[[str], None] = lam
 
 
 def down(provider: str) -> Running | None:
-    """End what `up` started; what that was."""
+    """End the emulator that `up` started, and return its record."""
     find(provider)
     with locked(provider):
         running = state(provider)
@@ -137,7 +143,7 @@ def down(provider: str) -> Running | None:
 
 @contextlib.contextmanager
 def use(provider: str, name: str | None = None, tell: Callable[[str], None] = lambda text: None) -> Iterator[Used]:
-    """Point this process at the emulator that is up, or at a new one that ends with the block, whatever ends it."""
+    """Within the block this process uses the emulator that is up, or a new one that ends with the block."""
     found = find(provider, name)
     running = state(provider)
     if running and running.alive() and name in (None, running.name):
@@ -152,7 +158,7 @@ def use(provider: str, name: str | None = None, tell: Callable[[str], None] = la
 
 @contextlib.contextmanager
 def own(found: type[E], tell: Callable[[str], None] = lambda text: None) -> Iterator[E]:
-    """Point this process at an emulator of its own, on free ports, that ends with the block."""
+    """Within the block this process uses a new emulator on free ports; it ends with the block."""
     found.install(tell)
     home = Path(tempfile.mkdtemp(prefix=f"fsd-{found.name}-"))
     with _guarded(found, home) as emulator:
@@ -164,14 +170,14 @@ def own(found: type[E], tell: Callable[[str], None] = lambda text: None) -> Iter
         finally:
             try:
                 emulator.stop()
-            except Exception as error:  # what was done with it is not lost by that, and the guard ends it
+            except Exception as error:  # no error here: the block's result is valid, and the guard ends the servers
                 tell(f"{found.name} did not stop by itself: {type(error).__name__}: {error}")
             shutil.rmtree(home, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _guarded(found: type[E], home: Path) -> Iterator[E]:
-    """An emulator, not started; should this process be killed within the block, its servers and ``home`` go too."""
+    """An emulator that is not started. If this process is killed within the block, a guard ends its servers and removes ``home``."""
     guard = Guard(home)
     try:
         yield found(home, guard)
@@ -181,7 +187,7 @@ def _guarded(found: type[E], home: Path) -> Iterator[E]:
 
 def _servers(emulator: Emulator) -> dict[str, Mapping[str, str | int]]:
     return {
-        server.name: {**asdict(server.process), "port": server.port, "log": str(server.log)}
+        server.name: {**attrs.asdict(server.process), "port": server.port, "log": str(server.log)}
         for server in emulator.servers
         if server.process
     }
@@ -194,7 +200,7 @@ def _file(provider: str) -> Path:
 def _write(running: Running) -> None:
     file = _file(running.provider)
     new = file.with_suffix(".new")
-    new.write_text(json.dumps(asdict(running), indent=1))
+    new.write_text(json.dumps(attrs.asdict(running), indent=1))
     new.replace(file)
 
 

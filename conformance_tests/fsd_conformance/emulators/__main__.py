@@ -1,4 +1,4 @@
-"""``python -m fsd_conformance.emulators``: get what all emulators need, so that nothing waits for it later. What cannot be had is said."""
+"""``python -m fsd_conformance.emulators``: install the packages of all emulators in advance, and report those that fail."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from fsd_core.errors import InputError
 
 
 def main() -> None:
-    """Install them, one after the other."""
-    for provider, there in EMULATORS.items():
-        for name in there:
+    """Install the packages of the emulators one after the other. Print each emulator with "is installed", or with its error."""
+    for provider, known in EMULATORS.items():
+        for name in known:
             try:
                 find(provider, name).install(_tell)
-                print(f"{provider}: {name} is there", flush=True)
+                print(f"{provider}: {name} is installed", flush=True)
             except InputError as error:
                 print(f"{provider}: {name}: {error}", file=sys.stderr, flush=True)
 
 
 def _tell(text: str) -> None:
-    if not text.startswith("Collecting "):  # of which there are a hundred
+    if not text.startswith("Collecting "):  # pip prints about a hundred of these
         print(text[:100], flush=True)
 
 

@@ -1,4 +1,4 @@
-"""A proxy before a server of this machine that speaks AMQP without TLS: it sees every message that a client sends, and every connection."""
+"""A proxy in front of an AMQP server without TLS on this machine: it sees every connection, and every message from a client."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from fsd_conformance.emulators.service_bus.codec import AmqpError, Described
 
 __all__ = ["SETTLED", "AmqpProxy"]
 
-SETTLED = "settled"  # what is no name of a queue of ours
+SETTLED = "settled"  # no queue of an app has this name
 
 _SIZE = struct.Struct(">I").unpack_from
 _ATTACH = 0x12
-_HEAD = 8  # bytes of a protocol header, and of a frame's
+_HEAD = 8  # bytes of a protocol header, and of a frame's header
 
 
 class AmqpProxy:
-    """Listens at ``port`` of this machine for ``upstream``, a port of it too, until `close`; 0: each connection is cut at once.
+    """Forwards connections to ``port`` to the port ``upstream`` of this machine, until `close`. With ``upstream`` 0 it closes each
+    connection at once.
 
-    ``see`` is called for each connection that is made, with "", for each whole message that a client sends, with its link's target, and
-    for each of its dispositions, with `SETTLED`. An OSError that it raises cuts the connection before the server has the message.
+    It calls ``see`` with "" for each connection, with the link's target for each message from a client, and with `SETTLED` for each of the
+    client's dispositions. If ``see`` raises `OSError`, the proxy closes the connection, and the server does not get the message.
     """
 
     def __init__(self, upstream: int, see: Callable[[str], None]) -> None:
@@ -35,8 +36,8 @@ class AmqpProxy:
         _thread(self._accept)
 
     def close(self) -> None:
-        """Listen no more, and end what is open."""
-        with contextlib.suppress(OSError):  # or an accept that waits would go on
+        """Stop listening, and close all connections."""
+        with contextlib.suppress(OSError):  # otherwise a waiting accept does not end
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for each in list(self._open):
@@ -63,15 +64,15 @@ class AmqpProxy:
 
 
 class _Reader:
-    """What one client says. After what is no AMQP it looks no further."""
+    """Reads the frames of one client, until it gets bytes that are not AMQP."""
 
     def __init__(self, see: Callable[[str], None]) -> None:
         self._see = see
         self._data = b""
-        self._targets: dict[tuple[int, int], str] = {}  # of the links by which it sends, by channel and handle
+        self._targets: dict[tuple[int, int], str] = {}  # (channel, handle) -> target of a sending link
 
     def read(self, data: bytes) -> None:
-        """Some more bytes."""
+        """Read more bytes."""
         self._data += data
         while len(self._data) >= _HEAD:
             size = _HEAD if self._data.startswith(b"AMQP") else max(_HEAD, _SIZE(self._data)[0])
@@ -88,10 +89,10 @@ class _Reader:
         if code == _ATTACH and not fields.flag(2):
             target = fields.get(6)
             address = target.value[0] if isinstance(target, Described) and isinstance(target.value, list) and target.value else "?"
-            self._targets[channel, fields.number(1)] = str(address).rpartition("/")[2]  # a client may name the host, too
+            self._targets[channel, fields.number(1)] = str(address).rpartition("/")[2]  # without the host
         elif code == frames.TRANSFER and not fields.flag(5):
             self._see(self._targets.get((channel, fields.number(0)), "?"))
-        elif code == frames.DISPOSITION and fields.flag(0):  # a receiver's
+        elif code == frames.DISPOSITION and fields.flag(0):  # from a receiver
             self._see(SETTLED)
 
 

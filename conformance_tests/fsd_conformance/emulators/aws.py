@@ -1,4 +1,4 @@
-"""What the emulators of AWS share: the local Lambda beside them, how a client is pointed at both, and a look at what it asks."""
+"""The common part of AWS's emulators: the local Lambda, the environment variables of clients, and a watch on a client's requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fsd_conformance.emulators.emulator import Emulator, pointed
 from fsd_conformance.emulators.install import packages
 from fsd_conformance.emulators.process import POINTERS, Guard, Server
 from fsd_conformance.emulators.proxy import Proxy, Request, See
-from fsd_core.proxies import local_only
+from fsd_core.providers.proxies import local_only
 
 __all__ = ["Aws", "operation", "watched"]
 
@@ -30,20 +30,20 @@ class _Lambda(Server):
         self._env = env
 
     def command(self) -> Sequence[str]:
-        home = self.folder / "functions"  # their logs
+        home = self.folder / "functions"  # of the functions' logs
         return [sys.executable, "-m", "fsd_conformance.emulators.lambda_", "--port", str(self.port), "--home", str(home), *self._arguments]
 
     def environment(self) -> Mapping[str, str]:
-        return {**super().environment(), **self._env()}  # its functions are clients of the other services
+        return {**super().environment(), **self._env()}  # its functions use the other services
 
 
 class Aws(Emulator):
-    """One server for queues, topics and objects, and ours for functions."""
+    """One server for queues, topics and objects, and this project's Lambda for functions."""
 
     clears = POINTERS["aws"]
-    settings: ClassVar[Mapping[str, object]] = {"package": False}  # functions run what is installed here
+    settings: ClassVar[Mapping[str, object]] = {"package": False}  # functions run the code that is installed here
     service: ClassVar[type[Server]]
-    functions: ClassVar[Sequence[str]] = ()  # arguments of the local Lambda
+    functions: ClassVar[Sequence[str]] = ()  # flags of the local Lambda
 
     def __init__(self, folder: Path, guard: Guard | None = None) -> None:
         service = self.service(folder, guard)
@@ -56,19 +56,19 @@ class Aws(Emulator):
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": os.devnull,  # a profile may name endpoints and credentials of its own
+            "AWS_CONFIG_FILE": os.devnull,  # the user's profile may name other endpoints and credentials
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             **local_only(os.environ),
         }
 
     @staticmethod
     def install(tell: Callable[[str], None]) -> None:
-        """The SDK, moto and Lambda's runtime client, where this interpreter lacks them."""
+        """Install the SDK, moto and Lambda's runtime client where they are missing."""
         packages(("aws", "emulators"), tell)
 
 
 def operation(request: Request) -> str:
-    """What AWS calls that which a request asks, with its service: ``sqs:ReceiveMessage``; of what no run asks, only the HTTP method."""
+    """The service and the operation of a request, like ``sqs:ReceiveMessage``; for operations that no run uses, only the HTTP method."""
     signed = request.headers.get("authorization", "").partition("Credential=")[2].split("/", 4)  # key/date/region/service/...
     service = signed[3] if len(signed) == 5 else "?"
     url = urlsplit(request.path)
@@ -88,9 +88,9 @@ def operation(request: Request) -> str:
 
 @contextlib.contextmanager
 def watched(running: Aws, see: See) -> Iterator[None]:
-    """Within the block this process, and all functions that it launches, use a running emulator through proxies that ask ``see``.
+    """Within the block this process and its functions use a running emulator through proxies that call ``see``.
 
-    Functions run in a local Lambda of the block's own: an app that is to run in the block must be deployed in it.
+    Functions run in a new local Lambda: an app must be deployed inside the block.
     """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="fsd-watched-")))

@@ -1,4 +1,4 @@
-"""Azure on this machine: our Service Bus, with two namespaces, Microsoft's own Azurite for Blob Storage, our Functions."""
+"""Azure on this machine: this project's Service Bus with two namespaces, Microsoft's Azurite for Blob Storage, this project's Functions."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fsd_conformance.emulators.install import packages
 from fsd_conformance.emulators.process import POINTERS, Guard, Server
 from fsd_conformance.emulators.service_bus.server import ServiceBusServer
 from fsd_conformance.emulators.service_bus.throttle import CREDITS
-from fsd_core.proxies import local_only
+from fsd_core.providers.proxies import local_only
 
 __all__ = ["NAMESPACES", "SUBSCRIPTION", "Azure", "Functions"]
 
 SUBSCRIPTION = "00000000-0000-4000-8000-0000000f5d00"
-NAMESPACES = ("fsd-0", "fsd-1")  # more than one, so that ranks are spread
+NAMESPACES = ("fsd-0", "fsd-1")  # two, so that ranks use different namespaces
 
 
 class Functions(Server):
-    """Ours: functions and control plane. What functions know of the other services stands in their settings."""
+    """This project's Functions host and control plane. Functions get the addresses of other services from their settings."""
 
     name = "azure-functions"
     health = "/health"
@@ -34,21 +34,21 @@ class Functions(Server):
         self._arguments = arguments
 
     def command(self) -> Sequence[str]:
-        """In this interpreter."""
-        home = self.folder / "functions"  # their logs
+        """The command line, which uses this interpreter."""
+        home = self.folder / "functions"  # of the functions' logs
         module = "fsd_conformance.emulators.azure_functions"
-        told = ("--port", str(self.port), "--home", str(home), "--subscription", SUBSCRIPTION)
-        return [sys.executable, "-m", module, *told, *self._arguments]
+        flags = ("--port", str(self.port), "--home", str(home), "--subscription", SUBSCRIPTION)
+        return [sys.executable, "-m", module, *flags, *self._arguments]
 
 
 class Azure(Emulator):
-    """Clients use connection strings, and so do functions, which get them from their deployer: no identity is asked for anywhere."""
+    """Clients use connection strings, and so do functions, which get them from the deployer: no service asks for an identity."""
 
     name = "azure"
     clears = POINTERS["azure"]
-    settings: ClassVar[Mapping[str, object]] = {"package": False}  # functions run what is installed here
-    messages: ClassVar[Sequence[str]] = ("--throttle", str(CREDITS))  # arguments of the Service Bus, here of the Standard tier; faults
-    arguments: ClassVar[Sequence[str]] = ()  # of the local Functions host
+    settings: ClassVar[Mapping[str, object]] = {"package": False}  # functions run the code that is installed here
+    messages: ClassVar[Sequence[str]] = ("--throttle", str(CREDITS))  # flags of the Service Bus: the Standard tier's throttle, or faults
+    arguments: ClassVar[Sequence[str]] = ()  # flags of the Functions host
 
     def __init__(self, folder: Path, guard: Guard | None = None) -> None:
         self.bus = ServiceBusServer(folder, guard, dict.fromkeys(NAMESPACES, ()), self.messages)
@@ -57,7 +57,7 @@ class Azure(Emulator):
         self.servers = (self.bus, self.objects, self.functions)
         self.env = {
             "AZURE_SUBSCRIPTION_ID": SUBSCRIPTION,
-            "AZURE_CONFIG_DIR": os.path.join(folder, "az"),  # where a sign-in would be, the user's not
+            "AZURE_CONFIG_DIR": os.path.join(folder, "az"),  # not the user's own login
             "FSD_AZURE_SERVICE_BUS": bus_string(port for port, _ in self.bus.ports.values()),
             "FSD_AZURE_SERVICE_BUS_ADMINISTRATION": " ".join(f"{self.bus.host}:{port}" for _, port in self.bus.ports.values()),
             "AZURE_STORAGE_CONNECTION_STRING": self.objects.connection_string,
@@ -67,12 +67,12 @@ class Azure(Emulator):
 
     @staticmethod
     def install(tell: Callable[[str], None]) -> None:
-        """The SDKs, where this interpreter lacks them, and Azurite. `InputError`: there is no Node.js."""
+        """Install missing SDKs, and Azurite. Raises `InputError` without Node.js."""
         packages(("azure", "emulators"), tell)
         azurite.install(tell)
 
 
 def bus_string(ports: Iterable[int]) -> str:
-    """What azure-servicebus connects with, a connection string for each port of this machine."""
+    """A connection string for each port on this machine, separated by spaces."""
     key = "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=none"
     return " ".join(f"Endpoint=sb://127.0.0.1:{port};{key};UseDevelopmentEmulator=true;" for port in ports)

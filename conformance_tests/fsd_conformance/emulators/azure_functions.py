@@ -1,18 +1,19 @@
 """Azure Functions on this machine: ``python -m fsd_conformance.emulators.azure_functions --port 0``.
 
 Each instance is a process that loads the shipped FunctionApp, indexes its functions and calls them, one call at a time, behind a
-dispatcher: POST to http://HOST/sites/NAME/api/ROUTE with a function key, as a Flex Consumption app serves it. The control plane (Azure
-Resource Manager, `azure_functions_arm`) is at the same address, a site's deployment service below /scm/NAME. When it is ready it prints
-one line of JSON, {"port", "endpoint", "pid", "logs", "subscription"}. It ends at SIGTERM or SIGINT with every process that it started;
-they end with it however it dies.
+dispatcher. As in a Flex Consumption app, a call is a POST to http://HOST/sites/NAME/api/ROUTE with a function key. The control plane (Azure
+Resource Manager, `azure_functions_arm`) has the same address; a site's deployment service is below /scm/NAME. When the emulator is ready it
+prints one line of JSON, {"port", "endpoint", "pid", "logs", "subscription"}. At SIGTERM or SIGINT it ends, together with every process that
+it started; these processes also end if the emulator is killed.
 
-A function's environment is its app settings and what the platform sets, nothing of the emulator's. Beside the platform's paths:
-GET /health, /_fsd/stats, /_fsd/instances; POST /_fsd/faults (`dispatcher.Faults.plan`). An answer is cut at 230 s while the function
-works on, to the functionTimeout of host.json or AzureFunctionsJobHost__functionTimeout; then its instance is killed.
+A function's environment holds its app settings and the platform's variables, but no variable of the emulator's own environment. Besides the
+platform's paths the emulator serves GET /health, /_fsd/stats, /_fsd/instances and POST /_fsd/faults (`dispatcher.Faults.plan`). After 230 s
+the caller gets an error, and the function continues to run. After the functionTimeout of host.json or of
+AzureFunctionsJobHost__functionTimeout the emulator kills the function's instance.
 
-Not here: triggers and bindings but HTTP, more than one call an instance, always-ready instances, the pace at which instances are added,
-the identity that a site may have (functions use what their settings say), roles (an assignment is a record), keys of single functions,
-builds (RemoteBuild), the ASGI and WSGI bridges' streaming, the host's own logs and telemetry, a file system and a network of one's own.
+Not implemented: triggers and bindings except HTTP, several calls at once in an instance, always-ready instances, the speed of scaling, a
+site's identity (functions use the credentials in their settings), roles (an assignment is only a record), keys of single functions, builds
+(RemoteBuild), streaming through the ASGI and WSGI bridges, the host's logs and telemetry, a private file system and network.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _STATUS = {
 
 
 class Front:
-    """What answers at the emulator's address."""
+    """Answers all requests at the emulator's address."""
 
     def __init__(self, options: Options, stats: Counter[str], lost: Any) -> None:
         self.instances: Instances[Replica] = Instances(options, stats, lost)
@@ -55,7 +56,7 @@ class Front:
         self._stats = stats
 
     async def route(self, request: Request) -> Response:
-        """One request of any kind."""
+        """Answer one request."""
         first, *rest = request.parts()
         if first == "sites" and rest:
             return await self.sites.call(request, rest[0])
@@ -68,14 +69,14 @@ class Front:
         return await self.arm.route(request)
 
     def close(self) -> None:
-        """End everything."""
+        """End all parts."""
         self.dispatcher.close()
         self.arm.close()
         self.sites.close()
         self.instances.close()
 
     def _about(self, request: Request, rest: list[str]) -> Response:
-        """What tests and tools look at, and plan."""
+        """The state and the planned faults, for tests and tools."""
         if rest == ["stats"]:
             return Response.of(dict(self._stats))
         if rest == ["instances"]:
@@ -89,14 +90,14 @@ class Front:
             except (ValueError, AttributeError) as error:
                 return Response(400, f"{error}\n".encode(), {"Content-Type": "text/plain"})
             return Response(204)
-        return Response(404, b"no such thing here\n", {"Content-Type": "text/plain"})
+        return Response(404, b"unknown path\n", {"Content-Type": "text/plain"})
 
 
 async def serve(chosen: dict[str, Any], port: int, end: daemon.End) -> int:
-    """Run until the end; returns the exit code."""
+    """Serve until the end, and return the exit code."""
     options = Options(**chosen)
     front = Front(options, Counter(), end.lost)
-    server = HttpServer(front.route, 2 * REQUEST_BYTES)  # read, so that what is over the limit is refused with an answer
+    server = HttpServer(front.route, 2 * REQUEST_BYTES)  # above the limit, so that a larger request gets an answer
     await server.start(port)
     front.sites.address = f"127.0.0.1:{server.port}"
     try:
@@ -113,12 +114,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = daemon.parser("azure-functions", "Azure Functions on this machine", Options)
     parser.add_argument("--subscription", default=os.environ.get("AZURE_SUBSCRIPTION_ID") or Options.subscription)
-    parser.add_argument("--region", default=Options.region, help="what functions read in REGION_NAME")
-    parser.add_argument("--source", default=Options.source, help="the package whose function_app.py every site runs, unless --code zip")
-    parser.add_argument("--queue-s", type=float, default=Options.queue_s, help="for which a call waits for an instance, before its 429")
-    parser.add_argument("--answer-s", type=float, default=Options.answer_s, help="after which the front end cuts a call's answer")
-    parser.add_argument("--settle", type=int, default=Options.settle, help="looks until what was just made is there, ready and allowed")
-    parser.add_argument("--least-instances", type=int, default=Options.least_instances, help="the least maximumInstanceCount of a site")
+    parser.add_argument("--region", default=Options.region, help="the value of REGION_NAME in functions")
+    parser.add_argument("--source", default=Options.source, help="the package with every site's function_app.py without --code zip")
+    parser.add_argument("--queue-s", type=float, default=Options.queue_s, help="seconds that a call waits for an instance before its 429")
+    parser.add_argument("--answer-s", type=float, default=Options.answer_s, help="seconds after which the front end cuts a call's answer")
+    parser.add_argument("--settle", type=int, default=Options.settle, help="requests while a new resource is missing, then not ready")
+    parser.add_argument("--min-instances", type=int, default=Options.min_instances, help="the smallest maximumInstanceCount of a site")
     return daemon.run(parser, arguments, serve)
 
 

@@ -1,9 +1,9 @@
-"""The control plane of the local Functions host: Azure Resource Manager over REST, as far as an app of functions is made with it.
+"""The control plane of the local Functions host: the part of Azure Resource Manager's REST interface that a function app needs.
 
-Resource groups, function apps (`azure_functions_sites`), and records of what a client puts and reads again, without anything behind
-them: plans, Service Bus namespaces, storage accounts, role assignments. Everything is done when it is answered, but that a group is
-deleted, unless `Options.settle` says otherwise. Names are compared without regard to case. What is not here is 404, in Resource
-Manager's form of an error.
+It has resource groups, function apps (`azure_functions_sites`), and records of plans, Service Bus namespaces, storage accounts and role
+assignments: a client can write and read a record, but the resource itself does not exist. Every request except the deletion of a group
+takes effect before its answer, unless `Options.settle` is set. Upper and lower case are equal in names. Other paths are answered with 404,
+with an error in Resource Manager's form.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ __all__ = ["Arm"]
 _ROLES = "microsoft.authorization/roleassignments"
 _BUS = "microsoft.servicebus/namespaces"
 _PLANS = "microsoft.web/serverfarms"
-# What a PUT of a kind is answered with that makes one, and whether it has a provisioningState; what it had is changed with 200, but a
-# role, which stays as it is. Source: Microsoft's OpenAPI descriptions of these services, github.com/Azure/azure-rest-api-specs (2026-11).
+# The status of a PUT that makes a resource of each kind, and whether the kind has a provisioningState. A PUT of a resource that exists
+# changes it and answers 200, except for a role, which cannot change.
+# Source: Microsoft's OpenAPI descriptions of these services, github.com/Azure/azure-rest-api-specs (2026-11).
 _RECORDS: Mapping[str, tuple[int, bool]] = {
     _ROLES: (201, False),
     "microsoft.managedidentity/userassignedidentities": (201, False),
@@ -37,7 +38,7 @@ _RECORDS: Mapping[str, tuple[int, bool]] = {
 }
 _SITES = "microsoft.web/sites"
 _GROUP = r"[\w.()-]{1,89}[\w()-]"
-_BODY_BYTES = 4 << 20  # of a request of Resource Manager
+_BODY_BYTES = 4 << 20  # the limit of a request
 
 
 class Arm:
@@ -46,13 +47,13 @@ class Arm:
     def __init__(self, options: Options, sites: Sites) -> None:
         self.sites = sites
         self._options = options
-        self._groups: dict[str, dict[str, Any]] = {}  # all keys are ids in small letters
+        self._groups: dict[str, dict[str, Any]] = {}  # keys are ids in lower case
         self._records: dict[str, dict[str, Any]] = {}
-        self._looks: Counter[str] = Counter()  # at each record
+        self._looks: Counter[str] = Counter()  # requests for each record
         self._deletions: dict[str, asyncio.Task[None]] = {}
 
     async def route(self, request: Request) -> Response:
-        """One request of any kind."""
+        """Answer one request."""
         try:
             if not request.headers.get("authorization", "").startswith("Bearer "):
                 raise Refusal(401, "AuthenticationFailed", "Authentication failed. The 'Authorization' header is missing.")
@@ -67,7 +68,7 @@ class Arm:
             return refused(refusal)
 
     def close(self) -> None:
-        """End what is under way."""
+        """Cancel running deletions."""
         for task in self._deletions.values():
             task.cancel()
 
@@ -156,7 +157,7 @@ class Arm:
         return [each for each in [*self._records.values(), *shown] if each["id"].lower().startswith(prefix)]
 
     async def _remove(self, key: str) -> bool:
-        """A resource and what is in it, or is a role on it; whether it was there."""
+        """Remove a resource with its children and its roles; returns whether it existed."""
         if key in self.sites.all:
             await self.sites.remove(key)
         elif key not in self._records:
@@ -166,7 +167,7 @@ class Arm:
         return True
 
     async def _resource(self, request: Request, parts: list[str], at: int) -> Response:
-        """What is below the last "providers": a resource, a list of them, or what one is asked to do."""
+        """Answer a request below the last "providers": about a resource, a list of them, or an action of one."""
         named = parts[at + 1 :]
         if len(named) < 2:
             raise _nowhere(request)
@@ -178,7 +179,7 @@ class Arm:
             answer = await self.sites.route(request, site, named[3:])
             kept = request.query.get("deleteEmptyServerFarm", ["true"])[0].lower() == "false"
             if request.method == "DELETE" and len(named) == 3 and not kept and not self._apps(plan):
-                await self._remove(plan)  # an empty plan goes with its last app
+                await self._remove(plan)  # Azure removes a plan with its last app
             return answer
         if len(named) == 2 and request.method == "GET" and (kind in _RECORDS or kind == _SITES):
             return _list(each for each in self._everything() if each["id"].lower().rpartition("/")[0] == whole.lower())
@@ -235,12 +236,12 @@ class Arm:
         return Response.of(self._records[key], 200 if known and kind != _ROLES else made)
 
     def _check_role(self, key: str, body: Mapping[str, Any]) -> None:
-        """One principal has one role at one place once, and an assignment is not changed."""
-        told = body.get("properties", {})
-        if missing := {"roleDefinitionId", "principalId"} - told.keys():
+        """Raise `Refusal` where the same assignment exists, or one would change."""
+        wanted = body.get("properties", {})
+        if missing := {"roleDefinitionId", "principalId"} - wanted.keys():
             raise Refusal(400, "InvalidCreateRoleAssignmentRequest", f"The properties {', '.join(sorted(missing))} are missing.")
         for other, record in self._records.items():
-            same = all(record["properties"].get(name) == told[name] for name in ("roleDefinitionId", "principalId"))
+            same = all(record["properties"].get(name) == wanted[name] for name in ("roleDefinitionId", "principalId"))
             if same and other != key and other.rpartition("/")[0] == key.rpartition("/")[0]:
                 raise Refusal(409, "RoleAssignmentExists", f"The role assignment already exists. Its ID is {record['name']}.")
             if not same and other == key:
@@ -248,7 +249,7 @@ class Arm:
 
 
 def refused(refusal: Refusal) -> Response:
-    """As Resource Manager says it."""
+    """The answer of Resource Manager for a refusal."""
     return Response.of({"error": {"code": refusal.code, "message": str(refusal)}}, refusal.status)
 
 
@@ -257,4 +258,4 @@ def _list(values: Any) -> Response:
 
 
 def _nowhere(request: Request) -> Refusal:
-    return Refusal(404, "NotFound", f"{request.method} {request.path}: this emulator has no such thing.")
+    return Refusal(404, "NotFound", f"{request.method} {request.path}: not implemented by this emulator.")

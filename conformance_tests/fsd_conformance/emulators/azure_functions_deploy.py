@@ -1,8 +1,7 @@
-"""How the local Functions host makes a function app run: its code, its instances' surroundings, the indexing of its functions.
+"""Starts a function app in the local Functions host: its code, the environment of its instances, the index of its functions.
 
-What runs is, by `Options.code`, the package `Options.source` as it is installed here (its folder holds function_app.py and host.json),
-or the published zip: then nothing is importable but what the zip holds, there and in .python_packages/lib/site-packages, and
-azure-functions, which the platform has.
+`Options.code` decides what runs: the installed package `Options.source` (its folder holds function_app.py and host.json), or the published
+zip. A zip can import only its own modules, those in .python_packages/lib/site-packages, and azure-functions, which the platform has.
 """
 
 from __future__ import annotations
@@ -33,22 +32,25 @@ _HEAVY = (
     "asyncio,concurrent.futures,http.server,azure.functions,azure.functions.http,azure.functions.decorators.function_app,fsd_core.worker,"
     "fsd_azure.messages,fsd_azure.objects,fsd_azure.invoke"
 )
-_TIMEOUT_S = 1800.0  # host.json names none: of every plan but the old Consumption one
-_PLATFORM = ("azure/functions", "werkzeug", "markupsafe")  # the platform's own worker brings them
+_TIMEOUT_S = 1800.0  # without a functionTimeout: the default of every plan except the old Consumption plan
+_PLATFORM = ("azure/functions", "werkzeug", "markupsafe")  # packages of the platform's Python worker
 _UNZIPPED_BYTES = 1 << 30
 _ROUTE = re.compile(r"[^{}/]+|\{\*?[A-Za-z_]\w*\}")
 _INDEX_BYTES = 1 << 20
 
 
 class Broken(Exception):
-    """The app's code is not such that its functions could run: one line."""
+    """The app's code cannot run; the text is one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(sandbox.Options):
-    """How the emulator behaves: the flags of the command. ``settle``: for how many looks what was just made is not there, then not
-    ready, its host without keys and its identity without roles, as for some time on the platform; 0: all is done when it is answered.
-    ``least_instances``: the least that a site may have as its most; the platform takes less than 40 in some regions only, if at all."""
+    """The flags of the command.
+
+    ``settle``: a number of requests that imitates the platform's delays. For the first ``settle`` requests a new resource does not exist;
+    for the next ``settle`` requests it is not ready, its host has no keys and its identity has no roles; 0: all takes effect at once.
+    ``min_instances``: the smallest maximumInstanceCount that a site may have; the platform accepts less than 40 in only a few regions.
+    """
 
     subscription: str = "00000000-0000-0000-0000-000000000000"
     region: str = "eastus2"
@@ -57,30 +59,30 @@ class Options(sandbox.Options):
     queue_s: float = 10.0
     answer_s: float = 230.0
     settle: int = 0
-    least_instances: int = 1
+    min_instances: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What a site says of its instances: MiB of each, how many at most, Python's version."""
+    """A site's instances: their memory in MiB, the largest number of instances, the version of Python."""
 
     memory_mb: int
-    most: int
+    max_instances: int
     python: str
 
 
 @dataclass(frozen=True)
 class Route:
-    """One function: who may call it where. ``methods``: none means all; ``level``: ANONYMOUS, FUNCTION, ADMIN."""
+    """The route of a function. ``methods``: empty means all; ``level``: ANONYMOUS, FUNCTION or ADMIN."""
 
     name: str
-    path: str  # with the prefix, {parameter} and, at its end, {*rest}
+    path: str  # with the prefix; it may hold {parameter}, and {*rest} at its end
     methods: frozenset[str]
     level: str
     config: Mapping[str, Any]
 
     def match(self, method: str, parts: Sequence[str]) -> dict[str, str] | None:
-        """The route's parameters if it serves this path."""
+        """The route's parameters if it serves this method and path, else None."""
         found: dict[str, str] = {}
         wanted = self.path.split("/")
         if self.methods and method not in self.methods:
@@ -99,14 +101,14 @@ class Route:
 
 @dataclass(frozen=True)
 class Deployed:
-    """An app that runs."""
+    """A running app."""
 
     revision: Revision
     routes: Sequence[Route] = field(default_factory=tuple)
 
 
 class Deployer:
-    """Makes apps run."""
+    """Starts apps."""
 
     def __init__(self, options: Options, instances: Instances[Replica], dispatcher: Dispatcher) -> None:
         self._options = options
@@ -114,7 +116,7 @@ class Deployer:
         self._dispatcher = dispatcher
 
     async def deploy(self, name: str, host: str, scale: Scale, settings: Mapping[str, str], package: bytes | None) -> Deployed:
-        """The app with this code and these settings, one instance of which has started and told its functions. Raises `Broken`."""
+        """Start one instance of the app with this code and these settings, and read its functions. Raises `Broken`."""
         folder = await asyncio.to_thread(self._source, package)
         zipped = self._options.code == "zip"
         here = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -148,7 +150,7 @@ class Deployer:
             service=name,
             name=uuid4().hex[:12],
             memory_bytes=scale.memory_mb << 20,
-            most=scale.most,
+            max_instances=scale.max_instances,
             queue_s=self._options.queue_s,
             answer_s=self._options.answer_s,
             limit_s=timeout_s,
@@ -156,7 +158,7 @@ class Deployer:
         )
         replica = await self._dispatcher.start(revision)
         if replica is None:
-            raise Broken(f"the functions could not be indexed: {self._said(name)}")
+            raise Broken(f"the functions could not be indexed: {self._log_end(name)}")
         try:
             answer = await exchange(replica.port, Request("GET", "/index", {}, {}, b""), _INDEX_BYTES)
             return Deployed(revision, tuple(_route(prefix, each) for each in json.loads(answer.body)))
@@ -164,22 +166,22 @@ class Deployer:
             revision.retired = True
             raise
 
-    def _said(self, name: str) -> str:
-        """The end of the newest log."""
+    def _log_end(self, name: str) -> str:
+        """The last line of the newest log."""
         logs = max((self._options.home / "logs" / name).glob("*.log"), key=lambda file: file.stat().st_mtime_ns, default=None)
         lines = logs.read_text(errors="replace").splitlines() if logs else []
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
 
     def check(self, package: bytes) -> None:
-        """Raises `Broken`: no zip of a function app."""
+        """Raise `Broken` where the package is not a zip of a function app."""
         try:
             with zipfile.ZipFile(io.BytesIO(package)) as archive:
                 if sum(each.file_size for each in archive.infolist()) > _UNZIPPED_BYTES:
                     raise Broken(f"the package is over {_UNZIPPED_BYTES >> 20} MiB unpacked")
                 if missing := {"function_app.py", "host.json"} - set(archive.namelist()):
-                    raise Broken(f"the package has no {' and no '.join(sorted(missing))} at its root")
+                    raise Broken(f"the package: expected {' and '.join(sorted(missing))} at its root")
         except zipfile.BadZipFile as error:
-            raise Broken(f"the package is no zip: {error}") from None
+            raise Broken(f"the package: expected a zip: {error}") from None
 
     def _source(self, package: bytes | None) -> Path:
         """The folder of function_app.py and host.json."""
@@ -191,11 +193,11 @@ class Deployer:
         except ImportError:
             spec = None
         if spec is None or not spec.submodule_search_locations:
-            raise Broken(f"no package {self._options.source} is installed")
+            raise Broken(f"package {self._options.source} is not installed")
         return Path(next(iter(spec.submodule_search_locations)))
 
     def _platform(self) -> Path:
-        """A folder with what the platform's worker brings, and nothing else of what is installed here."""
+        """A folder with the packages of the platform's worker, and no others."""
         folder = self._options.home / "platform"
         for name in _PLATFORM:
             link = folder / name
@@ -207,38 +209,40 @@ class Deployer:
 
 
 def _host(folder: Path, settings: Mapping[str, str]) -> tuple[str, float | None]:
-    """The prefix of routes, and after how many seconds a function ends; None: never. Raises `Broken`."""
+    """The prefix of routes, and the time limit of functions in seconds (None: no limit). Raises `Broken`."""
     try:
-        told = json.loads((folder / "host.json").read_text())
+        host = json.loads((folder / "host.json").read_text())
     except FileNotFoundError:
-        raise Broken("there is no host.json beside function_app.py") from None
+        raise Broken("host.json: missing beside function_app.py") from None
     except ValueError as error:
         raise Broken(f"host.json: {error}") from None
-    if not isinstance(told, dict) or told.get("version") != "2.0":
-        raise Broken('host.json: "version" must be "2.0"')
-    prefix = told.get("extensions", {}).get("http", {}).get("routePrefix", "api")
-    text = settings.get("AzureFunctionsJobHost__functionTimeout") or told.get("functionTimeout")
+    if not isinstance(host, dict) or host.get("version") != "2.0":
+        raise Broken('host.json: version: expected "2.0"')
+    prefix = host.get("extensions", {}).get("http", {}).get("routePrefix", "api")
+    text = settings.get("AzureFunctionsJobHost__functionTimeout") or host.get("functionTimeout")
     return str(prefix).strip("/"), _seconds(text)
 
 
 def _seconds(text: str | None) -> float | None:
-    """Of "[days.]hours:minutes:seconds", or of "-1"."""
+    """The seconds of "[days.]hours:minutes:seconds"; None for "-1"."""
     if text is None:
         return _TIMEOUT_S
     if text == "-1":
         return None
     match = re.fullmatch(r"(?:(\d+)\.)?(\d\d):([0-5]\d):([0-5]\d)", text)
     if not match:
-        raise Broken(f'functionTimeout is {text!r}: must be "hh:mm:ss", or "-1" for no limit')
+        raise Broken(f'functionTimeout is {text!r}: expected "hh:mm:ss", or "-1" for no limit')
     days, hours, minutes, seconds = (int(each or 0) for each in match.groups())
     found = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
     if not 0 < found < math.inf:
-        raise Broken(f"functionTimeout is {text!r}: must be more than nothing")
+        raise Broken(f"functionTimeout is {text!r}: expected more than 0")
     return float(found)
 
 
-def _route(prefix: str, told: Mapping[str, Any]) -> Route:
-    path = "/".join(filter(None, (prefix, told["route"].strip("/"))))
+def _route(prefix: str, described: Mapping[str, Any]) -> Route:
+    path = "/".join(filter(None, (prefix, described["route"].strip("/"))))
     if not all(_ROUTE.fullmatch(part) for part in path.split("/")) or "{*" in path.rpartition("/")[0]:
-        raise Broken(f"function {told['name']}: route {told['route']!r}: only words, {{name}} and a last {{*name}} are implemented here")
-    return Route(told["name"], path, frozenset(told["methods"]), told["level"], told["config"])
+        raise Broken(
+            f"function {described['name']}: route {described['route']!r}: only words, {{name}} and a last {{*name}} are implemented here"
+        )
+    return Route(described["name"], path, frozenset(described["methods"]), described["level"], described["config"])

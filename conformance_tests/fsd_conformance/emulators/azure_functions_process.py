@@ -1,8 +1,8 @@
-"""An instance of the local Functions host: ``azure_functions_process.py FOLDER`` serves FOLDER/function_app.py on the socket at hand.
+"""An instance of the local Functions host: ``azure_functions_process.py FOLDER`` serves FOLDER/function_app.py on the inherited socket.
 
-What the platform's Python worker does: the module's one `FunctionApp` is indexed; each call gets an `azure.functions.HttpRequest` from
-the SDK's own converter, a synchronous function in a thread that is not the main one, a coroutine in an event loop. It needs nothing
-but azure-functions. The dispatcher's requests: GET /index, a list of functions; POST /call/NAME, one call, described by headers.
+Like the platform's Python worker it indexes the module's only `FunctionApp`, and gives each call an `azure.functions.HttpRequest` from the
+SDK's converter. A synchronous function runs in a second thread, a coroutine in an event loop. It needs azure-functions only. The
+dispatcher's requests are GET /index for the list of functions, and POST /call/NAME for one call, which headers describe.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _LISTENER = 3
 
 
 class Unfit(Exception):
-    """What cannot be run, in a line."""
+    """The app cannot run here; the text is one line."""
 
 
 class Context(func.Context):
-    """What a function that takes ``context`` gets."""
+    """The value of a function's parameter ``context``."""
 
     def __init__(self, name: str, folder: str) -> None:
         self._name, self._folder = name, folder
@@ -54,12 +54,12 @@ class Context(func.Context):
 
 
 def load(folder: str) -> dict[str, Function]:
-    """The functions of the app in ``folder`` by name. `Unfit`: what the platform would not run, or what we cannot."""
+    """The functions of the app in ``folder`` by name. Raises `Unfit` where the platform or this process cannot run the app."""
     sys.path[:0] = [each for each in (folder, os.path.join(folder, ".python_packages/lib/site-packages")) if os.path.isdir(each)]
     module = importlib.import_module("function_app")
     apps = {id(value): value for value in vars(module).values() if isinstance(value, FunctionRegister)}
     if len(apps) != 1:
-        raise Unfit(f"function_app.py: {len(apps)} instances of FunctionApp: must be one")
+        raise Unfit(f"function_app.py: {len(apps)} instances of FunctionApp: expected one")
     [app] = apps.values()
     functions = {str(each.get_function_name()): each for each in app.get_functions()}
     if not functions:
@@ -84,7 +84,7 @@ def _check(name: str, function: Function) -> None:
 
 
 def described(function: Function) -> dict[str, Any]:
-    """What the dispatcher must know of a function. ``methods``: none means all."""
+    """The description of a function for the dispatcher. ``methods``: empty means all."""
     bindings = json.loads(function.get_function_json())["bindings"]
     [trigger] = [binding for binding in bindings if binding["type"] == "httpTrigger"]
     name = str(function.get_function_name())
@@ -99,29 +99,29 @@ def described(function: Function) -> dict[str, Any]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request of the dispatcher's."""
+    """Answers one request of the dispatcher."""
 
     functions: ClassVar[dict[str, Function]]
     folder: ClassVar[str]
     threads = ThreadPoolExecutor(1, thread_name_prefix="ThreadPoolExecutor-0")
 
     def do_GET(self) -> None:
-        self._say(200, json.dumps([described(each) for each in self.functions.values()]).encode(), {"Content-Type": "application/json"})
+        self._answer(200, json.dumps([described(each) for each in self.functions.values()]).encode(), {"Content-Type": "application/json"})
 
     def do_POST(self) -> None:
         name = self.path.rpartition("/")[2]
-        told = json.loads(self.headers["x-fsd-call"])
+        call = json.loads(self.headers["x-fsd-call"])
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        parts: dict[str, Any] = {key: {n: Datum(v, "string") for n, v in told[key].items()} for key in ("headers", "query", "params")}
-        parts |= {"method": Datum(told["method"], "string"), "url": Datum(told["url"], "string"), "body": Datum(body, "bytes")}
+        parts: dict[str, Any] = {key: {n: Datum(v, "string") for n, v in call[key].items()} for key in ("headers", "query", "params")}
+        parts |= {"method": Datum(call["method"], "string"), "url": Datum(call["url"], "string"), "body": Datum(body, "bytes")}
         try:
-            self._say(*self._run(self.functions[name], HttpRequestConverter.decode(Datum(parts, "http"), trigger_metadata=None)))
+            self._answer(*self._run(self.functions[name], HttpRequestConverter.decode(Datum(parts, "http"), trigger_metadata=None)))
         except Exception:
-            traceback.print_exc()  # the platform says nothing of it to whoever called
-            self._say(500, b"", {})
+            traceback.print_exc()  # the platform does not send it to the caller
+            self._answer(500, b"", {})
 
     def _run(self, function: Function, request: Any) -> tuple[int, bytes, dict[str, str]]:
-        """The answer of one call."""
+        """Run one call, and return its status, body and headers."""
         call = function.get_user_function()
         trigger = function.get_trigger()
         assert trigger is not None
@@ -140,7 +140,7 @@ class Handler(BaseHTTPRequestHandler):
         value = datum.value
         return int(value["status_code"].value), value["body"].value, {name: each.value for name, each in value["headers"].items()}
 
-    def _say(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+    def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -149,11 +149,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Nothing: the log is the function's."""
+        """Log no requests: the log holds only the function's output."""
 
 
 class Server(HTTPServer):
-    """On the socket that the parent of the instances bound."""
+    """Serves on the socket that the parent of the instances bound."""
 
     request_queue_size = 16
 
@@ -164,7 +164,7 @@ class Server(HTTPServer):
         self.server_activate()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """The dispatcher looked whether it listens, or is gone."""
+        """Ignore connections without a request: the dispatcher only checked that this server listens, or the dispatcher has ended."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The function apps of the local Functions host: configuration, settings, keys, publishing, and which of their functions a call is for.
+"""The function apps of the local Functions host: configuration, settings, keys, publishing, and the routing of calls.
 
 Rules as of 2026-11, at learn.microsoft.com/azure/azure-functions: plans and limits, functions-scale; memory, instances and settings
 that Flex Consumption refuses, flex-consumption-plan and functions-app-settings; keys, function-keys-how-to; routes and the size of a
@@ -28,17 +28,17 @@ __all__ = ["REQUEST_BYTES", "Refusal", "Site", "Sites", "object_of"]
 
 REQUEST_BYTES = 104_857_600
 _MEMORY_MB = (512, 2048, 4096)
-_MOST = 1000
+_MAX_INSTANCES = 1000
 _NAME = r"[A-Za-z0-9][A-Za-z0-9-]{0,58}[A-Za-z0-9]"
 _PYTHON = ("3.10", "3.11", "3.12", "3.13")
-_REFUSED = frozenset(  # settings of other plans, whose place is functionAppConfig here
+_REFUSED = frozenset(  # settings of other plans; Flex Consumption has functionAppConfig instead
     (
         *("FUNCTIONS_WORKER_RUNTIME", "FUNCTIONS_EXTENSION_VERSION", "FUNCTIONS_WORKER_PROCESS_COUNT", "WEBSITE_RUN_FROM_PACKAGE"),
         *("WEBSITE_CONTENTSHARE", "WEBSITE_CONTENTAZUREFILECONNECTIONSTRING", "SCM_DO_BUILD_DURING_DEPLOYMENT", "ENABLE_ORYX_BUILD"),
     )
 )
 _URL_CHARS = 8192
-_CONFLICT = 5  # a deployment's status: another one was under way
+_CONFLICT = 5  # a deployment's status: another one was running
 
 
 class Refusal(Exception):
@@ -51,17 +51,17 @@ class Refusal(Exception):
 
 @dataclass(eq=False)
 class Site:
-    """One function app. ``told``: what a client put; ``deployed``: what runs, if anything."""
+    """One function app. ``body``: as a client wrote it; ``deployed``: the running app, or None."""
 
     id: str
     name: str
-    told: dict[str, Any]
+    body: dict[str, Any]
     scale: Scale
     settings: dict[str, str] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=lambda: {"default": secrets.token_urlsafe(40)})
     master: str = field(default_factory=lambda: secrets.token_urlsafe(40))
     principal: str = field(default_factory=lambda: str(uuid4()))
-    looks: Counter[str] = field(default_factory=Counter)  # by what was asked
+    looks: Counter[str] = field(default_factory=Counter)  # requests by kind
     package: bytes | None = None
     deployed: Deployed | None = None
     deployments: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Site:
 
 
 class Sites:
-    """All function apps. ``all``: by id in small letters; ``address``: host:port of this emulator."""
+    """All function apps. ``all``: by id in lower case; ``address``: HOST:PORT of this emulator."""
 
     def __init__(self, options: Options, deployer: Deployer, dispatcher: Dispatcher) -> None:
         self.all: dict[str, Site] = {}
@@ -80,42 +80,42 @@ class Sites:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def named(self, name: str) -> Site | None:
-        """A site by its name, which is a host's and so of one site only."""
+        """The site with this name, or None. The name is part of a host name, so it is unique."""
         return next((site for site in self.all.values() if site.name.lower() == name.lower()), None)
 
     def plan(self, key: str) -> str:
-        """The id of a site's plan in small letters; "" where there is no such site, or it names none."""
+        """The id of a site's plan in lower case; "" where the site or the plan does not exist."""
         site = self.all.get(key)
-        return str(site.told.get("properties", {}).get("serverFarmId") or "").lower() if site else ""
+        return str(site.body.get("properties", {}).get("serverFarmId") or "").lower() if site else ""
 
     def shown(self, key: str) -> dict[str, Any]:
-        """As the service shows it."""
+        """The resource as the service returns it."""
         site = self.all[key]
         host, scm = self._hosts(site)
-        properties = {name: value for name, value in site.told.get("properties", {}).items() if name != "siteConfig"}
-        said: dict[str, Any] = {"state": "Running", "defaultHostName": host, "enabledHostNames": [host, scm], "hostNames": [host]}
-        said["hostNameSslStates"] = [{"name": host, "hostType": "Standard"}, {"name": scm, "hostType": "Repository"}]
-        identity = site.told.get("identity")
-        found = site.told | {"id": site.id, "name": site.name, "type": "Microsoft.Web/sites", "properties": properties | said}
+        properties = {name: value for name, value in site.body.get("properties", {}).items() if name != "siteConfig"}
+        own: dict[str, Any] = {"state": "Running", "defaultHostName": host, "enabledHostNames": [host, scm], "hostNames": [host]}
+        own["hostNameSslStates"] = [{"name": host, "hostType": "Standard"}, {"name": scm, "hostType": "Repository"}]
+        identity = site.body.get("identity")
+        found = site.body | {"id": site.id, "name": site.name, "type": "Microsoft.Web/sites", "properties": properties | own}
         if identity:
             found["identity"] = identity | {"principalId": site.principal, "tenantId": self._options.subscription}
         return found
 
     async def remove(self, key: str) -> None:
-        """Remove a site. Its idle instances end; a call that runs goes on."""
+        """Remove a site. Its idle instances end; running calls continue."""
         site = self.all.pop(key)
         if site.deployed:
             site.deployed.revision.retired = True
 
     def close(self) -> None:
-        """End what is under way."""
+        """Cancel running deployments."""
         for task in self._tasks:
             task.cancel()
 
     # the control plane
 
     async def route(self, request: Request, whole: str, rest: Sequence[str]) -> Response:
-        """A request about a site; ``rest``: what comes after its id."""
+        """Answer a request about a site. ``rest``: the path after its id."""
         key, asked = whole.lower(), [request.method, *(part.lower() for part in rest)]
         if asked == ["PUT"] or asked == ["PATCH"]:
             return await self._put(request, whole)
@@ -143,15 +143,15 @@ class Sites:
                 return Response.of({"masterKey": site.master, "functionKeys": site.keys, "systemKeys": {}})
             case ["GET", "functions"]:
                 return Response.of({"value": [self._function(site, each) for each in (site.deployed.routes if site.deployed else ())]})
-        raise Refusal(404, "NotFound", f"{request.method} {request.path}: this emulator has no such thing.")
+        raise Refusal(404, "NotFound", f"{request.method} {request.path}: not implemented by this emulator.")
 
     def _hosted(self, site: Site) -> bool:
-        """Whether its host has run, which keeps its keys in its storage."""
+        """Whether its host has run, and so has written its keys into its storage."""
         stored = any(name.startswith("AzureWebJobsStorage") for name in site.settings)
         return not self._options.settle or (stored and not self._settles(site, "keys"))
 
     def _settles(self, site: Site, what: str) -> bool:
-        """Whether this is one of the first looks."""
+        """Whether this is one of the first requests of this kind."""
         site.looks[what] += 1
         return site.looks[what] <= self._options.settle
 
@@ -161,11 +161,11 @@ class Sites:
         if site is None and request.method == "PATCH":
             raise Refusal(404, "ResourceNotFound", f"The Resource '{whole}' was not found.")
         if site is None and (not re.fullmatch(_NAME, name) or self.named(name)):
-            raise Refusal(409, "Conflict", f"Website with given name {name} already exists, or the name is not one.")
+            raise Refusal(409, "Conflict", f"Website with given name {name} already exists, or the name is invalid.")
         if site is not None and request.method == "PATCH":
-            body = _merged(site.told, body)
-        scale, told = _scale(body, self._options.least_instances), body.get("properties", {}).get("siteConfig", {}).get("appSettings")
-        given = None if told is None else _settings({each.get("name"): each.get("value") for each in told})
+            body = _merged(site.body, body)
+        scale, entries = _scale(body, self._options.min_instances), body.get("properties", {}).get("siteConfig", {}).get("appSettings")
+        given = None if entries is None else _settings({each.get("name"): each.get("value") for each in entries})
         new = site is None
         site = site or Site(whole, name, body, scale, given or {})
         self.all[key] = site
@@ -175,13 +175,13 @@ class Sites:
             if new:
                 self.all.pop(key, None)
             raise
-        site.told = body
+        site.body = body
         return Response.of(self.shown(key))
 
     async def _changed(
         self, site: Site, *, settings: dict[str, str] | None = None, scale: Scale | None = None, package: bytes | None = None
     ) -> dict[str, str]:
-        """The site runs with these instead of those that it had; its settings. Raises `Refusal`: it could not, and runs as before."""
+        """Restart the site with these values, and return its settings. Raises `Refusal` where it cannot start; it then runs as before."""
         async with site.changing:
             settings, scale, package = settings if settings is not None else site.settings, scale or site.scale, package or site.package
             same = site.deployed is not None and (settings, scale, package) == (site.settings, site.scale, site.package)
@@ -197,7 +197,7 @@ class Sites:
             return settings
 
     def _hosts(self, site: Site) -> tuple[str, str]:
-        """Where its functions are, and where it is published."""
+        """The addresses of its functions and of its deployment service."""
         return f"{self.address}/sites/{site.name}", f"{self.address}/scm/{site.name}"
 
     def _config(self, site: Site) -> dict[str, Any]:
@@ -205,15 +205,15 @@ class Sites:
         return {**fixed, "properties": site.settings}
 
     def _function(self, site: Site, route: Route) -> dict[str, Any]:
-        said = {"config": route.config, "isDisabled": False, "language": "python"}
-        said["invoke_url_template"] = f"http://{self._hosts(site)[0]}/{route.path}"
+        properties = {"config": route.config, "isDisabled": False, "language": "python"}
+        properties["invoke_url_template"] = f"http://{self._hosts(site)[0]}/{route.path}"
         named = {"id": f"{site.id}/functions/{route.name}", "name": f"{site.name}/{route.name}", "type": "Microsoft.Web/sites/functions"}
-        return {**named, "properties": said}
+        return {**named, "properties": properties}
 
     # publishing
 
     async def publish(self, request: Request, name: str, rest: Sequence[str]) -> Response:
-        """A request to the site's deployment service."""
+        """Answer a request to the site's deployment service."""
         site = self.named(name)
         if site is None:
             return Response(404)
@@ -221,7 +221,7 @@ class Sites:
             return Response(401)
         if (request.method, list(rest)) == ("POST", ["api", "publish"]):
             if "true" in (value.lower() for value in request.query.get("RemoteBuild", ())):
-                return Response(501, b"RemoteBuild: this emulator builds nothing\n", {"Content-Type": "text/plain"})
+                return Response(501, b"RemoteBuild is not implemented by this emulator\n", {"Content-Type": "text/plain"})
             deployment: dict[str, Any] = {"id": str(uuid4()), "status": 0, "status_text": "", "complete": False}
             if not all(each["complete"] for each in site.deployments.values()):
                 site.deployments[deployment["id"]] = deployment | {"status": _CONFLICT, "status_text": "Conflict", "complete": True}
@@ -243,14 +243,14 @@ class Sites:
                 raise Broken("[StorageAccessibleCheck] Error while checking access: Status: 403 (Forbidden)")
             self._deployer.check(package)
             await self._changed(site, package=package)
-        except Exception as error:  # of any kind: whoever asks for the deployment must hear of it
+        except Exception as error:  # any error: it is the status of the deployment
             status, text = 3, str(error) if isinstance(error, Broken | Refusal) else f"{type(error).__name__}: {error}"
         deployment.update(status=status, status_text=text, complete=True)
 
     # calls
 
     async def call(self, request: Request, name: str) -> Response:
-        """A call of a function: which, and whether it may be made; then made."""
+        """Find the function of a call, check its key, and serve it."""
         site = self.named(name)
         if site is None:
             return _plain(404, "404 Web Site not found.")
@@ -270,14 +270,14 @@ class Sites:
         query = {key: ",".join(values) for key, values in request.query.items()}
         headers = {key: value for key, value in request.headers.items() if key != "x-fsd-call"}
         url = f"http://{self.address}{request.path}"
-        told = {"method": request.method, "url": url, "headers": headers, "query": query, "params": params}
-        kept = {key: headers[key] for key in ("content-type",) if key in headers} | {"x-fsd-call": json.dumps(told)}
+        described = {"method": request.method, "url": url, "headers": headers, "query": query, "params": params}
+        kept = {key: headers[key] for key in ("content-type",) if key in headers} | {"x-fsd-call": json.dumps(described)}
         sent = dataclasses.replace(request, method="POST", path=f"/call/{route.name}", query={}, headers=kept)
         return await self._dispatcher.call(site.deployed.revision, sent)
 
 
 def _allowed(site: Site, level: str, request: Request) -> bool:
-    """Whether the request shows a key that this level of authorization takes."""
+    """Whether the request has a valid key for this authorization level."""
     key = request.headers.get("x-functions-key") or next(iter(request.query.get("code", ())), "")
     known = [site.master] if level == "ADMIN" else [site.master, *site.keys.values()]
     return level == "ANONYMOUS" or any(hmac.compare_digest(key.encode(), each.encode()) for each in known)
@@ -294,47 +294,47 @@ def object_of(request: Request) -> dict[str, Any]:
     except ValueError as error:
         raise Refusal(400, "InvalidRequestContent", f"The request content was invalid and could not be deserialized: {error}") from None
     if not isinstance(body, dict) or not isinstance(body.get("properties", {}), dict):
-        raise Refusal(400, "InvalidRequestContent", "The request content and its properties must be objects.")
+        raise Refusal(400, "InvalidRequestContent", "The request content and its properties: expected objects.")
     return body
 
 
 def _merged(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """What a PATCH makes of what was there."""
+    """The result of a PATCH with ``new``."""
     return old | {name: _merged(old.get(name) or {}, value) if isinstance(value, dict) else value for name, value in new.items()}
 
 
-def _scale(body: Mapping[str, Any], least: int) -> Scale:
-    """What the site says of its instances. Raises `Refusal`: Flex Consumption takes no such thing, or we have none."""
+def _scale(body: Mapping[str, Any], min_instances: int) -> Scale:
+    """The scale of a site. Raises `Refusal` for values that Flex Consumption refuses, or that are not implemented."""
     config = body.get("properties", {}).get("functionAppConfig") or {}
     scale, runtime = config.get("scaleAndConcurrency") or {}, config.get("runtime") or {}
-    memory, most = scale.get("instanceMemoryMB", 2048), scale.get("maximumInstanceCount", 100)
+    memory, count = scale.get("instanceMemoryMB", 2048), scale.get("maximumInstanceCount", 100)
     at_once = scale.get("triggers", {}).get("http", {}).get("perInstanceConcurrency")
     if not str(body.get("kind", "")).startswith("functionapp,linux") or not config:
         raise _invalid("only apps of Flex Consumption, of kind functionapp,linux and with a functionAppConfig, are implemented here")
     if not (config.get("deployment") or {}).get("storage", {}).get("value"):
-        raise _invalid("functionAppConfig.deployment.storage: its value must be a container's address")
+        raise _invalid("functionAppConfig.deployment.storage: expected the URL of a container as its value")
     if memory not in _MEMORY_MB:
-        raise _invalid(f"instanceMemoryMB is {memory}: must be one of {', '.join(map(str, _MEMORY_MB))}")
-    if not isinstance(most, int) or not least <= most <= _MOST:
-        raise _invalid(f"maximumInstanceCount is {most}: must be {least} to {_MOST}")
+        raise _invalid(f"instanceMemoryMB is {memory}: expected one of {', '.join(map(str, _MEMORY_MB))}")
+    if not isinstance(count, int) or not min_instances <= count <= _MAX_INSTANCES:
+        raise _invalid(f"maximumInstanceCount is {count}: expected {min_instances} to {_MAX_INSTANCES}")
     if at_once != 1:
         raise _invalid(f"triggers.http.perInstanceConcurrency is {at_once}: only 1 is implemented here")
     if runtime.get("name") != "python" or runtime.get("version") not in _PYTHON:
-        raise _invalid(f"runtime is {runtime}: must be python, {', '.join(_PYTHON)}")
+        raise _invalid(f"runtime is {runtime}: expected python, {', '.join(_PYTHON)}")
     if scale.get("alwaysReady"):
         raise _invalid("alwaysReady is not implemented here")
-    return Scale(memory_mb=memory, most=most, python=runtime["version"])
+    return Scale(memory_mb=memory, max_instances=count, python=runtime["version"])
 
 
-def _settings(told: Mapping[Any, Any]) -> dict[str, str]:
-    for name, value in told.items():
+def _settings(given: Mapping[Any, Any]) -> dict[str, str]:
+    for name, value in given.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.]+", name):
-            raise _invalid(f"app setting {name!r}: letters, digits, underscores and periods only")
+            raise _invalid(f"app setting {name!r}: expected letters, digits, underscores and periods")
         if not isinstance(value, str):
-            raise _invalid(f"app setting {name}: its value must be text")
+            raise _invalid(f"app setting {name}: expected text as its value")
         if name in _REFUSED:
             raise _invalid(f"The following app setting (Site.SiteConfig.AppSettings.{name}) for Flex Consumption sites is invalid")
-    return dict(told)
+    return dict(given)
 
 
 def _invalid(message: str) -> Refusal:

@@ -1,4 +1,4 @@
-"""Azurite, which Microsoft gives away: Blob Storage in one process of Node.js."""
+"""Azurite, Microsoft's free emulator: Blob Storage in one process of Node.js."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ ACCOUNT = "fsdemulator"
 
 
 def install(tell: Callable[[str], None]) -> Path:
-    """Its folder, made if need be: a minute, and 370 MB below FSD_HOME. `InputError`: there is no Node.js here."""
+    """The folder of Azurite. Installs Azurite if needed, which takes about 1 minute and 370 MB below FSD_HOME. Raises `InputError` without
+    Node.js.
+    """
     return npm("azurite", VERSION, tell)
 
 
 class Azurite(Server):
-    """In the memory of one process, with an account of its own whose key nobody else knows."""
+    """Keeps blobs in memory, with its own account and a random key."""
 
     name = "azurite"
     health = "/"
@@ -35,16 +37,16 @@ class Azurite(Server):
 
     @property
     def blob_url(self) -> str:
-        """The account's address."""
+        """The account's URL."""
         return f"{self.url}/{ACCOUNT}"
 
     @property
     def connection_string(self) -> str:
-        """What azure-storage-blob connects with."""
+        """The account's connection string."""
         return f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={self._key};BlobEndpoint={self.blob_url};"
 
     def healthy(self) -> bool:
-        """Whether it answers, if only that a key is missing: no path of it needs none."""
+        """Whether the server answers. Every path needs a key, so an answer that the key is missing counts."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=5)
         try:
             connection.request("GET", self.health)
@@ -55,11 +57,11 @@ class Azurite(Server):
             connection.close()
 
     def command(self) -> Sequence[str]:
-        """By node itself: npm would stand between. The newest SDKs name a version of the API that it does not know yet."""
+        """The command line with node, not npm. It skips the check of the API version, since new SDKs use newer versions."""
         program = install(lambda text: None) / "dist" / "src" / "blob" / "main.js"
         port = ("--blobHost", self.host, "--blobPort", str(self.port))
         return ["node", str(program), *port, "--silent", "--disableTelemetry", "--inMemoryPersistence", "--skipApiVersionCheck"]
 
     def environment(self) -> Mapping[str, str]:
-        """The account."""
+        """The usual environment, with the account and its key."""
         return {**super().environment(), "AZURITE_ACCOUNTS": f"{ACCOUNT}:{self._key}"}

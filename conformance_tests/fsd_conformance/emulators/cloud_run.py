@@ -1,17 +1,17 @@
 """Cloud Run functions on this machine: ``python -m fsd_conformance.emulators.cloud_run --port 0``.
 
-Real functions-framework processes run each function, one call each, behind a dispatcher: POST to the function's URL with an ID token
-whose audience is that URL. The control plane (Cloud Functions v2, IAM, Service Usage) and the metadata server are at the same address,
-so `google.auth` works unchanged with GCE_METADATA_HOST=127.0.0.1:PORT, as the project's owner; a function has a metadata server of
-its own, as its service account. When it is ready it prints one line of JSON, {"port", "endpoint", "pid", "logs", "project"}. It ends
-at SIGTERM or SIGINT with every process that it started; they end with it however it dies.
+Real functions-framework processes run the functions, one call at a time each, behind a dispatcher. A call is a POST to the function's URL
+with an ID token for that URL. The control plane (Cloud Functions v2, IAM, Service Usage) and the metadata server have the same address, so
+`google.auth` works unchanged with GCE_METADATA_HOST=127.0.0.1:PORT, as the project's owner. A function has its own metadata server, for its
+service account. When the emulator is ready it prints one line of JSON, {"port", "endpoint", "pid", "logs", "project"}. At SIGTERM or SIGINT
+it ends, together with every process that it started; these processes also end if the emulator is killed.
 
-Functions get the emulator's variables whose names end in _EMULATOR_HOST. GOOGLE_CLOUD_PROJECT is not among them: the platform does
-not set it, the metadata server knows the project. Beside the platform's paths: GET /health, /_fsd/stats, /_fsd/instances;
-POST /_fsd/faults (`dispatcher.Faults.plan`). An instance whose process ended during a call is ended as a whole. A call that has timed
-out keeps its instance until it is done. Not here: traffic splits, least instances, concurrency above one call an instance, VPC,
-secrets, events, Cloud Build itself, the CPU share that comes with memory or is taken between calls, a file system and a network of
-one's own, how long permissions take to settle.
+Functions get the emulator's variables whose names end in _EMULATOR_HOST, but not GOOGLE_CLOUD_PROJECT: the platform does not set it, and
+the metadata server knows the project. Besides the platform's paths the emulator serves GET /health, /_fsd/stats, /_fsd/instances and POST
+/_fsd/faults (`dispatcher.Faults.plan`). If a process of an instance ends during a call, the whole instance ends. After a time-out the
+function continues, and its instance accepts no other call until the function ends. Not implemented: traffic splits, a minimum of instances,
+several calls at once in an instance, VPC, secrets, events, Cloud Build, the CPU share by memory or between calls, a private file system and
+network, the delay of new permissions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from fsd_conformance.emulators.web import HttpServer, Request, Response
 
 __all__ = ["main"]
 
-_BODY_BYTES = 32 << 20  # of a request, and of an answer
+_BODY_BYTES = 32 << 20  # the limit of a request and of an answer
 _STATUS = {
     Failure.BUSY: 429,
     Failure.START: 503,
@@ -48,7 +48,7 @@ _STATUS = {
 
 
 class Front:
-    """What answers at the emulator's address."""
+    """Answers all requests at the emulator's address."""
 
     def __init__(self, options: Options, stats: Counter[str], lost: Any) -> None:
         self.iam = Iam(options.project)
@@ -61,7 +61,7 @@ class Front:
         self._stats = stats
 
     async def route(self, request: Request) -> Response:
-        """One request of any kind."""
+        """Answer one request."""
         first, *rest = request.parts()
         if first == "run" and rest:
             return await self._call(rest[0], "/" + "/".join(rest[1:]), request)
@@ -74,13 +74,13 @@ class Front:
         return await self.api.route(request)
 
     def close(self) -> None:
-        """End everything."""
+        """End all parts."""
         self.dispatcher.close()
         self.api.close()
         self.instances.close()
 
     async def _call(self, service: str, path: str, request: Request) -> Response:
-        """A call of a function: whether it may be made, then made."""
+        """Check and serve a call of a function."""
         function = self.api.named(service)
         if function is None or function.revision is None or function.fields["serviceConfig"]["ingressSettings"] != "ALLOW_ALL":
             return _refused(404, "The requested URL was not found on this server.")
@@ -90,12 +90,12 @@ class Front:
             return _refused(413, f"The request is over {_BODY_BYTES} bytes.")
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         headers = {**request.headers, "x-forwarded-proto": "https"}
-        if token:  # the platform takes the signature off, so that a function cannot use it
+        if token:  # the platform removes the signature, so that a function cannot use the token
             headers["authorization"] = f"{kind} {token.rpartition('.')[0]}.SIGNATURE_REMOVED_BY_GOOGLE"
         return await self.dispatcher.call(function.revision, dataclasses.replace(request, path=path, headers=headers))
 
     def _refusal(self, function: Function, request: Request) -> Response | None:
-        """403 without a token or without permission, 401 where a token is none, has expired, or is for another audience."""
+        """403 without a token or permission; 401 where the token is invalid, expired, or for another audience."""
         header = request.headers.get("authorization")
         email = None
         if header is not None:
@@ -110,7 +110,7 @@ class Front:
         return None
 
     def _about(self, request: Request, rest: list[str]) -> Response:
-        """What tests and tools look at, and plan."""
+        """The state and the planned faults, for tests and tools."""
         if rest == ["stats"]:
             return Response.of(dict(self._stats))
         if rest == ["instances"]:
@@ -124,7 +124,7 @@ class Front:
             except (ValueError, AttributeError) as error:
                 return _refused(400, str(error))
             return Response(204)
-        return _refused(404, "no such thing here")
+        return _refused(404, "unknown path")
 
 
 def _refused(status: int, why: str) -> Response:
@@ -132,10 +132,10 @@ def _refused(status: int, why: str) -> Response:
 
 
 async def serve(chosen: dict[str, Any], port: int, end: daemon.End) -> int:
-    """Run until the end; returns the exit code."""
+    """Serve until the end, and return the exit code."""
     options = Options(**chosen)
     front = Front(options, Counter(), end.lost)
-    server = HttpServer(front.route, 2 * _BODY_BYTES)  # read, so that what is over the limit is refused with an answer
+    server = HttpServer(front.route, 2 * _BODY_BYTES)  # above the limit, so that a larger request gets an answer
     await server.start(port)
     front.api.address = f"http://127.0.0.1:{server.port}"
     try:
@@ -152,10 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = daemon.parser("cloud-run", "Cloud Run functions on this machine", Options)
     parser.add_argument("--project", default=os.environ.get("GOOGLE_CLOUD_PROJECT") or Options.project)
-    parser.add_argument("--source", default=Options.source, help="the module that runs as every function's main.py, unless --code zip")
+    parser.add_argument("--source", default=Options.source, help="the module that is every function's main.py without --code zip")
     parser.add_argument("--disabled", default="", metavar="API,...", help="APIs that are not enabled, e.g. cloudfunctions,run")
-    parser.add_argument("--quota-scale", type=float, default=1.0, help="of a region's 1,000 CPU and 2,000 GiB; a new project has 0.02")
-    parser.add_argument("--queue-s", type=float, default=Options.queue_s, help="for which a call waits for an instance, before its 429")
+    parser.add_argument("--quota-scale", type=float, default=1.0, help="factor for a region's 1,000 CPU, 2,000 GiB; a new project has 0.02")
+    parser.add_argument("--queue-s", type=float, default=Options.queue_s, help="seconds that a call waits for an instance before its 429")
     parser.add_argument("--after-timeout", choices=("run", "kill"), default="run", help="what an instance does after its call's 504")
     return daemon.run(parser, arguments, serve)
 

@@ -1,6 +1,6 @@
 """The control plane of the local Cloud Run, as REST: Cloud Functions v2, service accounts, policies, Service Usage.
 
-All of Google's hosts are one here. What is not here is refused by name (501).
+All of Google's hosts have the same address here. Other operations are answered with 501 and their name.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Api:
         self._routes = [(method, re.compile(path), api, getattr(self, f"_{name}")) for method, path, api, name in _ROUTES]
 
     async def route(self, request: Request) -> Response:
-        """One request of any kind."""
+        """Answer one request."""
         path = "/" + "/".join(request.parts())
         try:
             self._authorize(request)
@@ -83,25 +83,25 @@ class Api:
             return Response.of(ServiceError("INTERNAL", f"the local Cloud Run failed: {type(error).__name__}: {error}").body(), 500)
 
     def close(self) -> None:
-        """Drop what is in progress."""
+        """Cancel the running operations."""
         for task in self._tasks:
             task.cancel()
 
     def named(self, service: str) -> Function | None:
-        """The function of a Cloud Run service's name."""
+        """The function with this Cloud Run service, or None."""
         return next((it for it in self.functions.values() if it.service.rpartition("/")[2] == service), None)
 
     def _authorize(self, request: Request) -> None:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         claims = self._issuer.read(token) if kind == "Bearer" else None
         if claims is None or "aud" in claims:
-            said = "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid "
-            raise ServiceError("UNAUTHENTICATED", said + "authentication credential.")
+            text = "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid "
+            raise ServiceError("UNAUTHENTICATED", text + "authentication credential.")
         if not self._iam.may_manage(claims["email"]):
             raise ServiceError("PERMISSION_DENIED", f"{claims['email']} has no permission for {request.method} {request.path}")
 
     def _check_place(self, path: str, api: str) -> None:
-        """The project is the emulator's, the location a region's name, the API enabled."""
+        """Raise `ServiceError` unless the project is the emulator's, the location is a region, and the API is enabled."""
         parts = path.replace(":", "/").split("/")
         project = parts[3] if parts[2] == "projects" else self._options.project
         if project not in (self._options.project, PROJECT_NUMBER) and not (project == "-" and api == "iam"):
@@ -109,12 +109,12 @@ class Api:
         if api in self._disabled:
             name = f"{api}.googleapis.com"
             info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "SERVICE_DISABLED", "domain": "googleapis.com"}
-            said = (
+            text = (
                 f"{name} has not been used in project {project} before or it is disabled. Enable it by visiting "
                 f"https://console.developers.google.com/apis/api/{name}/overview?project={project} then retry."
             )
             details = {**info, "metadata": {"consumer": f"projects/{project}", "service": name}}
-            raise ServiceError("PERMISSION_DENIED", said, details)
+            raise ServiceError("PERMISSION_DENIED", text, details)
         if "locations" in parts and not re.fullmatch(r"[a-z]+-[a-z]+\d+|-", parts[5]):
             raise ServiceError("PERMISSION_DENIED", f"Location {parts[5]} is not found or access is unauthorized.")
 
@@ -123,11 +123,11 @@ class Api:
     def _create_function(self, request: Request, project: str, region: str) -> dict[str, Any]:
         short = request.query.get("functionId", [""])[0]
         if not re.fullmatch(_FUNCTION, short):
-            raise invalid(f"function_id {short!r}: must be a lower-case letter, then up to 61 of a-z, 0-9 and '-', not ending in '-'")
+            raise invalid(f"function_id {short!r}: expected a lower-case letter, then up to 61 of a-z, 0-9 and '-', not ending in '-'")
         body = _json(request)
         name = f"projects/{project}/locations/{region}/functions/{short}"
         if body.get("name", name) != name:
-            raise invalid(f"function.name {body['name']!r}: must be {name}")
+            raise invalid(f"function.name {body['name']!r}: expected {name}")
         fields = check(body)
         if name in self.functions:
             raise ServiceError("ALREADY_EXISTS", f"Resource '{name}' already exists")
@@ -182,7 +182,7 @@ class Api:
         return deploy
 
     def _begin(self, function: Function, verb: str, work: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-        """A long-running operation; one at a time for each function."""
+        """Start a long-running operation; a function allows one at a time."""
         if function.busy:
             raise ServiceError("ABORTED", f"unable to queue the operation: an operation on {function.name} is already in progress")
         function.busy = True
@@ -200,7 +200,7 @@ class Api:
                 if function.revision is None:
                     function.state = "FAILED"
                 function.messages = [{"severity": "ERROR", "type": "DeployFailed", "message": str(error)}]
-            except Exception as error:  # of this machine; whoever polls must hear of it
+            except Exception as error:  # an error of this machine: the operation must end with it
                 traceback.print_exc()
                 ended = {"error": status(ServiceError("INTERNAL", f"the local Cloud Run failed: {type(error).__name__}: {error}"))}
             function.busy = False
@@ -291,7 +291,7 @@ class Api:
 
 
 def _version(request: Request) -> str:
-    """The version of a policy that is asked for."""
+    """The requested version of a policy."""
     return request.query.get("options.requestedPolicyVersion", ["0"])[0]
 
 

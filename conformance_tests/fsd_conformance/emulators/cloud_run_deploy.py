@@ -1,8 +1,8 @@
-"""How the local Cloud Run makes a revision of a function: its source, its instances' surroundings, the check that one starts.
+"""Makes a revision of a function: its source, the environment of its instances, and a test that one starts.
 
-A build is a look at the uploaded zip, which must lie in the bucket and hold main.py. What then runs is, by `Options.code`, the module
-`Options.source` as it is installed here, or the zip's own main.py beside the packages that are installed here (the platform's build
-would have installed those of requirements.txt), without this checkout's.
+A build only checks the uploaded zip, which must be in the bucket and hold main.py. `Options.code` decides what runs: the installed module
+`Options.source`, or the zip's main.py with the installed packages (in place of those that the platform's build installs from
+requirements.txt), but without this checkout.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SOURCE_BYTES = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Options(sandbox.Options):
-    """How the emulator behaves: the flags of the command."""
+    """The flags of the command."""
 
     project: str = "fsd-local"
     source: str = "fsd_gcp.handler.main"
@@ -64,12 +64,12 @@ class Deployer:
         self._issuer = issuer
 
     async def deploy(self, function: Function, fields: dict[str, Any]) -> Revision:
-        """A revision of the function with these fields, one instance of which has started. Raises `ServiceError`."""
+        """Make a revision of the function with these fields, and start one instance. Raises `ServiceError`."""
         service, name = fields["serviceConfig"], function.service.rpartition("/")[2]
         email = service.setdefault("serviceAccountEmail", self._iam.default)
         if not self._iam.exists(email):
-            said = f"Permission 'iam.serviceaccounts.actAs' denied on service account {email} (or it may not exist)."
-            raise ServiceError("PERMISSION_DENIED", f"Could not create or update Cloud Run service {name}, {said}")
+            text = f"Permission 'iam.serviceaccounts.actAs' denied on service account {email} (or it may not exist)."
+            raise ServiceError("PERMISSION_DENIED", f"Could not create or update Cloud Run service {name}, {text}")
         if over := over_quota(service, self._options.quota_scale):
             raise invalid(f"Could not create or update Cloud Run service {name}, {over}")
         source, task = await asyncio.to_thread(self._source, fields["buildConfig"]["source"]["storageSource"])
@@ -83,7 +83,7 @@ class Deployer:
             "K_SERVICE": name,
             "K_CONFIGURATION": name,
             "K_REVISION": revision_name,
-            "CLOUD_RUN_TIMEOUT_SECONDS": str(service["timeoutSeconds"]),  # gunicorn's: with THREADS=1 it ends a worker that is over it
+            "CLOUD_RUN_TIMEOUT_SECONDS": str(service["timeoutSeconds"]),  # with THREADS=1 gunicorn ends a worker over this limit
         }
 
         async def begin(replica: Replica) -> None:
@@ -93,7 +93,7 @@ class Deployer:
             service=name,
             name=revision_name,
             memory_bytes=memory_bytes(service["availableMemory"]),
-            most=service["maxInstanceCount"],
+            max_instances=service["maxInstanceCount"],
             queue_s=self._options.queue_s,
             answer_s=service["timeoutSeconds"],
             limit_s=service["timeoutSeconds"] if self._options.after_timeout == "kill" else None,
@@ -108,7 +108,7 @@ class Deployer:
         return revision
 
     async def _begin(self, replica: Replica, source: str, task: Path | None, own: dict[str, str], email: str, region: str) -> None:
-        """Start its process, and the metadata server that tells it who it is."""
+        """Start its metadata server, which knows its service account, and its process."""
 
         async def route(request: Request) -> Response:
             return metadata(request, self._issuer, self._options.project, region, email)
@@ -121,7 +121,7 @@ class Deployer:
             **{name: value for name, value in os.environ.items() if name.endswith("_EMULATOR_HOST")},
             **own,
             **variables(server.port),
-            "HOME": str(self._options.home),  # not the user's, whose credentials are no business of a function
+            "HOME": str(self._options.home),  # not the user's: a function must not see the user's credentials
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",
         }
@@ -132,7 +132,7 @@ class Deployer:
         self._instances.start(replica, cloud_run_process.__file__, [source, target], env, task=task, path=path, listen=True)
 
     def _source(self, where: dict[str, str]) -> tuple[str, Path | None]:
-        """The file that functions-framework is to load, and the folder of the unpacked zip if that is what runs."""
+        """The file for functions-framework, and the folder of the unpacked zip, if that runs."""
         code = self._fetched(where) if os.environ.get("STORAGE_EMULATOR_HOST") else None
         if self._options.code == "zip":
             if code is None:
@@ -144,11 +144,11 @@ class Deployer:
         except ImportError:
             spec = None
         if spec is None or spec.origin is None:
-            raise invalid(f"Build failed: no module {self._options.source} is installed")
+            raise invalid(f"Build failed: module {self._options.source} is not installed")
         return spec.origin, None
 
     def _fetched(self, where: dict[str, str]) -> bytes:
-        """The uploaded zip. Raises `ServiceError`: it is not there, no zip, or has no main.py."""
+        """The uploaded zip. Raises `ServiceError` where it is missing, no zip, or without main.py."""
         host, named = os.environ["STORAGE_EMULATOR_HOST"].rstrip("/"), f"gs://{where['bucket']}/{where['object']}"
         url = f"{host if '://' in host else 'http://' + host}/storage/v1/b/{quote(where['bucket'], '')}/o/{quote(where['object'], '')}"
         url += "?alt=media" + (f"&generation={where['generation']}" if where.get("generation") else "")

@@ -1,4 +1,4 @@
-"""Who may do what in the local Cloud Run: service accounts, and the policies of resources."""
+"""Service accounts and the policies of resources in the local Cloud Run."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _INVOKERS = {"roles/run.invoker", "roles/run.admin", "roles/owner", "roles/edito
 
 
 class Iam:
-    """Accounts by email, policies by resource name. ``owner`` is who the emulator's own metadata server says it is: the user, who may
-    do everything."""
+    """Accounts by email, policies by resource name. ``owner``: the account that the emulator's metadata server gives a user; it has every
+    permission.
+    """
 
     def __init__(self, project: str) -> None:
         self.project = project
@@ -31,41 +32,41 @@ class Iam:
             self._add(email, {})
 
     def create(self, body: dict[str, Any]) -> dict[str, Any]:
-        """A new account, of {"accountId", "serviceAccount": {"displayName", "description"}}. Raises `ServiceError`."""
+        """Make an account from {"accountId", "serviceAccount": {"displayName", "description"}}. Raises `ServiceError`."""
         if unknown := body.keys() - {"accountId", "serviceAccount"}:
             raise invalid(f'Invalid JSON payload received. Unknown name "{unknown.pop()}": Cannot find field.')
         name = str(body.get("accountId"))
         if not re.fullmatch(r"[a-z](?:[-a-z0-9]{4,28}[a-z0-9])", name):
-            raise invalid(f"account_id {name!r}: must be 6 to 30 lower-case letters, digits and '-', beginning with a letter")
+            raise invalid(f"account_id {name!r}: expected 6 to 30 lower-case letters, digits and '-', beginning with a letter")
         email = f"{name}@{self.project}.iam.gserviceaccount.com"
         if email in self._accounts:
-            said = f"Service account {name} already exists within project projects/{self.project}."
-            raise ServiceError("ALREADY_EXISTS", said)
+            text = f"Service account {name} already exists within project projects/{self.project}."
+            raise ServiceError("ALREADY_EXISTS", text)
         return self._add(email, body.get("serviceAccount", {}))
 
     def account(self, email: str) -> dict[str, Any]:
-        """Raises `ServiceError`: there is none."""
+        """The account with this email. Raises `ServiceError` where it does not exist."""
         if email not in self._accounts:
             raise ServiceError("NOT_FOUND", f"Unknown service account: {email}")
         return self._accounts[email]
 
     def accounts(self) -> list[dict[str, Any]]:
-        """All, in the order of their emails; the user is none of the project's."""
+        """The project's accounts in the order of their emails, without ``owner``."""
         return [account for email, account in sorted(self._accounts.items()) if email != self.owner]
 
     def delete(self, email: str) -> None:
-        """Raises `ServiceError`: there is none. Bindings stay, of a name that means nobody."""
+        """Delete an account. Policies keep its bindings. Raises `ServiceError` where it does not exist."""
         self.account(email)
         del self._accounts[email]
 
     def exists(self, email: str) -> bool:
-        """Whether there is such an account."""
+        """Whether the account exists."""
         return email in self._accounts
 
     def policy(self, resource: str, asked: str = "0") -> dict[str, Any]:
-        """Of a resource, for a reader of the version ``asked``; an empty one where none was set. Raises `ServiceError`."""
+        """The policy of a resource, for a reader of version ``asked``; empty where none was set. Raises `ServiceError`."""
         try:
-            return policies.told(self._policy(resource), int(asked))
+            return policies.readable(self._policy(resource), int(asked))
         except ValueError as error:
             raise invalid(f"options.requestedPolicyVersion {asked!r}: {error}") from None
 
@@ -73,10 +74,10 @@ class Iam:
         return self._policies.setdefault(resource, {"etag": secrets.token_urlsafe(8), "bindings": []})
 
     def set_policy(self, resource: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The new policy, of {"policy"}. Raises `ServiceError`: an unknown member, a form that is no role's, an outdated etag."""
+        """Set the policy from {"policy"}, and return it. Raises `ServiceError` for a wrong member or role, or an outdated etag."""
         policy, old = body.get("policy"), self._policy(resource)
         if not isinstance(policy, dict) or body.keys() - {"policy", "updateMask"}:
-            raise invalid("set_iam_policy: the body must be {policy: {bindings: [...]}}")
+            raise invalid("set_iam_policy: expected the body {policy: {bindings: [...]}}")
         if policy.get("etag") not in (None, "", old["etag"]):
             raise ServiceError("ABORTED", "There were concurrent policy changes. Please retry the whole read-modify-write.")
         try:
@@ -93,10 +94,10 @@ class Iam:
                 if kind == "serviceAccount" and email.endswith(f"@{self.project}.iam.gserviceaccount.com") and email not in self._accounts:
                     raise invalid(f"Service account {email} does not exist.")
         self._policies[resource] = {"etag": secrets.token_urlsafe(8), "bindings": bindings}
-        return policies.told(self._policies[resource], policy.get("version") or 0)
+        return policies.readable(self._policies[resource], policy.get("version") or 0)
 
     def forget(self, resource: str) -> None:
-        """The resource is gone, and its policy with it."""
+        """Remove the policy of a deleted resource."""
         self._policies.pop(resource, None)
 
     def may_manage(self, email: str) -> bool:
@@ -104,7 +105,7 @@ class Iam:
         return email == self.owner or self._has(f"projects/{self.project}", f"serviceAccount:{email}", _ADMINS)
 
     def may_invoke(self, email: str | None, service: str) -> bool:
-        """Whether an account, or nobody in particular, may call a service."""
+        """Whether an account may call a service; None: a caller without account."""
         if email == self.owner:
             return True
         members = {"allUsers"} if email is None else {"allUsers", "allAuthenticatedUsers", f"serviceAccount:{email}"}
@@ -112,7 +113,7 @@ class Iam:
 
     def _has(self, resource: str, member: str, roles: set[str]) -> bool:
         bindings = self._policies.get(resource, {}).get("bindings", [])
-        plain = (binding for binding in bindings if not binding.get("condition"))  # conditions are kept, and never hold here
+        plain = (binding for binding in bindings if not binding.get("condition"))  # a binding with a condition never applies here
         return any(binding["role"] in roles and member in binding["members"] for binding in plain)
 
     def _add(self, email: str, shown: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Identity in the local Cloud Run: the tokens of service accounts, and the metadata server that hands them out.
+"""Identity in the local Cloud Run: makes and checks tokens of service accounts, and answers like the metadata server.
 
-A token is a JSON web token whose signature only this emulator can make. `google.auth` gets it as it does on the platform, once
-GCE_METADATA_HOST and GCE_METADATA_IP name the server.
+A token is a JSON web token with this emulator's signature. `google.auth` requests a token like on the platform, if GCE_METADATA_HOST and
+GCE_METADATA_IP hold the address of this server.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 
 
 class Issuer:
-    """Makes and reads tokens, those of before a restart too: its key is kept in ``home``."""
+    """Makes and reads tokens. Its key is in ``home``, so tokens stay valid after a restart."""
 
     def __init__(self, home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ class Issuer:
         self._secret = key.read_bytes()
 
     def identity(self, email: str, audience: str) -> str:
-        """An ID token."""
+        """An ID token for an audience."""
         at = int(time.time())
         claims = {"iss": "https://accounts.google.com", "aud": audience, "iat": at, "exp": at + _TOKEN_S}
         return self._signed(claims | {"email": email, "email_verified": True, "sub": email, "azp": email})
@@ -50,7 +50,7 @@ class Issuer:
         return self._signed({"email": email, "exp": int(time.time()) + _TOKEN_S})
 
     def read(self, token: str) -> Mapping[str, Any] | None:
-        """The claims of a token that is of this emulator and has not expired; an access token's have no "aud"."""
+        """The claims of a valid token of this emulator, else None. Those of an access token have no "aud"."""
         head, _, signature = token.rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._signature(head).encode()):
             return None
@@ -66,12 +66,12 @@ class Issuer:
 
 
 def variables(port: int) -> dict[str, str]:
-    """What points `google.auth` at the metadata server of this port."""
+    """The variables that point `google.auth` at the metadata server on this port."""
     return dict.fromkeys(("GCE_METADATA_HOST", "GCE_METADATA_IP", "GCE_METADATA_ROOT"), f"127.0.0.1:{port}")
 
 
 def metadata(request: Request, issuer: Issuer, project: str, region: str, email: str) -> Response:
-    """The metadata server as one service account sees it."""
+    """Answer a request to the metadata server of one service account."""
     if request.headers.get("metadata-flavor") != "Google":
         return Response(403, b"Missing Metadata-Flavor:Google header.\n")
     if request.path == "/":

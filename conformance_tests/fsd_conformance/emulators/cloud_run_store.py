@@ -1,8 +1,8 @@
-"""The functions of the local Cloud Run: what the control plane keeps of each, and the service's rules for what it accepts.
+"""The functions of the local Cloud Run: the control plane's data of each, and the service's rules for requests.
 
 Rules as of 2026-11, at cloud.google.com: names of fields, functions/docs/reference/rest/v2; variables,
-run/docs/configuring/services/overview-environment-variables; quotas of a region, run/docs/configuring/max-instances-limits. What
-memory needs how many processors is of run/docs/configuring/memory-limits, from memory: check it before relying on it.
+run/docs/configuring/services/overview-environment-variables; quotas of a region, run/docs/configuring/max-instances-limits. The
+number of processors by memory is from run/docs/configuring/memory-limits, but was not checked again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fsd_conformance.emulators.dispatcher import Revision
 
 __all__ = ["Function", "ServiceError", "check", "cpus", "invalid", "masked", "memory_bytes", "now", "over_quota", "status"]
 
-_CODES = {  # of google.rpc.Code, and the HTTP status of each
+_CODES = {  # the number in google.rpc.Code and the HTTP status
     "INVALID_ARGUMENT": (3, 400),
     "NOT_FOUND": (5, 404),
     "ALREADY_EXISTS": (6, 409),
@@ -34,10 +34,10 @@ _DEFAULT_CPU = (
     *((128 << 20, "0.083"), (256 << 20, "0.1666"), (512 << 20, "0.3333"), (1 << 30, "0.5833")),
     *((2 << 30, "1"), (8 << 30, "2"), (16 << 30, "4"), (32 << 30, "8")),
 )
-_LEAST_CPU = ((24 << 30, 8), (16 << 30, 6), (8 << 30, 4), (4 << 30, 2), (1 << 30, 1), (512 << 20, 0.5))  # of more memory than that
+_MIN_CPU = ((24 << 30, 8), (16 << 30, 6), (8 << 30, 4), (4 << 30, 2), (1 << 30, 1), (512 << 20, 0.5))  # for memory above each size
 _RESERVED = {"FUNCTION_TARGET", "FUNCTION_SIGNATURE_TYPE", "K_SERVICE", "K_REVISION", "K_CONFIGURATION", "PORT"}
 _VARIABLES_BYTES = 32 << 10
-_OUT, _KEPT, _ABSENT = "out", "kept", "absent"  # said by the service; kept and obeyed or shown; known to the service, not to us
+_OUT, _KEPT, _ABSENT = "out", "kept", "absent"  # read-only; supported or stored; a field that only the service supports
 _SOURCE = {"storageSource": {"bucket": _KEPT, "object": _KEPT, "generation": _KEPT, "sourceUploadUrl": _ABSENT}}
 _FIELDS: Mapping[str, Any] = {
     **dict.fromkeys(("name", "description", "environment"), _KEPT),
@@ -83,29 +83,29 @@ class ServiceError(Exception):
         self.details = details
 
     def body(self) -> dict[str, Any]:
-        """As an HTTP answer."""
+        """The body of the HTTP answer."""
         error = {"code": self.http, "message": str(self), "status": self.code}
         return {"error": error | ({"details": list(self.details)} if self.details else {})}
 
 
 def status(error: ServiceError) -> dict[str, Any]:
-    """As the google.rpc.Status of an operation."""
+    """The google.rpc.Status of an operation that failed."""
     return {"code": _CODES[error.code][0], "message": str(error)}
 
 
 def invalid(message: str) -> ServiceError:
-    """An argument that the service refuses."""
+    """The error for an argument that the service refuses."""
     return ServiceError("INVALID_ARGUMENT", message)
 
 
 def now() -> str:
-    """The time, as the service writes it."""
+    """The present time, in the service's format."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 @dataclass(eq=False)
 class Function:
-    """One function. ``fields``: what a caller sets; ``revision``: what serves, once it was deployed."""
+    """One function. ``fields``: written by the caller; ``revision``: the deployed one, or None."""
 
     name: str  # projects/P/locations/R/functions/F
     uri: str
@@ -120,16 +120,16 @@ class Function:
 
     @property
     def service(self) -> str:
-        """The resource name of its Cloud Run service."""
+        """The resource name of the Cloud Run service that runs the function."""
         return self.name.replace("/functions/", "/services/").replace("_", "-")
 
     def wire(self) -> dict[str, Any]:
-        """As the service shows it."""
-        said = {"service": self.service, "uri": self.uri, "revision": self.revision.name if self.revision else ""}
+        """The resource as the service returns it."""
+        own = {"service": self.service, "uri": self.uri, "revision": self.revision.name if self.revision else ""}
         shown = {
             **self.fields,
             "name": self.name,
-            "serviceConfig": {**self.fields["serviceConfig"], **said},
+            "serviceConfig": {**self.fields["serviceConfig"], **own},
             "state": self.state,
             "environment": "GEN_2",
             "createTime": self.created,
@@ -140,7 +140,7 @@ class Function:
 
 
 def check(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a function as a caller sets them, defaults filled in. Raises `ServiceError`."""
+    """The caller's fields of a function, with defaults. Raises `ServiceError`."""
     fields: dict[str, Any] = _known(body, _FIELDS, "function")
     build, service = fields.setdefault("buildConfig", {}), {**_DEFAULTS, **fields.get("serviceConfig", {})}
     fields["serviceConfig"] = service
@@ -150,9 +150,9 @@ def check(body: Mapping[str, Any]) -> dict[str, Any]:
     if not re.fullmatch(r"python3\d{1,2}", str(build.get("runtime"))):
         raise invalid(f"build_config.runtime {build.get('runtime')!r} is not a Python runtime, e.g. python312")
     if not re.fullmatch(r"[A-Za-z_]\w*", str(build.get("entryPoint"))):
-        raise invalid(f"build_config.entry_point {build.get('entryPoint')!r} is not a function's name")
+        raise invalid(f"build_config.entry_point {build.get('entryPoint')!r}: expected a function's name")
     if service["ingressSettings"] not in _INGRESS:
-        raise invalid(f"service_config.ingress_settings {service['ingressSettings']!r} is none of {', '.join(_INGRESS)}")
+        raise invalid(f"service_config.ingress_settings {service['ingressSettings']!r}: expected one of {', '.join(_INGRESS)}")
     _whole(service, "timeoutSeconds", 1, 3600)
     _whole(service, "maxInstanceCount", 1, 3000)
     _whole(service, "maxInstanceRequestConcurrency", 1, 1000)
@@ -165,7 +165,7 @@ def check(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def masked(old: Mapping[str, Any], body: Mapping[str, Any], mask: str) -> dict[str, Any]:
-    """``old`` with what ``mask`` names of ``body``: paths of lowerCamelCase or snake_case names, or all where it is empty."""
+    """``old`` with the fields of ``body`` that ``mask`` lists (paths of lowerCamelCase or snake_case names), or with all."""
     if not mask:
         return dict(body)
     new: dict[str, Any] = _copied(old)
@@ -186,10 +186,10 @@ def masked(old: Mapping[str, Any], body: Mapping[str, Any], mask: str) -> dict[s
 
 
 def memory_bytes(text: str) -> int:
-    """The bytes of "2Gi", "512M". Raises `ServiceError`."""
+    """The bytes of a size like "2Gi" or "512M". Raises `ServiceError`."""
     match = re.fullmatch(r"(\d+)(k|M|G|Mi|Gi)?", text)
     if match is None:
-        raise invalid(f"service_config.available_memory {text!r}: must be a whole number with k, M, G, Mi or Gi, e.g. 512M or 2Gi")
+        raise invalid(f"service_config.available_memory {text!r}: expected a whole number with k, M, G, Mi or Gi, e.g. 512M or 2Gi")
     return int(match[1]) * _UNITS[match[2] or ""]
 
 
@@ -199,7 +199,7 @@ def cpus(service: Mapping[str, Any]) -> float:
 
 
 def over_quota(service: Mapping[str, Any], scale: float) -> str | None:
-    """What the region's quota, ``scale`` of an established project's, does not allow of a function's most instances."""
+    """The error text where a function's maximum of instances exceeds the region's quota, multiplied by ``scale``; else None."""
     for what, each, allowed in (
         ("CPU", cpus(service), _REGION_CPUS * scale),
         ("memory", memory_bytes(service["availableMemory"]), _REGION_BYTES * scale),
@@ -213,7 +213,7 @@ def over_quota(service: Mapping[str, Any], scale: float) -> str | None:
 
 
 def _known(value: Any, known: Any, path: str) -> Any:
-    """A copy of ``value`` without what only the service says. Raises `ServiceError` on what is unknown or not here."""
+    """A copy of ``value`` without read-only fields. Raises `ServiceError` for unknown or unsupported fields."""
     if known == _KEPT:
         return _copied(value)
     if not isinstance(value, Mapping):
@@ -237,20 +237,20 @@ def _copied(value: Any) -> Any:
 def _whole(service: Mapping[str, Any], name: str, low: int, high: int) -> None:
     value = service[name]
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise invalid(f"service_config.{name} {value!r}: must be a whole number from {low} to {high}")
+        raise invalid(f"service_config.{name} {value!r}: expected a whole number from {low} to {high}")
 
 
 def _resources(service: dict[str, Any]) -> None:
-    """Memory and processors fit each other; processors by default as the service chooses them by memory."""
+    """Check that memory and processors fit, and set the service's default of processors by memory."""
     memory = memory_bytes(str(service["availableMemory"]))
     if not 128 * 10**6 <= memory <= 32 << 30:
-        raise invalid(f"service_config.available_memory {service['availableMemory']}: must be from 128M to 32Gi")
+        raise invalid(f"service_config.available_memory {service['availableMemory']}: expected 128M to 32Gi")
     given = service.setdefault("availableCpu", next(cpu for most, cpu in _DEFAULT_CPU if memory <= most))
     if not isinstance(given, str) or not re.fullmatch(r"0?\.\d{1,4}|[12468]", given) or float(given) < 0.08:
-        raise invalid(f"service_config.available_cpu {given!r}: must be text: 1, 2, 4, 6, 8, or a fraction from 0.08")
+        raise invalid(f"service_config.available_cpu {given!r}: expected text: 1, 2, 4, 6, 8, or a fraction from 0.08")
     if service["maxInstanceRequestConcurrency"] > 1 and float(given) < 1:
         raise invalid(f"service_config.max_instance_request_concurrency: more than 1 needs available_cpu of at least 1, not {given}")
-    least = next((cpu for more, cpu in _LEAST_CPU if memory > more), 0)
+    least = next((cpu for more, cpu in _MIN_CPU if memory > more), 0)
     if float(given) < least:
         raise invalid(f"service_config.available_cpu {given}: available_memory {service['availableMemory']} needs at least {least}")
     if float(given) >= 4 and memory < (2 << 30 if float(given) == 4 else 4 << 30):
@@ -259,7 +259,7 @@ def _resources(service: dict[str, Any]) -> None:
 
 def _variables(variables: Any) -> None:
     if not isinstance(variables, dict) or not all(isinstance(value, str) for value in variables.values()):
-        raise invalid("service_config.environment_variables: must be an object of text")
+        raise invalid("service_config.environment_variables: expected an object of text")
     for name in variables:
         if not name or "=" in name or name.startswith("X_GOOGLE_") or name in _RESERVED:
             raise invalid(f"service_config.environment_variables: the name {name!r} is reserved or not allowed")
@@ -269,7 +269,7 @@ def _variables(variables: Any) -> None:
 
 def _labels(labels: Any) -> None:
     if not isinstance(labels, dict) or len(labels) > 64:
-        raise invalid("labels: must be an object of at most 64")
+        raise invalid("labels: expected an object of at most 64")
     for name, value in labels.items():
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", name) or not re.fullmatch(r"[a-z0-9_-]{0,63}", str(value)):
             raise invalid(f"labels: {name}={value!r}: lower-case letters, digits, _ and - only, up to 63, names beginning with a letter")

@@ -1,4 +1,4 @@
-"""Cloud Storage's JSON API as its Python client speaks it; what is not here is refused by name."""
+"""Cloud Storage's JSON API as its Python client uses it. Other operations are refused by name."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from fsd_conformance.emulators.cloud_storage_batch import joined, requests_in
 from fsd_conformance.emulators.cloud_storage_claims import FLAGS_REFUSED, OPERATIONS, PARAMETERS_ANYWHERE, Operation, controls
 from fsd_conformance.emulators.cloud_storage_fields import ServiceError, invalid
 from fsd_conformance.emulators.cloud_storage_forms import (
+    answer,
     base,
     bucket_form,
     conditions,
+    header_sums,
     listing,
     media,
     number,
     object_form,
     policy_form,
-    sums_told,
-    told,
 )
 from fsd_conformance.emulators.cloud_storage_store import Store
 from fsd_conformance.emulators.cloud_storage_upload import Sessions, json_of, related
@@ -33,7 +33,7 @@ __all__ = ["Api"]
 
 @dataclass(slots=True)
 class _Fault:
-    """``times`` requests of ``method`` (any, if empty) in whose path ``path``, an expression, is found are answered with ``status``."""
+    """Answers the next ``times`` requests with ``status``. ``method``: "" for any; ``path``: a regular expression to find in the path."""
 
     status: int
     times: int = 1
@@ -41,7 +41,7 @@ class _Fault:
     path: str = ""
 
     def hits(self, request: Request) -> bool:
-        """Whether it is this request's turn."""
+        """Whether this request gets the fault; counts it."""
         if self.times < 1 or self.method not in ("", request.method) or not re.search(self.path, request.path):
             return False
         self.times -= 1
@@ -49,17 +49,17 @@ class _Fault:
 
 
 class Api:
-    """Answers requests. Beside the service's own paths: GET /_health; POST /_fsd/faults takes the fields of a fault, DELETE ends all."""
+    """Answers requests. Besides the service's paths: GET /_health; POST /_fsd/faults with the fields of a fault; DELETE ends all faults."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._store = Store()
-        self._sessions = Sessions(most)
+        self._sessions = Sessions(max_bytes)
         self._faults: list[_Fault] = []
         self._routes = [(each, re.compile(each.path), getattr(self, f"_{each.name}")) for each in OPERATIONS]
 
     async def route(self, request: Request) -> Response:
-        """One request of any kind. There is one thread and nothing is awaited: whatever a request does happens at once."""
+        """Answer one request. There is one thread and no await, so requests do not overlap."""
         return self._about(request) if request.path.startswith("/_") else self._answer(request)
 
     def _about(self, request: Request) -> Response:
@@ -75,10 +75,10 @@ class Api:
         return Response(204)
 
     def _answer(self, request: Request) -> Response:
-        """What the service says, errors included."""
+        """The service's answer, or its error."""
         try:
             if fault := next((each for each in self._faults if each.hits(request)), None):
-                raise ServiceError(fault.status, "The local Cloud Storage was told to answer so.")
+                raise ServiceError(fault.status, "This answer is a planned fault of the local Cloud Storage.")
             for operation, pattern, method in self._routes:
                 match = pattern.fullmatch(request.path)
                 if match and operation.method == request.method:
@@ -97,7 +97,7 @@ class Api:
     def _batch(self, request: Request) -> Response:
         def one(inner: Request) -> Response:
             if not inner.path.startswith("/storage/v1/") or inner.query.get("alt") == ["media"]:
-                return Response.of(invalid(f"{inner.method} {inner.path}: a batch cannot hold it.").body, 400)
+                return Response.of(invalid(f"{inner.method} {inner.path}: a batch must not hold it.").body, 400)
             return self._answer(inner)
 
         return joined([one(inner) for inner in requests_in(request)])
@@ -108,7 +108,7 @@ class Api:
         asked = json_of(request.body)
         if "project" not in request.query:
             raise invalid("Required parameter: project")
-        return told(request, bucket_form(request, self._store.create(str(asked.get("name", "")), request.query["project"][0], asked)))
+        return answer(request, bucket_form(request, self._store.create(str(asked.get("name", "")), request.query["project"][0], asked)))
 
     def _list_buckets(self, request: Request) -> Response:
         if "project" not in request.query:
@@ -116,18 +116,18 @@ class Api:
         mine = sorted(name for name, each in self._store.buckets.items() if [each.project] == request.query.get("project"))
         names, _, token = listing(request).page(mine)
         items = [bucket_form(request, self._store.buckets[name]) for name in names]
-        return told(request, {"kind": "storage#buckets"} | _some(items=items, nextPageToken=token))
+        return answer(request, {"kind": "storage#buckets"} | _some(items=items, nextPageToken=token))
 
     def _get_bucket(self, request: Request, name: str) -> Response:
         bucket = self._store.find(name)
         conditions(request).check(bucket, reading=True)
-        return told(request, bucket_form(request, bucket))
+        return answer(request, bucket_form(request, bucket))
 
     def _update_bucket(self, request: Request, name: str) -> Response:
         bucket = self._store.find(name)
         conditions(request).check(bucket, reading=False)
         bucket.update(json_of(request.body), replace=request.method == "PUT")
-        return told(request, bucket_form(request, bucket))
+        return answer(request, bucket_form(request, bucket))
 
     def _delete_bucket(self, request: Request, name: str) -> Response:
         bucket = self._store.find(name)
@@ -136,7 +136,7 @@ class Api:
         return Response(204)
 
     def _get_policy(self, request: Request, name: str) -> Response:
-        return told(request, policy_form(self._store.find(name), number(request, "optionsRequestedPolicyVersion") or 0))
+        return answer(request, policy_form(self._store.find(name), number(request, "optionsRequestedPolicyVersion") or 0))
 
     def _set_policy(self, request: Request, name: str) -> Response:
         bucket = self._store.find(name)
@@ -144,11 +144,11 @@ class Api:
         if unknown := asked.keys() - {"bindings", "etag", "kind", "resourceId", "version"}:
             raise ServiceError(501, f"Policy.{min(unknown)} is not implemented by the local Cloud Storage")
         bucket.set_policy(asked)
-        return told(request, policy_form(bucket, asked.get("version") or 0))
+        return answer(request, policy_form(bucket, asked.get("version") or 0))
 
     def _test_permissions(self, request: Request, name: str) -> Response:
         self._store.find(name)
-        return told(request, {"kind": "storage#testIamPermissionsResponse", "permissions": request.query.get("permissions", [])})
+        return answer(request, {"kind": "storage#testIamPermissionsResponse", "permissions": request.query.get("permissions", [])})
 
     # objects
 
@@ -156,7 +156,7 @@ class Api:
         bucket = self._store.find(name)
         names, prefixes, token = listing(request).page(bucket.names)
         items = [object_form(request, bucket, bucket.objects[each]) for each in names]
-        return told(request, {"kind": "storage#objects"} | _some(items=items, prefixes=prefixes, nextPageToken=token))
+        return answer(request, {"kind": "storage#objects"} | _some(items=items, prefixes=prefixes, nextPageToken=token))
 
     def _get(self, request: Request, bucket_name: str, name: str) -> Response:
         bucket = self._store.find(bucket_name)
@@ -164,14 +164,14 @@ class Api:
         conditions(request).check(found, reading=True)
         if request.query.get("alt") == ["media"]:
             return media(request, found)
-        return told(request, object_form(request, bucket, found))
+        return answer(request, object_form(request, bucket, found))
 
     def _update(self, request: Request, bucket_name: str, name: str) -> Response:
         bucket = self._store.find(bucket_name)
         found = bucket.find(name, number(request, "generation"))
         conditions(request).check(found, reading=False)
         found.update(json_of(request.body), replace=request.method == "PUT", default=bucket.fields["storageClass"])
-        return told(request, object_form(request, bucket, found))
+        return answer(request, object_form(request, bucket, found))
 
     def _delete(self, request: Request, bucket_name: str, name: str) -> Response:
         bucket = self._store.find(bucket_name)
@@ -202,19 +202,19 @@ class Api:
             if size is not None and not re.fullmatch(r"\d{1,19}", size):
                 raise invalid(f"Invalid value for X-Upload-Content-Length: {size!r}")
             whole = int(size) if size is not None else None
-            key = self._sessions.begin(bucket, name, asked, sums_told(request), whole, conditions(request))
+            key = self._sessions.begin(bucket, name, asked, header_sums(request), whole, conditions(request))
             address = f"{base(request)}/upload/storage/v1/b/{bucket_name}/o?uploadType=resumable&upload_id={key}"
             return Response(200, b"", {"Location": address, "X-GUploader-UploadID": key})
-        if len(body) > self._most:
-            raise ServiceError(413, f"An object of {len(body)} bytes: at most {self._most} here.")
-        made = bucket.put(name, body, asked, [sums_told(request)], conditions(request))
-        return told(request, object_form(request, bucket, made))
+        if len(body) > self._max_bytes:
+            raise ServiceError(413, f"An object of {len(body)} bytes: expected at most {self._max_bytes}.")
+        made = bucket.put(name, body, asked, [header_sums(request)], conditions(request))
+        return answer(request, object_form(request, bucket, made))
 
     def _resume(self, request: Request, bucket_name: str) -> Response:
         bucket, key = self._store.find(bucket_name), request.query.get("upload_id", [""])[0]
-        session = self._sessions.take(bucket, key, request.headers.get("content-range"), request.body, sums_told(request))
+        session = self._sessions.take(bucket, key, request.headers.get("content-range"), request.body, header_sums(request))
         if session.made:
-            return told(request, object_form(request, bucket, session.made))
+            return answer(request, object_form(request, bucket, session.made))
         kept = {"Range": f"bytes=0-{len(session.body) - 1}"} if session.body else {}
         return Response(308, b"", {"X-GUploader-UploadID": key, **kept})
 
@@ -224,7 +224,7 @@ class Api:
 
 
 def _known(operation: Operation, request: Request) -> None:
-    """Raises `ServiceError` for what would change the answer and is not claimed. A flag that says false is as if it were not there."""
+    """Raise `ServiceError` for an unsupported part of the request that would change the answer. A false flag counts as missing."""
     known = operation.parameters | PARAMETERS_ANYWHERE
     for name, values in request.query.items():
         if name not in known and not (name in FLAGS_REFUSED and [value.lower() for value in values] == ["false"]):
@@ -237,5 +237,5 @@ def _known(operation: Operation, request: Request) -> None:
 
 
 def _some(**fields: Any) -> dict[str, Any]:
-    """Those that hold something: the service leaves out the others."""
+    """The fields that are not empty: the service leaves out the others."""
     return {name: value for name, value in fields.items() if value}

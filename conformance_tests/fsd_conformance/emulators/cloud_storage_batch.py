@@ -1,4 +1,4 @@
-"""Many requests in one: multipart/mixed there and back."""
+"""Handles batches: one HTTP request that holds many requests, as multipart/mixed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CALLS, BYTES = 100, 10 << 20
 
 
 def requests_in(outer: Request) -> list[Request]:
-    """The requests that one holds. Raises `ServiceError`: malformed, or too many."""
+    """The requests in a batch. Raises `ServiceError` where it is malformed, or holds too many."""
     kind = outer.headers.get("content-type", "")
     boundary(kind)
     if len(outer.body) > BYTES:
@@ -33,7 +33,7 @@ def requests_in(outer: Request) -> list[Request]:
 
 
 def _request(outer: Request, text: str) -> Request:
-    """One of them: what HTTP has, as text."""
+    """One request of a batch, from its HTTP text."""
     head, _, body = text.replace("\r\n", "\n").partition("\n\n")
     first, *lines = head.split("\n")
     method, _, rest = first.partition(" ")
@@ -44,7 +44,7 @@ def _request(outer: Request, text: str) -> Request:
 
 
 def joined(answers: Sequence[Response]) -> Response:
-    """The answers in one, in the requests' order."""
+    """One answer with all answers, in the order of the requests."""
     mark = f"batch_{secrets.token_hex(12)}"
     body = b""
     for number, answer in enumerate(answers, 1):

@@ -1,11 +1,10 @@
-"""What the local Cloud Storage claims to do, operation by operation, and what it refuses by name: the one list of it, which answers follow.
+"""The operations of the local Cloud Storage: the supported and the refused parameters, headers and fields of each.
 
-A parameter, a header or a field that would change what the service does is either claimed here or answered with 501; it is never
-ignored. What is refused is listed for people and for the test that walks the list; what is on neither list is refused as well.
-Of what is claimed, these are kept and told and nothing more: lifecycle rules (none ever acts), storage classes, locations,
-iamConfiguration and policies (there are no credentials, so everything is allowed), customTime, and "projection" (access control lists
-are never told). What is deleted is gone, so a softDeletePolicy must say 0, or nothing. "versions" of a list finds the live objects: a
-bucket with others cannot be made.
+A parameter, header or field that would change the service's answer is either supported here or answered with 501; it is never ignored. The
+list of refused ones is documentation, and a test compares it; anything in neither list is refused too. These are only stored and returned:
+lifecycle rules (which never delete anything here), storage classes, locations, iamConfiguration and policies (without credentials,
+everything is allowed), customTime, and "projection" (access control lists are never returned). Deleted objects are gone, so a
+softDeletePolicy must be 0 or missing. "versions" in a list finds only live objects: a bucket with versions cannot be made.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["OPERATIONS", "Operation", "controls", "says", "words"]
+__all__ = ["OPERATIONS", "Operation", "controls", "is_set", "words"]
 
 
 def words(text: str) -> frozenset[str]:
@@ -24,7 +23,7 @@ def words(text: str) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one path, an expression, with the ``parameters`` and the ``headers`` that it heeds."""
+    """One operation: its method, its path as a regular expression, and the supported ``parameters`` and ``headers``."""
 
     method: str
     path: str
@@ -87,7 +86,7 @@ PATHS_REFUSED = (
     ("HEAD", "/storage/v1/b/BUCKET"),
     ("GET", "/BUCKET/OBJECT"),  # the XML API
 )
-FLAGS_REFUSED = words(  # but where they say false
+FLAGS_REFUSED = words(  # except with the value false
     "enableObjectRetention includeFoldersAsPrefixes includeTrailingDelimiter overrideUnlockedRetention returnPartialSuccess softDeleted"
 )
 PARAMETERS_REFUSED = FLAGS_REFUSED | words(
@@ -95,8 +94,8 @@ PARAMETERS_REFUSED = FLAGS_REFUSED | words(
     "ifSourceGenerationNotMatch ifSourceMetagenerationMatch ifSourceMetagenerationNotMatch kmsKeyName matchGlob predefinedAcl "
     "predefinedDefaultObjectAcl restoreToken rewriteToken sourceGeneration userProject"
 )
-# Headers that begin like this, and these, change what the service does; all others are of HTTP's or of the client's own business.
-# (Google's client sends X-Upload-Content-Type with everything; it tells a resumable upload something, and others nothing.)
+# Headers that begin like this, and these, change the service's answer; all others concern HTTP or the client only.
+# (Google's client sends X-Upload-Content-Type with every request; it matters for a resumable upload only.)
 _CONTROLLING = ("x-goog-", "if-", "x-http-method")
 _CONTROLS = words("content-encoding content-md5 content-range range")
 _NO_EFFECT = words("x-goog-api-client x-goog-gcs-idempotency-token x-goog-request-params x-goog-request-reason")
@@ -107,7 +106,7 @@ HEADERS_REFUSED = words(
     "x-http-method-override"
 )
 BUCKET_FIELDS = words("iamConfiguration labels lifecycle location name softDeletePolicy storageClass")
-BUCKET_TOLD = words(  # by the service alone: it takes no notice of them in a request
+BUCKET_READ_ONLY = words(  # read-only: the service ignores them in a request
     "etag generation hardDeleteTime id kind locationType metageneration owner projectNumber satisfiesPZI satisfiesPZS selfLink "
     "softDeleteTime timeCreated updated"
 )
@@ -116,7 +115,7 @@ BUCKET_REFUSED = words(
     "logging objectRetention retentionPolicy rpo versioning website"
 )
 OBJECT_FIELDS = words("cacheControl contentDisposition contentEncoding contentLanguage contentType customTime metadata name storageClass")
-OBJECT_TOLD = words(
+OBJECT_READ_ONLY = words(
     "bucket componentCount crc32c customerEncryption etag generation hardDeleteTime id kind md5Hash mediaLink metageneration owner "
     "restoreToken retentionExpirationTime selfLink size softDeleteTime timeCreated timeDeleted timeFinalized timeStorageClassUpdated "
     "updated"
@@ -125,20 +124,20 @@ OBJECT_REFUSED = words("acl contexts eventBasedHold kmsKeyName retention tempora
 
 
 def controls(header: str) -> bool:
-    """Whether a header, in lower case, would change what the service does."""
+    """Whether a header, in lower case, would change the service's answer."""
     return (header.startswith(_CONTROLLING) or header in _CONTROLS) and header not in _NO_EFFECT
 
 
-def says(value: object) -> bool:
-    """Whether a field says something else than what holds without it."""
+def is_set(value: object) -> bool:
+    """Whether a field has another value than its default."""
     if isinstance(value, Mapping):
-        return any(map(says, value.values()))
+        return any(map(is_set, value.values()))
     if isinstance(value, list):
         return bool(value)
     return value not in (None, False, "", "DEFAULT")
 
 
-def refused(resource: str, told: Mapping[str, Any], known: frozenset[str]) -> str | None:
-    """What of ``told`` is not implemented, in words; None where all of it is."""
-    name = next((name for name, value in told.items() if name not in known and says(value)), None)
+def refused(resource: str, fields: Mapping[str, Any], known: frozenset[str]) -> str | None:
+    """The error text for a field of ``fields`` that is not implemented; None where all are."""
+    name = next((name for name, value in fields.items() if name not in known and is_set(value)), None)
     return None if name is None else f"{resource}.{name} is not implemented by the local Cloud Storage"

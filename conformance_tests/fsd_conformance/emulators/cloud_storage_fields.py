@@ -1,4 +1,4 @@
-"""The fields of buckets and objects that clients write: which are kept, their rules, and the service's errors."""
+"""The fields of buckets and objects that clients write, with the service's rules and errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ServiceError", "bucket_fields", "invalid", "merge", "object_fields"]
 
 _ANY = object()
 _CLASSES = claims.words("ARCHIVE COLDLINE DURABLE_REDUCED_AVAILABILITY MULTI_REGIONAL NEARLINE REGIONAL STANDARD")
-# What JSON a field holds: a type, a list of one form, or names and their forms, where "*" is any other name.
+# The form of a field's JSON: a type, a list of one form, or names with their forms, where "*" is any other name.
 _CONDITION = {
     **dict.fromkeys(claims.words("age daysSinceCustomTime daysSinceNoncurrentTime numNewerVersions"), int),
     **dict.fromkeys(claims.words("createdBefore customTimeBefore noncurrentTimeBefore"), str),
@@ -29,9 +29,9 @@ _BUCKET = {
     "storageClass": str,
     "*": _ANY,
 }
-_HEADERS = ("cacheControl", "contentDisposition", "contentEncoding", "contentLanguage", "contentType")  # told as such
+_HEADERS = ("cacheControl", "contentDisposition", "contentEncoding", "contentLanguage", "contentType")  # also answered as HTTP headers
 _OBJECT = {**dict.fromkeys(claims.OBJECT_FIELDS, str), "metadata": {"*": str}, "*": _ANY}
-_METADATA_BYTES = 8 << 10  # of an object's own metadata, names and values
+_METADATA_BYTES = 8 << 10  # the limit of an object's metadata, names and values
 _RETAINED_S = (604_800, 7_776_000)
 _REASONS = {
     304: "notModified",
@@ -49,7 +49,7 @@ _REASONS = {
 
 
 class ServiceError(Exception):
-    """An answer of the service that is an error; ``headers`` go with it."""
+    """An error answer of the service, with its ``headers``."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -59,41 +59,41 @@ class ServiceError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """Google's form of it."""
+        """The body in Google's form."""
         reason = _REASONS.get(self.status, "internalError")
-        told = [{"message": self.message, "domain": "global", "reason": reason}]
-        return {"error": {"code": self.status, "message": self.message, "errors": told}}
+        errors = [{"message": self.message, "domain": "global", "reason": reason}]
+        return {"error": {"code": self.status, "message": self.message, "errors": errors}}
 
 
 def invalid(message: str) -> ServiceError:
-    """A request that is malformed."""
+    """The error for a malformed request."""
     return ServiceError(400, message)
 
 
-def merge(old: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
-    """``old`` after a JSON merge patch (RFC 7396): null removes."""
+def merge(old: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """``old`` after a JSON merge patch (RFC 7396), in which null removes a name."""
     new = dict(old)
-    for name, value in told.items():
+    for name, value in patch.items():
         if value is None:
             new.pop(name, None)
         elif isinstance(value, Mapping):
-            there = new.get(name)
-            new[name] = merge(there if isinstance(there, Mapping) else {}, value)
+            present = new.get(name)
+            new[name] = merge(present if isinstance(present, Mapping) else {}, value)
         else:
             new[name] = value
     return new
 
 
-def bucket_fields(told: Mapping[str, Any], old: Mapping[str, Any], *, replace: bool) -> dict[str, Any]:
-    """A bucket's fields after ``told``; ``old``: before, empty where it is new. Raises `ServiceError`."""
-    _known("Bucket", told, claims.BUCKET_FIELDS | claims.BUCKET_TOLD)
-    known = {name: value for name, value in told.items() if name not in claims.BUCKET_TOLD | {"name"}}
+def bucket_fields(given: Mapping[str, Any], old: Mapping[str, Any], *, replace: bool) -> dict[str, Any]:
+    """A bucket's fields after a request with ``given``. ``old``: the present fields, empty for a new bucket. Raises `ServiceError`."""
+    _known("Bucket", given, claims.BUCKET_FIELDS | claims.BUCKET_READ_ONLY)
+    known = {name: value for name, value in given.items() if name not in claims.BUCKET_READ_ONLY | {"name"}}
     access = {"uniformBucketLevelAccess": {"enabled": False}, "publicAccessPrevention": "inherited"}
     fields = merge({"iamConfiguration": access} if replace else old, known)
     _shaped(fields, _BUCKET, "Bucket")
     fields["location"] = str(fields.get("location") or old.get("location") or "US").upper()
     if old and fields["location"] != old["location"]:
-        raise invalid(f"Bucket.location is {old['location']}, for good; asked for: {fields['location']}.")
+        raise invalid(f"Bucket.location is {old['location']} and cannot change to {fields['location']}.")
     fields.setdefault("storageClass", "STANDARD")
     _check_class(fields["storageClass"])
     _check_labels(fields.get("labels", {}))
@@ -104,13 +104,13 @@ def bucket_fields(told: Mapping[str, Any], old: Mapping[str, Any], *, replace: b
     return fields
 
 
-def object_fields(told: Mapping[str, Any], old: Mapping[str, Any], *, replace: bool, default: str = "") -> dict[str, Any]:
-    """An object's fields after ``told``; ``old``: before, empty where it is new; ``default``: the bucket's storage class.
+def object_fields(given: Mapping[str, Any], old: Mapping[str, Any], *, replace: bool, default: str = "") -> dict[str, Any]:
+    """An object's fields after a request with ``given``. ``old``: the present fields, empty for a new one; ``default``: the bucket's class.
 
     Raises `ServiceError`.
     """
-    _known("Object", told, claims.OBJECT_FIELDS | claims.OBJECT_TOLD)
-    known = {name: value for name, value in told.items() if name in claims.OBJECT_FIELDS - {"name"}}
+    _known("Object", given, claims.OBJECT_FIELDS | claims.OBJECT_READ_ONLY)
+    known = {name: value for name, value in given.items() if name in claims.OBJECT_FIELDS - {"name"}}
     fields = merge({} if replace else old, known)
     _shaped(fields, _OBJECT, "Object")
     for name in _HEADERS:
@@ -118,7 +118,7 @@ def object_fields(told: Mapping[str, Any], old: Mapping[str, Any], *, replace: b
             raise invalid(f"Invalid value for Object.{name}: {fields[name]!r:.100}: expected printable ASCII.")
     size = sum(len(text.encode()) for pair in fields.get("metadata", {}).items() for text in pair)
     if size > _METADATA_BYTES:
-        raise invalid(f"Object.metadata of {size} bytes: at most {_METADATA_BYTES}.")
+        raise invalid(f"Object.metadata of {size} bytes: expected at most {_METADATA_BYTES}.")
     if "storageClass" in fields:
         _check_class(fields["storageClass"])
     now, before = fields.get("storageClass", default), old.get("storageClass", default)
@@ -129,13 +129,13 @@ def object_fields(told: Mapping[str, Any], old: Mapping[str, Any], *, replace: b
     return fields
 
 
-def _known(resource: str, told: Mapping[str, Any], known: frozenset[str]) -> None:
-    if said := claims.refused(resource, told, known):
-        raise ServiceError(501, said)
+def _known(resource: str, given: Mapping[str, Any], known: frozenset[str]) -> None:
+    if reason := claims.refused(resource, given, known):
+        raise ServiceError(501, reason)
 
 
 def _shaped(value: Any, form: Any, where: str) -> None:
-    """Raises `ServiceError` where JSON is not of the form."""
+    """Raise `ServiceError` where JSON does not have the form."""
     if form is _ANY:
         return
     if isinstance(form, dict) and isinstance(value, dict):
@@ -184,15 +184,15 @@ def _check_rule(rule: Mapping[str, Any]) -> None:
         _check_class(rule["action"].get("storageClass", ""))
 
 
-def _check_time(told: str, before: str | None) -> None:
-    """Raises `ServiceError`: it is no time, or is earlier than before, which it may not become."""
+def _check_time(given: str, before: str | None) -> None:
+    """Raise `ServiceError` where a customTime is not a time, or is earlier than the present one."""
     try:
-        times = [datetime.fromisoformat(text) for text in (told, before or told)]
+        times = [datetime.fromisoformat(text) for text in (given, before or given)]
         if any(time.tzinfo is None for time in times):
             raise ValueError
     except ValueError:
         raise invalid(
-            f"Invalid value for customTime: {told!r}: expected a time of RFC 3339, which can be moved on and not removed."
+            f"Invalid value for customTime: {given!r}: expected a time of RFC 3339; it can be moved to a later time, but not removed."
         ) from None
     if times[0] < times[1]:
-        raise invalid(f"customTime {told} is before {before}: it can only be moved on.")
+        raise invalid(f"customTime {given} is before {before}: expected a later time.")

@@ -1,4 +1,4 @@
-"""How Cloud Storage writes what it has, and reads what it is asked: resources, parameters, ranges, partial answers."""
+"""How Cloud Storage writes and reads HTTP: resources, parameters, ranges, partial answers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from fsd_conformance.emulators.cloud_storage_store import PAGE, Bucket, Conditio
 from fsd_conformance.emulators.web import Request, Response
 
 __all__ = [
+    "answer",
     "base",
     "bucket_form",
     "conditions",
+    "header_sums",
     "listing",
     "media",
     "number",
     "object_form",
     "policy_form",
-    "sums_told",
-    "told",
 ]
 
 
@@ -31,12 +31,12 @@ _MULTI, _DUAL = ("ASIA", "EU", "US"), ("ASIA1", "EUR4", "EUR5", "EUR7", "EUR8", 
 
 
 def base(request: Request) -> str:
-    """The address that the client knows."""
+    """The URL that the client uses."""
     return f"http://{request.headers.get('host', '')}"
 
 
 def number(request: Request, name: str) -> int | None:
-    """A parameter that is a whole number; `None` where it is not given. Raises `ServiceError`."""
+    """The whole number in a parameter; None where it is missing. Raises `ServiceError` for another value."""
     if name not in request.query:
         return None
     text = request.query[name][0]
@@ -49,8 +49,8 @@ def conditions(request: Request) -> Conditions:
     """The preconditions of a request."""
 
     def etags(name: str) -> frozenset[str] | None:
-        told = request.headers.get(name)
-        return None if told is None else frozenset(each.strip().removeprefix("W/").strip('"') for each in told.split(","))
+        text = request.headers.get(name)
+        return None if text is None else frozenset(each.strip().removeprefix("W/").strip('"') for each in text.split(","))
 
     return Conditions(
         number(request, "ifGenerationMatch"),
@@ -63,9 +63,9 @@ def conditions(request: Request) -> Conditions:
 
 
 def listing(request: Request) -> Listing:
-    """What a list asks for."""
-    most = number(request, "maxResults")
-    if most == 0:
+    """The parameters of a list. Raises `ServiceError`."""
+    max_items = number(request, "maxResults")
+    if max_items == 0:
         raise invalid("Invalid value for maxResults: 0")
 
     def text(name: str) -> str | None:
@@ -77,36 +77,36 @@ def listing(request: Request) -> Listing:
         text("startOffset") or "",
         text("endOffset"),
         text("pageToken"),
-        min(most or PAGE, PAGE),
+        min(max_items or PAGE, PAGE),
     )
 
 
-def sums_told(request: Request) -> dict[str, str]:
-    """Checksums in a request's headers, as a resource's fields. Raises `ServiceError`: one is malformed, or two of a kind differ."""
+def header_sums(request: Request) -> dict[str, str]:
+    """The checksums in a request's headers, as fields of a resource. Raises `ServiceError` for a malformed one, or two that differ."""
     given = [part.strip().partition("=") for part in request.headers.get("x-goog-hash", "").split(",") if part.strip()]
     given += [("md5", "=", request.headers["content-md5"])] if "content-md5" in request.headers else []
-    told: dict[str, str] = {}
+    sums: dict[str, str] = {}
     for kind, _, value in given:
         name = {"md5": "md5Hash", "crc32c": "crc32c"}.get(kind)
         if name is None or not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", value):
             raise invalid(f"Invalid checksum {kind}={value}: expected md5 or crc32c, in base64.")
-        if told.setdefault(name, value) != value:
-            raise invalid(f"Two {kind} checksums that differ: {told[name]}, {value}.")
-    return told
+        if sums.setdefault(name, value) != value:
+            raise invalid(f"Two {kind} checksums that differ: {sums[name]}, {value}.")
+    return sums
 
 
-def told(request: Request, value: Mapping[str, Any]) -> Response:
-    """``value``, or what the parameter ``fields`` wants of it."""
+def answer(request: Request, value: Mapping[str, Any]) -> Response:
+    """An answer with ``value``, or with the part that the parameter ``fields`` selects."""
     mask = request.query.get("fields", [""])[0]
     return Response.of(_masked(value, _mask(mask)) if mask else value)
 
 
 def media(request: Request, found: Object) -> Response:
-    """An object's body or the range of it that is asked for. Raises `ServiceError` 416: it begins past the end."""
+    """An object's body, or the requested range. Raises `ServiceError` 416 where the range begins past the end."""
     size = len(found.body)
     kind, encoding = found.fields.get("contentType", "application/octet-stream"), found.fields.get("contentEncoding")
     taken = "gzip" in request.headers.get("accept-encoding", "") or "no-transform" in found.fields.get("cacheControl", "")
-    if encoding == "gzip" and not taken:  # the service would unzip it
+    if encoding == "gzip" and not taken:  # the service would decompress it
         raise ServiceError(501, "decompression of gzip is not implemented by the local Cloud Storage")
     headers = {
         "Content-Type": kind,
@@ -120,7 +120,7 @@ def media(request: Request, found: Object) -> Response:
     }
     asked = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("range", "").replace(" ", ""))
     if asked is None or asked[0] == "bytes=-" or (asked[1] and asked[2] and int(asked[2]) < int(asked[1])):
-        return Response(200, found.body, headers)  # what is no range is as if it were not there
+        return Response(200, found.body, headers)  # an invalid range counts as missing
     first = int(asked[1]) if asked[1] else max(0, size - int(asked[2]))
     last = min(int(asked[2]), size - 1) if asked[1] and asked[2] else size - 1
     if first > last:
@@ -153,10 +153,10 @@ def bucket_form(request: Request, bucket: Bucket) -> dict[str, Any]:
 def policy_form(bucket: Bucket, version: int) -> dict[str, Any]:
     """A bucket's IAM policy for a reader of ``version``. Raises `ServiceError`."""
     try:
-        told = policies.told(bucket.policy, version)
+        shown = policies.readable(bucket.policy, version)
     except ValueError as error:
         raise invalid(str(error)) from None
-    return {"kind": "storage#policy", "resourceId": f"projects/_/buckets/{bucket.name}", **told}
+    return {"kind": "storage#policy", "resourceId": f"projects/_/buckets/{bucket.name}", **shown}
 
 
 def object_form(request: Request, bucket: Bucket, found: Object) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def _mask(text: str) -> dict[str, Any]:
 
 
 def _masked(value: Any, mask: Mapping[str, Any]) -> Any:
-    """What of ``value`` is in the tree; all of it where the tree ends."""
+    """The part of ``value`` that is in the tree ``mask``; an empty tree selects all."""
     if not mask:
         return value
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What the local Cloud Storage holds, and the service's rules: names, generations, preconditions, pages, checksums, policies."""
+"""The data of the local Cloud Storage, and the service's rules: names, generations, preconditions, pages, checksums, policies."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Checksums:
-    """Of a body, base64 as the service writes them: MD5, and CRC32C with the most significant byte first."""
+    """The checksums of a body in base64: MD5, and CRC32C with the most significant byte first."""
 
     md5: str
     crc32c: str
 
     @staticmethod
     def of(body: bytes) -> Checksums:
-        """Both."""
+        """Both checksums of ``body``."""
         crc = google_crc32c.value(body).to_bytes(4, "big")
         return Checksums(base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode(), base64.b64encode(crc).decode())
 
-    def check(self, told: Mapping[str, Any]) -> None:
-        """Raises `ServiceError` where ``told`` gives another ``md5Hash`` or ``crc32c``."""
+    def check(self, given: Mapping[str, Any]) -> None:
+        """Raise `ServiceError` where ``given`` has another ``md5Hash`` or ``crc32c``."""
         for name, label, own in (("md5Hash", "MD5 hash", self.md5), ("crc32c", "CRC32C", self.crc32c)):
-            if told.get(name) not in (None, own):
-                raise invalid(f'Provided {label} "{told[name]}" doesn\'t match calculated {label} "{own}".')
+            if given.get(name) not in (None, own):
+                raise invalid(f'Provided {label} "{given[name]}" doesn\'t match calculated {label} "{own}".')
 
 
 @dataclass(slots=True)
 class Object:
-    """One live object. ``fields`` are the client's own; times in seconds since 1970."""
+    """One live object. ``fields``: written by the client; times in seconds since 1970."""
 
     name: str
     body: bytes
@@ -57,19 +57,21 @@ class Object:
 
     @property
     def etag(self) -> str:
-        """Of this state of it."""
+        """The etag of the present state of this object or bucket."""
         return f"CA{self.generation}/{self.metageneration}="
 
-    def update(self, told: Mapping[str, Any], *, replace: bool, default: str) -> None:
-        """Change or replace the fields of the client's; ``default``: the bucket's storage class. Raises `ServiceError`."""
-        self.fields = object_fields(told, self.fields, replace=replace, default=default)
+    def update(self, given: Mapping[str, Any], *, replace: bool, default: str) -> None:
+        """Change or replace the client's fields. ``default``: the bucket's storage class. Raises `ServiceError`."""
+        self.fields = object_fields(given, self.fields, replace=replace, default=default)
         self.metageneration += 1
         self.updated = time.time()
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """A request's preconditions; None: not asked. Of etags ("*": any) one of several must fit, or none."""
+    """A request's preconditions; None for each that the request does not have. One of ``etags`` ("*": any) must match, and none of
+    ``not_etags``.
+    """
 
     generation: int | None = None
     not_generation: int | None = None
@@ -79,7 +81,7 @@ class Conditions:
     not_etags: frozenset[str] = frozenset()
 
     def check(self, found: Object | Bucket | None, *, reading: bool) -> None:
-        """Raises `ServiceError` 412, or 304 where a read finds what the client has. ``found`` None: no live object, of generation 0."""
+        """Raise `ServiceError` 412, or 304 where a read finds the client's version. ``found`` None: no live object, generation 0."""
         generation = found.generation if isinstance(found, Object) else 0
         metageneration = found.metageneration if found else None
         etag = {found.etag, "*"} if found else set[str]()
@@ -94,28 +96,28 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a page is to hold: names within [start, end) that begin with ``prefix``, after ``token``, at most ``most``."""
+    """A request for one page: up to ``max_items`` names in [start, end) with ``prefix``, after ``token``."""
 
     prefix: str = ""
     delimiter: str = ""
     start: str = ""
     end: str | None = None
     token: str | None = None
-    most: int = PAGE
+    max_items: int = PAGE
 
     def page(self, names: list[str]) -> tuple[list[str], list[str], str | None]:
-        """Names, common prefixes and the next page's token of sorted ``names``. Order by code point is that of UTF-8's bytes."""
+        """Names, common prefixes and the next page's token, from sorted ``names``. The order of code points equals that of UTF-8 bytes."""
         after, folder = ("", False) if self.token is None else _untoken(self.token)
         first = max(bisect_left(names, max(self.prefix, self.start)), bisect_right(names, after) if self.token else 0)
         items: list[str] = []
         prefixes: list[str] = []
-        done = after if folder else None  # the common prefix that was told last
+        done = after if folder else None  # the last common prefix
         for name in (names[place] for place in range(first, len(names))):
             if not name.startswith(self.prefix) or (self.end is not None and name >= self.end):
                 break
             if done is not None and name.startswith(done):
                 continue
-            if len(items) + len(prefixes) == self.most:
+            if len(items) + len(prefixes) == self.max_items:
                 return items, prefixes, _token(max(items[-1:] + prefixes[-1:]), prefixes[-1:] > items[-1:])
             cut = name.find(self.delimiter, len(self.prefix)) if self.delimiter else -1
             if cut < 0:
@@ -129,7 +131,7 @@ class Listing:
 class Bucket:
     """One bucket: objects by name, the client's fields, an IAM policy."""
 
-    def __init__(self, name: str, project: str, told: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, project: str, given: Mapping[str, Any]) -> None:
         self.name = name
         self.project = project
         self.metageneration = 0
@@ -138,32 +140,32 @@ class Bucket:
         self.names: list[str] = []
         self.fields: dict[str, Any] = {}
         self._generation = 0
-        self.update(told, replace=True)
+        self.update(given, replace=True)
         self.policy: dict[str, Any] = {"bindings": [], "etag": _etag(1)}
 
     @property
     def etag(self) -> str:
-        """Of this state of it."""
+        """The etag of the present state of this object or bucket."""
         return f"CA{self.metageneration}="
 
-    def update(self, told: Mapping[str, Any], *, replace: bool) -> None:
+    def update(self, given: Mapping[str, Any], *, replace: bool) -> None:
         """Change or replace the fields. Raises `ServiceError`."""
-        self.fields = bucket_fields(told, self.fields, replace=replace)
+        self.fields = bucket_fields(given, self.fields, replace=replace)
         self.metageneration += 1
         self.updated = time.time()
 
-    def set_policy(self, told: Mapping[str, Any]) -> None:
-        """Replace the policy. Raises `ServiceError`: it is malformed, or made from another than the present one (412)."""
-        if told.get("etag") not in (None, "", self.policy["etag"]):
-            raise ServiceError(412, "The policy was changed since it was read: its etag is another.")
+    def set_policy(self, given: Mapping[str, Any]) -> None:
+        """Replace the policy. Raises `ServiceError` where it is malformed, or has the etag of another version (412)."""
+        if given.get("etag") not in (None, "", self.policy["etag"]):
+            raise ServiceError(412, "The policy has changed since it was read: it has another etag.")
         try:
-            bindings = policies.bindings(told, self.policy)
+            bindings = policies.bindings(given, self.policy)
         except ValueError as error:
             raise invalid(str(error)) from None
         uniform = self.fields["iamConfiguration"].get("uniformBucketLevelAccess", {}).get("enabled")
         if not uniform and any(binding.get("condition") for binding in bindings):
             raise invalid("A policy with a condition: expected a bucket with uniform bucket-level access.")
-        for binding in told.get("bindings") or ():
+        for binding in given.get("bindings") or ():
             if not re.fullmatch(r"(roles|projects/[^/]+/roles|organizations/[^/]+/roles)/[\w.]+", str(binding.get("role"))):
                 raise invalid(f"Role {binding.get('role')} is not supported for this resource.")
             for member in binding.get("members") or ():
@@ -173,21 +175,21 @@ class Bucket:
         self.policy = {"bindings": bindings, "etag": _etag(number)}
 
     def find(self, name: str, generation: int | None = None) -> Object:
-        """The live object. Raises `ServiceError` 404, also for another generation: there are no old ones."""
+        """The live object. Raises `ServiceError` 404, also for an older generation."""
         found = self.objects.get(name)
         if found is None or generation not in (None, found.generation):
             raise ServiceError(404, f"No such object: {self.name}/{name}")
         return found
 
-    def put(self, name: str, body: bytes, told: Mapping[str, Any], sums: Sequence[Mapping[str, Any]], conditions: Conditions) -> Object:
-        """Create or replace an object. ``sums``: of headers. Raises `ServiceError`: a precondition, a checksum, a field or the name."""
+    def put(self, name: str, body: bytes, given: Mapping[str, Any], sums: Sequence[Mapping[str, Any]], conditions: Conditions) -> Object:
+        """Create or replace an object. ``sums``: from headers. Raises `ServiceError` for a precondition, checksum, field or name."""
         check_name(name)
-        fields = object_fields(told, {}, replace=True)
+        fields = object_fields(given, {}, replace=True)
         conditions.check(self.objects.get(name), reading=False)
         own = Checksums.of(body)
-        for each in (told, *sums):
+        for each in (given, *sums):
             own.check(each)
-        self._generation = max(self._generation + 1, time.time_ns() // 1000)  # microseconds, as on the platform, but never the same
+        self._generation = max(self._generation + 1, time.time_ns() // 1000)  # microseconds, as on the platform, and always increasing
         made = Object(name, body, own, fields, self._generation)
         if name not in self.objects:
             insort(self.names, name)
@@ -195,27 +197,27 @@ class Bucket:
         return made
 
     def remove(self, name: str) -> None:
-        """Delete an object that is there."""
+        """Delete an existing object."""
         del self.objects[name]
         del self.names[bisect_left(self.names, name)]
 
 
 class Store:
-    """All buckets: their names are shared by all projects."""
+    """All buckets. Their names are unique over all projects."""
 
     def __init__(self) -> None:
         self.buckets: dict[str, Bucket] = {}
 
-    def create(self, name: str, project: str, told: Mapping[str, Any]) -> Bucket:
-        """A new bucket. Raises `ServiceError`: the name is malformed or taken, a field is wrong."""
+    def create(self, name: str, project: str, given: Mapping[str, Any]) -> Bucket:
+        """Make a bucket. Raises `ServiceError` for a malformed or taken name, or a wrong field."""
         if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{1,61}[a-z0-9]", name) or name.startswith("goog") or "google" in name:
             raise invalid(f"Invalid bucket name: '{name}'")
         if "." in name:
             raise ServiceError(403, "The bucket you tried to create is a domain name owned by another user.")
-        if (there := self.buckets.get(name)) is not None:
+        if (present := self.buckets.get(name)) is not None:
             mine = "Your previous request to create the named bucket succeeded and you already own it."
-            raise ServiceError(409, mine if there.project == project else "The requested bucket name is not available.")
-        made = self.buckets[name] = Bucket(name, project, told)
+            raise ServiceError(409, mine if present.project == project else "The requested bucket name is not available.")
+        made = self.buckets[name] = Bucket(name, project, given)
         return made
 
     def find(self, name: str) -> Bucket:
@@ -225,7 +227,7 @@ class Store:
         return self.buckets[name]
 
     def remove(self, bucket: Bucket) -> None:
-        """Delete a bucket. Raises `ServiceError` 409 while there is something in it."""
+        """Delete a bucket. Raises `ServiceError` 409 while it holds objects."""
         if bucket.objects:
             raise ServiceError(409, "The bucket you tried to delete is not empty.")
         del self.buckets[bucket.name]
@@ -250,7 +252,7 @@ def _untoken(token: str) -> tuple[str, bool]:
 
 
 def check_name(name: str) -> None:
-    """Raises `ServiceError`: no object can have the name."""
+    """Raise `ServiceError` where no object can have the name."""
     size = len(name.encode())
     if not 1 <= size <= 1024 or re.search(r"[\r\n]", name) or name in (".", "..") or name.startswith(".well-known/acme-challenge/"):
-        raise invalid(f"Invalid object name: '{name:.100}' ({size} bytes): 1 to 1024 bytes of UTF-8 without line breaks.")
+        raise invalid(f"Invalid object name: '{name:.100}' ({size} bytes): expected 1 to 1024 bytes of UTF-8 without line breaks.")

@@ -1,7 +1,8 @@
-"""Calls to functions over HTTP, as the front end of a local cloud serves them: one call an instance, cold and warm, limits, faults.
+"""Passes HTTP calls to functions, like the front end of a cloud: one call at a time for each instance, with cold and warm starts, limits,
+and faults for tests.
 
-A call goes on when its caller is gone: the instance finishes its work. A caller that waited too long gets its answer, and the
-instance works on (`Revision`).
+If the caller closes its connection, the instance still finishes the call. After a time-out the caller gets an error, and the instance
+continues (`Revision`).
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from fsd_conformance.emulators.web import Request, Response, exchange
 
 __all__ = ["Dispatcher", "Failure", "Faults", "Replica", "Revision"]
 
-_START_S = 240.0  # a process that listens on no port by then has failed to start
+_START_S = 240.0  # a process that does not listen within this time has failed to start
 _POLL_S = 0.02
 
 
 class Failure(Enum):
-    """Why a call has no answer of the function's own."""
+    """Why a call got no answer from the function."""
 
     BUSY = "no instance was free"
     START = "the instance could not start"
@@ -41,17 +42,17 @@ class Failure(Enum):
 
 @dataclass(eq=False, kw_only=True)
 class Revision:
-    """A function as it was deployed at one time: what its instances are made of, and how calls are served.
+    """One deployment of a function: how its instances start, and how calls are served.
 
-    At most ``most`` instances; a call waits ``queue_s`` for one. Both limits count from when the instance has the call: a caller without
-    an answer after ``answer_s`` is told so; an instance that works after ``limit_s`` (None: for ever) is killed, its caller told by then.
-    ``begin`` orders an instance's process.
+    A revision has at most ``max_instances`` instances; a call waits up to ``queue_s`` seconds for a free instance. Two limits count from
+    the start of the call in its instance: after ``answer_s`` the caller gets an error; after ``limit_s`` (None: no limit) the instance is
+    killed. ``begin`` starts the process of an instance.
     """
 
     service: str
     name: str
     memory_bytes: int
-    most: int
+    max_instances: int
     queue_s: float
     answer_s: float
     limit_s: float | None
@@ -60,11 +61,11 @@ class Revision:
     slots: asyncio.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
-        self.slots = asyncio.Semaphore(self.most)
+        self.slots = asyncio.Semaphore(self.max_instances)
 
 
 class Replica(Instance):
-    """An instance of a revision. ``calls``: how many it was given; ``ends``: what to do when it is gone."""
+    """An instance of a revision. ``calls``: the number of its calls; ``ends``: functions to call after its end."""
 
     def __init__(self, revision: Revision, logs: Path) -> None:
         super().__init__(logs / revision.service, revision.memory_bytes)
@@ -74,23 +75,23 @@ class Replica(Instance):
 
     @property
     def outdated(self) -> bool:
-        """Whether its revision is no longer the one that is deployed."""
+        """Whether a newer revision has replaced the revision of this instance."""
         return self.revision.retired
 
     def died(self, how: str) -> None:
-        """Its first process is gone."""
+        """Note that the first process of the instance ended."""
         super().died(how)
         for end in self.ends:
             end()
 
     def shown(self) -> dict[str, Any]:
-        """For tests and tools."""
+        """The fields of this instance, for tests and tools."""
         fields = ("id", "pid", "port", "state", "calls", "peak")
         return {name: getattr(self, name) for name in fields} | {"revision": self.revision.name, "log": str(self.log)}
 
 
 class Faults:
-    """What goes wrong: by plan (`plan`), the next so many calls; or by chance, as the flags say."""
+    """The faults of calls: those that `plan` sets for the next calls, and random ones, whose probabilities are flags of the command."""
 
     _KINDS: Mapping[str, Mapping[str, float]] = {
         "refuse": {"status": 429},
@@ -108,18 +109,18 @@ class Faults:
         """Plan a fault: {"kind": "refuse" | "start" | "late" | "twice", "count": 1, "service": any}.
 
         "refuse": answer ``status`` (429) and start nothing. "start": the next instance fails to start. "late": deliver the call
-        ``seconds`` (1) later. "twice": deliver it again, ``seconds`` (0) later. Raises `ValueError` on anything else.
+        ``seconds`` (1) later. "twice": deliver it again, ``seconds`` (0) later. Raises `ValueError` for other fields.
         """
         kind = str(fields.get("kind"))
         if kind not in self._KINDS:
-            raise ValueError(f"kind {kind!r} is none of {', '.join(self._KINDS)}")
+            raise ValueError(f"kind {kind!r}: expected one of {', '.join(self._KINDS)}")
         known = {"kind": kind, "count": 1, "service": None, **self._KINDS[kind]}
         if unknown := fields.keys() - known.keys():
-            raise ValueError(f"{kind}: unknown {', '.join(sorted(unknown))}")
+            raise ValueError(f"{kind}: unknown {', '.join(sorted(unknown))}: expected {', '.join(known)}")
         self._planned.append(known | fields)
 
     def next(self, kind: str, service: str) -> dict[str, Any] | None:
-        """What is to happen to a call of this service, if anything."""
+        """The fault of the next call of this service, or None."""
         for fault in self._planned:
             if fault["kind"] == kind and fault["service"] in (None, service):
                 fault["count"] -= 1
@@ -135,7 +136,7 @@ class Faults:
 
 
 class Dispatcher:
-    """Gives calls to instances. ``status``: how a failure is answered."""
+    """Passes calls to instances. ``status``: the HTTP status of each failure."""
 
     def __init__(
         self, instances: Instances[Replica], options: Options, stats: Counter[str], status: Mapping[Failure, int], answer_bytes: int
@@ -149,11 +150,11 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def call(self, revision: Revision, request: Request) -> Response:
-        """The answer of one call."""
+        """Serve one call, and return its answer."""
         self._stats["calls"] += 1
         if fault := self.faults.next("refuse", revision.service):
             self._stats["refused"] += 1
-            return _said(fault["status"], "refused as planned")
+            return _plain(fault["status"], "refused as planned")
         if fault := self.faults.next("late", revision.service):
             self._stats["late"] += 1
             await asyncio.sleep(fault["seconds"])
@@ -163,7 +164,7 @@ class Dispatcher:
         return await self._answer(revision, request)
 
     async def start(self, revision: Revision) -> Replica | None:
-        """One instance that is ready and idle, as a deployment starts it; None if it could not start. Its log says why."""
+        """Start one idle instance, as a deployment does; None if it could not start, with the reason in its log."""
         await revision.slots.acquire()
         try:
             replica = await self._new(revision)
@@ -188,20 +189,20 @@ class Dispatcher:
             async with asyncio.timeout(revision.queue_s):
                 await revision.slots.acquire()
         except TimeoutError:
-            return self._failed(Failure.BUSY, f"all {revision.most} instances of {revision.service} are at work")
+            return self._failed(Failure.BUSY, f"all {revision.max_instances} instances of {revision.service} are busy")
         answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._spawn(self._work(revision, request, answer))
         return await answer
 
     async def _work(self, revision: Revision, request: Request, answer: asyncio.Future[Response]) -> None:
-        """One call from its start to the end of its work, which may come after the caller had ``answer``."""
+        """Run one call to the end of its work, which may be after the caller got ``answer``."""
         try:
             response = await self._serve(revision, request, answer)
-        except Exception as error:  # of this machine: no process, no space; whoever waits must hear of it
+        except Exception as error:  # an error of this machine, like no process or no space: the caller needs an answer
             response = self._failed(Failure.START, f"{type(error).__name__}: {error}")
         finally:
             revision.slots.release()
-        _tell(answer, response)
+        _resolve(answer, response)
 
     async def _serve(self, revision: Revision, request: Request, answer: asyncio.Future[Response]) -> Response:
         replica = self._instances.last_idle(lambda it: it.revision is revision)
@@ -213,13 +214,14 @@ class Dispatcher:
             if not await self._ready(replica):
                 return self._failed(Failure.START, f"{replica.how or 'it listened on no port'}: {_last(replica)}")
         replica.calls += 1
+        begin = replica.log.stat().st_size if replica.log.exists() else 0  # earlier bytes of the log are of other calls
         work = asyncio.create_task(exchange(replica.port, request, self._answer_bytes))
         try:
             limit = math.inf if revision.limit_s is None else revision.limit_s
             first = min(revision.answer_s, limit)
             await asyncio.wait({work}, timeout=first)
             if not work.done():
-                _tell(answer, self._failed(Failure.TIMEOUT, f"no answer within {first:g} s"))
+                _resolve(answer, self._failed(Failure.TIMEOUT, f"no answer within {first:g} s"))
                 await asyncio.wait({work}, timeout=None if limit == math.inf else limit - first)
                 if not work.done():
                     self._stats["time_kills"] += 1
@@ -228,14 +230,14 @@ class Dispatcher:
         except ValueError as error:
             response = self._failed(Failure.SIZE, str(error))
         except (OSError, http.client.HTTPException):
-            await self._instances.kill(replica)  # what is left of it
+            await self._instances.kill(replica)  # other processes of the instance may still run
             if replica.over_memory:
                 said = f"{replica.memory_bytes >> 20} MiB exceeded with {replica.peak >> 20} MiB used"
                 return self._failed(Failure.MEMORY, said)
-            return self._failed(Failure.EXIT, f"{_last(replica)}")
+            return self._failed(Failure.EXIT, _last(replica, begin))
         finally:
             work.cancel()
-        if replica.state == "busy":  # else it has died since
+        if replica.state == "busy":  # in any other state it has died
             replica.idle()
         return response
 
@@ -246,7 +248,7 @@ class Dispatcher:
         return replica
 
     async def _ready(self, replica: Replica) -> bool:
-        """Whether it comes to listen, as a platform's start-up probe sees it; it is then busy. Else it is killed."""
+        """Wait until it listens, like a platform's start-up probe; it is then busy. Returns False, and kills it, where it does not."""
         if self.faults.next("start", replica.revision.service):
             replica.write("killed at its start as planned")
             await self._instances.kill(replica)
@@ -268,7 +270,7 @@ class Dispatcher:
 
     def _failed(self, failure: Failure, why: str) -> Response:
         self._stats[failure.name.lower()] += 1
-        return _said(self._status[failure], f"{failure.value}: {why}")
+        return _plain(self._status[failure], f"{failure.value}: {why}")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -276,16 +278,16 @@ class Dispatcher:
         task.add_done_callback(self._tasks.discard)
 
 
-def _tell(answer: asyncio.Future[Response], response: Response) -> None:
-    if not answer.done():  # the first is what the caller gets
+def _resolve(answer: asyncio.Future[Response], response: Response) -> None:
+    if not answer.done():  # the caller gets the first answer
         answer.set_result(response)
 
 
-def _said(status: int, why: str) -> Response:
+def _plain(status: int, why: str) -> Response:
     return Response(status, f"{why}\n".encode(), {"Content-Type": "text/plain"})
 
 
-def _last(replica: Replica) -> str:
-    """The last line that it wrote."""
-    lines = replica.tail().decode(errors="replace").split("\n") if replica.log.exists() else []
+def _last(replica: Replica, begin: int = 0) -> str:
+    """The last line of its log, from byte ``begin`` on."""
+    lines = replica.tail(begin).decode(errors="replace").split("\n") if replica.log.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")

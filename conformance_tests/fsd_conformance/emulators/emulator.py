@@ -1,4 +1,4 @@
-"""One emulator of a cloud: its servers, and what a client needs to know."""
+"""One emulator of a cloud: its servers, and the environment of its clients."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ from pathlib import Path
 from typing import ClassVar
 
 from fsd_conformance.emulators.process import Guard, Server
-from fsd_core.proxies import keep_local
+from fsd_core.providers.proxies import keep_local
 
 __all__ = ["Emulator", "pointed"]
 
-# Modules of SDKs that read the environment when they are imported, and never again.
+# Modules of SDKs that read the environment only when they are imported.
 _READ_ONCE = ("google.auth.compute_engine._metadata",)
 
 
 class Emulator:
-    """A subclass gives ``servers``, in the order in which they start, and ``env``."""
+    """One emulator. A subclass sets ``servers``, in the order in which they start, and ``env``, the variables of clients."""
 
     name: ClassVar[str]
-    clears: ClassVar[tuple[str, ...]]  # variables that begin so point an SDK somewhere: only those of ``env`` stay
-    settings: ClassVar[Mapping[str, object]] = {}  # of the provider, where the emulator needs them
+    clears: ClassVar[tuple[str, ...]]  # prefixes of variables that point an SDK somewhere: only those in ``env`` stay
+    settings: ClassVar[Mapping[str, object]] = {}  # the provider's settings for this emulator
     servers: tuple[Server, ...]
     env: Mapping[str, str]
 
     def __init__(self, folder: Path, guard: Guard | None = None) -> None:
-        """``folder`` gets logs and whatever is written; ``guard`` watches the servers."""
+        """``folder``: for logs and other files; ``guard``: watches the servers."""
         raise NotImplementedError
 
     @staticmethod
     def install(tell: Callable[[str], None]) -> None:
-        """Get what is missing, and say what is being done. Quick where nothing is. `InputError`: it cannot be had."""
+        """Install missing packages, and pass lines of progress to ``tell``. Quick if nothing is missing. Raises `InputError` where an
+        installation fails.
+        """
 
     def start(self) -> None:
-        """Start all servers; returns when all can be used. Nothing runs if it raises."""
+        """Start all servers, and return when all are ready. If one does not start, this ends the others and raises."""
         try:
             for server in self.servers:
                 server.start()
@@ -51,7 +53,7 @@ class Emulator:
             server.stop()
 
     def restart(self) -> None:
-        """Begin anew, with nothing in it, at the same addresses."""
+        """Stop all servers and start them again, without their data, at the same addresses."""
         self.stop()
         self.start()
 
@@ -62,12 +64,12 @@ class Emulator:
 
 @contextlib.contextmanager
 def pointed(env: Mapping[str, str], clears: tuple[str, ...]) -> Iterator[None]:
-    """Within the block this process and its children are clients of an emulator."""
+    """Within the block this process uses an emulator: ``env`` is set, variables that begin with one of ``clears`` are removed."""
     before = dict(os.environ)
     for name in before:
         if name.startswith(clears):
             del os.environ[name]
-    os.environ.update({name: value for name, value in env.items() if name.lower() != "no_proxy"})  # the user's own holds too
+    os.environ.update({name: value for name, value in env.items() if name.lower() != "no_proxy"})  # the user's own value counts too
     keep_local(os.environ, always=True)
     _read_again()
     try:

@@ -1,4 +1,4 @@
-"""gcp-storage-emulator, which others wrote: Cloud Storage without preconditions, offsets and pages, held against ours."""
+"""gcp-storage-emulator, an emulator of Cloud Storage by another project. It does not support preconditions, ranges or pages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["GcpStorage"]
 
 
 class GcpStorage(Server):
-    """In the memory of one process."""
+    """Keeps objects in the memory of one process."""
 
     name = "gcp-storage-emulator"
     health = "/"
     grace_s = 0.0
 
     def command(self) -> Sequence[str]:
-        """In this interpreter. Not quiet, it would log every request, bodies included."""
+        """The command line, in this interpreter. Without --quiet it logs every request with its body."""
         return [sys.executable, "-m", "gcp_storage_emulator", "start", "--host=127.0.0.1", f"--port={self.port}", "--in-memory", "--quiet"]

@@ -1,11 +1,11 @@
-"""A proxy before a server of this machine that speaks gRPC, and plain HTTP at the same port: it sees every call."""
+"""A proxy in front of a gRPC server on this machine, which also answers plain HTTP at the same port: it sees every call."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,21 +15,22 @@ __all__ = ["GrpcProxy", "SeeCall"]
 
 SeeCall = Callable[[str], grpc.StatusCode | None]
 
-_CALLS = 64  # at once: pulls that wait among them
+_STREAMS = ("StreamingPull",)
+_CALLS = 64  # calls at the same time, including pulls that wait
 _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0))
 
 
 class GrpcProxy:
-    """Listens at ``address`` for the server at ``upstream``, both host:port, until `close`.
+    """Forwards calls for ``address`` to the server at ``upstream``, both HOST:PORT, until `close`.
 
-    ``see`` is given each call's method, ``/package.Service/Method``, by many threads at once, and may give a status to answer
-    with. What is no HTTP/2 goes through unseen.
+    It calls ``see`` with each call's method, ``/package.Service/Method``, in many threads; ``see`` may return a status, which is then the
+    answer. Connections with another protocol than HTTP/2 are passed on without a call of ``see``.
     """
 
     def __init__(self, upstream: str, see: SeeCall) -> None:
         self._see = see
         self._channel = grpc.insecure_channel(upstream, _OPTIONS)
-        self._calls = grpc.server(ThreadPoolExecutor(_CALLS), handlers=(_Handler(self._forward),), options=_OPTIONS)
+        self._calls = grpc.server(ThreadPoolExecutor(_CALLS), handlers=(_Handler(self._forward, self._stream),), options=_OPTIONS)
         calls = ("127.0.0.1", self._calls.add_insecure_port("127.0.0.1:0"))
         self._calls.start()
         host, _, port = upstream.rpartition(":")
@@ -38,41 +39,53 @@ class GrpcProxy:
         _thread(self._accept, calls, (host, int(port)))
 
     def close(self) -> None:
-        """Listen no more, and end what is under way."""
+        """Stop listening, and end the running calls."""
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # or who accepts would wait on
+            self._listener.shutdown(socket.SHUT_RDWR)  # otherwise a waiting accept does not end
         self._listener.close()
         self._calls.stop(None).wait(30)
         self._channel.close()
 
     def _forward(self, method: str, request: bytes, context: Any) -> bytes:
-        """One call, with its deadline."""
+        """Forward one call, with its deadline."""
         if (status := self._see(method)) is not None:
-            context.abort(status, "the proxy was told to answer so")
+            context.abort(status, "this answer comes from the proxy")
         try:
             answer: bytes = self._channel.unary_unary(method)(request, timeout=context.time_remaining())
         except grpc.RpcError as error:
             context.abort(error.code(), error.details())
         return answer
 
+    def _stream(self, method: str, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        """One call that is a stream both ways, until either ends it."""
+        self._see(method)
+        call = self._channel.stream_stream(method)(requests)
+        context.add_callback(call.cancel)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            context.abort(error.code(), error.details())
+
     def _accept(self, calls: tuple[str, int], upstream: tuple[str, int]) -> None:
-        with contextlib.suppress(OSError):  # until it is closed
+        with contextlib.suppress(OSError):  # ends when the listener is closed
             while True:
                 _thread(_join, self._listener.accept()[0], calls, upstream)
 
 
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Every method takes bytes and gives bytes."""
+    """Handles every method, with bytes as request and answer."""
 
-    def __init__(self, forward: Callable[[str, bytes, Any], bytes]) -> None:
-        self._forward = forward
+    def __init__(self, forward: Callable[[str, bytes, Any], bytes], stream: Callable[[str, Iterator[bytes], Any], Iterator[bytes]]) -> None:
+        self._forward, self._stream = forward, stream
 
     def service(self, call: Any) -> Any:
+        if call.method.rpartition("/")[2] in _STREAMS:
+            return grpc.stream_stream_rpc_method_handler(lambda requests, context: self._stream(call.method, requests, context))
         return grpc.unary_unary_rpc_method_handler(lambda request, context: self._forward(call.method, request, context))
 
 
 def _join(client: socket.socket, calls: tuple[str, int], upstream: tuple[str, int]) -> None:
-    """Copy both ways between a client and where its first bytes lead; HTTP/2 begins with PRI."""
+    """Copy in both directions between a client and its server, which the first bytes decide: HTTP/2 begins with PRI."""
     with contextlib.suppress(OSError), client, contextlib.ExitStack() as stack:
         calling = client.recv(3, socket.MSG_PEEK | socket.MSG_WAITALL) == b"PRI"
         server = stack.enter_context(socket.create_connection(calls if calling else upstream))
@@ -84,7 +97,7 @@ def _join(client: socket.socket, calls: tuple[str, int], upstream: tuple[str, in
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:
-    """Until the source ends, which the target hears."""
+    """Copy until the source ends, then end the target."""
     with contextlib.suppress(OSError):
         while data := source.recv(1 << 16):
             target.sendall(data)

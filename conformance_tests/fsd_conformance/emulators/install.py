@@ -1,4 +1,6 @@
-"""Getting what an emulator needs, below FSD_HOME: once, whoever asks first; what was interrupted is begun anew."""
+"""Installs the packages of emulators below FSD_HOME, each once. After an interruption the next call starts the installation from the
+beginning.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +18,25 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from fsd_core import interrupt
+from fsd_core.common import interrupt
+from fsd_core.common.home import home_folder, made
 from fsd_core.errors import InputError
-from fsd_core.home import home_folder, made
 
 __all__ = ["environment", "folder", "locked", "npm", "packages", "wheels"]
 
-_WHOLE = "installed"  # the file that says that an installation was finished, and of what
+_WHOLE = "installed"  # the file that marks a finished installation, with its contents
 
 
 def folder() -> Path:
-    """Where everything about emulators is."""
+    """The folder of all emulators' files."""
     return home_folder() / "emulators"
 
 
 @contextlib.contextmanager
 def locked(name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """One process at a time; ``waiting`` is called if another has it. The kernel gives it back, however its holder ends."""
+    """Hold a lock between processes. ``waiting`` is called if another process holds it. The kernel releases the lock when its owner ends
+    for any reason.
+    """
     with (made(folder()) / f"{name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,7 +47,7 @@ def locked(name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[No
 
 
 def environment(name: str, requirements: Sequence[str], tell: Callable[[str], None]) -> Path:
-    """The interpreter of a virtual environment of its own that has ``requirements``."""
+    """The interpreter of the virtual environment ``name`` with ``requirements``. Makes the environment if needed."""
     target = folder() / name
     python = target / "bin" / "python"
 
@@ -56,14 +60,14 @@ def environment(name: str, requirements: Sequence[str], tell: Callable[[str], No
 
 
 def npm(package: str, version: str, tell: Callable[[str], None]) -> Path:
-    """The folder of a package of Node.js, with what it depends on beside it. `InputError`: there is no Node.js, or no npm to get it."""
+    """The folder of a Node.js package, with its dependencies beside it. Raises `InputError` without Node.js or npm."""
     target = folder() / f"{package}-{version}"
     if shutil.which("node") is None:
         raise InputError(f"emulators: {package} needs Node.js 20 or newer: install it, so that `node` and `npm` are found")
 
     def make() -> None:
         if shutil.which("npm") is None:
-            raise InputError(f"emulators: {package} cannot be installed without npm, which comes with Node.js: so that `npm` is found")
+            raise InputError(f"emulators: {package} cannot be installed without npm, which comes with Node.js: add `npm` to PATH")
         target.mkdir(parents=True, exist_ok=True)
         command = ["npm", "--loglevel=error", "install", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts"]
         _run([*command, "--prefix", str(target), f"{package}@{version}"], package, lambda line: None)
@@ -73,29 +77,30 @@ def npm(package: str, version: str, tell: Callable[[str], None]) -> Path:
 
 
 def packages(extras: Sequence[str], tell: Callable[[str], None]) -> None:
-    """Make importable, here and in child processes, what this interpreter lacks of our own ``extras``."""
+    """Install the missing packages of this project's ``extras``, and make them importable in this process and its children."""
     wanted = [line.partition(";")[0].strip() for line in requires("fsd-inference") or () if line.endswith(tuple(f'"{e}"' for e in extras))]
     missing = [requirement for requirement in wanted if not _there(re.split(r"[^\w.-]", requirement)[0])]
     if not missing:
         return
-    told = "\n".join([*missing, sys.version])
-    target = folder() / f"packages-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
-    _once(target, told, lambda: _pip([sys.executable, "-m", "pip", "install", "--target", str(target), *missing], target.name, tell), tell)
+    contents = "\n".join([*missing, sys.version])
+    target = folder() / f"packages-{hashlib.sha256(contents.encode()).hexdigest()[:12]}"
+    command = [sys.executable, "-m", "pip", "install", "--target", str(target), *missing]
+    _once(target, contents, lambda: _pip(command, target.name, tell), tell)
     sys.path.append(str(target))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(target)]))
     importlib.invalidate_caches()
 
 
 def wheels(requirements: Path, tell: Callable[[str], None]) -> Path:
-    """The folder of the wheels that a file of requirements names with their hashes: as they were published, and not installed."""
-    target, told = folder() / f"wheels-{requirements.stem}", requirements.read_text()
+    """Download the wheels of a requirements file with hashes, without installing them, and return their folder."""
+    target, contents = folder() / f"wheels-{requirements.stem}", requirements.read_text()
 
     def make() -> None:
         target.mkdir(parents=True, exist_ok=True)
         exact = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--retries", "1"]
         _pip([sys.executable, "-m", "pip", "download", *exact, "--dest", str(target), "-r", str(requirements)], target.name, tell)
 
-    _once(target, told, make, tell)
+    _once(target, contents, make, tell)
     return target
 
 
@@ -106,12 +111,12 @@ def _there(distribution: str) -> bool:
         return False
 
 
-def _once(target: Path, told: str, make: Callable[[], None], tell: Callable[[str], None]) -> None:
-    """Make the folder ``target`` unless it was made as ``told``."""
+def _once(target: Path, contents: str, make: Callable[[], None], tell: Callable[[str], None]) -> None:
+    """Make the folder ``target`` unless it was made with the same ``contents``."""
     whole = target / _WHOLE
 
     def there() -> bool:
-        return whole.exists() and whole.read_text() == told
+        return whole.exists() and whole.read_text() == contents
 
     if there():
         return
@@ -121,11 +126,11 @@ def _once(target: Path, told: str, make: Callable[[], None], tell: Callable[[str
         shutil.rmtree(target, ignore_errors=True)
         tell(f"installing {target.name} below {folder()}: once, a minute or more")
         make()
-        whole.write_text(told)
+        whole.write_text(contents)
 
 
 def _pip(command: list[str], what: str, tell: Callable[[str], None]) -> None:
-    """Run pip, telling what it collects."""
+    """Run pip, with its progress to ``tell``."""
 
     def line(text: str) -> None:
         if text.startswith(("Collecting ", "Installing ")):
@@ -135,7 +140,7 @@ def _pip(command: list[str], what: str, tell: Callable[[str], None]) -> None:
 
 
 def _run(command: list[str], what: str, line: Callable[[str], None]) -> None:
-    """Run to the end; `InputError` with its last lines if it fails."""
+    """Run a command to its end. Raises `InputError` with its last lines where it fails."""
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_USER")}
     last: list[str] = []
     with interrupt.whole():
@@ -147,7 +152,7 @@ def _run(command: list[str], what: str, line: Callable[[str], None]) -> None:
             text=True,
             errors="replace",
             env=clean,
-            start_new_session=True,  # it has children of its own, and all must end before the folder may be made anew
+            start_new_session=True,  # its children must end too, before the folder is made again
         )
     with process:
         try:

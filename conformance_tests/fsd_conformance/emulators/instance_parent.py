@@ -1,16 +1,16 @@
-"""The parent of the processes in which a local cloud runs functions: ``python -P instance_parent.py CHANNEL PRELOAD FOLDER``.
+"""The parent of the processes in which an emulator runs functions: ``python -P instance_parent.py CHANNEL PRELOAD FOLDER``.
 
-One thread: it takes orders from the emulator (a JSON line each), forks, and tells of each start and end. A process becomes the
-script "main" with its "arguments". The parent has imported what is heavy, so a fork is ready at once; what must not be imported
-before a fork (a native client that starts threads, or reads its address at import) is the script's to import. ``mode`` "spawn"
-gives a process an interpreter of its own, as a cloud's cold start does.
+One thread takes orders from the emulator (one JSON line each), forks, and reports each start and end. A process runs the script "main" with
+its "arguments". The parent has imported the heavy modules, so a fork is ready at once. The script itself imports modules that must not be
+imported before a fork, such as a native client that starts threads or reads its address at import. ``mode`` "spawn" gives a process its own
+interpreter, like a cold start in a cloud.
 
-With "listen" a process finds a socket at descriptor 3 that is bound to a port of its own (in PORT too), but does not listen yet,
-handed over as systemd does (LISTEN_PID, LISTEN_FDS): whoever connects is refused until the process serves.
+With "listen" a process gets a socket at descriptor 3, which is bound to a port but does not listen yet. PORT holds the port; LISTEN_PID and
+LISTEN_FDS describe the socket, like those of systemd. So connections are refused until the process serves.
 
-The parent ends with the emulator (its channel closes however that dies), takes every function with it and removes FOLDER, if any.
-Should it be killed itself, each function ends by its life pipe, or, while it is frozen, by the hang-up that the kernel sends to
-a stopped orphaned group.
+The parent ends with the emulator, whose end closes the channel; it kills every function and removes FOLDER, if any. If the parent itself is
+killed, each function notices the end of a pipe from the parent and ends; a frozen function ends by the SIGHUP that the kernel sends to a
+stopped process group without a parent.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LISTENER, _LIFE = 3, 4
 
 
 def run(order: dict[str, Any]) -> NoReturn:
-    """Become ``order``'s "main" with its "arguments"; "path" is what comes first and last on ``sys.path``."""
+    """Run the script "main" of ``order`` with its "arguments". "path": entries for the start and the end of ``sys.path``."""
     os.set_inheritable(_LIFE, False)
     threading.Thread(target=_end_with, args=(_LIFE,), name="life", daemon=True).start()
     first, last = order["path"]
@@ -46,7 +46,7 @@ def run(order: dict[str, Any]) -> NoReturn:
     code = 1
     try:
         for stream in (sys.stdout, sys.stderr):
-            cast(io.TextIOWrapper, stream).reconfigure(line_buffering=True)  # what is said before a kill is in the log
+            cast(io.TextIOWrapper, stream).reconfigure(line_buffering=True)  # so that the log has all output before a kill
         if order["listen"]:
             os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
         sys.argv = [order["main"], *order["arguments"]]
@@ -64,14 +64,14 @@ def run(order: dict[str, Any]) -> NoReturn:
 
 
 def _end_with(life: int) -> None:
-    """Nobody writes to the pipe: a read returns when the last holder of its other end is gone."""
+    """No process writes to the pipe: the read returns when the other end is closed."""
     with suppress(OSError):
         os.read(life, 1)
     os.killpg(0, signal.SIGKILL)
 
 
 class Parent:
-    """Runs until ``channel`` closes. Every function leads a process group, which is killed as a whole."""
+    """Runs until ``channel`` closes. Every function leads a process group, and is killed with the whole group."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
@@ -84,7 +84,7 @@ class Parent:
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
 
     def serve(self) -> None:
-        """The loop."""
+        """Execute orders and report ends, until the channel closes."""
         data = b""
         with selectors.DefaultSelector() as selector:
             selector.register(self._ended, selectors.EVENT_READ)
@@ -103,7 +103,7 @@ class Parent:
                         self._obey(json.loads(line))
 
     def end(self) -> None:
-        """Kill and await every function."""
+        """Kill every function and wait for its end."""
         for pid in self._pids.values():
             _signal(pid, signal.SIGKILL)
         for pid in self._pids.values():
@@ -114,15 +114,15 @@ class Parent:
             try:
                 pid, port = self._start(order)
             except OSError as error:
-                self._tell({"id": order["id"], "exit": f"cannot start a process: {error}"})
+                self._report({"id": order["id"], "exit": f"cannot start a process: {error}"})
                 return
             self._pids[order["id"]] = pid
-            self._tell({"id": order["id"], "pid": pid, "port": port})
-        elif order["id"] in self._pids:  # else it has ended, and its number may be another's
+            self._report({"id": order["id"], "pid": pid, "port": port})
+        elif order["id"] in self._pids:  # otherwise it has ended, and its PID may belong to another process
             _signal(self._pids[order["id"]], _SIGNALS[order["do"]])
 
     def _start(self, order: dict[str, Any]) -> tuple[int, int]:
-        """The number of the new process, and its port or 0."""
+        """The PID of the new process, and its port or 0."""
         with socket.socket() as listener:
             if order["listen"]:
                 listener.bind(("127.0.0.1", 0))
@@ -133,7 +133,7 @@ class Parent:
                     self._become(order, listener.fileno(), port)
                 finally:
                     os._exit(os.EX_SOFTWARE)
-        with suppress(OSError):  # whoever comes first; the child may have started its interpreter already
+        with suppress(OSError):  # parent and child both set it; the child may have started its interpreter
             os.setpgid(pid, pid)
         return pid, port
 
@@ -169,43 +169,43 @@ class Parent:
                 return
             name = next(name for name, known in self._pids.items() if known == pid)
             del self._pids[name]
-            _signal(pid, signal.SIGKILL)  # what it left running
+            _signal(pid, signal.SIGKILL)  # processes that the function started and did not end
             code = os.waitstatus_to_exitcode(status)
-            self._tell({"id": name, "exit": f"exit status {code}" if code > 0 else _signal_name(-code) if code else ""})
+            self._report({"id": name, "exit": f"exit status {code}" if code > 0 else _signal_name(-code) if code else ""})
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _report(self, message: dict[str, Any]) -> None:
         self._channel.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _signal(group: int, number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # all of it ended
+    with suppress(ProcessLookupError, PermissionError):  # the whole group has ended
         os.killpg(group, number)
 
 
 def _signal_name(number: int) -> str:
-    """As Go words it, and so the platforms do: "signal: killed"."""
+    """The text of a signal as the platforms write it, like Go: "signal: killed"."""
     return f"signal: {(signal.strsignal(number) or str(number)).lower()}"
 
 
 def _preload(names: list[str]) -> None:
-    """Import what is there; "module:function" is also called."""
+    """Import the modules that exist; of "module:function" also call the function."""
     for name in names:
         module, _, function = name.partition(":")
         try:
             imported = importlib.import_module(module)
         except ImportError as error:
-            print(f"not loaded ahead: {error}", file=sys.stderr)
+            print(f"not preloaded: {error}", file=sys.stderr)
             continue
         if function:
             getattr(imported, function)()
     gc.collect()
-    gc.freeze()  # the collector would write to, and so copy, pages that the forks share
+    gc.freeze()  # otherwise the garbage collector writes to pages that forks share, and the kernel copies these pages
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "--become":
         run(json.loads(sys.argv[2]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the emulator's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the emulator handles Ctrl-C
     parent = Parent(socket.socket(fileno=int(sys.argv[1])))
     _preload([name for name in sys.argv[2].split(",") if name])
     try:

@@ -1,8 +1,8 @@
-"""Instances of functions, as every local cloud runs them: a tree of processes each, its log, its memory limit, its end.
+"""Instances of functions, for all emulators: each is a tree of processes with a log, a memory limit and an end.
 
-Memory is the resident set of the largest process of the tree (what a server forks shares its pages with it), looked at every 20 ms:
-an overshoot of that long is possible. Pages that a fork shares with its parent count in full, as the runtime does in the cloud.
-RLIMIT_AS would raise MemoryError where the platforms kill.
+The memory is the resident set of the tree's largest process (forks of a server share its pages), read every 20 ms, so an instance may
+exceed its limit for that time. Pages that a fork shares with its parent count in full, as a cloud counts its runtime. RLIMIT_AS would not
+behave like the platforms: the function would get a MemoryError, while a platform kills it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ from fsd_conformance.emulators.sandbox import ONE_THREAD, Options
 __all__ = ["Instance", "Instances"]
 
 _PROC = os.path.isdir("/proc/self")
-_LOOK_S = 0.02 if _PROC else 0.5  # elsewhere one look costs a `ps`
+_LOOK_S = 0.02 if _PROC else 0.5  # without /proc each check runs `ps`
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TAIL_BYTES = 4096
 
 
 class Instance:
-    """One tree of processes that serves one call at a time. ``state``: starting, busy, idle, expired, dead; ``pid``: of the tree's
-    first process; ``port``: where it will listen, or 0; ``peak``: of its memory, in bytes; ``how`` it ended: "signal: killed"."""
+    """One tree of processes that serves one call at a time.
+
+    ``state``: starting, busy, idle, expired or dead; ``pid``: of the tree's first process; ``port``: where it will listen, or 0; ``peak``:
+    the largest memory in bytes; ``how``: its end, like "signal: killed".
+    """
 
     def __init__(self, log: Path, memory_bytes: int) -> None:
         self.id = uuid4().hex
@@ -53,36 +56,36 @@ class Instance:
 
     @property
     def outdated(self) -> bool:
-        """Whether it must not serve any more: its function has changed or is gone."""
+        """Whether this instance must not get another call, because its function was changed or deleted."""
         return False
 
     def started(self, pid: int, port: int) -> None:
-        """Its first process is there."""
+        """Note that the first process of the instance started."""
         self.pid, self.port = pid, port
         self.forked.set()
 
     def died(self, how: str) -> None:
-        """Its first process is gone. ``how``: "signal: killed", "exit status 1", or nothing for 0."""
+        """Note that the first process of the instance ended. ``how``: "signal: killed", "exit status 1", or "" for 0."""
         self.state, self.how = "dead", how
         self.forked.set()
         self.ended.set()
 
     def measure(self) -> None:
-        """Take its memory of now into its peak."""
+        """Update ``peak`` with the present memory of the instance."""
         if self.pid is not None and self.state != "dead":
             self.peak = max(self.peak, _resident([self.pid])[self.pid])
 
     def idle(self) -> None:
-        """It has served what it was given."""
+        """Note that the instance serves no call now."""
         self.state, self.idle_since = "idle", time.monotonic()
 
     def write(self, line: str) -> None:
-        """The platform's own line in the log."""
+        """Write a line of the platform into the log."""
         with open(self.log, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def tail(self, start: int = 0) -> bytes:
-        """The end of the log, of what was written from byte ``start`` on."""
+        """The end of the log, from byte ``start`` on."""
         with open(self.log, "rb") as file:
             file.seek(max(start, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             return file.read()
@@ -92,7 +95,7 @@ I = TypeVar("I", bound=Instance)  # noqa: E741
 
 
 class Instances(Generic[I]):
-    """All instances of an emulator, and the link to the parent of their processes. ``lost`` is called should that parent die."""
+    """All instances of an emulator, and the channel to the parent of their processes. ``lost``: called if that parent dies."""
 
     def __init__(self, options: Options, stats: Counter[str], lost: Callable[[], None]) -> None:
         self.options = options
@@ -125,7 +128,7 @@ class Instances(Generic[I]):
         self._tasks = [asyncio.create_task(self._listen(reader)), asyncio.create_task(self._watch())]
 
     def close(self) -> None:
-        """End every process."""
+        """End all processes."""
         for task in self._tasks:
             task.cancel()
         if self._channel is not None:
@@ -134,12 +137,12 @@ class Instances(Generic[I]):
         if self._parent is not None:
             try:
                 self._parent.wait(10)
-            except subprocess.TimeoutExpired:  # still at its imports, perhaps
+            except subprocess.TimeoutExpired:  # the parent may still import modules
                 self._parent.kill()
                 self._parent.wait()
 
     def last_idle(self, fits: Callable[[I], bool]) -> I | None:
-        """The idle instance that was used last, of those that fit."""
+        """The last used idle instance for which ``fits`` is true, or None."""
         return max((it for it in self.all.values() if it.state == "idle" and fits(it)), key=lambda it: it.idle_since, default=None)
 
     def start(
@@ -153,8 +156,11 @@ class Instances(Generic[I]):
         path: tuple[Sequence[str], Sequence[str]] = ((), ()),
         listen: bool = False,
     ) -> None:
-        """Have it become the script ``main``. ``task``: the folder of unpacked code, where it then runs; ``path``: what comes first and
-        last on ``sys.path``; ``listen``: it gets a port."""
+        """Start the first process of ``instance``, which runs the script ``main``.
+
+        ``task``: the folder of unpacked code, its working folder; ``path``: entries for the start and the end of ``sys.path``;
+        ``listen``: it gets a port.
+        """
         self.all[instance.id] = instance
         self._send(
             {
@@ -163,7 +169,7 @@ class Instances(Generic[I]):
                 "mode": self._mode,
                 "main": main,
                 "arguments": list(arguments),
-                "flags": ["-I", "-S"] if task else ["-P"],  # unpacked code finds neither this interpreter's packages nor its variables
+                "flags": ["-I", "-S"] if task else ["-P"],  # unpacked code must not see this interpreter's packages and variables
                 "path": path,
                 "listen": listen,
                 "cwd": str(task or self.options.home / "task"),
@@ -173,17 +179,17 @@ class Instances(Generic[I]):
         )
 
     def order(self, what: str, instance: I) -> None:
-        """kill, freeze or thaw all its processes."""
+        """Kill, freeze or thaw all processes of the instance; ``what`` is one of "kill", "freeze" and "thaw"."""
         self._send({"do": what, "id": instance.id})
 
     async def kill(self, instance: I) -> None:
-        """End its processes and await that."""
+        """Kill its processes and wait for their end."""
         if instance.state != "dead":
             self.order("kill", instance)
             await instance.ended.wait()
 
     def _end(self, instance: I) -> None:
-        if instance.state == "idle":  # it must be given nothing more
+        if instance.state == "idle":  # it gets no more calls
             instance.state = "expired"
         self.order("kill", instance)
 
@@ -192,19 +198,19 @@ class Instances(Generic[I]):
         self._writer.write(json.dumps(order).encode() + b"\n")
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        """What the parent tells: the pid of each process and its end."""
+        """Read the parent's reports: the PID of each process, and its end."""
         while line := await reader.readline():
-            told = json.loads(line)
-            if instance := self.all.get(told["id"]):
-                if "exit" in told:
-                    del self.all[told["id"]]
-                    instance.died(told["exit"])
+            report = json.loads(line)
+            if instance := self.all.get(report["id"]):
+                if "exit" in report:
+                    del self.all[report["id"]]
+                    instance.died(report["exit"])
                 else:
-                    instance.started(told["pid"], told["port"])
+                    instance.started(report["pid"], report["port"])
         self._lost()
 
     async def _watch(self) -> None:
-        """Kill what is over its memory, and what has been idle for long or is outdated."""
+        """Kill instances that exceed their memory, were idle for too long, or are outdated."""
         while True:
             await asyncio.sleep(_LOOK_S)
             now = time.monotonic()
@@ -223,7 +229,7 @@ class Instances(Generic[I]):
 
 
 def _resident(leaders: Iterable[int]) -> dict[int, int]:
-    """The resident set in bytes of the largest process of each tree (elsewhere than on Linux: group), as far as they are there."""
+    """The resident set in bytes of the largest process in each tree; without /proc, in each process group. 0 for a missing one."""
     if _PROC:
         return {leader: max(map(_size, _tree(leader))) for leader in leaders}
     found = dict.fromkeys(leaders, 0)
@@ -241,7 +247,7 @@ def _size(pid: int) -> int:
 
 
 def _tree(pid: int) -> list[int]:
-    """A process and what its first thread started."""
+    """A process and the processes that its first thread started, recursively."""
     found = [pid]
     for each in found:
         with suppress(OSError), open(f"/proc/{each}/task/{each}/children", "rb", buffering=0) as file:

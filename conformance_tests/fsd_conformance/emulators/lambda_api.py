@@ -1,4 +1,4 @@
-"""The Lambda service's HTTP API as boto3 speaks it: functions, their settings, Invoke; what is not here is refused by name."""
+"""The Lambda service's HTTP API as boto3 uses it: functions, their settings, Invoke. Other operations are refused by name."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from fsd_conformance.emulators.web import Request, Response
 
 __all__ = ["READ_BYTES", "Api"]
 
-READ_BYTES = 2 * REQUEST_BYTES  # so that what is over the limit is refused with the service's own words
+READ_BYTES = 2 * REQUEST_BYTES  # above the limit, so that a larger request gets the service's own error
 _PAGE = 50
 
 
 class Api:
-    """Answers requests. Beside the service's own paths: /_health, /_fsd/functions, /_fsd/stats."""
+    """Answers requests. Besides the service's paths it serves /_health, /_fsd/functions and /_fsd/stats."""
 
     def __init__(self, store: Store, runtime: Runtime, invoker: Invoker, options: Options, stats: Counter[str]) -> None:
         self._store = store
@@ -57,7 +57,7 @@ class Api:
         self._routes = [(each, re.compile(f"{each.path}/?"), getattr(self, f"_{each.does}")) for each in OPERATIONS]
 
     async def route(self, request: Request) -> Response:
-        """One request of any kind."""
+        """Answer one request."""
         path = "/" + "/".join(request.parts())
         if request.method == "GET" and path.startswith("/_"):
             return self._about(path)
@@ -74,11 +74,11 @@ class Api:
             return Response.of(error.body, error.status, headers)
         except Exception as error:
             traceback.print_exc()
-            said = {"Type": "Service", "Message": f"the local Lambda failed: {type(error).__name__}: {error}"}
-            return Response.of(said, 500, {"x-amzn-ErrorType": "ServiceException"})
+            body = {"Type": "Service", "Message": f"the local Lambda failed: {type(error).__name__}: {error}"}
+            return Response.of(body, 500, {"x-amzn-ErrorType": "ServiceException"})
 
     def _about(self, path: str) -> Response:
-        """What tests and tools look at."""
+        """The state, for tests and tools."""
         if path == "/_health":
             return Response.of({"status": "running", "functions": len(self._store.all()), "logs": str(self._options.home / "logs")})
         if path == "/_fsd/stats":
@@ -111,14 +111,14 @@ class Api:
         return Response.of(function.wire(), 201)
 
     def _runs(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """``settings`` if this interpreter can run the code that comes with them: compiled modules are of one version."""
+        """``settings``, if this interpreter can run the code: compiled modules fit one Python version. Raises `ServiceError` otherwise."""
         here = f"python3.{sys.version_info.minor}"
         if self._options.code == "zip" and settings["Runtime"] != here:
             raise invalid(f"Runtime {settings['Runtime']}: the local Lambda runs uploaded code with this interpreter, {here}")
         return settings
 
     async def _code(self, region: str, code: dict[str, Any]) -> bytes:
-        """The deployment package, given or in a bucket."""
+        """The deployment package, from the request or from a bucket."""
         if other := lambda_claims.unclaimed(code, lambda_claims.CODE | {"Architectures", "RevisionId"}):
             raise unimplemented(f"Code.{other}")
         if code.get("ZipFile"):
@@ -127,7 +127,7 @@ class Api:
             try:
                 return check_code(base64.b64decode(code["ZipFile"], validate=True), sent=True)
             except binascii.Error:
-                raise invalid("ZipFile is not base64") from None
+                raise invalid("ZipFile: expected base64") from None
         if not code.get("S3Bucket") or not code.get("S3Key"):
             raise invalid("Please provide a source for function code: ZipFile, or S3Bucket and S3Key; images are not implemented")
 
@@ -143,16 +143,16 @@ class Api:
         try:
             return check_code(await asyncio.to_thread(fetch), sent=False)
         except exceptions.ClientError as error:
-            said = f"S3 Error Code: {error.response['Error']['Code']}. S3 Error Message: {error.response['Error'].get('Message', '')}"
-            raise invalid(f"Error occurred while GetObject. {said}") from None
+            text = f"S3 Error Code: {error.response['Error']['Code']}. S3 Error Message: {error.response['Error'].get('Message', '')}"
+            raise invalid(f"Error occurred while GetObject. {text}") from None
         except (OSError, exceptions.BotoCoreError) as error:
             raise invalid(f"Error occurred while GetObject. {error}") from None
 
     async def _list(self, region: str, request: Request) -> Response:
-        marker, most = request.query.get("Marker", [""])[0], request.query.get("MaxItems", [str(_PAGE)])[0]
-        if not re.fullmatch(r"[1-9]\d{0,4}", most):
-            raise ServiceError(400, "ValidationException", f"Value '{most}' at 'maxItems': expected a number from 1")
-        size = min(_PAGE, int(most))
+        marker, limit = request.query.get("Marker", [""])[0], request.query.get("MaxItems", [str(_PAGE)])[0]
+        if not re.fullmatch(r"[1-9]\d{0,4}", limit):
+            raise ServiceError(400, "ValidationException", f"Value '{limit}' at 'maxItems': expected a number from 1")
+        size = min(_PAGE, int(limit))
         rest = [function for function in self._store.all(region) if function.name > marker]
         page: dict[str, Any] = {"Functions": [function.wire() for function in rest[:size]]}
         if len(rest) > size:
@@ -174,7 +174,7 @@ class Api:
         if qualifier is None:
             self._store.remove(function)
         elif not qualifier.isdecimal():
-            self._store.find(region, short, qualifier)  # an alias, of which there are none; a version that is not there is deleted already
+            self._store.find(region, short, qualifier)  # aliases do not exist here; a version that does not exist counts as deleted
         return Response(204)
 
     def _get_configuration(self, region: str, request: Request, name: str) -> Response:
@@ -238,7 +238,7 @@ class Api:
     def _put_recursion(self, region: str, request: Request, name: str) -> Response:
         function, value = self._store.whole(region, name), _json(request).get("RecursiveLoop")
         if value not in ("Allow", "Terminate"):
-            raise ServiceError(400, "ValidationException", f"Value '{value}' at 'recursiveLoop' is none of [Allow, Terminate]")
+            raise ServiceError(400, "ValidationException", f"Value '{value}' at 'recursiveLoop': expected Allow or Terminate")
         function.recursion = value
         return Response.of({"RecursiveLoop": value})
 
@@ -280,7 +280,7 @@ async def _call(operation: Callable[..., Any], region: str, request: Request, ar
 
 
 def _check(operation: Operation, request: Request) -> None:
-    """Raises `ServiceError` for what would change the answer and is not claimed."""
+    """Raise `ServiceError` for an unsupported part of the request that would change the answer."""
     for name in request.query:
         if name not in operation.parameters:
             raise unimplemented(f"parameter {name} of {operation.name}")
@@ -301,14 +301,14 @@ def _json(request: Request) -> dict[str, Any]:
     except ValueError as error:
         raise ServiceError(400, "InvalidRequestContentException", f"Could not parse request body into json: {error}") from None
     if not isinstance(body, dict):
-        raise ServiceError(400, "InvalidRequestContentException", "the request body is not a JSON object")
+        raise ServiceError(400, "InvalidRequestContentException", "the request body: expected a JSON object")
     return body
 
 
 def _small(operation: str, request: Request) -> None:
     if len(request.body) > REQUEST_BYTES:
-        said = f"Request must be smaller than {REQUEST_BYTES} bytes for the {operation} operation"
-        raise ServiceError(413, "RequestEntityTooLargeException", said)
+        text = f"Request must be smaller than {REQUEST_BYTES} bytes for the {operation} operation"
+        raise ServiceError(413, "RequestEntityTooLargeException", text)
 
 
 def _revision(function: Function, body: dict[str, Any]) -> None:

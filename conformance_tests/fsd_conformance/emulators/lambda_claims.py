@@ -1,10 +1,9 @@
-"""What the local Lambda claims to do, operation by operation, and what it refuses by name: the one list of it, which answers follow.
+"""The operations of the local Lambda: the supported and the refused parameters, headers and fields of each.
 
-A parameter, a header or a field that would change what the service does is either claimed here or answered with 501 and
-"NotImplemented"; it is never ignored. What is refused is listed for people and for the test that walks the list, and botocore's model
-of the service; what is on neither list is refused as well. Of what is claimed, Description, Role and Tags are kept and told and
-nothing more: nothing is authorised. $LATEST is the one qualifier that a function has; others are not found, as on the platform where
-nobody published a version or made an alias.
+A parameter, header or field that would change the service's answer is either supported here or answered with 501 and "NotImplemented"; it
+is never ignored. The list of refused ones is documentation; a test compares both lists with botocore's model of the service. Anything in
+neither list is refused too. Description, Role and Tags are only stored and returned: the emulator checks no permissions. A function has one
+qualifier, $LATEST; others are not found, as on the platform without versions and aliases.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ def _words(text: str) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation by its name in the service's model; its path, an expression, and what of a request it heeds."""
+    """One operation: its name in the service's model, its path as a regular expression, and the supported parts of a request."""
 
     name: str
     method: str
@@ -79,8 +78,8 @@ OPERATIONS = (
     Operation("TagResource", "POST", "/2017-03-31/tags/(.+)", "tag", fields=_words("Tags")),
     Operation("UntagResource", "DELETE", "/2017-03-31/tags/(.+)", "untag", _words("tagKeys")),
 )
-CODE = _words("S3Bucket S3Key ZipFile")  # of CreateFunction's Code
-REFUSED = {  # by operation: fields, parameters and headers
+CODE = _words("S3Bucket S3Key ZipFile")  # fields of CreateFunction's Code
+REFUSED = {  # fields, parameters and headers, by operation
     "CreateFunction": _words(
         "AcceleratorConfig CapacityProviderConfig CodeSigningConfigArn DeadLetterConfig DurableConfig EphemeralStorage FileSystemConfigs "
         "ImageConfig KMSKeyArn Layers LoggingConfig PackageType Publish PublishTo RuntimeConfig SnapStart TenancyConfig TracingConfig "
@@ -101,7 +100,7 @@ OPERATIONS_REFUSED = _words(
     "InvokeWithResponseStream ListAliases ListEventSourceMappings ListFunctionEventInvokeConfigs ListLayers ListVersionsByFunction "
     "PublishLayerVersion PublishVersion PutProvisionedConcurrencyConfig PutRuntimeManagementConfig RemovePermission UpdateAlias"
 )
-# What a refused field may hold, because it says what holds without it.
+# The default of each refused field: this value is accepted.
 _NOTHING: dict[str, Any] = {
     "EphemeralStorage": {"Size": 512},
     "LoggingConfig": {"LogFormat": "Text"},
@@ -109,21 +108,21 @@ _NOTHING: dict[str, Any] = {
     "SnapStart": {"ApplyOn": "None"},
     "TracingConfig": {"Mode": "PassThrough"},
 }
-_NO_EFFECT = _words("x-amz-content-sha256 x-amz-date x-amz-security-token x-amz-user-agent")  # of a signature, which nobody checks
+_NO_EFFECT = _words("x-amz-content-sha256 x-amz-date x-amz-security-token x-amz-user-agent")  # of a signature, which is not checked
 
 
 def controls(header: str) -> bool:
-    """Whether a header, in lower case, would change what the service does."""
+    """Whether a header, in lower case, would change the service's answer."""
     return header.startswith("x-amz-") and header not in _NO_EFFECT
 
 
-def _says(value: object) -> bool:
-    """Whether a field says anything."""
+def _is_set(value: object) -> bool:
+    """Whether a field has a value other than empty."""
     if isinstance(value, Mapping):
-        return any(map(_says, value.values()))
+        return any(map(_is_set, value.values()))
     return value not in (None, False, "", [])
 
 
 def unclaimed(body: Mapping[str, Any], fields: frozenset[str]) -> str | None:
-    """The first field of ``body`` that is not claimed and says something else than what holds without it."""
-    return next((name for name, value in body.items() if name not in fields and _says(value) and value != _NOTHING.get(name)), None)
+    """The first field of ``body`` that is not supported and has another value than its default; None if no field has."""
+    return next((name for name, value in body.items() if name not in fields and _is_set(value) and value != _NOTHING.get(name)), None)

@@ -1,4 +1,4 @@
-"""Invocations of the local Lambda: admission, the asynchronous queue with its retries and destinations, and the guard of recursion."""
+"""Invocations of the local Lambda: admission, the asynchronous queue with retries and destinations, and the recursion guard."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from fsd_conformance.emulators.web import Request, Response
 __all__ = ["Invoker"]
 
 _PAYLOAD_BYTES = {"RequestResponse": 6 << 20, "DryRun": 6 << 20, "Event": 1 << 20}
-_CONTEXT_BYTES = 3583  # of a client context, in base64
-_CHAIN = 16  # invocations of one function in one chain of requests
-_RETRY_S = 60.0  # times the number of the attempt
-_BACKOFF_S = (1.0, 300.0)  # after a throttle: the first wait, the longest
+_CONTEXT_BYTES = 3583  # the limit of a client context, in base64
+_CHAIN = 16  # the limit of invocations of one function in a chain of requests
+_RETRY_S = 60.0  # seconds between attempts, multiplied by the number of the attempt
+_BACKOFF_S = (1.0, 300.0)  # after a throttle: the first and the longest wait
 _AGE_S = 21600
 
 
 class Invoker:
-    """Runs functions for the Invoke API."""
+    """Runs functions for the Invoke operation."""
 
     def __init__(self, store: Store, runtime: Runtime, options: Options, stats: Counter[str]) -> None:
         self._store = store
@@ -49,34 +49,34 @@ class Invoker:
         """The Invoke operation. Raises `ServiceError`."""
         kind = request.headers.get("x-amz-invocation-type", "RequestResponse")
         if kind not in _PAYLOAD_BYTES:
-            raise ServiceError(400, "ValidationException", f"Value '{kind}' at 'invocationType' is none of {list(_PAYLOAD_BYTES)}")
+            raise ServiceError(400, "ValidationException", f"Value '{kind}' at 'invocationType': expected one of {list(_PAYLOAD_BYTES)}")
         function, qualifier = self._store.find(region, name, request.query.get("Qualifier", [None])[0])
         if len(request.body) > _PAYLOAD_BYTES[kind]:
-            said = f"{len(request.body)} byte payload is too large for the {kind} invocation type (limit {_PAYLOAD_BYTES[kind]} bytes)"
-            raise ServiceError(413, "RequestEntityTooLargeException", said)
+            text = f"{len(request.body)} byte payload is too large for the {kind} invocation type (limit {_PAYLOAD_BYTES[kind]} bytes)"
+            raise ServiceError(413, "RequestEntityTooLargeException", text)
         _check_event(request.body)
         log, context = request.headers.get("x-amz-log-type", "None"), request.headers.get("x-amz-client-context", "")
         if log not in ("None", "Tail"):
-            raise ServiceError(400, "ValidationException", f"Value '{log}' at 'logType' is none of [None, Tail]")
+            raise ServiceError(400, "ValidationException", f"Value '{log}' at 'logType': expected None or Tail")
         if len(context) > _CONTEXT_BYTES:
-            raise invalid(f"Client context of {len(context)} bytes: at most {_CONTEXT_BYTES}")
+            raise invalid(f"Client context of {len(context)} bytes: expected at most {_CONTEXT_BYTES}")
         if function.pending:
-            said = "The operation cannot be performed at this time. The function is currently in the following state: Pending"
-            raise ServiceError(409, "ResourceConflictException", said)
+            text = "The operation cannot be performed at this time. The function is currently in the following state: Pending"
+            raise ServiceError(409, "ResourceConflictException", text)
         if kind == "DryRun":
             return Response(204)
         self._stats[kind] += 1
         trace, count = lineage(unquote(request.headers.get("x-amzn-trace-id", "")), function)
-        told = base64.b64decode(context).decode() if context and kind != "Event" else None  # events come without
-        invocation = Invocation(function, request.body, trace, told, qualifier)
+        decoded = base64.b64decode(context).decode() if context and kind != "Event" else None  # events have no client context
+        invocation = Invocation(function, request.body, trace, decoded, qualifier)
         looping = count > _CHAIN and function.recursion == "Terminate"
         self._stats["recursion_stops"] += looping
         if kind == "Event":
             self._accept(invocation, looping)
             return Response(202, headers={"x-amzn-RequestId": invocation.request_id})
         if looping:
-            said = f"Lambda has detected {function.name} being invoked in a recursive loop with other AWS resources."
-            raise ServiceError(400, "RecursiveInvocationException", said)
+            text = f"Lambda has detected {function.name} being invoked in a recursive loop with other AWS resources."
+            raise ServiceError(400, "RecursiveInvocationException", text)
         self._admit(function)
         outcome = await self._run(invocation)
         headers = {
@@ -92,16 +92,16 @@ class Invoker:
         return Response(200, outcome.body, headers)
 
     def close(self) -> None:
-        """Drop what is queued."""
+        """Cancel queued events."""
         for task in self._tasks:
             task.cancel()
 
     def queued(self) -> int:
-        """Asynchronous events that are not done with."""
+        """The number of asynchronous events that are not finished."""
         return len(self._tasks)
 
     def _admit(self, function: Function) -> None:
-        """Count an invocation that starts now, which `_run` ends. Raises `ServiceError` where too many run."""
+        """Count an invocation that starts; `_run` counts its end. Raises `ServiceError` where too many run."""
         if function.reserved is not None:
             running, limit, reason = self._busy[function], function.reserved, "ReservedFunctionConcurrentInvocationLimitExceeded"
         else:
@@ -116,7 +116,7 @@ class Invoker:
         try:
             environment = await self._runtime.take(invocation.function)
             return await environment.run(invocation)
-        except (OSError, zipfile.BadZipFile) as error:  # of this machine: no process, no port, no space
+        except (OSError, zipfile.BadZipFile) as error:  # an error of this machine: no process, port or space
             print(f"local lambda: {invocation.function.name}: no environment: {error}", file=sys.stderr, flush=True)
             return Outcome.error("Sandbox.Failed", f"RequestId: {invocation.request_id} Error: no execution environment: {error}")
         finally:
@@ -125,7 +125,7 @@ class Invoker:
                 del self._busy[invocation.function]
 
     def _accept(self, invocation: Invocation, looping: bool) -> None:
-        """Queue an event, once or twice, now or later."""
+        """Queue an event, by the faults once or twice, now or later."""
         if looping:
             self._spawn(self._fail(invocation, "RecursiveInvocation", 0, None))
             return
@@ -142,7 +142,7 @@ class Invoker:
         task.add_done_callback(self._tasks.discard)
 
     async def _deliver(self, invocation: Invocation, delay: float) -> None:
-        """One event until it succeeded or is given up. Throttles do not count as attempts."""
+        """Run one event until it succeeds or is given up. Throttles do not count as attempts."""
         await asyncio.sleep(delay)
         function, scale, attempts, backoff = invocation.function, self._options.retry_scale, 0, _BACKOFF_S[0]
         outcome: Outcome | None = None
@@ -196,17 +196,17 @@ class Invoker:
                 await asyncio.to_thread(_send, arn, json.dumps(record))
                 self._stats["destinations"] += 1
                 return
-            except Exception as error:  # whatever the SDK raises; the service retries too, then drops the record
+            except Exception as error:  # any error of the SDK: the service also retries, and then drops the record
                 print(f"local lambda: {function.name}: destination {arn}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 if wait is not None:
                     await asyncio.sleep(wait)
 
 
 def _check_event(body: bytes) -> None:
-    """Raises `ServiceError`: it is no JSON in UTF-8. Python's own reader takes UTF-16, and numbers that JSON has not."""
+    """Raise `ServiceError` unless the body is JSON in UTF-8. Python's reader also accepts UTF-16, and NaN and Infinity."""
 
     def refuse(text: str) -> None:
-        raise ValueError(f"{text} is no number")
+        raise ValueError(f"{text}: expected a number")
 
     try:
         json.loads(body.decode() or "{}", parse_constant=refuse)
@@ -215,7 +215,7 @@ def _check_event(body: bytes) -> None:
 
 
 def _send(arn: str, text: str) -> None:
-    """To a queue or topic of the emulator of these."""
+    """Send a text to an emulated queue or topic."""
     _, _, service, region, account, name = arn.split(":")
     client = sdk(service, region)
     if service == "sqs":
@@ -226,9 +226,9 @@ def _send(arn: str, text: str) -> None:
 
 
 def lineage(header: str, function: Function) -> tuple[str, int]:
-    """The trace header of an invocation, and how often its chain of requests has come to the function, this time included.
+    """The trace header of an invocation, and how often its chain of requests has reached the function, this time included.
 
-    boto3 passes on the header of the function that it runs in, so a chain carries "Lineage=<hash of the function>:<count>|...".
+    boto3 forwards the header of the function that it runs in, so a chain carries "Lineage=<hash of the function>:<count>|...".
     """
     fields = dict(part.split("=", 1) for part in header.split(";") if "=" in part)
     mine = hashlib.sha256(function.arn.encode()).hexdigest()[:8]

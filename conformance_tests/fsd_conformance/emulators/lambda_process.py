@@ -1,7 +1,7 @@
-"""A process of the local Lambda: ``lambda_process.py HANDLER SHIPPED`` becomes the real runtime client.
+"""A process of the local Lambda: ``lambda_process.py HANDLER SHIPPED`` runs the real runtime client.
 
-A handler whose module is not found is looked for in the package SHIPPED, if any. `awslambdaric` is imported here, after any fork:
-its native client reads the Runtime API's address at import.
+If the handler's module cannot be imported, it is imported from the package SHIPPED, if given. `awslambdaric` is imported here, after any
+fork: its native client reads the Runtime API's address at import.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["warm"]
 
 
 def warm() -> None:
-    """Import what a first client of boto3 imports late."""
+    """Import the modules that boto3 imports with its first client."""
     with suppress(ImportError):
         session = importlib.import_module("boto3.session").Session("x", "x", region_name="us-east-1")
         session.client("sqs").close()

@@ -1,7 +1,7 @@
-"""Execution environments of the local Lambda: a process of the real runtime client each, and the Runtime API that it talks to.
+"""Execution environments of the local Lambda: each is a process of the real runtime client, with a Runtime API.
 
-An environment serves one invocation at a time and is frozen between two, as the platform does: a thread that a handler leaves
-behind does not run on.
+An environment serves one invocation at a time. Between two invocations it is frozen, as on the platform, so threads of a handler do not
+continue.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from fsd_conformance.emulators.web import HttpServer, Request, Response
 __all__ = ["RESPONSE_BYTES", "Environment", "Invocation", "Outcome", "Runtime"]
 
 RESPONSE_BYTES = 6_291_556
-_READ_BYTES = 1 << 30  # of a response: whatever its size is, the function hears that it is too large
-_INIT_S = 60.0  # of initialisation are free, then they count as the function's time (10 on the platform, which shares no cores)
+_READ_BYTES = 1 << 30  # of a response: a function gets an answer even where its response is too large
+_INIT_S = 60.0  # initialisation time beside the function's limit (10 s on the platform, which has cores of its own)
 _PREFIX = "/2018-06-01/runtime/"
 
 
 @dataclass(eq=False)
 class Invocation:
-    """One event on its way to a function. A retried or duplicated event keeps its ``request_id``, as on the platform."""
+    """One event for a function. A retried or duplicated event keeps its ``request_id``, as on the platform."""
 
     function: Function
     payload: bytes
     trace: str
     client_context: str | None = None
-    qualifier: str | None = None  # by which it was called
+    qualifier: str | None = None  # the qualifier of the call
     request_id: str = field(default_factory=lambda: str(uuid4()))
     accepted: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an invocation ended. ``failed``: ``body`` is a function error. ``log``: the end of what was logged."""
+    """The end of an invocation. ``failed``: ``body`` is a function error; ``log``: the end of its log."""
 
     body: bytes
     failed: bool
@@ -52,12 +52,12 @@ class Outcome:
 
     @staticmethod
     def error(kind: str, message: str) -> Outcome:
-        """A function error of the platform's own making."""
+        """A function error that the platform makes."""
         return Outcome(json.dumps({"errorType": kind, "errorMessage": message}).encode(), True)
 
 
 class Environment(Instance):
-    """One sandbox."""
+    """One execution environment."""
 
     def __init__(self, runtime: Runtime, function: Function) -> None:
         super().__init__(runtime.options.home / "logs" / function.region / function.name, function.settings["MemorySize"] << 20)
@@ -74,11 +74,11 @@ class Environment(Instance):
 
     @property
     def outdated(self) -> bool:
-        """Whether its function has changed or is gone."""
+        """Whether the function of this environment was changed or deleted."""
         return self.revision != self.function.revision or self.function.deleted
 
     async def run(self, invocation: Invocation) -> Outcome:
-        """Give it an event and await how that ends; afterwards it is idle or dead."""
+        """Run an event to its end; then the environment is idle or dead."""
         cold, start = self.state == "starting", self.log.stat().st_size if self.log.exists() else 0
         self.current, self._outcome, self._done = invocation, None, asyncio.get_running_loop().create_future()
         self.peak = 0
@@ -116,17 +116,17 @@ class Environment(Instance):
         return Outcome(outcome.body, outcome.failed, self.tail(start))
 
     def died(self, how: str) -> None:
-        """Its process is gone, and with it the invocation that it had."""
+        """Note that the process of this environment ended, which also ends a running invocation."""
         super().died(how)
         self._ready.set()
         self.api.close()
         if self.current is None:
             return
         if self._outcome is None:
-            said = f"Runtime exited with error: {how}" if how else "Runtime exited without providing a reason"
-            self._outcome = Outcome.error("Runtime.ExitError", f"RequestId: {self.current.request_id} Error: {said}")
+            reason = f"Runtime exited with error: {how}" if how else "Runtime exited without providing a reason"
+            self._outcome = Outcome.error("Runtime.ExitError", f"RequestId: {self.current.request_id} Error: {reason}")
             self._runtime.stats["exits"] += 1
-            self.write(f"RequestId: {self.current.request_id} Error: {said}")
+            self.write(f"RequestId: {self.current.request_id} Error: {reason}")
         self._finish()
 
     def _finish(self) -> None:
@@ -134,7 +134,7 @@ class Environment(Instance):
             self._done.set_result(None)
 
     async def _route(self, request: Request) -> Response:
-        """The Runtime API: next, response, error, initialisation error."""
+        """Answer a request of the Runtime API: next, response, error, initialisation error."""
         if not request.path.startswith(_PREFIX):
             return Response.of({"errorType": "NotFound", "errorMessage": request.path}, 404)
         parts = request.path.removeprefix(_PREFIX).split("/")
@@ -155,7 +155,7 @@ class Environment(Instance):
         return Response.of({"status": "OK"}, 202)
 
     async def _give(self) -> Response:
-        """The runtime asks for work: what it had is done."""
+        """Answer a request for the next invocation, which also means that the last one is done."""
         if self.current is not None and self._outcome is not None:
             self._finish()
             self.idle()
@@ -178,19 +178,19 @@ class Environment(Instance):
 
 
 class Runtime(Instances[Environment]):
-    """All environments."""
+    """All execution environments."""
 
     options: Options
-    endpoint: str  # where functions reach this emulator
+    endpoint: str  # this emulator's URL for functions
 
     def close(self) -> None:
-        """End every process."""
+        """End all processes."""
         for environment in self.all.values():
             environment.api.close()
         super().close()
 
     async def take(self, function: Function) -> Environment:
-        """An idle environment of the function as it is now (the last used), or a new one."""
+        """The last used idle environment of the function's present revision, or a new one."""
         warm = self.last_idle(lambda it: it.function is function and it.current is None and not it.outdated)
         if warm is not None:
             self.stats["warm"] += 1

@@ -1,4 +1,4 @@
-"""What a function's process finds around it in the local Lambda: its variables, its code, the modules that the platform brings."""
+"""The environment of a function's process in the local Lambda: its variables, its code, the platform's modules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fsd_conformance.emulators.lambda_store import Function
 __all__ = ["Options", "sdk", "unpack", "variables"]
 
 _CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_SESSION_TOKEN": ""}
-_PLATFORM = (  # on the platform's own image: the runtime client and boto3
+_PLATFORM = (  # modules of the platform's image: the runtime client and boto3
     *("awslambdaric", "runtime_client", "simplejson", "snapshot_restore_py"),
     *("boto3", "botocore", "s3transfer", "jmespath", "urllib3", "dateutil", "six"),
 )
@@ -28,7 +28,7 @@ _HEAVY = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options(sandbox.Options):
-    """How the emulator behaves: the flags of the command."""
+    """The flags of the command."""
 
     region: str = "us-east-1"
     account: str = "123456789012"
@@ -40,9 +40,9 @@ class Options(sandbox.Options):
 
 
 def variables(options: Options, function: Function, endpoint: str, api: str, task: str, stream: str) -> dict[str, str]:
-    """The environment of a process: how to reach the emulators, the function's own variables, the platform's.
+    """The variables of a process: the emulators' addresses, the function's own variables, the platform's.
 
-    ``endpoint``: of the local Lambda; ``api``: host and port of the Runtime API; ``task``: the folder of the code.
+    ``endpoint``: the local Lambda's URL; ``api``: HOST:PORT of the Runtime API; ``task``: the folder of the code; ``stream``: the log's.
     """
     return {
         **sandbox.passed(options),
@@ -53,7 +53,7 @@ def variables(options: Options, function: Function, endpoint: str, api: str, tas
         "LANG": "en_US.UTF-8",
         "TZ": ":UTC",
         "PYTHONUTF8": "1",
-        "HOME": str(options.home),  # not the user's, whose AWS profiles are no business of a function
+        "HOME": str(options.home),  # not the user's: a function must not see the user's AWS profiles
         "_HANDLER": function.settings["Handler"],
         "LAMBDA_TASK_ROOT": task,
         "AWS_LAMBDA_RUNTIME_API": api,
@@ -70,12 +70,12 @@ def variables(options: Options, function: Function, endpoint: str, api: str, tas
 
 
 def _credentials() -> dict[str, str]:
-    """The emulator's own, which its functions have too."""
+    """The emulator's credentials, also for its functions."""
     return {name: os.environ.get(name, value) for name, value in _CREDENTIALS.items() if os.environ.get(name, value)}
 
 
 def sdk(service: str, region: str) -> Any:
-    """A client of another service for the emulator itself. Raises `OSError` where that would be the real one."""
+    """A client of another emulated service, for this emulator. Raises `OSError` where the client would use the real service."""
     if not os.environ.get("AWS_ENDPOINT_URL") and not os.environ.get(f"AWS_ENDPOINT_URL_{service.upper()}"):
         raise OSError(f"no emulator of {service}: start the local Lambda with AWS_ENDPOINT_URL in its environment")
     credentials = {name.lower(): value for name, value in _credentials().items()}
@@ -83,7 +83,7 @@ def sdk(service: str, region: str) -> Any:
 
 
 def unpack(options: Options, function: Function) -> tuple[Path, tuple[list[str], list[str]]]:
-    """The folder of the uploaded code, and what comes first and last on ``sys.path``: that folder, and what the platform brings."""
+    """The folder of the uploaded code, and the entries for the start and the end of ``sys.path``: that folder, the platform's modules."""
     runtime = options.home / "runtime"
     runtime.mkdir(parents=True, exist_ok=True)
     for name in _PLATFORM:

@@ -1,4 +1,4 @@
-"""The functions of the local Lambda: what the control plane keeps of each, and the service's rules for what it accepts."""
+"""The functions of the local Lambda: the control plane's data of each, and the service's rules for requests."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ __all__ = [
     "unimplemented",
 ]
 
-REQUEST_BYTES = 70_167_211  # of a CreateFunction or UpdateFunctionCode
-ZIPPED_BYTES = 52_428_800  # of a zip in one
+REQUEST_BYTES = 70_167_211  # the limit of a CreateFunction or UpdateFunctionCode request
+ZIPPED_BYTES = 52_428_800  # the limit of a zip in such a request
 UNZIPPED_BYTES = 262_144_000
 _TAGS = 50
 _DESCRIPTION = 256
@@ -59,11 +59,15 @@ _DEFAULTS: dict[str, Any] = {
 }
 _CONFIGURED = ("Role", "Handler", "Runtime", "Description", "Timeout", "MemorySize", "Environment")
 _MACHINE = "arm64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
-_LARGE_NAMED = {"ResourceNotFoundException", "RecursiveInvocationException", "ServiceException"}  # whose field is Message
+_LARGE_NAMED = {
+    "ResourceNotFoundException",
+    "RecursiveInvocationException",
+    "ServiceException",
+}  # these use Message, not message
 
 
 class ServiceError(Exception):
-    """An error of the service: its HTTP status, its code, its message, and what else the body or the headers carry."""
+    """An error of the service: its HTTP status, code, message, and further fields of the body."""
 
     def __init__(self, status: int, code: str, message: str, **more: str) -> None:
         super().__init__(message)
@@ -73,18 +77,18 @@ class ServiceError(Exception):
 
 
 def invalid(message: str) -> ServiceError:
-    """A parameter that the service refuses."""
+    """The error for a parameter that the service refuses."""
     return ServiceError(400, "InvalidParameterValueException", message)
 
 
 def unimplemented(what: str) -> ServiceError:
-    """What the service has and this does not."""
+    """The error for a feature that the local Lambda lacks."""
     return ServiceError(501, "NotImplemented", f"{what} is not implemented by the local Lambda")
 
 
 @dataclass(eq=False)
 class Function:
-    """One function. ``settings``: the members of a FunctionConfiguration that a caller sets; ``ready`` by `time.monotonic`."""
+    """One function. ``settings``: the fields of a FunctionConfiguration that a caller sets; ``ready``: by `time.monotonic`."""
 
     name: str
     region: str
@@ -103,25 +107,25 @@ class Function:
 
     @property
     def arn(self) -> str:
-        """Without a qualifier."""
+        """The ARN without a qualifier."""
         return f"arn:aws:lambda:{self.region}:{self.account}:function:{self.name}"
 
     def named(self, qualifier: str | None) -> str:
-        """The ARN with a qualifier, for who used one."""
+        """The ARN with the qualifier of the request, or without one if the request had none."""
         return f"{self.arn}:{qualifier}" if qualifier else self.arn
 
     @property
     def digest(self) -> str:
-        """The base64 of the SHA-256 of its code."""
+        """The SHA-256 of the function's code, in base64."""
         return base64.b64encode(hashlib.sha256(self.code).digest()).decode()
 
     @property
     def pending(self) -> bool:
-        """Whether it is still being made: it cannot be invoked."""
+        """Whether the creation of the function still runs; until it ends, the function cannot be invoked."""
         return not self.updating and time.monotonic() < self.ready
 
     def wire(self, qualifier: str | None = None) -> dict[str, Any]:
-        """As a FunctionConfiguration, of who asked for it by a ``qualifier``."""
+        """The FunctionConfiguration, for a request with this ``qualifier``."""
         busy = time.monotonic() < self.ready
         state: dict[str, Any] = {"State": "Active", "LastUpdateStatus": "Successful"}
         if busy and self.updating:
@@ -143,7 +147,7 @@ class Function:
         }
 
     def changed(self, ready: float) -> None:
-        """Its environments are of an older revision from now on."""
+        """Begin a new revision; the environments of the old revision get no more invocations."""
         self.revision = str(uuid4())
         self.modified = datetime.now(UTC)
         self.ready, self.updating = ready, True
@@ -166,57 +170,57 @@ class Store:
         self._functions: dict[tuple[str, str], Function] = {}
 
     def all(self, region: str | None = None) -> list[Function]:
-        """In the order of their names."""
+        """The functions of a region, or of all, in the order of their names."""
         return [function for key, function in sorted(self._functions.items()) if region in (None, key[0])]
 
-    def find(self, region: str, name: str, told: str | None = None) -> tuple[Function, str | None]:
-        """A function by name, partial or whole ARN, and its qualifier, in the name or ``told``. Raises `ServiceError`: it is not there."""
-        short, qualifier = self.named(region, name, told)
+    def find(self, region: str, name: str, given: str | None = None) -> tuple[Function, str | None]:
+        """A function by name, partial or whole ARN, and its qualifier, from the name or from ``given``. Raises `ServiceError`."""
+        short, qualifier = self.named(region, name, given)
         found = self._functions.get((region, short))
         if found is None or qualifier not in (None, "$LATEST"):
             raise self._missing(region, f"{short}:{qualifier}" if qualifier else short)
         return found, qualifier
 
     def whole(self, region: str, name: str, what: str = "This operation") -> Function:
-        """A function of which ``what`` exists once, whatever its versions. Raises `ServiceError`: not there, or a qualified name."""
+        """A function by a name without qualifier. ``what``: the subject of the request, for errors. Raises `ServiceError`."""
         short, qualifier = self.named(region, name)
         if qualifier:
             raise invalid(f"{what} is of a function, not of its versions and aliases: expected a name or an ARN without {qualifier!r}.")
         return self.find(region, short)[0]
 
-    def named(self, region: str, name: str, told: str | None = None) -> tuple[str, str | None]:
-        """The name and the qualifier in ``name``, which a qualifier that is ``told`` must not contradict. Raises `ServiceError`."""
+    def named(self, region: str, name: str, given: str | None = None) -> tuple[str, str | None]:
+        """The name and the qualifier in ``name``; ``given``: a second qualifier. Raises `ServiceError` where the two differ."""
         match = _NAME.fullmatch(name)
         if match is None:
-            raise ServiceError(400, "ValidationException", f"Value '{name}' at 'functionName' is not a function's name or ARN")
-        if told is not None and not _QUALIFIER.fullmatch(told):
-            raise ServiceError(400, "ValidationException", f"Value '{told}' at 'qualifier' is not a version or an alias")
+            raise ServiceError(400, "ValidationException", f"Value '{name}' at 'functionName': expected a function's name or ARN")
+        if given is not None and not _QUALIFIER.fullmatch(given):
+            raise ServiceError(400, "ValidationException", f"Value '{given}' at 'qualifier': expected a version or an alias")
         if match["region"] not in (None, region):
-            said = f"Functions from '{match['region']}' are not reachable in this region ('{region}')"
-            raise ServiceError(404, "ResourceNotFoundException", said)
+            text = f"Functions from '{match['region']}' are not reachable in this region ('{region}')"
+            raise ServiceError(404, "ResourceNotFoundException", text)
         if match["account"] not in (None, self.account):
             raise self._missing(region, match["name"], match["account"])
-        if told is not None and match["qualifier"] not in (None, told):
-            raise invalid(f"The qualifier in the name, {match['qualifier']}, does not match the specified qualifier, {told}.")
-        return match["name"], told or match["qualifier"]
+        if given is not None and match["qualifier"] not in (None, given):
+            raise invalid(f"The qualifier in the name, {match['qualifier']}, does not match the specified qualifier, {given}.")
+        return match["name"], given or match["qualifier"]
 
     def _missing(self, region: str, name: str, account: str | None = None) -> ServiceError:
         arn = f"arn:aws:lambda:{region}:{account or self.account}:function:{name}"
         return ServiceError(404, "ResourceNotFoundException", f"Function not found: {arn}")
 
     def add(self, function: Function) -> None:
-        """Raises `ServiceError` where the name is taken."""
+        """Add a function. Raises `ServiceError` where the name exists."""
         if (function.region, function.name) in self._functions:
             raise ServiceError(409, "ResourceConflictException", f"Function already exist: {function.name}")
         self._functions[function.region, function.name] = function
 
     def remove(self, function: Function) -> None:
-        """Its environments and queued events end by ``deleted``."""
+        """Remove a function; ``deleted`` ends its environments and queued events."""
         function.deleted = True
         del self._functions[function.region, function.name]
 
     def unreserved(self, region: str, without: Function | None = None) -> int:
-        """The concurrency that functions with none of their own share."""
+        """The concurrency of all functions without reserved concurrency."""
         return self.limit - sum(function.reserved or 0 for function in self.all(region) if function is not without)
 
 
@@ -231,20 +235,20 @@ def configuration(body: Mapping[str, Any], old: Mapping[str, Any] | None = None)
     _number("Timeout", settings["Timeout"], 1, 900)
     _number("MemorySize", settings["MemorySize"], 128, 10240)
     if not re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", str(settings["Role"])):
-        raise ServiceError(400, "ValidationException", f"Value '{settings['Role']}' at 'role' is not the ARN of a role")
+        raise ServiceError(400, "ValidationException", f"Value '{settings['Role']}' at 'role': expected the ARN of a role")
     if not re.fullmatch(r"\S{1,128}", str(settings["Handler"])):
-        raise ServiceError(400, "ValidationException", f"Value '{settings['Handler']}' at 'handler' is not a handler's name")
+        raise ServiceError(400, "ValidationException", f"Value '{settings['Handler']}' at 'handler': expected a handler's name")
     if len(str(settings["Description"])) > _DESCRIPTION:
-        said = f"Value at 'description' of {len(settings['Description'])} characters: at most {_DESCRIPTION}"
-        raise ServiceError(400, "ValidationException", said)
+        text = f"Value at 'description' of {len(settings['Description'])} characters: expected at most {_DESCRIPTION}"
+        raise ServiceError(400, "ValidationException", text)
     if not re.fullmatch(r"python3\.\d+", str(settings["Runtime"])):
-        raise invalid(f"Runtime {settings['Runtime']!r}: the local Lambda runs Python only, e.g. python3.11")
+        raise invalid(f"Runtime {settings['Runtime']!r}: expected a Python, e.g. python3.11: the local Lambda runs no other runtime")
     _environment(settings.get("Environment", {}).get("Variables", {}))
     return settings
 
 
 def architectures(body: Mapping[str, Any], now: list[str]) -> list[str]:
-    """Those that a request asks for, or as they are. Raises `ServiceError`."""
+    """The architectures of a request, by default the present ones. Raises `ServiceError`."""
     asked: list[str] = body.get("Architectures") or now
     if asked not in (["x86_64"], ["arm64"]):
         raise ServiceError(400, "ValidationException", f"Value {asked} at 'architectures': expected one of x86_64 and arm64")
@@ -253,14 +257,14 @@ def architectures(body: Mapping[str, Any], now: list[str]) -> list[str]:
     return asked
 
 
-def tagged(old: Mapping[str, str], told: Mapping[str, str]) -> dict[str, str]:
-    """A function's tags with more of them. Raises `ServiceError`: too many, or malformed."""
-    for key, value in told.items():
+def tagged(old: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """A function's tags with ``more``. Raises `ServiceError` where they are too many, or malformed."""
+    for key, value in more.items():
         if not 1 <= len(key) <= 128 or key.lower().startswith("aws:") or len(value) > 256:
-            raise invalid(f"tag {key:.128}={value:.256}: expected a key of 1 to 128 letters, without aws:, and a value of 256 at most")
-    new = {**old, **told}
+            raise invalid(f"tag {key:.128}={value:.256}: expected a key of 1 to 128 characters, without aws:, and a value of at most 256")
+    new = {**old, **more}
     if len(new) > _TAGS:
-        raise invalid(f"{len(new)} tags: a function has {_TAGS} at most")
+        raise invalid(f"{len(new)} tags: expected at most {_TAGS}")
     return new
 
 
@@ -287,9 +291,9 @@ def _environment(variables: Mapping[str, str]) -> None:
 
 
 def check_code(code: bytes, *, sent: bool) -> bytes:
-    """``code`` if it is a deployment package that the service takes; ``sent``: in the request itself. Raises `ServiceError`."""
+    """``code``, if the service accepts it as a deployment package. ``sent``: it is in the request. Raises `ServiceError`."""
     if sent and len(code) > ZIPPED_BYTES:
-        raise ServiceError(413, "RequestEntityTooLargeException", f"A zip of {len(code)} bytes: at most {ZIPPED_BYTES}, more from a bucket")
+        raise ServiceError(413, "RequestEntityTooLargeException", f"A zip of {len(code)} bytes: expected at most {ZIPPED_BYTES}")
     try:
         with zipfile.ZipFile(io.BytesIO(code)) as package:
             files = package.infolist()
@@ -304,7 +308,9 @@ def check_code(code: bytes, *, sent: bool) -> bytes:
 
 
 def concurrency(store: Store, function: Function, body: Mapping[str, Any]) -> int:
-    """The reserved concurrency of PutFunctionConcurrency. Raises `ServiceError`: 100 must stay for the others."""
+    """The reserved concurrency of PutFunctionConcurrency. Raises `ServiceError` where fewer than 100 concurrent executions would remain for
+    other functions.
+    """
     value = body.get("ReservedConcurrentExecutions")
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise invalid(f"ReservedConcurrentExecutions {value!r} failed to satisfy constraint: a number from 0")
@@ -339,8 +345,8 @@ def _check_destinations(config: Mapping[str, Mapping[str, str]]) -> None:
         if other := sorted({which, *inner} - {"OnFailure", "OnSuccess", "Destination"}):
             raise unimplemented(f"DestinationConfig.{other[0]}")
         if arn and not _DESTINATION.fullmatch(arn):
-            raise ServiceError(400, "ValidationException", f"Value '{arn}' at 'destinationConfig.{which}.destination' is not an ARN")
+            raise ServiceError(400, "ValidationException", f"Value '{arn}' at 'destinationConfig.{which}.destination': expected an ARN")
         if arn and which == "OnSuccess":
             raise unimplemented("DestinationConfig.OnSuccess")
         if arn and not re.fullmatch(r"arn:aws[a-z-]*:(sqs|sns):[a-z0-9-]+:\d{12}:[\w-]+", arn):
-            raise unimplemented(f"destination {arn}, which is no standard SQS queue and no standard SNS topic,")
+            raise unimplemented(f"destination {arn}, since it is neither a standard SQS queue nor a standard SNS topic,")

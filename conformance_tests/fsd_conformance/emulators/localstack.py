@@ -1,4 +1,4 @@
-"""AWS by LocalStack's community core, the last release that wants no account: stricter than moto, slower, 560 MB."""
+"""AWS with LocalStack's community core, in the last release that needs no account: stricter than moto, but slower, 560 MB."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fsd_conformance.emulators.process import Server
 
 __all__ = ["LocalStack", "LocalStackServer", "install"]
 
-# Later releases of what it depends on do not work with it.
+# It does not work with later releases of these packages.
 REQUIREMENTS = (
     "localstack-core[runtime]==4.9.2",
     "cbor2==5.7.0",
@@ -24,35 +24,35 @@ REQUIREMENTS = (
 
 
 def install(tell: Callable[[str], None]) -> Path:
-    """The interpreter of an environment that has it, made if need be: minutes, and 520 MB below FSD_HOME."""
+    """The interpreter of an environment with LocalStack. Installs it if needed, which takes some minutes and 520 MB below FSD_HOME."""
     return environment("localstack-4.9.2", REQUIREMENTS, tell)
 
 
 class LocalStackServer(Server):
-    """``localstack.runtime.main`` with what we need of it."""
+    """``localstack.runtime.main`` with the services that runs need."""
 
     name = "localstack"
     health = "/_localstack/health"
     grace_s = 0.0
 
     def command(self) -> Sequence[str]:
-        """In an interpreter of its own."""
+        """The command line, in the interpreter of LocalStack's environment."""
         return [str(install(lambda text: None)), "-m", "localstack.runtime.main"]
 
     def environment(self) -> Mapping[str, str]:
-        """All that it writes is below the folder; it downloads nothing and tells nobody."""
+        """The environment in which LocalStack writes only below its folder, downloads nothing, and sends no usage data."""
         inherited = {name: value for name, value in super().environment().items() if not name.startswith("PYTHON")}
         return inherited | {
             "SERVICES": "sns,sqs,s3,iam,sts,logs",
             "GATEWAY_LISTEN": f"127.0.0.1:{self.port}",
-            "LOCALSTACK_HOST": f"127.0.0.1:{self.port}",  # so that the addresses of queues need no DNS
+            "LOCALSTACK_HOST": f"127.0.0.1:{self.port}",  # so that queue URLs need no DNS
             "SQS_ENDPOINT_STRATEGY": "path",
             "FILESYSTEM_ROOT": str(self.folder / "localstack"),
             "TMPDIR": str(self.folder),
             "DISABLE_EVENTS": "1",
             "SKIP_SSL_CERT_DOWNLOAD": "1",
             "DNS_ADDRESS": "0",
-            "LS_LOG": "warn",  # a line for each request otherwise
+            "LS_LOG": "warn",  # the default logs every request
         }
 
 
@@ -64,6 +64,6 @@ class LocalStack(Aws):
 
     @staticmethod
     def install(tell: Callable[[str], None]) -> None:
-        """What `Aws` needs, and LocalStack."""
+        """Install the packages of `Aws`, and LocalStack."""
         Aws.install(tell)
         install(tell)

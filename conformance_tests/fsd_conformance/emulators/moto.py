@@ -1,4 +1,4 @@
-"""AWS by moto: quick and small; queues, topics and objects in the memory of one process."""
+"""AWS with moto: quick and small; queues, topics and objects in the memory of one process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Moto", "MotoServer"]
 
 
 class MotoServer(Server):
-    """`moto_server`; it grows by the bytes that are published."""
+    """`moto_server`. Its memory grows with every published byte."""
 
     name = "moto"
     health = "/moto-api/config"
     grace_s = 0.0
 
     def command(self) -> Sequence[str]:
-        """In this interpreter."""
+        """The command line, in this interpreter."""
         return [sys.executable, "-m", "fsd_conformance.emulators.moto_server", "-H", "127.0.0.1", "-p", str(self.port)]
 
 
@@ -28,6 +28,6 @@ class Moto(Aws):
     """moto and the local Lambda."""
 
     name = "moto"
-    # A binary attribute from a topic to a queue is answered with 500.
+    # moto answers a binary attribute from a topic to a queue with 500.
     settings: ClassVar[Mapping[str, object]] = {**Aws.settings, "text": True}
     service = MotoServer

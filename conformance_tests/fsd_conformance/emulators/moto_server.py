@@ -1,4 +1,6 @@
-"""moto's server with a promise of S3 that it lacks: its check of a conditional create and its write are two steps, so two may win."""
+"""moto's server with atomic conditional creates. Without this change moto checks and writes in two steps, so two creates of one key could
+both succeed.
+"""
 
 from __future__ import annotations
 

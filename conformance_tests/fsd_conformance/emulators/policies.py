@@ -1,4 +1,6 @@
-"""IAM's rules of versions and conditions, for all stand-ins that keep policies: conditions are kept and told, and never evaluated."""
+"""IAM's rules for versions and conditions of policies, for all emulators that have policies. Conditions are stored and returned, but not
+evaluated.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["VERSIONS", "bindings", "told"]
+__all__ = ["VERSIONS", "bindings", "readable"]
 
 VERSIONS = (0, 1, 3)
 
 
-def told(policy: Mapping[str, Any], asked: int) -> dict[str, Any]:
-    """``policy`` for a reader of version ``asked``: below 3, a binding with a condition has no condition and a role of another name.
+def readable(policy: Mapping[str, Any], asked: int) -> dict[str, Any]:
+    """``policy`` for a reader of version ``asked``. Below 3, a conditional binding appears without condition and with a changed role name.
 
-    Raises `ValueError`: there is no such version.
+    Raises `ValueError` for an unknown version.
     """
     if asked not in VERSIONS:
         raise ValueError(f"Requested policy version {asked}: expected 0, 1 or 3.")
@@ -31,9 +33,10 @@ def _without(binding: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def bindings(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Those of ``new``, which is to replace ``old``, with members. Raises `ValueError`: malformed, or conditions by an older version.
+    """The bindings of ``new`` that have members; ``new`` replaces ``old``.
 
-    A policy with conditions is changed by version 3 alone; one that names no etag overwrites whatever is there.
+    Only version 3 may change a policy with conditions; a policy without etag replaces any other. Raises `ValueError` for a malformed
+    policy, or conditions with an older version.
     """
     version, asked = new.get("version") or 0, new.get("bindings") or []
     if version not in VERSIONS or isinstance(version, bool):
@@ -51,5 +54,5 @@ def bindings(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[dict[str, A
         if condition and version != 3:
             raise ValueError("A policy that has a binding with a condition: expected version 3.")
     if version != 3 and new.get("etag") and any(binding.get("condition") for binding in old["bindings"]):
-        raise ValueError("The policy that is there has a binding with a condition: expected version 3, read and written.")
+        raise ValueError("The present policy has a binding with a condition: expected version 3 for reading and writing.")
     return [binding for binding in asked if binding.get("members")]

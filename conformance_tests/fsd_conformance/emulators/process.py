@@ -1,7 +1,7 @@
-"""A server process of this machine: a free port, health with a deadline, a log file, and an end that takes all it started along.
+"""Runs a server as a process on this machine: finds a free port, waits for its health check, keeps its log, and ends it with its children.
 
-Each server leads a session of its own, so Ctrl-C in a terminal does not reach it and its group can be killed as a whole. A
-process is known by its number and its birth: a number alone may mean another process by now.
+Each server leads its own session, so Ctrl-C in a terminal does not reach it, and its group can be killed as a whole. A process is
+identified by its PID and its start time, since a later process may have the same PID.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from fsd_core import interrupt
+import attrs
+
+from fsd_core.common import interrupt
 from fsd_core.errors import InputError
-from fsd_core.proxies import local_only
+from fsd_core.providers.proxies import local_only
 
 __all__ = ["POINTERS", "Guard", "Process", "Server", "free_port"]
 
-# Provider -> how variables begin that point its SDK at a service or at an account.
+# By provider: prefixes of variables that point its SDK at a service or an account.
 POINTERS: Mapping[str, tuple[str, ...]] = {
     "aws": ("AWS_",),
     "gcp": (
@@ -56,7 +57,7 @@ shutil.rmtree(sys.argv[1], ignore_errors=True)
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that is free, below those that systems give to clients: it can be taken again after a restart."""
+    """A free port of 127.0.0.1. It is lower than the ports that the kernel gives to clients, so it remains free for a restart."""
     for port in random.sample(range(20000, 32000), 200):
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
@@ -64,24 +65,26 @@ def free_port() -> int:
     raise InputError("emulators: no port of 127.0.0.1 from 20000 to 32000 is free")
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Process:
-    """The leader of a group of processes: ``pid``, and ``born`` as the system says it."""
+    """The leader of a process group. ``born``: the start time of the process, as text of the operating system."""
 
     pid: int
     born: str
 
     @staticmethod
     def of(pid: int) -> Process:
-        """The process that has this number now."""
+        """The process that has this PID now."""
         return Process(pid, _born(pid) or "")
 
     def alive(self) -> bool:
-        """Whether it runs still, and is no other of the same number."""
+        """Whether the process still runs. A later process with the same PID does not count."""
         return bool(self.born) and _born(self.pid) == self.born
 
     def end(self, grace_s: float) -> None:
-        """Ask the group to end, and kill what of it is left after ``grace_s`` seconds. A process that ended long ago is no error."""
+        """Send SIGTERM to the group, and kill the processes that still run after ``grace_s`` seconds. Does nothing where the process has
+        ended.
+        """
         if not self.alive():
             return
         if grace_s:
@@ -95,22 +98,22 @@ class Process:
 
 
 class Guard:
-    """Ends servers and removes their folder when this process dies without a word; `end` tells it that all is well."""
+    """A process that ends the servers and removes their folder if this process dies. `end` ends the guard itself."""
 
     def __init__(self, folder: Path) -> None:
         command = [sys.executable, "-I", "-c", _GUARD, str(folder)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2, start_new_session=True)
 
-    def tell(self, word: str, pid: int) -> None:
-        """``watch`` a group, or ``forget`` it."""
-        self._say(f"{word} {pid}")
+    def send(self, word: str, pid: int) -> None:
+        """Order the guard to ``watch`` a group, or to ``forget`` it."""
+        self._write(f"{word} {pid}")
 
     def end(self) -> None:
-        """Nothing is left to guard."""
-        self._say("end")
+        """End the guard; the servers continue."""
+        self._write("end")
         self._process.wait()
 
-    def _say(self, line: str) -> None:
+    def _write(self, line: str) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(f"{line}\n".encode())
@@ -118,13 +121,13 @@ class Guard:
 
 
 class Server:
-    """One server at ``http://host:port``. A subclass says how it is started and asked whether it is well."""
+    """One server at ``http://host:port``. A subclass defines its command and its health check."""
 
     name: str
-    health: str  # the path that answers 2xx once it can be used
-    within_s = 120.0  # from its start until it can be used, on a machine that has much else to do
+    health: str  # the path that answers 2xx once the server is ready
+    within_s = 120.0  # seconds from the start until the server is ready, on a busy machine
     host = "127.0.0.1"
-    grace_s = 10.0  # for its end; 0 where nothing is worth waiting for
+    grace_s = 10.0  # seconds for the server to end by itself; 0: kill it at once
 
     def __init__(self, folder: Path, guard: Guard | None = None) -> None:
         self.folder = folder
@@ -136,21 +139,23 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Its address: the same after a restart."""
+        """The URL of the server, which does not change after a restart."""
         return f"http://{self.host}:{self.port}"
 
     def command(self) -> Sequence[str]:
-        """What to run."""
+        """The command line."""
         raise NotImplementedError
 
     def environment(self) -> Mapping[str, str]:
-        """Of the process: by default this one's, without what points an SDK somewhere, and with no proxy before this machine."""
+        """This process's environment, without variables that hold an SDK's endpoint or credentials, and without HTTP proxies for this
+        machine.
+        """
         kept = {name: value for name, value in os.environ.items() if not name.startswith(sum(POINTERS.values(), ()))}
         return {**kept, **local_only(kept)}
 
     def healthy(self) -> bool:
-        """Whether it answers."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=5)  # knows nothing of proxies
+        """Whether the server answers the health check."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=5)  # this class uses no HTTP proxy
         try:
             connection.request("GET", self.health)
             return connection.getresponse().status < 300
@@ -160,7 +165,9 @@ class Server:
             connection.close()
 
     def start(self) -> None:
-        """Start it and wait until it can be used. `InputError`: it ended, or took too long; with the end of its log."""
+        """Start the server, and wait until it is ready. Raises `InputError` with the last lines of its log if the server ends, or is not
+        ready in time.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log, interrupt.whole():
             self._child = subprocess.Popen(
@@ -174,39 +181,39 @@ class Server:
             )
             self.process = Process.of(self._child.pid)
             if self._guard:
-                self._guard.tell("watch", self._child.pid)
+                self._guard.send("watch", self._child.pid)
         until = time.monotonic() + self.within_s
         while not self.healthy():
             if self._child.poll() is not None or time.monotonic() > until:
                 code = self._child.poll()
                 self.stop()
                 what = f"did not answer within {self.within_s:.0f} s" if code is None else f"ended with code {code}"
-                raise InputError(f"emulator {self.name}: {what}: {self._last_words()}")
+                raise InputError(f"emulator {self.name}: {what}: {self._log_end()}")
             time.sleep(_POLL_S)
 
     def stop(self) -> None:
-        """End it and whatever it started."""
+        """End the server and its children."""
         if self._child is None or self.process is None:
             return
-        self.process.end(min(self.grace_s, interrupt.remaining() / 4))  # there may be three more
-        _signal(self._child.pid, signal.SIGKILL)  # its leader may have ended before the others of the group
+        self.process.end(min(self.grace_s, interrupt.remaining() / 4))  # up to three more servers need time
+        _signal(self._child.pid, signal.SIGKILL)  # the leader may have ended before the rest of its group
         self._child.wait()
         if self._guard:
-            self._guard.tell("forget", self._child.pid)
+            self._guard.send("forget", self._child.pid)
         self._child = self.process = None
 
-    def _last_words(self) -> str:
+    def _log_end(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-3:]
-        return " / ".join(line.strip() for line in lines if line.strip())[-600:] or "it said nothing"
+        return " / ".join(line.strip() for line in lines if line.strip())[-600:] or "its log is empty"
 
 
 def _signal(group: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS's for a group of zombies
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS raises it for a group of zombies
         os.killpg(group, number)
 
 
 def _born(pid: int) -> str | None:
-    """When a process started, as text that only it has; `None` if there is none or only its exit code is left."""
+    """The start time of a process, as text; None where the process does not exist, or has ended and only its exit code remains."""
     if not os.path.isdir("/proc/self"):
         done = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
         state, _, born = done.stdout.strip().partition(" ")

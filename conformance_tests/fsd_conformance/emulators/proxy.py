@@ -1,4 +1,4 @@
-"""An HTTP proxy before a server of this machine: it sees every request, and may answer some itself."""
+"""An HTTP proxy in front of a server on this machine: it sees every request, and may answer some itself."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 
 __all__ = ["Answer", "Proxy", "Request", "See"]
 
-# Of one connection alone (RFC 9110, 7.6.1), or said anew; Expect was answered here.
+# Headers of one connection (RFC 9110, 7.6.1), headers that the proxy writes itself, and Expect, which it has answered.
 _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "expect"})
 _TIMEOUT_S = 60.0  # longer than any long poll
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asked. ``path`` with its query; names of ``headers`` in lower case."""
+    """A client's request. ``path``: with the query; names of ``headers`` in lower case."""
 
     method: str
     path: str
@@ -29,18 +29,18 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the proxy says instead of the server."""
+    """An answer of the proxy in place of the server's."""
 
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-See = Callable[[Request], Answer | None]  # called by many threads at once; `None` lets a request through
+See = Callable[[Request], Answer | None]  # called in many threads; None passes the request on
 
 
 class Proxy:
-    """Listens at ``url`` for the server at ``upstream`` until `close`."""
+    """Forwards requests for ``url`` to the server at ``upstream``, until `close`."""
 
     def __init__(self, upstream: str, see: See) -> None:
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -50,7 +50,7 @@ class Proxy:
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="proxy", daemon=True).start()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -63,7 +63,7 @@ class _Server(ThreadingHTTPServer):
     see: See
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is no news."""
+        """Ignore clients that closed their connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -77,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
         if answer is None:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 answer = self._upstream(request)
-        if answer is None:  # the server went away: so does this connection
+        if answer is None:  # the server closed its connection, so the proxy does, too
             self.close_connection = True
             return
         self.send_response_only(answer.status)

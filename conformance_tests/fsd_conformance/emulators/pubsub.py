@@ -1,4 +1,6 @@
-"""Google's Pub/Sub emulator, a program in Java: found where it runs, as a component of the Google Cloud CLI, or by its file."""
+"""Google's Pub/Sub emulator, a Java program. It is one that already runs, the component of the Google Cloud CLI, or the file that a
+variable names.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,16 @@ from fsd_core.errors import InputError
 
 __all__ = ["HOST", "JAR", "PubSub", "check", "find"]
 
-HOST = "PUBSUB_EMULATOR_HOST"  # host:port, as the SDKs know it
+HOST = "PUBSUB_EMULATOR_HOST"  # HOST:PORT; the SDKs read this variable
 JAR = "FSD_PUBSUB_JAR"
 _HOW = (
-    "`gcloud components install pubsub-emulator` gets it (as a Linux package: google-cloud-cli-pubsub-emulator); "
-    f"or set {JAR} to its cloud-pubsub-emulator-*-all.jar, or {HOST} to the host:port of one that runs"
+    "`gcloud components install pubsub-emulator` installs it (as a Linux package: google-cloud-cli-pubsub-emulator); "
+    f"or set {JAR} to its cloud-pubsub-emulator-*-all.jar, or {HOST} to the HOST:PORT of a running one"
 )
 
 
 def find() -> list[str]:
-    """The command that starts it, but for its address. `InputError`: it is not here, or Java is not; says how to get them."""
+    """The command that starts the emulator, without the address. Raises `InputError` with the installation steps if a part is missing."""
     named = os.environ.get(JAR)
     found = Path(named) if named else _component()
     if found is None:
@@ -37,13 +39,13 @@ def find() -> list[str]:
 
 
 def check() -> None:
-    """`InputError`: none is here, and none is said to run."""
+    """Raise `InputError` where no emulator is installed, and none is named as running."""
     if not os.environ.get(HOST):
         find()
 
 
 def _component() -> Path | None:
-    """The newest one that the Google Cloud CLI has."""
+    """The newest version in the Google Cloud CLI."""
     if shutil.which("gcloud") is None:
         return None
     asked = ["gcloud", "info", "--quiet", "--format=value(installation.sdk_root)"]
@@ -56,11 +58,11 @@ def _component() -> Path | None:
 
 
 class PubSub(Server):
-    """The emulator of this machine; or the one that `HOST` names, which is used as it is, neither started nor stopped."""
+    """The emulator on this machine, or the running one that `HOST` names, which is neither started nor stopped."""
 
     name = "pubsub"
     health = "/"
-    grace_s = 0.0  # it holds everything in memory
+    grace_s = 0.0  # killed at once: it keeps everything in memory
 
     def __init__(self, folder: Path, guard: Guard | None = None) -> None:
         super().__init__(folder, guard)
@@ -68,20 +70,20 @@ class PubSub(Server):
         if self._elsewhere:
             host, _, port = self._elsewhere.rpartition(":")
             if not host or not port.isdecimal():
-                raise InputError(f"{HOST}: {self._elsewhere!r}: must be host:port")
+                raise InputError(f"{HOST}: {self._elsewhere!r}: expected HOST:PORT")
             self.host, self.port = host.strip("[]"), int(port)
 
     @property
     def address(self) -> str:
-        """host:port, for `HOST`."""
+        """HOST:PORT, for the variable `HOST`."""
         return self._elsewhere or f"{self.host}:{self.port}"
 
     def command(self) -> Sequence[str]:
-        """Google's own start script does no more."""
+        """The command line, the same as in Google's start script."""
         return [*find(), f"--host={self.host}", f"--port={self.port}"]
 
     def start(self) -> None:
-        """Start it, or see that it is there."""
+        """Start the emulator, or check that the running one answers."""
         if not self._elsewhere:
             super().start()
         elif not self.healthy():

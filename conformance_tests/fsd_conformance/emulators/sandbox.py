@@ -1,4 +1,4 @@
-"""What an emulator of functions is told by its flags, and what every function's process finds around it: variables, unpacked code."""
+"""The flags of an emulator of functions, and the environment of every function's process: variables and unpacked code."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ _PASSED = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "SSL_CERT_FILE", "NO_PROXY", "no
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How an emulator behaves: the flags that all of them have. ``home``: a folder for logs and unpacked code; ``temporary``: it goes
-    at the end; ``cold``: "fork" or "spawn"; ``code``: "installed" or "zip"; ``late``: with which probability, by how many seconds."""
+    """The flags that all emulators of functions share.
+
+    ``home``: a folder for logs and unpacked code, which is removed at the end if ``temporary``; ``cold``: "fork" or "spawn"; ``code``:
+    "installed" or "zip"; ``late``: the probability of a late launch, and its delay in seconds.
+    """
 
     home: Path
     temporary: bool = False
@@ -35,19 +38,19 @@ class Options:
 
 
 def passed(options: Options) -> dict[str, str]:
-    """The variables of the emulator that every function gets, and one thread for linear algebra."""
+    """The variables of the emulator that every function gets; they limit linear algebra to one thread."""
     names = (*_PASSED, "PYTHONPATH") if options.code == "installed" else _PASSED
     return {**ONE_THREAD, **{name: os.environ[name] for name in names if name in os.environ}}
 
 
 def unpack(home: Path, digest: str, code: bytes) -> Path:
-    """The folder of a deployment package, unpacked once. Raises `zipfile.BadZipFile`, `OSError`."""
+    """Unpack a deployment package once, and return its folder. Raises `zipfile.BadZipFile`, `OSError`."""
     task = home / "code" / digest.replace("/", "_")
     if not task.exists():
         half = task.with_name(uuid4().hex)
         with zipfile.ZipFile(io.BytesIO(code)) as package:
             package.extractall(half)
-        with suppress(OSError):  # another was quicker
+        with suppress(OSError):  # another thread or process was faster
             half.rename(task)
         shutil.rmtree(half, ignore_errors=True)
     return task

@@ -1,4 +1,6 @@
-"""HTTP/1.1 as far as SDKs and runtime clients speak it, on asyncio streams: a server bound to the loopback address, and one request."""
+"""The part of HTTP/1.1 that SDKs and runtime clients use, on asyncio streams: a server on the loopback address, and a client for a single
+request.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,14 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 __all__ = ["HttpServer", "Request", "Response", "phrase"]
 
 _HEAD_BYTES = 1 << 16
-_HEAD_S = 30.0  # from its first byte to the end of a request's head
-_TLS = b"\x16"  # how a client of TLS begins
+_HEAD_S = 30.0  # from the first byte of a request to the end of its headers
+_TLS = b"\x16"  # the first byte of a TLS client
 _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "expect", "host", "content-length"})
 
 
 @dataclass(slots=True)
 class Request:
-    """One request. ``path`` keeps its percent-encoding; header names are in lower case; ``query`` holds every value of a name."""
+    """One request. ``path``: with percent-encoding; header names in lower case; ``query``: all values of each name."""
 
     method: str
     path: str
@@ -40,7 +42,7 @@ class Request:
 
 @dataclass(slots=True)
 class Response:
-    """What is sent back."""
+    """The answer to a request."""
 
     status: int = 200
     body: bytes = b""
@@ -48,17 +50,17 @@ class Response:
 
     @staticmethod
     def of(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-        """``value`` as JSON."""
+        """An answer with ``value`` as JSON."""
         return Response(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
 
 
 def phrase(status: int) -> str:
-    """The words after a status: a client looks for some, also where HTTP knows none."""
+    """The reason phrase of a status; clients expect one, also for an unknown status."""
     return HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Unknown"
 
 
 class HttpServer:
-    """Calls ``route`` for each request; bodies over ``limit`` bytes are answered with 413 unread."""
+    """Calls ``route`` for each request. A body over ``limit`` bytes is not read, and answered with 413."""
 
     def __init__(self, route: Callable[[Request], Awaitable[Response]], limit: int) -> None:
         self.port = 0
@@ -87,17 +89,17 @@ class HttpServer:
             while await self._exchange(reader, writer):
                 pass
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, TimeoutError, ValueError, asyncio.CancelledError):
-            pass  # the other side left or speaks something else, or the server closes: the connection ends
+            pass  # the client left or sent no HTTP, or the server closes: the connection ends
         finally:
             self._tasks.discard(task)
-            with suppress(RuntimeError):  # the loop has ended
+            with suppress(RuntimeError):  # the event loop has ended
                 writer.close()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request and its answer; whether the connection stays."""
+        """Handle one request; returns whether the connection stays open."""
         first = await reader.readexactly(1)
         if first == _TLS:
-            print(f"port {self.port} speaks HTTP, and a client came with TLS", file=sys.stderr, flush=True)
+            print(f"port {self.port}: expected HTTP, but a client used TLS", file=sys.stderr, flush=True)
             return False
         head = first + await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _HEAD_S)
         lines = head.decode("latin-1").split("\r\n")
@@ -117,7 +119,7 @@ class HttpServer:
         if response.status != HTTPStatus.NO_CONTENT:
             answer.append(f"Content-Length: {len(response.body)}")
         answer.append("Connection: keep-alive" if keep else "Connection: close")
-        bare = method == "HEAD" or response.status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)  # clients read no body of these
+        bare = method == "HEAD" or response.status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)  # clients read no body after these
         writer.write("\r\n".join([*answer, "", ""]).encode("latin-1") + (b"" if bare else response.body))
         await writer.drain()
         return keep
@@ -136,11 +138,11 @@ class HttpServer:
         return body
 
 
-async def exchange(port: int, request: Request, most_bytes: int) -> Response:
-    """Send ``request`` to a server of this machine on a connection of its own and return the answer.
+async def exchange(port: int, request: Request, max_bytes: int) -> Response:
+    """Send ``request`` to a server on this machine, on a new connection, and return the answer.
 
-    Headers that are of one connection only are neither sent on nor returned. Raises `OSError` or `http.client.HTTPException` where
-    the server ends the connection before the answer is whole, `ValueError` where the answer is over ``most_bytes``.
+    Headers of a single connection are neither sent nor returned. Raises `OSError` or `http.client.HTTPException` where the server closes
+    the connection within the answer, `ValueError` where the answer is over ``max_bytes``.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -153,8 +155,8 @@ async def exchange(port: int, request: Request, most_bytes: int) -> Response:
         data = bytearray()
         while part := await reader.read(1 << 16):
             data += part
-            if len(data) > most_bytes + _HEAD_BYTES:
-                raise ValueError(f"the answer is over {most_bytes} bytes")
+            if len(data) > max_bytes + _HEAD_BYTES:
+                raise ValueError(f"the answer is too large: expected at most {max_bytes} bytes")
     finally:
         writer.close()
     answer = http.client.HTTPResponse(cast(socket.socket, _Received(bytes(data))), method=request.method)
@@ -164,7 +166,7 @@ async def exchange(port: int, request: Request, most_bytes: int) -> Response:
 
 
 class _Received:
-    """What `http.client` needs of a socket that has been read to its end."""
+    """A socket for `http.client` whose data has been received."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -1,5 +1,5 @@
-"""A stand-in for Azure Service Bus: `codec` and `message` know bytes, `store` knows queues, the rest brings both together.
-`claims` lists what it does and what it refuses.
+"""An emulator of Azure Service Bus: `codec` and `message` handle bytes, `store` handles queues, the other modules combine both. `claims`
+lists the supported and the refused features.
 
-Standard library alone; started as a command, see `fsd_conformance.emulators.service_bus.__main__`, or by `server`.
+It needs the standard library only. Start it as a command (`fsd_conformance.emulators.service_bus.__main__`) or with `server`.
 """

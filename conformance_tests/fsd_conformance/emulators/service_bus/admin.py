@@ -1,7 +1,7 @@
-"""The administration API for the queues of one namespace: Atom over HTTP, as ServiceBusAdministrationClient speaks it.
+"""The administration API for the queues of one namespace: Atom over HTTP, as ServiceBusAdministrationClient uses it.
 
-``GET /health`` says that the namespace can be used. Tokens are not looked at, and no operation costs credits. Topics, their
-subscriptions and rules are answered with 501; a list of topics where there is none is empty, which is the truth.
+``GET /health`` answers once the namespace is ready. Tokens are not checked, and operations cost no credits. Requests about topics, their
+subscriptions and rules are answered with 501, except a request for the list of topics if the namespace has no topic.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TYPE = {"Content-Type": "application/atom+xml;type=entry;charset=utf-8"}
 _PAGE = 100
 _QUERY = {"api-version", "enrich", "$skip", "$top"}
 _CONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
-# What a queue tells of itself and is told back when it is changed.
+# Read-only properties of a queue: the SDK sends them back with a change.
 _READ_ONLY = {"SizeInBytes", "MessageCount", "CreatedAt", "UpdatedAt", "AccessedAt", "CountDetails", "EntityAvailabilityStatus"}
 
 
@@ -37,12 +37,12 @@ class Admin:
         self._broker = broker
 
     async def route(self, request: Request) -> Response:
-        """One request."""
+        """Answer one request."""
         name = "/".join(request.parts())
         try:
             if asked := _unknown(request):
                 return _error(HTTPStatus.NOT_IMPLEMENTED, f"{asked} is not implemented here")
-            if name == "health" and "api-version" not in request.query:  # with it, a queue of that name is asked for
+            if name == "health" and "api-version" not in request.query:  # with it, the request is about a queue of that name
                 return Response.of({"namespace": self._broker.name, "queues": len(self._broker.queues)})
             if name.lower() == "$namespaceinfo":
                 return self._namespace()
@@ -63,7 +63,7 @@ class Admin:
                 return Response()
         except InputError as error:
             return _error(HTTPStatus.BAD_REQUEST, str(error))
-        return _error(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.method} of a queue: PUT, GET and DELETE are known")
+        return _error(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.method} of a queue: expected PUT, GET or DELETE")
 
     def _put(self, name: str, request: Request) -> Response:
         settings = self._settings(check_name(name, self._broker.name), request.body)
@@ -80,16 +80,18 @@ class Admin:
     def _settings(self, name: str, body: bytes) -> QueueSettings:
         where = f"queue {name!r}"
         try:
-            text = body.decode("utf-8-sig")  # whatever encoding it says it has
-            if "<!" in text or "\0" in text:  # two bytes a character would hide it
-                raise InputError(f"{where}: a request declares no types, and is in UTF-8")
+            text = body.decode("utf-8-sig")  # the XML declaration does not count
+            if "<!" in text or "\0" in text:  # UTF-16 would hide a declaration
+                raise InputError(f"{where}: expected XML in UTF-8 without declarations of types")
             root = ElementTree.fromstring(text)
         except (ElementTree.ParseError, UnicodeDecodeError) as error:
-            raise InputError(f"{where}: the request is no XML: {error}") from None
+            raise InputError(f"{where}: the request: expected XML: {error}") from None
         description = root.find(f"{{{_ATOM}}}content/{{{_SERVICE_BUS}}}QueueDescription")
         if description is None:
             kinds = [part.tag.rpartition("}")[2] for part in root.findall(f"{{{_ATOM}}}content/*")]
-            raise InputError(f"{where}: {', '.join(kinds) or 'no description'}: queues alone are implemented here")
+            raise InputError(
+                f"{where}: {', '.join(kinds) or 'no description'}: expected QueueDescription: only queues are implemented here"
+            )
         properties = {part.tag.rpartition("}")[2]: part.text for part in description}
         return queue_settings({key: text for key, text in properties.items() if key not in _READ_ONLY}, self._broker.tier, where)
 
@@ -159,7 +161,7 @@ class Admin:
         return _answer(entry)
 
     def _begin(self, name: str, created: int, updated: int) -> tuple[ElementTree.Element, ElementTree.Element]:
-        """An entry, and the element for its content."""
+        """A new entry, and the element for its content."""
         entry = _element(None, f"{{{_ATOM}}}entry")
         for tag, text in (("id", f"sb://{self._broker.name}/{name}"), ("title", name)):
             _element(entry, f"{{{_ATOM}}}{tag}").text = text
@@ -169,12 +171,12 @@ class Admin:
 
 
 def _unknown(request: Request) -> str:
-    """What changes the request and is not here."""
+    """A parameter or header of the request that is not implemented; "" if all are."""
     for name in request.query:
         if name not in _QUERY:
             return f"query parameter {name!r}"
     condition = {name: request.headers[name] for name in _CONDITIONS if name in request.headers}
-    if condition in ({}, {"if-match": "*"}):  # which says that the queue is there
+    if condition in ({}, {"if-match": "*"}):  # it means that the queue exists
         return ""
     return " and ".join(f"header {name}: {value}" for name, value in condition.items())
 
@@ -186,7 +188,7 @@ def _element(parent: ElementTree.Element | None, tag: str, **attributes: str) ->
 def _whole(request: Request, name: str, low: int, default: int) -> int:
     text = request.query.get(name, [str(default)])[0]
     if not text.isdecimal() or len(text) > 9 or int(text) < low:
-        raise InputError(f"{name}: {text!r} is no whole number from {low}")
+        raise InputError(f"{name}: {text!r}: expected a whole number of at least {low}")
     return int(text)
 
 

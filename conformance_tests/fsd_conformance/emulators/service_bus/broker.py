@@ -1,4 +1,4 @@
-"""One namespace: its queues and topics, who waits at them, what a tier allows, and the connections that have something to send."""
+"""One namespace: its queues and topics, the links that wait at them, the limits of a tier, the connections that have data to send."""
 
 from __future__ import annotations
 
@@ -6,35 +6,31 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from fsd_conformance.emulators.service_bus.codec import ACCEPTED
 from fsd_conformance.emulators.service_bus.frames import rejected
 from fsd_conformance.emulators.service_bus.message import BATCH, batch, incoming
-from fsd_conformance.emulators.service_bus.store import DEAD_LETTER, Queue, QueueSettings
+from fsd_conformance.emulators.service_bus.store import DEAD_LETTER, Message, Queue, QueueSettings
 from fsd_conformance.emulators.service_bus.throttle import BUSY, CREDITS, Throttle
 from fsd_conformance.emulators.service_bus.topics import SUBSCRIPTIONS, Topic, TopicSettings
 
-if TYPE_CHECKING:
-    from fsd_conformance.emulators.service_bus.connection import Connection
-    from fsd_conformance.emulators.service_bus.links import Link, OutgoingLink
+__all__ = ["BATCH_SLACK", "TIERS", "Attached", "Broker", "Client", "Faults", "Limits", "Receiver", "Tier", "clock", "too_large"]
 
-__all__ = ["BATCH_SLACK", "TIERS", "Broker", "Faults", "Limits", "Tier", "clock", "too_large"]
-
-BATCH_SLACK = 512  # azure-servicebus fills a batch to the limit and then adds the batch's own properties
+BATCH_SLACK = 512  # bytes: azure-servicebus fills a batch up to the limit, then adds the batch's properties
 
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """What a tier allows: the largest message and the largest batch, in bytes, and credits a second if it is throttled.
+    """The limits of a tier: the largest message and batch in bytes, and credits per second (0: no throttle).
 
-    Source: Microsoft, "Service Bus quotas" (2026-11). Premium: a queue's own limit holds, 1 MB unless it says more.
+    Source: Microsoft, "Service Bus quotas" (2026-11). In Premium a queue may have a limit of its own above 1 MB.
     """
 
     name: str
     message_bytes: int
     batch_bytes: int
-    own_limit: bool  # whether a queue may have a limit of its own, up to 100 MB
+    own_limit: bool  # whether a queue may have its own limit, up to 100 MB
     credits: int
 
 
@@ -46,23 +42,55 @@ TIERS: Final = {
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a connection may go without what makes it one, in seconds, and how many there may be.
+    """Time-outs of a connection in seconds, and the number of connections.
 
-    The service's own, but for ``open_s``. Source of the number: Microsoft, "Service Bus quotas" (2026-11).
+    All values are those of the service, except ``open_s``. Source for the number of connections: Microsoft, "Service Bus quotas" (2026-11).
     """
 
-    open_s: float = 30.0  # from its start until it is open
-    idle_s: float = 240.0  # without a frame
-    unused_s: float = 600.0  # without a message, and without credit for one
+    open_s: float = 30.0  # seconds for opening the connection
+    idle_s: float = 240.0  # seconds without a frame
+    unused_s: float = 600.0  # seconds without a message and without credit for one
     connections: int = 5000
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """``latency_s``: before bytes that came are looked at; ``drop_after``: messages after which a connection is cut, 0 for never."""
+    """``latency_s``: delay before received bytes are read; ``drop_after``: messages after which a connection is cut, 0: never."""
 
     latency_s: float = 0.0
     drop_after: int = 0
+
+
+class Client(Protocol):
+    """The methods of a connection that a namespace calls."""
+
+    def flush(self) -> None:
+        """Pass the data to the socket."""
+
+    def inspect(self) -> None:
+        """Send a heartbeat if one is due; close a connection that is silent, unused, or never opened."""
+
+    def fail(self, condition: str, description: str) -> None:
+        """Close the connection with an error."""
+
+
+class Attached(Protocol):
+    """The methods of a link to a queue that a namespace calls."""
+
+    def detach(self, condition: str, description: str) -> None:
+        """End the link with an error."""
+
+
+class Receiver(Attached, Protocol):
+    """The methods of a receiving link that a namespace calls."""
+
+    locks: bool  # whether the client must settle a message
+
+    def can_send(self) -> bool:
+        """Whether the link may send a delivery now."""
+
+    def deliver(self, message: Message) -> None:
+        """Send a message."""
 
 
 def clock() -> int:
@@ -71,7 +99,7 @@ def clock() -> int:
 
 
 class Broker:
-    """A namespace. ``throttle``: credits a second, 0 for none; ``now``: ms since 1970."""
+    """A namespace. ``throttle``: credits per second, 0: no throttle; ``now`` returns the time in ms since 1970."""
 
     def __init__(
         self,
@@ -89,22 +117,22 @@ class Broker:
         self.created = now()
         self.throttle = Throttle(throttle, now)
         self.queues: dict[str, Queue] = {}  # by name in lower case
-        self.topics: dict[str, Topic] = {}  # likewise
-        self.left_out: dict[str, str] = {}  # subscriptions that cannot be: path in lower case -> why
+        self.topics: dict[str, Topic] = {}  # by name in lower case
+        self.left_out: dict[str, str] = {}  # why a subscription is not supported, by its path in lower case
         self._subscriptions: dict[str, Queue] = {}  # by path in lower case
-        self.connections: set[Connection] = set()
+        self.connections: set[Client] = set()
         self._now = now
-        self._links: dict[Queue, dict[Link, None]] = {}
-        self._waiting: dict[Queue, OrderedDict[OutgoingLink, None]] = {}  # whose turn is next comes first
-        self._dirty: set[Connection] = set()
+        self._links: dict[Queue, dict[Attached, None]] = {}
+        self._waiting: dict[Queue, OrderedDict[Receiver, None]] = {}  # the receiver that gets the next message is first
+        self._dirty: set[Client] = set()
 
     def create(self, name: str, settings: QueueSettings) -> Queue:
-        """A new queue; ``name`` must be free."""
+        """Make a queue; ``name`` must be free."""
         queue = self.queues[name.lower()] = Queue(name, settings, self._now)
         return queue
 
     def create_topic(self, name: str, settings: TopicSettings) -> Topic:
-        """A new topic with its subscriptions; ``name`` must be free."""
+        """Make a topic with its subscriptions; ``name`` must be free."""
         topic = self.topics[name.lower()] = Topic(name, settings, self._now)
         for own, each in settings.subscriptions.items():
             path = f"{name}/{SUBSCRIPTIONS}/{own}"
@@ -115,7 +143,7 @@ class Broker:
         return topic
 
     def delete(self, name: str) -> bool:
-        """Remove a queue with its messages and detach its links; whether there was one."""
+        """Remove a queue with its messages and detach its links; returns whether there was one."""
         queue = self.queues.pop(name.lower(), None)
         if queue is None:
             return False
@@ -135,19 +163,19 @@ class Broker:
         return self._queue(path)
 
     def topic(self, address: str) -> Topic | None:
-        """The topic at an address, likewise."""
+        """The topic at an address, which may be a whole URL."""
         return self.topics.get(_path(address))
 
     def fed(self, queue: Queue) -> bool:
-        """Whether messages come there by themselves, and no client may send any: to dead letters, and to a subscription."""
+        """Whether no client may send to the queue, because it is a dead-letter queue or the queue of a subscription."""
         return queue.dead is None or queue.name.lower() in self._subscriptions
 
     def holds(self, address: str) -> bool:
-        """Whether an address is that of something that is there, or of the namespace."""
+        """Whether an address is that of a queue or topic, or of the namespace."""
         return not _path(address) or self.find(address) is not None or self.topic(address) is not None
 
     def missing(self, address: str) -> tuple[str, str]:
-        """What is said of an address where there is nothing: a condition and a description."""
+        """The error for an address without a queue or topic: a condition and a description."""
         path = _path(address)
         for name, why in self.left_out.items():
             if path == name or path.startswith(name + "/"):
@@ -158,11 +186,11 @@ class Broker:
         return self.queues.get(path) or self._subscriptions.get(path)
 
     def message_bytes(self, queue: Queue | None) -> int:
-        """The largest message that a queue takes; `None`: a topic."""
+        """The largest message of a queue in bytes; None stands for a topic."""
         return (queue is not None and queue.settings.max_message_bytes) or self.tier.message_bytes
 
     def accept(self, target: Queue | Topic, payload: bytes, form: int) -> bytes:
-        """Add the message, or the messages of a batch, all or none; the encoded outcome. `AmqpError`: the bytes are no message."""
+        """Add a message, or all or none of a batch; returns the encoded outcome. Raises `AmqpError` where the bytes are not a message."""
         messages = [incoming(payload)] if form != BATCH else batch(payload)
         each = 1 + target.evaluations if isinstance(target, Topic) else 1
         if not self.throttle.take(each * len(messages)):
@@ -177,32 +205,32 @@ class Broker:
             self.pump(queue)
         return ACCEPTED
 
-    def attached(self, queue: Queue, link: Link) -> None:
-        """A link uses a queue from now on."""
+    def attached(self, queue: Queue, link: Attached) -> None:
+        """Note that a link uses a queue."""
         self._links.setdefault(queue, {})[link] = None
 
-    def detached(self, queue: Queue, link: Link) -> None:
-        """A link is gone."""
+    def detached(self, queue: Queue, link: Attached) -> None:
+        """Note that a link is gone."""
         links = self._links.get(queue, {})
         links.pop(link, None)
         if not links:
             self._links.pop(queue, None)
         self.satisfied(queue, link)
 
-    def wants(self, queue: Queue, link: OutgoingLink) -> None:
-        """A link has credit for messages of a queue."""
+    def wants(self, queue: Queue, link: Receiver) -> None:
+        """Note that a link has credit for messages of a queue."""
         self._waiting.setdefault(queue, OrderedDict()).setdefault(link)
 
-    def satisfied(self, queue: Queue, link: Link) -> None:
-        """A link has no credit left."""
+    def satisfied(self, queue: Queue, link: Attached) -> None:
+        """Note that a link has no credit."""
         waiting = self._waiting.get(queue)
         if waiting is not None:
-            waiting.pop(link, None)  # type: ignore[call-overload]  # one of another kind is not there
+            waiting.pop(link, None)  # type: ignore[call-overload]  # a link that sends is never among them
             if not waiting:
                 del self._waiting[queue]
 
     def pump(self, queue: Queue) -> None:
-        """Deliver what is ready to those who wait, taking turns, as far as their windows and sockets go."""
+        """Deliver ready messages to the waiting links, one link after the other, until the windows and sockets of the links are full."""
         waiting = self._waiting.get(queue)
         if not waiting:
             return
@@ -214,14 +242,14 @@ class Broker:
                 stuck += 1
                 continue
             if not self.throttle.take(1):
-                return  # until the next second: `tick` comes back
+                return  # `tick` continues in the next second
             stuck = 0
             message = queue.take(lock=link.locks)
             assert message is not None
             link.deliver(message)
 
     def tick(self) -> None:
-        """Do what time has made due."""
+        """Carry out all work whose time has come: expired locks, scheduled messages, waiting deliveries."""
         for queue in (*self.queues.values(), *self._subscriptions.values()):
             queue.advance()
         for queue in list(self._waiting):
@@ -229,23 +257,23 @@ class Broker:
         self.flush()
 
     def inspect(self) -> None:
-        """Look after the connections: heartbeats, and an end to those that are none."""
+        """Send heartbeats, and close unusable connections."""
         for connection in list(self.connections):
             connection.inspect()
         self.flush()
 
-    def dirty(self, connection: Connection) -> None:
-        """A connection has something to send."""
+    def dirty(self, connection: Client) -> None:
+        """Note that a connection has data to send."""
         self._dirty.add(connection)
 
     def flush(self) -> None:
-        """Hand all that is to be sent to the sockets, one write a connection."""
+        """Pass all data to the sockets, with one write for each connection."""
         while self._dirty:
             self._dirty.pop().flush()
 
 
 def too_large(size: int, limit: int) -> bytes:
-    """The outcome of a message that is too large."""
+    """The encoded outcome of a message that is too large. Sizes in bytes."""
     return rejected(
         "amqp:link:message-size-exceeded",
         f"The received message (size:{size} bytes) exceeds the limit ({limit} bytes) currently allowed on the link.",
@@ -253,6 +281,6 @@ def too_large(size: int, limit: int) -> bytes:
 
 
 def _path(address: str) -> str:
-    """Of an address that may be a whole URL, in lower case."""
+    """The path of an address, which may be a whole URL, in lower case."""
     _, url, rest = address.partition("://")
     return (rest.partition("/")[2] if url else address).strip("/").lower()

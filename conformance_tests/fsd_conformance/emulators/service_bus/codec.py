@@ -1,7 +1,7 @@
-"""AMQP 1.0's types on the wire: values to bytes, and bytes to values with every bound checked before memory is taken.
+"""AMQP 1.0's types on the wire: encodes values, and decodes bytes. The decoder checks every bound before it allocates memory.
 
-Encoders return bytes and are put together by joining, so that nothing is described twice. What is decoded loses the width of
-its number: a client's ulong and long are both an int. Source: OASIS, AMQP 1.0, part 1, section 1.6.
+Encoders return bytes, which the caller joins. A decoded number does not keep its AMQP type: a ulong and a long both become a Python int.
+Source: OASIS, AMQP 1.0, part 1, section 1.6.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
     "ushort",
 ]
 
-_DEPTH = 32  # of lists in lists: no client nests deeper than 6
+_MAX_DEPTH = 32  # the deepest nesting of lists; clients use up to 6
 _U32 = struct.Struct(">I")
 
 NULL, TRUE, FALSE = b"\x40", b"\x41", b"\x42"
@@ -46,7 +46,7 @@ ACCEPTED = b"\x00\x53\x24\x45"  # the outcome: a described empty list
 
 
 class AmqpError(Exception):
-    """What a peer is told: ``condition`` as AMQP or Service Bus names it, and a description."""
+    """An error for the peer: a ``condition`` of AMQP or Service Bus, and a description."""
 
     def __init__(self, condition: str, description: str) -> None:
         super().__init__(f"{condition}: {description}")
@@ -55,20 +55,20 @@ class AmqpError(Exception):
 
 
 class Symbol(str):
-    """A name of the protocol, ASCII."""
+    """A symbol of AMQP: ASCII text."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A value with the descriptor that says what it is."""
+    """A value with its descriptor, which identifies the type."""
 
     descriptor: object
     value: object
 
 
-# Constructors of fixed width: how to read, and how many bytes.
+# Constructors of fixed width, with their reader and their number of bytes.
 _FIXED = {
     code: (struct.Struct(form).unpack_from, struct.calcsize(form))
     for code, form in {
@@ -76,25 +76,25 @@ _FIXED = {
         0x81: ">q", 0x55: ">b", 0x72: ">f", 0x82: ">d", 0x83: ">q", 0x74: ">4s", 0x84: ">8s", 0x94: ">16s",
     }.items()
 }  # fmt: skip
-_NOTHING = {0x40: None, 0x41: True, 0x42: False, 0x43: 0, 0x44: 0}  # constructors without bytes of their own
+_NOTHING = {0x40: None, 0x41: True, 0x42: False, 0x43: 0, 0x44: 0}  # constructors without bytes after them
 
 
 def decode(data: bytes, at: int, end: int) -> tuple[object, int]:
-    """The value at ``data[at]`` and where the next one starts; nothing beyond ``end`` is believed.
+    """The value at ``data[at]``, and the position of the next one. Does not read the bytes from ``end`` on.
 
-    Raises `AmqpError` amqp:decode-error: not a value, or it does not fit.
+    Raises `AmqpError` amqp:decode-error where the bytes are not a value, or too few.
     """
     try:
         value, after = _value(data, at, end, 0)
-    except (IndexError, struct.error, TypeError, UnicodeDecodeError):  # TypeError: a key of a map that cannot be one
-        raise _wrong("a value is cut off or no value") from None
+    except (IndexError, struct.error, TypeError, UnicodeDecodeError):  # TypeError: a map's key is not hashable
+        raise _wrong("a value is cut off or invalid") from None
     if after > end:
-        raise _wrong("a value is longer than what holds it")
+        raise _wrong("a value is longer than its container")
     return value, after
 
 
 def skip(data: bytes, at: int, end: int) -> int:
-    """Where the value after that at ``data[at]`` starts; of the value only its size is read. Raises as `decode`."""
+    """The position after the value at ``data[at]``, of which only the size is read. Raises like `decode`."""
     try:
         code = data[at]
         at += 1
@@ -116,7 +116,7 @@ def skip(data: bytes, at: int, end: int) -> int:
     except (IndexError, struct.error):
         raise _wrong("a value is cut off") from None
     if at > end:
-        raise _wrong("a value is longer than what holds it")
+        raise _wrong("a value is longer than its container")
     return at
 
 
@@ -128,7 +128,7 @@ def _value(data: bytes, at: int, end: int, depth: int) -> tuple[object, int]:
     code = data[at]
     if code:
         return _constructed(data, at + 1, end, code, depth)
-    if depth > _DEPTH:
+    if depth > _MAX_DEPTH:
         raise _wrong("values nested too deeply")
     descriptor, at = _value(data, at + 1, end, depth + 1)
     value, at = _value(data, at, end, depth + 1)
@@ -161,7 +161,7 @@ def _constructed(data: bytes, at: int, end: int, code: int, depth: int) -> tuple
 
 def _whole(data: bytes, at: int, after: int, end: int) -> bytes:
     if after > end:
-        raise _wrong("a value is longer than what holds it")
+        raise _wrong("a value is longer than its container")
     return data[at:after]
 
 
@@ -182,19 +182,19 @@ def _text(data: bytes, at: int, end: int, code: int) -> tuple[object, int]:
 
 
 def _measure(data: bytes, at: int, end: int, wide: bool) -> tuple[int, int, int]:
-    """Of a compound: how many values it says it has, where they start, and where they end."""
+    """The number of a compound's values, and the positions of their start and end."""
     if wide:
         size, count, first, after = _U32.unpack_from(data, at)[0], _U32.unpack_from(data, at + 4)[0], at + 8, at + 4
     else:
         size, count, first, after = data[at], data[at + 1], at + 2, at + 1
     after += size
-    if after > end or count > size:  # each value takes a byte at least
-        raise _wrong("a list, map or array is longer than what holds it")
+    if after > end or count > size:  # each value has at least one byte
+        raise _wrong("a list, map or array is longer than its container")
     return count, first, after
 
 
 def _compound(data: bytes, at: int, end: int, code: int, depth: int) -> tuple[object, int]:
-    if depth > _DEPTH:
+    if depth > _MAX_DEPTH:
         raise _wrong("values nested too deeply")
     count, at, after = _measure(data, at, end, code >= 0xD0)
     values = []
@@ -202,18 +202,18 @@ def _compound(data: bytes, at: int, end: int, code: int, depth: int) -> tuple[ob
         value, at = _value(data, at, after, depth + 1)
         values.append(value)
     if at != after:
-        raise _wrong("a list or map does not have the size it says")
+        raise _wrong("a list or map has another size than its header")
     kind = code & 0xF
     if kind == 0:
         return values, after
     if kind != 1 or count % 2:
-        raise _wrong("a map without a value for each key, or no compound")
+        raise _wrong("a map needs a value for each key")
     pairs = iter(values)
     return dict(zip(pairs, pairs, strict=True)), after
 
 
 def _array(data: bytes, at: int, end: int, code: int, depth: int) -> tuple[object, int]:
-    if depth > _DEPTH:
+    if depth > _MAX_DEPTH:
         raise _wrong("values nested too deeply")
     count, at, after = _measure(data, at, end, code == 0xF0)
     inner = data[at]
@@ -229,7 +229,7 @@ def _array(data: bytes, at: int, end: int, code: int, depth: int) -> tuple[objec
         value, at = _constructed(data, at, after, inner, depth + 1)
         values.append(Described(descriptor, value) if described else value)
     if at != after:
-        raise _wrong("an array does not have the size it says")
+        raise _wrong("an array has another size than its header")
     return values, after
 
 
@@ -283,7 +283,7 @@ def string(value: str) -> bytes:
 
 
 def symbol(value: str) -> bytes:
-    """A name of the protocol."""
+    """A symbol."""
     return _sized(0xA3, value.encode("ascii"))
 
 
@@ -309,22 +309,22 @@ def _gathered(code: int, count: int, body: bytes) -> bytes:
 
 
 def array(values: Iterable[bytes]) -> bytes:
-    """An array of values that were encoded with one constructor. `ValueError`: they were not."""
+    """An array of encoded values. Raises `ValueError` unless all have the same constructor."""
     given = list(values)
     constructor = given[0][:1] if given else NULL
     if any(value[:1] != constructor for value in given):
-        raise ValueError("an array has values of one constructor")
+        raise ValueError("an array's values: expected one constructor for all")
     body = constructor + b"".join(value[1:] for value in given)
     return b"\xf0" + _U32.pack(len(body) + 4) + _U32.pack(len(given)) + body
 
 
 def described(code: int, body: bytes) -> bytes:
-    """An encoded value with the descriptor ``code``, as the protocol's own have them."""
+    """An encoded value with the numeric descriptor ``code``."""
     return b"\x00" + ulong(code) + body
 
 
 def encode(value: object) -> bytes:
-    """Any value that `decode` returns; integers as long, or ulong above its range. Raises `TypeError` for another."""
+    """Encode any value that `decode` returns; integers become long, or ulong above its range. Raises `TypeError` for other types."""
     match value:
         case None:
             return NULL
@@ -348,4 +348,4 @@ def encode(value: object) -> bytes:
             return mapping((encode(key), encode(entry)) for key, entry in value.items())
         case Described():
             return b"\x00" + encode(value.descriptor) + encode(value.value)
-    raise TypeError(f"{type(value).__name__} is no AMQP type")
+    raise TypeError(f"{type(value).__name__}: expected a type of AMQP")

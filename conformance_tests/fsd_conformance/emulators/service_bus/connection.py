@@ -1,7 +1,7 @@
 """One client's connection: bytes to frames and back, the protocol headers, SASL, open and close.
 
-A connection that breaks the protocol is closed with an AMQP error; nothing of it reaches the others. Nothing here waits, so a
-client that stops reading, or never starts, costs no more than the bytes that its socket holds.
+A connection that violates the protocol is closed with an AMQP error; other connections are not affected. No code here blocks, so a client
+that does not read delays no other client.
 """
 
 from __future__ import annotations
@@ -20,67 +20,67 @@ __all__ = ["FRAME_BYTES", "Connection"]
 
 _log = logging.getLogger(__name__)
 
-FRAME_BYTES = 65_536  # the service's largest frame, both ways
+FRAME_BYTES = 65_536  # the service's largest frame in both directions
 _CHANNELS = 4999
-_IDLE_MS = 120_000  # what a client is told; half of what is held against it
-_HIGH_BYTES = 1 << 20  # that wait to be sent before no more is added
-_LAST_WORDS_S = 10.0  # for a closed connection's bytes to leave
-_READ = memoryview(bytearray(1 << 18))  # asyncio's own would be allocated anew, and given back, for each read
+_IDLE_MS = 120_000  # the idle time-out for clients: half of the one that is enforced
+_HIGH_BYTES = 1 << 20  # the largest number of bytes that wait to be sent
+_FLUSH_S = 10.0  # seconds for a closed connection to send its last bytes
+_READ = memoryview(bytearray(1 << 18))  # all connections use this buffer: asyncio would allocate one for each read
 _EMPTY = b"\x00\x00\x00\x08\x02\x00\x00\x00"
 _UNUSED = "The connection was inactive for more than the allowed {:.0f} milliseconds and is closed by container 'LinkTracker'."
 
 
 class _Phase(Enum):
-    HEADER = auto()  # a protocol header is due: SASL's, or AMQP's
+    HEADER = auto()  # the next bytes are the header of SASL or AMQP
     SASL = auto()
-    AMQP = auto()  # AMQP's header came
+    AMQP = auto()  # AMQP's header has arrived
     OPEN = auto()
     CLOSED = auto()
 
 
 class Connection(asyncio.BufferedProtocol):
-    """The protocol of asyncio for one connection to ``broker``."""
+    """The asyncio protocol of one connection to ``broker``."""
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self.sessions: dict[int, Session] = {}
-        self.peer_frame = 512  # the largest that the client takes, until it says more
+        self.peer_frame = 512  # the client's largest frame, until its open frame gives the size
         self.used = self._started = self._received = time.monotonic()
         self._transport: asyncio.Transport | None = None
         self._phase = _Phase.HEADER
-        self._held = bytearray()  # a frame that is not whole yet
+        self._held = bytearray()  # an incomplete frame
         self._need = 8
         self._out: list[bytes | memoryview] = []
         self._out_bytes = 0
         self._sent = 0.0
         self._paused = False
-        self._ended: set[int] = set()  # channels whose last frames may still come
+        self._ended: set[int] = set()  # channels of ended sessions, whose last frames may still come
         self._heartbeat_s = 0.0
         self._closed_at = 0.0
         self._messages = 0
-        self.partial_bytes = 0  # of deliveries that have begun
+        self.partial_bytes = 0  # bytes of unfinished deliveries
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client is there."""
+        """Called by asyncio at the start of a connection."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.set_write_buffer_limits(_HIGH_BYTES)
         self.broker.connections.add(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """It is gone. Locks that it holds stay until they expire, as with the service."""
+        """Called by asyncio at the end of a connection. Locks remain until they expire, like those of the service."""
         self.broker.connections.discard(self)
         self._phase = _Phase.CLOSED
         self._drop_sessions()
 
     def pause_writing(self) -> None:
-        """The client does not read: what it asks for waits, too."""
+        """Called by asyncio when the client does not read: the emulator then stops reading the client's requests."""
         self._paused = True
         if self._transport:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """Called by asyncio when the client reads again."""
         self._paused = False
         if self._transport:
             self._transport.resume_reading()
@@ -88,26 +88,26 @@ class Connection(asyncio.BufferedProtocol):
         self.broker.flush()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where bytes are read to: one place for all connections, since they are taken from it at once."""
+        """The buffer for received bytes: all connections share one, since the bytes are copied at once."""
         return _READ
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Bytes were read."""
+        """Called by asyncio after a read."""
         self.data_received(bytes(_READ[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came."""
+        """Handle received bytes, after the delay of the fault ``latency_s``."""
         if self.broker.faults.latency_s:
             asyncio.get_running_loop().call_later(self.broker.faults.latency_s, self._feed, data)
         else:
             self._feed(data)
 
     def writable(self) -> bool:
-        """Whether more may be sent now."""
+        """Whether the connection accepts more data now."""
         return not self._paused and self._out_bytes < _HIGH_BYTES and self._phase is not _Phase.CLOSED
 
     def send(self, *parts: bytes | memoryview) -> None:
-        """Send bytes with whatever else is sent at this time."""
+        """Add bytes to the next write."""
         if self._phase is _Phase.CLOSED:
             return
         if not self._out:
@@ -121,7 +121,7 @@ class Connection(asyncio.BufferedProtocol):
         self.send(frames.frame(channel, performative, *fields))
 
     def flush(self) -> None:
-        """Hand all to the socket."""
+        """Write all waiting bytes to the socket."""
         if self._transport and self._out and not self._transport.is_closing():
             full = self._out_bytes >= _HIGH_BYTES
             self._sent = time.monotonic()
@@ -135,7 +135,7 @@ class Connection(asyncio.BufferedProtocol):
             self._out_bytes = 0
 
     def fail(self, condition: str, description: str) -> None:
-        """Close with an error."""
+        """Close the connection with an error."""
         if self._phase in (_Phase.AMQP, _Phase.OPEN):
             if self._phase is _Phase.AMQP:
                 self._open()
@@ -143,7 +143,7 @@ class Connection(asyncio.BufferedProtocol):
         self._close()
 
     def count_message(self) -> None:
-        """A queue's message came or went. Cuts the connection, its answer unsent, where that is the fault asked for."""
+        """Count a message in or out. With the fault ``drop_after`` it cuts the connection before the answer."""
         self.use()
         self._messages += 1
         if self._messages == self.broker.faults.drop_after and self._transport:
@@ -151,15 +151,15 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def use(self) -> None:
-        """It does what it is there for."""
+        """Note that the client uses the connection."""
         self.used = self._received
 
     def inspect(self) -> None:
-        """Send a heartbeat if one is due; close what is silent, unused, or never opened."""
+        """Send a heartbeat if one is due; close a connection that is silent, unused, or never opened."""
         now = time.monotonic()
         limits = self.broker.limits
         if self._phase is _Phase.CLOSED:
-            if self._transport and now > self._closed_at + _LAST_WORDS_S:
+            if self._transport and now > self._closed_at + _FLUSH_S:
                 self._transport.abort()
         elif self._phase is not _Phase.OPEN:
             if now > self._started + limits.open_s:
@@ -191,16 +191,16 @@ class Connection(asyncio.BufferedProtocol):
             at = self._consume(data)
         except AmqpError as error:
             self.fail(error.condition, error.description)
-        except Exception:  # a defect of ours ends this connection, and no other
+        except Exception:  # a defect of the emulator ends only this connection
             _log.exception("namespace %s: a connection's bytes", self.broker.name)
-            self.fail("amqp:internal-error", "The stand-in has a defect: its log says more.")
+            self.fail("amqp:internal-error", "The emulator has a defect: see its log.")
         else:
             if at < len(data) and not self._over():
                 self._held += memoryview(data)[at:]
         self.broker.flush()
 
     def _consume(self, data: bytes) -> int:
-        """Handle every whole frame; where the first that is not whole starts."""
+        """Handle every complete frame; returns the position of the first incomplete one."""
         at, end = 0, len(data)
         while True:
             if end - at < 8:
@@ -214,11 +214,11 @@ class Connection(asyncio.BufferedProtocol):
                 continue
             size = int.from_bytes(data[at : at + 4], "big")
             if not 8 <= size <= FRAME_BYTES:
-                raise AmqpError("amqp:connection:framing-error", f"a frame of {size} bytes: 8 to {FRAME_BYTES} can be")
+                raise AmqpError("amqp:connection:framing-error", f"a frame of {size} bytes: expected 8 to {FRAME_BYTES}")
             if end - at < size:
                 self._need = size
                 return at
-            self._received = time.monotonic()  # bytes that are no frame yet prove nothing
+            self._received = time.monotonic()  # only complete frames count
             self._frame(data, at, at + size)
             at += size
 
@@ -234,14 +234,14 @@ class Connection(asyncio.BufferedProtocol):
             self._phase = _Phase.AMQP
             self.send(header)
         else:
-            self.send(frames.SASL)  # what the protocol wants a peer to be told that speaks something else
+            self.send(frames.SASL)  # the protocol's answer to an unknown header
             self._close()
 
     def _frame(self, data: bytes, at: int, end: int) -> None:
         body = at + 4 * data[at + 4]
         channel = data[at + 6] << 8 | data[at + 7]
         if body < at + 8 or body > end or data[at + 5] != (1 if self._phase is _Phase.SASL else 0):
-            raise AmqpError("amqp:connection:framing-error", "a frame's header is wrong, or its type has no place here")
+            raise AmqpError("amqp:connection:framing-error", "a frame's header is wrong, or its type is not allowed now")
         if body == end:
             return  # a heartbeat
         code, fields, payload = frames.read(data, body, end)
@@ -282,7 +282,7 @@ class Connection(asyncio.BufferedProtocol):
             raise AmqpError("amqp:resource-limit-exceeded", f"The namespace has its {limit} connections already.")
         self.peer_frame = min(fields.number(2, FRAME_BYTES), FRAME_BYTES)
         if self.peer_frame < 512:
-            raise AmqpError("amqp:invalid-field", "max-frame-size is 512 at least")
+            raise AmqpError("amqp:invalid-field", "max-frame-size: expected at least 512")
         self._heartbeat_s = fields.number(4, 0) / 2000
         self._open()
 
@@ -298,7 +298,7 @@ class Connection(asyncio.BufferedProtocol):
         self.sessions[channel] = Session(self, channel, fields)
 
     def _close(self) -> None:
-        """Send what there is and no more."""
+        """Send the waiting bytes, then close."""
         self._drop_sessions()
         self.flush()
         self._phase = _Phase.CLOSED

@@ -1,6 +1,6 @@
-"""AMQP 1.0's frames: the performatives that are sent, and the fields of those that come.
+"""AMQP 1.0's frames: encodes performatives, and reads the fields of received ones.
 
-Source: OASIS, AMQP 1.0, parts 2 and 5. An error always has all three fields: azure-servicebus indexes the third.
+Source: OASIS, AMQP 1.0, parts 2 and 5. An encoded error always has all three fields, since azure-servicebus reads the third.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _DELIVERY = struct.Struct(">BIBB").pack
 
 
 class Fields:
-    """The fields of a performative; one that is missing is like one that is null."""
+    """The fields of a performative. A missing field counts as null."""
 
     __slots__ = ("_values", "_what")
 
@@ -80,32 +80,32 @@ class Fields:
         self._values = values
 
     def get(self, index: int) -> object:
-        """Whatever it is."""
+        """The field's value, of any type; None where it is null or missing."""
         return self._values[index] if index < len(self._values) else None
 
     def number(self, index: int, default: int | None = None) -> int:
-        """A number. `AmqpError`: it is none, or missing without a ``default``."""
+        """A number from 0 to 2**32 - 1. Raises `AmqpError` for another value, and where it is missing without a ``default``."""
         value = self.get(index)
         if value is None and default is not None:
             return default
         if isinstance(value, int) and 0 <= value < 1 << 32:
             return value
-        raise AmqpError("amqp:invalid-field", f"field {index} of performative 0x{self._what:02x} is no number: {value!r:.60}")
+        raise AmqpError("amqp:invalid-field", f"field {index} of performative 0x{self._what:02x} = {value!r:.60}: expected a number")
 
     def flag(self, index: int) -> bool:
         """A boolean, false by default."""
         return self.get(index) is True
 
     def text(self, index: int) -> str:
-        """Text. `AmqpError`: it is none."""
+        """A text. Raises `AmqpError` for another value."""
         value = self.get(index)
         if isinstance(value, str):
             return value
-        raise AmqpError("amqp:invalid-field", f"field {index} of performative 0x{self._what:02x} is no text: {value!r:.60}")
+        raise AmqpError("amqp:invalid-field", f"field {index} of performative 0x{self._what:02x} = {value!r:.60}: expected text")
 
 
 def read(data: bytes, at: int, end: int) -> tuple[int, Fields, int]:
-    """The code and fields of the performative at ``data[at]``, and where its payload starts. `AmqpError`: it is none."""
+    """The code and fields of the performative at ``data[at]``, and the position of its payload. Raises `AmqpError` for other bytes."""
     value, after = decode(data, at, end)
     if not isinstance(value, Described) or not isinstance(value.descriptor, int) or not isinstance(value.value, list):
         raise AmqpError("amqp:decode-error", "a frame holds no performative")
@@ -119,21 +119,21 @@ def frame(channel: int, performative: int, *fields: bytes, kind: int = 0) -> byt
 
 
 def transfer(channel: int, handle: bytes, delivery: int, tag: bytes, settled: bool, more: bool, payload: int) -> bytes:
-    """The frame of a delivery's first ``payload`` bytes, up to where these begin. ``tag``: of a lock, or empty; ``handle``: encoded."""
+    """The start of a delivery's first frame, up to its ``payload`` bytes. ``tag``: the token of a lock, or b""; ``handle``: encoded."""
     size = len(handle) + len(tag) + 11
     head = _HEAD(13 + size + payload, 2, 0, channel) + b"\x00\x53\x14\xc0" + bytes((size, 6)) + handle
     return head + _DELIVERY(0x70, delivery, 0xA0, len(tag)) + tag + b"\x43" + boolean(settled) + boolean(more)
 
 
 def continued(channel: int, handle: bytes, more: bool, payload: int) -> bytes:
-    """The frame of a delivery's further bytes, up to where these begin."""
+    """The start of a delivery's later frame, up to its ``payload`` bytes."""
     size = len(handle) + 6
     head = _HEAD(13 + size + payload, 2, 0, channel) + b"\x00\x53\x14\xc0" + bytes((size, 6)) + handle
     return head + NULL + NULL + NULL + NULL + boolean(more)
 
 
 def disposition(channel: int, receiver: bool, delivery: int, state: bytes = ACCEPTED) -> bytes:
-    """That one delivery is settled with an outcome."""
+    """The frame that settles one delivery with the outcome ``state``."""
     fields = boolean(receiver) + b"\x70" + _U32(delivery) + NULL + b"\x41" + state
     if len(fields) > 200:
         return frame(channel, DISPOSITION, boolean(receiver), uint(delivery), NULL, b"\x41", state)
@@ -146,5 +146,5 @@ def error(condition: str, description: str) -> bytes:
 
 
 def rejected(condition: str, description: str) -> bytes:
-    """The outcome rejected, with why."""
+    """The outcome "rejected" with its error."""
     return described(REJECTED, listed(error(condition, description)))

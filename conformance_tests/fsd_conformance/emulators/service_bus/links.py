@@ -1,9 +1,9 @@
-"""The links of a session: where a client sends to, where it receives from, and how either is attached."""
+"""The links of a session: links on which a client sends, links on which it receives, and the handling of attach frames."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from fsd_conformance.emulators.service_bus import frames
 from fsd_conformance.emulators.service_bus.broker import BATCH_SLACK, Broker, too_large
@@ -26,26 +26,71 @@ from fsd_conformance.emulators.service_bus.message import BATCH, PLAIN, outgoing
 from fsd_conformance.emulators.service_bus.store import Message, Queue
 from fsd_conformance.emulators.service_bus.topics import Topic
 
-if TYPE_CHECKING:
-    from fsd_conformance.emulators.service_bus.session import Session
+__all__ = ["ConnectionPort", "IncomingLink", "Link", "OutgoingLink", "SessionPort", "attach"]
 
-__all__ = ["IncomingLink", "Link", "OutgoingLink", "attach"]
-
-CREDIT = 1000  # messages that a client may send before it is granted more
-_REPLIES, _REPLY_BYTES = 100, 1 << 20  # answers that wait for a client's credit, and what they take before one more is too many
-_PARTIAL_BYTES = 8 << 20  # of deliveries that have begun on a connection
-_NODE_BYTES = 1 << 20  # of a request
+CREDIT = 1000  # messages that a client may send before it gets more credit
+_REPLIES, _REPLY_BYTES = 100, 1 << 20  # limits of the answers that wait for a client's credit
+_PARTIAL_BYTES = 8 << 20  # limit of unfinished deliveries on a connection
+_NODE_BYTES = 1 << 20  # limit of a request
 _SETTLED = 1  # sender-settle-mode
-_BOUND = "a delivery of a transaction, or one that is resumed, is not implemented here"
+_BOUND = "a delivery in a transaction, or a resumed delivery, is not implemented here"
 _SOURCE, _TARGET, _COORDINATOR = 0x28, 0x29, 0x30
 _SESSION_FILTER = "com.microsoft:session-filter"
-_TOLD = {"com.microsoft:timeout", "com.microsoft:receiver-name", "com.microsoft:entity-type"}  # properties of a link that change nothing
+_IGNORED = {"com.microsoft:timeout", "com.microsoft:receiver-name", "com.microsoft:entity-type"}  # link properties without effect
+
+
+class ConnectionPort(Protocol):
+    """The methods of a connection that its sessions and links call."""
+
+    broker: Broker
+    peer_frame: int  # the client's largest frame in bytes
+    partial_bytes: int  # bytes of unfinished deliveries
+
+    def use(self) -> None:
+        """Note that the client uses the connection."""
+
+    def count_message(self) -> None:
+        """Count a message in or out."""
+
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Send bytes."""
+
+    def frame(self, channel: int, performative: int, *fields: bytes) -> None:
+        """Send a frame without a payload."""
+
+    def writable(self) -> bool:
+        """Whether the connection accepts more data now."""
+
+
+class SessionPort(Protocol):
+    """The methods of a session that its links call."""
+
+    connection: ConnectionPort
+    replies: dict[str, OutgoingLink]  # the link for a node's answers, by the node's address
+
+    def send(self, performative: int, *fields: bytes) -> None:
+        """Send a frame without a payload."""
+
+    def flow(self, link: Link | None = None, *, drained: bool = False) -> None:
+        """Send the windows, and the credit of a link."""
+
+    def detach(self, link: Link, condition: str, description: str) -> None:
+        """End a link with an error."""
+
+    def settled(self, number: int, outcome: bytes) -> None:
+        """Send the outcome of a message that the client sent."""
+
+    def can_send(self) -> bool:
+        """Whether a new delivery may start."""
+
+    def deliver(self, link: OutgoingLink, tag: bytes, head: bytes, body: bytes, *, settled: bool) -> None:
+        """Send a message."""
 
 
 class Link:
-    """What both directions have. ``count``: deliveries so far, as AMQP counts them; ``credit``: those that may still come."""
+    """The common part of both directions. ``count``: AMQP's delivery count; ``credit``: deliveries that are still allowed."""
 
-    def __init__(self, session: Session, handle: int, name: str, queue: Queue | None) -> None:
+    def __init__(self, session: SessionPort, handle: int, name: str, queue: Queue | None) -> None:
         self.session = session
         self.broker = session.connection.broker
         self.handle = handle
@@ -56,43 +101,45 @@ class Link:
         self.credit = 0
 
     def attached(self) -> None:
-        """The client has been told that it is attached."""
+        """Register the link, after the client got the answer to its attach."""
         if self.queue is not None:
             self.broker.attached(self.queue, self)
 
     def detach(self, condition: str, description: str) -> None:
-        """End it with an error."""
+        """End the link with an error."""
         self.session.detach(self, condition, description)
 
     def drop(self) -> None:
-        """It is over."""
+        """Release the link's state at its end."""
         if self.queue is not None:
             self.broker.detached(self.queue, self)
 
 
 class IncomingLink(Link):
-    """The client sends: to a queue or a topic, or requests to a node. Bytes over the limit are counted and not kept."""
+    """The client sends messages to a queue or topic, or requests to a node. The bytes of a message over the size limit are counted and
+    dropped.
+    """
 
     def __init__(
-        self, session: Session, handle: int, name: str, queue: Queue | None, topic: Topic | None, node: Node | None, limit: int
+        self, session: SessionPort, handle: int, name: str, queue: Queue | None, topic: Topic | None, node: Node | None, limit: int
     ) -> None:
         super().__init__(session, handle, name, queue)
         self._target = queue or topic
         self._node = node
         self._limit = limit
-        self._parts = bytearray()  # of a delivery of several frames
+        self._parts = bytearray()  # the parts of a delivery that comes in several frames
         self._size = 0
-        # Of a delivery that goes on: its number, its format, whether it is settled, whether it is of a transaction, or goes on elsewhere.
+        # An unfinished delivery: its number, its format, whether it is settled, whether it is in a transaction or resumed.
         self._first: tuple[int, int, bool, bool] | None = None
 
     def attached(self) -> None:
-        """The client may send."""
+        """Register the link and give the client credit."""
         super().attached()
         self.credit = CREDIT
         self.session.flow(self)
 
     def transfer(self, fields: frames.Fields, payload: bytes) -> None:
-        """A frame of a delivery came."""
+        """Handle one frame of a delivery."""
         if self._first is None:
             self._first = (fields.number(1), fields.number(3, PLAIN), fields.flag(4), fields.get(7) is not None or fields.flag(8))
         whole = not self._size and not fields.flag(5)
@@ -107,7 +154,7 @@ class IncomingLink(Link):
             self._forget()
         self._first, self._size = None, 0
         if fields.flag(9):
-            return  # the client gave it up
+            return  # the client aborted the delivery
         self.count += 1
         self.credit -= 1
         outcome = self._accept(payload, size, form) if not bound else frames.rejected("amqp:not-implemented", _BOUND)
@@ -116,14 +163,14 @@ class IncomingLink(Link):
         if not settled:
             self.session.settled(number, outcome)
         elif outcome != ACCEPTED:
-            self.detach("amqp:precondition-failed", "A message that was sent settled could not be taken.")
+            self.detach("amqp:precondition-failed", "A message that was sent settled could not be accepted.")
             return
         if self.credit < CREDIT // 2:
             self.credit = CREDIT
             self.session.flow(self)
 
     def drop(self) -> None:
-        """It is over, and so is a delivery that has begun."""
+        """Release the link's state and an unfinished delivery."""
         super().drop()
         self._forget()
 
@@ -131,7 +178,10 @@ class IncomingLink(Link):
         connection = self.session.connection
         connection.partial_bytes += len(payload)
         if connection.partial_bytes > max(_PARTIAL_BYTES, 2 * self._limit):
-            raise AmqpError("amqp:resource-limit-exceeded", f"{connection.partial_bytes} bytes of deliveries that have begun")
+            raise AmqpError(
+                "amqp:resource-limit-exceeded",
+                f"{connection.partial_bytes} bytes of unfinished deliveries: expected fewer",
+            )
         self._parts += payload
 
     def _forget(self) -> None:
@@ -147,7 +197,7 @@ class IncomingLink(Link):
         if self._target is not None:
             try:
                 return self.broker.accept(self._target, payload, form)
-            except AmqpError as error:  # of the message: azure-servicebus would not tell why its connection was closed
+            except AmqpError as error:  # a rejection, not a closed connection, after which azure-servicebus would not show the reason
                 return frames.rejected(error.condition, error.description)
         assert self._node is not None
         if self._node.managed is not None:
@@ -155,18 +205,18 @@ class IncomingLink(Link):
         return self._answer(self._node, payload, payload, size)
 
     def _answer(self, node: Node, request: bytes | None, start: bytes, size: int) -> bytes:
-        """Answer a request, `None` for one that is too large to be kept, in the link for its answers."""
+        """Send the answer to a request on the link for answers. ``request``: None for a request that is too large."""
         replies = self.session.replies.get(node.address)
         if replies is None:
-            return frames.rejected("amqp:not-found", f"there is no link for answers of '{node.address}'")
+            return frames.rejected("amqp:not-found", f"there is no link for the answers of '{node.address}'")
         replies.reply(node.answer(request) if request is not None else node.too_large(start, size))
         return ACCEPTED
 
 
 class OutgoingLink(Link):
-    """The client receives: from a queue, or answers of a node. ``locks``: whether it must settle what it gets."""
+    """The client receives messages of a queue, or answers of a node. ``locks``: whether it must settle them."""
 
-    def __init__(self, session: Session, handle: int, name: str, queue: Queue | None, node: Node | None, locks: bool) -> None:
+    def __init__(self, session: SessionPort, handle: int, name: str, queue: Queue | None, node: Node | None, locks: bool) -> None:
         super().__init__(session, handle, name, queue)
         self.locks = locks
         self._node = node
@@ -174,19 +224,19 @@ class OutgoingLink(Link):
         self._reply_bytes = 0
 
     def attached(self) -> None:
-        """Answers may go out, or messages once there is credit."""
+        """Register the link; it sends messages and answers when the client gives it credit."""
         super().attached()
         if self._node is not None:
             self.session.replies[self._node.address] = self
 
     def drop(self) -> None:
-        """It is over."""
+        """Release the link's state at its end."""
         super().drop()
         if self._node is not None and self.session.replies.get(self._node.address) is self:
             del self.session.replies[self._node.address]
 
     def granted(self, fields: frames.Fields) -> None:
-        """The client says how many messages it takes, or asks for none to be on their way (drain)."""
+        """Take the client's credit from a flow frame; with "drain", use or drop it at once."""
         self.credit = ((fields.number(5, 0) + fields.number(6, 0) - self.count + 0x80000000) & 0xFFFFFFFF) - 0x80000000
         if self.credit > 0:
             self.pump()
@@ -200,7 +250,7 @@ class OutgoingLink(Link):
             self.broker.satisfied(self.queue, self)
 
     def pump(self) -> None:
-        """Send what there is, as far as the credit goes."""
+        """Send messages or answers until the credit is used."""
         if self.queue is not None:
             if self.credit > 0:
                 self.broker.wants(self.queue, self)
@@ -216,10 +266,10 @@ class OutgoingLink(Link):
         return self.credit > 0 and self.session.can_send()
 
     def reply(self, answer: bytes) -> None:
-        """An answer of the node. `AmqpError`: the client grants no credit for those that wait."""
+        """Queue an answer of the node. Raises `AmqpError` where too many answers wait for credit."""
         if len(self._replies) >= _REPLIES or self._reply_bytes > _REPLY_BYTES:
-            many = f"{len(self._replies)} answers, {self._reply_bytes} bytes, wait for credit on link '{self.name}'"
-            raise AmqpError("amqp:resource-limit-exceeded", many)
+            waiting = f"{len(self._replies)} answers, {self._reply_bytes} bytes, wait for credit on link '{self.name}'"
+            raise AmqpError("amqp:resource-limit-exceeded", waiting)
         self._replies.append(answer)
         self._reply_bytes += len(answer)
         self.pump()
@@ -239,8 +289,8 @@ class OutgoingLink(Link):
             self.broker.satisfied(self.queue, self)
 
 
-def attach(session: Session, fields: frames.Fields) -> Link | None:
-    """Answer an attach; `None`: it was refused, with an error in a detach."""
+def attach(session: SessionPort, fields: frames.Fields) -> Link | None:
+    """Answer an attach with a link, or refuse it with an error in a detach and return None."""
     name, handle, receives = fields.text(0), fields.number(1), fields.flag(2)
     given = _field(fields.get(5 if receives else 6), 0)
     address = given if isinstance(given, str) else ""
@@ -255,8 +305,8 @@ def attach(session: Session, fields: frames.Fields) -> Link | None:
     ends = (NULL, NULL) if error else (_terminus(_SOURCE, fields.get(5)), _terminus(_TARGET, fields.get(6)))
     batch = mapping([(symbol("com.microsoft:max-message-batch-size"), ulong(broker.tier.batch_bytes))])
     first = uint(0) if receives else NULL
-    told = (string(name), uint(handle), b"\x42" if receives else b"\x41", *modes, *ends, NULL, NULL, first, ulong(limit))
-    session.send(frames.ATTACH, *told, NULL, NULL, NULL if receives else batch)
+    head = (string(name), uint(handle), b"\x42" if receives else b"\x41", *modes, *ends, NULL, NULL, first, ulong(limit))
+    session.send(frames.ATTACH, *head, NULL, NULL, NULL if receives else batch)
     if error:
         session.send(frames.DETACH, uint(handle), b"\x41", frames.error(*error))
         return None
@@ -266,10 +316,10 @@ def attach(session: Session, fields: frames.Fields) -> Link | None:
 
 
 def _unknown(fields: frames.Fields) -> str:
-    """What an attach asks for that is not here, and its verb."""
+    """A feature that the attach needs and the emulator does not support, with its verb; "" if it needs none."""
     end, filters, properties = fields.get(6), _field(fields.get(5), 7) or {}, fields.get(13) or {}
     names = [*filters] if isinstance(filters, dict) else [filters]
-    told = [name for name in properties if name not in _TOLD] if isinstance(properties, dict) else [properties]
+    others = [name for name in properties if name not in _IGNORED] if isinstance(properties, dict) else [properties]
     for asked, what in (
         (isinstance(end, Described) and end.descriptor == _COORDINATOR, "transactions are"),
         (_SESSION_FILTER in names, "sessions are"),
@@ -279,7 +329,7 @@ def _unknown(fields: frames.Fields) -> str:
         (_field(fields.get(5), 8), "a default outcome is"),
         (fields.get(7) or fields.get(8), "resuming deliveries is"),
         (fields.get(12), f"capability {fields.get(12)!r:.60} is"),
-        (told, f"link property {told} is"),
+        (others, f"link property {others} is"),
     ):
         if asked:
             return what
@@ -287,7 +337,7 @@ def _unknown(fields: frames.Fields) -> str:
 
 
 def _field(end: object, index: int) -> object:
-    """A field of a source or target; `None` where it has fewer."""
+    """A field of a source or target; None where it has fewer."""
     values = end.value if isinstance(end, Described) else None
     return values[index] if isinstance(values, list) and index < len(values) else None
 
@@ -298,9 +348,9 @@ def _refusal(
     if node is None and queue is None and topic is None:
         return broker.missing(address)
     if receives and topic is not None:
-        return "amqp:not-allowed", f"'{address}' is a topic: messages are received from its subscriptions"
+        return "amqp:not-allowed", f"'{address}' is a topic: receive from its subscriptions"
     if not receives and queue is not None and broker.fed(queue):
-        return "amqp:not-allowed", f"'{address}' takes no messages: they come there from its {'queue' if queue.dead is None else 'topic'}"
+        return "amqp:not-allowed", f"'{address}' accepts no messages: they come from its {'queue' if queue.dead is None else 'topic'}"
     return None
 
 

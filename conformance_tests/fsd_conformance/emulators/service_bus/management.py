@@ -1,17 +1,17 @@
-"""The nodes that answer requests: ``$cbs``, where tokens are put, and ``ENTITY/$management``.
+"""The AMQP nodes that answer requests: ``$cbs``, which accepts access tokens, and ``ENTITY/$management``, which manages one queue.
 
-Any token is good here for what is there; one for what is not there is refused, as the service does. Requests and answers are those
-that azure-servicebus 7.15 makes and reads; what is not implemented is answered with 501, a field of a request like an operation.
+Any token is valid for an entity that exists; a token for any other entity is refused, as by the service. Requests and answers are those of
+azure-servicebus 7.15. An operation, or a field of a request, that is not implemented is answered with 501.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from fsd_conformance.emulators.service_bus import frames
+from fsd_conformance.emulators.service_bus.broker import Broker
 from fsd_conformance.emulators.service_bus.codec import (
     NULL,
     AmqpError,
@@ -34,13 +34,10 @@ from fsd_conformance.emulators.service_bus.settle import LOCK_LOST, NOT_IMPLEMEN
 from fsd_conformance.emulators.service_bus.store import LockLostError, Message, Queue, UnknownMessageError
 from fsd_conformance.emulators.service_bus.throttle import BUSY
 
-if TYPE_CHECKING:
-    from fsd_conformance.emulators.service_bus.broker import Broker
-
 __all__ = ["Node"]
 
 _CBS, _MANAGEMENT = "$cbs", "/$management"
-_MANY = 1000  # messages or locks of one request
+_MAX_ITEMS = 1000  # messages or locks of one request
 _PROPERTIES, _APPLICATION, _VALUE = 0x73, 0x74, 0x77
 _OUTCOMES = {
     "completed": frames.ACCEPTED_OUTCOME,
@@ -48,7 +45,12 @@ _OUTCOMES = {
     "defered": frames.MODIFIED,
     "suspended": frames.REJECTED,
 }
-_SCHEDULE = {"message", "message-id", "session-id", "partition-key"}  # of a message to schedule; all but the first are in it, too
+_SCHEDULE = {
+    "message",
+    "message-id",
+    "session-id",
+    "partition-key",
+}  # fields of a message to schedule; the last three are also in it
 
 
 class _Refused(Exception):
@@ -59,9 +61,9 @@ class _Refused(Exception):
 
 
 class Node:
-    """The node at ``address``; ``managed``: the address of what it manages, `None` for ``$cbs``.
+    """The node at ``address``. ``managed``: the address of the entity that it manages, None for ``$cbs``.
 
-    A request is for the queue that has this address then: one that was deleted takes nothing along.
+    A request applies to the queue that has this address at the time of the request, even if the queue was deleted and made again.
     """
 
     def __init__(self, broker: Broker, address: str, managed: str | None) -> None:
@@ -71,7 +73,7 @@ class Node:
 
     @staticmethod
     def find(broker: Broker, address: str) -> Node | None:
-        """The node at an address, in whatever case it is written."""
+        """The node at an address, which ignores upper and lower case; None where no node exists."""
         lower = address.lower().rstrip("/")
         if lower == _CBS:
             return Node(broker, lower, None)
@@ -81,56 +83,58 @@ class Node:
         return None
 
     def answer(self, payload: bytes) -> bytes:
-        """The encoded answer to a request. `AmqpError`: it is no message."""
+        """The encoded answer to a request. Raises `AmqpError` where the bytes are not a message."""
         fields, application = properties(payload)
         request = fields[0] if fields else None
         try:
             if self.managed is None:
                 self._put_token(application)
-                return self._told(request, 200)
+                return self._encoded(request, 200)
             queue = self._broker.find(self.managed)
             if self._broker.topic(self.managed) is not None:
-                what = f"'{self.managed}': a topic is not managed here; to schedule, send with scheduled_enqueue_time_utc"
+                what = f"'{self.managed}': $management of topics is not implemented here; to schedule, set scheduled_enqueue_time_utc"
                 raise _Refused(501, "amqp:not-implemented", what)
             if queue is None:
                 raise _Refused(404, "amqp:not-found", f"The messaging entity '{self.managed}' could not be found.")
             status, body = self._manage(queue, application.get("operation"), _body(payload))
-            return self._told(request, status, body)
+            return self._encoded(request, status, body)
         except _Refused as refused:
-            return self._told(request, refused.status, NULL, refused.condition, str(refused))
+            return self._encoded(request, refused.status, NULL, refused.condition, str(refused))
 
     def too_large(self, start: bytes, size: int) -> bytes:
-        """The encoded answer to a request of ``size`` bytes, of which ``start`` was kept. A rejection would end the SDK's use of it."""
+        """The encoded answer to a request that is too large: it has ``size`` bytes, and ``start`` holds its first bytes. The outcome
+        "rejected" would break the SDK's link.
+        """
         request = None
-        with suppress(AmqpError):  # where the bytes end
+        with suppress(AmqpError):  # the bytes end within a section
             for code, _, value, after in sections(start):
                 fields, _ = decode(start, value, after) if code == _PROPERTIES else (None, 0)
                 if isinstance(fields, list) and fields:
                     request = fields[0]
-        return self._told(request, 413, NULL, "amqp:link:message-size-exceeded", f"a request of {size} bytes is too large")
+        return self._encoded(request, 413, NULL, "amqp:link:message-size-exceeded", f"a request of {size} bytes is too large")
 
-    def _told(self, request: object, status: int, body: bytes = NULL, condition: str | None = None, text: str = "OK") -> bytes:
+    def _encoded(self, request: object, status: int, body: bytes = NULL, condition: str | None = None, text: str = "OK") -> bytes:
         names = ("status-code", "status-description") if self.managed is None else ("statusCode", "statusDescription")
-        told = [(string(names[0]), b"\x71" + status.to_bytes(4, "big")), (string(names[1]), string(text))]
+        status_fields = [(string(names[0]), b"\x71" + status.to_bytes(4, "big")), (string(names[1]), string(text))]
         if condition is not None:
-            told.append((string("errorCondition"), symbol(condition)))
+            status_fields.append((string("errorCondition"), symbol(condition)))
         number = ulong(request) if type(request) is int and request >= 0 else encode(request)
         return b"".join(
             (
                 described(_PROPERTIES, listed(NULL, NULL, NULL, NULL, NULL, number)),
-                described(_APPLICATION, mapping(told)),
+                described(_APPLICATION, mapping(status_fields)),
                 described(_VALUE, body),
             )
         )
 
     def _put_token(self, application: Mapping[object, object]) -> None:
         if application.get("operation") != "put-token":
-            raise _Refused(400, "amqp:not-allowed", f"{_CBS} knows put-token alone")
+            raise _Refused(400, "amqp:not-allowed", f"{_CBS} supports put-token only")
         if not isinstance(application.get("name"), str) or not isinstance(application.get("type"), str):
             raise _Refused(400, "amqp:not-allowed", "put-token needs a name and a type")
         audience = str(application["name"]).lower().rstrip("/").removesuffix(_MANAGEMENT)
         condition, why = self._broker.missing(audience)
-        if not self._broker.holds(audience) and condition == "amqp:not-found":  # whoever attaches is told what is left out
+        if not self._broker.holds(audience) and condition == "amqp:not-found":  # the attach gets the reason why a subscription is left out
             raise _Refused(404, condition, why)
 
     def _manage(self, queue: Queue, operation: object, body: Mapping[object, object]) -> tuple[int, bytes]:
@@ -157,7 +161,7 @@ class Node:
         status = body.get("disposition-status")
         code = _OUTCOMES.get(status) if isinstance(status, str) else None
         if code is None:
-            raise _Refused(400, "com.microsoft:argument-error", f"disposition-status {status!r:.40}: {', '.join(_OUTCOMES)}")
+            raise _Refused(400, "com.microsoft:argument-error", f"disposition-status {status!r:.40}: expected {', '.join(_OUTCOMES)}")
         info = {"DeadLetterReason": body.get("deadletter-reason"), "DeadLetterErrorDescription": body.get("deadletter-description")}
         fields: list[object] = [None, status == "defered"] if code == frames.MODIFIED else [Described(0x1D, [None, None, info])]
         for token in _tokens(body):
@@ -169,10 +173,10 @@ class Node:
     def _peek(self, queue: Queue, body: Mapping[object, object]) -> tuple[int, bytes]:
         found: list[Message] = []
         size = 0
-        for message in queue.peek(_number(body, "from-sequence-number"), min(_MANY, _number(body, "message-count"))):
+        for message in queue.peek(_number(body, "from-sequence-number"), min(_MAX_ITEMS, _number(body, "message-count"))):
             size += message.incoming.size
             if found and size > self._broker.tier.message_bytes:
-                break  # the client asks for more
+                break  # the client requests the rest
             found.append(message)
         self._pay(len(found))
         if not found:
@@ -197,8 +201,8 @@ class Node:
 
     def _schedule(self, queue: Queue, body: Mapping[object, object]) -> tuple[int, bytes]:
         given = body.get("messages")
-        if self._broker.fed(queue) or not isinstance(given, list) or not given or len(given) > _MANY:
-            raise _Refused(400, "com.microsoft:argument-error", "schedule-message needs a queue, and messages for it")
+        if self._broker.fed(queue) or not isinstance(given, list) or not given or len(given) > _MAX_ITEMS:
+            raise _Refused(400, "com.microsoft:argument-error", "schedule-message: expected a queue, and messages for it")
         messages = []
         for entry in given:
             payload = entry.get("message") if isinstance(entry, dict) else None
@@ -226,7 +230,7 @@ class Node:
             raise _Refused(503, *BUSY)
 
 
-# What does it, and the fields that it has; any other changes what the service does.
+# Each operation with its function and its known fields; other fields would change the result, and are refused.
 _OPERATIONS: Mapping[str, tuple[Callable[[Node, Queue, Mapping[object, object]], tuple[int, bytes]], set[str]]] = {
     "renew-lock": (Node._renew, {"lock-tokens"}),
     "update-disposition": (Node._settle, {"disposition-status", "lock-tokens", "deadletter-reason", "deadletter-description"}),
@@ -249,28 +253,28 @@ def _body(payload: bytes) -> Mapping[object, object]:
             found, _ = decode(payload, value, after)
             if isinstance(found, dict):
                 return found
-    raise AmqpError("amqp:decode-error", "a request has no map as its body")
+    raise AmqpError("amqp:decode-error", "a request's body: expected a map")
 
 
 def _number(body: Mapping[object, object], name: str) -> int:
     value = body.get(name)
     if isinstance(value, int):
         return value
-    raise _Refused(400, "com.microsoft:argument-error", f"{name} is no number: {value!r:.40}")
+    raise _Refused(400, "com.microsoft:argument-error", f"{name} = {value!r:.40}: expected a number")
 
 
 def _numbers(body: Mapping[object, object]) -> list[int]:
     given = body.get("sequence-numbers")
-    if isinstance(given, list) and len(given) <= _MANY:
+    if isinstance(given, list) and len(given) <= _MAX_ITEMS:
         return [number for number in given if isinstance(number, int)]
-    raise _Refused(400, "com.microsoft:argument-error", f"sequence-numbers: up to {_MANY} numbers")
+    raise _Refused(400, "com.microsoft:argument-error", f"sequence-numbers: expected up to {_MAX_ITEMS} numbers")
 
 
 def _tokens(body: Mapping[object, object]) -> list[bytes]:
     given = body.get("lock-tokens")
-    if isinstance(given, list) and len(given) <= _MANY:
+    if isinstance(given, list) and len(given) <= _MAX_ITEMS:
         return [token.bytes_le for token in given if isinstance(token, UUID)]
-    raise _Refused(400, "com.microsoft:argument-error", f"lock-tokens: up to {_MANY} UUIDs")
+    raise _Refused(400, "com.microsoft:argument-error", f"lock-tokens: expected up to {_MAX_ITEMS} UUIDs")
 
 
 def _whole(message: Message, locked: int | None) -> bytes:

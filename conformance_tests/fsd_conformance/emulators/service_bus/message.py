@@ -1,7 +1,7 @@
-"""A message on its way through the stand-in: what is read of it, and what is put before it when it goes out.
+"""Reads a received message, and encodes the sections that precede it when it is delivered.
 
-The bare message, from its properties to its footer, is kept as it came and never encoded again; the header and the annotations
-are the broker's. Source: OASIS, AMQP 1.0, part 3, section 3.2, and what azure-servicebus reads.
+The bare message, from its properties to its footer, is stored as it was received and never encoded again. The broker writes the header and
+the annotations. Source: OASIS, AMQP 1.0, part 3, section 3.2, and the sections that azure-servicebus reads.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = ["BATCH", "PLAIN", "Incoming", "batch", "incoming", "outgoing", "prope
 PLAIN, BATCH = 0, 0x80013700  # message formats
 
 _HEADER, _DELIVERY, _ANNOTATIONS, _PROPERTIES, _APPLICATION, _DATA, _FOOTER = 0x70, 0x71, 0x72, 0x73, 0x74, 0x75, 0x78
-_NO_HEADER = NULL + NULL + NULL  # durable, priority and time to live left out
+_NO_HEADER = NULL + NULL + NULL  # without durable, priority and time to live
 _SCHEDULED, _VIA = "x-opt-scheduled-enqueue-time", "x-opt-via-partition-key"
-_EXPIRY = 8  # absolute-expiry-time, among the properties
-_LAST_MS = 253_402_300_799_999  # the end of the year 9999: clients cannot say a later time
-_OURS = {
+_EXPIRY = 8  # the index of absolute-expiry-time in the properties
+_LAST_MS = 253_402_300_799_999  # the end of the year 9999: clients support no later time
+_BROKERS = {
     "x-opt-sequence-number",
     "x-opt-enqueued-time",
     "x-opt-locked-until",
@@ -49,7 +49,7 @@ _ENQUEUED = symbol("x-opt-enqueued-time") + b"\x83"
 _LOCKED = symbol("x-opt-locked-until") + b"\x83"
 _TOKEN = symbol("x-opt-lock-token") + b"\x98"
 _HELD = b"\x00\x53\x71\xc1" + bytes((len(_TOKEN) + 17, 2)) + _TOKEN  # delivery annotations, up to the token
-_FREE = b"\x00\x53\x71\xc1\x01\x00"  # none: the service sends the section all the same
+_FREE = b"\x00\x53\x71\xc1\x01\x00"  # an empty section, which the service sends too
 _TWO = b"\x00\x53\x72\xc1" + bytes((len(_SEQUENCE) + len(_ENQUEUED) + 17, 4))
 _THREE = b"\x00\x53\x72\xc1" + bytes((len(_SEQUENCE) + len(_ENQUEUED) + len(_LOCKED) + 25, 6))
 _TIME = struct.Struct(">q").pack
@@ -58,19 +58,19 @@ _COUNT = struct.Struct(">I").pack
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """What a sender sent. Times in ms: ``ttl`` to live, `None` for as long as the queue says; ``scheduled`` since 1970, 0 for at once."""
+    """A received message. ``ttl``: time to live in ms, None for the queue's default; ``scheduled``: ms since 1970, 0 for at once."""
 
     body: bytes  # the bare message
-    header: bytes = _NO_HEADER  # its durable, priority and time to live, encoded
+    header: bytes = _NO_HEADER  # durable, priority and time to live, encoded
     extra: tuple[tuple[bytes, bytes], ...] = ()  # the sender's own annotations, encoded
-    delivery: tuple[tuple[bytes, bytes], ...] = ()  # its own delivery annotations, likewise
+    delivery: tuple[tuple[bytes, bytes], ...] = ()  # the sender's own delivery annotations, encoded
     ttl: int | None = None
     scheduled: int = 0
-    size: int = 0  # bytes, as it was sent
+    size: int = 0  # bytes of the message as it was sent
 
 
 def sections(payload: bytes) -> Iterator[tuple[object, int, int, int]]:
-    """Of each section: its code, where it starts, where its value starts, and where it ends. `AmqpError`: it is no message."""
+    """Each section: its code, and the positions of its start, its value and its end. Raises `AmqpError` for other bytes."""
     at, end = 0, len(payload)
     while at < end:
         if payload[at]:
@@ -82,11 +82,11 @@ def sections(payload: bytes) -> Iterator[tuple[object, int, int, int]]:
 
 
 def incoming(payload: bytes) -> Incoming:
-    """Read an encoded message. `AmqpError`: it is none, or its sections are out of order."""
+    """Read an encoded message. Raises `AmqpError` for other bytes, or sections in the wrong order."""
     start, header, ttl, scheduled = 0, _NO_HEADER, None, 0
     extra: list[tuple[bytes, bytes]] = []
     delivery: list[tuple[bytes, bytes]] = []
-    parts: list[bytes] = []  # of the bare message, where something was within it
+    parts: list[bytes] = []  # parts of the bare message, if another section was inside it
     last = 0
     expires: object = None
     for code, at, value, after in sections(payload):
@@ -97,7 +97,7 @@ def incoming(payload: bytes) -> Incoming:
             delivery += _theirs(payload, value, after)
             continue
         if not isinstance(code, int) or not _HEADER <= code <= _FOOTER or code < last:
-            raise AmqpError("amqp:decode-error", f"a message has no section {code!r:.40} there")
+            raise AmqpError("amqp:decode-error", f"a message has section {code!r:.40} in the wrong place")
         last = code
         if code <= _ANNOTATIONS:
             start = after
@@ -109,8 +109,8 @@ def incoming(payload: bytes) -> Incoming:
             expires = _field(payload, value, after, _EXPIRY)
         elif code == _APPLICATION:
             for name, _, _, _ in _entries(payload, value, after):
-                if not isinstance(name, str):  # azure-servicebus sends a key that is a number as a map
-                    raise AmqpError("amqp:decode-error", f"the name of an application property is no text: {name!r:.60}")
+                if not isinstance(name, str):  # azure-servicebus encodes a numeric key as a map
+                    raise AmqpError("amqp:decode-error", f"the name of an application property, {name!r:.60}: expected text")
     if last < _PROPERTIES:
         raise AmqpError("amqp:decode-error", "a message has no body")
     if expires is not None and ttl is None:
@@ -120,7 +120,7 @@ def incoming(payload: bytes) -> Incoming:
 
 
 def batch(payload: bytes) -> list[Incoming]:
-    """The messages of a batch, each encoded in a data section. `AmqpError`: one is none."""
+    """The messages of a batch, each encoded in a data section. Raises `AmqpError` where a section is not a message."""
     found = []
     for code, _, value, after in sections(payload):
         if code == _DATA:
@@ -136,7 +136,7 @@ def batch(payload: bytes) -> list[Incoming]:
 def _header(payload: bytes, at: int, end: int) -> tuple[bytes, int | None]:
     fields, _ = decode(payload, at, end)
     if not isinstance(fields, list):
-        raise AmqpError("amqp:decode-error", "a message's header is no list")
+        raise AmqpError("amqp:decode-error", "a message's header: expected a list")
     durable, priority, ttl = (*fields, None, None, None)[:3]
     for field, limit in ((priority, 1 << 8), (ttl, 1 << 32)):
         if field is not None and not (isinstance(field, int) and 0 <= field < limit):
@@ -152,37 +152,37 @@ def _header(payload: bytes, at: int, end: int) -> tuple[bytes, int | None]:
 
 
 def _annotations(payload: bytes, at: int, end: int) -> tuple[list[tuple[bytes, bytes]], int]:
-    """The sender's annotations without those that are the broker's, and the time of scheduling."""
+    """The sender's own annotations, encoded, and the scheduled time."""
     values, _ = decode(payload, at, end)
     if not isinstance(values, dict):
-        raise AmqpError("amqp:decode-error", "a message's annotations are no map")
+        raise AmqpError("amqp:decode-error", "a message's annotations: expected a map")
     if values.get(_VIA) is not None:
         raise AmqpError("amqp:not-implemented", f"{_VIA}: sending via another queue is not implemented here")
     scheduled = values.get(_SCHEDULED) or 0
     if isinstance(scheduled, bool) or not isinstance(scheduled, int) or not 0 <= scheduled <= _LAST_MS:
-        raise AmqpError("amqp:decode-error", f"{_SCHEDULED} is no time: {scheduled!r:.40}")
+        raise AmqpError("amqp:decode-error", f"{_SCHEDULED} = {scheduled!r:.40}: expected a time")
     return _theirs(payload, at, end), scheduled
 
 
 def _theirs(payload: bytes, at: int, end: int) -> list[tuple[bytes, bytes]]:
-    """The entries of a map of annotations, encoded, without those that are the broker's."""
+    """The entries of a map of annotations, encoded, without the broker's names."""
     return [
         (payload[name_at:value_at], payload[value_at:after])
         for name, name_at, value_at, after in _entries(payload, at, end)
-        if (name.decode("latin-1") if isinstance(name, bytes) else name) not in _OURS
+        if (name.decode("latin-1") if isinstance(name, bytes) else name) not in _BROKERS
     ]
 
 
 def _field(payload: bytes, at: int, end: int, index: int) -> object:
-    """One field of a section that is a list; `None` where it has fewer."""
+    """One field of a list section; None where it has fewer."""
     fields, _ = decode(payload, at, end)
     return fields[index] if isinstance(fields, list) and index < len(fields) else None
 
 
 def _entries(data: bytes, at: int, end: int) -> Iterator[tuple[object, int, int, int]]:
-    """Of each entry of a map: its key, where it starts, where its value starts, and where it ends. `AmqpError`: it is no map."""
+    """Each entry of a map: its key, and the positions of its start, its value and its end. Raises `AmqpError` for other values."""
     if data[at] not in (0xC1, 0xD1):
-        raise AmqpError("amqp:decode-error", "a section that is no map")
+        raise AmqpError("amqp:decode-error", "a section: expected a map")
     at += 3 if data[at] == 0xC1 else 9
     while at < end:
         key, value_at = decode(data, at, end)
@@ -194,7 +194,9 @@ def _entries(data: bytes, at: int, end: int) -> Iterator[tuple[object, int, int,
 def outgoing(
     message: Incoming, sequence: int, enqueued: int, deliveries: int, locked: int | None, state: int = 0, token: bytes = b""
 ) -> bytes:
-    """What goes before ``message.body``. Times in ms since 1970; ``locked``: until when, `None` if it is not; ``token``: its lock's."""
+    """The sections before ``message.body``. Times in ms since 1970; ``locked``: the end of the lock, None without a lock; ``token``: the
+    token of the lock.
+    """
     fields = message.header
     header = b"\x00\x53\x70\xc0" + bytes((len(fields) + 7, 5)) + fields + b"\x40\x70" + _COUNT(deliveries)
     if message.delivery:
@@ -229,9 +231,9 @@ def properties(body: bytes) -> tuple[list[object], dict[object, object]]:
 
 
 def with_properties(body: bytes, more: Mapping[str, str]) -> bytes:
-    """A bare message with further application properties; the values of those that it has keep their types."""
+    """A bare message with ``more`` application properties; the present ones keep the types of their values."""
     pairs: list[tuple[bytes, bytes]] = []
-    start = end = 0  # of the section, or of the place where it belongs
+    start = end = 0  # of the section, or of the position where to insert it
     for code, at, value, after in sections(body):
         if code == _PROPERTIES:
             start = end = after

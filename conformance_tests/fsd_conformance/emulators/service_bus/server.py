@@ -1,4 +1,4 @@
-"""The stand-in as a server that an emulator starts: one namespace or several, at ports that stay the same after a restart."""
+"""The emulator of Service Bus as a server process: one or more namespaces, at ports that do not change after a restart."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["ServiceBusServer"]
 
 
 class ServiceBusServer(Server):
-    """The command with these namespaces, each with its queues by name; more can be made by the administration API.
+    """The command with these namespaces and their queues; clients can make more queues with the administration API.
 
-    ``port`` is that of the first namespace's administration; ``arguments``: of the command, for a tier, a throttle or faults.
+    ``port`` is the administration port of the first namespace. ``arguments``: flags of the command, for a tier, a throttle or faults.
     """
 
     name = "service_bus"
@@ -40,14 +40,14 @@ class ServiceBusServer(Server):
         self.ports = {name: (amqp[index], admin[index]) for index, name in enumerate(self._namespaces)}  # AMQP, administration
 
     def connection_string(self, namespace: str | None = None) -> str:
-        """What azure-servicebus connects with; by default to the first namespace. Any key is good."""
+        """The connection string of a namespace, by default the first. Any key is valid."""
         amqp, _ = self.ports[namespace or next(iter(self.ports))]
         key = "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=none"
         return f"Endpoint=sb://127.0.0.1:{amqp};{key};UseDevelopmentEmulator=true;"
 
     def command(self) -> Sequence[str]:
-        """In this interpreter; its configuration is in the folder."""
-        made = {"MaxDeliveryCount": 10, "DefaultMessageTimeToLive": FOREVER}  # as the service has it, not the vendor's emulator
+        """The command line, in this interpreter. Writes the configuration file into the folder."""
+        made = {"MaxDeliveryCount": 10, "DefaultMessageTimeToLive": FOREVER}  # the service's defaults, not those of the vendor's emulator
         spaces = [
             {"Name": name, "Queues": [{"Name": queue, "Properties": made} for queue in queues]} for name, queues in self._namespaces.items()
         ]

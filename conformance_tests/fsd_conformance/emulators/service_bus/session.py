@@ -1,9 +1,8 @@
-"""A session of a connection: its links, the windows for transfers both ways, and the deliveries that wait for an outcome."""
+"""A session of a connection: its links, the transfer windows of both directions, and deliveries that wait for an outcome."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
 
 from fsd_conformance.emulators.service_bus import frames
 from fsd_conformance.emulators.service_bus.codec import (
@@ -15,34 +14,31 @@ from fsd_conformance.emulators.service_bus.codec import (
     uint,
     ushort,
 )
-from fsd_conformance.emulators.service_bus.links import IncomingLink, Link, OutgoingLink, attach
+from fsd_conformance.emulators.service_bus.links import ConnectionPort, IncomingLink, Link, OutgoingLink, attach
 from fsd_conformance.emulators.service_bus.settle import LOST, settle
-
-if TYPE_CHECKING:
-    from fsd_conformance.emulators.service_bus.connection import Connection
 
 __all__ = ["Session"]
 
 HANDLES = 255
-_WINDOW = 0x7FFFFFFF  # frames that a client may send: its links' credit bounds them
-_OVERHEAD = 64  # bytes of a transfer frame before its payload, at most
+_WINDOW = 0x7FFFFFFF  # transfer frames that a client may send: the credit of its links limits them
+_OVERHEAD = 64  # a transfer frame has at most this many bytes before its payload
 
 
 class Session:
-    """The session of ``channel`` that the fields of a begin ask for."""
+    """The session on ``channel``, which the client began with ``fields``, those of its begin frame."""
 
-    def __init__(self, connection: Connection, channel: int, fields: frames.Fields) -> None:
+    def __init__(self, connection: ConnectionPort, channel: int, fields: frames.Fields) -> None:
         self.connection = connection
         self.channel = channel
         self.links: dict[int, Link] = {}  # by the client's handle
-        self.replies: dict[str, OutgoingLink] = {}  # where answers of a node go, by its address
-        self._incoming = fields.number(1)  # the number of the client's next transfer
-        self._window = fields.number(2)  # transfers that it still takes
+        self.replies: dict[str, OutgoingLink] = {}  # the link for a node's answers, by the node's address
+        self._incoming = fields.number(1)  # number of the client's next transfer
+        self._window = fields.number(2)  # transfers that the client still accepts
         self._outgoing = 0
         self._delivery = 0
-        self._outbox: deque[tuple[bytes, bytes | memoryview]] = deque()  # frames of the one delivery that the window cut
-        self._unsettled: dict[int, tuple[OutgoingLink, bytes]] = {}  # by the delivery's number: its link, and the token of its lock
-        self._detached: set[int] = set()  # handles whose detach has not been answered
+        self._outbox: deque[tuple[bytes, bytes | memoryview]] = deque()  # frames of a delivery that wait for the window
+        self._unsettled: dict[int, tuple[OutgoingLink, bytes]] = {}  # by delivery number: the link, and the token of the lock
+        self._detached: set[int] = set()  # handles whose detach the client has not answered
         self.send(frames.BEGIN, ushort(channel), uint(0), uint(_WINDOW), uint(_WINDOW), uint(HANDLES))
 
     def send(self, performative: int, *fields: bytes) -> None:
@@ -50,7 +46,7 @@ class Session:
         self.connection.frame(self.channel, performative, *fields)
 
     def frame(self, code: int, fields: frames.Fields, data: bytes, payload: int, end: int) -> None:
-        """Handle a frame of the client. `AmqpError`: the connection cannot go on."""
+        """Handle a frame of the client. Raises `AmqpError` where the connection must end."""
         if code == frames.TRANSFER:
             self._incoming = (self._incoming + 1) & 0xFFFFFFFF
             link = self._link(fields)
@@ -73,7 +69,7 @@ class Session:
             raise AmqpError("amqp:not-implemented", f"performative 0x{code:02x}")
 
     def flow(self, link: Link | None = None, *, drained: bool = False) -> None:
-        """Tell the windows, and a link's credit."""
+        """Send the windows, and the credit of a link."""
         windows = (uint(self._incoming), uint(_WINDOW), uint(self._outgoing), uint(_WINDOW))
         if link is None:
             self.send(frames.FLOW, *windows)
@@ -85,11 +81,11 @@ class Session:
         return self._window > 0 and not self._outbox and self.connection.writable()
 
     def wants(self) -> bool:
-        """Whether the client waits for a message."""
+        """Whether the client waits for messages."""
         return any(isinstance(link, OutgoingLink) and link.queue is not None and link.credit > 0 for link in self.links.values())
 
     def deliver(self, link: OutgoingLink, tag: bytes, head: bytes, body: bytes, *, settled: bool) -> None:
-        """Send a message in as many frames as it takes. ``tag``: the token of its lock, unless it is ``settled``."""
+        """Send a message in as many frames as necessary. ``tag``: the token of its lock, unless ``settled``."""
         number = self._delivery
         self._delivery = (number + 1) & 0xFFFFFFFF
         if not settled:
@@ -109,7 +105,7 @@ class Session:
         self._empty()
 
     def settled(self, number: int, outcome: bytes) -> None:
-        """Tell the client what became of a message that it sent."""
+        """Send the outcome of a message that the client sent."""
         self.connection.send(frames.disposition(self.channel, True, number, outcome))
 
     def detach(self, link: Link, condition: str, description: str) -> None:
@@ -120,7 +116,7 @@ class Session:
             self.send(frames.DETACH, uint(link.handle), TRUE, frames.error(condition, description))
 
     def drop(self) -> None:
-        """The session is over; locks stay until they expire."""
+        """Release the session's state at its end. Locks stay until they expire."""
         for link in self.links.values():
             link.drop()
         self.links.clear()
@@ -128,7 +124,7 @@ class Session:
         self._unsettled.clear()
 
     def pump(self) -> None:
-        """Go on with what the window or the socket held up."""
+        """Continue the deliveries that waited until the window or the socket had room."""
         self._empty()
         for link in list(self.links.values()):
             if isinstance(link, OutgoingLink):
@@ -144,7 +140,7 @@ class Session:
             self._count()
 
     def _link(self, fields: frames.Fields) -> Link | None:
-        """The link of a frame; `None`: its end has been sent and not been seen yet."""
+        """The link of a frame; None where the client has not seen its detach yet."""
         handle = fields.number(0)
         link = self.links.get(handle)
         if link is None and handle not in self._detached:
@@ -169,10 +165,10 @@ class Session:
         if link is not None:
             link.drop()
             self.send(frames.DETACH, uint(handle), boolean(fields.flag(1)))
-        self._detached.discard(handle)  # azure-servicebus may detach what never was: that is no error
+        self._detached.discard(handle)  # azure-servicebus may detach a link that never existed: no error
 
     def _flow(self, fields: frames.Fields) -> None:
-        behind = (self._outgoing - fields.number(0, 0)) & 0xFFFFFFFF  # transfers that the client had not seen when it said this
+        behind = (self._outgoing - fields.number(0, 0)) & 0xFFFFFFFF  # transfers that the client had not received when it sent this
         self._window = max(0, fields.number(1) - behind)
         self._empty()
         if fields.get(4) is None:
@@ -192,7 +188,7 @@ class Session:
 
     def _disposition(self, fields: frames.Fields) -> None:
         if not fields.flag(0):
-            return  # of messages that the client sent, which are settled when they are answered
+            return  # about messages from the client, which are settled with their answer
         first = fields.number(1)
         last = fields.number(2, first)
         quiet, state = fields.flag(3), fields.get(4)
@@ -200,13 +196,13 @@ class Session:
         for number in known:
             entry = self._unsettled.get(number)
             if isinstance(state, Described) and state.descriptor == 0x23:
-                continue  # received: no outcome
+                continue  # state "received" is not an outcome
             self._unsettled.pop(number, None)
             outcome = LOST
             if entry:
                 link, token = entry
                 if self.links.get(link.handle) is not link:
-                    continue  # what it delivered ended with it, but for the lock
+                    continue  # the link is gone; only the lock remains
                 assert link.queue is not None
                 outcome = settle(link.queue, token, state)
                 self.connection.broker.pump(link.queue)

@@ -1,4 +1,4 @@
-"""What becomes of a message that a client holds locked, as the client's outcome says."""
+"""Settles a locked message by the outcome that the client sent."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _ACCEPTED, _LIST = frames.ACCEPTED_OUTCOME, b"\x45"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the client is told: its own outcome, encoded, or rejected with ``failed``, a condition and a description."""
+    """The encoded answer to the client: its own outcome, or "rejected" with ``failed``, a condition and a description."""
 
     encoded: bytes
     failed: tuple[str, str] | None = None
 
     @staticmethod
     def failure(condition: str, description: str) -> Outcome:
-        """It could not be done."""
+        """The answer where the outcome cannot be applied."""
         return Outcome(frames.rejected(condition, description), (condition, description))
 
 
@@ -38,7 +38,7 @@ _DONE = {code: Outcome(ACCEPTED if code == _ACCEPTED else described(code, _LIST)
 
 
 def settle(queue: Queue, token: bytes, state: object) -> Outcome:
-    """Do with the message that ``token`` holds what a decoded outcome says; none releases it. `AmqpError`: it is no outcome."""
+    """Apply a decoded outcome to the message that ``token`` locks; None releases it. Raises `AmqpError` for an unknown outcome."""
     code, fields = (state.descriptor, state.value) if isinstance(state, Described) else (frames.RELEASED, [])
     if not isinstance(code, int) or code not in _DONE or not isinstance(fields, list):
         raise AmqpError(NOT_IMPLEMENTED, f"outcome {code!r:.40}")
@@ -51,7 +51,7 @@ def settle(queue: Queue, token: bytes, state: object) -> Outcome:
             queue.dead_letter(token, *_reason(fields))
         elif code == frames.RELEASED:
             queue.release(token, failed=False)
-        elif len(fields) > 1 and fields[1] is True:  # undeliverable here
+        elif len(fields) > 1 and fields[1] is True:  # the field undeliverable-here
             queue.defer(token)
         else:
             queue.release(token, failed=True)
@@ -63,7 +63,7 @@ def settle(queue: Queue, token: bytes, state: object) -> Outcome:
 
 
 def _changes(code: int, fields: list[object]) -> str:
-    """The properties that an outcome would give the message."""
+    """The message properties that an outcome would change, as text."""
     notes = fields[2] if code == frames.MODIFIED and len(fields) > 2 else _info(fields) if code == frames.REJECTED else None
     return ", ".join(f"{name!r:.40}" for name in notes if name not in (_REASON, _DESCRIPTION)) if isinstance(notes, dict) else ""
 
@@ -74,7 +74,7 @@ def _info(fields: list[object]) -> object:
 
 
 def _reason(fields: list[object]) -> tuple[str | None, str | None]:
-    """Why a message is a dead letter, as azure-servicebus says it in the error's map."""
+    """Reason and description of a dead letter, from the error's map of azure-servicebus."""
     info = _info(fields)
     if not isinstance(info, dict):
         return None, None

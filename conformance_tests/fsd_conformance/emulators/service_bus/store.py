@@ -1,7 +1,7 @@
-"""Queues as Service Bus has them, without a protocol: locks that expire, redelivery, dead letters, deferral, scheduling.
+"""The rules of Service Bus's queues, independent of AMQP: locks that expire, redelivery, dead letters, deferral, scheduling.
 
-Nothing here waits or knows a connection. Time is what ``clock`` says, in ms since 1970; `Queue.advance` does what has become
-due. Every message keeps its sequence number and is delivered in the order of these numbers, again after a failure, too.
+No code here waits or uses a connection. ``clock`` returns the time in ms since 1970; `Queue.advance` carries out all work whose time has
+come. A message keeps its sequence number, and messages are delivered in the order of these numbers, also after a failure.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from fsd_conformance.emulators.service_bus.message import Incoming, with_propert
 
 __all__ = ["LockLostError", "Message", "NoDeadLetterError", "Queue", "QueueFullError", "QueueSettings", "State", "UnknownMessageError"]
 
-_EACH_BYTES = 512  # that a message takes besides its own
-_SWEEP_MS = 1000  # how often messages that outlived their time are looked for
+_EACH_BYTES = 512  # overhead of a message in the size of its queue
+_SWEEP_MS = 1000  # ms between two searches for expired messages
 DEAD_LETTER = "$DeadLetterQueue"
 
 
 class LockLostError(Exception):
-    """The lock expired, or the message was settled."""
+    """The lock expired, or the message was settled before."""
 
 
 class QueueFullError(Exception):
@@ -32,7 +32,7 @@ class QueueFullError(Exception):
 
 
 class UnknownMessageError(Exception):
-    """No message of this sequence number is where it was looked for."""
+    """No message with this sequence number is in the expected state."""
 
 
 class NoDeadLetterError(Exception):
@@ -40,7 +40,7 @@ class NoDeadLetterError(Exception):
 
 
 class State(IntEnum):
-    """Where a message is, as the annotation x-opt-message-state numbers it; a locked one is active."""
+    """The state of a message, with the numbers of the annotation x-opt-message-state. A locked message is active."""
 
     ACTIVE = 0
     DEFERRED = 1
@@ -49,19 +49,19 @@ class State(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    """What a queue is made with; the defaults are the service's. ``ttl_ms``: `None` for ever."""
+    """The settings of a queue, with the service's defaults. ``ttl_ms``: None for no expiry."""
 
     lock_ms: int = 60_000
     ttl_ms: int | None = None
     max_deliveries: int = 10
     dead_letter_expired: bool = False
     max_bytes: int = 1024 << 20
-    max_message_bytes: int | None = None  # `None`: as the tier has it
+    max_message_bytes: int | None = None  # None: the tier's limit
     user_metadata: str | None = None
 
 
 class Message:
-    """One message of a queue. Times in ms since 1970; ``token``: of the lock that holds it, 16 bytes."""
+    """One message of a queue. Times in ms since 1970. ``token``: 16 bytes of its lock, b"" without a lock."""
 
     __slots__ = ("deliveries", "enqueued", "expires", "incoming", "sequence", "state", "token", "until")
 
@@ -77,7 +77,7 @@ class Message:
 
 
 class Queue:
-    """One queue and its dead letters in ``dead``; a dead-letter queue has none of its own."""
+    """One queue. Its dead letters are in the queue ``dead``, which is None for a dead-letter queue."""
 
     def __init__(self, name: str, settings: QueueSettings, clock: Callable[[], int], *, dead_letters: bool = False) -> None:
         self.name = name
@@ -87,26 +87,26 @@ class Queue:
         self.dead = None if dead_letters else Queue(f"{name}/{DEAD_LETTER}", replace(settings, ttl_ms=None), clock, dead_letters=True)
         self._clock = clock
         self._next = 1
-        self._messages: dict[int, Message] = {}  # all, by sequence number, ascending
-        self._ready: list[int] = []  # a heap; a number whose message is gone is passed over
-        self._locks: dict[bytes, Message] = {}  # by when they expire, while all are equally long
+        self._messages: dict[int, Message] = {}  # by sequence number, ascending
+        self._ready: list[int] = []  # a heap; numbers of removed messages are skipped
+        self._locks: dict[bytes, Message] = {}  # in the order of expiry, while all have the same duration
         self._equal = True
-        self._scheduled: list[tuple[int, int]] = []  # a heap of time and sequence number, with some whose message is gone:
-        self._cancelled = 0  # so many
-        self._mortal = False  # whether a message may outlive its time
+        self._scheduled: list[tuple[int, int]] = []  # a heap of times and sequence numbers, also of cancelled messages
+        self._cancelled = 0  # the number of cancelled ones in it
+        self._mortal = False  # whether a message may expire
         self._sweep = 0
 
     @property
     def room(self) -> int:
-        """Bytes that it can still take; dead letters count, and always have room."""
+        """The free bytes of the queue, dead letters included. A dead-letter queue always has room."""
         return self.settings.max_bytes - self._taken() - self.dead._taken() if self.dead is not None else 1 << 62
 
     def fits(self, messages: Sequence[Incoming]) -> bool:
-        """Whether there is room for all of them; for none there is, even where dead letters have filled it."""
+        """Whether the queue has room for all messages; always true without messages."""
         return not messages or sum(message.size for message in messages) + _EACH_BYTES * len(messages) <= self.room
 
     def ready(self) -> bool:
-        """Whether `take` would find a message."""
+        """Whether `take` would return a message."""
         while self._ready:
             message = self._messages.get(self._ready[0])
             if message is not None and (message.expires is None or message.expires > self._clock()):
@@ -117,7 +117,7 @@ class Queue:
         return False
 
     def put(self, incoming: Incoming) -> int:
-        """Add a message; its sequence number. Raises `QueueFullError`."""
+        """Add a message and return its sequence number. Raises `QueueFullError`."""
         if incoming.size + _EACH_BYTES > self.room:
             raise QueueFullError(f"{self.name} has room for {self.room} of {self.settings.max_bytes} bytes")
         now = self._clock()
@@ -137,7 +137,7 @@ class Queue:
         return sequence
 
     def take(self, *, lock: bool) -> Message | None:
-        """The next message, locked or removed; `None`: none is ready."""
+        """Lock or remove the next message and return it; None where none is ready."""
         if not self.ready():
             return None
         message = self._messages[heapq.heappop(self._ready)]
@@ -148,9 +148,9 @@ class Queue:
         return message
 
     def renew(self, token: bytes) -> int:
-        """Lock anew; until when. Raises `LockLostError`."""
+        """Extend a lock and return its new end in ms since 1970. Raises `LockLostError`."""
         message = self._held(token)
-        del self._locks[token]  # for the place that it gets among them
+        del self._locks[token]  # moves the lock to the end of the order
         self._lock(message, self._clock(), token)
         return message.until
 
@@ -159,11 +159,11 @@ class Queue:
         self._remove(self._held(token))
 
     def release(self, token: bytes, *, failed: bool) -> None:
-        """Give a locked message back; ``failed`` counts as a delivery. Raises `LockLostError`."""
+        """Unlock a message. ``failed``: count this delivery as a failed one. Raises `LockLostError`."""
         self._back(self._held(token), failed)
 
     def defer(self, token: bytes) -> None:
-        """Set a locked message aside until it is asked for by its number. Raises `LockLostError`."""
+        """Defer a locked message: only `take_deferred` returns it. Raises `LockLostError`."""
         message = self._held(token)
         self._unlock(message)
         message.state = State.DEFERRED
@@ -175,7 +175,7 @@ class Queue:
         self._bury(self._held(token), reason, description)
 
     def peek(self, first: int, count: int) -> Iterator[Message]:
-        """Up to ``count`` messages from sequence number ``first``, as they are."""
+        """Up to ``count`` messages from sequence number ``first``, without a change of their state."""
         now = self._clock()
         for sequence, message in self._messages.items():
             if count <= 0:
@@ -185,7 +185,7 @@ class Queue:
                 yield message
 
     def take_deferred(self, sequences: Iterable[int], *, lock: bool) -> list[Message]:
-        """Deferred messages by number, all or none, locked or removed. Raises `UnknownMessageError`."""
+        """Lock or remove all or none of the deferred messages with these numbers. Raises `UnknownMessageError`."""
         found = []
         for sequence in sequences:
             message = self._messages.get(sequence)
@@ -201,7 +201,7 @@ class Queue:
         return found
 
     def cancel(self, sequences: Iterable[int]) -> None:
-        """Remove scheduled messages, all or none. Raises `UnknownMessageError`."""
+        """Remove all or none of the scheduled messages. Raises `UnknownMessageError`."""
         found = [(sequence, self._messages.get(sequence)) for sequence in sequences]
         for sequence, message in found:
             if message is None or message.state != State.SCHEDULED:
@@ -215,7 +215,7 @@ class Queue:
             self._cancelled = 0
 
     def change(self, settings: QueueSettings) -> None:
-        """Hold for locks and messages from now on."""
+        """Change the settings, for later locks and messages."""
         self._equal = self._equal and settings.lock_ms == self.settings.lock_ms
         self.settings = settings
         self.updated = self._clock()
@@ -223,7 +223,7 @@ class Queue:
             self.dead.change(replace(settings, ttl_ms=None))
 
     def advance(self) -> None:
-        """Do what is due: locks expire, scheduled messages are ready, messages outlive their time."""
+        """Carry out all work whose time has come: expire locks, activate scheduled messages, expire messages."""
         if self.dead is not None:
             self.dead.advance()
         if not (self._locks or self._scheduled or self._mortal):
@@ -251,11 +251,11 @@ class Queue:
             for message in mortal:
                 if message.expires is not None and message.expires <= now and not message.token and message.state != State.SCHEDULED:
                     self._expire(message)
-            if len(self._ready) > 2 * len(self._messages):  # nobody receives, and passes over what is gone
+            if len(self._ready) > 2 * len(self._messages):  # without receivers the heap keeps numbers of removed messages
                 self._ready = sorted(number for number in self._ready if number in self._messages)
 
     def counts(self) -> dict[State, int]:
-        """How many messages are in each state, dead letters apart."""
+        """The number of messages in each state, without dead letters."""
         found = dict.fromkeys(State, 0)
         for message in self._messages.values():
             found[message.state] += 1
@@ -275,7 +275,7 @@ class Queue:
             self._back(message, failed=True)
             message = None
         if message is None:
-            raise LockLostError(f"the lock is not, or no longer, held on a message of {self.name}")
+            raise LockLostError(f"{self.name}: the lock expired, or never existed")
         return message
 
     def _unlock(self, message: Message) -> None:
@@ -301,12 +301,12 @@ class Queue:
 
     def _bury(self, message: Message, reason: str | None, description: str | None) -> None:
         assert self.dead is not None
-        told = {name: text for name, text in (("DeadLetterReason", reason), ("DeadLetterErrorDescription", description)) if text}
+        reasons = {name: text for name, text in (("DeadLetterReason", reason), ("DeadLetterErrorDescription", description)) if text}
         body = message.incoming.body
-        with suppress(AmqpError):  # properties that nobody can read stay as they are
-            body = with_properties(body, told) if told else body
+        with suppress(AmqpError):  # unreadable properties stay unchanged
+            body = with_properties(body, reasons) if reasons else body
         letter = replace(message.incoming, body=body, ttl=None, scheduled=0)
-        self._remove(message)  # not before there is what takes its place
+        self._remove(message)  # only after its replacement exists
         self.dead.put(letter)
 
     def _remove(self, message: Message) -> None:

@@ -1,7 +1,7 @@
-"""The Standard tier's throttle: credits that a namespace gets anew each second.
+"""The Standard tier's throttle: each second a namespace gets new credits.
 
-Source: Microsoft, "Throttling operations on Azure Service Bus" (2026-11): 1,000 credits a second a namespace; a message sent,
-received or peeked costs 1, an operation of the administration 10; what finds none left is refused until the next second.
+Source: Microsoft, "Throttling operations on Azure Service Bus" (2026-11): 1,000 credits per second for each namespace; a message sent,
+received or peeked costs 1, an administration operation 10. Without credits an operation is refused until the next second.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BUSY = (
 
 
 class Throttle:
-    """Credits of one namespace; ``credits`` a second, 0 for no throttle. ``clock``: ms."""
+    """The credits of one namespace: ``credits`` per second, 0: no throttle. ``clock`` returns the time in ms."""
 
     def __init__(self, credits: int, clock: Callable[[], int]) -> None:
         self._credits = credits
@@ -28,7 +28,9 @@ class Throttle:
         self._period = clock() // _PERIOD_MS
 
     def take(self, cost: int) -> bool:
-        """Pay; `False` and nothing is paid: too few are left. A cost above all that a second gives is paid by a whole second."""
+        """Pay ``cost`` credits. Returns False, and pays nothing, if fewer are left. If ``cost`` is larger than the credits of one second,
+        it takes all of these.
+        """
         if not self._credits:
             return True
         period = self._clock() // _PERIOD_MS

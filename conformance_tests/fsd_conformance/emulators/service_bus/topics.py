@@ -1,6 +1,6 @@
-"""Topics as Service Bus has them, without a protocol: each message goes to every subscription that has a filter for it, or none.
+"""The rules of Service Bus's topics, independent of AMQP: a message goes to every subscription that has a matching filter or no filters.
 
-A subscription is a queue, and all that got a message share its bytes. Correlation filters alone are here.
+A subscription is a queue; all subscriptions share the bytes of a message. Only correlation filters are supported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fsd_conformance.emulators.service_bus.store import Queue, QueueSettings
 __all__ = ["FIELDS", "SUBSCRIPTIONS", "Correlation", "SubscriptionSettings", "Topic", "TopicSettings"]
 
 SUBSCRIPTIONS = "Subscriptions"
-# What a filter may ask for: where it is among a message's properties. Source: OASIS, AMQP 1.0, part 3, section 3.2.4.
+# The fields of a filter, with their places in a message's properties. Source: OASIS, AMQP 1.0, part 3, section 3.2.4.
 FIELDS: Mapping[str, int] = {
     "MessageId": 0,
     "To": 2,
@@ -31,13 +31,13 @@ FIELDS: Mapping[str, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Correlation:
-    """A filter: what must be equal, ``fields`` by their place in the message's properties and ``application`` properties by name."""
+    """A filter by equality: ``fields`` by their place in the message's properties, ``application`` properties by name."""
 
     fields: Mapping[int, str]
     application: Mapping[str, object]
 
     def matches(self, fields: Sequence[object], application: Mapping[object, object]) -> bool:
-        """Whether a message of these properties is let through."""
+        """Whether a message with these properties matches."""
         return all(at < len(fields) and _text(fields[at]) == text for at, text in self.fields.items()) and all(
             name in application and _same(application[name], value) for name, value in self.application.items()
         )
@@ -45,7 +45,9 @@ class Correlation:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionSettings:
-    """``filters``: any of them lets a message through, `None` lets all; ``left_out``: why there is no such subscription, or nothing."""
+    """``filters``: a message must match one of them, None: no filter. ``left_out``: why the emulator does not support the subscription; ""
+    if it does.
+    """
 
     queue: QueueSettings
     filters: tuple[Correlation, ...] | None = None
@@ -54,13 +56,13 @@ class SubscriptionSettings:
 
 @dataclass(frozen=True, slots=True)
 class TopicSettings:
-    """What a topic is made with."""
+    """The settings of a new topic."""
 
     subscriptions: Mapping[str, SubscriptionSettings]
 
 
 class Topic:
-    """One topic. ``subscriptions``: those that are there, by name in lower case."""
+    """One topic. ``subscriptions``: the supported ones, by name in lower case."""
 
     def __init__(self, name: str, settings: TopicSettings, clock: Callable[[], int]) -> None:
         self.name = name
@@ -73,7 +75,7 @@ class Topic:
         self.evaluations = sum(len(filters or ()) for filters in self._filters.values())
 
     def route(self, messages: Iterable[Incoming]) -> dict[Queue, list[Incoming]]:
-        """Who gets which messages. `AmqpError`: there are filters, and a message's properties cannot be read."""
+        """The messages of each subscription. Raises `AmqpError` where filters need properties that cannot be read."""
         shares: dict[Queue, list[Incoming]] = {queue: [] for queue in self._filters}
         for message in messages:
             fields, application = properties(message.body) if self.evaluations else ([], {})
@@ -84,7 +86,7 @@ class Topic:
 
 
 def _text(value: object) -> str | None:
-    """What a filter compares with its text: a message's number may be a UUID or a number."""
+    """The text of a property, for the comparison: a message id may be a UUID or a number."""
     return value if isinstance(value, str) else str(value) if isinstance(value, UUID | int) else None
 
 

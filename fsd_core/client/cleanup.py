@@ -1,0 +1,117 @@
+"""The end of a run: the client stops the workers after a failure, removes the run's objects and gives the slot back.
+
+All steps together take a bounded time. If a step cannot be done, a line names it, and ``fsd gc`` does it later. The steps run on their own
+thread. An interrupt or a service that does not answer ends the client's wait for this thread, but not the step that the thread is
+executing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+
+from fsd_core.channel import RankIdentity
+from fsd_core.common.interrupt import leave_note, remaining
+from fsd_core.driver import Code, InvokeDriver, Provider, Resources
+from fsd_core.errors import RunFailed
+from fsd_core.protocol.abort import abort_peers, end_run
+from fsd_core.storage import slots
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
+
+__all__ = ["Cleanup"]
+
+INTERRUPTED_S = 1.2  # an interrupted command ends within 2 s, with its last lines printed
+FAILED_S = 10.0
+ENDED_S = 30.0
+GRACE_S = 2.0  # for workers that the platform does not stop: this long after an abort they write nothing more
+
+Step = tuple[str, Callable[[Store], None]]
+
+
+class Cleanup:
+    """The end of one run. ``queued``: the number of ranks that have queues and receive an abort through them."""
+
+    def __init__(
+        self, provider: Provider, resources: Resources, store: Store, invoker: InvokeDriver, lease: slots.Lease, queued: int
+    ) -> None:
+        self._provider = provider
+        self._resources = resources
+        self._driver = store.driver
+        self._meter = store.retry.meter
+        self._invoker = invoker
+        self._lease = lease
+        self._queued = queued
+        self._keys = RunKeys(lease.run)
+        self._last_steps: list[Step] = [("remove the run's objects", self._remove_objects), ("give the slot back", self._release_slot)]
+        self._remove_note = leave_note(f"slot {lease.slot} of app {resources.app} is held: {self._hint}")
+
+    def after_answer(self) -> str | None:
+        """Clean up after a run with an answer. Returns a line that names undone steps, or `None`. An interrupt ends the wait."""
+        return self._within(ENDED_S, self._last_steps)
+
+    def after_failure(self, error: BaseException) -> str | None:
+        """Clean up after ``error`` ended the run: stop its workers first. Returns a line like `after_answer`."""
+        interrupted = not isinstance(error, Exception)
+        limit_s = INTERRUPTED_S if interrupted else FAILED_S
+        if self._invoker.limits.end_with_client:  # then no function survives that could receive an abort or write anything
+            end: Step = ("end the functions", lambda store: self._invoker.close())
+            return self._within(limit_s, [end, *self._last_steps])
+        if isinstance(error, RunFailed):
+            reason = error
+        else:
+            reason = RunFailed(Code.UNAVAILABLE, "interrupted by the client" if interrupted else f"the client failed: {error}")
+
+        def abort(store: Store) -> None:
+            client = RankIdentity(self._lease.run, self._lease.epoch, -1, self._queued, store.retry.deadline)
+            send = partial(abort_peers, self._provider, self._resources, self._lease.slot, client, reason, store.retry)
+            end_run(store, self._keys, reason, send if self._queued else None)
+
+        def remove(store: Store) -> None:
+            if not interrupted:
+                time.sleep(GRACE_S)
+            store.delete([key for key in store.keys(self._keys.prefix) if key != self._keys.error])
+
+        def release(store: Store) -> None:
+            slots.release(store, self._lease, leftovers=True)
+
+        steps: list[Step] = [("ask the workers to stop", abort), ("remove the run's objects", remove), ("give the slot back", release)]
+        undone = self._within(limit_s, steps)
+        return undone or (f"{self._command} removes what late workers may leave" if interrupted else None)
+
+    def _remove_objects(self, store: Store) -> None:
+        store.delete_prefix(self._keys.prefix)
+
+    def _release_slot(self, store: Store) -> None:
+        slots.release(store, self._lease)
+
+    def _within(self, seconds: float, steps: Sequence[Step]) -> str | None:
+        """Do the steps, each even if one before it failed, and wait for ``seconds`` at most. Returns a line on what was not done."""
+        undone = [name for name, _ in steps]
+
+        def work() -> None:
+            store = Store(self._driver, Retry(time.time() + seconds, self._meter))
+            for name, step in steps:
+                with suppress(Exception):  # the name of a step that fails stays in `undone`
+                    step(store)
+                    undone.remove(name)
+
+        thread = threading.Thread(target=work, name="fsd-cleanup", daemon=True)
+        thread.start()
+        with suppress(KeyboardInterrupt):
+            thread.join(remaining(seconds))
+        self._remove_note()
+        return f"could not {' or '.join(undone)}: {self._hint}" if undone else None
+
+    @property
+    def _hint(self) -> str:
+        return f"the slot is free after {slots.LEASE_S:g} s, {self._command} removes the rest"
+
+    @property
+    def _command(self) -> str:
+        emulator = " --emulator" if self._provider.stand_in() else ""
+        return f"`fsd gc --provider {self._provider.name} --app {self._resources.app}{emulator}`"

@@ -1,0 +1,83 @@
+"""Removes what runs leave behind: staged content, records and kept partitions; and the objects of runs whose client died."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+
+from fsd_core.common import arguments
+from fsd_core.driver import Provider, Provisioner
+from fsd_core.providers.app_name import check_app
+from fsd_core.providers.registry import find
+from fsd_core.storage import slots
+from fsd_core.storage.keys import is_content, is_manifest, is_run
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
+
+__all__ = ["clean", "collect_garbage"]
+
+
+def clean(
+    provider: str = "local",
+    app: str = "fsd",
+    settings: Mapping[str, object] | None = None,
+    home: str | os.PathLike[str] | None = None,
+    *,
+    keep_records: bool = False,
+) -> int:
+    """Remove the staged content of an app, and from ``home`` the kept partitions and, unless ``keep_records``, the records of all runs.
+
+    ``provider``, ``app``, ``settings`` and ``home`` are those of `fsd_core.run`. Returns how many objects were removed from the store.
+    Raises `InputError` if an argument is wrong.
+    """
+    found, provisioner = _place(provider, app, settings)
+    for name in ("partitions",) if keep_records else ("partitions", "runs"):
+        shutil.rmtree(arguments.home(home) / name, ignore_errors=True)
+
+    def content(store: Store) -> list[str]:
+        keys = [key for key in store.keys("") if is_content(key)]
+        return sorted(keys, key=is_manifest, reverse=True)  # manifests first: this may be interrupted
+
+    return _remove(found, provisioner, app, content)
+
+
+def collect_garbage(provider: str = "local", app: str = "fsd", settings: Mapping[str, object] | None = None) -> int:
+    """Remove the objects of runs that hold no slot, and resources of the platform that dead clients left half made.
+
+    The arguments are those of `fsd_core.run`. Returns how many objects and resources were removed. Raises `InputError` if an argument
+    is wrong.
+    """
+
+    def garbage(store: Store) -> list[str]:
+        # A run leases its slot before it writes its first object, so an object that was listed before the leases and has none is garbage.
+        keys = [key for key in store.keys("") if is_run(key)]
+        running = slots.holders(store)
+        return [key for key in keys if key.split("/")[0] not in running]
+
+    found, provisioner = _place(provider, app, settings)
+    return _remove(found, provisioner, app, garbage) + len(provisioner.sweep(app))
+
+
+def _place(provider: str, app: str, settings: Mapping[str, object] | None) -> tuple[Provider, Provisioner]:
+    """The provider and its provisioner. Raises `InputError` if an argument is wrong."""
+    check_app(arguments.text("app", app))
+    found = find(arguments.text("provider", provider))
+    return found, found.provisioner(arguments.table("settings", settings))
+
+
+def _remove(found: Provider, provisioner: Provisioner, app: str, choose: Callable[[Store], list[str]]) -> int:
+    """Remove the keys that ``choose`` returns from an app's object store, if the app exists. Returns how many keys."""
+    resources = provisioner.find(app)
+    if resources is None:
+        return 0
+    objects = found.objects(resources)
+    try:
+        store = Store(objects, Retry(time.time() + 600, Meter()))
+        keys = choose(store)
+        store.delete(keys)
+    finally:
+        objects.close()
+    return len(keys)

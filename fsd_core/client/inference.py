@@ -1,0 +1,192 @@
+"""`run`: checks its arguments, prepares model, inputs, partition and app, and executes a `Job`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from fsd_core.client.job import Job, Progress
+from fsd_core.client.result import Result, warn
+from fsd_core.common import arguments
+from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
+from fsd_core.errors import DamagedContent, InputError, RunFailed
+from fsd_core.partition import Partition, find_partition
+from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
+from fsd_core.providers.app_name import check_app
+from fsd_core.providers.registry import find
+from fsd_core.storage.retry import OUTAGE_S
+from fsd_core.wrappers.faults import Faults
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from fsd_core.model import Model
+
+__all__ = ["run"]
+
+SLOTS = 4  # of an app that a run makes
+
+
+def run(
+    model: Model | str | os.PathLike[str],
+    inputs: Any,
+    *,
+    provider: str = "local",
+    channel: str = "auto",
+    workers: int = 8,
+    branching: int = 4,
+    partition: str | os.PathLike[str] | Partition = "hypergraph",
+    objective: str = "cost",
+    batch_size: int | None = None,
+    timeout: float = 900.0,
+    seed: int = 0,
+    app: str = "fsd",
+    faults: str | None = None,
+    settings: Mapping[str, object] | None = None,
+    home: str | os.PathLike[str] | None = None,
+    note: Mapping[str, str] | None = None,
+    outage: float = OUTAGE_S,
+    progress: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Run ``model`` on ``inputs``, with its layers split over the functions of ``provider``, as ``fsd run`` does.
+
+    - ``model``: a `Model`, or what MODEL of the command may be: a folder, or a name such as ``radixnet:1024:120``.
+    - ``inputs``: real numbers (samples, inputs of the model), as a scipy sparse matrix of any format, or as an array or nested list that
+      numpy can convert; or what INPUT of the command may be: a file, or a name such as ``random:60``. A text may be a path or a name, a
+      `Path` is always a path. `run` does not change ``model`` and ``inputs``.
+    - ``provider``: where the functions run: local, or the name of an installed provider.
+    - ``channel``: how workers send activations to each other: queue, object, hybrid, or auto (= hybrid).
+    - ``workers``: the number of ranks. The ranks share the rows of every layer; each rank is one function.
+    - ``branching``: the largest number of functions that one function starts.
+    - ``partition``: which rank owns which rows: hypergraph, random, block, the path of a partition, or a `Partition`.
+    - ``objective``: what the exchange of activations minimises: cost (fewer requests) or latency (less waiting).
+    - ``batch_size``: the number of samples in one batch. Default: all, or fewer if a function's memory is too small for all.
+    - ``timeout``: the deadline of the run in seconds, counted from its launch; staging does not count.
+    - ``seed``: the seed of all random choices: the same model, workers, method and seed give the same partition.
+    - ``app``: the name of the app; the names of all its resources start with it. If the app does not exist, `run` makes it.
+    - ``faults``: faults to inject, such as ``duplicate=.1,delay=50ms,seed=1``. Default: none.
+    - ``settings``: the provider's own settings, as in its table of ``fsd.toml``.
+    - ``home``: the folder for records and computed partitions. Default: ``$FSD_HOME``, else ``~/.fsd``.
+    - ``note``: texts by name for the run's record, for instance a description of ``model`` and ``inputs`` if they are not texts.
+    - ``outage``: how long a service may be unreachable before the run ends, in seconds.
+    - ``progress``: called with each `Progress`, from any thread. An error that it raises ends the run; while the output is collected,
+      such an error is a warning.
+
+    An interrupt (KeyboardInterrupt) stops the workers, removes the run's objects and gives its slot back, within 2 s. A note of the
+    exception names the steps that could not be done in that time.
+
+    Raises `InputError` before anything starts if an argument is wrong, and `RunFailed` with code, rank and layer if the run fails. A
+    failure after the answer is complete, for instance while the run's record is written, is a warning.
+    """
+    began = time.time()
+    channel = arguments.one_of("channel", channel, ("auto", *CHANNELS))
+    objective = arguments.one_of("objective", objective, OBJECTIVES)
+    workers, branching = arguments.whole("workers", workers, 1), arguments.whole("branching", branching, 1)
+    batch_size = None if batch_size is None else arguments.whole("batch_size", batch_size, 1)
+    timeout, outage = arguments.seconds("timeout", timeout), arguments.seconds("outage", outage)
+    seed = arguments.whole("seed", seed)
+    spec = None if faults is None else Faults.parse(arguments.text("faults", faults)).spec()
+    check_app(arguments.text("app", app))
+    given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
+    about, folder = given | arguments.texts("note", note), arguments.home(home)
+    report = _guarded(arguments.callback("progress", progress))
+    chosen = find(arguments.text("provider", provider))
+    provisioner = chosen.provisioner(arguments.table("settings", settings))
+    opened = _model(model)
+    samples = _inputs(inputs, opened)
+    parts, label = find_partition(partition, opened, workers, seed, folder, lambda done, total: report(Progress("partition", done, total)))
+    job = Job(
+        model=opened,
+        samples=samples,
+        partition=parts,
+        partition_label=label,
+        provider=chosen,
+        stand_in=chosen.stand_in(),
+        channel="hybrid" if channel == "auto" else channel,
+        branching=branching,
+        objective=objective,
+        batch_size=batch_size,
+        faults=spec,
+        seed=seed,
+        timeout_s=timeout,
+        outage_s=outage,
+        began=began,
+        note=about,
+        home=folder,
+        progress=report,
+    )
+    existing = provisioner.find(app)
+    if existing:
+        job.admit(existing)  # before it gets more queues
+    ranks, slots = (max(workers, existing.ranks), existing.slots) if existing else (workers, SLOTS)
+    resources = provisioner.ensure(app, ranks, slots)
+    with _open(chosen, resources) as (objects, invoker):
+        limits = invoker.limits
+        if limits.concurrency is not None and limits.concurrency < workers:
+            raise InputError(
+                f"workers {workers}: {provider} may run {limits.concurrency} functions at once; use fewer workers or raise this quota"
+            )
+        job.admit(resources)
+        try:
+            try:
+                return job.execute(resources, objects, invoker)
+            except DamagedContent as error:
+                warn(f"{error}; the client stages the shards and inputs of this run again and starts the run again")
+                return job.execute(resources, objects, invoker, again=True)
+        except RunFailed as error:
+            if isinstance(error, DamagedContent):
+                error.message += ", though it was staged again; `fsd clean --keep-records` removes all staged content"
+            if advice := chosen.advice(error.message):
+                error.message += f"; {advice}"
+            raise
+
+
+def _guarded(progress: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
+    """``progress``, whose errors are warnings while the output is collected: by then the workers are done and paid for."""
+
+    def guarded(step: Progress) -> None:
+        try:
+            if progress is not None:
+                progress(step)
+        except Exception as error:
+            if step.phase != "collect":
+                raise
+            warn(f"progress failed while the output was collected: {type(error).__name__}: {error}")
+
+    return guarded
+
+
+def _model(model: Any) -> Model:
+    from fsd_core.model import Model, open_model
+
+    return model if isinstance(model, Model) else open_model(model)
+
+
+def _inputs(inputs: Any, model: Model) -> csr_matrix:
+    """The inputs as scipy CSR float32 (samples, inputs of the model): checked, and a copy if the caller gave a matrix."""
+    if isinstance(inputs, str | os.PathLike):
+        from fsd_core.model.inputs import open_inputs
+
+        return open_inputs(inputs, model.inputs)
+    matrix = arguments.matrix("inputs", inputs, model.inputs)
+    if matrix.shape[0] == 0:
+        raise InputError("inputs have no samples: expected at least one")
+    return matrix
+
+
+@contextmanager
+def _open(provider: Provider, resources: Resources) -> Iterator[tuple[ObjectDriver, InvokeDriver]]:
+    """The client's drivers, closed at the end."""
+    objects = provider.objects(resources)
+    invoker = provider.invoker(resources)
+    try:
+        yield objects, invoker
+    finally:
+        for driver in (invoker, objects):
+            try:
+                driver.close()
+            except Exception as error:  # the answer may be complete: this must not lose it
+                warn(f"{driver.service}: the connection could not be closed: {type(error).__name__}: {error}")

@@ -1,0 +1,269 @@
+"""One run from its lease to its result: stage, launch the root, follow the workers, collect the answer, clean up."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from fsd_core.client import collect, stage
+from fsd_core.client.batches import cut
+from fsd_core.client.cleanup import Cleanup
+from fsd_core.client.follow import follow
+from fsd_core.client.result import Result, keep, left_out, over_ranks, warn
+from fsd_core.driver import Code, InvokeDriver, ObjectDriver, Provider, Resources
+from fsd_core.errors import DriverError, FsdError, RunFailed
+from fsd_core.partition import ExchangePlan, Partition
+from fsd_core.protocol.abort import report_failure
+from fsd_core.protocol.runconfig import VERSION, RunConfig
+from fsd_core.protocol.spawn import LaunchPayload, Spawner, start_limit_s
+from fsd_core.storage import slots
+from fsd_core.storage.keys import RunKeys, new_run
+from fsd_core.storage.meter import FIELDS, Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
+from fsd_core.wrappers.metered import MeteredInvoker, MeteredObjects
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from fsd_core.model import Model
+
+__all__ = ["Job", "Progress"]
+
+STAGE_S = 1800.0  # for staging, which does not count as the run's own time
+START_MARGIN_S = 15.0  # in addition to the time for launches: the function of the last launch must load its shard as well
+POOL_THREADS = 8
+
+
+@attrs.frozen
+class Progress:
+    """How far a run is: ``done`` of ``total`` steps of a phase.
+
+    ``phase``: partition, stage, launch, layers or collect; or wait, while a service does not answer. ``text``: what the phase works on.
+    """
+
+    phase: str
+    done: int
+    total: int
+    text: str = ""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Job:
+    """What to run, with all arguments checked."""
+
+    model: Model
+    samples: csr_matrix  # float32 (samples, inputs)
+    partition: Partition
+    partition_label: str
+    provider: Provider
+    stand_in: str | None  # an emulator's host and port
+    channel: str
+    branching: int
+    objective: str
+    batch_size: int | None
+    faults: str | None
+    seed: int
+    timeout_s: float
+    outage_s: float
+    began: float  # when the caller began, in seconds since 1970
+    note: Mapping[str, str]
+    home: Path
+    progress: Callable[[Progress], None]
+
+    @property
+    def workers(self) -> int:
+        """The number of ranks."""
+        return self.partition.workers
+
+    @property
+    def queued(self) -> bool:
+        """Whether the ranks need queues."""
+        return self.channel != "object" and self.workers > 1
+
+    def admit(self, resources: Resources) -> None:
+        """Raise `InputError` if the run needs queues that cannot carry so many workers."""
+        if self.queued:
+            self.provider.admit(resources, self.workers)
+
+    def execute(self, resources: Resources, objects: ObjectDriver, invoker: InvokeDriver, *, again: bool = False) -> Result:
+        """Run the job. ``again``: stage shards and inputs even where they are staged already. Raises `RunFailed`."""
+        return _Run(self, resources, objects, invoker, again).execute()
+
+
+@attrs.frozen
+class _Answer:
+    output: csr_matrix
+    records: list[dict[str, Any]]
+    failed: RunFailed | None  # a failure after all outputs were written
+    stage_s: float
+    at: float  # when it was complete, in seconds since 1970
+
+
+class _Run:
+    """One run of a job."""
+
+    def __init__(self, job: Job, resources: Resources, objects: ObjectDriver, invoker: InvokeDriver, again: bool) -> None:
+        self.job = job
+        self.resources = resources
+        self.invoker = invoker
+        self.again = again
+        self.run_id = new_run()
+        self.keys = RunKeys(self.run_id)
+        self.meter = Meter()
+        self.retry = Retry(time.time() + STAGE_S, self.meter, outage_s=job.outage_s)
+        self.store = Store(MeteredObjects(objects, self.meter), self.retry)
+        self.plan = ExchangePlan(job.model, job.partition)
+        self.batches = cut(job.model, job.partition, self.plan, job.samples.shape[0], job.batch_size, invoker.limits, job.provider.name)
+        self.started = self.deadline = 0.0  # of the run's own time, in seconds since 1970: it begins with the launch
+        self.over = threading.Event()
+
+    def execute(self) -> Result:
+        """Lease a slot, get the answer, and in any case remove the run's objects and give the slot back."""
+        self._background("fsd-outages", partial(self.retry.report, self._notice, self.over))
+        try:
+            lease = slots.lease(self.store, self.resources.slots, self.run_id)
+        except BaseException:
+            self.over.set()
+            raise
+        queued = self.job.workers if self.job.queued else 0
+        cleanup = Cleanup(self.job.provider, self.resources, self.store, self.invoker, lease, queued)
+        pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fsd-client")
+        try:
+            answer = self._answer(lease, pool)
+        except BaseException as error:
+            self.retry.stop.set()  # ends what the pool is doing
+            pool.shutdown(wait=False, cancel_futures=True)
+            if undone := cleanup.after_failure(error):
+                error.add_note(undone)
+            raise
+        finally:
+            self.over.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+        if undone := cleanup.after_failure(answer.failed) if answer.failed else cleanup.after_answer():
+            warn(f"the answer is complete, but the clean-up is not: {undone}")
+        return self._result(answer)
+
+    def _background(self, name: str, task: Callable[[], None]) -> None:
+        threading.Thread(target=task, name=name, daemon=True).start()
+
+    def _notice(self, line: str) -> None:
+        self.job.progress(Progress("wait", 0, 0, line))
+
+    def _phase(self, phase: str) -> Callable[[int, int], None]:
+        return lambda done, total: self.job.progress(Progress(phase, done, total))
+
+    def _answer(self, lease: slots.Lease, pool: ThreadPoolExecutor) -> _Answer:
+        """Stage, launch, follow, collect."""
+        renewing = Store(self.store.driver, Retry(math.inf, self.meter, stop=self.over))
+        self._background("fsd-lease", partial(slots.renew, renewing, lease, self.over))
+        staging = time.time()
+        shards, inputs = self._stage(pool)
+        spawner = self._launch(lease, shards, inputs)
+        failed = self._follow(spawner)
+        last = self.job.model.layers[-1]
+        output = collect.output(self.store, self.keys, self.job.partition, self.batches.samples, last, pool, self._phase("collect"))
+        records = collect.records(self.store, self.keys, self.job.workers, pool, 0.0 if failed else collect.RECORDS_S)
+        return _Answer(output, records, failed, self.started - staging, time.time())
+
+    def _stage(self, pool: ThreadPoolExecutor) -> tuple[list[str], list[str]]:
+        """The keys of the staged shards by rank, and of the inputs by batch and rank. Raises `RunFailed` after `STAGE_S`."""
+        job = self.job
+
+        def progress(what: str) -> Callable[[int, int], None]:
+            def staged(done: int, total: int) -> None:
+                job.progress(Progress("stage", done, total, what))
+                if time.time() > self.retry.deadline:
+                    raise RunFailed(Code.DEADLINE, f"staging took longer than {STAGE_S:g} s: {done} of {total} {what} are uploaded")
+
+            return staged
+
+        shards = stage.shards(self.store, job.model, job.partition, self.plan, pool, progress("shards"), again=self.again)
+        inputs = stage.inputs(
+            self.store, job.samples, self.batches.samples, job.model, job.partition, self.plan, pool, progress("inputs"), again=self.again
+        )
+        return shards, inputs
+
+    def _launch(self, lease: slots.Lease, shards: list[str], inputs: list[str]) -> Spawner:
+        """Write the configuration and launch rank 0, which starts the others. The run's own time begins."""
+        self.started = time.time()
+        self.deadline = self.retry.deadline = self.started + self.job.timeout_s
+        self.store.put(self.keys.config, self._config(shards, inputs).pack())
+        self.job.progress(Progress("launch", 0, self.job.workers))
+        report = partial(report_failure, self.job.provider, self.resources)
+        spawner = Spawner(MeteredInvoker(self.invoker, self.meter), self.store, self.retry, self.keys, report)
+        spawner.start([LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)])
+        return spawner
+
+    def _config(self, shards: list[str], inputs: list[str]) -> RunConfig:
+        job = self.job
+        return RunConfig(
+            version=VERSION,
+            run=self.run_id,
+            channel=job.channel,
+            workers=job.workers,
+            branching=job.branching,
+            layers=len(job.model.layers),
+            batches=self.batches.samples,
+            keep=self.batches.keep,
+            shards=shards,
+            inputs=[inputs[at : at + job.workers] for at in range(0, len(inputs), job.workers)],
+            objective=job.objective,
+            faults=job.faults,
+            started=self.started,
+            start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S,
+            outage_s=job.outage_s,
+        )
+
+    def _follow(self, spawner: Spawner) -> RunFailed | None:
+        """Wait until all outputs are written. Returns a failure that came after that: it does not cost the answer."""
+        slices = self.job.workers * len(self.batches.samples)
+        try:
+            follow(self.store, self.keys, spawner, slices, self.deadline, self.job.timeout_s, self._phase("layers"))
+        except DriverError:  # of the client's own store, which cannot be asked for the outputs then
+            raise
+        except RunFailed as error:
+            with suppress(FsdError):
+                if collect.complete(self.store, self.keys, slices):
+                    warn(f"the answer is complete, but a worker failed after it had written its output: {error}")
+                    return error
+            raise
+        return None
+
+    def _result(self, answer: _Answer) -> Result:
+        """The output with maxima and sums over the workers' records; also kept on disk. Nothing here may fail: the output is paid for."""
+        job, client, memory_bytes = self.job, self.meter.snapshot(), self.invoker.limits.memory_bytes
+        ranks, seconds, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
+        memory = {"peak_bytes_max": peak_bytes, "predicted_bytes_max": self.batches.predicted_bytes}
+        result = Result(
+            run=self.run_id,
+            output=answer.output,
+            samples=job.samples.shape[0],
+            neurons=job.model.neurons,
+            layers=len(job.model.layers),
+            workers=job.workers,
+            branching=job.branching,
+            provider=job.provider.name,
+            stand_in=job.stand_in,
+            channel=job.channel,
+            partition=job.partition_label,
+            seconds={"total": answer.at - job.began, "stage": answer.stage_s} | seconds,
+            meter={name: client[name] + meter_ranks[name] for name in FIELDS},
+            meter_layers=meter_layers,
+            memory=memory | ({} if memory_bytes is None else {"limit_bytes": memory_bytes}),
+            ranks=ranks,
+        )
+        if words := left_out(result.missing_ranks):
+            warn(f"run {self.run_id}: {words}")
+        about = {"objective": job.objective, "seed": job.seed, "faults": job.faults, "batches": self.batches.samples}
+        keep(result, job.home, about | {"model": job.model.digest, "note": job.note, "began": job.began})
+        return result

@@ -1,0 +1,168 @@
+"""The result of a run, and its record on disk."""
+
+from __future__ import annotations
+
+import sys
+import time
+import unicodedata
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from fsd_core.common.fields import integer, key, matching, number, read, table
+from fsd_core.common.sealed import seal
+from fsd_core.common.stopwatch import CELLS, PHASES
+from fsd_core.errors import InputError
+from fsd_core.storage.meter import FIELDS
+from fsd_core.versions import versions
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+__all__ = ["RECORD_VERSION", "Result", "check_rank", "keep", "left_out", "over_ranks", "plain", "warn"]
+
+RECORD_VERSION = 3  # of the record that `keep` writes
+LONGEST = ("launch", "load", "compute", "exchange")  # of these, a run's seconds are those of its slowest rank
+RANK_SECONDS = ("launch", *PHASES, "init", "function")
+
+
+@attrs.frozen
+class Result:
+    """What a run computed, its times and its counts. The fields have the names and meanings of ``fsd run --json``."""
+
+    run: str
+    output: csr_matrix  # float32 (samples, outputs)
+    samples: int
+    neurons: int
+    layers: int
+    workers: int
+    branching: int
+    provider: str
+    stand_in: str | None  # host and port of the emulator; `None` if the run was on the cloud itself
+    channel: str
+    partition: str
+    seconds: dict[str, float]  # total, stage, and the maxima over ranks of launch, load, compute, exchange
+    meter: dict[str, int]  # what all workers and the client requested
+    meter_layers: dict[str, int]  # the part of it that the workers requested in the layers
+    memory: dict[str, int]  # bytes
+    ranks: list[dict[str, Any]] = attrs.field(repr=False)  # the record of each worker, by rank, without those in `missing_ranks`
+
+    @property
+    def missing_ranks(self) -> list[int]:
+        """The ranks that left no readable record. Times, counts and memory do not include them; the output does."""
+        return sorted(set(range(self.workers)) - {record["rank"] for record in self.ranks})
+
+    @property
+    def output_nonzero_samples(self) -> int:
+        """Samples whose final activations are not all zero."""
+        return int(np.count_nonzero(np.diff(self.output.indptr)))
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields except the output and the ranks' records, as values that JSON can hold."""
+        names = ("samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples")
+        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "missing_ranks")
+        return {name: getattr(self, name) for name in (*names, *more)}
+
+
+def over_ranks(records: Sequence[Any], workers: int) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, int], dict[str, int], int]:
+    """Combine the records of the workers.
+
+    Returns five values: the readable records, ascending by rank; the longest seconds of each phase over these ranks; the sums of ``meter``;
+    the sums of ``meter_layers``; and the largest peak memory in bytes.
+
+    All figures are 0 if no record is readable.
+    """
+    by_rank: dict[int, dict[str, Any]] = {}
+    for record in records:
+        with suppress(InputError):
+            check_rank(record)
+            if record["rank"] < workers:
+                by_rank.setdefault(record["rank"], record)
+    ranks = [by_rank[rank] for rank in sorted(by_rank)]
+    seconds = {name: max((rank["seconds"][name] for rank in ranks), default=0.0) for name in LONGEST}
+    meter, layers = ({name: sum(rank[part][name] for rank in ranks) for name in FIELDS} for part in ("meter", "meter_layers"))
+    return ranks, seconds, meter, layers, max((rank["peak_bytes"] for rank in ranks), default=0)
+
+
+def left_out(missing_ranks: Sequence[int]) -> str:
+    """A line for people about ranks that left no record; empty if no rank is missing."""
+    if not missing_ranks:
+        return ""
+    names = ", ".join(map(str, missing_ranks[:8])) + (f" and {len(missing_ranks) - 8} more" if len(missing_ranks) > 8 else "")
+    word, them = ("ranks", "them") if len(missing_ranks) > 1 else ("rank", "it")
+    return f"{word} {names} left no readable record: times, counts, memory and the bill do not include {them}; the output is complete"
+
+
+_Seconds = attrs.make_class("_Seconds", {name: key(number()) for name in RANK_SECONDS}, frozen=True)
+_Counts = attrs.make_class("_Counts", {name: key(integer(0)) for name in FIELDS}, frozen=True)
+_LETTERS = "".join(phase[0] for phase in PHASES)
+
+
+@attrs.frozen(kw_only=True)
+class _Timeline:
+    """The keys of a worker's timeline."""
+
+    cell_s: float = key(number())
+    phases: str = key(matching(f"[{_LETTERS}]{{1,{CELLS}}}", f"1 to {CELLS} letters of {_LETTERS}"))
+
+
+@attrs.frozen(kw_only=True)
+class _RankRecord:
+    """The keys of a worker's record."""
+
+    rank: int = key(integer(0))
+    attempt: int = key(integer(0))
+    peak_bytes: int = key(integer(0))
+    seconds: Mapping[str, float] = key(table())
+    meter: Mapping[str, int] = key(table())
+    meter_layers: Mapping[str, int] = key(table())
+    timeline: Mapping[str, Any] = key(table())
+
+
+def check_rank(record: Any, where: str = "") -> None:
+    """Raise `InputError` unless ``record`` has the form of a worker's record. The error begins with ``where`` and names the wrong key."""
+    read(_RankRecord, table().check(record, where), where)
+    tables: dict[str, type[Any]] = {"seconds": _Seconds, "meter": _Counts, "meter_layers": _Counts, "timeline": _Timeline}
+    for name, cls in tables.items():
+        read(cls, record[name], f"{where}{name}.")
+
+
+def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
+    """Write the record of a run below ``home``: the result without its output, and what is needed to repeat it. A failure is a warning.
+
+    ``about``: objective, seed, faults, batches, model (its digest), note, and began (seconds since 1970).
+    """
+    file = home / "runs" / f"{result.run}.json"
+    aside = file.with_suffix(".new")
+    try:
+        began = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(about["began"]))
+        note = {plain(name): plain(text) for name, text in about["note"].items()}
+        record = {"version": RECORD_VERSION, **about, "note": note, "began": began, "versions": versions(result.provider)}
+        record |= result.to_json() | {"partition": plain(result.partition), "ranks": result.ranks}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(seal(record))
+        aside.replace(file)
+    except Exception as error:  # of any kind: the result exists and is paid for
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        reason = error.strerror or error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        warn(f"the run's record cannot be kept in {file.parent}: {reason}")
+
+
+def warn(text: str) -> None:
+    """Warn without ever raising: if Python turns warnings into errors, print the text on standard error, so that the result is not lost."""
+    try:
+        warnings.warn(text, stacklevel=3)
+    except Warning:
+        with suppress(Exception):  # standard error may be closed
+            print(f"warning: {text}", file=sys.stderr)
+
+
+def plain(text: str) -> str:
+    """The text as one line for a screen: control characters and unpaired surrogates become question marks."""
+    return "".join("?" if unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") else each for each in text)

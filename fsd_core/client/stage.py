@@ -1,0 +1,119 @@
+"""Stages the shards and inputs of a run in the object store once: their keys are hashes of the content from which they are made.
+
+The client writes a manifest after all the objects that it covers. So if a manifest exists, the client builds and uploads nothing. If
+objects are missing or damaged although a manifest exists, the client removes the manifest (`forget`) and stages again. While one client
+writes an object again, a run that reads it gets the same bytes, because equal content has equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fsd_core.codec import encode
+from fsd_core.common.sealed import Damaged, seal, unseal
+from fsd_core.kernel import Block
+from fsd_core.protocol import shard
+from fsd_core.storage import keys
+from fsd_core.storage.store import Store
+
+if TYPE_CHECKING:
+    from fsd_core.model import Model
+    from fsd_core.partition import ExchangePlan, Partition
+
+__all__ = ["forget", "inputs", "shards"]
+
+UPLOADS = 8  # under way at a time: the objects need not all be in memory at once
+Progress = Callable[[int, int], None]  # called with the number of objects staged and of all objects
+
+
+def shards(
+    store: Store,
+    model: Model,
+    partition: Partition,
+    plan: ExchangePlan,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+    *,
+    again: bool = False,
+) -> list[str]:
+    """Stage one shard for each rank and return their keys. ``again``: stage them even if they are staged already."""
+    digest = _digest(shard.FORMAT, model.digest, partition.digest)
+    return _stage(store, digest, partition.workers, lambda rank: shard.build(model, partition, plan, rank), pool, progress, again)
+
+
+def inputs(
+    store: Store,
+    samples: Any,
+    batches: Sequence[int],
+    model: Model,
+    partition: Partition,
+    plan: ExchangePlan,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+    *,
+    again: bool = False,
+) -> list[str]:
+    """Stage the input rows that each rank needs, one object for each batch and rank. Returns their keys, batch by batch, by rank.
+
+    ``samples``: scipy CSR (samples, inputs) float32. ``batches``: the number of samples of each batch. ``again``: as for `shards`.
+    """
+    content = hashlib.sha256(repr(samples.shape).encode())
+    for array in (samples.indptr.astype(np.int64), samples.indices.astype(np.int32), samples.data):
+        content.update(np.ascontiguousarray(array).data)
+    digest = _digest("fsd-inputs-2", content.hexdigest(), model.digest, partition.digest, *map(str, batches))
+    rows = samples.T.tocsr()  # (inputs, samples)
+    starts = np.concatenate([[0], np.cumsum(batches)])
+
+    def build(number: int) -> bytes:
+        batch, rank = divmod(number, partition.workers)
+        part = rows[plan.inputs(rank)][:, starts[batch] : starts[batch + 1]]
+        values = np.zeros((part.shape[0], 1 + part.shape[1]), np.float32)
+        values[:, 1:] = part.toarray()
+        return encode(Block(values, np.arange(part.shape[1], dtype=np.int32), part.shape[1]))
+
+    return _stage(store, digest, len(batches) * partition.workers, build, pool, progress, again)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def forget(store: Store, key: str) -> None:
+    """Remove the manifest that covers ``key``, so that its content is staged again. Thread-safe, and harmless to runs of other clients."""
+    store.delete([keys.manifest(key)])
+
+
+def _stage(
+    store: Store, digest: str, count: int, build: Callable[[int], bytes], pool: ThreadPoolExecutor, progress: Progress, again: bool
+) -> list[str]:
+    """The keys of ``count`` objects. Where no manifest covers them, ``build`` makes each from its number, and it is uploaded."""
+    names = [f"{keys.content(digest)}{number}" for number in range(count)]
+    manifest = keys.manifest(names[0])
+    if again:
+        forget(store, names[0])
+    if _covers(store.find(manifest), count):
+        progress(count, count)
+        return names
+    uploads = []
+    for number, name in enumerate(names):
+        uploads.append(pool.submit(store.put, name, build(number)))
+        progress(number + 1, count)
+        if number >= UPLOADS:
+            uploads[number - UPLOADS].result()
+    for upload in uploads:
+        upload.result()
+    store.put(manifest, seal({"objects": count}))
+    return names
+
+
+def _covers(manifest: bytes | None, count: int) -> bool:
+    """Whether a manifest covers ``count`` objects; a damaged one covers none."""
+    try:
+        return manifest is not None and unseal(manifest, "the manifest") == {"objects": count}
+    except Damaged:
+        return False

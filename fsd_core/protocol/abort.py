@@ -1,0 +1,101 @@
+"""Ends a failed run: writes its error into the object store (the object ``error``), and sends an abort message to every rank.
+
+The functions try the second way even if the first one fails, because some processes read only the object and some only the message. The
+object stays until the next run on the slot, so that a worker that starts late still finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+from fsd_core.channel import ChannelConfig, QueueChannel, RankIdentity, describe
+from fsd_core.common.sealed import Damaged, unseal
+from fsd_core.driver import Code, Failure, Provider, Resources
+from fsd_core.errors import RunFailed
+from fsd_core.protocol.runconfig import RunConfig
+from fsd_core.protocol.spawn import LaunchPayload
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
+
+__all__ = ["abort_peers", "end_run", "report_exit", "report_failure"]
+
+REPORT_S = 10.0
+
+
+def end_run(store: Store, keys: RunKeys, error: RunFailed, send_abort: Callable[[], None] | None) -> None:
+    """Write ``error`` into the object store, unless the run has an error there already. Then call ``send_abort``, even if the write failed.
+
+    Raises the error of the call, else the error of the write.
+    """
+    try:
+        store.create(keys.error, describe(error))
+    finally:
+        if send_abort is not None:
+            send_abort()
+
+
+def abort_peers(provider: Provider, resources: Resources, slot: int, me: RankIdentity, error: RunFailed, retry: Retry) -> None:
+    """Send the abort to every rank of the run except ``me.rank`` (-1: to all ranks). Opens and closes its own connection."""
+    with closing(provider.messages(resources, slot)) as messages, ThreadPoolExecutor(4) as pool:
+        QueueChannel(messages, ChannelConfig(me, {}, retry, pool)).abort(error, retry)
+
+
+def report_exit(
+    payload: bytes,
+    provider: Provider,
+    reason: str,
+    *,
+    nonce: str | None = None,
+    layer: int | None = None,
+    resources: Resources | None = None,
+) -> bool:
+    """End a run because one of its functions died, so that no other rank waits for that function.
+
+    ``payload`` is the payload of the function's launch, ``nonce`` the text that `fsd_core.worker.handle` got (`None` if unknown), and
+    ``layer`` (1-based) the layer in which the function died (`None` if unknown). ``resources`` are those of the app; a caller that is a
+    function of the app can omit them. If another function has claimed the rank, the run goes on. Returns `False` if no function has claimed
+    the rank yet: then the run goes on too, because its launcher starts the rank again. Otherwise returns `True`.
+    """
+    fields = json.loads(payload)
+    if "probe" in fields:
+        return True
+    launch = LaunchPayload.unpack(fields)
+    resources = resources or provider.attach(launch.app)
+    keys = RunKeys(launch.run)
+    retry = Retry(min(launch.deadline, time.time() + REPORT_S), Meter())
+    with closing(provider.objects(resources)) as objects:
+        store = Store(objects, retry)
+        claim = store.find(keys.claim(launch.rank))
+        data = store.find(keys.config)
+        if data is None or (claim is not None and not _may_be_claim_of(claim, nonce)):
+            return True
+        if claim is None:
+            return False
+        config = RunConfig.unpack(data)
+        error = RunFailed(Code.UNAVAILABLE, reason, rank=launch.rank, layer=layer)
+
+        def send_abort() -> None:
+            me = RankIdentity(launch.run, launch.epoch, launch.rank, config.workers, retry.deadline)
+            abort_peers(provider, resources, launch.slot, me, error, retry)
+
+        end_run(store, keys, error, send_abort if config.queued else None)
+    return True
+
+
+def report_failure(provider: Provider, resources: Resources, failure: Failure) -> None:
+    """Call `report_exit` for a `Failure` that `InvokeDriver.failures` returned."""
+    report_exit(failure.payload, provider, failure.reason, nonce=failure.nonce, resources=resources)
+
+
+def _may_be_claim_of(claim: bytes, nonce: str | None) -> bool:
+    """True if the function with this nonce may have made the claim."""
+    try:
+        return nonce is None or unseal(claim, "the claim").get("nonce") == nonce
+    except Damaged:  # the owner is unknown: to end a run without need is better than to wait for a dead function
+        return True

@@ -1,0 +1,60 @@
+"""The configuration of a run. The client writes it into the object store, and each worker reads it before anything else."""
+
+from __future__ import annotations
+
+import attrs
+
+from fsd_core.common.fields import boolean, choice, integer, key, listed, nullable, number, read, text
+from fsd_core.common.sealed import Damaged, seal, unseal
+from fsd_core.driver import Code
+from fsd_core.errors import InputError, RunFailed
+
+__all__ = ["CHANNELS", "OBJECTIVES", "VERSION", "RunConfig"]
+
+VERSION = 2
+CHANNELS = ("queue", "object", "hybrid")  # the channels that can carry activations
+OBJECTIVES = ("cost", "latency")  # the quantity that a run minimises
+
+
+@attrs.frozen
+class RunConfig:
+    """The configuration of one run. It contains no secrets."""
+
+    version: int = key(integer(1))
+    run: str = key(text())
+    channel: str = key(choice(*CHANNELS))
+    workers: int = key(integer(1))
+    branching: int = key(integer(1))
+    layers: int = key(integer(1))
+    batches: list[int] = key(listed(integer(1), filled=True))  # samples of each batch
+    keep: bool = key(boolean())  # a worker holds its shard in memory between batches, else it reads the shard again for each batch
+    shards: list[str] = key(listed(text(), filled=True))  # key of the shard, by rank
+    inputs: list[list[str]] = key(listed(listed(text(), filled=True), filled=True))  # key of the input rows, by batch and rank
+    objective: str = key(choice(*OBJECTIVES))
+    faults: str | None = key(nullable(text()))
+    started: float = key(number())  # seconds since 1970, on the client's clock
+    start_s: float = key(number())  # the time in seconds that the launches of all ranks may take together
+    outage_s: float = key(number())  # the time in seconds that a service may be unreachable
+
+    @property
+    def queued(self) -> bool:
+        """True if the run uses queues. Its ranks then also receive abort messages from their queues."""
+        return self.channel != "object" and self.workers > 1
+
+    def pack(self) -> bytes:
+        """Encode the configuration as sealed JSON."""
+        return seal(attrs.asdict(self, recurse=False))
+
+    @staticmethod
+    def unpack(data: bytes) -> RunConfig:
+        """Decode what `pack` made. Raises `RunFailed` (`Code.INVALID`) if ``data`` is damaged or has another version."""
+        try:
+            found = unseal(data, "the run's configuration")
+            if found.get("version") != VERSION:
+                raise InputError(
+                    f"the run's configuration has version {found.get('version')!r}: expected {VERSION}, the version of this worker; "
+                    "deploy the app again"
+                )
+            return read(RunConfig, found, "the run's configuration: ")
+        except (Damaged, InputError) as error:
+            raise RunFailed(Code.INVALID, str(error)) from error

@@ -1,0 +1,257 @@
+"""Shards: a shard is the part of a model that one rank needs: its rows of every layer, and the rows that it sends and receives.
+
+The client builds the shards, and each worker reads one. A shard is one object: a preamble (magic, length and CRC-32 of the head, CRC-32 of
+these three), a head (sizes and checksums of the layers; the ranks that send to this rank before each layer), then one segment for each
+layer, in order. Head and segments have the safetensors layout. Equal arguments give equal bytes. A worker reads the head first, then the
+segments, several in a request. It starts the next request before it computes, so that the next segments arrive during the computation. It
+checks the checksum of all bytes before it uses them.
+
+The columns of a rank's weights are renumbered: first the rank's own rows of the previous layer, then the rows of each source, ascending by
+the source's rank. So the multiplication has a local part, which can start at once, and a remote part, which waits for the sources.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from fsd_core.driver import Code
+from fsd_core.errors import DamagedContent
+from fsd_core.kernel import DENSE_SHARE, Weights
+from fsd_core.model import tensors
+
+if TYPE_CHECKING:
+    from fsd_core.model import Layer, Model
+    from fsd_core.partition import ExchangePlan, Partition
+
+__all__ = ["FORMAT", "READ_BYTES", "LayerShard", "ShardReader", "build", "predicted_bytes"]
+
+FORMAT = "fsd-shard-2"
+_PREAMBLE = struct.Struct("<8sQI")  # magic, length and CRC-32 of the head
+_CRC = struct.Struct("<I")
+_START = _PREAMBLE.size + _CRC.size
+_MAGIC = b"FSDshrd2"
+HEAD_BYTES = 64 * 1024
+READ_BYTES = 4 << 20
+
+
+@attrs.frozen(eq=False)
+class LayerShard:
+    """One rank's part of one layer, ready to multiply. "Held rows" are the rank's own rows of the previous layer."""
+
+    local: Weights  # (rows, held rows that are multiplied)
+    remote: Weights | None  # (rows, received rows); `None` if the rank receives nothing
+    own: NDArray[np.int32] | None  # positions of the multiplied rows among the held rows; `None`: all of them, in order
+    bias: NDArray[np.float32]  # (rows,)
+    activation: str
+    clip: float | None
+    challenge: bool  # the bias is added only where the product is nonzero
+    receives: list[tuple[int, int]]  # (source, number of rows), in the column order of the remote weights
+    sends: list[tuple[int, NDArray[np.int32]]]  # (target, positions among the held rows)
+
+
+def build(model: Model, partition: Partition, plan: ExchangePlan, rank: int) -> bytes:
+    """Encode the shard of ``rank`` as bytes. ``plan`` is the exchange plan of ``model`` and ``partition``."""
+    segments, sources = [], []
+    held = plan.inputs(rank)  # the rows that the rank has before a layer: at first its staged inputs, later its own outputs
+    for number, layer in enumerate(model.layers, 1):
+        rows = np.flatnonzero(partition.owners[number] == rank).astype(np.int32)
+        receives = dict(sorted(plan.receives(number, rank).items())) if number > 1 else {}
+        sends = dict(sorted(plan.sends(number, rank).items())) if number > 1 else {}
+        segments.append(b"".join(tensors.pack(*_segment(layer, rows, held, receives, sends))))
+        sources.append(np.fromiter(receives, np.int32, len(receives)))
+        held = rows
+    head: dict[str, NDArray[Any]] = {
+        "sizes": np.array([len(segment) for segment in segments], np.int64),
+        "checksums": np.array([zlib.crc32(segment) for segment in segments], np.uint32),
+        "source_counts": np.array([len(each) for each in sources], np.int32),
+        "sources": np.concatenate(sources),
+    }
+    packed = b"".join(tensors.pack(head))
+    preamble = _PREAMBLE.pack(_MAGIC, len(packed), zlib.crc32(packed))
+    return b"".join([preamble, _CRC.pack(zlib.crc32(preamble)), packed, *segments])
+
+
+def _segment(
+    layer: Layer,
+    rows: NDArray[np.int32],
+    held: NDArray[np.int32],
+    receives: dict[int, NDArray[np.int32]],
+    sends: dict[int, NDArray[np.int32]],
+) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """The arrays and metadata of one layer's segment."""
+    arrays: dict[str, NDArray[Any]] = {
+        "bias": layer.bias[rows],
+        "targets": np.fromiter(sends, np.int32, len(sends)),
+        "target_rows": np.array([len(ids) for ids in sends.values()], np.int32),
+        "target_positions": _positions(held, list(sends.values())),
+        "sources": np.fromiter(receives, np.int32, len(receives)),
+        "source_rows": np.array([len(ids) for ids in receives.values()], np.int32),
+    }
+    away = np.concatenate([*receives.values(), np.zeros(0, np.int32)]).astype(np.int32)
+    weights = layer.rows(rows)
+    if isinstance(weights, np.ndarray):
+        own = held
+        arrays["local.dense"] = weights[:, own]
+        arrays["remote.dense"] = weights[:, away]
+    else:
+        columns, values = weights.indices, weights.values
+        own = np.intersect1d(columns, held).astype(np.int32)
+        number = np.full(layer.inputs, -1, np.int32)
+        number[own] = np.arange(len(own))
+        number[away] = np.arange(len(own), len(own) + len(away))
+        local = number[columns] < len(own)
+        row_of = np.repeat(np.arange(len(rows)), np.diff(weights.indptr))
+        for name, mask, first in (("local", local, 0), ("remote", ~local, len(own))):
+            arrays[f"{name}.indptr"] = np.concatenate([[0], np.cumsum(np.bincount(row_of[mask], minlength=len(rows)))]).astype(np.int64)
+            arrays[f"{name}.indices"] = number[columns[mask]] - np.int32(first)
+            arrays[f"{name}.values"] = values[mask]
+    if len(own) < len(held):
+        arrays["own"] = np.searchsorted(held, own).astype(np.int32)
+    metadata = {
+        "activation": layer.activation,
+        "clip": "" if layer.clip is None else repr(float(layer.clip)),
+        "challenge": str(int(layer.challenge)),
+    }
+    return arrays, metadata | {"own": str(len(own))}
+
+
+def _positions(held: NDArray[np.int32], groups: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+    """int32: the positions of the rows of all groups among the held rows, one group after another."""
+    return np.searchsorted(held, np.concatenate([*groups, np.zeros(0, np.int32)])).astype(np.int32)
+
+
+def predicted_bytes(model: Model, partition: Partition, plan: ExchangePlan, rank: int, samples: int) -> int:
+    """An upper estimate of the memory in bytes that ``rank`` needs for the activations of a batch of ``samples`` samples.
+
+    The estimate does not include the process and the shard itself. It assumes that every sample stays live in every layer.
+    """
+    peak = 0
+    held = len(plan.inputs(rank))
+    for number, layer in enumerate(model.layers, 1):
+        rows = int(np.count_nonzero(partition.owners[number] == rank))
+        away = sum(len(ids) for ids in plan.receives(number, rank).values()) if number > 1 else 0
+        # Held rows and their multiplied part; received rows and their copy in one array; both products and the activation's temporaries.
+        values = (2 * held + 2 * away + 4 * rows) * (samples + 1)
+        nonzeros, size = layer.nonzeros * rows // layer.outputs, rows * (held + away)
+        peak = max(peak, 4 * values + 8 * nonzeros + (4 * size if nonzeros >= DENSE_SHARE * size / 2 else 0))
+        held = rows
+    return peak
+
+
+class ShardReader:
+    """Reads the shard at ``key``. Each iteration yields all layers in order. Raises `DamagedContent` if a checksum is wrong.
+
+    ``read(key, start, end)`` returns the bytes [start, end) of an object, or fewer if the object ends before ``end``. ``pool`` runs the
+    requests for later segments. With ``keep``, the first iteration keeps the shard in memory, and later iterations make no requests.
+    """
+
+    def __init__(self, key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool) -> None:
+        self._key = key
+        self._read = read
+        self._pool = pool
+        self._kept: list[memoryview] | None = [] if keep else None
+        self._begin = read(key, 0, HEAD_BYTES)
+        head = self._head()
+        arrays = {name: tensors.view(head, info) for name, info in tensors.header(head)[0].items()}
+        self._ends = _START + len(head) + np.cumsum(arrays["sizes"])
+        self._starts = self._ends - arrays["sizes"]
+        self._checksums = arrays["checksums"].tolist()
+        # By layer: the ranks that send to this rank before it.
+        self.sources: list[list[int]] = [part.tolist() for part in np.split(arrays["sources"], np.cumsum(arrays["source_counts"])[:-1])]
+
+    def _head(self) -> bytes:
+        """Read the head. Checks the checksum of the preamble before it uses the length in it, then the checksum of the head."""
+        begin = self._begin[:_START]
+        if len(begin) < _START or _CRC.unpack_from(begin, _PREAMBLE.size)[0] != zlib.crc32(begin[: _PREAMBLE.size]):
+            raise self._damaged(f"its first {_START} bytes are not a preamble with a correct checksum")
+        magic, length, crc = _PREAMBLE.unpack_from(begin)
+        if magic != _MAGIC:
+            raise self._damaged(f"it begins with {magic!r}, expected {_MAGIC!r}")
+        head = self._range(_START, _START + length)
+        if len(head) != length or zlib.crc32(head) != crc:
+            raise self._damaged(
+                f"its head has {len(head)} bytes, expected {length}" if len(head) != length else "the checksum of its head is wrong"
+            )
+        return head
+
+    def _damaged(self, how: str, layer: int | None = None) -> DamagedContent:
+        return DamagedContent(Code.INVALID, f"the shard is damaged: {how}", self._key, layer=layer)
+
+    @property
+    def layers(self) -> int:
+        """The number of layers of the model."""
+        return len(self._checksums)
+
+    def __iter__(self) -> Iterator[LayerShard]:
+        """Yield the layers in order."""
+        if self._kept:
+            yield from (_layer(segment) for segment in self._kept)
+            return
+        groups = self._groups()
+        ahead: Future[bytes] | None = None
+        for number, (first, last) in enumerate(groups):
+            data = ahead.result() if ahead is not None else self._segments(first, last)
+            ahead = self._pool.submit(self._segments, *groups[number + 1]) if number + 1 < len(groups) else None
+            for layer in range(first, last):
+                start = int(self._starts[layer] - self._starts[first])
+                segment = memoryview(data)[start : start + int(self._ends[layer] - self._starts[layer])]
+                if zlib.crc32(segment) != self._checksums[layer]:
+                    raise self._damaged("the checksum of this layer is wrong", layer + 1)
+                if self._kept is not None:
+                    self._kept.append(segment)
+                yield _layer(segment)
+
+    def _groups(self) -> list[tuple[int, int]]:
+        """Group the layers: each pair (first, last) means that one request reads the layers [first, last)."""
+        groups = [(0, 1)]
+        for layer in range(1, self.layers):
+            first, last = groups[-1]
+            if (
+                first > 0 and self._ends[layer] - self._starts[first] <= READ_BYTES
+            ):  # the first layer has a request of its own: the worker waits for it
+                groups[-1] = (first, last + 1)
+            else:
+                groups.append((layer, layer + 1))
+        return groups
+
+    def _segments(self, first: int, last: int) -> bytes:
+        return self._range(int(self._starts[first]), int(self._ends[last - 1]))
+
+    def _range(self, start: int, end: int) -> bytes:
+        """The bytes [start, end) of the object. The first bytes of the object are in memory since the head was read."""
+        have = self._begin[start:end]
+        return have if len(have) == end - start else have + self._read(self._key, start + len(have), end)
+
+
+def _layer(segment: memoryview) -> LayerShard:
+    """Decode one layer from its segment. The caller has checked the segment's checksum."""
+    infos, metadata, _ = tensors.header(segment)
+    arrays = {name: tensors.view(segment, info) for name, info in infos.items()}
+    rows, own = len(arrays["bias"]), int(metadata["own"])
+    away = int(arrays["source_rows"].sum())
+    groups = np.split(arrays["target_positions"], np.cumsum(arrays["target_rows"])[:-1])
+    return LayerShard(
+        local=_weights(arrays, "local", (rows, own)),
+        remote=_weights(arrays, "remote", (rows, away)) if away else None,
+        own=arrays.get("own"),
+        bias=arrays["bias"],
+        activation=metadata["activation"],
+        clip=float(metadata["clip"]) if metadata["clip"] else None,
+        challenge=metadata["challenge"] == "1",
+        receives=list(zip(arrays["sources"].tolist(), arrays["source_rows"].tolist(), strict=True)),
+        sends=list(zip(arrays["targets"].tolist(), groups, strict=False)),
+    )
+
+
+def _weights(arrays: dict[str, NDArray[Any]], name: str, shape: tuple[int, int]) -> Weights:
+    if f"{name}.dense" in arrays:
+        return Weights(shape, None, arrays[f"{name}.dense"])
+    return Weights(shape, (arrays[f"{name}.indptr"], arrays[f"{name}.indices"], arrays[f"{name}.values"]), None)

@@ -1,0 +1,165 @@
+"""Starts functions, checks that they have started, and reports those that died.
+
+On every platform a launch can run late, run twice or get lost. So the process that launches ranks (the client for rank 0, a worker for its
+children) checks the claims of these ranks. It launches a rank again if the rank has no claim in time. A second launch of a rank that has
+started is harmless, because only one function can create the claim.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import attrs
+
+from fsd_core.common.fields import integer, key, number, read, text
+from fsd_core.driver import WORKER, Code, Failure, InvokeDriver, InvokeLimits, Launch
+from fsd_core.errors import RunFailed
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
+
+__all__ = ["LaunchPayload", "Spawner", "start_limit_s"]
+
+ATTEMPTS = 4
+FIRST_CHECK_S = 1.0
+LAST_CHECK_S = 4.0
+FAILURES_S = 0.5  # between two requests for failures
+FINAL = frozenset({Code.NOT_FOUND, Code.DENIED, Code.INVALID, Code.TOO_LARGE})  # another launch cannot help
+
+
+def start_limit_s(limits: InvokeLimits) -> float:
+    """The seconds that one rank may take to start before the run fails. Attempt k (from 1) may take k x `InvokeLimits.start_s`."""
+    return limits.start_s * sum(range(1, ATTEMPTS + 1))
+
+
+@attrs.frozen
+class LaunchPayload:
+    """The payload of a launch. A worker reads everything else from the run's configuration."""
+
+    app: str = key(text())
+    slot: int = key(integer(0))
+    epoch: int = key(integer(1))  # of the slot's lease
+    run: str = key(text())
+    rank: int = key(integer(0))
+    attempt: int = key(integer(0))  # of launching this rank
+    deadline: float = key(number())  # of the run, in seconds since 1970
+
+    def pack(self) -> bytes:
+        """Encode the payload as JSON."""
+        return json.dumps(attrs.asdict(self, recurse=False)).encode()
+
+    @staticmethod
+    def unpack(fields: Mapping[str, Any]) -> LaunchPayload:
+        """Convert decoded JSON to a payload. Raises `InputError` if a key is missing or has a wrong value.
+
+        Unknown keys are ignored: the run's configuration, which the worker reads next, names the version of fsd.
+        """
+        return read(LaunchPayload, fields, "launch payload: ", known=fields.keys())
+
+
+@attrs.frozen
+class _Child:
+    payload: LaunchPayload
+    launch: Launch
+    since: float  # when it was launched, on the monotonic clock
+
+
+class Spawner:
+    """Starts ranks and checks their claims. Calls ``report`` with each `Failure` of this run that the platform reports."""
+
+    def __init__(self, invoker: InvokeDriver, store: Store, retry: Retry, keys: RunKeys, report: Callable[[Failure], None]) -> None:
+        self._invoker = invoker
+        self._store = store
+        self._retry = retry
+        self._keys = keys
+        self._report = report
+        self._waiting: list[_Child] = []
+        self._claimed: list[_Child] = []
+        self._unreported: list[Failure] = []
+        self._lock = threading.Lock()
+
+    def start(self, payloads: Iterable[LaunchPayload]) -> None:
+        """Launch a function for each payload."""
+        for payload in payloads:
+            self._waiting.append(self._launch(payload))
+
+    def _launch(self, payload: LaunchPayload) -> _Child:
+        request = partial(self._invoker.invoke, WORKER, payload.pack())
+        return _Child(payload, self._retry.call(self._invoker, f"launch of rank {payload.rank}", request), time.monotonic())
+
+    def check(self) -> bool:
+        """Look once for each missing claim. Launch a rank again if it is late or its launch was refused.
+
+        Returns `True` if all ranks have claims. Raises `RunFailed` if a rank did not start after `ATTEMPTS` launches, if another launch
+        cannot help, or if the host of all functions ended. Thread-safe.
+        """
+        with self._lock:
+            self._waiting = [again for child in self._waiting if (again := self._check(child)) is not None]
+            if self._invoker.limits.end_with_client:  # only then does the state of a launch show that the function ended
+                for child in self._claimed:
+                    if (code := child.launch.poll()) is not None:
+                        raise RunFailed(code, child.launch.text or "the host of the functions ended")
+            return not self._waiting
+
+    def _check(self, child: _Child) -> _Child | None:
+        """Check one child. Returns `None` if the child has claimed its rank, else the launch that the next check has to look at."""
+        payload, waited = child.payload, time.monotonic() - child.since
+        if self._store.find(self._keys.claim(payload.rank)) is not None:
+            self._claimed.append(child)
+            return None
+        code = child.launch.poll()
+        if code is None and waited < self._invoker.limits.start_s * (1 + payload.attempt):
+            return child
+        if payload.attempt + 1 >= ATTEMPTS or code in FINAL:
+            detail = f": {child.launch.text}" if child.launch.text else ""
+            why = f"the platform reports {code.name}{detail}" if code else f"no claim {waited:.0f} s after launch {payload.attempt + 1}"
+            raise RunFailed(code or Code.UNAVAILABLE, f"did not start: {why}", rank=payload.rank)
+        self._retry.pause(payload.attempt)
+        return self._launch(attrs.evolve(payload, attempt=payload.attempt + 1))
+
+    def watch(self, stop: threading.Event, first_s: float = FIRST_CHECK_S) -> None:
+        """Call `check` after ``first_s`` seconds, then at growing intervals of up to `LAST_CHECK_S` seconds.
+
+        Returns when all ranks have claims, the event ``stop`` is set, or the deadline has passed.
+        """
+        while not stop.wait(first_s) and time.time() < self._retry.deadline and not self.check():
+            first_s = min(2 * first_s, LAST_CHECK_S)
+
+    def report_deaths(self) -> None:
+        """Request new failures from the platform once, and report those of this run. Does nothing if `InvokeLimits.failures` is "host".
+
+        The request also removes the failures of runs whose deadline has passed. If the request or a report fails, the next call repeats it.
+        """
+        if self._invoker.limits.failures == "host":
+            return
+        with suppress(RunFailed):
+            for failure in self._retry.call(self._invoker, "ask for failures", partial(self._invoker.failures, self._is_ours_or_over)):
+                if _run_of(failure.payload)[0] == self._keys.run:
+                    self._unreported.append(failure)  # stored here, because the platform has removed it
+        with suppress(RunFailed):
+            while self._unreported:
+                self._report(self._unreported[0])
+                self._unreported.pop(0)
+
+    def keep_reporting_deaths(self, stop: threading.Event) -> None:
+        """Call `report_deaths` twice a second until the event ``stop`` is set."""
+        while not stop.wait(FAILURES_S):
+            self.report_deaths()
+
+    def _is_ours_or_over(self, payload: bytes) -> bool:
+        run, deadline = _run_of(payload)
+        return run == self._keys.run or deadline <= time.time()
+
+
+def _run_of(payload: bytes) -> tuple[str | None, float]:
+    """The run and the deadline (seconds since 1970) of a launch. If the payload is not a launch: `None` and 0."""
+    with suppress(ValueError, TypeError, KeyError):
+        fields = json.loads(payload)
+        return str(fields["run"]), float(fields["deadline"])
+    return None, 0.0

@@ -1,0 +1,97 @@
+"""The layout of keys in the object store, and the ids of runs.
+
+Nearly all keys begin with a hash or a random id, because stores distribute keys over their machines by the first characters.
+"""
+
+from __future__ import annotations
+
+import os
+
+import attrs
+
+__all__ = ["RunKeys", "content", "is_content", "is_manifest", "is_run", "manifest", "new_run", "slot"]
+
+
+def new_run() -> str:
+    """A new random id of a run: 16 hexadecimal digits."""
+    return os.urandom(8).hex()
+
+
+def content(digest: str) -> str:
+    """The prefix of the keys of the staged content (a model or inputs) that has this digest."""
+    return f"{digest}/content/"
+
+
+def manifest(key: str) -> str:
+    """The key of the manifest of the staged content that ``key`` belongs to. It exists once all parts of the content are stored."""
+    return f"{key.rpartition('/')[0]}/manifest"
+
+
+def is_content(key: str) -> bool:
+    """True if a key belongs to staged content."""
+    return "/content/" in key
+
+
+def is_manifest(key: str) -> bool:
+    """True if a key is the key of a `manifest`."""
+    return is_content(key) and key == manifest(key)
+
+
+def is_run(key: str) -> bool:
+    """True if a key belongs to a run."""
+    return "/run/" in key
+
+
+def slot(number: int, epoch: int | None = None) -> str:
+    """The key of the lease of slot ``number`` at ``epoch``. Without ``epoch``, the prefix of all lease keys of the slot."""
+    return f"slots/{number}/" if epoch is None else f"slots/{number}/{epoch:010d}"
+
+
+@attrs.frozen
+class RunKeys:
+    """The keys of the objects of one run. All of them start with ``prefix``."""
+
+    run: str
+
+    @property
+    def prefix(self) -> str:
+        """The start of all keys of the run."""
+        return f"{self.run}/run/"
+
+    @property
+    def config(self) -> str:
+        """The run's configuration, which every worker reads first."""
+        return f"{self.prefix}config"
+
+    @property
+    def error(self) -> str:
+        """The error that ended the run. The first process that finds a failure creates this object."""
+        return f"{self.prefix}error"
+
+    def claim(self, rank: int) -> str:
+        """The claim of a rank. If several workers start for the same rank, the one that creates this object computes the rank."""
+        return f"{self.prefix}claim/{rank}"
+
+    def progress(self, number: int) -> str:
+        """Progress report ``number`` (from 0): how many layers rank 0 has computed.
+
+        Each report has its own key, because some stores accept only one write per second to a key.
+        """
+        return f"{self.prefix}progress/{number}"
+
+    def exchange(self, step: int, source: int) -> str:
+        """All payloads that rank ``source`` sends in one step."""
+        return f"{self.prefix}x/{step}/{source}"
+
+    @property
+    def outputs(self) -> str:
+        """The start of the keys of all parts of the output."""
+        return f"{self.prefix}output/"
+
+    def output(self, batch: int, rank: int) -> str:
+        """The part of the output of ``batch`` that ``rank`` computed."""
+        return f"{self.outputs}{batch}/{rank}"
+
+    def record(self, rank: int) -> str:
+        """The measurements of a rank: times, counters, memory."""
+        return f"{self.prefix}record/{rank}"

@@ -1,0 +1,150 @@
+"""The layer loop of one rank: for each layer of a batch it sends, multiplies, receives, multiplies and activates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from fsd_core.channel import Aborted, Channel
+from fsd_core.codec import CodecError, decode, encode
+from fsd_core.common.stopwatch import Stopwatch
+from fsd_core.driver import Code
+from fsd_core.errors import DamagedContent, RunFailed
+from fsd_core.kernel import Block, merge
+from fsd_core.model.activation import activate
+from fsd_core.protocol.runconfig import RunConfig
+from fsd_core.protocol.shard import LayerShard, ShardReader
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.store import Store
+from fsd_core.worker.background import Background
+from fsd_core.worker.progress import Progress
+
+__all__ = ["LayerLoop", "read_staged"]
+
+ABORT_CHECK_S = 1.0
+
+
+def read_staged(store: Store, key: str, start: int | None = None, end: int | None = None) -> bytes:
+    """The staged object at ``key``, or its bytes [start, end). Raises `DamagedContent` if it does not exist: stores expire old objects."""
+    data = store.find(key, start, end)
+    if data is None:
+        raise DamagedContent(Code.NOT_FOUND, f"the staged object {key} no longer exists", key)
+    return data
+
+
+@attrs.define(kw_only=True, eq=False)
+class LayerLoop:
+    """Computes one rank's rows of every layer. ``channel`` is `None` in a run of one rank, ``progress`` on all ranks except 0."""
+
+    rank: int
+    config: RunConfig
+    deadline: float  # of the run, in seconds since 1970
+    shard: ShardReader
+    channel: Channel | None
+    store: Store
+    keys: RunKeys
+    background: Background
+    watch: Stopwatch
+    progress: Progress | None
+    note: Callable[[int], None]  # called with each layer that begins
+    layer: int | None = None  # the layer (1-based) that is computed now, or was computed last
+    _looked_at: float = attrs.field(factory=time.monotonic, init=False)
+
+    def run(self, batch: int) -> Block:
+        """Compute the batch of this number (0-based). Returns the activations of this rank's rows of the last layer.
+
+        Raises `RunFailed` if this rank, a peer or a background task failed, or if the deadline passed.
+        """
+        self.watch.enter("load")
+        samples, key = self.config.batches[batch], self.config.inputs[batch][self.rank]
+        data = read_staged(self.store, key)
+        self.layer = 1
+        block: Block | None = None
+        layers = iter(self.shard)
+        for number in range(1, self.shard.layers + 1):
+            self.layer = number
+            self.note(number)
+            layer = next(layers)
+            if block is None:
+                block = _input(key, data, layer, samples)
+            self.watch.enter("other")
+            self._raise_if_over(layer)
+            block = self._layer(layer, block, batch * (self.shard.layers - 1) + number - 2)
+            if self.progress is not None:
+                self.progress.report(batch * self.shard.layers + number)
+            self.watch.enter("load")
+        assert block is not None
+        return block
+
+    def _raise_if_over(self, layer: LayerShard) -> None:
+        """Raise the failure that ended the run, if any. In a layer that waits for no peer, look for it in the object store too."""
+        if time.time() >= self.deadline:
+            raise RunFailed(Code.DEADLINE, "the deadline of the run has passed")
+        error = self.background.error or (self.channel.mailbox.error if self.channel is not None else None)
+        if error is not None:
+            raise error
+        if not layer.receives and time.monotonic() - self._looked_at >= ABORT_CHECK_S:
+            if self.store.find(self.keys.error) is not None or self.store.find(self.keys.config) is None:
+                raise Aborted(Code.UNAVAILABLE, "the run is over")
+            self._looked_at = time.monotonic()
+
+    def _layer(self, layer: LayerShard, block: Block, step: int) -> Block:
+        """Compute the rows of one layer: send, multiply the local rows, receive, add the product of the received rows, activate."""
+        if layer.sends:
+            assert self.channel is not None
+            self.watch.enter("send")
+            self.channel.send(step, ((target, self._encoded(block, rows)) for target, rows in layer.sends))
+        self.watch.enter("compute")
+        z = layer.local.multiply(block.values if layer.own is None else block.values[layer.own])
+        live = block.live
+        if layer.remote is not None:
+            self.watch.enter("exchange")
+            arrived = self._receive(layer, step, block.samples)
+            self.watch.enter("compute")
+            live, columns = merge([block, *arrived], block.samples)
+            if columns[0] is not None:
+                z = z[:, columns[0]]
+            z += layer.remote.multiply(_stacked(arrived, columns[1:], (layer.remote.shape[1], 1 + len(live))))
+        activate(z, layer.bias, layer.activation, layer.clip, layer.challenge)
+        result = Block(z, live, block.samples).trimmed()
+        self.watch.enter("other")
+        return result
+
+    def _encoded(self, block: Block, rows: NDArray[np.int32]) -> bytes:
+        data = encode(block.take(rows))
+        self.store.retry.meter.add("payload_bytes_sent", len(data))
+        return data
+
+    def _receive(self, layer: LayerShard, step: int, samples: int) -> list[Block]:
+        """The rows of every source: decoded as they arrive, returned in the order of the sources."""
+        assert self.channel is not None
+        rows = dict(layer.receives)
+        blocks: dict[int, Block] = {}
+        for source, payload in self.channel.receive(step):
+            try:
+                blocks[source] = decode(payload, rows[source], samples)
+            except CodecError as error:
+                raise RunFailed(Code.INVALID, f"the payload of rank {source} is damaged: {error}") from error
+        return [blocks[source] for source, _ in layer.receives]
+
+
+def _input(key: str, data: bytes, layer: LayerShard, samples: int) -> Block:
+    """The staged input rows, one for each column of the first layer's local weights."""
+    try:
+        return decode(data, layer.local.shape[1], samples)
+    except CodecError as error:
+        raise DamagedContent(Code.INVALID, f"the staged input is damaged: {error}", key) from error
+
+
+def _stacked(blocks: list[Block], columns: list[NDArray[np.intp] | None], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """float32 of ``shape``: the rows of all blocks in one array, with the columns that `merge` gives for each block."""
+    x = np.empty(shape, np.float32)
+    row = 0
+    for block, each in zip(blocks, columns, strict=True):
+        x[row : row + block.rows] = block.values if each is None else block.values[:, each]
+        row += block.rows
+    return x

@@ -1,0 +1,248 @@
+"""One rank of one run: claim it, start the children, compute the layers, write outputs and a record."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+
+import attrs
+
+from fsd_core.channel import Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, RankIdentity
+from fsd_core.codec import encode
+from fsd_core.common.sealed import seal
+from fsd_core.common.stopwatch import Stopwatch
+from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provider, Resources
+from fsd_core.errors import RunFailed
+from fsd_core.protocol.abort import abort_peers, report_failure
+from fsd_core.protocol.launch_tree import LaunchTree
+from fsd_core.protocol.runconfig import RunConfig
+from fsd_core.protocol.shard import ShardReader
+from fsd_core.protocol.spawn import LaunchPayload, Spawner
+from fsd_core.storage import slots
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.meter import FIELDS, Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
+from fsd_core.worker import failing, record
+from fsd_core.worker.background import Background
+from fsd_core.worker.layers import LayerLoop, read_staged
+from fsd_core.worker.progress import Progress
+from fsd_core.wrappers.faults import Faults, FaultyInvoker, FaultyMessages, FaultyObjects
+from fsd_core.wrappers.metered import MeteredInvoker, MeteredMessages, MeteredObjects
+
+__all__ = ["Worker"]
+
+FIRST_POLL_S = 0.02
+THREADS = 16
+
+
+class Worker:
+    """One rank of one run, from its claim to its record. ``init_s``: seconds that the cold start took, else 0."""
+
+    def __init__(
+        self,
+        launch: LaunchPayload,
+        provider: Provider,
+        resources: Resources,
+        nonce: str,
+        note: Callable[[int], None] | None,
+        init_s: float,
+    ) -> None:
+        self.launch = launch
+        self.rank = launch.rank
+        self.provider = provider
+        self.resources = resources
+        self.nonce = nonce
+        self.note = note or (lambda layer: None)
+        self.init_s = init_s
+        self.began = time.time()
+        self.launch_s = 0.0  # from the start of the run, on the client's clock, until this worker began
+        self.watch = Stopwatch()
+        self.keys = RunKeys(launch.run)
+        self.meter = Meter()
+        self.stop = threading.Event()
+        self.retry = Retry(launch.deadline, self.meter, stop=self.stop)
+        self.objects = provider.objects(resources)
+        self.drivers: list[ObjectDriver | InvokeDriver | MessageDriver] = [self.objects]
+        self.store = Store(MeteredObjects(self.objects, self.meter), self.retry)
+        self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fsd")
+        self.background = Background()
+        self.claim = b""  # content of this worker's claim
+        self.config: RunConfig | None = None
+        self.channel: Channel | None = None
+        self.loop: LayerLoop | None = None
+
+    def run(self) -> int:
+        """Do the work of the rank. Returns and raises the same as `fsd_core.worker.handle`."""
+        if time.time() >= self.launch.deadline or self.store.find(self.keys.error) is not None or not self._claim():
+            return 0
+        try:  # from here on others count on this rank, so every error is reported
+            data = self.store.find(self.keys.config)
+            if data is None:  # the run is over. This is checked after the claim, or a run that ends in between would keep the claim
+                self.store.delete([self.keys.claim(self.rank)])
+                return 0
+            config = self.config = RunConfig.unpack(data)
+            self.launch_s = max(0.0, self.began - config.started)
+            self.retry.outage_s = config.outage_s
+            self._work(config)
+            return 0
+        except Exception as error:
+            return self._fail(error)
+
+    def close(self) -> None:
+        """End the background tasks and close the drivers: in a warm function, an open receiver would receive messages of the next run."""
+        self.background.over.set()
+        self.stop.set()
+        if self.channel is not None:
+            self.channel.close()
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for driver in reversed(self.drivers):
+            with suppress(Exception):
+                driver.close()
+
+    def _claim(self) -> bool:
+        """Claim the rank. `False` where another function has claimed it."""
+        self.claim = seal({"nonce": self.nonce, "attempt": self.launch.attempt, "pid": os.getpid(), "at": time.time()})
+        return self.store.create(self.keys.claim(self.rank), self.claim)
+
+    def _work(self, config: RunConfig) -> None:
+        """Everything from the claim to the record."""
+        if config.faults:
+            faults = Faults.parse(config.faults)
+            self.store.driver = MeteredObjects(FaultyObjects(self.objects, faults, self.rank), self.meter)
+        spawner = self._start_children(config)
+        if self.rank == 0:
+            watch = partial(slots.watch, self.store, self.launch.slot, self.launch.epoch, self.background.over)
+            self.background.start("watch the lease", watch)
+        self.watch.enter("load")
+        shard = ShardReader(config.shards[self.rank], partial(read_staged, self.store), self.pool, keep=config.keep)
+        if config.workers > 1:
+            self.channel = self._open_channel(config, shard)
+            self.background.connect(self.channel)
+        layers_meter = self._compute(config, shard)
+        if self.channel is not None:
+            self._gather(self.channel, config, shard)
+        self.watch.enter("other")
+        if spawner is not None:
+            spawner.watch(self.stop, FIRST_POLL_S)  # if this worker ended earlier, nobody would launch a missing child again
+        self.background.over.set()
+        if self.loop is not None and self.loop.progress is not None:
+            self.loop.progress.finish()
+        self._write_record(layers_meter)
+
+    def _start_children(self, config: RunConfig) -> Spawner | None:
+        """Launch the children. Background tasks check that each claims its rank, and report those that die."""
+        children = LaunchTree(config.workers, config.branching).children(self.rank)
+        if not children:
+            return None
+        invoker = self.provider.invoker(self.resources)
+        self.drivers.append(invoker)
+        if config.faults:
+            invoker = FaultyInvoker(invoker, Faults.parse(config.faults), self.rank)
+        report = partial(report_failure, self.provider, self.resources)
+        spawner = Spawner(MeteredInvoker(invoker, self.meter), self.store, self.retry, self.keys, report)
+        spawner.start(attrs.evolve(self.launch, rank=child, attempt=0) for child in children)
+        self.background.start("watch the children", partial(spawner.watch, self.background.over))
+        if invoker.limits.failures == "launcher":  # only this worker learns that a child died
+            self.background.start("report deaths", partial(spawner.keep_reporting_deaths, self.background.over))
+        return spawner
+
+    def _open_channel(self, config: RunConfig, shard: ShardReader) -> Channel:
+        """The run's channel. It knows from the shard which ranks send to this rank in which step."""
+        exchanges = shard.layers - 1
+        last = exchanges * len(config.batches)  # the step in which all ranks send to rank 0 that they are done
+        expected: dict[int, list[int]] = {step: shard.sources[1 + step % exchanges] for step in range(last)}
+        expected[last] = list(range(1, config.workers)) if self.rank == 0 else []
+        me = self._identity(config.workers, self.launch.deadline)
+        settings = ChannelConfig(me, expected, self.retry, self.pool, eager=config.objective == "latency", start_s=config.start_s)
+        if config.channel == "object":
+            return ObjectChannel(self.store, settings)
+        driver = self.provider.messages(self.resources, self.launch.slot)
+        self.drivers.append(driver)
+        if config.faults:
+            driver = FaultyMessages(driver, Faults.parse(config.faults), self.rank)
+        messages = MeteredMessages(driver, self.meter)
+        if config.channel == "hybrid":
+            return HybridChannel(messages, self.store, settings)
+        return QueueChannel(messages, settings)
+
+    def _identity(self, workers: int, deadline: float) -> RankIdentity:
+        return RankIdentity(self.launch.run, self.launch.epoch, self.rank, workers, deadline)
+
+    def _compute(self, config: RunConfig, shard: ShardReader) -> dict[str, int]:
+        """Take all batches through the layers and write the outputs. Returns what the meter counted in the layers."""
+        progress = Progress(self.store, self.keys, self.pool, config.layers * len(config.batches)) if self.rank == 0 else None
+        loop = self.loop = LayerLoop(
+            rank=self.rank,
+            config=config,
+            deadline=self.launch.deadline,
+            shard=shard,
+            channel=self.channel,
+            store=self.store,
+            keys=self.keys,
+            background=self.background,
+            watch=self.watch,
+            progress=progress,
+            note=self.note,
+        )
+        before = self.meter.snapshot()
+        outputs = [encode(loop.run(batch)) for batch in range(len(config.batches))]
+        after = self.meter.snapshot()
+        self._write_outputs(outputs)
+        return {name: after[name] - before[name] for name in FIELDS}
+
+    def _write_outputs(self, outputs: list[bytes]) -> None:
+        """Write this rank's slice of the output of each batch."""
+        self.watch.enter("send")
+        for task in [self.pool.submit(self.store.put, self.keys.output(batch, self.rank), body) for batch, body in enumerate(outputs)]:
+            task.result()
+
+    def _gather(self, channel: Channel, config: RunConfig, shard: ShardReader) -> None:
+        """Send to rank 0 that this rank's output is written. Rank 0 waits for all ranks: its record ends the run."""
+        batches = len(config.batches)
+        step = (shard.layers - 1) * batches
+        if self.rank:
+            channel.send(step, [(0, b"done")])
+        else:
+            self.watch.enter("exchange")
+            # Other ranks may have layers left after the last layer in which rank 0 receives. Each may take as long as a step may take.
+            silent = next((back for back, sources in enumerate(reversed(shard.sources)) if sources), 0) * batches
+            for _ in channel.receive(step, stalls=1 + silent):
+                pass
+            self.watch.enter("send")
+        channel.finish()
+
+    def _write_record(self, layers_meter: dict[str, int]) -> None:
+        """Write the record. It is the last request of a worker."""
+        self.watch.enter("other")
+        body = record.make(
+            self.rank,
+            self.launch.attempt,
+            self.watch,
+            launch_s=self.launch_s,
+            init_s=self.init_s,
+            meter=self.meter.snapshot(),
+            layers_meter=layers_meter,
+        )
+        self.store.put(self.keys.record(self.rank), body)
+
+    def _fail(self, error: Exception) -> int:
+        """Report why this rank failed. Returns and raises the same as `failing.report`."""
+        heard = self.channel.mailbox.error if self.channel is not None else None
+        layer = self.loop.layer if self.loop is not None else None
+        # An error in the mailbox came first: it ended the waits of this worker, and so led to ``error``.
+        reason = failing.failure(error if heard is None else heard, self.rank, layer)
+        claim = (self.keys.claim(self.rank), self.claim)
+        return failing.report(reason, claim, self.store.driver, self.meter, self.keys, self._abort_peers)
+
+    def _abort_peers(self, reason: RunFailed, retry: Retry) -> None:
+        if self.channel is not None:
+            self.channel.abort(reason, retry)
+        elif self.config is not None and self.config.queued:
+            me = self._identity(self.config.workers, retry.deadline)
+            abort_peers(self.provider, self.resources, self.launch.slot, me, reason, retry)

@@ -1,0 +1,41 @@
+"""The record of a worker: its times, its counts of requests and bytes, its memory."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from fsd_core.common.sealed import seal
+from fsd_core.common.stopwatch import Stopwatch
+
+__all__ = ["make"]
+
+
+def make(
+    rank: int,
+    attempt: int,
+    watch: Stopwatch,
+    *,
+    launch_s: float,
+    init_s: float,
+    meter: Mapping[str, int],
+    layers_meter: Mapping[str, int],
+) -> bytes:
+    """The record as sealed JSON. ``meter``: all requests so far, to which the record adds its own put.
+
+    ``launch_s``: seconds from the start of the run to the start of this worker. ``init_s``: seconds of a cold start, else 0.
+    ``layers_meter``: the part of ``meter`` that was counted in the layer loop.
+    """
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    seconds = {"launch": launch_s, **watch.seconds, "init": init_s, "function": math.fsum(watch.seconds.values())}
+    fields: dict[str, Any] = {"rank": rank, "attempt": attempt, "seconds": seconds, "peak_bytes": peak, "timeline": watch.timeline()}
+    counts = dict(meter)
+    counts["object_puts"] += 1
+    body = b""
+    while counts["object_bytes_written"] != meter["object_bytes_written"] + len(body) or not body:  # its length is part of its content
+        counts["object_bytes_written"] = meter["object_bytes_written"] + len(body)
+        body = seal(fields | {"meter": counts, "meter_layers": dict(layers_meter)})
+    return body

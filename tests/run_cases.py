@@ -1,0 +1,111 @@
+"""Runs in a cloud that are disturbed: who is named, how soon, and what is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from fsd_core import Result, providers, run
+from fsd_core.driver import Code, Resources
+from fsd_core.errors import InputError, RunFailed
+from fsd_core.model import radixnet
+from fsd_core.model.inputs import open_inputs
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
+from waiting import claims, left_by_runs
+
+__all__ = ["APP", "INPUTS", "MODEL", "RunCases", "Runs", "running"]
+
+APP = "disturbed"
+MODEL, INPUTS = radixnet(1024, 24), "random:40:0.4:1"
+
+
+class Runs:
+    """Runs of three workers in an app of four slots, which is there from `renew` on."""
+
+    resources: Resources
+    store: Store
+
+    def __init__(self, cloud: str, settings: Mapping[str, object]) -> None:
+        self.cloud = cloud
+        self.settings = dict(settings)
+        self.provider = providers.find(cloud)
+
+    def renew(self) -> None:
+        """Make the app, or what is missing of it."""
+        self.resources = self.provider.provisioner(self.settings).ensure(APP, 3, 4)
+        self.store = Store(self.provider.objects(self.resources), Retry(time.time() + 3600, Meter()))
+
+    def destroy(self, app: str) -> None:
+        assert self.provider.provisioner(self.settings).destroy(app)
+
+    def start(self, home: Path, settings: Mapping[str, object] | None = None, **options: Any) -> Result:
+        """One run, slow enough that something can happen to it. ``settings`` come on top of the app's."""
+        defaults = {"workers": 3, "partition": "block", "timeout": 90.0, "app": APP, "faults": "delay=400ms,throttle=.3,seed=1"}
+        told = {**self.settings, **(settings or {})}
+        return run(MODEL, open_inputs(INPUTS, 1024), provider=self.cloud, settings=told, home=home, **(defaults | options))
+
+    @contextmanager
+    def once_claimed(self, do: Callable[[dict[int, dict[str, Any]]], object], ranks: int = 3) -> Iterator[None]:
+        """Within the block, ``do`` happens beside it as soon as so many ranks of a run are at work. It gets their claims."""
+        with ThreadPoolExecutor(1) as beside:
+            done = beside.submit(lambda: do(claims(self.store, ranks)))
+            yield
+            done.result()
+
+
+@contextmanager
+def running(cloud: str, settings: Mapping[str, object]) -> Iterator[Runs]:
+    """For a fixture, within its emulator's block."""
+    runs = Runs(cloud, settings)
+    runs.renew()
+    yield runs
+    runs.store.driver.close()
+
+
+class RunCases:
+    """What every cloud's runs do. The last case takes the app's queues away, so the cases of a file come before these.
+
+    A subclass says how a dead function's end is told, and deletes the queue of rank 1 in every slot.
+    """
+
+    died: ClassVar[str]
+
+    def delete_queues(self, resources: Resources) -> None:
+        raise NotImplementedError
+
+    @pytest.mark.parametrize(("channel", "victim"), [("queue", 0), ("object", 1), ("hybrid", 2)])
+    def test_a_killed_function_ends_the_run_with_its_name(self, runs: Runs, tmp_path: Path, channel: str, victim: int) -> None:
+        killed_at: list[float] = []
+
+        def kill(claimed: dict[int, dict[str, Any]]) -> None:
+            killed_at.append(time.monotonic())
+            os.kill(claimed[victim]["pid"], signal.SIGKILL)
+
+        with runs.once_claimed(kill), pytest.raises(RunFailed, match=self.died) as caught:
+            runs.start(tmp_path, channel=channel)
+        assert caught.value.rank == victim, caught.value
+        assert caught.value.code is Code.UNAVAILABLE
+        assert time.monotonic() - killed_at[0] < 60  # before any stall limit ends
+        assert left_by_runs(runs.store) == []
+
+    def test_a_quota_below_the_workers_is_refused_before_anything_starts(self, runs: Runs, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=f"workers 3: {runs.cloud} may run 2 functions at once"):
+            runs.start(tmp_path, {"concurrency": 2}, app="small")
+        runs.destroy("small")
+
+    def test_a_queue_deleted_mid_run_ends_it(self, runs: Runs, tmp_path: Path) -> None:
+        with runs.once_claimed(lambda _: self.delete_queues(runs.resources)), pytest.raises(RunFailed, match="receive") as caught:
+            runs.start(tmp_path, channel="queue")
+        assert caught.value.code is Code.NOT_FOUND, caught.value
+        assert caught.value.rank == 1
+        assert "fsd deploy" in str(caught.value)
