@@ -60,7 +60,7 @@ class _TokenSession(requests.Session):
         self.trust_env = False
         self.verify = _certificates()
 
-    def request(self, method: str, url: str, **settings: Any) -> requests.Response:  # type: ignore[override]
+    def request(self, method: str, url: str, **settings: Any) -> requests.Response:  # type: ignore[override]  # only what this adapter passes on
         proxy = proxy_for(url)
         proxies = dict.fromkeys(("http", "https"), proxy.secret_url) if proxy else {}
         return super().request(method, url, **settings | {"timeout": TIMEOUT_S, "proxies": proxies})
@@ -112,7 +112,7 @@ class Session(requests.Session):
         self.mount(self.base, HTTPAdapter(pool_maxsize=POOL))  # its max_retries is 0
         self._sign = signer() if signed else lambda _: {}
 
-    def request(self, method: str, url: str, **settings: Any) -> requests.Response:  # type: ignore[override]
+    def request(self, method: str, url: str, **settings: Any) -> requests.Response:  # type: ignore[override]  # only what this adapter passes on
         """Make one request and return the answer. ``url``: a URL, or a path of the service.
 
         Raises `Answered` for a status other than 2xx, the errors of requests where no answer arrives, and google-auth's errors.
