@@ -130,7 +130,8 @@ def killed(rounds: int, lease_s: int = 10, count: int = 50) -> None:
             began, left = time.monotonic(), count
             while left:
                 found = driver.receive(rank, 1000, 2.0)
-                driver.ack(rank, [each.token for each in found])
+                if found:
+                    driver.ack(rank, [each.token for each in found])
                 left -= len(found)
             print(f"{rank}: all {count} messages after {(time.monotonic() - began) / lease_s:.2f} leases of {lease_s} s", flush=True)
 
