@@ -171,9 +171,10 @@ class _Run:
         spawner = self._launch(lease, shards, inputs)
         failed = self._follow(spawner)
         last = self.job.model.layers[-1]
+        wait_s = 0.0 if failed else collect.RECORDS_S
+        records = pool.submit(collect.records, self.store, self.keys, self.job.workers, pool, wait_s)  # while the output is collected
         output = collect.output(self.store, self.keys, self.job.partition, self.batches.samples, last, pool, self._phase("collect"))
-        records = collect.records(self.store, self.keys, self.job.workers, pool, 0.0 if failed else collect.RECORDS_S)
-        return _Answer(output, records, failed, self.started - staging, time.time())
+        return _Answer(output, records.result(), failed, self.started - staging, time.time())
 
     def _stage(self, pool: ThreadPoolExecutor) -> tuple[list[str], list[str]]:
         """The keys of the staged shards by rank, and of the inputs by batch and rank. Raises `RunFailed` after `STAGE_S`."""
