@@ -81,9 +81,9 @@ def handle(payload: bytes, provider: Provider, *, nonce: str, note: Callable[[in
     return program.handle(payload, DyingProvider(), nonce=nonce, note=note)
 
 
-def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str, layer: int | None) -> None:
+def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str, layer: int | None, said: Any) -> None:
     if not json.loads(os.environ[TRAP]).get("quiet"):
-        abort.report_exit(payload, provider, reason, nonce=nonce, layer=layer)
+        abort.report_exit(payload, provider, reason, nonce=nonce, layer=layer, said=said)
 
 
 def preload() -> None:

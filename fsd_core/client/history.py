@@ -157,7 +157,8 @@ def find(run: str, home: Path) -> str:
         raise InputError(f"run {run}: {len(matches)} runs start with these characters: {shown}: expected more characters of one id")
     if not re.fullmatch(r"[0-9a-f]{1,16}", run):
         raise InputError(f"run {run!r}: expected the id of a run, or its first characters: hexadecimal digits; {HOW}")
-    close = nearest(run, known, 0.7)
+    close = nearest(run, known if len(run) == 16 else {each[: len(run)] for each in known}, 0.7)
+    close = next((each for each in reversed(known) if close and each.startswith(close)), None)
     raise InputError(f"run {run}: no past run has this id in {home / 'runs'}; {f'did you mean {close}? ' if close else ''}{HOW}")
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import attrs
 
-__all__ = ["DEBUG", "INFO", "LEVELS", "Journal", "Line", "MirroredLines", "kept", "masked", "set_level", "shown"]
+__all__ = ["DEBUG", "INFO", "LEVELS", "LIMIT_BYTES", "Journal", "Line", "MirroredLines", "kept", "masked", "set_level", "shown"]
 
 INFO, DEBUG = LEVELS = ("info", "debug")  # how much a worker keeps
 LIMIT_BYTES = 64 << 10  # of the lines that a journal keeps, as JSON
@@ -134,10 +134,10 @@ class Journal(logging.Handler):
 
 
 class MirroredLines(logging.Handler):
-    """Writes each line to standard error, as it is at that moment; with ``at_least``, only lines of this level or above."""
+    """Writes each line, after ``prefix``, to standard error as it is at that moment."""
 
-    def __init__(self, at_least: int = logging.NOTSET, prefix: str = "") -> None:
-        super().__init__(at_least)
+    def __init__(self, prefix: str = "") -> None:
+        super().__init__()
         self._prefix = prefix
 
     def emit(self, record: logging.LogRecord) -> None:

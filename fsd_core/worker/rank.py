@@ -217,7 +217,7 @@ class Worker:
         before = self.meter.snapshot()
         outputs = [encode(loop.run(batch)) for batch in range(len(config.batches))]
         after = self.meter.snapshot()
-        log.info("computed all layers in %.2f s", time.time() - self.began)
+        log.info("has computed all layers, %.2f s after its start", time.time() - self.began)
         self._write_outputs(outputs)
         return {name: after[name] - before[name] for name in FIELDS}
 
