@@ -39,7 +39,7 @@ _SECRET = re.compile(
       ["']? \s* [=:] \s* ["']? )
     [^\s&;,"'<>]+
     | (\b(?:bearer|basic|sharedkey|sharedaccesssignature)\s+) [^\s,"'<>]+
-    | (://[^/\s:@]*:) [^/\s@]+ (?=@)
+    | (://[^/\s:@]*:) [^\s@]+ (?=@)
     | (-----BEGIN\ [^-]*KEY-----) .*? (?=-----END|$)
     """
 )
