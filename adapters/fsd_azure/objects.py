@@ -12,7 +12,7 @@ from typing import Any
 from azure.core.exceptions import HttpResponseError
 
 from fsd_azure.clients import container
-from fsd_azure.errors import classify, status_code
+from fsd_azure.errors import CODES, classify
 from fsd_azure.limits import OBJECTS
 from fsd_core.driver import Code, Page, Rejected, Resources
 from fsd_core.providers.checks import check_delete, check_put, check_range
@@ -58,7 +58,7 @@ class AzureObjects:
         check_delete(self.limits, keys)
         answers = self._container.delete_blobs(*keys, raise_on_any_failure=False)
         return [
-            Rejected(number, status_code(answer.status_code, word), f"{keys[number]}: {answer.status_code} {word or answer.reason}")
+            Rejected(number, CODES.answer(answer.status_code, word), f"{keys[number]}: {answer.status_code} {word or answer.reason}")
             for number, answer in enumerate(answers)
             if not 200 <= answer.status_code < 300 and (word := str(answer.headers.get("x-ms-error-code", ""))) != "BlobNotFound"
         ]

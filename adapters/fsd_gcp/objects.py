@@ -21,7 +21,7 @@ from fsd_core.driver import Code, Page, Rejected, Resources
 from fsd_core.providers.addresses import address
 from fsd_core.providers.checks import check_delete, check_put, check_range
 from fsd_gcp.clients import Session
-from fsd_gcp.errors import Answered, classify, status_code
+from fsd_gcp.errors import CODES, Answered, classify
 from fsd_gcp.limits import OBJECTS
 
 __all__ = ["GcpObjects", "client"]
@@ -98,7 +98,7 @@ class GcpObjects:
         except ValueError as error:  # the SDK raises it where answers are missing
             raise Answered("backendError", f"a batch of {len(keys)} calls: {error}", 502) from error
         return [
-            Rejected(number, status_code(each.status, each.word), f"{keys[number]}: {each}")
+            Rejected(number, CODES.answer(each.status, each.word), f"{keys[number]}: {each}")
             for number, each in enumerate(answers)
             if not 200 <= each.status < 300 and each.status != 404
         ]
