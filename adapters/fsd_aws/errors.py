@@ -7,10 +7,10 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from fsd_core.driver import Code
-from fsd_core.providers.advice import advise
+from fsd_core.providers.advice import CLOCK, PROXY, advise
 from fsd_core.providers.codes import Codes, http_code
 
-__all__ = ["advice", "classify", "entry_code"]
+__all__ = ["advice", "classify", "entry_code", "status"]
 
 _NAMES = {
     Code.THROTTLED: """Throttling ThrottlingException Throttled ThrottledException RequestThrottled RequestThrottledException
@@ -77,9 +77,13 @@ def entry_code(name: str, sender_fault: bool = False, status: int = 0) -> Code:
 def classify(error: BaseException) -> Code:
     """The `Code` of an error that a driver of this provider raised; UNKNOWN for any other exception."""
     if isinstance(error, ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return entry_code(str(error.response.get("Error", {}).get("Code", "")), status=status)
+        return entry_code(str(error.response.get("Error", {}).get("Code", "")), status=status(error))
     return _CODES.error(error)
+
+
+def status(error: BaseException) -> int:
+    """The HTTP status of an answer that the SDK raised as ``error``; 0 for any other exception."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) if isinstance(error, ClientError) else 0
 
 
 _ADVICE = (  # a pattern of an error's text, and what to do; the first match counts
@@ -94,10 +98,7 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
         r"InvalidConfigError|ConfigParseError|ConfigNotFound|UnknownCredentialError|InfiniteLoopConfigError",
         "repair the file of AWS_CONFIG_FILE (~/.aws/config) or AWS_SHARED_CREDENTIALS_FILE (~/.aws/credentials)",
     ),
-    (
-        r"ProxyConnectionError",
-        "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached: set another proxy, or NO_PROXY",
-    ),
+    (r"ProxyConnectionError", PROXY),
     (
         r"ProfileNotFound",
         "AWS_PROFILE names a profile that 'aws configure list-profiles' does not list: set another, or unset it",
@@ -106,10 +107,7 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
         r"ExpiredToken(Exception)?|TokenRefreshRequired|RequestExpired|TokenRetrievalError|\w*SSOToken\w*",
         "the AWS credentials expired: get new ones ('aws sso login', or the way you got these) and run again",
     ),
-    (
-        r"RequestTimeTooSkewed|Signature expired|Signature not yet current",
-        "this machine's clock is wrong by more than 5 minutes: set it ('timedatectl set-ntp true')",
-    ),
+    (r"RequestTimeTooSkewed|Signature expired|Signature not yet current", CLOCK),
     (
         r"InvalidClientTokenId|InvalidAccessKeyId|UnrecognizedClientException|InvalidToken",
         "AWS does not know these credentials: check them with 'aws sts get-caller-identity'",

@@ -13,7 +13,7 @@ from typing import TypeVar
 from azure.core import exceptions as sdk
 
 from fsd_core.driver import Code
-from fsd_core.providers.advice import advise
+from fsd_core.providers.advice import CLOCK, PROXY, advise
 from fsd_core.providers.codes import Codes
 
 __all__ = ["CODES", "advice", "asking", "classify"]
@@ -129,11 +129,8 @@ def _authentication(error: BaseException) -> Code:
 
 
 _ADVICE = (  # a pattern of an error's text, and what to do; the first match counts
-    (r"ProxyError|Unable to connect to proxy", "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached: set another proxy, or NO_PROXY"),
-    (
-        r"AADSTS700024|AADSTS500133|not within its valid time range|token is not yet valid|Signature not valid in the specified time",
-        "this machine's clock is wrong by more than 5 minutes: set it ('timedatectl set-ntp true')",
-    ),
+    (r"ProxyError|Unable to connect to proxy", PROXY),
+    (r"AADSTS700024|AADSTS500133|not within its valid time range|token is not yet valid|Signature not valid in the specified time", CLOCK),
     (
         r"AADSTS(7000215|7000222|700016|700027|90002|900021|900023)",
         "AZURE_TENANT_ID, AZURE_CLIENT_ID and the secret or certificate do not belong together, or the secret expired: check each",

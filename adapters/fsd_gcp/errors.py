@@ -14,7 +14,7 @@ from requests import exceptions as http
 from urllib3.exceptions import HTTPError  # raised while a body is read in one piece
 
 from fsd_core.driver import Code
-from fsd_core.providers.advice import advise
+from fsd_core.providers.advice import CLOCK, PROXY, advise
 from fsd_core.providers.codes import Codes
 
 __all__ = ["CODES", "Answered", "advice", "classify"]
@@ -88,10 +88,7 @@ _LOGIN = "gcloud auth application-default login"
 _DISABLED = r"has not been used in project|SERVICE_DISABLED|accessNotConfigured"
 _APIS = ("pubsub", "storage", "cloudfunctions", "run", "cloudbuild", "artifactregistry", "iam", "cloudresourcemanager", "serviceusage")
 _ADVICE = (  # a pattern of an error's text, and what to do; the first match counts
-    (
-        r"short-lived token|iat and exp|Token used too early|Token expired",
-        "this machine's clock is wrong by more than 5 minutes: set it ('timedatectl set-ntp true')",
-    ),
+    (r"short-lived token|iat and exp|Token used too early|Token expired", CLOCK),
     (
         r"DefaultCredentialsError: (?!Your default credentials were not found)\W*\w+|MalformedError|InvalidValue",
         f"that file cannot be used: look at GOOGLE_APPLICATION_CREDENTIALS, or run '{_LOGIN}' again",
@@ -143,10 +140,7 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
         r"Resource not found|(Topic|Subscription) (not found|does not exist)|bucket does not exist|Requested entity was not found",
         "something of the app is gone, or in another project: 'fsd destroy', then 'fsd deploy --provider gcp', makes it anew",
     ),
-    (
-        r"ProxyError|Unable to connect to proxy",
-        "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached: set another, or NO_PROXY",
-    ),
+    (r"ProxyError|Unable to connect to proxy", PROXY),
     (
         r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError|failed to connect to all addresses|DNS resolution failed",
         "the service cannot be reached: look at the network, and at PUBSUB_EMULATOR_HOST and STORAGE_EMULATOR_HOST if an emulator is meant",
