@@ -36,8 +36,7 @@ _MARK = struct.Struct("<6sdf")  # magic, time of the publish in seconds since 19
 _MAGIC = b"FSD-l\n"
 MARK_BYTES = 24  # 18 bytes in base64: ASCII, so that a text service carries it too
 NOT_BEFORE_BYTES = 48  # what ``not_before`` adds to the payload of a launch
-_LOOK_S = 0.25  # while several threads receive for one rank, each looks this often for messages that another one holds
-_ROUND_S = 0.005  # between two receives of a service that rounds a short wait down to 0
+_ROUND_S = 0.005  # between two receives of a service that returns before the end of a short wait
 
 
 def mark(body: bytes, published: float, delay_s: float) -> bytes:
@@ -224,21 +223,25 @@ class DelayedMessages(AroundMessages):
             return super().ack(rank, tokens)
 
     def _ready(self, rank: int, limit: int, until: float) -> list[Delivery]:
-        """Up to ``limit`` messages that are due. Waits for the first until ``until``, on the monotonic clock."""
+        """Up to ``limit`` messages that are due. Waits for the first until ``until``, on the monotonic clock.
+
+        Waits longer if this thread holds a message while another one receives too: that thread waits for the service, which has given this
+        message away.
+        """
         while True:
             ready, next_due = self._due(rank, limit)
             if len(ready) == limit:
                 return ready
             began = time.monotonic()
-            wait = 0.0 if ready else max(0.0, min(until, next_due) - began)
-            if self._receiving[rank] > 1:
-                wait = min(wait, _LOOK_S)
-            came = super().receive(rank, limit, min(wait, self.limits.wait_s))
+            wait = 0.0 if ready else min(max(0.0, min(until, next_due) - began), self.limits.wait_s)
+            came = super().receive(rank, limit, wait)
             self._hold(rank, came)
-            ready += self._due(rank, limit - len(ready))[0]
+            due, next_due = self._due(rank, limit - len(ready))
+            ready += due
             now = time.monotonic()
-            if ready or now >= until or self._delays.over:
+            if ready or self._delays.over or (now >= until and (self._receiving[rank] == 1 or next_due == math.inf)):
                 return ready
+            until = max(until, min(next_due, now + self.limits.wait_s)) if now >= until else until
             if not came and now < began + wait:
                 self._delays.wait_until(min(now + _ROUND_S, until))
 
