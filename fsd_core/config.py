@@ -94,6 +94,11 @@ class Settings:
         help="Prices of the bill: a name from fsd tariff list, or a .toml file of your own (default: the provider's tariff).",
     )
     json: bool = key(BOOLEAN, default=False, help="Print the answer as one JSON object on standard output.")
+    verbose: int = key(
+        integer(0, 2),
+        default=0,
+        help="Log lines on standard error: -v from level info, -vv from debug; with -vv the workers keep debug lines too (fsd logs).",
+    )
     tables: Mapping[str, Mapping[str, object]] = attrs.field(factory=dict)
 
     def table(self) -> Mapping[str, object]:

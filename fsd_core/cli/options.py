@@ -14,6 +14,7 @@ import click
 from fsd_core import config, providers
 from fsd_core.cli.screen import Screen, Show
 from fsd_core.common.fields import Kind
+from fsd_core.common.logs import shown
 from fsd_core.config import ANY, KINDS, Settings
 from fsd_core.errors import InputError
 
@@ -59,13 +60,13 @@ class Checked(click.ParamType[Any]):
 
 
 def with_settings(*keys: str, flags: Mapping[str, str] | None = None) -> Callable[[_Callback], _Callback]:
-    """Give a command the flags of these keys of `Settings`, ``--config`` and ``--json``.
+    """Give a command the flags of these keys of `Settings`, ``--config``, ``--json`` and ``-v``.
 
     The flag of a key is ``--KEY`` with hyphens, unless ``flags`` maps the key to another flag.
 
     The command is called with its `Screen`, the `Settings`, and its own arguments.
     """
-    names = {key: (flags or {}).get(key, f"--{key.replace('_', '-')}") for key in (*keys, "json")}
+    names = {key: (flags or {}).get(key, f"--{key.replace('_', '-')}") for key in (*keys, "json", "verbose")}
 
     def wrap(command: _Callback) -> _Callback:
         @functools.wraps(command)
@@ -75,7 +76,8 @@ def with_settings(*keys: str, flags: Mapping[str, str] | None = None) -> Callabl
             given = {key: arguments.pop(key) for key in names}
             settings = config.load(given, config_file, names=names, providers=tuple(providers.installed()))
             screen.json = settings.json
-            command(screen, settings, **arguments)
+            with shown(settings.verbose):
+                command(screen, settings, **arguments)
 
         option = click.option(
             "--config", "config_file", metavar="FILE", help=f"File of settings (default: {config.FILE} in the current folder)."
@@ -90,10 +92,13 @@ def with_settings(*keys: str, flags: Mapping[str, str] | None = None) -> Callabl
 
 def _option(key: str, flag: str) -> Callable[[_Callback], _Callback]:
     field, kind = _FIELDS[key], KINDS[key]
-    text = field.metadata["help"] + (f"  [default: {field.default:g}]" if type(field.default) in (int, float) else "")
+    shows = type(field.default) in (int, float) and key != "verbose"
+    text = field.metadata["help"] + (f"  [default: {field.default:g}]" if shows else "")
     text += f"  [default: {field.default}]" if isinstance(field.default, str) else ""
     if key == "emulator":
         return click.option(flag, key, metavar="[=NAME]", help=text)
+    if key == "verbose":
+        return click.option("-v", flag, key, count=True, callback=lambda _, __, count: str(min(count, 2)) if count else None, help=text)
     if kind is config.BOOLEAN:
         return click.option(flag, key, flag_value="true", default=None, help=text)
     return click.option(flag, key, metavar=kind.metavar, help=text)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import attrs
 
 from fsd_core.common.fields import boolean, choice, integer, key, listed, nullable, number, read, text
+from fsd_core.common.logs import LEVELS
 from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
 
 __all__ = ["CHANNELS", "OBJECTIVES", "VERSION", "RunConfig"]
 
-VERSION = 2
+VERSION = 3
 CHANNELS = ("queue", "object", "hybrid")  # the channels that can carry activations
 OBJECTIVES = ("cost", "latency")  # the quantity that a run minimises
 
@@ -34,6 +35,7 @@ class RunConfig:
     faults: str | None = key(nullable(text()))
     started: float = key(number())  # seconds since 1970, on the client's clock
     start_s: float = key(number())  # the time in seconds that the launches of all ranks may take together
+    log: str = key(choice(*LEVELS))  # the level of the lines that a worker keeps
     outage_s: float = key(number())  # the time in seconds that a service may be unreachable
 
     @property
