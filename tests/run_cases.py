@@ -126,8 +126,8 @@ class RunCases:
         (killed,) = history.runs(tmp_path)
         healthy = runs.start(tmp_path, channel="queue", faults=None).run
         secrets = emulators_secrets()
-        for run, words in ((killed, {1: "begins layer 1"}), (healthy, dict.fromkeys(range(3), "writes the record"))):
-            past = history.read_past(run, tmp_path)
+        for run_id, words in ((killed, {1: "begins layer 1"}), (healthy, dict.fromkeys(range(3), "writes the record"))):
+            past = history.read_past(run_id, tmp_path)
             said = {rank: "\n".join(line.text for line in lines) for rank, lines in past.lines.items()}
             assert {rank: word for rank, word in words.items() if word not in said[rank]} == {}
             assert all("publishes " in said[rank] or rank == 1 for rank in range(3)), said
