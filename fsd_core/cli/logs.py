@@ -10,7 +10,6 @@ from typing import Any
 import attrs
 import click
 
-from fsd_core.cli.cost import run_tariff
 from fsd_core.cli.options import Checked, Command, with_settings
 from fsd_core.cli.screen import Screen
 from fsd_core.client.history import Past, find, read_past
@@ -20,6 +19,7 @@ from fsd_core.common.home import home_folder
 from fsd_core.common.logs import Line, masked
 from fsd_core.config import Settings
 from fsd_core.cost import Usage, bill
+from fsd_core.cost.tariff import tariff_of_run
 from fsd_core.errors import InputError
 
 __all__ = ["logs", "runs"]
@@ -131,7 +131,7 @@ def _row(run: str, home: Path, settings: Settings) -> dict[str, Any]:
         return row
     try:
         record = read_record(file)
-        tariff = run_tariff(attrs.evolve(settings, provider=record["provider"], tariff=None))
+        tariff = tariff_of_run(record["provider"])
         began = datetime.fromisoformat(record["began"]).timestamp()
     except (InputError, ValueError):
         return row

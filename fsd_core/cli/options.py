@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
 
 from fsd_core import config, providers
-from fsd_core.cli.screen import Screen
+from fsd_core.cli.screen import Screen, Show
 from fsd_core.common.fields import Kind
 from fsd_core.common.logs import shown
 from fsd_core.config import ANY, KINDS, Settings
 from fsd_core.errors import InputError
 
-__all__ = ["Checked", "Command", "Group", "check_provider", "emulated", "emulator_name", "with_settings"]
+if TYPE_CHECKING:
+    from fsd_core import Progress
+
+__all__ = ["Checked", "Command", "Group", "as_flags", "check_provider", "emulated", "emulator_name", "reporting", "with_settings"]
 
 _FIELDS = attrs.fields_dict(Settings)
 _Callback = Callable[..., None]
@@ -115,22 +119,34 @@ def emulator_name(settings: Settings) -> str | None:
 
 
 @contextlib.contextmanager
-def emulated(settings: Settings, tell: Callable[[str], None], *, start: bool = False) -> Iterator[Settings]:
+def emulated(settings: Settings, show: Show, *, start: bool = False) -> Iterator[Settings]:
     """Within the block, the provider's SDK uses the emulator that ``--emulator`` asks for. Yields settings for it.
 
-    If the emulator is not running, ``start`` starts it for the block. Without ``start``, the function raises `InputError`. ``tell``
-    receives lines of progress.
+    If the emulator is not running, ``start`` starts it for the block. Without ``start``, the function raises `InputError`.
     """
     if not settings.emulator:
         yield settings
         return
-    from fsd_conformance import emulators
+    from fsd_core.machine.emulators import emulator
 
-    provider, name = settings.provider, emulator_name(settings)
-    running = emulators.state(provider)
-    if not start and not (running and running.alive() and name in (None, running.name)):
-        words = f"{provider} --name {name}" if name else provider
-        raise InputError(f"--emulator: expected a running emulator; start one with: fsd emulators up {words}")
-    with emulators.use(provider, name, tell) as used:
-        tables = {**settings.tables, provider: {**used.settings, **settings.table()}}
-        yield attrs.evolve(settings, tables=tables)
+    provider = settings.provider
+    with contextlib.ExitStack() as stack:
+        with as_flags("emulator"):
+            given = emulator(provider, emulator_name(settings), settings=settings.table(), start=start, progress=reporting(show))
+            used = stack.enter_context(given)
+        yield attrs.evolve(settings, tables={**settings.tables, provider: used})
+
+
+@contextlib.contextmanager
+def as_flags(*names: str) -> Iterator[None]:
+    """Within the block, an `InputError` about an argument of the Python API names the flag: ``out x: ...`` becomes ``--out x: ...``."""
+    try:
+        yield
+    except InputError as error:
+        text = re.sub(rf"(^|: | in )({'|'.join(names)})(?=[ :])", r"\1--\2", str(error))
+        raise InputError(text) from error
+
+
+def reporting(show: Show) -> Callable[[Progress], None]:
+    """The callback of the Python API that shows progress on the screen."""
+    return lambda progress: show(progress.phase, progress.done, progress.total, progress.text)

@@ -52,7 +52,8 @@ POOL_THREADS = 8
 class Progress:
     """How far a run is: ``done`` of ``total`` steps of a phase.
 
-    ``phase``: partition, stage, launch, layers or collect; or wait, while a service does not answer. ``text``: what the phase works on.
+    ``phase``: partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Other calls than `run` have
+    phases of their own, which they document. ``total``: 0 if it is not known. ``text``: what the phase works on.
     """
 
     phase: str
@@ -205,9 +206,10 @@ class _Run:
         spawner = self._launch(lease, shards, inputs)
         failed = self._follow(spawner)
         last = self.job.model.layers[-1]
+        wait_s = 0.0 if failed else collect.RECORDS_S
+        records = pool.submit(collect.records, self.store, self.keys, self.job.workers, pool, wait_s)  # while the output is collected
         output = collect.output(self.store, self.keys, self.job.partition, self.batches.samples, last, pool, self._phase("collect"))
-        records = collect.records(self.store, self.keys, self.job.workers, pool, 0.0 if failed else collect.RECORDS_S)
-        return _Answer(output, records, failed, self.started - staging, time.time())
+        return _Answer(output, records.result(), failed, self.started - staging, time.time())
 
     def _stage(self, pool: ThreadPoolExecutor) -> tuple[list[str], list[str]]:
         """The keys of the staged shards by rank, and of the inputs by batch and rank. Raises `RunFailed` after `STAGE_S`."""
