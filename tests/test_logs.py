@@ -449,7 +449,7 @@ def test_a_past_run_comes_back_as_it_was(kept: history.RunLog, home: Path, fsd: 
         (("ab14",), "run ab14: no past run has this id in .*; did you mean ab1[23].*? fsd runs lists the past runs"),
         (("77",), "run 77: no past run has this id in .*; fsd runs lists the past runs"),
         (("../x",), "run '../x': expected the id of a run, or its first characters: hexadecimal digits; fsd runs lists"),
-        (("",), "run '': expected the id of a run"),
+        (("",), "run '': expected a text that is not empty"),
         (("ab12", "--rank", "2"), f"--rank 2: run {'ab12' * 4} has 2 workers: expected a rank from 0 to 1"),
         (("ab12", "--rank", "-1"), "--rank -1: expected a whole number of at least 0"),
         (("ab12", "--rank", "x"), "--rank 'x': expected a whole number of at least 0"),
