@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fsd_core.client.apps
 import fsd_core.client.cleanup
-import fsd_core.client.inference
 from dying_functions import TRAP, DyingProvider
 from fsd_core import Result, run
 from fsd_core.cli import main
@@ -65,7 +65,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def start(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """A function that runs with the functions of `dying_functions`, whose trap is ``order``. Workers may take long to leave their lines."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.setattr(fsd_core.client.inference, "find", lambda name: DyingProvider())
+    monkeypatch.setattr(fsd_core.client.apps, "find", lambda name: DyingProvider())
     monkeypatch.setattr(fsd_core.client.cleanup, "LINES_S", 60.0)
     monkeypatch.setattr(fsd_core.client.cleanup, "LAST_LINES_S", 50.0)
 

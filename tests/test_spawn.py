@@ -13,7 +13,7 @@ from typing import Literal
 import attrs
 import pytest
 
-import fsd_core.client.inference
+import fsd_core.client.apps
 from fsd_core import run
 from fsd_core.driver import Code, Failure, Failures
 from fsd_core.errors import RunFailed
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="launche
 @pytest.mark.parametrize(("channel", "victim"), [("queue", 2), ("object", 1), ("queue", 0)])
 def test_the_launcher_of_a_function_reports_its_death(tmp_path: Path, channel: str, victim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.setattr(fsd_core.client.inference, "find", lambda name: LauncherProvider())
+    monkeypatch.setattr(fsd_core.client.apps, "find", lambda name: LauncherProvider())
     table = {"root": str(tmp_path / "root")}
     resources = PROVIDER.provisioner(table).ensure("fsd", 3, 1)
     store = Store(PROVIDER.objects(resources), Retry(time.time() + 600, Meter()))
