@@ -111,6 +111,19 @@ def call_report(here: Path, result: Result) -> None:
     assert fsd_core.write_report(result.run, "other.html", tariff="gcp-us-central1").bill.total_usd > 0
 
 
+def call_runs(here: Path, result: Result) -> None:
+    found = {past.run: past for past in fsd_core.past_runs()}[result.run]
+    assert (found.state, found.provider, found.model, found.usd) == ("done", "local", NET, 0)
+    assert fsd_core.past_runs(here) == []
+
+
+def call_logs(here: Path, result: Result) -> None:
+    found = fsd_core.read_log(result.run)
+    assert found == fsd_core.read_log(result.run[:10])
+    assert (found.state, found.workers, found.failure) == ("done", 2, None)
+    assert {rank: len(lines) > 0 for rank, lines in found.lines.items()} == {0: True, 1: True}
+
+
 def call_partition(here: Path, result: Result) -> None:
     model = fsd_core.open_model(NET)
     made = fsd_core.make_partition(model, 2, "random", seed=3)
@@ -371,6 +384,9 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: fsd_core.write_comparison(None), "comparison None: expected a Comparison"),
     (lambda: fsd_core.write_report(3), "run 3"),
     (lambda: fsd_core.write_report("f" * 16), "no record of this run"),
+    (lambda: fsd_core.read_log(3), "run 3"),
+    (lambda: fsd_core.read_log("nosuch"), "run 'nosuch': expected the id of a run"),
+    (lambda: fsd_core.past_runs(3), "home 3: expected a path"),
     (lambda: fsd_core.bill([], "local"), "usage: .*expected an object"),
     (lambda: fsd_core.bill({"puts": 1}, "local"), "puts: unknown key"),
     (lambda: fsd_core.bill({}, None), "tariff None: expected one of aws-icde2024"),
