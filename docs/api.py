@@ -119,7 +119,11 @@ def _described(name: str, what: Any) -> Iterator[str]:
         return
     if attrs.has(what):
         yield from (_code(_call(name, what)), "")
+    elif issubclass(what, Exception):
+        yield from (_code(f"{name}({what.__base__.__name__})"), "")
     yield _text(what, name)
+    helps = [f"- `{key}`: {help}" for key, help in _helps(what).items()]
+    yield from ("", *helps) if helps else ()
     for inner, each in vars(what).items():
         if inner.startswith("_") or inner in _fields(what):
             continue
@@ -127,6 +131,12 @@ def _described(name: str, what: Any) -> Iterator[str]:
         if callable(function) and function.__doc__:
             title = _call(f"{name}.{inner}", function) if function is each or isinstance(each, staticmethod) else f"{name}.{inner}"
             yield from ("", _code(title), "", _text(function, name))
+
+
+def _helps(what: type) -> dict[str, str]:
+    """The texts for --help of a class of settings, by field."""
+    fields = attrs.fields(what) if attrs.has(what) else ()
+    return {field.name: field.metadata["help"] for field in fields if field.metadata.get("help")}
 
 
 def _fields(what: type) -> list[str]:
@@ -168,7 +178,8 @@ def _text(what: Any, section: str) -> str:
     own = {section, *(_fields(what) if inspect.isclass(what) else inspect.signature(what).parameters)}
     linked = set(fsd_core.__all__) - own
     text = re.sub(r"::$", ":", inspect.getdoc(what) or "", flags=re.M)
-    text = text.replace("``", "`").replace("`fsd_core.", "`")
+    text = re.sub(r"`fsd_core\.(\w+)`", lambda found: f"`{found[1]}`" if found[1] in linked else found[0], text.replace("``", "`"))
+    text = re.sub(r"(?<![`\w])InputError(?!\w)", "`InputError`", text)
     return re.sub(r"`(\w+)`", lambda found: _link(found[1]) if found[1] in linked else found[0], text)
 
 
