@@ -104,8 +104,8 @@ class RunCases:
         runs.destroy("small")
 
     def test_a_queue_deleted_mid_run_ends_it(self, runs: Runs, tmp_path: Path) -> None:
-        with runs.once_claimed(lambda _: self.delete_queues(runs.resources)), pytest.raises(RunFailed, match="receive") as caught:
+        with runs.once_claimed(lambda _: self.delete_queues(runs.resources)), pytest.raises(RunFailed, match="fsd deploy") as caught:
             runs.start(tmp_path, channel="queue")
         assert caught.value.code is Code.NOT_FOUND, caught.value
-        assert caught.value.rank == 1
-        assert "fsd deploy" in str(caught.value)
+        # Rank 1 receives from its queue, or another rank sends to it first.
+        assert caught.value.rank == 1 if "receive" in str(caught.value) else "publish to rank 1" in str(caught.value), caught.value

@@ -15,7 +15,7 @@ import pytest
 
 import fsd_core.client.inference
 from fsd_core import run
-from fsd_core.driver import Code, Failure
+from fsd_core.driver import Code, Failure, Failures
 from fsd_core.errors import RunFailed
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
@@ -68,10 +68,11 @@ class Reporting(AroundInvoker):
         self.limits = attrs.evolve(self.limits, failures=who)
         self.left = list(failures)
 
-    def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
+    def failures(self, take: Callable[[bytes], bool]) -> Failures:
         taken = [each for each in self.left if take(each.payload)]
         self.left = [each for each in self.left if each not in taken]
-        return taken
+        queued = self.limits.failures == "queue"
+        return Failures(taken, receives=int(queued), acks=int(queued and bool(taken)))
 
 
 @pytest.mark.parametrize(("who", "requests"), [("host", (0, 0)), ("queue", (2, 1)), ("launcher", (0, 0))])

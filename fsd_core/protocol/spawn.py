@@ -139,7 +139,8 @@ class Spawner:
         if self._invoker.limits.failures == "host":
             return
         with suppress(RunFailed):
-            for failure in self._retry.call(self._invoker, "ask for failures", partial(self._invoker.failures, self._is_ours_or_over)):
+            found = self._retry.call(self._invoker, "ask for failures", partial(self._invoker.failures, self._is_ours_or_over))
+            for failure in found.taken:
                 if _run_of(failure.payload)[0] == self._keys.run:
                     self._unreported.append(failure)  # stored here, because the platform has removed it
         with suppress(RunFailed):
