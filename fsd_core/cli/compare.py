@@ -23,6 +23,7 @@ from fsd_core.common.home import home_folder
 from fsd_core.config import ANY, PATH, TABLES, Settings
 from fsd_core.cost import Bill, Tariff, Usage
 from fsd_core.errors import FsdError, InputError, RunFailed
+from fsd_core.latency import Latency
 from fsd_core.partition import find_partition
 from fsd_core.protocol.runconfig import CHANNELS
 from fsd_core.report.compare import CSV_START, Case, Comparison, Where, spread, take_turns
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
-KEYS = ("branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "emulator")
+KEYS = ("branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "emulator", "latency")
 CSV_MARK = ",".join(CSV_START)
 
 
@@ -84,12 +85,14 @@ def compare(
         )
     if settings.partition not in ("hypergraph", "random", "block") and len(counts) > 1:
         raise InputError(f"--partition {settings.partition}: expected one number in --workers: the number of workers of this partition")
+    if settings.latency:
+        Latency.parse(settings.latency)
     report, table = _outputs(report, table)
     network = open_model(model)
     samples = open_inputs(inputs, network.inputs)
     about: dict[str, Any] = {"command": _command(settings, model, inputs, names, chosen_channels, counts, times)}
     about |= {"model": model, "input": inputs, "samples": samples.shape[0], "neurons": network.neurons, "layers": len(network.layers)}
-    about |= {key: getattr(settings, key) for key in ("branching", "partition", "objective", "batch_size", "seed")}
+    about |= {key: getattr(settings, key) for key in ("branching", "partition", "objective", "batch_size", "seed", "latency")}
     about |= {"repeat": times, "began": time.strftime("%Y-%m-%d %H:%M:%S %z"), "model digest": network.digest} | versions(*names)
     about = {key: value for key, value in about.items() if value is not None}
     cases = [Case(name, way, count) for count in counts for way in chosen_channels for name in names]
@@ -146,7 +149,7 @@ def _start(
 def _run(network: Model, samples: Any, settings: Settings, case: Case, note: Mapping[str, str]) -> Result:
     from fsd_core import run
 
-    keys = ("branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app")
+    keys = ("branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "latency")
     same = {key: getattr(settings, key) for key in keys}
     return run(
         network,

@@ -17,6 +17,7 @@ from fsd_core.common.home import home_folder
 from fsd_core.config import Settings
 from fsd_core.cost import Usage, bill
 from fsd_core.errors import CheckFailed
+from fsd_core.latency import Latency, words
 from fsd_core.providers.requests import reporting_to
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ __all__ = ["distributed", "result_tables", "run"]
 
 KEYS = (
     "provider", "channel", "workers", "branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "emulator",
-    "faults", "output", "truth", "tariff",
+    "faults", "latency", "output", "truth", "tariff",
 )  # fmt: skip
 
 
@@ -66,6 +67,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     tariff = run_tariff(settings)
     keys = ("provider", "channel", "workers", "branching", "partition")
     screen.known.update({key: getattr(settings, key) for key in keys})
+    screen.known["latency"] = Latency.parse(settings.latency).about() if settings.latency else None
     if settings.output:
         check_output(Path(settings.output))
     network = open_model(model)
@@ -129,10 +131,11 @@ def result_tables(result: Result, truth: Mapping[str, int] | None = None) -> Ite
             f"{result.workers} on {result.provider}{f', emulated at {result.stand_in}' if result.stand_in else ''}"
             + (f", {result.channel} channel, {result.partition} partition" if result.workers > 1 else ""),
         ),
+        *([("latency", words(result.latency))] if result.latency else ()),
         ("nonzero samples", f"{result.output_nonzero_samples}"),
     ]
-    if words := left_out(result.missing_ranks):
-        answer.append(("left out", words))
+    if left := left_out(result.missing_ranks):
+        answer.append(("left out", left))
     if truth:
         answer.append(("truth", f"{truth['matched']} of {truth['expected']} match, {truth['missing']} missing, {truth['extra']} extra"))
     yield pairs("Result", answer)

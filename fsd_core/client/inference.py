@@ -13,6 +13,7 @@ from fsd_core.client.result import Result, warn
 from fsd_core.common import arguments
 from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, InputError, RunFailed
+from fsd_core.latency import Latency
 from fsd_core.partition import Partition, find_partition
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 from fsd_core.providers.app_name import check_app
@@ -45,6 +46,7 @@ def run(
     seed: int = 0,
     app: str = "fsd",
     faults: str | None = None,
+    latency: str | None = None,
     settings: Mapping[str, object] | None = None,
     home: str | os.PathLike[str] | None = None,
     note: Mapping[str, str] | None = None,
@@ -68,6 +70,8 @@ def run(
     - ``seed``: the seed of all random choices: the same model, workers, method and seed give the same partition.
     - ``app``: the name of the app; the names of all its resources start with it. If the app does not exist, `run` makes it.
     - ``faults``: faults to inject, such as ``duplicate=.1,delay=50ms,seed=1``. Default: none.
+    - ``latency``: delay every request as a table says: ``aws``, ``gcp``, ``azure`` or the path of a ``.toml`` file, with options such as
+      ``aws,seed=1,scale=0.5`` (see docs/latency.md). Default: none.
     - ``settings``: the provider's own settings, as in its table of ``fsd.toml``.
     - ``home``: the folder for records and computed partitions. Default: ``$FSD_HOME``, else ``~/.fsd``.
     - ``note``: texts by name for the run's record, for instance a description of ``model`` and ``inputs`` if they are not texts.
@@ -89,6 +93,7 @@ def run(
     timeout, outage = arguments.seconds("timeout", timeout), arguments.seconds("outage", outage)
     seed = arguments.whole("seed", seed)
     spec = None if faults is None else Faults.parse(arguments.text("faults", faults)).spec()
+    slowed = None if latency is None else Latency.parse(arguments.text("latency", latency))
     check_app(arguments.text("app", app))
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
     about, folder = given | arguments.texts("note", note), arguments.home(home)
@@ -110,6 +115,7 @@ def run(
         objective=objective,
         batch_size=batch_size,
         faults=spec,
+        latency=slowed,
         seed=seed,
         timeout_s=timeout,
         outage_s=outage,

@@ -46,6 +46,7 @@ class Result:
     stand_in: str | None  # host and port of the emulator; `None` if the run was on the cloud itself
     channel: str
     partition: str
+    latency: dict[str, Any] | None  # table and seed of the latencies that the run had on top of its services'; `None`: none
     seconds: dict[str, float]  # total, stage, and the maxima over ranks of launch, load, compute, exchange
     meter: dict[str, int]  # what all workers and the client requested
     meter_layers: dict[str, int]  # the part of it that the workers requested in the layers
@@ -65,7 +66,7 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """All fields except the output and the ranks' records, as values that JSON can hold."""
         names = ("samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples")
-        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "missing_ranks")
+        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "latency", "missing_ranks")
         return {name: getattr(self, name) for name in (*names, *more)}
 
 

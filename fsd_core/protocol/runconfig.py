@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import attrs
 
-from fsd_core.common.fields import boolean, choice, integer, key, listed, nullable, number, read, text
+from fsd_core.common.fields import boolean, choice, integer, key, listed, nullable, number, read, table, text
 from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
 
 __all__ = ["CHANNELS", "OBJECTIVES", "VERSION", "RunConfig"]
 
-VERSION = 2
+VERSION = 3
 CHANNELS = ("queue", "object", "hybrid")  # the channels that can carry activations
 OBJECTIVES = ("cost", "latency")  # the quantity that a run minimises
 
@@ -35,6 +38,7 @@ class RunConfig:
     started: float = key(number())  # seconds since 1970, on the client's clock
     start_s: float = key(number())  # the time in seconds that the launches of all ranks may take together
     outage_s: float = key(number())  # the time in seconds that a service may be unreachable
+    latency: Mapping[str, Any] | None = key(nullable(table()), default=None)  # see `fsd_core.latency.Latency.pack`
 
     @property
     def queued(self) -> bool:

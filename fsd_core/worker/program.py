@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from contextlib import closing
 
@@ -43,5 +44,7 @@ def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note
     except (FsdError, ValueError, KeyError, TypeError) as error:
         log(f"{type(error).__name__}: {error}")
         return 1
+    while (left := min(launch.not_before, launch.deadline) - time.time()) > 0:  # it has claimed nothing: an abort finds it after this
+        time.sleep(left)
     with closing(Worker(launch, provider, resources, nonce or os.urandom(8).hex(), note, START.take())) as worker:
         return worker.run()
