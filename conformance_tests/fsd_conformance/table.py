@@ -31,6 +31,8 @@ _GROUPS = (
     "PrefixedObjectCases",
     "FaultyMessageCases",
     "FaultyObjectCases",
+    "DelayedMessageCases",
+    "DelayedObjectCases",
 )
 _FILE = """
 from fsd_conformance.table import cases, harness_of

@@ -16,6 +16,7 @@ from fsd_core.common import arguments, interrupt
 from fsd_core.common.fields import suggestion
 from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, InputError, RunFailed
+from fsd_core.latency import Latency
 from fsd_core.partition import Partition, find_partition
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 from fsd_core.storage.retry import OUTAGE_S
@@ -47,6 +48,7 @@ def run(
     seed: int = 0,
     app: str = "fsd",
     faults: str | None = None,
+    latency: str | None = None,
     settings: Mapping[str, object] | None = None,
     home: str | os.PathLike[str] | None = None,
     note: Mapping[str, str] | None = None,
@@ -82,6 +84,8 @@ def run(
       start with it. Default: fsd. If the app does not exist, `run` makes it, with four slots.
     - ``settings``: the provider's own settings, as in its table of ``fsd.toml``, for instance ``{"memory_mb": 1024}``. Default: none.
     - ``faults``: faults to inject into every service, such as ``duplicate=.1,delay=50ms,seed=1``. Default: none.
+    - ``latency``: let every request take at least as long as a table of latencies says: ``aws``, ``gcp``, ``azure`` or the path of a
+      ``.toml`` file, with options such as ``aws,seed=1,scale=0.5``. Default: none.
 
     What is told and kept:
 
@@ -109,6 +113,7 @@ def run(
     timeout, outage = arguments.seconds("timeout", timeout), arguments.seconds("outage", outage)
     seed = arguments.whole("seed", seed)
     spec = None if faults is None else Faults.parse(arguments.text("faults", faults)).spec()
+    slowed = None if latency is None else Latency.parse(arguments.text("latency", latency))
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
     about, folder = given | arguments.texts("note", note), arguments.home(home)
     report = _guarded(arguments.callback("progress", progress))
@@ -128,6 +133,7 @@ def run(
         objective=objective,
         batch_size=batch_size,
         faults=spec,
+        latency=slowed,
         seed=seed,
         timeout_s=timeout,
         outage_s=outage,

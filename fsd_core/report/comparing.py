@@ -17,6 +17,7 @@ from fsd_core.common import arguments, interrupt
 from fsd_core.config import KINDS, TABLES, Settings
 from fsd_core.cost import Tariff, Usage
 from fsd_core.errors import FsdError, InputError
+from fsd_core.latency import Latency
 from fsd_core.machine.emulators import emulator as emulated
 from fsd_core.model import Model, open_model
 from fsd_core.partition import METHODS, Partition, find_partition
@@ -27,7 +28,7 @@ from fsd_core.wrappers.faults import Faults
 
 __all__ = ["compare", "known_providers"]
 
-_TOLD = ("branching", "partition", "objective", "batch_size", "seed")  # settings that the page shows
+_TOLD = ("branching", "partition", "objective", "batch_size", "seed", "latency")  # settings that the page shows
 _SET_HERE = ("model", "inputs", "provider", "channel", "workers", "partition", "settings", "home", "note", "progress")
 
 
@@ -140,6 +141,8 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
             values[name] = KINDS[name].check(value, f"{name} ")
     if values.get("faults") is not None:
         Faults.parse(str(values["faults"]))
+    if values.get("latency") is not None:
+        Latency.parse(str(values["latency"]))
     return values
 
 
