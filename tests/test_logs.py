@@ -328,6 +328,22 @@ def test_the_file_of_a_killed_function_stays_small_and_readable(tmp_path: Path) 
     assert any("lines are dropped here" in text for text in texts)
 
 
+def test_where_nobody_else_handles_them_lines_go_to_standard_error() -> None:
+    """Platforms keep it as the log of a function."""
+    code = "from fsd_core.worker import handle; from fsd_local import PROVIDER; handle(b'{}', PROVIDER); handle(b'[]', PROVIDER)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [line.split(None, 1)[1] for line in done.stderr.splitlines()] == [
+        "error   fsd_core.worker.program: the launch cannot be read: KeyError: 'app'",
+        "error   fsd_core.worker.program: the launch cannot be read: TypeError: list indices must be integers or slices, not str",
+    ]
+
+
+def test_a_library_says_nothing_by_itself() -> None:
+    """Python writes warnings that nobody handles to standard error."""
+    code = "import logging, fsd_core.storage.retry; logging.getLogger('fsd_core.storage.slots').error('a lease')"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr == ""
+
+
 # the commands
 
 
