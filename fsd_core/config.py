@@ -82,6 +82,11 @@ class Settings:
     app: str = key(APP_NAME, default="fsd", help="Name of the app: the names of all its resources start with it.")
     emulator: str | None = key(_EMULATOR, default=None, help="Use an emulator of the cloud on this machine instead of the cloud.")
     faults: str | None = key(text(), default=None, help="Inject faults into every service, for instance duplicate=.1,delay=50ms,seed=1.")
+    latency: str | None = key(
+        text(metavar="TABLE[,seed=N][,scale=X]"),
+        default=None,
+        help="Delay every request as on a cloud: aws, gcp, azure, or a .toml file of your own, for instance aws,seed=1.",
+    )
     output: str | None = key(PATH, default=None, help="Write the final activations to this .npz: a scipy CSR matrix, samples by neurons.")
     truth: str | None = key(
         PATH,

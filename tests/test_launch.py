@@ -90,7 +90,7 @@ def test_what_a_newer_client_adds_to_a_payload_is_ignored() -> None:
     assert LaunchPayload.unpack(json.loads(PAYLOAD.pack()) | {"incarnation": 1}) == PAYLOAD
 
 
-@pytest.mark.parametrize("name", list(attrs.fields_dict(LaunchPayload)))
+@pytest.mark.parametrize("name", [field.name for field in attrs.fields(LaunchPayload) if field.default is attrs.NOTHING])
 def test_a_payload_that_lacks_a_key_is_refused(name: str) -> None:
     fields = json.loads(PAYLOAD.pack())
     del fields[name]

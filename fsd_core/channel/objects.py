@@ -15,7 +15,7 @@ import time
 import zlib
 from collections.abc import Iterable, Sequence
 
-from fsd_core.channel.channel import Channel, ChannelConfig, RankIdentity, StallLimit, explain
+from fsd_core.channel.channel import MIN_LIMIT_S, Channel, ChannelConfig, RankIdentity, StallLimit, explain
 from fsd_core.driver import Code
 from fsd_core.errors import RunFailed
 from fsd_core.storage.keys import RunKeys
@@ -99,7 +99,7 @@ class ObjectChannel(Channel):
     """
 
     def __init__(self, store: Store, config: ChannelConfig) -> None:
-        super().__init__(config, StallLimit(start_s=config.start_s))
+        super().__init__(config, StallLimit(min_s=MIN_LIMIT_S + config.slack_s, start_s=config.start_s))
         self.store = store
         self.keys = RunKeys(self.me.run)
         self._share = 0.2 if self.eager else 0.5

@@ -46,7 +46,7 @@ class QueueChannel(Channel):
     """
 
     def __init__(self, driver: MessageDriver, config: ChannelConfig) -> None:
-        super().__init__(config, StallLimit(min_s=LEASES * driver.limits.lease_s, start_s=config.start_s))
+        super().__init__(config, StallLimit(min_s=LEASES * driver.limits.lease_s + config.slack_s, start_s=config.start_s))
         self.driver = driver
         self._text = driver.limits.body == "text"
         room = driver.limits.message_bytes * 3 // 4 // 3 * 3 if self._text else driver.limits.message_bytes

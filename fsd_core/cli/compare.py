@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
-KEYS = ("branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "emulator")
+KEYS = ("branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "emulator", "latency")
 
 
 @click.command(

@@ -17,6 +17,7 @@ from fsd_core.common.home import home_folder
 from fsd_core.config import Settings
 from fsd_core.cost import tariff_of_run
 from fsd_core.errors import CheckFailed
+from fsd_core.latency import Latency
 
 if TYPE_CHECKING:
     from fsd_core import Result
@@ -25,7 +26,7 @@ __all__ = ["KEYS", "result_tables", "run"]
 
 KEYS = (
     "provider", "channel", "workers", "branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "emulator",
-    "faults", "output", "truth", "tariff",
+    "faults", "latency", "output", "truth", "tariff",
 )  # fmt: skip
 
 
@@ -63,6 +64,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     tariff = tariff_of_run(settings.provider, settings.tariff)
     keys = ("provider", "channel", "workers", "branching", "partition")
     screen.known.update({key: getattr(settings, key) for key in keys})
+    screen.known["latency"] = Latency.parse(settings.latency).about() if settings.latency else None
     if settings.output:
         with as_flags("output"):
             check_output(Path(settings.output))

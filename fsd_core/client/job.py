@@ -23,6 +23,7 @@ from fsd_core.client.result import Result, keep, left_out, over_ranks, warn
 from fsd_core.common.logs import DEBUG, INFO
 from fsd_core.driver import Code, InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DriverError, FsdError, RunFailed
+from fsd_core.latency import Latency
 from fsd_core.partition import ExchangePlan, Partition
 from fsd_core.protocol.abort import report_failure
 from fsd_core.protocol.runconfig import VERSION, RunConfig
@@ -32,7 +33,8 @@ from fsd_core.storage.keys import RunKeys, new_run
 from fsd_core.storage.meter import FIELDS, Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
-from fsd_core.wrappers.metered import MeteredInvoker, MeteredObjects
+from fsd_core.wrappers.metered import MeteredObjects
+from fsd_core.wrappers.run import RunWrappers
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -77,6 +79,7 @@ class Job:
     objective: str
     batch_size: int | None
     faults: str | None
+    latency: Latency | None
     seed: int
     timeout_s: float
     outage_s: float
@@ -120,13 +123,15 @@ class _Run:
     def __init__(self, job: Job, resources: Resources, objects: ObjectDriver, invoker: InvokeDriver, again: bool) -> None:
         self.job = job
         self.resources = resources
-        self.invoker = invoker
         self.again = again
         self.run_id = new_run()
         self.keys = RunKeys(self.run_id)
         self.meter = Meter()
         self.retry = Retry(time.time() + STAGE_S, self.meter, outage_s=job.outage_s)
-        self.store = Store(MeteredObjects(objects, self.meter), self.retry)
+        wrappers = RunWrappers(self.meter, self.retry, -1, 0, latency=job.latency)
+        self.invoker = wrappers.invoker(invoker)
+        self.store = Store(wrappers.objects(objects), self.retry)
+        self.undelayed = Store(MeteredObjects(objects, self.meter), self.retry)  # for the clean-up, whose time is not the run's
         self.plan = ExchangePlan(job.model, job.partition)
         self.batches = cut(job.model, job.partition, self.plan, job.samples.shape[0], job.batch_size, invoker.limits, job.provider.name)
         self.started = self.deadline = 0.0  # of the run's own time, in seconds since 1970: it begins with the launch
@@ -171,7 +176,7 @@ class _Run:
             self.over.set()
             raise
         queued = self.job.workers if self.job.queued else 0
-        cleanup = Cleanup(self.job.provider, self.resources, self.store, self.invoker, lease, queued)
+        cleanup = Cleanup(self.job.provider, self.resources, self.undelayed, self.invoker, lease, queued)
         pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fsd-client")
         try:
             answer = self._answer(lease, pool)
@@ -238,7 +243,7 @@ class _Run:
         self.store.put(self.keys.config, self._config(shards, inputs).pack())
         self.job.progress(Progress("launch", 0, self.job.workers))
         report = partial(report_failure, self.job.provider, self.resources)
-        spawner = Spawner(MeteredInvoker(self.invoker, self.meter), self.store, self.retry, self.keys, report)
+        spawner = Spawner(self.invoker, self.store, self.retry, self.keys, report)
         spawner.start([LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)])
         return spawner
 
@@ -261,6 +266,7 @@ class _Run:
             started=self.started,
             start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S,
             outage_s=job.outage_s,
+            latency=job.latency.pack() if job.latency else None,
         )
 
     def _follow(self, spawner: Spawner) -> RunFailed | None:
@@ -295,6 +301,7 @@ class _Run:
             stand_in=job.stand_in,
             channel=job.channel,
             partition=job.partition_label,
+            latency=job.latency.about() if job.latency else None,
             seconds={"total": answer.at - job.began, "stage": answer.stage_s} | seconds,
             meter={name: client[name] + meter_ranks[name] for name in FIELDS},
             meter_layers=meter_layers,

@@ -46,6 +46,7 @@ class Result:
     - ``samples``, ``neurons``, ``layers``, ``workers``, ``branching``: numbers. ``neurons``: of the largest layer.
     - ``provider``, ``channel``, ``partition``: where and how it ran. ``channel`` is never auto.
     - ``stand_in``: host and port of the emulator; `None` if the run was on the cloud itself.
+    - ``latency``: table and seed of the latencies that the run had on top of its services'; `None`: none.
     - ``seconds``: total, stage, and the maxima over ranks of launch, load, compute, exchange.
     - ``meter``: counts of requests and messages, and bytes, of all workers and the client.
     - ``meter_layers``: the part of ``meter`` that the workers requested in the layers.
@@ -66,6 +67,7 @@ class Result:
     stand_in: str | None
     channel: str
     partition: str
+    latency: dict[str, Any] | None
     seconds: dict[str, float]
     meter: dict[str, int]
     meter_layers: dict[str, int]
@@ -90,7 +92,7 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """All fields except the output and the ranks' records, as values that JSON can hold."""
         names = ("samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples")
-        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "missing_ranks")
+        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "latency", "missing_ranks")
         return {name: getattr(self, name) for name in (*names, *more)}
 
     def bill(self, tariff: Tariff | str | os.PathLike[str] | None = None, *, free: bool = False) -> Bill:

@@ -13,7 +13,7 @@ from fsd_core.common.fields import table as any_table
 from fsd_core.errors import InputError
 from fsd_core.latency.table import Link, Row, Table, load, of_content
 
-__all__ = ["Latency"]
+__all__ = ["Latency", "words"]
 
 
 def _plain(text: str) -> float:
@@ -114,6 +114,11 @@ class Latency:
     def step_s(self) -> float:
         """The longest time in seconds that the draws alone can add to one payload's way from a rank to another, over any channel."""
         return self.longest_s("connect", "publish", "publish_batch", "deliver", "receive", "connect", "put", "connect", "get", "get")
+
+
+def words(about: Mapping[str, Any]) -> str:
+    """A text for people: the table and options of a run, as `Latency.about` gives them."""
+    return ", ".join(f"{name} {value}" for name, value in about.items())
 
 
 def _figures(row: Row | Link) -> dict[str, float]:

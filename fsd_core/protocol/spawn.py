@@ -52,6 +52,7 @@ class LaunchPayload:
     rank: int = key(integer(0))
     attempt: int = key(integer(0))  # of launching this rank
     deadline: float = key(number())  # of the run, in seconds since 1970
+    not_before: float = key(number(), default=0.0)  # when the function may begin, in seconds since 1970: a run with latencies sets it
 
     def pack(self) -> bytes:
         """Encode the payload as JSON."""

@@ -14,11 +14,12 @@ from fsd_core import cost, providers
 from fsd_core.client.inference import open_samples, run
 from fsd_core.client.job import Progress
 from fsd_core.client.result import Result
-from fsd_core.common import arguments
+from fsd_core.common import arguments, interrupt
 from fsd_core.common.fields import suggestion
 from fsd_core.config import KINDS, TABLES, Settings
 from fsd_core.cost import Tariff, Usage
 from fsd_core.errors import FsdError, InputError
+from fsd_core.latency import Latency
 from fsd_core.machine.emulators import emulator as emulated
 from fsd_core.model import Model, open_model
 from fsd_core.partition import METHODS, Partition, find_partition
@@ -29,10 +30,11 @@ from fsd_core.wrappers.faults import Faults
 
 __all__ = ["compare", "known_providers"]
 
-_TOLD = ("branching", "partition", "objective", "batch_size", "seed")  # settings that the page shows
+_TOLD = ("branching", "partition", "objective", "batch_size", "seed", "latency")  # settings that the page shows
 _SET_HERE = ("model", "inputs", "provider", "channel", "workers", "partition", "settings", "home", "note", "progress")
 
 
+@interrupt.heard()
 def compare(
     model: Model | str | os.PathLike[str],
     inputs: Any,
@@ -73,7 +75,8 @@ def compare(
     if len(counts) > 1 and not (isinstance(partition, str) and partition in METHODS):
         shown = "(a Partition)" if isinstance(partition, Partition) else partition
         raise InputError(f"partition {shown}: expected one number in workers: the number of workers of this partition")
-    same, tables = _options(options), {name: arguments.table(f"settings[{name!r}]", each) for name, each in (settings or {}).items()}
+    same = _options(options)
+    tables = {name: arguments.table(f"settings[{name!r}]", each) for name, each in arguments.table("settings", settings).items()}
     tell, kept = arguments.callback("progress", progress), arguments.home(home)
     show: Callable[[Progress], None] = tell or (lambda step: None)
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
@@ -143,6 +146,8 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
             values[name] = KINDS[name].check(value, f"{name} ")
     if values.get("faults") is not None:
         Faults.parse(str(values["faults"]))
+    if values.get("latency") is not None:
+        Latency.parse(str(values["latency"]))
     return values
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from contextlib import closing
 
@@ -47,5 +48,7 @@ def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note
         except (FsdError, ValueError, KeyError, TypeError) as error:
             log.error("the launch cannot be read: %s: %s", type(error).__name__, error)
             return 1
+        while (left := min(launch.not_before, launch.deadline) - time.time()) > 0:  # it has claimed nothing: an abort finds it after this
+            time.sleep(left)
         with closing(Worker(launch, provider, resources, nonce or os.urandom(8).hex(), note, START.take(), journal)) as worker:
             return worker.run()

@@ -20,6 +20,7 @@ from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import Stopwatch
 from fsd_core.driver import Code, InvokeDriver, MessageDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import RunFailed
+from fsd_core.latency import Latency
 from fsd_core.protocol.abort import abort_peers, report_failure
 from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.protocol.runconfig import RunConfig
@@ -34,8 +35,8 @@ from fsd_core.worker import failing, lines, record
 from fsd_core.worker.background import Background
 from fsd_core.worker.layers import LayerLoop, read_staged
 from fsd_core.worker.progress import Progress
-from fsd_core.wrappers.faults import Faults, FaultyInvoker, FaultyMessages, FaultyObjects
-from fsd_core.wrappers.metered import MeteredInvoker, MeteredMessages, MeteredObjects
+from fsd_core.wrappers.faults import Faults
+from fsd_core.wrappers.run import RunWrappers
 
 __all__ = ["Worker"]
 
@@ -72,7 +73,7 @@ class Worker:
         self.journal = journal or Journal()
         self.lines: lines.Lines | None = None
         self._layer_at = time.monotonic()
-        self.began = time.time()
+        self.began, self.began_monotonic = time.time(), time.monotonic()
         self.launch_s = 0.0  # from the start of the run, on the client's clock, until this worker began
         self.watch = Stopwatch()
         self.keys = RunKeys(launch.run)
@@ -81,7 +82,8 @@ class Worker:
         self.retry = Retry(launch.deadline, self.meter, stop=self.stop)
         self.objects = provider.objects(resources)
         self.drivers: list[ObjectDriver | InvokeDriver | MessageDriver] = [self.objects]
-        self.store = Store(MeteredObjects(self.objects, self.meter), self.retry)
+        self.wrappers = RunWrappers(self.meter, self.retry, self.rank, launch.attempt)  # until the configuration asks for more
+        self.store = Store(self.wrappers.objects(self.objects), self.retry)
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fsd")
         self.background = Background()
         self.claim = b""  # content of this worker's claim
@@ -132,9 +134,10 @@ class Worker:
 
     def _work(self, config: RunConfig) -> None:
         """Everything from the claim to the record."""
-        if config.faults:
-            faults = Faults.parse(config.faults)
-            self.store.driver = MeteredObjects(FaultyObjects(self.objects, faults, self.rank), self.meter)
+        faults = Faults.parse(config.faults) if config.faults else None
+        latency = Latency.unpack(config.latency) if config.latency else None
+        self.wrappers = RunWrappers(self.meter, self.retry, self.rank, self.launch.attempt, faults=faults, latency=latency)
+        self.store.driver = self.wrappers.objects(self.objects, since=self.began_monotonic)
         self.lines = lines.Lines(self.journal, self.store.driver, self.keys.log(self.rank), self.launch.deadline, self.meter)
         self.lines.start(config.log)
         spawner = self._start_children(config)
@@ -166,10 +169,9 @@ class Worker:
             return None
         invoker = self.provider.invoker(self.resources)
         self.drivers.append(invoker)
-        if config.faults:
-            invoker = FaultyInvoker(invoker, Faults.parse(config.faults), self.rank)
+        invoker = self.wrappers.invoker(invoker)
         report = partial(report_failure, self.provider, self.resources)
-        spawner = Spawner(MeteredInvoker(invoker, self.meter), self.store, self.retry, self.keys, report)
+        spawner = Spawner(invoker, self.store, self.retry, self.keys, report)
         spawner.start(attrs.evolve(self.launch, rank=child, attempt=0) for child in children)
         self.background.start("watch the children", partial(spawner.watch, self.background.over))
         if invoker.limits.failures == "launcher":  # only this worker learns that a child died
@@ -183,14 +185,14 @@ class Worker:
         expected: dict[int, list[int]] = {step: shard.sources[1 + step % exchanges] for step in range(last)}
         expected[last] = list(range(1, config.workers)) if self.rank == 0 else []
         me = self._identity(config.workers, self.launch.deadline)
-        settings = ChannelConfig(me, expected, self.retry, self.pool, eager=config.objective == "latency", start_s=config.start_s)
+        settings = ChannelConfig(
+            me, expected, self.retry, self.pool, eager=config.objective == "latency", start_s=config.start_s, slack_s=self.wrappers.slack_s
+        )
         if config.channel == "object":
             return ObjectChannel(self.store, settings)
         driver = self.provider.messages(self.resources, self.launch.slot)
         self.drivers.append(driver)
-        if config.faults:
-            driver = FaultyMessages(driver, Faults.parse(config.faults), self.rank)
-        messages = MeteredMessages(driver, self.meter)
+        messages = self.wrappers.messages(driver)
         if config.channel == "hybrid":
             return HybridChannel(messages, self.store, settings)
         return QueueChannel(messages, settings)

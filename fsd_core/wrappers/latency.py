@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from fsd_core.driver import Delivery, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
+from fsd_core.driver import Code, Delivery, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Refused, Rejected
 from fsd_core.latency import Draws, Latency
 from fsd_core.storage.retry import Retry
 from fsd_core.wrappers.around import AroundInvoker, AroundMessages, AroundObjects
@@ -194,6 +194,10 @@ class DelayedMessages(AroundMessages):
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
         """See `MessageDriver.publish`."""
         size = sum(len(message.body) for message in messages)
+        if len(messages) > 1 and size + self.limits.overhead_bytes * len(messages) > self.limits.batch_bytes:
+            raise Refused(
+                Code.TOO_LARGE, f"a publish of {size} bytes: expected at most {self.limits.batch_bytes}, which leaves room for marks"
+            )
         several = len(messages) > 1 and "publish_batch" in self._delays.latency.table.rows
         with self._connections.request("publish_batch" if several else "publish", size) as request:
             now = time.time() - (time.monotonic() - request.began)

@@ -26,6 +26,7 @@ class RunWrappers:
         self._rank = rank
         self._faults = faults
         self._delays = Delays(latency, rank, attempt, retry) if latency else None
+        self.slack_s = latency.step_s if latency else 0.0  # what the latency can add to the way of one payload
 
     def objects(self, driver: ObjectDriver, *, since: float | None = None) -> ObjectDriver:
         """The wrapped object store. ``since``: when the function began its first three requests (get, put, get), which had no wrapper yet.
