@@ -263,6 +263,21 @@ def test_what_a_killed_function_said_is_kept(start: Callable[..., Result], home:
     assert out.splitlines()[-1] == "the run failed: UNAVAILABLE: rank 1, layer 1: killed by signal 9"
 
 
+def test_each_launch_of_a_worker_that_does_not_start_is_told(start: Callable[..., Result], home: Path) -> None:
+    with pytest.raises(RunFailed, match="did not start") as caught:
+        start({"rank": 1, "at": "claim", "start_s": 0.5})
+    log = only(home)
+    assert caught.value.__notes__ == [f"fsd logs {log.run} shows what the workers said"]
+    told = [line for line in log.lines[0] if line.name == "fsd_core.protocol.spawn" and "rank 1" in line.text]
+    launched = [line.text for line in told if line.level == "info"]
+    again = [line.text for line in told if line.level == "warning"]
+    assert launched == [f"launches rank 1, attempt {number}" for number in range(4)]
+    assert [re.sub(r"[\d.]+ s", "N s", text) for text in again] == [
+        f"rank 1: no claim N s after launch {number}: launches it again" for number in (1, 2, 3)
+    ]
+    assert 1 not in log.lines
+
+
 def test_debug_lines_are_kept_if_the_client_logs_them(start: Callable[..., Result], home: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "fsd_core")
     result = start()
