@@ -155,13 +155,13 @@ class ProvisionCases:
             until = time.monotonic() + 60
             while launch.poll() is None:
                 assert time.monotonic() < until
-                assert invoker.failures(lambda _: False) == []
+                assert invoker.failures(lambda _: False).taken == []
                 time.sleep(0.05)
             assert launch.poll() is Code.UNAVAILABLE
             taken: list[Any] = []
             while not taken:  # a look may hide it for a second
                 assert time.monotonic() < until
-                taken += invoker.failures(lambda told: bool(json.loads(told)["app"] == app))
+                taken += invoker.failures(lambda told: bool(json.loads(told)["app"] == app)).taken
                 time.sleep(0.05)
             (failure,) = taken
             assert json.loads(failure.payload) == json.loads(payload)

@@ -57,9 +57,10 @@ def _use(resources: Resources, client: bool) -> None:
         objects.delete(["probe/x", "probe/y"])
         invoker.invoke(WORKER, json.dumps({"app": resources.app, "probe": {"key": "probe/dies", "exit": 3}}).encode())
         until = time.monotonic() + 60
-        while not invoker.failures(lambda payload: True):
+        while not invoker.failures(lambda payload: False).acks:  # it leaves one
             assert time.monotonic() < until
             time.sleep(0.1)
+        assert invoker.failures(lambda payload: True).taken
     else:
         until = time.monotonic() + 60
         while not (got := messages.receive(1, 10, 1.0)):

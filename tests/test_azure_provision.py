@@ -17,7 +17,6 @@ from azure.storage.blob import BlobServiceClient
 
 from azure_calls import Call, recorded
 from fsd_azure import PROVIDER, RESOURCES, api, clients, connection_strings, function, limits, package, provision, queues, variables
-from fsd_azure import names as naming
 from fsd_azure.api import Api
 from fsd_azure.limits import TIERS
 from fsd_azure.names import Names
@@ -27,6 +26,7 @@ from fsd_conformance.emulators.azure import Functions
 from fsd_conformance.emulators.emulator import pointed
 from fsd_core.driver import WORKER, Code, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
+from fsd_core.providers.names import generation_of
 from fsd_core.providers.package import zipped
 from provision_cases import Cloud, ProvisionCases
 
@@ -74,7 +74,7 @@ def queue_names(app: str) -> list[str]:
     found = []
     for number in range(len(hosts)):
         with clients.administration(hosts, number) as admin:
-            found += [each.name for each in admin.list_queues() if naming.generation_of(app, each.name)]
+            found += [each.name for each in admin.list_queues() if generation_of(app, each.name)]
     return found
 
 

@@ -18,7 +18,7 @@ from fsd_core.errors import InputError, RunFailed
 from fsd_core.providers.package import Package, Recipe, Wheels, command, files, manylinux, sources, stub, zipped
 
 CLIENT = (
-    *("cli/", "client/", "cost/", "report/", "config.py", "demo.py", "versions.py"),
+    *("cli/", "client/", "cost/", "demo/", "machine/", "report/", "config.py", "versions.py"),
     *(f"providers/{name}.py" for name in ("app_name", "package", "probes", "provisioning", "requests")),
 )
 

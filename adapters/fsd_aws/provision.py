@@ -23,6 +23,7 @@ from fsd_aws.settings import parse
 from fsd_core.driver import Code, Provider, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.advice import line
+from fsd_core.providers.names import new_generation
 from fsd_core.providers.probes import probe_function, probe_queues
 from fsd_core.providers.provisioning import AppProvisioner
 from fsd_core.storage.store import Store
@@ -96,7 +97,7 @@ class AwsProvisioner(AppProvisioner[Api]):
                 "region": api.region,
                 "account": account,
                 "partition": session().get_partition_for_region(api.region),
-                "generation": naming.new_generation(),
+                "generation": new_generation(),
                 "queue_url_prefix": "",
                 "function": name,
                 "bucket": naming.bucket(app, account, api.region),

@@ -22,6 +22,7 @@ from fsd_azure.names import Names
 from fsd_azure.settings import SUBSCRIPTION, parse
 from fsd_core.driver import Code, Provider, Resources
 from fsd_core.errors import InputError
+from fsd_core.providers.names import new_generation
 from fsd_core.providers.probes import probe_function, probe_queues
 from fsd_core.providers.provisioning import AppProvisioner
 
@@ -233,7 +234,7 @@ def _make_containers(api: Api, app: str, names: Mapping[str, str]) -> str:
 
     Raises `InputError` where a container of this name is not the app's.
     """
-    metadata = {"fsdapp": app, "generation": naming.new_generation()}
+    metadata = {"fsdapp": app, "generation": new_generation()}
     with closing(clients.container(names["blob_url"], names["container"])) as objects:
         what = f"container {names['container']}"
         made = api.unless(Code.ALREADY_EXISTS, what, lambda: objects.create_container(metadata=metadata))

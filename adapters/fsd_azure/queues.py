@@ -11,10 +11,11 @@ from fsd_azure import clients
 from fsd_azure import names as naming
 from fsd_azure.connection_strings import service_bus_hosts
 from fsd_azure.limits import TIERS
-from fsd_azure.names import Names, generation_of
+from fsd_azure.names import Names
 from fsd_azure.policy import APP_TAG, namespace_id
 from fsd_core.driver import Code
 from fsd_core.errors import InputError
+from fsd_core.providers.names import generation_of
 from fsd_core.providers.probes import Pair
 
 if TYPE_CHECKING:

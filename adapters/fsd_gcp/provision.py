@@ -17,6 +17,7 @@ from google.auth import exceptions
 from fsd_core.driver import Code, Provider, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.advice import line
+from fsd_core.providers.names import new_generation
 from fsd_core.providers.probes import probe_function, probe_queues
 from fsd_core.providers.provisioning import AppProvisioner
 from fsd_core.storage.store import Store
@@ -101,7 +102,7 @@ class GcpProvisioner(AppProvisioner[Api]):
         start = dict(had.names) if had else {
             "project": api.project,
             "region": api.region,
-            "generation": naming.new_generation(),
+            "generation": new_generation(),
             "function": naming.function(app),
             "bucket": naming.bucket(app, api.project),
             "url": "",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fsd_core.client.apps import place, reported
 from fsd_core.client.job import Job, Progress
 from fsd_core.client.result import Result, warn
 from fsd_core.common import arguments
@@ -16,8 +17,6 @@ from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.latency import Latency
 from fsd_core.partition import Partition, find_partition
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
-from fsd_core.providers.app_name import check_app
-from fsd_core.providers.registry import find
 from fsd_core.storage.retry import OUTAGE_S
 from fsd_core.wrappers.faults import Faults
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from fsd_core.model import Model
 
-__all__ = ["run"]
+__all__ = ["open_samples", "run"]
 
 SLOTS = 4  # of an app that a run makes
 
@@ -94,14 +93,12 @@ def run(
     seed = arguments.whole("seed", seed)
     spec = None if faults is None else Faults.parse(arguments.text("faults", faults)).spec()
     slowed = None if latency is None else Latency.parse(arguments.text("latency", latency))
-    check_app(arguments.text("app", app))
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
     about, folder = given | arguments.texts("note", note), arguments.home(home)
     report = _guarded(arguments.callback("progress", progress))
-    chosen = find(arguments.text("provider", provider))
-    provisioner = chosen.provisioner(arguments.table("settings", settings))
+    chosen, provisioner = place(provider, app, settings)
     opened = _model(model)
-    samples = _inputs(inputs, opened)
+    samples = open_samples(inputs, opened)
     parts, label = find_partition(partition, opened, workers, seed, folder, lambda done, total: report(Progress("partition", done, total)))
     job = Job(
         model=opened,
@@ -124,11 +121,12 @@ def run(
         home=folder,
         progress=report,
     )
-    existing = provisioner.find(app)
-    if existing:
-        job.admit(existing)  # before it gets more queues
-    ranks, slots = (max(workers, existing.ranks), existing.slots) if existing else (workers, SLOTS)
-    resources = provisioner.ensure(app, ranks, slots)
+    with reported(report):
+        existing = provisioner.find(app)
+        if existing:
+            job.admit(existing)  # before it gets more queues
+        ranks, slots = (max(workers, existing.ranks), existing.slots) if existing else (workers, SLOTS)
+        resources = provisioner.ensure(app, ranks, slots)
     with _open(chosen, resources) as (objects, invoker):
         limits = invoker.limits
         if limits.concurrency is not None and limits.concurrency < workers:
@@ -171,8 +169,8 @@ def _model(model: Any) -> Model:
     return model if isinstance(model, Model) else open_model(model)
 
 
-def _inputs(inputs: Any, model: Model) -> csr_matrix:
-    """The inputs as scipy CSR float32 (samples, inputs of the model): checked, and a copy if the caller gave a matrix."""
+def open_samples(inputs: Any, model: Model) -> csr_matrix:
+    """The inputs of `run` as scipy CSR float32 (samples, inputs of the model): checked, and a copy if the caller gave a matrix."""
     if isinstance(inputs, str | os.PathLike):
         from fsd_core.model.inputs import open_inputs
 

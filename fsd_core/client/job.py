@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from fsd_core.client import collect, stage
+from fsd_core.client import collect, history, stage
 from fsd_core.client.batches import cut
 from fsd_core.client.cleanup import Cleanup
 from fsd_core.client.follow import follow
 from fsd_core.client.result import Result, keep, left_out, over_ranks, warn
+from fsd_core.common.logs import DEBUG, INFO
 from fsd_core.driver import Code, InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DriverError, FsdError, RunFailed
 from fsd_core.latency import Latency
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "Progress"]
 
+log = logging.getLogger(__name__)
+
 STAGE_S = 1800.0  # for staging, which does not count as the run's own time
 START_MARGIN_S = 15.0  # in addition to the time for launches: the function of the last launch must load its shard as well
 POOL_THREADS = 8
@@ -50,7 +54,8 @@ POOL_THREADS = 8
 class Progress:
     """How far a run is: ``done`` of ``total`` steps of a phase.
 
-    ``phase``: partition, stage, launch, layers or collect; or wait, while a service does not answer. ``text``: what the phase works on.
+    ``phase``: partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Other calls than `run` have
+    phases of their own, which they document. ``total``: 0 if it is not known. ``text``: what the phase works on.
     """
 
     phase: str
@@ -133,7 +138,35 @@ class _Run:
         self.over = threading.Event()
 
     def execute(self) -> Result:
-        """Lease a slot, get the answer, and in any case remove the run's objects and give the slot back."""
+        """Get the answer, and in any case keep what the workers said."""
+        lines: dict[int, list[Any]] = {}
+        log.info("run %s: %d workers on %s, %s channel", self.run_id, self.job.workers, self.job.provider.name, self.job.channel)
+        try:
+            result = self._execute(lines)
+        except BaseException as error:
+            history.keep(self._past(error, lines), self.job.home)
+            raise
+        history.keep(self._past(None, lines), self.job.home)
+        return result
+
+    def _past(self, error: BaseException | None, lines: Mapping[int, list[Any]]) -> history.Past:
+        job = self.job
+        return history.past(
+            self.run_id,
+            job.began,
+            error,
+            lines,
+            model=job.note.get("model") or job.model.digest,
+            provider=job.provider.name,
+            stand_in=job.stand_in,
+            workers=job.workers,
+        )
+
+    def _execute(self, lines: dict[int, list[Any]]) -> Result:
+        """Lease a slot, get the answer, and in any case remove the run's objects and give the slot back.
+
+        Puts what each rank said into ``lines``.
+        """
         self._background("fsd-outages", partial(self.retry.report, self._notice, self.over))
         try:
             lease = slots.lease(self.store, self.resources.slots, self.run_id)
@@ -150,12 +183,14 @@ class _Run:
             pool.shutdown(wait=False, cancel_futures=True)
             if undone := cleanup.after_failure(error):
                 error.add_note(undone)
+            lines.update(list(cleanup.lines.items()))  # at an interrupt, a thread may still add some
             raise
         finally:
             self.over.set()
             pool.shutdown(wait=False, cancel_futures=True)
         if undone := cleanup.after_failure(answer.failed) if answer.failed else cleanup.after_answer():
             warn(f"the answer is complete, but the clean-up is not: {undone}")
+        lines.update(cleanup.lines | history.take_lines(answer.records))
         return self._result(answer)
 
     def _background(self, name: str, task: Callable[[], None]) -> None:
@@ -176,9 +211,10 @@ class _Run:
         spawner = self._launch(lease, shards, inputs)
         failed = self._follow(spawner)
         last = self.job.model.layers[-1]
+        wait_s = 0.0 if failed else collect.RECORDS_S
+        records = pool.submit(collect.records, self.store, self.keys, self.job.workers, pool, wait_s)  # while the output is collected
         output = collect.output(self.store, self.keys, self.job.partition, self.batches.samples, last, pool, self._phase("collect"))
-        records = collect.records(self.store, self.keys, self.job.workers, pool, 0.0 if failed else collect.RECORDS_S)
-        return _Answer(output, records, failed, self.started - staging, time.time())
+        return _Answer(output, records.result(), failed, self.started - staging, time.time())
 
     def _stage(self, pool: ThreadPoolExecutor) -> tuple[list[str], list[str]]:
         """The keys of the staged shards by rank, and of the inputs by batch and rank. Raises `RunFailed` after `STAGE_S`."""
@@ -224,6 +260,7 @@ class _Run:
             inputs=[inputs[at : at + job.workers] for at in range(0, len(inputs), job.workers)],
             objective=job.objective,
             faults=job.faults,
+            log=DEBUG if log.isEnabledFor(logging.DEBUG) else INFO,
             started=self.started,
             start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S,
             outage_s=job.outage_s,
