@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fsd_core.client.apps import deploy, destroy
     from fsd_core.client.garbage import clean, collect_garbage
+    from fsd_core.client.history import RunLog, read_log
     from fsd_core.client.inference import run
     from fsd_core.client.job import Progress
     from fsd_core.client.result import Result
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from fsd_core.partition.plan import ExchangePlan
     from fsd_core.report.compare import Comparison
     from fsd_core.report.comparing import compare
+    from fsd_core.report.past import PastRun, past_runs
     from fsd_core.report.writing import Report, write_comparison, write_report
 
 __all__ = [
@@ -56,11 +58,13 @@ __all__ = [
     "Layer",
     "Model",
     "Partition",
+    "PastRun",
     "Progress",
     "Report",
     "Resources",
     "Result",
     "RunFailed",
+    "RunLog",
     "Settings",
     "Tariff",
     "Usage",
@@ -80,7 +84,9 @@ __all__ = [
     "make_partition",
     "open_inputs",
     "open_model",
+    "past_runs",
     "radixnet",
+    "read_log",
     "read_settings",
     "run",
     "run_demo",
@@ -116,6 +122,10 @@ _PLACES = {
     "write_comparison": "report.writing",
     "write_report": "report.writing",
     "Report": "report.writing",
+    "past_runs": "report.past",
+    "PastRun": "report.past",
+    "read_log": "client.history",
+    "RunLog": "client.history",
     "bill": "cost.bill",
     "Bill": "cost.bill",
     "Usage": "cost.usage",

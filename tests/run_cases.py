@@ -127,12 +127,12 @@ class RunCases:
         healthy = runs.start(tmp_path, channel="queue", faults=None).run
         secrets = emulators_secrets()
         for past_run, words in ((killed, {1: "begins layer 1"}), (healthy, dict.fromkeys(range(3), "writes the record"))):
-            past = history.read_past(past_run, tmp_path)
+            past = history.read_log(past_run, tmp_path)
             said = {rank: "\n".join(line.text for line in lines) for rank, lines in past.lines.items()}
             assert {rank: word for rank, word in words.items() if word not in said[rank]} == {}
             assert all("publishes " in said[rank] or rank == 1 for rank in range(3)), said
             assert [secret for secret in secrets if secret in "\n".join((*said.values(), caplog.text))] == []
-        assert history.read_past(killed, tmp_path).state == "failed"
+        assert history.read_log(killed, tmp_path).state == "failed"
 
     def test_a_quota_below_the_workers_is_refused_before_anything_starts(self, runs: Runs, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"workers 3: {runs.cloud} may run 2 functions at once"):
@@ -148,5 +148,5 @@ class RunCases:
         # Rank 1 receives from its queue, or another rank sends to it first.
         assert failed.rank == 1 if "receive" in str(failed) else "publish to rank 1" in str(failed), failed
         assert failed.rank is not None
-        said = history.read_past(history.runs(tmp_path)[0], tmp_path).lines[failed.rank]
+        said = history.read_log(history.runs(tmp_path)[0], tmp_path).lines[failed.rank]
         assert any(line.level == "error" and f"fails: NOT_FOUND: rank {failed.rank}" in line.text for line in said), said

@@ -95,14 +95,14 @@ def fsd(
     return call
 
 
-def said(past: history.Past) -> dict[int, str]:
+def said(past: history.RunLog) -> dict[int, str]:
     return {rank: "\n".join(line.text for line in lines) for rank, lines in past.lines.items()}
 
 
-def only(home: Path) -> history.Past:
+def only(home: Path) -> history.RunLog:
     """The only past run."""
     (found,) = history.runs(home)
-    return history.read_past(found, home)
+    return history.read_log(found, home)
 
 
 # lines
@@ -209,7 +209,7 @@ def test_a_retry_is_told_with_code_attempt_and_wait(caplog: pytest.LogCaptureFix
 def test_the_lines_of_a_healthy_run_come_with_its_records_and_cost_no_request(start: Callable[..., Result], home: Path) -> None:
     start()  # stages
     result = start()
-    past = history.read_past(result.run, home)
+    past = history.read_log(result.run, home)
     assert (past.state, past.error, past.workers, past.provider) == ("done", None, WORKERS, "local")
     for rank, text in said(past).items():
         assert f"rank {rank} starts after a cold start of " in text
@@ -266,7 +266,7 @@ def test_what_a_killed_function_said_is_kept(start: Callable[..., Result], home:
 def test_debug_lines_are_kept_if_the_client_logs_them(start: Callable[..., Result], home: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "fsd_core")
     result = start()
-    past = history.read_past(result.run, home)
+    past = history.read_log(result.run, home)
     for text in said(past).values():
         for words in ("begins layer 6", "publishes ", "messages while step", "acknowledges "):
             assert words in text
@@ -423,17 +423,17 @@ def test_an_interrupted_run_is_listed(home: Path, tmp_path: Path, fsd: Any) -> N
 
 
 @pytest.fixture
-def kept(home: Path) -> history.Past:
+def kept(home: Path) -> history.RunLog:
     """A past run, and another whose id starts with the same characters."""
     facts: dict[str, Any] = {"model": "m", "provider": "local", "stand_in": None, "workers": 2}
-    past = history.past("ab12" * 4, time.time() - 1, None, {0: [[1.0, "info", "fsd_core.x", "hello"], ["no line"]]}, **facts)
-    for each in (past, history.past("ab13" * 4, time.time() - 1, RunFailed(Code.DENIED, "no"), {}, **facts)):
+    past = history.made("ab12" * 4, time.time() - 1, None, {0: [[1.0, "info", "fsd_core.x", "hello"], ["no line"]]}, **facts)
+    for each in (past, history.made("ab13" * 4, time.time() - 1, RunFailed(Code.DENIED, "no"), {}, **facts)):
         history.keep(each, home)
     return past
 
 
-def test_a_past_run_comes_back_as_it_was(kept: history.Past, home: Path, fsd: Any) -> None:
-    assert history.read_past(kept.run, home) == kept
+def test_a_past_run_comes_back_as_it_was(kept: history.RunLog, home: Path, fsd: Any) -> None:
+    assert history.read_log(kept.run, home) == kept
     assert kept.lines == {0: [Line(1.0, "info", "fsd_core.x", "hello")]}
     shown = json.loads(fsd("logs", "ab12", "--json")[1])
     line = {"rank": 0, "at": 1.0, "level": "info", "name": "fsd_core.x", "text": "hello"}
@@ -449,7 +449,7 @@ def test_a_past_run_comes_back_as_it_was(kept: history.Past, home: Path, fsd: An
         (("ab14",), "run ab14: no past run has this id in .*; did you mean ab1[23].*? fsd runs lists the past runs"),
         (("77",), "run 77: no past run has this id in .*; fsd runs lists the past runs"),
         (("../x",), "run '../x': expected the id of a run, or its first characters: hexadecimal digits; fsd runs lists"),
-        (("",), "run '': expected the id of a run"),
+        (("",), "run '': expected a text that is not empty"),
         (("ab12", "--rank", "2"), f"--rank 2: run {'ab12' * 4} has 2 workers: expected a rank from 0 to 1"),
         (("ab12", "--rank", "-1"), "--rank -1: expected a whole number of at least 0"),
         (("ab12", "--rank", "x"), "--rank 'x': expected a whole number of at least 0"),
@@ -482,12 +482,12 @@ def test_wrong_words_are_one_line(fsd: Any, words: tuple[str, ...], told: str) -
         (lambda file: (file.unlink(), file.mkdir()), "cannot be read: Is a directory"),
     ],
 )
-def test_files_that_are_gone_or_damaged_are_one_line(kept: history.Past, home: Path, fsd: Any, change: Any, told: str) -> None:
+def test_files_that_are_gone_or_damaged_are_one_line(kept: history.RunLog, home: Path, fsd: Any, change: Any, told: str) -> None:
     file = home / "runs" / f"{kept.run}.log"
     file.with_suffix(".json").write_bytes(b"{}")  # so that the run is known
     change(file)
     with pytest.raises(InputError, match=told):
-        history.read_past(kept.run, home)
+        history.read_log(kept.run, home)
     code, out, err = fsd("logs", kept.run)
     assert (code, out, err.count("\n")) == (2, "", 1)
     states = {row["run"]: row["state"] for row in json.loads(fsd("runs", "--json")[1])["runs"]}

@@ -22,7 +22,8 @@ _NAMES = {
         QueueDoesNotExist AWS.SimpleQueueService.NonExistentQueue NonExistentQueue ResourceNotFound ResourceNotFoundException
         TopicNotFound NoSuchLifecycleConfiguration NoSuchTagSet""",
     Code.ALREADY_EXISTS: """PreconditionFailed BucketAlreadyExists BucketAlreadyOwnedByYou EntityAlreadyExists
-        ResourceAlreadyExistsException QueueAlreadyExists QueueNameExists""",  # 412: a PutObject with If-None-Match of a key that exists
+        ResourceAlreadyExistsException QueueAlreadyExists QueueNameExists
+        BucketNotEmpty""",  # PreconditionFailed: a PutObject with If-None-Match of a key that exists
     Code.DENIED: """ExpiredToken ExpiredTokenException TokenRefreshRequired InvalidClientTokenId InvalidAccessKeyId InvalidToken
         UnrecognizedClientException SignatureDoesNotMatch InvalidSignatureException RequestTimeTooSkewed RequestExpired
         MissingAuthenticationToken MissingAuthenticationTokenException NotAuthorized AuthorizationError AuthorizationErrorException

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
-from pathlib import Path
-from typing import Any
 
 import attrs
 import click
 
 from fsd_core.cli.options import Checked, Command, with_settings
 from fsd_core.cli.screen import Screen
-from fsd_core.client.history import Past, find, read_past
-from fsd_core.client.history import runs as past_runs
+from fsd_core.client.history import RunLog, read_log
 from fsd_core.common.fields import integer
 from fsd_core.common.home import home_folder
 from fsd_core.common.logs import Line, masked
 from fsd_core.config import Settings
-from fsd_core.cost import Usage, bill
-from fsd_core.cost.tariff import tariff_of_run
 from fsd_core.errors import InputError
 
 __all__ = ["logs", "runs"]
@@ -48,7 +42,7 @@ def logs(screen: Screen, settings: Settings, run: str, rank: int | None) -> None
     -vv to keep debug lines, one for each request of the queues. If a cloud killed a function, its lines after the last time that it
     wrote them are missing here: the log of the platform has them.
     """
-    past = read_past(find(run, home_folder()), home_folder())
+    past = read_log(run, home_folder())
     if rank is not None and rank >= past.workers:
         raise InputError(f"--rank {rank}: run {past.run} has {past.workers} workers: expected a rank from 0 to {past.workers - 1}")
     ranks = range(past.workers) if rank is None else (rank,)
@@ -74,7 +68,7 @@ def _ranks(ranks: list[int]) -> str:
     return f"rank{'s' * (len(ranks) > 1)} {names}"
 
 
-def _end(past: Past, rank: int | None) -> list[str]:
+def _end(past: RunLog, rank: int | None) -> list[str]:
     """The reason of a failed run, if it is about ``rank`` or all ranks are shown."""
     failure = past.failure
     if failure is None or (rank is not None and failure.rank not in (rank, None)):
@@ -93,9 +87,11 @@ def runs(screen: Screen, settings: Settings) -> None:
     code, or interrupted. The cost is that of the provider's tariff; a run that failed has none, because its counts are not complete.
     fsd logs RUN prints what the workers said; fsd report RUN makes a page of a run that was done.
     """
+    from fsd_core.report import past_runs
+
     home = home_folder()
-    found = [_row(run, home, settings) for run in past_runs(home)]
-    screen.answer({"runs": found})
+    found = past_runs(home)
+    screen.answer({"runs": [attrs.asdict(row) for row in found]})
     if not found:
         screen.print(f"no past runs in {home / 'runs'}: fsd run makes one, for instance: fsd run radixnet:1024:12 random:60")
         return
@@ -106,37 +102,9 @@ def runs(screen: Screen, settings: Settings) -> None:
     for name in ("run", "when", "model", "provider", "seconds", "US dollars", "state"):
         shown.add_column(name, justify="right" if name in ("seconds", "US dollars") else "left", no_wrap=name != "model")
     for row in found:
-        seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
-        usd = "" if row["usd"] is None else f"{row['usd']:.6f}"
-        state = row["state"] if row["code"] is None else f"{row['state']} {row['code']}"
-        when = "" if row["began"] is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["began"]))
-        shown.add_row(*(Text(word or "") for word in (row["run"], when, row["model"], row["provider"], seconds, usd, state)))
+        seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+        usd = "" if row.usd is None else f"{row.usd:.6f}"
+        state = row.state if row.code is None else f"{row.state} {row.code}"
+        when = "" if row.began is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.began))
+        shown.add_row(*(Text(word or "") for word in (row.run, when, row.model, row.provider, seconds, usd, state)))
     screen.print(shown)
-
-
-def _row(run: str, home: Path, settings: Settings) -> dict[str, Any]:
-    """One run of the list. Its state is ``damaged`` if its files cannot be read."""
-    from fsd_core.report import read_record
-
-    row: dict[str, Any] = dict.fromkeys(("began", "model", "provider", "seconds", "usd", "code")) | {"run": run, "state": "damaged"}
-    file = home / "runs" / f"{run}.json"
-    if (home / "runs" / f"{run}.log").exists():
-        try:
-            past = read_past(run, home)
-        except InputError:
-            return row
-        row |= {"began": past.began, "model": past.model, "provider": past.provider, "seconds": past.seconds, "state": past.state}
-        row["code"] = past.failure.code if past.failure else None
-    if not file.exists():
-        return row
-    try:
-        record = read_record(file)
-        tariff = tariff_of_run(record["provider"])
-        began = datetime.fromisoformat(record["began"]).timestamp()
-    except (InputError, ValueError):
-        return row
-    if row["began"] is None:  # of a version of fsd that kept no log
-        row |= {"began": began, "model": record["note"].get("model", record["model"]), "provider": record["provider"], "state": "done"}
-        row["seconds"] = record["seconds"]["total"]
-    row["usd"] = bill(Usage.of_run(record), tariff).total_usd if tariff else None
-    return row

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from fsd_core.client.job import Progress
-from fsd_core.common import arguments
+from fsd_core.common import arguments, interrupt
 from fsd_core.driver import Provider, Provisioner, Resources
 from fsd_core.providers.app_name import check_app
 from fsd_core.providers.registry import find
@@ -15,6 +15,7 @@ from fsd_core.providers.requests import reporting_to
 __all__ = ["deploy", "destroy", "place", "reported"]
 
 
+@interrupt.heard()
 def deploy(
     provider: str = "local",
     app: str = "fsd",
@@ -41,6 +42,7 @@ def deploy(
         return provisioner.ensure(app, workers, slots)
 
 
+@interrupt.heard()
 def destroy(
     provider: str = "local",
     app: str = "fsd",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from fsd_core.client.apps import place, reported
 from fsd_core.client.job import Progress
-from fsd_core.common import arguments
+from fsd_core.common import arguments, interrupt
 from fsd_core.driver import Provider, Provisioner
 from fsd_core.storage import slots
 from fsd_core.storage.keys import is_content, is_manifest, is_run
@@ -20,6 +20,7 @@ from fsd_core.storage.store import Store
 __all__ = ["clean", "collect_garbage"]
 
 
+@interrupt.heard()
 def clean(
     provider: str = "local",
     app: str = "fsd",
@@ -47,6 +48,7 @@ def clean(
         return _remove(found, provisioner, app, content)
 
 
+@interrupt.heard()
 def collect_garbage(
     provider: str = "local",
     app: str = "fsd",

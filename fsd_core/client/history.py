@@ -5,6 +5,7 @@ The record of a run that was done is beside it (``RUN.json``, see `fsd_core.clie
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,14 @@ from typing import Any
 import attrs
 
 from fsd_core.client.result import plain, warn
+from fsd_core.common import arguments
 from fsd_core.common.fields import Kind, choice, integer, key, matching, nearest, nullable, number, read, table, text
 from fsd_core.common.logs import Line, masked
 from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
 
-__all__ = ["Past", "find", "keep", "past", "read_past", "runs", "take_lines"]
+__all__ = ["Failure", "RunLog", "find", "keep", "made", "read_log", "runs", "take_lines"]
 
 VERSION = 1
 MAX_BYTES = 256 << 20  # a thousand workers keep 64 MB at most
@@ -57,8 +59,8 @@ class Failure:
 
 
 @attrs.frozen(kw_only=True)
-class Past:
-    """One past run. ``lines``: what each rank said, by rank; a rank that left nothing is not there."""
+class RunLog:
+    """How a past run ended, and its log lines. ``lines``: what each rank said, by rank; a rank that left nothing is not there."""
 
     version: int = key(integer(VERSION, VERSION))
     run: str = key(matching(r"[0-9a-f]{16}", "the id of a run, 16 hexadecimal digits"))
@@ -88,7 +90,7 @@ def take_lines(records: Sequence[dict[str, Any]]) -> dict[int, list[Any]]:
     return {record["rank"]: record.pop("log", []) for record in records if isinstance(record.get("rank"), int)}
 
 
-def past(
+def made(
     run: str,
     began: float,
     error: BaseException | None,
@@ -98,13 +100,13 @@ def past(
     provider: str,
     stand_in: str | None,
     workers: int,
-) -> Past:
-    """The end of a run. ``error`` is what ended it; ``lines`` come from its workers, so those of a wrong form are left out."""
+) -> RunLog:
+    """The log of a run that ends now. ``error`` ended it. ``lines`` come from its workers: those of a wrong form are left out."""
     failure = None
     if isinstance(error, Exception):
         failed = error if isinstance(error, RunFailed) else RunFailed(Code.UNKNOWN, f"{type(error).__name__}: {error}")
         failure = attrs.asdict(Failure(code=failed.code.name, message=masked(failed.message), rank=failed.rank, layer=failed.layer))
-    return Past(
+    return RunLog(
         version=VERSION,
         run=run,
         began=began,
@@ -119,12 +121,12 @@ def past(
     )
 
 
-def keep(past: Past, home: Path) -> None:
-    """Write the file of a past run below ``home``. A failure is a warning."""
-    file = home / "runs" / f"{past.run}.log"
+def keep(log: RunLog, home: Path) -> None:
+    """Write the file of a run below ``home``. A failure is a warning."""
+    file = home / "runs" / f"{log.run}.log"
     aside = file.with_suffix(".new-log")
-    fields = {field.name: getattr(past, field.name) for field in attrs.fields(Past)}
-    lines = {str(rank): [line.packed() for line in said] for rank, said in sorted(past.lines.items())}
+    fields = {field.name: getattr(log, field.name) for field in attrs.fields(RunLog)}
+    lines = {str(rank): [line.packed() for line in said] for rank, said in sorted(log.lines.items())}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         aside.write_bytes(seal(fields | {"lines": lines}))
@@ -132,7 +134,7 @@ def keep(past: Past, home: Path) -> None:
     except Exception as error:  # of any kind: the run has its answer, or another error
         with suppress(OSError):
             aside.unlink(missing_ok=True)
-        if past.state == "done":
+        if log.state == "done":
             warn(f"the run's log cannot be kept in {file.parent}: {getattr(error, 'strerror', None) or error}")
 
 
@@ -162,9 +164,14 @@ def find(run: str, home: Path) -> str:
     raise InputError(f"run {run}: no past run has this id in {home / 'runs'}; {f'did you mean {close}? ' if close else ''}{HOW}")
 
 
-def read_past(run: str, home: Path) -> Past:
-    """The past run with this id. Raises `InputError` if its file is gone or damaged, or is from another version of fsd."""
-    file = home / "runs" / f"{run}.log"
+def read_log(run: str, home: str | os.PathLike[str] | None = None) -> RunLog:
+    """The log of the past run whose id starts with ``run``. ``home``: as in `fsd_core.run`.
+
+    Raises `InputError` if there is no such run, or more than one, or if its file is gone or damaged, or is from another version of fsd.
+    """
+    folder = arguments.home(home)
+    run = find(arguments.text("run", run), folder)
+    file = folder / "runs" / f"{run}.log"
     try:
         with file.open("rb") as opened:
             data = opened.read(MAX_BYTES + 1)
@@ -181,10 +188,10 @@ def read_past(run: str, home: Path) -> Past:
     if found.get("version") != VERSION:
         raise InputError(f"{file}: the log is of another version of fsd: its version is {found.get('version')!r}, expected {VERSION}")
     try:
-        past = read(Past, found, "")
-        if past.run != run:
-            raise InputError(f"run = {past.run!r}: expected {run!r}, as in the file's name")
-        _ = past.failure
+        log = read(RunLog, found, "")
+        if log.run != run:
+            raise InputError(f"run = {log.run!r}: expected {run!r}, as in the file's name")
+        _ = log.failure
     except InputError as error:
         raise InputError(f"{file}: the log of the run is damaged: {error}; remove the file, or run again") from None
-    return past
+    return log

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fsd_core.client.apps import place, reported
 from fsd_core.client.job import Job, Progress
 from fsd_core.client.result import Result, warn
-from fsd_core.common import arguments
+from fsd_core.common import arguments, interrupt
 from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.latency import Latency
@@ -30,6 +30,7 @@ __all__ = ["open_samples", "run"]
 SLOTS = 4  # of an app that a run makes
 
 
+@interrupt.heard()
 def run(
     model: Model | str | os.PathLike[str],
     inputs: Any,
@@ -54,35 +55,53 @@ def run(
 ) -> Result:
     """Run ``model`` on ``inputs``, with its layers split over the functions of ``provider``, as ``fsd run`` does.
 
-    - ``model``: a `Model`, or what MODEL of the command may be: a folder, or a name such as ``radixnet:1024:120``.
-    - ``inputs``: real numbers (samples, inputs of the model), as a scipy sparse matrix of any format, or as an array or nested list that
-      numpy can convert; or what INPUT of the command may be: a file, or a name such as ``random:60``. A text may be a path or a name, a
+    What to compute:
+
+    - ``model``: a `Model`; or the path of a model folder or of a Graph Challenge folder; or ``radixnet:NEURONS:LAYERS[:SEED]``.
+    - ``inputs``: real numbers of shape (samples, inputs of the model), at least one sample, finite as float32: a scipy sparse matrix or
+      array of any format and dtype, or an array or nested list that numpy can convert, of bool, integers or floats. `run` computes in
+      float32. Or the path of an .npz or .tsv file, ``digits``, or ``random:SAMPLES[:DENSITY[:SEED]]``. A text may be a path or a name, a
       `Path` is always a path. `run` does not change ``model`` and ``inputs``.
-    - ``provider``: where the functions run: local, or the name of an installed provider.
-    - ``channel``: how workers send activations to each other: queue, object, hybrid, or auto (= hybrid).
-    - ``workers``: the number of ranks. The ranks share the rows of every layer; each rank is one function.
-    - ``branching``: the largest number of functions that one function starts.
-    - ``partition``: which rank owns which rows: hypergraph, random, block, the path of a partition, or a `Partition`.
-    - ``objective``: what the exchange of activations minimises: cost (fewer requests) or latency (less waiting).
-    - ``batch_size``: the number of samples in one batch. Default: all, or fewer if a function's memory is too small for all.
-    - ``timeout``: the deadline of the run in seconds, counted from its launch; staging does not count.
-    - ``seed``: the seed of all random choices: the same model, workers, method and seed give the same partition.
-    - ``app``: the name of the app; the names of all its resources start with it. If the app does not exist, `run` makes it.
-    - ``faults``: faults to inject, such as ``duplicate=.1,delay=50ms,seed=1``. Default: none.
-    - ``latency``: delay every request as a table says: ``aws``, ``gcp``, ``azure`` or the path of a ``.toml`` file, with options such as
-      ``aws,seed=1,scale=0.5`` (see docs/latency.md). Default: none.
-    - ``settings``: the provider's own settings, as in its table of ``fsd.toml``.
+    - ``batch_size``: the number of samples in one batch, at least 1. Default: all, or fewer if a function's memory is too small for all.
+
+    Where and how:
+
+    - ``provider``: where the functions run: local (the default), or the name of an installed provider, for instance aws, gcp, azure.
+    - ``channel``: how workers send activations to each other: queue, object, hybrid, or auto, the default, which means hybrid.
+    - ``workers``: the number of ranks, at least 1, at most the rows of the largest layer. Default: 8. The ranks share the rows of every
+      layer; each rank is one function.
+    - ``branching``: the largest number of functions that one function starts, at least 1. Default: 4.
+    - ``partition``: which rank owns which rows: hypergraph (the default), random, block, the path of a saved partition, or a `Partition`
+      for this model and number of workers.
+    - ``objective``: what the exchange of activations minimises: cost, the default (fewer requests), or latency (less waiting).
+    - ``seed``: the seed of all random choices, a whole number of at least 0. Default: 0. The same model, workers, method and seed give the
+      same partition.
+    - ``timeout``: the deadline of the run in seconds, counted from its launch, so staging does not count. Default: 900.
+    - ``outage``: how many seconds a service may be unreachable before the run ends. Default: 60.
+    - ``app``: the name of the app: a lower-case letter, then up to 39 lower-case letters, digits or hyphens. The names of all its resources
+      start with it. Default: fsd. If the app does not exist, `run` makes it, with four slots.
+    - ``settings``: the provider's own settings, as in its table of ``fsd.toml``, for instance ``{"memory_mb": 1024}``. Default: none.
+    - ``faults``: faults to inject into every service, such as ``duplicate=.1,delay=50ms,seed=1``. Default: none.
+    - ``latency``: let every request take at least as long as a table of latencies says: ``aws``, ``gcp``, ``azure`` or the path of a
+      ``.toml`` file, with options such as ``aws,seed=1,scale=0.5``. Default: none.
+
+    What is told and kept:
+
     - ``home``: the folder for records and computed partitions. Default: ``$FSD_HOME``, else ``~/.fsd``.
     - ``note``: texts by name for the run's record, for instance a description of ``model`` and ``inputs`` if they are not texts.
-    - ``outage``: how long a service may be unreachable before the run ends, in seconds.
     - ``progress``: called with each `Progress`, from any thread. An error that it raises ends the run; while the output is collected,
       such an error is a warning.
 
-    An interrupt (KeyboardInterrupt) stops the workers, removes the run's objects and gives its slot back, within 2 s. A note of the
-    exception names the steps that could not be done in that time.
+    Returns the `Result`: the output, the seconds, and the counts of requests and bytes.
 
-    Raises `InputError` before anything starts if an argument is wrong, and `RunFailed` with code, rank and layer if the run fails. A
-    failure after the answer is complete, for instance while the run's record is written, is a warning.
+    An interrupt (KeyboardInterrupt) stops the workers, removes the run's objects and gives its slot back, within 2 s. A note of the
+    exception names the steps that could not be done in that time. In a thread that runs an event loop, as a notebook's, SIGINT raises
+    KeyboardInterrupt in the call too, because the loop itself cannot act during the call.
+
+    Raises `InputError` before anything starts if an argument is wrong: of another type, outside its range, or unfit for the model or the
+    provider. The line names the argument, the value, and what was expected. Raises `RunFailed` with code, rank and layer if the run
+    fails; `DriverError` if a service refused. A failure after the answer is complete, for instance while the record is written, is a
+    warning.
     """
     began = time.time()
     channel = arguments.one_of("channel", channel, ("auto", *CHANNELS))

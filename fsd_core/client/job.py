@@ -144,14 +144,16 @@ class _Run:
         try:
             result = self._execute(lines)
         except BaseException as error:
-            history.keep(self._past(error, lines), self.job.home)
+            history.keep(self._log(error, lines), self.job.home)
+            if lines and isinstance(error, Exception):
+                error.add_note(f"fsd logs {self.run_id} shows what the workers said")
             raise
-        history.keep(self._past(None, lines), self.job.home)
+        history.keep(self._log(None, lines), self.job.home)
         return result
 
-    def _past(self, error: BaseException | None, lines: Mapping[int, list[Any]]) -> history.Past:
+    def _log(self, error: BaseException | None, lines: Mapping[int, list[Any]]) -> history.RunLog:
         job = self.job
-        return history.past(
+        return history.made(
             self.run_id,
             job.began,
             error,

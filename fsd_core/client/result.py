@@ -46,7 +46,7 @@ class Result:
     - ``samples``, ``neurons``, ``layers``, ``workers``, ``branching``: numbers. ``neurons``: of the largest layer.
     - ``provider``, ``channel``, ``partition``: where and how it ran. ``channel`` is never auto.
     - ``stand_in``: host and port of the emulator; `None` if the run was on the cloud itself.
-    - ``latency``: table and seed of the latencies that the run had on top of its services', and other options; `None` if it had none.
+    - ``latency``: table and seed of the latencies that the run had on top of its services'; `None`: none.
     - ``seconds``: total, stage, and the maxima over ranks of launch, load, compute, exchange.
     - ``meter``: counts of requests and messages, and bytes, of all workers and the client.
     - ``meter_layers``: the part of ``meter`` that the workers requested in the layers.

@@ -10,7 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from fsd_core.common.amount import amount
-from fsd_core.latency import words
+from fsd_core.latency import words as in_words
 
 if TYPE_CHECKING:
     from fsd_core.client.result import Result
@@ -37,11 +37,11 @@ def tables(result: Result, truth: Mapping[str, int] | None = None) -> list[tuple
             f"{result.workers} on {result.provider}{f', emulated at {result.stand_in}' if result.stand_in else ''}"
             + (f", {result.channel} channel, {result.partition} partition" if result.workers > 1 else ""),
         ),
-        *([("simulated latency", words(result.latency))] if result.latency else ()),
+        *([("latency", in_words(result.latency))] if result.latency else ()),
         ("nonzero samples", f"{result.output_nonzero_samples}"),
     ]
-    if left := result.left_out:
-        answer.append(("left out", left))
+    if words := result.left_out:
+        answer.append(("left out", words))
     if truth:
         answer.append(("truth", f"{truth['matched']} of {truth['expected']} match, {truth['missing']} missing, {truth['extra']} extra"))
     times = [(phase, f"{value:8.3f} s  {_NOTES.get(phase, '')}".rstrip()) for phase, value in seconds.items()]

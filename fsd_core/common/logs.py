@@ -108,7 +108,7 @@ class Journal(logging.Handler):
         self.acquire()
         try:
             self.count += 1
-            if not self._last and self._first_bytes + size <= self._limit:
+            if not self._last and not self.dropped and self._first_bytes + size <= self._limit:
                 self._first.append(line)
                 self._first_bytes += size
                 return

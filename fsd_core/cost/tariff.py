@@ -59,7 +59,11 @@ class Price:
 
 @attrs.frozen(kw_only=True)
 class Tariff:
-    """The prices of one provider in one region."""
+    """The prices of one provider in one region.
+
+    - ``name``, ``title``, ``provider``, ``region``: texts. ``as_of``: the date of the prices. ``path``: the file.
+    - ``function``: how the platform bills the time of functions. ``prices``: what each SKU costs, with its source and confidence.
+    """
 
     name: str
     title: str

@@ -13,7 +13,7 @@ import numpy as np
 from fsd_core.client.inference import run
 from fsd_core.client.job import Progress
 from fsd_core.client.result import Result
-from fsd_core.common import arguments
+from fsd_core.common import arguments, interrupt
 from fsd_core.demo.training import accuracy, digits, network
 from fsd_core.errors import CheckFailed
 from fsd_core.model import Model
@@ -58,6 +58,7 @@ class Demo:
             raise CheckFailed(f"the accuracy is {self.accuracy:.2%}, expected at least {MIN_ACCURACY:.0%}")
 
 
+@interrupt.heard()
 def run_demo(
     *,
     radixnet: bool = False,

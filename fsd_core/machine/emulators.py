@@ -7,18 +7,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fsd_core import providers
-from fsd_core.client.job import Progress
 from fsd_core.common import arguments
 from fsd_core.config import TABLES
 from fsd_core.errors import InputError
 
 if TYPE_CHECKING:
     from fsd_conformance.emulators import Running
+    from fsd_core.client.job import Progress
 
 __all__ = ["CLOUDS", "emulator", "emulator_states", "start_emulators", "stop_emulators"]
 
 CLOUDS = tuple(name for name in TABLES if name != "local")
-Report = Callable[[Progress], None] | None
 
 
 @contextmanager
@@ -28,7 +27,7 @@ def emulator(
     *,
     settings: Mapping[str, object] | None = None,
     start: bool = True,
-    progress: Report = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Iterator[dict[str, object]]:
     """Within the ``with`` block, this process uses an emulator of a cloud, without an account. Yields the settings to call `run` with::
 
@@ -60,7 +59,9 @@ def emulator(
         yield {**used.settings, **own}
 
 
-def start_emulators(cloud: str | None = None, name: str | None = None, *, progress: Report = None) -> dict[str, Running]:
+def start_emulators(
+    cloud: str | None = None, name: str | None = None, *, progress: Callable[[Progress], None] | None = None
+) -> dict[str, Running]:
     """Start the emulator of one cloud, or of each installed provider that has one. Does nothing where one runs already.
 
     - ``cloud``: aws, gcp or azure. Default: all.
@@ -99,7 +100,9 @@ def emulator_states(cloud: str | None = None) -> dict[str, Running | None]:
     return {each: emulators.state(each) for each in (CLOUDS if cloud is None else (_known(cloud),))}
 
 
-def _teller(progress: Report, phase: str) -> Callable[[str], None]:
+def _teller(progress: Callable[[Progress], None] | None, phase: str) -> Callable[[str], None]:
+    from fsd_core.client.job import Progress
+
     tell = arguments.callback("progress", progress)
     return lambda text: tell(Progress(phase, 0, 0, text)) if tell else None
 

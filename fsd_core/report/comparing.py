@@ -14,7 +14,7 @@ from fsd_core import cost, providers
 from fsd_core.client.inference import open_samples, run
 from fsd_core.client.job import Progress
 from fsd_core.client.result import Result
-from fsd_core.common import arguments
+from fsd_core.common import arguments, interrupt
 from fsd_core.common.fields import suggestion
 from fsd_core.config import KINDS, TABLES, Settings
 from fsd_core.cost import Tariff, Usage
@@ -34,6 +34,7 @@ _TOLD = ("branching", "partition", "objective", "batch_size", "seed", "latency")
 _SET_HERE = ("model", "inputs", "provider", "channel", "workers", "partition", "settings", "home", "note", "progress")
 
 
+@interrupt.heard()
 def compare(
     model: Model | str | os.PathLike[str],
     inputs: Any,
@@ -74,7 +75,8 @@ def compare(
     if len(counts) > 1 and not (isinstance(partition, str) and partition in METHODS):
         shown = "(a Partition)" if isinstance(partition, Partition) else partition
         raise InputError(f"partition {shown}: expected one number in workers: the number of workers of this partition")
-    same, tables = _options(options), {name: arguments.table(f"settings[{name!r}]", each) for name, each in (settings or {}).items()}
+    same = _options(options)
+    tables = {name: arguments.table(f"settings[{name!r}]", each) for name, each in arguments.table("settings", settings).items()}
     tell, kept = arguments.callback("progress", progress), arguments.home(home)
     show: Callable[[Progress], None] = tell or (lambda step: None)
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
