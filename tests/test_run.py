@@ -218,7 +218,7 @@ def test_a_function_over_its_time_is_named(start: Callable[..., Result], store: 
 def test_damaged_content_is_named_and_staged_again(start: Callable[..., Result], store: Store, kind: str, damage: str) -> None:
     first = start()
     found = {key: store.get(key) for key in store.keys("") if is_content(key) and not key.endswith("manifest")}
-    whole = {key: data for key, data in found.items() if data.startswith(b"FSDshrd2") == (kind == "shard")}
+    whole = {key: data for key, data in found.items() if data.startswith(b"FSDshrd3") == (kind == "shard")}
     for key, data in whole.items():
         if damage == "gone":
             store.delete([key])
@@ -233,7 +233,7 @@ def test_damaged_content_is_named_and_staged_again(start: Callable[..., Result],
 
 def test_content_that_is_damaged_again_ends_the_run(start: Callable[..., Result], store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     start()
-    (key, data) = next((key, data) for key in store.keys("") if (data := store.get(key)).startswith(b"FSDshrd2"))
+    (key, data) = next((key, data) for key in store.keys("") if (data := store.get(key)).startswith(b"FSDshrd3"))
     store.put(key, data[:-1] + bytes([data[-1] ^ 1]))
     monkeypatch.setattr(fsd_core.client.stage, "forget", lambda store, key: None)  # the damaged shard stays, as if it were damaged again
     with (

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fsd_core.client.batches import plan_batches
 from fsd_core.client.job import Job, Progress
 from fsd_core.client.result import Result, warn
 from fsd_core.common import arguments
 from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, InputError, RunFailed
-from fsd_core.partition import Partition, find_partition
+from fsd_core.partition import Partition, find_partition, parallel
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 from fsd_core.providers.app_name import check_app
 from fsd_core.providers.registry import find
@@ -36,7 +37,10 @@ def run(
     *,
     provider: str = "local",
     channel: str = "auto",
-    workers: int = 8,
+    workers: int | str = "auto",
+    data_parallel: int | None = None,
+    pipeline_parallel: int | None = None,
+    tensor_parallel: int | None = None,
     branching: int = 4,
     partition: str | os.PathLike[str] | Partition = "hypergraph",
     objective: str = "cost",
@@ -51,7 +55,7 @@ def run(
     outage: float = OUTAGE_S,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """Run ``model`` on ``inputs``, with its layers split over the functions of ``provider``, as ``fsd run`` does.
+    """Run ``model`` on ``inputs``, split over the functions of ``provider``, as ``fsd run`` does.
 
     - ``model``: a `Model`, or what MODEL of the command may be: a folder, or a name such as ``radixnet:1024:120``.
     - ``inputs``: real numbers (samples, inputs of the model), as a scipy sparse matrix of any format, or as an array or nested list that
@@ -59,11 +63,16 @@ def run(
       `Path` is always a path. `run` does not change ``model`` and ``inputs``.
     - ``provider``: where the functions run: local, or the name of an installed provider.
     - ``channel``: how workers send activations to each other: queue, object, hybrid, or auto (= hybrid).
-    - ``workers``: the number of ranks. The ranks share the rows of every layer; each rank is one function.
+    - ``workers``: the number of ranks, each of which is one function. auto: 8, or the product of the next three numbers.
+    - ``data_parallel``: the number of replicas. Each replica computes some of the micro-batches with the whole model.
+    - ``pipeline_parallel``: the number of stages of a replica. Each stage has some of the layers, and passes micro-batches on to the next.
+    - ``tensor_parallel``: the number of ranks of a stage. They share the rows of every layer of the stage. The product of the three numbers
+      is the number of ranks; without any of them, all ranks are tensor parallel.
     - ``branching``: the largest number of functions that one function starts.
-    - ``partition``: which rank owns which rows: hypergraph, random, block, the path of a partition, or a `Partition`.
+    - ``partition``: which rank of a replica owns which rows: hypergraph, random, block, the path of a partition, or a `Partition`.
     - ``objective``: what the exchange of activations minimises: cost (fewer requests) or latency (less waiting).
-    - ``batch_size``: the number of samples in one batch. Default: all, or fewer if a function's memory is too small for all.
+    - ``batch_size``: the number of samples of a micro-batch. Default: all, in equal shares for the replicas; fewer if a function's memory
+      is too small for all, or if stages that work at the same time shorten the run.
     - ``timeout``: the deadline of the run in seconds, counted from its launch; staging does not count.
     - ``seed``: the seed of all random choices: the same model, workers, method and seed give the same partition.
     - ``app``: the name of the app; the names of all its resources start with it. If the app does not exist, `run` makes it.
@@ -84,7 +93,8 @@ def run(
     began = time.time()
     channel = arguments.one_of("channel", channel, ("auto", *CHANNELS))
     objective = arguments.one_of("objective", objective, OBJECTIVES)
-    workers, branching = arguments.whole("workers", workers, 1), arguments.whole("branching", branching, 1)
+    shape = parallel(workers, data_parallel, pipeline_parallel, tensor_parallel)
+    branching = arguments.whole("branching", branching, 1)
     batch_size = None if batch_size is None else arguments.whole("batch_size", batch_size, 1)
     timeout, outage = arguments.seconds("timeout", timeout), arguments.seconds("outage", outage)
     seed = arguments.whole("seed", seed)
@@ -97,12 +107,24 @@ def run(
     provisioner = chosen.provisioner(arguments.table("settings", settings))
     opened = _model(model)
     samples = _inputs(inputs, opened)
-    parts, label = find_partition(partition, opened, workers, seed, folder, lambda done, total: report(Progress("partition", done, total)))
+    wanted, costs = plan_batches(opened, samples, batch_size, shape)
+    parts, label = find_partition(
+        partition,
+        opened,
+        shape.parts,
+        seed,
+        folder,
+        lambda done, total: report(Progress("partition", done, total)),
+        stages=shape.pipeline,
+        costs=costs,
+    )
     job = Job(
         model=opened,
         samples=samples,
+        parallel=shape,
         partition=parts,
         partition_label=label,
+        wanted_batches=wanted,
         provider=chosen,
         stand_in=chosen.stand_in(),
         channel="hybrid" if channel == "auto" else channel,
@@ -121,6 +143,7 @@ def run(
     existing = provisioner.find(app)
     if existing:
         job.admit(existing)  # before it gets more queues
+    workers = shape.workers
     ranks, slots = (max(workers, existing.ranks), existing.slots) if existing else (workers, SLOTS)
     resources = provisioner.ensure(app, ranks, slots)
     with _open(chosen, resources) as (objects, invoker):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import numpy as np
 
 from fsd_core.client import collect, stage
 from fsd_core.client.batches import cut
@@ -21,9 +22,10 @@ from fsd_core.client.follow import follow
 from fsd_core.client.result import Result, keep, left_out, over_ranks, warn
 from fsd_core.driver import Code, InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DriverError, FsdError, RunFailed
-from fsd_core.partition import ExchangePlan, Partition
+from fsd_core.partition import ExchangePlan, Parallel, Partition
 from fsd_core.protocol.abort import report_failure
 from fsd_core.protocol.runconfig import VERSION, RunConfig
+from fsd_core.protocol.shard import layer_sizes
 from fsd_core.protocol.spawn import LaunchPayload, Spawner, start_limit_s
 from fsd_core.storage import slots
 from fsd_core.storage.keys import RunKeys, new_run
@@ -63,8 +65,10 @@ class Job:
 
     model: Model
     samples: csr_matrix  # float32 (samples, inputs)
-    partition: Partition
+    parallel: Parallel
+    partition: Partition  # of one replica
     partition_label: str
+    wanted_batches: int  # micro-batches of a replica, if the caller gives no batch size
     provider: Provider
     stand_in: str | None  # an emulator's host and port
     channel: str
@@ -83,7 +87,7 @@ class Job:
     @property
     def workers(self) -> int:
         """The number of ranks."""
-        return self.partition.workers
+        return self.parallel.workers
 
     @property
     def queued(self) -> bool:
@@ -123,7 +127,9 @@ class _Run:
         self.retry = Retry(time.time() + STAGE_S, self.meter, outage_s=job.outage_s)
         self.store = Store(MeteredObjects(objects, self.meter), self.retry)
         self.plan = ExchangePlan(job.model, job.partition)
-        self.batches = cut(job.model, job.partition, self.plan, job.samples.shape[0], job.batch_size, invoker.limits, job.provider.name)
+        parts = [layer_sizes(job.model, job.partition, self.plan, rank) for rank in range(job.partition.workers)]
+        samples, limits = job.samples.shape[0], invoker.limits
+        self.batches = cut(parts, samples, job.batch_size, job.parallel, job.wanted_batches, limits, job.provider.name)
         self.started = self.deadline = 0.0  # of the run's own time, in seconds since 1970: it begins with the launch
         self.over = threading.Event()
 
@@ -168,15 +174,16 @@ class _Run:
         self._background("fsd-lease", partial(slots.renew, renewing, lease, self.over))
         staging = time.time()
         shards, inputs = self._stage(pool)
-        spawner = self._launch(lease, shards, inputs)
-        failed = self._follow(spawner)
+        self.started = time.time()
+        config = self._config(shards, inputs)
+        failed = self._follow(self._launch(lease, config), config)
         last = self.job.model.layers[-1]
-        output = collect.output(self.store, self.keys, self.job.partition, self.batches.samples, last, pool, self._phase("collect"))
+        output = collect.output(self.store, self.keys, self.job.partition, config, last, pool, self._phase("collect"))
         records = collect.records(self.store, self.keys, self.job.workers, pool, 0.0 if failed else collect.RECORDS_S)
         return _Answer(output, records, failed, self.started - staging, time.time())
 
-    def _stage(self, pool: ThreadPoolExecutor) -> tuple[list[str], list[str]]:
-        """The keys of the staged shards by rank, and of the inputs by batch and rank. Raises `RunFailed` after `STAGE_S`."""
+    def _stage(self, pool: ThreadPoolExecutor) -> tuple[list[str], list[list[str | None]]]:
+        """The keys of the staged shards, and of the inputs by batch, by rank of a replica. Raises `RunFailed` after `STAGE_S`."""
         job = self.job
 
         def progress(what: str) -> Callable[[int, int], None]:
@@ -193,30 +200,32 @@ class _Run:
         )
         return shards, inputs
 
-    def _launch(self, lease: slots.Lease, shards: list[str], inputs: list[str]) -> Spawner:
+    def _launch(self, lease: slots.Lease, config: RunConfig) -> Spawner:
         """Write the configuration and launch rank 0, which starts the others. The run's own time begins."""
-        self.started = time.time()
         self.deadline = self.retry.deadline = self.started + self.job.timeout_s
-        self.store.put(self.keys.config, self._config(shards, inputs).pack())
+        self.store.put(self.keys.config, config.pack())
         self.job.progress(Progress("launch", 0, self.job.workers))
         report = partial(report_failure, self.job.provider, self.resources)
         spawner = Spawner(MeteredInvoker(self.invoker, self.meter), self.store, self.retry, self.keys, report)
         spawner.start([LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)])
         return spawner
 
-    def _config(self, shards: list[str], inputs: list[str]) -> RunConfig:
+    def _config(self, shards: list[str], inputs: list[list[str | None]]) -> RunConfig:
         job = self.job
         return RunConfig(
             version=VERSION,
             run=self.run_id,
             channel=job.channel,
             workers=job.workers,
+            data=job.parallel.data,
+            pipeline=job.parallel.pipeline,
             branching=job.branching,
             layers=len(job.model.layers),
             batches=self.batches.samples,
             keep=self.batches.keep,
             shards=shards,
-            inputs=[inputs[at : at + job.workers] for at in range(0, len(inputs), job.workers)],
+            inputs=inputs,
+            last=np.unique(job.partition.owners[-1]).tolist(),
             objective=job.objective,
             faults=job.faults,
             started=self.started,
@@ -224,16 +233,15 @@ class _Run:
             outage_s=job.outage_s,
         )
 
-    def _follow(self, spawner: Spawner) -> RunFailed | None:
+    def _follow(self, spawner: Spawner, config: RunConfig) -> RunFailed | None:
         """Wait until all outputs are written. Returns a failure that came after that: it does not cost the answer."""
-        slices = self.job.workers * len(self.batches.samples)
         try:
-            follow(self.store, self.keys, spawner, slices, self.deadline, self.job.timeout_s, self._phase("layers"))
+            follow(self.store, self.keys, spawner, config.slices, self.deadline, self.job.timeout_s, self._phase("layers"))
         except DriverError:  # of the client's own store, which cannot be asked for the outputs then
             raise
         except RunFailed as error:
             with suppress(FsdError):
-                if collect.complete(self.store, self.keys, slices):
+                if collect.complete(self.store, self.keys, config.slices):
                     warn(f"the answer is complete, but a worker failed after it had written its output: {error}")
                     return error
             raise
@@ -242,7 +250,7 @@ class _Run:
     def _result(self, answer: _Answer) -> Result:
         """The output with maxima and sums over the workers' records; also kept on disk. Nothing here may fail: the output is paid for."""
         job, client, memory_bytes = self.job, self.meter.snapshot(), self.invoker.limits.memory_bytes
-        ranks, seconds, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
+        ranks, seconds, seconds_sum, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
         memory = {"peak_bytes_max": peak_bytes, "predicted_bytes_max": self.batches.predicted_bytes}
         result = Result(
             run=self.run_id,
@@ -251,12 +259,15 @@ class _Run:
             neurons=job.model.neurons,
             layers=len(job.model.layers),
             workers=job.workers,
+            parallel=job.parallel.to_json(),
+            micro_batches=len(self.batches.samples),
             branching=job.branching,
             provider=job.provider.name,
             stand_in=job.stand_in,
             channel=job.channel,
             partition=job.partition_label,
             seconds={"total": answer.at - job.began, "stage": answer.stage_s} | seconds,
+            seconds_sum=seconds_sum,
             meter={name: client[name] + meter_ranks[name] for name in FIELDS},
             meter_layers=meter_layers,
             memory=memory | ({} if memory_bytes is None else {"limit_bytes": memory_bytes}),

@@ -5,6 +5,17 @@ from fsd_core.partition.layout import Parallel, parallel
 from fsd_core.partition.methods import METHODS, partition
 from fsd_core.partition.owners import Partition
 from fsd_core.partition.plan import ExchangePlan
-from fsd_core.partition.stages import profile
+from fsd_core.partition.stages import Profile, profile, worthwhile
 
-__all__ = ["METHODS", "ExchangePlan", "Parallel", "Partition", "find_partition", "parallel", "partition", "profile"]
+__all__ = [
+    "METHODS",
+    "ExchangePlan",
+    "Parallel",
+    "Partition",
+    "Profile",
+    "find_partition",
+    "parallel",
+    "partition",
+    "profile",
+    "worthwhile",
+]
