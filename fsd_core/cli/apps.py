@@ -45,7 +45,7 @@ def deploy(screen: Screen, settings: Settings, slots: int) -> None:
     """
     check_provider(settings)
     with _shown(screen), emulated(settings, screen.note) as settings:
-        made = providers.find(settings.provider).provisioner(settings.table()).ensure(settings.app, settings.workers, slots)
+        made = providers.find(settings.provider).provisioner(settings.table()).ensure(settings.app, settings.parallel.workers, slots)
     screen.answer({"app": made.app, "provider": settings.provider, "workers": made.ranks, "slots": made.slots, "names": dict(made.names)})
     rows = [("workers", f"{made.ranks}"), ("slots", f"{made.slots}"), *(row for row in made.names.items() if row[1])]
     screen.print(pairs(f"{made.app} on {settings.provider}", rows))

@@ -18,12 +18,13 @@ from fsd_core import cost, providers
 from fsd_core.cli.files import check_apart, check_file, write_file
 from fsd_core.cli.options import Command, check_provider, emulated, with_settings
 from fsd_core.cli.screen import Screen, Show
+from fsd_core.client.batches import plan_batches
 from fsd_core.common.fields import choice, integer
 from fsd_core.common.home import home_folder
 from fsd_core.config import ANY, PATH, TABLES, Settings
 from fsd_core.cost import Bill, Tariff, Usage
 from fsd_core.errors import FsdError, InputError, RunFailed
-from fsd_core.partition import find_partition
+from fsd_core.partition import AUTO, Parallel, find_partition, parallel
 from fsd_core.protocol.runconfig import CHANNELS
 from fsd_core.report.compare import CSV_START, Case, Comparison, Where, spread, take_turns
 from fsd_core.report.figures import FIGURES
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
-KEYS = ("branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "emulator")
+SIZES = ("data_parallel", "pipeline_parallel", "tensor_parallel")
+KEYS = (*SIZES, "branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "emulator")
+COUNTS = "2,4,8"
 CSV_MARK = ",".join(CSV_START)
 
 
@@ -51,13 +54,17 @@ Examples:
 @click.argument("inputs", metavar="INPUT")
 @click.option("--providers", "wanted_providers", metavar="A,B,...", required=True, help="Providers to run on, for instance local,aws.")
 @click.option("--channels", default="queue,object,hybrid", show_default=True, metavar="A,B,...", help="Channels to run with.")
-@click.option("--workers", default="2,4,8", show_default=True, metavar="N,N,...", help="Numbers of workers to run with.")
+@click.option(
+    "--workers",
+    metavar="N,N,...",
+    help=f"Numbers of workers to run with (default: {COUNTS}, or the product of the three sizes if one is given).",
+)
 @click.option("--repeat", default="3", show_default=True, metavar="N", help="Number of measured runs of each combination.")
 @click.option("--report", metavar="OUT.html", help="Write the comparison as one HTML page. The page loads nothing from the network.")
 @click.option("--csv", "table", metavar="OUT.csv", help="Write a CSV table with a row for each combination.")
 @with_settings(*KEYS)
 def compare(
-    screen: Screen, settings: Settings, model: str, inputs: str, wanted_providers: str, channels: str, workers: str, repeat: str,
+    screen: Screen, settings: Settings, model: str, inputs: str, wanted_providers: str, channels: str, workers: str | None, repeat: str,
     report: str | None, table: str | None,
 ) -> None:  # fmt: skip
     """Compare time, requests, bytes and money of MODEL on INPUT.
@@ -74,9 +81,8 @@ def compare(
 
     names = _words("--providers", wanted_providers, dict.fromkeys((*TABLES, *providers.installed())))
     chosen_channels = _words("--channels", channels, dict.fromkeys(CHANNELS))
-    counts = [integer(1).read_text(word, "--workers ") for word in _split("--workers", workers)]
-    if len(set(counts)) < len(counts):
-        raise InputError(f"--workers {workers!r}: a number is given twice: expected each number once")
+    splits = _splits(settings, workers)
+    counts = [split.workers for split in splits]
     times = integer(1).read_text(repeat, "--repeat ")
     if settings.emulator not in (None, ANY):
         raise InputError(
@@ -89,14 +95,21 @@ def compare(
     samples = open_inputs(inputs, network.inputs)
     about: dict[str, Any] = {"command": _command(settings, model, inputs, names, chosen_channels, counts, times)}
     about |= {"model": model, "input": inputs, "samples": samples.shape[0], "neurons": network.neurons, "layers": len(network.layers)}
-    about |= {key: getattr(settings, key) for key in ("branching", "partition", "objective", "batch_size", "seed")}
+    about |= {key: getattr(settings, key) for key in (*SIZES, "branching", "partition", "objective", "batch_size", "seed")}
     about |= {"repeat": times, "began": time.strftime("%Y-%m-%d %H:%M:%S %z"), "model digest": network.digest} | versions(*names)
     about = {key: value for key, value in about.items() if value is not None}
     cases = [Case(name, way, count) for count in counts for way in chosen_channels for name in names]
     with screen.progress() as show, contextlib.ExitStack() as stack:
-        for count in counts:  # an error here would stop all runs: it is found before anything starts
+        for split in splits:  # an error here would stop all runs: it is found before anything starts
             find_partition(
-                settings.partition, network, count, settings.seed, home_folder(), lambda done, total: show("partition", done, total, "")
+                settings.partition,
+                network,
+                split.parts,
+                settings.seed,
+                home_folder(),
+                lambda done, total: show("partition", done, total, ""),
+                stages=split.pipeline,
+                costs=plan_batches(network, samples, settings.batch_size, split)[1],
             )
         tariffs = {name: _tariff(name) for name in names}
         ready, wheres = _start(stack, settings, names, tariffs, show)
@@ -118,6 +131,19 @@ def compare(
     _answer(screen, found, error, report, table)
     if failures:
         raise RunFailed(failures[0][0], lines)
+
+
+def _splits(settings: Settings, workers: str | None) -> list[Parallel]:
+    """Replicas, stages and ranks of a stage for each number of workers."""
+    sizes = [getattr(settings, key) for key in SIZES]
+    if workers is None:
+        if any(sizes):
+            return [parallel(AUTO, *sizes)]
+        workers = COUNTS
+    counts = [integer(1).read_text(word, "--workers ") for word in _split("--workers", workers)]
+    if len(set(counts)) < len(counts):
+        raise InputError(f"--workers {workers!r}: a number is given twice: expected each number once")
+    return [parallel(count, *sizes) for count in counts]
 
 
 def _start(
@@ -146,7 +172,7 @@ def _start(
 def _run(network: Model, samples: Any, settings: Settings, case: Case, note: Mapping[str, str]) -> Result:
     from fsd_core import run
 
-    keys = ("branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app")
+    keys = [key for key in KEYS if key != "emulator"]
     same = {key: getattr(settings, key) for key in keys}
     return run(
         network,

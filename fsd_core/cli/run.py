@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["distributed", "result_tables", "run"]
 
 KEYS = (
-    "provider", "channel", "workers", "branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "emulator",
-    "faults", "output", "truth", "tariff",
+    "provider", "channel", "workers", "data_parallel", "pipeline_parallel", "tensor_parallel", "branching", "partition", "objective",
+    "batch_size", "timeout", "outage", "seed", "app", "emulator", "faults", "output", "truth", "tariff",
 )  # fmt: skip
 
 
@@ -39,6 +39,8 @@ KEYS = (
 Examples:
   fsd run radixnet:1024:120 digits
   fsd run model/ input.npz --workers 16 --channel queue --output out.npz
+  fsd run model/ input.npz --pipeline-parallel 8
+  fsd run model/ input.npz --data-parallel 2 --pipeline-parallel 4 --batch-size 500
   fsd run radixnet:1024:12 digits --provider aws --emulator
   fsd run neuron1024/ sparse-images-1024.tsv.xz --truth neuron1024-l120-categories.tsv --json
 """,
@@ -64,8 +66,10 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
 
     check_provider(settings)
     tariff = run_tariff(settings)
-    keys = ("provider", "channel", "workers", "branching", "partition")
+    keys = ("provider", "channel", "branching", "partition")
     screen.known.update({key: getattr(settings, key) for key in keys})
+    split = settings.parallel
+    screen.known.update(workers=split.workers, parallel=split.to_json())
     if settings.output:
         check_output(Path(settings.output))
     network = open_model(model)
@@ -118,6 +122,14 @@ def reporting(show: Show) -> Callable[[Progress], None]:
     return lambda progress: show(progress.phase, progress.done, progress.total, progress.text)
 
 
+def split_words(result: Result) -> str:
+    """The replicas, stages and ranks of a stage of a run, and its micro-batches."""
+    sizes = {"replica": "data", "stage": "pipeline"}
+    words = [f"{result.parallel[size]} {word}{'s' * (result.parallel[size] > 1)} x" for word, size in sizes.items()]
+    tensor, batches = result.parallel["tensor"], result.micro_batches
+    return " ".join([*words, f"{tensor} worker{'s' * (tensor > 1)}, {batches} micro-batch{'es' * (batches > 1)}"])
+
+
 def result_tables(result: Result, truth: Mapping[str, int] | None = None) -> Iterable[Any]:
     """The tables that show a result: the run, its times, its requests and bytes, its memory."""
     meter, seconds = result.meter, result.seconds
@@ -129,6 +141,7 @@ def result_tables(result: Result, truth: Mapping[str, int] | None = None) -> Ite
             f"{result.workers} on {result.provider}{f', emulated at {result.stand_in}' if result.stand_in else ''}"
             + (f", {result.channel} channel, {result.partition} partition" if result.workers > 1 else ""),
         ),
+        ("split", split_words(result)),
         ("nonzero samples", f"{result.output_nonzero_samples}"),
     ]
     if words := left_out(result.missing_ranks):

@@ -50,6 +50,8 @@ class Weights:
 
     def multiply(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Multiply the weights with ``x``, float32 (columns, samples). Returns float32 (rows, samples)."""
+        if self._groups is not None and self._groups.full:
+            return self._groups.multiply(x)
         product: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
         if self._groups is not None:
             product = self._groups.multiply
@@ -92,12 +94,14 @@ class _Groups:
     columns: NDArray[np.int64]  # (groups, columns of a group); column 0 fills up
     places: NDArray[np.int64]  # (outputs,): the place of each output row among the rows of all groups
     empty: NDArray[np.int64]  # the output rows without weights
+    full: bool  # no value is zero, so the product with an infinite activation is that of the sparse form
 
     def multiply(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         width = max(1, GROUP_VALUES // self.columns.size)
         pieces = [self._piece(x[:, left : left + width]) for left in range(0, x.shape[1], width)]
         z = pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros((len(self.places), 0), np.float32), *pieces], axis=1)
-        z[self.empty] = 0
+        if len(self.empty):
+            z[self.empty] = 0
         return z
 
     def _piece(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -134,4 +138,4 @@ def _grouped(indptr: NDArray[np.int64], indices: NDArray[np.int32], values: NDAr
         return None  # two different rows have equal sums, which is as good as impossible
     filled = np.zeros((groups * tall, wide), np.float32)
     filled[places[row_of], within] = values
-    return _Groups(filled.reshape(groups, tall, wide), columns, places, np.flatnonzero(counts == 0))
+    return _Groups(filled.reshape(groups, tall, wide), columns, places, np.flatnonzero(counts == 0), bool(filled.all()))
