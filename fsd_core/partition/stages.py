@@ -22,6 +22,7 @@ __all__ = ["Profile", "cut", "profile", "worthwhile"]
 LOAD_BYTES_S = 80e6  # bytes that a function loads in a second: 60 to 100 MB/s on the clouds
 WORK_S = 2e9  # multiplications with stored weights in a second, on one core
 DENSE_SHARE = 1 / 32  # a multiplication of a dense product takes this share of the time of one with a stored weight
+ENCODE_S, DECODE_S = 18e-9, 9e-9  # seconds to encode or decode one activation of a live sample, on one core
 SAMPLED = 256  # samples that `profile` computes
 SAMPLED_WORK = 500_000_000  # multiplications that `profile` may make
 SLACK = 1.05  # a cut may make the largest stage this much larger than necessary if less crosses it
@@ -35,14 +36,19 @@ class Profile:
 
     load_s: NDArray[np.float64]  # seconds to load the weights
     work_s: NDArray[np.float64]  # seconds to compute one layer for all samples of the input
-    crossing: NDArray[np.float64]  # activations that leave the layer, of all samples
+    crossing: NDArray[np.float64]  # activations that leave the layer, of all live samples
     widths: NDArray[np.int64]  # rows
     batches: int = 1  # micro-batches that go through the stages one behind the other
 
     @property
     def seconds(self) -> NDArray[np.float64]:
         """What each layer adds to the time of a run if its stage is the largest."""
-        return self.load_s + self.work_s * (self.batches - 1) / self.batches
+        return self.load_s + self.work_s * self.overlap
+
+    @property
+    def overlap(self) -> float:
+        """The share of the largest stage's work that adds to the time of a run."""
+        return (self.batches - 1) / self.batches
 
 
 def profile(model: Model, inputs: Any = None, samples: int = 1000) -> Profile:
@@ -75,12 +81,12 @@ def _sampled(model: Model, inputs: Any) -> tuple[NDArray[np.float64], NDArray[np
         live.append((x.shape[1] - 1) / count)
         matrix = layer.weights.scipy() if isinstance(layer.weights, Csr) else layer.weights
         x = activate(np.asarray(matrix @ x), layer.bias, layer.activation, layer.clip, layer.challenge)
-        crossing.append(np.count_nonzero(x[:, 1:] != x[:, :1]) / count)
+        crossing.append(len(x) * np.count_nonzero((x[:, 1:] != x[:, :1]).any(axis=0)) / count)
     return np.array(live), np.array(crossing)
 
 
 def cut(costs: Profile, stages: int, tensor: int) -> list[int] | None:
-    """The first layer (0-based) of each stage, ascending, or `None` if there is no way to cut.
+    """Find the first layer (0-based) of each stage, ascending. Returns `None` if there is no way to cut.
 
     A stage has at least one layer with at least ``tensor`` rows. The cost of the largest stage is at most `SLACK` x the smallest possible
     one; among these ways, the fewest activations cross the cuts.
@@ -88,11 +94,12 @@ def cut(costs: Profile, stages: int, tensor: int) -> list[int] | None:
     layers = len(costs.work_s)
     ends = np.concatenate([[0.0], np.cumsum(costs.seconds)])
     wide = np.concatenate([[0], np.cumsum(costs.widths >= tensor)])
-    crossing = np.concatenate([[0.0], costs.crossing[:-1]])  # crossing[i]: if a stage begins with layer i
+    crossing = np.concatenate([[0.0], costs.crossing[:-1], [0.0]])  # crossing[i]: if a stage begins with layer i
+    encode_s, decode_s = crossing * ENCODE_S * costs.overlap, crossing * DECODE_S * costs.overlap
 
     def stage_costs(end: int) -> NDArray[np.float64]:
         """The cost of a stage of the layers from i to ``end`` - 1, for each i; infinite where such a stage may not be."""
-        return np.where(wide[end] > wide[:end], ends[end] - ends[:end], np.inf)
+        return np.where(wide[end] > wide[:end], ends[end] - ends[:end] + decode_s[:end] + encode_s[end], np.inf)
 
     largest = np.full(layers + 1, np.inf)
     largest[0] = 0.0
