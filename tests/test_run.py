@@ -26,6 +26,7 @@ from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.model import Layer, Model, radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
+from fsd_core.partition import Parallel
 from fsd_core.storage.keys import is_content, is_run, slot
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
@@ -67,6 +68,10 @@ def store(tmp_path: Path) -> Store:
     return Store(PROVIDER.objects(resources), Retry(time.time() + 600, Meter()))
 
 
+def model_rows(model: Model) -> int:
+    return max(layer.outputs for layer in model.layers)
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -85,15 +90,17 @@ def nothing_left(store: Store, pids: list[int]) -> None:
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     model=networks(),
-    workers=st.integers(1, 9),
+    data=st.integers(1, 3),
+    pipeline=st.integers(1, 3),
+    tensor=st.integers(1, 4),
     samples=st.integers(1, 12),
     channel=st.sampled_from(["queue", "object", "hybrid"]),
     method=st.sampled_from(["random", "block", "hypergraph"]),
     branching=st.integers(1, 4),
-    batch=st.sampled_from([None, 4]),
+    batch=st.sampled_from([None, 1, 4]),
     objective=st.sampled_from(["cost", "latency"]),
     faults=st.sampled_from(
         [None, None, "duplicate=.3,reorder=.3,delay=3ms,reject=.1,throttle=.1,seed=4", "lost_reply=.02,duplicate=.2,late=.3,seed=5"]
@@ -102,7 +109,9 @@ def nothing_left(store: Store, pids: list[int]) -> None:
 def test_distributed_equals_serial(
     start: Callable[..., Result],
     model: Model,
-    workers: int,
+    data: int,
+    pipeline: int,
+    tensor: int,
     samples: int,
     channel: str,
     method: str,
@@ -112,10 +121,17 @@ def test_distributed_equals_serial(
     faults: str | None,
 ) -> None:
     x = some_inputs(model, samples)
+    split = Parallel(
+        min(data, -(-samples // (batch or 1))),
+        min(pipeline, len(model.layers)),
+        min(tensor, *(layer.outputs for layer in model.layers)) if pipeline > 1 else min(3 * tensor, model_rows(model)),
+    )
     result = start(
         model,
         x,
-        workers=min(workers, max(layer.outputs for layer in model.layers)),
+        workers=split.workers,
+        data_parallel=split.data,
+        pipeline_parallel=split.pipeline,
         channel=channel,
         partition=method,
         branching=branching,
@@ -125,6 +141,8 @@ def test_distributed_equals_serial(
         settings={"lease_s": 0.3},
     )
     np.testing.assert_allclose(result.output.toarray(), serial(model, x).toarray(), rtol=1e-3, atol=1e-4)
+    assert (result.parallel, result.workers) == (split.to_json(), split.workers)
+    assert result.micro_batches >= split.data
 
 
 def test_a_parent_that_has_nothing_to_wait_for_stays_until_its_children_started(start: Callable[..., Result]) -> None:
