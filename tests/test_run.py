@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import attrs
 import numpy as np
@@ -19,8 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fsd_core.client.batches
+import fsd_core.client.job
 import fsd_core.client.stage
 from fsd_core import Result, run
+from fsd_core.client.job import ROOTS
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.model import Layer, Model, radixnet
@@ -100,6 +103,7 @@ def nothing_left(store: Store, pids: list[int]) -> None:
     channel=st.sampled_from(["queue", "object", "hybrid"]),
     method=st.sampled_from(["random", "block", "hypergraph"]),
     branching=st.integers(1, 4),
+    roots=st.sampled_from([1, 2, ROOTS]),
     batch=st.sampled_from([None, 1, 4]),
     objective=st.sampled_from(["cost", "latency"]),
     faults=st.sampled_from(
@@ -116,6 +120,7 @@ def test_distributed_equals_serial(
     channel: str,
     method: str,
     branching: int,
+    roots: int,
     batch: int | None,
     objective: str,
     faults: str | None,
@@ -126,26 +131,30 @@ def test_distributed_equals_serial(
         min(pipeline, len(model.layers)),
         min(tensor, *(layer.outputs for layer in model.layers)) if pipeline > 1 else min(3 * tensor, model_rows(model)),
     )
-    result = start(
-        model,
-        x,
-        workers=split.workers,
-        data_parallel=split.data,
-        pipeline_parallel=split.pipeline,
-        channel=channel,
-        partition=method,
-        branching=branching,
-        batch_size=batch,
-        objective=objective,
-        faults=faults,
-        settings={"lease_s": 0.3},
-    )
+    with patch.object(fsd_core.client.job, "ROOTS", roots):
+        result = start(
+            model,
+            x,
+            workers=split.workers,
+            data_parallel=split.data,
+            pipeline_parallel=split.pipeline,
+            channel=channel,
+            partition=method,
+            branching=branching,
+            batch_size=batch,
+            objective=objective,
+            faults=faults,
+            settings={"lease_s": 0.3},
+        )
     np.testing.assert_allclose(result.output.toarray(), serial(model, x).toarray(), rtol=1e-3, atol=1e-4)
     assert (result.parallel, result.workers) == (split.to_json(), split.workers)
     assert result.micro_batches >= split.data
 
 
-def test_a_parent_that_has_nothing_to_wait_for_stays_until_its_children_started(start: Callable[..., Result]) -> None:
+def test_a_parent_that_has_nothing_to_wait_for_stays_until_its_children_started(
+    start: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fsd_core.client.job, "ROOTS", 1)
     model = Model((Layer(np.eye(3, dtype=np.float32), np.float32(1), "identity", None, False),))
     result = start(model, np.ones((2, 3)), branching=1, faults="late=1,seed=1", timeout=30.0)
     assert result.output.toarray().tolist() == [[2, 2, 2], [2, 2, 2]]

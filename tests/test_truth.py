@@ -75,7 +75,7 @@ SPLITS = {"1x8x1": (1, 8, 1), "2x4x1": (2, 4, 1), "2x2x2": (2, 2, 2), "1x2x4": (
 
 @pytest.mark.parametrize("channel", CHANNELS)
 @pytest.mark.parametrize("split", SPLITS.values(), ids=list(SPLITS))
-@pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.parametrize("batch_size", [None, 50])
 def test_replicas_stages_and_ranks_of_a_stage(tmp_path: Path, channel: str, split: tuple[int, int, int], batch_size: int | None) -> None:
     data, pipeline, tensor = split
     faults = FAULTS if batch_size else None

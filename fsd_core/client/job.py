@@ -1,4 +1,4 @@
-"""One run from its lease to its result: stage, launch the root, follow the workers, collect the answer, clean up."""
+"""One run from its lease to its result: stage, launch the first workers, follow all, collect the answer, clean up."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from fsd_core.driver import Code, InvokeDriver, ObjectDriver, Provider, Resource
 from fsd_core.errors import DriverError, FsdError, RunFailed
 from fsd_core.partition import ExchangePlan, Parallel, Partition
 from fsd_core.protocol.abort import report_failure
+from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.protocol.runconfig import VERSION, RunConfig
 from fsd_core.protocol.shard import layer_sizes
 from fsd_core.protocol.spawn import LaunchPayload, Spawner, start_limit_s
@@ -32,6 +33,7 @@ from fsd_core.storage.keys import RunKeys, new_run
 from fsd_core.storage.meter import FIELDS, Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
+from fsd_core.wrappers.faults import Faults, FaultyInvoker
 from fsd_core.wrappers.metered import MeteredInvoker, MeteredObjects
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ __all__ = ["Job", "Progress"]
 STAGE_S = 1800.0  # for staging, which does not count as the run's own time
 START_MARGIN_S = 15.0  # in addition to the time for launches: the function of the last launch must load its shard as well
 POOL_THREADS = 8
+# The first ranks, which the client starts itself: with `spawn.THREADS` requests of 50 to 100 ms at once, that takes about as long as one
+# cold start (0.7 s), which each level of the launch tree adds.
+ROOTS = 128
 
 
 @attrs.frozen
@@ -201,13 +206,17 @@ class _Run:
         return shards, inputs
 
     def _launch(self, lease: slots.Lease, config: RunConfig) -> Spawner:
-        """Write the configuration and launch rank 0, which starts the others. The run's own time begins."""
+        """Write the configuration and launch the first ranks, which start the others. The run's own time begins."""
         self.deadline = self.retry.deadline = self.started + self.job.timeout_s
         self.store.put(self.keys.config, config.pack())
         self.job.progress(Progress("launch", 0, self.job.workers))
         report = partial(report_failure, self.job.provider, self.resources)
-        spawner = Spawner(MeteredInvoker(self.invoker, self.meter), self.store, self.retry, self.keys, report)
-        spawner.start([LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)])
+        faults, invoker = self.job.faults, self.invoker
+        if faults:
+            invoker = FaultyInvoker(invoker, Faults.parse(faults), "client")
+        spawner = Spawner(MeteredInvoker(invoker, self.meter), self.store, self.retry, self.keys, report)
+        first = LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)
+        spawner.start(attrs.evolve(first, rank=rank) for rank in LaunchTree(config.workers, config.branching, config.roots).first)
         return spawner
 
     def _config(self, shards: list[str], inputs: list[list[str | None]]) -> RunConfig:
@@ -219,6 +228,7 @@ class _Run:
             workers=job.workers,
             data=job.parallel.data,
             pipeline=job.parallel.pipeline,
+            roots=ROOTS,
             branching=job.branching,
             layers=len(job.model.layers),
             batches=self.batches.samples,

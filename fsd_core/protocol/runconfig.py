@@ -26,6 +26,7 @@ class RunConfig:
     workers: int = key(integer(1))
     data: int = key(integer(1))  # replicas; replica d has the ranks from d x `parts` on
     pipeline: int = key(integer(1))  # stages of a replica
+    roots: int = key(integer(1))  # the number of ranks that the client starts itself
     branching: int = key(integer(1))
     layers: int = key(integer(1))
     batches: list[int] = key(listed(integer(1), filled=True))  # samples of each batch

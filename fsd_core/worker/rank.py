@@ -135,7 +135,7 @@ class Worker:
 
     def _start_children(self, config: RunConfig) -> Spawner | None:
         """Launch the children. Background tasks check that each claims its rank, and report those that die."""
-        children = LaunchTree(config.workers, config.branching).children(self.rank)
+        children = LaunchTree(config.workers, config.branching, config.roots).children(self.rank)
         if not children:
             return None
         invoker = self.provider.invoker(self.resources)
@@ -197,6 +197,8 @@ class Worker:
         )
         before = self.meter.snapshot()
         outputs = {batch: encode(loop.run(batch)) for batch in batches}
+        if self.channel is not None:
+            self.channel.finish_sends()  # what a stage sends to the next one belongs to its layers
         after = self.meter.snapshot()
         if self.rank % config.parts in config.last:
             self._write_outputs(outputs)
