@@ -1,21 +1,25 @@
 """How should Pub/Sub's messages be received: by unary pulls, one after the other, or by a stream that stays open ([gcp] receive)?
 
 ``python benchmarks/pubsub_pull.py`` (Google's Pub/Sub emulator starts by itself) prints the time from publish to receive of single
-messages and of bursts until the last of them, by turns, and the CPU time of this process. The emulator's own time is in all figures:
-differences matter, not sums.
+messages and of bursts until the last of them, by turns, messages a second, and the CPU time of this process. The emulator's own time is
+in all figures: differences matter, not sums. ``--killed`` prints after how many leases the next reader has all messages of a stream that
+was killed.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import queue
+import signal
 import tempfile
 import threading
 import time
-from dataclasses import replace
+from contextlib import closing
 from pathlib import Path
 
+import attrs
 import numpy as np
 
 from fsd_conformance.emulators.emulator import pointed
@@ -61,12 +65,11 @@ class Receiver:
             thread.join()
 
 
-def show(what: str, seconds: list[float], cpu_s: float) -> None:
+def show(what: str, seconds: list[float], cpu_s: float, burst: int) -> None:
     """One line."""
     median, late = np.median(seconds) * 1e3, np.percentile(seconds, 99) * 1e3
-    print(
-        f"{what:40} median {median:7.2f} ms   p99 {late:7.2f} ms   CPU {1e3 * cpu_s / len(seconds):6.2f} ms   n {len(seconds)}", flush=True
-    )
+    cpu, rate = 1e3 * cpu_s / len(seconds), burst / np.median(seconds)
+    print(f"{what:34} median {median:7.2f} ms  p99 {late:7.2f} ms  {rate:6.0f} messages/s  CPU {cpu:6.2f} ms  n {len(seconds)}", flush=True)
 
 
 def measure(receiver: Receiver, driver: GcpMessages, rank: int, count: int, burst: int) -> tuple[list[float], float]:
@@ -90,35 +93,69 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--killed", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = PubSub(Path(folder))
         try:
             server.start()
             with pointed({"PUBSUB_EMULATOR_HOST": server.address}, ("PUBSUB_",)):
-                run(options.count, options.rounds)
+                if options.killed:
+                    killed(options.rounds)
+                else:
+                    run(options.count, options.rounds)
         finally:
             server.stop()
 
 
+def make_queues(ranks: int, lease_s: int) -> None:
+    """A topic and a subscription for each rank."""
+    with closing(Session(f"http://{os.environ['PUBSUB_EMULATOR_HOST']}", signed=False)) as http:
+        for topic, subscription in NAMES.queues(ranks, 1):
+            http.request("PUT", f"/v1/{topic}", json={})
+            http.request("PUT", f"/v1/{subscription}", json={"topic": topic, "ackDeadlineSeconds": lease_s})
+
+
+def killed(rounds: int, lease_s: int = 10, count: int = 50) -> None:
+    """Each round: a process receives one message by a stream, which brings it all the others too, and is killed."""
+    make_queues(rounds, lease_s)
+    here = attrs.evolve(HERE, names={**HERE.names, "lease_s": str(lease_s), "receive": "stream"})
+    for rank in range(rounds):
+        with closing(GcpMessages(here, 0)) as driver:
+            for number in range(count):
+                driver.publish([Message(rank, b"%d" % number)])
+            reader = multiprocessing.get_context("spawn").Process(target=receive_and_die, args=(here, rank))
+            reader.start()
+            reader.join()
+            began, left = time.monotonic(), count
+            while left:
+                found = driver.receive(rank, 1000, 2.0)
+                if found:
+                    driver.ack(rank, [each.token for each in found])
+                left -= len(found)
+            print(f"{rank}: all {count} messages after {(time.monotonic() - began) / lease_s:.2f} leases of {lease_s} s", flush=True)
+
+
+def receive_and_die(here: Resources, rank: int) -> None:
+    """The process that is killed."""
+    GcpMessages(here, 0).receive(rank, 1, 20.0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def run(count: int, rounds: int) -> None:
     """Turns of each way, on a rank of its own."""
-    http = Session(f"http://{os.environ['PUBSUB_EMULATOR_HOST']}", signed=False)
-    for topic, subscription in NAMES.queues(len(WAYS), 1):
-        http.request("PUT", f"/v1/{topic}", json={})
-        http.request("PUT", f"/v1/{subscription}", json={"topic": topic, "ackDeadlineSeconds": 60})
-    drivers = [GcpMessages(replace(HERE, names={**HERE.names, "receive": way}), 0) for way in WAYS]
+    make_queues(len(WAYS), 60)
+    drivers = [GcpMessages(attrs.evolve(HERE, names={**HERE.names, "receive": way}), 0) for way in WAYS]
     receivers = [Receiver(driver, rank) for rank, driver in enumerate(drivers)]  # open for all turns: what goes to one that ended is late
     for turn in range(rounds):
         for rank, way in enumerate(WAYS):
             for burst, times in ((1, count), (30, count // 10)):
                 took, cpu_s = measure(receivers[rank], drivers[rank], rank, times, burst)
-                show(f"{turn}: {way}, {f'burst of {burst}, 10 KB' if burst > 1 else 'single, 1 KB'}", took, cpu_s)
+                show(f"{turn}: {way}, {f'burst of {burst}, 10 KB' if burst > 1 else 'single, 1 KB'}", took, cpu_s, burst)
     for receiver in receivers:
         receiver.close()
     for driver in drivers:
         driver.close()
-    http.close()
 
 
 if __name__ == "__main__":

@@ -233,7 +233,7 @@ class InvokeLimits:
     ``failures`` names the way by which core gets the report that a function died:
 
     - "host": the function's host detects the death and calls `fsd_core.worker.report_exit`. Core never calls `InvokeDriver.failures`.
-    - "queue": the platform puts a report into a queue, from which any process may read it. `InvokeDriver.failures` is one receive.
+    - "queue": the platform puts a report into a queue, from which any process may read it, by `InvokeDriver.failures`.
     - "launcher": only the driver that launched the function gets the report. `InvokeDriver.failures` makes no request.
     """
 
@@ -261,6 +261,15 @@ class Failure:
     payload: bytes
     nonce: str
     reason: str
+
+
+@attrs.frozen
+class Failures:
+    """What `InvokeDriver.failures` returns: the failures that it took, and the requests that it made to a queue service."""
+
+    taken: Sequence[Failure] = ()
+    receives: int = 0
+    acks: int = 0  # requests that remove messages or make them visible again
 
 
 class Launch(Protocol):
@@ -293,11 +302,11 @@ class InvokeDriver(Protocol):
     def invoke(self, function: str, payload: bytes) -> Launch:
         """Request that the platform starts ``function``, for instance `WORKER`, with ``payload``."""
 
-    def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
-        """Return new failures for whose payload ``take`` returns true. No later call returns these again.
+    def failures(self, take: Callable[[bytes], bool]) -> Failures:
+        """Take the new failures for whose payload ``take`` returns true. No later call returns these again.
 
-        A failure for which ``take`` returns false stays available to later calls and, if it is in a queue, to other processes. If
-        `InvokeLimits.failures` is "queue", a call is one receive of the queue service, plus one ack if it returns a failure.
+        A call looks at every failure that is there, however many other failures are before it. A failure for which ``take`` returns
+        false stays available to later calls and, if it is in a queue, to other processes as soon as the call returns.
         """
 
     def classify(self, error: BaseException) -> Code:

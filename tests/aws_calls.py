@@ -15,6 +15,7 @@ from botocore.client import BaseClient
 ACTIONS = {
     "sns:PublishBatch": "sns:Publish",
     "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
+    "sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
     "s3:ListObjectsV2": "s3:ListBucket",
     "s3:DeleteObjects": "s3:DeleteObject",
     "s3:PutBucketEncryption": "s3:PutEncryptionConfiguration",

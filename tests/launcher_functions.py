@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 
 import attrs
 
-from fsd_core.driver import Failure, InvokeDriver, Launch, ObjectDriver, Provider, Resources
+from fsd_core.driver import Failure, Failures, InvokeDriver, Launch, ObjectDriver, Provider, Resources
 from fsd_core.storage.keys import RunKeys
 from fsd_core.worker import program as worker
 from fsd_core.wrappers.around import AroundInvoker
@@ -33,7 +33,7 @@ class LauncherInvoker(AroundInvoker):
         self._launched.append(payload)
         return super().invoke(function, payload)
 
-    def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
+    def failures(self, take: Callable[[bytes], bool]) -> Failures:
         dead = []
         for payload in self._launched:
             fields = json.loads(payload)
@@ -43,7 +43,7 @@ class LauncherInvoker(AroundInvoker):
                 if not os.path.exists(f"/proc/{claim['pid']}") and not self._objects.list(keys.record(rank)).keys and take(payload):
                     dead.append((payload, Failure(payload, claim["nonce"], "its connection closed")))
         self._launched = [each for each in self._launched if each not in [payload for payload, _ in dead]]
-        return [failure for _, failure in dead]
+        return Failures([failure for _, failure in dead])
 
 
 class LauncherProvider(LocalProvider):
@@ -55,5 +55,5 @@ def handle(payload: bytes, provider: Provider, *, nonce: str, note: Callable[[in
     return worker.handle(payload, LauncherProvider(), nonce=nonce, note=note)
 
 
-def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str, layer: int | None) -> None:
+def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str, layer: int | None, said: object) -> None:
     """Report nothing: the launcher does."""

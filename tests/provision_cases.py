@@ -118,7 +118,7 @@ class ProvisionCases:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(f"fsd_{self.cloud.provider.name}.provision.probe_queues", cut)
+            patch.setattr("fsd_core.providers.provisioning.probe_queues", cut)
             with pytest.raises(KeyboardInterrupt):
                 self.cloud.provisioner().ensure(app, 2, 1)
         assert self.cloud.provisioner().find(app) is None
@@ -155,13 +155,13 @@ class ProvisionCases:
             until = time.monotonic() + 60
             while launch.poll() is None:
                 assert time.monotonic() < until
-                assert invoker.failures(lambda _: False) == []
+                assert invoker.failures(lambda _: False).taken == []
                 time.sleep(0.05)
             assert launch.poll() is Code.UNAVAILABLE
             taken: list[Any] = []
             while not taken:  # a look may hide it for a second
                 assert time.monotonic() < until
-                taken += invoker.failures(lambda told: bool(json.loads(told)["app"] == app))
+                taken += invoker.failures(lambda told: bool(json.loads(told)["app"] == app)).taken
                 time.sleep(0.05)
             (failure,) = taken
             assert json.loads(failure.payload) == json.loads(payload)

@@ -6,17 +6,19 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from aws_calls import recorded
-from fsd_aws import PROVIDER, RESOURCES, api, function, names, package, queues
+from fsd_aws import PROVIDER, RESOURCES, api, function, names, queues
 from fsd_aws.clients import client
 from fsd_aws.names import Names
 from fsd_conformance import emulators
-from fsd_core.driver import Provisioner, Resources
+from fsd_core.driver import Failures, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
+from fsd_core.providers.package import stub
 from provision_cases import Cloud, ProvisionCases
 
 REGION = "us-east-1"
@@ -186,7 +188,7 @@ def test_a_changed_setting_is_applied(app: str) -> None:
     assert aws("lambda").get_function_configuration(FunctionName=after.names["function"])["MemorySize"] == 3000
     assert "ReservedConcurrentExecutions" not in aws("lambda").get_function_concurrency(FunctionName=after.names["function"])
     assert provisioner(memory_mb=3000, message_kb=512).find(app) == after
-    with pytest.raises(InputError, match=r"\[aws\] bucket = 'another-one'.*or destroy the app first"):
+    with pytest.raises(InputError, match=r"\[aws\] bucket: .* not another-one.*or destroy the app first"):
         provisioner(bucket="another-one").ensure(app, 1, 1)
 
 
@@ -230,13 +232,35 @@ def test_what_is_somebody_elses_is_refused_and_stays(app: str) -> None:
         "Runtime": "python3.12",
         "Role": "arn:aws:iam::123456789012:role/x",
         "Handler": "a.b",
-        "Code": {"ZipFile": package.stub().body},
+        "Code": {"ZipFile": stub("aws").body},
     }
     aws("lambda").create_function(FunctionName=f"fsd-{app}", **made)
     for call in (provisioner().find, provisioner().destroy, lambda name: provisioner().ensure(name, 1, 1)):
         with pytest.raises(InputError, match=f"a function fsd-{app} is there that fsd did not make"):
             call(app)
     aws("lambda").delete_function(FunctionName=f"fsd-{app}")
+
+
+def test_failures_of_other_runs_hide_none_and_stay_for_their_runs(app: str) -> None:
+    """Ten messages come at a time, and the same ten again as long as they are visible."""
+    resources = provisioner().ensure(app, 1, 1)
+    sqs = aws("sqs")
+    url = resources.names["queue_url_prefix"] + names.Names.of(resources).failed
+
+    def fail(run: str, nonce: str) -> None:
+        context = {"requestId": nonce, "condition": "RetriesExhausted"}
+        sqs.send_message(QueueUrl=url, MessageBody=json.dumps({"requestContext": context, "requestPayload": {"run": run}}))
+
+    for number in range(25):
+        fail("theirs", f"t{number:02}")
+    fail("mine", "m")
+    with closing(PROVIDER.invoker(resources)) as mine, closing(PROVIDER.invoker(resources)) as theirs:
+        found = mine.failures(lambda payload: bool(json.loads(payload)["run"] == "mine"))
+        assert [each.nonce for each in found.taken] == ["m"]
+        assert (found.receives, found.acks) == (3, 4)  # one removes, three show 25 again
+        found = theirs.failures(lambda payload: bool(json.loads(payload)["run"] == "theirs"))
+        assert sorted(each.nonce for each in found.taken) == [f"t{number:02}" for number in range(25)]
+        assert mine.failures(lambda _: True) == Failures([], 1, 0)
 
 
 def test_what_is_no_record_of_a_failure_is_removed(app: str) -> None:
@@ -250,7 +274,7 @@ def test_what_is_no_record_of_a_failure_is_removed(app: str) -> None:
     until = time.monotonic() + 60
     while set(sqs.get_queue_attributes(QueueUrl=url, AttributeNames=counts)["Attributes"].values()) != {"0"}:
         assert time.monotonic() < until
-        assert invoker.failures(lambda _: False) == []
+        assert invoker.failures(lambda _: False).taken == []
         time.sleep(0.1)
     invoker.close()
 

@@ -16,8 +16,9 @@ import pytest
 import scipy.sparse
 
 from fsd_core.cli import main
-from fsd_core.cli.outputs import compare, write_output
-from fsd_core.cli.screen import Screen, amount
+from fsd_core.cli.screen import Screen
+from fsd_core.client.outputs import compare, write_output
+from fsd_core.common.amount import amount
 from fsd_core.common.sealed import seal
 from fsd_core.driver import ObjectDriver
 from fsd_core.model import open_model
@@ -441,7 +442,7 @@ def test_doctor_names_whose_credentials_there_are_and_no_secret(fsd, monkeypatch
 def test_doctor_does_not_wait_for_a_source_that_does_not_answer(fsd, monkeypatch):
     answered = threading.Event()
     monkeypatch.setattr("fsd_local.LocalProvider.credentials", lambda self: answered.wait(60) and "late")
-    monkeypatch.setattr("fsd_core.cli.doctor.ANSWERS_S", 0.1)
+    monkeypatch.setattr("fsd_core.machine.doctor.ANSWERS_S", 0.1)
     assert "did not answer" in check_of(fsd, "credentials of local")["hint"]
     answered.set()
 

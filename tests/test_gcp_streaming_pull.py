@@ -85,7 +85,7 @@ def test_a_wait_of_0_is_a_pull(made: Resources, slot: int) -> None:
 
 
 @pytest.mark.slow
-def test_after_a_kill_the_next_reader_has_everything_within_4_leases(made: Resources) -> None:
+def test_after_a_kill_the_next_reader_has_everything(made: Resources) -> None:
     lease_s, bodies = 10, sorted(b"%d" % number for number in range(50))
     brief = app(ranks=1, slots=1, lease_s=str(lease_s), receive="stream")
     program = (
@@ -105,9 +105,7 @@ def test_after_a_kill_the_next_reader_has_everything_within_4_leases(made: Resou
             assert reader.stdout is not None
             assert reader.stdout.readline() == b"1\n"
             os.kill(reader.pid, signal.SIGKILL)
-        began = time.monotonic()
-        assert taken(driver, 50) == bodies
-        assert time.monotonic() - began < 4 * lease_s
+        assert taken(driver, 50) == bodies  # `benchmarks/pubsub_pull.py --killed` prints after how many leases
 
 
 class Server:

@@ -147,7 +147,7 @@ def test_a_launch_returns_at_once_and_ends_well(platform: Platform, make: Make) 
     assert headers[NONCE] == launch.nonce
     assert headers["Authorization"] == "Bearer t"
     assert headers["path"] == "/run?app=x"
-    assert invoker.failures(lambda _: True) == []
+    assert invoker.failures(lambda _: True).taken == []
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_refused_launch_has_a_code_and_is_no_failure(make: Make, status: int, 
     assert finished(launch) is code
     assert launch.text.startswith(f"{status} ")
     assert launch.text.endswith(": No such thing")
-    assert invoker.failures(lambda _: True) == []
+    assert invoker.failures(lambda _: True).taken == []
 
 
 @pytest.mark.parametrize(
@@ -185,14 +185,14 @@ def test_a_function_that_died_is_told_once(make: Make, what: dict[str, object], 
     invoker = make()
     mine, other = (invoker.invoke(WORKER, order(**what, run=run)) for run in ("mine", "other"))
     assert (finished(mine), finished(other)) == (code, code)
-    (failure,) = invoker.failures(lambda payload: json.loads(payload)["run"] == "mine")
+    (failure,) = invoker.failures(lambda payload: json.loads(payload)["run"] == "mine").taken
     assert failure.payload == mine.payload
     assert failure.nonce == mine.nonce
     assert failure.reason.startswith("the function ended: ")
     assert len(failure.reason) < 400
     assert re.search(says, failure.reason)
-    assert [each.nonce for each in invoker.failures(lambda _: True)] == [other.nonce]
-    assert invoker.failures(lambda _: True) == []
+    assert [each.nonce for each in invoker.failures(lambda _: True).taken] == [other.nonce]
+    assert invoker.failures(lambda _: True).taken == []
 
 
 def test_what_was_never_sent_is_lost_but_nobody_died(make: Make) -> None:
@@ -200,14 +200,14 @@ def test_what_was_never_sent_is_lost_but_nobody_died(make: Make) -> None:
         taken.bind(("127.0.0.1", 0))
         invoker = make(f"http://127.0.0.1:{taken.getsockname()[1]}/")
         assert finished(invoker.invoke(WORKER, b"{}")) is Code.UNAVAILABLE
-        assert invoker.failures(lambda _: True) == []
+        assert invoker.failures(lambda _: True).taken == []
 
 
 def test_an_answer_that_never_comes_ends_at_the_time_limit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(posts, "_LATE_S", 0.1)
     invoker = make(timeout_s=0.2)
     assert finished(invoker.invoke(WORKER, order(wait=True))) is Code.DEADLINE
-    (failure,) = invoker.failures(lambda _: True)
+    (failure,) = invoker.failures(lambda _: True).taken
     assert "no answer: " in failure.reason
 
 
@@ -217,8 +217,8 @@ def test_where_the_front_end_cuts_answers_a_cut_says_nothing(make: Make) -> None
     lost = hasty.invoke(WORKER, order(sleep_s=0.5, reset=True))
     early = patient.invoke(WORKER, order(status=503))
     assert [finished(each) for each in (cut, lost, early)] == [None, None, Code.UNAVAILABLE]
-    assert hasty.failures(lambda _: True) == []
-    assert [each.nonce for each in patient.failures(lambda _: True)] == [early.nonce]
+    assert hasty.failures(lambda _: True).taken == []
+    assert [each.nonce for each in patient.failures(lambda _: True).taken] == [early.nonce]
 
 
 def test_a_platform_may_know_better(make: Make) -> None:
@@ -227,7 +227,7 @@ def test_a_platform_may_know_better(make: Make) -> None:
 
     invoker = make(code_of=code_of)
     assert finished(invoker.invoke(WORKER, order(status=500, text="there was no available instance"))) is Code.THROTTLED
-    assert invoker.failures(lambda _: True) == []  # nothing ran
+    assert invoker.failures(lambda _: True).taken == []  # nothing ran
 
 
 def test_headers_are_fresh_and_their_error_is_raised(platform: Platform, make: Make) -> None:
@@ -281,7 +281,7 @@ def test_close_waits_for_an_answer_that_comes_soon(make: Make, monkeypatch: pyte
     launch = invoker.invoke(WORKER, order(sleep_s=0.3, status=503))
     invoker.close()
     assert launch.poll() is Code.UNAVAILABLE
-    assert len(invoker.failures(lambda _: True)) == 1
+    assert len(invoker.failures(lambda _: True).taken) == 1
 
 
 def test_close_hangs_up_on_one_that_does_not(platform: Platform, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +292,7 @@ def test_close_hangs_up_on_one_that_does_not(platform: Platform, make: Make, mon
     invoker.close()
     assert time.monotonic() - began < 50  # a launch that is waited for would be answered after 60 s
     assert all(finished(each) is None for each in launches)  # what became of them is not known
-    assert invoker.failures(lambda _: True) == []
+    assert invoker.failures(lambda _: True).taken == []
     invoker.close()
     platform.open.set()
     assert finished(invoker.invoke(WORKER, b"{}")) is None  # a closed invoker opens again
@@ -342,4 +342,4 @@ def test_by_way_of_a_proxy(platform: Platform, make: Make, monkeypatch: pytest.M
         assert finished(invoker.invoke(WORKER, b"{}")) is Code.UNAVAILABLE
     assert asked[0].startswith(b"CONNECT worker.invalid:443 ")
     assert b"Proxy-Authorization: Basic bWU6cEBzcw==" in asked[0]
-    assert invoker.failures(lambda _: True) == []
+    assert invoker.failures(lambda _: True).taken == []

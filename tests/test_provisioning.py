@@ -18,6 +18,7 @@ from fsd_core.driver import Code, Launch, Message, MessageDriver, Rejected, Reso
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.addresses import elsewhere
 from fsd_core.providers.app_name import check_app
+from fsd_core.providers.names import generation_of, new_generation, queue_name, shortened
 from fsd_core.providers.probes import PROBE, probe_function, probe_queues
 from fsd_core.providers.provisioning import check_size
 from fsd_core.providers.requests import Requests, reporting_to
@@ -282,3 +283,19 @@ def test_names_that_every_cloud_takes(app: str) -> None:
 def test_nothing_of_nothing(ranks: int, slots: int) -> None:
     with pytest.raises(InputError, match="at least 1"):
         check_size(ranks, slots)
+
+
+@pytest.mark.parametrize("rest", ["0-3", "12-t0", "failed", "dead"])
+def test_the_generation_in_a_name(rest: str) -> None:
+    generation = new_generation()
+    name = queue_name("a", generation, *rest.split("-"))
+    assert generation_of("a", name) == generation_of("a", f"projects/p/topics/{name}") == generation
+    assert generation_of("b", name) is None
+    assert generation_of("a", queue_name("a-deadbeef", generation, *rest.split("-"))) is None  # of another app, whose name begins alike
+
+
+def test_a_long_name_is_cut_and_stays_different() -> None:
+    assert shortened("an-app", 6) == "an-app"
+    cut = {shortened("a" * 30 + end, 20) for end in "bcd"}
+    assert len(cut) == 3
+    assert {len(name) for name in cut} == {20}

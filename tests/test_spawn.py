@@ -13,10 +13,10 @@ from typing import Literal
 import attrs
 import pytest
 
-import fsd_core.client.inference
+import fsd_core.client.apps
 import fsd_core.client.job
 from fsd_core import run
-from fsd_core.driver import Code, Failure
+from fsd_core.driver import Code, Failure, Failures
 from fsd_core.errors import RunFailed
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
@@ -41,7 +41,7 @@ def test_the_launcher_of_a_function_reports_its_death(
 ) -> None:
     monkeypatch.setattr(fsd_core.client.job, "ROOTS", roots)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.setattr(fsd_core.client.inference, "find", lambda name: LauncherProvider())
+    monkeypatch.setattr(fsd_core.client.apps, "find", lambda name: LauncherProvider())
     table = {"root": str(tmp_path / "root")}
     resources = PROVIDER.provisioner(table).ensure("fsd", 3, 1)
     store = Store(PROVIDER.objects(resources), Retry(time.time() + 600, Meter()))
@@ -72,10 +72,11 @@ class Reporting(AroundInvoker):
         self.limits = attrs.evolve(self.limits, failures=who)
         self.left = list(failures)
 
-    def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
+    def failures(self, take: Callable[[bytes], bool]) -> Failures:
         taken = [each for each in self.left if take(each.payload)]
         self.left = [each for each in self.left if each not in taken]
-        return taken
+        queued = self.limits.failures == "queue"
+        return Failures(taken, receives=int(queued), acks=int(queued and bool(taken)))
 
 
 @pytest.mark.parametrize(("who", "requests"), [("host", (0, 0)), ("queue", (2, 1)), ("launcher", (0, 0))])

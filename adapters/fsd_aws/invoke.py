@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from fsd_aws.clients import client
 from fsd_aws.errors import classify
 from fsd_aws.names import Names
 from fsd_aws.variables import RESOURCES
-from fsd_core.driver import WORKER, Code, Failure, InvokeLimits, Resources
+from fsd_core.driver import WORKER, Code, Failure, Failures, InvokeLimits, Resources
 from fsd_core.providers.checks import check_payload
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
@@ -26,6 +26,9 @@ from fsd_core.storage.retry import Retry
 __all__ = ["AwsInvoker", "AwsLaunch"]
 
 PAYLOAD_BYTES = 256 << 10
+_BATCH = 10  # messages in one request of SQS
+_RECEIVES = 50  # of one call: other runs of an app leave at most a few hundred failures
+_HIDE_S = 2
 _CODES = {"EventAgeExceeded": Code.THROTTLED}  # the event found no free function in time; any other condition: the function failed
 
 
@@ -56,20 +59,43 @@ class _Failures:
         """The SQS client. The first use makes it, since most workers never use it."""
         return client("sqs", self._region, read_s=15.0)
 
-    def take(self, wanted: Callable[[bytes], bool]) -> list[Failure]:
-        """Remove and return the failures for whose payload ``wanted`` is true.
+    def take(self, wanted: Callable[[bytes], bool]) -> Failures:
+        """Remove and return the failures for whose payload ``wanted`` is true. Messages of other programs are removed too.
 
-        Messages of other programs are removed too: otherwise they would fill the next receives.
+        A receive brings at most `_BATCH` messages, and may bring the same ones each time while they are visible. So this method hides
+        what it has read until it has read all, and then makes visible again what it leaves.
         """
-        found = [(handle, failure) for handle, failure in self._receive() if failure is None or wanted(failure.payload)]
-        if found:
-            entries = [{"Id": str(number), "ReceiptHandle": handle} for number, (handle, _) in enumerate(found)]
-            self.sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
-        return [failure for _, failure in found if failure is not None]
+        taken: list[Failure] = []
+        left: list[str] = []
+        receives = acks = 0
+        full = True
+        try:
+            while full and receives < _RECEIVES:
+                receives += 1
+                page = self._receive()
+                full = len(page) == _BATCH
+                removed = [(handle, failure) for handle, failure in page if failure is None or wanted(failure.payload)]
+                left += [handle for handle, failure in page if (handle, failure) not in removed]
+                if removed:
+                    acks += 1
+                    self.sqs.delete_message_batch(QueueUrl=self._url, Entries=_entries(handle for handle, _ in removed))
+                taken += [failure for _, failure in removed if failure is not None]
+            acks += self._show(left)
+        except Exception:
+            if not taken:  # what is taken is gone from the queue; the next call reads the rest
+                raise
+        return Failures(taken, receives, acks)
 
     def _receive(self) -> list[tuple[str, Failure | None]]:
-        answer = self.sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, VisibilityTimeout=1)
+        answer = self.sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=_BATCH, VisibilityTimeout=_HIDE_S)
         return [(message["ReceiptHandle"], self._read(message["Body"])) for message in answer.get("Messages", ())]
+
+    def _show(self, handles: list[str]) -> int:
+        """Make messages visible to other processes at once. Returns the number of requests."""
+        batches = [handles[at : at + _BATCH] for at in range(0, len(handles), _BATCH)]
+        for batch in batches:
+            self.sqs.change_message_visibility_batch(QueueUrl=self._url, Entries=_entries(batch, VisibilityTimeout=0))
+        return len(batches)
 
     def _read(self, body: str) -> Failure | None:
         """The failure that a record of Lambda describes; `None` where the text is not a record of Lambda."""
@@ -84,6 +110,11 @@ class _Failures:
         """Close the client, if it was made."""
         if "sqs" in vars(self):
             self.sqs.close()
+
+
+def _entries(handles: Iterable[str], **fields: object) -> list[dict[str, object]]:
+    """The entries of a batch request."""
+    return [{"Id": str(number), "ReceiptHandle": handle, **fields} for number, handle in enumerate(handles)]
 
 
 def _failure(record: Mapping[str, Any]) -> Failure:
@@ -135,8 +166,8 @@ class AwsInvoker:
         answer = self._lambda.invoke(FunctionName=name, InvocationType="Event", Payload=payload)
         return AwsLaunch(answer["ResponseMetadata"]["RequestId"], self._failures)
 
-    def failures(self, take: Callable[[bytes], bool]) -> list[Failure]:
-        """Remove and return up to 10 failures from the queue ``failed`` for whose payload ``take`` is true.
+    def failures(self, take: Callable[[bytes], bool]) -> Failures:
+        """Remove and return the failures in the queue ``failed`` for whose payload ``take`` is true.
 
         A failure is a launch that Lambda dropped, or a function that died.
         """

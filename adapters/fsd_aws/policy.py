@@ -85,7 +85,11 @@ def deployer(names: Names, bucket: str, function: str, role: str) -> Document:
 def _client(names: Names, bucket: str, function: str) -> list[Document]:
     return [
         _allow("Abort", ["sns:Publish"], names.arn("sns", f"fsd-{names.app}-*")),
-        _allow("Failures", ["sqs:ReceiveMessage", "sqs:DeleteMessage"], names.arn("sqs", f"fsd-{names.app}-*-failed")),
+        _allow(
+            "Failures",
+            ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"],
+            names.arn("sqs", f"fsd-{names.app}-*-failed"),
+        ),
         _allow("Objects", _actions("s3", "GetObject PutObject DeleteObject"), _bucket(names, bucket, "/*")),
         _allow("Keys", ["s3:ListBucket"], _bucket(names, bucket)),
         _allow("Launch", _actions("lambda", "GetFunctionConfiguration InvokeFunction"), names.arn("lambda", f"function:{function}")),

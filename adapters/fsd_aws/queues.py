@@ -15,9 +15,10 @@ from botocore import exceptions as sdk
 from fsd_aws import policy
 from fsd_aws.api import Api
 from fsd_aws.messages import AwsMessages
-from fsd_aws.names import Names, filter_policy, generation_of, url_prefix
+from fsd_aws.names import Names, filter_policy, url_prefix
 from fsd_core.driver import Code, Message, Resources
 from fsd_core.errors import DriverError
+from fsd_core.providers.names import generation_of
 from fsd_core.providers.probes import PROBE, Pair
 
 __all__ = ["make", "remove", "takes_binary"]

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from google.pubsub_v1 import types
 
 from fsd_core.driver import Code
+from fsd_core.providers.names import generation_of
 from fsd_core.providers.probes import Pair
 from fsd_gcp import policy
 from fsd_gcp.api import Api
-from fsd_gcp.names import Names, generation_of
+from fsd_gcp.names import Names
 
 __all__ = ["RETENTION_S", "make", "remove"]
 

@@ -13,12 +13,12 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import attrs
 
 from fsd_core.common import interrupt
-from fsd_core.driver import Code, Failure, Refused, Resources
+from fsd_core.driver import Code, Failures, Refused, Resources
 from fsd_core.providers.checks import check_payload
 from fsd_core.providers.environment import function_limits, to_environment
 from fsd_local.errors import classify
@@ -98,9 +98,9 @@ class LocalInvoker:
             raise Refused(Code(code), reason)
         return LocalLaunch(host, channel)
 
-    def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
-        """Return an empty list: the host itself reports each death at once."""
-        return ()
+    def failures(self, take: Callable[[bytes], bool]) -> Failures:
+        """Take nothing: the host itself reports each death at once."""
+        return Failures()
 
     def _open(self) -> Channel:
         """The channel: the inherited one in a function; in a client to a new host."""

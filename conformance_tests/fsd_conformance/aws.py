@@ -30,6 +30,7 @@ COUNTED = {
     "sns:PublishBatch": "publish_requests",
     "sqs:ReceiveMessage": "receive_requests",
     "sqs:DeleteMessageBatch": "ack_requests",
+    "sqs:ChangeMessageVisibilityBatch": "ack_requests",
     "s3:PutObject": "object_puts",
     "s3:GetObject": "object_gets",
     "s3:ListObjectsV2": "object_lists",

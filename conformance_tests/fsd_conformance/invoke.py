@@ -147,14 +147,14 @@ class InvokeCases(DriverCases):
             found: list[Failure] = []
 
             def there(one: object = one, found: list[Failure] = found) -> bool:
-                found.extend(driver.failures(lambda payload: bool(json.loads(payload) == one)))
+                found.extend(driver.failures(lambda payload: bool(json.loads(payload) == one)).taken)
                 return bool(found)
 
             eventually("the death", self.harness.starts_s, there)
             assert len(found) == 1
             assert found[0].nonce
             assert found[0].reason
-        assert not driver.failures(lambda payload: json.loads(payload) in wanted)
+        assert not driver.failures(lambda payload: json.loads(payload) in wanted).taken
 
     def test_more_than_may_run_at_once(self, deployed: Deployed, key: str) -> None:
         """A launch while ``concurrency`` functions run must give THROTTLED, from ``invoke`` or from ``Launch.poll``."""

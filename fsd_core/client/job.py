@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -15,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from fsd_core.client import collect, stage
+from fsd_core.client import collect, history, stage
 from fsd_core.client.batches import cut
 from fsd_core.client.cleanup import Cleanup
 from fsd_core.client.follow import follow
 from fsd_core.client.result import Result, keep, left_out, over_ranks, warn
+from fsd_core.common.logs import DEBUG, INFO
 from fsd_core.driver import Code, InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DriverError, FsdError, RunFailed
+from fsd_core.latency import Latency
 from fsd_core.partition import ExchangePlan, Parallel, Partition
 from fsd_core.protocol.abort import report_failure
 from fsd_core.protocol.launch_tree import LaunchTree
@@ -33,8 +36,9 @@ from fsd_core.storage.keys import RunKeys, new_run
 from fsd_core.storage.meter import FIELDS, Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
-from fsd_core.wrappers.faults import Faults, FaultyInvoker
-from fsd_core.wrappers.metered import MeteredInvoker, MeteredObjects
+from fsd_core.wrappers.faults import Faults
+from fsd_core.wrappers.metered import MeteredObjects
+from fsd_core.wrappers.run import RunWrappers
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -42,6 +46,8 @@ if TYPE_CHECKING:
     from fsd_core.model import Model
 
 __all__ = ["Job", "Progress"]
+
+log = logging.getLogger(__name__)
 
 STAGE_S = 1800.0  # for staging, which does not count as the run's own time
 START_MARGIN_S = 15.0  # in addition to the time for launches: the function of the last launch must load its shard as well
@@ -55,7 +61,8 @@ ROOTS = 128
 class Progress:
     """How far a run is: ``done`` of ``total`` steps of a phase.
 
-    ``phase``: partition, stage, launch, layers or collect; or wait, while a service does not answer. ``text``: what the phase works on.
+    ``phase``: partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Other calls than `run` have
+    phases of their own, which they document. ``total``: 0 if it is not known. ``text``: what the phase works on.
     """
 
     phase: str
@@ -81,6 +88,7 @@ class Job:
     objective: str
     batch_size: int | None
     faults: str | None
+    latency: Latency | None
     seed: int
     timeout_s: float
     outage_s: float
@@ -124,13 +132,16 @@ class _Run:
     def __init__(self, job: Job, resources: Resources, objects: ObjectDriver, invoker: InvokeDriver, again: bool) -> None:
         self.job = job
         self.resources = resources
-        self.invoker = invoker
         self.again = again
         self.run_id = new_run()
         self.keys = RunKeys(self.run_id)
         self.meter = Meter()
         self.retry = Retry(time.time() + STAGE_S, self.meter, outage_s=job.outage_s)
-        self.store = Store(MeteredObjects(objects, self.meter), self.retry)
+        wrappers = RunWrappers(self.meter, self.retry, -1, 0, latency=job.latency)
+        faults = Faults.parse(job.faults) if job.faults else None  # of the client's services, only launches misbehave
+        self.invoker = RunWrappers(self.meter, self.retry, -1, 0, faults=faults, latency=job.latency).invoker(invoker)
+        self.store = Store(wrappers.objects(objects), self.retry)
+        self.undelayed = Store(MeteredObjects(objects, self.meter), self.retry)  # for the clean-up, whose time is not the run's
         self.plan = ExchangePlan(job.model, job.partition)
         parts = [layer_sizes(job.model, job.partition, self.plan, rank) for rank in range(job.partition.workers)]
         samples, limits = job.samples.shape[0], invoker.limits
@@ -139,7 +150,37 @@ class _Run:
         self.over = threading.Event()
 
     def execute(self) -> Result:
-        """Lease a slot, get the answer, and in any case remove the run's objects and give the slot back."""
+        """Get the answer, and in any case keep what the workers said."""
+        lines: dict[int, list[Any]] = {}
+        log.info("run %s: %d workers on %s, %s channel", self.run_id, self.job.workers, self.job.provider.name, self.job.channel)
+        try:
+            result = self._execute(lines)
+        except BaseException as error:
+            history.keep(self._log(error, lines), self.job.home)
+            if lines and isinstance(error, Exception):
+                error.add_note(f"fsd logs {self.run_id} shows what the workers said")
+            raise
+        history.keep(self._log(None, lines), self.job.home)
+        return result
+
+    def _log(self, error: BaseException | None, lines: Mapping[int, list[Any]]) -> history.RunLog:
+        job = self.job
+        return history.made(
+            self.run_id,
+            job.began,
+            error,
+            lines,
+            model=job.note.get("model") or job.model.digest,
+            provider=job.provider.name,
+            stand_in=job.stand_in,
+            workers=job.workers,
+        )
+
+    def _execute(self, lines: dict[int, list[Any]]) -> Result:
+        """Lease a slot, get the answer, and in any case remove the run's objects and give the slot back.
+
+        Puts what each rank said into ``lines``.
+        """
         self._background("fsd-outages", partial(self.retry.report, self._notice, self.over))
         try:
             lease = slots.lease(self.store, self.resources.slots, self.run_id)
@@ -147,7 +188,7 @@ class _Run:
             self.over.set()
             raise
         queued = self.job.workers if self.job.queued else 0
-        cleanup = Cleanup(self.job.provider, self.resources, self.store, self.invoker, lease, queued)
+        cleanup = Cleanup(self.job.provider, self.resources, self.undelayed, self.invoker, lease, queued)
         pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fsd-client")
         try:
             answer = self._answer(lease, pool)
@@ -156,12 +197,14 @@ class _Run:
             pool.shutdown(wait=False, cancel_futures=True)
             if undone := cleanup.after_failure(error):
                 error.add_note(undone)
+            lines.update(list(cleanup.lines.items()))  # at an interrupt, a thread may still add some
             raise
         finally:
             self.over.set()
             pool.shutdown(wait=False, cancel_futures=True)
         if undone := cleanup.after_failure(answer.failed) if answer.failed else cleanup.after_answer():
             warn(f"the answer is complete, but the clean-up is not: {undone}")
+        lines.update(cleanup.lines | history.take_lines(answer.records))
         return self._result(answer)
 
     def _background(self, name: str, task: Callable[[], None]) -> None:
@@ -183,9 +226,10 @@ class _Run:
         config = self._config(shards, inputs)
         failed = self._follow(self._launch(lease, config), config)
         last = self.job.model.layers[-1]
+        wait_s = 0.0 if failed else collect.RECORDS_S
+        records = pool.submit(collect.records, self.store, self.keys, self.job.workers, pool, wait_s)  # while the output is collected
         output = collect.output(self.store, self.keys, self.job.partition, config, last, pool, self._phase("collect"))
-        records = collect.records(self.store, self.keys, self.job.workers, pool, 0.0 if failed else collect.RECORDS_S)
-        return _Answer(output, records, failed, self.started - staging, time.time())
+        return _Answer(output, records.result(), failed, self.started - staging, time.time())
 
     def _stage(self, pool: ThreadPoolExecutor) -> tuple[list[str], list[list[str | None]]]:
         """The keys of the staged shards, and of the inputs by batch, by rank of a replica. Raises `RunFailed` after `STAGE_S`."""
@@ -211,10 +255,7 @@ class _Run:
         self.store.put(self.keys.config, config.pack())
         self.job.progress(Progress("launch", 0, self.job.workers))
         report = partial(report_failure, self.job.provider, self.resources)
-        faults, invoker = self.job.faults, self.invoker
-        if faults:
-            invoker = FaultyInvoker(invoker, Faults.parse(faults), "client")
-        spawner = Spawner(MeteredInvoker(invoker, self.meter), self.store, self.retry, self.keys, report)
+        spawner = Spawner(self.invoker, self.store, self.retry, self.keys, report)
         first = LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)
         spawner.start(attrs.evolve(first, rank=rank) for rank in LaunchTree(config.workers, config.branching, config.roots).first)
         return spawner
@@ -238,9 +279,11 @@ class _Run:
             last=np.unique(job.partition.owners[-1]).tolist(),
             objective=job.objective,
             faults=job.faults,
+            log=DEBUG if log.isEnabledFor(logging.DEBUG) else INFO,
             started=self.started,
             start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S,
             outage_s=job.outage_s,
+            latency=job.latency.pack() if job.latency else None,
         )
 
     def _follow(self, spawner: Spawner, config: RunConfig) -> RunFailed | None:
@@ -276,6 +319,7 @@ class _Run:
             stand_in=job.stand_in,
             channel=job.channel,
             partition=job.partition_label,
+            latency=job.latency.about() if job.latency else None,
             seconds={"total": answer.at - job.began, "stage": answer.stage_s} | seconds,
             seconds_sum=seconds_sum,
             meter={name: client[name] + meter_ranks[name] for name in FIELDS},

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import attrs
 
-from fsd_core.common.fields import boolean, choice, integer, key, listed, nullable, number, read, text
+from fsd_core.common.fields import boolean, choice, integer, key, listed, nullable, number, read, table, text
+from fsd_core.common.logs import LEVELS
 from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
@@ -38,7 +42,9 @@ class RunConfig:
     faults: str | None = key(nullable(text()))
     started: float = key(number())  # seconds since 1970, on the client's clock
     start_s: float = key(number())  # the time in seconds that the launches of all ranks may take together
+    log: str = key(choice(*LEVELS))  # the level of the lines that a worker keeps
     outage_s: float = key(number())  # the time in seconds that a service may be unreachable
+    latency: Mapping[str, Any] | None = key(nullable(table()), default=None)  # see `fsd_core.latency.Latency.pack`
 
     @property
     def queued(self) -> bool:

@@ -8,6 +8,7 @@ that has started is harmless, because only one function can create the claim.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +27,8 @@ from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 
 __all__ = ["LaunchPayload", "Spawner", "start_limit_s"]
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS = 4
 FIRST_CHECK_S = 1.0
@@ -52,6 +55,7 @@ class LaunchPayload:
     rank: int = key(integer(0))
     attempt: int = key(integer(0))  # of launching this rank
     deadline: float = key(number())  # of the run, in seconds since 1970
+    not_before: float = key(number(), default=0.0)  # when the function may begin, in seconds since 1970: a run with latencies sets it
 
     def pack(self) -> bytes:
         """Encode the payload as JSON."""
@@ -92,6 +96,7 @@ class Spawner:
         self._waiting += each(self._launch, payloads, THREADS)
 
     def _launch(self, payload: LaunchPayload) -> _Child:
+        log.info("launches rank %d, attempt %d", payload.rank, payload.attempt)
         request = partial(self._invoker.invoke, WORKER, payload.pack())
         return _Child(payload, self._retry.call(self._invoker, f"launch of rank {payload.rank}", request), time.monotonic())
 
@@ -122,6 +127,7 @@ class Spawner:
         payload, waited = child.payload, time.monotonic() - child.since
         if claimed:
             self._claimed.append(child)
+            log.debug("rank %d has claimed its rank, seen %.1f s after its launch", payload.rank, waited)
             return None
         code = child.launch.poll()
         if code is None and waited < self._invoker.limits.start_s * (1 + payload.attempt):
@@ -130,6 +136,8 @@ class Spawner:
             detail = f": {child.launch.text}" if child.launch.text else ""
             why = f"the platform reports {code.name}{detail}" if code else f"no claim {waited:.0f} s after launch {payload.attempt + 1}"
             raise RunFailed(code or Code.UNAVAILABLE, f"did not start: {why}", rank=payload.rank)
+        refused = f"the platform reports {code.name} {child.launch.text}" if code else "no claim"
+        log.warning("rank %d: %s %.1f s after launch %d: launches it again", payload.rank, refused, waited, payload.attempt + 1)
         self._retry.pause(payload.attempt)
         return self._launch(attrs.evolve(payload, attempt=payload.attempt + 1))
 
@@ -149,8 +157,10 @@ class Spawner:
         if self._invoker.limits.failures == "host":
             return
         with suppress(RunFailed):
-            for failure in self._retry.call(self._invoker, "ask for failures", partial(self._invoker.failures, self._is_ours_or_over)):
+            found = self._retry.call(self._invoker, "ask for failures", partial(self._invoker.failures, self._is_ours_or_over))
+            for failure in found.taken:
                 if _run_of(failure.payload)[0] == self._keys.run:
+                    log.warning("a function of this run died: %s", failure.reason)
                     self._unreported.append(failure)  # stored here, because the platform has removed it
         with suppress(RunFailed):
             while self._unreported:

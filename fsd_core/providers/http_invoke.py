@@ -26,9 +26,9 @@ from urllib.parse import urlsplit
 import attrs
 
 from fsd_core.common.interrupt import remaining
-from fsd_core.driver import WORKER, Code, Failure, InvokeLimits, Refused
+from fsd_core.driver import WORKER, Code, Failure, Failures, InvokeLimits, Refused
 from fsd_core.providers.checks import check_payload
-from fsd_core.providers.http_codes import http_code
+from fsd_core.providers.codes import http_code
 from fsd_core.providers.proxies import proxy_for
 
 __all__ = ["NONCE", "HttpInvoker", "PostLaunch", "code_of"]
@@ -185,7 +185,7 @@ class HttpInvoker:
                 raise ConnectionAbortedError("the driver was closed before the launch was sent")
         return connection
 
-    def failures(self, take: Callable[[bytes], bool]) -> list[Failure]:
+    def failures(self, take: Callable[[bytes], bool]) -> Failures:
         """Launches whose answer shows that the function died, if ``take`` accepts their payload. Returns each launch once.
 
         Makes no request.
@@ -195,7 +195,7 @@ class HttpInvoker:
         taken = [launch for launch in failed if take(launch.payload)]
         with self._lock:
             self._failed += [launch for launch in failed if launch not in taken]
-        return [Failure(launch.payload, launch.nonce, f"the function ended: {launch.text}") for launch in taken]
+        return Failures([Failure(launch.payload, launch.nonce, f"the function ended: {launch.text}") for launch in taken])
 
     def classify(self, error: BaseException) -> Code:
         """The code of an error that a method raised."""

@@ -64,7 +64,13 @@ class Where:
 
 @attrs.frozen
 class Comparison:
-    """The result of `fsd compare`. ``about``: the configuration and versions with which it can be repeated."""
+    """The runs of `compare`.
+
+    - ``about``: the configuration and versions with which the comparison can be repeated.
+    - ``providers``: by name: the ``emulator``, the name of the ``tariff``, and the ``error`` of a provider that cannot start.
+    - ``cells``: for each combination its ``case`` (provider, channel, workers), its measured ``runs`` in order, each with ``record`` and
+      ``bill``, and the ``error`` that ended them.
+    """
 
     about: Mapping[str, str | int | float]
     providers: Mapping[str, Where]

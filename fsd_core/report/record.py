@@ -63,6 +63,7 @@ class _Record:
     meter_layers: Mapping[str, Any] = key(table())
     memory: Mapping[str, Any] = key(table())
     ranks: list[Mapping[str, Any]] = key(listed(table()))
+    latency: Mapping[str, Any] | None = key(nullable(table()), default=None)
     missing_ranks: list[int] = key(listed(integer(0)), default=attrs.Factory(list))
 
 

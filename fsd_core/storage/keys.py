@@ -100,3 +100,7 @@ class RunKeys:
     def record(self, rank: int) -> str:
         """The measurements of a rank: times, counters, memory."""
         return f"{self.prefix}record/{rank}"
+
+    def log(self, rank: int) -> str:
+        """What a rank said in a run that lasts long or fails. Otherwise its record holds its lines."""
+        return f"{self.prefix}log/{rank}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
-from fsd_core.driver import Code, Delivery, Failure, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
+from fsd_core.driver import Code, Delivery, Failures, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
 
 __all__ = ["Around", "AroundInvoker", "AroundMessages", "AroundObjects", "Driver"]
 
@@ -91,6 +91,6 @@ class AroundInvoker(Around[InvokeDriver]):
         """See `InvokeDriver.invoke`."""
         return self._driver.invoke(function, payload)
 
-    def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
+    def failures(self, take: Callable[[bytes], bool]) -> Failures:
         """See `InvokeDriver.failures`."""
         return self._driver.failures(take)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fsd_core.driver import Delivery, Failure, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
+from fsd_core.driver import Delivery, Failures, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
 from fsd_core.storage.meter import Meter
 from fsd_core.wrappers.around import AroundInvoker, AroundMessages, AroundObjects
 
@@ -78,7 +78,7 @@ class MeteredObjects(AroundObjects):
 
 
 class MeteredInvoker(AroundInvoker):
-    """Counts launches. If `InvokeLimits.failures` is "queue", also counts each receive from that queue, and an ack if it took failures."""
+    """Counts launches, and the requests to a queue of failures."""
 
     def __init__(self, driver: InvokeDriver, meter: Meter) -> None:
         super().__init__(driver)
@@ -89,12 +89,11 @@ class MeteredInvoker(AroundInvoker):
         self._meter.add("invocations")
         return super().invoke(function, payload)
 
-    def failures(self, take: Callable[[bytes], bool]) -> Sequence[Failure]:
+    def failures(self, take: Callable[[bytes], bool]) -> Failures:
         """See `InvokeDriver.failures`."""
-        queued = self.limits.failures == "queue"
-        if queued:
-            self._meter.add_all({"receive_requests": 1, "receive_units": 1})  # failures fit one billing unit
-        taken = super().failures(take)
-        if queued and taken:
-            self._meter.add("ack_requests")
-        return taken
+        first = int(self.limits.failures == "queue")  # counted even if it raises
+        self._meter.add_all({"receive_requests": first, "receive_units": first})  # ten failures fit one billing unit
+        found = super().failures(take)
+        more = found.receives - first
+        self._meter.add_all({"receive_requests": more, "receive_units": more, "ack_requests": found.acks})
+        return found

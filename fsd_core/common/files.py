@@ -1,4 +1,4 @@
-"""Files that a command writes when it ends. It checks their paths before it starts, and never replaces a file that fsd did not make."""
+"""Files that a command or a call writes when it ends. It checks their paths before it starts, and never replaces a file of others."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ __all__ = ["check_apart", "check_file", "check_folder", "replacing", "write_file
 HEAD_BYTES = 1024
 
 
-def check_file(flag: str, path: Path, mark: str) -> None:
+def check_file(name: str, path: Path, mark: str) -> None:
     """Raise `InputError` unless `write_file` can write ``path``.
 
-    It can if ``path`` does not exist, or if it is a file that fsd made: its first `HEAD_BYTES` bytes hold the text ``mark``. ``flag`` names
-    the path in errors.
+    It can if ``path`` does not exist, or if it is a file that fsd made: its first `HEAD_BYTES` bytes hold the text ``mark``. ``name`` is
+    the argument that errors name.
     """
     try:
         if os.path.lexists(path):
             with path.open("rb") as file:
                 if mark.encode() not in file.read(HEAD_BYTES):
-                    raise InputError(f"{flag} {path}: exists and fsd did not make it: expected a new path")
+                    raise InputError(f"{name} {path}: exists and fsd did not make it: expected a new path")
     except OSError as error:
-        raise InputError(f"{flag} {path}: cannot be written: {error.strerror or error}") from error
-    check_folder(flag, path)
+        raise InputError(f"{name} {path}: cannot be written: {error.strerror or error}") from error
+    check_folder(name, path)
 
 
-def check_folder(flag: str, path: Path) -> None:
+def check_folder(name: str, path: Path) -> None:
     """Raise `InputError` unless files can be made in the folder of ``path``."""
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise InputError(f"{flag} {path}: cannot be written: {error.strerror or error}") from error
+        raise InputError(f"{name} {path}: cannot be written: {error.strerror or error}") from error
 
 
 def check_apart(**paths: str | Path | None) -> None:
-    """Raise `InputError` if two flags name the same file. ``paths``: by flag, without ``--``."""
+    """Raise `InputError` if two arguments name the same file. ``paths``: by argument."""
     seen: dict[Path, str] = {}
-    for flag, path in paths.items():
-        if path is not None and (other := seen.setdefault(Path(path).resolve(), flag)) != flag:
-            raise InputError(f"--{flag} {path}: --{other} names the same file: expected two files")
+    for name, path in paths.items():
+        if path is not None and (other := seen.setdefault(Path(path).resolve(), name)) != name:
+            raise InputError(f"{name} {path}: {other} names the same file: expected two files")
 
 
-def write_file(flag: str, path: Path, text: str, mark: str) -> None:
+def write_file(name: str, path: Path, text: str, mark: str) -> None:
     """Write a text file in one step. Raises `InputError`, see `check_file`."""
-    check_file(flag, path, mark)
+    check_file(name, path, mark)
     with replacing(path) as file:
         file.write(text.encode())
 
