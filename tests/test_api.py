@@ -319,6 +319,8 @@ def test_importing_the_package_imports_nothing_else() -> None:
 def test_an_unknown_name_suggests_the_nearest(name: str, said: str) -> None:
     with pytest.raises(AttributeError, match=f"module 'fsd_core' has no attribute '{name}'; {re.escape(said)}"):
         getattr(fsd_core, name)
+    done = subprocess.run([sys.executable, "-P", "-c", f"import fsd_core; fsd_core.{name}"], capture_output=True, text=True, check=False)
+    assert done.stderr.lower().count("did you mean") == ("did you mean" in said)
     assert not hasattr(fsd_core, "__wrapped__")
 
 
