@@ -345,6 +345,16 @@ def test_a_result_escapes_its_text_and_shows_itself_without_a_tariff(result: Res
     shown.encode()
 
 
+def test_a_comparison_shows_itself(here: Path) -> None:
+    ways = {"channels": ["object"], "workers": [2], "repeat": 1, "partition": "block"}
+    found = fsd_core.compare(NET, INPUT, ["local"], **ways)
+    found.cells[0].error = "<b>no & more"
+    shown = found._repr_html_()
+    assert "<td>2</td><td>object</td><td>local</td><td>" in shown
+    assert "local, object, 2 workers: &lt;b&gt;no &amp; more" in shown
+    assert not re.search(r"<(?!/?(table|caption|thead|tbody|tr|th|td|p)\b)|(?i:href|src|url|on\w+=)", shown)
+
+
 def test_results_are_equal_only_to_themselves(result: Result) -> None:
     other = attrs.evolve(result)
     assert result == result
