@@ -21,6 +21,7 @@ from fsd_core.common.fields import Kind, boolean, choice, integer, key, keys, ne
 from fsd_core.common.home import expanded
 from fsd_core.common.textfile import read_text
 from fsd_core.errors import InputError
+from fsd_core.partition import AUTO, Parallel, parallel
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 from fsd_core.providers.app_name import APP_NAME
 from fsd_core.providers.registry import installed
@@ -50,6 +51,16 @@ def _emulator(word: str) -> bool | str:
         return word
 
 
+_COUNT = integer(1)
+_WORKERS = Kind(
+    f"{_COUNT.expected}, or {AUTO}",
+    lambda value: value == AUTO or _COUNT.holds(value),
+    lambda value: value if value == AUTO else _COUNT.becomes(value),
+    lambda word: word if word == AUTO else int(word),
+    "N|auto",
+)
+
+
 _EMULATOR = Kind(
     "true, false, or an emulator's name",
     lambda value: isinstance(value, bool | str) and value != "",
@@ -65,12 +76,19 @@ class Settings:
 
     provider: str = key(text(), default="local", help="Where functions run: local, or a cloud. fsd doctor lists the installed providers.")
     channel: str = key(choice("auto", *CHANNELS), default="auto", help="How workers send activations to each other.")
-    workers: int = key(integer(1), default=8, help="Number of workers. Each computes a part of every layer's rows.")
+    workers: int | str = key(_WORKERS, default=AUTO, help="Number of workers: the product of the next three, or 8 if none is given.")
+    data_parallel: int | None = key(_COUNT, default=None, help="Replicas of the model: each computes some of the micro-batches.")
+    pipeline_parallel: int | None = key(_COUNT, default=None, help="Stages of a replica: each has some of the layers.")
+    tensor_parallel: int | None = key(
+        _COUNT, default=None, help="Workers of a stage: each has some of the rows of every layer (default: what the other two leave)."
+    )
     branching: int = key(integer(1), default=4, help="Largest number of functions that one function starts.")
     partition: str = key(_METHOD, default="hypergraph", help="How the rows of the model are divided among the workers.")
     objective: str = key(choice(*OBJECTIVES), default="cost", help="cost saves requests; latency saves time.")
     batch_size: int | None = key(
-        integer(1), default=None, help="Samples in one batch (default: all samples, or fewer if the memory limit requires it)."
+        integer(1),
+        default=None,
+        help="Samples of a micro-batch (default: all samples, or fewer if replicas, stages or the memory limit require it).",
     )
     timeout: float = key(
         _TIME,
@@ -105,6 +123,11 @@ class Settings:
         help="Log lines on standard error: -v from level info, -vv from debug; with -vv the workers keep debug lines too (fsd logs).",
     )
     tables: Mapping[str, Mapping[str, object]] = attrs.field(factory=dict)
+
+    @property
+    def parallel(self) -> Parallel:
+        """Replicas, stages and ranks of a stage. Raises `InputError` if the four numbers contradict each other."""
+        return parallel(self.workers, self.data_parallel, self.pipeline_parallel, self.tensor_parallel)
 
     def table(self) -> Mapping[str, object]:
         """The file's table for the chosen provider."""

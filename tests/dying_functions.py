@@ -64,7 +64,7 @@ def _trapped(method: Callable[..., Any], place: str, rank: int, raises: str | No
     def trap(self: Any, *arguments: Any) -> Any:
         if self.rank == rank:
             if place in ("done", "record"):  # other ranks may be slower than this one
-                slices = self.config.workers * len(self.config.batches)
+                slices = self.config.slices
                 until(lambda: collect.complete(self.store, self.keys, slices))
             if raises:
                 raise ValueError(raises)

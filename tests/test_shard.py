@@ -32,16 +32,20 @@ def test_the_ranks_together_compute_the_serial_answer(model: Model, data: st.Dat
     parts = partition(model, workers, data.draw(st.sampled_from(["random", "block"])), 3)
     plan = ExchangePlan(model, parts)
     x = some_inputs(model, 5)
-    shards = [layers(build(model, parts, plan, rank))[1] for rank in range(workers)]
+    shards = [{layer.number: layer for layer in layers(build(model, parts, plan, rank))[1]} for rank in range(workers)]
     held = [
         Block(np.hstack([np.zeros((len(ids), 1)), x.toarray().T[ids]]).astype(np.float32), np.arange(5, dtype=np.int32), 5)
         for ids in map(plan.inputs, range(workers))
     ]
-    for number in range(len(model.layers)):
-        sent = {(rank, target): held[rank].values[rows] for rank in range(workers) for target, rows in shards[rank][number].sends}
+    for number in range(1, len(model.layers) + 1):
+        now = [shards[rank].get(number) for rank in range(workers)]  # `None`: the rank has no part in this layer
+        sent = {(rank, target): held[rank].values[rows] for rank, layer in enumerate(now) if layer for target, rows in layer.sends}
         after = []
         for rank in range(workers):
-            layer = shards[rank][number]
+            layer = now[rank]
+            if layer is None or not layer.rows:
+                after.append(Block(np.zeros((0, 6), np.float32), held[0].live, 5))
+                continue
             values = held[rank].values
             z = layer.local.multiply(values if layer.own is None else values[layer.own])
             if layer.remote is not None:

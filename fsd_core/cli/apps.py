@@ -35,7 +35,9 @@ def deploy(screen: Screen, settings: Settings, slots: int) -> None:
 
     check_provider(settings)
     with screen.progress() as show, emulated(settings, show) as settings:
-        made = make(settings.provider, settings.app, settings.table(), workers=settings.workers, slots=slots, progress=reporting(show))
+        made = make(
+            settings.provider, settings.app, settings.table(), workers=settings.parallel.workers, slots=slots, progress=reporting(show)
+        )
     screen.answer({"app": made.app, "provider": settings.provider, "workers": made.ranks, "slots": made.slots, "names": dict(made.names)})
     rows = [("workers", f"{made.ranks}"), ("slots", f"{made.slots}"), *(row for row in made.names.items() if row[1])]
     screen.print(pairs(f"{made.app} on {settings.provider}", rows))

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from fsd_core.cli.options import Command, as_flags, reporting, with_settings
@@ -14,6 +15,7 @@ from fsd_core.common.fields import choice, integer
 from fsd_core.common.home import home_folder
 from fsd_core.config import ANY, PATH, Settings
 from fsd_core.errors import InputError, RunFailed
+from fsd_core.partition import AUTO
 from fsd_core.protocol.runconfig import CHANNELS
 from fsd_core.report.writing import check_comparison, write_comparison
 
@@ -24,7 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
-KEYS = ("branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "emulator", "latency")
+KEYS = (
+    "data_parallel", "pipeline_parallel", "tensor_parallel", "branching", "partition", "objective", "batch_size", "timeout", "outage",
+    "seed", "app", "emulator", "latency",
+)  # fmt: skip
+COUNTS = "2,4,8"
 
 
 @click.command(
@@ -39,13 +45,17 @@ Examples:
 @click.argument("inputs", metavar="INPUT")
 @click.option("--providers", "wanted_providers", metavar="A,B,...", required=True, help="Providers to run on, for instance local,aws.")
 @click.option("--channels", default="queue,object,hybrid", show_default=True, metavar="A,B,...", help="Channels to run with.")
-@click.option("--workers", default="2,4,8", show_default=True, metavar="N,N,...", help="Numbers of workers to run with.")
+@click.option(
+    "--workers",
+    metavar="N,N,...",
+    help=f"Numbers of workers to run with (default: {COUNTS}, or the product of the three sizes if one is given).",
+)
 @click.option("--repeat", default="3", show_default=True, metavar="N", help="Number of measured runs of each combination.")
 @click.option("--report", metavar="OUT.html", help="Write the comparison as one HTML page. The page loads nothing from the network.")
 @click.option("--csv", "table", metavar="OUT.csv", help="Write a CSV table with a row for each combination.")
 @with_settings(*KEYS)
 def compare(
-    screen: Screen, settings: Settings, model: str, inputs: str, wanted_providers: str, channels: str, workers: str, repeat: str,
+    screen: Screen, settings: Settings, model: str, inputs: str, wanted_providers: str, channels: str, workers: str | None, repeat: str,
     report: str | None, table: str | None,
 ) -> None:  # fmt: skip
     """Compare time, requests, bytes and money of MODEL on INPUT.
@@ -62,9 +72,7 @@ def compare(
 
     names = _words("--providers", wanted_providers, known_providers())
     chosen_channels = _words("--channels", channels, CHANNELS)
-    counts = [integer(1).read_text(word, "--workers ") for word in _split("--workers", workers)]
-    if len(set(counts)) < len(counts):
-        raise InputError(f"--workers {workers!r}: a number is given twice: expected each number once")
+    counts = _counts(settings, workers)
     times = integer(1).read_text(repeat, "--repeat ")
     if settings.emulator not in (None, ANY):
         raise InputError(
@@ -93,6 +101,18 @@ def compare(
     _answer(screen, found, error, report, table)
     if failures:
         raise RunFailed(failures[0][0], lines)
+
+
+def _counts(settings: Settings, workers: str | None) -> list[int]:
+    """The numbers of workers to run with."""
+    if workers is None:
+        if settings.data_parallel or settings.pipeline_parallel or settings.tensor_parallel:
+            return [attrs.evolve(settings, workers=AUTO).parallel.workers]
+        workers = COUNTS
+    counts = [integer(1).read_text(word, "--workers ") for word in _split("--workers", workers)]
+    if len(set(counts)) < len(counts):
+        raise InputError(f"--workers {workers!r}: a number is given twice: expected each number once")
+    return counts
 
 
 def _answer(screen: Screen, found: Comparison, error: Mapping[str, Any], report: str | None, table: str | None) -> None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["KEYS", "result_tables", "run"]
 
 KEYS = (
-    "provider", "channel", "workers", "branching", "partition", "objective", "batch_size", "timeout", "outage", "seed", "app", "emulator",
-    "faults", "latency", "output", "truth", "tariff",
+    "provider", "channel", "workers", "data_parallel", "pipeline_parallel", "tensor_parallel", "branching", "partition", "objective",
+    "batch_size", "timeout", "outage", "seed", "app", "emulator", "faults", "latency", "output", "truth", "tariff",
 )  # fmt: skip
 
 
@@ -36,6 +36,8 @@ KEYS = (
 Examples:
   fsd run radixnet:1024:120 digits
   fsd run model/ input.npz --workers 16 --channel queue --output out.npz
+  fsd run model/ input.npz --pipeline-parallel 8
+  fsd run model/ input.npz --data-parallel 2 --pipeline-parallel 4 --batch-size 500
   fsd run radixnet:1024:12 digits --provider aws --emulator
   fsd run neuron1024/ sparse-images-1024.tsv.xz --truth neuron1024-l120-categories.tsv --json
 """,
@@ -62,9 +64,11 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
 
     check_provider(settings)
     tariff = tariff_of_run(settings.provider, settings.tariff)
-    keys = ("provider", "channel", "workers", "branching", "partition")
+    keys = ("provider", "channel", "branching", "partition")
     screen.known.update({key: getattr(settings, key) for key in keys})
     screen.known["latency"] = Latency.parse(settings.latency).about() if settings.latency else None
+    split = settings.parallel
+    screen.known.update(workers=split.workers, parallel=split.to_json())
     if settings.output:
         with as_flags("output"):
             check_output(Path(settings.output))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from fsd_core.model import Layer
     from fsd_core.partition import Partition
+    from fsd_core.protocol.runconfig import RunConfig
 
 __all__ = ["complete", "lines", "output", "ranks", "records"]
 
@@ -43,31 +44,32 @@ def output(
     store: Store,
     keys: RunKeys,
     partition: Partition,
-    batches: Sequence[int],
+    config: RunConfig,
     last: Layer,
     pool: ThreadPoolExecutor,
     progress: Callable[[int, int], None],
 ) -> csr_matrix:
     """The output, float32 (samples, outputs), assembled from all slices. Raises `RunFailed` if a slice is damaged.
 
-    ``batches``: the number of samples of each batch. ``last``: the model's last layer. ``progress`` is called with the number of batches
+    ``last``: the model's last layer. ``progress`` is called with the number of batches
     done and of all batches.
     """
     from scipy.sparse import csr_matrix, vstack
 
-    rows = [np.flatnonzero(partition.owners[-1] == rank) for rank in range(partition.workers)]
+    rows = [np.flatnonzero(partition.owners[-1] == part) for part in config.last]
 
-    def piece(batch: int, rank: int) -> Block:
+    def piece(batch: int, writer: int) -> Block:
+        rank = config.writers(batch)[writer]
         try:
-            return decode(store.get(keys.output(batch, rank)), len(rows[rank]), batches[batch])
+            return decode(store.get(keys.output(batch, rank)), len(rows[writer]), config.batches[batch])
         except CodecError as error:
             raise RunFailed(Code.INVALID, f"the output slice of batch {batch + 1} is damaged: {error}", rank=rank) from error
 
     outputs = []
-    for batch, count in enumerate(batches):
-        blocks = list(pool.map(partial(piece, batch), range(partition.workers)))
+    for batch, count in enumerate(config.batches):
+        blocks = list(pool.map(partial(piece, batch), range(len(rows))))
         outputs.append(_assemble(blocks, rows, (count, last.outputs), last.activation))
-        progress(batch + 1, len(batches))
+        progress(batch + 1, len(config.batches))
     return csr_matrix(vstack(outputs, "csr")) if len(outputs) > 1 else outputs[0]
 
 

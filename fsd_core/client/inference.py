@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fsd_core.client.apps import place, reported
+from fsd_core.client.batches import plan_batches
 from fsd_core.client.job import Job, Progress
 from fsd_core.client.result import Result, warn
 from fsd_core.common import arguments, interrupt
@@ -17,7 +18,7 @@ from fsd_core.common.fields import suggestion
 from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.latency import Latency
-from fsd_core.partition import Partition, find_partition
+from fsd_core.partition import Partition, find_partition, parallel
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 from fsd_core.storage.retry import OUTAGE_S
 from fsd_core.wrappers.faults import Faults
@@ -39,7 +40,10 @@ def run(
     *,
     provider: str = "local",
     channel: str = "auto",
-    workers: int = 8,
+    workers: int | str = "auto",
+    data_parallel: int | None = None,
+    pipeline_parallel: int | None = None,
+    tensor_parallel: int | None = None,
     branching: int = 4,
     partition: str | os.PathLike[str] | Partition = "hypergraph",
     objective: str = "cost",
@@ -55,7 +59,7 @@ def run(
     outage: float = OUTAGE_S,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """Run ``model`` on ``inputs``, with its layers split over the functions of ``provider``, as ``fsd run`` does.
+    """Run ``model`` on ``inputs``, split over the functions of ``provider``, as ``fsd run`` does.
 
     What to compute:
 
@@ -64,17 +68,22 @@ def run(
       array of any format and dtype, or an array or nested list that numpy can convert, of bool, integers or floats. `run` computes in
       float32. Or the path of an .npz or .tsv file, ``digits``, or ``random:SAMPLES[:DENSITY[:SEED]]``. A text may be a path or a name, a
       `Path` is always a path. `run` does not change ``model`` and ``inputs``.
-    - ``batch_size``: the number of samples in one batch, at least 1. Default: all, or fewer if a function's memory is too small for all.
+    - ``batch_size``: the number of samples of a micro-batch, at least 1. Default: all, in equal shares for the replicas; fewer if a
+      function's memory is too small for all, or if stages that work at the same time shorten the run.
 
     Where and how:
 
     - ``provider``: where the functions run: local (the default), or the name of an installed provider, for instance aws, gcp, azure.
     - ``channel``: how workers send activations to each other: queue, object, hybrid, or auto, the default, which means hybrid.
-    - ``workers``: the number of ranks, at least 1, at most the rows of the largest layer. Default: 8. The ranks share the rows of every
-      layer; each rank is one function.
+    - ``workers``: the number of ranks, each of which is one function: at least 1, or auto, the default. auto means the product of the
+      next three numbers, or 8 if none of them is given.
+    - ``data_parallel``: the number of replicas. Each replica computes some of the micro-batches with the whole model.
+    - ``pipeline_parallel``: the number of stages of a replica. Each stage has some of the layers, and passes micro-batches on to the next.
+    - ``tensor_parallel``: the number of ranks of a stage. They share the rows of every layer of the stage. The product of the three numbers
+      is the number of ranks; without any of them, all ranks are tensor parallel.
     - ``branching``: the largest number of functions that one function starts, at least 1. Default: 4.
-    - ``partition``: which rank owns which rows: hypergraph (the default), random, block, the path of a saved partition, or a `Partition`
-      for this model and number of workers.
+    - ``partition``: which rank of a replica owns which rows: hypergraph (the default), random, block, the path of a saved partition, or a
+      `Partition` for this model, number of stages, and number of workers of one replica.
     - ``objective``: what the exchange of activations minimises: cost, the default (fewer requests), or latency (less waiting).
     - ``seed``: the seed of all random choices, a whole number of at least 0. Default: 0. The same model, workers, method and seed give the
       same partition.
@@ -108,7 +117,8 @@ def run(
     began = time.time()
     channel = arguments.one_of("channel", channel, ("auto", *CHANNELS))
     objective = arguments.one_of("objective", objective, OBJECTIVES)
-    workers, branching = arguments.whole("workers", workers, 1), arguments.whole("branching", branching, 1)
+    shape = parallel(workers, data_parallel, pipeline_parallel, tensor_parallel)
+    branching = arguments.whole("branching", branching, 1)
     batch_size = None if batch_size is None else arguments.whole("batch_size", batch_size, 1)
     timeout, outage = arguments.seconds("timeout", timeout), arguments.seconds("outage", outage)
     seed = arguments.whole("seed", seed)
@@ -120,12 +130,24 @@ def run(
     chosen, provisioner = place(provider, app, settings)
     opened = _model(model)
     samples = open_samples(inputs, opened)
-    parts, label = find_partition(partition, opened, workers, seed, folder, lambda done, total: report(Progress("partition", done, total)))
+    wanted, costs = plan_batches(opened, samples, batch_size, shape)
+    parts, label = find_partition(
+        partition,
+        opened,
+        shape.parts,
+        seed,
+        folder,
+        lambda done, total: report(Progress("partition", done, total)),
+        stages=shape.pipeline,
+        costs=costs,
+    )
     job = Job(
         model=opened,
         samples=samples,
+        parallel=shape,
         partition=parts,
         partition_label=label,
+        wanted_batches=wanted,
         provider=chosen,
         stand_in=chosen.stand_in(),
         channel="hybrid" if channel == "auto" else channel,
@@ -142,6 +164,7 @@ def run(
         home=folder,
         progress=report,
     )
+    workers = shape.workers
     with reported(report):
         existing = provisioner.find(app)
         if existing:

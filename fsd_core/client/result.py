@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -30,9 +31,9 @@ from fsd_core.versions import versions
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-__all__ = ["RECORD_VERSION", "Result", "check_rank", "keep", "left_out", "over_ranks", "plain", "warn"]
+__all__ = ["RANK_SECONDS", "RECORD_VERSION", "Result", "check_rank", "keep", "left_out", "over_ranks", "plain", "warn"]
 
-RECORD_VERSION = 3  # of the record that `keep` writes
+RECORD_VERSION = 4  # of the record that `keep` writes
 LONGEST = ("launch", "load", "compute", "exchange")  # of these, a run's seconds are those of its slowest rank
 RANK_SECONDS = ("launch", *PHASES, "init", "function")
 
@@ -45,6 +46,9 @@ class Result:
     - ``output``: the final activations, scipy CSR float32 (samples, outputs of the model).
     - ``samples``, ``neurons``, ``layers``, ``workers``, ``branching``: numbers. ``neurons``: of the largest layer.
     - ``provider``, ``channel``, ``partition``: where and how it ran. ``channel`` is never auto.
+    - ``parallel``: ``data``, the replicas; ``pipeline``, the stages of a replica; ``tensor``, the workers of a stage.
+    - ``micro_batches``: how many there were, for all replicas together.
+    - ``seconds_sum``: the sums over workers of launch, load, compute, send, exchange, other, init and function.
     - ``stand_in``: host and port of the emulator; `None` if the run was on the cloud itself.
     - ``latency``: table and seed of the latencies that the run had on top of its services'; `None`: none.
     - ``seconds``: total, stage, and the maxima over ranks of launch, load, compute, exchange.
@@ -62,17 +66,20 @@ class Result:
     neurons: int
     layers: int
     workers: int
+    parallel: dict[str, int]
+    micro_batches: int
     branching: int
     provider: str
     stand_in: str | None
     channel: str
     partition: str
-    latency: dict[str, Any] | None
     seconds: dict[str, float]
+    seconds_sum: dict[str, float]
     meter: dict[str, int]
     meter_layers: dict[str, int]
     memory: dict[str, int]
     ranks: list[dict[str, Any]] = attrs.field(repr=False)
+    latency: dict[str, Any] | None = None
 
     @property
     def missing_ranks(self) -> list[int]:
@@ -92,8 +99,9 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """All fields except the output and the ranks' records, as values that JSON can hold."""
         names = ("samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples")
+        split = ("parallel", "micro_batches", "seconds_sum")
         more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "latency", "missing_ranks")
-        return {name: getattr(self, name) for name in (*names, *more)}
+        return {name: getattr(self, name) for name in (*names, *split, *more)}
 
     def bill(self, tariff: Tariff | str | os.PathLike[str] | None = None, *, free: bool = False) -> Bill:
         """What the run costs by the prices of ``tariff``, a `Tariff`, a name or a path. Default: the tariff of the run's provider.
@@ -133,11 +141,13 @@ class Result:
         return html(f"Run {self.run}", parts)
 
 
-def over_ranks(records: Sequence[Any], workers: int) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, int], dict[str, int], int]:
+def over_ranks(
+    records: Sequence[Any], workers: int
+) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, float], dict[str, int], dict[str, int], int]:
     """Combine the records of the workers.
 
-    Returns five values: the readable records, ascending by rank; the longest seconds of each phase over these ranks; the sums of ``meter``;
-    the sums of ``meter_layers``; and the largest peak memory in bytes.
+    Returns six values: the readable records, ascending by rank; the longest seconds of each phase over these ranks; the sums of all their
+    ``seconds``; the sums of ``meter``; the sums of ``meter_layers``; and the largest peak memory in bytes.
 
     All figures are 0 if no record is readable.
     """
@@ -149,8 +159,9 @@ def over_ranks(records: Sequence[Any], workers: int) -> tuple[list[dict[str, Any
                 by_rank.setdefault(record["rank"], record)
     ranks = [by_rank[rank] for rank in sorted(by_rank)]
     seconds = {name: max((rank["seconds"][name] for rank in ranks), default=0.0) for name in LONGEST}
+    sums = {name: math.fsum(rank["seconds"][name] for rank in ranks) for name in RANK_SECONDS}
     meter, layers = ({name: sum(rank[part][name] for rank in ranks) for name in FIELDS} for part in ("meter", "meter_layers"))
-    return ranks, seconds, meter, layers, max((rank["peak_bytes"] for rank in ranks), default=0)
+    return ranks, seconds, sums, meter, layers, max((rank["peak_bytes"] for rank in ranks), default=0)
 
 
 def left_out(missing_ranks: Sequence[int]) -> str:

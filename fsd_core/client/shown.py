@@ -26,6 +26,14 @@ _NOTES = {
 }
 
 
+def _split(result: Result) -> str:
+    """The replicas, stages and ranks of a stage of a run, and its micro-batches."""
+    data, pipeline, tensor = (result.parallel[name] for name in ("data", "pipeline", "tensor"))
+    counts = {"replica": data, "stage": pipeline, "worker": tensor}
+    words = " x ".join(f"{count} {word}{'s' * (count > 1)}" for word, count in counts.items())
+    return f"{words}, {result.micro_batches} micro-batch{'es' * (result.micro_batches > 1)}"
+
+
 def tables(result: Result, truth: Mapping[str, int] | None = None) -> list[tuple[str, Rows]]:
     """The titles and rows of a result: the run, its times, its requests and bytes, its memory. ``truth``: of `Result.check`."""
     meter, seconds = result.meter, result.seconds
@@ -37,6 +45,7 @@ def tables(result: Result, truth: Mapping[str, int] | None = None) -> list[tuple
             f"{result.workers} on {result.provider}{f', emulated at {result.stand_in}' if result.stand_in else ''}"
             + (f", {result.channel} channel, {result.partition} partition" if result.workers > 1 else ""),
         ),
+        ("split", _split(result)),
         *([("latency", in_words(result.latency))] if result.latency else ()),
         ("nonzero samples", f"{result.output_nonzero_samples}"),
     ]

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from fsd_core import cost, providers
+from fsd_core.client.batches import plan_batches
 from fsd_core.client.inference import check_options, open_samples, run
 from fsd_core.client.job import Progress
 from fsd_core.client.result import Result
@@ -20,7 +21,7 @@ from fsd_core.errors import FsdError, InputError
 from fsd_core.latency import Latency
 from fsd_core.machine.emulators import emulator as emulated
 from fsd_core.model import Model, open_model
-from fsd_core.partition import METHODS, Partition, find_partition
+from fsd_core.partition import METHODS, Partition, find_partition, parallel
 from fsd_core.protocol.runconfig import CHANNELS
 from fsd_core.report.compare import Case, Comparison, Where, take_turns
 from fsd_core.versions import versions
@@ -28,7 +29,8 @@ from fsd_core.wrappers.faults import Faults
 
 __all__ = ["compare", "known_providers"]
 
-_TOLD = ("branching", "partition", "objective", "batch_size", "seed", "latency")  # settings that the page shows
+_SIZES = ("data_parallel", "pipeline_parallel", "tensor_parallel")
+_TOLD = (*_SIZES, "branching", "partition", "objective", "batch_size", "seed", "latency")  # settings that the page shows
 _SET_HERE = ("model", "inputs", "provider", "channel", "workers", "partition", "settings", "home", "note", "progress")
 
 
@@ -89,7 +91,9 @@ def compare(
     about = {key: value for key, value in about.items() if value is not None}
     for count in counts:  # an error here would stop all runs: it is found before anything starts
         advance = lambda done, total: show(Progress("partition", done, total))  # noqa: E731
-        find_partition(partition, network, count, same.get("seed", 0), kept, advance)
+        split = parallel(count, *(same.get(size) for size in _SIZES))
+        costs = plan_batches(network, samples, same.get("batch_size"), split)[1]
+        find_partition(partition, network, split.parts, same.get("seed", 0), kept, advance, stages=split.pipeline, costs=costs)
     tariffs = {name: _tariff(name) for name in names}
     cases = [Case(name, way, count) for count in counts for way in ways for name in names]
     with ExitStack() as stack:

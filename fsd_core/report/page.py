@@ -94,6 +94,7 @@ def run_page(run: Measured) -> str:
     names = ("run", "began", "provider", "channel", "partition", "seed", "objective", "workers", "branching", "faults", "model")
     facts = [*record["note"].items()]
     facts += [(name if name != "model" else "model digest", record[name]) for name in names if record[name] is not None]
+    facts += [("replicas x stages x workers of a stage", " x ".join(map(str, record["parallel"].values())))]
     facts += [("simulated latency", latency_words(record["latency"]))] if record.get("latency") else []
     facts += [("batches of samples", ", ".join(map(str, record["batches"]))), ("emulator", record["stand_in"] or "none")]
     facts += [("memory, largest worker", _bytes(record["memory"]["peak_bytes_max"]))]

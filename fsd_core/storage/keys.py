@@ -68,9 +68,14 @@ class RunKeys:
         """The error that ended the run. The first process that finds a failure creates this object."""
         return f"{self.prefix}error"
 
+    @property
+    def claims(self) -> str:
+        """The start of the keys of all claims."""
+        return f"{self.prefix}claim/"
+
     def claim(self, rank: int) -> str:
         """The claim of a rank. If several workers start for the same rank, the one that creates this object computes the rank."""
-        return f"{self.prefix}claim/{rank}"
+        return f"{self.claims}{rank}"
 
     def progress(self, number: int) -> str:
         """Progress report ``number`` (from 0): how many layers rank 0 has computed.

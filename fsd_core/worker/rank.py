@@ -145,7 +145,7 @@ class Worker:
             watch = partial(slots.watch, self.store, self.launch.slot, self.launch.epoch, self.background.over)
             self.background.start("watch the lease", watch)
         self.watch.enter("load")
-        shard = ShardReader(config.shards[self.rank], partial(read_staged, self.store), self.pool, keep=config.keep)
+        shard = ShardReader(config.shards[self.rank % config.parts], partial(read_staged, self.store), self.pool, keep=config.keep)
         if config.workers > 1:
             self.channel = self._open_channel(config, shard)
             self.background.connect(self.channel)
@@ -157,14 +157,12 @@ class Worker:
         if spawner is not None:
             spawner.watch(self.stop, FIRST_POLL_S)  # if this worker ended earlier, nobody would launch a missing child again
         self.background.over.set()
-        if self.loop is not None and self.loop.progress is not None:
-            self.loop.progress.finish()
         self.lines.finish()
         self._write_record(layers_meter)
 
     def _start_children(self, config: RunConfig) -> Spawner | None:
         """Launch the children. Background tasks check that each claims its rank, and report those that die."""
-        children = LaunchTree(config.workers, config.branching).children(self.rank)
+        children = LaunchTree(config.workers, config.branching, config.roots).children(self.rank)
         if not children:
             return None
         invoker = self.provider.invoker(self.resources)
@@ -180,14 +178,17 @@ class Worker:
 
     def _open_channel(self, config: RunConfig, shard: ShardReader) -> Channel:
         """The run's channel. It knows from the shard which ranks send to this rank in which step."""
-        exchanges = shard.layers - 1
-        last = exchanges * len(config.batches)  # the step in which all ranks send to rank 0 that they are done
-        expected: dict[int, list[int]] = {step: shard.sources[1 + step % exchanges] for step in range(last)}
-        expected[last] = list(range(1, config.workers)) if self.rank == 0 else []
+        base, exchanges = self.rank - self.rank % config.parts, config.layers - 1
+        expected: dict[int, list[int]] = {}
+        for batch in config.batches_of(self.rank):
+            for number, sources in zip(shard.numbers, shard.sources, strict=True):
+                if sources:
+                    expected[batch * exchanges + number - 2] = [base + source for source in sources]
+        expected[_last_step(config)] = [rank for rank in _writers(config) if rank] if self.rank == 0 else []
         me = self._identity(config.workers, self.launch.deadline)
-        settings = ChannelConfig(
-            me, expected, self.retry, self.pool, eager=config.objective == "latency", start_s=config.start_s, slack_s=self.wrappers.slack_s
-        )
+        start_s = config.start_s * (1 + config.stage(self.rank))  # the stages before this one load and compute first
+        eager, slack_s = config.objective == "latency", self.wrappers.slack_s
+        settings = ChannelConfig(me, expected, self.retry, self.pool, eager=eager, start_s=start_s, slack_s=slack_s)
         if config.channel == "object":
             return ObjectChannel(self.store, settings)
         driver = self.provider.messages(self.resources, self.launch.slot)
@@ -201,8 +202,10 @@ class Worker:
         return RankIdentity(self.launch.run, self.launch.epoch, self.rank, workers, deadline)
 
     def _compute(self, config: RunConfig, shard: ShardReader) -> dict[str, int]:
-        """Take all batches through the layers and write the outputs. Returns what the meter counted in the layers."""
-        progress = Progress(self.store, self.keys, self.pool, config.layers * len(config.batches)) if self.rank == 0 else None
+        """Take this rank's batches through its layers and write the outputs. Returns what the meter counted in the layers."""
+        batches = config.batches_of(self.rank)
+        reports = self.rank == config.last[0]  # of the last stage of the first replica: what it has done is done
+        progress = Progress(self.store, self.keys, self.pool, config.layers * len(batches)) if reports else None
         loop = self.loop = LayerLoop(
             rank=self.rank,
             config=config,
@@ -211,16 +214,22 @@ class Worker:
             channel=self.channel,
             store=self.store,
             keys=self.keys,
+            pool=self.pool,
             background=self.background,
             watch=self.watch,
             progress=progress,
             note=self._note_layer,
         )
         before = self.meter.snapshot()
-        outputs = [encode(loop.run(batch)) for batch in range(len(config.batches))]
+        outputs = {batch: encode(loop.run(batch)) for batch in batches}
+        if self.channel is not None:
+            self.channel.finish_sends()  # what a stage sends to the next one belongs to its layers
         after = self.meter.snapshot()
-        log.info("has computed all layers, %.2f s after its start", time.time() - self.began)
-        self._write_outputs(outputs)
+        log.info("has computed all its layers, %.2f s after its start", time.time() - self.began)
+        if self.rank % config.parts in config.last:
+            self._write_outputs(outputs)
+        if progress is not None:
+            progress.finish()
         return {name: after[name] - before[name] for name in FIELDS}
 
     def _note_layer(self, layer: int) -> None:
@@ -231,25 +240,23 @@ class Worker:
             self._layer_at = time.monotonic()
             log.info("is in layer %d", layer)
 
-    def _write_outputs(self, outputs: list[bytes]) -> None:
+    def _write_outputs(self, outputs: dict[int, bytes]) -> None:
         """Write this rank's slice of the output of each batch."""
         self.watch.enter("send")
-        for task in [self.pool.submit(self.store.put, self.keys.output(batch, self.rank), body) for batch, body in enumerate(outputs)]:
+        for task in [self.pool.submit(self.store.put, self.keys.output(batch, self.rank), body) for batch, body in outputs.items()]:
             task.result()
 
     def _gather(self, channel: Channel, config: RunConfig, shard: ShardReader) -> None:
-        """Send to rank 0 that this rank's output is written. Rank 0 waits for all ranks: its record ends the run."""
-        batches = len(config.batches)
-        step = (shard.layers - 1) * batches
-        if self.rank:
-            channel.send(step, [(0, b"done")])
-        else:
+        """Send to rank 0 that this rank's output is written. Rank 0 waits for all ranks with an output: its record ends the run."""
+        if self.rank == 0:
             self.watch.enter("exchange")
             # Other ranks may have layers left after the last layer in which rank 0 receives. Each may take as long as a step may take.
-            silent = next((back for back, sources in enumerate(reversed(shard.sources)) if sources), 0) * batches
-            for _ in channel.receive(step, stalls=1 + silent):
+            heard = max((number for number, sources in zip(shard.numbers, shard.sources, strict=True) if sources), default=0)
+            for _ in channel.receive(_last_step(config), stalls=1 + (config.layers - heard) * len(config.batches)):
                 pass
             self.watch.enter("send")
+        elif self.rank % config.parts in config.last:
+            channel.send(_last_step(config), [(0, b"done")])
         channel.finish()
 
     def _write_record(self, layers_meter: dict[str, int]) -> None:
@@ -292,3 +299,13 @@ class Worker:
         elif self.config is not None and self.config.queued:
             me = self._identity(self.config.workers, retry.deadline)
             abort_peers(self.provider, self.resources, self.launch.slot, me, reason, retry)
+
+
+def _last_step(config: RunConfig) -> int:
+    """The step in which rank 0 learns that all outputs are written. It comes after the exchanges of all batches."""
+    return (config.layers - 1) * len(config.batches)
+
+
+def _writers(config: RunConfig) -> list[int]:
+    """All ranks that write outputs."""
+    return [first + part for first in range(0, config.workers, config.parts) for part in config.last]
