@@ -319,6 +319,8 @@ def test_importing_the_package_imports_nothing_else() -> None:
 def test_an_unknown_name_suggests_the_nearest(name: str, said: str) -> None:
     with pytest.raises(AttributeError, match=f"module 'fsd_core' has no attribute '{name}'; {re.escape(said)}"):
         getattr(fsd_core, name)
+    done = subprocess.run([sys.executable, "-P", "-c", f"import fsd_core; fsd_core.{name}"], capture_output=True, text=True, check=False)
+    assert done.stderr.lower().count("did you mean") == ("did you mean" in said)
     assert not hasattr(fsd_core, "__wrapped__")
 
 
@@ -341,6 +343,16 @@ def test_a_result_escapes_its_text_and_shows_itself_without_a_tariff(result: Res
     assert "&lt;script&gt;alert(&#x27;a &amp; b&#x27;)&lt;/script&gt;?" in shown
     assert "Bill" not in shown
     shown.encode()
+
+
+def test_a_comparison_shows_itself(here: Path) -> None:
+    ways = {"channels": ["object"], "workers": [2], "repeat": 1, "partition": "block"}
+    found = fsd_core.compare(NET, INPUT, ["local"], **ways)
+    found.cells[0].error = "<b>no & more"
+    shown = found._repr_html_()
+    assert "<td>2</td><td>object</td><td>local</td><td>" in shown
+    assert "local, object, 2 workers: &lt;b&gt;no &amp; more" in shown
+    assert not re.search(r"<(?!/?(table|caption|thead|tbody|tr|th|td|p)\b)|(?i:href|src|url|on\w+=)", shown)
 
 
 def test_results_are_equal_only_to_themselves(result: Result) -> None:
@@ -378,7 +390,7 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: fsd_core.compare(NET, INPUT, ["local"], partition="p.npz"), "partition p.npz: expected one number in workers"),
     (lambda: fsd_core.compare(NET, INPUT, ["local"], bath_size=3), "bath_size: unknown argument; did you mean batch_size"),
     (lambda: fsd_core.compare(NET, INPUT, ["local"], batch_size=0), "batch_size 0: expected a whole number of at least 1"),
-    (lambda: fsd_core.compare(NET, INPUT, ["local"], channel="queue"), "channel: unknown argument; known are data_parallel"),
+    (lambda: fsd_core.compare(NET, INPUT, ["local"], channel="queue"), "channel: unknown argument; known are .*batch_size"),
     (lambda: fsd_core.compare(NET, INPUT, ["local"], faults="gremlins=1"), "gremlins"),
     (lambda: fsd_core.compare(NET, np.ones((2, 3)), ["local"]), "inputs have 3 columns: expected 1024"),
     (lambda: fsd_core.compare(None, INPUT, ["local"]), "model None"),
