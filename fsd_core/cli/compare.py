@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["compare"]
 
 KEYS = (
-    "data_parallel", "pipeline_parallel", "tensor_parallel", "branching", "partition", "objective", "batch_size", "timeout", "outage", "seed",
-    "app", "emulator", "latency",
+    "data_parallel", "pipeline_parallel", "tensor_parallel", "branching", "partition", "objective", "batch_size", "timeout", "outage",
+    "seed", "app", "emulator", "latency",
 )  # fmt: skip
 COUNTS = "2,4,8"
 
