@@ -25,7 +25,7 @@ from fsd_core import providers
 from fsd_core.driver import WORKER, Code, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers import requests as provider_requests
-from fsd_core.providers.provisioning import read_settings
+from fsd_core.providers.settings import read_settings
 from fsd_gcp import PROVIDER as GCP
 from fsd_gcp import api, invoke
 from fsd_gcp.api import Api

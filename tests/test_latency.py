@@ -15,11 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fsd_core.channel import ChannelConfig, ObjectChannel, QueueChannel, RankIdentity
 from fsd_core.driver import Code, InvokeLimits, Launch, Message, MessageDriver, ObjectDriver, Resources
 from fsd_core.latency import Latency, Row, Table
 from fsd_core.latency.table import Link
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 from fsd_core.wrappers.around import AroundObjects
 from fsd_core.wrappers.latency import MARK_BYTES, DelayedInvoker, DelayedMessages, DelayedObjects, Delays, mark, unmark
 from fsd_core.wrappers.metered import MeteredMessages
@@ -252,6 +254,22 @@ def test_real_time_counts_towards_a_draw(objects: ObjectDriver) -> None:
     store.get("key")
     start, end = noted.moments[-2:]
     assert end - start == pytest.approx(5)  # an object is looked up in the middle of a get
+
+
+@pytest.mark.parametrize("kind", ["queue", "object"])
+def test_a_step_may_take_as_long_as_the_longest_draws(resources: Resources, objects: ObjectDriver, kind: str) -> None:
+    asked = Latency.parse("azure")
+    retry, me = Retry(time.time() + 100, Meter()), RankIdentity("ab" * 8, 1, 0, 2, time.time() + 100)
+    with ThreadPoolExecutor(1) as pool:
+        limits = []
+        for slack_s in (0.0, asked.step_s):
+            config = ChannelConfig(me, {}, retry, pool, start_s=0.0, slack_s=slack_s)
+            brief = PROVIDER.messages(attrs.evolve(resources, names={**resources.names, "lease_s": "2"}), 0)
+            channel = QueueChannel(brief, config) if kind == "queue" else ObjectChannel(Store(objects, retry), config)
+            limits.append(channel.stall_limit.seconds)
+            channel.close()
+    assert limits[1] == pytest.approx(limits[0] + asked.step_s)
+    assert asked.step_s > asked.message_s > 4
 
 
 # Connections and bandwidth

@@ -166,3 +166,18 @@ def test_the_command_says_under_which_table_it_ran(
     Path("fsd.toml").unlink()
     assert main([*words, "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["latency"] is None
+
+
+def test_pages_say_that_times_are_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FSD_HOME", str(tmp_path / "home"))
+    more = ["--partition", "block", "--latency", "aws,seed=5,scale=0.02", "--json"]
+    assert main(["run", "radixnet:1024:6", "random:40", "--workers", "2", *more]) == 0
+    assert main(["report", json.loads(capfd.readouterr().out)["run"], "--out", "run.html"]) == 0
+    assert "table aws, seed 5, scale 0.02" in Path("run.html").read_text()
+    words = ["compare", "radixnet:1024:6", "random:40", "--providers", "local", "--channels", "object", "--workers", "1", "--repeat", "1"]
+    capfd.readouterr()
+    assert main([*words, *more, "--report", "compared.html"]) == 0
+    assert json.loads(capfd.readouterr().out)["about"]["latency"] == "aws,seed=5,scale=0.02"
+    for page in ("run.html", "compared.html"):
+        assert "Every request was delayed as a table of latencies says" in Path(page).read_text()

@@ -56,6 +56,18 @@ def test_every_row_that_comes_with_fsd_has_a_source_a_date_and_a_confidence(name
     assert found.rows.keys() <= VERBS.keys()
 
 
+@pytest.mark.parametrize("name", ["aws", "azure", "gcp"])
+def test_the_page_has_the_figures_of_every_table(name: str) -> None:
+    found, page = load(name), (Path(__file__).parents[1] / "docs" / "latency.md").read_text()
+    section = page.partition(f"(`{name}`)")[2].partition("\n#")[0]
+    for verb, row in found.rows.items():
+        rate = f"{row.mb_per_s:g}" if row.mb_per_s else "-"
+        assert f"| {verb} | {row.p50_ms:g} | {row.p90_ms:g} | {row.p99_ms:g} | {rate} |" in section
+    for side, link in found.links.items():
+        assert f"| {side} | - | - | - | {link.mb_per_s:g} |" in section
+    assert all(f"| `{verb}` | {words} |" in page for verb, words in VERBS.items())
+
+
 def test_the_tables_that_come_with_fsd() -> None:
     assert names() == ["aws", "azure", "gcp"]
 

@@ -263,6 +263,21 @@ def test_what_a_killed_function_said_is_kept(start: Callable[..., Result], home:
     assert out.splitlines()[-1] == "the run failed: UNAVAILABLE: rank 1, layer 1: killed by signal 9"
 
 
+def test_each_launch_of_a_worker_that_does_not_start_is_told(start: Callable[..., Result], home: Path) -> None:
+    with pytest.raises(RunFailed, match="did not start") as caught:
+        start({"rank": 1, "at": "claim", "start_s": 0.5})
+    log = only(home)
+    assert caught.value.__notes__ == [f"fsd logs {log.run} shows what the workers said"]
+    told = [line for line in log.lines[0] if line.name == "fsd_core.protocol.spawn" and "rank 1" in line.text]
+    launched = [line.text for line in told if line.level == "info"]
+    again = [line.text for line in told if line.level == "warning"]
+    assert launched == [f"launches rank 1, attempt {number}" for number in range(4)]
+    assert [re.sub(r"[\d.]+ s", "N s", text) for text in again] == [
+        f"rank 1: no claim N s after launch {number}: launches it again" for number in (1, 2, 3)
+    ]
+    assert 1 not in log.lines
+
+
 def test_debug_lines_are_kept_if_the_client_logs_them(start: Callable[..., Result], home: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "fsd_core")
     result = start()
@@ -326,6 +341,22 @@ def test_the_file_of_a_killed_function_stays_small_and_readable(tmp_path: Path) 
     assert texts[0] == "line 0"
     assert texts[-1] == "line 9999"
     assert any("lines are dropped here" in text for text in texts)
+
+
+def test_where_nobody_else_handles_them_lines_go_to_standard_error() -> None:
+    """Platforms keep it as the log of a function."""
+    code = "from fsd_core.worker import handle; from fsd_local import PROVIDER; handle(b'{}', PROVIDER); handle(b'[]', PROVIDER)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [line.split(None, 1)[1] for line in done.stderr.splitlines()] == [
+        "error   fsd_core.worker.program: the launch cannot be read: KeyError: 'app'",
+        "error   fsd_core.worker.program: the launch cannot be read: TypeError: list indices must be integers or slices, not str",
+    ]
+
+
+def test_a_library_says_nothing_by_itself() -> None:
+    """Python writes warnings that nobody handles to standard error."""
+    code = "import logging, fsd_core.storage.retry; logging.getLogger('fsd_core.storage.slots').error('a lease')"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr == ""
 
 
 # the commands

@@ -17,10 +17,9 @@ from fsd_core.common.crew import each
 from fsd_core.driver import Code, Launch, Message, MessageDriver, Rejected, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.addresses import elsewhere
-from fsd_core.providers.app_name import check_app
+from fsd_core.providers.app_name import check_app, check_size
 from fsd_core.providers.names import generation_of, new_generation, queue_name, shortened
 from fsd_core.providers.probes import PROBE, probe_function, probe_queues
-from fsd_core.providers.provisioning import check_size
 from fsd_core.providers.requests import Requests, reporting_to
 from fsd_local import LocalProvider
 from fsd_local.errors import classify
@@ -290,6 +289,7 @@ def test_the_generation_in_a_name(rest: str) -> None:
     generation = new_generation()
     name = queue_name("a", generation, *rest.split("-"))
     assert generation_of("a", name) == generation_of("a", f"projects/p/topics/{name}") == generation
+    assert generation_of("a", f"arn:aws:sns:eu-west-1:1:{name}") == generation
     assert generation_of("b", name) is None
     assert generation_of("a", queue_name("a-deadbeef", generation, *rest.split("-"))) is None  # of another app, whose name begins alike
 

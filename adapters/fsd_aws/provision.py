@@ -1,8 +1,7 @@
 """Makes and removes an app: queues, topics, bucket, function, role. The settings are those of `fsd_aws.settings`.
 
-``ensure`` makes the function first, which decides the generation (`fsd_aws.function`), then the other resources. Last, it sends a test
-message to every queue and starts the function once. Only then it writes into the function's environment that they are usable: so a later
-``ensure`` completes an interrupted one.
+`fsd_core.providers.provisioning` has the course of ``ensure``. The function comes first, since that decides the generation
+(`fsd_aws.function`).
 """
 
 from __future__ import annotations

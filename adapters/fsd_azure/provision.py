@@ -1,9 +1,8 @@
 """Makes and removes an app: resource group, namespaces, storage account, containers, function app, queues, roles.
 
-The settings are those of `fsd_azure.settings`. ``ensure`` makes the container early: if two clients make it at the same time, only one of
-them succeeds, and its generation becomes the app's. Then it makes the function app, whose settings name the resources. Last, it sends a
-test message to every queue and starts the function once. Only then it writes into the settings that they are usable: so a later ``ensure``
-completes an interrupted one. Resources that connection strings name are used as they are.
+The settings are those of `fsd_azure.settings`; `fsd_core.providers.provisioning` has the course of ``ensure``. The container comes early:
+if two clients make it at the same time, only one of them succeeds, and its generation becomes the app's. Then come queues and the function
+app, whose settings name the resources. Resources that connection strings name are used as they are.
 """
 
 from __future__ import annotations

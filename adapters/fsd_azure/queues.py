@@ -16,7 +16,7 @@ from fsd_azure.policy import APP_TAG, namespace_id
 from fsd_core.driver import Code
 from fsd_core.errors import InputError
 from fsd_core.providers.environment import foreign
-from fsd_core.providers.names import generation_of
+from fsd_core.providers.names import outdated
 from fsd_core.providers.probes import Pair
 
 if TYPE_CHECKING:
@@ -113,12 +113,7 @@ def remove(api: Api, app: str, namespaces: Sequence[str], keep: str | None = Non
             return api.repeat("list of queues", lambda: [str(each.name) for each in admin.list_queues()])
 
         found = api.each(listed, admins)
-        old = [
-            (admin, name)
-            for admin, named in zip(admins, found, strict=True)
-            for name in named
-            if generation_of(app, name) not in (None, keep)
-        ]
+        old = [(admin, name) for admin, named in zip(admins, found, strict=True) for name in named if outdated(app, name, keep)]
 
         def gone(item: tuple[ServiceBusAdministrationClient, str]) -> str | None:
             admin, name = item

@@ -1,8 +1,7 @@
 """Makes and removes an app: account, bucket, function, topics, subscriptions, roles. The settings are those of `fsd_gcp.settings`.
 
-``ensure`` makes the function early, since that decides the generation (`fsd_gcp.function`), then the topics, subscriptions and roles. Last,
-it sends a test message to every queue and starts the function once. Only then it writes into the function's environment that they are
-usable: so a later ``ensure`` completes an interrupted one.
+`fsd_core.providers.provisioning` has the course of ``ensure``. The function comes early, since that decides the generation
+(`fsd_gcp.function`), then come topics, subscriptions and roles.
 """
 
 from __future__ import annotations

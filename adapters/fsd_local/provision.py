@@ -19,7 +19,8 @@ from pathlib import Path
 from fsd_core.common.fields import read
 from fsd_core.driver import Resources
 from fsd_core.errors import InputError
-from fsd_core.providers.provisioning import check_size, texts
+from fsd_core.providers.app_name import check_size
+from fsd_core.providers.settings import texts
 from fsd_local.errors import naming
 from fsd_local.objects import LOCK
 from fsd_local.settings import Settings

@@ -36,15 +36,15 @@ def clean(
     were removed from the store. Raises `InputError` if an argument is wrong.
     """
     found, provisioner = place(provider, app, settings)
-    keep_records = arguments.yes_or_no("keep_records", keep_records)
-    for name in ("partitions",) if keep_records else ("partitions", "runs"):
-        shutil.rmtree(arguments.home(home) / name, ignore_errors=True)
+    folder, keep_records = arguments.home(home), arguments.yes_or_no("keep_records", keep_records)
 
     def content(store: Store) -> list[str]:
         keys = [key for key in store.keys("") if is_content(key)]
         return sorted(keys, key=is_manifest, reverse=True)  # manifests first: this may be interrupted
 
     with reported(progress):
+        for name in ("partitions",) if keep_records else ("partitions", "runs"):
+            shutil.rmtree(folder / name, ignore_errors=True)
         return _remove(found, provisioner, app, content)
 
 

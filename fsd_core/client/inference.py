@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from fsd_core.client.batches import plan_batches
 from fsd_core.client.job import Job, Progress
 from fsd_core.client.result import Result, warn
 from fsd_core.common import arguments, interrupt
+from fsd_core.common.fields import suggestion
 from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.latency import Latency
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from fsd_core.model import Model
 
-__all__ = ["open_samples", "run"]
+__all__ = ["check_options", "open_samples", "run"]
 
 SLOTS = 4  # of an app that a run makes
 
@@ -189,6 +191,18 @@ def run(
             if advice := chosen.advice(error.message):
                 error.message += f"; {advice}"
             raise
+
+
+def check_options(options: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:
+    """Arguments of `run` that another function passes on, by name. ``taken``: those that this function sets itself.
+
+    Raises `InputError` on an argument that `run` does not have, or that is ``taken``.
+    """
+    known = [name for name in inspect.signature(run).parameters if name not in taken]
+    for name in options:
+        if name not in known:
+            raise InputError(f"{name}: unknown argument; {suggestion(name, known)}")
+    return arguments.table("options", options)
 
 
 def _guarded(progress: Callable[[Progress], None] | None) -> Callable[[Progress], None]:

@@ -73,13 +73,13 @@ class Result:
     stand_in: str | None
     channel: str
     partition: str
-    latency: dict[str, Any] | None
     seconds: dict[str, float]
     seconds_sum: dict[str, float]
     meter: dict[str, int]
     meter_layers: dict[str, int]
     memory: dict[str, int]
     ranks: list[dict[str, Any]] = attrs.field(repr=False)
+    latency: dict[str, Any] | None = None
 
     @property
     def missing_ranks(self) -> list[int]:

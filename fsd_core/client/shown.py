@@ -72,13 +72,16 @@ def tables(result: Result, truth: Mapping[str, int] | None = None) -> list[tuple
 
 
 def html(title: str, parts: Iterable[tuple[str, Rows]]) -> str:
-    """Tables as a piece of HTML."""
-    cell = "text-align:left;vertical-align:top;white-space:pre-wrap"
-    body = ""
+    """Tables as a piece of HTML: one table, with a body for each."""
+    style = "text-align:left;vertical-align:top;white-space:pre-wrap"
+    body = f"<caption style='{style};font-weight:bold'>{_text(title)}</caption>"
     for name, rows in parts:
-        lines = "".join(f'<tr><th scope="row" style="{cell}">{_text(a)}</th><td style="{cell}">{_text(b)}</td></tr>' for a, b in rows)
-        body += f'<table><caption style="text-align:left">{_text(name)}</caption><tbody>{lines}</tbody></table>'
-    return f"<div><strong>{_text(title)}</strong>{body}</div>"
+        body += f"<tbody><tr><th colspan='2' scope='rowgroup' style='{style}'>{_text(name)}</th></tr>"
+        for first, second in rows:
+            head = f"<th scope='row' style='{style};font-weight:normal'>{_text(first)}</th>"
+            body += f"<tr>{head}<td style='{style}'>{_text(second)}</td></tr>"
+        body += "</tbody>"
+    return f"<table>{body}</table>"
 
 
 def _text(value: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from fsd_core.client.inference import run
+from fsd_core.client.inference import check_options, run
 from fsd_core.client.job import Progress
 from fsd_core.client.result import Result
 from fsd_core.common import arguments, interrupt
@@ -83,6 +83,8 @@ def run_demo(
     from fsd_core.model.inputs import open_inputs
     from fsd_core.model.serial import serial
 
+    check_options(options, ("model", "inputs", "seed", "home", "progress"))
+    seed = arguments.whole("seed", seed)
     kept, tell = arguments.home(home), arguments.callback("progress", progress)
     data, folder = None, None
     if arguments.yes_or_no("radixnet", radixnet):

@@ -74,6 +74,7 @@ def start_emulators(
     """
     from fsd_conformance import emulators
 
+    name = None if name is None else arguments.text("name", name)
     if name is not None and cloud is None:
         raise InputError(f"name {name}: the cloud is missing: expected the cloud of this emulator")
     return {each: emulators.up(each, name, _teller(progress, each)) for each in _chosen(cloud)}

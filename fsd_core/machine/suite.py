@@ -29,7 +29,8 @@ def conformance(
 
     Raises `InputError` if an argument is wrong, if pytest is not installed, or if ``only`` selects no case.
     """
-    live = arguments.yes_or_no("live", live)
+    live, table = arguments.yes_or_no("live", live), arguments.table("settings", settings)
+    emulator, only = (None if each is None else arguments.text(name, each) for name, each in (("emulator", emulator), ("only", only)))
     providers.find(arguments.text("provider", provider))
     if live and emulator is not None:
         raise InputError("live and emulator: expected only one of them")
@@ -39,4 +40,4 @@ def conformance(
         raise InputError(
             f"the conformance suite cannot be imported: {error}; install it with: pip install 'fsd-inference[test]'"
         ) from error
-    return not run(provider, live, arguments.table("settings", settings), emulator, only)
+    return not run(provider, live, table, emulator, only)

@@ -301,6 +301,7 @@ def describe(model: Model) -> dict[str, Any]:
     layer, ``activation``, ``clip``, ``rule`` (challenge or plain), and ``bias``, the smallest and the largest bias of the group.
     """
     groups: list[dict[str, Any]] = []
+    arguments.instance("model", model, Model)
     for k, layer in enumerate(model.layers, 1):
         group = {
             "kind": "csr" if isinstance(layer.weights, Csr) else "dense",

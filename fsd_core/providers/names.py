@@ -6,7 +6,7 @@ import hashlib
 import re
 import secrets
 
-__all__ = ["MARK_CHARS", "generation_of", "mark", "new_generation", "queue_name", "shortened"]
+__all__ = ["MARK_CHARS", "generation_of", "mark", "new_generation", "outdated", "queue_name", "shortened"]
 
 MARK_CHARS = 6
 # What follows the generation: a slot with a rank or with the number of a topic ("0-3", "0-t1"), or one word ("failed"). Two words would
@@ -25,9 +25,14 @@ def queue_name(app: str, generation: str, *parts: object) -> str:
 
 
 def generation_of(app: str, name: str) -> str | None:
-    """The generation in the name of a queue or topic of ``app``, with or without a path before it; `None` for a name of another app."""
-    match = re.fullmatch(rf"fsd-{re.escape(app)}-([0-9a-f]{{8}})-{_REST}", name.rpartition("/")[2])
+    """The generation in the name of a queue or topic of ``app``, or in its path, URL or ARN; `None` for another app's."""
+    match = re.fullmatch(rf"fsd-{re.escape(app)}-([0-9a-f]{{8}})-{_REST}", re.split("[/:]", name)[-1])
     return match[1] if match else None
+
+
+def outdated(app: str, name: str, keep: str | None) -> bool:
+    """Whether ``name`` is that of a queue or topic of ``app`` of another generation than ``keep``; `None`: of any generation."""
+    return generation_of(app, name) not in (None, keep)
 
 
 def mark(text: str) -> str:

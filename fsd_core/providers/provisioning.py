@@ -2,71 +2,36 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import attrs
 
-from fsd_core.common.fields import read
 from fsd_core.common.interrupt import leaving
 from fsd_core.driver import Code, ObjectDriver, Provider, Resources
 from fsd_core.errors import InputError
-from fsd_core.providers.app_name import check_app
+from fsd_core.providers.app_name import check_app, check_size
 from fsd_core.providers.package import Package, Recipe, stub
 from fsd_core.providers.probes import Pair, probe_function, probe_queues
 from fsd_core.providers.requests import Requests
+from fsd_core.providers.settings import FUNCTION, CloudSettings, read_settings, texts
 from fsd_core.storage.store import Store
 
-__all__ = ["LIMIT_S", "AppProvisioner", "CloudSettings", "check_size", "read_settings", "remove_store", "texts"]
+__all__ = ["LIMIT_S", "AppProvisioner", "remove_store"]
 
 LIMIT_S = 1800.0  # how long making or removing an app may take
-_FUNCTION = ("memory_mb", "timeout_s", "concurrency", "lease_s", "runtime")
-
-
-class CloudSettings(Protocol):
-    """What the settings of all clouds have, apart from those in `_FUNCTION`. ``package`` false: the function gets no code."""
-
-    @property
-    def runtime(self) -> str:
-        """The function's interpreter, as the cloud names it."""
-
-    @property
-    def package(self) -> bool:
-        """Whether fsd uploads the code of the function."""
-
-
 A = TypeVar("A", bound=Requests)
 S = TypeVar("S", bound=CloudSettings)
-
-
-def check_size(ranks: int, slots: int) -> None:
-    """Raise `InputError` unless ``ranks`` and ``slots`` are at least 1."""
-    if ranks < 1 or slots < 1:
-        raise InputError(f"ranks {ranks}, slots {slots}: expected at least 1 of each")
-
-
-def read_settings(kind: type[S], provider: str, table: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> S:
-    """The settings in ``table``, the provider's table of the configuration file. FSD_PROVIDER_PACKAGE=0 means ``package = false``.
-
-    ``kind``: an attrs class with the keys. Raises `InputError`, which names the key, its value and the expected values.
-    """
-    without = {"package": False} if environ.get(f"FSD_{provider.upper()}_PACKAGE") == "0" else {}
-    return read(kind, {**table, **without}, f"[{provider}] ")
-
-
-def texts(settings: object, names: Iterable[str]) -> dict[str, str]:
-    """Some of the settings as texts, for `Resources.names`: `None` as "", booleans as "true" and "false"."""
-    found = {name: getattr(settings, name) for name in names}
-    return {name: "" if value is None else str(value).lower() if isinstance(value, bool) else str(value) for name, value in found.items()}
 
 
 class AppProvisioner(ABC, Generic[A, S]):
     """Implements `fsd_core.driver.Provisioner`. The environment of the app's function holds the record of what was made.
 
-    ``ensure`` makes one request if nothing is missing. A subclass makes and removes the resources of its cloud. Its class variables:
+    ``ensure`` makes one request if nothing is missing. Otherwise it makes what is missing, sends a test message to every queue and starts
+    the function once. Only then it writes into the record that they are usable. A subclass makes and removes the resources of its cloud.
+    Its class variables:
 
     - ``kind``: the attrs class of its settings
     - ``recorded``: settings that `Resources.names` holds, beside those of every cloud
@@ -158,7 +123,7 @@ class AppProvisioner(ABC, Generic[A, S]):
         settings = self.settings
         chosen = (name for name in self.chosen if getattr(settings, name))
         code = self.recipe(settings.runtime).digest if settings.package else "installed"
-        return texts(settings, (*_FUNCTION, *self.recorded, *chosen)) | {"code": code}
+        return texts(settings, (*FUNCTION, *self.recorded, *chosen)) | {"code": code}
 
     def check(self, had: Resources, wanted: dict[str, str]) -> None:
         """Raise `InputError` if a setting differs from the setting with which the app was made, and the app cannot change it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,11 +11,10 @@ from typing import Any
 
 from fsd_core import cost, providers
 from fsd_core.client.batches import plan_batches
-from fsd_core.client.inference import open_samples, run
+from fsd_core.client.inference import check_options, open_samples, run
 from fsd_core.client.job import Progress
 from fsd_core.client.result import Result
 from fsd_core.common import arguments, interrupt
-from fsd_core.common.fields import suggestion
 from fsd_core.config import KINDS, TABLES, Settings
 from fsd_core.cost import Tariff, Usage
 from fsd_core.errors import FsdError, InputError
@@ -129,7 +127,7 @@ def known_providers() -> list[str]:
 
 def _each(name: str, values: Any, check: Callable[[str, Any], Any]) -> list[Any]:
     """A sequence of different values, each checked."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise arguments.wrong(name, values, "a list")
     found = [check(name, value) for value in values]
     if not found:
@@ -141,11 +139,8 @@ def _each(name: str, values: Any, check: Callable[[str, Any], Any]) -> list[Any]
 
 def _options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The other arguments of a run. Raises `InputError` on one that `run` does not have, and on a wrong value."""
-    known = [name for name in inspect.signature(run).parameters if name not in _SET_HERE]
-    values = arguments.table("options", options)
+    values = check_options(options, _SET_HERE)
     for name, value in values.items():
-        if name not in known:
-            raise InputError(f"{name}: unknown argument; {suggestion(name, known)}")
         if name in KINDS and value is not None:
             values[name] = KINDS[name].check(value, f"{name} ")
     if values.get("faults") is not None:
