@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from fsd_core.cli.options import Command, as_flags, reporting, with_settings
+from fsd_core.cli.options import SPLIT, Command, as_flags, reporting, with_settings
 from fsd_core.cli.screen import Screen
 from fsd_core.common.fields import choice, integer
 from fsd_core.common.home import home_folder
@@ -80,7 +80,7 @@ def compare(
         )
     report, table = _outputs(report, table)
     command = _command(settings, model, inputs, names, chosen_channels, counts, times)
-    with screen.progress() as show, as_flags("partition", "workers", "providers"):
+    with screen.progress() as show, as_flags("partition", "providers", *SPLIT):
         found = compare_runs(
             model,
             inputs,
