@@ -374,6 +374,13 @@ def test_a_comparison_leaves_its_arguments_alone(here: Path) -> None:
     np.testing.assert_array_equal(samples.toarray(), kept)
 
 
+class Unshown:
+    """A value that cannot show itself."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
 WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: fsd_core.compare(NET, INPUT, "local"), r"providers 'local': expected a list"),
     (lambda: fsd_core.compare(NET, INPUT, []), r"providers \[\]: expected at least one"),
@@ -388,6 +395,9 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: fsd_core.compare(NET, INPUT, ["local"], settings={"local": 3}), "settings.'local'. 3: expected a mapping"),
     (lambda: fsd_core.compare(NET, INPUT, ["local"], settings=3), "settings 3: expected a mapping"),
     (lambda: fsd_core.compare(NET, INPUT, ["local"], partition="p.npz"), "partition p.npz: expected one number in workers"),
+    (lambda: fsd_core.compare(NET, INPUT, ["local"], partition=3, workers=[2]), "partition 3: expected a Partition, one of hypergraph"),
+    (lambda: fsd_core.compare(NET, INPUT, ["local"], partition=None), "partition None: expected a Partition, one of hypergraph"),
+    (lambda: fsd_core.compare(NET, INPUT, ["local"], seed=Unshown()), r"seed \(a Unshown\): expected a whole number"),
     (lambda: fsd_core.compare(NET, INPUT, ["local"], bath_size=3), "bath_size: unknown argument; did you mean batch_size"),
     (lambda: fsd_core.compare(NET, INPUT, ["local"], batch_size=0), "batch_size 0: expected a whole number of at least 1"),
     (lambda: fsd_core.compare(NET, INPUT, ["local"], channel="queue"), "channel: unknown argument; known are .*batch_size"),
@@ -422,6 +432,23 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: fsd_core.conformance("aws", live=True, emulator="moto"), "live and emulator: expected only one of them"),
     (lambda: fsd_core.run_demo(radixnet=1), "radixnet 1: expected True or False"),
     (lambda: fsd_core.read_settings("nosuch.toml"), "nosuch.toml"),
+    (lambda: fsd_core.emulator_states(np.arange(2)), "emulators: .ndarray of shape .2,. and dtype int64.: expected one of aws, gcp, azure"),
+    (lambda: fsd_core.stop_emulators(np.arange(2)), "emulators: .ndarray"),
+    (lambda: fsd_core.start_emulators(np.arange(2)), "emulators: .ndarray"),
+    (lambda: fsd_core.open_model("a\nb\x1b\u2028c"), r"^a b\\x1b c: no such folder"),
+    (lambda: fsd_core.open_inputs("a\rb", 3), "^a b: no such file"),
+    (lambda: fsd_core.read_settings("\udcff.toml"), r"^\\udcff.toml"),  # a byte that is not UTF-8, as Python reads it from the system
+    *[
+        (call, r"path '\\ud800': surrogates not allowed at character 0: expected a path that utf-8 can hold")
+        for call in (
+            lambda: fsd_core.open_model("\ud800"),
+            lambda: fsd_core.open_inputs("\ud800", 3),
+            lambda: fsd_core.read_settings("\ud800"),
+            lambda: fsd_core.save_model(fsd_core.open_model(NET), "\ud800"),
+            lambda: fsd_core.past_runs("\ud800"),
+            lambda: fsd_core.make_partition(fsd_core.open_model(NET), 2, "\ud800"),
+        )
+    ],
 ]
 
 
@@ -429,7 +456,7 @@ WRONG: list[tuple[Callable[[], object], str]] = [
 def test_a_wrong_argument_is_named(here: Path, call: Callable[[], object], words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         call()
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
     assert os.listdir(here) == []
 
 
@@ -474,6 +501,8 @@ def test_a_result_names_wrong_arguments(result: Result, here: Path) -> None:
         (lambda: result.check([1.5]), "truth .*: expected an array of whole numbers"),
         (lambda: result.check("nosuch"), "truth nosuch: cannot be read"),
         (lambda: result.save(""), "output '': expected a path"),
+        (lambda: result.save("\ud800"), r"path '\\ud800': surrogates not allowed"),
+        (lambda: result.check("\ud800"), r"path '\\ud800': surrogates not allowed"),
         (lambda: result.save(here), "output .*did not make it"),
         (lambda: attrs.evolve(result, provider="mine").bill(), "has no tariff for provider mine"),
         (lambda: attrs.evolve(result, provider="gcp").bill("aws-us-east-1"), "tariff aws-us-east-1: has prices of provider aws"),
