@@ -255,6 +255,14 @@ def test_settings_that_others_gave_stay(app: str, azure: Api) -> None:
     assert (function._settings(azure, app) or {})["THEIRS"] == "1"
 
 
+def test_a_key_that_was_renewed_is_written_by_the_next_deploy(app: str, azure: Api) -> None:
+    provisioner().ensure(app, 1, 1)
+    path = f"{function._site(azure, app)}/config/appsettings"
+    azure.call("PUT", path, {"properties": {**(function._settings(azure, app) or {}), variables.KEY: "old"}})
+    provisioner().ensure(app, 1, 1)
+    assert (function._settings(azure, app) or {})[variables.KEY] == function.key(azure, app)
+
+
 def test_a_group_of_ones_own_stays(app: str, azure: Api) -> None:
     group = f"own-{app}"
     path = f"/subscriptions/{azure.subscription}/resourceGroups/{group}"

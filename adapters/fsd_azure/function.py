@@ -70,11 +70,9 @@ def read(api: Api, app: str) -> Resources | None:
     return None if settings is None else from_record(settings.get(RESOURCES), app, f"a function app {_name(api, app)}")
 
 
-def write(api: Api, resources: Resources, secret: str = "") -> None:
-    """Write ``resources`` and, if given, the function app's key ``secret`` into its settings. Other settings stay. Azure restarts the
-    instances.
-    """
-    settings = (_settings(api, resources.app) or {}) | _own(resources) | ({KEY: secret} if secret else {})
+def write(api: Api, resources: Resources) -> None:
+    """Write ``resources`` and the function app's present key into its settings. Other settings stay. Azure restarts the instances."""
+    settings = (_settings(api, resources.app) or {}) | _own(resources) | {KEY: key(api, resources.app)}
     api.call("PUT", f"{_site(api, resources.app)}/config/appsettings", {"properties": settings})
 
 

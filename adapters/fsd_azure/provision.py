@@ -126,7 +126,7 @@ class AzureProvisioner(AppProvisioner[Api, Settings]):
         if changed:
             if self.settings.package:
                 function.publish(api, site, code)
-            function.write(api, attrs.evolve(unproven, names={**unproven.names, **found}), function.key(api, had.app))
+            function.write(api, attrs.evolve(unproven, names={**unproven.names, **found}))
         return found
 
     def logs(self, names: Mapping[str, str]) -> str:
