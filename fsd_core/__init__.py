@@ -158,19 +158,22 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name at its first use. A worker imports this package too, and needs none of these names."""
-    if name in _PLACES:
-        import importlib
+if not TYPE_CHECKING:  # so that a checker of types finds names that do not exist
 
-        module, _, inside = _PLACES[name].partition(":")
-        globals()[name] = getattr(importlib.import_module(f"fsd_core.{module}"), inside or name)
-        return globals()[name]
-    if name.startswith("_"):  # what Python and its tools look for
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fsd_core.common.fields import suggestion
+    def __getattr__(name: str) -> Any:
+        """Import a public name at its first use. A worker imports this package too, and needs none of these names."""
+        if name in _PLACES:
+            import importlib
 
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; {suggestion(name, __all__)}")
+            module, _, inside = _PLACES[name].partition(":")
+            globals()[name] = getattr(importlib.import_module(f"fsd_core.{module}"), inside or name)
+            return globals()[name]
+        if name.startswith("_"):  # what Python and its tools look for
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from fsd_core.common.fields import suggestion
+
+        text = f"module {__name__!r} has no attribute {name!r}; {suggestion(name, __all__)}"
+        raise AttributeError(text, name=name, obj=None)  # with this module as ``obj``, Python would add its own suggestion
 
 
 def __dir__() -> list[str]:

@@ -82,7 +82,7 @@ class Settings:
     tensor_parallel: int | None = key(
         _COUNT, default=None, help="Workers of a stage: each has some of the rows of every layer (default: what the other two leave)."
     )
-    branching: int = key(integer(1), default=4, help="Largest number of functions that one function starts.")
+    branching: int = key(integer(1), default=4, help="Largest number of functions that one function starts, after the first 128.")
     partition: str = key(_METHOD, default="hypergraph", help="How the rows of the model are divided among the workers.")
     objective: str = key(choice(*OBJECTIVES), default="cost", help="cost saves requests; latency saves time.")
     batch_size: int | None = key(

@@ -319,6 +319,8 @@ def test_importing_the_package_imports_nothing_else() -> None:
 def test_an_unknown_name_suggests_the_nearest(name: str, said: str) -> None:
     with pytest.raises(AttributeError, match=f"module 'fsd_core' has no attribute '{name}'; {re.escape(said)}"):
         getattr(fsd_core, name)
+    done = subprocess.run([sys.executable, "-P", "-c", f"import fsd_core; fsd_core.{name}"], capture_output=True, text=True, check=False)
+    assert done.stderr.lower().count("did you mean") == ("did you mean" in said)
     assert not hasattr(fsd_core, "__wrapped__")
 
 
@@ -343,6 +345,16 @@ def test_a_result_escapes_its_text_and_shows_itself_without_a_tariff(result: Res
     shown.encode()
 
 
+def test_a_comparison_shows_itself(here: Path) -> None:
+    ways = {"channels": ["object"], "workers": [2], "repeat": 1, "partition": "block"}
+    found = fsd_core.compare(NET, INPUT, ["local"], **ways)
+    found.cells[0].error = "<b>no & more"
+    shown = found._repr_html_()
+    assert "<td>2</td><td>object</td><td>local</td><td>" in shown
+    assert "local, object, 2 workers: &lt;b&gt;no &amp; more" in shown
+    assert not re.search(r"<(?!/?(table|caption|thead|tbody|tr|th|td|p)\b)|(?i:href|src|url|on\w+=)", shown)
+
+
 def test_results_are_equal_only_to_themselves(result: Result) -> None:
     other = attrs.evolve(result)
     assert result == result
@@ -362,6 +374,13 @@ def test_a_comparison_leaves_its_arguments_alone(here: Path) -> None:
     np.testing.assert_array_equal(samples.toarray(), kept)
 
 
+class Unshown:
+    """A value that cannot show itself."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
 WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: fsd_core.compare(NET, INPUT, "local"), r"providers 'local': expected a list"),
     (lambda: fsd_core.compare(NET, INPUT, []), r"providers \[\]: expected at least one"),
@@ -376,9 +395,12 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: fsd_core.compare(NET, INPUT, ["local"], settings={"local": 3}), "settings.'local'. 3: expected a mapping"),
     (lambda: fsd_core.compare(NET, INPUT, ["local"], settings=3), "settings 3: expected a mapping"),
     (lambda: fsd_core.compare(NET, INPUT, ["local"], partition="p.npz"), "partition p.npz: expected one number in workers"),
+    (lambda: fsd_core.compare(NET, INPUT, ["local"], partition=3, workers=[2]), "partition 3: expected a Partition, one of hypergraph"),
+    (lambda: fsd_core.compare(NET, INPUT, ["local"], partition=None), "partition None: expected a Partition, one of hypergraph"),
+    (lambda: fsd_core.compare(NET, INPUT, ["local"], seed=Unshown()), r"seed \(a Unshown\): expected a whole number"),
     (lambda: fsd_core.compare(NET, INPUT, ["local"], bath_size=3), "bath_size: unknown argument; did you mean batch_size"),
     (lambda: fsd_core.compare(NET, INPUT, ["local"], batch_size=0), "batch_size 0: expected a whole number of at least 1"),
-    (lambda: fsd_core.compare(NET, INPUT, ["local"], channel="queue"), "channel: unknown argument; known are data_parallel"),
+    (lambda: fsd_core.compare(NET, INPUT, ["local"], channel="queue"), "channel: unknown argument; known are .*batch_size"),
     (lambda: fsd_core.compare(NET, INPUT, ["local"], faults="gremlins=1"), "gremlins"),
     (lambda: fsd_core.compare(NET, np.ones((2, 3)), ["local"]), "inputs have 3 columns: expected 1024"),
     (lambda: fsd_core.compare(None, INPUT, ["local"]), "model None"),
@@ -410,6 +432,23 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: fsd_core.conformance("aws", live=True, emulator="moto"), "live and emulator: expected only one of them"),
     (lambda: fsd_core.run_demo(radixnet=1), "radixnet 1: expected True or False"),
     (lambda: fsd_core.read_settings("nosuch.toml"), "nosuch.toml"),
+    (lambda: fsd_core.emulator_states(np.arange(2)), "emulators: .ndarray of shape .2,. and dtype int64.: expected one of aws, gcp, azure"),
+    (lambda: fsd_core.stop_emulators(np.arange(2)), "emulators: .ndarray"),
+    (lambda: fsd_core.start_emulators(np.arange(2)), "emulators: .ndarray"),
+    (lambda: fsd_core.open_model("a\nb\x1b\u2028c"), r"^a b\\x1b c: no such folder"),
+    (lambda: fsd_core.open_inputs("a\rb", 3), "^a b: no such file"),
+    (lambda: fsd_core.read_settings("\udcff.toml"), r"^\\udcff.toml"),  # a byte that is not UTF-8, as Python reads it from the system
+    *[
+        (call, r"path '\\ud800': surrogates not allowed at character 0: expected a path that utf-8 can hold")
+        for call in (
+            lambda: fsd_core.open_model("\ud800"),
+            lambda: fsd_core.open_inputs("\ud800", 3),
+            lambda: fsd_core.read_settings("\ud800"),
+            lambda: fsd_core.save_model(fsd_core.open_model(NET), "\ud800"),
+            lambda: fsd_core.past_runs("\ud800"),
+            lambda: fsd_core.make_partition(fsd_core.open_model(NET), 2, "\ud800"),
+        )
+    ],
 ]
 
 
@@ -417,7 +456,7 @@ WRONG: list[tuple[Callable[[], object], str]] = [
 def test_a_wrong_argument_is_named(here: Path, call: Callable[[], object], words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         call()
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
     assert os.listdir(here) == []
 
 
@@ -462,6 +501,8 @@ def test_a_result_names_wrong_arguments(result: Result, here: Path) -> None:
         (lambda: result.check([1.5]), "truth .*: expected an array of whole numbers"),
         (lambda: result.check("nosuch"), "truth nosuch: cannot be read"),
         (lambda: result.save(""), "output '': expected a path"),
+        (lambda: result.save("\ud800"), r"path '\\ud800': surrogates not allowed"),
+        (lambda: result.check("\ud800"), r"path '\\ud800': surrogates not allowed"),
         (lambda: result.save(here), "output .*did not make it"),
         (lambda: attrs.evolve(result, provider="mine").bill(), "has no tariff for provider mine"),
         (lambda: attrs.evolve(result, provider="gcp").bill("aws-us-east-1"), "tariff aws-us-east-1: has prices of provider aws"),

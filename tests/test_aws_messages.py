@@ -292,3 +292,4 @@ def test_names_fit_and_are_known_again() -> None:
     with pytest.raises(ValueError, match="expected it to end in"):
         names.url_prefix("http://x/1/other", "name")
     assert entry_code("AWS.SimpleQueueService.QueueDeletedRecently") is Code.UNAVAILABLE
+    assert entry_code("BucketNotEmpty", status=409) is Code.ALREADY_EXISTS

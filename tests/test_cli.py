@@ -29,7 +29,7 @@ from fsd_local import PROVIDER
 NET, INPUT = "radixnet:1024:6", "random:40"
 FIELDS = {
     "samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples",
-    "seconds", "meter", "meter_layers", "memory", "truth",
+    "seconds", "seconds_sum", "meter", "meter_layers", "memory", "truth", "parallel", "micro_batches",
 }  # fmt: skip
 
 
@@ -143,6 +143,24 @@ def test_amount():
     assert [amount(n) for n in (0, 999, 1000, 1_234_567, 5e12)] == ["0 B", "999 B", "1.0 kB", "1.2 MB", "5000.0 GB"]
 
 
+def test_a_split_by_flags_by_file_and_by_its_partition(fsd, here):
+    code, out, _ = fsd("run", NET, INPUT, "--data-parallel", 2, "--pipeline-parallel", 2, "--batch-size", 10, "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert (answer["workers"], answer["micro_batches"]) == (4, 4)
+    assert answer["parallel"] == {"data": 2, "pipeline": 2, "tensor": 1}
+    assert answer["seconds_sum"]["compute"] >= answer["seconds"]["compute"] > 0
+    code, out, _ = fsd("partition", NET, "p.npz", "--pipeline-parallel", 3, "--tensor-parallel", 2, "--json")
+    assert (code, json.loads(out)["first_layers"], json.loads(out)["workers"]) == (0, [1, 3, 5], 6)
+    (here / "fsd.toml").write_text('workers = "auto"\npipeline_parallel = 3\ntensor_parallel = 2\npartition = "p.npz"\n')
+    code, out, _ = fsd("run", NET, INPUT)
+    assert code == 0
+    assert "1 replica x 3 stages x 2 workers, 1 micro-batch" in out
+    code, _, err = fsd("run", NET, INPUT, "--pipeline-parallel", 1, "--tensor-parallel", 6)
+    assert code == 2
+    assert "made for 3 stages: expected 1; use --pipeline-parallel 3" in err
+
+
 # what it refuses
 
 WRONG = [
@@ -153,6 +171,15 @@ WRONG = [
     (["run", NET, INPUT, "--workers", "0"], "--workers 0"),
     (["run", NET, INPUT, "--workers", "-3"], "--workers -3"),
     (["run", NET, INPUT, "--workers", "eight"], "--workers 'eight'"),
+    (["run", NET, INPUT, "--workers", "8", "--pipeline-parallel", "3"], "--workers 8: --pipeline-parallel 3, which does not divide 8"),
+    (
+        ["run", NET, INPUT, "--workers", "4", "--data-parallel", "2", "--pipeline-parallel", "2", "--tensor-parallel", "2"],
+        "--workers 4: --data-parallel 2 x --pipeline-parallel 2 x --tensor-parallel 2 = 8: expected --workers 8",
+    ),
+    (["run", NET, INPUT, "--pipeline-parallel", "7"], "--pipeline-parallel 7: expected at most 6, the number of layers"),
+    (["run", NET, INPUT, "--data-parallel", "41"], "--data-parallel 41: expected at most 40, the number of samples"),
+    (["run", NET, INPUT, "--data-parallel", "2", "--batch-size", "40"], "--batch-size 40 makes 1 micro-batches of 40 samples"),
+    (["partition", NET, "out.npz", "--workers", "8", "--pipeline-parallel", "3"], "--pipeline-parallel 3"),
     (["run", NET, INPUT, "--batch-size", "0"], "--batch-size 0"),
     (["run", NET, INPUT, "--branching", "0"], "--branching 0"),
     (["run", NET, INPUT, "--timeout", "0"], "--timeout 0"),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fsd_core.channel import ChannelConfig, ObjectChannel, QueueChannel, RankIdentity
 from fsd_core.driver import Code, InvokeLimits, Launch, Message, MessageDriver, ObjectDriver, Resources
-from fsd_core.latency import Latency, Row, Table
+from fsd_core.latency import Draws, Latency, Row, Table
 from fsd_core.latency.table import Link
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
@@ -365,6 +365,18 @@ def test_a_launch_carries_the_time_of_its_start() -> None:
     assert before + 7 <= found.pop("not_before") <= time.time() + 7
     assert found == {"rank": 3, "app": "x"}
     assert driver.limits.start_s == platform.limits.start_s + 7
+
+
+def test_the_start_of_a_rank_does_not_depend_on_the_order_of_launches() -> None:
+    asked = Latency.parse("aws,seed=3")
+    for order in ([1, 2, 3], [3, 1, 2]):
+        platform = Platform()
+        driver = DelayedInvoker(platform, Delays(asked, 0, 0, Retry(1.0, Meter())))
+        for rank in order:
+            before = time.time()
+            driver.invoke("worker", json.dumps({"rank": rank, "attempt": 1}).encode())
+            start = Draws(asked, rank, 1).start()
+            assert before + start <= json.loads(platform.payloads[-1])["not_before"] <= time.time() + start
 
 
 def test_other_payloads_are_not_changed() -> None:

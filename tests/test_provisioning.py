@@ -20,6 +20,7 @@ from fsd_core.providers.addresses import elsewhere
 from fsd_core.providers.app_name import check_app, check_size
 from fsd_core.providers.names import generation_of, new_generation, queue_name, shortened
 from fsd_core.providers.probes import PROBE, probe_function, probe_queues
+from fsd_core.providers.provisioning import remove_store
 from fsd_core.providers.requests import Requests, reporting_to
 from fsd_local import LocalProvider
 from fsd_local.errors import classify
@@ -265,6 +266,22 @@ def test_a_function_that_does_not_run_is_named(app: Resources, monkeypatch: pyte
         ours.within(60)
         with pytest.raises(DriverError, match=r"app 'app': the function was started and did not end well \(denied\): its log shows why$"):
             probe_function(Odd(invoker=Loses), app, ours, "its log")
+
+
+def test_a_store_is_removed_after_the_last_object_of_a_late_worker(app: Resources) -> None:
+    objects, removed = LocalProvider().objects(app), []
+    objects.put("a/b", b"x")
+
+    def remove() -> None:
+        removed.append(objects.list("").keys)
+        if len(removed) == 1:  # as if a worker wrote after the store was emptied
+            objects.put("late", b"x")
+            raise FileExistsError(17, "not empty")
+
+    with requests() as ours:
+        remove_store(ours, objects, "the store", remove)
+    assert removed == [[], []]
+    assert objects.list("").keys == []
 
 
 @pytest.mark.parametrize("app", ["", "Upper", "-x", "x-", "1x", "a_b", "a" * 41, "a\n", "a/b"])

@@ -184,6 +184,23 @@ def test_a_killed_worker_ends_the_run_with_its_name(start: Callable[..., Result]
     nothing_left(store, pids)
 
 
+def test_a_stage_does_not_wait_for_the_next_one(start: Callable[..., Result], store: Store, model: Model, inputs: Any) -> None:
+    """The second stage is stopped until the first one has sent all of its micro-batches."""
+
+    def hold() -> None:
+        pid = claims(store, 2)[1]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: len([key for key in store.keys("") if "/run/x/" in key and key.endswith("/0")]) == 4)
+        os.kill(pid, signal.SIGCONT)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    result = start(workers=2, pipeline_parallel=2, batch_size=15, channel="object", faults="throttle=.3,seed=1")
+    holder.join()
+    assert result.micro_batches == 4
+    np.testing.assert_allclose(result.output.toarray(), serial(model, inputs).toarray(), rtol=1e-4, atol=1e-4)
+
+
 def test_the_layer_of_a_death_is_named(start: Callable[..., Result], store: Store) -> None:
     def kill() -> None:
         pid = claims(store)[1]["pid"]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fsd_core import run
 from fsd_core.errors import RunFailed
 from fsd_core.kernel import Block
 from fsd_core.model import Model, radixnet
 from fsd_core.model.activation import activate
+from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
 from fsd_core.partition import ExchangePlan, partition
 from fsd_core.protocol.shard import LayerShard, ShardReader, build
@@ -86,3 +89,31 @@ def test_damage_names_the_layer_and_reads_are_few() -> None:
         layers(good[:100])
     with pytest.raises(RunFailed, match="the shard is damaged"):
         layers(good[: len(good) // 2])
+
+
+def test_a_kept_shard_is_read_and_prepared_once() -> None:
+    model = radixnet(1024, 12)
+    parts = partition(model, 2, "block")
+    data = build(model, parts, ExchangePlan(model, parts), 0)
+    asked = []
+
+    def read(key: str, start: int, end: int) -> bytes:
+        asked.append((start, end))
+        return data[start:end]
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = ShardReader("k", read, pool, keep=True)
+        first = list(reader)
+        requests = len(asked)
+        assert all(one is other for one, other in zip(first, reader, strict=True))
+    assert len(asked) == requests
+
+
+def test_a_pipeline_reads_each_shard_once_for_all_micro_batches(tmp_path: Path) -> None:
+    model, x = radixnet(1024, 12), open_inputs("random:64:0.4:1", 1024)
+
+    def read(batch_size: int) -> int:
+        options = {"pipeline_parallel": 4, "channel": "queue", "batch_size": batch_size, "home": tmp_path, "timeout": 60.0}
+        return run(model, x, settings={"root": str(tmp_path / "root")}, **options).meter["object_bytes_read"]  # type: ignore[arg-type]
+
+    assert read(4) < 1.2 * read(64)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from fsd_core.cli.options import Command, as_flags, reporting, with_settings
+from fsd_core.cli.options import SPLIT, Command, as_flags, reporting, with_settings
 from fsd_core.cli.screen import Screen
 from fsd_core.common.fields import choice, integer
 from fsd_core.common.home import home_folder
@@ -80,7 +80,7 @@ def compare(
         )
     report, table = _outputs(report, table)
     command = _command(settings, model, inputs, names, chosen_channels, counts, times)
-    with screen.progress() as show, as_flags("partition", "workers", "providers"):
+    with screen.progress() as show, as_flags("partition", "providers", *SPLIT):
         found = compare_runs(
             model,
             inputs,
@@ -119,33 +119,22 @@ def _answer(screen: Screen, found: Comparison, error: Mapping[str, Any], report:
     """Write the files first, so that the answer names files that exist."""
     write_comparison(found, report, csv=table)
     screen.answer({**found.to_json(), "report": report, "csv": table, **error})
-    doubted = sorted({f"{price.service} {price.sku}" for cell in found.cells for run in cell.runs for price in run.bill.doubted})
-    notes = [f"* with a price of low confidence: {', '.join(doubted)}"] if doubted else []
-    notes += [text for _, text in found.failures()] + found.left_out()
-    screen.print(_table(found), *notes, *(f"{name}: {path}" for name, path in (("Page", report), ("CSV", table)) if path))
+    files = (f"{name}: {path}" for name, path in (("Page", report), ("CSV", table)) if path)
+    screen.print(_table(found), *found.notes(), *files)
 
 
 def _table(found: Comparison) -> Table:
-    """A row for each case: the median of each figure; for the time also the lowest and the highest."""
     from rich.table import Table
     from rich.text import Text
 
-    from fsd_core.report.compare import spread
-    from fsd_core.report.figures import FIGURES
+    from fsd_core.report.compare import COLUMNS
 
-    rows = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title="Median of each", title_justify="left", title_style="bold")
-    for name in ("workers", "channel", "provider", "time", "requests", "MB", "USD for 1000"):
-        rows.add_column(name, justify="left" if name in ("channel", "provider", "time") else "right")
-    for cell in found.cells:
-        head = [str(cell.case.workers), cell.case.channel, cell.case.provider]
-        if found.why(cell):
-            rows.add_row(*head, Text("failed, see below" if cell.error else "cannot start"))
-            continue
-        seconds, requests, sizes, usd = (spread(figure, cell) for figure in FIGURES)
-        span = f"{seconds[0]:.2f} s" + (f" ({seconds[1]:.2f} to {seconds[2]:.2f})" if len(cell.runs) > 1 else "")
-        mark = "*" if cell.runs[0].bill.doubted else ""
-        rows.add_row(*head, span, f"{requests[0]:.0f}", f"{sizes[0] / 1e6:.2f}", f"{usd[0]:.4f}{mark}")
-    return rows
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title="Median of each", title_justify="left", title_style="bold")
+    for name in COLUMNS:
+        shown.add_column(name, justify="left" if name in ("channel", "provider", "time") else "right")
+    for row in found.rows():
+        shown.add_row(*map(Text, row))
+    return shown
 
 
 def _outputs(report: str | None, table: str | None) -> tuple[str | None, str | None]:

@@ -21,7 +21,9 @@ from fsd_core.errors import InputError
 if TYPE_CHECKING:
     from fsd_core import Progress
 
-__all__ = ["Checked", "Command", "Group", "as_flags", "check_provider", "emulated", "emulator_name", "reporting", "with_settings"]
+__all__ = ["SPLIT", "Checked", "Command", "Group", "as_flags", "check_provider", "emulated", "emulator_name", "reporting", "with_settings"]
+
+SPLIT = ("workers", "data_parallel", "pipeline_parallel", "tensor_parallel")  # the arguments that say how a run is split
 
 _FIELDS = attrs.fields_dict(Settings)
 _Callback = Callable[..., None]
@@ -143,8 +145,8 @@ def as_flags(*names: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        text = re.sub(rf"(^|: | in )({'|'.join(names)})(?=[ :])", r"\1--\2", str(error))
-        raise InputError(text) from error
+        pattern = rf"(^|: | in | x |; use | expected )({'|'.join(names)})(?=[ :])"
+        raise InputError(re.sub(pattern, lambda found: f"{found[1]}--{found[2].replace('_', '-')}", str(error))) from error
 
 
 def reporting(show: Show) -> Callable[[Progress], None]:

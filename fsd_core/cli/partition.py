@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from fsd_core.cli.options import Command, with_settings
+from fsd_core.cli.options import SPLIT, Command, as_flags, with_settings
 from fsd_core.cli.screen import Screen, pairs
 from fsd_core.config import Settings
 
@@ -42,12 +42,13 @@ def partition(screen: Screen, settings: Settings, model: str, out: str) -> None:
     from fsd_core.partition import ExchangePlan, parallel
     from fsd_core.partition import partition as divide
 
-    split = parallel(settings.workers, 1, settings.pipeline_parallel, settings.tensor_parallel)
+    with as_flags(*SPLIT):
+        split = parallel(settings.workers, 1, settings.pipeline_parallel, settings.tensor_parallel)
     network = open_model(model)
     known = {"workers": split.workers, "parallel": split.to_json()}
     screen.known.update(known, method=settings.partition)
     start = time.monotonic()
-    with screen.progress() as show:
+    with screen.progress() as show, as_flags(*SPLIT):
         made = divide(
             network,
             split.workers,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fsd_core.cli.cost import service_table
-from fsd_core.cli.options import Command, as_flags, check_provider, emulated, reporting, with_settings
+from fsd_core.cli.options import SPLIT, Command, as_flags, check_provider, emulated, reporting, with_settings
 from fsd_core.cli.screen import Screen, pairs
 from fsd_core.client.outputs import check_output, read_truth
 from fsd_core.client.shown import tables
@@ -67,7 +67,8 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     keys = ("provider", "channel", "branching", "partition")
     screen.known.update({key: getattr(settings, key) for key in keys})
     screen.known["latency"] = Latency.parse(settings.latency).about() if settings.latency else None
-    split = settings.parallel
+    with as_flags(*SPLIT):
+        split = settings.parallel
     screen.known.update(workers=split.workers, parallel=split.to_json())
     if settings.output:
         with as_flags("output"):
@@ -78,7 +79,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     screen.known["samples"] = samples.shape[0]
     with as_flags("truth"):
         expected = read_truth(Path(settings.truth), samples.shape[0]) if settings.truth else None
-    with screen.progress() as show, emulated(settings, show, start=True) as settings:
+    with screen.progress() as show, emulated(settings, show, start=True) as settings, as_flags(*SPLIT, "batch_size"):
         result = run_model(
             network,
             samples,

@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 
 STAGE_S = 1800.0  # for staging, which does not count as the run's own time
 START_MARGIN_S = 15.0  # in addition to the time for launches: the function of the last launch must load its shard as well
+SLOWEST_FACTOR = 20.0  # a stage may take this many times the estimate until the next stage hears of it: functions may be slow
 POOL_THREADS = 8
 # The first ranks, which the client starts itself: with `spawn.THREADS` requests of 50 to 100 ms at once, that takes about as long as one
 # cold start (0.7 s), which each level of the launch tree adds.
@@ -81,6 +82,7 @@ class Job:
     partition: Partition  # of one replica
     partition_label: str
     wanted_batches: int  # micro-batches of a replica, if the caller gives no batch size
+    stage_s: float  # estimated seconds in which the largest of several stages computes a micro-batch
     provider: Provider
     stand_in: str | None  # an emulator's host and port
     channel: str
@@ -281,7 +283,7 @@ class _Run:
             faults=job.faults,
             log=DEBUG if log.isEnabledFor(logging.DEBUG) else INFO,
             started=self.started,
-            start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S,
+            start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S + SLOWEST_FACTOR * job.stage_s,
             outage_s=job.outage_s,
             latency=job.latency.pack() if job.latency else None,
         )

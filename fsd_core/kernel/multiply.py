@@ -19,8 +19,8 @@ __all__ = ["DENSE_SHARE", "Weights"]
 
 DENSE_SHARE = 1 / 32  # measured on one core: BLAS does 32 multiplications in the time that the gather method needs for one
 GROUPS_SHARE = 2  # groups may take this many times the memory of the weights: smaller ones are filled up with zeros
-GROUP_VALUES = 1 << 20  # the groups are multiplied with pieces of 4 MB
-GATHER_VALUES = 1 << 18  # the gather method works on pieces of 1 MB, which fit the cache
+GROUP_VALUES = 1 << 18  # the groups are multiplied with pieces of 1 MB, which fit the cache
+GATHER_VALUES = 1 << 18  # the gather method works on pieces of 1 MB too
 DENSE_BYTES = 256 << 20  # larger weights stay sparse
 
 

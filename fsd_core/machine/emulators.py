@@ -109,7 +109,7 @@ def _teller(progress: Callable[[Progress], None] | None, phase: str) -> Callable
 
 
 def _known(cloud: str) -> str:
-    if cloud == "local":
+    if isinstance(cloud, str) and cloud == "local":
         raise InputError("emulators: provider local runs on this machine and needs no emulator")
     if not isinstance(cloud, str) or cloud not in CLOUDS:
         raise InputError(f"emulators: {arguments.shown(cloud)}: expected one of {', '.join(CLOUDS)}")

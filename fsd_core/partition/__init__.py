@@ -1,6 +1,6 @@
 """Partitions: a partition assigns each row of each layer to a rank, and determines the rows that the ranks have to send each other."""
 
-from fsd_core.partition.kept import find_partition
+from fsd_core.partition.kept import checked, find_partition
 from fsd_core.partition.layout import AUTO, Parallel, parallel
 from fsd_core.partition.methods import METHODS, partition
 from fsd_core.partition.owners import Partition
@@ -14,6 +14,7 @@ __all__ = [
     "Parallel",
     "Partition",
     "Profile",
+    "checked",
     "find_partition",
     "parallel",
     "partition",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -19,7 +20,7 @@ from fsd_core.partition.methods import METHODS, first_layers, of_size, partition
 from fsd_core.partition.owners import Partition
 from fsd_core.partition.stages import Profile
 
-__all__ = ["find_partition"]
+__all__ = ["checked", "find_partition"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +44,7 @@ def find_partition(
     partition for another number of workers or stages, and for more workers than the largest layer has rows.
     """
     workers, seed = arguments.whole("workers", workers, 1), arguments.whole("seed", seed)
-    if not isinstance(wanted, Partition):
-        wanted = arguments.folder_or_name("partition", wanted, f"a Partition, one of {', '.join(METHODS)}, or the path of a partition")
+    wanted = checked(wanted)
     if isinstance(wanted, Partition):
         return of_size(wanted.check(model), workers, stages, "given"), "given"
     if wanted in METHODS:
@@ -53,6 +53,13 @@ def find_partition(
         parts = _kept(model, workers, stages, seed, home, costs, make) if solves else make()
         return parts, parts.label
     return of_size(Partition.load(wanted, model), workers, stages, str(wanted)), str(wanted)
+
+
+def checked(wanted: Any) -> Partition | str | Path:
+    """The argument ``partition`` of a run: a `Partition`, the name of a method, or a path. Raises `InputError` if it is none of them."""
+    if isinstance(wanted, Partition):
+        return wanted
+    return arguments.folder_or_name("partition", wanted, f"a Partition, one of {', '.join(METHODS)}, or the path of a partition")
 
 
 def _kept(

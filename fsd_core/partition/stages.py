@@ -8,6 +8,7 @@ make the cut of equal arguments equal.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -44,6 +45,10 @@ class Profile:
     def seconds(self) -> NDArray[np.float64]:
         """What each layer adds to the time of a run if its stage is the largest."""
         return self.load_s + self.work_s * self.overlap
+
+    def stage_work_s(self, starts: Sequence[int], tensor: int) -> float:
+        """Seconds to compute one micro-batch in the largest stage. ``starts``: the first layer of each stage, 0-based."""
+        return float(np.add.reduceat(self.work_s, np.asarray(starts)).max()) / self.batches / tensor
 
     @property
     def overlap(self) -> float:

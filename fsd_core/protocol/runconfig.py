@@ -41,7 +41,7 @@ class RunConfig:
     objective: str = key(choice(*OBJECTIVES))
     faults: str | None = key(nullable(text()))
     started: float = key(number())  # seconds since 1970, on the client's clock
-    start_s: float = key(number())  # the time in seconds that the launches of all ranks may take together
+    start_s: float = key(number())  # the seconds that a stage may take to start and to compute its first micro-batch
     log: str = key(choice(*LEVELS))  # the level of the lines that a worker keeps
     outage_s: float = key(number())  # the time in seconds that a service may be unreachable
     latency: Mapping[str, Any] | None = key(nullable(table()), default=None)  # see `fsd_core.latency.Latency.pack`

@@ -189,12 +189,16 @@ def remove_store(requests: Requests, objects: ObjectDriver, what: str, remove: C
 
     Starts again while the service refuses ``remove`` with ALREADY_EXISTS, because a worker that still ran wrote an object.
     """
+
+    def removed() -> bool:
+        remove()
+        return True
+
+    def check() -> bool | None:
+        Store(objects, requests.retry).delete_prefix("")
+        return requests.unless(Code.ALREADY_EXISTS, f"removing {what}", removed)
+
     with closing(objects):
-
-        def check() -> bool | None:
-            Store(objects, requests.retry).delete_prefix("")
-            return requests.unless(Code.ALREADY_EXISTS, f"removing {what}", lambda: (remove(), True)[1])
-
         requests.until(f"{what} empty", check)
 
 

@@ -21,7 +21,7 @@ from fsd_core.errors import FsdError, InputError
 from fsd_core.latency import Latency
 from fsd_core.machine.emulators import emulator as emulated
 from fsd_core.model import Model, open_model
-from fsd_core.partition import METHODS, Partition, find_partition, parallel
+from fsd_core.partition import METHODS, Partition, checked, find_partition, parallel
 from fsd_core.protocol.runconfig import CHANNELS
 from fsd_core.report.compare import Case, Comparison, Where, take_turns
 from fsd_core.versions import versions
@@ -72,7 +72,9 @@ def compare(
     ways = _each("channels", channels, partial(arguments.one_of, allowed=CHANNELS))
     counts = _each("workers", workers, partial(arguments.whole, low=1))
     repeat, on_emulator = arguments.whole("repeat", repeat, 1), arguments.yes_or_no("emulator", emulator)
-    if len(counts) > 1 and not (isinstance(partition, str) and partition in METHODS):
+    partition = checked(partition)
+    label = "given" if isinstance(partition, Partition) else os.fspath(partition)
+    if len(counts) > 1 and label not in METHODS:
         shown = "(a Partition)" if isinstance(partition, Partition) else partition
         raise InputError(f"partition {shown}: expected one number in workers: the number of workers of this partition")
     same = _options(options)
@@ -85,7 +87,6 @@ def compare(
     about: dict[str, Any] = {**arguments.texts("note", note)}
     about |= {"model": network.name, "input": "given"} | given
     about |= {"samples": samples.shape[0], "neurons": network.neurons, "layers": len(network.layers)}
-    label = "given" if isinstance(partition, Partition) else os.fspath(partition)
     about |= {key: {**same, "partition": label}.get(key, getattr(Settings(), key)) for key in _TOLD}
     about |= {"repeat": repeat, "began": time.strftime("%Y-%m-%d %H:%M:%S %z"), "model digest": network.digest} | versions(*names)
     about = {key: value for key, value in about.items() if value is not None}

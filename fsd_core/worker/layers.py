@@ -128,16 +128,18 @@ class LayerLoop:
         if not layer.rows:
             return Block(np.zeros((0, 1), np.float32), np.zeros(0, np.int32), block.samples)
         self.watch.enter("compute")
-        z = layer.local.multiply(block.values if layer.own is None else block.values[layer.own])
+        z: NDArray[np.float32] | None = None
+        if layer.remote is None or layer.local.shape[1]:  # the first layer of a stage has only received rows
+            z = layer.local.multiply(block.values if layer.own is None else block.values[layer.own])
         live = block.live
         if layer.remote is not None:
             self.watch.enter("exchange")
             arrived = self._receive(layer, step, block.samples)
             self.watch.enter("compute")
             live, columns = merge([block, *arrived], block.samples)
-            if columns[0] is not None:
-                z = z[:, columns[0]]
-            z += layer.remote.multiply(_stacked(arrived, columns[1:], (layer.remote.shape[1], 1 + len(live))))
+            product = layer.remote.multiply(_stacked(arrived, columns[1:], (layer.remote.shape[1], 1 + len(live))))
+            z = product if z is None else (z if columns[0] is None else z[:, columns[0]]) + product
+        assert z is not None
         activate(z, layer.bias, layer.activation, layer.clip, layer.challenge)
         result = Block(z, live, block.samples).trimmed()
         self.watch.enter("other")
@@ -171,6 +173,8 @@ def _input(key: str, data: bytes, layer: LayerShard, samples: int) -> Block:
 
 def _stacked(blocks: list[Block], columns: list[NDArray[np.intp] | None], shape: tuple[int, int]) -> NDArray[np.float32]:
     """float32 of ``shape``: the rows of all blocks in one array, with the columns that `merge` gives for each block."""
+    if len(blocks) == 1 and columns[0] is None:
+        return blocks[0].values
     x = np.empty(shape, np.float32)
     row = 0
     for block, each in zip(blocks, columns, strict=True):

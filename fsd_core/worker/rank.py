@@ -252,7 +252,8 @@ class Worker:
             self.watch.enter("exchange")
             # Other ranks may have layers left after the last layer in which rank 0 receives. Each may take as long as a step may take.
             heard = max((number for number, sources in zip(shard.numbers, shard.sources, strict=True) if sources), default=0)
-            for _ in channel.receive(_last_step(config), stalls=1 + (config.layers - heard) * len(config.batches)):
+            silent = config.layers - (heard if config.data == config.pipeline == 1 else 0)
+            for _ in channel.receive(_last_step(config), stalls=1 + silent * len(config.batches)):
                 pass
             self.watch.enter("send")
         elif self.rank % config.parts in config.last:

@@ -330,17 +330,20 @@ class DelayedInvoker(AroundInvoker):
 
     def invoke(self, function: str, payload: bytes) -> Launch:
         """See `InvokeDriver.invoke`."""
-        not_before = time.time() + self._delays.draws.start()
+        payload = self._postponed(payload, time.time())
         with self._connections.request("invoke", len(payload)):
-            return super().invoke(function, _postponed(payload, not_before))
+            return super().invoke(function, payload)
 
+    def _postponed(self, payload: bytes, began: float) -> bytes:
+        """The payload of a launch with ``not_before``. Any other payload, for instance of a probe, is unchanged.
 
-def _postponed(payload: bytes, not_before: float) -> bytes:
-    """The payload of a launch with ``not_before``, in seconds since 1970. Any other payload, for instance of a probe, is unchanged."""
-    try:
-        fields = json.loads(payload)
-    except ValueError:
-        return payload
-    if not isinstance(fields, dict) or "rank" not in fields:
-        return payload
-    return json.dumps(fields | {"not_before": not_before}).encode()
+        The draw is that of the launched rank, so it does not depend on the order in which ranks are launched.
+        """
+        try:
+            fields = json.loads(payload)
+        except ValueError:
+            return payload
+        if not isinstance(fields, dict) or "rank" not in fields:
+            return payload
+        start = Draws(self._delays.latency, fields["rank"], fields.get("attempt", 0)).start()
+        return json.dumps(fields | {"not_before": began + start}).encode()
