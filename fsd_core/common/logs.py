@@ -152,13 +152,13 @@ logging.getLogger(PACKAGES[0]).addHandler(logging.NullHandler())
 _changing = threading.Lock()
 
 
-def set_level(level: str) -> Mapping[str, int]:
-    """Let lines of this level pass: those of this project at ``level``, those of libraries from warning on, or from info on with debug.
+def set_level(level: str, libraries: int = logging.WARNING) -> Mapping[str, int]:
+    """Let lines pass: those of this project from ``level`` on, those of libraries from ``libraries`` on.
 
     Returns the levels before, by logger.
     """
     with _changing:
-        names = {"": _LIBRARIES[level], **dict.fromkeys(PACKAGES, _NUMBERS[level])}
+        names = {"": libraries, **dict.fromkeys(PACKAGES, _NUMBERS[level])}
         before = {name: logging.getLogger(name or None).level for name in names}
         for name, number in names.items():
             logger = logging.getLogger(name or None)
@@ -168,8 +168,8 @@ def set_level(level: str) -> Mapping[str, int]:
 
 
 @contextlib.contextmanager
-def _attached(handler: logging.Handler, level: str) -> Iterator[None]:
-    root, before = logging.getLogger(), set_level(level)
+def _attached(handler: logging.Handler, level: str, libraries: int = logging.WARNING) -> Iterator[None]:
+    root, before = logging.getLogger(), set_level(level, libraries)
     root.addHandler(handler)
     try:
         yield
@@ -199,5 +199,6 @@ def shown(verbose: int) -> Iterator[None]:
     if not verbose:
         yield
         return
-    with _attached(MirroredLines(), LEVELS[min(verbose, len(LEVELS)) - 1]):
+    level = LEVELS[min(verbose, len(LEVELS)) - 1]
+    with _attached(MirroredLines(), level, _LIBRARIES[level]):
         yield

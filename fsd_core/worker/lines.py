@@ -20,7 +20,7 @@ from fsd_core.storage.store import Store
 
 __all__ = ["Lines", "leave"]
 
-FIRST_S = 5.0  # after the claim: the first write, if the worker said anything since
+FIRST_S = 8.0  # after the claim: the first write, if the worker said anything since; most runs have ended by then
 SLOWEST_S = 80.0  # the time to the next write doubles up to this
 DEBUG_S = 1.0  # the time between two writes at the level debug
 JOIN_S = 5.0
