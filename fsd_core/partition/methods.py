@@ -45,6 +45,8 @@ def partition(
     workers, seed, stages = arguments.whole("workers", workers, 1), arguments.whole("seed", seed), arguments.whole("stages", stages, 1)
     method = arguments.folder_or_name("method", method, f"one of {', '.join(METHODS)}, or the path of a partition")
     arguments.callback("progress", progress)
+    if costs is not None:
+        arguments.instance("costs", costs, Profile)
     if workers % stages:
         raise InputError(f"workers {workers} in {stages} stages: expected a number of workers that {stages} divides")
     if stages == 1 and workers > (largest := max(layer.outputs for layer in layers)):
