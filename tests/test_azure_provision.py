@@ -255,11 +255,11 @@ def test_settings_that_others_gave_stay(app: str, azure: Api) -> None:
     assert (function._settings(azure, app) or {})["THEIRS"] == "1"
 
 
-def test_a_key_that_was_renewed_is_written_by_the_next_deploy(app: str, azure: Api) -> None:
+def test_a_key_that_was_renewed_is_written_by_a_deploy_that_changes_something(app: str, azure: Api) -> None:
     provisioner().ensure(app, 1, 1)
     path = f"{function._site(azure, app)}/config/appsettings"
     azure.call("PUT", path, {"properties": {**(function._settings(azure, app) or {}), variables.KEY: "old"}})
-    provisioner().ensure(app, 1, 1)
+    provisioner().ensure(app, 2, 1)
     assert (function._settings(azure, app) or {})[variables.KEY] == function.key(azure, app)
 
 
