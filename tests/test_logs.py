@@ -156,6 +156,18 @@ SECRETS = [
     "SharedAccessSignature {}",
     "password={}",
     "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----",
+    '"private_key": "-----BEGIN PRIVATE KEY-----\\nMII=\\n{}\\n-----END PRIVATE KEY-----\\n", "x": 1',
+    "'private_key': '-----BEGIN RSA PRIVATE KEY-----\n{}\n', 'x': 1",
+    "private_key = -----BEGIN PRIVATE KEY----- {} -----END PRIVATE KEY-----",
+    '"password": "some, {} & more"',
+    "client_secret='a b; {}' x",
+    r"{{\"client_secret\": \"a {}\"}}",
+    "https://a.blob.core.windows.net/c%3Fsv%3D2024%26sig%3D{}%26se%3D2025",
+    "Authorization: AWS4-HMAC-SHA256 Credential=AKIA/2026/us/s3, SignedHeaders=host, Signature={}",
+    "{{'AccessKeyId': 'AKIA', 'Token': '{}'}}",
+    "api-key: {}",
+    "x-goog-api-key={}",
+    "http://user:p@ss:{}@proxy.example:3128 refused",
 ]
 
 
@@ -166,6 +178,16 @@ def test_a_secret_is_masked(form: str, secret: str) -> None:
     assert "***" in masked(form.format(secret))
 
 
+def test_a_line_has_only_letters_that_can_be_printed() -> None:
+    assert masked("a\x1b[2J\ud800\u2028b\n c") == r"a\x1b[2J\ud800 b c"
+
+
+def test_a_long_text_is_masked_at_once() -> None:
+    for word in ("secret", "x", "://", "://:", "-----BEGIN ", "token "):  # a pattern that reads on from each word would take minutes
+        text = (word * 20_000).strip()
+        assert masked(text) == text
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -173,6 +195,8 @@ def test_a_secret_is_masked(form: str, secret: str) -> None:
         "the function ended: 503 Service Unavailable: status code: 503",
         "retry 3 in 0.12 s: UNAVAILABLE: publish to rank 1, 2: EndpointConnectionError: Could not connect to http://127.0.0.1:4566/",
         "AZURE_CLIENT_ID and the secret or certificate do not belong together",
+        "http://127.0.0.1:8080/a/b: sent to a@b",
+        "the signature of the request does not match; the token expired",
     ],
 )
 def test_other_text_is_not(text: str) -> None:
