@@ -535,11 +535,14 @@ def test_wrong_words_are_one_line(fsd: Any, words: tuple[str, ...], told: str) -
         (lambda file: file.write_bytes(seal(unseal(file.read_bytes(), "") | {"run": "ab13" * 4})), "expected 'ab12ab12ab12ab12'"),
         (lambda file: file.write_bytes(seal(unseal(file.read_bytes(), "") | {"error": {}})), "error: code: is missing"),
         (lambda file: (file.unlink(), file.mkdir()), "cannot be read: Is a directory"),
+        (lambda file: (file.unlink(), os.mkfifo(file)), "cannot be read: it is not a regular file"),
     ],
 )
 def test_files_that_are_gone_or_damaged_are_one_line(kept: history.RunLog, home: Path, fsd: Any, change: Any, told: str) -> None:
     file = home / "runs" / f"{kept.run}.log"
     file.with_suffix(".json").write_bytes(b"{}")  # so that the run is known
+    os.mkfifo(file.with_name("cd34" * 4 + ".log"))  # no run: to read it would wait for its writer
+    os.mkfifo(file.with_name("ef56" * 4 + ".json"))
     change(file)
     with pytest.raises(InputError, match=told):
         history.read_log(kept.run, home)
