@@ -496,7 +496,16 @@ def test_every_argument_of_every_function_is_checked(here: Path, home: Path, nam
 
 
 def test_a_result_names_wrong_arguments(result: Result, here: Path) -> None:
+    pipe = here / "pipe"  # to open it would wait for its other end
+    os.mkfifo(pipe)
     for call, words in (
+        (lambda: result.save(pipe), "output .*pipe: exists and fsd did not make it"),
+        (lambda: fsd_core.write_report(result, pipe), "out .*pipe: cannot be written: it is not a regular file"),
+        (
+            lambda: fsd_core.write_report(result, here / "page.html", trace=pipe),
+            "trace .*pipe: cannot be written: it is not a regular file",
+        ),
+        (lambda: fsd_core.write_report(pipe), "pipe: cannot be read: it is not a regular file"),
         (lambda: result.check([0]), "truth 0: expected a whole number from 1 to 40"),
         (lambda: result.check([1.5]), "truth .*: expected an array of whole numbers"),
         (lambda: result.check("nosuch"), "truth nosuch: cannot be read"),

@@ -156,6 +156,18 @@ SECRETS = [
     "SharedAccessSignature {}",
     "password={}",
     "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----",
+    '"private_key": "-----BEGIN PRIVATE KEY-----\\nMII=\\n{}\\n-----END PRIVATE KEY-----\\n", "x": 1',
+    "'private_key': '-----BEGIN RSA PRIVATE KEY-----\n{}\n', 'x': 1",
+    "private_key = -----BEGIN PRIVATE KEY----- {} -----END PRIVATE KEY-----",
+    '"password": "some, {} & more"',
+    "client_secret='a b; {}' x",
+    r"{{\"client_secret\": \"a {}\"}}",
+    "https://a.blob.core.windows.net/c%3Fsv%3D2024%26sig%3D{}%26se%3D2025",
+    "Authorization: AWS4-HMAC-SHA256 Credential=AKIA/2026/us/s3, SignedHeaders=host, Signature={}",
+    "{{'AccessKeyId': 'AKIA', 'Token': '{}'}}",
+    "api-key: {}",
+    "x-goog-api-key={}",
+    "http://user:p@ss:{}@proxy.example:3128 refused",
 ]
 
 
@@ -166,6 +178,16 @@ def test_a_secret_is_masked(form: str, secret: str) -> None:
     assert "***" in masked(form.format(secret))
 
 
+def test_a_line_has_only_letters_that_can_be_printed() -> None:
+    assert masked("a\x1b[2J\ud800\u2028b\n c") == r"a\x1b[2J\ud800 b c"
+
+
+def test_a_long_text_is_masked_at_once() -> None:
+    for word in ("secret", "x", "://", "://:", "-----BEGIN ", "token "):  # a pattern that reads on from each word would take minutes
+        text = (word * 20_000).strip()
+        assert masked(text) == text
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -173,6 +195,8 @@ def test_a_secret_is_masked(form: str, secret: str) -> None:
         "the function ended: 503 Service Unavailable: status code: 503",
         "retry 3 in 0.12 s: UNAVAILABLE: publish to rank 1, 2: EndpointConnectionError: Could not connect to http://127.0.0.1:4566/",
         "AZURE_CLIENT_ID and the secret or certificate do not belong together",
+        "http://127.0.0.1:8080/a/b: sent to a@b",
+        "the signature of the request does not match; the token expired",
     ],
 )
 def test_other_text_is_not(text: str) -> None:
@@ -514,11 +538,14 @@ def test_wrong_words_are_one_line(fsd: Any, words: tuple[str, ...], told: str) -
         (lambda file: file.write_bytes(seal(unseal(file.read_bytes(), "") | {"run": "ab13" * 4})), "expected 'ab12ab12ab12ab12'"),
         (lambda file: file.write_bytes(seal(unseal(file.read_bytes(), "") | {"error": {}})), "error: code: is missing"),
         (lambda file: (file.unlink(), file.mkdir()), "cannot be read: Is a directory"),
+        (lambda file: (file.unlink(), os.mkfifo(file)), "cannot be read: it is not a regular file"),
     ],
 )
 def test_files_that_are_gone_or_damaged_are_one_line(kept: history.RunLog, home: Path, fsd: Any, change: Any, told: str) -> None:
     file = home / "runs" / f"{kept.run}.log"
     file.with_suffix(".json").write_bytes(b"{}")  # so that the run is known
+    os.mkfifo(file.with_name("cd34" * 4 + ".log"))  # no run: to read it would wait for its writer
+    os.mkfifo(file.with_name("ef56" * 4 + ".json"))
     change(file)
     with pytest.raises(InputError, match=told):
         history.read_log(kept.run, home)

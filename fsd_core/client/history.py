@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ import attrs
 from fsd_core.client.result import plain, warn
 from fsd_core.common import arguments
 from fsd_core.common.fields import Kind, choice, integer, key, matching, nearest, nullable, number, read, table, text
+from fsd_core.common.files import read_regular
 from fsd_core.common.logs import Line, masked
 from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
@@ -144,7 +146,9 @@ def runs(home: Path) -> list[str]:
     written: dict[str, float] = {}
     for file in files:
         with suppress(OSError):  # removed by another process
-            written[file.stem] = max(written.get(file.stem, 0.0), file.stat().st_mtime)
+            found = file.stat()
+            if stat.S_ISREG(found.st_mode):  # to open a pipe would wait for its writer
+                written[file.stem] = max(written.get(file.stem, 0.0), found.st_mtime)
     return sorted(written, key=lambda run: (written[run], run))
 
 
@@ -173,14 +177,9 @@ def read_log(run: str, home: str | os.PathLike[str] | None = None) -> RunLog:
     run = find(arguments.text("run", run), folder)
     file = folder / "runs" / f"{run}.log"
     try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_BYTES + 1)
+        data = read_regular(file, MAX_BYTES)
     except FileNotFoundError:
         raise InputError(f"run {run}: its log is gone: expected the file {file}; {HOW}") from None
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
-    if len(data) > MAX_BYTES:
-        raise InputError(f"{file}: is not the log of a run: expected at most {MAX_BYTES >> 20} MiB")
     try:
         found = unseal(data, f"{file}: the log of the run")
     except Damaged as error:

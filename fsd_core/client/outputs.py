@@ -24,7 +24,7 @@ MARK = "made_by"  # an extra array that marks .npz files of fsd; scipy.sparse.lo
 
 def check_output(path: Path) -> None:
     """Raise `InputError` unless `write_output` can write ``path``, and no file exists there that fsd did not make."""
-    if os.path.lexists(path) and MARK not in members(path):
+    if os.path.lexists(path) and (not path.is_file() or MARK not in members(path)):  # `members` would wait for the writer of a pipe
         raise InputError(f"output {path}: exists and fsd did not make it: expected a new path")
     check_folder("output", path)
 

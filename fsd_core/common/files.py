@@ -1,8 +1,12 @@
-"""Files that a command or a call writes when it ends. It checks their paths before it starts, and never replaces a file of others."""
+"""Files that a command or a call writes when it ends. It checks their paths before it starts, and never replaces a file of others.
+
+To open a pipe waits for its other end, perhaps without end: no function here opens anything but a regular file.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +15,7 @@ from typing import BinaryIO
 
 from fsd_core.errors import InputError
 
-__all__ = ["check_apart", "check_file", "check_folder", "replacing", "write_file"]
+__all__ = ["check_apart", "check_file", "check_folder", "read_regular", "replacing", "write_file"]
 
 HEAD_BYTES = 1024
 
@@ -24,12 +28,35 @@ def check_file(name: str, path: Path, mark: str) -> None:
     """
     try:
         if os.path.lexists(path):
-            with path.open("rb") as file:
+            with _open(path) as file:
                 if mark.encode() not in file.read(HEAD_BYTES):
                     raise InputError(f"{name} {path}: exists and fsd did not make it: expected a new path")
     except OSError as error:
         raise InputError(f"{name} {path}: cannot be written: {error.strerror or error}") from error
     check_folder(name, path)
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a regular file. Raises `OSError` if ``path`` is anything else, for instance a folder or a pipe."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115  # the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("it is not a regular file")
+    return file
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a regular file of at most ``most`` bytes. Raises `FileNotFoundError`, and `InputError` for all other errors."""
+    try:
+        with _open(path) as file:
+            data = file.read(most + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if len(data) > most:
+        raise InputError(f"{path}: is larger than {most >> 20} MiB: expected the file of a run")
+    return data
 
 
 def check_folder(name: str, path: Path) -> None:

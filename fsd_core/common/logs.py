@@ -21,6 +21,8 @@ from typing import Any
 
 import attrs
 
+from fsd_core.errors import one_line
+
 __all__ = ["DEBUG", "INFO", "LEVELS", "LIMIT_BYTES", "Journal", "Line", "MirroredLines", "kept", "masked", "set_level", "shown"]
 
 INFO, DEBUG = LEVELS = ("info", "debug")  # how much a worker keeps
@@ -34,20 +36,20 @@ _MASK = "***"
 # Signatures, keys and tokens, as connection strings, addresses, headers and JSON write them.
 _SECRET = re.compile(
     r"""(?isx)
-    ( (?: sharedaccesskey | accountkey | sharedaccesssignature | [a-z_]*secret[a-z_]* | password | x-functions-key | x-amz-security-token
-        | (?:access|id|refresh|session)_?token | private_?key | api_?key | \bsig | x-(?:amz|goog)-(?:signature|credential) | [?&]code )
-      ["']? \s* [=:] \s* ["']? )
-    [^\s&;,"'<>]+
+    ( (?: sharedaccesskey | accountkey | secret[a-z_]{0,40} | passw(?:or)?d | x-functions-key | token | private_?key | api[-_]?key
+        | signature | (?:\b|(?<=%3f)|(?<=%26))sig | x-(?:amz|goog)-credential | [?&]code )
+      \\?["']? \s* (?:[=:]|%3d) \s* (?P<quote>\\?["'])? )
+    (?(quote) (?:\\.|[^\\])*? (?=(?P=quote)|$) | (?: -----BEGIN .*? (?=-----END|$) | [^\s&;,"'<>]+ ) )
     | (\b(?:bearer|basic|sharedkey|sharedaccesssignature)\s+) [^\s,"'<>]+
-    | (://[^/\s:@]*:) [^\s@]+ (?=@)
+    | (://[^/\s:@]{0,200}:) [^\s"'<>]{1,200} (?=@)
     | (-----BEGIN\ [^-]*KEY-----) .*? (?=-----END|$)
     """
 )
 
 
 def masked(text: str) -> str:
-    """The text in one line, with each secret in it replaced by ``***``: keys, signatures, tokens, passwords."""
-    return " ".join(_SECRET.sub(lambda found: next(filter(None, found.groups()), "") + _MASK, text).split())
+    """The text in one line that can be printed, with each secret in it replaced by ``***``: keys, signatures, tokens, passwords."""
+    return one_line(" ".join(_SECRET.sub(lambda found: next(filter(None, found.groups()), "") + _MASK, text).split()))
 
 
 @attrs.frozen

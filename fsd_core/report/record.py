@@ -13,6 +13,7 @@ import attrs
 from fsd_core.client.result import RANK_SECONDS, RECORD_VERSION, check_rank, plain
 from fsd_core.common import arguments
 from fsd_core.common.fields import Kind, integer, key, listed, matching, nullable, number, read, table
+from fsd_core.common.files import read_regular
 from fsd_core.common.sealed import Damaged, unseal
 from fsd_core.errors import InputError
 from fsd_core.storage.meter import FIELDS
@@ -101,14 +102,9 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The record of a run. Raises `InputError` if the file is not a record, is damaged, or is from another version of fsd."""
     path = arguments.path("path", path)
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_regular(path, MAX_BYTES)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: records of runs are in the folder $FSD_HOME/runs") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) > MAX_BYTES:
-        raise InputError(f"{path}: is not a record of a run: expected at most {MAX_BYTES >> 20} MiB")
     try:
         record = json.loads(data)
     except (ValueError, RecursionError):
