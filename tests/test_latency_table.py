@@ -92,7 +92,7 @@ def test_a_file_of_the_user(mine: Path) -> None:
         ("p50_ms = 20", "p50_ms = 20\nmax_ms = 59", "[put] max_ms = 59: expected at least p99_ms, 60"),
         ("p50_ms = 20", "p50_ms = 20\nsecond_share = 0.5", "[put] second_ms: is missing"),
         ("p50_ms = 20", "p50_ms = 20\nsecond_share = 0.5\nsecond_ms = 10", "[put] second_ms = 10: expected at least p50_ms, 20"),
-        ("mb_per_s = 90", "mb_per_s = -1", "[read] mb_per_s = -1: expected a number of MB/s above 0"),
+        ("mb_per_s = 90", "mb_per_s = -1", "[read] mb_per_s = -1: expected a number of MB/s from 0.01"),
         ('confidence = "high"', 'confidence = "sure"', "[put] confidence = 'sure': expected one of high, medium, low"),
         ('title = "my account"', "hour_share = 0.7\nfunction_share = 0.4", "hour_share + function_share = 1.1: expected at most 1"),
         ('title = "my account"', "put = 3", "is not TOML"),

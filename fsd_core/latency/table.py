@@ -36,8 +36,8 @@ VERBS = {
     "start_warm": "from the begin of that request until the code of an idle instance runs",
 }
 LONGEST = 10.0  # the longest draw is this many times p99_ms, unless a row has max_ms: the point that one request in a million reaches
-_MS = number(0, 1e7, "milliseconds", above=True)
-_RATE = number(0, 1e6, "MB/s", above=True)
+_MS = number(0, 60_000, "milliseconds", above=True)  # what is longer counts as a service that is unreachable
+_RATE = number(0.01, 1e6, "MB/s")
 _SHARE = number(0, 1)
 
 
