@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test ready lint wheel browser emulators schemas bench docs
+.PHONY: demo test ready lint wheel browser emulators schemas bench api docs
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -16,7 +16,7 @@ demo: .venv/demo.stamp
 	$(BIN)/fsd demo
 
 test: ready
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 # At a time, since what is installed comes over the network for the most part.
 ready:
@@ -58,8 +58,12 @@ bench: .venv/all.stamp
 	$(BIN)/python benchmarks/end_to_end.py $(if $(DATA),--data "$(DATA)")
 	$(BIN)/python benchmarks/truth.py $(if $(DATA),--data "$(DATA)")
 
+# The page of the Python API, from its signatures and docstrings.
+api: .venv/all.stamp
+	$(BIN)/python docs/api.py
+
 # The table of the suite's cases by provider and emulator: runs them all.
-docs: .venv/all.stamp
+docs: .venv/all.stamp api
 	$(BIN)/python docs/conformance.py
 
 .venv/demo.stamp: pyproject.toml | $(BIN)/python

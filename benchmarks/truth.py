@@ -1,4 +1,4 @@
-"""Checks that distributed runs give the official answer of the Graph Challenge, for each channel, partition and number of workers.
+"""Checks that distributed runs give the official answer of the Graph Challenge, for each channel, partition and split of the work.
 
     python benchmarks/truth.py --data FOLDER [--only TEXT] [--faults SPEC] [--provider aws --emulator NAME]
 
@@ -39,6 +39,13 @@ def cases(challenge: Challenge, faults: str) -> list[tuple[str, dict[str, object
         (f"P=8 {channel} hypergraph, faults", {"workers": 8, "channel": channel, "faults": faults})
         for channel in ("queue", "object", "hybrid")
     ]
+    for data, pipeline, tensor in ((1, 8, 1), (2, 4, 1), (2, 2, 2), (1, 2, 4)):
+        split = {"data_parallel": data, "pipeline_parallel": pipeline, "tensor_parallel": tensor}
+        for channel in ("queue", "object", "hybrid"):
+            name = f"{data}x{pipeline}x{tensor} {channel}"
+            found.append((name, {"channel": channel, **split}))
+            found += [(f"{name}, micro-batches of {size}", {"channel": channel, "batch_size": size, **split}) for size in (1250, 625)]
+            found.append((f"{name}, faults", {"channel": channel, "batch_size": 1250, "faults": faults, **split}))
     return found
 
 
@@ -48,13 +55,13 @@ def check(challenge: Challenge, name: str, arguments: dict[str, object]) -> bool
     try:
         result = fsd_core.run(challenge.model, challenge.images, **arguments)  # type: ignore[arg-type]
     except FsdError as error:
-        print(f"{name:34} FAILED   {error}", flush=True)
+        print(f"{name:36} FAILED   {error}", flush=True)
         return False
     found = set(np.flatnonzero(np.diff(result.output.indptr)).tolist())
     right, extra = found == challenge.truth, len(found - challenge.truth)
     meter = result.meter_layers
     print(
-        f"{name:34} {'exact' if right else 'WRONG':6} {len(found & challenge.truth)}/{len(challenge.truth)}, {extra} extra"
+        f"{name:36} {'exact' if right else 'WRONG':6} {len(found & challenge.truth)}/{len(challenge.truth)}, {extra} extra"
         f"  {time.monotonic() - began:6.1f} s  {meter['payload_bytes_sent'] / 1e6:6.2f} MB payload"
         f"  publish {meter['publish_requests']} receive {meter['receive_requests']} ack {meter['ack_requests']}"
         f"  put {meter['object_puts']} get {meter['object_gets']} list {meter['object_lists']}",
@@ -75,7 +82,7 @@ def main() -> None:
     always, sometimes = categories(challenge.model, challenge.images)
     right = set(np.flatnonzero(always).tolist()) <= challenge.truth <= set(np.flatnonzero(sometimes).tolist())
     undecided = np.count_nonzero(always != sometimes)
-    print(f"{'any order of summation':34} {'exact' if right else 'WRONG':6} {undecided} samples that rounding decides")
+    print(f"{'any order of summation':36} {'exact' if right else 'WRONG':6} {undecided} samples that rounding decides")
     with where(options.provider, options.emulator) as (place, fresh):
         for name, arguments in cases(challenge, options.faults):
             if options.only in name:

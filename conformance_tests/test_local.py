@@ -1,7 +1,9 @@
-"""The local provider against the suite: plain, metered, prefixed, under faults."""
+"""The local provider against the suite: plain, metered, prefixed, under faults, under latencies."""
 
 from fsd_conformance import (
     ChannelCases,
+    DelayedMessageCases,
+    DelayedObjectCases,
     EndToEndCases,
     FaultyMessageCases,
     FaultyObjectCases,
@@ -59,4 +61,12 @@ class TestFaultyMessages(FaultyMessageCases):
 
 
 class TestFaultyObjects(FaultyObjectCases):
+    harness = LOCAL
+
+
+class TestDelayedMessages(DelayedMessageCases):
+    harness = LOCAL
+
+
+class TestDelayedObjects(DelayedObjectCases):
     harness = LOCAL

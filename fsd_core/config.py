@@ -16,14 +16,17 @@ from typing import Any
 
 import attrs
 
+from fsd_core.common import arguments
 from fsd_core.common.fields import Kind, boolean, choice, integer, key, keys, nearest, number, read, table, text
 from fsd_core.common.home import expanded
 from fsd_core.common.textfile import read_text
 from fsd_core.errors import InputError
+from fsd_core.partition import AUTO, Parallel, parallel
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 from fsd_core.providers.app_name import APP_NAME
+from fsd_core.providers.registry import installed
 
-__all__ = ["ANY", "BOOLEAN", "FILE", "KINDS", "PATH", "TABLES", "Settings", "load"]
+__all__ = ["ANY", "BOOLEAN", "FILE", "KINDS", "PATH", "TABLES", "Settings", "load", "read_settings"]
 
 FILE = "fsd.toml"
 ANY = "auto"  # the value of `Settings.emulator` if the user asks for an emulator and names none
@@ -48,6 +51,16 @@ def _emulator(word: str) -> bool | str:
         return word
 
 
+_COUNT = integer(1)
+_WORKERS = Kind(
+    f"{_COUNT.expected}, or {AUTO}",
+    lambda value: value == AUTO or _COUNT.holds(value),
+    lambda value: value if value == AUTO else _COUNT.becomes(value),
+    lambda word: word if word == AUTO else int(word),
+    "N|auto",
+)
+
+
 _EMULATOR = Kind(
     "true, false, or an emulator's name",
     lambda value: isinstance(value, bool | str) and value != "",
@@ -63,12 +76,19 @@ class Settings:
 
     provider: str = key(text(), default="local", help="Where functions run: local, or a cloud. fsd doctor lists the installed providers.")
     channel: str = key(choice("auto", *CHANNELS), default="auto", help="How workers send activations to each other.")
-    workers: int = key(integer(1), default=8, help="Number of workers. Each computes a part of every layer's rows.")
-    branching: int = key(integer(1), default=4, help="Largest number of functions that one function starts.")
+    workers: int | str = key(_WORKERS, default=AUTO, help="Number of workers: the product of the next three, or 8 if none is given.")
+    data_parallel: int | None = key(_COUNT, default=None, help="Replicas of the model: each computes some of the micro-batches.")
+    pipeline_parallel: int | None = key(_COUNT, default=None, help="Stages of a replica: each has some of the layers.")
+    tensor_parallel: int | None = key(
+        _COUNT, default=None, help="Workers of a stage: each has some of the rows of every layer (default: what the other two leave)."
+    )
+    branching: int = key(integer(1), default=4, help="Largest number of functions that one function starts, after the first 128.")
     partition: str = key(_METHOD, default="hypergraph", help="How the rows of the model are divided among the workers.")
     objective: str = key(choice(*OBJECTIVES), default="cost", help="cost saves requests; latency saves time.")
     batch_size: int | None = key(
-        integer(1), default=None, help="Samples in one batch (default: all samples, or fewer if the memory limit requires it)."
+        integer(1),
+        default=None,
+        help="Samples of a micro-batch (default: all samples, or fewer if replicas, stages or the memory limit require it).",
     )
     timeout: float = key(
         _TIME,
@@ -80,6 +100,11 @@ class Settings:
     app: str = key(APP_NAME, default="fsd", help="Name of the app: the names of all its resources start with it.")
     emulator: str | None = key(_EMULATOR, default=None, help="Use an emulator of the cloud on this machine instead of the cloud.")
     faults: str | None = key(text(), default=None, help="Inject faults into every service, for instance duplicate=.1,delay=50ms,seed=1.")
+    latency: str | None = key(
+        text(metavar="TABLE[,seed=N][,scale=X]"),
+        default=None,
+        help="Delay every request as on a cloud: aws, gcp, azure, or a .toml file of your own, for instance aws,seed=1.",
+    )
     output: str | None = key(PATH, default=None, help="Write the final activations to this .npz: a scipy CSR matrix, samples by neurons.")
     truth: str | None = key(
         PATH,
@@ -92,7 +117,17 @@ class Settings:
         help="Prices of the bill: a name from fsd tariff list, or a .toml file of your own (default: the provider's tariff).",
     )
     json: bool = key(BOOLEAN, default=False, help="Print the answer as one JSON object on standard output.")
+    verbose: int = key(
+        integer(0, 2),
+        default=0,
+        help="Log lines on standard error: -v from level info, -vv from debug; with -vv the workers keep debug lines too (fsd logs).",
+    )
     tables: Mapping[str, Mapping[str, object]] = attrs.field(factory=dict)
+
+    @property
+    def parallel(self) -> Parallel:
+        """Replicas, stages and ranks of a stage. Raises `InputError` if the four numbers contradict each other."""
+        return parallel(self.workers, self.data_parallel, self.pipeline_parallel, self.tensor_parallel)
 
     def table(self) -> Mapping[str, object]:
         """The file's table for the chosen provider."""
@@ -122,6 +157,18 @@ def load(
     given = {name: word for name, word in (flags or {}).items() if word is not None}
     written = {name: f"--{name.replace('_', '-')}" for name in given} | dict(names or {})
     return attrs.evolve(settings, **{name: KINDS[name].read_text(word, f"{written[name]} ") for name, word in given.items()})
+
+
+def read_settings(path: str | os.PathLike[str] | None = None) -> Settings:
+    """The settings that the command would use: ``FSD_*`` variables, and under them a file such as ``fsd.toml``.
+
+    - ``path``: the file. Default: ``$FSD_CONFIG``, else ``fsd.toml`` of the current folder if it exists.
+
+    The fields have the names of the flags; ``table()`` gives the provider's own settings. Raises `InputError` on an unknown key or a wrong
+    value, and if ``path`` does not exist.
+    """
+    file = None if path is None else arguments.path("path", path)
+    return load(config=file, providers=tuple(installed()))
 
 
 def _of_file(path: Path, required: bool, providers: tuple[str, ...]) -> Settings:

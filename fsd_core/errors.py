@@ -12,13 +12,26 @@ from __future__ import annotations
 
 from fsd_core.driver import Code
 
-__all__ = ["CheckFailed", "DamagedContent", "DriverError", "FsdError", "InputError", "RunFailed"]
+__all__ = ["CheckFailed", "DamagedContent", "DriverError", "FsdError", "InputError", "RunFailed", "one_line"]
+
+
+def one_line(text: str) -> str:
+    """The text as one line that every stream can take: lines are joined, and control characters and unpaired surrogates are escaped."""
+    joined = " ".join(line.strip() for line in text.splitlines())
+    return joined if joined.isprintable() else "".join(each if each.isprintable() else _escaped(each) for each in joined)
+
+
+def _escaped(letter: str) -> str:
+    return " " if letter.isspace() else letter.encode("unicode_escape").decode()
 
 
 class FsdError(Exception):
-    """Base of every error raised on purpose. ``exit_code`` is the exit code of the command."""
+    """Base of every error raised on purpose. Its message is one line. ``exit_code`` is the exit code of the command."""
 
     exit_code = 3
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))  # the message may hold a path with any characters, or the text of an SDK
 
 
 class InputError(FsdError):
@@ -40,12 +53,11 @@ class RunFailed(FsdError):
     """
 
     def __init__(self, code: Code, message: str, *, rank: int | None = None, layer: int | None = None) -> None:
-        message = " ".join(line.strip() for line in message.splitlines())  # the text of an SDK may have several lines
         super().__init__(message)
         self.code = code
         self.rank = rank
         self.layer = layer
-        self.message = message
+        self.message: str = self.args[0]
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle with all fields: by default an exception is pickled with its message alone."""

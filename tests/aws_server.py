@@ -13,6 +13,7 @@ from fsd_aws.clients import client
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.moto import MotoServer
 from fsd_core.driver import Code, Resources
+from fsd_core.providers.names import new_generation
 
 ACCOUNT, REGION = "123456789012", "us-east-1"
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true", "NO_PROXY": "127.0.0.1"}
@@ -37,7 +38,7 @@ def moto() -> Iterator[str]:
 
 def app(ranks: int = 3, slots: int = 2, **settings: str) -> Resources:
     """An app that no other test uses."""
-    made = names.Names(f"t-{secrets.token_hex(4)}", REGION, ACCOUNT, names.new_generation())
+    made = names.Names(f"t-{secrets.token_hex(4)}", REGION, ACCOUNT, new_generation())
     bucket = names.bucket(made.app, ACCOUNT, REGION)
     s3, sns, sqs = (client(service, REGION) for service in ("s3", "sns", "sqs"))
     s3.create_bucket(Bucket=bucket)

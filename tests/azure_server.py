@@ -22,6 +22,7 @@ from fsd_conformance.emulators.process import POINTERS
 from fsd_conformance.emulators.service_bus.server import ServiceBusServer
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import InputError
+from fsd_core.providers.names import new_generation
 
 KEY = "SharedAccessKeyName=any;SharedAccessKey=any"
 
@@ -75,7 +76,7 @@ def app(ranks: int = 3, slots: int = 2, **settings: str) -> Resources:
     """An app that no other test uses, on those of the servers that run."""
     name = f"t-{secrets.token_hex(4)}"
     told = {
-        "generation": names.new_generation(),
+        "generation": new_generation(),
         "namespaces": "one,two",
         "tier": "standard",
         "lease_s": "60",

@@ -1,7 +1,8 @@
 """Functions that die at a place of a test's choice. The host runs this module instead of `fsd_core.worker`: the same worker with traps.
 
-The environment variable ``FSD_TEST_TRAP`` holds JSON: ``rank`` and ``at`` (one of `PLACES`): signal 9 kills that rank there. ``quiet``:
-nobody reports that a function died. ``lease``: seconds between renewals of the lease, and seconds that a lease lasts.
+The environment variable ``FSD_TEST_TRAP`` holds JSON: ``rank`` and ``at`` (one of `PLACES`): signal 9 kills that rank there, or with
+``raises`` an error of this text is raised there. ``lines``: seconds until a worker first writes what it said. ``quiet``: nobody reports
+that a function died. ``lease``: seconds between renewals of the lease, and seconds that a lease lasts.
 
 In an emulator of a cloud the warm parent of all functions calls `preload`. The order is then in the file that ``FSD_TEST_TRAP_FILE``
 names, and each function reads it anew. It may hold more: ``launches``: only that many launches of the rank die; ``object`` and
@@ -26,7 +27,7 @@ from fsd_core.driver import InvokeDriver, Provider, Resources
 from fsd_core.protocol import abort
 from fsd_core.storage import slots
 from fsd_core.storage.store import Store
-from fsd_core.worker import program
+from fsd_core.worker import lines, program
 from fsd_core.worker.layers import LayerLoop
 from fsd_core.worker.rank import Worker
 from fsd_local import LocalProvider
@@ -58,13 +59,15 @@ class DyingProvider(LocalProvider):
         return invoker
 
 
-def _trapped(method: Callable[..., Any], place: str, rank: int) -> Callable[..., Any]:
+def _trapped(method: Callable[..., Any], place: str, rank: int, raises: str | None) -> Callable[..., Any]:
     @wraps(method)
     def trap(self: Any, *arguments: Any) -> Any:
         if self.rank == rank:
             if place in ("done", "record"):  # other ranks may be slower than this one
-                slices = self.config.workers * len(self.config.batches)
+                slices = self.config.slices
                 until(lambda: collect.complete(self.store, self.keys, slices))
+            if raises:
+                raise ValueError(raises)
             os.kill(os.getpid(), signal.SIGKILL)
         return method(self, *arguments)
 
@@ -75,15 +78,17 @@ def handle(payload: bytes, provider: Provider, *, nonce: str, note: Callable[[in
     order = json.loads(os.environ[TRAP])
     if "at" in order:
         owner, name = PLACES[order["at"]]
-        setattr(owner, name, _trapped(getattr(owner, name), order["at"], order["rank"]))
+        setattr(owner, name, _trapped(getattr(owner, name), order["at"], order["rank"], order.get("raises")))
+    if "lines" in order:
+        lines.FIRST_S = order["lines"]
     if "lease" in order:
         slots.RENEW_S, slots.LEASE_S = order["lease"]
     return program.handle(payload, DyingProvider(), nonce=nonce, note=note)
 
 
-def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str, layer: int | None) -> None:
+def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str, layer: int | None, said: Any) -> None:
     if not json.loads(os.environ[TRAP]).get("quiet"):
-        abort.report_exit(payload, provider, reason, nonce=nonce, layer=layer)
+        abort.report_exit(payload, provider, reason, nonce=nonce, layer=layer, said=said)
 
 
 def preload() -> None:

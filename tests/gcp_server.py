@@ -19,6 +19,7 @@ from fsd_conformance.emulators.process import POINTERS, Server
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import InputError
 from fsd_core.providers.addresses import address
+from fsd_core.providers.names import new_generation
 from fsd_gcp import names
 from fsd_gcp.api import Api
 from fsd_gcp.clients import Session
@@ -87,7 +88,7 @@ def storage() -> Iterator[Server]:
 def app(ranks: int = 3, slots: int = 2, **settings: str) -> Resources:
     """An app that no other test uses, on those of the servers that run."""
     name = f"t-{secrets.token_hex(4)}"
-    told = {"project": PROJECT, "generation": names.new_generation(), "lease_s": "10", "bucket": names.bucket(name, PROJECT)}
+    told = {"project": PROJECT, "generation": new_generation(), "lease_s": "10", "bucket": names.bucket(name, PROJECT)}
     made = Resources(name, ranks, slots, told | settings)
     if "PUBSUB_EMULATOR_HOST" in os.environ:
         at = f"http://{os.environ['PUBSUB_EMULATOR_HOST']}"

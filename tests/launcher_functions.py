@@ -55,5 +55,5 @@ def handle(payload: bytes, provider: Provider, *, nonce: str, note: Callable[[in
     return worker.handle(payload, LauncherProvider(), nonce=nonce, note=note)
 
 
-def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str, layer: int | None) -> None:
+def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str, layer: int | None, said: object) -> None:
     """Report nothing: the launcher does."""

@@ -75,7 +75,7 @@ def _try(invoker: InvokeDriver, name: str, order: dict[str, object]) -> str:
     return "accepted"
 
 
-def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str, layer: int | None) -> None:
+def report_exit(payload: bytes, provider: Provider, reason: str, *, nonce: str, layer: int | None, said: object) -> None:
     order = json.loads(payload)
     key = order["probe"]["key"] if "probe" in order else order["key"]
     provider.objects(provider.attach(order["app"])).put(f"{key}/report", json.dumps([reason, layer, nonce]).encode())

@@ -118,7 +118,7 @@ class ProvisionCases:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(f"fsd_{self.cloud.provider.name}.provision.probe_queues", cut)
+            patch.setattr("fsd_core.providers.provisioning.probe_queues", cut)
             with pytest.raises(KeyboardInterrupt):
                 self.cloud.provisioner().ensure(app, 2, 1)
         assert self.cloud.provisioner().find(app) is None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +16,7 @@ from typing import Any, ClassVar
 import pytest
 
 from fsd_core import Result, providers, run
+from fsd_core.client import cleanup, history
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import InputError, RunFailed
 from fsd_core.model import radixnet
@@ -21,7 +24,7 @@ from fsd_core.model.inputs import open_inputs
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
-from waiting import claims, left_by_runs
+from waiting import claims, left_by_runs, until
 
 __all__ = ["APP", "INPUTS", "MODEL", "RunCases", "Runs", "running"]
 
@@ -72,6 +75,15 @@ def running(cloud: str, settings: Mapping[str, object]) -> Iterator[Runs]:
     runs.store.driver.close()
 
 
+def emulators_secrets() -> list[str]:
+    """The secrets of the emulator's environment: keys, tokens, whole connection strings and the keys in them."""
+    found = []
+    for name, value in os.environ.items():
+        if re.search("SECRET|KEY|TOKEN|CONNECTION|PASSWORD", name) and not os.path.exists(value):
+            found += [value, *re.findall(r"(?:AccountKey|SharedAccessKey)=([^;\s]+)", value)]
+    return [each for each in found if len(each) > 7]  # a shorter one, such as "none", may be a word of any line
+
+
 class RunCases:
     """What every cloud's runs do. The last case takes the app's queues away, so the cases of a file come before these.
 
@@ -98,14 +110,43 @@ class RunCases:
         assert time.monotonic() - killed_at[0] < 60  # before any stall limit ends
         assert left_by_runs(runs.store) == []
 
+    def test_what_workers_said_is_kept_also_of_a_killed_one(
+        self, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """At the level debug a worker writes its lines every second: rank 1 is killed once it has written that it begins its work."""
+        caplog.set_level(logging.DEBUG, "fsd_core")
+        monkeypatch.setattr(cleanup, "GRACE_S", 5.0)  # for a worker that is slow to write its last lines
+
+        def kill(claimed: dict[int, dict[str, Any]]) -> None:
+            until(lambda: [key for key in runs.store.keys("") if key.endswith("/log/1") and b"begins layer 1" in runs.store.get(key)])
+            os.kill(claimed[1]["pid"], signal.SIGKILL)
+
+        with runs.once_claimed(kill), pytest.raises(RunFailed, match=self.died):
+            runs.start(tmp_path, channel="queue")
+        (killed,) = history.runs(tmp_path)
+        healthy = runs.start(tmp_path, channel="queue", faults=None).run
+        secrets = emulators_secrets()
+        for past_run, words in ((killed, {1: "begins layer 1"}), (healthy, dict.fromkeys(range(3), "writes the record"))):
+            past = history.read_log(past_run, tmp_path)
+            said = {rank: "\n".join(line.text for line in lines) for rank, lines in past.lines.items()}
+            assert {rank: word for rank, word in words.items() if word not in said[rank]} == {}
+            assert past_run == killed or all("publishes " in said[rank] for rank in range(3)), said
+            assert [secret for secret in secrets if secret in "\n".join((*said.values(), caplog.text))] == []
+        assert history.read_log(killed, tmp_path).state == "failed"
+
     def test_a_quota_below_the_workers_is_refused_before_anything_starts(self, runs: Runs, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"workers 3: {runs.cloud} may run 2 functions at once"):
             runs.start(tmp_path, {"concurrency": 2}, app="small")
         runs.destroy("small")
 
-    def test_a_queue_deleted_mid_run_ends_it(self, runs: Runs, tmp_path: Path) -> None:
+    def test_a_queue_deleted_mid_run_ends_it(self, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cleanup, "GRACE_S", 5.0)
         with runs.once_claimed(lambda _: self.delete_queues(runs.resources)), pytest.raises(RunFailed, match="fsd deploy") as caught:
             runs.start(tmp_path, channel="queue")
-        assert caught.value.code is Code.NOT_FOUND, caught.value
+        failed = caught.value
+        assert failed.code is Code.NOT_FOUND, failed
         # Rank 1 receives from its queue, or another rank sends to it first.
-        assert caught.value.rank == 1 if "receive" in str(caught.value) else "publish to rank 1" in str(caught.value), caught.value
+        assert failed.rank == 1 if "receive" in str(failed) else "publish to rank 1" in str(failed), failed
+        assert failed.rank is not None
+        said = history.read_log(history.runs(tmp_path)[0], tmp_path).lines[failed.rank]
+        assert any(line.level == "error" and f"fails: NOT_FOUND: rank {failed.rank}" in line.text for line in said), said

@@ -21,6 +21,7 @@ from fsd_aws.errors import advice, classify, entry_code
 from fsd_aws.messages import AwsMessages
 from fsd_conformance.emulators.emulator import pointed
 from fsd_core.driver import Code, Message, Rejected, Resources
+from fsd_core.providers.names import generation_of, new_generation
 
 
 @pytest.fixture(scope="module")
@@ -275,13 +276,13 @@ def test_no_credentials_is_denied(made: Resources, server: str) -> None:
 
 
 def test_names_fit_and_are_known_again() -> None:
-    long = names.Names("a" * 40, "ap-southeast-10", "1" * 12, names.new_generation())
+    long = names.Names("a" * 40, "ap-southeast-10", "1" * 12, new_generation())
     made: Sequence[str] = [long.queue(99, 9999), long.dead, long.failed, long.topic(99, 9999)]
     assert max(map(len, made)) <= 80
-    assert {names.generation_of(long.app, name) for name in made} == {long.generation}
-    assert names.generation_of("a", made[0]) is None
+    assert {generation_of(long.app, name) for name in made} == {long.generation}
+    assert generation_of("a", made[0]) is None
     inner = names.Names("a-b", "us-east-1", "1" * 12, "01234567")
-    assert names.generation_of("a", inner.queue(0, 1)) is None
+    assert generation_of("a", inner.queue(0, 1)) is None
     assert len({names.bucket("a" * n, "1" * 12, "ap-southeast-10") for n in range(1, 41)}) == 40
     assert max(len(names.bucket("a" * n, "1" * 12, "ap-southeast-10")) for n in range(1, 41)) <= 63
     assert len(names.role("a" * 40, "ap-southeast-10")) <= 64
@@ -291,3 +292,4 @@ def test_names_fit_and_are_known_again() -> None:
     with pytest.raises(ValueError, match="expected it to end in"):
         names.url_prefix("http://x/1/other", "name")
     assert entry_code("AWS.SimpleQueueService.QueueDeletedRecently") is Code.UNAVAILABLE
+    assert entry_code("BucketNotEmpty", status=409) is Code.ALREADY_EXISTS

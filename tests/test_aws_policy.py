@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from aws_calls import Call, actions, allows, recorded
-from fsd_aws import PROVIDER, function, package, policy
+from fsd_aws import PROVIDER, function, policy
 from fsd_aws.api import Api
 from fsd_aws.names import Names, role
 from fsd_conformance import emulators
 from fsd_core.driver import WORKER, Message, Resources
+from fsd_core.providers.package import stub
 
 APP = "policies"
 
@@ -30,7 +31,7 @@ def used() -> dict[str, Any]:
             with Api(made.names["region"]) as api:  # new code; and a queue of an older version, with other attributes
                 url = api.call("sqs", "get_queue_url", QueueName=Names.of(made).queue(0, 0))["QueueUrl"]
                 api.call("sqs", "set_queue_attributes", QueueUrl=url, Attributes={"MessageRetentionPeriod": "60"})
-                function.update(api, made, package.stub())
+                function.update(api, made, stub("aws"))
             made = provisioner.ensure(APP, 3, 2)
         with recorded() as running:
             assert PROVIDER.provisioner(settings).ensure(APP, 3, 2) == made

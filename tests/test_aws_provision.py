@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from aws_calls import recorded
-from fsd_aws import PROVIDER, RESOURCES, api, function, names, package, queues
+from fsd_aws import PROVIDER, RESOURCES, api, function, names, queues
 from fsd_aws.clients import client
 from fsd_aws.names import Names
 from fsd_conformance import emulators
 from fsd_core.driver import Failures, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
+from fsd_core.providers.package import stub
 from provision_cases import Cloud, ProvisionCases
 
 REGION = "us-east-1"
@@ -187,7 +188,7 @@ def test_a_changed_setting_is_applied(app: str) -> None:
     assert aws("lambda").get_function_configuration(FunctionName=after.names["function"])["MemorySize"] == 3000
     assert "ReservedConcurrentExecutions" not in aws("lambda").get_function_concurrency(FunctionName=after.names["function"])
     assert provisioner(memory_mb=3000, message_kb=512).find(app) == after
-    with pytest.raises(InputError, match=r"\[aws\] bucket = 'another-one'.*or destroy the app first"):
+    with pytest.raises(InputError, match=r"\[aws\] bucket: .* not another-one.*or destroy the app first"):
         provisioner(bucket="another-one").ensure(app, 1, 1)
 
 
@@ -231,7 +232,7 @@ def test_what_is_somebody_elses_is_refused_and_stays(app: str) -> None:
         "Runtime": "python3.12",
         "Role": "arn:aws:iam::123456789012:role/x",
         "Handler": "a.b",
-        "Code": {"ZipFile": package.stub().body},
+        "Code": {"ZipFile": stub("aws").body},
     }
     aws("lambda").create_function(FunctionName=f"fsd-{app}", **made)
     for call in (provisioner().find, provisioner().destroy, lambda name: provisioner().ensure(name, 1, 1)):

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 import pytest
 
 from canned import NOBODY, Answer, Request, answering, said, serving
-from fsd_azure import PROVIDER, api, clients, connection_strings, function, package, queues
+from fsd_azure import PROVIDER, api, clients, connection_strings, function, queues
 from fsd_azure.api import Api
 from fsd_azure.provision import AzureProvisioner
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.process import POINTERS
 from fsd_core.driver import Code
 from fsd_core.errors import DriverError
+from fsd_core.providers.package import stub
 
 BUS = "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v"
 NO_ANSWER = Answer(404)
@@ -56,7 +57,7 @@ class Deployments:
             if settling:
                 requests.settling()
             site = {"name": "f", "properties": {"hostNameSslStates": [{"name": url.removeprefix("http://"), "hostType": "Repository"}]}}
-            yield lambda: function.publish(requests, site, package.stub()), requests
+            yield lambda: function.publish(requests, site, stub("azure")), requests
 
 
 def failed(words: str) -> Answer:

@@ -26,6 +26,7 @@ from fsd_conformance.emulators.service_bus.server import ServiceBusServer
 from fsd_core.channel.frames import fill
 from fsd_core.driver import Code, Delivery, Message, Refused, Resources
 from fsd_core.errors import InputError
+from fsd_core.providers.names import generation_of, new_generation
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 
@@ -418,11 +419,11 @@ def test_what_is_imported(imported: str, without: tuple[str, ...]) -> None:
 
 
 def test_names_fit_and_are_known_again() -> None:
-    made = names.Names("a" * 40, names.new_generation(), ("one", "two", "three"))
+    made = names.Names("a" * 40, new_generation(), ("one", "two", "three"))
     assert len(made.queue(99, 99_999)) <= 260
-    assert names.generation_of("a" * 40, made.queue(99, 99_999)) == made.generation
+    assert generation_of("a" * 40, made.queue(99, 99_999)) == made.generation
     inner = names.Names("a-b", "01234567", ("one",))
-    assert names.generation_of("a", inner.queue(0, 1)) is None
+    assert generation_of("a", inner.queue(0, 1)) is None
     assert [made.shard(rank) for rank in range(4)] == [0, 1, 2, 0]
     assert list(evolve(inner, namespaces=("x", "y")).queues(3, 1)) == [
         (0, "fsd-a-b-01234567-0-0"),

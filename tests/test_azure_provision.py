@@ -16,8 +16,7 @@ from attrs import evolve
 from azure.storage.blob import BlobServiceClient
 
 from azure_calls import Call, recorded
-from fsd_azure import PROVIDER, RESOURCES, api, clients, connection_strings, function, limits, package, provision, queues, variables
-from fsd_azure import names as naming
+from fsd_azure import PROVIDER, RESOURCES, api, clients, connection_strings, function, limits, provision, queues, variables
 from fsd_azure.api import Api
 from fsd_azure.limits import TIERS
 from fsd_azure.names import Names
@@ -27,7 +26,8 @@ from fsd_conformance.emulators.azure import Functions
 from fsd_conformance.emulators.emulator import pointed
 from fsd_core.driver import WORKER, Code, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers.package import zipped
+from fsd_core.providers.names import generation_of
+from fsd_core.providers.package import Recipe, stub, zipped
 from provision_cases import Cloud, ProvisionCases
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(240)]
@@ -74,7 +74,7 @@ def queue_names(app: str) -> list[str]:
     found = []
     for number in range(len(hosts)):
         with clients.administration(hosts, number) as admin:
-            found += [each.name for each in admin.list_queues() if naming.generation_of(app, each.name)]
+            found += [each.name for each in admin.list_queues() if generation_of(app, each.name)]
     return found
 
 
@@ -114,7 +114,7 @@ def lose(kept: Resources) -> list[str]:
 
 
 def deploy_idle(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(provision, "SETTLE_S", 3.0)
+    patch.setattr(provision.AzureProvisioner, "ready_s", 3.0)
     patch.setattr(function, "ROUTE", "api/nothing")
 
 
@@ -255,6 +255,14 @@ def test_settings_that_others_gave_stay(app: str, azure: Api) -> None:
     assert (function._settings(azure, app) or {})["THEIRS"] == "1"
 
 
+def test_a_key_that_was_renewed_is_written_by_a_deploy_that_changes_something(app: str, azure: Api) -> None:
+    provisioner().ensure(app, 1, 1)
+    path = f"{function._site(azure, app)}/config/appsettings"
+    azure.call("PUT", path, {"properties": {**(function._settings(azure, app) or {}), variables.KEY: "old"}})
+    provisioner().ensure(app, 2, 1)
+    assert (function._settings(azure, app) or {})[variables.KEY] == function.key(azure, app)
+
+
 def test_a_group_of_ones_own_stays(app: str, azure: Api) -> None:
     group = f"own-{app}"
     path = f"/subscriptions/{azure.subscription}/resourceGroups/{group}"
@@ -314,8 +322,8 @@ def test_a_region_that_takes_no_few_instances_is_said(tmp_path: Path) -> None:
 
 def test_a_deployment_waits_for_what_settles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was just made is not there yet, then not ready; its host has no keys and its identity no role for some time."""
-    sent = evolve(package.stub(), body=zipped({"function_app.py": b"", "host.json": b"{}"}))  # what runs is installed
-    monkeypatch.setattr(package, "build", lambda runtime, within_s: sent)
+    sent = evolve(stub("azure"), body=zipped({"function_app.py": b"", "host.json": b"{}"}))  # what runs is installed
+    monkeypatch.setattr(Recipe, "build", lambda recipe, within_s: sent)
     with functions(tmp_path, "--settle", "2"), recorded() as calls:
         made = provisioner(package=True).ensure("settles", 1, 1)
         assert provisioner(package=True).find("settles") == made

@@ -16,8 +16,9 @@ import pytest
 import scipy.sparse
 
 from fsd_core.cli import main
-from fsd_core.cli.outputs import compare, write_output
-from fsd_core.cli.screen import Screen, amount
+from fsd_core.cli.screen import Screen
+from fsd_core.client.outputs import compare, write_output
+from fsd_core.common.amount import amount
 from fsd_core.common.sealed import seal
 from fsd_core.driver import ObjectDriver
 from fsd_core.model import open_model
@@ -28,7 +29,7 @@ from fsd_local import PROVIDER
 NET, INPUT = "radixnet:1024:6", "random:40"
 FIELDS = {
     "samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples",
-    "seconds", "meter", "meter_layers", "memory", "truth",
+    "seconds", "seconds_sum", "meter", "meter_layers", "memory", "truth", "parallel", "micro_batches",
 }  # fmt: skip
 
 
@@ -142,6 +143,24 @@ def test_amount():
     assert [amount(n) for n in (0, 999, 1000, 1_234_567, 5e12)] == ["0 B", "999 B", "1.0 kB", "1.2 MB", "5000.0 GB"]
 
 
+def test_a_split_by_flags_by_file_and_by_its_partition(fsd, here):
+    code, out, _ = fsd("run", NET, INPUT, "--data-parallel", 2, "--pipeline-parallel", 2, "--batch-size", 10, "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert (answer["workers"], answer["micro_batches"]) == (4, 4)
+    assert answer["parallel"] == {"data": 2, "pipeline": 2, "tensor": 1}
+    assert answer["seconds_sum"]["compute"] >= answer["seconds"]["compute"] > 0
+    code, out, _ = fsd("partition", NET, "p.npz", "--pipeline-parallel", 3, "--tensor-parallel", 2, "--json")
+    assert (code, json.loads(out)["first_layers"], json.loads(out)["workers"]) == (0, [1, 3, 5], 6)
+    (here / "fsd.toml").write_text('workers = "auto"\npipeline_parallel = 3\ntensor_parallel = 2\npartition = "p.npz"\n')
+    code, out, _ = fsd("run", NET, INPUT)
+    assert code == 0
+    assert "1 replica x 3 stages x 2 workers, 1 micro-batch" in out
+    code, _, err = fsd("run", NET, INPUT, "--pipeline-parallel", 1, "--tensor-parallel", 6)
+    assert code == 2
+    assert "made for 3 stages: expected 1; use --pipeline-parallel 3" in err
+
+
 # what it refuses
 
 WRONG = [
@@ -152,6 +171,15 @@ WRONG = [
     (["run", NET, INPUT, "--workers", "0"], "--workers 0"),
     (["run", NET, INPUT, "--workers", "-3"], "--workers -3"),
     (["run", NET, INPUT, "--workers", "eight"], "--workers 'eight'"),
+    (["run", NET, INPUT, "--workers", "8", "--pipeline-parallel", "3"], "--workers 8: --pipeline-parallel 3, which does not divide 8"),
+    (
+        ["run", NET, INPUT, "--workers", "4", "--data-parallel", "2", "--pipeline-parallel", "2", "--tensor-parallel", "2"],
+        "--workers 4: --data-parallel 2 x --pipeline-parallel 2 x --tensor-parallel 2 = 8: expected --workers 8",
+    ),
+    (["run", NET, INPUT, "--pipeline-parallel", "7"], "--pipeline-parallel 7: expected at most 6, the number of layers"),
+    (["run", NET, INPUT, "--data-parallel", "41"], "--data-parallel 41: expected at most 40, the number of samples"),
+    (["run", NET, INPUT, "--data-parallel", "2", "--batch-size", "40"], "--batch-size 40 makes 1 micro-batches of 40 samples"),
+    (["partition", NET, "out.npz", "--workers", "8", "--pipeline-parallel", "3"], "--pipeline-parallel 3"),
     (["run", NET, INPUT, "--batch-size", "0"], "--batch-size 0"),
     (["run", NET, INPUT, "--branching", "0"], "--branching 0"),
     (["run", NET, INPUT, "--timeout", "0"], "--timeout 0"),
@@ -441,7 +469,7 @@ def test_doctor_names_whose_credentials_there_are_and_no_secret(fsd, monkeypatch
 def test_doctor_does_not_wait_for_a_source_that_does_not_answer(fsd, monkeypatch):
     answered = threading.Event()
     monkeypatch.setattr("fsd_local.LocalProvider.credentials", lambda self: answered.wait(60) and "late")
-    monkeypatch.setattr("fsd_core.cli.doctor.ANSWERS_S", 0.1)
+    monkeypatch.setattr("fsd_core.machine.doctor.ANSWERS_S", 0.1)
     assert "did not answer" in check_of(fsd, "credentials of local")["hint"]
     answered.set()
 

@@ -79,7 +79,7 @@ CLOUDS = {
 
 def source(cloud: str) -> dict[str, bytes]:
     """What is in the zip but wheels."""
-    return dict(CLOUDS[cloud].package._recipe(CLOUDS[cloud].runtime).files)
+    return dict(CLOUDS[cloud].package.recipe(CLOUDS[cloud].runtime).files)
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
@@ -101,7 +101,7 @@ def test_the_entry_file_only_leads_on(cloud: str, file: str) -> None:
 
 
 def test_what_the_platforms_look_for_and_where() -> None:
-    assert fsd_azure.package._recipe("3.12").below == ".python_packages/lib/site-packages/"
+    assert fsd_azure.package.recipe("3.12").below == ".python_packages/lib/site-packages/"
     assert json.loads(source("azure")["host.json"])["version"] == "2.0"
     assert any(isinstance(node, ast.FunctionDef) and node.name == "handle" for node in ast.parse(source("gcp")["main.py"]).body)
 
@@ -137,7 +137,7 @@ def test_what_azures_requirements_need_is_required_too() -> None:
     ],
 )
 def test_each_runtime_that_has_wheels_of_its_own_has_a_digest(cloud: str, runtimes: tuple[str, ...], digests: int) -> None:
-    assert len({CLOUDS[cloud].package.digest(runtime) for runtime in runtimes}) == digests
+    assert len({CLOUDS[cloud].package.recipe(runtime).digest for runtime in runtimes}) == digests
 
 
 def test_the_command_that_terraform_wants(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("runtime", LAMBDA_RUNTIMES)
 def test_what_is_in_lambdas_zip(folder: Path, runtime: str) -> None:
-    made = fsd_aws.package.build(runtime, folder)
+    made = fsd_aws.package.recipe(runtime).build(folder)
     with zipfile.ZipFile(io.BytesIO(made.body)) as archive:
         assert archive.testzip() is None
         names, sizes = archive.namelist(), {entry.filename: entry.file_size for entry in archive.infolist()}
@@ -184,7 +184,7 @@ def test_what_is_in_lambdas_zip(folder: Path, runtime: str) -> None:
 def test_lambdas_zip_alone_runs_a_worker(folder: Path, tmp_path: Path) -> None:
     """No site-packages, no checkout: the zip, the standard library, and what Lambda has of its own."""
     unpacked = tmp_path / "task"
-    with zipfile.ZipFile(io.BytesIO(fsd_aws.package.build(LAMBDA, folder).body)) as archive:
+    with zipfile.ZipFile(io.BytesIO(fsd_aws.package.recipe(LAMBDA).build(folder).body)) as archive:
         archive.extractall(unpacked)
     for name in LAMBDAS_OWN:
         (spec := find_spec(name)) or pytest.fail(name)
@@ -270,7 +270,7 @@ def test_a_run_from_the_zip(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
     with running_zips(cloud):
         provisioner = providers.find(cloud).provisioner(settings)
         made = provisioner.ensure("zipped", 2, 4)
-        assert made.names["code"] == package.digest(made.names["runtime"])
+        assert made.names["code"] == package.recipe(made.names["runtime"]).digest
         assert made.names["package"].endswith("MB unzipped")
         result = run(
             model, open_inputs(inputs, 1024), provider=cloud, settings=settings, workers=2, app="zipped", timeout=400, home=tmp_path

@@ -25,6 +25,7 @@ from fsd_core import providers
 from fsd_core.driver import WORKER, Code, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers import requests as provider_requests
+from fsd_core.providers.settings import read_settings
 from fsd_gcp import PROVIDER as GCP
 from fsd_gcp import api, invoke
 from fsd_gcp.api import Api
@@ -86,10 +87,9 @@ def test_a_wrong_setting_is_named(cloud: str, table: dict[str, object], says: st
 
 @pytest.mark.parametrize("cloud", SETTINGS)
 def test_settings_have_defaults_and_take_whole_floats(cloud: str) -> None:
-    module = SETTINGS[cloud]
-    usual = module.Settings()
-    assert module.parse({"lease_s": float(usual.lease_s)}) == usual
-    assert module.parse({}, {f"FSD_{cloud.upper()}_PACKAGE": "0"}).package is False
+    usual = SETTINGS[cloud].Settings()
+    assert read_settings(SETTINGS[cloud].Settings, cloud, {"lease_s": float(usual.lease_s)}) == usual
+    assert read_settings(SETTINGS[cloud].Settings, cloud, {}, {f"FSD_{cloud.upper()}_PACKAGE": "0"}).package is False
 
 
 @pytest.mark.parametrize("cloud", SETTINGS)
@@ -231,7 +231,7 @@ def test_a_person_launches_with_a_token_of_the_apps_account(person: Callable[...
         assert tokens.headers() == second
         assert first != second
         with Api("p", "us-central1") as requests:
-            assert requests.member() == "user:me@example.org"
+            assert requests.member == "user:me@example.org"
     assert minted == 2 * [{"audience": "https://service", "includeEmail": True}]
 
 

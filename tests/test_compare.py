@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import os
@@ -14,11 +15,11 @@ from scipy.sparse import csr_matrix
 
 import fsd_core
 from fsd_core import cost
-from fsd_core.cli import compare as command
 from fsd_core.cli import main
 from fsd_core.cost import Usage
 from fsd_core.driver import Code
 from fsd_core.errors import CheckFailed, InputError, RunFailed
+from fsd_core.report import comparing
 from fsd_core.report.compare import Case, Where, median, spread, take_turns
 from fsd_core.report.figures import FIGURES
 
@@ -95,16 +96,17 @@ def test_a_table_for_people(fsd):
 
 
 def test_outputs_that_differ_are_not_compared(fsd, tmp_path, monkeypatch):
-    real = command._run
+    real = comparing.run
 
-    def run(network, samples, settings, case, note):
-        result = real(network, samples, settings, case, note)
+    @functools.wraps(real)
+    def run(*given, **options):
+        result = real(*given, **options)
         output = result.output.copy()
-        if case.channel == "object":
+        if options["channel"] == "object":
             output.data[0] = np.nextafter(output.data[0], np.float32(0))
         return attrs.evolve(result, output=output)
 
-    monkeypatch.setattr(command, "_run", run)
+    monkeypatch.setattr(comparing, "run", run)
     code, out, err = fsd(
         *words("--providers", "local", "--channels", "queue,object", "--workers", "2", "--report", "r.html", "--csv", "r.csv")
     )

@@ -28,7 +28,7 @@ def test_defaults_are_the_contracts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = load(environ={})
     assert settings == Settings()
-    assert (settings.provider, settings.channel, settings.workers, settings.branching) == ("local", "auto", 8, 4)
+    assert (settings.provider, settings.channel, settings.workers, settings.branching) == ("local", "auto", "auto", 4)
     assert (settings.partition, settings.objective, settings.batch_size) == ("hypergraph", "cost", None)
     assert (settings.timeout, settings.seed, settings.json) == (900.0, 0, False)
 

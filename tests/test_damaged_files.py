@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from fsd_core import config, cost
 from fsd_core.cli import main
-from fsd_core.cli.outputs import check_output, read_truth, write_output
+from fsd_core.client.outputs import check_output, read_truth, write_output
 from fsd_core.errors import InputError
 from fsd_core.model import Layer, Model, import_model, load, open_model, save
 from fsd_core.model.inputs import open_inputs

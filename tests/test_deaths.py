@@ -19,9 +19,9 @@ from typing import Any
 import attrs
 import pytest
 
+import fsd_core.client.apps
 import fsd_core.client.cleanup
 import fsd_core.client.follow
-import fsd_core.client.inference
 import fsd_core.client.job
 import fsd_core.client.stage
 import fsd_local.objects
@@ -69,7 +69,7 @@ def inputs() -> Any:
 def start(tmp_path: Path, model: Model, inputs: Any, monkeypatch: pytest.MonkeyPatch) -> Start:
     """A function that runs with the functions of `dying_functions`, whose trap is ``order``."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.setattr(fsd_core.client.inference, "find", lambda name: DyingProvider())
+    monkeypatch.setattr(fsd_core.client.apps, "find", lambda name: DyingProvider())
 
     def start(order: dict[str, Any], **options: Any) -> Result:
         monkeypatch.setenv(TRAP, json.dumps(order))

@@ -54,7 +54,7 @@ def test_kept_for_the_next_time(trained, home):
 @pytest.mark.parametrize("what", ["model.json", "weights-*"])
 def test_a_damaged_copy_is_made_anew(tmp_path, monkeypatch, caplog, what):
     small = radixnet(1024, 2)
-    monkeypatch.setattr("fsd_core.demo.train", lambda data, progress: small)
+    monkeypatch.setattr("fsd_core.demo.training.train", lambda data, progress: small)
     _, folder = network(tmp_path)
     [file] = folder.glob(what)
     data = bytearray(file.read_bytes())

@@ -19,7 +19,7 @@ from fsd_core.channel import RankIdentity, describe, explain
 from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, pack, unpack
 from fsd_core.channel.hybrid import _NOTICE as NOTICE
 from fsd_core.channel.objects import HEAD_BYTES, bundle, entry, fetch
-from fsd_core.client import stage
+from fsd_core.client import history, stage
 from fsd_core.codec import CodecError, decode, encode
 from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
@@ -93,9 +93,9 @@ def test_shard(pool: ThreadPoolExecutor) -> None:
 def test_staged_input_and_output_slice(store: Store, pool: ThreadPoolExecutor) -> None:
     """Both are blocks, as the store gives them back."""
     model, parts, plan = small_model()
-    keys = stage.inputs(store, some_inputs(model, 30), [30], model, parts, plan, pool, lambda done, total: None)
+    (keys,) = stage.inputs(store, some_inputs(model, 30), [30], model, parts, plan, pool, lambda done, total: None)
     rows = [len(plan.inputs(rank)) for rank in range(5)]
-    refused([store.get(key) for key in keys[:5]], lambda rank, data: decode(data, rows[rank], 30), CodecError)
+    refused([store.get(key) for key in keys[:5] if key], lambda rank, data: decode(data, rows[rank], 30), CodecError)
 
 
 def test_manifest(store: Store, pool: ThreadPoolExecutor) -> None:
@@ -223,11 +223,25 @@ def test_kept_partition(tmp_path: Path) -> None:
 def test_record(tmp_path: Path) -> None:
     """A run's record on disk: every flip gives one clear line."""
     result = run("radixnet:1024:3", "random:5", workers=1, partition="block", home=tmp_path, settings={"root": str(tmp_path / "root")})
-    [file] = (tmp_path / "runs").iterdir()
+    [file] = (tmp_path / "runs").glob("*.json")
     assert read_record(file)["run"] == result.run
 
     def read(_: int, data: bytes) -> None:
         file.write_bytes(data)
         read_record(file)
+
+    refused([file.read_bytes()], read, InputError)
+
+
+def test_log(tmp_path: Path) -> None:
+    """The log of a run on disk, which has the lines of its workers."""
+    lines = [[1e9 + number, "info", "fsd_core.x", f"line {number}"] for number in range(20)]
+    history.keep(history.made("ab" * 8, 1e9, None, {0: lines}, model="m", provider="local", stand_in=None, workers=1), tmp_path)
+    [file] = (tmp_path / "runs").iterdir()
+    assert len(history.read_log("ab", tmp_path).lines[0]) == 20
+
+    def read(_: int, data: bytes) -> None:
+        file.write_bytes(data)
+        history.read_log("ab", tmp_path)
 
     refused([file.read_bytes()], read, InputError)

@@ -192,7 +192,7 @@ def test_proxies(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], url
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with clients.Session(url, signed=False) as made:
-        assert bool(made.proxies) == proxied
+        assert bool(made.proxies["https"]) == proxied
         adapter = made.get_adapter(url)
         assert adapter._pool_maxsize >= 16
         assert adapter.max_retries.total == 0

@@ -22,6 +22,7 @@ from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.process import POINTERS
 from fsd_core.driver import Code, Message, Resources
 from fsd_core.errors import InputError
+from fsd_core.providers.names import generation_of
 from fsd_gcp import PROVIDER, names
 from fsd_gcp.errors import Answered
 from fsd_gcp.messages import GcpMessages
@@ -277,9 +278,9 @@ def test_names() -> None:
     assert here.subscription(3, 14) == "projects/p/subscriptions/fsd-an-app-0123abcd-3-14"
     assert list(here.queues(2, 2))[2] == (here.topic(1, 0), here.subscription(1, 0))
     for name in (here.queue(0, 0), here.topic(0, 0), here.subscription(1, 2)):
-        assert names.generation_of("an-app", name) == "0123abcd"
-        assert names.generation_of("an", name) is None
-    assert names.generation_of("an", "fsd-an-xyz") is None
+        assert generation_of("an-app", name) == "0123abcd"
+        assert generation_of("an", name) is None
+    assert generation_of("an", "fsd-an-xyz") is None
     longest = "a" * 40
     for app_name in ("a", "an-app", longest, "a" * 39 + "b"):
         assert 3 <= len(names.bucket(app_name, "example.com:p" + "r" * 29)) <= 63

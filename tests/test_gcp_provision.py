@@ -16,8 +16,8 @@ from fsd_conformance.emulators.google import Google
 from fsd_core.driver import Code, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers import probes
-from fsd_core.providers.package import Package, zipped
-from fsd_gcp import PROVIDER, RESOURCES, api, function, invoke, names, package, policy, queues
+from fsd_core.providers.package import Package, stub, zipped
+from fsd_gcp import PROVIDER, RESOURCES, api, function, invoke, names, policy, queues
 from fsd_gcp.names import Names
 from fsd_gcp.policy import Grant
 from gcp_calls import recorded
@@ -182,13 +182,13 @@ def test_a_changed_setting_is_applied(app: str, gcp: Rest) -> None:
     assert (service["availableMemory"], service["availableCpu"], service["maxInstanceCount"]) == ("8192Mi", "2", 100)
     assert gcp.call("pubsub", "GET", f"v1/{Names.of(after).subscription(0, 0)}")["ackDeadlineSeconds"] == 30
     assert provisioner(memory_mb=8192, lease_s=30).find(app) == after
-    with pytest.raises(InputError, match=r"\[gcp\] bucket = 'another-one'.*destroy it first"):
+    with pytest.raises(InputError, match=r"\[gcp\] bucket: .* not another-one.*or destroy the app first"):
         provisioner(bucket="another-one").ensure(app, 1, 1)
 
 
 def test_a_build_that_failed_is_told_and_tried_again(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(package, "stub", lambda: Package("installed", zipped({"other.py": b""}), 0))
+        patch.setattr("fsd_core.providers.provisioning.stub", lambda _: Package("installed", zipped({"other.py": b""}), 0))
         with pytest.raises(DriverError, match=rf"building function fsd-{app}: Build failed: .*missing main\.py"):
             provisioner().ensure(app, 1, 1)
     assert provisioner().find(app) is None
@@ -268,11 +268,11 @@ def test_what_is_somebody_elses_is_refused_and_stays(app: str, gcp: Rest) -> Non
 
     made = provisioner().ensure(f"{app}-2", 1, 1)
     foreign = Resources("another", 0, 0, dict(made.names))
-    function.update(gcp, foreign, package.stub())  # its environment names another app
+    function.update(gcp, foreign, stub("gcp"))  # its environment names another app
     for call in (provisioner().find, provisioner().destroy, lambda name: provisioner().ensure(name, 1, 1)):
         with pytest.raises(InputError, match=f"a function fsd-{app}-2 is there that fsd did not make"):
             call(f"{app}-2")
-    function.update(gcp, made, package.stub())
+    function.update(gcp, made, stub("gcp"))
     provisioner().destroy(f"{app}-2")
 
 

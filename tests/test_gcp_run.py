@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import fsd_core.client.job
 from fsd_conformance import emulators
 from fsd_core.driver import Resources
 from fsd_core.errors import RunFailed
@@ -26,15 +27,17 @@ def runs() -> Iterator[Runs]:
         yield runs
 
 
-def test_a_killed_grandchild_is_told_by_its_parent(runs: Runs, tmp_path: Path) -> None:
+def test_a_killed_grandchild_is_told_by_its_parent(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only whoever launched a function hears of its end: here rank 1, of rank 2."""
+    monkeypatch.setattr(fsd_core.client.job, "ROOTS", 1)
     with runs.once_claimed(lambda claimed: os.kill(claimed[2]["pid"], signal.SIGKILL)), pytest.raises(RunFailed) as caught:
         runs.start(tmp_path, channel="hybrid", branching=1)
     assert caught.value.rank == 2, caught.value
 
 
-def test_a_role_that_was_taken_away_is_named(runs: Runs, tmp_path: Path) -> None:
+def test_a_role_that_was_taken_away_is_named(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The function's account may not launch its children any more: the root runs, rank 1 does not start."""
+    monkeypatch.setattr(fsd_core.client.job, "ROOTS", 1)
     with Rest(runs.resources.names["project"], runs.resources.names["region"]) as api:
         (path,) = {each.resource for each in policy.worker(runs.resources.names) if each.service == "run"}
         held = api.call("run", "GET", f"{path}:getIamPolicy")

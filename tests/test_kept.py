@@ -203,7 +203,7 @@ def test_result_and_command_say_what_the_partition_is(
     monkeypatch.setenv("FSD_HOME", str(tmp_path / "home"))
     result = run("radixnet:1024:2", "random:5", workers=2, home=tmp_path / "home", settings={"root": str(tmp_path / "root")})
     assert result.partition == "hypergraph, completed by block"
-    [record] = (tmp_path / "home" / "runs").iterdir()
+    [record] = (tmp_path / "home" / "runs").glob("*.json")
     assert read_record(record)["partition"] == result.partition
     assert main(["partition", "radixnet:1024:2", "p.npz", "--workers", "2", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["method"] == result.partition

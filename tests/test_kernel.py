@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsd_core.kernel import Block, Weights, merge
+from fsd_core.model import Csr, radixnet
 
 
 def csr(matrix: sp.csr_matrix) -> Weights:
@@ -22,6 +23,30 @@ def test_both_methods_equal_scipy(rows: int, columns: int, samples: int, density
     weights = csr(matrix)
     np.testing.assert_allclose(weights.gather(x), expected, atol=1e-4)
     np.testing.assert_allclose(weights.multiply(x), expected, atol=1e-4)
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 6), st.integers(0, 3), st.integers(1, 90), st.integers(0, 99))
+def test_groups_equal_the_gather_method(groups: int, tall: int, wide: int, uneven: int, samples: int, seed: int) -> None:
+    """Rows that read the same inputs, in any order, and rows without weights between them."""
+    rng = np.random.default_rng(seed)
+    reads = [np.sort(rng.choice(40, wide, replace=False)) for _ in range(groups)]
+    rows = [columns for columns in reads for _ in range(tall + int(rng.integers(0, 1 + uneven)))]
+    rows += [np.zeros(0, np.int64)] * uneven
+    order = rng.permutation(len(rows))
+    indptr = np.concatenate([[0], np.cumsum([len(rows[each]) for each in order])])
+    indices = np.concatenate([rows[each] for each in order]).astype(np.int32)
+    weights = Weights((len(rows), 40), (indptr, indices, rng.standard_normal(len(indices)).astype(np.float32)), None)
+    x = rng.standard_normal((40, samples)).astype(np.float32)
+    np.testing.assert_allclose(weights.multiply(x), weights.gather(x), atol=1e-4)
+
+
+def test_a_radixnet_is_multiplied_in_groups() -> None:
+    layer = radixnet(1024, 3).layers[1]
+    assert isinstance(layer.weights, Csr)
+    weights = Weights((1024, 1024), (layer.weights.indptr, layer.weights.indices, layer.weights.values), None)
+    assert weights._groups is not None
+    x = np.random.default_rng(1).random((1024, 1500)).astype(np.float32)
+    np.testing.assert_allclose(weights.multiply(x), weights.gather(x), atol=1e-4)
 
 
 def test_large_pieces_are_cut_and_joined() -> None:

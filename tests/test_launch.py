@@ -16,12 +16,12 @@ from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.protocol.runconfig import VERSION, RunConfig
 from fsd_core.protocol.spawn import LaunchPayload
 
-trees = st.builds(LaunchTree, st.integers(1, 400), st.integers(1, 40))
+trees = st.builds(LaunchTree, st.integers(1, 400), st.integers(1, 40), st.integers(1, 100))
 
 
 def height(tree: LaunchTree) -> int:
-    """How many launches in sequence start all ranks."""
-    depths = {0: 0}
+    """How many launches in sequence start all ranks, after those of the client."""
+    depths = dict.fromkeys(tree.first, 0)
     for rank in range(tree.workers):
         depths |= dict.fromkeys(tree.children(rank), depths[rank] + 1)
     return max(depths.values())
@@ -29,15 +29,16 @@ def height(tree: LaunchTree) -> int:
 
 @given(trees)
 def test_every_rank_is_started_exactly_once(tree: LaunchTree) -> None:
-    started = [child for rank in range(tree.workers) for child in tree.children(rank)]
-    assert sorted(started) == list(range(1, tree.workers))
+    started = [*tree.first, *(child for rank in range(tree.workers) for child in tree.children(rank))]
+    assert sorted(started) == list(range(tree.workers))
+    assert len(tree.first) == min(tree.roots, tree.workers)
     assert all(len(tree.children(rank)) <= tree.branching for rank in range(tree.workers))
 
 
 @given(trees)
 def test_no_tree_of_the_branching_is_lower(tree: LaunchTree) -> None:
     lowest = 0
-    while sum(tree.branching**level for level in range(lowest + 1)) < tree.workers:
+    while tree.roots * sum(tree.branching**level for level in range(lowest + 1)) < tree.workers:
         lowest += 1
     assert height(tree) == lowest
 
@@ -47,12 +48,14 @@ def test_shapes() -> None:
     assert height(LaunchTree(100, 1)) == 99
     assert height(LaunchTree(100, 1000)) == 1
     assert list(LaunchTree(1, 4).children(0)) == []
+    assert [list(LaunchTree(12, 4, 3).children(rank)) for rank in (0, 1, 2, 3)] == [[3, 4, 5, 6], [7, 8, 9, 10], [11], []]
+    assert list(LaunchTree(8, 4, 128).first) == list(range(8))
 
 
-@pytest.mark.parametrize(("workers", "branching"), [(0, 4), (-1, 4), (8, 0), (8, -2)])
-def test_numbers_under_one_are_refused(workers: int, branching: int) -> None:
+@pytest.mark.parametrize(("workers", "branching", "roots"), [(0, 4, 1), (-1, 4, 1), (8, 0, 1), (8, -2, 1), (8, 4, 0)])
+def test_numbers_under_one_are_refused(workers: int, branching: int, roots: int) -> None:
     with pytest.raises(InputError, match="at least 1"):
-        LaunchTree(workers, branching)
+        LaunchTree(workers, branching, roots)
 
 
 @pytest.mark.parametrize("rank", [-1, 8])
@@ -90,7 +93,7 @@ def test_what_a_newer_client_adds_to_a_payload_is_ignored() -> None:
     assert LaunchPayload.unpack(json.loads(PAYLOAD.pack()) | {"incarnation": 1}) == PAYLOAD
 
 
-@pytest.mark.parametrize("name", list(attrs.fields_dict(LaunchPayload)))
+@pytest.mark.parametrize("name", [field.name for field in attrs.fields(LaunchPayload) if field.default is attrs.NOTHING])
 def test_a_payload_that_lacks_a_key_is_refused(name: str) -> None:
     fields = json.loads(PAYLOAD.pack())
     del fields[name]
@@ -99,8 +102,10 @@ def test_a_payload_that_lacks_a_key_is_refused(name: str) -> None:
 
 
 CONFIG = RunConfig(
-    version=VERSION, run="ab" * 8, channel="hybrid", workers=2, branching=4, layers=3, batches=[5, 2], keep=True, shards=["s/0", "s/1"],
-    inputs=[["i/0", "i/1"], ["i/2", "i/3"]], objective="cost", faults=None, started=1.7e9, start_s=65.0, outage_s=60.0,
+    version=VERSION, run="ab" * 8, channel="hybrid", workers=2, data=1, pipeline=1, roots=1, branching=4, layers=3, batches=[5, 2],
+    keep=True, shards=["s/0", "s/1"],
+    inputs=[["i/0", "i/1"], ["i/2", None]], last=[0, 1], objective="cost", faults=None,
+    started=1.7e9, start_s=65.0, log="info", outage_s=60.0,
 )  # fmt: skip
 
 

@@ -289,7 +289,7 @@ def test_a_locale_without_utf8(fsd: Fsd, things: Path, tmp_path: Path) -> None:
     said = fsd("--output", "dätä ü.npz", **poor)
     assert said[0] == 0, said
     assert right(things, tmp_path / "here" / "dätä ü.npz")
-    (record,) = (tmp_path / "home" / "runs").iterdir()
+    (record,) = (tmp_path / "home" / "runs").glob("*.json")
     assert json.loads(record.read_bytes())["workers"] == 2
     code, line = fsd("--truth", "ü", **poor)
     assert code == 2

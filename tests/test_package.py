@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from fsd_core.errors import InputError, RunFailed
-from fsd_core.providers.package import Package, Recipe, Wheels, command, files, manylinux, sources, stub, zipped
+from fsd_core.providers.package import Recipe, Wheels, command, files, manylinux, sources, stub, zipped
 
 CLIENT = (
-    *("cli/", "client/", "cost/", "report/", "config.py", "demo.py", "versions.py"),
-    *(f"providers/{name}.py" for name in ("app_name", "package", "probes", "provisioning", "requests")),
+    *("cli/", "client/", "cost/", "demo/", "machine/", "report/", "config.py", "versions.py"),
+    *(f"providers/{name}.py" for name in ("app_name", "package", "probes", "provisioning", "requests", "settings")),
 )
 
 
@@ -165,14 +165,18 @@ def test_without_pip(wheels: Wheels, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_package_without_code_says_why() -> None:
     assert len(stub("gcp").body) < 1000
     with zipfile.ZipFile(io.BytesIO(stub("gcp").body)) as archive:
-        assert b"[gcp] package = false" in archive.read("README")
+        assert b"[gcp] package = false" in archive.read("main.py")
 
 
-def test_the_command_writes_the_zip_and_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made, out = Package("0" * 16, b"zip", 3 << 20), tmp_path / "function.zip"
-    assert command("fsd_x.package", [str(out)], ["new", "old"], {"new": made}.__getitem__) == 0
-    assert out.read_bytes() == b"zip"
-    assert json.loads(capsys.readouterr().out) == {"package": str(out), "package_text": str(made), "code": "0" * 16, "runtime": "new"}
+def test_the_command_writes_the_zip_and_says_what_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSD_HOME", str(tmp_path))
+    ours, out = recipe({"a.py": b"1"}), tmp_path / "function.zip"
+    assert command("fsd_x.package", [str(out)], ["new", "old"], {"new": ours}.__getitem__) == 0
+    made = ours.build()
+    assert out.read_bytes() == made.body
+    assert json.loads(capsys.readouterr().out) == {"package": str(out), "package_text": str(made), "code": made.digest, "runtime": "new"}
     for wrong in ([], [str(out), "other"], [str(out), "new", "x"]):
-        assert command("fsd_x.package", wrong, ["new", "old"], {"new": made}.__getitem__) == 2
+        assert command("fsd_x.package", wrong, ["new", "old"], {"new": ours}.__getitem__) == 2
         assert capsys.readouterr().err == "usage: python -m fsd_x.package OUT.zip [new|old]\n"

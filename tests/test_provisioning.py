@@ -17,9 +17,10 @@ from fsd_core.common.crew import each
 from fsd_core.driver import Code, Launch, Message, MessageDriver, Rejected, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.addresses import elsewhere
-from fsd_core.providers.app_name import check_app
+from fsd_core.providers.app_name import check_app, check_size
+from fsd_core.providers.names import generation_of, new_generation, queue_name, shortened
 from fsd_core.providers.probes import PROBE, probe_function, probe_queues
-from fsd_core.providers.provisioning import check_size
+from fsd_core.providers.provisioning import remove_store
 from fsd_core.providers.requests import Requests, reporting_to
 from fsd_local import LocalProvider
 from fsd_local.errors import classify
@@ -267,6 +268,22 @@ def test_a_function_that_does_not_run_is_named(app: Resources, monkeypatch: pyte
             probe_function(Odd(invoker=Loses), app, ours, "its log")
 
 
+def test_a_store_is_removed_after_the_last_object_of_a_late_worker(app: Resources) -> None:
+    objects, removed = LocalProvider().objects(app), []
+    objects.put("a/b", b"x")
+
+    def remove() -> None:
+        removed.append(objects.list("").keys)
+        if len(removed) == 1:  # as if a worker wrote after the store was emptied
+            objects.put("late", b"x")
+            raise FileExistsError(17, "not empty")
+
+    with requests() as ours:
+        remove_store(ours, objects, "the store", remove)
+    assert removed == [[], []]
+    assert objects.list("").keys == []
+
+
 @pytest.mark.parametrize("app", ["", "Upper", "-x", "x-", "1x", "a_b", "a" * 41, "a\n", "a/b"])
 def test_names_that_no_cloud_takes(app: str) -> None:
     with pytest.raises(InputError, match="app "):
@@ -282,3 +299,20 @@ def test_names_that_every_cloud_takes(app: str) -> None:
 def test_nothing_of_nothing(ranks: int, slots: int) -> None:
     with pytest.raises(InputError, match="at least 1"):
         check_size(ranks, slots)
+
+
+@pytest.mark.parametrize("rest", ["0-3", "12-t0", "failed", "dead"])
+def test_the_generation_in_a_name(rest: str) -> None:
+    generation = new_generation()
+    name = queue_name("a", generation, *rest.split("-"))
+    assert generation_of("a", name) == generation_of("a", f"projects/p/topics/{name}") == generation
+    assert generation_of("a", f"arn:aws:sns:eu-west-1:1:{name}") == generation
+    assert generation_of("b", name) is None
+    assert generation_of("a", queue_name("a-deadbeef", generation, *rest.split("-"))) is None  # of another app, whose name begins alike
+
+
+def test_a_long_name_is_cut_and_stays_different() -> None:
+    assert shortened("an-app", 6) == "an-app"
+    cut = {shortened("a" * 30 + end, 20) for end in "bcd"}
+    assert len(cut) == 3
+    assert {len(name) for name in cut} == {20}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import attrs
 import numpy as np
@@ -19,13 +20,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fsd_core.client.batches
+import fsd_core.client.job
 import fsd_core.client.stage
 from fsd_core import Result, run
+from fsd_core.client.job import ROOTS
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.model import Layer, Model, radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
+from fsd_core.partition import Parallel
 from fsd_core.storage.keys import is_content, is_run, slot
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
@@ -67,6 +71,10 @@ def store(tmp_path: Path) -> Store:
     return Store(PROVIDER.objects(resources), Retry(time.time() + 600, Meter()))
 
 
+def model_rows(model: Model) -> int:
+    return max(layer.outputs for layer in model.layers)
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -85,15 +93,18 @@ def nothing_left(store: Store, pids: list[int]) -> None:
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     model=networks(),
-    workers=st.integers(1, 9),
+    data=st.integers(1, 3),
+    pipeline=st.integers(1, 3),
+    tensor=st.integers(1, 4),
     samples=st.integers(1, 12),
     channel=st.sampled_from(["queue", "object", "hybrid"]),
     method=st.sampled_from(["random", "block", "hypergraph"]),
     branching=st.integers(1, 4),
-    batch=st.sampled_from([None, 4]),
+    roots=st.sampled_from([1, 2, ROOTS]),
+    batch=st.sampled_from([None, 1, 4]),
     objective=st.sampled_from(["cost", "latency"]),
     faults=st.sampled_from(
         [None, None, "duplicate=.3,reorder=.3,delay=3ms,reject=.1,throttle=.1,seed=4", "lost_reply=.02,duplicate=.2,late=.3,seed=5"]
@@ -102,32 +113,48 @@ def nothing_left(store: Store, pids: list[int]) -> None:
 def test_distributed_equals_serial(
     start: Callable[..., Result],
     model: Model,
-    workers: int,
+    data: int,
+    pipeline: int,
+    tensor: int,
     samples: int,
     channel: str,
     method: str,
     branching: int,
+    roots: int,
     batch: int | None,
     objective: str,
     faults: str | None,
 ) -> None:
     x = some_inputs(model, samples)
-    result = start(
-        model,
-        x,
-        workers=min(workers, max(layer.outputs for layer in model.layers)),
-        channel=channel,
-        partition=method,
-        branching=branching,
-        batch_size=batch,
-        objective=objective,
-        faults=faults,
-        settings={"lease_s": 0.3},
+    split = Parallel(
+        min(data, -(-samples // (batch or 1))),
+        min(pipeline, len(model.layers)),
+        min(tensor, *(layer.outputs for layer in model.layers)) if pipeline > 1 else min(3 * tensor, model_rows(model)),
     )
+    with patch.object(fsd_core.client.job, "ROOTS", roots):
+        result = start(
+            model,
+            x,
+            workers=split.workers,
+            data_parallel=split.data,
+            pipeline_parallel=split.pipeline,
+            channel=channel,
+            partition=method,
+            branching=branching,
+            batch_size=batch,
+            objective=objective,
+            faults=faults,
+            settings={"lease_s": 0.3},
+        )
     np.testing.assert_allclose(result.output.toarray(), serial(model, x).toarray(), rtol=1e-3, atol=1e-4)
+    assert (result.parallel, result.workers) == (split.to_json(), split.workers)
+    assert result.micro_batches >= split.data
 
 
-def test_a_parent_that_has_nothing_to_wait_for_stays_until_its_children_started(start: Callable[..., Result]) -> None:
+def test_a_parent_that_has_nothing_to_wait_for_stays_until_its_children_started(
+    start: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fsd_core.client.job, "ROOTS", 1)
     model = Model((Layer(np.eye(3, dtype=np.float32), np.float32(1), "identity", None, False),))
     result = start(model, np.ones((2, 3)), branching=1, faults="late=1,seed=1", timeout=30.0)
     assert result.output.toarray().tolist() == [[2, 2, 2], [2, 2, 2]]
@@ -155,6 +182,23 @@ def test_a_killed_worker_ends_the_run_with_its_name(start: Callable[..., Result]
     assert caught.value.rank == victim
     assert caught.value.code is Code.UNAVAILABLE
     nothing_left(store, pids)
+
+
+def test_a_stage_does_not_wait_for_the_next_one(start: Callable[..., Result], store: Store, model: Model, inputs: Any) -> None:
+    """The second stage is stopped until the first one has sent all of its micro-batches."""
+
+    def hold() -> None:
+        pid = claims(store, 2)[1]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: len([key for key in store.keys("") if "/run/x/" in key and key.endswith("/0")]) == 4)
+        os.kill(pid, signal.SIGCONT)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    result = start(workers=2, pipeline_parallel=2, batch_size=15, channel="object", faults="throttle=.3,seed=1")
+    holder.join()
+    assert result.micro_batches == 4
+    np.testing.assert_allclose(result.output.toarray(), serial(model, inputs).toarray(), rtol=1e-4, atol=1e-4)
 
 
 def test_the_layer_of_a_death_is_named(start: Callable[..., Result], store: Store) -> None:
@@ -218,7 +262,7 @@ def test_a_function_over_its_time_is_named(start: Callable[..., Result], store: 
 def test_damaged_content_is_named_and_staged_again(start: Callable[..., Result], store: Store, kind: str, damage: str) -> None:
     first = start()
     found = {key: store.get(key) for key in store.keys("") if is_content(key) and not key.endswith("manifest")}
-    whole = {key: data for key, data in found.items() if data.startswith(b"FSDshrd2") == (kind == "shard")}
+    whole = {key: data for key, data in found.items() if data.startswith(b"FSDshrd3") == (kind == "shard")}
     for key, data in whole.items():
         if damage == "gone":
             store.delete([key])
@@ -233,7 +277,7 @@ def test_damaged_content_is_named_and_staged_again(start: Callable[..., Result],
 
 def test_content_that_is_damaged_again_ends_the_run(start: Callable[..., Result], store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     start()
-    (key, data) = next((key, data) for key in store.keys("") if (data := store.get(key)).startswith(b"FSDshrd2"))
+    (key, data) = next((key, data) for key in store.keys("") if (data := store.get(key)).startswith(b"FSDshrd3"))
     store.put(key, data[:-1] + bytes([data[-1] ^ 1]))
     monkeypatch.setattr(fsd_core.client.stage, "forget", lambda store, key: None)  # the damaged shard stays, as if it were damaged again
     with (

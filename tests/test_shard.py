@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fsd_core import run
 from fsd_core.errors import RunFailed
 from fsd_core.kernel import Block
 from fsd_core.model import Model, radixnet
 from fsd_core.model.activation import activate
+from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
 from fsd_core.partition import ExchangePlan, partition
 from fsd_core.protocol.shard import LayerShard, ShardReader, build
@@ -32,16 +35,20 @@ def test_the_ranks_together_compute_the_serial_answer(model: Model, data: st.Dat
     parts = partition(model, workers, data.draw(st.sampled_from(["random", "block"])), 3)
     plan = ExchangePlan(model, parts)
     x = some_inputs(model, 5)
-    shards = [layers(build(model, parts, plan, rank))[1] for rank in range(workers)]
+    shards = [{layer.number: layer for layer in layers(build(model, parts, plan, rank))[1]} for rank in range(workers)]
     held = [
         Block(np.hstack([np.zeros((len(ids), 1)), x.toarray().T[ids]]).astype(np.float32), np.arange(5, dtype=np.int32), 5)
         for ids in map(plan.inputs, range(workers))
     ]
-    for number in range(len(model.layers)):
-        sent = {(rank, target): held[rank].values[rows] for rank in range(workers) for target, rows in shards[rank][number].sends}
+    for number in range(1, len(model.layers) + 1):
+        now = [shards[rank].get(number) for rank in range(workers)]  # `None`: the rank has no part in this layer
+        sent = {(rank, target): held[rank].values[rows] for rank, layer in enumerate(now) if layer for target, rows in layer.sends}
         after = []
         for rank in range(workers):
-            layer = shards[rank][number]
+            layer = now[rank]
+            if layer is None or not layer.rows:
+                after.append(Block(np.zeros((0, 6), np.float32), held[0].live, 5))
+                continue
             values = held[rank].values
             z = layer.local.multiply(values if layer.own is None else values[layer.own])
             if layer.remote is not None:
@@ -82,3 +89,31 @@ def test_damage_names_the_layer_and_reads_are_few() -> None:
         layers(good[:100])
     with pytest.raises(RunFailed, match="the shard is damaged"):
         layers(good[: len(good) // 2])
+
+
+def test_a_kept_shard_is_read_and_prepared_once() -> None:
+    model = radixnet(1024, 12)
+    parts = partition(model, 2, "block")
+    data = build(model, parts, ExchangePlan(model, parts), 0)
+    asked = []
+
+    def read(key: str, start: int, end: int) -> bytes:
+        asked.append((start, end))
+        return data[start:end]
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = ShardReader("k", read, pool, keep=True)
+        first = list(reader)
+        requests = len(asked)
+        assert all(one is other for one, other in zip(first, reader, strict=True))
+    assert len(asked) == requests
+
+
+def test_a_pipeline_reads_each_shard_once_for_all_micro_batches(tmp_path: Path) -> None:
+    model, x = radixnet(1024, 12), open_inputs("random:64:0.4:1", 1024)
+
+    def read(batch_size: int) -> int:
+        options = {"pipeline_parallel": 4, "channel": "queue", "batch_size": batch_size, "home": tmp_path, "timeout": 60.0}
+        return run(model, x, settings={"root": str(tmp_path / "root")}, **options).meter["object_bytes_read"]  # type: ignore[arg-type]
+
+    assert read(4) < 1.2 * read(64)

@@ -135,7 +135,7 @@ def interrupted(command: Command, number: int) -> str:
         (["destroy"], "call fsd_local.provision:LocalProvisioner.destroy", TERM),
         (["gc"], "call fsd_core.client.garbage:collect_garbage", HUP),
         (["clean"], "call fsd_core.client.garbage:clean", INT),
-        (["demo"], "call fsd_core.demo:_gradients", TERM),
+        (["demo"], "call fsd_core.demo.training:_gradients", TERM),
         (["compare", *NET, "--providers", "local", "--workers", "1", "--channels", "object"], "call fsd_core.report.compare:_agree", INT),
         (
             ["conformance", "--provider", "local", "-k", "Object"],

@@ -13,7 +13,8 @@ from typing import Literal
 import attrs
 import pytest
 
-import fsd_core.client.inference
+import fsd_core.client.apps
+import fsd_core.client.job
 from fsd_core import run
 from fsd_core.driver import Code, Failure, Failures
 from fsd_core.errors import RunFailed
@@ -34,10 +35,13 @@ from waiting import claims
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="launcher_functions looks for processes in /proc")
 
 
-@pytest.mark.parametrize(("channel", "victim"), [("queue", 2), ("object", 1), ("queue", 0)])
-def test_the_launcher_of_a_function_reports_its_death(tmp_path: Path, channel: str, victim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("channel", "victim", "roots"), [("queue", 2, 1), ("object", 1, 1), ("queue", 0, 1), ("queue", 2, 3)])
+def test_the_launcher_of_a_function_reports_its_death(
+    tmp_path: Path, channel: str, victim: int, roots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fsd_core.client.job, "ROOTS", roots)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.setattr(fsd_core.client.inference, "find", lambda name: LauncherProvider())
+    monkeypatch.setattr(fsd_core.client.apps, "find", lambda name: LauncherProvider())
     table = {"root": str(tmp_path / "root")}
     resources = PROVIDER.provisioner(table).ensure("fsd", 3, 1)
     store = Store(PROVIDER.objects(resources), Retry(time.time() + 600, Meter()))
@@ -50,7 +54,7 @@ def test_the_launcher_of_a_function_reports_its_death(tmp_path: Path, channel: s
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(RunFailed, match="its connection closed") as caught:  # a chain: each rank launches the next
+    with pytest.raises(RunFailed, match="its connection closed") as caught:  # from the last root on a chain: each rank launches the next
         run(
             radixnet(1024, 24), open_inputs("random:40:0.4:1", 1024), settings=table, home=tmp_path, workers=3, branching=1,
             channel=channel, partition="block", timeout=60.0, faults="delay=200ms,throttle=.5,seed=1",

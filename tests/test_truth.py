@@ -70,6 +70,26 @@ def test_eight_workers(tmp_path: Path, channel: str, method: str) -> None:
     check(tmp_path, workers=8, channel=channel, partition=published(tmp_path) if method == "published" else method)
 
 
+SPLITS = {"1x8x1": (1, 8, 1), "2x4x1": (2, 4, 1), "2x2x2": (2, 2, 2), "1x2x4": (1, 2, 4)}
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+@pytest.mark.parametrize("split", SPLITS.values(), ids=list(SPLITS))
+@pytest.mark.parametrize("batch_size", [None, 50])
+def test_replicas_stages_and_ranks_of_a_stage(tmp_path: Path, channel: str, split: tuple[int, int, int], batch_size: int | None) -> None:
+    data, pipeline, tensor = split
+    faults = FAULTS if batch_size else None
+    check(
+        tmp_path,
+        data_parallel=data,
+        pipeline_parallel=pipeline,
+        tensor_parallel=tensor,
+        channel=channel,
+        batch_size=batch_size,
+        faults=faults,
+    )
+
+
 @pytest.mark.parametrize("workers", [1, 3, 20])
 def test_other_numbers_of_workers(tmp_path: Path, workers: int) -> None:
     check(tmp_path, workers=workers)

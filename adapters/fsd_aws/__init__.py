@@ -11,28 +11,22 @@ from collections.abc import Mapping
 from fsd_aws.variables import RESOURCES
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
 from fsd_core.providers.addresses import address, elsewhere
-from fsd_core.providers.environment import from_environment
+from fsd_core.providers.base import BaseProvider
 
 __all__ = ["PROVIDER", "AwsProvider"]
 
 
-class AwsProvider:
+class AwsProvider(BaseProvider):
     """Implements `fsd_core.driver.Provider`."""
 
     name = "aws"
+    variable = RESOURCES
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
         """A provisioner of apps on AWS. ``settings``: the table ``[aws]``, see `fsd_aws.settings`. Raises `InputError`."""
         from fsd_aws.provision import AwsProvisioner
 
         return AwsProvisioner(settings, self)
-
-    def attach(self, app: str) -> Resources:
-        """The resources of ``app``, from this process's environment. Raises `InputError` unless the process is a function of ``app``."""
-        return from_environment(RESOURCES, app)
-
-    def admit(self, resources: Resources, workers: int) -> None:
-        """Accept any number of workers: SNS limits the messages per second, not the connections."""
 
     def messages(self, resources: Resources, slot: int) -> MessageDriver:
         """A driver of the queues of one slot."""

@@ -6,11 +6,11 @@ from botocore import exceptions as sdk
 from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
-from fsd_core.driver import Code, Refused
-from fsd_core.providers.advice import advise
-from fsd_core.providers.http_codes import http_code
+from fsd_core.driver import Code
+from fsd_core.providers.advice import CLOCK, PROXY, advise
+from fsd_core.providers.codes import Codes, http_code
 
-__all__ = ["advice", "classify", "entry_code"]
+__all__ = ["advice", "classify", "entry_code", "status"]
 
 _NAMES = {
     Code.THROTTLED: """Throttling ThrottlingException Throttled ThrottledException RequestThrottled RequestThrottledException
@@ -22,7 +22,8 @@ _NAMES = {
         QueueDoesNotExist AWS.SimpleQueueService.NonExistentQueue NonExistentQueue ResourceNotFound ResourceNotFoundException
         TopicNotFound NoSuchLifecycleConfiguration NoSuchTagSet""",
     Code.ALREADY_EXISTS: """PreconditionFailed BucketAlreadyExists BucketAlreadyOwnedByYou EntityAlreadyExists
-        ResourceAlreadyExistsException QueueAlreadyExists QueueNameExists""",  # 412: a PutObject with If-None-Match of a key that exists
+        ResourceAlreadyExistsException QueueAlreadyExists QueueNameExists
+        BucketNotEmpty""",  # PreconditionFailed: a PutObject with If-None-Match of a key that exists
     Code.DENIED: """ExpiredToken ExpiredTokenException TokenRefreshRequired InvalidClientTokenId InvalidAccessKeyId InvalidToken
         UnrecognizedClientException SignatureDoesNotMatch InvalidSignatureException RequestTimeTooSkewed RequestExpired
         MissingAuthenticationToken MissingAuthenticationTokenException NotAuthorized AuthorizationError AuthorizationErrorException
@@ -47,8 +48,7 @@ _NAMES = {
         MethodNotAllowed MalformedPolicy MalformedPolicyDocument KMSDisabled KMSDisabledException KMSInvalidState
         KMSInvalidStateException KMSNotFound KMSNotFoundException""",
 }
-_CODES = {name: code for code, names in _NAMES.items() for name in names.split()}
-_EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Code], ...] = (  # the first match counts
+_EXCEPTIONS = (  # the first match counts
     ((sdk.NoCredentialsError, sdk.PartialCredentialsError, sdk.CredentialRetrievalError, sdk.NoAuthTokenError), Code.DENIED),
     ((sdk.TokenRetrievalError, sdk.SSOError, sdk.ProfileNotFound, sdk.UnauthorizedSSOTokenError), Code.DENIED),
     ((sdk.HTTPClientError, sdk.ConnectionError, sdk.IncompleteReadError, sdk.ResponseStreamingError), Code.UNAVAILABLE),
@@ -57,6 +57,7 @@ _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], 
     (sdk.EndpointResolutionError, Code.INVALID),
     ((ConnectionError, TimeoutError, ResponseParserError, sdk.MetadataRetrievalError), Code.UNAVAILABLE),
 )
+_CODES = Codes(_NAMES, _EXCEPTIONS)
 
 
 def entry_code(name: str, sender_fault: bool = False, status: int = 0) -> Code:
@@ -65,8 +66,8 @@ def entry_code(name: str, sender_fault: bool = False, status: int = 0) -> Code:
     ``sender_fault``: the entry's field SenderFault; ``status``: the HTTP status of a call. Both matter for unknown error codes only.
     """
     name = name.partition(":")[0]
-    if name in _CODES:
-        return _CODES[name]
+    if code := _CODES.word(name):
+        return code
     if "AccessDenied" in name:
         return Code.DENIED
     if "Throttl" in name:
@@ -76,12 +77,14 @@ def entry_code(name: str, sender_fault: bool = False, status: int = 0) -> Code:
 
 def classify(error: BaseException) -> Code:
     """The `Code` of an error that a driver of this provider raised; UNKNOWN for any other exception."""
-    if isinstance(error, Refused):
-        return error.code
     if isinstance(error, ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return entry_code(str(error.response.get("Error", {}).get("Code", "")), status=status)
-    return next((code for kinds, code in _EXCEPTIONS if isinstance(error, kinds)), Code.UNKNOWN)
+        return entry_code(str(error.response.get("Error", {}).get("Code", "")), status=status(error))
+    return _CODES.error(error)
+
+
+def status(error: BaseException) -> int:
+    """The HTTP status of an answer that the SDK raised as ``error``; 0 for any other exception."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) if isinstance(error, ClientError) else 0
 
 
 _ADVICE = (  # a pattern of an error's text, and what to do; the first match counts
@@ -96,10 +99,7 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
         r"InvalidConfigError|ConfigParseError|ConfigNotFound|UnknownCredentialError|InfiniteLoopConfigError",
         "repair the file of AWS_CONFIG_FILE (~/.aws/config) or AWS_SHARED_CREDENTIALS_FILE (~/.aws/credentials)",
     ),
-    (
-        r"ProxyConnectionError",
-        "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached: set another proxy, or NO_PROXY",
-    ),
+    (r"ProxyConnectionError", PROXY),
     (
         r"ProfileNotFound",
         "AWS_PROFILE names a profile that 'aws configure list-profiles' does not list: set another, or unset it",
@@ -108,10 +108,7 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
         r"ExpiredToken(Exception)?|TokenRefreshRequired|RequestExpired|TokenRetrievalError|\w*SSOToken\w*",
         "the AWS credentials expired: get new ones ('aws sso login', or the way you got these) and run again",
     ),
-    (
-        r"RequestTimeTooSkewed|Signature expired|Signature not yet current",
-        "this machine's clock is wrong by more than 5 minutes: set it ('timedatectl set-ntp true')",
-    ),
+    (r"RequestTimeTooSkewed|Signature expired|Signature not yet current", CLOCK),
     (
         r"InvalidClientTokenId|InvalidAccessKeyId|UnrecognizedClientException|InvalidToken",
         "AWS does not know these credentials: check them with 'aws sts get-caller-identity'",

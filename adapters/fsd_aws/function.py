@@ -13,11 +13,12 @@ from typing import Any
 from fsd_aws import policy
 from fsd_aws.api import Api
 from fsd_aws.names import Names
-from fsd_aws.package import HANDLER, Package
+from fsd_aws.package import HANDLER
 from fsd_aws.variables import RESOURCES
 from fsd_core.driver import Code, Resources
-from fsd_core.errors import DriverError, InputError
-from fsd_core.providers.environment import from_record, to_environment
+from fsd_core.errors import DriverError
+from fsd_core.providers.environment import foreign, from_record, to_environment
+from fsd_core.providers.package import Package
 
 __all__ = ["create", "guard", "make_log_group", "make_role", "read", "remove", "remove_around", "set_policy", "update"]
 
@@ -45,7 +46,7 @@ def make_role(api: Api, app: str, role: str) -> str:
     )
     found = made or api.call("iam", "get_role", RoleName=role)
     if made is None and tags[0] not in found["Role"].get("Tags", ()):
-        raise InputError(f"app {app!r}: a role {role} is there that fsd did not make; choose another app, or name a role in [aws] role")
+        raise foreign(app, f"a role {role}", "name a role in [aws] role")
     return str(found["Role"]["Arn"])
 
 

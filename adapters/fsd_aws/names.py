@@ -20,38 +20,19 @@ Each slot has its own topics, so one publish reaches up to 200 ranks, and adding
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-import secrets
 from collections.abc import Iterator
 
 import attrs
 
 from fsd_core.driver import Resources
+from fsd_core.providers.names import queue_name, shortened
 
-__all__ = [
-    "BODY",
-    "TARGET",
-    "Names",
-    "bucket",
-    "filter_policy",
-    "function",
-    "new_generation",
-    "ranks_per_topic",
-    "role",
-    "target",
-    "url_prefix",
-]
+__all__ = ["BODY", "TARGET", "Names", "bucket", "filter_policy", "function", "ranks_per_topic", "role", "target", "url_prefix"]
 
 TARGET = "target"  # a String attribute of messages: subscriptions filter by it
 BODY = "body"  # a Binary attribute: it carries the body where names["body"] is binary
 _BUCKET_CHARS = 63
-
-
-def new_generation() -> str:
-    """A new random generation."""
-    return secrets.token_hex(4)
 
 
 def target(slot: int, rank: int) -> str:
@@ -71,10 +52,7 @@ def ranks_per_topic(message_kb: int) -> int:
 
 def bucket(app: str, account: str, region: str) -> str:
     """The default name of the app's bucket, at most 63 characters: a long app name is cut, and a hash is appended."""
-    name, room = app, _BUCKET_CHARS - len(f"fsd--{account}-{region}")
-    if len(name) > room:
-        name = f"{app[: room - 7].rstrip('-')}-{hashlib.sha256(app.encode()).hexdigest()[:6]}"
-    return f"fsd-{name}-{account}-{region}"
+    return f"fsd-{shortened(app, _BUCKET_CHARS - len(f'fsd--{account}-{region}'))}-{account}-{region}"
 
 
 def function(app: str) -> str:
@@ -119,7 +97,7 @@ class Names:
         )
 
     def _name(self, *parts: object) -> str:
-        return "-".join(["fsd", self.app, self.generation, *map(str, parts)])
+        return queue_name(self.app, self.generation, *parts)
 
     def arn(self, service: str, resource: str) -> str:
         """The ARN of any resource of the account in the region."""
@@ -160,14 +138,3 @@ class Names:
         """The queue of every rank of every slot."""
         for slot in range(slots):
             yield from (self.queue(slot, rank) for rank in range(ranks))
-
-
-_OWN = r"fsd-{app}-(?P<generation>[0-9a-f]{{8}})-(\d+-(\d+|t\d+)|failed|dead)"
-
-
-def generation_of(app: str, name: str) -> str | None:
-    """The generation in the name of a queue or topic of ``app``; None for the name of another app. The prefix does not decide: "fsd-a-"
-    also begins the names of an app "a-b".
-    """
-    match = re.fullmatch(_OWN.format(app=re.escape(app)), name)
-    return match["generation"] if match else None

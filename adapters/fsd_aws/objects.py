@@ -14,18 +14,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from botocore.exceptions import ClientError
-
 from fsd_aws.clients import client
-from fsd_aws.errors import classify, entry_code
+from fsd_aws.errors import classify, entry_code, status
 from fsd_aws.limits import OBJECTS
 from fsd_core.driver import Code, Page, Rejected, Resources
-from fsd_core.providers.checks import check_delete, check_put, check_range
+from fsd_core.providers.checks import check_delete, check_put
+from fsd_core.providers.http_objects import HttpObjects
 
 __all__ = ["AwsObjects"]
 
 
-class AwsObjects:
+class AwsObjects(HttpObjects):
     """Implements `fsd_core.driver.ObjectDriver` over ``names["bucket"]``."""
 
     service = "Amazon S3"
@@ -43,19 +42,15 @@ class AwsObjects:
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         self._s3.put_object(Bucket=self._bucket, Key=key, Body=body if isinstance(body, bytes | bytearray) else bytes(body), **condition)
 
-    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes [start, end) of the object, by default all. Raises `ClientError` where it does not exist."""
-        first = check_range(key, start, end)
-        empty = end is not None and end == first  # HTTP has no empty range: a request for one byte shows whether the key exists
-        last = "" if end is None else max(first, end - 1)
-        asked = {} if first == 0 and end is None else {"Range": f"bytes={first}-{last}"}
-        try:
-            body: bytes = self._s3.get_object(Bucket=self._bucket, Key=key, **asked)["Body"].read()
-        except ClientError as error:
-            if error.response["Error"]["Code"] == "InvalidRange":  # 416: the object exists and ends before ``start``
-                return b""
-            raise
-        return b"" if empty else body
+    def read(self, key: str, first: int, last: int | None) -> bytes:
+        """One GetObject, without a range for a whole object."""
+        asked = {} if first == 0 and last is None else {"Range": f"bytes={first}-{'' if last is None else last}"}
+        body: bytes = self._s3.get_object(Bucket=self._bucket, Key=key, **asked)["Body"].read()
+        return body
+
+    def status(self, error: Exception) -> int:
+        """The HTTP status of an error of S3: see `fsd_aws.errors.status`."""
+        return status(error)
 
     def list(self, prefix: str, page: str | None = None) -> Page:
         """One page of the keys with ``prefix``, in ascending order. ``page`` is S3's continuation token."""

@@ -1,16 +1,16 @@
 """Makes and removes an app: queues, topics, bucket, function, role. The settings are those of `fsd_aws.settings`.
 
-``ensure`` makes the function first, which decides the generation (`fsd_aws.function`), then the other resources. Last, it sends a test
-message to every queue and starts the function once. Only then it writes into the function's environment that they are usable: so a later
-``ensure`` completes an interrupted one.
+`fsd_core.providers.provisioning` has the course of ``ensure``. The function comes first, since that decides the generation
+(`fsd_aws.function`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
+import attrs
 from botocore import exceptions as sdk
 
 from fsd_aws import errors, function, package, policy, queues
@@ -19,31 +19,35 @@ from fsd_aws.api import Api
 from fsd_aws.clients import session
 from fsd_aws.names import Names
 from fsd_aws.objects import AwsObjects
-from fsd_aws.settings import parse
-from fsd_core.driver import Code, Provider, Resources
+from fsd_aws.settings import Settings
+from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.advice import line
-from fsd_core.providers.probes import probe_function, probe_queues
-from fsd_core.providers.provisioning import AppProvisioner
-from fsd_core.storage.store import Store
+from fsd_core.providers.names import new_generation
+from fsd_core.providers.package import Package
+from fsd_core.providers.probes import Pair
+from fsd_core.providers.provisioning import AppProvisioner, remove_store
 
 __all__ = ["AwsProvisioner"]
 
 KEPT_DAYS = 7
-_FUNCTIONS = ("code", "runtime", "memory_mb", "role")  # a change of one of these needs a new test launch of the function
 
 
-class AwsProvisioner(AppProvisioner[Api]):
+class AwsProvisioner(AppProvisioner[Api, Settings]):
     """Implements `fsd_core.driver.Provisioner`."""
 
-    def __init__(self, table: Mapping[str, object], provider: Provider) -> None:
-        self._provider = provider
-        self._settings = parse(table)
+    kind = Settings
+    recorded = ("message_kb",)
+    chosen = ("bucket", "role")
+    fixed: ClassVar = {"bucket": "[aws] bucket"}
+    queued = ("message_kb",)  # ranks have other topics
+    tried = (*AppProvisioner.tried, "role")
+    recipe = staticmethod(package.recipe)
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
         """Remove function, topics and queues, bucket, role and log group. Returns one line of text for each removed resource."""
         account = had.names["account"] if had else api.call("sts", "get_caller_identity")["Account"]
-        bucket = had.names["bucket"] if had else self._settings.bucket or naming.bucket(app, account, api.region)
+        bucket = had.names["bucket"] if had else self.settings.bucket or naming.bucket(app, account, api.region)
         removed = function.remove(api, naming.function(app))
         removed += queues.remove(api, app)
         removed += [f"bucket {bucket}"] if _remove_bucket(api, app, bucket) else []
@@ -59,9 +63,9 @@ class AwsProvisioner(AppProvisioner[Api]):
 
     def requests(self) -> Api:
         """An `Api` for the region of the settings, or of the SDK if they name none. Raises `InputError` where neither names a region."""
-        self._provider.stand_in()  # checks the variables: botocore says only "invalid endpoint"
+        self.provider.stand_in()  # checks the variables: botocore says only "invalid endpoint"
         try:
-            region = self._settings.region or os.environ.get("AWS_REGION") or session().get_config_variable("region")
+            region = self.settings.region or os.environ.get("AWS_REGION") or session().get_config_variable("region")
             if not region:
                 raise InputError("no AWS region is set: expected [aws] region in fsd.toml, AWS_REGION, or 'aws configure set region NAME'")
             session().get_partition_for_region(region)
@@ -71,71 +75,60 @@ class AwsProvisioner(AppProvisioner[Api]):
 
     def wanted(self) -> dict[str, str]:
         """The entries of `Resources.names` that follow from the settings."""
-        settings = self._settings
-        wanted = {
-            "memory_mb": str(settings.memory_mb),
-            "timeout_s": str(settings.timeout_s),
-            "concurrency": str(settings.concurrency or ""),
-            "lease_s": str(settings.lease_s),
-            "message_kb": str(settings.message_kb),
-            "runtime": settings.runtime,
-            "code": package.digest(settings.runtime) if settings.package else "installed",
-        }
-        chosen = {"bucket": settings.bucket, "role": settings.role}
-        if settings.text != "auto":
-            chosen["body"] = "text" if settings.text else "binary"
-        return wanted | {name: value for name, value in chosen.items() if value}
+        text = self.settings.text
+        return super().wanted() | ({} if text == "auto" else {"body": "text" if text else "binary"})
 
-    def make(self, api: Api, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
-        """Make role, log group, function (which decides the generation), bucket, topics, queues."""
-        settings, name, role = self._settings, naming.function(app), naming.role(app, api.region)
-        code = package.build(settings.runtime, within_s=api.left()) if settings.package else package.stub()
-        if had is None:
+    def begin(
+        self, api: Api, had: Resources, wanted: dict[str, str], code: Package, ranks: int, slots: int
+    ) -> tuple[Resources, dict[str, str]]:
+        """Make role, log group, function (which decides the generation) and bucket."""
+        app, name, role = had.app, naming.function(had.app), naming.role(had.app, api.region)
+        if not had.names:
             account = api.call("sts", "get_caller_identity")["Account"]
             new = {
                 "region": api.region,
                 "account": account,
                 "partition": session().get_partition_for_region(api.region),
-                "generation": naming.new_generation(),
+                "generation": new_generation(),
                 "queue_url_prefix": "",
                 "function": name,
                 "bucket": naming.bucket(app, account, api.region),
                 "body": "",
-                "package": str(code) if settings.package else "none",
             } | wanted
-            new["role"] = settings.role or function.make_role(api, app, role)
+            new["role"] = self.settings.role or function.make_role(api, app, role)
             function.make_log_group(api, app, name)
             had = Resources(app, 0, 0, new)
             if not function.create(api, had, code):
                 had = function.read(api, app, name) or had
             queues.remove(api, app, keep=had.names["generation"])  # queues that an interrupted destroy left
-        if had.ranks and wanted.get("bucket", had.names["bucket"]) != had.names["bucket"]:
-            raise InputError(
-                f"[aws] bucket = {wanted['bucket']!r}: app {app!r} uses {had.names['bucket']}: "
-                "expected the same bucket: set that, or destroy the app first"
-            )
-        now = dict(had.names) | wanted | {"package": str(code) if settings.package else "none"}
-        names = Names.of(Resources(app, 0, 0, now))
-        if not settings.role:
-            now["role"] = function.make_role(api, app, role)
-            function.set_policy(api, names, now["bucket"], name, role)
-        _make_bucket(api, app, now["bucket"])
-        ranks, slots = max(ranks, had.ranks), max(slots, had.slots)
-        same = had.names.get("message_kb") == now["message_kb"]  # else ranks may have other topics now, so every pair is checked
-        pairs = [(s, r) for s in range(slots) for r in range(ranks) if not (same and s < had.slots and r < had.ranks)]
-        now["queue_url_prefix"] = queues.make(api, names, pairs)
-        now["body"] = now["body"] or ("binary" if queues.takes_binary(api, Resources(app, 0, 0, now), pairs[0]) else "text")
-        probe_queues(self._provider, Resources(app, 0, 0, now), pairs, api)  # a filter policy may take 15 minutes to become active
-        changed = any(had.names.get(key) != now[key] for key in _FUNCTIONS)
-        if changed:  # "code" is written after the test launch
-            unproven = Resources(app, had.ranks, had.slots, now | {"code": ""})
-            function.update(api, unproven, None if had.names.get("code") == now["code"] else code)
-        made = Resources(app, ranks, slots, now)
-        function.guard(api, made)
-        if changed or not had.ranks:
-            probe_function(self._provider, made, api, f"log group {policy.log_group(name)}")
+        names = dict(had.names) | wanted
+        if not self.settings.role:
+            names["role"] = function.make_role(api, app, role)
+            function.set_policy(api, Names.of(Resources(app, 0, 0, names)), names["bucket"], name, role)
+        _make_bucket(api, app, names["bucket"])
+        return had, names
+
+    def make_queues(self, api: Api, resources: Resources, pairs: Sequence[Pair]) -> dict[str, str]:
+        """Make topics, queues and subscriptions, and find out whether they take binary attributes."""
+        made = {"queue_url_prefix": queues.make(api, Names.of(resources), pairs)}
+        found = attrs.evolve(resources, names={**resources.names, **made})
+        body = found.names["body"] or ("binary" if queues.takes_binary(api, found, pairs[0]) else "text")
+        return made | {"body": body}
+
+    def deploy(self, api: Api, had: Resources, unproven: Resources, code: Package, changed: bool) -> dict[str, str]:
+        """Send the function new code and settings where they changed, and set the limits of launches."""
+        if changed:
+            function.update(api, unproven, None if had.names.get("code") == code.digest else code)
+        function.guard(api, unproven)
+        return {}
+
+    def logs(self, names: Mapping[str, str]) -> str:
+        """The function's log group."""
+        return f"log group {policy.log_group(names['function'])}"
+
+    def record(self, api: Api, made: Resources, code: Package) -> None:
+        """Write the function's environment."""
         function.update(api, made)
-        return made
 
 
 def _make_bucket(api: Api, app: str, bucket: str) -> None:
@@ -182,13 +175,5 @@ def _remove_bucket(api: Api, app: str, bucket: str) -> bool:
     if not _owned(api, app, bucket):
         return False
     objects = AwsObjects(Resources(app, 0, 0, {"bucket": bucket, "region": api.region}))
-
-    def request() -> None:
-        Store(objects, api.retry).delete_prefix("")
-        api.client("s3").delete_bucket(Bucket=bucket)  # 409 if a worker that still ran wrote an object: `repeat` then deletes again
-
-    try:
-        api.repeat(f"bucket {bucket}", request)
-    finally:
-        objects.close()
+    remove_store(api, objects, f"bucket {bucket}", lambda: api.client("s3").delete_bucket(Bucket=bucket))
     return True

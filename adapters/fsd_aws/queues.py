@@ -15,9 +15,10 @@ from botocore import exceptions as sdk
 from fsd_aws import policy
 from fsd_aws.api import Api
 from fsd_aws.messages import AwsMessages
-from fsd_aws.names import Names, filter_policy, generation_of, url_prefix
+from fsd_aws.names import Names, filter_policy, url_prefix
 from fsd_core.driver import Code, Message, Resources
 from fsd_core.errors import DriverError
+from fsd_core.providers.names import outdated
 from fsd_core.providers.probes import PROBE, Pair
 
 __all__ = ["make", "remove", "takes_binary"]
@@ -114,13 +115,9 @@ def takes_binary(api: Api, resources: Resources, pair: Pair) -> bool:
 
 def remove(api: Api, app: str, keep: str | None = None) -> list[str]:
     """Remove the queues and topics of an app except those of generation ``keep``. Returns one line of text for each."""
-
-    def old(name: str) -> bool:
-        return generation_of(app, name) not in (None, keep)
-
     listed = api.pages("sqs", "list_queues", "QueueUrls", QueueNamePrefix=f"fsd-{app}-", MaxResults=1000)
-    urls = [url for url in listed if old(url.rsplit("/", 1)[1])]
-    topics = [topic["TopicArn"] for topic in api.pages("sns", "list_topics", "Topics") if old(topic["TopicArn"].rsplit(":", 1)[1])]
+    urls = [url for url in listed if outdated(app, url, keep)]
+    topics = [topic["TopicArn"] for topic in api.pages("sns", "list_topics", "Topics") if outdated(app, topic["TopicArn"], keep)]
     api.each(lambda arn: api.call("sns", "delete_topic", TopicArn=arn), topics)
     gone = api.each(lambda url: api.find("sqs", "delete_queue", QueueUrl=url), urls)  # a listing may name queues that are deleted
     removed = [f"queue {url.rsplit('/', 1)[1]}" for url, done in zip(urls, gone, strict=True) if done is not None]

@@ -19,14 +19,11 @@ FSD_AWS_PACKAGE=0 means ``package = false``.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-
 import attrs
 
-from fsd_core.common.fields import Kind, boolean, choice, integer, key, matching, read
+from fsd_core.common.fields import Kind, boolean, choice, integer, key, matching
 
-__all__ = ["RUNTIMES", "Settings", "parse"]
+__all__ = ["RUNTIMES", "Settings"]
 
 RUNTIMES = ("python3.12", "python3.13", "python3.11")
 _REGION = matching(r"[a-z]{2,}(-[a-z]+)+-\d+", "a region's name, for instance eu-west-1")
@@ -50,9 +47,3 @@ class Settings:
     message_kb: int = key(integer(256, 1024), default=256)
     runtime: str = key(choice(*RUNTIMES), default="python3.12")
     package: bool = key(boolean(), default=True)
-
-
-def parse(table: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Settings:
-    """Convert the table into `Settings`. Raises `InputError` that names the key, its value and the expected values."""
-    parsed = read(Settings, table, "[aws] ")
-    return attrs.evolve(parsed, package=False) if environ.get("FSD_AWS_PACKAGE") == "0" else parsed

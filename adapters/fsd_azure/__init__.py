@@ -13,25 +13,22 @@ from collections.abc import Mapping
 from fsd_azure.variables import RESOURCES
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
 from fsd_core.providers.addresses import elsewhere
-from fsd_core.providers.environment import from_environment
+from fsd_core.providers.base import BaseProvider
 
 __all__ = ["PROVIDER", "AzureProvider"]
 
 
-class AzureProvider:
+class AzureProvider(BaseProvider):
     """Implements `fsd_core.driver.Provider`."""
 
     name = "azure"
+    variable = RESOURCES
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
         """A provisioner of apps on Azure. ``settings``: the table ``[azure]``, see `fsd_azure.settings`. Raises `InputError`."""
         from fsd_azure.provision import AzureProvisioner
 
         return AzureProvisioner(settings, self)
-
-    def attach(self, app: str) -> Resources:
-        """The resources of ``app``, from this process's environment. Raises `InputError` unless the process is a function of ``app``."""
-        return from_environment(RESOURCES, app)
 
     def admit(self, resources: Resources, workers: int) -> None:
         """Raise `InputError` where ``workers`` need more connections than a namespace allows: each worker opens one to each queue that it

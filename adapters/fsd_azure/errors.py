@@ -12,60 +12,48 @@ from typing import TypeVar
 
 from azure.core import exceptions as sdk
 
-from fsd_core.driver import Code, Refused
-from fsd_core.providers.advice import advise
-from fsd_core.providers.http_codes import http_code
+from fsd_core.driver import Code
+from fsd_core.providers.advice import CLOCK, PROXY, advise
+from fsd_core.providers.codes import Codes
 
-__all__ = ["advice", "asking", "classify", "status_code"]
+__all__ = ["CODES", "advice", "asking", "classify"]
 
 E = TypeVar("E", bound=BaseException)
-_WORDS = {
+_WORDS = {  # error codes, AMQP conditions, and the names of classes of azure.servicebus.exceptions
     Code.THROTTLED: """ServerBusy TooManyRequests IngressExceedsAccountLimit EgressExceedsAccountLimit
         OperationsPerSecondExceedsAccountLimit SubscriptionRequestsThrottled ResourceRequestsThrottled QuotaExceeded
-        com.microsoft:server-busy amqp:resource-limit-exceeded com.microsoft:resource-limit-exceeded""",
+        com.microsoft:server-busy amqp:resource-limit-exceeded com.microsoft:resource-limit-exceeded
+        ServiceBusServerBusyError ServiceBusQuotaExceededError""",
     Code.NOT_FOUND: """BlobNotFound ContainerNotFound ResourceNotFound ResourceGroupNotFound NotFound SubscriptionNotFound
-        EntityNotFound amqp:not-found com.microsoft:entity-not-found com.microsoft:message-not-found""",
+        EntityNotFound amqp:not-found com.microsoft:entity-not-found com.microsoft:message-not-found
+        MessagingEntityNotFoundError MessageNotFoundError""",
     Code.ALREADY_EXISTS: """BlobAlreadyExists ContainerAlreadyExists ResourceAlreadyExists EntityAlreadyExists ConditionNotMet
-        com.microsoft:entity-already-exists""",  # 409 or 412: a put with if_absent of a key that exists
+        com.microsoft:entity-already-exists MessagingEntityAlreadyExistsError""",  # 409 or 412: a put with if_absent of a key that exists
     Code.DENIED: """AuthenticationFailed AuthorizationFailed AuthorizationFailure AuthorizationPermissionMismatch
         AuthorizationSourceIPMismatch AuthorizationProtocolMismatch InvalidAuthenticationInfo InvalidAuthenticationToken
         InvalidAuthenticationTokenTenant NoAuthenticationInformation ExpiredAuthenticationToken InsufficientAccountPermissions
         AccountIsDisabled KeyBasedAuthenticationNotPermitted PublicAccessNotPermitted LinkedAuthorizationFailed
-        amqp:unauthorized-access com.microsoft:auth-failed""",
+        amqp:unauthorized-access com.microsoft:auth-failed ServiceBusAuthorizationError""",
     Code.UNAVAILABLE: """InternalError InternalServerError OperationTimedOut ContainerBeingDeleted ContainerDisabled ServiceUnavailable
         GatewayTimeout RequestTimeout ResourceGroupBeingDeleted AnotherOperationInProgress Conflict Md5Mismatch IncompleteBody
         com.microsoft:timeout com.microsoft:container-close com.microsoft:entity-disabled com.microsoft:operation-cancelled
         amqp:internal-error amqp:connection:forced amqp:connection:framing-error amqp:link:detach-forced
         amqp:link:transfer-limit-exceeded amqp:link:stolen amqp:link:redirect amqp:session:window-violation
-        amqp:socket-error amqp:unknown-error amqp:client-error""",
-    Code.TOO_LARGE: "RequestBodyTooLarge PayloadTooLarge amqp:link:message-size-exceeded amqp:frame-size-too-small",
+        amqp:socket-error amqp:unknown-error amqp:client-error MessagingEntityDisabledError OperationTimeoutError
+        ServiceBusCommunicationError""",
+    Code.TOO_LARGE: """RequestBodyTooLarge PayloadTooLarge amqp:link:message-size-exceeded amqp:frame-size-too-small
+        MessageSizeExceededError""",
     Code.INVALID: """InvalidInput InvalidHeaderValue InvalidQueryParameterValue InvalidRange InvalidUri InvalidResourceName
         InvalidTemplate InvalidRequestContent InvalidParameter OutOfRangeInput OutOfRangeQueryParameterValue UnsupportedHeader
         MissingRequiredHeader BadRequest amqp:not-allowed amqp:not-implemented amqp:invalid-field amqp:decode-error
         com.microsoft:argument-error com.microsoft:argument-out-of-range""",
-    Code.PRECONDITION: "LeaseIdMissing LeaseLost amqp:precondition-failed amqp:illegal-state com.microsoft:message-lock-lost",
+    Code.PRECONDITION: """LeaseIdMissing LeaseLost amqp:precondition-failed amqp:illegal-state com.microsoft:message-lock-lost
+        MessageLockLostError SessionLockLostError MessageAlreadySettled""",
 }
-_CODES = {word: code for code, words in _WORDS.items() for word in words.split()}
 _CONDITION = re.compile(r"\b((?:amqp|com\.microsoft):[a-z:-]+[a-z])")
 _WAIT = re.compile(r"[Ww]ait (\d{1,3}) seconds")
-_STATUS = {410: Code.NOT_FOUND, 412: Code.ALREADY_EXISTS}  # in addition to `http_code`; 412: a put with if_absent of a key that exists
-_NAMES = {  # classes of azure.servicebus.exceptions
-    "ServiceBusServerBusyError": Code.THROTTLED,
-    "ServiceBusQuotaExceededError": Code.THROTTLED,
-    "MessagingEntityNotFoundError": Code.NOT_FOUND,
-    "MessageNotFoundError": Code.NOT_FOUND,
-    "MessagingEntityAlreadyExistsError": Code.ALREADY_EXISTS,
-    "ServiceBusAuthorizationError": Code.DENIED,
-    "MessageSizeExceededError": Code.TOO_LARGE,
-    "MessageLockLostError": Code.PRECONDITION,
-    "SessionLockLostError": Code.PRECONDITION,
-    "MessageAlreadySettled": Code.PRECONDITION,
-    "MessagingEntityDisabledError": Code.UNAVAILABLE,
-    "OperationTimeoutError": Code.UNAVAILABLE,
-    "ServiceBusConnectionError": Code.UNAVAILABLE,
-    "ServiceBusCommunicationError": Code.UNAVAILABLE,
-}
-_EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Code], ...] = (  # the first match counts
+_STATUS = {410: Code.NOT_FOUND, 412: Code.ALREADY_EXISTS}  # 412: a put with if_absent of a key that exists
+_EXCEPTIONS = (  # the first match counts
     (sdk.ClientAuthenticationError, Code.DENIED),
     (sdk.ResourceNotFoundError, Code.NOT_FOUND),
     (sdk.ResourceExistsError, Code.ALREADY_EXISTS),
@@ -73,11 +61,7 @@ _EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], 
     ((sdk.ServiceRequestError, sdk.ServiceResponseError, sdk.IncompleteReadError, sdk.DecodeError), Code.UNAVAILABLE),
     ((ConnectionError, TimeoutError, CancelledError), Code.UNAVAILABLE),
 )
-
-
-def status_code(status: int, word: str = "") -> Code:
-    """The code of an HTTP answer, to a whole request or to one part of a batch. ``word``: the service's error code."""
-    return _CODES.get(word) or _STATUS.get(status) or http_code(status)
+CODES = Codes(_WORDS, _EXCEPTIONS, _STATUS)
 
 
 def asking(error: E) -> E:
@@ -97,29 +81,29 @@ def asking(error: E) -> E:
 
 def classify(error: BaseException) -> Code:
     """The `Code` of an error that a driver of this provider raised; UNKNOWN for any other exception."""
-    if isinstance(error, Refused):
-        return error.code
     if isinstance(error, sdk.HttpResponseError):
         word = getattr(error, "error_code", None) or getattr(error.error, "code", None) or ""
-        if (code := status_code(error.status_code or 0, str(getattr(word, "value", word)))) is not Code.UNKNOWN:
+        if (code := CODES.answer(error.status_code or 0, str(getattr(word, "value", word)))) is not Code.UNKNOWN:
             return code
         if type(error) is sdk.HttpResponseError and error.inner_exception is not None:  # the connection ended within a body
             return classify(error.inner_exception)
     if type(error).__module__.startswith("azure.servicebus"):
         return _service_bus(error)
-    return next((code for kinds, code in _EXCEPTIONS if isinstance(error, kinds)), Code.UNKNOWN)
+    return CODES.error(error)
 
 
 def _service_bus(error: BaseException) -> Code:
-    """The AMQP condition counts before the class: one class covers every reason for the end of a link or connection."""
+    """The class counts first, then the AMQP condition: some classes, which the table leaves out, cover every reason for the end of a link
+    or connection.
+    """
     name = type(error).__name__
     if name == "ServiceBusAuthenticationError":
         return _authentication(error)
-    if name in _NAMES and name != "ServiceBusConnectionError":
-        return _NAMES[name]
+    if code := CODES.word(name):
+        return code
     for condition in _CONDITION.findall(str(error)):
-        if condition in _CODES:
-            return _CODES[condition]
+        if code := CODES.word(condition):
+            return code
     inner = getattr(error, "inner_exception", None)  # an error outside AMQP, of credentials for instance, is wrapped
     if inner is not None and not type(inner).__module__.startswith("azure.servicebus"):
         return classify(inner)
@@ -138,18 +122,15 @@ def _authentication(error: BaseException) -> Code:
     Without an answer the link for tokens broke, or its token expired: the next link sends a new token.
     """
     if status := _token_status(error):
-        code = status_code(status)
+        code = CODES.answer(status)
         return code if code is not Code.UNKNOWN else Code.DENIED
-    denied = any(_CODES.get(condition) is Code.DENIED for condition in _CONDITION.findall(str(error)))
+    denied = any(CODES.word(condition) is Code.DENIED for condition in _CONDITION.findall(str(error)))
     return Code.DENIED if denied or getattr(error, "inner_exception", None) is None else Code.UNAVAILABLE
 
 
 _ADVICE = (  # a pattern of an error's text, and what to do; the first match counts
-    (r"ProxyError|Unable to connect to proxy", "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached: set another proxy, or NO_PROXY"),
-    (
-        r"AADSTS700024|AADSTS500133|not within its valid time range|token is not yet valid|Signature not valid in the specified time",
-        "this machine's clock is wrong by more than 5 minutes: set it ('timedatectl set-ntp true')",
-    ),
+    (r"ProxyError|Unable to connect to proxy", PROXY),
+    (r"AADSTS700024|AADSTS500133|not within its valid time range|token is not yet valid|Signature not valid in the specified time", CLOCK),
     (
         r"AADSTS(7000215|7000222|700016|700027|90002|900021|900023)",
         "AZURE_TENANT_ID, AZURE_CLIENT_ID and the secret or certificate do not belong together, or the secret expired: check each",

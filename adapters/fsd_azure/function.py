@@ -20,7 +20,7 @@ from fsd_azure import names as naming
 from fsd_azure.variables import KEY, RESOURCES
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
-from fsd_core.providers.environment import from_record, to_environment
+from fsd_core.providers.environment import foreign, from_record, to_environment
 
 if TYPE_CHECKING:
     from fsd_azure.api import Api
@@ -70,9 +70,9 @@ def read(api: Api, app: str) -> Resources | None:
     return None if settings is None else from_record(settings.get(RESOURCES), app, f"a function app {_name(api, app)}")
 
 
-def write(api: Api, resources: Resources, secret: str) -> None:
-    """Write ``resources`` and the function app's key ``secret`` into its settings. Other settings stay. Azure restarts the instances."""
-    settings = (_settings(api, resources.app) or {}) | _own(resources) | {KEY: secret}
+def write(api: Api, resources: Resources) -> None:
+    """Write ``resources`` and the function app's present key into its settings. Other settings stay. Azure restarts the instances."""
+    settings = (_settings(api, resources.app) or {}) | _own(resources) | {KEY: key(api, resources.app)}
     api.call("PUT", f"{_site(api, resources.app)}/config/appsettings", {"properties": settings})
 
 
@@ -87,7 +87,7 @@ def create(api: Api, resources: Resources) -> dict[str, Any]:
     new = api.find(site) is None
     if new:
         if (found := api.find(plan)) and not api.owns(found, resources.app):
-            raise InputError(f"app {resources.app!r}: a plan {names['function']} is there that fsd did not make; choose another app")
+            raise foreign(resources.app, f"a plan {names['function']}")
         sku = {"name": "FC1", "tier": "FlexConsumption"}
         reserved = {"reserved": True}  # this is how Azure spells Linux
         api.put(plan, {"location": names["region"], "kind": "functionapp", "tags": tags, "sku": sku, "properties": reserved})

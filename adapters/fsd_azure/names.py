@@ -23,26 +23,19 @@ Rank r uses namespace r modulo the number of namespaces, since a namespace of th
 
 from __future__ import annotations
 
-import hashlib
 import re
-import secrets
 from collections.abc import Iterator
 
 import attrs
 
 from fsd_core.driver import Resources
+from fsd_core.providers.names import MARK_CHARS, mark, queue_name
 
-__all__ = ["Names", "container", "function", "generation_of", "namespace", "new_generation", "resource_group", "storage_account"]
+__all__ = ["Names", "container", "function", "namespace", "resource_group", "storage_account"]
 
 _NAMESPACE_CHARS = 50  # letters, digits and hyphens, a letter first; it must not end in -sb or -mgmt
 _ACCOUNT_CHARS = 24  # letters and digits only
 _FUNCTION_CHARS = 60
-_MARK_CHARS = 6
-
-
-def new_generation() -> str:
-    """A new random generation."""
-    return secrets.token_hex(4)
 
 
 def resource_group(app: str) -> str:
@@ -63,7 +56,7 @@ def function(app: str, subscription: str, group: str) -> str:
 def container(app: str) -> str:
     """The name of the app's container. Azure allows no two hyphens in a row, so they are replaced and a hash is appended."""
     single = re.sub("-+", "-", app)
-    return f"fsd-{app}" if single == app else f"fsd-{single}-{hashlib.sha256(app.encode()).hexdigest()[:_MARK_CHARS]}"
+    return f"fsd-{app}" if single == app else f"fsd-{single}-{mark(app)}"
 
 
 def storage_account(app: str, subscription: str, group: str) -> str:
@@ -73,9 +66,9 @@ def storage_account(app: str, subscription: str, group: str) -> str:
 
 def _unique(app: str, subscription: str, group: str, max_chars: int, between: str) -> str:
     """ "fsd", the app's name, cut where ``max_chars`` requires, and a hash of subscription, group and app."""
-    mark = hashlib.sha256(f"{subscription.lower()}/{group.lower()}/{app}".encode()).hexdigest()[:_MARK_CHARS]
-    room = max_chars - len("fsd") - 2 * len(between) - _MARK_CHARS
-    return f"fsd{between}{app.replace('-', between)[:room].rstrip('-')}{between}{mark}"
+    room = max_chars - len("fsd") - 2 * len(between) - MARK_CHARS
+    end = mark(f"{subscription.lower()}/{group.lower()}/{app}")
+    return f"fsd{between}{app.replace('-', between)[:room].rstrip('-')}{between}{end}"
 
 
 @attrs.frozen
@@ -97,17 +90,9 @@ class Names:
 
     def queue(self, slot: int, rank: int) -> str:
         """The queue of a rank."""
-        return f"fsd-{self.app}-{self.generation}-{slot}-{rank}"
+        return queue_name(self.app, self.generation, slot, rank)
 
     def queues(self, ranks: int, slots: int) -> Iterator[tuple[int, str]]:
         """The namespace's number and the queue of every rank of every slot."""
         for slot in range(slots):
             yield from ((self.shard(rank), self.queue(slot, rank)) for rank in range(ranks))
-
-
-def generation_of(app: str, name: str) -> str | None:
-    """The generation in the name of a queue of ``app``; None for the name of another app. The prefix does not decide: "fsd-a-" also begins
-    the names of an app "a-b".
-    """
-    match = re.fullmatch(rf"fsd-{re.escape(app)}-([0-9a-f]{{8}})-\d+-\d+", name)
-    return match[1] if match else None

@@ -12,15 +12,16 @@ from typing import Any
 from azure.core.exceptions import HttpResponseError
 
 from fsd_azure.clients import container
-from fsd_azure.errors import classify, status_code
+from fsd_azure.errors import CODES, classify
 from fsd_azure.limits import OBJECTS
 from fsd_core.driver import Code, Page, Rejected, Resources
-from fsd_core.providers.checks import check_delete, check_put, check_range
+from fsd_core.providers.checks import check_delete, check_put
+from fsd_core.providers.http_objects import HttpObjects
 
 __all__ = ["AzureObjects"]
 
 
-class AzureObjects:
+class AzureObjects(HttpObjects):
     """Implements `fsd_core.driver.ObjectDriver` over ``names["container"]``."""
 
     service = "Blob Storage"
@@ -34,18 +35,14 @@ class AzureObjects:
         check_put(self.limits, key, body)
         self._container.upload_blob(key, body if isinstance(body, bytes) else bytes(body), overwrite=not if_absent)
 
-    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes [start, end) of the object. If a body is cut off, the SDK requests it twice more; no option turns this off."""
-        first = check_range(key, start, end)
-        empty = end is not None and end == first  # HTTP has no empty range: a request for one byte shows whether the key exists
-        length = None if end is None else max(1, end - first)
-        try:
-            body: bytes = self._container.download_blob(key, first, length).readall()
-        except HttpResponseError as error:
-            if error.status_code == 416:  # the object exists and ends before ``start``
-                return b""
-            raise
-        return b"" if empty else body
+    def read(self, key: str, first: int, last: int | None) -> bytes:
+        """One Get Blob. If a body is cut off, the SDK requests it twice more; no option turns this off."""
+        body: bytes = self._container.download_blob(key, first, None if last is None else last - first + 1).readall()
+        return body
+
+    def status(self, error: Exception) -> int | None:
+        """The HTTP status that Blob Storage answered."""
+        return error.status_code if isinstance(error, HttpResponseError) else None
 
     def list(self, prefix: str, page: str | None = None) -> Page:
         """One page of the keys with ``prefix``, in ascending order. ``page`` is Blob Storage's marker."""
@@ -58,7 +55,7 @@ class AzureObjects:
         check_delete(self.limits, keys)
         answers = self._container.delete_blobs(*keys, raise_on_any_failure=False)
         return [
-            Rejected(number, status_code(answer.status_code, word), f"{keys[number]}: {answer.status_code} {word or answer.reason}")
+            Rejected(number, CODES.answer(answer.status_code, word), f"{keys[number]}: {answer.status_code} {word or answer.reason}")
             for number, answer in enumerate(answers)
             if not 200 <= answer.status_code < 300 and (word := str(answer.headers.get("x-ms-error-code", ""))) != "BlobNotFound"
         ]

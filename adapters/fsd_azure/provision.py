@@ -1,28 +1,32 @@
 """Makes and removes an app: resource group, namespaces, storage account, containers, function app, queues, roles.
 
-The settings are those of `fsd_azure.settings`. ``ensure`` makes the container early: if two clients make it at the same time, only one of
-them succeeds, and its generation becomes the app's. Then it makes the function app, whose settings name the resources. Last, it sends a
-test message to every queue and starts the function once. Only then it writes into the settings that they are usable: so a later ``ensure``
-completes an interrupted one. Resources that connection strings name are used as they are.
+The settings are those of `fsd_azure.settings`; `fsd_core.providers.provisioning` has the course of ``ensure``. The container comes early:
+if two clients make it at the same time, only one of them succeeds, and its generation becomes the app's. Then come queues and the function
+app, whose settings name the resources. Resources that connection strings name are used as they are.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+import attrs
 
 from fsd_azure import clients, connection_strings, function, package, policy, queues
 from fsd_azure import names as naming
 from fsd_azure.api import SETTLE_S, Api
 from fsd_azure.limits import check_queues
 from fsd_azure.names import Names
-from fsd_azure.settings import SUBSCRIPTION, parse
-from fsd_core.driver import Code, Provider, Resources
+from fsd_azure.settings import SUBSCRIPTION, Settings
+from fsd_core.driver import Code, Resources
 from fsd_core.errors import InputError
-from fsd_core.providers.probes import probe_function, probe_queues
+from fsd_core.providers.environment import foreign
+from fsd_core.providers.names import new_generation
+from fsd_core.providers.package import Package
+from fsd_core.providers.probes import Pair
 from fsd_core.providers.provisioning import AppProvisioner
 
 if TYPE_CHECKING:
@@ -31,55 +35,46 @@ if TYPE_CHECKING:
 __all__ = ["AzureProvisioner"]
 
 KEPT_DAYS = 7
-_TRIED = ("code", "runtime", "memory_mb", "storage_account", "blob_url")  # a change of one of these needs a new test launch of the function
-_FIXED = {  # names that cannot change after the app was made, and the setting or variable of each
-    "namespaces": connection_strings.SERVICE_BUS,
-    "tier": "[azure] tier",
-    "message_kb": "[azure] message_kb",
-    "blob_url": "[azure] storage_account",
-    "region": "[azure] region",
-}
 _KINDS = {"namespaces": "namespace", "storageAccounts": "storage account"}
 
 
-class AzureProvisioner(AppProvisioner[Api]):
+class AzureProvisioner(AppProvisioner[Api, Settings]):
     """Implements `fsd_core.driver.Provisioner`."""
 
-    def __init__(self, table: Mapping[str, object], provider: Provider) -> None:
-        self._provider = provider
-        self._settings = parse(table)
+    kind = Settings
+    recorded = ("region", "tier", "message_kb")
+    fixed: ClassVar = {
+        "namespaces": connection_strings.SERVICE_BUS,
+        "tier": "[azure] tier",
+        "message_kb": "[azure] message_kb",
+        "blob_url": "[azure] storage_account",
+        "region": "[azure] region",
+    }
+    queued = ("lease_s", "generation")
+    tried = (*AppProvisioner.tried, "storage_account", "blob_url")
+    ready_s = SETTLE_S
+    recipe = staticmethod(package.recipe)
 
     def requests(self) -> Api:
         """An `Api` for the subscription of the settings, or of the environment. Checks the connection strings first, without a request."""
         connection_strings.service_bus_hosts()
         connection_strings.storage_string()
-        subscription = self._settings.subscription or os.environ.get("AZURE_SUBSCRIPTION_ID", "")
+        subscription = self.settings.subscription or os.environ.get("AZURE_SUBSCRIPTION_ID", "")
         if not subscription:
             raise InputError(
                 "no Azure subscription is set: [azure] subscription in fsd.toml, or AZURE_SUBSCRIPTION_ID; see 'az account list'"
             )
         if not re.fullmatch(SUBSCRIPTION, subscription):
             raise InputError(f"AZURE_SUBSCRIPTION_ID={subscription}: expected a subscription's id, as 'az account list' shows")
-        return Api(subscription, self._settings.resource_group, self._settings.region)
+        return Api(subscription, self.settings.resource_group, self.settings.region)
 
     def read(self, api: Api, app: str) -> Resources | None:
         """The app's resources, which its function app records: see `fsd_azure.function.read`."""
         return function.read(api, app)
 
     def wanted(self) -> dict[str, str]:
-        """The entries of `Resources.names` that follow from the settings."""
-        settings = self._settings
-        wanted = {
-            "region": settings.region,
-            "tier": settings.tier,
-            "message_kb": str(settings.message_kb),
-            "memory_mb": str(settings.memory_mb),
-            "timeout_s": str(settings.timeout_s),
-            "concurrency": str(settings.concurrency),
-            "lease_s": str(settings.lease_s),
-            "runtime": settings.runtime,
-            "code": package.digest(settings.runtime) if settings.package else "installed",
-        }
+        """The entries of `Resources.names` that follow from the settings and the connection strings."""
+        settings, wanted = self.settings, super().wanted()
         if spaces := connection_strings.service_bus_hosts():
             wanted |= {"bus": "given", "namespaces": ",".join(spaces)}
         if connection_strings.storage_string():
@@ -96,58 +91,55 @@ class AzureProvisioner(AppProvisioner[Api]):
                 f"{connection_strings.SERVICE_BUS}: app {app!r} was made with namespaces of its own: "
                 "expected no connection strings: unset the variable, or destroy the app first"
             )
-        for name, setting in _FIXED.items():
-            if name in names and names[name] != wanted.get(name, names[name]):
-                raise InputError(
-                    f"{setting}: app {app!r} was made with {names[name]}, not {wanted[name]}: "
-                    f"expected {names[name]}: set that, or destroy the app first"
-                )
-        if names["bus"] == "made" and self._settings.namespaces not in (0, spaces):
+        super().check(had, wanted)
+        if names["bus"] == "made" and self.settings.namespaces not in (0, spaces):
             raise InputError(
-                f"[azure] namespaces = {self._settings.namespaces}: app {app!r} was made with {spaces}: destroy it first, or keep {spaces}"
+                f"[azure] namespaces = {self.settings.namespaces}: app {app!r} was made with {spaces}: destroy it first, or keep {spaces}"
             )
 
-    def make(self, api: Api, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
-        """Make or complete the app; the docstring of the module describes the order."""
-        settings = self._settings
-        code = package.build(settings.runtime, within_s=api.left()) if settings.package else package.stub()
-        now = self._names(api, app, ranks) | (dict(had.names) if had else {}) | wanted
-        now["package"] = str(code) if settings.package else "none"
-        ranks, slots = max(ranks, had.ranks if had else 0), max(slots, had.slots if had else 0)
-        check_queues(now["tier"], ranks, slots, now["namespaces"].count(",") + 1)
+    def begin(
+        self, api: Api, had: Resources, wanted: dict[str, str], code: Package, ranks: int, slots: int
+    ) -> tuple[Resources, dict[str, str]]:
+        """Make resource group, namespaces, storage account and containers; the container's maker decides the generation."""
+        app = had.app
+        names = self._names(api, app, ranks) | dict(had.names) | wanted
+        check_queues(names["tier"], ranks, slots, names["namespaces"].count(",") + 1)
         _make_group(api, app)
-        api.each(lambda work: work(api, app, now), (_make_account, _make_bus))
-        if now["bus"] == "made" or now["storage_account"]:
-            api.grant(policy.deployer(now, *api.member()))
-        now["generation"] = _make_containers(api, app, now)
-        named = Names.of(Resources(app, 0, 0, now))
-        if had is None:
-            queues.remove(api, app, named.namespaces, keep=named.generation)  # queues that an interrupted destroy left
-        begun = Resources(app, had.ranks if had else 0, had.slots if had else 0, now | {"code": ""})  # written after the test launch
-        site = function.create(api, begun)
-        now["url"] = function.url(api, site)
-        api.grant(policy.worker(now, str(site["identity"]["principalId"])))
-        same = had is not None and (had.names["lease_s"], had.names["generation"]) == (now["lease_s"], now["generation"])
-        old = had if had and same else Resources(app, 0, 0)
-        pairs = [(s, r) for s in range(slots) for r in range(ranks) if not (s < old.slots and r < old.ranks)]
-        queues.make(api, named, pairs, settings.lease_s, settings.message_kb)
-        changed = had is None or not had.ranks or any(had.names.get(key) != now[key] for key in _TRIED)
-        if changed and settings.package:
-            function.publish(api, site, code)
-        secret = function.key(api, app)
-        made = Resources(app, ranks, slots, now)
+        api.each(lambda work: work(api, app, names), (_make_account, _make_bus))
+        if names["bus"] == "made" or names["storage_account"]:
+            api.grant(policy.deployer(names, *api.member()))
+        names["generation"] = _make_containers(api, app, names)
+        if not had.names:
+            queues.remove(api, app, names["namespaces"].split(","), keep=names["generation"])  # queues that an interrupted destroy left
+        return had, names
+
+    def make_queues(self, api: Api, resources: Resources, pairs: Sequence[Pair]) -> dict[str, str]:
+        """Make the queues."""
+        queues.make(api, Names.of(resources), pairs, self.settings.lease_s, self.settings.message_kb)
+        return {}
+
+    def deploy(self, api: Api, had: Resources, unproven: Resources, code: Package, changed: bool) -> dict[str, str]:
+        """Make the function app and give it its roles; send the code and the settings where they changed."""
+        site = function.create(api, unproven)
+        found = {"url": function.url(api, site)}
+        api.grant(policy.worker(unproven.names, str(site["identity"]["principalId"])))
         if changed:
-            function.write(api, Resources(app, begun.ranks, begun.slots, now | {"code": ""}), secret)
-        probe_queues(self._provider, made, pairs, api)
-        if changed:
-            fresh = had is None or not had.ranks  # its roles may not be active yet
-            probe_function(self._provider, made, api, f"the log stream of function app {now['function']}", SETTLE_S if fresh else None)
-        function.write(api, made, secret)
-        return made
+            if self.settings.package:
+                function.publish(api, site, code)
+            function.write(api, attrs.evolve(unproven, names={**unproven.names, **found}))
+        return found
+
+    def logs(self, names: Mapping[str, str]) -> str:
+        """The log stream of the function app."""
+        return f"the log stream of function app {names['function']}"
+
+    def record(self, api: Api, made: Resources, code: Package) -> None:
+        """Write the function app's settings."""
+        function.write(api, made)
 
     def _names(self, api: Api, app: str, ranks: int) -> dict[str, str]:
         """The names of a new app."""
-        settings, group = self._settings, api.group(app)
+        settings, group = self.settings, api.group(app)
         account = settings.storage_account or naming.storage_account(app, api.subscription, group)
         return {
             "subscription": api.subscription,
@@ -233,13 +225,13 @@ def _make_containers(api: Api, app: str, names: Mapping[str, str]) -> str:
 
     Raises `InputError` where a container of this name is not the app's.
     """
-    metadata = {"fsdapp": app, "generation": naming.new_generation()}
+    metadata = {"fsdapp": app, "generation": new_generation()}
     with closing(clients.container(names["blob_url"], names["container"])) as objects:
         what = f"container {names['container']}"
         made = api.unless(Code.ALREADY_EXISTS, what, lambda: objects.create_container(metadata=metadata))
         found = metadata if made else dict(api.repeat(what, objects.get_container_properties).metadata or {})
     if found.get("fsdapp") != app:
-        raise InputError(f"app {app!r}: a {what} is there that fsd did not make; choose another app")
+        raise foreign(app, f"a {what}")
     with closing(clients.container(names["blob_url"], f"{names['container']}-code")) as code:
         api.unless(Code.ALREADY_EXISTS, f"{what}-code", lambda: code.create_container(metadata={"fsdapp": app}))
     return str(found["generation"])

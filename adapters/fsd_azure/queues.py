@@ -11,10 +11,12 @@ from fsd_azure import clients
 from fsd_azure import names as naming
 from fsd_azure.connection_strings import service_bus_hosts
 from fsd_azure.limits import TIERS
-from fsd_azure.names import Names, generation_of
+from fsd_azure.names import Names
 from fsd_azure.policy import APP_TAG, namespace_id
 from fsd_core.driver import Code
 from fsd_core.errors import InputError
+from fsd_core.providers.environment import foreign
+from fsd_core.providers.names import outdated
 from fsd_core.providers.probes import Pair
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def make_namespaces(api: Api, app: str, names: Mapping[str, str]) -> None:
         path, tier = namespace_id(names, host), names["tier"].capitalize()
         found = api.find(path)
         if found and not api.owns(found, app):
-            raise InputError(f"app {app!r}: a namespace {host} is there that fsd did not make; choose another app")
+            raise foreign(app, f"a namespace {host}")
         if found and str(found.get("sku", {}).get("name", tier)) != tier:
             raise InputError(
                 f"[azure] tier = {names['tier']!r}: namespace {host} has the tier {found['sku']['name']}: "
@@ -111,12 +113,7 @@ def remove(api: Api, app: str, namespaces: Sequence[str], keep: str | None = Non
             return api.repeat("list of queues", lambda: [str(each.name) for each in admin.list_queues()])
 
         found = api.each(listed, admins)
-        old = [
-            (admin, name)
-            for admin, named in zip(admins, found, strict=True)
-            for name in named
-            if generation_of(app, name) not in (None, keep)
-        ]
+        old = [(admin, name) for admin, named in zip(admins, found, strict=True) for name in named if outdated(app, name, keep)]
 
         def gone(item: tuple[ServiceBusAdministrationClient, str]) -> str | None:
             admin, name = item

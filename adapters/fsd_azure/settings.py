@@ -26,16 +26,13 @@ storage account, and the keys of this table have no effect on these.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-
 import attrs
 
 from fsd_azure.limits import LEASES_S, MESSAGE_KB, TIERS
-from fsd_core.common.fields import Kind, boolean, choice, integer, key, matching, read
+from fsd_core.common.fields import Kind, boolean, choice, integer, key, matching
 from fsd_core.errors import InputError
 
-__all__ = ["RUNTIMES", "SUBSCRIPTION", "Settings", "parse"]
+__all__ = ["RUNTIMES", "SUBSCRIPTION", "Settings"]
 
 RUNTIMES = ("3.12", "3.13", "3.11")
 SUBSCRIPTION = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"  # as a pattern
@@ -64,10 +61,7 @@ class Settings:
     runtime: str = key(choice(*RUNTIMES), default="3.12")
     package: bool = key(boolean(), default=True)
 
-
-def parse(table: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Settings:
-    """Convert the table into `Settings`. Raises `InputError` that names the key, its value and the expected values."""
-    parsed = read(Settings, table, "[azure] ")
-    if parsed.message_kb and parsed.tier != "premium":
-        raise InputError(f"[azure] message_kb = {parsed.message_kb}: expected 0 in the {parsed.tier} tier, which has one limit")
-    return attrs.evolve(parsed, package=False) if environ.get("FSD_AZURE_PACKAGE") == "0" else parsed
+    def __attrs_post_init__(self) -> None:
+        """Raise `InputError` for a message limit in a tier that has only one."""
+        if self.message_kb and self.tier != "premium":
+            raise InputError(f"[azure] message_kb = {self.message_kb}: expected 0 in the {self.tier} tier, which has one limit")

@@ -9,29 +9,23 @@ from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
 from fsd_core.providers.addresses import address, elsewhere
-from fsd_core.providers.environment import from_environment
+from fsd_core.providers.base import BaseProvider
 from fsd_gcp.variables import RESOURCES
 
 __all__ = ["PROVIDER", "GcpProvider"]
 
 
-class GcpProvider:
+class GcpProvider(BaseProvider):
     """Implements `fsd_core.driver.Provider`."""
 
     name = "gcp"
+    variable = RESOURCES
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
         """A provisioner of apps on Google Cloud. ``settings``: the table ``[gcp]``, see `fsd_gcp.settings`. Raises `InputError`."""
         from fsd_gcp.provision import GcpProvisioner
 
         return GcpProvisioner(settings, self)
-
-    def attach(self, app: str) -> Resources:
-        """The resources of ``app``, from this process's environment. Raises `InputError` unless the process is a function of ``app``."""
-        return from_environment(RESOURCES, app)
-
-    def admit(self, resources: Resources, workers: int) -> None:
-        """Accept any number of workers: Pub/Sub limits the requests per second, not the connections."""
 
     def messages(self, resources: Resources, slot: int) -> MessageDriver:
         """A driver of the queues of one slot."""

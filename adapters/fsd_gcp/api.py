@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import closing
-from functools import partial
+from functools import cached_property, partial
 from operator import attrgetter
 from typing import Any
 
@@ -65,6 +65,7 @@ class Api(Requests):
         """
         self.settles_until = time.time() + SETTLE_S
 
+    @cached_property
     def member(self) -> str:
         """The user or service account of this process's credentials, as policies write it; "" where Google gives no address.
 

@@ -52,8 +52,18 @@ def _certificates() -> str | bool:
     return named or ssl.get_default_verify_paths().cafile or True
 
 
-class _TokenSession(requests.Session):
-    """Requests tokens for google-auth: with our certificates and time-outs, and for each URL the proxy that `proxy_for` chooses."""
+def _proxies(url: str) -> dict[str, str]:
+    """The proxy for ``url`` as requests takes it; an empty text means no proxy."""
+    proxy = proxy_for(url)
+    return dict.fromkeys(("http", "https"), proxy.secret_url if proxy else "")
+
+
+class _Plain(requests.Session):
+    """Sends requests with our certificates and time-outs, and through the proxy that `proxy_for` chooses.
+
+    It reads only the variables of proxies and certificates: requests itself would also read a .netrc file, and replace our credentials by
+    those in the file.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,14 +71,12 @@ class _TokenSession(requests.Session):
         self.verify = _certificates()
 
     def request(self, method: str, url: str, **settings: Any) -> requests.Response:  # type: ignore[override]  # only what this adapter passes on
-        proxy = proxy_for(url)
-        proxies = dict.fromkeys(("http", "https"), proxy.secret_url) if proxy else {}
-        return super().request(method, url, **settings | {"timeout": TIMEOUT_S, "proxies": proxies})
+        return super().request(method, url, **settings | {"timeout": TIMEOUT_S, "proxies": self.proxies or _proxies(url)})
 
 
 def token_request() -> Any:
     """What google-auth sends its own requests with, for instance to refresh credentials."""
-    return Request(_TokenSession())
+    return Request(_Plain())
 
 
 @functools.lru_cache(maxsize=4)
@@ -94,21 +102,17 @@ def signer() -> Callable[[str], dict[str, str]]:
     return sign
 
 
-class Session(requests.Session):
+class Session(_Plain):
     """Sends requests to one service at ``base``; ``signed``: with this process's credentials. Safe to use from several threads.
 
-    google-cloud-storage also sends its requests through a session of this class. The session reads only the variables of proxies and
-    certificates: requests itself would also read a .netrc file, and replace our credentials by those in the file.
+    google-cloud-storage also sends its requests through a session of this class.
     """
 
     def __init__(self, base: str, *, signed: bool = True) -> None:
         super().__init__()
         self.base = base.rstrip("/")
-        self.trust_env = False
         self.headers["Accept-Encoding"] = "identity"  # no compression: the bodies of objects are read unchanged
-        self.verify = _certificates()
-        if proxy := proxy_for(self.base):
-            self.proxies = dict.fromkeys(("http", "https"), proxy.secret_url)
+        self.proxies = _proxies(self.base)  # once: `proxy_for` takes 0.2 ms
         self.mount(self.base, HTTPAdapter(pool_maxsize=POOL))  # its max_retries is 0
         self._sign = signer() if signed else lambda _: {}
 
@@ -119,7 +123,7 @@ class Session(requests.Session):
         """
         url = self.base + url if url.startswith("/") else url
         headers = {**self._sign(url), **(settings.get("headers") or {})}
-        answer = super().request(method, url, **settings | {"headers": headers, "timeout": TIMEOUT_S, "allow_redirects": False})
+        answer = super().request(method, url, **settings | {"headers": headers, "allow_redirects": False})
         if not 200 <= answer.status_code < 300:
             raise Answered.http(answer.status_code, answer.content)
         return answer

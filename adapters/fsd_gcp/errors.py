@@ -13,11 +13,11 @@ from google.auth import exceptions as auth
 from requests import exceptions as http
 from urllib3.exceptions import HTTPError  # raised while a body is read in one piece
 
-from fsd_core.driver import Code, Refused
-from fsd_core.providers.advice import advise
-from fsd_core.providers.http_codes import http_code
+from fsd_core.driver import Code
+from fsd_core.providers.advice import CLOCK, PROXY, advise
+from fsd_core.providers.codes import Codes
 
-__all__ = ["Answered", "advice", "classify", "status_code"]
+__all__ = ["CODES", "Answered", "advice", "classify"]
 
 
 class Answered(Exception):
@@ -64,41 +64,31 @@ _WORDS = {
     Code.INVALID: "INVALID_ARGUMENT OUT_OF_RANGE UNIMPLEMENTED invalid parseError badRequest invalidParameter",
     Code.PRECONDITION: "FAILED_PRECONDITION",
 }
-_CODES = {word: code for code, words in _WORDS.items() for word in words.split()}
-_STATUS = {412: Code.ALREADY_EXISTS}  # in addition to `http_code`; 412: a put with if_absent of a key that exists
-_EXCEPTIONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Code], ...] = (  # the first match counts
+_STATUS = {412: Code.ALREADY_EXISTS}  # a put with if_absent of a key that exists
+_EXCEPTIONS = (  # the first match counts
     (auth.TransportError, Code.UNAVAILABLE),
     (auth.GoogleAuthError, Code.DENIED),
     (http.InvalidURL, Code.INVALID),
     ((http.RequestException, HTTPError, HTTPException, ConnectionError, TimeoutError), Code.UNAVAILABLE),
 )
-
-
-def status_code(status: int, word: str = "") -> Code:
-    """The code of an HTTP answer, to a whole request or to one call of a batch. ``word``: the service's error code."""
-    return _CODES.get(word) or _STATUS.get(status) or http_code(status)
+CODES = Codes(_WORDS, _EXCEPTIONS, _STATUS)
 
 
 def classify(error: BaseException) -> Code:
     """The `Code` of an error that a driver of this provider raised; UNKNOWN for any other exception."""
-    if isinstance(error, Refused):
-        return error.code
     if isinstance(error, Answered):
         damaged = error.status == 400 and "match calculated" in error.said  # the body changed in transit
-        return Code.UNAVAILABLE if damaged else status_code(error.status, error.word)
+        return Code.UNAVAILABLE if damaged else CODES.answer(error.status, error.word)
     if isinstance(error, auth.GoogleAuthError) and error.retryable:
         return Code.UNAVAILABLE
-    return next((code for kinds, code in _EXCEPTIONS if isinstance(error, kinds)), Code.UNKNOWN)
+    return CODES.error(error)
 
 
 _LOGIN = "gcloud auth application-default login"
 _DISABLED = r"has not been used in project|SERVICE_DISABLED|accessNotConfigured"
 _APIS = ("pubsub", "storage", "cloudfunctions", "run", "cloudbuild", "artifactregistry", "iam", "cloudresourcemanager", "serviceusage")
 _ADVICE = (  # a pattern of an error's text, and what to do; the first match counts
-    (
-        r"short-lived token|iat and exp|Token used too early|Token expired",
-        "this machine's clock is wrong by more than 5 minutes: set it ('timedatectl set-ntp true')",
-    ),
+    (r"short-lived token|iat and exp|Token used too early|Token expired", CLOCK),
     (
         r"DefaultCredentialsError: (?!Your default credentials were not found)\W*\w+|MalformedError|InvalidValue",
         f"that file cannot be used: look at GOOGLE_APPLICATION_CREDENTIALS, or run '{_LOGIN}' again",
@@ -150,10 +140,7 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
         r"Resource not found|(Topic|Subscription) (not found|does not exist)|bucket does not exist|Requested entity was not found",
         "something of the app is gone, or in another project: 'fsd destroy', then 'fsd deploy --provider gcp', makes it anew",
     ),
-    (
-        r"ProxyError|Unable to connect to proxy",
-        "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached: set another, or NO_PROXY",
-    ),
+    (r"ProxyError|Unable to connect to proxy", PROXY),
     (
         r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError|failed to connect to all addresses|DNS resolution failed",
         "the service cannot be reached: look at the network, and at PUBSUB_EMULATOR_HOST and STORAGE_EMULATOR_HOST if an emulator is meant",

@@ -13,8 +13,8 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from fsd_core.driver import Code, Resources
-from fsd_core.errors import DriverError, InputError
-from fsd_core.providers.environment import from_record, to_environment
+from fsd_core.errors import DriverError
+from fsd_core.providers.environment import foreign, from_record, to_environment
 from fsd_core.providers.package import Package
 from fsd_gcp import names as naming
 from fsd_gcp import policy
@@ -66,9 +66,7 @@ def make_account(api: Api, app: str) -> str:
         api.settling()
         return address
     if api.call("iam", "GET", f"{accounts}/{address}").get("description") != _description(app):
-        raise InputError(
-            f"app {app!r}: an account {address} is there that fsd did not make; choose another app, or name one in [gcp] service_account"
-        )
+        raise foreign(app, f"an account {address}", "name one in [gcp] service_account")
     return address
 
 

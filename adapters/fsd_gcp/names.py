@@ -19,30 +19,24 @@ filter, and Pub/Sub also bills the messages that a filter drops.
 
 from __future__ import annotations
 
-import hashlib
 import re
-import secrets
 from collections.abc import Iterator
 
 import attrs
 
 from fsd_core.driver import Resources
+from fsd_core.providers.names import queue_name, shortened
 
-__all__ = ["Names", "bucket", "function", "generation_of", "new_generation", "service_account"]
+__all__ = ["Names", "bucket", "function", "service_account"]
 
 _BUCKET_CHARS = 63
 _ACCOUNT_CHARS = 30  # the longest id of a service account; the shortest has 6
 
 
-def new_generation() -> str:
-    """A new random generation."""
-    return secrets.token_hex(4)
-
-
 def bucket(app: str, project: str) -> str:
     """The default name of the app's bucket, at most 63 characters: a long app name is cut, and a hash is appended."""
     whose = re.sub(r"[^a-z0-9-]", "-", project)  # the id of an old project can be DOMAIN:NAME
-    return f"fsd-{_cut(app, _BUCKET_CHARS - len(f'fsd--{whose}'))}-{whose}"
+    return f"fsd-{shortened(app, _BUCKET_CHARS - len(f'fsd--{whose}'))}-{whose}"
 
 
 def function(app: str) -> str:
@@ -52,13 +46,7 @@ def function(app: str) -> str:
 
 def service_account(app: str) -> str:
     """The id of the service account that the function runs as, at most 30 characters: cut like that of `bucket`."""
-    return f"fsd-{_cut(app, _ACCOUNT_CHARS - len('fsd--run'))}-run"
-
-
-def _cut(app: str, most: int) -> str:
-    if len(app) <= most:
-        return app
-    return f"{app[: most - 7].rstrip('-')}-{hashlib.sha256(app.encode()).hexdigest()[:6]}"
+    return f"fsd-{shortened(app, _ACCOUNT_CHARS - len('fsd--run'))}-run"
 
 
 @attrs.frozen
@@ -76,7 +64,7 @@ class Names:
 
     def queue(self, slot: int, rank: int) -> str:
         """The short name of a rank's topic and of its subscription."""
-        return f"fsd-{self.app}-{self.generation}-{slot}-{rank}"
+        return queue_name(self.app, self.generation, slot, rank)
 
     def topic(self, slot: int, rank: int) -> str:
         """The full name of a rank's topic."""
@@ -90,12 +78,3 @@ class Names:
         """The full names of the topic and the subscription of every rank of every slot."""
         for slot in range(slots):
             yield from ((self.topic(slot, rank), self.subscription(slot, rank)) for rank in range(ranks))
-
-
-def generation_of(app: str, name: str) -> str | None:
-    """The generation in the short or full name of a topic or subscription of ``app``; None for the name of another app.
-
-    The prefix does not decide: "fsd-a-" also begins the names of an app "a-b".
-    """
-    match = re.fullmatch(rf"(?:.*/)?fsd-{re.escape(app)}-([0-9a-f]{{8}})-\d+-\d+", name)
-    return match[1] if match else None

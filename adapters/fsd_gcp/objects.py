@@ -19,9 +19,10 @@ from google.cloud.storage.exceptions import DataCorruption
 
 from fsd_core.driver import Code, Page, Rejected, Resources
 from fsd_core.providers.addresses import address
-from fsd_core.providers.checks import check_delete, check_put, check_range
+from fsd_core.providers.checks import check_delete, check_put
+from fsd_core.providers.http_objects import HttpObjects
 from fsd_gcp.clients import Session
-from fsd_gcp.errors import Answered, classify, status_code
+from fsd_gcp.errors import CODES, Answered, classify
 from fsd_gcp.limits import OBJECTS
 
 __all__ = ["GcpObjects", "client"]
@@ -41,7 +42,7 @@ def client() -> Any:
     return Client(None, AnonymousCredentials(), _http=session, client_options={"api_endpoint": session.base})
 
 
-class GcpObjects:
+class GcpObjects(HttpObjects):
     """Implements `fsd_core.driver.ObjectDriver` over ``names["bucket"]``."""
 
     service = "Cloud Storage"
@@ -61,25 +62,22 @@ class GcpObjects:
         upload = MultipartUpload(f"/upload/storage/v1{self._objects}?uploadType=multipart&fields=name{condition}", retry=None)
         upload.transmit(self._client._http, bytes(body), {"name": key}, "application/octet-stream")
 
-    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes [start, end) of the object, by default all. The checksum is verified for a whole object only.
+    def read(self, key: str, first: int, last: int | None) -> bytes:
+        """One download. The checksum is verified for a whole object only.
 
         Raises `Answered` where the object does not exist, and `ConnectionError` where the body is damaged or incomplete.
         """
-        first = check_range(key, start, end)
-        empty = end is not None and end == first  # HTTP has no empty range: a request for one byte shows whether the key exists
-        last = None if end is None else max(first, end - 1)
         url = f"/download/storage/v1{self._objects}/{quote(key, safe='')}?alt=media"
         body = io.BytesIO()
         try:
             RawDownload(url, body, first or None, last, retry=None).consume(self._client._http)
-        except Answered as error:
-            if error.status == 416:  # the object exists and ends before ``start``
-                return b""
-            raise
         except (DataCorruption, ConnectionError) as error:
             raise ConnectionError(f"object {key!r}: {' '.join(str(error).split())}") from error
-        return b"" if empty else body.getvalue()
+        return body.getvalue()
+
+    def status(self, error: Exception) -> int:
+        """The HTTP status that Cloud Storage answered."""
+        return error.status if isinstance(error, Answered) else 0
 
     def list(self, prefix: str, page: str | None = None) -> Page:
         """One page of the keys with ``prefix``, in ascending order. ``page`` is Cloud Storage's page token."""
@@ -98,7 +96,7 @@ class GcpObjects:
         except ValueError as error:  # the SDK raises it where answers are missing
             raise Answered("backendError", f"a batch of {len(keys)} calls: {error}", 502) from error
         return [
-            Rejected(number, status_code(each.status, each.word), f"{keys[number]}: {each}")
+            Rejected(number, CODES.answer(each.status, each.word), f"{keys[number]}: {each}")
             for number, each in enumerate(answers)
             if not 200 <= each.status < 300 and each.status != 404
         ]

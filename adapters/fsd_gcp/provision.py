@@ -1,49 +1,52 @@
 """Makes and removes an app: account, bucket, function, topics, subscriptions, roles. The settings are those of `fsd_gcp.settings`.
 
-``ensure`` makes the function early, since that decides the generation (`fsd_gcp.function`), then the topics, subscriptions and roles. Last,
-it sends a test message to every queue and starts the function once. Only then it writes into the function's environment that they are
-usable: so a later ``ensure`` completes an interrupted one.
+`fsd_core.providers.provisioning` has the course of ``ensure``. The function comes early, since that decides the generation
+(`fsd_gcp.function`), then come topics, subscriptions and roles.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import closing
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from google.auth import exceptions
 
-from fsd_core.driver import Code, Provider, Resources
+from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.advice import line
-from fsd_core.providers.probes import probe_function, probe_queues
-from fsd_core.providers.provisioning import AppProvisioner
-from fsd_core.storage.store import Store
+from fsd_core.providers.names import new_generation
+from fsd_core.providers.package import Package
+from fsd_core.providers.probes import Pair
+from fsd_core.providers.provisioning import AppProvisioner, remove_store
 from fsd_gcp import errors, function, package, policy, queues
 from fsd_gcp import names as naming
 from fsd_gcp.api import Api
 from fsd_gcp.clients import default
 from fsd_gcp.names import Names
 from fsd_gcp.objects import GcpObjects
-from fsd_gcp.settings import parse
+from fsd_gcp.settings import Settings
 
 __all__ = ["GcpProvisioner"]
 
 KEPT_DAYS = 7
-_FUNCTIONS = ("code", "runtime", "memory_mb", "service_account")  # a change of one of these needs a new test launch
 
 
-class GcpProvisioner(AppProvisioner[Api]):
+class GcpProvisioner(AppProvisioner[Api, Settings]):
     """Implements `fsd_core.driver.Provisioner`."""
 
-    def __init__(self, table: Mapping[str, object], provider: Provider) -> None:
-        self._provider = provider
-        self._settings = parse(table)
+    kind = Settings
+    recorded = ("receive",)
+    chosen = ("bucket", "service_account")
+    fixed: ClassVar = {"bucket": "[gcp] bucket"}
+    queued = ("lease_s", "service_account")
+    tried = (*AppProvisioner.tried, "service_account")
+    probing: ClassVar = {"receive": "pull"}  # a stream closes slowly
+    recipe = staticmethod(package.recipe)
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
         """Remove function, topics and subscriptions, bucket and account. Returns one line of text for each removed resource."""
-        bucket = had.names["bucket"] if had else self._settings.bucket or naming.bucket(app, api.project)
+        bucket = had.names["bucket"] if had else self.settings.bucket or naming.bucket(app, api.project)
         removed = function.remove(api, app)
         removed += queues.remove(api, app)
         removed += [f"bucket {bucket}"] if _remove_bucket(api, app, bucket) else []
@@ -68,72 +71,66 @@ class GcpProvisioner(AppProvisioner[Api]):
     def requests(self) -> Api:
         """An `Api` for the project of the settings, or of the SDK if they name none. Raises `InputError` where neither names a project."""
         try:
-            project = self._settings.project or os.environ.get("GOOGLE_CLOUD_PROJECT") or default()[1]
+            project = self.settings.project or os.environ.get("GOOGLE_CLOUD_PROJECT") or default()[1]
         except exceptions.GoogleAuthError as error:
             raise InputError(line(error, errors.advice(error))) from error
         if not project:
             raise InputError("no Google Cloud project is set: [gcp] project in fsd.toml, or GOOGLE_CLOUD_PROJECT")
-        return Api(str(project), self._settings.region)
+        return Api(str(project), self.settings.region)
 
-    def wanted(self) -> dict[str, str]:
-        """The entries of `Resources.names` that follow from the settings."""
-        settings = self._settings
-        wanted = {
-            "memory_mb": str(settings.memory_mb),
-            "timeout_s": str(settings.timeout_s),
-            "concurrency": str(settings.concurrency),
-            "lease_s": str(settings.lease_s),
-            "receive": settings.receive,
-            "runtime": settings.runtime,
-            "code": package.digest(settings.runtime) if settings.package else "installed",
-        }
-        chosen = {"bucket": settings.bucket, "service_account": settings.service_account}
-        return wanted | {name: value for name, value in chosen.items() if value}
-
-    def make(self, api: Api, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
-        """Make account, bucket, function (which decides the generation), topics, subscriptions, roles."""
-        settings = self._settings
-        if had is None:
+    def begin(
+        self, api: Api, had: Resources, wanted: dict[str, str], code: Package, ranks: int, slots: int
+    ) -> tuple[Resources, dict[str, str]]:
+        """Make account, bucket and function, which decides the generation."""
+        app, new = had.app, not had.names
+        if new:
             _check_apis(api)
-        code = package.build(settings.runtime, within_s=api.left()) if settings.package else package.stub()
-        if had and had.ranks and wanted.get("bucket", had.names["bucket"]) != had.names["bucket"]:
-            raise InputError(f"[gcp] bucket = {wanted['bucket']!r}: app {app!r} uses {had.names['bucket']}; destroy it first, or keep that")
-        start = dict(had.names) if had else {
+        start = {
             "project": api.project,
             "region": api.region,
-            "generation": naming.new_generation(),
+            "generation": new_generation(),
             "function": naming.function(app),
             "bucket": naming.bucket(app, api.project),
             "url": "",
-        }  # fmt: skip
-        now = start | wanted | {"package": str(code) if settings.package else "none"}
-        now["service_account"] = settings.service_account or function.make_account(api, app)
-        _make_bucket(api, app, now["bucket"])
-        if me := api.member():
-            api.grant(policy.account(now, me))
+        }
+        names = start | dict(had.names) | wanted
+        names["service_account"] = self.settings.service_account or function.make_account(api, app)
+        _make_bucket(api, app, names["bucket"])
+        if api.member:
+            api.grant(policy.account(names, api.member))
             api.settling()
-        new = Resources(app, 0, 0, now | {"code": ""})  # "code" is written after the test launch
-        if had is None:
-            had = function.create(api, new, code)
-            now["generation"] = had.names["generation"]
-            queues.remove(api, app, keep=now["generation"])  # those that an interrupted destroy left
-        ranks, slots = max(ranks, had.ranks), max(slots, had.slots)
-        same = had.names["lease_s"] == now["lease_s"] and had.names["service_account"] == now["service_account"]
-        pairs = [(s, r) for s in range(slots) for r in range(ranks) if not (same and s < had.slots and r < had.ranks)]
-        worker = f"serviceAccount:{now['service_account']}"
-        queues.make(api, Names.of(Resources(app, 0, 0, now)), pairs, settings.lease_s, worker)
-        changed = any(had.names.get(key) != now[key] for key in _FUNCTIONS)
-        if changed and had is not new:
-            function.update(api, Resources(app, had.ranks, had.slots, now | {"code": ""}), code)
-        now["url"] = function.url(api, app)
-        mine = [each for each in policy.client(now, me) if each.service == "run"] if me else []
-        api.grant([*policy.worker(now), *mine])  # not earlier: a function has no service until its first build succeeds
-        made = Resources(app, ranks, slots, now)
-        probe_queues(self._provider, Resources(app, ranks, slots, now | {"receive": "pull"}), pairs, api)  # a stream closes slowly
-        if changed or not had.ranks:
-            probe_function(self._provider, made, api, f"Cloud Logging of service {now['function']}")
+        if new:
+            unproven = Resources(app, 0, 0, names | {"code": ""})
+            had = function.create(api, unproven, code)
+            if had is unproven:  # this client made it, with the code and the settings that it shall have
+                had = Resources(app, 0, 0, dict(names))
+            names["generation"] = had.names["generation"]
+            queues.remove(api, app, keep=names["generation"])  # those that an interrupted destroy left
+        return had, names
+
+    def make_queues(self, api: Api, resources: Resources, pairs: Sequence[Pair]) -> dict[str, str]:
+        """Make topics and subscriptions, and give the function's account its roles on them."""
+        queues.make(api, Names.of(resources), pairs, self.settings.lease_s, f"serviceAccount:{resources.names['service_account']}")
+        return {}
+
+    def deploy(self, api: Api, had: Resources, unproven: Resources, code: Package, changed: bool) -> dict[str, str]:
+        """Send the function code and settings where they changed, and give roles on its service.
+
+        Not earlier, since a function has no service until its first build succeeds.
+        """
+        if changed:
+            function.update(api, unproven, code)
+        mine = [each for each in policy.client(unproven.names, api.member) if each.service == "run"] if api.member else []
+        api.grant([*policy.worker(unproven.names), *mine])
+        return {"url": function.url(api, had.app)}
+
+    def logs(self, names: Mapping[str, str]) -> str:
+        """The logs of the function's service."""
+        return f"Cloud Logging of service {names['function']}"
+
+    def record(self, api: Api, made: Resources, code: Package) -> None:
+        """Write the function's environment."""
         function.update(api, made, code)
-        return made
 
 
 def _check_apis(api: Api) -> None:
@@ -204,11 +201,5 @@ def _remove_bucket(api: Api, app: str, name: str) -> bool:
     bucket = api.storage.bucket(name)
     if _owner(api, bucket) != app:
         return False
-    with closing(GcpObjects(Resources(app, 0, 0, {"bucket": name}))) as objects:
-
-        def empty() -> bool | None:
-            Store(objects, api.retry).delete_prefix("")
-            # None: the bucket is not empty, because a worker that still ran wrote an object
-            return api.unless(Code.ALREADY_EXISTS, f"removing bucket {name}", lambda: bucket.delete(retry=None) or True)
-
-        return api.until(f"bucket {name} empty", empty)
+    remove_store(api, GcpObjects(Resources(app, 0, 0, {"bucket": name})), f"bucket {name}", lambda: bucket.delete(retry=None))
+    return True

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from google.pubsub_v1 import types
 
 from fsd_core.driver import Code
+from fsd_core.providers.names import outdated
 from fsd_core.providers.probes import Pair
 from fsd_gcp import policy
 from fsd_gcp.api import Api
-from fsd_gcp.names import Names, generation_of
+from fsd_gcp.names import Names
 
 __all__ = ["RETENTION_S", "make", "remove"]
 
@@ -57,7 +58,7 @@ def remove(api: Api, app: str, keep: str | None = None) -> list[str]:
             page.page_token = answer.next_page_token
             if not page.page_token:
                 break
-        old = [name for name in names if generation_of(app, name) not in (None, keep)]
+        old = [name for name in names if outdated(app, name, keep)]
         calls = [(deleting, deleted(**{kind: name}), kind, Code.NOT_FOUND) for name in old]  # a listing may name deleted ones
         gone = api.each(lambda call: api.ask(*call), calls)
         removed += sorted(f"{kind} {name.rpartition('/')[2]}" for name, answer in zip(old, gone, strict=True) if answer is not None)

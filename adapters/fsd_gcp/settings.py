@@ -19,15 +19,12 @@ FSD_GCP_PACKAGE=0 means ``package = false``.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-
 import attrs
 
-from fsd_core.common.fields import boolean, choice, integer, key, matching, read
+from fsd_core.common.fields import boolean, choice, integer, key, matching
 from fsd_gcp.limits import LEASES_S
 
-__all__ = ["RUNTIMES", "Settings", "parse"]
+__all__ = ["RUNTIMES", "Settings"]
 
 RECEIVE = ("pull", "stream")
 RUNTIMES = ("python312", "python313", "python311")
@@ -54,9 +51,3 @@ class Settings:
     receive: str = key(choice(*RECEIVE), default="pull")
     runtime: str = key(choice(*RUNTIMES), default="python312")
     package: bool = key(boolean(), default=True)
-
-
-def parse(table: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Settings:
-    """Convert the table into `Settings`. Raises `InputError` that names the key, its value and the expected values."""
-    parsed = read(Settings, table, "[gcp] ")
-    return attrs.evolve(parsed, package=False) if environ.get("FSD_GCP_PACKAGE") == "0" else parsed

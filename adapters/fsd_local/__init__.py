@@ -9,29 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
-from fsd_core.providers.environment import from_environment
+from fsd_core.providers.base import BaseProvider
 from fsd_local.variables import RESOURCES
 
 __all__ = ["PROVIDER", "LocalProvider"]
 
 
-class LocalProvider:
+class LocalProvider(BaseProvider):
     """Implements `fsd_core.driver.Provider`."""
 
     name = "local"
+    variable = RESOURCES
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
         """A provisioner of apps on this machine. ``settings``: the table ``[local]``, see `fsd_local.settings`. Raises `InputError`."""
         from fsd_local.provision import LocalProvisioner
 
         return LocalProvisioner(settings)
-
-    def attach(self, app: str) -> Resources:
-        """The resources of ``app``, from this process's environment. Raises `InputError` unless the process is a function of ``app``."""
-        return from_environment(RESOURCES, app)
-
-    def admit(self, resources: Resources, workers: int) -> None:
-        """Accept any number of workers."""
 
     def messages(self, resources: Resources, slot: int) -> MessageDriver:
         """A driver of the queues of one slot."""
@@ -54,14 +48,6 @@ class LocalProvider:
     def credentials(self) -> str:
         """This machine needs no credentials."""
         return "none are needed"
-
-    def stand_in(self) -> str | None:
-        """None: this provider has no emulator, since it runs on this machine itself."""
-        return None
-
-    def advice(self, error: BaseException | str) -> str | None:
-        """None: errors of this machine need no advice."""
-        return None
 
 
 PROVIDER = LocalProvider()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import signal
 import struct
@@ -19,6 +20,7 @@ import attrs
 from fsd_core.errors import FsdError, RunFailed
 from fsd_local import PROVIDER
 from fsd_local.errors import classify
+from fsd_local.said import Said, read
 from fsd_local.wire import inherited
 
 __all__ = ["UNCLAIMED", "Order", "layer_of", "run"]
@@ -37,6 +39,7 @@ class Order:
     nonce: str  # `handle` claims its rank with this text
     life: int  # descriptor of a pipe that ends when the host ends
     notes: int  # descriptor of a file with the current layer of each function, by ``number``
+    said: int  # descriptor of a file with the lines that the function logs
     report: str | None = None
     layer: int | None = None  # with ``report``: the function's last layer
 
@@ -62,9 +65,11 @@ def run(order: Order, payload: bytes) -> None:
     try:
         module = importlib.import_module(order.functions)
         if order.report is None:
+            logging.getLogger().addHandler(Said(order.said))
             code = int(module.handle(payload, PROVIDER, nonce=order.nonce, note=note))
         else:
-            reported = module.report_exit(payload, PROVIDER, order.report, nonce=order.nonce, layer=order.layer)
+            said = read(order.said)
+            reported = module.report_exit(payload, PROVIDER, order.report, nonce=order.nonce, layer=order.layer, said=said)
             code = UNCLAIMED if reported is False else 0
     except BaseException as error:
         with suppress(OSError):  # the host is gone, and this process ends too

@@ -6,8 +6,8 @@ s (with ``cold`` each function gets a new interpreter, like a cold start in a cl
 with the host: each of them holds one end of a pipe or socket, and the kernel closes that end when the process ends for any reason.
 
 A function that ends by a signal, by an exit code other than 0 and 1, or by its memory or time limit cannot report this end to its run. For
-it the host forks a reporter, which calls ``report_exit``. If the reporter fails too, for instance on a full disk, the host sends the reason
-to the client over their channel: see `LocalLaunch.poll`.
+it the host forks a reporter, which calls ``report_exit`` with the lines that the function logged (`fsd_local.said`). If the reporter fails
+too, for instance on a full disk, the host sends the reason to the client over their channel: see `LocalLaunch.poll`.
 
 The memory of a function is its resident set, read every 20 ms, so a function may exceed its limit for that time. Pages that a fork shares
 with the host count in full (23 MB), as a cloud counts its runtime. RLIMIT_AS would not behave like a cloud: the function would get a
@@ -186,7 +186,14 @@ class Host:
             return Code.THROTTLED.value, f"{self._concurrency} functions run already: expected fewer than [local] concurrency"
         try:
             self._launches += 1
-            self._launch(Order(self._functions, self._launches, secrets.token_hex(8), self._life, self._notes.fileno()), payload)
+            with self._scratch() as file:
+                said = os.dup(file.fileno())
+            try:
+                order = Order(self._functions, self._launches, secrets.token_hex(8), self._life, self._notes.fileno(), said)
+                self._launch(order, payload)
+            except OSError:
+                os.close(said)
+                raise
         except OSError as error:
             return classify(error).value, f"cannot start a function: {error}"
         return None, ""
@@ -207,11 +214,11 @@ class Host:
         self._children[pid] = _Child(order, payload, end_s, ours, victim=victim)
 
     def _become(self, order: Order, payload: bytes, channel: int) -> None:
-        """In the child: keep three descriptors, restore the signal handlers, run the order."""
+        """In the child: keep four descriptors, restore the signal handlers, run the order."""
         os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        kept = sorted((channel, order.life, order.notes))
+        kept = sorted((channel, order.life, order.notes, order.said))
         for low, high in zip([2, *kept], [*kept, os.sysconf("SC_OPEN_MAX")], strict=True):
             os.closerange(low + 1, high)
         os.environ[HOST] = f"{os.getpid()}:{channel}"
@@ -235,13 +242,16 @@ class Host:
             self._read_rest(child)
             del self._children[pid]
             if code == 0 or (code == 1 and child.order.report is None):
+                os.close(child.order.said)
                 continue
             how = child.killed or (f"killed by signal {-code}" if code < 0 else f"exited with code {code}")
             if child.order.report is None:
                 how += f": {child.reason[1]}" if child.reason else ""
                 report = attrs.evolve(child.order, report=how, layer=layer_of(child.order))
                 self._reports.append(_Report(report, child.payload, time.monotonic() + _REPORT_S, child.reason))
-            elif code == UNCLAIMED:
+                continue
+            os.close(child.order.said)
+            if code == UNCLAIMED:
                 if child.victim and child.victim[0] not in TRANSIENT:  # another launch would end in the same way
                     self._give_up(child.order, child.payload, *child.victim)
             else:
@@ -253,6 +263,7 @@ class Host:
                 if classify(error) in (Code.THROTTLED, Code.UNAVAILABLE) and time.monotonic() < each.until_s:
                     break  # no process can start now: try again at the next tick
                 self._give_up(each.order, each.payload, classify(error), str(error))
+                os.close(each.order.said)
             self._reports.remove(each)
 
     def _read_rest(self, child: _Child) -> None:

@@ -16,12 +16,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fsd_core.common.fields import read
 from fsd_core.driver import Resources
 from fsd_core.errors import InputError
-from fsd_core.providers.provisioning import check_size
+from fsd_core.providers.app_name import check_size
+from fsd_core.providers.settings import texts
 from fsd_local.errors import naming
 from fsd_local.objects import LOCK
-from fsd_local.settings import parse
+from fsd_local.settings import Settings
 
 __all__ = ["LocalProvisioner"]
 
@@ -43,7 +45,7 @@ class LocalProvisioner:
     """Implements `fsd_core.driver.Provisioner`. The settings travel to clients and workers in `Resources.names`."""
 
     def __init__(self, table: Mapping[str, object]) -> None:
-        self._settings = parse(table)
+        self._settings = read(Settings, table, "[local] ")
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
         """Make the folders that are missing. Raises `InputError` for a wrong name or number, and where the folder cannot be used."""
@@ -87,16 +89,8 @@ class LocalProvisioner:
             os.replace(aside, f"{root}/{_MARK}")
 
     def _resources(self, app: str, root: str, ranks: int, slots: int) -> Resources:
-        settings = self._settings
-        names = {
-            "root": root,
-            "memory_mb": str(settings.memory_mb),
-            "timeout_s": str(settings.timeout_s),
-            "concurrency": str(settings.concurrency),
-            "lease_s": str(settings.lease_s),
-            "cold": "true" if settings.cold else "false",
-        }
-        return Resources(app, ranks, slots, names)
+        settings = texts(self._settings, ("memory_mb", "timeout_s", "concurrency", "lease_s", "cold"))
+        return Resources(app, ranks, slots, {"root": root} | settings)
 
     def sweep(self, app: str) -> Sequence[str]:
         """Remove folders that an interrupted destroy left. Returns one line of text for each."""

@@ -12,15 +12,13 @@ cold           false                   true starts an interpreter for each funct
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import attrs
 
-from fsd_core.common.fields import boolean, integer, key, matching, number, read
+from fsd_core.common.fields import boolean, integer, key, matching, number
 from fsd_core.common.home import expanded, home_folder
 from fsd_core.providers.app_name import check_app
 
-__all__ = ["Settings", "parse"]
+__all__ = ["Settings"]
 
 _TIME = number(0.1, 1e9, "seconds")
 
@@ -41,8 +39,3 @@ class Settings:
         check_app(app)
         root = expanded(self.root) if self.root else home_folder() / "local"
         return str(root.absolute() / app)
-
-
-def parse(table: Mapping[str, object]) -> Settings:
-    """Convert the table into `Settings`. Raises `InputError` that names the key, its value and the expected values."""
-    return read(Settings, table, "[local] ")

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from fsd_conformance.provision import ProvisionCases
     from fsd_conformance.table import cases, run
     from fsd_conformance.wrapped import (
+        DelayedMessageCases,
+        DelayedObjectCases,
         FaultyMessageCases,
         FaultyObjectCases,
         MeteredMessageCases,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 _WHERE = {
     "ChannelCases": "channel",
     "ConsistencyCases": "objects",
+    "DelayedMessageCases": "wrapped",
+    "DelayedObjectCases": "wrapped",
     "DeliveryCases": "messages",
     "EndToEndCases": "end_to_end",
     "FaultyMessageCases": "wrapped",
@@ -58,6 +62,8 @@ _WHERE = {
 __all__ = [
     "ChannelCases",
     "ConsistencyCases",
+    "DelayedMessageCases",
+    "DelayedObjectCases",
     "DeliveryCases",
     "EndToEndCases",
     "FaultyMessageCases",

@@ -22,6 +22,7 @@ from fsd_core.storage.store import Store
 __all__ = ["EndToEndCases"]
 
 FAULTS = "duplicate=.1,reorder=.2,delay=20ms,reject=.05,throttle=.05,lost_reply=.02,late=.1,seed=1"
+LATENCY = "aws,seed=1,scale=0.05"
 CHANNELS = pytest.mark.parametrize("channel", ["queue", "object", "hybrid"])
 
 
@@ -42,6 +43,13 @@ class EndToEndCases(Cases):
         result = _run(deployed, tmp_path, channel, 8, faults=FAULTS)
         _same(result, seed=0)
         assert result.meter["retries"] > 0
+
+    @CHANNELS
+    def test_same_answer_under_latency(self, deployed: Deployed, tmp_path: Path, channel: str) -> None:
+        """Late messages, slow requests and late starts of functions do not change the output."""
+        result = _run(deployed, tmp_path, channel, 8, latency=LATENCY)
+        _same(result, seed=0)
+        assert result.latency is not None
 
     def test_two_runs_at_once(self, deployed: Deployed, tmp_path: Path) -> None:
         """Two runs on one app at the same time do not disturb each other."""
@@ -92,7 +100,7 @@ def _metered_run(deployed: Deployed, home: Path, channel: str, seen: Callable[[]
     pytest.fail("five runs, and in each a function was launched twice")
 
 
-def _run(deployed: Deployed, home: Path, channel: str, workers: int, *, seed: int = 0, faults: str | None = None) -> Result:
+def _run(deployed: Deployed, home: Path, channel: str, workers: int, *, seed: int = 0, **more: str) -> Result:
     model, inputs, _ = _expected(seed)
     return run(
         model,
@@ -105,7 +113,7 @@ def _run(deployed: Deployed, home: Path, channel: str, workers: int, *, seed: in
         app=deployed.app,
         settings=deployed.settings,
         home=home,
-        faults=faults,
+        **more,  # type: ignore[arg-type]  # faults or latency
     )
 
 

@@ -31,6 +31,8 @@ _GROUPS = (
     "PrefixedObjectCases",
     "FaultyMessageCases",
     "FaultyObjectCases",
+    "DelayedMessageCases",
+    "DelayedObjectCases",
 )
 _FILE = """
 from fsd_conformance.table import cases, harness_of
@@ -103,6 +105,7 @@ def run(
         arguments = [str(file), f"--rootdir={folder}", "-c", f"{folder}/pytest.ini", "-v", "-rs", "--no-header", "-p", "no:cacheprovider"]
         with contextlib.redirect_stdout(sys.stderr):
             code = pytest.main([*arguments, *(["-k", only] if only else [])])
+        sys.modules.pop(file.stem, None)  # a second call in this process has another file
     if only and code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise InputError(f"-k {only!r}: selects no case: expected an expression of pytest's -k")
     return 0 if code == pytest.ExitCode.OK else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -11,15 +12,27 @@ import pytest
 from fsd_conformance.messages import DeliveryCases, MessageCases
 from fsd_conformance.objects import ConsistencyCases, ObjectCases
 from fsd_core.driver import Delivery, Message, MessageDriver, ObjectDriver, Page, Rejected
+from fsd_core.latency import Latency
 from fsd_core.storage.meter import FIELDS, Meter
+from fsd_core.storage.retry import Retry
 from fsd_core.wrappers.around import AroundMessages, AroundObjects
 from fsd_core.wrappers.faults import Faults, FaultyMessages, FaultyObjects
+from fsd_core.wrappers.latency import DelayedMessages, DelayedObjects, Delays
 from fsd_core.wrappers.metered import MeteredMessages, MeteredObjects
 from fsd_core.wrappers.prefixed import PrefixedObjects
 
-__all__ = ["FaultyMessageCases", "FaultyObjectCases", "MeteredMessageCases", "MeteredObjectCases", "PrefixedObjectCases"]
+__all__ = [
+    "DelayedMessageCases",
+    "DelayedObjectCases",
+    "FaultyMessageCases",
+    "FaultyObjectCases",
+    "MeteredMessageCases",
+    "MeteredObjectCases",
+    "PrefixedObjectCases",
+]
 
 FAULTS = Faults.parse("duplicate=.2,reorder=.3,delay=20ms,reject=.2,throttle=.1,lost_reply=.1,seed=1")
+LATENCY = "aws,seed=1,scale=0.05"
 
 
 class FaultyMessageCases(DeliveryCases):
@@ -46,6 +59,34 @@ class FaultyObjectCases(ConsistencyCases):
     def wrap(self, driver: ObjectDriver) -> ObjectDriver:
         """Wrap the driver with faults."""
         return FaultyObjects(driver, FAULTS, next(self.salts))
+
+
+class _DelayedCases:
+    """Each driver has the draws of another rank."""
+
+    @pytest.fixture(autouse=True)
+    def _ranks(self) -> None:
+        self.ranks = itertools.count()
+
+    def delays(self) -> Delays:
+        """The latencies of one more function, whose waits nothing ends."""
+        return Delays(Latency.parse(LATENCY), next(self.ranks), 0, Retry(math.inf, Meter()))
+
+
+class DelayedMessageCases(_DelayedCases, MessageCases):
+    """Queues that are as slow as a table of latencies says."""
+
+    def wrap(self, driver: MessageDriver) -> MessageDriver:
+        """Wrap the driver with latencies."""
+        return DelayedMessages(driver, self.delays())
+
+
+class DelayedObjectCases(_DelayedCases, ObjectCases):
+    """An object store that is as slow as a table of latencies says."""
+
+    def wrap(self, driver: ObjectDriver) -> ObjectDriver:
+        """Wrap the driver with latencies."""
+        return DelayedObjects(driver, self.delays())
 
 
 class PrefixedObjectCases(ObjectCases):

@@ -60,7 +60,8 @@ class ChannelConfig:
 
     ``expected`` maps each step to the ranks that send a payload to this rank. ``retry`` repeats failed requests. ``pool`` runs the
     requests that send and fetch payloads. With ``eager``, the channel makes more requests to deliver payloads sooner. ``start_s`` is
-    the time in seconds that the ranks may take to start.
+    the time in seconds that the ranks may take to start. ``slack_s`` is added to the shortest stall limit: the seconds that services may be
+    slower than expected.
     """
 
     me: RankIdentity
@@ -69,6 +70,7 @@ class ChannelConfig:
     pool: ThreadPoolExecutor
     eager: bool = False
     start_s: float = START_S
+    slack_s: float = 0.0
 
 
 class StallLimit:

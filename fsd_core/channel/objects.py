@@ -8,13 +8,14 @@ rank one put and, for each source, one get that succeeds plus the gets made befo
 from __future__ import annotations
 
 import heapq
+import logging
 import struct
 import threading
 import time
 import zlib
 from collections.abc import Iterable, Sequence
 
-from fsd_core.channel.channel import Channel, ChannelConfig, RankIdentity, StallLimit, explain
+from fsd_core.channel.channel import MIN_LIMIT_S, Channel, ChannelConfig, RankIdentity, StallLimit, explain
 from fsd_core.driver import Code
 from fsd_core.errors import RunFailed
 from fsd_core.storage.keys import RunKeys
@@ -22,6 +23,8 @@ from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 
 __all__ = ["HEAD_BYTES", "ObjectChannel", "bundle", "entry"]
+
+log = logging.getLogger(__name__)
 
 HEAD_BYTES = 64 * 1024
 _HEADER = struct.Struct("<4sIQIIII")  # magic, version, run, epoch, step, source, entries
@@ -96,7 +99,7 @@ class ObjectChannel(Channel):
     """
 
     def __init__(self, store: Store, config: ChannelConfig) -> None:
-        super().__init__(config, StallLimit(start_s=config.start_s))
+        super().__init__(config, StallLimit(min_s=MIN_LIMIT_S + config.slack_s, start_s=config.start_s))
         self.store = store
         self.keys = RunKeys(self.me.run)
         self._share = 0.2 if self.eager else 0.5
@@ -113,6 +116,7 @@ class ObjectChannel(Channel):
         if not pairs:
             return
         key, body = self.keys.exchange(step, self.me.rank), bundle(self.me, step, pairs)
+        log.debug("puts the payloads of step %d for %d ranks", step, len(pairs))
         self.submit(lambda: self.store.put(key, body))
 
     def abort(self, error: RunFailed, retry: Retry) -> None:
@@ -151,6 +155,7 @@ class ObjectChannel(Channel):
             head = self.store.find(key, 0, HEAD_BYTES)
             if head is not None:
                 self._took[source] = time.monotonic() - since
+                log.debug("received the payloads of rank %d in step %d after %.3f s", source, step, self._took[source])
                 where = entry(head, self.me.run, step, source, self.me.rank)
                 self.mailbox.deliver(step, source, fetch(self.store, key, head, where, f"the payload of rank {source} in step {step}"))
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import math
 import threading
 import time
@@ -22,6 +23,8 @@ from fsd_core.errors import FsdError, RunFailed
 from fsd_core.storage.retry import Retry
 
 __all__ = ["QueueChannel"]
+
+log = logging.getLogger(__name__)
 
 ABORT_THREADS = 32  # some services take half a second to reach a queue for the first time
 LINGER_SHARE = 0.35
@@ -43,7 +46,7 @@ class QueueChannel(Channel):
     """
 
     def __init__(self, driver: MessageDriver, config: ChannelConfig) -> None:
-        super().__init__(config, StallLimit(min_s=LEASES * driver.limits.lease_s, start_s=config.start_s))
+        super().__init__(config, StallLimit(min_s=LEASES * driver.limits.lease_s + config.slack_s, start_s=config.start_s))
         self.driver = driver
         self._text = driver.limits.body == "text"
         room = driver.limits.message_bytes * 3 // 4 // 3 * 3 if self._text else driver.limits.message_bytes
@@ -106,6 +109,7 @@ class QueueChannel(Channel):
         ``retry`` replaces the channel's own. Raises `DriverError` if a retry cannot help or a limit is reached.
         """
         ranks = ", ".join(str(message.rank) for message in batch)
+        log.debug("publishes %d messages to rank %s", len(batch), ranks)
         (retry or self.retry).entries(self.driver, f"publish to rank {ranks}", batch, self.driver.publish)
 
     def abort(self, error: RunFailed, retry: Retry) -> None:
@@ -143,7 +147,9 @@ class QueueChannel(Channel):
                 if self._tokens:
                     wait = min(wait, self._ack_in_s())
                 receive = partial(self.driver.receive, self.me.rank, limits.receive_messages, wait)
-                for delivery in self.retry.call(self.driver, "receive", receive):
+                deliveries = self.retry.call(self.driver, "receive", receive)
+                log.debug("received %d messages while step %s waits", len(deliveries), self._step)
+                for delivery in deliveries:
                     self._take(delivery)
                 self._ack(everything=False)
                 if not self._open and self._step is not None and self.mailbox.missing(self._step):
@@ -186,6 +192,7 @@ class QueueChannel(Channel):
         if frame.epoch < self.me.epoch or frame.run != self.me.run:
             self.meter.add("strays_dropped")
         elif frame.kind is Kind.ABORT:
+            log.debug("received the abort of rank %d", frame.source)
             self.mailbox.fail(explain(frame.body))
         else:
             try:
@@ -222,6 +229,7 @@ class QueueChannel(Channel):
         size = self.driver.limits.batch_messages
         while self._tokens and (everything or len(self._tokens) >= self._ack_messages or self._ack_in_s() == 0):
             batch, self._tokens = [token for _, token, _ in self._tokens[:size]], self._tokens[size:]
+            log.debug("acknowledges %d messages", len(batch))
             self._acking.append(self.pool.submit(self.retry.entries, self.driver, "ack", batch, partial(self.driver.ack, self.me.rank)))
 
     def finish(self) -> None:

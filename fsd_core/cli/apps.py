@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import click
 
-from fsd_core import providers
-from fsd_core.cli.options import Checked, Command, check_provider, emulated, with_settings
+from fsd_core.cli.options import Checked, Command, check_provider, emulated, reporting, with_settings
 from fsd_core.cli.screen import Screen, pairs
 from fsd_core.common.fields import integer
 from fsd_core.common.home import home_folder
 from fsd_core.config import Settings
-from fsd_core.providers.requests import reporting_to
 
 __all__ = ["clean", "deploy", "destroy", "gc"]
 
 KEYS = ("provider", "app", "emulator")
-
-
-@contextlib.contextmanager
-def _shown(screen: Screen) -> Iterator[None]:
-    """Within the block, requests that take long are shown as progress."""
-    with screen.progress() as show, reporting_to(lambda text: show("provision", 0, 0, text)):
-        yield
 
 
 @click.command(
@@ -43,9 +31,13 @@ def deploy(screen: Screen, settings: Settings, slots: int) -> None:
     An app is everything that one deployment makes, under one name: the function, the object store, and the queues of the workers. Resources
     that exist already stay as they are: a second deploy changes nothing.
     """
+    from fsd_core.client.apps import deploy as make
+
     check_provider(settings)
-    with _shown(screen), emulated(settings, screen.note) as settings:
-        made = providers.find(settings.provider).provisioner(settings.table()).ensure(settings.app, settings.workers, slots)
+    with screen.progress() as show, emulated(settings, show) as settings:
+        made = make(
+            settings.provider, settings.app, settings.table(), workers=settings.parallel.workers, slots=slots, progress=reporting(show)
+        )
     screen.answer({"app": made.app, "provider": settings.provider, "workers": made.ranks, "slots": made.slots, "names": dict(made.names)})
     rows = [("workers", f"{made.ranks}"), ("slots", f"{made.slots}"), *(row for row in made.names.items() if row[1])]
     screen.print(pairs(f"{made.app} on {settings.provider}", rows))
@@ -58,9 +50,11 @@ def destroy(screen: Screen, settings: Settings) -> None:
 
     Does nothing if the app does not exist.
     """
+    from fsd_core.client.apps import destroy as remove
+
     check_provider(settings)
-    with _shown(screen), emulated(settings, screen.note) as settings:
-        removed = list(providers.find(settings.provider).provisioner(settings.table()).destroy(settings.app))
+    with screen.progress() as show, emulated(settings, show) as settings:
+        removed = remove(settings.provider, settings.app, settings.table(), progress=reporting(show))
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
     screen.print(f"{settings.app} on {settings.provider}: {len(removed)} removed", *(f"  {line}" for line in removed))
 
@@ -76,8 +70,8 @@ def gc(screen: Screen, settings: Settings) -> None:
     from fsd_core.client.garbage import collect_garbage
 
     check_provider(settings)
-    with _shown(screen), emulated(settings, screen.note) as settings:
-        removed = collect_garbage(settings.provider, settings.app, settings.table())
+    with screen.progress() as show, emulated(settings, show) as settings:
+        removed = collect_garbage(settings.provider, settings.app, settings.table(), progress=reporting(show))
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
     screen.print(f"{removed} objects removed")
 
@@ -101,7 +95,9 @@ def clean(screen: Screen, settings: Settings, keep_records: bool) -> None:
     from fsd_core.client.garbage import clean as clean_up
 
     check_provider(settings)
-    with _shown(screen), emulated(settings, screen.note) as settings:
-        removed = clean_up(settings.provider, settings.app, settings.table(), home_folder(), keep_records=keep_records)
+    with screen.progress() as show, emulated(settings, show) as settings:
+        removed = clean_up(
+            settings.provider, settings.app, settings.table(), home_folder(), keep_records=keep_records, progress=reporting(show)
+        )
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
     screen.print(f"{removed} objects removed")

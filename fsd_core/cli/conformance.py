@@ -37,14 +37,10 @@ def conformance(screen: Screen, settings: Settings, live: bool, only: str | None
     check_provider(settings)
     if live and settings.emulator:
         raise InputError("--live and --emulator: expected only one of them")
-    try:
-        from fsd_conformance import run
-    except ImportError as error:
-        raise InputError(
-            f"the conformance suite cannot be imported: {error}; install it with: pip install 'fsd-inference[test]'"
-        ) from error
-    failed = run(settings.provider, live, settings.table(), emulator_name(settings), only)
-    screen.answer({"provider": settings.provider, "live": live, "conforms": not failed})
-    if failed:
+    from fsd_core.machine.suite import conformance as conforms
+
+    kept = conforms(settings.provider, settings.table(), live=live, emulator=emulator_name(settings), only=only)
+    screen.answer({"provider": settings.provider, "live": live, "conforms": kept})
+    if not kept:
         raise CheckFailed(f"provider {settings.provider} does not keep the contract: the failed cases are listed above")
     screen.print(f"provider {settings.provider} keeps the contract")

@@ -1,10 +1,9 @@
-"""``fsd tariff list``, ``fsd tariff show``, ``fsd bill``, and the bill of a run."""
+"""``fsd tariff list``, ``fsd tariff show``, ``fsd bill``, and the table of a run's bill."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from fsd_core.cli.options import Command, Group, with_settings
 from fsd_core.cli.screen import Screen, pairs
 from fsd_core.common.textfile import read_text
 from fsd_core.config import PATH, Settings
-from fsd_core.cost import Bill, Line, Price, Tariff, Usage
+from fsd_core.cost import Bill, Price, Tariff, Usage, shown
 from fsd_core.errors import InputError
 
-__all__ = ["bill", "group", "run_tariff", "service_table"]
+__all__ = ["bill", "group", "service_table"]
 
 
 @click.group(name="tariff", cls=Group, no_args_is_help=False)
@@ -119,8 +118,7 @@ def bill(screen: Screen, settings: Settings, usage: str, free_tier: bool) -> Non
     used = Usage.parse(_read(usage), f"--usage {usage}")
     made = cost.bill(used, tariff, free=free_tier)
     screen.answer(made.to_json())
-    rows = [(f"{line.price.service} {line.price.sku}", _line_text(line)) for line in made.lines]
-    screen.print(pairs(_title(made) + (", free tiers taken off" if free_tier else ""), [*rows, *_totals(made)]))
+    screen.print(pairs(shown.title(made) + (", free tiers taken off" if free_tier else ""), shown.by_line(made)))
     if used["invocations"] and used.memory_mb is None:
         screen.print("The bill has no function time: function_seconds and function_memory_mb are not given.")
 
@@ -146,52 +144,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _line_text(line: Line) -> str:
-    mark = ", low confidence" if line.price.confidence == "low" else ""
-    mark += ", free" if line.price.usd and not line.usd else ""
-    return f"{_usd(line.usd)}  {line.quantity:.10g} {line.price.unit} at {line.price.usd:g} USD{mark}"
-
-
-def _usd(usd: float) -> str:
-    return f"{usd:11.7f} USD"
-
-
-def _title(made: Bill) -> str:
-    return f"Bill by {made.tariff.name} ({made.tariff.region}, {made.tariff.as_of})"
-
-
-def _totals(made: Bill) -> Iterable[tuple[str, str]]:
-    yield "total", _usd(made.total_usd)
-    if made.otherwise_usd != made.total_usd:
-        yield "or", f"{_usd(made.otherwise_usd)}  if {made.otherwise}"
-    for line in made.apart:
-        yield "not in the total", f"{_usd(line.usd)}  {line.price.service} {line.price.unit}"
-
-
-def run_tariff(settings: Settings) -> Tariff | None:
-    """The tariff of a run; `None` if fsd has none for its provider.
-
-    Raises `InputError` on a tariff of another provider, unless the run is local: a run packs its requests to suit the prices of its own
-    provider, so a bill by another provider's prices would be misleading.
-    """
-    name = settings.tariff or cost.default_tariff(settings.provider)
-    if name is None:
-        return None
-    tariff = cost.load(name)
-    if settings.provider not in ("local", tariff.provider):
-        raise InputError(
-            f"--tariff {name}: has prices of provider {tariff.provider}: expected a tariff of {settings.provider}, the provider of the run"
-        )
-    return tariff
-
-
 def service_table(made: Bill) -> Any:
     """A run's bill with a row for each service."""
-    rows = []
-    for service, lines in made.by_service.items():
-        marked = (
-            f"{line.price.sku} {line.quantity:.6g} {line.price.unit}" + (" (low confidence)" if line.price.confidence == "low" else "")
-            for line in lines
-        )
-        rows.append((service, f"{_usd(sum(line.usd for line in lines))}  {', '.join(marked)}"))
-    return pairs(f"\n{_title(made)}", [*rows, *_totals(made)])
+    return pairs(f"\n{shown.title(made)}", shown.by_service(made))

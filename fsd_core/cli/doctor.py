@@ -2,128 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import platform
-import shutil
-import tempfile
-import threading
-from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
-
+import attrs
 import click
 
-from fsd_core import providers
-from fsd_core.cli.emulators import CLOUDS
 from fsd_core.cli.options import Command, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.common.home import home_folder, made
-from fsd_core.config import FILE, Settings
-from fsd_core.errors import InputError
-from fsd_core.providers.advice import line
+from fsd_core.config import Settings
 
 __all__ = ["doctor"]
-
-REQUIRED = ("numpy", "attrs", "zstandard", "scipy", "safetensors", "click", "rich")
-EXTRAS = {
-    "mtkahypar": "pip install 'fsd-inference[partition]': without it, block replaces hypergraph partitions, and workers send more rows",
-    "scikit-learn": "pip install 'fsd-inference[demo]': fsd demo and the input `digits` need it",
-    "matplotlib": "pip install 'fsd-inference[report]': fsd report and fsd compare --report need it",
-    "boto3": "pip install 'fsd-inference[aws]': provider aws needs it",
-    "azure-servicebus": "pip install 'fsd-inference[azure]': provider azure needs it",
-    "azure-storage-blob": "pip install 'fsd-inference[azure]': provider azure needs it",
-    "azure-identity": "pip install 'fsd-inference[azure]': provider azure needs it",
-    "google-cloud-pubsub": "pip install 'fsd-inference[gcp]': provider gcp needs it",
-    "google-cloud-storage": "pip install 'fsd-inference[gcp]': provider gcp needs it",
-    "moto": "pip install 'fsd-inference[emulators]', or --emulator installs it below FSD_HOME",
-    "awslambdaric": "pip install 'fsd-inference[emulators]', or --emulator installs it below FSD_HOME",
-    "pytest": "pip install 'fsd-inference[test]': fsd conformance needs it",
-}
-ANSWERS_S = 5.0
-TOOLS = {"java": "some emulators need a Java runtime", "node": "some emulators need Node.js"}
 
 
 @click.command(cls=Command, epilog="Example: fsd doctor")
 @with_settings()
 def doctor(screen: Screen, settings: Settings) -> None:
     """Show what is installed and how to install the rest."""
-    checks = list(_checks())
-    screen.answer({"checks": [{"name": name, "found": found, "hint": hint} for name, found, hint in checks]})
-    screen.print(pairs("Found", [(name, found) for name, found, _ in checks if found]))
-    screen.print(pairs("\nNot found", [(name, hint) for name, found, hint in checks if not found]))
+    from fsd_core.machine.doctor import doctor as look
 
-
-def _checks() -> Iterator[tuple[str, str | None, str]]:
-    """The name, the version or path that was found (`None` if nothing), and what to do if nothing was found."""
-    from fsd_conformance import emulators
-
-    yield "fsd-inference", _version("fsd-inference"), ""
-    yield "python", platform.python_version(), ""
-    yield "machine", f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}", ""
-    yield "FSD_HOME", *_writable()
-    yield FILE, os.path.abspath(FILE) if os.path.exists(FILE) else None, "not in this folder: the default settings are in force"
-    for name in REQUIRED:
-        yield name, _version(name), f"pip install {name}"
-    for name, hint in EXTRAS.items():
-        yield name, _version(name), hint
-    for name in providers.installed():
-        yield f"provider {name}", *_provider(name)
-        yield f"credentials of {name}", *_credentials(name)
-    for name in CLOUDS:
-        if name not in providers.installed():
-            yield f"provider {name}", None, "not installed: a package adds it by an entry point of the group fsd.providers"
-    for name in CLOUDS:
-        if found := emulators.names(name):
-            running = emulators.state(name)
-            up = f"{running.name}, {'up' if running.alive() else 'dead'}" if running else None
-            yield f"emulator of {name}", up, f"{' or '.join(found)} can run here: fsd emulators up {name}"
-    for name, hint in TOOLS.items():
-        yield name, shutil.which(name), hint
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
-
-
-def _provider(name: str) -> tuple[str | None, str]:
-    try:
-        found: Any = providers.find(name)
-        return f"{type(found).__module__}.{type(found).__qualname__}", ""
-    except (ImportError, AttributeError) as error:
-        return None, f"installed, but cannot be imported: {error}"
-
-
-def _credentials(name: str) -> tuple[str | None, str]:
-    """Whose credentials the provider's SDK finds; or `None` and its error with advice. Waits at most `ANSWERS_S` seconds."""
-    found: list[tuple[str | None, str]] = []
-
-    def ask() -> None:
-        try:
-            provider = providers.find(name)
-        except (ImportError, AttributeError):
-            return found.append((None, "the provider cannot be imported"))
-        try:
-            found.append((provider.credentials(), ""))
-        except Exception as error:
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            found.append((None, line(text, provider.advice(text))))
-
-    asking = threading.Thread(target=ask, daemon=True)
-    logging.disable()  # some SDKs write long warnings where they find no credentials
-    asking.start()
-    asking.join(ANSWERS_S)
-    logging.disable(logging.NOTSET)
-    return found[0] if found else (None, f"the source of credentials did not answer within {ANSWERS_S:.0f} s")
-
-
-def _writable() -> tuple[str | None, str]:
-    try:
-        folder = made(home_folder())
-        with tempfile.TemporaryFile(dir=folder):
-            return str(folder), ""
-    except (InputError, OSError) as error:
-        return None, str(error)
+    checks = look()
+    screen.answer({"checks": [attrs.asdict(check) for check in checks]})
+    screen.print(pairs("Found", [(check.name, check.found) for check in checks if check.found]))
+    screen.print(pairs("\nNot found", [(check.name, check.hint) for check in checks if not check.found]))

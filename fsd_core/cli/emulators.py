@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fsd_core import providers
-from fsd_core.cli.options import Group, with_settings
+from fsd_core.cli.options import Group, reporting, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.config import TABLES, Settings
+from fsd_core.config import Settings
 from fsd_core.errors import InputError
+from fsd_core.machine.emulators import CLOUDS, emulator_states, start_emulators, stop_emulators
 
 if TYPE_CHECKING:
     from fsd_conformance.emulators import Running
 
-__all__ = ["CLOUDS", "group"]
+__all__ = ["group"]
 
-CLOUDS = tuple(name for name in TABLES if name != "local")
 CLOUD = click.argument("cloud", metavar=f"[{'|'.join(CLOUDS)}]", required=False)
 
 
@@ -45,18 +45,10 @@ def up(screen: Screen, settings: Settings, cloud: str | None, name: str | None) 
     an emulator needs software that is missing, the command installs it below FSD_HOME. Commands of fsd use an emulator with --emulator. For
     other programs, the command prints environment variables that lead a client of the cloud to the emulator.
     """
-    from fsd_conformance import emulators
-
     if name and not cloud:
         raise InputError(f"--name {name}: the cloud is missing: expected fsd emulators up CLOUD --name {name}")
-    states: dict[str, Any] = {}
     with screen.progress() as show:
-        for each in _chosen(cloud):
-
-            def tell(text: str, each: str = each) -> None:
-                show(each, 0, 0, text)
-
-            states[each] = emulators.up(each, name, tell)
+        states = start_emulators(cloud, name, progress=reporting(show))
     screen.answer({"emulators": {each: _fields(running) for each, running in states.items()}})
     for each, running in states.items():
         screen.print(
@@ -71,9 +63,7 @@ def up(screen: Screen, settings: Settings, cloud: str | None, name: str | None) 
 @with_settings()
 def down(screen: Screen, settings: Settings, cloud: str | None) -> None:
     """Stop the emulators of one cloud, or of all clouds."""
-    from fsd_conformance import emulators
-
-    ended = {each: emulators.down(each) for each in _chosen(cloud)}
+    ended = stop_emulators(cloud)
     screen.answer({"emulators": {each: {"stopped": running.name if running else None} for each, running in ended.items()}})
     screen.print(pairs("Emulators", [(each, f"{running.name}: stopped" if running else "not running") for each, running in ended.items()]))
 
@@ -85,11 +75,8 @@ def status(screen: Screen, settings: Settings, cloud: str | None) -> None:
     """Show which emulators are running."""
     from fsd_conformance import emulators
 
-    if cloud is not None:
-        _known(cloud)
     rows, states = [], {}
-    for each in (cloud,) if cloud else CLOUDS:
-        running = emulators.state(each)
+    for each, running in emulator_states(cloud).items():
         if running:
             states[each] = _fields(running)
             rows += _rows(running)
@@ -120,24 +107,3 @@ def _rows(running: Running) -> list[tuple[str, str]]:
     for name, server in fields["servers"].items():
         rows.append((f"  {name}", f"{server['url']}, process {server['pid']}{'' if server['alive'] else ' (ended)'}, {server['log']}"))
     return rows
-
-
-def _known(cloud: str) -> None:
-    if cloud == "local":
-        raise InputError("emulators: provider local runs on this machine and needs no emulator")
-    if cloud not in CLOUDS:
-        raise InputError(f"emulators: {cloud!r}: expected one of {', '.join(CLOUDS)}")
-
-
-def _chosen(cloud: str | None) -> tuple[str, ...]:
-    """The clouds that the command acts on. Raises `InputError` if ``cloud`` is not installed or has no emulator."""
-    from fsd_conformance import emulators
-
-    names = providers.installed()
-    if cloud is None:
-        return tuple(each for each in CLOUDS if each in names and emulators.names(each))
-    _known(cloud)
-    if cloud not in names:
-        raise InputError(f"provider {cloud} is not installed: expected one of {', '.join(names) or 'none'}")
-    emulators.find(cloud)
-    return (cloud,)

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from fsd_core.cli.options import Checked, Group, with_settings
-from fsd_core.cli.screen import Screen, amount, pairs
+from fsd_core.cli.screen import Screen, pairs
+from fsd_core.common.amount import amount
 from fsd_core.common.fields import choice, integer, number
 from fsd_core.config import Settings
 

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
 
 from fsd_core import config, providers
-from fsd_core.cli.screen import Screen
+from fsd_core.cli.screen import Screen, Show
 from fsd_core.common.fields import Kind
+from fsd_core.common.logs import shown
 from fsd_core.config import ANY, KINDS, Settings
 from fsd_core.errors import InputError
 
-__all__ = ["Checked", "Command", "Group", "check_provider", "emulated", "emulator_name", "with_settings"]
+if TYPE_CHECKING:
+    from fsd_core import Progress
+
+__all__ = ["SPLIT", "Checked", "Command", "Group", "as_flags", "check_provider", "emulated", "emulator_name", "reporting", "with_settings"]
+
+SPLIT = ("workers", "data_parallel", "pipeline_parallel", "tensor_parallel")  # the arguments that say how a run is split
 
 _FIELDS = attrs.fields_dict(Settings)
 _Callback = Callable[..., None]
@@ -55,13 +62,13 @@ class Checked(click.ParamType[Any]):
 
 
 def with_settings(*keys: str, flags: Mapping[str, str] | None = None) -> Callable[[_Callback], _Callback]:
-    """Give a command the flags of these keys of `Settings`, ``--config`` and ``--json``.
+    """Give a command the flags of these keys of `Settings`, ``--config``, ``--json`` and ``-v``.
 
     The flag of a key is ``--KEY`` with hyphens, unless ``flags`` maps the key to another flag.
 
     The command is called with its `Screen`, the `Settings`, and its own arguments.
     """
-    names = {key: (flags or {}).get(key, f"--{key.replace('_', '-')}") for key in (*keys, "json")}
+    names = {key: (flags or {}).get(key, f"--{key.replace('_', '-')}") for key in (*keys, "json", "verbose")}
 
     def wrap(command: _Callback) -> _Callback:
         @functools.wraps(command)
@@ -71,7 +78,8 @@ def with_settings(*keys: str, flags: Mapping[str, str] | None = None) -> Callabl
             given = {key: arguments.pop(key) for key in names}
             settings = config.load(given, config_file, names=names, providers=tuple(providers.installed()))
             screen.json = settings.json
-            command(screen, settings, **arguments)
+            with shown(settings.verbose):
+                command(screen, settings, **arguments)
 
         option = click.option(
             "--config", "config_file", metavar="FILE", help=f"File of settings (default: {config.FILE} in the current folder)."
@@ -86,10 +94,13 @@ def with_settings(*keys: str, flags: Mapping[str, str] | None = None) -> Callabl
 
 def _option(key: str, flag: str) -> Callable[[_Callback], _Callback]:
     field, kind = _FIELDS[key], KINDS[key]
-    text = field.metadata["help"] + (f"  [default: {field.default:g}]" if type(field.default) in (int, float) else "")
+    shows = type(field.default) in (int, float) and key != "verbose"
+    text = field.metadata["help"] + (f"  [default: {field.default:g}]" if shows else "")
     text += f"  [default: {field.default}]" if isinstance(field.default, str) else ""
     if key == "emulator":
         return click.option(flag, key, metavar="[=NAME]", help=text)
+    if key == "verbose":
+        return click.option("-v", flag, key, count=True, callback=lambda _, __, count: str(min(count, 2)) if count else None, help=text)
     if kind is config.BOOLEAN:
         return click.option(flag, key, flag_value="true", default=None, help=text)
     return click.option(flag, key, metavar=kind.metavar, help=text)
@@ -110,22 +121,34 @@ def emulator_name(settings: Settings) -> str | None:
 
 
 @contextlib.contextmanager
-def emulated(settings: Settings, tell: Callable[[str], None], *, start: bool = False) -> Iterator[Settings]:
+def emulated(settings: Settings, show: Show, *, start: bool = False) -> Iterator[Settings]:
     """Within the block, the provider's SDK uses the emulator that ``--emulator`` asks for. Yields settings for it.
 
-    If the emulator is not running, ``start`` starts it for the block. Without ``start``, the function raises `InputError`. ``tell``
-    receives lines of progress.
+    If the emulator is not running, ``start`` starts it for the block. Without ``start``, the function raises `InputError`.
     """
     if not settings.emulator:
         yield settings
         return
-    from fsd_conformance import emulators
+    from fsd_core.machine.emulators import emulator
 
-    provider, name = settings.provider, emulator_name(settings)
-    running = emulators.state(provider)
-    if not start and not (running and running.alive() and name in (None, running.name)):
-        words = f"{provider} --name {name}" if name else provider
-        raise InputError(f"--emulator: expected a running emulator; start one with: fsd emulators up {words}")
-    with emulators.use(provider, name, tell) as used:
-        tables = {**settings.tables, provider: {**used.settings, **settings.table()}}
-        yield attrs.evolve(settings, tables=tables)
+    provider = settings.provider
+    with contextlib.ExitStack() as stack:
+        with as_flags("emulator"):
+            given = emulator(provider, emulator_name(settings), settings=settings.table(), start=start, progress=reporting(show))
+            used = stack.enter_context(given)
+        yield attrs.evolve(settings, tables={**settings.tables, provider: used})
+
+
+@contextlib.contextmanager
+def as_flags(*names: str) -> Iterator[None]:
+    """Within the block, an `InputError` about an argument of the Python API names the flag: ``out x: ...`` becomes ``--out x: ...``."""
+    try:
+        yield
+    except InputError as error:
+        pattern = rf"(^|: | in | x |; use | expected )({'|'.join(names)})(?=[ :])"
+        raise InputError(re.sub(pattern, lambda found: f"{found[1]}--{found[2].replace('_', '-')}", str(error))) from error
+
+
+def reporting(show: Show) -> Callable[[Progress], None]:
+    """The callback of the Python API that shows progress on the screen."""
+    return lambda progress: show(progress.phase, progress.done, progress.total, progress.text)

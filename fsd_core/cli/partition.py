@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from fsd_core.cli.options import Command, with_settings
+from fsd_core.cli.options import SPLIT, Command, as_flags, with_settings
 from fsd_core.cli.screen import Screen, pairs
 from fsd_core.config import Settings
 
@@ -20,13 +20,17 @@ __all__ = ["partition"]
 Examples:
   fsd partition radixnet:1024:120 --workers 8 p8.npz
   fsd run radixnet:1024:120 digits --workers 8 --partition p8.npz
+  fsd partition radixnet:1024:120 --pipeline-parallel 4 --tensor-parallel 2 p4x2.npz
 """,
 )
 @click.argument("model")
 @click.argument("out")
-@with_settings("workers", "partition", "seed", flags={"partition": "--method"})
+@with_settings("workers", "pipeline_parallel", "tensor_parallel", "partition", "seed", flags={"partition": "--method"})
 def partition(screen: Screen, settings: Settings, model: str, out: str) -> None:
     """Divide the rows of a model among workers.
+
+    With --pipeline-parallel, first divides the layers into stages. All replicas of a run have the same partition, so the workers here are
+    those of one replica.
 
     Writes OUT, an .npz file for fsd run --partition. It holds the number of the worker that owns each row of MODEL. An existing OUT is
     replaced only if it is a partition. The same seed gives the same partition.
@@ -35,19 +39,32 @@ def partition(screen: Screen, settings: Settings, model: str, out: str) -> None:
     to L.
     """
     from fsd_core.model import open_model
-    from fsd_core.partition import ExchangePlan
+    from fsd_core.partition import ExchangePlan, parallel
     from fsd_core.partition import partition as divide
 
+    with as_flags(*SPLIT):
+        split = parallel(settings.workers, 1, settings.pipeline_parallel, settings.tensor_parallel)
     network = open_model(model)
-    screen.known.update(workers=settings.workers, method=settings.partition)
+    known = {"workers": split.workers, "parallel": split.to_json()}
+    screen.known.update(known, method=settings.partition)
     start = time.monotonic()
-    with screen.progress() as show:
-        made = divide(network, settings.workers, settings.partition, settings.seed, lambda done, total: show("partition", done, total, ""))
+    with screen.progress() as show, as_flags(*SPLIT):
+        made = divide(
+            network,
+            split.workers,
+            settings.partition,
+            settings.seed,
+            lambda done, total: show("partition", done, total, ""),
+            stages=split.pipeline,
+        )
     seconds = time.monotonic() - start
     figures = ExchangePlan(network, made).figures() | {"seconds": seconds}
     made.save(Path(out))
-    screen.answer(figures | {"workers": settings.workers, "method": made.label})
+    first = [start + 1 for start in made.starts]
+    screen.answer(figures | known | {"method": made.label, "first_layers": first})
     rows = [
         (name, f"{value:.3f}" if isinstance(value, float) else f"{value}") for name, value in figures.items() if not isinstance(value, list)
     ]
-    screen.print(pairs(f"{out}: {settings.workers} workers, {made.label}", rows))
+    if split.pipeline > 1:
+        rows.append(("first layers", ", ".join(map(str, first))))
+    screen.print(pairs(f"{out}: {split.workers} workers, {made.label}", rows))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.progress import Progress as Bars
 
-__all__ = ["Screen", "Show", "amount", "pairs"]
+__all__ = ["Screen", "Show", "pairs"]
 
 Show = Callable[[str, int, int, str], None]  # phase, done, total (0: unknown), text
 EVERY_S = 5.0  # between two progress lines of one phase, if standard error is not a terminal
@@ -197,15 +197,6 @@ def pairs(title: str, rows: Iterable[tuple[str, str]]) -> Group:
     for name, value in rows:
         table.add_row(Text(name), Text(value))
     return Group(Text(title, style="bold"), table)
-
-
-def amount(count: float) -> str:
-    """A number of bytes as text for people, for instance 1.5 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000
-    return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
 
 
 def _bars(bars: Bars) -> Show:

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from fsd_core.channel import RankIdentity
+from fsd_core.client import collect
 from fsd_core.common.interrupt import leave_note, remaining
 from fsd_core.driver import Code, InvokeDriver, Provider, Resources
-from fsd_core.errors import RunFailed
+from fsd_core.errors import FsdError, RunFailed
 from fsd_core.protocol.abort import abort_peers, end_run
 from fsd_core.storage import slots
 from fsd_core.storage.keys import RunKeys
@@ -28,13 +30,19 @@ __all__ = ["Cleanup"]
 INTERRUPTED_S = 1.2  # an interrupted command ends within 2 s, with its last lines printed
 FAILED_S = 10.0
 ENDED_S = 30.0
+LINES_S, LINES_INTERRUPTED_S = 3.0, 0.3  # for getting what the workers said
+LAST_LINES_S = 1.0  # where functions end with their client: for workers to write what they said
+POLL_S = 0.02
 GRACE_S = 2.0  # for workers that the platform does not stop: this long after an abort they write nothing more
 
 Step = tuple[str, Callable[[Store], None]]
 
 
 class Cleanup:
-    """The end of one run. ``queued``: the number of ranks that have queues and receive an abort through them."""
+    """The end of one run. ``queued``: the number of ranks that have queues and receive an abort through them.
+
+    After a failure, ``lines`` holds what each rank said, by rank.
+    """
 
     def __init__(
         self, provider: Provider, resources: Resources, store: Store, invoker: InvokeDriver, lease: slots.Lease, queued: int
@@ -46,6 +54,7 @@ class Cleanup:
         self._invoker = invoker
         self._lease = lease
         self._queued = queued
+        self.lines: dict[int, list[Any]] = {}
         self._keys = RunKeys(lease.run)
         self._last_steps: list[Step] = [("remove the run's objects", self._remove_objects), ("give the slot back", self._release_slot)]
         self._remove_note = leave_note(f"slot {lease.slot} of app {resources.app} is held: {self._hint}")
@@ -58,8 +67,11 @@ class Cleanup:
         """Clean up after ``error`` ended the run: stop its workers first. Returns a line like `after_answer`."""
         interrupted = not isinstance(error, Exception)
         limit_s = INTERRUPTED_S if interrupted else FAILED_S
+
+        lines_s = LINES_INTERRUPTED_S if interrupted else LINES_S
         if self._invoker.limits.end_with_client:  # then no function survives that could receive an abort or write anything
             end: Step = ("end the functions", lambda store: self._invoker.close())
+            _at_most(lines_s, partial(self._last_lines, interrupted))
             return self._within(limit_s, [end, *self._last_steps])
         if isinstance(error, RunFailed):
             reason = error
@@ -74,7 +86,9 @@ class Cleanup:
         def remove(store: Store) -> None:
             if not interrupted:
                 time.sleep(GRACE_S)
-            store.delete([key for key in store.keys(self._keys.prefix) if key != self._keys.error])
+            listed = set(store.keys(self._keys.prefix))
+            _at_most(lines_s, partial(collect.lines, store, self._keys, listed, self.lines))
+            store.delete(sorted(listed - {self._keys.error}))
 
         def release(store: Store) -> None:
             slots.release(store, self._lease, leftovers=True)
@@ -82,6 +96,21 @@ class Cleanup:
         steps: list[Step] = [("ask the workers to stop", abort), ("remove the run's objects", remove), ("give the slot back", release)]
         undone = self._within(limit_s, steps)
         return undone or (f"{self._command} removes what late workers may leave" if interrupted else None)
+
+    def _last_lines(self, interrupted: bool) -> None:
+        """Get the workers' lines where workers end with the client. If the run has an error, wait for their last lines."""
+        store = Store(self._driver, Retry(time.time() + LINES_S, self._meter))
+        until = time.monotonic() + LAST_LINES_S
+        with suppress(FsdError):
+            while True:
+                listed = set(store.keys(self._keys.prefix))
+                silent = [
+                    rank for rank in collect.ranks(self._keys, listed) if not {self._keys.log(rank), self._keys.record(rank)} & listed
+                ]
+                if interrupted or self._keys.error not in listed or not silent or time.monotonic() >= until:
+                    break
+                time.sleep(POLL_S)
+            collect.lines(store, self._keys, listed, self.lines)
 
     def _remove_objects(self, store: Store) -> None:
         store.delete_prefix(self._keys.prefix)
@@ -115,3 +144,11 @@ class Cleanup:
     def _command(self) -> str:
         emulator = " --emulator" if self._provider.stand_in() else ""
         return f"`fsd gc --provider {self._provider.name} --app {self._resources.app}{emulator}`"
+
+
+def _at_most(seconds: float, task: Callable[[], None]) -> None:
+    """Run ``task``, and wait for it no longer than this. An interrupt ends the wait."""
+    thread = threading.Thread(target=task, name="fsd-lines", daemon=True)
+    thread.start()
+    with suppress(KeyboardInterrupt):
+        thread.join(remaining(seconds))

@@ -18,7 +18,8 @@ from fsd_core.storage.store import Store
 __all__ = ["follow"]
 
 FIRST_POLL_S, LAST_POLL_S = 0.02, 1.0
-PROGRESS_POLL_S = 0.5  # runs that are polled more often are too young to have a progress report
+POLLS_LATE = 25  # a poll sees the end of a run at most this part of its time late: 0.1 s after 2.5 s
+ERROR_POLL_S = 0.25
 CHECK_S = 1.0
 STORE_CHECKS = 5
 OUTPUT_CHECKS = 60  # each lists the outputs, so a run of less than a minute lists none
@@ -35,11 +36,14 @@ def follow(
     reported a failure; the time is past ``deadline`` (seconds since 1970), at which the ``timeout_s`` seconds of the run end; or rank 0
     wrote no record within `RECORD_S` after the last output.
     """
-    wait_s, number, checks = FIRST_POLL_S, 0, 0
+    number = checks = 0
     complete_at: float | None = None
-    next_check = time.monotonic() + CHECK_S
+    began = next_error = time.monotonic()
+    next_check = began + CHECK_S
     while store.find(keys.record(0)) is None:
-        _raise_reported(store, keys)
+        if time.monotonic() >= next_error:
+            _raise_reported(store, keys)
+            next_error = time.monotonic() + ERROR_POLL_S
         if time.monotonic() >= next_check:
             spawner.check()
             spawner.report_deaths()
@@ -51,16 +55,15 @@ def follow(
             if complete_at is not None and time.monotonic() - complete_at > RECORD_S:
                 reason = f"every rank has written its output, but rank 0 left no record within {RECORD_S:g} s after that"
                 raise RunFailed(Code.NOT_FOUND, reason, rank=0)
+            if (report := store.find(keys.progress(number))) is not None:
+                with suppress(Damaged, KeyError):  # a lost progress report does no harm
+                    found = unseal(report, "the progress report")
+                    progress(found["done"], found["total"])
+                number += 1
             next_check = time.monotonic() + CHECK_S
-        if wait_s > PROGRESS_POLL_S and (report := store.find(keys.progress(number))) is not None:
-            with suppress(Damaged, KeyError):  # a lost progress report does no harm
-                found = unseal(report, "the progress report")
-                progress(found["done"], found["total"])
-            number += 1
         if time.time() > deadline + GRACE_S:
             raise RunFailed(Code.DEADLINE, f"the run did not end within its time limit of {timeout_s:g} s: rank 0 wrote no record")
-        time.sleep(wait_s)
-        wait_s = min(LAST_POLL_S, wait_s * 1.2)
+        time.sleep(min(LAST_POLL_S, max(FIRST_POLL_S, (time.monotonic() - began) / POLLS_LATE)))
 
 
 def _raise_reported(store: Store, keys: RunKeys) -> None:

@@ -7,10 +7,10 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 
-from fsd_core.common import arguments
+from fsd_core.client.apps import place, reported
+from fsd_core.client.job import Progress
+from fsd_core.common import arguments, interrupt
 from fsd_core.driver import Provider, Provisioner
-from fsd_core.providers.app_name import check_app
-from fsd_core.providers.registry import find
 from fsd_core.storage import slots
 from fsd_core.storage.keys import is_content, is_manifest, is_run
 from fsd_core.storage.meter import Meter
@@ -20,6 +20,7 @@ from fsd_core.storage.store import Store
 __all__ = ["clean", "collect_garbage"]
 
 
+@interrupt.heard()
 def clean(
     provider: str = "local",
     app: str = "fsd",
@@ -27,28 +28,37 @@ def clean(
     home: str | os.PathLike[str] | None = None,
     *,
     keep_records: bool = False,
+    progress: Callable[[Progress], None] | None = None,
 ) -> int:
     """Remove the staged content of an app, and from ``home`` the kept partitions and, unless ``keep_records``, the records of all runs.
 
-    ``provider``, ``app``, ``settings`` and ``home`` are those of `fsd_core.run`. Returns how many objects were removed from the store.
-    Raises `InputError` if an argument is wrong.
+    ``provider``, ``app``, ``settings`` and ``home`` are those of `fsd_core.run`, ``progress`` is that of `deploy`. Returns how many objects
+    were removed from the store. Raises `InputError` if an argument is wrong.
     """
-    found, provisioner = _place(provider, app, settings)
-    for name in ("partitions",) if keep_records else ("partitions", "runs"):
-        shutil.rmtree(arguments.home(home) / name, ignore_errors=True)
+    found, provisioner = place(provider, app, settings)
+    folder, keep_records = arguments.home(home), arguments.yes_or_no("keep_records", keep_records)
 
     def content(store: Store) -> list[str]:
         keys = [key for key in store.keys("") if is_content(key)]
         return sorted(keys, key=is_manifest, reverse=True)  # manifests first: this may be interrupted
 
-    return _remove(found, provisioner, app, content)
+    with reported(progress):
+        for name in ("partitions",) if keep_records else ("partitions", "runs"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        return _remove(found, provisioner, app, content)
 
 
-def collect_garbage(provider: str = "local", app: str = "fsd", settings: Mapping[str, object] | None = None) -> int:
+@interrupt.heard()
+def collect_garbage(
+    provider: str = "local",
+    app: str = "fsd",
+    settings: Mapping[str, object] | None = None,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+) -> int:
     """Remove the objects of runs that hold no slot, and resources of the platform that dead clients left half made.
 
-    The arguments are those of `fsd_core.run`. Returns how many objects and resources were removed. Raises `InputError` if an argument
-    is wrong.
+    The arguments are those of `deploy`. Returns how many objects and resources were removed. Raises `InputError` if an argument is wrong.
     """
 
     def garbage(store: Store) -> list[str]:
@@ -57,15 +67,9 @@ def collect_garbage(provider: str = "local", app: str = "fsd", settings: Mapping
         running = slots.holders(store)
         return [key for key in keys if key.split("/")[0] not in running]
 
-    found, provisioner = _place(provider, app, settings)
-    return _remove(found, provisioner, app, garbage) + len(provisioner.sweep(app))
-
-
-def _place(provider: str, app: str, settings: Mapping[str, object] | None) -> tuple[Provider, Provisioner]:
-    """The provider and its provisioner. Raises `InputError` if an argument is wrong."""
-    check_app(arguments.text("app", app))
-    found = find(arguments.text("provider", provider))
-    return found, found.provisioner(arguments.table("settings", settings))
+    found, provisioner = place(provider, app, settings)
+    with reported(progress):
+        return _remove(found, provisioner, app, garbage) + len(provisioner.sweep(app))
 
 
 def _remove(found: Provider, provisioner: Provisioner, app: str, choose: Callable[[Store], list[str]]) -> int:

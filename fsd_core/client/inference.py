@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fsd_core.client.apps import place, reported
+from fsd_core.client.batches import plan_batches
 from fsd_core.client.job import Job, Progress
 from fsd_core.client.result import Result, warn
-from fsd_core.common import arguments
+from fsd_core.common import arguments, interrupt
+from fsd_core.common.fields import suggestion
 from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, InputError, RunFailed
-from fsd_core.partition import Partition, find_partition
+from fsd_core.latency import Latency
+from fsd_core.partition import Partition, find_partition, parallel
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
-from fsd_core.providers.app_name import check_app
-from fsd_core.providers.registry import find
 from fsd_core.storage.retry import OUTAGE_S
 from fsd_core.wrappers.faults import Faults
 
@@ -25,18 +28,22 @@ if TYPE_CHECKING:
 
     from fsd_core.model import Model
 
-__all__ = ["run"]
+__all__ = ["check_options", "open_samples", "run"]
 
 SLOTS = 4  # of an app that a run makes
 
 
+@interrupt.heard()
 def run(
     model: Model | str | os.PathLike[str],
     inputs: Any,
     *,
     provider: str = "local",
     channel: str = "auto",
-    workers: int = 8,
+    workers: int | str = "auto",
+    data_parallel: int | None = None,
+    pipeline_parallel: int | None = None,
+    tensor_parallel: int | None = None,
     branching: int = 4,
     partition: str | os.PathLike[str] | Partition = "hypergraph",
     objective: str = "cost",
@@ -45,64 +52,103 @@ def run(
     seed: int = 0,
     app: str = "fsd",
     faults: str | None = None,
+    latency: str | None = None,
     settings: Mapping[str, object] | None = None,
     home: str | os.PathLike[str] | None = None,
     note: Mapping[str, str] | None = None,
     outage: float = OUTAGE_S,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """Run ``model`` on ``inputs``, with its layers split over the functions of ``provider``, as ``fsd run`` does.
+    """Run ``model`` on ``inputs``, split over the functions of ``provider``, as ``fsd run`` does.
 
-    - ``model``: a `Model`, or what MODEL of the command may be: a folder, or a name such as ``radixnet:1024:120``.
-    - ``inputs``: real numbers (samples, inputs of the model), as a scipy sparse matrix of any format, or as an array or nested list that
-      numpy can convert; or what INPUT of the command may be: a file, or a name such as ``random:60``. A text may be a path or a name, a
+    What to compute:
+
+    - ``model``: a `Model`; or the path of a model folder or of a Graph Challenge folder; or ``radixnet:NEURONS:LAYERS[:SEED]``.
+    - ``inputs``: real numbers of shape (samples, inputs of the model), at least one sample, finite as float32: a scipy sparse matrix or
+      array of any format and dtype, or an array or nested list that numpy can convert, of bool, integers or floats. `run` computes in
+      float32. Or the path of an .npz or .tsv file, ``digits``, or ``random:SAMPLES[:DENSITY[:SEED]]``. A text may be a path or a name, a
       `Path` is always a path. `run` does not change ``model`` and ``inputs``.
-    - ``provider``: where the functions run: local, or the name of an installed provider.
-    - ``channel``: how workers send activations to each other: queue, object, hybrid, or auto (= hybrid).
-    - ``workers``: the number of ranks. The ranks share the rows of every layer; each rank is one function.
-    - ``branching``: the largest number of functions that one function starts.
-    - ``partition``: which rank owns which rows: hypergraph, random, block, the path of a partition, or a `Partition`.
-    - ``objective``: what the exchange of activations minimises: cost (fewer requests) or latency (less waiting).
-    - ``batch_size``: the number of samples in one batch. Default: all, or fewer if a function's memory is too small for all.
-    - ``timeout``: the deadline of the run in seconds, counted from its launch; staging does not count.
-    - ``seed``: the seed of all random choices: the same model, workers, method and seed give the same partition.
-    - ``app``: the name of the app; the names of all its resources start with it. If the app does not exist, `run` makes it.
-    - ``faults``: faults to inject, such as ``duplicate=.1,delay=50ms,seed=1``. Default: none.
-    - ``settings``: the provider's own settings, as in its table of ``fsd.toml``.
+    - ``batch_size``: the number of samples of a micro-batch, at least 1. Default: all, in equal shares for the replicas; fewer if a
+      function's memory is too small for all, or if stages that work at the same time shorten the run.
+
+    Where and how:
+
+    - ``provider``: where the functions run: local (the default), or the name of an installed provider, for instance aws, gcp, azure.
+    - ``channel``: how workers send activations to each other: queue, object, hybrid, or auto, the default, which means hybrid.
+    - ``workers``: the number of ranks, each of which is one function: at least 1, or auto, the default. auto means the product of the
+      next three numbers, or 8 if none of them is given.
+    - ``data_parallel``: the number of replicas. Each replica computes some of the micro-batches with the whole model.
+    - ``pipeline_parallel``: the number of stages of a replica. Each stage has some of the layers, and passes micro-batches on to the next.
+    - ``tensor_parallel``: the number of ranks of a stage. They share the rows of every layer of the stage. The product of the three numbers
+      is the number of ranks; without any of them, all ranks are tensor parallel.
+    - ``branching``: the largest number of functions that one function starts, at least 1. Default: 4.
+    - ``partition``: which rank of a replica owns which rows: hypergraph (the default), random, block, the path of a saved partition, or a
+      `Partition` for this model, number of stages, and number of workers of one replica.
+    - ``objective``: what the exchange of activations minimises: cost, the default (fewer requests), or latency (less waiting).
+    - ``seed``: the seed of all random choices, a whole number of at least 0. Default: 0. The same model, workers, method and seed give the
+      same partition.
+    - ``timeout``: the deadline of the run in seconds, counted from its launch, so staging does not count. Default: 900.
+    - ``outage``: how many seconds a service may be unreachable before the run ends. Default: 60.
+    - ``app``: the name of the app: a lower-case letter, then up to 39 lower-case letters, digits or hyphens. The names of all its resources
+      start with it. Default: fsd. If the app does not exist, `run` makes it, with four slots.
+    - ``settings``: the provider's own settings, as in its table of ``fsd.toml``, for instance ``{"memory_mb": 1024}``. Default: none.
+    - ``faults``: faults to inject into every service, such as ``duplicate=.1,delay=50ms,seed=1``. Default: none.
+    - ``latency``: let every request take at least as long as a table of latencies says: ``aws``, ``gcp``, ``azure`` or the path of a
+      ``.toml`` file, with options such as ``aws,seed=1,scale=0.5``. Default: none.
+
+    What is told and kept:
+
     - ``home``: the folder for records and computed partitions. Default: ``$FSD_HOME``, else ``~/.fsd``.
     - ``note``: texts by name for the run's record, for instance a description of ``model`` and ``inputs`` if they are not texts.
-    - ``outage``: how long a service may be unreachable before the run ends, in seconds.
     - ``progress``: called with each `Progress`, from any thread. An error that it raises ends the run; while the output is collected,
       such an error is a warning.
 
-    An interrupt (KeyboardInterrupt) stops the workers, removes the run's objects and gives its slot back, within 2 s. A note of the
-    exception names the steps that could not be done in that time.
+    Returns the `Result`: the output, the seconds, and the counts of requests and bytes.
 
-    Raises `InputError` before anything starts if an argument is wrong, and `RunFailed` with code, rank and layer if the run fails. A
-    failure after the answer is complete, for instance while the run's record is written, is a warning.
+    An interrupt (KeyboardInterrupt) stops the workers, removes the run's objects and gives its slot back, within 2 s. A note of the
+    exception names the steps that could not be done in that time. In a thread that runs an event loop, as a notebook's, SIGINT raises
+    KeyboardInterrupt in the call too, because the loop itself cannot act during the call.
+
+    Raises `InputError` before anything starts if an argument is wrong: of another type, outside its range, or unfit for the model or the
+    provider. The line names the argument, the value, and what was expected. Raises `RunFailed` with code, rank and layer if the run
+    fails; `DriverError` if a service refused. A failure after the answer is complete, for instance while the record is written, is a
+    warning.
     """
     began = time.time()
     channel = arguments.one_of("channel", channel, ("auto", *CHANNELS))
     objective = arguments.one_of("objective", objective, OBJECTIVES)
-    workers, branching = arguments.whole("workers", workers, 1), arguments.whole("branching", branching, 1)
+    shape = parallel(workers, data_parallel, pipeline_parallel, tensor_parallel)
+    branching = arguments.whole("branching", branching, 1)
     batch_size = None if batch_size is None else arguments.whole("batch_size", batch_size, 1)
     timeout, outage = arguments.seconds("timeout", timeout), arguments.seconds("outage", outage)
     seed = arguments.whole("seed", seed)
     spec = None if faults is None else Faults.parse(arguments.text("faults", faults)).spec()
-    check_app(arguments.text("app", app))
+    slowed = None if latency is None else Latency.parse(arguments.text("latency", latency))
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
     about, folder = given | arguments.texts("note", note), arguments.home(home)
     report = _guarded(arguments.callback("progress", progress))
-    chosen = find(arguments.text("provider", provider))
-    provisioner = chosen.provisioner(arguments.table("settings", settings))
+    chosen, provisioner = place(provider, app, settings)
     opened = _model(model)
-    samples = _inputs(inputs, opened)
-    parts, label = find_partition(partition, opened, workers, seed, folder, lambda done, total: report(Progress("partition", done, total)))
+    samples = open_samples(inputs, opened)
+    wanted, costs = plan_batches(opened, samples, batch_size, shape)
+    parts, label = find_partition(
+        partition,
+        opened,
+        shape.parts,
+        seed,
+        folder,
+        lambda done, total: report(Progress("partition", done, total)),
+        stages=shape.pipeline,
+        costs=costs,
+    )
     job = Job(
         model=opened,
         samples=samples,
+        parallel=shape,
         partition=parts,
         partition_label=label,
+        wanted_batches=wanted,
+        stage_s=costs.stage_work_s(parts.starts, parts.tensor) if costs else 0.0,
         provider=chosen,
         stand_in=chosen.stand_in(),
         channel="hybrid" if channel == "auto" else channel,
@@ -110,6 +156,7 @@ def run(
         objective=objective,
         batch_size=batch_size,
         faults=spec,
+        latency=slowed,
         seed=seed,
         timeout_s=timeout,
         outage_s=outage,
@@ -118,11 +165,13 @@ def run(
         home=folder,
         progress=report,
     )
-    existing = provisioner.find(app)
-    if existing:
-        job.admit(existing)  # before it gets more queues
-    ranks, slots = (max(workers, existing.ranks), existing.slots) if existing else (workers, SLOTS)
-    resources = provisioner.ensure(app, ranks, slots)
+    workers = shape.workers
+    with reported(report):
+        existing = provisioner.find(app)
+        if existing:
+            job.admit(existing)  # before it gets more queues
+        ranks, slots = (max(workers, existing.ranks), existing.slots) if existing else (workers, SLOTS)
+        resources = provisioner.ensure(app, ranks, slots)
     with _open(chosen, resources) as (objects, invoker):
         limits = invoker.limits
         if limits.concurrency is not None and limits.concurrency < workers:
@@ -142,6 +191,18 @@ def run(
             if advice := chosen.advice(error.message):
                 error.message += f"; {advice}"
             raise
+
+
+def check_options(options: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:
+    """Arguments of `run` that another function passes on, by name. ``taken``: those that this function sets itself.
+
+    Raises `InputError` on an argument that `run` does not have, or that is ``taken``.
+    """
+    known = [name for name in inspect.signature(run).parameters if name not in taken]
+    for name in options:
+        if name not in known:
+            raise InputError(f"{name}: unknown argument; {suggestion(name, known)}")
+    return arguments.table("options", options)
 
 
 def _guarded(progress: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
@@ -165,8 +226,8 @@ def _model(model: Any) -> Model:
     return model if isinstance(model, Model) else open_model(model)
 
 
-def _inputs(inputs: Any, model: Model) -> csr_matrix:
-    """The inputs as scipy CSR float32 (samples, inputs of the model): checked, and a copy if the caller gave a matrix."""
+def open_samples(inputs: Any, model: Model) -> csr_matrix:
+    """The inputs of `run` as scipy CSR float32 (samples, inputs of the model): checked, and a copy if the caller gave a matrix."""
     if isinstance(inputs, str | os.PathLike):
         from fsd_core.model.inputs import open_inputs
 

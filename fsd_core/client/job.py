@@ -1,7 +1,8 @@
-"""One run from its lease to its result: stage, launch the root, follow the workers, collect the answer, clean up."""
+"""One run from its lease to its result: stage, launch the first workers, follow all, collect the answer, clean up."""
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -13,24 +14,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import numpy as np
 
-from fsd_core.client import collect, stage
+from fsd_core.client import collect, history, stage
 from fsd_core.client.batches import cut
 from fsd_core.client.cleanup import Cleanup
 from fsd_core.client.follow import follow
 from fsd_core.client.result import Result, keep, left_out, over_ranks, warn
+from fsd_core.common.logs import DEBUG, INFO
 from fsd_core.driver import Code, InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DriverError, FsdError, RunFailed
-from fsd_core.partition import ExchangePlan, Partition
+from fsd_core.latency import Latency
+from fsd_core.partition import ExchangePlan, Parallel, Partition
 from fsd_core.protocol.abort import report_failure
+from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.protocol.runconfig import VERSION, RunConfig
+from fsd_core.protocol.shard import layer_sizes
 from fsd_core.protocol.spawn import LaunchPayload, Spawner, start_limit_s
 from fsd_core.storage import slots
 from fsd_core.storage.keys import RunKeys, new_run
 from fsd_core.storage.meter import FIELDS, Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
-from fsd_core.wrappers.metered import MeteredInvoker, MeteredObjects
+from fsd_core.wrappers.faults import Faults
+from fsd_core.wrappers.metered import MeteredObjects
+from fsd_core.wrappers.run import RunWrappers
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -39,16 +47,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "Progress"]
 
+log = logging.getLogger(__name__)
+
 STAGE_S = 1800.0  # for staging, which does not count as the run's own time
 START_MARGIN_S = 15.0  # in addition to the time for launches: the function of the last launch must load its shard as well
+SLOWEST_FACTOR = 20.0  # a stage may take this many times the estimate until the next stage hears of it: functions may be slow
 POOL_THREADS = 8
+# The first ranks, which the client starts itself: with `spawn.THREADS` requests of 50 to 100 ms at once, that takes about as long as one
+# cold start (0.7 s), which each level of the launch tree adds.
+ROOTS = 128
 
 
 @attrs.frozen
 class Progress:
     """How far a run is: ``done`` of ``total`` steps of a phase.
 
-    ``phase``: partition, stage, launch, layers or collect; or wait, while a service does not answer. ``text``: what the phase works on.
+    ``phase``: partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Other calls than `run` have
+    phases of their own, which they document. ``total``: 0 if it is not known. ``text``: what the phase works on.
     """
 
     phase: str
@@ -63,8 +78,11 @@ class Job:
 
     model: Model
     samples: csr_matrix  # float32 (samples, inputs)
-    partition: Partition
+    parallel: Parallel
+    partition: Partition  # of one replica
     partition_label: str
+    wanted_batches: int  # micro-batches of a replica, if the caller gives no batch size
+    stage_s: float  # estimated seconds in which the largest of several stages computes a micro-batch
     provider: Provider
     stand_in: str | None  # an emulator's host and port
     channel: str
@@ -72,6 +90,7 @@ class Job:
     objective: str
     batch_size: int | None
     faults: str | None
+    latency: Latency | None
     seed: int
     timeout_s: float
     outage_s: float
@@ -83,7 +102,7 @@ class Job:
     @property
     def workers(self) -> int:
         """The number of ranks."""
-        return self.partition.workers
+        return self.parallel.workers
 
     @property
     def queued(self) -> bool:
@@ -115,20 +134,55 @@ class _Run:
     def __init__(self, job: Job, resources: Resources, objects: ObjectDriver, invoker: InvokeDriver, again: bool) -> None:
         self.job = job
         self.resources = resources
-        self.invoker = invoker
         self.again = again
         self.run_id = new_run()
         self.keys = RunKeys(self.run_id)
         self.meter = Meter()
         self.retry = Retry(time.time() + STAGE_S, self.meter, outage_s=job.outage_s)
-        self.store = Store(MeteredObjects(objects, self.meter), self.retry)
+        wrappers = RunWrappers(self.meter, self.retry, -1, 0, latency=job.latency)
+        faults = Faults.parse(job.faults) if job.faults else None  # of the client's services, only launches misbehave
+        self.invoker = RunWrappers(self.meter, self.retry, -1, 0, faults=faults, latency=job.latency).invoker(invoker)
+        self.store = Store(wrappers.objects(objects), self.retry)
+        self.undelayed = Store(MeteredObjects(objects, self.meter), self.retry)  # for the clean-up, whose time is not the run's
         self.plan = ExchangePlan(job.model, job.partition)
-        self.batches = cut(job.model, job.partition, self.plan, job.samples.shape[0], job.batch_size, invoker.limits, job.provider.name)
+        parts = [layer_sizes(job.model, job.partition, self.plan, rank) for rank in range(job.partition.workers)]
+        samples, limits = job.samples.shape[0], invoker.limits
+        self.batches = cut(parts, samples, job.batch_size, job.parallel, job.wanted_batches, limits, job.provider.name)
         self.started = self.deadline = 0.0  # of the run's own time, in seconds since 1970: it begins with the launch
         self.over = threading.Event()
 
     def execute(self) -> Result:
-        """Lease a slot, get the answer, and in any case remove the run's objects and give the slot back."""
+        """Get the answer, and in any case keep what the workers said."""
+        lines: dict[int, list[Any]] = {}
+        log.info("run %s: %d workers on %s, %s channel", self.run_id, self.job.workers, self.job.provider.name, self.job.channel)
+        try:
+            result = self._execute(lines)
+        except BaseException as error:
+            history.keep(self._log(error, lines), self.job.home)
+            if lines and isinstance(error, Exception):
+                error.add_note(f"fsd logs {self.run_id} shows what the workers said")
+            raise
+        history.keep(self._log(None, lines), self.job.home)
+        return result
+
+    def _log(self, error: BaseException | None, lines: Mapping[int, list[Any]]) -> history.RunLog:
+        job = self.job
+        return history.made(
+            self.run_id,
+            job.began,
+            error,
+            lines,
+            model=job.note.get("model") or job.model.digest,
+            provider=job.provider.name,
+            stand_in=job.stand_in,
+            workers=job.workers,
+        )
+
+    def _execute(self, lines: dict[int, list[Any]]) -> Result:
+        """Lease a slot, get the answer, and in any case remove the run's objects and give the slot back.
+
+        Puts what each rank said into ``lines``.
+        """
         self._background("fsd-outages", partial(self.retry.report, self._notice, self.over))
         try:
             lease = slots.lease(self.store, self.resources.slots, self.run_id)
@@ -136,7 +190,7 @@ class _Run:
             self.over.set()
             raise
         queued = self.job.workers if self.job.queued else 0
-        cleanup = Cleanup(self.job.provider, self.resources, self.store, self.invoker, lease, queued)
+        cleanup = Cleanup(self.job.provider, self.resources, self.undelayed, self.invoker, lease, queued)
         pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fsd-client")
         try:
             answer = self._answer(lease, pool)
@@ -145,12 +199,14 @@ class _Run:
             pool.shutdown(wait=False, cancel_futures=True)
             if undone := cleanup.after_failure(error):
                 error.add_note(undone)
+            lines.update(list(cleanup.lines.items()))  # at an interrupt, a thread may still add some
             raise
         finally:
             self.over.set()
             pool.shutdown(wait=False, cancel_futures=True)
         if undone := cleanup.after_failure(answer.failed) if answer.failed else cleanup.after_answer():
             warn(f"the answer is complete, but the clean-up is not: {undone}")
+        lines.update(cleanup.lines | history.take_lines(answer.records))
         return self._result(answer)
 
     def _background(self, name: str, task: Callable[[], None]) -> None:
@@ -168,15 +224,17 @@ class _Run:
         self._background("fsd-lease", partial(slots.renew, renewing, lease, self.over))
         staging = time.time()
         shards, inputs = self._stage(pool)
-        spawner = self._launch(lease, shards, inputs)
-        failed = self._follow(spawner)
+        self.started = time.time()
+        config = self._config(shards, inputs)
+        failed = self._follow(self._launch(lease, config), config)
         last = self.job.model.layers[-1]
-        output = collect.output(self.store, self.keys, self.job.partition, self.batches.samples, last, pool, self._phase("collect"))
-        records = collect.records(self.store, self.keys, self.job.workers, pool, 0.0 if failed else collect.RECORDS_S)
-        return _Answer(output, records, failed, self.started - staging, time.time())
+        wait_s = 0.0 if failed else collect.RECORDS_S
+        records = pool.submit(collect.records, self.store, self.keys, self.job.workers, pool, wait_s)  # while the output is collected
+        output = collect.output(self.store, self.keys, self.job.partition, config, last, pool, self._phase("collect"))
+        return _Answer(output, records.result(), failed, self.started - staging, time.time())
 
-    def _stage(self, pool: ThreadPoolExecutor) -> tuple[list[str], list[str]]:
-        """The keys of the staged shards by rank, and of the inputs by batch and rank. Raises `RunFailed` after `STAGE_S`."""
+    def _stage(self, pool: ThreadPoolExecutor) -> tuple[list[str], list[list[str | None]]]:
+        """The keys of the staged shards, and of the inputs by batch, by rank of a replica. Raises `RunFailed` after `STAGE_S`."""
         job = self.job
 
         def progress(what: str) -> Callable[[int, int], None]:
@@ -193,47 +251,52 @@ class _Run:
         )
         return shards, inputs
 
-    def _launch(self, lease: slots.Lease, shards: list[str], inputs: list[str]) -> Spawner:
-        """Write the configuration and launch rank 0, which starts the others. The run's own time begins."""
-        self.started = time.time()
+    def _launch(self, lease: slots.Lease, config: RunConfig) -> Spawner:
+        """Write the configuration and launch the first ranks, which start the others. The run's own time begins."""
         self.deadline = self.retry.deadline = self.started + self.job.timeout_s
-        self.store.put(self.keys.config, self._config(shards, inputs).pack())
+        self.store.put(self.keys.config, config.pack())
         self.job.progress(Progress("launch", 0, self.job.workers))
         report = partial(report_failure, self.job.provider, self.resources)
-        spawner = Spawner(MeteredInvoker(self.invoker, self.meter), self.store, self.retry, self.keys, report)
-        spawner.start([LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)])
+        spawner = Spawner(self.invoker, self.store, self.retry, self.keys, report)
+        first = LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)
+        spawner.start(attrs.evolve(first, rank=rank) for rank in LaunchTree(config.workers, config.branching, config.roots).first)
         return spawner
 
-    def _config(self, shards: list[str], inputs: list[str]) -> RunConfig:
+    def _config(self, shards: list[str], inputs: list[list[str | None]]) -> RunConfig:
         job = self.job
         return RunConfig(
             version=VERSION,
             run=self.run_id,
             channel=job.channel,
             workers=job.workers,
+            data=job.parallel.data,
+            pipeline=job.parallel.pipeline,
+            roots=ROOTS,
             branching=job.branching,
             layers=len(job.model.layers),
             batches=self.batches.samples,
             keep=self.batches.keep,
             shards=shards,
-            inputs=[inputs[at : at + job.workers] for at in range(0, len(inputs), job.workers)],
+            inputs=inputs,
+            last=np.unique(job.partition.owners[-1]).tolist(),
             objective=job.objective,
             faults=job.faults,
+            log=DEBUG if log.isEnabledFor(logging.DEBUG) else INFO,
             started=self.started,
-            start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S,
+            start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S + SLOWEST_FACTOR * job.stage_s,
             outage_s=job.outage_s,
+            latency=job.latency.pack() if job.latency else None,
         )
 
-    def _follow(self, spawner: Spawner) -> RunFailed | None:
+    def _follow(self, spawner: Spawner, config: RunConfig) -> RunFailed | None:
         """Wait until all outputs are written. Returns a failure that came after that: it does not cost the answer."""
-        slices = self.job.workers * len(self.batches.samples)
         try:
-            follow(self.store, self.keys, spawner, slices, self.deadline, self.job.timeout_s, self._phase("layers"))
+            follow(self.store, self.keys, spawner, config.slices, self.deadline, self.job.timeout_s, self._phase("layers"))
         except DriverError:  # of the client's own store, which cannot be asked for the outputs then
             raise
         except RunFailed as error:
             with suppress(FsdError):
-                if collect.complete(self.store, self.keys, slices):
+                if collect.complete(self.store, self.keys, config.slices):
                     warn(f"the answer is complete, but a worker failed after it had written its output: {error}")
                     return error
             raise
@@ -242,7 +305,7 @@ class _Run:
     def _result(self, answer: _Answer) -> Result:
         """The output with maxima and sums over the workers' records; also kept on disk. Nothing here may fail: the output is paid for."""
         job, client, memory_bytes = self.job, self.meter.snapshot(), self.invoker.limits.memory_bytes
-        ranks, seconds, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
+        ranks, seconds, seconds_sum, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
         memory = {"peak_bytes_max": peak_bytes, "predicted_bytes_max": self.batches.predicted_bytes}
         result = Result(
             run=self.run_id,
@@ -251,12 +314,16 @@ class _Run:
             neurons=job.model.neurons,
             layers=len(job.model.layers),
             workers=job.workers,
+            parallel=job.parallel.to_json(),
+            micro_batches=len(self.batches.samples),
             branching=job.branching,
             provider=job.provider.name,
             stand_in=job.stand_in,
             channel=job.channel,
             partition=job.partition_label,
+            latency=job.latency.about() if job.latency else None,
             seconds={"total": answer.at - job.began, "stage": answer.stage_s} | seconds,
+            seconds_sum=seconds_sum,
             meter={name: client[name] + meter_ranks[name] for name in FIELDS},
             meter_layers=meter_layers,
             memory=memory | ({} if memory_bytes is None else {"limit_bytes": memory_bytes}),

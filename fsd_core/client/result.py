@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 import time
 import unicodedata
@@ -14,9 +16,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
+from fsd_core.client.outputs import compare, read_truth, write_output
+from fsd_core.client.shown import html, tables
+from fsd_core.common import arguments
 from fsd_core.common.fields import integer, key, matching, number, read, table
 from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import CELLS, PHASES
+from fsd_core.cost import Bill, Tariff, Usage, bill, tariff_of_run
+from fsd_core.cost.shown import by_service, title
 from fsd_core.errors import InputError
 from fsd_core.storage.meter import FIELDS
 from fsd_core.versions import versions
@@ -24,38 +31,65 @@ from fsd_core.versions import versions
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-__all__ = ["RECORD_VERSION", "Result", "check_rank", "keep", "left_out", "over_ranks", "plain", "warn"]
+__all__ = ["RANK_SECONDS", "RECORD_VERSION", "Result", "check_rank", "keep", "left_out", "over_ranks", "plain", "warn"]
 
-RECORD_VERSION = 3  # of the record that `keep` writes
+RECORD_VERSION = 4  # of the record that `keep` writes
 LONGEST = ("launch", "load", "compute", "exchange")  # of these, a run's seconds are those of its slowest rank
 RANK_SECONDS = ("launch", *PHASES, "init", "function")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Result:
-    """What a run computed, its times and its counts. The fields have the names and meanings of ``fsd run --json``."""
+    """What a run computed, its times and its counts. The fields have the names and meanings of ``fsd run --json``.
+
+    - ``run``: the id of the run, 16 hexadecimal digits.
+    - ``output``: the final activations, scipy CSR float32 (samples, outputs of the model).
+    - ``samples``, ``neurons``, ``layers``, ``workers``, ``branching``: numbers. ``neurons``: of the largest layer.
+    - ``provider``, ``channel``, ``partition``: where and how it ran. ``channel`` is never auto.
+    - ``parallel``: ``data``, the replicas; ``pipeline``, the stages of a replica; ``tensor``, the workers of a stage.
+    - ``micro_batches``: how many there were, for all replicas together.
+    - ``seconds_sum``: the sums over workers of launch, load, compute, send, exchange, other, init and function.
+    - ``stand_in``: host and port of the emulator; `None` if the run was on the cloud itself.
+    - ``latency``: table and seed of the latencies that the run had on top of its services'; `None`: none.
+    - ``seconds``: total, stage, and the maxima over ranks of launch, load, compute, exchange.
+    - ``meter``: counts of requests and messages, and bytes, of all workers and the client.
+    - ``meter_layers``: the part of ``meter`` that the workers requested in the layers.
+    - ``memory``: bytes of the worker that needs most: ``peak_bytes_max``, ``predicted_bytes_max``, and ``limit_bytes`` if there is a limit.
+    - ``ranks``: the record of each worker, by rank, without those in `missing_ranks`.
+
+    Two results are equal only if they are the same object. A notebook shows a result as tables.
+    """
 
     run: str
-    output: csr_matrix  # float32 (samples, outputs)
+    output: csr_matrix
     samples: int
     neurons: int
     layers: int
     workers: int
+    parallel: dict[str, int]
+    micro_batches: int
     branching: int
     provider: str
-    stand_in: str | None  # host and port of the emulator; `None` if the run was on the cloud itself
+    stand_in: str | None
     channel: str
     partition: str
-    seconds: dict[str, float]  # total, stage, and the maxima over ranks of launch, load, compute, exchange
-    meter: dict[str, int]  # what all workers and the client requested
-    meter_layers: dict[str, int]  # the part of it that the workers requested in the layers
-    memory: dict[str, int]  # bytes
-    ranks: list[dict[str, Any]] = attrs.field(repr=False)  # the record of each worker, by rank, without those in `missing_ranks`
+    seconds: dict[str, float]
+    seconds_sum: dict[str, float]
+    meter: dict[str, int]
+    meter_layers: dict[str, int]
+    memory: dict[str, int]
+    ranks: list[dict[str, Any]] = attrs.field(repr=False)
+    latency: dict[str, Any] | None = None
 
     @property
     def missing_ranks(self) -> list[int]:
         """The ranks that left no readable record. Times, counts and memory do not include them; the output does."""
         return sorted(set(range(self.workers)) - {record["rank"] for record in self.ranks})
+
+    @property
+    def left_out(self) -> str:
+        """A line for people about `missing_ranks`; empty if no rank is missing."""
+        return left_out(self.missing_ranks)
 
     @property
     def output_nonzero_samples(self) -> int:
@@ -65,15 +99,55 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """All fields except the output and the ranks' records, as values that JSON can hold."""
         names = ("samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples")
-        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "missing_ranks")
-        return {name: getattr(self, name) for name in (*names, *more)}
+        split = ("parallel", "micro_batches", "seconds_sum")
+        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "latency", "missing_ranks")
+        return {name: getattr(self, name) for name in (*names, *split, *more)}
+
+    def bill(self, tariff: Tariff | str | os.PathLike[str] | None = None, *, free: bool = False) -> Bill:
+        """What the run costs by the prices of ``tariff``, a `Tariff`, a name or a path. Default: the tariff of the run's provider.
+
+        ``free``: subtract the free tiers of one month. Raises `InputError` if the tariff is unknown or of another provider, or if there is
+        no default.
+        """
+        found = tariff_of_run(self.provider, tariff)
+        if found is None:
+            raise InputError(f"run {self.run}: fsd has no tariff for provider {self.provider}: expected the path of a tariff of your own")
+        return bill(Usage.of_run(self.to_json() | {"ranks": self.ranks}), found, free=free)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the output to an .npz in the format of `scipy.sparse.save_npz`, in one step.
+
+        An existing file is replaced only if fsd made it. Raises `InputError` if the path cannot be written.
+        """
+        write_output(arguments.path("output", path), self.output)
+
+    def check(self, truth: Any) -> dict[str, int]:
+        """Compare the samples that end with a nonzero activation with those that are expected to.
+
+        ``truth``: the numbers of these samples, counted from 1, as whole numbers (numbers,); or the path of a file with one number in each
+        line. Returns four counts: ``expected``; ``matched``, the expected samples that end nonzero; ``missing``, those that do not;
+        ``extra``, other samples that end nonzero. Raises `InputError` on a number outside 1 to `samples`.
+        """
+        if isinstance(truth, str | os.PathLike):
+            return compare(read_truth(arguments.path("truth", truth), self.samples), self.output)
+        return compare(np.unique(arguments.integers("truth", truth, np.int64, 1, self.samples)), self.output)
+
+    def _repr_html_(self) -> str:
+        """The result as a notebook shows it: the run, its times, its requests and bytes, its memory, its bill."""
+        parts, found = tables(self), tariff_of_run(self.provider)
+        if found is not None:
+            made = self.bill(found)
+            parts.append((title(made), by_service(made)))
+        return html(f"Run {self.run}", parts)
 
 
-def over_ranks(records: Sequence[Any], workers: int) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, int], dict[str, int], int]:
+def over_ranks(
+    records: Sequence[Any], workers: int
+) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, float], dict[str, int], dict[str, int], int]:
     """Combine the records of the workers.
 
-    Returns five values: the readable records, ascending by rank; the longest seconds of each phase over these ranks; the sums of ``meter``;
-    the sums of ``meter_layers``; and the largest peak memory in bytes.
+    Returns six values: the readable records, ascending by rank; the longest seconds of each phase over these ranks; the sums of all their
+    ``seconds``; the sums of ``meter``; the sums of ``meter_layers``; and the largest peak memory in bytes.
 
     All figures are 0 if no record is readable.
     """
@@ -85,8 +159,9 @@ def over_ranks(records: Sequence[Any], workers: int) -> tuple[list[dict[str, Any
                 by_rank.setdefault(record["rank"], record)
     ranks = [by_rank[rank] for rank in sorted(by_rank)]
     seconds = {name: max((rank["seconds"][name] for rank in ranks), default=0.0) for name in LONGEST}
+    sums = {name: math.fsum(rank["seconds"][name] for rank in ranks) for name in RANK_SECONDS}
     meter, layers = ({name: sum(rank[part][name] for rank in ranks) for name in FIELDS} for part in ("meter", "meter_layers"))
-    return ranks, seconds, meter, layers, max((rank["peak_bytes"] for rank in ranks), default=0)
+    return ranks, seconds, sums, meter, layers, max((rank["peak_bytes"] for rank in ranks), default=0)
 
 
 def left_out(missing_ranks: Sequence[int]) -> str:

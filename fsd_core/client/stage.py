@@ -41,7 +41,7 @@ def shards(
     *,
     again: bool = False,
 ) -> list[str]:
-    """Stage one shard for each rank and return their keys. ``again``: stage them even if they are staged already."""
+    """Stage one shard for each rank of a replica and return their keys. ``again``: stage them even if they are staged already."""
     digest = _digest(shard.FORMAT, model.digest, partition.digest)
     return _stage(store, digest, partition.workers, lambda rank: shard.build(model, partition, plan, rank), pool, progress, again)
 
@@ -57,26 +57,34 @@ def inputs(
     progress: Progress,
     *,
     again: bool = False,
-) -> list[str]:
-    """Stage the input rows that each rank needs, one object for each batch and rank. Returns their keys, batch by batch, by rank.
+) -> list[list[str | None]]:
+    """Stage the input rows that each rank of a replica needs, one object for each batch and rank. Returns their keys by batch and rank.
 
-    ``samples``: scipy CSR (samples, inputs) float32. ``batches``: the number of samples of each batch. ``again``: as for `shards`.
+    The key of a rank that needs no input is `None`. ``samples``: scipy CSR (samples, inputs) float32. ``batches``: the number of samples of
+    each batch. ``again``: as for `shards`.
     """
     content = hashlib.sha256(repr(samples.shape).encode())
     for array in (samples.indptr.astype(np.int64), samples.indices.astype(np.int32), samples.data):
         content.update(np.ascontiguousarray(array).data)
-    digest = _digest("fsd-inputs-2", content.hexdigest(), model.digest, partition.digest, *map(str, batches))
+    digest = _digest("fsd-inputs-3", content.hexdigest(), model.digest, partition.digest, *map(str, batches))
     rows = samples.T.tocsr()  # (inputs, samples)
     starts = np.concatenate([[0], np.cumsum(batches)])
+    readers = [rank for rank in range(partition.workers) if len(plan.inputs(rank))]
+    found: list[list[str | None]] = [[None] * partition.workers for _ in batches]
+    if not readers:
+        return found
 
     def build(number: int) -> bytes:
-        batch, rank = divmod(number, partition.workers)
+        batch, rank = number // len(readers), readers[number % len(readers)]
         part = rows[plan.inputs(rank)][:, starts[batch] : starts[batch + 1]]
         values = np.zeros((part.shape[0], 1 + part.shape[1]), np.float32)
         values[:, 1:] = part.toarray()
         return encode(Block(values, np.arange(part.shape[1], dtype=np.int32), part.shape[1]))
 
-    return _stage(store, digest, len(batches) * partition.workers, build, pool, progress, again)
+    names = _stage(store, digest, len(batches) * len(readers), build, pool, progress, again)
+    for number, name in enumerate(names):
+        found[number // len(readers)][readers[number % len(readers)]] = name
+    return found
 
 
 def _digest(*parts: str) -> str:

@@ -229,3 +229,5 @@ def _shown(value: Any) -> str:
         return repr(value)[:_SHOWN_CHARS]
     except ValueError:  # Python prints no whole number of more than 4300 digits
         return "a number that is too large"
+    except Exception:  # of the value's own code
+        return f"(a {type(value).__name__})"

@@ -16,8 +16,17 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Replace ``~`` or ``~NAME`` at the start of a path as a shell does. Raises `InputError` if the current user has no home folder."""
+    """Replace ``~`` or ``~NAME`` at the start of a path as a shell does.
+
+    Raises `InputError` if the current user has no home folder, and if no file of this system can have the name.
+    """
     text = os.fspath(path)
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"path {text!r}: {error.reason} at character {error.start}: expected a path that {error.encoding} can hold"
+        ) from None
     if text == "~" or text.startswith("~/"):
         return _user_home(text) / text[1:].lstrip("/")
     return Path(os.path.expanduser(text))

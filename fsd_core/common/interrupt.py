@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
-__all__ = ["LIMIT_S", "begin", "contained", "end", "leave_note", "leaving", "notes", "postponed", "remaining", "whole"]
+__all__ = ["LIMIT_S", "begin", "contained", "end", "heard", "leave_note", "leaving", "notes", "postponed", "remaining", "whole"]
 
 LIMIT_S = 2.0
 _until = math.inf  # time.monotonic() at which the process ends
@@ -82,6 +84,39 @@ def contained() -> Iterator[None]:
 def notes() -> list[str]:
     """The registered texts in the order of their registration, each once."""
     return list(dict.fromkeys(list(_notes.values())))
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[None]:
+    """Within the block, SIGINT raises KeyboardInterrupt in the main thread, also if it runs an event loop. `whole` postpones it.
+
+    The handler of an event loop asks the loop to cancel its task, and the loop cannot do that while the block keeps its thread busy. Other
+    handlers of the caller stay, for instance those of the command, and so does a signal that is ignored.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not callable(before) or (before is not signal.default_int_handler and not _in_event_loop()):
+        yield
+        return
+    signal.signal(signal.SIGINT, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    if not postponed(number):
+        raise KeyboardInterrupt
+
+
+def _in_event_loop() -> bool:
+    """Whether asyncio runs an event loop in this thread."""
+    asyncio = sys.modules.get("asyncio")
+    try:
+        return asyncio is not None and asyncio.get_running_loop() is not None
+    except RuntimeError:
+        return False
 
 
 @contextlib.contextmanager

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
+from fsd_core.common import arguments
 from fsd_core.cost.quantities import QUANTITIES
-from fsd_core.cost.tariff import Price, Tariff
+from fsd_core.cost.tariff import Price, Tariff, load
 from fsd_core.cost.usage import Usage
 
 __all__ = ["Bill", "Line", "bill"]
@@ -79,8 +81,20 @@ class Bill:
         }
 
 
-def bill(usage: Usage, tariff: Tariff, *, free: bool = False) -> Bill:
-    """The bill of ``usage`` by ``tariff``. ``free``: subtract the free tiers of one month."""
+def bill(usage: Usage | Mapping[str, object], tariff: Tariff | str | os.PathLike[str], *, free: bool = False) -> Bill:
+    """The bill of ``usage`` by the prices of ``tariff``.
+
+    - ``usage``: a `Usage`, or a mapping like the USAGE.json of ``fsd bill``: counts of a run's meter, ``function_seconds`` (a number, or a
+      list with one number for each function), ``function_memory_mb`` (MiB), ``stored_byte_seconds``. All keys are optional, but function
+      time needs memory.
+    - ``tariff``: a `Tariff`, the name of a tariff, or the path of a .toml file of your own.
+    - ``free``: subtract the free tiers of one month.
+
+    Raises `InputError` on a wrong argument, key or value.
+    """
+    usage = usage if isinstance(usage, Usage) else Usage.parse(usage)
+    tariff = tariff if isinstance(tariff, Tariff) else load(tariff)
+    free = arguments.yes_or_no("free", free)
     lines = []
     for price in tariff.prices:
         counted = math.fsum(QUANTITIES[name](usage, tariff.function, price.least) for name in price.counts)

@@ -6,6 +6,7 @@ A file has the keys ``provider``, ``region``, ``as_of`` and optionally ``title``
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -14,13 +15,14 @@ from typing import Any
 
 import attrs
 
+from fsd_core.common import arguments
 from fsd_core.common.fields import Kind, boolean, key, listed, nearest, read, table, text
 from fsd_core.common.home import expanded
 from fsd_core.common.textfile import read_text
 from fsd_core.cost.quantities import AMOUNT, CONFIDENCE, DATED, NEEDED, POSITIVE, QUANTITIES, FunctionRule
 from fsd_core.errors import InputError
 
-__all__ = ["Price", "Tariff", "default_tariff", "load", "names"]
+__all__ = ["Price", "Tariff", "default_tariff", "load", "names", "tariff_of_run"]
 
 DEFAULTS = {"local": "local", "aws": "aws-us-east-1", "gcp": "gcp-us-central1", "azure": "azure-eastus2"}
 
@@ -57,7 +59,11 @@ class Price:
 
 @attrs.frozen(kw_only=True)
 class Tariff:
-    """The prices of one provider in one region."""
+    """The prices of one provider in one region.
+
+    - ``name``, ``title``, ``provider``, ``region``: texts. ``as_of``: the date of the prices. ``path``: the file.
+    - ``function``: how the platform bills the time of functions. ``prices``: what each SKU costs, with its source and confidence.
+    """
 
     name: str
     title: str
@@ -91,13 +97,15 @@ def default_tariff(provider: str) -> str | None:
     return DEFAULTS.get(provider)
 
 
-def load(name: str) -> Tariff:
-    """The tariff of this name. A ``name`` that contains a ``/`` or ends in ``.toml`` is the path of a tariff file.
+def load(name: str | os.PathLike[str]) -> Tariff:
+    """The tariff of this name. A text that contains a ``/`` or ends in ``.toml``, and any `Path`, is the path of a tariff file.
 
     Raises `InputError` on an unknown name, with the nearest known one, and on a file with an unknown key or a missing or wrong value.
     """
-    if "/" in name or name.endswith(".toml"):
-        file: Any = expanded(name)
+    given = arguments.folder_or_name("tariff", name, f"one of {', '.join(names())}, or the path of a .toml file of your own")
+    name = str(given)
+    if isinstance(given, Path) or "/" in name or name.endswith(".toml"):
+        file: Any = expanded(given)
     elif name in names():
         file = _folder() / f"{name}.toml"
     else:
@@ -109,6 +117,23 @@ def load(name: str) -> Tariff:
     except (ValueError, RecursionError) as error:
         raise InputError(f"tariff {name}: is not TOML: {' '.join(str(error).split())}") from error
     return _read(name, str(file), content)
+
+
+def tariff_of_run(provider: str, tariff: Tariff | str | os.PathLike[str] | None = None) -> Tariff | None:
+    """The tariff of a run on ``provider``: ``tariff``, else the default one; `None` if fsd has no tariff for this provider.
+
+    Raises `InputError` on a tariff of another provider, unless the run is local: a run packs its requests to suit the prices of its own
+    provider, so a bill by another provider's prices would be misleading.
+    """
+    wanted = default_tariff(provider) if tariff is None else tariff
+    if wanted is None:
+        return None
+    found = wanted if isinstance(wanted, Tariff) else load(wanted)
+    if provider not in ("local", found.provider):
+        raise InputError(
+            f"tariff {found.name}: has prices of provider {found.provider}: expected a tariff of {provider}, the provider of the run"
+        )
+    return found
 
 
 def _folder() -> Any:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 __all__ = ["Block", "merge"]
 
+NARROW = 64  # columns
+
 
 @attrs.frozen(eq=False)
 class Block:
@@ -42,7 +44,11 @@ class Block:
         """The same block without the samples that are equal to the base in every row."""
         keep = np.empty(self.values.shape[1], bool)
         keep[0] = True
-        np.any(self.values[:, 1:] != self.values[:, :1], axis=0, out=keep[1:])
+        if self.values.shape[1] < NARROW:  # numpy is slow with short rows
+            turned = np.ascontiguousarray(self.values.T)
+            (turned[1:] != turned[0]).any(axis=1, out=keep[1:])
+        else:
+            np.any(self.values[:, 1:] != self.values[:, :1], axis=0, out=keep[1:])
         return self if keep.all() else Block(self.values[:, keep], self.live[keep[1:]], self.samples)
 
     def columns(self, live: NDArray[np.int32]) -> NDArray[np.intp] | None:

@@ -9,6 +9,7 @@ from fsd_core.errors import InputError
 
 __all__ = ["activate", "softmax"]
 
+PIECE_VALUES = 1 << 16
 
 Floats = NDArray[np.float32]
 
@@ -20,7 +21,13 @@ def activate(z: Floats, bias: Floats, activation: str, clip: float | None, chall
     the upper bound of relu. For the activation softmax, this function only adds the bias; the caller has to call `softmax` when it has all
     outputs of a sample. Raises InputError for an unknown activation.
     """
-    np.add(z, bias[:, None], out=z, where=z != 0 if challenge else True)
+    if challenge and not (activation == "relu" and (bias <= 0).all()):  # in that case the bias leaves a zero a zero
+        step = max(1, PIECE_VALUES // max(1, z.shape[1]))
+        for first in range(0, len(z), step):  # in pieces that fit the cache; a product is faster than an addition with ``where``
+            piece = z[first : first + step]
+            piece += np.multiply(piece != 0, bias[first : first + step, None])
+    else:
+        z += bias[:, None]
     if activation == "relu":
         np.clip(z, 0, clip, out=z)
     elif activation == "sigmoid":

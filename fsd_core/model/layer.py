@@ -97,7 +97,7 @@ class Csr:
         """Build a matrix from its entries, in any order.
 
         ``rows`` and ``columns`` are integers (entries,), 0-based; ``values`` are real numbers (entries,). Leaves out zero values. Raises
-        InputError for an index outside ``shape``, for a pair of row and column that occurs twice, and for a value that is not finite as
+        `InputError` for an index outside ``shape``, for a pair of row and column that occurs twice, and for a value that is not finite as
         float32.
         """
         shape = _shape(shape)
@@ -174,6 +174,12 @@ def _challenge(challenge: Any) -> bool:
 class Layer:
     """A layer computes ``activation(weights @ x + bias)`` of a column ``x``. `fsd_core.model.activation` describes the two bias rules.
 
+    - ``weights``: a `Csr` of shape (outputs, inputs), or a dense float32 array (outputs, inputs).
+    - ``bias``: real numbers (outputs,), or one for all outputs; stored as float32 (outputs,).
+    - ``activation``: identity, relu, sigmoid, tanh or softmax; softmax only in the last layer of a model.
+    - ``clip``: the upper limit of the activations of relu; `None`: no limit.
+    - ``challenge``: True adds the bias only where ``weights @ x`` is not 0, as the Graph Challenge does.
+
     The constructor stores read-only arrays, and copies each given array unless the array and its memory are read-only. Raises InputError
     for a wrong shape or dtype, a value that is not finite, weights without outputs, an unknown activation, or a clip without relu.
     """
@@ -241,6 +247,9 @@ def _name(name: Any) -> str:
 class Model:
     """A sequence of layers.
 
+    - ``layers``: a list or tuple of `Layer`, the first one first. ``name``: for people.
+    - ``digest``: the SHA-256 of the content, hexadecimal; the name does not change it.
+
     Raises InputError if ``layers`` is empty, if a layer's outputs are not as many as the next layer's inputs, or if a layer before the last
     has activation softmax.
     """
@@ -292,6 +301,7 @@ def describe(model: Model) -> dict[str, Any]:
     layer, ``activation``, ``clip``, ``rule`` (challenge or plain), and ``bias``, the smallest and the largest bias of the group.
     """
     groups: list[dict[str, Any]] = []
+    arguments.instance("model", model, Model)
     for k, layer in enumerate(model.layers, 1):
         group = {
             "kind": "csr" if isinstance(layer.weights, Csr) else "dense",

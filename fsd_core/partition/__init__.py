@@ -1,8 +1,23 @@
 """Partitions: a partition assigns each row of each layer to a rank, and determines the rows that the ranks have to send each other."""
 
-from fsd_core.partition.kept import find_partition
+from fsd_core.partition.kept import checked, find_partition
+from fsd_core.partition.layout import AUTO, Parallel, parallel
 from fsd_core.partition.methods import METHODS, partition
 from fsd_core.partition.owners import Partition
 from fsd_core.partition.plan import ExchangePlan
+from fsd_core.partition.stages import Profile, profile, worthwhile
 
-__all__ = ["METHODS", "ExchangePlan", "Partition", "find_partition", "partition"]
+__all__ = [
+    "AUTO",
+    "METHODS",
+    "ExchangePlan",
+    "Parallel",
+    "Partition",
+    "Profile",
+    "checked",
+    "find_partition",
+    "parallel",
+    "partition",
+    "profile",
+    "worthwhile",
+]

@@ -34,7 +34,8 @@ class ExchangePlan:
             _Transfers(needs(layer, owners[k + 1], workers), owners[k], workers) for k, layer in enumerate(model.layers) if k
         ]
         loads = [np.bincount(owners[k + 1], work(layer), workers) for k, layer in enumerate(model.layers)]
-        self._imbalance = max((float(load.max() / load.mean()) for load in loads if load.any()), default=1.0)
+        self.loads = np.array(loads)  # (layers, workers): the number of stored weights of each rank in each layer
+        self._imbalance = max((float(load.max() * partition.tensor / load.sum()) for load in loads if load.any()), default=1.0)
 
     def sends(self, layer: int, source: int) -> dict[int, NDArray[np.int32]]:
         """The rows of layer ``layer - 1`` that rank ``source`` sends before ``layer``, by target rank, each int32 (rows,).
@@ -60,7 +61,8 @@ class ExchangePlan:
         ``rows_moved`` counts each copy of a row to another rank; ``rows_moved_by_layer`` is a list for layers 2 to L.
         ``rows_per_source_row`` is ``rows_moved`` divided by the number of distinct rows that travel, or 0.0 if no row travels. ``max_sent``
         and ``max_received`` are the largest numbers of rows that one rank sends or receives in all layers together. ``imbalance`` is the
-        maximum work of a rank divided by the mean work of a rank, in the layer with the largest quotient; work is the number of nonzeros.
+        maximum work of a rank divided by the mean work of a rank of the stage, in the layer with the largest quotient; work is the number
+        of nonzeros.
         """
         by_layer = [len(transfer.rows) for transfer in self._transfers]
         distinct = sum(transfer.distinct for transfer in self._transfers)

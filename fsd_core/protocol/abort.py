@@ -7,15 +7,17 @@ object stays until the next run on the slot, so that a worker that starts late s
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
+from typing import Any
 
 from fsd_core.channel import ChannelConfig, QueueChannel, RankIdentity, describe
-from fsd_core.common.sealed import Damaged, unseal
+from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code, Failure, Provider, Resources
-from fsd_core.errors import RunFailed
+from fsd_core.errors import FsdError, RunFailed
 from fsd_core.protocol.runconfig import RunConfig
 from fsd_core.protocol.spawn import LaunchPayload
 from fsd_core.storage.keys import RunKeys
@@ -25,6 +27,8 @@ from fsd_core.storage.store import Store
 
 __all__ = ["abort_peers", "end_run", "report_exit", "report_failure"]
 
+log = logging.getLogger(__name__)
+
 REPORT_S = 10.0
 
 
@@ -33,6 +37,7 @@ def end_run(store: Store, keys: RunKeys, error: RunFailed, send_abort: Callable[
 
     Raises the error of the call, else the error of the write.
     """
+    log.warning("ends the run: %s", error)
     try:
         store.create(keys.error, describe(error))
     finally:
@@ -43,6 +48,7 @@ def end_run(store: Store, keys: RunKeys, error: RunFailed, send_abort: Callable[
 def abort_peers(provider: Provider, resources: Resources, slot: int, me: RankIdentity, error: RunFailed, retry: Retry) -> None:
     """Send the abort to every rank of the run except ``me.rank`` (-1: to all ranks). Opens and closes its own connection."""
     with closing(provider.messages(resources, slot)) as messages, ThreadPoolExecutor(4) as pool:
+        log.debug("sends the abort to all ranks")
         QueueChannel(messages, ChannelConfig(me, {}, retry, pool)).abort(error, retry)
 
 
@@ -54,12 +60,15 @@ def report_exit(
     nonce: str | None = None,
     layer: int | None = None,
     resources: Resources | None = None,
+    said: Sequence[Sequence[Any]] = (),
 ) -> bool:
     """End a run because one of its functions died, so that no other rank waits for that function.
 
     ``payload`` is the payload of the function's launch, ``nonce`` the text that `fsd_core.worker.handle` got (`None` if unknown), and
     ``layer`` (1-based) the layer in which the function died (`None` if unknown). ``resources`` are those of the app; a caller that is a
-    function of the app can omit them. If another function has claimed the rank, the run goes on. Returns `False` if no function has claimed
+    function of the app can omit them. ``said``: the log lines of the function, each as `Line.packed`, if its host has them.
+
+    If another function has claimed the rank, the run goes on. Returns `False` if no function has claimed
     the rank yet: then the run goes on too, because its launcher starts the rank again. Otherwise returns `True`.
     """
     fields = json.loads(payload)
@@ -79,6 +88,9 @@ def report_exit(
             return False
         config = RunConfig.unpack(data)
         error = RunFailed(Code.UNAVAILABLE, reason, rank=launch.rank, layer=layer)
+        if said:  # before the reason, which ends the run
+            with suppress(FsdError):
+                store.put(keys.log(launch.rank), seal({"log": list(said)}))
 
         def send_abort() -> None:
             me = RankIdentity(launch.run, launch.epoch, launch.rank, config.workers, retry.deadline)

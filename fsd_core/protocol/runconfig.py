@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import attrs
 
-from fsd_core.common.fields import boolean, choice, integer, key, listed, nullable, number, read, text
+from fsd_core.common.fields import boolean, choice, integer, key, listed, nullable, number, read, table, text
+from fsd_core.common.logs import LEVELS
 from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
 
 __all__ = ["CHANNELS", "OBJECTIVES", "VERSION", "RunConfig"]
 
-VERSION = 2
+VERSION = 3
 CHANNELS = ("queue", "object", "hybrid")  # the channels that can carry activations
 OBJECTIVES = ("cost", "latency")  # the quantity that a run minimises
 
@@ -24,22 +28,50 @@ class RunConfig:
     run: str = key(text())
     channel: str = key(choice(*CHANNELS))
     workers: int = key(integer(1))
+    data: int = key(integer(1))  # replicas; replica d has the ranks from d x `parts` on
+    pipeline: int = key(integer(1))  # stages of a replica
+    roots: int = key(integer(1))  # the number of ranks that the client starts itself
     branching: int = key(integer(1))
     layers: int = key(integer(1))
     batches: list[int] = key(listed(integer(1), filled=True))  # samples of each batch
     keep: bool = key(boolean())  # a worker holds its shard in memory between batches, else it reads the shard again for each batch
-    shards: list[str] = key(listed(text(), filled=True))  # key of the shard, by rank
-    inputs: list[list[str]] = key(listed(listed(text(), filled=True), filled=True))  # key of the input rows, by batch and rank
+    shards: list[str] = key(listed(text(), filled=True))  # key of the shard, by part: the number of a rank in its replica
+    inputs: list[list[str | None]] = key(listed(listed(nullable(text()), filled=True), filled=True))  # key of the inputs, by batch and part
+    last: list[int] = key(listed(integer(0), filled=True))  # the parts that own rows of the last layer, ascending
     objective: str = key(choice(*OBJECTIVES))
     faults: str | None = key(nullable(text()))
     started: float = key(number())  # seconds since 1970, on the client's clock
-    start_s: float = key(number())  # the time in seconds that the launches of all ranks may take together
+    start_s: float = key(number())  # the seconds that a stage may take to start and to compute its first micro-batch
+    log: str = key(choice(*LEVELS))  # the level of the lines that a worker keeps
     outage_s: float = key(number())  # the time in seconds that a service may be unreachable
+    latency: Mapping[str, Any] | None = key(nullable(table()), default=None)  # see `fsd_core.latency.Latency.pack`
 
     @property
     def queued(self) -> bool:
         """True if the run uses queues. Its ranks then also receive abort messages from their queues."""
         return self.channel != "object" and self.workers > 1
+
+    @property
+    def parts(self) -> int:
+        """The number of ranks of one replica."""
+        return self.workers // self.data
+
+    def stage(self, rank: int) -> int:
+        """The stage of a rank, from 0."""
+        return rank % self.parts * self.pipeline // self.parts
+
+    def batches_of(self, rank: int) -> range:
+        """The numbers of the batches (from 0) that a rank computes: batch b goes to replica b modulo ``data``."""
+        return range(rank // self.parts, len(self.batches), self.data)
+
+    def writers(self, batch: int) -> list[int]:
+        """The ranks that write the output of a batch, ascending."""
+        return [batch % self.data * self.parts + part for part in self.last]
+
+    @property
+    def slices(self) -> int:
+        """The number of objects in which the ranks write the output of all batches."""
+        return len(self.last) * len(self.batches)
 
     def pack(self) -> bytes:
         """Encode the configuration as sealed JSON."""

@@ -1,10 +1,12 @@
 """Shards: a shard is the part of a model that one rank needs: its rows of every layer, and the rows that it sends and receives.
 
-The client builds the shards, and each worker reads one. A shard is one object: a preamble (magic, length and CRC-32 of the head, CRC-32 of
-these three), a head (sizes and checksums of the layers; the ranks that send to this rank before each layer), then one segment for each
-layer, in order. Head and segments have the safetensors layout. Equal arguments give equal bytes. A worker reads the head first, then the
-segments, several in a request. It starts the next request before it computes, so that the next segments arrive during the computation. It
-checks the checksum of all bytes before it uses them.
+The client builds the shards, and each worker reads one; the replicas of a run read the same shards, in which ranks count from 0 in each
+replica. A shard is one object: a preamble (magic, length and CRC-32 of the head, CRC-32 of these three), a head (number, size and checksum
+of each layer; the ranks that send to this rank before it), then one segment for each layer, in order. A layer in which the rank owns no
+rows, and before which it sends none, has no segment: a worker does not see the layers of other stages. Head and segments have the
+safetensors layout. Equal arguments give equal bytes. A worker reads the head first, then the segments, several in a request. It starts the
+next request before it computes, so that the next segments arrive during the computation. It checks the checksum of all bytes before it
+uses them.
 
 The columns of a rank's weights are renumbered: first the rank's own rows of the previous layer, then the rows of each source, ascending by
 the source's rank. So the multiplication has a local part, which can start at once, and a remote part, which waits for the sources.
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +33,24 @@ if TYPE_CHECKING:
     from fsd_core.model import Layer, Model
     from fsd_core.partition import ExchangePlan, Partition
 
-__all__ = ["FORMAT", "READ_BYTES", "LayerShard", "ShardReader", "build", "predicted_bytes"]
+__all__ = [
+    "FORMAT",
+    "READ_BYTES",
+    "LayerShard",
+    "LayerSizes",
+    "ShardReader",
+    "build",
+    "layer_sizes",
+    "predicted_bytes",
+    "stored_bytes",
+    "weight_bytes",
+]
 
-FORMAT = "fsd-shard-2"
+FORMAT = "fsd-shard-3"
 _PREAMBLE = struct.Struct("<8sQI")  # magic, length and CRC-32 of the head
 _CRC = struct.Struct("<I")
 _START = _PREAMBLE.size + _CRC.size
-_MAGIC = b"FSDshrd2"
+_MAGIC = b"FSDshrd3"
 HEAD_BYTES = 64 * 1024
 READ_BYTES = 4 << 20
 
@@ -46,6 +59,7 @@ READ_BYTES = 4 << 20
 class LayerShard:
     """One rank's part of one layer, ready to multiply. "Held rows" are the rank's own rows of the previous layer."""
 
+    number: int  # of the layer, from 1
     local: Weights  # (rows, held rows that are multiplied)
     remote: Weights | None  # (rows, received rows); `None` if the rank receives nothing
     own: NDArray[np.int32] | None  # positions of the multiplied rows among the held rows; `None`: all of them, in order
@@ -56,23 +70,31 @@ class LayerShard:
     receives: list[tuple[int, int]]  # (source, number of rows), in the column order of the remote weights
     sends: list[tuple[int, NDArray[np.int32]]]  # (target, positions among the held rows)
 
+    @property
+    def rows(self) -> int:
+        """The rows that the rank computes. Without any, it only sends."""
+        return len(self.bias)
+
 
 def build(model: Model, partition: Partition, plan: ExchangePlan, rank: int) -> bytes:
     """Encode the shard of ``rank`` as bytes. ``plan`` is the exchange plan of ``model`` and ``partition``."""
-    segments, sources = [], []
+    segments, sources, numbers = [], [], []
     held = plan.inputs(rank)  # the rows that the rank has before a layer: at first its staged inputs, later its own outputs
     for number, layer in enumerate(model.layers, 1):
         rows = np.flatnonzero(partition.owners[number] == rank).astype(np.int32)
         receives = dict(sorted(plan.receives(number, rank).items())) if number > 1 else {}
         sends = dict(sorted(plan.sends(number, rank).items())) if number > 1 else {}
-        segments.append(b"".join(tensors.pack(*_segment(layer, rows, held, receives, sends))))
-        sources.append(np.fromiter(receives, np.int32, len(receives)))
+        if len(rows) or sends:
+            numbers.append(number)
+            segments.append(b"".join(tensors.pack(*_segment(layer, rows, held, receives, sends))))
+            sources.append(np.fromiter(receives, np.int32, len(receives)))
         held = rows
     head: dict[str, NDArray[Any]] = {
+        "numbers": np.array(numbers, np.int32),
         "sizes": np.array([len(segment) for segment in segments], np.int64),
         "checksums": np.array([zlib.crc32(segment) for segment in segments], np.uint32),
         "source_counts": np.array([len(each) for each in sources], np.int32),
-        "sources": np.concatenate(sources),
+        "sources": np.concatenate([*sources, np.zeros(0, np.int32)]).astype(np.int32),
     }
     packed = b"".join(tensors.pack(head))
     preamble = _PREAMBLE.pack(_MAGIC, len(packed), zlib.crc32(packed))
@@ -128,44 +150,77 @@ def _positions(held: NDArray[np.int32], groups: list[NDArray[np.int32]]) -> NDAr
     return np.searchsorted(held, np.concatenate([*groups, np.zeros(0, np.int32)])).astype(np.int32)
 
 
-def predicted_bytes(model: Model, partition: Partition, plan: ExchangePlan, rank: int, samples: int) -> int:
-    """An upper estimate of the memory in bytes that ``rank`` needs for the activations of a batch of ``samples`` samples.
+@attrs.frozen
+class LayerSizes:
+    """What one rank has of one layer, in numbers of rows and of stored weights."""
 
-    The estimate does not include the process and the shard itself. It assumes that every sample stays live in every layer.
-    """
-    peak = 0
+    rows: int
+    held: int  # of its own rows of the previous layer
+    away: int  # rows that it receives
+    nonzeros: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """An upper estimate of the memory in bytes that the weights take: as stored, with their groups, and as a dense matrix."""
+        size = self.rows * (self.held + self.away)
+        return 12 * self.nonzeros + (4 * size if self.nonzeros >= DENSE_SHARE * size / 2 else 0)
+
+
+def layer_sizes(model: Model, partition: Partition, plan: ExchangePlan, rank: int) -> list[LayerSizes]:
+    """The sizes of the layers in which ``rank`` owns rows."""
+    found = []
     held = len(plan.inputs(rank))
-    for number, layer in enumerate(model.layers, 1):
+    for number in range(1, len(model.layers) + 1):
         rows = int(np.count_nonzero(partition.owners[number] == rank))
-        away = sum(len(ids) for ids in plan.receives(number, rank).values()) if number > 1 else 0
-        # Held rows and their multiplied part; received rows and their copy in one array; both products and the activation's temporaries.
-        values = (2 * held + 2 * away + 4 * rows) * (samples + 1)
-        nonzeros, size = layer.nonzeros * rows // layer.outputs, rows * (held + away)
-        peak = max(peak, 4 * values + 8 * nonzeros + (4 * size if nonzeros >= DENSE_SHARE * size / 2 else 0))
+        if rows:
+            away = sum(len(ids) for ids in plan.receives(number, rank).values()) if number > 1 else 0
+            found.append(LayerSizes(rows, held, away, int(plan.loads[number - 1, rank])))
         held = rows
-    return peak
+    return found
+
+
+def predicted_bytes(layers: Sequence[LayerSizes], samples: int) -> int:
+    """An upper estimate of the memory in bytes that a rank needs to compute one of its ``layers`` for a batch of ``samples`` samples.
+
+    The estimate does not include the process and the other layers. It assumes that every sample stays live in every layer.
+    """
+    # Held rows and their multiplied part; received rows and their copy in one array; both products and the activation's temporaries.
+    values = ((2 * each.held + 2 * each.away + 4 * each.rows) * (samples + 1) for each in layers)
+    return max((4 * count + each.weight_bytes for count, each in zip(values, layers, strict=True)), default=0)
+
+
+def stored_bytes(layers: Sequence[LayerSizes]) -> int:
+    """About the bytes of the shard with these layers."""
+    return sum(8 * each.nonzeros for each in layers)
+
+
+def weight_bytes(layers: Sequence[LayerSizes]) -> int:
+    """An upper estimate of the memory in bytes that the weights of all ``layers`` take, ready to multiply."""
+    return sum(each.weight_bytes for each in layers)
 
 
 class ShardReader:
-    """Reads the shard at ``key``. Each iteration yields all layers in order. Raises `DamagedContent` if a checksum is wrong.
+    """Reads the shard at ``key``. Each iteration yields its layers in order. Raises `DamagedContent` if a checksum is wrong.
 
     ``read(key, start, end)`` returns the bytes [start, end) of an object, or fewer if the object ends before ``end``. ``pool`` runs the
-    requests for later segments. With ``keep``, the first iteration keeps the shard in memory, and later iterations make no requests.
+    requests for later segments. With ``keep``, the first iteration keeps the layers ready to multiply, and later iterations yield them.
     """
 
     def __init__(self, key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool) -> None:
         self._key = key
         self._read = read
         self._pool = pool
-        self._kept: list[memoryview] | None = [] if keep else None
+        self._kept: list[LayerShard] | None = [] if keep else None
         self._begin = read(key, 0, HEAD_BYTES)
         head = self._head()
         arrays = {name: tensors.view(head, info) for name, info in tensors.header(head)[0].items()}
         self._ends = _START + len(head) + np.cumsum(arrays["sizes"])
         self._starts = self._ends - arrays["sizes"]
         self._checksums = arrays["checksums"].tolist()
-        # By layer: the ranks that send to this rank before it.
-        self.sources: list[list[int]] = [part.tolist() for part in np.split(arrays["sources"], np.cumsum(arrays["source_counts"])[:-1])]
+        self.numbers: list[int] = arrays["numbers"].tolist()  # of the layers that the shard has, from 1
+        ends = np.cumsum(arrays["source_counts"]).tolist()
+        # The ranks that send to this rank before each of these layers.
+        self.sources: list[list[int]] = [arrays["sources"][start:end].tolist() for start, end in zip([0, *ends], ends, strict=False)]
 
     def _head(self) -> bytes:
         """Read the head. Checks the checksum of the preamble before it uses the length in it, then the checksum of the head."""
@@ -185,41 +240,36 @@ class ShardReader:
     def _damaged(self, how: str, layer: int | None = None) -> DamagedContent:
         return DamagedContent(Code.INVALID, f"the shard is damaged: {how}", self._key, layer=layer)
 
-    @property
-    def layers(self) -> int:
-        """The number of layers of the model."""
-        return len(self._checksums)
-
     def __iter__(self) -> Iterator[LayerShard]:
         """Yield the layers in order."""
         if self._kept:
-            yield from (_layer(segment) for segment in self._kept)
+            yield from self._kept
             return
         groups = self._groups()
         ahead: Future[bytes] | None = None
         for number, (first, last) in enumerate(groups):
             data = ahead.result() if ahead is not None else self._segments(first, last)
             ahead = self._pool.submit(self._segments, *groups[number + 1]) if number + 1 < len(groups) else None
-            for layer in range(first, last):
-                start = int(self._starts[layer] - self._starts[first])
-                segment = memoryview(data)[start : start + int(self._ends[layer] - self._starts[layer])]
-                if zlib.crc32(segment) != self._checksums[layer]:
-                    raise self._damaged("the checksum of this layer is wrong", layer + 1)
+            for at in range(first, last):
+                start = int(self._starts[at] - self._starts[first])
+                segment = memoryview(data)[start : start + int(self._ends[at] - self._starts[at])]
+                if zlib.crc32(segment) != self._checksums[at]:
+                    raise self._damaged("the checksum of this layer is wrong", self.numbers[at])
+                layer = _layer(self.numbers[at], segment)
                 if self._kept is not None:
-                    self._kept.append(segment)
-                yield _layer(segment)
+                    self._kept.append(layer)
+                yield layer
 
     def _groups(self) -> list[tuple[int, int]]:
-        """Group the layers: each pair (first, last) means that one request reads the layers [first, last)."""
-        groups = [(0, 1)]
-        for layer in range(1, self.layers):
+        """Group the segments: each pair (first, last) means that one request reads the segments [first, last)."""
+        groups = [(0, 1)] if self.numbers else []
+        for at in range(1, len(self.numbers)):
             first, last = groups[-1]
-            if (
-                first > 0 and self._ends[layer] - self._starts[first] <= READ_BYTES
-            ):  # the first layer has a request of its own: the worker waits for it
+            # The first segment has a request of its own: the worker waits for it.
+            if first > 0 and self._ends[at] - self._starts[first] <= READ_BYTES:
                 groups[-1] = (first, last + 1)
             else:
-                groups.append((layer, layer + 1))
+                groups.append((at, at + 1))
         return groups
 
     def _segments(self, first: int, last: int) -> bytes:
@@ -231,14 +281,15 @@ class ShardReader:
         return have if len(have) == end - start else have + self._read(self._key, start + len(have), end)
 
 
-def _layer(segment: memoryview) -> LayerShard:
-    """Decode one layer from its segment. The caller has checked the segment's checksum."""
+def _layer(number: int, segment: memoryview) -> LayerShard:
+    """Decode the layer of this number from its segment. The caller has checked the segment's checksum."""
     infos, metadata, _ = tensors.header(segment)
     arrays = {name: tensors.view(segment, info) for name, info in infos.items()}
     rows, own = len(arrays["bias"]), int(metadata["own"])
     away = int(arrays["source_rows"].sum())
     groups = np.split(arrays["target_positions"], np.cumsum(arrays["target_rows"])[:-1])
     return LayerShard(
+        number=number,
         local=_weights(arrays, "local", (rows, own)),
         remote=_weights(arrays, "remote", (rows, away)) if away else None,
         own=arrays.get("own"),

@@ -1,13 +1,14 @@
 """Starts functions, checks that they have started, and reports those that died.
 
-On every platform a launch can run late, run twice or get lost. So the process that launches ranks (the client for rank 0, a worker for its
-children) checks the claims of these ranks. It launches a rank again if the rank has no claim in time. A second launch of a rank that has
-started is harmless, because only one function can create the claim.
+On every platform a launch can run late, run twice or get lost. So the process that launches ranks (the client for the first ones, a worker
+for its children) checks the claims of these ranks. It launches a rank again if the rank has no claim in time. A second launch of a rank
+that has started is harmless, because only one function can create the claim.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ from typing import Any
 
 import attrs
 
+from fsd_core.common.crew import each
 from fsd_core.common.fields import integer, key, number, read, text
 from fsd_core.driver import WORKER, Code, Failure, InvokeDriver, InvokeLimits, Launch
 from fsd_core.errors import RunFailed
@@ -26,9 +28,13 @@ from fsd_core.storage.store import Store
 
 __all__ = ["LaunchPayload", "Spawner", "start_limit_s"]
 
+log = logging.getLogger(__name__)
+
 ATTEMPTS = 4
 FIRST_CHECK_S = 1.0
 LAST_CHECK_S = 4.0
+THREADS = 16  # requests to launch functions that are under way at once
+FEW = 4  # for more missing claims, one request lists all claims
 FAILURES_S = 0.5  # between two requests for failures
 FINAL = frozenset({Code.NOT_FOUND, Code.DENIED, Code.INVALID, Code.TOO_LARGE})  # another launch cannot help
 
@@ -49,6 +55,7 @@ class LaunchPayload:
     rank: int = key(integer(0))
     attempt: int = key(integer(0))  # of launching this rank
     deadline: float = key(number())  # of the run, in seconds since 1970
+    not_before: float = key(number(), default=0.0)  # when the function may begin, in seconds since 1970: a run with latencies sets it
 
     def pack(self) -> bytes:
         """Encode the payload as JSON."""
@@ -85,11 +92,11 @@ class Spawner:
         self._lock = threading.Lock()
 
     def start(self, payloads: Iterable[LaunchPayload]) -> None:
-        """Launch a function for each payload."""
-        for payload in payloads:
-            self._waiting.append(self._launch(payload))
+        """Launch a function for each payload, with up to `THREADS` requests at once."""
+        self._waiting += each(self._launch, payloads, THREADS)
 
     def _launch(self, payload: LaunchPayload) -> _Child:
+        log.info("launches rank %d, attempt %d", payload.rank, payload.attempt)
         request = partial(self._invoker.invoke, WORKER, payload.pack())
         return _Child(payload, self._retry.call(self._invoker, f"launch of rank {payload.rank}", request), time.monotonic())
 
@@ -100,18 +107,27 @@ class Spawner:
         cannot help, or if the host of all functions ended. Thread-safe.
         """
         with self._lock:
-            self._waiting = [again for child in self._waiting if (again := self._check(child)) is not None]
+            ranks = [child.payload.rank for child in self._waiting]
+            listed = set(self._store.keys(self._keys.claims)) if len(ranks) > FEW else None
+            claimed = {rank for rank in ranks if self._has_claim(rank, listed)}
+            checked = (self._check(child, child.payload.rank in claimed) for child in self._waiting)
+            self._waiting = [again for again in checked if again is not None]
             if self._invoker.limits.end_with_client:  # only then does the state of a launch show that the function ended
                 for child in self._claimed:
                     if (code := child.launch.poll()) is not None:
                         raise RunFailed(code, child.launch.text or "the host of the functions ended")
             return not self._waiting
 
-    def _check(self, child: _Child) -> _Child | None:
+    def _has_claim(self, rank: int, listed: set[str] | None) -> bool:
+        key = self._keys.claim(rank)
+        return key in listed if listed is not None else self._store.find(key) is not None
+
+    def _check(self, child: _Child, claimed: bool) -> _Child | None:
         """Check one child. Returns `None` if the child has claimed its rank, else the launch that the next check has to look at."""
         payload, waited = child.payload, time.monotonic() - child.since
-        if self._store.find(self._keys.claim(payload.rank)) is not None:
+        if claimed:
             self._claimed.append(child)
+            log.debug("rank %d has claimed its rank, seen %.1f s after its launch", payload.rank, waited)
             return None
         code = child.launch.poll()
         if code is None and waited < self._invoker.limits.start_s * (1 + payload.attempt):
@@ -120,6 +136,8 @@ class Spawner:
             detail = f": {child.launch.text}" if child.launch.text else ""
             why = f"the platform reports {code.name}{detail}" if code else f"no claim {waited:.0f} s after launch {payload.attempt + 1}"
             raise RunFailed(code or Code.UNAVAILABLE, f"did not start: {why}", rank=payload.rank)
+        refused = f"the platform reports {code.name} {child.launch.text}" if code else "no claim"
+        log.warning("rank %d: %s %.1f s after launch %d: launches it again", payload.rank, refused, waited, payload.attempt + 1)
         self._retry.pause(payload.attempt)
         return self._launch(attrs.evolve(payload, attempt=payload.attempt + 1))
 
@@ -142,6 +160,7 @@ class Spawner:
             found = self._retry.call(self._invoker, "ask for failures", partial(self._invoker.failures, self._is_ours_or_over))
             for failure in found.taken:
                 if _run_of(failure.payload)[0] == self._keys.run:
+                    log.warning("a function of this run died: %s", failure.reason)
                     self._unreported.append(failure)  # stored here, because the platform has removed it
         with suppress(RunFailed):
             while self._unreported:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["advise", "line"]
+__all__ = ["CLOCK", "PROXY", "advise", "line"]
+
+# Advice that is the same for all clouds; each adapter has its own pattern for it.
+CLOCK = "this machine's clock is wrong by more than 5 minutes: set it ('timedatectl set-ntp true')"
+PROXY = "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached: set another proxy, or NO_PROXY"
 
 _MAX_CHARS = 400
 

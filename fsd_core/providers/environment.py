@@ -13,7 +13,7 @@ from fsd_core.common.fields import Kind, integer, key, read, table, text
 from fsd_core.driver import InvokeLimits, Resources
 from fsd_core.errors import InputError
 
-__all__ = ["from_environment", "from_record", "function_limits", "to_environment"]
+__all__ = ["foreign", "from_environment", "from_record", "function_limits", "to_environment"]
 
 _TEXTS = Kind("a table of texts", lambda value: table().holds(value) and all(isinstance(each, str) for each in value.values()))
 
@@ -61,7 +61,12 @@ def from_record(found: str | None, app: str, what: str) -> Resources:
             return resources
     except InputError:
         pass
-    raise InputError(f"app {app!r}: {what} is there that fsd did not make; choose another app")
+    raise foreign(app, what)
+
+
+def foreign(app: str, what: str, instead: str = "") -> InputError:
+    """The error for a resource with a name of the app that fsd did not make. ``instead``: advice beside another name for the app."""
+    return InputError(f"app {app!r}: {what} is there that fsd did not make; choose another app{instead and f', or {instead}'}")
 
 
 def _parse(found: str, where: str) -> Resources:

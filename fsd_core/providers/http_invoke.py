@@ -28,7 +28,7 @@ import attrs
 from fsd_core.common.interrupt import remaining
 from fsd_core.driver import WORKER, Code, Failure, Failures, InvokeLimits, Refused
 from fsd_core.providers.checks import check_payload
-from fsd_core.providers.http_codes import http_code
+from fsd_core.providers.codes import http_code
 from fsd_core.providers.proxies import proxy_for
 
 __all__ = ["NONCE", "HttpInvoker", "PostLaunch", "code_of"]

@@ -21,15 +21,15 @@ from pathlib import Path
 
 import attrs
 
-from fsd_core.common.home import made
+from fsd_core.common.home import home_folder, made
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
 
 __all__ = ["Package", "Recipe", "Wheels", "command", "digest", "files", "manylinux", "sources", "stub", "write", "zipped"]
 
 _CLIENT_ONLY = (  # of fsd_core: no worker imports these
-    *("cli/", "client/", "cost/", "report/", "config.py", "demo.py", "versions.py"),
-    *(f"providers/{name}.py" for name in ("app_name", "package", "probes", "provisioning", "requests")),
+    *("cli/", "client/", "cost/", "demo/", "machine/", "report/", "config.py", "versions.py"),
+    *(f"providers/{name}.py" for name in ("app_name", "package", "probes", "provisioning", "requests", "settings")),
 )
 _DROPPED_FOLDERS = {"tests", "__pycache__", "bin", "include"}
 _DROPPED_SUFFIXES = (".pyi", ".pyc", ".a", ".h", "/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")
@@ -113,13 +113,13 @@ class Recipe:
         """The digest of the package that `build` would make. Quick: installs nothing."""
         return digest([("below", self.below.encode()), *(self.wheels.parts() if self.wheels else ()), *sorted(self.files.items())])
 
-    def build(self, folder: Path, within_s: float | None = None) -> Package:
-        """The package, from the cache in ``folder`` if the cache has it.
+    def build(self, folder: Path | None = None, within_s: float | None = None) -> Package:
+        """The package, from the cache in ``folder`` (default ``$FSD_HOME/packages``) if the cache has it.
 
         Raises `InputError` if pip is missing or the package is larger than the platform accepts, and `RunFailed` if pip cannot get a wheel,
         or not within ``within_s`` seconds.
         """
-        name = self.digest
+        name, folder = self.digest, folder or home_folder() / "packages"
         path = made(folder) / f"{self.name}-{name}.zip"
         if not path.exists():
             installed = self.wheels.installed(folder, self.name, within_s) if self.wheels else {}
@@ -140,8 +140,8 @@ class Recipe:
 
 def stub(table: str) -> Package:
     """A package without code, for emulators that run code installed on this machine. ``table``: the provider's table of the settings."""
-    text = f"This function runs what is installed beside the emulator: [{table}] package = false.\n".encode()
-    return Package("installed", zipped({"README": text}), len(text))
+    text = f"# This function runs what is installed beside the emulator: [{table}] package = false.\n".encode()
+    return Package("installed", zipped({"main.py": text}), len(text))
 
 
 def files(package: str) -> dict[str, Path]:
@@ -202,13 +202,13 @@ def digest(parts: Iterable[tuple[str, bytes]]) -> str:
     return total.hexdigest()[:16]
 
 
-def command(module: str, arguments: Sequence[str], runtimes: Sequence[str], build: Callable[[str], Package]) -> int:
+def command(module: str, arguments: Sequence[str], runtimes: Sequence[str], recipe: Callable[[str], Recipe]) -> int:
     """``python -m MODULE OUT.zip [RUNTIME]``: write the package and print, as JSON, the variables that the infrastructure code takes."""
     if not 1 <= len(arguments) <= 2 or (len(arguments) == 2 and arguments[1] not in runtimes):
         print(f"usage: python -m {module} OUT.zip [{'|'.join(runtimes)}]", file=sys.stderr)
         return 2
     out, runtime = Path(arguments[0]), (*arguments, runtimes[0])[1]
-    made = build(runtime)
+    made = recipe(runtime).build()
     write(out, made.body)
     print(json.dumps({"package": str(out), "package_text": str(made), "code": made.digest, "runtime": runtime}))
     return 0

@@ -3,34 +3,58 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from typing import ClassVar, Generic, TypeVar
+
+import attrs
 
 from fsd_core.common.interrupt import leaving
-from fsd_core.driver import Resources
+from fsd_core.driver import Code, ObjectDriver, Provider, Resources
 from fsd_core.errors import InputError
-from fsd_core.providers.app_name import check_app
+from fsd_core.providers.app_name import check_app, check_size
+from fsd_core.providers.package import Package, Recipe, stub
+from fsd_core.providers.probes import Pair, probe_function, probe_queues
 from fsd_core.providers.requests import Requests
+from fsd_core.providers.settings import FUNCTION, CloudSettings, read_settings, texts
+from fsd_core.storage.store import Store
 
-__all__ = ["LIMIT_S", "AppProvisioner", "check_size"]
+__all__ = ["LIMIT_S", "AppProvisioner", "remove_store"]
 
 LIMIT_S = 1800.0  # how long making or removing an app may take
-
-
-def check_size(ranks: int, slots: int) -> None:
-    """Raise `InputError` unless ``ranks`` and ``slots`` are at least 1."""
-    if ranks < 1 or slots < 1:
-        raise InputError(f"ranks {ranks}, slots {slots}: expected at least 1 of each")
-
-
 A = TypeVar("A", bound=Requests)
+S = TypeVar("S", bound=CloudSettings)
 
 
-class AppProvisioner(ABC, Generic[A]):
+class AppProvisioner(ABC, Generic[A, S]):
     """Implements `fsd_core.driver.Provisioner`. The environment of the app's function holds the record of what was made.
 
-    ``ensure`` makes one request if nothing is missing. A subclass makes and removes the resources of its cloud.
+    ``ensure`` makes one request if nothing is missing. Otherwise it makes what is missing, sends a test message to every queue and starts
+    the function once. Only then it writes into the record that they are usable. A subclass makes and removes the resources of its cloud.
+    Its class variables:
+
+    - ``kind``: the attrs class of its settings
+    - ``recorded``: settings that `Resources.names` holds, beside those of every cloud
+    - ``chosen``: settings that `Resources.names` holds unless they are empty
+    - ``fixed``: names in `Resources.names` that cannot change after the app was made, and for each the setting that people know
+    - ``queued``: names in `Resources.names`; after a change of one of these, all queues are made anew or changed
+    - ``tried``: names in `Resources.names`; after a change of one of these, the function gets an update and a test launch
+    - ``probing``: entries that replace those of `Resources.names` during the test of the queues
+    - ``ready_s``: seconds that the permissions of a new function may need to come into force; `None`: see `probe_function`
     """
+
+    kind: type[S]
+    recorded: ClassVar[Sequence[str]] = ()
+    chosen: ClassVar[Sequence[str]] = ()
+    fixed: ClassVar[Mapping[str, str]] = {}
+    queued: ClassVar[Sequence[str]] = ()
+    tried: ClassVar[Sequence[str]] = ("code", "runtime", "memory_mb")
+    probing: ClassVar[Mapping[str, str]] = {}
+    ready_s: ClassVar[float | None] = None
+
+    def __init__(self, table: Mapping[str, object], provider: Provider) -> None:
+        self.provider = provider
+        self.settings = read_settings(self.kind, provider.name, table)
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
         """Make what is missing for ``slots`` slots of ``ranks`` ranks; an app that has more keeps it. The first call takes minutes.
@@ -47,7 +71,27 @@ class AppProvisioner(ABC, Generic[A]):
             _limit(api, "provisioning", "`fsd deploy` goes on where it stopped")
             api.tell(f"making what app {app} needs: this may take minutes")
             with leaving(f"app {app} is made in part: `fsd deploy` goes on where it stopped, `fsd destroy` removes it"):
-                return self.make(api, app, ranks, slots, had, wanted)
+                return self._make(api, had or Resources(app, 0, 0), ranks, slots, wanted)
+
+    def _make(self, api: A, had: Resources, ranks: int, slots: int, wanted: dict[str, str]) -> Resources:
+        """Make what is missing, test it, and record last that it can be used: so a later call completes an interrupted one."""
+        settings = self.settings
+        code = self.recipe(settings.runtime).build(within_s=api.left()) if settings.package else stub(self.provider.name)
+        wanted = wanted | {"package": str(code) if settings.package else "none"}
+        had, names = self.begin(api, had, wanted, code, max(ranks, had.ranks), max(slots, had.slots))
+        ranks, slots = max(ranks, had.ranks), max(slots, had.slots)
+        kept = all(had.names.get(name) == names[name] for name in self.queued)
+        pairs = [(s, r) for s in range(slots) for r in range(ranks) if not (kept and s < had.slots and r < had.ranks)]
+        names |= self.make_queues(api, Resources(had.app, ranks, slots, names), pairs)
+        changed = any(had.names.get(name) != names[name] for name in self.tried)
+        unproven = Resources(had.app, had.ranks, had.slots, names | {"code": ""})  # the record gets "code" after the test launch
+        names |= self.deploy(api, had, unproven, code, changed)
+        made = Resources(had.app, ranks, slots, names)
+        probe_queues(self.provider, attrs.evolve(made, names={**names, **self.probing}), pairs, api)
+        if changed or not had.ranks:
+            probe_function(self.provider, made, api, self.logs(names), None if had.ranks else self.ready_s)
+        self.record(api, made, code)
+        return made
 
     def find(self, app: str) -> Resources | None:
         """The resources that `ensure` made; `None` if no `ensure` has ended, or if the app was removed."""
@@ -74,6 +118,27 @@ class AppProvisioner(ABC, Generic[A]):
         check_app(app)
         return self.requests()
 
+    def wanted(self) -> dict[str, str]:
+        """The entries of `Resources.names` that the settings determine."""
+        settings = self.settings
+        chosen = (name for name in self.chosen if getattr(settings, name))
+        code = self.recipe(settings.runtime).digest if settings.package else "installed"
+        return texts(settings, (*FUNCTION, *self.recorded, *chosen)) | {"code": code}
+
+    def check(self, had: Resources, wanted: dict[str, str]) -> None:
+        """Raise `InputError` if a setting differs from the setting with which the app was made, and the app cannot change it."""
+        for name, setting in self.fixed.items():
+            if (found := had.names.get(name)) is not None and found != wanted.get(name, found):
+                raise InputError(
+                    f"{setting}: app {had.app!r} was made with {found}, not {wanted[name]}: "
+                    f"expected {found}: set that, or destroy the app first"
+                )
+
+    @staticmethod
+    @abstractmethod
+    def recipe(runtime: str) -> Recipe:
+        """The contents of the function's package for this ``runtime``."""
+
     @abstractmethod
     def requests(self) -> A:
         """The clients of the services. Raises `InputError` if the SDK is not set up on this machine."""
@@ -83,15 +148,32 @@ class AppProvisioner(ABC, Generic[A]):
         """The app's resources from the function's environment, with 0 ranks until the app is complete; `None` without a function."""
 
     @abstractmethod
-    def wanted(self) -> dict[str, str]:
-        """The entries of `Resources.names` that the settings determine."""
+    def begin(
+        self, api: A, had: Resources, wanted: dict[str, str], code: Package, ranks: int, slots: int
+    ) -> tuple[Resources, dict[str, str]]:
+        """Make what the queues need, and decide the generation: if two clients make a new app at the same time, both get the same one.
 
-    def check(self, had: Resources, wanted: dict[str, str]) -> None:
-        """Raise `InputError` if a setting differs from the setting with which the app was made, and the app cannot change it."""
+        ``had``: the app as recorded; without names if it is new. Returns the app as recorded now, and the names as they shall be.
+        """
 
     @abstractmethod
-    def make(self, api: A, app: str, ranks: int, slots: int, had: Resources | None, wanted: dict[str, str]) -> Resources:
-        """Make or change what is missing, probe it, and write the record into the function's environment last."""
+    def make_queues(self, api: A, resources: Resources, pairs: Sequence[Pair]) -> dict[str, str]:
+        """Make or change the queues of ``pairs``. Returns the entries of `Resources.names` that the queues determine."""
+
+    @abstractmethod
+    def deploy(self, api: A, had: Resources, unproven: Resources, code: Package, changed: bool) -> dict[str, str]:
+        """Bring the function, its roles and its limits up to date. Returns the entries of `Resources.names` that the function determines.
+
+        ``changed``: the function needs the code or the settings of ``unproven``, which is also the record until `record`.
+        """
+
+    @abstractmethod
+    def logs(self, names: Mapping[str, str]) -> str:
+        """Where people find the function's output, for errors: for instance "log group NAME"."""
+
+    @abstractmethod
+    def record(self, api: A, made: Resources, code: Package) -> None:
+        """Write ``made`` into the function's environment."""
 
     @abstractmethod
     def remove(self, api: A, app: str, had: Resources | None) -> list[str]:
@@ -100,6 +182,24 @@ class AppProvisioner(ABC, Generic[A]):
     @abstractmethod
     def remove_queues(self, api: A, app: str, keep: str | None) -> list[str]:
         """Remove the queues of an app, except those of generation ``keep``. Returns a line for each."""
+
+
+def remove_store(requests: Requests, objects: ObjectDriver, what: str, remove: Callable[[], object]) -> None:
+    """Empty a bucket, then remove it by the request ``remove``; close ``objects``. ``what`` names the bucket in errors.
+
+    Starts again while the service refuses ``remove`` with ALREADY_EXISTS, because a worker that still ran wrote an object.
+    """
+
+    def removed() -> bool:
+        remove()
+        return True
+
+    def check() -> bool | None:
+        Store(objects, requests.retry).delete_prefix("")
+        return requests.unless(Code.ALREADY_EXISTS, f"removing {what}", removed)
+
+    with closing(objects):
+        requests.until(f"{what} empty", check)
 
 
 def _limit(api: Requests, what: str, onward: str) -> None:

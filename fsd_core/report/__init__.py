@@ -1,7 +1,13 @@
-"""HTML pages of a comparison or of one run, in one file: no scripts, no requests. matplotlib draws the charts as inline SVG."""
+"""Comparisons of runs, and HTML pages of a comparison or of one run, in one file: no scripts, no requests. matplotlib draws the charts."""
 
+from fsd_core.report.compare import Comparison
 from fsd_core.report.page import check_page, comparison_page, run_page
+from fsd_core.report.past import PastRun, past_runs
 from fsd_core.report.record import find_record, read_record
 from fsd_core.report.stragglers import Straggler, stragglers
+from fsd_core.report.writing import Report, write_comparison, write_report
 
-__all__ = ["Straggler", "check_page", "comparison_page", "find_record", "read_record", "run_page", "stragglers"]
+__all__ = [
+    "Comparison", "PastRun", "Report", "Straggler", "check_page", "comparison_page", "find_record", "past_runs", "read_record", "run_page",
+    "stragglers", "write_comparison", "write_report",
+]  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 
     from fsd_core import Result
 
-__all__ = ["Case", "Cell", "Comparison", "Where", "median", "spread", "take_turns"]
+__all__ = ["COLUMNS", "Case", "Cell", "Comparison", "Where", "median", "spread", "take_turns"]
 
 RTOL, ATOL = 1e-3, 1e-4  # of float32 sums in different orders
+COLUMNS = ("workers", "channel", "provider", "time", "requests", "MB", "USD for 1000")
 CSV_START = ("provider", "emulator", "tariff", "channel", "workers", "runs")
 
 
@@ -64,7 +66,13 @@ class Where:
 
 @attrs.frozen
 class Comparison:
-    """The result of `fsd compare`. ``about``: the configuration and versions with which it can be repeated."""
+    """The runs of `compare`.
+
+    - ``about``: the configuration and versions with which the comparison can be repeated.
+    - ``providers``: by name: the ``emulator``, the name of the ``tariff``, and the ``error`` of a provider that cannot start.
+    - ``cells``: for each combination its ``case`` (provider, channel, workers), its measured ``runs`` in order, each with ``record`` and
+      ``bill``, and the ``error`` that ended them.
+    """
 
     about: Mapping[str, str | int | float]
     providers: Mapping[str, Where]
@@ -84,6 +92,33 @@ class Comparison:
         """A line for each run in which ranks left no record."""
         runs = [(cell.case, run.record) for cell in self.cells for run in cell.runs]
         return [f"{case}, run {run['run']}: {words}" for case, run in runs if (words := left_out(run.get("missing_ranks", ())))]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """A row for each case, with a text for each of `COLUMNS`: the median of each figure; for the time also lowest and highest."""
+        rows: list[tuple[str, ...]] = []
+        for cell in self.cells:
+            head = (str(cell.case.workers), cell.case.channel, cell.case.provider)
+            if self.why(cell):
+                rows.append((*head, "failed, see below" if cell.error else "cannot start", "", "", ""))
+                continue
+            seconds, requests, sizes, usd = (spread(figure, cell) for figure in FIGURES)
+            span = f"{seconds[0]:.2f} s" + (f" ({seconds[1]:.2f} to {seconds[2]:.2f})" if len(cell.runs) > 1 else "")
+            mark = "*" if cell.runs[0].bill.doubted else ""
+            rows.append((*head, span, f"{requests[0]:.0f}", f"{sizes[0] / 1e6:.2f}", f"{usd[0]:.4f}{mark}"))
+        return rows
+
+    def notes(self) -> list[str]:
+        """Lines below the rows: prices of low confidence, failures, and runs in which ranks left no record."""
+        doubted = sorted({f"{price.service} {price.sku}" for cell in self.cells for run in cell.runs for price in run.bill.doubted})
+        notes = [f"* with a price of low confidence: {', '.join(doubted)}"] if doubted else []
+        return notes + [text for _, text in self.failures()] + self.left_out()
+
+    def _repr_html_(self) -> str:
+        """The comparison as a notebook shows it: its rows and its notes."""
+        head = "".join(f"<th scope='col'>{name}</th>" for name in COLUMNS)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in self.rows())
+        notes = "".join(f"<p>{escape(text)}</p>" for text in self.notes())
+        return f"<table><caption>Median of each</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
     def to_json(self) -> dict[str, Any]:
         """Ready for JSON."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from fsd_core.client.result import left_out
 from fsd_core.cost import Bill
+from fsd_core.latency import words as latency_words
 from fsd_core.report import charts
 from fsd_core.report.charts import Bar, Row
 from fsd_core.report.compare import Comparison, median, spread
@@ -25,6 +26,10 @@ EMULATED = (
     " is the money for messages and objects. One count differs: how many receives find no message depends on the speed of the service."
 )
 LOCAL = "The provider local runs on this machine with files and processes: its times and counts are real, and it costs nothing."
+SIMULATED = (
+    "Every request was delayed as a table of latencies says: times are an estimate for the cloud of that table, and so is the money for"
+    " function time. Counts and bytes are real."
+)
 
 
 def check_page() -> None:
@@ -53,8 +58,8 @@ def comparison_page(found: Comparison) -> str:
         f'<div class="pair">{"".join(_compared(figure, found) for figure in FIGURES)}</div>',
     ]
     sections.append(_section("Money by service", _services(found)))
-    words = [LOCAL] if "local" in found.providers else []
-    words += [EMULATED] if emulated else []
+    words = [SIMULATED] if about.get("latency") else [LOCAL] if "local" in found.providers else []
+    words += [EMULATED] if emulated and not about.get("latency") else []
     words.append(
         "A bar shows the median run of a case; for an even number of runs, the lower one of the middle two. The thin line goes from the"
         " lowest to the highest run. Before these runs, each provider and number of workers had one run that is not shown: it made the"
@@ -89,12 +94,15 @@ def run_page(run: Measured) -> str:
     names = ("run", "began", "provider", "channel", "partition", "seed", "objective", "workers", "branching", "faults", "model")
     facts = [*record["note"].items()]
     facts += [(name if name != "model" else "model digest", record[name]) for name in names if record[name] is not None]
+    facts += [("replicas x stages x workers of a stage", " x ".join(map(str, record["parallel"].values())))]
+    facts += [("simulated latency", latency_words(record["latency"]))] if record.get("latency") else []
     facts += [("batches of samples", ", ".join(map(str, record["batches"]))), ("emulator", record["stand_in"] or "none")]
     facts += [("memory, largest worker", _bytes(record["memory"]["peak_bytes_max"]))]
     facts += [("memory limit", _bytes(record["memory"]["limit_bytes"]))] if "limit_bytes" in record["memory"] else []
     facts += record["versions"].items()
     sections.append(_section("Configuration and versions", _facts(facts)))
-    if words := LOCAL if record["provider"] == "local" else EMULATED if record["stand_in"] else "":
+    own = LOCAL if record["provider"] == "local" else EMULATED if record["stand_in"] else ""
+    if words := SIMULATED if record.get("latency") else own:
         sections.append(_section("How to read this", f"<p>{_text(words)}</p>"))
     return _page(f"fsd run {record['run']}", [*top, *sections])
 

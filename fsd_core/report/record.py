@@ -10,9 +10,10 @@ from typing import Any
 
 import attrs
 
-from fsd_core.client.result import RECORD_VERSION, check_rank, plain
+from fsd_core.client.result import RANK_SECONDS, RECORD_VERSION, check_rank, plain
 from fsd_core.common import arguments
 from fsd_core.common.fields import Kind, integer, key, listed, matching, nullable, number, read, table
+from fsd_core.common.files import read_regular
 from fsd_core.common.sealed import Damaged, unseal
 from fsd_core.errors import InputError
 from fsd_core.storage.meter import FIELDS
@@ -50,22 +51,28 @@ class _Record:
     neurons: int = key(integer(1))
     layers: int = key(integer(1))
     workers: int = key(integer(1))
+    parallel: Mapping[str, Any] = key(table())
+    micro_batches: int = key(integer(1))
     branching: int = key(integer(1))
     output_nonzero_samples: int = key(integer(0))
     batches: list[int] = key(listed(integer(0)))
     note: Mapping[str, str] = key(LINES)
     versions: Mapping[str, str] = key(LINES)
     seconds: Mapping[str, Any] = key(table())
+    seconds_sum: Mapping[str, Any] = key(table())
     meter: Mapping[str, Any] = key(table())
     meter_layers: Mapping[str, Any] = key(table())
     memory: Mapping[str, Any] = key(table())
     ranks: list[Mapping[str, Any]] = key(listed(table()))
+    latency: Mapping[str, Any] | None = key(nullable(table()), default=None)
     missing_ranks: list[int] = key(listed(integer(0)), default=attrs.Factory(list))
 
 
 _Seconds = attrs.make_class(
     "_Seconds", {name: key(number()) for name in ("total", "stage", "launch", "load", "compute", "exchange")}, frozen=True
 )
+_SecondsSum = attrs.make_class("_SecondsSum", {name: key(number()) for name in RANK_SECONDS}, frozen=True)
+_Parallel = attrs.make_class("_Parallel", {name: key(integer(1)) for name in ("data", "pipeline", "tensor")}, frozen=True)
 _Meter = attrs.make_class("_Meter", {name: key(integer(0)) for name in FIELDS}, frozen=True)
 
 
@@ -95,14 +102,9 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The record of a run. Raises `InputError` if the file is not a record, is damaged, or is from another version of fsd."""
     path = arguments.path("path", path)
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_regular(path, MAX_BYTES)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: records of runs are in the folder $FSD_HOME/runs") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) > MAX_BYTES:
-        raise InputError(f"{path}: is not a record of a run: expected at most {MAX_BYTES >> 20} MiB")
     try:
         record = json.loads(data)
     except (ValueError, RecursionError):
@@ -126,6 +128,7 @@ def _check(found: Mapping[str, Any]) -> None:
     """Raise `InputError` unless a record is one that this version of fsd writes."""
     record = read(_Record, found, "")
     tables: list[tuple[str, type[Any]]] = [("seconds", _Seconds), ("meter", _Meter), ("meter_layers", _Meter), ("memory", _Memory)]
+    tables += [("parallel", _Parallel), ("seconds_sum", _SecondsSum)]
     for name, cls in tables:
         read(cls, found[name], f"{name}.")
     ranks, missing, workers = record.ranks, record.missing_ranks, record.workers

@@ -68,9 +68,14 @@ class RunKeys:
         """The error that ended the run. The first process that finds a failure creates this object."""
         return f"{self.prefix}error"
 
+    @property
+    def claims(self) -> str:
+        """The start of the keys of all claims."""
+        return f"{self.prefix}claim/"
+
     def claim(self, rank: int) -> str:
         """The claim of a rank. If several workers start for the same rank, the one that creates this object computes the rank."""
-        return f"{self.prefix}claim/{rank}"
+        return f"{self.claims}{rank}"
 
     def progress(self, number: int) -> str:
         """Progress report ``number`` (from 0): how many layers rank 0 has computed.
@@ -95,3 +100,7 @@ class RunKeys:
     def record(self, rank: int) -> str:
         """The measurements of a rank: times, counters, memory."""
         return f"{self.prefix}record/{rank}"
+
+    def log(self, rank: int) -> str:
+        """What a rank said in a run that lasts long or fails. Otherwise its record holds its lines."""
+        return f"{self.prefix}log/{rank}"

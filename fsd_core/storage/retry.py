@@ -7,6 +7,7 @@ The waits have full jitter: each is uniform in [0, cap], so that ranks that were
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import threading
@@ -17,11 +18,14 @@ from typing import Protocol, TypeVar
 
 import attrs
 
+from fsd_core.common.logs import masked
 from fsd_core.driver import Code, Rejected
 from fsd_core.errors import DriverError, FsdError
 from fsd_core.storage.meter import Meter
 
 __all__ = ["OUTAGE_S", "TRANSIENT", "Retry"]
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 TRANSIENT = frozenset({Code.THROTTLED, Code.UNAVAILABLE})  # the same request may succeed later
@@ -100,7 +104,7 @@ class Retry:
                     call.failed |= code is Code.UNAVAILABLE
                     if (over_s := self._over(call)) is not None:
                         raise DriverError(code, f"{call.service} unreachable for {over_s:.0f} s; {reason}") from error
-                    if not self.pause(attempt, getattr(error, "retry_after_s", None) or 0.0):
+                    if not self.pause(attempt, getattr(error, "retry_after_s", None) or 0.0, f"{code.name}: {reason}"):
                         raise DriverError(code, reason) from error
                     attempt += 1
                 else:
@@ -151,7 +155,7 @@ class Retry:
                 if entry.code not in TRANSIENT:
                     raise DriverError(entry.code, f"{what}: {entry.reason}")
             items = [items[entry.index] for entry in rejected]
-            if items and not self.pause(attempt):
+            if items and not self.pause(attempt, why=f"{rejected[0].code.name}: {what}: {len(items)} refused: {rejected[0].reason}"):
                 raise DriverError(rejected[0].code, f"{what}: {len(items)} entries still refused: {rejected[0].reason}")
             attempt += 1
 
@@ -161,9 +165,10 @@ class Retry:
             self.deadline = deadline
             self._budget = budget
 
-    def pause(self, attempt: int, min_s: float = 0.0) -> bool:
+    def pause(self, attempt: int, min_s: float = 0.0, why: str = "") -> bool:
         """Count a retry and wait before it, for at least ``min_s`` seconds. ``attempt`` is the number of earlier retries.
 
+        The log line of the retry gives ``why`` as its reason; without it there is no line.
         Returns `False` if no retry is allowed: ``stop`` is set (this also ends the wait), the budget is used up, or the wait would end
         after the deadline.
         """
@@ -172,6 +177,8 @@ class Retry:
             wait = min_s + self._random.uniform(0, max(min_s, min(LAST_CAP_S, FIRST_CAP_S * 2 ** min(attempt, 16))))
             if self._budget < 0 or time.time() + wait >= self.deadline:
                 return False
+        if why:
+            log.info("retry %d in %.2f s: %s", attempt + 1, wait, masked(why))
         if self.stop.wait(wait):
             return False
         self.meter.add("retries")

@@ -13,6 +13,7 @@ Epochs only grow. A worker that still works at an old epoch stops when it receiv
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import threading
@@ -30,6 +31,8 @@ from fsd_core.storage.keys import slot as slot_key
 from fsd_core.storage.store import Store
 
 __all__ = ["LEASE_S", "RENEW_S", "Lease", "holders", "lease", "release", "renew", "watch"]
+
+log = logging.getLogger(__name__)
 
 RENEW_S = 20.0
 LEASE_S = 60.0  # three renewals
@@ -78,6 +81,7 @@ def lease(store: Store, slots: int, run: str, lease_s: float = LEASE_S) -> Lease
             if before:
                 store.delete_prefix(RunKeys(before.run).prefix)
             store.delete([each for each in keys if _epoch(each) <= held.epoch - _KEPT_EPOCHS])
+        log.info("run %s leases slot %d at epoch %d", run, slot, held.epoch)
         return held
     raise RunFailed(Code.THROTTLED, f"no free slot: {'; '.join(sorted(taken))}; try again later, or deploy the app with more slots")
 
@@ -85,8 +89,11 @@ def lease(store: Store, slots: int, run: str, lease_s: float = LEASE_S) -> Lease
 def renew(store: Store, lease: Lease, stop: threading.Event) -> None:
     """Write the lease again every `RENEW_S` seconds, until the event ``stop`` is set. Ignores errors: the next renewal may succeed."""
     while not stop.wait(RENEW_S):
-        with suppress(FsdError):
+        try:
             store.put(slot_key(lease.slot, lease.epoch), _body(lease, LEASE_S))
+            log.debug("renewed the lease of slot %d", lease.slot)
+        except FsdError as error:
+            log.warning("the lease of slot %d is not renewed: %s", lease.slot, error)
 
 
 def watch(store: Store, slot: int, epoch: int, stop: threading.Event) -> None:
@@ -116,6 +123,7 @@ def holders(store: Store) -> set[str]:
 def release(store: Store, lease: Lease, *, leftovers: bool = False) -> None:
     """Release the slot. With ``leftovers``, late workers may still write objects of the run: the next run on the slot removes them."""
     store.put(slot_key(lease.slot, lease.epoch) + (_LEFT if leftovers else _FREE), b"{}")
+    log.info("run %s gives slot %d back", lease.run, lease.slot)
 
 
 def _body(lease: Lease, lease_s: float) -> bytes:

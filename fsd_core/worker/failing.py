@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,16 +16,10 @@ from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 
-__all__ = ["failure", "log", "report"]
+__all__ = ["failure", "report"]
 
 _SendAbort = Callable[[RunFailed, Retry], None]
 REPORT_S = 5.0  # how long a worker that failed tries to report it
-
-
-def log(line: str) -> None:
-    """Write a line to standard error, which platforms keep as the function's log."""
-    with suppress(OSError):  # standard error may be a file on a disk that is full
-        print(f"fsd worker: {line}", file=sys.stderr)
 
 
 def failure(error: BaseException, rank: int, layer: int | None) -> RunFailed:
@@ -59,7 +52,6 @@ def report(error: RunFailed, claim: tuple[str, bytes], objects: ObjectDriver, me
     with suppress(FsdError):
         if error.code is Code.DEADLINE and store.find(claim[0]) != claim[1]:
             error.message += "; the claim of this rank was lost, so a second worker of the rank may have taken its messages"
-    log(str(error))
     try:
         if store.find(keys.config) is None:  # the run is over, and another run may have its slot
             return 1

@@ -1,9 +1,14 @@
-"""The layer loop of one rank: for each layer of a batch it sends, multiplies, receives, multiplies and activates."""
+"""The layer loop of one rank: for each of its layers of a batch it sends, multiplies, receives, multiplies and activates.
+
+A rank has only the layers of its stage. It sends as soon as it has computed, and goes on with the next batch while the next stage computes
+this one: no rank waits for all others.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 
 import attrs
 import numpy as np
@@ -38,7 +43,7 @@ def read_staged(store: Store, key: str, start: int | None = None, end: int | Non
 
 @attrs.define(kw_only=True, eq=False)
 class LayerLoop:
-    """Computes one rank's rows of every layer. ``channel`` is `None` in a run of one rank, ``progress`` on all ranks except 0."""
+    """Computes one rank's rows of every layer. ``channel`` is `None` in a run of one rank, ``progress`` on all ranks except one."""
 
     rank: int
     config: RunConfig
@@ -47,38 +52,60 @@ class LayerLoop:
     channel: Channel | None
     store: Store
     keys: RunKeys
+    pool: Executor  # reads the input of the next batch
     background: Background
     watch: Stopwatch
     progress: Progress | None
     note: Callable[[int], None]  # called with each layer that begins
     layer: int | None = None  # the layer (1-based) that is computed now, or was computed last
     _looked_at: float = attrs.field(factory=time.monotonic, init=False)
+    _ahead: Future[bytes] | None = attrs.field(default=None, init=False)
 
     def run(self, batch: int) -> Block:
-        """Compute the batch of this number (0-based). Returns the activations of this rank's rows of the last layer.
+        """Compute the batch of this number (0-based). Returns the activations of this rank's rows of the last layer that it has rows of.
 
         Raises `RunFailed` if this rank, a peer or a background task failed, or if the deadline passed.
         """
+        began = time.monotonic()
         self.watch.enter("load")
-        samples, key = self.config.batches[batch], self.config.inputs[batch][self.rank]
-        data = read_staged(self.store, key)
-        self.layer = 1
-        block: Block | None = None
-        layers = iter(self.shard)
-        for number in range(1, self.shard.layers + 1):
-            self.layer = number
-            self.note(number)
-            layer = next(layers)
-            if block is None:
-                block = _input(key, data, layer, samples)
+        samples, staged = self.config.batches[batch], self._staged(batch)
+        nothing = block = Block(np.zeros((0, 1), np.float32), np.zeros(0, np.int32), samples)
+        before, layers = 0, self.config.layers
+        for layer in self.shard:
+            self.layer = layer.number
+            self.note(layer.number)
+            if layer.number == 1 and staged is not None:
+                block = _input(*staged, layer, samples)
             self.watch.enter("other")
             self._raise_if_over(layer)
-            block = self._layer(layer, block, batch * (self.shard.layers - 1) + number - 2)
+            block = self._layer(layer, block if layer.number == before + 1 else nothing, batch * (layers - 1) + layer.number - 2)
+            before = layer.number
             if self.progress is not None:
-                self.progress.report(batch * self.shard.layers + number)
+                self.progress.report(batch // self.config.data * layers + layer.number)
             self.watch.enter("load")
-        assert block is not None
+        if self.channel is not None and self.config.pipeline > 1:  # another stage may take as long from one send to the next
+            self.channel.stall_limit.step_ended(time.monotonic() - began)
         return block
+
+    def _staged(self, batch: int) -> tuple[str, bytes] | None:
+        """Key and content of the staged input of a batch, `None` if this rank needs no input. Starts to read that of the next batch."""
+        ahead, self._ahead = self._ahead, None
+        key = self._input_key(batch)
+        if key is None:
+            return None
+        data = read_staged(self.store, key) if ahead is None else ahead.result()
+        following = batch + self.config.data
+        if following < len(self.config.batches) and (more := self._input_key(following)) is not None:
+            self._ahead = self.pool.submit(read_staged, self.store, more)
+        return key, data
+
+    def _input_key(self, batch: int) -> str | None:
+        return self.config.inputs[batch][self.rank % self.config.parts]
+
+    @property
+    def _base(self) -> int:
+        """The first rank of this replica: shards count ranks from there."""
+        return self.rank - self.rank % self.config.parts
 
     def _raise_if_over(self, layer: LayerShard) -> None:
         """Raise the failure that ended the run, if any. In a layer that waits for no peer, look for it in the object store too."""
@@ -97,18 +124,22 @@ class LayerLoop:
         if layer.sends:
             assert self.channel is not None
             self.watch.enter("send")
-            self.channel.send(step, ((target, self._encoded(block, rows)) for target, rows in layer.sends))
+            self.channel.send(step, ((self._base + target, self._encoded(block, rows)) for target, rows in layer.sends))
+        if not layer.rows:
+            return Block(np.zeros((0, 1), np.float32), np.zeros(0, np.int32), block.samples)
         self.watch.enter("compute")
-        z = layer.local.multiply(block.values if layer.own is None else block.values[layer.own])
+        z: NDArray[np.float32] | None = None
+        if layer.remote is None or layer.local.shape[1]:  # the first layer of a stage has only received rows
+            z = layer.local.multiply(block.values if layer.own is None else block.values[layer.own])
         live = block.live
         if layer.remote is not None:
             self.watch.enter("exchange")
             arrived = self._receive(layer, step, block.samples)
             self.watch.enter("compute")
             live, columns = merge([block, *arrived], block.samples)
-            if columns[0] is not None:
-                z = z[:, columns[0]]
-            z += layer.remote.multiply(_stacked(arrived, columns[1:], (layer.remote.shape[1], 1 + len(live))))
+            product = layer.remote.multiply(_stacked(arrived, columns[1:], (layer.remote.shape[1], 1 + len(live))))
+            z = product if z is None else (z if columns[0] is None else z[:, columns[0]]) + product
+        assert z is not None
         activate(z, layer.bias, layer.activation, layer.clip, layer.challenge)
         result = Block(z, live, block.samples).trimmed()
         self.watch.enter("other")
@@ -122,14 +153,14 @@ class LayerLoop:
     def _receive(self, layer: LayerShard, step: int, samples: int) -> list[Block]:
         """The rows of every source: decoded as they arrive, returned in the order of the sources."""
         assert self.channel is not None
-        rows = dict(layer.receives)
+        rows = {self._base + source: count for source, count in layer.receives}
         blocks: dict[int, Block] = {}
         for source, payload in self.channel.receive(step):
             try:
                 blocks[source] = decode(payload, rows[source], samples)
             except CodecError as error:
                 raise RunFailed(Code.INVALID, f"the payload of rank {source} is damaged: {error}") from error
-        return [blocks[source] for source, _ in layer.receives]
+        return [blocks[source] for source in rows]
 
 
 def _input(key: str, data: bytes, layer: LayerShard, samples: int) -> Block:
@@ -142,6 +173,8 @@ def _input(key: str, data: bytes, layer: LayerShard, samples: int) -> Block:
 
 def _stacked(blocks: list[Block], columns: list[NDArray[np.intp] | None], shape: tuple[int, int]) -> NDArray[np.float32]:
     """float32 of ``shape``: the rows of all blocks in one array, with the columns that `merge` gives for each block."""
+    if len(blocks) == 1 and columns[0] is None:
+        return blocks[0].values
     x = np.empty(shape, np.float32)
     row = 0
     for block, each in zip(blocks, columns, strict=True):

@@ -6,20 +6,23 @@ A worker imports only numpy, attrs, zstandard and the packages that its provider
 from __future__ import annotations
 
 import json
+import logging
 import os
+import time
 from collections.abc import Callable
 from contextlib import closing
 
+from fsd_core.common.logs import Journal, kept
 from fsd_core.driver import Provider
 from fsd_core.errors import FsdError
 from fsd_core.protocol.spawn import LaunchPayload
 from fsd_core.worker import probe
 from fsd_core.worker.cold import Start
-from fsd_core.worker.failing import log
 from fsd_core.worker.rank import Worker
 
 __all__ = ["handle"]
 
+log = logging.getLogger(__name__)
 START = Start()
 
 
@@ -33,15 +36,19 @@ def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note
     claimed the rank. Returns 1 if the worker failed and reported its failure. Raises the failure if the worker could not report it: the
     platform then sees that the function died, and its host or launcher reports this (see `report_exit`).
     """
-    try:
-        fields = json.loads(payload)
-        resources = provider.attach(str(fields["app"]))
-        if "probe" in fields:
-            with closing(provider.objects(resources)) as objects:
-                return probe.run(fields["probe"], objects)
-        launch = LaunchPayload.unpack(fields)
-    except (FsdError, ValueError, KeyError, TypeError) as error:
-        log(f"{type(error).__name__}: {error}")
-        return 1
-    with closing(Worker(launch, provider, resources, nonce or os.urandom(8).hex(), note, START.take())) as worker:
-        return worker.run()
+    journal = Journal()
+    with kept(journal):
+        try:
+            fields = json.loads(payload)
+            resources = provider.attach(str(fields["app"]))
+            if "probe" in fields:
+                with closing(provider.objects(resources)) as objects:
+                    return probe.run(fields["probe"], objects)
+            launch = LaunchPayload.unpack(fields)
+        except (FsdError, ValueError, KeyError, TypeError) as error:
+            log.error("the launch cannot be read: %s: %s", type(error).__name__, error)
+            return 1
+        while (left := min(launch.not_before, launch.deadline) - time.time()) > 0:  # it has claimed nothing: an abort finds it after this
+            time.sleep(left)
+        with closing(Worker(launch, provider, resources, nonce or os.urandom(8).hex(), note, START.take(), journal)) as worker:
+            return worker.run()

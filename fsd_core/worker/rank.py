@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -12,12 +13,14 @@ from functools import partial
 
 import attrs
 
-from fsd_core.channel import Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, RankIdentity
+from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, RankIdentity
 from fsd_core.codec import encode
+from fsd_core.common.logs import Journal, masked, set_level
 from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import Stopwatch
-from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provider, Resources
+from fsd_core.driver import Code, InvokeDriver, MessageDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import RunFailed
+from fsd_core.latency import Latency
 from fsd_core.protocol.abort import abort_peers, report_failure
 from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.protocol.runconfig import RunConfig
@@ -28,21 +31,27 @@ from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.meter import FIELDS, Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
-from fsd_core.worker import failing, record
+from fsd_core.worker import failing, lines, record
 from fsd_core.worker.background import Background
 from fsd_core.worker.layers import LayerLoop, read_staged
 from fsd_core.worker.progress import Progress
-from fsd_core.wrappers.faults import Faults, FaultyInvoker, FaultyMessages, FaultyObjects
-from fsd_core.wrappers.metered import MeteredInvoker, MeteredMessages, MeteredObjects
+from fsd_core.wrappers.faults import Faults
+from fsd_core.wrappers.run import RunWrappers
 
 __all__ = ["Worker"]
 
+log = logging.getLogger(__name__)
+
 FIRST_POLL_S = 0.02
+LAYER_LINE_S = 10.0  # a worker says in which layer it is, at most this often
 THREADS = 16
 
 
 class Worker:
-    """One rank of one run, from its claim to its record. ``init_s``: seconds that the cold start took, else 0."""
+    """One rank of one run, from its claim to its record.
+
+    ``init_s``: seconds that the cold start took, else 0. ``journal`` holds what the worker said.
+    """
 
     def __init__(
         self,
@@ -52,6 +61,7 @@ class Worker:
         nonce: str,
         note: Callable[[int], None] | None,
         init_s: float,
+        journal: Journal | None = None,
     ) -> None:
         self.launch = launch
         self.rank = launch.rank
@@ -60,7 +70,10 @@ class Worker:
         self.nonce = nonce
         self.note = note or (lambda layer: None)
         self.init_s = init_s
-        self.began = time.time()
+        self.journal = journal or Journal()
+        self.lines: lines.Lines | None = None
+        self._layer_at = time.monotonic()
+        self.began, self.began_monotonic = time.time(), time.monotonic()
         self.launch_s = 0.0  # from the start of the run, on the client's clock, until this worker began
         self.watch = Stopwatch()
         self.keys = RunKeys(launch.run)
@@ -69,7 +82,8 @@ class Worker:
         self.retry = Retry(launch.deadline, self.meter, stop=self.stop)
         self.objects = provider.objects(resources)
         self.drivers: list[ObjectDriver | InvokeDriver | MessageDriver] = [self.objects]
-        self.store = Store(MeteredObjects(self.objects, self.meter), self.retry)
+        self.wrappers = RunWrappers(self.meter, self.retry, self.rank, launch.attempt)  # until the configuration asks for more
+        self.store = Store(self.wrappers.objects(self.objects), self.retry)
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fsd")
         self.background = Background()
         self.claim = b""  # content of this worker's claim
@@ -89,6 +103,7 @@ class Worker:
             config = self.config = RunConfig.unpack(data)
             self.launch_s = max(0.0, self.began - config.started)
             self.retry.outage_s = config.outage_s
+            set_level(config.log)
             self._work(config)
             return 0
         except Exception as error:
@@ -98,6 +113,8 @@ class Worker:
         """End the background tasks and close the drivers: in a warm function, an open receiver would receive messages of the next run."""
         self.background.over.set()
         self.stop.set()
+        if self.lines is not None:
+            self.lines.finish()
         if self.channel is not None:
             self.channel.close()
         self.pool.shutdown(wait=False, cancel_futures=True)
@@ -107,23 +124,32 @@ class Worker:
 
     def _claim(self) -> bool:
         """Claim the rank. `False` where another function has claimed it."""
-        self.claim = seal({"nonce": self.nonce, "attempt": self.launch.attempt, "pid": os.getpid(), "at": time.time()})
-        return self.store.create(self.keys.claim(self.rank), self.claim)
+        started = f"after a cold start of {self.init_s:.2f} s" if self.init_s else "in a warm process"
+        log.info("rank %d starts %s: run %s, attempt %d, process %d", self.rank, started, self.launch.run, self.launch.attempt, os.getpid())
+        content = {"nonce": self.nonce, "attempt": self.launch.attempt, "pid": os.getpid(), "at": time.time()}
+        self.claim = seal(content | {"log": self.journal.lines()})  # if the worker is killed soon, nothing else says what it said
+        claimed = self.store.create(self.keys.claim(self.rank), self.claim)
+        log.info("claimed rank %d" if claimed else "another function has claimed rank %d: stops", self.rank)
+        return claimed
 
     def _work(self, config: RunConfig) -> None:
         """Everything from the claim to the record."""
-        if config.faults:
-            faults = Faults.parse(config.faults)
-            self.store.driver = MeteredObjects(FaultyObjects(self.objects, faults, self.rank), self.meter)
+        faults = Faults.parse(config.faults) if config.faults else None
+        latency = Latency.unpack(config.latency) if config.latency else None
+        self.wrappers = RunWrappers(self.meter, self.retry, self.rank, self.launch.attempt, faults=faults, latency=latency)
+        self.store.driver = self.wrappers.objects(self.objects, since=self.began_monotonic)
+        self.lines = lines.Lines(self.journal, self.store.driver, self.keys.log(self.rank), self.launch.deadline, self.meter)
+        self.lines.start(config.log)
         spawner = self._start_children(config)
         if self.rank == 0:
             watch = partial(slots.watch, self.store, self.launch.slot, self.launch.epoch, self.background.over)
             self.background.start("watch the lease", watch)
         self.watch.enter("load")
-        shard = ShardReader(config.shards[self.rank], partial(read_staged, self.store), self.pool, keep=config.keep)
+        shard = ShardReader(config.shards[self.rank % config.parts], partial(read_staged, self.store), self.pool, keep=config.keep)
         if config.workers > 1:
             self.channel = self._open_channel(config, shard)
             self.background.connect(self.channel)
+        log.info("loads %d layers over the %s channel, %d workers", config.layers, config.channel, config.workers)
         layers_meter = self._compute(config, shard)
         if self.channel is not None:
             self._gather(self.channel, config, shard)
@@ -131,21 +157,19 @@ class Worker:
         if spawner is not None:
             spawner.watch(self.stop, FIRST_POLL_S)  # if this worker ended earlier, nobody would launch a missing child again
         self.background.over.set()
-        if self.loop is not None and self.loop.progress is not None:
-            self.loop.progress.finish()
+        self.lines.finish()
         self._write_record(layers_meter)
 
     def _start_children(self, config: RunConfig) -> Spawner | None:
         """Launch the children. Background tasks check that each claims its rank, and report those that die."""
-        children = LaunchTree(config.workers, config.branching).children(self.rank)
+        children = LaunchTree(config.workers, config.branching, config.roots).children(self.rank)
         if not children:
             return None
         invoker = self.provider.invoker(self.resources)
         self.drivers.append(invoker)
-        if config.faults:
-            invoker = FaultyInvoker(invoker, Faults.parse(config.faults), self.rank)
+        invoker = self.wrappers.invoker(invoker)
         report = partial(report_failure, self.provider, self.resources)
-        spawner = Spawner(MeteredInvoker(invoker, self.meter), self.store, self.retry, self.keys, report)
+        spawner = Spawner(invoker, self.store, self.retry, self.keys, report)
         spawner.start(attrs.evolve(self.launch, rank=child, attempt=0) for child in children)
         self.background.start("watch the children", partial(spawner.watch, self.background.over))
         if invoker.limits.failures == "launcher":  # only this worker learns that a child died
@@ -154,19 +178,22 @@ class Worker:
 
     def _open_channel(self, config: RunConfig, shard: ShardReader) -> Channel:
         """The run's channel. It knows from the shard which ranks send to this rank in which step."""
-        exchanges = shard.layers - 1
-        last = exchanges * len(config.batches)  # the step in which all ranks send to rank 0 that they are done
-        expected: dict[int, list[int]] = {step: shard.sources[1 + step % exchanges] for step in range(last)}
-        expected[last] = list(range(1, config.workers)) if self.rank == 0 else []
+        base, exchanges = self.rank - self.rank % config.parts, config.layers - 1
+        expected: dict[int, list[int]] = {}
+        for batch in config.batches_of(self.rank):
+            for number, sources in zip(shard.numbers, shard.sources, strict=True):
+                if sources:
+                    expected[batch * exchanges + number - 2] = [base + source for source in sources]
+        expected[_last_step(config)] = [rank for rank in _writers(config) if rank] if self.rank == 0 else []
         me = self._identity(config.workers, self.launch.deadline)
-        settings = ChannelConfig(me, expected, self.retry, self.pool, eager=config.objective == "latency", start_s=config.start_s)
+        start_s = config.start_s * (1 + config.stage(self.rank))  # the stages before this one load and compute first
+        eager, slack_s = config.objective == "latency", self.wrappers.slack_s
+        settings = ChannelConfig(me, expected, self.retry, self.pool, eager=eager, start_s=start_s, slack_s=slack_s)
         if config.channel == "object":
             return ObjectChannel(self.store, settings)
         driver = self.provider.messages(self.resources, self.launch.slot)
         self.drivers.append(driver)
-        if config.faults:
-            driver = FaultyMessages(driver, Faults.parse(config.faults), self.rank)
-        messages = MeteredMessages(driver, self.meter)
+        messages = self.wrappers.messages(driver)
         if config.channel == "hybrid":
             return HybridChannel(messages, self.store, settings)
         return QueueChannel(messages, settings)
@@ -175,8 +202,10 @@ class Worker:
         return RankIdentity(self.launch.run, self.launch.epoch, self.rank, workers, deadline)
 
     def _compute(self, config: RunConfig, shard: ShardReader) -> dict[str, int]:
-        """Take all batches through the layers and write the outputs. Returns what the meter counted in the layers."""
-        progress = Progress(self.store, self.keys, self.pool, config.layers * len(config.batches)) if self.rank == 0 else None
+        """Take this rank's batches through its layers and write the outputs. Returns what the meter counted in the layers."""
+        batches = config.batches_of(self.rank)
+        reports = self.rank == config.last[0]  # of the last stage of the first replica: what it has done is done
+        progress = Progress(self.store, self.keys, self.pool, config.layers * len(batches)) if reports else None
         loop = self.loop = LayerLoop(
             rank=self.rank,
             config=config,
@@ -185,41 +214,56 @@ class Worker:
             channel=self.channel,
             store=self.store,
             keys=self.keys,
+            pool=self.pool,
             background=self.background,
             watch=self.watch,
             progress=progress,
-            note=self.note,
+            note=self._note_layer,
         )
         before = self.meter.snapshot()
-        outputs = [encode(loop.run(batch)) for batch in range(len(config.batches))]
+        outputs = {batch: encode(loop.run(batch)) for batch in batches}
+        if self.channel is not None:
+            self.channel.finish_sends()  # what a stage sends to the next one belongs to its layers
         after = self.meter.snapshot()
-        self._write_outputs(outputs)
+        log.info("has computed all its layers, %.2f s after its start", time.time() - self.began)
+        if self.rank % config.parts in config.last:
+            self._write_outputs(outputs)
+        if progress is not None:
+            progress.finish()
         return {name: after[name] - before[name] for name in FIELDS}
 
-    def _write_outputs(self, outputs: list[bytes]) -> None:
+    def _note_layer(self, layer: int) -> None:
+        """Called when a layer begins: it is now loaded."""
+        self.note(layer)
+        log.debug("begins layer %d", layer)
+        if time.monotonic() - self._layer_at >= LAYER_LINE_S:
+            self._layer_at = time.monotonic()
+            log.info("is in layer %d", layer)
+
+    def _write_outputs(self, outputs: dict[int, bytes]) -> None:
         """Write this rank's slice of the output of each batch."""
         self.watch.enter("send")
-        for task in [self.pool.submit(self.store.put, self.keys.output(batch, self.rank), body) for batch, body in enumerate(outputs)]:
+        for task in [self.pool.submit(self.store.put, self.keys.output(batch, self.rank), body) for batch, body in outputs.items()]:
             task.result()
 
     def _gather(self, channel: Channel, config: RunConfig, shard: ShardReader) -> None:
-        """Send to rank 0 that this rank's output is written. Rank 0 waits for all ranks: its record ends the run."""
-        batches = len(config.batches)
-        step = (shard.layers - 1) * batches
-        if self.rank:
-            channel.send(step, [(0, b"done")])
-        else:
+        """Send to rank 0 that this rank's output is written. Rank 0 waits for all ranks with an output: its record ends the run."""
+        if self.rank == 0:
             self.watch.enter("exchange")
             # Other ranks may have layers left after the last layer in which rank 0 receives. Each may take as long as a step may take.
-            silent = next((back for back, sources in enumerate(reversed(shard.sources)) if sources), 0) * batches
-            for _ in channel.receive(step, stalls=1 + silent):
+            heard = max((number for number, sources in zip(shard.numbers, shard.sources, strict=True) if sources), default=0)
+            silent = config.layers - (heard if config.data == config.pipeline == 1 else 0)
+            for _ in channel.receive(_last_step(config), stalls=1 + silent * len(config.batches)):
                 pass
             self.watch.enter("send")
+        elif self.rank % config.parts in config.last:
+            channel.send(_last_step(config), [(0, b"done")])
         channel.finish()
 
     def _write_record(self, layers_meter: dict[str, int]) -> None:
         """Write the record. It is the last request of a worker."""
         self.watch.enter("other")
+        log.info("all is sent and written: writes the record")
         body = record.make(
             self.rank,
             self.launch.attempt,
@@ -228,17 +272,27 @@ class Worker:
             init_s=self.init_s,
             meter=self.meter.snapshot(),
             layers_meter=layers_meter,
+            lines=self.journal.lines(),
         )
         self.store.put(self.keys.record(self.rank), body)
 
     def _fail(self, error: Exception) -> int:
-        """Report why this rank failed. Returns and raises the same as `failing.report`."""
+        """Report why this rank failed, then leave the lines. Returns and raises the same as `failing.report`."""
         heard = self.channel.mailbox.error if self.channel is not None else None
         layer = self.loop.layer if self.loop is not None else None
         # An error in the mailbox came first: it ended the waits of this worker, and so led to ``error``.
         reason = failing.failure(error if heard is None else heard, self.rank, layer)
+        if isinstance(reason, Aborted):
+            log.warning("stops: this failure ended the run: %s", masked(str(reason)))
+        else:
+            log.error("fails: %s", masked(str(reason)), exc_info=error if reason.code is Code.UNKNOWN else None)
         claim = (self.keys.claim(self.rank), self.claim)
-        return failing.report(reason, claim, self.store.driver, self.meter, self.keys, self._abort_peers)
+        try:
+            return failing.report(reason, claim, self.store.driver, self.meter, self.keys, self._abort_peers)
+        finally:
+            if self.lines is not None:
+                self.lines.finish()
+            lines.leave(self.journal, self.store.driver, self.keys.log(self.rank), self.keys.config, self.meter)
 
     def _abort_peers(self, reason: RunFailed, retry: Retry) -> None:
         if self.channel is not None:
@@ -246,3 +300,13 @@ class Worker:
         elif self.config is not None and self.config.queued:
             me = self._identity(self.config.workers, retry.deadline)
             abort_peers(self.provider, self.resources, self.launch.slot, me, reason, retry)
+
+
+def _last_step(config: RunConfig) -> int:
+    """The step in which rank 0 learns that all outputs are written. It comes after the exchanges of all batches."""
+    return (config.layers - 1) * len(config.batches)
+
+
+def _writers(config: RunConfig) -> list[int]:
+    """All ranks that write outputs."""
+    return [first + part for first in range(0, config.workers, config.parts) for part in config.last]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fsd_core.common.sealed import seal
@@ -23,15 +23,17 @@ def make(
     init_s: float,
     meter: Mapping[str, int],
     layers_meter: Mapping[str, int],
+    lines: Sequence[Sequence[Any]],
 ) -> bytes:
     """The record as sealed JSON. ``meter``: all requests so far, to which the record adds its own put.
 
     ``launch_s``: seconds from the start of the run to the start of this worker. ``init_s``: seconds of a cold start, else 0.
-    ``layers_meter``: the part of ``meter`` that was counted in the layer loop.
+    ``layers_meter``: the part of ``meter`` that was counted in the layer loop. ``lines``: what the worker said, each as `Line.packed`.
     """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     seconds = {"launch": launch_s, **watch.seconds, "init": init_s, "function": math.fsum(watch.seconds.values())}
     fields: dict[str, Any] = {"rank": rank, "attempt": attempt, "seconds": seconds, "peak_bytes": peak, "timeline": watch.timeline()}
+    fields["log"] = list(lines)
     counts = dict(meter)
     counts["object_puts"] += 1
     body = b""

@@ -1,4 +1,4 @@
-"""The files of ``--output`` and ``--truth``."""
+"""The output of a run as a file, and its comparison with the truth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core.cli.files import check_folder, replacing
+from fsd_core.common.files import check_folder, replacing
 from fsd_core.errors import InputError
 from fsd_core.model.npz import members
 
@@ -24,9 +24,9 @@ MARK = "made_by"  # an extra array that marks .npz files of fsd; scipy.sparse.lo
 
 def check_output(path: Path) -> None:
     """Raise `InputError` unless `write_output` can write ``path``, and no file exists there that fsd did not make."""
-    if os.path.lexists(path) and MARK not in members(path):
-        raise InputError(f"--output {path}: exists and fsd did not make it: expected a new path")
-    check_folder("--output", path)
+    if os.path.lexists(path) and (not path.is_file() or MARK not in members(path)):  # `members` would wait for the writer of a pipe
+        raise InputError(f"output {path}: exists and fsd did not make it: expected a new path")
+    check_folder("output", path)
 
 
 def write_output(path: Path, output: csr_matrix) -> None:
@@ -54,10 +54,10 @@ def read_truth(path: Path, samples: int) -> NDArray[np.int64]:
                 if not word:
                     continue
                 if not (word.isascii() and word.isdigit() and len(word) < 19 and 1 <= int(word) <= samples):
-                    raise InputError(f"--truth {path}: line {line} is {word[:40]!r}: expected a sample number from 1 to {samples}")
+                    raise InputError(f"truth {path}: line {line} is {word[:40]!r}: expected a sample number from 1 to {samples}")
                 numbers.add(int(word))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--truth {path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise InputError(f"truth {path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return np.array(sorted(numbers), np.int64)
 
 

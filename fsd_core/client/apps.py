@@ -1,0 +1,77 @@
+"""Makes and removes the resources of an app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from fsd_core.client.job import Progress
+from fsd_core.common import arguments, interrupt
+from fsd_core.driver import Provider, Provisioner, Resources
+from fsd_core.providers.app_name import check_app
+from fsd_core.providers.registry import find
+from fsd_core.providers.requests import reporting_to
+
+__all__ = ["deploy", "destroy", "place", "reported"]
+
+
+@interrupt.heard()
+def deploy(
+    provider: str = "local",
+    app: str = "fsd",
+    settings: Mapping[str, object] | None = None,
+    *,
+    workers: int = 8,
+    slots: int = 4,
+    progress: Callable[[Progress], None] | None = None,
+) -> Resources:
+    """Make the missing resources of an app: the function, the object store, and the queues. A second call changes nothing.
+
+    - ``provider``, ``app``, ``settings``: those of `run`.
+    - ``workers``: for how many workers there are queues in each slot.
+    - ``slots``: the number of runs that can be active at once.
+    - ``progress``: called with a `Progress` of phase provision about every 5 s; its ``text`` names the current request.
+
+    Returns the `Resources` of the app. `run` makes an app by itself if it does not exist.
+
+    Raises `InputError` if an argument is wrong or the provider's SDK is not set up on this machine, and `RunFailed` if a service refuses.
+    """
+    workers, slots = arguments.whole("workers", workers, 1), arguments.whole("slots", slots, 1)
+    _, provisioner = place(provider, app, settings)
+    with reported(progress):
+        return provisioner.ensure(app, workers, slots)
+
+
+@interrupt.heard()
+def destroy(
+    provider: str = "local",
+    app: str = "fsd",
+    settings: Mapping[str, object] | None = None,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+) -> list[str]:
+    """Remove all resources of an app. Does nothing if the app does not exist.
+
+    The arguments and errors are those of `deploy`. Returns a line for each removed resource, for people.
+    """
+    _, provisioner = place(provider, app, settings)
+    with reported(progress):
+        return list(provisioner.destroy(app))
+
+
+def place(provider: str, app: str, settings: Mapping[str, object] | None) -> tuple[Provider, Provisioner]:
+    """The provider and its provisioner. Raises `InputError` if an argument is wrong."""
+    check_app(arguments.text("app", app))
+    found = find(arguments.text("provider", provider))
+    return found, found.provisioner(arguments.table("settings", settings))
+
+
+@contextmanager
+def reported(progress: Callable[[Progress], None] | None) -> Iterator[None]:
+    """Within the block, provisioning calls ``progress`` about every 5 s."""
+    tell = arguments.callback("progress", progress)
+    if tell is None:
+        yield
+        return
+    with reporting_to(lambda text: tell(Progress("provision", 0, 0, text))):
+        yield

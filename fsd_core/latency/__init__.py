@@ -1,0 +1,7 @@
+"""Dated latencies of cloud services, and reproducible draws from them. `fsd_core.wrappers.latency` delays requests by these draws."""
+
+from fsd_core.latency.draws import Draws
+from fsd_core.latency.spec import Latency, words
+from fsd_core.latency.table import VERBS, Row, Table, load, names
+
+__all__ = ["VERBS", "Draws", "Latency", "Row", "Table", "load", "names", "words"]

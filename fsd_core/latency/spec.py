@@ -1,0 +1,127 @@
+"""`Latency`: what ``--latency`` asks for, with the figures of its table, so that a worker needs no file of the client."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from fsd_core.common.fields import Kind, integer, key, keys, number, read, text
+from fsd_core.common.fields import table as any_table
+from fsd_core.errors import InputError
+from fsd_core.latency.table import Link, Row, Table, load, of_content
+
+__all__ = ["Latency", "words"]
+
+
+def _plain(text: str) -> float:
+    if not re.fullmatch(r"(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?", text, re.ASCII):
+        raise ValueError(text)
+    return float(text)
+
+
+def _digits(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError(text)
+    return int(text)
+
+
+_SEED = attrs.evolve(integer(0, 10**18 - 1), parse=_digits)
+_SCALE: Kind = attrs.evolve(number(0, 1000, above=True), parse=_plain)
+_WARM = attrs.evolve(number(0, 1), parse=_plain)
+
+
+@attrs.frozen(kw_only=True)
+class _Options:
+    """The options after the table's name."""
+
+    seed: int = key(_SEED, default=0)
+    scale: float = key(_SCALE, default=1.0)  # every draw is multiplied by it, and every bandwidth divided
+    warm: float = key(_WARM, default=0.0)  # the share of the launches that find an idle instance
+
+
+@attrs.frozen(kw_only=True)
+class _Stored(_Options):
+    """The keys of the form that a run's configuration holds."""
+
+    table: str = key(text())
+    figures: Mapping[str, Any] = key(any_table())
+
+
+@attrs.frozen
+class Latency:
+    """A table, and how to draw from it."""
+
+    table: Table
+    seed: int = 0
+    scale: float = 1.0
+    warm: float = 0.0
+
+    @staticmethod
+    def parse(text: str) -> Latency:
+        """Read a text such as ``aws``, ``aws,seed=1`` or ``mine.toml,seed=1,scale=0.5``.
+
+        Raises `InputError` if the table or file is unknown or wrong, an option is unknown or given twice, or a value is wrong.
+        """
+        kinds = keys(_Options)
+        name, *parts = (part.strip() for part in text.split(","))
+        found: dict[str, Any] = {}
+        for part in parts:
+            option, _, value = (piece.strip() for piece in part.partition("="))
+            if option not in kinds:
+                raise InputError(f"latency: {part!r}: expected NAME=VALUE, NAME one of {', '.join(kinds)}")
+            if option in found:
+                raise InputError(f"latency: {option} is given twice: expected each name once")
+            found[option] = kinds[option].read_text(value, f"latency: {option} = ")
+        return Latency(load(name), **found)
+
+    def pack(self) -> dict[str, Any]:
+        """The options and figures, without their sources, as values that JSON can hold."""
+        figures: dict[str, Any] = {"hour_share": self.table.hour_share, "function_share": self.table.function_share}
+        figures |= {verb: _figures(row) for verb, row in self.table.rows.items()}
+        figures |= {side: _figures(link) for side, link in self.table.links.items()}
+        return {"table": self.table.name, "seed": self.seed, "scale": self.scale, "warm": self.warm, "figures": figures}
+
+    @staticmethod
+    def unpack(found: Mapping[str, Any]) -> Latency:
+        """Convert what `pack` made. Raises `InputError` if a key is missing or has a wrong value."""
+        stored = read(_Stored, found, "latency: ")
+        return Latency(of_content(stored.table, stored.figures), stored.seed, stored.scale, stored.warm)
+
+    def about(self) -> dict[str, Any]:
+        """``table`` and ``seed``, and the other options if they are not the default: for the user."""
+        default = _Options()
+        more = {name: value for name in ("scale", "warm") if (value := getattr(self, name)) != getattr(default, name)}
+        return {"table": self.table.name, "seed": self.seed} | more
+
+    def longest_s(self, *verbs: str) -> float:
+        """The sum of the longest draws of these verbs, in seconds."""
+        return self.scale * sum(self.table.rows[verb].longest_ms for verb in verbs if verb in self.table.rows) / 1000
+
+    @property
+    def message_s(self) -> float:
+        """The longest time in seconds for which a receiver holds a message."""
+        return self.longest_s("deliver")
+
+    @property
+    def start_s(self) -> float:
+        """The longest time in seconds from the request for a function until its code runs."""
+        return max(self.longest_s("start_cold"), self.longest_s("start_warm"))
+
+    @property
+    def step_s(self) -> float:
+        """The longest time in seconds that the draws alone can add to one payload's way from a rank to another, over any channel."""
+        return self.longest_s("connect", "publish", "publish_batch", "deliver", "receive", "connect", "put", "connect", "get", "get")
+
+
+def words(about: Mapping[str, Any]) -> str:
+    """A text for people: the table and options of a run, as `Latency.about` gives them."""
+    return ", ".join(f"{name} {value}" for name, value in about.items())
+
+
+def _figures(row: Row | Link) -> dict[str, float]:
+    """The figures of a row that are not the default."""
+    found = {field.name: getattr(row, field.name) for field in attrs.fields(type(row)) if isinstance(getattr(row, field.name), float)}
+    return {name: value for name, value in found.items() if value}

@@ -1,0 +1,179 @@
+"""Tables of latencies: dated figures with their sources, one TOML file each. A user can write a file of the same form.
+
+A file may have the keys ``title``, ``as_of``, ``hour_share`` and ``function_share``, one table for each verb of `VERBS` (see `Row`), and
+the tables ``[read]`` and ``[write]``: the bandwidth of one function (see `Link`). A verb without a table takes only its real time.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from fsd_core.common.fields import choice, key, nearest, nullable, number, read, table, text
+from fsd_core.common.home import expanded
+from fsd_core.common.textfile import read_text
+from fsd_core.errors import InputError
+
+__all__ = ["VERBS", "Link", "Row", "Table", "load", "names"]
+
+VERBS = {
+    "publish": "the request that sends one message",
+    "publish_batch": "the request that sends several messages; without this table it takes as long as publish",
+    "deliver": "from the begin of the publish until a receive that waits returns the message",
+    "receive": "the request that returns messages which are there",
+    "ack": "the request that acknowledges messages",
+    "put": "the request that writes an object, or deletes objects",
+    "get": "the request that reads an object",
+    "list": "the request that lists keys",
+    "connect": "a new connection: what the first request over it takes longer",
+    "invoke": "the request that starts a function",
+    "start_cold": "from the begin of that request until the code of a new instance runs",
+    "start_warm": "from the begin of that request until the code of an idle instance runs",
+}
+LONGEST = 10.0  # the longest draw is this many times p99_ms, unless a row has max_ms: the point that one request in a million reaches
+_MS = number(0, 60_000, "milliseconds", above=True)  # what is longer counts as a service that is unreachable
+_RATE = number(0.01, 1e6, "MB/s")
+_SHARE = number(0, 1)
+
+
+@attrs.frozen(kw_only=True)
+class _Sourced:
+    """Where a figure comes from. Every row of a table that comes with fsd has ``kind``, ``confidence``, ``as_of`` and ``source``."""
+
+    kind: str = key(choice("measured", "derived", "estimate"), default="measured")
+    confidence: str | None = key(nullable(choice("high", "medium", "low")), default=None)
+    region: str = key(text(empty=True), default="")
+    as_of: str = key(text(empty=True), default="")
+    source: str = key(text(empty=True), default="")
+    note: str = key(text(empty=True), default="")
+
+
+@attrs.frozen(kw_only=True)
+class Row(_Sourced):
+    """How long one verb takes. Times are in milliseconds, without the transfer of a body."""
+
+    p50_ms: float = key(_MS)
+    p90_ms: float = key(_MS)
+    p99_ms: float = key(_MS)
+    max_ms: float | None = key(nullable(_MS), default=None)  # no draw is longer; `None`: `LONGEST` x ``p99_ms``
+    mb_per_s: float | None = key(nullable(_RATE), default=None)  # of one request, in 1e6 bytes a second; `None`: only the link's
+    # Some requests take one of two times, for instance acks of Service Bus: with the chance `second_share` a draw is longer by the factor
+    # `second_ms` / `p50_ms`.
+    second_ms: float | None = key(nullable(_MS), default=None)
+    second_share: float = key(_SHARE, default=0.0)
+
+    @property
+    def second_factor(self) -> float:
+        """By what a draw of the second kind is longer; 1 if the row has only one kind."""
+        return (self.second_ms or self.p50_ms) / self.p50_ms
+
+    @property
+    def longest_ms(self) -> float:
+        """The longest draw in milliseconds."""
+        return self.max_ms or LONGEST * self.p99_ms * self.second_factor
+
+
+@attrs.frozen(kw_only=True)
+class Link(_Sourced):
+    """The bandwidth that all requests of one function share, in one direction."""
+
+    mb_per_s: float = key(_RATE)
+
+
+@attrs.frozen(kw_only=True)
+class Table:
+    """The figures of one table.
+
+    ``hour_share`` is the part of the variance of a latency that all functions of a run share, ``function_share`` the part that all requests
+    of one function share; the rest is new with each request.
+    """
+
+    name: str
+    title: str
+    as_of: str
+    hour_share: float
+    function_share: float
+    rows: Mapping[str, Row]
+    links: Mapping[str, Link]  # read, write
+
+
+_ROW = table("a table with p50_ms, p90_ms and p99_ms")
+_LINK = table("a table with mb_per_s")
+_FILE = {
+    "title": key(text(empty=True), default=""),
+    "as_of": key(text(empty=True), default=""),
+    "hour_share": key(_SHARE, default=0.0),
+    "function_share": key(_SHARE, default=0.0),
+    "read": key(_LINK, default=None),
+    "write": key(_LINK, default=None),
+}
+_File: Any = attrs.make_class("_File", _FILE | {verb: key(_ROW, default=None) for verb in VERBS}, frozen=True, kw_only=True)
+
+
+def names() -> list[str]:
+    """The names of the tables that come with fsd, ascending."""
+    return sorted(Path(file.name).stem for file in _folder().iterdir() if file.name.endswith(".toml"))
+
+
+def load(name: str) -> Table:
+    """The table of this name. A ``name`` that contains a ``/`` or ends in ``.toml`` is the path of a file.
+
+    Raises `InputError` on an unknown name, a file that cannot be read, an unknown verb or key, and a missing or wrong figure.
+    """
+    if "/" in name or name.endswith(".toml"):
+        file: Any = expanded(name)
+    elif name in names():
+        file = _folder() / f"{name}.toml"
+    else:
+        close = nearest(name, names(), 0.5)
+        meant = f"did you mean {close}? " if close else ""
+        raise InputError(f"latency {name!r}: unknown table; {meant}expected one of {', '.join(names())}, or the path of a .toml file")
+    try:
+        content = tomllib.loads(read_text(file, f"latency {name}") if isinstance(file, Path) else file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"latency {name}: is not TOML: {' '.join(str(error).split())}") from error
+    return of_content(name, content)
+
+
+def of_content(name: str, content: Mapping[str, Any]) -> Table:
+    """The table that the decoded file ``content`` holds. Raises `InputError` like `load`."""
+    where = f"latency {name}: "
+    file = read(_File, content, where)
+    rows = {verb: _row(getattr(file, verb), f"{where}[{verb}] ") for verb in VERBS if getattr(file, verb) is not None}
+    links = {side: read(Link, getattr(file, side), f"{where}[{side}] ") for side in ("read", "write") if getattr(file, side) is not None}
+    if not rows:
+        raise InputError(f"{where}has no figures: expected at least one of the tables {', '.join(f'[{verb}]' for verb in VERBS)}")
+    if file.hour_share + file.function_share > 1:
+        raise InputError(f"{where}hour_share + function_share = {file.hour_share + file.function_share:g}: expected at most 1")
+    return Table(
+        name=name,
+        title=file.title or name,
+        as_of=file.as_of,
+        hour_share=file.hour_share,
+        function_share=file.function_share,
+        rows=rows,
+        links=links,
+    )
+
+
+def _row(found: Mapping[str, Any], where: str) -> Row:
+    row = read(Row, found, where)
+    if not row.p50_ms <= row.p90_ms <= row.p99_ms:
+        shown = f"{row.p50_ms:g}, {row.p90_ms:g}, {row.p99_ms:g}"
+        raise InputError(f"{where}p50_ms, p90_ms, p99_ms = {shown}: expected each at least as large as the one before")
+    if row.max_ms is not None and row.max_ms < row.p99_ms:
+        raise InputError(f"{where}max_ms = {row.max_ms:g}: expected at least p99_ms, {row.p99_ms:g}")
+    if row.second_share and row.second_ms is None:
+        raise InputError(f"{where}second_ms: is missing: expected {_MS.expected}, because second_share = {row.second_share:g}")
+    if row.second_ms is not None and row.second_ms < row.p50_ms:
+        raise InputError(f"{where}second_ms = {row.second_ms:g}: expected at least p50_ms, {row.p50_ms:g}")
+    return row
+
+
+def _folder() -> Any:
+    return resources.files("fsd_core.latency") / "tables"

@@ -1,0 +1,129 @@
+"""Emulators of clouds on this machine, for the command and the Python API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from fsd_core import providers
+from fsd_core.common import arguments
+from fsd_core.config import TABLES
+from fsd_core.errors import InputError
+
+if TYPE_CHECKING:
+    from fsd_conformance.emulators import Running
+    from fsd_core.client.job import Progress
+
+__all__ = ["CLOUDS", "emulator", "emulator_states", "start_emulators", "stop_emulators"]
+
+CLOUDS = tuple(name for name in TABLES if name != "local")
+
+
+@contextmanager
+def emulator(
+    provider: str,
+    name: str | None = None,
+    *,
+    settings: Mapping[str, object] | None = None,
+    start: bool = True,
+    progress: Callable[[Progress], None] | None = None,
+) -> Iterator[dict[str, object]]:
+    """Within the ``with`` block, this process uses an emulator of a cloud, without an account. Yields the settings to call `run` with::
+
+        with fsd_core.emulator("aws") as settings:
+            result = fsd_core.run("radixnet:1024:12", "digits", provider="aws", settings=settings)
+
+    - ``provider``: aws, gcp or azure.
+    - ``name``: the emulator, if the provider has several. Default: the one that runs, else the provider's first.
+    - ``settings``: your own settings of the provider, which come on top of those of the emulator.
+    - ``start``: start an emulator for the block if none runs. It ends with the block; an emulator of `start_emulators` goes on. With
+      False, there has to be one that runs.
+    - ``progress``: called with a `Progress` of phase emulator while software is installed and servers start.
+
+    The block sets environment variables of this process that lead the provider's SDK to the emulator, also in other threads. Raises
+    `InputError` if the provider has no such emulator, or if the emulator does not start.
+    """
+    from fsd_conformance import emulators
+
+    provider, start = arguments.text("provider", provider), arguments.yes_or_no("start", start)
+    name = None if name is None else arguments.text("name", name)
+    own, tell = arguments.table("settings", settings), _teller(progress, "emulator")
+    providers.find(provider)
+    emulators.find(provider, name)
+    running = emulators.state(provider)
+    if not start and not (running and running.alive() and name in (None, running.name)):
+        words = f"{provider} --name {name}" if name else provider
+        raise InputError(f"emulator: expected a running emulator; start one with: fsd emulators up {words}")
+    with emulators.use(provider, name, tell) as used:
+        yield {**used.settings, **own}
+
+
+def start_emulators(
+    cloud: str | None = None, name: str | None = None, *, progress: Callable[[Progress], None] | None = None
+) -> dict[str, Running]:
+    """Start the emulator of one cloud, or of each installed provider that has one. Does nothing where one runs already.
+
+    - ``cloud``: aws, gcp or azure. Default: all.
+    - ``name``: the emulator, if ``cloud`` has several.
+    - ``progress``: called with a `Progress` whose phase is the cloud.
+
+    The emulators run until `stop_emulators`, or until the machine stops; `emulator` uses them. Returns what runs, by cloud: ``name``,
+    ``env`` (variables that lead a client of the cloud to the emulator), ``servers`` and ``started`` (seconds since 1970). Raises
+    `InputError` if the cloud has no such emulator, if another one runs, or if it does not start.
+    """
+    from fsd_conformance import emulators
+
+    name = None if name is None else arguments.text("name", name)
+    if name is not None and cloud is None:
+        raise InputError(f"name {name}: the cloud is missing: expected the cloud of this emulator")
+    return {each: emulators.up(each, name, _teller(progress, each)) for each in _chosen(cloud)}
+
+
+def stop_emulators(cloud: str | None = None) -> dict[str, Running | None]:
+    """Stop the emulator of one cloud, or of all. Returns by cloud what ran; `None` where nothing ran.
+
+    ``cloud``: aws, gcp or azure. Raises `InputError` if the cloud is unknown or has no emulator.
+    """
+    from fsd_conformance import emulators
+
+    return {each: emulators.down(each) for each in _chosen(cloud)}
+
+
+def emulator_states(cloud: str | None = None) -> dict[str, Running | None]:
+    """What `start_emulators` started and `stop_emulators` has not stopped, by cloud; `None` where there is nothing.
+
+    ``cloud``: aws, gcp or azure. Default: all. ``alive()`` of an entry tells whether its servers still run. Raises `InputError` if the
+    cloud is unknown.
+    """
+    from fsd_conformance import emulators
+
+    return {each: emulators.state(each) for each in (CLOUDS if cloud is None else (_known(cloud),))}
+
+
+def _teller(progress: Callable[[Progress], None] | None, phase: str) -> Callable[[str], None]:
+    from fsd_core.client.job import Progress
+
+    tell = arguments.callback("progress", progress)
+    return lambda text: tell(Progress(phase, 0, 0, text)) if tell else None
+
+
+def _known(cloud: str) -> str:
+    if isinstance(cloud, str) and cloud == "local":
+        raise InputError("emulators: provider local runs on this machine and needs no emulator")
+    if not isinstance(cloud, str) or cloud not in CLOUDS:
+        raise InputError(f"emulators: {arguments.shown(cloud)}: expected one of {', '.join(CLOUDS)}")
+    return cloud
+
+
+def _chosen(cloud: str | None) -> tuple[str, ...]:
+    """The clouds to act on. Raises `InputError` if ``cloud`` is not installed or has no emulator."""
+    from fsd_conformance import emulators
+
+    names = providers.installed()
+    if cloud is None:
+        return tuple(each for each in CLOUDS if each in names and emulators.names(each))
+    if _known(cloud) not in names:
+        raise InputError(f"provider {cloud} is not installed: expected one of {', '.join(names) or 'none'}")
+    emulators.find(cloud)
+    return (cloud,)

@@ -1,0 +1,132 @@
+"""Cuts a model into stages of consecutive layers: the largest stage is as small as possible, and little crosses a cut.
+
+All stages load their weights at the same time. With one micro-batch they compute one after the other, so only loading counts; with m
+micro-batches, (m - 1) / m of the largest stage's work adds to the time of the run. `profile` counts the work of a layer: a sample whose
+activations equal those of an input of zeros costs nothing, because a worker computes such samples once. Counts instead of measured seconds
+make the cut of equal arguments equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from fsd_core.model import Csr, Model
+from fsd_core.model.activation import activate
+
+__all__ = ["Profile", "cut", "profile", "worthwhile"]
+
+LOAD_BYTES_S = 80e6  # bytes that a function loads in a second: 60 to 100 MB/s on the clouds
+WORK_S = 2e9  # multiplications with stored weights in a second, on one core
+DENSE_SHARE = 1 / 32  # a multiplication of a dense product takes this share of the time of one with a stored weight
+ENCODE_S, DECODE_S = 18e-9, 9e-9  # seconds to encode or decode one activation of a live sample, on one core
+SAMPLED = 256  # samples that `profile` computes
+SAMPLED_WORK = 500_000_000  # multiplications that `profile` may make
+SLACK = 1.05  # a cut may make the largest stage this much larger than necessary if less crosses it
+PAYS_S = 0.2  # seconds of work of a stage that pay for a micro-batch: the time of a message through a topic to a queue
+FILL = 4  # micro-batches for each stage: more hardly shorten a run, of which stages then wait at most a fifth
+
+
+@attrs.frozen(eq=False)
+class Profile:
+    """What the layers of a model cost, float64 (layers,) each."""
+
+    load_s: NDArray[np.float64]  # seconds to load the weights
+    work_s: NDArray[np.float64]  # seconds to compute one layer for all samples of the input
+    crossing: NDArray[np.float64]  # activations that leave the layer, of all live samples
+    widths: NDArray[np.int64]  # rows
+    batches: int = 1  # micro-batches that go through the stages one behind the other
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """What each layer adds to the time of a run if its stage is the largest."""
+        return self.load_s + self.work_s * self.overlap
+
+    def stage_work_s(self, starts: Sequence[int], tensor: int) -> float:
+        """Seconds to compute one micro-batch in the largest stage. ``starts``: the first layer of each stage, 0-based."""
+        return float(np.add.reduceat(self.work_s, np.asarray(starts)).max()) / self.batches / tensor
+
+    @property
+    def overlap(self) -> float:
+        """The share of the largest stage's work that adds to the time of a run."""
+        return (self.batches - 1) / self.batches
+
+
+def profile(model: Model, inputs: Any = None, samples: int = 1000) -> Profile:
+    """Count what each layer costs for ``inputs``, a scipy CSR matrix (samples, inputs) float32.
+
+    Computes some of the samples. Without ``inputs``, or if the model is too large for this, counts as if all of ``samples`` samples were
+    live in all layers.
+    """
+    layers = model.layers
+    samples = samples if inputs is None else inputs.shape[0]
+    sizes = np.array([layer.nonzeros for layer in layers], np.float64)
+    work = np.minimum(sizes, [DENSE_SHARE * layer.inputs * layer.outputs for layer in layers])
+    widths = np.array([layer.outputs for layer in layers], np.int64)
+    live, crossing = np.ones(len(layers)), widths.astype(np.float64)
+    count = 0 if inputs is None else min(SAMPLED, samples, SAMPLED_WORK // max(1, model.nonzeros))
+    if count:
+        live, crossing = _sampled(model, inputs[np.arange(count) * samples // count])
+    stored = np.array([8 if isinstance(layer.weights, Csr) else 4 for layer in layers])
+    return Profile(stored * sizes / LOAD_BYTES_S, work * (1 + live * samples) / WORK_S, crossing * samples, widths)
+
+
+def _sampled(model: Model, inputs: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For each layer: the share of the samples that are live before it, and the activations of a sample that leave it."""
+    count = inputs.shape[0]
+    x = np.zeros((inputs.shape[1], 1 + count), np.float32)  # column 0 is the input of zeros
+    x[:, 1:] = inputs.toarray().T
+    live, crossing = [], []
+    for layer in model.layers:
+        x = x[:, np.concatenate([[True], (x[:, 1:] != x[:, :1]).any(axis=0)])]
+        live.append((x.shape[1] - 1) / count)
+        matrix = layer.weights.scipy() if isinstance(layer.weights, Csr) else layer.weights
+        x = activate(np.asarray(matrix @ x), layer.bias, layer.activation, layer.clip, layer.challenge)
+        crossing.append(len(x) * np.count_nonzero((x[:, 1:] != x[:, :1]).any(axis=0)) / count)
+    return np.array(live), np.array(crossing)
+
+
+def cut(costs: Profile, stages: int, tensor: int) -> list[int] | None:
+    """Find the first layer (0-based) of each stage, ascending. Returns `None` if there is no way to cut.
+
+    A stage has at least one layer with at least ``tensor`` rows. The cost of the largest stage is at most `SLACK` x the smallest possible
+    one; among these ways, the fewest activations cross the cuts.
+    """
+    layers = len(costs.work_s)
+    ends = np.concatenate([[0.0], np.cumsum(costs.seconds)])
+    wide = np.concatenate([[0], np.cumsum(costs.widths >= tensor)])
+    crossing = np.concatenate([[0.0], costs.crossing[:-1], [0.0]])  # crossing[i]: if a stage begins with layer i
+    encode_s, decode_s = crossing * ENCODE_S * costs.overlap, crossing * DECODE_S * costs.overlap
+
+    def stage_costs(end: int) -> NDArray[np.float64]:
+        """The cost of a stage of the layers from i to ``end`` - 1, for each i; infinite where such a stage may not be."""
+        return np.where(wide[end] > wide[:end], ends[end] - ends[:end] + decode_s[:end] + encode_s[end], np.inf)
+
+    largest = np.full(layers + 1, np.inf)
+    largest[0] = 0.0
+    for _ in range(stages):
+        largest = np.array([np.inf, *(np.maximum(largest[:end], stage_costs(end)).min() for end in range(1, layers + 1))])
+    limit = SLACK * largest[layers]
+    if not np.isfinite(limit):
+        return None
+    crossed = np.full(layers + 1, np.inf)
+    crossed[0] = 0.0
+    firsts = []
+    for _ in range(stages):
+        ways = [np.where(stage_costs(end) <= limit, crossed[:end] + crossing[:end], np.inf) for end in range(1, layers + 1)]
+        firsts.append([0, *(int(way.argmin()) for way in ways)])
+        crossed = np.array([np.inf, *(way.min() for way in ways)])
+    starts, end = [], layers
+    for first in reversed(firsts):
+        end = first[end]
+        starts.append(end)
+    return starts[::-1]
+
+
+def worthwhile(costs: Profile, stages: int, tensor: int) -> int:
+    """The number of micro-batches that pay: a stage has at least `PAYS_S` of work on each; and at most `FILL` for each stage."""
+    return int(max(1, min(FILL * stages, costs.work_s.sum() / stages / tensor / PAYS_S))) if stages > 1 else 1

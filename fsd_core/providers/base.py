@@ -1,0 +1,32 @@
+"""The base of every provider: the methods of `fsd_core.driver.Provider` that most providers share."""
+
+from __future__ import annotations
+
+from fsd_core.driver import Resources
+from fsd_core.providers.environment import from_environment
+
+__all__ = ["BaseProvider"]
+
+
+class BaseProvider:
+    """A provider whose functions find their app in the environment variable ``variable``. A subclass adds the drivers.
+
+    Unless a subclass says otherwise, its queues take any number of workers, it has no emulator, and its errors need no advice.
+    """
+
+    variable: str
+
+    def attach(self, app: str) -> Resources:
+        """The resources of ``app``, from this process's environment. Raises `InputError` unless the process is a function of ``app``."""
+        return from_environment(self.variable, app)
+
+    def admit(self, resources: Resources, workers: int) -> None:
+        """Accept any number of workers: most services limit the messages per second, not the connections."""
+
+    def stand_in(self) -> str | None:
+        """`None`: this provider has no emulator."""
+        return None
+
+    def advice(self, error: BaseException | str) -> str | None:
+        """`None`: errors of this provider need no advice."""
+        return None

@@ -1,0 +1,76 @@
+"""Brings the log lines of a worker to where its end cannot lose them: a worker that is killed cannot send what it said.
+
+A healthy worker sends its lines in its record. One that fails writes the object `RunKeys.log`. One that works for longer writes this object
+now and then, in case that it is killed. So a run of a few seconds makes no request for its lines.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+
+from fsd_core.common.logs import DEBUG, Journal
+from fsd_core.common.sealed import seal
+from fsd_core.driver import ObjectDriver
+from fsd_core.errors import FsdError
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
+
+__all__ = ["Lines", "leave"]
+
+FIRST_S = 8.0  # after the claim: the first write, if the worker said anything since; most runs have ended by then
+SLOWEST_S = 80.0  # the time to the next write doubles up to this
+DEBUG_S = 1.0  # the time between two writes at the level debug
+JOIN_S = 5.0
+LEAVE_S = 2.0  # how long a worker that failed tries to write its lines
+
+
+class Lines:
+    """Writes what ``journal`` holds to ``key`` on a thread of its own, from `start` to `finish`. Ignores errors."""
+
+    def __init__(self, journal: Journal, driver: ObjectDriver, key: str, deadline: float, meter: Meter) -> None:
+        self._journal = journal
+        self._key = key
+        self._over = threading.Event()
+        self._store = Store(driver, Retry(deadline, meter, stop=self._over))
+        self._thread: threading.Thread | None = None
+
+    def start(self, level: str) -> None:
+        """Begin. ``level``: how much the worker says."""
+        self._thread = threading.Thread(target=self._write, args=(level,), name="lines", daemon=True)
+        self._thread.start()
+
+    def _write(self, level: str) -> None:
+        written = self._journal.count  # these lines are in the claim
+        wait_s = DEBUG_S if level == DEBUG else FIRST_S
+        while not self._over.wait(wait_s):
+            wait_s = wait_s if level == DEBUG else min(SLOWEST_S, 2 * wait_s)
+            count = self._journal.count
+            if count > written:
+                with suppress(FsdError):
+                    self._store.put(self._key, pack(self._journal))
+                    written = count
+
+    def finish(self) -> None:
+        """End, and wait for a write that is under way: an object that is written later would remain in the store after the run."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(JOIN_S)
+
+
+def pack(journal: Journal) -> bytes:
+    """The object `RunKeys.log`."""
+    return seal({"log": journal.lines()})
+
+
+def leave(journal: Journal, driver: ObjectDriver, key: str, config_key: str, meter: Meter) -> None:
+    """Write the lines of a worker that failed, within `LEAVE_S` seconds, unless the client has already removed the run's objects.
+
+    Raises nothing: the reason of the failure is written by then, and must not be lost.
+    """
+    store = Store(driver, Retry(time.time() + LEAVE_S, meter))
+    with suppress(Exception):
+        if store.find(config_key) is not None:
+            store.put(key, pack(journal))

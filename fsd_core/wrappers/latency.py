@@ -1,0 +1,349 @@
+"""Drivers that take as long as the services of a cloud: each request takes at least the time that a table of latencies draws for it.
+
+A draw is a minimum. The real time of a request counts towards it, so a request that takes longer by itself is not delayed. Every wait ends
+with the run's deadline, or when the run stops. Two things reach beyond one request: a message carries the time of its delivery in front of
+its body, and the launch of a function carries the time before which the function does not begin.
+
+All requests of one function share its bandwidth. A request that finds all open connections of its driver in use opens another one, which
+takes longer.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import heapq
+import itertools
+import json
+import math
+import struct
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from fsd_core.driver import Code, Delivery, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Refused, Rejected
+from fsd_core.latency import Draws, Latency
+from fsd_core.storage.retry import Retry
+from fsd_core.wrappers.around import AroundInvoker, AroundMessages, AroundObjects
+
+__all__ = ["MARK_BYTES", "DelayedInvoker", "DelayedMessages", "DelayedObjects", "Delays", "mark", "unmark"]
+
+_MARK = struct.Struct("<6sdf")  # magic, time of the publish in seconds since 1970, seconds from then until the delivery
+_MAGIC = b"FSD-l\n"
+MARK_BYTES = 24  # 18 bytes in base64: ASCII, so that a text service carries it too
+NOT_BEFORE_BYTES = 48  # what ``not_before`` adds to the payload of a launch
+_ROUND_S = 0.005  # between two receives of a service that returns before the end of a short wait
+
+
+def mark(body: bytes, published: float, delay_s: float) -> bytes:
+    """Put a mark before a body: ``published`` in seconds since 1970, and the delay in seconds until its delivery."""
+    return base64.b64encode(_MARK.pack(_MAGIC, published, delay_s)) + body
+
+
+def unmark(body: bytes) -> tuple[bytes, float, float] | None:
+    """The body without its mark, ``published`` and ``delay_s``; `None` if it has no mark."""
+    with contextlib.suppress(binascii.Error, ValueError, struct.error):
+        magic, published, delay_s = _MARK.unpack(base64.b64decode(body[:MARK_BYTES], validate=True))
+        if magic == _MAGIC and math.isfinite(published) and 0 <= delay_s < math.inf:
+            return body[MARK_BYTES:], published, delay_s
+    return None
+
+
+class Delays:
+    """The draws, waits and bandwidth of one function. ``rank`` -1 is the client. ``retry`` has the deadline and the event that ends waits.
+
+    Thread-safe.
+    """
+
+    def __init__(self, latency: Latency, rank: int, attempt: int, retry: Retry) -> None:
+        self.latency = latency
+        self.draws = Draws(latency, rank, attempt)
+        self._retry = retry
+        self._free: dict[str, float] = {}  # by direction: monotonic time from which the link is free
+        self._fastest: dict[str, float] = {}  # by verb: the shortest real time of a request so far
+        self._lock = threading.Lock()
+
+    def wait_until(self, moment: float) -> None:
+        """Wait until ``moment`` on the monotonic clock, the run's deadline, or the event that stops the run."""
+        while (left := min(moment - time.monotonic(), self._retry.deadline - time.time())) > 0:
+            if self._retry.stop.wait(min(left, threading.TIMEOUT_MAX)):
+                return
+
+    def transfer(self, direction: str, verb: str, size: int, since: float) -> float:
+        """Seconds that the transfer of ``size`` bytes takes from ``since`` on. ``direction``: read or write, the link that it uses."""
+        if not size:
+            return 0.0
+        table, scale = self.latency.table, self.latency.scale
+        row, link = table.rows.get(verb), table.links.get(direction)
+        own = scale * size / (1e6 * row.mb_per_s) if row is not None and row.mb_per_s else 0.0
+        if link is None:
+            return own
+        with self._lock:
+            free = self._free[direction] = max(self._free.get(direction, 0.0), since) + scale * size / (1e6 * link.mb_per_s)
+        return max(own, free - since)
+
+    def fastest(self, verb: str) -> float:
+        """The shortest real time of a request of ``verb`` so far, in seconds; 0 before the first."""
+        with self._lock:
+            return self._fastest.get(verb, 0.0)
+
+    def took(self, verb: str, seconds: float) -> None:
+        """Record the real time of a request."""
+        with self._lock:
+            self._fastest[verb] = min(seconds, self._fastest.get(verb, math.inf))
+
+    @property
+    def over(self) -> bool:
+        """True if the run has stopped: nothing waits any more."""
+        return self._retry.stop.is_set()
+
+
+@attrs.define(eq=False)
+class _Request:
+    """A request that is under way. Times are on the monotonic clock."""
+
+    began: float
+    transfer: float  # seconds of ``until`` for the bytes that it sends
+    until: float  # it does not end before
+
+
+class _Connections:
+    """The connections of one driver. A request takes an idle one, or opens another."""
+
+    def __init__(self, delays: Delays) -> None:
+        self.delays = delays
+        self._idle = 0
+        self._lock = threading.Lock()
+
+    def open(self) -> float:
+        """Take a connection. Returns the seconds that this takes."""
+        with self._lock:
+            if self._idle:
+                self._idle -= 1
+                return 0.0
+        return self.delays.draws.next("connect")
+
+    def leave(self) -> None:
+        """Give a connection back."""
+        with self._lock:
+            self._idle += 1
+
+    @contextlib.contextmanager
+    def request(self, verb: str, sent: int = 0, *, effect: float = 0.0) -> Iterator[_Request]:
+        """Within the block, the wrapped driver makes its request, which takes effect at this share of the drawn time.
+
+        So a put is visible at its end and not at its begin. The wait before the request is shorter by the shortest real time of such a
+        request so far. An error of the request takes the same time as an answer.
+        """
+        began = time.monotonic()
+        transfer = self.delays.transfer("write", verb, sent, began)
+        took = self.open() + self.delays.draws.next(verb) + transfer
+        request = _Request(began, transfer, began + took)
+        try:
+            if effect:
+                self.delays.wait_until(began + effect * took - self.delays.fastest(verb))
+            real = time.monotonic()
+            try:
+                yield request
+            except Exception:
+                self.delays.wait_until(request.until)
+                raise
+            self.delays.took(verb, time.monotonic() - real)
+            self.delays.wait_until(request.until)
+        finally:
+            self.leave()
+
+
+@attrs.frozen(order=True)
+class _Held:
+    """A message that the service has delivered and that the receiver does not get before ``due``, on the monotonic clock."""
+
+    due: float
+    number: int
+    delivery: Delivery = attrs.field(order=False)
+    marked: bytes | None = attrs.field(order=False)  # its body with the mark, if it had one
+
+
+class DelayedMessages(AroundMessages):
+    """A queue service that delivers as late as the table says. The receiver holds a message until its time; unmarked messages pass.
+
+    If the service's lease of a held message ends, the service delivers the message again: its new token then replaces the old one. The
+    limits are smaller than those of the service by the mark, and the lease by the longest time for which a message is held (at most half).
+    """
+
+    def __init__(self, driver: MessageDriver, delays: Delays) -> None:
+        super().__init__(driver)
+        limits = driver.limits
+        self.limits = attrs.evolve(
+            limits,
+            message_bytes=limits.message_bytes - MARK_BYTES,
+            batch_bytes=limits.batch_bytes - MARK_BYTES * limits.batch_messages,
+            lease_s=max(limits.lease_s / 2, limits.lease_s - delays.latency.message_s),
+        )
+        self._delays = delays
+        self._connections = _Connections(delays)
+        self._held: dict[int, list[_Held]] = defaultdict(list)  # by rank: a heap
+        self._receiving: Counter[int] = Counter()  # by rank: receives under way
+        self._order = itertools.count()
+        self._lock = threading.Lock()
+
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        """See `MessageDriver.publish`."""
+        size = sum(len(message.body) for message in messages)
+        if len(messages) > 1 and size + self.limits.overhead_bytes * len(messages) > self.limits.batch_bytes:
+            raise Refused(
+                Code.TOO_LARGE, f"a publish of {size} bytes: expected at most {self.limits.batch_bytes}, which leaves room for marks"
+            )
+        several = len(messages) > 1 and "publish_batch" in self._delays.latency.table.rows
+        with self._connections.request("publish_batch" if several else "publish", size) as request:
+            now = time.time() - (time.monotonic() - request.began)
+            late = [request.transfer + self._delays.draws.next("deliver") for _ in messages]
+            marked = [attrs.evolve(each, body=mark(each.body, now, delay)) for each, delay in zip(messages, late, strict=True)]
+            return super().publish(marked)
+
+    def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
+        """See `MessageDriver.receive`."""
+        until = time.monotonic() + wait_s
+        with self._lock:
+            self._receiving[rank] += 1
+        try:
+            with self._connections.request("receive") as request:
+                ready = self._ready(rank, limit, until)
+                size = sum(len(delivery.body) for delivery in ready)
+                now = time.monotonic()
+                request.until = max(request.until, now + self._delays.transfer("read", "receive", size, now))
+            return ready
+        finally:
+            with self._lock:
+                self._receiving[rank] -= 1
+
+    def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
+        """See `MessageDriver.ack`."""
+        with self._connections.request("ack"):
+            return super().ack(rank, tokens)
+
+    def _ready(self, rank: int, limit: int, until: float) -> list[Delivery]:
+        """Up to ``limit`` messages that are due. Waits for the first until ``until``, on the monotonic clock.
+
+        Waits longer if this thread holds a message while another one receives too: that thread waits for the service, which has given this
+        message away.
+        """
+        while True:
+            ready, next_due = self._due(rank, limit)
+            if len(ready) == limit:
+                return ready
+            began = time.monotonic()
+            wait = 0.0 if ready else min(max(0.0, min(until, next_due) - began), self.limits.wait_s)
+            came = super().receive(rank, limit, wait)
+            self._hold(rank, came)
+            due, next_due = self._due(rank, limit - len(ready))
+            ready += due
+            now = time.monotonic()
+            if ready or self._delays.over or (now >= until and (self._receiving[rank] == 1 or next_due == math.inf)):
+                return ready
+            until = max(until, min(next_due, now + self.limits.wait_s)) if now >= until else until
+            if not came and now < began + wait:
+                self._delays.wait_until(min(now + _ROUND_S, until))
+
+    def _due(self, rank: int, limit: int) -> tuple[list[Delivery], float]:
+        """Up to ``limit`` held messages that are due, and the monotonic time at which the next one is."""
+        with self._lock:
+            held, now, ready = self._held[rank], time.monotonic(), list[Delivery]()
+            while held and held[0].due <= now and len(ready) < limit:
+                ready.append(heapq.heappop(held).delivery)
+            return ready, held[0].due if held else math.inf
+
+    def _hold(self, rank: int, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            found = unmark(delivery.body)
+            now = time.monotonic()
+            body, due = delivery.body, now
+            if found is not None:
+                body, published, delay_s = found
+                # The clocks of two machines may differ: a message is never held for longer than its own delay.
+                due = now + min(max(0.0, published + delay_s - time.time()), delay_s)
+            marked = None if found is None else delivery.body
+            with self._lock:
+                held = self._held[rank]
+                again = next((at for at, each in enumerate(held) if marked is not None and each.marked == marked), None)
+                if again is None:
+                    heapq.heappush(held, _Held(due, next(self._order), Delivery(delivery.token, body), marked))
+                else:
+                    held[again] = attrs.evolve(held[again], delivery=Delivery(delivery.token, body))
+
+
+class DelayedObjects(AroundObjects):
+    """An object store that takes as long as the table says."""
+
+    def __init__(self, driver: ObjectDriver, delays: Delays) -> None:
+        super().__init__(driver)
+        self._delays = delays
+        self._connections = _Connections(delays)
+
+    def catch_up(self, since: float, verbs: Sequence[str]) -> None:
+        """Wait as if these requests, which were made before there was a wrapper, had been made with it, one after another.
+
+        ``since``: the begin of the first request, on the monotonic clock.
+        """
+        took = self._connections.open() + sum(self._delays.draws.next(verb) for verb in verbs)
+        self._connections.leave()
+        self._delays.wait_until(since + took)
+
+    def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
+        """See `ObjectDriver.put`."""
+        with self._connections.request("put", memoryview(body).nbytes, effect=1.0):
+            super().put(key, body, if_absent=if_absent)
+
+    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        """See `ObjectDriver.get`."""
+        with self._connections.request("get", effect=0.5) as request:
+            body = super().get(key, start, end)
+            request.until += self._delays.transfer("read", "get", len(body), request.began)
+            return body
+
+    def list(self, prefix: str, page: str | None = None) -> Page:
+        """See `ObjectDriver.list`."""
+        with self._connections.request("list", effect=0.5):
+            return super().list(prefix, page)
+
+    def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:
+        """See `ObjectDriver.delete`. Takes as long as a put."""
+        with self._connections.request("put", effect=1.0):
+            return super().delete(keys)
+
+
+class DelayedInvoker(AroundInvoker):
+    """A function platform that starts functions as late as the table says: the payload of a launch carries the time in ``not_before``."""
+
+    def __init__(self, driver: InvokeDriver, delays: Delays) -> None:
+        super().__init__(driver)
+        limits = driver.limits
+        self.limits = attrs.evolve(
+            limits, payload_bytes=limits.payload_bytes - NOT_BEFORE_BYTES, start_s=limits.start_s + delays.latency.start_s
+        )
+        self._delays = delays
+        self._connections = _Connections(delays)
+
+    def invoke(self, function: str, payload: bytes) -> Launch:
+        """See `InvokeDriver.invoke`."""
+        payload = self._postponed(payload, time.time())
+        with self._connections.request("invoke", len(payload)):
+            return super().invoke(function, payload)
+
+    def _postponed(self, payload: bytes, began: float) -> bytes:
+        """The payload of a launch with ``not_before``. Any other payload, for instance of a probe, is unchanged.
+
+        The draw is that of the launched rank, so it does not depend on the order in which ranks are launched.
+        """
+        try:
+            fields = json.loads(payload)
+        except ValueError:
+            return payload
+        if not isinstance(fields, dict) or "rank" not in fields:
+            return payload
+        start = Draws(self._delays.latency, fields["rank"], fields.get("attempt", 0)).start()
+        return json.dumps(fields | {"not_before": began + start}).encode()

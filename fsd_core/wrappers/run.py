@@ -1,0 +1,58 @@
+"""`RunWrappers`: what a run puts around the drivers of its provider."""
+
+from __future__ import annotations
+
+from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver
+from fsd_core.latency import Latency
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.wrappers.faults import Faults, FaultyInvoker, FaultyMessages, FaultyObjects
+from fsd_core.wrappers.latency import DelayedInvoker, DelayedMessages, DelayedObjects, Delays
+from fsd_core.wrappers.metered import MeteredInvoker, MeteredMessages, MeteredObjects
+
+__all__ = ["RunWrappers"]
+
+
+class RunWrappers:
+    """Wraps the drivers of one function, or of the client (``rank`` -1): the latency is inside, faults around it, the meter outside.
+
+    So the meter counts what the run requests, with and without latency.
+    """
+
+    def __init__(
+        self, meter: Meter, retry: Retry, rank: int, attempt: int, *, faults: Faults | None = None, latency: Latency | None = None
+    ) -> None:
+        self._meter = meter
+        self._rank = rank
+        self._faults = faults
+        self._delays = Delays(latency, rank, attempt, retry) if latency else None
+        self.slack_s = latency.step_s if latency else 0.0  # what the latency can add to the way of one payload
+
+    def objects(self, driver: ObjectDriver, *, since: float | None = None) -> ObjectDriver:
+        """The wrapped object store. ``since``: when the function began its first three requests (get, put, get), which had no wrapper yet.
+
+        On the monotonic clock.
+        """
+        if self._delays is not None:
+            driver = delayed = DelayedObjects(driver, self._delays)
+            if since is not None:
+                delayed.catch_up(since, ("get", "put", "get"))
+        if self._faults is not None:
+            driver = FaultyObjects(driver, self._faults, self._rank)
+        return MeteredObjects(driver, self._meter)
+
+    def messages(self, driver: MessageDriver) -> MessageDriver:
+        """The wrapped queue service."""
+        if self._delays is not None:
+            driver = DelayedMessages(driver, self._delays)
+        if self._faults is not None:
+            driver = FaultyMessages(driver, self._faults, self._rank)
+        return MeteredMessages(driver, self._meter)
+
+    def invoker(self, driver: InvokeDriver) -> InvokeDriver:
+        """The wrapped function platform."""
+        if self._delays is not None:
+            driver = DelayedInvoker(driver, self._delays)
+        if self._faults is not None:
+            driver = FaultyInvoker(driver, self._faults, self._rank)
+        return MeteredInvoker(driver, self._meter)
