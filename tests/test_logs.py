@@ -26,7 +26,7 @@ from fsd_core import Result, run
 from fsd_core.cli import main
 from fsd_core.client import collect, history
 from fsd_core.client.result import check_rank
-from fsd_core.common import logs
+from fsd_core.common import logfile, logs
 from fsd_core.common.logs import LIMIT_BYTES, Journal, Line, masked
 from fsd_core.common.sealed import seal, unseal
 from fsd_core.driver import Code, Refused
@@ -40,7 +40,6 @@ from fsd_core.storage.store import Store
 from fsd_core.worker import lines as worker_lines
 from fsd_core.wrappers.metered import MeteredObjects
 from fsd_local import PROVIDER
-from fsd_local import said as local_said
 from waiting import until
 
 WORKERS = 3
@@ -356,15 +355,15 @@ def test_lines_are_taken_from_the_latest_object_of_a_rank(store: Store) -> None:
 
 def test_the_file_of_a_killed_function_stays_small_and_readable(tmp_path: Path) -> None:
     with (tmp_path / "said").open("w+b", buffering=0) as file:
-        handler = local_said.Said(file.fileno())
+        handler = logfile.LogFile(file.fileno())
         logger = logging.Logger("fsd_core.x")
         logger.addHandler(handler)
         for number in range(10_000):
             logger.info("line %d", number)
         size = os.fstat(file.fileno()).st_size
-        assert size <= local_said.FULL_BYTES
+        assert size <= logfile.FULL_BYTES
         os.pwrite(file.fileno(), b'[1.0, "info", "x", "cut', size)  # it was killed in the middle
-        texts = [line[3] for line in local_said.read(file.fileno())]
+        texts = [line[3] for line in logfile.read(file.fileno())]
     assert texts[0] == "line 0"
     assert texts[-1] == "line 9999"
     assert any("lines are dropped here" in text for text in texts)

@@ -17,10 +17,10 @@ from contextlib import suppress
 
 import attrs
 
+from fsd_core.common.logfile import LogFile, read
 from fsd_core.errors import FsdError, RunFailed
 from fsd_local import PROVIDER
 from fsd_local.errors import classify
-from fsd_local.said import Said, read
 from fsd_local.wire import inherited
 
 __all__ = ["UNCLAIMED", "Order", "layer_of", "run"]
@@ -65,7 +65,7 @@ def run(order: Order, payload: bytes) -> None:
     try:
         module = importlib.import_module(order.functions)
         if order.report is None:
-            logging.getLogger().addHandler(Said(order.said))
+            logging.getLogger().addHandler(LogFile(order.said))
             code = int(module.handle(payload, PROVIDER, nonce=order.nonce, note=note))
         else:
             said = read(order.said)

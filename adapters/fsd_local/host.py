@@ -6,8 +6,8 @@ s (with ``cold`` each function gets a new interpreter, like a cold start in a cl
 with the host: each of them holds one end of a pipe or socket, and the kernel closes that end when the process ends for any reason.
 
 A function that ends by a signal, by an exit code other than 0 and 1, or by its memory or time limit cannot report this end to its run. For
-it the host forks a reporter, which calls ``report_exit`` with the lines that the function logged (`fsd_local.said`). If the reporter fails
-too, for instance on a full disk, the host sends the reason to the client over their channel: see `LocalLaunch.poll`.
+it the host forks a reporter, which calls ``report_exit`` with the lines that the function logged (`fsd_core.common.logfile`). If the
+reporter fails too, for instance on a full disk, the host sends the reason to the client over their channel: see `LocalLaunch.poll`.
 
 The memory of a function is its resident set, read every 20 ms, so a function may exceed its limit for that time. Pages that a fork shares
 with the host count in full (23 MB), as a cloud counts its runtime. RLIMIT_AS would not behave like a cloud: the function would get a

@@ -1,4 +1,4 @@
-"""What a function says, in a file that outlives it: if the function is killed, its host passes the lines to the run.
+"""A file of log lines that outlives the process which writes them: if a function is killed, its host passes the lines to the run.
 
 The file is in memory where the system can. It belongs to one function, and the host closes it after the end of the function.
 """
@@ -12,12 +12,12 @@ from typing import Any
 
 from fsd_core.common.logs import LIMIT_BYTES, Journal, Line, MirroredLines
 
-__all__ = ["Said", "read"]
+__all__ = ["LogFile", "read"]
 
 FULL_BYTES = 4 * LIMIT_BYTES  # the file is then written anew, with the lines that a journal keeps
 
 
-class Said(logging.Handler):
+class LogFile(logging.Handler):
     """Appends each line to the file at this descriptor as one line of JSON. Errors go to standard error too."""
 
     def __init__(self, descriptor: int) -> None:
