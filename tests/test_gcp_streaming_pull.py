@@ -24,10 +24,11 @@ from fsd_conformance.emulators.process import POINTERS
 from fsd_core.channel import ChannelConfig, QueueChannel, RankIdentity
 from fsd_core.channel.frames import Frame, Kind, pack
 from fsd_core.driver import Code, Delivery, Message, Resources
+from fsd_core.errors import InputError
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.wrappers.metered import MeteredMessages
-from fsd_gcp import pubsub
+from fsd_gcp import PROVIDER, pubsub
 from fsd_gcp.messages import GcpMessages
 from gcp_server import PROJECT, app, code_of, env, messages
 from waiting import until
@@ -75,6 +76,14 @@ def test_what_was_not_taken_is_given_back_at_the_end(made: Resources, slot: int)
     pulls = evolve(made, names={**made.names, "receive": "pull"})
     with closing(GcpMessages(pulls, slot)) as driver:
         assert taken(driver, 48) == sorted(set(bodies) - {first.body, second.body})
+
+
+def test_a_package_without_flow_control_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"project": PROJECT, "receive": "stream"}
+    monkeypatch.setattr(pubsub, "_FLOW", pubsub._FLOW | {"max_outstanding_thoughts"})
+    said = r"\[gcp\] receive = 'stream': google-cloud-pubsub [0-9.]+ has no max_outstanding_thoughts: expected a newer one"
+    with pytest.raises(InputError, match=said):
+        PROVIDER.provisioner(settings).find("x")
 
 
 def test_a_wait_of_0_is_a_pull(made: Resources, slot: int) -> None:

@@ -76,6 +76,10 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
             raise InputError(line(error, errors.advice(error))) from error
         if not project:
             raise InputError("no Google Cloud project is set: [gcp] project in fsd.toml, or GOOGLE_CLOUD_PROJECT")
+        if self.settings.receive == "stream":
+            from fsd_gcp.pubsub import check_stream
+
+            check_stream()
         return Api(str(project), self.settings.region)
 
     def begin(

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from operator import attrgetter
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -22,12 +23,13 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 from fsd_core.driver import Delivery, MessageLimits
+from fsd_core.errors import InputError
 from fsd_core.providers.addresses import address
 from fsd_core.providers.proxies import proxy_for
 from fsd_gcp.clients import signer
 from fsd_gcp.errors import Answered
 
-__all__ = ["HOST", "Pubsub", "Stream"]
+__all__ = ["HOST", "Pubsub", "Stream", "check_stream"]
 
 HOST = "pubsub.googleapis.com"
 CLOSE_S = 2.0  # time limit for Pub/Sub to end a stream that was closed
@@ -44,6 +46,7 @@ _OPTIONS = (
 )
 
 
+_FLOW = {"stream_ack_deadline_seconds", "max_outstanding_messages", "max_outstanding_bytes"}  # what `Stream` sets
 _NO_PROXY = ("grpc.enable_http_proxy", 0)
 
 
@@ -86,6 +89,15 @@ class Pubsub:
     def close(self) -> None:
         """Close the connection."""
         self.channel.close()
+
+
+def check_stream() -> None:
+    """Raise `InputError` if the installed google-cloud-pubsub cannot open a StreamingPull with flow control."""
+    if missing := sorted(_FLOW - set(types.StreamingPullRequest.pb().DESCRIPTOR.fields_by_name)):
+        raise InputError(
+            f"[gcp] receive = 'stream': google-cloud-pubsub {version('google-cloud-pubsub')} has no {' and no '.join(missing)}: "
+            "expected a newer one (pip install -U 'fsd-inference[gcp]'), or receive = 'pull'"
+        )
 
 
 class Stream:
