@@ -130,7 +130,7 @@ def test_an_interrupt_ends_a_run_that_waits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("latency", "words"),
     [
-        ("awz", "latency 'awz': unknown table; did you mean aws?"),
+        ("awz", "latency 'awz': unknown; did you mean aws?"),
         ("none.toml", "latency none.toml: no such file"),
         ("bad.toml", "latency bad.toml: [put] p50_ms = -1: expected a number of milliseconds above 0"),
         ("verb.toml", "latency verb.toml: fetch: unknown key"),

@@ -120,8 +120,8 @@ def test_a_file_without_figures_is_refused(mine: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "latency '': unknown table; expected one of aws, azure, gcp, or the path of a .toml file"),
-        ("awz", "latency 'awz': unknown table; did you mean aws?"),
+        ("", "latency '': unknown; expected one of aws, azure, gcp, or the path of a .toml file of your own"),
+        ("awz", "latency 'awz': unknown; did you mean aws?"),
         ("/no/such.toml", "latency /no/such.toml: no such file"),
         ("aws,seed=-1", "latency: seed = '-1': expected a whole number from 0"),
         ("aws,seed=1.5", "latency: seed = '1.5': expected"),

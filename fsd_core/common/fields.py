@@ -38,6 +38,8 @@ __all__ = [
     "nearest",
     "nullable",
     "number",
+    "plain_digits",
+    "plain_number",
     "read",
     "suggestion",
     "table",
@@ -113,6 +115,20 @@ def number(low: float = 0.0, high: float = math.inf, unit: str = "", *, above: b
         return sized and low <= value <= high and not (above and value == low)
 
     return Kind(expected, holds, float, float, unit.upper() or "NUMBER")
+
+
+def plain_number(text: str) -> float:
+    """Convert digits with at most one point and an exponent, such as ".5" or "1e-3". Raises `ValueError` for what only `float` takes."""
+    if not re.fullmatch(r"(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?", text, re.ASCII):
+        raise ValueError(text)
+    return float(text)
+
+
+def plain_digits(text: str) -> int:
+    """Convert up to 18 digits. Raises `ValueError` for what only `int` takes, such as "1_000"."""
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError(text)
+    return int(text)
 
 
 def text(expected: str = "a text that is not empty", *, empty: bool = False, metavar: str = "TEXT") -> Kind:

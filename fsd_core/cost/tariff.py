@@ -7,23 +7,19 @@ A file has the keys ``provider``, ``region``, ``as_of`` and optionally ``title``
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import attrs
 
-from fsd_core.common import arguments
-from fsd_core.common.fields import Kind, boolean, key, listed, nearest, read, table, text
-from fsd_core.common.home import expanded
-from fsd_core.common.textfile import read_text
+from fsd_core.common import arguments, shipped
+from fsd_core.common.fields import Kind, boolean, key, listed, read, table, text
 from fsd_core.cost.quantities import AMOUNT, CONFIDENCE, DATED, NEEDED, POSITIVE, QUANTITIES, FunctionRule
 from fsd_core.errors import InputError
 
 __all__ = ["Price", "Tariff", "default_tariff", "load", "names", "tariff_of_run"]
 
+_FOLDER = ("fsd_core.cost", "tariffs")
 DEFAULTS = {"local": "local", "aws": "aws-us-east-1", "gcp": "gcp-us-central1", "azure": "azure-eastus2"}
 
 
@@ -89,7 +85,7 @@ class _File:
 
 def names() -> list[str]:
     """The names of the tariffs that come with fsd, ascending."""
-    return sorted(Path(file.name).stem for file in _folder().iterdir() if file.name.endswith(".toml"))
+    return shipped.names(*_FOLDER)
 
 
 def default_tariff(provider: str) -> str | None:
@@ -103,20 +99,8 @@ def load(name: str | os.PathLike[str]) -> Tariff:
     Raises `InputError` on an unknown name, with the nearest known one, and on a file with an unknown key or a missing or wrong value.
     """
     given = arguments.folder_or_name("tariff", name, f"one of {', '.join(names())}, or the path of a .toml file of your own")
-    name = str(given)
-    if isinstance(given, Path) or "/" in name or name.endswith(".toml"):
-        file: Any = expanded(given)
-    elif name in names():
-        file = _folder() / f"{name}.toml"
-    else:
-        close = nearest(name, names(), 0.5)
-        meant = f"did you mean {close}? " if close else ""
-        raise InputError(f"tariff {name!r}: unknown; {meant}expected one of {', '.join(names())}, or the path of a .toml file of your own")
-    try:
-        content = tomllib.loads(read_text(file, f"tariff {name}") if isinstance(file, Path) else file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"tariff {name}: is not TOML: {' '.join(str(error).split())}") from error
-    return _read(name, str(file), content)
+    path, content = shipped.load("tariff", given, *_FOLDER)
+    return _read(str(given), path, content)
 
 
 def tariff_of_run(provider: str, tariff: Tariff | str | os.PathLike[str] | None = None) -> Tariff | None:
@@ -134,10 +118,6 @@ def tariff_of_run(provider: str, tariff: Tariff | str | os.PathLike[str] | None 
             f"tariff {found.name}: has prices of provider {found.provider}: expected a tariff of {provider}, the provider of the run"
         )
     return found
-
-
-def _folder() -> Any:
-    return resources.files("fsd_core.cost") / "tariffs"
 
 
 def _read(name: str, path: str, content: Mapping[str, Any]) -> Tariff:

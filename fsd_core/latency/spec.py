@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
-from fsd_core.common.fields import Kind, integer, key, keys, number, read, text
+from fsd_core.common.fields import Kind, integer, key, keys, number, plain_digits, plain_number, read, text
 from fsd_core.common.fields import table as any_table
 from fsd_core.errors import InputError
 from fsd_core.latency.table import Link, Row, Table, load, of_content
@@ -16,21 +15,9 @@ from fsd_core.latency.table import Link, Row, Table, load, of_content
 __all__ = ["Latency", "words"]
 
 
-def _plain(text: str) -> float:
-    if not re.fullmatch(r"(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?", text, re.ASCII):
-        raise ValueError(text)
-    return float(text)
-
-
-def _digits(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise ValueError(text)
-    return int(text)
-
-
-_SEED = attrs.evolve(integer(0, 10**18 - 1), parse=_digits)
-_SCALE: Kind = attrs.evolve(number(0, 1000, above=True), parse=_plain)
-_WARM = attrs.evolve(number(0, 1), parse=_plain)
+_SEED = attrs.evolve(integer(0, 10**18 - 1), parse=plain_digits)
+_SCALE: Kind = attrs.evolve(number(0, 1000, above=True), parse=plain_number)
+_WARM = attrs.evolve(number(0, 1), parse=plain_number)
 
 
 @attrs.frozen(kw_only=True)

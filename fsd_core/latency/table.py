@@ -6,17 +6,12 @@ the tables ``[read]`` and ``[write]``: the bandwidth of one function (see `Link`
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import attrs
 
-from fsd_core.common.fields import choice, key, nearest, nullable, number, read, table, text
-from fsd_core.common.home import expanded
-from fsd_core.common.textfile import read_text
+from fsd_core.common.fields import choice, key, nullable, number, read, table, text
 from fsd_core.errors import InputError
 
 __all__ = ["VERBS", "Link", "Row", "Table", "load", "names"]
@@ -36,7 +31,8 @@ VERBS = {
     "start_warm": "from the begin of that request until the code of an idle instance runs",
 }
 LONGEST = 10.0  # the longest draw is this many times p99_ms, unless a row has max_ms: the point that one request in a million reaches
-_MS = number(0, 60_000, "milliseconds", above=True)  # what is longer counts as a service that is unreachable
+_FOLDER = ("fsd_core.latency", "tables")
+_MS = number(0, 1e7, "milliseconds", above=True)
 _RATE = number(0.01, 1e6, "MB/s")
 _SHARE = number(0, 1)
 
@@ -117,7 +113,9 @@ _File: Any = attrs.make_class("_File", _FILE | {verb: key(_ROW, default=None) fo
 
 def names() -> list[str]:
     """The names of the tables that come with fsd, ascending."""
-    return sorted(Path(file.name).stem for file in _folder().iterdir() if file.name.endswith(".toml"))
+    from fsd_core.common import shipped
+
+    return shipped.names(*_FOLDER)
 
 
 def load(name: str) -> Table:
@@ -125,18 +123,9 @@ def load(name: str) -> Table:
 
     Raises `InputError` on an unknown name, a file that cannot be read, an unknown verb or key, and a missing or wrong figure.
     """
-    if "/" in name or name.endswith(".toml"):
-        file: Any = expanded(name)
-    elif name in names():
-        file = _folder() / f"{name}.toml"
-    else:
-        close = nearest(name, names(), 0.5)
-        meant = f"did you mean {close}? " if close else ""
-        raise InputError(f"latency {name!r}: unknown table; {meant}expected one of {', '.join(names())}, or the path of a .toml file")
-    try:
-        content = tomllib.loads(read_text(file, f"latency {name}") if isinstance(file, Path) else file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"latency {name}: is not TOML: {' '.join(str(error).split())}") from error
+    from fsd_core.common import shipped  # a worker reads no file
+
+    _, content = shipped.load("latency", name, *_FOLDER)
     return of_content(name, content)
 
 
@@ -173,7 +162,3 @@ def _row(found: Mapping[str, Any], where: str) -> Row:
     if row.second_ms is not None and row.second_ms < row.p50_ms:
         raise InputError(f"{where}second_ms = {row.second_ms:g}: expected at least p50_ms, {row.p50_ms:g}")
     return row
-
-
-def _folder() -> Any:
-    return resources.files("fsd_core.latency") / "tables"

@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeVar
 
 import attrs
 
-from fsd_core.common.fields import integer, key, keys, number
+from fsd_core.common.fields import integer, key, keys, number, plain_digits, plain_number
 from fsd_core.driver import Code, Delivery, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
 from fsd_core.errors import InputError
 from fsd_core.wrappers.around import Around, AroundInvoker, AroundMessages, AroundObjects, Driver
@@ -38,23 +38,11 @@ def _seconds(text: str) -> float:
     match = re.fullmatch(r"([^ms]*)(ms|s)", text)
     if not match:
         raise ValueError(text)
-    return _plain_number(match[1]) / (1000 if match[2] == "ms" else 1)
+    return plain_number(match[1]) / (1000 if match[2] == "ms" else 1)
 
 
-def _plain_number(text: str) -> float:
-    if not re.fullmatch(r"(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?", text, re.ASCII):
-        raise ValueError(text)
-    return float(text)
-
-
-def _digits(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise ValueError(text)
-    return int(text)
-
-
-_RATE = attrs.evolve(number(0, 1), parse=_plain_number)
-_SEED = attrs.evolve(integer(0, 10**18 - 1), parse=_digits)
+_RATE = attrs.evolve(number(0, 1), parse=plain_number)
+_SEED = attrs.evolve(integer(0, 10**18 - 1), parse=plain_digits)
 _DELAY = attrs.evolve(
     number(0, _MAX_DELAY_S), expected=f"a time from 0s to {_MAX_DELAY_S:g}s with its unit, for instance 50ms", parse=_seconds
 )
