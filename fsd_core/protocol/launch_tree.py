@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import attrs
 
-from fsd_core.common import arguments
+from fsd_core.common.fields import integer
 
 __all__ = ["LaunchTree"]
 
 
+_COUNT = integer(1)
+
+
 def _workers(value: object) -> int:
-    return arguments.whole("workers", value, 1)
+    return int(_COUNT.check(value, "workers "))
 
 
 def _branching(value: object) -> int:
-    return arguments.whole("branching", value, 1)
+    return int(_COUNT.check(value, "branching "))
 
 
 def _roots(value: object) -> int:
-    return arguments.whole("roots", value, 1)
+    return int(_COUNT.check(value, "roots "))
 
 
 @attrs.frozen

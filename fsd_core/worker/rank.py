@@ -20,7 +20,6 @@ from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import Stopwatch
 from fsd_core.driver import Code, InvokeDriver, MessageDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import RunFailed
-from fsd_core.latency import Latency
 from fsd_core.protocol.abort import abort_peers, report_failure
 from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.protocol.runconfig import RunConfig
@@ -35,7 +34,6 @@ from fsd_core.worker import failing, lines, record
 from fsd_core.worker.background import Background
 from fsd_core.worker.layers import LayerLoop, read_staged
 from fsd_core.worker.progress import Progress
-from fsd_core.wrappers.faults import Faults
 from fsd_core.wrappers.run import RunWrappers
 
 __all__ = ["Worker"]
@@ -134,8 +132,15 @@ class Worker:
 
     def _work(self, config: RunConfig) -> None:
         """Everything from the claim to the record."""
-        faults = Faults.parse(config.faults) if config.faults else None
-        latency = Latency.unpack(config.latency) if config.latency else None
+        faults = latency = None  # their modules take 25 ms of a cold start, which a run on a cloud does not need
+        if config.faults:
+            from fsd_core.wrappers.faults import Faults
+
+            faults = Faults.parse(config.faults)
+        if config.latency:
+            from fsd_core.latency import Latency
+
+            latency = Latency.unpack(config.latency)
         self.wrappers = RunWrappers(self.meter, self.retry, self.rank, self.launch.attempt, faults=faults, latency=latency)
         self.store.driver = self.wrappers.objects(self.objects, since=self.began_monotonic)
         self.lines = lines.Lines(self.journal, self.store.driver, self.keys.log(self.rank), self.launch.deadline, self.meter)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver
-from fsd_core.latency import Latency
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
-from fsd_core.wrappers.faults import Faults, FaultyInvoker, FaultyMessages, FaultyObjects
-from fsd_core.wrappers.latency import DelayedInvoker, DelayedMessages, DelayedObjects, Delays
 from fsd_core.wrappers.metered import MeteredInvoker, MeteredMessages, MeteredObjects
+
+if TYPE_CHECKING:
+    from fsd_core.latency import Latency
+    from fsd_core.wrappers.faults import Faults
 
 __all__ = ["RunWrappers"]
 
@@ -25,7 +28,11 @@ class RunWrappers:
         self._meter = meter
         self._rank = rank
         self._faults = faults
-        self._delays = Delays(latency, rank, attempt, retry) if latency else None
+        self._delays = None
+        if latency:
+            from fsd_core.wrappers.latency import Delays  # here and below: a worker of a cloud does not import it
+
+            self._delays = Delays(latency, rank, attempt, retry)
         self.slack_s = latency.step_s if latency else 0.0  # what the latency can add to the way of one payload
 
     def objects(self, driver: ObjectDriver, *, since: float | None = None) -> ObjectDriver:
@@ -34,25 +41,37 @@ class RunWrappers:
         On the monotonic clock.
         """
         if self._delays is not None:
+            from fsd_core.wrappers.latency import DelayedObjects
+
             driver = delayed = DelayedObjects(driver, self._delays)
             if since is not None:
                 delayed.catch_up(since, ("get", "put", "get"))
         if self._faults is not None:
+            from fsd_core.wrappers.faults import FaultyObjects
+
             driver = FaultyObjects(driver, self._faults, self._rank)
         return MeteredObjects(driver, self._meter)
 
     def messages(self, driver: MessageDriver) -> MessageDriver:
         """The wrapped queue service."""
         if self._delays is not None:
+            from fsd_core.wrappers.latency import DelayedMessages
+
             driver = DelayedMessages(driver, self._delays)
         if self._faults is not None:
+            from fsd_core.wrappers.faults import FaultyMessages
+
             driver = FaultyMessages(driver, self._faults, self._rank)
         return MeteredMessages(driver, self._meter)
 
     def invoker(self, driver: InvokeDriver) -> InvokeDriver:
         """The wrapped function platform."""
         if self._delays is not None:
+            from fsd_core.wrappers.latency import DelayedInvoker
+
             driver = DelayedInvoker(driver, self._delays)
         if self._faults is not None:
+            from fsd_core.wrappers.faults import FaultyInvoker
+
             driver = FaultyInvoker(driver, self._faults, self._rank)
         return MeteredInvoker(driver, self._meter)
