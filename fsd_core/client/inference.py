@@ -96,7 +96,7 @@ def run(
     - ``latency``: let every request take at least as long as a table of latencies says: ``aws``, ``gcp``, ``azure`` or the path of a
       ``.toml`` file, with options such as ``aws,seed=1,scale=0.5``. Default: none.
 
-    What is told and kept:
+    Progress and records:
 
     - ``home``: the folder for records and computed partitions. Default: ``$FSD_HOME``, else ``~/.fsd``.
     - ``note``: texts by name for the run's record, for instance a description of ``model`` and ``inputs`` if they are not texts.

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import attrs
 
-from fsd_core.common.fields import integer
+from fsd_core.common import arguments
 
 __all__ = ["LaunchTree"]
 
 
-_COUNT = integer(1)
-
-
 def _workers(value: object) -> int:
-    return int(_COUNT.check(value, "workers "))
+    return arguments.whole("workers", value, 1)
 
 
 def _branching(value: object) -> int:
-    return int(_COUNT.check(value, "branching "))
+    return arguments.whole("branching", value, 1)
 
 
 def _roots(value: object) -> int:
-    return int(_COUNT.check(value, "roots "))
+    return arguments.whole("roots", value, 1)
 
 
 @attrs.frozen

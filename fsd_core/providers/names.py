@@ -1,4 +1,4 @@
-"""Names of an app's resources, as far as they are the same in all clouds: pure functions, which make no request."""
+"""The parts of the names of an app's resources that all clouds share: pure functions, which make no request."""
 
 from __future__ import annotations
 
