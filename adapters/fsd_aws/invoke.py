@@ -81,8 +81,8 @@ class _Failures:
                     self.sqs.delete_message_batch(QueueUrl=self._url, Entries=_entries(handle for handle, _ in removed))
                 taken += [failure for _, failure in removed if failure is not None]
             acks += self._show(left)
-        except Exception:
-            if not taken:  # what is taken is gone from the queue; the next call reads the rest
+        except Exception:  # of any request: failures that were taken are gone from the queue, so they are returned
+            if not taken:
                 raise
         return Failures(taken, receives, acks)
 

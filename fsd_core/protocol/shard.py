@@ -155,7 +155,7 @@ class LayerSizes:
     """What one rank has of one layer, in numbers of rows and of stored weights."""
 
     rows: int
-    held: int  # of its own rows of the previous layer
+    held: int  # rows of the previous layer that this rank owns; of the first layer: inputs that it gets
     away: int  # rows that it receives
     nonzeros: int
 
@@ -265,7 +265,7 @@ class ShardReader:
         groups = [(0, 1)] if self.numbers else []
         for at in range(1, len(self.numbers)):
             first, last = groups[-1]
-            # The first segment has a request of its own: the worker waits for it.
+            # The first segment is read by a separate request, because the worker waits for it.
             if first > 0 and self._ends[at] - self._starts[first] <= READ_BYTES:
                 groups[-1] = (first, last + 1)
             else:

@@ -28,7 +28,7 @@ LEAVE_S = 2.0  # how long a worker that failed tries to write its lines
 
 
 class Lines:
-    """Writes what ``journal`` holds to ``key`` on a thread of its own, from `start` to `finish`. Ignores errors."""
+    """Writes what ``journal`` holds to ``key``, on a separate thread, from `start` to `finish`. Ignores errors."""
 
     def __init__(self, journal: Journal, driver: ObjectDriver, key: str, deadline: float, meter: Meter) -> None:
         self._journal = journal

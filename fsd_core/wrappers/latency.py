@@ -149,7 +149,7 @@ class _Connections:
             real = time.monotonic()
             try:
                 yield request
-            except Exception:
+            except Exception:  # an answer that is an error takes as long as any other
                 self.delays.wait_until(request.until)
                 raise
             self.delays.took(verb, time.monotonic() - real)
