@@ -19,6 +19,7 @@ class LocalProvider(BaseProvider):
     """Implements `fsd_core.driver.Provider`."""
 
     name = "local"
+    contract = 1
     variable = RESOURCES
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
