@@ -4,15 +4,13 @@ It needs a Redis that all machines see, and `fsd-redis-worker` on each machine t
 Redis and a worker host on this machine, and stops them when this process ends. Importing this package imports no SDK.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
+from fsd_core.providers.advice import advise
 from fsd_core.providers.base import BaseProvider
-from fsd_redis.settings import PASSWORD, RESOURCES, TOKEN
-
-__all__ = ["PROVIDER", "RedisProvider"]
+from fsd_core.providers.outline import Outline
+from fsd_redis.settings import ADVICE, PASSWORD, RESOURCES, TOKEN, outline
 
 
 class RedisProvider(BaseProvider):
@@ -50,15 +48,17 @@ class RedisProvider(BaseProvider):
 
         return RedisInvoker(resources)
 
+    def outline(self, settings: Mapping[str, object]) -> Outline:
+        """The limits of an app. Raises `InputError` if a setting is wrong."""
+        return outline(settings)
+
     def credentials(self) -> str:
         """Which variables hold a password and a token. Makes no request."""
         return f"by {PASSWORD} and {TOKEN}, which only servers of your own need"
 
     def advice(self, error: BaseException | str) -> str | None:
         """What a person can do about an error of Redis, or about the text of one."""
-        from fsd_redis.client import advice
-
-        return advice(error)
+        return advise(ADVICE, error)
 
 
 PROVIDER = RedisProvider()

@@ -1,14 +1,10 @@
 """Objects in a bucket of an S3-compatible store: the driver that fsd has for Amazon S3, at the address in AWS_ENDPOINT_URL_S3."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import closing, suppress
 
 from fsd_aws.objects import AwsObjects
 from fsd_core.driver import Code, Resources
-
-__all__ = ["BucketObjects", "make", "remove"]
 
 
 class BucketObjects(AwsObjects):
@@ -19,10 +15,8 @@ class BucketObjects(AwsObjects):
 
 def make(names: Mapping[str, str], app: str) -> None:
     """Make the bucket, unless it is there. Raises the SDK's errors."""
-    region = names["region"]
-    where = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
     with closing(BucketObjects(Resources(app, 1, 1, names))) as objects, suppress(objects.native().exceptions.BucketAlreadyOwnedByYou):
-        objects.native().create_bucket(Bucket=names["bucket"], **where)
+        objects.native().create_bucket(Bucket=names["bucket"])
 
 
 def remove(had: Resources) -> str:

@@ -3,8 +3,6 @@
 All keys of an app contain ``{APP}`` in braces: so a Redis Cluster keeps them on one node, where one script can reach them.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 
@@ -14,16 +12,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from fsd_core.driver import Code, Resources
-from fsd_core.providers.advice import advise
 from fsd_core.providers.codes import Codes
 from fsd_redis.settings import PASSWORD
 
-__all__ = ["BLOCK_S", "RedisDriver", "advice", "classify", "client", "name"]
-
-BLOCK_S = 5.0  # the longest that one request waits in Redis
-CONNECT_S, ANSWER_S = 5.0, BLOCK_S + 15.0
-_WORDS = {  # the first word of an answer; those of our scripts are NOAPP, NOQUEUE and EXISTS
-    Code.NOT_FOUND: "NOAPP NOQUEUE NOGROUP UNBLOCKED",
+CONNECT_S, BLOCK_S, ANSWER_S = 5.0, 5.0, 20.0  # one request waits at most BLOCK_S in Redis
+_WORDS = {  # the first word of an answer; those of our scripts are NOAPP, NOKEY, NOQUEUE and EXISTS
+    Code.NOT_FOUND: "NOAPP NOKEY NOQUEUE NOGROUP UNBLOCKED",
     Code.ALREADY_EXISTS: "EXISTS",
     Code.UNAVAILABLE: "MISCONF NOREPLICAS BUSY",
 }
@@ -36,18 +30,12 @@ _KINDS = (  # the first match counts
     ((sdk.DataError, sdk.ResponseError), Code.INVALID),
 )
 _CODES = Codes(_WORDS, _KINDS)
-_ADVICE = (
-    ("OOM command not allowed|OutOfMemoryError", "Redis has no memory left: raise its maxmemory, or set [redis] bucket"),
-    ("NOAUTH|WRONGPASS|AuthenticationError", f"set {PASSWORD} to the password of Redis, here and on each worker host"),
-    ("Connection refused", "nothing listens there: start Redis or the worker host, or correct [redis] url or workers"),
-    ("max number of clients reached", "raise maxclients of Redis"),
-)
 
 
 def client(url: str) -> redis.Redis:
     """A thread-safe client that sends each request once: fsd_core alone repeats requests."""
-    waits: Any = {"socket_connect_timeout": CONNECT_S, "socket_timeout": ANSWER_S, "retry": Retry(NoBackoff(), 0)}
-    return redis.Redis.from_url(url, password=os.environ.get(PASSWORD) or None, max_connections=1024, protocol=2, **waits)
+    waits: Any = {"socket_connect_timeout": CONNECT_S, "socket_timeout": ANSWER_S, "retry": Retry(NoBackoff(), 0), "protocol": 2}
+    return redis.Redis.from_url(url, password=os.environ.get(PASSWORD) or None, max_connections=1024, **waits)
 
 
 def name(app: str, *parts: object) -> str:
@@ -59,11 +47,6 @@ def classify(error: BaseException) -> Code:
     """The `Code` of an error of Redis, by its first word or by its class; UNKNOWN for any other exception."""
     word = str(error).partition(" ")[0] if isinstance(error, sdk.ResponseError) else ""
     return _CODES.word(word) or _CODES.error(error)
-
-
-def advice(error: BaseException | str) -> str | None:
-    """What a person can do about an error; `None` for an unknown error."""
-    return advise(_ADVICE, error)
 
 
 class RedisDriver:

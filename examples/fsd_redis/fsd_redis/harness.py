@@ -1,7 +1,5 @@
 """Servers on this machine: for a run without the setting ``url``, for ``--emulator``, and for the conformance suite."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import secrets
@@ -13,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 from fsd_conformance import emulators
 from fsd_conformance.emulators.emulator import Emulator
@@ -20,9 +19,8 @@ from fsd_conformance.emulators.process import Guard, Server
 from fsd_conformance.harness import EmulatedHarness, Harness, Kind
 from fsd_core.driver import Provider, Resources
 from fsd_core.errors import InputError
+from fsd_redis.invoke import SECRET
 from fsd_redis.settings import PASSWORD, TOKEN, URL, WORKERS
-
-__all__ = ["HARNESSES", "Here", "RedisHarness", "here"]
 
 
 class RedisServer(Server):
@@ -54,7 +52,7 @@ class WorkerHost(Server):
     """A worker host."""
 
     name = "worker"
-    health = "/health"
+    health = "/"
 
     def __init__(self, folder: Path, guard: Guard | None, env: Callable[[], Mapping[str, str]]) -> None:
         super().__init__(folder, guard)
@@ -63,6 +61,13 @@ class WorkerHost(Server):
     def command(self) -> Sequence[str]:
         """The command of the package."""
         return [sys.executable, "-P", "-m", "fsd_redis.worker", "--listen", f"{self.host}:{self.port}"]
+
+    def healthy(self) -> bool:
+        """Whether the host answers, and knows the token."""
+        asked = Request(self.url, headers={SECRET: self._env()[TOKEN]})
+        with suppress(OSError), urlopen(asked, timeout=5):
+            return True
+        return False
 
     def environment(self) -> Mapping[str, str]:
         """With the secrets, and with what leads to an S3-compatible store."""

@@ -1,23 +1,16 @@
 """Functions on worker hosts: a launch is a POST to one of them, which answers when the function has ended (`fsd_redis.worker`)."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import random
 from collections.abc import Callable
 
-import attrs
-
 from fsd_core.driver import Code, Failures, Resources
-from fsd_core.providers.environment import function_limits, to_environment
+from fsd_core.providers.environment import to_environment
 from fsd_core.providers.http_invoke import HttpInvoker, PostLaunch
 from fsd_redis.client import classify
-from fsd_redis.settings import TOKEN
+from fsd_redis.settings import TOKEN, functions
 
-__all__ = ["APP", "PAYLOAD_BYTES", "SECRET", "RedisInvoker"]
-
-PAYLOAD_BYTES = 1 << 20
 APP, SECRET = "X-Fsd-App", "X-Fsd-Token"  # the headers of a launch: the app's `Resources` as JSON, and the host's token
 
 
@@ -27,10 +20,8 @@ class RedisInvoker:
     service = "the worker hosts"
 
     def __init__(self, resources: Resources) -> None:
-        urls = resources.names["workers"].split(",")
-        about = {"source": "fsd_redis: the [redis] settings", "as_of": "2026-11-26"}
-        one = function_limits(resources.names, payload_bytes=PAYLOAD_BYTES, failures="launcher", **about)
-        self.limits = attrs.evolve(one, concurrency=len(urls) * (one.concurrency or 1))
+        names, urls = resources.names, resources.names["workers"].split(",")
+        self.limits = functions(len(urls) * int(names["concurrency"]), int(names["memory_mb"]), float(names["timeout_s"]))
         headers = {APP: to_environment(resources), SECRET: os.environ.get(TOKEN, "")}
         self._hosts = [HttpInvoker(f"{url}/launch", lambda: headers, self.limits, classify) for url in urls]
         self._turn = itertools.count(random.randrange(len(urls)))

@@ -8,47 +8,35 @@ A token is (id, number of the delivery), and the script that acknowledges compar
 delivery must not remove the message under its next receiver. Each request is one script or one command.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import time
 from collections.abc import Sequence
 
-from fsd_core.driver import Code, Delivery, Message, MessageLimits, Rejected, Resources
+from fsd_core.driver import Code, Delivery, Message, Rejected, Resources
 from fsd_core.providers.checks import check_ack, check_publish, check_receive
 from fsd_redis.client import BLOCK_S, RedisDriver, name
+from fsd_redis.settings import messages
 
-__all__ = ["GROUP", "RedisMessages", "queue"]
-
-GROUP = "fsd"
-_PUBLISH = """
-for _, queue in ipairs(KEYS) do
-  if redis.call('EXISTS', queue) == 0 then return redis.error_reply('NOQUEUE ' .. queue .. ' does not exist') end
-end
-for i, queue in ipairs(KEYS) do redis.call('XADD', queue, '*', 'b', ARGV[i]) end
-"""
-_AGAIN = """
-local lease, limit, cursor, found = ARGV[1], tonumber(ARGV[2]), '0-0', {}
+_PUBLISH = """for i, queue in ipairs(KEYS) do
+  if not redis.call('XADD', queue, 'NOMKSTREAM', '*', 'b', ARGV[i]) then return redis.error_reply('NOQUEUE ' .. queue) end
+end"""
+_AGAIN = """local limit, got, found = tonumber(ARGV[2]), {'0-0'}, {}
 repeat
-  local got = redis.call('XAUTOCLAIM', KEYS[1], 'fsd', 'fsd', lease, cursor, 'COUNT', limit - #found)
-  cursor = got[1]
+  got = redis.call('XAUTOCLAIM', KEYS[1], 'fsd', 'fsd', ARGV[1], got[1], 'COUNT', limit - #found)
   for _, entry in ipairs(got[2]) do
     local pending = redis.call('XPENDING', KEYS[1], 'fsd', entry[1], entry[1], 1)
     found[#found + 1] = {entry[1], pending[1][4], entry[2][2]}
   end
-until cursor == '0-0' or #found >= limit
-return found
-"""
-_ACK = """
-for i = 1, #ARGV, 2 do
+until got[1] == '0-0' or #found >= limit
+return found"""
+_ACK = """for i = 1, #ARGV, 2 do
   local pending = redis.call('XPENDING', KEYS[1], 'fsd', ARGV[i], ARGV[i], 1)
   if pending[1] and pending[1][4] == tonumber(ARGV[i + 1]) then
     redis.call('XACK', KEYS[1], 'fsd', ARGV[i])
     redis.call('XDEL', KEYS[1], ARGV[i])
   end
-end
-"""
+end"""
 
 
 def queue(app: str, slot: int, rank: int) -> str:
@@ -63,18 +51,14 @@ class RedisMessages(RedisDriver):
         super().__init__(resources)
         self._slot = slot
         self._look_s: dict[int, float] = {}  # rank -> when to look for ended leases again
-        self.limits = MessageLimits(
-            batch_messages=100, batch_bytes=4 << 20, message_bytes=1 << 20, overhead_bytes=0, receive_messages=100, wait_s=20.0,
-            lease_s=float(resources.names["lease_s"]), billing_bytes=64 << 10, body="binary", as_of="2026-11-26",
-            source="fsd_redis: Redis takes 512 MB a value; a script stops all other requests, so it shall be short",
-        )  # fmt: skip
+        self.limits = messages(float(resources.names["lease_s"]))
 
     def route(self, rank: int) -> int:
         """Always 0: one script reaches every queue."""
         return 0
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
-        """Send all messages or none, by one script."""
+        """Send all messages by one script; none where memory is full, and those before it where a queue is missing."""
         check_publish(self.limits, messages, self.route)
         queues = [queue(self._app, self._slot, message.rank) for message in messages]
         self._redis.eval(_PUBLISH, len(queues), *queues, *(message.body for message in messages))
@@ -92,7 +76,7 @@ class RedisMessages(RedisDriver):
                 if again:
                     return [Delivery((entry, count), body) for entry, count, body in again]
             wait = math.ceil(1000 * min(until - now, eighth, BLOCK_S))
-            found = self._redis.xreadgroup(GROUP, GROUP, {key: ">"}, limit, block=wait if wait > 0 else None)
+            found = self._redis.xreadgroup("fsd", "fsd", {key: ">"}, limit, block=wait if wait > 0 else None)
             if found:
                 return [Delivery((entry, 1), fields[b"b"]) for entry, fields in found[0][1]]
             now = time.monotonic()
@@ -103,7 +87,6 @@ class RedisMessages(RedisDriver):
         """Remove deliveries, by one script. A message that was delivered again is not removed."""
         check_ack(self.limits, tokens)
         sound = [token for token in tokens if isinstance(token, tuple)]
-        if sound:
-            self._redis.eval(_ACK, 1, queue(self._app, self._slot, rank), *itertools.chain(*sound))
+        self._redis.eval(_ACK, 1, queue(self._app, self._slot, rank), *itertools.chain(*sound))
         wrong = (index for index, token in enumerate(tokens) if not isinstance(token, tuple))
         return [Rejected(index, Code.INVALID, f"token {tokens[index]!r}: expected the token of a delivery") for index in wrong]

@@ -4,39 +4,26 @@ Each request is one script, so a reader never sees a part of a put, and of sever
 many gigabytes belong into a bucket (`fsd_redis.bucket`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
-from fsd_core.driver import Code, ObjectLimits, Page, Refused, Rejected, Resources
+from fsd_core.driver import Code, Page, Refused, Rejected, Resources
 from fsd_core.providers.checks import check_delete, check_put, check_range
 from fsd_redis.client import RedisDriver, name
-
-__all__ = ["MARK", "RedisObjects"]
+from fsd_redis.settings import OBJECTS
 
 MARK = "app"  # the key that exists as long as the app does
 _APP = "if redis.call('EXISTS', KEYS[1]) == 0 then return redis.error_reply('NOAPP ' .. KEYS[1] .. ' does not exist') end\n"
-_PUT = f"""{_APP}
-if ARGV[3] == '1' and redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('EXISTS ' .. ARGV[1] .. ' exists') end
+_PUT = f"""{_APP}if ARGV[3] == '1' and redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('EXISTS ' .. ARGV[1]) end
 redis.call('SET', KEYS[2], ARGV[2])
-redis.call('ZADD', KEYS[3], 0, ARGV[1])
-"""
-_GET = f"""{_APP}
-if redis.call('EXISTS', KEYS[2]) == 0 then return redis.error_reply('NOAPP ' .. KEYS[2] .. ' does not exist') end
+redis.call('ZADD', KEYS[3], 0, ARGV[1])"""
+_GET = f"""{_APP}if redis.call('EXISTS', KEYS[2]) == 0 then return redis.error_reply('NOKEY ' .. KEYS[2] .. ' does not exist') end
 if ARGV[1] == '' then return redis.call('GET', KEYS[2]) end
-return redis.call('GETRANGE', KEYS[2], ARGV[1], ARGV[2])
-"""
-_LIST = f"""{_APP}
-return redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])
-"""
-_DELETE = f"""{_APP}
-for i, key in ipairs(ARGV) do
+return redis.call('GETRANGE', KEYS[2], ARGV[1], ARGV[2])"""
+_LIST = f"{_APP}return redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])"
+_DELETE = f"""{_APP}for i, key in ipairs(ARGV) do
   redis.call('DEL', KEYS[i + 2])
   redis.call('ZREM', KEYS[2], key)
-end
-"""
-_SOURCE = "https://redis.io/docs/latest/develop/data-types/strings/: 512 MB a value; poll_s from a look-up of 0.1 ms"
-_LIMITS = ObjectLimits(object_bytes=512 << 20, delete_keys=1000, page_keys=1000, poll_s=0.002, source=_SOURCE, as_of="2026-11-26")
+end"""
 
 
 class RedisObjects(RedisDriver):
@@ -44,7 +31,7 @@ class RedisObjects(RedisDriver):
 
     def __init__(self, resources: Resources) -> None:
         super().__init__(resources)
-        self.limits = _LIMITS
+        self.limits = OBJECTS
         self._mark, self._keys = name(self._app, MARK), name(self._app, "keys")
 
     def _key(self, key: str) -> str:

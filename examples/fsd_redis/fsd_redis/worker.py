@@ -5,128 +5,87 @@ too many functions run, 504 and 500 if it was stopped or died, which the launche
 function; its parent is a process without threads that has imported all modules already, so a function starts in some milliseconds.
 """
 
-from __future__ import annotations
-
 import argparse
 import hmac
 import json
-import multiprocessing
-import multiprocessing.connection
-import multiprocessing.forkserver
 import os
+import resource
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from multiprocessing import connection, forkserver, get_context
 from typing import ClassVar
 
-from fsd_core.driver import Resources
-from fsd_core.errors import FsdError, InputError
-from fsd_core.providers.environment import from_record
 from fsd_core.providers.http_invoke import NONCE
 from fsd_redis import PROVIDER
-from fsd_redis.invoke import APP, PAYLOAD_BYTES, SECRET
-from fsd_redis.settings import RESOURCES, TOKEN
+from fsd_redis.invoke import APP, SECRET
+from fsd_redis.settings import PAYLOAD_BYTES, RESOURCES, TOKEN
 
-__all__ = ["main"]
-
-
-_TICK_S = 0.05
-_DIED = 70  # the exit code of a function that could not report its failure
-_FORKS = multiprocessing.get_context("forkserver")
-_PRELOAD = ["fsd_core.worker", "fsd_redis.messages", "fsd_redis.objects", "fsd_redis.invoke", "fsd_redis.worker"]
-_ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # functions share the machine
-_starting = threading.Lock()  # multiprocessing looks at all children when it starts one
+_FORKS = get_context("forkserver")
+_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")  # functions share the machine
+_lock = threading.Lock()  # multiprocessing looks at all children when it starts one
 
 
-def _function(payload: bytes, nonce: str | None, app: str) -> None:
-    """In the process of a function. The exit code 0 or 1: the function reported its end."""
+def _function(payload: bytes, nonce: str | None, app: str, memory_mb: int) -> None:
+    """In the process of a function. The exit code 0 or 1: the function reported its end, also that its memory did not suffice."""
     from fsd_core.worker import handle
 
     os.environ[RESOURCES] = app
-    code = _DIED
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, memory_mb << 20))
     try:
-        code = handle(payload, PROVIDER, nonce=nonce)
-    except BaseException as error:
-        print(f"fsd worker: {error}", file=sys.stderr) if isinstance(error, FsdError) else traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
+        os._exit(handle(payload, PROVIDER, nonce=nonce))
+    except BaseException:
+        traceback.print_exc()
+        os._exit(os.EX_SOFTWARE)
 
 
-def _run(payload: bytes, nonce: str | None, app: str, resources: Resources) -> tuple[int, str]:
+def _run(payload: bytes, nonce: str | None, app: str, memory_mb: int, timeout_s: float) -> tuple[int, str]:
     """Run a function to its end. Returns the status of the answer, and why the function ended if it did not report that itself."""
-    timeout_s, memory_mb = float(resources.names["timeout_s"]), int(resources.names["memory_mb"])
-    process = _FORKS.Process(target=_function, args=(payload, nonce, app), daemon=True)
-    with _starting:
+    process = _FORKS.Process(target=_function, args=(payload, nonce, app, memory_mb), daemon=True)
+    with _lock:
         process.start()
-    until, killed = time.monotonic() + timeout_s, (0, "")
-    while not multiprocessing.connection.wait([process.sentinel], _TICK_S):
-        if time.monotonic() > until:
-            killed = 504, f"exceeded its time limit of {timeout_s:g} s"
-        elif _resident(process.pid) > memory_mb << 20:
-            killed = 500, f"exceeded its memory limit of {memory_mb} MB"
-        if killed[0]:
-            process.kill()
-    with _starting:
+    if not connection.wait([process.sentinel], timeout_s):
+        process.kill()
+        return 504, f"exceeded its time limit of {timeout_s:g} s"
+    with _lock:
         code = process.exitcode or 0
-        process.close()
-    return (200, "") if code in (0, 1) else killed if killed[0] else (500, f"killed by signal {-code}" if code < 0 else f"exit code {code}")
-
-
-def _resident(pid: int | None) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):  # it ended, or the system has no /proc
-        return 0
+    return (200, "") if code in (0, 1) else (500, f"killed by signal {-code}" if code < 0 else f"exit code {code}")
 
 
 class _Handler(BaseHTTPRequestHandler):
-    token: str
+    token: ClassVar[bytes]
     running: ClassVar[Counter[str]] = Counter()  # functions of each app
 
-    def do_GET(self) -> None:
-        """Whether the host runs and, for a client that sends a token, whether it is the right one."""
-        if self.headers.get(SECRET) is None or self._knows():
-            self._answer(200, "fsd-redis-worker")
-
     def do_POST(self) -> None:
-        """A launch."""
-        size, app = int(self.headers.get("Content-Length") or 0), self.headers.get(APP, "")
-        if not 0 <= size <= PAYLOAD_BYTES:
-            return self._answer(413, f"a launch of {size} bytes: expected at most {PAYLOAD_BYTES}")
-        payload = self.rfile.read(size)
-        if not self._knows():
-            return None
+        """A launch; a GET asks whether this host runs and knows the client."""
+        if not hmac.compare_digest(self.headers.get(SECRET, "").encode(), self.token):
+            return self._answer(401, f"expected the {TOKEN} of this host")
+        if self.command == "GET":
+            return self._answer(200, "ready")
         try:
-            resources = from_record(app, str(json.loads(app)["app"]), "a launch")
-        except (InputError, ValueError, KeyError, TypeError):
-            return self._answer(400, f"expected the app's resources in the header {APP}")
-        most = int(resources.names["concurrency"])
-        with _starting:
-            full = self.running[resources.app] >= most
-            self.running[resources.app] += not full
+            app, names = self.headers[APP], json.loads(self.headers[APP])["names"]
+            payload = self.rfile.read(min(int(self.headers["Content-Length"]), PAYLOAD_BYTES))
+            most, memory_mb, timeout_s = int(names["concurrency"]), int(names["memory_mb"]), float(names["timeout_s"])
+        except (ValueError, KeyError, TypeError) as error:
+            return self._answer(400, f"expected a payload, and the app's resources in the header {APP}: {error!r}")
+        with _lock:
+            full = self.running[app] >= most
+            self.running[app] += not full
         if full:
-            return self._answer(429, f"{most} functions of app {resources.app} run already: expected fewer than [redis] concurrency")
+            return self._answer(429, f"{most} functions of this app run already: expected fewer than [redis] concurrency")
         try:
-            return self._answer(*_run(payload, self.headers.get(NONCE), app, resources))
+            return self._answer(*_run(payload, self.headers[NONCE], app, memory_mb, timeout_s))
         finally:
-            with _starting:
-                self.running[resources.app] -= 1
+            with _lock:
+                self.running[app] -= 1
 
-    def _knows(self) -> bool:
-        known = hmac.compare_digest(self.headers.get(SECRET, "").encode(), self.token.encode())
-        if not known:
-            self._answer(401, f"wrong token: expected the {TOKEN} of this host in the environment of the client")
-        return known
+    do_GET = do_POST
 
     def _answer(self, status: int, text: str) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(len(text.encode())))
         self.end_headers()
         self.wfile.write(text.encode())
 
@@ -139,21 +98,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="fsd-redis-worker", description="Runs functions of fsd on this machine.")
     parser.add_argument("--listen", default="127.0.0.1:7070", metavar="HOST:PORT", help="default: %(default)s; 0.0.0.0:7070 for others")
     host, _, port = parser.parse_args().listen.rpartition(":")
-    _Handler.token = os.environ.get(TOKEN, "")
+    _Handler.token = os.environ.get(TOKEN, "").encode()
     if len(_Handler.token) < 16:
         parser.error(f"{TOKEN}: expected a secret of at least 16 characters, the same in the environment of the clients")
-    os.environ.update(_ONE_THREAD)
+    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    _FORKS.set_forkserver_preload(_PRELOAD)
-    multiprocessing.forkserver.ensure_running()
-    ThreadingHTTPServer.request_queue_size = 512
+    _FORKS.set_forkserver_preload(["fsd_core.worker", "fsd_redis.messages", "fsd_redis.objects", "fsd_redis.worker"])
+    forkserver.ensure_running()
+    ThreadingHTTPServer.request_queue_size = 512  # all ranks may be launched at once
     try:
         server = ThreadingHTTPServer((host, int(port)), _Handler)
     except (OSError, ValueError, OverflowError) as error:
         parser.error(f"--listen {host}:{port}: {error}: expected HOST:PORT of this machine")
-    with server:
-        print(f"fsd-redis-worker: listens on {host}:{server.server_port}", file=sys.stderr, flush=True)
-        server.serve_forever()
+    print(f"fsd-redis-worker: listens on {host}:{server.server_port}", file=sys.stderr, flush=True)
+    server.serve_forever()
 
 
 if __name__ == "__main__":
