@@ -1,6 +1,6 @@
 """Measures one step of the exchange over each channel, without computing: each of P processes sends to all others.
 
-    python benchmarks/exchange.py [--workers 8] [--sizes 1,10,200] [--steps 60] [--rounds 3] [--providers local] [--channels queue,object,hybrid]
+    python benchmarks/exchange.py [--workers 8] [--sizes 1,10,200] [--steps 60] [--rounds 3] [--providers local,redis]
 
 Providers and channels take turns (A, B, C, A, B, C, ...), and the figures are over all rounds. The time of a step is that of its slowest
 rank. ``CPU ms`` is the processor time of all ranks together for one step; for a provider with a server on this machine that tells its own

@@ -67,12 +67,12 @@ class RedisProvisioner:
     def destroy(self, app: str) -> Sequence[str]:
         """Remove the bucket, then the record, so that no request of a worker makes anything anew; then all keys."""
         with self._asking(app) as api:
-            had, removed = self._read(api, app), []
-            if had and had.names["bucket"]:
+            removed = []
+            if (had := self._read(api, app)) and had.names["bucket"]:
                 from fsd_redis.bucket import remove
 
                 removed.append(remove(had))
-            removed += [f"app {app}"] if api.delete(name(app, MARK)) else []
+            removed += [f"app {app}"] * api.delete(name(app, MARK))
             keys = sum(api.delete(key) for key in api.scan_iter(name(app, "*"), count=1000))
             return removed + ([f"{keys} queues and objects"] if keys else [])
 
