@@ -17,7 +17,6 @@ import attrs
 import numpy as np
 
 from fsd_core.client import collect, history, stage
-from fsd_core.client.batches import cut
 from fsd_core.client.cleanup import Cleanup
 from fsd_core.client.follow import Follower
 from fsd_core.client.result import Result, keep, left_out, over_ranks, warn
@@ -26,6 +25,7 @@ from fsd_core.driver import Code, InvokeDriver, ObjectDriver, Provider, Resource
 from fsd_core.errors import DriverError, FsdError, RunFailed
 from fsd_core.latency import Latency
 from fsd_core.partition import ExchangePlan, Parallel, Partition
+from fsd_core.plan.batches import cut
 from fsd_core.protocol.abort import report_failure
 from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.protocol.runconfig import VERSION, RunConfig
