@@ -17,7 +17,7 @@ from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, Obj
 from fsd_core.codec import encode
 from fsd_core.common.logs import Journal, masked, set_level
 from fsd_core.common.sealed import seal
-from fsd_core.common.stopwatch import Stopwatch
+from fsd_core.common.stopwatch import Starved, Stopwatch
 from fsd_core.driver import Code, InvokeDriver, MessageDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import RunFailed
 from fsd_core.protocol.abort import abort_peers, report_failure
@@ -73,7 +73,8 @@ class Worker:
         self._layer_at = time.monotonic()
         self.began, self.began_monotonic = time.time(), time.monotonic()
         self.launch_s = 0.0  # from the start of the run, on the client's clock, until this worker began
-        self.watch = Stopwatch()
+        self.starved = Starved()
+        self.watch = Stopwatch(waits=self.starved)
         self.keys = RunKeys(launch.run)
         self.meter = Meter()
         self.stop = threading.Event()
@@ -114,6 +115,7 @@ class Worker:
         """End the background tasks and close the drivers: in a warm function, an open receiver would receive messages of the next run."""
         self.background.over.set()
         self.stop.set()
+        self.starved.close()
         if self.lines is not None:
             self.lines.finish()
         if self.channel is not None:
