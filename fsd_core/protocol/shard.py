@@ -24,12 +24,14 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core import kernel
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent
-from fsd_core.kernel import DENSE_SHARE, Weights
+from fsd_core.kernel import DENSE_SHARE, Finish
 from fsd_core.model import tensors
 
 if TYPE_CHECKING:
+    from fsd_core.kernel import Fused, Weights
     from fsd_core.model import Layer, Model
     from fsd_core.partition import ExchangePlan, Partition
 
@@ -61,20 +63,11 @@ class LayerShard:
     """One rank's part of one layer, ready to multiply. "Held rows" are the rank's own rows of the previous layer."""
 
     number: int  # of the layer, from 1
-    local: Weights  # (rows, held rows that are multiplied)
-    remote: Weights | None  # (rows, received rows); `None` if the rank receives nothing
-    own: NDArray[np.int32] | None  # positions of the multiplied rows among the held rows; `None`: all of them, in order
-    bias: NDArray[np.float32]  # (rows,)
-    activation: str
-    clip: float | None
-    challenge: bool  # the bias is added only where the product is nonzero
+    rows: int  # that the rank computes. Without any, it only sends
+    local: Weights | Fused  # (rows, held rows that are multiplied); it makes activations of its sums if ``remote`` is `None`
+    remote: Weights | Fused | None  # (rows, received rows); `None` if the rank receives nothing
     receives: list[tuple[int, int]]  # (source, number of rows), in the column order of the remote weights
     sends: list[tuple[int, NDArray[np.int32]]]  # (target, positions among the held rows)
-
-    @property
-    def rows(self) -> int:
-        """The rows that the rank computes. Without any, it only sends."""
-        return len(self.bias)
 
 
 def build(model: Model, partition: Partition, plan: ExchangePlan, rank: int) -> bytes:
@@ -289,21 +282,21 @@ def _layer(number: int, segment: memoryview) -> LayerShard:
     rows, own = len(arrays["bias"]), int(metadata["own"])
     away = int(arrays["source_rows"].sum())
     groups = np.split(arrays["target_positions"], np.cumsum(arrays["target_rows"])[:-1])
+    clip = float(metadata["clip"]) if metadata["clip"] else None
+    finish = Finish(arrays["bias"], metadata["activation"], clip, metadata["challenge"] == "1")
     return LayerShard(
         number=number,
-        local=_weights(arrays, "local", (rows, own)),
-        remote=_weights(arrays, "remote", (rows, away)) if away else None,
-        own=arrays.get("own"),
-        bias=arrays["bias"],
-        activation=metadata["activation"],
-        clip=float(metadata["clip"]) if metadata["clip"] else None,
-        challenge=metadata["challenge"] == "1",
+        rows=rows,
+        local=_weights(arrays, "local", (rows, own), arrays.get("own"), None if away else finish),
+        remote=_weights(arrays, "remote", (rows, away), None, finish) if away else None,
         receives=list(zip(arrays["sources"].tolist(), arrays["source_rows"].tolist(), strict=True)),
         sends=list(zip(arrays["targets"].tolist(), groups, strict=False)),
     )
 
 
-def _weights(arrays: dict[str, NDArray[Any]], name: str, shape: tuple[int, int]) -> Weights:
+def _weights(
+    arrays: dict[str, NDArray[Any]], name: str, shape: tuple[int, int], own: NDArray[np.int32] | None, finish: Finish | None
+) -> Weights | Fused:
     if f"{name}.dense" in arrays:
-        return Weights(shape, None, arrays[f"{name}.dense"])
-    return Weights(shape, (arrays[f"{name}.indptr"], arrays[f"{name}.indices"], arrays[f"{name}.values"]), None)
+        return kernel.weights(shape, None, arrays[f"{name}.dense"], own, finish)
+    return kernel.weights(shape, (arrays[f"{name}.indptr"], arrays[f"{name}.indices"], arrays[f"{name}.values"]), None, own, finish)
