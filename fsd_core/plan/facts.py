@@ -54,14 +54,19 @@ class Facts:
         alive = max(1.0, float(self.live.min()) * self.sampled / self.samples)
         return math.sqrt((1 - self.sampled / self.samples) / alive)
 
-    def encoded(self, number: int, rows: NDArray[np.int32] | None = None) -> float:
-        """The bytes of the encoded activations after layer ``number`` (0: of the input), of ``rows`` or all, for all samples."""
+    def encoded(self, number: int, rows: NDArray[np.int32] | None = None, most: int | None = None) -> float:
+        """The bytes of the encoded activations after layer ``number`` (0: of the input), of ``rows`` or all, for all samples.
+
+        ``most``: encode no more live samples than that, which is faster and less exact.
+        """
         block = self.blocks[number]
         if block is None:
             width = int(self.widths[number]) if rows is None else len(rows)
             return EMPTY_BYTES + width * float(self.live[number]) * self._dense_bytes
-        size = len(encode(block if rows is None else block.take(rows)))
-        return EMPTY_BYTES + max(0, size - EMPTY_BYTES) / float(self.shares[number])
+        fewer = block if most is None else _fewer(block, most)
+        share = float(self.shares[number]) * (len(fewer.live) / len(block.live) if len(block.live) else 1.0)
+        size = len(encode(fewer if rows is None else fewer.take(rows)))
+        return EMPTY_BYTES + max(0, size - EMPTY_BYTES) / share
 
     @property
     def _dense_bytes(self) -> float:
@@ -158,8 +163,12 @@ def _weights(layer: Layer) -> Weights:
 
 def _kept(block: Block, layers: int) -> Block:
     """The block with fewer live samples if all layers together would take too much memory."""
-    columns = max(1, KEPT_VALUES // (layers + 1) // max(1, block.rows))
-    if columns >= block.values.shape[1]:
+    return _fewer(block, max(1, KEPT_VALUES // (layers + 1) // max(1, block.rows)))
+
+
+def _fewer(block: Block, columns: int) -> Block:
+    """The block with at most so many live samples, spread over all."""
+    if columns >= len(block.live):
         return block
     chosen = np.arange(columns) * len(block.live) // columns
     return Block(np.ascontiguousarray(block.values[:, np.concatenate([[0], 1 + chosen])]), block.live[chosen], block.samples)

@@ -22,9 +22,9 @@ from fsd_core.protocol.shard import LayerSizes
 
 __all__ = ["Estimator", "Split", "Step", "of_partition"]
 
-ENCODE_COST = 1.0  # about the seconds that a split may take to encode samples of what travels
+ENCODE_COST = 2.0  # about the seconds that a split may take to encode samples of what travels
 CALL_S, VALUE_S = 80e-6, 20e-9  # of one call of the encoder, and for each value
-PAIRS = 6  # of a layer that an estimate encodes
+PAIRS, ESTIMATE_COST, ESTIMATE_SAMPLES = 3, 0.15, 256  # an estimate encodes so many pairs of a layer, of so many live samples
 COUNTED_NONZEROS = 4_000_000  # weights that an estimate looks at for one number of ranks; other layers move as much as their neighbours
 IMBALANCE = 1.05  # the largest share of a layer's work, as a multiple of an equal share
 Rows = Callable[[int, int], NDArray[np.int32]]
@@ -120,25 +120,39 @@ def of_partition(facts: Facts, partition: Partition, plan: ExchangePlan, paralle
     return Split(parallel, tuple(batches), tuple(partition.starts), steps, rows, plan.loads.astype(np.float64), inputs, True)
 
 
-def _bytes_per_row(facts: Facts, layers: Sequence[int], counts: Sequence[NDArray[np.float64]], rows_of: Rows, cost: float) -> list[float]:
-    """For each step, the bytes of a travelling row. Encodes pairs of the steps with the most bytes, as far as ``cost`` allows.
+def _spread_order(count: int) -> list[int]:
+    """The numbers below ``count`` in an order of which each beginning is spread over all: the ends, then middles of ever shorter spans."""
+    return sorted(range(count), key=lambda at: (at not in (0, count - 1), at != 1, f"{at:032b}"[::-1]))
 
-    The other steps have as many bytes for a row of a live sample as their neighbours.
+
+def _bytes_per_row(
+    facts: Facts,
+    layers: Sequence[int],
+    counts: Sequence[NDArray[np.float64]],
+    rows_of: Rows,
+    cost: float,
+    samples: int | None = None,
+) -> list[float]:
+    """For each step, the bytes of a travelling row. Encodes pairs of some steps, as far as ``cost`` allows.
+
+    The other steps have as many bytes for a row of a live sample as their neighbours. ``samples``: encode no more live samples.
     """
     alive = [float(facts.live[number - 1]) for number in layers]
     known: dict[int, float] = {}
-    order = sorted(range(len(layers)), key=lambda at: (at not in (0, len(layers) - 1), -float(counts[at].sum()) * alive[at]))
-    for at in order:
+    for at in _spread_order(len(layers)):
         block = facts.blocks[layers[at] - 1]
         if not len(counts[at]) or block is None:
             continue
-        values = float(counts[at].max()) * block.values.shape[1]
+        columns = min(block.values.shape[1], samples or block.values.shape[1])
+        values = float(counts[at].max()) * columns
         most = int(cost / (CALL_S + VALUE_S * values))
         if most < 1:
             continue
         pairs = np.unique(np.linspace(0, len(counts[at]) - 1, min(most, len(counts[at]), 64)).astype(int))
-        cost -= len(pairs) * CALL_S + VALUE_S * block.values.shape[1] * float(counts[at][pairs].sum())
-        found = [(len(ids), facts.encoded(layers[at] - 1, ids) - EMPTY_BYTES) for ids in (rows_of(at, int(pair)) for pair in pairs)]
+        cost -= len(pairs) * CALL_S + VALUE_S * columns * float(counts[at][pairs].sum())
+        found = [
+            (len(ids), facts.encoded(layers[at] - 1, ids, samples) - EMPTY_BYTES) for ids in (rows_of(at, int(pair)) for pair in pairs)
+        ]
         known[at] = sum(size for _, size in found) / max(1, sum(count for count, _ in found))
     if not known:
         return [4.0 * each for each in alive]
@@ -190,7 +204,9 @@ class Estimator:
                 owner = spread(int(self.facts.widths[step + 1]), tensor)
                 return np.flatnonzero(owner == pair * tensor // min(PAIRS, tensor)).astype(np.int32)
 
-            self._rows[tensor] = _bytes_per_row(self.facts, [layer + 1 for layer in layers], counts, rows_of, ENCODE_COST / 10)
+            self._rows[tensor] = _bytes_per_row(
+                self.facts, [layer + 1 for layer in layers], counts, rows_of, ESTIMATE_COST, ESTIMATE_SAMPLES
+            )
         return self._rows[tensor]
 
     def _moved(self, layer: int, tensor: int) -> NDArray[np.float64]:
