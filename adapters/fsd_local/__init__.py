@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
 from fsd_core.providers.base import BaseProvider
+from fsd_core.providers.outline import Outline
 from fsd_local.variables import RESOURCES
 
 __all__ = ["PROVIDER", "LocalProvider"]
@@ -44,6 +45,12 @@ class LocalProvider(BaseProvider):
         from fsd_local.invoke import LocalInvoker
 
         return LocalInvoker(resources)
+
+    def outline(self, settings: Mapping[str, object]) -> Outline:
+        """The limits of an app on this machine. Raises `InputError` if a setting is wrong."""
+        from fsd_local.outline import outline
+
+        return outline(settings)
 
     def credentials(self) -> str:
         """This machine needs no credentials."""

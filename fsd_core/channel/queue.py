@@ -8,21 +8,21 @@ import logging
 import math
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 
 from fsd_core.channel.channel import Channel, ChannelConfig, StallLimit, describe, explain
-from fsd_core.channel.frames import HEADER_BYTES, Frame, FrameError, Kind, Stray, fill, pack, split, unpack
+from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, pack, split, unpack
 from fsd_core.channel.mailbox import Duplicate, Inconsistent, Unexpected
+from fsd_core.channel.packing import ack_messages, batched, open_receiver, piece_bytes
 from fsd_core.common.crew import each
 from fsd_core.driver import Code, Delivery, Message, MessageDriver
 from fsd_core.errors import FsdError, RunFailed
 from fsd_core.storage.retry import Retry
 
-__all__ = ["QueueChannel"]
+__all__ = ["QueueChannel", "linger_s"]
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,11 @@ ABORT_THREADS = 32  # some services take half a second to reach a queue for the 
 LINGER_SHARE = 0.35
 MAX_LINGER_S = 0.05
 LEASES = 3.5  # three replies in a row may be lost: each time, the service delivers the messages again only after a lease
+
+
+def linger_s(waited_s: float) -> float:
+    """The pause between two receives of a step, in seconds, if the last step waited for so long."""
+    return min(MAX_LINGER_S, LINGER_SHARE * waited_s)
 
 
 class QueueChannel(Channel):
@@ -49,11 +54,10 @@ class QueueChannel(Channel):
         super().__init__(config, StallLimit(min_s=LEASES * driver.limits.lease_s + config.slack_s, start_s=config.start_s))
         self.driver = driver
         self._text = driver.limits.body == "text"
-        room = driver.limits.message_bytes * 3 // 4 // 3 * 3 if self._text else driver.limits.message_bytes
-        self.piece_bytes = room - HEADER_BYTES
         limits = driver.limits
-        self._open = self.eager or limits.outstanding_messages is not None  # True: the thread receives all the time
-        self._ack_messages = min(limits.batch_messages, (limits.outstanding_messages or 2 * limits.batch_messages) // 2)
+        self.piece_bytes = piece_bytes(limits)
+        self._open = open_receiver(limits, self.eager)  # True: the thread receives all the time
+        self._ack_messages = ack_messages(limits)
         self._ack_bytes = (limits.outstanding_bytes or math.inf) / 2
         # Not yet acknowledged, oldest first: monotonic time of delivery, token, bytes of the body.
         self._tokens: list[tuple[float, object, int]] = []
@@ -94,14 +98,9 @@ class QueueChannel(Channel):
 
     def batches(self, messages: Sequence[Message]) -> Iterator[list[Message]]:
         """Group ``messages`` into batches. All messages of a batch have the same route, and each batch is within the service's limits."""
-        routes: dict[Hashable, list[Message]] = defaultdict(list)
-        for message in messages:
-            routes[self.driver.route(message.rank)].append(message)
-        limits = self.driver.limits
-        for group in routes.values():
-            sizes = [len(message.body) + limits.overhead_bytes for message in group]
-            for batch in fill(sizes, limits.batch_messages, limits.batch_bytes):
-                yield [group[index] for index in batch]
+        entries = [(message.rank, len(message.body)) for message in messages]
+        for batch in batched(entries, self.driver.route, self.driver.limits):
+            yield [messages[number] for number in batch]
 
     def publish(self, batch: list[Message], retry: Retry | None = None) -> None:
         """Publish a batch, and repeat the request with the refused messages until the service has accepted all.
@@ -153,7 +152,7 @@ class QueueChannel(Channel):
                     self._take(delivery)
                 self._ack(everything=False)
                 if not self._open and self._step is not None and self.mailbox.missing(self._step):
-                    self._closed.wait(min(MAX_LINGER_S, LINGER_SHARE * self._waited_s))
+                    self._closed.wait(linger_s(self._waited_s))
                 if time.time() >= self.me.deadline:
                     return
             self._ack(everything=True)

@@ -52,12 +52,7 @@ def _head(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("weights", f"{amount(facts['weights']['bytes'])} in {facts['weights']['tensors']} tensors"),
         ("multiply-adds", f"{facts['multiply_adds']:,} for one sample{uncounted}"),
         ("largest node", f"{largest['name']} ({largest['operator']}): {_costs(largest)}"),
-        (
-            "fsd run",
-            "runs it: a chain of layers"
-            if facts["not_runnable"] is None
-            else f"does not run it: {facts['not_runnable'].split(': expected')[0]}",
-        ),
+        ("fsd run", "runs it: a chain of layers" if why is None else f"does not run it: {why.split(': expected')[0]}"),
         ("digest", facts["digest"]),
     ]
     return rows

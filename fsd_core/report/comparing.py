@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from fsd_core import cost, providers
-from fsd_core.client.batches import plan_batches
 from fsd_core.client.inference import check_options, open_samples, run
 from fsd_core.client.job import Progress
 from fsd_core.client.result import Result
@@ -22,6 +21,7 @@ from fsd_core.latency import Latency
 from fsd_core.machine.emulators import emulator as emulated
 from fsd_core.model import Model, open_model
 from fsd_core.partition import METHODS, Partition, checked, find_partition, parallel
+from fsd_core.plan.batches import plan_batches
 from fsd_core.protocol.runconfig import CHANNELS
 from fsd_core.report.compare import Case, Comparison, Where, take_turns
 from fsd_core.versions import versions
