@@ -27,6 +27,8 @@ REQUIRED = ("numpy", "attrs", "zstandard", "scipy", "safetensors", "click", "ric
 EXTRAS = {
     "mtkahypar": "pip install 'fsd-inference[partition]': without it, block replaces hypergraph partitions, and workers send more rows",
     "scikit-learn": "pip install 'fsd-inference[demo]': fsd demo and the input `digits` need it",
+    "onnx": "pip install 'fsd-inference[onnx]': ONNX models need it",
+    "onnxruntime": "pip install 'fsd-inference[onnx]': ONNX models need it",
     "matplotlib": "pip install 'fsd-inference[report]': fsd report and fsd compare --report need it",
     "moto": "pip install 'fsd-inference[emulators]', or --emulator installs it below FSD_HOME",
     "awslambdaric": "pip install 'fsd-inference[emulators]', or --emulator installs it below FSD_HOME",
