@@ -92,7 +92,7 @@ def test_a_killed_function_ends_its_run_at_once_with_its_rank(here: Here, tmp_pa
     before = time.monotonic()
     with pytest.raises(RunFailed, match="killed by signal 9") as caught:
         run(MODEL, INPUTS, provider="redis", channel="queue", workers=3, partition="block", settings=SETTINGS, home=tmp_path, app="kill",
-            latency="aws,seed=1", progress=kill)  # fmt: skip
+            faults="delay=1s,seed=1", progress=kill)  # fmt: skip
     assert caught.value.rank is not None
     assert killed
     assert time.monotonic() - before < 60
