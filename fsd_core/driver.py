@@ -123,6 +123,7 @@ class MessageLimits:
     # For a service that pushes messages without a receive: it stops when this much is delivered and not yet acknowledged.
     outstanding_messages: int | None = None
     outstanding_bytes: int | None = None
+    direct: bool = False  # a publish is a request to a queue itself, although the service has topics too: it has another price
 
 
 @runtime_checkable
@@ -377,8 +378,12 @@ class Provider(Protocol):
         Raises `InputError` if the app's queues do not allow this.
         """
 
-    def messages(self, resources: Resources, slot: int) -> MessageDriver:
-        """A driver for the queues of ``slot`` (from 0)."""
+    def messages(self, resources: Resources, slot: int, *, direct: bool = False) -> MessageDriver:
+        """A driver for the queues of ``slot`` (from 0).
+
+        With ``direct``, a publish takes the way that delivers soonest, even if one publish then reaches fewer ranks. A provider with one
+        way ignores it. All drivers of a slot use the same queues: with ``direct`` and without, each must receive what the other publishes.
+        """
 
     def objects(self, resources: Resources) -> ObjectDriver:
         """A driver for the app's object store."""

@@ -26,6 +26,7 @@ from fsd_core.wrappers.around import AroundObjects
 from fsd_core.wrappers.latency import MARK_BYTES, DelayedInvoker, DelayedMessages, DelayedObjects, Delays, mark, unmark
 from fsd_core.wrappers.metered import MeteredMessages
 from fsd_local import PROVIDER
+from waiting import until
 
 AGES = 3_000_000.0  # milliseconds: no test ends if it waits so long
 
@@ -129,12 +130,37 @@ def test_of_two_receives_one_returns_a_message_at_its_time(messages: MessageDriv
     driver = DelayedMessages(messages, delays(deliver=always(600)))
     with ThreadPoolExecutor(1) as pool:
         long = pool.submit(driver.receive, 0, 10, 20.0)
-        while driver._receiving[0] == 0:
-            time.sleep(0.001)
+        until(lambda: driver._inboxes[0].asking)
         driver.publish([Message(0, b"body")])
-        short = driver.receive(0, 10, 0.3)  # may take the message from the service: then it waits for it, though its wait is over
-        messages.publish([Message(0, b"end")])
-        assert b"body" in [each.body for each in (*short, *long.result())]
+        assert not driver.receive(0, 10, 0.05)
+        assert [each.body for each in long.result()] == [b"body"]
+
+
+@pytest.mark.parametrize(("direct", "rows", "seconds"), [(True, True, 3), (True, False, 1), (False, True, 1)])
+def test_a_direct_driver_takes_the_times_of_the_direct_way(messages: MessageDriver, direct: bool, rows: bool, seconds: int) -> None:
+    more = {"publish_direct": always(2000), "deliver_direct": always(3000)} if rows else {}
+    noted = Noted(latency(publish=always(500), publish_batch=always(500), deliver=always(1000), **more))
+    driver = DelayedMessages(messages, noted, direct=direct)
+    before = time.monotonic()
+    for bodies in ([b"one"], [b"two", b"three"]):
+        driver.publish([Message(0, body) for body in bodies])
+        assert noted.moments[-1] - before == pytest.approx(2 if direct and rows else 0.5, abs=0.3)
+    marks = [unmark(each.body) for each in messages.receive(0, 10, 0.0)]
+    assert [found[2] for found in marks if found is not None] == [seconds] * 3
+    assert driver.limits.direct == (direct and rows)
+
+
+def test_each_message_comes_at_its_time_if_any_receive_is_open(messages: MessageDriver) -> None:
+    """The receive that took both messages from the service returns with the first; the other one returns the second."""
+    driver = DelayedMessages(messages, delays())
+    now = time.time()
+    with ThreadPoolExecutor(2) as pool:
+        receives = [pool.submit(driver.receive, 0, 10, 20.0) for _ in range(2)]
+        until(lambda: driver._inboxes[0].asking)
+        messages.publish([Message(0, mark(body, now, delay_s)) for body, delay_s in ((b"first", 0.2), (b"second", 0.4))])
+        came = [[each.body for each in receive.result()] for receive in receives]
+    assert sorted(came) in ([[b"first"], [b"second"]], [[], [b"first", b"second"]])
+    assert time.time() - now >= 0.4
 
 
 def test_a_clock_that_is_ahead_holds_no_message_for_longer_than_its_delay(messages: MessageDriver) -> None:

@@ -1,9 +1,10 @@
 """SNS topics and SQS queues, one queue for each rank of a slot.
 
-A publish is one PublishBatch, a receive one ReceiveMessage, an ack one DeleteMessageBatch. Every queue has a raw-delivery subscription to
+A publish is one PublishBatch, or without topics one SendMessageBatch to the queue of one rank. A receive is one ReceiveMessage, an ack one
+DeleteMessageBatch. Every queue has a raw-delivery subscription to
 its topic with a filter on the attribute ``target`` (`fsd_aws.names`), so one publish reaches all ranks of the topic. SNS and SQS bodies are
 Unicode text: bytes travel in a binary attribute beside a body of one character, or as base64 text in the body where an emulator does not
-support binary attributes. ``names["body"]`` is ``binary`` or ``text``.
+support binary attributes. ``names["body"]`` is ``binary`` or ``text``. A message has the same form on both ways, except for ``target``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from fsd_aws.names import BODY, TARGET, Names, target
 from fsd_core.driver import Code, Delivery, Message, MessageLimits, Rejected, Resources
 from fsd_core.providers.checks import check_ack, check_publish, check_receive
 
-__all__ = ["AwsMessages"]
+__all__ = ["AwsDirectMessages", "AwsMessages"]
 
 _GONE = frozenset({"ReceiptHandleIsInvalid"})  # errors of a delete: the message is gone, or was delivered again
 
@@ -101,6 +102,34 @@ class AwsMessages:
         """Close the connections."""
         self._sns.close()
         self._sqs.close()
+
+
+class AwsDirectMessages(AwsMessages):
+    """Publishes straight to the queues, which saves the way through a topic. One publish reaches one rank."""
+
+    service = "Amazon SQS"
+
+    def __init__(self, resources: Resources, slot: int) -> None:
+        super().__init__(resources, slot)
+        self.limits = limits.direct(self.limits)
+
+    def route(self, rank: int) -> int:
+        """The rank itself: a publish goes to one queue."""
+        return rank
+
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        """Send messages; returns one `Rejected` for each that SQS refused. Raises `Refused` over a limit, before any request."""
+        check_publish(self.limits, messages, self.route)
+        answer = self._sqs.send_message_batch(
+            QueueUrl=self._url(messages[0].rank),
+            Entries=[{"Id": str(number), **self._entry(message)} for number, message in enumerate(messages)],
+        )
+        return _rejected(answer)
+
+    def _entry(self, message: Message) -> dict[str, Any]:
+        if not self._binary:
+            return {"MessageBody": message.body.decode("ascii")}
+        return {"MessageBody": "-", "MessageAttributes": {BODY: {"DataType": "Binary", "BinaryValue": message.body}}}
 
 
 def _rejected(answer: Mapping[str, Any], harmless: frozenset[str] = frozenset()) -> list[Rejected]:

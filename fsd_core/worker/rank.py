@@ -196,9 +196,9 @@ class Worker:
         settings = ChannelConfig(me, expected, self.retry, self.pool, eager=eager, start_s=start_s, slack_s=slack_s)
         if config.channel == "object":
             return ObjectChannel(self.store, settings)
-        driver = self.provider.messages(self.resources, self.launch.slot)
+        driver = self.provider.messages(self.resources, self.launch.slot, direct=eager)
         self.drivers.append(driver)
-        messages = self.wrappers.messages(driver)
+        messages = self.wrappers.messages(driver, direct=eager)
         if config.channel == "hybrid":
             return HybridChannel(messages, self.store, settings)
         return QueueChannel(messages, settings)
