@@ -141,10 +141,7 @@ class MessageDriver(Protocol):
     limits: MessageLimits
 
     def route(self, rank: int) -> Hashable:
-        """The destination to which a publish for ``rank`` goes. One publish can carry messages for all ranks with an equal route.
-
-        Makes no request.
-        """
+        """The destination of a publish for ``rank``: one publish can carry messages for all ranks of an equal route. Makes no request."""
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
         """Send 1 to ``batch_messages`` messages of one route. Over a limit, it must raise `Code.TOO_LARGE` or `Code.INVALID`."""
@@ -379,10 +376,9 @@ class Provider(Protocol):
         """
 
     def messages(self, resources: Resources, slot: int, *, direct: bool = False) -> MessageDriver:
-        """A driver for the queues of ``slot`` (from 0).
+        """A driver for the queues of ``slot`` (from 0). With ``direct``, it publishes on the way that delivers soonest, if it has several.
 
-        With ``direct``, a publish takes the way that delivers soonest, even if one publish then reaches fewer ranks. A provider with one
-        way ignores it. All drivers of a slot use the same queues: with ``direct`` and without, each must receive what the other publishes.
+        A driver with ``direct`` and one without must receive what the other publishes. One publish of the former may reach fewer ranks.
         """
 
     def objects(self, resources: Resources) -> ObjectDriver:
