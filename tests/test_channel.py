@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from attrs import evolve
 
-from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, RankIdentity, describe
+from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, RankIdentity, describe, packing
 from fsd_core.channel import channel as channels
 from fsd_core.channel import queue as queues
 from fsd_core.channel.frames import Frame, Kind, pack
@@ -186,7 +186,7 @@ def test_a_small_payload_is_sent_twice_and_arrives_once(make: Make) -> None:
     assert list(receiver.receive(0)) == [(0, b"small")]
     until(lambda: sender.meter.snapshot()["messages_sent"] == 2)
     sender.finish()
-    large = b"x" * queues.COPY_BYTES  # with its header it is over the limit
+    large = b"x" * packing.COPY_BYTES  # with its header it is over the limit
     sender.send(1, [(1, large)])
     assert list(receiver.receive(1)) == [(0, large)]
     sender.finish()
@@ -271,14 +271,14 @@ def test_several_receives_are_open_and_none_when_the_last_payload_has_arrived(ma
 
     sources = list(range(1, 40))
     receiver = make("queue", 0, {0: sources, 1: sources}, workers=40, eager=True, around=around)
-    until(lambda: found[0].now == queues.RECEIVES)
+    until(lambda: found[0].now == packing.RECEIVES)
     for step in (0, 1):
         for source in sources:
             make("queue", source, {}, workers=40).send(step, [(0, b"%d" % source)])
         assert sorted(receiver.receive(step)) == [(source, b"%d" % source) for source in sources]
     receiver.finish()
     assert found[0].now == 0
-    assert found[0].most == queues.RECEIVES
+    assert found[0].most == packing.RECEIVES
 
 
 def test_a_receive_is_opened_only_if_more_payloads_are_awaited_than_the_others_can_return(make: Make) -> None:

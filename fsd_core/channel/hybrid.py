@@ -18,9 +18,10 @@ from fsd_core.errors import RunFailed
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.store import Store
 
-__all__ = ["HybridChannel"]
+__all__ = ["NOTICE_BYTES", "HybridChannel"]
 
 _NOTICE = struct.Struct("<QQI")  # offset, length, CRC-32
+NOTICE_BYTES = _NOTICE.size
 
 
 class HybridChannel(QueueChannel):

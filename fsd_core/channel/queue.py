@@ -8,33 +8,38 @@ import logging
 import math
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from typing import Any
+
+import numpy as np
 
 from fsd_core.channel.channel import POLL_S, Channel, ChannelConfig, Sending, StallLimit, describe, explain
-from fsd_core.channel.frames import HEADER_BYTES, Frame, FrameError, Kind, Stray, fill, pack, split, unpack
+from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, pack, split, unpack
 from fsd_core.channel.mailbox import Duplicate, Inconsistent, Unexpected
+from fsd_core.channel.packing import RECEIVE_MESSAGES, ack_messages, batched, copies, open_receiver, open_receives, piece_bytes
 from fsd_core.common.crew import each
 from fsd_core.driver import Code, Delivery, Message, MessageDriver, Rejected
 from fsd_core.errors import FsdError, RunFailed
 from fsd_core.storage.retry import Retry
 
-__all__ = ["QueueChannel"]
+__all__ = ["QueueChannel", "linger_s"]
 
 log = logging.getLogger(__name__)
 
 ABORT_THREADS = 32  # some services take half a second to reach a queue for the first time
 LINGER_SHARE = 0.35
 MAX_LINGER_S = 0.05
-COPY_BYTES = 64 << 10  # the transfer of a larger batch takes longer than a second copy gains
 COPIES = 32  # threads that send second copies: so none waits for another, and no first one waits for a second one
-RECEIVES = 4
-RECEIVE_MESSAGES = 10  # of each of several receives
 NEXT_WAIT_S = 2.0  # of every receive but the first: so long it may stay open after a failed run
 LEASES = 3.5  # three replies in a row may be lost: each time, the service delivers the messages again only after a lease
+
+
+def linger_s(waited_s: Any) -> Any:
+    """The pause between two receives of a step, in seconds, if the last step waited for so long: a number or an array of numbers."""
+    return np.minimum(MAX_LINGER_S, LINGER_SHARE * waited_s)
 
 
 class QueueChannel(Channel):
@@ -62,17 +67,15 @@ class QueueChannel(Channel):
         super().__init__(config, StallLimit(min_s=LEASES * driver.limits.lease_s + config.slack_s, start_s=config.start_s))
         self.driver = driver
         self._text = driver.limits.body == "text"
-        room = driver.limits.message_bytes * 3 // 4 // 3 * 3 if self._text else driver.limits.message_bytes
-        self.piece_bytes = room - HEADER_BYTES
         limits = driver.limits
-        pushed = limits.outstanding_messages is not None
-        self._open = self.eager or pushed  # True: the threads receive all the time
+        self.piece_bytes = piece_bytes(limits)
+        self._open = open_receiver(limits, self.eager)  # True: the threads receive all the time
         self._copies = ThreadPoolExecutor(COPIES, thread_name_prefix="copy") if self.eager else None
-        receives = RECEIVES if self.eager and not pushed else 1
+        receives = open_receives(limits, self.eager)
         self._receive_messages = limits.receive_messages if receives == 1 else min(limits.receive_messages, RECEIVE_MESSAGES)
         self._receiving = 0  # receives that are open
         self._turn = threading.Condition()
-        self._ack_messages = min(limits.batch_messages, (limits.outstanding_messages or 2 * limits.batch_messages) // 2)
+        self._ack_messages = ack_messages(limits)
         self._ack_bytes = (limits.outstanding_bytes or math.inf) / 2
         # Not yet acknowledged, oldest first: monotonic time of delivery, token, bytes of the body.
         self._tokens: list[tuple[float, object, int]] = []
@@ -113,7 +116,7 @@ class QueueChannel(Channel):
     def publish_soon(self, messages: Sequence[Message]) -> None:
         """Start to publish ``messages``. If this fails, `receive` or `finish` raises its error. Thread-safe."""
         for batch in self.batches(messages):
-            if self._copies is None or sum(len(message.body) for message in batch) > COPY_BYTES:
+            if self._copies is None or copies(sum(len(message.body) for message in batch)) == 1:
                 self.submit(partial(self.publish, batch))
                 continue
             sent = threading.Event()
@@ -131,14 +134,9 @@ class QueueChannel(Channel):
 
     def batches(self, messages: Sequence[Message]) -> Iterator[list[Message]]:
         """Group ``messages`` into batches. All messages of a batch have the same route, and each batch is within the service's limits."""
-        routes: dict[Hashable, list[Message]] = defaultdict(list)
-        for message in messages:
-            routes[self.driver.route(message.rank)].append(message)
-        limits = self.driver.limits
-        for group in routes.values():
-            sizes = [len(message.body) + limits.overhead_bytes for message in group]
-            for batch in fill(sizes, limits.batch_messages, limits.batch_bytes):
-                yield [group[index] for index in batch]
+        entries = [(message.rank, len(message.body)) for message in messages]
+        for batch in batched(entries, self.driver.route, self.driver.limits):
+            yield [messages[number] for number in batch]
 
     def publish(self, batch: list[Message], retry: Retry | None = None) -> None:
         """Publish a batch, and repeat the request with the refused messages until the service has accepted all.
@@ -185,7 +183,7 @@ class QueueChannel(Channel):
                 self._receive(wait_s)
                 self._ack(everything=False)
                 if not self._open and self._step is not None and self.mailbox.missing(self._step):
-                    self._closed.wait(min(MAX_LINGER_S, LINGER_SHARE * self._waited_s))
+                    self._closed.wait(float(linger_s(self._waited_s)))
                 if time.time() >= self.me.deadline:
                     return
             self._ack(everything=True)
