@@ -235,23 +235,29 @@ class ShardReader:
 
     def __iter__(self) -> Iterator[LayerShard]:
         """Yield the layers in order."""
+        for layers in self.together():
+            yield from layers
+
+    def together(self) -> Iterator[list[LayerShard]]:
+        """Yield the layers in order, those together that one request read: all of them once they are kept."""
         if self._kept:
-            yield from self._kept
+            yield self._kept
             return
         groups = self._groups()
         ahead: Future[bytes] | None = None
         for number, (first, last) in enumerate(groups):
             data = ahead.result() if ahead is not None else self._segments(first, last)
             ahead = self._pool.submit(self._segments, *groups[number + 1]) if number + 1 < len(groups) else None
+            layers = []
             for at in range(first, last):
                 start = int(self._starts[at] - self._starts[first])
                 segment = memoryview(data)[start : start + int(self._ends[at] - self._starts[at])]
                 if zlib.crc32(segment) != self._checksums[at]:
                     raise self._damaged("the checksum of this layer is wrong", self.numbers[at])
-                layer = _layer(self.numbers[at], segment)
-                if self._kept is not None:
-                    self._kept.append(layer)
-                yield layer
+                layers.append(_layer(self.numbers[at], segment))
+            if self._kept is not None:
+                self._kept += layers
+            yield layers
 
     def _groups(self) -> list[tuple[int, int]]:
         """Group the segments: each pair (first, last) means that one request reads the segments [first, last)."""
