@@ -24,7 +24,7 @@ COMMANDS = {
     "report": "write_report",
     "runs": "past_runs",
     "logs": "read_log",
-    "partition": "make_partition, ExchangePlan",
+    "partition": "make_partition, ExchangePlan, estimate_partition",
     "model import": "import_model, save_model",
     "model radixnet": "radixnet, save_model",
     "model show": "open_model, describe_model",
@@ -45,7 +45,7 @@ COMMANDS = {
 GROUPS = {
     "Running a model": "run, Result, Progress, serial",
     "Models and inputs": "open_model, import_model, radixnet, save_model, describe_model, Model, Layer, Csr, open_inputs",
-    "Partitions": "make_partition, Partition, ExchangePlan",
+    "Partitions": "make_partition, Partition, ExchangePlan, estimate_partition, Estimate",
     "Comparisons and reports": "compare, Comparison, write_comparison, write_report, Report",
     "Past runs": "past_runs, PastRun, read_log, RunLog",
     "Money": "bill, Bill, Usage, load_tariff, tariff_names, Tariff",

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from fsd_core.model.serial import serial
     from fsd_core.model.sources import import_model, open_model
     from fsd_core.model.store import save as save_model
+    from fsd_core.partition.estimate import Estimate
+    from fsd_core.partition.estimate import estimate as estimate_partition
     from fsd_core.partition.methods import partition as make_partition
     from fsd_core.partition.owners import Partition
     from fsd_core.partition.plan import ExchangePlan
@@ -52,6 +54,7 @@ __all__ = [
     "DamagedContent",
     "Demo",
     "DriverError",
+    "Estimate",
     "ExchangePlan",
     "FsdError",
     "InputError",
@@ -79,6 +82,7 @@ __all__ = [
     "doctor",
     "emulator",
     "emulator_states",
+    "estimate_partition",
     "import_model",
     "load_tariff",
     "make_partition",
@@ -115,6 +119,8 @@ _PLACES = {
     "Csr": "model.layer",
     "open_inputs": "model.inputs",
     "make_partition": "partition.methods:partition",
+    "estimate_partition": "partition.estimate:estimate",
+    "Estimate": "partition.estimate",
     "Partition": "partition.owners",
     "ExchangePlan": "partition.plan",
     "compare": "report.comparing",
