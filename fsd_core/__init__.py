@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from fsd_core.model.serial import serial
     from fsd_core.model.sources import import_model, open_model
     from fsd_core.model.store import save as save_model
+    from fsd_core.partition.estimate import Estimate
+    from fsd_core.partition.estimate import estimate as estimate_partition
     from fsd_core.partition.methods import partition as make_partition
     from fsd_core.partition.owners import Partition
     from fsd_core.partition.plan import ExchangePlan
@@ -55,6 +57,7 @@ __all__ = [
     "DamagedContent",
     "Demo",
     "DriverError",
+    "Estimate",
     "ExchangePlan",
     "FsdError",
     "Graph",
@@ -84,6 +87,7 @@ __all__ = [
     "doctor",
     "emulator",
     "emulator_states",
+    "estimate_partition",
     "import_model",
     "load_tariff",
     "make_partition",
@@ -126,6 +130,8 @@ _PLACES = {
     "Graph": "graph.graph",
     "open_inputs": "model.inputs",
     "make_partition": "partition.methods:partition",
+    "estimate_partition": "partition.estimate:estimate",
+    "Estimate": "partition.estimate",
     "Partition": "partition.owners",
     "ExchangePlan": "partition.plan",
     "compare": "report.comparing",
