@@ -107,7 +107,7 @@ def test_without_words_it_helps(fsd):
 
 
 COMMANDS = """run, compare, report, partition, model import, model radixnet, model show, deploy, destroy, gc, clean, conformance, doctor,
-    demo, emulators up, emulators down, emulators status, tariff list, tariff show, bill"""
+    demo, emulators up, emulators down, emulators status, provider new, tariff list, tariff show, bill"""
 
 
 @pytest.mark.parametrize("words", COMMANDS.replace("\n   ", "").split(", "))
