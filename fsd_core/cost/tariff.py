@@ -1,7 +1,7 @@
 """Tariffs: dated prices with their sources, one TOML file each. A user can write a file of the same form.
 
 A file has the keys ``provider``, ``region``, ``as_of`` and optionally ``title``, a table ``[function]`` (see `FunctionRule`), and tables
-``[[price]]`` (see `Price`). Every price names its source.
+``[[price]]`` (see `Price`), and optionally ``[server]`` (see `Server`). Every price names its source.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 import attrs
 
 from fsd_core.common import arguments, shipped
-from fsd_core.common.fields import Kind, boolean, key, listed, read, table, text
+from fsd_core.common.fields import Kind, boolean, integer, key, listed, nullable, read, table, text
 from fsd_core.cost.quantities import AMOUNT, CONFIDENCE, DATED, NEEDED, POSITIVE, QUANTITIES, FunctionRule
 from fsd_core.errors import InputError
 
-__all__ = ["Price", "Tariff", "default_tariff", "load", "names", "tariff_of_run"]
+__all__ = ["Price", "Server", "Tariff", "default_tariff", "load", "names", "tariff_of_run"]
 
 _FOLDER = ("fsd_core.cost", "tariffs")
 DEFAULTS = {"local": "local", "aws": "aws-us-east-1", "gcp": "gcp-us-central1", "azure": "azure-eastus2"}
@@ -54,11 +54,25 @@ class Price:
 
 
 @attrs.frozen(kw_only=True)
+class Server:
+    """A server that always runs, to compare with: a table ``[server]``."""
+
+    name: str = key(text())
+    usd_hour: float = key(POSITIVE)
+    memory_mb: int = key(integer(1))
+    vcpus: float = key(POSITIVE)
+    source: str = key(text())
+    as_of: str = key(DATED)
+    confidence: str = key(CONFIDENCE)
+
+
+@attrs.frozen(kw_only=True)
 class Tariff:
     """The prices of one provider in one region.
 
     - ``name``, ``title``, ``provider``, ``region``: texts. ``as_of``: the date of the prices. ``path``: the file.
     - ``function``: how the platform bills the time of functions. ``prices``: what each SKU costs, with its source and confidence.
+    - ``server``: a server to compare with; `None` if the file has none.
     """
 
     name: str
@@ -69,6 +83,7 @@ class Tariff:
     function: FunctionRule
     prices: tuple[Price, ...]
     path: str
+    server: Server | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -80,6 +95,7 @@ class _File:
     region: str = key(text())
     as_of: str = key(DATED)
     function: Mapping[str, Any] = key(table("a table, [function]"))
+    server: Mapping[str, Any] | None = key(nullable(table("a table, [server]")), default=None)
     price: list[Mapping[str, Any]] = key(Kind("tables, [[price]]", listed(table()).holds))
 
 
@@ -143,6 +159,7 @@ def _read(name: str, path: str, content: Mapping[str, Any]) -> Tariff:
         function=rule,
         prices=prices,
         path=path,
+        server=None if file.server is None else read(Server, file.server, f"{where}[server] "),
     )
 
 
