@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from fsd_core.partition.methods import partition as make_partition
     from fsd_core.partition.owners import Partition
     from fsd_core.partition.plan import ExchangePlan
+    from fsd_core.plan.choose import Candidate
+    from fsd_core.plan.making import Plan, make_plan
+    from fsd_core.plan.predict import Prediction
     from fsd_core.report.compare import Comparison
     from fsd_core.report.comparing import compare
     from fsd_core.report.past import PastRun, past_runs
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bill",
+    "Candidate",
     "Check",
     "CheckFailed",
     "Code",
@@ -66,6 +70,8 @@ __all__ = [
     "Model",
     "Partition",
     "PastRun",
+    "Plan",
+    "Prediction",
     "Progress",
     "Report",
     "Resources",
@@ -91,6 +97,7 @@ __all__ = [
     "import_model",
     "load_tariff",
     "make_partition",
+    "make_plan",
     "open_graph",
     "open_inputs",
     "open_model",
@@ -134,6 +141,10 @@ _PLACES = {
     "Estimate": "partition.estimate",
     "Partition": "partition.owners",
     "ExchangePlan": "partition.plan",
+    "make_plan": "plan.making",
+    "Plan": "plan.making",
+    "Candidate": "plan.choose",
+    "Prediction": "plan.predict",
     "compare": "report.comparing",
     "Comparison": "report.compare",
     "write_comparison": "report.writing",
