@@ -161,7 +161,7 @@ def _mul(to: _Chain, node: Any, given: dict[str, Any]) -> None:
 
 
 def _div(to: _Chain, node: Any, given: dict[str, Any]) -> None:
-    to.open().scale(1 / to.vector(node, 1))
+    to.open().scale(np.float32(1) / to.vector(node, 1))
 
 
 def _batch_normalization(to: _Chain, node: Any, given: dict[str, Any]) -> None:
