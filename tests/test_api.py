@@ -479,6 +479,8 @@ RIGHT: dict[str, dict[str, Any]] = {  # arguments that have no default
     "radixnet": {"neurons": 1024, "layers": 2},
     "save_model": {"model": fsd_core.open_model(NET), "path": "made"},
     "describe_model": {"model": fsd_core.open_model(NET)},
+    "open_graph": {"path": "nosuch.onnx"},
+    "save_graph": {"graph": None, "path": "made"},
     "open_inputs": {"spec": INPUT, "width": 1024},
     "make_partition": {"model": fsd_core.open_model(NET), "workers": 2},
     "write_comparison": {"comparison": None},
