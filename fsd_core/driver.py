@@ -28,6 +28,7 @@ from typing import Literal, Protocol, runtime_checkable
 import attrs
 
 __all__ = [
+    "CONTRACT",
     "WORKER",
     "Code",
     "Delivery",
@@ -48,6 +49,7 @@ __all__ = [
     "Resources",
 ]
 
+CONTRACT = 1  # the version of this contract; it grows with each change that makes an older provider fail
 WORKER = "worker"  # the function of every app that runs `fsd_core.worker.handle`
 
 
@@ -361,6 +363,7 @@ class Provider(Protocol):
     """
 
     name: str
+    contract: int  # the `CONTRACT` for which the provider was written, as a number: core refuses a provider of another one
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
         """A provisioner with ``settings``, the provider's table in ``fsd.toml``. Raises `InputError` if a setting is wrong."""

@@ -88,6 +88,19 @@ def test_the_root_of_core_is_small_and_no_module_is_long() -> None:
     assert long == {}
 
 
+def test_core_knows_no_cloud_by_its_name() -> None:
+    """A provider by somebody else is found as those of this project are: by its entry point, see `fsd_core.common.plugins`."""
+    named = [
+        f"{file.relative_to(ROOT)}: {line.strip()}"
+        for file in CORE.rglob("*")
+        if file.is_file() and file.suffix != ".pyc"
+        for line in file.read_text().splitlines()
+        if re.search(r"fsd_(aws|gcp|azure)|[\"'](aws|gcp|azure)[\"']", line)
+    ]
+    docstrings = [line for line in named if re.search(r"``|fsd_core\.emulator\(|fsd_core\.run\(", line)]
+    assert sorted(set(named) - set(docstrings)) == []
+
+
 def test_core_imports_no_sdk_and_a_worker_nothing_heavy() -> None:
     code = (
         "import sys\n"

@@ -21,6 +21,7 @@ class AwsProvider(BaseProvider):
     """Implements `fsd_core.driver.Provider`."""
 
     name = "aws"
+    contract = 1
     variable = RESOURCES
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:

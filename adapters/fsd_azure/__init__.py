@@ -23,6 +23,7 @@ class AzureProvider(BaseProvider):
     """Implements `fsd_core.driver.Provider`."""
 
     name = "azure"
+    contract = 1
     variable = RESOURCES
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:

@@ -20,6 +20,7 @@ class GcpProvider(BaseProvider):
     """Implements `fsd_core.driver.Provider`."""
 
     name = "gcp"
+    contract = 1
     variable = RESOURCES
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:

@@ -20,6 +20,7 @@ class LocalProvider(BaseProvider):
     """Implements `fsd_core.driver.Provider`."""
 
     name = "local"
+    contract = 1
     variable = RESOURCES
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:

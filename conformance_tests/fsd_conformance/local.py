@@ -14,7 +14,7 @@ from fsd_conformance.harness import Harness, Kind
 from fsd_core.driver import Message, MessageDriver, Provider, Rejected, Resources
 from fsd_core.wrappers.around import AroundMessages
 
-__all__ = ["LocalHarness"]
+__all__ = ["HARNESSES", "LocalHarness"]
 
 
 class LocalHarness(Harness):
@@ -81,3 +81,6 @@ class _Refusing(AroundMessages):
     @staticmethod
     def _aside(file: Path) -> Path:
         return file.parents[1] / "tmp" / file.name
+
+
+HARNESSES: Mapping[str, type[Harness]] = {LocalHarness.name: LocalHarness}

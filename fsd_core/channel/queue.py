@@ -12,6 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
+from typing import Any
+
+import numpy as np
 
 from fsd_core.channel.channel import Channel, ChannelConfig, StallLimit, describe, explain
 from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, pack, split, unpack
@@ -32,9 +35,9 @@ MAX_LINGER_S = 0.05
 LEASES = 3.5  # three replies in a row may be lost: each time, the service delivers the messages again only after a lease
 
 
-def linger_s(waited_s: float) -> float:
-    """The pause between two receives of a step, in seconds, if the last step waited for so long."""
-    return min(MAX_LINGER_S, LINGER_SHARE * waited_s)
+def linger_s(waited_s: Any) -> Any:
+    """The pause between two receives of a step, in seconds, if the last step waited for so long: a number or an array of numbers."""
+    return np.minimum(MAX_LINGER_S, LINGER_SHARE * waited_s)
 
 
 class QueueChannel(Channel):
@@ -152,7 +155,7 @@ class QueueChannel(Channel):
                     self._take(delivery)
                 self._ack(everything=False)
                 if not self._open and self._step is not None and self.mailbox.missing(self._step):
-                    self._closed.wait(linger_s(self._waited_s))
+                    self._closed.wait(float(linger_s(self._waited_s)))
                 if time.time() >= self.me.deadline:
                     return
             self._ack(everything=True)

@@ -19,8 +19,7 @@ from fsd_core.codec import CodecError, decode, encode
 from fsd_core.common.stopwatch import Stopwatch
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, RunFailed
-from fsd_core.kernel import Block, merge
-from fsd_core.model.activation import activate
+from fsd_core.kernel import Block, stacked, union
 from fsd_core.protocol.runconfig import RunConfig
 from fsd_core.protocol.shard import LayerShard, ShardReader
 from fsd_core.storage.keys import RunKeys
@@ -59,7 +58,7 @@ class LayerLoop:
     note: Callable[[int], None]  # called with each layer that begins
     layer: int | None = None  # the layer (1-based) that is computed now, or was computed last
     _looked_at: float = attrs.field(factory=time.monotonic, init=False)
-    _ahead: Future[bytes] | None = attrs.field(default=None, init=False)
+    _ahead: Future[bytes] | None = None  # the staged input of the next batch
 
     def run(self, batch: int) -> Block:
         """Compute the batch of this number (0-based). Returns the activations of this rank's rows of the last layer that it has rows of.
@@ -128,22 +127,18 @@ class LayerLoop:
         if not layer.rows:
             return Block(np.zeros((0, 1), np.float32), np.zeros(0, np.int32), block.samples)
         self.watch.enter("compute")
-        z: NDArray[np.float32] | None = None
+        z: Block | None = None
         if layer.remote is None or layer.local.shape[1]:  # the first layer of a stage has only received rows
-            z = layer.local.multiply(block.values if layer.own is None else block.values[layer.own])
-        live = block.live
+            z = layer.local.forward(block)
         if layer.remote is not None:
             self.watch.enter("exchange")
             arrived = self._receive(layer, step, block.samples)
             self.watch.enter("compute")
-            live, columns = merge([block, *arrived], block.samples)
-            product = layer.remote.multiply(_stacked(arrived, columns[1:], (layer.remote.shape[1], 1 + len(live))))
-            z = product if z is None else (z if columns[0] is None else z[:, columns[0]]) + product
+            live = union(arrived if z is None else [z, *arrived], block.samples)
+            z = layer.remote.forward(stacked(arrived, live), None if z is None else z.over(live))
         assert z is not None
-        activate(z, layer.bias, layer.activation, layer.clip, layer.challenge)
-        result = Block(z, live, block.samples).trimmed()
         self.watch.enter("other")
-        return result
+        return z
 
     def _encoded(self, block: Block, rows: NDArray[np.int32]) -> bytes:
         data = encode(block.take(rows))
@@ -169,15 +164,3 @@ def _input(key: str, data: bytes, layer: LayerShard, samples: int) -> Block:
         return decode(data, layer.local.shape[1], samples)
     except CodecError as error:
         raise DamagedContent(Code.INVALID, f"the staged input is damaged: {error}", key) from error
-
-
-def _stacked(blocks: list[Block], columns: list[NDArray[np.intp] | None], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """float32 of ``shape``: the rows of all blocks in one array, with the columns that `merge` gives for each block."""
-    if len(blocks) == 1 and columns[0] is None:
-        return blocks[0].values
-    x = np.empty(shape, np.float32)
-    row = 0
-    for block, each in zip(blocks, columns, strict=True):
-        x[row : row + block.rows] = block.values if each is None else block.values[:, each]
-        row += block.rows
-    return x

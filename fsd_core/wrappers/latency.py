@@ -284,14 +284,16 @@ class DelayedObjects(AroundObjects):
         self._delays = delays
         self._connections = _Connections(delays)
 
-    def catch_up(self, since: float, verbs: Sequence[str]) -> None:
-        """Wait as if these requests, which were made before there was a wrapper, had been made with it, one after another.
+    def catch_up(self, since: float, rounds: Sequence[Sequence[str]]) -> None:
+        """Wait as if these requests, which were made before there was a wrapper, had been made with it.
 
-        ``since``: the begin of the first request, on the monotonic clock.
+        The requests of a round are made at once, the rounds one after another. ``since``: the begin of the first, on the monotonic clock.
         """
-        took = self._connections.open() + sum(self._delays.draws.next(verb) for verb in verbs)
-        self._connections.leave()
-        self._delays.wait_until(since + took)
+        for verbs in rounds:
+            since += max([self._connections.open() + self._delays.draws.next(verb) for verb in verbs])
+            for _ in verbs:
+                self._connections.leave()
+        self._delays.wait_until(since)
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
         """See `ObjectDriver.put`."""
