@@ -75,6 +75,7 @@ def session(model: Any, weights: Mapping[str, NDArray[Any]], outputs: list[str])
     options.log_severity_level = 4  # errors are raised: no lines beside them
     options.intra_op_num_threads = min(4, os.cpu_count() or 1)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.disable_prepacking", "1")  # which would hold the weights a second time
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     used = [each.name for each in changed.graph.initializer if each.name in weights]
     values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(weights[name])) for name in used]
