@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from fsd_core.demo.running import Demo, run_demo
     from fsd_core.driver import Code, Resources
     from fsd_core.errors import CheckFailed, DamagedContent, DriverError, FsdError, InputError, RunFailed
+    from fsd_core.graph.figures import describe_graph
+    from fsd_core.graph.graph import Graph, open_graph
+    from fsd_core.graph.store import save_graph
     from fsd_core.machine.doctor import Check, doctor
     from fsd_core.machine.emulators import emulator, emulator_states, start_emulators, stop_emulators
     from fsd_core.machine.suite import conformance
@@ -54,6 +57,7 @@ __all__ = [
     "DriverError",
     "ExchangePlan",
     "FsdError",
+    "Graph",
     "InputError",
     "Layer",
     "Model",
@@ -74,6 +78,7 @@ __all__ = [
     "compare",
     "conformance",
     "deploy",
+    "describe_graph",
     "describe_model",
     "destroy",
     "doctor",
@@ -82,6 +87,7 @@ __all__ = [
     "import_model",
     "load_tariff",
     "make_partition",
+    "open_graph",
     "open_inputs",
     "open_model",
     "past_runs",
@@ -90,6 +96,7 @@ __all__ = [
     "read_settings",
     "run",
     "run_demo",
+    "save_graph",
     "save_model",
     "serial",
     "start_emulators",
@@ -113,6 +120,10 @@ _PLACES = {
     "Model": "model.layer",
     "Layer": "model.layer",
     "Csr": "model.layer",
+    "open_graph": "graph.graph",
+    "save_graph": "graph.store",
+    "describe_graph": "graph.figures",
+    "Graph": "graph.graph",
     "open_inputs": "model.inputs",
     "make_partition": "partition.methods:partition",
     "Partition": "partition.owners",

@@ -209,7 +209,7 @@ WRONG = [
     (["destroy", "--provider", "aws", "--emulator"], "fsd emulators up aws"),
     (["conformance", "--provider", "aws", "--live", "--emulator"], "expected only one of them"),
     (["emulators", "up", "local"], "needs no emulator"),
-    (["emulators", "up", "mars"], "aws, gcp, azure"),
+    (["emulators", "up", "mars"], "aws, azure, gcp"),
     (["deploy", "--provider", "nowhere"], "local"),
     (["deploy", "--slots", "0"], "--slots 0"),
     (["conformance", "--provider", "nowhere"], "local"),

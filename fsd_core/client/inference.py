@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fsd_core.client.apps import place, reported
-from fsd_core.client.batches import plan_batches
 from fsd_core.client.job import Job, Progress
 from fsd_core.client.result import Result, warn
 from fsd_core.common import arguments, interrupt
@@ -19,6 +18,7 @@ from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.latency import Latency
 from fsd_core.partition import Partition, find_partition, parallel
+from fsd_core.plan.batches import plan_batches
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 from fsd_core.storage.retry import OUTAGE_S
 from fsd_core.wrappers.faults import Faults

@@ -5,7 +5,7 @@ replica. A shard is one object: a preamble (magic, length and CRC-32 of the head
 of each layer; the ranks that send to this rank before it), then one segment for each layer, in order. A layer in which the rank owns no
 rows, and before which it sends none, has no segment: a worker does not see the layers of other stages. Head and segments have the
 safetensors layout. Equal arguments give equal bytes. A worker reads the head first, then the segments, several in a request. It starts the
-next request before it computes, so that the next segments arrive during the computation. It checks the checksum of all bytes before it
+next requests before it computes, so that the next segments arrive during the computation. It checks the checksum of all bytes before it
 uses them.
 
 The columns of a rank's weights are renumbered: first the rank's own rows of the previous layer, then the rows of each source, ascending by
@@ -17,7 +17,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -53,8 +53,9 @@ _PREAMBLE = struct.Struct("<8sQI")  # magic, length and CRC-32 of the head
 _CRC = struct.Struct("<I")
 _START = _PREAMBLE.size + _CRC.size
 _MAGIC = b"FSDshrd3"
-HEAD_BYTES = 64 * 1024
+HEAD_BYTES = 512 * 1024  # of the first request: another one takes longer than these bytes; often they hold the first layer too
 READ_BYTES = 4 << 20
+READS = 2  # requests for segments under way at a time: together they use the bandwidth of a function
 
 
 @attrs.frozen(eq=False)
@@ -244,10 +245,10 @@ class ShardReader:
             yield self._kept
             return
         groups = self._groups()
-        ahead: Future[bytes] | None = None
+        ahead = [self._pool.submit(self._segments, *group) for group in groups[:READS]]
         for number, (first, last) in enumerate(groups):
-            data = ahead.result() if ahead is not None else self._segments(first, last)
-            ahead = self._pool.submit(self._segments, *groups[number + 1]) if number + 1 < len(groups) else None
+            data = ahead.pop(0).result()
+            ahead += [self._pool.submit(self._segments, *group) for group in groups[number + READS : number + READS + 1]]
             layers = []
             for at in range(first, last):
                 start = int(self._starts[at] - self._starts[first])

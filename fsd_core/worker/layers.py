@@ -59,7 +59,7 @@ class LayerLoop:
     note: Callable[[int], None]  # called with each layer that begins
     layer: int | None = None  # the layer (1-based) that is computed now, or was computed last; the last of those computed together
     _looked_at: float = attrs.field(factory=time.monotonic, init=False)
-    _ahead: Future[bytes] | None = attrs.field(default=None, init=False)
+    _ahead: Future[bytes] | None = None  # the staged input of the next batch
 
     def run(self, batch: int) -> Block:
         """Compute the batch of this number (0-based). Returns the activations of this rank's rows of the last layer that it has rows of.
