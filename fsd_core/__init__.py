@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from fsd_core.demo.running import Demo, run_demo
     from fsd_core.driver import Code, Resources
     from fsd_core.errors import CheckFailed, DamagedContent, DriverError, FsdError, InputError, RunFailed
+    from fsd_core.graph.figures import describe_graph
+    from fsd_core.graph.graph import Graph, open_graph
+    from fsd_core.graph.store import save_graph
     from fsd_core.machine.doctor import Check, doctor
     from fsd_core.machine.emulators import emulator, emulator_states, start_emulators, stop_emulators
     from fsd_core.machine.suite import conformance
@@ -39,6 +42,9 @@ if TYPE_CHECKING:
     from fsd_core.partition.methods import partition as make_partition
     from fsd_core.partition.owners import Partition
     from fsd_core.partition.plan import ExchangePlan
+    from fsd_core.plan.choose import Candidate
+    from fsd_core.plan.making import Plan, make_plan
+    from fsd_core.plan.predict import Prediction
     from fsd_core.report.compare import Comparison
     from fsd_core.report.comparing import compare
     from fsd_core.report.past import PastRun, past_runs
@@ -46,6 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bill",
+    "Candidate",
     "Check",
     "CheckFailed",
     "Code",
@@ -57,11 +64,14 @@ __all__ = [
     "Estimate",
     "ExchangePlan",
     "FsdError",
+    "Graph",
     "InputError",
     "Layer",
     "Model",
     "Partition",
     "PastRun",
+    "Plan",
+    "Prediction",
     "Progress",
     "Report",
     "Resources",
@@ -77,6 +87,7 @@ __all__ = [
     "compare",
     "conformance",
     "deploy",
+    "describe_graph",
     "describe_model",
     "destroy",
     "doctor",
@@ -86,6 +97,8 @@ __all__ = [
     "import_model",
     "load_tariff",
     "make_partition",
+    "make_plan",
+    "open_graph",
     "open_inputs",
     "open_model",
     "past_runs",
@@ -94,6 +107,7 @@ __all__ = [
     "read_settings",
     "run",
     "run_demo",
+    "save_graph",
     "save_model",
     "serial",
     "start_emulators",
@@ -117,12 +131,20 @@ _PLACES = {
     "Model": "model.layer",
     "Layer": "model.layer",
     "Csr": "model.layer",
+    "open_graph": "graph.graph",
+    "save_graph": "graph.store",
+    "describe_graph": "graph.figures",
+    "Graph": "graph.graph",
     "open_inputs": "model.inputs",
     "make_partition": "partition.methods:partition",
     "estimate_partition": "partition.estimate:estimate",
     "Estimate": "partition.estimate",
     "Partition": "partition.owners",
     "ExchangePlan": "partition.plan",
+    "make_plan": "plan.making",
+    "Plan": "plan.making",
+    "Candidate": "plan.choose",
+    "Prediction": "plan.predict",
     "compare": "report.comparing",
     "Comparison": "report.compare",
     "write_comparison": "report.writing",

@@ -107,7 +107,7 @@ def test_without_words_it_helps(fsd):
 
 
 COMMANDS = """run, compare, report, partition, model import, model radixnet, model show, deploy, destroy, gc, clean, conformance, doctor,
-    demo, emulators up, emulators down, emulators status, tariff list, tariff show, bill"""
+    demo, emulators up, emulators down, emulators status, provider new, tariff list, tariff show, bill"""
 
 
 @pytest.mark.parametrize("words", COMMANDS.replace("\n   ", "").split(", "))
@@ -213,7 +213,7 @@ WRONG = [
     (["destroy", "--provider", "aws", "--emulator"], "fsd emulators up aws"),
     (["conformance", "--provider", "aws", "--live", "--emulator"], "expected only one of them"),
     (["emulators", "up", "local"], "needs no emulator"),
-    (["emulators", "up", "mars"], "aws, gcp, azure"),
+    (["emulators", "up", "mars"], "aws, azure, gcp"),
     (["deploy", "--provider", "nowhere"], "local"),
     (["deploy", "--slots", "0"], "--slots 0"),
     (["conformance", "--provider", "nowhere"], "local"),

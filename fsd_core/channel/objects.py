@@ -14,6 +14,9 @@ import threading
 import time
 import zlib
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
 
 from fsd_core.channel.channel import MIN_LIMIT_S, Channel, ChannelConfig, RankIdentity, StallLimit, explain
 from fsd_core.driver import Code
@@ -49,14 +52,17 @@ def bundle_bytes(payloads: Sequence[int]) -> int:
     return _HEADER.size + len(payloads) * _ENTRY.size + _CRC.size + sum(payloads)
 
 
-def first_get_s(took_s: float, eager: bool) -> float:
-    """After so many seconds a channel first looks for a bundle whose source needed ``took_s`` in its last step."""
-    return 0.0 if eager else min(_MAX_DELAY_S, 0.75 * took_s)
+def first_get_s(took_s: Any, eager: bool) -> Any:
+    """After so many seconds a channel first looks for a bundle whose source needed ``took_s`` in its last step, a number or an array."""
+    return 0.0 * took_s if eager else np.minimum(_MAX_DELAY_S, 0.75 * took_s)
 
 
-def next_get_s(since_s: float, eager: bool, poll_s: float) -> float:
-    """The pause before the next look for a bundle that did not exist ``since_s`` seconds after the step began. ``poll_s``: of the store."""
-    return min(_MAX_WAIT_S, max(poll_s, (0.2 if eager else 0.5) * since_s))
+def next_get_s(since_s: Any, eager: bool, poll_s: float) -> Any:
+    """The pause before the next look for a bundle that did not exist ``since_s`` seconds after the step began, a number or an array.
+
+    ``poll_s``: the shortest pause of the store.
+    """
+    return np.minimum(_MAX_WAIT_S, np.maximum(poll_s, (0.2 if eager else 0.5) * since_s))
 
 
 def entry(head: bytes, run: str, step: int, source: int, target: int) -> tuple[int, int, int]:
@@ -141,7 +147,7 @@ class ObjectChannel(Channel):
         now = time.monotonic()
         with self._wake:
             for source in self.mailbox.missing(step):
-                first = now + first_get_s(self._took.get(source, 0.0), self.eager)
+                first = now + float(first_get_s(self._took.get(source, 0.0), self.eager))
                 heapq.heappush(self._due, (first, now, step, source))
             self._wake.notify()
 
@@ -178,7 +184,7 @@ class ObjectChannel(Channel):
             self.receiving_failed(error)
             return
         now = time.monotonic()
-        wait = next_get_s(now - since, self.eager, self.store.driver.limits.poll_s)
+        wait = float(next_get_s(now - since, self.eager, self.store.driver.limits.poll_s))
         with self._wake:
             heapq.heappush(self._due, (now + wait, since, step, source))
             self._wake.notify()

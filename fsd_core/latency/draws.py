@@ -18,7 +18,7 @@ from hashlib import blake2b
 from fsd_core.latency.spec import Latency
 from fsd_core.latency.table import Row
 
-__all__ = ["TAIL_INDEX", "Draws", "quantile_ms"]
+__all__ = ["TAIL_INDEX", "Draws", "hour", "quantile_ms"]
 
 TAIL_INDEX = 4.0  # measured: 3.3 to 4.6 for the slowest 1 % and 0.1 % of requests to S3
 _Z90, _Z99 = 1.2815515655446004, 2.3263478740408408  # the standard normal distribution is below these in 90 % and 99 % of all cases
@@ -34,6 +34,11 @@ def quantile_ms(row: Row, z: float) -> float:
     return row.p99_ms * math.pow(0.01 / beyond, 1 / TAIL_INDEX)
 
 
+def hour(seed: int) -> float:
+    """The factor that all functions of a run with this seed share, as standard deviations."""
+    return _numbers(f"{seed}/hour")[0]
+
+
 class Draws:
     """The draws of one function. ``rank`` -1 is the client. Thread-safe."""
 
@@ -41,9 +46,8 @@ class Draws:
         self.latency = latency
         self._key = f"{latency.seed}/{rank}/{attempt}"
         table = latency.table
-        hour, _ = _numbers(f"{latency.seed}/hour")
         function, _ = _numbers(f"{self._key}/function")
-        self._shared = math.sqrt(table.hour_share) * hour + math.sqrt(table.function_share) * function
+        self._shared = math.sqrt(table.hour_share) * hour(latency.seed) + math.sqrt(table.function_share) * function
         self._own = math.sqrt(max(0.0, 1 - table.hour_share - table.function_share))
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
