@@ -29,7 +29,7 @@ lint: .venv/all.stamp
 
 # The wheel is tested as users get it: installed with the dependencies that it declares, in an empty folder.
 wheel: .venv/all.stamp build/venv.stamp
-	rm -rf build/lib build/bdist.* build/wheel
+	rm -rf build/lib* build/temp* build/bdist.* build/wheel
 	$(BIN)/python -m build --wheel --outdir build/wheel . >build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
 	$(WHEEL)/pip install -q --no-deps --force-reinstall build/wheel/*.whl
 	$(WHEEL)/pip install -q "$$(echo build/wheel/*.whl)[aws,gcp,azure,report,demo,emulators]"
@@ -66,12 +66,15 @@ api: .venv/all.stamp
 docs: .venv/all.stamp api
 	$(BIN)/python docs/conformance.py
 
-.venv/demo.stamp: pyproject.toml | $(BIN)/python
+# An editable installation builds the compiled kernel in place; without a compiler, numpy computes.
+KERNEL := setup.py $(wildcard fsd_core/kernel/*.[ch])
+
+.venv/demo.stamp: pyproject.toml $(KERNEL) | $(BIN)/python
 	$(BIN)/pip install -q -e '.[demo,partition]'
 	touch $@
 
 # The tests have what functions have: the pins of the handlers, but of the two that have other wheels for other Pythons.
-.venv/all.stamp: pyproject.toml $(wildcard handlers/*/requirements.txt) | $(BIN)/python
+.venv/all.stamp: pyproject.toml $(KERNEL) $(wildcard handlers/*/requirements.txt) | $(BIN)/python
 	grep -hvE '^(#|numpy=|zstandard=)' handlers/*/requirements.txt | sort -u >.venv/pins.txt
 	$(BIN)/pip install -q -e '.[all]' -c .venv/pins.txt
 	touch .venv/demo.stamp $@

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from fsd_core.demo.running import Demo, run_demo
     from fsd_core.driver import Code, Resources
     from fsd_core.errors import CheckFailed, DamagedContent, DriverError, FsdError, InputError, RunFailed
+    from fsd_core.graph.figures import describe_graph
+    from fsd_core.graph.graph import Graph, open_graph
+    from fsd_core.graph.store import save_graph
     from fsd_core.machine.doctor import Check, doctor
     from fsd_core.machine.emulators import emulator, emulator_states, start_emulators, stop_emulators
     from fsd_core.machine.suite import conformance
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from fsd_core.model.serial import serial
     from fsd_core.model.sources import import_model, open_model
     from fsd_core.model.store import save as save_model
+    from fsd_core.partition.estimate import Estimate
+    from fsd_core.partition.estimate import estimate as estimate_partition
     from fsd_core.partition.methods import partition as make_partition
     from fsd_core.partition.owners import Partition
     from fsd_core.partition.plan import ExchangePlan
@@ -56,8 +61,10 @@ __all__ = [
     "DamagedContent",
     "Demo",
     "DriverError",
+    "Estimate",
     "ExchangePlan",
     "FsdError",
+    "Graph",
     "InputError",
     "Layer",
     "Model",
@@ -80,15 +87,18 @@ __all__ = [
     "compare",
     "conformance",
     "deploy",
+    "describe_graph",
     "describe_model",
     "destroy",
     "doctor",
     "emulator",
     "emulator_states",
+    "estimate_partition",
     "import_model",
     "load_tariff",
     "make_partition",
     "make_plan",
+    "open_graph",
     "open_inputs",
     "open_model",
     "past_runs",
@@ -97,6 +107,7 @@ __all__ = [
     "read_settings",
     "run",
     "run_demo",
+    "save_graph",
     "save_model",
     "serial",
     "start_emulators",
@@ -120,8 +131,14 @@ _PLACES = {
     "Model": "model.layer",
     "Layer": "model.layer",
     "Csr": "model.layer",
+    "open_graph": "graph.graph",
+    "save_graph": "graph.store",
+    "describe_graph": "graph.figures",
+    "Graph": "graph.graph",
     "open_inputs": "model.inputs",
     "make_partition": "partition.methods:partition",
+    "estimate_partition": "partition.estimate:estimate",
+    "Estimate": "partition.estimate",
     "Partition": "partition.owners",
     "ExchangePlan": "partition.plan",
     "make_plan": "plan.making",

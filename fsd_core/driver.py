@@ -28,6 +28,7 @@ from typing import Literal, Protocol, runtime_checkable
 import attrs
 
 __all__ = [
+    "CONTRACT",
     "WORKER",
     "Code",
     "Delivery",
@@ -48,6 +49,7 @@ __all__ = [
     "Resources",
 ]
 
+CONTRACT = 1  # the version of this contract; it grows with each change that makes an older provider fail
 WORKER = "worker"  # the function of every app that runs `fsd_core.worker.handle`
 
 
@@ -123,6 +125,7 @@ class MessageLimits:
     # For a service that pushes messages without a receive: it stops when this much is delivered and not yet acknowledged.
     outstanding_messages: int | None = None
     outstanding_bytes: int | None = None
+    direct: bool = False  # a publish is a request to a queue itself, although the service has topics too: it has another price
 
 
 @runtime_checkable
@@ -140,10 +143,7 @@ class MessageDriver(Protocol):
     limits: MessageLimits
 
     def route(self, rank: int) -> Hashable:
-        """The destination to which a publish for ``rank`` goes. One publish can carry messages for all ranks with an equal route.
-
-        Makes no request.
-        """
+        """The destination of a publish for ``rank``: one publish can carry messages for all ranks of an equal route. Makes no request."""
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
         """Send 1 to ``batch_messages`` messages of one route. Over a limit, it must raise `Code.TOO_LARGE` or `Code.INVALID`."""
@@ -361,6 +361,7 @@ class Provider(Protocol):
     """
 
     name: str
+    contract: int  # the `CONTRACT` for which the provider was written, as a number: core refuses a provider of another one
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
         """A provisioner with ``settings``, the provider's table in ``fsd.toml``. Raises `InputError` if a setting is wrong."""
@@ -377,8 +378,11 @@ class Provider(Protocol):
         Raises `InputError` if the app's queues do not allow this.
         """
 
-    def messages(self, resources: Resources, slot: int) -> MessageDriver:
-        """A driver for the queues of ``slot`` (from 0)."""
+    def messages(self, resources: Resources, slot: int, *, direct: bool = False) -> MessageDriver:
+        """A driver for the queues of ``slot`` (from 0). With ``direct``, it publishes on the way that delivers soonest, if it has several.
+
+        A driver with ``direct`` and one without must receive what the other publishes. One publish of the former may reach fewer ranks.
+        """
 
     def objects(self, resources: Resources) -> ObjectDriver:
         """A driver for the app's object store."""

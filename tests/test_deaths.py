@@ -205,22 +205,21 @@ def test_an_abort_that_nobody_explained_ends_the_run(start: Start, store: Store,
 
 def test_the_runs_time_begins_with_its_launch(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     staged_at, deadlines = list[float](), list[float]()
-    put, launched = fsd_core.client.stage.inputs, fsd_core.client.job.LaunchPayload
+    put, launched = fsd_core.client.stage.Content.stage, fsd_core.client.job.LaunchPayload
 
-    def staged(*arguments: Any, **options: Any) -> Any:
-        found = put(*arguments, **options)
+    def staged(*arguments: Any, **options: Any) -> None:
+        put(*arguments, **options)
         staged_at.append(time.time())
-        return found
 
     def launch(*fields: Any) -> LaunchPayload:
         made = launched(*fields)
         deadlines.append(made.deadline)
         return made
 
-    monkeypatch.setattr(fsd_core.client.stage, "inputs", staged)
+    monkeypatch.setattr(fsd_core.client.stage.Content, "stage", staged)
     monkeypatch.setattr(fsd_core.client.job, "LaunchPayload", launch)
     start({})
-    assert deadlines[0] >= staged_at[0] + 100.0
+    assert deadlines[0] >= staged_at[1] + 100.0
 
 
 @pytest.mark.parametrize("way", ["late", "of a run that failed", "claimed by another", "of a run that is over", "failing"])

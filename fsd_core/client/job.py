@@ -122,6 +122,13 @@ class Job:
 
 
 @attrs.frozen
+class _Content:
+    shards: stage.Content
+    inputs: stage.Content
+    by_batch: list[list[str | None]]  # the keys of the inputs by batch and rank of a replica
+
+
+@attrs.frozen
 class _Answer:
     output: csr_matrix
     records: list[dict[str, Any]]
@@ -186,16 +193,19 @@ class _Run:
         Puts what each rank said into ``lines``.
         """
         self._background("fsd-outages", partial(self.retry.report, self._notice, self.over))
+        pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fsd-client")
         try:
-            lease = slots.lease(self.store, self.resources.slots, self.run_id)
+            first = slots.look(self.store, self.resources.slots)
+            content = self._content(pool)  # its requests are under way beside that for the slot; none of them writes anything
+            lease = slots.lease(self.store, self.resources.slots, self.run_id, first=first)
         except BaseException:
             self.over.set()
+            self.retry.stop.set()
             raise
         queued = self.job.workers if self.job.queued else 0
         cleanup = Cleanup(self.job.provider, self.resources, self.undelayed, self.invoker, lease, queued)
-        pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fsd-client")
         try:
-            answer = self._answer(lease, pool)
+            answer = self._answer(lease, content, pool)
         except BaseException as error:
             self.retry.stop.set()  # ends what the pool is doing
             pool.shutdown(wait=False, cancel_futures=True)
@@ -220,14 +230,15 @@ class _Run:
     def _phase(self, phase: str) -> Callable[[int, int], None]:
         return lambda done, total: self.job.progress(Progress(phase, done, total))
 
-    def _answer(self, lease: slots.Lease, pool: ThreadPoolExecutor) -> _Answer:
+    def _answer(self, lease: slots.Lease, content: _Content, pool: ThreadPoolExecutor) -> _Answer:
         """Stage, launch, follow, collect."""
         renewing = Store(self.store.driver, Retry(math.inf, self.meter, stop=self.over))
         self._background("fsd-lease", partial(slots.renew, renewing, lease, self.over))
         staging = time.time()
-        shards, inputs = self._stage(pool)
+        content.shards.stage(self._staged("shards"))
+        content.inputs.stage(self._staged("inputs"))
         self.started = time.time()
-        config = self._config(shards, inputs)
+        config = self._config(content)
         spawner = self._launch(lease, config)
         outputs = collect.Outputs(self.store, self.keys, self.job.partition, config, pool)
         records = collect.Records(self.store, self.keys, self.job.workers, pool)
@@ -238,23 +249,21 @@ class _Run:
             failed = self._records(follower, records, failed)
         return _Answer(output, records.readable, failed, self.started - staging, at)
 
-    def _stage(self, pool: ThreadPoolExecutor) -> tuple[list[str], list[list[str | None]]]:
-        """The keys of the staged shards, and of the inputs by batch, by rank of a replica. Raises `RunFailed` after `STAGE_S`."""
+    def _content(self, pool: ThreadPoolExecutor) -> _Content:
         job = self.job
+        shards = stage.shards(self.store, job.model, job.partition, self.plan, pool, again=self.again)
+        inputs = stage.inputs(self.store, job.samples, self.batches.samples, job.model, job.partition, self.plan, pool, again=self.again)
+        return _Content(shards, *inputs)
 
-        def progress(what: str) -> Callable[[int, int], None]:
-            def staged(done: int, total: int) -> None:
-                job.progress(Progress("stage", done, total, what))
-                if time.time() > self.retry.deadline:
-                    raise RunFailed(Code.DEADLINE, f"staging took longer than {STAGE_S:g} s: {done} of {total} {what} are uploaded")
+    def _staged(self, what: str) -> Callable[[int, int], None]:
+        """The progress of staging. It raises `RunFailed` once staging has taken `STAGE_S`."""
 
-            return staged
+        def staged(done: int, total: int) -> None:
+            self.job.progress(Progress("stage", done, total, what))
+            if time.time() > self.retry.deadline:
+                raise RunFailed(Code.DEADLINE, f"staging took longer than {STAGE_S:g} s: {done} of {total} {what} are uploaded")
 
-        shards = stage.shards(self.store, job.model, job.partition, self.plan, pool, progress("shards"), again=self.again)
-        inputs = stage.inputs(
-            self.store, job.samples, self.batches.samples, job.model, job.partition, self.plan, pool, progress("inputs"), again=self.again
-        )
-        return shards, inputs
+        return staged
 
     def _launch(self, lease: slots.Lease, config: RunConfig) -> Spawner:
         """Write the configuration and launch the first ranks, which start the others. The run's own time begins."""
@@ -267,7 +276,7 @@ class _Run:
         spawner.start(attrs.evolve(first, rank=rank) for rank in LaunchTree(config.workers, config.branching, config.roots).first)
         return spawner
 
-    def _config(self, shards: list[str], inputs: list[list[str | None]]) -> RunConfig:
+    def _config(self, content: _Content) -> RunConfig:
         job = self.job
         return RunConfig(
             version=VERSION,
@@ -281,8 +290,8 @@ class _Run:
             layers=len(job.model.layers),
             batches=self.batches.samples,
             keep=self.batches.keep,
-            shards=shards,
-            inputs=inputs,
+            shards=content.shards.names,
+            inputs=content.by_batch,
             last=np.unique(job.partition.owners[-1]).tolist(),
             objective=job.objective,
             faults=job.faults,

@@ -35,7 +35,7 @@ __all__ = ["RANK_SECONDS", "RECORD_VERSION", "Result", "check_rank", "keep", "le
 
 RECORD_VERSION = 5  # of the record that `keep` writes
 LONGEST = ("launch", "load", "compute", "exchange")  # of these, a run's seconds are those of its slowest rank
-RANK_SECONDS = ("launch", *PHASES, "init", "function")
+RANK_SECONDS = ("launch", *PHASES, "starved", "init", "function")
 
 
 @attrs.frozen(eq=False)
@@ -48,7 +48,8 @@ class Result:
     - ``provider``, ``channel``, ``partition``: where and how it ran. ``channel`` is never auto.
     - ``parallel``: ``data``, the replicas; ``pipeline``, the stages of a replica; ``tensor``, the workers of a stage.
     - ``micro_batches``: how many there were, for all replicas together.
-    - ``seconds_sum``: the sums over workers of launch, load, compute, send, exchange, other, init and function.
+    - ``seconds_sum``: the sums over workers of launch; load, compute, send, exchange and other, each without the time in which a worker was
+      ready to go on but had no processor; starved, which is this time; function, the sum of these six; and init.
     - ``stand_in``: host and port of the emulator; `None` if the run was on the cloud itself.
     - ``latency``: table and seed of the latencies that the run had on top of its services'; `None`: none.
     - ``seconds``: total, until the output was complete; of it stage; the maxima over ranks of launch, load, compute, exchange; and cleanup,

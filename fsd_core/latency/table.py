@@ -1,4 +1,5 @@
-"""Tables of latencies: dated figures with their sources, one TOML file each. A user can write a file of the same form.
+"""Tables of latencies: dated figures with their sources, one TOML file each in the package of a provider. A user can write a file of the
+same form.
 
 A file may have the keys ``title``, ``as_of``, ``hour_share`` and ``function_share``, one table for each verb of `VERBS` (see `Row`), and
 the tables ``[read]`` and ``[write]``: the bandwidth of one function (see `Link`). A verb without a table takes only its real time.
@@ -20,6 +21,8 @@ VERBS = {
     "publish": "the request that sends one message",
     "publish_batch": "the request that sends several messages; without this table it takes as long as publish",
     "deliver": "from the begin of the publish until a receive that waits returns the message",
+    "publish_direct": "the request that sends messages straight to a queue; without this table it takes as long as publish",
+    "deliver_direct": "from the begin of that request until a receive that waits returns the message; without this table like deliver",
     "receive": "the request that returns messages which are there",
     "ack": "the request that acknowledges messages",
     "put": "the request that writes an object, or deletes objects",
@@ -31,7 +34,7 @@ VERBS = {
     "start_warm": "from the begin of that request until the code of an idle instance runs",
 }
 LONGEST = 10.0  # the longest draw is this many times p99_ms, unless a row has max_ms: the point that one request in a million reaches
-_FOLDER = ("fsd_core.latency", "tables")
+_FOLDER = "latency"  # of a provider's package
 _MS = number(0, 1e7, "milliseconds", above=True)
 _RATE = number(0.01, 1e6, "MB/s")
 _SHARE = number(0, 1)
@@ -112,10 +115,10 @@ _File: Any = attrs.make_class("_File", _FILE | {verb: key(_ROW, default=None) fo
 
 
 def names() -> list[str]:
-    """The names of the tables that come with fsd, ascending."""
-    from fsd_core.common import shipped
+    """The names of the tables that come with the installed providers, ascending."""
+    from fsd_core.common import plugins
 
-    return shipped.names(*_FOLDER)
+    return list(plugins.files(_FOLDER))
 
 
 def load(name: str) -> Table:
@@ -125,7 +128,7 @@ def load(name: str) -> Table:
     """
     from fsd_core.common import shipped  # a worker reads no file
 
-    _, content = shipped.load("latency", name, *_FOLDER)
+    _, content = shipped.load("latency", name, _FOLDER)
     return of_content(name, content)
 
 

@@ -157,7 +157,7 @@ def files(package: str) -> dict[str, Path]:
 def sources(packages: Iterable[str], without: Sequence[str] = ()) -> dict[str, bytes]:
     """The modules of fsd_core and ``packages`` that a worker may import: path in the zip and content.
 
-    ``without``: modules of ``packages`` that only the client imports, as paths ("fsd_aws/provision.py") or folders ("fsd_aws/tests/").
+    ``without``: modules of ``packages`` that only the client imports, as paths ("PACKAGE/provision.py") or folders ("PACKAGE/tests/").
     """
     left_out, found = (*(f"fsd_core/{name}" for name in _CLIENT_ONLY), *without), {}
     for package in ("fsd_core", *packages):
