@@ -356,7 +356,7 @@ class Provisioner(Protocol):
 class Provider(Protocol):
     """Makes a provider's drivers. Core finds the object by its entry point in the group ``fsd.providers``.
 
-    Only clients use ``provisioner``, ``admit``, ``credentials``, ``stand_in`` and ``advice``. Only functions use ``attach``. Both use the rest.
+    Only clients use ``provisioner``, ``admit``, ``credentials``, ``stand_in`` and ``advice``, and only functions ``attach``.
     """
 
     name: str
