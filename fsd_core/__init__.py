@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fsd_core.model.serial import serial
     from fsd_core.model.sources import import_model, open_model
     from fsd_core.model.store import save as save_model
+    from fsd_core.partition.graph_stages import GraphStage, graph_stages
     from fsd_core.partition.methods import partition as make_partition
     from fsd_core.partition.owners import Partition
     from fsd_core.partition.plan import ExchangePlan
@@ -58,6 +59,7 @@ __all__ = [
     "ExchangePlan",
     "FsdError",
     "Graph",
+    "GraphStage",
     "InputError",
     "Layer",
     "Model",
@@ -84,6 +86,7 @@ __all__ = [
     "doctor",
     "emulator",
     "emulator_states",
+    "graph_stages",
     "import_model",
     "load_tariff",
     "make_partition",
@@ -124,6 +127,8 @@ _PLACES = {
     "save_graph": "graph.store",
     "describe_graph": "graph.figures",
     "Graph": "graph.graph",
+    "graph_stages": "partition.graph_stages",
+    "GraphStage": "partition.graph_stages",
     "open_inputs": "model.inputs",
     "make_partition": "partition.methods:partition",
     "Partition": "partition.owners",
