@@ -185,6 +185,14 @@ class RoutesTogether(AroundMessages):
         return super().publish([Message(messages[0].rank, each.body) for each in messages])
 
 
+class HearsItselfOnly(AroundMessages):
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        return super().publish([Message(each.rank, b"%d " % id(self) + each.body) for each in messages])
+
+    def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
+        return [Delivery(each.token, each.body.removeprefix(b"%d " % id(self))) for each in super().receive(rank, limit, wait_s)]
+
+
 class IsItsOwnNative(AroundMessages):
     def native(self) -> object:
         return self
@@ -319,6 +327,7 @@ MESSAGES: list[tuple[type[AroundMessages], str]] = [
     (RoutesByDriver, "test_route_is_what_one_publish_reaches"),
     (RoutesApart, "test_route_is_what_one_publish_reaches"),
     (RoutesTogether, "test_route_is_what_one_publish_reaches"),
+    (HearsItselfOnly, "test_drivers_with_direct_and_without_share_their_queues"),
     (IsItsOwnNative, "test_native_is_there"),
     (MindsStaleTokens, "test_ack_twice_is_harmless"),
     (MindsStaleTokens, "test_ack_after_the_lease_is_harmless"),

@@ -20,11 +20,12 @@ PAGE = Path(__file__).with_name("api.md")
 # Each command of fsd, and the names that do the same from Python.
 COMMANDS = {
     "run": "run",
+    "plan": "make_plan",
     "compare": "compare, write_comparison",
     "report": "write_report",
     "runs": "past_runs",
     "logs": "read_log",
-    "partition": "make_partition, ExchangePlan",
+    "partition": "make_partition, ExchangePlan, estimate_partition",
     "model import": "import_model, save_model, open_graph, save_graph",
     "model radixnet": "radixnet, save_model",
     "model show": "open_model, describe_model, open_graph, describe_graph, graph_stages",
@@ -46,7 +47,8 @@ GROUPS = {
     "Running a model": "run, Result, Progress, serial",
     "Models and inputs": "open_model, import_model, radixnet, save_model, describe_model, Model, Layer, Csr, open_inputs",
     "ONNX models": "open_graph, save_graph, describe_graph, Graph, graph_stages, GraphStage",
-    "Partitions": "make_partition, Partition, ExchangePlan",
+    "Partitions": "make_partition, Partition, ExchangePlan, estimate_partition, Estimate",
+    "Plans": "make_plan, Plan, Candidate, Prediction",
     "Comparisons and reports": "compare, Comparison, write_comparison, write_report, Report",
     "Past runs": "past_runs, PastRun, read_log, RunLog",
     "Money": "bill, Bill, Usage, load_tariff, tariff_names, Tariff",

@@ -125,6 +125,7 @@ class MessageLimits:
     # For a service that pushes messages without a receive: it stops when this much is delivered and not yet acknowledged.
     outstanding_messages: int | None = None
     outstanding_bytes: int | None = None
+    direct: bool = False  # a publish is a request to a queue itself, although the service has topics too: it has another price
 
 
 @runtime_checkable
@@ -142,10 +143,7 @@ class MessageDriver(Protocol):
     limits: MessageLimits
 
     def route(self, rank: int) -> Hashable:
-        """The destination to which a publish for ``rank`` goes. One publish can carry messages for all ranks with an equal route.
-
-        Makes no request.
-        """
+        """The destination of a publish for ``rank``: one publish can carry messages for all ranks of an equal route. Makes no request."""
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
         """Send 1 to ``batch_messages`` messages of one route. Over a limit, it must raise `Code.TOO_LARGE` or `Code.INVALID`."""
@@ -380,8 +378,11 @@ class Provider(Protocol):
         Raises `InputError` if the app's queues do not allow this.
         """
 
-    def messages(self, resources: Resources, slot: int) -> MessageDriver:
-        """A driver for the queues of ``slot`` (from 0)."""
+    def messages(self, resources: Resources, slot: int, *, direct: bool = False) -> MessageDriver:
+        """A driver for the queues of ``slot`` (from 0). With ``direct``, it publishes on the way that delivers soonest, if it has several.
+
+        A driver with ``direct`` and one without must receive what the other publishes. One publish of the former may reach fewer ranks.
+        """
 
     def objects(self, resources: Resources) -> ObjectDriver:
         """A driver for the app's object store."""

@@ -30,11 +30,11 @@ class AwsProvider(BaseProvider):
 
         return AwsProvisioner(settings, self)
 
-    def messages(self, resources: Resources, slot: int) -> MessageDriver:
-        """A driver of the queues of one slot."""
-        from fsd_aws.messages import AwsMessages
+    def messages(self, resources: Resources, slot: int, *, direct: bool = False) -> MessageDriver:
+        """A driver of the queues of one slot, which publishes through the slot's topics; with ``direct`` straight to the queues."""
+        from fsd_aws.messages import AwsDirectMessages, AwsMessages
 
-        return AwsMessages(resources, slot)
+        return AwsDirectMessages(resources, slot) if direct else AwsMessages(resources, slot)
 
     def objects(self, resources: Resources) -> ObjectDriver:
         """A driver of the app's bucket."""

@@ -40,8 +40,8 @@ class AzureProvider(BaseProvider):
 
         check_connections(resources.names["tier"], workers, resources.names["namespaces"].count(",") + 1)
 
-    def messages(self, resources: Resources, slot: int) -> MessageDriver:
-        """A driver of the queues of one slot."""
+    def messages(self, resources: Resources, slot: int, *, direct: bool = False) -> MessageDriver:
+        """A driver of the queues of one slot. There is one way to them, with ``direct`` and without."""
         from fsd_azure.messages import AzureMessages
 
         return AzureMessages(resources, slot)

@@ -29,8 +29,8 @@ class GcpProvider(BaseProvider):
 
         return GcpProvisioner(settings, self)
 
-    def messages(self, resources: Resources, slot: int) -> MessageDriver:
-        """A driver of the queues of one slot."""
+    def messages(self, resources: Resources, slot: int, *, direct: bool = False) -> MessageDriver:
+        """A driver of the queues of one slot. There is one way to them, with ``direct`` and without."""
         from fsd_gcp.messages import GcpMessages
 
         return GcpMessages(resources, slot)

@@ -29,8 +29,8 @@ class LocalProvider(BaseProvider):
 
         return LocalProvisioner(settings)
 
-    def messages(self, resources: Resources, slot: int) -> MessageDriver:
-        """A driver of the queues of one slot."""
+    def messages(self, resources: Resources, slot: int, *, direct: bool = False) -> MessageDriver:
+        """A driver of the queues of one slot. There is one way to them, with ``direct`` and without."""
         from fsd_local.messages import LocalMessages
 
         return LocalMessages(resources.names["root"], slot, float(resources.names["lease_s"]))

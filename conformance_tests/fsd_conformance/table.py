@@ -20,6 +20,7 @@ __all__ = ["cases", "harness_of", "run"]
 
 _GROUPS = (
     "MessageCases",
+    "DirectMessageCases",
     "ObjectCases",
     "InvokeCases",
     "ProvisionCases",

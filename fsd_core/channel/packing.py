@@ -8,7 +8,23 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from fsd_core.channel.frames import HEADER_BYTES, fill
 from fsd_core.driver import MessageLimits
 
-__all__ = ["ack_messages", "batched", "body_bytes", "open_receiver", "piece_bytes", "piece_sizes"]
+__all__ = [
+    "COPY_BYTES",
+    "RECEIVES",
+    "RECEIVE_MESSAGES",
+    "ack_messages",
+    "batched",
+    "body_bytes",
+    "copies",
+    "open_receiver",
+    "open_receives",
+    "piece_bytes",
+    "piece_sizes",
+]
+
+COPY_BYTES = 64 << 10  # the transfer of a larger batch takes longer than a second copy gains
+RECEIVES = 4
+RECEIVE_MESSAGES = 10  # the largest number of messages that each of several receives returns
 
 
 def piece_bytes(limits: MessageLimits) -> int:
@@ -47,6 +63,16 @@ def batched(entries: Sequence[tuple[int, int]], route: Callable[[int], Hashable]
 def ack_messages(limits: MessageLimits) -> int:
     """So many deliveries are acknowledged together, unless time or bytes require it earlier."""
     return min(limits.batch_messages, (limits.outstanding_messages or 2 * limits.batch_messages) // 2)
+
+
+def copies(size: int) -> int:
+    """How often an eager channel sends a batch whose bodies have so many bytes together."""
+    return 2 if size <= COPY_BYTES else 1
+
+
+def open_receives(limits: MessageLimits, eager: bool) -> int:
+    """How many receives of a rank may be open at once. Where a service pushes messages, a receive is no request."""
+    return RECEIVES if eager and limits.outstanding_messages is None else 1
 
 
 def open_receiver(limits: MessageLimits, eager: bool) -> bool:

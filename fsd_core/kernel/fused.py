@@ -27,7 +27,7 @@ __all__ = ["Fused", "chain"]
 
 BIAS, NONZERO, RELU = 1, 2, 4  # as in kernel.c
 THREAD_TERMS = 1 << 21  # products: fewer are computed in one thread, because a second one takes longer to start
-SPAN = 8  # layers that a tile goes through before dead samples are looked for
+SPAN = 16  # layers that a tile goes through at most before dead samples are looked for
 
 
 class Fused:
@@ -102,14 +102,14 @@ class Fused:
 
 def chain(layers: Sequence[Fused], block: Block) -> Block:
     """Take a block through several layers that are `Fused.chained`. Tiles stay in the cache for up to `SPAN` layers."""
-    first, span = 0, 1
+    first, span = 0, 2
     while first < len(layers):
         some = layers[first : first + span]
         before = len(block.live)
         result, live = _run(some, block, None)
         block = result.kept(live.view(bool))
         first += len(some)
-        span = min(SPAN, 2 * span) if len(block.live) * 16 >= before * 15 else max(1, span // 2)
+        span = min(SPAN, 2 * span) if len(block.live) * 8 >= before * 7 else 2
     return block
 
 

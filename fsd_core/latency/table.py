@@ -21,6 +21,8 @@ VERBS = {
     "publish": "the request that sends one message",
     "publish_batch": "the request that sends several messages; without this table it takes as long as publish",
     "deliver": "from the begin of the publish until a receive that waits returns the message",
+    "publish_direct": "the request that sends messages straight to a queue; without this table it takes as long as publish",
+    "deliver_direct": "from the begin of that request until a receive that waits returns the message; without this table like deliver",
     "receive": "the request that returns messages which are there",
     "ack": "the request that acknowledges messages",
     "put": "the request that writes an object, or deletes objects",

@@ -52,12 +52,12 @@ class RunWrappers:
             driver = FaultyObjects(driver, self._faults, self._rank)
         return MeteredObjects(driver, self._meter)
 
-    def messages(self, driver: MessageDriver) -> MessageDriver:
-        """The wrapped queue service."""
+    def messages(self, driver: MessageDriver, *, direct: bool = False) -> MessageDriver:
+        """The wrapped queue service. ``direct``: the driver was made with it."""
         if self._delays is not None:
             from fsd_core.wrappers.latency import DelayedMessages
 
-            driver = DelayedMessages(driver, self._delays)
+            driver = DelayedMessages(driver, self._delays, direct=direct)
         if self._faults is not None:
             from fsd_core.wrappers.faults import FaultyMessages
 

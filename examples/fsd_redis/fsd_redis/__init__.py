@@ -26,8 +26,8 @@ class RedisProvider(BaseProvider):
 
         return RedisProvisioner(settings)
 
-    def messages(self, resources: Resources, slot: int) -> MessageDriver:
-        """A driver of the queues of one slot."""
+    def messages(self, resources: Resources, slot: int, *, direct: bool = False) -> MessageDriver:
+        """A driver of the queues of one slot. There is one way to them, with ``direct`` and without."""
         from fsd_redis.messages import RedisMessages
 
         return RedisMessages(resources, slot)
