@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fsd_core.graph.graph import Graph, open_graph
     from fsd_core.graph.store import save_graph
     from fsd_core.machine.doctor import Check, doctor
+    from fsd_core.machine.skeleton import new_provider
     from fsd_core.machine.emulators import emulator, emulator_states, start_emulators, stop_emulators
     from fsd_core.machine.suite import conformance
     from fsd_core.model.challenge import radixnet
@@ -93,6 +94,7 @@ __all__ = [
     "describe_model",
     "destroy",
     "doctor",
+    "new_provider",
     "emulator",
     "emulator_states",
     "estimate_partition",
@@ -174,6 +176,7 @@ _PLACES = {
     "start_emulators": "machine.emulators",
     "stop_emulators": "machine.emulators",
     "emulator_states": "machine.emulators",
+    "new_provider": "machine.skeleton",
     "doctor": "machine.doctor",
     "Check": "machine.doctor",
     "conformance": "machine.suite",
