@@ -164,7 +164,7 @@ def _place(name: str, settings: Mapping[str, object], latency: str | os.PathLike
         raise InputError(f"provider {name} does not say its limits, so it cannot be planned for: expected a method `outline`")
     table: Table | None = None
     if latency is not None:
-        table = tables.load(os.fspath(latency))
+        table = tables.load(os.fspath(arguments.folder_or_name("latency", latency, "the name or the path of a table of latencies")))
     elif name in tables.names():
         table = tables.load(name)
     tariff: Tariff | None = None
