@@ -28,7 +28,7 @@ COMMANDS = {
     "partition": "make_partition, ExchangePlan, estimate_partition",
     "model import": "import_model, save_model, open_graph, save_graph",
     "model radixnet": "radixnet, save_model",
-    "model show": "open_model, describe_model, open_graph, describe_graph",
+    "model show": "open_model, describe_model, open_graph, describe_graph, graph_stages",
     "bill": "bill",
     "tariff list": "tariff_names, load_tariff",
     "tariff show": "load_tariff",
@@ -46,7 +46,7 @@ COMMANDS = {
 GROUPS = {
     "Running a model": "run, Result, Progress, serial",
     "Models and inputs": "open_model, import_model, radixnet, save_model, describe_model, Model, Layer, Csr, open_inputs",
-    "ONNX models": "open_graph, save_graph, describe_graph, Graph",
+    "ONNX models": "open_graph, save_graph, describe_graph, Graph, graph_stages, GraphStage",
     "Partitions": "make_partition, Partition, ExchangePlan, estimate_partition, Estimate",
     "Plans": "make_plan, Plan, Candidate, Prediction",
     "Comparisons and reports": "compare, Comparison, write_comparison, write_report, Report",

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fsd_core.model.store import save as save_model
     from fsd_core.partition.estimate import Estimate
     from fsd_core.partition.estimate import estimate as estimate_partition
+    from fsd_core.partition.graph_stages import GraphStage, graph_stages
     from fsd_core.partition.methods import partition as make_partition
     from fsd_core.partition.owners import Partition
     from fsd_core.partition.plan import ExchangePlan
@@ -65,6 +66,7 @@ __all__ = [
     "ExchangePlan",
     "FsdError",
     "Graph",
+    "GraphStage",
     "InputError",
     "Layer",
     "Model",
@@ -94,6 +96,7 @@ __all__ = [
     "emulator",
     "emulator_states",
     "estimate_partition",
+    "graph_stages",
     "import_model",
     "load_tariff",
     "make_partition",
@@ -135,6 +138,8 @@ _PLACES = {
     "save_graph": "graph.store",
     "describe_graph": "graph.figures",
     "Graph": "graph.graph",
+    "graph_stages": "partition.graph_stages",
+    "GraphStage": "partition.graph_stages",
     "open_inputs": "model.inputs",
     "make_partition": "partition.methods:partition",
     "estimate_partition": "partition.estimate:estimate",

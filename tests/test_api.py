@@ -157,6 +157,7 @@ def call_model_show(here: Path, result: Result) -> None:
 
     graph = fsd_core.open_graph(saved(residual(), here / "m.onnx"), {"x": (1, 3, 8, 8)})
     assert fsd_core.describe_graph(graph)["largest"]["name"] == "conv2"
+    assert [stage.inputs for stage in fsd_core.graph_stages(graph, 2)] == [["x"], []]
 
 
 def call_bill(here: Path, result: Result) -> None:
@@ -481,6 +482,7 @@ RIGHT: dict[str, dict[str, Any]] = {  # arguments that have no default
     "describe_model": {"model": fsd_core.open_model(NET)},
     "open_graph": {"path": "nosuch.onnx"},
     "save_graph": {"graph": None, "path": "made"},
+    "graph_stages": {"graph": None, "stages": 2},
     "open_inputs": {"spec": INPUT, "width": 1024},
     "make_partition": {"model": fsd_core.open_model(NET), "workers": 2},
     "write_comparison": {"comparison": None},

@@ -255,6 +255,7 @@ REFUSED = [
         {},
         "ONNX Runtime does not take this model: .*Odd",
     ),
+    (made([helper.make_node("Neg", ["w"], ["y"])], {"x": [3]}, {"y": [1]}, {"w": np.ones(1, "f")}), {}, "expected at least one node"),
     (unsorted(), {}, "topologically sorted.*late"),
     (with_text_input(), {}, "input 'x' is a tensor of texts"),
     (misfit(), {}, r"node 'product' \(operator MatMul, opset 17\): Incompatible dimensions"),

@@ -21,7 +21,7 @@ from fsd_core.latency.table import Table
 from fsd_core.model.challenge import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import Parallel, partition
-from fsd_core.plan.choose import Candidate, Place, Wishes, compare, front
+from fsd_core.plan.choose import OBJECTIVES, Candidate, Place, Wishes, choose, compare, front
 from fsd_core.plan.counts import exchange
 from fsd_core.plan.facts import Facts, learn
 from fsd_core.plan.making import Plan, make_plan
@@ -306,15 +306,19 @@ def dense(layers: int, inputs: int, outputs: int) -> Model:
     return Model((layer,) * layers, "large")
 
 
-def test_a_model_larger_than_a_function_is_split_into_stages() -> None:
-    large = dense(24, 1024, 1024)  # 100 MB, and ready to multiply some more; a process alone takes 75 MB
-    found = compare(learn(large, open_inputs("random:32", 1024), 0.2), [place("local", memory_mb=160)], Wishes(), colds=[True])
-    (one,) = (each for each in found if each.parallel.workers == 1)
-    assert one.why.startswith("needs 0.")
-    assert one.why.endswith("a function has 0.168 GB")
-    best = min((each for each in found if each.feasible and each.prediction), key=lambda each: each.prediction.seconds["p50"])  # type: ignore[union-attr]
-    assert best.parallel.pipeline > 1
-    assert best.parallel.tensor == 1
+def test_a_model_that_loads_for_too_long_becomes_a_pipeline() -> None:
+    large = dense(24, 1024, 1024)  # 100 MB, over links that are a hundred times slower than real ones: as if it had 10 GB
+    table = load_table("aws")
+    slow = attrs.evolve(table, links={"read": attrs.evolve(table.links["read"], mb_per_s=1.0), "write": table.links["write"]})
+    where = attrs.evolve(place("aws"), table=slow)
+    facts = learn(large, open_inputs("random:32", 1024), 0.2)
+    found = compare(facts, [where], Wishes(deadline=30.0), colds=[True])
+    one = [each for each in found if each.parallel.workers == 1]
+    assert all("longer than the deadline of 30 s" in each.why for each in one)
+    assert all(choose(objective, found).parallel.pipeline > 1 for objective in OBJECTIVES)
+    assert choose("cost", found).parallel.tensor == 1
+    free = [attrs.evolve(each, why="") for each in found if "deadline" in each.why or each.feasible]
+    assert choose("cost", free).parallel.workers > 1  # hardly dearer than one function, and much faster
 
 
 def test_a_layer_larger_than_a_function_is_split_into_ranks() -> None:

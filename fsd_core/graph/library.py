@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from fsd_core.errors import InputError
 
-__all__ = ["NATIVE", "STANDARD", "attributes", "label", "library", "opsets", "reads", "refused", "runtime", "session", "subgraphs"]
+__all__ = [
+    "NATIVE", "RANDOM", "STANDARD", "attributes", "label", "library", "opsets", "reads", "refused", "runtime", "session", "subgraphs",
+]  # fmt: skip
 
 STANDARD = ("", "ai.onnx", "ai.onnx.ml")  # the domains whose operators the package onnx describes
+RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 # The dtypes of tensors that numpy holds, by their number in ONNX.
 NATIVE = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64",

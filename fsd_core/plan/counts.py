@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 
 import attrs
 import numpy as np
@@ -41,6 +42,7 @@ class Exchange:
     counts: Counter[str]
 
 
+@lru_cache(4096)  # cold and warm starts have the same
 def exchange(step: Step, share: float, channel: str, eager: bool, outline: Outline) -> Exchange:
     """What a step requests for a share of the samples."""
     payloads = step.payloads(share)

@@ -18,7 +18,7 @@ from fsd_core.errors import InputError
 from fsd_core.latency import Table
 from fsd_core.model import Model, open_model
 from fsd_core.model.inputs import open_samples
-from fsd_core.plan.choose import OBJECTIVES, Candidate, Place, Wishes, compare, front, key_of, reason, shape_words
+from fsd_core.plan.choose import OBJECTIVES, Candidate, Place, Wishes, choose, compare, front, key_of, reason, shape_words
 from fsd_core.plan.facts import Facts, learn
 from fsd_core.providers import registry
 from fsd_core.providers.outline import Outline
@@ -58,14 +58,15 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as values that JSON can hold."""
-        found: dict[str, Any] = {
+        return {
             "choice": self.choice.to_json(),
             "reason": self.reason,
             "objective": self.objective,
             "about": dict(self.about),
+            "candidates": [each.to_json() for each in self.candidates],
+            "notes": list(self.notes),
+            "per_day": [dict(each) for each in self.per_day],
         }
-        found |= {"candidates": [each.to_json() for each in self.candidates], "notes": list(self.notes)}
-        return found | {"per_day": [dict(each) for each in self.per_day]}
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """The keys of ``fsd.toml`` that make ``fsd run`` do what was chosen, by table; the table "" is the top of the file."""
@@ -123,7 +124,7 @@ def make_plan(
     cold = [each for each in candidates if each.cold and each.feasible and each.prediction is not None]
     if not cold:
         raise InputError(_nothing(opened, candidates, wishes))
-    choice = min(cold, key=lambda each: (key_of(objective, each), key_of("latency", each)))
+    choice = choose(objective, cold)
     assert choice.prediction is not None
     words: dict[str, Any] = {"model": opened.name, "input": "given"}
     words |= {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
