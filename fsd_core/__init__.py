@@ -37,9 +37,15 @@ if TYPE_CHECKING:
     from fsd_core.model.serial import serial
     from fsd_core.model.sources import import_model, open_model
     from fsd_core.model.store import save as save_model
+    from fsd_core.partition.estimate import Estimate
+    from fsd_core.partition.estimate import estimate as estimate_partition
+    from fsd_core.partition.graph_stages import GraphStage, graph_stages
     from fsd_core.partition.methods import partition as make_partition
     from fsd_core.partition.owners import Partition
     from fsd_core.partition.plan import ExchangePlan
+    from fsd_core.plan.choose import Candidate
+    from fsd_core.plan.making import Plan, make_plan
+    from fsd_core.plan.predict import Prediction
     from fsd_core.report.compare import Comparison
     from fsd_core.report.comparing import compare
     from fsd_core.report.past import PastRun, past_runs
@@ -47,6 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bill",
+    "Candidate",
     "Check",
     "CheckFailed",
     "Code",
@@ -55,14 +62,18 @@ __all__ = [
     "DamagedContent",
     "Demo",
     "DriverError",
+    "Estimate",
     "ExchangePlan",
     "FsdError",
     "Graph",
+    "GraphStage",
     "InputError",
     "Layer",
     "Model",
     "Partition",
     "PastRun",
+    "Plan",
+    "Prediction",
     "Progress",
     "Report",
     "Resources",
@@ -84,9 +95,12 @@ __all__ = [
     "doctor",
     "emulator",
     "emulator_states",
+    "estimate_partition",
+    "graph_stages",
     "import_model",
     "load_tariff",
     "make_partition",
+    "make_plan",
     "open_graph",
     "open_inputs",
     "open_model",
@@ -124,10 +138,18 @@ _PLACES = {
     "save_graph": "graph.store",
     "describe_graph": "graph.figures",
     "Graph": "graph.graph",
+    "graph_stages": "partition.graph_stages",
+    "GraphStage": "partition.graph_stages",
     "open_inputs": "model.inputs",
     "make_partition": "partition.methods:partition",
+    "estimate_partition": "partition.estimate:estimate",
+    "Estimate": "partition.estimate",
     "Partition": "partition.owners",
     "ExchangePlan": "partition.plan",
+    "make_plan": "plan.making",
+    "Plan": "plan.making",
+    "Candidate": "plan.choose",
+    "Prediction": "plan.predict",
     "compare": "report.comparing",
     "Comparison": "report.compare",
     "write_comparison": "report.writing",

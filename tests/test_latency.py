@@ -22,7 +22,7 @@ from fsd_core.latency.table import Link
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
-from fsd_core.wrappers.around import AroundObjects
+from fsd_core.wrappers.around import AroundMessages, AroundObjects
 from fsd_core.wrappers.latency import MARK_BYTES, DelayedInvoker, DelayedMessages, DelayedObjects, Delays, mark, unmark
 from fsd_core.wrappers.metered import MeteredMessages
 from fsd_local import PROVIDER
@@ -318,7 +318,42 @@ def test_requests_at_once_need_several_connections(objects: ObjectDriver) -> Non
     with inner._connections.request("get"), inner._connections.request("get"):
         pass
     assert noted.draws.next("connect") == 5
-    assert inner._connections._idle == 2
+    assert inner._connections._idle[False] == 2
+
+
+def test_the_first_message_over_a_new_connection_comes_later(messages: MessageDriver) -> None:
+    noted = Noted(latency(publish=always(1000), deliver=always(2000), connect=always(5000)))
+    driver = DelayedMessages(messages, noted)
+    for _ in range(2):
+        driver.publish([Message(0, b"body")])
+    marks = [unmark(delivery.body) for delivery in messages.receive(0, 2, 5.0)]
+    assert sorted(delay_s for _, _, delay_s in filter(None, marks)) == [2, 7]
+
+
+def test_a_connection_that_is_opened_ahead_costs_the_first_message_nothing(messages: MessageDriver) -> None:
+    noted = Noted(latency(publish=always(1000), receive=always(1000), connect=always(5000)))
+    driver = DelayedMessages(messages, noted)
+    before = time.monotonic()
+    assert driver.connect(1)
+    assert round(noted.moments[-1] - before) == 5
+    for call, seconds in ((lambda: driver.receive(0, 1, 0.0), 6), (lambda: driver.publish([Message(0, b"")]), 1)):
+        before = time.monotonic()
+        call()  # a receive does not take the connection of a publish
+        assert round(noted.moments[-1] - before) == seconds
+
+
+def test_nothing_is_opened_ahead_by_a_driver_that_cannot(messages: MessageDriver) -> None:
+    class Unable(AroundMessages):
+        def connect(self, rank: int) -> bool:
+            return False
+
+    noted = Noted(latency(publish=always(1000), connect=always(5000)))
+    driver = MeteredMessages(DelayedMessages(Unable(messages), noted), Meter())
+    assert not driver.connect(1)
+    assert noted.moments == []
+    before = time.monotonic()
+    driver.publish([Message(0, b"body")])
+    assert round(noted.moments[-1] - before) == 6
 
 
 def test_catching_up_opens_the_connection(objects: ObjectDriver) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fsd_aws import limits
-from fsd_aws.clients import client
+from fsd_aws.clients import client, connect
 from fsd_aws.errors import classify, entry_code
 from fsd_aws.names import BODY, TARGET, Names, target
 from fsd_core.driver import Code, Delivery, Message, MessageLimits, Rejected, Resources
@@ -58,6 +58,10 @@ class AwsMessages:
         if not self._binary:
             return {"Message": message.body.decode("ascii"), "MessageAttributes": to}
         return {"Message": "-", "MessageAttributes": {**to, BODY: {"DataType": "Binary", "BinaryValue": message.body}}}
+
+    def connect(self, rank: int) -> bool:
+        """Open a connection to SNS."""
+        return connect(self._sns)
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
         """Return up to ``limit`` messages. SQS waits whole seconds, so ``wait_s`` is rounded up; 0 returns at once (a short poll).
@@ -130,6 +134,10 @@ class AwsDirectMessages(AwsMessages):
         if not self._binary:
             return {"MessageBody": message.body.decode("ascii")}
         return {"MessageBody": "-", "MessageAttributes": {BODY: {"DataType": "Binary", "BinaryValue": message.body}}}
+
+    def connect(self, rank: int) -> bool:
+        """Open a connection to SQS."""
+        return connect(self._sqs)
 
 
 def _rejected(answer: Mapping[str, Any], harmless: frozenset[str] = frozenset()) -> list[Rejected]:

@@ -27,7 +27,7 @@ __all__ = ["Fused", "chain"]
 
 BIAS, NONZERO, RELU = 1, 2, 4  # as in kernel.c
 THREAD_TERMS = 1 << 21  # products: fewer are computed in one thread, because a second one takes longer to start
-SPAN = 8  # layers that a tile goes through before dead samples are looked for
+SPAN = 16  # layers that a tile goes through at most before dead samples are looked for
 
 
 class Fused:
@@ -48,7 +48,7 @@ class Fused:
         self.rows = shape[0]
         self._own = own
         self._dense = None if dense is None else np.ascontiguousarray(dense)
-        self._bias = np.zeros(self.rows, np.float32) if finish is None else np.ascontiguousarray(finish.bias)
+        self._bias = np.zeros(self.rows, np.float32) if finish is None else np.require(finish.bias, np.float32, ["C", "ALIGNED"])
         self._rule, self._top, self._curve = _rule(finish)
         self.terms = shape[0] * shape[1]
         self.plan: Plan | None = None
@@ -60,8 +60,8 @@ class Fused:
             if own is not None:
                 indices = own[indices]
             columns = shape[1] if own is None else int(own.max(initial=-1)) + 1
-            pointers, values = np.ascontiguousarray(indptr, np.int64), np.ascontiguousarray(values, np.float32)
-            indices = np.ascontiguousarray(indices, np.int32)
+            pointers = np.require(indptr, np.int64, ["C", "ALIGNED"])
+            indices, values = np.require(indices, np.int32, ["C", "ALIGNED"]), np.require(values, np.float32, ["C", "ALIGNED"])
             try:
                 self.plan = compiled.LIB.plan(self.rows, columns, pointers, indices, values, self._bias, self._rule, self._top)
             except ValueError as error:
@@ -102,14 +102,14 @@ class Fused:
 
 def chain(layers: Sequence[Fused], block: Block) -> Block:
     """Take a block through several layers that are `Fused.chained`. Tiles stay in the cache for up to `SPAN` layers."""
-    first, span = 0, 1
+    first, span = 0, 2
     while first < len(layers):
         some = layers[first : first + span]
         before = len(block.live)
         result, live = _run(some, block, None)
         block = result.kept(live.view(bool))
         first += len(some)
-        span = min(SPAN, 2 * span) if len(block.live) * 16 >= before * 15 else max(1, span // 2)
+        span = min(SPAN, 2 * span) if len(block.live) * 8 >= before * 7 else 2
     return block
 
 

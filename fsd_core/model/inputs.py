@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from fsd_core.common import arguments
 from fsd_core.common.home import expanded
 from fsd_core.errors import InputError
-from fsd_core.model.layer import Csr
+from fsd_core.model.layer import Csr, Model
 from fsd_core.model.npz import SCIPY_KEYS, dense, read_npz, scipy_csr
 from fsd_core.model.tsv import read_table
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-__all__ = ["open_inputs"]
+__all__ = ["open_inputs", "open_samples"]
 
 _MAX_SAMPLES = 10**8  # a larger number is a mistake, and would fill gigabytes before anything fails
 _DIGITS = 8  # side of scikit-learn's digits, whose pixels go from 0 to 16
@@ -52,6 +52,16 @@ def open_inputs(spec: str | os.PathLike[str], width: int) -> csr_matrix:
     if made.shape[1] != width:
         raise InputError(f"{spec}: samples of width {made.shape[1]}: expected width {width}, the number of inputs of the model")
     return made.scipy().copy()  # a copy that the caller may write to
+
+
+def open_samples(inputs: Any, model: Model) -> csr_matrix:
+    """The inputs of `run` as scipy CSR float32 (samples, inputs of the model): checked, and a copy if the caller gave a matrix."""
+    if isinstance(inputs, str | os.PathLike):
+        return open_inputs(inputs, model.inputs)
+    matrix = arguments.matrix("inputs", inputs, model.inputs)
+    if matrix.shape[0] == 0:
+        raise InputError("inputs have no samples: expected at least one")
+    return matrix
 
 
 def _from_file(path: Path, width: int) -> Csr:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 
 import attrs
 import numpy as np
@@ -41,6 +42,7 @@ class Exchange:
     counts: Counter[str]
 
 
+@lru_cache(4096)  # cold and warm starts have the same
 def exchange(step: Step, share: float, channel: str, eager: bool, outline: Outline) -> Exchange:
     """What a step requests for a share of the samples."""
     payloads = step.payloads(share)
@@ -138,7 +140,7 @@ def fixed(facts: Facts, split: Split, channel: str, outline: Outline, *, staged:
     counts.update(object_gets=int(workers + shape.data * gets.sum()))  # heads, groups
     counts.update(object_bytes_read=int(shape.data * sum(head + reads * sum(each) for head, each in zip(heads, groups, strict=True))))
     needs_input = split.inputs > 0
-    whole = facts.encoded(0) - EMPTY_BYTES
+    whole = facts.whole[0] - EMPTY_BYTES
     inputs = np.where(needs_input, EMPTY_BYTES + whole * share * split.inputs / float(facts.widths[0]), 0.0)
     counts.update(object_gets=int(needs_input.sum()) * batches, object_bytes_read=int(inputs.sum() * batches))
     if not staged:
@@ -146,7 +148,7 @@ def fixed(facts: Facts, split: Split, channel: str, outline: Outline, *, staged:
         counts.update(object_puts=puts, object_bytes_written=int(shard_bytes.sum() + inputs.sum() * batches))
     counts.update(object_gets=2)  # the manifests
     last = split.rows[layers - 1]
-    whole = facts.encoded(layers) - EMPTY_BYTES
+    whole = facts.whole[1] - EMPTY_BYTES
     outputs = np.where(last > 0, EMPTY_BYTES + whole * share * last / max(1.0, float(last.sum())), 0.0)
     writers = int((last > 0).sum())
     config = CONFIG_BYTES + KEY_BYTES * (ranks + batches * ranks)

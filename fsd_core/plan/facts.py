@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -67,6 +68,11 @@ class Facts:
         share = float(self.shares[number]) * (len(fewer.live) / len(block.live) if len(block.live) else 1.0)
         size = len(encode(fewer if rows is None else fewer.take(rows)))
         return EMPTY_BYTES + max(0, size - EMPTY_BYTES) / share
+
+    @cached_property
+    def whole(self) -> tuple[float, float]:
+        """The bytes of the encoded input and of the encoded output, for all samples."""
+        return self.encoded(0), self.encoded(len(self.nonzeros))
 
     @property
     def _dense_bytes(self) -> float:

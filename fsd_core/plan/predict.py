@@ -112,11 +112,13 @@ def predict(
     branching: int = 4,
     runs: int = RUNS,
     seed: int = 0,
+    most_batches: int = 40,
 ) -> Prediction:
     """Predict one run. ``channel``: queue, object or hybrid; ``objective``: of the channel, cost or latency.
 
     ``staged``: weights and inputs are in the object store already, so the client uploads nothing. ``keep``: a worker keeps its weights from
-    one micro-batch to the next. ``branching``: of the launch tree. ``runs``: simulated runs; ``seed``: of their draws.
+    one micro-batch to the next. ``branching``: of the launch tree. ``runs``: simulated runs; ``seed``: of their draws. Of more than
+    ``most_batches`` micro-batches of a replica, the others take as long as the last simulated one.
     """
     outline, shape, eager = platform.outline, split.parallel, objective == "latency"
     around = fixed(facts, split, channel, outline, staged=staged, keep=keep)
@@ -127,7 +129,7 @@ def predict(
     begun = launched(whole, shape.workers, branching, platform.cold, float(cpu.seconds(BEGIN_S)))
     some = np.arange(replicas) * shape.data // replicas
     inner = Sampler(platform.table, runs * replicas, seed + 1, seeds=platform.seeds, like=whole, copies=replicas)
-    simulation = Simulation(facts, split, around, outline, inner, cpu, channel=channel, eager=eager, keep=keep)
+    simulation = Simulation(facts, split, around, outline, inner, cpu, channel=channel, eager=eager, keep=keep, most_batches=most_batches)
     flow = simulation.run(Begun(*(_of(each, shape, some) for each in (begun.began, begun.ready))))
     written, load, compute = (each.reshape(runs, replicas) for each in (flow.written, flow.load, flow.compute))
     written, load, compute = written.max(axis=1), load.mean(axis=1), compute.mean(axis=1)

@@ -69,10 +69,11 @@ class Simulation:
         channel: str,
         eager: bool,
         keep: bool,
+        most_batches: int,
     ) -> None:
         self.facts, self.split, self.fixed, self.outline = facts, split, fixed, outline
         self.sampler, self.cpu, self.channel, self.eager, self.keep = sampler, cpu, channel, eager, keep
-        self.tensor = split.parallel.tensor
+        self.tensor, self.most_batches = split.parallel.tensor, max(2, most_batches)
         self.share = max(split.batches) / facts.samples
         self.exchanges = {step.layer: exchange(step, self.share, channel, eager, outline) for step in split.steps}
         stages = len(split.starts)
@@ -98,8 +99,10 @@ class Simulation:
         loaded = [each[-1] - start for each, start in zip(ready, free, strict=True)]
         written = np.zeros(runs)
         batches = split.replica_batches
+        some = min(batches, self.most_batches)
         sent: Array | None = None
-        for batch in range(batches):
+        for batch in range(some):
+            earlier = [each.copy() for each in free]
             for stage, (first, last) in enumerate(stages):
                 waits = ready[stage] if batch == 0 or not self.keep else None
                 if batch and not self.keep:
@@ -110,12 +113,18 @@ class Simulation:
             sent = None
             ends = free[-1] + self.sampler.draw("put", self.shared[-1])
             written = np.maximum(written, ends.max(axis=1))
+        if batches > some:  # by now the stages work side by side: each further batch takes as long as the last one
+            step = free[-1].max(axis=1) - earlier[-1].max(axis=1)
+            written = written + (batches - some) * step
+            free = [each + ((batches - some) * step)[:, None] for each in free]
         for inbox in self.inboxes:
             inbox.finish()
+        self.cpu_used *= batches / some
         ended = np.concatenate([each + sampler.draw("put", shared) for each, shared in zip(free, self.shared, strict=True)], axis=1)
         ended[:, -tensor:] = np.maximum(ended[:, -tensor:], written[:, None])
         load = np.mean([each.mean(axis=1) for each in loaded], axis=0)
-        return Flow(ended, written, load, self.cpu_used / (tensor * len(stages)), self._counts())
+        counts = {name: each * (batches / some) for name, each in self._counts().items()}
+        return Flow(ended, written, load, self.cpu_used / (tensor * len(stages)), counts)
 
     def _counts(self) -> dict[str, Array]:
         found: dict[str, Array] = defaultdict(lambda: np.zeros(self.sampler.runs))

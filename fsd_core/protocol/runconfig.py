@@ -60,6 +60,13 @@ class RunConfig:
         """The stage of a rank, from 0."""
         return rank % self.parts * self.pipeline // self.parts
 
+    def targets(self, rank: int) -> list[int]:
+        """The ranks to which a rank may send activations: the others of its stage, and those of the next stage of its replica."""
+        tensor = self.parts // self.pipeline
+        first = rank - rank % tensor
+        end = min(first + 2 * tensor, rank - rank % self.parts + self.parts)
+        return [each for each in range(first, end) if each != rank]
+
     def batches_of(self, rank: int) -> range:
         """The numbers of the batches (from 0) that a rank computes: batch b goes to replica b modulo ``data``."""
         return range(rank // self.parts, len(self.batches), self.data)

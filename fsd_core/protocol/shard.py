@@ -236,23 +236,29 @@ class ShardReader:
 
     def __iter__(self) -> Iterator[LayerShard]:
         """Yield the layers in order."""
+        for layers in self.together():
+            yield from layers
+
+    def together(self) -> Iterator[list[LayerShard]]:
+        """Yield the layers in order, those together that one request read: all of them once they are kept."""
         if self._kept:
-            yield from self._kept
+            yield self._kept
             return
         groups = self._groups()
         ahead = [self._pool.submit(self._segments, *group) for group in groups[:READS]]
         for number, (first, last) in enumerate(groups):
             data = ahead.pop(0).result()
             ahead += [self._pool.submit(self._segments, *group) for group in groups[number + READS : number + READS + 1]]
+            layers = []
             for at in range(first, last):
                 start = int(self._starts[at] - self._starts[first])
                 segment = memoryview(data)[start : start + int(self._ends[at] - self._starts[at])]
                 if zlib.crc32(segment) != self._checksums[at]:
                     raise self._damaged("the checksum of this layer is wrong", self.numbers[at])
-                layer = _layer(self.numbers[at], segment)
-                if self._kept is not None:
-                    self._kept.append(layer)
-                yield layer
+                layers.append(_layer(self.numbers[at], segment))
+            if self._kept is not None:
+                self._kept += layers
+            yield layers
 
     def _groups(self) -> list[tuple[int, int]]:
         """Group the segments: each pair (first, last) means that one request reads the segments [first, last)."""

@@ -16,7 +16,7 @@ def _anyone(workers: int) -> None:
     """Accepts any number of workers."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Outline:
     """The limits of an app with a provider's settings. `BaseProvider.outline` makes it.
 

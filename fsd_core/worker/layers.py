@@ -7,7 +7,7 @@ this one: no rank waits for all others.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 
 import attrs
@@ -19,7 +19,7 @@ from fsd_core.codec import CodecError, decode, encode
 from fsd_core.common.stopwatch import Stopwatch
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, RunFailed
-from fsd_core.kernel import Block, stacked, union
+from fsd_core.kernel import Block, Fused, Weights, forward, stacked, union
 from fsd_core.protocol.runconfig import RunConfig
 from fsd_core.protocol.shard import LayerShard, ShardReader
 from fsd_core.storage.keys import RunKeys
@@ -30,6 +30,7 @@ from fsd_core.worker.progress import Progress
 __all__ = ["LayerLoop", "read_staged"]
 
 ABORT_CHECK_S = 1.0
+STRETCH = 16  # layers that are computed together at most: after them the worker looks whether the run is over
 
 
 def read_staged(store: Store, key: str, start: int | None = None, end: int | None = None) -> bytes:
@@ -56,7 +57,7 @@ class LayerLoop:
     watch: Stopwatch
     progress: Progress | None
     note: Callable[[int], None]  # called with each layer that begins
-    layer: int | None = None  # the layer (1-based) that is computed now, or was computed last
+    layer: int | None = None  # the layer (1-based) that is computed now, or was computed last; the last of those computed together
     _looked_at: float = attrs.field(factory=time.monotonic, init=False)
     _ahead: Future[bytes] | None = None  # the staged input of the next batch
 
@@ -70,17 +71,19 @@ class LayerLoop:
         samples, staged = self.config.batches[batch], self._staged(batch)
         nothing = block = Block(np.zeros((0, 1), np.float32), np.zeros(0, np.int32), samples)
         before, layers = 0, self.config.layers
-        for layer in self.shard:
-            self.layer = layer.number
-            self.note(layer.number)
-            if layer.number == 1 and staged is not None:
-                block = _input(*staged, layer, samples)
+        for some in _stretches(self.shard.together()):
+            first = some[0]
+            for layer in some:
+                self.layer = layer.number
+                self.note(layer.number)
+            if first.number == 1 and staged is not None:
+                block = _input(*staged, first, samples)
             self.watch.enter("other")
-            self._raise_if_over(layer)
-            block = self._layer(layer, block if layer.number == before + 1 else nothing, batch * (layers - 1) + layer.number - 2)
-            before = layer.number
+            self._raise_if_over(first)
+            block = self._layers(some, block if first.number == before + 1 else nothing, batch * (layers - 1) + first.number - 2)
+            before = some[-1].number
             if self.progress is not None:
-                self.progress.report(batch // self.config.data * layers + layer.number)
+                self.progress.report(batch // self.config.data * layers + before)
             self.watch.enter("load")
         if self.channel is not None and self.config.pipeline > 1:  # another stage may take as long from one send to the next
             self.channel.stall_limit.step_ended(time.monotonic() - began)
@@ -118,8 +121,9 @@ class LayerLoop:
                 raise Aborted(Code.UNAVAILABLE, "the run is over")
             self._looked_at = time.monotonic()
 
-    def _layer(self, layer: LayerShard, block: Block, step: int) -> Block:
-        """Compute the rows of one layer: send, multiply the local rows, receive, add the product of the received rows, activate."""
+    def _layers(self, some: Sequence[LayerShard], block: Block, step: int) -> Block:
+        """Compute a stretch of layers. For the first one: send, multiply the local rows, receive, add the product of the received rows."""
+        layer = some[0]
         if layer.sends:
             assert self.channel is not None
             self.watch.enter("send")
@@ -127,18 +131,22 @@ class LayerLoop:
         if not layer.rows:
             return Block(np.zeros((0, 1), np.float32), np.zeros(0, np.int32), block.samples)
         self.watch.enter("compute")
-        z: Block | None = None
-        if layer.remote is None or layer.local.shape[1]:  # the first layer of a stage has only received rows
-            z = layer.local.forward(block)
+        computed = 0
         if layer.remote is not None:
-            self.watch.enter("exchange")
-            arrived = self._receive(layer, step, block.samples)
-            self.watch.enter("compute")
-            live = union(arrived if z is None else [z, *arrived], block.samples)
-            z = layer.remote.forward(stacked(arrived, live), None if z is None else z.over(live))
-        assert z is not None
+            # The first layer of a stage has only received rows.
+            block = self._exchanged(layer, layer.remote, layer.local.forward(block) if layer.local.shape[1] else None, step, block.samples)
+            computed = 1
+        block = forward([each.local for each in some[computed:]], block)
         self.watch.enter("other")
-        return z
+        return block
+
+    def _exchanged(self, layer: LayerShard, remote: Weights | Fused, local: Block | None, step: int, samples: int) -> Block:
+        """Receive, and add the product of the received rows to ``local``, the sums of the local rows."""
+        self.watch.enter("exchange")
+        arrived = self._receive(layer, step, samples)
+        self.watch.enter("compute")
+        live = union(arrived if local is None else [local, *arrived], samples)
+        return remote.forward(stacked(arrived, live), None if local is None else local.over(live))
 
     def _encoded(self, block: Block, rows: NDArray[np.int32]) -> bytes:
         data = encode(block.take(rows))
@@ -156,6 +164,19 @@ class LayerLoop:
             except CodecError as error:
                 raise RunFailed(Code.INVALID, f"the payload of rank {source} is damaged: {error}") from error
         return [blocks[source] for source in rows]
+
+
+def _stretches(groups: Iterator[list[LayerShard]]) -> Iterator[list[LayerShard]]:
+    """Join layers to stretches that are computed together: only the first layer of a stretch sends or receives."""
+    for layers in groups:
+        some = layers[:1]
+        for layer in layers[1:]:
+            alone = layer.sends or layer.receives or not layer.rows or layer.number != some[-1].number + 1
+            if alone or not some[0].rows or len(some) == STRETCH:
+                yield some
+                some = []
+            some.append(layer)
+        yield some
 
 
 def _input(key: str, data: bytes, layer: LayerShard, samples: int) -> Block:

@@ -34,6 +34,7 @@ from fsd_core.worker import failing, lines, record
 from fsd_core.worker.background import Background
 from fsd_core.worker.layers import LayerLoop, read_staged
 from fsd_core.worker.progress import Progress
+from fsd_core.wrappers.around import Connects
 from fsd_core.wrappers.run import RunWrappers
 
 __all__ = ["Worker"]
@@ -158,7 +159,7 @@ class Worker:
         # The first input and the queues' driver come while the head of the shard is read.
         staged = config.inputs[config.batches_of(self.rank)[0]][self.rank % config.parts] if config.batches_of(self.rank) else None
         first = self.pool.submit(read_staged, self.store, staged) if staged else None
-        messages = self.pool.submit(self._messages) if config.queued else None
+        messages = self.pool.submit(self._messages, config) if config.queued else None
         shard = ShardReader(config.shards[self.rank % config.parts], partial(read_staged, self.store), self.pool, keep=config.keep)
         if config.workers > 1:
             self.channel = self._open_channel(config, shard, messages.result() if messages else None)
@@ -190,11 +191,21 @@ class Worker:
             self.background.start("report deaths", partial(spawner.keep_reporting_deaths, self.background.over))
         return spawner
 
-    def _messages(self) -> MessageDriver:
-        direct = self.config is not None and self.config.objective == "latency"
+    def _messages(self, config: RunConfig) -> MessageDriver:
+        """The driver of the queues. It opens its connections while the shard is read, or the first payload would wait for them."""
+        direct = config.objective == "latency"
         driver = self.provider.messages(self.resources, self.launch.slot, direct=direct)
         self.drivers.append(driver)
-        return self.wrappers.messages(driver, direct=direct)
+        messages = self.wrappers.messages(driver, direct=direct)
+
+        def connect(rank: int) -> None:
+            if isinstance(messages, Connects):
+                with suppress(Exception):  # of any class: then the publish opens it, or has the error
+                    messages.connect(rank)
+
+        for rank in {messages.route(rank): rank for rank in config.targets(self.rank)}.values():
+            self.pool.submit(connect, rank)
+        return messages
 
     def _open_channel(self, config: RunConfig, shard: ShardReader, messages: MessageDriver | None) -> Channel:
         """The run's channel. It knows from the shard which ranks send to this rank in which step."""

@@ -20,7 +20,7 @@ import math
 import struct
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import attrs
@@ -104,25 +104,30 @@ class Delays:
 
 
 class _Connections:
-    """The connections of one driver. A request takes an idle one, or opens another."""
+    """The connections of one driver. A request takes an idle one, or opens another. Publishes have their own: they may go elsewhere."""
 
     def __init__(self, delays: Delays) -> None:
         self.delays = delays
-        self._idle = 0
+        self._idle: Counter[bool] = Counter()  # by whether they are for publishes
         self._lock = threading.Lock()
 
-    def open(self) -> float:
+    def open(self, verb: str) -> float:
         """Take a connection. Returns the seconds that this takes."""
         with self._lock:
-            if self._idle:
-                self._idle -= 1
+            if self._idle[verb.startswith("publish")]:
+                self._idle[verb.startswith("publish")] -= 1
                 return 0.0
         return self.delays.draws.next("connect")
 
-    def leave(self) -> None:
+    def leave(self, verb: str) -> None:
         """Give a connection back."""
         with self._lock:
-            self._idle += 1
+            self._idle[verb.startswith("publish")] += 1
+
+    def ahead(self, verb: str, since: float) -> None:
+        """Wait as long as it takes to open a connection from ``since`` on (on the monotonic clock), and leave it for a request."""
+        self.delays.wait_until(since + self.delays.draws.next("connect"))
+        self.leave(verb)
 
     def request(self, verb: str, sent: int = 0, *, effect: float = 0.0) -> _Request:
         """A request of ``verb`` that sends so many bytes and takes effect at the share ``effect`` of the drawn time.
@@ -143,8 +148,9 @@ class _Request:
         self._connections, self._verb = connections, verb
         delays = connections.delays
         self.began = time.monotonic()
-        self.transfer = delays.transfer("write", verb, sent, self.began)  # seconds of ``until`` for the bytes that it sends
-        took = connections.open() + delays.draws.next(verb) + self.transfer
+        # Seconds of ``until`` for opening its connection and for the bytes that it sends.
+        self.transfer = connections.open(verb) + delays.transfer("write", verb, sent, self.began)
+        took = delays.draws.next(verb) + self.transfer
         self.until = self.began + took  # it does not end before
         self._effect = self.began + effect * took if effect else 0.0
 
@@ -163,7 +169,7 @@ class _Request:
             if error is None or isinstance(error, Exception):  # an answer that is an error takes as long as any other
                 delays.wait_until(self.until)
         finally:
-            self._connections.leave()
+            self._connections.leave(self._verb)
 
 
 class _Inbox:
@@ -270,6 +276,13 @@ class DelayedMessages(AroundMessages):
         with self._connections.request("ack"):
             return super().ack(rank, tokens)
 
+    def connect(self, rank: int) -> bool:
+        """See `Connects.connect`. Only a connection that the driver really opens saves its time later."""
+        began = time.monotonic()
+        if opened := super().connect(rank):
+            self._connections.ahead("publish", began)
+        return opened
+
     def _ready(self, inbox: _Inbox, rank: int, limit: int, until: float) -> list[Delivery]:
         """Up to ``limit`` messages that are due. Waits for the first until ``until``, on the monotonic clock."""
         ready = list[Delivery]()
@@ -316,9 +329,9 @@ class DelayedObjects(AroundObjects):
         The requests of a round are made at once, the rounds one after another. ``since``: the begin of the first, on the monotonic clock.
         """
         for verbs in rounds:
-            since += max([self._connections.open() + self._delays.draws.next(verb) for verb in verbs])
-            for _ in verbs:
-                self._connections.leave()
+            since += max([self._connections.open(verb) + self._delays.draws.next(verb) for verb in verbs])
+            for verb in verbs:
+                self._connections.leave(verb)
         self._delays.wait_until(since)
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
