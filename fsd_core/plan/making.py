@@ -25,7 +25,7 @@ from fsd_core.providers.outline import Outline
 
 __all__ = ["Plan", "make_plan"]
 
-CLOUDS = ("aws", "gcp", "azure")
+DEFAULT = "local"  # the machine itself: a plan is for other places, if there are any
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -96,7 +96,7 @@ def make_plan(
     """Price the ways to run ``model`` on ``inputs`` and choose one, as ``fsd plan`` does. Starts nothing and makes no request.
 
     - ``model``, ``inputs``: as `run` takes them. Some samples are computed here for about half a second.
-    - ``providers``: names. Default: the installed ones of aws, gcp and azure.
+    - ``providers``: names. Default: all that are installed, except this machine.
     - ``objective``: cost (the least USD), latency (the least median time) or balanced (the least product of the two).
     - ``deadline``: seconds that 95 % of the runs may take, from a cold start. ``budget``: USD of a run.
     - ``per_day``: runs a day; the plan then also says from how many a server that always runs is cheaper.
@@ -148,8 +148,8 @@ def _way(each: Candidate) -> tuple[Any, ...]:
 def _names(providers: Sequence[str] | None) -> list[str]:
     known = registry.installed()
     if providers is None:
-        return [name for name in CLOUDS if name in known] or ["local"]
-    if isinstance(providers, str) or not providers:
+        return [name for name in known if name != DEFAULT] or [DEFAULT]
+    if isinstance(providers, str) or not isinstance(providers, Sequence) or not providers:
         raise InputError(f"providers {providers!r}: expected a list of some of {', '.join(known)}")
     for name in providers:
         if name not in known:
