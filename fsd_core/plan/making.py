@@ -148,7 +148,7 @@ def _names(providers: Sequence[str] | None) -> list[str]:
     if providers is None:
         measured = [name for name in known if name in tables.names() and _has_outline(name)]
         return measured or ["local"]
-    if isinstance(providers, str) or not providers:
+    if isinstance(providers, str) or not isinstance(providers, Sequence) or not providers:
         raise InputError(f"providers {providers!r}: expected a list of some of {', '.join(known)}")
     for name in providers:
         if name not in known:
@@ -171,7 +171,7 @@ def _place(name: str, settings: Mapping[str, object], latency: str | os.PathLike
         raise InputError(f"provider {name} does not say its limits, so it cannot be planned for: expected a method `outline`")
     table: Table | None = None
     if latency is not None:
-        table = tables.load(os.fspath(latency))
+        table = tables.load(os.fspath(arguments.folder_or_name("latency", latency, "the name or the path of a table of latencies")))
     elif name in tables.names():
         table = tables.load(name)
     tariff: Tariff | None = None
