@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from fsd_core.graph.graph import Graph, open_graph
     from fsd_core.graph.store import save_graph
     from fsd_core.machine.doctor import Check, doctor
-    from fsd_core.machine.skeleton import new_provider
     from fsd_core.machine.emulators import emulator, emulator_states, start_emulators, stop_emulators
     from fsd_core.machine.skeleton import new_provider
     from fsd_core.machine.suite import conformance
@@ -95,7 +94,6 @@ __all__ = [
     "describe_model",
     "destroy",
     "doctor",
-    "new_provider",
     "emulator",
     "emulator_states",
     "estimate_partition",

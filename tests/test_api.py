@@ -263,11 +263,6 @@ def call_doctor(here: Path, result: Result) -> None:
     assert found["numpy"].found == np.__version__
 
 
-def call_provider_new(here: Path, result: Result) -> None:
-    written = fsd_core.new_provider("mine", here / "fsd-mine")
-    assert here / "fsd-mine" / "fsd_mine" / "objects.py" in written
-
-
 CALLS: dict[str, Callable[[Path, Result], None]] = {
     name.removeprefix("call_"): call for name, call in list(globals().items()) if name.startswith("call_")
 }
