@@ -6,22 +6,7 @@ from importlib.metadata import version
 
 import click
 
-from fsd_core.cli import (
-    apps,
-    compare,
-    conformance,
-    cost,
-    demo,
-    doctor,
-    emulators,
-    logs,
-    model,
-    partition,
-    plan,
-    provider,
-    report,
-    run,
-)  # fmt: skip
+from fsd_core.cli import apps, compare, conformance, cost, demo, doctor, emulators, logs, model, partition, plan, provider, report, run
 
 __all__ = ["root"]
 

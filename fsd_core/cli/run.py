@@ -50,7 +50,8 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
 
     \b
     MODEL  a folder that fsd model made; a Graph Challenge folder of an official
-           size; or radixnet:NEURONS:LAYERS[:SEED]
+           size; an ONNX file that is a chain of layers; or
+           radixnet:NEURONS:LAYERS[:SEED]
     INPUT  .npz (scipy CSR, one dense array, or key x); a Graph Challenge .tsv,
            also .xz or .gz; digits (handwritten digits of scikit-learn);
            or random:SAMPLES[:DENSITY[:SEED]]

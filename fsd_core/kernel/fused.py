@@ -48,7 +48,7 @@ class Fused:
         self.rows = shape[0]
         self._own = own
         self._dense = None if dense is None else np.ascontiguousarray(dense)
-        self._bias = np.zeros(self.rows, np.float32) if finish is None else np.ascontiguousarray(finish.bias)
+        self._bias = np.zeros(self.rows, np.float32) if finish is None else np.require(finish.bias, np.float32, ["C", "ALIGNED"])
         self._rule, self._top, self._curve = _rule(finish)
         self.terms = shape[0] * shape[1]
         self.plan: Plan | None = None
@@ -60,8 +60,8 @@ class Fused:
             if own is not None:
                 indices = own[indices]
             columns = shape[1] if own is None else int(own.max(initial=-1)) + 1
-            pointers, values = np.ascontiguousarray(indptr, np.int64), np.ascontiguousarray(values, np.float32)
-            indices = np.ascontiguousarray(indices, np.int32)
+            pointers = np.require(indptr, np.int64, ["C", "ALIGNED"])
+            indices, values = np.require(indices, np.int32, ["C", "ALIGNED"]), np.require(values, np.float32, ["C", "ALIGNED"])
             try:
                 self.plan = compiled.LIB.plan(self.rows, columns, pointers, indices, values, self._bias, self._rule, self._top)
             except ValueError as error:
