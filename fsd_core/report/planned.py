@@ -82,10 +82,8 @@ def _against(plan: Plan, *, cold: bool) -> str:
         for each in near
         if each.prediction is not None and each.prediction.usd
     ]
-    words = (
-        "Each point is a way to run; its line goes from p50 to p95. Joined points are faster or cheaper than all others. The ring is the "
-    )
-    words += "the choice."
+    words = "Each point is a way to run; its line goes from p50 to p95. Joined points are faster or cheaper than all others. "
+    words += "The ring is the choice."
     if len(near) < len(shown):
         words += (
             f" {len(shown) - len(near)} ways are left out: they take over {FAR:g} times as long as the choice, or cost over {FAR:g} times."
@@ -169,7 +167,7 @@ def _lost(plan: Plan) -> str:
     best = plan.choice.prediction
     assert best is not None
     rows, seen = [], set()
-    for each in plan.candidates:
+    for each in sorted(plan.candidates, key=lambda each: each.feasible):  # first what is not possible
         if each is plan.choice or not each.cold:
             continue
         words = each.why or _behind(each, plan)
