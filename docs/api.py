@@ -41,6 +41,7 @@ COMMANDS = {
     "emulators down": "stop_emulators",
     "emulators status": "emulator_states",
     "conformance": "conformance",
+    "provider new": "new_provider",
     "doctor": "doctor",
 }
 GROUPS = {
@@ -53,7 +54,7 @@ GROUPS = {
     "Past runs": "past_runs, PastRun, read_log, RunLog",
     "Money": "bill, Bill, Usage, load_tariff, tariff_names, Tariff",
     "Apps": "deploy, Resources, destroy, collect_garbage, clean",
-    "This machine": "emulator, start_emulators, stop_emulators, emulator_states, doctor, Check, conformance, run_demo, Demo",
+    "This machine": "emulator, start_emulators, stop_emulators, emulator_states, doctor, Check, conformance, new_provider, run_demo, Demo",
     "Settings": "read_settings, Settings",
     "Errors": "FsdError, InputError, CheckFailed, RunFailed, DamagedContent, DriverError, Code",
 }

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fsd_core.graph.store import save_graph
     from fsd_core.machine.doctor import Check, doctor
     from fsd_core.machine.emulators import emulator, emulator_states, start_emulators, stop_emulators
+    from fsd_core.machine.skeleton import new_provider
     from fsd_core.machine.suite import conformance
     from fsd_core.model.challenge import radixnet
     from fsd_core.model.inputs import open_inputs
@@ -102,6 +103,7 @@ __all__ = [
     "load_tariff",
     "make_partition",
     "make_plan",
+    "new_provider",
     "open_graph",
     "open_inputs",
     "open_model",
@@ -177,6 +179,7 @@ _PLACES = {
     "start_emulators": "machine.emulators",
     "stop_emulators": "machine.emulators",
     "emulator_states": "machine.emulators",
+    "new_provider": "machine.skeleton",
     "doctor": "machine.doctor",
     "Check": "machine.doctor",
     "conformance": "machine.suite",

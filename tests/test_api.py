@@ -142,6 +142,11 @@ def call_partition(here: Path, result: Result) -> None:
     made.save("p.npz")
     assert fsd_core.Partition.load("p.npz", model).digest == made.digest
     assert fsd_core.ExchangePlan(model, made).figures()["rows_moved"] > 0
+    assert fsd_core.estimate_partition(model, 2, seed=3).rows_moved > 0
+
+
+def call_provider_new(here: Path, result: Result) -> None:
+    assert Path("made", "pyproject.toml") in fsd_core.new_provider("mine", "made")
 
 
 def call_model_import(here: Path, result: Result) -> None:
@@ -496,6 +501,9 @@ RIGHT: dict[str, dict[str, Any]] = {  # arguments that have no default
     "graph_stages": {"graph": None, "stages": 2},
     "open_inputs": {"spec": INPUT, "width": 1024},
     "make_partition": {"model": fsd_core.open_model(NET), "workers": 2},
+    "estimate_partition": {"model": fsd_core.open_model(NET), "workers": 2},
+    "make_plan": {"model": NET, "inputs": INPUT},
+    "new_provider": {"name": "mine", "folder": "made"},
     "write_comparison": {"comparison": None},
     "write_report": {"run": "f" * 16},
     "read_log": {"run": "f" * 16},

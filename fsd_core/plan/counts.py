@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fsd_core.channel.hybrid import NOTICE_BYTES
 from fsd_core.channel.objects import HEAD_BYTES, bundle_bytes
-from fsd_core.channel.packing import batched, body_bytes, piece_bytes, piece_sizes
+from fsd_core.channel.packing import batched, body_bytes, copies, piece_bytes, piece_sizes
 from fsd_core.driver import MessageLimits
 from fsd_core.plan.facts import EMPTY_BYTES, Facts
 from fsd_core.plan.traffic import Split, Step
@@ -69,7 +69,8 @@ def exchange(step: Step, share: float, channel: str, eager: bool, outline: Outli
         else:
             publishes = _publishes(tuple((outline.route(target), size) for target, size in entries), limits)
         for numbers in publishes:
-            size = _publish(counts, [entries[number][1] for number in numbers], outline)
+            bodies = [entries[number][1] for number in numbers]
+            size = _publish(counts, bodies, outline, copies(sum(bodies)) if eager else 1)
             for number in numbers:
                 wire[owners[number]] = max(wire[owners[number]], size)
         if len(bundled):
@@ -78,8 +79,8 @@ def exchange(step: Step, share: float, channel: str, eager: bool, outline: Outli
             wire[bundled] = size
             if channel == "hybrid":
                 notices = [(int(step.targets[pair]), body_bytes(NOTICE_BYTES, limits)) for pair in bundled]
-                for numbers in batched(notices, outline.route, limits):
-                    _publish(counts, [notices[number][1] for number in numbers], outline)
+                for numbers in [[number] for number in range(len(notices))] if eager else batched(notices, outline.route, limits):
+                    _publish(counts, [notices[number][1] for number in numbers], outline, 2 if eager else 1)
                 counts.update(object_gets=len(bundled), object_bytes_read=int(payloads[bundled].sum()))
             else:
                 starts = size - float(payloads[bundled].sum()) + np.cumsum(payloads[bundled])
@@ -106,14 +107,17 @@ def _eager(entries: list[tuple[int, int]], owners: list[int], outline: Outline) 
     return found
 
 
-def _publish(counts: Counter[str], bodies: list[int], outline: Outline) -> int:
-    """Count one publish and what its messages cause at the receivers. Returns its bytes."""
+def _publish(counts: Counter[str], bodies: list[int], outline: Outline, times: int = 1) -> int:
+    """Count a publish that is made so many times, and what its messages cause at the receivers. Returns the bytes of one."""
     limits = outline.messages
     sizes = [body + limits.overhead_bytes for body in bodies]
     units = [max(1, -(-size // limits.billing_bytes)) for size in sizes]
     total = sum(sizes)
-    counts.update(publish_requests=1, publish_units=max(1, -(-total // limits.billing_bytes)), messages_sent=len(sizes))
-    counts.update(message_bytes_sent=total, message_units_sent=sum(units), messages_received=len(sizes), message_units_received=sum(units))
+    one = {"publish_requests": 1, "publish_units": max(1, -(-total // limits.billing_bytes)), "message_bytes_sent": total}
+    one |= {"direct_units": one["publish_units"], "direct_bytes_sent": total} if limits.direct else {}
+    one |= {"messages_sent": len(sizes), "message_units_sent": sum(units)}
+    one |= {"messages_received": len(sizes), "message_units_received": sum(units)}
+    counts.update({name: times * count for name, count in one.items()})
     return total
 
 

@@ -122,7 +122,8 @@ def predict(
     one micro-batch to the next. ``branching``: of the launch tree. ``runs``: simulated runs; ``seed``: of their draws. Of more than
     ``most_batches`` micro-batches of a replica, the others take as long as the last simulated one.
     """
-    outline, shape, eager = platform.outline, split.parallel, objective == "latency"
+    shape, eager = split.parallel, objective == "latency"
+    outline = _soonest(platform) if eager else platform.outline
     around = fixed(facts, split, channel, outline, staged=staged, keep=keep)
     cpu = platform.cpu(split)
     replicas = int(min(shape.data, max(1, VALUES // (runs * shape.tensor**2))))
@@ -169,6 +170,14 @@ def predict(
         error=facts.error,
         notes=_notes(facts, split, platform),
     )
+
+
+def _soonest(platform: Platform) -> Outline:
+    """The limits under the latency objective. Under a table with a direct way, requests of any provider count as direct."""
+    found = platform.outline.soonest()
+    if platform.table is None or "publish_direct" not in platform.table.rows:
+        return found
+    return attrs.evolve(found, messages=attrs.evolve(found.messages, direct=True))
 
 
 def _of(times: NDArray[np.float64], shape: Parallel, replicas: NDArray[np.int64]) -> NDArray[np.float64]:

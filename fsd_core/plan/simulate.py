@@ -14,6 +14,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core.channel.packing import COPY_BYTES
 from fsd_core.partition.stages import DECODE_S, ENCODE_S
 from fsd_core.plan.counts import Exchange, Fixed, exchange
 from fsd_core.plan.facts import Facts
@@ -235,7 +236,7 @@ class Simulation:
         else:
             inbox = self.inboxes[stage]
             inbox.weight = weight
-            arrives = begun + sampler.draw("deliver", sender, worst_of=np.broadcast_to(np.maximum(pieces, 1.0), shape))
+            arrives = begun + self._delivery(sender, np.broadcast_to(np.maximum(pieces, 1.0), shape), wire)
             mean = float(each.payloads[~each.stored].sum() / max(1.0, each.pieces[~each.stored].sum()))
             got = inbox.receive(asked, np.where(present, arrives, np.inf), np.where(present, pieces, 0.0), mean)
             if stored.any():
@@ -246,6 +247,15 @@ class Simulation:
         values = step.rows * float(self.facts.live[step.layer - 1]) * self.share
         work = _summed(rows, values * DECODE_S + PAYLOAD_S, self.tensor)
         return got + self._spend(work * weight) / weight
+
+    def _delivery(self, sender: Array, pieces: Array, wire: Array) -> Array:
+        """The seconds from the publishes of payloads of so many pieces and bytes until their deliveries."""
+        rows = self.sampler.table.rows if self.sampler.table else {}
+        verb = "deliver_direct" if self.eager and "deliver_direct" in rows else "deliver"
+        one = self.sampler.draw(verb, sender, worst_of=pieces)
+        if not self.eager:
+            return one
+        return np.where(wire <= COPY_BYTES, np.minimum(one, self.sampler.draw(verb, sender, worst_of=pieces)), one)
 
 
 def _summed(ranks: NDArray[np.int64], values: Array, count: int) -> Array:
