@@ -127,7 +127,7 @@ def call_logs(here: Path, result: Result) -> None:
 
 def call_plan(here: Path, result: Result) -> None:
     steps: list[tuple[int, int]] = []
-    made = fsd_core.make_plan(NET, INPUT, providers=["local"], progress=lambda done, total: steps.append((done, total)))
+    made = fsd_core.make_plan(NET, INPUT, providers=["aws"], progress=lambda done, total: steps.append((done, total)))
     assert made.choice.parallel.workers == 1
     assert made.choice.prediction is not None
     assert made.choice.prediction.meter["invocations"] == 1
@@ -505,6 +505,7 @@ RIGHT: dict[str, dict[str, Any]] = {  # arguments that have no default
     "make_plan": {"model": NET, "inputs": INPUT},
     "new_provider": {"name": "mine", "folder": "made"},
     "write_comparison": {"comparison": None},
+    "write_plan": {"plan": None, "out": "plan.html"},
     "write_report": {"run": "f" * 16},
     "read_log": {"run": "f" * 16},
     "bill": {"usage": {}, "tariff": "local"},
