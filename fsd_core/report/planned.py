@@ -9,7 +9,7 @@ from fsd_core.common import arguments
 from fsd_core.common.files import check_file, write_file
 from fsd_core.plan.choose import Candidate, shape_words
 from fsd_core.plan.making import Plan
-from fsd_core.plan.predict import PARTS
+from fsd_core.plan.predict import PARTS, Prediction
 from fsd_core.report import charts
 from fsd_core.report.charts import Bar
 from fsd_core.report.html import MARK, count, details, escaped, facts, page, seconds, section, size, table, usd
@@ -18,6 +18,7 @@ from fsd_core.report.scatter import Point, scatter
 __all__ = ["check_page", "write_plan"]
 
 REASONS = 40  # rows about what is not possible
+FAR = 10.0  # a way that takes or costs so many times what the choice does is not drawn
 
 
 def check_page(path: str | os.PathLike[str]) -> None:
@@ -62,9 +63,12 @@ def _against(plan: Plan, *, cold: bool) -> str:
     shown = [each for each in plan.candidates if each.cold == cold and each.prediction is not None and each.prediction.usd]
     if not shown:
         return section(title, "<p>No price is known, so there is nothing to compare with time.</p>")
+    chosen = plan.choice.prediction if cold else (plan.warm(plan.choice) or plan.choice).prediction
+    assert chosen is not None
+    near = [each for each in shown if each.prediction and _near(each.prediction, chosen)]
     providers = list(dict.fromkeys(each.provider for each in plan.candidates))
     best = {id(each) for each in plan.front} | {id(plan.warm(each)) for each in plan.front}
-    chosen = {id(plan.choice), id(plan.warm(plan.choice))}
+    ringed = {id(plan.choice), id(plan.warm(plan.choice))}
     points = [
         Point(
             name=shape_words(each.parallel),
@@ -73,16 +77,22 @@ def _against(plan: Plan, *, cold: bool) -> str:
             usd=each.prediction.usd,
             part=providers.index(each.provider) % 7,
             front=id(each) in best,
-            chosen=id(each) in chosen,
+            chosen=id(each) in ringed,
         )
-        for each in shown
+        for each in near
         if each.prediction is not None and each.prediction.usd
     ]
-    words = (
-        "Each point is a way to run; its line goes from p50 to p95. Joined points are faster or cheaper than all others. The ring is the "
-    )
-    words += "choice."
+    words = "Each point is a way to run; its line goes from p50 to p95. Joined points are faster or cheaper than all others. "
+    words += "The ring is the choice."
+    if len(near) < len(shown):
+        words += (
+            f" {len(shown) - len(near)} ways are left out: they take over {FAR:g} times as long as the choice, or cost over {FAR:g} times."
+        )
     return section(title, f'<figure>{scatter(name, title, points, providers)}</figure><p class="soft">{words}</p>')
+
+
+def _near(found: Prediction, chosen: Prediction) -> bool:
+    return found.seconds["p50"] <= FAR * chosen.seconds["p50"] and (found.usd or 0.0) <= FAR * (chosen.usd or 0.0)
 
 
 def _parts(plan: Plan) -> str:
@@ -92,7 +102,7 @@ def _parts(plan: Plan) -> str:
     for each in shown:
         assert each.prediction is not None
         values = tuple(each.prediction.parts[name] for name in PARTS)
-        bars.append(Bar(_label(each), "chosen" if each is plan.choice else f"{each.parallel.workers} fn", values))
+        bars.append(Bar(_label(each), "chosen" if each is plan.choice else "", values, sum(values), sum(values)))
         rows.append([_label(each), *map(seconds, values)])
     figure = charts.stacked("parts", "Where the time goes", "mean seconds of a cold start", PARTS, bars, seconds)
     return section("Where the time goes", f"<figure>{figure}</figure>" + details(table(["way", *PARTS], rows)))
@@ -157,7 +167,7 @@ def _lost(plan: Plan) -> str:
     best = plan.choice.prediction
     assert best is not None
     rows, seen = [], set()
-    for each in plan.candidates:
+    for each in sorted(plan.candidates, key=lambda each: each.feasible):  # first what is not possible
         if each is plan.choice or not each.cold:
             continue
         words = each.why or _behind(each, plan)

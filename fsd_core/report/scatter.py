@@ -41,7 +41,7 @@ def scatter(name: str, title: str, points: Sequence[Point], parts: Sequence[str]
     for value in xs.ticks():
         x = xs.at(value)
         body.append(f'<path d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}" style="stroke:var(--line)"/>')
-        body.append(_text(f"{value:g} s", x, HEIGHT - BOTTOM + 16, "middle", "soft"))
+        body.append(_text(f"{value:g} s", x, HEIGHT - BOTTOM + 16, "end" if x > WIDTH - 30 else "middle", "soft"))
     for value in ys.ticks():
         y = ys.at(value)
         body.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" style="stroke:var(--line)"/>')
@@ -83,7 +83,8 @@ def _mark(name: str, number: int, point: Point, xs: _Axis, ys: _Axis) -> str:
 
 
 def _text(words: str, x: float, y: float, anchor: str, colour: str, *, bold: bool = False) -> str:
-    style = f"fill:var(--{colour});font-size:{SIZE}px{';font-weight:600' if bold else ''}"
+    style = f"fill:var(--{colour});font-size:{SIZE}px;paint-order:stroke;stroke:var(--card);stroke-width:3px"
+    style += ";font-weight:600" if bold else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="{style}">{escaped(words)}</text>'
 
 
