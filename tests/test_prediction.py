@@ -110,7 +110,10 @@ def test_an_exchange_is_packed_as_the_channels_pack_it() -> None:
     small = exchange(step_of({(0, rank): 1000 for rank in range(1, 13)}), 1.0, "queue", False, local)
     assert (small.counts["messages_sent"], small.counts["publish_requests"]) == (12, 2)  # ten messages a publish
     eager = exchange(step_of({(0, rank): 1000 for rank in range(1, 13)}), 1.0, "queue", True, local)
-    assert eager.counts["publish_requests"] == 12
+    assert eager.counts["publish_requests"] == 24  # each by itself, and twice
+    assert eager.counts["direct_units"] == 0
+    queues = exchange(step_of({(0, 1): 1000, (0, 2): 100_000}), 1.0, "queue", True, outline("aws").soonest())
+    assert (queues.counts["publish_requests"], queues.counts["publish_units"], queues.counts["direct_units"]) == (3, 4, 4)
     large = exchange(step_of({(0, 1): 600_000}), 1.0, "queue", False, local)
     assert large.pieces.tolist() == [3.0]  # 256 KiB a message
     stored = exchange(step_of({(0, 1): 600_000, (0, 2): 1000}), 1.0, "hybrid", False, local)
