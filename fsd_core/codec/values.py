@@ -177,7 +177,7 @@ def _forms(stored: NDArray[np.uint32]) -> Iterator[_Form]:
     if stored.size and (stored == stored[0]).all():
         yield _Form(stored[:1], _PLANES)
         return
-    colours, counts = np.unique(stored[:: max(1, stored.size // (TRIAL // 4))], return_counts=True)
+    colours, counts = np.unique(stored[:: max(1, stored.size // TRIAL)], return_counts=True)
     none = np.zeros(0, np.uint32)
     if len(colours) < PALETTE:  # one place is left for values that are not among these
         yield _Form(colours, _PLANES)
@@ -186,7 +186,6 @@ def _forms(stored: NDArray[np.uint32]) -> Iterator[_Form]:
     few = colours[counts >= FREQUENT * counts.sum()]
     if 0 < len(few) < len(colours):
         most = np.sort(few[np.argsort(-counts[np.isin(colours, few)], kind="stable")][:FEW])
-        yield _Form(most, _PLANES)
         yield _Form(most, _APART)
     yield _Form(none, _PLANES)
     yield _Form(none, _APART)
