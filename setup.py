@@ -12,7 +12,7 @@ setup(
             ["fsd_core/kernel/kernel.c"],
             depends=["fsd_core/kernel/tile.h"],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
-            extra_compile_args=["-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno"],
+            extra_compile_args=["-O3", "-g0", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno"],
             py_limited_api=True,
             optional=True,
         )

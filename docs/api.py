@@ -20,7 +20,7 @@ PAGE = Path(__file__).with_name("api.md")
 # Each command of fsd, and the names that do the same from Python.
 COMMANDS = {
     "run": "run",
-    "plan": "make_plan",
+    "plan": "make_plan, write_plan",
     "compare": "compare, write_comparison",
     "report": "write_report",
     "runs": "past_runs",
@@ -28,7 +28,7 @@ COMMANDS = {
     "partition": "make_partition, ExchangePlan, estimate_partition",
     "model import": "import_model, save_model, open_graph, save_graph",
     "model radixnet": "radixnet, save_model",
-    "model show": "open_model, describe_model, open_graph, describe_graph",
+    "model show": "open_model, describe_model, open_graph, describe_graph, graph_stages",
     "bill": "bill",
     "tariff list": "tariff_names, load_tariff",
     "tariff show": "load_tariff",
@@ -41,19 +41,20 @@ COMMANDS = {
     "emulators down": "stop_emulators",
     "emulators status": "emulator_states",
     "conformance": "conformance",
+    "provider new": "new_provider",
     "doctor": "doctor",
 }
 GROUPS = {
     "Running a model": "run, Result, Progress, serial",
     "Models and inputs": "open_model, import_model, radixnet, save_model, describe_model, Model, Layer, Csr, open_inputs",
-    "ONNX models": "open_graph, save_graph, describe_graph, Graph",
+    "ONNX models": "open_graph, save_graph, describe_graph, Graph, graph_stages, GraphStage",
     "Partitions": "make_partition, Partition, ExchangePlan, estimate_partition, Estimate",
-    "Plans": "make_plan, Plan, Candidate, Prediction",
+    "Plans": "make_plan, Plan, Candidate, Prediction, write_plan",
     "Comparisons and reports": "compare, Comparison, write_comparison, write_report, Report",
     "Past runs": "past_runs, PastRun, read_log, RunLog",
     "Money": "bill, Bill, Usage, load_tariff, tariff_names, Tariff",
     "Apps": "deploy, Resources, destroy, collect_garbage, clean",
-    "This machine": "emulator, start_emulators, stop_emulators, emulator_states, doctor, Check, conformance, run_demo, Demo",
+    "This machine": "emulator, start_emulators, stop_emulators, emulator_states, doctor, Check, conformance, new_provider, run_demo, Demo",
     "Settings": "read_settings, Settings",
     "Errors": "FsdError, InputError, CheckFailed, RunFailed, DamagedContent, DriverError, Code",
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -237,3 +240,15 @@ def test_blocks_keep_every_value(name: str, rows: int, samples: int, seed: int) 
         assert np.array_equal(stacked(pair, every).dense(), np.vstack([dense[some], dense, dense]))
         for part in pair:
             assert np.array_equal(part.over(every).dense(), part.dense())
+
+
+def test_without_the_extension_numpy_computes_and_says_why_once() -> None:
+    code = (
+        "import logging, sys; logging.basicConfig(format='%(message)s'); sys.modules['fsd_core.kernel._kernel'] = None\n"
+        "from fsd_core.kernel import compiled; from fsd_core.machine.doctor import _kernel\n"
+        "print(compiled.active(), compiled.active(), *_kernel())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "FSD_KERNEL"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.startswith("None None None install a C compiler")
+    assert done.stderr.count("numpy computes") == 1

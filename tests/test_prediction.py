@@ -21,7 +21,7 @@ from fsd_core.latency.table import Table
 from fsd_core.model.challenge import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import Parallel, partition
-from fsd_core.plan.choose import Candidate, Place, Wishes, compare, front
+from fsd_core.plan.choose import OBJECTIVES, Candidate, Place, Wishes, choose, compare, front
 from fsd_core.plan.counts import exchange
 from fsd_core.plan.facts import Facts, learn
 from fsd_core.plan.making import Plan, make_plan
@@ -110,7 +110,10 @@ def test_an_exchange_is_packed_as_the_channels_pack_it() -> None:
     small = exchange(step_of({(0, rank): 1000 for rank in range(1, 13)}), 1.0, "queue", False, local)
     assert (small.counts["messages_sent"], small.counts["publish_requests"]) == (12, 2)  # ten messages a publish
     eager = exchange(step_of({(0, rank): 1000 for rank in range(1, 13)}), 1.0, "queue", True, local)
-    assert eager.counts["publish_requests"] == 12
+    assert eager.counts["publish_requests"] == 24  # each by itself, and twice
+    assert eager.counts["direct_units"] == 0
+    queues = exchange(step_of({(0, 1): 1000, (0, 2): 100_000}), 1.0, "queue", True, outline("aws").soonest())
+    assert (queues.counts["publish_requests"], queues.counts["publish_units"], queues.counts["direct_units"]) == (3, 4, 4)
     large = exchange(step_of({(0, 1): 600_000}), 1.0, "queue", False, local)
     assert large.pieces.tolist() == [3.0]  # 256 KiB a message
     stored = exchange(step_of({(0, 1): 600_000, (0, 2): 1000}), 1.0, "hybrid", False, local)
@@ -306,15 +309,19 @@ def dense(layers: int, inputs: int, outputs: int) -> Model:
     return Model((layer,) * layers, "large")
 
 
-def test_a_model_larger_than_a_function_is_split_into_stages() -> None:
-    large = dense(24, 1024, 1024)  # 100 MB, and ready to multiply some more; a process alone takes 75 MB
-    found = compare(learn(large, open_inputs("random:32", 1024), 0.2), [place("local", memory_mb=160)], Wishes(), colds=[True])
-    (one,) = (each for each in found if each.parallel.workers == 1)
-    assert one.why.startswith("needs 0.")
-    assert one.why.endswith("a function has 0.168 GB")
-    best = min((each for each in found if each.feasible and each.prediction), key=lambda each: each.prediction.seconds["p50"])  # type: ignore[union-attr]
-    assert best.parallel.pipeline > 1
-    assert best.parallel.tensor == 1
+def test_a_model_that_loads_for_too_long_becomes_a_pipeline() -> None:
+    large = dense(24, 1024, 1024)  # 100 MB, over links that are a hundred times slower than real ones: as if it had 10 GB
+    table = load_table("aws")
+    slow = attrs.evolve(table, links={"read": attrs.evolve(table.links["read"], mb_per_s=1.0), "write": table.links["write"]})
+    where = attrs.evolve(place("aws"), table=slow)
+    facts = learn(large, open_inputs("random:32", 1024), 0.2)
+    found = compare(facts, [where], Wishes(deadline=30.0), colds=[True])
+    one = [each for each in found if each.parallel.workers == 1]
+    assert all("longer than the deadline of 30 s" in each.why for each in one)
+    assert all(choose(objective, found).parallel.pipeline > 1 for objective in OBJECTIVES)
+    assert choose("cost", found).parallel.tensor == 1
+    free = [attrs.evolve(each, why="") for each in found if "deadline" in each.why or each.feasible]
+    assert choose("cost", free).parallel.workers > 1  # hardly dearer than one function, and much faster
 
 
 def test_a_layer_larger_than_a_function_is_split_into_ranks() -> None:

@@ -62,7 +62,8 @@ def run(
 
     What to compute:
 
-    - ``model``: a `Model`; or the path of a model folder or of a Graph Challenge folder; or ``radixnet:NEURONS:LAYERS[:SEED]``.
+    - ``model``: a `Model`; or the path of a model folder, of a Graph Challenge folder, or of an ONNX file that is a chain of layers; or
+      ``radixnet:NEURONS:LAYERS[:SEED]``.
     - ``inputs``: real numbers of shape (samples, inputs of the model), at least one sample, finite as float32: a scipy sparse matrix or
       array of any format and dtype, or an array or nested list that numpy can convert, of bool, integers or floats. `run` computes in
       float32. Or the path of an .npz or .tsv file, ``digits``, or ``random:SAMPLES[:DENSITY[:SEED]]``. A text may be a path or a name, a

@@ -1,7 +1,7 @@
 """Tariffs: dated prices with their sources, one TOML file each in the package of a provider. A user can write a file of the same form.
 
 A file has the keys ``provider``, ``region``, ``as_of`` and optionally ``title`` and ``default``, a table ``[function]`` (see
-`FunctionRule`), tables ``[[price]]`` (see `Price`), and optionally ``[server]`` (see `Server`). Every price names its source.
+`FunctionRule`), tables ``[[price]]`` (see `Price`), and optionally a table ``[server]`` (see `Server`). Every price names its source.
 """
 
 from __future__ import annotations

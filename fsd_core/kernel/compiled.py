@@ -1,7 +1,8 @@
 """Loads the compiled kernel, if it was built, and chooses its instruction set.
 
 The environment variable ``FSD_KERNEL`` decides: ``auto`` (the default) takes the widest instruction set of the processor, the name of a set
-(``avx512``, ``avx2``, ``neon``, ``plain``) takes this one, and ``numpy`` takes numpy.
+(``avx512``, ``avx2``, ``neon``, ``plain``) takes this one, and ``numpy`` takes numpy. ``plain`` gives the same bits as the others without
+their instruction for a fused multiply-add; this takes longer than numpy, so ``auto`` takes numpy on a processor that has only this set.
 """
 
 from __future__ import annotations
@@ -73,8 +74,9 @@ def using(name: str, threads: int = 0) -> Iterator[None]:
 @cache
 def _chosen() -> Kernel | None:
     wanted = os.environ.get(VARIABLE) or "auto"
-    if missing and wanted == "auto":
-        log.warning("numpy computes, which takes several times as long: the compiled kernel cannot be loaded: %s", missing)
+    if wanted == "auto" and (missing or list(instruction_sets()) == ["plain"]):
+        why = f"the compiled kernel cannot be loaded: {missing}" if missing else "this processor has no fused multiply-add"
+        log.warning("numpy computes, which takes several times as long: %s", why)
         return None
     return _named(wanted, 0)
 

@@ -19,6 +19,7 @@ from fsd_core.common import plugins
 from fsd_core.common.home import home_folder, made
 from fsd_core.config import FILE
 from fsd_core.errors import InputError
+from fsd_core.kernel import compiled
 from fsd_core.providers.advice import line
 
 __all__ = ["Check", "doctor"]
@@ -59,6 +60,7 @@ def _checks() -> Iterator[tuple[str, str | None, str]]:
     yield "fsd-inference", _version("fsd-inference"), ""
     yield "python", platform.python_version(), ""
     yield "machine", f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}", ""
+    yield "compiled kernel", *_kernel()
     yield "FSD_HOME", *_writable()
     yield FILE, os.path.abspath(FILE) if os.path.exists(FILE) else None, "not in this folder: the default settings are in force"
     for name in REQUIRED:
@@ -84,6 +86,18 @@ def _checks() -> Iterator[tuple[str, str | None, str]]:
             yield f"emulator of {name}", up, f"{' or '.join(known)} can run here: fsd emulators up {name}"
     for name, hint in TOOLS.items():
         yield name, shutil.which(name), hint
+
+
+def _kernel() -> tuple[str | None, str]:
+    """The instruction sets of the compiled kernel, the one that computes first; or `None` and what to do."""
+    if compiled.missing:
+        hint = "install a C compiler (gcc or clang), then fsd-inference again from source: until then numpy computes, several times slower"
+        return None, f"{hint}; it cannot be loaded: {compiled.missing}"
+    try:
+        active = compiled.active()
+    except InputError as error:
+        return None, str(error)
+    return f"computes with {active.name if active else 'numpy'}; built for {', '.join(compiled.instruction_sets())}", ""
 
 
 def _version(distribution: str) -> str | None:

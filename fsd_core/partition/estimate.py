@@ -68,6 +68,7 @@ def estimate(
     layers = arguments.instance("model", model, Model).layers
     workers, seed = arguments.whole("workers", workers, 1), arguments.whole("seed", seed)
     arguments.callback("progress", progress)
+    arguments.callback("solver", solver)
     if workers > (largest := max(layer.outputs for layer in layers)):
         raise InputError(f"workers {workers}: expected at most {largest}, the number of rows of the largest layer of {model.name}")
     if workers == 1 or len(layers) == 1:

@@ -23,14 +23,15 @@ from fsd_core.plan.traffic import Estimator, Split
 from fsd_core.protocol.runconfig import CHANNELS
 from fsd_core.providers.outline import Outline
 
-__all__ = ["OBJECTIVES", "Candidate", "Place", "Wishes", "compare", "front", "key_of", "reason", "shape_words"]
+__all__ = ["OBJECTIVES", "Candidate", "Place", "Wishes", "choose", "compare", "front", "key_of", "reason", "shape_words"]
 
 OBJECTIVES = ("cost", "latency", "balanced")
 MOST_WORKERS = 64  # of one kind of split among the candidates; more only where fewer are too small for the model
 MOST_STAGES = 256
-SCREEN_STEPS, SCREEN_RUNS = 3, 16  # of a simulation that decides whether a candidate is worth a longer one
-FINAL_STEPS, FINAL_RUNS = 40, 64
+SCREEN_STEPS, SCREEN_RUNS = 3, 12  # of a simulation that decides whether a candidate is worth a longer one
+FINAL_STEPS, FINAL_RUNS = 12, 64
 FINALISTS = 8  # of each provider
+ALIKE = 1.05  # predictions that differ by less count as equal
 SPARE = 1.6  # a candidate is worth a longer simulation if it takes and costs at most so many times what another one does
 
 
@@ -145,6 +146,7 @@ class _Maker:
     batches: Batches
     channel: str
     memory_mb: int
+    _thin: dict[int, Split] = attrs.field(factory=dict, init=False)
 
     def make(self, wishes: Wishes, steps: int, runs: int, *, cold: bool) -> Candidate:
         place = self.place
@@ -157,9 +159,8 @@ class _Maker:
             cold=cold,
             crowded=place.crowded,
         )
-        found = predict(
-            self.facts, self.split.thinned(steps), platform, self.channel, runs=runs, keep=self.batches.keep, most_batches=steps
-        )
+        split = self._thin.setdefault(steps, self.split.thinned(steps))
+        found = predict(self.facts, split, platform, self.channel, runs=runs, keep=self.batches.keep, most_batches=steps)
         found = attrs.evolve(found, memory_by_rank=np.array([self.batches.predicted_bytes]))
         return Candidate(
             provider=place.provider,
@@ -191,7 +192,7 @@ def _shapes(facts: Facts) -> Iterable[Parallel]:
         for second in (2, 4, 8, 16, 32):
             if first in data and second in stages:
                 yield Parallel(data=first, pipeline=second)
-            if first in tensor and second in stages:
+            if first in tensor and first <= 4 and second in stages:
                 yield Parallel(pipeline=second, tensor=first)
 
 
@@ -270,6 +271,19 @@ def key_of(objective: str, candidate: Candidate) -> float:
     usd = math.inf if found.usd is None else found.usd
     seconds = found.seconds["p50"]
     return {"cost": usd, "latency": seconds, "balanced": usd * seconds if usd else seconds}[objective]
+
+
+def choose(objective: str, candidates: Sequence[Candidate]) -> Candidate:
+    """The candidate that an objective chooses, of those that are feasible and predicted; at least one must be.
+
+    Those within `ALIKE` of the best count as equal, because a prediction is no more exact than that: of them, the objectives cost and
+    balanced take the fastest, latency the cheapest.
+    """
+    usable = [each for each in candidates if each.feasible and each.prediction is not None]
+    best = min(key_of(objective, each) for each in usable)
+    alike = [each for each in usable if key_of(objective, each) <= ALIKE * best]
+    other = "cost" if objective == "latency" else "latency"
+    return min(alike, key=lambda each: (key_of(other, each), key_of(objective, each)))
 
 
 def front(candidates: Sequence[Candidate]) -> list[Candidate]:

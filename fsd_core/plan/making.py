@@ -18,14 +18,12 @@ from fsd_core.errors import InputError
 from fsd_core.latency import Table
 from fsd_core.model import Model, open_model
 from fsd_core.model.inputs import open_samples
-from fsd_core.plan.choose import OBJECTIVES, Candidate, Place, Wishes, compare, front, key_of, reason, shape_words
+from fsd_core.plan.choose import OBJECTIVES, Candidate, Place, Wishes, choose, compare, front, key_of, reason, shape_words
 from fsd_core.plan.facts import Facts, learn
 from fsd_core.providers import registry
 from fsd_core.providers.outline import Outline
 
 __all__ = ["Plan", "make_plan"]
-
-CLOUDS = ("aws", "gcp", "azure")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -58,14 +56,15 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as values that JSON can hold."""
-        found: dict[str, Any] = {
+        return {
             "choice": self.choice.to_json(),
             "reason": self.reason,
             "objective": self.objective,
             "about": dict(self.about),
+            "candidates": [each.to_json() for each in self.candidates],
+            "notes": list(self.notes),
+            "per_day": [dict(each) for each in self.per_day],
         }
-        found |= {"candidates": [each.to_json() for each in self.candidates], "notes": list(self.notes)}
-        return found | {"per_day": [dict(each) for each in self.per_day]}
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """The keys of ``fsd.toml`` that make ``fsd run`` do what was chosen, by table; the table "" is the top of the file."""
@@ -95,7 +94,7 @@ def make_plan(
     """Price the ways to run ``model`` on ``inputs`` and choose one, as ``fsd plan`` does. Starts nothing and makes no request.
 
     - ``model``, ``inputs``: as `run` takes them. Some samples are computed here for about half a second.
-    - ``providers``: names. Default: the installed ones of aws, gcp and azure.
+    - ``providers``: names. Default: the installed ones that have a table of latencies, which are aws, gcp and azure.
     - ``objective``: cost (the least USD), latency (the least median time) or balanced (the least product of the two).
     - ``deadline``: seconds that 95 % of the runs may take, from a cold start. ``budget``: USD of a run.
     - ``per_day``: runs a day; the plan then also says from how many a server that always runs is cheaper.
@@ -123,7 +122,7 @@ def make_plan(
     cold = [each for each in candidates if each.cold and each.feasible and each.prediction is not None]
     if not cold:
         raise InputError(_nothing(opened, candidates, wishes))
-    choice = min(cold, key=lambda each: (key_of(objective, each), key_of("latency", each)))
+    choice = choose(objective, cold)
     assert choice.prediction is not None
     words: dict[str, Any] = {"model": opened.name, "input": "given"}
     words |= {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
@@ -147,13 +146,22 @@ def _way(each: Candidate) -> tuple[Any, ...]:
 def _names(providers: Sequence[str] | None) -> list[str]:
     known = registry.installed()
     if providers is None:
-        return [name for name in CLOUDS if name in known] or ["local"]
-    if isinstance(providers, str) or not providers:
+        measured = [name for name in known if name in tables.names() and _has_outline(name)]
+        return measured or ["local"]
+    if isinstance(providers, str) or not isinstance(providers, Sequence) or not providers:
         raise InputError(f"providers {providers!r}: expected a list of some of {', '.join(known)}")
     for name in providers:
         if name not in known:
             raise InputError(f"providers: {name!r} is not installed: {suggestion(str(name), known)}")
     return list(dict.fromkeys(providers))
+
+
+def _has_outline(name: str) -> bool:
+    """Whether a plan can be made for a provider. A package that cannot be imported does not keep others from a plan."""
+    try:
+        return getattr(registry.find(name), "outline", None) is not None
+    except InputError:
+        return False
 
 
 def _place(name: str, settings: Mapping[str, object], latency: str | os.PathLike[str] | None) -> Place:
@@ -163,7 +171,7 @@ def _place(name: str, settings: Mapping[str, object], latency: str | os.PathLike
         raise InputError(f"provider {name} does not say its limits, so it cannot be planned for: expected a method `outline`")
     table: Table | None = None
     if latency is not None:
-        table = tables.load(os.fspath(latency))
+        table = tables.load(os.fspath(arguments.folder_or_name("latency", latency, "the name or the path of a table of latencies")))
     elif name in tables.names():
         table = tables.load(name)
     tariff: Tariff | None = None

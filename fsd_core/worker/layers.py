@@ -52,13 +52,14 @@ class LayerLoop:
     channel: Channel | None
     store: Store
     keys: RunKeys
-    pool: Executor  # encodes what is sent, and reads the input of the next batch
+    pool: Executor  # encodes what is sent, reads the input of the next batch, and looks whether the run is over
     background: Background
     watch: Stopwatch
     progress: Progress | None
     note: Callable[[int], None]  # called with each layer that begins
     layer: int | None = None  # the layer (1-based) that is computed now, or was computed last; the last of those computed together
     _looked_at: float = attrs.field(factory=time.monotonic, init=False)
+    _looking: Future[bool] | None = attrs.field(default=None, init=False)
     _ahead: Future[bytes] | None = None  # the staged input of the next batch
     _payloads: Payloads | None = attrs.field(default=None, init=False)  # of the batch that is computed now
 
@@ -118,10 +119,15 @@ class LayerLoop:
         error = self.background.error or (self.channel.mailbox.error if self.channel is not None else None)
         if error is not None:
             raise error
-        if not layer.receives and time.monotonic() - self._looked_at >= ABORT_CHECK_S:
-            if self.store.find(self.keys.error) is not None or self.store.find(self.keys.config) is None:
+        if not layer.receives and self._looking is None and time.monotonic() - self._looked_at >= ABORT_CHECK_S:
+            self._looking = self.pool.submit(self._over)  # beside the next layers, which do not wait for its answer
+        if self._looking is not None and self._looking.done():
+            looking, self._looking, self._looked_at = self._looking, None, time.monotonic()
+            if looking.result():
                 raise Aborted(Code.UNAVAILABLE, "the run is over")
-            self._looked_at = time.monotonic()
+
+    def _over(self) -> bool:
+        return self.store.find(self.keys.error) is not None or self.store.find(self.keys.config) is None
 
     def _layers(self, some: Sequence[LayerShard], block: Block, step: int) -> Block:
         """Compute a stretch of layers. For the first one: send, multiply the local rows, receive, add the product of the received rows."""

@@ -22,7 +22,7 @@ def package(tmp_path_factory):
 
     if shutil.which("redis-server") is None:
         if os.environ.get("CI") == "true":
-            pytest.fail("redis-server is missing: `make redis` installs it where CI=true")
+            pytest.fail("redis-server is missing: `make machine` installs it where CI=true")
         pytest.skip("redis-server is not found: apt-get install redis-server")
     with importable(PROJECT, tmp_path_factory.mktemp("metadata")):
         yield
