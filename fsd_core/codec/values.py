@@ -1,14 +1,15 @@
 """Encodes the activations of a block: equal rows once, frequent values by their number in a palette, the others as floats.
 
-Layout of the part before compression:
+Layout: the size of the first part; the first part; the floats. Before it is compressed, the first part has:
 
 - how many rows are distinct; if that is less than all: for each row 0 if it is new, else 1 + the number of the distinct row that it equals;
 - one byte that says which of the following pieces are there and in which form;
 - the base of each distinct row, float32, if one of them is not zero;
 - the size of the palette, its values, and the number of values that are not in it;
-- a code for each value: its place in the palette, or the size of the palette for a value that is not in it;
-- the values that are not in the palette, float32: value by value, or as four byte planes (the first byte of each, then the second, and so
-  on). Planes suit noisy floats.
+- a code for each value: its place in the palette, or the size of the palette for a value that is not in it.
+
+The floats are the values that are not in the palette, float32, compressed. They are written value by value, or as four byte planes (the
+first byte of each, then the second, and so on), which suit noisy floats; the planes are compressed together or each on its own.
 
 Which palette and form a block gets is found by compressing a sample of it in each way; a small block is compressed as a whole in each way.
 Values are compared as bits, so that -0.0 and every NaN come back as they were.
@@ -27,7 +28,8 @@ from fsd_core.codec.parts import CodecError, Reader, compressed, number, packed,
 
 __all__ = ["pack_values", "unpack_values"]
 
-_BASE, _PLANES, _BYTES = 1, 2, 4  # _BYTES: a code takes a byte, although fewer bits would do
+_BASE, _BYTES, _PLANES, _APART = 1, 2, 4, 8  # _BYTES: a code takes a byte, although fewer bits would do
+_FORMS = _BASE | _BYTES | _PLANES | _APART
 TRIAL = 1 << 14  # values that are compressed in each way
 CHUNKS = 8  # pieces of a large block that make up these values
 UNLIKE = 0.01  # a block is compressed as a whole in each way if this share of its values is unlike those of the sample
@@ -69,8 +71,9 @@ def pack_values(values: NDArray[np.float32]) -> bytes:
 
 def unpack_values(data: memoryview, rows: int, live: int) -> NDArray[np.float32]:
     """Decode float32 (rows, 1 + live). Raises `CodecError` if ``data`` is not what `pack_values` made of such an array."""
-    most = 64 + 4 * rows + 4 * PALETTE + 5 * rows * (1 + live)
-    part = Reader.of_compressed(data, most)
+    reader = Reader(data)
+    first = reader.raw(reader.number(len(data), "the size of the first part"), "the first part")
+    part = Reader.of_compressed(first, 64 + 4 * PALETTE + 8 * rows + rows * live)
     distinct = part.number(rows, "the number of distinct rows")
     index: NDArray[np.int64] | None = None
     if distinct < rows:
@@ -80,14 +83,16 @@ def unpack_values(data: memoryview, rows: int, live: int) -> NDArray[np.float32]
         if (back > seen).any() or seen[-1] != distinct:
             raise CodecError(f"{seen[-1]} distinct rows: expected {distinct}, and no row equal to a later one")
         index = np.where(new, seen, back) - 1
-    flags = part.number(_BASE | _PLANES | _BYTES, "the form of the values")
+    flags = part.number(_FORMS, "the form of the values")
     base = part.array("<u4", distinct, "the base") if flags & _BASE else np.zeros(distinct, np.uint32)
     size = distinct * live
     colours = part.number(PALETTE, "the size of the palette")
     palette = part.array("<u4", colours, "the palette")
     escapes = part.number(size, "the number of values outside of the palette")
-    stored = _codes_read(part, palette, escapes, size, flags)
-    part.end("the values")
+    floats = _floats_read(reader, escapes, flags)
+    stored = _codes_read(part, palette, floats, size, flags)
+    part.end("the first part")
+    reader.end("the values")
     out = np.empty((rows, 1 + live), np.uint32)
     out[:, 0] = base if index is None else base[index]
     full = stored.reshape(distinct, live)
@@ -95,33 +100,57 @@ def unpack_values(data: memoryview, rows: int, live: int) -> NDArray[np.float32]
     return out.view(np.float32)
 
 
-def _codes_read(part: Reader, palette: NDArray[np.uint32], escapes: int, size: int, flags: int) -> NDArray[np.uint32]:
-    """The values, uint32 (size,)."""
-    colours = len(palette)
-    if not colours:
-        if escapes != size:
-            raise CodecError(f"{escapes} values without a palette: expected {size}")
-        return _floats_read(part, size, flags)
-    width = _width(colours + bool(escapes), flags)
+def _codes_read(part: Reader, palette: NDArray[np.uint32], floats: NDArray[np.uint32], size: int, flags: int) -> NDArray[np.uint32]:
+    """The values, uint32 (size,). ``floats`` are those outside of the palette."""
+    if not len(palette):
+        if len(floats) != size:
+            raise CodecError(f"{len(floats)} values without a palette: expected {size}")
+        return floats
+    symbols = len(palette) + bool(len(floats))
+    width = _width(symbols, flags)
     if not width:
         return np.full(size, palette[0], np.uint32)
     codes = part.codes(width, size, "the codes")
-    if int(codes.max(initial=0)) >= colours + bool(escapes):
-        raise CodecError(f"code {codes.max()}: expected codes below {colours + bool(escapes)}")
+    if int(codes.max(initial=0)) >= symbols:
+        raise CodecError(f"code {codes.max()}: expected codes below {symbols}")
     stored = np.append(palette, np.uint32(0)).astype(np.uint32)[codes]
-    if escapes:
-        outside = np.flatnonzero(codes == colours)
-        if len(outside) != escapes:
-            raise CodecError(f"{len(outside)} values outside of the palette: expected {escapes}")
-        stored[outside] = _floats_read(part, escapes, flags)
+    if len(floats):
+        outside = np.flatnonzero(codes == len(palette))
+        if len(outside) != len(floats):
+            raise CodecError(f"{len(outside)} values outside of the palette: expected {len(floats)}")
+        stored[outside] = floats
     return stored
 
 
-def _floats_read(part: Reader, count: int, flags: int) -> NDArray[np.uint32]:
-    data = part.array("u1", 4 * count, "the values")
-    if flags & _PLANES:
-        data = np.ascontiguousarray(data.reshape(4, count).T).reshape(-1)
-    return data.view("<u4").astype(np.uint32, copy=False)
+def _floats_written(floats: NDArray[np.uint32], flags: int) -> bytes:
+    if not len(floats):
+        return b""
+    planes = floats.astype("<u4", copy=False).view(np.uint8).reshape(-1, 4)
+    if flags & _APART:
+        return b"".join(number(len(plane)) + plane for plane in (compressed(planes[:, k].tobytes()) for k in range(4)))
+    return compressed((planes.T if flags & _PLANES else planes).tobytes())
+
+
+def _floats_read(reader: Reader, count: int, flags: int) -> NDArray[np.uint32]:
+    if not count:
+        return np.zeros(0, np.uint32)
+    if flags & _APART:
+        planes = np.empty((count, 4), np.uint8)
+        for k in range(4):
+            size = reader.number(1 + count, "the size of a plane")
+            planes[:, k] = _whole(reader.raw(size, "a plane"), count)
+    else:
+        data = _whole(reader.rest(), 4 * count)
+        planes = np.ascontiguousarray(data.reshape(4, count).T) if flags & _PLANES else data
+    return planes.reshape(-1).view("<u4").astype(np.uint32, copy=False)
+
+
+def _whole(data: memoryview, size: int) -> NDArray[np.uint8]:
+    """The ``size`` bytes of a compressed part."""
+    part = Reader.of_compressed(data, size)
+    found: NDArray[np.uint8] = part.array("u1", size, "the values")
+    part.end("the values")
+    return found
 
 
 def _equal_rows(bits: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
@@ -148,7 +177,7 @@ def _forms(stored: NDArray[np.uint32]) -> Iterator[_Form]:
     if stored.size and (stored == stored[0]).all():
         yield _Form(stored[:1], _PLANES)
         return
-    colours, counts = np.unique(stored[:: max(1, stored.size // (TRIAL // 4))], return_counts=True)
+    colours, counts = np.unique(stored[:: max(1, stored.size // TRIAL)], return_counts=True)
     none = np.zeros(0, np.uint32)
     if len(colours) < PALETTE:  # one place is left for values that are not among these
         yield _Form(colours, _PLANES)
@@ -156,8 +185,10 @@ def _forms(stored: NDArray[np.uint32]) -> Iterator[_Form]:
             yield _Form(colours, _PLANES | _BYTES)
     few = colours[counts >= FREQUENT * counts.sum()]
     if 0 < len(few) < len(colours):
-        yield _Form(np.sort(few[np.argsort(-counts[np.isin(colours, few)], kind="stable")][:FEW]), _PLANES)
+        most = np.sort(few[np.argsort(-counts[np.isin(colours, few)], kind="stable")][:FEW])
+        yield _Form(most, _APART)
     yield _Form(none, _PLANES)
+    yield _Form(none, _APART)
     yield _Form(none, 0)
 
 
@@ -166,13 +197,12 @@ def _written(stored: NDArray[np.uint32], form: _Form, head: bytes, flags: int, t
     codes, outside = _codes(stored, form.palette)
     flags |= form.flags
     width = _width(len(form.palette) + bool(len(outside)), flags) if len(form.palette) else 0
-    floats = outside.astype("<u4", copy=False)
-    plain = floats.tobytes() if not form.flags & _PLANES else np.ascontiguousarray(floats.view(np.uint8).reshape(-1, 4).T).tobytes()
     pieces = (
         *(head, number(flags), tail, number(len(form.palette)), form.palette.astype("<u4").tobytes(), number(len(outside))),
-        *(packed(codes, width) if width else b"", plain),
+        packed(codes, width) if width else b"",
     )
-    return compressed(b"".join(pieces))
+    first = compressed(b"".join(pieces))
+    return number(len(first)) + first + _floats_written(outside, flags)
 
 
 def _share_outside(stored: NDArray[np.uint32], form: _Form) -> float:
