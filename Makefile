@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test ready lint wheel browser emulators schemas bench api docs
+.PHONY: demo test ready lint wheel machine emulators schemas bench api docs
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -20,7 +20,7 @@ test: ready
 
 # At a time, since what is installed comes over the network for the most part.
 ready:
-	@$(MAKE) --no-print-directory -j 4 --output-sync=target lint wheel browser emulators schemas
+	@$(MAKE) --no-print-directory -j 4 --output-sync=target lint wheel machine emulators schemas
 
 lint: .venv/all.stamp
 	$(BIN)/ruff check
@@ -34,11 +34,16 @@ wheel: .venv/all.stamp build/venv.stamp
 	$(WHEEL)/pip install -q --no-deps --force-reinstall build/wheel/*.whl
 	$(WHEEL)/pip install -q "$$(echo build/wheel/*.whl)[aws,gcp,azure,report,demo,emulators]"
 	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" && "$(CURDIR)/$(WHEEL)/python" -P "$(CURDIR)/tests/wheel_smoke.py"
+	$(WHEEL)/pip install -q ./examples/fsd_redis
+	$(WHEEL)/fsd doctor --json | grep -q fsd_redis.RedisProvider
 
-# A machine of continuous integration gets the browser that looks at the pages; elsewhere those tests say how to get it.
-browser:
-	@if [ "$${CI:-}" = true ] && ! command -v chromedriver >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 || echo "no browser"; \
+# A machine of continuous integration gets the browser that looks at the pages, and Redis; elsewhere those tests say how to get them.
+machine:
+	@if [ "$${CI:-}" = true ] && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		want=; \
+		command -v chromedriver >/dev/null || want="chromium chromium-driver"; \
+		command -v redis-server >/dev/null || want="$$want redis-server"; \
+		[ -z "$$want" ] || { apt-get update -qq && apt-get install -qq -y --no-install-recommends $$want; } >/dev/null 2>&1 || echo "no $$want"; \
 	fi
 
 # What emulators need is got before any test's time runs: installing them may take minutes.

@@ -53,9 +53,6 @@ CONTRACT = 1  # the version of this contract; it grows with each change that mak
 WORKER = "worker"  # the function of every app that runs `fsd_core.worker.handle`
 
 
-# Errors
-
-
 class Code(enum.Enum):
     """The meaning of an error for core; each service has other names for it. Core retries only `THROTTLED` and `UNAVAILABLE`."""
 
@@ -356,8 +353,7 @@ class Provisioner(Protocol):
 class Provider(Protocol):
     """Makes a provider's drivers. Core finds the object by its entry point in the group ``fsd.providers``.
 
-    Only clients use ``provisioner``, ``admit``, ``credentials``, ``stand_in`` and ``advice``. Only functions use ``attach``. Clients and
-    workers use the other methods.
+    Only clients use ``provisioner``, ``admit``, ``credentials``, ``stand_in`` and ``advice``, and only functions ``attach``.
     """
 
     name: str
@@ -373,13 +369,10 @@ class Provider(Protocol):
         """
 
     def admit(self, resources: Resources, workers: int) -> None:
-        """Check that each of ``workers`` ranks can send to all others through the app's queues. Makes no request.
-
-        Raises `InputError` if the app's queues do not allow this.
-        """
+        """Raise `InputError` if the app's queues do not let each of ``workers`` ranks send to all others. Makes no request."""
 
     def messages(self, resources: Resources, slot: int, *, direct: bool = False) -> MessageDriver:
-        """A driver for the queues of ``slot`` (from 0). With ``direct``, it publishes on the way that delivers soonest, if it has several.
+        """A driver for the queues of ``slot`` (from 0). With ``direct``, it publishes on the way that delivers soonest.
 
         A driver with ``direct`` and one without must receive what the other publishes. One publish of the former may reach fewer ranks.
         """

@@ -125,12 +125,28 @@ def call_logs(here: Path, result: Result) -> None:
     assert {rank: len(lines) > 0 for rank, lines in found.lines.items()} == {0: True, 1: True}
 
 
+def call_plan(here: Path, result: Result) -> None:
+    steps: list[tuple[int, int]] = []
+    made = fsd_core.make_plan(NET, INPUT, providers=["local"], progress=lambda done, total: steps.append((done, total)))
+    assert made.choice.parallel.workers == 1
+    assert made.choice.prediction is not None
+    assert made.choice.prediction.meter["invocations"] == 1
+    assert steps
+    fsd_core.write_plan(made, "plan.html")
+    assert NET in (here / "plan.html").read_text()
+
+
 def call_partition(here: Path, result: Result) -> None:
     model = fsd_core.open_model(NET)
     made = fsd_core.make_partition(model, 2, "random", seed=3)
     made.save("p.npz")
     assert fsd_core.Partition.load("p.npz", model).digest == made.digest
     assert fsd_core.ExchangePlan(model, made).figures()["rows_moved"] > 0
+    assert fsd_core.estimate_partition(model, 2, seed=3).rows_moved > 0
+
+
+def call_provider_new(here: Path, result: Result) -> None:
+    assert Path("made", "pyproject.toml") in fsd_core.new_provider("mine", "made")
 
 
 def call_model_import(here: Path, result: Result) -> None:
@@ -138,6 +154,11 @@ def call_model_import(here: Path, result: Result) -> None:
     model = fsd_core.import_model("weights.npz", bias=-0.5, activation="tanh")
     fsd_core.save_model(model, "made")
     assert fsd_core.describe_model(fsd_core.open_model("made"))["groups"][0]["bias"] == [-0.5, -0.5]
+    pytest.importorskip("onnx", reason="needs the extra onnx")
+    from onnx_models import layers, saved
+
+    fsd_core.save_graph(fsd_core.open_graph(saved(layers([4, 3, 2]), here / "m.onnx")), "imported")
+    assert fsd_core.describe_model(fsd_core.open_model("imported"))["layers"] == 2
 
 
 def call_model_radixnet(here: Path, result: Result) -> None:
@@ -147,6 +168,12 @@ def call_model_radixnet(here: Path, result: Result) -> None:
 
 def call_model_show(here: Path, result: Result) -> None:
     assert fsd_core.describe_model(fsd_core.open_model(NET))["layers"] == 6
+    pytest.importorskip("onnx", reason="needs the extra onnx")
+    from onnx_models import residual, saved
+
+    graph = fsd_core.open_graph(saved(residual(), here / "m.onnx"), {"x": (1, 3, 8, 8)})
+    assert fsd_core.describe_graph(graph)["largest"]["name"] == "conv2"
+    assert [stage.inputs for stage in fsd_core.graph_stages(graph, 2)] == [["x"], []]
 
 
 def call_bill(here: Path, result: Result) -> None:
@@ -469,8 +496,14 @@ RIGHT: dict[str, dict[str, Any]] = {  # arguments that have no default
     "radixnet": {"neurons": 1024, "layers": 2},
     "save_model": {"model": fsd_core.open_model(NET), "path": "made"},
     "describe_model": {"model": fsd_core.open_model(NET)},
+    "open_graph": {"path": "nosuch.onnx"},
+    "save_graph": {"graph": None, "path": "made"},
+    "graph_stages": {"graph": None, "stages": 2},
     "open_inputs": {"spec": INPUT, "width": 1024},
     "make_partition": {"model": fsd_core.open_model(NET), "workers": 2},
+    "estimate_partition": {"model": fsd_core.open_model(NET), "workers": 2},
+    "make_plan": {"model": NET, "inputs": INPUT},
+    "new_provider": {"name": "mine", "folder": "made"},
     "write_comparison": {"comparison": None},
     "write_report": {"run": "f" * 16},
     "read_log": {"run": "f" * 16},

@@ -107,7 +107,7 @@ def test_without_words_it_helps(fsd):
 
 
 COMMANDS = """run, compare, report, partition, model import, model radixnet, model show, deploy, destroy, gc, clean, conformance, doctor,
-    demo, emulators up, emulators down, emulators status, tariff list, tariff show, bill"""
+    demo, emulators up, emulators down, emulators status, provider new, tariff list, tariff show, bill"""
 
 
 @pytest.mark.parametrize("words", COMMANDS.replace("\n   ", "").split(", "))
@@ -203,6 +203,10 @@ WRONG = [
     (["model", "import", "nosuch", "out", "--clip", "-1"], "--clip -1"),
     (["partition", NET, "out.npz", "--workers", "0"], "--workers 0"),
     (["partition", NET, "out.npz", "--method", "nosuch"], "nosuch"),
+    (["partition", NET], "OUT is missing: expected the path"),
+    (["partition", NET, "out.npz", "--estimate"], "--estimate writes no partition"),
+    (["partition", NET, "--estimate", "--method", "block"], "--estimate --method block: expected hypergraph"),
+    (["partition", NET, "--estimate", "--workers", "4", "--pipeline-parallel", "2"], "--pipeline-parallel 2: expected 1 stage"),
     (["emulators", "up", "aws", "--name", "nosuch"], "moto, localstack"),
     (["emulators", "up", "--name", "moto"], "the cloud is missing: expected"),
     (["run", NET, INPUT, "--provider", "aws", "--emulator=nosuch"], "moto, localstack"),
@@ -362,6 +366,19 @@ def test_partition_then_run_with_it(fsd):
     code, out, _ = fsd("partition", NET, "p.npz", "--method", "block", "--workers", 2)
     assert code == 0
     assert "rows_moved" in out
+
+
+def test_estimate_of_a_partition(fsd):
+    pytest.importorskip("mtkahypar")
+    code, out, err = fsd("partition", NET, "--workers", 2, "--estimate", "--json")
+    assert code == 0, err
+    answer = one_object(out)
+    assert (answer["estimated"], answer["workers"], len(answer["rows_moved_by_layer"])) == (True, 2, 5)
+    assert answer["rows_moved"] == sum(answer["rows_moved_by_layer"])
+    code, out, _ = fsd("partition", NET, "--workers", 2, "--estimate")
+    assert code == 0
+    assert "estimate" in out
+    assert f"about {answer['rows_moved']}" in out
 
 
 def test_negative_values_and_positionals_anywhere(fsd, here):

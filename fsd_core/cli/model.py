@@ -125,13 +125,14 @@ def radixnet(screen: Screen, settings: Settings, out: str, neurons: int, layers:
     epilog="""\b
 Examples:
   fsd model show radixnet:1024:120
-  fsd model show resnet.onnx --shape image=1x3x224x224
+  fsd model show resnet.onnx --shape image=1x3x224x224 --stages 4
 """
 )
 @click.argument("model")
 @_of_onnx
+@click.option("--stages", type=Checked(integer(1)), metavar="N", help="ONNX: show what each of N stages would hold and receive.")
 @with_settings()
-def show(screen: Screen, settings: Settings, model: str, shapes: Sequence[str], batch_axis: str) -> None:
+def show(screen: Screen, settings: Settings, model: str, shapes: Sequence[str], batch_axis: str, stages: int | None) -> None:
     """Show what a model holds.
 
     MODEL is a model folder, a folder of the Graph Challenge, an ONNX file, or radixnet:NEURONS:LAYERS[:SEED].
@@ -143,15 +144,16 @@ def show(screen: Screen, settings: Settings, model: str, shapes: Sequence[str], 
     from fsd_core.model import describe, open_model
 
     if is_graph(expanded(model)):
-        show_graph(screen, open_graph(model, dict(map(_shape, shapes)), batch_axis), model)
+        show_graph(screen, open_graph(model, dict(map(_shape, shapes)), batch_axis), model, stages)
         return
-    _check_not_onnx(model, shapes, batch_axis)
+    _check_not_onnx(model, shapes, batch_axis, stages)
     _show(screen, describe(open_model(model)), model)
 
 
-def _check_not_onnx(model: str, shapes: Sequence[str], batch_axis: str) -> None:
-    if shapes or batch_axis != "auto":
-        raise InputError(f"{model}: is no ONNX model: expected no {'--shape' if shapes else '--batch-axis'}, which only these have")
+def _check_not_onnx(model: str, shapes: Sequence[str], batch_axis: str, stages: int | None = None) -> None:
+    for flag, given in (("--shape", shapes), ("--batch-axis", batch_axis != "auto"), ("--stages", stages)):
+        if given:
+            raise InputError(f"{model}: is no ONNX model: expected no {flag}, which only these have")
 
 
 def _show(screen: Screen, facts: dict[str, Any], where: str) -> None:

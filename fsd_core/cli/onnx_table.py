@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fsd_core.cli.options import as_flags
 from fsd_core.cli.screen import Screen, pairs
 from fsd_core.common.amount import amount
 from fsd_core.errors import InputError
 
 if TYPE_CHECKING:
     from fsd_core.graph import Graph
+    from fsd_core.partition.graph_stages import GraphStage
 
 __all__ = ["show_graph"]
 
 SHOWN_CUTS = 16
 
 
-def show_graph(screen: Screen, graph: Graph, where: str) -> None:
-    """Print what `describe_graph` finds, and whether ``fsd run`` can run the model."""
+def show_graph(screen: Screen, graph: Graph, where: str, stages: int | None = None) -> None:
+    """Print what `describe_graph` finds, whether ``fsd run`` can run the model, and what each of so many ``stages`` would hold."""
     from fsd_core.graph import describe_graph
     from fsd_core.model.chain import chain
+    from fsd_core.partition.graph_stages import graph_stages
 
     facts = describe_graph(graph)
     try:
@@ -29,10 +32,16 @@ def show_graph(screen: Screen, graph: Graph, where: str) -> None:
     except InputError as error:
         runs = str(error).removeprefix(f"{graph.path}: ")
     facts["not_runnable"] = runs
+    with as_flags("stages"):
+        cut = graph_stages(graph, stages) if stages else []
+    if stages:
+        facts["stages"] = [each.to_json() for each in cut]
     screen.answer(facts)
     screen.print(pairs(where, _head(facts)))
     screen.print(pairs("\nOperators, for one sample", [(row["operator"], _costs(row)) for row in facts["types"]]))
-    if facts["cuts"]:
+    if cut:
+        screen.print(pairs(f"\n{len(cut)} stages, for one sample", [(f"stage {k}", _stage(each)) for k, each in enumerate(cut, 1)]))
+    elif facts["cuts"]:
         title = f"\nPlaces to cut: {len(facts['cuts'])}; the narrowest in each part of the model, with what crosses for one sample"
         screen.print(pairs(title, [(_place(cut), _crossing(cut)) for cut in _narrowest(facts["cuts"])]))
 
@@ -69,6 +78,17 @@ def _costs(row: Mapping[str, Any]) -> str:
     nodes = f"{row['nodes']} node{'s' * (row['nodes'] != 1)}, " if "nodes" in row else ""
     out = "not known" if row["output_bytes"] is None else amount(row["output_bytes"])
     return f"{nodes}multiply-adds {adds}, weights {amount(row['weight_bytes'])}, output {out}"
+
+
+def _stage(stage: GraphStage) -> str:
+    sources = " and ".join(f"stage {source}" for source in stage.receives)
+    count = sum(map(len, stage.receives.values()))
+    tensors = f"{count} tensor{'s' * (count != 1)}"
+    received = f"receives {amount(stage.received_bytes)} in {tensors} from {sources}" if count else "receives none"
+    inputs = f", reads {', '.join(stage.inputs)}" * bool(stage.inputs)
+    nodes = f"{stage.first} to {stage.last}, {stage.nodes} node{'s' * (stage.nodes != 1)}"
+    held = f"weights {amount(stage.weight_bytes)}, multiply-adds {stage.multiply_adds:,}, holds {amount(stage.live_bytes)} of tensors"
+    return f"{nodes}: {held}, {received}{inputs}"
 
 
 def _place(cut: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,17 +47,16 @@ class Content:
         self._store = store
         self._build = build
         self._pool = pool
-        self._again = again
-        self._found = begin(partial(store.find, keys.manifest(self.names[0]))) if self.names and not again else None
+        self._found = None if again or not count else begin(self._manifest)
 
     def stage(self, progress: Progress) -> None:
         """Upload the objects, unless a manifest covers them."""
         count = len(self.names)
         if not count:
             return
-        if self._again:
+        if self._found is None:  # again
             forget(self._store, self.names[0])
-        if self._found is not None and _covers(self._found.result(), count):
+        if _covers(self._manifest() if self._found is None else self._found.result(), count):
             progress(count, count)
             return
         uploads = []
@@ -69,6 +68,9 @@ class Content:
         for upload in uploads:
             upload.result()
         self._store.put(keys.manifest(self.names[0]), seal({"objects": count}))
+
+    def _manifest(self) -> bytes | None:
+        return self._store.find(keys.manifest(self.names[0]))
 
 
 def shards(

@@ -1,7 +1,7 @@
 """Tariffs: dated prices with their sources, one TOML file each in the package of a provider. A user can write a file of the same form.
 
 A file has the keys ``provider``, ``region``, ``as_of`` and optionally ``title`` and ``default``, a table ``[function]`` (see
-`FunctionRule`), and tables ``[[price]]`` (see `Price`). Every price names its source.
+`FunctionRule`), tables ``[[price]]`` (see `Price`), and optionally a table ``[server]`` (see `Server`). Every price names its source.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 import attrs
 
 from fsd_core.common import arguments, plugins, shipped
-from fsd_core.common.fields import Kind, boolean, key, listed, read, table, text
+from fsd_core.common.fields import Kind, boolean, integer, key, listed, nullable, read, table, text
 from fsd_core.cost.quantities import AMOUNT, CONFIDENCE, DATED, NEEDED, POSITIVE, QUANTITIES, FunctionRule
 from fsd_core.errors import InputError
 
-__all__ = ["Price", "Tariff", "default_tariff", "load", "names", "tariff_of_run"]
+__all__ = ["Price", "Server", "Tariff", "default_tariff", "load", "names", "tariff_of_run"]
 
 _FOLDER = "tariffs"  # of a provider's package
 
@@ -53,11 +53,25 @@ class Price:
 
 
 @attrs.frozen(kw_only=True)
+class Server:
+    """A server that always runs, to compare with: a table ``[server]``."""
+
+    name: str = key(text())
+    usd_hour: float = key(POSITIVE)
+    memory_mb: int = key(integer(1))
+    vcpus: float = key(POSITIVE)
+    source: str = key(text())
+    as_of: str = key(DATED)
+    confidence: str = key(CONFIDENCE)
+
+
+@attrs.frozen(kw_only=True)
 class Tariff:
     """The prices of one provider in one region.
 
     - ``name``, ``title``, ``provider``, ``region``: texts. ``as_of``: the date of the prices. ``path``: the file.
     - ``function``: how the platform bills the time of functions. ``prices``: what each SKU costs, with its source and confidence.
+    - ``server``: a server to compare with; `None` if the file has none.
     """
 
     name: str
@@ -68,6 +82,7 @@ class Tariff:
     function: FunctionRule
     prices: tuple[Price, ...]
     path: str
+    server: Server | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -80,6 +95,7 @@ class _File:
     as_of: str = key(DATED)
     default: bool = key(boolean(), default=False)  # the tariff of a run that names none, if the package has several of its provider
     function: Mapping[str, Any] = key(table("a table, [function]"))
+    server: Mapping[str, Any] | None = key(nullable(table("a table, [server]")), default=None)
     price: list[Mapping[str, Any]] = key(Kind("tables, [[price]]", listed(table()).holds))
 
 
@@ -148,6 +164,7 @@ def _read(name: str, path: str, content: Mapping[str, Any]) -> Tariff:
         function=rule,
         prices=prices,
         path=path,
+        server=None if file.server is None else read(Server, file.server, f"{where}[server] "),
     )
 
 

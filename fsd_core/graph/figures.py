@@ -11,9 +11,9 @@ import numpy as np
 
 from fsd_core.common import arguments
 from fsd_core.graph.graph import Graph
-from fsd_core.graph.library import NATIVE, attributes, opsets, reads, subgraphs
+from fsd_core.graph.library import NATIVE, RANDOM, attributes, opsets, reads, subgraphs
 
-__all__ = ["Cut", "NodeCost", "cuts", "describe_graph", "node_costs"]
+__all__ = ["Cut", "NodeCost", "cuts", "describe_graph", "makers", "node_costs", "weight_sizes"]
 
 Shape = Sequence[int]
 
@@ -24,7 +24,8 @@ class NodeCost:
 
     name: str
     operator: str
-    weight_bytes: int  # of the weights that no earlier node reads
+    weight_bytes: int  # of the weights that no earlier node reads, and ``inner_bytes``
+    inner_bytes: int  # of the constants inside its subgraphs
     multiply_adds: int | None  # `None`: not known; 0 for an operator that has none, which stands for all that is not linear algebra
     output_bytes: int | None  # `None`: not known
 
@@ -52,15 +53,33 @@ def node_costs(graph: Graph) -> list[NodeCost]:
     shapes: dict[str, Shape] = {name: tensor.shape for name, tensor in tensors.items()}
     shapes |= {each.name: tuple(each.dims) for each in graph.model.graph.initializer}
     shapes |= {each.name: tuple(1 if size is None else size for size in each.shape or ()) for each in graph.inputs}
-    sizes = _weight_bytes(graph.model.graph)
+    sizes = weight_sizes(graph)
     found = []
     for number, node in enumerate(graph.model.graph.node):
         outputs = [tensors.get(name) for name in node.output if name]
         known = [each.bytes for each in outputs if each is not None]
-        weight_bytes = sum(sizes.pop(name, 0) for name in reads(node)) + sum(_inner_bytes(inner) for inner in subgraphs(node))
+        inner_bytes = sum(_inner_bytes(inner) for inner in subgraphs(node))
+        weight_bytes = sum(sizes.pop(name, 0) for name in reads(node)) + inner_bytes
         made = sum(known) if len(known) == len(outputs) else None
-        found.append(NodeCost(node.name or str(number + 1), node.op_type, weight_bytes, _multiply_adds(node, shapes), made))
+        name = node.name or str(number + 1)
+        found.append(NodeCost(name, node.op_type, weight_bytes, inner_bytes, _multiply_adds(node, shapes), made))
     return found
+
+
+def weight_sizes(graph: Graph) -> dict[str, int]:
+    """The bytes of each weight, by name."""
+    return _weight_bytes(graph.model.graph)
+
+
+def makers(graph: Graph) -> dict[str, int]:
+    """The number of the node that makes a tensor, by name, for each tensor that depends on an input or on chance."""
+    varying = {each.name for each in graph.inputs}
+    made: dict[str, int] = {}
+    for number, node in enumerate(graph.model.graph.node):
+        if varying.intersection(reads(node)) or node.op_type in RANDOM:
+            varying.update(node.output)
+            made |= dict.fromkeys((name for name in node.output if name), number)
+    return made
 
 
 def _weight_bytes(graph: Any) -> dict[str, int]:
@@ -142,16 +161,10 @@ def cuts(graph: Graph, costs: Sequence[NodeCost]) -> list[Cut]:
     A tensor crosses from the node that makes it to the last one that reads it. What depends on weights alone does not cross: each stage
     that reads it computes it.
     """
-    nodes, tensors = graph.model.graph.node, graph.trial.tensors
-    varying = {each.name for each in graph.inputs}
-    made: dict[str, int] = {}
+    nodes, tensors, made = graph.model.graph.node, graph.trial.tensors, makers(graph)
     last: dict[str, int] = {}
     for number, node in enumerate(nodes):
-        read = reads(node)
-        last |= dict.fromkeys((name for name in read if name in made), number)
-        if varying.intersection(read) or node.op_type.startswith("Random"):
-            varying.update(node.output)
-            made |= dict.fromkeys((name for name in node.output if name), number)
+        last |= dict.fromkeys((name for name in reads(node) if name in made), number)
     ends: dict[int, list[str]] = {}
     for name, number in last.items():
         ends.setdefault(number, []).append(name)

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.errors import InputError
-from fsd_core.graph.library import NATIVE, STANDARD, label, library, reads, refused, session, subgraphs
+from fsd_core.graph.library import NATIVE, RANDOM, STANDARD, label, library, reads, refused, session, subgraphs
 from fsd_core.graph.read import LARGE_BYTES, outside
 
 __all__ = ["fold", "infer"]
 
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 _SMALL_BYTES = 1 << 16  # a folded tensor may be this large, or as large as what it is computed from: folding must not inflate a model
 
 
@@ -82,7 +81,7 @@ def _fold(model: Any, weights: dict[str, NDArray[Any]], where: str) -> None:
 
 def _foldable(node: Any, constant: set[str], bytes_of: dict[str, int]) -> bool:
     """Whether a node depends on constants alone, and its results have a known size that does not inflate the model."""
-    if node.domain not in STANDARD or node.op_type in _RANDOM or any(True for _ in subgraphs(node)):
+    if node.domain not in STANDARD or node.op_type in RANDOM or any(True for _ in subgraphs(node)):
         return False
     read = [name for name in node.input if name]
     if not constant.issuperset(read) or not all(name in bytes_of for name in node.output if name):

@@ -118,4 +118,6 @@ def open_graph(
     inputs, no_batch = input_shapes(model, shapes, batch_axis, str(path))
     infer(with_shapes(model, inputs), str(path))
     fold(model, weights, str(path))
+    if not model.graph.node:
+        raise InputError(f"{path}: its outputs are inputs or constants: expected at least one node between them")
     return Graph(model, weights, inputs, no_batch, name, str(path))

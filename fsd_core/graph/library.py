@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from fsd_core.errors import InputError
 
-__all__ = ["NATIVE", "STANDARD", "attributes", "label", "library", "opsets", "reads", "refused", "runtime", "session", "subgraphs"]
+__all__ = [
+    "NATIVE", "RANDOM", "STANDARD", "attributes", "label", "library", "opsets", "reads", "refused", "runtime", "session", "subgraphs",
+]  # fmt: skip
 
 STANDARD = ("", "ai.onnx", "ai.onnx.ml")  # the domains whose operators the package onnx describes
+RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 # The dtypes of tensors that numpy holds, by their number in ONNX.
 NATIVE = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64",
@@ -75,6 +78,7 @@ def session(model: Any, weights: Mapping[str, NDArray[Any]], outputs: list[str])
     options.log_severity_level = 4  # errors are raised: no lines beside them
     options.intra_op_num_threads = min(4, os.cpu_count() or 1)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.disable_prepacking", "1")  # which would hold the weights a second time
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     used = [each.name for each in changed.graph.initializer if each.name in weights]
     values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(weights[name])) for name in used]

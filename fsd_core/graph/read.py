@@ -47,7 +47,7 @@ def read_file(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:
     if not model.HasField("graph") or not model.graph.node or not model.ir_version:
         raise InputError(f"{path}: is not an ONNX model, or is damaged: expected a graph with nodes and a version")
     _check_opsets(onnx, model, where)
-    for tensor in _tensors(model):
+    for tensor in _tensors(model, where):
         _check_tensor(tensor, folder, where)
     with refused(where):
         onnx.checker.check_model(os.fspath(path))  # by its path: the weights may be larger than a message
@@ -82,28 +82,28 @@ def _check_operators(model: Any, graph: Any, where: str) -> None:
             _check_operators(model, inner, where)
 
 
-def _tensors(model: Any) -> Iterator[Any]:
+def _tensors(model: Any, where: str) -> Iterator[Any]:
     """Each tensor of a model, also those in attributes, in subgraphs and in functions."""
-    yield from _tensors_of_graph(model.graph)
+    yield from _tensors_of_graph(model.graph, where)
     for function in model.functions:
-        yield from _tensors_of_nodes(function.node)
+        yield from _tensors_of_nodes(function.node, where)
 
 
-def _tensors_of_graph(graph: Any) -> Iterator[Any]:
+def _tensors_of_graph(graph: Any, where: str) -> Iterator[Any]:
     if graph.sparse_initializer:
-        raise InputError(f"weights {graph.sparse_initializer[0].values.name!r} are a sparse tensor: expected dense weights")
+        raise InputError(f"{where}: weights {graph.sparse_initializer[0].values.name!r} are a sparse tensor: expected dense weights")
     yield from graph.initializer
-    yield from _tensors_of_nodes(graph.node)
+    yield from _tensors_of_nodes(graph.node, where)
 
 
-def _tensors_of_nodes(nodes: Any) -> Iterator[Any]:
+def _tensors_of_nodes(nodes: Any, where: str) -> Iterator[Any]:
     for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
         for graph in subgraphs(node):
-            yield from _tensors_of_graph(graph)
+            yield from _tensors_of_graph(graph, where)
 
 
 def _check_tensor(tensor: Any, folder: Path, where: str) -> None:
@@ -179,7 +179,7 @@ def _take_out(model: Any, folder: Path, where: str) -> dict[str, NDArray[Any]]:
                 array = _array(tensor, folder)
             weights[tensor.name] = array
             tensor.CopyFrom(outside(tensor.name, array, tensor.data_type, 0))
-    for tensor in _tensors(model):
+    for tensor in _tensors(model, where):
         if tensor.data_location == tensor.EXTERNAL and tensor.name not in weights:
             file, start, length = _place(tensor, folder, where)
             with file.open("rb") as data:

@@ -67,7 +67,7 @@ def _checks() -> Iterator[tuple[str, str | None, str]]:
         yield name, _version(name), f"pip install {name}"
     for name, hint in EXTRAS.items():
         yield name, _version(name), hint
-    sdks = {name: (package, provider) for provider in providers.installed() for name, package in plugins.needs(provider).items()}
+    sdks = {name: (package, provider) for provider in reversed(providers.installed()) for name, package in plugins.needs(provider).items()}
     for name, (package, provider) in sdks.items():
         if name not in REQUIRED:
             yield name, _version(name), f"pip install {package}: provider {provider} needs it"

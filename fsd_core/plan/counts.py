@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 
 import attrs
 import numpy as np
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from fsd_core.channel.hybrid import NOTICE_BYTES
 from fsd_core.channel.objects import HEAD_BYTES, bundle_bytes
-from fsd_core.channel.packing import batched, body_bytes, piece_bytes, piece_sizes
+from fsd_core.channel.packing import batched, body_bytes, copies, piece_bytes, piece_sizes
+from fsd_core.driver import MessageLimits
 from fsd_core.plan.facts import EMPTY_BYTES, Facts
 from fsd_core.plan.traffic import Split, Step
 from fsd_core.protocol.shard import HEAD_BYTES as SHARD_HEAD_BYTES
@@ -20,7 +22,7 @@ from fsd_core.providers.outline import Outline
 __all__ = ["Exchange", "Fixed", "exchange", "fixed"]
 
 # Bytes of the small objects of a run, as measured: a claim, a lease, a rank's record with its timeline and lines, and the configuration.
-CLAIM_BYTES, LEASE_BYTES, RECORD_BYTES, CONFIG_BYTES, KEY_BYTES = 700, 130, 3200, 900, 90
+CLAIM_BYTES, LEASE_BYTES, RECORD_BYTES, CONFIG_BYTES, KEY_BYTES = 550, 130, 1900, 900, 90
 SEGMENT_BYTES, SEGMENT_ROW_BYTES = 900, 4  # of a layer in a shard: its head, and each row that the rank sends
 DONE = b"done"  # what a rank with outputs sends to rank 0 in the last step
 
@@ -41,6 +43,7 @@ class Exchange:
     counts: Counter[str]
 
 
+@lru_cache(4096)  # cold and warm starts have the same
 def exchange(step: Step, share: float, channel: str, eager: bool, outline: Outline) -> Exchange:
     """What a step requests for a share of the samples."""
     payloads = step.payloads(share)
@@ -61,9 +64,13 @@ def exchange(step: Step, share: float, channel: str, eager: bool, outline: Outli
             pieces[pair] = len(sizes)
             entries += [(int(step.targets[pair]), body_bytes(size, limits)) for size in sizes]
             owners += [int(pair)] * len(sizes)
-        publishes = _eager(entries, owners, outline) if eager else list(batched(entries, outline.route, limits))
+        if eager:
+            publishes = _eager(entries, owners, outline)
+        else:
+            publishes = _publishes(tuple((outline.route(target), size) for target, size in entries), limits)
         for numbers in publishes:
-            size = _publish(counts, [entries[number][1] for number in numbers], outline)
+            bodies = [entries[number][1] for number in numbers]
+            size = _publish(counts, bodies, outline, copies(sum(bodies)) if eager else 1)
             for number in numbers:
                 wire[owners[number]] = max(wire[owners[number]], size)
         if len(bundled):
@@ -72,8 +79,8 @@ def exchange(step: Step, share: float, channel: str, eager: bool, outline: Outli
             wire[bundled] = size
             if channel == "hybrid":
                 notices = [(int(step.targets[pair]), body_bytes(NOTICE_BYTES, limits)) for pair in bundled]
-                for numbers in batched(notices, outline.route, limits):
-                    _publish(counts, [notices[number][1] for number in numbers], outline)
+                for numbers in [[number] for number in range(len(notices))] if eager else batched(notices, outline.route, limits):
+                    _publish(counts, [notices[number][1] for number in numbers], outline, 2 if eager else 1)
                 counts.update(object_gets=len(bundled), object_bytes_read=int(payloads[bundled].sum()))
             else:
                 starts = size - float(payloads[bundled].sum()) + np.cumsum(payloads[bundled])
@@ -82,6 +89,12 @@ def exchange(step: Step, share: float, channel: str, eager: bool, outline: Outli
                 beyond = np.clip(starts - HEAD_BYTES, 0, payloads[bundled])
                 counts.update(object_bytes_read=int(len(bundled) * min(size, HEAD_BYTES) + beyond.sum()))
     return Exchange(step, payloads, pieces, wire, stored, second_get, counts)
+
+
+@lru_cache(4096)  # in a dense layer all sources send the same
+def _publishes(entries: tuple[tuple[int, int], ...], limits: MessageLimits) -> list[list[int]]:
+    """The publishes of messages, of which each has a route and the bytes of its body."""
+    return list(batched(entries, lambda route: route, limits))
 
 
 def _eager(entries: list[tuple[int, int]], owners: list[int], outline: Outline) -> list[list[int]]:
@@ -94,14 +107,17 @@ def _eager(entries: list[tuple[int, int]], owners: list[int], outline: Outline) 
     return found
 
 
-def _publish(counts: Counter[str], bodies: list[int], outline: Outline) -> int:
-    """Count one publish and what its messages cause at the receivers. Returns its bytes."""
+def _publish(counts: Counter[str], bodies: list[int], outline: Outline, times: int = 1) -> int:
+    """Count a publish that is made so many times, and what its messages cause at the receivers. Returns the bytes of one."""
     limits = outline.messages
     sizes = [body + limits.overhead_bytes for body in bodies]
     units = [max(1, -(-size // limits.billing_bytes)) for size in sizes]
     total = sum(sizes)
-    counts.update(publish_requests=1, publish_units=max(1, -(-total // limits.billing_bytes)), messages_sent=len(sizes))
-    counts.update(message_bytes_sent=total, message_units_sent=sum(units), messages_received=len(sizes), message_units_received=sum(units))
+    one = {"publish_requests": 1, "publish_units": max(1, -(-total // limits.billing_bytes)), "message_bytes_sent": total}
+    one |= {"direct_units": one["publish_units"], "direct_bytes_sent": total} if limits.direct else {}
+    one |= {"messages_sent": len(sizes), "message_units_sent": sum(units)}
+    one |= {"messages_received": len(sizes), "message_units_received": sum(units)}
+    counts.update({name: times * count for name, count in one.items()})
     return total
 
 
@@ -138,7 +154,7 @@ def fixed(facts: Facts, split: Split, channel: str, outline: Outline, *, staged:
     counts.update(object_gets=int(workers + shape.data * gets.sum()))  # heads, groups
     counts.update(object_bytes_read=int(shape.data * sum(head + reads * sum(each) for head, each in zip(heads, groups, strict=True))))
     needs_input = split.inputs > 0
-    whole = facts.encoded(0) - EMPTY_BYTES
+    whole = facts.whole[0] - EMPTY_BYTES
     inputs = np.where(needs_input, EMPTY_BYTES + whole * share * split.inputs / float(facts.widths[0]), 0.0)
     counts.update(object_gets=int(needs_input.sum()) * batches, object_bytes_read=int(inputs.sum() * batches))
     if not staged:
@@ -146,7 +162,7 @@ def fixed(facts: Facts, split: Split, channel: str, outline: Outline, *, staged:
         counts.update(object_puts=puts, object_bytes_written=int(shard_bytes.sum() + inputs.sum() * batches))
     counts.update(object_gets=2)  # the manifests
     last = split.rows[layers - 1]
-    whole = facts.encoded(layers) - EMPTY_BYTES
+    whole = facts.whole[1] - EMPTY_BYTES
     outputs = np.where(last > 0, EMPTY_BYTES + whole * share * last / max(1.0, float(last.sum())), 0.0)
     writers = int((last > 0).sum())
     config = CONFIG_BYTES + KEY_BYTES * (ranks + batches * ranks)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -67,6 +68,11 @@ class Facts:
         share = float(self.shares[number]) * (len(fewer.live) / len(block.live) if len(block.live) else 1.0)
         size = len(encode(fewer if rows is None else fewer.take(rows)))
         return EMPTY_BYTES + max(0, size - EMPTY_BYTES) / share
+
+    @cached_property
+    def whole(self) -> tuple[float, float]:
+        """The bytes of the encoded input and of the encoded output, for all samples."""
+        return self.encoded(0), self.encoded(len(self.nonzeros))
 
     @property
     def _dense_bytes(self) -> float:
@@ -131,12 +137,12 @@ def _pass(model: Model, x: NDArray[np.float32], until: float) -> _Pass:
         if number and time.monotonic() > until:
             break
         matrix = layer.weights.scipy() if isinstance(layer.weights, Csr) else layer.weights
-        began = time.perf_counter()
+        began = time.process_time()
         z = np.asarray(matrix @ block.values)
-        multiplied = time.perf_counter()
+        multiplied = time.process_time()
         block = Block(activate(z, layer.bias, layer.activation, layer.clip, layer.challenge), block.live, block.samples).trimmed()
         found.multiply_s.append(multiplied - began)
-        found.other_s.append(time.perf_counter() - multiplied)
+        found.other_s.append(time.process_time() - multiplied)
         found.add(block, len(model.layers))
     return found
 
@@ -147,12 +153,12 @@ def _probe(model: Model, found: _Pass, budget_s: float) -> None:
     for number in dict.fromkeys((0, found.reached - 1, found.reached // 2)):
         if number and time.monotonic() > until:
             return
-        layer, began = model.layers[number], time.perf_counter()
+        layer, began = model.layers[number], time.process_time()
         weights = _weights(layer)
-        prepared = time.perf_counter()
+        prepared = time.process_time()
         weights.multiply(found.blocks[number].values)
         share = found.blocks[number].values.shape[1] / (1 + found.live[number])
-        found.probes.append((number, prepared - began, (time.perf_counter() - prepared) / share))
+        found.probes.append((number, prepared - began, (time.process_time() - prepared) / share))
 
 
 def _weights(layer: Layer) -> Weights:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.channel.objects import first_get_s, next_get_s
-from fsd_core.channel.packing import ack_messages, open_receiver
+from fsd_core.channel.packing import ack_messages, open_receiver, open_receives
 from fsd_core.channel.queue import linger_s
 from fsd_core.plan.sample import Sampler
 from fsd_core.providers.outline import Outline
@@ -48,7 +48,8 @@ class Inbox:
     def receive(self, asked: Array, arrives: Array, messages: Array, mean_bytes: float) -> Array:
         """When each rank has received everything. ``arrives``: infinite where nothing comes. ``messages``: (targets, sources), of each."""
         limits, sampler = self.outline.messages, self.sampler
-        opened = open_receiver(limits, self.eager)
+        opened, receives = open_receiver(limits, self.eager), open_receives(limits, self.eager)
+        copies = 2 if self.eager else 1
         order = np.sort(arrives, axis=2)
         total = np.isfinite(order).sum(axis=2)  # payloads
         each = messages.sum(axis=1) / np.maximum(1, (messages > 0).sum(axis=1))  # messages of a payload
@@ -62,14 +63,14 @@ class Inbox:
             got = np.where(open_, np.maximum(got, 1), 0)
             took = sampler.draw("receive", self.shared)
             size = got * each * mean_bytes
-            came = np.maximum(now + took, looked) + sampler.transfer("receive", "read", size)
+            came = np.maximum(now + took / receives, looked) + sampler.transfer("receive", "read", size)
             done = np.where(open_, came, done)
             have = have + got
             calls = np.where(open_, np.maximum(1.0, np.ceil(got * each / limits.receive_messages)), 0.0)
-            self.receives += self.weight * calls.sum(axis=1)
-            self.units += self.weight * np.where(open_, np.maximum(calls, np.ceil(size / limits.billing_bytes)), 0.0).sum(axis=1)
+            self.receives += copies * self.weight * calls.sum(axis=1)
+            self.units += copies * self.weight * np.where(open_, np.maximum(calls, np.ceil(size / limits.billing_bytes)), 0.0).sum(axis=1)
             self._looked = np.where(open_, looked, self._looked)
-            self._remember(self.weight * np.where(open_, got * each, 0.0), came)
+            self._remember(copies * self.weight * np.where(open_, got * each, 0.0), came)
             now = np.where(open_, came if opened else came + linger_s(self._waited), now)
         self._waited = done - asked
         return done

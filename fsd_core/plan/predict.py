@@ -23,12 +23,14 @@ from fsd_core.plan.traffic import Split
 from fsd_core.protocol.shard import predicted_bytes, stored_bytes, weight_bytes
 from fsd_core.providers.outline import Outline
 from fsd_core.storage.meter import FIELDS
+from fsd_core.worker.progress import INTERVAL_S, REPORTS
 
 __all__ = ["PARTS", "Platform", "Prediction", "predict"]
 
 PARTS = ("launch", "load", "compute", "exchange", "collect")
 RUNS = 64  # simulated runs
 VALUES = 400_000  # about the numbers in one array of the simulation
+REPORT_BYTES = 110  # of a report of progress
 INIT_S = 0.35  # of a cold start on a cloud: the part that its tariff may bill, the import of the code
 
 
@@ -112,13 +114,16 @@ def predict(
     branching: int = 4,
     runs: int = RUNS,
     seed: int = 0,
+    most_batches: int = 40,
 ) -> Prediction:
     """Predict one run. ``channel``: queue, object or hybrid; ``objective``: of the channel, cost or latency.
 
     ``staged``: weights and inputs are in the object store already, so the client uploads nothing. ``keep``: a worker keeps its weights from
-    one micro-batch to the next. ``branching``: of the launch tree. ``runs``: simulated runs; ``seed``: of their draws.
+    one micro-batch to the next. ``branching``: of the launch tree. ``runs``: simulated runs; ``seed``: of their draws. Of more than
+    ``most_batches`` micro-batches of a replica, the others take as long as the last simulated one.
     """
-    outline, shape, eager = platform.outline, split.parallel, objective == "latency"
+    shape, eager = split.parallel, objective == "latency"
+    outline = _soonest(platform) if eager else platform.outline
     around = fixed(facts, split, channel, outline, staged=staged, keep=keep)
     cpu = platform.cpu(split)
     replicas = int(min(shape.data, max(1, VALUES // (runs * shape.tensor**2))))
@@ -127,7 +132,7 @@ def predict(
     begun = launched(whole, shape.workers, branching, platform.cold, float(cpu.seconds(BEGIN_S)))
     some = np.arange(replicas) * shape.data // replicas
     inner = Sampler(platform.table, runs * replicas, seed + 1, seeds=platform.seeds, like=whole, copies=replicas)
-    simulation = Simulation(facts, split, around, outline, inner, cpu, channel=channel, eager=eager, keep=keep)
+    simulation = Simulation(facts, split, around, outline, inner, cpu, channel=channel, eager=eager, keep=keep, most_batches=most_batches)
     flow = simulation.run(Begun(*(_of(each, shape, some) for each in (begun.began, begun.ready))))
     written, load, compute = (each.reshape(runs, replicas) for each in (flow.written, flow.load, flow.compute))
     written, load, compute = written.max(axis=1), load.mean(axis=1), compute.mean(axis=1)
@@ -144,7 +149,7 @@ def predict(
     parts = {"launch": prepare + launch, "load": load, "compute": compute}
     parts["exchange"] = np.maximum(0.0, ended - launch - load - compute)
     parts["collect"] = answer - ended
-    meter = _meter(facts, split, simulation, around.counts, polls, flow.counts)
+    meter = _meter(split, simulation, around.counts, polls, flow.counts, float((written - launch).mean()))
     lasts = (flow.ended - _of(begun.began, shape, some)).mean(axis=0)  # seconds of a function, by rank of a replica
     usd, by_service = _bill(platform, meter, lasts, shape.data, float(total.mean()))
     median, high = np.quantile(total, [0.5, 0.95])
@@ -167,13 +172,26 @@ def predict(
     )
 
 
+def _soonest(platform: Platform) -> Outline:
+    """The limits under the latency objective. Under a table with a direct way, requests of any provider count as direct."""
+    found = platform.outline.soonest()
+    if platform.table is None or "publish_direct" not in platform.table.rows:
+        return found
+    return attrs.evolve(found, messages=attrs.evolve(found.messages, direct=True))
+
+
 def _of(times: NDArray[np.float64], shape: Parallel, replicas: NDArray[np.int64]) -> NDArray[np.float64]:
     """The times (runs, workers) of the ranks of some replicas, (runs x replicas, ranks of a replica)."""
     return times.reshape(len(times), shape.data, shape.parts)[:, replicas].reshape(-1, shape.parts)
 
 
 def _meter(
-    facts: Facts, split: Split, simulation: Simulation, around: Counter[str], polls: NDArray[np.float64], timed: Mapping[str, Any]
+    split: Split,
+    simulation: Simulation,
+    around: Counter[str],
+    polls: NDArray[np.float64],
+    timed: Mapping[str, Any],
+    working_s: float,
 ) -> dict[str, int]:
     found = dict.fromkeys(FIELDS, 0.0) | {name: float(count) for name, count in around.items()}
     scale = len(split.batches)  # exchanges are those of one micro-batch
@@ -190,6 +208,9 @@ def _meter(
         found["receive_units"] += calls
         found["ack_requests"] += max(1, -(-done // simulation.outline.messages.batch_messages))
     found["object_gets"] += float(polls.mean())
+    reports = min(REPORTS, int(working_s / INTERVAL_S))  # of progress, by one rank
+    found["object_puts"] += reports
+    found["object_bytes_written"] += REPORT_BYTES * reports
     if simulation.channel == "object" and split.parallel.workers > 1:
         writers = split.parallel.data * int((simulation.fixed.output_bytes > 0).sum())
         found["object_gets"] += 2.0 * max(0, writers - 1)  # rank 0 looks for each once or twice before it is there

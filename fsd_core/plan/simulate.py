@@ -14,6 +14,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core.channel.packing import COPY_BYTES
 from fsd_core.partition.stages import DECODE_S, ENCODE_S
 from fsd_core.plan.counts import Exchange, Fixed, exchange
 from fsd_core.plan.facts import Facts
@@ -21,6 +22,7 @@ from fsd_core.plan.launching import Begun
 from fsd_core.plan.polling import Bundles, Inbox
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.traffic import Split
+from fsd_core.protocol.shard import READS
 from fsd_core.providers.outline import Outline
 
 __all__ = ["Cpu", "Flow", "Simulation"]
@@ -69,10 +71,11 @@ class Simulation:
         channel: str,
         eager: bool,
         keep: bool,
+        most_batches: int,
     ) -> None:
         self.facts, self.split, self.fixed, self.outline = facts, split, fixed, outline
         self.sampler, self.cpu, self.channel, self.eager, self.keep = sampler, cpu, channel, eager, keep
-        self.tensor = split.parallel.tensor
+        self.tensor, self.most_batches = split.parallel.tensor, max(2, most_batches)
         self.share = max(split.batches) / facts.samples
         self.exchanges = {step.layer: exchange(step, self.share, channel, eager, outline) for step in split.steps}
         stages = len(split.starts)
@@ -98,8 +101,10 @@ class Simulation:
         loaded = [each[-1] - start for each, start in zip(ready, free, strict=True)]
         written = np.zeros(runs)
         batches = split.replica_batches
+        some = min(batches, self.most_batches)
         sent: Array | None = None
-        for batch in range(batches):
+        for batch in range(some):
+            earlier = [each.copy() for each in free]
             for stage, (first, last) in enumerate(stages):
                 waits = ready[stage] if batch == 0 or not self.keep else None
                 if batch and not self.keep:
@@ -110,12 +115,18 @@ class Simulation:
             sent = None
             ends = free[-1] + self.sampler.draw("put", self.shared[-1])
             written = np.maximum(written, ends.max(axis=1))
+        if batches > some:  # by now the stages work side by side: each further batch takes as long as the last one
+            step = free[-1].max(axis=1) - earlier[-1].max(axis=1)
+            written = written + (batches - some) * step
+            free = [each + ((batches - some) * step)[:, None] for each in free]
         for inbox in self.inboxes:
             inbox.finish()
+        self.cpu_used *= batches / some
         ended = np.concatenate([each + sampler.draw("put", shared) for each, shared in zip(free, self.shared, strict=True)], axis=1)
         ended[:, -tensor:] = np.maximum(ended[:, -tensor:], written[:, None])
         load = np.mean([each.mean(axis=1) for each in loaded], axis=0)
-        return Flow(ended, written, load, self.cpu_used / (tensor * len(stages)), self._counts())
+        counts = {name: each * (batches / some) for name, each in self._counts().items()}
+        return Flow(ended, written, load, self.cpu_used / (tensor * len(stages)), counts)
 
     def _counts(self) -> dict[str, Array]:
         found: dict[str, Array] = defaultdict(lambda: np.zeros(self.sampler.runs))
@@ -127,20 +138,23 @@ class Simulation:
         return dict(found)
 
     def _loaded(self, stage: int, begin: Array) -> list[Array]:
-        """When the reads of the shard have arrived: the head with the first input, then each group, one after another."""
+        """When the reads of the shard have arrived: the head with the first input, then each group, several at once."""
         sampler, shared = self.sampler, self.shared[stage]
         ranks = range(stage * self.tensor, (stage + 1) * self.tensor)
         head = self.fixed.head_bytes[list(ranks)]
-        now = begin + sampler.draw("get", shared) + sampler.transfer("get", "read", head)
         inputs = self.fixed.input_bytes[list(ranks)]
-        if inputs.any():
-            now = now + np.where(inputs > 0, sampler.draw("get", shared) + sampler.transfer("get", "read", inputs), 0.0)
+        two = np.where(inputs > 0, 2.0, 1.0)  # the head and the input of the first micro-batch are read at once
+        now = begin + sampler.draw("get", shared, worst_of=np.broadcast_to(two, begin.shape))
+        now = now + sampler.transfer("get", "read", head + inputs)
         found = [now]
         groups = [self.fixed.groups[rank] for rank in ranks]
+        link = now  # when the function's link is free
         for number in range(max(map(len, groups), default=0)):
             size = np.array([each[number] if number < len(each) else 0.0 for each in groups])
-            now = now + np.where(size > 0, sampler.draw("get", shared) + sampler.transfer("get", "read", size), 0.0)
-            found.append(now)
+            asked = found[max(0, number + 1 - READS)]  # so many reads are under way at once
+            link = np.maximum(link, asked) + size * sampler.link_rate("read")
+            arrives = np.maximum(asked + sampler.draw("get", shared) + size * sampler.own_rate("get"), link)
+            found.append(np.where(size > 0, np.maximum(arrives, found[-1]), found[-1]))
         return found
 
     def _stage(self, stage: int, first: int, last: int, free: Array, ready: Sequence[Array] | None, sent: Array | None) -> Array:
@@ -222,7 +236,7 @@ class Simulation:
         else:
             inbox = self.inboxes[stage]
             inbox.weight = weight
-            arrives = begun + sampler.draw("deliver", sender, worst_of=np.broadcast_to(np.maximum(pieces, 1.0), shape))
+            arrives = begun + self._delivery(sender, np.broadcast_to(np.maximum(pieces, 1.0), shape), wire)
             mean = float(each.payloads[~each.stored].sum() / max(1.0, each.pieces[~each.stored].sum()))
             got = inbox.receive(asked, np.where(present, arrives, np.inf), np.where(present, pieces, 0.0), mean)
             if stored.any():
@@ -233,6 +247,15 @@ class Simulation:
         values = step.rows * float(self.facts.live[step.layer - 1]) * self.share
         work = _summed(rows, values * DECODE_S + PAYLOAD_S, self.tensor)
         return got + self._spend(work * weight) / weight
+
+    def _delivery(self, sender: Array, pieces: Array, wire: Array) -> Array:
+        """The seconds from the publishes of payloads of so many pieces and bytes until their deliveries."""
+        rows = self.sampler.table.rows if self.sampler.table else {}
+        verb = "deliver_direct" if self.eager and "deliver_direct" in rows else "deliver"
+        one = self.sampler.draw(verb, sender, worst_of=pieces)
+        if not self.eager:
+            return one
+        return np.where(wire <= COPY_BYTES, np.minimum(one, self.sampler.draw(verb, sender, worst_of=pieces)), one)
 
 
 def _summed(ranks: NDArray[np.int64], values: Array, count: int) -> Array:

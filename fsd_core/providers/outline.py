@@ -16,7 +16,7 @@ def _anyone(workers: int) -> None:
     """Accepts any number of workers."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Outline:
     """The limits of an app with a provider's settings. `BaseProvider.outline` makes it.
 
@@ -24,6 +24,7 @@ class Outline:
     - ``memory_mb``: the sizes of a function, in MiB ascending, among which a plan may choose; ``functions`` has the size of the settings.
     - ``cores``: the processor cores of a function with so many MiB.
     - ``route_ranks``: how many ranks, one after another, one publish can reach; `None`: all. See `fsd_core.driver.MessageDriver.route`.
+    - ``direct``: the limits of drivers that were made with ``direct``, of which one publish reaches one rank; `None`: there is one way.
     - ``admit``: raises `InputError` if the queues cannot carry so many workers.
     """
 
@@ -33,11 +34,16 @@ class Outline:
     memory_mb: tuple[int, ...]
     cores: Callable[[int], float] = lambda memory_mb: 1.0
     route_ranks: int | None = None
+    direct: MessageLimits | None = None
     admit: Callable[[int], None] = _anyone
 
     def route(self, rank: int) -> int:
         """The route of a publish to ``rank``."""
         return 0 if self.route_ranks is None else rank // self.route_ranks
+
+    def soonest(self) -> Outline:
+        """The limits with drivers that were made with ``direct``."""
+        return self if self.direct is None else attrs.evolve(self, messages=self.direct, route_ranks=1, direct=None)
 
     def refuses(self, workers: int) -> str:
         """Why the app cannot run so many workers over its queues; empty if it can."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from fsd_core import cost
 from fsd_core import providers as registered
-from fsd_core.client.inference import check_options, open_samples, run
+from fsd_core.client.inference import check_options, run
 from fsd_core.client.job import Progress
 from fsd_core.client.result import Result
 from fsd_core.common import arguments, interrupt
@@ -21,6 +21,7 @@ from fsd_core.errors import FsdError, InputError
 from fsd_core.latency import Latency
 from fsd_core.machine.emulators import emulator as emulated
 from fsd_core.model import Model, open_model
+from fsd_core.model.inputs import open_samples
 from fsd_core.partition import METHODS, Partition, checked, find_partition, parallel
 from fsd_core.plan.batches import plan_batches
 from fsd_core.protocol.runconfig import CHANNELS

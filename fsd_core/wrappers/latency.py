@@ -21,7 +21,7 @@ import struct
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import attrs
 
@@ -103,15 +103,6 @@ class Delays:
         return self._retry.stop.is_set()
 
 
-@attrs.define(eq=False)
-class _Request:
-    """A request that is under way. Times are on the monotonic clock."""
-
-    began: float
-    transfer: float  # seconds of ``until`` for opening its connection and for the bytes that it sends
-    until: float  # it does not end before
-
-
 class _Connections:
     """The connections of one driver. A request takes an idle one, or opens another. Publishes have their own: they may go elsewhere."""
 
@@ -138,30 +129,47 @@ class _Connections:
         self.delays.wait_until(since + self.delays.draws.next("connect"))
         self.leave(verb)
 
-    @contextlib.contextmanager
-    def request(self, verb: str, sent: int = 0, *, effect: float = 0.0) -> Iterator[_Request]:
-        """Within the block, the wrapped driver makes its request, which takes effect at this share of the drawn time.
+    def request(self, verb: str, sent: int = 0, *, effect: float = 0.0) -> _Request:
+        """A request of ``verb`` that sends so many bytes and takes effect at the share ``effect`` of the drawn time.
 
-        So a put is visible at its end and not at its begin. The wait before the request is shorter by the shortest real time of such a
-        request so far. An error of the request takes the same time as an answer.
+        So a put is visible at its end and not at its begin.
         """
-        began = time.monotonic()
-        transfer = self.open(verb) + self.delays.transfer("write", verb, sent, began)
-        took = self.delays.draws.next(verb) + transfer
-        request = _Request(began, transfer, began + took)
+        return _Request(self, verb, sent, effect)
+
+
+class _Request:
+    """A request. Within the ``with`` block, the wrapped driver makes it. Times are on the monotonic clock.
+
+    The wait before the request is shorter by the shortest real time of such a request so far. An error of the request takes the same time
+    as an answer.
+    """
+
+    def __init__(self, connections: _Connections, verb: str, sent: int, effect: float) -> None:
+        self._connections, self._verb = connections, verb
+        delays = connections.delays
+        self.began = time.monotonic()
+        # Seconds of ``until`` for opening its connection and for the bytes that it sends.
+        self.transfer = connections.open(verb) + delays.transfer("write", verb, sent, self.began)
+        took = delays.draws.next(verb) + self.transfer
+        self.until = self.began + took  # it does not end before
+        self._effect = self.began + effect * took if effect else 0.0
+
+    def __enter__(self) -> _Request:
+        delays = self._connections.delays
+        if self._effect:
+            delays.wait_until(self._effect - delays.fastest(self._verb))
+        self._real = time.monotonic()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        delays = self._connections.delays
         try:
-            if effect:
-                self.delays.wait_until(began + effect * took - self.delays.fastest(verb))
-            real = time.monotonic()
-            try:
-                yield request
-            except Exception:  # an answer that is an error takes as long as any other
-                self.delays.wait_until(request.until)
-                raise
-            self.delays.took(verb, time.monotonic() - real)
-            self.delays.wait_until(request.until)
+            if error is None:
+                delays.took(self._verb, time.monotonic() - self._real)
+            if error is None or isinstance(error, Exception):  # an answer that is an error takes as long as any other
+                delays.wait_until(self.until)
         finally:
-            self.leave(verb)
+            self._connections.leave(self._verb)
 
 
 class _Inbox:

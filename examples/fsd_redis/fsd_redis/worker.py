@@ -25,7 +25,6 @@ from fsd_redis.invoke import APP, SECRET
 from fsd_redis.settings import PAYLOAD_BYTES, RESOURCES, TOKEN
 
 _FORKS = get_context("forkserver")
-_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")  # functions share the machine
 _lock = threading.Lock()  # multiprocessing looks at all children when it starts one
 
 
@@ -101,7 +100,7 @@ def main() -> None:
     _Handler.token = os.environ.get(TOKEN, "").encode()
     if len(_Handler.token) < 16:
         parser.error(f"{TOKEN}: expected a secret of at least 16 characters, the same in the environment of the clients")
-    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+    os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # functions share the machine
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _FORKS.set_forkserver_preload(["fsd_core.worker", "fsd_redis.messages", "fsd_redis.objects", "fsd_redis.worker"])
     forkserver.ensure_running()
