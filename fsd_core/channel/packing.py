@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 COPY_BYTES = 64 << 10  # the transfer of a larger batch takes longer than a second copy gains
-RECEIVES = 4
+RECEIVES = 6
 RECEIVE_MESSAGES = 10  # the largest number of messages that each of several receives returns
 
 

@@ -175,12 +175,14 @@ class _Request:
 class _Inbox:
     """The messages of one rank that the receiver holds. Thread-safe.
 
-    A receive sets ``asking`` while it asks the service; the others wait for ``changed`` until it is their turn.
+    The receive that sets ``asking`` asks the service and returns what is due. The others wait for their turn, the oldest first: it has been
+    open for long enough to return a message at once.
     """
 
     def __init__(self) -> None:
+        self.lock = threading.RLock()
         self.asking = False
-        self.changed = threading.Condition()
+        self.waiting: list[threading.Condition] = []
         # A heap of (when it is due, on the monotonic clock; number; its body with the mark, if it had one; the message without).
         self._held: list[tuple[float, int, bytes | None, Delivery]] = []
         self._order = itertools.count()
@@ -188,13 +190,13 @@ class _Inbox:
     @property
     def next_due(self) -> float:
         """The time on the monotonic clock at which the next message is due."""
-        with self.changed:
+        with self.lock:
             return self._held[0][0] if self._held else math.inf
 
     def due(self, limit: int) -> list[Delivery]:
         """Remove and return up to ``limit`` messages that are due."""
         ready = list[Delivery]()
-        with self.changed:
+        with self.lock:
             now = time.monotonic()
             while self._held and self._held[0][0] <= now and len(ready) < limit:
                 ready.append(heapq.heappop(self._held)[3])
@@ -208,7 +210,7 @@ class _Inbox:
             # The clocks of two machines may differ: a message is never held for longer than its own delay.
             due = now if found is None else now + min(max(0.0, found[1] + found[2] - today), found[2])
             marked, plain = (None, delivery) if found is None else (delivery.body, Delivery(delivery.token, found[0]))
-            with self.changed:
+            with self.lock:
                 again = next((at for at, each in enumerate(self._held) if marked is not None and each[2] == marked), None)
                 if again is None:
                     heapq.heappush(self._held, (due, next(self._order), marked, plain))
@@ -219,8 +221,8 @@ class _Inbox:
 class DelayedMessages(AroundMessages):
     """A queue service that delivers as late as the table says. The receiver holds a message until its time; unmarked messages pass.
 
-    Of several receives of a rank, one asks the service at a time; the others wait for the messages that it brings. So each message comes at
-    its time if any receive is open then. If the service's lease of a held message ends, the service delivers the message again: its new
+    Of several receives of a rank, one asks the service at a time, the oldest first; the others wait for their turn. So each message comes
+    at its time if any receive is open then. If the service's lease of a held message ends, the service delivers the message again: its new
     token then replaces the old one. The limits are smaller than those of the service by the mark, and the lease by the longest time for
     which a message is held (at most half).
 
@@ -285,15 +287,20 @@ class DelayedMessages(AroundMessages):
 
     def _ready(self, inbox: _Inbox, rank: int, limit: int, until: float) -> list[Delivery]:
         """Up to ``limit`` messages that are due. Waits for the first until ``until``, on the monotonic clock."""
-        ready = list[Delivery]()
-        with inbox.changed:
-            while inbox.asking:  # what the service has is here, or comes
-                ready += inbox.due(limit)
-                now = time.monotonic()
-                if ready or now >= until or self._delays.over:
-                    return ready
-                inbox.changed.wait(min(until - now, _LOOK_S))
-            inbox.asking = True
+        ready, turn = list[Delivery](), threading.Condition(inbox.lock)
+        with inbox.lock:
+            inbox.waiting.append(turn)
+            try:
+                while inbox.asking or inbox.waiting[0] is not turn:
+                    now = time.monotonic()
+                    if now >= until or self._delays.over:
+                        return inbox.due(limit)
+                    turn.wait(min(until - now, _LOOK_S))
+                inbox.asking = True
+            finally:
+                inbox.waiting.remove(turn)
+                if inbox.waiting and not inbox.asking:
+                    inbox.waiting[0].notify()
         try:
             while True:
                 ready += inbox.due(limit - len(ready))
@@ -310,9 +317,10 @@ class DelayedMessages(AroundMessages):
                 if not came and ended < now + wait:
                     self._delays.wait_until(min(ended + _ROUND_S, until))
         finally:
-            with inbox.changed:
+            with inbox.lock:
                 inbox.asking = False
-                inbox.changed.notify()  # one of the others asks the service next
+                if inbox.waiting:
+                    inbox.waiting[0].notify()
 
 
 class DelayedObjects(AroundObjects):
