@@ -20,7 +20,7 @@ PAGE = Path(__file__).with_name("api.md")
 # Each command of fsd, and the names that do the same from Python.
 COMMANDS = {
     "run": "run",
-    "plan": "make_plan",
+    "plan": "make_plan, write_plan",
     "compare": "compare, write_comparison",
     "report": "write_report",
     "runs": "past_runs",
@@ -49,7 +49,7 @@ GROUPS = {
     "Models and inputs": "open_model, import_model, radixnet, save_model, describe_model, Model, Layer, Csr, open_inputs",
     "ONNX models": "open_graph, save_graph, describe_graph, Graph, graph_stages, GraphStage",
     "Partitions": "make_partition, Partition, ExchangePlan, estimate_partition, Estimate",
-    "Plans": "make_plan, Plan, Candidate, Prediction",
+    "Plans": "make_plan, Plan, Candidate, Prediction, write_plan",
     "Comparisons and reports": "compare, Comparison, write_comparison, write_report, Report",
     "Past runs": "past_runs, PastRun, read_log, RunLog",
     "Money": "bill, Bill, Usage, load_tariff, tariff_names, Tariff",

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from fsd_core.report.compare import Comparison
     from fsd_core.report.comparing import compare
     from fsd_core.report.past import PastRun, past_runs
+    from fsd_core.report.planned import write_plan
     from fsd_core.report.writing import Report, write_comparison, write_report
 
 __all__ = [
@@ -119,6 +120,7 @@ __all__ = [
     "stop_emulators",
     "tariff_names",
     "write_comparison",
+    "write_plan",
     "write_report",
 ]
 
@@ -152,6 +154,7 @@ _PLACES = {
     "Plan": "plan.making",
     "Candidate": "plan.choose",
     "Prediction": "plan.predict",
+    "write_plan": "report.planned",
     "compare": "report.comparing",
     "Comparison": "report.compare",
     "write_comparison": "report.writing",

@@ -110,6 +110,9 @@ class Settings:
         default=None,
         help="Check the result: a file with the numbers, from 1, of the samples that end with a nonzero activation.",
     )
+    expect: str | None = key(PATH, default=None, help="Check the result: an .npz or .npy with the values that are expected.")
+    rtol: float = key(number(0), default=1e-4, help="Of --expect: how far a value may be off, in shares of the expected value.")
+    atol: float = key(number(0), default=1e-5, help="Of --expect: how far a value may be off besides that.")
     tariff: str | None = key(
         text(metavar="NAME"),
         default=None,

@@ -53,9 +53,6 @@ CONTRACT = 1  # the version of this contract; it grows with each change that mak
 WORKER = "worker"  # the function of every app that runs `fsd_core.worker.handle`
 
 
-# Errors
-
-
 class Code(enum.Enum):
     """The meaning of an error for core; each service has other names for it. Core retries only `THROTTLED` and `UNAVAILABLE`."""
 

@@ -41,7 +41,7 @@ PLACES: dict[str, tuple[type, str]] = {
     "claim": (Worker, "_claim"),
     "children": (Worker, "_start_children"),
     "load": (Worker, "_open_channel"),
-    "layers": (LayerLoop, "_layer"),
+    "layers": (LayerLoop, "_layers"),
     "output": (Worker, "_write_outputs"),
     "done": (Worker, "_gather"),
     "record": (Worker, "_write_record"),

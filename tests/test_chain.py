@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 
 import onnx
 from onnx import helper
+from scipy.sparse import load_npz
 
 from fsd_core.cli import main
 from fsd_core.errors import InputError
@@ -127,12 +129,38 @@ def test_fsd_run_takes_an_onnx_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
     x = np.random.default_rng(5).standard_normal((30, 20)).astype(np.float32)
     np.savez(tmp_path / "input.npz", x=x)
     capfd.readouterr()
-    words = ["run", str(model), str(tmp_path / "input.npz"), *way, "--partition", "block", "--channel", "queue"]
-    assert main([*words, "--output", str(tmp_path / "out.npz"), "--json"]) == 0
-    assert json.loads(capfd.readouterr().out)["layers"] == 3
-    from scipy.sparse import load_npz
+    words = ["run", str(model), str(tmp_path / "input.npz"), *way, "--partition", "block", "--channel", "queue", "--json"]
+    wanted = answer(path, {"x": x})[0]
+    np.save(tmp_path / "wanted.npy", wanted)
+    assert main([*words, "--output", str(tmp_path / "out.npz"), "--expect", str(tmp_path / "wanted.npy")]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["layers"] == 3
+    assert (found["expect"]["values"], found["expect"]["differing"]) == (180, 0)
+    np.testing.assert_allclose(load_npz(tmp_path / "out.npz").toarray(), wanted, rtol=1e-4, atol=1e-5)
+    if source == "folder":
+        wanted[7, 3] += 0.5
+        np.savez(tmp_path / "wanted.npz", wanted)
+        assert main([*words, "--expect", str(tmp_path / "wanted.npz")]) == 1
+        out, err = capfd.readouterr()
+        assert json.loads(out)["expect"]["differing"] == 1
+        assert "1 of 180 values differ, the largest difference is 0.5: expected differences of at most 1e-05 + 0.0001 x" in err
+        assert main([*words, "--expect", str(tmp_path / "wanted.npz"), "--atol", "0.6"]) == 0
 
-    np.testing.assert_allclose(load_npz(tmp_path / "out.npz").toarray(), answer(path, {"x": x})[0], rtol=1e-4, atol=1e-5)
+
+@pytest.mark.parametrize(
+    ("wanted", "line"),
+    [
+        (np.ones((3, 2)), r"--expect .*wanted.npy: shape \(3, 2\): expected \(3, 6\), samples by outputs of the model"),
+        (np.full((3, 6), np.nan), "--expect .*wanted.npy: .*expected a finite"),
+        (None, "--expect .*wanted.npy: no such file"),
+    ],
+)
+def test_an_expected_output_that_does_not_fit_is_refused_before_the_run(tmp_path: Path, capfd: Any, wanted: Any, line: str) -> None:
+    path = saved(layers([20, 6]), tmp_path / "m.onnx")
+    if wanted is not None:
+        np.save(tmp_path / "wanted.npy", wanted)
+    assert main(["run", str(path), "random:3", "--expect", str(tmp_path / "wanted.npy")]) == 2
+    assert re.search(line, capfd.readouterr().err)
 
 
 def branch() -> onnx.ModelProto:

@@ -40,6 +40,22 @@ def test_a_new_provider_passes_the_object_cases(tmp_path: Path, capfd: pytest.Ca
         assert "write fsd_mine/invoke.py" in capfd.readouterr()[1].splitlines()[-1]
 
 
+@pytest.mark.timeout(300)
+def test_the_driver_of_messages_in_the_guide_passes_its_cases(tmp_path: Path) -> None:
+    new_provider("mine", tmp_path / "mine")
+    guide = (Path(__file__).parents[1] / "docs" / "writing-a-provider.md").read_text()
+    (tmp_path / "mine" / "fsd_mine" / "messages.py").write_text(guide.partition("```python\n")[2].partition("```\n")[0])
+    provider, cases = tmp_path / "mine" / "fsd_mine" / "__init__.py", tmp_path / "mine" / "tests" / "test_mine.py"
+    there = "        from fsd_mine.messages import MineMessages\n\n        return MineMessages(resources, slot)\n"
+    changed = re.sub(r" +raise InputError\(f\"provider mine has no queues.*\n", there, provider.read_text())
+    provider.write_text(changed)
+    cases.write_text(re.sub(r"@later\(\"step 2.*\n", "", cases.read_text()))
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q"], cwd=tmp_path / "mine", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 75  # type: ignore[index]  # no match is a failure too
+    assert "step 2" not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [("aws", "a provider of this name is installed"), ("my-cloud", "expected a lower-case letter"), ("", "expected"), (3, "expected")],

@@ -37,7 +37,7 @@ Examples:
 )
 @click.argument("model")
 @click.argument("inputs", metavar="INPUT")
-@click.option("--providers", metavar="A,B", help="Providers to choose among (default: the installed ones of aws, gcp and azure).")
+@click.option("--providers", metavar="A,B", help="Providers to choose among (default: the installed ones with a table of latencies).")
 @click.option(
     "--objective",
     type=Checked(choice(*OBJECTIVES)),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from fsd_core.client.outputs import compare, read_truth, write_output
+from fsd_core.client.outputs import compare, differences, read_expected, read_truth, write_output
 from fsd_core.client.shown import html, tables
 from fsd_core.common import arguments
 from fsd_core.common.fields import integer, key, matching, number, read, table
@@ -133,6 +133,24 @@ class Result:
         if isinstance(truth, str | os.PathLike):
             return compare(read_truth(arguments.path("truth", truth), self.samples), self.output)
         return compare(np.unique(arguments.integers("truth", truth, np.int64, 1, self.samples)), self.output)
+
+    def check_values(self, expected: Any, rtol: float = 1e-4, atol: float = 1e-5) -> dict[str, float]:
+        """Compare the output with the values that are expected.
+
+        ``expected``: a matrix (samples, neurons) as `run` takes its inputs; or the path of an .npz or .npy with one. A value differs if it
+        is off by more than ``atol`` + ``rtol`` x the size of the expected value. Returns ``values``, the number of all values;
+        ``differing``, of those that differ; and ``largest``, the largest absolute difference. Raises `InputError` for another shape.
+        """
+        rtol, atol = (arguments.number(name, value, "a number of at least 0", lambda found: found >= 0) for name, value in
+                      (("rtol", rtol), ("atol", atol)))  # fmt: skip
+        shape = self.output.shape
+        if isinstance(expected, str | os.PathLike):
+            wanted = read_expected(arguments.path("expect", expected), shape)
+        else:
+            wanted = arguments.matrix("expected", expected, shape[1])
+        if wanted.shape != shape:
+            raise InputError(f"expected of shape {wanted.shape}: expected {shape}, samples by outputs of the model")
+        return differences(wanted, self.output, rtol, atol)
 
     def _repr_html_(self) -> str:
         """The result as a notebook shows it: the run, its times, its requests and bytes, its memory, its bill."""

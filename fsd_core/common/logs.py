@@ -21,7 +21,6 @@ from typing import Any
 
 import attrs
 
-from fsd_core.common.plugins import PROVIDERS, entries
 from fsd_core.errors import one_line
 
 __all__ = ["DEBUG", "INFO", "LEVELS", "LIMIT_BYTES", "Journal", "Line", "MirroredLines", "include", "kept", "masked", "set_level", "shown"]
@@ -208,6 +207,8 @@ def shown(verbose: int) -> Iterator[None]:
     if not verbose:
         yield
         return
+    from fsd_core.common.plugins import PROVIDERS, entries  # a worker needs none of it
+
     for entry in entries(PROVIDERS).values():
         include(entry.module)
     level = LEVELS[min(verbose, len(LEVELS)) - 1]

@@ -144,7 +144,8 @@ def _size(name: str, axis: int, dims: Sequence[Dim], sizes: Mapping[str, int], w
     if dim not in sizes:
         known = "x".join(str(sizes.get(each, f"SIZE{k}") if isinstance(each, str) else each) for k, each in enumerate(dims))
         named = "" if dim == f"{name}.{axis}" else f" ({dim!r})"
-        raise InputError(f"{where}: input {name!r}: the size of axis {axis}{named} is free: expected it with --shape {name}={known}")
+        wanted = f"expected it with --shape {name}={known} of fsd model import"
+        raise InputError(f"{where}: input {name!r}: the size of axis {axis}{named} is free: {wanted}")
     return sizes[dim]
 
 

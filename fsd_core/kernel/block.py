@@ -106,6 +106,8 @@ class Block:
     def dense(self) -> NDArray[np.float32]:
         """The activations of all samples, float32 (rows, samples)."""
         values = self.values
+        if len(self.live) == self.samples:
+            return values[:, 1:]
         out = np.repeat(values[:, :1], self.samples, axis=1)
         out[:, self.live] = values[:, 1:]
         return out

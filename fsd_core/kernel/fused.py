@@ -46,9 +46,10 @@ class Fused:
     ) -> None:
         self.shape = shape
         self.rows = shape[0]
-        self._own = own
+        self._own = own if csr is None else None  # a plan has indices of the block's rows and a copy of all that it needs
         self._dense = None if dense is None else np.ascontiguousarray(dense)
-        self._bias = np.zeros(self.rows, np.float32) if finish is None else np.require(finish.bias, np.float32, ["C", "ALIGNED"])
+        bias = np.zeros(self.rows, np.float32) if finish is None else np.require(finish.bias, np.float32, ["C", "ALIGNED"])
+        self._bias = bias if csr is None else None
         self._rule, self._top, self._curve = _rule(finish)
         self.terms = shape[0] * shape[1]
         self.plan: Plan | None = None
@@ -63,7 +64,7 @@ class Fused:
             pointers = np.require(indptr, np.int64, ["C", "ALIGNED"])
             indices, values = np.require(indices, np.int32, ["C", "ALIGNED"]), np.require(values, np.float32, ["C", "ALIGNED"])
             try:
-                self.plan = compiled.LIB.plan(self.rows, columns, pointers, indices, values, self._bias, self._rule, self._top)
+                self.plan = compiled.LIB.plan(self.rows, columns, pointers, indices, values, bias, self._rule, self._top)
             except ValueError as error:
                 raise InputError(f"weights {shape}: {error}") from None
 
@@ -89,6 +90,7 @@ class Fused:
         np.matmul(dense, tiles, out=z)
         if start is not None:
             z += start.tiles
+        assert self._bias is not None
         live = np.empty(len(z) * WIDTH, np.uint8)
         compiled.LIB.finish(self.rows, len(z), z, self._bias, self._rule, self._top, live)
         return self._finished(Block.of(z, block.lanes, block.live, block.samples), live)

@@ -220,8 +220,9 @@ static int through(Plan **plans, Py_ssize_t count, Tile *tile, int64_t rows, con
     float *scratch = NULL;
     if (count > 1) {
         while (8 * most * WIDTH * (together + 1) <= CACHED_BYTES && together < last - first) together++;
-        scratch = aligned_alloc(64, 8 * (size_t)(most + 1) * WIDTH * (size_t)together);
-        if (!scratch) return -1;
+        void *area = NULL;
+        if (posix_memalign(&area, 64, 8 * (size_t)(most + 1) * WIDTH * (size_t)together)) return -1;
+        scratch = area;
     }
     for (int64_t begin = first; begin < last; begin += together) {
         int64_t some = last - begin < together ? last - begin : together, before = rows;

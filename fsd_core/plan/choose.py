@@ -28,6 +28,7 @@ __all__ = ["OBJECTIVES", "Candidate", "Place", "Wishes", "choose", "compare", "f
 OBJECTIVES = ("cost", "latency", "balanced")
 MOST_WORKERS = 64  # of one kind of split among the candidates; more only where fewer are too small for the model
 MOST_STAGES = 256
+SOME, LARGE_BYTES, LONG_S = 16, 20e6, 0.5  # more than so many parts are priced only where each still loads or computes for so much
 SCREEN_STEPS, SCREEN_RUNS = 3, 12  # of a simulation that decides whether a candidate is worth a longer one
 FINAL_STEPS, FINAL_RUNS = 12, 64
 FINALISTS = 8  # of each provider
@@ -175,12 +176,16 @@ class _Maker:
 
 
 def _shapes(facts: Facts) -> Iterable[Parallel]:
-    """The splits to price: powers of two of each kind, and products of two kinds."""
+    """The splits to price: powers of two of each kind, and products of two kinds.
+
+    More than `SOME` of a kind only where the parts are large even then: else they only add launches and messages.
+    """
     layers, widest = len(facts.nonzeros), int(facts.widths[1:].max())
+    model, layer, work_s = float(facts.stored.sum()), float(facts.stored.max()), float(facts.work_s.sum())
     doubles = [2**power for power in range(1, 15)]
-    data = [size for size in doubles if size <= min(MOST_WORKERS, facts.samples)]
-    stages = [size for size in doubles if size <= min(MOST_STAGES, layers)]
-    tensor = [size for size in doubles if size <= min(MOST_WORKERS, widest)]
+    data = [size for size in doubles if size <= min(MOST_WORKERS, facts.samples) and (size <= SOME or work_s > size * LONG_S)]
+    stages = [size for size in doubles if size <= min(MOST_STAGES, layers) and (size <= SOME or model > size * LARGE_BYTES)]
+    tensor = [size for size in doubles if size <= min(MOST_WORKERS, widest) and (size <= SOME or layer > size * LARGE_BYTES)]
     yield Parallel()
     for size in data:
         yield Parallel(data=size)
@@ -188,11 +193,11 @@ def _shapes(facts: Facts) -> Iterable[Parallel]:
         yield Parallel(pipeline=size)
     for size in tensor:
         yield Parallel(tensor=size)
-    for first in (2, 4, 8):
-        for second in (2, 4, 8, 16, 32):
-            if first in data and second in stages:
+    for first in (2, 4):
+        for second in stages:
+            if first in data and second * first <= 4 * SOME:
                 yield Parallel(data=first, pipeline=second)
-            if first in tensor and first <= 4 and second in stages:
+            if first in tensor and second * first <= 4 * SOME:
                 yield Parallel(pipeline=second, tensor=first)
 
 

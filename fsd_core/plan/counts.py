@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fsd_core.channel.hybrid import NOTICE_BYTES
 from fsd_core.channel.objects import HEAD_BYTES, bundle_bytes
 from fsd_core.channel.packing import batched, body_bytes, copies, piece_bytes, piece_sizes
+from fsd_core.driver import MessageLimits
 from fsd_core.plan.facts import EMPTY_BYTES, Facts
 from fsd_core.plan.traffic import Split, Step
 from fsd_core.protocol.shard import HEAD_BYTES as SHARD_HEAD_BYTES
@@ -21,7 +22,7 @@ from fsd_core.providers.outline import Outline
 __all__ = ["Exchange", "Fixed", "exchange", "fixed"]
 
 # Bytes of the small objects of a run, as measured: a claim, a lease, a rank's record with its timeline and lines, and the configuration.
-CLAIM_BYTES, LEASE_BYTES, RECORD_BYTES, CONFIG_BYTES, KEY_BYTES = 700, 130, 3200, 900, 90
+CLAIM_BYTES, LEASE_BYTES, RECORD_BYTES, CONFIG_BYTES, KEY_BYTES = 550, 130, 1900, 900, 90
 SEGMENT_BYTES, SEGMENT_ROW_BYTES = 900, 4  # of a layer in a shard: its head, and each row that the rank sends
 DONE = b"done"  # what a rank with outputs sends to rank 0 in the last step
 
@@ -63,7 +64,10 @@ def exchange(step: Step, share: float, channel: str, eager: bool, outline: Outli
             pieces[pair] = len(sizes)
             entries += [(int(step.targets[pair]), body_bytes(size, limits)) for size in sizes]
             owners += [int(pair)] * len(sizes)
-        publishes = _eager(entries, owners, outline) if eager else list(batched(entries, outline.route, limits))
+        if eager:
+            publishes = _eager(entries, owners, outline)
+        else:
+            publishes = _publishes(tuple((outline.route(target), size) for target, size in entries), limits)
         for numbers in publishes:
             bodies = [entries[number][1] for number in numbers]
             size = _publish(counts, bodies, outline, copies(sum(bodies)) if eager else 1)
@@ -85,6 +89,12 @@ def exchange(step: Step, share: float, channel: str, eager: bool, outline: Outli
                 beyond = np.clip(starts - HEAD_BYTES, 0, payloads[bundled])
                 counts.update(object_bytes_read=int(len(bundled) * min(size, HEAD_BYTES) + beyond.sum()))
     return Exchange(step, payloads, pieces, wire, stored, second_get, counts)
+
+
+@lru_cache(4096)  # in a dense layer all sources send the same
+def _publishes(entries: tuple[tuple[int, int], ...], limits: MessageLimits) -> list[list[int]]:
+    """The publishes of messages, of which each has a route and the bytes of its body."""
+    return list(batched(entries, lambda route: route, limits))
 
 
 def _eager(entries: list[tuple[int, int]], owners: list[int], outline: Outline) -> list[list[int]]:

@@ -137,12 +137,12 @@ def _pass(model: Model, x: NDArray[np.float32], until: float) -> _Pass:
         if number and time.monotonic() > until:
             break
         matrix = layer.weights.scipy() if isinstance(layer.weights, Csr) else layer.weights
-        began = time.perf_counter()
+        began = time.process_time()
         z = np.asarray(matrix @ block.values)
-        multiplied = time.perf_counter()
+        multiplied = time.process_time()
         block = Block(activate(z, layer.bias, layer.activation, layer.clip, layer.challenge), block.live, block.samples).trimmed()
         found.multiply_s.append(multiplied - began)
-        found.other_s.append(time.perf_counter() - multiplied)
+        found.other_s.append(time.process_time() - multiplied)
         found.add(block, len(model.layers))
     return found
 
@@ -153,12 +153,12 @@ def _probe(model: Model, found: _Pass, budget_s: float) -> None:
     for number in dict.fromkeys((0, found.reached - 1, found.reached // 2)):
         if number and time.monotonic() > until:
             return
-        layer, began = model.layers[number], time.perf_counter()
+        layer, began = model.layers[number], time.process_time()
         weights = _weights(layer)
-        prepared = time.perf_counter()
+        prepared = time.process_time()
         weights.multiply(found.blocks[number].values)
         share = found.blocks[number].values.shape[1] / (1 + found.live[number])
-        found.probes.append((number, prepared - began, (time.perf_counter() - prepared) / share))
+        found.probes.append((number, prepared - began, (time.process_time() - prepared) / share))
 
 
 def _weights(layer: Layer) -> Weights:

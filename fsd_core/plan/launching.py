@@ -30,8 +30,9 @@ class Begun:
 def prepared(sampler: Sampler, *, staged: bool, puts: int, put_bytes: float) -> Array:
     """(runs,) seconds of the client before the launch: it leases a slot, looks for staged content and stages what is missing."""
     client = sampler.functions()
-    took = sampler.draw("connect", client) + sampler.draw("list", client) + sampler.draw("put", client)
-    took = took + sampler.draw("get", client) + sampler.draw("get", client)
+    # It looks for a free slot and for both manifests at once, then creates the lease.
+    looks = np.maximum(sampler.draw("list", client), sampler.draw("get", client, worst_of=2.0))
+    took = sampler.draw("connect", client) + looks + sampler.draw("put", client)
     if not staged:
         waves = -(-puts // UPLOADS)
         took = took + sampler.draw("put", client[:, None], (sampler.runs, min(waves, 64))).sum(axis=1) * max(1.0, waves / 64)
@@ -45,8 +46,9 @@ def launched(sampler: Sampler, workers: int, branching: int, cold: bool, begin_s
     client, shared = sampler.functions(), sampler.functions(workers)
     known = sampler.table is not None and ("start_cold" if cold else "start_warm") in sampler.table.rows
     starts = sampler.draw("start_cold" if cold else "start_warm", shared) if known else np.full((runs, workers), FORK_S)
-    claims = sampler.draw("connect", shared) + sampler.draw("put", shared) + begin_s
-    claims = claims + sampler.draw("get", shared) + sampler.draw("get", shared)
+    # A worker claims its rank while it looks for an abort, then reads the configuration.
+    claims = sampler.draw("connect", shared) + np.maximum(sampler.draw("put", shared), sampler.draw("get", shared))
+    claims = claims + sampler.draw("get", shared) + begin_s
     began = np.zeros((runs, workers))
     free = np.repeat((sampler.draw("connect", client) + sampler.draw("put", client))[:, None], THREADS, axis=1)
     for at in range(0, first, THREADS):

@@ -25,8 +25,6 @@ from fsd_core.providers.outline import Outline
 
 __all__ = ["Plan", "make_plan"]
 
-DEFAULT = "local"  # the machine itself: a plan is for other places, if there are any
-
 
 @attrs.frozen(kw_only=True, eq=False)
 class Plan:
@@ -96,7 +94,7 @@ def make_plan(
     """Price the ways to run ``model`` on ``inputs`` and choose one, as ``fsd plan`` does. Starts nothing and makes no request.
 
     - ``model``, ``inputs``: as `run` takes them. Some samples are computed here for about half a second.
-    - ``providers``: names. Default: all that are installed, except this machine.
+    - ``providers``: names. Default: the installed ones that have a table of latencies, which are aws, gcp and azure.
     - ``objective``: cost (the least USD), latency (the least median time) or balanced (the least product of the two).
     - ``deadline``: seconds that 95 % of the runs may take, from a cold start. ``budget``: USD of a run.
     - ``per_day``: runs a day; the plan then also says from how many a server that always runs is cheaper.
@@ -148,13 +146,22 @@ def _way(each: Candidate) -> tuple[Any, ...]:
 def _names(providers: Sequence[str] | None) -> list[str]:
     known = registry.installed()
     if providers is None:
-        return [name for name in known if name != DEFAULT] or [DEFAULT]
+        measured = [name for name in known if name in tables.names() and _has_outline(name)]
+        return measured or ["local"]
     if isinstance(providers, str) or not isinstance(providers, Sequence) or not providers:
         raise InputError(f"providers {providers!r}: expected a list of some of {', '.join(known)}")
     for name in providers:
         if name not in known:
             raise InputError(f"providers: {name!r} is not installed: {suggestion(str(name), known)}")
     return list(dict.fromkeys(providers))
+
+
+def _has_outline(name: str) -> bool:
+    """Whether a plan can be made for a provider. A package that cannot be imported does not keep others from a plan."""
+    try:
+        return getattr(registry.find(name), "outline", None) is not None
+    except InputError:
+        return False
 
 
 def _place(name: str, settings: Mapping[str, object], latency: str | os.PathLike[str] | None) -> Place:
@@ -164,7 +171,7 @@ def _place(name: str, settings: Mapping[str, object], latency: str | os.PathLike
         raise InputError(f"provider {name} does not say its limits, so it cannot be planned for: expected a method `outline`")
     table: Table | None = None
     if latency is not None:
-        table = tables.load(os.fspath(latency))
+        table = tables.load(os.fspath(arguments.folder_or_name("latency", latency, "the name or the path of a table of latencies")))
     elif name in tables.names():
         table = tables.load(name)
     tariff: Tariff | None = None

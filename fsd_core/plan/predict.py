@@ -23,12 +23,14 @@ from fsd_core.plan.traffic import Split
 from fsd_core.protocol.shard import predicted_bytes, stored_bytes, weight_bytes
 from fsd_core.providers.outline import Outline
 from fsd_core.storage.meter import FIELDS
+from fsd_core.worker.progress import INTERVAL_S, REPORTS
 
 __all__ = ["PARTS", "Platform", "Prediction", "predict"]
 
 PARTS = ("launch", "load", "compute", "exchange", "collect")
 RUNS = 64  # simulated runs
 VALUES = 400_000  # about the numbers in one array of the simulation
+REPORT_BYTES = 110  # of a report of progress
 INIT_S = 0.35  # of a cold start on a cloud: the part that its tariff may bill, the import of the code
 
 
@@ -147,7 +149,7 @@ def predict(
     parts = {"launch": prepare + launch, "load": load, "compute": compute}
     parts["exchange"] = np.maximum(0.0, ended - launch - load - compute)
     parts["collect"] = answer - ended
-    meter = _meter(facts, split, simulation, around.counts, polls, flow.counts)
+    meter = _meter(split, simulation, around.counts, polls, flow.counts, float((written - launch).mean()))
     lasts = (flow.ended - _of(begun.began, shape, some)).mean(axis=0)  # seconds of a function, by rank of a replica
     usd, by_service = _bill(platform, meter, lasts, shape.data, float(total.mean()))
     median, high = np.quantile(total, [0.5, 0.95])
@@ -184,7 +186,12 @@ def _of(times: NDArray[np.float64], shape: Parallel, replicas: NDArray[np.int64]
 
 
 def _meter(
-    facts: Facts, split: Split, simulation: Simulation, around: Counter[str], polls: NDArray[np.float64], timed: Mapping[str, Any]
+    split: Split,
+    simulation: Simulation,
+    around: Counter[str],
+    polls: NDArray[np.float64],
+    timed: Mapping[str, Any],
+    working_s: float,
 ) -> dict[str, int]:
     found = dict.fromkeys(FIELDS, 0.0) | {name: float(count) for name, count in around.items()}
     scale = len(split.batches)  # exchanges are those of one micro-batch
@@ -201,6 +208,9 @@ def _meter(
         found["receive_units"] += calls
         found["ack_requests"] += max(1, -(-done // simulation.outline.messages.batch_messages))
     found["object_gets"] += float(polls.mean())
+    reports = min(REPORTS, int(working_s / INTERVAL_S))  # of progress, by one rank
+    found["object_puts"] += reports
+    found["object_bytes_written"] += REPORT_BYTES * reports
     if simulation.channel == "object" and split.parallel.workers > 1:
         writers = split.parallel.data * int((simulation.fixed.output_bytes > 0).sum())
         found["object_gets"] += 2.0 * max(0, writers - 1)  # rank 0 looks for each once or twice before it is there

@@ -22,6 +22,7 @@ from fsd_core.plan.launching import Begun
 from fsd_core.plan.polling import Bundles, Inbox
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.traffic import Split
+from fsd_core.protocol.shard import READS
 from fsd_core.providers.outline import Outline
 
 __all__ = ["Cpu", "Flow", "Simulation"]
@@ -137,20 +138,23 @@ class Simulation:
         return dict(found)
 
     def _loaded(self, stage: int, begin: Array) -> list[Array]:
-        """When the reads of the shard have arrived: the head with the first input, then each group, one after another."""
+        """When the reads of the shard have arrived: the head with the first input, then each group, several at once."""
         sampler, shared = self.sampler, self.shared[stage]
         ranks = range(stage * self.tensor, (stage + 1) * self.tensor)
         head = self.fixed.head_bytes[list(ranks)]
-        now = begin + sampler.draw("get", shared) + sampler.transfer("get", "read", head)
         inputs = self.fixed.input_bytes[list(ranks)]
-        if inputs.any():
-            now = now + np.where(inputs > 0, sampler.draw("get", shared) + sampler.transfer("get", "read", inputs), 0.0)
+        two = np.where(inputs > 0, 2.0, 1.0)  # the head and the input of the first micro-batch are read at once
+        now = begin + sampler.draw("get", shared, worst_of=np.broadcast_to(two, begin.shape))
+        now = now + sampler.transfer("get", "read", head + inputs)
         found = [now]
         groups = [self.fixed.groups[rank] for rank in ranks]
+        link = now  # when the function's link is free
         for number in range(max(map(len, groups), default=0)):
             size = np.array([each[number] if number < len(each) else 0.0 for each in groups])
-            now = now + np.where(size > 0, sampler.draw("get", shared) + sampler.transfer("get", "read", size), 0.0)
-            found.append(now)
+            asked = found[max(0, number + 1 - READS)]  # so many reads are under way at once
+            link = np.maximum(link, asked) + size * sampler.link_rate("read")
+            arrives = np.maximum(asked + sampler.draw("get", shared) + size * sampler.own_rate("get"), link)
+            found.append(np.where(size > 0, np.maximum(arrives, found[-1]), found[-1]))
         return found
 
     def _stage(self, stage: int, first: int, last: int, free: Array, ready: Sequence[Array] | None, sent: Array | None) -> Array:

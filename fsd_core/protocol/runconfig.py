@@ -15,7 +15,7 @@ from fsd_core.errors import InputError, RunFailed
 
 __all__ = ["CHANNELS", "OBJECTIVES", "VERSION", "RunConfig"]
 
-VERSION = 3
+VERSION = 4
 CHANNELS = ("queue", "object", "hybrid")  # the channels that can carry activations
 OBJECTIVES = ("cost", "latency")  # the quantity that a run minimises
 

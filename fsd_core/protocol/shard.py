@@ -287,7 +287,8 @@ def _layer(number: int, segment: memoryview) -> LayerShard:
     arrays = {name: tensors.view(segment, info) for name, info in infos.items()}
     rows, own = len(arrays["bias"]), int(metadata["own"])
     away = int(arrays["source_rows"].sum())
-    groups = np.split(arrays["target_positions"], np.cumsum(arrays["target_rows"])[:-1])
+    # A copy: a view would keep all of the segment's bytes in memory.
+    groups = np.split(arrays["target_positions"].copy(), np.cumsum(arrays["target_rows"])[:-1])
     clip = float(metadata["clip"]) if metadata["clip"] else None
     finish = Finish(arrays["bias"], metadata["activation"], clip, metadata["challenge"] == "1")
     return LayerShard(

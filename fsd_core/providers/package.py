@@ -29,7 +29,7 @@ __all__ = ["Package", "Recipe", "Wheels", "command", "digest", "files", "manylin
 
 _CLIENT_ONLY = (  # of fsd_core: no worker imports these
     *("cli/", "client/", "cost/", "demo/", "machine/", "report/", "config.py", "versions.py"),
-    *(f"providers/{name}.py" for name in ("app_name", "package", "probes", "provisioning", "requests", "settings")),
+    *(f"providers/{name}.py" for name in ("app_name", "native", "package", "probes", "provisioning", "requests", "settings")),
 )
 _DROPPED_FOLDERS = {"tests", "__pycache__", "bin", "include"}
 _DROPPED_SUFFIXES = (".pyi", ".pyc", ".a", ".h", "/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")

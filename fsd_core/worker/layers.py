@@ -12,10 +12,9 @@ from concurrent.futures import Executor, Future
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
 from fsd_core.channel import Aborted, Channel
-from fsd_core.codec import CodecError, decode, encode
+from fsd_core.codec import CodecError, decode
 from fsd_core.common.stopwatch import Stopwatch
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, RunFailed
@@ -25,6 +24,7 @@ from fsd_core.protocol.shard import LayerShard, ShardReader
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.store import Store
 from fsd_core.worker.background import Background
+from fsd_core.worker.payloads import Payloads
 from fsd_core.worker.progress import Progress
 
 __all__ = ["LayerLoop", "read_staged"]
@@ -52,14 +52,16 @@ class LayerLoop:
     channel: Channel | None
     store: Store
     keys: RunKeys
-    pool: Executor  # reads the input of the next batch
+    pool: Executor  # encodes what is sent, reads the input of the next batch, and looks whether the run is over
     background: Background
     watch: Stopwatch
     progress: Progress | None
     note: Callable[[int], None]  # called with each layer that begins
     layer: int | None = None  # the layer (1-based) that is computed now, or was computed last; the last of those computed together
     _looked_at: float = attrs.field(factory=time.monotonic, init=False)
+    _looking: Future[bool] | None = attrs.field(default=None, init=False)
     _ahead: Future[bytes] | None = None  # the staged input of the next batch
+    _payloads: Payloads | None = attrs.field(default=None, init=False)  # of the batch that is computed now
 
     def run(self, batch: int) -> Block:
         """Compute the batch of this number (0-based). Returns the activations of this rank's rows of the last layer that it has rows of.
@@ -71,6 +73,7 @@ class LayerLoop:
         samples, staged = self.config.batches[batch], self._staged(batch)
         nothing = block = Block(np.zeros((0, 1), np.float32), np.zeros(0, np.int32), samples)
         before, layers = 0, self.config.layers
+        self._payloads = None if self.channel is None else Payloads(self.channel, self._base, self.pool)
         for some in _stretches(self.shard.together()):
             first = some[0]
             for layer in some:
@@ -116,54 +119,53 @@ class LayerLoop:
         error = self.background.error or (self.channel.mailbox.error if self.channel is not None else None)
         if error is not None:
             raise error
-        if not layer.receives and time.monotonic() - self._looked_at >= ABORT_CHECK_S:
-            if self.store.find(self.keys.error) is not None or self.store.find(self.keys.config) is None:
+        if not layer.receives and self._looking is None and time.monotonic() - self._looked_at >= ABORT_CHECK_S:
+            self._looking = self.pool.submit(self._over)  # beside the next layers, which do not wait for its answer
+        if self._looking is not None and self._looking.done():
+            looking, self._looking, self._looked_at = self._looking, None, time.monotonic()
+            if looking.result():
                 raise Aborted(Code.UNAVAILABLE, "the run is over")
-            self._looked_at = time.monotonic()
+
+    def _over(self) -> bool:
+        return self.store.find(self.keys.error) is not None or self.store.find(self.keys.config) is None
 
     def _layers(self, some: Sequence[LayerShard], block: Block, step: int) -> Block:
         """Compute a stretch of layers. For the first one: send, multiply the local rows, receive, add the product of the received rows."""
         layer = some[0]
+        sending: Future[None] | None = None
         if layer.sends:
-            assert self.channel is not None
-            self.watch.enter("send")
-            self.channel.send(step, ((self._base + target, self._encoded(block, rows)) for target, rows in layer.sends))
+            assert self._payloads is not None
+            sending = self._payloads.send(step, block, layer.sends)
+        computed = 0
+        if layer.remote is not None:
+            self.watch.enter("compute")
+            local = layer.local.forward(block) if layer.local.shape[1] else None  # the first layer of a stage has only received rows
+            self._wait(sending)
+            block = self._exchanged(layer, layer.remote, local, step, block.samples)
+            computed = 1
+        else:
+            self._wait(sending)
         if not layer.rows:
             return Block(np.zeros((0, 1), np.float32), np.zeros(0, np.int32), block.samples)
         self.watch.enter("compute")
-        computed = 0
-        if layer.remote is not None:
-            # The first layer of a stage has only received rows.
-            block = self._exchanged(layer, layer.remote, layer.local.forward(block) if layer.local.shape[1] else None, step, block.samples)
-            computed = 1
         block = forward([each.local for each in some[computed:]], block)
         self.watch.enter("other")
         return block
 
+    def _wait(self, sending: Future[None] | None) -> None:
+        """Wait until everything is encoded and on its way. Raises the error if that failed."""
+        if sending is not None:
+            self.watch.enter("send")
+            sending.result()
+
     def _exchanged(self, layer: LayerShard, remote: Weights | Fused, local: Block | None, step: int, samples: int) -> Block:
         """Receive, and add the product of the received rows to ``local``, the sums of the local rows."""
         self.watch.enter("exchange")
-        arrived = self._receive(layer, step, samples)
+        assert self._payloads is not None
+        arrived = self._payloads.receive(step, layer.receives, samples)
         self.watch.enter("compute")
         live = union(arrived if local is None else [local, *arrived], samples)
         return remote.forward(stacked(arrived, live), None if local is None else local.over(live))
-
-    def _encoded(self, block: Block, rows: NDArray[np.int32]) -> bytes:
-        data = encode(block.take(rows))
-        self.store.retry.meter.add("payload_bytes_sent", len(data))
-        return data
-
-    def _receive(self, layer: LayerShard, step: int, samples: int) -> list[Block]:
-        """The rows of every source: decoded as they arrive, returned in the order of the sources."""
-        assert self.channel is not None
-        rows = {self._base + source: count for source, count in layer.receives}
-        blocks: dict[int, Block] = {}
-        for source, payload in self.channel.receive(step):
-            try:
-                blocks[source] = decode(payload, rows[source], samples)
-            except CodecError as error:
-                raise RunFailed(Code.INVALID, f"the payload of rank {source} is damaged: {error}") from error
-        return [blocks[source] for source in rows]
 
 
 def _stretches(groups: Iterator[list[LayerShard]]) -> Iterator[list[LayerShard]]:

@@ -230,6 +230,14 @@ def test_bad_input(
     assert "\n" not in str(caught.value)
 
 
+def test_without_redis_server_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FSD_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(URL, raising=False)
+    with pytest.raises(InputError, match=r"redis-server is not found: apt-get install redis-server, or set \[redis\] url"):
+        PROVIDER.provisioner({})
+
+
 def test_a_worker_host_wants_a_token_and_an_address() -> None:
     def host(*words: str, **variables: str) -> str:
         environment = {name: value for name, value in os.environ.items() if name != TOKEN} | variables
@@ -240,7 +248,6 @@ def test_a_worker_host_wants_a_token_and_an_address() -> None:
         return done.stderr.splitlines()[-1]
 
     assert "expected a secret of at least 16 characters" in host()
-    assert "expected HOST:PORT of this machine" in host("--listen", "nowhere", **{TOKEN: "t" * 16})
     assert "expected HOST:PORT of this machine" in host("--listen", "192.0.2.1:70", **{TOKEN: "t" * 16})
 
 
