@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fsd_core.codec import encode
+from fsd_core.codec import CODEC, encode
 from fsd_core.common.crew import begin
 from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.kernel import Block
@@ -100,7 +100,7 @@ def inputs(
     hashed = hashlib.sha256(repr(samples.shape).encode())
     for array in (samples.indptr.astype(np.int64), samples.indices.astype(np.int32), samples.data):
         hashed.update(np.ascontiguousarray(array).data)
-    digest = _digest("fsd-inputs-3", hashed.hexdigest(), model.digest, partition.digest, *map(str, batches))
+    digest = _digest(f"fsd-inputs-{CODEC}-1", hashed.hexdigest(), model.digest, partition.digest, *map(str, batches))
     starts = np.concatenate([[0], np.cumsum(batches)])
     readers = [rank for rank in range(partition.workers) if len(plan.inputs(rank))]
     rows = cache(lambda: samples.T.tocsr())  # (inputs, samples); only made if something has to be staged

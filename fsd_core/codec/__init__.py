@@ -5,7 +5,7 @@ of one micro-batch: which samples are live changes little from one step of a pai
 first block of a micro-batch has the whole set, so a micro-batch can be sent again on its own.
 """
 
-from fsd_core.codec.message import Decoder, Encoder, Packed, decode, encode, pack
+from fsd_core.codec.message import CODEC, Decoder, Encoder, Packed, decode, encode, pack
 from fsd_core.codec.parts import CodecError
 
-__all__ = ["CodecError", "Decoder", "Encoder", "Packed", "decode", "encode", "pack"]
+__all__ = ["CODEC", "CodecError", "Decoder", "Encoder", "Packed", "decode", "encode", "pack"]

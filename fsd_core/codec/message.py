@@ -19,9 +19,9 @@ from fsd_core.codec.parts import CodecError, Reader, number
 from fsd_core.codec.values import pack_values, unpack_values
 from fsd_core.kernel import Block
 
-__all__ = ["Decoder", "Encoder", "Packed", "decode", "encode", "pack"]
+__all__ = ["CODEC", "Decoder", "Encoder", "Packed", "decode", "encode", "pack"]
 
-CODEC = 3
+CODEC = 3  # the number of this form: content that an older version of fsd staged has another key
 _CRC = struct.Struct("<I")
 _START = 1 + _CRC.size
 _MOST = (1 << 31) - 1  # rows, samples, steps
