@@ -10,6 +10,7 @@ from fsd_core.codec.parts import CodecError, Reader, compressed, number, packed,
 __all__ = ["pack_live", "unpack_live"]
 
 _ALL, _BITMAP, _GAPS, _CHANGES = 0, 1, 2, 4  # forms of the set; with _CHANGES it has the samples that are in one of both sets alone
+_SAME = number(_CHANGES | _GAPS) + number(0) + number(0) + compressed(b"")  # no sample is in one of both sets alone
 
 
 def pack_live(live: NDArray[np.int32], samples: int, before: NDArray[np.int32] | None) -> bytes:
@@ -20,8 +21,9 @@ def pack_live(live: NDArray[np.int32], samples: int, before: NDArray[np.int32] |
     """
     changed = None
     if before is not None:
-        same = np.array_equal(live, before)  # the usual case in the last layers of a deep network
-        changed = live[:0] if same else np.flatnonzero(_flags(live, samples) != _flags(before, samples)).astype(np.int32)
+        if samples >= 8 and np.array_equal(live, before):  # the usual case in the last layers of a deep network
+            return _SAME
+        changed = np.flatnonzero(_flags(live, samples) != _flags(before, samples)).astype(np.int32)
     if len(live) == samples and (changed is None or len(changed)):
         return number(_ALL)
     form, numbers = (0, live) if changed is None or len(changed) >= len(live) else (_CHANGES, changed)
