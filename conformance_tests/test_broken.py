@@ -13,6 +13,7 @@ from attrs import evolve
 
 import fsd_conformance.messages
 import fsd_conformance.traffic
+import fsd_core.channel.packing
 import fsd_core.channel.queue
 from fsd_conformance import ChannelCases, MessageCases, ObjectCases, ProvisionCases
 from fsd_conformance.base import Deployed
@@ -428,7 +429,7 @@ def sends_all_again(self: Retry, _: MessageDriver, what: str, items: Sequence[An
 CHANNELS: list[tuple[object, str, Callable[..., object], str]] = [
     (QueueChannel, "_take", hears_all, "test_only_its_own_run_is_heard"),
     (QueueChannel, "_take", hears_all, "test_a_newer_runs_message_is_left_to_it"),
-    (fsd_core.channel.queue, "fill", packs_by_count, "test_a_payload_over_the_batch_size_is_split"),
+    (fsd_core.channel.packing, "fill", packs_by_count, "test_a_payload_over_the_batch_size_is_split"),
     (Retry, "entries", sends_all_again, "test_refused_entries_alone_are_sent_again"),
 ]
 

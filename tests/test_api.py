@@ -182,7 +182,7 @@ def call_bill(here: Path, result: Result) -> None:
 
 
 def call_tariff_list(here: Path, result: Result) -> None:
-    assert {fsd_core.load_tariff(name).provider for name in fsd_core.tariff_names()} == {"local", "aws", "gcp", "azure"}
+    assert {fsd_core.load_tariff(name).provider for name in fsd_core.tariff_names()} >= {"local", "aws", "gcp", "azure"}
 
 
 def call_tariff_show(here: Path, result: Result) -> None:
@@ -243,7 +243,7 @@ def call_emulators_up(here: Path, result: Result) -> None:
 def call_emulators_status(here: Path, result: Result) -> None:
     fsd_core.start_emulators("aws")
     states = fsd_core.emulator_states()
-    assert states.keys() == {"aws", "gcp", "azure"}
+    assert states.keys() >= {"aws", "gcp", "azure"}
     assert states["aws"] is not None
     assert states["aws"].alive()
     assert states["gcp"] is None

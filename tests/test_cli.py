@@ -503,4 +503,4 @@ def test_doctor(fsd):
 def test_emulators_status(fsd):
     code, out, _ = fsd("emulators", "status", "--json")
     assert code == 0
-    assert one_object(out)["emulators"].keys() == {"aws", "gcp", "azure"}
+    assert one_object(out)["emulators"].keys() >= {"aws", "gcp", "azure"}

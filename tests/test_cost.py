@@ -169,7 +169,7 @@ def test_local_is_free() -> None:
 
 
 def test_our_tariffs_say_where_each_price_is_from() -> None:
-    assert {"aws-us-east-1", "gcp-us-central1", "azure-eastus2", "aws-icde2024", "local"} == set(names())
+    assert {"aws-us-east-1", "gcp-us-central1", "azure-eastus2", "aws-icde2024", "local"} <= set(names())
     for name in names():
         tariff = load(name)
         assert default_tariff(tariff.provider) in names()

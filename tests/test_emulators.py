@@ -215,7 +215,7 @@ def test_names_and_what_is_refused():
     assert emulators.names("azure") == ["azure"]
     for provider, name, words in (
         ("local", None, "needs no emulator"),
-        ("other", None, "has no emulator here"),
+        ("other", None, "provider other has no emulator"),
         ("aws", "x", "moto, localstack"),
     ):
         with pytest.raises(InputError, match=words):

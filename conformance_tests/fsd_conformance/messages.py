@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 
 import pytest
 
@@ -321,14 +321,16 @@ class MessageCases(DeliveryCases):
 
     def test_drivers_with_direct_and_without_share_their_queues(self, deployed: Deployed) -> None:
         """A driver that was made with ``direct`` and one without must receive what the other publishes."""
-        first, second = (self.wrap(deployed.provider.messages(deployed.resources, 0, direct=direct)) for direct in (False, True))
-        for sender, receiver in ((first, second), (second, first)):
-            bodies = [new_body(f"rank {rank}") for rank in range(RANKS)]
-            publish_all(sender, [Message(rank, body) for rank, body in enumerate(bodies)])
-            for rank, body in enumerate(bodies):
-                collect(receiver, rank, [body])
-        first.close()
-        second.close()
+        for direct in (False, True):
+            with ExitStack() as stack:  # closed: a receiver that is open would take messages of the other way round
+                sender, receiver = (
+                    stack.enter_context(closing(self.wrap(deployed.provider.messages(deployed.resources, 0, direct=each))))
+                    for each in (direct, not direct)
+                )
+                bodies = [new_body(f"rank {rank}") for rank in range(RANKS)]
+                publish_all(sender, [Message(rank, body) for rank, body in enumerate(bodies)])
+                for rank, body in enumerate(bodies):
+                    collect(receiver, rank, [body])
 
     def test_limits_have_a_source(self, driver: MessageDriver) -> None:
         """The driver's ``limits`` name their source and its date."""

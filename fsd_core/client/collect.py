@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Outputs", "Records", "lines", "ranks"]
 
 AT_ONCE = 8  # slices that the client gets at once
+LOST_CHECK_S = 2.0  # so often the client looks whether a slice that it waits for is lost
 LINE_THREADS = 16
 
 
@@ -43,6 +45,7 @@ class Outputs:
         self._rows = [np.flatnonzero(partition.owners[-1] == part) for part in config.last]
         self._missing = [(batch, writer) for batch in range(len(config.batches)) for writer in range(len(config.last))]
         self._blocks: dict[tuple[int, int], Block] = {}
+        self._next_check = time.monotonic() + LOST_CHECK_S
 
     def look(self) -> bool:
         """Get the slices that are there, and return `True` once all are. Raises `RunFailed` if a slice is damaged.
@@ -56,9 +59,19 @@ class Outputs:
             self._blocks |= {piece: block for piece, block in zip(window, blocks, strict=True) if block is not None}
             self._missing = [piece for piece in self._missing if piece not in self._blocks]
             if None in blocks:
+                self._raise_if_lost()
                 return False
             at_once = AT_ONCE
         return True
+
+    def _raise_if_lost(self) -> None:
+        """Raise `DriverError` if a slice is missing although all are written: rank 0 writes its record after them."""
+        if time.monotonic() < self._next_check:
+            return
+        self._next_check = time.monotonic() + LOST_CHECK_S
+        if self._store.find(self._keys.record(0)) is not None:
+            batch, writer = self._missing[0]
+            self._store.get(self._keys.output(batch, self._config.writers(batch)[writer]))
 
     def _block(self, piece: tuple[int, int]) -> Block | None:
         batch, writer = piece
