@@ -22,6 +22,7 @@ from fsd_core.cli import main
 from fsd_core.errors import InputError
 from fsd_core.graph import describe_graph, open_graph, save_graph
 from fsd_core.graph.library import session
+from fsd_core.graph.read import read_file
 from onnx_models import FLOAT, INT64, answer, layers, made, residual, saved
 
 SHAPES = {"x": (1, 3, 8, 8)}
@@ -361,6 +362,22 @@ def test_other_files_are_no_models(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match="is not an ONNX model, or is damaged"):
         open_graph(path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_only_a_regular_file_is_read(tmp_path: Path, kind: str) -> None:
+    """To open a pipe would wait for its other end, and /dev/zero has no end."""
+    path = tmp_path / "p.onnx"
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case "folder":
+            path.mkdir()
+    with pytest.raises(InputError, match=f"{path}: cannot be read: ") as caught:
+        read_file(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_without_the_packages_one_line_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core.common.files import open_regular
 from fsd_core.errors import InputError
 from fsd_core.graph.library import NATIVE, STANDARD, label, library, opsets, refused, subgraphs
 
@@ -33,8 +34,9 @@ def read_file(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:
     """
     onnx = library()
     try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= _MESSAGE_BYTES else b""
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read() if size <= _MESSAGE_BYTES else b""
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     if size > _MESSAGE_BYTES:

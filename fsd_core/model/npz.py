@@ -12,6 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from fsd_core.common.files import open_regular
 from fsd_core.errors import InputError
 from fsd_core.model.layer import Csr
 
@@ -30,7 +31,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     where = f"{path}: cannot be read as .npz"
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
                 raise InputError("the file is a single .npy array: expected an .npz file, as numpy.savez writes it")
             with zipfile.ZipFile(file) as archive:
@@ -82,8 +83,8 @@ def from_dense(array: NDArray[np.float32]) -> Csr:
 def read_npy(path: Path) -> NDArray[Any]:
     """Read the array of an ``.npy`` file, which has the size that its header describes. Raises InputError, which names the file."""
     try:
-        with path.open("rb") as file:
-            _check_header(file, path.stat().st_size)
+        with open_regular(path) as file:
+            _check_header(file, os.fstat(file.fileno()).st_size)
             file.seek(0)
             array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
             return array
@@ -96,7 +97,7 @@ def read_npy(path: Path) -> NDArray[Any]:
 def members(path: Path) -> set[str]:
     """The names of the arrays in a file. The set is empty if the file is not an ``.npz`` file or cannot be read."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
     except Exception:  # zipfile raises errors of any kind on damaged bytes
         return set()

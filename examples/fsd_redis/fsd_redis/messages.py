@@ -76,8 +76,7 @@ class RedisMessages(RedisDriver):
                 if again:
                     return [Delivery((entry, count), body) for entry, count, body in again]
             wait = math.ceil(1000 * min(until - now, eighth, BLOCK_S))
-            found = self._redis.xreadgroup("fsd", "fsd", {key: ">"}, limit, block=wait if wait > 0 else None)
-            if found:
+            if found := self._redis.xreadgroup("fsd", "fsd", {key: ">"}, limit, block=wait if wait > 0 else None):
                 return [Delivery((entry, 1), fields[b"b"]) for entry, fields in found[0][1]]
             now = time.monotonic()
             if now >= until:

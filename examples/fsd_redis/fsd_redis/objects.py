@@ -47,9 +47,8 @@ class RedisObjects(RedisDriver):
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes [start, end) of the object."""
         first = check_range(key, start, end)
-        whole = first == 0 and end is None
         last = -1 if end is None else max(first, end - 1)  # an empty range shows whether the object exists
-        body: bytes = self._redis.eval(_GET, 2, self._mark, self._key(key), "" if whole else first, last)
+        body: bytes = self._redis.eval(_GET, 2, self._mark, self._key(key), "" if (first, end) == (0, None) else first, last)
         return b"" if end == first else body
 
     def list(self, prefix: str, page: str | None = None) -> Page:

@@ -19,7 +19,7 @@ from fsd_redis.client import CONNECT_S, classify, client, name
 from fsd_redis.invoke import SECRET
 from fsd_redis.messages import queue
 from fsd_redis.objects import MARK
-from fsd_redis.settings import ADVICE, TOKEN, URL, WORKERS, Settings
+from fsd_redis.settings import ADDRESS, ADVICE, HOSTS, TOKEN, URL, WORKERS, Settings
 
 _MAKE = "for _, queue in ipairs(KEYS) do redis.pcall('XGROUP', 'CREATE', queue, 'fsd', '0', 'MKSTREAM') end"  # does nothing to a queue
 
@@ -33,8 +33,8 @@ class RedisProvisioner:
             from fsd_redis.harness import here
 
             here()
-        self._url = self._settings.url or os.environ[URL]
-        self._workers = self._settings.workers or tuple(filter(None, os.environ.get(WORKERS, "").split(",")))
+        self._url = ADDRESS.check(self._settings.url or os.environ[URL], f"{URL} = ")
+        self._workers = self._settings.workers or HOSTS.check([*filter(None, os.environ.get(WORKERS, "").split(","))], f"{WORKERS} = ")
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
         """Make what is missing. Raises `InputError` if Redis or a worker host cannot be used as it is set up."""

@@ -12,7 +12,7 @@ concurrency    128           functions of an app at once on one worker host
 lease_s        5             seconds until a delivered message that is not acknowledged is delivered again
 =============  ============  ====================================================================================================
 
-Secrets travel in variables alone: never in `Resources`, in settings or in a launch.
+Secrets travel in variables of their own alone, not in addresses: never in `Resources`, in settings or in a launch.
 """
 
 from collections.abc import Mapping
@@ -38,19 +38,18 @@ OBJECTS = ObjectLimits(
     source="https://redis.io/docs/latest/develop/data-types/strings/: 512 MB a value; poll_s from a look-up of 0.1 ms",
 )  # fmt: skip
 _TIME = number(0.1, 1e9, "seconds")
-_URL = matching(r"((rediss?|unix)://[^@\s]+)?", f"redis://HOST:PORT/DB, rediss://... or unix://PATH; a password belongs into {PASSWORD}")
-_NAME = matching(r"([a-z0-9][a-z0-9-]{0,20}[a-z0-9])?", "2 to 22 lower-case letters, digits or hyphens")
+_SHAPE = f"redis://HOST:PORT/DB, rediss://... or unix://PATH, without @ and ?: a password belongs into {PASSWORD}"
+HOSTS = Kind("a list of addresses, http://HOST:PORT", listed(matching(r"https?://[\w.\[\]:-]+", "")).holds, tuple, secret=True)
+ADDRESS = matching(r"((rediss?|unix)://[^@?\s]+)?", _SHAPE, secret=True)
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
     """The keys and their defaults; the table in the docstring of the module explains each key."""
 
-    url: str = key(_URL, default="")
-    workers: tuple[str, ...] = key(
-        Kind("a list of addresses, http://HOST:PORT", listed(matching(r"https?://[\w.\[\]:-]+", "")).holds, tuple), default=()
-    )
-    bucket: str = key(_NAME, default="")
+    url: str = key(ADDRESS, default="")
+    workers: tuple[str, ...] = key(HOSTS, default=())
+    bucket: str = key(matching(r"([a-z0-9][a-z0-9-]{0,20}[a-z0-9])?", "2 to 22 lower-case letters, digits or hyphens"), default="")
     region: str = key(text(), default="us-east-1")
     memory_mb: int = key(integer(256, 10**9), default=2048)
     timeout_s: float = key(_TIME, default=900.0)

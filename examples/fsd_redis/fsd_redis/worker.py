@@ -19,6 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing import connection, forkserver, get_context
 from typing import ClassVar
 
+from fsd_core.common.fields import integer
+from fsd_core.errors import InputError
 from fsd_core.providers.http_invoke import NONCE
 from fsd_redis import PROVIDER
 from fsd_redis.invoke import APP, SECRET
@@ -30,11 +32,11 @@ _lock = threading.Lock()  # multiprocessing looks at all children when it starts
 
 def _function(payload: bytes, nonce: str | None, app: str, memory_mb: int) -> None:
     """In the process of a function. The exit code 0 or 1: the function reported its end, also that its memory did not suffice."""
-    from fsd_core.worker import handle
-
-    os.environ[RESOURCES] = app
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, memory_mb << 20))
     try:
+        from fsd_core.worker import handle
+
+        os.environ[RESOURCES] = app
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, memory_mb << 20))
         os._exit(handle(payload, PROVIDER, nonce=nonce))
     except BaseException:
         traceback.print_exc()
@@ -55,6 +57,7 @@ def _run(payload: bytes, nonce: str | None, app: str, memory_mb: int, timeout_s:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    timeout = 30  # seconds that a connection may be silent: also one without the token holds a thread
     token: ClassVar[bytes]
     running: ClassVar[Counter[str]] = Counter()  # functions of each app
 
@@ -66,9 +69,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(200, "ready")
         try:
             app, names = self.headers[APP], json.loads(self.headers[APP])["names"]
-            payload = self.rfile.read(min(int(self.headers["Content-Length"]), PAYLOAD_BYTES))
+            payload = self.rfile.read(integer(0, PAYLOAD_BYTES).read_text(self.headers["Content-Length"] or "", "Content-Length: "))
             most, memory_mb, timeout_s = int(names["concurrency"]), int(names["memory_mb"]), float(names["timeout_s"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (InputError, ValueError, KeyError, TypeError) as error:
             return self._answer(400, f"expected a payload, and the app's resources in the header {APP}: {error!r}")
         with _lock:
             full = self.running[app] >= most

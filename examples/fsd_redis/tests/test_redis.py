@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from http.client import HTTPConnection
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +26,11 @@ from fsd_core.driver import Code, Message, Resources
 from fsd_core.errors import DriverError, InputError, RunFailed
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
-from fsd_redis import PROVIDER
+from fsd_core.providers.environment import to_environment
+from fsd_redis import PROVIDER, worker
 from fsd_redis.harness import Here
-from fsd_redis.settings import PASSWORD, TOKEN, URL, WORKERS
+from fsd_redis.invoke import APP, SECRET
+from fsd_redis.settings import PASSWORD, PAYLOAD_BYTES, TOKEN, URL, WORKERS
 
 pytestmark = pytest.mark.timeout(300)
 SETTINGS = {"lease_s": 1.0}
@@ -112,6 +116,42 @@ def test_a_function_that_dies_is_reported_by_its_launcher(app: Resources) -> Non
         taken = invoker.failures(lambda found: found == payload).taken
         assert len(taken) == 1
         assert "exit code 139" in taken[0].reason
+
+
+def test_a_function_that_fails_before_its_handler_is_reported(app: Resources) -> None:
+    """Its limit of memory is none that the system takes."""
+    gone = Resources("mine", 1, 1, {**app.names, "memory_mb": str(1 << 60)})
+    with closing(PROVIDER.invoker(gone)) as invoker:
+        launch = invoker.invoke("worker", b"{}")
+        launch.ended.wait(60)
+        assert launch.poll() is Code.UNAVAILABLE
+        (failure,) = invoker.failures(lambda found: found == b"{}").taken
+        assert f"exit code {os.EX_SOFTWARE}" in failure.reason
+
+
+@pytest.mark.parametrize("length", [-1, PAYLOAD_BYTES + 1, "some", None])
+def test_a_worker_host_reads_no_payload_without_a_length_in_its_limit(app: Resources, length: object) -> None:
+    """The host answers at once: the client sends no body and keeps the connection open."""
+    asked = HTTPConnection(app.names["workers"].removeprefix("http://"), timeout=60)
+    asked.putrequest("POST", "/launch")
+    for header, value in ((APP, to_environment(app)), (SECRET, os.environ[TOKEN]), ("Content-Length", length)):
+        if value is not None:
+            asked.putheader(header, value)
+    asked.endheaders()
+    with closing(asked), asked.getresponse() as answer:
+        assert answer.status == 400
+        assert b"expected a payload" in answer.read()
+
+
+def test_a_worker_host_closes_an_idle_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worker._Handler.timeout == 30
+    monkeypatch.setattr(worker._Handler, "timeout", 0.01)
+    with ThreadingHTTPServer(("127.0.0.1", 0), worker._Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=60) as idle:
+            assert idle.recv(1) == b""
+        thread.join()
 
 
 def test_an_acknowledgement_after_the_next_delivery_removes_nothing(app: Resources) -> None:
@@ -205,6 +245,21 @@ def no_workers(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     return {}
 
 
+def password_in_the_variable(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    monkeypatch.setenv(URL, "redis://:secret@host:1/0")
+    return {}
+
+
+def password_in_the_query(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    monkeypatch.setenv(URL, "redis://host:1/0?password=secret")
+    return {}
+
+
+def password_of_a_host(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    monkeypatch.setenv(WORKERS, "http://host:1,http://me:secret@host:1")
+    return {}
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "said"),
     [
@@ -215,6 +270,10 @@ def no_workers(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
         (lambda _: {"url": "redis://127.0.0.1:9/0"}, DriverError, "Redis at redis://127.0.0.1:9/0: .*start Redis"),
         (lambda _: {"workers": ["http://127.0.0.1:9"]}, InputError, "worker host http://127.0.0.1:9: .*start fsd-redis-worker there"),
         (lambda _: {"url": "redis://:secret@host:1/0"}, InputError, f"a password belongs into {PASSWORD}"),
+        (lambda _: {"url": "redis://host:1/0?password=secret"}, InputError, f"a password belongs into {PASSWORD}"),
+        (password_in_the_variable, InputError, f"{URL} = .*a password belongs into {PASSWORD}"),
+        (password_in_the_query, InputError, f"{URL} = .*a password belongs into {PASSWORD}"),
+        (password_of_a_host, InputError, f"{WORKERS} = .*expected a list of addresses"),
         (lambda _: {"url": "http://host"}, InputError, "expected redis://HOST:PORT/DB"),
         (lambda _: {"workers": "http://host"}, InputError, "expected a list of addresses"),
         (lambda _: {"lease": 1}, InputError, "lease: unknown key"),
@@ -228,6 +287,8 @@ def test_bad_input(
     with pytest.raises(kind, match=said) as caught:
         PROVIDER.provisioner(table).ensure("bad", 1, 1)
     assert "\n" not in str(caught.value)
+    assert ":secret@" not in str(caught.value)
+    assert "=secret" not in str(caught.value)
 
 
 def test_without_redis_server_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
