@@ -16,7 +16,7 @@ demo: .venv/demo.stamp
 	$(BIN)/fsd demo
 
 test: ready
-	$(BIN)/python -m pytest -n 4 --dist loadfile
+	$(BIN)/python -m pytest -n 5 --dist loadfile
 
 # At a time, since what is installed comes over the network for the most part.
 ready:

@@ -122,6 +122,7 @@ class MessageLimits:
     # For a service that pushes messages without a receive: it stops when this much is delivered and not yet acknowledged.
     outstanding_messages: int | None = None
     outstanding_bytes: int | None = None
+    side_by_side: bool = True  # two publishes to a queue at once do not wait for each other
     direct: bool = False  # a publish is a request to a queue itself, although the service has topics too: it has another price
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ from attrs import evolve
 from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, RankIdentity, describe, packing
 from fsd_core.channel import channel as channels
 from fsd_core.channel import queue as queues
+from fsd_core.channel.channel import Sending
 from fsd_core.channel.frames import Frame, Kind, pack
 from fsd_core.driver import Code, Delivery, Message, MessageDriver, ObjectDriver, Rejected
 from fsd_core.errors import DriverError, RunFailed
@@ -524,3 +525,21 @@ def test_the_end_of_the_run_ends_the_wait_for_a_retry(make: Make, kind: str) -> 
         list(channel.receive(0))
     with pytest.raises(DriverError):
         channel.finish_sends()
+
+
+class _Late(Future[None]):
+    """A task that succeeds between two questions whether it is done."""
+
+    asked = 0
+
+    def done(self) -> bool:
+        self.asked += 1
+        if self.asked == 2:
+            self.set_result(None)
+        return super().done()
+
+
+def test_a_copy_that_fails_before_the_other_one_succeeds_is_no_error() -> None:
+    failed = Future[None]()
+    failed.set_exception(RunFailed(Code.UNAVAILABLE, "lost"))
+    assert Sending([failed, _Late()]).ended()

@@ -206,8 +206,10 @@ def test_an_interrupt_ends_both_processes_at_once(tmp_path: Path) -> None:
     def interrupt() -> None:
         while not list(tmp_path.iterdir()):
             time.sleep(0.01)
-        signal.raise_signal(signal.SIGINT)
+        assert main.ident is not None
+        signal.pthread_kill(main.ident, signal.SIGINT)  # in this thread it would not wake the one that waits
 
+    main = threading.main_thread()
     made: list[Solver] = []
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):

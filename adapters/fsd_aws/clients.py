@@ -25,7 +25,7 @@ from fsd_core.providers.proxies import shown
 __all__ = ["client", "connect", "credentials", "session", "source"]
 
 CONNECT_S = 5.0
-POOL = 32  # connections of a client: for fsd_core's 16 threads, a receiver, and some more; opened when needed
+POOL = 64  # connections of a client: for fsd_core's 16 threads, 32 that send copies, 6 that receive, and some more; opened when needed
 _creating = threading.Lock()  # clients are thread-safe, but a session is not
 
 

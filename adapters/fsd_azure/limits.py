@@ -85,6 +85,7 @@ def messages(tier: str, lease_s: float, message_kb: int = 0) -> MessageLimits:
         lease_s=lease_s,
         billing_bytes=64 << 10,
         body="binary",
+        side_by_side=False,  # a queue has one link, whose transfers go one after another
         source=f"{data.source}; azure.microsoft.com/pricing/details/service-bus",
         as_of=data.as_of,
     )

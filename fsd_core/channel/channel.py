@@ -108,9 +108,10 @@ class Sending:
 
     def ended(self) -> bool:
         """Whether a task has succeeded. Raises the error of the first task if every task has failed."""
+        over = all(task.done() for task in self._tasks)  # asked first: a task may succeed between the two questions
         if any(task.done() and not task.cancelled() and task.exception() is None for task in self._tasks):
             return True
-        if all(task.done() for task in self._tasks):
+        if over:
             self._tasks[0].result()
         return False
 

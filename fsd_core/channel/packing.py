@@ -65,9 +65,9 @@ def ack_messages(limits: MessageLimits) -> int:
     return min(limits.batch_messages, (limits.outstanding_messages or 2 * limits.batch_messages) // 2)
 
 
-def copies(size: int) -> int:
+def copies(size: int, limits: MessageLimits) -> int:
     """How often an eager channel sends a batch whose bodies have so many bytes together."""
-    return 2 if size <= COPY_BYTES else 1
+    return 2 if size <= COPY_BYTES and limits.side_by_side else 1
 
 
 def open_receives(limits: MessageLimits, eager: bool) -> int:

@@ -116,7 +116,7 @@ class QueueChannel(Channel):
     def publish_soon(self, messages: Sequence[Message]) -> None:
         """Start to publish ``messages``. If this fails, `receive` or `finish` raises its error. Thread-safe."""
         for batch in self.batches(messages):
-            if self._copies is None or copies(sum(len(message.body) for message in batch)) == 1:
+            if self._copies is None or copies(sum(len(message.body) for message in batch), self.driver.limits) == 1:
                 self.submit(partial(self.publish, batch))
                 continue
             sent = threading.Event()

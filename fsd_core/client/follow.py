@@ -44,6 +44,7 @@ class Follower:
         self._timeout_s = timeout_s
         self._progress = progress
         self._began = time.monotonic()
+        self._answered = False
         self._over = threading.Event()
         self._failed = threading.Event()
         self._error: BaseException | None = None
@@ -75,6 +76,10 @@ class Follower:
                 raise self._error
         return True
 
+    def answered(self) -> None:
+        """The outputs are there: ``progress`` is not called any more."""
+        self._answered = True
+
     def _watch(self) -> None:
         try:
             self._look_for_failures()
@@ -94,7 +99,7 @@ class Follower:
                 checks += 1
                 if checks % STORE_CHECKS == 0:
                     self._store.get(self._keys.config)  # raises if the store was removed: then neither an output nor a failure will come
-                if (report := self._store.find(self._keys.progress(reports))) is not None:
+                if not self._answered and (report := self._store.find(self._keys.progress(reports))) is not None:
                     with suppress(Damaged, KeyError):  # a lost progress report does no harm
                         done = unseal(report, "the progress report")
                         self._progress(done["done"], done["total"])

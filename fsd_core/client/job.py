@@ -244,6 +244,7 @@ class _Run:
         records = collect.Records(self.store, self.keys, self.job.workers, pool)
         with Follower(self.store, self.keys, spawner, self.deadline, self.job.timeout_s, self._phase("layers")) as follower:
             failed = self._outputs(follower, outputs)
+            follower.answered()
             output = outputs.assemble(self.job.model.layers[-1], self._phase("collect"))
             at = time.time()
             failed = self._records(follower, records, failed)
@@ -327,6 +328,8 @@ class _Run:
                 raise RunFailed(Code.NOT_FOUND, reason, rank=0)
         except FsdError as error:
             failed = self._late(error)
+        except Exception as error:  # of ``progress``, which the caller wrote and a thread was calling
+            warn(f"the answer is complete, but the caller's progress failed: {type(error).__name__}: {error}")
         if failed is not None:
             with suppress(FsdError):
                 records.look()

@@ -35,6 +35,7 @@ VERBS = {
 }
 LONGEST = 10.0  # the longest draw is this many times p99_ms, unless a row has max_ms: the point that one request in a million reaches
 _FOLDER = "latency"  # of a provider's package
+LEAST_MS, MOST_MS = 0.001, 1e9  # of a median, and of the longest draw
 _MS = number(0, 1e7, "milliseconds", above=True)
 _RATE = number(0.01, 1e6, "MB/s")
 _SHARE = number(0, 1)
@@ -155,6 +156,8 @@ def of_content(name: str, content: Mapping[str, Any]) -> Table:
 
 def _row(found: Mapping[str, Any], where: str) -> Row:
     row = read(Row, found, where)
+    if row.p50_ms < LEAST_MS:
+        raise InputError(f"{where}p50_ms = {row.p50_ms:g}: expected at least {LEAST_MS:g}")
     if not row.p50_ms <= row.p90_ms <= row.p99_ms:
         shown = f"{row.p50_ms:g}, {row.p90_ms:g}, {row.p99_ms:g}"
         raise InputError(f"{where}p50_ms, p90_ms, p99_ms = {shown}: expected each at least as large as the one before")
@@ -164,4 +167,6 @@ def _row(found: Mapping[str, Any], where: str) -> Row:
         raise InputError(f"{where}second_ms: is missing: expected {_MS.expected}, because second_share = {row.second_share:g}")
     if row.second_ms is not None and row.second_ms < row.p50_ms:
         raise InputError(f"{where}second_ms = {row.second_ms:g}: expected at least p50_ms, {row.p50_ms:g}")
+    if row.longest_ms > MOST_MS:
+        raise InputError(f"{where}the longest draw is {row.longest_ms:g} ms: expected at most {MOST_MS:g}: give max_ms, or smaller figures")
     return row

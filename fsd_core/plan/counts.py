@@ -70,7 +70,7 @@ def exchange(step: Step, share: float, channel: str, eager: bool, outline: Outli
             publishes = _publishes(tuple((outline.route(target), size) for target, size in entries), limits)
         for numbers in publishes:
             bodies = [entries[number][1] for number in numbers]
-            size = _publish(counts, bodies, outline, copies(sum(bodies)) if eager else 1)
+            size = _publish(counts, bodies, outline, copies(sum(bodies), limits) if eager else 1)
             for number in numbers:
                 wire[owners[number]] = max(wire[owners[number]], size)
         if len(bundled):

@@ -74,8 +74,6 @@ class Worker:
         self._layer_at = time.monotonic()
         self.began, self.began_monotonic = time.time(), time.monotonic()
         self.launch_s = 0.0  # from the start of the run, on the client's clock, until this worker began
-        self.starved = Starved()
-        self.watch = Stopwatch(waits=self.starved)
         self.keys = RunKeys(launch.run)
         self.meter = Meter()
         self.stop = threading.Event()
@@ -85,6 +83,8 @@ class Worker:
         self.wrappers = RunWrappers(self.meter, self.retry, self.rank, launch.attempt)  # until the configuration asks for more
         self.store = Store(self.wrappers.objects(self.objects), self.retry)
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fsd")
+        self.starved = Starved()  # last: `close` closes its file
+        self.watch = Stopwatch(waits=self.starved)
         self.background = Background()
         self.claim = b""  # content of this worker's claim
         self.config: RunConfig | None = None
@@ -199,12 +199,12 @@ class Worker:
         messages = self.wrappers.messages(driver, direct=direct)
 
         def connect(rank: int) -> None:
-            if isinstance(messages, Connects):
+            if isinstance(messages, Connects) and not self.stop.is_set():
                 with suppress(Exception):  # of any class: then the publish opens it, or has the error
                     messages.connect(rank)
 
         for rank in {messages.route(rank): rank for rank in config.targets(self.rank)}.values():
-            self.pool.submit(connect, rank)
+            threading.Thread(target=connect, args=(rank,), name="connect", daemon=True).start()  # not in the pool, which loads
         return messages
 
     def _open_channel(self, config: RunConfig, shard: ShardReader, messages: MessageDriver | None) -> Channel:

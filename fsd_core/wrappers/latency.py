@@ -308,7 +308,12 @@ class DelayedMessages(AroundMessages):
                     return ready
                 now = time.monotonic()
                 wait = 0.0 if ready else min(max(0.0, min(until, inbox.next_due) - now), self.limits.wait_s)
-                came = super().receive(rank, limit, wait)
+                try:
+                    came = super().receive(rank, limit, wait)
+                except Exception:
+                    if ready:  # or these messages would be lost until the service delivers them again
+                        return ready
+                    raise
                 inbox.hold(came)
                 ready += inbox.due(limit - len(ready))
                 ended = time.monotonic()
