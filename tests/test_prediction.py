@@ -18,6 +18,7 @@ from fsd_core.driver import MessageLimits
 from fsd_core.latency import Draws, Latency
 from fsd_core.latency import load as load_table
 from fsd_core.latency.table import Table
+from fsd_core.model import Csr
 from fsd_core.model.challenge import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import Parallel, partition
@@ -97,6 +98,22 @@ def test_a_thinned_split_stands_for_all_steps(facts: Facts) -> None:
     thin = whole.thinned(2)
     assert len(thin.steps) == 2
     assert sum(step.weight for step in thin.steps) == len(whole.steps)
+
+
+@pytest.mark.parametrize("factors", [(1, 1, 1), (1, 0, 1), (0, 0, 0)], ids=["identity", "zero middle", "all zero"])
+def test_layers_before_which_no_row_travels(factors: tuple[int, ...]) -> None:
+    layers = [Csr.build(np.arange(64), np.arange(64), np.full(64, factor), (64, 64)) for factor in factors]
+    model = Model(
+        tuple(Layer(weights=each, bias=np.zeros(64, np.float32), activation="relu", clip=None, challenge=False) for each in layers)
+    )
+    facts = learn(model, open_inputs("random:40:0.5", 64), 60.0)
+    assert Estimator(facts).split(Parallel(tensor=2), [0], [40]).steps == ()
+    staged = Estimator(facts).split(Parallel(pipeline=3, tensor=2), [0, 1, 2], [40])
+    assert [step.layer for step in staged.steps] == [number for number in (2, 3) if factors[number - 1]]
+    made = partition(model, 2, "block")
+    assert of_partition(facts, made, ExchangePlan(model, made), Parallel(tensor=2), [40]).steps == ()
+    found = compare(facts, [place("aws")], Wishes(), colds=[True])
+    assert {1, 2} <= {each.parallel.tensor for each in found if each.feasible}
 
 
 def step_of(sizes: dict[tuple[int, int], int]) -> Step:
