@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -15,6 +16,7 @@ from fsd_core import ExchangePlan, InputError, Layer, Model
 from fsd_core.cli.main import main
 from fsd_core.cost import load as load_tariff
 from fsd_core.driver import MessageLimits
+from fsd_core.kernel import Block, Fused, Weights, compiled
 from fsd_core.latency import Draws, Latency
 from fsd_core.latency import load as load_table
 from fsd_core.latency.table import Table
@@ -22,6 +24,7 @@ from fsd_core.model import Csr
 from fsd_core.model.challenge import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import Parallel, partition
+from fsd_core.plan import facts as facts_module
 from fsd_core.plan.choose import OBJECTIVES, Candidate, Place, Wishes, choose, compare, front
 from fsd_core.plan.counts import exchange
 from fsd_core.plan.facts import Facts, learn
@@ -71,6 +74,46 @@ def test_facts_count_live_samples_and_name_their_error(model: Model, facts: Fact
     assert abs(some.live[0] - 4000) < 1
     assert (facts.work_s > 0).all()
     assert (some.work_s > 0).all()  # also of layers that were not reached
+
+
+class Clock:
+    """Processor time that passes by a second with each look, and as `forward` says: 100 seconds for a tile."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def process_time(self) -> float:
+        self.seconds += 1.0
+        return self.seconds
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize("name", ["numpy", "auto"])
+def test_the_kernel_of_a_worker_is_measured(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if name == "auto" and compiled.missing:
+        pytest.skip("the compiled kernel was not built")
+    clock, kernel, shapes = Clock(), {"numpy": Weights, "auto": Fused}[name], []
+    original = kernel.forward
+
+    def forward(self: Any, block: Block, start: Block | None = None) -> Block:
+        shapes.append(block.tiles.shape)
+        clock.seconds += 100.0 * len(block.tiles)
+        return original(self, block, start)
+
+    monkeypatch.setattr(kernel, "forward", forward)
+    monkeypatch.setattr(facts_module, "time", clock)
+    sparse, full = radixnet(1024, 2), dense(1, 1024, 1024)
+    with compiled.using(name):
+        found = learn(Model((*sparse.layers, *full.layers), "both"), open_inputs("random:40:0.2", 1024), 1e9)
+    live = found.live[:3]
+    assert live[0] == 40
+    tiles = np.ceil(live / 31)
+    expected = np.full(3, 101.0) if name == "numpy" else (100 * tiles + 1) * live / (31 * tiles)
+    np.testing.assert_allclose(found.work_s, expected)
+    assert {width for *_, width in shapes} == ({1 + int(each) for each in live} if name == "numpy" else {32})
+    np.testing.assert_allclose(found.ready_s, 1.0)
 
 
 def test_bytes_of_a_sample_are_those_of_all_samples(facts: Facts) -> None:
