@@ -421,6 +421,14 @@ def test_the_command_writes_what_a_run_reads(tmp_path: Path, monkeypatch: pytest
     assert "mine.toml: exists and fsd did not make it" in capfd.readouterr().err
 
 
+def test_the_command_refuses_one_file_for_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["plan", "radixnet:1024:6", "random:20", "--providers", "aws"]
+    assert main([*words, "--write", "page.html", "--report", str(tmp_path / "page.html")]) == 2
+    assert "page.html: --write names the same file: expected two files" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_candidate_without_a_prediction_has_the_same_keys(plan: Plan) -> None:
     blank = Candidate(provider="aws", channel="queue", parallel=Parallel(), memory_mb=128, cold=True, prediction=None, why="too small")
     made: Prediction | None = plan.choice.prediction
