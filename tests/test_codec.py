@@ -247,3 +247,13 @@ def test_no_small_block_is_larger_than_byte_planes_by_more_than_a_hundredth(bloc
     plain += np.ascontiguousarray(values.view(np.uint8).reshape(-1, 4).T).tobytes()
     least = min(len(plain), len(zstandard.ZstdCompressor(level=3).compress(plain)))
     assert len(pack_values(block.values)) <= 1.01 * least + 8
+
+
+def test_rows_of_equal_checksums_keep_their_bits() -> None:
+    rows = np.random.default_rng(0).standard_normal((200_000, 16)).astype(np.float32)  # so many that some have equal checksums
+    seen: dict[int, int] = {}
+    pair = next([at, other] for at, row in enumerate(rows) if (other := seen.setdefault(zlib.crc32(row), at)) != at)
+    first, second = rows[pair]
+    assert first.tobytes() != second.tobytes()
+    values = np.stack([first, second, *[first] * 20])
+    np.testing.assert_array_equal(unpack_values(memoryview(pack_values(values)), len(values), 15), values)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import fsd_core
 from fsd_conformance.source_tree import importable
+from fsd_core import cost
 from fsd_core.cli import main
 from fsd_core.common import plugins
 from fsd_core.errors import InputError
+from fsd_core.latency import load as load_table
 from fsd_core.providers import find, installed
 
 PYPROJECT = """
@@ -142,8 +143,8 @@ def test_compare(fsd: Fsd) -> None:
 
 
 def test_tariffs_and_latencies(fsd: Fsd) -> None:
-    assert {"acme-1", "a-old"} <= set(fsd_core.cost.names())
-    assert (fsd_core.cost.default_tariff("acme"), fsd_core.cost.default_tariff("nobody")) == ("acme-1", None)
+    assert {"acme-1", "a-old"} <= set(cost.names())
+    assert (cost.default_tariff("acme"), cost.default_tariff("nobody")) == ("acme-1", None)
     assert "acme-1" in fsd("tariff", "list")[1]
     code, _, err = fsd("run", "radixnet:1024:2", "random:6", "--provider", "acme", "--tariff", "local")
     assert (code, "expected a tariff of acme" in err) == (2, True), err  # acme is not free
@@ -188,3 +189,23 @@ def test_a_provider_that_cannot_be_used(fsd: Fsd, name: str, said: str) -> None:
     code, _, err = fsd("run", "radixnet:1024:2", "random:6", "--provider", name)
     assert (code, said in err.splitlines()[-1]) == (2, True), err
     assert fsd("run", "radixnet:1024:2", "random:6", "--workers", "1")[0] == 0  # everything else works
+
+
+def test_two_packages_with_a_file_of_the_same_name(fsd: Fsd, package: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for folder, name in (("tariffs", "acme-1"), ("latency", "acme-lan")):
+        (other / "fsd_other" / folder).mkdir(parents=True)
+        (other / "fsd_other" / folder / f"{name}.toml").write_text((package / folder / f"{name}.toml").read_text())
+    (other / "fsd_other" / "__init__.py").touch()
+    lines = '[project]\nname = "a-other"\nversion = "7"\n[project.entry-points."fsd.providers"]\naaa = "fsd_other:PROVIDER"\n'
+    (other / "pyproject.toml").write_text(lines)
+    with importable(other, tmp_path / "metadata"):
+        both = "the packages a-other 7 and acme-for-fsd 2.1 have a file of this name: expected only one"
+        for load, name in ((cost.load, "acme-1"), (load_table, "acme-lan"), (cost.default_tariff, "acme")):
+            with pytest.raises(InputError, match=both):
+                load(name)
+        code, _, err = fsd("tariff", "show", "acme-1")
+        assert (code, len(err.splitlines())) == (2, 1), err
+        assert cost.load(package / "tariffs" / "acme-1.toml").provider == "acme"  # a path names one of them
+        assert cost.load("a-old").provider == "acme"  # everything else works
+        assert cost.default_tariff("local") == "local"

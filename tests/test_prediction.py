@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -15,12 +16,15 @@ from fsd_core import ExchangePlan, InputError, Layer, Model
 from fsd_core.cli.main import main
 from fsd_core.cost import load as load_tariff
 from fsd_core.driver import MessageLimits
+from fsd_core.kernel import Block, Fused, Weights, compiled
 from fsd_core.latency import Draws, Latency
 from fsd_core.latency import load as load_table
 from fsd_core.latency.table import Table
+from fsd_core.model import Csr
 from fsd_core.model.challenge import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import Parallel, partition
+from fsd_core.plan import facts as facts_module
 from fsd_core.plan.choose import OBJECTIVES, Candidate, Place, Wishes, choose, compare, front
 from fsd_core.plan.counts import exchange
 from fsd_core.plan.facts import Facts, learn
@@ -72,6 +76,46 @@ def test_facts_count_live_samples_and_name_their_error(model: Model, facts: Fact
     assert (some.work_s > 0).all()  # also of layers that were not reached
 
 
+class Clock:
+    """Processor time that passes by a second with each look, and as `forward` says: 100 seconds for a tile."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def process_time(self) -> float:
+        self.seconds += 1.0
+        return self.seconds
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize("name", ["numpy", "auto"])
+def test_the_kernel_of_a_worker_is_measured(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if name == "auto" and compiled.missing:
+        pytest.skip("the compiled kernel was not built")
+    clock, kernel, shapes = Clock(), {"numpy": Weights, "auto": Fused}[name], []
+    original = kernel.forward
+
+    def forward(self: Any, block: Block, start: Block | None = None) -> Block:
+        shapes.append(block.tiles.shape)
+        clock.seconds += 100.0 * len(block.tiles)
+        return original(self, block, start)
+
+    monkeypatch.setattr(kernel, "forward", forward)
+    monkeypatch.setattr(facts_module, "time", clock)
+    sparse, full = radixnet(1024, 2), dense(1, 1024, 1024)
+    with compiled.using(name):
+        found = learn(Model((*sparse.layers, *full.layers), "both"), open_inputs("random:40:0.2", 1024), 1e9)
+    live = found.live[:3]
+    assert live[0] == 40
+    tiles = np.ceil(live / 31)
+    expected = np.full(3, 101.0) if name == "numpy" else (100 * tiles + 1) * live / (31 * tiles)
+    np.testing.assert_allclose(found.work_s, expected)
+    assert {width for *_, width in shapes} == ({1 + int(each) for each in live} if name == "numpy" else {32})
+    np.testing.assert_allclose(found.ready_s, 1.0)
+
+
 def test_bytes_of_a_sample_are_those_of_all_samples(facts: Facts) -> None:
     whole, some = facts.encoded(1), facts.encoded(1, most=30)
     assert some == pytest.approx(whole, rel=0.15)
@@ -97,6 +141,22 @@ def test_a_thinned_split_stands_for_all_steps(facts: Facts) -> None:
     thin = whole.thinned(2)
     assert len(thin.steps) == 2
     assert sum(step.weight for step in thin.steps) == len(whole.steps)
+
+
+@pytest.mark.parametrize("factors", [(1, 1, 1), (1, 0, 1), (0, 0, 0)], ids=["identity", "zero middle", "all zero"])
+def test_layers_before_which_no_row_travels(factors: tuple[int, ...]) -> None:
+    layers = [Csr.build(np.arange(64), np.arange(64), np.full(64, factor), (64, 64)) for factor in factors]
+    model = Model(
+        tuple(Layer(weights=each, bias=np.zeros(64, np.float32), activation="relu", clip=None, challenge=False) for each in layers)
+    )
+    facts = learn(model, open_inputs("random:40:0.5", 64), 60.0)
+    assert Estimator(facts).split(Parallel(tensor=2), [0], [40]).steps == ()
+    staged = Estimator(facts).split(Parallel(pipeline=3, tensor=2), [0, 1, 2], [40])
+    assert [step.layer for step in staged.steps] == [number for number in (2, 3) if factors[number - 1]]
+    made = partition(model, 2, "block")
+    assert of_partition(facts, made, ExchangePlan(model, made), Parallel(tensor=2), [40]).steps == ()
+    found = compare(facts, [place("aws")], Wishes(), colds=[True])
+    assert {1, 2} <= {each.parallel.tensor for each in found if each.feasible}
 
 
 def step_of(sizes: dict[tuple[int, int], int]) -> Step:
@@ -359,6 +419,14 @@ def test_the_command_writes_what_a_run_reads(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "mine.toml").write_text('provider = "aws"\n')
     assert main(["plan", "radixnet:1024:6", "random:20", "--providers", "aws", "--write", "mine.toml"]) == 2
     assert "mine.toml: exists and fsd did not make it" in capfd.readouterr().err
+
+
+def test_the_command_refuses_one_file_for_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["plan", "radixnet:1024:6", "random:20", "--providers", "aws"]
+    assert main([*words, "--write", "page.html", "--report", str(tmp_path / "page.html")]) == 2
+    assert "page.html: --write names the same file: expected two files" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_candidate_without_a_prediction_has_the_same_keys(plan: Plan) -> None:

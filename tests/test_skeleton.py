@@ -58,7 +58,13 @@ def test_the_driver_of_messages_in_the_guide_passes_its_cases(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("aws", "a provider of this name is installed"), ("my-cloud", "expected a lower-case letter"), ("", "expected"), (3, "expected")],
+    [
+        ("aws", "a provider of this name is installed"),
+        *((name, f"'{name}': fsd itself has a package fsd-{name}: expected another name") for name in ("core", "conformance", "inference")),
+        ("my-cloud", "expected a lower-case letter"),
+        ("", "expected"),
+        (3, "expected"),
+    ],
 )
 def test_a_name_that_cannot_be(tmp_path: Path, name: str, said: str) -> None:
     with pytest.raises(InputError, match=said):

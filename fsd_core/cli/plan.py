@@ -10,7 +10,9 @@ import click
 
 from fsd_core.cli.options import Checked, Command, as_flags, with_settings
 from fsd_core.cli.screen import Screen, pairs
+from fsd_core.common import arguments
 from fsd_core.common.fields import choice, number
+from fsd_core.common.files import check_apart
 from fsd_core.config import PATH, Settings
 from fsd_core.plan.choose import OBJECTIVES, Candidate, shape_words
 from fsd_core.plan.writing import check_settings, write_settings
@@ -71,9 +73,11 @@ def plan(
     from fsd_core import make_plan
 
     targets: list[tuple[str, Any]] = []
+    file = Path(PATH.read_text(write, "--write ")) if write else None
     with as_flags("write", "report"):
-        if write:
-            check_settings(Path(PATH.read_text(write, "--write ")))
+        check_apart(write=file, report=arguments.path("report", report) if report else None)
+        if file is not None:
+            check_settings(file)
         if report:
             from fsd_core.report.planned import check_page, write_plan
 
@@ -95,8 +99,8 @@ def plan(
         )
     for path, writer in targets:
         writer(found, path)
-    if write:
-        write_settings(found, Path(PATH.read_text(write, "--write ")))
+    if file is not None:
+        write_settings(found, file)
     screen.print(*_shown(found))
     screen.answer(found.to_json())
 

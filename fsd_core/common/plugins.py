@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["EMULATORS", "OWN", "PROVIDERS", "entries", "files", "needs", "owner"]
+__all__ = ["EMULATORS", "OWN", "PROVIDERS", "entries", "files", "holders", "needs", "owner"]
 
 PROVIDERS, EMULATORS = "fsd.providers", "fsd.emulators"
 OWN = "fsd-inference"  # the package of fsd itself
@@ -54,15 +54,32 @@ def needs(provider: str) -> dict[str, str]:
 def files(folder: str, provider: str | None = None) -> dict[str, Path]:
     """The TOML files in ``folder`` of each provider's package, or of one provider's, by their names without suffix, ascending.
 
-    A package that cannot be found has no files; nothing is imported but the parents of a package.
+    A package that cannot be found has no files; nothing is imported but the parents of a package. If several packages have a file of the
+    same name, it is the first of `holders`.
     """
     found: dict[str, Path] = {}
     for name, entry in entries(PROVIDERS).items():
         if provider in (None, name):
-            for root in _roots(entry.module):
-                for file in (root / folder).glob("*.toml"):
-                    found.setdefault(file.stem, file)
+            found = _own(entry, folder) | found
     return dict(sorted(found.items()))
+
+
+def holders(folder: str, name: str) -> dict[Path, str]:
+    """The files called ``name`` in ``folder`` of the providers' packages, each with its package: several if packages use the same name."""
+    found: dict[Path, str] = {}
+    for entry in entries(PROVIDERS).values():
+        if file := _own(entry, folder).get(name):
+            found.setdefault(file, owner(entry))
+    return found
+
+
+def _own(entry: EntryPoint, folder: str) -> dict[str, Path]:
+    """The TOML files in ``folder`` of the package of one provider, by their names without suffix."""
+    found: dict[str, Path] = {}
+    for root in _roots(entry.module):
+        for file in (root / folder).glob("*.toml"):
+            found.setdefault(file.stem, file)
+    return found
 
 
 def _roots(module: str) -> list[Path]:

@@ -19,12 +19,17 @@ def load(what: str, name: str | Path, folder: str) -> tuple[str, dict[str, Any]]
     """The path and the content of the file of this name in a provider's ``folder``, see `fsd_core.common.plugins.files`. A text that
     contains a ``/`` or ends in ``.toml``, and any `Path`, is a path.
 
-    ``what`` is for error lines, for instance "tariff". Raises `InputError` on an unknown name, with the nearest known one, and on a file
-    that cannot be read or is not TOML.
+    ``what`` is for error lines, for instance "tariff". Raises `InputError` on an unknown name, with the nearest known one, on a name that
+    files of several packages have, and on a file that cannot be read or is not TOML.
     """
     if isinstance(name, Path) or "/" in name or name.endswith(".toml"):
         file = expanded(name)
     elif (known := plugins.files(folder)) and name in known:
+        if len(packages := plugins.holders(folder, name)) > 1:  # prices of another package than the one meant would be wrong unnoticed
+            raise InputError(
+                f"{what} {name!r}: the packages {' and '.join(packages.values())} have a file of this name: expected only one: remove the "
+                f"other package, or give the path of a file: {', '.join(map(str, packages))}"
+            )
         file = known[name]
     else:
         close = nearest(name, known, 0.5)

@@ -106,7 +106,7 @@ def names() -> list[str]:
 
 def default_tariff(provider: str) -> str | None:
     """The name of the tariff for a provider's runs if the user names no tariff: in the provider's package the one with ``default = true``,
-    else the first. `None` if the package has no tariff of the provider.
+    else the first. `None` if the package has no tariff of the provider. Raises `InputError` if another package has a tariff of that name.
     """
     own = {name: content for name in plugins.files(_FOLDER, provider) if (content := shipped.load("tariff", name, _FOLDER)[1])}
     mine = [name for name, content in own.items() if content.get("provider") == provider]
@@ -116,7 +116,8 @@ def default_tariff(provider: str) -> str | None:
 def load(name: str | os.PathLike[str]) -> Tariff:
     """The tariff of this name. A text that contains a ``/`` or ends in ``.toml``, and any `Path`, is the path of a tariff file.
 
-    Raises `InputError` on an unknown name, with the nearest known one, and on a file with an unknown key or a missing or wrong value.
+    Raises `InputError` on an unknown name, with the nearest known one, on a name that tariffs of two packages have, and on a file with an
+    unknown key or a missing or wrong value.
     """
     given = arguments.folder_or_name("tariff", name, f"one of {', '.join(names())}, or the path of a .toml file of your own")
     path, content = shipped.load("tariff", given, _FOLDER)

@@ -125,7 +125,8 @@ def names() -> list[str]:
 def load(name: str) -> Table:
     """The table of this name. A ``name`` that contains a ``/`` or ends in ``.toml`` is the path of a file.
 
-    Raises `InputError` on an unknown name, a file that cannot be read, an unknown verb or key, and a missing or wrong figure.
+    Raises `InputError` on an unknown name, a name that tables of two packages have, a file that cannot be read, an unknown verb or key, and
+    a missing or wrong figure.
     """
     from fsd_core.common import shipped  # a worker reads no file
 

@@ -18,6 +18,7 @@ from fsd_core.providers.registry import installed
 __all__ = ["new_provider"]
 
 NAME = matching(r"[a-z][a-z0-9]{0,19}", "a lower-case letter, then up to 19 lower-case letters or digits", metavar="NAME")
+_TAKEN = ("core", "conformance", "inference")  # fsd_core and fsd_conformance are packages of fsd, which pip knows as fsd-inference
 _FILES = {  # of the new package, and the template of each
     "pyproject.toml": "pyproject",
     "README.md": "readme",
@@ -33,12 +34,15 @@ _FILES = {  # of the new package, and the template of each
 def new_provider(name: str, folder: str | os.PathLike[str]) -> list[Path]:
     """Write a package with the provider ``name`` into ``folder``, which must not exist or be empty. Returns the paths of its files.
 
-    The package is called ``fsd_NAME``. Raises `InputError` if a provider of this name is installed, or if the folder cannot be written.
+    The package is called ``fsd_NAME``. Raises `InputError` if a provider of this name is installed, if a package of fsd itself has the name
+    ``fsd_NAME`` or ``fsd-NAME``, or if the folder cannot be written.
     """
     name = NAME.check(arguments.text("name", name), "name ")
     target = expanded(arguments.path("folder", folder))
     if name in installed():
         raise InputError(f"name {name!r}: a provider of this name is installed: expected another name than {', '.join(installed())}")
+    if name in _TAKEN:
+        raise InputError(f"name {name!r}: fsd itself has a package fsd-{name}: expected another name than {', '.join(_TAKEN)}")
     words = {"NAME": name, "CLASS": name.capitalize(), "UPPER": name.upper(), "CONTRACT": str(CONTRACT)}
     try:
         if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.codec import encode
-from fsd_core.kernel import Block, Weights
+from fsd_core.kernel import Block, Finish, Fused, Weights, stacked, weights
 from fsd_core.model import Csr, Layer, Model
 from fsd_core.model.activation import activate
 
@@ -88,7 +88,7 @@ def learn(model: Model, inputs: Any, budget_s: float = BUDGET_S) -> Facts:
     began = time.monotonic()
     first = _pass(model, _some(inputs, min(FIRST_SAMPLES, samples)), began + FIRST_SHARE * budget_s)
     left = budget_s - PROBE_SHARE * budget_s - (time.monotonic() - began)
-    possible = int(first.count * max(1.0, 0.8 * left / max(sum(first.multiply_s) + sum(first.other_s), 1e-6)))
+    possible = int(first.count * max(1.0, 0.8 * left / max(sum(first.layer_s), 1e-6)))
     found = first
     if first.reached == len(model.layers) and min(possible, samples) > first.count:
         found = _pass(model, _some(inputs, min(possible, samples)), began + 4 * budget_s)
@@ -102,14 +102,13 @@ class _Pass:
 
     count: int
     live: list[int] = attrs.field(factory=list)
-    multiply_s: list[float] = attrs.field(factory=list)
-    other_s: list[float] = attrs.field(factory=list)
+    layer_s: list[float] = attrs.field(factory=list)  # by scipy and numpy
     blocks: list[Block] = attrs.field(factory=list)
-    probes: list[tuple[int, float, float]] = attrs.field(factory=list)  # layer, seconds to prepare, seconds to multiply: by the kernel
+    probes: list[tuple[int, float, float]] = attrs.field(factory=list)  # layer, seconds to prepare, seconds to compute: by the kernel
 
     @property
     def reached(self) -> int:
-        return len(self.multiply_s)
+        return len(self.layer_s)
 
     def add(self, block: Block, layers: int) -> None:
         """Keep what enters the next layer."""
@@ -139,10 +138,8 @@ def _pass(model: Model, x: NDArray[np.float32], until: float) -> _Pass:
         matrix = layer.weights.scipy() if isinstance(layer.weights, Csr) else layer.weights
         began = time.process_time()
         z = np.asarray(matrix @ block.values)
-        multiplied = time.process_time()
         block = Block(activate(z, layer.bias, layer.activation, layer.clip, layer.challenge), block.live, block.samples).trimmed()
-        found.multiply_s.append(multiplied - began)
-        found.other_s.append(time.process_time() - multiplied)
+        found.layer_s.append(time.process_time() - began)
         found.add(block, len(model.layers))
     return found
 
@@ -153,18 +150,24 @@ def _probe(model: Model, found: _Pass, budget_s: float) -> None:
     for number in dict.fromkeys((0, found.reached - 1, found.reached // 2)):
         if number and time.monotonic() > until:
             return
-        layer, began = model.layers[number], time.process_time()
-        weights = _weights(layer)
+        kept = found.blocks[number]
+        block = stacked([kept], kept.live)
+        began = time.process_time()
+        ready = _ready(model.layers[number])
         prepared = time.process_time()
-        weights.multiply(found.blocks[number].values)
-        share = found.blocks[number].values.shape[1] / (1 + found.live[number])
-        found.probes.append((number, prepared - began, (time.process_time() - prepared) / share))
+        ready.forward(block)
+        seconds = time.process_time() - prepared
+        # A tile takes as long if few of its lanes are live, and a batch of many samples fills all of them: the time of a lane counts.
+        tiles, _, width = block.tiles.shape
+        found.probes.append((number, prepared - began, seconds * max(1, found.live[number]) / (tiles * max(1, width - 1))))
 
 
-def _weights(layer: Layer) -> Weights:
+def _ready(layer: Layer) -> Weights | Fused:
+    """The weights of a layer as a worker has them that owns all of its rows."""
+    finish = Finish(layer.bias, layer.activation, layer.clip, layer.challenge)
     if isinstance(layer.weights, Csr):
-        return Weights(layer.weights.shape, (layer.weights.indptr, layer.weights.indices, layer.weights.values), None)
-    return Weights(layer.weights.shape, None, layer.weights)
+        return weights(layer.weights.shape, (layer.weights.indptr, layer.weights.indices, layer.weights.values), None, None, finish)
+    return weights(layer.weights.shape, None, layer.weights, None, finish)
 
 
 def _kept(block: Block, layers: int) -> Block:
@@ -192,10 +195,10 @@ def _facts(model: Model, samples: int, found: _Pass) -> Facts:
     # The kernel takes another time than scipy: by a factor that the probed layers show. Later layers cost what the last one costs.
     probes = sorted(found.probes)
     at = [number for number, _, _ in probes]
-    factors = [kernel_s / max(found.multiply_s[number], 1e-9) for number, _, kernel_s in probes]
+    factors = [kernel_s / max(found.layer_s[number], 1e-9) for number, _, kernel_s in probes]
     factor = np.interp(np.arange(reached), at, factors)
     work_s = np.empty(len(layers))
-    work_s[:reached] = (factor * np.array(found.multiply_s) + np.array(found.other_s)) * scale
+    work_s[:reached] = factor * np.array(found.layer_s) * scale
     pace = work_s[reached - 1] / max(1.0, nonzeros[reached - 1] * (scale + live[reached - 1]))
     work_s[reached:] = pace * nonzeros[reached:] * (scale + live[reached:-1])
     ready = [ready_s / max(1, nonzeros[number]) for number, ready_s, _ in probes]

@@ -29,7 +29,7 @@ __all__ = ["Cpu", "Flow", "Simulation"]
 
 Array = NDArray[np.float64]
 # Processor seconds, on the core that `Cpu.pace` refers to, of what a worker does beside multiplying: Python, numpy and zstd for one step,
-# for each payload that it sends or receives, and for one request. Measured: benchmarks/prediction.py --cpu.
+# for each payload that it sends or receives, and for one request. Of local runs; no benchmark measures them again.
 STEP_S, PAYLOAD_S, REQUEST_S = 0.6e-3, 0.45e-3, 0.15e-3
 
 

@@ -187,6 +187,8 @@ class Estimator:
                 if layer > first:
                     np.fill_diagonal(moved, 0.0)
                 sources, targets = np.nonzero(moved)
+                if not len(sources):
+                    continue
                 counts = moved[sources, targets]
                 before = own.start - (tensor if layer == first else 0)
                 steps.append(Step(layer + 1, sources + before, targets + own.start, counts, counts * per_row[layer - 1]))
