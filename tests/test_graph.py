@@ -262,6 +262,10 @@ def with_text_input() -> onnx.ModelProto:
     return made([helper.make_node("Identity", ["x"], ["y"])], {"x": [3]}, {"y": [3]}, dtypes=dict.fromkeys("xy", onnx.TensorProto.STRING))
 
 
+def huge(size: int, dtype: int = FLOAT) -> onnx.ModelProto:
+    return made([helper.make_node("Neg", ["x"], ["y"])], {"x": ["N", size]}, {"y": ["N", size]}, dtypes=dict.fromkeys("xy", dtype))
+
+
 def misfit() -> onnx.ModelProto:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "product")]
     return made(nodes, {"x": ["N", 3]}, {"y": ["N", 4]}, {"w": np.ones((5, 4), np.float32)})
@@ -296,6 +300,9 @@ REFUSED = [
     (made([helper.make_node("Neg", ["w"], ["y"])], {"x": [3]}, {"y": [1]}, {"w": np.ones(1, "f")}), {}, "expected at least one node"),
     (unsorted(), {}, "topologically sorted.*late"),
     (with_text_input(), {}, "input 'x' is a tensor of texts"),
+    (huge(2**62), {}, "input 'x' of float32 and shape \\[1, 4611686018427387904\\]: .*expected"),
+    (huge(2**50), {}, "input 'x' of float32 and shape \\[1, 1125899906842624\\]: .*expected"),
+    (huge(2**50, INT64), {}, "input 'x' of int64 and shape \\[1, 1125899906842624\\]: .*expected"),
     (misfit(), {}, r"node 'product' \(operator MatMul, opset 17\): Incompatible dimensions"),
     (sparse(), {}, "sparse tensor: expected dense weights"),
     (short(), {}, r"weights 'w1': 44 bytes: expected 48 for its shape \[4, 3\]"),
