@@ -212,3 +212,29 @@ def test_other_models_are_refused_with_the_first_node(tmp_path: Path, capfd: Any
     assert main(["run", str(path), "random:3"]) == 2
     out, err = capfd.readouterr()
     assert (out, err.count("\n")) == ("", 1)
+
+
+def scaled(operator: str, *more: Any) -> onnx.ModelProto:
+    """A product that an operator with constants follows."""
+    names = [f"c{k}" for k in range(len(more))]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"], "first"), helper.make_node(operator, ["a", *names], ["y"], "odd")]
+    constants = {name: np.asarray(values, np.float32) for name, values in zip(names, more, strict=True)}
+    return made(nodes, {"x": ["N", 3]}, {"y": ["N", 3]}, {"w": 2 * np.eye(3, dtype=np.float32), **constants})
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "model",
+    [
+        scaled("Div", [1, 0, 1]),
+        scaled("BatchNormalization", [1] * 3, [0] * 3, [0] * 3, [1, -2, 1]),
+        scaled("BatchNormalization", [1] * 3, [3e38] * 3, [-3e38] * 3, [1] * 3),
+        scaled("Mul", [3e38] * 3),
+    ],
+    ids=["division by zero", "negative variance", "a bias above float32", "weights above float32"],
+)
+def test_constants_that_give_no_number_are_refused_without_a_warning(tmp_path: Path, model: onnx.ModelProto) -> None:
+    with pytest.raises(InputError, match="finite") as caught:
+        open_model(saved(model, tmp_path / "m.onnx"))
+    assert str(caught.value).startswith(f"{tmp_path / 'm.onnx'}: ")
+    assert "\n" not in str(caught.value)

@@ -93,6 +93,43 @@ def test_local_functions_are_inlined(tmp_path: Path) -> None:
     assert run_again(graph, {"x": np.ones((1, 3), np.float32)})[0].tolist() == [[2, 2, 2]]
 
 
+def calling(calls: list[list[int]]) -> onnx.ModelProto:
+    """A model whose graph calls function 0. Function k calls those in ``calls[k]`` one after the other; it adds if there are none."""
+    functions = []
+    for k, called in enumerate(calls):
+        nodes = [helper.make_node(f"F{each}", [f"t{at}"], [f"t{at + 1}"], domain="mine") for at, each in enumerate(called)]
+        nodes = nodes or [helper.make_node("Add", ["t0", "t0"], ["t1"])]
+        imports = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
+        functions.append(helper.make_function("mine", f"F{k}", ["t0"], [f"t{max(1, len(called))}"], nodes, imports))
+    node = helper.make_node("F0", ["x"], ["y"], domain="mine")
+    return made([node], {"x": ["N", 3]}, {"y": ["N", 3]}, functions=functions, domains=["mine"])
+
+
+def test_functions_that_call_functions_are_inlined(tmp_path: Path) -> None:
+    graph = open_graph(saved(calling([[1, 1], [2, 2], []]), tmp_path / "m.onnx"))
+    assert [node.op_type for node in graph.model.graph.node] == ["Add"] * 4
+
+
+@pytest.mark.parametrize(
+    ("calls", "line"),
+    [
+        ([*([k + 1, k + 1] for k in range(29)), []], "functions that become more than 1000000 nodes"),
+        ([*([k + 1] for k in range(200)), []], "functions that call each other more than 100 deep"),
+        ([[100, 50, 1], *([k + 1] for k in range(1, 150)), []], "functions that call each other more than 100 deep"),
+        ([[0]], "functions that call each other more than 100 deep"),
+        ([[1], [0]], "functions that call each other more than 100 deep"),
+    ],
+    ids=["doubling", "deep", "deep, short ways first", "itself", "each other"],
+)
+def test_functions_that_explode_are_refused(tmp_path: Path, calls: list[list[int]], line: str) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(calling(calls).SerializeToString())
+    with pytest.raises(InputError, match=line) as caught:
+        open_graph(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "expected" in str(caught.value)
+
+
 def test_constants_that_weights_alone_give_are_folded_unless_that_inflates_the_model(tmp_path: Path) -> None:
     weights = {
         "w": np.arange(600, dtype=np.float32).reshape(20, 30),
@@ -225,6 +262,10 @@ def with_text_input() -> onnx.ModelProto:
     return made([helper.make_node("Identity", ["x"], ["y"])], {"x": [3]}, {"y": [3]}, dtypes=dict.fromkeys("xy", onnx.TensorProto.STRING))
 
 
+def huge(size: int, dtype: int = FLOAT) -> onnx.ModelProto:
+    return made([helper.make_node("Neg", ["x"], ["y"])], {"x": ["N", size]}, {"y": ["N", size]}, dtypes=dict.fromkeys("xy", dtype))
+
+
 def misfit() -> onnx.ModelProto:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "product")]
     return made(nodes, {"x": ["N", 3]}, {"y": ["N", 4]}, {"w": np.ones((5, 4), np.float32)})
@@ -259,6 +300,9 @@ REFUSED = [
     (made([helper.make_node("Neg", ["w"], ["y"])], {"x": [3]}, {"y": [1]}, {"w": np.ones(1, "f")}), {}, "expected at least one node"),
     (unsorted(), {}, "topologically sorted.*late"),
     (with_text_input(), {}, "input 'x' is a tensor of texts"),
+    (huge(2**62), {}, "input 'x' of float32 and shape \\[1, 4611686018427387904\\]: .*expected"),
+    (huge(2**50), {}, "input 'x' of float32 and shape \\[1, 1125899906842624\\]: .*expected"),
+    (huge(2**50, INT64), {}, "input 'x' of int64 and shape \\[1, 1125899906842624\\]: .*expected"),
     (misfit(), {}, r"node 'product' \(operator MatMul, opset 17\): Incompatible dimensions"),
     (sparse(), {}, "sparse tensor: expected dense weights"),
     (short(), {}, r"weights 'w1': 44 bytes: expected 48 for its shape \[4, 3\]"),

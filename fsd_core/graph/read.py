@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = ["LARGE_BYTES", "WEIGHTS_FILE", "outside", "read_file"]
 LARGE_BYTES = 1024  # weights of this size leave the message; smaller ones may be shapes, which shape inference reads
 WEIGHTS_FILE = "weights.bin"
 _MESSAGE_BYTES = 2**31 - 1
+_INLINED_NODES, _CALLS_DEEP = 10**6, 100
 
 
 def read_file(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:
@@ -49,6 +51,7 @@ def read_file(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:
     if not model.HasField("graph") or not model.graph.node or not model.ir_version:
         raise InputError(f"{path}: is not an ONNX model, or is damaged: expected a graph with nodes and a version")
     _check_opsets(onnx, model, where)
+    _check_calls(model, where)
     for tensor in _tensors(model, where):
         _check_tensor(tensor, folder, where)
     with refused(where):
@@ -73,6 +76,43 @@ def _check_opsets(onnx: Any, model: Any, where: str) -> None:
     version, newest = opsets(model).get("", 0), onnx.defs.onnx_opset_version()
     if version > newest:
         raise InputError(f"{where}: opset {version}: expected at most {newest}, the newest that the installed package onnx knows")
+
+
+def _check_calls(model: Any, where: str) -> None:
+    """Raise `InputError` if too many nodes take the place of the calls of functions, or if a function calls itself.
+
+    Each function may call another one twice: a few functions can stand for billions of nodes.
+    """
+    calls: dict[tuple[str, str], Counter[tuple[str, str]]] = {}
+    for function in model.functions:  # two of one name may differ in their overload: they count as one that does what both do
+        calls.setdefault(_operator(function.domain, function.name), Counter()).update(_operators(function.node))
+    known: dict[tuple[str, str], tuple[int, int]] = {}  # of a function: its nodes when inlined, and how deep its calls are
+
+    def inlined(called: Counter[tuple[str, str]], above: int) -> tuple[int, int]:
+        nodes, deep = 0, 0
+        for each, times in called.items():
+            if each in calls and each not in known and above < _CALLS_DEEP:
+                known[each] = inlined(calls[each], above + 1)
+            size, below = known.get(each, (1, _CALLS_DEEP if each in calls else -1))
+            nodes, deep = nodes + times * size, max(deep, below + 1)
+        if deep > _CALLS_DEEP:
+            raise InputError(f"{where}: functions that call each other more than {_CALLS_DEEP} deep, or themselves: expected fewer calls")
+        return nodes, deep
+
+    if model.functions and inlined(Counter(_operators(model.graph.node)), 0)[0] > _INLINED_NODES:
+        raise InputError(f"{where}: functions that become more than {_INLINED_NODES} nodes when inlined: expected a model with fewer")
+
+
+def _operator(domain: str, name: str) -> tuple[str, str]:
+    return "" if domain == "ai.onnx" else domain, name
+
+
+def _operators(nodes: Any) -> Iterator[tuple[str, str]]:
+    """Domain and name of the operator or function of each node, also in subgraphs."""
+    for node in nodes:
+        yield _operator(node.domain, node.op_type)
+        for graph in subgraphs(node):
+            yield from _operators(graph.node)
 
 
 def _check_operators(model: Any, graph: Any, where: str) -> None:

@@ -5,12 +5,14 @@ Shape inference alone leaves many shapes unknown, for instance behind a Reshape 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core.errors import InputError
 from fsd_core.graph.library import refused, session
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Tensor", "Trial", "trial"]
 
+_INPUT_BYTES = 2 << 30
 RTOL, ATOL = 1e-4, 1e-5  # two samples together have to give what each gives alone
 
 
@@ -40,7 +43,8 @@ class Trial:
 
 
 def trial(graph: Graph) -> Trial:
-    """Compute inputs of numbers from 0 to 1. Raises `InputError` if ONNX Runtime does not take the model, in one line that names the node.
+    """Compute inputs of numbers from 0 to 1. Raises `InputError` if ONNX Runtime does not take the model, in one line that names the node,
+    and if an input is too large for one sample.
 
     A model that ONNX Runtime takes may still refuse these inputs, for instance an unknown sampling rate. Then the trial has no tensors.
     """
@@ -72,8 +76,13 @@ def _inputs(graph: Graph, random: np.random.Generator) -> dict[str, NDArray[Any]
     for each in graph.inputs:
         assert each.shape is not None
         shape = tuple(1 if size is None else size for size in each.shape)
+        size = math.prod(shape) * np.dtype(each.dtype).itemsize
+        where = f"{graph.path}: input {each.name!r} of {each.dtype} and shape {list(shape)}"
+        if size > _INPUT_BYTES:
+            raise InputError(f"{where}: {size} bytes for one sample: expected at most {_INPUT_BYTES >> 30} GiB")
         whole = np.dtype(each.dtype).kind != "f"
-        found[each.name] = (random.integers(0, 2, shape) if whole else random.random(shape)).astype(each.dtype)
+        with refused(where):  # the memory of this machine may not suffice
+            found[each.name] = (random.integers(0, 2, shape) if whole else random.random(shape)).astype(each.dtype)
     return found
 
 

@@ -63,7 +63,8 @@ def chain(graph: Graph) -> Model:
         try:
             if node.domain not in ("", "ai.onnx") or node.op_type not in _TAKERS:
                 raise _Unfit("another operator")
-            made.take(node)
+            with np.errstate(all="ignore"):  # `Model` refuses weights that are not finite
+                made.take(node)
         except _Unfit as error:
             raise InputError(f"{graph.path}: {graph.label(number)}: {error}: {only}") from error
     if not made.layers or made.current != graph.outputs[0].name:
