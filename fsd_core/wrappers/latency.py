@@ -308,13 +308,9 @@ class DelayedMessages(AroundMessages):
                     return ready
                 now = time.monotonic()
                 wait = 0.0 if ready else min(max(0.0, min(until, inbox.next_due) - now), self.limits.wait_s)
-                try:
-                    came = super().receive(rank, limit, wait)
-                except Exception:
-                    if ready:  # or these messages would be lost until the service delivers them again
-                        return ready
-                    raise
-                inbox.hold(came)
+                came: Sequence[Delivery] = ()
+                with contextlib.suppress(*((Exception,) if ready else ())):  # an error must not lose what is ready
+                    inbox.hold(came := super().receive(rank, limit, wait))
                 ready += inbox.due(limit - len(ready))
                 ended = time.monotonic()
                 if ready or ended >= until or self._delays.over:
