@@ -160,6 +160,19 @@ def test_a_pipe_or_a_device_is_not_read(tmp_path: Path, reader: str, kind: str) 
     assert members(path) == set()
 
 
+def test_a_pipe_in_the_folder_of_a_model_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "official").mkdir()
+    table = tmp_path / "official" / "n3-l1.tsv"
+    os.mkfifo(table)
+    one_line(lambda: import_model(table.parent), "n3-l1.tsv", "it is not a regular file")
+    save(MODEL, tmp_path / "kept")
+    for file in (tmp_path / "kept").iterdir():
+        if file.suffix != ".json":
+            file.unlink()
+            os.mkfifo(file)
+    one_line(lambda: load(tmp_path / "kept"), "it is not a regular file")
+
+
 @pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_any_compression_is_read_and_its_damage_found(tmp_path: Path, compression: int) -> None:
     array = np.random.default_rng(0).random((40, 6))

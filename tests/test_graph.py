@@ -408,6 +408,16 @@ def test_other_files_are_no_models(tmp_path: Path, content: bytes) -> None:
         open_graph(path)
 
 
+@pytest.mark.parametrize("what", ["graph", "weights"])
+def test_a_pipe_in_an_imported_folder_is_not_read(tmp_path: Path, what: str) -> None:
+    save_graph(open_graph(saved(residual(), tmp_path / "m.onnx"), SHAPES), tmp_path / "kept")
+    file = tmp_path / "kept" / json.loads((tmp_path / "kept" / "model.json").read_text())[what]
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(InputError, match=f"{file.name}: cannot be read: it is not a regular file"):
+        open_graph(tmp_path / "kept")
+
+
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
 def test_only_a_regular_file_is_read(tmp_path: Path, kind: str) -> None:
     """To open a pipe would wait for its other end, and /dev/zero has no end."""

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from fsd_core.common.fields import Kind, choice, key, read, table, text
+from fsd_core.common.files import open_regular
 from fsd_core.errors import InputError
 
 __all__ = ["FORMAT", "MANIFEST", "VERSION", "Stored", "checksum", "is_stored", "stored"]
@@ -61,7 +62,7 @@ def stored(folder: Path) -> Stored:
 def checksum(file: Path) -> str:
     """The SHA-256 of a file, hexadecimal."""
     try:
-        with file.open("rb") as data:
+        with open_regular(file) as data:
             return hashlib.file_digest(data, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}") from error
