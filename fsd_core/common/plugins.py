@@ -57,20 +57,17 @@ def files(folder: str, provider: str | None = None) -> dict[str, Path]:
     A package that cannot be found has no files; nothing is imported but the parents of a package. If several packages have a file of the
     same name, it is the first of `holders`.
     """
-    found: dict[str, Path] = {}
+    return {name: next(iter(paths)) for name, paths in holders(folder, provider).items()}
+
+
+def holders(folder: str, provider: str | None = None) -> dict[str, dict[Path, EntryPoint]]:
+    """As `files`, but all files of a name, each with an entry point of its package: several if packages use the same name."""
+    found: dict[str, dict[Path, EntryPoint]] = {}
     for name, entry in entries(PROVIDERS).items():
         if provider in (None, name):
-            found = _own(entry, folder) | found
+            for stem, file in _own(entry, folder).items():
+                found.setdefault(stem, {}).setdefault(file, entry)
     return dict(sorted(found.items()))
-
-
-def holders(folder: str, name: str) -> dict[Path, str]:
-    """The files called ``name`` in ``folder`` of the providers' packages, each with its package: several if packages use the same name."""
-    found: dict[Path, str] = {}
-    for entry in entries(PROVIDERS).values():
-        if file := _own(entry, folder).get(name):
-            found.setdefault(file, owner(entry))
-    return found
 
 
 def _own(entry: EntryPoint, folder: str) -> dict[str, Path]:

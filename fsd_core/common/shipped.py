@@ -24,13 +24,14 @@ def load(what: str, name: str | Path, folder: str) -> tuple[str, dict[str, Any]]
     """
     if isinstance(name, Path) or "/" in name or name.endswith(".toml"):
         file = expanded(name)
-    elif (known := plugins.files(folder)) and name in known:
-        if len(packages := plugins.holders(folder, name)) > 1:  # prices of another package than the one meant would be wrong unnoticed
+    elif (known := plugins.holders(folder)) and name in known:
+        file, *others = known[name]
+        if others:  # figures of another package than the one meant would be wrong unnoticed
+            packages = " and ".join(map(plugins.owner, known[name].values()))
             raise InputError(
-                f"{what} {name!r}: the packages {' and '.join(packages.values())} have a file of this name: expected only one: remove the "
-                f"other package, or give the path of a file: {', '.join(map(str, packages))}"
+                f"{what} {name!r}: the packages {packages} have a file of this name: expected only one: remove the other package, or give "
+                f"the path of a file: {', '.join(map(str, known[name]))}"
             )
-        file = known[name]
     else:
         close = nearest(name, known, 0.5)
         meant = f"did you mean {close}? " if close else ""
