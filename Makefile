@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test ready lint wheel browser emulators schemas bench api docs
+.PHONY: demo test ready lint wheel machine emulators schemas bench api docs
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -16,11 +16,11 @@ demo: .venv/demo.stamp
 	$(BIN)/fsd demo
 
 test: ready
-	$(BIN)/python -m pytest -n 4 --dist loadfile
+	$(BIN)/python -m pytest -n 5 --dist loadfile
 
 # At a time, since what is installed comes over the network for the most part.
 ready:
-	@$(MAKE) --no-print-directory -j 4 --output-sync=target lint wheel browser emulators schemas
+	@$(MAKE) --no-print-directory -j 4 --output-sync=target lint wheel machine emulators schemas
 
 lint: .venv/all.stamp
 	$(BIN)/ruff check
@@ -29,16 +29,21 @@ lint: .venv/all.stamp
 
 # The wheel is tested as users get it: installed with the dependencies that it declares, in an empty folder.
 wheel: .venv/all.stamp build/venv.stamp
-	rm -rf build/lib build/bdist.* build/wheel
+	rm -rf build/lib* build/temp* build/bdist.* build/wheel
 	$(BIN)/python -m build --wheel --outdir build/wheel . >build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
 	$(WHEEL)/pip install -q --no-deps --force-reinstall build/wheel/*.whl
 	$(WHEEL)/pip install -q "$$(echo build/wheel/*.whl)[aws,gcp,azure,report,demo,emulators]"
 	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" && "$(CURDIR)/$(WHEEL)/python" -P "$(CURDIR)/tests/wheel_smoke.py"
+	$(WHEEL)/pip install -q ./examples/fsd_redis
+	$(WHEEL)/fsd doctor --json | grep -q fsd_redis.RedisProvider
 
-# A machine of continuous integration gets the browser that looks at the pages; elsewhere those tests say how to get it.
-browser:
-	@if [ "$${CI:-}" = true ] && ! command -v chromedriver >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 || echo "no browser"; \
+# A machine of continuous integration gets the browser that looks at the pages, and Redis; elsewhere those tests say how to get them.
+machine:
+	@if [ "$${CI:-}" = true ] && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		want=; \
+		command -v chromedriver >/dev/null || want="chromium chromium-driver"; \
+		command -v redis-server >/dev/null || want="$$want redis-server"; \
+		[ -z "$$want" ] || { apt-get update -qq && apt-get install -qq -y --no-install-recommends $$want; } >/dev/null 2>&1 || echo "no $$want"; \
 	fi
 
 # What emulators need is got before any test's time runs: installing them may take minutes.
@@ -52,6 +57,7 @@ schemas: .venv/all.stamp
 # make bench DATA=FOLDER: with the Graph Challenge's files; what needs them is skipped without.
 bench: .venv/all.stamp
 	$(BIN)/python benchmarks/cold_start.py
+	$(BIN)/python benchmarks/kernel.py $(if $(DATA),--data "$(DATA)")
 	$(BIN)/python benchmarks/exchange.py
 	$(BIN)/python benchmarks/services.py
 	$(BIN)/python benchmarks/service_bus.py --small
@@ -66,12 +72,15 @@ api: .venv/all.stamp
 docs: .venv/all.stamp api
 	$(BIN)/python docs/conformance.py
 
-.venv/demo.stamp: pyproject.toml | $(BIN)/python
+# An editable installation builds the compiled kernel in place; without a compiler, numpy computes.
+KERNEL := setup.py $(wildcard fsd_core/kernel/*.[ch])
+
+.venv/demo.stamp: pyproject.toml $(KERNEL) | $(BIN)/python
 	$(BIN)/pip install -q -e '.[demo,partition]'
 	touch $@
 
 # The tests have what functions have: the pins of the handlers, but of the two that have other wheels for other Pythons.
-.venv/all.stamp: pyproject.toml $(wildcard handlers/*/requirements.txt) | $(BIN)/python
+.venv/all.stamp: pyproject.toml $(KERNEL) $(wildcard handlers/*/requirements.txt) | $(BIN)/python
 	grep -hvE '^(#|numpy=|zstandard=)' handlers/*/requirements.txt | sort -u >.venv/pins.txt
 	$(BIN)/pip install -q -e '.[all]' -c .venv/pins.txt
 	touch .venv/demo.stamp $@

@@ -5,7 +5,8 @@
 
 Without a command of your own it runs the three channels. With --data, or with the variable GRAPHCHALLENGE, it takes the official N = 1024
 model of the Graph Challenge and its first 10,000 images; otherwise a generated network. The first run of each command, without a latency,
-is not measured: it stages the model and computes the partition. Let nothing else run meanwhile: real time counts.
+is not measured: it stages the model and computes the partition. Let nothing else run meanwhile: real time counts. On a busy machine,
+--scale 10 makes all latencies ten times as long and divides the seconds by ten: then real time counts a tenth.
 """
 
 from __future__ import annotations
@@ -21,17 +22,16 @@ from statistics import median
 from fsd_core.common.home import home_folder
 from graphchallenge import FILES, load
 
-PHASES = ("total", "stage", "launch", "load", "compute", "exchange")
+PHASES = ("total", "stage", "launch", "load", "compute", "exchange", "cleanup")
 
 
-def seconds(words: list[str], latency: str | None) -> dict[str, float]:
-    """The seconds of one run of ``fsd``. Ends this program if the run fails."""
+def seconds(words: list[str], latency: str | None, scale: float = 1.0) -> dict[str, float]:
+    """The seconds of one run of ``fsd``, divided by ``scale``. Ends this program if the run fails."""
     command = [sys.executable, "-m", "fsd_core.cli", *words, *(["--latency", latency] if latency else []), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(words)} --latency {latency}: exit code {done.returncode}: {done.stderr.splitlines()[-1:]}")
-    found: dict[str, float] = json.loads(done.stdout)["seconds"]
-    return found
+    return {phase: found / scale for phase, found in json.loads(done.stdout)["seconds"].items()}
 
 
 def commands(options: argparse.Namespace) -> dict[str, list[str]]:
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--partition", default="hypergraph")
     parser.add_argument("--tables", default="aws,gcp,azure")
     parser.add_argument("--seeds", default="1,2,3,4,5")
+    parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("command", nargs="*", help="after --: a command fsd run with its words")
     options = parser.parse_args()
     cases = commands(options)
@@ -66,7 +67,8 @@ def main() -> None:
     for name, words in cases.items():
         seconds(words, None)
         for table in options.tables.split(","):
-            runs = [seconds(words, f"{table},seed={seed}") for seed in options.seeds.split(",")]
+            scale = "" if options.scale == 1 else f",scale={options.scale:g}"
+            runs = [seconds(words, f"{table},seed={seed}{scale}", options.scale) for seed in options.seeds.split(",")]
             shown = "".join(f"{median(run[phase] for run in runs):10.2f}" for phase in PHASES)
             totals = sorted(run["total"] for run in runs)
             print(f"{table + ' ' + name:22}{shown}   ({totals[0]:.2f} to {totals[-1]:.2f})", flush=True)

@@ -13,6 +13,7 @@ from attrs import evolve
 
 import fsd_conformance.messages
 import fsd_conformance.traffic
+import fsd_core.channel.packing
 import fsd_core.channel.queue
 from fsd_conformance import ChannelCases, MessageCases, ObjectCases, ProvisionCases
 from fsd_conformance.base import Deployed
@@ -185,6 +186,14 @@ class RoutesTogether(AroundMessages):
         return super().publish([Message(messages[0].rank, each.body) for each in messages])
 
 
+class HearsItselfOnly(AroundMessages):
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        return super().publish([Message(each.rank, b"%d " % id(self) + each.body) for each in messages])
+
+    def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
+        return [Delivery(each.token, each.body.removeprefix(b"%d " % id(self))) for each in super().receive(rank, limit, wait_s)]
+
+
 class IsItsOwnNative(AroundMessages):
     def native(self) -> object:
         return self
@@ -319,6 +328,7 @@ MESSAGES: list[tuple[type[AroundMessages], str]] = [
     (RoutesByDriver, "test_route_is_what_one_publish_reaches"),
     (RoutesApart, "test_route_is_what_one_publish_reaches"),
     (RoutesTogether, "test_route_is_what_one_publish_reaches"),
+    (HearsItselfOnly, "test_drivers_with_direct_and_without_share_their_queues"),
     (IsItsOwnNative, "test_native_is_there"),
     (MindsStaleTokens, "test_ack_twice_is_harmless"),
     (MindsStaleTokens, "test_ack_after_the_lease_is_harmless"),
@@ -419,7 +429,7 @@ def sends_all_again(self: Retry, _: MessageDriver, what: str, items: Sequence[An
 CHANNELS: list[tuple[object, str, Callable[..., object], str]] = [
     (QueueChannel, "_take", hears_all, "test_only_its_own_run_is_heard"),
     (QueueChannel, "_take", hears_all, "test_a_newer_runs_message_is_left_to_it"),
-    (fsd_core.channel.queue, "fill", packs_by_count, "test_a_payload_over_the_batch_size_is_split"),
+    (fsd_core.channel.packing, "fill", packs_by_count, "test_a_payload_over_the_batch_size_is_split"),
     (Retry, "entries", sends_all_again, "test_refused_entries_alone_are_sent_again"),
 ]
 

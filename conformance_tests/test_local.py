@@ -4,6 +4,7 @@ from fsd_conformance import (
     ChannelCases,
     DelayedMessageCases,
     DelayedObjectCases,
+    DirectMessageCases,
     EndToEndCases,
     FaultyMessageCases,
     FaultyObjectCases,
@@ -21,6 +22,10 @@ LOCAL = LocalHarness()
 
 
 class TestMessages(MessageCases):
+    harness = LOCAL
+
+
+class TestDirectMessages(DirectMessageCases):
     harness = LOCAL
 
 

@@ -44,6 +44,7 @@ MUSTS: dict[str, Sequence[Callable[..., object]]] = {
         MessageCases.test_message_of_the_largest_size,
         MessageCases.test_batch_of_the_largest_size,
     ],
+    "and one without must receive what the other publishes": [MessageCases.test_drivers_with_direct_and_without_share_their_queues],
     "after a put has returned must show that put. A get must return a complete object": [
         ObjectCases.test_read_after_write,
         ObjectCases.test_whole_or_none,

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from fsd_core.demo.running import Demo, run_demo
     from fsd_core.driver import Code, Resources
     from fsd_core.errors import CheckFailed, DamagedContent, DriverError, FsdError, InputError, RunFailed
+    from fsd_core.graph.figures import describe_graph
+    from fsd_core.graph.graph import Graph, open_graph
+    from fsd_core.graph.store import save_graph
     from fsd_core.machine.doctor import Check, doctor
     from fsd_core.machine.emulators import emulator, emulator_states, start_emulators, stop_emulators
+    from fsd_core.machine.skeleton import new_provider
     from fsd_core.machine.suite import conformance
     from fsd_core.model.challenge import radixnet
     from fsd_core.model.inputs import open_inputs
@@ -34,16 +38,24 @@ if TYPE_CHECKING:
     from fsd_core.model.serial import serial
     from fsd_core.model.sources import import_model, open_model
     from fsd_core.model.store import save as save_model
+    from fsd_core.partition.estimate import Estimate
+    from fsd_core.partition.estimate import estimate as estimate_partition
+    from fsd_core.partition.graph_stages import GraphStage, graph_stages
     from fsd_core.partition.methods import partition as make_partition
     from fsd_core.partition.owners import Partition
     from fsd_core.partition.plan import ExchangePlan
+    from fsd_core.plan.choose import Candidate
+    from fsd_core.plan.making import Plan, make_plan
+    from fsd_core.plan.predict import Prediction
     from fsd_core.report.compare import Comparison
     from fsd_core.report.comparing import compare
     from fsd_core.report.past import PastRun, past_runs
+    from fsd_core.report.planned import write_plan
     from fsd_core.report.writing import Report, write_comparison, write_report
 
 __all__ = [
     "Bill",
+    "Candidate",
     "Check",
     "CheckFailed",
     "Code",
@@ -52,13 +64,18 @@ __all__ = [
     "DamagedContent",
     "Demo",
     "DriverError",
+    "Estimate",
     "ExchangePlan",
     "FsdError",
+    "Graph",
+    "GraphStage",
     "InputError",
     "Layer",
     "Model",
     "Partition",
     "PastRun",
+    "Plan",
+    "Prediction",
     "Progress",
     "Report",
     "Resources",
@@ -74,14 +91,20 @@ __all__ = [
     "compare",
     "conformance",
     "deploy",
+    "describe_graph",
     "describe_model",
     "destroy",
     "doctor",
     "emulator",
     "emulator_states",
+    "estimate_partition",
+    "graph_stages",
     "import_model",
     "load_tariff",
     "make_partition",
+    "make_plan",
+    "new_provider",
+    "open_graph",
     "open_inputs",
     "open_model",
     "past_runs",
@@ -90,12 +113,14 @@ __all__ = [
     "read_settings",
     "run",
     "run_demo",
+    "save_graph",
     "save_model",
     "serial",
     "start_emulators",
     "stop_emulators",
     "tariff_names",
     "write_comparison",
+    "write_plan",
     "write_report",
 ]
 
@@ -113,10 +138,23 @@ _PLACES = {
     "Model": "model.layer",
     "Layer": "model.layer",
     "Csr": "model.layer",
+    "open_graph": "graph.graph",
+    "save_graph": "graph.store",
+    "describe_graph": "graph.figures",
+    "Graph": "graph.graph",
+    "graph_stages": "partition.graph_stages",
+    "GraphStage": "partition.graph_stages",
     "open_inputs": "model.inputs",
     "make_partition": "partition.methods:partition",
+    "estimate_partition": "partition.estimate:estimate",
+    "Estimate": "partition.estimate",
     "Partition": "partition.owners",
     "ExchangePlan": "partition.plan",
+    "make_plan": "plan.making",
+    "Plan": "plan.making",
+    "Candidate": "plan.choose",
+    "Prediction": "plan.predict",
+    "write_plan": "report.planned",
     "compare": "report.comparing",
     "Comparison": "report.compare",
     "write_comparison": "report.writing",
@@ -141,6 +179,7 @@ _PLACES = {
     "start_emulators": "machine.emulators",
     "stop_emulators": "machine.emulators",
     "emulator_states": "machine.emulators",
+    "new_provider": "machine.skeleton",
     "doctor": "machine.doctor",
     "Check": "machine.doctor",
     "conformance": "machine.suite",

@@ -1,8 +1,8 @@
 """Settings of the command: flags win over ``FSD_*`` variables, and these over ``fsd.toml``.
 
-Each `key` of `Settings` is a key of the file, a variable (``FSD_BATCH_SIZE``) and a flag (``--batch-size``). The file's tables ``[local]
-[aws] [gcp] [azure]`` go to their providers without a check here. Paths are relative to the current folder, even if the file is in another
-folder. ``FSD_HOME``, ``FSD_DEBUG`` and ``FSD_CONFIG`` are variables only.
+Each `key` of `Settings` is a key of the file, a variable (``FSD_BATCH_SIZE``) and a flag (``--batch-size``). The file has a
+table for each installed provider, which goes to the provider without a check here. Paths are relative to the current folder, even if the
+file is in another folder. ``FSD_HOME``, ``FSD_DEBUG`` and ``FSD_CONFIG`` are variables only.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 from fsd_core.providers.app_name import APP_NAME
 from fsd_core.providers.registry import installed
 
-__all__ = ["ANY", "BOOLEAN", "FILE", "KINDS", "PATH", "TABLES", "Settings", "load", "read_settings"]
+__all__ = ["ANY", "BOOLEAN", "FILE", "KINDS", "PATH", "Settings", "load", "read_settings"]
 
 FILE = "fsd.toml"
 ANY = "auto"  # the value of `Settings.emulator` if the user asks for an emulator and names none
-TABLES = ("local", "aws", "gcp", "azure")
 _LIKENESS = 0.85  # of a variable that is taken for a mistyped one: other programs may have variables that start with FSD_ too
 
 BOOLEAN = boolean()
@@ -103,7 +102,7 @@ class Settings:
     latency: str | None = key(
         text(metavar="TABLE[,seed=N][,scale=X]"),
         default=None,
-        help="Delay every request as on a cloud: aws, gcp, azure, or a .toml file of your own, for instance aws,seed=1.",
+        help="Delay every request as a table of latencies says: its name, or a .toml file of your own, for instance aws,seed=1.",
     )
     output: str | None = key(PATH, default=None, help="Write the final activations to this .npz: a scipy CSR matrix, samples by neurons.")
     truth: str | None = key(
@@ -111,6 +110,9 @@ class Settings:
         default=None,
         help="Check the result: a file with the numbers, from 1, of the samples that end with a nonzero activation.",
     )
+    expect: str | None = key(PATH, default=None, help="Check the result: an .npz or .npy with the values that are expected.")
+    rtol: float = key(number(0), default=1e-4, help="Of --expect: how far a value may be off, in shares of the expected value.")
+    atol: float = key(number(0), default=1e-5, help="Of --expect: how far a value may be off besides that.")
     tariff: str | None = key(
         text(metavar="NAME"),
         default=None,
@@ -143,16 +145,14 @@ def load(
     *,
     environ: Mapping[str, str] = os.environ,
     names: Mapping[str, str] | None = None,
-    providers: tuple[str, ...] = (),
 ) -> Settings:
     """The settings of a command. The file is ``config``, else ``FSD_CONFIG``, else ``fsd.toml`` of the current folder if it exists.
 
     ``flags``: the text of each key's flag, `None` if the user gave no flag; ``names``: the flag of each key as errors show it.
-    ``providers``: names of installed providers, whose tables the file may also hold. Raises `InputError` on an unknown key or a wrong
-    value; the line names the file, variable or flag, the value and what was expected.
+    Raises `InputError` on an unknown key or a wrong value; the line names the file, variable or flag, the value and what was expected.
     """
     path = config or environ.get("FSD_CONFIG") or None
-    settings = _of_file(expanded(path or FILE), path is not None, (*TABLES, *providers))
+    settings = _of_file(expanded(path or FILE), path is not None)
     settings = attrs.evolve(settings, **_variables(environ))
     given = {name: word for name, word in (flags or {}).items() if word is not None}
     written = {name: f"--{name.replace('_', '-')}" for name in given} | dict(names or {})
@@ -168,16 +168,24 @@ def read_settings(path: str | os.PathLike[str] | None = None) -> Settings:
     value, and if ``path`` does not exist.
     """
     file = None if path is None else arguments.path("path", path)
-    return load(config=file, providers=tuple(installed()))
+    return load(config=file)
 
 
-def _of_file(path: Path, required: bool, providers: tuple[str, ...]) -> Settings:
+def _of_file(path: Path, required: bool) -> Settings:
     if not required and not os.path.lexists(path):
         return Settings()
     try:
         content = tomllib.loads(read_text(path, str(path)))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path}: is not TOML: {error}") from error
+    providers = installed()
+    for name in content.keys() - KINDS.keys() - set(providers):
+        if isinstance(content[name], dict):
+            close = nearest(name, providers)
+            meant = f"did you mean [{close}]? " if close else ""
+            raise InputError(
+                f"{path}: [{name}]: provider {name!r} is not installed; {meant}expected tables of {', '.join(providers) or 'none'}"
+            )
     settings = read(Settings, content, f"{path}: ", known=providers)
     tables = {
         name: MappingProxyType(table(f"a table, [{name}]").check(content[name], f"{path}: {name} = "))

@@ -28,6 +28,7 @@ from typing import Literal, Protocol, runtime_checkable
 import attrs
 
 __all__ = [
+    "CONTRACT",
     "WORKER",
     "Code",
     "Delivery",
@@ -48,10 +49,8 @@ __all__ = [
     "Resources",
 ]
 
+CONTRACT = 1  # the version of this contract; it grows with each change that makes an older provider fail
 WORKER = "worker"  # the function of every app that runs `fsd_core.worker.handle`
-
-
-# Errors
 
 
 class Code(enum.Enum):
@@ -123,6 +122,8 @@ class MessageLimits:
     # For a service that pushes messages without a receive: it stops when this much is delivered and not yet acknowledged.
     outstanding_messages: int | None = None
     outstanding_bytes: int | None = None
+    side_by_side: bool = True  # two publishes to a queue at once do not wait for each other
+    direct: bool = False  # a publish is a request to a queue itself, although the service has topics too: it has another price
 
 
 @runtime_checkable
@@ -140,10 +141,7 @@ class MessageDriver(Protocol):
     limits: MessageLimits
 
     def route(self, rank: int) -> Hashable:
-        """The destination to which a publish for ``rank`` goes. One publish can carry messages for all ranks with an equal route.
-
-        Makes no request.
-        """
+        """The destination of a publish for ``rank``: one publish can carry messages for all ranks of an equal route. Makes no request."""
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
         """Send 1 to ``batch_messages`` messages of one route. Over a limit, it must raise `Code.TOO_LARGE` or `Code.INVALID`."""
@@ -356,11 +354,11 @@ class Provisioner(Protocol):
 class Provider(Protocol):
     """Makes a provider's drivers. Core finds the object by its entry point in the group ``fsd.providers``.
 
-    Only clients use ``provisioner``, ``admit``, ``credentials``, ``stand_in`` and ``advice``. Only functions use ``attach``. Clients and
-    workers use the other methods.
+    Only clients use ``provisioner``, ``admit``, ``credentials``, ``stand_in`` and ``advice``, and only functions ``attach``.
     """
 
     name: str
+    contract: int  # the `CONTRACT` for which the provider was written, as a number: core refuses a provider of another one
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
         """A provisioner with ``settings``, the provider's table in ``fsd.toml``. Raises `InputError` if a setting is wrong."""
@@ -372,13 +370,13 @@ class Provider(Protocol):
         """
 
     def admit(self, resources: Resources, workers: int) -> None:
-        """Check that each of ``workers`` ranks can send to all others through the app's queues. Makes no request.
+        """Raise `InputError` if the app's queues do not let each of ``workers`` ranks send to all others. Makes no request."""
 
-        Raises `InputError` if the app's queues do not allow this.
+    def messages(self, resources: Resources, slot: int, *, direct: bool = False) -> MessageDriver:
+        """A driver for the queues of ``slot`` (from 0). With ``direct``, it publishes on the way that delivers soonest.
+
+        A driver with ``direct`` and one without must receive what the other publishes. One publish of the former may reach fewer ranks.
         """
-
-    def messages(self, resources: Resources, slot: int) -> MessageDriver:
-        """A driver for the queues of ``slot`` (from 0)."""
 
     def objects(self, resources: Resources) -> ObjectDriver:
         """A driver for the app's object store."""

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import os
 import platform
-import re
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, version
+
+from fsd_core.common.plugins import OWN, PROVIDERS, entries, needs
 
 __all__ = ["versions"]
-
-PACKAGE = "fsd-inference"
 
 
 def versions(*providers: str) -> dict[str, str]:
     """Versions by name: fsd, Python, the libraries that compute, the SDKs of ``providers``; and ``machine``, its description.
 
-    ``providers``: names of providers of this project; other names add nothing. A missing package has the version "not installed".
+    ``providers``: names of providers. A missing package has the version "not installed".
     """
-    try:
-        needed = requires(PACKAGE) or ()
-    except PackageNotFoundError:  # fsd is on the path but not installed
-        needed = ()
+    owners = {entry.dist.name for name, entry in entries(PROVIDERS).items() if name in providers and entry.dist} - {OWN}
+    sdks = (sdk for provider in providers for sdk in needs(provider))
     found = {"python": platform.python_version()}
-    sdks = (re.match(r"([\w.-]+).*extra == ['\"](\w+)", text) for text in needed)
-    for name in (PACKAGE, "numpy", "scipy", "zstandard", "mtkahypar", *(sdk[1] for sdk in sdks if sdk and sdk[2] in providers)):
+    for name in dict.fromkeys((OWN, "numpy", "scipy", "zstandard", "mtkahypar", *sorted(owners), *sdks)):
         try:
-            found["fsd" if name == PACKAGE else name] = version(name)
+            found["fsd" if name == OWN else name] = version(name)
         except PackageNotFoundError:
-            found["fsd" if name == PACKAGE else name] = "not installed"
+            found["fsd" if name == OWN else name] = "not installed"
     return found | {"machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"}

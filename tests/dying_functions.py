@@ -22,7 +22,6 @@ from typing import Any
 
 import attrs
 
-from fsd_core.client import collect
 from fsd_core.driver import InvokeDriver, Provider, Resources
 from fsd_core.protocol import abort
 from fsd_core.storage import slots
@@ -42,7 +41,7 @@ PLACES: dict[str, tuple[type, str]] = {
     "claim": (Worker, "_claim"),
     "children": (Worker, "_start_children"),
     "load": (Worker, "_open_channel"),
-    "layers": (LayerLoop, "_layer"),
+    "layers": (LayerLoop, "_layers"),
     "output": (Worker, "_write_outputs"),
     "done": (Worker, "_gather"),
     "record": (Worker, "_write_record"),
@@ -65,7 +64,7 @@ def _trapped(method: Callable[..., Any], place: str, rank: int, raises: str | No
         if self.rank == rank:
             if place in ("done", "record"):  # other ranks may be slower than this one
                 slices = self.config.slices
-                until(lambda: collect.complete(self.store, self.keys, slices))
+                until(lambda: len(list(self.store.keys(self.keys.outputs))) == slices)
             if raises:
                 raise ValueError(raises)
             os.kill(os.getpid(), signal.SIGKILL)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 from attrs import evolve
@@ -190,6 +192,42 @@ def test_one_attempt_and_connections_for_all_threads() -> None:
     assert made.retries["total_max_attempts"] == 1
     assert made.max_pool_connections >= 16
     assert made.read_timeout > 20
+
+
+def test_a_connection_that_is_opened_ahead_carries_the_first_publish(made: Resources) -> None:
+    opened, asked = list[str](), list[tuple[str, str | None]]()
+
+    class Answers(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            opened.append(self.client_address)
+            super().setup()
+
+        def do_GET(self) -> None:
+            asked.append((self.command, self.headers.get("Authorization")))
+            body = b"<PublishBatchResponse><PublishBatchResult/></PublishBatchResponse>" if self.command == "POST" else b"who are you?"
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(200 if self.command == "POST" else 403)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pointed({**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"}, ("AWS_",)):
+            driver = AwsMessages(made, 0)
+        assert driver.connect(1)
+        assert (len(opened), asked) == (1, [("GET", None)])  # nobody is billed for a request without credentials
+        driver.publish([Message(1, b"body")])
+        assert (len(opened), asked[1][0]) == (1, "POST")
+        driver.close()
+        server.shutdown()
 
 
 def answered(code: str, status: int) -> ClientError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -67,6 +68,8 @@ def _use(resources: Resources, client: bool) -> None:
         while not (got := messages.receive(1, 10, 1.0)):
             assert time.monotonic() < until
         messages.ack(1, [each.token for each in got])
+        with closing(PROVIDER.messages(resources, 0, direct=True)) as direct:
+            assert not direct.publish([Message(1, b"text")])
     for driver in (messages, objects, invoker):
         driver.close()
 
@@ -89,7 +92,7 @@ def test_every_call_is_allowed(used: dict[str, Any], who: str) -> None:
 
 
 # What no call of ours shows: what Lambda does in the role's name; what S3 asks so that a missing key is "not found".
-BY_LAMBDA = {"sqs:SendMessage", "logs:CreateLogStream", "logs:PutLogEvents", "s3:ListBucket"}
+BY_LAMBDA = {"logs:CreateLogStream", "logs:PutLogEvents", "s3:ListBucket"}
 
 
 @pytest.mark.parametrize(("who", "besides"), [("work", BY_LAMBDA), ("run", set()), ("deploy", set())])
@@ -115,6 +118,7 @@ def test_another_app_is_out_of_reach(used: dict[str, Any]) -> None:
     document = _documents(made)["work"]
     for action, resource in (
         ("sns:Publish", other.topic_arn(0, 0)),
+        ("sqs:SendMessage", other.arn("sqs", other.queue(0, 0))),
         ("sqs:ReceiveMessage", other.arn("sqs", other.queue(0, 0))),
         ("s3:GetObject", "arn:aws:s3:::fsd-other-123456789012-us-east-1/x"),
         ("lambda:InvokeFunction", other.arn("lambda", "function:fsd-other")),

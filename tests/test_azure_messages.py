@@ -104,6 +104,14 @@ def test_ranks_are_sharded_over_namespaces(made: Resources, driver: AzureMessage
     assert taken(driver, 1, 1) == [b"x"]
 
 
+def test_a_link_that_is_opened_ahead_carries_the_first_publish(made: Resources, driver: AzureMessages) -> None:
+    assert driver.connect(1)
+    [link] = driver._senders.values()
+    driver.publish([Message(1, b"body")])
+    assert list(driver._senders.values()) == [link]
+    assert taken(driver, 1, 1) == [b"body"]
+
+
 def test_exact_limits(driver: AzureMessages) -> None:
     most = driver.limits
     assert (most.batch_messages, most.billing_bytes, most.body, most.lease_s) == (100, 64 << 10, "binary", 60.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import pytest
 from attrs import evolve
 
-from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, RankIdentity, describe
+from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, RankIdentity, describe, packing
 from fsd_core.channel import channel as channels
 from fsd_core.channel import queue as queues
+from fsd_core.channel.channel import Sending
 from fsd_core.channel.frames import Frame, Kind, pack
 from fsd_core.driver import Code, Delivery, Message, MessageDriver, ObjectDriver, Rejected
 from fsd_core.errors import DriverError, RunFailed
@@ -53,7 +54,7 @@ class Narrow(AroundMessages):
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """Makes a channel for a rank. ``kind``: queue, object or hybrid. ``faults``: to inject into its drivers."""
+    """Makes a channel for a rank. ``kind``: queue, object or hybrid. ``faults``: injected into its drivers. ``around`` wraps its queues."""
     resources = PROVIDER.provisioner({"root": str(tmp_path), "lease_s": 0.4}).ensure("test", 4, 2)
     opened: list[Channel | ThreadPoolExecutor] = []
 
@@ -66,6 +67,8 @@ def make(tmp_path: Path) -> Iterator[Make]:
         faults: str = "",
         seconds: float = 60,
         narrow: bool = False,
+        eager: bool = False,
+        around: Callable[[MessageDriver], MessageDriver] = lambda driver: driver,
     ) -> Channel:
         meter, pool = Meter(), ThreadPoolExecutor(8)
         me = RankIdentity(RUN, 5, rank, workers, time.time() + seconds)
@@ -76,8 +79,8 @@ def make(tmp_path: Path) -> Iterator[Make]:
             messages = Narrow(messages)
         if faults:
             objects, messages = FaultyObjects(objects, Faults.parse(faults), rank), FaultyMessages(messages, Faults.parse(faults), rank)
-        messages, store = MeteredMessages(messages, meter), Store(objects, retry)
-        exchange = ChannelConfig(me, expected, retry, pool)
+        messages, store = MeteredMessages(around(messages), meter), Store(objects, retry)
+        exchange = ChannelConfig(me, expected, retry, pool, eager=eager)
         made: Channel
         if kind == "queue":
             made = QueueChannel(messages, exchange)
@@ -103,8 +106,9 @@ FAULTS = "duplicate=.3,reorder=.3,delay=5ms,reject=.2,throttle=.1,lost_reply=.05
 
 @pytest.mark.parametrize("narrow", [False, True], ids=["wide", "narrow"])
 @pytest.mark.parametrize("faults", ["", FAULTS], ids=["plain", "faults"])
-@pytest.mark.parametrize("kind", ["queue", "object", "hybrid"])
+@pytest.mark.parametrize("kind", ["queue", "object", "hybrid", "eager queue", "eager hybrid"])
 def test_every_payload_arrives_once_whatever_its_size(make: Make, kind: str, faults: str, narrow: bool) -> None:
+    eager, kind = kind.startswith("eager"), kind.removeprefix("eager ")
     steps, ranks = 4, range(3)
     sizes = [0, 3, 7_000, 20_000] if narrow else [0, 3, 70_000, 600_000]
 
@@ -113,7 +117,7 @@ def test_every_payload_arrives_once_whatever_its_size(make: Make, kind: str, fau
 
     def work(rank: int) -> dict[tuple[int, int], bytes]:
         peers = [other for other in ranks if other != rank]
-        channel = make(kind, rank, dict.fromkeys(range(steps), peers), faults=faults, narrow=narrow)
+        channel = make(kind, rank, dict.fromkeys(range(steps), peers), faults=faults, narrow=narrow, eager=eager)
         got = {}
         for step in range(steps):
             channel.send(step, ((target, payload(step, rank, target)) for target in peers))
@@ -138,6 +142,158 @@ def test_a_small_step_is_one_publish_and_large_payloads_of_hybrid_are_one_object
     sender.finish()
     assert sender.meter.snapshot()["publish_requests"] == 2
     assert len(list(make.store().keys(RunKeys(RUN).prefix))) == 1  # type: ignore[attr-defined]
+
+
+# An eager channel: two copies, several receives
+
+
+class Copies(AroundMessages):
+    """A service whose publishes do what ``answers`` say, one after another by the time of their begin; after these, all succeed."""
+
+    def __init__(self, driver: MessageDriver, *answers: Callable[[], object]) -> None:
+        super().__init__(driver)
+        self.answers = list(answers)
+        self.began: list[int] = []  # the number of messages of each publish
+        self._lock = threading.Lock()
+
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        with self._lock:
+            self.began.append(len(messages))
+            answer = self.answers.pop(0) if self.answers else lambda: None
+        answer()
+        return super().publish(messages)
+
+
+def refuse() -> None:
+    raise FileNotFoundError("no such queue")
+
+
+def eager_pair(make: Make, *answers: Callable[[], object]) -> tuple[Channel, Copies, Channel]:
+    """A sender of rank 0, its service, and a receiver of rank 1 in steps 0 and 1."""
+    found: list[Copies] = []
+
+    def around(driver: MessageDriver) -> MessageDriver:
+        found.append(Copies(driver, *answers))
+        return found[0]
+
+    sender = make("queue", 0, {}, eager=True, around=around)
+    return sender, found[0], make("queue", 1, {0: [0], 1: [0]}, eager=True)
+
+
+def test_a_small_payload_is_sent_twice_and_arrives_once(make: Make) -> None:
+    both = threading.Barrier(2, timeout=30)  # at once, over two connections
+    sender, _, receiver = eager_pair(make, both.wait, both.wait)
+    sender.send(0, [(1, b"small")])
+    assert list(receiver.receive(0)) == [(0, b"small")]
+    until(lambda: sender.meter.snapshot()["messages_sent"] == 2)
+    sender.finish()
+    large = b"x" * packing.COPY_BYTES  # with its header it is over the limit
+    sender.send(1, [(1, large)])
+    assert list(receiver.receive(1)) == [(0, large)]
+    sender.finish()
+    receiver.finish()
+    counts = sender.meter.snapshot()
+    assert (counts["publish_requests"], counts["messages_sent"]) == (3, 3)
+    assert counts["payload_bytes_sent"] == 0  # a channel does not count it: so no copy counts
+
+
+def test_a_copy_that_fails_is_no_error(make: Make) -> None:
+    for answers in ([refuse], [lambda: None, refuse]):
+        sender, _, receiver = eager_pair(make, *answers)
+        sender.send(0, [(1, b"body")])
+        assert list(receiver.receive(0)) == [(0, b"body")]
+        sender.finish()
+        sender.send(1, [(1, b"next")])
+        assert list(receiver.receive(1)) == [(0, b"next")]
+
+
+def test_two_copies_that_fail_are_an_error(make: Make) -> None:
+    sender, _, _ = eager_pair(make, refuse, refuse)
+    sender.send(0, [(1, b"body")])
+    with pytest.raises(DriverError, match="no such queue"):
+        sender.finish()
+
+
+def test_nothing_waits_for_a_slow_copy_and_the_end_stops_copies(make: Make) -> None:
+    """`finish`, an abort and `close` return while a copy is under way. A copy that has not begun by then makes no request."""
+    over = threading.Event()
+    try:
+        sender, service, receiver = eager_pair(make, over.wait)
+        assert isinstance(sender, QueueChannel)
+        sender.send(0, [(1, b"body")])
+        sender.finish()
+        assert list(receiver.receive(0)) == [(0, b"body")]
+        sender.abort(RunFailed(Code.UNAVAILABLE, "enough", rank=0), sender.retry)
+        with pytest.raises(Aborted, match="enough"):
+            list(receiver.receive(1))
+        sender.close()
+        began, sent = len(service.began), threading.Event()
+        sender._publish_copy([sender.message(1, Kind.PAYLOAD, 1, 0, 1, b"late")], sent)
+        assert len(service.began) == began
+        assert not over.is_set()
+    finally:
+        over.set()
+
+
+def test_a_copy_that_is_refused_is_not_repeated_once_the_other_one_is_sent(make: Make) -> None:
+    sender, service, _ = eager_pair(make)
+    assert isinstance(sender, QueueChannel)
+    sent = threading.Event()
+    sent.set()
+    sender._publish_copy([sender.message(1, Kind.PAYLOAD, 0, 0, 1, b"second")], sent)
+    assert service.began == []
+
+
+class Counted(AroundMessages):
+    """Counts the receives that are open. Each returns one message, as those of a service that answers with the first."""
+
+    def __init__(self, driver: MessageDriver) -> None:
+        super().__init__(driver)
+        self.now, self.most = 0, 0
+        self._lock = threading.Lock()
+
+    def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
+        with self._lock:
+            self.now += 1
+            self.most = max(self.now, self.most)
+        try:
+            return super().receive(rank, 1, wait_s)
+        finally:
+            with self._lock:
+                self.now -= 1
+
+
+def test_several_receives_are_open_and_none_when_the_last_payload_has_arrived(make: Make) -> None:
+    found: list[Counted] = []
+
+    def around(driver: MessageDriver) -> MessageDriver:
+        found.append(Counted(driver))
+        return found[-1]
+
+    sources = list(range(1, 40))
+    receiver = make("queue", 0, {0: sources, 1: sources}, workers=40, eager=True, around=around)
+    until(lambda: found[0].now == packing.RECEIVES)
+    for step in (0, 1):
+        for source in sources:
+            make("queue", source, {}, workers=40).send(step, [(0, b"%d" % source)])
+        assert sorted(receiver.receive(step)) == [(source, b"%d" % source) for source in sources]
+    receiver.finish()
+    assert found[0].now == 0
+    assert found[0].most == packing.RECEIVES
+
+
+def test_a_receive_is_opened_only_if_more_payloads_are_awaited_than_the_others_can_return(make: Make) -> None:
+    found: list[Counted] = []
+
+    def around(driver: MessageDriver) -> MessageDriver:
+        found.append(Counted(driver))
+        return found[-1]
+
+    make("queue", 0, {0: list(range(1, 12))}, workers=12, eager=True, around=around)
+    until(lambda: found[0].now == 2)
+    make("queue", 1, {0: [0]}, workers=12, eager=True, around=around)
+    until(lambda: found[1].now == 1)
+    assert (found[0].most, found[1].most) == (2, 1)
 
 
 def test_older_epochs_other_runs_and_garbage_are_counted_and_removed(make: Make) -> None:
@@ -369,3 +525,21 @@ def test_the_end_of_the_run_ends_the_wait_for_a_retry(make: Make, kind: str) -> 
         list(channel.receive(0))
     with pytest.raises(DriverError):
         channel.finish_sends()
+
+
+class _Late(Future[None]):
+    """A task that succeeds between two questions whether it is done."""
+
+    asked = 0
+
+    def done(self) -> bool:
+        self.asked += 1
+        if self.asked == 2:
+            self.set_result(None)
+        return super().done()
+
+
+def test_a_copy_that_fails_before_the_other_one_succeeds_is_no_error() -> None:
+    failed = Future[None]()
+    failed.set_exception(RunFailed(Code.UNAVAILABLE, "lost"))
+    assert Sending([failed, _Late()]).ended()

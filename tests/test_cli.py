@@ -107,7 +107,7 @@ def test_without_words_it_helps(fsd):
 
 
 COMMANDS = """run, compare, report, partition, model import, model radixnet, model show, deploy, destroy, gc, clean, conformance, doctor,
-    demo, emulators up, emulators down, emulators status, tariff list, tariff show, bill"""
+    demo, emulators up, emulators down, emulators status, provider new, tariff list, tariff show, bill"""
 
 
 @pytest.mark.parametrize("words", COMMANDS.replace("\n   ", "").split(", "))
@@ -203,13 +203,17 @@ WRONG = [
     (["model", "import", "nosuch", "out", "--clip", "-1"], "--clip -1"),
     (["partition", NET, "out.npz", "--workers", "0"], "--workers 0"),
     (["partition", NET, "out.npz", "--method", "nosuch"], "nosuch"),
+    (["partition", NET], "OUT is missing: expected the path"),
+    (["partition", NET, "out.npz", "--estimate"], "--estimate writes no partition"),
+    (["partition", NET, "--estimate", "--method", "block"], "--estimate --method block: expected hypergraph"),
+    (["partition", NET, "--estimate", "--workers", "4", "--pipeline-parallel", "2"], "--pipeline-parallel 2: expected 1 stage"),
     (["emulators", "up", "aws", "--name", "nosuch"], "moto, localstack"),
     (["emulators", "up", "--name", "moto"], "the cloud is missing: expected"),
     (["run", NET, INPUT, "--provider", "aws", "--emulator=nosuch"], "moto, localstack"),
     (["destroy", "--provider", "aws", "--emulator"], "fsd emulators up aws"),
     (["conformance", "--provider", "aws", "--live", "--emulator"], "expected only one of them"),
     (["emulators", "up", "local"], "needs no emulator"),
-    (["emulators", "up", "mars"], "aws, gcp, azure"),
+    (["emulators", "up", "mars"], "aws, azure, gcp"),
     (["deploy", "--provider", "nowhere"], "local"),
     (["deploy", "--slots", "0"], "--slots 0"),
     (["conformance", "--provider", "nowhere"], "local"),
@@ -364,6 +368,19 @@ def test_partition_then_run_with_it(fsd):
     assert "rows_moved" in out
 
 
+def test_estimate_of_a_partition(fsd):
+    pytest.importorskip("mtkahypar")
+    code, out, err = fsd("partition", NET, "--workers", 2, "--estimate", "--json")
+    assert code == 0, err
+    answer = one_object(out)
+    assert (answer["estimated"], answer["workers"], len(answer["rows_moved_by_layer"])) == (True, 2, 5)
+    assert answer["rows_moved"] == sum(answer["rows_moved_by_layer"])
+    code, out, _ = fsd("partition", NET, "--workers", 2, "--estimate")
+    assert code == 0
+    assert "estimate" in out
+    assert f"about {answer['rows_moved']}" in out
+
+
 def test_negative_values_and_positionals_anywhere(fsd, here):
     np.savez(here / "weights.npz", weights_1=np.eye(3, dtype=np.float32))
     for bias in ("-0.05", "-1e-3", "-.5"):
@@ -486,4 +503,4 @@ def test_doctor(fsd):
 def test_emulators_status(fsd):
     code, out, _ = fsd("emulators", "status", "--json")
     assert code == 0
-    assert one_object(out)["emulators"].keys() == {"aws", "gcp", "azure"}
+    assert one_object(out)["emulators"].keys() >= {"aws", "gcp", "azure"}

@@ -120,7 +120,7 @@ def test_outputs_that_differ_are_not_compared(fsd, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--providers", "locl"], "--providers 'locl': expected one of local, aws, gcp, azure"),
+        (["--providers", "locl"], "--providers 'locl': expected one of aws, azure, gcp, local"),
         (["--providers", "local,local"], "'local' is given twice"),
         (["--providers", ""], "--providers ''"),
         (["--providers", "local", "--channels", "queue,pigeon"], "--channels 'pigeon'"),

@@ -57,12 +57,11 @@ def test_an_emulator_is_any_one_or_a_named_one(tmp_path):
     assert load({"emulator": "moto"}, file, environ={}).emulator == "moto"
 
 
-def test_tables_go_to_their_provider(tmp_path):
-    settings = load(
-        config=write(tmp_path, '[local]\nmemory_mb = 512\n[aws]\nregion = "eu-west-1"\n[mine]\nx = 1\n'), environ={}, providers=("mine",)
-    )
+def test_tables_go_to_their_provider(tmp_path, monkeypatch):
+    monkeypatch.setattr("fsd_core.config.installed", lambda: ["aws", "local", "mine"])
+    settings = load(config=write(tmp_path, '[local]\nmemory_mb = 512\n[aws]\nregion = "eu-west-1"\n[mine]\nx = 1\n'), environ={})
     assert settings.table() == {"memory_mb": 512}
-    assert load({"provider": "mine"}, tmp_path / "settings.toml", environ={}, providers=("mine",)).table() == {"x": 1}
+    assert load({"provider": "mine"}, tmp_path / "settings.toml", environ={}).table() == {"x": 1}
 
 
 def test_empty_variable_is_none(tmp_path, monkeypatch):
@@ -206,3 +205,10 @@ def test_prices_and_counts_are_read_alike(tmp_path, capfd):
     assert json.loads(capfd.readouterr().out)["tariff"]
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
         cost.load(f"{tmp_path}/")
+
+
+def test_a_table_of_a_provider_that_is_not_installed(tmp_path):
+    with pytest.raises(InputError, match=r"\[amazon\]: provider 'amazon' is not installed; expected tables of aws, azure, gcp, local"):
+        load(config=write(tmp_path, "[amazon]\nx = 1\n"), environ={})
+    with pytest.raises(InputError, match=r"\[azur\]: provider 'azur' is not installed; did you mean \[azure\]\?"):
+        load(config=write(tmp_path, "[azur]\nx = 1\n"), environ={})

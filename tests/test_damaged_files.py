@@ -7,6 +7,7 @@ import codecs
 import io
 import json
 import math
+import os
 import shutil
 import struct
 import zipfile
@@ -27,7 +28,7 @@ from fsd_core.client.outputs import check_output, read_truth, write_output
 from fsd_core.errors import InputError
 from fsd_core.model import Layer, Model, import_model, load, open_model, save
 from fsd_core.model.inputs import open_inputs
-from fsd_core.model.npz import read_npz
+from fsd_core.model.npz import members, read_npz
 from fsd_core.model.tsv import read_table
 from fsd_core.partition import Partition, partition
 from fsd_core.report import read_record
@@ -145,6 +146,31 @@ def test_a_file_that_is_no_archive_that_can_be_read(tmp_path: Path, reader: str,
         assert read_npz(path) == {}
         return
     one_line(lambda: READERS[reader](path), "a.npz")
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_a_device_is_not_read(tmp_path: Path, reader: str, kind: str) -> None:
+    path = tmp_path / "f.npz"
+    if kind == "pipe":
+        os.mkfifo(path)  # to open it would wait for its other end
+    else:
+        path.symlink_to("/dev/zero")
+    one_line(lambda: READERS[reader](path), "f.npz")
+    assert members(path) == set()
+
+
+def test_a_pipe_in_the_folder_of_a_model_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "official").mkdir()
+    table = tmp_path / "official" / "n3-l1.tsv"
+    os.mkfifo(table)
+    one_line(lambda: import_model(table.parent), "n3-l1.tsv", "it is not a regular file")
+    save(MODEL, tmp_path / "kept")
+    for file in (tmp_path / "kept").iterdir():
+        if file.suffix != ".json":
+            file.unlink()
+            os.mkfifo(file)
+    one_line(lambda: load(tmp_path / "kept"), "it is not a regular file")
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

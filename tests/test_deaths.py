@@ -21,7 +21,6 @@ import pytest
 
 import fsd_core.client.apps
 import fsd_core.client.cleanup
-import fsd_core.client.follow
 import fsd_core.client.job
 import fsd_core.client.stage
 import fsd_local.objects
@@ -136,8 +135,8 @@ def test_a_whole_answer_does_not_wait_for_ever_for_the_record_of_rank_0(
     start: Start, store: Store, model: Model, inputs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It died before its record, and nobody reports it: without this the run would last until its deadline."""
-    monkeypatch.setattr(fsd_core.client.follow, "OUTPUT_CHECKS", 1)
-    monkeypatch.setattr(fsd_core.client.follow, "RECORD_S", 0.5)
+    monkeypatch.setattr(fsd_core.client.job, "RECORDS_S", 0.5)
+    monkeypatch.setattr(fsd_core.client.job, "RECORD_S", 0.5)
     with pytest.warns(UserWarning, match="the answer is complete, .* rank 0: every .* rank 0 left no record within"):
         result = start({"rank": 0, "at": "record", "quiet": True}, timeout=1000.0)
     assert (abs(result.output - serial(model, inputs)) > 1e-3).nnz == 0
@@ -206,22 +205,21 @@ def test_an_abort_that_nobody_explained_ends_the_run(start: Start, store: Store,
 
 def test_the_runs_time_begins_with_its_launch(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     staged_at, deadlines = list[float](), list[float]()
-    put, launched = fsd_core.client.stage.inputs, fsd_core.client.job.LaunchPayload
+    put, launched = fsd_core.client.stage.Content.stage, fsd_core.client.job.LaunchPayload
 
-    def staged(*arguments: Any, **options: Any) -> Any:
-        found = put(*arguments, **options)
+    def staged(*arguments: Any, **options: Any) -> None:
+        put(*arguments, **options)
         staged_at.append(time.time())
-        return found
 
     def launch(*fields: Any) -> LaunchPayload:
         made = launched(*fields)
         deadlines.append(made.deadline)
         return made
 
-    monkeypatch.setattr(fsd_core.client.stage, "inputs", staged)
+    monkeypatch.setattr(fsd_core.client.stage.Content, "stage", staged)
     monkeypatch.setattr(fsd_core.client.job, "LaunchPayload", launch)
     start({})
-    assert deadlines[0] >= staged_at[0] + 100.0
+    assert deadlines[0] >= staged_at[1] + 100.0
 
 
 @pytest.mark.parametrize("way", ["late", "of a run that failed", "claimed by another", "of a run that is over", "failing"])
@@ -366,6 +364,11 @@ def test_on_a_cloud_the_reason_stays_until_the_slots_next_run(store: Store, tmp_
 def test_a_record_that_comes_a_moment_later_is_waited_for(store: Store) -> None:
     keys = RunKeys("ab" * 8)
     store.put(keys.record(0), seal({"rank": 0}))
-    threading.Timer(0.5, store.put, (keys.record(1), seal({"rank": 1}))).start()
+    store.put(keys.record(2), seal({"rank": 2})[:-1])
     with ThreadPoolExecutor(2) as pool:
-        assert collect.records(store, keys, 2, pool, 60.0) == [{"rank": 0}, {"rank": 1}]
+        records = collect.Records(store, keys, 3, pool)
+        assert not records.look()
+        assert (records.missing, records.readable) == ([1], [{"rank": 0}])  # a damaged one stays damaged
+        store.put(keys.record(1), seal({"rank": 1}))
+        assert records.look()
+    assert (records.missing, records.readable) == ([], [{"rank": 0}, {"rank": 1}])

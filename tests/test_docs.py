@@ -37,6 +37,6 @@ def test_the_table_of_limits_is_what_the_adapters_say():
             "bytes that are billed as one request": messages.billing_bytes,
             "keys a delete": objects.delete_keys,
             "keys a page": objects.page_keys,
-            "bytes of a launch": import_module(f"fsd_{name}.invoke").PAYLOAD_BYTES,
+            "bytes of a launch": import_module(f"fsd_{name}.limits").PAYLOAD_BYTES,
         }
         assert {row: float(re.sub(",", "", rows[row][column])) for row in expected} == expected, name

@@ -33,7 +33,7 @@ def home(tmp_path, monkeypatch):
     """A home of its own, at whose end nothing is up."""
     monkeypatch.setenv("FSD_HOME", str(tmp_path / "home"))
     yield tmp_path / "home"
-    for provider in emulators.EMULATORS:
+    for provider in emulators.providers():
         emulators.down(provider)
 
 
@@ -215,7 +215,7 @@ def test_names_and_what_is_refused():
     assert emulators.names("azure") == ["azure"]
     for provider, name, words in (
         ("local", None, "needs no emulator"),
-        ("other", None, "has no emulator here"),
+        ("other", None, "provider other has no emulator"),
         ("aws", "x", "moto, localstack"),
     ):
         with pytest.raises(InputError, match=words):
@@ -317,11 +317,11 @@ def test_up_is_up_until_down(fsd, home):
     assert all(process.alive() for process in servers().values())
     before = servers()
     code, out, _ = fsd("emulators", "down", "--json")
-    stopped = {cloud: {"stopped": "moto" if cloud == "aws" else None} for cloud in emulators.EMULATORS}
+    stopped = {cloud: {"stopped": "moto" if cloud == "aws" else None} for cloud in emulators.providers()}
     assert (code, json.loads(out)) == (0, {"emulators": stopped})
     assert not any(process.alive() for process in before.values())
     assert emulators.state("aws") is None
-    assert {path.name for path in (home / "emulators").iterdir()} == {f"{cloud}.lock" for cloud in emulators.EMULATORS}
+    assert {path.name for path in (home / "emulators").iterdir()} == {f"{cloud}.lock" for cloud in emulators.providers()}
     code, out, _ = fsd("emulators", "down", "aws", "--json")
     assert (code, json.loads(out)) == (0, {"emulators": {"aws": {"stopped": None}}})
 

@@ -63,6 +63,13 @@ def test_what_is_wrong_is_named(table: dict[str, Any], line: str) -> None:
     assert str(caught.value) == line
 
 
+def test_no_error_shows_a_value_that_may_hold_a_secret() -> None:
+    kind = fields.matching("[a-z]+", "a name", secret=True)
+    with pytest.raises(InputError) as caught:
+        kind.check("a:password", "NAME = ")
+    assert str(caught.value) == "NAME = (not shown, it may hold a secret): expected a name"
+
+
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

@@ -93,7 +93,8 @@ def test_shard(pool: ThreadPoolExecutor) -> None:
 def test_staged_input_and_output_slice(store: Store, pool: ThreadPoolExecutor) -> None:
     """Both are blocks, as the store gives them back."""
     model, parts, plan = small_model()
-    (keys,) = stage.inputs(store, some_inputs(model, 30), [30], model, parts, plan, pool, lambda done, total: None)
+    content, (keys,) = stage.inputs(store, some_inputs(model, 30), [30], model, parts, plan, pool)
+    content.stage(lambda done, total: None)
     rows = [len(plan.inputs(rank)) for rank in range(5)]
     refused([store.get(key) for key in keys[:5] if key], lambda rank, data: decode(data, rows[rank], 30), CodecError)
 
@@ -105,7 +106,7 @@ def test_manifest(store: Store, pool: ThreadPoolExecutor) -> None:
 
     def puts() -> int:
         before = len(uploaded)
-        stage.inputs(recording, samples, [3], model, parts, plan, pool, lambda done, total: None)
+        stage.inputs(recording, samples, [3], model, parts, plan, pool)[0].stage(lambda done, total: None)
         return len(uploaded) - before
 
     uploaded: list[str] = []

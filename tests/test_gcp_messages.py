@@ -88,6 +88,17 @@ def test_to_one_rank_of_one_slot(made: Resources, queues: GcpMessages) -> None:
     other.close()
 
 
+def test_a_connection_is_opened_without_a_call() -> None:
+    asked: list[str] = []
+    with answering(lambda method, request, call: asked.append(method) or b"") as address:
+        driver = at(address)
+        assert driver.connect(1)
+        assert asked == []
+        driver.publish([Message(1, b"body")])
+        assert len(asked) == 1
+        driver.close()
+
+
 def test_any_bytes(queues: GcpMessages) -> None:
     bodies = [bytes(range(256)), b"\0", b"\xff" * 1000]
     queues.publish([Message(1, body) for body in bodies])

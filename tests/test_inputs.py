@@ -109,7 +109,8 @@ def test_a_sparse_matrix_of_contradicting_arrays_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"), [("none.tsv", "no such file"), (".", "is a folder"), ("x.csv", r"\.npz, \.tsv"), ("a" * 5000, "no such file")]
+    ("spec", "message"),
+    [("none.tsv", "no such file"), (".", "is a folder"), ("x.csv", r"\.npy, \.tsv"), ("a" * 5000, "no such file")],
 )
 def test_names_of_no_input_are_refused(tmp_path, monkeypatch, spec, message):
     monkeypatch.chdir(tmp_path)
@@ -164,3 +165,21 @@ def test_digits_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(InputError, match=r"scikit-learn is not installed: .* install fsd-inference\[demo\]"):
         open_inputs("digits", 64)
+
+
+def test_an_npy_file_has_the_array_of_the_samples(tmp_path):
+    array = np.random.default_rng(1).random((3, 2, 4), np.float32)
+    np.save(tmp_path / "x.npy", array)
+    np.testing.assert_array_equal(open_inputs(tmp_path / "x.npy", 8).toarray(), array.reshape(3, 8))
+    np.savez(tmp_path / "x.npz", array)
+    np.testing.assert_array_equal(open_inputs(tmp_path / "x.npz", 8).toarray(), array.reshape(3, 8))
+    with pytest.raises(InputError, match=r"x.npy: 3 dimensions of float32: expected a matrix of real numbers"):
+        open_inputs(tmp_path / "x.npy", 9)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data + b"x", lambda data: data[:7], lambda data: b"PK" + data])
+def test_a_damaged_npy_file_is_named(tmp_path, damage):
+    np.save(tmp_path / "x.npy", np.ones((3, 4), np.float32))
+    (tmp_path / "x.npy").write_bytes(damage((tmp_path / "x.npy").read_bytes()))
+    with pytest.raises(InputError, match=r"x.npy: cannot be read as .npy: "):
+        open_inputs(tmp_path / "x.npy", 4)

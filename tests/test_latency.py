@@ -22,10 +22,11 @@ from fsd_core.latency.table import Link
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
-from fsd_core.wrappers.around import AroundObjects
+from fsd_core.wrappers.around import AroundMessages, AroundObjects
 from fsd_core.wrappers.latency import MARK_BYTES, DelayedInvoker, DelayedMessages, DelayedObjects, Delays, mark, unmark
 from fsd_core.wrappers.metered import MeteredMessages
 from fsd_local import PROVIDER
+from waiting import until
 
 AGES = 3_000_000.0  # milliseconds: no test ends if it waits so long
 
@@ -129,12 +130,37 @@ def test_of_two_receives_one_returns_a_message_at_its_time(messages: MessageDriv
     driver = DelayedMessages(messages, delays(deliver=always(600)))
     with ThreadPoolExecutor(1) as pool:
         long = pool.submit(driver.receive, 0, 10, 20.0)
-        while driver._receiving[0] == 0:
-            time.sleep(0.001)
+        until(lambda: driver._inboxes[0].asking)
         driver.publish([Message(0, b"body")])
-        short = driver.receive(0, 10, 0.3)  # may take the message from the service: then it waits for it, though its wait is over
-        messages.publish([Message(0, b"end")])
-        assert b"body" in [each.body for each in (*short, *long.result())]
+        assert not driver.receive(0, 10, 0.05)
+        assert [each.body for each in long.result()] == [b"body"]
+
+
+@pytest.mark.parametrize(("direct", "rows", "seconds"), [(True, True, 3), (True, False, 1), (False, True, 1)])
+def test_a_direct_driver_takes_the_times_of_the_direct_way(messages: MessageDriver, direct: bool, rows: bool, seconds: int) -> None:
+    more = {"publish_direct": always(2000), "deliver_direct": always(3000)} if rows else {}
+    noted = Noted(latency(publish=always(500), publish_batch=always(500), deliver=always(1000), **more))
+    driver = DelayedMessages(messages, noted, direct=direct)
+    before = time.monotonic()
+    for bodies in ([b"one"], [b"two", b"three"]):
+        driver.publish([Message(0, body) for body in bodies])
+        assert noted.moments[-1] - before == pytest.approx(2 if direct and rows else 0.5, abs=0.3)
+    marks = [unmark(each.body) for each in messages.receive(0, 10, 0.0)]
+    assert [found[2] for found in marks if found is not None] == [seconds] * 3
+    assert driver.limits.direct == (direct and rows)
+
+
+def test_each_message_comes_at_its_time_if_any_receive_is_open(messages: MessageDriver) -> None:
+    """The receive that took both messages from the service returns with the first; the other one returns the second."""
+    driver = DelayedMessages(messages, delays())
+    now = time.time()
+    with ThreadPoolExecutor(2) as pool:
+        receives = [pool.submit(driver.receive, 0, 10, 20.0) for _ in range(2)]
+        until(lambda: driver._inboxes[0].asking)
+        messages.publish([Message(0, mark(body, now, delay_s)) for body, delay_s in ((b"first", 0.2), (b"second", 0.4))])
+        came = [[each.body for each in receive.result()] for receive in receives]
+    assert sorted(came) in ([[b"first"], [b"second"]], [[], [b"first", b"second"]])
+    assert time.time() - now >= 0.4
 
 
 def test_a_clock_that_is_ahead_holds_no_message_for_longer_than_its_delay(messages: MessageDriver) -> None:
@@ -292,14 +318,49 @@ def test_requests_at_once_need_several_connections(objects: ObjectDriver) -> Non
     with inner._connections.request("get"), inner._connections.request("get"):
         pass
     assert noted.draws.next("connect") == 5
-    assert inner._connections._idle == 2
+    assert inner._connections._idle[False] == 2
+
+
+def test_the_first_message_over_a_new_connection_comes_later(messages: MessageDriver) -> None:
+    noted = Noted(latency(publish=always(1000), deliver=always(2000), connect=always(5000)))
+    driver = DelayedMessages(messages, noted)
+    for _ in range(2):
+        driver.publish([Message(0, b"body")])
+    marks = [unmark(delivery.body) for delivery in messages.receive(0, 2, 5.0)]
+    assert sorted(delay_s for _, _, delay_s in filter(None, marks)) == [2, 7]
+
+
+def test_a_connection_that_is_opened_ahead_costs_the_first_message_nothing(messages: MessageDriver) -> None:
+    noted = Noted(latency(publish=always(1000), receive=always(1000), connect=always(5000)))
+    driver = DelayedMessages(messages, noted)
+    before = time.monotonic()
+    assert driver.connect(1)
+    assert round(noted.moments[-1] - before) == 5
+    for call, seconds in ((lambda: driver.receive(0, 1, 0.0), 6), (lambda: driver.publish([Message(0, b"")]), 1)):
+        before = time.monotonic()
+        call()  # a receive does not take the connection of a publish
+        assert round(noted.moments[-1] - before) == seconds
+
+
+def test_nothing_is_opened_ahead_by_a_driver_that_cannot(messages: MessageDriver) -> None:
+    class Unable(AroundMessages):
+        def connect(self, rank: int) -> bool:
+            return False
+
+    noted = Noted(latency(publish=always(1000), connect=always(5000)))
+    driver = MeteredMessages(DelayedMessages(Unable(messages), noted), Meter())
+    assert not driver.connect(1)
+    assert noted.moments == []
+    before = time.monotonic()
+    driver.publish([Message(0, b"body")])
+    assert round(noted.moments[-1] - before) == 6
 
 
 def test_catching_up_opens_the_connection(objects: ObjectDriver) -> None:
     noted = Noted(latency(put=always(1000), get=always(2000), connect=always(5000)))
     store = DelayedObjects(objects, noted)
-    store.catch_up(100.0, ("get", "put", "get"))
-    assert noted.moments == [110.0]
+    store.catch_up(100.0, (("get", "put"), ("get",)))
+    assert noted.moments == [109.0]  # both of the first round open a connection, and the slower one takes 7 s
     before = time.monotonic()
     store.put("key", b"")
     assert round(noted.moments[-1] - before) == 1

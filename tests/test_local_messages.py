@@ -237,3 +237,18 @@ def test_a_long_root(tmp_path: Path) -> None:
     timer.start()
     assert bodies(queue.receive(0, 10, 20)) == [b"a"]
     timer.join()
+
+
+def test_a_full_receive_wakes_another_receiver(root: str) -> None:
+    """It may have read the bytes in the pipe for which another receiver waits, and there may be more messages."""
+    driver = LocalMessages(root, 0, 30.0)
+    bell = os.open(f"{root}/queues/0/1/bell", os.O_RDWR | os.O_NONBLOCK)
+    try:
+        driver.publish([Message(1, b"a"), Message(1, b"b")])
+        assert len(driver.receive(1, 1, 5.0)) == 1
+        assert os.read(bell, 100)
+        assert len(driver.receive(1, 10, 5.0)) == 1
+        with pytest.raises(BlockingIOError):
+            os.read(bell, 100)
+    finally:
+        os.close(bell)

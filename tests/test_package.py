@@ -19,7 +19,7 @@ from fsd_core.providers.package import Recipe, Wheels, command, files, manylinux
 
 CLIENT = (
     *("cli/", "client/", "cost/", "demo/", "machine/", "report/", "config.py", "versions.py"),
-    *(f"providers/{name}.py" for name in ("app_name", "package", "probes", "provisioning", "requests", "settings")),
+    *(f"providers/{name}.py" for name in ("app_name", "native", "package", "probes", "provisioning", "requests", "settings")),
 )
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsd_core.model import Csr, Model, radixnet
-from fsd_core.partition import ExchangePlan, partition
+from fsd_core.partition import ExchangePlan, _mtkahypar, partition
 from fsd_core.partition.balance import contiguous, deal, limit, repair
 from fsd_core.partition.hypergraph import hypergraph
 from fsd_core.partition.rows import work
-from fsd_core.partition.solver import Solver
+from fsd_core.partition.solver import Hypergraph, Solver, Stopped
 from partition_models import layer, models, sparse
 
 needs_solver = pytest.mark.skipif(
@@ -119,7 +122,7 @@ def test_a_solver_that_fails_leaves_blocks_and_one_warning(program: str, message
     import re
 
     model = sparse([40, 40, 40], 0.1)
-    made = hypergraph(model, 4, solver=Solver([sys.executable, "-c", program], time_limit=2 if message == "took over" else 60))
+    made = hypergraph(model, 4, solver=lambda: Solver([sys.executable, "-c", program], time_limit=2 if message == "took over" else 60))
     assert made.digest == partition(model, 4, "block").digest
     [record] = caplog.records
     assert re.search(message, record.getMessage())
@@ -149,7 +152,7 @@ def _answering(tmp_path: Path, answer: str) -> Solver:
 )
 def test_a_wrong_answer_is_not_taken(tmp_path: Path, answer: str, message: str, caplog: pytest.LogCaptureFixture) -> None:
     model = sparse([40, 40, 40], 0.1)
-    made = hypergraph(model, 4, solver=_answering(tmp_path, answer))
+    made = hypergraph(model, 4, solver=lambda: _answering(tmp_path, answer))
     assert made.digest == partition(model, 4, "block").digest
     assert [message in record.getMessage() for record in caplog.records] == [True]
 
@@ -157,12 +160,67 @@ def test_a_wrong_answer_is_not_taken(tmp_path: Path, answer: str, message: str, 
 def test_layers_that_were_solved_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     mask = np.kron(np.eye(4, dtype=np.bool_), np.ones((8, 8), np.bool_))
     order = np.random.default_rng(0).permutation(32)
-    model = Model((layer(mask[order]), layer(mask[:, order]), layer(mask)))  # block would move rows before layer 2 only
-    made = hypergraph(
-        model, 4, solver=_answering(tmp_path, "**({'blocks': np.zeros(vertices, np.int32)} if turn < 1 else {'error': 'tired'})")
-    )
-    assert "mtkahypar: tired: layers 2 to 3 are partitioned in blocks" in caplog.text
-    assert np.bincount(made.owners[1], minlength=4).max() <= 9
+    model = Model((layer(mask), layer(mask[order]), layer(mask[:, order])))  # block would move rows before layers 2 and 3
+    answer = "**({'blocks': np.zeros(vertices, np.int32)} if turn < 1 else {'error': 'tired'})"  # each of two processes answers once
+    steps: list[tuple[int, int]] = []
+    made = hypergraph(model, 4, progress=lambda *step: steps.append(step), solver=lambda: _answering(tmp_path, answer))
+    assert "mtkahypar: tired: layers 3 to 3 are partitioned in blocks" in caplog.text
+    assert made.label == "hypergraph, completed by block"
+    assert all(np.bincount(owner, minlength=4).max() <= 9 for owner in made.owners[1:3])
+    assert steps[-1] == (3, 3)
+
+
+def test_a_solver_that_fails_while_layers_are_solved_again_leaves_the_first_owners(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = sparse([40, 40, 40], 0.1)
+    answer = "**({'blocks': np.arange(vertices, dtype=np.int32) % workers} if turn < 1 else {'error': 'tired'})"
+    made = hypergraph(model, 4, solver=lambda: _answering(tmp_path, answer))
+    assert made.label == "hypergraph, unfinished"
+    assert "mtkahypar: tired: the last improvements are left out" in caplog.text
+
+
+@needs_solver
+def test_two_processes_give_what_they_give_in_turns() -> None:
+    """The same seed gives the same partition, whatever the number of cores and however the two processes interleave."""
+
+    class Slow(Solver):
+        def blocks(self, graph: Hypergraph, workers: int, epsilon: float, seed: int) -> np.ndarray:
+            with turn:
+                return super().blocks(graph, workers, epsilon, seed)
+
+    turn = threading.Lock()
+    command = [sys.executable, "-P", _mtkahypar.__file__]
+    model = radixnet(1024, 9)
+    assert hypergraph(model, 8, solver=lambda: Slow(command)).digest == hypergraph(model, 8).digest
+
+
+def test_an_interrupt_ends_both_processes_at_once(tmp_path: Path) -> None:
+    program = "import os, sys, time; open(os.path.join(sys.argv[1], str(os.getpid())), 'w'); time.sleep(600)"
+
+    class Kept(Solver):
+        def __enter__(self) -> Solver:
+            made.append(self)
+            return self
+
+    def interrupt() -> None:
+        while not list(tmp_path.iterdir()):
+            time.sleep(0.01)
+        assert main.ident is not None
+        signal.pthread_kill(main.ident, signal.SIGINT)  # in this thread it would not wake the one that waits
+
+    main = threading.main_thread()
+    made: list[Solver] = []
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        hypergraph(sparse([40, 40, 40], 0.1), 4, solver=lambda: Kept([sys.executable, "-c", program, str(tmp_path)]))
+    [process] = [int(path.name) for path in tmp_path.iterdir()]
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    graph = Hypergraph(*(np.zeros(1, np.int64) for _ in range(4)))
+    for solver in made:
+        with pytest.raises(Stopped, match=r"has ended|closed"):
+            solver.blocks(graph, 2, 0.1, 0)
 
 
 def test_without_the_library_blocks_are_taken_with_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import browser as chromium
 import fsd_core
-from fsd_core import cost
+from fsd_core import cost, make_plan, write_plan
 from fsd_core.cli import main
 from fsd_core.common.sealed import seal
 from fsd_core.cost import Usage
@@ -104,6 +104,34 @@ for (const details of document.querySelectorAll('details')) details.open = true;
 const right = element => (element.parentElement.closest('section') || document.documentElement).getBoundingClientRect().right;
 return [...document.querySelectorAll('body *')].filter(element => element.getBoundingClientRect().right > right(element) + 0.5)
   .map(element => `${element.tagName} ${element.textContent.slice(0, 40)}`);"""
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """The page of a plan for two clouds."""
+    page = tmp_path_factory.mktemp("planned") / "plan.html"
+    few = {"gcp": {"concurrency": 3}}
+    write_plan(make_plan("radixnet:1024:4", "random:30:0.2", providers=["aws", "gcp"], per_day=100, settings=few), page)
+    return page
+
+
+@pytest.mark.parametrize(("width", "theme"), [(390, "dark"), (1280, "light")])
+def test_the_page_of_a_plan_in_a_browser(opened, planned, width, theme):
+    opened.log("browser")
+    opened.requested()
+    opened.open(planned, width, theme)
+    found = opened.evaluate(CHARTS)
+    assert [chart["name"] for chart in found] == ["Cold starts: time and money", "Warm functions: time and money", "Where the time goes"]
+    for chart in found:
+        assert len(chart["marks"]) >= 5, chart["name"]
+        assert chart["outside"] == []
+        assert chart["size"] >= 11
+    assert any("one function" in chart["labels"] for chart in found[:2])
+    assert opened.evaluate(WIDE) == []
+    assert opened.evaluate("return document.documentElement.scrollWidth") <= width
+    assert opened.log("browser") == []
+    assert {url for url in opened.requested() if url.startswith(("http", "file"))} == {planned.as_uri()}
+    assert "quota 3 functions at once" in opened.evaluate("return document.body.textContent")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

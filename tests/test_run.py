@@ -19,9 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import fsd_core.client.batches
 import fsd_core.client.job
 import fsd_core.client.stage
+import fsd_core.plan.batches
 from fsd_core import Result, run
 from fsd_core.client.job import ROOTS
 from fsd_core.driver import Code
@@ -215,7 +215,7 @@ def test_the_layer_of_a_death_is_named(start: Callable[..., Result], store: Stor
 
 
 def test_a_worker_over_its_memory_is_named(start: Callable[..., Result], store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fsd_core.client.batches, "predicted_bytes", lambda *_: 0)  # the client would have refused or cut the batch
+    monkeypatch.setattr(fsd_core.plan.batches, "predicted_bytes", lambda *_: 0)  # the client would have refused or cut the batch
     wide = open_inputs("random:20000:0.4:1", 1024)
     with pytest.raises(RunFailed, match=r"rank \d.*exceeded its memory limit of 80 MB"):
         start(some=wide, settings={"memory_mb": 80})

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsd_core.client.batches import plan_batches, sizes
 from fsd_core.errors import InputError
 from fsd_core.model import Model, radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import ExchangePlan, Parallel, Partition, find_partition, parallel, partition, profile
 from fsd_core.partition.stages import SLACK, Profile, cut, worthwhile
+from fsd_core.plan.batches import plan_batches, sizes
 from fsd_core.protocol import shard
 from networks import networks
 

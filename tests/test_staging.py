@@ -60,7 +60,9 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def staged(store: Store, pool: ThreadPoolExecutor, *, again: bool = False) -> list[str]:
     """Stage the shards; returns their keys."""
-    return stage.shards(store, MODEL, PARTS, ExchangePlan(MODEL, PARTS), pool, lambda done, total: None, again=again)
+    content = stage.shards(store, MODEL, PARTS, ExchangePlan(MODEL, PARTS), pool, again=again)
+    content.stage(lambda done, total: None)
+    return content.names
 
 
 def test_content_whose_manifest_is_removed_is_staged_again_and_nothing_else(store: Store, pool: ThreadPoolExecutor) -> None:

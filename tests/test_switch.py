@@ -15,7 +15,8 @@ pytestmark = [pytest.mark.emulator, pytest.mark.timeout(300)]
 FILE = """
 provider = "{provider}"
 app = "switch"
-workers = 4
+{split}
+batch_size = 20
 channel = "{channel}"
 partition = "block"
 seed = 7
@@ -32,8 +33,15 @@ lease_s = 10
 """
 
 
-@pytest.mark.parametrize("channel", ["queue", "object", "hybrid"])
-def test_the_provider_is_the_only_change(channel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("channel", "split"),
+    [
+        ("queue", "data_parallel = 2\npipeline_parallel = 2\ntensor_parallel = 2"),
+        ("object", "data_parallel = 2\ntensor_parallel = 2"),
+        ("hybrid", "pipeline_parallel = 2\ntensor_parallel = 2"),
+    ],
+)
+def test_the_provider_is_the_only_change(channel: str, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     azure = azurite.install(print).parents[1]  # once for all: it is large
     for name in [name for name in os.environ if name.startswith("FSD_") and name != "FSD_PUBSUB_JAR"]:
         monkeypatch.delenv(name)
@@ -44,7 +52,7 @@ def test_the_provider_is_the_only_change(channel: str, tmp_path: Path, monkeypat
     for provider in ("local", "aws", "gcp", "azure"):
         (tmp_path / provider).mkdir()
         monkeypatch.chdir(tmp_path / provider)
-        Path("fsd.toml").write_text(FILE.format(provider=provider, channel=channel))
+        Path("fsd.toml").write_text(FILE.format(provider=provider, channel=channel, split=split))
         emulator = [] if provider == "local" else ["--emulator"]
         assert main(["run", "radixnet:1024:12", "random:60:0.3:1", *emulator]) == 0
         outputs[provider] = scipy.sparse.load_npz("out.npz")

@@ -100,6 +100,11 @@ def test_eight_workers_under_faults(tmp_path: Path, channel: str) -> None:
     check(tmp_path, workers=8, channel=channel, faults=FAULTS)
 
 
+@pytest.mark.parametrize("channel", ["queue", "hybrid"])
+def test_copies_under_faults(tmp_path: Path, channel: str) -> None:
+    check(tmp_path, workers=8, channel=channel, objective="latency", faults=FAULTS)
+
+
 def test_two_at_once_on_one_app_by_two_clients_in_one_folder(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         for one in [pool.submit(check, tmp_path, workers=8, channel=channel) for channel in ("queue", "hybrid")]:

@@ -71,7 +71,7 @@ def test_fields_are_the_contract_s_in_its_order() -> None:
     contract = """payload_bytes_sent message_bytes_sent messages_sent messages_received publish_requests publish_units receive_requests
         receive_units ack_requests object_puts object_gets object_lists object_bytes_written object_bytes_read invocations retries
         duplicates_dropped"""
-    more = ("message_units_sent", "message_units_received", "strays_dropped")
+    more = ("direct_units", "direct_bytes_sent", "message_units_sent", "message_units_received", "strays_dropped")
     assert [name for name in FIELDS if name not in more] == re.findall(r"\w+", contract)
     assert tuple(Meter().snapshot()) == FIELDS
 
@@ -111,6 +111,21 @@ def test_metered_messages(messages: MessageDriver) -> None:
         "receive_units": 2 + 1 + 1,
         "ack_requests": 1,
     }
+
+
+def test_requests_straight_to_a_queue_are_counted_apart(messages: MessageDriver) -> None:
+    class Direct(AroundMessages):
+        def __init__(self, driver: MessageDriver) -> None:
+            super().__init__(driver)
+            self.limits = evolve(driver.limits, direct=True)
+
+    meter = Meter()
+    unit = messages.limits.billing_bytes
+    MeteredMessages(messages, meter).publish([Message(0, b"x")])
+    MeteredMessages(Direct(messages), meter).publish([Message(0, b"x" * unit), Message(0, b"y")])
+    counts = meter.snapshot()
+    assert (counts["publish_units"], counts["direct_units"]) == (3, 2)
+    assert (counts["message_bytes_sent"], counts["direct_bytes_sent"]) == (unit + 2, unit + 1)
 
 
 def test_metered_messages_count_overhead(messages: MessageDriver) -> None:

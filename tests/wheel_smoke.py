@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import pkgutil
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,9 @@ for package in ("fsd_core", "fsd_local", "fsd_aws", "fsd_gcp", "fsd_azure"):
     for info in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
         if not info.name.endswith("__main__"):
             importlib.import_module(info.name)
+
+kernel = importlib.import_module("fsd_core.kernel.compiled")
+assert not kernel.missing or not shutil.which("gcc"), f"the compiled kernel is not in the wheel: {kernel.missing}"
 
 with tempfile.TemporaryDirectory() as home:
     for where in ([], ["--provider", "aws", "--emulator"]):

@@ -12,6 +12,7 @@ from fsd_aws.variables import RESOURCES
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
 from fsd_core.providers.addresses import address, elsewhere
 from fsd_core.providers.base import BaseProvider
+from fsd_core.providers.outline import Outline
 
 __all__ = ["PROVIDER", "AwsProvider"]
 
@@ -20,6 +21,7 @@ class AwsProvider(BaseProvider):
     """Implements `fsd_core.driver.Provider`."""
 
     name = "aws"
+    contract = 1
     variable = RESOURCES
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
@@ -28,11 +30,11 @@ class AwsProvider(BaseProvider):
 
         return AwsProvisioner(settings, self)
 
-    def messages(self, resources: Resources, slot: int) -> MessageDriver:
-        """A driver of the queues of one slot."""
-        from fsd_aws.messages import AwsMessages
+    def messages(self, resources: Resources, slot: int, *, direct: bool = False) -> MessageDriver:
+        """A driver of the queues of one slot, which publishes through the slot's topics; with ``direct`` straight to the queues."""
+        from fsd_aws.messages import AwsDirectMessages, AwsMessages
 
-        return AwsMessages(resources, slot)
+        return AwsDirectMessages(resources, slot) if direct else AwsMessages(resources, slot)
 
     def objects(self, resources: Resources) -> ObjectDriver:
         """A driver of the app's bucket."""
@@ -45,6 +47,12 @@ class AwsProvider(BaseProvider):
         from fsd_aws.invoke import AwsInvoker
 
         return AwsInvoker(resources)
+
+    def outline(self, settings: Mapping[str, object]) -> Outline:
+        """The limits of an app with the table ``[aws]``. Raises `InputError` if a setting is wrong."""
+        from fsd_aws.outline import outline
+
+        return outline(settings)
 
     def credentials(self) -> str:
         """The source of the SDK's credentials, their key id, and the region."""

@@ -14,6 +14,7 @@ import threading
 from typing import Any
 
 import botocore.session
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import NoCredentialsError
@@ -21,10 +22,10 @@ from botocore.exceptions import NoCredentialsError
 from fsd_core.errors import InputError
 from fsd_core.providers.proxies import shown
 
-__all__ = ["client", "credentials", "session", "source"]
+__all__ = ["client", "connect", "credentials", "session", "source"]
 
 CONNECT_S = 5.0
-POOL = 32  # connections of a client: for fsd_core's 16 threads, a receiver, and some more; opened when needed
+POOL = 64  # connections of a client: for fsd_core's 16 threads, 32 that send copies, 6 that receive, and some more; opened when needed
 _creating = threading.Lock()  # clients are thread-safe, but a session is not
 
 
@@ -80,3 +81,16 @@ def client(service: str, region: str | None = None, *, read_s: float = 60.0) -> 
         raise
     except ValueError as error:  # botocore does not name the variable or profile of an endpoint
         raise InputError(f"AWS endpoint of {service}: {shown(str(error))}: expected http://HOST:PORT: check {source()}") from error
+
+
+def connect(made: Any) -> bool:
+    """Open one connection of a client, and leave it for its next call. `False` where this version of botocore does not allow it.
+
+    botocore has no call for this. So it gets the address of the service, without credentials: any answer will do, and AWS can bill nobody.
+    """
+    try:
+        send = made._endpoint.http_session.send
+    except AttributeError:
+        return False
+    send(AWSRequest("GET", made.meta.endpoint_url).prepare())
+    return True

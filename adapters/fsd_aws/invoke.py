@@ -16,6 +16,7 @@ from typing import Any
 
 from fsd_aws.clients import client
 from fsd_aws.errors import classify
+from fsd_aws.limits import PAYLOAD_BYTES, functions
 from fsd_aws.names import Names
 from fsd_aws.variables import RESOURCES
 from fsd_core.driver import WORKER, Code, Failure, Failures, InvokeLimits, Resources
@@ -25,7 +26,6 @@ from fsd_core.storage.retry import Retry
 
 __all__ = ["AwsInvoker", "AwsLaunch"]
 
-PAYLOAD_BYTES = 256 << 10
 _BATCH = 10  # messages in one request of SQS
 _RECEIVES = 50  # of one call: other runs of an app leave at most a few hundred failures
 _HIDE_S = 2
@@ -135,18 +135,7 @@ class AwsInvoker:
         self._failures = _Failures(names["queue_url_prefix"] + Names.of(resources).failed, names["region"])
 
     def _make_limits(self) -> InvokeLimits:
-        return InvokeLimits(
-            payload_bytes=PAYLOAD_BYTES,
-            concurrency=self._concurrency(),
-            memory_bytes=int(self._names["memory_mb"]) << 20,
-            timeout_s=float(self._names["timeout_s"]),
-            source="https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: asynchronous payloads 1 MB since October 2025 "
-            "and 256 KB before, which every region takes",
-            as_of="2025-11-01",
-            failures="queue",
-            process_bytes=104 << 20,  # memory of the runtime and imports, mostly botocore's service models
-            start_s=5.0,  # the 99th percentile of 1,000 cold starts at once was 2.6 s (eu-west-1, June 2022)
-        )
+        return functions(self._concurrency(), int(self._names["memory_mb"]), float(self._names["timeout_s"]))
 
     # A client requests the account's quota when it first reads the limits; a function makes no request.
     limits: InvokeLimits = cached_property(_make_limits)  # type: ignore[assignment]

@@ -1,9 +1,10 @@
 """SNS topics and SQS queues, one queue for each rank of a slot.
 
-A publish is one PublishBatch, a receive one ReceiveMessage, an ack one DeleteMessageBatch. Every queue has a raw-delivery subscription to
+A publish is one PublishBatch, or without topics one SendMessageBatch to the queue of one rank. A receive is one ReceiveMessage, an ack one
+DeleteMessageBatch. Every queue has a raw-delivery subscription to
 its topic with a filter on the attribute ``target`` (`fsd_aws.names`), so one publish reaches all ranks of the topic. SNS and SQS bodies are
 Unicode text: bytes travel in a binary attribute beside a body of one character, or as base64 text in the body where an emulator does not
-support binary attributes. ``names["body"]`` is ``binary`` or ``text``.
+support binary attributes. ``names["body"]`` is ``binary`` or ``text``. A message has the same form on both ways, except for ``target``.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fsd_aws import limits
-from fsd_aws.clients import client
+from fsd_aws.clients import client, connect
 from fsd_aws.errors import classify, entry_code
 from fsd_aws.names import BODY, TARGET, Names, target
 from fsd_core.driver import Code, Delivery, Message, MessageLimits, Rejected, Resources
 from fsd_core.providers.checks import check_ack, check_publish, check_receive
 
-__all__ = ["AwsMessages"]
+__all__ = ["AwsDirectMessages", "AwsMessages"]
 
 _GONE = frozenset({"ReceiptHandleIsInvalid"})  # errors of a delete: the message is gone, or was delivered again
 
@@ -57,6 +58,10 @@ class AwsMessages:
         if not self._binary:
             return {"Message": message.body.decode("ascii"), "MessageAttributes": to}
         return {"Message": "-", "MessageAttributes": {**to, BODY: {"DataType": "Binary", "BinaryValue": message.body}}}
+
+    def connect(self, rank: int) -> bool:
+        """Open a connection to SNS."""
+        return connect(self._sns)
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
         """Return up to ``limit`` messages. SQS waits whole seconds, so ``wait_s`` is rounded up; 0 returns at once (a short poll).
@@ -101,6 +106,38 @@ class AwsMessages:
         """Close the connections."""
         self._sns.close()
         self._sqs.close()
+
+
+class AwsDirectMessages(AwsMessages):
+    """Publishes straight to the queues, which saves the way through a topic. One publish reaches one rank."""
+
+    service = "Amazon SQS"
+
+    def __init__(self, resources: Resources, slot: int) -> None:
+        super().__init__(resources, slot)
+        self.limits = limits.direct(self.limits)
+
+    def route(self, rank: int) -> int:
+        """The rank itself: a publish goes to one queue."""
+        return rank
+
+    def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
+        """Send messages; returns one `Rejected` for each that SQS refused. Raises `Refused` over a limit, before any request."""
+        check_publish(self.limits, messages, self.route)
+        answer = self._sqs.send_message_batch(
+            QueueUrl=self._url(messages[0].rank),
+            Entries=[{"Id": str(number), **self._entry(message)} for number, message in enumerate(messages)],
+        )
+        return _rejected(answer)
+
+    def _entry(self, message: Message) -> dict[str, Any]:
+        if not self._binary:
+            return {"MessageBody": message.body.decode("ascii")}
+        return {"MessageBody": "-", "MessageAttributes": {BODY: {"DataType": "Binary", "BinaryValue": message.body}}}
+
+    def connect(self, rank: int) -> bool:
+        """Open a connection to SQS."""
+        return connect(self._sqs)
 
 
 def _rejected(answer: Mapping[str, Any], harmless: frozenset[str] = frozenset()) -> list[Rejected]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from fsd_aws.settings import RUNTIMES
+from fsd_core.providers import native
 from fsd_core.providers import package as core
 from fsd_core.providers.package import Recipe, Wheels
 
@@ -22,7 +23,7 @@ def recipe(runtime: str) -> Recipe:
     requirements = core.files("fsd_aws.handler")["requirements.txt"]
     return Recipe(
         name=f"aws-{runtime}",
-        files=core.sources(("fsd_aws", "fsd_aws.handler"), _CLIENT_ONLY),
+        files=core.sources(("fsd_aws", "fsd_aws.handler"), _CLIENT_ONLY) | native.extension("x86_64", _GLIBC[runtime]),
         wheels=Wheels(requirements.read_bytes(), runtime.removeprefix("python"), core.manylinux(_GLIBC[runtime])),
         platform="Lambda",
         max_zipped=MAX_ZIPPED_BYTES,

@@ -28,7 +28,10 @@ def trust() -> Document:
 
 
 def queue(names: Names, queue: str, topics: str) -> Document:
-    """The policy of a queue: only topics of this app may send. ``topics``: the pattern of their names."""
+    """The policy of a queue: of all services, only topics of this app may send. ``topics``: the pattern of their names.
+
+    Functions of the same account need no entry here: their role allows it.
+    """
     statement = _allow("Topics", ["sqs:SendMessage"], names.arn("sqs", queue)) | {"Principal": {"Service": "sns.amazonaws.com"}}
     return _document([statement | {"Condition": {"ArnLike": {"aws:SourceArn": names.arn("sns", topics)}}}])
 
@@ -39,7 +42,8 @@ def worker(names: Names, bucket: str, function: str) -> Document:
         [
             _allow("Publish", ["sns:Publish"], names.arn("sns", _all(names))),
             _allow("Receive", ["sqs:ReceiveMessage", "sqs:DeleteMessage"], names.arn("sqs", _all(names))),
-            _allow("Failed", ["sqs:SendMessage"], names.arn("sqs", names.failed)),  # Lambda sends there with the function's role
+            # To the queues of ranks, and to that of failed launches: there Lambda sends, with the function's role.
+            _allow("Send", ["sqs:SendMessage"], names.arn("sqs", _all(names))),
             _allow("Objects", ["s3:GetObject", "s3:PutObject"], _bucket(names, bucket, "/*")),
             _allow("Missing", ["s3:ListBucket"], _bucket(names, bucket)),  # without this permission a missing key is 403, not 404
             _allow("Launch", ["lambda:InvokeFunction"], names.arn("lambda", f"function:{function}")),

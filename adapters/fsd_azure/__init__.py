@@ -14,6 +14,7 @@ from fsd_azure.variables import RESOURCES
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
 from fsd_core.providers.addresses import elsewhere
 from fsd_core.providers.base import BaseProvider
+from fsd_core.providers.outline import Outline
 
 __all__ = ["PROVIDER", "AzureProvider"]
 
@@ -22,6 +23,7 @@ class AzureProvider(BaseProvider):
     """Implements `fsd_core.driver.Provider`."""
 
     name = "azure"
+    contract = 1
     variable = RESOURCES
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
@@ -38,8 +40,8 @@ class AzureProvider(BaseProvider):
 
         check_connections(resources.names["tier"], workers, resources.names["namespaces"].count(",") + 1)
 
-    def messages(self, resources: Resources, slot: int) -> MessageDriver:
-        """A driver of the queues of one slot."""
+    def messages(self, resources: Resources, slot: int, *, direct: bool = False) -> MessageDriver:
+        """A driver of the queues of one slot. There is one way to them, with ``direct`` and without."""
         from fsd_azure.messages import AzureMessages
 
         return AzureMessages(resources, slot)
@@ -55,6 +57,12 @@ class AzureProvider(BaseProvider):
         from fsd_azure.invoke import AzureInvoker
 
         return AzureInvoker(resources)
+
+    def outline(self, settings: Mapping[str, object]) -> Outline:
+        """The limits of an app with the table ``[azure]``. Raises `InputError` if a setting is wrong."""
+        from fsd_azure.outline import outline
+
+        return outline(settings)
 
     def credentials(self) -> str:
         """The names of the variables that hold connection strings; if none is set, the user and the tenant of DefaultAzureCredential's

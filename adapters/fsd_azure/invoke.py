@@ -12,14 +12,13 @@ import os
 import threading
 
 from fsd_azure.errors import classify
+from fsd_azure.limits import functions
 from fsd_azure.variables import KEY, RESOURCES
 from fsd_core.driver import Resources
 from fsd_core.providers import http_invoke as posts
-from fsd_core.providers.environment import function_limits
 
 __all__ = ["AzureInvoker"]
 
-PAYLOAD_BYTES = 100 << 20
 CUT_S = 230.0  # the front end closes a connection after so many seconds
 
 
@@ -30,15 +29,7 @@ class AzureInvoker(posts.HttpInvoker):
 
     def __init__(self, resources: Resources) -> None:
         names = resources.names
-        limits = function_limits(
-            names,
-            payload_bytes=PAYLOAD_BYTES,
-            source="https://learn.microsoft.com/azure/azure-functions/functions-scale (request size, 230 s), flex-consumption-plan",
-            as_of="2025-11-01",
-            failures="launcher",
-            process_bytes=96 << 20,  # memory of the runtime and imports, mostly the Functions host's worker, grpc and the SDKs
-            start_s=15.0,  # an estimate from few published runs of Flex Consumption: 1.7 to 3.2 s, once 30 s
-        )
+        limits = functions(int(names["concurrency"]), int(names["memory_mb"]), float(names["timeout_s"]))
         self._names = names
         self._key_lock = threading.Lock()
         self._key = os.environ.get(KEY, "") if RESOURCES in os.environ else ""

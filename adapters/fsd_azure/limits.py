@@ -9,10 +9,21 @@ from typing import Final
 import attrs
 
 from fsd_azure.connection_strings import SERVICE_BUS
-from fsd_core.driver import MessageLimits, ObjectLimits
+from fsd_core.driver import InvokeLimits, MessageLimits, ObjectLimits
 from fsd_core.errors import InputError
 
-__all__ = ["LEASES_S", "MESSAGE_KB", "OBJECTS", "TIERS", "Tier", "check_connections", "check_queues", "messages"]
+__all__ = [
+    "LEASES_S",
+    "MESSAGE_KB",
+    "OBJECTS",
+    "PAYLOAD_BYTES",
+    "TIERS",
+    "Tier",
+    "check_connections",
+    "check_queues",
+    "functions",
+    "messages",
+]
 
 LEASES_S = (5, 300)  # the lock durations that a queue accepts, in seconds
 MESSAGE_KB = (1024, 102_400)  # the message limits that a queue of the premium tier accepts, in KiB
@@ -44,6 +55,7 @@ TIERS: Final[Mapping[str, Tier]] = {
     "premium": Tier(1 << 20, 1 << 20, 5000, None, 1000, _QUOTAS, "2025-11-01"),
 }
 
+PAYLOAD_BYTES = 100 << 20
 OBJECTS = ObjectLimits(
     object_bytes=5000 << 20,  # the limit of one Put Blob; larger objects would need blocks
     delete_keys=256,  # the limit of one batch request
@@ -73,6 +85,7 @@ def messages(tier: str, lease_s: float, message_kb: int = 0) -> MessageLimits:
         lease_s=lease_s,
         billing_bytes=64 << 10,
         body="binary",
+        side_by_side=False,  # a queue has one link, whose transfers go one after another
         source=f"{data.source}; azure.microsoft.com/pricing/details/service-bus",
         as_of=data.as_of,
     )
@@ -104,3 +117,18 @@ def check_queues(tier: str, ranks: int, slots: int, namespaces: int) -> None:
             f"{ranks} ranks, {slots} slots over {namespaces} Service Bus namespaces need {needed} queues in one: "
             f"expected at most {limit} in the {tier} tier: use fewer slots, or more namespaces"
         )
+
+
+def functions(concurrency: int, memory_mb: int, timeout_s: float) -> InvokeLimits:
+    """The limits of the app's functions."""
+    return InvokeLimits(
+        payload_bytes=PAYLOAD_BYTES,
+        concurrency=concurrency,
+        memory_bytes=memory_mb << 20,
+        timeout_s=timeout_s,
+        source="https://learn.microsoft.com/azure/azure-functions/functions-scale (request size, 230 s), flex-consumption-plan",
+        as_of="2025-11-01",
+        failures="launcher",
+        process_bytes=96 << 20,  # memory of the runtime and imports, mostly the Functions host's worker, grpc and the SDKs
+        start_s=15.0,  # an estimate from few published runs of Flex Consumption: 1.7 to 3.2 s, once 30 s
+    )

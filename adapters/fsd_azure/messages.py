@@ -57,9 +57,13 @@ class AzureMessages:
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
         """Send all messages or none: Service Bus refuses no single message. Raises `Refused` over a limit, before any request."""
         check_publish(self.limits, messages, self.route)
-        sender = self._link(self._senders, messages[0].rank, lambda client, name: SenderLink(client, name, self.limits.batch_bytes))
-        sender.send([message.body for message in messages])
+        self._sender(messages[0].rank).send([message.body for message in messages])
         return ()
+
+    def connect(self, rank: int) -> bool:
+        """Open the link to the queue of ``rank``. Service Bus bills messages, not links."""
+        self._sender(rank).open()
+        return True
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
         """Return up to ``limit`` messages; with ``wait_s`` 0 only those that have already arrived. The first call also opens the link."""
@@ -76,6 +80,9 @@ class AzureMessages:
             raise Refused(Code.INVALID, f"ack of {next(type(t).__name__ for t in tokens)}: expected the token of a delivery")
         self._receiver(rank).complete(tokens)
         return ()
+
+    def _sender(self, rank: int) -> SenderLink:
+        return self._link(self._senders, rank, lambda client, name: SenderLink(client, name, self.limits.batch_bytes))
 
     def _receiver(self, rank: int) -> ReceiverLink:
         return self._link(self._receivers, rank, lambda client, name: ReceiverLink(client, name, self.limits.receive_messages))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from fsd_azure.settings import RUNTIMES
+from fsd_core.providers import native
 from fsd_core.providers import package as core
 from fsd_core.providers.package import Recipe, Wheels
 
@@ -22,7 +23,9 @@ def recipe(runtime: str) -> Recipe:
     root = {name: handler[name].read_bytes() for name in _ROOT}
     return Recipe(
         name=f"azure-{runtime}",
-        files=core.sources(("fsd_azure",), [f"fsd_azure/{name}" for name in _NOT_SENT]) | root,
+        files=core.sources(("fsd_azure",), [f"fsd_azure/{name}" for name in _NOT_SENT])
+        | native.extension("x86_64", _GLIBC[runtime])
+        | root,
         wheels=Wheels(root["requirements.txt"], runtime, core.manylinux(_GLIBC[runtime])),
         below=".python_packages/lib/site-packages/",
         platform="Azure Functions",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
 from fsd_core.providers.addresses import address, elsewhere
 from fsd_core.providers.base import BaseProvider
+from fsd_core.providers.outline import Outline
 from fsd_gcp.variables import RESOURCES
 
 __all__ = ["PROVIDER", "GcpProvider"]
@@ -19,6 +20,7 @@ class GcpProvider(BaseProvider):
     """Implements `fsd_core.driver.Provider`."""
 
     name = "gcp"
+    contract = 1
     variable = RESOURCES
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
@@ -27,8 +29,8 @@ class GcpProvider(BaseProvider):
 
         return GcpProvisioner(settings, self)
 
-    def messages(self, resources: Resources, slot: int) -> MessageDriver:
-        """A driver of the queues of one slot."""
+    def messages(self, resources: Resources, slot: int, *, direct: bool = False) -> MessageDriver:
+        """A driver of the queues of one slot. There is one way to them, with ``direct`` and without."""
         from fsd_gcp.messages import GcpMessages
 
         return GcpMessages(resources, slot)
@@ -44,6 +46,12 @@ class GcpProvider(BaseProvider):
         from fsd_gcp.invoke import GcpInvoker
 
         return GcpInvoker(resources)
+
+    def outline(self, settings: Mapping[str, object]) -> Outline:
+        """The limits of an app with the table ``[gcp]``. Raises `InputError` if a setting is wrong."""
+        from fsd_gcp.outline import outline
+
+        return outline(settings)
 
     def credentials(self) -> str:
         """The account of Application Default Credentials, and the project that they name."""

@@ -19,13 +19,13 @@ from fsd_core.providers.package import Package
 from fsd_gcp import names as naming
 from fsd_gcp import policy
 from fsd_gcp.api import Api
+from fsd_gcp.limits import cpus
 from fsd_gcp.objects import GcpObjects
 from fsd_gcp.variables import RESOURCES
 
 __all__ = ["account", "create", "make_account", "read", "remove", "remove_account", "settle", "update", "url"]
 
 ENTRY = "handle"
-_CPUS = ((4096, "1"), (8192, "2"), (16384, "4"), (32768, "8"))  # up to so many MiB, and the fewest CPUs with which Cloud Run allows them
 
 
 def _functions(api: Api) -> str:
@@ -139,7 +139,7 @@ def _service(resources: Resources) -> dict[str, Any]:
     names = resources.names
     config = {
         "availableMemory": f"{names['memory_mb']}Mi",
-        "availableCpu": next(cpus for most, cpus in _CPUS if int(names["memory_mb"]) <= most),
+        "availableCpu": str(cpus(int(names["memory_mb"]))),
         "timeoutSeconds": int(names["timeout_s"]),
         "maxInstanceCount": int(names["concurrency"]),
         "maxInstanceRequestConcurrency": 1,  # a worker needs the whole memory and CPU of an instance

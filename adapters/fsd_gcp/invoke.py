@@ -20,14 +20,13 @@ from google.oauth2.credentials import Credentials
 
 from fsd_core.driver import Code, Resources
 from fsd_core.providers import http_invoke as posts
-from fsd_core.providers.environment import function_limits
 from fsd_gcp.clients import SCOPE, Session, default, token_request
 from fsd_gcp.errors import classify
+from fsd_gcp.limits import functions
 from fsd_gcp.variables import RESOURCES
 
 __all__ = ["GcpInvoker", "IdTokens"]
 
-PAYLOAD_BYTES = 32_000_000
 TOKENS = "https://iamcredentials.googleapis.com"
 _FRESH_S = 300.0  # a token is replaced so many seconds before it expires: it must be valid when the request arrives
 
@@ -73,15 +72,7 @@ class GcpInvoker(posts.HttpInvoker):
 
     def __init__(self, resources: Resources) -> None:
         names = resources.names
-        limits = function_limits(
-            names,
-            payload_bytes=PAYLOAD_BYTES,
-            source="https://cloud.google.com/run/quotas (HTTP/1 requests of 32 MiB), functions/docs/configuring/max-instances",
-            as_of="2025-11-01",
-            failures="launcher",
-            process_bytes=112 << 20,  # memory of the runtime and imports, mostly grpc, google-auth and the server
-            start_s=6.0,  # the 99th percentile of cold starts was 5.2 s (Flask, 1 vCPU, europe-west1, February 2026)
-        )
+        limits = functions(int(names["concurrency"]), int(names["memory_mb"]), float(names["timeout_s"]))
         self._tokens = IdTokens(names["url"], names["service_account"])
         super().__init__(names["url"], self._tokens.headers, limits, classify, code_of=_code_of)
 

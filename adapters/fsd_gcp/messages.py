@@ -50,6 +50,11 @@ class GcpMessages:
         self._pubsub.ask(self._pubsub.publisher.publish, request, "topic", _PUBLISH_S)
         return ()
 
+    def connect(self, rank: int) -> bool:
+        """Open the connection, which all calls share."""
+        self._pubsub.connect(_ANSWER_S)
+        return True
+
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
         """Return up to ``limit`` messages; with ``wait_s`` 0 only those that have already arrived.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 
+from fsd_core.providers import native
 from fsd_core.providers import package as core
 from fsd_core.providers.package import Recipe
 from fsd_gcp.settings import RUNTIMES
 
 __all__ = ["recipe"]
 
+_GLIBC = 31  # glibc 2.x, which all of Google's images with Python 3.11 or newer have
 MOST_BYTES = 500 << 20  # the limit of the zip, and of its content: https://cloud.google.com/functions/quotas, 2025-11
 _NOT_SENT = ("api.py", "function.py", "package.py", "policy.py", "provision.py", "queues.py", "settings.py", "handler/")
 
@@ -20,7 +22,7 @@ def recipe(runtime: str) -> Recipe:
     root = {name: handler[name].read_bytes() for name in ("main.py", "requirements.txt")}
     return Recipe(
         name=f"gcp-{runtime}",
-        files=core.sources(("fsd_gcp",), [f"fsd_gcp/{name}" for name in _NOT_SENT]) | root,
+        files=core.sources(("fsd_gcp",), [f"fsd_gcp/{name}" for name in _NOT_SENT]) | native.extension("x86_64", _GLIBC) | root,
         platform="Cloud Run functions",
         max_zipped=MOST_BYTES,
         max_unzipped=MOST_BYTES,

@@ -72,6 +72,10 @@ class Pubsub:
         self.publisher = PublisherGrpcTransport(channel=self.channel)
         self.subscriber = SubscriberGrpcTransport(channel=self.channel)
 
+    def connect(self, within_s: float) -> None:
+        """Open the connection, which takes no call. Raises `grpc.FutureTimeoutError` after ``within_s`` seconds."""
+        grpc.channel_ready_future(self.channel).result(within_s)
+
     def ask(self, method: Any, request: Any, to: str, timeout_s: float = 15.0) -> Any:
         """Make one call and return its answer. ``method``: of a transport; ``request``: a protobuf; ``timeout_s``: the deadline in seconds.
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
 from fsd_core.providers.base import BaseProvider
+from fsd_core.providers.outline import Outline
 from fsd_local.variables import RESOURCES
 
 __all__ = ["PROVIDER", "LocalProvider"]
@@ -19,6 +20,7 @@ class LocalProvider(BaseProvider):
     """Implements `fsd_core.driver.Provider`."""
 
     name = "local"
+    contract = 1
     variable = RESOURCES
 
     def provisioner(self, settings: Mapping[str, object]) -> Provisioner:
@@ -27,8 +29,8 @@ class LocalProvider(BaseProvider):
 
         return LocalProvisioner(settings)
 
-    def messages(self, resources: Resources, slot: int) -> MessageDriver:
-        """A driver of the queues of one slot."""
+    def messages(self, resources: Resources, slot: int, *, direct: bool = False) -> MessageDriver:
+        """A driver of the queues of one slot. There is one way to them, with ``direct`` and without."""
         from fsd_local.messages import LocalMessages
 
         return LocalMessages(resources.names["root"], slot, float(resources.names["lease_s"]))
@@ -44,6 +46,12 @@ class LocalProvider(BaseProvider):
         from fsd_local.invoke import LocalInvoker
 
         return LocalInvoker(resources)
+
+    def outline(self, settings: Mapping[str, object]) -> Outline:
+        """The limits of an app on this machine. Raises `InputError` if a setting is wrong."""
+        from fsd_local.outline import outline
+
+        return outline(settings)
 
     def credentials(self) -> str:
         """This machine needs no credentials."""

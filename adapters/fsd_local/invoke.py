@@ -20,10 +20,12 @@ import attrs
 from fsd_core.common import interrupt
 from fsd_core.driver import Code, Failures, Refused, Resources
 from fsd_core.providers.checks import check_payload
-from fsd_core.providers.environment import function_limits, to_environment
+from fsd_core.providers.environment import to_environment
+from fsd_local import limits
 from fsd_local.errors import classify
+from fsd_local.limits import PAYLOAD_BYTES
 from fsd_local.variables import RESOURCES
-from fsd_local.wire import PAYLOAD_BYTES, Channel, inherited
+from fsd_local.wire import Channel, inherited
 
 __all__ = ["LocalInvoker", "LocalLaunch"]
 
@@ -65,13 +67,7 @@ class LocalInvoker:
 
     def __init__(self, resources: Resources, functions: str = "fsd_core.worker") -> None:
         names = resources.names
-        self.limits = function_limits(
-            names,
-            payload_bytes=PAYLOAD_BYTES,
-            source="fsd_local: the [local] settings",
-            as_of="2025-11-01",
-            end_with_client=True,
-        )
+        self.limits = limits.functions(int(names["concurrency"]), int(names["memory_mb"]), float(names["timeout_s"]))
         self._resources = resources
         self._functions = functions
         self._host: subprocess.Popen[bytes] | None = None

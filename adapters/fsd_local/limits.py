@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fsd_core.driver import MessageLimits, ObjectLimits
+from fsd_core.driver import InvokeLimits, MessageLimits, ObjectLimits
+from fsd_local.wire import PAYLOAD_BYTES
 
-__all__ = ["OBJECTS", "messages"]
+__all__ = ["OBJECTS", "PAYLOAD_BYTES", "functions", "messages"]
 
 OBJECTS = ObjectLimits(
     object_bytes=5 << 30,
@@ -30,4 +31,17 @@ def messages(lease_s: float) -> MessageLimits:
         body="binary",
         source="fsd_local: the smallest limits of the clouds, so that a run that works here works there",
         as_of="2025-11-01",
+    )
+
+
+def functions(concurrency: int, memory_mb: int, timeout_s: float) -> InvokeLimits:
+    """The limits of the processes that run functions."""
+    return InvokeLimits(
+        payload_bytes=PAYLOAD_BYTES,
+        concurrency=concurrency,
+        memory_bytes=memory_mb << 20,
+        timeout_s=timeout_s,
+        source="fsd_local: the [local] settings",
+        as_of="2025-11-01",
+        end_with_client=True,
     )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fsd_conformance.channel import ChannelCases
     from fsd_conformance.end_to_end import EndToEndCases
     from fsd_conformance.invoke import InvokeCases
-    from fsd_conformance.messages import DeliveryCases, MessageCases
+    from fsd_conformance.messages import DeliveryCases, DirectMessageCases, MessageCases
     from fsd_conformance.objects import ConsistencyCases, ObjectCases
     from fsd_conformance.provision import ProvisionCases
     from fsd_conformance.table import cases, run
@@ -45,6 +45,7 @@ _WHERE = {
     "DelayedMessageCases": "wrapped",
     "DelayedObjectCases": "wrapped",
     "DeliveryCases": "messages",
+    "DirectMessageCases": "messages",
     "EndToEndCases": "end_to_end",
     "FaultyMessageCases": "wrapped",
     "FaultyObjectCases": "wrapped",
@@ -65,6 +66,7 @@ __all__ = [
     "DelayedMessageCases",
     "DelayedObjectCases",
     "DeliveryCases",
+    "DirectMessageCases",
     "EndToEndCases",
     "FaultyMessageCases",
     "FaultyObjectCases",

@@ -28,6 +28,7 @@ __all__ = ["CONFLICT", "HARNESSES", "LocalStackHarness", "MotoHarness"]
 
 COUNTED = {
     "sns:PublishBatch": "publish_requests",
+    "sqs:SendMessageBatch": "publish_requests",
     "sqs:ReceiveMessage": "receive_requests",
     "sqs:DeleteMessageBatch": "ack_requests",
     "sqs:ChangeMessageVisibilityBatch": "ack_requests",
@@ -95,7 +96,7 @@ class AwsHarness(EmulatedHarness):
                 return bool(native.get_function(FunctionName=name)["Configuration"]["FunctionName"] == name)
 
     @contextlib.contextmanager
-    def refusing(self, resources: Resources) -> Iterator[tuple[MessageDriver, threading.Event]]:
+    def refusing(self, resources: Resources, *, direct: bool = False) -> Iterator[tuple[MessageDriver, threading.Event]]:
         """A proxy removes every second entry from a batch, and adds a refusal for each to the answer."""
         refuse, upstream = threading.Event(), self.running.servers[0].url
 
@@ -107,7 +108,7 @@ class AwsHarness(EmulatedHarness):
             with pointed({**self.running.env, "AWS_ENDPOINT_URL": proxy.url}, self.running.clears):
                 prefix = resources.names["queue_url_prefix"]
                 at = {"queue_url_prefix": re.sub("^https?://[^/]*", proxy.url, prefix)}
-                driver = self.provider().messages(evolve(resources, names={**resources.names, **at}), 0)
+                driver = self.provider().messages(evolve(resources, names={**resources.names, **at}), 0, direct=direct)
             with contextlib.closing(driver):
                 yield driver, refuse
 
@@ -160,8 +161,8 @@ def _published(request: Request, ask: Callable[[bytes], Answer]) -> Answer:
     return replace(answer, body=without.replace("</PublishBatchResult>", f"<Failed>{failed}</Failed></PublishBatchResult>").encode())
 
 
-def _acknowledged(request: Request, ask: Callable[[bytes], Answer]) -> Answer:
-    """Answer an ack. SQS uses JSON."""
+def _entries(request: Request, ask: Callable[[bytes], Answer]) -> Answer:
+    """Answer an ack, or a publish straight to a queue. SQS uses JSON."""
     batch = json.loads(request.body)
     answer = ask(json.dumps({**batch, "Entries": batch["Entries"][::2]}).encode())
     failed = [{"Id": each["Id"], "Code": "InternalError", "Message": "refused", "SenderFault": False} for each in batch["Entries"][1::2]]
@@ -170,7 +171,8 @@ def _acknowledged(request: Request, ask: Callable[[bytes], Answer]) -> Answer:
 
 BATCHES: Mapping[str, Callable[[Request, Callable[[bytes], Answer]], Answer]] = {
     "sns:PublishBatch": _published,
-    "sqs:DeleteMessageBatch": _acknowledged,
+    "sqs:SendMessageBatch": _entries,
+    "sqs:DeleteMessageBatch": _entries,
 }
 
 

@@ -82,7 +82,7 @@ class AzureHarness(EmulatedHarness):
                 return False
 
     @contextlib.contextmanager
-    def refusing(self, resources: Resources) -> Iterator[tuple[MessageDriver, threading.Event]]:
+    def refusing(self, resources: Resources, *, direct: bool = False) -> Iterator[tuple[MessageDriver, threading.Event]]:
         """Service Bus cannot refuse single entries. So a proxy cuts the connection before a publish, and before the second disposition of
         an ack.
         """

@@ -44,7 +44,7 @@ class ChannelCases(Cases):
 
     @contextmanager
     def making(self, deployed: Deployed) -> Iterator[Make]:
-        """A function that makes the channel of a rank. ``around``: wraps the channel's driver."""
+        """A function that makes the channel of a rank. ``around``: wraps the channel's driver. ``eager``: the driver is a direct one."""
         with ExitStack() as stack:
             objects = stack.enter_context(closing(deployed.provider.objects(deployed.resources)))
             store = Store(objects, new_retry())
@@ -57,12 +57,13 @@ class ChannelCases(Cases):
                 *,
                 run: str = RUN,
                 later: int = 0,
+                eager: bool = False,
                 around: Callable[[MessageDriver], MessageDriver] = lambda driver: driver,
             ) -> QueueChannel:
-                driver = stack.enter_context(closing(deployed.provider.messages(deployed.resources, leased.slot)))
+                driver = stack.enter_context(closing(deployed.provider.messages(deployed.resources, leased.slot, direct=eager)))
                 pool = stack.enter_context(ThreadPoolExecutor(4))
                 me = RankIdentity(run, leased.epoch + later, rank, RANKS, time.time() + self.within_s)
-                config = ChannelConfig(me, expected or {}, Retry(me.deadline, Meter()), pool)
+                config = ChannelConfig(me, expected or {}, Retry(me.deadline, Meter()), pool, eager=eager)
                 return stack.enter_context(closing(QueueChannel(around(driver), config)))
 
             yield make
@@ -135,6 +136,24 @@ class ChannelCases(Cases):
         receiver = make(0, {step: [1] for step in steps})
         assert [list(receiver.receive(step)) for step in steps] == [[(1, b"%d" % step)] for step in steps]
         receiver.finish()
+
+    def test_an_eager_channel_delivers_once(self, make: Make) -> None:
+        """With two copies of each payload, several open receives and direct drivers, each payload arrives once, in its step."""
+        spies: dict[int, Spy] = {}
+
+        def work(rank: int) -> None:
+            peers = [peer for peer in range(RANKS) if peer != rank]
+            channel = make(rank, dict.fromkeys(range(STEPS), peers), eager=True, around=Spy)
+            spies[rank] = Spy.of(channel)
+            for step in range(STEPS):
+                channel.send(step, ((peer, b"%d %d %d" % (step, rank, peer)) for peer in peers))
+                assert sorted(channel.receive(step)) == [(peer, b"%d %d %d" % (step, peer, rank)) for peer in peers]
+            channel.finish()
+
+        with ThreadPoolExecutor(RANKS) as pool:
+            list(pool.map(work, range(RANKS)))
+        for spy in spies.values():
+            assert STEPS * (RANKS - 1) <= sum(map(len, spy.accepted)) <= 2 * STEPS * (RANKS - 1)
 
     def test_copies_and_disorder_change_nothing(self, make: Make) -> None:
         """Duplicates and reordering change no exchange: each payload arrives once, in its step."""

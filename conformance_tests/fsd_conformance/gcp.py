@@ -104,7 +104,7 @@ class GoogleHarness(_GcpHarness):
             return PROVIDER.messages(_nothing(), 0)
 
     @contextlib.contextmanager
-    def refusing(self, resources: Resources) -> Iterator[tuple[MessageDriver, threading.Event]]:
+    def refusing(self, resources: Resources, *, direct: bool = False) -> Iterator[tuple[MessageDriver, threading.Event]]:
         """Pub/Sub refuses whole requests: a proxy answers RESOURCE_EXHAUSTED."""
         import grpc
 

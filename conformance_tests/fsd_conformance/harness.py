@@ -67,8 +67,12 @@ class Harness(ABC):
         """
         return None
 
-    def refusing(self, resources: Resources) -> AbstractContextManager[tuple[MessageDriver, threading.Event] | None]:
-        """A driver of slot 0, and an event. While the event is set, the service refuses a part of each publish and ack of four entries.
+    def refusing(
+        self, resources: Resources, *, direct: bool = False
+    ) -> AbstractContextManager[tuple[MessageDriver, threading.Event] | None]:
+        """A driver of slot 0, made with ``direct`` or without, and an event.
+
+        While the event is set, the service refuses a part of each publish and ack of four entries.
 
         The service refuses every second entry if it can refuse single entries, otherwise the whole request. None where the harness cannot
         make the service refuse.

@@ -14,7 +14,7 @@ from fsd_conformance.harness import Harness, Kind
 from fsd_core.driver import Message, MessageDriver, Provider, Rejected, Resources
 from fsd_core.wrappers.around import AroundMessages
 
-__all__ = ["LocalHarness"]
+__all__ = ["HARNESSES", "LocalHarness"]
 
 
 class LocalHarness(Harness):
@@ -44,7 +44,7 @@ class LocalHarness(Harness):
                 return native.poll() is None and b"fsd_local.host" in Path(f"/proc/{native.pid}/cmdline").read_bytes()
 
     @contextlib.contextmanager
-    def refusing(self, resources: Resources) -> Iterator[tuple[MessageDriver, threading.Event]]:
+    def refusing(self, resources: Resources, *, direct: bool = False) -> Iterator[tuple[MessageDriver, threading.Event]]:
         """A publish fails because no file descriptor is free; an ack fails because a folder has the name of the delivery's file."""
         refuse = threading.Event()
         with contextlib.closing(self.provider().messages(resources, 0)) as driver:
@@ -81,3 +81,6 @@ class _Refusing(AroundMessages):
     @staticmethod
     def _aside(file: Path) -> Path:
         return file.parents[1] / "tmp" / file.name
+
+
+HARNESSES: Mapping[str, type[Harness]] = {LocalHarness.name: LocalHarness}

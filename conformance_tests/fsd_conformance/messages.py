@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import string
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, closing
 
 import pytest
 
@@ -26,7 +28,7 @@ from fsd_conformance.traffic import (
 )
 from fsd_core.driver import Code, Message, MessageDriver
 
-__all__ = ["DeliveryCases", "MessageCases"]
+__all__ = ["DeliveryCases", "DirectMessageCases", "MessageCases"]
 
 OVER = {Code.TOO_LARGE, Code.INVALID}
 
@@ -43,6 +45,10 @@ class DeliveryCases(DriverCases):
     def open(self, deployed: Deployed, slot: int) -> MessageDriver:
         """A new driver for one slot."""
         return self.wrap(deployed.provider.messages(deployed.resources, slot))
+
+    def refusing(self, deployed: Deployed) -> AbstractContextManager[tuple[MessageDriver, threading.Event] | None]:
+        """A driver of slot 0 whose service refuses entries: see `Harness.refusing`."""
+        return self.harness.refusing(deployed.resources)
 
     @pytest.fixture
     def driver(self, deployed: Deployed) -> Iterator[MessageDriver]:
@@ -202,7 +208,7 @@ class MessageCases(DeliveryCases):
 
     def test_refused_entries_are_reported(self, deployed: Deployed) -> None:
         """``publish`` and ``ack`` must return one `Rejected` for each refused entry; the others took effect."""
-        with self.harness.refusing(deployed.resources) as found:
+        with self.refusing(deployed) as found:
             if found is None:
                 pytest.skip("the harness cannot make this service refuse a part of a request (Harness.refusing)")
             driver, refuse = self.wrap(found[0]), found[1]
@@ -313,6 +319,19 @@ class MessageCases(DeliveryCases):
         assert [other.route(rank) for rank in range(RANKS)] == [driver.route(rank) for rank in range(RANKS)]
         other.close()
 
+    def test_drivers_with_direct_and_without_share_their_queues(self, deployed: Deployed) -> None:
+        """A driver that was made with ``direct`` and one without must receive what the other publishes."""
+        for direct in (False, True):
+            with ExitStack() as stack:  # closed: a receiver that is open would take messages of the other way round
+                sender, receiver = (
+                    stack.enter_context(closing(self.wrap(deployed.provider.messages(deployed.resources, 0, direct=each))))
+                    for each in (direct, not direct)
+                )
+                bodies = [new_body(f"rank {rank}") for rank in range(RANKS)]
+                publish_all(sender, [Message(rank, body) for rank, body in enumerate(bodies)])
+                for rank, body in enumerate(bodies):
+                    collect(receiver, rank, [body])
+
     def test_limits_have_a_source(self, driver: MessageDriver) -> None:
         """The driver's ``limits`` name their source and its date."""
         limits = driver.limits
@@ -322,6 +341,24 @@ class MessageCases(DeliveryCases):
         assert limits.lease_s > 0
         assert limits.wait_s > 0
         assert limits.body in ("binary", "text")
+
+
+class DirectMessageCases(MessageCases):
+    """Drivers that were made with ``direct``, of a provider with several ways. If it has one, the same driver passes the other groups."""
+
+    def open(self, deployed: Deployed, slot: int) -> MessageDriver:
+        """A new driver for one slot."""
+        return self.wrap(deployed.provider.messages(deployed.resources, slot, direct=True))
+
+    def refusing(self, deployed: Deployed) -> AbstractContextManager[tuple[MessageDriver, threading.Event] | None]:
+        """A driver of slot 0 whose service refuses entries."""
+        return self.harness.refusing(deployed.resources, direct=True)
+
+    @pytest.fixture(autouse=True)
+    def _several_ways(self, deployed: Deployed) -> None:
+        with closing(deployed.provider.messages(deployed.resources, 0)) as plain, closing(self.open(deployed, 0)) as direct:
+            if type(direct) is type(plain) and direct.limits == plain.limits:
+                pytest.skip("the provider has one way to its queues, and so one kind of driver")
 
 
 def _small(driver: MessageDriver) -> bool:

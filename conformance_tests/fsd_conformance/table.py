@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import sys
 import tempfile
@@ -11,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fsd_conformance.emulators import find as find_emulator
-from fsd_conformance.emulators import names
+from fsd_conformance.emulators import harnesses, names
 from fsd_conformance.harness import Harness
 from fsd_core.driver import Provider
 from fsd_core.errors import InputError
@@ -21,6 +20,7 @@ __all__ = ["cases", "harness_of", "run"]
 
 _GROUPS = (
     "MessageCases",
+    "DirectMessageCases",
     "ObjectCases",
     "InvokeCases",
     "ProvisionCases",
@@ -64,21 +64,19 @@ class _Account(Harness):
 
 
 def harness_of(provider: str, settings: Mapping[str, object], live: bool, emulator: str | None = None) -> Harness:
-    """The harness of a provider by name. Raises `InputError` for an unknown provider, and for a provider without an emulator unless
-    ``live`` is set.
+    """The harness of a provider by name. Raises `InputError` for an unknown provider, and for a provider without a harness unless ``live``
+    is set.
     """
     if live:
         return _Account(find(provider), settings)
-    if provider == "local":
-        from fsd_conformance.local import LocalHarness
-
-        return LocalHarness()
-    if not names(provider):
+    known: Mapping[str, type[Harness]] = harnesses(provider)
+    if not known:
         raise InputError(f"provider {find(provider).name!r}: has no emulator: expected --live, which runs the suite on your account")
+    if emulator is None and next(iter(known)) not in names(provider):  # it needs no emulator
+        return known[next(iter(known))]()
     chosen = find_emulator(provider, emulator)
     chosen.install(lambda line: print(line, file=sys.stderr))
-    harness: Harness = importlib.import_module(f"fsd_conformance.{provider}").HARNESSES[chosen.name]()
-    return harness
+    return known[emulator or names(provider)[0]]()
 
 
 def run(

@@ -164,11 +164,14 @@ class _SpyMessages(AroundMessages):
         def each(requests: list[list[int]]) -> int:
             return sum((size + overhead + unit - 1) // unit for sizes in requests for size in sizes)
 
+        units = sum(max(1, (size + unit - 1) // unit) for size in sent)
         return {
+            "direct_units": units if self.limits.direct else 0,
+            "direct_bytes_sent": sum(sent) if self.limits.direct else 0,
             "message_units_sent": each(self.published),
             "message_units_received": each(self.received),
             "publish_requests": len(self.published),
-            "publish_units": sum(max(1, (size + unit - 1) // unit) for size in sent),
+            "publish_units": units,
             "messages_sent": sum(map(len, self.published)),
             "message_bytes_sent": sum(sent),
             "receive_requests": len(self.received),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import abc
+import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import attrs
 
@@ -99,6 +100,28 @@ class StallLimit:
         self._slowest = max(seconds, self._slowest)
 
 
+class Sending:
+    """Tasks that send the same payloads. The first that succeeds ends the sending; it fails only if every task fails."""
+
+    def __init__(self, tasks: Sequence[Future[None]]) -> None:
+        self._tasks = tasks
+
+    def ended(self) -> bool:
+        """Whether a task has succeeded. Raises the error of the first task if every task has failed."""
+        over = all(task.done() for task in self._tasks)  # asked first: a task may succeed between the two questions
+        if any(task.done() and not task.cancelled() and task.exception() is None for task in self._tasks):
+            return True
+        if over:
+            self._tasks[0].result()
+        return False
+
+    def wait(self) -> None:
+        """Wait until the sending has ended. Raises the error of the first task if every task has failed."""
+        left = set(self._tasks)
+        while not self.ended():
+            _, left = wait(left, return_when=FIRST_COMPLETED)
+
+
 class Channel(abc.ABC):
     """Moves payloads between the ranks of one run: in each step at most one from each source to each target.
 
@@ -115,7 +138,8 @@ class Channel(abc.ABC):
         self.stall_limit = stall_limit
         self.retry.stall_s = lambda: stall_limit.seconds
         self.mailbox = Mailbox(config.expected, self.retry.stop.set)  # if the run fails, requests that wait for a retry end too
-        self._sending: list[Future[None]] = []
+        self._sending: list[Sending] = []
+        self._sends_lock = threading.Lock()
         self._step_began = time.monotonic()
 
     @abc.abstractmethod
@@ -175,17 +199,17 @@ class Channel(abc.ABC):
 
     def submit(self, task: Callable[[], None]) -> None:
         """Run ``task``, which sends payloads, in a thread of the pool. If it fails, `receive` or `finish` raises its error."""
-        self._sending.append(self.pool.submit(task))
+        self.track(Sending([self.pool.submit(task)]))
+
+    def track(self, sending: Sending) -> None:
+        """Make `receive` or `finish` raise the error of ``sending`` if it fails. Thread-safe."""
+        with self._sends_lock:
+            self._sending.append(sending)
 
     def _check_sends(self) -> None:
-        """Raise the error of a sending task that has ended."""
-        pending = []
-        for task in self._sending:
-            if task.done():
-                task.result()
-            else:
-                pending.append(task)
-        self._sending = pending
+        """Raise the error of a sending that has failed."""
+        with self._sends_lock:
+            self._sending = [each for each in self._sending if not each.ended()]
 
     def receiving_failed(self, error: Exception) -> None:
         """Make `receive` raise ``error``, which ended a thread that receives.
@@ -198,9 +222,12 @@ class Channel(abc.ABC):
 
     def finish_sends(self) -> None:
         """Wait until all payloads are sent. Raises the error of a sending task."""
-        for task in self._sending:
-            task.result()
-        self._sending = []
+        while True:
+            with self._sends_lock:
+                if not self._sending:
+                    return
+                first = self._sending.pop(0)
+            first.wait()  # other sendings may begin meanwhile
 
     def finish(self) -> None:
         """Wait until all payloads are sent and all received messages are acknowledged."""

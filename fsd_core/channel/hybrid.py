@@ -18,9 +18,10 @@ from fsd_core.errors import RunFailed
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.store import Store
 
-__all__ = ["HybridChannel"]
+__all__ = ["NOTICE_BYTES", "HybridChannel"]
 
 _NOTICE = struct.Struct("<QQI")  # offset, length, CRC-32
+NOTICE_BYTES = _NOTICE.size
 
 
 class HybridChannel(QueueChannel):
@@ -56,8 +57,10 @@ class HybridChannel(QueueChannel):
             notice = _NOTICE.pack(offset, len(payload), zlib.crc32(payload))
             notices.append(self.message(target, Kind.NOTICE, step, 0, 1, notice))
             offset += len(payload)
-        for batch in self.batches(notices):
-            self.publish(batch)
+        if not self.eager:
+            self.publish_soon(notices)
+        for each in notices if self.eager else ():
+            self.publish_soon([each])
 
     def arrived(self, frame: Frame, body: bytes) -> None:
         """Process ``body``, a complete payload or notice. ``frame`` was the last piece of it to arrive."""

@@ -90,10 +90,10 @@ class Mailbox:
             return self._error
 
     @property
-    def complete(self) -> bool:
-        """True if the rank needs no more frames: all frames of the run have arrived, or the run has failed."""
+    def awaited(self) -> int:
+        """The number of payloads that the rank still needs: 0 if all frames of the run have arrived, or the run has failed."""
         with self._changed:
-            return self._awaited == 0 or self._error is not None
+            return 0 if self._error is not None else self._awaited
 
     def missing(self, step: int) -> list[int]:
         """The ranks whose payload of ``step`` has not arrived, ascending."""

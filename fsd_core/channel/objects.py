@@ -14,6 +14,9 @@ import threading
 import time
 import zlib
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
 
 from fsd_core.channel.channel import MIN_LIMIT_S, Channel, ChannelConfig, RankIdentity, StallLimit, explain
 from fsd_core.driver import Code
@@ -22,7 +25,7 @@ from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 
-__all__ = ["HEAD_BYTES", "ObjectChannel", "bundle", "entry"]
+__all__ = ["HEAD_BYTES", "ObjectChannel", "bundle", "bundle_bytes", "entry", "first_get_s", "next_get_s"]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,24 @@ def bundle(me: RankIdentity, step: int, payloads: Sequence[tuple[int, bytes]]) -
     entries = [_ENTRY.pack(target, zlib.crc32(payload), len(payload), 0) for target, payload in payloads]
     head = b"".join((_HEADER.pack(_MAGIC, _VERSION, int(me.run, 16), me.epoch, step, me.rank, len(payloads)), *entries))
     return b"".join((head, _CRC.pack(zlib.crc32(head)), *(payload for _, payload in payloads)))
+
+
+def bundle_bytes(payloads: Sequence[int]) -> int:
+    """The size of a bundle of payloads of these sizes, in bytes."""
+    return _HEADER.size + len(payloads) * _ENTRY.size + _CRC.size + sum(payloads)
+
+
+def first_get_s(took_s: Any, eager: bool) -> Any:
+    """After so many seconds a channel first looks for a bundle whose source needed ``took_s`` in its last step, a number or an array."""
+    return 0.0 * took_s if eager else np.minimum(_MAX_DELAY_S, 0.75 * took_s)
+
+
+def next_get_s(since_s: Any, eager: bool, poll_s: float) -> Any:
+    """The pause before the next look for a bundle that did not exist ``since_s`` seconds after the step began, a number or an array.
+
+    ``poll_s``: the shortest pause of the store.
+    """
+    return np.minimum(_MAX_WAIT_S, np.maximum(poll_s, (0.2 if eager else 0.5) * since_s))
 
 
 def entry(head: bytes, run: str, step: int, source: int, target: int) -> tuple[int, int, int]:
@@ -102,7 +123,6 @@ class ObjectChannel(Channel):
         super().__init__(config, StallLimit(min_s=MIN_LIMIT_S + config.slack_s, start_s=config.start_s))
         self.store = store
         self.keys = RunKeys(self.me.run)
-        self._share = 0.2 if self.eager else 0.5
         self._took: dict[int, float] = {}  # by source: seconds from `prepare` to the bundle's arrival, in its last step
         self._due: list[tuple[float, float, int, int]] = []  # a heap of gets to make: (when, since, step, source)
         self._wake = threading.Condition()
@@ -127,7 +147,7 @@ class ObjectChannel(Channel):
         now = time.monotonic()
         with self._wake:
             for source in self.mailbox.missing(step):
-                first = now if self.eager else now + min(_MAX_DELAY_S, 0.75 * self._took.get(source, 0.0))
+                first = now + float(first_get_s(self._took.get(source, 0.0), self.eager))
                 heapq.heappush(self._due, (first, now, step, source))
             self._wake.notify()
 
@@ -164,7 +184,7 @@ class ObjectChannel(Channel):
             self.receiving_failed(error)
             return
         now = time.monotonic()
-        wait = min(_MAX_WAIT_S, max(self.store.driver.limits.poll_s, self._share * (now - since)))
+        wait = float(next_get_s(now - since, self.eager, self.store.driver.limits.poll_s))
         with self._wake:
             heapq.heappush(self._due, (now + wait, since, step, source))
             self._wake.notify()

@@ -8,38 +8,56 @@ import logging
 import math
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
-from fsd_core.channel.channel import Channel, ChannelConfig, StallLimit, describe, explain
-from fsd_core.channel.frames import HEADER_BYTES, Frame, FrameError, Kind, Stray, fill, pack, split, unpack
+import numpy as np
+
+from fsd_core.channel.channel import POLL_S, Channel, ChannelConfig, Sending, StallLimit, describe, explain
+from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, pack, split, unpack
 from fsd_core.channel.mailbox import Duplicate, Inconsistent, Unexpected
+from fsd_core.channel.packing import RECEIVE_MESSAGES, ack_messages, batched, copies, open_receiver, open_receives, piece_bytes
 from fsd_core.common.crew import each
-from fsd_core.driver import Code, Delivery, Message, MessageDriver
+from fsd_core.driver import Code, Delivery, Message, MessageDriver, Rejected
 from fsd_core.errors import FsdError, RunFailed
 from fsd_core.storage.retry import Retry
 
-__all__ = ["QueueChannel"]
+__all__ = ["QueueChannel", "linger_s"]
 
 log = logging.getLogger(__name__)
 
 ABORT_THREADS = 32  # some services take half a second to reach a queue for the first time
 LINGER_SHARE = 0.35
 MAX_LINGER_S = 0.05
+COPIES = 32  # threads that send second copies: so none waits for another, and no first one waits for a second one
+NEXT_WAIT_S = 2.0  # of every receive but the first: so long it may stay open after a failed run
 LEASES = 3.5  # three replies in a row may be lost: each time, the service delivers the messages again only after a lease
 
 
-class QueueChannel(Channel):
-    """A channel with one queue for each rank. A background thread receives until all frames of the run have arrived.
+def linger_s(waited_s: Any) -> Any:
+    """The pause between two receives of a step, in seconds, if the last step waited for so long: a number or an array of numbers."""
+    return np.minimum(MAX_LINGER_S, LINGER_SHARE * waited_s)
 
-    With ``eager``, the channel publishes each payload as soon as it exists, and its thread receives all the time. Otherwise the channel
-    saves requests: it collects the messages of a step to fill batches, receives only while a step waits, and pauses between two receives
-    of a step. The pause is `LINGER_SHARE` of the time that the last step waited, at most `MAX_LINGER_S`, so that each receive returns
-    more messages. Some services push messages to a client that has not requested them (`MessageLimits.outstanding_messages`). There the
-    thread receives all the time too, because the leases of pushed messages already run.
+
+class QueueChannel(Channel):
+    """A channel with one queue for each rank. Background threads receive until all frames of the run have arrived.
+
+    With ``eager``, the channel makes more requests to deliver payloads sooner:
+
+    - It publishes each payload as soon as it exists, and receives all the time.
+    - It publishes a batch of at most `COPY_BYTES` twice at once, over two connections. The one that the service accepts first ends the
+      sending; the mailbox drops the copy that arrives later. So a step waits for the faster of two deliveries.
+    - It keeps up to `RECEIVES` receives open, because a receive often returns as soon as there is one message, and the next one takes a
+      round trip. It opens another one only while the rank awaits more payloads than those that are open can return. So each of them
+      returns, and none is open when the last payload has arrived: it would take a message of the next run on these queues.
+
+    Otherwise the channel saves requests: it collects the messages of a step to fill batches, receives only while a step waits, and pauses
+    between two receives of a step. The pause is `LINGER_SHARE` of the time that the last step waited, at most `MAX_LINGER_S`, so that each
+    receive returns more messages. Some services push messages to a client that has not requested them
+    (`MessageLimits.outstanding_messages`). There one thread receives all the time, because the leases of pushed messages already run.
 
     The channel acknowledges messages when their tokens fill a batch, when half of the oldest message's lease is over, or when half of the
     messages or bytes that the service allows without acknowledgement are reached. The mailbox drops messages that arrive twice.
@@ -49,22 +67,29 @@ class QueueChannel(Channel):
         super().__init__(config, StallLimit(min_s=LEASES * driver.limits.lease_s + config.slack_s, start_s=config.start_s))
         self.driver = driver
         self._text = driver.limits.body == "text"
-        room = driver.limits.message_bytes * 3 // 4 // 3 * 3 if self._text else driver.limits.message_bytes
-        self.piece_bytes = room - HEADER_BYTES
         limits = driver.limits
-        self._open = self.eager or limits.outstanding_messages is not None  # True: the thread receives all the time
-        self._ack_messages = min(limits.batch_messages, (limits.outstanding_messages or 2 * limits.batch_messages) // 2)
+        self.piece_bytes = piece_bytes(limits)
+        self._open = open_receiver(limits, self.eager)  # True: the threads receive all the time
+        self._copies = ThreadPoolExecutor(COPIES, thread_name_prefix="copy") if self.eager else None
+        receives = open_receives(limits, self.eager)
+        self._receive_messages = limits.receive_messages if receives == 1 else min(limits.receive_messages, RECEIVE_MESSAGES)
+        self._receiving = 0  # receives that are open
+        self._turn = threading.Condition()
+        self._ack_messages = ack_messages(limits)
         self._ack_bytes = (limits.outstanding_bytes or math.inf) / 2
         # Not yet acknowledged, oldest first: monotonic time of delivery, token, bytes of the body.
         self._tokens: list[tuple[float, object, int]] = []
         self._acking: list[Future[None]] = []
+        self._tokens_lock = threading.RLock()
         self._closed = threading.Event()
         self._step: int | None = None
         self._asked = time.monotonic()
         self._waited_s = 0.0  # how long the last step waited for its messages, in seconds
         self._wanted = threading.Event()
-        self._receiver = threading.Thread(target=self._receive_all, name="receive", daemon=True)
-        self._receiver.start()
+        waits = [limits.wait_s, *[min(limits.wait_s, NEXT_WAIT_S)] * (receives - 1)]
+        self._receivers = [threading.Thread(target=self._receive_all, args=(wait,), name="receive", daemon=True) for wait in waits]
+        for receiver in self._receivers:
+            receiver.start()
 
     # Sending
 
@@ -74,9 +99,9 @@ class QueueChannel(Channel):
         for target, payload in payloads:
             waiting += self.messages(step, target, payload)
             if self.eager:
-                self._publish_soon(waiting)
+                self.publish_soon(waiting)
                 waiting = []
-        self._publish_soon(waiting)
+        self.publish_soon(waiting)
 
     def messages(self, step: int, target: int, payload: bytes) -> list[Message]:
         """The messages that carry one payload: one for each piece of at most ``piece_bytes`` bytes."""
@@ -88,27 +113,37 @@ class QueueChannel(Channel):
         data = pack(Frame(kind, self.me.run, self.me.epoch, step, self.me.rank, sequence, of, body))
         return Message(target, base64.b64encode(data) if self._text else data)
 
-    def _publish_soon(self, messages: Sequence[Message]) -> None:
+    def publish_soon(self, messages: Sequence[Message]) -> None:
+        """Start to publish ``messages``. If this fails, `receive` or `finish` raises its error. Thread-safe."""
         for batch in self.batches(messages):
-            self.submit(partial(self.publish, batch))
+            if self._copies is None or copies(sum(len(message.body) for message in batch), self.driver.limits) == 1:
+                self.submit(partial(self.publish, batch))
+                continue
+            sent = threading.Event()
+            tasks = [pool.submit(self._publish_copy, batch, sent) for pool in (self.pool, self._copies)]
+            self.track(Sending(tasks))
+
+    def _publish_copy(self, batch: list[Message], sent: threading.Event) -> None:
+        """Publish a batch that another thread publishes too. Makes no request once ``sent`` is set, or the channel is closed."""
+
+        def request(messages: Sequence[Message]) -> Sequence[Rejected]:
+            return () if sent.is_set() or self._closed.is_set() else self.driver.publish(messages)
+
+        self.retry.entries(self.driver, f"publish to rank {_ranks(batch)}", batch, request)
+        sent.set()
 
     def batches(self, messages: Sequence[Message]) -> Iterator[list[Message]]:
         """Group ``messages`` into batches. All messages of a batch have the same route, and each batch is within the service's limits."""
-        routes: dict[Hashable, list[Message]] = defaultdict(list)
-        for message in messages:
-            routes[self.driver.route(message.rank)].append(message)
-        limits = self.driver.limits
-        for group in routes.values():
-            sizes = [len(message.body) + limits.overhead_bytes for message in group]
-            for batch in fill(sizes, limits.batch_messages, limits.batch_bytes):
-                yield [group[index] for index in batch]
+        entries = [(message.rank, len(message.body)) for message in messages]
+        for batch in batched(entries, self.driver.route, self.driver.limits):
+            yield [messages[number] for number in batch]
 
     def publish(self, batch: list[Message], retry: Retry | None = None) -> None:
         """Publish a batch, and repeat the request with the refused messages until the service has accepted all.
 
         ``retry`` replaces the channel's own. Raises `DriverError` if a retry cannot help or a limit is reached.
         """
-        ranks = ", ".join(str(message.rank) for message in batch)
+        ranks = _ranks(batch)
         log.debug("publishes %d messages to rank %s", len(batch), ranks)
         (retry or self.retry).entries(self.driver, f"publish to rank {ranks}", batch, self.driver.publish)
 
@@ -132,28 +167,23 @@ class QueueChannel(Channel):
 
     # Receiving
 
-    def _receive_all(self) -> None:
-        """Receive until all frames of the run have arrived, or the channel is closed, or the run has failed or is over its deadline."""
-        limits = self.driver.limits
+    def _receive_all(self, wait_s: float) -> None:
+        """Receive until all frames of the run have arrived, or the channel is closed, or the run has failed or is over its deadline.
+
+        A receive waits for at most ``wait_s`` seconds.
+        """
         try:
-            while not (self.mailbox.complete or self._closed.is_set()):
+            while self.mailbox.awaited and not self._closed.is_set():
                 if not self._open and (self._step is None or not self.mailbox.missing(self._step)):
                     self._waited_s = time.monotonic() - self._asked
-                    self._wanted.wait(self._ack_in_s() if self._tokens else None)
+                    self._wanted.wait(self._ack_in_s())
                     self._wanted.clear()
                     self._ack(everything=False)
                     continue
-                wait = min(limits.wait_s, max(0.0, self.me.deadline - time.time()))
-                if self._tokens:
-                    wait = min(wait, self._ack_in_s())
-                receive = partial(self.driver.receive, self.me.rank, limits.receive_messages, wait)
-                deliveries = self.retry.call(self.driver, "receive", receive)
-                log.debug("received %d messages while step %s waits", len(deliveries), self._step)
-                for delivery in deliveries:
-                    self._take(delivery)
+                self._receive(wait_s)
                 self._ack(everything=False)
                 if not self._open and self._step is not None and self.mailbox.missing(self._step):
-                    self._closed.wait(min(MAX_LINGER_S, LINGER_SHARE * self._waited_s))
+                    self._closed.wait(float(linger_s(self._waited_s)))
                 if time.time() >= self.me.deadline:
                     return
             self._ack(everything=True)
@@ -161,6 +191,26 @@ class QueueChannel(Channel):
             self.receiving_failed(error)
             with suppress(RuntimeError):  # the pool is shut down: the worker has ended
                 self._ack(everything=True)
+
+    def _receive(self, wait_s: float) -> None:
+        """Receive once, or wait for a turn: until a receive has returned, and at most `POLL_S`."""
+        with self._turn:
+            if self.mailbox.awaited <= self._receiving * self._receive_messages:
+                self._turn.wait(POLL_S)
+                return
+            self._receiving += 1
+        try:
+            due = self._ack_in_s()
+            wait = min(wait_s, max(0.0, self.me.deadline - time.time()), math.inf if due is None else due)
+            receive = partial(self.driver.receive, self.me.rank, self._receive_messages, wait)
+            deliveries = self.retry.call(self.driver, "receive", receive)
+            log.debug("received %d messages while step %s waits", len(deliveries), self._step)
+            for delivery in deliveries:
+                self._take(delivery)
+        finally:
+            with self._turn:
+                self._receiving -= 1
+                self._turn.notify_all()
 
     def prepare(self, step: int) -> None:
         """Start to receive the payloads of ``step``."""
@@ -213,11 +263,13 @@ class QueueChannel(Channel):
         self.mailbox.deliver(frame.step, frame.source, body)
 
     def _remember(self, delivery: Delivery) -> None:
-        self._tokens.append((time.monotonic(), delivery.token, len(delivery.body)))
+        with self._tokens_lock:
+            self._tokens.append((time.monotonic(), delivery.token, len(delivery.body)))
 
-    def _ack_in_s(self) -> float:
-        """Seconds until half the lease of the oldest unacknowledged delivery is over."""
-        return max(0.0, self._tokens[0][0] + self.driver.limits.lease_s / 2 - time.monotonic())
+    def _ack_in_s(self) -> float | None:
+        """Seconds until half the lease of the oldest unacknowledged delivery is over; `None` if all are acknowledged."""
+        with self._tokens_lock:
+            return max(0.0, self._tokens[0][0] + self.driver.limits.lease_s / 2 - time.monotonic()) if self._tokens else None
 
     def _ack(self, *, everything: bool) -> None:
         """Acknowledge full batches of tokens.
@@ -225,22 +277,33 @@ class QueueChannel(Channel):
         Acknowledge all tokens if ``everything`` is true, if half of the oldest message's lease is over, or at half of the bytes that the
         service allows without acknowledgement.
         """
-        everything = everything or sum(size for _, _, size in self._tokens) >= self._ack_bytes
         size = self.driver.limits.batch_messages
-        while self._tokens and (everything or len(self._tokens) >= self._ack_messages or self._ack_in_s() == 0):
-            batch, self._tokens = [token for _, token, _ in self._tokens[:size]], self._tokens[size:]
-            log.debug("acknowledges %d messages", len(batch))
-            self._acking.append(self.pool.submit(self.retry.entries, self.driver, "ack", batch, partial(self.driver.ack, self.me.rank)))
+        with self._tokens_lock:
+            everything = everything or sum(size for _, _, size in self._tokens) >= self._ack_bytes
+            while self._tokens and (everything or len(self._tokens) >= self._ack_messages or self._ack_in_s() == 0):
+                batch, self._tokens = [token for _, token, _ in self._tokens[:size]], self._tokens[size:]
+                log.debug("acknowledges %d messages", len(batch))
+                ack = partial(self.driver.ack, self.me.rank)
+                self._acking.append(self.pool.submit(self.retry.entries, self.driver, "ack", batch, ack))
 
     def finish(self) -> None:
         """Wait until all payloads are sent and all received messages are acknowledged."""
         self.finish_sends()
-        self._receiver.join()
+        for receiver in self._receivers:
+            receiver.join()
         self._ack(everything=True)
         for task in self._acking:
             task.result()
 
     def close(self) -> None:
-        """Stop receiving."""
+        """Stop receiving, and send no copy any more."""
         self._closed.set()
         self._wanted.set()
+        with self._turn:
+            self._turn.notify_all()
+        if self._copies is not None:
+            self._copies.shutdown(wait=False, cancel_futures=True)
+
+
+def _ranks(batch: Sequence[Message]) -> str:
+    return ", ".join(str(message.rank) for message in batch)

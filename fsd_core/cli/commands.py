@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import click
 
-from fsd_core.cli import apps, compare, conformance, cost, demo, doctor, emulators, logs, model, partition, report, run
+from fsd_core.cli import apps, compare, conformance, cost, demo, doctor, emulators, logs, model, partition, plan, provider, report, run
 
 __all__ = ["root"]
 
@@ -22,8 +22,8 @@ def root() -> None:
 
 
 for command in (
-    run.run, compare.compare, report.report, logs.logs, logs.runs,
+    run.run, plan.plan, compare.compare, report.report, logs.logs, logs.runs,
     partition.partition, model.group, cost.bill, cost.group, demo.demo, apps.deploy, apps.destroy,
-    apps.gc, apps.clean, emulators.group, conformance.conformance, doctor.doctor,
+    apps.gc, apps.clean, emulators.group, conformance.conformance, provider.group, doctor.doctor,
 ):  # fmt: skip
     root.add_command(command)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from fsd_core import providers
 from fsd_core.cli.options import SPLIT, Command, as_flags, reporting, with_settings
 from fsd_core.cli.screen import Screen
 from fsd_core.common.fields import choice, integer
@@ -68,9 +69,8 @@ def compare(
     weights into the store. Then it runs each combination in turn, and repeats this --repeat times.
     """
     from fsd_core.report.comparing import compare as compare_runs
-    from fsd_core.report.comparing import known_providers
 
-    names = _words("--providers", wanted_providers, known_providers())
+    names = _words("--providers", wanted_providers, providers.installed())
     chosen_channels = _words("--channels", channels, CHANNELS)
     counts = _counts(settings, workers)
     times = integer(1).read_text(repeat, "--repeat ")

@@ -13,14 +13,14 @@ from fsd_core.cli.options import Group, reporting, with_settings
 from fsd_core.cli.screen import Screen, pairs
 from fsd_core.config import Settings
 from fsd_core.errors import InputError
-from fsd_core.machine.emulators import CLOUDS, emulator_states, start_emulators, stop_emulators
+from fsd_core.machine.emulators import emulator_states, start_emulators, stop_emulators
 
 if TYPE_CHECKING:
     from fsd_conformance.emulators import Running
 
 __all__ = ["group"]
 
-CLOUD = click.argument("cloud", metavar=f"[{'|'.join(CLOUDS)}]", required=False)
+CLOUD = click.argument("cloud", metavar="[PROVIDER]", required=False)
 
 
 @click.group(name="emulators", cls=Group, no_args_is_help=False)
@@ -73,8 +73,6 @@ def down(screen: Screen, settings: Settings, cloud: str | None) -> None:
 @with_settings()
 def status(screen: Screen, settings: Settings, cloud: str | None) -> None:
     """Show which emulators are running."""
-    from fsd_conformance import emulators
-
     rows, states = [], {}
     for each, running in emulator_states(cloud).items():
         if running:
@@ -82,7 +80,7 @@ def status(screen: Screen, settings: Settings, cloud: str | None) -> None:
             rows += _rows(running)
         else:
             installed = each in providers.installed()
-            word = "provider not installed" if not installed else "not running" if emulators.names(each) else "no emulator"
+            word = "not running" if installed else "provider not installed"
             states[each] = {"state": word}
             rows.append((each, word))
     screen.answer({"emulators": states})

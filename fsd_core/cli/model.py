@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
+from fsd_core.cli.onnx_table import show_graph
 from fsd_core.cli.options import Checked, Group, with_settings
 from fsd_core.cli.screen import Screen, pairs
 from fsd_core.common.amount import amount
-from fsd_core.common.fields import choice, integer, number
+from fsd_core.common.fields import choice, integer, matching, number
+from fsd_core.common.home import expanded
 from fsd_core.config import Settings
+from fsd_core.errors import InputError
 
 __all__ = ["group"]
+
+SHAPE = matching(r"(?s).+=[1-9][0-9]{0,9}(x[1-9][0-9]{0,9})*", "NAME=1x3x224x224: the name of an input and its sizes")
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.rpartition("=")
+    return name, tuple(map(int, sizes.split("x")))
+
+
+def _of_onnx(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of ONNX models."""
+    shape = click.option(
+        "--shape", "shapes", multiple=True, type=Checked(SHAPE), metavar="NAME=1x3x224x224",
+        help="ONNX: the shape of the input NAME, whose shape is free. The first axis stays free for samples.",
+    )  # fmt: skip
+    axis = click.option(
+        "--batch-axis", type=Checked(choice("auto", "0", "none")), default="auto", metavar="auto|0|none",
+        help="ONNX: none if the first axis of the inputs is not for samples, but for time.  [default: auto]",
+    )  # fmt: skip
+    return shape(axis(command))
 
 
 @click.group(name="model", cls=Group, no_args_is_help=False)
@@ -27,10 +51,12 @@ def group() -> None:
 Examples:
   fsd model import neuron512/ model/ --bias -0.2 --rule challenge --clip 32
   fsd model import weights.npz model/ --activation tanh
+  fsd model import resnet.onnx model/ --shape image=1x3x224x224
 """,
 )
 @click.argument("source")
 @click.argument("out")
+@_of_onnx
 @click.option(
     "--bias", type=Checked(number(-math.inf, huge=True)), metavar="B", help="Bias of every neuron (default: the biases of SOURCE, else 0)."
 )
@@ -41,15 +67,36 @@ Examples:
 @click.option("--clip", type=Checked(number(0, above=True, huge=True)), metavar="C", help="Upper limit of the activations of relu.")
 @with_settings()
 def import_command(
-    screen: Screen, settings: Settings, source: str, out: str, bias: float | None, rule: str, activation: str, clip: float | None
+    screen: Screen,
+    settings: Settings,
+    source: str,
+    out: str,
+    bias: float | None,
+    rule: str,
+    activation: str,
+    clip: float | None,
+    shapes: Sequence[str],
+    batch_axis: str,
 ) -> None:
     """Import a model from other files.
 
-    SOURCE is a folder with files n{N}-l{k}.tsv in the format of the Graph Challenge, for any N, or an .npz with weights_1, weights_2, ...
-    OUT is the new model folder. An existing OUT is replaced only if it is a model folder that fsd made.
+    SOURCE is a folder with files n{N}-l{k}.tsv in the format of the Graph Challenge, for any N; an .npz with weights_1, weights_2, ...; or
+    an ONNX file, with the files of its weights beside it. OUT is the new model folder. An existing OUT is replaced only if it is a model
+    folder that fsd made of the same kind of source.
+
+    An ONNX model is checked, and its constants are folded. OUT then holds an ONNX file that other programs can open too.
     """
+    from fsd_core.graph import is_graph, open_graph, save_graph
     from fsd_core.model import describe, import_model, save
 
+    if is_graph(expanded(source)):
+        if (bias, rule, activation, clip) != (None, "plain", "relu", None):
+            raise InputError(f"{source}: is an ONNX model: expected no --bias, --rule, --activation and --clip: it has its own")
+        graph = open_graph(source, dict(map(_shape, shapes)), batch_axis)
+        save_graph(graph, out)
+        show_graph(screen, graph, out)
+        return
+    _check_not_onnx(source, shapes, batch_axis)
     network = import_model(source, bias, rule, activation, clip)
     save(network, out)
     _show(screen, describe(network), out)
@@ -74,17 +121,39 @@ def radixnet(screen: Screen, settings: Settings, out: str, neurons: int, layers:
     _show(screen, describe(network), out)
 
 
-@group.command(epilog="Example: fsd model show radixnet:1024:120")
+@group.command(
+    epilog="""\b
+Examples:
+  fsd model show radixnet:1024:120
+  fsd model show resnet.onnx --shape image=1x3x224x224 --stages 4
+"""
+)
 @click.argument("model")
+@_of_onnx
+@click.option("--stages", type=Checked(integer(1)), metavar="N", help="ONNX: show what each of N stages would hold and receive.")
 @with_settings()
-def show(screen: Screen, settings: Settings, model: str) -> None:
-    """Show the sizes, nonzeros, activations and digest of a model.
+def show(screen: Screen, settings: Settings, model: str, shapes: Sequence[str], batch_axis: str, stages: int | None) -> None:
+    """Show what a model holds.
 
-    MODEL is a model folder, a folder of the Graph Challenge, or radixnet:NEURONS:LAYERS[:SEED].
+    MODEL is a model folder, a folder of the Graph Challenge, an ONNX file, or radixnet:NEURONS:LAYERS[:SEED].
+
+    Prints the sizes, nonzeros, activations and digest. Of an ONNX model: inputs and outputs, weights, multiply-adds and bytes by operator,
+    the largest node, and what would cross each place where the model can be cut; --json has all of these places.
     """
+    from fsd_core.graph import is_graph, open_graph
     from fsd_core.model import describe, open_model
 
+    if is_graph(expanded(model)):
+        show_graph(screen, open_graph(model, dict(map(_shape, shapes)), batch_axis), model, stages)
+        return
+    _check_not_onnx(model, shapes, batch_axis, stages)
     _show(screen, describe(open_model(model)), model)
+
+
+def _check_not_onnx(model: str, shapes: Sequence[str], batch_axis: str, stages: int | None = None) -> None:
+    for flag, given in (("--shape", shapes), ("--batch-axis", batch_axis != "auto"), ("--stages", stages)):
+        if given:
+            raise InputError(f"{model}: is no ONNX model: expected no {flag}, which only these have")
 
 
 def _show(screen: Screen, facts: dict[str, Any], where: str) -> None:

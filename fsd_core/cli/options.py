@@ -76,7 +76,7 @@ def with_settings(*keys: str, flags: Mapping[str, str] | None = None) -> Callabl
             screen = click.get_current_context().find_object(Screen)
             assert screen is not None
             given = {key: arguments.pop(key) for key in names}
-            settings = config.load(given, config_file, names=names, providers=tuple(providers.installed()))
+            settings = config.load(given, config_file, names=names)
             screen.json = settings.json
             with shown(settings.verbose):
                 command(screen, settings, **arguments)

@@ -11,7 +11,7 @@ import click
 from fsd_core.cli.cost import service_table
 from fsd_core.cli.options import SPLIT, Command, as_flags, check_provider, emulated, reporting, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.client.outputs import check_output, read_truth
+from fsd_core.client.outputs import check_output, read_expected, read_truth
 from fsd_core.client.shown import tables
 from fsd_core.common.home import home_folder
 from fsd_core.config import Settings
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fsd_core import Result
 
 __all__ = ["KEYS", "result_tables", "run"]
+
+CHECK = ("expect", "rtol", "atol")  # what this command does with the result of a run
 
 KEYS = (
     "provider", "channel", "workers", "data_parallel", "pipeline_parallel", "tensor_parallel", "branching", "partition", "objective",
@@ -44,18 +46,19 @@ Examples:
 )
 @click.argument("model")
 @click.argument("inputs", metavar="INPUT")
-@with_settings(*KEYS)
+@with_settings(*KEYS, *CHECK)
 def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     """Run MODEL on INPUT with many functions.
 
     \b
     MODEL  a folder that fsd model made; a Graph Challenge folder of an official
-           size; or radixnet:NEURONS:LAYERS[:SEED]
-    INPUT  .npz (scipy CSR, one dense array, or key x); a Graph Challenge .tsv,
-           also .xz or .gz; digits (handwritten digits of scikit-learn);
-           or random:SAMPLES[:DENSITY[:SEED]]
+           size; an ONNX file that is a chain of layers; or
+           radixnet:NEURONS:LAYERS[:SEED]
+    INPUT  .npz (scipy CSR, one dense array, or key x) or .npy; a Graph
+           Challenge .tsv, also .xz or .gz; digits (handwritten digits of
+           scikit-learn); or random:SAMPLES[:DENSITY[:SEED]]
 
-    An existing --output file is replaced only if fsd made it. The exit code is 1 if the result differs from --truth.
+    An existing --output file is replaced only if fsd made it. The exit code is 1 if the result differs from --truth or --expect.
     """
     from fsd_core import run as run_model
     from fsd_core.model import open_model
@@ -79,6 +82,8 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     screen.known["samples"] = samples.shape[0]
     with as_flags("truth"):
         expected = read_truth(Path(settings.truth), samples.shape[0]) if settings.truth else None
+    with as_flags("expect"):
+        values = read_expected(Path(settings.expect), (samples.shape[0], network.outputs)) if settings.expect else None
     with screen.progress() as show, emulated(settings, show, start=True) as settings, as_flags(*SPLIT, "batch_size"):
         result = run_model(
             network,
@@ -91,14 +96,18 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
         )
     screen.known["run"] = result.run
     truth = None if expected is None else result.check(expected)
+    off = None if values is None else result.check_values(values, settings.rtol, settings.atol)
     made = result.bill(tariff) if tariff else None
-    screen.known.update(result.to_json() | {"truth": truth, "bill": made.to_json() if made else None})
+    screen.known.update(result.to_json() | {"truth": truth, "expect": off, "bill": made.to_json() if made else None})
     notes = [f"\nTo make a page of this run: fsd report {result.run}"]
     if result.stand_in and made:
         notes.insert(0, "On an emulator, function time and its cost are those of this machine; counts are those of the cloud.")
     if truth and (signed := cancelling(network, samples)):
         adds = f"{len(signed)} of {len(network.layers)} layers add{'s' * (len(signed) == 1)} terms of both signs"
         notes.insert(0, f"{adds}: the rounding of such sums depends on workers and partition, and may change a sample's category.")
+    if off:
+        words = f"{off['differing']} of {off['values']} values differ, the largest difference is {off['largest']:.3g}"
+        notes.insert(0, f"Compared with {settings.expect}: {words}.")
     try:
         if settings.output:
             with as_flags("output"):
@@ -110,6 +119,9 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
         raise CheckFailed(
             f"--truth {settings.truth}: {truth['missing']} of {truth['expected']} expected samples are missing, {truth['extra']} are extra"
         )
+    if off and off["differing"]:
+        wanted = f"expected differences of at most {settings.atol:g} + {settings.rtol:g} x the value"
+        raise CheckFailed(f"--expect {settings.expect}: {words}: {wanted}")
 
 
 def result_tables(result: Result, truth: Mapping[str, int] | None = None) -> Iterable[Any]:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fsd_core.client.apps import place, reported
-from fsd_core.client.batches import plan_batches
 from fsd_core.client.job import Job, Progress
 from fsd_core.client.result import Result, warn
 from fsd_core.common import arguments, interrupt
@@ -18,17 +17,17 @@ from fsd_core.common.fields import suggestion
 from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.latency import Latency
+from fsd_core.model.inputs import open_samples
 from fsd_core.partition import Partition, find_partition, parallel
+from fsd_core.plan.batches import plan_batches
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 from fsd_core.storage.retry import OUTAGE_S
 from fsd_core.wrappers.faults import Faults
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
     from fsd_core.model import Model
 
-__all__ = ["check_options", "open_samples", "run"]
+__all__ = ["check_options", "run"]
 
 SLOTS = 4  # of an app that a run makes
 
@@ -63,7 +62,8 @@ def run(
 
     What to compute:
 
-    - ``model``: a `Model`; or the path of a model folder or of a Graph Challenge folder; or ``radixnet:NEURONS:LAYERS[:SEED]``.
+    - ``model``: a `Model`; or the path of a model folder, of a Graph Challenge folder, or of an ONNX file that is a chain of layers; or
+      ``radixnet:NEURONS:LAYERS[:SEED]``.
     - ``inputs``: real numbers of shape (samples, inputs of the model), at least one sample, finite as float32: a scipy sparse matrix or
       array of any format and dtype, or an array or nested list that numpy can convert, of bool, integers or floats. `run` computes in
       float32. Or the path of an .npz or .tsv file, ``digits``, or ``random:SAMPLES[:DENSITY[:SEED]]``. A text may be a path or a name, a
@@ -224,18 +224,6 @@ def _model(model: Any) -> Model:
     from fsd_core.model import Model, open_model
 
     return model if isinstance(model, Model) else open_model(model)
-
-
-def open_samples(inputs: Any, model: Model) -> csr_matrix:
-    """The inputs of `run` as scipy CSR float32 (samples, inputs of the model): checked, and a copy if the caller gave a matrix."""
-    if isinstance(inputs, str | os.PathLike):
-        from fsd_core.model.inputs import open_inputs
-
-        return open_inputs(inputs, model.inputs)
-    matrix = arguments.matrix("inputs", inputs, model.inputs)
-    if matrix.shape[0] == 0:
-        raise InputError("inputs have no samples: expected at least one")
-    return matrix
 
 
 @contextmanager

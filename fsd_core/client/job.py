@@ -17,15 +17,15 @@ import attrs
 import numpy as np
 
 from fsd_core.client import collect, history, stage
-from fsd_core.client.batches import cut
 from fsd_core.client.cleanup import Cleanup
-from fsd_core.client.follow import follow
+from fsd_core.client.follow import Follower
 from fsd_core.client.result import Result, keep, left_out, over_ranks, warn
 from fsd_core.common.logs import DEBUG, INFO
 from fsd_core.driver import Code, InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DriverError, FsdError, RunFailed
 from fsd_core.latency import Latency
 from fsd_core.partition import ExchangePlan, Parallel, Partition
+from fsd_core.plan.batches import cut
 from fsd_core.protocol.abort import report_failure
 from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.protocol.runconfig import VERSION, RunConfig
@@ -53,6 +53,8 @@ STAGE_S = 1800.0  # for staging, which does not count as the run's own time
 START_MARGIN_S = 15.0  # in addition to the time for launches: the function of the last launch must load its shard as well
 SLOWEST_FACTOR = 20.0  # a stage may take this many times the estimate until the next stage hears of it: functions may be slow
 POOL_THREADS = 8
+RECORDS_S = 5.0  # how long the client waits for the records of all workers once the output is there
+RECORD_S = 60.0  # and then for that of rank 0
 # The first ranks, which the client starts itself: with `spawn.THREADS` requests of 50 to 100 ms at once, that takes about as long as one
 # cold start (0.7 s), which each level of the launch tree adds.
 ROOTS = 128
@@ -120,12 +122,19 @@ class Job:
 
 
 @attrs.frozen
+class _Content:
+    shards: stage.Content
+    inputs: stage.Content
+    by_batch: list[list[str | None]]  # the keys of the inputs by batch and rank of a replica
+
+
+@attrs.frozen
 class _Answer:
     output: csr_matrix
     records: list[dict[str, Any]]
-    failed: RunFailed | None  # a failure after all outputs were written
+    failed: FsdError | None  # a failure after all outputs were written
     stage_s: float
-    at: float  # when it was complete, in seconds since 1970
+    at: float  # when the output was complete, in seconds since 1970
 
 
 class _Run:
@@ -184,16 +193,19 @@ class _Run:
         Puts what each rank said into ``lines``.
         """
         self._background("fsd-outages", partial(self.retry.report, self._notice, self.over))
+        pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fsd-client")
         try:
-            lease = slots.lease(self.store, self.resources.slots, self.run_id)
+            first = slots.look(self.store, self.resources.slots)
+            content = self._content(pool)  # its requests are under way beside that for the slot; none of them writes anything
+            lease = slots.lease(self.store, self.resources.slots, self.run_id, first=first)
         except BaseException:
             self.over.set()
+            self.retry.stop.set()
             raise
         queued = self.job.workers if self.job.queued else 0
         cleanup = Cleanup(self.job.provider, self.resources, self.undelayed, self.invoker, lease, queued)
-        pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fsd-client")
         try:
-            answer = self._answer(lease, pool)
+            answer = self._answer(lease, content, pool)
         except BaseException as error:
             self.retry.stop.set()  # ends what the pool is doing
             pool.shutdown(wait=False, cancel_futures=True)
@@ -207,7 +219,7 @@ class _Run:
         if undone := cleanup.after_failure(answer.failed) if answer.failed else cleanup.after_answer():
             warn(f"the answer is complete, but the clean-up is not: {undone}")
         lines.update(cleanup.lines | history.take_lines(answer.records))
-        return self._result(answer)
+        return self._result(answer, time.time() - answer.at)
 
     def _background(self, name: str, task: Callable[[], None]) -> None:
         threading.Thread(target=task, name=name, daemon=True).start()
@@ -218,38 +230,41 @@ class _Run:
     def _phase(self, phase: str) -> Callable[[int, int], None]:
         return lambda done, total: self.job.progress(Progress(phase, done, total))
 
-    def _answer(self, lease: slots.Lease, pool: ThreadPoolExecutor) -> _Answer:
+    def _answer(self, lease: slots.Lease, content: _Content, pool: ThreadPoolExecutor) -> _Answer:
         """Stage, launch, follow, collect."""
         renewing = Store(self.store.driver, Retry(math.inf, self.meter, stop=self.over))
         self._background("fsd-lease", partial(slots.renew, renewing, lease, self.over))
         staging = time.time()
-        shards, inputs = self._stage(pool)
+        content.shards.stage(self._staged("shards"))
+        content.inputs.stage(self._staged("inputs"))
         self.started = time.time()
-        config = self._config(shards, inputs)
-        failed = self._follow(self._launch(lease, config), config)
-        last = self.job.model.layers[-1]
-        wait_s = 0.0 if failed else collect.RECORDS_S
-        records = pool.submit(collect.records, self.store, self.keys, self.job.workers, pool, wait_s)  # while the output is collected
-        output = collect.output(self.store, self.keys, self.job.partition, config, last, pool, self._phase("collect"))
-        return _Answer(output, records.result(), failed, self.started - staging, time.time())
+        config = self._config(content)
+        spawner = self._launch(lease, config)
+        outputs = collect.Outputs(self.store, self.keys, self.job.partition, config, pool)
+        records = collect.Records(self.store, self.keys, self.job.workers, pool)
+        with Follower(self.store, self.keys, spawner, self.deadline, self.job.timeout_s, self._phase("layers")) as follower:
+            failed = self._outputs(follower, outputs)
+            follower.answered()
+            output = outputs.assemble(self.job.model.layers[-1], self._phase("collect"))
+            at = time.time()
+            failed = self._records(follower, records, failed)
+        return _Answer(output, records.readable, failed, self.started - staging, at)
 
-    def _stage(self, pool: ThreadPoolExecutor) -> tuple[list[str], list[list[str | None]]]:
-        """The keys of the staged shards, and of the inputs by batch, by rank of a replica. Raises `RunFailed` after `STAGE_S`."""
+    def _content(self, pool: ThreadPoolExecutor) -> _Content:
         job = self.job
+        shards = stage.shards(self.store, job.model, job.partition, self.plan, pool, again=self.again)
+        inputs = stage.inputs(self.store, job.samples, self.batches.samples, job.model, job.partition, self.plan, pool, again=self.again)
+        return _Content(shards, *inputs)
 
-        def progress(what: str) -> Callable[[int, int], None]:
-            def staged(done: int, total: int) -> None:
-                job.progress(Progress("stage", done, total, what))
-                if time.time() > self.retry.deadline:
-                    raise RunFailed(Code.DEADLINE, f"staging took longer than {STAGE_S:g} s: {done} of {total} {what} are uploaded")
+    def _staged(self, what: str) -> Callable[[int, int], None]:
+        """The progress of staging. It raises `RunFailed` once staging has taken `STAGE_S`."""
 
-            return staged
+        def staged(done: int, total: int) -> None:
+            self.job.progress(Progress("stage", done, total, what))
+            if time.time() > self.retry.deadline:
+                raise RunFailed(Code.DEADLINE, f"staging took longer than {STAGE_S:g} s: {done} of {total} {what} are uploaded")
 
-        shards = stage.shards(self.store, job.model, job.partition, self.plan, pool, progress("shards"), again=self.again)
-        inputs = stage.inputs(
-            self.store, job.samples, self.batches.samples, job.model, job.partition, self.plan, pool, progress("inputs"), again=self.again
-        )
-        return shards, inputs
+        return staged
 
     def _launch(self, lease: slots.Lease, config: RunConfig) -> Spawner:
         """Write the configuration and launch the first ranks, which start the others. The run's own time begins."""
@@ -262,7 +277,7 @@ class _Run:
         spawner.start(attrs.evolve(first, rank=rank) for rank in LaunchTree(config.workers, config.branching, config.roots).first)
         return spawner
 
-    def _config(self, shards: list[str], inputs: list[list[str | None]]) -> RunConfig:
+    def _config(self, content: _Content) -> RunConfig:
         job = self.job
         return RunConfig(
             version=VERSION,
@@ -276,8 +291,8 @@ class _Run:
             layers=len(job.model.layers),
             batches=self.batches.samples,
             keep=self.batches.keep,
-            shards=shards,
-            inputs=inputs,
+            shards=content.shards.names,
+            inputs=content.by_batch,
             last=np.unique(job.partition.owners[-1]).tolist(),
             objective=job.objective,
             faults=job.faults,
@@ -288,21 +303,43 @@ class _Run:
             latency=job.latency.pack() if job.latency else None,
         )
 
-    def _follow(self, spawner: Spawner, config: RunConfig) -> RunFailed | None:
-        """Wait until all outputs are written. Returns a failure that came after that: it does not cost the answer."""
+    def _outputs(self, follower: Follower, outputs: collect.Outputs) -> FsdError | None:
+        """Wait until all outputs are there. Returns a failure that came after they were written: it does not cost the answer."""
         try:
-            follow(self.store, self.keys, spawner, config.slices, self.deadline, self.job.timeout_s, self._phase("layers"))
+            follower.until(outputs.look)
         except DriverError:  # of the client's own store, which cannot be asked for the outputs then
             raise
         except RunFailed as error:
             with suppress(FsdError):
-                if collect.complete(self.store, self.keys, config.slices):
-                    warn(f"the answer is complete, but a worker failed after it had written its output: {error}")
-                    return error
+                if outputs.look():
+                    return self._late(error)
             raise
         return None
 
-    def _result(self, answer: _Answer) -> Result:
+    def _records(self, follower: Follower, records: collect.Records, failed: FsdError | None) -> FsdError | None:
+        """Wait for the workers' records, the last objects that they write. Returns the failure that ended the run after its answer, if any.
+
+        Rank 0 may learn late that all ranks are done, as when replies of its queue were lost. No other rank has to wait.
+        """
+        try:
+            in_time = failed is not None or follower.until(records.look, RECORDS_S)
+            if not in_time and not follower.until(lambda: records.look() or 0 not in records.missing, RECORD_S):
+                reason = f"every rank has written its output, but rank 0 left no record within {RECORD_S:g} s after that"
+                raise RunFailed(Code.NOT_FOUND, reason, rank=0)
+        except FsdError as error:
+            failed = self._late(error)
+        except Exception as error:  # of ``progress``, which the caller wrote and a thread was calling
+            warn(f"the answer is complete, but the caller's progress failed: {type(error).__name__}: {error}")
+        if failed is not None:
+            with suppress(FsdError):
+                records.look()
+        return failed
+
+    def _late(self, error: FsdError) -> FsdError:
+        warn(f"the answer is complete, but a worker failed after it had written its output: {error}")
+        return error
+
+    def _result(self, answer: _Answer, cleanup_s: float) -> Result:
         """The output with maxima and sums over the workers' records; also kept on disk. Nothing here may fail: the output is paid for."""
         job, client, memory_bytes = self.job, self.meter.snapshot(), self.invoker.limits.memory_bytes
         ranks, seconds, seconds_sum, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
@@ -322,7 +359,7 @@ class _Run:
             channel=job.channel,
             partition=job.partition_label,
             latency=job.latency.about() if job.latency else None,
-            seconds={"total": answer.at - job.began, "stage": answer.stage_s} | seconds,
+            seconds={"total": answer.at - job.began, "stage": answer.stage_s} | seconds | {"cleanup": cleanup_s},
             seconds_sum=seconds_sum,
             meter={name: client[name] + meter_ranks[name] for name in FIELDS},
             meter_layers=meter_layers,

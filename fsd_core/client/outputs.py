@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from fsd_core.common.files import check_folder, replacing
 from fsd_core.errors import InputError
-from fsd_core.model.npz import members
+from fsd_core.model.npz import members, read_matrix
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-__all__ = ["check_output", "compare", "read_truth", "write_output"]
+__all__ = ["check_output", "compare", "differences", "read_expected", "read_truth", "write_output"]
 
+ROWS = 1024  # samples that `differences` has as dense rows at a time
 MARK = "made_by"  # an extra array that marks .npz files of fsd; scipy.sparse.load_npz ignores it
 
 
@@ -72,3 +73,29 @@ def compare(expected: NDArray[np.int64], output: csr_matrix) -> dict[str, int]:
     found = 1 + np.unique(output.nonzero()[0])
     matched = len(np.intersect1d(expected, found, assume_unique=True))
     return {"expected": len(expected), "matched": matched, "missing": len(expected) - matched, "extra": len(found) - matched}
+
+
+def read_expected(path: Path, shape: tuple[int, int]) -> csr_matrix:
+    """Read an expected output of this shape (samples, neurons), float32: a file that `read_matrix` reads. Raises `InputError`."""
+    try:
+        found = read_matrix(path).scipy()
+    except InputError as error:
+        raise InputError(f"expect {error}") from error
+    if found.shape != shape:
+        raise InputError(f"expect {path}: shape {found.shape}: expected {shape}, samples by outputs of the model")
+    return found
+
+
+def differences(expected: csr_matrix, output: csr_matrix, rtol: float, atol: float) -> dict[str, float]:
+    """Count the values that differ by more than ``atol`` + ``rtol`` x the size of the expected value.
+
+    Returns ``values``, the number of all values; ``differing``; and ``largest``, the largest absolute difference. Both matrices are float32
+    (samples, neurons).
+    """
+    differing, largest = 0, 0.0
+    for start in range(0, output.shape[0], ROWS):
+        wanted = expected[start : start + ROWS].toarray().astype(np.float64)
+        apart = np.abs(output[start : start + ROWS].toarray() - wanted)
+        differing += int(np.count_nonzero(~(apart <= atol + rtol * np.abs(wanted))))  # a NaN differs too
+        largest = max(largest, float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0)))
+    return {"values": output.shape[0] * output.shape[1], "differing": differing, "largest": min(largest, float(np.finfo(np.float64).max))}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from fsd_core.client.outputs import compare, read_truth, write_output
+from fsd_core.client.outputs import compare, differences, read_expected, read_truth, write_output
 from fsd_core.client.shown import html, tables
 from fsd_core.common import arguments
 from fsd_core.common.fields import integer, key, matching, number, read, table
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RANK_SECONDS", "RECORD_VERSION", "Result", "check_rank", "keep", "left_out", "over_ranks", "plain", "warn"]
 
-RECORD_VERSION = 4  # of the record that `keep` writes
+RECORD_VERSION = 5  # of the record that `keep` writes
 LONGEST = ("launch", "load", "compute", "exchange")  # of these, a run's seconds are those of its slowest rank
-RANK_SECONDS = ("launch", *PHASES, "init", "function")
+RANK_SECONDS = ("launch", *PHASES, "starved", "init", "function")
 
 
 @attrs.frozen(eq=False)
@@ -48,10 +48,12 @@ class Result:
     - ``provider``, ``channel``, ``partition``: where and how it ran. ``channel`` is never auto.
     - ``parallel``: ``data``, the replicas; ``pipeline``, the stages of a replica; ``tensor``, the workers of a stage.
     - ``micro_batches``: how many there were, for all replicas together.
-    - ``seconds_sum``: the sums over workers of launch, load, compute, send, exchange, other, init and function.
+    - ``seconds_sum``: the sums over workers of launch; load, compute, send, exchange and other, each without the time in which a worker was
+      ready to go on but had no processor; starved, which is this time; function, the sum of these six; and init.
     - ``stand_in``: host and port of the emulator; `None` if the run was on the cloud itself.
     - ``latency``: table and seed of the latencies that the run had on top of its services'; `None`: none.
-    - ``seconds``: total, stage, and the maxima over ranks of launch, load, compute, exchange.
+    - ``seconds``: total, until the output was complete; of it stage; the maxima over ranks of launch, load, compute, exchange; and cleanup,
+      which came after it: the client fetched the records, removed the run's objects and gave its slot back.
     - ``meter``: counts of requests and messages, and bytes, of all workers and the client.
     - ``meter_layers``: the part of ``meter`` that the workers requested in the layers.
     - ``memory``: bytes of the worker that needs most: ``peak_bytes_max``, ``predicted_bytes_max``, and ``limit_bytes`` if there is a limit.
@@ -131,6 +133,24 @@ class Result:
         if isinstance(truth, str | os.PathLike):
             return compare(read_truth(arguments.path("truth", truth), self.samples), self.output)
         return compare(np.unique(arguments.integers("truth", truth, np.int64, 1, self.samples)), self.output)
+
+    def check_values(self, expected: Any, rtol: float = 1e-4, atol: float = 1e-5) -> dict[str, float]:
+        """Compare the output with the values that are expected.
+
+        ``expected``: a matrix (samples, neurons) as `run` takes its inputs; or the path of an .npz or .npy with one. A value differs if it
+        is off by more than ``atol`` + ``rtol`` x the size of the expected value. Returns ``values``, the number of all values;
+        ``differing``, of those that differ; and ``largest``, the largest absolute difference. Raises `InputError` for another shape.
+        """
+        rtol, atol = (arguments.number(name, value, "a number of at least 0", lambda found: found >= 0) for name, value in
+                      (("rtol", rtol), ("atol", atol)))  # fmt: skip
+        shape = self.output.shape
+        if isinstance(expected, str | os.PathLike):
+            wanted = read_expected(arguments.path("expect", expected), shape)
+        else:
+            wanted = arguments.matrix("expected", expected, shape[1])
+        if wanted.shape != shape:
+            raise InputError(f"expected of shape {wanted.shape}: expected {shape}, samples by outputs of the model")
+        return differences(wanted, self.output, rtol, atol)
 
     def _repr_html_(self) -> str:
         """The result as a notebook shows it: the run, its times, its requests and bytes, its memory, its bill."""

@@ -23,6 +23,7 @@ _NOTES = {
     "compute": "slowest rank",
     "exchange": "slowest rank, waiting for others",
     "load": "slowest rank",
+    "cleanup": "after the total: records fetched, objects removed, slot given back",
 }
 
 

@@ -1,4 +1,4 @@
-"""Applies a function to many items in several threads. An interrupt ends the call at once, without waiting for these threads.
+"""Calls functions in threads: one, or one for many items. An interrupt ends the wait at once, without waiting for these threads.
 
 Python waits for the threads of `concurrent.futures` at an interrupt and at its own exit, and a thread may wait minutes for the answer of
 a service. The threads of this module are daemon threads, for which Python does not wait.
@@ -8,12 +8,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import TypeVar
 
-__all__ = ["each"]
+__all__ = ["begin", "each"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def begin(work: Callable[[], R]) -> Future[R]:
+    """Call ``work`` in a thread of its own. The future has its result or its error."""
+    done: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # of any class: the caller gets it
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="fsd-begun", daemon=True).start()
+    return done
 
 
 def each(work: Callable[[T], R], items: Iterable[T], threads: int) -> list[R]:

@@ -58,7 +58,8 @@ class Kind:
 
     ``expected`` completes the error line "expected ...". ``holds`` returns true if it accepts a value; it takes any object and never
     raises. ``becomes`` converts an accepted value to the stored value, for instance 3.0 to 3. ``parse`` converts the text of a flag or
-    variable to a value, and raises `ValueError` if it cannot. ``metavar`` is the placeholder of the value in ``--help``.
+    variable to a value, and raises `ValueError` if it cannot. ``metavar`` is the placeholder of the value in ``--help``. ``secret``: a
+    wrong value may hold a secret, so no error line shows it.
     """
 
     expected: str
@@ -66,6 +67,7 @@ class Kind:
     becomes: Callable[[Any], Any] = lambda value: value
     parse: Callable[[str], Any] = str
     metavar: str = "TEXT"
+    secret: bool = False
 
     def check(self, value: Any, where: str) -> Any:
         """Check a value and return it converted. Raises `InputError` if the value is not of this kind.
@@ -73,7 +75,8 @@ class Kind:
         ``where`` is the part of the error line before the value, for instance "--workers " or "[aws] lease_s = ".
         """
         if not self.holds(value):
-            raise InputError(f"{where}{_shown(value)}: expected {self.expected}")
+            shown = "(not shown, it may hold a secret)" if self.secret else _shown(value)
+            raise InputError(f"{where}{shown}: expected {self.expected}")
         return self.becomes(value)
 
     def read_text(self, text: str, where: str) -> Any:
@@ -136,9 +139,9 @@ def text(expected: str = "a text that is not empty", *, empty: bool = False, met
     return Kind("a text" if empty else expected, lambda value: isinstance(value, str) and (empty or value != ""), metavar=metavar)
 
 
-def matching(pattern: str, expected: str, metavar: str = "TEXT") -> Kind:
-    """A text that matches the regular expression ``pattern`` from its start to its end."""
-    return Kind(expected, lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None, metavar=metavar)
+def matching(pattern: str, expected: str, metavar: str = "TEXT", *, secret: bool = False) -> Kind:
+    """A text that matches the regular expression ``pattern`` from its start to its end. ``secret``: see `Kind`."""
+    return Kind(expected, lambda value: isinstance(value, str) and bool(re.fullmatch(pattern, value)), metavar=metavar, secret=secret)
 
 
 def choice(*values: str | int) -> Kind:

@@ -10,12 +10,13 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
 from fsd_core.errors import InputError
 
-__all__ = ["check_apart", "check_file", "check_folder", "read_regular", "replacing", "write_file"]
+__all__ = ["check_apart", "check_file", "check_folder", "open_regular", "read_regular", "replacing", "write_file"]
 
 HEAD_BYTES = 1024
 
@@ -28,7 +29,7 @@ def check_file(name: str, path: Path, mark: str) -> None:
     """
     try:
         if os.path.lexists(path):
-            with _open(path) as file:
+            with open_regular(path) as file:
                 if mark.encode() not in file.read(HEAD_BYTES):
                     raise InputError(f"{name} {path}: exists and fsd did not make it: expected a new path")
     except OSError as error:
@@ -36,7 +37,7 @@ def check_file(name: str, path: Path, mark: str) -> None:
     check_folder(name, path)
 
 
-def _open(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file. Raises `OSError` if ``path`` is anything else, for instance a folder or a pipe."""
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115  # the caller closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -48,7 +49,7 @@ def _open(path: Path) -> BinaryIO:
 def read_regular(path: Path, most: int) -> bytes:
     """The bytes of a regular file of at most ``most`` bytes. Raises `FileNotFoundError`, and `InputError` for all other errors."""
     try:
-        with _open(path) as file:
+        with open_regular(path) as file:
             data = file.read(most + 1)
     except FileNotFoundError:
         raise

@@ -23,13 +23,14 @@ import attrs
 
 from fsd_core.errors import one_line
 
-__all__ = ["DEBUG", "INFO", "LEVELS", "LIMIT_BYTES", "Journal", "Line", "MirroredLines", "kept", "masked", "set_level", "shown"]
+__all__ = ["DEBUG", "INFO", "LEVELS", "LIMIT_BYTES", "Journal", "Line", "MirroredLines", "include", "kept", "masked", "set_level", "shown"]
 
 INFO, DEBUG = LEVELS = ("info", "debug")  # how much a worker keeps
 LIMIT_BYTES = 64 << 10  # of the lines that a journal keeps, as JSON
 LINE_CHARS = 1000
 FRAMES = 4  # of the traceback of an error
-PACKAGES = ("fsd_core", "fsd_local", "fsd_aws", "fsd_gcp", "fsd_azure", "fsd_conformance")
+CORE = "fsd_core"
+_packages = {CORE, "fsd_conformance"}  # whose lines count as those of this project; see `include`
 _NUMBERS = {INFO: logging.INFO, DEBUG: logging.DEBUG}
 _LIBRARIES = {INFO: logging.WARNING, DEBUG: logging.INFO}  # their debug lines hold payloads and signed headers
 _MASK = "***"
@@ -150,8 +151,13 @@ class MirroredLines(logging.Handler):
 
 
 # Python writes warnings of a logger that no program handles to standard error: those of a library would mix with its user's own output.
-logging.getLogger(PACKAGES[0]).addHandler(logging.NullHandler())
+logging.getLogger(CORE).addHandler(logging.NullHandler())
 _changing = threading.Lock()
+
+
+def include(module: str) -> None:
+    """Count the lines of a provider's package, that of ``module``, as those of this project, from the next `set_level` or block on."""
+    _packages.add(module.partition(".")[0])
 
 
 def set_level(level: str, libraries: int = logging.WARNING) -> Mapping[str, int]:
@@ -160,7 +166,7 @@ def set_level(level: str, libraries: int = logging.WARNING) -> Mapping[str, int]
     Returns the levels before, by logger.
     """
     with _changing:
-        names = {"": libraries, **dict.fromkeys(PACKAGES, _NUMBERS[level])}
+        names = {"": libraries, **dict.fromkeys(sorted(_packages), _NUMBERS[level])}
         before = {name: logging.getLogger(name or None).level for name in names}
         for name, number in names.items():
             logger = logging.getLogger(name or None)
@@ -187,7 +193,7 @@ def kept(journal: Journal) -> Iterator[None]:
 
     If nobody else handles the lines, they go to standard error too: platforms keep it as the function's log.
     """
-    present = (*logging.getLogger().handlers, *logging.getLogger(PACKAGES[0]).handlers)
+    present = (*logging.getLogger().handlers, *logging.getLogger(CORE).handlers)
     with contextlib.ExitStack() as stack:
         if all(isinstance(each, logging.NullHandler) for each in present):
             stack.enter_context(_attached(MirroredLines(), INFO))
@@ -201,6 +207,10 @@ def shown(verbose: int) -> Iterator[None]:
     if not verbose:
         yield
         return
+    from fsd_core.common.plugins import PROVIDERS, entries  # a worker needs none of it
+
+    for entry in entries(PROVIDERS).values():
+        include(entry.module)
     level = LEVELS[min(verbose, len(LEVELS)) - 1]
     with _attached(MirroredLines(), level, _LIBRARIES[level]):
         yield

@@ -1,30 +1,67 @@
-"""Measures how many seconds a worker spends in each phase, as sums and as a timeline of at most `CELLS` cells."""
+"""Measures how many seconds a worker spends in each phase, as sums and as a timeline of at most `CELLS` cells.
+
+Where more workers than processors share a machine, a worker is often ready to go on while another one has the processor. A phase would seem
+to take as long as all workers together. So the system's count of this time is measured apart: a function with a processor of its own has
+none of it, and a phase takes there what it takes here without it.
+"""
 
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["CELLS", "PHASES", "Stopwatch"]
+__all__ = ["CELLS", "PHASES", "Starved", "Stopwatch"]
 
 PHASES = ("load", "compute", "send", "exchange", "other")  # all first letters differ, because the timeline contains only these
 CELLS = 512  # the largest number of cells of a timeline
 FIRST_CELL_S = 0.001
 
 
+class Starved:
+    """A clock of the seconds in which the thread that made it was ready to go on, but had no processor.
+
+    It stands still on a system that does not count them: Linux does, in ``/proc/thread-self/schedstat`` (man 5 proc).
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._file = -1
+
+    def __call__(self) -> float:
+        """The seconds so far."""
+        try:
+            return int(os.pread(self._file, 64, 0).split()[1]) / 1e9
+        except (OSError, ValueError, IndexError):  # also after `close`
+            return 0.0
+
+    def close(self) -> None:
+        """Close the file. A second call does nothing."""
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+
+
 class Stopwatch:
     """Adds time to the phase that the last call of `enter` started. Starts in phase "other" when it is constructed. Not thread-safe.
 
-    ``seconds`` has the sum of each phase up to the last call of `enter`. ``clock`` returns the time in seconds.
+    ``seconds`` has the sum of each phase up to the last call of `enter`, without the time in which the thread had no processor; ``starved``
+    has this time, of all phases together. The timeline includes it. ``clock`` returns the time in seconds, ``waits`` the seconds without
+    a processor so far.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, waits: Callable[[], float] = lambda: 0.0) -> None:
         self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.starved = 0.0
         self._clock = clock
+        self._waits = waits
+        self._waited = waits()
         self._began = self._entered = clock()
         self._phase = "other"
         self._cell_s = FIRST_CELL_S
@@ -32,8 +69,12 @@ class Stopwatch:
 
     def enter(self, phase: str) -> None:
         """Start ``phase``, one of `PHASES`, and end the current phase."""
-        now = self._clock()
-        self.seconds[self._phase] += now - self._entered
+        now, waited = self._clock(), self._waits()
+        took = now - self._entered
+        starved = min(took, max(0.0, waited - self._waited))  # two clocks: neither part may become negative
+        self.seconds[self._phase] += took - starved
+        self.starved += starved
+        self._waited = waited
         self._mark(PHASES.index(self._phase), self._entered - self._began, now - self._began)
         self._phase, self._entered = phase, now
 

@@ -73,6 +73,14 @@ def _publish_units(usage: Usage) -> float:
     return max(usage["publish_units"], usage["publish_requests"])
 
 
+def _topic_units(usage: Usage) -> float:
+    return max(0.0, _publish_units(usage) - usage["direct_units"])
+
+
+def _topic_bytes(usage: Usage) -> float:
+    return max(0.0, usage["message_bytes_sent"] - usage["direct_bytes_sent"])
+
+
 def _receive_units(usage: Usage) -> float:
     return max(usage["receive_units"], usage["receive_requests"])
 
@@ -97,8 +105,11 @@ def _vcpu_seconds(usage: Usage, rule: FunctionRule) -> float:
 # at least one message, on every service: so a quantity is the largest of these counts.
 QUANTITIES: Mapping[str, Callable[[Usage, FunctionRule, float], float]] = {
     "publish_units": lambda usage, rule, min_bytes: _publish_units(usage),
+    "topic_units": lambda usage, rule, min_bytes: _topic_units(usage),  # of publish_units, those through a topic
+    "direct_units": lambda usage, rule, min_bytes: usage["direct_units"],  # and those straight to a queue
     "published_messages": lambda usage, rule, min_bytes: _published_messages(usage),
     "published_bytes": lambda usage, rule, min_bytes: max(usage["message_bytes_sent"], min_bytes * _publish_units(usage)),
+    "topic_bytes": lambda usage, rule, min_bytes: max(_topic_bytes(usage), min_bytes * _topic_units(usage)),
     "receive_units": lambda usage, rule, min_bytes: _receive_units(usage),
     "delivered_messages": lambda usage, rule, min_bytes: _delivered_messages(usage),
     "delivered_bytes": lambda usage, rule, min_bytes: max(usage["message_bytes_sent"], min_bytes * _receive_units(usage)),
@@ -115,7 +126,7 @@ QUANTITIES: Mapping[str, Callable[[Usage, FunctionRule, float], float]] = {
 
 # A tariff has a price for at least one quantity of each row; usd = 0 if the quantity costs nothing.
 NEEDED = (
-    ("publish_units", "published_messages", "published_bytes"),
+    ("publish_units", "topic_units", "published_messages", "published_bytes"),
     ("receive_units", "delivered_messages", "delivered_bytes"),
     ("ack_requests", "settled_messages"),
     ("object_puts",),

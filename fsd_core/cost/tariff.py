@@ -1,7 +1,7 @@
-"""Tariffs: dated prices with their sources, one TOML file each. A user can write a file of the same form.
+"""Tariffs: dated prices with their sources, one TOML file each in the package of a provider. A user can write a file of the same form.
 
-A file has the keys ``provider``, ``region``, ``as_of`` and optionally ``title``, a table ``[function]`` (see `FunctionRule`), and tables
-``[[price]]`` (see `Price`). Every price names its source.
+A file has the keys ``provider``, ``region``, ``as_of`` and optionally ``title`` and ``default``, a table ``[function]`` (see
+`FunctionRule`), tables ``[[price]]`` (see `Price`), and optionally a table ``[server]`` (see `Server`). Every price names its source.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from typing import Any
 
 import attrs
 
-from fsd_core.common import arguments, shipped
-from fsd_core.common.fields import Kind, boolean, key, listed, read, table, text
+from fsd_core.common import arguments, plugins, shipped
+from fsd_core.common.fields import Kind, boolean, integer, key, listed, nullable, read, table, text
 from fsd_core.cost.quantities import AMOUNT, CONFIDENCE, DATED, NEEDED, POSITIVE, QUANTITIES, FunctionRule
 from fsd_core.errors import InputError
 
-__all__ = ["Price", "Tariff", "default_tariff", "load", "names", "tariff_of_run"]
+__all__ = ["Price", "Server", "Tariff", "default_tariff", "load", "names", "tariff_of_run"]
 
-_FOLDER = ("fsd_core.cost", "tariffs")
-DEFAULTS = {"local": "local", "aws": "aws-us-east-1", "gcp": "gcp-us-central1", "azure": "azure-eastus2"}
+_FOLDER = "tariffs"  # of a provider's package
 
 
 def _are_counts(value: Any) -> bool:
@@ -54,11 +53,25 @@ class Price:
 
 
 @attrs.frozen(kw_only=True)
+class Server:
+    """A server that always runs, to compare with: a table ``[server]``."""
+
+    name: str = key(text())
+    usd_hour: float = key(POSITIVE)
+    memory_mb: int = key(integer(1))
+    vcpus: float = key(POSITIVE)
+    source: str = key(text())
+    as_of: str = key(DATED)
+    confidence: str = key(CONFIDENCE)
+
+
+@attrs.frozen(kw_only=True)
 class Tariff:
     """The prices of one provider in one region.
 
     - ``name``, ``title``, ``provider``, ``region``: texts. ``as_of``: the date of the prices. ``path``: the file.
     - ``function``: how the platform bills the time of functions. ``prices``: what each SKU costs, with its source and confidence.
+    - ``server``: a server to compare with; `None` if the file has none.
     """
 
     name: str
@@ -69,6 +82,7 @@ class Tariff:
     function: FunctionRule
     prices: tuple[Price, ...]
     path: str
+    server: Server | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -79,41 +93,49 @@ class _File:
     provider: str = key(text())
     region: str = key(text())
     as_of: str = key(DATED)
+    default: bool = key(boolean(), default=False)  # the tariff of a run that names none, if the package has several of its provider
     function: Mapping[str, Any] = key(table("a table, [function]"))
+    server: Mapping[str, Any] | None = key(nullable(table("a table, [server]")), default=None)
     price: list[Mapping[str, Any]] = key(Kind("tables, [[price]]", listed(table()).holds))
 
 
 def names() -> list[str]:
-    """The names of the tariffs that come with fsd, ascending."""
-    return shipped.names(*_FOLDER)
+    """The names of the tariffs that come with the installed providers, ascending."""
+    return list(plugins.files(_FOLDER))
 
 
 def default_tariff(provider: str) -> str | None:
-    """The name of the tariff for a provider's runs if the user names no tariff; `None` if fsd has no tariff for this provider."""
-    return DEFAULTS.get(provider)
+    """The name of the tariff for a provider's runs if the user names no tariff: in the provider's package the one with ``default = true``,
+    else the first. `None` if the package has no tariff of the provider. Raises `InputError` if another package has a tariff of that name.
+    """
+    own = {name: content for name in plugins.files(_FOLDER, provider) if (content := shipped.load("tariff", name, _FOLDER)[1])}
+    mine = [name for name, content in own.items() if content.get("provider") == provider]
+    return next((name for name in mine if own[name].get("default") is True), mine[0] if mine else None)
 
 
 def load(name: str | os.PathLike[str]) -> Tariff:
     """The tariff of this name. A text that contains a ``/`` or ends in ``.toml``, and any `Path`, is the path of a tariff file.
 
-    Raises `InputError` on an unknown name, with the nearest known one, and on a file with an unknown key or a missing or wrong value.
+    Raises `InputError` on an unknown name, with the nearest known one, on a name that tariffs of two packages have, and on a file with an
+    unknown key or a missing or wrong value.
     """
     given = arguments.folder_or_name("tariff", name, f"one of {', '.join(names())}, or the path of a .toml file of your own")
-    path, content = shipped.load("tariff", given, *_FOLDER)
+    path, content = shipped.load("tariff", given, _FOLDER)
     return _read(str(given), path, content)
 
 
 def tariff_of_run(provider: str, tariff: Tariff | str | os.PathLike[str] | None = None) -> Tariff | None:
-    """The tariff of a run on ``provider``: ``tariff``, else the default one; `None` if fsd has no tariff for this provider.
+    """The tariff of a run on ``provider``: ``tariff``, else the default one; `None` if its package has no tariff.
 
-    Raises `InputError` on a tariff of another provider, unless the run is local: a run packs its requests to suit the prices of its own
-    provider, so a bill by another provider's prices would be misleading.
+    Raises `InputError` on a tariff of another provider, unless the provider of the run bills nothing: a run packs its requests to suit the
+    prices of its own provider, so a bill by another provider's prices would be misleading.
     """
-    wanted = default_tariff(provider) if tariff is None else tariff
+    own = default_tariff(provider)
+    wanted = own if tariff is None else tariff
     if wanted is None:
         return None
     found = wanted if isinstance(wanted, Tariff) else load(wanted)
-    if provider not in ("local", found.provider):
+    if provider != found.provider and not (own and all(price.usd == 0 for price in load(own).prices)):
         raise InputError(
             f"tariff {found.name}: has prices of provider {found.provider}: expected a tariff of {provider}, the provider of the run"
         )
@@ -143,6 +165,7 @@ def _read(name: str, path: str, content: Mapping[str, Any]) -> Tariff:
         function=rule,
         prices=prices,
         path=path,
+        server=None if file.server is None else read(Server, file.server, f"{where}[server] "),
     )
 
 

@@ -1,4 +1,4 @@
-"""The product of one rank's rows of one layer, sparse or dense float32 weights, with a dense matrix of activations.
+"""The product of one rank's rows of one layer with activations, computed with numpy: the reference and the fallback of the compiled kernel.
 
 The module has three methods. Rows that read the same inputs form a group: a small dense matrix, which reads each of its inputs once. This
 is the fastest method where the weights consist of such groups. Other weights with a share of at least `DENSE_SHARE` nonzeros are
@@ -15,7 +15,10 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DENSE_SHARE", "Weights"]
+from fsd_core.kernel.block import Block
+from fsd_core.model.activation import activate
+
+__all__ = ["DENSE_SHARE", "Finish", "Weights"]
 
 DENSE_SHARE = 1 / 32  # measured on one core: BLAS does 32 multiplications in the time that the gather method needs for one
 GROUPS_SHARE = 2  # groups may take this many times the memory of the weights: smaller ones are filled up with zeros
@@ -24,12 +27,25 @@ GATHER_VALUES = 1 << 18  # the gather method works on pieces of 1 MB too
 DENSE_BYTES = 256 << 20  # larger weights stay sparse
 
 
+@attrs.frozen(eq=False)
+class Finish:
+    """What makes activations of the sums of a layer: the arguments of `fsd_core.model.activation.activate`."""
+
+    bias: NDArray[np.float32]  # (rows,)
+    activation: str
+    clip: float | None
+    challenge: bool
+
+
 class Weights:
     """The weights of some output rows, float32 of shape (rows, columns).
 
     The caller passes either ``csr``, a tuple of indptr int64 (rows + 1,), indices int32 (nonzeros,) and values float32 (nonzeros,), or
     ``dense``, float32 (rows, columns). `Weights` makes a copy of CSR weights in groups, or a dense copy if they have a share of at least
     `DENSE_SHARE` nonzeros.
+
+    ``own`` is int32 (columns,): the rows of a block that the columns belong to, by default all, in order. ``finish``: what `forward` does
+    with the sums; `None`: nothing.
     """
 
     def __init__(
@@ -37,8 +53,12 @@ class Weights:
         shape: tuple[int, int],
         csr: tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]] | None,
         dense: NDArray[np.float32] | None,
+        own: NDArray[np.int32] | None = None,
+        finish: Finish | None = None,
     ) -> None:
         self.shape = shape
+        self._own = own
+        self._finish = finish
         self._csr = csr
         self._dense = dense
         self._groups = None if csr is None else _grouped(*csr)
@@ -47,6 +67,16 @@ class Weights:
             self._dense = np.zeros(shape, np.float32)
             rows = np.repeat(np.arange(shape[0]), np.diff(csr[0]))
             np.add.at(self._dense, (rows, csr[1]), csr[2])
+
+    def forward(self, block: Block, start: Block | None = None) -> Block:
+        """Multiply the weights with a block, add ``start`` (a block with the same live samples), and finish the sums."""
+        x = block.values
+        z = self.multiply(x if self._own is None else x[self._own])
+        if start is not None:
+            z += start.values
+        if self._finish is not None:
+            activate(z, self._finish.bias, self._finish.activation, self._finish.clip, self._finish.challenge)
+        return Block(z, block.live, block.samples).trimmed()
 
     def multiply(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Multiply the weights with ``x``, float32 (columns, samples). Returns float32 (rows, samples)."""

@@ -90,7 +90,7 @@ class Latency:
     @property
     def message_s(self) -> float:
         """The longest time in seconds for which a receiver holds a message."""
-        return self.longest_s("deliver")
+        return max(self.longest_s("deliver"), self.longest_s("deliver_direct"))
 
     @property
     def start_s(self) -> float:
@@ -100,7 +100,8 @@ class Latency:
     @property
     def step_s(self) -> float:
         """The longest time in seconds that the draws alone can add to one payload's way from a rank to another, over any channel."""
-        return self.longest_s("connect", "publish", "publish_batch", "deliver", "receive", "connect", "put", "connect", "get", "get")
+        publishes = self.longest_s("connect", "publish", "publish_batch", "publish_direct")
+        return publishes + self.message_s + self.longest_s("receive", "connect", "put", "connect", "get", "get")
 
 
 def words(about: Mapping[str, Any]) -> str:

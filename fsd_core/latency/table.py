@@ -1,4 +1,5 @@
-"""Tables of latencies: dated figures with their sources, one TOML file each. A user can write a file of the same form.
+"""Tables of latencies: dated figures with their sources, one TOML file each in the package of a provider. A user can write a file of the
+same form.
 
 A file may have the keys ``title``, ``as_of``, ``hour_share`` and ``function_share``, one table for each verb of `VERBS` (see `Row`), and
 the tables ``[read]`` and ``[write]``: the bandwidth of one function (see `Link`). A verb without a table takes only its real time.
@@ -20,6 +21,8 @@ VERBS = {
     "publish": "the request that sends one message",
     "publish_batch": "the request that sends several messages; without this table it takes as long as publish",
     "deliver": "from the begin of the publish until a receive that waits returns the message",
+    "publish_direct": "the request that sends messages straight to a queue; without this table it takes as long as publish",
+    "deliver_direct": "from the begin of that request until a receive that waits returns the message; without this table like deliver",
     "receive": "the request that returns messages which are there",
     "ack": "the request that acknowledges messages",
     "put": "the request that writes an object, or deletes objects",
@@ -31,7 +34,8 @@ VERBS = {
     "start_warm": "from the begin of that request until the code of an idle instance runs",
 }
 LONGEST = 10.0  # the longest draw is this many times p99_ms, unless a row has max_ms: the point that one request in a million reaches
-_FOLDER = ("fsd_core.latency", "tables")
+_FOLDER = "latency"  # of a provider's package
+LEAST_MS, MOST_MS = 0.001, 1e9  # of a median, and of the longest draw
 _MS = number(0, 1e7, "milliseconds", above=True)
 _RATE = number(0.01, 1e6, "MB/s")
 _SHARE = number(0, 1)
@@ -112,20 +116,21 @@ _File: Any = attrs.make_class("_File", _FILE | {verb: key(_ROW, default=None) fo
 
 
 def names() -> list[str]:
-    """The names of the tables that come with fsd, ascending."""
-    from fsd_core.common import shipped
+    """The names of the tables that come with the installed providers, ascending."""
+    from fsd_core.common import plugins
 
-    return shipped.names(*_FOLDER)
+    return list(plugins.files(_FOLDER))
 
 
 def load(name: str) -> Table:
     """The table of this name. A ``name`` that contains a ``/`` or ends in ``.toml`` is the path of a file.
 
-    Raises `InputError` on an unknown name, a file that cannot be read, an unknown verb or key, and a missing or wrong figure.
+    Raises `InputError` on an unknown name, a name that tables of two packages have, a file that cannot be read, an unknown verb or key, and
+    a missing or wrong figure.
     """
     from fsd_core.common import shipped  # a worker reads no file
 
-    _, content = shipped.load("latency", name, *_FOLDER)
+    _, content = shipped.load("latency", name, _FOLDER)
     return of_content(name, content)
 
 
@@ -152,6 +157,8 @@ def of_content(name: str, content: Mapping[str, Any]) -> Table:
 
 def _row(found: Mapping[str, Any], where: str) -> Row:
     row = read(Row, found, where)
+    if row.p50_ms < LEAST_MS:
+        raise InputError(f"{where}p50_ms = {row.p50_ms:g}: expected at least {LEAST_MS:g}")
     if not row.p50_ms <= row.p90_ms <= row.p99_ms:
         shown = f"{row.p50_ms:g}, {row.p90_ms:g}, {row.p99_ms:g}"
         raise InputError(f"{where}p50_ms, p90_ms, p99_ms = {shown}: expected each at least as large as the one before")
@@ -161,4 +168,6 @@ def _row(found: Mapping[str, Any], where: str) -> Row:
         raise InputError(f"{where}second_ms: is missing: expected {_MS.expected}, because second_share = {row.second_share:g}")
     if row.second_ms is not None and row.second_ms < row.p50_ms:
         raise InputError(f"{where}second_ms = {row.second_ms:g}: expected at least p50_ms, {row.p50_ms:g}")
+    if row.longest_ms > MOST_MS:
+        raise InputError(f"{where}the longest draw is {row.longest_ms:g} ms: expected at most {MOST_MS:g}: give max_ms, or smaller figures")
     return row

@@ -15,10 +15,11 @@ from typing import Any
 import attrs
 
 from fsd_core import providers
+from fsd_core.common import plugins
 from fsd_core.common.home import home_folder, made
 from fsd_core.config import FILE
 from fsd_core.errors import InputError
-from fsd_core.machine.emulators import CLOUDS
+from fsd_core.kernel import compiled
 from fsd_core.providers.advice import line
 
 __all__ = ["Check", "doctor"]
@@ -27,13 +28,9 @@ REQUIRED = ("numpy", "attrs", "zstandard", "scipy", "safetensors", "click", "ric
 EXTRAS = {
     "mtkahypar": "pip install 'fsd-inference[partition]': without it, block replaces hypergraph partitions, and workers send more rows",
     "scikit-learn": "pip install 'fsd-inference[demo]': fsd demo and the input `digits` need it",
+    "onnx": "pip install 'fsd-inference[onnx]': ONNX models need it",
+    "onnxruntime": "pip install 'fsd-inference[onnx]': ONNX models need it",
     "matplotlib": "pip install 'fsd-inference[report]': fsd report and fsd compare --report need it",
-    "boto3": "pip install 'fsd-inference[aws]': provider aws needs it",
-    "azure-servicebus": "pip install 'fsd-inference[azure]': provider azure needs it",
-    "azure-storage-blob": "pip install 'fsd-inference[azure]': provider azure needs it",
-    "azure-identity": "pip install 'fsd-inference[azure]': provider azure needs it",
-    "google-cloud-pubsub": "pip install 'fsd-inference[gcp]': provider gcp needs it",
-    "google-cloud-storage": "pip install 'fsd-inference[gcp]': provider gcp needs it",
     "moto": "pip install 'fsd-inference[emulators]', or --emulator installs it below FSD_HOME",
     "awslambdaric": "pip install 'fsd-inference[emulators]', or --emulator installs it below FSD_HOME",
     "pytest": "pip install 'fsd-inference[test]': fsd conformance needs it",
@@ -63,25 +60,44 @@ def _checks() -> Iterator[tuple[str, str | None, str]]:
     yield "fsd-inference", _version("fsd-inference"), ""
     yield "python", platform.python_version(), ""
     yield "machine", f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}", ""
+    yield "compiled kernel", *_kernel()
     yield "FSD_HOME", *_writable()
     yield FILE, os.path.abspath(FILE) if os.path.exists(FILE) else None, "not in this folder: the default settings are in force"
     for name in REQUIRED:
         yield name, _version(name), f"pip install {name}"
     for name, hint in EXTRAS.items():
         yield name, _version(name), hint
+    sdks = {name: (package, provider) for provider in reversed(providers.installed()) for name, package in plugins.needs(provider).items()}
+    for name, (package, provider) in sdks.items():
+        if name not in REQUIRED:
+            yield name, _version(name), f"pip install {package}: provider {provider} needs it"
     for name in providers.installed():
-        yield f"provider {name}", *_provider(name)
-        yield f"credentials of {name}", *_credentials(name)
-    for name in CLOUDS:
-        if name not in providers.installed():
-            yield f"provider {name}", None, "not installed: a package adds it by an entry point of the group fsd.providers"
-    for name in CLOUDS:
-        if found := emulators.names(name):
-            running = emulators.state(name)
-            up = f"{running.name}, {'up' if running.alive() else 'dead'}" if running else None
-            yield f"emulator of {name}", up, f"{' or '.join(found)} can run here: fsd emulators up {name}"
+        found, hint = _provider(name)
+        yield f"provider {name}", found, hint
+        yield f"credentials of {name}", *(_credentials(name) if found else (None, "the provider cannot be imported"))
+    for name in plugins.entries(plugins.EMULATORS):
+        try:
+            known, running = emulators.names(name), emulators.state(name)
+        except InputError as error:
+            yield f"emulator of {name}", None, str(error)
+            continue
+        up = f"{running.name}, {'up' if running.alive() else 'dead'}" if running else None
+        if known:
+            yield f"emulator of {name}", up, f"{' or '.join(known)} can run here: fsd emulators up {name}"
     for name, hint in TOOLS.items():
         yield name, shutil.which(name), hint
+
+
+def _kernel() -> tuple[str | None, str]:
+    """The instruction sets of the compiled kernel, the one that computes first; or `None` and what to do."""
+    if compiled.missing:
+        hint = "install a C compiler (gcc or clang), then fsd-inference again from source: until then numpy computes, several times slower"
+        return None, f"{hint}; it cannot be loaded: {compiled.missing}"
+    try:
+        active = compiled.active()
+    except InputError as error:
+        return None, str(error)
+    return f"computes with {active.name if active else 'numpy'}; built for {', '.join(compiled.instruction_sets())}", ""
 
 
 def _version(distribution: str) -> str | None:
@@ -95,8 +111,8 @@ def _provider(name: str) -> tuple[str | None, str]:
     try:
         found: Any = providers.find(name)
         return f"{type(found).__module__}.{type(found).__qualname__}", ""
-    except (ImportError, AttributeError) as error:
-        return None, f"installed, but cannot be imported: {error}"
+    except InputError as error:
+        return None, str(error)
 
 
 def _credentials(name: str) -> tuple[str | None, str]:
@@ -104,10 +120,7 @@ def _credentials(name: str) -> tuple[str | None, str]:
     found: list[tuple[str | None, str]] = []
 
     def ask() -> None:
-        try:
-            provider = providers.find(name)
-        except (ImportError, AttributeError):
-            return found.append((None, "the provider cannot be imported"))
+        provider = providers.find(name)
         try:
             found.append((provider.credentials(), ""))
         except Exception as error:

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 
 from fsd_core import providers
 from fsd_core.common import arguments
-from fsd_core.config import TABLES
 from fsd_core.errors import InputError
 
 if TYPE_CHECKING:
     from fsd_conformance.emulators import Running
     from fsd_core.client.job import Progress
 
-__all__ = ["CLOUDS", "emulator", "emulator_states", "start_emulators", "stop_emulators"]
-
-CLOUDS = tuple(name for name in TABLES if name != "local")
+__all__ = ["emulator", "emulator_states", "start_emulators", "stop_emulators"]
 
 
 @contextmanager
@@ -34,7 +31,7 @@ def emulator(
         with fsd_core.emulator("aws") as settings:
             result = fsd_core.run("radixnet:1024:12", "digits", provider="aws", settings=settings)
 
-    - ``provider``: aws, gcp or azure.
+    - ``provider``: a provider that has an emulator, for instance aws, gcp or azure.
     - ``name``: the emulator, if the provider has several. Default: the one that runs, else the provider's first.
     - ``settings``: your own settings of the provider, which come on top of those of the emulator.
     - ``start``: start an emulator for the block if none runs. It ends with the block; an emulator of `start_emulators` goes on. With
@@ -64,7 +61,7 @@ def start_emulators(
 ) -> dict[str, Running]:
     """Start the emulator of one cloud, or of each installed provider that has one. Does nothing where one runs already.
 
-    - ``cloud``: aws, gcp or azure. Default: all.
+    - ``cloud``: a provider. Default: all.
     - ``name``: the emulator, if ``cloud`` has several.
     - ``progress``: called with a `Progress` whose phase is the cloud.
 
@@ -83,7 +80,7 @@ def start_emulators(
 def stop_emulators(cloud: str | None = None) -> dict[str, Running | None]:
     """Stop the emulator of one cloud, or of all. Returns by cloud what ran; `None` where nothing ran.
 
-    ``cloud``: aws, gcp or azure. Raises `InputError` if the cloud is unknown or has no emulator.
+    ``cloud``: a provider. Default: all. Raises `InputError` if the cloud is unknown or has no emulator.
     """
     from fsd_conformance import emulators
 
@@ -93,12 +90,12 @@ def stop_emulators(cloud: str | None = None) -> dict[str, Running | None]:
 def emulator_states(cloud: str | None = None) -> dict[str, Running | None]:
     """What `start_emulators` started and `stop_emulators` has not stopped, by cloud; `None` where there is nothing.
 
-    ``cloud``: aws, gcp or azure. Default: all. ``alive()`` of an entry tells whether its servers still run. Raises `InputError` if the
+    ``cloud``: a provider. Default: all. ``alive()`` of an entry tells whether its servers still run. Raises `InputError` if the
     cloud is unknown.
     """
     from fsd_conformance import emulators
 
-    return {each: emulators.state(each) for each in (CLOUDS if cloud is None else (_known(cloud),))}
+    return {each: emulators.state(each) for each in (emulators.providers() if cloud is None else (_known(cloud),))}
 
 
 def _teller(progress: Callable[[Progress], None] | None, phase: str) -> Callable[[str], None]:
@@ -111,19 +108,21 @@ def _teller(progress: Callable[[Progress], None] | None, phase: str) -> Callable
 def _known(cloud: str) -> str:
     if isinstance(cloud, str) and cloud == "local":
         raise InputError("emulators: provider local runs on this machine and needs no emulator")
-    if not isinstance(cloud, str) or cloud not in CLOUDS:
-        raise InputError(f"emulators: {arguments.shown(cloud)}: expected one of {', '.join(CLOUDS)}")
+    from fsd_conformance import emulators
+
+    known = emulators.providers()
+    if not isinstance(cloud, str) or cloud not in known:
+        raise InputError(f"emulators: {arguments.shown(cloud)}: expected one of {', '.join(known) or 'none'}")
     return cloud
 
 
-def _chosen(cloud: str | None) -> tuple[str, ...]:
+def _chosen(cloud: str | None) -> list[str]:
     """The clouds to act on. Raises `InputError` if ``cloud`` is not installed or has no emulator."""
     from fsd_conformance import emulators
 
     names = providers.installed()
     if cloud is None:
-        return tuple(each for each in CLOUDS if each in names and emulators.names(each))
+        return [each for each in emulators.providers() if each in names]
     if _known(cloud) not in names:
         raise InputError(f"provider {cloud} is not installed: expected one of {', '.join(names) or 'none'}")
-    emulators.find(cloud)
-    return (cloud,)
+    return [cloud]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fsd_core.errors import InputError
 
-__all__ = ["activate", "softmax"]
+__all__ = ["activate", "curve", "softmax"]
 
 PIECE_VALUES = 1 << 16
 
@@ -30,13 +30,19 @@ def activate(z: Floats, bias: Floats, activation: str, clip: float | None, chall
         z += bias[:, None]
     if activation == "relu":
         np.clip(z, 0, clip, out=z)
-    elif activation == "sigmoid":
-        _sigmoid(z)
-    elif activation == "tanh":
-        np.tanh(z, out=z)
+    elif activation in ("sigmoid", "tanh"):
+        curve(z, activation)
     elif activation not in ("identity", "softmax"):
         raise InputError(f"activation {activation!r}: expected one of identity, relu, sigmoid, tanh, softmax")
     return z
+
+
+def curve(z: Floats, activation: str) -> None:
+    """Apply sigmoid, or else tanh, to every value of ``z``, float32 of any shape, in place."""
+    if activation == "sigmoid":
+        _sigmoid(z)
+    else:
+        np.tanh(z, out=z)
 
 
 def _sigmoid(z: Floats) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from fsd_core.common import arguments
 from fsd_core.common.home import expanded
 from fsd_core.errors import InputError
-from fsd_core.model.layer import Csr
-from fsd_core.model.npz import SCIPY_KEYS, dense, read_npz, scipy_csr
+from fsd_core.model.layer import Csr, Model
+from fsd_core.model.npz import from_dense, read_matrix
 from fsd_core.model.tsv import read_table
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-__all__ = ["open_inputs"]
+__all__ = ["open_inputs", "open_samples"]
 
 _MAX_SAMPLES = 10**8  # a larger number is a mistake, and would fill gigabytes before anything fails
 _DIGITS = 8  # side of scikit-learn's digits, whose pixels go from 0 to 16
@@ -32,6 +32,7 @@ def open_inputs(spec: str | os.PathLike[str], width: int) -> csr_matrix:
     """The samples that ``spec`` names: a ``scipy.sparse.csr_matrix`` (samples, width) float32, sorted, finite, without stored zeros.
 
     - ``FILE.npz``: a CSR matrix that ``scipy.sparse.save_npz`` wrote, or a dense array, which has the name ``x`` if it is not the only one.
+      ``FILE.npy``: a dense array. A dense array may have more axes than two if a sample has ``width`` values in all.
     - ``FILE.tsv``, ``.tsv.xz``, ``.tsv.gz``: lines of ``sample neuron value``, 1-based; the largest sample number is the number of samples.
     - ``digits``: the 1,797 handwritten digits of scikit-learn. For width 64 they are 8 x 8 pixels from 0 to 1. For a larger square they are
       scaled bilinearly to 20/28 of the side of the image, centred, and thresholded to 0 and 1.
@@ -42,9 +43,9 @@ def open_inputs(spec: str | os.PathLike[str], width: int) -> csr_matrix:
     wrong text, or samples that do not have ``width`` values.
     """
     width = arguments.whole("width", width, 1)
-    spec = arguments.folder_or_name("inputs", spec, "the path of an .npz or .tsv file, digits, or random:SAMPLES[:DENSITY[:SEED]]")
+    spec = arguments.folder_or_name("inputs", spec, "the path of an .npz, .npy or .tsv file, digits, or random:SAMPLES[:DENSITY[:SEED]]")
     if spec == "digits":
-        made = _from_dense(_digits(width))
+        made = from_dense(_digits(width))
     elif isinstance(spec, str) and spec.startswith("random:"):
         made = _random(spec, width)
     else:
@@ -54,32 +55,26 @@ def open_inputs(spec: str | os.PathLike[str], width: int) -> csr_matrix:
     return made.scipy().copy()  # a copy that the caller may write to
 
 
+def open_samples(inputs: Any, model: Model) -> csr_matrix:
+    """The inputs of `run` as scipy CSR float32 (samples, inputs of the model): checked, and a copy if the caller gave a matrix."""
+    if isinstance(inputs, str | os.PathLike):
+        return open_inputs(inputs, model.inputs)
+    matrix = arguments.matrix("inputs", inputs, model.inputs)
+    if matrix.shape[0] == 0:
+        raise InputError("inputs have no samples: expected at least one")
+    return matrix
+
+
 def _from_file(path: Path, width: int) -> Csr:
     if not os.path.isfile(path):
         state = "is a folder" if os.path.isdir(path) else "no such file"
-        raise InputError(f"{path}: {state}: expected an .npz or .tsv file, digits, or random:SAMPLES[:DENSITY[:SEED]]")
-    if path.suffix == ".npz":
-        arrays = read_npz(path)
-        try:
-            if arrays.keys() >= SCIPY_KEYS:
-                return scipy_csr(arrays)
-            if "x" not in arrays and len(arrays) != 1:
-                names = ", ".join(sorted(arrays)) or "none"
-                raise InputError(f"{len(arrays)} arrays ({names}): expected a scipy CSR matrix, one array, or an array called x")
-            return _from_dense(dense(arrays["x"] if "x" in arrays else next(iter(arrays.values()))))
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {state}: expected an .npz, .npy or .tsv file, digits, or random:SAMPLES[:DENSITY[:SEED]]")
+    if path.suffix in (".npz", ".npy"):
+        return read_matrix(path, width)
     if not path.name.endswith((".tsv", ".tsv.gz", ".tsv.xz")):
-        raise InputError(f"{path}: unknown file type: expected a name that ends in .npz, .tsv, .tsv.gz or .tsv.xz")
+        raise InputError(f"{path}: unknown file type: expected a name that ends in .npz, .npy, .tsv, .tsv.gz or .tsv.xz")
     table = read_table(path, _MAX_SAMPLES, width)
     return Csr.build(table.rows, table.columns, table.values, (int(table.rows.max()) + 1, width))
-
-
-def _from_dense(array: NDArray[np.float32]) -> Csr:
-    if not array.size:
-        raise InputError(f"an array of shape {array.shape} is empty: expected at least one sample")
-    rows, columns = np.nonzero(array)
-    return Csr.build(rows, columns, array[rows, columns], (array.shape[0], array.shape[1]))
 
 
 def _digits(width: int) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -11,10 +12,11 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from fsd_core.common.files import open_regular
 from fsd_core.errors import InputError
 from fsd_core.model.layer import Csr
 
-__all__ = ["SCIPY_KEYS", "compressed", "dense", "members", "read_npz", "scipy_csr"]
+__all__ = ["SCIPY_KEYS", "compressed", "dense", "from_dense", "members", "read_matrix", "read_npy", "read_npz", "scipy_csr"]
 
 SCIPY_KEYS = {"format", "shape", "data", "indices", "indptr"}  # the arrays that scipy.sparse.save_npz writes for a CSR matrix
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -29,7 +31,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     where = f"{path}: cannot be read as .npz"
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
                 raise InputError("the file is a single .npy array: expected an .npz file, as numpy.savez writes it")
             with zipfile.ZipFile(file) as archive:
@@ -46,10 +48,56 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def read_matrix(path: Path, width: int | None = None) -> Csr:
+    """Read one matrix: a scipy CSR matrix or a dense array from an ``.npz``, or the array of an ``.npy``.
+
+    In an ``.npz``, the dense array has the name ``x``, or it is the only one. An array of more than two axes is taken as rows of samples if
+    each sample has ``width`` values. Raises InputError, which names the file.
+    """
+    if not os.path.isfile(path):  # to open a pipe would wait for its other end
+        state = "is not a file" if os.path.lexists(path) else "no such file"
+        raise InputError(f"{path}: {state}: expected an .npz or .npy file")
+    arrays = {"x": read_npy(path)} if path.suffix == ".npy" else read_npz(path)
+    try:
+        if arrays.keys() >= SCIPY_KEYS:
+            return scipy_csr(arrays)
+        if "x" not in arrays and len(arrays) != 1:
+            names = ", ".join(sorted(arrays)) or "none"
+            raise InputError(f"{len(arrays)} arrays ({names}): expected a scipy CSR matrix, one array, or an array called x")
+        array = arrays["x"] if "x" in arrays else next(iter(arrays.values()))
+        if array.ndim > 2 and math.prod(array.shape[1:]) == width:
+            array = array.reshape(array.shape[0], width)
+        return from_dense(dense(array))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def from_dense(array: NDArray[np.float32]) -> Csr:
+    """The nonzero values of a dense matrix. Raises InputError if it has no entries."""
+    if not array.size:
+        raise InputError(f"an array of shape {array.shape} is empty: expected at least one sample")
+    rows, columns = np.nonzero(array)
+    return Csr.build(rows, columns, array[rows, columns], (array.shape[0], array.shape[1]))
+
+
+def read_npy(path: Path) -> NDArray[Any]:
+    """Read the array of an ``.npy`` file, which has the size that its header describes. Raises InputError, which names the file."""
+    try:
+        with open_regular(path) as file:
+            _check_header(file, os.fstat(file.fileno()).st_size)
+            file.seek(0)
+            array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
+            return array
+    except InputError as error:
+        raise InputError(f"{path}: cannot be read as .npy: {error}") from error
+    except Exception as error:  # numpy's parser raises errors of any kind on damaged bytes
+        raise InputError(f"{path}: cannot be read as .npy: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
 def members(path: Path) -> set[str]:
     """The names of the arrays in a file. The set is empty if the file is not an ``.npz`` file or cannot be read."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
     except Exception:  # zipfile raises errors of any kind on damaged bytes
         return set()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fsd_core.common import arguments
 from fsd_core.common.home import expanded
 from fsd_core.errors import InputError
+from fsd_core.graph import is_graph, open_graph
 from fsd_core.model.challenge import CHALLENGE_BIAS, CHALLENGE_CLIP, radixnet
 from fsd_core.model.layer import Csr, Layer, Model
 from fsd_core.model.npz import SCIPY_KEYS, compressed, dense, read_npz, scipy_csr
@@ -26,11 +27,11 @@ _ARRAY = re.compile(r"(weights|data|indices|indptr|shape|bias)_(\d{1,9})")
 
 
 def open_model(spec: str | os.PathLike[str]) -> Model:
-    """Open the model that ``spec`` names: a folder that fsd made, a Graph Challenge folder, or ``radixnet:N:L[:SEED]``.
+    """Open the model that ``spec`` names: a folder that fsd made, a Graph Challenge folder, an ONNX file, or ``radixnet:N:L[:SEED]``.
 
     N is the number of neurons of each layer: 1024, 4096, 16384 or 65536, also for a Graph Challenge folder. L is the number of layers. A
-    Graph Challenge folder gets the bias, rule and clip of the challenge. A `Path` is always a folder. Raises InputError if the model does
-    not exist or is malformed.
+    Graph Challenge folder gets the bias, rule and clip of the challenge. An ONNX model, also one that `save_graph` wrote, has to be a chain
+    of layers; `open_graph` opens any. A `Path` is always a file or folder. Raises InputError if the model does not exist or is malformed.
     """
     spec = arguments.folder_or_name("model", spec, "a Model, the path of a model, or radixnet:NEURONS:LAYERS[:SEED]")
     if isinstance(spec, str) and spec.startswith("radixnet:"):
@@ -39,6 +40,10 @@ def open_model(spec: str | os.PathLike[str]) -> Model:
             raise InputError(f"{spec!r}: expected radixnet:NEURONS:LAYERS or radixnet:NEURONS:LAYERS:SEED")
         return radixnet(int(fields[0]), int(fields[1]), int(fields[2]) if len(fields) == 3 else 0)
     path = expanded(spec)
+    if is_graph(path):
+        from fsd_core.model.chain import chain
+
+        return chain(open_graph(path))
     if os.path.isfile(path / MANIFEST):
         return load(path)
     if not os.path.exists(path):
@@ -88,6 +93,8 @@ def import_model(
         own = next((k for k, (_, layer_bias) in enumerate(layers, 1) if layer_bias is not None), None)
         if bias is not None and own is not None:
             raise InputError(f"bias {bias}: expected no bias argument, because layer {own} of {path} has its own bias")
+    elif is_graph(path):
+        raise InputError(f"{path}: is an ONNX model: expected another source here; open_graph and save_graph import ONNX models")
     else:
         state = "is neither" if os.path.exists(path) else "no such file or folder"
         raise InputError(f"{path}: {state}: expected a folder of n{{N}}-l{{k}}.tsv files or an .npz file")

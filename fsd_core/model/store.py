@@ -21,6 +21,7 @@ import attrs
 
 from fsd_core.common import arguments
 from fsd_core.common.fields import Kind, boolean, choice, key, listed, read, table, text
+from fsd_core.common.files import open_regular
 from fsd_core.errors import InputError
 from fsd_core.model import tensors
 from fsd_core.model.layer import ACTIVATIONS, Csr, Layer, Model
@@ -193,7 +194,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 def _map(path: Path) -> tuple[Any, dict[str, tensors.TensorInfo]]:
     """The file, mapped into memory, and the places of its arrays by name."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:  # ValueError: an empty file
         raise InputError(f"{path}: cannot be read: {error}") from error

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core.common.files import open_regular
 from fsd_core.errors import InputError
 
 __all__ = ["Table", "read_table"]
@@ -39,7 +40,8 @@ def read_table(path: Path, rows: int, columns: int) -> Table:
     """
     limits = (rows, columns)
     try:
-        text = path.read_bytes()
+        with open_regular(path) as file:
+            text = file.read()
         if path.suffix in _UNPACK:
             text = _UNPACK[path.suffix](text)
         text = text.removeprefix(codecs.BOM_UTF8)

@@ -15,6 +15,7 @@ import itertools
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -48,6 +49,16 @@ def _end_with_caller() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+def _context(library: Any) -> Any:
+    """The settings of ``solver.ini``; those of the preset for a version of the library that has other settings."""
+    import mtkahypar
+
+    try:
+        return library.context_from_file(str(Path(__file__).with_name("solver.ini")))
+    except mtkahypar.InvalidParameterError:
+        return library.context_from_preset(mtkahypar.PresetType.DEFAULT)
+
+
 def main() -> None:
     """Answer requests until standard input ends."""
     _end_with_caller()
@@ -60,7 +71,7 @@ def main() -> None:
         try:
             workers, vertices = int(request["workers"]), len(request["weights"])
             mtkahypar.set_seed(int(request["seed"]))
-            context = library.context_from_preset(mtkahypar.PresetType.DEFAULT)
+            context = _context(library)
             context.set_partitioning_parameters(workers, float(request["epsilon"]), mtkahypar.Objective.KM1)
             context.logging = False
             pins, starts = request["pins"].tolist(), request["starts"].tolist()

@@ -51,6 +51,11 @@ class ExchangePlan:
         """
         return self._at(layer).receives(self._rank(target))
 
+    def pairs(self, layer: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """What travels before ``layer``: source ranks, target ranks and numbers of rows of each pair of ranks, int64 (pairs,)."""
+        found = self._at(layer)
+        return found.pairs // self.workers, found.pairs % self.workers, found.counts.astype(np.int64)
+
     def inputs(self, rank: int) -> NDArray[np.int32]:
         """The input neurons that ``rank`` needs for layer 1, int32 (rows,)."""
         return self._inputs[self._rank(rank)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 
 import attrs
@@ -32,20 +33,31 @@ class Hypergraph:
 
 
 class Solver:
-    """One child process that answers any number of requests. The first request starts the process; the end of ``with`` kills it."""
+    """One child process that answers any number of requests. The first request starts the process; the end of ``with`` kills it.
+
+    The end of ``with`` may come while another thread waits in `blocks`, which then raises `Stopped`.
+    """
 
     def __init__(self, command: Sequence[str], time_limit: float | None = None) -> None:
         self._command = command
         self._time_limit = time_limit  # seconds for one request; None: 30 s plus 1 s for each 1000 pins
         self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()  # for the start and the end of the process, which may be in two threads
+        self._over = False
 
     def __enter__(self) -> Solver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._lock:
+            self._over = True
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                with suppress(OSError):  # unsent bytes of a request that was interrupted
+                    if pipe is not None:
+                        pipe.close()
 
     def blocks(self, graph: Hypergraph, workers: int, epsilon: float, seed: int) -> NDArray[np.int32]:
         """Assign each vertex to a block: int32 (vertices,), from 0 to ``workers`` - 1.
@@ -61,7 +73,9 @@ class Solver:
             process.kill()
 
         try:
-            with interrupt.whole():
+            with self._lock, interrupt.whole():
+                if self._over:
+                    raise Stopped("the solver has ended")
                 process = self._process = self._process or subprocess.Popen(
                     self._command,
                     stdin=subprocess.PIPE,

@@ -15,7 +15,7 @@ from fsd_core.errors import InputError, RunFailed
 
 __all__ = ["CHANNELS", "OBJECTIVES", "VERSION", "RunConfig"]
 
-VERSION = 3
+VERSION = 4
 CHANNELS = ("queue", "object", "hybrid")  # the channels that can carry activations
 OBJECTIVES = ("cost", "latency")  # the quantity that a run minimises
 
@@ -59,6 +59,13 @@ class RunConfig:
     def stage(self, rank: int) -> int:
         """The stage of a rank, from 0."""
         return rank % self.parts * self.pipeline // self.parts
+
+    def targets(self, rank: int) -> list[int]:
+        """The ranks to which a rank may send activations: the others of its stage, and those of the next stage of its replica."""
+        tensor = self.parts // self.pipeline
+        first = rank - rank % tensor
+        end = min(first + 2 * tensor, rank - rank % self.parts + self.parts)
+        return [each for each in range(first, end) if each != rank]
 
     def batches_of(self, rank: int) -> range:
         """The numbers of the batches (from 0) that a rank computes: batch b goes to replica b modulo ``data``."""

@@ -5,7 +5,7 @@ replica. A shard is one object: a preamble (magic, length and CRC-32 of the head
 of each layer; the ranks that send to this rank before it), then one segment for each layer, in order. A layer in which the rank owns no
 rows, and before which it sends none, has no segment: a worker does not see the layers of other stages. Head and segments have the
 safetensors layout. Equal arguments give equal bytes. A worker reads the head first, then the segments, several in a request. It starts the
-next request before it computes, so that the next segments arrive during the computation. It checks the checksum of all bytes before it
+next requests before it computes, so that the next segments arrive during the computation. It checks the checksum of all bytes before it
 uses them.
 
 The columns of a rank's weights are renumbered: first the rank's own rows of the previous layer, then the rows of each source, ascending by
@@ -17,19 +17,21 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core import kernel
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent
-from fsd_core.kernel import DENSE_SHARE, Weights
+from fsd_core.kernel import DENSE_SHARE, Finish
 from fsd_core.model import tensors
 
 if TYPE_CHECKING:
+    from fsd_core.kernel import Fused, Weights
     from fsd_core.model import Layer, Model
     from fsd_core.partition import ExchangePlan, Partition
 
@@ -51,8 +53,9 @@ _PREAMBLE = struct.Struct("<8sQI")  # magic, length and CRC-32 of the head
 _CRC = struct.Struct("<I")
 _START = _PREAMBLE.size + _CRC.size
 _MAGIC = b"FSDshrd3"
-HEAD_BYTES = 64 * 1024
+HEAD_BYTES = 512 * 1024  # of the first request: another one takes longer than these bytes; often they hold the first layer too
 READ_BYTES = 4 << 20
+READS = 2  # requests for segments under way at a time: together they use the bandwidth of a function
 
 
 @attrs.frozen(eq=False)
@@ -60,20 +63,11 @@ class LayerShard:
     """One rank's part of one layer, ready to multiply. "Held rows" are the rank's own rows of the previous layer."""
 
     number: int  # of the layer, from 1
-    local: Weights  # (rows, held rows that are multiplied)
-    remote: Weights | None  # (rows, received rows); `None` if the rank receives nothing
-    own: NDArray[np.int32] | None  # positions of the multiplied rows among the held rows; `None`: all of them, in order
-    bias: NDArray[np.float32]  # (rows,)
-    activation: str
-    clip: float | None
-    challenge: bool  # the bias is added only where the product is nonzero
+    rows: int  # that the rank computes. Without any, it only sends
+    local: Weights | Fused  # (rows, held rows that are multiplied); it makes activations of its sums if ``remote`` is `None`
+    remote: Weights | Fused | None  # (rows, received rows); `None` if the rank receives nothing
     receives: list[tuple[int, int]]  # (source, number of rows), in the column order of the remote weights
     sends: list[tuple[int, NDArray[np.int32]]]  # (target, positions among the held rows)
-
-    @property
-    def rows(self) -> int:
-        """The rows that the rank computes. Without any, it only sends."""
-        return len(self.bias)
 
 
 def build(model: Model, partition: Partition, plan: ExchangePlan, rank: int) -> bytes:
@@ -242,23 +236,29 @@ class ShardReader:
 
     def __iter__(self) -> Iterator[LayerShard]:
         """Yield the layers in order."""
+        for layers in self.together():
+            yield from layers
+
+    def together(self) -> Iterator[list[LayerShard]]:
+        """Yield the layers in order, those together that one request read: all of them once they are kept."""
         if self._kept:
-            yield from self._kept
+            yield self._kept
             return
         groups = self._groups()
-        ahead: Future[bytes] | None = None
+        ahead = [self._pool.submit(self._segments, *group) for group in groups[:READS]]
         for number, (first, last) in enumerate(groups):
-            data = ahead.result() if ahead is not None else self._segments(first, last)
-            ahead = self._pool.submit(self._segments, *groups[number + 1]) if number + 1 < len(groups) else None
+            data = ahead.pop(0).result()
+            ahead += [self._pool.submit(self._segments, *group) for group in groups[number + READS : number + READS + 1]]
+            layers = []
             for at in range(first, last):
                 start = int(self._starts[at] - self._starts[first])
                 segment = memoryview(data)[start : start + int(self._ends[at] - self._starts[at])]
                 if zlib.crc32(segment) != self._checksums[at]:
                     raise self._damaged("the checksum of this layer is wrong", self.numbers[at])
-                layer = _layer(self.numbers[at], segment)
-                if self._kept is not None:
-                    self._kept.append(layer)
-                yield layer
+                layers.append(_layer(self.numbers[at], segment))
+            if self._kept is not None:
+                self._kept += layers
+            yield layers
 
     def _groups(self) -> list[tuple[int, int]]:
         """Group the segments: each pair (first, last) means that one request reads the segments [first, last)."""
@@ -287,22 +287,23 @@ def _layer(number: int, segment: memoryview) -> LayerShard:
     arrays = {name: tensors.view(segment, info) for name, info in infos.items()}
     rows, own = len(arrays["bias"]), int(metadata["own"])
     away = int(arrays["source_rows"].sum())
-    groups = np.split(arrays["target_positions"], np.cumsum(arrays["target_rows"])[:-1])
+    # A copy: a view would keep all of the segment's bytes in memory.
+    groups = np.split(arrays["target_positions"].copy(), np.cumsum(arrays["target_rows"])[:-1])
+    clip = float(metadata["clip"]) if metadata["clip"] else None
+    finish = Finish(arrays["bias"], metadata["activation"], clip, metadata["challenge"] == "1")
     return LayerShard(
         number=number,
-        local=_weights(arrays, "local", (rows, own)),
-        remote=_weights(arrays, "remote", (rows, away)) if away else None,
-        own=arrays.get("own"),
-        bias=arrays["bias"],
-        activation=metadata["activation"],
-        clip=float(metadata["clip"]) if metadata["clip"] else None,
-        challenge=metadata["challenge"] == "1",
+        rows=rows,
+        local=_weights(arrays, "local", (rows, own), arrays.get("own"), None if away else finish),
+        remote=_weights(arrays, "remote", (rows, away), None, finish) if away else None,
         receives=list(zip(arrays["sources"].tolist(), arrays["source_rows"].tolist(), strict=True)),
         sends=list(zip(arrays["targets"].tolist(), groups, strict=False)),
     )
 
 
-def _weights(arrays: dict[str, NDArray[Any]], name: str, shape: tuple[int, int]) -> Weights:
+def _weights(
+    arrays: dict[str, NDArray[Any]], name: str, shape: tuple[int, int], own: NDArray[np.int32] | None, finish: Finish | None
+) -> Weights | Fused:
     if f"{name}.dense" in arrays:
-        return Weights(shape, None, arrays[f"{name}.dense"])
-    return Weights(shape, (arrays[f"{name}.indptr"], arrays[f"{name}.indices"], arrays[f"{name}.values"]), None)
+        return kernel.weights(shape, None, arrays[f"{name}.dense"], own, finish)
+    return kernel.weights(shape, (arrays[f"{name}.indptr"], arrays[f"{name}.indices"], arrays[f"{name}.values"]), None, own, finish)

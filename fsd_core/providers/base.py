@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fsd_core.driver import Resources
 from fsd_core.providers.environment import from_environment
+from fsd_core.providers.outline import Outline
 
 __all__ = ["BaseProvider"]
 
@@ -22,6 +25,13 @@ class BaseProvider:
 
     def admit(self, resources: Resources, workers: int) -> None:
         """Accept any number of workers: most services limit the messages per second, not the connections."""
+
+    def outline(self, settings: Mapping[str, object]) -> Outline | None:
+        """What the services allow an app with these settings, from which ``fsd plan`` computes. Makes no request.
+
+        `None`: this provider does not say it, so ``fsd plan`` leaves it out. Raises `InputError` if a setting is wrong.
+        """
+        return None
 
     def stand_in(self) -> str | None:
         """`None`: this provider has no emulator."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import attrs
 
 from fsd_core.common.fields import Kind, integer, key, read, table, text
-from fsd_core.driver import InvokeLimits, Resources
+from fsd_core.driver import Resources
 from fsd_core.errors import InputError
 
-__all__ = ["foreign", "from_environment", "from_record", "function_limits", "to_environment"]
+__all__ = ["foreign", "from_environment", "from_record", "to_environment"]
 
 _TEXTS = Kind("a table of texts", lambda value: table().holds(value) and all(isinstance(each, str) for each in value.values()))
 
@@ -75,9 +74,3 @@ def _parse(found: str, where: str) -> Resources:
     except (ValueError, RecursionError):
         raise InputError(f"{where}{found[:80]!r}: expected the JSON object that a deployment writes") from None
     return Resources(**attrs.asdict(read(_Variable, table("an object").check(content, where), where), recurse=False))
-
-
-def function_limits(names: Mapping[str, str], **others: Any) -> InvokeLimits:
-    """The limits of functions. ``names`` holds ``concurrency``, ``memory_mb`` and ``timeout_s`` as texts; ``others``: all other limits."""
-    memory_bytes = int(names["memory_mb"]) << 20
-    return InvokeLimits(concurrency=int(names["concurrency"]), memory_bytes=memory_bytes, timeout_s=float(names["timeout_s"]), **others)

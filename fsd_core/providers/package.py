@@ -28,8 +28,8 @@ from fsd_core.errors import InputError, RunFailed
 __all__ = ["Package", "Recipe", "Wheels", "command", "digest", "files", "manylinux", "sources", "stub", "write", "zipped"]
 
 _CLIENT_ONLY = (  # of fsd_core: no worker imports these
-    *("cli/", "client/", "cost/", "demo/", "machine/", "report/", "config.py", "versions.py"),
-    *(f"providers/{name}.py" for name in ("app_name", "package", "probes", "provisioning", "requests", "settings")),
+    *("cli/", "client/", "cost/", "demo/", "machine/", "plan/", "report/", "config.py", "versions.py"),
+    *(f"providers/{name}.py" for name in ("app_name", "native", "package", "probes", "provisioning", "requests", "settings")),
 )
 _DROPPED_FOLDERS = {"tests", "__pycache__", "bin", "include"}
 _DROPPED_SUFFIXES = (".pyi", ".pyc", ".a", ".h", "/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")
@@ -157,7 +157,7 @@ def files(package: str) -> dict[str, Path]:
 def sources(packages: Iterable[str], without: Sequence[str] = ()) -> dict[str, bytes]:
     """The modules of fsd_core and ``packages`` that a worker may import: path in the zip and content.
 
-    ``without``: modules of ``packages`` that only the client imports, as paths ("fsd_aws/provision.py") or folders ("fsd_aws/tests/").
+    ``without``: modules of ``packages`` that only the client imports, as paths ("PACKAGE/provision.py") or folders ("PACKAGE/tests/").
     """
     left_out, found = (*(f"fsd_core/{name}" for name in _CLIENT_ONLY), *without), {}
     for package in ("fsd_core", *packages):

@@ -9,25 +9,27 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from fsd_core import cost, providers
-from fsd_core.client.batches import plan_batches
-from fsd_core.client.inference import check_options, open_samples, run
+from fsd_core import cost
+from fsd_core import providers as registered
+from fsd_core.client.inference import check_options, run
 from fsd_core.client.job import Progress
 from fsd_core.client.result import Result
 from fsd_core.common import arguments, interrupt
-from fsd_core.config import KINDS, TABLES, Settings
+from fsd_core.config import KINDS, Settings
 from fsd_core.cost import Tariff, Usage
 from fsd_core.errors import FsdError, InputError
 from fsd_core.latency import Latency
 from fsd_core.machine.emulators import emulator as emulated
 from fsd_core.model import Model, open_model
+from fsd_core.model.inputs import open_samples
 from fsd_core.partition import METHODS, Partition, checked, find_partition, parallel
+from fsd_core.plan.batches import plan_batches
 from fsd_core.protocol.runconfig import CHANNELS
 from fsd_core.report.compare import Case, Comparison, Where, take_turns
 from fsd_core.versions import versions
 from fsd_core.wrappers.faults import Faults
 
-__all__ = ["compare", "known_providers"]
+__all__ = ["compare"]
 
 _SIZES = ("data_parallel", "pipeline_parallel", "tensor_parallel")
 _TOLD = (*_SIZES, "branching", "partition", "objective", "batch_size", "seed", "latency")  # settings that the page shows
@@ -68,7 +70,7 @@ def compare(
 
     Raises `InputError` before anything starts if an argument is wrong, and `CheckFailed` if two outputs differ.
     """
-    names = _each("providers", providers, partial(arguments.one_of, allowed=known_providers()))
+    names = _each("providers", providers, partial(arguments.one_of, allowed=registered.installed()))
     ways = _each("channels", channels, partial(arguments.one_of, allowed=CHANNELS))
     counts = _each("workers", workers, partial(arguments.whole, low=1))
     repeat, on_emulator = arguments.whole("repeat", repeat, 1), arguments.yes_or_no("emulator", emulator)
@@ -121,11 +123,6 @@ def compare(
     return Comparison(about, wheres, cells)
 
 
-def known_providers() -> list[str]:
-    """The names of providers that can be compared: those of this project, and those that are installed."""
-    return list(dict.fromkeys((*TABLES, *providers.installed())))
-
-
 def _each(name: str, values: Any, check: Callable[[str, Any], Any]) -> list[Any]:
     """A sequence of different values, each checked."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
@@ -151,10 +148,17 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _needs_emulator(provider: str) -> bool:
+    """Whether a run without an account needs an emulator, also if there is none: not if the provider has only harnesses without one."""
+    from fsd_conformance import emulators
+
+    return bool(emulators.names(provider)) or not emulators.harnesses(provider)
+
+
 def _tariff(provider: str) -> Tariff:
     found = cost.tariff_of_run(provider)
     if found is None:
-        text = "fsd has no tariff for this provider: expected providers with a tariff (see: fsd tariff list)"
+        text = "its package has no tariff: expected a file of prices in its folder tariffs, which may all be 0 (see: fsd tariff list)"
         raise InputError(f"providers {provider}: {text}")
     return found
 
@@ -173,8 +177,8 @@ def _start(
         where, own = Where(None, tariff.name), tables.get(name, {})
         wheres[name] = where
         try:
-            where.emulator = providers.find(name).stand_in()
-            if on_emulator and name != "local":
+            where.emulator = registered.find(name).stand_in()
+            if on_emulator and _needs_emulator(name):
                 from fsd_conformance import emulators
 
                 own = stack.enter_context(emulated(name, settings=own, progress=show))

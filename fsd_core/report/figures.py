@@ -46,8 +46,9 @@ class Figure:
 
 
 def rank_parts(rank: Mapping[str, Any]) -> tuple[float, ...]:
-    """The seconds that one worker spent in each of `RANK_PARTS`, from the run's start to the worker's end."""
-    return tuple(float(rank["seconds"][name]) for name in ("launch", *PHASES))
+    """The seconds that one worker spent in each of `RANK_PARTS`, from the run's start to the worker's end. Other includes starved."""
+    *parts, other = (float(rank["seconds"][name]) for name in ("launch", *PHASES))
+    return (*parts, other + float(rank["seconds"]["starved"]))
 
 
 def rank_spans(rank: Mapping[str, Any]) -> tuple[tuple[int, float, float], ...]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
-from importlib import resources
-from importlib.metadata import version
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fsd_core.client.result import left_out
@@ -15,11 +12,21 @@ from fsd_core.report import charts
 from fsd_core.report.charts import Bar, Row
 from fsd_core.report.compare import Comparison, median, spread
 from fsd_core.report.figures import FIGURES, RANK_PARTS, Figure, Measured, rank_parts, rank_spans
+from fsd_core.report.html import MARK
+from fsd_core.report.html import count as _count
+from fsd_core.report.html import details as _details
+from fsd_core.report.html import escaped as _text
+from fsd_core.report.html import facts as _facts
+from fsd_core.report.html import page as _page
+from fsd_core.report.html import seconds as _seconds
+from fsd_core.report.html import section as _section
+from fsd_core.report.html import size as _bytes
+from fsd_core.report.html import table as _table
+from fsd_core.report.html import usd as _usd
 from fsd_core.report.stragglers import stragglers
 
 __all__ = ["MARK", "check_page", "comparison_page", "run_page"]
 
-MARK = '<meta name="generator" content="fsd '  # marks the pages that fsd made
 EMULATED = (
     "An emulator's times are times of this machine. They do not show how fast a cloud is, or which cloud is faster. The bill contains"
     " function time, so the money for functions is also that of this machine. Counts and bytes are those that the cloud would see, and so"
@@ -242,59 +249,3 @@ def _three(figure: Figure, cell: Any) -> str:
 
 def _writer(figure: Figure) -> Callable[[float], str]:
     return {"s": _seconds, "B": _bytes, "USD": _usd, "": _count}[figure.unit]
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.0f} s" if value >= 100 else f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _bytes(value: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.0f} B"
-
-
-def _usd(value: float) -> str:
-    return "0" if value == 0 else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _text(value: object) -> str:
-    return escape(str(value))
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{_text(title)}</h2>{body}</section>"
-
-
-def _details(body: str) -> str:
-    return f"<details><summary>The figures</summary>{body}</details>"
-
-
-def _facts(pairs: Iterable[tuple[str, object]]) -> str:
-    return f"<dl>{''.join(f'<dt>{_text(name)}</dt><dd>{_text(value)}</dd>' for name, value in pairs)}</dl>"
-
-
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column heads its rows. On a phone each row is a block, and its cells show the names of their columns."""
-    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in names)
-    body = ""
-    for first, *rest in rows:
-        cells = "".join(f'<td data-label="{_text(name)}">{_text(cell)}</td>' for name, cell in zip(names[1:], rest, strict=True))
-        body += f'<tr><th scope="row">{_text(first)}</th>{cells}</tr>'
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _page(title: str, parts: Iterable[str]) -> str:
-    style = (resources.files("fsd_core.report") / "page.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f'{MARK}{version("fsd-inference")}"><link rel="icon" href="data:,"><title>{_text(title)}</title><style>{style}</style></head>\n'
-        f"<body><main>\n{chr(10).join(parts)}\n</main></body></html>\n"
-    )

@@ -69,7 +69,7 @@ class _Record:
 
 
 _Seconds = attrs.make_class(
-    "_Seconds", {name: key(number()) for name in ("total", "stage", "launch", "load", "compute", "exchange")}, frozen=True
+    "_Seconds", {name: key(number()) for name in ("total", "stage", "launch", "load", "compute", "exchange", "cleanup")}, frozen=True
 )
 _SecondsSum = attrs.make_class("_SecondsSum", {name: key(number()) for name in RANK_SECONDS}, frozen=True)
 _Parallel = attrs.make_class("_Parallel", {name: key(integer(1)) for name in ("data", "pipeline", "tensor")}, frozen=True)

@@ -13,7 +13,9 @@ FIELDS = (
     "messages_received",  # with duplicates
     "publish_requests",
     "publish_units",  # sum over publishes of max(1, ceil(bytes / `MessageLimits.billing_bytes`))
-    "message_units_sent",  # the same sum over messages
+    "direct_units",  # of publish_units: those of requests straight to a queue (`MessageLimits.direct`)
+    "direct_bytes_sent",  # of message_bytes_sent: those of such requests
+    "message_units_sent",  # the sum of `publish_units` over messages
     "message_units_received",
     "receive_requests",  # also those that returned no message
     "receive_units",

@@ -18,10 +18,12 @@ import math
 import random
 import threading
 import time
+from concurrent.futures import Future
 from contextlib import suppress
 
 import attrs
 
+from fsd_core.common.crew import begin
 from fsd_core.common.fields import key, number, read, text
 from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
@@ -30,7 +32,7 @@ from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.keys import slot as slot_key
 from fsd_core.storage.store import Store
 
-__all__ = ["LEASE_S", "RENEW_S", "Lease", "holders", "lease", "release", "renew", "watch"]
+__all__ = ["LEASE_S", "RENEW_S", "Lease", "Look", "holders", "lease", "look", "release", "renew", "watch"]
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +59,30 @@ class _Holder:
     until: float = key(number(-math.inf))
 
 
-def lease(store: Store, slots: int, run: str, lease_s: float = LEASE_S) -> Lease:
-    """Take one free slot of ``slots`` slots, for ``lease_s`` seconds from now.
+@attrs.frozen
+class Look:
+    """A request for the leases of one slot that is under way. ``keys``: all lease keys of the slot, ascending."""
+
+    slot: int
+    keys: Future[list[str]]
+
+
+def look(store: Store, slots: int) -> Look:
+    """Begin to look at one of ``slots`` slots, while the caller does something else. Changes nothing."""
+    slot = random.randrange(slots)
+    return Look(slot, begin(lambda: list(store.keys(slot_key(slot)))))
+
+
+def lease(store: Store, slots: int, run: str, lease_s: float = LEASE_S, first: Look | None = None) -> Lease:
+    """Take one free slot of ``slots`` slots, for ``lease_s`` seconds from now. Tries that of ``first`` first.
 
     Removes the objects of the slot's last run if that run failed or its client died. Raises `RunFailed` (`Code.THROTTLED`) if no slot is
     free; the error line names the runs that hold the slots.
     """
     taken = []
-    for slot in random.sample(range(slots), slots):
-        keys = list(store.keys(slot_key(slot)))
+    looked = {first.slot: first.keys} if first else {}
+    for slot in [*looked, *(slot for slot in random.sample(range(slots), slots) if slot not in looked)]:
+        keys = looked[slot].result() if slot in looked else list(store.keys(slot_key(slot)))
         last = keys[-1] if keys else None
         before: _Holder | None = None  # the last run, if its objects may still exist
         if last is not None and not last.endswith(_FREE):

@@ -7,30 +7,30 @@ this one: no rank waits for all others.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
 from fsd_core.channel import Aborted, Channel
-from fsd_core.codec import CodecError, decode, encode
+from fsd_core.codec import CodecError, decode
 from fsd_core.common.stopwatch import Stopwatch
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, RunFailed
-from fsd_core.kernel import Block, merge
-from fsd_core.model.activation import activate
+from fsd_core.kernel import Block, Fused, Weights, forward, stacked, union
 from fsd_core.protocol.runconfig import RunConfig
 from fsd_core.protocol.shard import LayerShard, ShardReader
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.store import Store
 from fsd_core.worker.background import Background
+from fsd_core.worker.payloads import Payloads
 from fsd_core.worker.progress import Progress
 
 __all__ = ["LayerLoop", "read_staged"]
 
 ABORT_CHECK_S = 1.0
+STRETCH = 16  # layers that are computed together at most: after them the worker looks whether the run is over
 
 
 def read_staged(store: Store, key: str, start: int | None = None, end: int | None = None) -> bytes:
@@ -52,14 +52,16 @@ class LayerLoop:
     channel: Channel | None
     store: Store
     keys: RunKeys
-    pool: Executor  # reads the input of the next batch
+    pool: Executor  # encodes what is sent, reads the input of the next batch, and looks whether the run is over
     background: Background
     watch: Stopwatch
     progress: Progress | None
     note: Callable[[int], None]  # called with each layer that begins
-    layer: int | None = None  # the layer (1-based) that is computed now, or was computed last
+    layer: int | None = None  # the layer (1-based) that is computed now, or was computed last; the last of those computed together
     _looked_at: float = attrs.field(factory=time.monotonic, init=False)
-    _ahead: Future[bytes] | None = attrs.field(default=None, init=False)
+    _looking: Future[bool] | None = attrs.field(default=None, init=False)
+    _ahead: Future[bytes] | None = None  # the staged input of the next batch
+    _payloads: Payloads | None = attrs.field(default=None, init=False)  # of the batch that is computed now
 
     def run(self, batch: int) -> Block:
         """Compute the batch of this number (0-based). Returns the activations of this rank's rows of the last layer that it has rows of.
@@ -71,17 +73,20 @@ class LayerLoop:
         samples, staged = self.config.batches[batch], self._staged(batch)
         nothing = block = Block(np.zeros((0, 1), np.float32), np.zeros(0, np.int32), samples)
         before, layers = 0, self.config.layers
-        for layer in self.shard:
-            self.layer = layer.number
-            self.note(layer.number)
-            if layer.number == 1 and staged is not None:
-                block = _input(*staged, layer, samples)
+        self._payloads = None if self.channel is None else Payloads(self.channel, self._base, self.pool)
+        for some in _stretches(self.shard.together()):
+            first = some[0]
+            for layer in some:
+                self.layer = layer.number
+                self.note(layer.number)
+            if first.number == 1 and staged is not None:
+                block = _input(*staged, first, samples)
             self.watch.enter("other")
-            self._raise_if_over(layer)
-            block = self._layer(layer, block if layer.number == before + 1 else nothing, batch * (layers - 1) + layer.number - 2)
-            before = layer.number
+            self._raise_if_over(first)
+            block = self._layers(some, block if first.number == before + 1 else nothing, batch * (layers - 1) + first.number - 2)
+            before = some[-1].number
             if self.progress is not None:
-                self.progress.report(batch // self.config.data * layers + layer.number)
+                self.progress.report(batch // self.config.data * layers + before)
             self.watch.enter("load")
         if self.channel is not None and self.config.pipeline > 1:  # another stage may take as long from one send to the next
             self.channel.stall_limit.step_ended(time.monotonic() - began)
@@ -114,53 +119,66 @@ class LayerLoop:
         error = self.background.error or (self.channel.mailbox.error if self.channel is not None else None)
         if error is not None:
             raise error
-        if not layer.receives and time.monotonic() - self._looked_at >= ABORT_CHECK_S:
-            if self.store.find(self.keys.error) is not None or self.store.find(self.keys.config) is None:
+        if not layer.receives and self._looking is None and time.monotonic() - self._looked_at >= ABORT_CHECK_S:
+            self._looking = self.pool.submit(self._over)  # beside the next layers, which do not wait for its answer
+        if self._looking is not None and self._looking.done():
+            looking, self._looking, self._looked_at = self._looking, None, time.monotonic()
+            if looking.result():
                 raise Aborted(Code.UNAVAILABLE, "the run is over")
-            self._looked_at = time.monotonic()
 
-    def _layer(self, layer: LayerShard, block: Block, step: int) -> Block:
-        """Compute the rows of one layer: send, multiply the local rows, receive, add the product of the received rows, activate."""
+    def _over(self) -> bool:
+        return self.store.find(self.keys.error) is not None or self.store.find(self.keys.config) is None
+
+    def _layers(self, some: Sequence[LayerShard], block: Block, step: int) -> Block:
+        """Compute a stretch of layers. For the first one: send, multiply the local rows, receive, add the product of the received rows."""
+        layer = some[0]
+        sending: Future[None] | None = None
         if layer.sends:
-            assert self.channel is not None
-            self.watch.enter("send")
-            self.channel.send(step, ((self._base + target, self._encoded(block, rows)) for target, rows in layer.sends))
+            assert self._payloads is not None
+            sending = self._payloads.send(step, block, layer.sends)
+        computed = 0
+        if layer.remote is not None:
+            self.watch.enter("compute")
+            local = layer.local.forward(block) if layer.local.shape[1] else None  # the first layer of a stage has only received rows
+            self._wait(sending)
+            block = self._exchanged(layer, layer.remote, local, step, block.samples)
+            computed = 1
+        else:
+            self._wait(sending)
         if not layer.rows:
             return Block(np.zeros((0, 1), np.float32), np.zeros(0, np.int32), block.samples)
         self.watch.enter("compute")
-        z: NDArray[np.float32] | None = None
-        if layer.remote is None or layer.local.shape[1]:  # the first layer of a stage has only received rows
-            z = layer.local.multiply(block.values if layer.own is None else block.values[layer.own])
-        live = block.live
-        if layer.remote is not None:
-            self.watch.enter("exchange")
-            arrived = self._receive(layer, step, block.samples)
-            self.watch.enter("compute")
-            live, columns = merge([block, *arrived], block.samples)
-            product = layer.remote.multiply(_stacked(arrived, columns[1:], (layer.remote.shape[1], 1 + len(live))))
-            z = product if z is None else (z if columns[0] is None else z[:, columns[0]]) + product
-        assert z is not None
-        activate(z, layer.bias, layer.activation, layer.clip, layer.challenge)
-        result = Block(z, live, block.samples).trimmed()
+        block = forward([each.local for each in some[computed:]], block)
         self.watch.enter("other")
-        return result
+        return block
 
-    def _encoded(self, block: Block, rows: NDArray[np.int32]) -> bytes:
-        data = encode(block.take(rows))
-        self.store.retry.meter.add("payload_bytes_sent", len(data))
-        return data
+    def _wait(self, sending: Future[None] | None) -> None:
+        """Wait until everything is encoded and on its way. Raises the error if that failed."""
+        if sending is not None:
+            self.watch.enter("send")
+            sending.result()
 
-    def _receive(self, layer: LayerShard, step: int, samples: int) -> list[Block]:
-        """The rows of every source: decoded as they arrive, returned in the order of the sources."""
-        assert self.channel is not None
-        rows = {self._base + source: count for source, count in layer.receives}
-        blocks: dict[int, Block] = {}
-        for source, payload in self.channel.receive(step):
-            try:
-                blocks[source] = decode(payload, rows[source], samples)
-            except CodecError as error:
-                raise RunFailed(Code.INVALID, f"the payload of rank {source} is damaged: {error}") from error
-        return [blocks[source] for source in rows]
+    def _exchanged(self, layer: LayerShard, remote: Weights | Fused, local: Block | None, step: int, samples: int) -> Block:
+        """Receive, and add the product of the received rows to ``local``, the sums of the local rows."""
+        self.watch.enter("exchange")
+        assert self._payloads is not None
+        arrived = self._payloads.receive(step, layer.receives, samples)
+        self.watch.enter("compute")
+        live = union(arrived if local is None else [local, *arrived], samples)
+        return remote.forward(stacked(arrived, live), None if local is None else local.over(live))
+
+
+def _stretches(groups: Iterator[list[LayerShard]]) -> Iterator[list[LayerShard]]:
+    """Join layers to stretches that are computed together: only the first layer of a stretch sends or receives."""
+    for layers in groups:
+        some = layers[:1]
+        for layer in layers[1:]:
+            alone = layer.sends or layer.receives or not layer.rows or layer.number != some[-1].number + 1
+            if alone or not some[0].rows or len(some) == STRETCH:
+                yield some
+                some = []
+            some.append(layer)
+        yield some
 
 
 def _input(key: str, data: bytes, layer: LayerShard, samples: int) -> Block:
@@ -169,15 +187,3 @@ def _input(key: str, data: bytes, layer: LayerShard, samples: int) -> Block:
         return decode(data, layer.local.shape[1], samples)
     except CodecError as error:
         raise DamagedContent(Code.INVALID, f"the staged input is damaged: {error}", key) from error
-
-
-def _stacked(blocks: list[Block], columns: list[NDArray[np.intp] | None], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """float32 of ``shape``: the rows of all blocks in one array, with the columns that `merge` gives for each block."""
-    if len(blocks) == 1 and columns[0] is None:
-        return blocks[0].values
-    x = np.empty(shape, np.float32)
-    row = 0
-    for block, each in zip(blocks, columns, strict=True):
-        x[row : row + block.rows] = block.values if each is None else block.values[:, each]
-        row += block.rows
-    return x

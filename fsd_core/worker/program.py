@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 
-from fsd_core.common.logs import Journal, kept
+from fsd_core.common.logs import Journal, include, kept
 from fsd_core.driver import Provider
 from fsd_core.errors import FsdError
 from fsd_core.protocol.spawn import LaunchPayload
@@ -37,6 +37,7 @@ def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note
     platform then sees that the function died, and its host or launcher reports this (see `report_exit`).
     """
     journal = Journal()
+    include(type(provider).__module__)
     with kept(journal):
         try:
             fields = json.loads(payload)

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
@@ -17,7 +17,7 @@ from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, Obj
 from fsd_core.codec import encode
 from fsd_core.common.logs import Journal, masked, set_level
 from fsd_core.common.sealed import seal
-from fsd_core.common.stopwatch import Stopwatch
+from fsd_core.common.stopwatch import Starved, Stopwatch
 from fsd_core.driver import Code, InvokeDriver, MessageDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import RunFailed
 from fsd_core.protocol.abort import abort_peers, report_failure
@@ -34,6 +34,7 @@ from fsd_core.worker import failing, lines, record
 from fsd_core.worker.background import Background
 from fsd_core.worker.layers import LayerLoop, read_staged
 from fsd_core.worker.progress import Progress
+from fsd_core.wrappers.around import Connects
 from fsd_core.wrappers.run import RunWrappers
 
 __all__ = ["Worker"]
@@ -73,7 +74,6 @@ class Worker:
         self._layer_at = time.monotonic()
         self.began, self.began_monotonic = time.time(), time.monotonic()
         self.launch_s = 0.0  # from the start of the run, on the client's clock, until this worker began
-        self.watch = Stopwatch()
         self.keys = RunKeys(launch.run)
         self.meter = Meter()
         self.stop = threading.Event()
@@ -83,6 +83,8 @@ class Worker:
         self.wrappers = RunWrappers(self.meter, self.retry, self.rank, launch.attempt)  # until the configuration asks for more
         self.store = Store(self.wrappers.objects(self.objects), self.retry)
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fsd")
+        self.starved = Starved()  # last: `close` closes its file
+        self.watch = Stopwatch(waits=self.starved)
         self.background = Background()
         self.claim = b""  # content of this worker's claim
         self.config: RunConfig | None = None
@@ -91,10 +93,13 @@ class Worker:
 
     def run(self) -> int:
         """Do the work of the rank. Returns and raises the same as `fsd_core.worker.handle`."""
-        if time.time() >= self.launch.deadline or self.store.find(self.keys.error) is not None or not self._claim():
+        if time.time() >= self.launch.deadline:
+            return 0
+        aborted = self.pool.submit(self.store.find, self.keys.error)  # while the rank is claimed: a request takes longer than all the rest
+        if not self._claim():
             return 0
         try:  # from here on others count on this rank, so every error is reported
-            data = self.store.find(self.keys.config)
+            data = self.store.find(self.keys.config) if aborted.result() is None else None
             if data is None:  # the run is over. This is checked after the claim, or a run that ends in between would keep the claim
                 self.store.delete([self.keys.claim(self.rank)])
                 return 0
@@ -111,6 +116,7 @@ class Worker:
         """End the background tasks and close the drivers: in a warm function, an open receiver would receive messages of the next run."""
         self.background.over.set()
         self.stop.set()
+        self.starved.close()
         if self.lines is not None:
             self.lines.finish()
         if self.channel is not None:
@@ -150,12 +156,16 @@ class Worker:
             watch = partial(slots.watch, self.store, self.launch.slot, self.launch.epoch, self.background.over)
             self.background.start("watch the lease", watch)
         self.watch.enter("load")
+        # The first input and the queues' driver come while the head of the shard is read.
+        staged = config.inputs[config.batches_of(self.rank)[0]][self.rank % config.parts] if config.batches_of(self.rank) else None
+        first = self.pool.submit(read_staged, self.store, staged) if staged else None
+        messages = self.pool.submit(self._messages, config) if config.queued else None
         shard = ShardReader(config.shards[self.rank % config.parts], partial(read_staged, self.store), self.pool, keep=config.keep)
         if config.workers > 1:
-            self.channel = self._open_channel(config, shard)
+            self.channel = self._open_channel(config, shard, messages.result() if messages else None)
             self.background.connect(self.channel)
         log.info("loads %d layers over the %s channel, %d workers", config.layers, config.channel, config.workers)
-        layers_meter = self._compute(config, shard)
+        layers_meter = self._compute(config, shard, first)
         if self.channel is not None:
             self._gather(self.channel, config, shard)
         self.watch.enter("other")
@@ -181,7 +191,23 @@ class Worker:
             self.background.start("report deaths", partial(spawner.keep_reporting_deaths, self.background.over))
         return spawner
 
-    def _open_channel(self, config: RunConfig, shard: ShardReader) -> Channel:
+    def _messages(self, config: RunConfig) -> MessageDriver:
+        """The driver of the queues. It opens its connections while the shard is read, or the first payload would wait for them."""
+        direct = config.objective == "latency"
+        driver = self.provider.messages(self.resources, self.launch.slot, direct=direct)
+        self.drivers.append(driver)
+        messages = self.wrappers.messages(driver, direct=direct)
+
+        def connect(rank: int) -> None:
+            if isinstance(messages, Connects) and not self.stop.is_set():
+                with suppress(Exception):  # of any class: then the publish opens it, or has the error
+                    messages.connect(rank)
+
+        for rank in {messages.route(rank): rank for rank in config.targets(self.rank)}.values():
+            threading.Thread(target=connect, args=(rank,), name="connect", daemon=True).start()  # not in the pool, which loads
+        return messages
+
+    def _open_channel(self, config: RunConfig, shard: ShardReader, messages: MessageDriver | None) -> Channel:
         """The run's channel. It knows from the shard which ranks send to this rank in which step."""
         base, exchanges = self.rank - self.rank % config.parts, config.layers - 1
         expected: dict[int, list[int]] = {}
@@ -194,11 +220,8 @@ class Worker:
         start_s = config.start_s * (1 + config.stage(self.rank))  # the stages before this one load and compute first
         eager, slack_s = config.objective == "latency", self.wrappers.slack_s
         settings = ChannelConfig(me, expected, self.retry, self.pool, eager=eager, start_s=start_s, slack_s=slack_s)
-        if config.channel == "object":
+        if messages is None:
             return ObjectChannel(self.store, settings)
-        driver = self.provider.messages(self.resources, self.launch.slot)
-        self.drivers.append(driver)
-        messages = self.wrappers.messages(driver)
         if config.channel == "hybrid":
             return HybridChannel(messages, self.store, settings)
         return QueueChannel(messages, settings)
@@ -206,8 +229,11 @@ class Worker:
     def _identity(self, workers: int, deadline: float) -> RankIdentity:
         return RankIdentity(self.launch.run, self.launch.epoch, self.rank, workers, deadline)
 
-    def _compute(self, config: RunConfig, shard: ShardReader) -> dict[str, int]:
-        """Take this rank's batches through its layers and write the outputs. Returns what the meter counted in the layers."""
+    def _compute(self, config: RunConfig, shard: ShardReader, first: Future[bytes] | None) -> dict[str, int]:
+        """Take this rank's batches through its layers and write the outputs. Returns what the meter counted in the layers.
+
+        ``first``: the staged input of the first batch, if this rank needs it.
+        """
         batches = config.batches_of(self.rank)
         reports = self.rank == config.last[0]  # of the last stage of the first replica: what it has done is done
         progress = Progress(self.store, self.keys, self.pool, config.layers * len(batches)) if reports else None
@@ -224,6 +250,7 @@ class Worker:
             watch=self.watch,
             progress=progress,
             note=self._note_layer,
+            ahead=first,
         )
         before = self.meter.snapshot()
         outputs = {batch: encode(loop.run(batch)) for batch in batches}

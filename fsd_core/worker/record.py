@@ -31,7 +31,8 @@ def make(
     ``layers_meter``: the part of ``meter`` that was counted in the layer loop. ``lines``: what the worker said, each as `Line.packed`.
     """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    seconds = {"launch": launch_s, **watch.seconds, "init": init_s, "function": math.fsum(watch.seconds.values())}
+    function_s = math.fsum((*watch.seconds.values(), watch.starved))
+    seconds = {"launch": launch_s, **watch.seconds, "starved": watch.starved, "init": init_s, "function": function_s}
     fields: dict[str, Any] = {"rank": rank, "attempt": attempt, "seconds": seconds, "peak_bytes": peak, "timeline": watch.timeline()}
     fields["log"] = list(lines)
     counts = dict(meter)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from fsd_core.driver import Code, Delivery, Failures, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
 
-__all__ = ["Around", "AroundInvoker", "AroundMessages", "AroundObjects", "Driver"]
+__all__ = ["Around", "AroundInvoker", "AroundMessages", "AroundObjects", "Connects", "Driver"]
 
 Driver = TypeVar("Driver", bound=MessageDriver | ObjectDriver | InvokeDriver)
 
@@ -32,6 +32,17 @@ class Around(Generic[Driver]):
         self._driver.close()
 
 
+@runtime_checkable
+class Connects(Protocol):
+    """What a `MessageDriver` may have besides its own methods: it opens connections before they are needed.
+
+    - ``connect`` must send no message, and must make no request that the service bills.
+    """
+
+    def connect(self, rank: int) -> bool:
+        """Open the connection that the next publish to the queue of ``rank`` would open first. Returns `False` if that is not possible."""
+
+
 class AroundMessages(Around[MessageDriver]):
     """A `MessageDriver` that passes each call to ``driver``."""
 
@@ -54,6 +65,10 @@ class AroundMessages(Around[MessageDriver]):
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
         """See `MessageDriver.ack`."""
         return self._driver.ack(rank, tokens)
+
+    def connect(self, rank: int) -> bool:
+        """See `Connects.connect`. `False` if the driver does not have it."""
+        return isinstance(self._driver, Connects) and self._driver.connect(rank)
 
 
 class AroundObjects(Around[ObjectDriver]):

@@ -21,7 +21,7 @@ import struct
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import attrs
 
@@ -37,6 +37,7 @@ _MAGIC = b"FSD-l\n"
 MARK_BYTES = 24  # 18 bytes in base64: ASCII, so that a text service carries it too
 NOT_BEFORE_BYTES = 48  # what ``not_before`` adds to the payload of a launch
 _ROUND_S = 0.005  # between two receives of a service that returns before the end of a short wait
+_LOOK_S = 0.2  # so often a receive that waits for another one looks whether the run has stopped
 
 
 def mark(body: bytes, published: float, delay_s: float) -> bytes:
@@ -102,93 +103,149 @@ class Delays:
         return self._retry.stop.is_set()
 
 
-@attrs.define(eq=False)
-class _Request:
-    """A request that is under way. Times are on the monotonic clock."""
-
-    began: float
-    transfer: float  # seconds of ``until`` for the bytes that it sends
-    until: float  # it does not end before
-
-
 class _Connections:
-    """The connections of one driver. A request takes an idle one, or opens another."""
+    """The connections of one driver. A request takes an idle one, or opens another. Publishes have their own: they may go elsewhere."""
 
     def __init__(self, delays: Delays) -> None:
         self.delays = delays
-        self._idle = 0
+        self._idle: Counter[bool] = Counter()  # by whether they are for publishes
         self._lock = threading.Lock()
 
-    def open(self) -> float:
+    def open(self, verb: str) -> float:
         """Take a connection. Returns the seconds that this takes."""
         with self._lock:
-            if self._idle:
-                self._idle -= 1
+            if self._idle[verb.startswith("publish")]:
+                self._idle[verb.startswith("publish")] -= 1
                 return 0.0
         return self.delays.draws.next("connect")
 
-    def leave(self) -> None:
+    def leave(self, verb: str) -> None:
         """Give a connection back."""
         with self._lock:
-            self._idle += 1
+            self._idle[verb.startswith("publish")] += 1
 
-    @contextlib.contextmanager
-    def request(self, verb: str, sent: int = 0, *, effect: float = 0.0) -> Iterator[_Request]:
-        """Within the block, the wrapped driver makes its request, which takes effect at this share of the drawn time.
+    def ahead(self, verb: str, since: float) -> None:
+        """Wait as long as it takes to open a connection from ``since`` on (on the monotonic clock), and leave it for a request."""
+        self.delays.wait_until(since + self.delays.draws.next("connect"))
+        self.leave(verb)
 
-        So a put is visible at its end and not at its begin. The wait before the request is shorter by the shortest real time of such a
-        request so far. An error of the request takes the same time as an answer.
+    def request(self, verb: str, sent: int = 0, *, effect: float = 0.0) -> _Request:
+        """A request of ``verb`` that sends so many bytes and takes effect at the share ``effect`` of the drawn time.
+
+        So a put is visible at its end and not at its begin.
         """
-        began = time.monotonic()
-        transfer = self.delays.transfer("write", verb, sent, began)
-        took = self.open() + self.delays.draws.next(verb) + transfer
-        request = _Request(began, transfer, began + took)
+        return _Request(self, verb, sent, effect)
+
+
+class _Request:
+    """A request. Within the ``with`` block, the wrapped driver makes it. Times are on the monotonic clock.
+
+    The wait before the request is shorter by the shortest real time of such a request so far. An error of the request takes the same time
+    as an answer.
+    """
+
+    def __init__(self, connections: _Connections, verb: str, sent: int, effect: float) -> None:
+        self._connections, self._verb = connections, verb
+        delays = connections.delays
+        self.began = time.monotonic()
+        # Seconds of ``until`` for opening its connection and for the bytes that it sends.
+        self.transfer = connections.open(verb) + delays.transfer("write", verb, sent, self.began)
+        took = delays.draws.next(verb) + self.transfer
+        self.until = self.began + took  # it does not end before
+        self._effect = self.began + effect * took if effect else 0.0
+
+    def __enter__(self) -> _Request:
+        delays = self._connections.delays
+        if self._effect:
+            delays.wait_until(self._effect - delays.fastest(self._verb))
+        self._real = time.monotonic()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        delays = self._connections.delays
         try:
-            if effect:
-                self.delays.wait_until(began + effect * took - self.delays.fastest(verb))
-            real = time.monotonic()
-            try:
-                yield request
-            except Exception:  # an answer that is an error takes as long as any other
-                self.delays.wait_until(request.until)
-                raise
-            self.delays.took(verb, time.monotonic() - real)
-            self.delays.wait_until(request.until)
+            if error is None:
+                delays.took(self._verb, time.monotonic() - self._real)
+            if error is None or isinstance(error, Exception):  # an answer that is an error takes as long as any other
+                delays.wait_until(self.until)
         finally:
-            self.leave()
+            self._connections.leave(self._verb)
 
 
-@attrs.frozen(order=True)
-class _Held:
-    """A message that the service has delivered and that the receiver does not get before ``due``, on the monotonic clock."""
+class _Inbox:
+    """The messages of one rank that the receiver holds. Thread-safe.
 
-    due: float
-    number: int
-    delivery: Delivery = attrs.field(order=False)
-    marked: bytes | None = attrs.field(order=False)  # its body with the mark, if it had one
+    The receive that sets ``asking`` asks the service and returns what is due. The others wait for their turn, the oldest first: it has been
+    open for long enough to return a message at once.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.asking = False
+        self.waiting: list[threading.Condition] = []
+        # A heap of (when it is due, on the monotonic clock; number; its body with the mark, if it had one; the message without).
+        self._held: list[tuple[float, int, bytes | None, Delivery]] = []
+        self._order = itertools.count()
+
+    @property
+    def next_due(self) -> float:
+        """The time on the monotonic clock at which the next message is due."""
+        with self.lock:
+            return self._held[0][0] if self._held else math.inf
+
+    def due(self, limit: int) -> list[Delivery]:
+        """Remove and return up to ``limit`` messages that are due."""
+        ready = list[Delivery]()
+        with self.lock:
+            now = time.monotonic()
+            while self._held and self._held[0][0] <= now and len(ready) < limit:
+                ready.append(heapq.heappop(self._held)[3])
+        return ready
+
+    def hold(self, deliveries: Sequence[Delivery]) -> None:
+        """Add messages that the service has delivered. If one is here already, its lease has ended: the new token replaces the old one."""
+        now, today = time.monotonic(), time.time()
+        for delivery in deliveries:
+            found = unmark(delivery.body)
+            # The clocks of two machines may differ: a message is never held for longer than its own delay.
+            due = now if found is None else now + min(max(0.0, found[1] + found[2] - today), found[2])
+            marked, plain = (None, delivery) if found is None else (delivery.body, Delivery(delivery.token, found[0]))
+            with self.lock:
+                again = next((at for at, each in enumerate(self._held) if marked is not None and each[2] == marked), None)
+                if again is None:
+                    heapq.heappush(self._held, (due, next(self._order), marked, plain))
+                else:
+                    self._held[again] = (*self._held[again][:3], plain)
 
 
 class DelayedMessages(AroundMessages):
     """A queue service that delivers as late as the table says. The receiver holds a message until its time; unmarked messages pass.
 
-    If the service's lease of a held message ends, the service delivers the message again: its new token then replaces the old one. The
-    limits are smaller than those of the service by the mark, and the lease by the longest time for which a message is held (at most half).
+    Of several receives of a rank, one asks the service at a time, the oldest first; the others wait for their turn. So each message comes
+    at its time if any receive is open then. If the service's lease of a held message ends, the service delivers the message again: its new
+    token then replaces the old one. The limits are smaller than those of the service by the mark, and the lease by the longest time for
+    which a message is held (at most half).
+
+    With ``direct``, the times are those of the direct way, if the table has them, whatever the way of the wrapped driver.
     """
 
-    def __init__(self, driver: MessageDriver, delays: Delays) -> None:
+    def __init__(self, driver: MessageDriver, delays: Delays, *, direct: bool = False) -> None:
         super().__init__(driver)
-        limits = driver.limits
+        limits, rows = driver.limits, delays.latency.table.rows
+        self._single = self._several = "publish_direct" if direct and "publish_direct" in rows else "publish"
+        if self._single == "publish" and "publish_batch" in rows:
+            self._several = "publish_batch"
+        self._deliver = "deliver_direct" if direct and "deliver_direct" in rows else "deliver"
         self.limits = attrs.evolve(
             limits,
             message_bytes=limits.message_bytes - MARK_BYTES,
             batch_bytes=limits.batch_bytes - MARK_BYTES * limits.batch_messages,
             lease_s=max(limits.lease_s / 2, limits.lease_s - delays.latency.message_s),
+            direct=limits.direct or self._single == "publish_direct",
         )
         self._delays = delays
         self._connections = _Connections(delays)
-        self._held: dict[int, list[_Held]] = defaultdict(list)  # by rank: a heap
-        self._receiving: Counter[int] = Counter()  # by rank: receives under way
-        self._order = itertools.count()
+        self._inboxes: dict[int, _Inbox] = defaultdict(_Inbox)  # by rank
         self._lock = threading.Lock()
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
@@ -198,10 +255,9 @@ class DelayedMessages(AroundMessages):
             raise Refused(
                 Code.TOO_LARGE, f"a publish of {size} bytes: expected at most {self.limits.batch_bytes}, which leaves room for marks"
             )
-        several = len(messages) > 1 and "publish_batch" in self._delays.latency.table.rows
-        with self._connections.request("publish_batch" if several else "publish", size) as request:
+        with self._connections.request(self._single if len(messages) == 1 else self._several, size) as request:
             now = time.time() - (time.monotonic() - request.began)
-            late = [request.transfer + self._delays.draws.next("deliver") for _ in messages]
+            late = [request.transfer + self._delays.draws.next(self._deliver) for _ in messages]
             marked = [attrs.evolve(each, body=mark(each.body, now, delay)) for each, delay in zip(messages, late, strict=True)]
             return super().publish(marked)
 
@@ -209,71 +265,63 @@ class DelayedMessages(AroundMessages):
         """See `MessageDriver.receive`."""
         until = time.monotonic() + wait_s
         with self._lock:
-            self._receiving[rank] += 1
-        try:
-            with self._connections.request("receive") as request:
-                ready = self._ready(rank, limit, until)
-                size = sum(len(delivery.body) for delivery in ready)
-                now = time.monotonic()
-                request.until = max(request.until, now + self._delays.transfer("read", "receive", size, now))
-            return ready
-        finally:
-            with self._lock:
-                self._receiving[rank] -= 1
+            inbox = self._inboxes[rank]
+        with self._connections.request("receive") as request:
+            ready = self._ready(inbox, rank, limit, until)
+            size = sum(len(delivery.body) for delivery in ready)
+            now = time.monotonic()
+            request.until = max(request.until, now + self._delays.transfer("read", "receive", size, now))
+        return ready
 
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
         """See `MessageDriver.ack`."""
         with self._connections.request("ack"):
             return super().ack(rank, tokens)
 
-    def _ready(self, rank: int, limit: int, until: float) -> list[Delivery]:
-        """Up to ``limit`` messages that are due. Waits for the first until ``until``, on the monotonic clock.
+    def connect(self, rank: int) -> bool:
+        """See `Connects.connect`. Only a connection that the driver really opens saves its time later."""
+        began = time.monotonic()
+        if opened := super().connect(rank):
+            self._connections.ahead("publish", began)
+        return opened
 
-        Waits longer if this thread holds a message while another one receives too: that thread waits for the service, which has given this
-        message away.
-        """
-        while True:
-            ready, next_due = self._due(rank, limit)
-            if len(ready) == limit:
-                return ready
-            began = time.monotonic()
-            wait = 0.0 if ready else min(max(0.0, min(until, next_due) - began), self.limits.wait_s)
-            came = super().receive(rank, limit, wait)
-            self._hold(rank, came)
-            due, next_due = self._due(rank, limit - len(ready))
-            ready += due
-            now = time.monotonic()
-            if ready or self._delays.over or (now >= until and (self._receiving[rank] == 1 or next_due == math.inf)):
-                return ready
-            until = max(until, min(next_due, now + self.limits.wait_s)) if now >= until else until
-            if not came and now < began + wait:
-                self._delays.wait_until(min(now + _ROUND_S, until))
-
-    def _due(self, rank: int, limit: int) -> tuple[list[Delivery], float]:
-        """Up to ``limit`` held messages that are due, and the monotonic time at which the next one is."""
-        with self._lock:
-            held, now, ready = self._held[rank], time.monotonic(), list[Delivery]()
-            while held and held[0].due <= now and len(ready) < limit:
-                ready.append(heapq.heappop(held).delivery)
-            return ready, held[0].due if held else math.inf
-
-    def _hold(self, rank: int, deliveries: Sequence[Delivery]) -> None:
-        for delivery in deliveries:
-            found = unmark(delivery.body)
-            now = time.monotonic()
-            body, due = delivery.body, now
-            if found is not None:
-                body, published, delay_s = found
-                # The clocks of two machines may differ: a message is never held for longer than its own delay.
-                due = now + min(max(0.0, published + delay_s - time.time()), delay_s)
-            marked = None if found is None else delivery.body
-            with self._lock:
-                held = self._held[rank]
-                again = next((at for at, each in enumerate(held) if marked is not None and each.marked == marked), None)
-                if again is None:
-                    heapq.heappush(held, _Held(due, next(self._order), Delivery(delivery.token, body), marked))
-                else:
-                    held[again] = attrs.evolve(held[again], delivery=Delivery(delivery.token, body))
+    def _ready(self, inbox: _Inbox, rank: int, limit: int, until: float) -> list[Delivery]:
+        """Up to ``limit`` messages that are due. Waits for the first until ``until``, on the monotonic clock."""
+        ready, turn = list[Delivery](), threading.Condition(inbox.lock)
+        with inbox.lock:
+            inbox.waiting.append(turn)
+            try:
+                while inbox.asking or inbox.waiting[0] is not turn:
+                    now = time.monotonic()
+                    if now >= until or self._delays.over:
+                        return inbox.due(limit)
+                    turn.wait(min(until - now, _LOOK_S))
+                inbox.asking = True
+            finally:
+                inbox.waiting.remove(turn)
+                if inbox.waiting and not inbox.asking:
+                    inbox.waiting[0].notify()
+        try:
+            while True:
+                ready += inbox.due(limit - len(ready))
+                if len(ready) == limit:
+                    return ready
+                now = time.monotonic()
+                wait = 0.0 if ready else min(max(0.0, min(until, inbox.next_due) - now), self.limits.wait_s)
+                came: Sequence[Delivery] = ()
+                with contextlib.suppress(*((Exception,) if ready else ())):  # an error must not lose what is ready
+                    inbox.hold(came := super().receive(rank, limit, wait))
+                ready += inbox.due(limit - len(ready))
+                ended = time.monotonic()
+                if ready or ended >= until or self._delays.over:
+                    return ready
+                if not came and ended < now + wait:
+                    self._delays.wait_until(min(ended + _ROUND_S, until))
+        finally:
+            with inbox.lock:
+                inbox.asking = False
+                if inbox.waiting:
+                    inbox.waiting[0].notify()
 
 
 class DelayedObjects(AroundObjects):
@@ -284,14 +332,16 @@ class DelayedObjects(AroundObjects):
         self._delays = delays
         self._connections = _Connections(delays)
 
-    def catch_up(self, since: float, verbs: Sequence[str]) -> None:
-        """Wait as if these requests, which were made before there was a wrapper, had been made with it, one after another.
+    def catch_up(self, since: float, rounds: Sequence[Sequence[str]]) -> None:
+        """Wait as if these requests, which were made before there was a wrapper, had been made with it.
 
-        ``since``: the begin of the first request, on the monotonic clock.
+        The requests of a round are made at once, the rounds one after another. ``since``: the begin of the first, on the monotonic clock.
         """
-        took = self._connections.open() + sum(self._delays.draws.next(verb) for verb in verbs)
-        self._connections.leave()
-        self._delays.wait_until(since + took)
+        for verbs in rounds:
+            since += max([self._connections.open(verb) + self._delays.draws.next(verb) for verb in verbs])
+            for verb in verbs:
+                self._connections.leave(verb)
+        self._delays.wait_until(since)
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
         """See `ObjectDriver.put`."""

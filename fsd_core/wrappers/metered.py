@@ -25,8 +25,10 @@ class MeteredMessages(AroundMessages):
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
         """See `MessageDriver.publish`."""
         sizes = self._sizes(messages)
-        counts = {"publish_requests": 1, "publish_units": self._units(sum(sizes)), "messages_sent": len(sizes)}
-        self._meter.add_all(counts | {"message_bytes_sent": sum(sizes), "message_units_sent": sum(map(self._units, sizes))})
+        size, units = sum(sizes), self._units(sum(sizes))
+        counts = {"publish_requests": 1, "publish_units": units, "messages_sent": len(sizes), "message_bytes_sent": size}
+        direct = {"direct_units": units, "direct_bytes_sent": size} if self.limits.direct else {}
+        self._meter.add_all(counts | direct | {"message_units_sent": sum(map(self._units, sizes))})
         return super().publish(messages)
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:

@@ -36,28 +36,28 @@ class RunWrappers:
         self.slack_s = latency.step_s if latency else 0.0  # what the latency can add to the way of one payload
 
     def objects(self, driver: ObjectDriver, *, since: float | None = None) -> ObjectDriver:
-        """The wrapped object store. ``since``: when the function began its first three requests (get, put, get), which had no wrapper yet.
+        """The wrapped object store. ``since``: when the function began its first requests, on the monotonic clock.
 
-        On the monotonic clock.
+        These had no wrapper yet: a get and a put at once, then a get.
         """
         if self._delays is not None:
             from fsd_core.wrappers.latency import DelayedObjects
 
             driver = delayed = DelayedObjects(driver, self._delays)
             if since is not None:
-                delayed.catch_up(since, ("get", "put", "get"))
+                delayed.catch_up(since, (("get", "put"), ("get",)))
         if self._faults is not None:
             from fsd_core.wrappers.faults import FaultyObjects
 
             driver = FaultyObjects(driver, self._faults, self._rank)
         return MeteredObjects(driver, self._meter)
 
-    def messages(self, driver: MessageDriver) -> MessageDriver:
-        """The wrapped queue service."""
+    def messages(self, driver: MessageDriver, *, direct: bool = False) -> MessageDriver:
+        """The wrapped queue service. ``direct``: the driver was made with it."""
         if self._delays is not None:
             from fsd_core.wrappers.latency import DelayedMessages
 
-            driver = DelayedMessages(driver, self._delays)
+            driver = DelayedMessages(driver, self._delays, direct=direct)
         if self._faults is not None:
             from fsd_core.wrappers.faults import FaultyMessages
 

@@ -246,7 +246,7 @@ resource "aws_iam_role_policy" "function" {
     Statement = [
       { Sid = "Publish", Effect = "Allow", Action = ["sns:Publish"], Resource = "${local.sns}:${local.prefix}-*" },
       { Sid = "Receive", Effect = "Allow", Action = ["sqs:ReceiveMessage", "sqs:DeleteMessage"], Resource = "${local.sqs}:${local.prefix}-*" },
-      { Sid = "Failed", Effect = "Allow", Action = ["sqs:SendMessage"], Resource = "${local.sqs}:${local.prefix}-failed" },
+      { Sid = "Send", Effect = "Allow", Action = ["sqs:SendMessage"], Resource = "${local.sqs}:${local.prefix}-*" },
       { Sid = "Objects", Effect = "Allow", Action = ["s3:GetObject", "s3:PutObject"], Resource = "${aws_s3_bucket.objects.arn}/*" },
       # Without this permission a missing key is 403, not 404.
       { Sid = "Missing", Effect = "Allow", Action = ["s3:ListBucket"], Resource = aws_s3_bucket.objects.arn },

@@ -1,45 +1,35 @@
 """Emulators of clouds on this machine, without containers and without an account.
 
 `up` starts an emulator that runs until `down`, also for other processes. `use` is a context manager: its block uses the emulator that `up`
-started or, if none is up, a new one that ends with the block. A new emulator is a subclass of `Emulator` and a line in `EMULATORS`.
+started or, if none is up, a new one that ends with the block. A new emulator is a subclass of `Emulator`; the entry point of its provider
+in the group ``fsd.emulators`` leads to it, see `harnesses`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
 from fsd_conformance.emulators.emulator import Emulator, pointed
 from fsd_conformance.emulators.install import folder, locked
 from fsd_conformance.emulators.process import Guard, Process
-from fsd_core.common import interrupt
+from fsd_core.common import interrupt, plugins
 from fsd_core.errors import InputError
 
-__all__ = ["EMULATORS", "Emulator", "Running", "Used", "down", "find", "names", "own", "state", "up", "use"]
+if TYPE_CHECKING:
+    from fsd_conformance.harness import EmulatedHarness
+
+__all__ = ["Emulator", "Running", "Used", "down", "find", "harnesses", "names", "own", "providers", "state", "up", "use"]
 
 E = TypeVar("E", bound=Emulator)
-# The emulators of each provider, the default first, with module and class.
-EMULATORS: Mapping[str, Mapping[str, tuple[str, str]]] = {
-    "aws": {
-        "moto": ("fsd_conformance.emulators.moto", "Moto"),
-        "localstack": ("fsd_conformance.emulators.localstack", "LocalStack"),
-    },
-    "gcp": {
-        "google": ("fsd_conformance.emulators.google", "Google"),
-    },
-    "azure": {
-        "azure": ("fsd_conformance.emulators.azure", "Azure"),
-    },
-}
 
 
 @attrs.frozen
@@ -72,23 +62,47 @@ class Used:
     own: Emulator | None
 
 
+def harnesses(provider: str) -> Mapping[str, Any]:
+    """The classes of a provider's harnesses by name, the default first: the object of its entry point in the group ``fsd.emulators``.
+
+    Empty for a provider without such an entry point. Raises `InputError` where the object cannot be imported.
+    """
+    entry = plugins.entries(plugins.EMULATORS).get(provider)
+    if entry is None:
+        return {}
+    try:
+        found: Mapping[str, Any] = entry.load()
+    except Exception as error:  # the code of the package may raise anything
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"emulators of {provider}: package {plugins.owner(entry)}: {entry.value} cannot be imported: {why}") from error
+    return found
+
+
 def names(provider: str) -> list[str]:
-    """The names of a provider's emulators, the default first."""
-    return list(EMULATORS.get(provider, ()))
+    """The names of a provider's emulators, the default first. Raises `InputError`, see `harnesses`."""
+    return [name for name, harness in harnesses(provider).items() if getattr(harness, "emulator", None)]
+
+
+def providers() -> list[str]:
+    """The installed providers that have an emulator, ascending. One whose package cannot be imported has none."""
+    found = []
+    for name in plugins.entries(plugins.EMULATORS):
+        with contextlib.suppress(InputError):
+            found += [name] if names(name) else []
+    return found
 
 
 def find(provider: str, name: str | None = None) -> type[Emulator]:
     """The emulator of this name, or the default. Raises `InputError` where the provider has no such emulator."""
     known = names(provider)
     if not known:
-        reason = "runs on this machine and needs no emulator" if provider == "local" else "has no emulator here"
+        reason = "runs on this machine and needs no emulator" if harnesses(provider) else "has no emulator"
         raise InputError(f"--emulator: provider {provider} {reason}")
     chosen = name or known[0]
     if chosen not in known:
         raise InputError(f"emulator {chosen!r}: expected one of provider {provider}: {', '.join(known)}")
-    module, cls = EMULATORS[provider][chosen]
-    found: type[Emulator] = getattr(importlib.import_module(module), cls)
-    return found
+    harness: type[EmulatedHarness] = harnesses(provider)[chosen]
+    return harness.emulator
 
 
 def state(provider: str) -> Running | None:

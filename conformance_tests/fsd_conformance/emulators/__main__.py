@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from fsd_conformance.emulators import EMULATORS, find
+from fsd_conformance.emulators import find, names, providers
 from fsd_core.errors import InputError
 
 
 def main() -> None:
     """Install the packages of the emulators one after the other. Print each emulator with "is installed", or with its error."""
-    for provider, known in EMULATORS.items():
-        for name in known:
+    for provider in providers():
+        for name in names(provider):
             try:
                 find(provider, name).install(_tell)
                 print(f"{provider}: {name} is installed", flush=True)

@@ -1,0 +1,27 @@
+"""What Google Cloud allows an app, without a request: the limits of the services with the table ``[gcp]``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fsd_core.providers.outline import Outline
+from fsd_core.providers.settings import read_settings
+from fsd_gcp.limits import OBJECTS, cpus, functions, messages
+from fsd_gcp.settings import Settings
+
+__all__ = ["outline"]
+
+SIZES_MB = (512, 1024, 2048, 4096, 8192, 16384, 32768)
+
+
+def outline(table: Mapping[str, object]) -> Outline:
+    """The limits of an app with the table ``[gcp]``. Raises `InputError` if a setting is wrong."""
+    settings = read_settings(Settings, "gcp", table)
+    return Outline(
+        messages=messages(float(settings.lease_s), streams=settings.receive == "stream"),
+        objects=OBJECTS,
+        functions=functions(settings.concurrency, settings.memory_mb, float(settings.timeout_s)),
+        memory_mb=tuple(sorted({*SIZES_MB, settings.memory_mb})),
+        cores=cpus,
+        route_ranks=1,
+    )

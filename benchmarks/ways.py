@@ -1,0 +1,104 @@
+"""The three ways of splitting a model, side by side: seconds under the table of latencies of each cloud, bytes, and the bill.
+
+    python benchmarks/ways.py --data FOLDER [--tables aws,gcp,azure] [--seeds 1,2,3,4,5] [--workers 1,8,42] [--memory-mb 1000]
+    python benchmarks/ways.py --model radixnet:16384:120 --input digits
+
+With --data it takes the official N = 1024 model of the Graph Challenge and its first 10,000 images. The bill of AWS is that of the runs
+under the table `aws`, for functions of --memory-mb, at today's list prices and at those of the paper (Oakley and Ferhatosmanoglu,
+FSD-Inference, ICDE 2024). It prints Markdown. Every case runs once without a latency first: this stages the model. Let nothing else run
+meanwhile: real time counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import attrs
+
+from fsd_core.common.home import home_folder
+from fsd_core.cost import Usage, bill, load
+from graphchallenge import FILES
+from graphchallenge import load as challenge
+
+WAYS = {"data": "--data-parallel", "pipeline": "--pipeline-parallel", "tensor": "--tensor-parallel"}
+TARIFFS = ("aws-us-east-1", "aws-icde2024")
+# Table II of the paper, N = 1024 and 10,000 samples on 8 functions of 1,000 MB: seconds, bytes sent, USD.
+PAPER = {"the paper, queue": (63.5, 104_131_260, 0.0215), "the paper, object": (58.2, 240_694_300, 0.0539)}
+
+
+def record(words: list[str], latency: str | None) -> dict[str, Any]:
+    """The record of one run of ``fsd``, with its ranks. Ends this program if the run fails."""
+    command = [sys.executable, "-m", "fsd_core.cli", *words, *(["--latency", latency] if latency else []), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(words)} --latency {latency}: exit code {done.returncode}: {done.stderr.splitlines()[-1:]}")
+    found: dict[str, Any] = json.loads((home_folder() / "runs" / f"{json.loads(done.stdout)['run']}.json").read_text())
+    return found
+
+
+def cases(counts: list[int]) -> dict[str, list[str]]:
+    """The words of each case by its name."""
+    found = {}
+    for count in counts:
+        if count == 1:
+            found["one worker"] = ["--workers", "1"]
+            continue
+        for way, flag in WAYS.items():
+            found[f"{way} {count}"] = [flag, str(count), "--channel", "queue"]
+        found[f"tensor {count}, latency objective"] = [WAYS["tensor"], str(count), "--channel", "queue", "--objective", "latency"]
+    return found
+
+
+def usd(run: dict[str, Any], tariff: str, memory_mb: float) -> float:
+    """The bill of a run, in USD, as if its functions had this memory."""
+    return bill(attrs.evolve(Usage.of_run(run), memory_mb=memory_mb), load(tariff)).total_usd
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with the files of the Graph Challenge")
+    parser.add_argument("--model", default="radixnet:1024:120")
+    parser.add_argument("--input", default="digits")
+    parser.add_argument("--tables", default="aws,gcp,azure")
+    parser.add_argument("--seeds", default="1,2,3,4,5")
+    parser.add_argument("--workers", default="1,8,42")
+    parser.add_argument("--memory-mb", type=float, default=1000)
+    parser.add_argument("--only", default="", help="run only the cases whose name contains this text")
+    options = parser.parse_args()
+    what = [options.model, options.input]
+    if options.data:
+        challenge(options.data)  # unpacks the archive of the model
+        what = [str(home_folder() / "graphchallenge" / "neuron1024"), str(options.data / FILES[1])]
+    tables = options.tables.split(",")
+    print(f"Seconds: medians over the seeds {options.seeds}, in brackets the lowest and the highest. fsd run {' '.join(what)}\n")
+    print("| way | " + " | ".join(f"{table}, s" for table in tables) + " | activations, bytes | publishes |", end="")
+    print("".join(f" USD, {tariff} |" for tariff in TARIFFS))
+    print("| --- |" + " ---: |" * (len(tables) + 2 + len(TARIFFS)))
+    for name, words in cases([int(count) for count in options.workers.split(",")]).items():
+        if options.only not in name:
+            continue
+        command = ["run", *what, *words]
+        last = record(command, None)
+        cells, prices = [], ["-"] * len(TARIFFS)
+        for table in tables:
+            runs = [record(command, f"{table},seed={seed}") for seed in options.seeds.split(",")]
+            totals = sorted(run["seconds"]["total"] for run in runs)
+            cells.append(f"{median(totals):.2f} ({totals[0]:.2f} to {totals[-1]:.2f})")
+            if table == "aws":
+                prices = [f"{median(usd(run, tariff, options.memory_mb) for run in runs):.6f}" for tariff in TARIFFS]
+        meter = last["meter"]
+        counts = [f"{last['meter_layers']['payload_bytes_sent']:,}", f"{meter['publish_requests']:,}"]
+        print(f"| {name} | " + " | ".join([*cells, *counts, *prices]) + " |", flush=True)
+    for name, (total, sent, price) in PAPER.items() if options.data else ():
+        cells = [f"{total}" if table == "aws" else "" for table in tables]
+        print(f"| {name} | " + " | ".join([*cells, f"{sent:,}", "", "", f"{price}"]) + " |")
+
+
+if __name__ == "__main__":
+    main()

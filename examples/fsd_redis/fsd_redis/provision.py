@@ -1,0 +1,107 @@
+"""Makes and removes an app: a record of it, its streams, and its bucket if it has one. Worker hosts run already."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+from urllib.request import Request, urlopen
+
+import redis
+
+from fsd_core.common.fields import read
+from fsd_core.driver import Code, Resources
+from fsd_core.errors import DriverError, InputError
+from fsd_core.providers.advice import advise, line
+from fsd_core.providers.app_name import check_app, check_size
+from fsd_core.providers.environment import from_record, to_environment
+from fsd_core.providers.settings import texts
+from fsd_redis.client import CONNECT_S, classify, client, name
+from fsd_redis.invoke import SECRET
+from fsd_redis.messages import queue
+from fsd_redis.objects import MARK
+from fsd_redis.settings import ADDRESS, ADVICE, HOSTS, TOKEN, URL, WORKERS, Settings
+
+_MAKE = "for _, queue in ipairs(KEYS) do redis.pcall('XGROUP', 'CREATE', queue, 'fsd', '0', 'MKSTREAM') end"  # does nothing to a queue
+
+
+class RedisProvisioner:
+    """Implements `fsd_core.driver.Provisioner`."""
+
+    def __init__(self, table: Mapping[str, object]) -> None:
+        self._settings = read(Settings, table, "[redis] ")
+        if not (self._settings.url or os.environ.get(URL)):
+            from fsd_redis.harness import here
+
+            here()
+        self._url = ADDRESS.check(self._settings.url or os.environ[URL], f"{URL} = ")
+        self._workers = self._settings.workers or HOSTS.check([*filter(None, os.environ.get(WORKERS, "").split(","))], f"{WORKERS} = ")
+
+    def ensure(self, app: str, ranks: int, slots: int) -> Resources:
+        """Make what is missing. Raises `InputError` if Redis or a worker host cannot be used as it is set up."""
+        check_size(ranks, slots)
+        with self._asking(app) as api:
+            _check(api.info(), self._workers)
+            had = self._read(api, app) or Resources(app, 0, 0)
+            names = texts(self._settings, ("memory_mb", "timeout_s", "concurrency", "lease_s", "region"))
+            bucket = f"{self._settings.bucket}-{app}" if self._settings.bucket else ""
+            names |= {"url": self._url, "workers": ",".join(self._workers), "bucket": had.names.get("bucket", bucket)}
+            if names["bucket"]:
+                from fsd_redis.bucket import make
+
+                make(names, app)
+            made = Resources(app, max(ranks, had.ranks), max(slots, had.slots), names)
+            queues = [queue(app, slot, rank) for slot in range(made.slots) for rank in range(made.ranks)]
+            api.eval(_MAKE, len(queues), *queues)
+            api.set(name(app, MARK), to_environment(made))
+            return made
+
+    def find(self, app: str) -> Resources | None:
+        """The app as `ensure` made it, or None."""
+        with self._asking(app) as api:
+            return self._read(api, app)
+
+    def sweep(self, app: str) -> Sequence[str]:
+        """Nothing: `ensure` uses whatever an interrupted call left."""
+        return []
+
+    def destroy(self, app: str) -> Sequence[str]:
+        """Remove the bucket, then the record, so that no request of a worker makes anything anew; then all keys."""
+        with self._asking(app) as api:
+            removed = []
+            if (had := self._read(api, app)) and had.names["bucket"]:
+                from fsd_redis.bucket import remove
+
+                removed.append(remove(had))
+            removed += [f"app {app}"] * api.delete(name(app, MARK))
+            keys = sum(api.delete(key) for key in api.scan_iter(name(app, "*"), count=1000))
+            return removed + ([f"{keys} queues and objects"] if keys else [])
+
+    @staticmethod
+    def _read(api: Any, app: str) -> Resources | None:
+        found = api.get(name(app, MARK))
+        return from_record(found.decode(), app, f"the key {name(app, MARK)}") if found else None
+
+    @contextmanager
+    def _asking(self, app: str) -> Iterator[Any]:
+        """A client of Redis, whose errors become errors for people."""
+        check_app(app)
+        with closing(client(self._url)) as api:
+            try:
+                yield api
+            except redis.RedisError as error:
+                text = line(f"Redis at {self._url}: {error}", advise(ADVICE, f"{type(error).__name__}: {error}"))
+                raise (InputError(text) if classify(error) is Code.DENIED else DriverError(classify(error), text)) from error
+
+
+def _check(info: Mapping[str, object], hosts: Sequence[str]) -> None:
+    """Raise `InputError` if Redis may drop messages, or if a worker host does not answer or does not know the token."""
+    if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
+        raise InputError(f"Redis drops messages when its memory is full: maxmemory-policy {policy}: expected noeviction (CONFIG SET)")
+    if not hosts:
+        raise InputError(f"[redis] workers: expected the addresses of worker hosts, ['http://HOST:PORT'], here or in {WORKERS}")
+    for url in hosts:
+        try:
+            urlopen(Request(url, headers={SECRET: os.environ.get(TOKEN, "")}), timeout=CONNECT_S).close()
+        except OSError as error:
+            what = f"set {TOKEN} to the secret of the host" if getattr(error, "code", 0) == 401 else "start fsd-redis-worker there"
+            raise InputError(f"worker host {url}: {error}: {what}, or correct [redis] workers") from error

@@ -1,0 +1,80 @@
+"""How payloads become messages, publishes and acks, by the limits of a queue service. `QueueChannel` and predictions share these rules."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+
+from fsd_core.channel.frames import HEADER_BYTES, fill
+from fsd_core.driver import MessageLimits
+
+__all__ = [
+    "COPY_BYTES",
+    "RECEIVES",
+    "RECEIVE_MESSAGES",
+    "ack_messages",
+    "batched",
+    "body_bytes",
+    "copies",
+    "open_receiver",
+    "open_receives",
+    "piece_bytes",
+    "piece_sizes",
+]
+
+COPY_BYTES = 64 << 10  # the transfer of a larger batch takes longer than a second copy gains
+RECEIVES = 6
+RECEIVE_MESSAGES = 10  # the largest number of messages that each of several receives returns
+
+
+def piece_bytes(limits: MessageLimits) -> int:
+    """The largest part of a payload that one message carries, in bytes. A text service carries three bytes in four characters."""
+    room = limits.message_bytes * 3 // 4 // 3 * 3 if limits.body == "text" else limits.message_bytes
+    return room - HEADER_BYTES
+
+
+def piece_sizes(payload: int, limits: MessageLimits) -> list[int]:
+    """The bytes of the pieces of a payload of so many bytes: as many as `split` makes."""
+    size = piece_bytes(limits)
+    whole, rest = divmod(payload, size)
+    return [size] * whole + ([rest] if rest or not whole else [])
+
+
+def body_bytes(piece: int, limits: MessageLimits) -> int:
+    """The bytes of the body of a message that carries a piece of so many bytes."""
+    size = HEADER_BYTES + piece
+    return (size + 2) // 3 * 4 if limits.body == "text" else size
+
+
+def batched(entries: Sequence[tuple[int, int]], route: Callable[[int], Hashable], limits: MessageLimits) -> Iterator[list[int]]:
+    """Group messages into publishes: those of one have the same route, and each is within the limits.
+
+    ``entries``: the target rank and the bytes of the body of each message. Yields the numbers (from 0) of the messages of each publish.
+    """
+    routes: dict[Hashable, list[int]] = defaultdict(list)
+    for number, (target, _) in enumerate(entries):
+        routes[route(target)].append(number)
+    for group in routes.values():
+        sizes = [entries[number][1] + limits.overhead_bytes for number in group]
+        for batch in fill(sizes, limits.batch_messages, limits.batch_bytes):
+            yield [group[index] for index in batch]
+
+
+def ack_messages(limits: MessageLimits) -> int:
+    """So many deliveries are acknowledged together, unless time or bytes require it earlier."""
+    return min(limits.batch_messages, (limits.outstanding_messages or 2 * limits.batch_messages) // 2)
+
+
+def copies(size: int, limits: MessageLimits) -> int:
+    """How often an eager channel sends a batch whose bodies have so many bytes together."""
+    return 2 if size <= COPY_BYTES and limits.side_by_side else 1
+
+
+def open_receives(limits: MessageLimits, eager: bool) -> int:
+    """How many receives of a rank may be open at once. Where a service pushes messages, a receive is no request."""
+    return RECEIVES if eager and limits.outstanding_messages is None else 1
+
+
+def open_receiver(limits: MessageLimits, eager: bool) -> bool:
+    """Whether a channel receives all the time: the leases of messages that a service pushes already run."""
+    return eager or limits.outstanding_messages is not None

@@ -1,0 +1,156 @@
+"""``fsd plan``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fsd_core.cli.options import Checked, Command, as_flags, with_settings
+from fsd_core.cli.screen import Screen, pairs
+from fsd_core.common import arguments
+from fsd_core.common.fields import choice, number
+from fsd_core.common.files import check_apart
+from fsd_core.config import PATH, Settings
+from fsd_core.plan.choose import OBJECTIVES, Candidate, shape_words
+from fsd_core.plan.writing import check_settings, write_settings
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fsd_core.plan.making import Plan
+
+__all__ = ["plan"]
+
+LOST = 12  # lines about what is not possible
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  fsd plan model/ input.npz
+  fsd plan model/ input.npz --providers aws,gcp --objective latency --deadline 10
+  fsd plan radixnet:1024:120 digits --providers aws --per-day 2000 --report plan.html
+  fsd plan model/ input.npz --providers aws --write fsd.toml && fsd run model/ input.npz
+""",
+)
+@click.argument("model")
+@click.argument("inputs", metavar="INPUT")
+@click.option("--providers", metavar="A,B", help="Providers to choose among (default: the installed ones with a table of latencies).")
+@click.option(
+    "--objective",
+    type=Checked(choice(*OBJECTIVES)),
+    default="cost",
+    help="What to make small: cost, latency, or their product: balanced.  [default: cost]",
+)
+@click.option("--deadline", type=Checked(number(0, 1e9, "seconds", above=True)), help="Seconds that 95 % of the runs may take.")
+@click.option("--budget", type=Checked(number(0, 1e9, "USD", above=True)), help="USD that a run may cost.")
+@click.option("--per-day", type=Checked(number(0, 1e12, above=True)), help="Runs a day: also compares with a server that always runs.")
+@click.option("--report", metavar="OUT.html", help="Write a page about the plan.")
+@click.option("--write", metavar="FSD.toml", help="Write the choice as a configuration file, which fsd run reads.")
+@with_settings("latency")
+def plan(
+    screen: Screen,
+    settings: Settings,
+    model: str,
+    inputs: str,
+    providers: str | None,
+    objective: str,
+    deadline: float | None,
+    budget: float | None,
+    per_day: float | None,
+    report: str | None,
+    write: str | None,
+) -> None:
+    """Say what a run of MODEL on INPUT would take and cost, and choose how to run it.
+
+    Starts nothing and makes no request. MODEL and INPUT are those of fsd run. Some samples are computed here for half a second; the rest
+    follows from the limits, prices and latencies of each provider (docs/prediction.md). The exit code is 2 if nothing is possible.
+    """
+    from fsd_core import make_plan
+
+    targets: list[tuple[str, Any]] = []
+    file = Path(PATH.read_text(write, "--write ")) if write else None
+    with as_flags("write", "report"):
+        check_apart(write=file, report=arguments.path("report", report) if report else None)
+        if file is not None:
+            check_settings(file)
+        if report:
+            from fsd_core.report.planned import check_page, write_plan
+
+            check_page(report)
+            targets.append((report, write_plan))
+    names = [name.strip() for name in providers.split(",")] if providers is not None else None
+    with screen.progress() as show, as_flags("providers", "deadline", "budget", "per_day", "latency"):
+        found = make_plan(
+            model,
+            inputs,
+            providers=names,
+            objective=objective,
+            deadline=deadline,
+            budget=budget,
+            per_day=per_day,
+            settings=settings.tables,
+            latency=settings.latency,
+            progress=lambda done, total: show("plan", done, total, ""),
+        )
+    for path, writer in targets:
+        writer(found, path)
+    if file is not None:
+        write_settings(found, file)
+    screen.print(*_shown(found))
+    screen.answer(found.to_json())
+
+
+def _shown(found: Plan) -> Sequence[Any]:
+    """The plan for people."""
+    about = found.about
+    title = f"{about['model']} on {about['input']}: {about['samples']:,} samples, {about['layers']} layers, {about['weights']:,} weights"
+    parts: list[Any] = [title, "", _table(found), "", found.reason]
+    for each in found.per_day:
+        wins = "the server is cheaper" if each["server_wins"] else "functions are cheaper"
+        servers = f"{each['servers']} x {each['server']}" if each["servers"] > 1 else each["server"]
+        parts.append(
+            f"{each['provider']}: {each['runs']:,.0f} runs a day cost {each['functions_usd_a_day']:.3g} USD, {servers} that always runs "
+            f"{each['server_usd_a_day']:.3g} USD: {wins}; the server is from {each['from_runs']:,} runs a day on."
+        )
+    lost = [each for each in found.candidates if not each.feasible]
+    if lost:
+        words: dict[str, list[str]] = {}
+        for way in lost:
+            words.setdefault(f"{way.provider}: {way.why}", []).append(shape_words(way.parallel))
+        rows = [(", ".join(dict.fromkeys(shapes))[:60], why) for why, shapes in list(words.items())[:LOST]]
+        parts.append(pairs("\nNot possible", rows))
+        if len(words) > LOST:
+            parts.append(f"and {len(words) - LOST} more reasons; --json has all")
+    parts += ["", *(f"Note: {note}." for note in found.notes)]
+    return parts
+
+
+def _table(found: Plan) -> Table:
+    """The Pareto front, with the choice marked."""
+    from rich.table import Table
+
+    title = "Faster or cheaper than all others (cold starts)"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("", "provider", "split", "workers", "channel", "memory"):
+        table.add_column(name)
+    for name in ("p50 s", "p95 s", "warm s", "USD of 1,000"):
+        table.add_column(name, justify="right")
+    rows = found.front
+    for each in [*rows, *([found.choice] if found.choice not in rows else [])]:
+        table.add_row(*_row(each, found.warm(each), "*" if each is found.choice else ""))
+    return table
+
+
+def _row(each: Candidate, warm: Candidate | None, mark: str) -> list[str]:
+    made = each.prediction
+    assert made is not None
+    usd = "-" if made.usd is None else f"{1000 * made.usd:.3f}"
+    channel = each.channel if each.parallel.workers > 1 else "-"
+    warm_s = "-" if warm is None or warm.prediction is None else f"{warm.prediction.seconds['p50']:.2f}"
+    facts = [mark, each.provider, shape_words(each.parallel), str(each.parallel.workers), channel, f"{each.memory_mb} MB"]
+    return [*facts, f"{made.seconds['p50']:.2f}", f"{made.seconds['p95']:.2f}", warm_s, usd]

@@ -1,0 +1,10 @@
+"""ONNX models: what an ONNX file holds, checked and with its constants folded; its figures; the folder in which it is kept.
+
+Only the client imports this room. Its modules import the packages onnx and onnxruntime when they are called.
+"""
+
+from fsd_core.graph.figures import describe_graph
+from fsd_core.graph.graph import BATCH_AXES, Graph, is_graph, open_graph
+from fsd_core.graph.store import save_graph
+
+__all__ = ["BATCH_AXES", "Graph", "describe_graph", "is_graph", "open_graph", "save_graph"]

@@ -1,0 +1,100 @@
+/* The inner loops of the kernel. kernel.c includes this file once for each instruction set, after it has defined:
+
+   NAME(n)  the name of a function or type, with a suffix for the instruction set
+   TARGET   the attribute that lets the compiler use the instruction set in a function
+   LANES    float32 numbers in a vector register
+   VECTORS  registers with sums of one row that are in use at a time
+   ROWS     rows that are computed at a time, at most HEIGHT: ROWS * VECTORS registers hold their sums
+   MADD     MADD(sum, weight, x) adds the product of a number and a vector to the vector sum, and rounds once
+
+   The vectors are those of GCC and clang, which need no intrinsics: a vector that is wider than a register becomes several. */
+
+typedef float NAME(floats) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t NAME(ints) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#define FLOATS NAME(floats)
+#define INTS NAME(ints)
+
+/* Bias, activation and clip of one vector of sums. A NaN stays NaN; relu makes +0 of -0, as numpy does. */
+static TARGET inline __attribute__((always_inline)) void NAME(finish)(FLOATS *sum, const Plan *plan, float bias) {
+    FLOATS z = *sum;
+    const FLOATS zero = {0};
+    if (plan->rule & BIAS) {
+        INTS added = (INTS)(zero + bias);
+        if (plan->rule & NONZERO) added &= z != zero;
+        z += (FLOATS)added;
+    }
+    if (plan->rule & RELU) {
+        z = (FLOATS)((INTS)z & ~(z <= zero));
+        INTS over = z > zero + plan->top;
+        z = (FLOATS)(((INTS)z & ~over) | ((INTS)(zero + plan->top) & over));
+    }
+    *sum = z;
+}
+
+/* COUNT rows that read the same inputs. weights[e * stride + r] is the weight of row r for input indices[e]. A lane of ``differs`` gets
+   bits where the result of the lane is not that of lane 0. */
+#define DEFINE(COUNT)                                                                                                                   \
+    static TARGET inline __attribute__((always_inline)) void NAME(rows##COUNT)(                                                         \
+        const Plan *plan, const int32_t *indices, int32_t terms, const float *weights, int32_t stride, const int32_t *outputs,          \
+        const float *x, const float *start, float *y, int32_t *differs) {                                                               \
+        for (int lane = 0; lane < WIDTH; lane += VECTORS * LANES) {                                                                     \
+            FLOATS sum[COUNT][VECTORS];                                                                                                 \
+            for (int r = 0; r < COUNT; r++)                                                                                             \
+                for (int v = 0; v < VECTORS; v++)                                                                                       \
+                    sum[r][v] = start ? *(const FLOATS *)(start + (int64_t)outputs[r] * WIDTH + lane + v * LANES) : (FLOATS){0};        \
+            for (int32_t e = 0; e < terms; e++) {                                                                                       \
+                const float *from = x + (int64_t)indices[e] * WIDTH + lane;                                                             \
+                FLOATS read[VECTORS];                                                                                                   \
+                for (int v = 0; v < VECTORS; v++) read[v] = *(const FLOATS *)(from + v * LANES);                                        \
+                for (int r = 0; r < COUNT; r++)                                                                                         \
+                    for (int v = 0; v < VECTORS; v++) MADD(sum[r][v], weights[(int64_t)e * stride + r], read[v]);                       \
+            }                                                                                                                           \
+            for (int r = 0; r < COUNT; r++) {                                                                                           \
+                float *to = y + (int64_t)outputs[r] * WIDTH;                                                                            \
+                for (int v = 0; v < VECTORS; v++) {                                                                                     \
+                    NAME(finish)(&sum[r][v], plan, plan->bias[outputs[r]]);                                                             \
+                    *(FLOATS *)(to + lane + v * LANES) = sum[r][v];                                                                     \
+                }                                                                                                                       \
+                if (differs)                                                                                                            \
+                    for (int v = 0; v < VECTORS; v++)                                                                                   \
+                        *(INTS *)(differs + lane + v * LANES) |= sum[r][v] != (FLOATS){0} + to[0];                                      \
+            }                                                                                                                           \
+        }                                                                                                                               \
+    }
+DEFINE(1)
+DEFINE(2)
+DEFINE(4)
+#if ROWS == 8
+DEFINE(8)
+#endif
+
+/* One tile through one plan: y = finish(start + weights * x). ``start`` and ``differs`` may be NULL. */
+static TARGET void NAME(tile)(const Plan *plan, const float *x, const float *start, float *y, int32_t *differs) {
+    const int32_t *indices = plan->indices, *outputs = plan->outputs;
+    const float *weights = plan->weights;
+    for (int32_t b = 0; b < plan->blocks; b++) {
+        int32_t terms = plan->terms[b], height = plan->heights[b];
+#if ROWS == 8
+        if (height == 8) NAME(rows8)(plan, indices, terms, weights, 8, outputs, x, start, y, differs);
+        else
+#endif
+        for (int32_t r = 0; r < height; r += ROWS) {
+            if (height >= 4) NAME(rows4)(plan, indices, terms, weights + r, height, outputs + r, x, start, y, differs);
+            else if (height == 2) NAME(rows2)(plan, indices, terms, weights + r, height, outputs + r, x, start, y, differs);
+            else NAME(rows1)(plan, indices, terms, weights + r, height, outputs + r, x, start, y, differs);
+        }
+        indices += terms;
+        weights += (int64_t)terms * height;
+        outputs += height;
+    }
+}
+
+#undef DEFINE
+#undef FLOATS
+#undef INTS
+#undef NAME
+#undef TARGET
+#undef LANES
+#undef VECTORS
+#undef ROWS
+#undef MADD

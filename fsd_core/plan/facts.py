@@ -1,0 +1,221 @@
+"""`Facts`: what is known of a model and its input before a run: sizes, and what some samples, computed here for half a second, tell.
+
+A few samples mislead: of the official images of the Graph Challenge, 3.4 % are still live in the last layers. So as many samples are
+computed as the time allows, spread over the whole input, and `Facts.error` says how far their number can be off.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import cached_property
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from fsd_core.codec import encode
+from fsd_core.kernel import Block, Finish, Fused, Weights, stacked, weights
+from fsd_core.model import Csr, Layer, Model
+from fsd_core.model.activation import activate
+
+__all__ = ["BUDGET_S", "Facts", "learn"]
+
+BUDGET_S = 0.5  # seconds that `learn` computes
+FIRST_SAMPLES = 64  # of the first pass, which shows how many samples the time allows
+FIRST_SHARE = 0.4  # of the time, at most, for the first pass
+PROBE_SHARE = 0.2  # of the time, to measure the kernel
+KEPT_VALUES = 1 << 26  # activations that are kept, to be encoded: 256 MB
+EMPTY_BYTES = 35  # of an encoded block without live samples
+
+
+@attrs.frozen(eq=False)
+class Facts:
+    """Arrays have a number for each layer, unless they say otherwise. "Entering" a layer are the activations of the layer before it."""
+
+    model: Model
+    samples: int  # of the input
+    sampled: int  # of them computed here
+    reached: int  # layers through which they were computed; for later ones the last one counts
+    widths: NDArray[np.int64]  # (layers + 1,) of the input and of each layer
+    nonzeros: NDArray[np.int64]
+    stored: NDArray[np.int64]  # bytes of the weights and biases in shards
+    live: NDArray[np.float64]  # (layers + 1,) samples of the whole input that are live when they enter, and at the end
+    work_s: NDArray[np.float64]  # seconds of one core of this machine to compute the layer for all samples
+    ready_s: NDArray[np.float64]  # seconds of one core of this machine to make the weights ready to multiply
+    blocks: tuple[Block | None, ...]  # (layers + 1,) what enters each layer, and the output, for `sampled` samples or fewer live ones
+    shares: NDArray[np.float64]  # (layers + 1,) the share of the live samples of the whole input that the block has
+
+    @property
+    def error(self) -> float:
+        """The relative standard error of counts of live samples, because only some samples were computed; 0 if all were."""
+        if self.sampled == self.samples:
+            return 0.0
+        alive = max(1.0, float(self.live.min()) * self.sampled / self.samples)
+        return math.sqrt((1 - self.sampled / self.samples) / alive)
+
+    def encoded(self, number: int, rows: NDArray[np.int32] | None = None, most: int | None = None) -> float:
+        """The bytes of the encoded activations after layer ``number`` (0: of the input), of ``rows`` or all, for all samples.
+
+        ``most``: encode no more live samples than that, which is faster and less exact.
+        """
+        block = self.blocks[number]
+        if block is None:
+            width = int(self.widths[number]) if rows is None else len(rows)
+            return EMPTY_BYTES + width * float(self.live[number]) * self._dense_bytes
+        fewer = block if most is None else _fewer(block, most)
+        share = float(self.shares[number]) * (len(fewer.live) / len(block.live) if len(block.live) else 1.0)
+        size = len(encode(fewer if rows is None else fewer.take(rows)))
+        return EMPTY_BYTES + max(0, size - EMPTY_BYTES) / share
+
+    @cached_property
+    def whole(self) -> tuple[float, float]:
+        """The bytes of the encoded input and of the encoded output, for all samples."""
+        return self.encoded(0), self.encoded(len(self.nonzeros))
+
+    @property
+    def _dense_bytes(self) -> float:
+        """The bytes of one activation of a live sample in the last layer that was computed."""
+        block = self.blocks[self.reached]
+        assert block is not None
+        return max(0, len(encode(block)) - EMPTY_BYTES) / max(1, block.rows * len(block.live))
+
+
+def learn(model: Model, inputs: Any, budget_s: float = BUDGET_S) -> Facts:
+    """Compute some of ``inputs``, a scipy CSR matrix (samples, inputs) float32, for about ``budget_s`` seconds, and return the facts."""
+    samples = inputs.shape[0]
+    began = time.monotonic()
+    first = _pass(model, _some(inputs, min(FIRST_SAMPLES, samples)), began + FIRST_SHARE * budget_s)
+    left = budget_s - PROBE_SHARE * budget_s - (time.monotonic() - began)
+    possible = int(first.count * max(1.0, 0.8 * left / max(sum(first.layer_s), 1e-6)))
+    found = first
+    if first.reached == len(model.layers) and min(possible, samples) > first.count:
+        found = _pass(model, _some(inputs, min(possible, samples)), began + 4 * budget_s)
+    _probe(model, found if found.reached >= first.reached else first, budget_s * PROBE_SHARE)
+    return _facts(model, samples, found if found.reached >= first.reached else first)
+
+
+@attrs.define(eq=False)
+class _Pass:
+    """What one pass found: of each layer that it reached, live samples, seconds, and what enters the layer; and the last output."""
+
+    count: int
+    live: list[int] = attrs.field(factory=list)
+    layer_s: list[float] = attrs.field(factory=list)  # by scipy and numpy
+    blocks: list[Block] = attrs.field(factory=list)
+    probes: list[tuple[int, float, float]] = attrs.field(factory=list)  # layer, seconds to prepare, seconds to compute: by the kernel
+
+    @property
+    def reached(self) -> int:
+        return len(self.layer_s)
+
+    def add(self, block: Block, layers: int) -> None:
+        """Keep what enters the next layer."""
+        self.live.append(len(block.live))
+        self.blocks.append(_kept(block, layers))
+
+
+def _some(inputs: Any, count: int) -> NDArray[np.float32]:
+    """``count`` samples, spread over the input, float32 (inputs, count)."""
+    dense: NDArray[np.float32] = inputs[np.arange(count) * inputs.shape[0] // count].toarray().T
+    return dense
+
+
+def _pass(model: Model, x: NDArray[np.float32], until: float) -> _Pass:
+    """Send the samples ``x`` (inputs, samples) through the layers until the monotonic time ``until``, at least through one.
+
+    By scipy, which computes at once: the kernel of a worker first prepares its weights, which takes longer than a few samples.
+    """
+    values = np.zeros((len(x), 1 + x.shape[1]), np.float32)
+    values[:, 1:] = x
+    block = Block(values, np.arange(x.shape[1], dtype=np.int32), x.shape[1]).trimmed()
+    found = _Pass(x.shape[1])
+    found.add(block, len(model.layers))
+    for number, layer in enumerate(model.layers):
+        if number and time.monotonic() > until:
+            break
+        matrix = layer.weights.scipy() if isinstance(layer.weights, Csr) else layer.weights
+        began = time.process_time()
+        z = np.asarray(matrix @ block.values)
+        block = Block(activate(z, layer.bias, layer.activation, layer.clip, layer.challenge), block.live, block.samples).trimmed()
+        found.layer_s.append(time.process_time() - began)
+        found.add(block, len(model.layers))
+    return found
+
+
+def _probe(model: Model, found: _Pass, budget_s: float) -> None:
+    """Measure the kernel of a worker in the first, the last and the middle layer that was reached, as far as the time allows."""
+    until = time.monotonic() + budget_s
+    for number in dict.fromkeys((0, found.reached - 1, found.reached // 2)):
+        if number and time.monotonic() > until:
+            return
+        kept = found.blocks[number]
+        block = stacked([kept], kept.live)
+        began = time.process_time()
+        ready = _ready(model.layers[number])
+        prepared = time.process_time()
+        ready.forward(block)
+        seconds = time.process_time() - prepared
+        # A tile takes as long if few of its lanes are live, and a batch of many samples fills all of them: the time of a lane counts.
+        tiles, _, width = block.tiles.shape
+        found.probes.append((number, prepared - began, seconds * max(1, found.live[number]) / (tiles * max(1, width - 1))))
+
+
+def _ready(layer: Layer) -> Weights | Fused:
+    """The weights of a layer as a worker has them that owns all of its rows."""
+    finish = Finish(layer.bias, layer.activation, layer.clip, layer.challenge)
+    if isinstance(layer.weights, Csr):
+        return weights(layer.weights.shape, (layer.weights.indptr, layer.weights.indices, layer.weights.values), None, None, finish)
+    return weights(layer.weights.shape, None, layer.weights, None, finish)
+
+
+def _kept(block: Block, layers: int) -> Block:
+    """The block with fewer live samples if all layers together would take too much memory."""
+    return _fewer(block, max(1, KEPT_VALUES // (layers + 1) // max(1, block.rows)))
+
+
+def _fewer(block: Block, columns: int) -> Block:
+    """The block with at most so many live samples, spread over all."""
+    if columns >= len(block.live):
+        return block
+    chosen = np.arange(columns) * len(block.live) // columns
+    return Block(np.ascontiguousarray(block.values[:, np.concatenate([[0], 1 + chosen])]), block.live[chosen], block.samples)
+
+
+def _facts(model: Model, samples: int, found: _Pass) -> Facts:
+    layers, scale, reached = model.layers, samples / found.count, found.reached
+    nonzeros = np.array([layer.nonzeros for layer in layers], np.int64)
+    rows = np.array([layer.outputs for layer in layers], np.int64)
+    sparse = np.array([isinstance(layer.weights, Csr) for layer in layers])
+    # In a shard: indices and values, and two arrays of row starts (own and received columns); or the dense values. And biases.
+    stored = np.where(sparse, 8 * nonzeros + 16 * rows, 4 * nonzeros) + 4 * rows
+    more = len(layers) - reached
+    live = np.concatenate([np.array(found.live, np.float64) * scale, np.full(more, found.live[-1] * scale)])
+    # The kernel takes another time than scipy: by a factor that the probed layers show. Later layers cost what the last one costs.
+    probes = sorted(found.probes)
+    at = [number for number, _, _ in probes]
+    factors = [kernel_s / max(found.layer_s[number], 1e-9) for number, _, kernel_s in probes]
+    factor = np.interp(np.arange(reached), at, factors)
+    work_s = np.empty(len(layers))
+    work_s[:reached] = factor * np.array(found.layer_s) * scale
+    pace = work_s[reached - 1] / max(1.0, nonzeros[reached - 1] * (scale + live[reached - 1]))
+    work_s[reached:] = pace * nonzeros[reached:] * (scale + live[reached:-1])
+    ready = [ready_s / max(1, nonzeros[number]) for number, ready_s, _ in probes]
+    counts = [len(block.live) for block in found.blocks]
+    shares = np.ones(len(layers) + 1)
+    shares[: len(counts)] = [count / alive if alive else 1.0 for count, alive in zip(counts, live, strict=False)]
+    return Facts(
+        model=model,
+        samples=samples,
+        sampled=found.count,
+        reached=reached,
+        widths=np.array([layers[0].inputs, *rows], np.int64),
+        nonzeros=nonzeros,
+        stored=stored,
+        live=live,
+        work_s=work_s,
+        ready_s=np.interp(np.arange(len(layers)), at, ready) * nonzeros,
+        blocks=(*found.blocks, *[None] * (len(layers) + 1 - len(found.blocks))),
+        shares=np.maximum(shares, 1e-9),
+    )

@@ -1,0 +1,261 @@
+"""`predict`: what one way to run a workload takes and costs. Pure: equal arguments give equal predictions."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from fsd_core.cost import Tariff, Usage, bill
+from fsd_core.latency import Table
+from fsd_core.partition import Parallel
+from fsd_core.plan.counts import fixed
+from fsd_core.plan.facts import Facts
+from fsd_core.plan.launching import BEGIN_S, Begun, collected, launched, prepared
+from fsd_core.plan.sample import Sampler
+from fsd_core.plan.simulate import Cpu, Simulation
+from fsd_core.plan.traffic import Split
+from fsd_core.protocol.shard import predicted_bytes, stored_bytes, weight_bytes
+from fsd_core.providers.outline import Outline
+from fsd_core.storage.meter import FIELDS
+from fsd_core.worker.progress import INTERVAL_S, REPORTS
+
+__all__ = ["PARTS", "Platform", "Prediction", "predict"]
+
+PARTS = ("launch", "load", "compute", "exchange", "collect")
+RUNS = 64  # simulated runs
+VALUES = 400_000  # about the numbers in one array of the simulation
+REPORT_BYTES = 110  # of a report of progress
+INIT_S = 0.35  # of a cold start on a cloud: the part that its tariff may bill, the import of the code
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Platform:
+    """Where a run would be. ``table``: its latencies; `None`: those of this machine, which are next to nothing.
+
+    ``memory_mb``: of a function. ``cold``: no function waits for the run. ``speed``: of a core of a function, as a multiple of one of this
+    machine. ``crowded``: all workers share the cores of this machine. ``seeds``: simulate the hours of ``--latency TABLE,seed=N``.
+    """
+
+    provider: str
+    outline: Outline
+    table: Table | None
+    tariff: Tariff | None
+    memory_mb: int
+    cold: bool = True
+    speed: float = 1.0
+    crowded: bool = False
+    seeds: tuple[int, ...] = ()
+
+    def cpu(self, split: Split) -> Cpu:
+        """How fast a worker of this split computes here."""
+        if self.crowded:
+            busy = split.parallel.data * split.parallel.tensor * min(split.parallel.pipeline, split.replica_batches)
+            return Cpu(1 / self.speed, max(1.0, busy / (os.cpu_count() or 1)))
+        return Cpu(1 / (self.speed * min(1.0, self.outline.cores(self.memory_mb))))
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Prediction:
+    """What one way to run takes and costs.
+
+    - ``seconds``: p50 and p95 of the time until the client has the answer; ``parts``: the mean seconds of each of `PARTS`, which add up to
+      the mean time. ``exchange`` is waiting; ``load`` and ``compute`` are means over ranks.
+    - ``meter``: counts by the names of a run's meter. ``bytes_by_rank``: payload bytes that each rank of a replica sends and receives.
+      ``memory_by_rank``: bytes, an upper estimate.
+    - ``usd``: of one run, `None` without a tariff; ``usd_by_service``: its parts.
+    - ``error``: the relative standard error of live samples. ``notes``: what this rests on, for people.
+    """
+
+    provider: str
+    channel: str
+    parallel: Parallel
+    micro_batches: int
+    memory_mb: int
+    cold: bool
+    seconds: Mapping[str, float]
+    parts: Mapping[str, float]
+    meter: Mapping[str, int]
+    bytes_by_rank: NDArray[np.float64] = attrs.field(repr=False)
+    memory_by_rank: NDArray[np.float64] = attrs.field(repr=False)
+    usd: float | None
+    usd_by_service: Mapping[str, float]
+    error: float
+    notes: Sequence[str] = ()
+
+    @property
+    def workers(self) -> int:
+        """The number of ranks."""
+        return self.parallel.workers
+
+    def to_json(self) -> dict[str, Any]:
+        """The prediction as values that JSON can hold."""
+        names = ("provider", "channel", "workers", "micro_batches", "memory_mb", "cold", "usd", "error")
+        found: dict[str, Any] = {name: getattr(self, name) for name in names}
+        found |= {"parallel": self.parallel.to_json(), "seconds": dict(self.seconds), "parts": dict(self.parts), "meter": dict(self.meter)}
+        found |= {"usd_by_service": dict(self.usd_by_service), "bytes_by_rank_max": int(self.bytes_by_rank.max())}
+        return found | {"memory_bytes_max": int(self.memory_by_rank.max()), "notes": list(self.notes)}
+
+
+def predict(
+    facts: Facts,
+    split: Split,
+    platform: Platform,
+    channel: str,
+    *,
+    objective: str = "cost",
+    staged: bool = True,
+    keep: bool = True,
+    branching: int = 4,
+    runs: int = RUNS,
+    seed: int = 0,
+    most_batches: int = 40,
+) -> Prediction:
+    """Predict one run. ``channel``: queue, object or hybrid; ``objective``: of the channel, cost or latency.
+
+    ``staged``: weights and inputs are in the object store already, so the client uploads nothing. ``keep``: a worker keeps its weights from
+    one micro-batch to the next. ``branching``: of the launch tree. ``runs``: simulated runs; ``seed``: of their draws. Of more than
+    ``most_batches`` micro-batches of a replica, the others take as long as the last simulated one.
+    """
+    shape, eager = split.parallel, objective == "latency"
+    outline = _soonest(platform) if eager else platform.outline
+    around = fixed(facts, split, channel, outline, staged=staged, keep=keep)
+    cpu = platform.cpu(split)
+    replicas = int(min(shape.data, max(1, VALUES // (runs * shape.tensor**2))))
+    whole = Sampler(platform.table, runs, seed, seeds=platform.seeds)
+    prepare = prepared(whole, staged=staged, puts=shape.parts * 2, put_bytes=float(sum(map(sum, around.groups)) + around.head_bytes.sum()))
+    begun = launched(whole, shape.workers, branching, platform.cold, float(cpu.seconds(BEGIN_S)))
+    some = np.arange(replicas) * shape.data // replicas
+    inner = Sampler(platform.table, runs * replicas, seed + 1, seeds=platform.seeds, like=whole, copies=replicas)
+    simulation = Simulation(facts, split, around, outline, inner, cpu, channel=channel, eager=eager, keep=keep, most_batches=most_batches)
+    flow = simulation.run(Begun(*(_of(each, shape, some) for each in (begun.began, begun.ready))))
+    written, load, compute = (each.reshape(runs, replicas) for each in (flow.written, flow.load, flow.compute))
+    written, load, compute = written.max(axis=1), load.mean(axis=1), compute.mean(axis=1)
+    ended = np.maximum(written, begun.ready[:, 0]) + whole.draw("put", whole.functions())
+    writers = int((around.output_bytes > 0).sum())
+    if shape.workers > 1 and writers * shape.data > int(around.output_bytes[0] > 0):  # rank 0 hears that all outputs are written
+        told = "get" if channel == "object" else "deliver"
+        ended = ended + whole.draw(told, whole.functions(), worst_of=float(writers * shape.data))
+        ended = ended + (whole.draw("put", whole.functions()) if channel == "object" else whole.draw("ack", whole.functions()))
+    output = float(around.output_bytes.sum()) * len(split.batches)
+    answer, polls = collected(whole, ended, writers, len(split.batches), shape.workers, output)
+    total = prepare + answer
+    launch = begun.ready.mean(axis=1)
+    parts = {"launch": prepare + launch, "load": load, "compute": compute}
+    parts["exchange"] = np.maximum(0.0, ended - launch - load - compute)
+    parts["collect"] = answer - ended
+    meter = _meter(split, simulation, around.counts, polls, flow.counts, float((written - launch).mean()))
+    lasts = (flow.ended - _of(begun.began, shape, some)).mean(axis=0)  # seconds of a function, by rank of a replica
+    usd, by_service = _bill(platform, meter, lasts, shape.data, float(total.mean()))
+    median, high = np.quantile(total, [0.5, 0.95])
+    return Prediction(
+        provider=platform.provider,
+        channel=channel,
+        parallel=shape,
+        micro_batches=len(split.batches),
+        memory_mb=platform.memory_mb,
+        cold=platform.cold,
+        seconds={"p50": float(median), "p95": float(high)},
+        parts={name: float(parts[name].mean()) for name in PARTS},
+        meter=meter,
+        bytes_by_rank=_bytes_by_rank(facts, split),
+        memory_by_rank=np.array([_memory(sizes, max(split.batches), keep, outline) for sizes in split.sizes]),
+        usd=usd,
+        usd_by_service=by_service,
+        error=facts.error,
+        notes=_notes(facts, split, platform),
+    )
+
+
+def _soonest(platform: Platform) -> Outline:
+    """The limits under the latency objective. Under a table with a direct way, requests of any provider count as direct."""
+    found = platform.outline.soonest()
+    if platform.table is None or "publish_direct" not in platform.table.rows:
+        return found
+    return attrs.evolve(found, messages=attrs.evolve(found.messages, direct=True))
+
+
+def _of(times: NDArray[np.float64], shape: Parallel, replicas: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The times (runs, workers) of the ranks of some replicas, (runs x replicas, ranks of a replica)."""
+    return times.reshape(len(times), shape.data, shape.parts)[:, replicas].reshape(-1, shape.parts)
+
+
+def _meter(
+    split: Split,
+    simulation: Simulation,
+    around: Counter[str],
+    polls: NDArray[np.float64],
+    timed: Mapping[str, Any],
+    working_s: float,
+) -> dict[str, int]:
+    found = dict.fromkeys(FIELDS, 0.0) | {name: float(count) for name, count in around.items()}
+    scale = len(split.batches)  # exchanges are those of one micro-batch
+    for each in simulation.exchanges.values():
+        for name, count in each.counts.items():
+            found[name] += count * each.step.weight * scale
+    replicas = len(split.batches) / split.replica_batches  # `timed` is what one replica requests for all its micro-batches
+    for name, counts in timed.items():
+        found[name] += float(counts.mean()) * replicas
+    done = around["messages_sent"]  # in the last step rank 0 receives them, ten and more at a time
+    if done:
+        calls = max(1, -(-done // simulation.outline.messages.receive_messages)) + done / 20
+        found["receive_requests"] += calls
+        found["receive_units"] += calls
+        found["ack_requests"] += max(1, -(-done // simulation.outline.messages.batch_messages))
+    found["object_gets"] += float(polls.mean())
+    reports = min(REPORTS, int(working_s / INTERVAL_S))  # of progress, by one rank
+    found["object_puts"] += reports
+    found["object_bytes_written"] += REPORT_BYTES * reports
+    if simulation.channel == "object" and split.parallel.workers > 1:
+        writers = split.parallel.data * int((simulation.fixed.output_bytes > 0).sum())
+        found["object_gets"] += 2.0 * max(0, writers - 1)  # rank 0 looks for each once or twice before it is there
+    return {name: round(value) for name, value in found.items()}
+
+
+def _bytes_by_rank(facts: Facts, split: Split) -> NDArray[np.float64]:
+    found = np.zeros(split.parallel.parts)
+    for step in split.steps:
+        payloads = step.payloads(max(split.batches) / facts.samples) * step.weight * split.replica_batches
+        np.add.at(found, step.sources, payloads)
+        np.add.at(found, step.targets, payloads)
+    return found
+
+
+def _memory(sizes: Sequence[Any], samples: int, keep: bool, outline: Outline) -> float:
+    """The bytes of one rank, as `fsd_core.plan.batches.cut` estimates them."""
+    held = weight_bytes(sizes) if keep else stored_bytes(sizes)
+    return float(outline.functions.process_bytes + held + predicted_bytes(sizes, samples))
+
+
+def _bill(
+    platform: Platform, meter: Mapping[str, int], lasts: NDArray[np.float64], replicas: int, total_s: float
+) -> tuple[float | None, dict[str, float]]:
+    """The USD of a run, and by service. ``lasts``: seconds of a function, by rank of a replica."""
+    if platform.tariff is None:
+        return None, {}
+    init = INIT_S if platform.cold and not platform.crowded else 0.0
+    functions = tuple((float(seconds), init) for seconds in lasts) * replicas
+    counts = {**meter, "stored_byte_seconds": meter["object_bytes_written"] * total_s}
+    made = bill(Usage(counts, functions, 0.0, float(platform.memory_mb)), platform.tariff)
+    return made.total_usd, {name: sum(line.usd for line in lines) for name, lines in made.by_service.items()}
+
+
+def _notes(facts: Facts, split: Split, platform: Platform) -> list[str]:
+    found = []
+    if facts.sampled < facts.samples:
+        through = "" if facts.reached == len(facts.nonzeros) else f", through {facts.reached} of {len(facts.nonzeros)} layers"
+        found.append(f"{facts.sampled} of {facts.samples} samples were computed{through}: live samples are off by about {facts.error:.0%}")
+    if not split.exact and split.parallel.tensor > 1:
+        found.append("rows that travel are estimated for contiguous rows; a hypergraph partition moves fewer where layers are sparse")
+    if platform.table is None:
+        found.append("no table of latencies: every request is as fast as on this machine")
+    elif any(row.confidence == "low" for row in platform.table.rows.values()):
+        found.append(f"some latencies of table {platform.table.name} are estimates of low confidence")
+    if not platform.crowded:
+        found.append("a core of a function is taken to be as fast as one of this machine")
+    return found

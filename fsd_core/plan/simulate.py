@@ -1,0 +1,272 @@
+"""The seconds of a run, simulated many times: each rank of a replica, step by step, with latencies drawn from a table.
+
+A step waits for the slowest of all its messages. That is where a mean is wrong, so everything here is drawn, and a mean is never taken
+before the end. Arrays have the shape (runs, ranks): one row for each simulated replica of a simulated run. Times are seconds since the
+client wrote the configuration of the run.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from fsd_core.channel.packing import COPY_BYTES
+from fsd_core.partition.stages import DECODE_S, ENCODE_S
+from fsd_core.plan.counts import Exchange, Fixed, exchange
+from fsd_core.plan.facts import Facts
+from fsd_core.plan.launching import Begun
+from fsd_core.plan.polling import Bundles, Inbox
+from fsd_core.plan.sample import Sampler
+from fsd_core.plan.traffic import Split
+from fsd_core.protocol.shard import READS
+from fsd_core.providers.outline import Outline
+
+__all__ = ["Cpu", "Flow", "Simulation"]
+
+Array = NDArray[np.float64]
+# Processor seconds, on the core that `Cpu.pace` refers to, of what a worker does beside multiplying: Python, numpy and zstd for one step,
+# for each payload that it sends or receives, and for one request. Of local runs; no benchmark measures them again.
+STEP_S, PAYLOAD_S, REQUEST_S = 0.6e-3, 0.45e-3, 0.15e-3
+
+
+@attrs.frozen
+class Cpu:
+    """How fast a worker computes. ``pace``: seconds for a second of a core of this machine."""
+
+    pace: float = 1.0
+    crowd: float = 1.0  # how many workers share a core, where all of them run on one machine
+
+    def seconds(self, work: Array | float) -> Array:
+        """The time for so many seconds of work of a core of this machine, while all workers compute."""
+        return np.asarray(work, np.float64) * self.pace * self.crowd
+
+
+@attrs.define(eq=False)
+class Flow:
+    """How one replica went. ``ended``: when each rank has nothing left to do, and when those with outputs have written them."""
+
+    ended: Array  # (runs, ranks)
+    written: Array  # (runs,)
+    load: Array  # (runs,) mean over the ranks
+    compute: Array  # (runs,)
+    counts: dict[str, Array]  # (runs,): receives, acks and gets of the exchanges, of all ranks
+
+
+class Simulation:
+    """One replica under one table of latencies. `run` simulates it."""
+
+    def __init__(
+        self,
+        facts: Facts,
+        split: Split,
+        fixed: Fixed,
+        outline: Outline,
+        sampler: Sampler,
+        cpu: Cpu,
+        *,
+        channel: str,
+        eager: bool,
+        keep: bool,
+        most_batches: int,
+    ) -> None:
+        self.facts, self.split, self.fixed, self.outline = facts, split, fixed, outline
+        self.sampler, self.cpu, self.channel, self.eager, self.keep = sampler, cpu, channel, eager, keep
+        self.tensor, self.most_batches = split.parallel.tensor, max(2, most_batches)
+        self.share = max(split.batches) / facts.samples
+        self.exchanges = {step.layer: exchange(step, self.share, channel, eager, outline) for step in split.steps}
+        stages = len(split.starts)
+        self.shared = [sampler.functions(self.tensor) for _ in range(stages)]
+        held_s = sampler.table.rows["deliver"].longest_ms / 1000 if sampler.table and "deliver" in sampler.table.rows else 0.0
+        self.inboxes = [Inbox(sampler, outline, shared, eager, held_s) for shared in self.shared]
+        self.bundles = [Bundles(sampler, outline, shared, eager) for shared in self.shared]
+        self.work = self._work()
+        self.cpu_used = np.zeros(sampler.runs)
+
+    def _work(self) -> Array:
+        """(layers, ranks): core seconds of one micro-batch."""
+        per_weight = self.facts.work_s / np.maximum(1, self.facts.nonzeros)
+        found: Array = self.split.nonzeros * per_weight[:, None] * self.share
+        return found
+
+    def run(self, begun: Begun) -> Flow:
+        """Simulate. ``begun``: when the ranks of the replica have read the configuration."""
+        sampler, split, tensor = self.sampler, self.split, self.tensor
+        runs, stages = sampler.runs, split.stages
+        free = [begun.ready[:, s * tensor : (s + 1) * tensor] for s in range(len(stages))]
+        ready = [self._loaded(s, free[s]) for s in range(len(stages))]
+        loaded = [each[-1] - start for each, start in zip(ready, free, strict=True)]
+        written = np.zeros(runs)
+        batches = split.replica_batches
+        some = min(batches, self.most_batches)
+        sent: Array | None = None
+        for batch in range(some):
+            earlier = [each.copy() for each in free]
+            for stage, (first, last) in enumerate(stages):
+                waits = ready[stage] if batch == 0 or not self.keep else None
+                if batch and not self.keep:
+                    waits = self._loaded(stage, free[stage])
+                free[stage] = self._stage(stage, first, last, free[stage], waits, sent)
+                sent = free[stage] + self._encode(self._crossing(last), stage)
+                free[stage] = sent
+            sent = None
+            ends = free[-1] + self.sampler.draw("put", self.shared[-1])
+            written = np.maximum(written, ends.max(axis=1))
+        if batches > some:  # by now the stages work side by side: each further batch takes as long as the last one
+            step = free[-1].max(axis=1) - earlier[-1].max(axis=1)
+            written = written + (batches - some) * step
+            free = [each + ((batches - some) * step)[:, None] for each in free]
+        for inbox in self.inboxes:
+            inbox.finish()
+        self.cpu_used *= batches / some
+        ended = np.concatenate([each + sampler.draw("put", shared) for each, shared in zip(free, self.shared, strict=True)], axis=1)
+        ended[:, -tensor:] = np.maximum(ended[:, -tensor:], written[:, None])
+        load = np.mean([each.mean(axis=1) for each in loaded], axis=0)
+        counts = {name: each * (batches / some) for name, each in self._counts().items()}
+        return Flow(ended, written, load, self.cpu_used / (tensor * len(stages)), counts)
+
+    def _counts(self) -> dict[str, Array]:
+        found: dict[str, Array] = defaultdict(lambda: np.zeros(self.sampler.runs))
+        for inbox, bundles in zip(self.inboxes, self.bundles, strict=True):
+            found["receive_requests"] = found["receive_requests"] + inbox.receives
+            found["receive_units"] = found["receive_units"] + inbox.units
+            found["ack_requests"] = found["ack_requests"] + inbox.acks
+            found["object_gets"] = found["object_gets"] + bundles.gets
+        return dict(found)
+
+    def _loaded(self, stage: int, begin: Array) -> list[Array]:
+        """When the reads of the shard have arrived: the head with the first input, then each group, several at once."""
+        sampler, shared = self.sampler, self.shared[stage]
+        ranks = range(stage * self.tensor, (stage + 1) * self.tensor)
+        head = self.fixed.head_bytes[list(ranks)]
+        inputs = self.fixed.input_bytes[list(ranks)]
+        two = np.where(inputs > 0, 2.0, 1.0)  # the head and the input of the first micro-batch are read at once
+        now = begin + sampler.draw("get", shared, worst_of=np.broadcast_to(two, begin.shape))
+        now = now + sampler.transfer("get", "read", head + inputs)
+        found = [now]
+        groups = [self.fixed.groups[rank] for rank in ranks]
+        link = now  # when the function's link is free
+        for number in range(max(map(len, groups), default=0)):
+            size = np.array([each[number] if number < len(each) else 0.0 for each in groups])
+            asked = found[max(0, number + 1 - READS)]  # so many reads are under way at once
+            link = np.maximum(link, asked) + size * sampler.link_rate("read")
+            arrives = np.maximum(asked + sampler.draw("get", shared) + size * sampler.own_rate("get"), link)
+            found.append(np.where(size > 0, np.maximum(arrives, found[-1]), found[-1]))
+        return found
+
+    def _stage(self, stage: int, first: int, last: int, free: Array, ready: Sequence[Array] | None, sent: Array | None) -> Array:
+        """When the ranks of a stage have computed a micro-batch. ``ready``: when its layers are loaded, ``sent``: when the stage before
+        it has sent."""
+        ranks = slice(stage * self.tensor, (stage + 1) * self.tensor)
+        now = free if ready is None else np.maximum(free, ready[0])
+        inside = [self.exchanges[step.layer] for step in self.split.steps if first + 1 < step.layer <= last]
+        work = self.work[first:last, ranks]
+        prepare = (
+            self.facts.ready_s[first:last, None]
+            * self.split.nonzeros[first:last, ranks]
+            / np.maximum(1, self.facts.nonzeros)[first:last, None]
+        )
+        crossing = self.exchanges.get(first + 1) if sent is not None else None
+        if crossing is not None and sent is not None:
+            now = self._receive(crossing, stage, now, sent)
+        total = work.sum(axis=0) + (prepare.sum(axis=0) if ready is not None else 0.0)
+        own = self._spend(total + STEP_S * (last - first))
+        if not inside:
+            now = now + own
+            return now if ready is None else np.maximum(now, ready[-1] + own / max(1, len(ready)))
+        weights = sum(each.step.weight for each in inside)
+        for number, each in enumerate(inside):
+            before = now
+            if ready is not None:
+                now = np.maximum(now, ready[min(len(ready) - 1, 1 + number * len(ready) // len(inside))])
+            step_cpu = own / weights
+            away = each.step.rows.sum() / max(1.0, each.step.rows.sum() + float(self.facts.widths[each.step.layer - 1]))
+            sending = now + self._encode(each, stage)
+            now = self._receive(each, stage, sending + step_cpu * (1 - away), sending) + step_cpu * away
+            now = now + (now - before).mean(axis=1, keepdims=True) * (each.step.weight - 1)
+        return now
+
+    def _spend(self, work: Array | float) -> Array:
+        """The time for so much work (ranks,), of which the mean over ranks counts as computing."""
+        took = self.cpu.seconds(work)
+        self.cpu_used += float(np.sum(took))
+        return took
+
+    def _crossing(self, layer: int) -> Exchange | None:
+        return self.exchanges.get(layer + 1) if layer in self.split.starts else None
+
+    def _encode(self, each: Exchange | None, stage: int) -> Array:
+        """(ranks of the stage,): the time to encode what a stage sends in a step."""
+        if each is None:
+            return np.zeros(self.tensor)
+        step, base = each.step, stage * self.tensor
+        values = step.rows * float(self.facts.live[step.layer - 1]) * self.share
+        work = _summed(step.sources - base, values * ENCODE_S + PAYLOAD_S, self.tensor)
+        return self._spend(work * step.weight) / step.weight
+
+    def _receive(self, each: Exchange, stage: int, asked: Array, sent: Array) -> Array:
+        """When the ranks of a stage have received and decoded the payloads of a step that its sources sent at ``sent``."""
+        step, sampler, shared = each.step, self.sampler, self.shared[stage]
+        base = stage * self.tensor
+        first = base - self.tensor if int(step.sources.min()) < base else base
+        shape = (sampler.runs, self.tensor, self.tensor)
+        rows, columns = step.targets - base, step.sources - first
+        source = np.broadcast_to(sent[:, None, :], shape)
+        sender = np.broadcast_to(self.shared[stage - (first < base)][:, None, :], shape)
+        wire, pieces, present = (
+            _table(each.wire, rows, columns, shape),
+            _table(each.pieces, rows, columns, shape),
+            np.zeros(shape[1:], bool),
+        )
+        present[rows, columns] = True
+        stored = _table(each.stored, rows, columns, shape).astype(bool)
+        begun = source + wire * (sampler.link_rate("write") + sampler.own_rate("put" if self.channel == "object" else "publish"))
+        if stored.any():
+            begun = np.where(stored, begun + sampler.draw("put", sender), begun)
+        weight = step.weight
+        if self.channel == "object":
+            bundles = self.bundles[stage]
+            bundles.weight = weight
+            sizes = _table(each.payloads, rows, columns, shape)
+            more = _table(each.second_get, rows, columns, shape).astype(bool)
+            got = bundles.receive(asked, np.where(present, begun, np.inf), sizes, more)
+        else:
+            inbox = self.inboxes[stage]
+            inbox.weight = weight
+            arrives = begun + self._delivery(sender, np.broadcast_to(np.maximum(pieces, 1.0), shape), wire)
+            mean = float(each.payloads[~each.stored].sum() / max(1.0, each.pieces[~each.stored].sum()))
+            got = inbox.receive(asked, np.where(present, arrives, np.inf), np.where(present, pieces, 0.0), mean)
+            if stored.any():
+                fetched = sampler.draw("get", shared) + sampler.transfer(
+                    "get", "read", _table(each.payloads, rows, columns, shape).max(axis=1)
+                )
+                got = np.where((stored & present).any(axis=1), got + fetched, got)
+        values = step.rows * float(self.facts.live[step.layer - 1]) * self.share
+        work = _summed(rows, values * DECODE_S + PAYLOAD_S, self.tensor)
+        return got + self._spend(work * weight) / weight
+
+    def _delivery(self, sender: Array, pieces: Array, wire: Array) -> Array:
+        """The seconds from the publishes of payloads of so many pieces and bytes until their deliveries."""
+        rows = self.sampler.table.rows if self.sampler.table else {}
+        verb = "deliver_direct" if self.eager and "deliver_direct" in rows else "deliver"
+        one = self.sampler.draw(verb, sender, worst_of=pieces)
+        if not self.eager:
+            return one
+        return np.where(wire <= COPY_BYTES, np.minimum(one, self.sampler.draw(verb, sender, worst_of=pieces)), one)
+
+
+def _summed(ranks: NDArray[np.int64], values: Array, count: int) -> Array:
+    """(count,): the sum of the values of each rank."""
+    found = np.zeros(count)
+    np.add.at(found, ranks, values)
+    return found
+
+
+def _table(values: NDArray[np.generic], rows: NDArray[np.int64], columns: NDArray[np.int64], shape: tuple[int, ...]) -> Array:
+    """(targets, sources) with a number for each pair."""
+    found = np.zeros(shape[1:])
+    found[rows, columns] = values
+    return found

@@ -1,0 +1,238 @@
+"""`Split`: how a run is split, and what travels between the ranks of a replica, from a computed partition or from an estimate.
+
+An estimate gives each rank contiguous rows. A hypergraph partition moves fewer rows than that where the layers are sparse, so an estimate
+is an upper bound there. Bytes come from encoding a part of what `Facts` kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from fsd_core.model import Csr
+from fsd_core.partition import ExchangePlan, Parallel, Partition
+from fsd_core.partition.balance import contiguous, spread
+from fsd_core.partition.rows import needs, work
+from fsd_core.plan.facts import EMPTY_BYTES, Facts
+from fsd_core.protocol.shard import LayerSizes
+
+__all__ = ["Estimator", "Split", "Step", "of_partition"]
+
+ENCODE_COST = 2.0  # about the seconds that a split may take to encode samples of what travels
+CALL_S, VALUE_S = 80e-6, 20e-9  # of one call of the encoder, and for each value
+PAIRS, ESTIMATE_COST, ESTIMATE_SAMPLES = 3, 0.15, 256  # an estimate encodes so many pairs of a layer, of so many live samples
+COUNTED_NONZEROS = 4_000_000  # weights that an estimate looks at for one number of ranks; other layers move as much as their neighbours
+IMBALANCE = 1.05  # the largest share of a layer's work, as a multiple of an equal share
+Rows = Callable[[int, int], NDArray[np.int32]]
+
+
+@attrs.frozen(eq=False)
+class Step:
+    """What travels before ``layer`` (from 1) for all samples. Arrays have a number for each pair of ranks of a replica."""
+
+    layer: int
+    sources: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    rows: NDArray[np.float64]
+    bytes: NDArray[np.float64]  # beyond those of an empty block
+    weight: float = 1.0  # it stands for so many steps
+
+    def payloads(self, share: float) -> NDArray[np.float64]:
+        """The bytes of each payload for a share of the samples."""
+        return np.ceil(EMPTY_BYTES + self.bytes * share)
+
+
+@attrs.frozen(eq=False)
+class Split:
+    """How a run is split. Ranks are those of one replica; layers are 0-based."""
+
+    parallel: Parallel
+    batches: tuple[int, ...]  # the samples of each micro-batch
+    starts: tuple[int, ...]  # the first layer of each stage
+    steps: tuple[Step, ...]  # ascending by layer
+    rows: NDArray[np.float64]  # (layers, ranks)
+    nonzeros: NDArray[np.float64]  # (layers, ranks)
+    inputs: NDArray[np.float64]  # (ranks,) rows of the input that a rank needs
+    exact: bool  # from a computed partition
+
+    @property
+    def stages(self) -> list[tuple[int, int]]:
+        """The first layer of each stage, and the one after its last."""
+        return list(zip(self.starts, [*self.starts[1:], len(self.rows)], strict=True))
+
+    @property
+    def replica_batches(self) -> int:
+        """Micro-batches of the replica with the most."""
+        return -(-len(self.batches) // self.parallel.data)
+
+    def thinned(self, most: int) -> Split:
+        """The same with at most ``most`` steps inside each stage, each of which stands for several."""
+        kept: list[Step] = []
+        for first, last in self.stages:
+            inside = [step for step in self.steps if first + 1 < step.layer <= last]
+            kept += [step for step in self.steps if step.layer == first + 1]
+            chosen: list[int] = np.unique(np.linspace(0, len(inside) - 1, min(most, len(inside))).astype(int)).tolist() if inside else []
+            kept += [attrs.evolve(inside[number], weight=len(inside) / len(chosen)) for number in chosen]
+        return attrs.evolve(self, steps=tuple(kept))
+
+    @cached_property
+    def sizes(self) -> list[list[LayerSizes]]:
+        """What each rank has of each layer in which it owns rows: for the prediction of its memory."""
+        ranks = self.parallel.parts
+        away = np.zeros((len(self.rows), ranks))
+        for step in self.steps:
+            np.add.at(away[step.layer - 1], step.targets, step.rows)
+        found: list[list[LayerSizes]] = [[] for _ in range(ranks)]
+        for layer, (rows, nonzeros) in enumerate(zip(self.rows, self.nonzeros, strict=True)):
+            held = self.inputs if layer == 0 else self.rows[layer - 1]
+            for rank in np.flatnonzero(rows):
+                here = (rows[rank], held[rank], away[layer, rank], nonzeros[rank])
+                found[rank].append(LayerSizes(*(int(np.ceil(each)) for each in here)))
+        return found
+
+
+def of_partition(facts: Facts, partition: Partition, plan: ExchangePlan, parallel: Parallel, batches: Sequence[int]) -> Split:
+    """The split of a computed partition of one replica."""
+    layers, ranks = len(facts.nonzeros), partition.workers
+    raw = [(number, *plan.pairs(number)) for number in range(2, layers + 1)]
+    sent: dict[tuple[int, int], dict[int, NDArray[np.int32]]] = {}
+
+    def rows_of(step: int, pair: int) -> NDArray[np.int32]:
+        number, sources, targets, _ = raw[step]
+        source = int(sources[pair])
+        if (number, source) not in sent:
+            sent[number, source] = plan.sends(number, source)
+        return sent[number, source][int(targets[pair])]
+
+    counts = [rows.astype(np.float64) for *_, rows in raw]
+    per_row = _bytes_per_row(facts, [number for number, *_ in raw], counts, rows_of, ENCODE_COST)
+    steps = tuple(
+        Step(number, sources, targets, rows.astype(np.float64), rows.astype(np.float64) * each)
+        for (number, sources, targets, rows), each in zip(raw, per_row, strict=True)
+        if len(rows)
+    )
+    rows = np.array([np.bincount(owner, minlength=ranks) for owner in partition.owners[1:]], np.float64)
+    inputs = np.array([len(plan.inputs(rank)) for rank in range(ranks)], np.float64)
+    return Split(parallel, tuple(batches), tuple(partition.starts), steps, rows, plan.loads.astype(np.float64), inputs, True)
+
+
+def _spread_order(count: int) -> list[int]:
+    """The numbers below ``count`` in an order of which each beginning is spread over all: the ends, then middles of ever shorter spans."""
+    return sorted(range(count), key=lambda at: (at not in (0, count - 1), at != 1, f"{at:032b}"[::-1]))
+
+
+def _bytes_per_row(
+    facts: Facts,
+    layers: Sequence[int],
+    counts: Sequence[NDArray[np.float64]],
+    rows_of: Rows,
+    cost: float,
+    samples: int | None = None,
+) -> list[float]:
+    """For each step, the bytes of a travelling row. Encodes pairs of some steps, as far as ``cost`` allows.
+
+    The other steps have as many bytes for a row of a live sample as their neighbours. ``samples``: encode no more live samples.
+    """
+    alive = [float(facts.live[number - 1]) for number in layers]
+    known: dict[int, float] = {}
+    for at in _spread_order(len(layers)):
+        block = facts.blocks[layers[at] - 1]
+        if not len(counts[at]) or block is None:
+            continue
+        columns = min(block.values.shape[1], samples or block.values.shape[1])
+        values = float(counts[at].max()) * columns
+        most = int(cost / (CALL_S + VALUE_S * values))
+        if most < 1:
+            continue
+        pairs = np.unique(np.linspace(0, len(counts[at]) - 1, min(most, len(counts[at]), 64)).astype(int))
+        cost -= len(pairs) * CALL_S + VALUE_S * columns * float(counts[at][pairs].sum())
+        found = [
+            (len(ids), facts.encoded(layers[at] - 1, ids, samples) - EMPTY_BYTES) for ids in (rows_of(at, int(pair)) for pair in pairs)
+        ]
+        known[at] = sum(size for _, size in found) / max(1, sum(count for count, _ in found))
+    if not known:
+        return [4.0 * each for each in alive]
+    near = sorted(known)
+    each_live = [known[at] / max(1.0, alive[at]) for at in near]
+    return [known.get(at, float(np.interp(at, near, each_live)) * alive[at]) for at in range(len(layers))]
+
+
+@attrs.define(eq=False)
+class Estimator:
+    """Estimates splits of one workload without a computed partition: each rank of a stage has contiguous rows of about equal work."""
+
+    facts: Facts
+    _moves: dict[tuple[int, int], NDArray[np.float64]] = attrs.field(factory=dict, init=False)
+    _rows: dict[int, list[float]] = attrs.field(factory=dict, init=False)
+
+    def split(self, parallel: Parallel, starts: Sequence[int], batches: Sequence[int]) -> Split:
+        """The estimate of a split whose stages begin with the layers ``starts``, 0-based."""
+        facts, tensor = self.facts, parallel.tensor
+        layers, ranks = len(facts.nonzeros), parallel.parts
+        per_row = self._per_row(tensor)
+        rows, nonzeros = np.zeros((layers, ranks)), np.zeros((layers, ranks))
+        steps = []
+        for stage, (first, last) in enumerate(zip(starts, [*starts[1:], layers], strict=True)):
+            own = slice(stage * tensor, (stage + 1) * tensor)
+            rows[first:last, own] = facts.widths[first + 1 : last + 1, None] / tensor
+            nonzeros[first:last, own] = facts.nonzeros[first:last, None] / tensor * (IMBALANCE if tensor > 1 else 1.0)
+            for layer in range(first, last):
+                if layer == 0 or (layer > first and tensor == 1):
+                    continue
+                moved = self._moved(layer, tensor).copy()
+                if layer > first:
+                    np.fill_diagonal(moved, 0.0)
+                sources, targets = np.nonzero(moved)
+                if not len(sources):
+                    continue
+                counts = moved[sources, targets]
+                before = own.start - (tensor if layer == first else 0)
+                steps.append(Step(layer + 1, sources + before, targets + own.start, counts, counts * per_row[layer - 1]))
+        inputs = np.zeros(ranks)
+        inputs[:tensor] = self._moved(0, tensor).sum(axis=0)
+        return Split(parallel, tuple(batches), tuple(starts), tuple(steps), rows, nonzeros, inputs, False)
+
+    def _per_row(self, tensor: int) -> list[float]:
+        """For the steps before layers 1 to L-1 (0-based): the bytes of a row that travels between ranks of stages of ``tensor`` ranks."""
+        if tensor not in self._rows:
+            layers = range(1, len(self.facts.nonzeros))
+            counts = [np.full(min(PAIRS, tensor), self.facts.widths[layer] / tensor) for layer in layers]
+
+            def rows_of(step: int, pair: int) -> NDArray[np.int32]:
+                owner = spread(int(self.facts.widths[step + 1]), tensor)
+                return np.flatnonzero(owner == pair * tensor // min(PAIRS, tensor)).astype(np.int32)
+
+            self._rows[tensor] = _bytes_per_row(
+                self.facts, [layer + 1 for layer in layers], counts, rows_of, ESTIMATE_COST, ESTIMATE_SAMPLES
+            )
+        return self._rows[tensor]
+
+    def _moved(self, layer: int, tensor: int) -> NDArray[np.float64]:
+        """The rows that each rank (rows of the table) sends to each rank (columns) before a layer, with those that stay; 0-based."""
+        if (layer, tensor) not in self._moves:
+            nearest = self._counted_layer(layer)
+            if (nearest, tensor) not in self._moves:
+                self._moves[nearest, tensor] = self._counted(nearest, tensor)
+            scale = self.facts.widths[layer] / self.facts.widths[nearest]
+            self._moves[layer, tensor] = self._moves[nearest, tensor] * scale
+        return self._moves[layer, tensor]
+
+    def _counted_layer(self, layer: int) -> int:
+        """The layer whose rows are counted for this one: itself in a small model."""
+        total, layers = int(self.facts.nonzeros.sum()), len(self.facts.nonzeros)
+        every = max(1, min(layers, -(-total // COUNTED_NONZEROS)))
+        return min(layers - 1, layer // every * every + (1 if every > 1 and layer else 0)) if layer else 0
+
+    def _counted(self, layer: int, tensor: int) -> NDArray[np.float64]:
+        weights, width = self.facts.model.layers[layer], int(self.facts.widths[layer])
+        from_rank = spread(width, tensor) if layer == 0 else contiguous(work(self.facts.model.layers[layer - 1]), tensor)
+        if not isinstance(weights.weights, Csr):
+            return np.repeat(np.bincount(from_rank, minlength=tensor)[:, None], tensor, axis=1).astype(np.float64)
+        need = needs(weights, contiguous(work(weights), tensor), tensor)
+        moved = np.zeros((tensor, tensor))
+        np.add.at(moved, from_rank, need.astype(np.float64))
+        return moved

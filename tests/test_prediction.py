@@ -1,0 +1,436 @@
+"""Predictions: facts from a sample, counts by the channels' rules, seconds by simulation, and the plan that chooses."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+
+import fsd_core
+from fsd_core import ExchangePlan, InputError, Layer, Model
+from fsd_core.cli.main import main
+from fsd_core.cost import load as load_tariff
+from fsd_core.driver import MessageLimits
+from fsd_core.kernel import Block, Fused, Weights, compiled
+from fsd_core.latency import Draws, Latency
+from fsd_core.latency import load as load_table
+from fsd_core.latency.table import Table
+from fsd_core.model import Csr
+from fsd_core.model.challenge import radixnet
+from fsd_core.model.inputs import open_inputs
+from fsd_core.partition import Parallel, partition
+from fsd_core.plan import facts as facts_module
+from fsd_core.plan.choose import OBJECTIVES, Candidate, Place, Wishes, choose, compare, front
+from fsd_core.plan.counts import exchange
+from fsd_core.plan.facts import Facts, learn
+from fsd_core.plan.making import Plan, make_plan
+from fsd_core.plan.polling import Bundles, Inbox
+from fsd_core.plan.predict import PARTS, Platform, Prediction, predict
+from fsd_core.plan.sample import Sampler
+from fsd_core.plan.traffic import Estimator, Step, of_partition
+from fsd_core.providers import registry
+from fsd_core.providers.outline import Outline
+
+PLANNED = ("payload_bytes_sent", "message_bytes_sent", "messages_sent", "publish_requests", "publish_units", "message_units_sent")
+SAMPLES = 120
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return radixnet(1024, 6)
+
+
+@pytest.fixture(scope="module")
+def facts(model: Model) -> Facts:
+    return learn(model, open_inputs(f"random:{SAMPLES}:0.2", model.inputs), 60.0)
+
+
+def outline(name: str = "local", **settings: object) -> Outline:
+    found: Outline = registry.find(name).outline(settings)  # type: ignore[attr-defined]
+    return found
+
+
+def platform(name: str = "aws", *, table: Table | None = None, **others: object) -> Platform:
+    where = {"provider": name, "outline": outline(name), "table": table, "tariff": load_tariff("aws-us-east-1"), "memory_mb": 1769}
+    return Platform(**(where | others))  # type: ignore[arg-type]
+
+
+# Facts
+
+
+def test_facts_count_live_samples_and_name_their_error(model: Model, facts: Facts) -> None:
+    inputs = open_inputs(f"random:{SAMPLES}:0.2", model.inputs)
+    assert (facts.sampled, facts.reached, facts.error) == (SAMPLES, 6, 0.0)
+    expected = np.count_nonzero(np.diff(fsd_core.serial(model, inputs).indptr))
+    assert facts.live[-1] == expected  # by the rule of the challenge a dead sample ends with zeros
+    some = learn(model, open_inputs("random:4000:0.2", model.inputs), 0.02)
+    assert some.sampled < 4000
+    assert 0 < some.error < 1
+    assert abs(some.live[0] - 4000) < 1
+    assert (facts.work_s > 0).all()
+    assert (some.work_s > 0).all()  # also of layers that were not reached
+
+
+class Clock:
+    """Processor time that passes by a second with each look, and as `forward` says: 100 seconds for a tile."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def process_time(self) -> float:
+        self.seconds += 1.0
+        return self.seconds
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize("name", ["numpy", "auto"])
+def test_the_kernel_of_a_worker_is_measured(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if name == "auto" and compiled.missing:
+        pytest.skip("the compiled kernel was not built")
+    clock, kernel, shapes = Clock(), {"numpy": Weights, "auto": Fused}[name], []
+    original = kernel.forward
+
+    def forward(self: Any, block: Block, start: Block | None = None) -> Block:
+        shapes.append(block.tiles.shape)
+        clock.seconds += 100.0 * len(block.tiles)
+        return original(self, block, start)
+
+    monkeypatch.setattr(kernel, "forward", forward)
+    monkeypatch.setattr(facts_module, "time", clock)
+    sparse, full = radixnet(1024, 2), dense(1, 1024, 1024)
+    with compiled.using(name):
+        found = learn(Model((*sparse.layers, *full.layers), "both"), open_inputs("random:40:0.2", 1024), 1e9)
+    live = found.live[:3]
+    assert live[0] == 40
+    tiles = np.ceil(live / 31)
+    expected = np.full(3, 101.0) if name == "numpy" else (100 * tiles + 1) * live / (31 * tiles)
+    np.testing.assert_allclose(found.work_s, expected)
+    assert {width for *_, width in shapes} == ({1 + int(each) for each in live} if name == "numpy" else {32})
+    np.testing.assert_allclose(found.ready_s, 1.0)
+
+
+def test_bytes_of_a_sample_are_those_of_all_samples(facts: Facts) -> None:
+    whole, some = facts.encoded(1), facts.encoded(1, most=30)
+    assert some == pytest.approx(whole, rel=0.15)
+
+
+# Traffic and counts
+
+
+def test_an_estimate_moves_the_rows_of_the_block_partition(model: Model, facts: Facts) -> None:
+    shape = Parallel(pipeline=2, tensor=2)
+    made = partition(model, 4, "block", stages=2)
+    exact = of_partition(facts, made, ExchangePlan(model, made), shape, [SAMPLES])
+    estimate = Estimator(facts).split(shape, made.starts, [SAMPLES])
+    assert [step.layer for step in exact.steps] == [step.layer for step in estimate.steps]
+    for ours, theirs in zip(estimate.steps, exact.steps, strict=True):
+        assert ours.rows.sum() == pytest.approx(theirs.rows.sum(), rel=0.05)
+        assert ours.bytes.sum() == pytest.approx(theirs.bytes.sum(), rel=0.25)
+    np.testing.assert_allclose(estimate.inputs, exact.inputs, rtol=0.05)
+
+
+def test_a_thinned_split_stands_for_all_steps(facts: Facts) -> None:
+    whole = Estimator(facts).split(Parallel(tensor=4), [0], [SAMPLES])
+    thin = whole.thinned(2)
+    assert len(thin.steps) == 2
+    assert sum(step.weight for step in thin.steps) == len(whole.steps)
+
+
+@pytest.mark.parametrize("factors", [(1, 1, 1), (1, 0, 1), (0, 0, 0)], ids=["identity", "zero middle", "all zero"])
+def test_layers_before_which_no_row_travels(factors: tuple[int, ...]) -> None:
+    layers = [Csr.build(np.arange(64), np.arange(64), np.full(64, factor), (64, 64)) for factor in factors]
+    model = Model(
+        tuple(Layer(weights=each, bias=np.zeros(64, np.float32), activation="relu", clip=None, challenge=False) for each in layers)
+    )
+    facts = learn(model, open_inputs("random:40:0.5", 64), 60.0)
+    assert Estimator(facts).split(Parallel(tensor=2), [0], [40]).steps == ()
+    staged = Estimator(facts).split(Parallel(pipeline=3, tensor=2), [0, 1, 2], [40])
+    assert [step.layer for step in staged.steps] == [number for number in (2, 3) if factors[number - 1]]
+    made = partition(model, 2, "block")
+    assert of_partition(facts, made, ExchangePlan(model, made), Parallel(tensor=2), [40]).steps == ()
+    found = compare(facts, [place("aws")], Wishes(), colds=[True])
+    assert {1, 2} <= {each.parallel.tensor for each in found if each.feasible}
+
+
+def step_of(sizes: dict[tuple[int, int], int]) -> Step:
+    pairs = np.array(list(sizes), np.int64)
+    size = np.array(list(sizes.values()), np.float64)
+    return Step(2, pairs[:, 0], pairs[:, 1], np.ones(len(size)), size - 35)
+
+
+def test_an_exchange_is_packed_as_the_channels_pack_it() -> None:
+    local = outline()
+    small = exchange(step_of({(0, rank): 1000 for rank in range(1, 13)}), 1.0, "queue", False, local)
+    assert (small.counts["messages_sent"], small.counts["publish_requests"]) == (12, 2)  # ten messages a publish
+    eager = exchange(step_of({(0, rank): 1000 for rank in range(1, 13)}), 1.0, "queue", True, local)
+    assert eager.counts["publish_requests"] == 24  # each by itself, and twice
+    assert eager.counts["direct_units"] == 0
+    queues = exchange(step_of({(0, 1): 1000, (0, 2): 100_000}), 1.0, "queue", True, outline("aws").soonest())
+    assert (queues.counts["publish_requests"], queues.counts["publish_units"], queues.counts["direct_units"]) == (3, 4, 4)
+    large = exchange(step_of({(0, 1): 600_000}), 1.0, "queue", False, local)
+    assert large.pieces.tolist() == [3.0]  # 256 KiB a message
+    stored = exchange(step_of({(0, 1): 600_000, (0, 2): 1000}), 1.0, "hybrid", False, local)
+    assert stored.stored.tolist() == [True, False]
+    assert (stored.counts["object_puts"], stored.counts["object_gets"], stored.counts["messages_sent"]) == (1, 1, 2)
+    bundle = exchange(step_of({(0, 1): 60_000, (0, 2): 60_000}), 1.0, "object", False, local)
+    assert bundle.second_get.tolist() == [False, True]  # the first get brings 64 KiB
+    routed = exchange(step_of({(0, rank): 1000 for rank in range(1, 4)}), 1.0, "queue", False, outline("azure"))
+    assert routed.counts["publish_requests"] == 3  # a queue for each rank
+
+
+@pytest.mark.parametrize(
+    ("channel", "split"), [("queue", Parallel(tensor=3)), ("object", Parallel(tensor=3)), ("hybrid", Parallel(pipeline=3))]
+)
+def test_counts_are_those_of_a_run(model: Model, facts: Facts, tmp_path: Path, channel: str, split: Parallel) -> None:
+    made = partition(model, 3, "block", stages=split.pipeline)
+    sizes = {"pipeline_parallel": split.pipeline, "tensor_parallel": split.tensor}
+    result = fsd_core.run(
+        model,
+        f"random:{SAMPLES}:0.2",
+        channel=channel,
+        partition=made,
+        batch_size=60,
+        home=tmp_path,
+        settings={"root": str(tmp_path)},
+        **sizes,
+    )
+    exact = of_partition(facts, made, ExchangePlan(model, made), split, [60, 60])
+    found = predict(facts, exact, platform("local", crowded=True), channel, staged=False)
+    for name in (*PLANNED, "invocations", "messages_received"):
+        assert found.meter[name] == pytest.approx(result.meter[name], rel=0.1, abs=1), name
+    assert found.meter["object_puts"] == pytest.approx(result.meter["object_puts"], rel=0.1, abs=2)
+    for name in ("object_bytes_written", "object_bytes_read"):
+        assert found.meter[name] == pytest.approx(result.meter[name], rel=0.1), name
+    assert result.memory["peak_bytes_max"] < found.memory_by_rank.max() * 1.3
+
+
+# Draws and polls
+
+
+def test_draws_have_the_quantiles_of_their_table() -> None:
+    table, runs = load_table("aws"), 20_000
+    sampler = Sampler(table, runs, 1)
+    for verb in ("deliver", "put", "start_cold"):
+        found = 1000 * sampler.draw(verb, sampler.functions())
+        row = table.rows[verb]
+        np.testing.assert_allclose(np.quantile(found, [0.5, 0.9, 0.99]), [row.p50_ms, row.p90_ms, row.p99_ms], rtol=0.08)
+    worst = sampler.draw("put", sampler.functions(), worst_of=8.0)
+    each = sampler.draw("put", sampler.functions()[:, None], (runs, 8)).max(axis=1)
+    assert np.median(worst) == pytest.approx(np.median(each), rel=0.03)
+
+
+def test_a_seed_gives_the_hour_of_the_latency_wrapper() -> None:
+    table = attrs.evolve(load_table("aws"), hour_share=1.0, function_share=0.0)
+    ours = Sampler(table, 3, 0, seeds=(1, 2, 3))
+    theirs = [Draws(Latency(table, seed=seed), 0, 0).next("put") for seed in (1, 2, 3)]
+    np.testing.assert_allclose(ours.draw("put", ours.functions()), theirs, rtol=1e-9)
+
+
+def still(limits: MessageLimits | None = None) -> tuple[Sampler, Outline]:
+    """No latencies: what the rules do is then exact."""
+    return Sampler(None, 1, 0), attrs.evolve(outline(), messages=limits or outline().messages)
+
+
+def test_a_receive_brings_what_is_there() -> None:
+    sampler, local = still(attrs.evolve(outline().messages, lease_s=100.0))
+    inbox = Inbox(sampler, local, np.zeros((1, 1)), False)
+    arrives = np.array([[[1.0, 1.0, 2.0, np.inf]]])
+    done = inbox.receive(np.array([[0.5]]), arrives, np.array([[1.0, 1.0, 1.0, 0.0]]), 100.0)
+    assert done == pytest.approx(2.0)
+    assert inbox.receives == [2]  # one for the two at 1.0, one for the third
+    inbox.receive(np.array([[3.0]]), np.array([[[1.5, np.inf, np.inf, np.inf]]]), np.array([[1.0, 0.0, 0.0, 0.0]]), 100.0)
+    assert inbox.receives == [2]  # the message was there at 2.0, and the second receive took it
+    inbox.finish()
+    assert inbox.acks == [1]
+
+
+def test_acks_are_full_or_late() -> None:
+    sampler, local = still(attrs.evolve(outline().messages, lease_s=100.0))
+    inbox = Inbox(sampler, local, np.zeros((1, 1)), False)
+    for at in range(23):
+        inbox.receive(np.array([[float(at)]]), np.array([[[at + 0.5]]]), np.array([[1.0]]), 100.0)
+    inbox.finish()
+    assert inbox.acks == [3]  # two full ones and the rest
+    short, local = still(attrs.evolve(outline().messages, lease_s=2.0))
+    hasty = Inbox(short, local, np.zeros((1, 1)), False)
+    for at in range(6):
+        hasty.receive(np.array([[2.0 * at]]), np.array([[[2.0 * at + 0.5]]]), np.array([[1.0]]), 100.0)
+    hasty.finish()
+    assert hasty.acks == [6]  # half the lease is over before the next message comes
+
+
+def test_a_bundle_is_polled_with_growing_pauses() -> None:
+    sampler, local = still()
+    bundles = Bundles(sampler, local, np.zeros((1, 1)), False)
+    done = bundles.receive(np.array([[0.0]]), np.array([[[0.1]]]), np.array([[1000.0]]), np.zeros((1, 1), bool))
+    assert 0.1 <= done[0, 0] <= 0.15  # a pause is half of the time so far
+    assert 8 <= bundles.gets[0] <= 13
+    again = bundles.receive(np.array([[1.0]]), np.array([[[1.1]]]), np.array([[1000.0]]), np.zeros((1, 1), bool))
+    assert again[0, 0] >= 1.1
+    assert bundles.gets[0] <= 16  # it waits for most of what the last bundle took
+
+
+# Predictions
+
+
+def test_a_prediction_is_pure_and_its_parts_add_up(facts: Facts) -> None:
+    split = Estimator(facts).split(Parallel(pipeline=2, tensor=2), [0, 3], [60, 60])
+    where = platform(table=load_table("aws"))
+    first, again = predict(facts, split, where, "queue"), predict(facts, split, where, "queue")
+    assert first.to_json() == again.to_json()
+    assert tuple(first.parts) == PARTS
+    assert sum(first.parts.values()) == pytest.approx(first.seconds["p50"], rel=0.1)
+    assert first.seconds["p50"] < first.seconds["p95"]
+    assert first.usd == pytest.approx(sum(first.usd_by_service.values()))
+    json.dumps(first.to_json(), allow_nan=False)
+
+
+def test_every_exchange_costs_a_delivery_and_a_warm_start_saves_one(facts: Facts) -> None:
+    where, estimator = platform(table=load_table("aws")), Estimator(facts)
+    one = predict(facts, estimator.split(Parallel(), [0], [SAMPLES]), where, "queue")
+    tensor = predict(facts, estimator.split(Parallel(tensor=4), [0], [SAMPLES]), where, "queue")
+    hop = load_table("aws").rows["deliver"].p50_ms / 1000
+    assert tensor.parts["exchange"] > one.parts["exchange"] + 5 * hop
+    warm = predict(facts, estimator.split(Parallel(), [0], [SAMPLES]), attrs.evolve(where, cold=False), "queue")
+    assert one.seconds["p50"] - warm.seconds["p50"] == pytest.approx(0.65, abs=0.15)
+    slow = predict(facts, estimator.split(Parallel(), [0], [SAMPLES]), attrs.evolve(where, memory_mb=885), "queue")
+    assert slow.parts["compute"] == pytest.approx(2 * one.parts["compute"], rel=0.05)
+
+
+@pytest.mark.parametrize("shape", [Parallel(data=10_000), Parallel(data=100, pipeline=5), Parallel(data=160, tensor=62)], ids=str)
+def test_thousands_of_workers_are_simulated(model: Model, shape: Parallel) -> None:
+    many = learn(model, open_inputs("random:10000:0.01", model.inputs), 0.05)
+    starts = [0, 1, 2, 3, 4][: shape.pipeline]
+    split = Estimator(many).split(shape, starts, [10_000 // shape.data] * shape.data)
+    found = predict(many, split.thinned(3), platform(table=load_table("aws")), "queue", runs=16)
+    assert found.meter["invocations"] == shape.workers
+    assert 1 < found.seconds["p50"] < found.seconds["p95"] < 3600
+
+
+# Plans
+
+
+def place(name: str, **settings: object) -> Place:
+    table = load_table(name) if name != "local" else None
+    tariff = load_tariff({"local": "local", "aws": "aws-us-east-1"}[name])
+    return Place(provider=name, outline=outline(name, **settings), table=table, tariff=tariff, crowded=name == "local")
+
+
+@pytest.fixture(scope="module")
+def plan(model: Model) -> Plan:
+    return make_plan(model, f"random:{SAMPLES}:0.2", providers=["aws"], per_day=1000)
+
+
+def test_one_function_is_best_for_a_small_model(plan: Plan) -> None:
+    assert plan.choice.parallel.workers == 1
+    assert plan.reason.startswith("One function is best here")
+    assert plan.choice in plan.candidates
+    assert plan.choice in plan.front
+    assert len({each.channel for each in plan.candidates}) > 1
+    content = plan.to_json()
+    wanted = {
+        "provider",
+        "channel",
+        "workers",
+        "parallel",
+        "micro_batches",
+        "memory_mb",
+        "seconds",
+        "usd",
+        "meter",
+        "bytes_by_rank_max",
+        "feasible",
+        "why",
+    }
+    assert all(wanted <= each.keys() for each in content["candidates"])
+    assert content["choice"] in content["candidates"]
+    (server,) = plan.per_day
+    assert server["from_runs"] == math.ceil(server["server_usd_a_day"] / server["run_usd"])
+    assert not server["server_wins"]
+
+
+def test_the_front_has_no_candidate_that_another_one_beats(plan: Plan) -> None:
+    points = [(each.prediction.seconds["p50"], each.prediction.usd) for each in plan.front if each.prediction]
+    assert points == sorted(points)
+    assert [usd for _, usd in points] == sorted((usd for _, usd in points), reverse=True)
+
+
+def dense(layers: int, inputs: int, outputs: int) -> Model:
+    """Layers of one matrix: a large model in little memory."""
+    weights = np.random.default_rng(0).standard_normal((outputs, inputs)).astype(np.float32) / np.float32(np.sqrt(inputs))
+    layer = Layer(weights=weights, bias=np.zeros(outputs, np.float32), activation="relu", clip=None, challenge=False)
+    return Model((layer,) * layers, "large")
+
+
+def test_a_model_that_loads_for_too_long_becomes_a_pipeline() -> None:
+    large = dense(24, 1024, 1024)  # 100 MB, over links that are a hundred times slower than real ones: as if it had 10 GB
+    table = load_table("aws")
+    slow = attrs.evolve(table, links={"read": attrs.evolve(table.links["read"], mb_per_s=1.0), "write": table.links["write"]})
+    where = attrs.evolve(place("aws"), table=slow)
+    facts = learn(large, open_inputs("random:32", 1024), 0.2)
+    found = compare(facts, [where], Wishes(deadline=30.0), colds=[True])
+    one = [each for each in found if each.parallel.workers == 1]
+    assert all("longer than the deadline of 30 s" in each.why for each in one)
+    assert all(choose(objective, found).parallel.pipeline > 1 for objective in OBJECTIVES)
+    assert choose("cost", found).parallel.tensor == 1
+    free = [attrs.evolve(each, why="") for each in found if "deadline" in each.why or each.feasible]
+    assert choose("cost", free).parallel.workers > 1  # hardly dearer than one function, and much faster
+
+
+def test_a_layer_larger_than_a_function_is_split_into_ranks() -> None:
+    wide = dense(2, 3000, 3000)  # 36 MB a layer
+    found = compare(learn(wide, open_inputs("random:8", 3000), 0.2), [place("local", memory_mb=130)], Wishes(), colds=[True])
+    assert all(each.parallel.tensor > 1 for each in found if each.feasible)
+    assert front(found)
+
+
+def test_what_cannot_be_is_shown_with_its_reason(facts: Facts) -> None:
+    found = compare(facts, [place("aws", concurrency=10)], Wishes(deadline=2.0), colds=[True])
+    reasons = {each.why for each in found}
+    assert "quota 10 functions at once" in reasons
+    assert any("longer than the deadline of 2 s" in why for why in reasons)
+
+
+def test_nothing_possible_is_an_error_with_the_nearest(model: Model) -> None:
+    with pytest.raises(InputError, match=r"deadline 0\.1: the fastest way, .* takes .* s \(p95\): expected"):
+        make_plan(model, "random:10", providers=["aws"], deadline=0.1)
+    with pytest.raises(InputError, match=r"budget 1e-09: the cheapest way, .* costs .* USD: expected"):
+        make_plan(model, "random:10", providers=["aws"], budget=1e-9)
+    with pytest.raises(InputError, match=r"fits no function however it is split: .* needs .* GB, a function has .* GB.* workers or more"):
+        make_plan(dense(2, 3000, 3000), "random:8", providers=["local"], settings={"local": {"memory_mb": 64}})
+    with pytest.raises(InputError, match="providers: 'amazon' is not installed"):
+        make_plan(model, "random:10", providers=["amazon"])
+
+
+def test_the_command_writes_what_a_run_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "radixnet:1024:6", "random:20", "--providers", "aws", "--write", "fsd.toml", "--json"]) == 0
+    answer = json.loads(capfd.readouterr().out)
+    settings = fsd_core.read_settings(tmp_path / "fsd.toml")
+    assert (settings.provider, settings.workers) == ("aws", answer["choice"]["workers"])
+    assert settings.table() == {"memory_mb": answer["choice"]["memory_mb"]}
+    (tmp_path / "mine.toml").write_text('provider = "aws"\n')
+    assert main(["plan", "radixnet:1024:6", "random:20", "--providers", "aws", "--write", "mine.toml"]) == 2
+    assert "mine.toml: exists and fsd did not make it" in capfd.readouterr().err
+
+
+def test_the_command_refuses_one_file_for_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["plan", "radixnet:1024:6", "random:20", "--providers", "aws"]
+    assert main([*words, "--write", "page.html", "--report", str(tmp_path / "page.html")]) == 2
+    assert "page.html: --write names the same file: expected two files" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_candidate_without_a_prediction_has_the_same_keys(plan: Plan) -> None:
+    blank = Candidate(provider="aws", channel="queue", parallel=Parallel(), memory_mb=128, cold=True, prediction=None, why="too small")
+    made: Prediction | None = plan.choice.prediction
+    assert made is not None
+    assert blank.to_json().keys() <= plan.choice.to_json().keys()

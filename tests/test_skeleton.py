@@ -1,0 +1,83 @@
+"""The skeleton of `fsd provider new`: it passes the object cases as it is, and says what is next."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fsd_conformance.source_tree import importable
+from fsd_core.cli import main
+from fsd_core.errors import InputError
+from fsd_core.machine.skeleton import new_provider
+
+
+@pytest.mark.timeout(300)
+def test_a_new_provider_passes_the_object_cases(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "fsd-mine"
+    folder.mkdir()  # an empty folder is fine
+    assert main(["provider", "new", "mine", str(folder), "--json"]) == 0
+    files = [Path(path) for path in json.loads(capfd.readouterr()[0])["files"]]
+    assert len(files) == 8
+    assert sorted(files) == sorted(path for path in folder.rglob("*") if path.is_file())
+    assert not [path for path in files if re.search("NAME|CLASS|UPPER|CONTRACT", path.read_text())]
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 40  # type: ignore[index]  # no match is a failure too
+    assert "next: step 2, fsd_mine/messages.py" in done.stdout
+    with importable(folder, tmp_path / "metadata"):
+        monkeypatch.setenv("FSD_HOME", str(tmp_path / "home"))
+        assert main(["doctor", "--json"]) == 0
+        checks = {check["name"]: check["found"] for check in json.loads(capfd.readouterr()[0])["checks"]}
+        assert checks["provider mine"] == "fsd_mine.MineProvider"
+        assert main(["tariff", "show", "mine"]) == 0
+        assert main(["run", "radixnet:1024:2", "random:6", "--workers", "2", "--provider", "mine"]) == 2
+        assert "write fsd_mine/invoke.py" in capfd.readouterr()[1].splitlines()[-1]
+
+
+@pytest.mark.timeout(300)
+def test_the_driver_of_messages_in_the_guide_passes_its_cases(tmp_path: Path) -> None:
+    new_provider("mine", tmp_path / "mine")
+    guide = (Path(__file__).parents[1] / "docs" / "writing-a-provider.md").read_text()
+    (tmp_path / "mine" / "fsd_mine" / "messages.py").write_text(guide.partition("```python\n")[2].partition("```\n")[0])
+    provider, cases = tmp_path / "mine" / "fsd_mine" / "__init__.py", tmp_path / "mine" / "tests" / "test_mine.py"
+    there = "        from fsd_mine.messages import MineMessages\n\n        return MineMessages(resources, slot)\n"
+    changed = re.sub(r" +raise InputError\(f\"provider mine has no queues.*\n", there, provider.read_text())
+    provider.write_text(changed)
+    cases.write_text(re.sub(r"@later\(\"step 2.*\n", "", cases.read_text()))
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q"], cwd=tmp_path / "mine", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 75  # type: ignore[index]  # no match is a failure too
+    assert "step 2" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("aws", "a provider of this name is installed"),
+        *((name, f"'{name}': fsd itself has a package fsd-{name}: expected another name") for name in ("core", "conformance", "inference")),
+        ("my-cloud", "expected a lower-case letter"),
+        ("", "expected"),
+        (3, "expected"),
+    ],
+)
+def test_a_name_that_cannot_be(tmp_path: Path, name: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        new_provider(name, tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "full", tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=re.escape(str(folder))):
+            new_provider("mine", folder)
+    assert sorted(os.listdir(tmp_path)) == ["file", "full"]
+    assert os.listdir(tmp_path / "full") == ["mine"]
