@@ -1,4 +1,4 @@
-"""How the client waits for its workers: it looks for what they write, while a thread of its own looks for failures."""
+"""How the client waits for its workers: it looks for what they write, while a second thread looks for failures."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 def begin(work: Callable[[], R]) -> Future[R]:
-    """Call ``work`` in a thread of its own. The future has its result or its error."""
+    """Call ``work`` in a new thread. The future has its result or its error."""
     done: Future[R] = Future()
 
     def run() -> None:
