@@ -49,6 +49,8 @@ def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note
         except (FsdError, ValueError, KeyError, TypeError) as error:
             log.error("the launch cannot be read: %s: %s", type(error).__name__, error)
             return 1
+        if launch.not_before:  # the run has latencies: while this function seems to start, it loads what only such a run needs
+            import fsd_core.wrappers.latency  # noqa: F401
         while (left := min(launch.not_before, launch.deadline) - time.time()) > 0:  # it has claimed nothing: an abort finds it after this
             time.sleep(left)
         with closing(Worker(launch, provider, resources, nonce or os.urandom(8).hex(), note, START.take(), journal)) as worker:
