@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fsd_core.client.apps import place, reported
 from fsd_core.client.job import Job, Progress
 from fsd_core.client.result import Result, warn
+from fsd_core.client.rows import Rows
 from fsd_core.common import arguments, interrupt
 from fsd_core.common.fields import suggestion
 from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
@@ -141,20 +142,23 @@ def run(
         stages=shape.pipeline,
         costs=costs,
     )
-    job = Job(
+    work = Rows(
         model=opened,
-        samples=samples,
+        rows=samples,
         parallel=shape,
         partition=parts,
-        partition_label=label,
-        wanted_batches=wanted,
+        label=label,
+        batch_size=batch_size,
+        wanted=wanted,
         stage_s=costs.stage_work_s(parts.starts, parts.tensor) if costs else 0.0,
+    )
+    job = Job(
+        work=work,
         provider=chosen,
         stand_in=chosen.stand_in(),
         channel="hybrid" if channel == "auto" else channel,
         branching=branching,
         objective=objective,
-        batch_size=batch_size,
         faults=spec,
         latency=slowed,
         seed=seed,

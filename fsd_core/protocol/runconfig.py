@@ -60,6 +60,10 @@ class RunConfig:
         """The stage of a rank, from 0."""
         return rank % self.parts * self.pipeline // self.parts
 
+    def step(self, batch: int, layer: int) -> int:
+        """The number of the exchange before a layer (from 1) of a batch (from 0). It is meaningless for the first layer, which has none."""
+        return batch * (self.layers - 1) + layer - 2
+
     def targets(self, rank: int) -> list[int]:
         """The ranks to which a rank may send activations: the others of its stage, and those of the next stage of its replica."""
         tensor = self.parts // self.pipeline
