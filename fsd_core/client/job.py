@@ -264,6 +264,7 @@ class _Run:
         return RunConfig(
             version=VERSION,
             run=self.run_id,
+            engine=work.engine,
             channel=job.channel,
             workers=job.workers,
             data=work.parallel.data,
@@ -326,7 +327,7 @@ class _Run:
         job, work, client, memory_bytes = self.job, self.job.work, self.meter.snapshot(), self.invoker.limits.memory_bytes
         ranks, seconds, seconds_sum, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
         memory = {"peak_bytes_max": peak_bytes, "predicted_bytes_max": self.batches.predicted_bytes}
-        result = Result(
+        result = work.result(
             run=self.run_id,
             output=answer.output,
             samples=work.samples,
@@ -350,6 +351,6 @@ class _Run:
         )
         if words := left_out(result.missing_ranks):
             warn(f"run {self.run_id}: {words}")
-        about = {"objective": job.objective, "seed": job.seed, "faults": job.faults, "batches": self.batches.samples}
+        about = {"engine": work.engine, "objective": job.objective, "seed": job.seed, "faults": job.faults, "batches": self.batches.samples}
         keep(result, job.home, about | {"model": work.digest, "note": job.note, "began": job.began})
         return result

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import numpy as np
 
+from fsd_core.client.result import Result
 from fsd_core.client.work import Pieces
 from fsd_core.codec import CODEC, decode, encode
 from fsd_core.driver import InvokeLimits
 from fsd_core.kernel import Block
-from fsd_core.partition import ExchangePlan, Parallel, Partition
-from fsd_core.plan.batches import Batches, cut
+from fsd_core.partition import ExchangePlan, Parallel, Partition, find_partition
+from fsd_core.plan.batches import Batches, cut, plan_batches
 from fsd_core.protocol import shard
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
     from fsd_core.model import Model
 
-__all__ = ["Rows", "inputs", "shards"]
+__all__ = ["Rows", "inputs", "rows_work", "shards"]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -34,6 +37,8 @@ class Rows:
     if the caller gave no ``batch_size``.
     """
 
+    engine: ClassVar = "rows"
+    result: ClassVar = Result
     model: Model
     rows: csr_matrix
     parallel: Parallel
@@ -105,6 +110,28 @@ class Rows:
             outputs.append(_assemble(slices[batch], self._written, (count, last.outputs), last.activation))
             progress(batch + 1, len(batches))
         return csr_matrix(vstack(outputs, "csr")) if len(outputs) > 1 else outputs[0]
+
+
+def rows_work(
+    model: Model,
+    rows: csr_matrix,
+    parallel: Parallel,
+    batch_size: int | None,
+    partition: str | os.PathLike[str] | Partition,
+    seed: int,
+    home: Path,
+    progress: Callable[[int, int], None],
+) -> Rows:
+    """The work of a `Model` on samples, with the partition that is given, kept below ``home``, or computed here.
+
+    ``progress`` is called with the layers that are partitioned and all of them. Raises `InputError` if the model cannot be split so.
+    """
+    wanted, costs = plan_batches(model, rows, batch_size, parallel)
+    parts, label = find_partition(partition, model, parallel.parts, seed, home, progress, stages=parallel.pipeline, costs=costs)
+    stage_s = costs.stage_work_s(parts.starts, parts.tensor) if costs else 0.0
+    return Rows(
+        model=model, rows=rows, parallel=parallel, partition=parts, label=label, batch_size=batch_size, wanted=wanted, stage_s=stage_s
+    )
 
 
 def shards(model: Model, partition: Partition, plan: ExchangePlan) -> Pieces:

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import attrs
 
+from fsd_core.client.result import Result
 from fsd_core.driver import InvokeLimits
 from fsd_core.partition import Parallel
-from fsd_core.plan.batches import Batches
 
-__all__ = ["Pieces", "Work"]
+__all__ = ["Cut", "Pieces", "Work"]
 
 
 @attrs.frozen(eq=False)
@@ -26,15 +26,36 @@ class Pieces:
     build: Callable[[int], bytes]
 
 
+class Cut(Protocol):
+    """How the samples are cut into micro-batches, so that they fit the memory of a function."""
+
+    @property
+    def samples(self) -> list[int]:
+        """Of each micro-batch."""
+
+    @property
+    def predicted_bytes(self) -> int:
+        """The predicted peak memory of the worker that needs most."""
+
+    @property
+    def keep(self) -> bool:
+        """Whether a worker has the memory for what saves it time; see `fsd_core.protocol.runconfig.RunConfig`."""
+
+
 class Work(Protocol):
     """What a run computes. Parts are the ranks of a replica; all replicas have the same parts.
 
+    - ``engine``: who computes it. ``result``: the class of what the run returns.
     - ``digest``: of the model. ``label``: how the model is divided, for people.
     - ``samples``: their number. ``neurons``: of the largest layer. ``layers``: the steps of a micro-batch, each behind an exchange.
     - ``stage_s``: the estimated seconds in which the largest of several stages computes a micro-batch.
     - ``last``: the parts that write an output, ascending.
     """
 
+    @property
+    def engine(self) -> str: ...  # noqa: D102
+    @property
+    def result(self) -> type[Result]: ...  # noqa: D102
     @property
     def digest(self) -> str: ...  # noqa: D102
     @property
@@ -52,7 +73,7 @@ class Work(Protocol):
     @property
     def last(self) -> list[int]: ...  # noqa: D102
 
-    def batches(self, limits: InvokeLimits, provider: str) -> Batches:
+    def batches(self, limits: InvokeLimits, provider: str) -> Cut:
         """Cut the samples into micro-batches that fit a function. Raises `InputError` if the memory does not hold one sample."""
 
     def shards(self) -> Pieces:

@@ -30,7 +30,7 @@ from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 from fsd_core.worker import failing, lines, record
 from fsd_core.worker.background import Background
-from fsd_core.worker.layers import LayerLoop
+from fsd_core.worker.engines import engine
 from fsd_core.worker.loop import Loop, Part, read_staged
 from fsd_core.worker.progress import Progress
 from fsd_core.wrappers.around import Connects
@@ -159,13 +159,13 @@ class Worker:
         staged = config.inputs[config.batches_of(self.rank)[0]][self.rank % config.parts] if config.batches_of(self.rank) else None
         first = self.pool.submit(read_staged, self.store, staged) if staged else None
         messages = self.pool.submit(self._messages, config) if config.queued else None
-        engine: type[Loop] = LayerLoop
-        shard = engine.open(config.shards[self.rank % config.parts], partial(read_staged, self.store), self.pool, keep=config.keep)
+        loop = engine(config.engine)
+        shard = loop.open(config.shards[self.rank % config.parts], partial(read_staged, self.store), self.pool, keep=config.keep)
         if config.workers > 1:
             self.channel = self._open_channel(config, shard, messages.result() if messages else None)
             self.background.connect(self.channel)
         log.info("loads %d layers over the %s channel, %d workers", config.layers, config.channel, config.workers)
-        layers_meter = self._compute(config, engine, shard, first)
+        layers_meter = self._compute(config, loop, shard, first)
         if self.channel is not None:
             self._gather(self.channel, config, shard)
         self.watch.enter("other")
@@ -229,15 +229,15 @@ class Worker:
     def _identity(self, workers: int, deadline: float) -> RankIdentity:
         return RankIdentity(self.launch.run, self.launch.epoch, self.rank, workers, deadline)
 
-    def _compute(self, config: RunConfig, engine: type[Loop], shard: Part, first: Future[bytes] | None) -> dict[str, int]:
+    def _compute(self, config: RunConfig, made: type[Loop], shard: Part, first: Future[bytes] | None) -> dict[str, int]:
         """Take this rank's batches through its layers and write the outputs. Returns what the meter counted in the layers.
 
         ``first``: the staged input of the first batch, if this rank needs it.
         """
         batches = config.batches_of(self.rank)
-        reports = self.rank == config.last[0]  # of the last stage of the first replica: what it has done is done
+        reports = self.rank == config.last[-1]  # of the last stage of the first replica: what it has done is done
         progress = Progress(self.store, self.keys, self.pool, config.layers * len(batches)) if reports else None
-        loop = self.loop = engine(
+        loop = self.loop = made(
             rank=self.rank,
             config=config,
             deadline=self.launch.deadline,
