@@ -64,8 +64,8 @@ ROOTS = 128
 class Progress:
     """How far a run is: ``done`` of ``total`` steps of a phase.
 
-    ``phase``: partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Other calls than `run` have
-    phases of their own, which they document. ``total``: 0 if it is not known. ``text``: what the phase works on.
+    ``phase``: partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Other functions than `run`
+    document their own phases. ``total``: 0 if it is not known. ``text``: what the phase works on.
     """
 
     phase: str
