@@ -100,8 +100,8 @@ def run(
 
     - ``home``: the folder for records and computed partitions. Default: ``$FSD_HOME``, else ``~/.fsd``.
     - ``note``: texts by name for the run's record, for instance a description of ``model`` and ``inputs`` if they are not texts.
-    - ``progress``: called with each `Progress`, from any thread. An error that it raises ends the run; while the output is collected,
-      such an error is a warning.
+    - ``progress``: called with each `Progress`, from any thread. An error that it raises ends the run; once all outputs are
+      written, it is only a warning.
 
     Returns the `Result`: the output, the seconds, and the counts of requests and bytes.
 

@@ -49,7 +49,7 @@ class Place:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Candidate:
-    """One way to run. ``why``: the reason why it is not feasible; empty if it is. ``needs_bytes``: of memory, in the worker with most."""
+    """One way to run. ``why``: the reason why it is not feasible, or empty. ``needs_bytes``: memory of the worker that needs most."""
 
     provider: str
     channel: str
@@ -311,8 +311,8 @@ def reason(choice: Candidate, candidates: Sequence[Candidate], objective: str) -
         other = min(split, key=lambda each: key_of(objective, each))
         next_one = f"the next best split, {shape_words(other.parallel)}, takes {_figures(other)}"
         return f"One function is best here: it takes {_figures(choice)}; {next_one}."
-    what = {"cost": "the cheapest", "latency": "the fastest", "balanced": "the least product of time and money"}[objective]
-    said = f"{shape_words(choice.parallel).capitalize()} is {what} of what is possible, with {_figures(choice)}"
+    what = {"cost": "the cheapest", "latency": "the fastest", "balanced": "the one with the smallest product of time and money"}[objective]
+    said = f"{shape_words(choice.parallel).capitalize()} is {what} of the possible ways, with {_figures(choice)}"
     one = [each for each in candidates if each.parallel.workers == 1 and each.provider == choice.provider]
     if one:
         single = min(one, key=lambda each: (not each.feasible, each.memory_mb))

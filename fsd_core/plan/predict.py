@@ -69,7 +69,7 @@ class Prediction:
     - ``meter``: counts by the names of a run's meter. ``bytes_by_rank``: payload bytes that each rank of a replica sends and receives.
       ``memory_by_rank``: bytes, an upper estimate.
     - ``usd``: of one run, `None` without a tariff; ``usd_by_service``: its parts.
-    - ``error``: the relative standard error of live samples. ``notes``: what this rests on, for people.
+    - ``error``: the relative standard error of the number of live samples. ``notes``: what the figures rest on, for people.
     """
 
     provider: str
@@ -257,5 +257,5 @@ def _notes(facts: Facts, split: Split, platform: Platform) -> list[str]:
     elif any(row.confidence == "low" for row in platform.table.rows.values()):
         found.append(f"some latencies of table {platform.table.name} are estimates of low confidence")
     if not platform.crowded:
-        found.append("a core of a function is taken to be as fast as one of this machine")
+        found.append("the plan assumes that a core of a function is as fast as a core of this machine")
     return found

@@ -253,7 +253,8 @@ class DelayedMessages(AroundMessages):
         size = sum(len(message.body) for message in messages)
         if len(messages) > 1 and size + self.limits.overhead_bytes * len(messages) > self.limits.batch_bytes:
             raise Refused(
-                Code.TOO_LARGE, f"a publish of {size} bytes: expected at most {self.limits.batch_bytes}, which leaves room for marks"
+                Code.TOO_LARGE,
+                f"a publish of {size} bytes: expected at most {self.limits.batch_bytes}, which leaves room for what the latency adds",
             )
         with self._connections.request(self._single if len(messages) == 1 else self._several, size) as request:
             now = time.time() - (time.monotonic() - request.began)
@@ -335,7 +336,7 @@ class DelayedObjects(AroundObjects):
     def catch_up(self, since: float, rounds: Sequence[Sequence[str]]) -> None:
         """Wait as if these requests, which were made before there was a wrapper, had been made with it.
 
-        The requests of a round are made at once, the rounds one after another. ``since``: the begin of the first, on the monotonic clock.
+        The requests of a round are made at once, the rounds one after another. ``since``: the start of the first, on the monotonic clock.
         """
         for verbs in rounds:
             since += max([self._connections.open(verb) + self._delays.draws.next(verb) for verb in verbs])
