@@ -115,7 +115,7 @@ def cut(costs: Profile, stages: int, tensor: int) -> list[int] | None:
     largest = np.full(layers + 1, np.inf)
     largest[0] = 0.0
     for _ in range(stages):
-        ways = [np.maximum(largest[:-1], costs).min(axis=1) for costs in kept or map(stage_costs, blocks)]
+        ways = [np.maximum(largest[:-1], table).min(axis=1) for table in kept or map(stage_costs, blocks)]
         largest = np.concatenate([[np.inf], *ways])
     limit = SLACK * largest[layers]
     if not np.isfinite(limit):
@@ -125,8 +125,8 @@ def cut(costs: Profile, stages: int, tensor: int) -> list[int] | None:
     firsts = []
     for _ in range(stages):
         first, least = [np.zeros(1, int)], [np.full(1, np.inf)]
-        for costs in kept or map(stage_costs, blocks):
-            passed = np.where(costs <= limit, crossed[:-1] + crossing[:-1], np.inf)
+        for table in kept or map(stage_costs, blocks):
+            passed = np.where(table <= limit, crossed[:-1] + crossing[:-1], np.inf)
             first.append(passed.argmin(axis=1))
             least.append(passed.min(axis=1))
         firsts.append(np.concatenate(first))
