@@ -92,7 +92,9 @@ def run(
     - ``app``: the name of the app: a lower-case letter, then up to 39 lower-case letters, digits or hyphens. The names of all its resources
       start with it. Default: fsd. If the app does not exist, `run` makes it, with four slots.
     - ``settings``: the provider's own settings, as in its table of ``fsd.toml``, for instance ``{"memory_mb": 1024}``. Default: none.
-    - ``faults``: faults to inject into every service, such as ``duplicate=.1,delay=50ms,seed=1``. Default: none.
+    - ``faults``: faults to inject into every service, such as ``duplicate=.1,delay=50ms,seed=1``, or into workers: ``kill=3@70+5@90`` kills
+      rank 3 before its layer 70 and rank 5 before its layer 90, ``hang=2@10`` lets rank 2 compute nothing more from its layer 10 on,
+      ``slow=1:3`` makes rank 1 compute 3 times as long. Layers count from 1. Default: none.
     - ``latency``: let every request take at least as long as a table of latencies says: ``aws``, ``gcp``, ``azure`` or the path of a
       ``.toml`` file, with options such as ``aws,seed=1,scale=0.5``. Default: none.
 
@@ -122,7 +124,9 @@ def run(
     batch_size = None if batch_size is None else arguments.whole("batch_size", batch_size, 1)
     timeout, outage = arguments.seconds("timeout", timeout), arguments.seconds("outage", outage)
     seed = arguments.whole("seed", seed)
-    spec = None if faults is None else Faults.parse(arguments.text("faults", faults)).spec()
+    wrong = None if faults is None else Faults.parse(arguments.text("faults", faults))
+    if wrong is not None:
+        wrong.check(shape.workers)
     slowed = None if latency is None else Latency.parse(arguments.text("latency", latency))
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
     about, folder = given | arguments.texts("note", note), arguments.home(home)
@@ -155,7 +159,7 @@ def run(
         branching=branching,
         objective=objective,
         batch_size=batch_size,
-        faults=spec,
+        faults=wrong.spec() if wrong else None,
         latency=slowed,
         seed=seed,
         timeout_s=timeout,
