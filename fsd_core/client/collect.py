@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
+import threading
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +93,19 @@ class Records:
         self._pool = pool
         self.missing = list(range(workers))  # ranks that have not written theirs
         self._found: dict[int, dict[str, Any] | None] = {}
+        self._requests: dict[int, Future[tuple[bool, dict[str, Any] | None]]] = {}  # by rank: those that have no answer yet
 
-    def look(self) -> bool:
-        """Get the records that are there, and return `True` once all are."""
-        for rank, (final, record) in zip(self.missing, self._pool.map(self._record, self.missing), strict=True):
+    def look(self, until: float = math.inf) -> bool:
+        """Get the records that are there, and return `True` once all are.
+
+        Waits for answers of the store until ``until``, on the monotonic clock. Later answers count in the next call.
+        """
+        for rank in self.missing:
+            if rank not in self._requests:
+                self._requests[rank] = self._pool.submit(self._record, rank)
+        wait(self._requests.values(), max(0.0, min(until - time.monotonic(), threading.TIMEOUT_MAX)))
+        for rank in [rank for rank, request in self._requests.items() if request.done()]:
+            final, record = self._requests.pop(rank).result()
             if final:
                 self._found[rank] = record
         self.missing = [rank for rank in self.missing if rank not in self._found]

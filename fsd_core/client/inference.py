@@ -103,7 +103,9 @@ def run(
     - ``app``: the name of the app: a lower-case letter, then up to 39 lower-case letters, digits or hyphens. The names of all its resources
       start with it. Default: fsd. If the app does not exist, `run` makes it, with four slots.
     - ``settings``: the provider's own settings, as in its table of ``fsd.toml``, for instance ``{"memory_mb": 1024}``. Default: none.
-    - ``faults``: faults to inject into every service, such as ``duplicate=.1,delay=50ms,seed=1``. Default: none.
+    - ``faults``: faults to inject into every service, such as ``duplicate=.1,delay=50ms,seed=1``, or into workers: ``kill=3@70+5@90`` kills
+      rank 3 before its layer 70 and rank 5 before its layer 90, ``hang=2@10`` lets rank 2 compute nothing more from its layer 10 on,
+      ``slow=1:3`` makes rank 1 compute 3 times as long. Layers count from 1. Default: none.
     - ``latency``: let every request take at least as long as a table of latencies says: ``aws``, ``gcp``, ``azure`` or the path of a
       ``.toml`` file, with options such as ``aws,seed=1,scale=0.5``. Default: none.
 
@@ -111,8 +113,8 @@ def run(
 
     - ``home``: the folder for records and computed partitions. Default: ``$FSD_HOME``, else ``~/.fsd``.
     - ``note``: texts by name for the run's record, for instance a description of ``model`` and ``inputs`` if they are not texts.
-    - ``progress``: called with each `Progress`, from any thread. An error that it raises ends the run; while the output is collected,
-      such an error is a warning.
+    - ``progress``: called with each `Progress`, from any thread. An error that it raises ends the run; once all outputs are
+      written, it is only a warning.
 
     Returns the `Result`: the output, the seconds, and the counts of requests and bytes.
 
@@ -134,7 +136,7 @@ def run(
     batch_size = None if batch_size is None else arguments.whole("batch_size", batch_size, 1)
     timeout, outage = arguments.seconds("timeout", timeout), arguments.seconds("outage", outage)
     seed = arguments.whole("seed", seed)
-    spec = None if faults is None else Faults.parse(arguments.text("faults", faults)).spec()
+    wrong = None if faults is None else Faults.parse(arguments.text("faults", faults))
     slowed = None if latency is None else Latency.parse(arguments.text("latency", latency))
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
     about, folder = given | arguments.texts("note", note), arguments.home(home)
@@ -147,6 +149,8 @@ def run(
     else:
         partitioned = partial(_partitioned, report)
         work = rows_work(opened.model, opened.inputs, shape, batch_size, partition, seed, folder, partitioned)
+    if wrong is not None:
+        wrong.check(work.parallel.workers)
     job = Job(
         work=work,
         provider=chosen,
@@ -154,7 +158,7 @@ def run(
         channel="hybrid" if channel == "auto" else channel,
         branching=branching,
         objective=objective,
-        faults=spec,
+        faults=wrong.spec() if wrong else None,
         latency=slowed,
         seed=seed,
         timeout_s=timeout,

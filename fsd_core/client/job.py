@@ -56,8 +56,8 @@ ROOTS = 128
 class Progress:
     """How far a run is: ``done`` of ``total`` steps of a phase.
 
-    ``phase``: partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Other calls than `run` have
-    phases of their own, which they document. ``total``: 0 if it is not known. ``text``: what the phase works on.
+    ``phase``: partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Other functions than `run`
+    document their own phases. ``total``: 0 if it is not known. ``text``: what the phase works on.
     """
 
     phase: str
@@ -117,6 +117,7 @@ class _Content:
 class _Answer:
     output: Any  # see `Work.assemble`
     records: list[dict[str, Any]]
+    late: bool  # some ranks had not written their records when the client stopped waiting
     failed: FsdError | None  # a failure after all outputs were written
     stage_s: float
     at: float  # when the output was complete, in seconds since 1970
@@ -198,7 +199,7 @@ class _Run:
         finally:
             self.over.set()
             pool.shutdown(wait=False, cancel_futures=True)
-        if undone := cleanup.after_failure(answer.failed) if answer.failed else cleanup.after_answer():
+        if undone := cleanup.after_failure(answer.failed) if answer.failed else cleanup.after_answer(late=answer.late):
             warn(f"the answer is complete, but the clean-up is not: {undone}")
         lines.update(cleanup.lines | history.take_lines(answer.records))
         return self._result(answer, time.time() - answer.at)
@@ -230,7 +231,7 @@ class _Run:
             output = outputs.assemble(self._phase("collect"))
             at = time.time()
             failed = self._records(follower, records, failed)
-        return _Answer(output, records.readable, failed, self.started - staging, at)
+        return _Answer(output, records.readable, bool(records.missing), failed, self.started - staging, at)
 
     def _content(self, pool: ThreadPoolExecutor) -> _Content:
         shards = stage.Content(self.store, self.job.work.shards(), pool, again=self.again)
@@ -305,17 +306,18 @@ class _Run:
         Rank 0 may learn late that all ranks are done, as when replies of its queue were lost. No other rank has to wait.
         """
         try:
-            in_time = failed is not None or follower.until(records.look, RECORDS_S)
-            if not in_time and not follower.until(lambda: records.look() or 0 not in records.missing, RECORD_S):
+            all_by, first_by = time.monotonic() + RECORDS_S, time.monotonic() + RECORDS_S + RECORD_S
+            in_time = failed is not None or follower.until(lambda: records.look(all_by), RECORDS_S)
+            if not in_time and not follower.until(lambda: records.look(first_by) or 0 not in records.missing, RECORD_S):
                 reason = f"every rank has written its output, but rank 0 left no record within {RECORD_S:g} s after that"
                 raise RunFailed(Code.NOT_FOUND, reason, rank=0)
         except FsdError as error:
             failed = self._late(error)
         except Exception as error:  # of ``progress``, which the caller wrote and a thread was calling
             warn(f"the answer is complete, but the caller's progress failed: {type(error).__name__}: {error}")
-        if failed is not None:
+        if records.missing:
             with suppress(FsdError):
-                records.look()
+                records.look(time.monotonic() + RECORDS_S)
         return failed
 
     def _late(self, error: FsdError) -> FsdError:

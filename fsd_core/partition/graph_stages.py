@@ -27,7 +27,7 @@ _ENTRY_BYTES = 4  # `Profile` counts what crosses in activations of float32
 
 @attrs.frozen
 class GraphStage:
-    """What one stage holds and receives for one sample. Bytes of tensors are those before they are compressed."""
+    """What one stage holds and receives for one sample. Bytes of tensors are counted before compression."""
 
     first: str  # the name of its first node
     last: str
@@ -49,11 +49,11 @@ class GraphStage:
 
 
 def graph_stages(graph: Graph, stages: int) -> list[GraphStage]:
-    """Cut ``graph`` into ``stages`` stages. Runs the model on this machine for one sample and for two.
+    """Cut ``graph`` into ``stages`` stages. Tries the model on this machine with one sample and with two.
 
     A node costs the seconds to load its weights and to compute one sample. The largest stage is at most 5 % larger than it has to be; among
     these ways, the fewest bytes cross the cuts. Raises `InputError` if the model has fewer nodes, or if the bytes that cross are not known
-    because the model does not compute the trial's numbers.
+    because this trial fails.
     """
     graph, stages = arguments.instance("graph", graph, Graph), arguments.whole("stages", stages, 1)
     costs = node_costs(graph)
@@ -63,7 +63,7 @@ def graph_stages(graph: Graph, stages: int) -> list[GraphStage]:
     unknown = next((place for place in places if place.bytes is None), None)
     if unknown is not None and stages > 1:
         reason = graph.trial.failed or "it is no tensor of numbers"
-        raise InputError(f"{graph.path}: the size of what crosses behind {unknown.name!r} is not known, as cutting needs it: {reason}")
+        raise InputError(f"{graph.path}: cannot be cut: the size of the tensors that cross behind {unknown.name!r} is not known: {reason}")
     starts = cut(_profile(costs, places), stages, 1)
     assert starts is not None, "each node can be a stage"
     ends = [*starts[1:], len(costs)]

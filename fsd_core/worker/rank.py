@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -35,6 +36,9 @@ from fsd_core.worker.loop import Loop, Part, read_staged
 from fsd_core.worker.progress import Progress
 from fsd_core.wrappers.around import Connects
 from fsd_core.wrappers.run import RunWrappers
+
+if TYPE_CHECKING:
+    from fsd_core.worker.mishaps import Mishaps
 
 __all__ = ["Worker"]
 
@@ -89,6 +93,7 @@ class Worker:
         self.config: RunConfig | None = None
         self.channel: Channel | None = None
         self.loop: Loop | None = None
+        self.mishaps: Mishaps | None = None
 
     def run(self) -> int:
         """Do the work of the rank. Returns and raises the same as `fsd_core.worker.handle`."""
@@ -142,6 +147,10 @@ class Worker:
             from fsd_core.wrappers.faults import Faults
 
             faults = Faults.parse(config.faults)
+            if faults.kill or faults.hang or faults.slow:
+                from fsd_core.worker.mishaps import Mishaps
+
+                self.mishaps = Mishaps(faults, self.rank, 0, self.watch, self._over)
         if config.latency:
             from fsd_core.latency import Latency
 
@@ -254,6 +263,8 @@ class Worker:
         )
         before = self.meter.snapshot()
         outputs = {batch: loop.run(batch) for batch in batches}
+        if self.mishaps is not None:
+            self.mishaps.end()
         if self.channel is not None:
             self.channel.finish_sends()  # what a stage sends to the next one belongs to its layers
         after = self.meter.snapshot()
@@ -267,10 +278,17 @@ class Worker:
     def _note_layer(self, layer: int) -> None:
         """Called when a layer begins: it is now loaded."""
         self.note(layer)
+        if self.mishaps is not None:
+            self.mishaps.begin(layer)
         log.debug("begins layer %d", layer)
         if time.monotonic() - self._layer_at >= LAYER_LINE_S:
             self._layer_at = time.monotonic()
             log.info("is in layer %d", layer)
+
+    def _over(self) -> bool:
+        """Whether this worker has nothing more to do, because the run failed or its time is up."""
+        failed = self.background.error or (self.channel.mailbox.error if self.channel is not None else None)
+        return failed is not None or self.stop.is_set() or time.time() >= self.launch.deadline
 
     def _write_outputs(self, outputs: dict[int, bytes]) -> None:
         """Write this rank's slice of the output of each batch."""
