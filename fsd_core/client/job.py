@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
+from fsd_core.channel import News, NewsList, RankIdentity, kept_budget
 from fsd_core.client import collect, history, stage
 from fsd_core.client.cleanup import Cleanup
 from fsd_core.client.follow import Follower
+from fsd_core.client.recovery import Restarts
 from fsd_core.client.result import Result, keep, left_out, over_ranks, warn
 from fsd_core.common.logs import DEBUG, INFO
 from fsd_core.driver import Code, InvokeDriver, ObjectDriver, Provider, Resources
@@ -26,7 +28,7 @@ from fsd_core.errors import DriverError, FsdError, RunFailed
 from fsd_core.latency import Latency
 from fsd_core.partition import ExchangePlan, Parallel, Partition
 from fsd_core.plan.batches import cut
-from fsd_core.protocol.abort import report_failure
+from fsd_core.protocol.abort import report_failure, tell_peers
 from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.protocol.runconfig import VERSION, RunConfig
 from fsd_core.protocol.shard import layer_sizes
@@ -58,6 +60,9 @@ RECORD_S = 60.0  # and then for that of rank 0
 # The first ranks, which the client starts itself: with `spawn.THREADS` requests of 50 to 100 ms at once, that takes about as long as one
 # cold start (0.7 s), which each level of the launch tree adds.
 ROOTS = 128
+# Where only the launcher of a function learns of its death, the client starts more: a worker that launched others may end before them. It
+# can wait for 256 launches (`HttpInvoker`), and some of them are repeated.
+LAUNCHER_ROOTS = 240
 
 
 @attrs.frozen
@@ -96,6 +101,7 @@ class Job:
     seed: int
     timeout_s: float
     outage_s: float
+    recovery: bool  # a rank that is lost gets another function
     began: float  # when the caller began, in seconds since 1970
     note: Mapping[str, str]
     home: Path
@@ -133,6 +139,7 @@ class _Answer:
     output: csr_matrix
     records: list[dict[str, Any]]
     failed: FsdError | None  # a failure after all outputs were written
+    recovered: list[dict[str, Any]]  # the ranks that were lost
     stage_s: float
     at: float  # when the output was complete, in seconds since 1970
 
@@ -157,6 +164,8 @@ class _Run:
         parts = [layer_sizes(job.model, job.partition, self.plan, rank) for rank in range(job.partition.workers)]
         samples, limits = job.samples.shape[0], invoker.limits
         self.batches = cut(parts, samples, job.batch_size, job.parallel, job.wanted_batches, limits, job.provider.name)
+        queued = job.recovery and job.queued
+        self.kept_bytes = kept_budget(limits.memory_bytes, self.batches.predicted_bytes) if queued else 0
         self.started = self.deadline = 0.0  # of the run's own time, in seconds since 1970: it begins with the launch
         self.over = threading.Event()
 
@@ -239,16 +248,21 @@ class _Run:
         content.inputs.stage(self._staged("inputs"))
         self.started = time.time()
         config = self._config(content)
-        spawner = self._launch(lease, config)
+        spawner, restarts = self._launch(lease, config)
         outputs = collect.Outputs(self.store, self.keys, self.job.partition, config, pool)
         records = collect.Records(self.store, self.keys, self.job.workers, pool)
-        with Follower(self.store, self.keys, spawner, self.deadline, self.job.timeout_s, self._phase("layers")) as follower:
+        layers = self._phase("layers")
+        with Follower(self.store, self.keys, spawner, restarts, self.deadline, self.job.timeout_s, layers) as follower:
             failed = self._outputs(follower, outputs)
             follower.answered()
             output = outputs.assemble(self.job.model.layers[-1], self._phase("collect"))
             at = time.time()
             failed = self._records(follower, records, failed)
-        return _Answer(output, records.readable, failed, self.started - staging, at)
+            if restarts is not None and failed is None and (late := restarts.ranks & set(records.missing)):
+                reason = "the answer is complete, and this rank, which was started again, is not needed"
+                failed = RunFailed(Code.UNAVAILABLE, reason, rank=min(late))  # so the clean-up stops it
+        recovered = restarts.recovered(records.readable) if restarts is not None else []
+        return _Answer(output, records.readable, failed, recovered, self.started - staging, at)
 
     def _content(self, pool: ThreadPoolExecutor) -> _Content:
         job = self.job
@@ -266,7 +280,7 @@ class _Run:
 
         return staged
 
-    def _launch(self, lease: slots.Lease, config: RunConfig) -> Spawner:
+    def _launch(self, lease: slots.Lease, config: RunConfig) -> tuple[Spawner, Restarts | None]:
         """Write the configuration and launch the first ranks, which start the others. The run's own time begins."""
         self.deadline = self.retry.deadline = self.started + self.job.timeout_s
         self.store.put(self.keys.config, config.pack())
@@ -275,7 +289,15 @@ class _Run:
         spawner = Spawner(self.invoker, self.store, self.retry, self.keys, report)
         first = LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)
         spawner.start(attrs.evolve(first, rank=rank) for rank in LaunchTree(config.workers, config.branching, config.roots).first)
-        return spawner
+        if not config.recovery:
+            return spawner, None
+
+        def tell(news: News) -> None:
+            me = RankIdentity(self.run_id, lease.epoch, -1, config.workers, self.deadline)
+            if config.queued:
+                tell_peers(self.job.provider, self.resources, lease.slot, me, [news], self.retry)
+
+        return spawner, Restarts(NewsList(self.store, self.keys), spawner, first, tell)
 
     def _config(self, content: _Content) -> RunConfig:
         job = self.job
@@ -286,7 +308,7 @@ class _Run:
             workers=job.workers,
             data=job.parallel.data,
             pipeline=job.parallel.pipeline,
-            roots=ROOTS,
+            roots=LAUNCHER_ROOTS if job.recovery and self.invoker.limits.failures == "launcher" else ROOTS,
             branching=job.branching,
             layers=len(job.model.layers),
             batches=self.batches.samples,
@@ -300,6 +322,8 @@ class _Run:
             started=self.started,
             start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S + SLOWEST_FACTOR * job.stage_s,
             outage_s=job.outage_s,
+            recovery=job.recovery,
+            kept_bytes=self.kept_bytes,
             latency=job.latency.pack() if job.latency else None,
         )
 
@@ -364,6 +388,7 @@ class _Run:
             meter={name: client[name] + meter_ranks[name] for name in FIELDS},
             meter_layers=meter_layers,
             memory=memory | ({} if memory_bytes is None else {"limit_bytes": memory_bytes}),
+            recovered=answer.recovered,
             ranks=ranks,
         )
         if words := left_out(result.missing_ranks):

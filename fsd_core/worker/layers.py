@@ -21,7 +21,6 @@ from fsd_core.errors import DamagedContent, RunFailed
 from fsd_core.kernel import Block, Fused, Weights, forward, stacked, union
 from fsd_core.protocol.runconfig import RunConfig
 from fsd_core.protocol.shard import LayerShard, ShardReader
-from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.store import Store
 from fsd_core.worker.background import Background
 from fsd_core.worker.payloads import Payloads
@@ -51,12 +50,12 @@ class LayerLoop:
     shard: ShardReader
     channel: Channel | None
     store: Store
-    keys: RunKeys
     pool: Executor  # encodes what is sent, reads the input of the next batch, and looks whether the run is over
     background: Background
     watch: Stopwatch
     progress: Progress | None
     note: Callable[[int], None]  # called with each layer that begins
+    over: Callable[[], bool]  # looks into the object store whether the run is over
     layer: int | None = None  # the layer (1-based) that is computed now, or was computed last; the last of those computed together
     _looked_at: float = attrs.field(factory=time.monotonic, init=False)
     _looking: Future[bool] | None = attrs.field(default=None, init=False)
@@ -120,14 +119,11 @@ class LayerLoop:
         if error is not None:
             raise error
         if not layer.receives and self._looking is None and time.monotonic() - self._looked_at >= ABORT_CHECK_S:
-            self._looking = self.pool.submit(self._over)  # beside the next layers, which do not wait for its answer
+            self._looking = self.pool.submit(self.over)  # beside the next layers, which do not wait for its answer
         if self._looking is not None and self._looking.done():
             looking, self._looking, self._looked_at = self._looking, None, time.monotonic()
             if looking.result():
                 raise Aborted(Code.UNAVAILABLE, "the run is over")
-
-    def _over(self) -> bool:
-        return self.store.find(self.keys.error) is not None or self.store.find(self.keys.config) is None
 
     def _layers(self, some: Sequence[LayerShard], block: Block, step: int) -> Block:
         """Compute a stretch of layers. For the first one: send, multiply the local rows, receive, add the product of the received rows."""
