@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from fsd_core.channel import INCARNATIONS, News, NewsList
-from fsd_core.driver import Code
+from fsd_core.channel import INCARNATIONS, News, NewsList, RankIdentity
+from fsd_core.driver import Code, Provider, Resources
 from fsd_core.errors import FsdError, RunFailed
+from fsd_core.protocol.abort import tell_peers
+from fsd_core.protocol.runconfig import RunConfig
 from fsd_core.protocol.spawn import LaunchPayload, Spawner
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.store import Store
 
 __all__ = ["Restarts"]
 
@@ -61,6 +65,23 @@ class Restarts:
             self._tell(news)
         except FsdError as error:  # the ranks hear of it when the new incarnation says hello
             log.warning("the ranks could not be informed: %s", error)
+
+    @staticmethod
+    def of(first: LaunchPayload, config: RunConfig, provider: Provider, resources: Resources, store: Store, spawner: Spawner) -> Restarts:
+        """Those of a run, whose objects ``store`` reads."""
+
+        def tell(news: News) -> None:
+            if config.queued:
+                me = RankIdentity(first.run, first.epoch, -1, config.workers, first.deadline)
+                tell_peers(provider, resources, first.slot, me, [news], store.retry)
+
+        return Restarts(NewsList(store, RunKeys(first.run)), spawner, first, tell)
+
+    def left_over(self, missing: Collection[int]) -> RunFailed | None:
+        """What ends a new incarnation that is still at work although the answer is complete. ``missing``: the ranks without a record."""
+        late = self.ranks.intersection(missing)
+        reason = "it was started again, and is not needed any more"
+        return RunFailed(Code.UNAVAILABLE, reason, rank=min(late)) if late else None
 
     @property
     def ranks(self) -> set[int]:
