@@ -102,8 +102,8 @@ def test_a_payload_that_lacks_a_key_is_refused(name: str) -> None:
 
 
 CONFIG = RunConfig(
-    version=VERSION, run="ab" * 8, channel="hybrid", workers=2, data=1, pipeline=1, roots=1, branching=4, layers=3, batches=[5, 2],
-    keep=True, shards=["s/0", "s/1"],
+    version=VERSION, run="ab" * 8, engine="rows", channel="hybrid", workers=2, data=1, pipeline=1, roots=1, branching=4, layers=3,
+    batches=[5, 2], keep=True, shards=["s/0", "s/1"],
     inputs=[["i/0", "i/1"], ["i/2", None]], last=[0, 1], objective="cost", faults=None,
     started=1.7e9, start_s=65.0, log="info", outage_s=60.0, recovery=True, kept_bytes=1000,
 )  # fmt: skip

@@ -57,7 +57,7 @@ def test_the_launcher_of_a_function_reports_its_death(
     with pytest.raises(RunFailed, match="its connection closed") as caught:  # from the last root on a chain: each rank launches the next
         run(
             radixnet(1024, 24), open_inputs("random:40:0.4:1", 1024), settings=table, home=tmp_path, workers=3, branching=1,
-            channel=channel, partition="block", timeout=60.0, faults="delay=200ms,throttle=.5,seed=1",
+            channel=channel, partition="block", timeout=60.0, recovery="off", faults="delay=200ms,throttle=.5,seed=1",
         )  # fmt: skip
     killer.join()
     assert (caught.value.rank, caught.value.code) == (victim, Code.UNAVAILABLE)
