@@ -25,7 +25,8 @@ from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 from fsd_core.wrappers.around import AroundMessages, AroundObjects
-from fsd_core.wrappers.latency import MARK_BYTES, DelayedInvoker, DelayedMessages, DelayedObjects, Delays, mark, unmark
+from fsd_core.wrappers.latency import DelayedInvoker, DelayedMessages, DelayedObjects, Delays
+from fsd_core.wrappers.marks import MARK_BYTES, mark, unmark
 from fsd_core.wrappers.metered import MeteredMessages
 from fsd_local import PROVIDER
 from waiting import until
