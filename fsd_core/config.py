@@ -100,7 +100,12 @@ class Settings:
     seed: int = key(integer(0), default=0, help="Seed of all random choices. A second command with the same seed makes the same choices.")
     app: str = key(APP_NAME, default="fsd", help="Name of the app: the names of all its resources start with it.")
     emulator: str | None = key(_EMULATOR, default=None, help="Use an emulator of the cloud on this machine instead of the cloud.")
-    faults: str | None = key(text(), default=None, help="Inject faults into every service, for instance duplicate=.1,delay=50ms,seed=1.")
+    faults: str | None = key(
+        text(),
+        default=None,
+        help="Inject faults: into every service, for instance duplicate=.1,delay=50ms,seed=1, or into workers: kill=RANK@LAYER, "
+        "hang=RANK@LAYER, slow=RANK:FACTOR, several with + (kill=3@70+5@90).",
+    )
     latency: str | None = key(
         text(metavar="TABLE[,seed=N][,scale=X]"),
         default=None,

@@ -36,6 +36,7 @@ class Graph:
     - ``inputs``: name, dtype and shape of each input; `None` in a shape is the batch axis.
     - ``no_batch``: why the inputs have no batch axis; `None`: axis 0 of each input is for samples.
     - ``name``: for people. ``path``: the file or folder, for errors.
+    - ``given``: inputs for the trial by name; `None`: random numbers.
     """
 
     model: Any
@@ -44,6 +45,7 @@ class Graph:
     no_batch: str | None
     name: str
     path: str
+    given: Mapping[str, NDArray[Any]] | None = None
 
     @property
     def opset(self) -> int:

@@ -18,8 +18,9 @@ from fsd_core.errors import InputError
 from fsd_core.latency import Table
 from fsd_core.model import Model, open_model
 from fsd_core.model.inputs import open_samples
-from fsd_core.plan.choose import OBJECTIVES, Candidate, Place, Wishes, choose, compare, front, key_of, reason, shape_words
+from fsd_core.plan.choose import OBJECTIVES, Candidate, Wishes, choose, compare, front, key_of, reason, shape_words
 from fsd_core.plan.facts import Facts, learn
+from fsd_core.plan.ways import Place
 from fsd_core.providers import registry
 from fsd_core.providers.outline import Outline
 

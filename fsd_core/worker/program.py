@@ -64,6 +64,8 @@ def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note
 
 def _wait(launch: LaunchPayload, provider: Provider, resources: Resources) -> int | None:
     """Wait until the function may begin. Looks meanwhile whether the run has failed: returns `None` if so, else the number of looks."""
+    if launch.not_before:  # the run has latencies: while this function seems to start, it loads what only such a run needs
+        import fsd_core.wrappers.latency  # noqa: F401
     looks, until = 0, min(launch.not_before, launch.deadline)
     while (left := until - time.time()) > 0:
         time.sleep(min(left, LOOK_S))
