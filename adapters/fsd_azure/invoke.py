@@ -15,14 +15,14 @@ from fsd_azure.errors import classify
 from fsd_azure.limits import functions
 from fsd_azure.variables import KEY, RESOURCES
 from fsd_core.driver import Resources
-from fsd_core.providers import http_invoke as posts
+from fsd_core.providers import http_invoke
 
 __all__ = ["AzureInvoker"]
 
 CUT_S = 230.0  # the front end closes a connection after so many seconds
 
 
-class AzureInvoker(posts.HttpInvoker):
+class AzureInvoker(http_invoke.HttpInvoker):
     """Implements `fsd_core.driver.InvokeDriver`."""
 
     service = "Azure Functions"

@@ -19,7 +19,7 @@ from google.oauth2 import id_token
 from google.oauth2.credentials import Credentials
 
 from fsd_core.driver import Code, Resources
-from fsd_core.providers import http_invoke as posts
+from fsd_core.providers import http_invoke
 from fsd_gcp.clients import SCOPE, Session, default, token_request
 from fsd_gcp.errors import classify
 from fsd_gcp.limits import functions
@@ -65,7 +65,7 @@ class IdTokens:
             return str(session.request("POST", path, json={"audience": self._audience, "includeEmail": True}).json()["token"])
 
 
-class GcpInvoker(posts.HttpInvoker):
+class GcpInvoker(http_invoke.HttpInvoker):
     """Implements `fsd_core.driver.InvokeDriver`."""
 
     service = "Cloud Run functions"
@@ -83,4 +83,4 @@ class GcpInvoker(posts.HttpInvoker):
 
 def _code_of(status: int, text: str) -> Code | None:
     """`http_invoke.code_of`, but THROTTLED where no instance is available: the service answers this also with status 500."""
-    return Code.THROTTLED if "no available instance" in text else posts.code_of(status, text)
+    return Code.THROTTLED if "no available instance" in text else http_invoke.code_of(status, text)
