@@ -53,7 +53,14 @@ class Runs:
 
     def start(self, home: Path, settings: Mapping[str, object] | None = None, **options: Any) -> Result:
         """One run, slow enough that something can happen to it. ``settings`` come on top of the app's."""
-        defaults = {"workers": 3, "partition": "block", "timeout": 90.0, "app": APP, "faults": "delay=400ms,throttle=.3,seed=1"}
+        defaults = {
+            "workers": 3,
+            "partition": "block",
+            "timeout": 90.0,
+            "app": APP,
+            "recovery": "off",
+            "faults": "delay=400ms,throttle=.3,seed=1",
+        }
         told = {**self.settings, **(settings or {})}
         return run(MODEL, open_inputs(INPUTS, 1024), provider=self.cloud, settings=told, home=home, **(defaults | options))
 

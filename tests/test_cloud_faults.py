@@ -58,7 +58,7 @@ class Cloud:
         os.replace(self.file.with_suffix(".new"), self.file)
 
     def run(self, channel: str = "queue", **options: Any) -> Result:
-        defaults = {"workers": WORKERS, "partition": "block", "timeout": 120.0, "app": APP}
+        defaults = {"workers": WORKERS, "partition": "block", "timeout": 120.0, "app": APP, "recovery": "off"}
         more = {"provider": self.provider.name, "settings": self.settings, "home": self.home, "channel": channel}
         return run(MODEL, INPUTS, **(defaults | more | options))
 

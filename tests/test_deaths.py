@@ -73,7 +73,7 @@ def start(tmp_path: Path, model: Model, inputs: Any, monkeypatch: pytest.MonkeyP
     def start(order: dict[str, Any], **options: Any) -> Result:
         monkeypatch.setenv(TRAP, json.dumps(order))
         table = {"root": str(tmp_path / "root")} | options.pop("settings", {})
-        defaults = {"workers": WORKERS, "channel": "queue", "partition": "block", "timeout": 100.0}
+        defaults = {"workers": WORKERS, "channel": "queue", "partition": "block", "timeout": 100.0, "recovery": "off"}
         return run(model, inputs, settings=table, home=tmp_path / "home", **(defaults | options))
 
     return start

@@ -28,7 +28,7 @@ CHECK = ("expect", "rtol", "atol")  # what this command does with the result of 
 
 KEYS = (
     "provider", "channel", "workers", "data_parallel", "pipeline_parallel", "tensor_parallel", "branching", "partition", "objective",
-    "batch_size", "timeout", "outage", "seed", "app", "emulator", "faults", "latency", "output", "truth", "tariff",
+    "batch_size", "timeout", "outage", "recovery", "seed", "app", "emulator", "faults", "latency", "output", "truth", "tariff",
 )  # fmt: skip
 
 

@@ -62,6 +62,7 @@ def run(
     home: str | os.PathLike[str] | None = None,
     note: Mapping[str, str] | None = None,
     outage: float = OUTAGE_S,
+    recovery: str = "on",
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Run ``model`` on ``inputs``, split over the functions of ``provider``, as ``fsd run`` does.
@@ -100,6 +101,7 @@ def run(
       same partition.
     - ``timeout``: the deadline of the run in seconds, counted from its launch, so staging does not count. Default: 900.
     - ``outage``: how many seconds a service may be unreachable before the run ends. Default: 60.
+    - ``recovery``: on, the default: a worker that dies is replaced, and the run goes on. off: its death ends the run.
     - ``app``: the name of the app: a lower-case letter, then up to 39 lower-case letters, digits or hyphens. The names of all its resources
       start with it. Default: fsd. If the app does not exist, `run` makes it, with four slots.
     - ``settings``: the provider's own settings, as in its table of ``fsd.toml``, for instance ``{"memory_mb": 1024}``. Default: none.
@@ -136,6 +138,7 @@ def run(
     batch_size = None if batch_size is None else arguments.whole("batch_size", batch_size, 1)
     timeout, outage = arguments.seconds("timeout", timeout), arguments.seconds("outage", outage)
     seed = arguments.whole("seed", seed)
+    goes_on = arguments.one_of("recovery", recovery, ("on", "off")) == "on"
     wrong = None if faults is None else Faults.parse(arguments.text("faults", faults))
     slowed = None if latency is None else Latency.parse(arguments.text("latency", latency))
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
@@ -161,6 +164,7 @@ def run(
         seed=seed,
         timeout_s=timeout,
         outage_s=outage,
+        recovery=goes_on,
         began=began,
         note=about,
         home=folder,
