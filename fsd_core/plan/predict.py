@@ -57,7 +57,13 @@ class Platform:
         if self.crowded:
             busy = split.parallel.data * split.parallel.tensor * min(split.parallel.pipeline, split.replica_batches)
             return Cpu(1 / self.speed, max(1.0, busy / (os.cpu_count() or 1)))
-        return Cpu(1 / (self.speed * min(1.0, self.outline.cores(self.memory_mb))))
+        return Cpu(1 / (self.core_speed * min(1.0, self.outline.cores(self.memory_mb))))
+
+    @property
+    def core_speed(self) -> float:
+        """``speed``, or what `fsd_core.measure` found."""
+        measured = self.table.measured if self.table else None
+        return measured.speed if measured and measured.speed else self.speed
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -252,10 +258,15 @@ def _notes(facts: Facts, split: Split, platform: Platform) -> list[str]:
         found.append(f"{facts.sampled} of {facts.samples} samples were computed{through}: live samples are off by about {facts.error:.0%}")
     if not split.exact and split.parallel.tensor > 1:
         found.append("rows that travel are estimated for contiguous rows; a hypergraph partition moves fewer where layers are sparse")
+    if platform.table is not None and platform.table.measured is not None:
+        measured = platform.table.measured
+        where = f"on an emulator at {measured.emulator}" if measured.emulator else f"in {measured.region}"
+        found.append(f"latencies of {measured.provider} were measured on {platform.table.as_of} {where}")
     if platform.table is None:
         found.append("no table of latencies: every request is as fast as on this machine")
     elif any(row.confidence == "low" for row in platform.table.rows.values()):
         found.append(f"some latencies of table {platform.table.name} are estimates of low confidence")
     if not platform.crowded:
-        found.append("a core of a function is taken to be as fast as one of this machine")
+        fast = f"{platform.core_speed:.3g} times as fast as" if platform.core_speed != 1 else "as fast as"
+        found.append(f"a core of a function is taken to be {fast} one of this machine")
     return found
