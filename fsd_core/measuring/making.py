@@ -12,6 +12,7 @@ import attrs
 
 from fsd_core.client.apps import place, reported
 from fsd_core.client.job import Progress
+from fsd_core.client.result import warn
 from fsd_core.common import arguments, interrupt
 from fsd_core.cost import Tariff, Usage, bill, default_tariff
 from fsd_core.cost import load as load_tariff
@@ -31,6 +32,7 @@ __all__ = ["Measurement", "measure"]
 
 SLOTS = 4  # of an app that a measurement makes
 RANKS = 2  # a function that measures, and the client
+NEEDED = ("publish", "deliver", "ack", "put", "get", "list")  # without these a table is of little use
 KERNEL_S = 0.3  # to measure the kernel on this machine
 
 
@@ -128,6 +130,8 @@ def measure(
         if advice := chosen.advice(error.message):
             error.message += f"; {advice}"
         raise
+    if lost := [verb for verb in NEEDED if not found.samples.get(verb)]:
+        warn(f"the time of {ask.limit_s:g} s was over before there were samples of {', '.join(lost)}: the table has none")
     region = resources.names.get("region", "") or "here"
     table = _table(provider, region, emulator, resources, found, kernel_rate(KERNEL_S)[1])
     file = measured_file(provider, region, emulator=emulator is not None)

@@ -110,7 +110,6 @@ class _Measuring:
             if direct.limits.direct and not topics.limits.direct:
                 ways.append(_Way(self, direct, "_direct"))
             self._clocks(topics)
-            self._connections()
             for number in range(max(task.messages, task.objects)):
                 if self._ends(loop_until):
                     break
@@ -122,6 +121,7 @@ class _Measuring:
                 if self._ends(until):
                     break
                 ways[0].burst(number)
+        self._connections(until)
         self._streams(until)
 
     def timed(self, driver: Any, name: str | None, request: Callable[[], T]) -> T:
@@ -178,11 +178,11 @@ class _Measuring:
             self.timed(driver, f"get{ending}", partial(driver.get, at))
         self.timed(driver, "list", partial(driver.list, self._prefix))
 
-    def _connections(self) -> None:
+    def _connections(self, until: float) -> None:
         """The first get over new connections."""
-        if self.task.connections:
-            self.store.put(f"{self._prefix}small", os.urandom(SMALL_BYTES))
-        for _ in range(self.task.connections):
+        for _ in range(self.task.connections if self.samples["put"] else 0):
+            if self._ends(until):
+                return
             with closing(MeteredObjects(self.provider.objects(self.resources), self.store.retry.meter)) as fresh:
                 self.timed(fresh, "get_first", partial(fresh.get, f"{self._prefix}small"))
 
