@@ -98,7 +98,7 @@ class Session:
                 error.add_note(undone)
             raise
         over.set()
-        if undone := cleanup.after_answer():
+        if undone := cleanup.after_answer(late=False):
             warn(f"the measurement is complete, but the clean-up is not: {undone}")
         self._found.meter.update(self._meter.snapshot())
         return self._found
