@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fsd_core.client.inference import run
     from fsd_core.client.job import Progress
     from fsd_core.client.result import Result
+    from fsd_core.client.tensors import TensorResult
     from fsd_core.config import Settings, read_settings
     from fsd_core.cost.bill import Bill, bill
     from fsd_core.cost.tariff import Tariff
@@ -87,6 +88,7 @@ __all__ = [
     "RunLog",
     "Settings",
     "Tariff",
+    "TensorResult",
     "Usage",
     "bill",
     "clean",
@@ -133,6 +135,7 @@ __all__ = [
 _PLACES = {
     "run": "client.inference",
     "Result": "client.result",
+    "TensorResult": "client.tensors",
     "Progress": "client.job",
     "serial": "model.serial",
     "open_model": "model.sources",
