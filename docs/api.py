@@ -46,7 +46,7 @@ COMMANDS = {
     "doctor": "doctor",
 }
 GROUPS = {
-    "Running a model": "run, Result, Progress, serial",
+    "Running a model": "run, Result, TensorResult, Progress, serial",
     "Models and inputs": "open_model, import_model, radixnet, save_model, describe_model, Model, Layer, Csr, open_inputs",
     "ONNX models": "open_graph, save_graph, describe_graph, Graph, graph_stages, GraphStage",
     "Partitions": "make_partition, Partition, ExchangePlan, estimate_partition, Estimate",
