@@ -20,9 +20,10 @@ from google.oauth2.credentials import Credentials
 
 from fsd_core.driver import Code, Resources
 from fsd_core.providers import http_invoke
+from fsd_core.providers.outline import sized
 from fsd_gcp.clients import SCOPE, Session, default, token_request
 from fsd_gcp.errors import classify
-from fsd_gcp.limits import functions
+from fsd_gcp.limits import FUNCTIONS
 from fsd_gcp.variables import RESOURCES
 
 __all__ = ["GcpInvoker", "IdTokens"]
@@ -72,7 +73,7 @@ class GcpInvoker(http_invoke.HttpInvoker):
 
     def __init__(self, resources: Resources) -> None:
         names = resources.names
-        limits = functions(int(names["concurrency"]), int(names["memory_mb"]), float(names["timeout_s"]))
+        limits = sized(FUNCTIONS, names["concurrency"], names["memory_mb"], names["timeout_s"])
         self._tokens = IdTokens(names["url"], names["service_account"])
         super().__init__(names["url"], self._tokens.headers, limits, classify, code_of=_code_of)
 
