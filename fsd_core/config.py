@@ -22,7 +22,7 @@ from fsd_core.common.home import expanded
 from fsd_core.common.textfile import read_text
 from fsd_core.errors import InputError
 from fsd_core.partition import AUTO, Parallel, parallel
-from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
+from fsd_core.protocol.runconfig import CHANNELS, ENGINES, OBJECTIVES
 from fsd_core.providers.app_name import APP_NAME
 from fsd_core.providers.registry import installed
 
@@ -86,6 +86,16 @@ class Settings:
     branching: int = key(integer(1), default=4, help="Largest number of functions that one function starts, after the first 128.")
     partition: str = key(_METHOD, default="hypergraph", help="How the rows of the model are divided among the workers.")
     objective: str = key(choice(*OBJECTIVES), default="cost", help="cost saves requests; latency saves time.")
+    engine: str = key(
+        choice("auto", *ENGINES),
+        default="auto",
+        help="What computes an ONNX model: rows takes chains of layers, onnx any model; auto means rows where it can.",
+    )
+    batch_axis: str = key(
+        choice("auto", "0", "none"),
+        default="auto",
+        help="Of an ONNX model: none if axis 0 of its inputs is not for samples, 0 if it has to be.",
+    )
     batch_size: int | None = key(
         integer(1),
         default=None,
@@ -112,7 +122,11 @@ class Settings:
         default=None,
         help="Delay every request as a table of latencies says: its name, or a .toml file of your own, for instance aws,seed=1.",
     )
-    output: str | None = key(PATH, default=None, help="Write the final activations to this .npz: a scipy CSR matrix, samples by neurons.")
+    output: str | None = key(
+        PATH,
+        default=None,
+        help="Write the output to this .npz: a scipy CSR matrix, samples by neurons; of the engine onnx, an array for each output.",
+    )
     truth: str | None = key(
         PATH,
         default=None,

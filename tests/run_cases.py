@@ -94,7 +94,7 @@ def emulators_secrets() -> list[str]:
 class RunCases:
     """What every cloud's runs do. The last case takes the app's queues away, so the cases of a file come before these.
 
-    A subclass says how a dead function's end is told, and deletes the queue of rank 1 in every slot.
+    A subclass says how a function's death is reported, and deletes the queue of rank 1 in every slot.
     """
 
     died: ClassVar[str]

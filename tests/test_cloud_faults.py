@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.emulator, pytest.mark.timeout(300)]
 MODEL, INPUTS = radixnet(1024, 6), open_inputs("random:40:0.4:1", 1024)
 RIGHT = serial(MODEL, INPUTS)
 APP, WORKERS, SLOTS = "faulty", 3, 4
-# By provider: where its emulator is told the functions' flags, and what their warm parent imports.
+# By provider: the variable for the functions' flags, and what their warm parent imports.
 FLAGS = {
     "aws": ("functions", LambdaOptions.preload),
     "gcp": ("functions", CloudRunOptions.preload),

@@ -288,7 +288,7 @@ def test_what_a_killed_function_said_is_kept(start: Callable[..., Result], home:
 def test_each_launch_of_a_worker_that_does_not_start_is_told(
     start: Callable[..., Result], home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By whoever launches it: here the client."""
+    """By the process that launches it: here the client."""
     caplog.set_level(logging.INFO, "fsd_core")
     with pytest.raises(RunFailed, match="did not start") as caught:
         start({"rank": 1, "at": "claim", "start_s": 0.5})

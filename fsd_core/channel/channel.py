@@ -152,6 +152,25 @@ class Sending:
             _, left = wait(left, return_when=FIRST_COMPLETED)
 
 
+@attrs.define(eq=False)
+class Begun:
+    """Requests that send the same payloads and that no thread waits for: the first one ends at ``until``, on the monotonic clock.
+
+    A wait ends earlier if ``stop`` is set.
+    """
+
+    until: float
+    stop: threading.Event
+
+    def ended(self) -> bool:
+        """Whether the first request has ended."""
+        return time.monotonic() >= self.until
+
+    def wait(self) -> None:
+        """Wait until the first request has ended."""
+        self.stop.wait(max(0.0, self.until - time.monotonic()))
+
+
 class Channel(abc.ABC):
     """Moves payloads between the ranks of one run: in each step at most one from each source to each target.
 
@@ -175,7 +194,7 @@ class Channel(abc.ABC):
         self._heeded: set[str] = set()  # the nonces of the news that this rank has acted on
         self._heed_lock = threading.Lock()
         self.mailbox = Mailbox(config.expected, self.retry.stop.set)  # if the run fails, requests that wait for a retry end too
-        self._sending: list[Sending] = []
+        self._sending: list[Sending | Begun] = []
         self._sends_lock = threading.Lock()
         self._step_began = time.monotonic()
 
@@ -276,7 +295,7 @@ class Channel(abc.ABC):
         """Run ``task``, which sends payloads, in a thread of the pool. If it fails, `receive` or `finish` raises its error."""
         self.track(Sending([self.pool.submit(task)]))
 
-    def track(self, sending: Sending) -> None:
+    def track(self, sending: Sending | Begun) -> None:
         """Make `receive` or `finish` raise the error of ``sending`` if it fails. Thread-safe."""
         with self._sends_lock:
             self._sending.append(sending)

@@ -119,7 +119,7 @@ def split(payload: bytes, size: int) -> list[bytes]:
 def fill(sizes: Sequence[int], count: int, total: int) -> list[list[int]]:
     """Distribute entries over batches of at most ``count`` entries and ``total`` bytes. ``sizes`` are the entries' sizes in bytes.
 
-    Returns a list for each batch: the indices of its entries. An entry larger than ``total`` gets a batch of its own. The method is
+    Returns a list for each batch: the indices of its entries. An entry larger than ``total`` gets its own batch. The method is
     first-fit decreasing: it makes at most 11/9 x M + 1 batches, where M is the smallest possible number (Johnson 1973).
     """
     batches: list[list[int]] = []

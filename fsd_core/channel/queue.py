@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fsd_core.channel.channel import POLL_S, Channel, ChannelConfig, Sending, StallLimit, Superseded, describe, explain
+from fsd_core.channel.channel import POLL_S, Begun, Channel, ChannelConfig, Sending, StallLimit, Superseded, describe, explain
 from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, pack, split, unpack
 from fsd_core.channel.kept import Sent
 from fsd_core.channel.mailbox import Duplicate, Inconsistent, Unexpected
@@ -26,6 +26,7 @@ from fsd_core.common.crew import each
 from fsd_core.driver import Code, Delivery, Message, MessageDriver, Rejected
 from fsd_core.errors import FsdError, RunFailed
 from fsd_core.storage.retry import Retry
+from fsd_core.wrappers.around import Begins
 
 __all__ = ["QueueChannel", "linger_s"]
 
@@ -74,6 +75,7 @@ class QueueChannel(Channel):
         limits = driver.limits
         self.piece_bytes = piece_bytes(limits)
         self._open = open_receiver(limits, self.eager)  # True: the threads receive all the time
+        self._begins = driver if self.eager and isinstance(driver, Begins) else None
         self._copies = ThreadPoolExecutor(COPIES, thread_name_prefix="copy") if self.eager else None
         receives = open_receives(limits, self.eager)
         self._receive_messages = limits.receive_messages if receives == 1 else min(limits.receive_messages, RECEIVE_MESSAGES)
@@ -100,12 +102,13 @@ class QueueChannel(Channel):
     def send(self, step: int, payloads: Iterable[tuple[int, bytes]]) -> None:
         """Start to send ``payloads``, pairs of (target rank, payload). Returns before they are sent."""
         waiting: list[Message] = []
+        begun: list[tuple[list[Message], Begun]] = []
         for target, payload in payloads:
             waiting += self.outgoing(Sent(target, step, Kind.PAYLOAD, payload))
             if self.eager:
-                self.publish_soon(waiting)
+                begun += self._publish_first(waiting)
                 waiting = []
-        self.publish_soon(waiting)
+        self._publish_second(begun + self._publish_first(waiting))
 
     def outgoing(self, sent: Sent) -> list[Message]:
         """Keep what is sent. Returns its messages: none if the target has it already, from an earlier incarnation of this rank."""
@@ -145,13 +148,39 @@ class QueueChannel(Channel):
 
     def publish_soon(self, messages: Sequence[Message]) -> None:
         """Start to publish ``messages``. If this fails, `receive` or `finish` raises its error. Thread-safe."""
+        self._publish_second(self._publish_first(messages))
+
+    def _publish_first(self, messages: Sequence[Message]) -> list[tuple[list[Message], Begun]]:
+        """Start to publish ``messages``. Returns the batches of which this thread has sent a first copy and should send a second one."""
+        found: list[tuple[list[Message], Begun]] = []
         for batch in self.batches(messages):
-            if self._copies is None or copies(sum(len(message.body) for message in batch), self.driver.limits) == 1:
+            twice = self._copies is not None and copies(sum(len(message.body) for message in batch), self.driver.limits) > 1
+            if (until := self._begin(batch)) is not None:
+                begun = Begun(until, self.retry.stop)
+                self.track(begun)
+                found += [(batch, begun)] * twice
+                continue
+            if self._copies is None or not twice:
                 self.submit(partial(self.publish, batch))
                 continue
             sent = threading.Event()
             tasks = [pool.submit(self._publish_copy, batch, sent) for pool in (self.pool, self._copies)]
             self.track(Sending(tasks, sent))
+        return found
+
+    def _publish_second(self, begun: Iterable[tuple[list[Message], Begun]]) -> None:
+        """Publish batches again. If this fails, the first copy is on its way all the same."""
+        for batch, first in begun:
+            if (until := self._begin(batch)) is not None:
+                first.until = min(first.until, until)
+
+    def _begin(self, batch: list[Message]) -> float | None:
+        """Publish a batch in this thread, if the driver can do so without a wait, and return when the request ends; else `None`."""
+        if self._begins is None:
+            return None
+        with suppress(Exception):  # of any class: a publish in another thread then has the error, and repeats what can be repeated
+            return self._begins.begin(batch)
+        return None
 
     def _publish_copy(self, batch: list[Message], sent: threading.Event) -> None:
         """Publish a batch that another thread publishes too. Makes no request once ``sent`` is set, or the channel is closed."""

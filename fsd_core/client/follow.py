@@ -72,7 +72,7 @@ class Follower:
         Raises what the thread found: `RunFailed` if a worker or the platform reported a failure, or if the store was removed; or the error
         of ``progress``. Also raises `RunFailed` if the time is past the deadline.
         """
-        since, least_s = time.monotonic(), max(FIRST_POLL_S, self._store.driver.limits.poll_s)
+        since, min_s = time.monotonic(), max(FIRST_POLL_S, self._store.driver.limits.poll_s)
         while not look():
             now = time.monotonic()
             if now - since > limit_s:
@@ -80,7 +80,7 @@ class Follower:
             if time.time() > self._deadline + GRACE_S:
                 reason = f"the run did not end within its time limit of {self._timeout_s:g} s: its outputs or records are not complete"
                 raise RunFailed(Code.DEADLINE, reason)
-            self._failed.wait(min(LAST_POLL_S, max(least_s, (now - self._began) / POLLS_LATE)))
+            self._failed.wait(min(LAST_POLL_S, max(min_s, (now - self._began) / POLLS_LATE)))
             if self._error is not None:
                 raise self._error
         return True

@@ -21,6 +21,7 @@ from fsd_core.common import arguments, interrupt
 from fsd_core.common.fields import suggestion
 from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, InputError, RunFailed
+from fsd_core.graph import Graph
 from fsd_core.latency import Latency
 from fsd_core.partition import Partition, parallel
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
@@ -28,7 +29,6 @@ from fsd_core.storage.retry import OUTAGE_S
 from fsd_core.wrappers.faults import Faults
 
 if TYPE_CHECKING:
-    from fsd_core.graph import Graph
     from fsd_core.model import Model
 
 __all__ = ["check_options", "run"]
@@ -147,11 +147,13 @@ def run(
     chosen, provisioner = place(provider, app, settings)
     opened = open_run(model, inputs, engine, batch_axis)
     work: Work
-    if opened.graph is not None:
-        work = stages_work(opened.graph, opened.inputs, *sizes, batch_size)
+    if isinstance(opened.model, Graph):
+        work = stages_work(opened.model, opened.inputs, *sizes, batch_size)
     else:
         partitioned = partial(_partitioned, report)
-        work = rows_work(opened.network, opened.inputs, shape, batch_size, partition, seed, folder, partitioned)
+        work = rows_work(opened.model, opened.inputs, shape, batch_size, partition, seed, folder, partitioned)
+    if wrong is not None:
+        wrong.check(work.parallel.workers)
     job = Job(
         work=work,
         provider=chosen,

@@ -43,7 +43,7 @@ class Result:
     """What a run computed, its times and its counts. The fields have the names and meanings of ``fsd run --json``.
 
     - ``run``: the id of the run, 16 hexadecimal digits.
-    - ``output``: the final activations, scipy CSR float32 (samples, outputs of the model).
+    - ``output``: the final activations, scipy CSR float32 (samples, outputs of the model). `TensorResult` has named arrays instead.
     - ``samples``, ``neurons``, ``layers``, ``workers``, ``branching``: numbers. ``neurons``: of the largest layer.
     - ``provider``, ``channel``, ``partition``: where and how it ran. ``channel`` is never auto.
     - ``parallel``: ``data``, the replicas; ``pipeline``, the stages of a replica; ``tensor``, the workers of a stage.
@@ -95,6 +95,11 @@ class Result:
     def left_out(self) -> str:
         """A line for people about `missing_ranks`; empty if no rank is missing."""
         return left_out(self.missing_ranks)
+
+    @property
+    def network(self) -> str:
+        """The size of the model, for people."""
+        return f"{self.layers} layers of up to {self.neurons} neurons"
 
     @property
     def output_nonzero_samples(self) -> int:
@@ -235,7 +240,7 @@ def check_rank(record: Any, where: str = "") -> None:
 def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
     """Write the record of a run below ``home``: the result without its output, and what is needed to repeat it. A failure is a warning.
 
-    ``about``: objective, seed, faults, batches, model (its digest), note, and began (seconds since 1970).
+    ``about``: engine, objective, seed, faults, batches, model (its digest), note, and began (seconds since 1970).
     """
     file = home / "runs" / f"{result.run}.json"
     aside = file.with_suffix(".new")

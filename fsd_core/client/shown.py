@@ -41,7 +41,7 @@ def tables(result: Result, truth: Mapping[str, int] | None = None) -> list[tuple
     meter, seconds = result.meter, result.seconds
     answer = [
         ("samples", f"{result.samples}"),
-        ("network", f"{result.layers} layers of up to {result.neurons} neurons"),
+        ("network", result.network),
         (
             "workers",
             f"{result.workers} on {result.provider}{f', emulated at {result.stand_in}' if result.stand_in else ''}"

@@ -100,7 +100,8 @@ def make_plan(
     - ``deadline``: seconds that 95 % of the runs may take, from a cold start. ``budget``: USD of a run.
     - ``per_day``: runs a day; the plan then also says from how many a server that always runs is cheaper.
     - ``settings``: the tables of ``fsd.toml`` by provider, for instance ``{"aws": {"concurrency": 10}}``.
-    - ``latency``: the table of latencies of all providers, a name or a path. Default: each provider's own; the local provider has none.
+    - ``latency``: the table of latencies of all providers, a name or a path. Default: the table that `measure` made of each provider, else
+      the one that comes with the provider; none comes with the local provider.
     - ``progress``: called with the number of ways that are priced and of all ways.
 
     Returns a `Plan`. Raises `InputError` if an argument is wrong; if no split makes the model fit into functions (the line says how much
@@ -173,8 +174,8 @@ def _place(name: str, settings: Mapping[str, object], latency: str | os.PathLike
     table: Table | None = None
     if latency is not None:
         table = tables.load(os.fspath(arguments.folder_or_name("latency", latency, "the name or the path of a table of latencies")))
-    elif name in tables.names():
-        table = tables.load(name)
+    else:
+        table = tables.find(name, str(settings.get("region") or ""))
     tariff: Tariff | None = None
     if (priced := default_tariff(name)) is not None:
         tariff = load_tariff(priced)

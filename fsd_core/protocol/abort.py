@@ -86,8 +86,13 @@ def report_exit(
     fields = json.loads(payload)
     if "probe" in fields:
         return True
+    resources = resources or provider.attach(str(fields["app"]))
+    if "measure" in fields:  # its client alone waits for it
+        with closing(provider.objects(resources)) as objects:
+            store = Store(objects, Retry(time.time() + REPORT_S, Meter()))
+            end_run(store, RunKeys(str(fields["run"])), RunFailed(Code.UNAVAILABLE, f"the function that measures: {reason}"), None)
+        return True
     launch = LaunchPayload.unpack(fields)
-    resources = resources or provider.attach(launch.app)
     keys = RunKeys(launch.run)
     retry = Retry(min(launch.deadline, time.time() + REPORT_S), Meter())
     with closing(provider.objects(resources)) as objects:
