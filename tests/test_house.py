@@ -20,7 +20,22 @@ ROOT = Path(__file__).parents[1]
 # The rooms and the modules at the root of fsd_core, in order: each imports only what stands above it.
 ROOMS = (
     *("driver", "errors", "common", "storage", "latency", "wrappers", "graph", "model", "partition", "kernel", "codec"),
-    *("channel", "protocol", "worker", "providers", "versions", "cost", "plan", "client", "config", "machine", "demo", "report", "cli"),
+    *(
+        "channel",
+        "protocol",
+        "worker",
+        "providers",
+        "versions",
+        "cost",
+        "plan",
+        "client",
+        "measuring",
+        "config",
+        "machine",
+        "demo",
+        "report",
+        "cli",
+    ),
 )
 CORE = Path(fsd_core.__file__).parent
 STAND_INS = ROOT / "conformance_tests" / "fsd_conformance"

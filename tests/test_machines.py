@@ -1,6 +1,6 @@
 """Machines that are no developer's laptop: no home, odd file systems, few descriptors, little memory, another locale.
 
-Each is a run of the command in a process of its own, which works or ends with one line that says what to set.
+Each is a run of the command in a new process, which works or ends with one line that says what to set.
 """
 
 from __future__ import annotations

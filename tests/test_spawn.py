@@ -1,4 +1,4 @@
-"""Who learns that a function died, by `InvokeLimits.failures`: its host, whoever asks a queue, or only the process that launched it."""
+"""How a function's death is learned, by `InvokeLimits.failures`: from its host, from a queue, or only by the process that launched it."""
 
 from __future__ import annotations
 

@@ -256,9 +256,9 @@ def reason(choice: Candidate, candidates: Sequence[Candidate], objective: str) -
         other = min(split, key=lambda each: key_of(objective, each))
         next_one = f"the next best split, {shape_words(other.parallel)}, takes {_figures(other)}"
         return f"One function is best here: it takes {_figures(choice)}; {next_one}."
-    what = {"cost": "the cheapest", "latency": "the fastest", "balanced": "the least product of time and money"}[objective]
+    what = {"cost": "the cheapest", "latency": "the fastest", "balanced": "the one with the smallest product of time and money"}[objective]
     what = "the fastest" if _free(candidates) else what
-    said = f"{shape_words(choice.parallel).capitalize()} is {what} of what is possible, with {_figures(choice)}"
+    said = f"{shape_words(choice.parallel).capitalize()} is {what} of the possible ways, with {_figures(choice)}"
     one = [each for each in candidates if each.parallel.workers == 1 and each.provider == choice.provider]
     if one:
         single = min(one, key=lambda each: (not each.feasible, each.memory_mb))

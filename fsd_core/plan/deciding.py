@@ -48,12 +48,14 @@ def decide(
     ``inputs``: scipy CSR (samples, inputs) float32. ``latency``: what the run asks for; `None`: the provider's own, of this machine those
     of its processes and files. The memory of a function is that of the settings. Raises `InputError` if nothing is possible.
     """
-    shape, channel = given.shape, given.channel
+    shape = given.split if isinstance(given.split, Parallel) else None
+    channel = given.channel
     if shape is not None and (channel is not None or shape.workers == 1):
         return Decision(shape, channel or UNKNOWN)
     if outline_of(provider, settings) is None:
         why = f"provider {provider} does not say its limits, so nothing can be predicted"
-        return Decision(shape or Parallel(tensor=given.workers or UNKNOWN_WORKERS), channel or UNKNOWN, why)
+        workers = given.split if isinstance(given.split, int) else UNKNOWN_WORKERS
+        return Decision(shape or Parallel(tensor=workers), channel or UNKNOWN, why)
     where = place(provider, settings, latency.scaled() if latency else None)
     memory = where.outline.functions.memory_bytes
     given = attrs.evolve(given, memory_mb=None if memory is None else memory >> 20)

@@ -14,7 +14,7 @@ __all__ = ["Begun", "collected", "launched", "prepared"]
 Array = NDArray[np.float64]
 ROOTS = 128  # ranks that the client starts itself: `fsd_core.client.job.ROOTS`
 UPLOADS = 8  # at once: `fsd_core.client.stage.UPLOADS`
-BEGIN_S = 0.02  # core seconds from the begin of a function to its claim, beside its requests
+BEGIN_S = 0.02  # core seconds from the start of a function to its claim, beside its requests
 FORK_S = 0.05  # until a function begins where no table says it: a process of this machine
 FIRST_POLL_S, LAST_POLL_S, POLLS_LATE = 0.02, 1.0, 25  # of the client: `fsd_core.client.follow`
 

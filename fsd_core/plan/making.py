@@ -98,12 +98,13 @@ def make_plan(
     - ``deadline``: seconds that 95 % of the runs may take, from a cold start. ``budget``: USD of a run.
     - ``per_day``: runs a day; the plan then also says from how many a server that always runs is cheaper.
     - ``settings``: the tables of ``fsd.toml`` by provider, for instance ``{"aws": {"concurrency": 10}}``.
-    - ``latency``: the table of latencies of all providers, a name or a path. Default: each provider's own; this machine has none.
+    - ``latency``: the table of latencies of all providers, a name or a path. Default: the table that `measure` made of each provider, else
+      the one that comes with the provider; for the local provider, what this machine takes by itself.
     - ``home``: the folder below which plans are kept, so that the same call is fast the next time. Default: ``$FSD_HOME``, else ``~/.fsd``.
-    - ``progress``: called with the ways that are priced and their number.
+    - ``progress``: called with the number of ways that are priced and of all ways.
 
-    Returns a `Plan`. Raises `InputError` if an argument is wrong, if the model fits no function however it is split (by how much, and the
-    smallest number of workers that fits), or if nothing meets the deadline and the budget (what comes nearest).
+    Returns a `Plan`. Raises `InputError` if an argument is wrong; if no split makes the model fit into functions (the line says how much
+    memory is missing); or if no way meets the deadline and the budget (the line names the nearest way).
     """
     objective = arguments.one_of("objective", objective, OBJECTIVES)
     limit_s = None if deadline is None else arguments.seconds("deadline", deadline)
@@ -164,7 +165,7 @@ def nothing(model: Model, candidates: Sequence[Candidate], wishes: Wishes) -> st
         large = [each for each in candidates if each.needs_bytes]
         if not large:
             quota = "; ".join(dict.fromkeys(each.why for each in candidates))
-            return f"{model.name}: no way to run it is possible: {quota}"
+            return f"{model.name}: there is no possible way to run it: {quota}"
         least = min(large, key=lambda each: each.needs_bytes)
         most = max(each.memory_mb for each in candidates) << 20
         workers = -(-least.needs_bytes * least.parallel.workers // most)
@@ -186,8 +187,8 @@ def nothing(model: Model, candidates: Sequence[Candidate], wishes: Wishes) -> st
         best = f"costs {near.prediction.usd or 0:.3g} USD"
         words.append(f"budget {wishes.budget:g}: the cheapest way, {shape_words(near.parallel)} on {near.provider}, {best}")
     if not words:
-        return f"{model.name}: no way to run it is possible: {simulated[0].why}"
-    return f"{'; '.join(words)}: expected a limit that one way meets"
+        return f"{model.name}: there is no possible way to run it: {simulated[0].why}"
+    return f"{'; '.join(words)}: expected limits that at least one way meets"
 
 
 def _servers(ways: Priced, places: Sequence[Place], cold: Sequence[Candidate], runs: float) -> list[dict[str, Any]]:

@@ -71,7 +71,7 @@ def place(name: str, settings: Mapping[str, object], latency: str | os.PathLike[
         table = latency
     elif latency is not None:
         table = tables.load(os.fspath(arguments.folder_or_name("latency", latency, "the name or the path of a table of latencies")))
-    elif name in tables.names():
-        table = tables.load(name)
+    else:
+        table = tables.find(name, str(settings.get("region") or "")) or table
     priced = default_tariff(name)
     return Place(provider=name, outline=outline, table=table, tariff=load_tariff(priced) if priced else None, crowded=crowded)

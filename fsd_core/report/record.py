@@ -39,6 +39,7 @@ class _Record:
     version: int = key(integer(RECORD_VERSION, RECORD_VERSION))
     run: str = key(RUN)
     began: str = key(LINE)
+    engine: str = key(LINE, default="rows")
     provider: str = key(LINE)
     stand_in: str | None = key(nullable(LINE))
     channel: str = key(LINE)
@@ -67,6 +68,7 @@ class _Record:
     latency: Mapping[str, Any] | None = key(nullable(table()), default=None)
     reason: str = key(text(empty=True), default="")
     missing_ranks: list[int] = key(listed(integer(0)), default=attrs.Factory(list))
+    recovered: list[Mapping[str, Any]] = key(listed(table()), default=attrs.Factory(list))  # as `Result.recovered`
 
 
 _Seconds = attrs.make_class(
