@@ -273,7 +273,7 @@ def test_a_run_from_the_zip(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
         assert made.names["code"] == package.recipe(made.names["runtime"]).digest
         assert made.names["package"].endswith("MB unzipped")
         result = run(
-            model, open_inputs(inputs, 1024), provider=cloud, settings=settings, workers=2, app="zipped", timeout=400, home=tmp_path
+            model, open_inputs(inputs, 1024), provider=cloud, settings=settings, tensor_parallel=2, app="zipped", timeout=400, home=tmp_path
         )
         expected = serial(model, open_inputs(inputs, 1024))
         np.testing.assert_allclose(result.output.toarray(), expected.toarray(), rtol=1e-4, atol=1e-5)

@@ -61,8 +61,8 @@ LAUNCHER_ROOTS = 240
 class Progress:
     """How far a run is: ``done`` of ``total`` steps of a phase.
 
-    ``phase``: partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Other functions than `run`
-    document their own phases. ``total``: 0 if it is not known. ``text``: what the phase works on.
+    ``phase``: plan, partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Other functions than
+    `run` document their own phases. ``total``: 0 if it is not known. ``text``: what the phase works on; of plan, what was chosen and why.
     """
 
     phase: str
@@ -79,6 +79,7 @@ class Job:
     provider: Provider
     stand_in: str | None  # an emulator's host and port
     channel: str
+    reason: str  # why the planner chose this split or channel; empty if the caller gave both
     branching: int
     objective: str
     faults: str | None
@@ -365,6 +366,7 @@ class _Run:
             provider=job.provider.name,
             stand_in=job.stand_in,
             channel=job.channel,
+            reason=job.reason,
             partition=work.label,
             latency=job.latency.about() if job.latency else None,
             seconds={"total": answer.at - job.began, "stage": answer.stage_s} | seconds | {"cleanup": cleanup_s},

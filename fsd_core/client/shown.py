@@ -48,6 +48,7 @@ def tables(result: Result, truth: Mapping[str, int] | None = None) -> list[tuple
             + (f", {result.channel} channel, {result.partition} partition" if result.workers > 1 else ""),
         ),
         ("split", _split(result)),
+        *([("chosen", result.reason)] if result.reason else ()),
         *([("latency", in_words(result.latency))] if result.latency else ()),
         ("nonzero samples", f"{result.output_nonzero_samples}"),
     ]
