@@ -12,7 +12,7 @@ from fsd_core.client.tensors import ONLY, Tensors, open_tensors
 from fsd_core.common import arguments
 from fsd_core.common.home import expanded
 from fsd_core.errors import InputError
-from fsd_core.graph import BATCH_AXES, Graph, is_graph, open_graph
+from fsd_core.graph import BATCH_AXES, Graph, input_names, is_graph, open_graph
 from fsd_core.model.inputs import open_samples
 from fsd_core.protocol.runconfig import ENGINES
 
@@ -77,6 +77,17 @@ def _graph(model: Any, tensors: Tensors | None, batch_axis: str) -> Graph:
     try:
         return open_graph(model, None, batch_axis)
     except InputError:
-        if tensors is None or ONLY in tensors or not all(0 not in array.shape for array in tensors.values()):
+        if tensors is None or os.path.isdir(model):
             raise
-    return open_graph(model, {name: array.shape for name, array in tensors.items()}, batch_axis)
+        names = input_names(model) if ONLY in tensors else list(tensors)
+        if len(names) != len(tensors):
+            raise
+    shapes = {}
+    for name, array in zip(names, tensors.values(), strict=True):
+        if not array.size:
+            raise InputError(f"{model}: input {name!r} of shape {array.shape} is empty: expected at least one value")
+        shapes[name] = array.shape
+    try:
+        return open_graph(model, shapes, batch_axis)
+    except InputError as error:
+        raise InputError(str(error).replace("--shape ", "the given input ")) from error

@@ -134,7 +134,7 @@ class TensorResult(Result):
     @property
     def network(self) -> str:
         """The size of the model, for people."""
-        return f"{self.layers} stages of whole nodes, tensors of up to {self.neurons} values"
+        return f"{self.layers} stage{'s' * (self.layers > 1)} of whole nodes, tensors of up to {self.neurons} values"
 
     @property
     def output_nonzero_samples(self) -> int:
