@@ -21,6 +21,7 @@ PAGE = Path(__file__).with_name("api.md")
 COMMANDS = {
     "run": "run",
     "plan": "make_plan, write_plan",
+    "measure": "measure, write_measurement",
     "compare": "compare, write_comparison",
     "report": "write_report",
     "runs": "past_runs",
@@ -50,6 +51,7 @@ GROUPS = {
     "ONNX models": "open_graph, save_graph, describe_graph, Graph, graph_stages, GraphStage",
     "Partitions": "make_partition, Partition, ExchangePlan, estimate_partition, Estimate",
     "Plans": "make_plan, Plan, Candidate, Prediction, write_plan",
+    "Measurements": "measure, Measurement, write_measurement",
     "Comparisons and reports": "compare, Comparison, write_comparison, write_report, Report",
     "Past runs": "past_runs, PastRun, read_log, RunLog",
     "Money": "bill, Bill, Usage, load_tariff, tariff_names, Tariff",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fsd_core.machine.emulators import emulator, emulator_states, start_emulators, stop_emulators
     from fsd_core.machine.skeleton import new_provider
     from fsd_core.machine.suite import conformance
+    from fsd_core.measuring.making import Measurement, measure
     from fsd_core.model.challenge import radixnet
     from fsd_core.model.inputs import open_inputs
     from fsd_core.model.layer import Csr, Layer, Model
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from fsd_core.plan.predict import Prediction
     from fsd_core.report.compare import Comparison
     from fsd_core.report.comparing import compare
+    from fsd_core.report.measured import write_measurement
     from fsd_core.report.past import PastRun, past_runs
     from fsd_core.report.planned import write_plan
     from fsd_core.report.writing import Report, write_comparison, write_report
@@ -72,6 +74,7 @@ __all__ = [
     "GraphStage",
     "InputError",
     "Layer",
+    "Measurement",
     "Model",
     "Partition",
     "PastRun",
@@ -105,6 +108,7 @@ __all__ = [
     "load_tariff",
     "make_partition",
     "make_plan",
+    "measure",
     "new_provider",
     "open_graph",
     "open_inputs",
@@ -122,6 +126,7 @@ __all__ = [
     "stop_emulators",
     "tariff_names",
     "write_comparison",
+    "write_measurement",
     "write_plan",
     "write_report",
 ]
@@ -158,6 +163,9 @@ _PLACES = {
     "Candidate": "plan.choose",
     "Prediction": "plan.predict",
     "write_plan": "report.planned",
+    "measure": "measuring.making",
+    "Measurement": "measuring.making",
+    "write_measurement": "report.measured",
     "compare": "report.comparing",
     "Comparison": "report.compare",
     "write_comparison": "report.writing",

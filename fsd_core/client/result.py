@@ -57,6 +57,9 @@ class Result:
     - ``meter``: counts of requests and messages, and bytes, of all workers and the client.
     - ``meter_layers``: the part of ``meter`` that the workers requested in the layers.
     - ``memory``: bytes of the worker that needs most: ``peak_bytes_max``, ``predicted_bytes_max``, and ``limit_bytes`` if there is a limit.
+    - ``reason``: why the planner chose this split or channel, in one sentence; empty if the caller gave both.
+    - ``recovered``: the ranks that were lost, in the order of their deaths: ``rank``, ``layer`` (the last one that it began; `None` if
+      unknown), ``seconds`` (from the report of the death until the next function of the rank reached this layer), ``reason``.
     - ``ranks``: the record of each worker, by rank, without those in `missing_ranks`.
 
     Two results are equal only if they are the same object. A notebook shows a result as tables.
@@ -82,6 +85,8 @@ class Result:
     memory: dict[str, int]
     ranks: list[dict[str, Any]] = attrs.field(repr=False)
     latency: dict[str, Any] | None = None
+    reason: str = ""
+    recovered: list[dict[str, Any]] = attrs.field(factory=list)
 
     @property
     def missing_ranks(self) -> list[int]:
@@ -107,7 +112,7 @@ class Result:
         """All fields except the output and the ranks' records, as values that JSON can hold."""
         names = ("samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples")
         split = ("parallel", "micro_batches", "seconds_sum")
-        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "latency", "missing_ranks")
+        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "latency", "reason", "missing_ranks", "recovered")
         return {name: getattr(self, name) for name in (*names, *split, *more)}
 
     def bill(self, tariff: Tariff | str | os.PathLike[str] | None = None, *, free: bool = False) -> Bill:
@@ -222,6 +227,8 @@ class _RankRecord:
     meter: Mapping[str, int] = key(table())
     meter_layers: Mapping[str, int] = key(table())
     timeline: Mapping[str, Any] = key(table())
+    incarnation: int = key(integer(0), default=0)
+    behind_s: float = key(number(), default=0.0)
 
 
 def check_rank(record: Any, where: str = "") -> None:

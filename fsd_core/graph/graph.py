@@ -54,7 +54,7 @@ class Graph:
 
     @property
     def outputs(self) -> list[Input]:
-        """Name, dtype and shape of each output, as far as they are known from the file."""
+        """Name, dtype and shape of each output; a shape is `None` if the file does not have it."""
         found = []
         for each in self.model.graph.output:
             tensor = each.type.tensor_type
