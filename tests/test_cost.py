@@ -232,7 +232,7 @@ def test_lines_add_up_and_free_tiers_only_lower(usage: Usage, name: str) -> None
 
 @given(seconds=st.floats(0, 1e5), step=st.sampled_from([1, 100, 250]), least=st.sampled_from([0, 1, 1000]))
 def test_a_function_is_billed_its_time_and_at_most_a_step_more(seconds: float, step: float, least: float) -> None:
-    got = attrs.evolve(tariff_of("local").function, step_ms=step, least_ms=least, init=True).seconds(Usage({}, ((seconds, 0.0),)))
+    got = attrs.evolve(tariff_of("local").function, step_ms=step, min_ms=least, init=True).seconds(Usage({}, ((seconds, 0.0),)))
     assert seconds - 1e-6 <= got
     assert got <= max(seconds + step / 1000, least / 1000) + 1e-6
 
@@ -292,7 +292,7 @@ WRONG = [
     ('counts = ["invocations"]', '', "counts: expected either counts"),
     ('counts = ["object_gets"]', 'counts = ["object_puts"]', "no price counts object_gets"),
     ('step_ms = 1', 'step_ms = 0', "[function] step_ms = 0: expected a number of at least 1e-09"),
-    ('least_ms = 1', '', "[function] least_ms: is missing"),
+    ('min_ms = 1', '', "[function] min_ms: is missing"),
     ('init = true', 'init = 1', "[function] init = 1: expected true or false"),
     ('init = true', 'init = true\nsizes_mb = [2, 1]', "sizes_mb = [2, 1]: expected a list of numbers above 0, ascending"),
     ('init = true', 'init = true\nvcpus = [[2, 1], [1, 1]]', "vcpus = [[2, 1], [1, 1]]: expected a list of pairs"),
