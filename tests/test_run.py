@@ -93,7 +93,7 @@ def nothing_left(store: Store, pids: list[int]) -> None:
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     model=networks(),
     data=st.integers(1, 3),
