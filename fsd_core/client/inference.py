@@ -149,6 +149,7 @@ def run(
         partition_label=label,
         wanted_batches=wanted,
         stage_s=costs.stage_work_s(parts.starts, parts.tensor) if costs else 0.0,
+        live=costs.live if costs else None,
         provider=chosen,
         stand_in=chosen.stand_in(),
         channel="hybrid" if channel == "auto" else channel,

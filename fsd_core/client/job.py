@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 from fsd_core.client import collect, history, stage
 from fsd_core.client.cleanup import Cleanup
@@ -26,10 +27,10 @@ from fsd_core.errors import DriverError, FsdError, RunFailed
 from fsd_core.latency import Latency
 from fsd_core.partition import ExchangePlan, Parallel, Partition
 from fsd_core.plan.batches import cut
+from fsd_core.plan.memory import layer_sizes
 from fsd_core.protocol.abort import report_failure
 from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.protocol.runconfig import VERSION, RunConfig
-from fsd_core.protocol.shard import layer_sizes
 from fsd_core.protocol.spawn import LaunchPayload, Spawner, start_limit_s
 from fsd_core.storage import slots
 from fsd_core.storage.keys import RunKeys, new_run
@@ -85,6 +86,7 @@ class Job:
     partition_label: str
     wanted_batches: int  # micro-batches of a replica, if the caller gives no batch size
     stage_s: float  # estimated seconds in which the largest of several stages computes a micro-batch
+    live: NDArray[np.float64] | None  # the share of the samples that are live before each layer, if a sample was computed
     provider: Provider
     stand_in: str | None  # an emulator's host and port
     channel: str
@@ -154,7 +156,7 @@ class _Run:
         self.store = Store(wrappers.objects(objects), self.retry)
         self.undelayed = Store(MeteredObjects(objects, self.meter), self.retry)  # for the clean-up, whose time is not the run's
         self.plan = ExchangePlan(job.model, job.partition)
-        parts = [layer_sizes(job.model, job.partition, self.plan, rank) for rank in range(job.partition.workers)]
+        parts = layer_sizes(job.model, job.partition, self.plan, job.live)
         samples, limits = job.samples.shape[0], invoker.limits
         self.batches = cut(parts, samples, job.batch_size, job.parallel, job.wanted_batches, limits, job.provider.name)
         self.started = self.deadline = 0.0  # of the run's own time, in seconds since 1970: it begins with the launch
@@ -290,7 +292,8 @@ class _Run:
             branching=job.branching,
             layers=len(job.model.layers),
             batches=self.batches.samples,
-            keep=self.batches.keep,
+            keep=[rank.keep for rank in self.batches.ranks],
+            ahead=[rank.ahead for rank in self.batches.ranks],
             shards=content.shards.names,
             inputs=content.by_batch,
             last=np.unique(job.partition.owners[-1]).tolist(),

@@ -17,10 +17,10 @@ from fsd_core.partition import Parallel
 from fsd_core.plan.counts import fixed
 from fsd_core.plan.facts import Facts
 from fsd_core.plan.launching import BEGIN_S, Begun, collected, launched, prepared
+from fsd_core.plan.memory import predicted
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.simulate import Cpu, Simulation
 from fsd_core.plan.traffic import Split
-from fsd_core.protocol.shard import predicted_bytes, stored_bytes, weight_bytes
 from fsd_core.providers.outline import Outline
 from fsd_core.storage.meter import FIELDS
 from fsd_core.worker.progress import INTERVAL_S, REPORTS
@@ -164,7 +164,7 @@ def predict(
         parts={name: float(parts[name].mean()) for name in PARTS},
         meter=meter,
         bytes_by_rank=_bytes_by_rank(facts, split),
-        memory_by_rank=np.array([_memory(sizes, max(split.batches), keep, outline) for sizes in split.sizes]),
+        memory_by_rank=np.array([predicted(sizes, max(split.batches), outline.functions, keep=keep).bytes for sizes in split.sizes], float),
         usd=usd,
         usd_by_service=by_service,
         error=facts.error,
@@ -224,12 +224,6 @@ def _bytes_by_rank(facts: Facts, split: Split) -> NDArray[np.float64]:
         np.add.at(found, step.sources, payloads)
         np.add.at(found, step.targets, payloads)
     return found
-
-
-def _memory(sizes: Sequence[Any], samples: int, keep: bool, outline: Outline) -> float:
-    """The bytes of one rank, as `fsd_core.plan.batches.cut` estimates them."""
-    held = weight_bytes(sizes) if keep else stored_bytes(sizes)
-    return float(outline.functions.process_bytes + held + predicted_bytes(sizes, samples))
 
 
 def _bill(

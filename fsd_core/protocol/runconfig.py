@@ -15,7 +15,7 @@ from fsd_core.errors import InputError, RunFailed
 
 __all__ = ["CHANNELS", "OBJECTIVES", "VERSION", "RunConfig"]
 
-VERSION = 4
+VERSION = 5
 CHANNELS = ("queue", "object", "hybrid")  # the channels that can carry activations
 OBJECTIVES = ("cost", "latency")  # the quantity that a run minimises
 
@@ -34,7 +34,8 @@ class RunConfig:
     branching: int = key(integer(1))
     layers: int = key(integer(1))
     batches: list[int] = key(listed(integer(1), filled=True))  # samples of each batch
-    keep: bool = key(boolean())  # a worker holds its shard in memory between batches, else it reads the shard again for each batch
+    keep: list[bool] = key(listed(boolean(), filled=True))  # by part: it keeps its weights for all batches, else reads them for each batch
+    ahead: list[int] = key(listed(integer(0), filled=True))  # by part: requests for later layers that are under way while it computes
     shards: list[str] = key(listed(text(), filled=True))  # key of the shard, by part: the number of a rank in its replica
     inputs: list[list[str | None]] = key(listed(listed(nullable(text()), filled=True), filled=True))  # key of the inputs, by batch and part
     last: list[int] = key(listed(integer(0), filled=True))  # the parts that own rows of the last layer, ascending

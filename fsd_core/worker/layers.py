@@ -80,7 +80,7 @@ class LayerLoop:
                 self.layer = layer.number
                 self.note(layer.number)
             if first.number == 1 and staged is not None:
-                block = _input(*staged, first, samples)
+                block, staged = _input(*staged, first, samples), None
             self.watch.enter("other")
             self._raise_if_over(first)
             block = self._layers(some, block if first.number == before + 1 else nothing, batch * (layers - 1) + first.number - 2)
@@ -88,6 +88,7 @@ class LayerLoop:
             if self.progress is not None:
                 self.progress.report(batch // self.config.data * layers + before)
             self.watch.enter("load")
+            del some, first, layer  # the next layers are read now: the memory may not hold these beside them
         if self.channel is not None and self.config.pipeline > 1:  # another stage may take as long from one send to the next
             self.channel.stall_limit.step_ended(time.monotonic() - began)
         return block
@@ -171,14 +172,18 @@ class LayerLoop:
 def _stretches(groups: Iterator[list[LayerShard]]) -> Iterator[list[LayerShard]]:
     """Join layers to stretches that are computed together: only the first layer of a stretch sends or receives."""
     for layers in groups:
-        some = layers[:1]
-        for layer in layers[1:]:
-            alone = layer.sends or layer.receives or not layer.rows or layer.number != some[-1].number + 1
-            if alone or not some[0].rows or len(some) == STRETCH:
-                yield some
-                some = []
-            some.append(layer)
-        yield some
+        while layers:
+            count = next((at for at in range(1, len(layers)) if _begins(layers, at)), len(layers))
+            yield layers[:count]
+            layers = layers[count:]
+
+
+def _begins(layers: Sequence[LayerShard], at: int) -> bool:
+    """Whether a stretch ends before the layer at this place, if it began with the first one."""
+    layer = layers[at]
+    return bool(
+        layer.sends or layer.receives or not layer.rows or layer.number != layers[at - 1].number + 1 or not layers[0].rows or at == STRETCH
+    )
 
 
 def _input(key: str, data: bytes, layer: LayerShard, samples: int) -> Block:

@@ -90,6 +90,7 @@ class Worker:
         self.config: RunConfig | None = None
         self.channel: Channel | None = None
         self.loop: LayerLoop | None = None
+        self.first: Future[bytes] | None = None  # the staged input of the first batch, if this rank needs it
 
     def run(self) -> int:
         """Do the work of the rank. Returns and raises the same as `fsd_core.worker.handle`."""
@@ -158,14 +159,16 @@ class Worker:
         self.watch.enter("load")
         # The first input and the queues' driver come while the head of the shard is read.
         staged = config.inputs[config.batches_of(self.rank)[0]][self.rank % config.parts] if config.batches_of(self.rank) else None
-        first = self.pool.submit(read_staged, self.store, staged) if staged else None
+        self.first = self.pool.submit(read_staged, self.store, staged) if staged else None
         messages = self.pool.submit(self._messages, config) if config.queued else None
-        shard = ShardReader(config.shards[self.rank % config.parts], partial(read_staged, self.store), self.pool, keep=config.keep)
+        part = self.rank % config.parts
+        keep, ahead = config.keep[part], config.ahead[part]
+        shard = ShardReader(config.shards[part], partial(read_staged, self.store), self.pool, keep=keep, ahead=ahead)
         if config.workers > 1:
             self.channel = self._open_channel(config, shard, messages.result() if messages else None)
             self.background.connect(self.channel)
         log.info("loads %d layers over the %s channel, %d workers", config.layers, config.channel, config.workers)
-        layers_meter = self._compute(config, shard, first)
+        layers_meter = self._compute(config, shard)
         if self.channel is not None:
             self._gather(self.channel, config, shard)
         self.watch.enter("other")
@@ -229,11 +232,8 @@ class Worker:
     def _identity(self, workers: int, deadline: float) -> RankIdentity:
         return RankIdentity(self.launch.run, self.launch.epoch, self.rank, workers, deadline)
 
-    def _compute(self, config: RunConfig, shard: ShardReader, first: Future[bytes] | None) -> dict[str, int]:
-        """Take this rank's batches through its layers and write the outputs. Returns what the meter counted in the layers.
-
-        ``first``: the staged input of the first batch, if this rank needs it.
-        """
+    def _compute(self, config: RunConfig, shard: ShardReader) -> dict[str, int]:
+        """Take this rank's batches through its layers and write the outputs. Returns what the meter counted in the layers."""
         batches = config.batches_of(self.rank)
         reports = self.rank == config.last[0]  # of the last stage of the first replica: what it has done is done
         progress = Progress(self.store, self.keys, self.pool, config.layers * len(batches)) if reports else None
@@ -250,8 +250,9 @@ class Worker:
             watch=self.watch,
             progress=progress,
             note=self._note_layer,
-            ahead=first,
+            ahead=self.first,
         )
+        self.first = None  # the loop forgets it too, once it is decoded
         before = self.meter.snapshot()
         outputs = {batch: encode(loop.run(batch)) for batch in batches}
         if self.channel is not None:
