@@ -80,9 +80,9 @@ fsd_core.write_comparison(fsd_core.compare(model, samples, ["local"], workers=[2
 
 - A wrong argument raises `InputError` before anything starts; its message is one line with the value and what was expected. No function
   changes what you pass. Numbers may be of Python or numpy, a path may be a text or a `Path`.
-- To interrupt a cell stops the workers of its run, removes its objects and gives its slot back, within 2 s. This also holds where the cell
-  runs in an event loop, as notebooks do it.
-- Nothing else than `import fsd_core` is loaded before a name is first used. All names have types.
+- Interrupting a cell stops the workers of its run, removes its objects and gives its slot back, within 2 s, also in a notebook, which runs
+  cells in an event loop.
+- `import fsd_core` is fast: it loads a module when one of its names is first used. All names have types.
 - `python docs/api.py` (`make api`) makes this page from the signatures and docstrings.
 """
 

@@ -79,7 +79,9 @@ class Settings:
     data_parallel: int | None = key(_COUNT, default=None, help="Replicas of the model: each computes some of the micro-batches.")
     pipeline_parallel: int | None = key(_COUNT, default=None, help="Stages of a replica: each has some of the layers.")
     tensor_parallel: int | None = key(
-        _COUNT, default=None, help="Workers of a stage: each has some of the rows of every layer (default: what the other two leave)."
+        _COUNT,
+        default=None,
+        help="Workers of a stage: each has some of the rows of every layer (default: workers / the other two).",
     )
     branching: int = key(integer(1), default=4, help="Largest number of functions that one function starts, after the first 128.")
     partition: str = key(_METHOD, default="hypergraph", help="How the rows of the model are divided among the workers.")
@@ -98,7 +100,12 @@ class Settings:
     seed: int = key(integer(0), default=0, help="Seed of all random choices. A second command with the same seed makes the same choices.")
     app: str = key(APP_NAME, default="fsd", help="Name of the app: the names of all its resources start with it.")
     emulator: str | None = key(_EMULATOR, default=None, help="Use an emulator of the cloud on this machine instead of the cloud.")
-    faults: str | None = key(text(), default=None, help="Inject faults into every service, for instance duplicate=.1,delay=50ms,seed=1.")
+    faults: str | None = key(
+        text(),
+        default=None,
+        help="Inject faults: into every service, for instance duplicate=.1,delay=50ms,seed=1, or into workers: kill=RANK@LAYER, "
+        "hang=RANK@LAYER, slow=RANK:FACTOR, several with + (kill=3@70+5@90).",
+    )
     latency: str | None = key(
         text(metavar="TABLE[,seed=N][,scale=X]"),
         default=None,
@@ -111,8 +118,8 @@ class Settings:
         help="Check the result: a file with the numbers, from 1, of the samples that end with a nonzero activation.",
     )
     expect: str | None = key(PATH, default=None, help="Check the result: an .npz or .npy with the values that are expected.")
-    rtol: float = key(number(0), default=1e-4, help="Of --expect: how far a value may be off, in shares of the expected value.")
-    atol: float = key(number(0), default=1e-5, help="Of --expect: how far a value may be off besides that.")
+    rtol: float = key(number(0), default=1e-4, help="Largest accepted difference from --expect, as a share of the expected value.")
+    atol: float = key(number(0), default=1e-5, help="Largest accepted difference from --expect, in addition to that of --rtol.")
     tariff: str | None = key(
         text(metavar="NAME"),
         default=None,

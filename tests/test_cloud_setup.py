@@ -134,7 +134,7 @@ AWS["AWS_SHARED_CREDENTIALS_FILE"] = "/dev/null"
         (
             "azure",
             {**NO_AZURE, "AZURE_TOKEN_CREDENTIALS": "AzureCliCredential"},
-            "no Azure credentials are found that work: run 'az login'",
+            "no Azure credentials work: run 'az login'",
         ),
         ("azure", {}, r"no Azure subscription is set: \[azure\] subscription in fsd.toml"),
         ("gcp", {**NO_GOOGLE, **PROJECT}, "no Google Cloud credentials are found: run 'gcloud auth application-default login'"),

@@ -121,7 +121,7 @@ class QueueChannel(Channel):
                 continue
             sent = threading.Event()
             tasks = [pool.submit(self._publish_copy, batch, sent) for pool in (self.pool, self._copies)]
-            self.track(Sending(tasks))
+            self.track(Sending(tasks, sent))
 
     def _publish_copy(self, batch: list[Message], sent: threading.Event) -> None:
         """Publish a batch that another thread publishes too. Makes no request once ``sent`` is set, or the channel is closed."""

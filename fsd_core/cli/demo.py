@@ -64,7 +64,7 @@ def _report(screen: Screen, found: Demo, seed: int) -> None:
         more = {"accuracy": found.accuracy, "density": density}
         facts = [
             ("network", f"{layers} layers, {model.nonzeros} weights: {density:.1%} of a dense network's"),
-            ("accuracy", f"{found.accuracy:.2%} of {found.inputs.shape[0]} digits that training never saw"),
+            ("accuracy", f"{found.accuracy:.2%} of {found.inputs.shape[0]} digits that were not used in training"),
         ]
         images = found.folder.with_suffix(".npz")
         write_output(images, found.inputs)

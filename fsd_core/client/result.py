@@ -48,12 +48,12 @@ class Result:
     - ``provider``, ``channel``, ``partition``: where and how it ran. ``channel`` is never auto.
     - ``parallel``: ``data``, the replicas; ``pipeline``, the stages of a replica; ``tensor``, the workers of a stage.
     - ``micro_batches``: how many there were, for all replicas together.
-    - ``seconds_sum``: the sums over workers of launch; load, compute, send, exchange and other, each without the time in which a worker was
-      ready to go on but had no processor; starved, which is this time; function, the sum of these six; and init.
+    - ``seconds_sum``: sums over workers: launch, load, compute, send, exchange, other, starved and init; and function, the sum of the six
+      from load to starved. A worker is starved while it is ready to go on but has no processor; no other sum has this time.
     - ``stand_in``: host and port of the emulator; `None` if the run was on the cloud itself.
-    - ``latency``: table and seed of the latencies that the run had on top of its services'; `None`: none.
-    - ``seconds``: total, until the output was complete; of it stage; the maxima over ranks of launch, load, compute, exchange; and cleanup,
-      which came after it: the client fetched the records, removed the run's objects and gave its slot back.
+    - ``latency``: table and seed of the latencies that the run simulated; `None`: none.
+    - ``seconds``: total, until the output was complete; stage, a part of it; the maxima over ranks of launch, load, compute and exchange;
+      and cleanup, the time after the total, in which the client fetched the records, removed the run's objects and gave its slot back.
     - ``meter``: counts of requests and messages, and bytes, of all workers and the client.
     - ``meter_layers``: the part of ``meter`` that the workers requested in the layers.
     - ``memory``: bytes of the worker that needs most: ``peak_bytes_max``, ``predicted_bytes_max``, and ``limit_bytes`` if there is a limit.
@@ -124,10 +124,10 @@ class Result:
         write_output(arguments.path("output", path), self.output)
 
     def check(self, truth: Any) -> dict[str, int]:
-        """Compare the samples that end with a nonzero activation with those that are expected to.
+        """Compare the samples that end with a nonzero activation with the expected ones.
 
-        ``truth``: the numbers of these samples, counted from 1, as whole numbers (numbers,); or the path of a file with one number in each
-        line. Returns four counts: ``expected``; ``matched``, the expected samples that end nonzero; ``missing``, those that do not;
+        ``truth``: the numbers of the expected samples, counted from 1, as whole numbers (numbers,); or the path of a file with one number
+        in each line. Returns four counts: ``expected``; ``matched``, the expected samples that end nonzero; ``missing``, those that do not;
         ``extra``, other samples that end nonzero. Raises `InputError` on a number outside 1 to `samples`.
         """
         if isinstance(truth, str | os.PathLike):
@@ -137,8 +137,8 @@ class Result:
     def check_values(self, expected: Any, rtol: float = 1e-4, atol: float = 1e-5) -> dict[str, float]:
         """Compare the output with the values that are expected.
 
-        ``expected``: a matrix (samples, neurons) as `run` takes its inputs; or the path of an .npz or .npy with one. A value differs if it
-        is off by more than ``atol`` + ``rtol`` x the size of the expected value. Returns ``values``, the number of all values;
+        ``expected``: a matrix (samples, neurons) as `run` takes its inputs; or the path of an .npz or .npy with one. A value differs if its
+        difference is larger than ``atol`` + ``rtol`` x the absolute expected value. Returns ``values``, the number of all values;
         ``differing``, of those that differ; and ``largest``, the largest absolute difference. Raises `InputError` for another shape.
         """
         rtol, atol = (arguments.number(name, value, "a number of at least 0", lambda found: found >= 0) for name, value in

@@ -34,7 +34,7 @@ class Demo:
     - ``result``, ``model``: of the run. ``inputs``: scipy CSR float32 (samples, inputs of the model).
     - ``max_difference``: the largest absolute difference of an activation. ``tolerance``: the largest one that `check` accepts.
     - ``same``: whether the difference is within the tolerance and the same samples end nonzero.
-    - ``accuracy``: the share of digits, from 0 to 1, that are recognised; of digits that training never saw. `None` with a RadiX-Net.
+    - ``accuracy``: the share of digits, from 0 to 1, that the network recognises; training used other digits. `None` with a RadiX-Net.
     - ``folder``: the folder of the trained model. `None` with a RadiX-Net.
     """
 

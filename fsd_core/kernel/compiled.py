@@ -8,6 +8,7 @@ their instruction for a fused multiply-add; this takes longer than numpy, so ``a
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -100,7 +101,7 @@ def _processors() -> int:
 
 def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
     """A new float32 array without content that starts at a cache line: a vector that crosses two lines takes twice as long to load."""
-    size = 4 * int(np.prod(shape))
+    size = 4 * math.prod(shape)
     raw = np.empty(size + LINE_BYTES, np.uint8)
     start = -raw.ctypes.data % LINE_BYTES
     return raw[start : start + size].view(np.float32).reshape(shape)

@@ -20,18 +20,18 @@ __all__ = ["VERBS", "Link", "Row", "Table", "load", "names"]
 VERBS = {
     "publish": "the request that sends one message",
     "publish_batch": "the request that sends several messages; without this table it takes as long as publish",
-    "deliver": "from the begin of the publish until a receive that waits returns the message",
+    "deliver": "from the start of the publish until a receive that waits returns the message",
     "publish_direct": "the request that sends messages straight to a queue; without this table it takes as long as publish",
-    "deliver_direct": "from the begin of that request until a receive that waits returns the message; without this table like deliver",
+    "deliver_direct": "from the start of that request until a receive that waits returns the message; without this table, as deliver",
     "receive": "the request that returns messages which are there",
     "ack": "the request that acknowledges messages",
     "put": "the request that writes an object, or deletes objects",
     "get": "the request that reads an object",
     "list": "the request that lists keys",
-    "connect": "a new connection: what the first request over it takes longer",
+    "connect": "a new connection: the extra time of the first request over it",
     "invoke": "the request that starts a function",
-    "start_cold": "from the begin of that request until the code of a new instance runs",
-    "start_warm": "from the begin of that request until the code of an idle instance runs",
+    "start_cold": "from the start of that request until the code of a new instance runs",
+    "start_warm": "from the start of that request until the code of an idle instance runs",
 }
 LONGEST = 10.0  # the longest draw is this many times p99_ms, unless a row has max_ms: the point that one request in a million reaches
 _FOLDER = "latency"  # of a provider's package

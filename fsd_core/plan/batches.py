@@ -16,7 +16,7 @@ from fsd_core.plan.memory import LayerSizes, RankMemory, fitting, predicted
 if TYPE_CHECKING:
     from fsd_core.model import Model
 
-__all__ = ["MARGIN", "Batches", "cut", "plan_batches", "sizes"]
+__all__ = ["MARGIN", "Batches", "cut", "least_bytes", "plan_batches", "sizes"]
 
 
 MARGIN = 1.15  # a function gets so many times the memory that is predicted: benchmarks/memory.py measures how exact that is
@@ -121,6 +121,11 @@ def cut(
     return Batches(found, [rank for rank in chosen if rank is not None])
 
 
+def least_bytes(parts: list[list[LayerSizes]], limits: InvokeLimits) -> int:
+    """The smallest memory of a function that can run the largest of these parts: with one sample, layer by layer."""
+    return max(int(MARGIN * predicted(layers, 1, limits, keep=False, ahead=0).bytes) for layers in parts)
+
+
 def _reads_again(ranks: Sequence[RankMemory | None]) -> bool:
     """Whether a rank reads its weights for each micro-batch, though they are not larger than its memory."""
     return any(rank is None or not (rank.keep or rank.streams) for rank in ranks)
@@ -129,18 +134,18 @@ def _reads_again(ranks: Sequence[RankMemory | None]) -> bool:
 def _too_little(parts: list[list[LayerSizes]], limits: InvokeLimits, parallel: Parallel, provider: str) -> str:
     """The error line for a model of which a function cannot hold one layer with one sample."""
 
-    def needs(layers: Sequence[LayerSizes]) -> int:
-        return -(-int(MARGIN * predicted(layers, 1, limits, keep=False, ahead=0).bytes) // (1 << 20))
+    def needs(layer: LayerSizes) -> int:
+        return -(-least_bytes([[layer]], limits) // (1 << 20))
 
-    worst = max((each for layers in parts for each in layers), key=lambda each: needs([each]))
-    memory, needed, idle = (limits.memory_bytes or 0) >> 20, needs([worst]), int(MARGIN * limits.process_bytes) >> 20
+    worst = max((each for layers in parts for each in layers), key=needs)
+    memory, needed, idle = (limits.memory_bytes or 0) >> 20, needs(worst), int(MARGIN * limits.process_bytes) >> 20
     line = f"[{provider}] memory_mb = {memory}: layer {worst.number} needs {needed} MB in one of {len(parts)} workers, with one sample"
     line += f" and without the other layers, which is {needed - memory} MB too much: expected at least {needed}"
     if idle >= memory:
         return f"{line}; more workers do not help, because a worker needs {idle} MB before it loads anything"
     widest = max(each.rows for layers in parts for each in layers) * parallel.tensor
     more = range(parallel.tensor + 1, widest + 1)
-    fits = next((ranks for ranks in more if needs([_share(worst, parallel.tensor / ranks)]) <= memory), None)
+    fits = next((ranks for ranks in more if needs(_share(worst, parallel.tensor / ranks)) <= memory), None)
     return f"{line}, or tensor_parallel {fits} ({fits} workers)" if fits else f"{line}; more workers do not help"
 
 

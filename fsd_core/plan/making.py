@@ -18,8 +18,9 @@ from fsd_core.errors import InputError
 from fsd_core.latency import Table
 from fsd_core.model import Model, open_model
 from fsd_core.model.inputs import open_samples
-from fsd_core.plan.choose import OBJECTIVES, Candidate, Place, Wishes, choose, compare, front, key_of, reason, shape_words
+from fsd_core.plan.choose import OBJECTIVES, Candidate, Wishes, choose, compare, front, key_of, reason, shape_words
 from fsd_core.plan.facts import Facts, learn
+from fsd_core.plan.ways import Place
 from fsd_core.providers import registry
 from fsd_core.providers.outline import Outline
 
@@ -99,11 +100,11 @@ def make_plan(
     - ``deadline``: seconds that 95 % of the runs may take, from a cold start. ``budget``: USD of a run.
     - ``per_day``: runs a day; the plan then also says from how many a server that always runs is cheaper.
     - ``settings``: the tables of ``fsd.toml`` by provider, for instance ``{"aws": {"concurrency": 10}}``.
-    - ``latency``: the table of latencies of all providers, a name or a path. Default: each provider's own; this machine has none.
-    - ``progress``: called with the ways that are priced and their number.
+    - ``latency``: the table of latencies of all providers, a name or a path. Default: each provider's own; the local provider has none.
+    - ``progress``: called with the number of ways that are priced and of all ways.
 
-    Returns a `Plan`. Raises `InputError` if an argument is wrong, if the model fits no function however it is split (by how much, and the
-    smallest number of workers that fits), or if nothing meets the deadline and the budget (what comes nearest).
+    Returns a `Plan`. Raises `InputError` if an argument is wrong; if no split makes the model fit into functions (the line says how much
+    memory is missing); or if no way meets the deadline and the budget (the line names the nearest way).
     """
     objective = arguments.one_of("objective", objective, OBJECTIVES)
     limit_s = None if deadline is None else arguments.seconds("deadline", deadline)
@@ -187,7 +188,7 @@ def _nothing(model: Model, candidates: Sequence[Candidate], wishes: Wishes) -> s
         large = [each for each in candidates if each.needs_bytes]
         if not large:
             quota = "; ".join(dict.fromkeys(each.why for each in candidates))
-            return f"{model.name}: no way to run it is possible: {quota}"
+            return f"{model.name}: there is no possible way to run it: {quota}"
         least = min(large, key=lambda each: each.needs_bytes)
         most = max(each.memory_mb for each in candidates) << 20
         workers = -(-least.needs_bytes * least.parallel.workers // most)
@@ -209,8 +210,8 @@ def _nothing(model: Model, candidates: Sequence[Candidate], wishes: Wishes) -> s
         best = f"costs {near.prediction.usd or 0:.3g} USD"
         words.append(f"budget {wishes.budget:g}: the cheapest way, {shape_words(near.parallel)} on {near.provider}, {best}")
     if not words:
-        return f"{model.name}: no way to run it is possible: {simulated[0].why}"
-    return f"{'; '.join(words)}: expected a limit that one way meets"
+        return f"{model.name}: there is no possible way to run it: {simulated[0].why}"
+    return f"{'; '.join(words)}: expected limits that at least one way meets"
 
 
 def _servers(facts: Facts, places: Sequence[Place], cold: Sequence[Candidate], runs: float) -> list[dict[str, Any]]:

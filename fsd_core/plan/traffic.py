@@ -81,17 +81,32 @@ class Split:
 
     @cached_property
     def sizes(self) -> list[list[LayerSizes]]:
-        """What each rank has of each layer in which it owns rows: for the prediction of its memory."""
+        """What each rank has of each layer in which it owns rows: for the prediction of its memory.
+
+        In an estimate, the ranks of a stage have the same, so each stage has one list: that of the rank which receives most.
+        """
         ranks = self.parallel.parts
         away = np.zeros((len(self.rows), ranks))
         for step in self.steps:
             np.add.at(away[step.layer - 1], step.targets, step.rows)
+        if not self.exact:
+            return self._by_stage(away.reshape(len(away), -1, self.parallel.tensor).max(axis=2))
         found: list[list[LayerSizes]] = [[] for _ in range(ranks)]
         for layer, (rows, nonzeros) in enumerate(zip(self.rows, self.nonzeros, strict=True)):
             held = self.inputs if layer == 0 else self.rows[layer - 1]
             for rank in np.flatnonzero(rows):
                 here = (rows[rank], held[rank], away[layer, rank], nonzeros[rank])
                 found[rank].append(LayerSizes(*(int(np.ceil(each)) for each in here)))
+        return found
+
+    def _by_stage(self, away: NDArray[np.float64]) -> list[list[LayerSizes]]:
+        """What the first rank of each stage has. ``away``: (layers, stages) rows that it receives."""
+        found = []
+        for stage, (first, last) in enumerate(self.stages):
+            rank, own = stage * self.parallel.tensor, slice(first, last)
+            held = np.concatenate([[self.inputs[rank] if first == 0 else 0.0], self.rows[own, rank][:-1]])
+            table = np.ceil([self.rows[own, rank], held, away[own, stage], self.nonzeros[own, rank]]).astype(int)
+            found.append([LayerSizes(*column) for column in table.T.tolist()])
         return found
 
 

@@ -13,10 +13,11 @@ from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
 
-__all__ = ["CHANNELS", "OBJECTIVES", "VERSION", "RunConfig"]
+__all__ = ["CHANNELS", "ENGINES", "OBJECTIVES", "VERSION", "RunConfig"]
 
 VERSION = 5
 CHANNELS = ("queue", "object", "hybrid")  # the channels that can carry activations
+ENGINES = ("rows", "onnx")  # what can compute a part of a model
 OBJECTIVES = ("cost", "latency")  # the quantity that a run minimises
 
 
@@ -26,6 +27,7 @@ class RunConfig:
 
     version: int = key(integer(1))
     run: str = key(text())
+    engine: str = key(choice(*ENGINES))
     channel: str = key(choice(*CHANNELS))
     workers: int = key(integer(1))
     data: int = key(integer(1))  # replicas; replica d has the ranks from d x `parts` on
@@ -34,7 +36,9 @@ class RunConfig:
     branching: int = key(integer(1))
     layers: int = key(integer(1))
     batches: list[int] = key(listed(integer(1), filled=True))  # samples of each batch
-    keep: list[bool] = key(listed(boolean(), filled=True))  # by part: it keeps its weights for all batches, else reads them for each batch
+    # By part. rows: a worker keeps its weights for all batches, else it reads them again for each batch; onnx: a worker holds its weights a
+    # second time, in a form that multiplies faster.
+    keep: list[bool] = key(listed(boolean(), filled=True))
     ahead: list[int] = key(listed(integer(0), filled=True))  # by part: requests for later layers that are under way while it computes
     shards: list[str] = key(listed(text(), filled=True))  # key of the shard, by part: the number of a rank in its replica
     inputs: list[list[str | None]] = key(listed(listed(nullable(text()), filled=True), filled=True))  # key of the inputs, by batch and part
@@ -60,6 +64,10 @@ class RunConfig:
     def stage(self, rank: int) -> int:
         """The stage of a rank, from 0."""
         return rank % self.parts * self.pipeline // self.parts
+
+    def step(self, batch: int, layer: int) -> int:
+        """The number of the exchange before a layer (from 1) of a batch (from 0). It is meaningless for the first layer, which has none."""
+        return batch * (self.layers - 1) + layer - 2
 
     def targets(self, rank: int) -> list[int]:
         """The ranks to which a rank may send activations: the others of its stage, and those of the next stage of its replica."""

@@ -82,7 +82,7 @@ def probe_function(provider: Provider, resources: Resources, requests: Requests,
             code = launch.poll() if launch else None
             reason = f" ({code.value})" if code else reason
             if time.time() >= deadline:
-                text = f"app {resources.app!r}: the function was started and did not end well{reason}: {where} shows why"
+                text = f"app {resources.app!r}: the function was started and failed{reason}: {where} shows why"
                 raise DriverError(Code.UNAVAILABLE, text) if requests.left() else requests.late(text)
             if launch is None or code or time.time() - launched >= _AGAIN_S:
                 launch, launched = requests.repeat("launch of the function", lambda: invoker.invoke(WORKER, payload)), time.time()

@@ -121,7 +121,7 @@ class Comparison:
         return f"<table><caption>Median of each</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
     def to_json(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """The comparison as values that JSON can hold."""
         where = {name: {"emulator": each.emulator, "tariff": each.tariff, "error": each.error} for name, each in self.providers.items()}
         return {"about": dict(self.about), "providers": where, "cells": [self._cell(cell) for cell in self.cells]}
 
@@ -228,15 +228,15 @@ def _agree(case: Case, output: csr_matrix, outputs: dict[int, tuple[Case, csr_ma
     if case.workers in outputs:
         first, expected = outputs[case.workers]
         same = output.shape == expected.shape and output.dtype == expected.dtype and _equal(output, expected)
-        rule = "not equal bit for bit"
+        rule = "are not equal bit for bit"
     elif outputs:
         first, expected = next(iter(outputs.values()))
         same = output.shape == expected.shape and (_equal(output, expected) or _close(output, expected))
-        rule = f"further apart than float32 sums in different orders (rtol {RTOL:g}, atol {ATOL:g})"
+        rule = f"differ by more than float32 sums in different orders may (rtol {RTOL:g}, atol {ATOL:g})"
     else:
         same, first, rule = True, case, ""
     if not same:
-        raise CheckFailed(f"outputs differ, so nothing is compared: the outputs of ({case}) and ({first}) are {rule}")
+        raise CheckFailed(f"outputs differ, so nothing is compared: the outputs of ({case}) and ({first}) {rule}")
     outputs.setdefault(case.workers, (case, output))
 
 

@@ -61,7 +61,7 @@ def compare(
     - ``repeat``: the number of measured runs of each combination.
     - ``emulator``: use an emulator of each cloud, which is started if none runs, instead of the cloud.
     - ``settings``: the providers' own settings, by provider.
-    - ``note``: texts by name for the page and the answer, before all others.
+    - ``note``: texts by name, which the page and the answer show first.
     - ``progress``: called with a `Progress` of phase partition, emulator or compare.
     - ``options``: other arguments of `run`, for instance ``batch_size``, ``seed`` or ``app``.
 

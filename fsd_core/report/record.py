@@ -39,6 +39,7 @@ class _Record:
     version: int = key(integer(RECORD_VERSION, RECORD_VERSION))
     run: str = key(RUN)
     began: str = key(LINE)
+    engine: str = key(LINE, default="rows")
     provider: str = key(LINE)
     stand_in: str | None = key(nullable(LINE))
     channel: str = key(LINE)

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 import attrs
 
 from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, RankIdentity
-from fsd_core.codec import encode
 from fsd_core.common.logs import Journal, masked, set_level
 from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import Starved, Stopwatch
@@ -23,7 +23,6 @@ from fsd_core.errors import RunFailed
 from fsd_core.protocol.abort import abort_peers, report_failure
 from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.protocol.runconfig import RunConfig
-from fsd_core.protocol.shard import ShardReader
 from fsd_core.protocol.spawn import LaunchPayload, Spawner
 from fsd_core.storage import slots
 from fsd_core.storage.keys import RunKeys
@@ -32,10 +31,14 @@ from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 from fsd_core.worker import failing, lines, record
 from fsd_core.worker.background import Background
-from fsd_core.worker.layers import LayerLoop, read_staged
+from fsd_core.worker.engines import engine
+from fsd_core.worker.loop import Loop, Part, read_staged
 from fsd_core.worker.progress import Progress
 from fsd_core.wrappers.around import Connects
 from fsd_core.wrappers.run import RunWrappers
+
+if TYPE_CHECKING:
+    from fsd_core.worker.mishaps import Mishaps
 
 __all__ = ["Worker"]
 
@@ -89,8 +92,9 @@ class Worker:
         self.claim = b""  # content of this worker's claim
         self.config: RunConfig | None = None
         self.channel: Channel | None = None
-        self.loop: LayerLoop | None = None
+        self.loop: Loop | None = None
         self.first: Future[bytes] | None = None  # the staged input of the first batch, if this rank needs it
+        self.mishaps: Mishaps | None = None
 
     def run(self) -> int:
         """Do the work of the rank. Returns and raises the same as `fsd_core.worker.handle`."""
@@ -144,6 +148,10 @@ class Worker:
             from fsd_core.wrappers.faults import Faults
 
             faults = Faults.parse(config.faults)
+            if faults.kill or faults.hang or faults.slow:
+                from fsd_core.worker.mishaps import Mishaps
+
+                self.mishaps = Mishaps(faults, self.rank, 0, self.watch, self._over)
         if config.latency:
             from fsd_core.latency import Latency
 
@@ -161,14 +169,14 @@ class Worker:
         staged = config.inputs[config.batches_of(self.rank)[0]][self.rank % config.parts] if config.batches_of(self.rank) else None
         self.first = self.pool.submit(read_staged, self.store, staged) if staged else None
         messages = self.pool.submit(self._messages, config) if config.queued else None
-        part = self.rank % config.parts
-        keep, ahead = config.keep[part], config.ahead[part]
-        shard = ShardReader(config.shards[part], partial(read_staged, self.store), self.pool, keep=keep, ahead=ahead)
+        loop, part = engine(config.engine), self.rank % config.parts
+        read = partial(read_staged, self.store)
+        shard = loop.open(config.shards[part], read, self.pool, keep=config.keep[part], ahead=config.ahead[part])
         if config.workers > 1:
             self.channel = self._open_channel(config, shard, messages.result() if messages else None)
             self.background.connect(self.channel)
         log.info("loads %d layers over the %s channel, %d workers", config.layers, config.channel, config.workers)
-        layers_meter = self._compute(config, shard)
+        layers_meter = self._compute(config, loop, shard)
         if self.channel is not None:
             self._gather(self.channel, config, shard)
         self.watch.enter("other")
@@ -210,14 +218,14 @@ class Worker:
             threading.Thread(target=connect, args=(rank,), name="connect", daemon=True).start()  # not in the pool, which loads
         return messages
 
-    def _open_channel(self, config: RunConfig, shard: ShardReader, messages: MessageDriver | None) -> Channel:
+    def _open_channel(self, config: RunConfig, shard: Part, messages: MessageDriver | None) -> Channel:
         """The run's channel. It knows from the shard which ranks send to this rank in which step."""
-        base, exchanges = self.rank - self.rank % config.parts, config.layers - 1
+        base = self.rank - self.rank % config.parts
         expected: dict[int, list[int]] = {}
         for batch in config.batches_of(self.rank):
             for number, sources in zip(shard.numbers, shard.sources, strict=True):
                 if sources:
-                    expected[batch * exchanges + number - 2] = [base + source for source in sources]
+                    expected[config.step(batch, number)] = [base + source for source in sources]
         expected[_last_step(config)] = [rank for rank in _writers(config) if rank] if self.rank == 0 else []
         me = self._identity(config.workers, self.launch.deadline)
         start_s = config.start_s * (1 + config.stage(self.rank))  # the stages before this one load and compute first
@@ -232,12 +240,12 @@ class Worker:
     def _identity(self, workers: int, deadline: float) -> RankIdentity:
         return RankIdentity(self.launch.run, self.launch.epoch, self.rank, workers, deadline)
 
-    def _compute(self, config: RunConfig, shard: ShardReader) -> dict[str, int]:
+    def _compute(self, config: RunConfig, made: type[Loop], shard: Part) -> dict[str, int]:
         """Take this rank's batches through its layers and write the outputs. Returns what the meter counted in the layers."""
         batches = config.batches_of(self.rank)
-        reports = self.rank == config.last[0]  # of the last stage of the first replica: what it has done is done
+        reports = self.rank == config.last[-1]  # of the last stage of the first replica: what it has done is done
         progress = Progress(self.store, self.keys, self.pool, config.layers * len(batches)) if reports else None
-        loop = self.loop = LayerLoop(
+        loop = self.loop = made(
             rank=self.rank,
             config=config,
             deadline=self.launch.deadline,
@@ -254,7 +262,9 @@ class Worker:
         )
         self.first = None  # the loop forgets it too, once it is decoded
         before = self.meter.snapshot()
-        outputs = {batch: encode(loop.run(batch)) for batch in batches}
+        outputs = {batch: loop.run(batch) for batch in batches}
+        if self.mishaps is not None:
+            self.mishaps.end()
         if self.channel is not None:
             self.channel.finish_sends()  # what a stage sends to the next one belongs to its layers
         after = self.meter.snapshot()
@@ -268,10 +278,17 @@ class Worker:
     def _note_layer(self, layer: int) -> None:
         """Called when a layer begins: it is now loaded."""
         self.note(layer)
+        if self.mishaps is not None:
+            self.mishaps.begin(layer)
         log.debug("begins layer %d", layer)
         if time.monotonic() - self._layer_at >= LAYER_LINE_S:
             self._layer_at = time.monotonic()
             log.info("is in layer %d", layer)
+
+    def _over(self) -> bool:
+        """Whether this worker has nothing more to do, because the run failed or its time is up."""
+        failed = self.background.error or (self.channel.mailbox.error if self.channel is not None else None)
+        return failed is not None or self.stop.is_set() or time.time() >= self.launch.deadline
 
     def _write_outputs(self, outputs: dict[int, bytes]) -> None:
         """Write this rank's slice of the output of each batch."""
@@ -279,7 +296,7 @@ class Worker:
         for task in [self.pool.submit(self.store.put, self.keys.output(batch, self.rank), body) for batch, body in outputs.items()]:
             task.result()
 
-    def _gather(self, channel: Channel, config: RunConfig, shard: ShardReader) -> None:
+    def _gather(self, channel: Channel, config: RunConfig, shard: Part) -> None:
         """Send to rank 0 that this rank's output is written. Rank 0 waits for all ranks with an output: its record ends the run."""
         if self.rank == 0:
             self.watch.enter("exchange")

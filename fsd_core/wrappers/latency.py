@@ -37,6 +37,7 @@ _MAGIC = b"FSD-l\n"
 MARK_BYTES = 24  # 18 bytes in base64: ASCII, so that a text service carries it too
 NOT_BEFORE_BYTES = 48  # what ``not_before`` adds to the payload of a launch
 _ROUND_S = 0.005  # between two receives of a service that returns before the end of a short wait
+_GATHER_SHARE = 0.25  # of the median time of a delivery: so long a receive collects messages before it looks for more
 _LOOK_S = 0.2  # so often a receive that waits for another one looks whether the run has stopped
 
 
@@ -236,6 +237,7 @@ class DelayedMessages(AroundMessages):
         if self._single == "publish" and "publish_batch" in rows:
             self._several = "publish_batch"
         self._deliver = "deliver_direct" if direct and "deliver_direct" in rows else "deliver"
+        self._gather_s = _GATHER_SHARE * delays.latency.scale * rows[self._deliver].p50_ms / 1000 if self._deliver in rows else 0.0
         self.limits = attrs.evolve(
             limits,
             message_bytes=limits.message_bytes - MARK_BYTES,
@@ -253,12 +255,13 @@ class DelayedMessages(AroundMessages):
         size = sum(len(message.body) for message in messages)
         if len(messages) > 1 and size + self.limits.overhead_bytes * len(messages) > self.limits.batch_bytes:
             raise Refused(
-                Code.TOO_LARGE, f"a publish of {size} bytes: expected at most {self.limits.batch_bytes}, which leaves room for marks"
+                Code.TOO_LARGE,
+                f"a publish of {size} bytes: expected at most {self.limits.batch_bytes}, which leaves room for what the latency adds",
             )
         with self._connections.request(self._single if len(messages) == 1 else self._several, size) as request:
             now = time.time() - (time.monotonic() - request.began)
             late = [request.transfer + self._delays.draws.next(self._deliver) for _ in messages]
-            marked = [attrs.evolve(each, body=mark(each.body, now, delay)) for each, delay in zip(messages, late, strict=True)]
+            marked = [Message(each.rank, mark(each.body, now, delay)) for each, delay in zip(messages, late, strict=True)]
             return super().publish(marked)
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
@@ -315,7 +318,9 @@ class DelayedMessages(AroundMessages):
                 ended = time.monotonic()
                 if ready or ended >= until or self._delays.over:
                     return ready
-                if not came and ended < now + wait:
+                if came:  # messages of a step come in a group, and none is due so soon: one look takes those of some milliseconds
+                    self._delays.wait_until(min(ended + self._gather_s, inbox.next_due, until))
+                elif ended < now + wait:
                     self._delays.wait_until(min(ended + _ROUND_S, until))
         finally:
             with inbox.lock:
@@ -335,7 +340,7 @@ class DelayedObjects(AroundObjects):
     def catch_up(self, since: float, rounds: Sequence[Sequence[str]]) -> None:
         """Wait as if these requests, which were made before there was a wrapper, had been made with it.
 
-        The requests of a round are made at once, the rounds one after another. ``since``: the begin of the first, on the monotonic clock.
+        The requests of a round are made at once, the rounds one after another. ``since``: the start of the first, on the monotonic clock.
         """
         for verbs in rounds:
             since += max([self._connections.open(verb) + self._delays.draws.next(verb) for verb in verbs])
