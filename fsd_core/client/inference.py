@@ -169,6 +169,8 @@ def run(
     workers = job.workers
     if wrong is not None:
         wrong.check(workers)
+    if (outline := getattr(chosen, "outline", None)) is not None:
+        work.batches(outline(settings or {}).functions, chosen.name)  # refuses what fits no function before anything is made
     with reported(report):
         existing = provisioner.find(app)
         if existing:

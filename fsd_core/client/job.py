@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from fsd_core.client import collect, history, stage
+from fsd_core.client import collect, history, memory, stage
 from fsd_core.client.cleanup import Cleanup
 from fsd_core.client.follow import Follower
 from fsd_core.client.result import Result, keep, left_out, over_ranks, warn
@@ -150,6 +150,7 @@ class _Run:
         try:
             result = self._execute(lines)
         except BaseException as error:
+            memory.advise(error, self.batches, self.job.provider.name)
             history.keep(self._log(error, lines), self.job.home)
             if lines and isinstance(error, Exception):
                 error.add_note(f"fsd logs {self.run_id} shows what the workers said")
@@ -218,6 +219,9 @@ class _Run:
         renewing = Store(self.store.driver, Retry(math.inf, self.meter, stop=self.over))
         self._background("fsd-lease", partial(slots.renew, renewing, lease, self.over))
         staging = time.time()
+        if streams := memory.streaming(self.batches, self.job.work.parallel.data)[1]:
+            log.warning("%s", streams)
+            self.job.progress(Progress("stage", 0, 0, streams))
         content.shards.stage(self._staged("shards"))
         content.inputs.stage(self._staged("inputs"))
         self.started = time.time()
@@ -327,9 +331,8 @@ class _Run:
 
     def _result(self, answer: _Answer, cleanup_s: float) -> Result:
         """The output with maxima and sums over the workers' records; also kept on disk. Nothing here may fail: the output is paid for."""
-        job, work, client, memory_bytes = self.job, self.job.work, self.meter.snapshot(), self.invoker.limits.memory_bytes
+        job, work, client = self.job, self.job.work, self.meter.snapshot()
         ranks, seconds, seconds_sum, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
-        memory = {"peak_bytes_max": peak_bytes, "predicted_bytes_max": self.batches.predicted_bytes}
         result = work.result(
             run=self.run_id,
             output=answer.output,
@@ -349,7 +352,7 @@ class _Run:
             seconds_sum=seconds_sum,
             meter={name: client[name] + meter_ranks[name] for name in FIELDS},
             meter_layers=meter_layers,
-            memory=memory | ({} if memory_bytes is None else {"limit_bytes": memory_bytes}),
+            memory=memory.figures(self.batches, self.invoker.limits, work.parallel.data, ranks, peak_bytes),
             ranks=ranks,
         )
         if words := left_out(result.missing_ranks):

@@ -55,7 +55,7 @@ def pack_values(values: NDArray[np.float32]) -> bytes:
     head = number(len(bits))
     if back is not None:
         head += back.astype(smallest(len(bits))).tobytes()
-    base = bits[:, 0]
+    base = bits[:, 0].copy()
     flags = _BASE if base.any() else 0
     tail = base.astype("<u4").tobytes() if flags else b""
     stored = np.ascontiguousarray(bits[:, 1:]).reshape(-1)

@@ -167,8 +167,13 @@ static int fill(Plan *plan, const int64_t *indptr, const int32_t *indices, const
     free(next);
     free(first);
     if (failed) return -1;
-    int32_t *shorter = realloc(plan->indices, 4 * (size_t)(index - plan->indices + 1)); /* equal rows share their inputs */
-    if (shorter) plan->indices = shorter;
+    int64_t stored = index - plan->indices; /* equal rows share their inputs */
+    int32_t *exact = array(stored);
+    if (exact) { /* a copy: a block that only shrinks leaves a gap that the next plan does not fit into */
+        memcpy(exact, plan->indices, 4 * (size_t)stored);
+        free(plan->indices);
+        plan->indices = exact;
+    }
     return 0;
 }
 

@@ -102,8 +102,7 @@ def cut(
         return sizes(samples, -(-max(found) // 2), parallel)
 
     def ranks(found: list[int]) -> list[RankMemory | None]:
-        again = len(found) > parallel.data
-        return [fitting(layers, max(found), limits, budget, again=again) for layers in parts]
+        return [fitting(layers, max(found), limits, budget, -(-len(found) // parallel.data)) for layers in parts]
 
     budget = None if limits.memory_bytes is None else int(limits.memory_bytes / MARGIN)
     found = sizes(samples, batch_size, parallel, wanted)

@@ -28,7 +28,10 @@ __all__ = ["LayerSizes", "RankMemory", "fitting", "layer_sizes", "predicted"]
 SAMPLED_NONZEROS = 400_000  # weights that `layer_sizes` looks at to learn how many rows read the same inputs
 ROW_BYTES = 16  # of a row in the kernel's form: bias, number, place and height
 LAYER_BYTES = 4096  # of a layer ready to multiply: its objects
-ENCODED = 2.2  # arrays of the size of what is encoded that the codec has at once: a copy of it and most of the bytes it becomes
+ENCODED = (
+    2  # arrays of the size of what is encoded that the codec has at once: what is taken of the block and a copy, or that and its bytes
+)
+HEAP_BYTES = 8 << 20  # of what was freed stay in the process, as `fsd_core.worker.memory` sets it
 
 
 @attrs.frozen
@@ -50,6 +53,11 @@ class LayerSizes:
     sends: int = 0
     largest: int = 0
     live: float = 1.0
+
+    @property
+    def is_output(self) -> bool:
+        """Whether this is no layer: it stands for the output, which the rank encodes."""
+        return not self.rows and not self.sends
 
     @property
     def stored_bytes(self) -> int:
@@ -80,8 +88,12 @@ class LayerSizes:
         if compiled.active() is None:
             return int(row * max(self.held + self.rows + encoded, 2 * self.held + 2 * self.away + 4 * self.rows))
         row *= compiled.WIDTH / (compiled.WIDTH - 1)
-        # While it encodes and multiplies its own rows, and while it multiplies what arrived; or a stretch of layers without exchanges.
-        both = self.held + 2 * self.away + 3 * self.rows if self.away else 2 * self.held + self.rows
+        if not self.away:  # what goes into a stretch of layers, in tiles, and what comes out
+            both = 2 * self.held + self.rows
+        elif not self.held:  # the first layer of a stage: the next micro-batch may have arrived too
+            both = 3 * self.away + self.rows
+        else:  # what arrived, in one block after that; and sums of its own rows, in the lanes of all, and with what arrived
+            both = self.held + 2 * self.away + 3 * self.rows
         return int(row * max(self.held + self.rows + encoded, both))
 
 
@@ -99,9 +111,16 @@ class RankMemory:
     streams: bool = False
 
 
-def predicted(layers: Sequence[LayerSizes], samples: int, limits: InvokeLimits, *, keep: bool, ahead: int = READS) -> RankMemory:
-    """Predict the memory of a rank with these layers, for micro-batches of ``samples`` samples. ``limits`` has that of an idle worker."""
+def predicted(
+    layers: Sequence[LayerSizes], samples: int, limits: InvokeLimits, *, keep: bool, ahead: int = READS, batches: int = 1
+) -> RankMemory:
+    """Predict the memory of a rank with these layers, for ``batches`` micro-batches of ``samples`` samples.
+
+    ``limits`` has the memory of an idle worker. ``keep``, ``ahead``: as in `RankMemory`.
+    """
     held = peak = 0
+    # Encoded outputs wait until the last one is there.
+    waiting = sum(int(4 * each.held * each.live * samples) * (batches - 1) for each in layers if each.is_output)
     groups = _groups(layers)
     whole = sum(each.ready_bytes for each in layers)
     for number, group in enumerate(groups):
@@ -114,19 +133,21 @@ def predicted(layers: Sequence[LayerSizes], samples: int, limits: InvokeLimits, 
         peak = max(peak, held + following + active, held + following + raw + int(before))
     if keep:
         peak = max(peak, whole + max((each.active_bytes(samples) for each in layers), default=0))
-    return RankMemory(limits.process_bytes + HEAD_BYTES + peak, keep, ahead)
+    return RankMemory(limits.process_bytes + HEAD_BYTES + waiting + peak + min(HEAP_BYTES, peak // 2), keep, ahead)
 
 
-def fitting(layers: Sequence[LayerSizes], samples: int, limits: InvokeLimits, budget: int | None, *, again: bool) -> RankMemory | None:
-    """How a rank uses its memory for micro-batches of ``samples`` samples; `None` if no way needs at most ``budget`` bytes (`None`: any).
+def fitting(layers: Sequence[LayerSizes], samples: int, limits: InvokeLimits, budget: int | None, batches: int) -> RankMemory | None:
+    """How a rank uses its memory for ``batches`` micro-batches of ``samples`` samples.
 
-    ``again``: it has more than one micro-batch, so it keeps its weights if they fit. Else, it reads ahead as much as fits.
+    It keeps its weights if they fit and it needs them more than once; else it reads ahead as much as fits. `None` if no way needs at most
+    ``budget`` bytes (`None`: any).
     """
+    again = batches > 1
     if budget is None:
-        return predicted(layers, samples, limits, keep=again)
+        return predicted(layers, samples, limits, keep=again, batches=batches)
     streams = predicted(layers, 1, limits, keep=True).bytes > budget
     ways = [(True, READS)] * (again and not streams) + [(False, ahead) for ahead in range(READS, -1, -1)]
-    found = (predicted(layers, samples, limits, keep=keep, ahead=ahead) for keep, ahead in ways)
+    found = (predicted(layers, samples, limits, keep=keep, ahead=ahead, batches=batches) for keep, ahead in ways)
     best = next((each for each in found if each.bytes <= budget), None)
     return None if best is None else attrs.evolve(best, streams=streams)
 
@@ -176,7 +197,7 @@ def layer_sizes(model: Model, partition: Partition, plan: ExchangePlan, live: ND
     after = 1.0 if live is None else float(live[-1])
     for rank, rows in enumerate(held.tolist()):
         if rows:  # what it encodes at the end is its output
-            found[rank].append(LayerSizes(0, rows, 0, 0, number=layers + 1, sends=rows, largest=rows, live=after))
+            found[rank].append(LayerSizes(0, rows, 0, 0, number=layers + 1, largest=rows, live=after))
     return found
 
 

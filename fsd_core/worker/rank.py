@@ -20,6 +20,7 @@ from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import Starved, Stopwatch
 from fsd_core.driver import Code, InvokeDriver, MessageDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import RunFailed
+from fsd_core.kernel.compiled import kernel_name
 from fsd_core.protocol.abort import abort_peers, report_failure
 from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.protocol.runconfig import RunConfig
@@ -175,7 +176,8 @@ class Worker:
         if config.workers > 1:
             self.channel = self._open_channel(config, shard, messages.result() if messages else None)
             self.background.connect(self.channel)
-        log.info("loads %d layers over the %s channel, %d workers", config.layers, config.channel, config.workers)
+        shape = (config.layers, config.channel, config.workers, kernel_name())
+        log.info("loads %d layers over the %s channel, %d workers, kernel: %s", *shape)
         layers_meter = self._compute(config, loop, shard)
         if self.channel is not None:
             self._gather(self.channel, config, shard)

@@ -8,6 +8,7 @@ from typing import Any
 
 from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import Stopwatch
+from fsd_core.kernel.compiled import kernel_name
 from fsd_core.worker.memory import peak_bytes
 
 __all__ = ["make"]
@@ -32,7 +33,7 @@ def make(
     function_s = math.fsum((*watch.seconds.values(), watch.starved))
     seconds = {"launch": launch_s, **watch.seconds, "starved": watch.starved, "init": init_s, "function": function_s}
     fields: dict[str, Any] = {"rank": rank, "attempt": attempt, "seconds": seconds, "timeline": watch.timeline()}
-    fields |= {"peak_bytes": peak_bytes(), "log": list(lines)}
+    fields |= {"peak_bytes": peak_bytes(), "kernel": kernel_name(), "log": list(lines)}
     counts = dict(meter)
     counts["object_puts"] += 1
     body = b""
