@@ -21,6 +21,7 @@ PAGE = Path(__file__).with_name("api.md")
 COMMANDS = {
     "run": "run",
     "plan": "make_plan, write_plan",
+    "measure": "measure, write_measurement",
     "compare": "compare, write_comparison",
     "report": "write_report",
     "runs": "past_runs",
@@ -45,11 +46,12 @@ COMMANDS = {
     "doctor": "doctor",
 }
 GROUPS = {
-    "Running a model": "run, Result, Progress, serial",
+    "Running a model": "run, Result, TensorResult, Progress, serial",
     "Models and inputs": "open_model, import_model, radixnet, save_model, describe_model, Model, Layer, Csr, open_inputs",
     "ONNX models": "open_graph, save_graph, describe_graph, Graph, graph_stages, GraphStage",
     "Partitions": "make_partition, Partition, ExchangePlan, estimate_partition, Estimate",
     "Plans": "make_plan, Plan, Candidate, Prediction, write_plan",
+    "Measurements": "measure, Measurement, write_measurement",
     "Comparisons and reports": "compare, Comparison, write_comparison, write_report, Report",
     "Past runs": "past_runs, PastRun, read_log, RunLog",
     "Money": "bill, Bill, Usage, load_tariff, tariff_names, Tariff",

@@ -53,7 +53,14 @@ class Runs:
 
     def start(self, home: Path, settings: Mapping[str, object] | None = None, **options: Any) -> Result:
         """One run, slow enough that something can happen to it. ``settings`` come on top of the app's."""
-        defaults = {"workers": 3, "partition": "block", "timeout": 90.0, "app": APP, "faults": "delay=400ms,throttle=.3,seed=1"}
+        defaults = {
+            "workers": 3,
+            "partition": "block",
+            "timeout": 90.0,
+            "app": APP,
+            "recovery": "off",
+            "faults": "delay=400ms,throttle=.3,seed=1",
+        }
         told = {**self.settings, **(settings or {})}
         return run(MODEL, open_inputs(INPUTS, 1024), provider=self.cloud, settings=told, home=home, **(defaults | options))
 
@@ -87,7 +94,7 @@ def emulators_secrets() -> list[str]:
 class RunCases:
     """What every cloud's runs do. The last case takes the app's queues away, so the cases of a file come before these.
 
-    A subclass says how a dead function's end is told, and deletes the queue of rank 1 in every slot.
+    A subclass says how a function's death is reported, and deletes the queue of rank 1 in every slot.
     """
 
     died: ClassVar[str]

@@ -133,7 +133,7 @@ def test_what_azures_requirements_need_is_required_too() -> None:
     [
         ("aws", LAMBDA_RUNTIMES, len(LAMBDA_RUNTIMES)),
         ("azure", AZURE_RUNTIMES, len(AZURE_RUNTIMES)),
-        ("gcp", ("python312", "python313"), 1),  # whose build is told the runtime: the zip is the same
+        ("gcp", ("python312", "python313"), 1),  # whose build gets the runtime as an argument: the zip is the same
     ],
 )
 def test_each_runtime_that_has_wheels_of_its_own_has_a_digest(cloud: str, runtimes: tuple[str, ...], digests: int) -> None:
@@ -182,7 +182,7 @@ def test_what_is_in_lambdas_zip(folder: Path, runtime: str) -> None:
 
 @needs_runtime
 def test_lambdas_zip_alone_runs_a_worker(folder: Path, tmp_path: Path) -> None:
-    """No site-packages, no checkout: the zip, the standard library, and what Lambda has of its own."""
+    """No site-packages, no checkout: the zip, the standard library, and what Lambda itself installs."""
     unpacked = tmp_path / "task"
     with zipfile.ZipFile(io.BytesIO(fsd_aws.package.recipe(LAMBDA).build(folder).body)) as archive:
         archive.extractall(unpacked)
@@ -273,7 +273,7 @@ def test_a_run_from_the_zip(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
         assert made.names["code"] == package.recipe(made.names["runtime"]).digest
         assert made.names["package"].endswith("MB unzipped")
         result = run(
-            model, open_inputs(inputs, 1024), provider=cloud, settings=settings, workers=2, app="zipped", timeout=400, home=tmp_path
+            model, open_inputs(inputs, 1024), provider=cloud, settings=settings, tensor_parallel=2, app="zipped", timeout=400, home=tmp_path
         )
         expected = serial(model, open_inputs(inputs, 1024))
         np.testing.assert_allclose(result.output.toarray(), expected.toarray(), rtol=1e-4, atol=1e-5)

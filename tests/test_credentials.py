@@ -47,7 +47,7 @@ def _look(cloud: str) -> None:
 
 
 def said(cloud: str, kind: type[FsdError] = InputError, **variables: str) -> str:
-    """The one line of whoever looks for an app."""
+    """The one line that a look for an app prints."""
     clears = (*POINTERS[cloud], "PATH", "HTTPS_PROXY")
     with pointed({"PATH": os.environ["PATH"], **ANYBODY[cloud], **variables}, clears), pytest.raises(kind) as caught:
         _look(cloud)

@@ -73,7 +73,7 @@ def start(tmp_path: Path, model: Model, inputs: Any, monkeypatch: pytest.MonkeyP
     def start(order: dict[str, Any], **options: Any) -> Result:
         monkeypatch.setenv(TRAP, json.dumps(order))
         table = {"root": str(tmp_path / "root")} | options.pop("settings", {})
-        defaults = {"workers": WORKERS, "channel": "queue", "partition": "block", "timeout": 100.0}
+        defaults = {"workers": WORKERS, "channel": "queue", "partition": "block", "timeout": 100.0, "recovery": "off"}
         return run(model, inputs, settings=table, home=tmp_path / "home", **(defaults | options))
 
     return start
@@ -104,7 +104,7 @@ def test_a_worker_that_dies_is_named(start: Start, store: Store, place: str, ran
 def test_a_worker_that_dies_before_its_claim_is_launched_again_a_few_times(start: Start, store: Store) -> None:
     with pytest.raises(RunFailed, match=r"did not start: no claim \d+ s after launch 4") as caught:
         start({"rank": 1, "at": "claim", "start_s": 0.5})
-    assert (caught.value.rank, caught.value.layer) == (1, None)  # the layer of rank 0, which tells it, is none of rank 1's
+    assert (caught.value.rank, caught.value.layer) == (1, None)  # the layer of rank 0, which reports the death, is not that of rank 1
     assert nothing_left(store)
 
 

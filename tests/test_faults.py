@@ -163,7 +163,7 @@ def test_duplicate(messages: MessageDriver) -> None:
 
 def test_reject_names_the_entries_that_were_not_sent(messages: MessageDriver) -> None:
     class Picky(AroundMessages):
-        """Refuses even numbers, so that its indices and the wrapper's must be told apart."""
+        """Refuses even numbers, so that its indices and the wrapper's must be distinguished."""
 
         def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
             refused = [Rejected(i, Code.INVALID, "even") for i, message in enumerate(messages) if int(message.body) % 2 == 0]

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import fsd_core.wrappers.latency
+import fsd_core.wrappers.marks
 from fsd_core.channel import ChannelConfig, ObjectChannel, QueueChannel, RankIdentity
 from fsd_core.driver import Code, Delivery, InvokeLimits, Launch, Message, MessageDriver, ObjectDriver, Resources
 from fsd_core.latency import Draws, Latency, Row, Table
@@ -25,7 +25,8 @@ from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 from fsd_core.wrappers.around import AroundMessages, AroundObjects
-from fsd_core.wrappers.latency import MARK_BYTES, DelayedInvoker, DelayedMessages, DelayedObjects, Delays, mark, unmark
+from fsd_core.wrappers.latency import DelayedInvoker, DelayedMessages, DelayedObjects, Delays
+from fsd_core.wrappers.marks import MARK_BYTES, mark, unmark
 from fsd_core.wrappers.metered import MeteredMessages
 from fsd_local import PROVIDER
 from waiting import until
@@ -197,7 +198,7 @@ def test_an_error_of_a_receive_loses_no_message_that_is_due(messages: MessageDri
     assert not driver.receive(0, 10, 0.0)  # it is held now
     inner.broken = True
     a_minute_later = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + 61)
-    monkeypatch.setattr(fsd_core.wrappers.latency, "time", a_minute_later)
+    monkeypatch.setattr(fsd_core.wrappers.marks, "time", a_minute_later)
     assert [each.body for each in driver.receive(0, 10, 0.0)] == [b"body"]
     with pytest.raises(ConnectionError):
         driver.receive(0, 10, 0.0)

@@ -208,7 +208,7 @@ def test_the_layer_of_a_death_is_named(start: Callable[..., Result], store: Stor
 
     threading.Thread(target=kill).start()
     with pytest.raises(RunFailed) as caught:
-        start(channel="object", faults="throttle=.6,seed=1")
+        start(channel="object", faults="throttle=.6,seed=1", recovery="off")
     assert caught.value.layer is not None
     assert re.match(r"UNAVAILABLE: rank 1, layer \d+: killed by signal 9", str(caught.value))
 

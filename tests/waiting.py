@@ -21,7 +21,7 @@ def until(look: Callable[[], T], within_s: float = PATIENCE_S) -> T:
     end = time.monotonic() + within_s
     while not (found := look()):
         assert time.monotonic() < end, f"it did not happen within {within_s:g} s"
-        time.sleep(0.02)
+        time.sleep(0.05)  # some looks are requests to an emulator
     return found
 
 

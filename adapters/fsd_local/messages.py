@@ -81,6 +81,11 @@ class LocalMessages:
             self._ring(f"{self._slot}/{rank}/bell")
         return []
 
+    def begin(self, messages: Sequence[Message]) -> float:
+        """See `fsd_core.wrappers.around.Begins`: a publish takes less time than the start of a thread."""
+        self.publish(messages)
+        return time.monotonic()
+
     def _write(self, path: str, body: bytes) -> None:
         """Write a new file, or a spare one that gets this path."""
         file, size = -1, len(body)

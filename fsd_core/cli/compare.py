@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import click
 
 from fsd_core import providers
@@ -16,7 +15,7 @@ from fsd_core.common.fields import choice, integer
 from fsd_core.common.home import home_folder
 from fsd_core.config import ANY, PATH, Settings
 from fsd_core.errors import InputError, RunFailed
-from fsd_core.partition import AUTO
+from fsd_core.partition import AUTO, parallel
 from fsd_core.protocol.runconfig import CHANNELS
 from fsd_core.report.writing import check_comparison, write_comparison
 
@@ -107,7 +106,8 @@ def _counts(settings: Settings, workers: str | None) -> list[int]:
     """The numbers of workers to run with."""
     if workers is None:
         if settings.data_parallel or settings.pipeline_parallel or settings.tensor_parallel:
-            return [attrs.evolve(settings, workers=AUTO).parallel.workers]
+            sizes = (settings.data_parallel, settings.pipeline_parallel, settings.tensor_parallel)
+            return [parallel(AUTO, *sizes).workers]
         workers = COUNTS
     counts = [integer(1).read_text(word, "--workers ") for word in _split("--workers", workers)]
     if len(set(counts)) < len(counts):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-NOT_HERE = ("provider", "emulator", "output", "truth", "tariff")  # keys of a run that the demo does not take
+NOT_HERE = ("provider", "engine", "batch_axis", "emulator", "output", "truth", "tariff")  # keys of a run that the demo does not take
 
 
 @click.command(

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from fsd_core.client.work import Work
 from fsd_core.codec import CodecError
 from fsd_core.common.crew import each
-from fsd_core.common.sealed import Damaged, unseal
+from fsd_core.common.sealed import Damaged
 from fsd_core.driver import Code
 from fsd_core.errors import FsdError, RunFailed
+from fsd_core.protocol import records
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.store import Store
 
@@ -119,8 +120,8 @@ class Records:
     def _record(self, rank: int) -> tuple[bool, dict[str, Any] | None]:
         """Whether it is useless to look again for a rank's record, and the record: `None` if it is not written yet, or damaged."""
         try:
-            data = self._store.find(self._keys.record(rank))
-            return data is not None, None if data is None else unseal(data, f"the record of rank {rank}")
+            record = records.find(self._store, self._keys.record(rank))
+            return record is not None, record
         except (FsdError, Damaged):
             return True, None
 
@@ -135,7 +136,7 @@ def lines(store: Store, keys: RunKeys, listed: Collection[str], found: dict[int,
         for key in (keys.record(rank), keys.log(rank), keys.claim(rank)):
             if key in listed:
                 with suppress(FsdError, Damaged):
-                    found[rank] = unseal(store.get(key), key).get("log", [])
+                    found[rank] = (records.find(store, key) or {}).get("log", [])
                     return
 
     each(fetch, ranks(keys, listed), LINE_THREADS)

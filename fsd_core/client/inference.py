@@ -21,14 +21,16 @@ from fsd_core.common import arguments, interrupt
 from fsd_core.common.fields import suggestion
 from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, InputError, RunFailed
+from fsd_core.graph import Graph
 from fsd_core.latency import Latency
-from fsd_core.partition import Partition, parallel
+from fsd_core.partition import METHODS, Parallel, Partition, checked, parallel, wished
+from fsd_core.plan.deciding import decide
+from fsd_core.plan.ways import Given
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 from fsd_core.storage.retry import OUTAGE_S
 from fsd_core.wrappers.faults import Faults
 
 if TYPE_CHECKING:
-    from fsd_core.graph import Graph
     from fsd_core.model import Model
 
 __all__ = ["check_options", "run"]
@@ -62,6 +64,7 @@ def run(
     home: str | os.PathLike[str] | None = None,
     note: Mapping[str, str] | None = None,
     outage: float = OUTAGE_S,
+    recovery: str = "on",
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Run ``model`` on ``inputs``, split over the functions of ``provider``, as ``fsd run`` does.
@@ -84,14 +87,17 @@ def run(
     Where and how:
 
     - ``provider``: where the functions run: local (the default), or the name of an installed provider, for instance aws, gcp, azure.
-    - ``channel``: how workers send activations to each other: queue, object, hybrid, or auto, the default, which means hybrid.
+    - ``channel``: how workers send activations to each other: queue, object, hybrid, or auto, the default: what the planner chooses.
     - ``workers``: the number of ranks, each of which is one function: at least 1, or auto, the default. auto means the product of the
-      next three numbers, or 8 if none of them is given.
+      next three numbers. If none of them is given, the planner chooses them, as `make_plan` does for this provider and ``objective``,
+      with the provider's latencies, or with those of this machine, or with ``latency``; with a number of workers, it chooses how to split
+      these. The `Result` says why. With ``partition`` block or random, so many workers are tensor parallel; a given partition has its own
+      number of workers.
     - ``data_parallel``: the number of replicas. Each replica computes some of the micro-batches with the whole model.
     - ``pipeline_parallel``: the number of stages of a replica. Each stage has some of the layers, and passes micro-batches on to the next.
     - ``tensor_parallel``: the number of ranks of a stage. They share the rows of every layer of the stage. The product of the three numbers
-      is the number of ranks; without any of them, all ranks are tensor parallel. The engine onnx takes 1 here, its default, because it
-      cuts a model into stages of whole nodes.
+      is the number of ranks. With a number of workers, the first of tensor, data and pipeline that is not given takes what the others
+      leave. The engine onnx takes tensor_parallel 1, its default, because it cuts a model into stages of whole nodes.
     - ``branching``: the largest number of functions that one function starts, at least 1. Default: 4.
     - ``partition``: which rank of a replica owns which rows: hypergraph (the default), random, block, the path of a saved partition, or a
       `Partition` for this model, number of stages, and number of workers of one replica.
@@ -100,6 +106,7 @@ def run(
       same partition.
     - ``timeout``: the deadline of the run in seconds, counted from its launch, so staging does not count. Default: 900.
     - ``outage``: how many seconds a service may be unreachable before the run ends. Default: 60.
+    - ``recovery``: on, the default: a worker that dies is replaced, and the run goes on. off: its death ends the run.
     - ``app``: the name of the app: a lower-case letter, then up to 39 lower-case letters, digits or hyphens. The names of all its resources
       start with it. Default: fsd. If the app does not exist, `run` makes it, with four slots.
     - ``settings``: the provider's own settings, as in its table of ``fsd.toml``, for instance ``{"memory_mb": 1024}``. Default: none.
@@ -131,11 +138,12 @@ def run(
     channel = arguments.one_of("channel", channel, ("auto", *CHANNELS))
     objective = arguments.one_of("objective", objective, OBJECTIVES)
     sizes = (workers, data_parallel, pipeline_parallel, tensor_parallel)
-    shape = parallel(*sizes)
+    split = wished(*sizes)
     branching = arguments.whole("branching", branching, 1)
     batch_size = None if batch_size is None else arguments.whole("batch_size", batch_size, 1)
     timeout, outage = arguments.seconds("timeout", timeout), arguments.seconds("outage", outage)
     seed = arguments.whole("seed", seed)
+    goes_on = arguments.one_of("recovery", recovery, ("on", "off")) == "on"
     wrong = None if faults is None else Faults.parse(arguments.text("faults", faults))
     slowed = None if latency is None else Latency.parse(arguments.text("latency", latency))
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
@@ -144,16 +152,31 @@ def run(
     chosen, provisioner = place(provider, app, settings)
     opened = open_run(model, inputs, engine, batch_axis)
     work: Work
-    if opened.graph is not None:
-        work = stages_work(opened.graph, opened.inputs, *sizes, batch_size)
+    reason = ""
+    if isinstance(opened.model, Graph):
+        work = stages_work(opened.model, opened.inputs, *sizes, batch_size)
+        channel = "hybrid" if channel == "auto" else channel
     else:
+        if not isinstance(split, Parallel):
+            split = _of_partition(split, checked(partition), opened.model)
+        wish = Given(
+            split=split, channel=None if channel == "auto" else channel, batch_size=batch_size, objective=objective, branching=branching
+        )
+        report(Progress("plan", 0, 1))
+        decision = decide(opened.model, opened.inputs, provider, settings or {}, wish, latency=slowed, home=folder)
+        shape, channel, reason = decision.parallel, decision.channel, decision.reason
+        if reason:
+            report(Progress("plan", 1, 1, reason))
         partitioned = partial(_partitioned, report)
-        work = rows_work(opened.network, opened.inputs, shape, batch_size, partition, seed, folder, partitioned)
+        work = rows_work(opened.model, opened.inputs, shape, batch_size, partition, seed, folder, partitioned)
+    if wrong is not None:
+        wrong.check(work.parallel.workers)
     job = Job(
         work=work,
         provider=chosen,
         stand_in=chosen.stand_in(),
-        channel="hybrid" if channel == "auto" else channel,
+        channel=channel,
+        reason=reason,
         branching=branching,
         objective=objective,
         faults=wrong.spec() if wrong else None,
@@ -161,6 +184,7 @@ def run(
         seed=seed,
         timeout_s=timeout,
         outage_s=outage,
+        recovery=goes_on,
         began=began,
         note=about,
         home=folder,
@@ -196,6 +220,14 @@ def run(
             if advice := chosen.advice(error.message):
                 error.message += f"; {advice}"
             raise
+
+
+def _of_partition(split: int | None, partition: Partition | str | os.PathLike[str], model: Model) -> Parallel | int | None:
+    """What a partition decides of the split: a given one has its number of workers, and with block or random, workers share layers."""
+    if partition in METHODS:
+        return split if split is None or partition == METHODS[0] else parallel(split)
+    made = partition if isinstance(partition, Partition) else Partition.load(partition, model)
+    return Parallel(pipeline=made.stages, tensor=made.tensor) if split is None else parallel(split)
 
 
 def check_options(options: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:

@@ -15,15 +15,18 @@ from typing import Any
 
 import attrs
 
+from fsd_core.channel import kept_budget
 from fsd_core.client import collect, history, memory, stage
 from fsd_core.client.cleanup import Cleanup
 from fsd_core.client.follow import Follower
+from fsd_core.client.recovery import Restarts
 from fsd_core.client.result import Result, keep, left_out, over_ranks, warn
 from fsd_core.client.work import Work
 from fsd_core.common.logs import DEBUG, INFO
 from fsd_core.driver import Code, InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DriverError, FsdError, RunFailed
 from fsd_core.latency import Latency
+from fsd_core.plan.batches import MARGIN
 from fsd_core.protocol.abort import report_failure
 from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.protocol.runconfig import VERSION, RunConfig
@@ -50,14 +53,17 @@ RECORD_S = 60.0  # and then for that of rank 0
 # The first ranks, which the client starts itself: with `spawn.THREADS` requests of 50 to 100 ms at once, that takes about as long as one
 # cold start (0.7 s), which each level of the launch tree adds.
 ROOTS = 128
+# Where only the launcher of a function learns of its death, the client starts more: a worker that launched others may end before them. It
+# can wait for 256 launches (`HttpInvoker`), and some of them are repeated.
+LAUNCHER_ROOTS = 240
 
 
 @attrs.frozen
 class Progress:
     """How far a run is: ``done`` of ``total`` steps of a phase.
 
-    ``phase``: partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Other functions than `run`
-    document their own phases. ``total``: 0 if it is not known. ``text``: what the phase works on.
+    ``phase``: plan, partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Other functions than
+    `run` document their own phases. ``total``: 0 if it is not known. ``text``: what the phase works on; of plan, what was chosen and why.
     """
 
     phase: str
@@ -74,6 +80,7 @@ class Job:
     provider: Provider
     stand_in: str | None  # an emulator's host and port
     channel: str
+    reason: str  # why the planner chose this split or channel; empty if the caller gave both
     branching: int
     objective: str
     faults: str | None
@@ -81,6 +88,7 @@ class Job:
     seed: int
     timeout_s: float
     outage_s: float
+    recovery: bool  # a rank that is lost gets another function
     began: float  # when the caller began, in seconds since 1970
     note: Mapping[str, str]
     home: Path
@@ -119,6 +127,7 @@ class _Answer:
     records: list[dict[str, Any]]
     late: bool  # some ranks had not written their records when the client stopped waiting
     failed: FsdError | None  # a failure after all outputs were written
+    recovered: list[dict[str, Any]]  # the ranks that were lost
     stage_s: float
     at: float  # when the output was complete, in seconds since 1970
 
@@ -140,6 +149,8 @@ class _Run:
         self.store = Store(wrappers.objects(objects), self.retry)
         self.undelayed = Store(MeteredObjects(objects, self.meter), self.retry)  # for the clean-up, whose time is not the run's
         self.batches = job.work.batches(invoker.limits, job.provider.name)
+        queued = job.recovery and job.queued
+        self.kept_bytes = kept_budget(invoker.limits.memory_bytes, int(MARGIN * self.batches.predicted_bytes)) if queued else 0
         self.started = self.deadline = 0.0  # of the run's own time, in seconds since 1970: it begins with the launch
         self.over = threading.Event()
 
@@ -227,15 +238,23 @@ class _Run:
         self.started = time.time()
         config = self._config(content)
         spawner = self._launch(lease, config)
+        restarts = None
+        if config.recovery:
+            restarts = Restarts.of(self._payload(lease), config, self.job.provider, self.resources, self.store, spawner)
         outputs = collect.Outputs(self.store, self.keys, self.job.work, config, pool)
         records = collect.Records(self.store, self.keys, self.job.workers, pool)
-        with Follower(self.store, self.keys, spawner, self.deadline, self.job.timeout_s, self._phase("layers")) as follower:
+        layers = self._phase("layers")
+        with Follower(self.store, self.keys, spawner, restarts, self.deadline, self.job.timeout_s, layers) as follower:
             failed = self._outputs(follower, outputs)
             follower.answered()
             output = outputs.assemble(self._phase("collect"))
             at = time.time()
             failed = self._records(follower, records, failed)
-        return _Answer(output, records.readable, bool(records.missing), failed, self.started - staging, at)
+            late = bool(records.missing)
+            if restarts is not None:
+                failed, late = failed or restarts.left_over(records.missing), late or bool(restarts.ranks)
+        recovered = restarts.recovered(records.readable) if restarts is not None else []
+        return _Answer(output, records.readable, late, failed, recovered, self.started - staging, at)
 
     def _content(self, pool: ThreadPoolExecutor) -> _Content:
         shards = stage.Content(self.store, self.job.work.shards(), pool, again=self.again)
@@ -260,9 +279,13 @@ class _Run:
         self.job.progress(Progress("launch", 0, self.job.workers))
         report = partial(report_failure, self.job.provider, self.resources)
         spawner = Spawner(self.invoker, self.store, self.retry, self.keys, report)
-        first = LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)
+        first = self._payload(lease)
         spawner.start(attrs.evolve(first, rank=rank) for rank in LaunchTree(config.workers, config.branching, config.roots).first)
         return spawner
+
+    def _payload(self, lease: slots.Lease) -> LaunchPayload:
+        """That of rank 0."""
+        return LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)
 
     def _config(self, content: _Content) -> RunConfig:
         job, work = self.job, self.job.work
@@ -274,7 +297,7 @@ class _Run:
             workers=job.workers,
             data=work.parallel.data,
             pipeline=work.parallel.pipeline,
-            roots=ROOTS,
+            roots=LAUNCHER_ROOTS if job.recovery and self.invoker.limits.failures == "launcher" else ROOTS,
             branching=job.branching,
             layers=work.layers,
             batches=self.batches.samples,
@@ -289,6 +312,8 @@ class _Run:
             started=self.started,
             start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S + SLOWEST_FACTOR * work.stage_s,
             outage_s=job.outage_s,
+            recovery=job.recovery,
+            kept_bytes=self.kept_bytes,
             latency=job.latency.pack() if job.latency else None,
         )
 
@@ -346,6 +371,7 @@ class _Run:
             provider=job.provider.name,
             stand_in=job.stand_in,
             channel=job.channel,
+            reason=job.reason,
             partition=work.label,
             latency=job.latency.about() if job.latency else None,
             seconds={"total": answer.at - job.began, "stage": answer.stage_s} | seconds | {"cleanup": cleanup_s},
@@ -353,6 +379,7 @@ class _Run:
             meter={name: client[name] + meter_ranks[name] for name in FIELDS},
             meter_layers=meter_layers,
             memory=memory.figures(self.batches, self.invoker.limits, work.parallel.data, ranks, peak_bytes),
+            recovered=answer.recovered,
             ranks=ranks,
         )
         if words := left_out(result.missing_ranks):

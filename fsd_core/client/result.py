@@ -43,7 +43,7 @@ class Result:
     """What a run computed, its times and its counts. The fields have the names and meanings of ``fsd run --json``.
 
     - ``run``: the id of the run, 16 hexadecimal digits.
-    - ``output``: the final activations, scipy CSR float32 (samples, outputs of the model).
+    - ``output``: the final activations, scipy CSR float32 (samples, outputs of the model). `TensorResult` has named arrays instead.
     - ``samples``, ``neurons``, ``layers``, ``workers``, ``branching``: numbers. ``neurons``: of the largest layer.
     - ``provider``, ``channel``, ``partition``: where and how it ran. ``channel`` is never auto.
     - ``parallel``: ``data``, the replicas; ``pipeline``, the stages of a replica; ``tensor``, the workers of a stage.
@@ -58,6 +58,9 @@ class Result:
     - ``meter_layers``: the part of ``meter`` that the workers requested in the layers.
     - ``memory``: bytes of the worker that needs most: ``peak_bytes_max``, ``predicted_bytes_max``, and ``limit_bytes`` if there is a limit;
       ``streamed``: how many workers read their weights layer by layer, because these are larger than the memory of a function.
+    - ``reason``: why the planner chose this split or channel, in one sentence; empty if the caller gave both.
+    - ``recovered``: the ranks that were lost, in the order of their deaths: ``rank``, ``layer`` (the last one that it began; `None` if
+      unknown), ``seconds`` (from the report of the death until the next function of the rank reached this layer), ``reason``.
     - ``ranks``: the record of each worker, by rank, without those in `missing_ranks`: with ``peak_bytes``, ``predicted_bytes``, and
       ``kernel``, what computed there.
 
@@ -84,6 +87,8 @@ class Result:
     memory: dict[str, int]
     ranks: list[dict[str, Any]] = attrs.field(repr=False)
     latency: dict[str, Any] | None = None
+    reason: str = ""
+    recovered: list[dict[str, Any]] = attrs.field(factory=list)
 
     @property
     def missing_ranks(self) -> list[int]:
@@ -96,6 +101,11 @@ class Result:
         return left_out(self.missing_ranks)
 
     @property
+    def network(self) -> str:
+        """The size of the model, for people."""
+        return f"{self.layers} layers of up to {self.neurons} neurons"
+
+    @property
     def output_nonzero_samples(self) -> int:
         """Samples whose final activations are not all zero."""
         return int(np.count_nonzero(np.diff(self.output.indptr)))
@@ -104,7 +114,7 @@ class Result:
         """All fields except the output and the ranks' records, as values that JSON can hold."""
         names = ("samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples")
         split = ("parallel", "micro_batches", "seconds_sum")
-        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "latency", "missing_ranks")
+        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "latency", "reason", "missing_ranks", "recovered")
         return {name: getattr(self, name) for name in (*names, *split, *more)}
 
     def bill(self, tariff: Tariff | str | os.PathLike[str] | None = None, *, free: bool = False) -> Bill:
@@ -221,6 +231,8 @@ class _RankRecord:
     meter: Mapping[str, int] = key(table())
     meter_layers: Mapping[str, int] = key(table())
     timeline: Mapping[str, Any] = key(table())
+    incarnation: int = key(integer(0), default=0)
+    behind_s: float = key(number(), default=0.0)
 
 
 def check_rank(record: Any, where: str = "") -> None:
@@ -234,7 +246,7 @@ def check_rank(record: Any, where: str = "") -> None:
 def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
     """Write the record of a run below ``home``: the result without its output, and what is needed to repeat it. A failure is a warning.
 
-    ``about``: objective, seed, faults, batches, model (its digest), note, and began (seconds since 1970).
+    ``about``: engine, objective, seed, faults, batches, model (its digest), note, and began (seconds since 1970).
     """
     file = home / "runs" / f"{result.run}.json"
     aside = file.with_suffix(".new")

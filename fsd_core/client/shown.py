@@ -10,6 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from fsd_core.common.amount import amount
+from fsd_core.errors import one_line
 from fsd_core.latency import words as in_words
 
 if TYPE_CHECKING:
@@ -40,16 +41,20 @@ def tables(result: Result, truth: Mapping[str, int] | None = None) -> list[tuple
     meter, seconds = result.meter, result.seconds
     answer = [
         ("samples", f"{result.samples}"),
-        ("network", f"{result.layers} layers of up to {result.neurons} neurons"),
+        ("network", result.network),
         (
             "workers",
             f"{result.workers} on {result.provider}{f', emulated at {result.stand_in}' if result.stand_in else ''}"
             + (f", {result.channel} channel, {result.partition} partition" if result.workers > 1 else ""),
         ),
         ("split", _split(result)),
+        *([("chosen", result.reason)] if result.reason else ()),
         *([("latency", in_words(result.latency))] if result.latency else ()),
         ("nonzero samples", f"{result.output_nonzero_samples}"),
     ]
+    for each in result.recovered:
+        where = f" in layer {each['layer']}" if each["layer"] else ""
+        answer.append(("recovered", f"rank {each['rank']}, lost{where}, {each['seconds']:.1f} s: {one_line(each['reason'])}"))
     if words := result.left_out:
         answer.append(("left out", words))
     if truth:

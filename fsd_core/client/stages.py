@@ -21,7 +21,7 @@ from fsd_core.errors import InputError
 from fsd_core.partition import Parallel, parallel
 from fsd_core.partition.graph_stages import GraphStage, graph_stages
 from fsd_core.partition.stages import DENSE_SHARE, FILL, PAYS_S, WORK_S
-from fsd_core.plan.batches import sizes
+from fsd_core.plan.batches import sizes as cut_samples
 from fsd_core.plan.memory import RankMemory
 from fsd_core.protocol.stage_shard import CHUNK_BYTES, FORMAT, READS, build_stage
 
@@ -101,19 +101,19 @@ class Stages:
     @property
     def stage_s(self) -> float:
         """The estimated seconds in which the largest stage computes a micro-batch."""
-        return self._sample_s * max(self._sizes())
+        return self._sample_s * max(self.sizes())
 
-    def _sizes(self) -> list[int]:
+    def sizes(self) -> list[int]:
         """The samples of each micro-batch, whatever the memory. More of them pay where stages work at the same time for long enough."""
         wanted = min(FILL * self.layers, self._sample_s * self.samples / self.parallel.data / PAYS_S) if self.layers > 1 else 1
-        return sizes(self.samples, self.batch_size, self.parallel, max(1, int(wanted)))
+        return cut_samples(self.samples, self.batch_size, self.parallel, max(1, int(wanted)))
 
     def batches(self, limits: InvokeLimits, provider: str) -> StageBatches:
         """Cut the samples into micro-batches that fit a function."""
-        found, memory = self._sizes(), limits.memory_bytes
+        found, memory = self.sizes(), limits.memory_bytes
         if memory is not None:
             while max(self._bytes(max(found), limits, prepack=False)) > memory and max(found) > 1:
-                found = sizes(self.samples, -(-max(found) // 2), self.parallel)
+                found = cut_samples(self.samples, -(-max(found) // 2), self.parallel)
         needed = max(self._bytes(max(found), limits, prepack=False))
         if memory is not None and needed > memory:
             over = -((memory - needed) >> 20)

@@ -132,6 +132,11 @@ class TensorResult(Result):
     """
 
     @property
+    def network(self) -> str:
+        """The size of the model, for people."""
+        return f"{self.layers} stage{'s' * (self.layers > 1)} of whole nodes, tensors of up to {self.neurons} values"
+
+    @property
     def output_nonzero_samples(self) -> int:
         """Samples of which an output is not all zero. A model without a batch axis has one sample."""
         live = np.zeros(self.samples, bool)

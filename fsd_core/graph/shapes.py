@@ -93,7 +93,7 @@ def with_shapes(model: Any, inputs: Sequence[Input]) -> Any:
 
 
 def _dims(value: Any, given: Sequence[int] | None, where: str) -> list[Dim]:
-    """The sizes of an input's axes. A free axis has its name in the file, or a name of its own."""
+    """The sizes of an input's axes. A free axis has its name in the file, or a new name."""
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type" or value.type.tensor_type.elem_type not in NATIVE:
         what = "a tensor of texts or of a dtype that numpy does not have" if kind == "tensor_type" else str(kind or "without a type")

@@ -55,7 +55,13 @@ class Platform:
     @property
     def pace(self) -> float:
         """How many seconds a worker takes for a second of a core of this machine."""
-        return 1 / (self.speed if self.crowded else self.speed * min(1.0, self.outline.cores(self.memory_mb)))
+        return 1 / (self.speed if self.crowded else self.core_speed * min(1.0, self.outline.cores(self.memory_mb)))
+
+    @property
+    def core_speed(self) -> float:
+        """``speed``, or what `fsd_core.measure` found of the provider."""
+        measured = self.table.measured if self.table else None
+        return measured.speed if measured and measured.speed else self.speed
 
     def crowd(self, split: Split) -> float:
         """How many workers of this split share a core."""
@@ -274,10 +280,15 @@ def _notes(facts: Facts, split: Split, platform: Platform) -> list[str]:
         found.append(f"{facts.sampled} of {facts.samples} samples were computed{through}: live samples are off by about {facts.error:.0%}")
     if not split.exact and split.parallel.tensor > 1:
         found.append("rows that travel are estimated for contiguous rows; a hypergraph partition moves fewer where layers are sparse")
+    if platform.table is not None and platform.table.measured is not None:
+        measured = platform.table.measured
+        where = f"on an emulator at {measured.emulator}" if measured.emulator else f"in {measured.region}"
+        found.append(f"latencies of {measured.provider} were measured on {platform.table.as_of} {where}")
     if platform.table is None:
         found.append("no table of latencies: every request is as fast as on this machine")
     elif any(row.confidence == "low" for row in platform.table.rows.values()):
         found.append(f"some latencies of table {platform.table.name} are estimates of low confidence")
     if not platform.crowded:
-        found.append("the plan assumes that a core of a function is as fast as a core of this machine")
+        fast = f"{platform.core_speed:.3g} times as fast as" if platform.core_speed != 1 else "as fast as"
+        found.append(f"the plan assumes that a core of a function is {fast} a core of this machine")
     return found

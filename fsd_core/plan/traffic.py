@@ -148,7 +148,7 @@ def _bytes_per_row(
     cost: float,
     samples: int | None = None,
 ) -> list[float]:
-    """For each step, the bytes of a travelling row. Encodes pairs of some steps, as far as ``cost`` allows.
+    """For each step, the bytes of a travelling row. Encodes pairs of some steps, while ``cost`` allows it.
 
     The other steps have as many bytes for a row of a live sample as their neighbours. ``samples``: encode no more live samples.
     """

@@ -47,10 +47,12 @@ class Place:
 
 @attrs.frozen(kw_only=True)
 class Given:
-    """What the user has decided already; `None`: nothing. ``objective``: of the channel. ``memory_mb``: of a function."""
+    """What the user has decided already; `None`: nothing.
 
-    workers: int | None = None
-    shape: Parallel | None = None
+    ``split``: all of it, or the number of workers. ``objective``: of the channel. ``memory_mb``: of a function.
+    """
+
+    split: Parallel | int | None = None
     channel: str | None = None
     batch_size: int | None = None
     memory_mb: int | None = None
@@ -262,10 +264,10 @@ def _alike(one: Batches, other: Batches) -> bool:
 
 def _shapes(facts: Facts, given: Given) -> list[Parallel]:
     """The splits to price."""
-    if given.shape is not None:
-        return [given.shape]
-    if given.workers is not None:
-        return list(_factors(given.workers))
+    if isinstance(given.split, Parallel):
+        return [given.split]
+    if given.split is not None:
+        return list(_factors(given.split))
     return list(_doubles(facts))
 
 

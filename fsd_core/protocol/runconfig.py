@@ -15,7 +15,7 @@ from fsd_core.errors import InputError, RunFailed
 
 __all__ = ["CHANNELS", "ENGINES", "OBJECTIVES", "VERSION", "RunConfig"]
 
-VERSION = 5
+VERSION = 6
 CHANNELS = ("queue", "object", "hybrid")  # the channels that can carry activations
 ENGINES = ("rows", "onnx")  # what can compute a part of a model
 OBJECTIVES = ("cost", "latency")  # the quantity that a run minimises
@@ -49,6 +49,8 @@ class RunConfig:
     start_s: float = key(number())  # the seconds that a stage may take to start and to compute its first micro-batch
     log: str = key(choice(*LEVELS))  # the level of the lines that a worker keeps
     outage_s: float = key(number())  # the time in seconds that a service may be unreachable
+    recovery: bool = key(boolean())  # a rank that is lost gets a new incarnation
+    kept_bytes: int = key(integer(0))  # what a worker may keep of what it sent through queues
     latency: Mapping[str, Any] | None = key(nullable(table()), default=None)  # see `fsd_core.latency.Latency.pack`
 
     @property

@@ -11,12 +11,12 @@ from contextlib import closing
 
 from fsd_core.driver import WORKER, Code, Launch, Message, MessageDriver, Provider, Resources
 from fsd_core.errors import DriverError
+from fsd_core.protocol.measuring import PROBE
 from fsd_core.providers.requests import Requests
 from fsd_core.storage.store import Store
 
 __all__ = ["PROBE", "Pair", "probe_function", "probe_queues"]
 
-PROBE = b"fsd-probe-"  # how the message of a probe begins: a worker that receives one drops it, because it is not a frame
 _AGAIN_S = 60.0  # a launch that neither ran nor failed is repeated after this time
 _READY_S = 180.0
 

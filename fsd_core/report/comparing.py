@@ -92,9 +92,11 @@ def compare(
     about |= {key: {**same, "partition": label}.get(key, getattr(Settings(), key)) for key in _TOLD}
     about |= {"repeat": repeat, "began": time.strftime("%Y-%m-%d %H:%M:%S %z"), "model digest": network.digest} | versions(*names)
     about = {key: value for key, value in about.items() if value is not None}
+    sizes: dict[int, dict[str, Any]] = {}
     for count in counts:  # an error here would stop all runs: it is found before anything starts
         advance = lambda done, total: show(Progress("partition", done, total))  # noqa: E731
         split = parallel(count, *(same.get(size) for size in _SIZES))
+        sizes[count] = {f"{name}_parallel": size for name, size in split.to_json().items()}
         costs = plan_batches(network, samples, same.get("batch_size"), split)[1]
         find_partition(partition, network, split.parts, same.get("seed", 0), kept, advance, stages=split.pipeline, costs=costs)
     tariffs = {name: _tariff(name) for name in names}
@@ -108,12 +110,12 @@ def compare(
                 samples,
                 provider=case.provider,
                 channel=case.channel,
-                workers=case.workers,
+                **sizes[case.workers],
                 settings=ready[case.provider],
                 partition=partition,
                 home=kept,
                 note=given,
-                **same,
+                **{name: value for name, value in same.items() if name not in _SIZES},
             )
 
         def charge(record: Mapping[str, Any]) -> cost.Bill:

@@ -12,7 +12,7 @@ import attrs
 
 from fsd_core.client.result import RANK_SECONDS, RECORD_VERSION, check_rank, plain
 from fsd_core.common import arguments
-from fsd_core.common.fields import Kind, integer, key, listed, matching, nullable, number, read, table
+from fsd_core.common.fields import Kind, integer, key, listed, matching, nullable, number, read, table, text
 from fsd_core.common.files import read_regular
 from fsd_core.common.sealed import Damaged, unseal
 from fsd_core.errors import InputError
@@ -66,7 +66,9 @@ class _Record:
     memory: Mapping[str, Any] = key(table())
     ranks: list[Mapping[str, Any]] = key(listed(table()))
     latency: Mapping[str, Any] | None = key(nullable(table()), default=None)
+    reason: str = key(text(empty=True), default="")
     missing_ranks: list[int] = key(listed(integer(0)), default=attrs.Factory(list))
+    recovered: list[Mapping[str, Any]] = key(listed(table()), default=attrs.Factory(list))  # as `Result.recovered`
 
 
 _Seconds = attrs.make_class(

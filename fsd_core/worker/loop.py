@@ -15,7 +15,6 @@ from fsd_core.common.stopwatch import Stopwatch
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, RunFailed
 from fsd_core.protocol.runconfig import RunConfig
-from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.store import Store
 from fsd_core.worker.background import Background
 from fsd_core.worker.progress import Progress
@@ -50,12 +49,12 @@ class Loop(abc.ABC):
     shard: Any  # what `open` returned
     channel: Channel | None
     store: Store
-    keys: RunKeys
     pool: Executor  # encodes what is sent, reads the input of the next batch, and looks whether the run is over
     background: Background
     watch: Stopwatch
     progress: Progress | None
     note: Callable[[int], None]  # called with each layer that begins
+    over: Callable[[], bool]  # looks into the object store whether the run is over
     layer: int | None = None  # the layer (1-based) that is computed now, or was computed last; the last of those computed together
     _looked_at: float = attrs.field(factory=time.monotonic, init=False)
     _looking: Future[bool] | None = attrs.field(default=None, init=False)
@@ -105,11 +104,8 @@ class Loop(abc.ABC):
         if error is not None:
             raise error
         if not waits and self._looking is None and time.monotonic() - self._looked_at >= ABORT_CHECK_S:
-            self._looking = self.pool.submit(self._over)  # beside the next layers, which do not wait for its answer
+            self._looking = self.pool.submit(self.over)  # beside the next layers, which do not wait for its answer
         if self._looking is not None and self._looking.done():
             looking, self._looking, self._looked_at = self._looking, None, time.monotonic()
             if looking.result():
                 raise Aborted(Code.UNAVAILABLE, "the run is over")
-
-    def _over(self) -> bool:
-        return self.store.find(self.keys.error) is not None or self.store.find(self.keys.config) is None

@@ -51,6 +51,10 @@ def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note
             if "probe" in fields:
                 with closing(provider.objects(resources)) as objects:
                     return probe.run(fields["probe"], objects)
+            if "measure" in fields:
+                from fsd_core.worker import measuring  # no other launch needs it
+
+                return measuring.measure(fields["measure"], provider, resources, cold=START.take() > 0)
             launch = LaunchPayload.unpack(fields)
         except (FsdError, ValueError, KeyError, TypeError) as error:
             log.error("the launch cannot be read: %s: %s", type(error).__name__, error)

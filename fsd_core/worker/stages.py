@@ -40,7 +40,7 @@ class StageLoop(Loop):
         stage = self.shard.head
         self.layer = stage.number
         self.watch.enter("load")
-        if self._session is None:
+        if self._session is None and self.shard.gives:  # else its nodes depend on weights alone: the stages that read them compute them
             self._session = Session(*self.shard.load(self._check), prepack=self.config.keep[self.rank % self.config.parts])
         self.note(stage.number)
         tensors = self._inputs(batch)
@@ -48,8 +48,7 @@ class StageLoop(Loop):
         self.watch.enter("exchange")
         tensors |= self._received(batch)
         self.watch.enter("compute")
-        gives = dict.fromkeys(name for names in self.shard.sends.values() for name in names)
-        made = self._session.run(tensors, list(gives | dict.fromkeys(stage.outputs)))
+        made = self._session.run(tensors, self.shard.gives) if self._session is not None else {}
         self.watch.enter("send")
         if self._sending is not None:
             self._sending.result()
