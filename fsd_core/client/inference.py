@@ -25,6 +25,7 @@ from fsd_core.graph import Graph
 from fsd_core.latency import Latency
 from fsd_core.partition import METHODS, Parallel, Partition, checked, parallel, wished
 from fsd_core.plan.deciding import decide
+from fsd_core.plan.places import outline_of
 from fsd_core.plan.ways import Given
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 from fsd_core.storage.retry import OUTAGE_S
@@ -193,8 +194,8 @@ def run(
     workers = job.workers
     if wrong is not None:
         wrong.check(workers)
-    if (outline := getattr(chosen, "outline", None)) is not None:
-        work.batches(outline(settings or {}).functions, chosen.name)  # refuses what fits no function before anything is made
+    if (outline := outline_of(provider, settings or {})) is not None:
+        work.batches(outline.functions, provider)  # refuses what fits no function before anything is made
     with reported(report):
         existing = provisioner.find(app)
         if existing:
