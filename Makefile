@@ -67,6 +67,10 @@ schemas: .venv/all.stamp
 bench: .venv/all.stamp
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/kernel.py $(if $(DATA),--data "$(DATA)")
+	$(BIN)/python benchmarks/codec.py $(if $(DATA),--data "$(DATA)")
+	$(BIN)/python benchmarks/memory.py $(if $(DATA),--data "$(DATA)")
+	$(BIN)/python benchmarks/memory.py --large
+	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/exchange.py
 	$(BIN)/python benchmarks/services.py
 	$(BIN)/python benchmarks/service_bus.py --small
