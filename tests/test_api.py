@@ -135,6 +135,15 @@ def call_plan(here: Path, result: Result) -> None:
     assert NET in (here / "plan.html").read_text()
 
 
+def call_measure(here: Path, result: Result) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FSD_HOME", str(here / "home"))  # other tests have no measured table
+        found = fsd_core.measure("local", quick=True)
+    assert {row["verb"] for row in found.rows} >= {"publish", "deliver", "put", "get", "start_cold"}
+    fsd_core.write_measurement(found, "measured.html")
+    assert "publish" in (here / "measured.html").read_text()
+
+
 def call_partition(here: Path, result: Result) -> None:
     model = fsd_core.open_model(NET)
     made = fsd_core.make_partition(model, 2, "random", seed=3)
@@ -503,6 +512,7 @@ RIGHT: dict[str, dict[str, Any]] = {  # arguments that have no default
     "estimate_partition": {"model": fsd_core.open_model(NET), "workers": 2},
     "make_plan": {"model": NET, "inputs": INPUT},
     "write_plan": {"plan": None, "out": "plan.html"},
+    "write_measurement": {"measurement": None, "out": "measured.html"},
     "new_provider": {"name": "mine", "folder": "made"},
     "write_comparison": {"comparison": None},
     "write_report": {"run": "f" * 16},

@@ -25,7 +25,7 @@ from fsd_core.model.challenge import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import Parallel, partition
 from fsd_core.plan import facts as facts_module
-from fsd_core.plan.choose import OBJECTIVES, Candidate, Place, Wishes, choose, compare, front
+from fsd_core.plan.choose import OBJECTIVES, Candidate, Wishes, choose, compare, front
 from fsd_core.plan.counts import exchange
 from fsd_core.plan.facts import Facts, learn
 from fsd_core.plan.making import Plan, make_plan
@@ -33,6 +33,7 @@ from fsd_core.plan.polling import Bundles, Inbox
 from fsd_core.plan.predict import PARTS, Platform, Prediction, predict
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.traffic import Estimator, Step, of_partition
+from fsd_core.plan.ways import Place
 from fsd_core.providers import registry
 from fsd_core.providers.outline import Outline
 

@@ -145,7 +145,7 @@ def _pass(model: Model, x: NDArray[np.float32], until: float) -> _Pass:
 
 
 def _probe(model: Model, found: _Pass, budget_s: float) -> None:
-    """Measure the kernel of a worker in the first, the last and the middle layer that was reached, as far as the time allows."""
+    """Measure the kernel of a worker in the first, the last and the middle layer that was reached, while time is left."""
     until = time.monotonic() + budget_s
     for number in dict.fromkeys((0, found.reached - 1, found.reached // 2)):
         if number and time.monotonic() > until:

@@ -18,7 +18,7 @@ from fsd_core.partition import ExchangePlan, Parallel, Partition
 from fsd_core.partition.balance import contiguous, spread
 from fsd_core.partition.rows import needs, work
 from fsd_core.plan.facts import EMPTY_BYTES, Facts
-from fsd_core.protocol.shard import LayerSizes
+from fsd_core.plan.memory import LayerSizes
 
 __all__ = ["Estimator", "Split", "Step", "of_partition"]
 
@@ -81,11 +81,16 @@ class Split:
 
     @cached_property
     def sizes(self) -> list[list[LayerSizes]]:
-        """What each rank has of each layer in which it owns rows: for the prediction of its memory."""
+        """What each rank has of each layer in which it owns rows: for the prediction of its memory.
+
+        In an estimate, the ranks of a stage have the same, so each stage has one list: that of the rank which receives most.
+        """
         ranks = self.parallel.parts
         away = np.zeros((len(self.rows), ranks))
         for step in self.steps:
             np.add.at(away[step.layer - 1], step.targets, step.rows)
+        if not self.exact:
+            return self._by_stage(away.reshape(len(away), -1, self.parallel.tensor).max(axis=2))
         found: list[list[LayerSizes]] = [[] for _ in range(ranks)]
         for layer, (rows, nonzeros) in enumerate(zip(self.rows, self.nonzeros, strict=True)):
             held = self.inputs if layer == 0 else self.rows[layer - 1]
@@ -94,9 +99,21 @@ class Split:
                 found[rank].append(LayerSizes(*(int(np.ceil(each)) for each in here)))
         return found
 
+    def _by_stage(self, away: NDArray[np.float64]) -> list[list[LayerSizes]]:
+        """What the first rank of each stage has. ``away``: (layers, stages) rows that it receives."""
+        found = []
+        for stage, (first, last) in enumerate(self.stages):
+            rank, own = stage * self.parallel.tensor, slice(first, last)
+            held = np.concatenate([[self.inputs[rank] if first == 0 else 0.0], self.rows[own, rank][:-1]])
+            table = np.ceil([self.rows[own, rank], held, away[own, stage], self.nonzeros[own, rank]]).astype(int)
+            found.append([LayerSizes(*column) for column in table.T.tolist()])
+        return found
 
-def of_partition(facts: Facts, partition: Partition, plan: ExchangePlan, parallel: Parallel, batches: Sequence[int]) -> Split:
-    """The split of a computed partition of one replica."""
+
+def of_partition(
+    facts: Facts, partition: Partition, plan: ExchangePlan, parallel: Parallel, batches: Sequence[int], encode_s: float = ENCODE_COST
+) -> Split:
+    """The split of a computed partition of one replica. ``encode_s``: about the seconds that it may take to encode what travels."""
     layers, ranks = len(facts.nonzeros), partition.workers
     raw = [(number, *plan.pairs(number)) for number in range(2, layers + 1)]
     sent: dict[tuple[int, int], dict[int, NDArray[np.int32]]] = {}
@@ -109,7 +126,7 @@ def of_partition(facts: Facts, partition: Partition, plan: ExchangePlan, paralle
         return sent[number, source][int(targets[pair])]
 
     counts = [rows.astype(np.float64) for *_, rows in raw]
-    per_row = _bytes_per_row(facts, [number for number, *_ in raw], counts, rows_of, ENCODE_COST)
+    per_row = _bytes_per_row(facts, [number for number, *_ in raw], counts, rows_of, encode_s)
     steps = tuple(
         Step(number, sources, targets, rows.astype(np.float64), rows.astype(np.float64) * each)
         for (number, sources, targets, rows), each in zip(raw, per_row, strict=True)
@@ -133,7 +150,7 @@ def _bytes_per_row(
     cost: float,
     samples: int | None = None,
 ) -> list[float]:
-    """For each step, the bytes of a travelling row. Encodes pairs of some steps, as far as ``cost`` allows.
+    """For each step, the bytes of a travelling row. Encodes pairs of some steps, while ``cost`` allows it.
 
     The other steps have as many bytes for a row of a live sample as their neighbours. ``samples``: encode no more live samples.
     """

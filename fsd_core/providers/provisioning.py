@@ -68,9 +68,9 @@ class AppProvisioner(ABC, Generic[A, S]):
                 self.check(had, wanted)
             if had and had.ranks >= ranks and had.slots >= slots and wanted.items() <= had.names.items():
                 return had
-            _limit(api, "provisioning", "`fsd deploy` goes on where it stopped")
+            _limit(api, "provisioning", "`fsd deploy` continues where it stopped")
             api.tell(f"making what app {app} needs: this may take minutes")
-            with leaving(f"app {app} is made in part: `fsd deploy` goes on where it stopped, `fsd destroy` removes it"):
+            with leaving(f"app {app} is only partly made: `fsd deploy` continues where it stopped, `fsd destroy` removes it"):
                 return self._make(api, had or Resources(app, 0, 0), ranks, slots, wanted)
 
     def _make(self, api: A, had: Resources, ranks: int, slots: int, wanted: dict[str, str]) -> Resources:
@@ -103,15 +103,15 @@ class AppProvisioner(ABC, Generic[A, S]):
         """Remove queues of generations other than the function's: no later `ensure` will use them. Returns a line for each."""
         with self._asking(app) as api:
             had = self.read(api, app)
-            _limit(api, "removing queues", "`fsd gc` goes on where it stopped")
+            _limit(api, "removing queues", "`fsd gc` continues where it stopped")
             return self.remove_queues(api, app, had.names["generation"] if had else None)
 
     def destroy(self, app: str) -> Sequence[str]:
         """Remove all resources of the app, of every generation. Returns a line for each."""
         with self._asking(app) as api:
             had = self.read(api, app)
-            _limit(api, "removing the app", "`fsd destroy` goes on where it stopped")
-            with leaving(f"app {app} is removed in part: `fsd destroy` removes the rest"):
+            _limit(api, "removing the app", "`fsd destroy` continues where it stopped")
+            with leaving(f"app {app} is only partly removed: `fsd destroy` removes the rest"):
                 return self.remove(api, app, had)
 
     def _asking(self, app: str) -> A:

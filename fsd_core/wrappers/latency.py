@@ -10,14 +10,8 @@ takes longer.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
-import heapq
-import itertools
 import json
-import math
-import struct
 import threading
 import time
 from collections import defaultdict
@@ -29,76 +23,14 @@ from fsd_core.driver import Code, Delivery, InvokeDriver, Launch, Message, Messa
 from fsd_core.latency import Draws
 from fsd_core.wrappers.around import AroundInvoker, AroundMessages, AroundObjects, Begins
 from fsd_core.wrappers.delays import Connections, Delays, Request
+from fsd_core.wrappers.marks import MARK_BYTES, Inbox, mark
 
-__all__ = ["MARK_BYTES", "DelayedInvoker", "DelayedMessages", "DelayedObjects", "Delays", "mark", "unmark"]
+__all__ = ["DelayedInvoker", "DelayedMessages", "DelayedObjects", "Delays"]
 
-_MARK = struct.Struct("<6sdf")  # magic, time of the publish in seconds since 1970, seconds from then until the delivery
-_MAGIC = b"FSD-l\n"
-MARK_BYTES = 24  # 18 bytes in base64: ASCII, so that a text service carries it too
 NOT_BEFORE_BYTES = 48  # what ``not_before`` adds to the payload of a launch
 _ROUND_S = 0.005  # between two receives of a service that returns before the end of a short wait
 _GATHER_SHARE = 0.25  # of the median time of a delivery: so long a receive collects messages before it looks for more
 _LOOK_S = 0.2  # so often a receive that waits for another one looks whether the run has stopped
-
-
-def mark(body: bytes, published: float, delay_s: float) -> bytes:
-    """Put a mark before a body: ``published`` in seconds since 1970, and the delay in seconds until its delivery."""
-    return base64.b64encode(_MARK.pack(_MAGIC, published, delay_s)) + body
-
-
-def unmark(body: bytes) -> tuple[bytes, float, float] | None:
-    """The body without its mark, ``published`` and ``delay_s``; `None` if it has no mark."""
-    with contextlib.suppress(binascii.Error, ValueError, struct.error):
-        magic, published, delay_s = _MARK.unpack(base64.b64decode(body[:MARK_BYTES], validate=True))
-        if magic == _MAGIC and math.isfinite(published) and 0 <= delay_s < math.inf:
-            return body[MARK_BYTES:], published, delay_s
-    return None
-
-
-class _Inbox:
-    """The messages of one rank that the receiver holds. Thread-safe.
-
-    The receive that sets ``asking`` asks the service and returns what is due. The others wait for their turn, the oldest first: it has been
-    open for long enough to return a message at once.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.asking = False
-        self.waiting: list[threading.Condition] = []
-        # A heap of (when it is due, on the monotonic clock; number; its body with the mark, if it had one; the message without).
-        self._held: list[tuple[float, int, bytes | None, Delivery]] = []
-        self._order = itertools.count()
-
-    @property
-    def next_due(self) -> float:
-        """The time on the monotonic clock at which the next message is due."""
-        with self.lock:
-            return self._held[0][0] if self._held else math.inf
-
-    def due(self, limit: int) -> list[Delivery]:
-        """Remove and return up to ``limit`` messages that are due."""
-        ready = list[Delivery]()
-        with self.lock:
-            now = time.monotonic()
-            while self._held and self._held[0][0] <= now and len(ready) < limit:
-                ready.append(heapq.heappop(self._held)[3])
-        return ready
-
-    def hold(self, deliveries: Sequence[Delivery]) -> None:
-        """Add messages that the service has delivered. If one is here already, its lease has ended: the new token replaces the old one."""
-        now, today = time.monotonic(), time.time()
-        for delivery in deliveries:
-            found = unmark(delivery.body)
-            # The clocks of two machines may differ: a message is never held for longer than its own delay.
-            due = now if found is None else now + min(max(0.0, found[1] + found[2] - today), found[2])
-            marked, plain = (None, delivery) if found is None else (delivery.body, Delivery(delivery.token, found[0]))
-            with self.lock:
-                again = next((at for at, each in enumerate(self._held) if marked is not None and each[2] == marked), None)
-                if again is None:
-                    heapq.heappush(self._held, (due, next(self._order), marked, plain))
-                else:
-                    self._held[again] = (*self._held[again][:3], plain)
 
 
 class DelayedMessages(AroundMessages):
@@ -130,7 +62,7 @@ class DelayedMessages(AroundMessages):
         )
         self._delays = delays
         self._connections = Connections(delays)
-        self._inboxes: dict[int, _Inbox] = defaultdict(_Inbox)  # by rank
+        self._inboxes: dict[int, Inbox] = defaultdict(Inbox)  # by rank
         self._lock = threading.Lock()
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
@@ -154,7 +86,8 @@ class DelayedMessages(AroundMessages):
         size = sum(len(message.body) for message in messages)
         if len(messages) > 1 and size + self.limits.overhead_bytes * len(messages) > self.limits.batch_bytes:
             raise Refused(
-                Code.TOO_LARGE, f"a publish of {size} bytes: expected at most {self.limits.batch_bytes}, which leaves room for marks"
+                Code.TOO_LARGE,
+                f"a publish of {size} bytes: expected at most {self.limits.batch_bytes}, which leaves room for what the latency adds",
             )
         return self._connections.request(self._single if len(messages) == 1 else self._several, size)
 
@@ -188,7 +121,7 @@ class DelayedMessages(AroundMessages):
             self._connections.ahead("publish", began)
         return opened
 
-    def _ready(self, inbox: _Inbox, rank: int, limit: int, until: float) -> list[Delivery]:
+    def _ready(self, inbox: Inbox, rank: int, limit: int, until: float) -> list[Delivery]:
         """Up to ``limit`` messages that are due. Waits for the first until ``until``, on the monotonic clock."""
         ready, turn = list[Delivery](), threading.Condition(inbox.lock)
         with inbox.lock:
@@ -240,7 +173,7 @@ class DelayedObjects(AroundObjects):
     def catch_up(self, since: float, rounds: Sequence[Sequence[str]]) -> None:
         """Wait as if these requests, which were made before there was a wrapper, had been made with it.
 
-        The requests of a round are made at once, the rounds one after another. ``since``: the begin of the first, on the monotonic clock.
+        The requests of a round are made at once, the rounds one after another. ``since``: the start of the first, on the monotonic clock.
         """
         for verbs in rounds:
             since += max([self._connections.open(verb) + self._delays.draws.next(verb) for verb in verbs])
