@@ -102,9 +102,12 @@ def test_a_disturbed_run_gives_the_same_answer(start: Callable[..., TensorResult
     assert found.parallel == {"data": 1, "pipeline": 3, "tensor": 1}
 
 
-def test_a_stage_that_fails_is_named(start: Callable[..., TensorResult]) -> None:
+def test_a_stage_that_is_killed_starts_again_or_is_named(start: Callable[..., TensorResult], path: Path, images: Any) -> None:
+    found = start(pipeline_parallel=3, batch_size=2, channel="queue", faults="kill=1@2")
+    assert [each["rank"] for each in found.recovered] == [1]
+    np.testing.assert_allclose(found.output["y"], answer(path, {"x": images})[0], rtol=1e-4, atol=1e-5)
     with pytest.raises(RunFailed) as failed:
-        start(pipeline_parallel=2, faults="kill=1@2")
+        start(pipeline_parallel=2, recovery="off", faults="kill=1@2")
     assert (failed.value.rank, failed.value.layer) == (1, 2)
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fsd_core.client.apps import place, reported
+from fsd_core.client.expected import Expectation
 from fsd_core.client.job import Job, Progress
 from fsd_core.client.opened import open_run
 from fsd_core.client.result import Result, warn
@@ -153,7 +154,7 @@ def run(
     chosen, provisioner = place(provider, app, settings)
     opened = open_run(model, inputs, engine, batch_axis)
     work: Work
-    reason = ""
+    reason, expectation = "", None
     if isinstance(opened.model, Graph):
         work = stages_work(opened.model, opened.inputs, *sizes, batch_size)
         channel = "hybrid" if channel == "auto" else channel
@@ -169,7 +170,18 @@ def run(
         if reason:
             report(Progress("plan", 1, 1, reason))
         partitioned = partial(_partitioned, report)
-        work = rows_work(opened.model, opened.inputs, shape, batch_size, partition, seed, folder, partitioned)
+        rows = rows_work(opened.model, opened.inputs, shape, batch_size, partition, seed, folder, partitioned)
+        work = rows
+        expectation = Expectation(
+            work=rows,
+            provider=provider,
+            settings=settings or {},
+            channel=channel,
+            objective=objective,
+            branching=branching,
+            latency=slowed,
+            home=folder,
+        )
     if wrong is not None:
         wrong.check(work.parallel.workers)
     job = Job(
@@ -178,6 +190,7 @@ def run(
         stand_in=chosen.stand_in(),
         channel=channel,
         reason=reason,
+        expectation=expectation,
         branching=branching,
         objective=objective,
         faults=wrong.spec() if wrong else None,
@@ -192,8 +205,6 @@ def run(
         progress=report,
     )
     workers = job.workers
-    if wrong is not None:
-        wrong.check(workers)
     if (outline := outline_of(provider, settings or {})) is not None:
         work.batches(outline.functions, provider)  # refuses what fits no function before anything is made
     with reported(report):

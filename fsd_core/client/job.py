@@ -18,6 +18,7 @@ import attrs
 from fsd_core.channel import kept_budget
 from fsd_core.client import collect, history, memory, stage
 from fsd_core.client.cleanup import Cleanup
+from fsd_core.client.expected import Expectation
 from fsd_core.client.follow import Follower
 from fsd_core.client.recovery import Restarts
 from fsd_core.client.result import Result, keep, left_out, over_ranks, warn
@@ -81,6 +82,7 @@ class Job:
     stand_in: str | None  # an emulator's host and port
     channel: str
     reason: str  # why the planner chose this split or channel; empty if the caller gave both
+    expectation: Expectation | None  # of what the run takes and costs; `None`: of this work nothing can be predicted
     branching: int
     objective: str
     faults: str | None
@@ -151,6 +153,8 @@ class _Run:
         self.batches = job.work.batches(invoker.limits, job.provider.name)
         queued = job.recovery and job.queued
         self.kept_bytes = kept_budget(invoker.limits.memory_bytes, int(MARGIN * self.batches.predicted_bytes)) if queued else 0
+        self.leasing = 0.0  # when the run began to lease a slot
+        self.staged: dict[str, int] = {}  # what staging requested
         self.started = self.deadline = 0.0  # of the run's own time, in seconds since 1970: it begins with the launch
         self.over = threading.Event()
 
@@ -187,6 +191,7 @@ class _Run:
 
         Puts what each rank said into ``lines``.
         """
+        self.leasing = time.time()
         self._background("fsd-outages", partial(self.retry.report, self._notice, self.over))
         pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fsd-client")
         try:
@@ -229,13 +234,14 @@ class _Run:
         """Stage, launch, follow, collect."""
         renewing = Store(self.store.driver, Retry(math.inf, self.meter, stop=self.over))
         self._background("fsd-lease", partial(slots.renew, renewing, lease, self.over))
-        staging = time.time()
         if streams := memory.streaming(self.batches, self.job.work.parallel.data)[1]:
             log.warning("%s", streams)
             self.job.progress(Progress("stage", 0, 0, streams))
+        staging, before = time.time(), self.meter.snapshot()
         content.shards.stage(self._staged("shards"))
         content.inputs.stage(self._staged("inputs"))
         self.started = time.time()
+        self.staged = {name: count - before[name] for name, count in self.meter.snapshot().items() if count > before[name]}
         config = self._config(content)
         spawner = self._launch(lease, config)
         restarts = None
@@ -384,6 +390,8 @@ class _Run:
         )
         if words := left_out(result.missing_ranks):
             warn(f"run {self.run_id}: {words}")
+        if job.expectation is not None and (found := job.expectation.found(self.batches, self.staged)) is not None:
+            result = attrs.evolve(result, predicted=found | {"lasted": answer.at - self.leasing - answer.stage_s})
         about = {"engine": work.engine, "objective": job.objective, "seed": job.seed, "faults": job.faults, "batches": self.batches.samples}
         keep(result, job.home, about | {"model": work.digest, "note": job.note, "began": job.began})
         return result

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import numpy as np
 
 from fsd_core.client.tensors import ONLY, Tensors, open_tensors
 from fsd_core.common import arguments
@@ -56,7 +57,8 @@ def open_run(model: Any, inputs: Any, engine: str = "auto", batch_axis: str = "a
             if engine == "rows" or tensors is None:  # other inputs are those of rows
                 raise
         else:
-            return Opened(network, open_samples(only if only.ndim < 3 else only.reshape(len(only), -1), network))
+            images = isinstance(only, np.ndarray) and only.ndim > 2  # each sample becomes a row
+            return Opened(network, open_samples(only.reshape(len(only), -1) if images else only, network))
     if tensors is None:
         raise InputError(
             f"inputs {arguments.shown(inputs)}: expected arrays by the names of the model's inputs, or an .npz or .npy with them"

@@ -112,8 +112,10 @@ class Split:
         return found
 
 
-def of_partition(facts: Facts, partition: Partition, plan: ExchangePlan, parallel: Parallel, batches: Sequence[int]) -> Split:
-    """The split of a computed partition of one replica."""
+def of_partition(
+    facts: Facts, partition: Partition, plan: ExchangePlan, parallel: Parallel, batches: Sequence[int], encode_s: float = ENCODE_COST
+) -> Split:
+    """The split of a computed partition of one replica. ``encode_s``: about the seconds that it may take to encode what travels."""
     layers, ranks = len(facts.nonzeros), partition.workers
     raw = [(number, *plan.pairs(number)) for number in range(2, layers + 1)]
     sent: dict[tuple[int, int], dict[int, NDArray[np.int32]]] = {}
@@ -126,7 +128,7 @@ def of_partition(facts: Facts, partition: Partition, plan: ExchangePlan, paralle
         return sent[number, source][int(targets[pair])]
 
     counts = [rows.astype(np.float64) for *_, rows in raw]
-    per_row = _bytes_per_row(facts, [number for number, *_ in raw], counts, rows_of, ENCODE_COST)
+    per_row = _bytes_per_row(facts, [number for number, *_ in raw], counts, rows_of, encode_s)
     steps = tuple(
         Step(number, sources, targets, rows.astype(np.float64), rows.astype(np.float64) * each)
         for (number, sources, targets, rows), each in zip(raw, per_row, strict=True)

@@ -67,6 +67,7 @@ class _Record:
     ranks: list[Mapping[str, Any]] = key(listed(table()))
     latency: Mapping[str, Any] | None = key(nullable(table()), default=None)
     reason: str = key(text(empty=True), default="")
+    predicted: Mapping[str, Any] | None = key(nullable(table()), default=None)
     missing_ranks: list[int] = key(listed(integer(0)), default=attrs.Factory(list))
     recovered: list[Mapping[str, Any]] = key(listed(table()), default=attrs.Factory(list))  # as `Result.recovered`
 
