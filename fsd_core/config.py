@@ -21,7 +21,7 @@ from fsd_core.common.fields import Kind, boolean, choice, integer, key, keys, ne
 from fsd_core.common.home import expanded
 from fsd_core.common.textfile import read_text
 from fsd_core.errors import InputError
-from fsd_core.partition import AUTO, Parallel, parallel
+from fsd_core.partition import AUTO, Parallel, wished
 from fsd_core.protocol.runconfig import CHANNELS, ENGINES, OBJECTIVES
 from fsd_core.providers.app_name import APP_NAME
 from fsd_core.providers.registry import installed
@@ -74,8 +74,12 @@ class Settings:
     """All keys with their defaults. `None` means: all samples in one batch (``batch_size``), the cloud itself (``emulator``)."""
 
     provider: str = key(text(), default="local", help="Where functions run: local, or a cloud. fsd doctor lists the installed providers.")
-    channel: str = key(choice("auto", *CHANNELS), default="auto", help="How workers send activations to each other.")
-    workers: int | str = key(_WORKERS, default=AUTO, help="Number of workers: the product of the next three, or 8 if none is given.")
+    channel: str = key(
+        choice("auto", *CHANNELS), default="auto", help="How workers send activations to each other: auto is what fsd plan would choose."
+    )
+    workers: int | str = key(
+        _WORKERS, default=AUTO, help="Number of workers: the product of the next three, or what fsd plan would choose."
+    )
     data_parallel: int | None = key(_COUNT, default=None, help="Replicas of the model: each computes some of the micro-batches.")
     pipeline_parallel: int | None = key(_COUNT, default=None, help="Stages of a replica: each has some of the layers.")
     tensor_parallel: int | None = key(
@@ -149,9 +153,9 @@ class Settings:
     tables: Mapping[str, Mapping[str, object]] = attrs.field(factory=dict)
 
     @property
-    def parallel(self) -> Parallel:
-        """Replicas, stages and ranks of a stage. Raises `InputError` if the four numbers contradict each other."""
-        return parallel(self.workers, self.data_parallel, self.pipeline_parallel, self.tensor_parallel)
+    def split(self) -> Parallel | int | None:
+        """The split, if a size is given; else the number of workers, or `None`. Raises `InputError` if the four contradict each other."""
+        return wished(self.workers, self.data_parallel, self.pipeline_parallel, self.tensor_parallel)
 
     def table(self) -> Mapping[str, object]:
         """The file's table for the chosen provider."""

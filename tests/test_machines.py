@@ -38,7 +38,7 @@ def refused(*paths, **more): raise PermissionError(1, "Operation not permitted",
 for name in os.environ["POOR"].split(): setattr(os, name, refused)
 """
 OTHER = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
-COMMAND = [sys.executable, "-P", "-m", "fsd_core.cli", "run", "radixnet:1024:2", "random:6", "--workers", "2"]
+COMMAND = [sys.executable, "-P", "-m", "fsd_core.cli", "run", "radixnet:1024:2", "random:6", "--tensor-parallel", "2"]
 Fsd = Callable[..., tuple[int, str]]
 
 other_user = pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="needs root and setpriv, to be another user")

@@ -53,7 +53,7 @@ class EndToEndCases(Cases):
     @CHANNELS
     def test_same_answer_under_latency(self, deployed: Deployed, tmp_path: Path, channel: str) -> None:
         """Late messages, slow requests and late starts of functions do not change the output."""
-        result = _run(deployed, tmp_path, channel, 8, latency=LATENCY)
+        result = _run(deployed, tmp_path, channel, 4, latency=LATENCY)
         _same(result, seed=0)
         assert result.latency is not None
 

@@ -13,6 +13,7 @@ from fsd_core.config import Settings
 __all__ = ["clean", "deploy", "destroy", "gc"]
 
 KEYS = ("provider", "app", "emulator")
+WORKERS = 8  # without --workers: a run that needs more queues makes them
 
 
 @click.command(
@@ -34,10 +35,9 @@ def deploy(screen: Screen, settings: Settings, slots: int) -> None:
     from fsd_core.client.apps import deploy as make
 
     check_provider(settings)
+    workers = settings.workers if isinstance(settings.workers, int) else WORKERS
     with screen.progress() as show, emulated(settings, show) as settings:
-        made = make(
-            settings.provider, settings.app, settings.table(), workers=settings.parallel.workers, slots=slots, progress=reporting(show)
-        )
+        made = make(settings.provider, settings.app, settings.table(), workers=workers, slots=slots, progress=reporting(show))
     screen.answer({"app": made.app, "provider": settings.provider, "workers": made.ranks, "slots": made.slots, "names": dict(made.names)})
     rows = [("workers", f"{made.ranks}"), ("slots", f"{made.slots}"), *(row for row in made.names.items() if row[1])]
     screen.print(pairs(f"{made.app} on {settings.provider}", rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -46,6 +46,7 @@ def measure(screen: Screen, settings: Settings, quick: bool, max_usd: float, rep
     """
     from fsd_core import measure as measure_app
     from fsd_core import write_measurement
+    from fsd_core.measuring.shown import facts
     from fsd_core.report.measured import check_page
 
     check_provider(settings)
@@ -57,7 +58,7 @@ def measure(screen: Screen, settings: Settings, quick: bool, max_usd: float, rep
     if report:
         write_measurement(found, report)
     screen.answer(found.to_json() | {"report": report})
-    screen.print(_table(found), pairs("\nMeasured", _rows(found)), *([f"Page: {report}"] if report else []))
+    screen.print(_table(found), pairs("\nMeasured", [*facts(found), _used(found)]), *([f"Page: {report}"] if report else []))
 
 
 def _teller(screen: Screen, show: Show) -> Callable[[Progress], None]:
@@ -75,35 +76,19 @@ def _teller(screen: Screen, show: Show) -> Callable[[Progress], None]:
 def _table(found: Measurement) -> Table:
     from rich.table import Table
 
+    from fsd_core.measuring.shown import figure
+
     shown = Table(title=found.table.title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     shown.add_column("verb")
     for name in ("samples", "p50 ms", "p90 ms", "p99 ms", "MB/s"):
         shown.add_column(name, justify="right")
     for row in found.rows:
         figures = (row[name] for name in ("p50_ms", "p90_ms", "p99_ms", "mb_per_s"))
-        shown.add_row(row["verb"], str(row["n"]), *("-" if each is None else f"{each:.3g}" for each in figures))
+        shown.add_row(row["verb"], str(row["n"]), *(figure(each) or "-" for each in figures))
     return shown
 
 
-def _rows(found: Measurement) -> list[tuple[str, str]]:
-    measured: Any = found.table.measured
-    rows = [("table", str(found.file))]
+def _used(found: Measurement) -> tuple[str, str]:
     if found.stand_in:
-        rows.append(("used", f"only with its path, because an emulator at {found.stand_in} was measured"))
-    else:
-        rows.append(("used", f"by fsd plan and --latency {found.provider}, in place of the table that comes with the provider"))
-    if measured.memory_mb is not None:
-        rows.append(("memory of a function", f"{measured.memory_mb:.0f} MB"))
-    if measured.weights_per_s is not None:
-        core = f", a core is {measured.speed:.2f} times as fast as one here" if measured.speed else ""
-        rows.append(("kernel of a function", f"{measured.weights_per_s / 1e6:,.0f} million weights times samples a second{core}"))
-    if measured.clock_offset_ms is not None:
-        rows.append(("clock of a function", f"{measured.clock_offset_ms:+.1f} ms, within {measured.clock_error_ms:.1f} ms"))
-    if measured.receive_messages is not None:
-        rows.append(("messages of a receive", f"{measured.receive_messages:.1f} at the mean, of bursts of 20"))
-    cost = (
-        "no tariff is known"
-        if found.usd is None
-        else f"{found.usd:.4f} USD by the tariff {found.tariff}, estimated {found.usd_estimate:.4f}"
-    )
-    return [*rows, ("cost", cost), ("took", f"{found.seconds:.1f} s")]
+        return "used", f"only where its path is given, because an emulator at {found.stand_in} was measured"
+    return "used", f"by fsd plan and --latency {found.provider}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,10 @@ from fsd_core.config import Settings
 from fsd_core.cost import tariff_of_run
 from fsd_core.errors import CheckFailed, InputError
 from fsd_core.latency import Latency
+from fsd_core.partition import Parallel
 
 if TYPE_CHECKING:
-    from fsd_core import Result
+    from fsd_core import Progress, Result
 
 __all__ = ["KEYS", "result_tables", "run"]
 
@@ -74,8 +75,11 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     screen.known.update({key: getattr(settings, key) for key in keys})
     screen.known["latency"] = Latency.parse(settings.latency).about() if settings.latency else None
     with as_flags(*SPLIT):
-        split = settings.parallel
-    screen.known.update(workers=split.workers, parallel=split.to_json())
+        split = settings.split
+    if isinstance(split, Parallel):
+        screen.known.update(workers=split.workers, parallel=split.to_json())
+    elif split is not None:
+        screen.known.update(workers=split)
     if settings.output:
         with as_flags("output"):
             check_output(Path(settings.output))
@@ -105,7 +109,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
             settings=settings.table(),
             home=home_folder(),
             note={"model": model, "input": inputs},
-            progress=reporting(show),
+            progress=_telling(screen, reporting(show)),
         )
     screen.known["run"] = result.run
     truth = None if expected is None else result.check(expected)
@@ -135,6 +139,11 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     if off and off["differing"]:
         wanted = f"expected differences of at most {settings.atol:g} + {settings.rtol:g} x the value"
         raise CheckFailed(f"--expect {settings.expect}: {words}: {wanted}")
+
+
+def _telling(screen: Screen, show: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    """Shows progress, and what was chosen as a line that stays."""
+    return lambda step: screen.note(step.text) if step.phase == "plan" and step.text else show(step)
 
 
 def result_tables(result: Result, truth: Mapping[str, int] | None = None) -> Iterable[Any]:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fsd_core.client.apps import place, reported
+from fsd_core.client.expected import Expectation
 from fsd_core.client.job import Job, Progress
 from fsd_core.client.opened import open_run
 from fsd_core.client.result import Result, warn
@@ -23,7 +24,10 @@ from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.graph import Graph
 from fsd_core.latency import Latency
-from fsd_core.partition import Partition, parallel
+from fsd_core.partition import METHODS, Parallel, Partition, checked, parallel, wished
+from fsd_core.plan.deciding import decide
+from fsd_core.plan.places import outline_of
+from fsd_core.plan.ways import Given
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 from fsd_core.storage.retry import OUTAGE_S
 from fsd_core.wrappers.faults import Faults
@@ -85,14 +89,17 @@ def run(
     Where and how:
 
     - ``provider``: where the functions run: local (the default), or the name of an installed provider, for instance aws, gcp, azure.
-    - ``channel``: how workers send activations to each other: queue, object, hybrid, or auto, the default, which means hybrid.
+    - ``channel``: how workers send activations to each other: queue, object, hybrid, or auto, the default: what the planner chooses.
     - ``workers``: the number of ranks, each of which is one function: at least 1, or auto, the default. auto means the product of the
-      next three numbers, or 8 if none of them is given.
+      next three numbers. If none of them is given, the planner chooses them, as `make_plan` does for this provider and ``objective``,
+      with the provider's latencies, or with those of this machine, or with ``latency``; with a number of workers, it chooses how to split
+      these. The `Result` says why. With ``partition`` block or random, so many workers are tensor parallel; a given partition has its own
+      number of workers.
     - ``data_parallel``: the number of replicas. Each replica computes some of the micro-batches with the whole model.
     - ``pipeline_parallel``: the number of stages of a replica. Each stage has some of the layers, and passes micro-batches on to the next.
     - ``tensor_parallel``: the number of ranks of a stage. They share the rows of every layer of the stage. The product of the three numbers
-      is the number of ranks; without any of them, all ranks are tensor parallel. The engine onnx takes 1 here, its default, because it
-      cuts a model into stages of whole nodes.
+      is the number of ranks. With a number of workers, the first of tensor, data and pipeline that is not given takes what the others
+      leave. The engine onnx takes tensor_parallel 1, its default, because it cuts a model into stages of whole nodes.
     - ``branching``: the largest number of functions that one function starts, at least 1. Default: 4.
     - ``partition``: which rank of a replica owns which rows: hypergraph (the default), random, block, the path of a saved partition, or a
       `Partition` for this model, number of stages, and number of workers of one replica.
@@ -133,7 +140,7 @@ def run(
     channel = arguments.one_of("channel", channel, ("auto", *CHANNELS))
     objective = arguments.one_of("objective", objective, OBJECTIVES)
     sizes = (workers, data_parallel, pipeline_parallel, tensor_parallel)
-    shape = parallel(*sizes)
+    split = wished(*sizes)
     branching = arguments.whole("branching", branching, 1)
     batch_size = None if batch_size is None else arguments.whole("batch_size", batch_size, 1)
     timeout, outage = arguments.seconds("timeout", timeout), arguments.seconds("outage", outage)
@@ -147,18 +154,43 @@ def run(
     chosen, provisioner = place(provider, app, settings)
     opened = open_run(model, inputs, engine, batch_axis)
     work: Work
+    reason, expectation = "", None
     if isinstance(opened.model, Graph):
         work = stages_work(opened.model, opened.inputs, *sizes, batch_size)
+        channel = "hybrid" if channel == "auto" else channel
     else:
+        if not isinstance(split, Parallel):
+            split = _of_partition(split, checked(partition), opened.model)
+        wish = Given(
+            split=split, channel=None if channel == "auto" else channel, batch_size=batch_size, objective=objective, branching=branching
+        )
+        report(Progress("plan", 0, 1))
+        decision = decide(opened.model, opened.inputs, provider, settings or {}, wish, latency=slowed, home=folder)
+        shape, channel, reason = decision.parallel, decision.channel, decision.reason
+        if reason:
+            report(Progress("plan", 1, 1, reason))
         partitioned = partial(_partitioned, report)
-        work = rows_work(opened.model, opened.inputs, shape, batch_size, partition, seed, folder, partitioned)
+        rows = rows_work(opened.model, opened.inputs, shape, batch_size, partition, seed, folder, partitioned)
+        work = rows
+        expectation = Expectation(
+            work=rows,
+            provider=provider,
+            settings=settings or {},
+            channel=channel,
+            objective=objective,
+            branching=branching,
+            latency=slowed,
+            home=folder,
+        )
     if wrong is not None:
         wrong.check(work.parallel.workers)
     job = Job(
         work=work,
         provider=chosen,
         stand_in=chosen.stand_in(),
-        channel="hybrid" if channel == "auto" else channel,
+        channel=channel,
+        reason=reason,
+        expectation=expectation,
         branching=branching,
         objective=objective,
         faults=wrong.spec() if wrong else None,
@@ -173,8 +205,8 @@ def run(
         progress=report,
     )
     workers = job.workers
-    if wrong is not None:
-        wrong.check(workers)
+    if (outline := outline_of(provider, settings or {})) is not None:
+        work.batches(outline.functions, provider)  # refuses what fits no function before anything is made
     with reported(report):
         existing = provisioner.find(app)
         if existing:
@@ -200,6 +232,14 @@ def run(
             if advice := chosen.advice(error.message):
                 error.message += f"; {advice}"
             raise
+
+
+def _of_partition(split: int | None, partition: Partition | str | os.PathLike[str], model: Model) -> Parallel | int | None:
+    """What a partition decides of the split: a given one has its number of workers, and with block or random, workers share layers."""
+    if partition in METHODS:
+        return split if split is None or partition == METHODS[0] else parallel(split)
+    made = partition if isinstance(partition, Partition) else Partition.load(partition, model)
+    return Parallel(pipeline=made.stages, tensor=made.tensor) if split is None else parallel(split)
 
 
 def check_options(options: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import numpy as np
 
 from fsd_core.client.tensors import ONLY, Tensors, open_tensors
 from fsd_core.common import arguments
 from fsd_core.common.home import expanded
 from fsd_core.errors import InputError
-from fsd_core.graph import BATCH_AXES, Graph, is_graph, open_graph
+from fsd_core.graph import BATCH_AXES, Graph, input_names, is_graph, open_graph
 from fsd_core.model.inputs import open_samples
 from fsd_core.protocol.runconfig import ENGINES
 
@@ -56,7 +57,8 @@ def open_run(model: Any, inputs: Any, engine: str = "auto", batch_axis: str = "a
             if engine == "rows" or tensors is None:  # other inputs are those of rows
                 raise
         else:
-            return Opened(network, open_samples(only if only.ndim < 3 else only.reshape(len(only), -1), network))
+            images = isinstance(only, np.ndarray) and only.ndim > 2  # each sample becomes a row
+            return Opened(network, open_samples(only.reshape(len(only), -1) if images else only, network))
     if tensors is None:
         raise InputError(
             f"inputs {arguments.shown(inputs)}: expected arrays by the names of the model's inputs, or an .npz or .npy with them"
@@ -77,6 +79,17 @@ def _graph(model: Any, tensors: Tensors | None, batch_axis: str) -> Graph:
     try:
         return open_graph(model, None, batch_axis)
     except InputError:
-        if tensors is None or ONLY in tensors or not all(0 not in array.shape for array in tensors.values()):
+        if tensors is None or os.path.isdir(model):
             raise
-    return open_graph(model, {name: array.shape for name, array in tensors.items()}, batch_axis)
+        names = input_names(model) if ONLY in tensors else list(tensors)
+        if len(names) != len(tensors):
+            raise
+    shapes = {}
+    for name, array in zip(names, tensors.values(), strict=True):
+        if not array.size:
+            raise InputError(f"{model}: input {name!r} of shape {array.shape} is empty: expected at least one value")
+        shapes[name] = array.shape
+    try:
+        return open_graph(model, shapes, batch_axis)
+    except InputError as error:
+        raise InputError(str(error).replace("--shape ", "the given input ")) from error

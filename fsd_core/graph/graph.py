@@ -23,7 +23,7 @@ from fsd_core.graph.shapes import Input, check_shapes, input_shapes, with_shapes
 from fsd_core.graph.stored import FORMAT, stored
 from fsd_core.graph.trial import Trial, trial
 
-__all__ = ["BATCH_AXES", "Graph", "is_graph", "open_graph"]
+__all__ = ["BATCH_AXES", "Graph", "input_names", "is_graph", "open_graph"]
 
 BATCH_AXES = ("auto", "0", "none")
 
@@ -87,6 +87,12 @@ class Graph:
 def is_graph(path: Path) -> bool:
     """Whether a path is that of an ONNX file, by its name, or of a folder that `save_graph` wrote."""
     return path.suffix == ".onnx" if not os.path.isdir(path) else FORMAT.matches(path)
+
+
+def input_names(path: str | os.PathLike[str]) -> list[str]:
+    """The names of the inputs of an ONNX file. Raises `InputError` like `open_graph`."""
+    model, _ = read_file(arguments.path("path", path))
+    return [each.name for each in model.graph.input]
 
 
 def open_graph(

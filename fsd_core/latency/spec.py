@@ -85,6 +85,19 @@ class Latency:
         measured = {"measured": self.table.as_of} if self.table.measured else {}
         return {"table": self.table.name, "seed": self.seed} | measured | more
 
+    def scaled(self) -> Table:
+        """The table with every time multiplied by ``scale``, and every bandwidth divided."""
+        if self.scale == 1.0:
+            return self.table
+
+        def times(row: Row) -> Row:
+            names = ("p50_ms", "p90_ms", "p99_ms", "max_ms", "second_ms")
+            found: dict[str, Any] = {name: None if (value := getattr(row, name)) is None else value * self.scale for name in names}
+            return attrs.evolve(row, **found, mb_per_s=None if row.mb_per_s is None else row.mb_per_s / self.scale)
+
+        links = {side: attrs.evolve(link, mb_per_s=link.mb_per_s / self.scale) for side, link in self.table.links.items()}
+        return attrs.evolve(self.table, rows={verb: times(row) for verb, row in self.table.rows.items()}, links=links)
+
     def longest_s(self, *verbs: str) -> float:
         """The sum of the longest draws of these verbs, in seconds."""
         return self.scale * sum(self.table.rows[verb].longest_ms for verb in verbs if verb in self.table.rows) / 1000

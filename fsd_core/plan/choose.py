@@ -23,6 +23,7 @@ SCREENED = 20  # at each provider
 FINAL_STEPS, FINAL_RUNS = 12, 64
 FINALISTS = 8  # of each provider
 ALIKE = 1.05  # predictions that differ by less count as equal
+ALIKE_FREE = 1.25  # where nothing is billed: on this machine, whose cores other programs use too
 SPARE = 1.6  # a candidate is worth a longer simulation if it takes and costs at most so many times what another one does
 
 
@@ -30,7 +31,7 @@ SPARE = 1.6  # a candidate is worth a longer simulation if it takes and costs at
 class Candidate:
     """One way to run. ``why``: the reason why it is not feasible; empty if it is. ``needs_bytes``: of memory, in the worker with most.
 
-    ``beaten``: why it was not simulated although it is feasible: another way is faster and cheaper even than the least that it can take.
+    ``beaten``: why it was not simulated although it is feasible: another way is faster and cheaper than the lower bounds of this one.
     """
 
     provider: str
@@ -217,13 +218,22 @@ def choose(objective: str, candidates: Sequence[Candidate]) -> Candidate:
     """The candidate that an objective chooses, of those that are feasible and predicted; at least one must be.
 
     Those within `ALIKE` of the best count as equal, because a prediction is no more exact than that: of them, the objectives cost and
-    balanced take the fastest, latency the cheapest.
+    balanced take the fastest, latency the cheapest; of those that are equal in both, all take the one with the fewest workers. Where
+    nothing is billed, all take the fastest, and those within `ALIKE_FREE` count as equal.
     """
     usable = [each for each in candidates if each.feasible and each.prediction is not None]
-    best = min(key_of(objective, each) for each in usable)
-    alike = [each for each in usable if key_of(objective, each) <= ALIKE * best]
-    other = "cost" if objective == "latency" else "latency"
-    return min(alike, key=lambda each: (key_of(other, each), key_of(objective, each)))
+    first, other = ("latency", "latency") if _free(usable) else (objective, "cost" if objective == "latency" else "latency")
+    margin = ALIKE_FREE if _free(usable) else ALIKE
+    alike = usable
+    for key in (first, other):
+        best = min(key_of(key, each) for each in alike)
+        alike = [each for each in alike if key_of(key, each) <= margin * best]
+    return min(alike, key=lambda each: (each.parallel.workers, key_of(other, each), key_of(first, each)))
+
+
+def _free(candidates: Sequence[Candidate]) -> bool:
+    """Whether nobody bills anything, or no price is known."""
+    return not any(each.prediction is not None and each.prediction.usd for each in candidates)
 
 
 def front(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -247,6 +257,7 @@ def reason(choice: Candidate, candidates: Sequence[Candidate], objective: str) -
         next_one = f"the next best split, {shape_words(other.parallel)}, takes {_figures(other)}"
         return f"One function is best here: it takes {_figures(choice)}; {next_one}."
     what = {"cost": "the cheapest", "latency": "the fastest", "balanced": "the one with the smallest product of time and money"}[objective]
+    what = "the fastest" if _free(candidates) else what
     said = f"{shape_words(choice.parallel).capitalize()} is {what} of the possible ways, with {_figures(choice)}"
     one = [each for each in candidates if each.parallel.workers == 1 and each.provider == choice.provider]
     if one:
@@ -259,7 +270,7 @@ def _figures(candidate: Candidate) -> str:
     found = candidate.prediction
     if found is None:
         return "an unknown time"
-    return f"{found.seconds['p50']:.3g} s" + ("" if found.usd is None else f" and {found.usd:.2g} USD")
+    return f"{found.seconds['p50']:.3g} s" + (f" and {found.usd:.2g} USD" if found.usd else "")
 
 
 def shape_words(shape: Parallel) -> str:

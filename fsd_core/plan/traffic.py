@@ -18,7 +18,7 @@ from fsd_core.partition import ExchangePlan, Parallel, Partition
 from fsd_core.partition.balance import contiguous, spread
 from fsd_core.partition.rows import needs, work
 from fsd_core.plan.facts import EMPTY_BYTES, Facts
-from fsd_core.protocol.shard import LayerSizes
+from fsd_core.plan.memory import LayerSizes
 
 __all__ = ["Estimator", "Split", "Step", "of_partition"]
 
@@ -110,8 +110,10 @@ class Split:
         return found
 
 
-def of_partition(facts: Facts, partition: Partition, plan: ExchangePlan, parallel: Parallel, batches: Sequence[int]) -> Split:
-    """The split of a computed partition of one replica."""
+def of_partition(
+    facts: Facts, partition: Partition, plan: ExchangePlan, parallel: Parallel, batches: Sequence[int], encode_s: float = ENCODE_COST
+) -> Split:
+    """The split of a computed partition of one replica. ``encode_s``: about the seconds that it may take to encode what travels."""
     layers, ranks = len(facts.nonzeros), partition.workers
     raw = [(number, *plan.pairs(number)) for number in range(2, layers + 1)]
     sent: dict[tuple[int, int], dict[int, NDArray[np.int32]]] = {}
@@ -124,7 +126,7 @@ def of_partition(facts: Facts, partition: Partition, plan: ExchangePlan, paralle
         return sent[number, source][int(targets[pair])]
 
     counts = [rows.astype(np.float64) for *_, rows in raw]
-    per_row = _bytes_per_row(facts, [number for number, *_ in raw], counts, rows_of, ENCODE_COST)
+    per_row = _bytes_per_row(facts, [number for number, *_ in raw], counts, rows_of, encode_s)
     steps = tuple(
         Step(number, sources, targets, rows.astype(np.float64), rows.astype(np.float64) * each)
         for (number, sources, targets, rows), each in zip(raw, per_row, strict=True)

@@ -104,6 +104,8 @@ class StageReader:
         self.head = self._head()
         self.receives = {int(stage) - 1: names for stage, names in self.head.receives.items()}  # by rank of a replica
         self.sends = {int(stage): names for stage, names in self.head.sends.items()}
+        # All tensors that it has to make, in the order of their first use.
+        self.gives = list(dict.fromkeys([*self.head.outputs, *(name for names in self.sends.values() for name in names)]))
         self.numbers = sorted({self.head.number, *self.sends})
         self.sources = [sorted(self.receives) if number == self.head.number else [] for number in self.numbers]
 

@@ -28,7 +28,7 @@ from fsd_core.errors import InputError, RunFailed
 __all__ = ["Package", "Recipe", "Wheels", "command", "digest", "files", "manylinux", "sources", "stub", "write", "zipped"]
 
 _CLIENT_ONLY = (  # of fsd_core: no worker imports these
-    *("cli/", "client/", "cost/", "demo/", "machine/", "plan/", "report/", "config.py", "versions.py"),
+    *("cli/", "client/", "cost/", "demo/", "machine/", "measuring/", "plan/", "report/", "config.py", "versions.py"),
     *(f"providers/{name}.py" for name in ("app_name", "native", "package", "probes", "provisioning", "requests", "settings")),
 )
 _DROPPED_FOLDERS = {"tests", "__pycache__", "bin", "include"}

@@ -7,7 +7,9 @@ import os
 from fsd_core.common import arguments
 from fsd_core.common.files import check_file, write_file
 from fsd_core.measuring.making import Measurement
-from fsd_core.report.html import MARK, count, escaped, facts, page, seconds, section, table
+from fsd_core.measuring.shown import facts as shown
+from fsd_core.measuring.shown import figure
+from fsd_core.report.html import MARK, count, escaped, facts, page, section, table
 from fsd_core.report.spread import Spread, spreads
 
 __all__ = ["check_page", "write_measurement"]
@@ -34,28 +36,9 @@ def _page(found: Measurement) -> str:
     if found.stand_in:
         words = f"Measured on an emulator at {found.stand_in}: these are times of this machine, not of the services of {found.provider}."
         parts.append(f'<p class="warn">{escaped(words)}</p>')
-    parts += [section("Where and when", facts(_about(found))), _spread(found), _rows(found)]
+    about = [("provider", found.provider), ("region", found.region), ("app", found.app), ("day", found.table.as_of)]
+    parts += [section("Where and when", facts([*about, *shown(found)])), _spread(found), _rows(found)]
     return page(title, [*parts, section("What this rests on", _rests(found))])
-
-
-def _about(found: Measurement) -> list[tuple[str, object]]:
-    measured = found.table.measured
-    assert measured is not None
-    shown: list[tuple[str, object]] = [("provider", found.provider), ("region", found.region), ("day", found.table.as_of)]
-    shown += [("app", found.app), ("took", seconds(found.seconds)), ("table", found.file)]
-    if found.usd is not None:
-        shown.append(("cost", f"{found.usd:.4f} USD by the tariff {found.tariff}" + " on the services themselves" * bool(found.stand_in)))
-    if measured.memory_mb is not None:
-        shown.append(("memory of a function", f"{measured.memory_mb:.0f} MB"))
-    if measured.weights_per_s is not None:
-        shown.append(("kernel of a function", f"{measured.weights_per_s / 1e6:,.0f} million weights times samples a second"))
-    if measured.speed is not None:
-        shown.append(("a core of it", f"{measured.speed:.2f} times as fast as one of the client"))
-    if measured.clock_offset_ms is not None:
-        shown.append(("clock of a function", f"{measured.clock_offset_ms:+.1f} ms, within {measured.clock_error_ms or 0:.1f} ms"))
-    if measured.receive_messages is not None:
-        shown.append(("messages of a receive", f"{measured.receive_messages:.1f} at the mean, of bursts of 20"))
-    return shown
 
 
 def _spread(found: Measurement) -> str:
@@ -71,12 +54,10 @@ def _spread(found: Measurement) -> str:
 
 
 def _rows(found: Measurement) -> str:
-    def cell(value: float | None) -> str:
-        return "" if value is None else f"{value:.3g}"
-
     names = ["verb", "samples", "p50 ms", "p90 ms", "p99 ms", "MB/s"]
     rows = [
-        [each["verb"], count(each["n"]), *(cell(each[name]) for name in ("p50_ms", "p90_ms", "p99_ms", "mb_per_s"))] for each in found.rows
+        [each["verb"], count(each["n"]), *(figure(each[name]) for name in ("p50_ms", "p90_ms", "p99_ms", "mb_per_s"))]
+        for each in found.rows
     ]
     return section("The figures", table(names, rows))
 

@@ -29,7 +29,7 @@ class StageLoop(Loop):
     _sending: Future[None] | None = attrs.field(default=None, init=False)
 
     @staticmethod
-    def open(key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool) -> StageReader:
+    def open(key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool, ahead: int) -> StageReader:
         """Read the head of the shard at ``key``. The import of ONNX Runtime takes a while: it begins now."""
         pool.submit(runtime)
         return StageReader(key, read, pool)
@@ -40,16 +40,15 @@ class StageLoop(Loop):
         stage = self.shard.head
         self.layer = stage.number
         self.watch.enter("load")
-        if self._session is None:
-            self._session = Session(*self.shard.load(self._check), prepack=self.config.keep)
+        if self._session is None and self.shard.gives:  # else its nodes depend on weights alone: the stages that read them compute them
+            self._session = Session(*self.shard.load(self._check), prepack=self.config.keep[self.rank % self.config.parts])
         self.note(stage.number)
         tensors = self._inputs(batch)
         self._check()
         self.watch.enter("exchange")
         tensors |= self._received(batch)
         self.watch.enter("compute")
-        gives = dict.fromkeys(name for names in self.shard.sends.values() for name in names)
-        made = self._session.run(tensors, list(gives | dict.fromkeys(stage.outputs)))
+        made = self._session.run(tensors, self.shard.gives) if self._session is not None else {}
         self.watch.enter("send")
         if self._sending is not None:
             self._sending.result()
