@@ -18,9 +18,9 @@ from fsd_core.cost import Tariff, Usage, bill, default_tariff
 from fsd_core.cost import load as load_tariff
 from fsd_core.driver import Resources
 from fsd_core.errors import InputError, RunFailed
-from fsd_core.latency import VERBS, Table
+from fsd_core.latency import VERBS, Table, shipped_table
 from fsd_core.latency.fit import extra, fitted, rate
-from fsd_core.latency.named import measured_file, shipped_table
+from fsd_core.latency.named import measured_file
 from fsd_core.latency.table import Link, Measured
 from fsd_core.latency.writing import write
 from fsd_core.measuring.asking import FULL, QUICK, Estimate
