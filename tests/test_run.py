@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 import fsd_core.client.job
 import fsd_core.client.stage
-import fsd_core.plan.batches
 from fsd_core import Result, run
 from fsd_core.client.job import ROOTS
 from fsd_core.driver import Code
@@ -93,7 +92,7 @@ def nothing_left(store: Store, pids: list[int]) -> None:
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     model=networks(),
     data=st.integers(1, 3),
@@ -227,36 +226,6 @@ def test_the_layer_of_a_death_is_named(start: Callable[..., Result], store: Stor
         start(channel="object", faults="throttle=.6,seed=1", recovery="off")
     assert caught.value.layer is not None
     assert re.match(r"UNAVAILABLE: rank 1, layer \d+: killed by signal 9", str(caught.value))
-
-
-def test_a_worker_over_its_memory_is_named(start: Callable[..., Result], store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fsd_core.plan.batches, "predicted_bytes", lambda *_: 0)  # the client would have refused or cut the batch
-    wide = open_inputs("random:20000:0.4:1", 1024)
-    with pytest.raises(RunFailed, match=r"rank \d.*exceeded its memory limit of 80 MB"):
-        start(some=wide, settings={"memory_mb": 80})
-    nothing_left(store, [])
-
-
-def test_a_batch_is_cut_to_the_memory_that_a_function_has(start: Callable[..., Result], model: Model) -> None:
-    x = open_inputs("random:3000:0.4:1", 1024)
-    result = start(some=x, settings={"memory_mb": 96})
-    assert result.memory["predicted_bytes_max"] <= 96 << 20
-    assert result.memory["peak_bytes_max"] <= result.memory["predicted_bytes_max"]
-    assert result.meter_layers["publish_requests"] > 3 * 11  # more than one batch
-    np.testing.assert_allclose(result.output.toarray(), serial(model, x).toarray(), rtol=1e-4, atol=1e-4)
-
-
-def test_a_shard_that_does_not_fit_beside_a_batch_is_read_again(start: Callable[..., Result]) -> None:
-    model, x = radixnet(4096, 60), open_inputs("random:40:0.4:1", 4096)
-    result = start(model, x, workers=1, batch_size=20, settings={"memory_mb": 128})
-    assert result.memory["peak_bytes_max"] <= result.memory["predicted_bytes_max"] <= 128 << 20
-    assert result.meter["object_bytes_read"] > 2 * 8 * model.nonzeros
-    np.testing.assert_allclose(result.output.toarray(), serial(model, x).toarray(), rtol=1e-4, atol=1e-4)
-
-
-def test_too_little_memory_for_one_sample_is_refused(start: Callable[..., Result]) -> None:
-    with pytest.raises(InputError, match=r"\[local\] memory_mb = 64: a worker needs 72 MB .* expected at least \d+"):
-        start(settings={"memory_mb": 64})
 
 
 def test_the_run_ends_at_its_deadline(start: Callable[..., Result], store: Store) -> None:

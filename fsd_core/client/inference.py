@@ -26,6 +26,7 @@ from fsd_core.graph import Graph
 from fsd_core.latency import Latency
 from fsd_core.partition import METHODS, Parallel, Partition, checked, parallel, wished
 from fsd_core.plan.deciding import decide
+from fsd_core.plan.places import outline_of
 from fsd_core.plan.ways import Given
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 from fsd_core.storage.retry import OUTAGE_S
@@ -204,6 +205,8 @@ def run(
         progress=report,
     )
     workers = job.workers
+    if (outline := outline_of(provider, settings or {})) is not None:
+        work.batches(outline.functions, provider)  # refuses what fits no function before anything is made
     with reported(report):
         existing = provisioner.find(app)
         if existing:

@@ -56,13 +56,15 @@ class Result:
       and cleanup, the time after the total, in which the client fetched the records, removed the run's objects and gave its slot back.
     - ``meter``: counts of requests and messages, and bytes, of all workers and the client.
     - ``meter_layers``: the part of ``meter`` that the workers requested in the layers.
-    - ``memory``: bytes of the worker that needs most: ``peak_bytes_max``, ``predicted_bytes_max``, and ``limit_bytes`` if there is a limit.
+    - ``memory``: bytes of the worker that needs most: ``peak_bytes_max``, ``predicted_bytes_max``, and ``limit_bytes`` if there is a limit;
+      ``streamed``: how many workers read their weights layer by layer, because these are larger than the memory of a function.
     - ``reason``: why the planner chose this split or channel, in one sentence; empty if the caller gave both.
     - ``predicted``: what was expected: ``seconds`` (p50, p95), ``parts`` (mean seconds), ``meter``, ``usd``, and ``lasted``, the seconds of
       the run that the first are about; `None` where nothing could be predicted in time.
     - ``recovered``: the ranks that were lost, in the order of their deaths: ``rank``, ``layer`` (the last one that it began; `None` if
       unknown), ``seconds`` (from the report of the death until the next function of the rank reached this layer), ``reason``.
-    - ``ranks``: the record of each worker, by rank, without those in `missing_ranks`.
+    - ``ranks``: the record of each worker, by rank, without those in `missing_ranks`: with ``peak_bytes``, ``predicted_bytes``, and
+      ``kernel``, what computed there.
 
     Two results are equal only if they are the same object. A notebook shows a result as tables.
     """
@@ -227,6 +229,8 @@ class _RankRecord:
     rank: int = key(integer(0))
     attempt: int = key(integer(0))
     peak_bytes: int = key(integer(0))
+    predicted_bytes: int = key(integer(0), default=0)  # which the client adds
+    kernel: str = key(matching("[a-z0-9]{1,16}", "the name of a kernel"), default="numpy")
     seconds: Mapping[str, float] = key(table())
     meter: Mapping[str, int] = key(table())
     meter_layers: Mapping[str, int] = key(table())

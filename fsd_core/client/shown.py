@@ -75,8 +75,12 @@ def tables(result: Result, truth: Mapping[str, int] | None = None) -> list[tuple
         ("object bytes", f"{amount(meter['object_bytes_written'])} written, {amount(meter['object_bytes_read'])} read"),
         ("functions", f"{meter['invocations']} invoked, {meter['retries']} retries, {meter['duplicates_dropped']} duplicates dropped"),
     ]
+    sized = {name.removesuffix("_max").removesuffix("_bytes"): value for name, value in result.memory.items() if "bytes" in name}
+    memory = [(name, amount(value)) for name, value in sized.items()]
+    if streamed := result.memory.get("streamed"):
+        words = "1 worker, whose weights are" if streamed == 1 else f"{streamed} workers, whose weights are"
+        memory.append(("streamed", f"by {words} larger than the memory of a function: read layer by layer"))
     expected = [(name, f"{_figure(name, mine):>12} {_figure(name, real):>12}") for name, (mine, real) in _compared(result).items()]
-    memory = [(name.removesuffix("_max").removesuffix("_bytes"), amount(value)) for name, value in result.memory.items()]
     found = [("Result", answer), ("Time", times), ("Sent and stored", sent), ("Memory of a worker", memory)]
     if expected:
         expected.insert(0, ("", f"{'predicted':>12} {'actual':>12}"))

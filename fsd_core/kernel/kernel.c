@@ -177,9 +177,13 @@ static int fill(Plan *plan, const int64_t *indptr, const int32_t *indices, const
     free(next);
     free(first);
     if (failed) return -1;
-    plan->inputs = index - plan->indices;
-    int32_t *shorter = realloc(plan->indices, 4 * (size_t)(plan->inputs + 1)); /* equal rows share their inputs */
-    if (shorter) plan->indices = shorter;
+    plan->inputs = index - plan->indices; /* equal rows share their inputs */
+    int32_t *exact = array(plan->inputs);
+    if (exact) { /* a copy: a block that only shrinks leaves a gap that the next plan does not fit into */
+        memcpy(exact, plan->indices, 4 * (size_t)plan->inputs);
+        free(plan->indices);
+        plan->indices = exact;
+    }
     return 0;
 }
 

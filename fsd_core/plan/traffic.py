@@ -18,7 +18,7 @@ from fsd_core.partition import ExchangePlan, Parallel, Partition
 from fsd_core.partition.balance import contiguous, spread
 from fsd_core.partition.rows import needs, work
 from fsd_core.plan.facts import EMPTY_BYTES, Facts
-from fsd_core.protocol.shard import LayerSizes
+from fsd_core.plan.memory import LayerSizes
 
 __all__ = ["Estimator", "Split", "Step", "of_partition"]
 

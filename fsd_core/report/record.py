@@ -86,6 +86,7 @@ class _Memory:
 
     peak_bytes_max: int = key(integer(0))
     predicted_bytes_max: int = key(integer(0), default=0)
+    streamed: int = key(integer(0), default=0)  # workers
     limit_bytes: int | None = key(integer(0), default=None)
 
 

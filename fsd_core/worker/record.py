@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import Stopwatch
+from fsd_core.kernel.compiled import kernel_name
 from fsd_core.protocol import records
+from fsd_core.worker.memory import peak_bytes
 
 __all__ = ["make"]
 
@@ -35,11 +35,11 @@ def make(
     ``launch_s``: seconds from the start of the run to the start of this worker. ``init_s``: seconds of a cold start, else 0.
     ``layers_meter``: the part of ``meter`` that was counted in the layer loop. ``lines``: what the worker said, each as `Line.packed`.
     """
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     function_s = math.fsum((*watch.seconds.values(), watch.starved))
     seconds = {"launch": launch_s, **watch.seconds, "starved": watch.starved, "init": init_s, "function": function_s}
-    fields: dict[str, Any] = {"rank": rank, "attempt": attempt, "seconds": seconds, "peak_bytes": peak, "timeline": watch.timeline()}
-    fields |= {"log": list(lines), "incarnation": incarnation, "behind_s": behind_s}
+    fields: dict[str, Any] = {"rank": rank, "attempt": attempt, "seconds": seconds, "timeline": watch.timeline()}
+    fields |= {"peak_bytes": peak_bytes(), "kernel": kernel_name(), "log": list(lines)}
+    fields |= {"incarnation": incarnation, "behind_s": behind_s}
     counts = dict(meter)
     counts["object_puts"] += 1
     body = b""
