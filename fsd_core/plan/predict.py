@@ -279,8 +279,8 @@ def _notes(facts: Facts, split: Split, platform: Platform) -> list[str]:
         found.append("rows that travel are estimated for contiguous rows; a hypergraph partition moves fewer where layers are sparse")
     if platform.table is not None and platform.table.measured is not None:
         measured = platform.table.measured
-        where = f"on an emulator at {measured.emulator}" if measured.emulator else f"in {measured.region}"
-        found.append(f"latencies of {measured.provider} were measured on {platform.table.as_of} {where}")
+        where = f"on an emulator at {measured.emulator}" if measured.emulator else f"in {measured.region}" * (measured.region != "here")
+        found.append(f"latencies of {measured.provider} were measured on {platform.table.as_of} {where}".rstrip())
     if platform.table is None:
         found.append("no table of latencies: every request is as fast as on this machine")
     elif any(row.confidence == "low" for row in platform.table.rows.values()):
