@@ -245,9 +245,9 @@ class Estimator:
         return min(layers - 1, layer // every * every + (1 if every > 1 and layer else 0)) if layer else 0
 
     def _counted(self, layer: int, tensor: int) -> NDArray[np.float64]:
-        weights, width = self.facts.model.layers[layer], int(self.facts.widths[layer])
-        from_rank = spread(width, tensor) if layer == 0 else contiguous(work(self.facts.model.layers[layer - 1]), tensor)
-        if not isinstance(weights.weights, Csr):
+        model, width = self.facts.model, int(self.facts.widths[layer])
+        from_rank = spread(width, tensor) if layer == 0 or model is None else contiguous(work(model.layers[layer - 1]), tensor)
+        if model is None or not isinstance((weights := model.layers[layer]).weights, Csr):
             return np.repeat(np.bincount(from_rank, minlength=tensor)[:, None], tensor, axis=1).astype(np.float64)
         need = needs(weights, contiguous(work(weights), tensor), tensor)
         moved = np.zeros((tensor, tensor))
