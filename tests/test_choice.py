@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def start(home: Path) -> Callable[..., Result]:
-    """A function that runs below ``home``."""
-    return lambda **options: fsd_core.run(MODEL, INPUT, home=home, settings={"root": str(home / "local"), "lease_s": 600.0}, **options)
+def start(home: Path) -> Iterator[Callable[..., Result]]:
+    """A function that runs below ``home``. Predictions may take long, as where other tests run at the same time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fsd_core.client.expected, "FORECAST_S", 300.0)
+        yield lambda **options: fsd_core.run(MODEL, INPUT, home=home, settings={"root": str(home / "local"), "lease_s": 600.0}, **options)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix
 import fsd_core
 from fsd_core import cost
 from fsd_core.cli import main
+from fsd_core.client import expected
 from fsd_core.cost import Usage
 from fsd_core.driver import Code
 from fsd_core.errors import CheckFailed, InputError, RunFailed
@@ -175,7 +176,8 @@ def test_this_machine_beside_an_emulated_cloud(fsd, tmp_path):
     assert "Ran on emulators here: aws (moto)" in (tmp_path / "r.html").read_text()
 
 
-def test_each_provider_has_its_own_table_of_latencies(fsd):
+def test_each_provider_has_its_own_table_of_latencies(fsd, monkeypatch):
+    monkeypatch.setattr(expected, "FORECAST_S", 300.0)
     assert [comparing._latency(name, "auto,seed=2") for name in ("local", "aws", "gcp")] == [None, "aws,seed=2", "gcp,seed=2"]
     assert comparing._latency("aws", "gcp,scale=2") == "gcp,scale=2"
     assert fsd(*words("--providers", "local,aws", "--latency", "auto,sead=1"))[0] == 2

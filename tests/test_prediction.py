@@ -27,7 +27,7 @@ from fsd_core.partition import Parallel, partition
 from fsd_core.plan import facts as facts_module
 from fsd_core.plan.choose import OBJECTIVES, Candidate, Wishes, choose, compare, front
 from fsd_core.plan.counts import exchange
-from fsd_core.plan.facts import Facts, learn
+from fsd_core.plan.facts import Facts, described, learn
 from fsd_core.plan.making import Plan, make_plan
 from fsd_core.plan.polling import Bundles, Inbox
 from fsd_core.plan.predict import PARTS, Platform, Prediction, predict
@@ -435,3 +435,24 @@ def test_a_candidate_without_a_prediction_has_the_same_keys(plan: Plan) -> None:
     made: Prediction | None = plan.choice.prediction
     assert made is not None
     assert blank.to_json().keys() <= plan.choice.to_json().keys()
+
+
+def test_a_model_of_12_gb_becomes_a_pipeline_for_its_deadline() -> None:
+    large, deadline = described([4096] * 181, 256), 60.0
+    assert large.stored.sum() == pytest.approx(12e9, rel=0.02)
+    load_s = large.stored.sum() / (1e6 * load_table("aws").links["read"].mb_per_s)
+    found = compare(large, [place("aws")], Wishes(deadline=deadline), colds=[True])
+    for objective in OBJECTIVES:
+        best = choose(objective, found).parallel
+        assert best.pipeline >= load_s / deadline, objective
+        assert best.tensor == 1, objective
+
+
+def test_a_layer_of_14_gb_is_tensor_parallel() -> None:
+    found = compare(described([60_000, 60_000], 64), [place("aws")], Wishes(), colds=[True])
+    assert choose("cost", found).parallel.tensor > 1
+    assert all(each.why.startswith("needs ") for each in found if each.parallel.tensor == 1)
+
+
+def test_an_activation_of_which_nothing_is_known_takes_four_bytes() -> None:
+    assert described([100, 200], 10).whole == (35 + 4000, 35 + 8000)

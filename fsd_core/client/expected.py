@@ -41,6 +41,7 @@ class Expectation:
     channel: str
     objective: str
     branching: int
+    recovery: bool
     latency: Latency | None
     home: Path
 
@@ -85,11 +86,11 @@ class Expectation:
         def make() -> dict[str, Any]:
             facts = learn(work.model, work.rows, LEARN_S)
             split = of_partition(facts, work.partition, work.plan, work.parallel, cut.samples, ENCODE_S).thinned(STEPS)
-            options: dict[str, Any] = {"objective": self.objective, "branching": self.branching, "keep": keep}
-            found = predict(facts, split, platform, self.channel, most_batches=BATCHES, **options)
+            options: dict[str, Any] = {"objective": self.objective, "branching": self.branching, "recovery": self.recovery}
+            found = predict(facts, split, platform, self.channel, keep=keep, most_batches=BATCHES, **options)
             return {"seconds": dict(found.seconds), "parts": dict(found.parts), "meter": dict(found.meter), "usd": found.usd}
 
-        about = (work.partition.digest, cut.samples, keep, self.channel, self.objective, self.branching, seeds, cold)
+        about = (work.partition.digest, cut.samples, keep, self.channel, self.objective, self.branching, self.recovery, seeds, cold)
         found = remembered(self.home, digest("run", workload_digest(work.model, work.rows), place_words(where), about), make)
         found["meter"] = {name: count + staged.get(name, 0) for name, count in found["meter"].items()}
         if where.tariff is not None and found["usd"] is not None:

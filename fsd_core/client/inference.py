@@ -179,6 +179,7 @@ def run(
             channel=channel,
             objective=objective,
             branching=branching,
+            recovery=goes_on,
             latency=slowed,
             home=folder,
         )

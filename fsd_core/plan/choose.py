@@ -19,7 +19,7 @@ __all__ = ["OBJECTIVES", "Candidate", "Wishes", "choose", "compare", "front", "k
 
 OBJECTIVES = ("cost", "latency", "balanced")
 SCREEN_STEPS, SCREEN_RUNS = 3, 12  # of a simulation that decides whether a candidate is worth a longer one
-SCREENED = 20  # at each provider
+SCREENED = 20  # at each provider, beside one function and replicas
 FINAL_STEPS, FINAL_RUNS = 12, 64
 FINALISTS = 8  # of each provider
 ALIKE = 1.05  # predictions that differ by less count as equal
@@ -66,6 +66,14 @@ class Wishes:
     deadline: float | None = None
     budget: float | None = None
 
+    def beyond(self, seconds: float, usd: float) -> str:
+        """Why a way that takes and costs at least so much does not meet them; empty if it may."""
+        if self.deadline is not None and seconds > self.deadline:
+            return f"takes at least {seconds:.3g} s, longer than the deadline of {self.deadline:g} s"
+        if self.budget is not None and usd > self.budget:
+            return f"costs at least {usd:.3g} USD, more than the budget of {self.budget:g} USD"
+        return ""
+
     def refuses(self, found: Prediction, limits: InvokeLimits) -> str:
         """Why a prediction does not meet them; empty if it does."""
         slow, usd = found.seconds["p95"], found.usd
@@ -105,7 +113,7 @@ def compare(
                 else:
                     queue.append((way, {memory_mb: way.least(memory_mb) for memory_mb in way.memory}))
         points = [point for _, least in queue for point in least.values()]
-        queue.sort(key=lambda each: _order(each[0].split.parallel, min(_behind(point, points) for point in each[1].values())))
+        queue.sort(key=lambda each: _order(each[0].split.parallel, list(each[1].values()), points, wishes))
         rough: list[tuple[Way, Candidate]] = []
         for at, (way, least) in enumerate(queue):
             if progress is not None:
@@ -116,7 +124,9 @@ def compare(
                 least |= {size: (least[size][0], least[size][1] + sent) for size in worth}
                 worth = [size for size in worth if _better(least[size], rough) is None]
             found += [_beaten(way, size, least[size], rough, wishes) for size in least if size not in worth]
-            if worth and len(rough) >= SCREENED:
+            enough = way.split.parallel.parts > 1 and sum(other.split.parallel.parts > 1 for other, _ in rough) >= SCREENED
+            hopeless = all(wishes.beyond(*point) for point in least.values()) and any(each.feasible for _, each in rough)
+            if worth and (enough or hopeless):
                 found += [_beaten(way, size, least[size], rough, wishes) for size in worth]
             elif worth:
                 rough += [(way, _candidate(way, each, wishes)) for each in way.simulated(SCREEN_STEPS, SCREEN_RUNS, worth, [True])]
@@ -129,9 +139,12 @@ def compare(
     return found
 
 
-def _order(shape: Parallel, behind: float) -> tuple[bool, bool, float]:
-    """One function, then replicas, which both beat many others; then those that promise most."""
-    return shape.workers > 1, shape.parts > 1, behind
+def _order(
+    shape: Parallel, least: Sequence[tuple[float, float]], points: Sequence[tuple[float, float]], wishes: Wishes
+) -> tuple[bool, bool, bool, float]:
+    """One function, then replicas, which both beat many others; then those that promise most. Those that miss the wishes come last."""
+    beyond = all(wishes.beyond(*point) for point in least)
+    return beyond, shape.workers > 1, shape.parts > 1, min(_behind(point, points) for point in least)
 
 
 def _candidate(way: Way, found: Prediction, wishes: Wishes) -> Candidate:
@@ -175,7 +188,6 @@ def _beaten(way: Way, memory_mb: int, least: tuple[float, float], rough: Sequenc
     better = _better(least, rough)
     seconds, usd = least
     takes = f"takes at least {seconds:.3g} s"
-    late = wishes.deadline is not None and seconds > wishes.deadline
     words = f"{takes}{f' and {usd:.2g} USD' if usd else ''}: "
     words += f"{shape_words(better.parallel)} is better in both" if better else f"{SCREENED} other ways promise more"
     return Candidate(
@@ -185,7 +197,7 @@ def _beaten(way: Way, memory_mb: int, least: tuple[float, float], rough: Sequenc
         memory_mb=memory_mb,
         cold=True,
         prediction=None,
-        why=f"{takes}, longer than the deadline of {wishes.deadline:g} s" if late else "",
+        why=wishes.beyond(seconds, usd),
         needs_bytes=way.batches.predicted_bytes,
         beaten=words,
     )

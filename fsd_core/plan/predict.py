@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core.channel.kept import RECORD_BYTES
 from fsd_core.cost import Tariff, Usage, bill
 from fsd_core.latency import Table
 from fsd_core.partition import Parallel
@@ -20,6 +21,7 @@ from fsd_core.plan.launching import BEGIN_S, Begun, collected, launched, prepare
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.simulate import Cpu, Simulation
 from fsd_core.plan.traffic import Split
+from fsd_core.protocol.records import HEAD_BYTES
 from fsd_core.providers.outline import Outline
 from fsd_core.storage.meter import FIELDS
 from fsd_core.worker.progress import INTERVAL_S, REPORTS
@@ -127,6 +129,7 @@ def predict_each(
     staged: bool = True,
     keep: bool = True,
     branching: int = 4,
+    recovery: bool = True,
     runs: int = RUNS,
     seed: int = 0,
     most_batches: int = 40,
@@ -136,8 +139,9 @@ def predict_each(
 
     ``channel``: queue, object or hybrid; ``objective``: of the channel, cost or latency. ``staged``: weights and inputs are in the object
     store already, so the client uploads nothing. ``keep``: a worker keeps its weights from one micro-batch to the next. ``branching``: of
-    the launch tree. ``runs``: simulated runs of each platform; ``seed``: of their draws. Of more than ``most_batches`` micro-batches of a
-    replica, the others take as long as the last simulated one. ``memory_by_rank``: bytes, if they are known.
+    the launch tree. ``recovery``: a worker that ends leaves in its record what it sent. ``runs``: simulated runs of each platform;
+    ``seed``: of their draws. Of more than ``most_batches`` micro-batches of a replica, the others take as long as the last simulated one.
+    ``memory_by_rank``: bytes, if they are known.
     """
     shape, eager, first, variants = split.parallel, objective == "latency", platforms[0], len(platforms)
     outline = _soonest(first) if eager else first.outline
@@ -171,6 +175,9 @@ def predict_each(
     parts["collect"] = answer - ended
     working, lasted = written - launch, flow.ended - _of(begun.began, shape, some)  # (runs,); (runs x replicas, ranks) of a function
     bytes_by_rank = _bytes_by_rank(facts, split)
+    if recovery:
+        left = _left_bytes(split, simulation)  # of which the client reads no more than the beginning
+        around.counts.update(object_bytes_written=int(left.sum()), object_bytes_read=int(np.minimum(left, HEAD_BYTES).sum()))
     if memory_by_rank is None:
         memory_by_rank = np.array([sizes.predicted(max(split.batches), outline.functions, keep=keep).bytes for sizes in split.sizes], float)
     found = []
@@ -246,6 +253,15 @@ def _meter(
         writers = split.parallel.data * int((simulation.fixed.output_bytes > 0).sum())
         found["object_gets"] += 2.0 * max(0, writers - 1)  # rank 0 looks for each once or twice before it is there
     return {name: round(value) for name, value in found.items()}
+
+
+def _left_bytes(split: Split, simulation: Simulation) -> NDArray[np.float64]:
+    """(workers,) bytes sent through queues that a rank leaves in its record: none where they are too many for that."""
+    sent = np.zeros(split.parallel.parts)
+    for each in simulation.exchanges.values():
+        queued = np.where(each.stored, 0.0, each.payloads) * each.step.weight * split.replica_batches
+        np.add.at(sent, each.step.sources, queued)
+    return np.tile(np.where(sent <= RECORD_BYTES, sent, 0.0), split.parallel.data)
 
 
 def _bytes_by_rank(facts: Facts, split: Split) -> NDArray[np.float64]:

@@ -145,7 +145,7 @@ def of_partition(
         plan.loads.astype(np.float64),
         inputs,
         True,
-        index_share(facts.model),
+        1.0 if facts.model is None else index_share(facts.model),
     )
 
 
@@ -227,7 +227,7 @@ class Estimator:
 
     @cached_property
     def _index_share(self) -> float:
-        return index_share(self.facts.model)
+        return 1.0 if self.facts.model is None else index_share(self.facts.model)
 
     def _per_row(self, tensor: int) -> list[float]:
         """For the steps before layers 1 to L-1 (0-based): the bytes of a row that travels between ranks of stages of ``tensor`` ranks."""
@@ -261,9 +261,9 @@ class Estimator:
         return min(layers - 1, layer // every * every + (1 if every > 1 and layer else 0)) if layer else 0
 
     def _counted(self, layer: int, tensor: int) -> NDArray[np.float64]:
-        weights, width = self.facts.model.layers[layer], int(self.facts.widths[layer])
-        from_rank = spread(width, tensor) if layer == 0 else contiguous(work(self.facts.model.layers[layer - 1]), tensor)
-        if not isinstance(weights.weights, Csr):
+        model, width = self.facts.model, int(self.facts.widths[layer])
+        from_rank = spread(width, tensor) if layer == 0 or model is None else contiguous(work(model.layers[layer - 1]), tensor)
+        if model is None or not isinstance((weights := model.layers[layer]).weights, Csr):
             return np.repeat(np.bincount(from_rank, minlength=tensor)[:, None], tensor, axis=1).astype(np.float64)
         need = needs(weights, contiguous(work(weights), tensor), tensor)
         moved = np.zeros((tensor, tensor))

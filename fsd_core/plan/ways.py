@@ -123,7 +123,10 @@ class Way:
             hops.append(sum(step.weight * self._median(*verbs, worst_of=len(step.sources)) for step in steps))
         one = np.array(busy) + np.array(hops)  # seconds of a micro-batch in each stage
         more = split.replica_batches - 1
-        ends = begin + np.maximum(loads, np.cumsum(one) + more * np.maximum.accumulate(one))  # of each stage, since its function began
+        reads = 1 if self.batches.keep else 1 + more  # a worker that cannot keep its weights reads them for each micro-batch
+        ends = begin + np.maximum(
+            reads * np.array(loads), np.cumsum(one) + more * np.maximum.accumulate(one)
+        )  # of each stage, since its function began
         seconds = client + invokes + start + float(ends.max()) + self._median("put")
         if place.tariff is None:
             return seconds, 0.0
@@ -207,13 +210,13 @@ class Ways:
                 fits.append((memory_mb, cut_batches(parts, samples, size, shape, known.wanted, limits, place.provider)))
             except InputError:
                 continue
-            if outline.cores(memory_mb) >= 1.0:
+            if outline.cores(memory_mb) >= 1.0 and _keeps(fits[-1][1], shape.data):
                 break
         if not fits:
             needs, most = least_bytes(parts, functions), all_sizes[-1]
             return [Refused(f"needs {needs / 1e9:.3g} GB, a function has {(most << 20) / 1e9:.3g} GB", most, needs)]
         made: list[Way | Refused] = []
-        for sizes, batches in _two_sizes(fits, outline):
+        for sizes, batches in _sizes(fits, outline, shape.data):
             split = attrs.evolve(known.split, batches=tuple(batches.samples))
             for channel in self._channels(split, outline):
                 if channel != "object" and shape.workers > 1 and (why := outline.refuses(shape.workers)):
@@ -250,12 +253,24 @@ class Ways:
         return CHANNELS if large else CHANNELS[:2]
 
 
-def _two_sizes(fits: list[tuple[int, Batches]], outline: Outline) -> list[tuple[tuple[int, ...], Batches]]:
-    """The smallest size of a function that holds a part, and the smallest with a whole core: together if their micro-batches are equal."""
-    chosen = [fits[0], *(each for each in fits[-1:] if each is not fits[0] and outline.cores(each[0]) >= 1.0)]
-    if len(chosen) == 2 and _alike(chosen[0][1], chosen[1][1]):
-        return [((chosen[0][0], chosen[1][0]), chosen[1][1])]
-    return [((size,), batches) for size, batches in chosen]
+def _sizes(fits: list[tuple[int, Batches]], outline: Outline, replicas: int) -> list[tuple[tuple[int, ...], Batches]]:
+    """The smallest size of a function that holds a part, the smallest with a whole core, and the smallest of these in which workers keep
+    their weights from one micro-batch to the next. Those with equal micro-batches are together.
+    """
+    whole = [each for each in fits if outline.cores(each[0]) >= 1.0]
+    keeping = [each for each in whole if _keeps(each[1], replicas)]
+    found: list[tuple[tuple[int, ...], Batches]] = []
+    for size, batches in sorted(dict((*fits[:1], *whole[:1], *keeping[:1])).items()):
+        if found and _alike(found[-1][1], batches):
+            found[-1] = ((*found[-1][0], size), batches)
+        else:
+            found.append(((size,), batches))
+    return found
+
+
+def _keeps(batches: Batches, replicas: int) -> bool:
+    """Whether a worker loads its weights once."""
+    return batches.keep or len(batches.samples) <= replicas
 
 
 def _alike(one: Batches, other: Batches) -> bool:
