@@ -21,6 +21,7 @@ __all__ = ["find", "load", "measured_file", "measured_table", "names", "shipped_
 _FOLDER = "latency"  # of a provider's package
 _EMULATOR = "-emulator"  # ends the name of a file that was measured on one
 FRESH_DAYS = 90  # an older measured table is used with a warning
+_warned: set[str] = set()
 
 
 def names() -> list[str]:
@@ -87,10 +88,10 @@ def measured_table(provider: str, region: str = "") -> Table | None:
         return None
     day, table, file = max(found, key=lambda each: each[0])
     if (age := (datetime.date.today() - day).days) > FRESH_DAYS:
-        warnings.warn(
-            f"latencies of {provider} were measured {age} days ago ({file}): fsd measure --provider {provider} measures them again",
-            stacklevel=2,
-        )
+        line = f"latencies of {provider} were measured {age} days ago ({file}): fsd measure --provider {provider} measures them again"
+        if line not in _warned:  # a command may read a table several times
+            _warned.add(line)
+            warnings.warn(line, stacklevel=2)
     return attrs.evolve(table, name=provider)
 
 

@@ -108,7 +108,7 @@ class Estimate:
 
 
 QUICK = Ask(
-    colds=4, warms=4, limit_s=20.0, clocks=8, messages=40, bursts=3, objects=20, connections=5, streams=4, kernel_s=0.3
+    colds=4, warms=4, limit_s=16.0, clocks=8, messages=40, bursts=3, objects=20, connections=5, streams=4, kernel_s=0.3
 )  # fmt: skip
 FULL = Ask(
     colds=8, warms=20, limit_s=180.0, clocks=20, messages=300, bursts=20, objects=200, connections=20, streams=16, kernel_s=2.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,9 @@ from fsd_core.cost import Tariff, Usage, bill, default_tariff
 from fsd_core.cost import load as load_tariff
 from fsd_core.driver import Resources
 from fsd_core.errors import InputError, RunFailed
-from fsd_core.latency import VERBS, Table
+from fsd_core.latency import VERBS, Table, shipped_table
 from fsd_core.latency.fit import extra, fitted, rate
-from fsd_core.latency.named import measured_file, shipped_table
+from fsd_core.latency.named import measured_file
 from fsd_core.latency.table import Link, Measured
 from fsd_core.latency.writing import write
 from fsd_core.measuring.asking import FULL, QUICK, Estimate
@@ -154,9 +155,11 @@ def measure(
 
 
 def _too_dear(most: float, estimate: Estimate, quick: Estimate | None) -> str:
-    line = f"max_usd {most:g}: the measurement may cost {estimate.usd:.4f} USD by the tariff {estimate.tariff}: expected at least that"
+    usd = estimate.usd or 0.0
+    enough = math.ceil(usd * 1e4) / 1e4
+    line = f"max_usd {most:g}: the measurement may cost {usd:.4f} USD by the tariff {estimate.tariff}: expected at least {enough:g}"
     if quick is not None and quick.usd is not None and quick.usd <= most:
-        line += f", or a quick one, which may cost {quick.usd:.4f} USD"
+        line += f", or a quick measurement, which may cost {quick.usd:.4f} USD"
     return line
 
 

@@ -125,7 +125,7 @@ class Session:
         main = start(ask.task(*where))
         with closing(MeteredMessages(self._provider.messages(self._resources, lease.slot), self._meter)) as messages:
             self._tell(total, "compares the clocks")
-            self._compare_clocks(messages, store.retry, start_limit_s(limits))
+            self._compare_clocks(messages, store, partial(self._check, invoker, [main]), start_limit_s(limits))
         self._tell(total, f"a function measures, for {ask.limit_s:g} s at most")
         ((_, answer),) = await_([main], total, ask.limit_s)
         starts.append((main, answer))
@@ -166,7 +166,7 @@ class Session:
             pause_s = min(POLL_S, 2 * pause_s)
             listed = set(store.keys(keys.prefix))
             if keys.error in listed:
-                raise explain(store.get(keys.error)).reason
+                self._raise_failure(store)
             here = waiting & listed
             waiting -= here
             self._done += len(here)
@@ -183,6 +183,11 @@ class Session:
             if answer["error"] is not None:
                 raise RunFailed(Code.UNAVAILABLE, f"the function that measures failed: {answer['error']}")
         return found
+
+    def _raise_failure(self, store: Store) -> None:
+        """Raise the error that ended this measurement, if there is one."""
+        if (found := store.find(RunKeys(self._run).error)) is not None:
+            raise explain(found).reason
 
     def _check(self, invoker: InvokeDriver, waiting: Sequence[_Started]) -> None:
         """Raise `RunFailed` if a launch is known to have failed; report functions that died."""
@@ -207,16 +212,20 @@ class Session:
             return bool(fields["run"] == self._run or float(fields["deadline"]) <= time.time())
         return False
 
-    def _compare_clocks(self, driver: MessageDriver, retry: Retry, start_s: float) -> None:
-        """Send messages to the function, which answers with the times of their arrival and departure by its clock.
+    def _compare_clocks(self, driver: MessageDriver, store: Store, check: Callable[[], None], start_s: float) -> None:
+        """Wait until the function is there, at most ``start_s`` seconds; ``check`` raises if it failed. Then send messages to it, which it
+        answers with the times of their arrival and departure by its clock.
 
         With the client's times t0 of the request and t3 of the answer, and the function's t1 and t2, the offset is
         ((t1 - t0) + (t2 - t3)) / 2, at most half of (t3 - t0) - (t2 - t1) off. The message with
         the shortest way counts (RFC 5905, section 8 and appendix A.5.2).
         """
-        best = math.inf
-        if not self._receive(driver, retry, "ready", None, start_s):
-            return  # `_await` says what happened to the function
+        best, retry, until = math.inf, store.retry, time.monotonic() + start_s
+        while not self._receive(driver, retry, "ready", None, RECEIVE_S):
+            if time.monotonic() > until:
+                return  # `_await` says what happened to the function
+            self._raise_failure(store)
+            check()
         for number in range(self._ask.clocks):
             began = time.time()
             asked = Message(0, note({"ask": self._run, "number": number}))

@@ -17,7 +17,6 @@ from fsd_core.partition import Parallel
 from fsd_core.plan.counts import fixed
 from fsd_core.plan.facts import Facts
 from fsd_core.plan.launching import BEGIN_S, Begun, collected, launched, prepared
-from fsd_core.plan.memory import predicted
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.simulate import Cpu, Simulation
 from fsd_core.plan.traffic import Split
@@ -173,9 +172,7 @@ def predict_each(
     working, lasted = written - launch, flow.ended - _of(begun.began, shape, some)  # (runs,); (runs x replicas, ranks) of a function
     bytes_by_rank = _bytes_by_rank(facts, split)
     if memory_by_rank is None:
-        memory_by_rank = np.array(
-            [predicted(sizes, max(split.batches), outline.functions, keep=keep).bytes for sizes in split.sizes], float
-        )
+        memory_by_rank = np.array([sizes.predicted(max(split.batches), outline.functions, keep=keep).bytes for sizes in split.sizes], float)
     found = []
     for number, platform in enumerate(platforms):
         own = slice(number * runs, (number + 1) * runs)
@@ -282,8 +279,8 @@ def _notes(facts: Facts, split: Split, platform: Platform) -> list[str]:
         found.append("rows that travel are estimated for contiguous rows; a hypergraph partition moves fewer where layers are sparse")
     if platform.table is not None and platform.table.measured is not None:
         measured = platform.table.measured
-        where = f"on an emulator at {measured.emulator}" if measured.emulator else f"in {measured.region}"
-        found.append(f"latencies of {measured.provider} were measured on {platform.table.as_of} {where}")
+        where = f"on an emulator at {measured.emulator}" if measured.emulator else f"in {measured.region}" * (measured.region != "here")
+        found.append(f"latencies of {measured.provider} were measured on {platform.table.as_of} {where}".rstrip())
     if platform.table is None:
         found.append("no table of latencies: every request is as fast as on this machine")
     elif any(row.confidence == "low" for row in platform.table.rows.values()):

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ from fsd_core.common.fields import read
 from fsd_core.common.sealed import seal
 from fsd_core.driver import Delivery, Message, MessageDriver, Provider, Resources
 from fsd_core.errors import FsdError
-from fsd_core.kernel import Block, Finish, stacked, weights
+from fsd_core.kernel import Block, Finish, compiled, stacked, weights
 from fsd_core.protocol.measuring import LARGE_BYTES, PROBE, SMALL_BYTES, STREAM_BYTES, Task, filler, note, noted
 from fsd_core.storage import slots
 from fsd_core.storage.meter import Meter
@@ -275,8 +275,8 @@ class _Way:
 def kernel_rate(seconds: float) -> tuple[float, float]:
     """Compute a sparse layer with the kernel of a worker for about so many seconds.
 
-    Returns nonzero weights times samples a second: of time, which is less where a function has only a part of a processor, and of
-    processor time, which is the speed of a core.
+    Returns nonzero weights times samples a second: of time, with as many threads as a worker has; and of processor time, with one thread,
+    which is the speed of a core.
     """
     columns = np.sort((np.arange(ROWS)[:, None] + np.arange(LINKS) * (ROWS // LINKS)) % ROWS, axis=1).astype(np.int32)
     csr = (np.arange(0, ROWS * LINKS + 1, LINKS, dtype=np.int64), columns.ravel(), np.full(ROWS * LINKS, 1 / 16, np.float32))
@@ -285,10 +285,17 @@ def kernel_rate(seconds: float) -> tuple[float, float]:
     values[:, 1:] = np.random.default_rng(1).random((ROWS, SAMPLES), np.float32)
     live = np.arange(SAMPLES, dtype=np.int32)
     block = stacked([Block(values, live, SAMPLES)], live)
-    layer.forward(block)
-    count, took, began, began_cpu = 0, 0.0, time.perf_counter(), time.process_time()
-    while took < seconds or not count:
-        layer.forward(block)
-        count, took = count + 1, time.perf_counter() - began
-    work = count * ROWS * LINKS * SAMPLES
-    return work / took, work / max(1e-9, time.process_time() - began_cpu)
+    active = compiled.active()
+    all_threads = _rate(lambda: layer.forward(block), seconds / 2, time.perf_counter)
+    with nullcontext() if active is None else compiled.using(active.name, 1):
+        return all_threads, _rate(lambda: layer.forward(block), seconds / 2, time.process_time)
+
+
+def _rate(compute: Callable[[], object], seconds: float, clock: Callable[[], float]) -> float:
+    """Repeat ``compute`` for so many seconds. Returns weights times samples by the seconds of ``clock``."""
+    compute()
+    count, until, began = 0, time.perf_counter() + seconds, clock()
+    while time.perf_counter() < until or not count:
+        compute()
+        count += 1
+    return count * ROWS * LINKS * SAMPLES / max(1e-9, clock() - began)

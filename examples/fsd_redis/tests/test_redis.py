@@ -375,3 +375,15 @@ def test_commands(here: Here, tmp_path: Path) -> None:
     done = command("conformance", "--provider", "redis", "-k", "TestProvision and ensure", home=tmp_path)
     assert done.returncode == 0, done.stderr
     assert URL not in done.stdout
+
+
+def test_the_table_of_latencies_comes_with_the_package(monkeypatch, tmp_path):
+    """`fsd measure --provider redis` made it; `--latency redis` and `fsd plan` find it by the entry point of the provider."""
+    from fsd_core.latency import load, shipped_table
+
+    monkeypatch.setenv("FSD_HOME", str(tmp_path))
+    table = load("redis")
+    assert table == shipped_table("redis")
+    assert table.measured.provider == "redis"
+    assert table.rows.keys() >= {"publish", "publish_batch", "deliver", "receive", "ack", "put", "get", "list", "connect", "start_cold"}
+    assert all(row.kind == "measured" and row.source and row.as_of for row in table.rows.values())
