@@ -2,7 +2,7 @@
 
 ``python benchmarks/chaos.py --schedules 200 --seed 0`` prints how many answers were wrong, how many runs lasted past their deadline, how
 many ended with an error (with seed and reason), and the seconds that deaths cost. A wrong answer is one whose bits differ from those of the
-run without faults.
+run without faults. An error is right where a worker hangs: only the stall limit notices that.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ def schedule(seed: int) -> tuple[dict[str, int], str, str, str]:
         faults.append("kill=" + "+".join(f"{rank}@{dice.randint(1, LAYERS + 1)}" for rank in ranks))
     if dice.random() < 0.2:
         faults.append(f"slow={dice.randrange(workers)}:{dice.uniform(1, 20):.1f}")
+    if dice.random() < 0.02:  # such a run ends at its stall limit, after about a minute
+        faults.append(f"hang={dice.randrange(workers)}@{dice.randint(1, LAYERS)}")
     if dice.random() < 0.3:
         faults.append(f"delay={dice.randint(1, 50)}ms")
     return split, channel, objective, ",".join([*faults, f"seed={seed}"])

@@ -13,13 +13,14 @@ from fsd_core.channel.frames import Kind
 from fsd_core.driver import Code
 from fsd_core.errors import RunFailed
 
-__all__ = ["KEPT_BYTES", "RECORD_BYTES", "Kept", "Sent", "kept_budget"]
+__all__ = ["KEPT_BYTES", "KEPT_ENTRY_BYTES", "RECORD_BYTES", "Kept", "Sent", "kept_budget"]
 
 KEPT_BYTES = 64 << 20  # the budget of a rank, if its function has the memory
 RECORD_BYTES = 16 << 20  # a worker that ends leaves at most so many bytes in its record, and at most a part of its budget
 RECORD_PART = 4  # because the record is in memory several times while it is written
 _ENTRY = struct.Struct("<IIBQ")  # target, step, kind, length of the body
 _CRC = struct.Struct("<I")  # of the entry and the body
+KEPT_ENTRY_BYTES = _ENTRY.size + _CRC.size  # in a record, beside each payload
 
 
 def kept_budget(memory_bytes: int | None, predicted_bytes: int) -> int:

@@ -9,7 +9,8 @@ from fsd_core.storage.store import Store
 
 __all__ = ["HEAD_BYTES", "find", "join", "kept"]
 
-HEAD_BYTES = 256 << 10  # more than the records of almost all workers; what was kept may be much larger
+HEAD_BYTES = 16 << 10  # more than the records of almost all workers; what was kept may be much larger
+LONG_BYTES = 1 << 20  # more than that of a worker which keeps debug lines
 _END = b"\n"  # JSON has no line break
 
 
@@ -23,8 +24,9 @@ def find(store: Store, key: str) -> dict[str, Any] | None:
     data = store.find(key, 0, HEAD_BYTES)
     if data is None:
         return None
-    if len(data) == HEAD_BYTES and _END not in data:
-        data += store.get(key, HEAD_BYTES)
+    for size, end in ((HEAD_BYTES, LONG_BYTES), (LONG_BYTES, None)):
+        if len(data) == size and _END not in data:
+            data += store.get(key, size, end)
     return unseal(data.partition(_END)[0], key)
 
 
