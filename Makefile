@@ -41,7 +41,7 @@ wheel: .venv/all.stamp build/venv.stamp
 	rm -rf build/lib* build/temp* build/bdist.* build/wheel
 	$(BIN)/python -m build --wheel --outdir build/wheel . >build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
 	$(WHEEL)/pip $(INSTALL) --no-deps --force-reinstall build/wheel/*.whl
-	$(WHEEL)/pip $(INSTALL) "$$(echo build/wheel/*.whl)[aws,gcp,azure,report,demo,emulators]"
+	$(WHEEL)/pip $(INSTALL) "$$(echo build/wheel/*.whl)[$(EXTRAS)]"
 	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" && "$(CURDIR)/$(WHEEL)/python" -P "$(CURDIR)/tests/wheel_smoke.py"
 	$(WHEEL)/pip $(INSTALL) ./examples/fsd_redis
 	$(WHEEL)/fsd doctor --json | grep -q fsd_redis.RedisProvider
@@ -67,6 +67,10 @@ schemas: .venv/all.stamp
 bench: .venv/all.stamp
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/kernel.py $(if $(DATA),--data "$(DATA)")
+	$(BIN)/python benchmarks/codec.py $(if $(DATA),--data "$(DATA)")
+	$(BIN)/python benchmarks/memory.py $(if $(DATA),--data "$(DATA)")
+	$(BIN)/python benchmarks/memory.py --large
+	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/exchange.py
 	$(BIN)/python benchmarks/services.py
 	$(BIN)/python benchmarks/service_bus.py --small
@@ -98,7 +102,15 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer is found: install one, or say make PYTHON=..." >&2; exit 1; }
 	"$(PYTHON)" -m venv .venv
 
+# The wheel's dependencies are installed at the same time as .venv, from the list that the wheel declares too: one processor would idle.
+EXTRAS := aws,gcp,azure,report,demo,emulators
+DECLARED := import sys, tomllib; project = tomllib.load(sys.stdin.buffer)["project"]; \
+	extras = [project["optional-dependencies"][name] for name in "$(EXTRAS)".split(",")]; \
+	print("\n".join(sum(extras, project["dependencies"])))
+
 build/venv.stamp: pyproject.toml
 	rm -rf build/venv
 	"$(PYTHON)" -m venv build/venv
+	"$(PYTHON)" -c '$(DECLARED)' <pyproject.toml >build/venv/declared.txt
+	$(WHEEL)/pip $(INSTALL) -r build/venv/declared.txt
 	touch $@

@@ -53,7 +53,7 @@ GROUPS = {
     "Plans": "make_plan, Plan, Candidate, Prediction, write_plan",
     "Measurements": "measure, Measurement, write_measurement",
     "Comparisons and reports": "compare, Comparison, write_comparison, write_report, Report",
-    "Past runs": "past_runs, PastRun, read_log, RunLog",
+    "Past runs": "past_runs, PastRun, prediction_accuracy, Accuracy, read_log, RunLog",
     "Money": "bill, Bill, Usage, load_tariff, tariff_names, Tariff",
     "Apps": "deploy, Resources, destroy, collect_garbage, clean",
     "This machine": "emulator, start_emulators, stop_emulators, emulator_states, doctor, Check, conformance, new_provider, run_demo, Demo",

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from fsd_core.plan.choose import Candidate
     from fsd_core.plan.making import Plan, make_plan
     from fsd_core.plan.predict import Prediction
+    from fsd_core.report.accuracy import Accuracy, prediction_accuracy
     from fsd_core.report.compare import Comparison
     from fsd_core.report.comparing import compare
     from fsd_core.report.measured import write_measurement
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from fsd_core.report.writing import Report, write_comparison, write_report
 
 __all__ = [
+    "Accuracy",
     "Bill",
     "Candidate",
     "Check",
@@ -114,6 +116,7 @@ __all__ = [
     "open_inputs",
     "open_model",
     "past_runs",
+    "prediction_accuracy",
     "radixnet",
     "read_log",
     "read_settings",
@@ -173,6 +176,8 @@ _PLACES = {
     "Report": "report.writing",
     "past_runs": "report.past",
     "PastRun": "report.past",
+    "prediction_accuracy": "report.accuracy",
+    "Accuracy": "report.accuracy",
     "read_log": "client.history",
     "RunLog": "client.history",
     "bill": "cost.bill",

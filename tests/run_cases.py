@@ -6,10 +6,12 @@ import logging
 import os
 import re
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +24,7 @@ from fsd_core.driver import Code, Resources
 from fsd_core.errors import InputError, RunFailed
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
+from fsd_core.storage import slots
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
@@ -92,6 +95,13 @@ def emulators_secrets() -> list[str]:
     return [each for each in found if len(each) > 7]  # a shorter one, such as "none", may be a word of any line
 
 
+@cache
+def undisturbed() -> Result:
+    """A run of three workers on this machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run(MODEL, open_inputs(INPUTS, 1024), workers=3, partition="block", home=folder, settings={"root": f"{folder}/root"})
+
+
 class RunCases:
     """What every cloud's runs do. The last case takes the app's queues away, so the cases of a file come before these.
 
@@ -125,6 +135,16 @@ class RunCases:
         assert caught.value.code is Code.UNAVAILABLE
         assert time.monotonic() - killed_at[0] < 60  # before any stall limit ends
         assert left_by_runs(runs.store) == []
+
+    @pytest.mark.parametrize(("channel", "victims"), [("queue", (0, 2)), ("object", (1,)), ("hybrid", (2,))])
+    def test_a_killed_function_is_replaced(self, runs: Runs, tmp_path: Path, channel: str, victims: tuple[int, ...]) -> None:
+        """The bits are those of an undisturbed run on this machine."""
+        faults = "kill=" + "+".join(f"{rank}@9" for rank in victims)
+        result = runs.start(tmp_path, channel=channel, recovery="on", faults=faults)
+        assert sorted(each["rank"] for each in result.recovered) == list(victims)
+        assert re.search(self.died, result.recovered[0]["reason"]), result.recovered
+        assert (result.output != undisturbed().output).nnz == 0
+        assert slots.holders(runs.store) == set()
 
     def test_what_workers_said_is_kept_also_of_a_killed_one(
         self, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

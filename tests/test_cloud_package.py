@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import os
+import platform
 import subprocess
 import sys
 import zipfile
@@ -30,6 +31,7 @@ from fsd_azure.settings import RUNTIMES as AZURE_RUNTIMES
 from fsd_conformance import emulators
 from fsd_core import providers, run
 from fsd_core.errors import InputError
+from fsd_core.kernel import compiled
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
@@ -301,4 +303,6 @@ def test_a_run_from_the_zip(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
         )
         expected = serial(model, open_inputs(inputs, 1024))
         np.testing.assert_allclose(result.output.toarray(), expected.toarray(), rtol=1e-4, atol=1e-5)
+        if not compiled.missing and platform.machine() == "x86_64":  # the package has the compiled kernel, and it can be loaded there
+            assert {rank["kernel"] for rank in result.ranks} <= {"avx512", "avx2"}
         assert provisioner.destroy("zipped")

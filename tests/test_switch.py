@@ -69,7 +69,7 @@ def test_the_provider_is_the_only_change(channel: str, split: str, tmp_path: Pat
         monkeypatch.chdir(tmp_path / provider)
         Path("fsd.toml").write_text(FILE.format(provider=provider, channel=channel, split=split))
         emulator = [] if provider == "local" else ["--emulator"]
-        assert main(["run", "radixnet:1024:12", "random:60:0.3:1", *emulator]) == 0
+        assert main(["run", "radixnet:1024:6", "random:60:0.3:1", *emulator]) == 0
         outputs[provider] = scipy.sparse.load_npz("out.npz")
     local = outputs.pop("local")
     assert local.nnz > 0

@@ -29,7 +29,7 @@ def claims(store: Store, least: int = 3) -> dict[int, dict[str, Any]]:
     """The claims of the run under way by rank, once there are so many."""
 
     def there() -> list[str]:
-        keys = [key for key in store.keys("") if "/claim/" in key]
+        keys = [key for key in store.keys("") if "/claim/" in key and "." not in key]  # first incarnations
         return keys if len(keys) >= least else []
 
     return {int(key.rsplit("/", 1)[1]): json.loads(store.get(key)) for key in until(there)}

@@ -44,6 +44,12 @@ class EndToEndCases(Cases):
         _same(result, seed=0)
         assert result.meter["retries"] > 0
 
+    def test_a_killed_function_is_replaced(self, deployed: Deployed, tmp_path: Path) -> None:
+        """A function that dies is noticed at once and replaced, and the output is the same."""
+        result = _run(deployed, tmp_path, "hybrid", 3, faults="kill=1@4")
+        _same(result, seed=0)
+        assert [(each["rank"], each["layer"]) for each in result.recovered] in ([(1, 4)], [(1, None)])
+
     @CHANNELS
     def test_same_answer_under_latency(self, deployed: Deployed, tmp_path: Path, channel: str) -> None:
         """Late messages, slow requests and late starts of functions do not change the output."""

@@ -16,8 +16,10 @@ from fsd_core.errors import RunFailed
 __all__ = ["KEPT_BYTES", "RECORD_BYTES", "Kept", "Sent", "kept_budget"]
 
 KEPT_BYTES = 64 << 20  # the budget of a rank, if its function has the memory
-RECORD_BYTES = 16 << 20  # a worker that ends leaves at most so many bytes in its record
-_ENTRY = struct.Struct("<IIBQI")  # target, step, kind, length of the body, CRC-32 of the body
+RECORD_BYTES = 16 << 20  # a worker that ends leaves at most so many bytes in its record, and at most a part of its budget
+RECORD_PART = 4  # because the record is in memory several times while it is written
+_ENTRY = struct.Struct("<IIBQ")  # target, step, kind, length of the body
+_CRC = struct.Struct("<I")  # of the entry and the body
 
 
 def kept_budget(memory_bytes: int | None, predicted_bytes: int) -> int:
@@ -61,23 +63,30 @@ class Kept:
             return None if self._sent is None else [each for each in self._sent if each.target == target and each.step >= step]
 
     def pack(self) -> bytes | None:
-        """All that is kept, for the record of a worker that ends; `None` if it is not kept, or over `RECORD_BYTES`."""
+        """All that is kept, for the record of a worker that ends; `None` if it is not kept, or too much for a record."""
         with self._lock:
-            if self._sent is None or self.bytes > RECORD_BYTES:
+            if self._sent is None or self.bytes > min(RECORD_BYTES, self._budget // RECORD_PART):
                 return None
-            heads = (_ENTRY.pack(each.target, each.step, each.kind, len(each.body), zlib.crc32(each.body)) for each in self._sent)
-            return b"".join(part for head, each in zip(heads, self._sent, strict=True) for part in (head, each.body))
+            parts = []
+            for each in self._sent:
+                head = _ENTRY.pack(each.target, each.step, each.kind, len(each.body))
+                parts += [head, _CRC.pack(zlib.crc32(each.body, zlib.crc32(head))), each.body]
+            return b"".join(parts)
 
 
 def unpack(data: bytes, target: int) -> Iterator[Sent]:
     """What `Kept.pack` made, for one target. Raises `RunFailed` (`Code.INVALID`) if it is damaged."""
+    damaged = RunFailed(Code.INVALID, "what a rank kept in its record is damaged: expected whole payloads with their checksums")
     at = 0
     while at < len(data):
-        found = _ENTRY.unpack_from(data, at) if at + _ENTRY.size <= len(data) else None
-        at += _ENTRY.size
-        body = data[at : at + found[3]] if found else b""
-        if found is None or found[2] not in Kind._value2member_map_ or len(body) != found[3] or zlib.crc32(body) != found[4]:
-            raise RunFailed(Code.INVALID, "what a rank kept in its record is damaged: expected whole payloads with their checksums")
-        at += len(body)
-        if found[0] == target:
-            yield Sent(target, found[1], Kind(found[2]), body)
+        head, start = data[at : at + _ENTRY.size], at + _ENTRY.size + _CRC.size
+        if start > len(data):
+            raise damaged
+        to, step, kind, length = _ENTRY.unpack(head)
+        body = data[start : start + length]
+        crc = _CRC.unpack_from(data, at + _ENTRY.size)[0]
+        if len(body) != length or zlib.crc32(body, zlib.crc32(head)) != crc or kind not in Kind._value2member_map_:
+            raise damaged
+        at = start + length
+        if to == target:
+            yield Sent(to, step, Kind(kind), body)

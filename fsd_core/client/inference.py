@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fsd_core.client.apps import check_engine, place, reported, with_engine
+from fsd_core.client.expected import Expectation
 from fsd_core.client.job import Job, Progress
 from fsd_core.client.opened import open_run
 from fsd_core.client.result import Result, warn
@@ -25,6 +26,7 @@ from fsd_core.graph import Graph
 from fsd_core.latency import Latency
 from fsd_core.partition import METHODS, Parallel, Partition, checked, parallel, wished
 from fsd_core.plan.deciding import decide
+from fsd_core.plan.places import outline_of
 from fsd_core.plan.ways import Given
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 from fsd_core.storage.retry import OUTAGE_S
@@ -152,7 +154,7 @@ def run(
     chosen, provisioner = place(provider, app, settings)
     opened = open_run(model, inputs, engine, batch_axis)
     work: Work
-    reason = ""
+    reason, expectation = "", None
     if isinstance(opened.model, Graph):
         work = stages_work(opened.model, opened.inputs, *sizes, batch_size)
         channel = "hybrid" if channel == "auto" else channel
@@ -168,13 +170,27 @@ def run(
         if reason:
             report(Progress("plan", 1, 1, reason))
         partitioned = partial(_partitioned, report)
-        work = rows_work(opened.model, opened.inputs, shape, batch_size, partition, seed, folder, partitioned)
+        rows = rows_work(opened.model, opened.inputs, shape, batch_size, partition, seed, folder, partitioned)
+        work = rows
+        expectation = Expectation(
+            work=rows,
+            provider=provider,
+            settings=settings or {},
+            channel=channel,
+            objective=objective,
+            branching=branching,
+            latency=slowed,
+            home=folder,
+        )
+    if wrong is not None:
+        wrong.check(work.parallel.workers)
     job = Job(
         work=work,
         provider=chosen,
         stand_in=chosen.stand_in(),
         channel=channel,
         reason=reason,
+        expectation=expectation,
         branching=branching,
         objective=objective,
         faults=wrong.spec() if wrong else None,
@@ -189,8 +205,8 @@ def run(
         progress=report,
     )
     workers = job.workers
-    if wrong is not None:
-        wrong.check(workers)
+    if (outline := outline_of(provider, settings or {})) is not None:
+        work.batches(outline.functions, provider)  # refuses what fits no function before anything is made
     with reported(report):
         existing = provisioner.find(app)
         if existing:

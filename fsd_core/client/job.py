@@ -16,8 +16,9 @@ from typing import Any
 import attrs
 
 from fsd_core.channel import kept_budget
-from fsd_core.client import collect, history, stage
+from fsd_core.client import collect, history, memory, stage
 from fsd_core.client.cleanup import Cleanup
+from fsd_core.client.expected import Expectation
 from fsd_core.client.follow import Follower
 from fsd_core.client.recovery import Restarts
 from fsd_core.client.result import Result, keep, left_out, over_ranks, warn
@@ -26,6 +27,7 @@ from fsd_core.common.logs import DEBUG, INFO
 from fsd_core.driver import Code, InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DriverError, FsdError, RunFailed
 from fsd_core.latency import Latency
+from fsd_core.plan.batches import MARGIN
 from fsd_core.protocol.abort import report_failure
 from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.protocol.runconfig import VERSION, RunConfig
@@ -80,6 +82,7 @@ class Job:
     stand_in: str | None  # an emulator's host and port
     channel: str
     reason: str  # why the planner chose this split or channel; empty if the caller gave both
+    expectation: Expectation | None  # of what the run takes and costs; `None`: of this work nothing can be predicted
     branching: int
     objective: str
     faults: str | None
@@ -149,7 +152,9 @@ class _Run:
         self.undelayed = Store(MeteredObjects(objects, self.meter), self.retry)  # for the clean-up, whose time is not the run's
         self.batches = job.work.batches(invoker.limits, job.provider.name)
         queued = job.recovery and job.queued
-        self.kept_bytes = kept_budget(invoker.limits.memory_bytes, self.batches.predicted_bytes) if queued else 0
+        self.kept_bytes = kept_budget(invoker.limits.memory_bytes, int(MARGIN * self.batches.predicted_bytes)) if queued else 0
+        self.leasing = 0.0  # when the run began to lease a slot
+        self.staged: dict[str, int] = {}  # what staging requested
         self.started = self.deadline = 0.0  # of the run's own time, in seconds since 1970: it begins with the launch
         self.over = threading.Event()
 
@@ -160,6 +165,7 @@ class _Run:
         try:
             result = self._execute(lines)
         except BaseException as error:
+            memory.advise(error, self.batches, self.job.provider.name)
             history.keep(self._log(error, lines), self.job.home)
             if lines and isinstance(error, Exception):
                 error.add_note(f"fsd logs {self.run_id} shows what the workers said")
@@ -185,6 +191,7 @@ class _Run:
 
         Puts what each rank said into ``lines``.
         """
+        self.leasing = time.time()
         self._background("fsd-outages", partial(self.retry.report, self._notice, self.over))
         pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fsd-client")
         try:
@@ -227,10 +234,14 @@ class _Run:
         """Stage, launch, follow, collect."""
         renewing = Store(self.store.driver, Retry(math.inf, self.meter, stop=self.over))
         self._background("fsd-lease", partial(slots.renew, renewing, lease, self.over))
-        staging = time.time()
+        if streams := memory.streaming(self.batches, self.job.work.parallel.data)[1]:
+            log.warning("%s", streams)
+            self.job.progress(Progress("stage", 0, 0, streams))
+        staging, before = time.time(), self.meter.snapshot()
         content.shards.stage(self._staged("shards"))
         content.inputs.stage(self._staged("inputs"))
         self.started = time.time()
+        self.staged = {name: count - before[name] for name, count in self.meter.snapshot().items() if count > before[name]}
         config = self._config(content)
         spawner = self._launch(lease, config)
         restarts = None
@@ -296,7 +307,8 @@ class _Run:
             branching=job.branching,
             layers=work.layers,
             batches=self.batches.samples,
-            keep=self.batches.keep,
+            keep=[rank.keep for rank in self.batches.ranks],
+            ahead=[rank.ahead for rank in self.batches.ranks],
             shards=content.shards.names,
             inputs=content.by_batch,
             last=work.last,
@@ -350,9 +362,8 @@ class _Run:
 
     def _result(self, answer: _Answer, cleanup_s: float) -> Result:
         """The output with maxima and sums over the workers' records; also kept on disk. Nothing here may fail: the output is paid for."""
-        job, work, client, memory_bytes = self.job, self.job.work, self.meter.snapshot(), self.invoker.limits.memory_bytes
+        job, work, client = self.job, self.job.work, self.meter.snapshot()
         ranks, seconds, seconds_sum, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
-        memory = {"peak_bytes_max": peak_bytes, "predicted_bytes_max": self.batches.predicted_bytes}
         result = work.result(
             run=self.run_id,
             output=answer.output,
@@ -373,12 +384,14 @@ class _Run:
             seconds_sum=seconds_sum,
             meter={name: client[name] + meter_ranks[name] for name in FIELDS},
             meter_layers=meter_layers,
-            memory=memory | ({} if memory_bytes is None else {"limit_bytes": memory_bytes}),
+            memory=memory.figures(self.batches, self.invoker.limits, work.parallel.data, ranks, peak_bytes),
             recovered=answer.recovered,
             ranks=ranks,
         )
         if words := left_out(result.missing_ranks):
             warn(f"run {self.run_id}: {words}")
+        if job.expectation is not None and (found := job.expectation.found(self.batches, self.staged)) is not None:
+            result = attrs.evolve(result, predicted=found | {"lasted": answer.at - self.leasing - answer.stage_s})
         about = {"engine": work.engine, "objective": job.objective, "seed": job.seed, "faults": job.faults, "batches": self.batches.samples}
         keep(result, job.home, about | {"model": work.digest, "note": job.note, "began": job.began})
         return result

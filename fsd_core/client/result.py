@@ -56,11 +56,15 @@ class Result:
       and cleanup, the time after the total, in which the client fetched the records, removed the run's objects and gave its slot back.
     - ``meter``: counts of requests and messages, and bytes, of all workers and the client.
     - ``meter_layers``: the part of ``meter`` that the workers requested in the layers.
-    - ``memory``: bytes of the worker that needs most: ``peak_bytes_max``, ``predicted_bytes_max``, and ``limit_bytes`` if there is a limit.
+    - ``memory``: bytes of the worker that needs most: ``peak_bytes_max``, ``predicted_bytes_max``, and ``limit_bytes`` if there is a limit;
+      ``streamed``: how many workers read their weights layer by layer, because these are larger than the memory of a function.
     - ``reason``: why the planner chose this split or channel, in one sentence; empty if the caller gave both.
+    - ``predicted``: what was expected: ``seconds`` (p50, p95), ``parts`` (mean seconds), ``meter``, ``usd``, and ``lasted``, the seconds of
+      the run that the first are about; `None` where nothing could be predicted in time.
     - ``recovered``: the ranks that were lost, in the order of their deaths: ``rank``, ``layer`` (the last one that it began; `None` if
       unknown), ``seconds`` (from the report of the death until the next function of the rank reached this layer), ``reason``.
-    - ``ranks``: the record of each worker, by rank, without those in `missing_ranks`.
+    - ``ranks``: the record of each worker, by rank, without those in `missing_ranks`: with ``peak_bytes``, ``predicted_bytes``,
+      ``kept_bytes`` (of them what it kept for ranks that are lost), and ``kernel``, what computed there.
 
     Two results are equal only if they are the same object. A notebook shows a result as tables.
     """
@@ -86,6 +90,7 @@ class Result:
     ranks: list[dict[str, Any]] = attrs.field(repr=False)
     latency: dict[str, Any] | None = None
     reason: str = ""
+    predicted: dict[str, Any] | None = None
     recovered: list[dict[str, Any]] = attrs.field(factory=list)
 
     @property
@@ -112,8 +117,9 @@ class Result:
         """All fields except the output and the ranks' records, as values that JSON can hold."""
         names = ("samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples")
         split = ("parallel", "micro_batches", "seconds_sum")
-        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "latency", "reason", "missing_ranks", "recovered")
-        return {name: getattr(self, name) for name in (*names, *split, *more)}
+        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "latency", "reason", "predicted")
+        last = ("missing_ranks", "recovered")
+        return {name: getattr(self, name) for name in (*names, *split, *more, *last)}
 
     def bill(self, tariff: Tariff | str | os.PathLike[str] | None = None, *, free: bool = False) -> Bill:
         """What the run costs by the prices of ``tariff``, a `Tariff`, a name or a path. Default: the tariff of the run's provider.
@@ -223,12 +229,15 @@ class _RankRecord:
     rank: int = key(integer(0))
     attempt: int = key(integer(0))
     peak_bytes: int = key(integer(0))
+    predicted_bytes: int = key(integer(0), default=0)  # which the client adds
+    kernel: str = key(matching("[a-z0-9]{1,16}", "the name of a kernel"), default="numpy")
     seconds: Mapping[str, float] = key(table())
     meter: Mapping[str, int] = key(table())
     meter_layers: Mapping[str, int] = key(table())
     timeline: Mapping[str, Any] = key(table())
     incarnation: int = key(integer(0), default=0)
     behind_s: float = key(number(), default=0.0)
+    kept_bytes: int = key(integer(0), default=0)
 
 
 def check_rank(record: Any, where: str = "") -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 from fsd_core.client.result import Result
 from fsd_core.client.work import Pieces
@@ -19,6 +20,7 @@ from fsd_core.driver import InvokeLimits
 from fsd_core.kernel import Block
 from fsd_core.partition import ExchangePlan, Parallel, Partition, find_partition
 from fsd_core.plan.batches import Batches, cut, plan_batches
+from fsd_core.plan.memory import RankSizes, layer_sizes
 from fsd_core.protocol import shard
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Rows:
     batch_size: int | None
     wanted: int
     stage_s: float
+    live: NDArray[np.float64] | None  # the share of the samples that are live before each layer, if a sample was computed
 
     @property
     def digest(self) -> str:
@@ -81,8 +84,11 @@ class Rows:
 
     def batches(self, limits: InvokeLimits, provider: str) -> Batches:
         """Cut the samples into micro-batches that fit a function."""
-        parts = [shard.layer_sizes(self.model, self.partition, self.plan, rank) for rank in range(self.partition.workers)]
-        return cut(parts, self.samples, self.batch_size, self.parallel, self.wanted, limits, provider)
+        return cut(self._sizes, self.samples, self.batch_size, self.parallel, self.wanted, limits, provider)
+
+    @cached_property
+    def _sizes(self) -> list[RankSizes]:
+        return layer_sizes(self.model, self.partition, self.plan, self.live)
 
     def shards(self) -> Pieces:
         """One shard for each part."""
@@ -130,7 +136,15 @@ def rows_work(
     parts, label = find_partition(partition, model, parallel.parts, seed, home, progress, stages=parallel.pipeline, costs=costs)
     stage_s = costs.stage_work_s(parts.starts, parts.tensor) if costs else 0.0
     return Rows(
-        model=model, rows=rows, parallel=parallel, partition=parts, label=label, batch_size=batch_size, wanted=wanted, stage_s=stage_s
+        model=model,
+        rows=rows,
+        parallel=parallel,
+        partition=parts,
+        label=label,
+        batch_size=batch_size,
+        wanted=wanted,
+        stage_s=stage_s,
+        live=costs.live if costs else None,
     )
 
 

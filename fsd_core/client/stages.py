@@ -22,6 +22,7 @@ from fsd_core.partition import Parallel, parallel
 from fsd_core.partition.graph_stages import GraphStage, graph_stages
 from fsd_core.partition.stages import DENSE_SHARE, FILL, PAYS_S, WORK_S
 from fsd_core.plan.batches import sizes as cut_samples
+from fsd_core.plan.memory import RankMemory
 from fsd_core.protocol.stage_shard import CHUNK_BYTES, FORMAT, READS, build_stage
 
 if TYPE_CHECKING:
@@ -39,8 +40,12 @@ class StageBatches:
     """How the samples are cut; see `fsd_core.client.work.Cut`."""
 
     samples: list[int]
-    predicted_bytes: int
-    keep: bool  # a worker has the memory to hold its weights a second time, in a form that multiplies faster
+    ranks: list[RankMemory]  # ``keep``: a worker has the memory to hold its weights a second time, in a form that multiplies faster
+
+    @property
+    def predicted_bytes(self) -> int:
+        """The predicted peak memory of the worker that needs most."""
+        return max(rank.bytes for rank in self.ranks)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -107,27 +112,27 @@ class Stages:
         """Cut the samples into micro-batches that fit a function."""
         found, memory = self.sizes(), limits.memory_bytes
         if memory is not None:
-            while self._bytes(max(found), limits, prepack=False) > memory and max(found) > 1:
+            while max(self._bytes(max(found), limits, prepack=False)) > memory and max(found) > 1:
                 found = cut_samples(self.samples, -(-max(found) // 2), self.parallel)
-        needed = self._bytes(max(found), limits, prepack=False)
+        needed = max(self._bytes(max(found), limits, prepack=False))
         if memory is not None and needed > memory:
             over = -((memory - needed) >> 20)
             raise InputError(
                 f"[{provider}] memory_mb = {memory >> 20}: the largest of {self.layers} stages needs {needed >> 20} MB with one sample, "
                 f"{over} MB more than a function has: expected more stages (pipeline_parallel), or more memory"
             )
-        most = self._bytes(max(found), limits, prepack=True)
-        keep = memory is None or most <= memory
-        return StageBatches(found, most if keep else needed, keep)
+        keep = memory is None or max(self._bytes(max(found), limits, prepack=True)) <= memory
+        return StageBatches(found, [RankMemory(each, keep) for each in self._bytes(max(found), limits, prepack=keep)])
 
-    def _bytes(self, samples: int, limits: InvokeLimits, *, prepack: bool) -> int:
-        """The predicted memory of the largest stage for a micro-batch of so many samples."""
-        largest = 0
+    def _bytes(self, samples: int, limits: InvokeLimits, *, prepack: bool) -> list[int]:
+        """The predicted memory of each stage for a micro-batch of so many samples."""
+        found = []
         for stage in self.stages:
             tensors = (stage.live_bytes + ENCODED * (stage.received_bytes + stage.sent_bytes)) * samples
             reading = min(READS * CHUNK_BYTES, stage.weight_bytes)
-            largest = max(largest, stage.weight_bytes * (2 if prepack else 1) + max(tensors, reading) + NODE_BYTES * len(stage.own))
-        return limits.process_bytes + RUNTIME_BYTES + largest
+            own = stage.weight_bytes * (2 if prepack else 1) + max(tensors, reading) + NODE_BYTES * len(stage.own)
+            found.append(limits.process_bytes + RUNTIME_BYTES + own)
+        return found
 
     def shards(self) -> Pieces:
         """One shard for each stage."""

@@ -168,9 +168,9 @@ class TensorResult(Result):
         """Compare outputs with the values that are expected.
 
         ``expected``: arrays by the names of some outputs; one array if the model has one output; or the path of an .npz or .npy with them.
-        A value differs if it is off by more than ``atol`` + ``rtol`` x the size of the expected value. Returns ``values``, the number of
-        all values; ``differing``, of those that differ; and ``largest``, the largest absolute difference. Raises `InputError` for another
-        name or shape.
+        A value differs if its difference is larger than ``atol`` + ``rtol`` x the absolute expected value. Returns ``values``, the
+        number of all values; ``differing``, of those that differ; and ``largest``, the largest absolute difference. Raises `InputError`
+        for another name or shape.
         """
         rtol, atol = (arguments.number(name, value, "a number of at least 0", lambda found: found >= 0) for name, value in
                       (("rtol", rtol), ("atol", atol)))  # fmt: skip

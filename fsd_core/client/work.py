@@ -13,6 +13,7 @@ import attrs
 from fsd_core.client.result import Result
 from fsd_core.driver import InvokeLimits
 from fsd_core.partition import Parallel
+from fsd_core.plan.memory import RankMemory
 
 __all__ = ["Cut", "Pieces", "Work"]
 
@@ -38,8 +39,8 @@ class Cut(Protocol):
         """The predicted peak memory of the worker that needs most."""
 
     @property
-    def keep(self) -> bool:
-        """Whether a worker has the memory for what saves it time; see `fsd_core.protocol.runconfig.RunConfig`."""
+    def ranks(self) -> Sequence[RankMemory]:
+        """How each part uses its memory."""
 
 
 class Work(Protocol):

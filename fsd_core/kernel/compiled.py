@@ -28,7 +28,7 @@ try:
 except ImportError as error:
     missing = str(error)
 
-__all__ = ["LIB", "WIDTH", "Kernel", "active", "aligned", "instruction_sets", "missing", "spread", "using"]
+__all__ = ["LIB", "WIDTH", "Kernel", "active", "aligned", "instruction_sets", "kernel_name", "missing", "spread", "using"]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,12 @@ def instruction_sets() -> dict[str, int]:
 def active() -> Kernel | None:
     """The kernel that computes now; `None`: numpy. Raises `InputError` if ``FSD_KERNEL`` names none that this machine has."""
     return _forced[-1] if _forced else _chosen()
+
+
+def kernel_name() -> str:
+    """The name of what computes now: an instruction set of the compiled kernel, or numpy."""
+    kernel = active()
+    return "numpy" if kernel is None else kernel.name
 
 
 @contextmanager

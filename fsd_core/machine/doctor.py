@@ -123,6 +123,8 @@ def _credentials(name: str) -> tuple[str | None, str]:
         provider = providers.find(name)
         try:
             found.append((provider.credentials(), ""))
+        except ImportError as error:
+            found.append((None, f"its SDK is not installed: {error}"))
         except Exception as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             found.append((None, line(text, provider.advice(text))))

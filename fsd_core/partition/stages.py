@@ -41,6 +41,7 @@ class Profile:
     crossing: NDArray[np.float64]  # activations that leave the layer, of all live samples
     widths: NDArray[np.int64]  # rows
     batches: int = 1  # micro-batches that go through the stages one behind the other
+    live: NDArray[np.float64] | None = None  # the share of the samples that are live before the layer, if a sample was computed
 
     @property
     def seconds(self) -> NDArray[np.float64]:
@@ -73,7 +74,7 @@ def profile(model: Model, inputs: Any = None, samples: int = 1000) -> Profile:
     if count:
         live, crossing = _sampled(model, inputs[np.arange(count) * samples // count])
     stored = np.array([8 if isinstance(layer.weights, Csr) else 4 for layer in layers])
-    return Profile(stored * sizes / LOAD_BYTES_S, work * (1 + live * samples) / WORK_S, crossing * samples, widths)
+    return Profile(stored * sizes / LOAD_BYTES_S, work * (1 + live * samples) / WORK_S, crossing * samples, widths, live=live)
 
 
 def _sampled(model: Model, inputs: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

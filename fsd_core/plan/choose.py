@@ -31,7 +31,7 @@ SPARE = 1.6  # a candidate is worth a longer simulation if it takes and costs at
 class Candidate:
     """One way to run. ``why``: the reason why it is not feasible; empty if it is. ``needs_bytes``: of memory, in the worker with most.
 
-    ``beaten``: why it was not simulated although it is feasible: another way is faster and cheaper even than the least that it can take.
+    ``beaten``: why it was not simulated although it is feasible: another way is faster and cheaper than the lower bounds of this one.
     """
 
     provider: str

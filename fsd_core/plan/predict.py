@@ -20,7 +20,6 @@ from fsd_core.plan.launching import BEGIN_S, Begun, collected, launched, prepare
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.simulate import Cpu, Simulation
 from fsd_core.plan.traffic import Split
-from fsd_core.protocol.shard import predicted_bytes, stored_bytes, weight_bytes
 from fsd_core.providers.outline import Outline
 from fsd_core.storage.meter import FIELDS
 from fsd_core.worker.progress import INTERVAL_S, REPORTS
@@ -173,7 +172,7 @@ def predict_each(
     working, lasted = written - launch, flow.ended - _of(begun.began, shape, some)  # (runs,); (runs x replicas, ranks) of a function
     bytes_by_rank = _bytes_by_rank(facts, split)
     if memory_by_rank is None:
-        memory_by_rank = np.array([_memory(sizes, max(split.batches), keep, outline) for sizes in split.sizes])
+        memory_by_rank = np.array([sizes.predicted(max(split.batches), outline.functions, keep=keep).bytes for sizes in split.sizes], float)
     found = []
     for number, platform in enumerate(platforms):
         own = slice(number * runs, (number + 1) * runs)
@@ -256,12 +255,6 @@ def _bytes_by_rank(facts: Facts, split: Split) -> NDArray[np.float64]:
         np.add.at(found, step.sources, payloads)
         np.add.at(found, step.targets, payloads)
     return found
-
-
-def _memory(sizes: Sequence[Any], samples: int, keep: bool, outline: Outline) -> float:
-    """The bytes of one rank, as `fsd_core.plan.batches.cut` estimates them."""
-    held = weight_bytes(sizes) if keep else stored_bytes(sizes)
-    return float(outline.functions.process_bytes + held + predicted_bytes(sizes, samples))
 
 
 def _bill(

@@ -20,7 +20,7 @@ from fsd_core.plan.predict import Prediction
 from fsd_core.plan.ways import Given, Place
 from fsd_core.versions import versions
 
-__all__ = ["Priced", "prediction_of", "priced", "workload_digest"]
+__all__ = ["Priced", "place_words", "prediction_of", "priced", "workload_digest"]
 
 
 @attrs.frozen(eq=False)
@@ -49,7 +49,7 @@ def priced(
         found = compare(facts, places, wishes, given=given, colds=colds, progress=progress)
         return {"candidates": [_packed(each) for each in found], "stored_bytes": float(facts.stored.sum())}
 
-    where = [_words(place) for place in places]
+    where = [place_words(place) for place in places]
     content = remembered(home, digest(workload_digest(model, inputs), where, wishes, given, tuple(colds)), make)
     return Priced(tuple(_candidate(each) for each in content["candidates"]), content["stored_bytes"])
 
@@ -60,7 +60,8 @@ def workload_digest(model: Model, inputs: Any) -> str:
     return digest(model.digest, input_digest(inputs), kernel, versions()["fsd"], os.cpu_count())
 
 
-def _words(place: Place) -> tuple[Any, ...]:
+def place_words(place: Place) -> tuple[Any, ...]:
+    """All that a prediction knows of a place, for a digest."""
     outline = place.outline
     limits = outline.messages, outline.objects, outline.functions, outline.route_ranks, outline.direct
     return place.provider, limits, [(size, outline.cores(size)) for size in outline.memory_mb], place.table, place.tariff

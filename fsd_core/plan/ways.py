@@ -16,7 +16,7 @@ from fsd_core.latency import Table
 from fsd_core.latency.draws import quantile_ms
 from fsd_core.partition import Parallel, Profile, worthwhile
 from fsd_core.partition.stages import LOAD_BYTES_S, cut
-from fsd_core.plan.batches import Batches
+from fsd_core.plan.batches import Batches, least_bytes
 from fsd_core.plan.batches import cut as cut_batches
 from fsd_core.plan.counts import exchange
 from fsd_core.plan.facts import Facts
@@ -210,9 +210,7 @@ class Ways:
             if outline.cores(memory_mb) >= 1.0:
                 break
         if not fits:
-            free = attrs.evolve(functions, memory_bytes=None)
-            needs = cut_batches(parts, samples, 1, shape, known.wanted, free, place.provider).predicted_bytes
-            most = all_sizes[-1]
+            needs, most = least_bytes(parts, functions), all_sizes[-1]
             return [Refused(f"needs {needs / 1e9:.3g} GB, a function has {(most << 20) / 1e9:.3g} GB", most, needs)]
         made: list[Way | Refused] = []
         for sizes, batches in _two_sizes(fits, outline):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 REPORT_S = 10.0
 REASON_CHARS = 1000  # of a death, in the news
+OUT_OF_MEMORY = re.compile(r"\bmemory\b", re.IGNORECASE)  # in the reason of a host or platform: the same launch would end so again
 
 
 def end_run(store: Store, keys: RunKeys, error: RunFailed, send_abort: Callable[[], None] | None) -> None:
@@ -104,12 +106,13 @@ def report_exit(
         if claim is None:
             return False
         config = RunConfig.unpack(data)
-        error = RunFailed(Code.UNAVAILABLE, reason, rank=launch.rank, layer=layer)
+        code = Code.TOO_LARGE if OUT_OF_MEMORY.search(reason) else Code.UNAVAILABLE
+        error = RunFailed(code, reason, rank=launch.rank, layer=layer)
         if said:  # before the reason, which ends the run
             with suppress(FsdError):
                 store.put(keys.log(launch.rank), seal({"log": list(said)}))
 
-        if config.recovery:
+        if config.recovery and code is not Code.TOO_LARGE:  # another function would need as much memory
             died = News(kind="lost", rank=launch.rank, incarnation=launch.incarnation, layer=layer, reason=reason[:REASON_CHARS])
             NewsList(store, keys).add(died)
             return True

@@ -36,9 +36,10 @@ class RunConfig:
     branching: int = key(integer(1))
     layers: int = key(integer(1))
     batches: list[int] = key(listed(integer(1), filled=True))  # samples of each batch
-    # rows: a worker holds its shard in memory between batches, else it reads the shard again for each batch; onnx: a worker holds its
-    # weights a second time, in a form that multiplies faster
-    keep: bool = key(boolean())
+    # By part. rows: a worker keeps its weights for all batches, else it reads them again for each batch; onnx: a worker holds its weights a
+    # second time, in a form that multiplies faster.
+    keep: list[bool] = key(listed(boolean(), filled=True))
+    ahead: list[int] = key(listed(integer(0), filled=True))  # by part: requests for later layers that are under way while it computes
     shards: list[str] = key(listed(text(), filled=True))  # key of the shard, by part: the number of a rank in its replica
     inputs: list[list[str | None]] = key(listed(listed(nullable(text()), filled=True), filled=True))  # key of the inputs, by batch and part
     last: list[int] = key(listed(integer(0), filled=True))  # the parts that own rows of the last layer, ascending

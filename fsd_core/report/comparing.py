@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from fsd_core import cost
+from fsd_core import latency as tables_of
 from fsd_core import providers as registered
 from fsd_core.client.inference import check_options, run
 from fsd_core.client.job import Progress
@@ -63,7 +64,8 @@ def compare(
     - ``settings``: the providers' own settings, by provider.
     - ``note``: texts by name, which the page and the answer show first.
     - ``progress``: called with a `Progress` of phase partition, emulator or compare.
-    - ``options``: other arguments of `run`, for instance ``batch_size``, ``seed`` or ``app``.
+    - ``options``: other arguments of `run`, for instance ``batch_size``, ``seed`` or ``app``. With ``latency`` auto, also with
+      options such as ``auto,seed=1``, each provider has its own table of latencies, and the local provider has none.
 
     The first run of each provider and number of workers is not measured: it makes the resources and stages the weights. Then the
     combinations take turns. A combination that fails, and a provider that cannot start, have no figures; `Comparison.failures` names them.
@@ -80,6 +82,7 @@ def compare(
         shown = "(a Partition)" if isinstance(partition, Partition) else partition
         raise InputError(f"partition {shown}: expected one number in workers: the number of workers of this partition")
     same = _options(options)
+    latencies = {name: _latency(name, same.get("latency")) for name in names}
     tables = {name: arguments.table(f"settings[{name!r}]", each) for name, each in arguments.table("settings", settings).items()}
     tell, kept = arguments.callback("progress", progress), arguments.home(home)
     show: Callable[[Progress], None] = tell or (lambda step: None)
@@ -115,7 +118,8 @@ def compare(
                 partition=partition,
                 home=kept,
                 note=given,
-                **{name: value for name, value in same.items() if name not in _SIZES},
+                latency=latencies[case.provider],
+                **{name: value for name, value in same.items() if name not in (*_SIZES, "latency")},
             )
 
         def charge(record: Mapping[str, Any]) -> cost.Bill:
@@ -145,9 +149,20 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
             values[name] = KINDS[name].check(value, f"{name} ")
     if values.get("faults") is not None:
         Faults.parse(str(values["faults"]))
-    if values.get("latency") is not None:
-        Latency.parse(str(values["latency"]))
     return values
+
+
+def _latency(provider: str, asked: str | None) -> str | None:
+    """What a run of ``provider`` gets where ``asked`` is auto: its own table, with the same options. Raises `InputError` if it is wrong."""
+    if asked is None:
+        return None
+    first, comma, rest = str(asked).partition(",")
+    if first.strip() == "auto":
+        if provider == "local" or tables_of.find(provider) is None:
+            return None
+        asked = f"{provider}{comma}{rest}"
+    Latency.parse(str(asked))
+    return str(asked)
 
 
 def _needs_emulator(provider: str) -> bool:

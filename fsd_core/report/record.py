@@ -67,6 +67,7 @@ class _Record:
     ranks: list[Mapping[str, Any]] = key(listed(table()))
     latency: Mapping[str, Any] | None = key(nullable(table()), default=None)
     reason: str = key(text(empty=True), default="")
+    predicted: Mapping[str, Any] | None = key(nullable(table()), default=None)
     missing_ranks: list[int] = key(listed(integer(0)), default=attrs.Factory(list))
     recovered: list[Mapping[str, Any]] = key(listed(table()), default=attrs.Factory(list))  # as `Result.recovered`
 
@@ -85,6 +86,7 @@ class _Memory:
 
     peak_bytes_max: int = key(integer(0))
     predicted_bytes_max: int = key(integer(0), default=0)
+    streamed: int = key(integer(0), default=0)  # workers
     limit_bytes: int | None = key(integer(0), default=None)
 
 

@@ -34,9 +34,9 @@ class LayerLoop(Loop):
     _payloads: Payloads | None = attrs.field(default=None, init=False)  # of the batch that is computed now
 
     @staticmethod
-    def open(key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool) -> ShardReader:
+    def open(key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool, ahead: int) -> ShardReader:
         """Read the head of the shard at ``key``."""
-        return ShardReader(key, read, pool, keep=keep)
+        return ShardReader(key, read, pool, keep=keep, ahead=ahead)
 
     def run(self, batch: int) -> bytes:
         """Compute the batch of this number. Returns the activations of this rank's rows of the last layer that it has rows of."""
@@ -52,7 +52,7 @@ class LayerLoop(Loop):
                 self.layer = layer.number
                 self.note(layer.number)
             if first.number == 1 and staged is not None:
-                block = _input(*staged, first, samples)
+                block, staged = _input(*staged, first, samples), None
             self.watch.enter("other")
             self._raise_if_over(waits=bool(first.receives))
             block = self._layers(some, block if first.number == before + 1 else nothing, self.config.step(batch, first.number))
@@ -60,6 +60,7 @@ class LayerLoop(Loop):
             if self.progress is not None:
                 self.progress.report(batch // self.config.data * self.config.layers + before)
             self.watch.enter("load")
+            del some, first, layer  # the next layers are read now: the memory may not hold these beside them
         if self.channel is not None and self.config.pipeline > 1:  # another stage may take as long from one send to the next
             self.channel.stall_limit.step_ended(time.monotonic() - began)
         return encode(block)
@@ -106,14 +107,18 @@ class LayerLoop(Loop):
 def _stretches(groups: Iterator[list[LayerShard]]) -> Iterator[list[LayerShard]]:
     """Join layers to stretches that are computed together: only the first layer of a stretch sends or receives."""
     for layers in groups:
-        some = layers[:1]
-        for layer in layers[1:]:
-            alone = layer.sends or layer.receives or not layer.rows or layer.number != some[-1].number + 1
-            if alone or not some[0].rows or len(some) == STRETCH:
-                yield some
-                some = []
-            some.append(layer)
-        yield some
+        while layers:
+            count = next((at for at in range(1, len(layers)) if _begins(layers, at)), len(layers))
+            yield layers[:count]
+            layers = layers[count:]
+
+
+def _begins(layers: Sequence[LayerShard], at: int) -> bool:
+    """Whether a stretch ends before the layer at this place, if it began with the first one."""
+    layer = layers[at]
+    return bool(
+        layer.sends or layer.receives or not layer.rows or layer.number != layers[at - 1].number + 1 or not layers[0].rows or at == STRETCH
+    )
 
 
 def _input(key: str, data: bytes, layer: LayerShard, samples: int) -> Block:

@@ -62,10 +62,11 @@ class Loop(abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
-    def open(key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool) -> Part:
+    def open(key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool, ahead: int) -> Part:
         """Read the head of the shard at ``key``. ``read(key, start, end)`` returns the bytes [start, end) of an object.
 
-        ``keep``: what is read stays in memory from one micro-batch to the next.
+        ``keep``: what is read stays in memory from one micro-batch to the next. ``ahead``: requests for what comes later that are under way
+        while the rank computes.
         """
 
     @abc.abstractmethod

@@ -20,7 +20,7 @@ from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
-from fsd_core.worker import probe
+from fsd_core.worker import memory, probe
 from fsd_core.worker.cold import Start
 from fsd_core.worker.rank import Worker
 
@@ -41,6 +41,7 @@ def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note
     claimed the rank. Returns 1 if the worker failed and reported its failure. Raises the failure if the worker could not report it: the
     platform then sees that the function died, and its host or launcher reports this (see `report_exit`).
     """
+    memory.begin()
     journal = Journal()
     include(type(provider).__module__)
     with kept(journal):

@@ -20,6 +20,7 @@ from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import Starved, Stopwatch
 from fsd_core.driver import Code, InvokeDriver, MessageDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import RunFailed
+from fsd_core.kernel.compiled import kernel_name
 from fsd_core.protocol.abort import abort_peers, report_failure
 from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.protocol.runconfig import RunConfig
@@ -94,6 +95,7 @@ class Worker:
         self.config: RunConfig | None = None
         self.channel: Channel | None = None
         self.loop: Loop | None = None
+        self.first: Future[bytes] | None = None  # the staged input of the first batch, if this rank needs it
         self.mishaps: Mishaps | None = None
         self.recovery = Recovery(self.store, self.keys, self.rank, launch.incarnation, self.pool)
         self._sources: list[int] = []  # the ranks that send to this one
@@ -175,16 +177,18 @@ class Worker:
         self.watch.enter("load")
         # The first input and the queues' driver come while the head of the shard is read.
         staged = config.inputs[config.batches_of(self.rank)[0]][self.rank % config.parts] if config.batches_of(self.rank) else None
-        first = self.pool.submit(read_staged, self.store, staged) if staged else None
+        self.first = self.pool.submit(read_staged, self.store, staged) if staged else None
         messages = self.pool.submit(self._messages, config) if config.queued else None
-        loop = engine(config.engine)
-        shard = loop.open(config.shards[self.rank % config.parts], partial(read_staged, self.store), self.pool, keep=config.keep)
+        loop, part = engine(config.engine), self.rank % config.parts
+        read = partial(read_staged, self.store)
+        shard = loop.open(config.shards[part], read, self.pool, keep=config.keep[part], ahead=config.ahead[part])
         if config.workers > 1:
             self.channel = self._open_channel(config, shard, messages.result() if messages else None)
             self.background.connect(self.channel)
         self.recovery.begin(self.channel, config.workers, self._sources)
-        log.info("loads %d layers over the %s channel, %d workers", config.layers, config.channel, config.workers)
-        layers_meter = self._compute(config, loop, shard, first)
+        shape = (config.layers, config.channel, config.workers, kernel_name())
+        log.info("loads %d layers over the %s channel, %d workers, kernel: %s", *shape)
+        layers_meter = self._compute(config, loop, shard)
         if self.channel is not None:
             self._gather(self.channel, config, shard)
         self.watch.enter("other")
@@ -253,11 +257,8 @@ class Worker:
     def _identity(self, workers: int, deadline: float) -> RankIdentity:
         return RankIdentity(self.launch.run, self.launch.epoch, self.rank, workers, deadline, self.launch.incarnation)
 
-    def _compute(self, config: RunConfig, made: type[Loop], shard: Part, first: Future[bytes] | None) -> dict[str, int]:
-        """Take this rank's batches through its layers and write the outputs. Returns what the meter counted in the layers.
-
-        ``first``: the staged input of the first batch, if this rank needs it.
-        """
+    def _compute(self, config: RunConfig, made: type[Loop], shard: Part) -> dict[str, int]:
+        """Take this rank's batches through its layers and write the outputs. Returns what the meter counted in the layers."""
         batches = config.batches_of(self.rank)
         reports = self.rank == config.last[-1]  # of the last stage of the first replica: what it has done is done
         progress = Progress(self.store, self.keys, self.pool, config.layers * len(batches)) if reports else None
@@ -274,8 +275,9 @@ class Worker:
             progress=progress,
             note=self._note_layer,
             over=self.recovery.over,
-            ahead=first,
+            ahead=self.first,
         )
+        self.first = None  # the loop forgets it too, once it is decoded
         before = self.meter.snapshot()
         outputs = {batch: loop.run(batch) for batch in batches}
         if self.mishaps is not None:
@@ -342,7 +344,7 @@ class Worker:
             lines=self.journal.lines(),
             incarnation=self.launch.incarnation,
             behind_s=self.recovery.behind_s,
-            kept=self.channel.kept.pack() if self.channel is not None else None,
+            kept=self.channel.kept if self.channel is not None else None,
         )
         self.store.put(self.keys.record(self.rank), body)
 

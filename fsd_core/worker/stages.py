@@ -29,7 +29,7 @@ class StageLoop(Loop):
     _sending: Future[None] | None = attrs.field(default=None, init=False)
 
     @staticmethod
-    def open(key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool) -> StageReader:
+    def open(key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool, ahead: int) -> StageReader:
         """Read the head of the shard at ``key``. The import of ONNX Runtime takes a while: it begins now."""
         pool.submit(runtime)
         return StageReader(key, read, pool)
@@ -41,7 +41,7 @@ class StageLoop(Loop):
         self.layer = stage.number
         self.watch.enter("load")
         if self._session is None and self.shard.gives:  # else its nodes depend on weights alone: the stages that read them compute them
-            self._session = Session(*self.shard.load(self._check), prepack=self.config.keep)
+            self._session = Session(*self.shard.load(self._check), prepack=self.config.keep[self.rank % self.config.parts])
         self.note(stage.number)
         tensors = self._inputs(batch)
         self._check()
