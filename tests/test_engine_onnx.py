@@ -216,13 +216,13 @@ def test_memory_decides_on_micro_batches_and_on_prepacking(path: Path, images: A
     opened: Any = open_run(path, {"x": images})
     work = stages_work(opened.model, opened.inputs, "auto", None, 2, None, None)
     need = work.batches(attrs.evolve(LIMITS, memory_bytes=None), "local")
-    assert (need.samples, need.keep) == ([5], True)
+    assert (need.samples, [rank.keep for rank in need.ranks]) == ([5], [True, True])
     one = LIMITS.process_bytes + RUNTIME_BYTES
     tight = next(cut for more in range(0, 1 << 20, 1024) if (cut := _cut(work, one + more)) is not None)
     assert max(tight.samples) == 1
-    assert not tight.keep
-    with pytest.raises(InputError, match=r"\[local\] memory_mb = 100: the largest of 2 stages needs .* MB more than a function has"):
-        work.batches(attrs.evolve(LIMITS, memory_bytes=100 << 20), "local")
+    assert not any(rank.keep for rank in tight.ranks)
+    with pytest.raises(InputError, match=r"\[local\] memory_mb = 50: the largest of 2 stages needs .* MB more than a function has"):
+        work.batches(attrs.evolve(LIMITS, memory_bytes=50 << 20), "local")
 
 
 def _cut(work: Any, memory: int) -> Any:
