@@ -78,6 +78,11 @@ class LayerSizes:
         return self.stored_bytes + more + LAYER_BYTES
 
     @property
+    def copied_bytes(self) -> int:
+        """The bytes of the shard that are in memory beside the weights while these are made: none where the weights are these bytes."""
+        return 0 if self._dense or compiled.active() is None else self.stored_bytes
+
+    @property
     def _dense(self) -> bool:
         return 0 < self.rows * (self.held + self.away) <= self.nonzeros
 
@@ -118,9 +123,10 @@ class RankSizes:
 
     @cached_property
     def _table(self) -> NDArray[np.float64]:
-        """(5, layers): bytes in the shard, bytes ready to multiply, rows of activations, rows that go in, share of live samples."""
-        rows = [(each.stored_bytes, each.ready_bytes, each.active_rows, each.held, each.live) for each in self.layers]
-        return np.array(rows, np.float64).reshape(-1, 5).T
+        """(6, layers): bytes in the shard; bytes ready to multiply, and of these the ones that are copied; rows of activations, and those
+        that go in; share of live samples."""
+        rows = [(each.stored_bytes, each.ready_bytes, each.copied_bytes, each.active_rows, each.held, each.live) for each in self.layers]
+        return np.array(rows, np.float64).reshape(-1, 6).T
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -140,7 +146,7 @@ class RankSizes:
         """
         if not self.layers:
             return RankMemory(limits.process_bytes + HEAD_BYTES, keep, ahead)
-        stored, ready, rows, held, live = self._table
+        stored, ready, copied, rows, held, live = self._table
         lane, starts = 4 * (1 + live * samples), self._starts
         raw = np.add.reduceat(stored, starts)
         active = np.maximum.reduceat(rows * lane, starts)
@@ -149,7 +155,7 @@ class RankSizes:
         each = np.add.reduceat(ready, starts)
         weights = np.cumsum(each) if keep else each
         before = (held * lane)[starts]
-        peak = int((weights + following + np.maximum(active, raw + before)).max())
+        peak = int((weights + following + np.maximum(active, np.add.reduceat(copied, starts) + before)).max())
         if keep:
             peak = max(peak, int(ready.sum() + active.max()))
         last = self.layers[-1]
