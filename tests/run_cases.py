@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from fsd_core import Result, providers, run
@@ -111,6 +112,14 @@ class RunCases:
 
     def delete_queues(self, resources: Resources) -> None:
         raise NotImplementedError
+
+    def test_an_onnx_model_gives_the_answer_of_onnx_runtime(self, runs: Runs, tmp_path: Path) -> None:
+        models = pytest.importorskip("onnx_models", reason="needs the extra onnx")
+        path, images = models.saved(models.residual(), tmp_path / "m.onnx"), np.random.default_rng(1).random((2, 3, 8, 8), np.float32)
+        way = {"pipeline_parallel": 3, "batch_size": 1, "channel": "hybrid"}
+        found = run(path, {"x": images}, provider=runs.cloud, settings=runs.settings, app=APP, home=tmp_path, **way)
+        assert found.check_values({"y": models.answer(path, {"x": images})[0]})["differing"] == 0
+        assert left_by_runs(runs.store) == []
 
     @pytest.mark.parametrize(("channel", "victim"), [("queue", 0), ("object", 1), ("hybrid", 2)])
     def test_a_killed_function_ends_the_run_with_its_name(self, runs: Runs, tmp_path: Path, channel: str, victim: int) -> None:

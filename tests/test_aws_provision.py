@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aws_calls import recorded
-from fsd_aws import PROVIDER, RESOURCES, api, function, names, queues
+from fsd_aws import PROVIDER, RESOURCES, api, function, names, provision, queues
 from fsd_aws.clients import client
 from fsd_aws.names import Names
 from fsd_conformance import emulators
@@ -190,6 +190,18 @@ def test_a_changed_setting_is_applied(app: str) -> None:
     assert provisioner(memory_mb=3000, message_kb=512).find(app) == after
     with pytest.raises(InputError, match=r"\[aws\] bucket: .* not another-one.*or destroy the app first"):
         provisioner(bucket="another-one").ensure(app, 1, 1)
+
+
+def test_an_app_keeps_its_engine_and_a_large_zip_goes_through_the_bucket(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(function, "DIRECT_BYTES", 10)
+    monkeypatch.setattr(provision, "DIRECT_BYTES", 10)
+    with recorded() as calls:
+        made = provisioner(engine="onnx").ensure(app, 1, 1)
+    (created,) = (call for call in calls if call.operation == "lambda:CreateFunction")
+    assert created.params["Code"] == {"S3Bucket": made.names["bucket"], "S3Key": "code/installed.zip"}
+    assert not aws("s3").list_objects_v2(Bucket=made.names["bucket"], Prefix="code/").get("KeyCount")
+    assert made.names["engine"] == "onnx"
+    assert provisioner().ensure(app, 1, 1) == made
 
 
 def test_text_or_binary_is_found_out(app: str) -> None:

@@ -30,6 +30,7 @@ from fsd_aws.settings import RUNTIMES as LAMBDA_RUNTIMES
 from fsd_azure.settings import RUNTIMES as AZURE_RUNTIMES
 from fsd_conformance import emulators
 from fsd_core import providers, run
+from fsd_core.errors import InputError
 from fsd_core.kernel import compiled
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
@@ -121,6 +122,29 @@ def test_every_requirement_is_pinned_to_what_is_tested_here(cloud: str) -> None:
         assert pins[name] == version(name), f"{name}: `make .venv/all.stamp` installs what is pinned"
 
 
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_an_app_with_the_engine_onnx_gets_onnx_runtime(cloud: str) -> None:
+    package, runtime = CLOUDS[cloud].package, CLOUDS[cloud].runtime
+    with_engine, without = package.recipe(runtime, "onnx"), package.recipe(runtime)
+    listed = with_engine.files["requirements.txt"] if cloud == "gcp" else with_engine.wheels.requirements
+    assert f"onnxruntime=={version('onnxruntime')}\n".encode() in listed
+    assert b"onnxruntime==" not in (without.files["requirements.txt"] if cloud == "gcp" else without.wheels.requirements)
+    assert with_engine.digest != without.digest
+
+
+def test_onnx_runtime_is_refused_where_it_does_not_run() -> None:
+    with pytest.raises(InputError, match=r"runtime = 'python3.11', engine = 'onnx': ONNX Runtime needs glibc 2.28, this runtime has 2.26"):
+        fsd_aws.package.recipe("python3.11", "onnx")
+
+
+def test_onnx_runtime_needs_no_package_that_is_left_out() -> None:
+    """Neither those that it names as requirements nor its tools."""
+    left_out = ["flatbuffers", "google.protobuf", "packaging", "sympy", *(f"onnxruntime.{each}" for each in ("tools", "transformers"))]
+    code = f"import sys; sys.modules.update(dict.fromkeys({left_out})); from fsd_core.worker.session import runtime; print(runtime())"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert "onnxruntime" in done.stdout
+
+
 def test_what_azures_requirements_need_is_required_too() -> None:
     """It is installed as it is listed."""
     pins = pinned("azure")
@@ -166,7 +190,7 @@ def test_what_is_in_lambdas_zip(folder: Path, runtime: str) -> None:
         names, sizes = archive.namelist(), {entry.filename: entry.file_size for entry in archive.infolist()}
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     assert made.unzipped == sum(sizes.values()) < WANTED_BYTES
-    assert len(made.body) < fsd_aws.package.MAX_ZIPPED_BYTES
+    assert len(made.body) < fsd_aws.package.DIRECT_BYTES
     assert {name.split("/")[0].split("-")[0].split(".")[0] for name in names} == {
         "attr",
         "attrs",

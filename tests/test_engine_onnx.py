@@ -26,11 +26,12 @@ from onnx import TensorProto, helper
 from flips import refused
 from fsd_core import TensorResult, open_graph, run
 from fsd_core.cli import main
+from fsd_core.client.apps import check_engine
 from fsd_core.client.opened import open_run
 from fsd_core.client.stages import RUNTIME_BYTES, stages_work
 from fsd_core.codec import CodecError, decode_tensors, encode_tensors
 from fsd_core.codec.named import DTYPES
-from fsd_core.driver import Code
+from fsd_core.driver import Code, Resources
 from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.model import Model
 from fsd_core.protocol.stage_shard import StageReader
@@ -287,3 +288,12 @@ def test_dtypes_of_inputs_widen(tmp_path: Path) -> None:
     work = stages_work(opened.model, opened.inputs, "auto", None, None, None, None)
     assert work.tensors["ids"].dtype == np.int64
     assert open_graph(model, {"ids": (1, 3)}).outputs[1].dtype == TensorProto.DataType.Name(INT64).lower()
+
+
+def test_an_app_without_the_engine_names_the_command() -> None:
+    app = Resources("mine", 8, 4, {"code": "0123456789abcdef"})
+    with pytest.raises(InputError, match=r"app mine on aws: .*: expected 'fsd deploy --provider aws --app mine --engine onnx' first"):
+        check_engine(app, "onnx", "aws")
+    check_engine(app, "rows", "aws")
+    check_engine(attrs.evolve(app, names={**app.names, "engine": "onnx"}), "onnx", "aws")
+    check_engine(attrs.evolve(app, names={"code": "installed"}), "onnx", "aws")

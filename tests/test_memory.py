@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import fsd_core.plan.batches
 from fsd_core import Result, run
 from fsd_core.client.job import Progress
 from fsd_core.driver import Code, InvokeLimits
@@ -22,7 +21,7 @@ from fsd_core.model import Csr, Model, radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import ExchangePlan, Parallel, partition
 from fsd_core.plan.batches import MARGIN, cut
-from fsd_core.plan.memory import LayerSizes, RankMemory, fitting, layer_sizes, predicted
+from fsd_core.plan.memory import LayerSizes, RankMemory, RankSizes, layer_sizes
 from fsd_core.protocol.shard import READS, ShardReader, build
 
 MB = 1 << 20
@@ -77,7 +76,7 @@ def test_a_batch_is_cut_to_the_memory_that_a_function_has(start: Callable[..., R
 
 
 def test_a_worker_over_its_memory_is_ended_and_says_what_to_do(start: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fsd_core.plan.batches, "fitting", lambda *_, **__: RankMemory(50 * MB, keep=False))  # a wrong prediction
+    monkeypatch.setattr(RankSizes, "fitting", lambda *_: RankMemory(50 * MB, keep=False))  # a wrong prediction
     with pytest.raises(RunFailed) as caught:
         start(radixnet(1024, 6), "random:9000:0.4:1", 64, workers=2, channel="queue", partition="block")
     assert caught.value.code is Code.TOO_LARGE
@@ -99,34 +98,34 @@ def test_a_layer_that_does_not_fit_is_refused_before_anything_is_made(tmp_path: 
 
 
 def test_the_smallest_number_of_workers_that_is_named_fits() -> None:
-    layers = [LayerSizes(16384, 16384, 0, 20_000_000, number=7)]
+    layers = RankSizes((LayerSizes(16384, 16384, 0, 20_000_000, number=7),))
     with pytest.raises(InputError) as caught:
         cut([layers], 10, None, Parallel(), 1, LIMITS, "local")
     line = str(caught.value)
     assert "layer 7 needs" in line
     ranks = int(line.rpartition("tensor_parallel ")[2].split()[0])
     part = LayerSizes(16384 // ranks, 16384 // ranks, 16384, 20_000_000 // ranks)
-    assert cut([[part]], 10, None, Parallel(1, 1, ranks), 1, LIMITS, "local").samples == [10]
+    assert cut([RankSizes((part,))], 10, None, Parallel(1, 1, ranks), 1, LIMITS, "local").samples == [10]
     with pytest.raises(InputError, match="more workers do not help"):
         cut([layers], 10, None, Parallel(), 1, LIMITS.__class__(1, None, 30 * MB, None, "", "", process_bytes=34 * MB), "local")
 
 
 def test_less_is_read_ahead_where_the_memory_is_small() -> None:
-    layers = [LayerSizes(16384, 16384, 0, 524_288, number=number) for number in range(1, 61)]
-    needs = [predicted(layers, 10, LIMITS, keep=False, ahead=ahead).bytes for ahead in range(READS + 1)]
+    layers = RankSizes(tuple(LayerSizes(16384, 16384, 0, 524_288, number=number) for number in range(1, 61)))
+    needs = [layers.predicted(10, LIMITS, keep=False, ahead=ahead).bytes for ahead in range(READS + 1)]
     assert needs == sorted(set(needs))
     for ahead, needed in enumerate(needs):
-        found = fitting(layers, 10, LIMITS, needed, 2)
+        found = layers.fitting(10, LIMITS, needed, 2)
         assert found is not None
         assert (found.ahead, found.keep, found.streams) == (ahead, False, True)
-    assert fitting(layers, 10, LIMITS, needs[0] - 1, 2) is None
-    kept = fitting(layers, 10, LIMITS, 1 << 40, 2)
+    assert layers.fitting(10, LIMITS, needs[0] - 1, 2) is None
+    kept = layers.fitting(10, LIMITS, 1 << 40, 2)
     assert kept is not None
     assert (kept.keep, kept.streams) == (True, False)
 
 
 def test_smaller_micro_batches_leave_room_for_the_weights() -> None:
-    layers = [LayerSizes(1024, 1024, 0, 32_768, 4096, number=number) for number in range(1, 121)]
+    layers = RankSizes(tuple(LayerSizes(1024, 1024, 0, 32_768, 4096, number=number) for number in range(1, 121)))
     limits = LIMITS.__class__(1, None, 96 * MB, None, "", "", process_bytes=34 * MB)
     found = cut([layers], 9000, None, Parallel(), 1, limits, "local")
     assert found.keep
@@ -161,7 +160,7 @@ def test_indices_are_those_that_the_kernel_stores() -> None:
     model = radixnet(1024, 3)
     parts = partition(model, 2, "random", 5)
     for rank, sizes in enumerate(layer_sizes(model, parts, ExchangePlan(model, parts))):
-        for each in sizes[:3]:
+        for each in sizes.layers[:3]:
             weights = model.layers[each.number - 1].rows(np.flatnonzero(parts.owners[each.number] == rank))
             assert isinstance(weights, Csr)
             lists, counts = np.unique(weights.indices.reshape(-1, 32), axis=0, return_counts=True)

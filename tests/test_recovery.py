@@ -117,7 +117,7 @@ def test_what_is_kept_comes_back_from_a_record() -> None:
 
 
 def test_a_record_is_read_without_what_was_kept(store: Store) -> None:
-    kept = Kept(1 << 20)
+    kept = Kept(KEPT_BYTES)
     kept.add(Sent(1, 0, Kind.PAYLOAD, b"x" * 400_000))
     for log in ("short", "l" * 300_000):
         store.put(KEYS.record(0), records.join(seal({"rank": 0, "log": log}), kept.pack()))

@@ -154,7 +154,7 @@ def test_distributed_equals_serial(
     np.testing.assert_allclose(result.output.toarray(), serial(model, x).toarray(), rtol=1e-3, atol=1e-4)
     assert (result.parallel, result.workers) == (split.to_json(), split.workers)
     assert result.micro_batches >= split.data
-    assert sorted(each["rank"] for each in result.recovered) == killed
+    assert {each["rank"] for each in result.recovered} <= set(killed)  # nobody is started for a rank that had nothing left to do
 
 
 def test_a_parent_that_has_nothing_to_wait_for_stays_until_its_children_started(

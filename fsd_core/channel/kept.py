@@ -16,7 +16,8 @@ from fsd_core.errors import RunFailed
 __all__ = ["KEPT_BYTES", "RECORD_BYTES", "Kept", "Sent", "kept_budget"]
 
 KEPT_BYTES = 64 << 20  # the budget of a rank, if its function has the memory
-RECORD_BYTES = 16 << 20  # a worker that ends leaves at most so many bytes in its record
+RECORD_BYTES = 16 << 20  # a worker that ends leaves at most so many bytes in its record, and at most a part of its budget
+RECORD_PART = 4  # because the record is in memory several times while it is written
 _ENTRY = struct.Struct("<IIBQ")  # target, step, kind, length of the body
 _CRC = struct.Struct("<I")  # of the entry and the body
 
@@ -62,9 +63,9 @@ class Kept:
             return None if self._sent is None else [each for each in self._sent if each.target == target and each.step >= step]
 
     def pack(self) -> bytes | None:
-        """All that is kept, for the record of a worker that ends; `None` if it is not kept, or over `RECORD_BYTES`."""
+        """All that is kept, for the record of a worker that ends; `None` if it is not kept, or too much for a record."""
         with self._lock:
-            if self._sent is None or self.bytes > RECORD_BYTES:
+            if self._sent is None or self.bytes > min(RECORD_BYTES, self._budget // RECORD_PART):
                 return None
             parts = []
             for each in self._sent:

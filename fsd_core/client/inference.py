@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fsd_core.client.apps import place, reported
+from fsd_core.client.apps import check_engine, place, reported, with_engine
 from fsd_core.client.expected import Expectation
 from fsd_core.client.job import Job, Progress
 from fsd_core.client.opened import open_run
@@ -210,9 +210,10 @@ def run(
     with reported(report):
         existing = provisioner.find(app)
         if existing:
+            check_engine(existing, work.engine, provider)
             job.admit(existing)  # before it gets more queues
         ranks, slots = (max(workers, existing.ranks), existing.slots) if existing else (workers, SLOTS)
-        resources = provisioner.ensure(app, ranks, slots)
+        resources = with_engine(provisioner, work.engine).ensure(app, ranks, slots)
     with _open(chosen, resources) as (objects, invoker):
         limits = invoker.limits
         if limits.concurrency is not None and limits.concurrency < workers:

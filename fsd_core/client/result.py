@@ -63,8 +63,8 @@ class Result:
       the run that the first are about; `None` where nothing could be predicted in time.
     - ``recovered``: the ranks that were lost, in the order of their deaths: ``rank``, ``layer`` (the last one that it began; `None` if
       unknown), ``seconds`` (from the report of the death until the next function of the rank reached this layer), ``reason``.
-    - ``ranks``: the record of each worker, by rank, without those in `missing_ranks`: with ``peak_bytes``, ``predicted_bytes``, and
-      ``kernel``, what computed there.
+    - ``ranks``: the record of each worker, by rank, without those in `missing_ranks`: with ``peak_bytes``, ``predicted_bytes``,
+      ``kept_bytes`` (of them what it kept for ranks that are lost), and ``kernel``, what computed there.
 
     Two results are equal only if they are the same object. A notebook shows a result as tables.
     """
@@ -237,6 +237,7 @@ class _RankRecord:
     timeline: Mapping[str, Any] = key(table())
     incarnation: int = key(integer(0), default=0)
     behind_s: float = key(number(), default=0.0)
+    kept_bytes: int = key(integer(0), default=0)
 
 
 def check_rank(record: Any, where: str = "") -> None:

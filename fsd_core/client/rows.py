@@ -20,7 +20,7 @@ from fsd_core.driver import InvokeLimits
 from fsd_core.kernel import Block
 from fsd_core.partition import ExchangePlan, Parallel, Partition, find_partition
 from fsd_core.plan.batches import Batches, cut, plan_batches
-from fsd_core.plan.memory import LayerSizes, layer_sizes
+from fsd_core.plan.memory import RankSizes, layer_sizes
 from fsd_core.protocol import shard
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Rows:
         return cut(self._sizes, self.samples, self.batch_size, self.parallel, self.wanted, limits, provider)
 
     @cached_property
-    def _sizes(self) -> list[list[LayerSizes]]:
+    def _sizes(self) -> list[RankSizes]:
         return layer_sizes(self.model, self.partition, self.plan, self.live)
 
     def shards(self) -> Pieces:

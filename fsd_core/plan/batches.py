@@ -11,7 +11,7 @@ import attrs
 from fsd_core.driver import InvokeLimits
 from fsd_core.errors import InputError
 from fsd_core.partition import Parallel, Profile, profile, worthwhile
-from fsd_core.plan.memory import LayerSizes, RankMemory, fitting, predicted
+from fsd_core.plan.memory import LayerSizes, RankMemory, RankSizes
 
 if TYPE_CHECKING:
     from fsd_core.model import Model
@@ -82,7 +82,7 @@ def plan_batches(model: Model, inputs: Any, batch_size: int | None, parallel: Pa
 
 
 def cut(
-    parts: list[list[LayerSizes]],
+    parts: list[RankSizes],
     samples: int,
     batch_size: int | None,
     parallel: Parallel,
@@ -102,7 +102,7 @@ def cut(
         return sizes(samples, -(-max(found) // 2), parallel)
 
     def ranks(found: list[int]) -> list[RankMemory | None]:
-        return [fitting(layers, max(found), limits, budget, -(-len(found) // parallel.data)) for layers in parts]
+        return [each.fitting(max(found), limits, budget, -(-len(found) // parallel.data)) for each in parts]
 
     budget = None if limits.memory_bytes is None else int(limits.memory_bytes / MARGIN)
     found = sizes(samples, batch_size, parallel, wanted)
@@ -120,9 +120,9 @@ def cut(
     return Batches(found, [rank for rank in chosen if rank is not None])
 
 
-def least_bytes(parts: list[list[LayerSizes]], limits: InvokeLimits) -> int:
+def least_bytes(parts: list[RankSizes], limits: InvokeLimits) -> int:
     """The smallest memory of a function that can run the largest of these parts: with one sample, layer by layer."""
-    return max(int(MARGIN * predicted(layers, 1, limits, keep=False, ahead=0).bytes) for layers in parts)
+    return max(int(MARGIN * each.predicted(1, limits, keep=False, ahead=0).bytes) for each in parts)
 
 
 def _reads_again(ranks: Sequence[RankMemory | None]) -> bool:
@@ -130,19 +130,19 @@ def _reads_again(ranks: Sequence[RankMemory | None]) -> bool:
     return any(rank is None or not (rank.keep or rank.streams) for rank in ranks)
 
 
-def _too_little(parts: list[list[LayerSizes]], limits: InvokeLimits, parallel: Parallel, provider: str) -> str:
+def _too_little(parts: list[RankSizes], limits: InvokeLimits, parallel: Parallel, provider: str) -> str:
     """The error line for a model of which a function cannot hold one layer with one sample."""
 
     def needs(layer: LayerSizes) -> int:
-        return -(-least_bytes([[layer]], limits) // (1 << 20))
+        return -(-least_bytes([RankSizes((layer,))], limits) // (1 << 20))
 
-    worst = max((each for layers in parts for each in layers), key=needs)
+    worst = max((each for part in parts for each in part.layers), key=needs)
     memory, needed, idle = (limits.memory_bytes or 0) >> 20, needs(worst), int(MARGIN * limits.process_bytes) >> 20
     line = f"[{provider}] memory_mb = {memory}: layer {worst.number} needs {needed} MB in one of {len(parts)} workers, with one sample"
     line += f" and without the other layers, which is {needed - memory} MB too much: expected at least {needed}"
     if idle >= memory:
         return f"{line}; more workers do not help, because a worker needs {idle} MB before it loads anything"
-    widest = max(each.rows for layers in parts for each in layers) * parallel.tensor
+    widest = max(each.rows for part in parts for each in part.layers) * parallel.tensor
     more = range(parallel.tensor + 1, widest + 1)
     fits = next((ranks for ranks in more if needs(_share(worst, parallel.tensor / ranks)) <= memory), None)
     return f"{line}, or tensor_parallel {fits} ({fits} workers)" if fits else f"{line}; more workers do not help"

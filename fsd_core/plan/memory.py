@@ -7,7 +7,7 @@ makes of those that travel, and the bytes of the layers that it reads ahead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import attrs
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fsd_core.model import Layer, Model
     from fsd_core.partition import ExchangePlan, Partition
 
-__all__ = ["LayerSizes", "RankMemory", "fitting", "layer_sizes", "predicted"]
+__all__ = ["LayerSizes", "RankMemory", "RankSizes", "index_share", "layer_sizes"]
 
 SAMPLED_NONZEROS = 400_000  # weights that `layer_sizes` looks at to learn how many rows read the same inputs
 ROW_BYTES = 16  # of a row in the kernel's form: bias, number, place and height
@@ -81,20 +81,19 @@ class LayerSizes:
     def _dense(self) -> bool:
         return 0 < self.rows * (self.held + self.away) <= self.nonzeros
 
-    def active_bytes(self, samples: int) -> int:
-        """The memory of activations while the layer is computed for so many samples."""
-        row = 4 * (1 + self.live * samples)
+    @property
+    def active_rows(self) -> float:
+        """So many rows of activations are in memory while the layer is computed."""
         encoded = ENCODED * self.largest + self.sends
         if compiled.active() is None:
-            return int(row * max(self.held + self.rows + encoded, 2 * self.held + 2 * self.away + 4 * self.rows))
-        row *= compiled.WIDTH / (compiled.WIDTH - 1)
+            return max(self.held + self.rows + encoded, 2 * self.held + 2 * self.away + 4 * self.rows)
         if not self.away:  # what goes into a stretch of layers, in tiles, and what comes out
             both = 2 * self.held + self.rows
         elif not self.held:  # the first layer of a stage: the next micro-batch may have arrived too
             both = 3 * self.away + self.rows
         else:  # what arrived, in one block after that; and sums of its own rows, in the lanes of all, and with what arrived
             both = self.held + 2 * self.away + 3 * self.rows
-        return int(row * max(self.held + self.rows + encoded, both))
+        return max(self.held + self.rows + encoded, both) * compiled.WIDTH / (compiled.WIDTH - 1)
 
 
 @attrs.frozen
@@ -111,61 +110,69 @@ class RankMemory:
     streams: bool = False
 
 
-def predicted(
-    layers: Sequence[LayerSizes], samples: int, limits: InvokeLimits, *, keep: bool, ahead: int = READS, batches: int = 1
-) -> RankMemory:
-    """Predict the memory of a rank with these layers, for ``batches`` micro-batches of ``samples`` samples.
+@attrs.frozen(eq=False)
+class RankSizes:
+    """What one rank has of all its layers."""
 
-    ``limits`` has the memory of an idle worker. ``keep``, ``ahead``: as in `RankMemory`.
-    """
-    held = peak = 0
-    # Encoded outputs wait until the last one is there.
-    waiting = sum(int(4 * each.held * each.live * samples) * (batches - 1) for each in layers if each.is_output)
-    groups = _groups(layers)
-    whole = sum(each.ready_bytes for each in layers)
-    for number, group in enumerate(groups):
-        following = sum(each.stored_bytes for some in groups[number + 1 : number + 1 + ahead] for each in some)
-        ready = sum(each.ready_bytes for each in group)
-        raw = sum(each.stored_bytes for each in group)
-        held = held + ready if keep else ready
-        active = max(each.active_bytes(samples) for each in group)
-        before = group[0].held * 4 * (1 + group[0].live * samples)
-        peak = max(peak, held + following + active, held + following + raw + int(before))
-    if keep:
-        peak = max(peak, whole + max((each.active_bytes(samples) for each in layers), default=0))
-    return RankMemory(limits.process_bytes + HEAD_BYTES + waiting + peak + min(HEAP_BYTES, peak // 2), keep, ahead)
+    layers: tuple[LayerSizes, ...]
+
+    @cached_property
+    def _table(self) -> NDArray[np.float64]:
+        """(5, layers): bytes in the shard, bytes ready to multiply, rows of activations, rows that go in, share of live samples."""
+        rows = [(each.stored_bytes, each.ready_bytes, each.active_rows, each.held, each.live) for each in self.layers]
+        return np.array(rows, np.float64).reshape(-1, 5).T
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        """The first layer (from 0) of each request: one for the first layer, then one for each `READ_BYTES`."""
+        found, size = [0], 0.0
+        for at, stored in enumerate(self._table[0].tolist()):
+            size += stored
+            if at == 1 or (at > 1 and size > READ_BYTES):
+                found.append(at)
+                size = stored
+        return np.array(found)
+
+    def predicted(self, samples: int, limits: InvokeLimits, *, keep: bool, ahead: int = READS, batches: int = 1) -> RankMemory:
+        """Predict the memory of the rank for ``batches`` micro-batches of ``samples`` samples.
+
+        ``limits`` has the memory of an idle worker. ``keep``, ``ahead``: as in `RankMemory`.
+        """
+        if not self.layers:
+            return RankMemory(limits.process_bytes + HEAD_BYTES, keep, ahead)
+        stored, ready, rows, held, live = self._table
+        lane, starts = 4 * (1 + live * samples), self._starts
+        raw = np.add.reduceat(stored, starts)
+        active = np.maximum.reduceat(rows * lane, starts)
+        ends = np.cumsum(raw)
+        following = ends[np.minimum(np.arange(len(raw)) + ahead, len(raw) - 1)] - ends  # the requests that are under way
+        each = np.add.reduceat(ready, starts)
+        weights = np.cumsum(each) if keep else each
+        before = (held * lane)[starts]
+        peak = int((weights + following + np.maximum(active, raw + before)).max())
+        if keep:
+            peak = max(peak, int(ready.sum() + active.max()))
+        last = self.layers[-1]
+        waiting = int(lane[-1] * last.held) * (batches - 1) if last.is_output else 0  # encoded outputs, until the last one is there
+        return RankMemory(limits.process_bytes + HEAD_BYTES + waiting + peak + min(HEAP_BYTES, peak // 2), keep, ahead)
+
+    def fitting(self, samples: int, limits: InvokeLimits, budget: int | None, batches: int) -> RankMemory | None:
+        """How the rank uses its memory for ``batches`` micro-batches of ``samples`` samples.
+
+        It keeps its weights if they fit and it needs them more than once; else it reads ahead as much as fits. `None` if no way needs at
+        most ``budget`` bytes (`None`: any).
+        """
+        again = batches > 1
+        if budget is None:
+            return self.predicted(samples, limits, keep=again, batches=batches)
+        streams = self.predicted(1, limits, keep=True).bytes > budget
+        ways = [(True, READS)] * (again and not streams) + [(False, ahead) for ahead in range(READS, -1, -1)]
+        found = (self.predicted(samples, limits, keep=keep, ahead=ahead, batches=batches) for keep, ahead in ways)
+        best = next((each for each in found if each.bytes <= budget), None)
+        return None if best is None else attrs.evolve(best, streams=streams)
 
 
-def fitting(layers: Sequence[LayerSizes], samples: int, limits: InvokeLimits, budget: int | None, batches: int) -> RankMemory | None:
-    """How a rank uses its memory for ``batches`` micro-batches of ``samples`` samples.
-
-    It keeps its weights if they fit and it needs them more than once; else it reads ahead as much as fits. `None` if no way needs at most
-    ``budget`` bytes (`None`: any).
-    """
-    again = batches > 1
-    if budget is None:
-        return predicted(layers, samples, limits, keep=again, batches=batches)
-    streams = predicted(layers, 1, limits, keep=True).bytes > budget
-    ways = [(True, READS)] * (again and not streams) + [(False, ahead) for ahead in range(READS, -1, -1)]
-    found = (predicted(layers, samples, limits, keep=keep, ahead=ahead, batches=batches) for keep, ahead in ways)
-    best = next((each for each in found if each.bytes <= budget), None)
-    return None if best is None else attrs.evolve(best, streams=streams)
-
-
-def _groups(layers: Sequence[LayerSizes]) -> list[list[LayerSizes]]:
-    """The layers that one request reads: the first one, then as many as have `READ_BYTES`."""
-    found: list[list[LayerSizes]] = []
-    size = 0
-    for each in layers:
-        size += each.stored_bytes
-        if len(found) < 2 or size > READ_BYTES:
-            found.append([])
-            size = each.stored_bytes
-        found[-1].append(each)
-    return found
-
-
-def layer_sizes(model: Model, partition: Partition, plan: ExchangePlan, live: NDArray[np.float64] | None = None) -> list[list[LayerSizes]]:
+def layer_sizes(model: Model, partition: Partition, plan: ExchangePlan, live: NDArray[np.float64] | None = None) -> list[RankSizes]:
     """What each rank of a replica has of each layer in which it owns or sends rows. ``live``: the share of samples before each layer."""
     ranks, layers = partition.workers, len(model.layers)
     share = _shares(model, partition)
@@ -198,7 +205,13 @@ def layer_sizes(model: Model, partition: Partition, plan: ExchangePlan, live: ND
     for rank, rows in enumerate(held.tolist()):
         if rows:  # what it encodes at the end is its output
             found[rank].append(LayerSizes(0, rows, 0, 0, number=layers + 1, largest=rows, live=after))
-    return found
+    return [RankSizes(tuple(each)) for each in found]
+
+
+def index_share(model: Model) -> float:
+    """The indices that the kernel stores for each weight of a model whose layers are not divided: from 1/8 to 1."""
+    every = max(1, -(-model.nonzeros // SAMPLED_NONZEROS))
+    return float(np.mean([_share(layer, np.zeros(layer.outputs, np.int32), 1)[0] for layer in model.layers[::every]]))
 
 
 def _shares(model: Model, partition: Partition) -> NDArray[np.float64]:

@@ -17,7 +17,6 @@ from fsd_core.partition import Parallel
 from fsd_core.plan.counts import fixed
 from fsd_core.plan.facts import Facts
 from fsd_core.plan.launching import BEGIN_S, Begun, collected, launched, prepared
-from fsd_core.plan.memory import predicted
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.simulate import Cpu, Simulation
 from fsd_core.plan.traffic import Split
@@ -173,9 +172,7 @@ def predict_each(
     working, lasted = written - launch, flow.ended - _of(begun.began, shape, some)  # (runs,); (runs x replicas, ranks) of a function
     bytes_by_rank = _bytes_by_rank(facts, split)
     if memory_by_rank is None:
-        memory_by_rank = np.array(
-            [predicted(sizes, max(split.batches), outline.functions, keep=keep).bytes for sizes in split.sizes], float
-        )
+        memory_by_rank = np.array([sizes.predicted(max(split.batches), outline.functions, keep=keep).bytes for sizes in split.sizes], float)
     found = []
     for number, platform in enumerate(platforms):
         own = slice(number * runs, (number + 1) * runs)

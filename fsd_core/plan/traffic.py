@@ -18,7 +18,7 @@ from fsd_core.partition import ExchangePlan, Parallel, Partition
 from fsd_core.partition.balance import contiguous, spread
 from fsd_core.partition.rows import needs, work
 from fsd_core.plan.facts import EMPTY_BYTES, Facts
-from fsd_core.plan.memory import LayerSizes
+from fsd_core.plan.memory import LayerSizes, RankSizes, index_share
 
 __all__ = ["Estimator", "Split", "Step", "of_partition"]
 
@@ -58,6 +58,7 @@ class Split:
     nonzeros: NDArray[np.float64]  # (layers, ranks)
     inputs: NDArray[np.float64]  # (ranks,) rows of the input that a rank needs
     exact: bool  # from a computed partition
+    index_share: float = 1.0  # see `fsd_core.plan.memory.index_share`
 
     @property
     def stages(self) -> list[tuple[int, int]]:
@@ -80,7 +81,7 @@ class Split:
         return attrs.evolve(self, steps=tuple(kept))
 
     @cached_property
-    def sizes(self) -> list[list[LayerSizes]]:
+    def sizes(self) -> list[RankSizes]:
         """What each rank has of each layer in which it owns rows: for the prediction of its memory.
 
         In an estimate, the ranks of a stage have the same, so each stage has one list: that of the rank which receives most.
@@ -95,18 +96,19 @@ class Split:
         for layer, (rows, nonzeros) in enumerate(zip(self.rows, self.nonzeros, strict=True)):
             held = self.inputs if layer == 0 else self.rows[layer - 1]
             for rank in np.flatnonzero(rows):
-                here = (rows[rank], held[rank], away[layer, rank], nonzeros[rank])
+                here = (rows[rank], held[rank], away[layer, rank], nonzeros[rank], nonzeros[rank] * self.index_share)
                 found[rank].append(LayerSizes(*(int(np.ceil(each)) for each in here)))
-        return found
+        return [RankSizes(tuple(each)) for each in found]
 
-    def _by_stage(self, away: NDArray[np.float64]) -> list[list[LayerSizes]]:
+    def _by_stage(self, away: NDArray[np.float64]) -> list[RankSizes]:
         """What the first rank of each stage has. ``away``: (layers, stages) rows that it receives."""
         found = []
         for stage, (first, last) in enumerate(self.stages):
             rank, own = stage * self.parallel.tensor, slice(first, last)
             held = np.concatenate([[self.inputs[rank] if first == 0 else 0.0], self.rows[own, rank][:-1]])
-            table = np.ceil([self.rows[own, rank], held, away[own, stage], self.nonzeros[own, rank]]).astype(int)
-            found.append([LayerSizes(*column) for column in table.T.tolist()])
+            nonzeros = self.nonzeros[own, rank]
+            table = np.ceil([self.rows[own, rank], held, away[own, stage], nonzeros, nonzeros * self.index_share]).astype(int)
+            found.append(RankSizes(tuple(LayerSizes(*column) for column in table.T.tolist())))
         return found
 
 
@@ -134,7 +136,17 @@ def of_partition(
     )
     rows = np.array([np.bincount(owner, minlength=ranks) for owner in partition.owners[1:]], np.float64)
     inputs = np.array([len(plan.inputs(rank)) for rank in range(ranks)], np.float64)
-    return Split(parallel, tuple(batches), tuple(partition.starts), steps, rows, plan.loads.astype(np.float64), inputs, True)
+    return Split(
+        parallel,
+        tuple(batches),
+        tuple(partition.starts),
+        steps,
+        rows,
+        plan.loads.astype(np.float64),
+        inputs,
+        True,
+        index_share(facts.model),
+    )
 
 
 def _spread_order(count: int) -> list[int]:
@@ -211,7 +223,11 @@ class Estimator:
                 steps.append(Step(layer + 1, sources + before, targets + own.start, counts, counts * per_row[layer - 1]))
         inputs = np.zeros(ranks)
         inputs[:tensor] = self._moved(0, tensor).sum(axis=0)
-        return Split(parallel, tuple(batches), tuple(starts), tuple(steps), rows, nonzeros, inputs, False)
+        return Split(parallel, tuple(batches), tuple(starts), tuple(steps), rows, nonzeros, inputs, False, self._index_share)
+
+    @cached_property
+    def _index_share(self) -> float:
+        return index_share(self.facts.model)
 
     def _per_row(self, tensor: int) -> list[float]:
         """For the steps before layers 1 to L-1 (0-based): the bytes of a row that travels between ranks of stages of ``tensor`` ranks."""

@@ -344,7 +344,7 @@ class Worker:
             lines=self.journal.lines(),
             incarnation=self.launch.incarnation,
             behind_s=self.recovery.behind_s,
-            kept=self.channel.kept.pack() if self.channel is not None else None,
+            kept=self.channel.kept if self.channel is not None else None,
         )
         self.store.put(self.keys.record(self.rank), body)
 

@@ -46,6 +46,7 @@ class DelayedMessages(AroundMessages):
 
     def __init__(self, driver: MessageDriver, delays: Delays, *, direct: bool = False) -> None:
         super().__init__(driver)
+        self._begins = driver if isinstance(driver, Begins) else None
         limits, rows = driver.limits, delays.latency.table.rows
         self._single = self._several = "publish_direct" if direct and "publish_direct" in rows else "publish"
         if self._single == "publish" and "publish_batch" in rows:
@@ -71,11 +72,11 @@ class DelayedMessages(AroundMessages):
 
     def begin(self, messages: Sequence[Message]) -> float | None:
         """See `Begins.begin`. `None` if the wrapped driver does not have it."""
-        if not isinstance(self._driver, Begins):
+        if self._begins is None:
             return None
         request, ended = self._request(messages), 0.0
         try:
-            ended = self._driver.begin(self._marked(messages, request)) or 0.0
+            ended = self._begins.begin(self._marked(messages, request)) or 0.0
             return max(ended, request.until) if ended else None
         finally:
             self._connections.lend(request.until if ended else 0.0)

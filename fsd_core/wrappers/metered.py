@@ -21,6 +21,7 @@ class MeteredMessages(AroundMessages):
     def __init__(self, driver: MessageDriver, meter: Meter) -> None:
         super().__init__(driver)
         self._meter = meter
+        self._begins = driver if isinstance(driver, Begins) else None  # asked once: the answer takes 15 us
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
         """See `MessageDriver.publish`."""
@@ -29,7 +30,7 @@ class MeteredMessages(AroundMessages):
 
     def begin(self, messages: Sequence[Message]) -> float | None:
         """See `Begins.begin`. `None` if the wrapped driver does not have it."""
-        until = self._driver.begin(messages) if isinstance(self._driver, Begins) else None
+        until = self._begins.begin(messages) if self._begins is not None else None
         if until is not None:
             self._count(messages)
         return until
