@@ -17,7 +17,6 @@ from fsd_core.client.result import warn
 from fsd_core.common import arguments, interrupt
 from fsd_core.cost import Tariff, Usage, bill, default_tariff
 from fsd_core.cost import load as load_tariff
-from fsd_core.driver import Resources
 from fsd_core.errors import InputError, RunFailed
 from fsd_core.latency import VERBS, Table, shipped_table
 from fsd_core.latency.fit import extra, fitted, rate
@@ -134,7 +133,7 @@ def measure(
     if lost := [verb for verb in NEEDED if not found.samples.get(verb)]:
         warn(f"the time of {ask.limit_s:g} s was over before there were samples of {', '.join(lost)}: the table has none")
     region = resources.names.get("region", "") or "here"
-    table = _table(provider, region, emulator, resources, found, kernel_rate(KERNEL_S)[1])
+    table = _table(provider, region, emulator, found, kernel_rate(KERNEL_S)[1])
     file = measured_file(provider, region, emulator=emulator is not None)
     write(table, file)
     return Measurement(
@@ -173,7 +172,7 @@ def _by_verb(samples: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float
     return {verb: found[verb] for verb in VERBS if verb in found}
 
 
-def _table(provider: str, region: str, emulator: str | None, resources: Resources, found: Found, own_rate: float) -> Table:
+def _table(provider: str, region: str, emulator: str | None, found: Found, own_rate: float) -> Table:
     today = datetime.date.today().isoformat()
     where = f"fsd measure, an emulator at {emulator}" if emulator else "fsd measure"
     texts: dict[str, Any] = {"as_of": today, "region": region}
