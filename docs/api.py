@@ -24,7 +24,7 @@ COMMANDS = {
     "measure": "measure, write_measurement",
     "compare": "compare, write_comparison",
     "report": "write_report",
-    "runs": "past_runs",
+    "runs": "past_runs, prediction_accuracy",
     "logs": "read_log",
     "partition": "make_partition, ExchangePlan, estimate_partition",
     "model import": "import_model, save_model, open_graph, save_graph",

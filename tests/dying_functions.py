@@ -101,8 +101,8 @@ def preload() -> None:
             order = json.loads(file.read_text())
             if order.get("at") == place and order["rank"] == self.rank and self.launch.attempt < order.get("launches", 99):
                 os.kill(os.getpid(), signal.SIGKILL)
-            changed = damaging(order["object"], order["damage"]) if "object" in order else (PUT, CREATE)
-            Store.put, Store.create = changed  # type: ignore[method-assign]  # anew: a warm function had another run's order
+            changed = damaging(order["object"], order["damage"]) if "object" in order else (PUT, CREATE, PUT_ONCE)
+            Store.put, Store.create, Store.put_once = changed  # type: ignore[method-assign]  # anew: a warm function had another run's order
             return method(self, *arguments)
 
         return trap
@@ -111,11 +111,11 @@ def preload() -> None:
         setattr(cls, name, set_off(getattr(cls, name), place))
 
 
-PUT, CREATE = Store.put, Store.create
+PUT, CREATE, PUT_ONCE = Store.put, Store.create, Store.put_once
 
 
-def damaging(pattern: str, damage: str) -> tuple[Callable[..., None], Callable[..., bool]]:
-    """`Store.put` and `Store.create` that lose (``damage``: removed), cut or flip what is written under a key like ``pattern``."""
+def damaging(pattern: str, damage: str) -> tuple[Callable[..., None], Callable[..., bool], Callable[..., None]]:
+    """`Store.put`, `Store.create` and `Store.put_once` that lose (``damage``: removed), cut or flip what is written under a key like ``pattern``."""
 
     def spoiled(key: str, body: bytes) -> bytes:
         if not fnmatch(key, pattern):
@@ -133,4 +133,8 @@ def damaging(pattern: str, damage: str) -> tuple[Callable[..., None], Callable[.
     def create(store: Store, key: str, body: bytes) -> bool:
         return lost(key) or CREATE(store, key, spoiled(key, body))
 
-    return put, create
+    def put_once(store: Store, key: str, body: bytes) -> None:
+        if not lost(key):
+            PUT_ONCE(store, key, spoiled(key, body))
+
+    return put, create, put_once

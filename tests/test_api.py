@@ -116,6 +116,8 @@ def call_runs(here: Path, result: Result) -> None:
     found = {past.run: past for past in fsd_core.past_runs()}[result.run]
     assert (found.state, found.provider, found.model, found.usd) == ("done", "local", NET, 0)
     assert fsd_core.past_runs(here) == []
+    assert "seconds" in {each.part for each in fsd_core.prediction_accuracy()}
+    assert fsd_core.prediction_accuracy(here) == []
 
 
 def call_logs(here: Path, result: Result) -> None:
@@ -349,7 +351,7 @@ def test_importing_the_package_imports_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("rum", "did you mean run?"), ("Modle", "did you mean Model?"), ("deply", "did you mean deploy?"), ("qqqq", "known are Bill, ")],
+    [("rum", "did you mean run?"), ("Modle", "did you mean Model?"), ("deply", "did you mean deploy?"), ("qqqq", "known are Accuracy, ")],
 )
 def test_an_unknown_name_suggests_the_nearest(name: str, said: str) -> None:
     with pytest.raises(AttributeError, match=f"module 'fsd_core' has no attribute '{name}'; {re.escape(said)}"):

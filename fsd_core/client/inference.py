@@ -20,7 +20,7 @@ from fsd_core.client.stages import stages_work
 from fsd_core.client.work import Work
 from fsd_core.common import arguments, interrupt
 from fsd_core.common.fields import suggestion
-from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
+from fsd_core.driver import InvokeDriver, InvokeLimits, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, InputError, RunFailed
 from fsd_core.graph import Graph
 from fsd_core.latency import Latency
@@ -151,7 +151,9 @@ def run(
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
     about, folder = given | arguments.texts("note", note), arguments.home(home)
     report = _guarded(arguments.callback("progress", progress))
-    chosen, provisioner = place(provider, app, settings)
+    told = arguments.table("settings", settings)
+    chosen, provisioner = place(provider, app, told)
+    outline = outline_of(provider, told)
     opened = open_run(model, inputs, engine, batch_axis)
     work: Work
     reason, expectation = "", None
@@ -164,8 +166,10 @@ def run(
         wish = Given(
             split=split, channel=None if channel == "auto" else channel, batch_size=batch_size, objective=objective, branching=branching
         )
+        if outline is not None and split is not None:
+            _check_quota(outline.functions, split.workers if isinstance(split, Parallel) else split, provider)
         report(Progress("plan", 0, 1))
-        decision = decide(opened.model, opened.inputs, provider, settings or {}, wish, latency=slowed, home=folder)
+        decision = decide(opened.model, opened.inputs, provider, told, wish, latency=slowed, home=folder)
         shape, channel, reason = decision.parallel, decision.channel, decision.reason
         if reason:
             report(Progress("plan", 1, 1, reason))
@@ -175,7 +179,7 @@ def run(
         expectation = Expectation(
             work=rows,
             provider=provider,
-            settings=settings or {},
+            settings=told,
             channel=channel,
             objective=objective,
             branching=branching,
@@ -206,7 +210,7 @@ def run(
         progress=report,
     )
     workers = job.workers
-    if (outline := outline_of(provider, settings or {})) is not None:
+    if outline is not None:
         work.batches(outline.functions, provider)  # refuses what fits no function before anything is made
     with reported(report):
         existing = provisioner.find(app)
@@ -216,11 +220,7 @@ def run(
         ranks, slots = (max(workers, existing.ranks), existing.slots) if existing else (workers, SLOTS)
         resources = with_engine(provisioner, work.engine).ensure(app, ranks, slots)
     with _open(chosen, resources) as (objects, invoker):
-        limits = invoker.limits
-        if limits.concurrency is not None and limits.concurrency < workers:
-            raise InputError(
-                f"workers {workers}: {provider} may run {limits.concurrency} functions at once; use fewer workers or raise this quota"
-            )
+        _check_quota(invoker.limits, workers, provider)
         job.admit(resources)
         try:
             try:
@@ -234,6 +234,13 @@ def run(
             if advice := chosen.advice(error.message):
                 error.message += f"; {advice}"
             raise
+
+
+def _check_quota(limits: InvokeLimits, workers: int, provider: str) -> None:
+    if limits.concurrency is not None and limits.concurrency < workers:
+        raise InputError(
+            f"workers {workers}: {provider} may run {limits.concurrency} functions at once; use fewer workers or raise this quota"
+        )
 
 
 def _of_partition(split: int | None, partition: Partition | str | os.PathLike[str], model: Model) -> Parallel | int | None:

@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 REPORT_S = 10.0
 REASON_CHARS = 1000  # of a death, in the news
-OUT_OF_MEMORY = re.compile(r"\bmemory\b", re.IGNORECASE)  # in the reason of a host or platform: the same launch would end so again
+# In the reason of a host or platform: the same launch would end so again. A server says "Perhaps out of memory?" of whatever was killed.
+OUT_OF_MEMORY = re.compile(r"(?<!perhaps out of )\bmemory\b", re.IGNORECASE)
 
 
 def end_run(store: Store, keys: RunKeys, error: RunFailed, send_abort: Callable[[], None] | None) -> None:
