@@ -102,7 +102,7 @@ def preload() -> None:
             if order.get("at") == place and order["rank"] == self.rank and self.launch.attempt < order.get("launches", 99):
                 os.kill(os.getpid(), signal.SIGKILL)
             changed = damaging(order["object"], order["damage"]) if "object" in order else (PUT, CREATE, PUT_ONCE)
-            Store.put, Store.create, Store.put_once = changed  # type: ignore[method-assign]  # anew: a warm function had another run's order
+            Store.put, Store.create, Store.put_once = changed  # type: ignore[method-assign]  # anew: a warm function had others
             return method(self, *arguments)
 
         return trap
@@ -115,7 +115,7 @@ PUT, CREATE, PUT_ONCE = Store.put, Store.create, Store.put_once
 
 
 def damaging(pattern: str, damage: str) -> tuple[Callable[..., None], Callable[..., bool], Callable[..., None]]:
-    """`Store.put`, `Store.create` and `Store.put_once` that lose (``damage``: removed), cut or flip what is written under a key like ``pattern``."""
+    """`Store.put`, `create` and `put_once` that lose (``damage``: removed), cut or flip what is written under a key like ``pattern``."""
 
     def spoiled(key: str, body: bytes) -> bytes:
         if not fnmatch(key, pattern):
