@@ -173,7 +173,7 @@ class RunCases:
     def test_a_quota_below_the_workers_is_refused_before_anything_starts(self, runs: Runs, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"workers 3: {runs.cloud} may run 2 functions at once"):
             runs.start(tmp_path, {"concurrency": 2}, app="small")
-        runs.destroy("small")
+        assert runs.provider.provisioner(runs.settings).find("small") is None
 
     def test_a_queue_deleted_mid_run_ends_it(self, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cleanup, "GRACE_S", 5.0)

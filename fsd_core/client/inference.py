@@ -161,14 +161,15 @@ def run(
         work = stages_work(opened.model, opened.inputs, *sizes, batch_size)
         channel = "hybrid" if channel == "auto" else channel
     else:
-        if not isinstance(split, Parallel):
-            split = _of_partition(split, checked(partition), opened.model)
+        found = _of_partition(None if isinstance(split, Parallel) else split, checked(partition), opened.model)
+        split = split if isinstance(split, Parallel) else found
         wish = Given(
             split=split, channel=None if channel == "auto" else channel, batch_size=batch_size, objective=objective, branching=branching
         )
         if outline is not None and split is not None:
             _check_quota(outline.functions, split.workers if isinstance(split, Parallel) else split, provider)
-        report(Progress("plan", 0, 1))
+        if not isinstance(split, Parallel):
+            report(Progress("plan", 0, 1))
         decision = decide(opened.model, opened.inputs, provider, told, wish, latency=slowed, home=folder)
         shape, channel, reason = decision.parallel, decision.channel, decision.reason
         if reason:

@@ -62,6 +62,8 @@ def decide(
     found = priced(model, inputs, [where], Wishes(), given=given, colds=(True,), home=home).candidates
     usable = [each for each in found if each.feasible and each.prediction is not None]
     if not usable:
+        if shape is not None:  # only the channel was to choose: what makes the run tells more exactly what is wrong with the split
+            return Decision(shape, UNKNOWN)
         raise InputError(nothing(model, found, Wishes()))
     best = choose(given.objective, usable)
     return Decision(best.parallel, channel or best.channel, reason(best, found, given.objective))
