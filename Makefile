@@ -21,7 +21,7 @@ demo: .venv/demo.stamp
 
 # tests/conftest.py orders the files. One thread for linear algebra: several tests run at a time, and waiting threads would spin.
 test: ready
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
 
 # At a time, since what is installed comes over the network for the most part.
 ready:
