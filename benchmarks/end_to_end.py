@@ -46,7 +46,7 @@ def main() -> None:
         model = open_model(options.model)
         inputs = open_inputs(options.input, model.inputs)
     cases: list[tuple[str, dict[str, Any]]] = [("serial", {"workers": 1})]
-    cases += [(channel, {"workers": options.workers, "channel": channel}) for channel in ("queue", "object", "hybrid")]
+    cases += [(channel, {"tensor_parallel": options.workers, "channel": channel}) for channel in ("queue", "object", "hybrid")]
     results: dict[str, list[fsd_core.Result]] = defaultdict(list)
     with where(options.provider, options.emulator) as (place, _):
         common = {"partition": options.partition, **place}

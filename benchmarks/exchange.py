@@ -3,7 +3,7 @@
     python benchmarks/exchange.py [--workers 8] [--sizes 1,10,200] [--steps 60] [--rounds 3] [--providers local,redis]
 
 Providers and channels take turns (A, B, C, A, B, C, ...), and the figures are over all rounds. The time of a step is that of its slowest
-rank. ``CPU ms`` is the processor time of all ranks together for one step; for a provider with a server on this machine that tells its own
+rank. ``CPU ms`` is the processor time of all ranks together for one step; for a provider with a server on this machine that reports its own
 (Redis: INFO), ``server`` is that of the server.
 """
 
@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def served_s(name: str, resources: Resources) -> float:
-    """The processor time in seconds of the provider's server, or 0 if the provider has none that tells it."""
+    """The processor time in seconds of the provider's server, or 0 if the provider has none that reports it."""
     client: Any = find(name).messages(resources, 0).native()
     info = client.info("cpu") if hasattr(client, "info") else {}
     return float(info.get("used_cpu_user", 0.0)) + float(info.get("used_cpu_sys", 0.0))

@@ -43,7 +43,7 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
     if data:
         load(Path(data))  # unpacks the archive of the model
         what = [str(home_folder() / "graphchallenge" / "neuron1024"), str(Path(data) / FILES[1])]
-    more = ["--workers", str(options.workers), "--partition", options.partition]
+    more = ["--tensor-parallel", str(options.workers), "--partition", options.partition]
     return {channel: ["run", *what, *more, "--channel", channel] for channel in ("queue", "object", "hybrid")}
 
 

@@ -35,7 +35,7 @@ WAYS = ("pull", "stream")
 
 
 class Receiver:
-    """One receive after the other; what came is acknowledged in a request of its own, from another thread as core does."""
+    """One receive after the other; what came is acknowledged in a separate request, from another thread as core does."""
 
     def __init__(self, driver: GcpMessages, rank: int) -> None:
         self.arrived: queue.Queue[float] = queue.Queue()  # when each message did, in seconds
@@ -143,7 +143,7 @@ def receive_and_die(here: Resources, rank: int) -> None:
 
 
 def run(count: int, rounds: int) -> None:
-    """Turns of each way, on a rank of its own."""
+    """Turns of each way, on a separate rank."""
     make_queues(len(WAYS), 60)
     drivers = [GcpMessages(attrs.evolve(HERE, names={**HERE.names, "receive": way}), 0) for way in WAYS]
     receivers = [Receiver(driver, rank) for rank, driver in enumerate(drivers)]  # open for all turns: what goes to one that ended is late

@@ -30,13 +30,13 @@ def cases(challenge: Challenge, faults: str) -> list[tuple[str, dict[str, object
     if challenge.published:
         partitions["published"] = str(challenge.published)
     found: list[tuple[str, dict[str, object]]] = [
-        (f"P=8 {channel} {name}", {"workers": 8, "channel": channel, "partition": wanted})
+        (f"P=8 {channel} {name}", {"tensor_parallel": 8, "channel": channel, "partition": wanted})
         for channel in ("queue", "object", "hybrid")
         for name, wanted in partitions.items()
     ]
-    found += [(f"P={workers} queue hypergraph", {"workers": workers, "channel": "queue"}) for workers in (1, 3, 20)]
+    found += [(f"P={workers} queue hypergraph", {"tensor_parallel": workers, "channel": "queue"}) for workers in (1, 3, 20)]
     found += [
-        (f"P=8 {channel} hypergraph, faults", {"workers": 8, "channel": channel, "faults": faults})
+        (f"P=8 {channel} hypergraph, faults", {"tensor_parallel": 8, "channel": channel, "faults": faults})
         for channel in ("queue", "object", "hybrid")
     ]
     for data, pipeline, tensor in ((1, 8, 1), (2, 4, 1), (2, 2, 2), (1, 2, 4)):

@@ -5,7 +5,7 @@
 The tests come with the source package of the SDK from the registry; this repository has no copy. A pytest plugin beside this file starts
 the stand-in and provides the fixtures and modules that the tests expect. "refused" counts tests that fail because the stand-in answered
 that it does not implement a feature, as its list of claims states. "wrong" counts all other failures; the exit code is 1 if there is one.
-Most tests sleep most of the time, so several processes run at once, each with a stand-in of its own.
+Most tests sleep most of the time, so several processes run at once, each with its own stand-in.
 """
 
 from __future__ import annotations

@@ -21,9 +21,10 @@ PAGE = Path(__file__).with_name("api.md")
 COMMANDS = {
     "run": "run",
     "plan": "make_plan, write_plan",
+    "measure": "measure, write_measurement",
     "compare": "compare, write_comparison",
     "report": "write_report",
-    "runs": "past_runs",
+    "runs": "past_runs, prediction_accuracy",
     "logs": "read_log",
     "partition": "make_partition, ExchangePlan, estimate_partition",
     "model import": "import_model, save_model, open_graph, save_graph",
@@ -45,13 +46,14 @@ COMMANDS = {
     "doctor": "doctor",
 }
 GROUPS = {
-    "Running a model": "run, Result, Progress, serial",
+    "Running a model": "run, Result, TensorResult, Progress, serial",
     "Models and inputs": "open_model, import_model, radixnet, save_model, describe_model, Model, Layer, Csr, open_inputs",
     "ONNX models": "open_graph, save_graph, describe_graph, Graph, graph_stages, GraphStage",
     "Partitions": "make_partition, Partition, ExchangePlan, estimate_partition, Estimate",
     "Plans": "make_plan, Plan, Candidate, Prediction, write_plan",
+    "Measurements": "measure, Measurement, write_measurement",
     "Comparisons and reports": "compare, Comparison, write_comparison, write_report, Report",
-    "Past runs": "past_runs, PastRun, read_log, RunLog",
+    "Past runs": "past_runs, PastRun, prediction_accuracy, Accuracy, read_log, RunLog",
     "Money": "bill, Bill, Usage, load_tariff, tariff_names, Tariff",
     "Apps": "deploy, Resources, destroy, collect_garbage, clean",
     "This machine": "emulator, start_emulators, stop_emulators, emulator_states, doctor, Check, conformance, new_provider, run_demo, Demo",
@@ -80,9 +82,9 @@ fsd_core.write_comparison(fsd_core.compare(model, samples, ["local"], workers=[2
 
 - A wrong argument raises `InputError` before anything starts; its message is one line with the value and what was expected. No function
   changes what you pass. Numbers may be of Python or numpy, a path may be a text or a `Path`.
-- To interrupt a cell stops the workers of its run, removes its objects and gives its slot back, within 2 s. This also holds where the cell
-  runs in an event loop, as notebooks do it.
-- Nothing else than `import fsd_core` is loaded before a name is first used. All names have types.
+- Interrupting a cell stops the workers of its run, removes its objects and gives its slot back, within 2 s, also in a notebook, which runs
+  cells in an event loop.
+- `import fsd_core` is fast: it loads a module when one of its names is first used. All names have types.
 - `python docs/api.py` (`make api`) makes this page from the signatures and docstrings.
 """
 

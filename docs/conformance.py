@@ -39,7 +39,7 @@ What a provider promises (`fsd_core/driver.py`), as cases that run against the r
 made by `make docs` from a run of `conformance_tests/`; `fsd conformance` runs the same for you.
 
 A number says how often a case passed: once plain, once with requests counted, once with faults injected or below a prefix,
-as far as it applies, and once for each of its parameters. A letter leads to the reason why it was skipped.
+where that applies, and once for each of its parameters. A letter leads to the reason why it was skipped.
 """
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fsd_core.client.inference import run
     from fsd_core.client.job import Progress
     from fsd_core.client.result import Result
+    from fsd_core.client.tensors import TensorResult
     from fsd_core.config import Settings, read_settings
     from fsd_core.cost.bill import Bill, bill
     from fsd_core.cost.tariff import Tariff
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from fsd_core.machine.emulators import emulator, emulator_states, start_emulators, stop_emulators
     from fsd_core.machine.skeleton import new_provider
     from fsd_core.machine.suite import conformance
+    from fsd_core.measuring.making import Measurement, measure
     from fsd_core.model.challenge import radixnet
     from fsd_core.model.inputs import open_inputs
     from fsd_core.model.layer import Csr, Layer, Model
@@ -47,13 +49,16 @@ if TYPE_CHECKING:
     from fsd_core.plan.choose import Candidate
     from fsd_core.plan.making import Plan, make_plan
     from fsd_core.plan.predict import Prediction
+    from fsd_core.report.accuracy import Accuracy, prediction_accuracy
     from fsd_core.report.compare import Comparison
     from fsd_core.report.comparing import compare
+    from fsd_core.report.measured import write_measurement
     from fsd_core.report.past import PastRun, past_runs
     from fsd_core.report.planned import write_plan
     from fsd_core.report.writing import Report, write_comparison, write_report
 
 __all__ = [
+    "Accuracy",
     "Bill",
     "Candidate",
     "Check",
@@ -71,6 +76,7 @@ __all__ = [
     "GraphStage",
     "InputError",
     "Layer",
+    "Measurement",
     "Model",
     "Partition",
     "PastRun",
@@ -84,6 +90,7 @@ __all__ = [
     "RunLog",
     "Settings",
     "Tariff",
+    "TensorResult",
     "Usage",
     "bill",
     "clean",
@@ -103,11 +110,13 @@ __all__ = [
     "load_tariff",
     "make_partition",
     "make_plan",
+    "measure",
     "new_provider",
     "open_graph",
     "open_inputs",
     "open_model",
     "past_runs",
+    "prediction_accuracy",
     "radixnet",
     "read_log",
     "read_settings",
@@ -120,6 +129,7 @@ __all__ = [
     "stop_emulators",
     "tariff_names",
     "write_comparison",
+    "write_measurement",
     "write_plan",
     "write_report",
 ]
@@ -128,6 +138,7 @@ __all__ = [
 _PLACES = {
     "run": "client.inference",
     "Result": "client.result",
+    "TensorResult": "client.tensors",
     "Progress": "client.job",
     "serial": "model.serial",
     "open_model": "model.sources",
@@ -155,6 +166,9 @@ _PLACES = {
     "Candidate": "plan.choose",
     "Prediction": "plan.predict",
     "write_plan": "report.planned",
+    "measure": "measuring.making",
+    "Measurement": "measuring.making",
+    "write_measurement": "report.measured",
     "compare": "report.comparing",
     "Comparison": "report.compare",
     "write_comparison": "report.writing",
@@ -162,6 +176,8 @@ _PLACES = {
     "Report": "report.writing",
     "past_runs": "report.past",
     "PastRun": "report.past",
+    "prediction_accuracy": "report.accuracy",
+    "Accuracy": "report.accuracy",
     "read_log": "client.history",
     "RunLog": "client.history",
     "bill": "cost.bill",

@@ -21,8 +21,8 @@ from fsd_core.common.fields import Kind, boolean, choice, integer, key, keys, ne
 from fsd_core.common.home import expanded
 from fsd_core.common.textfile import read_text
 from fsd_core.errors import InputError
-from fsd_core.partition import AUTO, Parallel, parallel
-from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
+from fsd_core.partition import AUTO, Parallel, wished
+from fsd_core.protocol.runconfig import CHANNELS, ENGINES, OBJECTIVES
 from fsd_core.providers.app_name import APP_NAME
 from fsd_core.providers.registry import installed
 
@@ -74,16 +74,32 @@ class Settings:
     """All keys with their defaults. `None` means: all samples in one batch (``batch_size``), the cloud itself (``emulator``)."""
 
     provider: str = key(text(), default="local", help="Where functions run: local, or a cloud. fsd doctor lists the installed providers.")
-    channel: str = key(choice("auto", *CHANNELS), default="auto", help="How workers send activations to each other.")
-    workers: int | str = key(_WORKERS, default=AUTO, help="Number of workers: the product of the next three, or 8 if none is given.")
+    channel: str = key(
+        choice("auto", *CHANNELS), default="auto", help="How workers send activations to each other: auto is what fsd plan would choose."
+    )
+    workers: int | str = key(
+        _WORKERS, default=AUTO, help="Number of workers: the product of the next three, or what fsd plan would choose."
+    )
     data_parallel: int | None = key(_COUNT, default=None, help="Replicas of the model: each computes some of the micro-batches.")
     pipeline_parallel: int | None = key(_COUNT, default=None, help="Stages of a replica: each has some of the layers.")
     tensor_parallel: int | None = key(
-        _COUNT, default=None, help="Workers of a stage: each has some of the rows of every layer (default: what the other two leave)."
+        _COUNT,
+        default=None,
+        help="Workers of a stage: each has some of the rows of every layer (default: workers / the other two).",
     )
     branching: int = key(integer(1), default=4, help="Largest number of functions that one function starts, after the first 128.")
     partition: str = key(_METHOD, default="hypergraph", help="How the rows of the model are divided among the workers.")
     objective: str = key(choice(*OBJECTIVES), default="cost", help="cost saves requests; latency saves time.")
+    engine: str = key(
+        choice("auto", *ENGINES),
+        default="auto",
+        help="What computes an ONNX model: rows takes chains of layers, onnx any model; auto means rows where it can.",
+    )
+    batch_axis: str = key(
+        choice("auto", "0", "none"),
+        default="auto",
+        help="Of an ONNX model: none if axis 0 of its inputs is not for samples, 0 if it has to be.",
+    )
     batch_size: int | None = key(
         integer(1),
         default=None,
@@ -95,24 +111,34 @@ class Settings:
         help="Longest time of a run in seconds, from its first launch.",
     )
     outage: float = key(_TIME, default=60.0, help="Seconds that a service may be unreachable before the run fails.")
+    recovery: str = key(choice("on", "off"), default="on", help="on: a worker that dies is replaced; off: its death ends the run.")
     seed: int = key(integer(0), default=0, help="Seed of all random choices. A second command with the same seed makes the same choices.")
     app: str = key(APP_NAME, default="fsd", help="Name of the app: the names of all its resources start with it.")
     emulator: str | None = key(_EMULATOR, default=None, help="Use an emulator of the cloud on this machine instead of the cloud.")
-    faults: str | None = key(text(), default=None, help="Inject faults into every service, for instance duplicate=.1,delay=50ms,seed=1.")
+    faults: str | None = key(
+        text(),
+        default=None,
+        help="Inject faults: into every service, for instance duplicate=.1,delay=50ms,seed=1, or into workers: kill=RANK@LAYER, "
+        "hang=RANK@LAYER, slow=RANK:FACTOR, several with + (kill=3@70+5@90).",
+    )
     latency: str | None = key(
         text(metavar="TABLE[,seed=N][,scale=X]"),
         default=None,
         help="Delay every request as a table of latencies says: its name, or a .toml file of your own, for instance aws,seed=1.",
     )
-    output: str | None = key(PATH, default=None, help="Write the final activations to this .npz: a scipy CSR matrix, samples by neurons.")
+    output: str | None = key(
+        PATH,
+        default=None,
+        help="Write the output to this .npz: a scipy CSR matrix, samples by neurons; of the engine onnx, an array for each output.",
+    )
     truth: str | None = key(
         PATH,
         default=None,
         help="Check the result: a file with the numbers, from 1, of the samples that end with a nonzero activation.",
     )
     expect: str | None = key(PATH, default=None, help="Check the result: an .npz or .npy with the values that are expected.")
-    rtol: float = key(number(0), default=1e-4, help="Of --expect: how far a value may be off, in shares of the expected value.")
-    atol: float = key(number(0), default=1e-5, help="Of --expect: how far a value may be off besides that.")
+    rtol: float = key(number(0), default=1e-4, help="Largest accepted difference from --expect, as a share of the expected value.")
+    atol: float = key(number(0), default=1e-5, help="Largest accepted difference from --expect, in addition to that of --rtol.")
     tariff: str | None = key(
         text(metavar="NAME"),
         default=None,
@@ -127,9 +153,9 @@ class Settings:
     tables: Mapping[str, Mapping[str, object]] = attrs.field(factory=dict)
 
     @property
-    def parallel(self) -> Parallel:
-        """Replicas, stages and ranks of a stage. Raises `InputError` if the four numbers contradict each other."""
-        return parallel(self.workers, self.data_parallel, self.pipeline_parallel, self.tensor_parallel)
+    def split(self) -> Parallel | int | None:
+        """The split, if a size is given; else the number of workers, or `None`. Raises `InputError` if the four contradict each other."""
+        return wished(self.workers, self.data_parallel, self.pipeline_parallel, self.tensor_parallel)
 
     def table(self) -> Mapping[str, object]:
         """The file's table for the chosen provider."""

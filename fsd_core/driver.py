@@ -110,7 +110,7 @@ class MessageLimits:
 
     batch_messages: int  # the largest number of messages of a publish, and of tokens of an ack
     batch_bytes: int  # the largest publish of two or more messages: their bodies, plus ``overhead_bytes`` for each
-    message_bytes: int  # the largest body; a body that is larger than ``batch_bytes`` needs a publish of its own
+    message_bytes: int  # the largest body; a body that is larger than ``batch_bytes`` needs a separate publish
     overhead_bytes: int  # the bytes that the service counts for each message beside its body
     receive_messages: int  # the largest ``limit`` of a receive
     wait_s: float  # the largest ``wait_s`` of a receive

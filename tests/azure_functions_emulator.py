@@ -64,7 +64,7 @@ class Emulator(Host):
 
 
 def site(settings: Mapping[str, str] | None = None, **scale: Any) -> dict[str, Any]:
-    """A site as the control plane is told of it."""
+    """A site as a request to the control plane describes it."""
     told = {"maximumInstanceCount": 100, "instanceMemoryMB": 512, "triggers": {"http": {"perInstanceConcurrency": 1}}, **scale}
     config = {
         "deployment": {"storage": {"type": "blobContainer", "value": "http://127.0.0.1:1/account/code"}},

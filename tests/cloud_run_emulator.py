@@ -66,7 +66,7 @@ class Emulator(Host):
 
 
 def function(**service: Any) -> dict[str, Any]:
-    """A function as the control plane is told of it."""
+    """A function as a request to the control plane describes it."""
     return {
         "labels": {"fsd-app": "x"},
         "buildConfig": {

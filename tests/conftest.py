@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 
 import pytest
 from hypothesis import settings
@@ -18,3 +19,10 @@ settings.load_profile("ours")
 for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, default)
+
+
+def pytest_collection_modifyitems(items):
+    """Files of long tests come first, those of many tests before others: no worker begins a long file when the others are about to end."""
+    tests = Counter(item.path for item in items)
+    long = {item.path for item in items if {"emulator", "slow"} & {mark.name for mark in item.iter_markers()}}
+    items.sort(key=lambda item: (item.path not in long, -tests[item.path]))

@@ -1,8 +1,9 @@
 """Functions that die at a place of a test's choice. The host runs this module instead of `fsd_core.worker`: the same worker with traps.
 
 The environment variable ``FSD_TEST_TRAP`` holds JSON: ``rank`` and ``at`` (one of `PLACES`): signal 9 kills that rank there, or with
-``raises`` an error of this text is raised there. ``lines``: seconds until a worker first writes what it said. ``quiet``: nobody reports
-that a function died. ``lease``: seconds between renewals of the lease, and seconds that a lease lasts.
+``raises`` an error of this text is raised there; with ``first`` only in first incarnations. ``lines``: seconds until a worker first writes
+what it said. ``quiet``: nobody reports that a function died. ``lease``: seconds between renewals of the lease, and seconds that a lease
+lasts.
 
 In an emulator of a cloud the warm parent of all functions calls `preload`. The order is then in the file that ``FSD_TEST_TRAP_FILE``
 names, and each function reads it anew. It may hold more: ``launches``: only that many launches of the rank die; ``object`` and
@@ -75,7 +76,7 @@ def _trapped(method: Callable[..., Any], place: str, rank: int, raises: str | No
 
 def handle(payload: bytes, provider: Provider, *, nonce: str, note: Callable[[int], None]) -> int:
     order = json.loads(os.environ[TRAP])
-    if "at" in order:
+    if "at" in order and not (order.get("first") and json.loads(payload)["incarnation"]):
         owner, name = PLACES[order["at"]]
         setattr(owner, name, _trapped(getattr(owner, name), order["at"], order["rank"], order.get("raises")))
     if "lines" in order:
@@ -100,8 +101,8 @@ def preload() -> None:
             order = json.loads(file.read_text())
             if order.get("at") == place and order["rank"] == self.rank and self.launch.attempt < order.get("launches", 99):
                 os.kill(os.getpid(), signal.SIGKILL)
-            changed = damaging(order["object"], order["damage"]) if "object" in order else (PUT, CREATE)
-            Store.put, Store.create = changed  # type: ignore[method-assign]  # anew: a warm function had another run's order
+            changed = damaging(order["object"], order["damage"]) if "object" in order else (PUT, CREATE, PUT_ONCE)
+            Store.put, Store.create, Store.put_once = changed  # type: ignore[method-assign]  # anew: a warm function had others
             return method(self, *arguments)
 
         return trap
@@ -110,11 +111,11 @@ def preload() -> None:
         setattr(cls, name, set_off(getattr(cls, name), place))
 
 
-PUT, CREATE = Store.put, Store.create
+PUT, CREATE, PUT_ONCE = Store.put, Store.create, Store.put_once
 
 
-def damaging(pattern: str, damage: str) -> tuple[Callable[..., None], Callable[..., bool]]:
-    """`Store.put` and `Store.create` that lose (``damage``: removed), cut or flip what is written under a key like ``pattern``."""
+def damaging(pattern: str, damage: str) -> tuple[Callable[..., None], Callable[..., bool], Callable[..., None]]:
+    """`Store.put`, `create` and `put_once` that lose (``damage``: removed), cut or flip what is written under a key like ``pattern``."""
 
     def spoiled(key: str, body: bytes) -> bytes:
         if not fnmatch(key, pattern):
@@ -132,4 +133,8 @@ def damaging(pattern: str, damage: str) -> tuple[Callable[..., None], Callable[.
     def create(store: Store, key: str, body: bytes) -> bool:
         return lost(key) or CREATE(store, key, spoiled(key, body))
 
-    return put, create
+    def put_once(store: Store, key: str, body: bytes) -> None:
+        if not lost(key):
+            PUT_ONCE(store, key, spoiled(key, body))
+
+    return put, create, put_once

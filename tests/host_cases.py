@@ -30,7 +30,7 @@ class HostCases:
     host: ClassVar[type[Host]]
     small: ClassVar[Mapping[str, Any]]  # settings of a function of little memory
     too_much_mb: ClassVar[int]  # more than that
-    ends: ClassVar[Mapping[str, str]]  # how it is told that a function raised, was killed, left with a code, grew too large
+    ends: ClassVar[Mapping[str, str]]  # how a report says that a function raised, was killed, left with a code, grew too large
     health: ClassVar[str] = "/health"
     counter: ClassVar[str] = "calls"  # the statistic of calls
 

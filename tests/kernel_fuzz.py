@@ -64,7 +64,8 @@ class Fuzz:
 
     def plan(self, columns: int, wrong: bool) -> tuple[Any, int]:
         rows = int(self.rng.integers(0, 40))
-        patterns = [self.rng.integers(0, columns, self.rng.integers(0, 9)) if columns else np.zeros(0) for _ in range(3)]
+        longest = 90 if self.rng.random() < 0.1 else 9  # more than GATHERED inputs take another way
+        patterns = [self.rng.integers(0, columns, self.rng.integers(0, longest)) if columns else np.zeros(0) for _ in range(3)]
         reads = [patterns[self.rng.integers(3)] for _ in range(rows)]
         indptr = np.concatenate([[0], np.cumsum([len(each) for each in reads])]).astype(np.int64)
         indices = np.concatenate([*reads, np.zeros(0)]).astype(np.int32)

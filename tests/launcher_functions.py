@@ -37,9 +37,9 @@ class LauncherInvoker(AroundInvoker):
         dead = []
         for payload in self._launched:
             fields = json.loads(payload)
-            keys, rank = RunKeys(fields["run"]), fields["rank"]
+            keys, rank, incarnation = RunKeys(fields["run"]), fields["rank"], fields["incarnation"]
             with suppress(FileNotFoundError):  # it has claimed no rank yet
-                claim = json.loads(self._objects.get(keys.claim(rank)))
+                claim = json.loads(self._objects.get(keys.claim(rank, incarnation)))
                 if not os.path.exists(f"/proc/{claim['pid']}") and not self._objects.list(keys.record(rank)).keys and take(payload):
                     dead.append((payload, Failure(payload, claim["nonce"], "its connection closed")))
         self._launched = [each for each in self._launched if each not in [payload for payload, _ in dead]]

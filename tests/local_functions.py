@@ -45,7 +45,7 @@ def handle(payload: bytes, provider: Provider, *, nonce: str, note: Callable[[in
         note(2)
         note(3)
         objects.put(f"{key}/nonce", nonce.encode())
-        os.killpg(0, signal.SIGKILL)  # whoever else may be in its group
+        os.killpg(0, signal.SIGKILL)  # whatever other processes are in its group
     elif what == "impatient":  # the host answers its first request when nobody waits for that any more
         invoker = provider.invoker(resources)
         wire._ANSWER_S = 0.2

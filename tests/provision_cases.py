@@ -30,7 +30,7 @@ class Cloud:
     settings: Mapping[str, object]
     there: Callable[[str], Counter[str]]  # how much of an app is there, by kind
     whole: Counter[str]  # of an app of two ranks and one slot
-    lines: Mapping[str, int]  # what `destroy` tells of the whole, by kind
+    lines: Mapping[str, int]  # what `destroy` says that it removed, by kind
     recorded: Callable[[], AbstractContextManager[list[Any]]]  # the calls of a block
     look: Callable[[Any, Resources], bool]  # whether a call is the one request by which an app is looked at
     makes_queue: Callable[[Any], bool] | None  # whether a call makes a queue; None where such calls are not recorded
@@ -38,7 +38,7 @@ class Cloud:
     lose: Callable[[Resources], list[str]]  # makes a queue of another generation; what a sweep says of it
     endpoint: str  # the variable of the service that is asked first
     fits: Callable[[Resources], bool]  # whether all names are within the services' limits
-    idle: Callable[[pytest.MonkeyPatch], None]  # deploys a function that does not do what it is told
+    idle: Callable[[pytest.MonkeyPatch], None]  # deploys a function that ignores its payload
     idle_says: str
     died: str  # part of the reason of a function that died
 

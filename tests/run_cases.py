@@ -6,13 +6,16 @@ import logging
 import os
 import re
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from fsd_core import Result, providers, run
@@ -21,6 +24,7 @@ from fsd_core.driver import Code, Resources
 from fsd_core.errors import InputError, RunFailed
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
+from fsd_core.storage import slots
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
@@ -53,7 +57,14 @@ class Runs:
 
     def start(self, home: Path, settings: Mapping[str, object] | None = None, **options: Any) -> Result:
         """One run, slow enough that something can happen to it. ``settings`` come on top of the app's."""
-        defaults = {"workers": 3, "partition": "block", "timeout": 90.0, "app": APP, "faults": "delay=400ms,throttle=.3,seed=1"}
+        defaults = {
+            "workers": 3,
+            "partition": "block",
+            "timeout": 90.0,
+            "app": APP,
+            "recovery": "off",
+            "faults": "delay=400ms,throttle=.3,seed=1",
+        }
         told = {**self.settings, **(settings or {})}
         return run(MODEL, open_inputs(INPUTS, 1024), provider=self.cloud, settings=told, home=home, **(defaults | options))
 
@@ -75,6 +86,11 @@ def running(cloud: str, settings: Mapping[str, object]) -> Iterator[Runs]:
     runs.store.driver.close()
 
 
+def left_of(store: Store, home: Path) -> list[str]:
+    """What the runs of ``home`` left. A worker of another case's run may still write its last lines."""
+    return [key for key in left_by_runs(store) if key.partition("/")[0] in history.runs(home)]
+
+
 def emulators_secrets() -> list[str]:
     """The secrets of the emulator's environment: keys, tokens, whole connection strings and the keys in them."""
     found = []
@@ -84,16 +100,31 @@ def emulators_secrets() -> list[str]:
     return [each for each in found if len(each) > 7]  # a shorter one, such as "none", may be a word of any line
 
 
+@cache
+def undisturbed() -> Result:
+    """A run of three workers on this machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run(MODEL, open_inputs(INPUTS, 1024), workers=3, partition="block", home=folder, settings={"root": f"{folder}/root"})
+
+
 class RunCases:
     """What every cloud's runs do. The last case takes the app's queues away, so the cases of a file come before these.
 
-    A subclass says how a dead function's end is told, and deletes the queue of rank 1 in every slot.
+    A subclass says how a function's death is reported, and deletes the queue of rank 1 in every slot.
     """
 
     died: ClassVar[str]
 
     def delete_queues(self, resources: Resources) -> None:
         raise NotImplementedError
+
+    def test_an_onnx_model_gives_the_answer_of_onnx_runtime(self, runs: Runs, tmp_path: Path) -> None:
+        models = pytest.importorskip("onnx_models", reason="needs the extra onnx")
+        path, images = models.saved(models.residual(), tmp_path / "m.onnx"), np.random.default_rng(1).random((2, 3, 8, 8), np.float32)
+        way = {"pipeline_parallel": 3, "batch_size": 1, "channel": "hybrid"}
+        found = run(path, {"x": images}, provider=runs.cloud, settings=runs.settings, app=APP, home=tmp_path, **way)
+        assert found.check_values({"y": models.answer(path, {"x": images})[0]})["differing"] == 0
+        assert left_of(runs.store, tmp_path) == []
 
     @pytest.mark.parametrize(("channel", "victim"), [("queue", 0), ("object", 1), ("hybrid", 2)])
     def test_a_killed_function_ends_the_run_with_its_name(self, runs: Runs, tmp_path: Path, channel: str, victim: int) -> None:
@@ -108,7 +139,17 @@ class RunCases:
         assert caught.value.rank == victim, caught.value
         assert caught.value.code is Code.UNAVAILABLE
         assert time.monotonic() - killed_at[0] < 60  # before any stall limit ends
-        assert left_by_runs(runs.store) == []
+        assert left_of(runs.store, tmp_path) == []
+
+    @pytest.mark.parametrize(("channel", "victims"), [("queue", (0, 2)), ("object", (1,)), ("hybrid", (2,))])
+    def test_a_killed_function_is_replaced(self, runs: Runs, tmp_path: Path, channel: str, victims: tuple[int, ...]) -> None:
+        """The bits are those of an undisturbed run on this machine."""
+        faults = "kill=" + "+".join(f"{rank}@9" for rank in victims)
+        result = runs.start(tmp_path, channel=channel, recovery="on", faults=faults)
+        assert sorted(each["rank"] for each in result.recovered) == list(victims)
+        assert re.search(self.died, result.recovered[0]["reason"]), result.recovered
+        assert (result.output != undisturbed().output).nnz == 0
+        assert slots.holders(runs.store) == set()
 
     def test_what_workers_said_is_kept_also_of_a_killed_one(
         self, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -137,7 +178,7 @@ class RunCases:
     def test_a_quota_below_the_workers_is_refused_before_anything_starts(self, runs: Runs, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"workers 3: {runs.cloud} may run 2 functions at once"):
             runs.start(tmp_path, {"concurrency": 2}, app="small")
-        runs.destroy("small")
+        assert runs.provider.provisioner(runs.settings).find("small") is None
 
     def test_a_queue_deleted_mid_run_ends_it(self, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cleanup, "GRACE_S", 5.0)

@@ -160,7 +160,7 @@ def running(
 
 
 class Raw:
-    """A client without manners: it sends what it is told, and reads frame by frame."""
+    """A client without manners: it sends what the test says, and reads frame by frame."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
@@ -345,7 +345,7 @@ DIALOGUE = [
 
 
 def works(broker: Broker) -> None:
-    """Another client sends, receives and completes a message of a queue of its own."""
+    """Another client sends, receives and completes a message of another queue."""
     broker.queues.pop("witness", None)
     broker.create("witness", QueueSettings())
     connection, wire = connect(broker)

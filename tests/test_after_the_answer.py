@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
 import warnings
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -20,13 +22,20 @@ import fsd_core.versions
 from fsd_core import Progress, Result, cost
 from fsd_core.cli import main
 from fsd_core.cli.run import result_tables
+from fsd_core.client.collect import Records
+from fsd_core.client.follow import Follower
 from fsd_core.client.result import check_rank, keep, left_out, over_ranks, warn
 from fsd_core.cost import Usage
 from fsd_core.model import Layer, Model, radixnet, save
 from fsd_core.report import comparison_page, find_record, read_record, run_page, stragglers, trace
 from fsd_core.report.compare import Case, Cell, Comparison, Where, spread
 from fsd_core.report.figures import FIGURES, Measured
-from fsd_core.storage.meter import FIELDS
+from fsd_core.storage import keys
+from fsd_core.storage.meter import FIELDS, Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.slots import lease
+from fsd_core.storage.store import Store
+from fsd_local import PROVIDER
 
 WEIGHTS = np.random.default_rng(1).integers(-3, 4, (5, 6)).astype(np.float32)
 MODEL = Model([Layer(WEIGHTS, 0, "identity", None, False)])
@@ -122,6 +131,47 @@ def test_progress_that_fails_before_ends_the_run(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         start(tmp_path, workers=1, progress=progress)
+
+
+def test_progress_that_fails_after_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread was calling it while the last output came."""
+    collected = threading.Event()
+
+    def progress(step: Progress) -> None:
+        if step.phase == "collect":
+            collected.set()
+        if step.phase == "layers":
+            raise ZeroDivisionError("of the caller's")
+
+    def watch(self: Follower) -> None:
+        collected.wait(60)
+        self._progress(1, 1)
+
+    look = Records.look
+    monkeypatch.setattr(Follower, "_look_for_failures", watch)
+    monkeypatch.setattr(Records, "look", lambda self, until: look(self, until) and False)  # so the client waits until progress failed
+    with pytest.warns(UserWarning, match="the answer is complete, but the caller's progress failed: ZeroDivisionError: of the caller's"):
+        right(start(tmp_path, workers=1, progress=progress))
+
+
+def test_the_next_run_removes_records_that_come_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Records._record
+    monkeypatch.setattr(fsd_core.client.job, "RECORDS_S", 0.05)
+    monkeypatch.setattr(Records, "_record", lambda self, rank: found(self, rank) if rank == 0 else (False, None))
+    with pytest.warns(UserWarning, match="ranks 1, 2 left no readable record"):
+        result = start(tmp_path)
+    right(result)
+    resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).find("fsd")
+    assert resources is not None
+    store = Store(PROVIDER.objects(resources), Retry(time.time() + 60, Meter()))
+    left = [each for slot in range(resources.slots) for each in store.keys(keys.slot(slot)) if each.endswith(".left")]
+    assert len(left) == 1
+    late = keys.RunKeys(result.run).record(1)
+    store.put(late, b"late")
+    monkeypatch.undo()
+    for _ in range(resources.slots):
+        lease(store, resources.slots, "ab" * 8)
+    assert store.find(late) is None
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,8 @@ def call_runs(here: Path, result: Result) -> None:
     found = {past.run: past for past in fsd_core.past_runs()}[result.run]
     assert (found.state, found.provider, found.model, found.usd) == ("done", "local", NET, 0)
     assert fsd_core.past_runs(here) == []
+    assert "seconds" in {each.part for each in fsd_core.prediction_accuracy()}
+    assert fsd_core.prediction_accuracy(here) == []
 
 
 def call_logs(here: Path, result: Result) -> None:
@@ -133,6 +135,15 @@ def call_plan(here: Path, result: Result) -> None:
     assert steps
     fsd_core.write_plan(made, "plan.html")
     assert NET in (here / "plan.html").read_text()
+
+
+def call_measure(here: Path, result: Result) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FSD_HOME", str(here / "home"))  # other tests have no measured table
+        found = fsd_core.measure("local", quick=True)
+    assert {row["verb"] for row in found.rows} >= {"publish", "deliver", "put", "get", "start_cold"}
+    fsd_core.write_measurement(found, "measured.html")
+    assert "publish" in (here / "measured.html").read_text()
 
 
 def call_partition(here: Path, result: Result) -> None:
@@ -340,7 +351,7 @@ def test_importing_the_package_imports_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("rum", "did you mean run?"), ("Modle", "did you mean Model?"), ("deply", "did you mean deploy?"), ("qqqq", "known are Bill, ")],
+    [("rum", "did you mean run?"), ("Modle", "did you mean Model?"), ("deply", "did you mean deploy?"), ("qqqq", "known are Accuracy, ")],
 )
 def test_an_unknown_name_suggests_the_nearest(name: str, said: str) -> None:
     with pytest.raises(AttributeError, match=f"module 'fsd_core' has no attribute '{name}'; {re.escape(said)}"):
@@ -503,6 +514,7 @@ RIGHT: dict[str, dict[str, Any]] = {  # arguments that have no default
     "estimate_partition": {"model": fsd_core.open_model(NET), "workers": 2},
     "make_plan": {"model": NET, "inputs": INPUT},
     "write_plan": {"plan": None, "out": "plan.html"},
+    "write_measurement": {"measurement": None, "out": "measured.html"},
     "new_provider": {"name": "mine", "folder": "made"},
     "write_comparison": {"comparison": None},
     "write_report": {"run": "f" * 16},

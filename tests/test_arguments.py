@@ -169,7 +169,7 @@ def test_a_second_run_of_a_product_gives_the_same_answer(tmp_path: Path) -> None
     assert not x.has_sorted_indices
     model, before = one_layer(), x.toarray()
     for _ in range(2):
-        made = fsd_core.run(model, x, workers=2, home=tmp_path, settings={"root": str(tmp_path / "root")})
+        made = fsd_core.run(model, x, tensor_parallel=2, home=tmp_path, settings={"root": str(tmp_path / "root")})
         np.testing.assert_allclose(made.output.toarray(), before @ model.layers[0].weights.T + 0.5, rtol=1e-4)
     np.testing.assert_array_equal(x.toarray(), before)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aws_calls import recorded
-from fsd_aws import PROVIDER, RESOURCES, api, function, names, queues
+from fsd_aws import PROVIDER, RESOURCES, api, function, names, provision, queues
 from fsd_aws.clients import client
 from fsd_aws.names import Names
 from fsd_conformance import emulators
@@ -104,7 +104,7 @@ AWS = Cloud(
     endpoint="AWS_ENDPOINT_URL_LAMBDA",
     fits=lambda made: max(len(made.names["bucket"]) - 63, len(names.role(made.app, REGION)) - 64, len(made.names["function"]) - 64) <= 0,
     idle=deploy_idle,
-    idle_says="app '{app}': the function was started and did not end well.*: log group /aws/lambda/fsd-{app} shows why",
+    idle_says="app '{app}': the function was started and failed.*: log group /aws/lambda/fsd-{app} shows why",
     died="exit status 3",
 )
 
@@ -192,6 +192,18 @@ def test_a_changed_setting_is_applied(app: str) -> None:
         provisioner(bucket="another-one").ensure(app, 1, 1)
 
 
+def test_an_app_keeps_its_engine_and_a_large_zip_goes_through_the_bucket(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(function, "DIRECT_BYTES", 10)
+    monkeypatch.setattr(provision, "DIRECT_BYTES", 10)
+    with recorded() as calls:
+        made = provisioner(engine="onnx").ensure(app, 1, 1)
+    (created,) = (call for call in calls if call.operation == "lambda:CreateFunction")
+    assert created.params["Code"] == {"S3Bucket": made.names["bucket"], "S3Key": "code/installed.zip"}
+    assert not aws("s3").list_objects_v2(Bucket=made.names["bucket"], Prefix="code/").get("KeyCount")
+    assert made.names["engine"] == "onnx"
+    assert provisioner().ensure(app, 1, 1) == made
+
+
 def test_text_or_binary_is_found_out(app: str) -> None:
     """moto answers binary attributes with errors; what it could not read is gone afterwards."""
     made = provisioner(text="auto").ensure(app, 1, 1)
@@ -223,7 +235,7 @@ def test_what_is_somebody_elses_is_refused_and_stays(app: str) -> None:
     assert aws("s3").get_object(Bucket=f"thesis-{app}", Key="chapter1")
 
     aws("iam").create_role(RoleName=names.role(app, REGION), AssumeRolePolicyDocument="{}")
-    with pytest.raises(InputError, match=f"a role fsd-{app}-{REGION} is there that fsd did not make"):
+    with pytest.raises(InputError, match=f"a role fsd-{app}-{REGION} exists that fsd did not make"):
         provisioner().ensure(app, 1, 1)
     provisioner().destroy(app)
     aws("iam").delete_role(RoleName=names.role(app, REGION))
@@ -236,7 +248,7 @@ def test_what_is_somebody_elses_is_refused_and_stays(app: str) -> None:
     }
     aws("lambda").create_function(FunctionName=f"fsd-{app}", **made)
     for call in (provisioner().find, provisioner().destroy, lambda name: provisioner().ensure(name, 1, 1)):
-        with pytest.raises(InputError, match=f"a function fsd-{app} is there that fsd did not make"):
+        with pytest.raises(InputError, match=f"a function fsd-{app} exists that fsd did not make"):
             call(app)
     aws("lambda").delete_function(FunctionName=f"fsd-{app}")
 
@@ -282,7 +294,7 @@ def test_what_is_no_record_of_a_failure_is_removed(app: str) -> None:
 def test_a_queue_that_does_not_deliver_is_no_deployment(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "filter_policy", lambda slot, rank: json.dumps({"target": ["nobody"]}))
     monkeypatch.setattr("fsd_core.providers.provisioning.LIMIT_S", 5.0)
-    late = "provisioning took longer than 5 s; `fsd deploy` goes on where it stopped: slot 0, ranks 0, 1: a message to each queue"
+    late = "provisioning took longer than 5 s; `fsd deploy` continues where it stopped: slot 0, ranks 0, 1: a message to each queue"
     with pytest.raises(DriverError, match=late):
         provisioner().ensure(app, 2, 1)
 

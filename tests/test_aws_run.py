@@ -185,7 +185,7 @@ def test_without_credentials_or_a_known_region_nothing_starts(runs: Runs, tmp_pa
 
 
 def test_ctrl_c_ends_all_ranks_and_says_what_removes_the_rest(runs: Runs, tmp_path: Path) -> None:
-    app = "interrupted"  # its own: of the others' runs some could not be told to end, and their ranks are at work yet
+    app = "interrupted"  # its own: some workers of the other runs could not be told to end, and their ranks are at work yet
     objects = runs.provider.objects(runs.provider.provisioner(runs.settings).ensure(app, 3, 4))
     store = Store(objects, Retry(time.time() + 600, Meter()))
     (tmp_path / "fsd.toml").write_text("[aws]\npackage = false\ntext = true\n")
@@ -206,7 +206,7 @@ def test_ctrl_c_ends_all_ranks_and_says_what_removes_the_rest(runs: Runs, tmp_pa
         process.kill()
     assert process.returncode == 130, said
     assert said.splitlines()[-1] == f"fsd: interrupted; `fsd gc --provider aws --app {app} --emulator` removes what late workers may leave"
-    until(lambda: not at_work(app), 80)  # a rank that nobody told would wait for longer
+    until(lambda: not at_work(app), 80)  # a rank that no abort reached would wait for longer
     collect_garbage("aws", app, runs.settings)
     assert [key for key in store.keys("") if is_run(key)] == []
     objects.close()
@@ -214,7 +214,7 @@ def test_ctrl_c_ends_all_ranks_and_says_what_removes_the_rest(runs: Runs, tmp_pa
 
 
 def at_work(app: str) -> list[dict[str, Any]]:
-    """What the functions of an app are at work on, as the local Lambda tells it."""
+    """What the functions of an app are at work on, as the local Lambda reports it."""
     with urlopen(f"{os.environ['AWS_ENDPOINT_URL_LAMBDA']}/_fsd/functions", timeout=10) as answer:
         instances = json.load(answer)[f"fsd-{app}"]
     return [instance["event"] for instance in instances if instance["request_id"]]

@@ -37,7 +37,7 @@ def asking(manager: str = NOBODY, administration: str = "") -> Iterator[Api]:
 
 
 class Deployments:
-    """A deployment service: ``state`` says what it tells of the newest deployment, of its number and of how often that was asked."""
+    """A deployment service: ``state`` gives the answer about the newest deployment, from its number and from how often it was requested."""
 
     def __init__(self, state: Callable[[int, int], Answer], first: Answer | None = None) -> None:
         self.sent = 0
@@ -94,7 +94,7 @@ def test_what_is_refused_while_an_account_and_an_identity_settle_passes(words: s
 
 @pytest.mark.parametrize("nothing", [NO_ANSWER, said({})], ids=["404", "says nothing"])
 def test_code_is_sent_again_where_the_state_of_its_deployment_was_forgotten(monkeypatch: pytest.MonkeyPatch, nothing: Answer) -> None:
-    """An instance that knew it is gone: what was told before is 404, or says nothing, from then on."""
+    """The instance with the state is gone: from then on the answer is 404, or has no state."""
     monkeypatch.setattr(function, "FORGOTTEN_S", 0.3)
     service = Deployments(lambda sent, looks: IN_PLACE if sent == 3 else BUILDING if looks == 1 else nothing)
     with service.publishing() as (publish, _):

@@ -1,4 +1,4 @@
-"""What Azure's errors mean, and what people are told about them."""
+"""What Azure's errors mean, and the advice that users get about them."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_a_queue_that_is_gone_is_not_found_and_not_denied() -> None:
 
 
 def test_no_credentials_is_denied(monkeypatch: pytest.MonkeyPatch) -> None:
-    """azure-servicebus hides the reason within an error of its own."""
+    """azure-servicebus hides the reason within its own error."""
 
     class Nobody:
         def get_token(self, *scopes: str, **named: object) -> object:

@@ -379,7 +379,7 @@ def test_who_is_throttled_is_told_how_long() -> None:
     with service_bus("--throttle", "10", namespaces=["one"]):
         driver = AzureMessages(app(1, 1, namespaces="one"), 0)
         with pytest.raises(ServiceBusServerBusyError) as caught:
-            repeatedly(driver, 100)  # each may have a second of its own
+            repeatedly(driver, 100)  # each may take another second
         assert driver.classify(caught.value) is Code.THROTTLED
         assert caught.value.retry_after_s == 2.0
         driver.close()

@@ -141,7 +141,7 @@ AZURE = Cloud(
     endpoint=api.ENDPOINT,
     fits=lambda made: len(made.names["function"]) <= 60 and len(made.names["container"]) <= 63 - len("-code"),
     idle=deploy_idle,
-    idle_says=r"did not end well \(not_found\): the log stream of function app fsd-{app}-\w+ shows why",
+    idle_says=r"started and failed \(not_found\): the log stream of function app fsd-{app}-\w+ shows why",
     died="the function ended: 50",
 )
 
@@ -286,7 +286,7 @@ def test_what_others_put_into_the_group_stays(app: str, azure: Api) -> None:
 def test_what_is_somebody_elses_is_refused_and_stays(app: str, azure: Api) -> None:
     with closing(clients.container("", f"fsd-{app}")) as container:
         container.create_container()
-        with pytest.raises(InputError, match=f"a container fsd-{app} is there that fsd did not make"):
+        with pytest.raises(InputError, match=f"a container fsd-{app} exists that fsd did not make"):
             provisioner().ensure(app, 1, 1)
         provisioner().destroy(app)
         assert container.exists()
@@ -297,7 +297,7 @@ def test_what_is_somebody_elses_is_refused_and_stays(app: str, azure: Api) -> No
     settings = function._settings(azure, app)
     azure.call("PUT", path, {"properties": {"THEIRS": "1"}})
     for call in (provisioner().find, provisioner().destroy, lambda name: provisioner().ensure(name, 1, 1)):
-        with pytest.raises(InputError, match=rf"a function app fsd-{app}-\w+ is there that fsd did not make"):
+        with pytest.raises(InputError, match=rf"a function app fsd-{app}-\w+ exists that fsd did not make"):
             call(app)
     azure.call("PUT", path, {"properties": settings})
 

@@ -115,7 +115,7 @@ def test_sparse_weights_stay_sparse(tmp_path: Path) -> None:
     ("source", "way"),
     [
         ("file", ["--data-parallel", "2", "--pipeline-parallel", "2"]),
-        ("external data", ["--workers", "3"]),
+        ("external data", ["--tensor-parallel", "3"]),
         ("folder", ["--pipeline-parallel", "3"]),
     ],
 )

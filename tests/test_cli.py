@@ -491,6 +491,15 @@ def test_doctor_does_not_wait_for_a_source_that_does_not_answer(fsd, monkeypatch
     answered.set()
 
 
+def test_doctor_says_that_an_sdk_is_missing(fsd, monkeypatch, capfd):
+    def missing(self):
+        raise ModuleNotFoundError("No module named 'botocore'")
+
+    monkeypatch.setattr("fsd_local.LocalProvider.credentials", missing)
+    check = check_of(fsd, "credentials of local")
+    assert (check["found"], check["hint"]) == (None, "its SDK is not installed: No module named 'botocore'")
+
+
 def test_doctor(fsd):
     code, out, _ = fsd("doctor", "--json")
     assert code == 0

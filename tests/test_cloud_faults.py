@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.emulator, pytest.mark.timeout(300)]
 MODEL, INPUTS = radixnet(1024, 6), open_inputs("random:40:0.4:1", 1024)
 RIGHT = serial(MODEL, INPUTS)
 APP, WORKERS, SLOTS = "faulty", 3, 4
-# By provider: where its emulator is told the functions' flags, and what their warm parent imports.
+# By provider: the variable for the functions' flags, and what their warm parent imports.
 FLAGS = {
     "aws": ("functions", LambdaOptions.preload),
     "gcp": ("functions", CloudRunOptions.preload),
@@ -58,7 +58,7 @@ class Cloud:
         os.replace(self.file.with_suffix(".new"), self.file)
 
     def run(self, channel: str = "queue", **options: Any) -> Result:
-        defaults = {"workers": WORKERS, "partition": "block", "timeout": 120.0, "app": APP}
+        defaults = {"workers": WORKERS, "partition": "block", "timeout": 120.0, "app": APP, "recovery": "off"}
         more = {"provider": self.provider.name, "settings": self.settings, "home": self.home, "channel": channel}
         return run(MODEL, INPUTS, **(defaults | more | options))
 

@@ -112,7 +112,7 @@ def test_a_key_that_is_named_twice_is_deleted(store: ObjectDriver) -> None:
 
 
 def test_no_bytes_of_what_is_missing_are_not_found(store: ObjectDriver) -> None:
-    """HTTP has no empty range: one that is asked of a key tells whether the key is there."""
+    """HTTP has no empty range: a request for one shows whether the key exists."""
     for at in (0, 7):
         assert code_of(store, store.get, "missing", at, at) is Code.NOT_FOUND
 
@@ -149,13 +149,13 @@ def test_over_a_limit_is_refused_before_the_network(cloud: Cloud) -> None:
         driver: Any = cloud.store(cloud.nobody)
     with closing(driver):
         assert code_of(driver, driver.put, "k", b"x") is Code.UNAVAILABLE
-        most_keys = driver.limits.delete_keys
-        assert (driver.limits.object_bytes, most_keys, driver.limits.page_keys) == cloud.most
+        max_keys = driver.limits.delete_keys
+        assert (driver.limits.object_bytes, max_keys, driver.limits.page_keys) == cloud.most
         driver.limits = evolve(driver.limits, object_bytes=10)
         assert code_of(driver, driver.put, "k", b"x" * 10) is Code.UNAVAILABLE
         assert code_of(driver, driver.put, "k", b"x" * 11) is Code.TOO_LARGE
-        assert code_of(driver, driver.delete, ["k"] * most_keys) is Code.UNAVAILABLE
-        for wrong in (["k"] * (most_keys + 1), []):
+        assert code_of(driver, driver.delete, ["k"] * max_keys) is Code.UNAVAILABLE
+        for wrong in (["k"] * (max_keys + 1), []):
             assert code_of(driver, driver.delete, wrong) is Code.INVALID
         for start, end in ((-1, None), (3, 2)):
             assert code_of(driver, driver.get, "k", start, end) is Code.INVALID

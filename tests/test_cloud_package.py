@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import os
+import platform
 import subprocess
 import sys
 import zipfile
@@ -29,6 +30,8 @@ from fsd_aws.settings import RUNTIMES as LAMBDA_RUNTIMES
 from fsd_azure.settings import RUNTIMES as AZURE_RUNTIMES
 from fsd_conformance import emulators
 from fsd_core import providers, run
+from fsd_core.errors import InputError
+from fsd_core.kernel import compiled
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
@@ -119,6 +122,29 @@ def test_every_requirement_is_pinned_to_what_is_tested_here(cloud: str) -> None:
         assert pins[name] == version(name), f"{name}: `make .venv/all.stamp` installs what is pinned"
 
 
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_an_app_with_the_engine_onnx_gets_onnx_runtime(cloud: str) -> None:
+    package, runtime = CLOUDS[cloud].package, CLOUDS[cloud].runtime
+    with_engine, without = package.recipe(runtime, "onnx"), package.recipe(runtime)
+    listed = with_engine.files["requirements.txt"] if cloud == "gcp" else with_engine.wheels.requirements
+    assert f"onnxruntime=={version('onnxruntime')}\n".encode() in listed
+    assert b"onnxruntime==" not in (without.files["requirements.txt"] if cloud == "gcp" else without.wheels.requirements)
+    assert with_engine.digest != without.digest
+
+
+def test_onnx_runtime_is_refused_where_it_does_not_run() -> None:
+    with pytest.raises(InputError, match=r"runtime = 'python3.11', engine = 'onnx': ONNX Runtime needs glibc 2.28, this runtime has 2.26"):
+        fsd_aws.package.recipe("python3.11", "onnx")
+
+
+def test_onnx_runtime_needs_no_package_that_is_left_out() -> None:
+    """Neither those that it names as requirements nor its tools."""
+    left_out = ["flatbuffers", "google.protobuf", "packaging", "sympy", *(f"onnxruntime.{each}" for each in ("tools", "transformers"))]
+    code = f"import sys; sys.modules.update(dict.fromkeys({left_out})); from fsd_core.worker.session import runtime; print(runtime())"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert "onnxruntime" in done.stdout
+
+
 def test_what_azures_requirements_need_is_required_too() -> None:
     """It is installed as it is listed."""
     pins = pinned("azure")
@@ -133,7 +159,7 @@ def test_what_azures_requirements_need_is_required_too() -> None:
     [
         ("aws", LAMBDA_RUNTIMES, len(LAMBDA_RUNTIMES)),
         ("azure", AZURE_RUNTIMES, len(AZURE_RUNTIMES)),
-        ("gcp", ("python312", "python313"), 1),  # whose build is told the runtime: the zip is the same
+        ("gcp", ("python312", "python313"), 1),  # whose build gets the runtime as an argument: the zip is the same
     ],
 )
 def test_each_runtime_that_has_wheels_of_its_own_has_a_digest(cloud: str, runtimes: tuple[str, ...], digests: int) -> None:
@@ -164,7 +190,7 @@ def test_what_is_in_lambdas_zip(folder: Path, runtime: str) -> None:
         names, sizes = archive.namelist(), {entry.filename: entry.file_size for entry in archive.infolist()}
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     assert made.unzipped == sum(sizes.values()) < WANTED_BYTES
-    assert len(made.body) < fsd_aws.package.MAX_ZIPPED_BYTES
+    assert len(made.body) < fsd_aws.package.DIRECT_BYTES
     assert {name.split("/")[0].split("-")[0].split(".")[0] for name in names} == {
         "attr",
         "attrs",
@@ -182,7 +208,7 @@ def test_what_is_in_lambdas_zip(folder: Path, runtime: str) -> None:
 
 @needs_runtime
 def test_lambdas_zip_alone_runs_a_worker(folder: Path, tmp_path: Path) -> None:
-    """No site-packages, no checkout: the zip, the standard library, and what Lambda has of its own."""
+    """No site-packages, no checkout: the zip, the standard library, and what Lambda itself installs."""
     unpacked = tmp_path / "task"
     with zipfile.ZipFile(io.BytesIO(fsd_aws.package.recipe(LAMBDA).build(folder).body)) as archive:
         archive.extractall(unpacked)
@@ -273,8 +299,10 @@ def test_a_run_from_the_zip(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
         assert made.names["code"] == package.recipe(made.names["runtime"]).digest
         assert made.names["package"].endswith("MB unzipped")
         result = run(
-            model, open_inputs(inputs, 1024), provider=cloud, settings=settings, workers=2, app="zipped", timeout=400, home=tmp_path
+            model, open_inputs(inputs, 1024), provider=cloud, settings=settings, tensor_parallel=2, app="zipped", timeout=400, home=tmp_path
         )
         expected = serial(model, open_inputs(inputs, 1024))
         np.testing.assert_allclose(result.output.toarray(), expected.toarray(), rtol=1e-4, atol=1e-5)
+        if not compiled.missing and platform.machine() == "x86_64":  # the package has the compiled kernel, and it can be loaded there
+            assert {rank["kernel"] for rank in result.ranks} <= {"avx512", "avx2"}
         assert provisioner.destroy("zipped")

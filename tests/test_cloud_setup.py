@@ -1,4 +1,4 @@
-"""What people set up for a cloud: settings, names, credentials. What is wrong is told before anything is made, and without an emulator."""
+"""What people set up for a cloud: settings, names, credentials. A wrong one is reported before anything is made, without an emulator."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ AWS["AWS_SHARED_CREDENTIALS_FILE"] = "/dev/null"
         (
             "azure",
             {**NO_AZURE, "AZURE_TOKEN_CREDENTIALS": "AzureCliCredential"},
-            "no Azure credentials are found that work: run 'az login'",
+            "no Azure credentials work: run 'az login'",
         ),
         ("azure", {}, r"no Azure subscription is set: \[azure\] subscription in fsd.toml"),
         ("gcp", {**NO_GOOGLE, **PROJECT}, "no Google Cloud credentials are found: run 'gcloud auth application-default login'"),
@@ -187,7 +187,7 @@ SIGNED_IN = said({"access_token": "person", "expires_in": 3600, "token_type": "B
 
 @pytest.fixture
 def person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Within its block this process is somebody who signed in, at a Google that answers as it is told; the Google's address."""
+    """Within its block this process is somebody who signed in, at a server that answers for Google as the test says. Yields its address."""
 
     @contextmanager
     def signed_in(see: Callable[[Request], Answer]) -> Iterator[str]:

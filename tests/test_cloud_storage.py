@@ -52,7 +52,7 @@ def bucket(client):
 
 @pytest.fixture
 def ask(server):
-    """One request on a connection of its own: status, headers in lower case, body."""
+    """One request on a new connection: status, headers in lower case, body."""
 
     def call(method, path, body=b"", headers=(), **query):
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)

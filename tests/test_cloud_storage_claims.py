@@ -48,7 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudStorage]:
 
 @pytest.fixture(scope="module")
 def ask(server: CloudStorage) -> Ask:
-    """One request on a connection of its own: status, headers in lower case, body."""
+    """One request on a new connection: status, headers in lower case, body."""
 
     def call(method: str, path: str, body: Any = b"", headers: Any = (), **query: object) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)

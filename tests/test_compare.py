@@ -16,12 +16,13 @@ from scipy.sparse import csr_matrix
 import fsd_core
 from fsd_core import cost
 from fsd_core.cli import main
+from fsd_core.client import expected
 from fsd_core.cost import Usage
 from fsd_core.driver import Code
 from fsd_core.errors import CheckFailed, InputError, RunFailed
 from fsd_core.report import comparing
-from fsd_core.report.compare import Case, Where, median, spread, take_turns
-from fsd_core.report.figures import FIGURES
+from fsd_core.report.compare import Case, Cell, Comparison, Where, median, spread, take_turns
+from fsd_core.report.figures import FIGURES, Measured
 
 NET, INPUT = "radixnet:1024:12", "random:40"
 
@@ -91,7 +92,10 @@ def test_one_that_cannot_start_and_one_that_can(fsd, tmp_path):
 def test_a_table_for_people(fsd):
     code, out, err = fsd(*words("--providers", "local", "--channels", "hybrid", "--workers", "2", "--repeat", "1"))
     assert code == 0, err
-    assert out.splitlines()[1].split()[:4] == ["workers", "channel", "provider", "time"]
+    headline, empty, _, head = out.splitlines()[:4]
+    assert headline.startswith("Fastest: local (hybrid, 2 workers) with ")
+    assert ". Medians of 1 run; times: this machine; prices: local (undated)." in headline
+    assert (empty, head.split()[:5]) == ("", ["workers", "channel", "provider", "time", "predicted"])
     assert "hybrid" in out
 
 
@@ -170,6 +174,33 @@ def test_this_machine_beside_an_emulated_cloud(fsd, tmp_path):
     assert aws["usd"]["median"] > 0
     assert aws["services"].keys() >= {"lambda", "sns", "sqs", "s3"}
     assert "Ran on emulators here: aws (moto)" in (tmp_path / "r.html").read_text()
+
+
+def test_each_provider_has_its_own_table_of_latencies(fsd, monkeypatch):
+    monkeypatch.setattr(expected, "FORECAST_S", 300.0)
+    assert [comparing._latency(name, "auto,seed=2") for name in ("local", "aws", "gcp")] == [None, "aws,seed=2", "gcp,seed=2"]
+    assert comparing._latency("aws", "gcp,scale=2") == "gcp,scale=2"
+    assert fsd(*words("--providers", "local,aws", "--latency", "auto,sead=1"))[0] == 2
+    code, out, err = fsd(*words("--providers", "local", "--channels", "object", "--workers", "1", "--repeat", "1", "--json", "--latency"))
+    assert code == 0, err
+    answer = json.loads(out)
+    (cell,) = answer["cells"]
+    assert cell["predicted"]["seconds"]["p50"] > 0
+    assert answer["headline"].startswith("Fastest: local (object, 1 worker) with ")
+
+
+def test_a_headline_says_who_is_better_and_by_how_much(result):
+    def cell(provider, seconds, usd):
+        record = result.to_json() | {"ranks": result.ranks, "provider": provider}
+        record |= {"seconds": record["seconds"] | {"total": seconds}, "latency": {"table": provider, "seed": 1}}
+        made = fsd_core.bill({"object_puts": usd}, "aws-us-east-1")
+        return Cell(Case(provider, "queue", 2), [Measured(record, made)])
+
+    where = {name: Where("moto", "x") for name in ("aws", "gcp")}
+    found = Comparison({}, where, [cell("aws", 30.0, 1000), cell("gcp", 40.0, 500)]).headline
+    assert found.startswith("Fastest: aws (queue, 2 workers) with 30 s, 25% faster than gcp. Cheapest: gcp (queue, 2 workers) with ")
+    assert "50% cheaper than aws. Medians of 1 run; times: an emulator on this machine with the latencies of table aws, " in found
+    assert Comparison({}, where, []).headline == ""
 
 
 # turns

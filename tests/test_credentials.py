@@ -47,7 +47,7 @@ def _look(cloud: str) -> None:
 
 
 def said(cloud: str, kind: type[FsdError] = InputError, **variables: str) -> str:
-    """The one line of whoever looks for an app."""
+    """The one line that a look for an app prints."""
     clears = (*POINTERS[cloud], "PATH", "HTTPS_PROXY")
     with pointed({"PATH": os.environ["PATH"], **ANYBODY[cloud], **variables}, clears), pytest.raises(kind) as caught:
         _look(cloud)
@@ -82,7 +82,7 @@ def test_a_file_of_google_cloud_is_named(kind: str, tmp_path: Path) -> None:
         file.write_text(FILES[kind], encoding="utf-8")
     text = said("gcp", GOOGLE_APPLICATION_CREDENTIALS=str(file))
     assert str(file) in text
-    assert "that file cannot be used: look at GOOGLE_APPLICATION_CREDENTIALS" in text
+    assert "the file of credentials cannot be used: set GOOGLE_APPLICATION_CREDENTIALS" in text
     assert "no Google Cloud credentials are found" not in text  # there is a file: what the SDK said of it is not contradicted
 
 
@@ -167,7 +167,7 @@ def test_files_and_ids_of_azure_are_named(tmp_path: Path) -> None:
 
 def test_what_the_command_of_azure_said_is_told(tmp_path: Path) -> None:
     chain = {"AZURE_TOKEN_CREDENTIALS": "AzureCliCredential"}
-    assert "Azure CLI not found on path: no Azure credentials are found that work" in said("azure", **chain)
+    assert "Azure CLI not found on path: no Azure credentials work" in said("azure", **chain)
     az = tmp_path / "az"
     az.write_text("#!/bin/sh\necho 'ImportError: broken' >&2\nexit 3\n")
     az.chmod(0o755)

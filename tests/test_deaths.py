@@ -42,7 +42,7 @@ from fsd_core.storage.keys import RunKeys, is_run
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
-from fsd_core.worker import handle
+from fsd_core.worker import handle, program
 from fsd_core.worker.rank import Worker
 from fsd_core.wrappers.around import AroundInvoker, AroundObjects
 from fsd_local import PROVIDER, LocalProvider
@@ -73,7 +73,7 @@ def start(tmp_path: Path, model: Model, inputs: Any, monkeypatch: pytest.MonkeyP
     def start(order: dict[str, Any], **options: Any) -> Result:
         monkeypatch.setenv(TRAP, json.dumps(order))
         table = {"root": str(tmp_path / "root")} | options.pop("settings", {})
-        defaults = {"workers": WORKERS, "channel": "queue", "partition": "block", "timeout": 100.0}
+        defaults = {"workers": WORKERS, "channel": "queue", "partition": "block", "timeout": 100.0, "recovery": "off"}
         return run(model, inputs, settings=table, home=tmp_path / "home", **(defaults | options))
 
     return start
@@ -104,7 +104,7 @@ def test_a_worker_that_dies_is_named(start: Start, store: Store, place: str, ran
 def test_a_worker_that_dies_before_its_claim_is_launched_again_a_few_times(start: Start, store: Store) -> None:
     with pytest.raises(RunFailed, match=r"did not start: no claim \d+ s after launch 4") as caught:
         start({"rank": 1, "at": "claim", "start_s": 0.5})
-    assert (caught.value.rank, caught.value.layer) == (1, None)  # the layer of rank 0, which tells it, is none of rank 1's
+    assert (caught.value.rank, caught.value.layer) == (1, None)  # the layer of rank 0, which reports the death, is not that of rank 1
     assert nothing_left(store)
 
 
@@ -258,6 +258,23 @@ def test_a_worker_closes_its_drivers_on_every_way_out(store: Store, tmp_path: Pa
     assert b"the run's configuration is damaged" in (store.find(keys.error) or b"") or way != "failing"
 
 
+def test_a_function_that_may_not_begin_yet_hears_that_its_run_failed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "LOOK_S", 0.05)
+    resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).find("fsd")
+    assert resources is not None
+    keys = RunKeys("ab" * 8)
+    launch = LaunchPayload("fsd", 0, 1, keys.run, 0, 0, time.time() + 600, not_before=time.time() + 600)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(program._wait, launch, PROVIDER, resources)
+        time.sleep(0.2)
+        assert not waiting.done()
+        store.put(keys.error, b"why")
+        assert waiting.result(60) is None
+    soon = attrs.evolve(launch, run="cd" * 8, not_before=time.time() + 0.12)
+    assert program._wait(soon, PROVIDER, resources) is not None
+    assert program._wait(attrs.evolve(launch, not_before=0.0), PROVIDER, resources) == 0
+
+
 @pytest.mark.parametrize("lost", ["gone", "another's", "kept"])
 def test_a_worker_that_waited_in_vain_says_when_its_claim_was_lost(store: Store, tmp_path: Path, lost: str) -> None:
     """Then its rank was launched again, and two took its messages: no peer is to blame."""
@@ -372,3 +389,21 @@ def test_a_record_that_comes_a_moment_later_is_waited_for(store: Store) -> None:
         store.put(keys.record(1), seal({"rank": 1}))
         assert records.look()
     assert (records.missing, records.readable) == ([], [{"rank": 0}, {"rank": 1}])
+
+
+def test_a_store_that_hangs_holds_up_no_look_for_records(store: Store) -> None:
+    keys, answers = RunKeys("ab" * 8), threading.Event()
+    store.put(keys.record(0), seal({"rank": 0}))
+
+    class Hangs(AroundObjects):
+        def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+            if key == keys.record(0):
+                answers.wait(600)
+            return super().get(key, start, end)
+
+    with ThreadPoolExecutor(2) as pool:
+        records = collect.Records(Store(Hangs(store.driver), store.retry), keys, 1, pool)
+        assert not records.look(time.monotonic() + 0.01)  # would else return after the hang alone
+        answers.set()
+        assert records.look()
+    assert records.readable == [{"rank": 0}]

@@ -161,7 +161,7 @@ def test_a_site_and_its_settings(emulator: Emulator, tmp_path: Path) -> None:
     body = site(instanceMemoryMB=2048)
     del body["properties"]["siteConfig"]
     assert emulator.control("PUT", where, body)[0] == 200
-    assert emulator.call(name, do="environment")["B"] == "2"  # settings stay where none are told
+    assert emulator.call(name, do="environment")["B"] == "2"  # settings stay where a request has none
     assert emulator.keys(name) == keys
     functions = {each["name"]: each["properties"] for each in emulator.control("GET", f"{where}/functions")[1]["value"]}
     assert functions.keys() == {f"{name}/worker", f"{name}/item", f"{name}/status"}
@@ -225,7 +225,7 @@ def test_groups(emulator: Emulator) -> None:
 def test_a_put_is_answered_as_the_vendor_describes_it(
     emulator: Emulator, kind: str, body: dict[str, Any], statuses: list[int], stated: bool
 ) -> None:
-    """Its status, when it makes something and when that is there; and whether that has a state of its own."""
+    """Its status, when it makes something and when that is there; and whether that has its own state."""
     answers = [emulator.control("PUT", f"{G}/providers/{kind}", body) for _ in range(2)]
     assert [status for status, _ in answers] == statuses
     shown = [*(each for _, each in answers), emulator.control("GET", f"{G}/providers/{kind}")[1]]

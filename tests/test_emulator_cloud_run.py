@@ -201,7 +201,7 @@ def test_a_role_on_a_condition_is_never_given_here(emulator: Emulator) -> None:
     binding = {"role": INVOKER, "members": ["allUsers"], "condition": {"title": "t", "expression": "true"}}
     policy = {"version": 3, "bindings": [binding]}
     assert emulator.control("POST", f"{PLACE}/services/{name}:setIamPolicy", {"policy": policy})[0] == 200
-    assert emulator.ask("POST", f"/run/{name}", b"{}")[0] == 403  # conditions are kept and told, and not evaluated
+    assert emulator.ask("POST", f"/run/{name}", b"{}")[0] == 403  # conditions are kept and returned, and not evaluated
 
 
 def test_functions_call_each_other_as_their_service_account(emulator: Emulator) -> None:

@@ -92,7 +92,7 @@ def test_every_claimed_operation_and_what_it_heeds_is_one_of_the_services() -> N
 
 
 def _members(operation: str) -> list[tuple[str, str, Any]]:
-    """Of an operation's input: where it is told, under which name, and its shape."""
+    """Of an operation's input: its place, its name and its shape."""
     shape = MODEL.operation_model(operation).input_shape
     found = []
     for member, inner in (shape.members if shape else {}).items():

@@ -1,4 +1,4 @@
-"""Emulators: servers that start, stop and leave nothing, whoever dies; what `fsd emulators` keeps; `--emulator`."""
+"""Emulators: servers that start, stop and leave nothing, whatever process dies; what `fsd emulators` keeps; `--emulator`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WITHIN_S = 60
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A home of its own, at whose end nothing is up."""
+    """A new home, at whose end nothing is up."""
     monkeypatch.setenv("FSD_HOME", str(tmp_path / "home"))
     yield tmp_path / "home"
     for provider in emulators.providers():

@@ -1,4 +1,4 @@
-"""The emulators of Azure together: what Azure's own clients find in them, what processes are told, a proxy before AMQP."""
+"""The emulators of Azure together: what Azure's own clients find in them, the variables of processes, a proxy before AMQP."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WITHIN_S = 30.0
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home of its own that has Azurite already, at whose end nothing is up."""
+    """A new home that has Azurite already, at whose end nothing is up."""
     try:
         Azure.install(print)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""The emulators of Google Cloud: finding Google's, using one that runs elsewhere, what clients are told, a proxy before gRPC."""
+"""The emulators of Google Cloud: finding Google's, using one that runs elsewhere, the variables of clients, a proxy before gRPC."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_none_runs_there(monkeypatch, tmp_path, host, words):
         PubSub(tmp_path).start()
 
 
-# what clients and servers are told
+# the variables of clients and servers
 
 
 def test_servers_are_pointed_nowhere(monkeypatch, tmp_path):

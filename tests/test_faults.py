@@ -99,9 +99,12 @@ def code(raised: pytest.ExceptionInfo[InjectedError]) -> Code:
 # The specification
 
 rates = st.floats(0, 1)
+at_layer = st.lists(st.tuples(st.integers(0, 99), st.integers(1, 999)), max_size=3).map(tuple)
+by_factor = st.lists(st.tuples(st.integers(0, 99), st.floats(1, 100)), max_size=3).map(tuple)
+services = (rates, rates, st.floats(0, 60), rates, rates, rates, rates, st.integers(0, 10**18 - 1))
 
 
-@given(st.builds(Faults, rates, rates, st.floats(0, 60), rates, rates, rates, rates, st.integers(0, 10**18 - 1)))
+@given(st.builds(Faults, *services, at_layer, at_layer, by_factor))
 def test_spec_is_parsed_back(faults: Faults) -> None:
     assert Faults.parse(faults.spec()) == faults
 
@@ -111,13 +114,24 @@ def test_parse() -> None:
     assert Faults.parse(text) == Faults(0.1, 0.2, 0.05, 0.05, 1.0, 0.02, 0.0, 7)
     assert Faults.parse("delay=2s") == Faults(delay=2.0)
     assert Faults.parse("seed=0").spec() == "seed=0"
+    workers = Faults.parse("kill=3@70+5@90, hang=0@1,slow=2:1.5")
+    assert (workers.kill, workers.hang, workers.slow) == (((3, 70), (5, 90)), ((0, 1),), ((2, 1.5),))
+
+
+def test_a_rank_that_does_not_exist_is_refused() -> None:
+    Faults.parse("kill=2@9,slow=1:2").check(3)
+    for text, words in (("kill=1@1+3@70", "kill=3@70"), ("hang=3@1", "hang=3@1"), ("slow=9:1.5", "slow=9:1.5")):
+        with pytest.raises(InputError, match=f"faults: {words}: expected a rank from 0 to 2, the last one of 3 workers"):
+            Faults.parse(text).check(3)
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "dup=.1", "duplicate", "duplicate=", "duplicate=x", "duplicate=1.1", "duplicate=-0.1", "duplicate=nan", "duplicate=1e999",
      "delay=1_0ms", "delay=+5ms", "delay= 5 ms", "duplicate=0.1_0", "seed=1_0",
-     "delay=50", "delay=ms", "delay=-5ms", "delay=61s", "delay=5m", "seed=1.5", "seed=-1", "seed=", "reject=.1,reject=.1", "reject=.1,"],
+     "delay=50", "delay=ms", "delay=-5ms", "delay=61s", "delay=5m", "seed=1.5", "seed=-1", "seed=", "reject=.1,reject=.1", "reject=.1,",
+     "kill=1", "kill=@1", "kill=1@", "kill=1@0", "kill=-1@1", "kill=1@2+", "kill=1@1.5", "hang=1:2",
+     "slow=1@2", "slow=1:0.5", "slow=1:nan"],
 )  # fmt: skip
 def test_parse_refuses(text: str) -> None:
     with pytest.raises(InputError, match=r"^faults: .+: expected ") as raised:
@@ -149,7 +163,7 @@ def test_duplicate(messages: MessageDriver) -> None:
 
 def test_reject_names_the_entries_that_were_not_sent(messages: MessageDriver) -> None:
     class Picky(AroundMessages):
-        """Refuses even numbers, so that its indices and the wrapper's must be told apart."""
+        """Refuses even numbers, so that its indices and the wrapper's must be distinguished."""
 
         def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
             refused = [Rejected(i, Code.INVALID, "even") for i, message in enumerate(messages) if int(message.body) % 2 == 0]

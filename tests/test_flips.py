@@ -19,7 +19,7 @@ from fsd_core.channel import RankIdentity, describe, explain
 from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, pack, unpack
 from fsd_core.channel.hybrid import _NOTICE as NOTICE
 from fsd_core.channel.objects import HEAD_BYTES, bundle, entry, fetch
-from fsd_core.client import history, stage
+from fsd_core.client import history, rows, stage
 from fsd_core.codec import CodecError, decode, encode
 from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
@@ -93,10 +93,12 @@ def test_shard(pool: ThreadPoolExecutor) -> None:
 def test_staged_input_and_output_slice(store: Store, pool: ThreadPoolExecutor) -> None:
     """Both are blocks, as the store gives them back."""
     model, parts, plan = small_model()
-    content, (keys,) = stage.inputs(store, some_inputs(model, 30), [30], model, parts, plan, pool)
+    pieces, (places,) = rows.inputs(some_inputs(model, 30), [30], model, parts, plan)
+    content = stage.Content(store, pieces, pool)
     content.stage(lambda done, total: None)
-    rows = [len(plan.inputs(rank)) for rank in range(5)]
-    refused([store.get(key) for key in keys[:5] if key], lambda rank, data: decode(data, rows[rank], 30), CodecError)
+    keys = [None if place is None else content.names[place] for place in places]
+    sizes = [len(plan.inputs(rank)) for rank in range(5)]
+    refused([store.get(key) for key in keys[:5] if key], lambda rank, data: decode(data, sizes[rank], 30), CodecError)
 
 
 def test_manifest(store: Store, pool: ThreadPoolExecutor) -> None:
@@ -106,7 +108,7 @@ def test_manifest(store: Store, pool: ThreadPoolExecutor) -> None:
 
     def puts() -> int:
         before = len(uploaded)
-        stage.inputs(recording, samples, [3], model, parts, plan, pool)[0].stage(lambda done, total: None)
+        stage.Content(recording, rows.inputs(samples, [3], model, parts, plan)[0], pool).stage(lambda done, total: None)
         return len(uploaded) - before
 
     uploaded: list[str] = []

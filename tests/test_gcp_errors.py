@@ -1,4 +1,4 @@
-"""What Google's errors mean, what people are told about them; and whose credentials a request carries."""
+"""What Google's errors mean, the advice that users get about them; and whose credentials a request carries."""
 
 from __future__ import annotations
 

@@ -260,7 +260,7 @@ def test_what_is_somebody_elses_is_refused_and_stays(app: str, gcp: Rest) -> Non
     provisioner().destroy(app)
 
     gcp.call("iam", "POST", f"v1/projects/{PROJECT}/serviceAccounts", {"accountId": names.service_account(app)})
-    with pytest.raises(InputError, match=r"an account .* is there that fsd did not make"):
+    with pytest.raises(InputError, match=r"an account .* exists that fsd did not make"):
         provisioner().ensure(app, 1, 1)
     provisioner().destroy(app)
     assert there(app) == Counter(account=1)
@@ -270,7 +270,7 @@ def test_what_is_somebody_elses_is_refused_and_stays(app: str, gcp: Rest) -> Non
     foreign = Resources("another", 0, 0, dict(made.names))
     function.update(gcp, foreign, stub("gcp"))  # its environment names another app
     for call in (provisioner().find, provisioner().destroy, lambda name: provisioner().ensure(name, 1, 1)):
-        with pytest.raises(InputError, match=f"a function fsd-{app}-2 is there that fsd did not make"):
+        with pytest.raises(InputError, match=f"a function fsd-{app}-2 exists that fsd did not make"):
             call(f"{app}-2")
     function.update(gcp, made, stub("gcp"))
     provisioner().destroy(f"{app}-2")
@@ -281,7 +281,7 @@ def test_a_function_without_its_roles_is_no_deployment(app: str, monkeypatch: py
     real = policy.client
     monkeypatch.setattr(policy, "client", lambda *given: [each for each in real(*given) if each.service != "run"])
     monkeypatch.setattr(invoke.IdTokens, "_fetch", lambda _: _token("nobody"))
-    with pytest.raises(DriverError, match=rf"did not end well \(denied\): Cloud Logging of service fsd-{app} shows why"):
+    with pytest.raises(DriverError, match=rf"started and failed \(denied\): Cloud Logging of service fsd-{app} shows why"):
         provisioner().ensure(app, 1, 1)
 
 
@@ -298,7 +298,7 @@ def test_a_queue_that_does_not_deliver_is_no_deployment(app: str, gcp: Rest, mon
         requests.within(3.0)
 
     monkeypatch.setattr(queues, "make", to_nowhere)
-    with pytest.raises(DriverError, match="slot 0, ranks 0, 1: a message to each queue: not within"):
+    with pytest.raises(DriverError, match="slot 0, ranks 0, 1: a message to each queue: took longer"):
         provisioner().ensure(app, 2, 1)
 
 

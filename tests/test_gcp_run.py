@@ -28,7 +28,7 @@ def runs() -> Iterator[Runs]:
 
 
 def test_a_killed_grandchild_is_told_by_its_parent(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only whoever launched a function hears of its end: here rank 1, of rank 2."""
+    """Only the launcher of a function learns that it ended: here rank 1, of rank 2."""
     monkeypatch.setattr(fsd_core.client.job, "ROOTS", 1)
     with runs.once_claimed(lambda claimed: os.kill(claimed[2]["pid"], signal.SIGKILL)), pytest.raises(RunFailed) as caught:
         runs.start(tmp_path, channel="hybrid", branching=1)

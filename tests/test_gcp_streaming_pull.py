@@ -46,7 +46,7 @@ def made() -> Iterator[Resources]:
 
 @pytest.fixture
 def slot(request: pytest.FixtureRequest) -> int:
-    """One of its own for each test: what a test leaves unacknowledged is no other's."""
+    """A new one for each test: no test gets what another left unacknowledged."""
     request.module.SLOTS = getattr(request.module, "SLOTS", -1) + 1
     return int(request.module.SLOTS)
 

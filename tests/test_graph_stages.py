@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,16 @@ pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 
 import onnx
 from onnx import TensorProto, helper
-from onnx.utils import Extractor
 
 from fsd_core.cli import main
+from fsd_core.client.stages import stages_work
 from fsd_core.errors import InputError
-from fsd_core.graph import Graph, open_graph
+from fsd_core.graph import open_graph
 from fsd_core.graph.figures import node_costs
 from fsd_core.partition.graph_stages import graph_stages
 from fsd_core.partition.stages import DENSE_SHARE, LOAD_BYTES_S, SLACK, WORK_S
 from onnx_models import INT64, answer, layers, made, residual, saved
+from stage_runs import computed
 
 
 @st.composite
@@ -80,43 +82,30 @@ def graphs(draw: st.DrawFn) -> onnx.ModelProto:
     return made(nodes, {"x": shape, "i": shape}, shapes, {name: np.asarray(each) for name, each in weights.items()}, dtypes=dtypes)
 
 
-def run_stages(graph: Graph, stages: int, inputs: dict[str, Any]) -> list[Any]:
-    """Compute each stage with only what it reads of the model's inputs and what it receives."""
-    cut = graph_stages(graph, stages)
-    assert sum(stage.nodes for stage in cut) == len(graph.model.graph.node)
-    assert len(cut) == stages
-    outputs = [each.name for each in graph.outputs]
-    names = [node.name for node in graph.model.graph.node]
-    found: dict[str, Any] = {}
-    sent: dict[int, dict[str, Any]] = {}
-    for number, stage in enumerate(cut, 1):
-        nodes = graph.model.graph.node[names.index(stage.first) : names.index(stage.last) + 1]
-        own = [name for node in nodes for name in node.output if name]
-        wanted = [name for name in own if name in outputs or any(name in later.receives.get(number, ()) for later in cut)]
-        received = {name: sent[source][name] for source, each in stage.receives.items() for name in each}
-        assert stage.received_bytes == sum(graph.trial.tensors[name].bytes for name in received)
-        given = {name: inputs[name] for name in stage.inputs} | received
-        if wanted:
-            part = Extractor(graph.model).extract_model(list(given), wanted)
-            read = {each.name for each in part.graph.input}
-            found |= dict(zip(wanted, answer(part.SerializeToString(), {n: a for n, a in given.items() if n in read}), strict=True))
-        sent[number] = {name: found[name] for name in wanted}
-    return [found[name] for name in outputs]
-
-
 @settings(max_examples=40)
-@given(model=graphs(), stages=st.integers(1, 5), seed=st.integers(0, 99))
+@given(model=graphs(), stages=st.integers(1, 5), seed=st.integers(0, 99), samples=st.integers(1, 4), batch_size=st.integers(1, 4))
 def test_the_stages_compute_what_the_model_computes(
-    tmp_path_factory: pytest.TempPathFactory, model: onnx.ModelProto, stages: int, seed: int
+    tmp_path_factory: pytest.TempPathFactory, model: onnx.ModelProto, stages: int, seed: int, samples: int, batch_size: int
 ) -> None:
+    """Each stage has only what it reads of the model's inputs, and what it receives."""
     path = saved(model, tmp_path_factory.mktemp("graph") / "m.onnx")
     graph = open_graph(path)
     width = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     rng = np.random.default_rng(seed)
-    inputs = {"x": rng.standard_normal((2, width)).astype(np.float32), "i": rng.integers(-3, 3, (2, width))}
+    samples = 2 if graph.no_batch else samples
+    inputs = {"x": rng.standard_normal((samples, width)).astype(np.float32), "i": rng.integers(-3, 3, (samples, width))}
     count = min(stages, len(graph.model.graph.node))
-    read = {each.name for each in graph.inputs}
-    for ours, theirs in zip(run_stages(graph, count, inputs), answer(path, {n: a for n, a in inputs.items() if n in read}), strict=True):
+    work = stages_work(graph, inputs, "auto", None, count, None, None if graph.no_batch else batch_size)
+    assert sum(stage.nodes for stage in work.stages) == len(graph.model.graph.node)
+    assert len(work.stages) == count
+    for stage in work.stages:
+        received = [name for names in stage.receives.values() for name in names]
+        assert stage.received_bytes == sum(work.graph.trial.tensors[name].bytes for name in received)
+    expected = answer(path, inputs)
+    with ThreadPoolExecutor(2) as pool:
+        found = computed(work, pool)
+    for ours, theirs in zip(found.values(), expected, strict=True):
+        assert ours.dtype == theirs.dtype
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     with pytest.raises(InputError, match="expected at most"):
         graph_stages(graph, len(graph.model.graph.node) + 1)
@@ -162,7 +151,7 @@ def test_what_weights_alone_give_is_computed_by_each_stage_that_reads_it(tmp_pat
 def test_a_model_whose_sizes_are_not_known_is_not_cut(tmp_path: Path) -> None:
     nodes = [helper.make_node("Gather", ["table", "x"], ["g"], "look", axis=0), helper.make_node("Tanh", ["g"], ["y"], "tanh")]
     model = made(nodes, {"x": ["N", 40]}, {"y": ["N", 40, 3]}, {"table": np.ones((1, 3), np.float32)}, dtypes={"x": INT64})
-    with pytest.raises(InputError, match=r"m.onnx: the size of what crosses behind 'look' is not known, as cutting needs it: .*look"):
+    with pytest.raises(InputError, match=r"m.onnx: cannot be cut: the size of the tensors that cross behind 'look' is not known: .*look"):
         graph_stages(open_graph(saved(model, tmp_path / "m.onnx")), 2)
 
 

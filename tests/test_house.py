@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Collection, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -20,7 +21,22 @@ ROOT = Path(__file__).parents[1]
 # The rooms and the modules at the root of fsd_core, in order: each imports only what stands above it.
 ROOMS = (
     *("driver", "errors", "common", "storage", "latency", "wrappers", "graph", "model", "partition", "kernel", "codec"),
-    *("channel", "protocol", "worker", "providers", "versions", "cost", "plan", "client", "config", "machine", "demo", "report", "cli"),
+    *(
+        "channel",
+        "protocol",
+        "worker",
+        "providers",
+        "versions",
+        "cost",
+        "plan",
+        "client",
+        "measuring",
+        "config",
+        "machine",
+        "demo",
+        "report",
+        "cli",
+    ),
 )
 CORE = Path(fsd_core.__file__).parent
 STAND_INS = ROOT / "conformance_tests" / "fsd_conformance"
@@ -86,6 +102,13 @@ def test_the_root_of_core_is_small_and_no_module_is_long() -> None:
     assert {path.name for path in CORE.iterdir() if path.is_dir() and path.name != "__pycache__"} <= set(ROOMS)
     long = {str(file.relative_to(ROOT)): lines for file in CORE.rglob("*.py") if (lines := len(file.read_text().splitlines())) > 400}
     assert long == {}
+
+
+def test_every_room_is_installed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert {each for each in listed if each.startswith("fsd_core")} == {
+        ".".join(file.parent.relative_to(CORE.parent).parts) for file in CORE.rglob("__init__.py")
+    }
 
 
 def test_core_knows_no_cloud_by_its_name() -> None:

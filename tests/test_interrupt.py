@@ -41,7 +41,7 @@ def cells():
 """
 KERNELS = {
     "plain": "cells()",
-    "asyncio.run": "async def kernel(): cells()\nasyncio.run(kernel())",  # it sets a handler of SIGINT of its own
+    "asyncio.run": "async def kernel(): cells()\nasyncio.run(kernel())",  # it sets its own handler of SIGINT
     "a callback of a loop": (  # as a kernel of Jupyter does it
         "loop = asyncio.new_event_loop()\nloop.call_soon(lambda: (cells(), loop.stop()))\nloop.run_forever()"
     ),

@@ -207,7 +207,7 @@ def test_result_and_command_say_what_the_partition_is(
     solver(DIES)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FSD_HOME", str(tmp_path / "home"))
-    result = run("radixnet:1024:2", "random:5", workers=2, home=tmp_path / "home", settings={"root": str(tmp_path / "root")})
+    result = run("radixnet:1024:2", "random:5", tensor_parallel=2, home=tmp_path / "home", settings={"root": str(tmp_path / "root")})
     assert result.partition == "hypergraph, completed by block"
     [record] = (tmp_path / "home" / "runs").glob("*.json")
     assert read_record(record)["partition"] == result.partition

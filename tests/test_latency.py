@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -15,15 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fsd_core.wrappers.marks
 from fsd_core.channel import ChannelConfig, ObjectChannel, QueueChannel, RankIdentity
-from fsd_core.driver import Code, InvokeLimits, Launch, Message, MessageDriver, ObjectDriver, Resources
+from fsd_core.driver import Code, Delivery, InvokeLimits, Launch, Message, MessageDriver, ObjectDriver, Resources
 from fsd_core.latency import Draws, Latency, Row, Table
 from fsd_core.latency.table import Link
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 from fsd_core.wrappers.around import AroundMessages, AroundObjects
-from fsd_core.wrappers.latency import MARK_BYTES, DelayedInvoker, DelayedMessages, DelayedObjects, Delays, mark, unmark
+from fsd_core.wrappers.latency import DelayedInvoker, DelayedMessages, DelayedObjects, Delays
+from fsd_core.wrappers.marks import MARK_BYTES, mark, unmark
 from fsd_core.wrappers.metered import MeteredMessages
 from fsd_local import PROVIDER
 from waiting import until
@@ -178,6 +181,27 @@ def test_a_lease_that_ends_while_the_message_is_held_does_no_harm(resources: Res
         assert [each.body for each in first] == [b"body"]
         driver.ack(0, [each.token for each in first])
         first = list(driver.receive(0, 10, 1.0))
+
+
+def test_an_error_of_a_receive_loses_no_message_that_is_due(messages: MessageDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fails(AroundMessages):
+        broken = False
+
+        def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
+            if self.broken:
+                raise ConnectionError("of the service")
+            return super().receive(rank, limit, wait_s)
+
+    inner = Fails(messages)
+    driver = DelayedMessages(inner, delays(deliver=always(60_000)))
+    driver.publish([Message(0, b"body")])
+    assert not driver.receive(0, 10, 0.0)  # it is held now
+    inner.broken = True
+    a_minute_later = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + 61)
+    monkeypatch.setattr(fsd_core.wrappers.marks, "time", a_minute_later)
+    assert [each.body for each in driver.receive(0, 10, 0.0)] == [b"body"]
+    with pytest.raises(ConnectionError):
+        driver.receive(0, 10, 0.0)
 
 
 def test_limits_leave_room_for_the_mark_and_the_time_of_holding(messages: MessageDriver) -> None:

@@ -172,7 +172,7 @@ def test_pages_say_that_times_are_simulated(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FSD_HOME", str(tmp_path / "home"))
     more = ["--partition", "block", "--latency", "aws,seed=5,scale=0.02", "--json"]
-    assert main(["run", "radixnet:1024:6", "random:40", "--workers", "2", *more]) == 0
+    assert main(["run", "radixnet:1024:6", "random:40", "--tensor-parallel", "2", *more]) == 0
     assert main(["report", json.loads(capfd.readouterr().out)["run"], "--out", "run.html"]) == 0
     assert "table aws, seed 5, scale 0.02" in Path("run.html").read_text()
     words = ["compare", "radixnet:1024:6", "random:40", "--providers", "local", "--channels", "object", "--workers", "1", "--repeat", "1"]

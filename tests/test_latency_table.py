@@ -69,7 +69,7 @@ def test_the_page_has_the_figures_of_every_table(name: str) -> None:
 
 
 def test_the_tables_that_come_with_fsd() -> None:
-    assert names() == ["aws", "azure", "gcp"]
+    assert set(names()) >= {"aws", "azure", "gcp"}
 
 
 def test_a_file_of_the_user(mine: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_file_without_figures_is_refused(mine: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "latency '': unknown; expected one of aws, azure, gcp, or the path of a .toml file of your own"),
+        ("", "latency '': unknown; expected one of aws, azure, gcp"),
         ("awz", "latency 'awz': unknown; did you mean aws?"),
         ("/no/such.toml", "latency /no/such.toml: no such file"),
         ("aws,seed=-1", "latency: seed = '-1': expected a whole number from 0"),

@@ -90,7 +90,7 @@ def test_a_wrong_payload_is_refused(change: dict[str, object], line: str) -> Non
 
 def test_what_a_newer_client_adds_to_a_payload_is_ignored() -> None:
     """The run's configuration, which the worker reads next, refuses a client of another version with advice."""
-    assert LaunchPayload.unpack(json.loads(PAYLOAD.pack()) | {"incarnation": 1}) == PAYLOAD
+    assert LaunchPayload.unpack(json.loads(PAYLOAD.pack()) | {"colour": 1}) == PAYLOAD
 
 
 @pytest.mark.parametrize("name", [field.name for field in attrs.fields(LaunchPayload) if field.default is attrs.NOTHING])
@@ -102,15 +102,15 @@ def test_a_payload_that_lacks_a_key_is_refused(name: str) -> None:
 
 
 CONFIG = RunConfig(
-    version=VERSION, run="ab" * 8, channel="hybrid", workers=2, data=1, pipeline=1, roots=1, branching=4, layers=3, batches=[5, 2],
-    keep=True, shards=["s/0", "s/1"],
+    version=VERSION, run="ab" * 8, engine="rows", channel="hybrid", workers=2, data=1, pipeline=1, roots=1, branching=4, layers=3,
+    batches=[5, 2], keep=[True, False], ahead=[2, 0], shards=["s/0", "s/1"],
     inputs=[["i/0", "i/1"], ["i/2", None]], last=[0, 1], objective="cost", faults=None,
-    started=1.7e9, start_s=65.0, log="info", outage_s=60.0,
+    started=1.7e9, start_s=65.0, log="info", outage_s=60.0, recovery=True, kept_bytes=1000,
 )  # fmt: skip
 
 
 def test_a_configuration_comes_back_as_it_was() -> None:
-    for config in (CONFIG, attrs.evolve(CONFIG, faults="delay=50ms", keep=False)):
+    for config in (CONFIG, attrs.evolve(CONFIG, faults="delay=50ms", keep=[False])):
         assert RunConfig.unpack(config.pack()) == config
 
 
@@ -123,7 +123,7 @@ def test_a_configuration_comes_back_as_it_was() -> None:
             {"batches": []},
             "the run's configuration: batches = []: expected a list that is not empty, each item a whole number of at least 1",
         ),
-        ({"keep": 1}, "the run's configuration: keep = 1: expected true or false"),
+        ({"keep": 1}, "the run's configuration: keep = 1: expected a list that is not empty, each item true or false"),
         ({"faults": ""}, "the run's configuration: faults = '': expected a text that is not empty, or null"),
         ({"shard": ["s"]}, "the run's configuration: shard: unknown key; did you mean shards?"),
     ],

@@ -142,7 +142,7 @@ def test_a_function_reads_no_answer_of_a_request_that_it_gave_up(make: Callable[
     app = make()
     app.do("impatient", "i")
     assert json.loads(app.told("i/said")) == [Code.UNAVAILABLE.value, Code.NOT_FOUND.value, "accepted"]
-    app.told("i/late")  # given up, and done all the same: a launch may run late
+    app.told("i/late")  # refused, and run all the same: a launch may run late
     app.told("i/next")
 
 
@@ -243,7 +243,7 @@ def test_nothing_outlives_a_killed_client_and_nothing_is_printed(make: Callable[
     try:
         found = [[int(pid) for pid in app.told(str(number)).split()] for number in range(3)]
         pids = {pid for pids in found for pid in pids}
-        assert len(pids) == 5  # two that sleep, their host, one with a process of its own
+        assert len(pids) == 5  # two that sleep, their host, one that started a process
         client.kill()  # kill -9
         until(lambda: all(gone(pid) for pid in pids))
     finally:

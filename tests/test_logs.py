@@ -275,7 +275,7 @@ def test_what_every_rank_of_a_failed_run_said_is_kept(start: Callable[..., Resul
 @pytest.mark.parametrize("channel", ["queue", "object"])
 def test_what_a_killed_function_said_is_kept(start: Callable[..., Result], home: Path, fsd: Any, channel: str) -> None:
     with pytest.raises(RunFailed, match="killed by signal 9"):
-        start({"rank": 1, "at": "layers"}, channel=channel)
+        start({"rank": 1, "at": "layers"}, channel=channel, recovery="off")
     past = only(home)
     assert f"loads 6 layers over the {channel} channel" in said(past)[1]
     assert "stops: this failure ended the run: UNAVAILABLE: rank 1, layer 1: killed by signal 9" in said(past)[0]
@@ -288,7 +288,7 @@ def test_what_a_killed_function_said_is_kept(start: Callable[..., Result], home:
 def test_each_launch_of_a_worker_that_does_not_start_is_told(
     start: Callable[..., Result], home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By whoever launches it: here the client."""
+    """By the process that launches it: here the client."""
     caplog.set_level(logging.INFO, "fsd_core")
     with pytest.raises(RunFailed, match="did not start") as caught:
         start({"rank": 1, "at": "claim", "start_s": 0.5})

@@ -225,7 +225,7 @@ def flip(body):
         (edit(lambda body: body.__setitem__(20, 0)), "safetensors: .*JSON"),
         (lambda _, file: file.unlink(), "safetensors: cannot be read: .*No such file"),
         (lambda folder, _: (folder / "model.json").write_text("{"), "model.json: cannot be read as JSON"),
-        (lambda folder, _: (folder / "model.json").write_text("[]"), "model.json: is not the manifest"),
+        (lambda folder, _: (folder / "model.json").write_text("[]"), "model.json: is a list: expected a JSON object"),
         (lambda folder, _: (folder / "model.json").unlink(), "is not a model folder"),
         (manifest(lambda content: content.update(version=2)), "version = 2: expected 1"),
         (manifest(lambda content: content.update(layers=5)), "layers = 5: expected a list"),

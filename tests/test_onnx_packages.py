@@ -1,10 +1,15 @@
-"""Trained ONNX models, as packages ship them: how each is shown, folded and kept. Without a network these tests are skipped."""
+"""Trained ONNX models, as packages ship them: how each is shown, folded and kept, and what runs of them answer.
+
+Without a network these tests are skipped.
+"""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +18,14 @@ pytest.importorskip("onnx", reason="needs the extra onnx")
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 
 from fsd_conformance.emulators import install
+from fsd_core import TensorResult, run
+from fsd_core.client.opened import open_run
+from fsd_core.client.stages import stages_work
 from fsd_core.errors import InputError
 from fsd_core.graph import describe_graph, open_graph, save_graph
 from fsd_core.graph.library import session
 from onnx_models import answer
+from stage_runs import computed, whole
 
 PINNED = Path(__file__).with_name("onnx_packages.txt")
 
@@ -75,3 +84,65 @@ def test_a_trained_model_is_folded_and_kept(models: Path, tmp_path: Path, name: 
 def test_a_trained_model_whose_input_is_free_names_axis_and_flag(models: Path) -> None:
     with pytest.raises(InputError, match=r"axis 1 \('sequence_length'\) is free: expected it with --shape input_ids=1xSIZE1"):
         open_graph(models / "paraphrase-MiniLM-L3-v2.onnx")
+
+
+def given(path: Path, shapes: dict[str, Sequence[int]], samples: int = 1) -> dict[str, Any]:
+    """Inputs for a file: ``samples`` samples where it has a batch axis. Whole numbers are token ids, or 0 and 1, or the sampling rate."""
+    rng = np.random.default_rng(8)
+    graph = open_graph(path, shapes)
+    found: dict[str, Any] = {}
+    for each in graph.inputs:
+        shape = [size or samples for size in each.shape or ()]
+        whole_numbers = rng.integers(0, 999 if each.name == "input_ids" else 2, shape)
+        found[each.name] = np.array(16000) if each.name == "sr" else rng.random(shape) if each.dtype == "float32" else whole_numbers
+        found[each.name] = found[each.name].astype(each.dtype)
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_stages_of_a_trained_model_give_the_answer_of_onnx_runtime(models: Path, name: str) -> None:
+    """One stage gives the same bits; two and four do within the rounding of float32, since other operators are fused."""
+    shapes, *_, no_batch = MODELS[name]
+    path = models / f"{name}.onnx"
+    inputs = given(path, shapes, 3)
+    expected = whole(path, inputs)
+    opened: Any = open_run(path, inputs, "onnx")
+    with ThreadPoolExecutor(2) as pool:
+        for stages, batch_size in ((1, None), (2, None), (4, None if no_batch else 2)):
+            work = stages_work(opened.model, opened.inputs, "auto", None, stages, None, batch_size)
+            assert work.samples == (1 if no_batch else 3)
+            found = computed(work, pool)
+            assert list(found) == list(expected)
+            for name, array in found.items():
+                assert (array.dtype, array.shape) == (expected[name].dtype, expected[name].shape)
+                if stages == 1:
+                    np.testing.assert_array_equal(array, expected[name])
+                else:
+                    np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-5)
+
+
+# One run of some models: replicas, stages, channel.
+RUNS = [
+    ("ch_ppocr_mobile_v2.0_cls_infer", 2, 2, "object"),
+    ("ch_PP-OCRv4_rec_infer", 1, 2, "hybrid"),
+    ("paraphrase-MiniLM-L3-v2", 1, 1, "queue"),
+    ("silero_vad_16k_op15", 1, 4, "queue"),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "stages", "channel"), RUNS)
+def test_a_run_of_a_trained_model_gives_the_answer_of_onnx_runtime(
+    models: Path, tmp_path: Path, name: str, data: int, stages: int, channel: str
+) -> None:
+    path = models / f"{name}.onnx"
+    inputs = given(path, MODELS[name][0], 4)
+    result = run(
+        path, inputs, data_parallel=data, pipeline_parallel=stages, channel=channel, home=tmp_path, settings={"root": str(tmp_path)}
+    )
+    assert isinstance(result, TensorResult)
+    assert (result.workers, result.layers, result.channel) == (data * stages, stages, channel)
+    assert (result.meter["payload_bytes_sent"] > 0) == (stages > 1)
+    expected = whole(path, inputs)
+    assert result.check_values(expected)["differing"] == 0
+    if data == stages == 1:
+        assert all((array == expected[name]).all() for name, array in result.output.items())

@@ -36,7 +36,7 @@ def names(body: bytes) -> set[str]:
 
 
 def test_a_zip_has_unix_modes_wherever_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python's zipfile says on Windows that the modes are DOS's, and whoever unpacks it on Linux then passes them over."""
+    """Python's zipfile says on Windows that the modes are DOS's, and programs that unpack it on Linux then ignore them."""
     here = zipped({"a/b.py": b"x", "c": b"y"})
     monkeypatch.setattr(sys, "platform", "win32")
     there = zipped({"a/b.py": b"x", "c": b"y"})

@@ -1,4 +1,4 @@
-"""The probe, in this process and in one of its own."""
+"""The probe, in this process and in a new one."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def test_writes_that_it_started_and_ended(objects: ObjectDriver) -> None:
     assert [note["pid"] for note in notes] == [os.getpid()] * 2
     assert began - 1 <= notes[0]["time"] <= notes[1]["time"]
     probe.run({"key": "probe/x/1"}, objects)
-    assert len(objects.list("probe/x/1/").keys) == 4  # a second run of the same launch has a nonce of its own
+    assert len(objects.list("probe/x/1/").keys) == 4  # a second run of the same launch has its own nonce
 
 
 def test_grows(objects: ObjectDriver) -> None:

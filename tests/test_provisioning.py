@@ -120,7 +120,7 @@ def test_what_never_comes_is_waited_for_until_the_deadline() -> None:
         seen = iter([None, None, "there"])
         assert ours.until("it", lambda: next(seen)) == "there"
         ours.within(0.2)
-        with pytest.raises(DriverError, match="it: not within its time") as late:
+        with pytest.raises(DriverError, match="it: took longer than its time limit") as late:
             ours.until("it", lambda: None)
     assert late.value.code is Code.DEADLINE
 
@@ -240,7 +240,7 @@ def test_a_queue_that_does_not_deliver_is_named(app: Resources) -> None:
 
     with requests() as ours:
         ours.within(3)
-        with pytest.raises(DriverError, match="slot 1, ranks 2, 3: a message to each queue: not within"):
+        with pytest.raises(DriverError, match="slot 1, ranks 2, 3: a message to each queue: took longer"):
             probe_queues(Odd(Deaf), app, [(1, 2), (1, 3)], ours)
 
 
@@ -264,7 +264,7 @@ def test_a_function_that_does_not_run_is_named(app: Resources, monkeypatch: pyte
     monkeypatch.setattr("fsd_core.providers.probes._READY_S", 0.5)
     with requests() as ours:
         ours.within(60)
-        with pytest.raises(DriverError, match=r"app 'app': the function was started and did not end well \(denied\): its log shows why$"):
+        with pytest.raises(DriverError, match=r"app 'app': the function was started and failed \(denied\): its log shows why$"):
             probe_function(Odd(invoker=Loses), app, ours, "its log")
 
 

@@ -135,7 +135,7 @@ def test_each_way_to_a_cloud_goes_by_the_proxy(
     for name, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_CONFIG_FILE": os.devnull}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "AccountName=acc;AccountKey=a2V5;EndpointSuffix=core.windows.net")
-    with suppress(Exception):  # it is refused, as errors of its own kind
+    with suppress(Exception):  # it is refused, with errors of several classes
         ask()
     assert set(recorder.seen) == {(f"CONNECT {host}", "me:p@ss")}
 
@@ -177,7 +177,7 @@ def _nobody(*_: Any, **__: Any) -> list[Any]:
 @pytest.mark.parametrize("cloud", ["aws", "gcp", "azure"])
 def test_an_emulator_and_its_functions_are_reached_without_the_proxy(cloud: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = emulators.find(cloud)
-    found.install(lambda text: None)  # which may go by a proxy, as whoever set one means
+    found.install(lambda text: None)  # which may go by a proxy, if one is set
     for name in NAMES:
         monkeypatch.setenv(name, "corp.example" if name.lower() == "no_proxy" else NOWHERE)
     model, inputs = radixnet(1024, 2), open_inputs("random:6:0.4:1", 1024)

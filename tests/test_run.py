@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 import fsd_core.client.job
 import fsd_core.client.stage
-import fsd_core.plan.batches
 from fsd_core import Result, run
 from fsd_core.client.job import ROOTS
 from fsd_core.driver import Code
@@ -93,7 +92,7 @@ def nothing_left(store: Store, pids: list[int]) -> None:
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     model=networks(),
     data=st.integers(1, 3),
@@ -109,6 +108,8 @@ def nothing_left(store: Store, pids: list[int]) -> None:
     faults=st.sampled_from(
         [None, None, "duplicate=.3,reorder=.3,delay=3ms,reject=.1,throttle=.1,seed=4", "lost_reply=.02,duplicate=.2,late=.3,seed=5"]
     ),
+    victims=st.sampled_from([(), (), (0,), (1,), (2,), (3, 1)]),
+    layer=st.integers(1, 4),
 )
 def test_distributed_equals_serial(
     start: Callable[..., Result],
@@ -124,6 +125,8 @@ def test_distributed_equals_serial(
     batch: int | None,
     objective: str,
     faults: str | None,
+    victims: tuple[int, ...],
+    layer: int,
 ) -> None:
     x = some_inputs(model, samples)
     split = Parallel(
@@ -131,6 +134,8 @@ def test_distributed_equals_serial(
         min(pipeline, len(model.layers)),
         min(tensor, *(layer.outputs for layer in model.layers)) if pipeline > 1 else min(3 * tensor, model_rows(model)),
     )
+    killed = sorted({victim % split.workers for victim in victims})
+    kill = [f"kill={'+'.join(f'{rank}@{layer}' for rank in killed)}"] if killed else []
     with patch.object(fsd_core.client.job, "ROOTS", roots):
         result = start(
             model,
@@ -143,12 +148,13 @@ def test_distributed_equals_serial(
             branching=branching,
             batch_size=batch,
             objective=objective,
-            faults=faults,
+            faults=",".join(kill + [faults] * (faults is not None)) or None,
             settings={"lease_s": 0.3},
         )
     np.testing.assert_allclose(result.output.toarray(), serial(model, x).toarray(), rtol=1e-3, atol=1e-4)
     assert (result.parallel, result.workers) == (split.to_json(), split.workers)
     assert result.micro_batches >= split.data
+    assert {each["rank"] for each in result.recovered} <= set(killed)  # nobody is started for a rank that had nothing left to do
 
 
 def test_a_parent_that_has_nothing_to_wait_for_stays_until_its_children_started(
@@ -162,7 +168,9 @@ def test_a_parent_that_has_nothing_to_wait_for_stays_until_its_children_started(
 
 @pytest.mark.parametrize("channel", ["queue", "object", "hybrid"])
 @pytest.mark.parametrize("victim", [0, 1, 2])
-def test_a_killed_worker_ends_the_run_with_its_name(start: Callable[..., Result], store: Store, channel: str, victim: int) -> None:
+def test_a_worker_that_is_killed_from_outside_is_replaced(
+    start: Callable[..., Result], store: Store, undisturbed: Result, channel: str, victim: int
+) -> None:
     pids: list[int] = []
     killed_at: list[float] = []
 
@@ -175,13 +183,19 @@ def test_a_killed_worker_ends_the_run_with_its_name(start: Callable[..., Result]
     killer.start()
     # The object channel has no deliveries to delay: instead, half of its requests are throttled.
     slow = "throttle=.6,seed=1" if channel == "object" else SLOW
-    with pytest.raises(RunFailed, match="killed by signal 9") as caught:
-        start(channel=channel, faults=slow)
+    result = start(channel=channel, faults=slow)
     killer.join()
     assert time.monotonic() - killed_at[0] < 60  # before any stall limit ends
-    assert caught.value.rank == victim
-    assert caught.value.code is Code.UNAVAILABLE
-    nothing_left(store, pids)
+    assert [(each["rank"], each["reason"]) for each in result.recovered] == [(victim, "killed by signal 9")]
+    assert (result.output != undisturbed.output).nnz == 0
+    assert not [pid for pid in pids if alive(pid)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, model: Model, inputs: Any) -> Result:
+    """A run of three workers whose partition is block."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return run(model, inputs, settings={"root": str(folder)}, home=folder, workers=3, channel="queue", partition="block", timeout=60.0)
 
 
 def test_a_stage_does_not_wait_for_the_next_one(start: Callable[..., Result], store: Store, model: Model, inputs: Any) -> None:
@@ -209,39 +223,9 @@ def test_the_layer_of_a_death_is_named(start: Callable[..., Result], store: Stor
 
     threading.Thread(target=kill).start()
     with pytest.raises(RunFailed) as caught:
-        start(channel="object", faults="throttle=.6,seed=1")
+        start(channel="object", faults="throttle=.6,seed=1", recovery="off")
     assert caught.value.layer is not None
     assert re.match(r"UNAVAILABLE: rank 1, layer \d+: killed by signal 9", str(caught.value))
-
-
-def test_a_worker_over_its_memory_is_named(start: Callable[..., Result], store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fsd_core.plan.batches, "predicted_bytes", lambda *_: 0)  # the client would have refused or cut the batch
-    wide = open_inputs("random:20000:0.4:1", 1024)
-    with pytest.raises(RunFailed, match=r"rank \d.*exceeded its memory limit of 80 MB"):
-        start(some=wide, settings={"memory_mb": 80})
-    nothing_left(store, [])
-
-
-def test_a_batch_is_cut_to_the_memory_that_a_function_has(start: Callable[..., Result], model: Model) -> None:
-    x = open_inputs("random:3000:0.4:1", 1024)
-    result = start(some=x, settings={"memory_mb": 96})
-    assert result.memory["predicted_bytes_max"] <= 96 << 20
-    assert result.memory["peak_bytes_max"] <= result.memory["predicted_bytes_max"]
-    assert result.meter_layers["publish_requests"] > 3 * 11  # more than one batch
-    np.testing.assert_allclose(result.output.toarray(), serial(model, x).toarray(), rtol=1e-4, atol=1e-4)
-
-
-def test_a_shard_that_does_not_fit_beside_a_batch_is_read_again(start: Callable[..., Result]) -> None:
-    model, x = radixnet(4096, 60), open_inputs("random:40:0.4:1", 4096)
-    result = start(model, x, workers=1, batch_size=20, settings={"memory_mb": 128})
-    assert result.memory["peak_bytes_max"] <= result.memory["predicted_bytes_max"] <= 128 << 20
-    assert result.meter["object_bytes_read"] > 2 * 8 * model.nonzeros
-    np.testing.assert_allclose(result.output.toarray(), serial(model, x).toarray(), rtol=1e-4, atol=1e-4)
-
-
-def test_too_little_memory_for_one_sample_is_refused(start: Callable[..., Result]) -> None:
-    with pytest.raises(InputError, match=r"\[local\] memory_mb = 64: a worker needs 72 MB .* expected at least \d+"):
-        start(settings={"memory_mb": 64})
 
 
 def test_the_run_ends_at_its_deadline(start: Callable[..., Result], store: Store) -> None:
@@ -290,9 +274,9 @@ def test_content_that_is_damaged_again_ends_the_run(start: Callable[..., Result]
 
 
 def test_a_second_run_uploads_nothing(start: Callable[..., Result], store: Store) -> None:
-    first = start()
+    first = start(recovery="off")  # or workers would leave what they sent in their records
     content = [key for key in store.keys("") if is_content(key)]
-    second = start()
+    second = start(recovery="off")
     assert [key for key in store.keys("") if is_content(key)] == content
     assert second.meter["object_bytes_written"] < 0.05 * first.meter["object_bytes_written"]
     assert (first.output != second.output).nnz == 0
@@ -314,7 +298,7 @@ def test_no_free_slot_is_refused_before_anything_starts(start: Callable[..., Res
         ({"channel": "pigeon"}, r"channel 'pigeon': expected one of auto, queue, object, hybrid"),
         ({"objective": "fame"}, "objective 'fame'"),
         ({"workers": 0}, "workers 0"),
-        ({"workers": 2000}, r"2000.*1024"),
+        ({"workers": 2000}, "workers 2000: local may run 128 functions at once"),
         ({"branching": 0}, "branching 0"),
         ({"batch_size": 0}, "batch_size 0"),
         ({"timeout": 0}, "timeout 0"),

@@ -34,7 +34,7 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
 
 
 def test_a_token_for_what_is_not_there_is_refused(standin: StandIn) -> None:
-    """As azure-servicebus then tells it: an error of authentication, with what the service said in its inner error."""
+    """azure-servicebus then raises an error of authentication, whose inner error has the service's text."""
     with standin.client() as client:
         for end in (client.get_queue_sender("nowhere"), client.get_queue_receiver("nowhere"), client.get_topic_sender("nowhere")):
             with pytest.raises(ServiceBusAuthenticationError) as caught:

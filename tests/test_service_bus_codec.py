@@ -696,7 +696,7 @@ def test_deliveries_that_have_begun_are_bounded_and_given_back() -> None:
     assert "bytes of unfinished deliveries" in str(wire.answers()[-1][1].get(0))
     works(broker)
     connection, wire = linked(broker, "q")
-    for count in range(60):  # given up, or detached, or whole, they count no more
+    for count in range(60):  # aborted, or detached, or whole, they count no more
         begun(connection, 0)
         match count % 3:
             case 0:
@@ -712,7 +712,7 @@ def test_deliveries_that_have_begun_are_bounded_and_given_back() -> None:
     connection.connection_lost(None)
 
 
-@pytest.mark.parametrize("behind", [0, 1])  # whether it had seen what was sent when it told its window
+@pytest.mark.parametrize("behind", [0, 1])  # whether it had seen what was sent when it announced its window
 @pytest.mark.parametrize("window", [0, 1, 2, 0x7FFFFFFF, 0x80000000, 0xC0000000, 0xC0000001, 0xFFFFFFFF])
 def test_any_window_is_one(window: int, behind: int) -> None:
     broker = Broker("n", TIERS["standard"])

@@ -33,7 +33,7 @@ RUN = ["run", *NET, "--workers", "2", "--partition", "block"]
 
 
 class Command:
-    """``fsd`` with these words in a process of its own."""
+    """``fsd`` with these words in a new process."""
 
     all: ClassVar[list[Command]] = []
 
@@ -89,7 +89,7 @@ class Command:
         return self.process.returncode, out, said.splitlines()[-1] if said else ""
 
     def others(self) -> list[int]:
-        """What runs of what it started, whoever its parent is by now."""
+        """The processes that it started and that still run, with any parent."""
         found = []
         for each in Path("/proc").iterdir():
             if each.name.isdigit() and int(each.name) != self.process.pid:

@@ -56,6 +56,41 @@ def test_the_driver_of_messages_in_the_guide_passes_its_cases(tmp_path: Path) ->
     assert "step 2" not in done.stdout
 
 
+PROVIDER = """
+from fsd_local import LocalProvider
+
+class MineProvider(LocalProvider):
+    name, variable = "mine", "FSD_MINE_RESOURCES"
+    def invoker(self, resources):
+        from fsd_mine.invoke import MineInvoker
+        return MineInvoker(resources)
+
+PROVIDER = MineProvider()
+"""
+
+
+@pytest.mark.timeout(300)
+def test_the_driver_of_functions_in_the_guide_passes_its_cases(tmp_path: Path) -> None:
+    """With objects and queues of this machine, which other processes see."""
+    new_provider("mine", tmp_path / "mine")
+    guide = (Path(__file__).parents[1] / "docs" / "writing-a-provider.md").read_text()
+    package, cases = tmp_path / "mine" / "fsd_mine", tmp_path / "mine" / "tests" / "test_mine.py"
+    (package / "invoke.py").write_text(guide.partition("## Step 3")[2].partition("```python\n")[2].partition("```\n")[0])
+    (package / "__init__.py").write_text(PROVIDER)
+    harness = (package / "harness.py").read_text()
+    harness = harness.replace('{"lease_s": 1.0}', '{"lease_s": 1.0, "root": str(folder)}').replace(
+        "what in native[resources.app] if", "None if"
+    )
+    (package / "harness.py").write_text(harness.replace('    name = "mine"\n', '    name = "mine"\n    few = {"concurrency": 2}\n'))
+    cases.write_text(re.sub(r"@later\(\"step 3.*\n", "", cases.read_text()))
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "TestInvoke"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "mine")}  # for the functions
+    done = subprocess.run(command, cwd=tmp_path / "mine", capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 9  # type: ignore[index]  # no match is a failure too
+    assert "step 3" not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -46,6 +46,16 @@ def test_a_refusal_names_the_holders(store: Store) -> None:
     assert caught.value.code is Code.THROTTLED
 
 
+def test_a_slot_that_was_released_after_the_first_look_is_free(store: Store) -> None:
+    held = lease(store, 1, "one")
+    first = slots.look(store, 1)
+    first.keys.result()
+    release(store, held)
+    assert lease(store, 1, "two", first=first).epoch == held.epoch + 1
+    with pytest.raises(RunFailed, match=r"no free slot: slot 0 by run two for \d+ s more; try again later"):  # the slot is named once
+        lease(store, 1, "three", first=first)
+
+
 def test_an_expired_lease_is_taken_over_at_the_next_epoch(store: Store) -> None:
     dead = lease(store, 1, "dead", -1)
     assert lease(store, 1, "next").epoch == dead.epoch + 1

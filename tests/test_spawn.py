@@ -1,4 +1,4 @@
-"""Who learns that a function died, by `InvokeLimits.failures`: its host, whoever asks a queue, or only the process that launched it."""
+"""How a function's death is learned, by `InvokeLimits.failures`: from its host, from a queue, or only by the process that launched it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_launcher_of_a_function_reports_its_death(
     with pytest.raises(RunFailed, match="its connection closed") as caught:  # from the last root on a chain: each rank launches the next
         run(
             radixnet(1024, 24), open_inputs("random:40:0.4:1", 1024), settings=table, home=tmp_path, workers=3, branching=1,
-            channel=channel, partition="block", timeout=60.0, faults="delay=200ms,throttle=.5,seed=1",
+            channel=channel, partition="block", timeout=60.0, recovery="off", faults="delay=200ms,throttle=.5,seed=1",
         )  # fmt: skip
     killer.join()
     assert (caught.value.rank, caught.value.code) == (victim, Code.UNAVAILABLE)

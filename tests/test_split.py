@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fsd_core.errors import InputError
 from fsd_core.model import Model, radixnet
 from fsd_core.model.inputs import open_inputs
-from fsd_core.partition import ExchangePlan, Parallel, Partition, find_partition, parallel, partition, profile
+from fsd_core.partition import ExchangePlan, Parallel, Partition, find_partition, parallel, partition, profile, wished
 from fsd_core.partition.stages import SLACK, Profile, cut, worthwhile
 from fsd_core.plan.batches import plan_batches, sizes
 from fsd_core.protocol import shard
@@ -29,9 +29,9 @@ MODEL = radixnet(1024, 12)
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ((), (1, 1, 8)),
+        ((), (1, 1, 1)),
         ((5,), (1, 1, 5)),
-        (("auto",), (1, 1, 8)),
+        (("auto",), (1, 1, 1)),
         (("auto", 2), (2, 1, 1)),
         (("auto", None, 8), (1, 8, 1)),
         (("auto", 2, 2, 2), (2, 2, 2)),
@@ -46,6 +46,16 @@ def test_sizes_that_are_not_given_follow(given: tuple[Any, ...], expected: tuple
     found = parallel(*given)
     assert (found.data, found.pipeline, found.tensor) == expected
     assert found.workers == np.prod(expected)
+
+
+def test_what_is_left_to_the_planner() -> None:
+    assert wished() is None
+    assert wished(8) == 8
+    assert wished(1) == Parallel()
+    assert wished(8, pipeline=4) == Parallel(pipeline=4, tensor=2)
+    assert wished(tensor=3) == Parallel(tensor=3)
+    with pytest.raises(InputError, match="workers 8: pipeline_parallel 3, which does not divide 8"):
+        wished(8, None, 3)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 import fsd_core.client.follow
 from fsd_core import run
 from fsd_core.channel import Aborted, explain
-from fsd_core.client import stage
+from fsd_core.client import rows, stage
 from fsd_core.client.garbage import clean
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent
@@ -60,7 +60,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def staged(store: Store, pool: ThreadPoolExecutor, *, again: bool = False) -> list[str]:
     """Stage the shards; returns their keys."""
-    content = stage.shards(store, MODEL, PARTS, ExchangePlan(MODEL, PARTS), pool, again=again)
+    content = stage.Content(store, rows.shards(MODEL, PARTS, ExchangePlan(MODEL, PARTS)), pool, again=again)
     content.stage(lambda done, total: None)
     return content.names
 

@@ -92,17 +92,17 @@ def test_replicas_stages_and_ranks_of_a_stage(tmp_path: Path, channel: str, spli
 
 @pytest.mark.parametrize("workers", [1, 3, 20])
 def test_other_numbers_of_workers(tmp_path: Path, workers: int) -> None:
-    check(tmp_path, workers=workers)
+    check(tmp_path, tensor_parallel=workers)
 
 
 @pytest.mark.parametrize("channel", CHANNELS)
 def test_eight_workers_under_faults(tmp_path: Path, channel: str) -> None:
-    check(tmp_path, workers=8, channel=channel, faults=FAULTS)
+    check(tmp_path, tensor_parallel=8, channel=channel, faults=FAULTS)
 
 
 @pytest.mark.parametrize("channel", ["queue", "hybrid"])
 def test_copies_under_faults(tmp_path: Path, channel: str) -> None:
-    check(tmp_path, workers=8, channel=channel, objective="latency", faults=FAULTS)
+    check(tmp_path, tensor_parallel=8, channel=channel, objective="latency", faults=FAULTS)
 
 
 def test_two_at_once_on_one_app_by_two_clients_in_one_folder(tmp_path: Path) -> None:

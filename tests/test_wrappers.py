@@ -1,18 +1,26 @@
 """Wrappers around the drivers of the local provider. The conformance suite checks that wrappers keep the contract."""
 
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from attrs import evolve
 
 from fsd_core.driver import Code, InvokeLimits, Launch, Message, MessageDriver, ObjectDriver, Resources
+from fsd_core.protocol.spawn import LaunchPayload
 from fsd_core.storage.meter import FIELDS, Meter
+from fsd_core.worker.rank import Worker
 from fsd_core.wrappers.around import AroundMessages
 from fsd_core.wrappers.metered import MeteredInvoker, MeteredMessages, MeteredObjects
 from fsd_core.wrappers.prefixed import PrefixedObjects
-from fsd_local import PROVIDER
+from fsd_local import PROVIDER, LocalProvider
+from waiting import until
 
 
 @pytest.fixture
@@ -177,3 +185,31 @@ def test_objects_with_different_prefixes_are_separate(objects: ObjectDriver) -> 
     assert list(one.list("").keys) == ["key"]
     assert not one.delete(["key", "only"])
     assert list(objects.list("").keys) == ["only"]
+
+
+def test_a_worker_opens_one_connection_of_each_route_ahead_and_an_error_of_that_costs_nothing(resources: Resources) -> None:
+    opened, held = [], Event()
+
+    class Connecting(AroundMessages):
+        def route(self, rank: int) -> int:
+            return rank // 2
+
+        def connect(self, rank: int) -> bool:
+            held.wait(60)  # the worker does not wait for it
+            opened.append(rank)
+            raise ConnectionError("of the service")
+
+    class Provider(LocalProvider):
+        def messages(self, resources: Resources, slot: int, *, direct: bool = False) -> MessageDriver:
+            return Connecting(super().messages(resources, slot, direct=direct))
+
+    launch = LaunchPayload("wrapped", 0, 1, "ab" * 8, 0, 0, time.time() + 60)
+    with closing(Worker(launch, Provider(), resources, "nonce", None, 0.0)) as worker:
+        config: Any = SimpleNamespace(objective="latency", targets=lambda rank: [1, 2, 3, 4])
+        messages = worker._messages(config)
+        assert opened == []
+        held.set()
+        until(lambda: len(opened) == 3)
+        assert {rank // 2 for rank in opened} == {0, 1, 2}
+        messages.publish([Message(1, b"body")])
+        assert [each.body for each in messages.receive(1, 1, 10.0)] == [b"body"]

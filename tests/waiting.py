@@ -21,7 +21,7 @@ def until(look: Callable[[], T], within_s: float = PATIENCE_S) -> T:
     end = time.monotonic() + within_s
     while not (found := look()):
         assert time.monotonic() < end, f"it did not happen within {within_s:g} s"
-        time.sleep(0.02)
+        time.sleep(0.05)  # some looks are requests to an emulator
     return found
 
 
@@ -29,7 +29,7 @@ def claims(store: Store, least: int = 3) -> dict[int, dict[str, Any]]:
     """The claims of the run under way by rank, once there are so many."""
 
     def there() -> list[str]:
-        keys = [key for key in store.keys("") if "/claim/" in key]
+        keys = [key for key in store.keys("") if "/claim/" in key and "." not in key]  # first incarnations
         return keys if len(keys) >= least else []
 
     return {int(key.rsplit("/", 1)[1]): json.loads(store.get(key)) for key in until(there)}

@@ -8,19 +8,21 @@ clients use that.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from fsd_aws import policy
 from fsd_aws.api import Api
 from fsd_aws.names import Names
-from fsd_aws.package import HANDLER
+from fsd_aws.package import DIRECT_BYTES, HANDLER
 from fsd_aws.variables import RESOURCES
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError
 from fsd_core.providers.environment import foreign, from_record, to_environment
 from fsd_core.providers.package import Package
 
-__all__ = ["create", "guard", "make_log_group", "make_role", "read", "remove", "remove_around", "set_policy", "update"]
+__all__ = ["create", "guard", "make_log_group", "make_role", "read", "remove", "remove_around", "sent", "set_policy", "update"]
 
 LOGS_KEPT_DAYS = 14
 _POLICY = "fsd"  # the name of the role's one inline policy
@@ -63,25 +65,40 @@ def make_log_group(api: Api, app: str, function: str) -> None:
     api.call("logs", "put_retention_policy", logGroupName=group, retentionInDays=LOGS_KEPT_DAYS)
 
 
-def create(api: Api, resources: Resources, package: Package) -> bool:
-    """Create the function; returns False where another client created it first."""
+def create(api: Api, resources: Resources, code: Mapping[str, object]) -> bool:
+    """Create the function with ``code`` (of `sent`); returns False where another client created it first."""
     made = api.call_unless(
         Code.ALREADY_EXISTS,
         "lambda",
         "create_function",
         FunctionName=resources.names["function"],
-        Code={"ZipFile": package.body},
+        Code=code,
         Tags={policy.APP_TAG: resources.app},
         **_configuration(resources),
     )
     return made is not None
 
 
+@contextmanager
+def sent(api: Api, bucket: str, package: Package) -> Iterator[dict[str, object]]:
+    """Within the block, the code of a function as the requests of Lambda take it: the zip itself, or where it is in the app's bucket."""
+    if len(package.body) <= DIRECT_BYTES:
+        yield {"ZipFile": package.body}
+        return
+    place = {"Bucket": bucket, "Key": f"code/{package.digest}.zip"}
+    api.call("s3", "put_object", **place, Body=package.body)
+    try:
+        yield {"S3Bucket": place["Bucket"], "S3Key": place["Key"]}
+    finally:
+        api.call("s3", "delete_object", **place)  # Lambda has its own copy
+
+
 def update(api: Api, resources: Resources, package: Package | None = None) -> None:
     """Send the function new code, if given, then its configuration with ``resources``; return when both are active."""
     function = {"FunctionName": resources.names["function"]}
     if package is not None:
-        api.call("lambda", "update_function_code", **function, ZipFile=package.body)
+        with sent(api, resources.names["bucket"], package) as code:
+            api.call("lambda", "update_function_code", **function, **code)
         _settle(api, resources.names["function"])
     api.call("lambda", "update_function_configuration", **function, **_configuration(resources))
     _settle(api, resources.names["function"])

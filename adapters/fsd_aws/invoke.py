@@ -16,11 +16,12 @@ from typing import Any
 
 from fsd_aws.clients import client
 from fsd_aws.errors import classify
-from fsd_aws.limits import PAYLOAD_BYTES, functions
+from fsd_aws.limits import FUNCTIONS, PAYLOAD_BYTES
 from fsd_aws.names import Names
 from fsd_aws.variables import RESOURCES
 from fsd_core.driver import WORKER, Code, Failure, Failures, InvokeLimits, Resources
 from fsd_core.providers.checks import check_payload
+from fsd_core.providers.outline import sized
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 
@@ -135,7 +136,7 @@ class AwsInvoker:
         self._failures = _Failures(names["queue_url_prefix"] + Names.of(resources).failed, names["region"])
 
     def _make_limits(self) -> InvokeLimits:
-        return functions(self._concurrency(), int(self._names["memory_mb"]), float(self._names["timeout_s"]))
+        return sized(FUNCTIONS, self._concurrency(), self._names["memory_mb"], self._names["timeout_s"])
 
     # A client requests the account's quota when it first reads the limits; a function makes no request.
     limits: InvokeLimits = cached_property(_make_limits)  # type: ignore[assignment]

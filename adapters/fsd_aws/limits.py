@@ -8,7 +8,7 @@ import attrs
 
 from fsd_core.driver import InvokeLimits, MessageLimits, ObjectLimits
 
-__all__ = ["OBJECTS", "PAYLOAD_BYTES", "TARGET_CHARS", "direct", "functions", "messages"]
+__all__ = ["FUNCTIONS", "OBJECTS", "PAYLOAD_BYTES", "TARGET_CHARS", "direct", "messages"]
 
 PAYLOAD_BYTES = 256 << 10
 TARGET_CHARS = 12  # the longest "SLOT.RANK"
@@ -68,17 +68,15 @@ def direct(topics: MessageLimits) -> MessageLimits:
     )
 
 
-def functions(concurrency: int | None, memory_mb: int, timeout_s: float) -> InvokeLimits:
-    """The limits of the app's functions."""
-    return InvokeLimits(
-        payload_bytes=PAYLOAD_BYTES,
-        concurrency=concurrency,
-        memory_bytes=memory_mb << 20,
-        timeout_s=timeout_s,
-        source="https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: asynchronous payloads 1 MB since October 2025 "
-        "and 256 KB before, which every region takes",
-        as_of="2025-11-01",
-        failures="queue",
-        process_bytes=104 << 20,  # memory of the runtime and imports, mostly botocore's service models
-        start_s=5.0,  # the 99th percentile of 1,000 cold starts at once was 2.6 s (eu-west-1, June 2022)
-    )
+FUNCTIONS = InvokeLimits(  # see `fsd_core.providers.outline.sized`
+    payload_bytes=PAYLOAD_BYTES,
+    concurrency=None,
+    memory_bytes=None,
+    timeout_s=None,
+    source="https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: asynchronous payloads 1 MB since October 2025 "
+    "and 256 KB before, which every region takes",
+    as_of="2025-11-01",
+    failures="queue",
+    process_bytes=104 << 20,  # memory of the runtime and imports, mostly botocore's service models
+    start_s=5.0,  # the 99th percentile of 1,000 cold starts at once was 2.6 s (eu-west-1, June 2022)
+)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fsd_aws.limits import OBJECTS, direct, functions, messages
+from fsd_aws.limits import FUNCTIONS, OBJECTS, direct, messages
 from fsd_aws.names import ranks_per_topic
 from fsd_aws.settings import Settings
-from fsd_core.providers.outline import Outline
+from fsd_core.providers.outline import Outline, sized
 from fsd_core.providers.settings import read_settings
 
 __all__ = ["outline"]
@@ -24,7 +24,7 @@ def outline(table: Mapping[str, object]) -> Outline:
     return Outline(
         messages=topics,
         objects=OBJECTS,
-        functions=functions(settings.concurrency or CONCURRENCY, settings.memory_mb, float(settings.timeout_s)),
+        functions=sized(FUNCTIONS, settings.concurrency or CONCURRENCY, settings.memory_mb, settings.timeout_s),
         memory_mb=tuple(sorted({*SIZES_MB, settings.memory_mb})),
         cores=lambda memory_mb: memory_mb / CORE_MB,
         route_ranks=ranks_per_topic(settings.message_kb),

@@ -19,6 +19,7 @@ from fsd_aws.api import Api
 from fsd_aws.clients import session
 from fsd_aws.names import Names
 from fsd_aws.objects import AwsObjects
+from fsd_aws.package import DIRECT_BYTES
 from fsd_aws.settings import Settings
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
@@ -98,7 +99,11 @@ class AwsProvisioner(AppProvisioner[Api, Settings]):
             new["role"] = self.settings.role or function.make_role(api, app, role)
             function.make_log_group(api, app, name)
             had = Resources(app, 0, 0, new)
-            if not function.create(api, had, code):
+            if len(code.body) > DIRECT_BYTES:
+                _make_bucket(api, app, new["bucket"])
+            with function.sent(api, new["bucket"], code) as sent:
+                created = function.create(api, had, sent)
+            if not created:
                 had = function.read(api, app, name) or had
             queues.remove(api, app, keep=had.names["generation"])  # queues that an interrupted destroy left
         names = dict(had.names) | wanted

@@ -11,6 +11,7 @@ lease_s        3                             seconds until a delivered message t
 text           "auto"                        bodies as text (true), as binary attributes (false), or what the service can do ("auto")
 message_kb     256                           the largest publish; above 256 a topic takes 100 ranks instead of 200
 runtime        python3.12                    the function's interpreter; python3.11 is on Amazon Linux 2, the others on 2023
+engine         rows                          onnx: the functions have ONNX Runtime too; an app that has it keeps it
 package        true                          false uploads no code: for an emulator that runs what is installed on this machine
 =============  ============================  ====================================================================================
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 import attrs
 
 from fsd_core.common.fields import Kind, boolean, choice, integer, key, matching
+from fsd_core.protocol.runconfig import ENGINES
 
 __all__ = ["RUNTIMES", "Settings"]
 
@@ -46,4 +48,5 @@ class Settings:
     text: bool | str = key(_TEXT, default="auto")
     message_kb: int = key(integer(256, 1024), default=256)
     runtime: str = key(choice(*RUNTIMES), default="python3.12")
+    engine: str = key(choice(*ENGINES), default="rows")
     package: bool = key(boolean(), default=True)

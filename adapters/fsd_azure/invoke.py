@@ -12,24 +12,25 @@ import os
 import threading
 
 from fsd_azure.errors import classify
-from fsd_azure.limits import functions
+from fsd_azure.limits import FUNCTIONS
 from fsd_azure.variables import KEY, RESOURCES
 from fsd_core.driver import Resources
-from fsd_core.providers import http_invoke as posts
+from fsd_core.providers import http_invoke
+from fsd_core.providers.outline import sized
 
 __all__ = ["AzureInvoker"]
 
 CUT_S = 230.0  # the front end closes a connection after so many seconds
 
 
-class AzureInvoker(posts.HttpInvoker):
+class AzureInvoker(http_invoke.HttpInvoker):
     """Implements `fsd_core.driver.InvokeDriver`."""
 
     service = "Azure Functions"
 
     def __init__(self, resources: Resources) -> None:
         names = resources.names
-        limits = functions(int(names["concurrency"]), int(names["memory_mb"]), float(names["timeout_s"]))
+        limits = sized(FUNCTIONS, names["concurrency"], names["memory_mb"], names["timeout_s"])
         self._names = names
         self._key_lock = threading.Lock()
         self._key = os.environ.get(KEY, "") if RESOURCES in os.environ else ""

@@ -13,6 +13,7 @@ from fsd_core.driver import InvokeLimits, MessageLimits, ObjectLimits
 from fsd_core.errors import InputError
 
 __all__ = [
+    "FUNCTIONS",
     "LEASES_S",
     "MESSAGE_KB",
     "OBJECTS",
@@ -21,7 +22,6 @@ __all__ = [
     "Tier",
     "check_connections",
     "check_queues",
-    "functions",
     "messages",
 ]
 
@@ -119,16 +119,14 @@ def check_queues(tier: str, ranks: int, slots: int, namespaces: int) -> None:
         )
 
 
-def functions(concurrency: int, memory_mb: int, timeout_s: float) -> InvokeLimits:
-    """The limits of the app's functions."""
-    return InvokeLimits(
-        payload_bytes=PAYLOAD_BYTES,
-        concurrency=concurrency,
-        memory_bytes=memory_mb << 20,
-        timeout_s=timeout_s,
-        source="https://learn.microsoft.com/azure/azure-functions/functions-scale (request size, 230 s), flex-consumption-plan",
-        as_of="2025-11-01",
-        failures="launcher",
-        process_bytes=96 << 20,  # memory of the runtime and imports, mostly the Functions host's worker, grpc and the SDKs
-        start_s=15.0,  # an estimate from few published runs of Flex Consumption: 1.7 to 3.2 s, once 30 s
-    )
+FUNCTIONS = InvokeLimits(  # see `fsd_core.providers.outline.sized`
+    payload_bytes=PAYLOAD_BYTES,
+    concurrency=None,
+    memory_bytes=None,
+    timeout_s=None,
+    source="https://learn.microsoft.com/azure/azure-functions/functions-scale (request size, 230 s), flex-consumption-plan",
+    as_of="2025-11-01",
+    failures="launcher",
+    process_bytes=96 << 20,  # memory of the runtime and imports, mostly the Functions host's worker, grpc and the SDKs
+    start_s=15.0,  # an estimate from few published runs of Flex Consumption: 1.7 to 3.2 s, once 30 s
+)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fsd_azure.limits import OBJECTS, check_connections, functions, messages
+from fsd_azure.limits import FUNCTIONS, OBJECTS, check_connections, messages
 from fsd_azure.queues import count
 from fsd_azure.settings import Settings
-from fsd_core.providers.outline import Outline
+from fsd_core.providers.outline import Outline, sized
 from fsd_core.providers.settings import read_settings
 
 __all__ = ["outline"]
@@ -25,7 +25,7 @@ def outline(table: Mapping[str, object]) -> Outline:
     return Outline(
         messages=messages(settings.tier, float(settings.lease_s), settings.message_kb),
         objects=OBJECTS,
-        functions=functions(settings.concurrency, settings.memory_mb, float(settings.timeout_s)),
+        functions=sized(FUNCTIONS, settings.concurrency, settings.memory_mb, settings.timeout_s),
         memory_mb=SIZES_MB,
         cores=lambda memory_mb: memory_mb / 2048,  # learn.microsoft.com/azure/azure-functions/flex-consumption-plan#instance-memory
         route_ranks=1,

@@ -17,10 +17,10 @@ _ROOT = ("function_app.py", "host.json", "requirements.txt")
 _NOT_SENT = ("api.py", "function.py", "package.py", "policy.py", "provision.py", "queues.py", "settings.py", "handler/")
 
 
-def recipe(runtime: str) -> Recipe:
+def recipe(runtime: str, engine: str = "rows") -> Recipe:
     """The contents of the package for a Python of Azure."""
     handler = core.files("fsd_azure.handler")
-    root = {name: handler[name].read_bytes() for name in _ROOT}
+    root = {name: handler[name].read_bytes() for name in _ROOT} | {"requirements.txt": core.requirements("fsd_azure.handler", engine)}
     return Recipe(
         name=f"azure-{runtime}",
         files=core.sources(("fsd_azure",), [f"fsd_azure/{name}" for name in _NOT_SENT])

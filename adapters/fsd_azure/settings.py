@@ -13,6 +13,7 @@ timeout_s        900                      time limit of one function, in seconds
 concurrency      100                      functions of this app at once, which a run checks; see below
 lease_s          10                       seconds until a delivered message that is not acknowledged is delivered again
 runtime          3.12                     the function's Python
+engine           rows                     onnx: the functions have ONNX Runtime too; an app that has it keeps it
 package          true                     false uploads no code: for an emulator that runs what is installed on this machine
 ===============  =======================  ========================================================================================
 
@@ -31,6 +32,7 @@ import attrs
 from fsd_azure.limits import LEASES_S, MESSAGE_KB, TIERS
 from fsd_core.common.fields import Kind, boolean, choice, integer, key, matching
 from fsd_core.errors import InputError
+from fsd_core.protocol.runconfig import ENGINES
 
 __all__ = ["RUNTIMES", "SUBSCRIPTION", "Settings"]
 
@@ -59,6 +61,7 @@ class Settings:
     concurrency: int = key(integer(1, 1000), default=100)
     lease_s: int = key(integer(*LEASES_S, "seconds"), default=10)
     runtime: str = key(choice(*RUNTIMES), default="3.12")
+    engine: str = key(choice(*ENGINES), default="rows")
     package: bool = key(boolean(), default=True)
 
     def __attrs_post_init__(self) -> None:

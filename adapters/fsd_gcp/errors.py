@@ -91,9 +91,12 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     (r"short-lived token|iat and exp|Token used too early|Token expired", CLOCK),
     (
         r"DefaultCredentialsError: (?!Your default credentials were not found)\W*\w+|MalformedError|InvalidValue",
-        f"that file cannot be used: look at GOOGLE_APPLICATION_CREDENTIALS, or run '{_LOGIN}' again",
+        f"the file of credentials cannot be used: set GOOGLE_APPLICATION_CREDENTIALS to another file, or run '{_LOGIN}' again",
     ),
-    (r"RefreshError: (File|Unable|Could not|Executable)\b", "what should give the Google Cloud credentials does not: mend it"),
+    (
+        r"RefreshError: (File|Unable|Could not|Executable)\b",
+        "the source of the Google Cloud credentials gives none: repair it, or use another source",
+    ),
     (
         r"DefaultCredentialsError|MutualTLSChannelError|ClientCertError",
         f"no Google Cloud credentials are found: run '{_LOGIN}', or set GOOGLE_APPLICATION_CREDENTIALS to a service account's file",
@@ -116,21 +119,21 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     (_DISABLED, f"an API of the project is off: run 'gcloud services enable {' '.join(f'{api}.googleapis.com' for api in _APIS[:6])}'"),
     (
         r"BILLING_DISABLED|UserProjectAccountProblem|accountDisabled|billing account[^.]*(disabled|not found|absent|closed)",
-        "the project has no billing: 'gcloud billing projects link' gives it an account",
+        "the project has no billing account: link one with 'gcloud billing projects link'",
     ),
     (
         r"CONSUMER_INVALID|USER_PROJECT_DENIED|[Pp]roject \S+ (was )?not found|[Pp]roject not found|[Ii]nvalid project|Unknown project id"
         r"|project \S+ has been deleted",
-        "there is no such project, or not for you: set [gcp] project in fsd.toml to one that 'gcloud projects list' shows",
+        "the project does not exist, or these credentials have no access to it: set [gcp] project to one that 'gcloud projects list' shows",
     ),
     (
         r"RESOURCE_EXHAUSTED|[Qq]uota exceeded|quotaExceeded|[rR]ateLimitExceeded|429",
-        "over a quota of the project: 'gcloud alpha services quota list' shows them; ask for more, or run fewer workers",
+        "a quota of the project is used up: run fewer workers, or request a larger quota ('gcloud alpha services quota list' shows them)",
     ),
     (
         "getOpenIdToken",
-        "a person launches with a token of the app's account: ask for roles/iam.serviceAccountOpenIdTokenCreator on it "
-        "(docs/how-to-gcp.md)",
+        "a user starts functions with a token of the app's service account: request roles/iam.serviceAccountOpenIdTokenCreator on this "
+        "account (docs/how-to-gcp.md)",
     ),
     (
         r"PERMISSION_DENIED|forbidden|insufficientPermissions|does not have \S+ access|403",
@@ -138,12 +141,12 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     ),
     (
         r"Resource not found|(Topic|Subscription) (not found|does not exist)|bucket does not exist|Requested entity was not found",
-        "something of the app is gone, or in another project: 'fsd destroy', then 'fsd deploy --provider gcp', makes it anew",
+        "a resource of the app is gone, or in another project: run 'fsd destroy', then 'fsd deploy --provider gcp'",
     ),
     (r"ProxyError|Unable to connect to proxy", PROXY),
     (
         r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError|failed to connect to all addresses|DNS resolution failed",
-        "the service cannot be reached: look at the network, and at PUBSUB_EMULATOR_HOST and STORAGE_EMULATOR_HOST if an emulator is meant",
+        "the service cannot be reached: check the network, and for an emulator PUBSUB_EMULATOR_HOST and STORAGE_EMULATOR_HOST",
     ),
 )
 

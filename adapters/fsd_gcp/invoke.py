@@ -19,10 +19,11 @@ from google.oauth2 import id_token
 from google.oauth2.credentials import Credentials
 
 from fsd_core.driver import Code, Resources
-from fsd_core.providers import http_invoke as posts
+from fsd_core.providers import http_invoke
+from fsd_core.providers.outline import sized
 from fsd_gcp.clients import SCOPE, Session, default, token_request
 from fsd_gcp.errors import classify
-from fsd_gcp.limits import functions
+from fsd_gcp.limits import FUNCTIONS
 from fsd_gcp.variables import RESOURCES
 
 __all__ = ["GcpInvoker", "IdTokens"]
@@ -65,14 +66,14 @@ class IdTokens:
             return str(session.request("POST", path, json={"audience": self._audience, "includeEmail": True}).json()["token"])
 
 
-class GcpInvoker(posts.HttpInvoker):
+class GcpInvoker(http_invoke.HttpInvoker):
     """Implements `fsd_core.driver.InvokeDriver`."""
 
     service = "Cloud Run functions"
 
     def __init__(self, resources: Resources) -> None:
         names = resources.names
-        limits = functions(int(names["concurrency"]), int(names["memory_mb"]), float(names["timeout_s"]))
+        limits = sized(FUNCTIONS, names["concurrency"], names["memory_mb"], names["timeout_s"])
         self._tokens = IdTokens(names["url"], names["service_account"])
         super().__init__(names["url"], self._tokens.headers, limits, classify, code_of=_code_of)
 
@@ -83,4 +84,4 @@ class GcpInvoker(posts.HttpInvoker):
 
 def _code_of(status: int, text: str) -> Code | None:
     """`http_invoke.code_of`, but THROTTLED where no instance is available: the service answers this also with status 500."""
-    return Code.THROTTLED if "no available instance" in text else posts.code_of(status, text)
+    return Code.THROTTLED if "no available instance" in text else http_invoke.code_of(status, text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fsd_core.driver import InvokeLimits, MessageLimits, ObjectLimits
 
-__all__ = ["LEASES_S", "OBJECTS", "PAYLOAD_BYTES", "cpus", "functions", "messages"]
+__all__ = ["FUNCTIONS", "LEASES_S", "OBJECTS", "PAYLOAD_BYTES", "cpus", "messages"]
 
 LEASES_S = (10, 600)  # the acknowledgement deadlines that a subscription accepts, in seconds
 _REQUEST_BYTES = 10_000_000  # the limit of one encoded PublishRequest
@@ -51,16 +51,14 @@ def cpus(memory_mb: int) -> int:
     return next(count for most, count in _CPUS if memory_mb <= most)
 
 
-def functions(concurrency: int, memory_mb: int, timeout_s: float) -> InvokeLimits:
-    """The limits of the app's functions."""
-    return InvokeLimits(
-        payload_bytes=PAYLOAD_BYTES,
-        concurrency=concurrency,
-        memory_bytes=memory_mb << 20,
-        timeout_s=timeout_s,
-        source="https://cloud.google.com/run/quotas (HTTP/1 requests of 32 MiB), functions/docs/configuring/max-instances",
-        as_of="2025-11-01",
-        failures="launcher",
-        process_bytes=112 << 20,  # memory of the runtime and imports, mostly grpc, google-auth and the server
-        start_s=6.0,  # the 99th percentile of cold starts was 5.2 s (Flask, 1 vCPU, europe-west1, February 2026)
-    )
+FUNCTIONS = InvokeLimits(  # see `fsd_core.providers.outline.sized`
+    payload_bytes=PAYLOAD_BYTES,
+    concurrency=None,
+    memory_bytes=None,
+    timeout_s=None,
+    source="https://cloud.google.com/run/quotas (HTTP/1 requests of 32 MiB), functions/docs/configuring/max-instances",
+    as_of="2025-11-01",
+    failures="launcher",
+    process_bytes=112 << 20,  # memory of the runtime and imports, mostly grpc, google-auth and the server
+    start_s=6.0,  # the 99th percentile of cold starts was 5.2 s (Flask, 1 vCPU, europe-west1, February 2026)
+)

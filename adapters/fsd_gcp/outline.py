@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fsd_core.providers.outline import Outline
+from fsd_core.providers.outline import Outline, sized
 from fsd_core.providers.settings import read_settings
-from fsd_gcp.limits import OBJECTS, cpus, functions, messages
+from fsd_gcp.limits import FUNCTIONS, OBJECTS, cpus, messages
 from fsd_gcp.settings import Settings
 
 __all__ = ["outline"]
@@ -20,7 +20,7 @@ def outline(table: Mapping[str, object]) -> Outline:
     return Outline(
         messages=messages(float(settings.lease_s), streams=settings.receive == "stream"),
         objects=OBJECTS,
-        functions=functions(settings.concurrency, settings.memory_mb, float(settings.timeout_s)),
+        functions=sized(FUNCTIONS, settings.concurrency, settings.memory_mb, settings.timeout_s),
         memory_mb=tuple(sorted({*SIZES_MB, settings.memory_mb})),
         cores=cpus,
         route_ranks=1,

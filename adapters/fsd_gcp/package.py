@@ -16,10 +16,10 @@ MOST_BYTES = 500 << 20  # the limit of the zip, and of its content: https://clou
 _NOT_SENT = ("api.py", "function.py", "package.py", "policy.py", "provision.py", "queues.py", "settings.py", "handler/")
 
 
-def recipe(runtime: str) -> Recipe:
+def recipe(runtime: str, engine: str = "rows") -> Recipe:
     """The contents of the package for a runtime of Google Cloud."""
     handler = core.files("fsd_gcp.handler")
-    root = {name: handler[name].read_bytes() for name in ("main.py", "requirements.txt")}
+    root = {"main.py": handler["main.py"].read_bytes(), "requirements.txt": core.requirements("fsd_gcp.handler", engine)}
     return Recipe(
         name=f"gcp-{runtime}",
         files=core.sources(("fsd_gcp",), [f"fsd_gcp/{name}" for name in _NOT_SENT]) | native.extension("x86_64", _GLIBC) | root,

@@ -11,6 +11,7 @@ concurrency      100                      functions of this app at once; a highe
 lease_s          10                       seconds until a delivered message that is not acknowledged is delivered again
 receive          pull                     pull: a request for each receive; stream: the service sends over an open connection
 runtime          python312                the function's interpreter
+engine           rows                     onnx: the functions have ONNX Runtime too; an app that has it keeps it
 package          true                     false uploads no code: for an emulator that runs what is installed on this machine
 ===============  =======================  ========================================================================================
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 import attrs
 
 from fsd_core.common.fields import boolean, choice, integer, key, matching
+from fsd_core.protocol.runconfig import ENGINES
 from fsd_gcp.limits import LEASES_S
 
 __all__ = ["RUNTIMES", "Settings"]
@@ -50,4 +52,5 @@ class Settings:
     lease_s: int = key(integer(*LEASES_S, "seconds"), default=10)
     receive: str = key(choice(*RECEIVE), default="pull")
     runtime: str = key(choice(*RUNTIMES), default="python312")
+    engine: str = key(choice(*ENGINES), default="rows")
     package: bool = key(boolean(), default=True)

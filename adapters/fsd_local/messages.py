@@ -12,6 +12,9 @@ A rename is atomic, and only one of several processes succeeds with it, so a pro
 ``leased``. The next lease changes the name, so an old token acknowledges nothing. There is no lock and no server. On a file system without
 named pipes a queue has no ``bell``, and a waiting receiver lists the folder every few milliseconds.
 
+A driver keeps the files of some messages that it acknowledged, in ``tmp``, and writes its next messages into them. ext4 without a journal
+takes 0.3 ms to make a file after thousands were removed, because it looks for a number that no removed file had lately.
+
 Why not SQLite? Both were measured (benchmarks/local_queue.py; two cores, ext4, SQLite in WAL mode without fsync, one database for each
 queue, the same named pipe; ranges over several runs). Latency from publish to receive in an idle queue, median and p99: 0.32-0.45 and
 0.6-0.8 ms here, 0.26 and 0.6-0.9 ms with SQLite. All-to-all among 8 processes, in thousands of messages per second: 5.6-12.7 here and
@@ -22,7 +25,6 @@ simpler. Most of a publish is the creation of a file: 80 us on ext4, 20 us where
 from __future__ import annotations
 
 import contextlib
-import heapq
 import itertools
 import math
 import os
@@ -40,6 +42,7 @@ __all__ = ["LocalMessages"]
 
 _LOOK_AGAIN_MS = 5.0  # between two listings where the queue has no pipe: they cost 1 % of a core
 _LOOK = 1024  # a receive lists so many entries of a long queue, and takes the oldest of them
+_SPARES = 64  # files of acknowledged messages that a driver keeps for its next messages
 
 
 class LocalMessages:
@@ -51,6 +54,7 @@ class LocalMessages:
         self.limits = limits.messages(lease_s)
         self._slot = os.path.join(root, "queues", str(slot))
         self._look_s: dict[int, float] = {}  # rank -> time: no lease in its queue ends earlier
+        self._spares: list[str] = []  # paths of files that no queue has any more
 
     def route(self, rank: int) -> int:
         """Always 0: one publish can carry messages for all ranks."""
@@ -63,12 +67,8 @@ class LocalMessages:
         try:
             for message in messages:
                 queue, name = f"{self._slot}/{message.rank}", f"{time.time_ns():020d}-{os.urandom(6).hex()}"
-                path = f"{queue}/tmp/{name}"
-                with naming(path), open(path, "xb", buffering=0) as file:
-                    written.append((queue, name))
-                    rest = memoryview(message.body)
-                    while rest:  # a nearly full disk writes a part first, and raises an error next
-                        rest = rest[file.write(rest) :]
+                written.append((queue, name))
+                self._write(f"{queue}/tmp/{name}", message.body)
             while written:
                 queue, name = written[0]
                 os.rename(f"{queue}/tmp/{name}", f"{queue}/new/{name}")
@@ -80,6 +80,30 @@ class LocalMessages:
         for rank in {m.rank for m in messages}:
             self._ring(f"{self._slot}/{rank}/bell")
         return []
+
+    def begin(self, messages: Sequence[Message]) -> float:
+        """See `fsd_core.wrappers.around.Begins`: a publish takes less time than the start of a thread."""
+        self.publish(messages)
+        return time.monotonic()
+
+    def _write(self, path: str, body: bytes) -> None:
+        """Write a new file, or a spare one that gets this path."""
+        file, size = -1, len(body)
+        with naming(path):
+            with contextlib.suppress(IndexError, FileNotFoundError):  # without a queue, making a file below raises it again
+                os.rename(self._spares.pop(), path)
+                file = os.open(path, os.O_WRONLY)
+            new = file < 0
+            if new:
+                file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                rest = memoryview(body)
+                while rest:  # a nearly full disk writes a part first, and raises an error next
+                    rest = rest[os.write(file, rest) :]
+                if not new:
+                    os.ftruncate(file, size)
+            finally:
+                os.close(file)
 
     def connect(self, rank: int) -> bool:
         """Do nothing: a file needs no connection. The queues of a cloud, which this service stands in for, open one."""
@@ -134,7 +158,7 @@ class LocalMessages:
             taken += self._lease(queue, self._ended(queue, rank, limit))
         while len(taken) < limit:
             with os.scandir(f"{queue}/new") as entries:
-                names = heapq.nsmallest(limit - len(taken), (entry.name for entry in itertools.islice(entries, _LOOK)))
+                names = sorted([entry.name for entry in itertools.islice(entries, _LOOK)])[: limit - len(taken)]
             taken += self._lease(queue, (f"new/{name}" for name in names))
             if taken or not names:  # otherwise other receivers took all of them: list again
                 break
@@ -158,14 +182,20 @@ class LocalMessages:
     def _lease(self, queue: str, names: Iterator[str] | list[str]) -> Iterator[Delivery]:
         for name in names:
             identity = name.rpartition("/")[2].rpartition(".")[2]
-            token = f"{math.ceil(1000 * (time.time() + self.limits.lease_s)):015d}.{identity}"
+            end = math.ceil(1000 * (time.time() + self.limits.lease_s))
+            token = f"{end:015d}.{identity}"
+            path = f"{queue}/leased/{token}"
             try:
-                os.rename(f"{queue}/{name}", f"{queue}/leased/{token}")
-                with open(f"{queue}/leased/{token}", "rb", buffering=0) as file:
-                    body = file.read()
+                os.rename(f"{queue}/{name}", path)
+                file = os.open(path, os.O_RDONLY)
             except FileNotFoundError:  # another receiver took it
                 continue
-            yield Delivery(token, body)
+            try:
+                body = os.read(file, os.fstat(file).st_size)
+            finally:
+                os.close(file)
+            if 1000 * time.time() < end:  # otherwise another receiver may have had it too, and the file another message
+                yield Delivery(token, body)
 
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
         """Remove deliveries. A message whose lease ended and that was delivered again is not removed."""
@@ -175,8 +205,13 @@ class LocalMessages:
             if not isinstance(token, str) or "/" in token:
                 rejected.append(Rejected(index, Code.INVALID, f"token {token!r}: expected the token of a delivery"))
                 continue
+            leased, spare = f"{self._slot}/{rank}/leased/{token}", f"{self._slot}/{rank}/tmp/{token}"
             try:
-                os.unlink(f"{self._slot}/{rank}/leased/{token}")
+                if len(self._spares) < _SPARES:
+                    os.rename(leased, spare)
+                    self._spares.append(spare)
+                else:
+                    os.unlink(leased)
             except FileNotFoundError:
                 pass
             except OSError as error:
@@ -192,4 +227,7 @@ class LocalMessages:
         return Path(self._slot)
 
     def close(self) -> None:
-        """Does nothing: the driver holds no descriptors."""
+        """Remove the spare files."""
+        while self._spares:
+            with contextlib.suppress(OSError):
+                os.unlink(self._spares.pop())

@@ -18,7 +18,7 @@ __all__ = ["HARNESSES", "LocalHarness"]
 
 
 class LocalHarness(Harness):
-    """The local provider in a folder of its own."""
+    """The local provider in a new folder."""
 
     name = "local"
     few: Mapping[str, object] | None = {"concurrency": 2}

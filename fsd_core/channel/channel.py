@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +11,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import attrs
 
+from fsd_core.channel.kept import Kept, Sent
 from fsd_core.channel.mailbox import Mailbox
+from fsd_core.channel.news import News
 from fsd_core.common import fields
 from fsd_core.common.fields import choice, integer, nullable, text
 from fsd_core.common.sealed import Damaged, seal, unseal
@@ -18,13 +21,16 @@ from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, FsdError, InputError, RunFailed
 from fsd_core.storage.retry import Retry
 
-__all__ = ["Aborted", "Channel", "ChannelConfig", "RankIdentity", "StallLimit"]
+__all__ = ["Aborted", "Channel", "ChannelConfig", "RankIdentity", "StallLimit", "Superseded"]
+
+log = logging.getLogger(__name__)
 
 START_S = 65.0  # seconds: `fsd_core.protocol.spawn.start_limit_s` for the default `InvokeLimits.start_s`, and 15 s more
 MAX_MESSAGE_CHARS = 2000  # of an error's text, so that the abort fits one message of every queue service
 MIN_LIMIT_S = 5.0
 SLOWEST_FACTOR = 20.0
 POLL_S = 0.2  # between two checks of the limits while a step waits
+ASK_S = 2.0  # after so long without a payload, a new incarnation asks its sources again; the time doubles with each question
 
 
 class Aborted(RunFailed):
@@ -40,12 +46,16 @@ class Aborted(RunFailed):
         return RunFailed(self.code, self.message, rank=self.rank, layer=self.layer)
 
 
+class Superseded(RunFailed):
+    """A newer incarnation of this rank has its place: this worker stops, and reports nothing."""
+
+
 @attrs.frozen
 class RankIdentity:
     """One member of a run: its ``rank`` (-1 is the client) and the data of the run that every member has.
 
     ``run`` is the run's id, ``epoch`` the number of the slot's lease, ``workers`` the number of ranks, and ``deadline`` the run's end
-    in seconds since 1970.
+    in seconds since 1970. ``incarnation`` counts the functions of the rank, from 0.
     """
 
     run: str
@@ -53,6 +63,7 @@ class RankIdentity:
     rank: int
     workers: int
     deadline: float
+    incarnation: int = 0
 
 
 @attrs.frozen
@@ -63,6 +74,10 @@ class ChannelConfig:
     requests that send and fetch payloads. With ``eager``, the channel makes more requests to deliver payloads sooner. ``start_s`` is
     the time in seconds that the ranks may take to start. ``slack_s`` is added to the shortest stall limit: the seconds that services may be
     slower than expected.
+
+    For recovery: the channel keeps up to ``kept_bytes`` bytes of what it sends through queues. ``look`` reads the news of the run; a
+    channel that looks into the object store anyway calls it. ``ask`` asks ranks again for what they sent from a step on; a channel calls
+    it, with the step and the ranks, while a step waits. It is `None` if nothing can have been lost.
     """
 
     me: RankIdentity
@@ -72,6 +87,9 @@ class ChannelConfig:
     eager: bool = False
     start_s: float = START_S
     slack_s: float = 0.0
+    kept_bytes: int = 0
+    look: Callable[[], object] = lambda: None
+    ask: Callable[[int, Sequence[int]], None] | None = None
 
 
 class StallLimit:
@@ -87,7 +105,8 @@ class StallLimit:
         self._min_s = max(MIN_LIMIT_S, min_s)
         self._slowest = 0.0
         self._clock = clock
-        self._began = clock()
+        self._first = self._began = clock()
+        self._first_start = start_s
 
     @property
     def seconds(self) -> float:
@@ -95,19 +114,30 @@ class StallLimit:
         learned = max(self._min_s, SLOWEST_FACTOR * self._slowest)
         return max(learned, self._start) if self._clock() < self._began + self._start else learned
 
+    def restart(self) -> None:
+        """Begin anew, because a rank was lost: its next incarnation may take as long to start, and then as long as the run has taken."""
+        self._began = self._clock()
+        self._start = self._first_start + self._began - self._first
+
     def step_ended(self, seconds: float) -> None:
         """Record the duration of a step. The limit grows if the step was the slowest so far."""
         self._slowest = max(seconds, self._slowest)
 
 
 class Sending:
-    """Tasks that send the same payloads. The first that succeeds ends the sending; it fails only if every task fails."""
+    """Tasks that send the same payloads. The first that succeeds ends the sending; it fails only if every task fails.
 
-    def __init__(self, tasks: Sequence[Future[None]]) -> None:
+    A task may set ``sent`` when it has succeeded.
+    """
+
+    def __init__(self, tasks: Sequence[Future[None]], sent: threading.Event | None = None) -> None:
         self._tasks = tasks
+        self._sent = sent
 
     def ended(self) -> bool:
         """Whether a task has succeeded. Raises the error of the first task if every task has failed."""
+        if self._sent is not None and self._sent.is_set():  # a look at each task takes ten times as long
+            return True
         over = all(task.done() for task in self._tasks)  # asked first: a task may succeed between the two questions
         if any(task.done() and not task.cancelled() and task.exception() is None for task in self._tasks):
             return True
@@ -120,6 +150,25 @@ class Sending:
         left = set(self._tasks)
         while not self.ended():
             _, left = wait(left, return_when=FIRST_COMPLETED)
+
+
+@attrs.define(eq=False)
+class Begun:
+    """Requests that send the same payloads and that no thread waits for: the first one ends at ``until``, on the monotonic clock.
+
+    A wait ends earlier if ``stop`` is set.
+    """
+
+    until: float
+    stop: threading.Event
+
+    def ended(self) -> bool:
+        """Whether the first request has ended."""
+        return time.monotonic() >= self.until
+
+    def wait(self) -> None:
+        """Wait until the first request has ended."""
+        self.stop.wait(max(0.0, self.until - time.monotonic()))
 
 
 class Channel(abc.ABC):
@@ -137,8 +186,15 @@ class Channel(abc.ABC):
         self.eager = config.eager
         self.stall_limit = stall_limit
         self.retry.stall_s = lambda: stall_limit.seconds
+        self.look = config.look
+        self.kept = Kept(config.kept_bytes)
+        self.incarnations: dict[int, int] = {}  # by rank: its newest incarnation; without an entry 0
+        self._ask_again = config.ask
+        self._lacked: dict[int, int] = {}  # by target: it has all payloads of this rank before this step
+        self._heeded: set[str] = set()  # the nonces of the news that this rank has acted on
+        self._heed_lock = threading.Lock()
         self.mailbox = Mailbox(config.expected, self.retry.stop.set)  # if the run fails, requests that wait for a retry end too
-        self._sending: list[Sending] = []
+        self._sending: list[Sending | Begun] = []
         self._sends_lock = threading.Lock()
         self._step_began = time.monotonic()
 
@@ -163,20 +219,23 @@ class Channel(abc.ABC):
         raises the error of a background request.
         """
         self.prepare(step)
-        heard_at = time.monotonic()
+        heard_at, ask_s = time.monotonic(), ASK_S
         while missing := self.mailbox.missing(step):
             for item in self._drain(step):
                 yield item
-                heard_at = time.monotonic()  # the time since `yield`, in which the caller computed, is not a stall
+                heard_at, ask_s = time.monotonic(), ASK_S  # the time since `yield`, in which the caller computed, is not a stall
             self._check_sends()
             arrival = self.mailbox.next(step, timeout=POLL_S)
             if arrival is not None:
                 yield arrival
-                heard_at = time.monotonic()
+                heard_at, ask_s = time.monotonic(), ASK_S
                 continue
             waited = time.monotonic() - heard_at
             if waited > stalls * self.stall_limit.seconds or time.time() > self.me.deadline:
                 raise RunFailed(Code.DEADLINE, self._who(step, missing, waited), rank=self.me.rank)
+            if self._ask_again is not None and waited > ask_s:
+                ask_s = waited + ask_s
+                self._ask_again(step, missing)
         yield from self._drain(step)
         now = time.monotonic()
         self.stall_limit.step_ended(now - self._step_began)  # includes computing: another rank may compute as long
@@ -197,11 +256,46 @@ class Channel(abc.ABC):
         away = f"; {silent[0]} unreachable for {silent[1]:.0f} s" if (silent := self.retry.unreachable()) else ""
         return f"waited {waited:.1f} s in step {step}, {limit}, for {who}{more}{note}{away}"
 
+    # Recovery
+
+    def heed(self, news: News) -> None:
+        """Act on news of the run, once. Thread-safe.
+
+        Raises `Superseded` if this rank has a newer incarnation, and `RunFailed` if it does not hold any more what another one needs.
+        """
+        rank, mine = news.rank, news.rank == self.me.rank
+        if mine and news.newest > self.me.incarnation:
+            raise Superseded(Code.PRECONDITION, f"incarnation {news.newest} of this rank has its place", rank=rank)
+        with self._heed_lock:
+            known = self.incarnations.get(rank, 0)
+            if mine or news.nonce in self._heeded or news.newest < known:
+                return
+            self._heeded.add(news.nonce)
+            self.incarnations[rank] = news.newest
+            if news.kind != "lost":
+                self._lacked[rank] = news.step
+        if news.newest > known:
+            log.warning("rank %d was lost%s: expects its incarnation %d", rank, f" ({news.reason})" if news.reason else "", news.newest)
+        if news.kind != "lacks" and (news.newest > known or news.step == 0):
+            self.stall_limit.restart()
+        if news.kind == "hello":
+            log.info("incarnation %d of rank %d lacks everything from step %d on", news.incarnation, rank, news.step)
+            self.send_again(rank, news.step)
+
+    def send_again(self, target: int, step: int) -> None:  # noqa: B027  with an object store, what was sent is still there
+        """Send ``target`` again what was sent to it from ``step`` on. Raises `RunFailed` if it is not kept any more."""
+
+    def say(self, news: News, ranks: Iterable[int]) -> None:  # noqa: B027  with an object store, the ranks read the list
+        """Start to send copies of ``news`` to ``ranks``."""
+
+    def take(self, source: int, incarnation: int, sent: Sent) -> None:  # noqa: B027  with an object store, the payload is there
+        """Receive what a rank that has ended left in its record."""
+
     def submit(self, task: Callable[[], None]) -> None:
         """Run ``task``, which sends payloads, in a thread of the pool. If it fails, `receive` or `finish` raises its error."""
         self.track(Sending([self.pool.submit(task)]))
 
-    def track(self, sending: Sending) -> None:
+    def track(self, sending: Sending | Begun) -> None:
         """Make `receive` or `finish` raise the error of ``sending`` if it fails. Thread-safe."""
         with self._sends_lock:
             self._sending.append(sending)

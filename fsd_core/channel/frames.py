@@ -1,8 +1,9 @@
 """Frames: the messages that ranks send each other. A payload is one frame, or several pieces if it is larger than a message.
 
-Layout, little-endian: magic (4 bytes), version (1), kind (1), zero (2), run (8), epoch (4), step (4), source (4), number of the piece
-(4), number of pieces (4), length of the body (4), CRC-32 of the body (4), CRC-32 of all bytes before it (4); then the body. The header
-identifies a piece completely. So a receiver can take frames in any order and recognises copies, even if the queue service keeps no order.
+Layout, little-endian: magic (4 bytes), version (1), kind (1), incarnation of the source (1) and of the target (1), run (8), epoch (4),
+step (4), source (4), number of the piece (4), number of pieces (4), length of the body (4), CRC-32 of the body (4), CRC-32 of all bytes
+before it (4); then the body. The header identifies a piece completely. So a receiver can take frames in any order and recognises copies,
+even if the queue service keeps no order.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import attrs
 
 __all__ = ["HEADER_BYTES", "Frame", "FrameError", "Kind", "Stray", "pack", "split", "unpack"]
 
-_HEADER = struct.Struct("<4sBBHQIIiIIII")
+_HEADER = struct.Struct("<4sBBBBQIIiIIII")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CRC.size
 _MAGIC = b"FSDf"
-_VERSION = 1
+_VERSION = 2
 _MAX_PIECES = 1 << 20
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class Kind(enum.IntEnum):
     PAYLOAD = 1  # the payload or a piece of it
     NOTICE = 2  # where the payload is in the object store
     ABORT = 3  # why the run failed
+    NEWS = 4  # a copy of an entry of the news: see `fsd_core.channel.news`
 
 
 @attrs.frozen
@@ -53,7 +55,7 @@ class Frame:
     """One piece of a payload, with the data that identify it.
 
     The frame carries piece ``sequence`` (from 0) of ``of`` pieces. Rank ``source`` (-1 is the client) sends it in ``step`` of ``run``,
-    which holds its slot at ``epoch``.
+    which holds its slot at ``epoch``. The incarnations are those of the source and, as the source knows it, of the target.
     """
 
     kind: Kind
@@ -64,6 +66,8 @@ class Frame:
     sequence: int
     of: int
     body: bytes
+    source_incarnation: int = 0
+    target_incarnation: int = 0
 
 
 def pack(frame: Frame) -> bytes:
@@ -72,7 +76,8 @@ def pack(frame: Frame) -> bytes:
         _MAGIC,
         _VERSION,
         frame.kind,
-        0,
+        frame.source_incarnation,
+        frame.target_incarnation,
         int(frame.run, 16),
         frame.epoch,
         frame.step,
@@ -92,7 +97,7 @@ def unpack(data: bytes) -> Frame:
     header = data[: _HEADER.size]
     if _CRC.unpack_from(data, _HEADER.size)[0] != zlib.crc32(header):
         raise Stray("a frame with a damaged header (its checksum differs)")
-    _, version, kind, _, run, epoch, step, source, sequence, of, length, crc = _HEADER.unpack(header)
+    _, version, kind, ours, theirs, run, epoch, step, source, sequence, of, length, crc = _HEADER.unpack(header)
     if version != _VERSION:
         raise Stray(f"a frame of version {version}: expected {_VERSION}")
     where = f"step {step}, piece {sequence + 1} of {of} from rank {source}"
@@ -103,7 +108,7 @@ def unpack(data: bytes) -> Frame:
         raise FrameError(f"a damaged frame ({where}): the checksum of its body differs", f"{run:016x}", epoch)
     if kind not in Kind._value2member_map_ or not sequence < of <= _MAX_PIECES:
         raise Stray(f"a frame of an unknown kind or with a wrong number of pieces ({where}, kind {kind})")
-    return Frame(Kind(kind), f"{run:016x}", epoch, step, source, sequence, of, body)
+    return Frame(Kind(kind), f"{run:016x}", epoch, step, source, sequence, of, body, ours, theirs)
 
 
 def split(payload: bytes, size: int) -> list[bytes]:
@@ -114,7 +119,7 @@ def split(payload: bytes, size: int) -> list[bytes]:
 def fill(sizes: Sequence[int], count: int, total: int) -> list[list[int]]:
     """Distribute entries over batches of at most ``count`` entries and ``total`` bytes. ``sizes`` are the entries' sizes in bytes.
 
-    Returns a list for each batch: the indices of its entries. An entry larger than ``total`` gets a batch of its own. The method is
+    Returns a list for each batch: the indices of its entries. An entry larger than ``total`` gets its own batch. The method is
     first-fit decreasing: it makes at most 11/9 x M + 1 batches, where M is the smallest possible number (Johnson 1973).
     """
     batches: list[list[int]] = []

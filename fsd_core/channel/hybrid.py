@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from fsd_core.channel.channel import ChannelConfig
 from fsd_core.channel.frames import Frame, Kind
+from fsd_core.channel.kept import Sent
 from fsd_core.channel.objects import bundle, fetch
 from fsd_core.channel.queue import QueueChannel
 from fsd_core.driver import Code, Message, MessageDriver
@@ -50,12 +51,12 @@ class HybridChannel(QueueChannel):
     def _send_large(self, step: int, payloads: list[tuple[int, bytes]]) -> None:
         """Put the payloads into one object, then send each target a notice."""
         body = bundle(self.me, step, payloads)
-        self.store.put(self.keys.exchange(step, self.me.rank), body)
+        self.store.put_once(self.keys.exchange(step, self.me.rank), body)
         offset = len(body) - sum(len(payload) for _, payload in payloads)
         notices: list[Message] = []
         for target, payload in payloads:
             notice = _NOTICE.pack(offset, len(payload), zlib.crc32(payload))
-            notices.append(self.message(target, Kind.NOTICE, step, 0, 1, notice))
+            notices += self.outgoing(Sent(target, step, Kind.NOTICE, notice))
             offset += len(payload)
         if not self.eager:
             self.publish_soon(notices)

@@ -12,7 +12,7 @@ __all__ = ["Duplicate", "Inconsistent", "Mailbox", "Unexpected"]
 
 
 class Duplicate(Exception):
-    """The piece, or the whole payload that it belongs to, has already arrived."""
+    """The piece, or the whole payload that it belongs to, has already arrived, or a newer incarnation of its source sends the payload."""
 
 
 class Unexpected(Exception):
@@ -34,7 +34,9 @@ class Mailbox:
         self._failed = failed
         self._missing = {step: set(sources) for step, sources in expected.items()}
         self._awaited = sum(len(sources) for sources in self._missing.values())
-        self._pieces: dict[tuple[int, int], tuple[int, dict[int, bytes]]] = {}  # by step and source: number of pieces, arrived pieces
+        # By step and source: the source's incarnation, its number of pieces, those that arrived. Pieces of two incarnations are not joined.
+        self._pieces: dict[tuple[int, int], tuple[int, int, dict[int, bytes]]] = {}
+        self._complete: set[tuple[int, int]] = set()  # steps and sources whose pieces have all arrived
         self._arrived: dict[int, deque[tuple[int, bytes]]] = {step: deque() for step in expected}
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -48,9 +50,14 @@ class Mailbox:
         with self._changed:
             if frame.source not in self._expected.get(frame.step, ()):
                 raise Unexpected
-            if frame.source not in self._missing[frame.step]:
+            place = frame.step, frame.source
+            if place in self._complete:
                 raise Duplicate
-            of, pieces = self._pieces.setdefault((frame.step, frame.source), (frame.of, {}))
+            if place not in self._pieces or self._pieces[place][0] < frame.source_incarnation:
+                self._pieces[place] = (frame.source_incarnation, frame.of, {})
+            incarnation, of, pieces = self._pieces[place]
+            if frame.source_incarnation < incarnation:
+                raise Duplicate
             if frame.of != of:
                 raise Inconsistent(f"rank {frame.source} sent one of {frame.of} pieces in step {frame.step}: expected one of {of}")
             if frame.sequence in pieces:
@@ -61,6 +68,8 @@ class Mailbox:
                 self._changed.notify_all()
                 return None
             self._awaited -= 1
+            self._complete.add(place)
+            del self._pieces[place]
             return b"".join(pieces[number] for number in range(frame.of))
 
     def deliver(self, step: int, source: int, payload: bytes) -> bool:
@@ -69,7 +78,6 @@ class Mailbox:
             if source not in self._missing[step]:
                 return False
             self._missing[step].discard(source)
-            self._pieces.pop((step, source), None)
             self._arrived[step].append((source, payload))
             self.heard[source] = max(step, self.heard.get(source, 0))
             self._changed.notify_all()
@@ -99,6 +107,12 @@ class Mailbox:
         """The ranks whose payload of ``step`` has not arrived, ascending."""
         with self._changed:
             return sorted(self._missing[step])
+
+    def first_missing(self, source: int) -> int | None:
+        """The first step in which ``source`` sends a payload that is not complete; `None` if there is none."""
+        with self._changed:
+            steps = (step for step, sources in self._expected.items() if source in sources and (step, source) not in self._complete)
+            return min(steps, default=None)
 
     def next(self, step: int, timeout: float) -> tuple[int, bytes] | None:
         """Remove and return the next (source rank, payload) of ``step`` in the order of arrival. Raises the error that `fail` took.

@@ -127,6 +127,7 @@ class ObjectChannel(Channel):
         self._due: list[tuple[float, float, int, int]] = []  # a heap of gets to make: (when, since, step, source)
         self._wake = threading.Condition()
         self._closed = False
+        self._news_turn = False
         self._abort_check = time.monotonic() + _ABORT_CHECK_S
         threading.Thread(target=self._poll_all, name="poll", daemon=True).start()
 
@@ -137,7 +138,7 @@ class ObjectChannel(Channel):
             return
         key, body = self.keys.exchange(step, self.me.rank), bundle(self.me, step, pairs)
         log.debug("puts the payloads of step %d for %d ranks", step, len(pairs))
-        self.submit(lambda: self.store.put(key, body))
+        self.submit(lambda: self.store.put_once(key, body))
 
     def abort(self, error: RunFailed, retry: Retry) -> None:
         """Do nothing: the ranks that wait read the run's error from the object store themselves."""
@@ -190,12 +191,16 @@ class ObjectChannel(Channel):
             self._wake.notify()
 
     def _look_for_abort(self) -> None:
-        """Check whether another process reported that the run failed. All threads together make one such request per second."""
+        """Look whether the run failed and for its news, in turns. All threads together make one such request per second."""
         with self._wake:
             now = time.monotonic()
             if now < self._abort_check:
                 return
             self._abort_check = now + _ABORT_CHECK_S
+            self._news_turn, news = not self._news_turn, self._news_turn
+        if news:
+            self.look()
+            return
         reason = self.store.find(self.keys.error)
         if reason is not None:
             self.mailbox.fail(explain(reason))

@@ -51,6 +51,9 @@ def batched(entries: Sequence[tuple[int, int]], route: Callable[[int], Hashable]
 
     ``entries``: the target rank and the bytes of the body of each message. Yields the numbers (from 0) of the messages of each publish.
     """
+    if len(entries) == 1:
+        yield [0]
+        return
     routes: dict[Hashable, list[int]] = defaultdict(list)
     for number, (target, _) in enumerate(entries):
         routes[route(target)].append(number)

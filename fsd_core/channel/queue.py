@@ -16,14 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from fsd_core.channel.channel import POLL_S, Channel, ChannelConfig, Sending, StallLimit, describe, explain
+from fsd_core.channel.channel import POLL_S, Begun, Channel, ChannelConfig, Sending, StallLimit, Superseded, describe, explain
 from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, pack, split, unpack
+from fsd_core.channel.kept import Sent
 from fsd_core.channel.mailbox import Duplicate, Inconsistent, Unexpected
+from fsd_core.channel.news import News
 from fsd_core.channel.packing import RECEIVE_MESSAGES, ack_messages, batched, copies, open_receiver, open_receives, piece_bytes
 from fsd_core.common.crew import each
 from fsd_core.driver import Code, Delivery, Message, MessageDriver, Rejected
 from fsd_core.errors import FsdError, RunFailed
 from fsd_core.storage.retry import Retry
+from fsd_core.wrappers.around import Begins
 
 __all__ = ["QueueChannel", "linger_s"]
 
@@ -34,6 +37,7 @@ LINGER_SHARE = 0.35
 MAX_LINGER_S = 0.05
 COPIES = 32  # threads that send second copies: so none waits for another, and no first one waits for a second one
 NEXT_WAIT_S = 2.0  # of every receive but the first: so long it may stay open after a failed run
+LAST_STEP = 2**31 - 1
 LEASES = 3.5  # three replies in a row may be lost: each time, the service delivers the messages again only after a lease
 
 
@@ -66,10 +70,12 @@ class QueueChannel(Channel):
     def __init__(self, driver: MessageDriver, config: ChannelConfig) -> None:
         super().__init__(config, StallLimit(min_s=LEASES * driver.limits.lease_s + config.slack_s, start_s=config.start_s))
         self.driver = driver
+        self._sources = {source for sources in config.expected.values() for source in sources}
         self._text = driver.limits.body == "text"
         limits = driver.limits
         self.piece_bytes = piece_bytes(limits)
         self._open = open_receiver(limits, self.eager)  # True: the threads receive all the time
+        self._begins = driver if self.eager and isinstance(driver, Begins) else None
         self._copies = ThreadPoolExecutor(COPIES, thread_name_prefix="copy") if self.eager else None
         receives = open_receives(limits, self.eager)
         self._receive_messages = limits.receive_messages if receives == 1 else min(limits.receive_messages, RECEIVE_MESSAGES)
@@ -96,32 +102,85 @@ class QueueChannel(Channel):
     def send(self, step: int, payloads: Iterable[tuple[int, bytes]]) -> None:
         """Start to send ``payloads``, pairs of (target rank, payload). Returns before they are sent."""
         waiting: list[Message] = []
+        begun: list[tuple[list[Message], Begun]] = []
         for target, payload in payloads:
-            waiting += self.messages(step, target, payload)
+            waiting += self.outgoing(Sent(target, step, Kind.PAYLOAD, payload))
             if self.eager:
-                self.publish_soon(waiting)
+                begun += self._publish_first(waiting)
                 waiting = []
-        self.publish_soon(waiting)
+        self._publish_second(begun + self._publish_first(waiting))
 
-    def messages(self, step: int, target: int, payload: bytes) -> list[Message]:
+    def outgoing(self, sent: Sent) -> list[Message]:
+        """Keep what is sent. Returns its messages: none if the target has it already, from an earlier incarnation of this rank."""
+        self.kept.add(sent)  # before its messages exist: a target that is lost from now on finds it among what is kept
+        return [] if sent.step < self._lacked.get(sent.target, 0) else self.messages(sent)
+
+    def messages(self, sent: Sent) -> list[Message]:
         """The messages that carry one payload: one for each piece of at most ``piece_bytes`` bytes."""
-        pieces = split(payload, self.piece_bytes)
-        return [self.message(target, Kind.PAYLOAD, step, number, len(pieces), piece) for number, piece in enumerate(pieces)]
+        pieces = split(sent.body, self.piece_bytes)
+        return [self.message(sent.target, sent.kind, sent.step, number, len(pieces), piece) for number, piece in enumerate(pieces)]
 
     def message(self, target: int, kind: Kind, step: int, sequence: int, of: int, body: bytes) -> Message:
         """The message for rank ``target`` that carries a `Frame` with these fields."""
-        data = pack(Frame(kind, self.me.run, self.me.epoch, step, self.me.rank, sequence, of, body))
+        me, theirs = self.me, self.incarnations.get(target, 0)
+        data = pack(Frame(kind, me.run, me.epoch, step, me.rank, sequence, of, body, me.incarnation, theirs))
         return Message(target, base64.b64encode(data) if self._text else data)
+
+    def send_again(self, target: int, step: int) -> None:
+        """See `Channel.send_again`."""
+        kept = self.kept.of(target, step)
+        if kept is None:
+            reason = f"rank {target} was lost, and this rank no longer holds what it sent to it: the budget is exceeded"
+            raise RunFailed(Code.UNAVAILABLE, reason, rank=self.me.rank)
+        log.info("sends rank %d %d payloads again", target, len(kept))
+        self.publish_soon([message for sent in kept for message in self.messages(sent)])
+
+    def say(self, news: News, ranks: Iterable[int]) -> None:
+        """See `Channel.say`."""
+        body = news.pack()
+        self.publish_soon([self.message(rank, Kind.NEWS, 0, 0, 1, body) for rank in ranks])
+
+    def take(self, source: int, incarnation: int, sent: Sent) -> None:
+        """See `Channel.take`."""
+        pieces, me = split(sent.body, self.piece_bytes), self.me
+        for number, piece in enumerate(pieces):
+            self._take_frame(Frame(sent.kind, me.run, me.epoch, sent.step, source, number, len(pieces), piece, incarnation, me.incarnation))
 
     def publish_soon(self, messages: Sequence[Message]) -> None:
         """Start to publish ``messages``. If this fails, `receive` or `finish` raises its error. Thread-safe."""
+        self._publish_second(self._publish_first(messages))
+
+    def _publish_first(self, messages: Sequence[Message]) -> list[tuple[list[Message], Begun]]:
+        """Start to publish ``messages``. Returns the batches of which this thread has sent a first copy and should send a second one."""
+        found: list[tuple[list[Message], Begun]] = []
         for batch in self.batches(messages):
-            if self._copies is None or copies(sum(len(message.body) for message in batch), self.driver.limits) == 1:
+            twice = self._copies is not None and copies(sum(len(message.body) for message in batch), self.driver.limits) > 1
+            if (until := self._begin(batch)) is not None:
+                begun = Begun(until, self.retry.stop)
+                self.track(begun)
+                found += [(batch, begun)] * twice
+                continue
+            if self._copies is None or not twice:
                 self.submit(partial(self.publish, batch))
                 continue
             sent = threading.Event()
             tasks = [pool.submit(self._publish_copy, batch, sent) for pool in (self.pool, self._copies)]
-            self.track(Sending(tasks))
+            self.track(Sending(tasks, sent))
+        return found
+
+    def _publish_second(self, begun: Iterable[tuple[list[Message], Begun]]) -> None:
+        """Publish batches again. If this fails, the first copy is on its way all the same."""
+        for batch, first in begun:
+            if (until := self._begin(batch)) is not None:
+                first.until = min(first.until, until)
+
+    def _begin(self, batch: list[Message]) -> float | None:
+        """Publish a batch in this thread, if the driver can do so without a wait, and return when the request ends; else `None`."""
+        if self._begins is None:
+            return None
+        with suppress(Exception):  # of any class: a publish in another thread then has the error, and repeats what can be repeated
+            return self._begins.begin(batch)
+        return None
 
     def _publish_copy(self, batch: list[Message], sent: threading.Event) -> None:
         """Publish a batch that another thread publishes too. Makes no request once ``sent`` is set, or the channel is closed."""
@@ -201,6 +260,7 @@ class QueueChannel(Channel):
             self._receiving += 1
         try:
             due = self._ack_in_s()
+            wait_s = min(wait_s, NEXT_WAIT_S) if self.me.incarnation else wait_s  # the payload may come from a record meanwhile
             wait = min(wait_s, max(0.0, self.me.deadline - time.time()), math.inf if due is None else due)
             receive = partial(self.driver.receive, self.me.rank, self._receive_messages, wait)
             deliveries = self.retry.call(self.driver, "receive", receive)
@@ -238,25 +298,42 @@ class QueueChannel(Channel):
                 f"lease lost: another run holds the slot at epoch {frame.epoch}, expected epoch {self.me.epoch}, that of this run",
                 rank=self.me.rank,
             )
+        ours = frame.epoch == self.me.epoch and frame.run == self.me.run
+        if ours and frame.target_incarnation > self.me.incarnation:  # it is left to that one
+            raise Superseded(Code.PRECONDITION, f"incarnation {frame.target_incarnation} of this rank has its place", rank=self.me.rank)
         self._remember(delivery)
-        if frame.epoch < self.me.epoch or frame.run != self.me.run:
+        if not ours:
             self.meter.add("strays_dropped")
         elif frame.kind is Kind.ABORT:
             log.debug("received the abort of rank %d", frame.source)
             self.mailbox.fail(explain(frame.body))
+        elif frame.kind is Kind.NEWS:
+            self._hear(News.unpack(frame.body))
         else:
-            try:
-                body = self.mailbox.add(frame)
-            except Duplicate:
-                self.meter.add("duplicates_dropped")
-                return
-            except Unexpected:
-                self.meter.add("strays_dropped")
-                return
-            except Inconsistent as error:
-                raise RunFailed(Code.INVALID, str(error), rank=self.me.rank) from error
-            if body is not None:
-                self.arrived(frame, body)
+            self._take_frame(frame)
+
+    def _hear(self, news: News) -> None:
+        """Act on news, and answer a hello: a source that begins anew need not send what is here."""
+        self.heed(news)
+        if news.kind == "hello" and news.rank in self._sources:
+            step = self.mailbox.first_missing(news.rank)
+            step = LAST_STEP if step is None else step
+            self.say(News(kind="lacks", rank=self.me.rank, incarnation=self.me.incarnation, step=step), [news.rank])
+
+    def _take_frame(self, frame: Frame) -> None:
+        """Put a payload, or a piece of one, into the mailbox."""
+        try:
+            body = self.mailbox.add(frame)
+        except Duplicate:
+            self.meter.add("duplicates_dropped")
+            return
+        except Unexpected:
+            self.meter.add("strays_dropped")
+            return
+        except Inconsistent as error:
+            raise RunFailed(Code.INVALID, str(error), rank=self.me.rank) from error
+        if body is not None:
+            self.arrived(frame, body)
 
     def arrived(self, frame: Frame, body: bytes) -> None:
         """Process ``body``, a complete payload. ``frame`` was the last piece of it to arrive."""

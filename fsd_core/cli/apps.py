@@ -13,6 +13,7 @@ from fsd_core.config import Settings
 __all__ = ["clean", "deploy", "destroy", "gc"]
 
 KEYS = ("provider", "app", "emulator")
+WORKERS = 8  # without --workers: a run that needs more queues makes them
 
 
 @click.command(
@@ -21,22 +22,25 @@ KEYS = ("provider", "app", "emulator")
 Examples:
   fsd deploy --provider local --app mine
   fsd deploy --provider aws --app mine --workers 32
+  fsd deploy --provider aws --app mine --engine onnx
 """,
 )
 @click.option("--slots", type=Checked(integer(1)), default=4, metavar="N", help="Number of runs that can be active at once.  [default: 4]")
-@with_settings(*KEYS, "workers")
+@with_settings(*KEYS, "workers", "engine")
 def deploy(screen: Screen, settings: Settings, slots: int) -> None:
     """Make the resources of an app.
 
     An app is everything that one deployment makes, under one name: the function, the object store, and the queues of the workers. Resources
-    that exist already stay as they are: a second deploy changes nothing.
+    that exist already stay as they are: a second deploy changes nothing. With --engine onnx, the functions have ONNX Runtime too.
     """
     from fsd_core.client.apps import deploy as make
 
     check_provider(settings)
+    workers = settings.workers if isinstance(settings.workers, int) else WORKERS
+    engine = "rows" if settings.engine == "auto" else settings.engine
     with screen.progress() as show, emulated(settings, show) as settings:
         made = make(
-            settings.provider, settings.app, settings.table(), workers=settings.parallel.workers, slots=slots, progress=reporting(show)
+            settings.provider, settings.app, settings.table(), workers=workers, slots=slots, engine=engine, progress=reporting(show)
         )
     screen.answer({"app": made.app, "provider": settings.provider, "workers": made.ranks, "slots": made.slots, "names": dict(made.names)})
     rows = [("workers", f"{made.ranks}"), ("slots", f"{made.slots}"), *(row for row in made.names.items() if row[1])]

@@ -6,7 +6,23 @@ from importlib.metadata import version
 
 import click
 
-from fsd_core.cli import apps, compare, conformance, cost, demo, doctor, emulators, logs, model, partition, plan, provider, report, run
+from fsd_core.cli import (
+    apps,
+    compare,
+    conformance,
+    cost,
+    demo,
+    doctor,
+    emulators,
+    logs,
+    measure,
+    model,
+    partition,
+    plan,
+    provider,
+    report,
+    run,
+)
 
 __all__ = ["root"]
 
@@ -22,7 +38,7 @@ def root() -> None:
 
 
 for command in (
-    run.run, plan.plan, compare.compare, report.report, logs.logs, logs.runs,
+    run.run, plan.plan, measure.measure, compare.compare, report.report, logs.logs, logs.runs,
     partition.partition, model.group, cost.bill, cost.group, demo.demo, apps.deploy, apps.destroy,
     apps.gc, apps.clean, emulators.group, conformance.conformance, provider.group, doctor.doctor,
 ):  # fmt: skip

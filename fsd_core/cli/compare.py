@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import click
 
 from fsd_core import providers
@@ -16,7 +15,7 @@ from fsd_core.common.fields import choice, integer
 from fsd_core.common.home import home_folder
 from fsd_core.config import ANY, PATH, Settings
 from fsd_core.errors import InputError, RunFailed
-from fsd_core.partition import AUTO
+from fsd_core.partition import AUTO, parallel
 from fsd_core.protocol.runconfig import CHANNELS
 from fsd_core.report.writing import check_comparison, write_comparison
 
@@ -34,12 +33,22 @@ KEYS = (
 COUNTS = "2,4,8"
 
 
+class _Compare(Command):
+    """``--latency`` without a value, at the end or before another flag, means auto: each provider has its own table."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        alone = {at for at in range(end) if args[at] == "--latency" and (at + 1 == len(args) or args[at + 1].startswith("--"))}
+        return super().parse_args(ctx, [f"{arg}=auto" if at in alone else arg for at, arg in enumerate(args)])
+
+
 @click.command(
-    cls=Command,
+    cls=_Compare,
     epilog="""\b
 Examples:
   fsd compare radixnet:1024:24 digits --providers local,aws --emulator
   fsd compare model/ input.npz --providers aws,gcp,azure --channels queue,object --report compared.html
+  fsd compare model/ input.npz --providers aws,gcp,azure --emulator --latency auto,seed=1
 """,
 )
 @click.argument("model")
@@ -67,6 +76,8 @@ def compare(
 
     First, the command runs each pair of provider and number of workers once without measuring: this run makes the resources and writes the
     weights into the store. Then it runs each combination in turn, and repeats this --repeat times.
+
+    With --latency auto, or --latency without a value, the requests of each provider take as long as its own table of latencies says.
     """
     from fsd_core.report.comparing import compare as compare_runs
 
@@ -107,7 +118,8 @@ def _counts(settings: Settings, workers: str | None) -> list[int]:
     """The numbers of workers to run with."""
     if workers is None:
         if settings.data_parallel or settings.pipeline_parallel or settings.tensor_parallel:
-            return [attrs.evolve(settings, workers=AUTO).parallel.workers]
+            sizes = (settings.data_parallel, settings.pipeline_parallel, settings.tensor_parallel)
+            return [parallel(AUTO, *sizes).workers]
         workers = COUNTS
     counts = [integer(1).read_text(word, "--workers ") for word in _split("--workers", workers)]
     if len(set(counts)) < len(counts):
@@ -120,7 +132,7 @@ def _answer(screen: Screen, found: Comparison, error: Mapping[str, Any], report:
     write_comparison(found, report, csv=table)
     screen.answer({**found.to_json(), "report": report, "csv": table, **error})
     files = (f"{name}: {path}" for name, path in (("Page", report), ("CSV", table)) if path)
-    screen.print(_table(found), *found.notes(), *files)
+    screen.print(found.headline, "", _table(found), *found.notes(), *files)
 
 
 def _table(found: Comparison) -> Table:
@@ -131,7 +143,7 @@ def _table(found: Comparison) -> Table:
 
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title="Median of each", title_justify="left", title_style="bold")
     for name in COLUMNS:
-        shown.add_column(name, justify="left" if name in ("channel", "provider", "time") else "right")
+        shown.add_column(name, justify="left" if name in ("channel", "provider", "time", "predicted") else "right")
     for row in found.rows():
         shown.add_row(*map(Text, row))
     return shown

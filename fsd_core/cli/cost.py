@@ -64,13 +64,13 @@ def show(screen: Screen, settings: Settings, name: str) -> None:
         | ({"otherwise": price.otherwise} if price.confidence == "low" else {})
         for price in tariff.prices
     ]
-    function = {"step_ms": rule.step_ms, "least_ms": rule.least_ms, "init": rule.init, "source": rule.source, "confidence": rule.confidence}
+    function = {"step_ms": rule.step_ms, "min_ms": rule.min_ms, "init": rule.init, "source": rule.source, "confidence": rule.confidence}
     screen.answer(_facts(tariff) | {"function": function, "prices": prices})
     rows = [("region", tariff.region), ("as of", tariff.as_of), ("file", tariff.path)]
     rows.append(
         (
             "function time",
-            f"in steps of {rule.step_ms:g} ms, at least {rule.least_ms:g} ms, {'with' if rule.init else 'without'} start-up",
+            f"in steps of {rule.step_ms:g} ms, at least {rule.min_ms:g} ms, {'with' if rule.init else 'without'} start-up",
         )
     )
     screen.print(pairs(f"{tariff.name}: {tariff.title}", rows))

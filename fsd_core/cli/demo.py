@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-NOT_HERE = ("provider", "emulator", "output", "truth", "tariff")  # keys of a run that the demo does not take
+NOT_HERE = ("provider", "engine", "batch_axis", "emulator", "output", "truth", "tariff")  # keys of a run that the demo does not take
 
 
 @click.command(
@@ -64,7 +64,7 @@ def _report(screen: Screen, found: Demo, seed: int) -> None:
         more = {"accuracy": found.accuracy, "density": density}
         facts = [
             ("network", f"{layers} layers, {model.nonzeros} weights: {density:.1%} of a dense network's"),
-            ("accuracy", f"{found.accuracy:.2%} of {found.inputs.shape[0]} digits that training never saw"),
+            ("accuracy", f"{found.accuracy:.2%} of {found.inputs.shape[0]} digits that were not used in training"),
         ]
         images = found.folder.with_suffix(".npz")
         write_output(images, found.inputs)

@@ -79,8 +79,9 @@ def _end(past: RunLog, rank: int | None) -> list[str]:
 
 
 @click.command("runs", cls=Command, epilog="Example: fsd runs --json")
+@click.option("--accuracy", is_flag=True, help="Show how far the predictions of these runs were off, part by part.")
 @with_settings()
-def runs(screen: Screen, settings: Settings) -> None:
+def runs(screen: Screen, settings: Settings, accuracy: bool) -> None:
     """List the past runs.
 
     Shows for each run its id, when it began, its model, provider, seconds and cost in US dollars, and how it ended: done, failed with a
@@ -90,6 +91,9 @@ def runs(screen: Screen, settings: Settings) -> None:
     from fsd_core.report import past_runs
 
     home = home_folder()
+    if accuracy:
+        _accuracy(screen)
+        return
     found = past_runs(home)
     screen.answer({"runs": [attrs.asdict(row) for row in found]})
     if not found:
@@ -107,4 +111,23 @@ def runs(screen: Screen, settings: Settings) -> None:
         state = row.state if row.code is None else f"{row.state} {row.code}"
         when = "" if row.began is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.began))
         shown.add_row(*(Text(word or "") for word in (row.run, when, row.model, row.provider, seconds, usd, state)))
+    screen.print(shown)
+
+
+def _accuracy(screen: Screen) -> None:
+    """Print the errors of the predictions of past runs."""
+    from rich.table import Table
+
+    from fsd_core.report import prediction_accuracy
+
+    found = prediction_accuracy(home_folder())
+    screen.answer({"accuracy": [attrs.asdict(row) for row in found]})
+    if not found:
+        screen.print("no past run has a prediction to compare with: a run that fsd can plan leaves one in its record")
+        return
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title="Predicted less actual", title_justify="left")
+    for name in ("part", "runs", "median", "median size", "largest"):
+        shown.add_column(name, justify="left" if name == "part" else "right")
+    for row in found:
+        shown.add_row(row.part, str(row.runs), f"{row.median:+.0%}", f"{row.median_size:.0%}", f"{row.largest:+.0%}")
     screen.print(shown)

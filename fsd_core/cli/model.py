@@ -153,7 +153,7 @@ def show(screen: Screen, settings: Settings, model: str, shapes: Sequence[str], 
 def _check_not_onnx(model: str, shapes: Sequence[str], batch_axis: str, stages: int | None = None) -> None:
     for flag, given in (("--shape", shapes), ("--batch-axis", batch_axis != "auto"), ("--stages", stages)):
         if given:
-            raise InputError(f"{model}: is no ONNX model: expected no {flag}, which only these have")
+            raise InputError(f"{model}: is no ONNX model: expected no {flag}, which is for ONNX models only")
 
 
 def _show(screen: Screen, facts: dict[str, Any], where: str) -> None:

@@ -42,7 +42,7 @@ def show_graph(screen: Screen, graph: Graph, where: str, stages: int | None = No
     if cut:
         screen.print(pairs(f"\n{len(cut)} stages, for one sample", [(f"stage {k}", _stage(each)) for k, each in enumerate(cut, 1)]))
     elif facts["cuts"]:
-        title = f"\nPlaces to cut: {len(facts['cuts'])}; the narrowest in each part of the model, with what crosses for one sample"
+        title = f"\nPlaces to cut: {len(facts['cuts'])}; the narrowest of each part of the model, and what crosses them, for one sample"
         screen.print(pairs(title, [(_place(cut), _crossing(cut)) for cut in _narrowest(facts["cuts"])]))
 
 

@@ -87,7 +87,7 @@ def _estimate(screen: Screen, settings: Settings, model: str, out: str | None) -
     if out is not None:
         raise InputError(f"--estimate writes no partition: expected no argument {out}, or no --estimate")
     if settings.partition != "hypergraph":
-        raise InputError(f"--estimate --method {settings.partition}: expected hypergraph; other methods take no time to count")
+        raise InputError(f"--estimate --method {settings.partition}: expected hypergraph; the others are fast without an estimate")
     with as_flags(*SPLIT):
         split = parallel(settings.workers, 1, settings.pipeline_parallel, settings.tensor_parallel)
     if split.pipeline > 1:

@@ -44,7 +44,7 @@ Examples:
     "--objective",
     type=Checked(choice(*OBJECTIVES)),
     default="cost",
-    help="What to make small: cost, latency, or their product: balanced.  [default: cost]",
+    help="What the plan minimises: cost, latency, or balanced, their product.  [default: cost]",
 )
 @click.option("--deadline", type=Checked(number(0, 1e9, "seconds", above=True)), help="Seconds that 95 % of the runs may take.")
 @click.option("--budget", type=Checked(number(0, 1e9, "USD", above=True)), help="USD that a run may cost.")
@@ -115,7 +115,7 @@ def _shown(found: Plan) -> Sequence[Any]:
         servers = f"{each['servers']} x {each['server']}" if each["servers"] > 1 else each["server"]
         parts.append(
             f"{each['provider']}: {each['runs']:,.0f} runs a day cost {each['functions_usd_a_day']:.3g} USD, {servers} that always runs "
-            f"{each['server_usd_a_day']:.3g} USD: {wins}; the server is from {each['from_runs']:,} runs a day on."
+            f"{each['server_usd_a_day']:.3g} USD: {wins}; from {each['from_runs']:,} runs a day on, the server is cheaper."
         )
     lost = [each for each in found.candidates if not each.feasible]
     if lost:

@@ -32,5 +32,5 @@ def new(screen: Screen, settings: Settings, name: str, folder: str) -> None:
     screen.answer({"provider": name, "files": [str(path) for path in written]})
     screen.print(
         pairs(f"Provider {name}", [(str(path), f"{len(path.read_text().splitlines())} lines") for path in written]),
-        f"\nNext: cd {folder}; pip install -e '.[test]'; pytest. README.md says what comes after.",
+        f"\nNext: cd {folder}; pip install -e '.[test]'; pytest. README.md has the next steps.",
     )

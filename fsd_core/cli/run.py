@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,12 @@ from fsd_core.client.shown import tables
 from fsd_core.common.home import home_folder
 from fsd_core.config import Settings
 from fsd_core.cost import tariff_of_run
-from fsd_core.errors import CheckFailed
+from fsd_core.errors import CheckFailed, InputError
 from fsd_core.latency import Latency
+from fsd_core.partition import Parallel
 
 if TYPE_CHECKING:
-    from fsd_core import Result
+    from fsd_core import Progress, Result
 
 __all__ = ["KEYS", "result_tables", "run"]
 
@@ -28,7 +29,8 @@ CHECK = ("expect", "rtol", "atol")  # what this command does with the result of 
 
 KEYS = (
     "provider", "channel", "workers", "data_parallel", "pipeline_parallel", "tensor_parallel", "branching", "partition", "objective",
-    "batch_size", "timeout", "outage", "seed", "app", "emulator", "faults", "latency", "output", "truth", "tariff",
+    "engine", "batch_axis", "batch_size", "timeout", "outage", "recovery", "seed", "app", "emulator", "faults", "latency", "output",
+    "truth", "tariff",
 )  # fmt: skip
 
 
@@ -41,6 +43,7 @@ Examples:
   fsd run model/ input.npz --pipeline-parallel 8
   fsd run model/ input.npz --data-parallel 2 --pipeline-parallel 4 --batch-size 500
   fsd run radixnet:1024:12 digits --provider aws --emulator
+  fsd run model.onnx input.npz --pipeline-parallel 2 --output out.npz
   fsd run neuron1024/ sparse-images-1024.tsv.xz --truth neuron1024-l120-categories.tsv --json
 """,
 )
@@ -52,17 +55,18 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
 
     \b
     MODEL  a folder that fsd model made; a Graph Challenge folder of an official
-           size; an ONNX file that is a chain of layers; or
-           radixnet:NEURONS:LAYERS[:SEED]
+           size; an ONNX file; or radixnet:NEURONS:LAYERS[:SEED]
     INPUT  .npz (scipy CSR, one dense array, or key x) or .npy; a Graph
            Challenge .tsv, also .xz or .gz; digits (handwritten digits of
-           scikit-learn); or random:SAMPLES[:DENSITY[:SEED]]
+           scikit-learn); or random:SAMPLES[:DENSITY[:SEED]]. Of an ONNX file:
+           .npz by the names of its inputs, or .npy if it has one
 
     An existing --output file is replaced only if fsd made it. The exit code is 1 if the result differs from --truth or --expect.
     """
     from fsd_core import run as run_model
-    from fsd_core.model import open_model
-    from fsd_core.model.inputs import open_inputs
+    from fsd_core.client.opened import open_run
+    from fsd_core.client.tensors import read_expected_tensors
+    from fsd_core.model import Model
     from fsd_core.model.rounding import cancelling
 
     check_provider(settings)
@@ -71,28 +75,41 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     screen.known.update({key: getattr(settings, key) for key in keys})
     screen.known["latency"] = Latency.parse(settings.latency).about() if settings.latency else None
     with as_flags(*SPLIT):
-        split = settings.parallel
-    screen.known.update(workers=split.workers, parallel=split.to_json())
+        split = settings.split
+    if isinstance(split, Parallel):
+        screen.known.update(workers=split.workers, parallel=split.to_json())
+    elif split is not None:
+        screen.known.update(workers=split)
     if settings.output:
         with as_flags("output"):
             check_output(Path(settings.output))
-    network = open_model(model)
-    screen.known.update(neurons=network.neurons, layers=len(network.layers))
-    samples = open_inputs(inputs, network.inputs)
-    screen.known["samples"] = samples.shape[0]
+    with as_flags("engine", "batch_axis"):
+        opened = open_run(model, inputs, settings.engine, settings.batch_axis)
+    network, samples, expected, values = opened.model, opened.inputs, None, None
+    if isinstance(network, Model):
+        screen.known.update(neurons=network.neurons, layers=len(network.layers), samples=samples.shape[0])
+    elif settings.truth:
+        raise InputError(f"--truth {settings.truth}: is for models of rows: expected --expect, which compares the outputs of any model")
     with as_flags("truth"):
         expected = read_truth(Path(settings.truth), samples.shape[0]) if settings.truth else None
     with as_flags("expect"):
-        values = read_expected(Path(settings.expect), (samples.shape[0], network.outputs)) if settings.expect else None
+        if settings.expect:
+            path = Path(settings.expect)
+            values = (
+                read_expected(path, (samples.shape[0], network.outputs))
+                if isinstance(network, Model)
+                else read_expected_tensors(path, network)
+            )
     with screen.progress() as show, emulated(settings, show, start=True) as settings, as_flags(*SPLIT, "batch_size"):
         result = run_model(
             network,
             samples,
-            **{key: getattr(settings, key) for key in KEYS if key not in ("emulator", "output", "truth", "tariff")},
+            **{key: getattr(settings, key) for key in KEYS if key not in ("emulator", "engine", "output", "truth", "tariff")},
+            engine="auto" if isinstance(network, Model) else "onnx",
             settings=settings.table(),
             home=home_folder(),
             note={"model": model, "input": inputs},
-            progress=reporting(show),
+            progress=_telling(screen, reporting(show)),
         )
     screen.known["run"] = result.run
     truth = None if expected is None else result.check(expected)
@@ -102,7 +119,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     notes = [f"\nTo make a page of this run: fsd report {result.run}"]
     if result.stand_in and made:
         notes.insert(0, "On an emulator, function time and its cost are those of this machine; counts are those of the cloud.")
-    if truth and (signed := cancelling(network, samples)):
+    if truth and isinstance(network, Model) and (signed := cancelling(network, samples)):
         adds = f"{len(signed)} of {len(network.layers)} layers add{'s' * (len(signed) == 1)} terms of both signs"
         notes.insert(0, f"{adds}: the rounding of such sums depends on workers and partition, and may change a sample's category.")
     if off:
@@ -122,6 +139,11 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     if off and off["differing"]:
         wanted = f"expected differences of at most {settings.atol:g} + {settings.rtol:g} x the value"
         raise CheckFailed(f"--expect {settings.expect}: {words}: {wanted}")
+
+
+def _telling(screen: Screen, show: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    """Shows progress, and what was chosen as a line that stays."""
+    return lambda step: screen.note(step.text) if step.phase == "plan" and step.text else show(step)
 
 
 def result_tables(result: Result, truth: Mapping[str, int] | None = None) -> Iterable[Any]:

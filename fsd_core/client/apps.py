@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+import attrs
+
 from fsd_core.client.job import Progress
 from fsd_core.common import arguments, interrupt
 from fsd_core.driver import Provider, Provisioner, Resources
+from fsd_core.errors import InputError
+from fsd_core.protocol.runconfig import ENGINES
 from fsd_core.providers.app_name import check_app
+from fsd_core.providers.provisioning import AppProvisioner
 from fsd_core.providers.registry import find
 from fsd_core.providers.requests import reporting_to
 
-__all__ = ["deploy", "destroy", "place", "reported"]
+__all__ = ["check_engine", "deploy", "destroy", "place", "reported", "with_engine"]
 
 
 @interrupt.heard()
@@ -23,6 +28,7 @@ def deploy(
     *,
     workers: int = 8,
     slots: int = 4,
+    engine: str = "rows",
     progress: Callable[[Progress], None] | None = None,
 ) -> Resources:
     """Make the missing resources of an app: the function, the object store, and the queues. A second call changes nothing.
@@ -30,6 +36,7 @@ def deploy(
     - ``provider``, ``app``, ``settings``: those of `run`.
     - ``workers``: for how many workers there are queues in each slot.
     - ``slots``: the number of runs that can be active at once.
+    - ``engine``: onnx if the functions shall have ONNX Runtime, as ONNX models need it that are no chains of layers. Default: rows.
     - ``progress``: called with a `Progress` of phase provision about every 5 s; its ``text`` names the current request.
 
     Returns the `Resources` of the app. `run` makes an app by itself if it does not exist.
@@ -37,7 +44,9 @@ def deploy(
     Raises `InputError` if an argument is wrong or the provider's SDK is not set up on this machine, and `RunFailed` if a service refuses.
     """
     workers, slots = arguments.whole("workers", workers, 1), arguments.whole("slots", slots, 1)
+    engine = arguments.one_of("engine", engine, ENGINES)
     _, provisioner = place(provider, app, settings)
+    provisioner = with_engine(provisioner, engine)
     with reported(progress):
         return provisioner.ensure(app, workers, slots)
 
@@ -64,6 +73,22 @@ def place(provider: str, app: str, settings: Mapping[str, object] | None) -> tup
     check_app(arguments.text("app", app))
     found = find(arguments.text("provider", provider))
     return found, found.provisioner(arguments.table("settings", settings))
+
+
+def with_engine(provisioner: Provisioner, engine: str) -> Provisioner:
+    """A provisioner whose new apps have an engine. Functions that run what is installed beside them have what is installed there."""
+    if engine == "onnx" and isinstance(provisioner, AppProvisioner):
+        provisioner.settings = attrs.evolve(provisioner.settings, engine=engine)
+    return provisioner
+
+
+def check_engine(found: Resources, engine: str, provider: str) -> None:
+    """Raise `InputError` if the functions of an app do not have an engine: the line says which command adds it."""
+    if engine == "onnx" and found.names.get("code", "installed") != "installed" and found.names.get("engine") != "onnx":
+        command = f"fsd deploy --provider {provider} --app {found.app} --engine onnx"
+        raise InputError(
+            f"app {found.app} on {provider}: its functions have no ONNX Runtime, which this model needs: expected '{command}' first"
+        )
 
 
 @contextmanager

@@ -56,12 +56,14 @@ class Cleanup:
         self._queued = queued
         self.lines: dict[int, list[Any]] = {}
         self._keys = RunKeys(lease.run)
-        self._last_steps: list[Step] = [("remove the run's objects", self._remove_objects), ("give the slot back", self._release_slot)]
         self._remove_note = leave_note(f"slot {lease.slot} of app {resources.app} is held: {self._hint}")
 
-    def after_answer(self) -> str | None:
-        """Clean up after a run with an answer. Returns a line that names undone steps, or `None`. An interrupt ends the wait."""
-        return self._within(ENDED_S, self._last_steps)
+    def after_answer(self, *, late: bool) -> str | None:
+        """Clean up after a run with an answer. Returns a line that names undone steps, or `None`. An interrupt ends the wait.
+
+        ``late``: a worker may still write its record. The next run on the slot removes it.
+        """
+        return self._within(ENDED_S, self._last_steps(leftovers=late))
 
     def after_failure(self, error: BaseException) -> str | None:
         """Clean up after ``error`` ended the run: stop its workers first. Returns a line like `after_answer`."""
@@ -72,7 +74,7 @@ class Cleanup:
         if self._invoker.limits.end_with_client:  # then no function survives that could receive an abort or write anything
             end: Step = ("end the functions", lambda store: self._invoker.close())
             _at_most(lines_s, partial(self._last_lines, interrupted))
-            return self._within(limit_s, [end, *self._last_steps])
+            return self._within(limit_s, [end, *self._last_steps(leftovers=False)])
         if isinstance(error, RunFailed):
             reason = error
         else:
@@ -90,9 +92,7 @@ class Cleanup:
             _at_most(lines_s, partial(collect.lines, store, self._keys, listed, self.lines))
             store.delete(sorted(listed - {self._keys.error}))
 
-        def release(store: Store) -> None:
-            slots.release(store, self._lease, leftovers=True)
-
+        release = partial(self._release, leftovers=True)
         steps: list[Step] = [("ask the workers to stop", abort), ("remove the run's objects", remove), ("give the slot back", release)]
         undone = self._within(limit_s, steps)
         return undone or (f"{self._command} removes what late workers may leave" if interrupted else None)
@@ -112,11 +112,14 @@ class Cleanup:
                 time.sleep(POLL_S)
             collect.lines(store, self._keys, listed, self.lines)
 
+    def _last_steps(self, *, leftovers: bool) -> list[Step]:
+        return [("remove the run's objects", self._remove_objects), ("give the slot back", partial(self._release, leftovers=leftovers))]
+
     def _remove_objects(self, store: Store) -> None:
         store.delete_prefix(self._keys.prefix)
 
-    def _release_slot(self, store: Store) -> None:
-        slots.release(store, self._lease)
+    def _release(self, store: Store, *, leftovers: bool) -> None:
+        slots.release(store, self._lease, leftovers=leftovers)
 
     def _within(self, seconds: float, steps: Sequence[Step]) -> str | None:
         """Do the steps, each even if one before it failed, and wait for ``seconds`` at most. Returns a line on what was not done."""

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
+import threading
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from fsd_core.codec import CodecError, decode
+from fsd_core.client.work import Work
+from fsd_core.codec import CodecError
 from fsd_core.common.crew import each
-from fsd_core.common.sealed import Damaged, unseal
+from fsd_core.common.sealed import Damaged
 from fsd_core.driver import Code
 from fsd_core.errors import FsdError, RunFailed
-from fsd_core.kernel import Block
+from fsd_core.protocol import records
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.store import Store
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
-    from fsd_core.model import Layer
-    from fsd_core.partition import Partition
     from fsd_core.protocol.runconfig import RunConfig
 
 __all__ = ["Outputs", "Records", "lines", "ranks"]
@@ -37,14 +34,14 @@ LINE_THREADS = 16
 class Outputs:
     """The output of a run. Each rank writes its slice of the output of each batch; `look` gets those that are there."""
 
-    def __init__(self, store: Store, keys: RunKeys, partition: Partition, config: RunConfig, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, store: Store, keys: RunKeys, work: Work, config: RunConfig, pool: ThreadPoolExecutor) -> None:
         self._store = store
         self._keys = keys
+        self._work = work
         self._config = config
         self._pool = pool
-        self._rows = [np.flatnonzero(partition.owners[-1] == part) for part in config.last]
         self._missing = [(batch, writer) for batch in range(len(config.batches)) for writer in range(len(config.last))]
-        self._blocks: dict[tuple[int, int], Block] = {}
+        self._slices: dict[tuple[int, int], Any] = {}
         self._next_check = time.monotonic() + LOST_CHECK_S
 
     def look(self) -> bool:
@@ -55,10 +52,10 @@ class Outputs:
         at_once = 1
         while self._missing:
             window = self._missing[:at_once]
-            blocks = [self._block(window[0])] if at_once == 1 else list(self._pool.map(self._block, window))
-            self._blocks |= {piece: block for piece, block in zip(window, blocks, strict=True) if block is not None}
-            self._missing = [piece for piece in self._missing if piece not in self._blocks]
-            if None in blocks:
+            slices = [self._slice(window[0])] if at_once == 1 else list(self._pool.map(self._slice, window))
+            self._slices |= {piece: found for piece, found in zip(window, slices, strict=True) if found is not None}
+            self._missing = [piece for piece in self._missing if piece not in self._slices]
+            if any(found is None for found in slices):
                 self._raise_if_lost()
                 return False
             at_once = AT_ONCE
@@ -73,28 +70,19 @@ class Outputs:
             batch, writer = self._missing[0]
             self._store.get(self._keys.output(batch, self._config.writers(batch)[writer]))
 
-    def _block(self, piece: tuple[int, int]) -> Block | None:
+    def _slice(self, piece: tuple[int, int]) -> Any:
         batch, writer = piece
         rank = self._config.writers(batch)[writer]
         data = self._store.find(self._keys.output(batch, rank))
         try:
-            return None if data is None else decode(data, len(self._rows[writer]), self._config.batches[batch])
+            return None if data is None else self._work.slice(data, writer, self._config.batches[batch])
         except CodecError as error:
             raise RunFailed(Code.INVALID, f"the output slice of batch {batch + 1} is damaged: {error}", rank=rank) from error
 
-    def assemble(self, last: Layer, progress: Callable[[int, int], None]) -> csr_matrix:
-        """The output, float32 (samples, outputs), from all slices. ``last``: the model's last layer.
-
-        ``progress`` is called with the number of batches done and of all batches.
-        """
-        from scipy.sparse import csr_matrix, vstack
-
-        outputs = []
-        for batch, count in enumerate(self._config.batches):
-            blocks = [self._blocks[batch, writer] for writer in range(len(self._rows))]
-            outputs.append(_assemble(blocks, self._rows, (count, last.outputs), last.activation))
-            progress(batch + 1, len(self._config.batches))
-        return csr_matrix(vstack(outputs, "csr")) if len(outputs) > 1 else outputs[0]
+    def assemble(self, progress: Callable[[int, int], None]) -> Any:
+        """The output from all slices. ``progress`` is called with the number of batches done and of all batches."""
+        slices = [[self._slices[batch, writer] for writer in range(len(self._config.last))] for batch in range(len(self._config.batches))]
+        return self._work.assemble(slices, self._config.batches, progress)
 
 
 class Records:
@@ -106,10 +94,19 @@ class Records:
         self._pool = pool
         self.missing = list(range(workers))  # ranks that have not written theirs
         self._found: dict[int, dict[str, Any] | None] = {}
+        self._requests: dict[int, Future[tuple[bool, dict[str, Any] | None]]] = {}  # by rank: those that have no answer yet
 
-    def look(self) -> bool:
-        """Get the records that are there, and return `True` once all are."""
-        for rank, (final, record) in zip(self.missing, self._pool.map(self._record, self.missing), strict=True):
+    def look(self, until: float = math.inf) -> bool:
+        """Get the records that are there, and return `True` once all are.
+
+        Waits for answers of the store until ``until``, on the monotonic clock. Later answers count in the next call.
+        """
+        for rank in self.missing:
+            if rank not in self._requests:
+                self._requests[rank] = self._pool.submit(self._record, rank)
+        wait(self._requests.values(), max(0.0, min(until - time.monotonic(), threading.TIMEOUT_MAX)))
+        for rank in [rank for rank, request in self._requests.items() if request.done()]:
+            final, record = self._requests.pop(rank).result()
             if final:
                 self._found[rank] = record
         self.missing = [rank for rank in self.missing if rank not in self._found]
@@ -123,8 +120,8 @@ class Records:
     def _record(self, rank: int) -> tuple[bool, dict[str, Any] | None]:
         """Whether it is useless to look again for a rank's record, and the record: `None` if it is not written yet, or damaged."""
         try:
-            data = self._store.find(self._keys.record(rank))
-            return data is not None, None if data is None else unseal(data, f"the record of rank {rank}")
+            record = records.find(self._store, self._keys.record(rank))
+            return record is not None, record
         except (FsdError, Damaged):
             return True, None
 
@@ -139,7 +136,7 @@ def lines(store: Store, keys: RunKeys, listed: Collection[str], found: dict[int,
         for key in (keys.record(rank), keys.log(rank), keys.claim(rank)):
             if key in listed:
                 with suppress(FsdError, Damaged):
-                    found[rank] = unseal(store.get(key), key).get("log", [])
+                    found[rank] = (records.find(store, key) or {}).get("log", [])
                     return
 
     each(fetch, ranks(keys, listed), LINE_THREADS)
@@ -149,24 +146,3 @@ def ranks(keys: RunKeys, listed: Collection[str]) -> list[int]:
     """The ranks that left a claim, a log or a record among the ``listed`` keys of the run."""
     found = (re.fullmatch(rf"{keys.prefix}(?:claim|log|record)/(\d+)", key) for key in listed)
     return sorted({int(each[1]) for each in found if each})
-
-
-def _assemble(blocks: list[Block], rows: list[Any], shape: tuple[int, int], activation: str) -> csr_matrix:
-    """One batch's output from each rank's block of its rows: float32 (samples, outputs)."""
-    from scipy.sparse import coo_matrix, csr_matrix
-
-    if activation == "softmax":
-        from fsd_core.model.activation import softmax
-
-        dense = np.empty(shape, np.float32)
-        for block, own in zip(blocks, rows, strict=True):
-            dense[:, own] = block.dense().T
-        return csr_matrix(softmax(dense))
-    samples, neurons, values = [], [], []
-    for block, own in zip(blocks, rows, strict=True):
-        part, live = (block.dense(), np.arange(block.samples)) if block.values[:, 0].any() else (block.values[:, 1:], block.live)
-        row, column = np.nonzero(part)
-        samples.append(live[column])
-        neurons.append(own[row])
-        values.append(part[row, column])
-    return coo_matrix((np.concatenate(values), (np.concatenate(samples), np.concatenate(neurons))), shape).tocsr()

@@ -10,6 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from fsd_core.channel import explain
+from fsd_core.client.recovery import Restarts
 from fsd_core.common.sealed import Damaged, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import RunFailed
@@ -30,16 +31,24 @@ GRACE_S = 2.0  # after the deadline: workers end by themselves then, and write w
 class Follower:
     """Follows a run from its launch on. Within the ``with`` block, a thread looks for failures; so `until` waits for nothing else.
 
-    ``progress`` is called, from that thread, with the number of layers done and of all layers. ``deadline``: seconds since 1970, when the
-    ``timeout_s`` seconds of the run end.
+    ``restarts`` starts ranks again that were lost; `None` if a lost rank ends the run. ``progress`` is called, from that thread, with the
+    number of layers done and of all layers. ``deadline``: seconds since 1970, when the ``timeout_s`` seconds of the run end.
     """
 
     def __init__(
-        self, store: Store, keys: RunKeys, spawner: Spawner, deadline: float, timeout_s: float, progress: Callable[[int, int], None]
+        self,
+        store: Store,
+        keys: RunKeys,
+        spawner: Spawner,
+        restarts: Restarts | None,
+        deadline: float,
+        timeout_s: float,
+        progress: Callable[[int, int], None],
     ) -> None:
         self._store = store
         self._keys = keys
         self._spawner = spawner
+        self._restarts = restarts
         self._deadline = deadline
         self._timeout_s = timeout_s
         self._progress = progress
@@ -63,7 +72,7 @@ class Follower:
         Raises what the thread found: `RunFailed` if a worker or the platform reported a failure, or if the store was removed; or the error
         of ``progress``. Also raises `RunFailed` if the time is past the deadline.
         """
-        since, least_s = time.monotonic(), max(FIRST_POLL_S, self._store.driver.limits.poll_s)
+        since, min_s = time.monotonic(), max(FIRST_POLL_S, self._store.driver.limits.poll_s)
         while not look():
             now = time.monotonic()
             if now - since > limit_s:
@@ -71,7 +80,7 @@ class Follower:
             if time.time() > self._deadline + GRACE_S:
                 reason = f"the run did not end within its time limit of {self._timeout_s:g} s: its outputs or records are not complete"
                 raise RunFailed(Code.DEADLINE, reason)
-            self._failed.wait(min(LAST_POLL_S, max(least_s, (now - self._began) / POLLS_LATE)))
+            self._failed.wait(min(LAST_POLL_S, max(min_s, (now - self._began) / POLLS_LATE)))
             if self._error is not None:
                 raise self._error
         return True
@@ -88,10 +97,13 @@ class Follower:
             self._failed.set()
 
     def _look_for_failures(self) -> None:
-        reports = checks = 0
+        reports = checks = looks = 0
         next_check = time.monotonic() + CHECK_S
         while not self._over.is_set():
-            if (found := self._store.find(self._keys.error)) is not None:
+            looks += 1
+            if self._restarts is not None and looks % 2 == 0:  # in turns, so that recovery makes no further requests
+                self._restarts.look(self._answered)
+            elif (found := self._store.find(self._keys.error)) is not None:
                 raise explain(found).reason
             if time.monotonic() >= next_check:
                 self._spawner.check()

@@ -7,19 +7,27 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fsd_core.client.apps import place, reported
+from fsd_core.client.apps import check_engine, place, reported, with_engine
+from fsd_core.client.expected import Expectation
 from fsd_core.client.job import Job, Progress
+from fsd_core.client.opened import open_run
 from fsd_core.client.result import Result, warn
+from fsd_core.client.rows import rows_work
+from fsd_core.client.stages import stages_work
+from fsd_core.client.work import Work
 from fsd_core.common import arguments, interrupt
 from fsd_core.common.fields import suggestion
-from fsd_core.driver import InvokeDriver, ObjectDriver, Provider, Resources
+from fsd_core.driver import InvokeDriver, InvokeLimits, ObjectDriver, Provider, Resources
 from fsd_core.errors import DamagedContent, InputError, RunFailed
+from fsd_core.graph import Graph
 from fsd_core.latency import Latency
-from fsd_core.model.inputs import open_samples
-from fsd_core.partition import Partition, find_partition, parallel
-from fsd_core.plan.batches import plan_batches
+from fsd_core.partition import METHODS, Parallel, Partition, checked, parallel, wished
+from fsd_core.plan.deciding import decide
+from fsd_core.plan.places import outline_of
+from fsd_core.plan.ways import Given
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 from fsd_core.storage.retry import OUTAGE_S
 from fsd_core.wrappers.faults import Faults
@@ -34,7 +42,7 @@ SLOTS = 4  # of an app that a run makes
 
 @interrupt.heard()
 def run(
-    model: Model | str | os.PathLike[str],
+    model: Model | Graph | str | os.PathLike[str],
     inputs: Any,
     *,
     provider: str = "local",
@@ -46,6 +54,8 @@ def run(
     branching: int = 4,
     partition: str | os.PathLike[str] | Partition = "hypergraph",
     objective: str = "cost",
+    engine: str = "auto",
+    batch_axis: str = "auto",
     batch_size: int | None = None,
     timeout: float = 900.0,
     seed: int = 0,
@@ -56,31 +66,40 @@ def run(
     home: str | os.PathLike[str] | None = None,
     note: Mapping[str, str] | None = None,
     outage: float = OUTAGE_S,
+    recovery: str = "on",
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Run ``model`` on ``inputs``, split over the functions of ``provider``, as ``fsd run`` does.
 
     What to compute:
 
-    - ``model``: a `Model`; or the path of a model folder, of a Graph Challenge folder, or of an ONNX file that is a chain of layers; or
-      ``radixnet:NEURONS:LAYERS[:SEED]``.
+    - ``model``: a `Model` or a `Graph`; or the path of a model folder, of a Graph Challenge folder, of an ONNX file, or of the folder of an
+      imported ONNX model; or ``radixnet:NEURONS:LAYERS[:SEED]``.
     - ``inputs``: real numbers of shape (samples, inputs of the model), at least one sample, finite as float32: a scipy sparse matrix or
       array of any format and dtype, or an array or nested list that numpy can convert, of bool, integers or floats. `run` computes in
       float32. Or the path of an .npz or .tsv file, ``digits``, or ``random:SAMPLES[:DENSITY[:SEED]]``. A text may be a path or a name, a
-      `Path` is always a path. `run` does not change ``model`` and ``inputs``.
+      `Path` is always a path. `run` does not change ``model`` and ``inputs``. Of an ONNX model: a table of arrays by the names
+      of its inputs, of their dtypes and shapes; one array if it has one input; or the path of an .npz or .npy with them.
+    - ``engine``: who computes an ONNX model: rows, this project's own engine, which takes chains of layers; onnx, which is ONNX Runtime in
+      the functions; or auto, the default: rows if it takes the model and the inputs, else onnx.
+    - ``batch_axis``: of an ONNX model: none if axis 0 of its inputs is not for samples, 0 if it has to be, or auto, the default.
     - ``batch_size``: the number of samples of a micro-batch, at least 1. Default: all, in equal shares for the replicas; fewer if a
       function's memory is too small for all, or if stages that work at the same time shorten the run.
 
     Where and how:
 
     - ``provider``: where the functions run: local (the default), or the name of an installed provider, for instance aws, gcp, azure.
-    - ``channel``: how workers send activations to each other: queue, object, hybrid, or auto, the default, which means hybrid.
+    - ``channel``: how workers send activations to each other: queue, object, hybrid, or auto, the default: what the planner chooses.
     - ``workers``: the number of ranks, each of which is one function: at least 1, or auto, the default. auto means the product of the
-      next three numbers, or 8 if none of them is given.
+      next three numbers. If none of them is given, the planner chooses them, as `make_plan` does for this provider and ``objective``,
+      with the provider's latencies, or with those of this machine, or with ``latency``; with a number of workers, it chooses how to split
+      these. The `Result` says why. With ``partition`` block or random, so many workers are tensor parallel; a given partition has its own
+      number of workers.
     - ``data_parallel``: the number of replicas. Each replica computes some of the micro-batches with the whole model.
     - ``pipeline_parallel``: the number of stages of a replica. Each stage has some of the layers, and passes micro-batches on to the next.
     - ``tensor_parallel``: the number of ranks of a stage. They share the rows of every layer of the stage. The product of the three numbers
-      is the number of ranks; without any of them, all ranks are tensor parallel.
+      is the number of ranks. With a number of workers, the first of tensor, data and pipeline that is not given takes what the others
+      leave. The engine onnx takes tensor_parallel 1, its default, because it cuts a model into stages of whole nodes.
     - ``branching``: the largest number of functions that one function starts, at least 1. Default: 4.
     - ``partition``: which rank of a replica owns which rows: hypergraph (the default), random, block, the path of a saved partition, or a
       `Partition` for this model, number of stages, and number of workers of one replica.
@@ -89,10 +108,13 @@ def run(
       same partition.
     - ``timeout``: the deadline of the run in seconds, counted from its launch, so staging does not count. Default: 900.
     - ``outage``: how many seconds a service may be unreachable before the run ends. Default: 60.
+    - ``recovery``: on, the default: a worker that dies is replaced, and the run goes on. off: its death ends the run.
     - ``app``: the name of the app: a lower-case letter, then up to 39 lower-case letters, digits or hyphens. The names of all its resources
       start with it. Default: fsd. If the app does not exist, `run` makes it, with four slots.
     - ``settings``: the provider's own settings, as in its table of ``fsd.toml``, for instance ``{"memory_mb": 1024}``. Default: none.
-    - ``faults``: faults to inject into every service, such as ``duplicate=.1,delay=50ms,seed=1``. Default: none.
+    - ``faults``: faults to inject into every service, such as ``duplicate=.1,delay=50ms,seed=1``, or into workers: ``kill=3@70+5@90`` kills
+      rank 3 before its layer 70 and rank 5 before its layer 90, ``hang=2@10`` lets rank 2 compute nothing more from its layer 10 on,
+      ``slow=1:3`` makes rank 1 compute 3 times as long. Layers count from 1. Default: none.
     - ``latency``: let every request take at least as long as a table of latencies says: ``aws``, ``gcp``, ``azure`` or the path of a
       ``.toml`` file, with options such as ``aws,seed=1,scale=0.5``. Default: none.
 
@@ -100,8 +122,8 @@ def run(
 
     - ``home``: the folder for records and computed partitions. Default: ``$FSD_HOME``, else ``~/.fsd``.
     - ``note``: texts by name for the run's record, for instance a description of ``model`` and ``inputs`` if they are not texts.
-    - ``progress``: called with each `Progress`, from any thread. An error that it raises ends the run; while the output is collected,
-      such an error is a warning.
+    - ``progress``: called with each `Progress`, from any thread. An error that it raises ends the run; once all outputs are
+      written, it is only a warning.
 
     Returns the `Result`: the output, the seconds, and the counts of requests and bytes.
 
@@ -117,67 +139,89 @@ def run(
     began = time.time()
     channel = arguments.one_of("channel", channel, ("auto", *CHANNELS))
     objective = arguments.one_of("objective", objective, OBJECTIVES)
-    shape = parallel(workers, data_parallel, pipeline_parallel, tensor_parallel)
+    sizes = (workers, data_parallel, pipeline_parallel, tensor_parallel)
+    split = wished(*sizes)
     branching = arguments.whole("branching", branching, 1)
     batch_size = None if batch_size is None else arguments.whole("batch_size", batch_size, 1)
     timeout, outage = arguments.seconds("timeout", timeout), arguments.seconds("outage", outage)
     seed = arguments.whole("seed", seed)
-    spec = None if faults is None else Faults.parse(arguments.text("faults", faults)).spec()
+    goes_on = arguments.one_of("recovery", recovery, ("on", "off")) == "on"
+    wrong = None if faults is None else Faults.parse(arguments.text("faults", faults))
     slowed = None if latency is None else Latency.parse(arguments.text("latency", latency))
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
     about, folder = given | arguments.texts("note", note), arguments.home(home)
     report = _guarded(arguments.callback("progress", progress))
-    chosen, provisioner = place(provider, app, settings)
-    opened = _model(model)
-    samples = open_samples(inputs, opened)
-    wanted, costs = plan_batches(opened, samples, batch_size, shape)
-    parts, label = find_partition(
-        partition,
-        opened,
-        shape.parts,
-        seed,
-        folder,
-        lambda done, total: report(Progress("partition", done, total)),
-        stages=shape.pipeline,
-        costs=costs,
-    )
+    told = arguments.table("settings", settings)
+    chosen, provisioner = place(provider, app, told)
+    outline = outline_of(provider, told)
+    opened = open_run(model, inputs, engine, batch_axis)
+    work: Work
+    reason, expectation = "", None
+    if isinstance(opened.model, Graph):
+        work = stages_work(opened.model, opened.inputs, *sizes, batch_size)
+        channel = "hybrid" if channel == "auto" else channel
+    else:
+        found = _of_partition(None if isinstance(split, Parallel) else split, checked(partition), opened.model)
+        split = split if isinstance(split, Parallel) else found
+        wish = Given(
+            split=split, channel=None if channel == "auto" else channel, batch_size=batch_size, objective=objective, branching=branching
+        )
+        if outline is not None and split is not None:
+            _check_quota(outline.functions, split.workers if isinstance(split, Parallel) else split, provider)
+        if not isinstance(split, Parallel):
+            report(Progress("plan", 0, 1))
+        decision = decide(opened.model, opened.inputs, provider, told, wish, latency=slowed, home=folder)
+        shape, channel, reason = decision.parallel, decision.channel, decision.reason
+        if reason:
+            report(Progress("plan", 1, 1, reason))
+        partitioned = partial(_partitioned, report)
+        rows = rows_work(opened.model, opened.inputs, shape, batch_size, partition, seed, folder, partitioned)
+        work = rows
+        expectation = Expectation(
+            work=rows,
+            provider=provider,
+            settings=told,
+            channel=channel,
+            objective=objective,
+            branching=branching,
+            recovery=goes_on,
+            latency=slowed,
+            home=folder,
+        )
+    if wrong is not None:
+        wrong.check(work.parallel.workers)
     job = Job(
-        model=opened,
-        samples=samples,
-        parallel=shape,
-        partition=parts,
-        partition_label=label,
-        wanted_batches=wanted,
-        stage_s=costs.stage_work_s(parts.starts, parts.tensor) if costs else 0.0,
+        work=work,
         provider=chosen,
         stand_in=chosen.stand_in(),
-        channel="hybrid" if channel == "auto" else channel,
+        channel=channel,
+        reason=reason,
+        expectation=expectation,
         branching=branching,
         objective=objective,
-        batch_size=batch_size,
-        faults=spec,
+        faults=wrong.spec() if wrong else None,
         latency=slowed,
         seed=seed,
         timeout_s=timeout,
         outage_s=outage,
+        recovery=goes_on,
         began=began,
         note=about,
         home=folder,
         progress=report,
     )
-    workers = shape.workers
+    workers = job.workers
+    if outline is not None:
+        work.batches(outline.functions, provider)  # refuses what fits no function before anything is made
     with reported(report):
         existing = provisioner.find(app)
         if existing:
+            check_engine(existing, work.engine, provider)
             job.admit(existing)  # before it gets more queues
         ranks, slots = (max(workers, existing.ranks), existing.slots) if existing else (workers, SLOTS)
-        resources = provisioner.ensure(app, ranks, slots)
+        resources = with_engine(provisioner, work.engine).ensure(app, ranks, slots)
     with _open(chosen, resources) as (objects, invoker):
-        limits = invoker.limits
-        if limits.concurrency is not None and limits.concurrency < workers:
-            raise InputError(
-                f"workers {workers}: {provider} may run {limits.concurrency} functions at once; use fewer workers or raise this quota"
-            )
+        _check_quota(invoker.limits, workers, provider)
         job.admit(resources)
         try:
             try:
@@ -191,6 +235,21 @@ def run(
             if advice := chosen.advice(error.message):
                 error.message += f"; {advice}"
             raise
+
+
+def _check_quota(limits: InvokeLimits, workers: int, provider: str) -> None:
+    if limits.concurrency is not None and limits.concurrency < workers:
+        raise InputError(
+            f"workers {workers}: {provider} may run {limits.concurrency} functions at once; use fewer workers or raise this quota"
+        )
+
+
+def _of_partition(split: int | None, partition: Partition | str | os.PathLike[str], model: Model) -> Parallel | int | None:
+    """What a partition decides of the split: a given one has its number of workers, and with block or random, workers share layers."""
+    if partition in METHODS:
+        return split if split is None or partition == METHODS[0] else parallel(split)
+    made = partition if isinstance(partition, Partition) else Partition.load(partition, model)
+    return Parallel(pipeline=made.stages, tensor=made.tensor) if split is None else parallel(split)
 
 
 def check_options(options: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:
@@ -220,10 +279,8 @@ def _guarded(progress: Callable[[Progress], None] | None) -> Callable[[Progress]
     return guarded
 
 
-def _model(model: Any) -> Model:
-    from fsd_core.model import Model, open_model
-
-    return model if isinstance(model, Model) else open_model(model)
+def _partitioned(report: Callable[[Progress], None], done: int, total: int) -> None:
+    report(Progress("partition", done, total))
 
 
 @contextmanager

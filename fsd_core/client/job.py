@@ -11,25 +11,26 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
-import numpy as np
 
-from fsd_core.client import collect, history, stage
+from fsd_core.channel import kept_budget
+from fsd_core.client import collect, history, memory, stage
 from fsd_core.client.cleanup import Cleanup
+from fsd_core.client.expected import Expectation
 from fsd_core.client.follow import Follower
+from fsd_core.client.recovery import Restarts
 from fsd_core.client.result import Result, keep, left_out, over_ranks, warn
+from fsd_core.client.work import Work
 from fsd_core.common.logs import DEBUG, INFO
 from fsd_core.driver import Code, InvokeDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import DriverError, FsdError, RunFailed
 from fsd_core.latency import Latency
-from fsd_core.partition import ExchangePlan, Parallel, Partition
-from fsd_core.plan.batches import cut
+from fsd_core.plan.batches import MARGIN
 from fsd_core.protocol.abort import report_failure
 from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.protocol.runconfig import VERSION, RunConfig
-from fsd_core.protocol.shard import layer_sizes
 from fsd_core.protocol.spawn import LaunchPayload, Spawner, start_limit_s
 from fsd_core.storage import slots
 from fsd_core.storage.keys import RunKeys, new_run
@@ -39,11 +40,6 @@ from fsd_core.storage.store import Store
 from fsd_core.wrappers.faults import Faults
 from fsd_core.wrappers.metered import MeteredObjects
 from fsd_core.wrappers.run import RunWrappers
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
-    from fsd_core.model import Model
 
 __all__ = ["Job", "Progress"]
 
@@ -58,14 +54,17 @@ RECORD_S = 60.0  # and then for that of rank 0
 # The first ranks, which the client starts itself: with `spawn.THREADS` requests of 50 to 100 ms at once, that takes about as long as one
 # cold start (0.7 s), which each level of the launch tree adds.
 ROOTS = 128
+# Where only the launcher of a function learns of its death, the client starts more: a worker that launched others may end before them. It
+# can wait for 256 launches (`HttpInvoker`), and some of them are repeated.
+LAUNCHER_ROOTS = 240
 
 
 @attrs.frozen
 class Progress:
     """How far a run is: ``done`` of ``total`` steps of a phase.
 
-    ``phase``: partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Other calls than `run` have
-    phases of their own, which they document. ``total``: 0 if it is not known. ``text``: what the phase works on.
+    ``phase``: plan, partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Other functions than
+    `run` document their own phases. ``total``: 0 if it is not known. ``text``: what the phase works on; of plan, what was chosen and why.
     """
 
     phase: str
@@ -78,24 +77,20 @@ class Progress:
 class Job:
     """What to run, with all arguments checked."""
 
-    model: Model
-    samples: csr_matrix  # float32 (samples, inputs)
-    parallel: Parallel
-    partition: Partition  # of one replica
-    partition_label: str
-    wanted_batches: int  # micro-batches of a replica, if the caller gives no batch size
-    stage_s: float  # estimated seconds in which the largest of several stages computes a micro-batch
+    work: Work
     provider: Provider
     stand_in: str | None  # an emulator's host and port
     channel: str
+    reason: str  # why the planner chose this split or channel; empty if the caller gave both
+    expectation: Expectation | None  # of what the run takes and costs; `None`: of this work nothing can be predicted
     branching: int
     objective: str
-    batch_size: int | None
     faults: str | None
     latency: Latency | None
     seed: int
     timeout_s: float
     outage_s: float
+    recovery: bool  # a rank that is lost gets another function
     began: float  # when the caller began, in seconds since 1970
     note: Mapping[str, str]
     home: Path
@@ -104,7 +99,7 @@ class Job:
     @property
     def workers(self) -> int:
         """The number of ranks."""
-        return self.parallel.workers
+        return self.work.parallel.workers
 
     @property
     def queued(self) -> bool:
@@ -130,9 +125,11 @@ class _Content:
 
 @attrs.frozen
 class _Answer:
-    output: csr_matrix
+    output: Any  # see `Work.assemble`
     records: list[dict[str, Any]]
+    late: bool  # some ranks had not written their records when the client stopped waiting
     failed: FsdError | None  # a failure after all outputs were written
+    recovered: list[dict[str, Any]]  # the ranks that were lost
     stage_s: float
     at: float  # when the output was complete, in seconds since 1970
 
@@ -153,10 +150,11 @@ class _Run:
         self.invoker = RunWrappers(self.meter, self.retry, -1, 0, faults=faults, latency=job.latency).invoker(invoker)
         self.store = Store(wrappers.objects(objects), self.retry)
         self.undelayed = Store(MeteredObjects(objects, self.meter), self.retry)  # for the clean-up, whose time is not the run's
-        self.plan = ExchangePlan(job.model, job.partition)
-        parts = [layer_sizes(job.model, job.partition, self.plan, rank) for rank in range(job.partition.workers)]
-        samples, limits = job.samples.shape[0], invoker.limits
-        self.batches = cut(parts, samples, job.batch_size, job.parallel, job.wanted_batches, limits, job.provider.name)
+        self.batches = job.work.batches(invoker.limits, job.provider.name)
+        queued = job.recovery and job.queued
+        self.kept_bytes = kept_budget(invoker.limits.memory_bytes, int(MARGIN * self.batches.predicted_bytes)) if queued else 0
+        self.leasing = 0.0  # when the run began to lease a slot
+        self.staged: dict[str, int] = {}  # what staging requested
         self.started = self.deadline = 0.0  # of the run's own time, in seconds since 1970: it begins with the launch
         self.over = threading.Event()
 
@@ -167,6 +165,7 @@ class _Run:
         try:
             result = self._execute(lines)
         except BaseException as error:
+            memory.advise(error, self.batches, self.job.provider.name)
             history.keep(self._log(error, lines), self.job.home)
             if lines and isinstance(error, Exception):
                 error.add_note(f"fsd logs {self.run_id} shows what the workers said")
@@ -181,7 +180,7 @@ class _Run:
             job.began,
             error,
             lines,
-            model=job.note.get("model") or job.model.digest,
+            model=job.note.get("model") or job.work.digest,
             provider=job.provider.name,
             stand_in=job.stand_in,
             workers=job.workers,
@@ -192,6 +191,7 @@ class _Run:
 
         Puts what each rank said into ``lines``.
         """
+        self.leasing = time.time()
         self._background("fsd-outages", partial(self.retry.report, self._notice, self.over))
         pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fsd-client")
         try:
@@ -216,7 +216,7 @@ class _Run:
         finally:
             self.over.set()
             pool.shutdown(wait=False, cancel_futures=True)
-        if undone := cleanup.after_failure(answer.failed) if answer.failed else cleanup.after_answer():
+        if undone := cleanup.after_failure(answer.failed) if answer.failed else cleanup.after_answer(late=answer.late):
             warn(f"the answer is complete, but the clean-up is not: {undone}")
         lines.update(cleanup.lines | history.take_lines(answer.records))
         return self._result(answer, time.time() - answer.at)
@@ -234,27 +234,39 @@ class _Run:
         """Stage, launch, follow, collect."""
         renewing = Store(self.store.driver, Retry(math.inf, self.meter, stop=self.over))
         self._background("fsd-lease", partial(slots.renew, renewing, lease, self.over))
-        staging = time.time()
+        if streams := memory.streaming(self.batches, self.job.work.parallel.data)[1]:
+            log.warning("%s", streams)
+            self.job.progress(Progress("stage", 0, 0, streams))
+        staging, before = time.time(), self.meter.snapshot()
         content.shards.stage(self._staged("shards"))
         content.inputs.stage(self._staged("inputs"))
         self.started = time.time()
+        self.staged = {name: count - before[name] for name, count in self.meter.snapshot().items() if count > before[name]}
         config = self._config(content)
         spawner = self._launch(lease, config)
-        outputs = collect.Outputs(self.store, self.keys, self.job.partition, config, pool)
+        restarts = None
+        if config.recovery:
+            restarts = Restarts.of(self._payload(lease), config, self.job.provider, self.resources, self.store, spawner)
+        outputs = collect.Outputs(self.store, self.keys, self.job.work, config, pool)
         records = collect.Records(self.store, self.keys, self.job.workers, pool)
-        with Follower(self.store, self.keys, spawner, self.deadline, self.job.timeout_s, self._phase("layers")) as follower:
+        layers = self._phase("layers")
+        with Follower(self.store, self.keys, spawner, restarts, self.deadline, self.job.timeout_s, layers) as follower:
             failed = self._outputs(follower, outputs)
             follower.answered()
-            output = outputs.assemble(self.job.model.layers[-1], self._phase("collect"))
+            output = outputs.assemble(self._phase("collect"))
             at = time.time()
             failed = self._records(follower, records, failed)
-        return _Answer(output, records.readable, failed, self.started - staging, at)
+            late = bool(records.missing)
+            if restarts is not None:
+                failed, late = failed or restarts.left_over(records.missing), late or bool(restarts.ranks)
+        recovered = restarts.recovered(records.readable) if restarts is not None else []
+        return _Answer(output, records.readable, late, failed, recovered, self.started - staging, at)
 
     def _content(self, pool: ThreadPoolExecutor) -> _Content:
-        job = self.job
-        shards = stage.shards(self.store, job.model, job.partition, self.plan, pool, again=self.again)
-        inputs = stage.inputs(self.store, job.samples, self.batches.samples, job.model, job.partition, self.plan, pool, again=self.again)
-        return _Content(shards, *inputs)
+        shards = stage.Content(self.store, self.job.work.shards(), pool, again=self.again)
+        pieces, places = self.job.work.inputs(self.batches.samples)
+        inputs = stage.Content(self.store, pieces, pool, again=self.again)
+        return _Content(shards, inputs, [[None if place is None else inputs.names[place] for place in parts] for parts in places])
 
     def _staged(self, what: str) -> Callable[[int, int], None]:
         """The progress of staging. It raises `RunFailed` once staging has taken `STAGE_S`."""
@@ -273,33 +285,41 @@ class _Run:
         self.job.progress(Progress("launch", 0, self.job.workers))
         report = partial(report_failure, self.job.provider, self.resources)
         spawner = Spawner(self.invoker, self.store, self.retry, self.keys, report)
-        first = LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)
+        first = self._payload(lease)
         spawner.start(attrs.evolve(first, rank=rank) for rank in LaunchTree(config.workers, config.branching, config.roots).first)
         return spawner
 
+    def _payload(self, lease: slots.Lease) -> LaunchPayload:
+        """That of rank 0."""
+        return LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)
+
     def _config(self, content: _Content) -> RunConfig:
-        job = self.job
+        job, work = self.job, self.job.work
         return RunConfig(
             version=VERSION,
             run=self.run_id,
+            engine=work.engine,
             channel=job.channel,
             workers=job.workers,
-            data=job.parallel.data,
-            pipeline=job.parallel.pipeline,
-            roots=ROOTS,
+            data=work.parallel.data,
+            pipeline=work.parallel.pipeline,
+            roots=LAUNCHER_ROOTS if job.recovery and self.invoker.limits.failures == "launcher" else ROOTS,
             branching=job.branching,
-            layers=len(job.model.layers),
+            layers=work.layers,
             batches=self.batches.samples,
-            keep=self.batches.keep,
+            keep=[rank.keep for rank in self.batches.ranks],
+            ahead=[rank.ahead for rank in self.batches.ranks],
             shards=content.shards.names,
             inputs=content.by_batch,
-            last=np.unique(job.partition.owners[-1]).tolist(),
+            last=work.last,
             objective=job.objective,
             faults=job.faults,
             log=DEBUG if log.isEnabledFor(logging.DEBUG) else INFO,
             started=self.started,
-            start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S + SLOWEST_FACTOR * job.stage_s,
+            start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S + SLOWEST_FACTOR * work.stage_s,
             outage_s=job.outage_s,
+            recovery=job.recovery,
+            kept_bytes=self.kept_bytes,
             latency=job.latency.pack() if job.latency else None,
         )
 
@@ -322,17 +342,18 @@ class _Run:
         Rank 0 may learn late that all ranks are done, as when replies of its queue were lost. No other rank has to wait.
         """
         try:
-            in_time = failed is not None or follower.until(records.look, RECORDS_S)
-            if not in_time and not follower.until(lambda: records.look() or 0 not in records.missing, RECORD_S):
+            all_by, first_by = time.monotonic() + RECORDS_S, time.monotonic() + RECORDS_S + RECORD_S
+            in_time = failed is not None or follower.until(lambda: records.look(all_by), RECORDS_S)
+            if not in_time and not follower.until(lambda: records.look(first_by) or 0 not in records.missing, RECORD_S):
                 reason = f"every rank has written its output, but rank 0 left no record within {RECORD_S:g} s after that"
                 raise RunFailed(Code.NOT_FOUND, reason, rank=0)
         except FsdError as error:
             failed = self._late(error)
         except Exception as error:  # of ``progress``, which the caller wrote and a thread was calling
             warn(f"the answer is complete, but the caller's progress failed: {type(error).__name__}: {error}")
-        if failed is not None:
+        if records.missing:
             with suppress(FsdError):
-                records.look()
+                records.look(time.monotonic() + RECORDS_S)
         return failed
 
     def _late(self, error: FsdError) -> FsdError:
@@ -341,33 +362,36 @@ class _Run:
 
     def _result(self, answer: _Answer, cleanup_s: float) -> Result:
         """The output with maxima and sums over the workers' records; also kept on disk. Nothing here may fail: the output is paid for."""
-        job, client, memory_bytes = self.job, self.meter.snapshot(), self.invoker.limits.memory_bytes
+        job, work, client = self.job, self.job.work, self.meter.snapshot()
         ranks, seconds, seconds_sum, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
-        memory = {"peak_bytes_max": peak_bytes, "predicted_bytes_max": self.batches.predicted_bytes}
-        result = Result(
+        result = work.result(
             run=self.run_id,
             output=answer.output,
-            samples=job.samples.shape[0],
-            neurons=job.model.neurons,
-            layers=len(job.model.layers),
+            samples=work.samples,
+            neurons=work.neurons,
+            layers=work.layers,
             workers=job.workers,
-            parallel=job.parallel.to_json(),
+            parallel=work.parallel.to_json(),
             micro_batches=len(self.batches.samples),
             branching=job.branching,
             provider=job.provider.name,
             stand_in=job.stand_in,
             channel=job.channel,
-            partition=job.partition_label,
+            reason=job.reason,
+            partition=work.label,
             latency=job.latency.about() if job.latency else None,
             seconds={"total": answer.at - job.began, "stage": answer.stage_s} | seconds | {"cleanup": cleanup_s},
             seconds_sum=seconds_sum,
             meter={name: client[name] + meter_ranks[name] for name in FIELDS},
             meter_layers=meter_layers,
-            memory=memory | ({} if memory_bytes is None else {"limit_bytes": memory_bytes}),
+            memory=memory.figures(self.batches, self.invoker.limits, work.parallel.data, ranks, peak_bytes),
+            recovered=answer.recovered,
             ranks=ranks,
         )
         if words := left_out(result.missing_ranks):
             warn(f"run {self.run_id}: {words}")
-        about = {"objective": job.objective, "seed": job.seed, "faults": job.faults, "batches": self.batches.samples}
-        keep(result, job.home, about | {"model": job.model.digest, "note": job.note, "began": job.began})
+        if job.expectation is not None and (found := job.expectation.found(self.batches, self.staged)) is not None:
+            result = attrs.evolve(result, predicted=found | {"lasted": answer.at - self.leasing - answer.stage_s})
+        about = {"engine": work.engine, "objective": job.objective, "seed": job.seed, "faults": job.faults, "batches": self.batches.samples}
+        keep(result, job.home, about | {"model": work.digest, "note": job.note, "began": job.began})
         return result

@@ -43,21 +43,28 @@ class Result:
     """What a run computed, its times and its counts. The fields have the names and meanings of ``fsd run --json``.
 
     - ``run``: the id of the run, 16 hexadecimal digits.
-    - ``output``: the final activations, scipy CSR float32 (samples, outputs of the model).
+    - ``output``: the final activations, scipy CSR float32 (samples, outputs of the model). `TensorResult` has named arrays instead.
     - ``samples``, ``neurons``, ``layers``, ``workers``, ``branching``: numbers. ``neurons``: of the largest layer.
     - ``provider``, ``channel``, ``partition``: where and how it ran. ``channel`` is never auto.
     - ``parallel``: ``data``, the replicas; ``pipeline``, the stages of a replica; ``tensor``, the workers of a stage.
     - ``micro_batches``: how many there were, for all replicas together.
-    - ``seconds_sum``: the sums over workers of launch; load, compute, send, exchange and other, each without the time in which a worker was
-      ready to go on but had no processor; starved, which is this time; function, the sum of these six; and init.
+    - ``seconds_sum``: sums over workers: launch, load, compute, send, exchange, other, starved and init; and function, the sum of the six
+      from load to starved. A worker is starved while it is ready to go on but has no processor; no other sum has this time.
     - ``stand_in``: host and port of the emulator; `None` if the run was on the cloud itself.
-    - ``latency``: table and seed of the latencies that the run had on top of its services'; `None`: none.
-    - ``seconds``: total, until the output was complete; of it stage; the maxima over ranks of launch, load, compute, exchange; and cleanup,
-      which came after it: the client fetched the records, removed the run's objects and gave its slot back.
+    - ``latency``: table and seed of the latencies that the run simulated; `None`: none.
+    - ``seconds``: total, until the output was complete; stage, a part of it; the maxima over ranks of launch, load, compute and exchange;
+      and cleanup, the time after the total, in which the client fetched the records, removed the run's objects and gave its slot back.
     - ``meter``: counts of requests and messages, and bytes, of all workers and the client.
     - ``meter_layers``: the part of ``meter`` that the workers requested in the layers.
-    - ``memory``: bytes of the worker that needs most: ``peak_bytes_max``, ``predicted_bytes_max``, and ``limit_bytes`` if there is a limit.
-    - ``ranks``: the record of each worker, by rank, without those in `missing_ranks`.
+    - ``memory``: bytes of the worker that needs most: ``peak_bytes_max``, ``predicted_bytes_max``, and ``limit_bytes`` if there is a limit;
+      ``streamed``: how many workers read their weights layer by layer, because these are larger than the memory of a function.
+    - ``reason``: why the planner chose this split or channel, in one sentence; empty if the caller gave both.
+    - ``predicted``: what was expected: ``seconds`` (p50, p95), ``parts`` (mean seconds), ``meter``, ``usd``, and ``lasted``, the seconds of
+      the run that the first are about; `None` where nothing could be predicted in time.
+    - ``recovered``: the ranks that were lost, in the order of their deaths: ``rank``, ``layer`` (the last one that it began; `None` if
+      unknown), ``seconds`` (from the report of the death until the next function of the rank reached this layer), ``reason``.
+    - ``ranks``: the record of each worker, by rank, without those in `missing_ranks`: with ``peak_bytes``, ``predicted_bytes``,
+      ``kept_bytes`` (of them what it kept for ranks that are lost), and ``kernel``, what computed there.
 
     Two results are equal only if they are the same object. A notebook shows a result as tables.
     """
@@ -82,6 +89,9 @@ class Result:
     memory: dict[str, int]
     ranks: list[dict[str, Any]] = attrs.field(repr=False)
     latency: dict[str, Any] | None = None
+    reason: str = ""
+    predicted: dict[str, Any] | None = None
+    recovered: list[dict[str, Any]] = attrs.field(factory=list)
 
     @property
     def missing_ranks(self) -> list[int]:
@@ -94,6 +104,11 @@ class Result:
         return left_out(self.missing_ranks)
 
     @property
+    def network(self) -> str:
+        """The size of the model, for people."""
+        return f"{self.layers} layers of up to {self.neurons} neurons"
+
+    @property
     def output_nonzero_samples(self) -> int:
         """Samples whose final activations are not all zero."""
         return int(np.count_nonzero(np.diff(self.output.indptr)))
@@ -102,8 +117,9 @@ class Result:
         """All fields except the output and the ranks' records, as values that JSON can hold."""
         names = ("samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples")
         split = ("parallel", "micro_batches", "seconds_sum")
-        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "latency", "missing_ranks")
-        return {name: getattr(self, name) for name in (*names, *split, *more)}
+        more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "latency", "reason", "predicted")
+        last = ("missing_ranks", "recovered")
+        return {name: getattr(self, name) for name in (*names, *split, *more, *last)}
 
     def bill(self, tariff: Tariff | str | os.PathLike[str] | None = None, *, free: bool = False) -> Bill:
         """What the run costs by the prices of ``tariff``, a `Tariff`, a name or a path. Default: the tariff of the run's provider.
@@ -124,10 +140,10 @@ class Result:
         write_output(arguments.path("output", path), self.output)
 
     def check(self, truth: Any) -> dict[str, int]:
-        """Compare the samples that end with a nonzero activation with those that are expected to.
+        """Compare the samples that end with a nonzero activation with the expected ones.
 
-        ``truth``: the numbers of these samples, counted from 1, as whole numbers (numbers,); or the path of a file with one number in each
-        line. Returns four counts: ``expected``; ``matched``, the expected samples that end nonzero; ``missing``, those that do not;
+        ``truth``: the numbers of the expected samples, counted from 1, as whole numbers (numbers,); or the path of a file with one number
+        in each line. Returns four counts: ``expected``; ``matched``, the expected samples that end nonzero; ``missing``, those that do not;
         ``extra``, other samples that end nonzero. Raises `InputError` on a number outside 1 to `samples`.
         """
         if isinstance(truth, str | os.PathLike):
@@ -137,8 +153,8 @@ class Result:
     def check_values(self, expected: Any, rtol: float = 1e-4, atol: float = 1e-5) -> dict[str, float]:
         """Compare the output with the values that are expected.
 
-        ``expected``: a matrix (samples, neurons) as `run` takes its inputs; or the path of an .npz or .npy with one. A value differs if it
-        is off by more than ``atol`` + ``rtol`` x the size of the expected value. Returns ``values``, the number of all values;
+        ``expected``: a matrix (samples, neurons) as `run` takes its inputs; or the path of an .npz or .npy with one. A value differs if its
+        difference is larger than ``atol`` + ``rtol`` x the absolute expected value. Returns ``values``, the number of all values;
         ``differing``, of those that differ; and ``largest``, the largest absolute difference. Raises `InputError` for another shape.
         """
         rtol, atol = (arguments.number(name, value, "a number of at least 0", lambda found: found >= 0) for name, value in
@@ -213,10 +229,15 @@ class _RankRecord:
     rank: int = key(integer(0))
     attempt: int = key(integer(0))
     peak_bytes: int = key(integer(0))
+    predicted_bytes: int = key(integer(0), default=0)  # which the client adds
+    kernel: str = key(matching("[a-z0-9]{1,16}", "the name of a kernel"), default="numpy")
     seconds: Mapping[str, float] = key(table())
     meter: Mapping[str, int] = key(table())
     meter_layers: Mapping[str, int] = key(table())
     timeline: Mapping[str, Any] = key(table())
+    incarnation: int = key(integer(0), default=0)
+    behind_s: float = key(number(), default=0.0)
+    kept_bytes: int = key(integer(0), default=0)
 
 
 def check_rank(record: Any, where: str = "") -> None:
@@ -230,7 +251,7 @@ def check_rank(record: Any, where: str = "") -> None:
 def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
     """Write the record of a run below ``home``: the result without its output, and what is needed to repeat it. A failure is a warning.
 
-    ``about``: objective, seed, faults, batches, model (its digest), note, and began (seconds since 1970).
+    ``about``: engine, objective, seed, faults, batches, model (its digest), note, and began (seconds since 1970).
     """
     file = home / "runs" / f"{result.run}.json"
     aside = file.with_suffix(".new")

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
+from fsd_core.client.against import BYTES, REQUESTS, compared
 from fsd_core.common.amount import amount
+from fsd_core.cost import tariff_of_run
+from fsd_core.errors import one_line
 from fsd_core.latency import words as in_words
 
 if TYPE_CHECKING:
@@ -40,16 +43,20 @@ def tables(result: Result, truth: Mapping[str, int] | None = None) -> list[tuple
     meter, seconds = result.meter, result.seconds
     answer = [
         ("samples", f"{result.samples}"),
-        ("network", f"{result.layers} layers of up to {result.neurons} neurons"),
+        ("network", result.network),
         (
             "workers",
             f"{result.workers} on {result.provider}{f', emulated at {result.stand_in}' if result.stand_in else ''}"
             + (f", {result.channel} channel, {result.partition} partition" if result.workers > 1 else ""),
         ),
         ("split", _split(result)),
+        *([("chosen", result.reason)] if result.reason else ()),
         *([("latency", in_words(result.latency))] if result.latency else ()),
         ("nonzero samples", f"{result.output_nonzero_samples}"),
     ]
+    for each in result.recovered:
+        where = f" in layer {each['layer']}" if each["layer"] else ""
+        answer.append(("recovered", f"rank {each['rank']}, lost{where}, {each['seconds']:.1f} s: {one_line(each['reason'])}"))
     if words := result.left_out:
         answer.append(("left out", words))
     if truth:
@@ -68,8 +75,29 @@ def tables(result: Result, truth: Mapping[str, int] | None = None) -> list[tuple
         ("object bytes", f"{amount(meter['object_bytes_written'])} written, {amount(meter['object_bytes_read'])} read"),
         ("functions", f"{meter['invocations']} invoked, {meter['retries']} retries, {meter['duplicates_dropped']} duplicates dropped"),
     ]
-    memory = [(name.removesuffix("_max").removesuffix("_bytes"), amount(value)) for name, value in result.memory.items()]
-    return [("Result", answer), ("Time", times), ("Sent and stored", sent), ("Memory of a worker", memory)]
+    sized = {name.removesuffix("_max").removesuffix("_bytes"): value for name, value in result.memory.items() if "bytes" in name}
+    memory = [(name, amount(value)) for name, value in sized.items()]
+    if streamed := result.memory.get("streamed"):
+        words = "1 worker, whose weights are" if streamed == 1 else f"{streamed} workers, whose weights are"
+        memory.append(("streamed", f"by {words} larger than the memory of a function: read layer by layer"))
+    expected = [(name, f"{_figure(name, mine):>12} {_figure(name, real):>12}") for name, (mine, real) in _compared(result).items()]
+    found = [("Result", answer), ("Time", times), ("Sent and stored", sent), ("Memory of a worker", memory)]
+    if expected:
+        expected.insert(0, ("", f"{'predicted':>12} {'actual':>12}"))
+        found.append(("Predicted and actual", expected))
+    return found
+
+
+def _compared(result: Result) -> dict[str, tuple[float, float]]:
+    """What was predicted and what was, with the bill of the provider's tariff."""
+    tariff = tariff_of_run(result.provider) if result.predicted else None
+    return compared(result.to_json(), result.bill(tariff).total_usd if tariff else None)
+
+
+def _figure(name: str, value: float) -> str:
+    if name == "USD":
+        return f"{value:.3g}"
+    return amount(int(value)) if name in BYTES else f"{value:.0f}" if name in REQUESTS else f"{value:.3f} s"
 
 
 def html(title: str, parts: Iterable[tuple[str, Rows]]) -> str:

@@ -47,7 +47,9 @@ class _Pair:
 
 def pack(block: Block) -> Packed:
     """Encode the activations of ``block``, which should be trimmed. Thread-safe."""
-    return Packed(block.rows, block.samples, block.live, pack_values(block.values))
+    rows, samples, live, values = block.rows, block.samples, block.live, [block.values]
+    del block  # if nobody else needs it, its memory is free once the values are copied
+    return Packed(rows, samples, live, pack_values(values.pop()))
 
 
 class Encoder:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-__all__ = ["CodecError", "Reader", "compressed", "number", "packed", "smallest"]
+__all__ = ["CodecError", "Reader", "compressed", "compressed_together", "number", "packed", "smallest"]
 
 _NUMBER_BYTES = 5  # of a number below 2^35
 LEVEL = 3  # on the challenge's first layers, level 1 took a third less time and a tenth more bytes
@@ -49,10 +50,17 @@ def packed(codes: NDArray[np.uint8], bits: int) -> bytes:
     return out.tobytes()
 
 
-def compressed(body: bytes) -> bytes:
+def compressed(body: bytes | memoryview) -> bytes:
     """One byte that says whether the rest is a zstd frame, and the rest, whichever is shorter."""
     frame = zstandard.ZstdCompressor(level=LEVEL).compress(body)
-    return b"\1" + frame if len(frame) < len(body) else b"\0" + body
+    return b"".join((b"\1", frame) if len(frame) < len(body) else (b"\0", body))
+
+
+def compressed_together(size: int, pieces: Callable[[], Iterable[bytes]]) -> bytes:
+    """`compressed` of a body of ``size`` bytes that is made piece by piece, so that the memory never has all of it."""
+    writer = zstandard.ZstdCompressor(level=LEVEL).compressobj(size=size)
+    frame = [b"\1", *(writer.compress(piece) for piece in pieces()), writer.flush()]
+    return b"".join(frame if sum(map(len, frame)) <= size else (b"\0", *pieces()))
 
 
 class Reader:

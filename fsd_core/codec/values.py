@@ -24,7 +24,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core.codec.parts import CodecError, Reader, compressed, number, packed, smallest
+from fsd_core.codec.parts import CodecError, Reader, compressed, compressed_together, number, packed, smallest
 
 __all__ = ["pack_values", "unpack_values"]
 
@@ -55,18 +55,21 @@ def pack_values(values: NDArray[np.float32]) -> bytes:
     head = number(len(bits))
     if back is not None:
         head += back.astype(smallest(len(bits))).tobytes()
-    base = bits[:, 0]
+    base = bits[:, 0].copy()
     flags = _BASE if base.any() else 0
     tail = base.astype("<u4").tobytes() if flags else b""
     stored = np.ascontiguousarray(bits[:, 1:]).reshape(-1)
+    del values, bits  # what is no longer needed makes room: a block may take half of a worker's memory
     if stored.size <= TRIAL:
-        return min((_written(stored, form, head, flags, tail) for form in _forms(stored)), key=len)
+        return min((b"".join(_written(stored, form, head, flags, tail)) for form in _forms(stored)), key=len)
     step = stored.size // CHUNKS
     trial = np.concatenate([stored[at * step : at * step + TRIAL // CHUNKS] for at in range(CHUNKS)])
-    best = min(_forms(trial), key=lambda form: len(_written(trial, form, b"", 0, b"")))
+    best = min(_forms(trial), key=lambda form: sum(map(len, _written(trial, form, b"", 0, b""))))
     if len(best.palette) and _share_outside(stored, best) > _share_outside(trial, best) + UNLIKE:
-        return min((_written(stored, form, head, flags, tail) for form in _forms(stored)), key=len)
-    return _written(stored, best, head, flags, tail)
+        return min((b"".join(_written(stored, form, head, flags, tail)) for form in _forms(stored)), key=len)
+    pieces = _written(stored, best, head, flags, tail)
+    del stored
+    return b"".join(pieces)
 
 
 def unpack_values(data: memoryview, rows: int, live: int) -> NDArray[np.float32]:
@@ -123,13 +126,16 @@ def _codes_read(part: Reader, palette: NDArray[np.uint32], floats: NDArray[np.ui
     return stored
 
 
-def _floats_written(floats: NDArray[np.uint32], flags: int) -> bytes:
+def _floats_written(floats: NDArray[np.uint32], flags: int) -> list[bytes]:
+    """The pieces of the floats. One byte plane at a time takes a quarter of the memory of all."""
     if not len(floats):
-        return b""
+        return []
     planes = floats.astype("<u4", copy=False).view(np.uint8).reshape(-1, 4)
     if flags & _APART:
-        return b"".join(number(len(plane)) + plane for plane in (compressed(planes[:, k].tobytes()) for k in range(4)))
-    return compressed((planes.T if flags & _PLANES else planes).tobytes())
+        return [piece for plane in (compressed(planes[:, k].tobytes()) for k in range(4)) for piece in (number(len(plane)), plane)]
+    if flags & _PLANES:
+        return [compressed_together(planes.size, lambda: (planes[:, k].tobytes() for k in range(4)))]
+    return [compressed(planes.data.cast("B"))]
 
 
 def _floats_read(reader: Reader, count: int, flags: int) -> NDArray[np.uint32]:
@@ -198,8 +204,8 @@ def _forms(stored: NDArray[np.uint32]) -> Iterator[_Form]:
     yield _Form(none, 0)
 
 
-def _written(stored: NDArray[np.uint32], form: _Form, head: bytes, flags: int, tail: bytes) -> bytes:
-    """The compressed part, in this form."""
+def _written(stored: NDArray[np.uint32], form: _Form, head: bytes, flags: int, tail: bytes) -> list[bytes]:
+    """The pieces of the encoded values, in this form."""
     codes, outside = _codes(stored, form.palette)
     flags |= form.flags
     width = _width(len(form.palette) + bool(len(outside)), flags) if len(form.palette) else 0
@@ -208,7 +214,7 @@ def _written(stored: NDArray[np.uint32], form: _Form, head: bytes, flags: int, t
         packed(codes, width) if width else b"",
     )
     first = compressed(b"".join(pieces))
-    return number(len(first)) + first + _floats_written(outside, flags)
+    return [number(len(first)), first, *_floats_written(outside, flags)]
 
 
 def _share_outside(stored: NDArray[np.uint32], form: _Form) -> float:

@@ -97,7 +97,7 @@ def bill(usage: Usage | Mapping[str, object], tariff: Tariff | str | os.PathLike
     free = arguments.yes_or_no("free", free)
     lines = []
     for price in tariff.prices:
-        counted = math.fsum(QUANTITIES[name](usage, tariff.function, price.least) for name in price.counts)
+        counted = math.fsum(QUANTITIES[name](usage, tariff.function, price.min_bytes) for name in price.counts)
         if counted:
             quantity = counted / price.per
             paid = max(0.0, quantity - price.free) if free else quantity

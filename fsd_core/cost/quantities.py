@@ -38,7 +38,7 @@ class FunctionRule:
     """How a platform bills the time of its functions: a tariff's table ``[function]``."""
 
     step_ms: float = key(POSITIVE)  # a function's time is rounded up to a multiple of this
-    least_ms: float = key(AMOUNT)  # a function's time is billed as at least this
+    min_ms: float = key(AMOUNT)  # a function's time is billed as at least this
     init: bool = key(boolean())  # whether the initialisation before a launch is billed
     sizes_mb: tuple[float, ...] = key(  # the sizes that a function may have; empty: any size
         Kind("a list of numbers above 0, ascending", _are_sizes, tuple), default=()
@@ -51,9 +51,9 @@ class FunctionRule:
     confidence: str = key(CONFIDENCE)
 
     def seconds(self, usage: Usage) -> float:
-        """The billed seconds of all launches. A launch of unknown time, for instance a repeated one, is billed for ``least_ms``."""
-        known = sum(max(self._up(time + (init if self.init else 0.0)), self.least_ms / 1000) for time, init in usage.functions)
-        others = max(0.0, usage["invocations"] - len(usage.functions)) * self.least_ms / 1000
+        """The billed seconds of all launches. A launch of unknown time, for instance a repeated one, is billed for ``min_ms``."""
+        known = sum(max(self._up(time + (init if self.init else 0.0)), self.min_ms / 1000) for time, init in usage.functions)
+        others = max(0.0, usage["invocations"] - len(usage.functions)) * self.min_ms / 1000
         return known + max(self._up(usage.more_seconds), others)
 
     def _up(self, seconds: float) -> float:

@@ -42,7 +42,7 @@ class Price:
     confidence: str = key(CONFIDENCE)
     counts: tuple[str, ...] = key(COUNTS, default=())  # names of `QUANTITIES`, which are added up
     per: float = key(POSITIVE, default=1.0)  # how much of these makes one unit
-    least: float = key(AMOUNT, default=0.0)  # the fewest bytes that a request is billed as
+    min_bytes: float = key(AMOUNT, default=0.0)  # the fewest bytes that a request is billed as
     free: float = key(AMOUNT, default=0.0)  # units a month that cost nothing, in a bill with free tiers
     otherwise: float = key(AMOUNT, default=0.0)  # only with low confidence: the USD of a unit if ``usd`` is wrong
     apart: bool = key(

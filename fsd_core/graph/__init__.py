@@ -4,7 +4,7 @@ Only the client imports this room. Its modules import the packages onnx and onnx
 """
 
 from fsd_core.graph.figures import describe_graph
-from fsd_core.graph.graph import BATCH_AXES, Graph, is_graph, open_graph
+from fsd_core.graph.graph import BATCH_AXES, Graph, input_names, is_graph, open_graph
 from fsd_core.graph.store import save_graph
 
-__all__ = ["BATCH_AXES", "Graph", "describe_graph", "is_graph", "open_graph", "save_graph"]
+__all__ = ["BATCH_AXES", "Graph", "describe_graph", "input_names", "is_graph", "open_graph", "save_graph"]

@@ -182,11 +182,11 @@ def cuts(graph: Graph, costs: Sequence[NodeCost]) -> list[Cut]:
 
 
 def describe_graph(graph: Graph) -> dict[str, Any]:
-    """A summary of an ONNX model, ready for JSON. Runs the model on this machine for one sample and for two.
+    """A summary of an ONNX model, as values that JSON can hold. Tries the model on this machine with one sample and with two.
 
     - ``format`` ("onnx"), ``name``, ``opsets`` (version by domain), ``ir_version``, ``producer``, ``digest``.
     - ``inputs``, ``outputs``: each a ``name``, ``dtype`` and ``shape`` for one sample; `None` in the shape of an input is the batch axis.
-    - ``batch_axis``: 0, or `None` with ``no_batch``, the reason. ``trial``: why the model cannot compute the trial's inputs, or `None`.
+    - ``batch_axis``: 0, or `None` with ``no_batch``, the reason. ``trial``: why this trial failed, or `None`.
     - ``nodes``; ``weights`` (``tensors`` and ``bytes``); ``multiply_adds`` of one sample, without those of ``uncounted`` nodes, whose
       shapes or loops are not known.
     - ``types``: by operator, most multiply-adds first: ``operator``, ``nodes``, ``multiply_adds``, ``weight_bytes``, ``output_bytes``.

@@ -23,7 +23,7 @@ _SMALL_BYTES = 1 << 16  # a folded tensor may be this large, or as large as what
 def fold(model: Any, weights: dict[str, NDArray[Any]], where: str) -> None:
     """Compute the nodes that depend on no input, and make their results weights; remove nodes and weights that no output needs.
 
-    Changes ``model``, which also gets the shapes of its tensors as far as they can be inferred, and ``weights``, its large weights. Raises
+    Changes ``model``, which also gets the shapes of its tensors where they can be inferred, and ``weights``, its large weights. Raises
     `InputError` if shapes or dtypes contradict each other, or if a constant cannot be computed.
     """
     nodes = -1
@@ -34,7 +34,7 @@ def fold(model: Any, weights: dict[str, NDArray[Any]], where: str) -> None:
 
 
 def infer(model: Any, where: str) -> Any:
-    """A copy of ``model`` with the shapes of its tensors, as far as they can be inferred.
+    """A copy of ``model`` with the shapes of its tensors, where they can be inferred.
 
     Raises `InputError` if shapes or dtypes contradict each other.
     """

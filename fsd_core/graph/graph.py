@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.common import arguments
+from fsd_core.common.folders import MANIFEST
 from fsd_core.errors import InputError
 from fsd_core.graph.fold import fold, infer
 from fsd_core.graph.library import NATIVE, label, opsets
 from fsd_core.graph.read import read_file
 from fsd_core.graph.shapes import Input, check_shapes, input_shapes, with_shapes
-from fsd_core.graph.stored import MANIFEST, is_stored, stored
+from fsd_core.graph.stored import FORMAT, stored
 from fsd_core.graph.trial import Trial, trial
 
-__all__ = ["BATCH_AXES", "Graph", "is_graph", "open_graph"]
+__all__ = ["BATCH_AXES", "Graph", "input_names", "is_graph", "open_graph"]
 
 BATCH_AXES = ("auto", "0", "none")
 
@@ -35,6 +36,7 @@ class Graph:
     - ``inputs``: name, dtype and shape of each input; `None` in a shape is the batch axis.
     - ``no_batch``: why the inputs have no batch axis; `None`: axis 0 of each input is for samples.
     - ``name``: for people. ``path``: the file or folder, for errors.
+    - ``given``: inputs for the trial by name; `None`: random numbers.
     """
 
     model: Any
@@ -43,6 +45,7 @@ class Graph:
     no_batch: str | None
     name: str
     path: str
+    given: Mapping[str, NDArray[Any]] | None = None
 
     @property
     def opset(self) -> int:
@@ -51,7 +54,7 @@ class Graph:
 
     @property
     def outputs(self) -> list[Input]:
-        """Name, dtype and shape of each output, as far as they are known from the file."""
+        """Name, dtype and shape of each output; a shape is `None` if the file does not have it."""
         found = []
         for each in self.model.graph.output:
             tensor = each.type.tensor_type
@@ -83,7 +86,13 @@ class Graph:
 
 def is_graph(path: Path) -> bool:
     """Whether a path is that of an ONNX file, by its name, or of a folder that `save_graph` wrote."""
-    return path.suffix == ".onnx" if not os.path.isdir(path) else is_stored(path)
+    return path.suffix == ".onnx" if not os.path.isdir(path) else FORMAT.matches(path)
+
+
+def input_names(path: str | os.PathLike[str]) -> list[str]:
+    """The names of the inputs of an ONNX file. Raises `InputError` like `open_graph`."""
+    model, _ = read_file(arguments.path("path", path))
+    return [each.name for each in model.graph.input]
 
 
 def open_graph(

@@ -29,7 +29,7 @@ _INLINED_NODES, _CALLS_DEEP = 10**6, 100
 
 
 def read_file(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:
-    """Read the ``ModelProto`` of a file, without functions of its own, and its large weights by name.
+    """Read the ``ModelProto`` of a file, without functions that the model defines, and its large weights by name.
 
     The file passes the checker of onnx. Raises `InputError` of one line that names the file, and the node, the tensor or the file of
     weights where one is wrong.

@@ -93,15 +93,17 @@ def with_shapes(model: Any, inputs: Sequence[Input]) -> Any:
 
 
 def _dims(value: Any, given: Sequence[int] | None, where: str) -> list[Dim]:
-    """The sizes of an input's axes. A free axis has its name in the file, or a name of its own."""
+    """The sizes of an input's axes. A free axis has its name in the file, or a new name."""
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type" or value.type.tensor_type.elem_type not in NATIVE:
-        what = "a tensor of texts or of a dtype that numpy has not" if kind == "tensor_type" else str(kind or "without a type")
+        what = "a tensor of texts or of a dtype that numpy does not have" if kind == "tensor_type" else str(kind or "without a type")
         raise InputError(f"{where}: input {value.name!r} is {what.replace('_type', '')}: expected a tensor of numbers")
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         if given is None:
-            raise InputError(f"{where}: the shape of input {value.name!r} is not known: expected --shape {value.name}=1x3x224x224 or alike")
+            raise InputError(
+                f"{where}: the shape of input {value.name!r} is not known: expected one, such as --shape {value.name}=1x3x224x224"
+            )
         return [f"{value.name}.{axis}" for axis in range(len(given))]
     dims: list[Dim] = []
     for axis, dim in enumerate(tensor.shape.dim):
@@ -133,7 +135,7 @@ def _why_no_batch(dims: Mapping[str, list[Dim]]) -> str | None:
     for name, each in dims.items():
         for axis, dim in enumerate(each[1:], 1):
             if dim in first:
-                return f"input {name!r} has the free size {dim!r} of the first axes at axis {axis} too"
+                return f"input {name!r} has the free size {dim!r} of the first axes also at axis {axis}"
     return None
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,10 @@ import attrs
 import numpy as np
 
 from fsd_core.common import arguments
-from fsd_core.errors import InputError
+from fsd_core.common.folders import replacing_path
 from fsd_core.graph.graph import Graph
 from fsd_core.graph.read import outside
-from fsd_core.graph.stored import FORMAT, MANIFEST, VERSION, Stored, checksum, is_stored
+from fsd_core.graph.stored import FORMAT, Stored, checksum
 
 __all__ = ["save_graph"]
 
@@ -32,43 +30,22 @@ def save_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
     """
     folder = arguments.path("path", path)
     arguments.instance("graph", graph, Graph)
-    replaces = os.path.lexists(folder)
-    if replaces and not is_stored(folder):
-        raise InputError(f"{folder}: exists and is not an ONNX model that fsd imported, so it is not replaced: expected a new path")
-    target = folder if replaces else folder.parent / f".{folder.name}.{secrets.token_hex(8)}"
-    try:
-        target.mkdir(parents=True, exist_ok=replaces)
-        try:
-            kept = _write(graph, target)
-            if not replaces:
-                target.rename(folder)
-        except BaseException:
-            if not replaces:
-                shutil.rmtree(target, ignore_errors=True)
-            raise
-        for stale in (*folder.glob("graph-*"), *folder.glob("weights-*")):
-            if stale.name not in kept:
-                stale.unlink()
-    except OSError as error:
-        raise InputError(f"{folder}: the model cannot be written: {error}") from error
+    FORMAT.save(folder, partial(_write, graph))
 
 
-def _write(graph: Graph, folder: Path) -> set[str]:
-    """Write the two files, named by the digest, then the manifest, which names them. Return the names of the files."""
+def _write(graph: Graph, folder: Path) -> tuple[dict[str, Any], set[str]]:
+    """Write the two data files. Return the entries of the manifest and the names of the files."""
     names = (f"weights-{graph.digest[:16]}.bin", f"graph-{graph.digest[:16]}.onnx")
     model = type(graph.model)()
     model.CopyFrom(graph.model)
-    aside = folder / f"{names[0]}.new"
-    with aside.open("wb") as file:
+    with replacing_path(folder / names[0]) as new, new.open("wb") as file:
         for tensor, start in _places(graph, model):
             file.seek(start)
             file.write(np.ascontiguousarray(graph.weights[tensor.name]).data.cast("B"))
             tensor.CopyFrom(outside(tensor.name, graph.weights[tensor.name], tensor.data_type, start))
             tensor.external_data[0].value = names[0]
-    aside.replace(folder / names[0])
-    aside = folder / f"{names[1]}.new"
-    aside.write_bytes(model.SerializeToString(deterministic=True))
-    aside.replace(folder / names[1])
+    with replacing_path(folder / names[1]) as new:
+        new.write_bytes(model.SerializeToString(deterministic=True))
     sums = [checksum(folder / name) for name in names]
     entries = Stored(
         name=graph.name,
@@ -79,10 +56,7 @@ def _write(graph: Graph, folder: Path) -> set[str]:
         batch_axis="0" if graph.no_batch is None else "none",
         shapes={each.name: [1 if size is None else size for size in each.shape or ()] for each in graph.inputs},
     )
-    aside = folder / f"{MANIFEST}.new"
-    aside.write_text(json.dumps({"format": FORMAT, "version": VERSION} | attrs.asdict(entries), indent=1) + "\n", encoding="utf-8")
-    aside.replace(folder / MANIFEST)
-    return set(names)
+    return attrs.asdict(entries), set(names)
 
 
 def _places(graph: Graph, model: Any) -> Iterator[tuple[Any, int]]:

@@ -43,8 +43,10 @@ class Trial:
 
 
 def trial(graph: Graph) -> Trial:
-    """Compute inputs of numbers from 0 to 1. Raises `InputError` if ONNX Runtime does not take the model, in one line that names the node,
-    and if an input is too large for one sample.
+    """Compute the first two samples of the graph's given inputs, or numbers from 0 to 1.
+
+    Raises `InputError` if ONNX Runtime does not take the model, in one line that names the node, and if an input is too large for one
+    sample.
 
     A model that ONNX Runtime takes may still refuse these inputs, for instance an unknown sampling rate. Then the trial has no tensors.
     """
@@ -54,7 +56,7 @@ def trial(graph: Graph) -> Trial:
         runs = session(graph.model, graph.weights, made + [name for name in outputs if name not in made])
     order = [each.name for each in runs.get_outputs()]
     random = np.random.default_rng(0)
-    samples = [_inputs(graph, random) for _ in range(2 if graph.no_batch is None else 1)]
+    samples = [_inputs(graph, random) for _ in range(2 if graph.no_batch is None else 1)] if graph.given is None else _given(graph)
     try:
         first = dict(zip(order, runs.run(None, samples[0]), strict=True))
     except Exception as error:  # of ONNX Runtime, of any kind
@@ -64,7 +66,7 @@ def trial(graph: Graph) -> Trial:
         for name, value in first.items()
         if isinstance(value, np.ndarray) and value.dtype != object
     }
-    if graph.no_batch is not None:
+    if len(samples) == 1:
         return Trial(tensors, None, None)
     alone = [{name: first[name] for name in outputs}]
     return Trial(tensors, None, _why_not_alone(runs, samples, alone, outputs))
@@ -84,6 +86,15 @@ def _inputs(graph: Graph, random: np.random.Generator) -> dict[str, NDArray[Any]
         with refused(where):  # the memory of this machine may not suffice
             found[each.name] = (random.integers(0, 2, shape) if whole else random.random(shape)).astype(each.dtype)
     return found
+
+
+def _given(graph: Graph) -> list[dict[str, NDArray[Any]]]:
+    """The first two samples of the given inputs, each alone; all of them where there is no batch axis."""
+    given = graph.given or {}
+    if graph.no_batch is not None:
+        return [dict(given)]
+    count = min(2, *(len(array) for array in given.values()))
+    return [{name: array[number : number + 1] for name, array in given.items()} for number in range(count)]
 
 
 def _why_not_alone(

@@ -8,6 +8,7 @@ their instruction for a fused multiply-add; this takes longer than numpy, so ``a
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ try:
 except ImportError as error:
     missing = str(error)
 
-__all__ = ["LIB", "WIDTH", "Kernel", "active", "aligned", "instruction_sets", "missing", "spread", "using"]
+__all__ = ["LIB", "WIDTH", "Kernel", "active", "aligned", "instruction_sets", "kernel_name", "missing", "spread", "using"]
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,12 @@ def instruction_sets() -> dict[str, int]:
 def active() -> Kernel | None:
     """The kernel that computes now; `None`: numpy. Raises `InputError` if ``FSD_KERNEL`` names none that this machine has."""
     return _forced[-1] if _forced else _chosen()
+
+
+def kernel_name() -> str:
+    """The name of what computes now: an instruction set of the compiled kernel, or numpy."""
+    kernel = active()
+    return "numpy" if kernel is None else kernel.name
 
 
 @contextmanager
@@ -100,7 +107,7 @@ def _processors() -> int:
 
 def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
     """A new float32 array without content that starts at a cache line: a vector that crosses two lines takes twice as long to load."""
-    size = 4 * int(np.prod(shape))
+    size = 4 * math.prod(shape)
     raw = np.empty(size + LINE_BYTES, np.uint8)
     start = -raw.ctypes.data % LINE_BYTES
     return raw[start : start + size].view(np.float32).reshape(shape)

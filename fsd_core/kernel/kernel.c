@@ -16,6 +16,7 @@
 
 #define WIDTH 32
 #define HEIGHT 8                 /* rows of the highest block */
+#define GATHERED 64              /* inputs that are gathered into a buffer in the first cache, at most */
 #define CACHED_BYTES (512 << 10) /* tiles that go through several layers together, so that they stay in the second cache */
 enum { BIAS = 1, NONZERO = 2, RELU = 4 }; /* NONZERO: the bias is added only where the sum is not zero */
 
@@ -26,10 +27,17 @@ typedef struct {
     float *bias;       /* (rows,) */
     int32_t *terms;    /* (blocks,): inputs that the rows of a block read */
     int32_t *heights;  /* (blocks,): rows of a block */
+    int32_t *same;     /* (blocks,): how many blocks from this one on read the same inputs: 1 for the last of them */
     int32_t *outputs;  /* (rows,): the number of each row, block after block */
-    int32_t *indices;  /* the inputs of each block, once */
+    int32_t *indices;  /* the inputs of blocks, once for those that read the same */
+    int64_t inputs;    /* the length of indices */
     float *weights;    /* for each block (terms, height) */
 } Plan;
+
+/* The numbers of gathered inputs. */
+static const int32_t SERIES[GATHERED] = {
+    0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+    32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
 
 typedef void Tile(const Plan *, const float *, const float *, float *, int32_t *);
 
@@ -106,7 +114,8 @@ static int has(int set) { (void)set; return 1; }
 
 static void drop(Plan *plan) {
     if (!plan) return;
-    free(plan->bias); free(plan->terms); free(plan->heights); free(plan->outputs); free(plan->indices); free(plan->weights);
+    free(plan->bias); free(plan->terms); free(plan->heights); free(plan->same);
+    free(plan->outputs); free(plan->indices); free(plan->weights);
     free(plan);
 }
 
@@ -149,26 +158,32 @@ static int fill(Plan *plan, const int64_t *indptr, const int32_t *indices, const
     int failed = !next || !first || link_rows(plan->rows, indptr, indices, next, first);
     for (int32_t row = 0; !failed && row < plan->rows; row++) {
         int32_t terms = (int32_t)(indptr[row + 1] - indptr[row]), members[HEIGHT];
+        int32_t begin = plan->blocks;
         for (int32_t at = first[row] ? row : -1; at >= 0;) {
             int32_t height = 0;
             for (int32_t each = at; each >= 0 && height < HEIGHT; each = next[each]) members[height++] = each;
             height = height >= 8 ? 8 : height >= 4 ? 4 : height >= 2 ? 2 : 1;
             for (int32_t e = 0; e < terms; e++)
                 for (int32_t r = 0; r < height; r++) *weight++ = values[indptr[members[r]] + e];
-            memcpy(index, indices + indptr[row], 4 * (size_t)terms);
             memcpy(output, members, 4 * (size_t)height);
-            index += terms;
             output += height;
             plan->terms[plan->blocks] = terms;
             plan->heights[plan->blocks++] = height;
             at = next[members[height - 1]];
         }
+        for (int32_t b = begin; b < plan->blocks; b++) plan->same[b] = plan->blocks - b;
+        if (plan->blocks > begin) memcpy(index, indices + indptr[row], 4 * (size_t)terms), index += terms;
     }
     free(next);
     free(first);
     if (failed) return -1;
-    int32_t *shorter = realloc(plan->indices, 4 * (size_t)(index - plan->indices + 1)); /* equal rows share their inputs */
-    if (shorter) plan->indices = shorter;
+    plan->inputs = index - plan->indices; /* equal rows share their inputs */
+    int32_t *exact = array(plan->inputs);
+    if (exact) { /* a copy: a block that only shrinks leaves a gap that the next plan does not fit into */
+        memcpy(exact, plan->indices, 4 * (size_t)plan->inputs);
+        free(plan->indices);
+        plan->indices = exact;
+    }
     return 0;
 }
 
@@ -199,9 +214,9 @@ static PyObject *py_plan(PyObject *self, PyObject *args) {
         PyErr_SetString(PyExc_ValueError, wrong);
     } else if ((plan = calloc(1, sizeof(Plan)))) {
         plan->rows = rows, plan->columns = columns, plan->rule = rule, plan->top = top;
-        plan->bias = array(rows), plan->terms = array(rows), plan->heights = array(rows), plan->outputs = array(rows);
+        plan->bias = array(rows), plan->terms = array(rows), plan->heights = array(rows), plan->same = array(rows), plan->outputs = array(rows);
         plan->indices = array(count), plan->weights = array(count);
-        if (plan->bias && plan->terms && plan->heights && plan->outputs && plan->indices && plan->weights) {
+        if (plan->bias && plan->terms && plan->heights && plan->same && plan->outputs && plan->indices && plan->weights) {
             memcpy(plan->bias, bias.buf, 4 * (size_t)rows);
             if (fill(plan, starts, read, values.buf) == 0) capsule = PyCapsule_New(plan, "plan", drop_capsule);
         }

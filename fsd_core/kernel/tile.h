@@ -68,24 +68,65 @@ DEFINE(4)
 DEFINE(8)
 #endif
 
-/* One tile through one plan: y = finish(start + weights * x). ``start`` and ``differs`` may be NULL. */
+/* A block of rows, ROWS at a time. */
+static TARGET inline __attribute__((always_inline)) void NAME(block)(
+    const Plan *plan, const int32_t *indices, int32_t terms, const float *weights, int32_t height, const int32_t *outputs, const float *x,
+    const float *start, float *y, int32_t *differs) {
+#if ROWS == 8
+    if (height == 8) NAME(rows8)(plan, indices, terms, weights, 8, outputs, x, start, y, differs);
+    else
+#endif
+    for (int32_t r = 0; r < height; r += ROWS) {
+        if (height >= 4) NAME(rows4)(plan, indices, terms, weights + r, height, outputs + r, x, start, y, differs);
+        else if (height == 2) NAME(rows2)(plan, indices, terms, weights + r, height, outputs + r, x, start, y, differs);
+        else NAME(rows1)(plan, indices, terms, weights + r, height, outputs + r, x, start, y, differs);
+    }
+}
+
+/* Copy the inputs indices[from..to) of a tile into a buffer. */
+static TARGET inline __attribute__((always_inline)) void NAME(gather)(const int32_t *indices, int32_t from, int32_t to, const float *x,
+                                                                      float *buffer) {
+    for (int32_t e = from; e < to; e++)
+        for (int lane = 0; lane < WIDTH; lane += LANES)
+            *(FLOATS *)(buffer + e * WIDTH + lane) = *(const FLOATS *)(x + (int64_t)indices[e] * WIDTH + lane);
+}
+
+/* One tile through one plan: y = finish(start + weights * x). ``start`` and ``differs`` may be NULL.
+
+   Blocks that read the same inputs read them from a buffer. In a large tile, inputs at a distance of a power of two would push each other
+   out of the cache. While these blocks are computed, the inputs of the next ones come: first into the cache, then into the other buffer.
+   The lines of the next block's outputs come into the cache too: a store to a line that is not there waits for it. */
 static TARGET void NAME(tile)(const Plan *plan, const float *x, const float *start, float *y, int32_t *differs) {
     const int32_t *indices = plan->indices, *outputs = plan->outputs;
     const float *weights = plan->weights;
-    for (int32_t b = 0; b < plan->blocks; b++) {
-        int32_t terms = plan->terms[b], height = plan->heights[b];
-#if ROWS == 8
-        if (height == 8) NAME(rows8)(plan, indices, terms, weights, 8, outputs, x, start, y, differs);
-        else
-#endif
-        for (int32_t r = 0; r < height; r += ROWS) {
-            if (height >= 4) NAME(rows4)(plan, indices, terms, weights + r, height, outputs + r, x, start, y, differs);
-            else if (height == 2) NAME(rows2)(plan, indices, terms, weights + r, height, outputs + r, x, start, y, differs);
-            else NAME(rows1)(plan, indices, terms, weights + r, height, outputs + r, x, start, y, differs);
+    float buffers[2][GATHERED * WIDTH] __attribute__((aligned(64)));
+    int now = 0, ready = 0; /* the buffer in use; whether it has the inputs of the next block */
+    for (int32_t b = 0; b < plan->blocks;) {
+        int32_t terms = plan->terms[b], together = plan->same[b], after = b + together;
+        const int32_t *next = indices + terms;
+        int32_t coming = after < plan->blocks && plan->same[after] > 1 && plan->terms[after] <= GATHERED ? plan->terms[after] : 0;
+        int32_t part = (coming + together - 1) / together, got = 0;
+        int gathers = together > 1 && terms <= GATHERED;
+        if (gathers && !ready) NAME(gather)(indices, 0, terms, x, buffers[now]);
+        for (; b < after; b++) {
+            int32_t height = plan->heights[b], to = got + part < coming ? got + part : coming;
+            if (coming) {
+                int64_t at = next - plan->indices + to, most = at + part < plan->inputs ? at + part : plan->inputs;
+                for (; at < most; at++)
+                    for (int lane = 0; lane < WIDTH; lane += 16) __builtin_prefetch(x + (int64_t)plan->indices[at] * WIDTH + lane);
+                NAME(gather)(next, got, to, x, buffers[!now]);
+                got = to;
+            }
+            for (int32_t r = 0; b + 1 < plan->blocks && r < plan->heights[b + 1]; r++)
+                for (int lane = 0; lane < WIDTH; lane += 16) __builtin_prefetch(y + (int64_t)outputs[height + r] * WIDTH + lane, 1);
+            if (gathers) NAME(block)(plan, SERIES, terms, weights, height, outputs, buffers[now], start, y, differs);
+            else NAME(block)(plan, indices, terms, weights, height, outputs, x, start, y, differs);
+            weights += (int64_t)terms * height;
+            outputs += height;
         }
-        indices += terms;
-        weights += (int64_t)terms * height;
-        outputs += height;
+        indices = next;
+        ready = coming > 0;
+        now ^= ready;
     }
 }
 

@@ -19,19 +19,19 @@ from hashlib import blake2b
 from fsd_core.latency.spec import Latency
 from fsd_core.latency.table import Row
 
-__all__ = ["TAIL_INDEX", "Draws", "hour", "quantile_ms"]
+__all__ = ["TAIL_INDEX", "Z90", "Z99", "Draws", "hour", "quantile_ms"]
 
 TAIL_INDEX = 4.0  # measured: 3.3 to 4.6 for the slowest 1 % and 0.1 % of requests to S3
 _THREE = struct.Struct("<3Q")
-_Z90, _Z99 = 1.2815515655446004, 2.3263478740408408  # the standard normal distribution is below these in 90 % and 99 % of all cases
+Z90, Z99 = 1.2815515655446004, 2.3263478740408408  # the standard normal distribution is below these in 90 % and 99 % of all cases
 
 
 def quantile_ms(row: Row, z: float) -> float:
     """The latency in milliseconds at ``z`` standard deviations: 0 gives p50, 1.28 gives p90, 2.33 gives p99."""
-    if z <= _Z90:
-        return row.p50_ms * math.pow(row.p90_ms / row.p50_ms, z / _Z90)
-    if z <= _Z99:
-        return row.p90_ms * math.pow(row.p99_ms / row.p90_ms, (z - _Z90) / (_Z99 - _Z90))
+    if z <= Z90:
+        return row.p50_ms * math.pow(row.p90_ms / row.p50_ms, z / Z90)
+    if z <= Z99:
+        return row.p90_ms * math.pow(row.p99_ms / row.p90_ms, (z - Z90) / (Z99 - Z90))
     beyond = max(math.erfc(z / math.sqrt(2)) / 2, 1e-300)  # the probability of a larger value
     return row.p99_ms * math.pow(0.01 / beyond, 1 / TAIL_INDEX)
 

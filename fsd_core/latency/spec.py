@@ -10,7 +10,8 @@ import attrs
 from fsd_core.common.fields import Kind, integer, key, keys, number, plain_digits, plain_number, read, text
 from fsd_core.common.fields import table as any_table
 from fsd_core.errors import InputError
-from fsd_core.latency.table import Link, Row, Table, load, of_content
+from fsd_core.latency.named import load
+from fsd_core.latency.table import Link, Row, Table, of_content
 
 __all__ = ["Latency", "words"]
 
@@ -78,10 +79,24 @@ class Latency:
         return Latency(of_content(stored.table, stored.figures), stored.seed, stored.scale, stored.warm)
 
     def about(self) -> dict[str, Any]:
-        """``table`` and ``seed``, and the other options if they are not the default: for the user."""
+        """``table`` and ``seed``, the day of a table that was measured, and the other options if they are not the default: for the user."""
         default = _Options()
         more = {name: value for name in ("scale", "warm") if (value := getattr(self, name)) != getattr(default, name)}
-        return {"table": self.table.name, "seed": self.seed} | more
+        measured = {"measured": self.table.as_of} if self.table.measured else {}
+        return {"table": self.table.name, "seed": self.seed} | measured | more
+
+    def scaled(self) -> Table:
+        """The table with every time multiplied by ``scale``, and every bandwidth divided."""
+        if self.scale == 1.0:
+            return self.table
+
+        def times(row: Row) -> Row:
+            names = ("p50_ms", "p90_ms", "p99_ms", "max_ms", "second_ms")
+            found: dict[str, Any] = {name: None if (value := getattr(row, name)) is None else value * self.scale for name in names}
+            return attrs.evolve(row, **found, mb_per_s=None if row.mb_per_s is None else row.mb_per_s / self.scale)
+
+        links = {side: attrs.evolve(link, mb_per_s=link.mb_per_s / self.scale) for side, link in self.table.links.items()}
+        return attrs.evolve(self.table, rows={verb: times(row) for verb, row in self.table.rows.items()}, links=links)
 
     def longest_s(self, *verbs: str) -> float:
         """The sum of the longest draws of these verbs, in seconds."""

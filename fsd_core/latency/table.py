@@ -1,12 +1,14 @@
 """Tables of latencies: dated figures with their sources, one TOML file each in the package of a provider. A user can write a file of the
-same form.
+same form, and ``fsd measure`` writes one.
 
-A file may have the keys ``title``, ``as_of``, ``hour_share`` and ``function_share``, one table for each verb of `VERBS` (see `Row`), and
-the tables ``[read]`` and ``[write]``: the bandwidth of one function (see `Link`). A verb without a table takes only its real time.
+A file may have the keys ``title``, ``as_of``, ``hour_share`` and ``function_share``, one table for each verb of `VERBS` (see `Row`),
+the tables ``[read]`` and ``[write]``: the bandwidth of one function (see `Link`), and the table ``[measured]`` (see `Measured`). A verb
+without a table takes only its real time.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,26 +17,25 @@ import attrs
 from fsd_core.common.fields import choice, key, nullable, number, read, table, text
 from fsd_core.errors import InputError
 
-__all__ = ["VERBS", "Link", "Row", "Table", "load", "names"]
+__all__ = ["LEAST_MS", "VERBS", "Link", "Measured", "Row", "Table", "of_content"]
 
 VERBS = {
     "publish": "the request that sends one message",
     "publish_batch": "the request that sends several messages; without this table it takes as long as publish",
-    "deliver": "from the begin of the publish until a receive that waits returns the message",
+    "deliver": "from the start of the publish until a receive that waits returns the message",
     "publish_direct": "the request that sends messages straight to a queue; without this table it takes as long as publish",
-    "deliver_direct": "from the begin of that request until a receive that waits returns the message; without this table like deliver",
+    "deliver_direct": "from the start of that request until a receive that waits returns the message; without this table, as deliver",
     "receive": "the request that returns messages which are there",
     "ack": "the request that acknowledges messages",
     "put": "the request that writes an object, or deletes objects",
     "get": "the request that reads an object",
     "list": "the request that lists keys",
-    "connect": "a new connection: what the first request over it takes longer",
+    "connect": "a new connection: the extra time of the first request over it",
     "invoke": "the request that starts a function",
-    "start_cold": "from the begin of that request until the code of a new instance runs",
-    "start_warm": "from the begin of that request until the code of an idle instance runs",
+    "start_cold": "from the start of that request until the code of a new instance runs",
+    "start_warm": "from the start of that request until the code of an idle instance runs",
 }
 LONGEST = 10.0  # the longest draw is this many times p99_ms, unless a row has max_ms: the point that one request in a million reaches
-_FOLDER = "latency"  # of a provider's package
 LEAST_MS, MOST_MS = 0.001, 1e9  # of a median, and of the longest draw
 _MS = number(0, 1e7, "milliseconds", above=True)
 _RATE = number(0.01, 1e6, "MB/s")
@@ -86,11 +87,26 @@ class Link(_Sourced):
 
 
 @attrs.frozen(kw_only=True)
+class Measured:
+    """What ``fsd measure`` says beside the rows: where it measured, and figures that no row has. `None`: not measured."""
+
+    provider: str = key(text())
+    region: str = key(text())
+    emulator: str = key(text(empty=True), default="")  # its host and port; empty: measured on the services themselves
+    memory_mb: float | None = key(nullable(number(0, unit="MiB")), default=None)  # of the function
+    receive_messages: float | None = key(nullable(number(0)), default=None)  # mean of what one receive brings if many messages are there
+    clock_offset_ms: float | None = key(nullable(number(-math.inf)), default=None)  # clock of the function less that of the client
+    clock_error_ms: float | None = key(nullable(number(0)), default=None)  # at most so far off
+    weights_per_s: float | None = key(nullable(number(0)), default=None)  # by the kernel: nonzero weights times samples a second
+    speed: float | None = key(nullable(number(0, above=True)), default=None)  # of a core, as a multiple of one of the client
+
+
+@attrs.frozen(kw_only=True)
 class Table:
     """The figures of one table.
 
     ``hour_share`` is the part of the variance of a latency that all functions of a run share, ``function_share`` the part that all requests
-    of one function share; the rest is new with each request.
+    of one function share; the rest is new with each request. ``measured``: `None` if ``fsd measure`` did not write the table.
     """
 
     name: str
@@ -100,6 +116,7 @@ class Table:
     function_share: float
     rows: Mapping[str, Row]
     links: Mapping[str, Link]  # read, write
+    measured: Measured | None = None
 
 
 _ROW = table("a table with p50_ms, p90_ms and p99_ms")
@@ -111,31 +128,16 @@ _FILE = {
     "function_share": key(_SHARE, default=0.0),
     "read": key(_LINK, default=None),
     "write": key(_LINK, default=None),
+    "measured": key(table("a table, [measured]"), default=None),
 }
 _File: Any = attrs.make_class("_File", _FILE | {verb: key(_ROW, default=None) for verb in VERBS}, frozen=True, kw_only=True)
 
 
-def names() -> list[str]:
-    """The names of the tables that come with the installed providers, ascending."""
-    from fsd_core.common import plugins
-
-    return list(plugins.files(_FOLDER))
-
-
-def load(name: str) -> Table:
-    """The table of this name. A ``name`` that contains a ``/`` or ends in ``.toml`` is the path of a file.
-
-    Raises `InputError` on an unknown name, a name that tables of two packages have, a file that cannot be read, an unknown verb or key, and
-    a missing or wrong figure.
-    """
-    from fsd_core.common import shipped  # a worker reads no file
-
-    _, content = shipped.load("latency", name, _FOLDER)
-    return of_content(name, content)
-
-
 def of_content(name: str, content: Mapping[str, Any]) -> Table:
-    """The table that the decoded file ``content`` holds. Raises `InputError` like `load`."""
+    """The table that the decoded file ``content`` holds.
+
+    Raises `InputError` on an unknown verb or key, and a missing or wrong figure.
+    """
     where = f"latency {name}: "
     file = read(_File, content, where)
     rows = {verb: _row(getattr(file, verb), f"{where}[{verb}] ") for verb in VERBS if getattr(file, verb) is not None}
@@ -152,6 +154,7 @@ def of_content(name: str, content: Mapping[str, Any]) -> Table:
         function_share=file.function_share,
         rows=rows,
         links=links,
+        measured=None if file.measured is None else read(Measured, file.measured, f"{where}[measured] "),
     )
 
 

@@ -49,7 +49,7 @@ class Check:
 
 
 def doctor() -> list[Check]:
-    """Look for all software that fsd can use: libraries, providers and their credentials, emulators, tools. Takes up to some seconds."""
+    """Look for all software that fsd can use: libraries, providers and their credentials, emulators, tools. Takes some seconds."""
     return [Check(*each) for each in _checks()]
 
 
@@ -62,7 +62,7 @@ def _checks() -> Iterator[tuple[str, str | None, str]]:
     yield "machine", f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}", ""
     yield "compiled kernel", *_kernel()
     yield "FSD_HOME", *_writable()
-    yield FILE, os.path.abspath(FILE) if os.path.exists(FILE) else None, "not in this folder: the default settings are in force"
+    yield FILE, os.path.abspath(FILE) if os.path.exists(FILE) else None, "not in this folder: the default settings apply"
     for name in REQUIRED:
         yield name, _version(name), f"pip install {name}"
     for name, hint in EXTRAS.items():
@@ -123,6 +123,8 @@ def _credentials(name: str) -> tuple[str | None, str]:
         provider = providers.find(name)
         try:
             found.append((provider.credentials(), ""))
+        except ImportError as error:
+            found.append((None, f"its SDK is not installed: {error}"))
         except Exception as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             found.append((None, line(text, provider.advice(text))))

@@ -35,7 +35,7 @@ def emulator(
     - ``name``: the emulator, if the provider has several. Default: the one that runs, else the provider's first.
     - ``settings``: your own settings of the provider, which come on top of those of the emulator.
     - ``start``: start an emulator for the block if none runs. It ends with the block; an emulator of `start_emulators` goes on. With
-      False, there has to be one that runs.
+      False, an emulator has to run already.
     - ``progress``: called with a `Progress` of phase emulator while software is installed and servers start.
 
     The block sets environment variables of this process that lead the provider's SDK to the emulator, also in other threads. Raises

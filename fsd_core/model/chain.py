@@ -116,7 +116,7 @@ class _Chain:
         """Begin a layer. ``weights``: (outputs, inputs)."""
         if not self.flat or weights is None or weights.ndim != 2 or weights.shape[1] != self.width or weights.dtype != np.float32:
             what = "no constant" if weights is None else f"{weights.dtype} weights of shape {weights.shape}"
-            raise _Unfit(f"{what}: the product is not one of a matrix of float32 and {self.width} inputs")
+            raise _Unfit(f"{what}: the node does not multiply {self.width} inputs by a float32 matrix")
         self.width = weights.shape[0]
         self.layers.append(_Open(np.asarray(weights), np.zeros(self.width, np.float32) if bias is None else bias))
 
@@ -190,9 +190,9 @@ def _clip(to: _Chain, node: Any, given: dict[str, Any]) -> None:
     elif least == 0:
         layer = to.open()
     else:
-        raise _Unfit(f"limits {least} and {most}")
+        raise _Unfit(f"its limits are {least} and {most}")
     if most is not None and not 0 < most < math.inf:
-        raise _Unfit(f"limits {least} and {most}")
+        raise _Unfit(f"its limits are {least} and {most}")
     layer.activation, layer.clip = "relu", most
 
 

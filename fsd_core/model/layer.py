@@ -295,7 +295,7 @@ class Model:
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """A summary of ``model``, ready for JSON. Each of its ``groups`` is a sequence of layers that differ only in their arrays.
+    """A summary of ``model``, as values that JSON can hold. Each of its ``groups`` is a sequence of layers with different arrays only.
 
     A group has ``first`` and ``last`` (layer numbers, 1-based), ``kind`` (csr or dense), ``inputs``, ``outputs`` and ``nonzeros`` of each
     layer, ``activation``, ``clip``, ``rule`` (challenge or plain), and ``bias``, the smallest and the largest bias of the group.

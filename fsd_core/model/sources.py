@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.common import arguments
+from fsd_core.common.folders import MANIFEST
 from fsd_core.common.home import expanded
 from fsd_core.errors import InputError
 from fsd_core.graph import is_graph, open_graph
 from fsd_core.model.challenge import CHALLENGE_BIAS, CHALLENGE_CLIP, radixnet
 from fsd_core.model.layer import Csr, Layer, Model
 from fsd_core.model.npz import SCIPY_KEYS, compressed, dense, read_npz, scipy_csr
-from fsd_core.model.store import MANIFEST, load
+from fsd_core.model.store import load
 from fsd_core.model.tsv import read_table
 
 __all__ = ["import_model", "open_model"]

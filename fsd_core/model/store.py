@@ -8,12 +8,10 @@ memory.
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +20,14 @@ import attrs
 from fsd_core.common import arguments
 from fsd_core.common.fields import Kind, boolean, choice, key, listed, read, table, text
 from fsd_core.common.files import open_regular
+from fsd_core.common.folders import FILE, MANIFEST, Format, replacing_path
 from fsd_core.errors import InputError
 from fsd_core.model import tensors
 from fsd_core.model.layer import ACTIVATIONS, Csr, Layer, Model
 
-__all__ = ["MANIFEST", "load", "save"]
+__all__ = ["load", "save"]
 
-MANIFEST = "model.json"
-_FORMAT = "fsd-model"
-_VERSION = 1
+_FORMAT = Format("fsd-model", 1, "a model that fsd made")
 _FILE_BYTES = 256 * 2**20
 _KINDS = {"csr": ("indptr", "indices", "values", "bias"), "dense": ("weights", "bias")}
 
@@ -39,7 +36,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-_FILE = Kind("the name of a file in this folder", lambda value: isinstance(value, str) and Path(value).name == value)
 _SHAPE = Kind("[outputs, inputs]", lambda value: isinstance(value, list) and [type(size) for size in value] == [int, int])
 _CLIP = Kind("a number, or null", lambda value: value is None or _is_number(value))  # `Layer` checks the number
 
@@ -48,7 +44,7 @@ _CLIP = Kind("a number, or null", lambda value: value is None or _is_number(valu
 class _Entry:
     """The entry of one layer in ``model.json``."""
 
-    file: str = key(_FILE)
+    file: str = key(FILE)
     kind: str = key(choice(*_KINDS))
     shape: list[int] = key(_SHAPE)
     activation: str = key(choice(*ACTIVATIONS))
@@ -74,32 +70,11 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     """
     folder = arguments.path("path", path)
     arguments.instance("model", model, Model)
-    replaces = os.path.lexists(folder)
-    if replaces:
-        try:
-            _manifest(folder)
-        except InputError as error:
-            raise InputError(f"{folder}: exists and is not a model that fsd made, so it is not replaced: expected a new path") from error
-    target = folder if replaces else folder.parent / f".{folder.name}.{secrets.token_hex(8)}"
-    try:
-        target.mkdir(parents=True, exist_ok=replaces)
-        try:
-            kept = _write(model, target)
-            if not replaces:
-                target.rename(folder)
-        except BaseException:
-            if not replaces:
-                shutil.rmtree(target, ignore_errors=True)
-            raise
-        for stale in folder.glob("weights-*"):
-            if stale.name not in kept:
-                stale.unlink()
-    except OSError as error:
-        raise InputError(f"{folder}: the model cannot be written: {error}") from error
+    _FORMAT.save(folder, partial(_write, model))
 
 
-def _write(model: Model, folder: Path) -> set[str]:
-    """Write the files of weights, named by the digest of the model, then the manifest, which names them. Return the names of the files."""
+def _write(model: Model, folder: Path) -> tuple[dict[str, Any], set[str]]:
+    """Write the files of weights. Return the entries of the manifest and the names of the files."""
     from safetensors.numpy import save_file
 
     entries: list[dict[str, Any]] = []
@@ -107,17 +82,12 @@ def _write(model: Model, folder: Path) -> set[str]:
     for group in _groups(model):
         name = f"weights-{group[0] + 1:05d}-{model.digest[:16]}.safetensors"
         arrays = {f"{k + 1}.{key}": array for k in group for key, array in model.layers[k].arrays.items()}
-        aside = folder / f"{name}.new"
-        save_file(arrays, aside, {"format": _FORMAT})
-        aside.chmod(folder.stat().st_mode & 0o666)  # the library lets only the owner read the file
-        aside.replace(folder / name)  # never written in place, because a reader of the model may have mapped the old file
+        with replacing_path(folder / name) as new:
+            save_file(arrays, new, {"format": _FORMAT.name})
+            new.chmod(folder.stat().st_mode & 0o666)  # the library lets only the owner read the file
         files.add(name)
         entries += [_entry(model.layers[k], name) for k in group]
-    manifest = {"format": _FORMAT, "version": _VERSION, "name": model.name, "digest": model.digest, "layers": entries}
-    aside = folder / f"{MANIFEST}.new"
-    aside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    aside.replace(folder / MANIFEST)
-    return files
+    return {"name": model.name, "digest": model.digest, "layers": entries}, files
 
 
 def _groups(model: Model) -> Iterator[list[int]]:
@@ -155,7 +125,7 @@ def load(path: str | os.PathLike[str]) -> Model:
     """
     folder = arguments.path("path", path)
     where = folder / MANIFEST
-    manifest = read(_Manifest, _manifest(folder), f"{where}: ", known=("format", "version"))
+    manifest = read(_Manifest, _FORMAT.manifest(folder), f"{where}: ", known=("format", "version"))
     files: dict[str, tuple[Any, dict[str, tensors.TensorInfo]]] = {}
     layers = []
     for k, found in enumerate(manifest.layers, 1):
@@ -173,22 +143,6 @@ def load(path: str | os.PathLike[str]) -> Model:
     if model.digest != manifest.digest:
         raise InputError(f"{where}: digest = {manifest.digest}: expected {model.digest}, the digest of its layers")
     return model
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    """The table in ``model.json``, of a format and version that this module reads. Raises InputError for any other folder."""
-    path = folder / MANIFEST
-    if not os.path.isfile(path):
-        raise InputError(f"{folder}: is not a model folder that fsd made: expected {MANIFEST} in it")
-    try:
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise InputError(f"{path}: is not the manifest of a model that fsd made: expected format = {_FORMAT!r}")
-    if manifest.get("version") != _VERSION:
-        raise InputError(f"{path}: version = {manifest.get('version')!r}: expected {_VERSION}, the version that this fsd reads")
-    return manifest
 
 
 def _map(path: Path) -> tuple[Any, dict[str, tensors.TensorInfo]]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +29,8 @@ _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 Buffer = bytes | bytearray | memoryview
 
 
-class TensorInfo(NamedTuple):
+@attrs.frozen
+class TensorInfo:
     """The dtype, the shape and the place of one array: bytes ``start`` to ``end`` (excluded) of the buffer or file."""
 
     dtype: np.dtype[Any]

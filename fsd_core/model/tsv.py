@@ -9,8 +9,8 @@ import lzma
 import warnings
 import zlib
 from pathlib import Path
-from typing import NamedTuple
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +22,8 @@ __all__ = ["Table", "read_table"]
 _UNPACK = {".gz": gzip.decompress, ".xz": lzma.decompress}
 
 
-class Table(NamedTuple):
+@attrs.frozen(eq=False)
+class Table:
     """A table in the order of its file. ``rows`` and ``columns`` are int64 (lines,), 0-based; ``values`` are float32 (lines,).
 
     Each pair of row and column occurs once.

@@ -2,7 +2,7 @@
 
 from fsd_core.partition.estimate import Estimate, estimate
 from fsd_core.partition.kept import checked, find_partition
-from fsd_core.partition.layout import AUTO, Parallel, parallel
+from fsd_core.partition.layout import AUTO, Parallel, parallel, wished
 from fsd_core.partition.methods import METHODS, partition
 from fsd_core.partition.owners import Partition
 from fsd_core.partition.plan import ExchangePlan
@@ -22,5 +22,6 @@ __all__ = [
     "parallel",
     "partition",
     "profile",
+    "wished",
     "worthwhile",
 ]

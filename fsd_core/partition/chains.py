@@ -17,7 +17,7 @@ __all__ = ["Chains", "side_by_side"]
 
 
 class Chains:
-    """The owners of all layers, as far as they are solved: ``owners`` has int32 (outputs,) or `None` for each layer."""
+    """The owners of the layers that are solved so far: ``owners`` has int32 (outputs,) or `None` for each layer."""
 
     def __init__(self, layers: Sequence[Layer], workers: int, seed: int) -> None:
         self.layers, self.workers, self.seed = layers, workers, seed

@@ -27,8 +27,8 @@ RUN_UP = 2  # layers that are solved before each of them
 class Estimate:
     """An estimate of `ExchangePlan.figures` of a hypergraph partition for ``workers`` ranks.
 
-    ``counted`` has the layers (from 1) before which rows were counted. ``rows_moved_by_layer`` is a list for layers 2 to L: the other
-    layers have numbers in between. ``rows_moved`` is its sum.
+    ``counted`` has the layers (from 1) before which rows were counted. ``rows_moved_by_layer`` is a list for layers 2 to L: the
+    numbers of the other layers are interpolated. ``rows_moved`` is its sum.
     """
 
     workers: int
@@ -61,9 +61,9 @@ def estimate(
 ) -> Estimate:
     """Estimate how many rows the hypergraph partition of ``model`` for ``workers`` ranks moves, without making it.
 
-    Solves `COUNTED` short chains of layers and counts the rows before the last layer of each. Calls ``progress(done, total)`` after each
-    solved layer. Equal arguments give equal estimates. Raises `InputError` for a wrong argument, if the solver is not installed, and if it
-    gives no answer.
+    Partitions some short chains of layers, and counts the rows that travel before the last layer of each chain. Calls
+    ``progress(done, total)`` after each partitioned layer. Equal arguments give equal estimates. Raises `InputError` for a wrong argument,
+    if the solver is not installed, and if the solver gives no answer.
     """
     layers = arguments.instance("model", model, Model).layers
     workers, seed = arguments.whole("workers", workers, 1), arguments.whole("seed", seed)

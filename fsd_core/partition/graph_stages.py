@@ -27,7 +27,7 @@ _ENTRY_BYTES = 4  # `Profile` counts what crosses in activations of float32
 
 @attrs.frozen
 class GraphStage:
-    """What one stage holds and receives for one sample. Bytes of tensors are those before they are compressed."""
+    """What one stage holds and receives for one sample. Bytes of tensors are counted before compression."""
 
     first: str  # the name of its first node
     last: str
@@ -36,20 +36,24 @@ class GraphStage:
     multiply_adds: int
     live_bytes: int  # the most bytes of tensors that it holds at a time, without what a node needs inside
     inputs: list[str]  # the inputs of the model that it reads
+    outputs: list[str]  # the outputs of the model that it makes
     receives: dict[int, list[str]]  # the tensors that it gets from earlier stages, by their number from 1
     received_bytes: int
+    sent_bytes: int  # of the tensors that it makes and later stages read
+    own: list[int] = attrs.field(repr=False)  # the nodes that it computes, from 0; some depend on weights alone and are of other stages too
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name."""
-        return attrs.asdict(self) | {"receives": {str(stage): names for stage, names in self.receives.items()}}
+        """The fields by name, except ``own``."""
+        found = attrs.asdict(self, filter=lambda field, _: field.name != "own")
+        return found | {"receives": {str(stage): names for stage, names in self.receives.items()}}
 
 
 def graph_stages(graph: Graph, stages: int) -> list[GraphStage]:
-    """Cut ``graph`` into ``stages`` stages. Runs the model on this machine for one sample and for two.
+    """Cut ``graph`` into ``stages`` stages. Tries the model on this machine with one sample and with two.
 
     A node costs the seconds to load its weights and to compute one sample. The largest stage is at most 5 % larger than it has to be; among
     these ways, the fewest bytes cross the cuts. Raises `InputError` if the model has fewer nodes, or if the bytes that cross are not known
-    because the model does not compute the trial's numbers.
+    because this trial fails.
     """
     graph, stages = arguments.instance("graph", graph, Graph), arguments.whole("stages", stages, 1)
     costs = node_costs(graph)
@@ -59,7 +63,7 @@ def graph_stages(graph: Graph, stages: int) -> list[GraphStage]:
     unknown = next((place for place in places if place.bytes is None), None)
     if unknown is not None and stages > 1:
         reason = graph.trial.failed or "it is no tensor of numbers"
-        raise InputError(f"{graph.path}: the size of what crosses behind {unknown.name!r} is not known, as cutting needs it: {reason}")
+        raise InputError(f"{graph.path}: cannot be cut: the size of the tensors that cross behind {unknown.name!r} is not known: {reason}")
     starts = cut(_profile(costs, places), stages, 1)
     assert starts is not None, "each node can be a stage"
     ends = [*starts[1:], len(costs)]
@@ -76,8 +80,9 @@ def _profile(costs: Sequence[NodeCost], places: Sequence[Cut]) -> Profile:
 def _stage(graph: Graph, costs: Sequence[NodeCost], starts: Sequence[int], start: int, end: int) -> GraphStage:
     """The stage of the nodes from ``start`` to ``end`` - 1."""
     nodes, made = graph.model.graph.node, makers(graph)
-    own = _own(graph, made, start, end)
-    last_read: dict[str, int] = {}
+    outputs = [each.name for each in graph.model.graph.output if start <= made.get(each.name, len(costs) - 1) < end]
+    own = _own(graph, made, start, end, outputs)
+    last_read: dict[str, int] = {each.name: end - 1 for each in graph.inputs if each.name in outputs}
     for number in own:
         last_read |= dict.fromkeys(reads(nodes[number]), max(number, start))
     receives: dict[int, list[str]] = {}
@@ -102,22 +107,29 @@ def _stage(graph: Graph, costs: Sequence[NodeCost], starts: Sequence[int], start
         multiply_adds=sum(each.multiply_adds or 0 for each in costs[start:end]),
         live_bytes=int(np.cumsum(live).max()),
         inputs=sorted(inputs),
+        outputs=outputs,
         receives=dict(sorted(receives.items())),
         received_bytes=sum(tensors[name].bytes for names in receives.values() for name in names),
+        sent_bytes=sum(tensors[name].bytes for name in _leaving(nodes, made, start, end) if name in tensors),
+        own=own,
     )
 
 
-def _own(graph: Graph, made: dict[str, int], start: int, end: int) -> list[int]:
+def _leaving(nodes: Sequence[Any], made: dict[str, int], start: int, end: int) -> set[str]:
+    """The tensors that these nodes make and later nodes read."""
+    return {name for node in nodes[end:] for name in reads(node) if start <= made.get(name, -1) < end}
+
+
+def _own(graph: Graph, made: dict[str, int], start: int, end: int, outputs: Sequence[str]) -> list[int]:
     """The nodes of a stage, in order: also earlier ones that it computes again, because they depend on weights alone."""
     nodes = graph.model.graph.node
     by_output = {name: number for number, node in enumerate(nodes[:end]) for name in node.output if name and name not in made}
     own = set(range(start, end))
-    left = list(own)
+    left = [*outputs, *(name for number in own for name in reads(nodes[number]))]
     while left:
-        for name in reads(nodes[left.pop()]):
-            if (number := by_output.get(name)) is not None and number not in own:
-                own.add(number)
-                left.append(number)
+        if (number := by_output.get(left.pop())) is not None and number not in own:
+            own.add(number)
+            left += reads(nodes[number])
     return sorted(own)
 
 

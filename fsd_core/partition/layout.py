@@ -9,10 +9,9 @@ import attrs
 from fsd_core.common import arguments
 from fsd_core.errors import InputError
 
-__all__ = ["AUTO", "Parallel", "parallel"]
+__all__ = ["AUTO", "Parallel", "parallel", "wished"]
 
 AUTO = "auto"
-AUTO_WORKERS = 8  # the number of workers if the user gives neither workers nor sizes
 
 
 def _size(_: Any, field: attrs.Attribute[int], value: Any) -> None:
@@ -48,9 +47,9 @@ class Parallel:
 def parallel(workers: Any = AUTO, data: Any = None, pipeline: Any = None, tensor: Any = None) -> Parallel:
     """Complete what a user gives. ``workers`` is a number or "auto"; `None` means that a size is not given.
 
-    The product of the three sizes is the number of workers. With ``workers`` "auto", a size that is not given is 1; without any size, the
-    run has 8 workers, all of them tensor parallel. With a number of workers, the first of tensor, data and pipeline that is not given
-    takes what the others leave. Raises `InputError` with the arithmetic if no sizes have this product.
+    The product of the three sizes is the number of workers. With ``workers`` "auto", a size that is not given is 1. With a number of
+    workers, the first of tensor, data and pipeline that is not given takes what the others leave. Raises `InputError` with the arithmetic
+    if no sizes have this product.
     """
     sizes = {"data_parallel": data, "pipeline_parallel": pipeline, "tensor_parallel": tensor}
     given = {name: arguments.whole(name, size, 1) for name, size in sizes.items() if size is not None}
@@ -60,7 +59,7 @@ def parallel(workers: Any = AUTO, data: Any = None, pipeline: Any = None, tensor
     if isinstance(workers, str):
         if workers != AUTO:
             raise arguments.wrong("workers", workers, "a whole number of at least 1, or auto")
-        total = product if given else AUTO_WORKERS
+        total = product
     else:
         total = arguments.whole("workers", workers, 1)
     words = " x ".join(f"{name} {size}" for name, size in given.items())
@@ -72,3 +71,14 @@ def parallel(workers: Any = AUTO, data: Any = None, pipeline: Any = None, tensor
     if free is not None:
         given[free] = total // product
     return Parallel(*(given.get(name, 1) for name in sizes))
+
+
+def wished(workers: Any = AUTO, data: Any = None, pipeline: Any = None, tensor: Any = None) -> Parallel | int | None:
+    """What a user decides of the split: all of it if a size is given or ``workers`` is 1, else the number of workers, or nothing.
+
+    Arguments and errors are those of `parallel`.
+    """
+    found = parallel(workers, data, pipeline, tensor)
+    if (found.workers == 1 and workers != AUTO) or any(size is not None for size in (data, pipeline, tensor)):
+        return found
+    return None if workers == AUTO else found.workers

@@ -50,8 +50,8 @@ def _stages(stages: Any) -> int:
 class Partition:
     """Each neuron of the input and of every layer has one owner among ``workers`` ranks, those of one replica.
 
-        ``owners`` has L+1 int32 arrays of ranks from 0 to workers-1: the owner of each input neuron, then of each output neuron of layers 1
-        to L. A rank may own no neuron of a layer. ``label`` is the method that made the partition, for people. ``digest`` is the SHA-256 of
+    ``owners`` has L+1 int32 arrays of ranks from 0 to workers-1: the owner of each input neuron, then of each output neuron of layers 1
+    to L. A rank may own no neuron of a layer. ``label`` is the method that made the partition, for people. ``digest`` is the SHA-256 of
     the content, hexadecimal. The layers are cut into ``stages`` stages of consecutive layers, and stage s belongs to the ranks from
     s x `tensor` on. The constructor takes arrays of any integer dtype. It stores read-only arrays, and copies each given array unless the
     array and its memory are read-only. Raises `InputError` for a rank outside 0 to workers-1, and for a layer that several stages share.

@@ -28,6 +28,7 @@ SAMPLED = 256  # samples that `profile` computes
 SAMPLED_WORK = 500_000_000  # multiplications that `profile` may make
 SLACK = 1.05  # a cut may make the largest stage this much larger than necessary if less crosses it
 PAYS_S = 0.2  # seconds of work of a stage that pay for a micro-batch: the time of a message through a topic to a queue
+CELLS = 1 << 22  # costs of stages that `cut` holds at once
 FILL = 4  # micro-batches for each stage: more hardly shorten a run, of which stages then wait at most a fifth
 
 
@@ -40,6 +41,7 @@ class Profile:
     crossing: NDArray[np.float64]  # activations that leave the layer, of all live samples
     widths: NDArray[np.int64]  # rows
     batches: int = 1  # micro-batches that go through the stages one behind the other
+    live: NDArray[np.float64] | None = None  # the share of the samples that are live before the layer, if a sample was computed
 
     @property
     def seconds(self) -> NDArray[np.float64]:
@@ -72,7 +74,7 @@ def profile(model: Model, inputs: Any = None, samples: int = 1000) -> Profile:
     if count:
         live, crossing = _sampled(model, inputs[np.arange(count) * samples // count])
     stored = np.array([8 if isinstance(layer.weights, Csr) else 4 for layer in layers])
-    return Profile(stored * sizes / LOAD_BYTES_S, work * (1 + live * samples) / WORK_S, crossing * samples, widths)
+    return Profile(stored * sizes / LOAD_BYTES_S, work * (1 + live * samples) / WORK_S, crossing * samples, widths, live=live)
 
 
 def _sampled(model: Model, inputs: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -102,14 +104,20 @@ def cut(costs: Profile, stages: int, tensor: int) -> list[int] | None:
     crossing = np.concatenate([[0.0], costs.crossing[:-1], [0.0]])  # crossing[i]: if a stage begins with layer i
     encode_s, decode_s = crossing * ENCODE_S * costs.overlap, crossing * DECODE_S * costs.overlap
 
-    def stage_costs(end: int) -> NDArray[np.float64]:
-        """The cost of a stage of the layers from i to ``end`` - 1, for each i; infinite where such a stage may not be."""
-        return np.where(wide[end] > wide[:end], ends[end] - ends[:end] + decode_s[:end] + encode_s[end], np.inf)
+    def stage_costs(some: slice) -> NDArray[np.float64]:
+        """The costs of stages that end before the layers ``some`` (rows), by their first layer (columns); infinite where none may be."""
+        last = np.arange(1, layers + 1)[some, None]
+        found = ends[last] - ends[:-1] + decode_s[:-1] + encode_s[last]
+        return np.where((wide[last] > wide[:-1]) & (np.arange(layers) < last), found, np.inf)
 
+    rows = max(1, CELLS // layers)
+    blocks = [slice(at, at + rows) for at in range(0, layers, rows)]
+    kept = [stage_costs(block) for block in blocks] if len(blocks) == 1 else None
     largest = np.full(layers + 1, np.inf)
     largest[0] = 0.0
     for _ in range(stages):
-        largest = np.array([np.inf, *(np.maximum(largest[:end], stage_costs(end)).min() for end in range(1, layers + 1))])
+        ways = [np.maximum(largest[:-1], table).min(axis=1) for table in kept or map(stage_costs, blocks)]
+        largest = np.concatenate([[np.inf], *ways])
     limit = SLACK * largest[layers]
     if not np.isfinite(limit):
         return None
@@ -117,12 +125,16 @@ def cut(costs: Profile, stages: int, tensor: int) -> list[int] | None:
     crossed[0] = 0.0
     firsts = []
     for _ in range(stages):
-        ways = [np.where(stage_costs(end) <= limit, crossed[:end] + crossing[:end], np.inf) for end in range(1, layers + 1)]
-        firsts.append([0, *(int(way.argmin()) for way in ways)])
-        crossed = np.array([np.inf, *(way.min() for way in ways)])
+        first, least = [np.zeros(1, int)], [np.full(1, np.inf)]
+        for table in kept or map(stage_costs, blocks):
+            passed = np.where(table <= limit, crossed[:-1] + crossing[:-1], np.inf)
+            first.append(passed.argmin(axis=1))
+            least.append(passed.min(axis=1))
+        firsts.append(np.concatenate(first))
+        crossed = np.concatenate(least)
     starts, end = [], layers
-    for first in reversed(firsts):
-        end = first[end]
+    for first_layers in reversed(firsts):
+        end = int(first_layers[end])
         starts.append(end)
     return starts[::-1]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -9,21 +11,39 @@ import attrs
 from fsd_core.driver import InvokeLimits
 from fsd_core.errors import InputError
 from fsd_core.partition import Parallel, Profile, profile, worthwhile
-from fsd_core.protocol.shard import READ_BYTES, LayerSizes, predicted_bytes, stored_bytes, weight_bytes
+from fsd_core.plan.memory import LayerSizes, RankMemory, RankSizes
 
 if TYPE_CHECKING:
     from fsd_core.model import Model
 
-__all__ = ["Batches", "cut", "plan_batches", "sizes"]
+__all__ = ["MARGIN", "Batches", "cut", "least_bytes", "plan_batches", "sizes"]
+
+
+MARGIN = 1.15  # a function gets so many times the memory that is predicted: benchmarks/memory.py measures how exact that is
+MORE_BATCHES = 4  # smaller micro-batches may leave room for the weights: so many times as many cost less than to read them again
 
 
 @attrs.frozen
 class Batches:
-    """How the samples of a run are cut."""
+    """How the samples of a run are cut, and how each rank of a replica uses its memory."""
 
-    samples: list[int]  # of each batch
-    predicted_bytes: int  # the peak memory of the worker that needs most, as predicted
-    keep: bool  # a worker has the memory to hold its shard for all batches; else it reads the shard again for each batch
+    samples: list[int]  # of each micro-batch
+    ranks: list[RankMemory]
+
+    @property
+    def predicted_bytes(self) -> int:
+        """The predicted peak memory of the rank that needs most."""
+        return max(rank.bytes for rank in self.ranks)
+
+    @property
+    def keep(self) -> bool:
+        """Whether every rank keeps its weights from one micro-batch to the next."""
+        return all(rank.keep for rank in self.ranks)
+
+    @property
+    def streamed(self) -> list[int]:
+        """The ranks whose weights are larger than their memory."""
+        return [number for number, rank in enumerate(self.ranks) if rank.streams]
 
 
 def sizes(samples: int, batch_size: int | None, parallel: Parallel, wanted: int = 1) -> list[int]:
@@ -62,7 +82,7 @@ def plan_batches(model: Model, inputs: Any, batch_size: int | None, parallel: Pa
 
 
 def cut(
-    parts: list[list[LayerSizes]],
+    parts: list[RankSizes],
     samples: int,
     batch_size: int | None,
     parallel: Parallel,
@@ -73,28 +93,62 @@ def cut(
     """Cut ``samples`` as `sizes` does, and into smaller batches until the predicted memory fits in a function.
 
     ``parts``: the layers of each rank of a replica. ``provider`` is named in errors. Raises `InputError` like `sizes`, and if the memory
-    does not hold a single sample.
+    does not hold a single sample and a single layer.
     """
-    found = sizes(samples, batch_size, parallel, wanted)
-    memory = limits.memory_bytes
 
-    def predict(count: int, keep: bool = False) -> int:
-        held = (weight_bytes(layers) if keep else min(stored_bytes(layers), 3 * READ_BYTES) for layers in parts)
-        return limits.process_bytes + max(each + predicted_bytes(layers, count) for each, layers in zip(held, parts, strict=True))
-
-    while memory is not None and predict(max(found)) > memory and max(found) > 1:
+    def halved(found: list[int]) -> list[int]:
         if batch_size is None:
-            wanted *= 2
-        else:
-            batch_size = -(-max(found) // 2)
-        found = sizes(samples, batch_size, parallel, wanted)
-    largest = max(found)
-    if memory is not None and predict(largest) > memory:
-        where, needed = f"[{provider}] memory_mb = {memory >> 20}", -(-predict(largest) // (1 << 20))
-        if limits.process_bytes >= memory:
-            idle = f"a worker needs {limits.process_bytes >> 20} MB before it loads anything, and {needed} MB with one sample"
-            raise InputError(f"{where}: {idle}: expected at least {needed}; more workers alone do not help")
-        many = f"{len(parts)} workers"
-        raise InputError(f"{where}: one sample needs {needed} MB in one of {many}: expected at least {needed}, or more workers")
-    keep = len(found) > parallel.data and (memory is None or predict(largest, True) <= memory)
-    return Batches(found, predict(largest, keep), keep)
+            return sizes(samples, None, parallel, -(-2 * len(found) // parallel.data))
+        return sizes(samples, -(-max(found) // 2), parallel)
+
+    def ranks(found: list[int]) -> list[RankMemory | None]:
+        return [each.fitting(max(found), limits, budget, -(-len(found) // parallel.data)) for each in parts]
+
+    budget = None if limits.memory_bytes is None else int(limits.memory_bytes / MARGIN)
+    found = sizes(samples, batch_size, parallel, wanted)
+    while None in ranks(found) and max(found) > 1:
+        found = halved(found)
+    if None in (chosen := ranks(found)):
+        raise InputError(_too_little(parts, limits, parallel, provider))
+    if batch_size is None and parallel.tensor == 1 and len(found) > parallel.data:
+        # More micro-batches cost little where no rank waits for others in each layer.
+        smaller = found
+        while max(smaller) > 1 and len(smaller) * 2 <= MORE_BATCHES * len(found) and _reads_again(ranks(smaller)):
+            smaller = halved(smaller)
+        if not _reads_again(ranks(smaller)):
+            found, chosen = smaller, ranks(smaller)
+    return Batches(found, [rank for rank in chosen if rank is not None])
+
+
+def least_bytes(parts: list[RankSizes], limits: InvokeLimits) -> int:
+    """The smallest memory of a function that can run the largest of these parts: with one sample, layer by layer."""
+    return max(int(MARGIN * each.predicted(1, limits, keep=False, ahead=0).bytes) for each in parts)
+
+
+def _reads_again(ranks: Sequence[RankMemory | None]) -> bool:
+    """Whether a rank reads its weights for each micro-batch, though they are not larger than its memory."""
+    return any(rank is None or not (rank.keep or rank.streams) for rank in ranks)
+
+
+def _too_little(parts: list[RankSizes], limits: InvokeLimits, parallel: Parallel, provider: str) -> str:
+    """The error line for a model of which a function cannot hold one layer with one sample."""
+
+    def needs(layer: LayerSizes) -> int:
+        return -(-least_bytes([RankSizes((layer,))], limits) // (1 << 20))
+
+    worst = max((each for part in parts for each in part.layers), key=needs)
+    memory, needed, idle = (limits.memory_bytes or 0) >> 20, needs(worst), int(MARGIN * limits.process_bytes) >> 20
+    line = f"[{provider}] memory_mb = {memory}: layer {worst.number} needs {needed} MB in one of {len(parts)} workers, with one sample"
+    line += f" and without the other layers, which is {needed - memory} MB too much: expected at least {needed}"
+    if idle >= memory:
+        return f"{line}; more workers do not help, because a worker needs {idle} MB before it loads anything"
+    widest = max(each.rows for part in parts for each in part.layers) * parallel.tensor
+    more = range(parallel.tensor + 1, widest + 1)
+    fits = next((ranks for ranks in more if needs(_share(worst, parallel.tensor / ranks)) <= memory), None)
+    return f"{line}, or tensor_parallel {fits} ({fits} workers)" if fits else f"{line}; more workers do not help"
+
+
+def _share(layer: LayerSizes, share: float) -> LayerSizes:
+    """What a rank has of a layer if more ranks share it."""
+    mine = {name: math.ceil(getattr(layer, name) * share) for name in ("rows", "held", "nonzeros", "indices", "largest")}
+    return attrs.evolve(layer, **mine, away=layer.away + layer.held - mine["held"])

@@ -3,53 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
-import numpy as np
 
-from fsd_core.cost import Tariff
 from fsd_core.driver import InvokeLimits
-from fsd_core.errors import InputError
-from fsd_core.latency import Table
-from fsd_core.partition import Parallel, Profile, worthwhile
-from fsd_core.partition.stages import LOAD_BYTES_S, cut
-from fsd_core.plan.batches import Batches
-from fsd_core.plan.batches import cut as cut_batches
+from fsd_core.partition import Parallel
 from fsd_core.plan.facts import Facts
-from fsd_core.plan.predict import Platform, Prediction, predict
-from fsd_core.plan.traffic import Estimator, Split
+from fsd_core.plan.predict import Prediction
+from fsd_core.plan.ways import Given, Place, Refused, Way, Ways
 from fsd_core.protocol.runconfig import CHANNELS
-from fsd_core.providers.outline import Outline
 
-__all__ = ["OBJECTIVES", "Candidate", "Place", "Wishes", "choose", "compare", "front", "key_of", "reason", "shape_words"]
+__all__ = ["OBJECTIVES", "Candidate", "Wishes", "choose", "compare", "front", "key_of", "reason", "shape_words"]
 
 OBJECTIVES = ("cost", "latency", "balanced")
-MOST_WORKERS = 64  # of one kind of split among the candidates; more only where fewer are too small for the model
-MOST_STAGES = 256
-SOME, LARGE_BYTES, LONG_S = 16, 20e6, 0.5  # more than so many parts are priced only where each still loads or computes for so much
 SCREEN_STEPS, SCREEN_RUNS = 3, 12  # of a simulation that decides whether a candidate is worth a longer one
+SCREENED = 20  # at each provider, beside one function and replicas
 FINAL_STEPS, FINAL_RUNS = 12, 64
 FINALISTS = 8  # of each provider
 ALIKE = 1.05  # predictions that differ by less count as equal
+ALIKE_FREE = 1.25  # where nothing is billed: on this machine, whose cores other programs use too
 SPARE = 1.6  # a candidate is worth a longer simulation if it takes and costs at most so many times what another one does
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Place:
-    """A provider among which to choose."""
-
-    provider: str
-    outline: Outline
-    table: Table | None
-    tariff: Tariff | None
-    crowded: bool = False
-
-
-@attrs.frozen(kw_only=True, eq=False)
 class Candidate:
-    """One way to run. ``why``: the reason why it is not feasible; empty if it is. ``needs_bytes``: of memory, in the worker with most."""
+    """One way to run. ``why``: the reason why it is not feasible; empty if it is. ``needs_bytes``: of memory, in the worker with most.
+
+    ``beaten``: why it was not simulated although it is feasible: another way is faster and cheaper than the lower bounds of this one.
+    """
 
     provider: str
     channel: str
@@ -59,6 +42,7 @@ class Candidate:
     prediction: Prediction | None
     why: str = ""
     needs_bytes: int = 0
+    beaten: str = ""
 
     @property
     def feasible(self) -> bool:
@@ -72,7 +56,7 @@ class Candidate:
         found |= {"parallel": self.parallel.to_json(), "memory_mb": self.memory_mb, "cold": self.cold, **blank}
         if self.prediction is not None:
             found |= self.prediction.to_json()
-        return found | {"feasible": self.feasible, "why": self.why}
+        return found | {"feasible": self.feasible, "why": self.why or self.beaten}
 
 
 @attrs.frozen
@@ -81,6 +65,14 @@ class Wishes:
 
     deadline: float | None = None
     budget: float | None = None
+
+    def beyond(self, seconds: float, usd: float) -> str:
+        """Why a way that takes and costs at least so much does not meet them; empty if it may."""
+        if self.deadline is not None and seconds > self.deadline:
+            return f"takes at least {seconds:.3g} s, longer than the deadline of {self.deadline:g} s"
+        if self.budget is not None and usd > self.budget:
+            return f"costs at least {usd:.3g} USD, more than the budget of {self.budget:g} USD"
+        return ""
 
     def refuses(self, found: Prediction, limits: InvokeLimits) -> str:
         """Why a prediction does not meet them; empty if it does."""
@@ -102,171 +94,127 @@ def compare(
     places: Sequence[Place],
     wishes: Wishes,
     *,
+    given: Given | None = None,
     colds: Sequence[bool] = (True, False),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Candidate]:
-    """Price the ways to run a workload at all ``places``. First briefly, then at length those that may be among the best."""
-    estimator, found = Estimator(facts), list[Candidate]()
-    shapes = list(_shapes(facts))
+    """Price the ways to run a workload at all ``places``, within what is ``given``.
+
+    First briefly, those that may be the fastest before others; a way that cannot beat these is not simulated. Then at length those that may
+    be among the best.
+    """
+    ways, found = Ways(facts, given or Given()), list[Candidate]()
     for number, place in enumerate(places):
-        makers: list[_Maker] = []
-        for at, shape in enumerate(shapes):
+        queue: list[tuple[Way, dict[int, tuple[float, float]]]] = []  # with the least that it takes and costs, by size of a function
+        for shape in ways.shapes:
+            for way in ways.at(place, shape):
+                if isinstance(way, Refused):
+                    found.append(_refused(place, shape, way))
+                else:
+                    queue.append((way, {memory_mb: way.least(memory_mb) for memory_mb in way.memory}))
+        points = [point for _, least in queue for point in least.values()]
+        queue.sort(key=lambda each: _order(each[0].split.parallel, list(each[1].values()), points, wishes))
+        rough: list[tuple[Way, Candidate]] = []
+        for at, (way, least) in enumerate(queue):
             if progress is not None:
-                progress(number * len(shapes) + at, len(places) * len(shapes))
-            makers += _makers(facts, estimator, place, shape, found)
-        rough = [(maker, maker.make(wishes, SCREEN_STEPS, SCREEN_RUNS, cold=True)) for maker in makers]
+                progress(number * len(queue) + at, len(places) * len(queue))
+            worth = [size for size in least if _better(least[size], rough) is None]
+            if worth and way.split.steps:  # now with the price of its requests
+                sent = way.least_sent(SCREEN_STEPS)
+                least |= {size: (least[size][0], least[size][1] + sent) for size in worth}
+                worth = [size for size in worth if _better(least[size], rough) is None]
+            found += [_beaten(way, size, least[size], rough, wishes) for size in least if size not in worth]
+            enough = way.split.parallel.parts > 1 and sum(other.split.parallel.parts > 1 for other, _ in rough) >= SCREENED
+            hopeless = all(wishes.beyond(*point) for point in least.values()) and any(each.feasible for _, each in rough)
+            if worth and (enough or hopeless):
+                found += [_beaten(way, size, least[size], rough, wishes) for size in worth]
+            elif worth:
+                rough += [(way, _candidate(way, each, wishes)) for each in way.simulated(SCREEN_STEPS, SCREEN_RUNS, worth, [True])]
         best = _worth(rough)
-        for maker, candidate in rough:
-            if maker in best:
-                found += [maker.make(wishes, FINAL_STEPS, FINAL_RUNS, cold=cold) for cold in colds]
-            else:
-                found.append(candidate)
+        for way in dict.fromkeys(way for way, _ in rough):
+            sizes = [each.memory_mb for other, each in rough if other is way and each in best]
+            found += [each for other, each in rough if other is way and each not in best]
+            if sizes:
+                found += [_candidate(way, each, wishes) for each in way.simulated(FINAL_STEPS, FINAL_RUNS, sizes, colds)]
     return found
 
 
-def _worth(rough: list[tuple[_Maker, Candidate]]) -> list[_Maker]:
+def _order(
+    shape: Parallel, least: Sequence[tuple[float, float]], points: Sequence[tuple[float, float]], wishes: Wishes
+) -> tuple[bool, bool, bool, float]:
+    """One function, then replicas, which both beat many others; then those that promise most. Those that miss the wishes come last."""
+    beyond = all(wishes.beyond(*point) for point in least)
+    return beyond, shape.workers > 1, shape.parts > 1, min(_behind(point, points) for point in least)
+
+
+def _candidate(way: Way, found: Prediction, wishes: Wishes) -> Candidate:
+    return Candidate(
+        provider=found.provider,
+        channel=found.channel,
+        parallel=found.parallel,
+        memory_mb=found.memory_mb,
+        cold=found.cold,
+        prediction=found,
+        why=wishes.refuses(found, way.place.outline.functions),
+        needs_bytes=way.batches.predicted_bytes,
+    )
+
+
+def _refused(place: Place, shape: Parallel, found: Refused) -> Candidate:
+    return Candidate(
+        provider=place.provider,
+        channel=CHANNELS[0],
+        parallel=shape,
+        memory_mb=found.memory_mb,
+        cold=True,
+        prediction=None,
+        why=found.why,
+        needs_bytes=found.needs_bytes,
+    )
+
+
+def _better(least: tuple[float, float], rough: Sequence[tuple[Way, Candidate]]) -> Candidate | None:
+    """One that is faster and cheaper than the ``least`` that another one can take and cost."""
+    seconds, usd = least
+    for _, each in rough:
+        made = each.prediction
+        if made is not None and made.seconds["p50"] < seconds and (made.usd or 0.0) <= usd:
+            return each
+    return None
+
+
+def _beaten(way: Way, memory_mb: int, least: tuple[float, float], rough: Sequence[tuple[Way, Candidate]], wishes: Wishes) -> Candidate:
+    """A way that was not simulated, because another one is better even than the ``least`` that it takes."""
+    better = _better(least, rough)
+    seconds, usd = least
+    takes = f"takes at least {seconds:.3g} s"
+    words = f"{takes}{f' and {usd:.2g} USD' if usd else ''}: "
+    words += f"{shape_words(better.parallel)} is better in both" if better else f"{SCREENED} other ways promise more"
+    return Candidate(
+        provider=way.place.provider,
+        channel=way.channel,
+        parallel=way.split.parallel,
+        memory_mb=memory_mb,
+        cold=True,
+        prediction=None,
+        why=wishes.beyond(seconds, usd),
+        needs_bytes=way.batches.predicted_bytes,
+        beaten=words,
+    )
+
+
+def _worth(rough: Sequence[tuple[Way, Candidate]]) -> list[Candidate]:
     """Those whose brief simulation is on the front of time and money, or near it."""
-    scored = [(maker, each.prediction) for maker, each in rough if each.prediction is not None]
-    points = [(maker, each.seconds["p50"], math.inf if each.usd is None else each.usd) for maker, each in scored]
-
-    def beaten(seconds: float, usd: float) -> float:
-        """How many times longer and dearer than another one: 1 on the front."""
-        return max((min(seconds / other_s, (usd / other_usd) if other_usd else 1.0) for _, other_s, other_usd in points), default=1.0)
-
-    order = sorted(points, key=lambda point: beaten(point[1], point[2]))
-    return [maker for maker, seconds, usd in order[:FINALISTS] if beaten(seconds, usd) <= SPARE]
+    scored = [(each, each.prediction) for _, each in rough if each.prediction is not None]
+    points = [(made.seconds["p50"], made.usd or 0.0) for _, made in scored]
+    order = sorted(((_behind(point, points), number) for number, point in enumerate(points)))
+    return [scored[number][0] for behind, number in order[:FINALISTS] if behind <= SPARE]
 
 
-@attrs.frozen(eq=False)
-class _Maker:
-    """A way to run that is possible, before its simulation."""
-
-    facts: Facts
-    place: Place
-    split: Split
-    batches: Batches
-    channel: str
-    memory_mb: int
-    _thin: dict[int, Split] = attrs.field(factory=dict, init=False)
-
-    def make(self, wishes: Wishes, steps: int, runs: int, *, cold: bool) -> Candidate:
-        place = self.place
-        platform = Platform(
-            provider=place.provider,
-            outline=place.outline,
-            table=place.table,
-            tariff=place.tariff,
-            memory_mb=self.memory_mb,
-            cold=cold,
-            crowded=place.crowded,
-        )
-        split = self._thin.setdefault(steps, self.split.thinned(steps))
-        found = predict(self.facts, split, platform, self.channel, runs=runs, keep=self.batches.keep, most_batches=steps)
-        found = attrs.evolve(found, memory_by_rank=np.array([self.batches.predicted_bytes]))
-        return Candidate(
-            provider=place.provider,
-            channel=self.channel,
-            parallel=self.split.parallel,
-            memory_mb=self.memory_mb,
-            cold=cold,
-            prediction=found,
-            why=wishes.refuses(found, place.outline.functions),
-            needs_bytes=self.batches.predicted_bytes,
-        )
-
-
-def _shapes(facts: Facts) -> Iterable[Parallel]:
-    """The splits to price: powers of two of each kind, and products of two kinds.
-
-    More than `SOME` of a kind only where the parts are large even then: else they only add launches and messages.
-    """
-    layers, widest = len(facts.nonzeros), int(facts.widths[1:].max())
-    model, layer, work_s = float(facts.stored.sum()), float(facts.stored.max()), float(facts.work_s.sum())
-    doubles = [2**power for power in range(1, 15)]
-    data = [size for size in doubles if size <= min(MOST_WORKERS, facts.samples) and (size <= SOME or work_s > size * LONG_S)]
-    stages = [size for size in doubles if size <= min(MOST_STAGES, layers) and (size <= SOME or model > size * LARGE_BYTES)]
-    tensor = [size for size in doubles if size <= min(MOST_WORKERS, widest) and (size <= SOME or layer > size * LARGE_BYTES)]
-    yield Parallel()
-    for size in data:
-        yield Parallel(data=size)
-    for size in stages:
-        yield Parallel(pipeline=size)
-    for size in tensor:
-        yield Parallel(tensor=size)
-    for first in (2, 4):
-        for second in stages:
-            if first in data and second * first <= 4 * SOME:
-                yield Parallel(data=first, pipeline=second)
-            if first in tensor and second * first <= 4 * SOME:
-                yield Parallel(pipeline=second, tensor=first)
-
-
-def _makers(facts: Facts, estimator: Estimator, place: Place, shape: Parallel, found: list[Candidate]) -> list[_Maker]:
-    """The possible ways to run with this split at a place. Adds the impossible ones to ``found``, with the reason."""
-    functions, outline = place.outline.functions, place.outline
-
-    def refuse(why: str, memory_mb: int, needs: int = 0) -> list[_Maker]:
-        channel = CHANNELS[0]
-        found.append(
-            Candidate(
-                provider=place.provider, channel=channel, parallel=shape, memory_mb=memory_mb, cold=True, prediction=None, why=why,
-                needs_bytes=needs,
-            )
-        )  # fmt: skip
-        return []
-
-    largest = max(outline.memory_mb)
-    if functions.concurrency is not None and shape.workers > functions.concurrency:
-        return refuse(f"quota {functions.concurrency} functions at once", largest)
-    starts, wanted = _cut(facts, shape)
-    if starts is None:
-        return refuse(f"the layers do not fill {shape.pipeline} stages of {shape.tensor} workers", largest)
-    once = estimator.split(shape, starts, [facts.samples])
-    fits: list[tuple[int, Batches]] = []
-    for memory_mb in sorted(outline.memory_mb):
-        limits = attrs.evolve(functions, memory_bytes=memory_mb << 20)
-        try:
-            fits.append((memory_mb, cut_batches(once.sizes, facts.samples, None, shape, wanted, limits, place.provider)))
-        except InputError:
-            continue
-    if not fits:
-        free = attrs.evolve(functions, memory_bytes=None)
-        needs = cut_batches(once.sizes, facts.samples, 1, shape, wanted, free, place.provider).predicted_bytes
-        return refuse(f"needs {needs / 1e9:.3g} GB, a function has {(largest << 20) / 1e9:.3g} GB", largest, needs)
-    made = []
-    for memory_mb, batches in _two_sizes(fits, outline):
-        split = attrs.evolve(once, batches=tuple(batches.samples))
-        for channel in _channels(split, outline):
-            if channel != "object" and shape.workers > 1 and (why := outline.refuses(shape.workers)):
-                refuse(why, memory_mb)
-                continue
-            made.append(_Maker(facts, place, split, batches, channel, memory_mb))
-    return made
-
-
-def _two_sizes(fits: list[tuple[int, Batches]], outline: Outline) -> list[tuple[int, Batches]]:
-    """The smallest size of a function that holds a part, and the smallest with a whole core."""
-    whole = [each for each in fits if outline.cores(each[0]) >= 1.0]
-    return list({size: (size, batches) for size, batches in (fits[0], *whole[:1])}.values())
-
-
-def _channels(split: Split, outline: Outline) -> Sequence[str]:
-    """The channels that differ: without exchanges any is as good as the queue, and hybrid is queue where all payloads are small."""
-    if split.parallel.workers == 1 or not split.steps:
-        return CHANNELS[:1]
-    share = max(split.batches) / sum(split.batches)
-    large = max(float(step.payloads(share).max()) for step in split.steps) > outline.messages.message_bytes
-    return CHANNELS if large else CHANNELS[:2]
-
-
-def _cut(facts: Facts, shape: Parallel) -> tuple[list[int] | None, int]:
-    """The first layers of the stages, `None` if there are none, and the micro-batches that a replica should get."""
-    if shape.pipeline == 1:
-        return [0], 1
-    widths = facts.widths[1:]
-    costs = Profile(facts.stored / LOAD_BYTES_S, facts.work_s / shape.data, facts.live[1:] * widths / shape.data, widths)
-    wanted = worthwhile(costs, shape.pipeline, shape.tensor)
-    return cut(attrs.evolve(costs, batches=wanted), shape.pipeline, shape.tensor), wanted
+def _behind(point: tuple[float, float], points: Sequence[tuple[float, float]]) -> float:
+    """How many times longer and dearer than another one: 1 on the front. Points are seconds and USD; where all is free, time counts."""
+    seconds, usd = point
+    return max(min(seconds / other_s, usd / other_usd if other_usd else math.inf) for other_s, other_usd in points)
 
 
 def key_of(objective: str, candidate: Candidate) -> float:
@@ -282,13 +230,22 @@ def choose(objective: str, candidates: Sequence[Candidate]) -> Candidate:
     """The candidate that an objective chooses, of those that are feasible and predicted; at least one must be.
 
     Those within `ALIKE` of the best count as equal, because a prediction is no more exact than that: of them, the objectives cost and
-    balanced take the fastest, latency the cheapest.
+    balanced take the fastest, latency the cheapest; of those that are equal in both, all take the one with the fewest workers. Where
+    nothing is billed, all take the fastest, and those within `ALIKE_FREE` count as equal.
     """
     usable = [each for each in candidates if each.feasible and each.prediction is not None]
-    best = min(key_of(objective, each) for each in usable)
-    alike = [each for each in usable if key_of(objective, each) <= ALIKE * best]
-    other = "cost" if objective == "latency" else "latency"
-    return min(alike, key=lambda each: (key_of(other, each), key_of(objective, each)))
+    first, other = ("latency", "latency") if _free(usable) else (objective, "cost" if objective == "latency" else "latency")
+    margin = ALIKE_FREE if _free(usable) else ALIKE
+    alike = usable
+    for key in (first, other):
+        best = min(key_of(key, each) for each in alike)
+        alike = [each for each in alike if key_of(key, each) <= margin * best]
+    return min(alike, key=lambda each: (each.parallel.workers, key_of(other, each), key_of(first, each)))
+
+
+def _free(candidates: Sequence[Candidate]) -> bool:
+    """Whether nobody bills anything, or no price is known."""
+    return not any(each.prediction is not None and each.prediction.usd for each in candidates)
 
 
 def front(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -311,8 +268,9 @@ def reason(choice: Candidate, candidates: Sequence[Candidate], objective: str) -
         other = min(split, key=lambda each: key_of(objective, each))
         next_one = f"the next best split, {shape_words(other.parallel)}, takes {_figures(other)}"
         return f"One function is best here: it takes {_figures(choice)}; {next_one}."
-    what = {"cost": "the cheapest", "latency": "the fastest", "balanced": "the least product of time and money"}[objective]
-    said = f"{shape_words(choice.parallel).capitalize()} is {what} of what is possible, with {_figures(choice)}"
+    what = {"cost": "the cheapest", "latency": "the fastest", "balanced": "the one with the smallest product of time and money"}[objective]
+    what = "the fastest" if _free(candidates) else what
+    said = f"{shape_words(choice.parallel).capitalize()} is {what} of the possible ways, with {_figures(choice)}"
     one = [each for each in candidates if each.parallel.workers == 1 and each.provider == choice.provider]
     if one:
         single = min(one, key=lambda each: (not each.feasible, each.memory_mb))
@@ -324,7 +282,7 @@ def _figures(candidate: Candidate) -> str:
     found = candidate.prediction
     if found is None:
         return "an unknown time"
-    return f"{found.seconds['p50']:.3g} s" + ("" if found.usd is None else f" and {found.usd:.2g} USD")
+    return f"{found.seconds['p50']:.3g} s" + (f" and {found.usd:.2g} USD" if found.usd else "")
 
 
 def shape_words(shape: Parallel) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,14 +20,16 @@ from fsd_core.codec import encode
 from fsd_core.kernel import Block, Finish, Fused, Weights, stacked, weights
 from fsd_core.model import Csr, Layer, Model
 from fsd_core.model.activation import activate
+from fsd_core.partition.stages import DENSE_SHARE, WORK_S
 
-__all__ = ["BUDGET_S", "Facts", "learn"]
+__all__ = ["BUDGET_S", "Facts", "described", "learn"]
 
 BUDGET_S = 0.5  # seconds that `learn` computes
 FIRST_SAMPLES = 64  # of the first pass, which shows how many samples the time allows
 FIRST_SHARE = 0.4  # of the time, at most, for the first pass
 PROBE_SHARE = 0.2  # of the time, to measure the kernel
 KEPT_VALUES = 1 << 26  # activations that are kept, to be encoded: 256 MB
+DENSE_BYTES = 4.0  # of an activation of which nothing is known
 EMPTY_BYTES = 35  # of an encoded block without live samples
 
 
@@ -34,7 +37,7 @@ EMPTY_BYTES = 35  # of an encoded block without live samples
 class Facts:
     """Arrays have a number for each layer, unless they say otherwise. "Entering" a layer are the activations of the layer before it."""
 
-    model: Model
+    model: Model | None  # `None`: dense layers of which only the sizes are known
     samples: int  # of the input
     sampled: int  # of them computed here
     reached: int  # layers through which they were computed; for later ones the last one counts
@@ -78,7 +81,8 @@ class Facts:
     def _dense_bytes(self) -> float:
         """The bytes of one activation of a live sample in the last layer that was computed."""
         block = self.blocks[self.reached]
-        assert block is not None
+        if block is None:
+            return DENSE_BYTES
         return max(0, len(encode(block)) - EMPTY_BYTES) / max(1, block.rows * len(block.live))
 
 
@@ -94,6 +98,30 @@ def learn(model: Model, inputs: Any, budget_s: float = BUDGET_S) -> Facts:
         found = _pass(model, _some(inputs, min(possible, samples)), began + 4 * budget_s)
     _probe(model, found if found.reached >= first.reached else first, budget_s * PROBE_SHARE)
     return _facts(model, samples, found if found.reached >= first.reached else first)
+
+
+def described(widths: Sequence[int], samples: int) -> Facts:
+    """The facts of dense layers of which only the sizes are known: ``widths`` of the input and of each layer.
+
+    Counts as if all samples were live in all layers, and as if each activation took `DENSE_BYTES`.
+    """
+    sizes = np.array(widths, np.int64)
+    nonzeros, layers = sizes[1:] * sizes[:-1], len(sizes) - 1
+    work_s = (nonzeros * (1.0 + samples) * DENSE_SHARE / WORK_S).astype(np.float64)
+    return Facts(
+        model=None,
+        samples=samples,
+        sampled=samples,
+        reached=0,
+        widths=sizes,
+        nonzeros=nonzeros,
+        stored=4 * (nonzeros + sizes[1:]),
+        live=np.full(layers + 1, float(samples)),
+        work_s=work_s,
+        ready_s=(nonzeros / WORK_S).astype(np.float64),
+        blocks=(None,) * (layers + 1),
+        shares=np.ones(layers + 1),
+    )
 
 
 @attrs.define(eq=False)
@@ -145,7 +173,7 @@ def _pass(model: Model, x: NDArray[np.float32], until: float) -> _Pass:
 
 
 def _probe(model: Model, found: _Pass, budget_s: float) -> None:
-    """Measure the kernel of a worker in the first, the last and the middle layer that was reached, as far as the time allows."""
+    """Measure the kernel of a worker in the first, the last and the middle layer that was reached, while time is left."""
     until = time.monotonic() + budget_s
     for number in dict.fromkeys((0, found.reached - 1, found.reached // 2)):
         if number and time.monotonic() > until:

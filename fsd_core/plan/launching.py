@@ -14,7 +14,7 @@ __all__ = ["Begun", "collected", "launched", "prepared"]
 Array = NDArray[np.float64]
 ROOTS = 128  # ranks that the client starts itself: `fsd_core.client.job.ROOTS`
 UPLOADS = 8  # at once: `fsd_core.client.stage.UPLOADS`
-BEGIN_S = 0.02  # core seconds from the begin of a function to its claim, beside its requests
+BEGIN_S = 0.02  # core seconds from the start of a function to its claim, beside its requests
 FORK_S = 0.05  # until a function begins where no table says it: a process of this machine
 FIRST_POLL_S, LAST_POLL_S, POLLS_LATE = 0.02, 1.0, 25  # of the client: `fsd_core.client.follow`
 
@@ -40,12 +40,16 @@ def prepared(sampler: Sampler, *, staged: bool, puts: int, put_bytes: float) -> 
     return np.asarray(took)
 
 
-def launched(sampler: Sampler, workers: int, branching: int, cold: bool, begin_s: float) -> Begun:
-    """The launch of all ranks of the run. ``begin_s``: seconds of computing until a function has claimed its rank."""
+def launched(sampler: Sampler, workers: int, branching: int, cold: NDArray[np.bool_], begin_s: Array) -> Begun:
+    """The launch of all ranks of the run. ``cold``: (runs,), whether no function waits for it. ``begin_s``: seconds of computing until a
+    function has claimed its rank, one number or (runs, 1).
+    """
     runs, first = sampler.runs, min(workers, ROOTS)
     client, shared = sampler.functions(), sampler.functions(workers)
-    known = sampler.table is not None and ("start_cold" if cold else "start_warm") in sampler.table.rows
-    starts = sampler.draw("start_cold" if cold else "start_warm", shared) if known else np.full((runs, workers), FORK_S)
+    starts = np.full((runs, workers), FORK_S)
+    for verb, which in (("start_cold", cold), ("start_warm", ~cold)):
+        if which.any() and sampler.table is not None and verb in sampler.table.rows:
+            starts[which] = sampler.draw(verb, shared[which])
     # A worker claims its rank while it looks for an abort, then reads the configuration.
     claims = sampler.draw("connect", shared) + np.maximum(sampler.draw("put", shared), sampler.draw("get", shared))
     claims = claims + sampler.draw("get", shared) + begin_s

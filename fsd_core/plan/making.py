@@ -12,18 +12,16 @@ import attrs
 from fsd_core import latency as tables
 from fsd_core.common import arguments
 from fsd_core.common.fields import suggestion
-from fsd_core.cost import Tariff, default_tariff
-from fsd_core.cost import load as load_tariff
 from fsd_core.errors import InputError
-from fsd_core.latency import Table
 from fsd_core.model import Model, open_model
 from fsd_core.model.inputs import open_samples
-from fsd_core.plan.choose import OBJECTIVES, Candidate, Place, Wishes, choose, compare, front, key_of, reason, shape_words
-from fsd_core.plan.facts import Facts, learn
+from fsd_core.plan.choose import OBJECTIVES, Candidate, Wishes, choose, front, key_of, reason, shape_words
+from fsd_core.plan.places import has_outline, place
+from fsd_core.plan.pricing import Priced, priced
+from fsd_core.plan.ways import Place
 from fsd_core.providers import registry
-from fsd_core.providers.outline import Outline
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "nothing"]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -89,6 +87,7 @@ def make_plan(
     per_day: float | None = None,
     settings: Mapping[str, Mapping[str, object]] | None = None,
     latency: str | os.PathLike[str] | None = None,
+    home: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """Price the ways to run ``model`` on ``inputs`` and choose one, as ``fsd plan`` does. Starts nothing and makes no request.
@@ -99,11 +98,13 @@ def make_plan(
     - ``deadline``: seconds that 95 % of the runs may take, from a cold start. ``budget``: USD of a run.
     - ``per_day``: runs a day; the plan then also says from how many a server that always runs is cheaper.
     - ``settings``: the tables of ``fsd.toml`` by provider, for instance ``{"aws": {"concurrency": 10}}``.
-    - ``latency``: the table of latencies of all providers, a name or a path. Default: each provider's own; this machine has none.
-    - ``progress``: called with the ways that are priced and their number.
+    - ``latency``: the table of latencies of all providers, a name or a path. Default: the table that `measure` made of each provider, else
+      the one that comes with the provider; for the local provider, what this machine takes by itself.
+    - ``home``: the folder below which plans are kept, so that the same call is fast the next time. Default: ``$FSD_HOME``, else ``~/.fsd``.
+    - ``progress``: called with the number of ways that are priced and of all ways.
 
-    Returns a `Plan`. Raises `InputError` if an argument is wrong, if the model fits no function however it is split (by how much, and the
-    smallest number of workers that fits), or if nothing meets the deadline and the budget (what comes nearest).
+    Returns a `Plan`. Raises `InputError` if an argument is wrong; if no split makes the model fit into functions (the line says how much
+    memory is missing); or if no way meets the deadline and the budget (the line names the nearest way).
     """
     objective = arguments.one_of("objective", objective, OBJECTIVES)
     limit_s = None if deadline is None else arguments.seconds("deadline", deadline)
@@ -114,19 +115,20 @@ def make_plan(
     wishes = Wishes(limit_s, limit_usd)
     advance = arguments.callback("progress", progress)
     given = {name: arguments.table(f"settings[{name!r}]", each) for name, each in arguments.table("settings", settings or {}).items()}
-    places = [_place(name, given.get(name, {}), latency) for name in _names(providers)]
+    folder = arguments.home(home)
+    places = [place(name, given.get(name, {}), latency) for name in _names(providers)]
     opened = model if isinstance(model, Model) else open_model(model)
     samples = open_samples(inputs, opened)
-    facts = learn(opened, samples)
-    candidates = compare(facts, places, wishes, progress=advance)
+    found = priced(opened, samples, places, wishes, home=folder, progress=advance)
+    candidates = found.candidates
     cold = [each for each in candidates if each.cold and each.feasible and each.prediction is not None]
     if not cold:
-        raise InputError(_nothing(opened, candidates, wishes))
+        raise InputError(nothing(opened, candidates, wishes))
     choice = choose(objective, cold)
     assert choice.prediction is not None
     words: dict[str, Any] = {"model": opened.name, "input": "given"}
     words |= {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
-    words |= {"samples": facts.samples, "neurons": opened.neurons, "layers": len(opened.layers), "weights": opened.nonzeros}
+    words |= {"samples": samples.shape[0], "neurons": opened.neurons, "layers": len(opened.layers), "weights": opened.nonzeros}
     words |= {name: each for name, each in (("deadline", deadline), ("budget", budget), ("per_day", per_day)) if each is not None}
     return Plan(
         choice=choice,
@@ -135,7 +137,7 @@ def make_plan(
         objective=objective,
         about=words,
         notes=tuple(choice.prediction.notes),
-        per_day=tuple(_servers(facts, places, cold, runs)) if runs is not None else (),
+        per_day=tuple(_servers(found, places, cold, runs)) if runs is not None else (),
     )
 
 
@@ -146,7 +148,7 @@ def _way(each: Candidate) -> tuple[Any, ...]:
 def _names(providers: Sequence[str] | None) -> list[str]:
     known = registry.installed()
     if providers is None:
-        measured = [name for name in known if name in tables.names() and _has_outline(name)]
+        measured = [name for name in known if name in tables.names() and name != "local" and has_outline(name)]
         return measured or ["local"]
     if isinstance(providers, str) or not isinstance(providers, Sequence) or not providers:
         raise InputError(f"providers {providers!r}: expected a list of some of {', '.join(known)}")
@@ -156,38 +158,14 @@ def _names(providers: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(providers))
 
 
-def _has_outline(name: str) -> bool:
-    """Whether a plan can be made for a provider. A package that cannot be imported does not keep others from a plan."""
-    try:
-        return getattr(registry.find(name), "outline", None) is not None
-    except InputError:
-        return False
-
-
-def _place(name: str, settings: Mapping[str, object], latency: str | os.PathLike[str] | None) -> Place:
-    make = getattr(registry.find(name), "outline", None)  # a provider need not have it
-    outline: Outline | None = None if make is None else make(settings)
-    if outline is None:
-        raise InputError(f"provider {name} does not say its limits, so it cannot be planned for: expected a method `outline`")
-    table: Table | None = None
-    if latency is not None:
-        table = tables.load(os.fspath(arguments.folder_or_name("latency", latency, "the name or the path of a table of latencies")))
-    elif name in tables.names():
-        table = tables.load(name)
-    tariff: Tariff | None = None
-    if (priced := default_tariff(name)) is not None:
-        tariff = load_tariff(priced)
-    return Place(provider=name, outline=outline, table=table, tariff=tariff, crowded=name == "local")
-
-
-def _nothing(model: Model, candidates: Sequence[Candidate], wishes: Wishes) -> str:
+def nothing(model: Model, candidates: Sequence[Candidate], wishes: Wishes) -> str:
     """The error line where nothing is possible, or nothing meets the wishes."""
     simulated = [each for each in candidates if each.prediction is not None and each.cold]
     if not simulated:
         large = [each for each in candidates if each.needs_bytes]
         if not large:
             quota = "; ".join(dict.fromkeys(each.why for each in candidates))
-            return f"{model.name}: no way to run it is possible: {quota}"
+            return f"{model.name}: there is no possible way to run it: {quota}"
         least = min(large, key=lambda each: each.needs_bytes)
         most = max(each.memory_mb for each in candidates) << 20
         workers = -(-least.needs_bytes * least.parallel.workers // most)
@@ -209,17 +187,17 @@ def _nothing(model: Model, candidates: Sequence[Candidate], wishes: Wishes) -> s
         best = f"costs {near.prediction.usd or 0:.3g} USD"
         words.append(f"budget {wishes.budget:g}: the cheapest way, {shape_words(near.parallel)} on {near.provider}, {best}")
     if not words:
-        return f"{model.name}: no way to run it is possible: {simulated[0].why}"
-    return f"{'; '.join(words)}: expected a limit that one way meets"
+        return f"{model.name}: there is no possible way to run it: {simulated[0].why}"
+    return f"{'; '.join(words)}: expected limits that at least one way meets"
 
 
-def _servers(facts: Facts, places: Sequence[Place], cold: Sequence[Candidate], runs: float) -> list[dict[str, Any]]:
+def _servers(ways: Priced, places: Sequence[Place], cold: Sequence[Candidate], runs: float) -> list[dict[str, Any]]:
     """For each provider: from how many runs a day servers that always run are cheaper than its cheapest way to run."""
     found = []
-    needed = 1.2 * float(facts.stored.sum()) + (1 << 30)
-    for place in places:
-        server = place.tariff.server if place.tariff else None
-        here = [each for each in cold if each.provider == place.provider and each.prediction is not None and each.prediction.usd]
+    needed = 1.2 * ways.stored_bytes + (1 << 30)
+    for each_place in places:
+        server = each_place.tariff.server if each_place.tariff else None
+        here = [each for each in cold if each.provider == each_place.provider and each.prediction is not None and each.prediction.usd]
         if server is None or not here:
             continue
         cheapest = min(here, key=lambda each: key_of("cost", each))
@@ -227,7 +205,7 @@ def _servers(facts: Facts, places: Sequence[Place], cold: Sequence[Candidate], r
         usd = cheapest.prediction.usd or 0.0
         count = math.ceil(needed / (server.memory_mb << 20))
         a_day = 24 * server.usd_hour * count
-        who = {"provider": place.provider, "server": server.name, "servers": count, "server_usd_a_day": a_day}
+        who = {"provider": each_place.provider, "server": server.name, "servers": count, "server_usd_a_day": a_day}
         what = {"run_usd": usd, "runs": runs, "functions_usd_a_day": usd * runs}
         found.append(who | what | {"from_runs": math.ceil(a_day / usd), "server_wins": usd * runs > a_day})
     return found

@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core.channel.kept import RECORD_BYTES
 from fsd_core.cost import Tariff, Usage, bill
 from fsd_core.latency import Table
 from fsd_core.partition import Parallel
@@ -20,12 +21,12 @@ from fsd_core.plan.launching import BEGIN_S, Begun, collected, launched, prepare
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.simulate import Cpu, Simulation
 from fsd_core.plan.traffic import Split
-from fsd_core.protocol.shard import predicted_bytes, stored_bytes, weight_bytes
+from fsd_core.protocol.records import HEAD_BYTES
 from fsd_core.providers.outline import Outline
 from fsd_core.storage.meter import FIELDS
 from fsd_core.worker.progress import INTERVAL_S, REPORTS
 
-__all__ = ["PARTS", "Platform", "Prediction", "predict"]
+__all__ = ["PARTS", "Platform", "Prediction", "predict", "predict_each"]
 
 PARTS = ("launch", "load", "compute", "exchange", "collect")
 RUNS = 64  # simulated runs
@@ -52,12 +53,23 @@ class Platform:
     crowded: bool = False
     seeds: tuple[int, ...] = ()
 
-    def cpu(self, split: Split) -> Cpu:
-        """How fast a worker of this split computes here."""
-        if self.crowded:
-            busy = split.parallel.data * split.parallel.tensor * min(split.parallel.pipeline, split.replica_batches)
-            return Cpu(1 / self.speed, max(1.0, busy / (os.cpu_count() or 1)))
-        return Cpu(1 / (self.speed * min(1.0, self.outline.cores(self.memory_mb))))
+    @property
+    def pace(self) -> float:
+        """How many seconds a worker takes for a second of a core of this machine."""
+        return 1 / (self.speed if self.crowded else self.core_speed * min(1.0, self.outline.cores(self.memory_mb)))
+
+    @property
+    def core_speed(self) -> float:
+        """``speed``, or what `fsd_core.measure` found of the provider."""
+        measured = self.table.measured if self.table else None
+        return measured.speed if measured and measured.speed else self.speed
+
+    def crowd(self, split: Split) -> float:
+        """How many workers of this split share a core."""
+        if not self.crowded:
+            return 1.0
+        busy = split.parallel.data * split.parallel.tensor * min(split.parallel.pipeline, split.replica_batches)
+        return max(1.0, busy / (os.cpu_count() or 1))
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -69,7 +81,7 @@ class Prediction:
     - ``meter``: counts by the names of a run's meter. ``bytes_by_rank``: payload bytes that each rank of a replica sends and receives.
       ``memory_by_rank``: bytes, an upper estimate.
     - ``usd``: of one run, `None` without a tariff; ``usd_by_service``: its parts.
-    - ``error``: the relative standard error of live samples. ``notes``: what this rests on, for people.
+    - ``error``: the relative standard error of the number of live samples. ``notes``: what the figures rest on, for people.
     """
 
     provider: str
@@ -102,39 +114,51 @@ class Prediction:
         return found | {"memory_bytes_max": int(self.memory_by_rank.max()), "notes": list(self.notes)}
 
 
-def predict(
+def predict(facts: Facts, split: Split, platform: Platform, channel: str, **options: Any) -> Prediction:
+    """Predict one run, as `predict_each` does for several platforms."""
+    return predict_each(facts, split, [platform], channel, **options)[0]
+
+
+def predict_each(
     facts: Facts,
     split: Split,
-    platform: Platform,
+    platforms: Sequence[Platform],
     channel: str,
     *,
     objective: str = "cost",
     staged: bool = True,
     keep: bool = True,
     branching: int = 4,
+    recovery: bool = True,
     runs: int = RUNS,
     seed: int = 0,
     most_batches: int = 40,
-) -> Prediction:
-    """Predict one run. ``channel``: queue, object or hybrid; ``objective``: of the channel, cost or latency.
+    memory_by_rank: NDArray[np.float64] | None = None,
+) -> list[Prediction]:
+    """Predict a run on each of some platforms, which differ only in memory, speed, and whether functions are cold: in one simulation.
 
-    ``staged``: weights and inputs are in the object store already, so the client uploads nothing. ``keep``: a worker keeps its weights from
-    one micro-batch to the next. ``branching``: of the launch tree. ``runs``: simulated runs; ``seed``: of their draws. Of more than
-    ``most_batches`` micro-batches of a replica, the others take as long as the last simulated one.
+    ``channel``: queue, object or hybrid; ``objective``: of the channel, cost or latency. ``staged``: weights and inputs are in the object
+    store already, so the client uploads nothing. ``keep``: a worker keeps its weights from one micro-batch to the next. ``branching``: of
+    the launch tree. ``recovery``: a worker that ends leaves in its record what it sent. ``runs``: simulated runs of each platform;
+    ``seed``: of their draws. Of more than ``most_batches`` micro-batches of a replica, the others take as long as the last simulated one.
+    ``memory_by_rank``: bytes, if they are known.
     """
-    shape, eager = split.parallel, objective == "latency"
-    outline = _soonest(platform) if eager else platform.outline
+    shape, eager, first, variants = split.parallel, objective == "latency", platforms[0], len(platforms)
+    outline = _soonest(first) if eager else first.outline
     around = fixed(facts, split, channel, outline, staged=staged, keep=keep)
-    cpu = platform.cpu(split)
-    replicas = int(min(shape.data, max(1, VALUES // (runs * shape.tensor**2))))
-    whole = Sampler(platform.table, runs, seed, seeds=platform.seeds)
+    pace = np.repeat([each.pace for each in platforms], runs)[:, None]
+    cold = np.repeat([each.cold for each in platforms], runs)
+    crowd, count = first.crowd(split), runs * variants
+    replicas = int(min(shape.data, max(1, VALUES // (count * shape.tensor**2))))
+    whole = Sampler(first.table, count, seed, seeds=first.seeds, variants=variants)
     prepare = prepared(whole, staged=staged, puts=shape.parts * 2, put_bytes=float(sum(map(sum, around.groups)) + around.head_bytes.sum()))
-    begun = launched(whole, shape.workers, branching, platform.cold, float(cpu.seconds(BEGIN_S)))
+    begun = launched(whole, shape.workers, branching, cold, Cpu(pace, crowd).seconds(BEGIN_S))
     some = np.arange(replicas) * shape.data // replicas
-    inner = Sampler(platform.table, runs * replicas, seed + 1, seeds=platform.seeds, like=whole, copies=replicas)
+    inner = Sampler(first.table, count * replicas, seed + 1, like=whole, copies=replicas)
+    cpu = Cpu(np.repeat(pace, replicas, axis=0), crowd)
     simulation = Simulation(facts, split, around, outline, inner, cpu, channel=channel, eager=eager, keep=keep, most_batches=most_batches)
     flow = simulation.run(Begun(*(_of(each, shape, some) for each in (begun.began, begun.ready))))
-    written, load, compute = (each.reshape(runs, replicas) for each in (flow.written, flow.load, flow.compute))
+    written, load, compute = (each.reshape(count, replicas) for each in (flow.written, flow.load, flow.compute))
     written, load, compute = written.max(axis=1), load.mean(axis=1), compute.mean(axis=1)
     ended = np.maximum(written, begun.ready[:, 0]) + whole.draw("put", whole.functions())
     writers = int((around.output_bytes > 0).sum())
@@ -149,27 +173,41 @@ def predict(
     parts = {"launch": prepare + launch, "load": load, "compute": compute}
     parts["exchange"] = np.maximum(0.0, ended - launch - load - compute)
     parts["collect"] = answer - ended
-    meter = _meter(split, simulation, around.counts, polls, flow.counts, float((written - launch).mean()))
-    lasts = (flow.ended - _of(begun.began, shape, some)).mean(axis=0)  # seconds of a function, by rank of a replica
-    usd, by_service = _bill(platform, meter, lasts, shape.data, float(total.mean()))
-    median, high = np.quantile(total, [0.5, 0.95])
-    return Prediction(
-        provider=platform.provider,
-        channel=channel,
-        parallel=shape,
-        micro_batches=len(split.batches),
-        memory_mb=platform.memory_mb,
-        cold=platform.cold,
-        seconds={"p50": float(median), "p95": float(high)},
-        parts={name: float(parts[name].mean()) for name in PARTS},
-        meter=meter,
-        bytes_by_rank=_bytes_by_rank(facts, split),
-        memory_by_rank=np.array([_memory(sizes, max(split.batches), keep, outline) for sizes in split.sizes]),
-        usd=usd,
-        usd_by_service=by_service,
-        error=facts.error,
-        notes=_notes(facts, split, platform),
-    )
+    working, lasted = written - launch, flow.ended - _of(begun.began, shape, some)  # (runs,); (runs x replicas, ranks) of a function
+    bytes_by_rank = _bytes_by_rank(facts, split)
+    if recovery:
+        left = _left_bytes(split, simulation)  # of which the client reads no more than the beginning
+        around.counts.update(object_bytes_written=int(left.sum()), object_bytes_read=int(np.minimum(left, HEAD_BYTES).sum()))
+    if memory_by_rank is None:
+        memory_by_rank = np.array([sizes.predicted(max(split.batches), outline.functions, keep=keep).bytes for sizes in split.sizes], float)
+    found = []
+    for number, platform in enumerate(platforms):
+        own = slice(number * runs, (number + 1) * runs)
+        inside = slice(own.start * replicas, own.stop * replicas)
+        timed = {name: counts[inside] for name, counts in flow.counts.items()}
+        meter = _meter(split, simulation, around.counts, polls[own], timed, float(working[own].mean()))
+        usd, by_service = _bill(platform, meter, lasted[inside].mean(axis=0), shape.data, float(total[own].mean()))
+        median, high = np.quantile(total[own], [0.5, 0.95])
+        found.append(
+            Prediction(
+                provider=platform.provider,
+                channel=channel,
+                parallel=shape,
+                micro_batches=len(split.batches),
+                memory_mb=platform.memory_mb,
+                cold=platform.cold,
+                seconds={"p50": float(median), "p95": float(high)},
+                parts={name: float(parts[name][own].mean()) for name in PARTS},
+                meter=meter,
+                bytes_by_rank=bytes_by_rank,
+                memory_by_rank=memory_by_rank,
+                usd=usd,
+                usd_by_service=by_service,
+                error=facts.error,
+                notes=_notes(facts, split, platform),
+            )
+        )
+    return found
 
 
 def _soonest(platform: Platform) -> Outline:
@@ -217,6 +255,15 @@ def _meter(
     return {name: round(value) for name, value in found.items()}
 
 
+def _left_bytes(split: Split, simulation: Simulation) -> NDArray[np.float64]:
+    """(workers,) bytes sent through queues that a rank leaves in its record: none where they are too many for that."""
+    sent = np.zeros(split.parallel.parts)
+    for each in simulation.exchanges.values():
+        queued = np.where(each.stored, 0.0, each.payloads) * each.step.weight * split.replica_batches
+        np.add.at(sent, each.step.sources, queued)
+    return np.tile(np.where(sent <= RECORD_BYTES, sent, 0.0), split.parallel.data)
+
+
 def _bytes_by_rank(facts: Facts, split: Split) -> NDArray[np.float64]:
     found = np.zeros(split.parallel.parts)
     for step in split.steps:
@@ -224,12 +271,6 @@ def _bytes_by_rank(facts: Facts, split: Split) -> NDArray[np.float64]:
         np.add.at(found, step.sources, payloads)
         np.add.at(found, step.targets, payloads)
     return found
-
-
-def _memory(sizes: Sequence[Any], samples: int, keep: bool, outline: Outline) -> float:
-    """The bytes of one rank, as `fsd_core.plan.batches.cut` estimates them."""
-    held = weight_bytes(sizes) if keep else stored_bytes(sizes)
-    return float(outline.functions.process_bytes + held + predicted_bytes(sizes, samples))
 
 
 def _bill(
@@ -252,10 +293,15 @@ def _notes(facts: Facts, split: Split, platform: Platform) -> list[str]:
         found.append(f"{facts.sampled} of {facts.samples} samples were computed{through}: live samples are off by about {facts.error:.0%}")
     if not split.exact and split.parallel.tensor > 1:
         found.append("rows that travel are estimated for contiguous rows; a hypergraph partition moves fewer where layers are sparse")
+    if platform.table is not None and platform.table.measured is not None:
+        measured = platform.table.measured
+        where = f"on an emulator at {measured.emulator}" if measured.emulator else f"in {measured.region}" * (measured.region != "here")
+        found.append(f"latencies of {measured.provider} were measured on {platform.table.as_of} {where}".rstrip())
     if platform.table is None:
         found.append("no table of latencies: every request is as fast as on this machine")
     elif any(row.confidence == "low" for row in platform.table.rows.values()):
         found.append(f"some latencies of table {platform.table.name} are estimates of low confidence")
     if not platform.crowded:
-        found.append("a core of a function is taken to be as fast as one of this machine")
+        fast = f"{platform.core_speed:.3g} times as fast as" if platform.core_speed != 1 else "as fast as"
+        found.append(f"the plan assumes that a core of a function is {fast} a core of this machine")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,19 +20,28 @@ _Z90, _Z99 = 1.2815515655446004, 2.3263478740408398
 
 class Sampler:
     """Draws for ``runs`` simulated runs. Each run has one common factor, the hour; with ``seeds`` it is that of ``--latency TABLE,seed=N``.
-    With ``like``, each hour of that sampler holds for ``copies`` runs, one after another.
+    With ``like``, each hour of that sampler holds for ``copies`` runs, one after another. The runs of each of several ``variants``, one
+    variant behind the other, have the same hours.
 
     `draw` gives seconds. A table of `None` has no latencies: every draw is 0.
     """
 
     def __init__(
-        self, table: Table | None, runs: int, seed: int, seeds: Sequence[int] = (), like: Sampler | None = None, copies: int = 1
+        self,
+        table: Table | None,
+        runs: int,
+        seed: int,
+        seeds: Sequence[int] = (),
+        like: Sampler | None = None,
+        copies: int = 1,
+        variants: int = 1,
     ) -> None:
         self.table = table
         self.runs = runs
         self._random = np.random.default_rng(seed)
-        hours = [hour(each) for each in seeds] if seeds else self._random.standard_normal(runs)
-        self._hour: Array = np.repeat(like._hour, copies) if like else np.resize(np.array(hours, np.float64), runs)
+        hours = np.array([hour(each) for each in seeds]) if seeds else self._random.standard_normal(runs // variants)
+        hours = np.tile(np.resize(hours, runs // variants), variants)
+        self._hour: Array = np.repeat(like._hour, copies) if like else hours
         self._shares = (table.hour_share, table.function_share) if table else (0.0, 0.0)
         self._own = float(np.sqrt(max(0.0, 1 - sum(self._shares))))
 
@@ -86,12 +96,12 @@ class Sampler:
 
 def _quantile_ms(row: Row, z: Array) -> Array:
     """As `fsd_core.latency.draws.quantile_ms`, for an array."""
-    from scipy.special import ndtr
-
-    body = row.p50_ms * np.exp(z * (np.log(row.p90_ms / row.p50_ms) / _Z90))
-    tail = row.p90_ms * np.exp((z - _Z90) * (np.log(row.p99_ms / row.p90_ms) / (_Z99 - _Z90)))
-    found: Array = np.where(z <= _Z90, body, tail)
+    low, middle, high = math.log(row.p50_ms), math.log(row.p90_ms), math.log(row.p99_ms)
+    least = -40.0  # far below any draw: the logarithm is linear in z from there to p90, and from there to p99
+    found: Array = np.exp(np.interp(z, (least, _Z90, _Z99), (low + least * (middle - low) / _Z90, middle, high)))
     far = z > _Z99
     if far.any():
+        from scipy.special import ndtr
+
         found[far] = row.p99_ms * np.power(0.01 / np.maximum(ndtr(-z[far]), 1e-300), 1 / TAIL_INDEX)
     return found

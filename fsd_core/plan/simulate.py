@@ -33,15 +33,15 @@ Array = NDArray[np.float64]
 STEP_S, PAYLOAD_S, REQUEST_S = 0.6e-3, 0.45e-3, 0.15e-3
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Cpu:
-    """How fast a worker computes. ``pace``: seconds for a second of a core of this machine."""
+    """How fast a worker computes. ``pace``: seconds for a second of a core of this machine, one number or (runs, 1)."""
 
-    pace: float = 1.0
+    pace: Array | float = 1.0
     crowd: float = 1.0  # how many workers share a core, where all of them run on one machine
 
     def seconds(self, work: Array | float) -> Array:
-        """The time for so many seconds of work of a core of this machine, while all workers compute."""
+        """The time for so many seconds of work (ranks,) of a core of this machine, while all workers compute: (ranks,) or (runs, ranks)."""
         return np.asarray(work, np.float64) * self.pace * self.crowd
 
 
@@ -190,9 +190,9 @@ class Simulation:
         return now
 
     def _spend(self, work: Array | float) -> Array:
-        """The time for so much work (ranks,), of which the mean over ranks counts as computing."""
+        """The time for so much work, as `Cpu.seconds`. The mean over ranks counts as computing."""
         took = self.cpu.seconds(work)
-        self.cpu_used += float(np.sum(took))
+        self.cpu_used += took.sum(axis=-1)
         return took
 
     def _crossing(self, layer: int) -> Exchange | None:

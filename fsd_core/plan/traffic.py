@@ -18,7 +18,7 @@ from fsd_core.partition import ExchangePlan, Parallel, Partition
 from fsd_core.partition.balance import contiguous, spread
 from fsd_core.partition.rows import needs, work
 from fsd_core.plan.facts import EMPTY_BYTES, Facts
-from fsd_core.protocol.shard import LayerSizes
+from fsd_core.plan.memory import LayerSizes, RankSizes, index_share
 
 __all__ = ["Estimator", "Split", "Step", "of_partition"]
 
@@ -58,6 +58,7 @@ class Split:
     nonzeros: NDArray[np.float64]  # (layers, ranks)
     inputs: NDArray[np.float64]  # (ranks,) rows of the input that a rank needs
     exact: bool  # from a computed partition
+    index_share: float = 1.0  # see `fsd_core.plan.memory.index_share`
 
     @property
     def stages(self) -> list[tuple[int, int]]:
@@ -80,23 +81,41 @@ class Split:
         return attrs.evolve(self, steps=tuple(kept))
 
     @cached_property
-    def sizes(self) -> list[list[LayerSizes]]:
-        """What each rank has of each layer in which it owns rows: for the prediction of its memory."""
+    def sizes(self) -> list[RankSizes]:
+        """What each rank has of each layer in which it owns rows: for the prediction of its memory.
+
+        In an estimate, the ranks of a stage have the same, so each stage has one list: that of the rank which receives most.
+        """
         ranks = self.parallel.parts
         away = np.zeros((len(self.rows), ranks))
         for step in self.steps:
             np.add.at(away[step.layer - 1], step.targets, step.rows)
+        if not self.exact:
+            return self._by_stage(away.reshape(len(away), -1, self.parallel.tensor).max(axis=2))
         found: list[list[LayerSizes]] = [[] for _ in range(ranks)]
         for layer, (rows, nonzeros) in enumerate(zip(self.rows, self.nonzeros, strict=True)):
             held = self.inputs if layer == 0 else self.rows[layer - 1]
             for rank in np.flatnonzero(rows):
-                here = (rows[rank], held[rank], away[layer, rank], nonzeros[rank])
+                here = (rows[rank], held[rank], away[layer, rank], nonzeros[rank], nonzeros[rank] * self.index_share)
                 found[rank].append(LayerSizes(*(int(np.ceil(each)) for each in here)))
+        return [RankSizes(tuple(each)) for each in found]
+
+    def _by_stage(self, away: NDArray[np.float64]) -> list[RankSizes]:
+        """What the first rank of each stage has. ``away``: (layers, stages) rows that it receives."""
+        found = []
+        for stage, (first, last) in enumerate(self.stages):
+            rank, own = stage * self.parallel.tensor, slice(first, last)
+            held = np.concatenate([[self.inputs[rank] if first == 0 else 0.0], self.rows[own, rank][:-1]])
+            nonzeros = self.nonzeros[own, rank]
+            table = np.ceil([self.rows[own, rank], held, away[own, stage], nonzeros, nonzeros * self.index_share]).astype(int)
+            found.append(RankSizes(tuple(LayerSizes(*column) for column in table.T.tolist())))
         return found
 
 
-def of_partition(facts: Facts, partition: Partition, plan: ExchangePlan, parallel: Parallel, batches: Sequence[int]) -> Split:
-    """The split of a computed partition of one replica."""
+def of_partition(
+    facts: Facts, partition: Partition, plan: ExchangePlan, parallel: Parallel, batches: Sequence[int], encode_s: float = ENCODE_COST
+) -> Split:
+    """The split of a computed partition of one replica. ``encode_s``: about the seconds that it may take to encode what travels."""
     layers, ranks = len(facts.nonzeros), partition.workers
     raw = [(number, *plan.pairs(number)) for number in range(2, layers + 1)]
     sent: dict[tuple[int, int], dict[int, NDArray[np.int32]]] = {}
@@ -109,7 +128,7 @@ def of_partition(facts: Facts, partition: Partition, plan: ExchangePlan, paralle
         return sent[number, source][int(targets[pair])]
 
     counts = [rows.astype(np.float64) for *_, rows in raw]
-    per_row = _bytes_per_row(facts, [number for number, *_ in raw], counts, rows_of, ENCODE_COST)
+    per_row = _bytes_per_row(facts, [number for number, *_ in raw], counts, rows_of, encode_s)
     steps = tuple(
         Step(number, sources, targets, rows.astype(np.float64), rows.astype(np.float64) * each)
         for (number, sources, targets, rows), each in zip(raw, per_row, strict=True)
@@ -117,7 +136,17 @@ def of_partition(facts: Facts, partition: Partition, plan: ExchangePlan, paralle
     )
     rows = np.array([np.bincount(owner, minlength=ranks) for owner in partition.owners[1:]], np.float64)
     inputs = np.array([len(plan.inputs(rank)) for rank in range(ranks)], np.float64)
-    return Split(parallel, tuple(batches), tuple(partition.starts), steps, rows, plan.loads.astype(np.float64), inputs, True)
+    return Split(
+        parallel,
+        tuple(batches),
+        tuple(partition.starts),
+        steps,
+        rows,
+        plan.loads.astype(np.float64),
+        inputs,
+        True,
+        1.0 if facts.model is None else index_share(facts.model),
+    )
 
 
 def _spread_order(count: int) -> list[int]:
@@ -133,7 +162,7 @@ def _bytes_per_row(
     cost: float,
     samples: int | None = None,
 ) -> list[float]:
-    """For each step, the bytes of a travelling row. Encodes pairs of some steps, as far as ``cost`` allows.
+    """For each step, the bytes of a travelling row. Encodes pairs of some steps, while ``cost`` allows it.
 
     The other steps have as many bytes for a row of a live sample as their neighbours. ``samples``: encode no more live samples.
     """
@@ -194,7 +223,11 @@ class Estimator:
                 steps.append(Step(layer + 1, sources + before, targets + own.start, counts, counts * per_row[layer - 1]))
         inputs = np.zeros(ranks)
         inputs[:tensor] = self._moved(0, tensor).sum(axis=0)
-        return Split(parallel, tuple(batches), tuple(starts), tuple(steps), rows, nonzeros, inputs, False)
+        return Split(parallel, tuple(batches), tuple(starts), tuple(steps), rows, nonzeros, inputs, False, self._index_share)
+
+    @cached_property
+    def _index_share(self) -> float:
+        return 1.0 if self.facts.model is None else index_share(self.facts.model)
 
     def _per_row(self, tensor: int) -> list[float]:
         """For the steps before layers 1 to L-1 (0-based): the bytes of a row that travels between ranks of stages of ``tensor`` ranks."""
@@ -228,9 +261,9 @@ class Estimator:
         return min(layers - 1, layer // every * every + (1 if every > 1 and layer else 0)) if layer else 0
 
     def _counted(self, layer: int, tensor: int) -> NDArray[np.float64]:
-        weights, width = self.facts.model.layers[layer], int(self.facts.widths[layer])
-        from_rank = spread(width, tensor) if layer == 0 else contiguous(work(self.facts.model.layers[layer - 1]), tensor)
-        if not isinstance(weights.weights, Csr):
+        model, width = self.facts.model, int(self.facts.widths[layer])
+        from_rank = spread(width, tensor) if layer == 0 or model is None else contiguous(work(model.layers[layer - 1]), tensor)
+        if model is None or not isinstance((weights := model.layers[layer]).weights, Csr):
             return np.repeat(np.bincount(from_rank, minlength=tensor)[:, None], tensor, axis=1).astype(np.float64)
         need = needs(weights, contiguous(work(weights), tensor), tensor)
         moved = np.zeros((tensor, tensor))

@@ -13,10 +13,11 @@ from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
 
-__all__ = ["CHANNELS", "OBJECTIVES", "VERSION", "RunConfig"]
+__all__ = ["CHANNELS", "ENGINES", "OBJECTIVES", "VERSION", "RunConfig"]
 
-VERSION = 4
+VERSION = 6
 CHANNELS = ("queue", "object", "hybrid")  # the channels that can carry activations
+ENGINES = ("rows", "onnx")  # what can compute a part of a model
 OBJECTIVES = ("cost", "latency")  # the quantity that a run minimises
 
 
@@ -26,6 +27,7 @@ class RunConfig:
 
     version: int = key(integer(1))
     run: str = key(text())
+    engine: str = key(choice(*ENGINES))
     channel: str = key(choice(*CHANNELS))
     workers: int = key(integer(1))
     data: int = key(integer(1))  # replicas; replica d has the ranks from d x `parts` on
@@ -34,7 +36,10 @@ class RunConfig:
     branching: int = key(integer(1))
     layers: int = key(integer(1))
     batches: list[int] = key(listed(integer(1), filled=True))  # samples of each batch
-    keep: bool = key(boolean())  # a worker holds its shard in memory between batches, else it reads the shard again for each batch
+    # By part. rows: a worker keeps its weights for all batches, else it reads them again for each batch; onnx: a worker holds its weights a
+    # second time, in a form that multiplies faster.
+    keep: list[bool] = key(listed(boolean(), filled=True))
+    ahead: list[int] = key(listed(integer(0), filled=True))  # by part: requests for later layers that are under way while it computes
     shards: list[str] = key(listed(text(), filled=True))  # key of the shard, by part: the number of a rank in its replica
     inputs: list[list[str | None]] = key(listed(listed(nullable(text()), filled=True), filled=True))  # key of the inputs, by batch and part
     last: list[int] = key(listed(integer(0), filled=True))  # the parts that own rows of the last layer, ascending
@@ -44,6 +49,8 @@ class RunConfig:
     start_s: float = key(number())  # the seconds that a stage may take to start and to compute its first micro-batch
     log: str = key(choice(*LEVELS))  # the level of the lines that a worker keeps
     outage_s: float = key(number())  # the time in seconds that a service may be unreachable
+    recovery: bool = key(boolean())  # a rank that is lost gets a new incarnation
+    kept_bytes: int = key(integer(0))  # what a worker may keep of what it sent through queues
     latency: Mapping[str, Any] | None = key(nullable(table()), default=None)  # see `fsd_core.latency.Latency.pack`
 
     @property
@@ -59,6 +66,10 @@ class RunConfig:
     def stage(self, rank: int) -> int:
         """The stage of a rank, from 0."""
         return rank % self.parts * self.pipeline // self.parts
+
+    def step(self, batch: int, layer: int) -> int:
+        """The number of the exchange before a layer (from 1) of a batch (from 0). It is meaningless for the first layer, which has none."""
+        return batch * (self.layers - 1) + layer - 2
 
     def targets(self, rank: int) -> list[int]:
         """The ranks to which a rank may send activations: the others of its stage, and those of the next stage of its replica."""

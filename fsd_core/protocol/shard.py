@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from fsd_core import kernel
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent
-from fsd_core.kernel import DENSE_SHARE, Finish
+from fsd_core.kernel import Finish
 from fsd_core.model import tensors
 
 if TYPE_CHECKING:
@@ -37,15 +38,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT",
+    "READS",
     "READ_BYTES",
     "LayerShard",
-    "LayerSizes",
     "ShardReader",
     "build",
-    "layer_sizes",
-    "predicted_bytes",
-    "stored_bytes",
-    "weight_bytes",
 ]
 
 FORMAT = "fsd-shard-3"
@@ -55,7 +52,7 @@ _START = _PREAMBLE.size + _CRC.size
 _MAGIC = b"FSDshrd3"
 HEAD_BYTES = 512 * 1024  # of the first request: another one takes longer than these bytes; often they hold the first layer too
 READ_BYTES = 4 << 20
-READS = 2  # requests for segments under way at a time: together they use the bandwidth of a function
+READS = 2  # requests for segments under way at a time, where the memory allows: together they use the bandwidth of a function
 
 
 @attrs.frozen(eq=False)
@@ -144,66 +141,20 @@ def _positions(held: NDArray[np.int32], groups: list[NDArray[np.int32]]) -> NDAr
     return np.searchsorted(held, np.concatenate([*groups, np.zeros(0, np.int32)])).astype(np.int32)
 
 
-@attrs.frozen
-class LayerSizes:
-    """What one rank has of one layer, in numbers of rows and of stored weights."""
-
-    rows: int
-    held: int  # rows of the previous layer that this rank owns; of the first layer: inputs that it gets
-    away: int  # rows that it receives
-    nonzeros: int
-
-    @property
-    def weight_bytes(self) -> int:
-        """An upper estimate of the memory in bytes that the weights take: as stored, with their groups, and as a dense matrix."""
-        size = self.rows * (self.held + self.away)
-        return 12 * self.nonzeros + (4 * size if self.nonzeros >= DENSE_SHARE * size / 2 else 0)
-
-
-def layer_sizes(model: Model, partition: Partition, plan: ExchangePlan, rank: int) -> list[LayerSizes]:
-    """The sizes of the layers in which ``rank`` owns rows."""
-    found = []
-    held = len(plan.inputs(rank))
-    for number in range(1, len(model.layers) + 1):
-        rows = int(np.count_nonzero(partition.owners[number] == rank))
-        if rows:
-            away = sum(len(ids) for ids in plan.receives(number, rank).values()) if number > 1 else 0
-            found.append(LayerSizes(rows, held, away, int(plan.loads[number - 1, rank])))
-        held = rows
-    return found
-
-
-def predicted_bytes(layers: Sequence[LayerSizes], samples: int) -> int:
-    """An upper estimate of the memory in bytes that a rank needs to compute one of its ``layers`` for a batch of ``samples`` samples.
-
-    The estimate does not include the process and the other layers. It assumes that every sample stays live in every layer.
-    """
-    # Held rows and their multiplied part; received rows and their copy in one array; both products and the activation's temporaries.
-    values = ((2 * each.held + 2 * each.away + 4 * each.rows) * (samples + 1) for each in layers)
-    return max((4 * count + each.weight_bytes for count, each in zip(values, layers, strict=True)), default=0)
-
-
-def stored_bytes(layers: Sequence[LayerSizes]) -> int:
-    """About the bytes of the shard with these layers."""
-    return sum(8 * each.nonzeros for each in layers)
-
-
-def weight_bytes(layers: Sequence[LayerSizes]) -> int:
-    """An upper estimate of the memory in bytes that the weights of all ``layers`` take, ready to multiply."""
-    return sum(each.weight_bytes for each in layers)
-
-
 class ShardReader:
     """Reads the shard at ``key``. Each iteration yields its layers in order. Raises `DamagedContent` if a checksum is wrong.
 
     ``read(key, start, end)`` returns the bytes [start, end) of an object, or fewer if the object ends before ``end``. ``pool`` runs the
-    requests for later segments. With ``keep``, the first iteration keeps the layers ready to multiply, and later iterations yield them.
+    requests for later segments, of which ``ahead`` are under way while the caller computes. With ``keep``, the first iteration keeps the
+    layers ready to multiply, and later iterations yield them. Without, the memory has the layers of one request and those that are read
+    ahead, as long as the caller forgets the layers that it has computed.
     """
 
-    def __init__(self, key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool) -> None:
+    def __init__(self, key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool, ahead: int = READS) -> None:
         self._key = key
         self._read = read
         self._pool = pool
+        self._ahead = ahead
         self._kept: list[LayerShard] | None = [] if keep else None
         self._begin = read(key, 0, HEAD_BYTES)
         head = self._head()
@@ -245,10 +196,13 @@ class ShardReader:
             yield self._kept
             return
         groups = self._groups()
-        ahead = [self._pool.submit(self._segments, *group) for group in groups[:READS]]
+        asked: deque[Future[bytes]] = deque()
         for number, (first, last) in enumerate(groups):
-            data = ahead.pop(0).result()
-            ahead += [self._pool.submit(self._segments, *group) for group in groups[number + READS : number + READS + 1]]
+            if not asked:
+                asked.extend(self._pool.submit(self._segments, *group) for group in groups[number : number + max(1, self._ahead)])
+            data = asked.popleft().result()
+            following = number + 1 + len(asked)
+            asked.extend(self._pool.submit(self._segments, *group) for group in groups[following : number + 1 + self._ahead])
             layers = []
             for at in range(first, last):
                 start = int(self._starts[at] - self._starts[first])
@@ -256,9 +210,11 @@ class ShardReader:
                 if zlib.crc32(segment) != self._checksums[at]:
                     raise self._damaged("the checksum of this layer is wrong", self.numbers[at])
                 layers.append(_layer(self.numbers[at], segment))
+            del data, segment
             if self._kept is not None:
                 self._kept += layers
             yield layers
+            del layers
 
     def _groups(self) -> list[tuple[int, int]]:
         """Group the segments: each pair (first, last) means that one request reads the segments [first, last)."""

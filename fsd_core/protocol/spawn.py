@@ -53,8 +53,9 @@ class LaunchPayload:
     epoch: int = key(integer(1))  # of the slot's lease
     run: str = key(text())
     rank: int = key(integer(0))
-    attempt: int = key(integer(0))  # of launching this rank
+    attempt: int = key(integer(0))  # of launching this incarnation of the rank
     deadline: float = key(number())  # of the run, in seconds since 1970
+    incarnation: int = key(integer(0), default=0)  # of the rank
     not_before: float = key(number(), default=0.0)  # when the function may begin, in seconds since 1970: a run with latencies sets it
 
     def pack(self) -> bytes:
@@ -107,10 +108,9 @@ class Spawner:
         cannot help, or if the host of all functions ended. Thread-safe.
         """
         with self._lock:
-            ranks = [child.payload.rank for child in self._waiting]
-            listed = set(self._store.keys(self._keys.claims)) if len(ranks) > FEW else None
-            claimed = {rank for rank in ranks if self._has_claim(rank, listed)}
-            checked = (self._check(child, child.payload.rank in claimed) for child in self._waiting)
+            listed = set(self._store.keys(self._keys.claims)) if len(self._waiting) > FEW else None
+            claimed = [self._has_claim(child.payload, listed) for child in self._waiting]
+            checked = [self._check(child, found) for child, found in zip(self._waiting, claimed, strict=True)]
             self._waiting = [again for again in checked if again is not None]
             if self._invoker.limits.end_with_client:  # only then does the state of a launch show that the function ended
                 for child in self._claimed:
@@ -118,8 +118,8 @@ class Spawner:
                         raise RunFailed(code, child.launch.text or "the host of the functions ended")
             return not self._waiting
 
-    def _has_claim(self, rank: int, listed: set[str] | None) -> bool:
-        key = self._keys.claim(rank)
+    def _has_claim(self, payload: LaunchPayload, listed: set[str] | None) -> bool:
+        key = self._keys.claim(payload.rank, payload.incarnation)
         return key in listed if listed is not None else self._store.find(key) is not None
 
     def _check(self, child: _Child, claimed: bool) -> _Child | None:

@@ -65,7 +65,7 @@ def from_record(found: str | None, app: str, what: str) -> Resources:
 
 def foreign(app: str, what: str, instead: str = "") -> InputError:
     """The error for a resource with a name of the app that fsd did not make. ``instead``: advice beside another name for the app."""
-    return InputError(f"app {app!r}: {what} is there that fsd did not make; choose another app{instead and f', or {instead}'}")
+    return InputError(f"app {app!r}: {what} exists that fsd did not make; choose another app{instead and f', or {instead}'}")
 
 
 def _parse(found: str, where: str) -> Resources:

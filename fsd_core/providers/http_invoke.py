@@ -31,7 +31,7 @@ from fsd_core.providers.checks import check_payload
 from fsd_core.providers.codes import http_code
 from fsd_core.providers.proxies import proxy_for
 
-__all__ = ["NONCE", "HttpInvoker", "PostLaunch", "code_of"]
+__all__ = ["NONCE", "HttpInvoker", "HttpLaunch", "code_of"]
 
 NONCE = "X-Fsd-Nonce"  # the header that names a launch: the handler passes it to `fsd_core.worker.handle`
 MAX_OPEN = 256  # launches of one process that wait for their answers; each has a thread and a connection
@@ -59,7 +59,7 @@ def code_of(status: int, text: str) -> Code | None:
 
 
 @attrs.define(eq=False)
-class PostLaunch:
+class HttpLaunch:
     """One launch. ``text``: the status and the first words of the answer, or the reason why no answer arrived."""
 
     payload: bytes
@@ -101,16 +101,16 @@ class HttpInvoker:
         self._classify = classify
         self._code_of = code_of
         self._cut_s = cut_s
-        self._open: set[PostLaunch] = set()
-        self._failed: list[PostLaunch] = []
+        self._open: set[HttpLaunch] = set()
+        self._failed: list[HttpLaunch] = []
         self._lock = threading.Lock()
 
-    def invoke(self, function: str, payload: bytes) -> PostLaunch:
+    def invoke(self, function: str, payload: bytes) -> HttpLaunch:
         """Send the payload from its own thread. Raises `Refused` with THROTTLED if `MAX_OPEN` launches are open."""
         if function != WORKER:
             raise Refused(Code.NOT_FOUND, f"function {function!r}: expected {WORKER!r}, the only function of an app")
         check_payload(self.limits.payload_bytes, payload)
-        launch = PostLaunch(payload)
+        launch = HttpLaunch(payload)
         headers = {"Content-Type": "application/json", **self._headers(), NONCE: launch.nonce}
         with self._lock:
             if len(self._open) >= MAX_OPEN:
@@ -124,7 +124,7 @@ class HttpInvoker:
             raise Refused(Code.THROTTLED, f"launch: {error}") from error
         return launch
 
-    def _hold(self, launch: PostLaunch, headers: Mapping[str, str]) -> None:
+    def _hold(self, launch: HttpLaunch, headers: Mapping[str, str]) -> None:
         """The thread of a launch: send it, wait for the answer, keep the code of the answer."""
         started, sent = time.monotonic(), False
         connection = None
@@ -162,7 +162,7 @@ class HttpInvoker:
     def _target(self) -> str:
         return (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
 
-    def _connect(self, launch: PostLaunch) -> http.client.HTTPConnection:
+    def _connect(self, launch: HttpLaunch) -> http.client.HTTPConnection:
         """An open connection, through the environment's proxy if it names one, with a time-out longer than the function's time limit."""
         host, port, secure = self._url.hostname or "", self._url.port, self._url.scheme == "https"
         at = (self._proxy.host, self._proxy.port) if self._proxy else (host, port)

@@ -9,7 +9,7 @@ import attrs
 from fsd_core.driver import InvokeLimits, MessageLimits, ObjectLimits
 from fsd_core.errors import InputError
 
-__all__ = ["Outline"]
+__all__ = ["Outline", "sized"]
 
 
 def _anyone(workers: int) -> None:
@@ -52,3 +52,12 @@ class Outline:
         except InputError as error:
             return str(error)
         return ""
+
+
+def sized(limits: InvokeLimits, concurrency: int | str | None, memory_mb: int | str, timeout_s: float | str) -> InvokeLimits:
+    """A platform's ``limits`` for the functions of one app. The names of an app have the three numbers as texts.
+
+    ``concurrency``: how many functions may run at once; `None` if not known. ``memory_mb``: MiB of each. ``timeout_s``: seconds of each.
+    """
+    at_once = None if concurrency is None else int(concurrency)
+    return attrs.evolve(limits, concurrency=at_once, memory_bytes=int(memory_mb) << 20, timeout_s=float(timeout_s))

@@ -25,15 +25,16 @@ from fsd_core.common.home import home_folder, made
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
 
-__all__ = ["Package", "Recipe", "Wheels", "command", "digest", "files", "manylinux", "sources", "stub", "write", "zipped"]
+__all__ = ["Package", "Recipe", "Wheels", "command", "digest", "files", "manylinux", "requirements", "sources", "stub", "write", "zipped"]
 
 _CLIENT_ONLY = (  # of fsd_core: no worker imports these
-    *("cli/", "client/", "cost/", "demo/", "machine/", "plan/", "report/", "config.py", "versions.py"),
+    *("cli/", "client/", "cost/", "demo/", "machine/", "measuring/", "plan/", "report/", "config.py", "versions.py"),
     *(f"providers/{name}.py" for name in ("app_name", "native", "package", "probes", "provisioning", "requests", "settings")),
 )
 _DROPPED_FOLDERS = {"tests", "__pycache__", "bin", "include"}
+_DROPPED_PACKAGES = tuple(f"onnxruntime/{name}/" for name in ("backend", "datasets", "quantization", "tools", "transformers"))
 _DROPPED_SUFFIXES = (".pyi", ".pyc", ".a", ".h", "/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")
-_FORMAT = "2"  # part of every digest: raise it if this module changes, so that the cache never returns a package of an earlier version
+_FORMAT = "3"  # part of every digest: raise it if this module changes, so that the cache never returns a package of an earlier version
 
 
 @attrs.frozen
@@ -71,7 +72,7 @@ class Wheels:
         for path in sorted(target.rglob("*")):
             inside = path.relative_to(target).as_posix()
             dropped = _DROPPED_FOLDERS.intersection(inside.split("/")[:-1]) or f"/{inside}".endswith(_DROPPED_SUFFIXES)
-            if path.is_file() and not dropped and not inside.startswith("zstandard/_cffi"):  # the back end for PyPy
+            if path.is_file() and not dropped and not inside.startswith(("zstandard/_cffi", *_DROPPED_PACKAGES)):  # the back end for PyPy
                 found[inside] = path.read_bytes()
         return found
 
@@ -152,6 +153,12 @@ def files(package: str) -> dict[str, Path]:
         raise InputError(f"function package: {package} is not installed: pip install 'fsd-inference[{extra}]'")
     roots = [Path(root) for root in spec.submodule_search_locations]
     return {path.relative_to(root).as_posix(): path for root in roots for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def requirements(package: str, engine: str) -> bytes:
+    """The content of a handler's requirements.txt. ``engine``: what else its functions need, see `fsd_core.protocol.runconfig.ENGINES`."""
+    found = files(package)
+    return b"".join(found[name].read_bytes() for name in ("requirements.txt", *(["requirements-onnx.txt"] if engine == "onnx" else ())))
 
 
 def sources(packages: Iterable[str], without: Sequence[str] = ()) -> dict[str, bytes]:

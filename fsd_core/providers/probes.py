@@ -11,12 +11,12 @@ from contextlib import closing
 
 from fsd_core.driver import WORKER, Code, Launch, Message, MessageDriver, Provider, Resources
 from fsd_core.errors import DriverError
+from fsd_core.protocol.measuring import PROBE
 from fsd_core.providers.requests import Requests
 from fsd_core.storage.store import Store
 
 __all__ = ["PROBE", "Pair", "probe_function", "probe_queues"]
 
-PROBE = b"fsd-probe-"  # how the message of a probe begins: a worker that receives one drops it, because it is not a frame
 _AGAIN_S = 60.0  # a launch that neither ran nor failed is repeated after this time
 _READY_S = 180.0
 
@@ -82,7 +82,7 @@ def probe_function(provider: Provider, resources: Resources, requests: Requests,
             code = launch.poll() if launch else None
             reason = f" ({code.value})" if code else reason
             if time.time() >= deadline:
-                text = f"app {resources.app!r}: the function was started and did not end well{reason}: {where} shows why"
+                text = f"app {resources.app!r}: the function was started and failed{reason}: {where} shows why"
                 raise DriverError(Code.UNAVAILABLE, text) if requests.left() else requests.late(text)
             if launch is None or code or time.time() - launched >= _AGAIN_S:
                 launch, launched = requests.repeat("launch of the function", lambda: invoker.invoke(WORKER, payload)), time.time()

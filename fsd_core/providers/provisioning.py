@@ -63,20 +63,23 @@ class AppProvisioner(ABC, Generic[A, S]):
         """
         check_size(ranks, slots)
         with self._asking(app) as api:
-            had, wanted = self.read(api, app), self.wanted()
+            had = self.read(api, app)
+            if had and had.names.get("engine") == "onnx":
+                self.settings = attrs.evolve(self.settings, engine="onnx")  # type: ignore[misc]  # an attrs class, as `kind` says
+            wanted = self.wanted()
             if had and had.ranks:
                 self.check(had, wanted)
             if had and had.ranks >= ranks and had.slots >= slots and wanted.items() <= had.names.items():
                 return had
-            _limit(api, "provisioning", "`fsd deploy` goes on where it stopped")
+            _limit(api, "provisioning", "`fsd deploy` continues where it stopped")
             api.tell(f"making what app {app} needs: this may take minutes")
-            with leaving(f"app {app} is made in part: `fsd deploy` goes on where it stopped, `fsd destroy` removes it"):
+            with leaving(f"app {app} is only partly made: `fsd deploy` continues where it stopped, `fsd destroy` removes it"):
                 return self._make(api, had or Resources(app, 0, 0), ranks, slots, wanted)
 
     def _make(self, api: A, had: Resources, ranks: int, slots: int, wanted: dict[str, str]) -> Resources:
         """Make what is missing, test it, and record last that it can be used: so a later call completes an interrupted one."""
         settings = self.settings
-        code = self.recipe(settings.runtime).build(within_s=api.left()) if settings.package else stub(self.provider.name)
+        code = self.recipe(settings.runtime, settings.engine).build(within_s=api.left()) if settings.package else stub(self.provider.name)
         wanted = wanted | {"package": str(code) if settings.package else "none"}
         had, names = self.begin(api, had, wanted, code, max(ranks, had.ranks), max(slots, had.slots))
         ranks, slots = max(ranks, had.ranks), max(slots, had.slots)
@@ -103,15 +106,15 @@ class AppProvisioner(ABC, Generic[A, S]):
         """Remove queues of generations other than the function's: no later `ensure` will use them. Returns a line for each."""
         with self._asking(app) as api:
             had = self.read(api, app)
-            _limit(api, "removing queues", "`fsd gc` goes on where it stopped")
+            _limit(api, "removing queues", "`fsd gc` continues where it stopped")
             return self.remove_queues(api, app, had.names["generation"] if had else None)
 
     def destroy(self, app: str) -> Sequence[str]:
         """Remove all resources of the app, of every generation. Returns a line for each."""
         with self._asking(app) as api:
             had = self.read(api, app)
-            _limit(api, "removing the app", "`fsd destroy` goes on where it stopped")
-            with leaving(f"app {app} is removed in part: `fsd destroy` removes the rest"):
+            _limit(api, "removing the app", "`fsd destroy` continues where it stopped")
+            with leaving(f"app {app} is only partly removed: `fsd destroy` removes the rest"):
                 return self.remove(api, app, had)
 
     def _asking(self, app: str) -> A:
@@ -122,8 +125,9 @@ class AppProvisioner(ABC, Generic[A, S]):
         """The entries of `Resources.names` that the settings determine."""
         settings = self.settings
         chosen = (name for name in self.chosen if getattr(settings, name))
-        code = self.recipe(settings.runtime).digest if settings.package else "installed"
-        return texts(settings, (*FUNCTION, *self.recorded, *chosen)) | {"code": code}
+        code = self.recipe(settings.runtime, settings.engine).digest if settings.package else "installed"
+        engine = {"engine": settings.engine} if settings.engine != "rows" else {}
+        return texts(settings, (*FUNCTION, *self.recorded, *chosen)) | engine | {"code": code}
 
     def check(self, had: Resources, wanted: dict[str, str]) -> None:
         """Raise `InputError` if a setting differs from the setting with which the app was made, and the app cannot change it."""
@@ -136,8 +140,8 @@ class AppProvisioner(ABC, Generic[A, S]):
 
     @staticmethod
     @abstractmethod
-    def recipe(runtime: str) -> Recipe:
-        """The contents of the function's package for this ``runtime``."""
+    def recipe(runtime: str, engine: str) -> Recipe:
+        """The contents of the function's package for this ``runtime``. ``engine``: "onnx" needs ONNX Runtime in it."""
 
     @abstractmethod
     def requests(self) -> A:

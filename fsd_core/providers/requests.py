@@ -85,7 +85,7 @@ class Requests:
 
     def late(self, what: str) -> DriverError:
         """The error for a deadline that passed during ``what``."""
-        return DriverError(Code.DEADLINE, f"{self._late}: {what}" if self._late else f"{what}: not within its time")
+        return DriverError(Code.DEADLINE, f"{self._late}: {what}" if self._late else f"{what}: took longer than its time limit")
 
     def repeat(self, what: str, request: Callable[[], T]) -> T:
         """The result of ``request``, called again while its error is transient. ``what`` names it in errors and reports.

@@ -14,11 +14,15 @@ FUNCTION = ("memory_mb", "timeout_s", "concurrency", "lease_s", "runtime")  # se
 
 
 class CloudSettings(Protocol):
-    """The settings of a cloud, an attrs class; those in `FUNCTION` and ``package``."""
+    """The settings of a cloud, an attrs class; those in `FUNCTION`, ``engine`` and ``package``."""
 
     @property
     def runtime(self) -> str:
         """The function's interpreter, as the cloud names it."""
+
+    @property
+    def engine(self) -> str:
+        """What the functions can compute, one of `fsd_core.protocol.runconfig.ENGINES`: "onnx" needs ONNX Runtime in the package."""
 
     @property
     def package(self) -> bool:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "Case", "Cell", "Comparison", "Where", "median", "spread", "take_turns"]
 
 RTOL, ATOL = 1e-3, 1e-4  # of float32 sums in different orders
-COLUMNS = ("workers", "channel", "provider", "time", "requests", "MB", "USD for 1000")
+COLUMNS = ("workers", "channel", "provider", "time", "predicted", "requests", "MB", "USD for 1000", "predicted USD")
 CSV_START = ("provider", "emulator", "tariff", "channel", "workers", "runs")
 
 
@@ -52,6 +52,11 @@ class Cell:
     runs: list[Measured] = attrs.field(factory=list)
     error: str | None = None
     code: Code = Code.UNKNOWN  # of the error
+
+    @property
+    def predicted(self) -> Mapping[str, Any] | None:
+        """The prediction of the first measured run; see `fsd_core.client.result.Result`."""
+        return self.runs[0].record.get("predicted") if self.runs else None
 
 
 @attrs.define
@@ -93,18 +98,52 @@ class Comparison:
         runs = [(cell.case, run.record) for cell in self.cells for run in cell.runs]
         return [f"{case}, run {run['run']}: {words}" for case, run in runs if (words := left_out(run.get("missing_ranks", ())))]
 
+    @property
+    def headline(self) -> str:
+        """Which platform is the fastest, which is the cheapest, by how much, and what that rests on; empty if nothing ran."""
+        ran = [cell for cell in self.cells if cell.runs]
+        if not ran:
+            return ""
+        found = []
+        for figure, most, more, unit in ((FIGURES[0], "Fastest", "faster", "s"), (FIGURES[-1], "Cheapest", "cheaper", "USD for 1000 runs")):
+            best = _best(ran, figure)
+            value, case = spread(figure, best)[0], best.case
+            words = f"{most}: {case.provider} ({case.channel}, {case.workers} worker{'s' * (case.workers > 1)}) with {value:.3g} {unit}"
+            others = [cell for cell in ran if cell.case.provider != case.provider]
+            if others:
+                other = _best(others, figure)
+                least = spread(figure, other)[0]
+                words += f", {1 - value / least:.0%} {more} than {other.case.provider}" if value < least else f", as {other.case.provider}"
+            found.append(words)
+        times = sorted({self._times(cell) for cell in ran})
+        prices = sorted({f"{cell.runs[0].bill.tariff.name} ({cell.runs[0].bill.tariff.as_of})" for cell in ran})
+        runs = min(len(cell.runs) for cell in ran)
+        return f"{'. '.join(found)}. Medians of {runs} run{'s' * (runs > 1)}; times: {', '.join(times)}; prices: {', '.join(prices)}."
+
+    def _times(self, cell: Cell) -> str:
+        """Where the times of a cell come from."""
+        record, where = cell.runs[0].record, self.providers[cell.case.provider]
+        place = "an emulator on this machine" if where.emulator else "this machine" if cell.case.provider == "local" else cell.case.provider
+        if latency := record.get("latency"):
+            dated = f", measured {latency['measured']}" if latency.get("measured") else ""
+            return f"{place} with the latencies of table {latency['table']}{dated}"
+        return place
+
     def rows(self) -> list[tuple[str, ...]]:
         """A row for each case, with a text for each of `COLUMNS`: the median of each figure; for the time also lowest and highest."""
         rows: list[tuple[str, ...]] = []
         for cell in self.cells:
             head = (str(cell.case.workers), cell.case.channel, cell.case.provider)
             if self.why(cell):
-                rows.append((*head, "failed, see below" if cell.error else "cannot start", "", "", ""))
+                rows.append((*head, "failed, see below" if cell.error else "cannot start", "", "", "", "", ""))
                 continue
             seconds, requests, sizes, usd = (spread(figure, cell) for figure in FIGURES)
             span = f"{seconds[0]:.2f} s" + (f" ({seconds[1]:.2f} to {seconds[2]:.2f})" if len(cell.runs) > 1 else "")
             mark = "*" if cell.runs[0].bill.doubted else ""
-            rows.append((*head, span, f"{requests[0]:.0f}", f"{sizes[0] / 1e6:.2f}", f"{usd[0]:.4f}{mark}"))
+            mine = cell.predicted
+            wait = f"{mine['seconds']['p50']:.2f} s" if mine else ""
+            price = f"{1000 * mine['usd']:.4f}" if mine and mine["usd"] is not None else ""
+            rows.append((*head, span, wait, f"{requests[0]:.0f}", f"{sizes[0] / 1e6:.2f}", f"{usd[0]:.4f}{mark}", price))
         return rows
 
     def notes(self) -> list[str]:
@@ -118,12 +157,18 @@ class Comparison:
         head = "".join(f"<th scope='col'>{name}</th>" for name in COLUMNS)
         body = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in self.rows())
         notes = "".join(f"<p>{escape(text)}</p>" for text in self.notes())
-        return f"<table><caption>Median of each</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+        table = f"<table><caption>Median of each</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f"<p>{escape(self.headline)}</p>{table}{notes}"
 
     def to_json(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """The comparison as values that JSON can hold."""
         where = {name: {"emulator": each.emulator, "tariff": each.tariff, "error": each.error} for name, each in self.providers.items()}
-        return {"about": dict(self.about), "providers": where, "cells": [self._cell(cell) for cell in self.cells]}
+        return {
+            "about": dict(self.about),
+            "headline": self.headline,
+            "providers": where,
+            "cells": [self._cell(cell) for cell in self.cells],
+        }
 
     def _cell(self, cell: Cell) -> dict[str, Any]:
         fields: dict[str, Any] = {"provider": cell.case.provider, "channel": cell.case.channel, "workers": cell.case.workers}
@@ -133,7 +178,7 @@ class Comparison:
             fields |= {group: {name: _spread([run.record[group][name] for run in cell.runs]) for name in record[group]} for group in (
                 "seconds", "meter", "memory",
             )}  # fmt: skip
-            fields["partition"] = record["partition"]
+            fields["partition"], fields["predicted"] = record["partition"], cell.predicted
             fields["usd"] = _spread([each.total_usd for each in bill])
             fields["usd_otherwise"] = _spread([each.otherwise_usd for each in bill])
             fields["low_confidence"] = sorted({f"{price.service} {price.sku}" for each in bill for price in each.doubted})
@@ -160,6 +205,10 @@ class Comparison:
         table.writeheader()
         table.writerows(rows)
         return text.getvalue()
+
+
+def _best(cells: Sequence[Cell], figure: Figure) -> Cell:
+    return min(cells, key=lambda cell: spread(figure, cell)[0])
 
 
 def take_turns(
@@ -228,15 +277,15 @@ def _agree(case: Case, output: csr_matrix, outputs: dict[int, tuple[Case, csr_ma
     if case.workers in outputs:
         first, expected = outputs[case.workers]
         same = output.shape == expected.shape and output.dtype == expected.dtype and _equal(output, expected)
-        rule = "not equal bit for bit"
+        rule = "are not equal bit for bit"
     elif outputs:
         first, expected = next(iter(outputs.values()))
         same = output.shape == expected.shape and (_equal(output, expected) or _close(output, expected))
-        rule = f"further apart than float32 sums in different orders (rtol {RTOL:g}, atol {ATOL:g})"
+        rule = f"differ by more than float32 sums in different orders may (rtol {RTOL:g}, atol {ATOL:g})"
     else:
         same, first, rule = True, case, ""
     if not same:
-        raise CheckFailed(f"outputs differ, so nothing is compared: the outputs of ({case}) and ({first}) are {rule}")
+        raise CheckFailed(f"outputs differ, so nothing is compared: the outputs of ({case}) and ({first}) {rule}")
     outputs.setdefault(case.workers, (case, output))
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from fsd_core import cost
+from fsd_core import latency as tables_of
 from fsd_core import providers as registered
 from fsd_core.client.inference import check_options, run
 from fsd_core.client.job import Progress
@@ -61,9 +62,10 @@ def compare(
     - ``repeat``: the number of measured runs of each combination.
     - ``emulator``: use an emulator of each cloud, which is started if none runs, instead of the cloud.
     - ``settings``: the providers' own settings, by provider.
-    - ``note``: texts by name for the page and the answer, before all others.
+    - ``note``: texts by name, which the page and the answer show first.
     - ``progress``: called with a `Progress` of phase partition, emulator or compare.
-    - ``options``: other arguments of `run`, for instance ``batch_size``, ``seed`` or ``app``.
+    - ``options``: other arguments of `run`, for instance ``batch_size``, ``seed`` or ``app``. With ``latency`` auto, also with
+      options such as ``auto,seed=1``, each provider has its own table of latencies, and the local provider has none.
 
     The first run of each provider and number of workers is not measured: it makes the resources and stages the weights. Then the
     combinations take turns. A combination that fails, and a provider that cannot start, have no figures; `Comparison.failures` names them.
@@ -80,6 +82,7 @@ def compare(
         shown = "(a Partition)" if isinstance(partition, Partition) else partition
         raise InputError(f"partition {shown}: expected one number in workers: the number of workers of this partition")
     same = _options(options)
+    latencies = {name: _latency(name, same.get("latency")) for name in names}
     tables = {name: arguments.table(f"settings[{name!r}]", each) for name, each in arguments.table("settings", settings).items()}
     tell, kept = arguments.callback("progress", progress), arguments.home(home)
     show: Callable[[Progress], None] = tell or (lambda step: None)
@@ -92,9 +95,11 @@ def compare(
     about |= {key: {**same, "partition": label}.get(key, getattr(Settings(), key)) for key in _TOLD}
     about |= {"repeat": repeat, "began": time.strftime("%Y-%m-%d %H:%M:%S %z"), "model digest": network.digest} | versions(*names)
     about = {key: value for key, value in about.items() if value is not None}
+    sizes: dict[int, dict[str, Any]] = {}
     for count in counts:  # an error here would stop all runs: it is found before anything starts
         advance = lambda done, total: show(Progress("partition", done, total))  # noqa: E731
         split = parallel(count, *(same.get(size) for size in _SIZES))
+        sizes[count] = {f"{name}_parallel": size for name, size in split.to_json().items()}
         costs = plan_batches(network, samples, same.get("batch_size"), split)[1]
         find_partition(partition, network, split.parts, same.get("seed", 0), kept, advance, stages=split.pipeline, costs=costs)
     tariffs = {name: _tariff(name) for name in names}
@@ -108,12 +113,13 @@ def compare(
                 samples,
                 provider=case.provider,
                 channel=case.channel,
-                workers=case.workers,
+                **sizes[case.workers],
                 settings=ready[case.provider],
                 partition=partition,
                 home=kept,
                 note=given,
-                **same,
+                latency=latencies[case.provider],
+                **{name: value for name, value in same.items() if name not in (*_SIZES, "latency")},
             )
 
         def charge(record: Mapping[str, Any]) -> cost.Bill:
@@ -143,9 +149,20 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
             values[name] = KINDS[name].check(value, f"{name} ")
     if values.get("faults") is not None:
         Faults.parse(str(values["faults"]))
-    if values.get("latency") is not None:
-        Latency.parse(str(values["latency"]))
     return values
+
+
+def _latency(provider: str, asked: str | None) -> str | None:
+    """What a run of ``provider`` gets where ``asked`` is auto: its own table, with the same options. Raises `InputError` if it is wrong."""
+    if asked is None:
+        return None
+    first, comma, rest = str(asked).partition(",")
+    if first.strip() == "auto":
+        if provider == "local" or tables_of.find(provider) is None:
+            return None
+        asked = f"{provider}{comma}{rest}"
+    Latency.parse(str(asked))
+    return str(asked)
 
 
 def _needs_emulator(provider: str) -> bool:

@@ -56,6 +56,8 @@ def comparison_page(found: Comparison) -> str:
         f"<p>{about['samples']} samples, {about['layers']} layers of up to {about['neurons']} neurons."
         f" Every provider runs the same partition. Each case ran {times}. {agree}</p>"
     ]
+    if found.headline:
+        top.append(f"<p><strong>{_text(found.headline)}</strong></p>")
     if emulated:
         top.append(f'<p class="warn">Ran on emulators here: {_text(", ".join(emulated))}. Compare counts and bytes, not times.</p>')
     top += [f'<p class="warn">No figures: {_text(line)}</p>' for _, line in found.failures()]

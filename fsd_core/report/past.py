@@ -22,7 +22,7 @@ class PastRun:
     """One past run. What is not known is `None`.
 
     - ``run``: its id. ``began``: seconds since 1970. ``model``: as the user named it, else its digest.
-    - ``seconds``: on the client's clock. ``usd``: by the tariff of its provider; only a run that was done has complete counts.
+    - ``seconds``: on the client's clock. ``usd``: by the tariff of its provider, if the run left a record.
     - ``state``: done, failed or interrupted; damaged if its files cannot be read. ``code``: of the error of a failed run.
     """
 

@@ -12,7 +12,7 @@ import attrs
 
 from fsd_core.client.result import RANK_SECONDS, RECORD_VERSION, check_rank, plain
 from fsd_core.common import arguments
-from fsd_core.common.fields import Kind, integer, key, listed, matching, nullable, number, read, table
+from fsd_core.common.fields import Kind, integer, key, listed, matching, nullable, number, read, table, text
 from fsd_core.common.files import read_regular
 from fsd_core.common.sealed import Damaged, unseal
 from fsd_core.errors import InputError
@@ -39,6 +39,7 @@ class _Record:
     version: int = key(integer(RECORD_VERSION, RECORD_VERSION))
     run: str = key(RUN)
     began: str = key(LINE)
+    engine: str = key(LINE, default="rows")
     provider: str = key(LINE)
     stand_in: str | None = key(nullable(LINE))
     channel: str = key(LINE)
@@ -65,7 +66,10 @@ class _Record:
     memory: Mapping[str, Any] = key(table())
     ranks: list[Mapping[str, Any]] = key(listed(table()))
     latency: Mapping[str, Any] | None = key(nullable(table()), default=None)
+    reason: str = key(text(empty=True), default="")
+    predicted: Mapping[str, Any] | None = key(nullable(table()), default=None)
     missing_ranks: list[int] = key(listed(integer(0)), default=attrs.Factory(list))
+    recovered: list[Mapping[str, Any]] = key(listed(table()), default=attrs.Factory(list))  # as `Result.recovered`
 
 
 _Seconds = attrs.make_class(
@@ -82,6 +86,7 @@ class _Memory:
 
     peak_bytes_max: int = key(integer(0))
     predicted_bytes_max: int = key(integer(0), default=0)
+    streamed: int = key(integer(0), default=0)  # workers
     limit_bytes: int | None = key(integer(0), default=None)
 
 

@@ -73,9 +73,13 @@ class RunKeys:
         """The start of the keys of all claims."""
         return f"{self.prefix}claim/"
 
-    def claim(self, rank: int) -> str:
-        """The claim of a rank. If several workers start for the same rank, the one that creates this object computes the rank."""
-        return f"{self.claims}{rank}"
+    def claim(self, rank: int, incarnation: int = 0) -> str:
+        """The claim of an incarnation of a rank. If several workers start for it, the one that creates this object computes the rank."""
+        return f"{self.claims}{rank}.{incarnation}" if incarnation else f"{self.claims}{rank}"
+
+    def news(self, number: int) -> str:
+        """Entry ``number`` (from 0) of the run's news: a rank was lost, or its next incarnation has started."""
+        return f"{self.prefix}news/{number}"
 
     def progress(self, number: int) -> str:
         """Progress report ``number`` (from 0): how many layers rank 0 has computed.

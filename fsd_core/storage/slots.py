@@ -79,20 +79,22 @@ def lease(store: Store, slots: int, run: str, lease_s: float = LEASE_S, first: L
     Removes the objects of the slot's last run if that run failed or its client died. Raises `RunFailed` (`Code.THROTTLED`) if no slot is
     free; the error line names the runs that hold the slots.
     """
-    taken = []
-    looked = {first.slot: first.keys} if first else {}
-    for slot in [*looked, *(slot for slot in random.sample(range(slots), slots) if slot not in looked)]:
-        keys = looked[slot].result() if slot in looked else list(store.keys(slot_key(slot)))
+    taken: dict[int, str] = {}
+    tries: list[tuple[int, list[str] | None]] = [(slot, None) for slot in random.sample(range(slots), slots)]
+    if first is not None:
+        tries.insert(0, (first.slot, first.keys.result()))  # this slot comes twice: its holder may have released it since ``first``
+    for slot, listed in tries:
+        keys = list(store.keys(slot_key(slot))) if listed is None else listed
         last = keys[-1] if keys else None
         before: _Holder | None = None  # the last run, if its objects may still exist
         if last is not None and not last.endswith(_FREE):
             before = _read(store, slot_key(slot, _epoch(last)))
             if before and not last.endswith(_LEFT) and before.until > time.time():
-                taken.append(f"slot {slot} by run {before.run} for {before.until - time.time():.0f} s more")
+                taken[slot] = f"slot {slot} by run {before.run} for {before.until - time.time():.0f} s more"
                 continue
         held = Lease(slot, 1 + (_epoch(last) if last else 0), run)
         if not store.create(slot_key(slot, held.epoch), _body(held, lease_s)):
-            taken.append(f"slot {slot} by a run that took it at the same time")
+            taken[slot] = f"slot {slot} by a run that took it at the same time"
             continue
         with suppress(FsdError):  # if this fails, the next run on the slot tries again
             if before:
@@ -100,7 +102,8 @@ def lease(store: Store, slots: int, run: str, lease_s: float = LEASE_S, first: L
             store.delete([each for each in keys if _epoch(each) <= held.epoch - _KEPT_EPOCHS])
         log.info("run %s leases slot %d at epoch %d", run, slot, held.epoch)
         return held
-    raise RunFailed(Code.THROTTLED, f"no free slot: {'; '.join(sorted(taken))}; try again later, or deploy the app with more slots")
+    held_by = "; ".join(taken[slot] for slot in sorted(taken))
+    raise RunFailed(Code.THROTTLED, f"no free slot: {held_by}; try again later, or deploy the app with more slots")
 
 
 def renew(store: Store, lease: Lease, stop: threading.Event) -> None:

@@ -26,6 +26,14 @@ class Store:
         """Create or replace the object at ``key``."""
         self.retry.call(self.driver, f"put {key}", lambda: self.driver.put(key, body))
 
+    def put_once(self, key: str, body: bytes) -> None:
+        """Create the object at ``key``, unless it exists: then it stays, because every other caller's ``body`` is as good."""
+        try:
+            self.retry.call(self.driver, f"create {key}", lambda: self.driver.put(key, body, if_absent=True))
+        except DriverError as error:
+            if error.code is not Code.ALREADY_EXISTS:
+                raise
+
     def create(self, key: str, body: bytes) -> bool:
         """Create the object at ``key`` if it does not exist. Returns `True` if this call created it.
 

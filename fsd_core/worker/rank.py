@@ -6,24 +6,24 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 import attrs
 
 from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, RankIdentity
-from fsd_core.codec import encode
 from fsd_core.common.logs import Journal, masked, set_level
 from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import Starved, Stopwatch
 from fsd_core.driver import Code, InvokeDriver, MessageDriver, ObjectDriver, Provider, Resources
 from fsd_core.errors import RunFailed
+from fsd_core.kernel.compiled import kernel_name
 from fsd_core.protocol.abort import abort_peers, report_failure
 from fsd_core.protocol.launch_tree import LaunchTree
 from fsd_core.protocol.runconfig import RunConfig
-from fsd_core.protocol.shard import ShardReader
 from fsd_core.protocol.spawn import LaunchPayload, Spawner
 from fsd_core.storage import slots
 from fsd_core.storage.keys import RunKeys
@@ -32,10 +32,15 @@ from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 from fsd_core.worker import failing, lines, record
 from fsd_core.worker.background import Background
-from fsd_core.worker.layers import LayerLoop, read_staged
+from fsd_core.worker.engines import engine
+from fsd_core.worker.loop import Loop, Part, read_staged
 from fsd_core.worker.progress import Progress
+from fsd_core.worker.recovery import Recovery
 from fsd_core.wrappers.around import Connects
 from fsd_core.wrappers.run import RunWrappers
+
+if TYPE_CHECKING:
+    from fsd_core.worker.mishaps import Mishaps
 
 __all__ = ["Worker"]
 
@@ -89,7 +94,11 @@ class Worker:
         self.claim = b""  # content of this worker's claim
         self.config: RunConfig | None = None
         self.channel: Channel | None = None
-        self.loop: LayerLoop | None = None
+        self.loop: Loop | None = None
+        self.first: Future[bytes] | None = None  # the staged input of the first batch, if this rank needs it
+        self.mishaps: Mishaps | None = None
+        self.recovery = Recovery(self.store, self.keys, self.rank, launch.incarnation, self.pool)
+        self._sources: list[int] = []  # the ranks that send to this one
 
     def run(self) -> int:
         """Do the work of the rank. Returns and raises the same as `fsd_core.worker.handle`."""
@@ -101,7 +110,7 @@ class Worker:
         try:  # from here on others count on this rank, so every error is reported
             data = self.store.find(self.keys.config) if aborted.result() is None else None
             if data is None:  # the run is over. This is checked after the claim, or a run that ends in between would keep the claim
-                self.store.delete([self.keys.claim(self.rank)])
+                self.store.delete([self._claim_key])
                 return 0
             config = self.config = RunConfig.unpack(data)
             self.launch_s = max(0.0, self.began - config.started)
@@ -129,12 +138,17 @@ class Worker:
     def _claim(self) -> bool:
         """Claim the rank. `False` where another function has claimed it."""
         started = f"after a cold start of {self.init_s:.2f} s" if self.init_s else "in a warm process"
-        log.info("rank %d starts %s: run %s, attempt %d, process %d", self.rank, started, self.launch.run, self.launch.attempt, os.getpid())
+        which = f"attempt {self.launch.attempt}" + (f", incarnation {self.launch.incarnation}" if self.launch.incarnation else "")
+        log.info("rank %d starts %s: run %s, %s, process %d", self.rank, started, self.launch.run, which, os.getpid())
         content = {"nonce": self.nonce, "attempt": self.launch.attempt, "pid": os.getpid(), "at": time.time()}
         self.claim = seal(content | {"log": self.journal.lines()})  # if the worker is killed soon, nothing else says what it said
-        claimed = self.store.create(self.keys.claim(self.rank), self.claim)
+        claimed = self.store.create(self._claim_key, self.claim)
         log.info("claimed rank %d" if claimed else "another function has claimed rank %d: stops", self.rank)
         return claimed
+
+    @property
+    def _claim_key(self) -> str:
+        return self.keys.claim(self.rank, self.launch.incarnation)
 
     def _work(self, config: RunConfig) -> None:
         """Everything from the claim to the record."""
@@ -143,6 +157,10 @@ class Worker:
             from fsd_core.wrappers.faults import Faults
 
             faults = Faults.parse(config.faults)
+            if faults.kill or faults.hang or faults.slow:
+                from fsd_core.worker.mishaps import Mishaps
+
+                self.mishaps = Mishaps(faults, self.rank, self.launch.incarnation, self.watch, self._failed)
         if config.latency:
             from fsd_core.latency import Latency
 
@@ -151,6 +169,7 @@ class Worker:
         self.store.driver = self.wrappers.objects(self.objects, since=self.began_monotonic)
         self.lines = lines.Lines(self.journal, self.store.driver, self.keys.log(self.rank), self.launch.deadline, self.meter)
         self.lines.start(config.log)
+        self.recovery.on = config.recovery
         spawner = self._start_children(config)
         if self.rank == 0:
             watch = partial(slots.watch, self.store, self.launch.slot, self.launch.epoch, self.background.over)
@@ -158,14 +177,18 @@ class Worker:
         self.watch.enter("load")
         # The first input and the queues' driver come while the head of the shard is read.
         staged = config.inputs[config.batches_of(self.rank)[0]][self.rank % config.parts] if config.batches_of(self.rank) else None
-        first = self.pool.submit(read_staged, self.store, staged) if staged else None
+        self.first = self.pool.submit(read_staged, self.store, staged) if staged else None
         messages = self.pool.submit(self._messages, config) if config.queued else None
-        shard = ShardReader(config.shards[self.rank % config.parts], partial(read_staged, self.store), self.pool, keep=config.keep)
+        loop, part = engine(config.engine), self.rank % config.parts
+        read = partial(read_staged, self.store)
+        shard = loop.open(config.shards[part], read, self.pool, keep=config.keep[part], ahead=config.ahead[part])
         if config.workers > 1:
             self.channel = self._open_channel(config, shard, messages.result() if messages else None)
             self.background.connect(self.channel)
-        log.info("loads %d layers over the %s channel, %d workers", config.layers, config.channel, config.workers)
-        layers_meter = self._compute(config, shard, first)
+        self.recovery.begin(self.channel, config.workers, self._sources)
+        shape = (config.layers, config.channel, config.workers, kernel_name())
+        log.info("loads %d layers over the %s channel, %d workers, kernel: %s", *shape)
+        layers_meter = self._compute(config, loop, shard)
         if self.channel is not None:
             self._gather(self.channel, config, shard)
         self.watch.enter("other")
@@ -177,7 +200,9 @@ class Worker:
 
     def _start_children(self, config: RunConfig) -> Spawner | None:
         """Launch the children. Background tasks check that each claims its rank, and report those that die."""
-        children = LaunchTree(config.workers, config.branching, config.roots).children(self.rank)
+        children: Iterable[int] = LaunchTree(config.workers, config.branching, config.roots).children(self.rank)
+        if self.launch.incarnation:  # the incarnation before may have launched them
+            children = [child for child in children if self.store.find(self.keys.claim(child)) is None]
         if not children:
             return None
         invoker = self.provider.invoker(self.resources)
@@ -185,7 +210,7 @@ class Worker:
         invoker = self.wrappers.invoker(invoker)
         report = partial(report_failure, self.provider, self.resources)
         spawner = Spawner(invoker, self.store, self.retry, self.keys, report)
-        spawner.start(attrs.evolve(self.launch, rank=child, attempt=0) for child in children)
+        spawner.start(attrs.evolve(self.launch, rank=child, attempt=0, incarnation=0) for child in children)
         self.background.start("watch the children", partial(spawner.watch, self.background.over))
         if invoker.limits.failures == "launcher":  # only this worker learns that a child died
             self.background.start("report deaths", partial(spawner.keep_reporting_deaths, self.background.over))
@@ -207,19 +232,22 @@ class Worker:
             threading.Thread(target=connect, args=(rank,), name="connect", daemon=True).start()  # not in the pool, which loads
         return messages
 
-    def _open_channel(self, config: RunConfig, shard: ShardReader, messages: MessageDriver | None) -> Channel:
+    def _open_channel(self, config: RunConfig, shard: Part, messages: MessageDriver | None) -> Channel:
         """The run's channel. It knows from the shard which ranks send to this rank in which step."""
-        base, exchanges = self.rank - self.rank % config.parts, config.layers - 1
+        base = self.rank - self.rank % config.parts
         expected: dict[int, list[int]] = {}
         for batch in config.batches_of(self.rank):
             for number, sources in zip(shard.numbers, shard.sources, strict=True):
                 if sources:
-                    expected[batch * exchanges + number - 2] = [base + source for source in sources]
+                    expected[config.step(batch, number)] = [base + source for source in sources]
         expected[_last_step(config)] = [rank for rank in _writers(config) if rank] if self.rank == 0 else []
+        self._sources = sorted({source for sources in expected.values() for source in sources})
         me = self._identity(config.workers, self.launch.deadline)
         start_s = config.start_s * (1 + config.stage(self.rank))  # the stages before this one load and compute first
         eager, slack_s = config.objective == "latency", self.wrappers.slack_s
         settings = ChannelConfig(me, expected, self.retry, self.pool, eager=eager, start_s=start_s, slack_s=slack_s)
+        ask = self.recovery.ask if config.queued and self.launch.incarnation else None
+        settings = attrs.evolve(settings, kept_bytes=config.kept_bytes, look=self.recovery.look, ask=ask)
         if messages is None:
             return ObjectChannel(self.store, settings)
         if config.channel == "hybrid":
@@ -227,33 +255,34 @@ class Worker:
         return QueueChannel(messages, settings)
 
     def _identity(self, workers: int, deadline: float) -> RankIdentity:
-        return RankIdentity(self.launch.run, self.launch.epoch, self.rank, workers, deadline)
+        return RankIdentity(self.launch.run, self.launch.epoch, self.rank, workers, deadline, self.launch.incarnation)
 
-    def _compute(self, config: RunConfig, shard: ShardReader, first: Future[bytes] | None) -> dict[str, int]:
-        """Take this rank's batches through its layers and write the outputs. Returns what the meter counted in the layers.
-
-        ``first``: the staged input of the first batch, if this rank needs it.
-        """
+    def _compute(self, config: RunConfig, made: type[Loop], shard: Part) -> dict[str, int]:
+        """Take this rank's batches through its layers and write the outputs. Returns what the meter counted in the layers."""
         batches = config.batches_of(self.rank)
-        reports = self.rank == config.last[0]  # of the last stage of the first replica: what it has done is done
+        reports = self.rank == config.last[-1]  # of the last stage of the first replica: what it has done is done
         progress = Progress(self.store, self.keys, self.pool, config.layers * len(batches)) if reports else None
-        loop = self.loop = LayerLoop(
+        loop = self.loop = made(
             rank=self.rank,
             config=config,
             deadline=self.launch.deadline,
             shard=shard,
             channel=self.channel,
             store=self.store,
-            keys=self.keys,
             pool=self.pool,
             background=self.background,
             watch=self.watch,
             progress=progress,
             note=self._note_layer,
-            ahead=first,
+            over=self.recovery.over,
+            ahead=self.first,
         )
+        self.first = None  # the loop forgets it too, once it is decoded
         before = self.meter.snapshot()
-        outputs = {batch: encode(loop.run(batch)) for batch in batches}
+        outputs = {batch: loop.run(batch) for batch in batches}
+        if self.mishaps is not None:
+            self.mishaps.end()
+        self.recovery.reached(None)
         if self.channel is not None:
             self.channel.finish_sends()  # what a stage sends to the next one belongs to its layers
         after = self.meter.snapshot()
@@ -267,10 +296,18 @@ class Worker:
     def _note_layer(self, layer: int) -> None:
         """Called when a layer begins: it is now loaded."""
         self.note(layer)
+        if self.mishaps is not None:
+            self.mishaps.begin(layer)
+        self.recovery.reached(layer)
         log.debug("begins layer %d", layer)
         if time.monotonic() - self._layer_at >= LAYER_LINE_S:
             self._layer_at = time.monotonic()
             log.info("is in layer %d", layer)
+
+    def _failed(self) -> bool:
+        """Whether this worker has nothing more to do, because the run failed or its time is up."""
+        failed = self.background.error or (self.channel.mailbox.error if self.channel is not None else None)
+        return failed is not None or self.stop.is_set() or time.time() >= self.launch.deadline
 
     def _write_outputs(self, outputs: dict[int, bytes]) -> None:
         """Write this rank's slice of the output of each batch."""
@@ -278,7 +315,7 @@ class Worker:
         for task in [self.pool.submit(self.store.put, self.keys.output(batch, self.rank), body) for batch, body in outputs.items()]:
             task.result()
 
-    def _gather(self, channel: Channel, config: RunConfig, shard: ShardReader) -> None:
+    def _gather(self, channel: Channel, config: RunConfig, shard: Part) -> None:
         """Send to rank 0 that this rank's output is written. Rank 0 waits for all ranks with an output: its record ends the run."""
         if self.rank == 0:
             self.watch.enter("exchange")
@@ -305,6 +342,9 @@ class Worker:
             meter=self.meter.snapshot(),
             layers_meter=layers_meter,
             lines=self.journal.lines(),
+            incarnation=self.launch.incarnation,
+            behind_s=self.recovery.behind_s,
+            kept=self.channel.kept if self.channel is not None else None,
         )
         self.store.put(self.keys.record(self.rank), body)
 
@@ -314,11 +354,14 @@ class Worker:
         layer = self.loop.layer if self.loop is not None else None
         # An error in the mailbox came first: it ended the waits of this worker, and so led to ``error``.
         reason = failing.failure(error if heard is None else heard, self.rank, layer)
+        if self.recovery.has_successor(reason, Store(self.store.driver, Retry(time.time() + failing.REPORT_S, self.meter))):
+            log.warning("stops: another incarnation of this rank has its place")
+            return 0
         if isinstance(reason, Aborted):
             log.warning("stops: this failure ended the run: %s", masked(str(reason)))
         else:
             log.error("fails: %s", masked(str(reason)), exc_info=error if reason.code is Code.UNKNOWN else None)
-        claim = (self.keys.claim(self.rank), self.claim)
+        claim = (self._claim_key, self.claim)
         try:
             return failing.report(reason, claim, self.store.driver, self.meter, self.keys, self._abort_peers)
         finally:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fsd_core.channel.kept import Kept
 from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import Stopwatch
+from fsd_core.kernel.compiled import kernel_name
+from fsd_core.protocol import records
+from fsd_core.worker.memory import peak_bytes
 
 __all__ = ["make"]
 
@@ -24,21 +26,26 @@ def make(
     meter: Mapping[str, int],
     layers_meter: Mapping[str, int],
     lines: Sequence[Sequence[Any]],
+    incarnation: int = 0,
+    behind_s: float = 0.0,
+    kept: Kept | None = None,
 ) -> bytes:
-    """The record as sealed JSON. ``meter``: all requests so far, to which the record adds its own put.
+    """The record as sealed JSON, then what the worker ``kept`` for lost ranks. ``meter``: all requests so far, to which the record adds its
+    own put. ``behind_s``: see `Recovery`.
 
     ``launch_s``: seconds from the start of the run to the start of this worker. ``init_s``: seconds of a cold start, else 0.
     ``layers_meter``: the part of ``meter`` that was counted in the layer loop. ``lines``: what the worker said, each as `Line.packed`.
     """
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     function_s = math.fsum((*watch.seconds.values(), watch.starved))
     seconds = {"launch": launch_s, **watch.seconds, "starved": watch.starved, "init": init_s, "function": function_s}
-    fields: dict[str, Any] = {"rank": rank, "attempt": attempt, "seconds": seconds, "peak_bytes": peak, "timeline": watch.timeline()}
-    fields["log"] = list(lines)
+    fields: dict[str, Any] = {"rank": rank, "attempt": attempt, "seconds": seconds, "timeline": watch.timeline()}
+    fields |= {"peak_bytes": peak_bytes(), "kernel": kernel_name(), "log": list(lines)}
+    left = kept.pack() if kept is not None else None
+    fields |= {"incarnation": incarnation, "behind_s": behind_s, "kept_bytes": kept.bytes if kept is not None else 0}
     counts = dict(meter)
     counts["object_puts"] += 1
     body = b""
     while counts["object_bytes_written"] != meter["object_bytes_written"] + len(body) or not body:  # its length is part of its content
         counts["object_bytes_written"] = meter["object_bytes_written"] + len(body)
-        body = seal(fields | {"meter": counts, "meter_layers": dict(layers_meter)})
+        body = records.join(seal(fields | {"meter": counts, "meter_layers": dict(layers_meter)}), left)
     return body

@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from fsd_core.driver import Code, Delivery, Failures, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
 
-__all__ = ["Around", "AroundInvoker", "AroundMessages", "AroundObjects", "Connects", "Driver"]
+__all__ = ["Around", "AroundInvoker", "AroundMessages", "AroundObjects", "Begins", "Connects", "Driver"]
 
 Driver = TypeVar("Driver", bound=MessageDriver | ObjectDriver | InvokeDriver)
 
@@ -41,6 +41,20 @@ class Connects(Protocol):
 
     def connect(self, rank: int) -> bool:
         """Open the connection that the next publish to the queue of ``rank`` would open first. Returns `False` if that is not possible."""
+
+
+@runtime_checkable
+class Begins(Protocol):
+    """What a `MessageDriver` may have besides its own methods: it publishes without a thread that waits for the end of the request.
+
+    - Only a driver that publishes in less time than a thread takes to start should have it, or a wrapper of such a driver.
+    """
+
+    def begin(self, messages: Sequence[Message]) -> float | None:
+        """Publish messages as `MessageDriver.publish` does, and return when the request ends, on the monotonic clock.
+
+        `None` if this is not possible: then nothing was sent. The driver refuses no single message. Raises what the publish raises.
+        """
 
 
 class AroundMessages(Around[MessageDriver]):

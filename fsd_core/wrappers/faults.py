@@ -1,4 +1,5 @@
-"""Drivers that inject the faults of real services: duplicates, changes of order, delays, refusals, lost replies, late launches.
+"""The faults of a run, and drivers that inject those of real services: duplicates, changes of order, delays, refusals, lost replies, late
+launches. The faults of workers (``kill``, ``hang``, ``slow``) are in `fsd_core.worker.mishaps`.
 
 The faults respect the contract of `fsd_core.driver`: no message or object is lost forever. So a run with faults and a run without have the
 same output. Each wrapper takes its decisions from one random stream that depends on seed, salt and the wrapper's class: the same calls
@@ -20,7 +21,7 @@ from typing import Any, NoReturn, TypeVar
 
 import attrs
 
-from fsd_core.common.fields import integer, key, keys, number, plain_digits, plain_number
+from fsd_core.common.fields import Kind, integer, key, keys, number, plain_digits, plain_number
 from fsd_core.driver import Code, Delivery, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
 from fsd_core.errors import InputError
 from fsd_core.wrappers.around import Around, AroundInvoker, AroundMessages, AroundObjects, Driver
@@ -48,6 +49,25 @@ _DELAY = attrs.evolve(
 )
 
 
+def _by_rank(form: str, sign: str, read: Callable[[str], Any]) -> Kind:
+    """Pairs of a rank and what ``read`` makes of the text after ``sign``. ``form`` names such a pair in errors."""
+
+    def parse(text: str) -> tuple[tuple[int, Any], ...]:
+        parts = [part.strip().partition(sign) for part in text.split("+")]
+        return tuple((plain_digits(rank), read(value)) for rank, _, value in parts)
+
+    def holds(pairs: Any) -> bool:
+        return isinstance(pairs, tuple) and all(1 <= value <= _MOST for _, value in pairs)
+
+    return Kind(f"{form}, with {form.partition(sign)[2]} from 1 to {_MOST}; several with a plus between them", holds, parse=parse)
+
+
+_MOST = 10**6
+_AT_LAYER = _by_rank("RANK@LAYER", "@", plain_digits)
+_BY_FACTOR = _by_rank("RANK:FACTOR", ":", plain_number)
+_OF_WORKERS = {"kill": "@", "hang": "@", "slow": ":"}  # the faults of workers, with what stands behind the rank
+
+
 class InjectedError(Exception):
     """The error that a wrapper raises in place of an error of the service. `classify` returns its ``code``."""
 
@@ -58,7 +78,12 @@ class InjectedError(Exception):
 
 @attrs.frozen
 class Faults:
-    """The faults to inject. All fields are probabilities from 0 to 1, except ``delay`` (seconds) and ``seed``."""
+    """The faults to inject. The fields are probabilities from 0 to 1, except ``delay`` (seconds), ``seed``, and the faults of workers.
+
+    ``kill`` and ``hang`` are pairs of a rank and a layer (1-based): the rank's first incarnation kills itself, or computes nothing more,
+    before its first layer from that one on, else after its last layer. ``slow``: pairs of a rank and a factor of at least 1: its computing
+    takes so many times as long.
+    """
 
     duplicate: float = key(_RATE, default=0.0)  # a message or launch is sent twice
     reorder: float = key(_RATE, default=0.0)  # a delivery is held back for a later receive
@@ -68,6 +93,9 @@ class Faults:
     lost_reply: float = key(_RATE, default=0.0)  # a call takes effect and raises
     late: float = key(_RATE, default=0.0)  # a launch is made after `LATE_S`
     seed: int = key(_SEED, default=0)
+    kill: tuple[tuple[int, int], ...] = key(_AT_LAYER, default=())
+    hang: tuple[tuple[int, int], ...] = key(_AT_LAYER, default=())
+    slow: tuple[tuple[int, float], ...] = key(_BY_FACTOR, default=())
 
     @staticmethod
     def parse(text: str) -> Faults:
@@ -86,11 +114,24 @@ class Faults:
             found[name] = kinds[name].read_text(value, f"faults: {name} = ")
         return Faults(**found)
 
+    def check(self, workers: int) -> None:
+        """Raise `InputError` if a fault names a rank that a run of so many workers does not have."""
+        for name in _OF_WORKERS:
+            for rank, value in getattr(self, name):
+                if rank >= workers:
+                    last = f"the last one of {workers} workers" if workers > 1 else "the only one"
+                    raise InputError(f"faults: {name}={rank}{_OF_WORKERS[name]}{value:g}: expected a rank from 0 to {workers - 1}, {last}")
+
     def spec(self) -> str:
         """Format the faults as a text that `parse` reads."""
-        values = attrs.asdict(self)
-        shown = (f"{name}={value!r}" for name, value in values.items() if value or name == "seed")
-        return ",".join(part + "s" if part.startswith("delay=") else part for part in shown)
+        shown = []
+        for name, value in attrs.asdict(self).items():
+            if name in _OF_WORKERS:
+                if value:
+                    shown.append(f"{name}={'+'.join(f'{rank}{_OF_WORKERS[name]}{each!r}' for rank, each in value)}")
+            elif value or name == "seed":
+                shown.append(f"{name}={value!r}{'s' if name == 'delay' else ''}")
+        return ",".join(shown)
 
 
 class _Dice:

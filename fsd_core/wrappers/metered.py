@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from fsd_core.driver import Delivery, Failures, InvokeDriver, Launch, Message, MessageDriver, ObjectDriver, Page, Rejected
 from fsd_core.storage.meter import Meter
-from fsd_core.wrappers.around import AroundInvoker, AroundMessages, AroundObjects
+from fsd_core.wrappers.around import AroundInvoker, AroundMessages, AroundObjects, Begins
 
 __all__ = ["MeteredInvoker", "MeteredMessages", "MeteredObjects"]
 
@@ -21,15 +21,26 @@ class MeteredMessages(AroundMessages):
     def __init__(self, driver: MessageDriver, meter: Meter) -> None:
         super().__init__(driver)
         self._meter = meter
+        self._begins = driver if isinstance(driver, Begins) else None  # asked once: the answer takes 15 us
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
         """See `MessageDriver.publish`."""
+        self._count(messages)
+        return super().publish(messages)
+
+    def begin(self, messages: Sequence[Message]) -> float | None:
+        """See `Begins.begin`. `None` if the wrapped driver does not have it."""
+        until = self._begins.begin(messages) if self._begins is not None else None
+        if until is not None:
+            self._count(messages)
+        return until
+
+    def _count(self, messages: Sequence[Message]) -> None:
         sizes = self._sizes(messages)
         size, units = sum(sizes), self._units(sum(sizes))
         counts = {"publish_requests": 1, "publish_units": units, "messages_sent": len(sizes), "message_bytes_sent": size}
         direct = {"direct_units": units, "direct_bytes_sent": size} if self.limits.direct else {}
         self._meter.add_all(counts | direct | {"message_units_sent": sum(map(self._units, sizes))})
-        return super().publish(messages)
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
         """See `MessageDriver.receive`."""

@@ -255,7 +255,7 @@ class _Models:
 
 
 def _nested(flat: Mapping[tuple[str, ...], Field]) -> Schema:
-    """An object of fields that are told by their paths; one that holds required ones is required, of read-only ones alone is so, too."""
+    """An object whose fields are given by their paths; one that holds required ones is required, of read-only ones alone is so, too."""
     fields, others = {}, None
     for first, group in groupby(sorted(flat.items(), key=lambda item: item[0]), key=lambda item: item[0][0]):
         inside = {path[1:]: each for path, each in group}
@@ -271,7 +271,7 @@ def _nested(flat: Mapping[tuple[str, ...], Field]) -> Schema:
 
 
 def _within(schema: Schema, limits: Mapping[str, Any]) -> Schema:
-    """A schema with the limits that validation tells."""
+    """A schema with the limits of the validation rules."""
     low, high = "min_length", "max_length"
     if schema.kind in ("integer", "number"):
         low, high = "minimum", "maximum"

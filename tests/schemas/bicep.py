@@ -1,4 +1,4 @@
-"""The resources of a Bicep file as requests would make them, as far as that is known before a deployment."""
+"""The resources of a Bicep file as requests would make them, where that is known before a deployment."""
 
 from __future__ import annotations
 

@@ -53,7 +53,8 @@ def environment(name: str, requirements: Sequence[str], tell: Callable[[str], No
 
     def make() -> None:
         _run([sys.executable, "-m", "venv", str(target)], name, lambda line: None)
-        _pip([str(python), "-m", "pip", "install", *requirements], name, tell)
+        # Compiling would take half a minute: a server compiles the modules that it imports when it first starts.
+        _pip([str(python), "-m", "pip", "install", "--no-compile", *requirements], name, tell)
 
     _once(target, "\n".join([*requirements, sys.version]), make, tell)
     return python

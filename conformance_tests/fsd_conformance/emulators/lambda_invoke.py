@@ -142,7 +142,7 @@ class Invoker:
         task.add_done_callback(self._tasks.discard)
 
     async def _deliver(self, invocation: Invocation, delay: float) -> None:
-        """Run one event until it succeeds or is given up. Throttles do not count as attempts."""
+        """Run one event until it succeeds or fails for the last time. Throttles do not count as attempts."""
         await asyncio.sleep(delay)
         function, scale, attempts, backoff = invocation.function, self._options.retry_scale, 0, _BACKOFF_S[0]
         outcome: Outcome | None = None
@@ -173,7 +173,7 @@ class Invoker:
         function = invocation.function
         arn = (function.events or {}).get("DestinationConfig", {}).get("OnFailure", {}).get("Destination")
         self._stats[condition] += 1
-        print(f"local lambda: {function.name}: event {invocation.request_id} is given up: {condition}", file=sys.stderr, flush=True)
+        print(f"local lambda: {function.name}: event {invocation.request_id} is not tried again: {condition}", file=sys.stderr, flush=True)
         if not arn:
             return
         record: dict[str, Any] = {

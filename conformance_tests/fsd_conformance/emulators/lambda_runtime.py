@@ -25,7 +25,7 @@ __all__ = ["RESPONSE_BYTES", "Environment", "Invocation", "Outcome", "Runtime"]
 
 RESPONSE_BYTES = 6_291_556
 _READ_BYTES = 1 << 30  # of a response: a function gets an answer even where its response is too large
-_INIT_S = 60.0  # initialisation time beside the function's limit (10 s on the platform, which has cores of its own)
+_INIT_S = 60.0  # initialisation time beside the function's limit (10 s on the platform, which has separate cores)
 _PREFIX = "/2018-06-01/runtime/"
 
 

@@ -4,6 +4,7 @@ variable names.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -17,6 +18,8 @@ __all__ = ["HOST", "JAR", "PubSub", "check", "find"]
 
 HOST = "PUBSUB_EMULATOR_HOST"  # HOST:PORT; the SDKs read this variable
 JAR = "FSD_PUBSUB_JAR"
+# Quick to start, and light beside others: code that runs for a few minutes does not repay the optimising compiler's work.
+_LIGHT = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 _HOW = (
     "`gcloud components install pubsub-emulator` installs it (as a Linux package: google-cloud-cli-pubsub-emulator); "
     f"or set {JAR} to its cloud-pubsub-emulator-*-all.jar, or {HOST} to the HOST:PORT of a running one"
@@ -46,15 +49,22 @@ def check() -> None:
 
 def _component() -> Path | None:
     """The newest version in the Google Cloud CLI."""
-    if shutil.which("gcloud") is None:
+    gcloud = shutil.which("gcloud")
+    if gcloud is None:
         return None
-    asked = ["gcloud", "info", "--quiet", "--format=value(installation.sdk_root)"]
+    jars = _installation(gcloud).glob("platform/pubsub-emulator/lib/cloud-pubsub-emulator-*-all.jar")
+    return max(jars, key=lambda jar: [int(part) for part in jar.name.split("-")[3].split(".") if part.isdigit()], default=None)
+
+
+@functools.cache  # the Google Cloud CLI takes a second to say it
+def _installation(gcloud: str) -> Path:
+    """The folder of a Google Cloud CLI."""
+    asked = [gcloud, "info", "--quiet", "--format=value(installation.sdk_root)"]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=120, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.SubprocessError) as error:
         raise InputError(f"the Pub/Sub emulator: `gcloud info` failed ({error}): {_HOW}") from None
-    jars = Path(done.stdout.strip()).glob("platform/pubsub-emulator/lib/cloud-pubsub-emulator-*-all.jar")
-    return max(jars, key=lambda jar: [int(part) for part in jar.name.split("-")[3].split(".") if part.isdigit()], default=None)
+    return Path(done.stdout.strip())
 
 
 class PubSub(Server):
@@ -79,8 +89,9 @@ class PubSub(Server):
         return self._elsewhere or f"{self.host}:{self.port}"
 
     def command(self) -> Sequence[str]:
-        """The command line, the same as in Google's start script."""
-        return [*find(), f"--host={self.host}", f"--port={self.port}"]
+        """The command line of Google's start script, with flags for Java."""
+        java, *program = find()
+        return [java, *_LIGHT, *program, f"--host={self.host}", f"--port={self.port}"]
 
     def start(self) -> None:
         """Start the emulator, or check that the running one answers."""

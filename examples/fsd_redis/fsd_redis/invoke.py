@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from fsd_core.driver import Code, Failures, Resources
 from fsd_core.providers.environment import to_environment
-from fsd_core.providers.http_invoke import HttpInvoker, PostLaunch
+from fsd_core.providers.http_invoke import HttpInvoker, HttpLaunch
 from fsd_redis.client import classify
 from fsd_redis.settings import TOKEN, functions
 
@@ -15,7 +15,7 @@ APP, SECRET = "X-Fsd-App", "X-Fsd-Token"  # the headers of a launch: the app's `
 
 
 class RedisInvoker:
-    """Implements `fsd_core.driver.InvokeDriver`: the hosts take turns. Each function has an invoker of its own, which begins anywhere."""
+    """Implements `fsd_core.driver.InvokeDriver`: the hosts take turns. Each function has its own invoker, which begins with any host."""
 
     service = "the worker hosts"
 
@@ -26,8 +26,8 @@ class RedisInvoker:
         self._hosts = [HttpInvoker(f"{url}/launch", lambda: headers, self.limits, classify) for url in urls]
         self._turn = itertools.count(random.randrange(len(urls)))
 
-    def invoke(self, function: str, payload: bytes) -> PostLaunch:
-        """Send the payload to the next host, and return at once. A host that is full answers 429, which `PostLaunch.poll` returns."""
+    def invoke(self, function: str, payload: bytes) -> HttpLaunch:
+        """Send the payload to the next host, and return at once. A host that is full answers 429, which `HttpLaunch.poll` returns."""
         return self._hosts[next(self._turn) % len(self._hosts)].invoke(function, payload)
 
     def failures(self, take: Callable[[bytes], bool]) -> Failures:

@@ -42,9 +42,10 @@ class RedisProvisioner:
         with self._asking(app) as api:
             _check(api.info(), self._workers)
             had = self._read(api, app) or Resources(app, 0, 0)
-            names = texts(self._settings, ("memory_mb", "timeout_s", "concurrency", "lease_s", "region"))
+            names = texts(self._settings, ("memory_mb", "timeout_s", "concurrency", "lease_s"))
             bucket = f"{self._settings.bucket}-{app}" if self._settings.bucket else ""
             names |= {"url": self._url, "workers": ",".join(self._workers), "bucket": had.names.get("bucket", bucket)}
+            names["region"] = self._settings.region if names["bucket"] else ""
             if names["bucket"]:
                 from fsd_redis.bucket import make
 

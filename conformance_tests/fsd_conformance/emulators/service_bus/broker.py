@@ -24,7 +24,7 @@ BATCH_SLACK = 512  # bytes: azure-servicebus fills a batch up to the limit, then
 class Tier:
     """The limits of a tier: the largest message and batch in bytes, and credits per second (0: no throttle).
 
-    Source: Microsoft, "Service Bus quotas" (2026-11). In Premium a queue may have a limit of its own above 1 MB.
+    Source: Microsoft, "Service Bus quotas" (2026-11). In Premium a queue may have its own limit above 1 MB.
     """
 
     name: str

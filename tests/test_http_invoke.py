@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from fsd_core.driver import WORKER, Code, InvokeDriver, InvokeLimits, Refused
-from fsd_core.providers import http_invoke as posts
+from fsd_core.providers import http_invoke
 from fsd_core.providers.http_invoke import NONCE, HttpInvoker
 
 
@@ -125,7 +125,7 @@ def order(**what: object) -> bytes:
     return json.dumps(what).encode()
 
 
-def finished(launch: posts.PostLaunch) -> Code | None:
+def finished(launch: http_invoke.HttpLaunch) -> Code | None:
     assert launch.ended.wait(30)
     return launch.poll()
 
@@ -204,7 +204,7 @@ def test_what_was_never_sent_is_lost_but_nobody_died(make: Make) -> None:
 
 
 def test_an_answer_that_never_comes_ends_at_the_time_limit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(posts, "_LATE_S", 0.1)
+    monkeypatch.setattr(http_invoke, "_LATE_S", 0.1)
     invoker = make(timeout_s=0.2)
     assert finished(invoker.invoke(WORKER, order(wait=True))) is Code.DEADLINE
     (failure,) = invoker.failures(lambda _: True).taken
@@ -223,7 +223,7 @@ def test_where_the_front_end_cuts_answers_a_cut_says_nothing(make: Make) -> None
 
 def test_a_platform_may_know_better(make: Make) -> None:
     def code_of(status: int, text: str) -> Code | None:
-        return Code.THROTTLED if "no available instance" in text else posts.code_of(status, text)
+        return Code.THROTTLED if "no available instance" in text else http_invoke.code_of(status, text)
 
     invoker = make(code_of=code_of)
     assert finished(invoker.invoke(WORKER, order(status=500, text="there was no available instance"))) is Code.THROTTLED
@@ -258,7 +258,7 @@ def test_nothing_is_sent_that_is_over_a_limit(platform: Platform, make: Make) ->
 
 
 def test_many_at_once_and_no_more(platform: Platform, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(posts, "MAX_OPEN", 40)
+    monkeypatch.setattr(http_invoke, "MAX_OPEN", 40)
     invoker = make()
     with ThreadPoolExecutor(8) as pool:
         launches = list(pool.map(lambda n: invoker.invoke(WORKER, order(wait=True, n=n)), range(40)))
@@ -276,7 +276,7 @@ def test_many_at_once_and_no_more(platform: Platform, make: Make, monkeypatch: p
 
 
 def test_close_waits_for_an_answer_that_comes_soon(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(posts, "CLOSE_S", 60.0)
+    monkeypatch.setattr(http_invoke, "CLOSE_S", 60.0)
     invoker = make()
     launch = invoker.invoke(WORKER, order(sleep_s=0.3, status=503))
     invoker.close()
@@ -285,7 +285,7 @@ def test_close_waits_for_an_answer_that_comes_soon(make: Make, monkeypatch: pyte
 
 
 def test_close_hangs_up_on_one_that_does_not(platform: Platform, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(posts, "CLOSE_S", 0.2)
+    monkeypatch.setattr(http_invoke, "CLOSE_S", 0.2)
     invoker = make()
     launches = [invoker.invoke(WORKER, order(wait=True)) for _ in range(3)]
     began = time.monotonic()

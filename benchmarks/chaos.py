@@ -1,0 +1,124 @@
+"""Runs on this machine under faults that are drawn from a seed: every kind, every way to split, every channel.
+
+``python benchmarks/chaos.py --schedules 200 --seed 0`` prints how many answers were wrong, how many runs lasted past their deadline, how
+many ended with an error (with seed and reason), and the seconds that deaths cost. A wrong answer is one whose bits differ from those of the
+run without faults. An error is right where a worker hangs: only the stall limit notices that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fsd_core import Result, run
+from fsd_core.errors import RunFailed
+from fsd_core.model import radixnet
+from fsd_core.model.inputs import open_inputs
+
+SPLITS: tuple[dict[str, int], ...] = (
+    {"workers": 1},
+    {"tensor_parallel": 2},
+    {"tensor_parallel": 4},
+    {"pipeline_parallel": 3, "batch_size": 8},
+    {"pipeline_parallel": 2, "tensor_parallel": 2, "batch_size": 8},
+    {"data_parallel": 2, "tensor_parallel": 2, "batch_size": 8},
+)
+SERVICES = {"duplicate": 0.3, "reorder": 0.3, "reject": 0.1, "throttle": 0.1, "lost_reply": 0.03, "late": 0.2}
+LAYERS = 6
+DEADLINE_S = 120.0
+GRACE_S = 15.0  # after the deadline: to report, and to clean up
+
+
+def main() -> None:
+    """Draw the schedules, run them, print the summary."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--schedules", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0, help="of the first schedule; the others have the next numbers")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fsd-chaos-") as folder:
+        summary = Chaos(folder).run(range(arguments.seed, arguments.seed + arguments.schedules))
+    print("\n".join(summary))
+
+
+def schedule(seed: int) -> tuple[dict[str, int], str, str, str]:
+    """The split, channel, objective and faults of a seed."""
+    dice = random.Random(seed)
+    split, channel, objective = dice.choice(SPLITS), dice.choice(("queue", "object", "hybrid")), dice.choice(("cost", "latency"))
+    workers = split.get("workers", 1) * split.get("data_parallel", 1) * split.get("pipeline_parallel", 1) * split.get("tensor_parallel", 1)
+    ranks = dice.sample(range(workers), k=min(workers, dice.choice((0, 1, 1, 1, 2))))
+    faults = [f"{name}={rate * dice.random():.3f}" for name, rate in SERVICES.items() if dice.random() < 0.4]
+    if ranks:
+        faults.append("kill=" + "+".join(f"{rank}@{dice.randint(1, LAYERS + 1)}" for rank in ranks))
+    if dice.random() < 0.2:
+        faults.append(f"slow={dice.randrange(workers)}:{dice.uniform(1, 20):.1f}")
+    if dice.random() < 0.02:  # such a run ends at its stall limit, after about a minute
+        faults.append(f"hang={dice.randrange(workers)}@{dice.randint(1, LAYERS)}")
+    if dice.random() < 0.3:
+        faults.append(f"delay={dice.randint(1, 50)}ms")
+    return split, channel, objective, ",".join([*faults, f"seed={seed}"])
+
+
+class Chaos:
+    """The runs, all in one app below ``folder``."""
+
+    def __init__(self, folder: str) -> None:
+        self._options = {
+            "settings": {"root": f"{folder}/root", "lease_s": 2.0},
+            "home": folder,
+            "partition": "block",
+            "timeout": DEADLINE_S,
+        }
+        self._model, self._inputs = radixnet(1024, LAYERS), open_inputs("random:32:0.4:1", 1024)
+        self._undisturbed: dict[str, Result] = {}
+
+    def run(self, seeds: Sequence[int]) -> list[str]:
+        """Run the schedules. Returns the lines of the summary."""
+        wrong, hung, failed, lost = [], [], [], list[float]()
+        deaths = 0
+        for number, seed in enumerate(seeds):
+            split, channel, objective, faults = schedule(seed)
+            began = time.monotonic()
+            try:
+                result = self._start(split, channel=channel, objective=objective, faults=faults)
+            except RunFailed as error:
+                failed.append(f"  seed {seed} ({split}, {channel}, {objective}, {faults}): {error}")
+            else:
+                deaths += len(result.recovered)
+                lost += [each["seconds"] for each in result.recovered]
+                if not self._right(result, split):
+                    wrong.append(f"  seed {seed}: {split}, {channel}, {objective}, {faults}")
+            if time.monotonic() - began > DEADLINE_S + GRACE_S:
+                hung.append(f"  seed {seed}: {time.monotonic() - began:.0f} s")
+            if number % 20 == 19:
+                print(
+                    f"{number + 1} of {len(seeds)}: {len(wrong)} wrong, {len(hung)} hung, {len(failed)} failed, {deaths} deaths", flush=True
+                )
+        counts = f"{len(wrong)} wrong answers, {len(hung)} past the deadline"
+        lines = [f"{len(seeds)} schedules from seed {seeds[0]}, {deaths} deaths: {counts}"]
+        if lost:
+            median, most = statistics.median(lost), max(lost)
+            lines.append(f"from a report to where the rank was lost: median {median:.2f} s, at most {most:.2f} s")
+        for name, found in (("wrong", wrong), ("past the deadline", hung)):
+            lines += [f"{name}:", *found] if found else []
+        return [*lines, f"{len(failed)} ended with an error", *failed]
+
+    def _start(self, split: dict[str, int], **more: Any) -> Result:
+        return run(self._model, self._inputs, **(self._options | split | more))
+
+    def _right(self, result: Result, split: dict[str, int]) -> bool:
+        """Whether the output has the bits of the run without faults."""
+        if (name := repr(split)) not in self._undisturbed:
+            self._undisturbed[name] = self._start(split)
+        expected = self._undisturbed[name].output
+        return all(np.array_equal(getattr(result.output, part), getattr(expected, part)) for part in ("indptr", "indices", "data"))
+
+
+if __name__ == "__main__":
+    main()

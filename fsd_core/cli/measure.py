@@ -1,0 +1,94 @@
+"""``fsd measure``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from fsd_core.cli.options import Checked, Command, as_flags, check_provider, emulated, with_settings
+from fsd_core.cli.screen import Screen, Show, pairs
+from fsd_core.common.fields import number
+from fsd_core.config import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.table import Table
+
+    from fsd_core import Measurement, Progress
+
+__all__ = ["measure"]
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  fsd measure --provider aws --quick
+  fsd measure --provider aws --app mine --max-usd 0.20 --report latencies.html
+  fsd measure --provider aws --emulator --quick
+""",
+)
+@click.option("--quick", is_flag=True, help="Fewer samples, in about half a minute: they do not show the 99th percentile.")
+@click.option(
+    "--max-usd", type=Checked(number(0, 1e6, "USD")), default=0.5, help="What the measurement may cost by the tariff.  [default: 0.5]"
+)
+@click.option("--report", metavar="OUT.html", help="Write a page with the distributions. The page loads nothing from the network.")
+@with_settings("provider", "app", "emulator")
+def measure(screen: Screen, settings: Settings, quick: bool, max_usd: float, report: str | None) -> None:
+    """Measure what requests to the services of an app take.
+
+    Functions of the app publish, receive, acknowledge, put, get and list, start cold and warm, and compute; the command prints beforehand
+    what that asks for and costs at most. It keeps the figures as a table of latencies below FSD_HOME, where --latency, fsd plan and fsd run
+    use them in place of the table that comes with the provider (docs/latency.md). A table from an emulator is used only where its path is
+    given.
+    """
+    from fsd_core import measure as measure_app
+    from fsd_core import write_measurement
+    from fsd_core.measuring.shown import facts
+    from fsd_core.report.measured import check_page
+
+    check_provider(settings)
+    if report:
+        with as_flags("report"):
+            check_page(report)
+    with screen.progress() as show, emulated(settings, show, start=True) as settings, as_flags("max_usd"):
+        found = measure_app(settings.provider, settings.app, settings.table(), quick=quick, max_usd=max_usd, progress=_teller(screen, show))
+    if report:
+        write_measurement(found, report)
+    screen.answer(found.to_json() | {"report": report})
+    screen.print(_table(found), pairs("\nMeasured", [*facts(found), _used(found)]), *([f"Page: {report}"] if report else []))
+
+
+def _teller(screen: Screen, show: Show) -> Callable[[Progress], None]:
+    """Shows progress; what the measurement will ask for is a line that stays."""
+
+    def tell(step: Progress) -> None:
+        if step.phase == "ask":
+            screen.note(step.text)
+        else:
+            show(step.phase, step.done, step.total, step.text)
+
+    return tell
+
+
+def _table(found: Measurement) -> Table:
+    from rich.table import Table
+
+    from fsd_core.measuring.shown import figure
+
+    shown = Table(title=found.table.title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    shown.add_column("verb")
+    for name in ("samples", "p50 ms", "p90 ms", "p99 ms", "MB/s"):
+        shown.add_column(name, justify="right")
+    for row in found.rows:
+        figures = (row[name] for name in ("p50_ms", "p90_ms", "p99_ms", "mb_per_s"))
+        shown.add_row(row["verb"], str(row["n"]), *(figure(each) or "-" for each in figures))
+    return shown
+
+
+def _used(found: Measurement) -> tuple[str, str]:
+    if found.stand_in:
+        return "used", f"only where its path is given, because an emulator at {found.stand_in} was measured"
+    return "used", f"by fsd plan and --latency {found.provider}"

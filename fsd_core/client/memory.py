@@ -1,0 +1,44 @@
+"""What a run says of the memory of its workers: what was predicted, who streams, and what to do where it was too small."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fsd_core.client.work import Cut
+from fsd_core.driver import Code, InvokeLimits
+from fsd_core.errors import RunFailed
+
+__all__ = ["advise", "figures", "streaming"]
+
+
+def streaming(cut: Cut, replicas: int) -> tuple[int, str]:
+    """How many workers stream, because their weights are larger than the memory of a function; and a line about them, empty if none."""
+    count = replicas * sum(rank.streams for rank in cut.ranks)
+    if not count:
+        return 0, ""
+    times = -(-len(cut.samples) // replicas)
+    again = "once" if times == 1 else f"{times} times, once for each micro-batch"
+    whose = "1 worker streams its weights, which are" if count == 1 else f"{count} workers stream their weights, which are"
+    return count, f"{whose} larger than the memory of a function: read layer by layer, {again}"
+
+
+def figures(cut: Cut, limits: InvokeLimits, replicas: int, ranks: Sequence[dict[str, Any]], peak_bytes: int) -> dict[str, int]:
+    """The ``memory`` of a result. Puts into the record of each rank what was predicted for it."""
+    for record in ranks:
+        record["predicted_bytes"] = cut.ranks[record["rank"] % len(cut.ranks)].bytes
+    found = {"peak_bytes_max": peak_bytes, "predicted_bytes_max": cut.predicted_bytes, "streamed": streaming(cut, replicas)[0]}
+    return found if limits.memory_bytes is None else found | {"limit_bytes": limits.memory_bytes}
+
+
+def advise(error: BaseException, cut: Cut, provider: str) -> None:
+    """Add to the error of a run whose worker needed more memory than it has what was predicted, and what to do."""
+    if isinstance(error, RunFailed) and error.code is Code.TOO_LARGE and "memory" in error.message:
+        rank = (
+            cut.ranks[error.rank % len(cut.ranks)]
+            if error.rank is not None and error.rank >= 0
+            else max(cut.ranks, key=lambda each: each.bytes)
+        )
+        error.message += (
+            f"; {rank.bytes >> 20} MB were predicted: raise [{provider}] memory_mb, or use more workers or a smaller batch_size"
+        )

@@ -1,0 +1,100 @@
+"""The client's part of recovery: it alone starts the next incarnation of a rank that was lost."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from fsd_core.channel import INCARNATIONS, News, NewsList, RankIdentity
+from fsd_core.driver import Code, Provider, Resources
+from fsd_core.errors import FsdError, RunFailed
+from fsd_core.protocol.abort import tell_peers
+from fsd_core.protocol.runconfig import RunConfig
+from fsd_core.protocol.spawn import LaunchPayload, Spawner
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.store import Store
+
+__all__ = ["Restarts"]
+
+log = logging.getLogger(__name__)
+
+
+@attrs.define
+class _Restart:
+    lost: News
+    at: float  # when the client launched the next incarnation, in seconds since 1970
+
+
+class Restarts:
+    """The incarnations of one run beyond the first ones.
+
+    ``first``: a launch payload of the run, for any rank. ``tell`` sends a copy of an entry to the queues of all ranks.
+    """
+
+    def __init__(self, news: NewsList, spawner: Spawner, first: LaunchPayload, tell: Callable[[News], None]) -> None:
+        self._news = news
+        self._spawner = spawner
+        self._first = first
+        self._tell = tell
+        self._newest: dict[int, int] = {}
+        self._restarts: list[_Restart] = []
+
+    def look(self, answered: bool) -> None:
+        """Read the news, and start the next incarnation of each rank that was lost.
+
+        Raises `RunFailed` with the reason of a death if the rank has no incarnation left, or if the run has ``answered``: then no rank has
+        anything to do that is worth a new function.
+        """
+        for news in self._news.read():
+            if news.kind == "lost" and news.incarnation == self._newest.get(news.rank, 0):
+                if answered or news.newest >= INCARNATIONS:
+                    times = f" ({INCARNATIONS} functions of this rank were lost)" if news.newest >= INCARNATIONS else ""
+                    raise RunFailed(Code.UNAVAILABLE, news.reason + times, rank=news.rank, layer=news.layer)
+                self._restart(news)
+
+    def _restart(self, news: News) -> None:
+        log.warning("rank %d was lost in layer %s (%s): starts its incarnation %d", news.rank, news.layer, news.reason, news.newest)
+        self._newest[news.rank] = news.newest
+        self._restarts.append(_Restart(news, time.time()))
+        self._spawner.start([attrs.evolve(self._first, rank=news.rank, incarnation=news.newest)])
+        try:
+            self._tell(news)
+        except FsdError as error:  # the ranks hear of it when the new incarnation says hello
+            log.warning("the ranks could not be informed: %s", error)
+
+    @staticmethod
+    def of(first: LaunchPayload, config: RunConfig, provider: Provider, resources: Resources, store: Store, spawner: Spawner) -> Restarts:
+        """Those of a run, whose objects ``store`` reads."""
+
+        def tell(news: News) -> None:
+            if config.queued:
+                me = RankIdentity(first.run, first.epoch, -1, config.workers, first.deadline)
+                tell_peers(provider, resources, first.slot, me, [news], store.retry)
+
+        return Restarts(NewsList(store, RunKeys(first.run)), spawner, first, tell)
+
+    def left_over(self, missing: Collection[int]) -> RunFailed | None:
+        """What ends a new incarnation that is still at work although the answer is complete. ``missing``: the ranks without a record."""
+        late = self.ranks.intersection(missing)
+        reason = "it was started again, and is not needed any more"
+        return RunFailed(Code.UNAVAILABLE, reason, rank=min(late)) if late else None
+
+    @property
+    def ranks(self) -> set[int]:
+        """The ranks that were lost."""
+        return set(self._newest)
+
+    def recovered(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Each loss, in the order of the reports, as ``fsd run --json`` shows it. ``records``: those of the workers."""
+        behind = {(record["rank"], record.get("incarnation", 0)): record.get("behind_s", 0.0) for record in records}
+        found = []
+        for number, each in enumerate(self._restarts):
+            lost = each.lost
+            again = next((later.at for later in self._restarts[number + 1 :] if later.lost.rank == lost.rank), time.time())
+            seconds = behind.get((lost.rank, lost.newest), 0.0) or again - each.at  # the latter if the next incarnation left no record
+            found.append({"rank": lost.rank, "layer": lost.layer, "seconds": round(seconds, 3), "reason": lost.reason})
+        return found

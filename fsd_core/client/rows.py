@@ -1,0 +1,208 @@
+"""`Rows`: the work of this project's own engine. The parts share the rows of the layers as a `Partition` says."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from fsd_core.client.result import Result
+from fsd_core.client.work import Pieces
+from fsd_core.codec import CODEC, decode, encode
+from fsd_core.driver import InvokeLimits
+from fsd_core.kernel import Block
+from fsd_core.partition import ExchangePlan, Parallel, Partition, find_partition
+from fsd_core.plan.batches import Batches, cut, plan_batches
+from fsd_core.plan.memory import RankSizes, layer_sizes
+from fsd_core.protocol import shard
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from fsd_core.model import Model
+
+__all__ = ["Rows", "inputs", "rows_work", "shards"]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Rows:
+    """The work on a `Model`; see `fsd_core.client.work.Work`.
+
+    ``rows``: the samples, scipy CSR float32 (samples, inputs). ``partition``: of one replica. ``wanted``: the micro-batches of a replica
+    if the caller gave no ``batch_size``.
+    """
+
+    engine: ClassVar = "rows"
+    result: ClassVar = Result
+    model: Model
+    rows: csr_matrix
+    parallel: Parallel
+    partition: Partition
+    label: str
+    batch_size: int | None
+    wanted: int
+    stage_s: float
+    live: NDArray[np.float64] | None  # the share of the samples that are live before each layer, if a sample was computed
+
+    @property
+    def digest(self) -> str:
+        """The digest of the model."""
+        return self.model.digest
+
+    @property
+    def samples(self) -> int:
+        """The number of samples."""
+        return int(self.rows.shape[0])
+
+    @property
+    def neurons(self) -> int:
+        """The neurons of the largest layer."""
+        return self.model.neurons
+
+    @property
+    def layers(self) -> int:
+        """The number of layers."""
+        return len(self.model.layers)
+
+    @property
+    def last(self) -> list[int]:
+        """The parts that own rows of the last layer."""
+        found: list[int] = np.unique(self.partition.owners[-1]).tolist()
+        return found
+
+    @cached_property
+    def plan(self) -> ExchangePlan:
+        """Which rows travel between which parts."""
+        return ExchangePlan(self.model, self.partition)
+
+    def batches(self, limits: InvokeLimits, provider: str) -> Batches:
+        """Cut the samples into micro-batches that fit a function."""
+        return cut(self._sizes, self.samples, self.batch_size, self.parallel, self.wanted, limits, provider)
+
+    @cached_property
+    def _sizes(self) -> list[RankSizes]:
+        return layer_sizes(self.model, self.partition, self.plan, self.live)
+
+    def shards(self) -> Pieces:
+        """One shard for each part."""
+        return shards(self.model, self.partition, self.plan)
+
+    def inputs(self, batches: Sequence[int]) -> tuple[Pieces, list[list[int | None]]]:
+        """The input rows that each part needs."""
+        return inputs(self.rows, batches, self.model, self.partition, self.plan)
+
+    @cached_property
+    def _written(self) -> list[Any]:
+        """The rows of the output that each of ``last`` writes."""
+        return [np.flatnonzero(self.partition.owners[-1] == part) for part in self.last]
+
+    def slice(self, data: bytes, writer: int, samples: int) -> Block:
+        """The rows that a part wrote."""
+        return decode(data, len(self._written[writer]), samples)
+
+    def assemble(self, slices: Sequence[Sequence[Block]], batches: Sequence[int], progress: Callable[[int, int], None]) -> csr_matrix:
+        """The output, scipy CSR float32 (samples, outputs)."""
+        from scipy.sparse import csr_matrix, vstack
+
+        outputs, last = [], self.model.layers[-1]
+        for batch, count in enumerate(batches):
+            outputs.append(_assemble(slices[batch], self._written, (count, last.outputs), last.activation))
+            progress(batch + 1, len(batches))
+        return csr_matrix(vstack(outputs, "csr")) if len(outputs) > 1 else outputs[0]
+
+
+def rows_work(
+    model: Model,
+    rows: csr_matrix,
+    parallel: Parallel,
+    batch_size: int | None,
+    partition: str | os.PathLike[str] | Partition,
+    seed: int,
+    home: Path,
+    progress: Callable[[int, int], None],
+) -> Rows:
+    """The work of a `Model` on samples, with the partition that is given, kept below ``home``, or computed here.
+
+    ``progress`` is called with the layers that are partitioned and all of them. Raises `InputError` if the model cannot be split so.
+    """
+    wanted, costs = plan_batches(model, rows, batch_size, parallel)
+    parts, label = find_partition(partition, model, parallel.parts, seed, home, progress, stages=parallel.pipeline, costs=costs)
+    stage_s = costs.stage_work_s(parts.starts, parts.tensor) if costs else 0.0
+    return Rows(
+        model=model,
+        rows=rows,
+        parallel=parallel,
+        partition=parts,
+        label=label,
+        batch_size=batch_size,
+        wanted=wanted,
+        stage_s=stage_s,
+        live=costs.live if costs else None,
+    )
+
+
+def shards(model: Model, partition: Partition, plan: ExchangePlan) -> Pieces:
+    """One shard for each rank of a replica."""
+    digest = _digest(shard.FORMAT, model.digest, partition.digest)
+    return Pieces(digest, partition.workers, lambda rank: shard.build(model, partition, plan, rank))
+
+
+def inputs(
+    samples: Any, batches: Sequence[int], model: Model, partition: Partition, plan: ExchangePlan
+) -> tuple[Pieces, list[list[int | None]]]:
+    """The input rows that each rank of a replica needs: one object for each batch and rank, and their numbers by batch and rank.
+
+    The number of a rank that needs no input is `None`. ``samples``: scipy CSR (samples, inputs) float32. ``batches``: the number of samples
+    of each batch.
+    """
+    hashed = hashlib.sha256(repr(samples.shape).encode())
+    for array in (samples.indptr.astype(np.int64), samples.indices.astype(np.int32), samples.data):
+        hashed.update(np.ascontiguousarray(array).data)
+    digest = _digest(f"fsd-inputs-{CODEC}-1", hashed.hexdigest(), model.digest, partition.digest, *map(str, batches))
+    starts = np.concatenate([[0], np.cumsum(batches)])
+    readers = [rank for rank in range(partition.workers) if len(plan.inputs(rank))]
+    rows = cache(lambda: samples.T.tocsr())  # (inputs, samples); only made if something has to be staged
+
+    def build(number: int) -> bytes:
+        batch, rank = number // len(readers), readers[number % len(readers)]
+        part = rows()[plan.inputs(rank)][:, starts[batch] : starts[batch + 1]]
+        values = np.zeros((part.shape[0], 1 + part.shape[1]), np.float32)
+        values[:, 1:] = part.toarray()
+        return encode(Block(values, np.arange(part.shape[1], dtype=np.int32), part.shape[1]))
+
+    found: list[list[int | None]] = [[None] * partition.workers for _ in batches]
+    for number in range(len(batches) * len(readers)):
+        found[number // len(readers)][readers[number % len(readers)]] = number
+    return Pieces(digest, len(batches) * len(readers), build), found
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _assemble(blocks: Sequence[Block], rows: list[Any], shape: tuple[int, int], activation: str) -> csr_matrix:
+    """One batch's output from each part's block of its rows: float32 (samples, outputs)."""
+    from scipy.sparse import coo_matrix, csr_matrix
+
+    if activation == "softmax":
+        from fsd_core.model.activation import softmax
+
+        dense = np.empty(shape, np.float32)
+        for block, own in zip(blocks, rows, strict=True):
+            dense[:, own] = block.dense().T
+        return csr_matrix(softmax(dense))
+    samples, neurons, values = [], [], []
+    for block, own in zip(blocks, rows, strict=True):
+        part, live = (block.dense(), np.arange(block.samples)) if block.values[:, 0].any() else (block.values[:, 1:], block.live)
+        row, column = np.nonzero(part)
+        samples.append(live[column])
+        neurons.append(own[row])
+        values.append(part[row, column])
+    return coo_matrix((np.concatenate(values), (np.concatenate(samples), np.concatenate(neurons))), shape).tocsr()

@@ -1,0 +1,222 @@
+"""`Stages`: the work of the engine onnx. Each part is a stage of an ONNX model, which ONNX Runtime computes in a worker."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+import numpy as np
+
+from fsd_core.client.result import Result
+from fsd_core.client.tensors import TensorResult, Tensors, fitted
+from fsd_core.client.work import Pieces
+from fsd_core.codec import decode_tensors, encode_tensors
+from fsd_core.codec.named import DTYPES, FORM
+from fsd_core.driver import InvokeLimits
+from fsd_core.errors import InputError
+from fsd_core.partition import Parallel, parallel
+from fsd_core.partition.graph_stages import GraphStage, graph_stages
+from fsd_core.partition.stages import DENSE_SHARE, FILL, PAYS_S, WORK_S
+from fsd_core.plan.batches import sizes as cut_samples
+from fsd_core.plan.memory import RankMemory
+from fsd_core.protocol.stage_shard import CHUNK_BYTES, FORMAT, READS, build_stage
+
+if TYPE_CHECKING:
+    from fsd_core.graph import Graph
+
+__all__ = ["StageBatches", "Stages", "stages_work"]
+
+RUNTIME_BYTES = 48 << 20  # memory of a worker for ONNX Runtime itself
+NODE_BYTES = 16 << 10  # of a session for each node: its own form of the graph
+ENCODED = 2  # what crosses, and its encoded form, are in memory at the same time
+
+
+@attrs.frozen
+class StageBatches:
+    """How the samples are cut; see `fsd_core.client.work.Cut`."""
+
+    samples: list[int]
+    ranks: list[RankMemory]  # ``keep``: a worker has the memory to hold its weights a second time, in a form that multiplies faster
+
+    @property
+    def predicted_bytes(self) -> int:
+        """The predicted peak memory of the worker that needs most."""
+        return max(rank.bytes for rank in self.ranks)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Stages:
+    """The work on an ONNX model; see `fsd_core.client.work.Work`. ``tensors``: its inputs by name.
+
+    `Graph.no_batch` says why the model has no batch axis; `None`: axis 0 of each input and output is for samples.
+    """
+
+    engine: ClassVar = "onnx"
+    result: ClassVar[type[Result]] = TensorResult
+    graph: Graph
+    tensors: Tensors
+    stages: list[GraphStage]
+    parallel: Parallel
+    batch_size: int | None
+
+    @property
+    def digest(self) -> str:
+        """The digest of the model."""
+        return self.graph.digest
+
+    @property
+    def label(self) -> str:
+        """A stage has whole nodes: no partition divides them."""
+        return "stages"
+
+    @property
+    def samples(self) -> int:
+        """The number of samples; 1 without a batch axis."""
+        return 1 if self.graph.no_batch is not None else len(next(iter(self.tensors.values())))
+
+    @property
+    def neurons(self) -> int:
+        """The values of the largest tensor of a sample."""
+        return max((math.prod(each.shape) for each in self.graph.trial.tensors.values()), default=1) or 1
+
+    @property
+    def layers(self) -> int:
+        """The number of stages."""
+        return len(self.stages)
+
+    @property
+    def last(self) -> list[int]:
+        """The parts that make outputs of the model."""
+        return [part for part, stage in enumerate(self.stages) if stage.outputs]
+
+    @cached_property
+    def _sample_s(self) -> float:
+        """The estimated seconds in which the largest stage computes one sample."""
+        return max(stage.multiply_adds for stage in self.stages) * DENSE_SHARE / WORK_S
+
+    @property
+    def stage_s(self) -> float:
+        """The estimated seconds in which the largest stage computes a micro-batch."""
+        return self._sample_s * max(self.sizes())
+
+    def sizes(self) -> list[int]:
+        """The samples of each micro-batch, whatever the memory. More of them pay where stages work at the same time for long enough."""
+        wanted = min(FILL * self.layers, self._sample_s * self.samples / self.parallel.data / PAYS_S) if self.layers > 1 else 1
+        return cut_samples(self.samples, self.batch_size, self.parallel, max(1, int(wanted)))
+
+    def batches(self, limits: InvokeLimits, provider: str) -> StageBatches:
+        """Cut the samples into micro-batches that fit a function."""
+        found, memory = self.sizes(), limits.memory_bytes
+        if memory is not None:
+            while max(self._bytes(max(found), limits, prepack=False)) > memory and max(found) > 1:
+                found = cut_samples(self.samples, -(-max(found) // 2), self.parallel)
+        needed = max(self._bytes(max(found), limits, prepack=False))
+        if memory is not None and needed > memory:
+            over = -((memory - needed) >> 20)
+            raise InputError(
+                f"[{provider}] memory_mb = {memory >> 20}: the largest of {self.layers} stages needs {needed >> 20} MB with one sample, "
+                f"{over} MB more than a function has: expected more stages (pipeline_parallel), or more memory"
+            )
+        keep = memory is None or max(self._bytes(max(found), limits, prepack=True)) <= memory
+        return StageBatches(found, [RankMemory(each, keep) for each in self._bytes(max(found), limits, prepack=keep)])
+
+    def _bytes(self, samples: int, limits: InvokeLimits, *, prepack: bool) -> list[int]:
+        """The predicted memory of each stage for a micro-batch of so many samples."""
+        found = []
+        for stage in self.stages:
+            tensors = (stage.live_bytes + ENCODED * (stage.received_bytes + stage.sent_bytes)) * samples
+            reading = min(READS * CHUNK_BYTES, stage.weight_bytes)
+            own = stage.weight_bytes * (2 if prepack else 1) + max(tensors, reading) + NODE_BYTES * len(stage.own)
+            found.append(limits.process_bytes + RUNTIME_BYTES + own)
+        return found
+
+    def shards(self) -> Pieces:
+        """One shard for each stage."""
+        places = [stage.own[0] for stage in self.stages]
+        hashed = [FORMAT, self.digest, *map(repr, places), repr([stage.own for stage in self.stages])]
+        return Pieces(_digest(*hashed), self.layers, self._shard)
+
+    def _shard(self, part: int) -> bytes:
+        from fsd_core.graph.submodel import submodel
+
+        stage, number = self.stages[part], part + 1
+        sends = {other: each.receives[number] for other, each in enumerate(self.stages, 1) if number in each.receives}
+        received = [name for names in stage.receives.values() for name in names]
+        given = list(dict.fromkeys([*stage.outputs, *(name for names in sends.values() for name in names)]))
+        model, weights = submodel(self.graph, stage.own, [*stage.inputs, *received], given)
+        return build_stage(number, model, weights, stage.inputs, stage.outputs, stage.receives, sends)
+
+    def inputs(self, batches: Sequence[int]) -> tuple[Pieces, list[list[int | None]]]:
+        """The inputs that each stage reads."""
+        readers = [part for part, stage in enumerate(self.stages) if stage.inputs]
+        hashed = [f"fsd-tensors-{FORM}", self.digest, repr([stage.inputs for stage in self.stages]), *map(str, batches)]
+        for name, array in self.tensors.items():
+            hashed += [name, array.dtype.name, repr(array.shape), hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()]
+        starts = np.concatenate([[0], np.cumsum(batches)])
+
+        def build(number: int) -> bytes:
+            batch, part = number // len(readers), readers[number % len(readers)]
+            start, end = starts[batch], starts[batch + 1]
+            read = {name: self.tensors[name] for name in self.stages[part].inputs}
+            return encode_tensors(read if self.graph.no_batch is not None else {name: array[start:end] for name, array in read.items()})
+
+        found: list[list[int | None]] = [[None] * self.layers for _ in batches]
+        for number in range(len(batches) * len(readers)):
+            found[number // len(readers)][readers[number % len(readers)]] = number
+        return Pieces(_digest(*hashed), len(batches) * len(readers), build), found
+
+    def slice(self, data: bytes, writer: int, samples: int) -> Tensors:
+        """The outputs that a stage wrote."""
+        return decode_tensors(data, self.stages[self.last[writer]].outputs)
+
+    def assemble(self, slices: Sequence[Sequence[Tensors]], batches: Sequence[int], progress: Callable[[int, int], None]) -> Tensors:
+        """The outputs of the model by name, in its order."""
+        found: list[Tensors] = []
+        for batch, parts in enumerate(slices):
+            found.append({name: array for part in parts for name, array in part.items()})
+            progress(batch + 1, len(batches))
+        names = [each.name for each in self.graph.outputs]
+        return {name: np.concatenate([each[name] for each in found]) if len(found) > 1 else found[0][name] for name in names}
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def stages_work(graph: Graph, tensors: Tensors, workers: Any, data: Any, pipeline: Any, tensor: Any, batch_size: int | None) -> Stages:
+    """The work of an ONNX model on inputs by name. The numbers are those of `parallel`; without any, the run has one worker.
+
+    Runs the model on this machine for the first two samples. Raises `InputError` if an input does not fit, if the model cannot compute the
+    first sample, and if it cannot be split so.
+    """
+    if tensor not in (None, 1):
+        raise InputError(
+            f"tensor_parallel {tensor}: ONNX Runtime computes whole nodes: expected 1; pipeline_parallel cuts the model into stages"
+        )
+    given = fitted(graph, tensors)
+    graph = attrs.evolve(graph, given=given)
+    trial = graph.trial
+    if trial.failed is not None:
+        raise InputError(f"{graph.path}: ONNX Runtime does not compute the first sample of the input: {trial.failed}")
+    for each in graph.outputs:
+        if each.name not in trial.tensors or trial.tensors[each.name].dtype not in DTYPES:
+            raise InputError(f"{graph.path}: output {each.name!r} is no tensor of numbers: expected one of {', '.join(DTYPES)}")
+    if graph.no_batch is None and trial.no_batch is not None:
+        graph = attrs.evolve(graph, no_batch=trial.no_batch)  # its trial is one of all samples together
+    if graph.no_batch is not None:
+        for name, number in (("data_parallel", data), ("batch_size", batch_size)):
+            if number not in (None, 1):
+                raise InputError(f"{name} {number}: the samples of {graph.path} cannot be computed apart: {graph.no_batch}: expected 1")
+        data = 1
+    shape = parallel(workers, data, pipeline, 1)
+    return Stages(
+        graph=graph,
+        tensors=given,
+        stages=graph_stages(graph, shape.pipeline),
+        parallel=shape,
+        batch_size=batch_size,
+    )

@@ -1,0 +1,236 @@
+"""`measure`: measures the services of an app from its functions, and keeps what it found as a table of latencies."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from fsd_core.client.apps import place, reported
+from fsd_core.client.job import Progress
+from fsd_core.client.result import warn
+from fsd_core.common import arguments, interrupt
+from fsd_core.cost import Tariff, Usage, bill, default_tariff
+from fsd_core.cost import load as load_tariff
+from fsd_core.errors import InputError, RunFailed
+from fsd_core.latency import VERBS, Table, shipped_table
+from fsd_core.latency.fit import extra, fitted, rate
+from fsd_core.latency.named import measured_file
+from fsd_core.latency.table import Link, Measured
+from fsd_core.latency.writing import write
+from fsd_core.measuring.asking import FULL, QUICK, Estimate
+from fsd_core.measuring.session import Found, Session
+from fsd_core.protocol.measuring import LARGE_BYTES, SMALL_BYTES, STREAM_BYTES
+from fsd_core.worker.measuring import kernel_rate
+
+__all__ = ["Measurement", "measure"]
+
+SLOTS = 4  # of an app that a measurement makes
+RANKS = 2  # a function that measures, and the client
+NEEDED = ("publish", "deliver", "ack", "put", "get", "list")  # without these a table is of little use
+KERNEL_S = 0.3  # to measure the kernel on this machine
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Measurement:
+    """What `measure` found.
+
+    - ``provider``, ``app``, ``region``: where. ``stand_in``: host and port of the emulator; `None`: the services themselves.
+    - ``table``: the figures, as the file holds them; ``file``: its path.
+    - ``samples``: all measured times in milliseconds, by verb. ``received``: how many messages each receive of a burst brought.
+    - ``usd``: what it cost by the tariff ``tariff``; `None` without a tariff. ``usd_estimate``: what was estimated before.
+    - ``seconds``: how long it took.
+    """
+
+    provider: str
+    app: str
+    region: str
+    stand_in: str | None
+    quick: bool
+    table: Table
+    file: Path
+    samples: Mapping[str, Sequence[float]] = attrs.field(repr=False)
+    received: Sequence[int] = attrs.field(repr=False)
+    tariff: str
+    usd: float | None
+    usd_estimate: float | None
+    seconds: float
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What was measured, in the order of the table: verb, n (samples), p50_ms, p90_ms, p99_ms, mb_per_s; `None`: not measured."""
+        found: list[dict[str, Any]] = []
+        for verb, row in self.table.rows.items():
+            if verb in self.samples:
+                figures = {"p50_ms": row.p50_ms, "p90_ms": row.p90_ms, "p99_ms": row.p99_ms, "mb_per_s": row.mb_per_s}
+                found.append({"verb": verb, "n": len(self.samples[verb]), **figures})
+        for side, link in self.table.links.items():
+            if link.kind == "measured" and link.as_of == self.table.as_of:
+                found.append({"verb": side, "n": 1, "p50_ms": None, "p90_ms": None, "p99_ms": None, "mb_per_s": link.mb_per_s})
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """The measurement as values that JSON can hold, without the samples."""
+        names = ("provider", "app", "region", "stand_in", "quick", "tariff", "usd", "usd_estimate", "seconds")
+        assert self.table.measured is not None
+        more = {name: value for name, value in attrs.asdict(self.table.measured).items() if name not in ("provider", "region", "emulator")}
+        return {**{name: getattr(self, name) for name in names}, **more, "rows": self.rows, "file": str(self.file)}
+
+
+@interrupt.heard()
+def measure(
+    provider: str = "local",
+    app: str = "fsd",
+    settings: Mapping[str, object] | None = None,
+    *,
+    quick: bool = False,
+    max_usd: float = 0.5,
+    progress: Callable[[Progress], None] | None = None,
+) -> Measurement:
+    """Measure the services of an app from its functions, and keep the figures as a table of latencies, as ``fsd measure`` does.
+
+    - ``provider``, ``app``, ``settings``: those of `run`. If the app does not exist, `measure` makes it, as `run` does.
+    - ``quick``: fewer samples, in about half a minute: they do not show the 99th percentile.
+    - ``max_usd``: what the measurement may cost by the tariff of the provider, at least 0. Default: 0.5.
+    - ``progress``: called with a `Progress` of the phases ask (its ``text`` says what the measurement will request and cost), provision and
+      measure.
+
+    The table is kept at ``$FSD_HOME/measured/PROVIDER-REGION.toml``. There ``--latency``, `make_plan` and `run` find it and use it in place
+    of the table that comes with the provider. On an emulator the name ends in ``-emulator``, and the table is used only where its path is
+    given. A measurement holds a slot of the app, as a run does; at its end, also after an interrupt, it gives the slot back and removes
+    its objects.
+
+    Returns a `Measurement`. Raises `InputError` before anything starts if an argument is wrong or the estimate is above ``max_usd``, and
+    `RunFailed` or `DriverError` if a function or a service fails.
+    """
+    began = time.monotonic()
+    quick = arguments.yes_or_no("quick", quick)
+    most = arguments.number("max_usd", max_usd, "a number of USD of at least 0", lambda value: value >= 0)
+    report = arguments.callback("progress", progress) or (lambda step: None)
+    chosen, provisioner = place(provider, app, settings)
+    outline = getattr(chosen, "outline", lambda table: None)(settings or {})  # a provider need not have it
+    tariff = load_tariff(priced) if (priced := default_tariff(provider)) is not None else None
+    ask, emulator = QUICK if quick else FULL, chosen.stand_in()
+    estimate = ask.estimate(outline, tariff)
+    if estimate.usd is not None and estimate.usd > most:
+        raise InputError(_too_dear(most, estimate, None if quick else QUICK.estimate(outline, tariff)))
+    report(Progress("ask", 0, 0, estimate.words(provider, emulator)))
+    with reported(progress):
+        existing = provisioner.find(app)
+        ranks, slots = (max(RANKS, existing.ranks), existing.slots) if existing else (RANKS, SLOTS)
+        resources = provisioner.ensure(app, ranks, slots)
+    try:
+        found = Session(chosen, resources, ask, lambda done, total, text: report(Progress("measure", done, total, text))).execute()
+    except RunFailed as error:
+        if advice := chosen.advice(error.message):
+            error.message += f"; {advice}"
+        raise
+    if lost := [verb for verb in NEEDED if not found.samples.get(verb)]:
+        warn(f"the time of {ask.limit_s:g} s was over before there were samples of {', '.join(lost)}: the table has none")
+    region = resources.names.get("region", "") or "here"
+    table = _table(provider, region, emulator, found, kernel_rate(KERNEL_S)[1])
+    file = measured_file(provider, region, emulator=emulator is not None)
+    write(table, file)
+    return Measurement(
+        provider=provider,
+        app=app,
+        region=region,
+        stand_in=emulator,
+        quick=quick,
+        table=table,
+        file=file,
+        samples=_by_verb(found.samples),
+        received=found.received,
+        tariff=estimate.tariff,
+        usd=_bill(found, tariff, estimate),
+        usd_estimate=estimate.usd,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _too_dear(most: float, estimate: Estimate, quick: Estimate | None) -> str:
+    usd = estimate.usd or 0.0
+    enough = math.ceil(usd * 1e4) / 1e4
+    line = f"max_usd {most:g}: the measurement may cost {usd:.4f} USD by the tariff {estimate.tariff}: expected at least {enough:g}"
+    if quick is not None and quick.usd is not None and quick.usd <= most:
+        line += f", or a quick measurement, which may cost {quick.usd:.4f} USD"
+    return line
+
+
+def _by_verb(samples: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
+    """The samples of each verb: small objects alone for put and get, and for connect what first requests took longer."""
+    found = {verb: samples[verb] for verb in VERBS if samples.get(verb)}
+    if samples.get("get_first") and samples.get("get"):
+        longer = extra(samples["get_first"], samples["get"])
+        if any(longer):
+            found["connect"] = longer
+    return {verb: found[verb] for verb in VERBS if verb in found}
+
+
+def _table(provider: str, region: str, emulator: str | None, found: Found, own_rate: float) -> Table:
+    today = datetime.date.today().isoformat()
+    where = f"fsd measure, an emulator at {emulator}" if emulator else "fsd measure"
+    texts: dict[str, Any] = {"as_of": today, "region": region}
+    rows = {}
+    for verb, times in _by_verb(found.samples).items():
+        large = found.samples.get(f"{verb}_large")
+        speed = rate(times, large, LARGE_BYTES - SMALL_BYTES) if large else None
+        rows[verb] = fitted(times, mb_per_s=speed, source=f"{where}, {_how(verb)}", **texts)
+    links = {
+        side: Link(
+            mb_per_s=float(f"{value:.4g}"),
+            confidence="low",
+            source=f"{where}, objects of {STREAM_BYTES / 1e6:g} MB, several at once",
+            **texts,
+        )
+        for side, value in found.rates.items()
+    }
+    shipped = None if emulator else shipped_table(provider)
+    if shipped is not None:  # a verb without a row would take no time
+        rows = {verb: rows.get(verb) or shipped.rows[verb] for verb in VERBS if verb in rows or verb in shipped.rows}
+        links = {**shipped.links, **links}
+    return Table(
+        name=provider,
+        title=f"{provider} ({region}), measured by fsd{' on an emulator' if emulator else ''}",
+        as_of=today,
+        hour_share=shipped.hour_share if shipped else 0.0,  # a measurement of some minutes shows neither
+        function_share=shipped.function_share if shipped else 0.0,
+        rows=rows,
+        links=links,
+        measured=Measured(
+            provider=provider,
+            region=region,
+            emulator=emulator or "",
+            memory_mb=found.memory_mb,
+            receive_messages=_rounded(sum(found.received) / len(found.received)) if found.received else None,
+            clock_offset_ms=_rounded(found.offset_ms),
+            clock_error_ms=_rounded(found.offset_error_ms),
+            weights_per_s=_rounded(found.kernel[0]) if found.kernel else None,
+            speed=_rounded(found.kernel[1] / own_rate) if found.kernel else None,
+        ),
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    """Four digits, which is more than a measurement gives."""
+    return None if value is None else float(f"{value:.4g}")
+
+
+def _how(verb: str) -> str:
+    """Who measured a verb."""
+    if verb.startswith("start"):
+        return "from the client's clock to the function's, corrected by their offset"
+    return "by the client" if verb == "invoke" else "by a function"
+
+
+def _bill(found: Found, tariff: Tariff | None, estimate: Estimate) -> float | None:
+    if tariff is None:
+        return None
+    stored = found.meter["object_bytes_written"] * max(found.lasts, default=0.0)
+    lasts = tuple((seconds, 0.0) for seconds in found.lasts)
+    return bill(Usage({**found.meter, "stored_byte_seconds": stored}, lasts, 0.0, estimate.usage.memory_mb), tariff).total_usd

@@ -1,0 +1,34 @@
+"""What a screen and a page show of a measurement."""
+
+from __future__ import annotations
+
+from fsd_core.measuring.asking import BURST
+from fsd_core.measuring.making import Measurement
+
+__all__ = ["facts", "figure"]
+
+
+def figure(value: float | None) -> str:
+    """Milliseconds or MB/s; empty if there is no figure."""
+    return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def facts(found: Measurement) -> list[tuple[str, str]]:
+    """Names and values: what was measured beside the rows, the cost, the time."""
+    measured = found.table.measured
+    assert measured is not None
+    shown = []
+    if measured.memory_mb is not None:
+        shown.append(("memory of a function", f"{measured.memory_mb:.0f} MB"))
+    if measured.weights_per_s is not None:
+        core = f"; a core is {measured.speed:.2f} times as fast as one of the client" if measured.speed else ""
+        shown.append(("kernel of a function", f"{measured.weights_per_s / 1e6:,.0f} million weights times samples a second{core}"))
+    if measured.clock_offset_ms is not None:
+        shown.append(("clock of a function", f"{measured.clock_offset_ms:+.1f} ms, within {measured.clock_error_ms or 0:.1f} ms"))
+    if measured.receive_messages is not None:
+        shown.append(("messages of a receive", f"{measured.receive_messages:.1f} at the mean, of bursts of {BURST}"))
+    cost = "no tariff is known"
+    if found.usd is not None:
+        cost = f"{found.usd:.4f} USD by the tariff {found.tariff}, estimated {found.usd_estimate:.4f}"
+        cost += "; the emulator bills nothing" if found.stand_in else ""
+    return [*shown, ("cost", cost), ("took", f"{found.seconds:.1f} s"), ("table", str(found.file))]

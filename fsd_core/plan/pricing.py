@@ -1,0 +1,86 @@
+"""`priced`: the candidates of a workload at some providers, computed once and then read from ``$FSD_HOME/plans``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from fsd_core.kernel import compiled
+from fsd_core.model import Model
+from fsd_core.partition import Parallel
+from fsd_core.plan.choose import Candidate, Wishes, compare
+from fsd_core.plan.facts import learn
+from fsd_core.plan.kept import digest, input_digest, remembered
+from fsd_core.plan.predict import Prediction
+from fsd_core.plan.ways import Given, Place
+from fsd_core.versions import versions
+
+__all__ = ["Priced", "place_words", "prediction_of", "priced", "workload_digest"]
+
+
+@attrs.frozen(eq=False)
+class Priced:
+    """The ``candidates``, and the bytes of all weights as stored."""
+
+    candidates: tuple[Candidate, ...]
+    stored_bytes: float
+
+
+def priced(
+    model: Model,
+    inputs: Any,
+    places: Sequence[Place],
+    wishes: Wishes,
+    *,
+    given: Given | None = None,
+    colds: Sequence[bool] = (True, False),
+    home: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> Priced:
+    """What `compare` finds for ``model`` on ``inputs``, a scipy CSR matrix (samples, inputs) float32; kept below ``home``."""
+
+    def make() -> dict[str, Any]:
+        facts = learn(model, inputs)
+        found = compare(facts, places, wishes, given=given, colds=colds, progress=progress)
+        return {"candidates": [_packed(each) for each in found], "stored_bytes": float(facts.stored.sum())}
+
+    where = [place_words(place) for place in places]
+    content = remembered(home, digest(workload_digest(model, inputs), where, wishes, given, tuple(colds)), make)
+    return Priced(tuple(_candidate(each) for each in content["candidates"]), content["stored_bytes"])
+
+
+def workload_digest(model: Model, inputs: Any) -> str:
+    """A digest of a model, its inputs, and of what computes them: the kernel and this machine."""
+    kernel = os.environ.get("FSD_KERNEL", ""), compiled.missing
+    return digest(model.digest, input_digest(inputs), kernel, versions()["fsd"], os.cpu_count())
+
+
+def place_words(place: Place) -> tuple[Any, ...]:
+    """All that a prediction knows of a place, for a digest."""
+    outline = place.outline
+    limits = outline.messages, outline.objects, outline.functions, outline.route_ranks, outline.direct
+    return place.provider, limits, [(size, outline.cores(size)) for size in outline.memory_mb], place.table, place.tariff
+
+
+def _packed(each: Candidate) -> dict[str, Any]:
+    """A candidate as values that JSON can hold, from which `_candidate` makes it again."""
+    own = {name: getattr(each, name) for name in ("provider", "channel", "memory_mb", "cold", "why", "needs_bytes", "beaten")}
+    made = each.prediction
+    return own | {"parallel": each.parallel.to_json(), "prediction": None if made is None else made.to_json()}
+
+
+def _candidate(found: Mapping[str, Any]) -> Candidate:
+    made = found["prediction"]
+    return Candidate(**{**found, "parallel": Parallel(**found["parallel"]), "prediction": None if made is None else prediction_of(made)})
+
+
+def prediction_of(found: Mapping[str, Any]) -> Prediction:
+    """The prediction that `Prediction.to_json` gave, with one number for all ranks: the largest."""
+    values = {name: value for name, value in found.items() if name not in ("workers", "bytes_by_rank_max", "memory_bytes_max")}
+    values |= {"parallel": Parallel(**found["parallel"]), "bytes_by_rank": np.array([found["bytes_by_rank_max"]], np.float64)}
+    return Prediction(**values, memory_by_rank=np.array([found["memory_bytes_max"]], np.float64))

@@ -1,0 +1,322 @@
+"""The ways to run a workload at a provider before their simulation, with the least that each takes and costs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from statistics import NormalDist
+
+import attrs
+import numpy as np
+
+from fsd_core.cost import Tariff, Usage, bill
+from fsd_core.errors import InputError
+from fsd_core.latency import Table
+from fsd_core.latency.draws import quantile_ms
+from fsd_core.partition import Parallel, Profile, worthwhile
+from fsd_core.partition.stages import LOAD_BYTES_S, cut
+from fsd_core.plan.batches import Batches, least_bytes
+from fsd_core.plan.batches import cut as cut_batches
+from fsd_core.plan.counts import exchange
+from fsd_core.plan.facts import Facts
+from fsd_core.plan.launching import BEGIN_S, FORK_S, ROOTS
+from fsd_core.plan.predict import Platform, Prediction, predict_each
+from fsd_core.plan.traffic import Estimator, Split
+from fsd_core.protocol.runconfig import CHANNELS
+from fsd_core.protocol.spawn import THREADS
+from fsd_core.providers.outline import Outline
+
+__all__ = ["Given", "Place", "Refused", "Way", "Ways"]
+
+MOST_WORKERS = 64  # of one kind of split among the candidates; more only where fewer are too small for the model
+MOST_STAGES = 256
+SOME, LARGE_BYTES, LONG_S = 16, 20e6, 0.5  # more than so many parts are priced only where each still loads or computes for so much
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Place:
+    """A provider among which to choose. ``crowded``: all workers share the cores of this machine."""
+
+    provider: str
+    outline: Outline
+    table: Table | None
+    tariff: Tariff | None
+    crowded: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Given:
+    """What the user has decided already; `None`: nothing.
+
+    ``split``: all of it, or the number of workers. ``objective``: of the channel. ``memory_mb``: of a function.
+    """
+
+    split: Parallel | int | None = None
+    channel: str | None = None
+    batch_size: int | None = None
+    memory_mb: int | None = None
+    objective: str = "cost"
+    branching: int = 4
+
+
+@attrs.frozen
+class Refused:
+    """A split that a place cannot run. ``needs_bytes``: of memory, in the worker with most; 0 where that is not the reason."""
+
+    why: str
+    memory_mb: int
+    needs_bytes: int = 0
+
+
+@attrs.frozen(eq=False)
+class Way:
+    """A split over a channel, on functions of each size in ``memory``, all of which hold the same micro-batches."""
+
+    facts: Facts
+    place: Place
+    given: Given
+    split: Split
+    batches: Batches
+    channel: str
+    memory: tuple[int, ...]
+    _thin: dict[int, Split] = attrs.field(factory=dict, init=False)
+
+    def simulated(self, steps: int, runs: int, memory: Sequence[int], colds: Sequence[bool]) -> list[Prediction]:
+        """Predictions for these sizes of a function, cold and warm, with at most ``steps`` exchanges inside a stage simulated."""
+        return predict_each(
+            self.facts,
+            self._thin.setdefault(steps, self.split.thinned(steps)),
+            [self._platform(size, cold) for size in memory for cold in colds],
+            self.channel,
+            objective=self.given.objective,
+            branching=self.given.branching,
+            runs=runs,
+            keep=self.batches.keep,
+            most_batches=steps,
+            memory_by_rank=np.array([self.batches.predicted_bytes], np.float64),
+        )
+
+    def least(self, memory_mb: int) -> tuple[float, float]:
+        """About the least median seconds and USD of a cold start: every request takes its median, and no message is late.
+
+        The USD are those of function time and of what every function requests.
+        """
+        split, facts, place = self.split, self.facts, self.place
+        platform, shape = self._platform(memory_mb, True), self.split.parallel
+        pace = platform.pace * platform.crowd(split)
+        client, start = self._median("list", "put"), self._median("start_cold") or FORK_S
+        invokes = math.ceil(min(shape.workers, ROOTS) / THREADS) * self._median("invoke")
+        begin = self._median("put", "get") + pace * BEGIN_S
+        link = place.table.links.get("read") if place.table else None
+        busy, loads, hops = [], [], []
+        verbs = ("put", "get") if self.channel == "object" else ("deliver",)
+        share = max(split.batches) / facts.samples
+        each_weight = facts.work_s / np.maximum(1, facts.nonzeros)
+        stored = facts.stored / np.maximum(1, facts.nonzeros)
+        for stage, (first, last) in enumerate(split.stages):
+            rank = stage * shape.tensor
+            own = split.nonzeros[first:last, rank]
+            busy.append(pace * share * float((own * each_weight[first:last]).sum()))
+            loads.append(float((own * stored[first:last]).sum()) / (1e6 * link.mb_per_s) if link else 0.0)
+            steps = [step for step in split.steps if first <= step.layer - 1 < last and step.layer > 1]
+            hops.append(sum(step.weight * self._median(*verbs, worst_of=len(step.sources)) for step in steps))
+        one = np.array(busy) + np.array(hops)  # seconds of a micro-batch in each stage
+        more = split.replica_batches - 1
+        reads = 1 if self.batches.keep else 1 + more  # a worker that cannot keep its weights reads them for each micro-batch
+        ends = begin + np.maximum(
+            reads * np.array(loads), np.cumsum(one) + more * np.maximum.accumulate(one)
+        )  # of each stage, since its function began
+        seconds = client + invokes + start + float(ends.max()) + self._median("put")
+        if place.tariff is None:
+            return seconds, 0.0
+        functions = tuple((float(end), 0.0) for end in ends for _ in range(shape.tensor)) * shape.data
+        counts = {"invocations": shape.workers, "object_puts": 2 * shape.workers, "object_gets": 4 * shape.workers}  # see `fixed`
+        return seconds, bill(Usage(counts, functions, 0.0, float(memory_mb)), place.tariff).total_usd
+
+    def least_sent(self, steps: int) -> float:
+        """About the USD of the requests of its exchanges, without those that receive: of ``steps`` exchanges inside a stage."""
+        tariff, split = self.place.tariff, self._thin.setdefault(steps, self.split.thinned(steps))
+        if tariff is None:
+            return 0.0
+        eager = self.given.objective == "latency"
+        outline = self.place.outline.soonest() if eager else self.place.outline
+        counts: Counter[str] = Counter()
+        for step in split.steps:
+            found = exchange(step, max(split.batches) / self.facts.samples, self.channel, eager, outline)
+            times = step.weight * len(split.batches)
+            counts.update({name: round(count * times) for name, count in found.counts.items()})
+        return bill(Usage(counts), tariff).total_usd
+
+    def _median(self, *verbs: str, worst_of: int = 1) -> float:
+        """The sum of the medians of some verbs, in seconds; of the slowest of so many."""
+        rows = self.place.table.rows if self.place.table else {}
+        z = NormalDist().inv_cdf(0.5 ** (1 / worst_of))
+        return sum(quantile_ms(rows[verb], z) for verb in verbs if verb in rows) / 1000
+
+    def _platform(self, memory_mb: int, cold: bool) -> Platform:
+        place = self.place
+        return Platform(
+            provider=place.provider,
+            outline=place.outline,
+            table=place.table,
+            tariff=place.tariff,
+            memory_mb=memory_mb,
+            cold=cold,
+            crowded=place.crowded,
+        )
+
+
+@attrs.frozen(eq=False)
+class _Shape:
+    """A split of the model, the same at all providers. ``wanted``: micro-batches of a replica. ``why``: it cannot be."""
+
+    parallel: Parallel
+    wanted: int = 1
+    split: Split | None = None
+    why: str = ""
+
+
+@attrs.define(eq=False)
+class Ways:
+    """The ways to run one workload, within what is ``given``."""
+
+    facts: Facts
+    given: Given = attrs.field(factory=Given)
+    shapes: list[Parallel] = attrs.field(init=False)
+    _estimator: Estimator = attrs.field(init=False)
+    _known: dict[Parallel, _Shape] = attrs.field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.shapes = _shapes(self.facts, self.given)
+        self._estimator = Estimator(self.facts)
+
+    def at(self, place: Place, shape: Parallel) -> list[Way | Refused]:
+        """The ways to run with this split at a place, or why there are none."""
+        functions, outline, samples = place.outline.functions, place.outline, self.facts.samples
+        all_sizes = sorted(outline.memory_mb) if self.given.memory_mb is None else [self.given.memory_mb]
+        if functions.concurrency is not None and shape.workers > functions.concurrency:
+            return [Refused(f"quota {functions.concurrency} functions at once", all_sizes[-1])]
+        if shape not in self._known:
+            self._known[shape] = self._shape(shape)
+        known = self._known[shape]
+        if known.split is None:
+            return [Refused(known.why, all_sizes[-1])]
+        parts, size = known.split.sizes, self.given.batch_size
+        fits: list[tuple[int, Batches]] = []
+        for memory_mb in all_sizes:
+            limits = attrs.evolve(functions, memory_bytes=memory_mb << 20)
+            try:
+                fits.append((memory_mb, cut_batches(parts, samples, size, shape, known.wanted, limits, place.provider)))
+            except InputError:
+                continue
+            if outline.cores(memory_mb) >= 1.0 and _keeps(fits[-1][1], shape.data):
+                break
+        if not fits:
+            needs, most = least_bytes(parts, functions), all_sizes[-1]
+            return [Refused(f"needs {needs / 1e9:.3g} GB, a function has {(most << 20) / 1e9:.3g} GB", most, needs)]
+        made: list[Way | Refused] = []
+        for sizes, batches in _sizes(fits, outline, shape.data):
+            split = attrs.evolve(known.split, batches=tuple(batches.samples))
+            for channel in self._channels(split, outline):
+                if channel != "object" and shape.workers > 1 and (why := outline.refuses(shape.workers)):
+                    made.append(Refused(why, sizes[0]))
+                    continue
+                made.append(Way(self.facts, place, self.given, split, batches, channel, sizes))
+        return made
+
+    def _shape(self, shape: Parallel) -> _Shape:
+        facts, starts, wanted = self.facts, [0], 1
+        replicas = facts.samples if self.given.batch_size is None else -(-facts.samples // self.given.batch_size)
+        if shape.data > replicas:
+            return _Shape(shape, why=f"{replicas} micro-batches are too few for {shape.data} replicas")
+        if shape.tensor > int(facts.widths[1:].max()):
+            return _Shape(shape, why=f"no layer has rows for {shape.tensor} workers")
+        if shape.pipeline > 1:
+            widths = facts.widths[1:]
+            costs = Profile(facts.stored / LOAD_BYTES_S, facts.work_s / shape.data, facts.live[1:] * widths / shape.data, widths)
+            wanted = worthwhile(costs, shape.pipeline, shape.tensor)
+            found = cut(attrs.evolve(costs, batches=wanted), shape.pipeline, shape.tensor)
+            if found is None:
+                return _Shape(shape, why=f"the layers do not fill {shape.pipeline} stages of {shape.tensor} workers")
+            starts = found
+        return _Shape(shape, wanted, self._estimator.split(shape, starts, [facts.samples]))
+
+    def _channels(self, split: Split, outline: Outline) -> Sequence[str]:
+        """The channels that differ: without exchanges any is as good as the queue, and hybrid is queue where all payloads are small."""
+        if self.given.channel is not None:
+            return (self.given.channel,)
+        if split.parallel.workers == 1 or not split.steps:
+            return CHANNELS[:1]
+        share = max(split.batches) / sum(split.batches)
+        large = max(float(step.payloads(share).max()) for step in split.steps) > outline.messages.message_bytes
+        return CHANNELS if large else CHANNELS[:2]
+
+
+def _sizes(fits: list[tuple[int, Batches]], outline: Outline, replicas: int) -> list[tuple[tuple[int, ...], Batches]]:
+    """The smallest size of a function that holds a part, the smallest with a whole core, and the smallest of these in which workers keep
+    their weights from one micro-batch to the next. Those with equal micro-batches are together.
+    """
+    whole = [each for each in fits if outline.cores(each[0]) >= 1.0]
+    keeping = [each for each in whole if _keeps(each[1], replicas)]
+    found: list[tuple[tuple[int, ...], Batches]] = []
+    for size, batches in sorted(dict((*fits[:1], *whole[:1], *keeping[:1])).items()):
+        if found and _alike(found[-1][1], batches):
+            found[-1] = ((*found[-1][0], size), batches)
+        else:
+            found.append(((size,), batches))
+    return found
+
+
+def _keeps(batches: Batches, replicas: int) -> bool:
+    """Whether a worker loads its weights once."""
+    return batches.keep or len(batches.samples) <= replicas
+
+
+def _alike(one: Batches, other: Batches) -> bool:
+    return (one.samples, one.keep) == (other.samples, other.keep)
+
+
+def _shapes(facts: Facts, given: Given) -> list[Parallel]:
+    """The splits to price."""
+    if isinstance(given.split, Parallel):
+        return [given.split]
+    if given.split is not None:
+        return list(_factors(given.split))
+    return list(_doubles(facts))
+
+
+def _factors(workers: int) -> Iterable[Parallel]:
+    """The splits of so many workers into one or two kinds."""
+    for size in range(1, workers + 1):
+        if not workers % size:
+            other = workers // size
+            yield from dict.fromkeys((Parallel(data=size, pipeline=other), Parallel(data=size, tensor=other)))
+            if size > 1 and other > 1:
+                yield Parallel(pipeline=size, tensor=other)
+
+
+def _doubles(facts: Facts) -> Iterable[Parallel]:
+    """Powers of two of each kind, and products of two kinds.
+
+    More than `SOME` of a kind only where the parts are large even then: else they only add launches and messages.
+    """
+    layers, widest = len(facts.nonzeros), int(facts.widths[1:].max())
+    model, layer, work_s = float(facts.stored.sum()), float(facts.stored.max()), float(facts.work_s.sum())
+    doubles = [2**power for power in range(1, 15)]
+    data = [size for size in doubles if size <= min(MOST_WORKERS, facts.samples) and (size <= SOME or work_s > size * LONG_S)]
+    stages = [size for size in doubles if size <= min(MOST_STAGES, layers) and (size <= SOME or model > size * LARGE_BYTES)]
+    tensor = [size for size in doubles if size <= min(MOST_WORKERS, widest) and (size <= SOME or layer > size * LARGE_BYTES)]
+    yield Parallel()
+    for size in data:
+        yield Parallel(data=size)
+    for size in stages:
+        yield Parallel(pipeline=size)
+    for size in tensor:
+        yield Parallel(tensor=size)
+    for first in (2, 4):
+        for second in stages:
+            if first in data and second * first <= 4 * SOME:
+                yield Parallel(data=first, pipeline=second)
+            if first in tensor and second * first <= 4 * SOME:
+                yield Parallel(pipeline=second, tensor=first)

@@ -1,0 +1,126 @@
+"""What one worker does about lost ranks: it reads the news of the run, and a new incarnation asks for what was sent before its time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+
+from fsd_core.channel import Aborted, Channel, News, NewsList, Superseded
+from fsd_core.channel.kept import unpack
+from fsd_core.common.sealed import Damaged
+from fsd_core.driver import Code
+from fsd_core.errors import FsdError, RunFailed
+from fsd_core.protocol import records
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.store import Store
+
+__all__ = ["Recovery"]
+
+log = logging.getLogger(__name__)
+ASKS = 2  # so often a rank asks in a step before it gives up a source that has ended and left nothing
+
+
+class Recovery:
+    """The part of ``incarnation`` of ``rank``. ``pool`` reads records. Without ``on``, the run does not replace lost ranks."""
+
+    def __init__(self, store: Store, keys: RunKeys, rank: int, incarnation: int, pool: Executor) -> None:
+        self.on = False
+        self._store = store
+        self._keys = keys
+        self._rank = rank
+        self._incarnation = incarnation
+        self._pool = pool
+        self._news = NewsList(store, keys)
+        self._channel: Channel | None = None
+        self._looks = 0
+        self._lost: News | None = None  # the death of the incarnation before this one
+        self._taken: set[int] = set()  # sources whose records were read
+        self._asked = (0, 0)  # a step, and how often this rank asked in it
+        self.behind_s = 0.0  # seconds from the report of that death until this incarnation reached the layer in which it happened
+
+    def look(self) -> None:
+        """Read the news, and act on them. Makes one request if there are none. Thread-safe.
+
+        Raises `Superseded` if this rank has a newer incarnation, and the errors of `Channel.heed`.
+        """
+        for news in self._news.read() if self.on else ():
+            if news.rank == self._rank and news.newest > self._incarnation:
+                raise Superseded(Code.PRECONDITION, f"incarnation {news.newest} of this rank has its place", rank=self._rank)
+            if news.rank == self._rank and news.kind == "lost" and news.newest == self._incarnation:
+                self._lost = news
+            if self._channel is not None:
+                self._channel.heed(news)
+
+    def over(self) -> bool:
+        """Look into the store whether the run is over. With recovery, each look also reads the news, and one of two keys in turns."""
+        self._looks += 1
+        self.look()
+        failed, ended = (not self.on or self._looks % 2 == turn for turn in (1, 0))
+        return (failed and self._store.find(self._keys.error) is not None) or (ended and self._store.find(self._keys.config) is None)
+
+    def begin(self, channel: Channel | None, workers: int, sources: Collection[int]) -> None:
+        """Connect to ``channel``. A new incarnation learns what happened before its time, and says hello to all ``workers``."""
+        self._channel = channel
+        if not self._incarnation or not self.on:
+            return
+        self.look()
+        if channel is not None:
+            self._say_hello(0, [rank for rank in range(workers) if rank != self._rank])
+            self._read_records(sources)
+
+    def ask(self, step: int, sources: Sequence[int]) -> None:
+        """Ask ``sources``, which did not send for a while, for their payloads from ``step`` on.
+
+        Raises `RunFailed` if one of them has ended and left nothing.
+        """
+        self._asked = (step, self._asked[1] + 1 if self._asked[0] == step else 1)
+        self._say_hello(step, sources)
+        self._read_records(sources)
+        gone = sorted(self._taken.intersection(sources))
+        if gone and self._asked[1] >= ASKS:
+            why = self._lost.reason if self._lost else "for an unknown reason"
+            reason = f"this rank was lost ({why}), and rank {gone[0]} has ended and left nothing for it: the budget is exceeded"
+            raise RunFailed(Code.UNAVAILABLE, reason, rank=self._rank)
+
+    def _say_hello(self, step: int, ranks: Sequence[int]) -> None:
+        assert self._channel is not None
+        hello = News(kind="hello", rank=self._rank, incarnation=self._incarnation, step=step)
+        self._news.add(hello)
+        self._channel.say(hello, ranks)
+
+    def _read_records(self, sources: Collection[int]) -> None:
+        """Start to read what ``sources`` left, those that have ended."""
+        for source in sources:
+            if source not in self._taken:
+                self._pool.submit(self._read_record, source)
+
+    def _read_record(self, source: int) -> None:
+        assert self._channel is not None
+        try:
+            data = self._store.find(self._keys.record(source))
+            if data is None:
+                return
+            record, left = records.kept(data)
+            for sent in unpack(left, self._rank):
+                self._channel.take(source, record["incarnation"], sent)
+            self._taken.add(source)
+            log.info("read what rank %d left in its record: %d bytes", source, len(left))
+        except (FsdError, Damaged, KeyError) as error:
+            self._channel.receiving_failed(RunFailed(Code.INVALID, f"the record of rank {source} cannot be read: {error}", rank=self._rank))
+
+    def reached(self, layer: int | None) -> None:
+        """This worker begins ``layer`` (1-based), or has computed all its layers (`None`)."""
+        if self._lost is not None and not self.behind_s and (layer is None or layer >= (self._lost.layer or 1)):
+            self.behind_s = max(0.001, time.time() - self._lost.at)
+            log.info("is where its predecessor was lost, %.2f s after the report", self.behind_s)
+
+    def has_successor(self, error: RunFailed, store: Store) -> bool:
+        """Whether this worker, which fails with ``error``, was taken for dead: then it must not end the run. ``store`` reads the list."""
+        if isinstance(error, Superseded | Aborted) or not self.on:
+            return isinstance(error, Superseded)
+        with suppress(FsdError):
+            return any(news.rank == self._rank and news.newest > self._incarnation for news in NewsList(store, self._keys).read())
+        return False
