@@ -185,7 +185,7 @@ def test_without_credentials_or_a_known_region_nothing_starts(runs: Runs, tmp_pa
 
 
 def test_ctrl_c_ends_all_ranks_and_says_what_removes_the_rest(runs: Runs, tmp_path: Path) -> None:
-    app = "interrupted"  # its own: some workers of the other runs could not be told to end, and their ranks are at work yet
+    app = "interrupted"  # no other case uses this app: workers of other runs may still be at work
     objects = runs.provider.objects(runs.provider.provisioner(runs.settings).ensure(app, 3, 4))
     store = Store(objects, Retry(time.time() + 600, Meter()))
     (tmp_path / "fsd.toml").write_text("[aws]\npackage = false\ntext = true\n")

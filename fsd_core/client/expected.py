@@ -1,4 +1,4 @@
-"""What a run was expected to take and cost, beside what it did: the prediction of its own partition, computed once the answer is there.
+"""What a run was expected to take and cost: a prediction of the run's partition. The client computes it once the answer is there.
 
 A prediction never fails a run, and delays it by at most `FORECAST_S`: then there is none.
 """

@@ -151,9 +151,9 @@ def run(
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
     about, folder = given | arguments.texts("note", note), arguments.home(home)
     report = _guarded(arguments.callback("progress", progress))
-    told = arguments.table("settings", settings)
-    chosen, provisioner = place(provider, app, told)
-    outline = outline_of(provider, told)
+    table = arguments.table("settings", settings)
+    chosen, provisioner = place(provider, app, table)
+    outline = outline_of(provider, table)
     opened = open_run(model, inputs, engine, batch_axis)
     work: Work
     reason, expectation = "", None
@@ -170,7 +170,7 @@ def run(
             _check_quota(outline.functions, split.workers if isinstance(split, Parallel) else split, provider)
         if not isinstance(split, Parallel):
             report(Progress("plan", 0, 1))
-        decision = decide(opened.model, opened.inputs, provider, told, wish, latency=slowed, home=folder)
+        decision = decide(opened.model, opened.inputs, provider, table, wish, latency=slowed, home=folder)
         shape, channel, reason = decision.parallel, decision.channel, decision.reason
         if reason:
             report(Progress("plan", 1, 1, reason))
@@ -180,7 +180,7 @@ def run(
         expectation = Expectation(
             work=rows,
             provider=provider,
-            settings=told,
+            settings=table,
             channel=channel,
             objective=objective,
             branching=branching,
