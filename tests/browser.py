@@ -25,6 +25,7 @@ ARGS = [
     "--disable-background-networking",
 ]
 WAIT_S = 60
+STARTS = 20
 
 
 class Browser:
@@ -63,15 +64,30 @@ class Browser:
         return {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
 
 
+def _driver() -> tuple[subprocess.Popen[str], str]:
+    """The driver, and the port that it listens on.
+
+    The driver takes a free port of IPv6 and ends if IPv4 uses the same number, which happens beside other tests. So it starts again.
+    """
+    assert DRIVER
+    for _ in range(STARTS):
+        process = subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert process.stdout
+        said = []
+        for line in process.stdout:
+            if found := re.search(r"started successfully on port (\d+)", line):
+                return process, found.group(1)
+            said.append(line)
+        process.wait()
+    raise RuntimeError(f"{DRIVER} did not start in {STARTS} attempts. The last one said: {''.join(said)}")
+
+
 @contextlib.contextmanager
 def browser(folder: Path) -> Iterator[Browser]:
     """A browser with a profile below ``folder``; it ends with the block."""
     assert BINARY
-    assert DRIVER
-    process = subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process, port = _driver()
     try:
-        assert process.stdout
-        port = next(found.group(1) for line in process.stdout if (found := re.search(r"started successfully on port (\d+)", line)))
         options = {"binary": BINARY, "args": [*ARGS, f"--user-data-dir={folder / 'profile'}"]}
         wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
         one = Browser(f"http://127.0.0.1:{port}")
