@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 
 import attrs
 import numpy as np
@@ -120,7 +121,7 @@ def spread(work: Callable[[int, int], None], count: int, threads: int) -> None:
         return work(0, count)
     parts = min(count, 4 * threads)  # more than threads: a thread that the system stops for a while gets fewer of them
     ends = [count * part // parts for part in range(parts + 1)]
-    left = iter(zip(ends[:-1], ends[1:], strict=True))  # one thread at a time may call next: the interpreter's lock holds
+    left = pairwise(ends)  # one thread at a time may call next: the interpreter's lock holds
 
     def share() -> None:
         for first, last in left:
