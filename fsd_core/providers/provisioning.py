@@ -194,9 +194,9 @@ class AppProvisioner(ABC, Generic[A, S]):
     def record(self, api: A, made: Resources, code: Package) -> None:
         """Write ``made`` into the function's environment."""
 
+    @abstractmethod
     def promises(self, api: A, had: Resources) -> list[Promise]:
         """The promises about the deployed app ``had``, from requests that only read."""
-        raise InputError(f"provider {self.provider.name!r} has no audit yet")
 
     @abstractmethod
     def remove(self, api: A, app: str, had: Resources | None) -> list[str]:
