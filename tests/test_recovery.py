@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fsd_core.channel import ChannelConfig, HybridChannel, News, NewsList, QueueChannel, RankIdentity, StallLimit, Superseded, kept_budget
-from fsd_core.channel.frames import Frame, Kind
+from fsd_core.channel.frames import KEY_BYTES, Frame, Kind
 from fsd_core.channel.kept import KEPT_BYTES, RECORD_BYTES, Kept, Sent, unpack
 from fsd_core.channel.mailbox import Duplicate, Mailbox
 from fsd_core.client.recovery import Restarts
@@ -32,6 +32,7 @@ from waiting import until
 
 RUN = "0a" * 8
 KEYS = RunKeys(RUN)
+KEY = bytes(KEY_BYTES)
 Make = Callable[..., QueueChannel]
 
 
@@ -55,7 +56,7 @@ def make(resources: Resources, store: Store) -> Iterator[Make]:
             rank: int, expected: dict[int, list[int]] | None = None, incarnation: int = 0, kept: int = KEPT_BYTES, **options: Any
         ) -> QueueChannel:
             pool = stack.enter_context(ThreadPoolExecutor(4))
-            me = RankIdentity(RUN, 5, rank, 3, time.time() + 60, incarnation)
+            me = RankIdentity(RUN, 5, rank, 3, time.time() + 60, incarnation, key=KEY)
             kind = HybridChannel if options.pop("hybrid", False) else QueueChannel
             config = ChannelConfig(me, expected or {}, Retry(me.deadline, Meter()), pool, kept_bytes=kept, **options)
             more = (store, config) if kind is HybridChannel else (config,)
