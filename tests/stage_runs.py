@@ -26,8 +26,7 @@ def computed(work: Stages, pool: ThreadPoolExecutor) -> dict[str, NDArray[Any]]:
     for part in range(shards.count):
         shard = shards.build(part)
         reader = StageReader("k", lambda _, start, end, shard=shard: shard[start:end], pool)  # type: ignore[misc]  # a default binds it
-        models, weights = reader.load(lambda: None)
-        ranks.append((reader, [Session(model, weights, prepack=True) for model in models]))
+        ranks.append((reader, [Session(model, weights, prepack=True) for model, weights in reader.load(lambda: None)]))
     order = sorted(
         (
             (section.step, part, section, session)

@@ -238,8 +238,7 @@ def test_a_damaged_stage_is_refused(path: Path, images: Any) -> None:
 
         def load(_: int, data: bytes) -> Any:
             reader = StageReader("k", lambda key, start, end: data[start:end], pool)
-            models, weights = reader.load(lambda: None)
-            return [Session(model, weights, prepack=False) for model in models]
+            return [Session(model, weights, prepack=False) for model, weights in reader.load(lambda: None)]
 
         load(0, shard)
         refused([shard], load, DamagedContent, longer=False)

@@ -170,6 +170,7 @@ class Stages:
                 Section(
                     step=each.step,
                     model_bytes=len(model),
+                    weights=list(read),
                     reads=reads,
                     gives=each.gives,
                     keeps=sorted(later),

@@ -9,7 +9,6 @@ first, then the chunks, several requests at a time, straight to their place in o
 
 from __future__ import annotations
 
-import itertools
 import math
 import struct
 import zlib
@@ -58,6 +57,7 @@ class Section:
 
     step: int = key(integer(1))
     model_bytes: int = key(integer(1))
+    weights: list[str] = key(listed(text()))  # the weights of its model that are not in the bytes of the model
     reads: list[str] = key(listed(text()))  # what it receives, inputs of the whole model, and what the rank has of earlier sections
     gives: list[str] = key(listed(text(), filled=True))  # what it has to make
     keeps: list[str] = key(listed(text()))  # what later sections of the rank read, make or send, and outputs of the whole model
@@ -126,8 +126,8 @@ class StageReader:
         self.numbers = sorted(sources)
         self.sources = [sources[number] for number in self.numbers]
 
-    def load(self, check: Callable[[], None]) -> tuple[list[bytes], dict[str, NDArray[Any]]]:
-        """The model of each section as ONNX bytes, and all their weights by name, views of one buffer.
+    def load(self, check: Callable[[], None]) -> list[tuple[bytes, dict[str, NDArray[Any]]]]:
+        """The model of each section as ONNX bytes, and its weights by name, views of one buffer for all sections.
 
         ``check`` is called between two requests; an error that it raises ends the loading.
         """
@@ -142,9 +142,12 @@ class StageReader:
             if len(data) != len(place) or zlib.crc32(data) != self.head.checksums[number]:
                 raise self._damaged(f"{len(data)} bytes from byte {start} of its body have a wrong checksum")
             place[:] = np.frombuffer(data, np.uint8)
-        ends = np.cumsum([0, *(section.model_bytes for section in self.head.sections)])
-        models = [body[start:end].tobytes() for start, end in itertools.pairwise(ends)]
-        return models, {each["name"]: self._weight(body, each) for each in self.head.weights}
+        weights, found, at = {each["name"]: self._weight(body, each) for each in self.head.weights}, [], 0
+        for section in self.head.sections:
+            model = body[at : at + section.model_bytes].tobytes()
+            found.append((model, {name: weights[name] for name in section.weights}))
+            at += section.model_bytes
+        return found
 
     def _head(self) -> Head:
         if len(self._begin) < _PREAMBLE.size or self._begin[: len(_MAGIC)] != _MAGIC:

@@ -60,8 +60,7 @@ class StageLoop(Loop):
     def _load(self) -> list[Session]:
         """A session for each section; they share the weights."""
         prepack = self.config.keep[self.rank % self.config.parts]
-        models, weights = self.shard.load(self._check)
-        return [Session(model, weights, prepack=prepack) for model in models]
+        return [Session(model, weights, prepack=prepack) for model, weights in self.shard.load(self._check)]
 
     def _compute(self, batch: int, section: Section, session: Session, tensors: Tensors) -> Tensors:
         """Receive what a section reads, compute it, and begin to send. Returns what of all ``tensors`` the rank still needs."""
