@@ -41,7 +41,7 @@ class Section:
     uses: list[str]  # what earlier sections of the rank made or received, and it reads
     gives: list[str]  # what it has to make: outputs, and what other sections read
     outputs: list[str]  # the outputs of the model that it makes
-    sends: list[tuple[int, int, list[str]]] = attrs.field(factory=list)  # rank, step, and what leaves for them once this is computed
+    sends: list[tuple[int, int, list[str]]] = attrs.field(factory=list)  # rank, step, and what leaves for it once this is computed
 
 
 def make_sections(graph: Graph, groups: Sequence[Group]) -> list[Section]:
@@ -59,10 +59,11 @@ def make_sections(graph: Graph, groups: Sequence[Group]) -> list[Section]:
     own = [_own(nodes, group.nodes, alone, outputs[place]) for place, group in enumerate(groups)]
     names = [list(dict.fromkeys(_read(nodes, numbers) + outputs[place])) for place, numbers in enumerate(own)]
     inputs = {each.name for each in graph.inputs}
-    found, have = list[Section](), dict[int, dict[str, int]]()  # by rank: what it received, and in which place
+    found, have = list[Section](), dict[int, set[str]]()  # by rank: what it received
+    sends: dict[tuple[int, int], list[tuple[int, list[str]]]] = {}  # by sender and step: what each rank gets
     for place, group in enumerate(groups):
         away = [name for name in names[place] if home.get(name, place) != place]
-        arrived = have.setdefault(group.rank, {})
+        arrived = have.setdefault(group.rank, set())
         receives: dict[int, list[str]] = {}
         for name in away:
             if groups[home[name]].rank != group.rank and name not in arrived:
@@ -80,10 +81,12 @@ def make_sections(graph: Graph, groups: Sequence[Group]) -> list[Section]:
                 outputs=outputs[place],
             )
         )
-        arrived |= dict.fromkeys(new, place)
-        for some in receives.values():
-            sender = max(home[name] for name in some)  # one payload from each rank: it leaves when all of it is made
-            found[sender].sends.append((group.rank, group.step, some))
+        arrived |= new
+        for rank, some in receives.items():
+            sends.setdefault((rank, group.step), []).append((group.rank, some))
+    for (_, step), targets in sends.items():  # a rank sends once for each step: when all of it is made
+        sender = max(home[name] for _, some in targets for name in some)
+        found[sender].sends.extend((rank, step, some) for rank, some in targets)
     for place, section in enumerate(found):
         for name in (*(name for some in section.receives.values() for name in some), *section.uses):
             if home[name] != place and name not in found[home[name]].gives:

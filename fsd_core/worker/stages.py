@@ -112,11 +112,14 @@ class StageLoop(Loop):
         return found
 
     def _send(self, batch: int, transfers: list[Transfer], tensors: Tensors) -> None:
-        """Encode and send to each rank what it reads."""
+        """Encode and send to each rank what it reads. All that is for one step leaves together."""
+        assert self.channel is not None
         done: dict[tuple[str, ...], bytes] = {}
+        payloads: dict[int, list[tuple[int, bytes]]] = {}
         for transfer in transfers:
             if (key := tuple(transfer.names)) not in done:
                 done[key] = encode_tensors({name: tensors[name] for name in key})
-            assert self.channel is not None
             self.channel.meter.add("payload_bytes_sent", len(done[key]))
-            self.channel.send(self.config.step(batch, transfer.step), [(self._base + transfer.rank, done[key])])
+            payloads.setdefault(transfer.step, []).append((self._base + transfer.rank, done[key]))
+        for step, some in payloads.items():
+            self.channel.send(self.config.step(batch, step), some)
