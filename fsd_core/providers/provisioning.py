@@ -149,8 +149,8 @@ class AppProvisioner(ABC, Generic[A, S]):
         for name, setting in self.fixed.items():
             if (found := had.names.get(name)) is not None and found != wanted.get(name, found):
                 raise InputError(
-                    f"{setting}: app {had.app!r} was made with {found}, not {wanted[name]}: "
-                    f"expected {found}: set that, or destroy the app first"
+                    f"{setting}: app {had.app!r} was made with {found or 'none'}, not {wanted[name]}: "
+                    f"expected {found or 'none'}: set that, or destroy the app first"
                 )
 
     @staticmethod
