@@ -20,13 +20,16 @@ __all__ = [
     "APP_TAG",
     "AUDIT_ACTIONS",
     "CLIENT_ACTIONS",
+    "KEY_ACTIONS",
     "SPACE",
     "TITLES",
     "Grant",
+    "account",
     "client",
     "deployer",
     "life_cycle",
     "namespace_id",
+    "space",
     "storage_id",
     "worker",
 ]
@@ -44,6 +47,7 @@ TITLES = {
     BLOBS: "Storage Blob Data Contributor",
     BLOBS_OWNER: "Storage Blob Data Owner",
 }
+CRYPTO = "e147488a-f6f5-4113-8e2d-b22465e65bf6"  # Key Vault Crypto Service Encryption User: what the identity of a key needs
 KEPT_DAYS = 7  # the storage account deletes older objects
 ACCOUNT = {"minimumTlsVersion": "TLS1_2", "supportsHttpsTrafficOnly": True, "allowBlobPublicAccess": False, "allowSharedKeyAccess": False}
 SPACE = {"minimumTlsVersion": "1.2", "disableLocalAuth": True}  # keys are disabled: clients log in with identities
@@ -62,6 +66,11 @@ ACTIONS = (
     *(f"Microsoft.Web/sites/config/{verb}" for verb in ("list/action", "write")),
     "Microsoft.Web/sites/host/listkeys/action",
     "Microsoft.Web/sites/publish/action",
+)
+KEY_ACTIONS = (  # the further actions of ``fsd deploy`` where an app has a key of its own
+    "Microsoft.Authorization/roleAssignments/read",
+    "Microsoft.ManagedIdentity/userAssignedIdentities/read",
+    "Microsoft.ManagedIdentity/userAssignedIdentities/assign/action",
 )
 CLIENT_ACTIONS = ("Microsoft.Web/sites/read", "Microsoft.Web/sites/config/list/action", "Microsoft.Web/sites/host/listkeys/action")
 AUDIT_ACTIONS = (
@@ -87,6 +96,29 @@ class Grant:
     role: str
     principal: str
     kind: str
+
+
+def account(names: Mapping[str, str]) -> dict[str, Any]:
+    """The security settings of the storage account, and the identity by which it uses the app's key, if the app has one."""
+    if not names.get("kms_key"):
+        return {"properties": ACCOUNT}
+    vault, _, key = names["kms_key"].partition("/keys/")
+    who = {"userAssignedIdentity": names["kms_identity"]}
+    used = {"keySource": "Microsoft.Keyvault", "identity": who, "keyvaultproperties": {"keyvaulturi": vault, "keyname": key}}
+    return {"properties": {**ACCOUNT, "encryption": used}, **_identity(names)}
+
+
+def space(names: Mapping[str, str]) -> dict[str, Any]:
+    """The security settings of a namespace, and the identity by which it uses the app's key, if the app has one."""
+    if not names.get("kms_key"):
+        return {"properties": SPACE}
+    vault, _, key = names["kms_key"].partition("/keys/")
+    used = {"keyVaultUri": vault, "keyName": key, "identity": {"userAssignedIdentity": names["kms_identity"]}}
+    return {"properties": {**SPACE, "encryption": {"keySource": "Microsoft.KeyVault", "keyVaultProperties": [used]}}, **_identity(names)}
+
+
+def _identity(names: Mapping[str, str]) -> dict[str, Any]:
+    return {"identity": {"type": "UserAssigned", "userAssignedIdentities": {names["kms_identity"]: {}}}}
 
 
 def life_cycle(container: str) -> dict[str, Any]:
