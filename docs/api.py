@@ -36,6 +36,7 @@ COMMANDS = {
     "demo": "run_demo, run_onnx_demo",
     "deploy": "deploy",
     "destroy": "destroy",
+    "audit": "audit, Promise",
     "gc": "collect_garbage",
     "clean": "clean",
     "emulators up": "start_emulators, emulator",
@@ -55,7 +56,7 @@ GROUPS = {
     "Comparisons and reports": "compare, Comparison, write_comparison, write_report, Report",
     "Past runs": "past_runs, PastRun, prediction_accuracy, Accuracy, read_log, RunLog",
     "Money": "bill, Bill, Usage, load_tariff, tariff_names, Tariff",
-    "Apps": "deploy, Resources, destroy, collect_garbage, clean",
+    "Apps": "deploy, Resources, destroy, audit, Promise, collect_garbage, clean",
     "This machine": "emulator, start_emulators, stop_emulators, emulator_states, doctor, Check, conformance, new_provider, run_demo, Demo, "
     "run_onnx_demo, OnnxDemo",
     "Settings": "read_settings, Settings",

@@ -44,19 +44,27 @@ def work(path: Path, images: dict[str, Any]) -> Stages:
     return stages_work(opened.model, opened.inputs)
 
 
-@pytest.mark.parametrize(
-    ("data", "stages", "batch_size", "channel"), [(1, 5, None, "queue"), (1, 3, 3, "object"), (2, 2, None, "hybrid"), (1, 1, None, "queue")]
-)
+CASES = [
+    (Parallel(pipeline=5), None, "queue"),
+    (Parallel(pipeline=3), 3, "object"),
+    (Parallel(data=2, pipeline=2), None, "hybrid"),
+    (Parallel(pipeline=2, tensor=2), None, "queue"),
+    (Parallel(), None, "queue"),
+]
+
+
+@pytest.mark.parametrize(("shape", "batch_size", "channel"), CASES, ids=str)
 def test_counts_are_those_of_a_run(
-    path: Path, images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: int, stages: int, batch_size: int | None, channel: str
+    path: Path, images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: Parallel, batch_size: int | None, channel: str
 ) -> None:
     """A run ends with its prediction. The skip connection of this model crosses a cut more, from its producer straight to its reader."""
     monkeypatch.setattr(fsd_core.client.expected, "FORECAST_S", 300.0)
     result = fsd_core.run(
         path,
         images,
-        data_parallel=data,
-        pipeline_parallel=stages,
+        data_parallel=shape.data,
+        pipeline_parallel=shape.pipeline,
+        tensor_parallel=shape.tensor,
         batch_size=batch_size,
         channel=channel,
         home=tmp_path,

@@ -1,6 +1,6 @@
-"""`StageWorkload`: an ONNX model on its inputs, as the planner sees it. A stage counts as one layer.
+"""`StageWorkload`: an ONNX model on its inputs, as the planner sees it. A step of a stage counts as one layer.
 
-The model computes some samples here, for up to half a second, in a session as workers have it. Stages share these seconds as they share
+The model computes some samples here, for up to half a second, in a session as workers have it. Ranks share these seconds as they share
 the model's multiply-adds, and bytes come from encoding what crosses for a few samples.
 """
 
@@ -22,10 +22,9 @@ from fsd_core.codec import encode_tensors
 from fsd_core.driver import InvokeLimits
 from fsd_core.errors import InputError, RunFailed
 from fsd_core.graph.figures import node_costs
-from fsd_core.graph.library import session
 from fsd_core.graph.submodel import submodel
 from fsd_core.partition import Parallel
-from fsd_core.partition.graph_stages import GraphStage
+from fsd_core.partition.graph_stages import Division, GraphStage
 from fsd_core.plan.batches import Batches
 from fsd_core.plan.kept import digest
 from fsd_core.plan.split import EMPTY_BYTES, Split, Step
@@ -44,7 +43,7 @@ LEARN_BYTES = 64 << 20  # of what crosses and is encoded here
 PREPACKED_BYTES = 512 << 20  # larger weights are not held a second time here
 NODE_ADDS = 200_000  # a node takes the time of so many multiply-adds, whatever it computes: about 5 us
 IMPORT_S = 0.05  # core seconds to import ONNX Runtime in a worker, which has numpy
-WEIGHT_HEAD_BYTES = 100  # of a weight in the head of a shard: name, dtype, shape, place
+SECTION_HEAD_BYTES, WEIGHT_HEAD_BYTES = 400, 100  # in the head of a shard: of a section, and of a weight (name, dtype, shape, place)
 MOST_WORKERS, MOST_STAGES, SOME = 64, 64, 16  # of one kind of split; more than `SOME` only where each still has much to do
 LARGE_BYTES, LONG_S = 20e6, 0.5
 
@@ -81,7 +80,7 @@ class StageWorkload:
     """An ONNX model with its inputs; see `fsd_core.plan.workload.Workload`. ``work``: in any number of stages."""
 
     work: Stages
-    _splits: dict[int, Split] = attrs.field(factory=dict, init=False)  # by the number of stages
+    _splits: dict[tuple[int, int], Split] = attrs.field(factory=dict, init=False)  # by the numbers of stages and of their ranks
 
     @property
     def name(self) -> str:
@@ -117,32 +116,39 @@ class StageWorkload:
         return node_costs(self.work.graph)
 
     def shapes(self, given: Parallel | int | None) -> Sequence[Parallel]:
-        """The splits to price: powers of two of replicas and stages. Two replicas also where they cannot be, so that a plan says why."""
+        """The splits to price: powers of two of each kind, of ranks of a stage only where a node is large. Two replicas also where they
+        cannot be, so that a plan says why.
+        """
         if isinstance(given, Parallel):
             return [given]
         if given is not None:
-            return [each for each in factors(given) if each.tensor == 1]
+            return list(factors(given))
         work_s = self.measured.sample_s * self.samples
+        largest = max(each.weight_bytes for each in self._costs)
         data = [size for size in doubles(min(MOST_WORKERS, self.samples)) if size <= SOME or work_s > size * LONG_S]
         stages = [size for size in doubles(min(MOST_STAGES, len(self._costs))) if size <= SOME or self.stored_bytes > size * LARGE_BYTES]
-        both = [
-            Parallel(data=first, pipeline=second) for first in (2, 4) if first in data for second in stages if first * second <= 4 * SOME
-        ]
-        alone = data if self.work.graph.no_batch is None else [2]
-        return [Parallel(), *(Parallel(data=size) for size in alone), *(Parallel(pipeline=size) for size in stages), *both]
+        tensor = [size for size in doubles(MOST_WORKERS) if largest > size * LARGE_BYTES]
+        found = [Parallel()]
+        found += [Parallel(data=size) for size in (data if self.work.graph.no_batch is None else [2])]
+        found += [Parallel(pipeline=size) for size in stages] + [Parallel(tensor=size) for size in tensor]
+        for first in (2, 4):
+            few = [size for size in stages if first * size <= 4 * SOME]
+            found += [Parallel(data=first, pipeline=size) for size in few if first in data]
+            found += [Parallel(pipeline=size, tensor=first) for size in few if first in tensor]
+        return found
 
     def unplanned(self, workers: int | None) -> Parallel:
         """Replicas, or stages where samples cannot be computed apart; one function unless the user says how many."""
         return Parallel(data=workers or 1) if self.work.graph.no_batch is None else Parallel(pipeline=workers or 1)
 
     def shaped(self, shape: Parallel, batch_size: int | None) -> ShapedStages:
-        """The model in so many replicas and stages."""
+        """The model split so."""
         work = attrs.evolve(self.work.divided(shape), batch_size=batch_size)
         if shape.data > len(work.sizes()):
             raise InputError(f"{len(work.sizes())} micro-batches are too few for {shape.data} replicas")
-        if shape.pipeline not in self._splits:
-            self._splits[shape.pipeline] = self.split(work, [self.samples])
-        return ShapedStages(work, attrs.evolve(self._splits[shape.pipeline], parallel=shape))
+        if (parts := (shape.pipeline, shape.tensor)) not in self._splits:
+            self._splits[parts] = self.split(work, [self.samples])
+        return ShapedStages(work, attrs.evolve(self._splits[parts], parallel=shape))
 
     @cached_property
     def measured(self) -> Measured:
@@ -172,61 +178,71 @@ class StageWorkload:
         return tensors if self.work.graph.no_batch is not None else {name: array[:count] for name, array in tensors.items()}
 
     def split(self, work: Stages, batches: Sequence[int]) -> Split:
-        """What the stages of ``work`` load, compute and send, with micro-batches of so many samples."""
-        measured, stages, samples = self.measured, work.stages, self.samples
-        values = self._crossing(stages)
+        """What the ranks of ``work`` load, compute and send, with micro-batches of so many samples."""
+        measured, ranks, samples = self.measured, work.stages, self.samples
+        values = self._crossing(work.division)
         count, largest = values[-1]
-        adds = np.array([each.multiply_adds + NODE_ADDS * len(each.own) for each in stages], np.float64)
-        nodes = np.array([len(each.own) for each in stages], np.float64)
-        weights = np.array([each.weight_bytes for each in stages], np.float64)
-        ready_s = measured.ready_s * (nodes / nodes.sum() + weights / max(1.0, weights.sum())) / 2 + IMPORT_S
+        costs = node_costs(work.division.graph)
+        shape = (work.division.steps, len(ranks))
+        adds, nodes = np.zeros(shape), np.zeros(shape)
+        pairs: dict[int, list[tuple[int, int, list[str]]]] = {}  # source, target and names of what travels, by step
+        for rank, stage in enumerate(ranks):
+            for each in stage.sections:
+                adds[each.step - 1, rank] = sum((costs[number].multiply_adds or 0) + NODE_ADDS for number in each.own)
+                nodes[each.step - 1, rank] = len(each.own)
+                pairs.setdefault(each.step, []).extend((source, rank, names) for source, names in each.receives.items())
         steps = []
-        for number, stage in enumerate(stages):
-            if stage.receives:
-                coded = [self._coded(names, values) for names in stage.receives.values()]
-                rows = [sum(largest[name].size for name in names) / count for names in stage.receives.values()]
-                steps.append(
-                    Step(
-                        layer=number + 1,
-                        sources=np.array([source - 1 for source in stage.receives], np.int64),
-                        targets=np.full(len(coded), number, np.int64),
-                        rows=np.array(rows, np.float64),
-                        bytes=np.array([more for _, more in coded], np.float64),
-                        live=float(samples),
-                        empty=float(np.mean([empty for empty, _ in coded])),
-                    )
+        for step in sorted(number for number, some in pairs.items() if some):
+            sources, targets, names = zip(*sorted(pairs[step]), strict=True)
+            coded = np.array([self._coded(each, values) for each in names])
+            steps.append(
+                Step(
+                    layer=step,
+                    sources=np.array(sources, np.int64),
+                    targets=np.array(targets, np.int64),
+                    rows=np.array([sum(largest[name].size for name in each) / count for each in names], np.float64),
+                    bytes=coded[:, 1],
+                    live=float(samples),
+                    empty=float(coded[:, 0].mean()),
                 )
-        inputs = [self._coded(each.inputs, values) for each in stages]
-        outputs = [self._coded(each.outputs, values) for each in stages]
-        notes = [f"{measured.sampled} of {samples} samples were computed here"] if measured.sampled < samples else []
+            )
+        weights = np.array([stage.weight_bytes for stage in ranks], np.float64)
+        parts = (nodes > 0) / np.maximum(1, (nodes > 0).sum(axis=0))  # the share of a step in what its rank prepares
+        ready_s = measured.ready_s * (nodes / nodes.sum() + parts * weights / max(1.0, weights.sum())) / 2 + parts * IMPORT_S
+        tensor = work.parallel.tensor
+        lasts = [max((each.step for each in stage.sections), default=0) for stage in ranks]
+        starts = [0, *(max(lasts[: stage * tensor]) for stage in range(1, work.parallel.pipeline))]
+        inputs = np.array([sum(self._coded(stage.inputs, values)) for stage in ranks])
+        outputs = np.array([sum(self._coded(stage.outputs, values)) for stage in ranks])
         return Split(
             parallel=work.parallel,
             samples=samples,
             batches=tuple(batches),
-            starts=tuple(range(len(stages))),
+            starts=tuple(starts),
             steps=tuple(steps),
-            work_s=np.diag(measured.sample_s * samples * adds / adds.sum()),
-            ready_s=np.diag(ready_s),
-            reads=tuple(_reads(*self._shard_bytes(each)) for each in stages),
-            input_bytes=np.array([max(0.0, sum(each) - EMPTY_BYTES) for each in inputs]),
-            output_bytes=np.array([max(0.0, sum(each) - EMPTY_BYTES) for each in outputs]),
+            work_s=measured.sample_s * samples * adds / adds.sum(),
+            ready_s=ready_s,
+            reads=tuple(_reads(*_shard_bytes(work.division, each)) for each in ranks),
+            input_bytes=np.maximum(0.0, inputs - EMPTY_BYTES),
+            output_bytes=np.maximum(0.0, outputs - EMPTY_BYTES),
             loads_first=True,
             cores=measured.cores,
-            notes=tuple(notes),
+            notes=(f"{measured.sampled} of {samples} samples were computed here",) if measured.sampled < samples else (),
         )
 
-    def _crossing(self, stages: Sequence[GraphStage]) -> list[tuple[int, Mapping[str, NDArray[Any]]]]:
-        """Inputs, outputs and what crosses, for one sample and for some, each with the number of samples."""
-        graph = self.work.graph
-        names = list(dict.fromkeys(name for each in stages for some in (each.outputs, *each.receives.values()) for name in some))
+    def _crossing(self, division: Division) -> list[tuple[int, Mapping[str, NDArray[Any]]]]:
+        """Inputs, outputs and what travels, for one sample and for some, each with the number of samples."""
+        graph = division.graph
+        sections = [each for stage in division.stages for each in stage.sections]
+        names = list(dict.fromkeys(name for each in sections for some in (each.outputs, *each.receives.values()) for name in some))
         each_bytes = sum(graph.trial.tensors[name].bytes for name in names)
         most = 1 if graph.no_batch is not None else int(np.clip(LEARN_BYTES // max(1, each_bytes), 1, self.measured.sampled))
-        runs = session(graph.model, graph.weights, names)
+        model, weights = submodel(graph, range(len(graph.model.graph.node)), [each.name for each in graph.inputs], names)
+        runs = Session(model, weights, prepack=False)
         found: list[tuple[int, Mapping[str, NDArray[Any]]]] = []
         for count in dict.fromkeys((1, most)):
             given = self._some(count)
-            made: dict[str, NDArray[Any]] = dict(zip(names, runs.run(names, dict(given)), strict=True))
-            found.append((count, {**given, **made}))
+            found.append((count, {**given, **runs.run(given, names)}))
         return found
 
     def _coded(self, names: Sequence[str], values: Sequence[tuple[int, Mapping[str, NDArray[Any]]]]) -> tuple[float, float]:
@@ -241,12 +257,17 @@ class StageWorkload:
         empty = max(0.0, sizes[0] - (sizes[-1] - sizes[0]) / (count - 1)) if count > 1 else 0.0
         return empty, (sizes[-1] - empty) * self.samples / count
 
-    def _shard_bytes(self, stage: GraphStage) -> tuple[float, float]:
-        """The bytes of head and body of the shard of a stage."""
-        received = [name for names in stage.receives.values() for name in names]
-        model, weights = submodel(self.work.graph, stage.own, [*stage.inputs, *received], stage.outputs)
-        body = len(model) + sum(each.nbytes for each in weights.values())
-        return 300.0 + WEIGHT_HEAD_BYTES * len(weights) + 11 * (body // CHUNK_BYTES), float(body)
+
+def _shard_bytes(division: Division, stage: GraphStage) -> tuple[float, float]:
+    """The bytes of head and body of the shard of a rank."""
+    models, weights = 0, dict[str, int]()
+    for each in stage.sections:
+        arrived = [name for names in each.receives.values() for name in names]
+        model, read = submodel(division.graph, each.own, [*each.inputs, *arrived, *each.uses], each.gives)
+        models += len(model)
+        weights |= {name: array.nbytes for name, array in read.items()}
+    body = models + sum(weights.values())
+    return SECTION_HEAD_BYTES * len(stage.sections) + WEIGHT_HEAD_BYTES * len(weights) + 11 * (body // CHUNK_BYTES), float(body)
 
 
 def _reads(head: float, body: float) -> tuple[float, ...]:

@@ -89,8 +89,8 @@ class Simulation:
 
     def _leaving(self, stage: int) -> list[Exchange]:
         """What the ranks of a stage send to later stages."""
-        ranks = self._ranks(stage)
-        after = [self.exchanges[first + 1] for first, _ in self.split.stages[stage + 1 :] if first + 1 in self.exchanges]
+        ranks, last = self._ranks(stage), self.split.stages[stage][1]
+        after = [each for layer, each in self.exchanges.items() if layer > last]
         return [each for each in after if ((each.step.sources >= ranks.start) & (each.step.sources < ranks.stop)).any()]
 
     def _prepared(self, stage: int) -> Array:
@@ -178,7 +178,7 @@ class Simulation:
         if ready is not None and self.split.loads_first:
             now, ready = ready[-1] + self._prepared(stage), None
         if (crossing := self.exchanges.get(first + 1)) is not None and sent:
-            now = self._receive(crossing, stage, now, sent)
+            now = self._receive(crossing, stage, now, [*sent, now])
         own = self._spend(work / self.cpu.gain + (prepare if ready is not None else 0.0) + STEP_S * (last - first))
         if not inside:
             now = now + own
@@ -190,7 +190,7 @@ class Simulation:
                 now = np.maximum(now, ready[min(len(ready) - 1, 1 + number * len(ready) // len(inside))])
             step_cpu, away = own / weights, each.step.waits
             sending = now + self._encode(each, stage)
-            now = self._receive(each, stage, sending + step_cpu * (1 - away), [sending]) + step_cpu * away
+            now = self._receive(each, stage, sending + step_cpu * (1 - away), [*sent, sending]) + step_cpu * away
             now = now + (now - before).mean(axis=1, keepdims=True) * (each.step.weight - 1)
         return now
 
@@ -210,17 +210,15 @@ class Simulation:
     def _receive(self, each: Exchange, stage: int, asked: Array, sent: Sequence[Array]) -> Array:
         """When the ranks of a stage have received and decoded the payloads of a step.
 
-        ``sent``: when its sources have sent: the ranks of this stage, or those of all stages before it.
+        ``sent``: when the ranks of each stage up to this one have sent.
         """
         step, sampler, shared = each.step, self.sampler, self.shared[stage]
         base = stage * self.tensor
-        lowest = int(step.sources.min()) // self.tensor  # of the stages that send
-        inside = lowest == stage
-        shape = (sampler.runs, self.tensor, self.tensor * (1 if inside else stage - lowest))
-        rows, columns = step.targets - base, step.sources - lowest * self.tensor
-        source = np.broadcast_to(np.concatenate(sent if inside else sent[lowest:], axis=1)[:, None, :], shape)
-        senders = [shared] if inside else self.shared[lowest:stage]
-        sender = np.broadcast_to(np.concatenate(senders, axis=1)[:, None, :], shape)
+        stages = slice(int(step.sources.min()) // self.tensor, int(step.sources.max()) // self.tensor + 1)  # that send
+        shape = (sampler.runs, self.tensor, self.tensor * (stages.stop - stages.start))
+        rows, columns = step.targets - base, step.sources - stages.start * self.tensor
+        source = np.broadcast_to(np.concatenate(sent[stages], axis=1)[:, None, :], shape)
+        sender = np.broadcast_to(np.concatenate(self.shared[stages], axis=1)[:, None, :], shape)
         wire, pieces, present = (
             _table(each.wire, rows, columns, shape),
             _table(each.pieces, rows, columns, shape),
