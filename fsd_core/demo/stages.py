@@ -84,10 +84,10 @@ def run_onnx_demo(
     Returns an `OnnxDemo`; its ``check`` raises `CheckFailed` if the comparison failed. Raises `InputError` if an argument is wrong, or if
     the extra onnx is not installed: the line says how to install it. Raises `RunFailed` if the run fails.
     """
-    library(), runtime()
     check_options(options, ("model", "inputs", "engine", "seed", "home", "progress"))
     seed = arguments.whole("seed", seed)
     kept, tell = arguments.home(home), arguments.callback("progress", progress)
+    library(), runtime()  # before anything is downloaded
     missing, file = "", kept / "models" / FILE
     try:
         trained(file, lambda line: tell(Progress("download", 0, 0, line)) if tell else None)
