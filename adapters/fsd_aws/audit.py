@@ -12,7 +12,7 @@ from fsd_aws.function import LOGS_KEPT_DAYS
 from fsd_aws.names import Names
 from fsd_core.driver import Resources
 from fsd_core.errors import DriverError
-from fsd_core.providers.promises import Promise, exactly, same, told
+from fsd_core.providers.promises import REPAIR, Promise, exactly, same, told
 from fsd_core.storage.retry import TRANSIENT
 
 __all__ = ["promises"]
@@ -144,7 +144,7 @@ def _role(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
     attached = (api.find("iam", "list_attached_role_policies", RoleName=role) or {}).get("AttachedPolicies", [])
     allowed |= {f"the policy {each['PolicyArn']}" for each in attached}
     wanted = grants(policy.worker(names, had.names["bucket"], had.names["function"]))
-    advice = f"fsd deploy --repair sets the policy of a role that fsd made; remove other policies from role {role}"
+    advice = f"{REPAIR} sets the policy of a role that fsd made; remove other policies from role {role}"
     yield exactly("role: exactly the actions that workers use", allowed, wanted, "action", advice)
 
 

@@ -10,7 +10,7 @@ from google.pubsub_v1 import types
 
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError
-from fsd_core.providers.promises import Promise, exactly, same, told
+from fsd_core.providers.promises import REPAIR, Promise, exactly, same, told
 from fsd_core.storage.retry import TRANSIENT
 from fsd_gcp import policy
 from fsd_gcp.api import Api
@@ -107,7 +107,7 @@ def _roles(found: Bindings, wanted: Iterable[Grant], member: str) -> Iterator[Pr
     held = {path: roles for path, roles in found.items() if roles is not None}
     mine = {f"{role} on {path}" for path, roles in held.items() for role, members in roles.items() if member in members}
     expected = {f"{each.role} on {each.resource}" for each in wanted if each.resource in held}
-    advice = "fsd deploy --repair gives what is missing; remove a role that is too much: gcloud ... remove-iam-policy-binding"
+    advice = f"{REPAIR} gives what is missing; remove a role that is too much: gcloud ... remove-iam-policy-binding"
     yield exactly("account: exactly the roles that workers use", mine, expected, "role", advice)
     public = {f"{role} on {path} to {each}" for path, roles in held.items() for role, members in roles.items() for each in members & PUBLIC}
     yield exactly("roles: no public access", public, (), "public role", "remove each: gcloud ... remove-iam-policy-binding")
