@@ -140,6 +140,7 @@ class TestAws(AuditCases):
     [
         ({"Effect": "Allow", "NotAction": "iam:*", "Resource": "*"}, "Allow all but iam:* on *"),
         ({"Effect": "Allow", "Action": "*", "NotResource": "arn:x"}, "Allow * on all but arn:x"),
+        ({"Effect": "Allow", "Action": "s3:Get", "NotPrincipal": "x"}, "Allow s3:Get on itself to all but x"),
         ({"Effect": "Deny", "Action": ["SQS:SendMessage"], "Principal": {"AWS": "*"}}, 'Deny sqs:SendMessage on itself to {"AWS": "*"}'),
     ],
 )

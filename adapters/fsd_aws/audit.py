@@ -38,18 +38,20 @@ def grants(document: Document | None) -> set[str]:
     """One line for each action that a policy document allows or denies: on which resource, to whom, on which condition."""
     found = set()
     for statement in _listed((document or {}).get("Statement")):
-        who = statement.get("Principal")
-        end = f" to {who if isinstance(who, str) else _json(who)}" if who else ""
+        who = _either(statement, "Principal")
+        end = f" to {'all but ' * ('NotPrincipal' in statement)}{who if isinstance(who, str) else _json(who)}" if who else ""
         end += f" if {_json(statement['Condition'])}" if statement.get("Condition") else ""
-        allowed = "Action" if "Action" in statement else "NotAction"
-        for action in _listed(statement.get(allowed)):
-            service, _, name = action.partition(":")  # SNS answers with SNS:Publish
-            verb = f"{statement['Effect']} {'all but ' if allowed == 'NotAction' else ''}{service.lower()}{':' if name else ''}{name}"
-            named = "Resource" if "Resource" in statement else "NotResource"
-            found |= {
-                f"{verb} on {'all but ' * ('NotResource' in statement)}{on}{end}" for on in _listed(statement.get(named)) or ["itself"]
-            }
+        on = [f"{'all but ' * ('NotResource' in statement)}{each}" for each in _listed(_either(statement, "Resource"))] or ["itself"]
+        for action in _listed(_either(statement, "Action")):
+            service, colon, name = action.partition(":")  # SNS answers with SNS:Publish
+            verb = f"{statement['Effect']} {'all but ' * ('NotAction' in statement)}{service.lower()}{colon}{name}"
+            found |= {f"{verb} on {each}{end}" for each in on}
     return found
+
+
+def _either(statement: Document, name: str) -> Any:
+    """What a statement names, or, by the element that begins with Not, what it leaves out."""
+    return statement.get(name) or statement.get(f"Not{name}")
 
 
 def _listed(value: Any) -> list[Any]:
