@@ -74,7 +74,7 @@ var account = 'fsd${replace(app, '-', '')}${mark}'
 var container = contains(app, '--') ? fail('app: two hyphens together are for fsd deploy alone') : 'fsd-${app}'
 var sku = tier == 'premium' ? { name: 'Premium', tier: 'Premium', capacity: 1 } : { name: 'Standard', tier: 'Standard' }
 var vault = empty(kms_key) ? [''] : split(kms_key, '/keys/')
-var identity = empty(kms_key) ? null : { type: 'UserAssigned', userAssignedIdentities: { '${kms_identity}': {} } }
+var identity = empty(kms_key) ? { type: 'None' } : { type: 'UserAssigned', userAssignedIdentities: { '${kms_identity}': {} } }
 var busKey = { keyVaultUri: vault[0], keyName: last(vault), identity: { userAssignedIdentity: kms_identity } }
 var storageKey = { keyvaulturi: vault[0], keyname: last(vault) }
 var hosts = [for i in range(0, namespaces): '${function}-${i}.servicebus.windows.net']
