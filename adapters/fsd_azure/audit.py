@@ -52,8 +52,13 @@ def _account(api: Api, names: Mapping[str, str]) -> Iterator[Promise]:
     access = {setting: found.get(setting) for setting in ("allowBlobPublicAccess", "allowSharedKeyAccess")}
     yield _set("storage account: no public access, no keys", access)
     rules = (api.find(f"{path}/managementPolicies/default") or {}).get("properties", {}).get("policy", {}).get("rules", [])
-    wanted = [json.dumps(policy.life_cycle(names["container"]), sort_keys=True)]
-    yield exactly("storage account: life cycle", [json.dumps(each, sort_keys=True) for each in rules], wanted, "rule")
+    wanted = [_rule(policy.life_cycle(names["container"]))]
+    yield exactly("storage account: life cycle", [_rule(each) for each in rules], wanted, "rule")
+
+
+def _rule(rule: Mapping[str, Any]) -> str:
+    """A rule as text. Azure answers with 7.0 days for 7."""
+    return json.dumps(json.loads(json.dumps(rule), parse_float=lambda text: int(float(text))), sort_keys=True)
 
 
 def _key(found: Mapping[str, Any]) -> str | None:
