@@ -63,10 +63,16 @@ def set_policy(api: Api, names: Names, bucket: str, function: str, role: str) ->
     api.call("iam", "put_role_policy", RoleName=role, PolicyName=_POLICY, PolicyDocument=document)
 
 
-def make_log_group(api: Api, app: str, function: str) -> None:
-    """Make the log group, which keeps the functions' output for 14 days. Workers then need no permission to make one."""
+def make_log_group(api: Api, app: str, function: str, key: str) -> None:
+    """Make the log group, which keeps the functions' output for 14 days. Workers then need no permission to make one.
+
+    ``key``: the ARN of the key that encrypts it; "": a key of AWS.
+    """
     group = policy.log_group(function)
-    api.call_unless(Code.ALREADY_EXISTS, "logs", "create_log_group", logGroupName=group, tags={policy.APP_TAG: app})
+    own = {"kmsKeyId": key} if key else {}
+    made = api.call_unless(Code.ALREADY_EXISTS, "logs", "create_log_group", logGroupName=group, tags={policy.APP_TAG: app}, **own)
+    if key and made is None:
+        api.call("logs", "associate_kms_key", logGroupName=group, kmsKeyId=key)
     api.call("logs", "put_retention_policy", logGroupName=group, retentionInDays=LOGS_KEPT_DAYS)
 
 
@@ -151,6 +157,7 @@ def _configuration(resources: Resources) -> dict[str, Any]:
         "MemorySize": int(names["memory_mb"]),
         "Timeout": int(names["timeout_s"]),
         "Environment": {"Variables": {RESOURCES: to_environment(resources)}},
+        **({"KMSKeyArn": names["kms_key"]} if names.get("kms_key") else {}),
     }
 
 
