@@ -111,7 +111,9 @@ class Way:
             hops.append(sum(step.weight * self._median(*verbs, worst_of=len(step.sources)) for step in steps))
         one = np.array(busy) + np.array(hops)  # seconds of a micro-batch in each stage
         more = split.replica_batches - 1
-        reads = 1 if self.batches.keep else 1 + more  # a worker that cannot keep its weights reads them for each micro-batch
+        reads = (
+            1 if self.batches.keep or split.loads_first else 1 + more
+        )  # a worker that cannot keep its weights reads them for each micro-batch
         ends = begin + np.maximum(
             reads * np.array(loads), np.cumsum(one) + more * np.maximum.accumulate(one)
         )  # of each stage, since its function began
