@@ -14,6 +14,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 
 import fsd_core
 import fsd_core.client.expected
+import fsd_core.client.stage_workload
 from fsd_core.cli.main import main
 from fsd_core.client.opened import open_run
 from fsd_core.client.stages import Stages, stages_work
@@ -104,6 +105,18 @@ def test_a_plan_chooses_and_says_what_cannot_be(path: Path, images: Any, tmp_pat
         fsd_core.InputError, match=r"residual: fits no function however it is split: .* needs .* GB, a function has 0.0671 GB"
     ):
         fsd_core.make_plan(path, images, providers=["local"], settings={"local": {"memory_mb": 64}}, engine="onnx", home=tmp_path)
+
+
+def test_a_model_that_is_too_large_is_counted(work: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = work.divided(Parallel(pipeline=3)).split([6])
+    monkeypatch.setattr(fsd_core.client.stage_workload, "COMPUTED_BYTES", 0)
+    monkeypatch.setattr(fsd_core.client.stage_workload, "Session", lambda *_, **__: pytest.fail("computed"))
+    counted = work.divided(Parallel(pipeline=3)).split([6])
+    for ours, theirs in zip(counted.steps, computed.steps, strict=True):
+        np.testing.assert_allclose(ours.bytes + ours.empty, theirs.bytes + theirs.empty, rtol=0.7)  # what is mostly zero becomes shorter
+        assert (ours.rows == theirs.rows).all()
+    assert counted.reads == computed.reads
+    assert counted.notes == ("the model is too large to compute samples here for a plan: its multiply-adds and sizes are counted",)
 
 
 def test_a_run_asks_the_planner(work: Stages, tmp_path: Path) -> None:
