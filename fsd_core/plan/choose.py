@@ -264,7 +264,9 @@ def reason(choice: Candidate, candidates: Sequence[Candidate], objective: str) -
     split = [each for each in alike if each.parallel.workers > 1 and each.feasible]
     if choice.parallel.workers == 1:
         if not split:
-            return f"One function is best here: it takes {_figures(choice)}, and no split that was priced is possible."
+            beaten = any(each.beaten and each.parallel.workers > 1 for each in candidates)  # such a split is possible, but not better
+            splits = "no possible split is faster or cheaper" if beaten else "no split that was priced is possible"
+            return f"One function is best here: it takes {_figures(choice)}, and {splits}."
         other = min(split, key=lambda each: key_of(objective, each))
         next_one = f"the next best split, {shape_words(other.parallel)}, takes {_figures(other)}"
         return f"One function is best here: it takes {_figures(choice)}; {next_one}."
