@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from fsd_core.plan.deciding import decide
 from fsd_core.plan.places import outline_of
 from fsd_core.plan.predict import Platform, predict
 from fsd_core.plan.ways import Given
-from onnx_models import answer, residual, saved
+from onnx_models import answer, layers, residual, saved
 from stage_runs import PLANNED
 
 
@@ -117,6 +119,27 @@ def test_a_model_that_is_too_large_is_counted(work: Stages, monkeypatch: pytest.
         assert (ours.rows == theirs.rows).all()
     assert counted.reads == computed.reads
     assert counted.notes == ("the model is too large to compute samples here for a plan: its multiply-adds and sizes are counted",)
+
+
+def test_a_process_ends_well_while_a_late_prediction_computes(tmp_path: Path) -> None:
+    """ONNX Runtime aborts a process whose interpreter ends while a thread is inside it."""
+    path = saved(layers([512] * 9), tmp_path / "layers.onnx")
+    code = (
+        "import sys, threading, numpy\n"
+        "from fsd_core.client.opened import open_run\n"
+        "from fsd_core.client.stages import stages_work\n"
+        "from fsd_core.client.stage_workload import StageWorkload\n"
+        "opened = open_run(sys.argv[1], {'x': numpy.ones((4000, 512), numpy.float32)}, 'onnx')\n"
+        "work, begun = stages_work(opened.model, opened.inputs), threading.Event()\n"
+        "def predict():\n"
+        "    while True:\n"
+        "        begun.set()\n"
+        "        StageWorkload(work).measured\n"
+        "threading.Thread(target=predict, daemon=True).start()\n"
+        "begun.wait()\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code, str(path)], capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_run_asks_the_planner(work: Stages, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ counted: it would take the memory of this machine a second time.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -51,6 +53,10 @@ MOST_WORKERS, MOST_STAGES, SOME = 64, 64, 16  # of one kind of split; more than 
 LARGE_BYTES, LONG_S = 20e6, 0.5
 VALUE_BYTES = 4  # the simulation counts what is encoded in values of float32
 Coded = Callable[[Sequence[str]], tuple[float, float]]  # of tensors by name: the bytes without a sample, and those that all samples add
+
+# A process aborts if it exits while one of its threads is inside ONNX Runtime, as that of a late prediction may be: the exit waits.
+_INSIDE, EXIT_S = threading.Lock(), 30.0
+atexit.register(_INSIDE.acquire, timeout=EXIT_S)
 
 
 @attrs.frozen
@@ -168,14 +174,15 @@ class StageWorkload:
         graph = self.work.graph
         given, gives = [each.name for each in graph.inputs], [each.name for each in graph.outputs]
         model, weights = submodel(graph, range(len(graph.model.graph.node)), given, gives)
-        began = time.process_time()
-        whole = Session(model, weights, prepack=True)
-        ready_s = time.process_time() - began
-        count, took, wall = self._timed(whole, gives, 1)
-        more = min(self.samples, int(0.8 * (LEARN_S - wall) / max(wall, 1e-6)))
-        if more > 1:
-            with suppress(RunFailed):  # of a later sample: the worker that computes it names stage and reason
-                count, took, wall = self._timed(whole, gives, more)
+        with _INSIDE:
+            began = time.process_time()
+            whole = Session(model, weights, prepack=True)
+            ready_s = time.process_time() - began
+            count, took, wall = self._timed(whole, gives, 1)
+            more = min(self.samples, int(0.8 * (LEARN_S - wall) / max(wall, 1e-6)))
+            if more > 1:
+                with suppress(RunFailed):  # of a later sample: the worker that computes it names stage and reason
+                    count, took, wall = self._timed(whole, gives, more)
         return Measured(count, took / count, ready_s, float(np.clip(took / max(wall, 1e-6), 1.0, os.cpu_count() or 1)))
 
     def _timed(self, whole: Session, gives: Sequence[str], count: int) -> tuple[int, float, float]:
@@ -261,8 +268,9 @@ class StageWorkload:
         each_bytes = sum(graph.trial.tensors[name].bytes for name in gives)
         count = 1 if graph.no_batch is not None else int(np.clip(LEARN_BYTES // max(1, each_bytes), 1, self.measured.sampled))
         model, weights = submodel(graph, range(len(graph.model.graph.node)), [each.name for each in graph.inputs], gives)
-        runs = Session(model, {name: np.ascontiguousarray(array) for name, array in weights.items()}, prepack=False)
-        values = [{**self._some(many), **runs.run(self._some(many), gives)} for many in dict.fromkeys((1, count))]
+        with _INSIDE:
+            runs = Session(model, {name: np.ascontiguousarray(array) for name, array in weights.items()}, prepack=False)
+            values = [{**self._some(many), **runs.run(self._some(many), gives)} for many in dict.fromkeys((1, count))]
 
         def coded(names: Sequence[str]) -> tuple[float, float]:
             if not names:
