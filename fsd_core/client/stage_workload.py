@@ -81,9 +81,9 @@ class ShapedStages:
         found = self.work.batches(limits, provider)
         return Batches(found.samples, found.ranks)
 
-    def least_bytes(self, limits: InvokeLimits) -> int:
+    def needed_bytes(self, limits: InvokeLimits) -> int:
         """The smallest memory of a function that holds the largest stage."""
-        return self.work.least_bytes(limits)
+        return self.work.needed_bytes(limits)
 
 
 @attrs.define(eq=False, slots=False)

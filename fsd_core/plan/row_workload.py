@@ -44,7 +44,7 @@ class ShapedRows:
         split = self.split
         return cut(split.sizes, split.samples, self.batch_size, split.parallel, self.wanted, limits, provider)
 
-    def least_bytes(self, limits: InvokeLimits) -> int:
+    def needed_bytes(self, limits: InvokeLimits) -> int:
         """The smallest memory of a function that runs the largest part."""
         return least_bytes(self.split.sizes, limits)
 

@@ -188,7 +188,7 @@ class Ways:
             if outline.cores(memory_mb) >= 1.0 and _keeps(fits[-1][1], shape.data):
                 break
         if not fits:
-            needs, most = known.least_bytes(functions), all_sizes[-1]
+            needs, most = known.needed_bytes(functions), all_sizes[-1]
             return [Refused(f"needs {needs / 1e9:.3g} GB, a function has {(most << 20) / 1e9:.3g} GB", most, needs)]
         made: list[Way | Refused] = []
         for sizes, batches in _sizes(fits, outline, shape.data):
