@@ -128,7 +128,8 @@ def runs(options: argparse.Namespace, found: Case, home: Path, used: Mapping[str
             expected = "-" if predicted is None else f"{predicted['seconds']['p50']:.2f} / {predicted['lasted']:.2f}"
             worst = 0.0 if predicted is None else error_of(predicted["meter"], meter)
             right = right and ((predicted is not None and worst <= 0.1) or faults is not None)
-            figures = f"{expected} | {worst:.1%} | {meter['payload_bytes_sent']:,} | {stored:,} | {usd:.2g}"
+            off_by = "-" if faults else f"{worst:.1%}"
+            figures = f"{expected} | {off_by} | {meter['payload_bytes_sent']:,} | {stored:,} | {usd:.2g}"
             yield way, f"{kind}{lost} | {figures}", right
 
 

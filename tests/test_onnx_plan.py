@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 
 import fsd_core
 import fsd_core.client.expected
+import fsd_core.client.stage_workload
 from fsd_core.cli.main import main
 from fsd_core.client.opened import open_run
 from fsd_core.client.stages import Stages, stages_work
@@ -24,7 +27,7 @@ from fsd_core.plan.deciding import decide
 from fsd_core.plan.places import outline_of
 from fsd_core.plan.predict import Platform, predict
 from fsd_core.plan.ways import Given
-from onnx_models import answer, residual, saved
+from onnx_models import answer, layers, residual, saved
 from stage_runs import PLANNED
 
 
@@ -104,6 +107,39 @@ def test_a_plan_chooses_and_says_what_cannot_be(path: Path, images: Any, tmp_pat
         fsd_core.InputError, match=r"residual: fits no function however it is split: .* needs .* GB, a function has 0.0671 GB"
     ):
         fsd_core.make_plan(path, images, providers=["local"], settings={"local": {"memory_mb": 64}}, engine="onnx", home=tmp_path)
+
+
+def test_a_model_that_is_too_large_is_counted(work: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = work.divided(Parallel(pipeline=3)).split([6])
+    monkeypatch.setattr(fsd_core.client.stage_workload, "COMPUTED_BYTES", 0)
+    monkeypatch.setattr(fsd_core.client.stage_workload, "Session", lambda *_, **__: pytest.fail("computed"))
+    counted = work.divided(Parallel(pipeline=3)).split([6])
+    for ours, theirs in zip(counted.steps, computed.steps, strict=True):
+        np.testing.assert_allclose(ours.bytes + ours.empty, theirs.bytes + theirs.empty, rtol=0.7)  # what is mostly zero becomes shorter
+        assert (ours.rows == theirs.rows).all()
+    assert counted.reads == computed.reads
+    assert counted.notes == ("the model is too large to compute samples here for a plan: its multiply-adds and sizes are counted",)
+
+
+def test_a_process_ends_well_while_a_late_prediction_computes(tmp_path: Path) -> None:
+    """ONNX Runtime aborts a process whose interpreter ends while a thread is inside it."""
+    path = saved(layers([512] * 9), tmp_path / "layers.onnx")
+    code = (
+        "import sys, threading, numpy\n"
+        "from fsd_core.client.opened import open_run\n"
+        "from fsd_core.client.stages import stages_work\n"
+        "from fsd_core.client.stage_workload import StageWorkload\n"
+        "opened = open_run(sys.argv[1], {'x': numpy.ones((4000, 512), numpy.float32)}, 'onnx')\n"
+        "work, begun = stages_work(opened.model, opened.inputs), threading.Event()\n"
+        "def predict():\n"
+        "    while True:\n"
+        "        begun.set()\n"
+        "        StageWorkload(work).measured\n"
+        "threading.Thread(target=predict, daemon=True).start()\n"
+        "begun.wait()\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code, str(path)], capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_run_asks_the_planner(work: Stages, tmp_path: Path) -> None:

@@ -1,15 +1,18 @@
 """`StageWorkload`: an ONNX model on its inputs, as the planner sees it. A step of a stage counts as one layer.
 
 The model computes some samples here, for up to half a second, in a session as workers have it. Ranks share these seconds as they share
-the model's multiply-adds, and bytes come from encoding what crosses for a few samples.
+the model's multiply-adds, and bytes come from encoding what crosses for a few samples. A model of more than `COMPUTED_BYTES` is only
+counted: it would take the memory of this machine a second time.
 """
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -25,6 +28,7 @@ from fsd_core.graph.figures import node_costs
 from fsd_core.graph.submodel import submodel
 from fsd_core.partition import Parallel
 from fsd_core.partition.graph_stages import Division, GraphStage
+from fsd_core.partition.stages import DENSE_SHARE, WORK_S
 from fsd_core.plan.batches import Batches
 from fsd_core.plan.kept import digest
 from fsd_core.plan.split import EMPTY_BYTES, Split, Step
@@ -40,19 +44,26 @@ __all__ = ["StageWorkload"]
 
 LEARN_S = 0.5  # seconds that the model computes here
 LEARN_BYTES = 64 << 20  # of what crosses and is encoded here
-PREPACKED_BYTES = 512 << 20  # larger weights are not held a second time here
+COMPUTED_BYTES = 512 << 20  # of weights
+READY_S = 1.5e-9  # core seconds for each byte of weights to make a session, where none is made here
 NODE_ADDS = 200_000  # a node takes the time of so many multiply-adds, whatever it computes: about 5 us
 IMPORT_S = 0.05  # core seconds to import ONNX Runtime in a worker, which has numpy
 SECTION_HEAD_BYTES, WEIGHT_HEAD_BYTES = 400, 100  # in the head of a shard: of a section, and of a weight (name, dtype, shape, place)
 MOST_WORKERS, MOST_STAGES, SOME = 64, 64, 16  # of one kind of split; more than `SOME` only where each still has much to do
 LARGE_BYTES, LONG_S = 20e6, 0.5
+VALUE_BYTES = 4  # the simulation counts what is encoded in values of float32
+Coded = Callable[[Sequence[str]], tuple[float, float]]  # of tensors by name: the bytes without a sample, and those that all samples add
+
+# A process aborts if it exits while one of its threads is inside ONNX Runtime, as that of a late prediction may be: the exit waits.
+_INSIDE, EXIT_S = threading.Lock(), 30.0
+atexit.register(_INSIDE.acquire, timeout=EXIT_S)
 
 
 @attrs.frozen
 class Measured:
     """What the model took here. Seconds are those of one core."""
 
-    sampled: int
+    sampled: int  # 0: it was too large for that
     sample_s: float  # to compute a sample
     ready_s: float  # to make the session
     cores: float  # so many cores worked at a time
@@ -70,9 +81,9 @@ class ShapedStages:
         found = self.work.batches(limits, provider)
         return Batches(found.samples, found.ranks)
 
-    def least_bytes(self, limits: InvokeLimits) -> int:
+    def needed_bytes(self, limits: InvokeLimits) -> int:
         """The smallest memory of a function that holds the largest stage."""
-        return self.work.least_bytes(limits)
+        return self.work.needed_bytes(limits)
 
 
 @attrs.define(eq=False, slots=False)
@@ -150,20 +161,28 @@ class StageWorkload:
             self._splits[parts] = self.split(work, [self.samples])
         return ShapedStages(work, attrs.evolve(self._splits[parts], parallel=shape))
 
+    @property
+    def _large(self) -> bool:
+        return self.stored_bytes > COMPUTED_BYTES
+
     @cached_property
     def measured(self) -> Measured:
         """What computing some samples takes here."""
+        if self._large:
+            adds = sum(each.multiply_adds or 0 for each in self._costs)
+            return Measured(0, adds * DENSE_SHARE / WORK_S, self.stored_bytes * READY_S, 1.0)
         graph = self.work.graph
         given, gives = [each.name for each in graph.inputs], [each.name for each in graph.outputs]
         model, weights = submodel(graph, range(len(graph.model.graph.node)), given, gives)
-        began = time.process_time()
-        whole = Session(model, weights, prepack=self.stored_bytes <= PREPACKED_BYTES)
-        ready_s = time.process_time() - began
-        count, took, wall = self._timed(whole, gives, 1)
-        more = min(self.samples, int(0.8 * (LEARN_S - wall) / max(wall, 1e-6)))
-        if more > 1:
-            with suppress(RunFailed):  # of a later sample: the worker that computes it names stage and reason
-                count, took, wall = self._timed(whole, gives, more)
+        with _INSIDE:
+            began = time.process_time()
+            whole = Session(model, weights, prepack=True)
+            ready_s = time.process_time() - began
+            count, took, wall = self._timed(whole, gives, 1)
+            more = min(self.samples, int(0.8 * (LEARN_S - wall) / max(wall, 1e-6)))
+            if more > 1:
+                with suppress(RunFailed):  # of a later sample: the worker that computes it names stage and reason
+                    count, took, wall = self._timed(whole, gives, more)
         return Measured(count, took / count, ready_s, float(np.clip(took / max(wall, 1e-6), 1.0, os.cpu_count() or 1)))
 
     def _timed(self, whole: Session, gives: Sequence[str], count: int) -> tuple[int, float, float]:
@@ -180,9 +199,8 @@ class StageWorkload:
     def split(self, work: Stages, batches: Sequence[int]) -> Split:
         """What the ranks of ``work`` load, compute and send, with micro-batches of so many samples."""
         measured, ranks, samples = self.measured, work.stages, self.samples
-        values = self._crossing(work.division)
-        count, largest = values[-1]
-        costs = node_costs(work.division.graph)
+        coded = self._counted(work.division) if self._large else self._encoded(work.division)
+        costs, tensors = node_costs(work.division.graph), work.division.graph.trial.tensors
         shape = (work.division.steps, len(ranks))
         adds, nodes = np.zeros(shape), np.zeros(shape)
         pairs: dict[int, list[tuple[int, int, list[str]]]] = {}  # source, target and names of what travels, by step
@@ -194,16 +212,16 @@ class StageWorkload:
         steps = []
         for step in sorted(number for number, some in pairs.items() if some):
             sources, targets, names = zip(*sorted(pairs[step]), strict=True)
-            coded = np.array([self._coded(each, values) for each in names])
+            sizes = np.array([coded(each) for each in names])
             steps.append(
                 Step(
                     layer=step,
                     sources=np.array(sources, np.int64),
                     targets=np.array(targets, np.int64),
-                    rows=np.array([sum(largest[name].size for name in each) / count for each in names], np.float64),
-                    bytes=coded[:, 1],
+                    rows=np.array([sum(tensors[name].bytes for name in each) / VALUE_BYTES for each in names], np.float64),
+                    bytes=sizes[:, 1],
                     live=float(samples),
-                    empty=float(coded[:, 0].mean()),
+                    empty=float(sizes[:, 0].mean()),
                 )
             )
         weights = np.array([stage.weight_bytes for stage in ranks], np.float64)
@@ -212,8 +230,8 @@ class StageWorkload:
         tensor = work.parallel.tensor
         lasts = [max((each.step for each in stage.sections), default=0) for stage in ranks]
         starts = [0, *(max(lasts[: stage * tensor]) for stage in range(1, work.parallel.pipeline))]
-        inputs = np.array([sum(self._coded(stage.inputs, values)) for stage in ranks])
-        outputs = np.array([sum(self._coded(stage.outputs, values)) for stage in ranks])
+        inputs = np.array([sum(coded(stage.inputs)) for stage in ranks])
+        outputs = np.array([sum(coded(stage.outputs)) for stage in ranks])
         return Split(
             parallel=work.parallel,
             samples=samples,
@@ -227,35 +245,47 @@ class StageWorkload:
             output_bytes=np.maximum(0.0, outputs - EMPTY_BYTES),
             loads_first=True,
             cores=measured.cores,
-            notes=(f"{measured.sampled} of {samples} samples were computed here",) if measured.sampled < samples else (),
+            notes=_notes(measured.sampled, samples),
         )
 
-    def _crossing(self, division: Division) -> list[tuple[int, Mapping[str, NDArray[Any]]]]:
-        """Inputs, outputs and what travels, for one sample and for some, each with the number of samples."""
-        graph = division.graph
-        sections = [each for stage in division.stages for each in stage.sections]
-        names = list(dict.fromkeys(name for each in sections for some in (each.outputs, *each.receives.values()) for name in some))
-        each_bytes = sum(graph.trial.tensors[name].bytes for name in names)
-        most = 1 if graph.no_batch is not None else int(np.clip(LEARN_BYTES // max(1, each_bytes), 1, self.measured.sampled))
-        model, weights = submodel(graph, range(len(graph.model.graph.node)), [each.name for each in graph.inputs], names)
-        runs = Session(model, weights, prepack=False)
-        found: list[tuple[int, Mapping[str, NDArray[Any]]]] = []
-        for count in dict.fromkeys((1, most)):
-            given = self._some(count)
-            found.append((count, {**given, **runs.run(given, names)}))
-        return found
+    def _counted(self, division: Division) -> Coded:
+        """The bytes of tensors before they are encoded: none without samples, and those of all samples."""
+        tensors, given = division.graph.trial.tensors, self.work.tensors
 
-    def _coded(self, names: Sequence[str], values: Sequence[tuple[int, Mapping[str, NDArray[Any]]]]) -> tuple[float, float]:
-        """The bytes of encoded tensors of no sample, and those that all samples add: a line through what one and some samples take.
+        def coded(names: Sequence[str]) -> tuple[float, float]:
+            return 0.0, float(sum(given[name].nbytes if name in given else tensors[name].bytes * self.samples for name in names))
+
+        return coded
+
+    def _encoded(self, division: Division) -> Coded:
+        """The bytes of encoded tensors: a line through what one sample and what some take, which are computed here.
 
         Some tensors have the same size for any number of samples.
         """
-        if not names:
-            return 0.0, 0.0
-        sizes = [len(encode_tensors({name: tensors[name] for name in names})) for _, tensors in values]
-        count = values[-1][0]
-        empty = max(0.0, sizes[0] - (sizes[-1] - sizes[0]) / (count - 1)) if count > 1 else 0.0
-        return empty, (sizes[-1] - empty) * self.samples / count
+        graph = division.graph
+        sections = [each for stage in division.stages for each in stage.sections]
+        gives = list(dict.fromkeys(name for each in sections for some in (each.outputs, *each.receives.values()) for name in some))
+        each_bytes = sum(graph.trial.tensors[name].bytes for name in gives)
+        count = 1 if graph.no_batch is not None else int(np.clip(LEARN_BYTES // max(1, each_bytes), 1, self.measured.sampled))
+        model, weights = submodel(graph, range(len(graph.model.graph.node)), [each.name for each in graph.inputs], gives)
+        with _INSIDE:
+            runs = Session(model, {name: np.ascontiguousarray(array) for name, array in weights.items()}, prepack=False)
+            values = [{**self._some(many), **runs.run(self._some(many), gives)} for many in dict.fromkeys((1, count))]
+
+        def coded(names: Sequence[str]) -> tuple[float, float]:
+            if not names:
+                return 0.0, 0.0
+            sizes = [len(encode_tensors({name: tensors[name] for name in names})) for tensors in values]
+            empty = max(0.0, sizes[0] - (sizes[-1] - sizes[0]) / (count - 1)) if count > 1 else 0.0
+            return empty, (sizes[-1] - empty) * self.samples / count
+
+        return coded
+
+
+def _notes(sampled: int, samples: int) -> tuple[str, ...]:
+    if not sampled:
+        return ("the model is too large to compute samples here for a plan: its multiply-adds and sizes are counted",)
+    return (f"{sampled} of {samples} samples were computed here",) if sampled < samples else ()
 
 
 def _shard_bytes(division: Division, stage: GraphStage) -> tuple[float, float]:

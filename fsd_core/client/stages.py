@@ -153,7 +153,7 @@ class Stages:
             found.append(limits.process_bytes + RUNTIME_BYTES + own)
         return found
 
-    def least_bytes(self, limits: InvokeLimits) -> int:
+    def needed_bytes(self, limits: InvokeLimits) -> int:
         """The smallest memory of a function that holds the largest stage with one sample."""
         return max(self._bytes(1, limits, prepack=False))
 

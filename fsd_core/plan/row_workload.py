@@ -44,7 +44,7 @@ class ShapedRows:
         split = self.split
         return cut(split.sizes, split.samples, self.batch_size, split.parallel, self.wanted, limits, provider)
 
-    def least_bytes(self, limits: InvokeLimits) -> int:
+    def needed_bytes(self, limits: InvokeLimits) -> int:
         """The smallest memory of a function that runs the largest part."""
         return least_bytes(self.split.sizes, limits)
 
@@ -53,23 +53,22 @@ class ShapedRows:
 class RowWorkload:
     """A model with its samples; see `fsd_core.plan.workload.Workload`. ``inputs``: scipy CSR (samples, inputs) float32.
 
-    Its facts are computed at their first use, or given with `of`.
+    ``known``: its facts, if somebody has them; else they are computed at their first use.
     """
 
     model: Model
     inputs: Any
+    known: Facts | None = None
 
     @classmethod
     def of(cls, facts: Facts) -> RowWorkload:
         """The workload of which these facts are known."""
-        made = cls(facts.model, None)  # type: ignore[arg-type]  # facts of described layers have no model, and nothing asks for it
-        made.__dict__["facts"] = facts
-        return made
+        return cls(facts.model, None, facts)  # type: ignore[arg-type]  # described layers have no model: nothing asks for it
 
     @cached_property
     def facts(self) -> Facts:
         """What some samples tell, which are computed here."""
-        return learn(self.model, self.inputs)
+        return learn(self.model, self.inputs) if self.known is None else self.known
 
     @cached_property
     def _estimator(self) -> Estimator:

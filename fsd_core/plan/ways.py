@@ -111,7 +111,9 @@ class Way:
             hops.append(sum(step.weight * self._median(*verbs, worst_of=len(step.sources)) for step in steps))
         one = np.array(busy) + np.array(hops)  # seconds of a micro-batch in each stage
         more = split.replica_batches - 1
-        reads = 1 if self.batches.keep else 1 + more  # a worker that cannot keep its weights reads them for each micro-batch
+        reads = (
+            1 if self.batches.keep or split.loads_first else 1 + more
+        )  # a worker that cannot keep its weights reads them for each micro-batch
         ends = begin + np.maximum(
             reads * np.array(loads), np.cumsum(one) + more * np.maximum.accumulate(one)
         )  # of each stage, since its function began
@@ -186,7 +188,7 @@ class Ways:
             if outline.cores(memory_mb) >= 1.0 and _keeps(fits[-1][1], shape.data):
                 break
         if not fits:
-            needs, most = known.least_bytes(functions), all_sizes[-1]
+            needs, most = known.needed_bytes(functions), all_sizes[-1]
             return [Refused(f"needs {needs / 1e9:.3g} GB, a function has {(most << 20) / 1e9:.3g} GB", most, needs)]
         made: list[Way | Refused] = []
         for sizes, batches in _sizes(fits, outline, shape.data):

@@ -23,7 +23,7 @@ class Shaped(Protocol):
     def cut(self, limits: InvokeLimits, provider: str) -> Batches:
         """Cut the samples into micro-batches that fit a function. Raises `InputError` if the memory does not hold one sample."""
 
-    def least_bytes(self, limits: InvokeLimits) -> int:
+    def needed_bytes(self, limits: InvokeLimits) -> int:
         """The smallest memory of a function that holds the largest part."""
 
 
