@@ -42,6 +42,10 @@ class AwsProvider(BaseProvider):
 
         return AwsObjects(resources)
 
+    def store(self, resources: Resources) -> str:
+        """The app's bucket."""
+        return f"s3://{resources.names['bucket']}"
+
     def invoker(self, resources: Resources) -> InvokeDriver:
         """A driver that starts the app's functions."""
         from fsd_aws.invoke import AwsInvoker

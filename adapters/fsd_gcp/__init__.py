@@ -41,6 +41,10 @@ class GcpProvider(BaseProvider):
 
         return GcpObjects(resources)
 
+    def store(self, resources: Resources) -> str:
+        """The app's bucket."""
+        return f"gs://{resources.names['bucket']}"
+
     def invoker(self, resources: Resources) -> InvokeDriver:
         """A driver that starts the app's functions."""
         from fsd_gcp.invoke import GcpInvoker

@@ -69,6 +69,11 @@ class Stages:
         return self.graph.digest
 
     @property
+    def given(self) -> Tensors:
+        """The inputs by name."""
+        return self.tensors
+
+    @property
     def label(self) -> str:
         """A stage has whole nodes: no partition divides them."""
         return "stages"
