@@ -127,6 +127,13 @@ def call_logs(here: Path, result: Result) -> None:
     assert {rank: len(lines) > 0 for rank, lines in found.lines.items()} == {0: True, 1: True}
 
 
+def call_audit_log(here: Path, result: Result) -> None:
+    log = fsd_core.read_audit_log()
+    log.verify()
+    assert result.run in [entry.what["run"] for entry in log.entries]
+    assert fsd_core.read_audit_log(last=1).entries == log.entries[-1:]
+
+
 def call_plan(here: Path, result: Result) -> None:
     steps: list[tuple[int, int]] = []
     made = fsd_core.make_plan(NET, INPUT, providers=["local"], progress=lambda done, total: steps.append((done, total)))
@@ -236,7 +243,7 @@ def call_clean(here: Path, result: Result) -> None:
     assert fsd_core.clean(**options, keep_records=True) > 0
     assert (here / "home" / "runs" / f"{again.run}.json").exists()
     assert fsd_core.clean(**options) == 0
-    assert not (here / "home" / "runs").exists()
+    assert [each.name for each in (here / "home" / "runs").iterdir()] == ["audit"]
 
 
 def call_emulators_up(here: Path, result: Result) -> None:

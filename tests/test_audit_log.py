@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 import fsd_core.client.apps
-from fsd_core import Model, Result, clean, destroy, read_audit_log, run
+from fsd_core import Model, Result, clean, collect_garbage, destroy, read_audit_log, run
 from fsd_core.cli import main
 from fsd_core.client import history
 from fsd_core.client.job import Progress
@@ -377,6 +378,21 @@ def test_an_answer_is_not_lost_because_its_entry_cannot_be_written(
     lines = destroy("local", settings=app.settings, home=app.home, audit_log="delete")
     assert lines
     assert not any("audit" in line for line in lines)
+
+
+def test_entries_are_kept_for_their_time(app: App, store: Store) -> None:
+    settings = {**app.settings, "audit_retention_days": 30}
+    filled(store, 4)
+    for number, days in ((1, 50), (2, 40)):
+        written = time.time() - days * DAY_S
+        (path,) = (Path(str(app.settings["root"])) / "fsd" / "objects").rglob(f"{number:010d}*")
+        os.utime(path, (written, written))
+    assert collect_garbage("local", settings=app.settings) == 0
+    assert len(ledger.read_all(store)) == 4
+    collect_garbage("local", settings=settings)
+    assert [name for name, _ in ledger.read_all(store)] == [key(3), key(4)]
+    with pytest.raises(CheckFailed, match="entry 1 does not fit: it is missing, and so are those up to 2"):
+        read_audit_log("local", settings=settings, home=app.home).verify()  # by what entry 3 says, entry 2 is of today
 
 
 def test_wrong_arguments_are_named(fsd: Callable[..., tuple[int, str, str]], app: App) -> None:

@@ -28,6 +28,8 @@ from fsd_core.providers.names import new_generation
 from fsd_core.providers.package import Package
 from fsd_core.providers.probes import Pair
 from fsd_core.providers.provisioning import AppProvisioner, remove_store
+from fsd_core.providers.settings import RETENTION
+from fsd_core.storage.keys import AUDIT, PASSING
 
 __all__ = ["AwsProvisioner"]
 
@@ -38,7 +40,7 @@ class AwsProvisioner(AppProvisioner[Api, Settings]):
     """Implements `fsd_core.driver.Provisioner`."""
 
     kind = Settings
-    recorded = ("message_kb",)
+    recorded = ("message_kb", RETENTION)
     chosen = ("bucket", "role")
     fixed: ClassVar = {"bucket": "[aws] bucket"}
     queued = ("message_kb",)  # ranks have other topics
@@ -100,7 +102,7 @@ class AwsProvisioner(AppProvisioner[Api, Settings]):
             function.make_log_group(api, app, name)
             had = Resources(app, 0, 0, new)
             if len(code.body) > DIRECT_BYTES:
-                _make_bucket(api, app, new["bucket"])
+                _make_bucket(api, app, new)
             with function.sent(api, new["bucket"], code) as sent:
                 created = function.create(api, had, sent)
             if not created:
@@ -110,7 +112,7 @@ class AwsProvisioner(AppProvisioner[Api, Settings]):
         if not self.settings.role:
             names["role"] = function.make_role(api, app, role)
             function.set_policy(api, Names.of(Resources(app, 0, 0, names)), names["bucket"], name, role)
-        _make_bucket(api, app, names["bucket"])
+        _make_bucket(api, app, names)
         return had, names
 
     def make_queues(self, api: Api, resources: Resources, pairs: Sequence[Pair]) -> dict[str, str]:
@@ -136,12 +138,13 @@ class AwsProvisioner(AppProvisioner[Api, Settings]):
         function.update(api, made)
 
 
-def _make_bucket(api: Api, app: str, bucket: str) -> None:
+def _make_bucket(api: Api, app: str, names: Mapping[str, str]) -> None:
     """Make a private, encrypted bucket that deletes old objects.
 
     Raises `InputError` where the bucket is another account's, or holds objects that are not the app's.
     """
     made: Any = None
+    bucket = names["bucket"]
     where = {} if api.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": api.region}}
     try:
         made = api.call_unless(Code.ALREADY_EXISTS, "s3", "create_bucket", Bucket=bucket, **where)
@@ -160,14 +163,17 @@ def _make_bucket(api: Api, app: str, bucket: str) -> None:
     api.call("s3", "put_bucket_encryption", Bucket=bucket, **rule)
     closed = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
     api.call("s3", "put_public_access_block", Bucket=bucket, PublicAccessBlockConfiguration=closed)
-    forget: dict[str, Any] = {
-        "ID": "fsd",
-        "Status": "Enabled",
-        "Filter": {"Prefix": ""},
-        "Expiration": {"Days": KEPT_DAYS},
-        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
-    }
-    api.call("s3", "put_bucket_lifecycle_configuration", Bucket=bucket, LifecycleConfiguration={"Rules": [forget]})
+    api.call("s3", "put_bucket_lifecycle_configuration", Bucket=bucket, LifecycleConfiguration={"Rules": _rules(int(names[RETENTION]))})
+
+
+def _rules(audit_days: int) -> list[dict[str, Any]]:
+    """The rules by which the bucket deletes objects: a rule of S3 has one prefix, and cannot leave one out."""
+    days = dict.fromkeys(PASSING, KEPT_DAYS) | {AUDIT: audit_days}
+    rules: list[dict[str, Any]] = [
+        {"ID": f"fsd {prefix}", "Filter": {"Prefix": prefix}, "Expiration": {"Days": n}} for prefix, n in days.items()
+    ]
+    rules.append({"ID": "fsd", "Filter": {"Prefix": ""}, "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1}})
+    return [{"Status": "Enabled", **rule} for rule in rules]
 
 
 def _owned(api: Api, app: str, bucket: str) -> bool:

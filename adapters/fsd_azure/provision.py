@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
@@ -28,6 +28,8 @@ from fsd_core.providers.names import new_generation
 from fsd_core.providers.package import Package
 from fsd_core.providers.probes import Pair
 from fsd_core.providers.provisioning import AppProvisioner
+from fsd_core.providers.settings import RETENTION
+from fsd_core.storage.keys import AUDIT, PASSING
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["AzureProvisioner"]
 
 KEPT_DAYS = 7
+PREFIXES = 10  # of a rule of a storage account, at most
 _KINDS = {"namespaces": "namespace", "storageAccounts": "storage account"}
 
 
@@ -42,7 +45,7 @@ class AzureProvisioner(AppProvisioner[Api, Settings]):
     """Implements `fsd_core.driver.Provisioner`."""
 
     kind = Settings
-    recorded = ("region", "tier", "message_kb")
+    recorded = ("region", "tier", "message_kb", RETENTION)
     fixed: ClassVar = {
         "namespaces": connection_strings.SERVICE_BUS,
         "tier": "[azure] tier",
@@ -214,10 +217,20 @@ def _make_account(api: Api, app: str, names: Mapping[str, str]) -> None:
     }
     kind = {"location": names["region"], "kind": "StorageV2", "sku": {"name": "Standard_LRS"}, "tags": {policy.APP_TAG: app}}
     api.put(path, kind | {"properties": properties})
-    filters = {"blobTypes": ["blockBlob"], "prefixMatch": [f"{names['container']}/"]}  # not the container of the code
-    actions = {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": KEPT_DAYS}}}
-    rule = {"name": "forget", "enabled": True, "type": "Lifecycle", "definition": {"filters": filters, "actions": actions}}
-    api.put(f"{path}/managementPolicies/default", {"properties": {"policy": {"rules": [rule]}}})
+    api.put(f"{path}/managementPolicies/default", {"properties": {"policy": {"rules": _rules(names["container"], int(names[RETENTION]))}}})
+
+
+def _rules(container: str, audit_days: int) -> list[dict[str, Any]]:
+    """The rules by which the account deletes objects of a container, not of that of the code. A rule takes `PREFIXES` prefixes."""
+    parts = [(KEPT_DAYS, PASSING[first : first + PREFIXES]) for first in range(0, len(PASSING), PREFIXES)]
+    rules = []
+    for number, (days, prefixes) in enumerate([*parts, (audit_days, (AUDIT,))]):
+        filters = {"blobTypes": ["blockBlob"], "prefixMatch": [f"{container}/{prefix}" for prefix in prefixes]}
+        actions = {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": days}}}
+        rules.append(
+            {"name": f"forget{number}", "enabled": True, "type": "Lifecycle", "definition": {"filters": filters, "actions": actions}}
+        )
+    return rules
 
 
 def _make_containers(api: Api, app: str, names: Mapping[str, str]) -> str:

@@ -23,11 +23,11 @@ from fsd_core.common import arguments, interrupt
 from fsd_core.common.sealed import Damaged
 from fsd_core.driver import Resources
 from fsd_core.errors import CheckFailed, InputError
+from fsd_core.providers.settings import RETENTION
 from fsd_core.storage import ledger
 
-__all__ = ["RETENTION", "AuditEntry", "AuditLog", "read_audit_log"]
+__all__ = ["AuditEntry", "AuditLog", "read_audit_log"]
 
-RETENTION = "audit_retention_days"  # in `Resources.names`: after so many days the store removes an entry
 COLUMNS = (
     *(("run", "run"), ("outcome", "outcome"), ("user", "caller.user"), ("machine", "caller.machine")),
     *(("credentials", "caller.credentials"), ("provider", "provider"), ("region", "region"), ("app", "resources.app")),

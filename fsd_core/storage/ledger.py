@@ -25,14 +25,14 @@ from fsd_core.common.fields import integer, key, matching, nullable, number, rea
 from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import DriverError, InputError
+from fsd_core.storage.keys import AUDIT
 from fsd_core.storage.store import Store
 
-__all__ = ["PREFIX", "Body", "Link", "Mark", "Misfit", "append", "check", "digest_of", "link", "numbered", "read_all"]
+__all__ = ["Body", "Link", "Mark", "Misfit", "append", "check", "digest_of", "link", "numbered", "read_all"]
 
-PREFIX = "audit/"
 TRIES = 20  # numbers that other clients may take while this one tries
 THREADS = 16
-_KEY = re.compile(rf"{PREFIX}(\d{{10}})")
+_KEY = re.compile(rf"{AUDIT}(\d{{10}})")
 _DIGEST = matching("[0-9a-f]{64}", "64 hexadecimal digits")
 _LOG = matching("[0-9a-f]{16}", "16 hexadecimal digits")
 _AT = number(0, 1e11)
@@ -116,12 +116,12 @@ def append(store: Store, entry: Mapping[str, Any], known: Mark | None = None) ->
 
 
 def _key(number: int) -> str:
-    return f"{PREFIX}{number:010d}"
+    return f"{AUDIT}{number:010d}"
 
 
 def _newest(store: Store) -> _Head:
     """The last entry, by one listing of at most one page. The oldest entries may be gone, because they are kept for a limited time."""
-    page = store.retry.call(store.driver, f"list {PREFIX}", lambda: store.driver.list(PREFIX))
+    page = store.retry.call(store.driver, f"list {AUDIT}", lambda: store.driver.list(AUDIT))
     numbers = [int(found[1]) for found in map(_KEY.fullmatch, page.keys) if found]
     return _last(store, numbers[-1]) if numbers else _Head(0, os.urandom(8).hex(), None, None)
 
@@ -144,7 +144,7 @@ def _last(store: Store, number: int) -> _Head:
 
 def read_all(store: Store, last: int | None = None) -> list[Body]:
     """All entries, or the ``last`` ones, ascending by their keys. Raises `DriverError`."""
-    keys = list(store.keys(PREFIX))
+    keys = list(store.keys(AUDIT))
     keys = keys if last is None else keys[-last:]
     bodies = each(store.find, keys, THREADS)
     return [(name, body) for name, body in zip(keys, bodies, strict=True) if body is not None]
@@ -165,7 +165,7 @@ def check(found: Sequence[Body], marks: Collection[Mark] = (), kept_s: float = m
     for name, body in found:
         matched = _KEY.fullmatch(name)
         if matched is None:
-            return Misfit(None, f"{name}: is no entry of the log: expected {PREFIX} and ten digits")
+            return Misfit(None, f"{name}: is no entry of the log: expected {AUDIT} and ten digits")
         place, expected = int(matched[1]), last.number + 1 if last else 1
         try:
             this = link(body)
