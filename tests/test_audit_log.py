@@ -275,7 +275,7 @@ def test_runs_that_were_done_failed_and_interrupted_leave_entries(app: App, fsd:
     assert (first.what["run"], first.what["model"]["name"], first.what["model"]["digest"]) == (done.run, "eye", MODEL.digest)
     assert first.what["output"] == {"digest": digest(done.output)}
     assert len({entry.what["input"]["digest"] for entry in log.entries}) == 1
-    assert first.what["caller"]["credentials"] == "none are needed"
+    assert first.what["caller"]["identity"] == "none are needed"
     assert (second.what["error"]["code"], second.what["output"], second.what["usd"]) == (failed.value.code.name, None, None)
     assert done.audit is not None
     assert (done.audit["entry"], done.audit["digest"]) == (1, first.digest)

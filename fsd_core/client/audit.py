@@ -30,7 +30,7 @@ __all__ = ["AuditEntry", "AuditLog", "read_audit_log"]
 
 COLUMNS = (
     *(("run", "run"), ("outcome", "outcome"), ("user", "caller.user"), ("machine", "caller.machine")),
-    *(("credentials", "caller.credentials"), ("provider", "provider"), ("region", "region"), ("app", "resources.app")),
+    *(("identity", "caller.identity"), ("provider", "provider"), ("region", "region"), ("app", "resources.app")),
     *(("model", "model.name"), ("model_digest", "model.digest"), ("input", "input.name"), ("input_digest", "input.digest")),
     *(("output_digest", "output.digest"), ("workers", "workers"), ("channel", "channel"), ("fsd", "versions.fsd")),
     *(("seconds", "seconds"), ("requests", "requests"), ("usd", "usd"), ("error", "error.message")),
@@ -43,10 +43,10 @@ class AuditEntry:
 
     - ``number``: from 1. ``at``: when it was written, in seconds since 1970. ``digest``: the SHA-256 digest of the entry.
     - ``what``: ``run``, its id; ``outcome``: done, failed or interrupted; ``error`` (code, message, rank, layer) or `None`; ``caller``
-      (user, machine, credentials: as whom the SDK calls the cloud); ``began`` and ``seconds``; ``model`` (name, digest, engine); ``input``
-      (name, digest, samples); ``output`` (digest) or `None`; ``provider``, ``stand_in``, ``region``, ``resources``, ``workers``,
-      ``channel``, ``versions``; ``requests``, the counts of `Result.meter` without those for the entry, of a run that failed those of the
-      client alone; ``usd`` by the provider's tariff, or `None`.
+      (user, machine, and identity: as whom the cloud's services know it); ``began`` and ``seconds``; ``model`` (name, digest, engine);
+      ``input`` (name, digest, samples); ``output`` (digest) or `None`; ``provider``, ``stand_in``, ``region``, ``resources``,
+      ``workers``, ``channel``, ``versions``; ``requests``, the counts of `Result.meter` without those for the entry, of a run that failed
+      those of the client alone; ``usd`` by the provider's tariff, or `None`.
     """
 
     number: int

@@ -127,7 +127,7 @@ class Trail:
             "run": self._run,
             "outcome": outcome,
             "error": history.failure(error),
-            "caller": {"user": _user(), "machine": plain(platform.node()), "credentials": self._credentials(outcome)},
+            "caller": {"user": _user(), "machine": plain(platform.node()), "identity": self._identity(CALLER_S[outcome])},
             "began": job.began,
             "seconds": max(0.0, time.time() - job.began),
             "model": {"name": masked(plain(job.note.get("model", ""))), "digest": job.work.digest, "engine": job.work.engine},
@@ -149,10 +149,16 @@ class Trail:
         usd = result.bill(tariff).total_usd if tariff else None
         return self._entry("done", result.meter) | {"output": {"digest": digest(result.output)}, "usd": usd}
 
-    def _credentials(self, outcome: str) -> str:
-        """As whom the SDK of the cloud calls its services. Some SDKs ask a service or another program for it."""
+    def _identity(self, seconds: float) -> str:
+        """As whom the cloud's services know the caller. Some SDKs ask a service or another program for it."""
+        provider = self._job.provider
+
+        def asked() -> str:
+            caller = getattr(provider, "caller", None)  # a provider need not have it
+            return str((caller and caller(self._resources)) or provider.credentials())
+
         try:
-            return masked(plain(begin(self._job.provider.credentials).result(CALLER_S[outcome])))
+            return masked(plain(begin(asked).result(seconds)))
         except Exception as error:  # of any SDK, or of a service that does not answer
             return f"unknown: {type(error).__name__}"
 

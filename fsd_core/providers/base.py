@@ -40,6 +40,10 @@ class BaseProvider:
         """
         return resources.app
 
+    def caller(self, resources: Resources) -> str:
+        """As whom the services know the caller, for the audit log, without secrets; empty: the text of ``credentials`` is as good."""
+        return ""
+
     def stand_in(self) -> str | None:
         """`None`: this provider has no emulator."""
         return None
