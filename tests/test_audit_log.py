@@ -21,6 +21,7 @@ from fsd_core import Model, Result, clean, collect_garbage, destroy, read_audit_
 from fsd_core.cli import main
 from fsd_core.client import history
 from fsd_core.client.job import Progress
+from fsd_core.client.marks import Marks
 from fsd_core.client.trail import digest
 from fsd_core.common.sealed import seal
 from fsd_core.driver import Code, ObjectDriver, Refused, Resources
@@ -405,13 +406,14 @@ def test_wrong_arguments_are_named(fsd: Callable[..., tuple[int, str, str]], app
         code, _, err = fsd("audit", "log", *words)
         assert code == 2
         assert named in err
-    marks = app.home / "runs" / "audit"
-    marks.mkdir(parents=True)
-    PROVIDER.provisioner(app.settings).ensure("fsd", 1, 1)
-    from fsd_core.client.marks import Marks
-
-    found = Marks.of(PROVIDER, PROVIDER.provisioner(app.settings).ensure("fsd", 1, 1), app.home)
-    assert found.file is not None
-    found.file.write_text("{}\n")
-    with pytest.raises(InputError, match="is damaged: line 1: log: is missing"):
+    marks = Marks.of(PROVIDER, PROVIDER.provisioner(app.settings).ensure("fsd", 1, 1), app.home)
+    assert marks.file is not None
+    assert (marks.newest(), marks.read()) == (None, [])
+    written = [Mark(log="0" * 16, number=number, digest="0" * 64, at=float(number)) for number in range(1, 20)]
+    for mark in written:
+        marks.add(mark)
+    assert (marks.newest(), marks.read()) == (written[-1], written)
+    marks.file.write_text("{}\n")
+    assert marks.newest() is None  # so a run goes on as a client that knows no entry
+    with pytest.raises(InputError, match="is damaged: a line: log: is missing"):
         read_audit_log("local", settings=app.settings, home=app.home)

@@ -122,6 +122,8 @@ def test_what_is_made_and_how(app: str) -> None:
     made = provisioner(memory_mb=512, timeout_s=60, concurrency=7).ensure(app, 2, 2)
     own, told = Names.of(made), made.names
     assert there(app) == Counter(queue=6, topic=2, subscription=4, bucket=1, role=1, function=1, log_group=1)
+    assert PROVIDER.caller(made).startswith(f"arn:aws:sts::{told['account']}:")
+    assert PROVIDER.store(made) == f"s3://{told['bucket']}"
     assert all(isinstance(value, str) for value in told.values())
 
     sqs, tag = aws("sqs"), {"fsd:app": app}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import attrs
 
 from fsd_core.common.fields import read, table
-from fsd_core.common.files import read_regular
+from fsd_core.common.files import open_regular, read_regular
 from fsd_core.driver import Provider, Resources
 from fsd_core.errors import InputError
 from fsd_core.storage.ledger import Mark
@@ -24,6 +25,7 @@ __all__ = ["FOLDER", "Marks"]
 
 FOLDER = "audit"  # in the folder of the records of runs
 MAX_BYTES = 256 << 20  # of a million entries
+TAIL_BYTES = 1024  # a line has less than 200
 
 
 @attrs.frozen
@@ -48,6 +50,17 @@ class Marks:
             with open(self.file, "a") as file:
                 file.write(json.dumps(attrs.asdict(mark)) + "\n")
 
+    def newest(self) -> Mark | None:
+        """The latest mark; `None` if there is none, or if it cannot be read. Reads only the end of the file."""
+        if self.file is None:
+            return None
+        try:
+            with open_regular(self.file) as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+                return _mark(file.read().splitlines()[-1])
+        except (OSError, ValueError, LookupError, RecursionError, InputError):
+            return None
+
     def read(self) -> list[Mark]:
         """All marks, the latest last. Raises `InputError` if the file is damaged."""
         if self.file is None:
@@ -57,7 +70,7 @@ class Marks:
         except FileNotFoundError:
             return []
         try:
-            return [read(Mark, table().check(json.loads(line), "it is "), f"line {number}: ") for number, line in enumerate(lines, 1)]
+            return [_mark(line) for line in lines]
         except (ValueError, RecursionError, InputError) as error:
             raise InputError(f"{self.file}: is damaged: {error}: expected a line of JSON for each entry of the audit log") from None
 
@@ -66,6 +79,10 @@ class Marks:
         if self.file is not None:
             with suppress(FileNotFoundError):
                 self.file.unlink()
+
+
+def _mark(line: bytes) -> Mark:
+    return read(Mark, table().check(json.loads(line), "a line is "), "a line: ")
 
 
 def store_of(provider: Provider, resources: Resources) -> str:

@@ -112,11 +112,14 @@ class Trail:
     def _append(self, entry: Mapping[str, Any], seconds: float, meter: Meter) -> dict[str, Any]:
         store = Store(MeteredObjects(self._objects, meter), Retry(time.time() + seconds, meter))
         marks = Marks.of(self._job.provider, self._resources, self._job.home)
-        known = marks.read()
-        mark, intact = ledger.append(store, entry, known[-1] if known else None)
-        if not intact:
-            warn(f"the audit log of app {self._resources.app} has lost entry {known[-1].number}, which this client wrote: {LISTED}")
-        marks.add(mark)
+        known = marks.newest()
+        mark, intact = ledger.append(store, entry, known)
+        if known and not intact:
+            warn(f"the audit log of app {self._resources.app} has lost entry {known.number}, which this client wrote: {LISTED}")
+        try:
+            marks.add(mark)
+        except OSError as error:
+            warn(f"this client cannot remember entry {mark.number} of the audit log in {marks.file}: {error.strerror or error}")
         return {"entry": mark.number, "digest": mark.digest}
 
     def _entry(self, outcome: str, meter: Mapping[str, int], error: BaseException | None = None) -> dict[str, Any]:
