@@ -145,6 +145,7 @@ class _Run:
         self.again = again
         self.run_id = new_run()
         self.keys = RunKeys(self.run_id)
+        self.trail = Trail(job, resources, objects, self.run_id)
         self.meter = Meter()
         self.retry = Retry(time.time() + STAGE_S, self.meter, outage_s=job.outage_s)
         wrappers = RunWrappers(self.meter, self.retry, -1, 0, latency=job.latency)
@@ -162,17 +163,16 @@ class _Run:
 
     def execute(self) -> Result:
         """Get the answer, and in any case leave the run's traces, see `Trail`."""
-        trail = Trail(self.job, self.resources, self.undelayed.driver, self.run_id)
         log.info("run %s: %d workers on %s, %s channel", self.run_id, self.job.workers, self.job.provider.name, self.job.channel)
         try:
-            result = self._execute(trail.lines)
+            result = self._execute(self.trail.lines)
         except BaseException as error:
             memory.advise(error, self.batches, self.job.provider.name)
-            trail.failed(error, self.meter.snapshot())
-            if trail.lines and isinstance(error, Exception):
+            self.trail.failed(error, self.meter.snapshot())
+            if self.trail.lines and isinstance(error, Exception):
                 error.add_note(f"fsd logs {self.run_id} shows what the workers said")
             raise
-        return trail.done(result, self.batches.samples)
+        return self.trail.done(result, self.batches.samples)
 
     def _execute(self, lines: dict[int, list[Any]]) -> Result:
         """Lease a slot, get the answer, and in any case remove the run's objects and give the slot back.

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -41,13 +41,10 @@ __all__ = ["ENTRY_VERSION", "Trail"]
 ENTRY_VERSION = 1
 DONE_S, FAILED_S, INTERRUPTED_S = 20.0, 5.0, 0.6  # how long the client waits for the entry; see `fsd_core.client.cleanup`
 CALLER_S = {"done": 5.0, "failed": 2.0, "interrupted": 0.3}
-LISTED = "fsd audit log --verify says more"
-
-R = TypeVar("R")
 
 
 class Trail:
-    """The end of one run. ``objects``: the app's store, without the latencies that a run simulates. ``lines``: what each rank said."""
+    """The end of one run. ``objects``: the app's store, of the provider itself. ``lines``: what each rank said."""
 
     def __init__(self, job: Job, resources: Resources, objects: ObjectDriver, run: str) -> None:
         self.lines: dict[int, list[Any]] = {}
@@ -115,7 +112,9 @@ class Trail:
         known = marks.newest()
         mark, intact = ledger.append(store, entry, known)
         if known and not intact:
-            warn(f"the audit log of app {self._resources.app} has lost entry {known.number}, which this client wrote: {LISTED}")
+            warn(
+                f"the audit log of app {self._resources.app} has lost entry {known.number}, which this client wrote: see fsd audit log --verify"
+            )
         try:
             marks.add(mark)
         except OSError as error:
