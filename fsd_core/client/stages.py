@@ -1,4 +1,4 @@
-"""`Stages`: the work of the engine onnx. Each part is a stage of an ONNX model, which ONNX Runtime computes in a worker."""
+"""`Stages`: the work of the engine onnx. Each part is a stage of an ONNX model, or what one rank has of a stage that several share."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from fsd_core.codec.named import DTYPES, FORM
 from fsd_core.driver import InvokeLimits
 from fsd_core.errors import InputError
 from fsd_core.partition import Parallel, parallel
-from fsd_core.partition.graph_stages import GraphStage, graph_stages
+from fsd_core.partition.graph_stages import Division, GraphStage, divide_graph
 from fsd_core.partition.stages import DENSE_SHARE, FILL, PAYS_S, WORK_S
 from fsd_core.plan.batches import sizes as cut_samples
 from fsd_core.plan.memory import RankMemory
-from fsd_core.protocol.stage_shard import CHUNK_BYTES, FORMAT, READS, build_stage
+from fsd_core.protocol.stage_shard import CHUNK_BYTES, FORMAT, READS, Section, Transfer, build_stage
 
 if TYPE_CHECKING:
     from fsd_core.graph import Graph
@@ -59,7 +59,7 @@ class Stages:
     result: ClassVar[type[Result]] = TensorResult
     graph: Graph
     tensors: Tensors
-    stages: list[GraphStage]
+    division: Division
     parallel: Parallel
     batch_size: int | None
 
@@ -74,9 +74,14 @@ class Stages:
         return self.tensors
 
     @property
+    def stages(self) -> list[GraphStage]:
+        """What each rank of a replica has."""
+        return self.division.stages
+
+    @property
     def label(self) -> str:
-        """A stage has whole nodes: no partition divides them."""
-        return "stages"
+        """How the model is divided: into stages of whole nodes, or also by columns."""
+        return "stages" if self.parallel.tensor == 1 else "stages and columns"
 
     @property
     def samples(self) -> int:
@@ -90,8 +95,8 @@ class Stages:
 
     @property
     def layers(self) -> int:
-        """The number of stages."""
-        return len(self.stages)
+        """The steps of all stages: one for each, and where ranks share a stage, one more behind each exchange."""
+        return self.division.steps
 
     @property
     def last(self) -> list[int]:
@@ -110,7 +115,8 @@ class Stages:
 
     def sizes(self) -> list[int]:
         """The samples of each micro-batch, whatever the memory. More of them pay where stages work at the same time for long enough."""
-        wanted = min(FILL * self.layers, self._sample_s * self.samples / self.parallel.data / PAYS_S) if self.layers > 1 else 1
+        stages = self.parallel.pipeline
+        wanted = min(FILL * stages, self._sample_s * self.samples / self.parallel.data / PAYS_S) if stages > 1 else 1
         return cut_samples(self.samples, self.batch_size, self.parallel, max(1, int(wanted)))
 
     def batches(self, limits: InvokeLimits, provider: str) -> StageBatches:
@@ -119,41 +125,68 @@ class Stages:
         if memory is not None:
             while max(self._bytes(max(found), limits, prepack=False)) > memory and max(found) > 1:
                 found = cut_samples(self.samples, -(-max(found) // 2), self.parallel)
-        needed = max(self._bytes(max(found), limits, prepack=False))
-        if memory is not None and needed > memory:
-            over = -((memory - needed) >> 20)
-            raise InputError(
-                f"[{provider}] memory_mb = {memory >> 20}: the largest of {self.layers} stages needs {needed >> 20} MB with one sample, "
-                f"{over} MB more than a function has: expected more stages (pipeline_parallel), or more memory"
-            )
+        if memory is not None and max(self._bytes(max(found), limits, prepack=False)) > memory:
+            raise InputError(f"[{provider}] memory_mb = {memory >> 20}: {self._too_large(memory, limits)}")
         keep = memory is None or max(self._bytes(max(found), limits, prepack=True)) <= memory
         return StageBatches(found, [RankMemory(each, keep) for each in self._bytes(max(found), limits, prepack=keep)])
 
+    def _too_large(self, memory: int, limits: InvokeLimits) -> str:
+        """Why functions of this memory do not hold one sample, by how much, and what does."""
+        needed = self._bytes(1, limits, prepack=False)
+        part = needed.index(max(needed))
+        stage, over = self.stages[part], -((memory - needed[part]) >> 20)
+        parts = f"of {len(needed)} stages" if self.parallel.tensor == 1 else f"part of {len(needed)} ranks"
+        line = f"the largest {parts} needs {needed[part] >> 20} MB with one sample, {over} MB more than a function has"
+        room = memory - (needed[part] - stage.weight_bytes)  # for weights
+        shared = self.parallel.tensor > 1
+        if stage.largest_bytes <= room:
+            more = "more ranks of a stage (tensor_parallel), " * shared
+            return f"{line}: expected more stages (pipeline_parallel), {more}or more memory"
+        line += f"; its node {stage.largest!r} alone has {stage.largest_bytes >> 20} MB of weights"
+        return f"{line}: expected {'more ranks of a stage' if shared else 'ranks that share it'} (tensor_parallel), or more memory"
+
     def _bytes(self, samples: int, limits: InvokeLimits, *, prepack: bool) -> list[int]:
-        """The predicted memory of each stage for a micro-batch of so many samples."""
+        """The predicted memory of each part for a micro-batch of so many samples."""
         found = []
         for stage in self.stages:
-            tensors = (stage.live_bytes + ENCODED * (stage.received_bytes + stage.sent_bytes)) * samples
+            tensors = (stage.live_bytes + ENCODED * stage.passed_bytes) * samples
             reading = min(READS * CHUNK_BYTES, stage.weight_bytes)
-            own = stage.weight_bytes * (2 if prepack else 1) + max(tensors, reading) + NODE_BYTES * len(stage.own)
+            nodes = sum(len(section.own) for section in stage.sections)
+            own = stage.weight_bytes * (2 if prepack else 1) + max(tensors, reading) + NODE_BYTES * nodes
             found.append(limits.process_bytes + RUNTIME_BYTES + own)
         return found
 
     def shards(self) -> Pieces:
-        """One shard for each stage."""
-        places = [stage.own[0] for stage in self.stages]
-        hashed = [FORMAT, self.digest, *map(repr, places), repr([stage.own for stage in self.stages])]
-        return Pieces(_digest(*hashed), self.layers, self._shard)
+        """One shard for each part."""
+        model = self.division.graph.model.SerializeToString(deterministic=True)  # without the data of its large weights
+        hashed = [FORMAT, self.digest, hashlib.sha256(model).hexdigest(), repr([stage.sections for stage in self.stages])]
+        return Pieces(_digest(*hashed), len(self.stages), self._shard)
 
     def _shard(self, part: int) -> bytes:
         from fsd_core.graph.submodel import submodel
 
-        stage, number = self.stages[part], part + 1
-        sends = {other: each.receives[number] for other, each in enumerate(self.stages, 1) if number in each.receives}
-        received = [name for names in stage.receives.values() for name in names]
-        given = list(dict.fromkeys([*stage.outputs, *(name for names in sends.values() for name in names)]))
-        model, weights = submodel(self.graph, stage.own, [*stage.inputs, *received], given)
-        return build_stage(number, model, weights, stage.inputs, stage.outputs, stage.receives, sends)
+        stage, sections, models, weights = self.stages[part], list[Section](), list[bytes](), Tensors()
+        later = set(stage.outputs)  # what the rank needs once a section is sent
+        for each in reversed(stage.sections):
+            arrived = [name for names in each.receives.values() for name in names]
+            reads = [*each.inputs, *arrived, *each.uses]
+            model, read = submodel(self.division.graph, each.own, reads, each.gives)
+            sections.append(
+                Section(
+                    step=each.step,
+                    model_bytes=len(model),
+                    weights=list(read),
+                    reads=reads,
+                    gives=each.gives,
+                    keeps=sorted(later),
+                    receives=[Transfer(rank=rank, step=each.step, names=names) for rank, names in each.receives.items()],
+                    sends=[Transfer(rank=rank, step=step, names=names) for rank, step, names in each.sends],
+                )
+            )
+            models.append(model)
+            weights |= read
+            later |= {*each.inputs, *each.uses, *(name for _, _, names in each.sends for name in names)}
+        return build_stage(sections[::-1], models[::-1], weights, stage.inputs, stage.outputs)
 
     def inputs(self, batches: Sequence[int]) -> tuple[Pieces, list[list[int | None]]]:
         """The inputs that each stage reads."""
@@ -169,7 +202,7 @@ class Stages:
             read = {name: self.tensors[name] for name in self.stages[part].inputs}
             return encode_tensors(read if self.graph.no_batch is not None else {name: array[start:end] for name, array in read.items()})
 
-        found: list[list[int | None]] = [[None] * self.layers for _ in batches]
+        found: list[list[int | None]] = [[None] * len(self.stages) for _ in batches]
         for number in range(len(batches) * len(readers)):
             found[number // len(readers)][readers[number % len(readers)]] = number
         return Pieces(_digest(*hashed), len(batches) * len(readers), build), found
@@ -198,10 +231,6 @@ def stages_work(graph: Graph, tensors: Tensors, workers: Any, data: Any, pipelin
     Runs the model on this machine for the first two samples. Raises `InputError` if an input does not fit, if the model cannot compute the
     first sample, and if it cannot be split so.
     """
-    if tensor not in (None, 1):
-        raise InputError(
-            f"tensor_parallel {tensor}: ONNX Runtime computes whole nodes: expected 1; pipeline_parallel cuts the model into stages"
-        )
     given = fitted(graph, tensors)
     graph = attrs.evolve(graph, given=given)
     trial = graph.trial
@@ -217,11 +246,11 @@ def stages_work(graph: Graph, tensors: Tensors, workers: Any, data: Any, pipelin
             if number not in (None, 1):
                 raise InputError(f"{name} {number}: the samples of {graph.path} cannot be computed apart: {graph.no_batch}: expected 1")
         data = 1
-    shape = parallel(workers, data, pipeline, 1)
+    shape = parallel(workers, data, pipeline, tensor or 1)
     return Stages(
         graph=graph,
         tensors=given,
-        stages=graph_stages(graph, shape.pipeline),
+        division=divide_graph(graph, shape.pipeline, shape.tensor),
         parallel=shape,
         batch_size=batch_size,
     )

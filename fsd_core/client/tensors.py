@@ -128,13 +128,16 @@ def _expected(where: str, arrays: Tensors, names: list[str]) -> Tensors:
 class TensorResult(Result):
     """The result of an ONNX model that ONNX Runtime computed: `output` has an array for each output of the model, by name.
 
-    ``layers`` are the stages of a replica, ``neurons`` the values of the largest tensor of a sample. Everything else: see `Result`.
+    ``layers`` are the stages of a replica; where ranks share a stage, the steps between their exchanges. ``neurons`` are the values of the
+    largest tensor of a sample. Everything else: see `Result`.
     """
 
     @property
     def network(self) -> str:
         """The size of the model, for people."""
-        return f"{self.layers} stage{'s' * (self.layers > 1)} of whole nodes, tensors of up to {self.neurons} values"
+        stages, ranks = self.parallel["pipeline"], self.parallel["tensor"]
+        shared = f"{ranks} ranks each, {self.layers} steps" if ranks > 1 else "whole nodes"
+        return f"{stages} stage{'s' * (stages > 1)} of {shared}, tensors of up to {self.neurons} values"
 
     @property
     def output_nonzero_samples(self) -> int:

@@ -112,9 +112,8 @@ class Trail:
         known = marks.newest()
         mark, intact = ledger.append(store, entry, known)
         if known and not intact:
-            warn(
-                f"the audit log of app {self._resources.app} has lost entry {known.number}, which this client wrote: see fsd audit log --verify"
-            )
+            where = f"the audit log of app {self._resources.app}"
+            warn(f"{where} has lost entry {known.number}, which this client wrote: see fsd audit log --verify")
         try:
             marks.add(mark)
         except OSError as error:

@@ -20,7 +20,7 @@ from fsd_core.common.files import open_regular
 from fsd_core.errors import InputError
 from fsd_core.graph.library import NATIVE, STANDARD, label, library, opsets, refused, subgraphs
 
-__all__ = ["LARGE_BYTES", "WEIGHTS_FILE", "outside", "read_file"]
+__all__ = ["LARGE_BYTES", "WEIGHTS_FILE", "add_weights", "outside", "read_file"]
 
 LARGE_BYTES = 1024  # weights of this size leave the message; smaller ones may be shapes, which shape inference reads
 WEIGHTS_FILE = "weights.bin"
@@ -70,6 +70,17 @@ def outside(name: str, array: NDArray[Any], data_type: int, start: int) -> Any:
     for key, value in (("location", WEIGHTS_FILE), ("offset", str(start)), ("length", str(array.nbytes))):
         tensor.external_data.add(key=key, value=value)
     return tensor
+
+
+def add_weights(model: Any, weights: dict[str, NDArray[Any]], name: str, value: NDArray[Any]) -> None:
+    """Add a weight to ``model``; the data of a large one goes into ``weights``."""
+    onnx = library()
+    if value.nbytes >= LARGE_BYTES:
+        weights[name] = value
+        tensor = outside(name, value, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), 0)
+    else:
+        tensor = onnx.numpy_helper.from_array(value, name)
+    model.graph.initializer.add().CopyFrom(tensor)
 
 
 def _check_opsets(onnx: Any, model: Any, where: str) -> None:
