@@ -170,8 +170,13 @@ def test_entries_may_be_missing_once_their_time_is_over(store: Store) -> None:
     misfit = ledger.check(found, marks, 50 * DAY_S)
     assert misfit is not None
     assert misfit.number == 1
+    assert ledger.check(found, first=False) is None  # as a saved log
+    ledger.append(store, {})
+    hole = ledger.check([found[0], *ledger.read_all(store)[4:]], first=False)
+    assert hole is not None
+    assert hole.number == 4
     store.delete([key(1), key(2)])  # a client that knows no entry goes on behind the last one, not at 1
-    assert ledger.append(store, {})[0].number == 5
+    assert ledger.append(store, {})[0].number == 6
 
 
 def test_to_append_costs_few_requests_however_long_the_log_is(store: Store) -> None:

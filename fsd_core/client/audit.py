@@ -121,7 +121,7 @@ def read_audit_log(
     """Read the audit log of an app, and check it if it is read as a whole.
 
     - ``provider``, ``app``, ``settings``, ``home``: those of `run`. ``progress``: that of `deploy`.
-    - ``saved``: read this file instead, which `destroy` wrote.
+    - ``saved``: read this file instead, which `destroy` wrote. It may lack the oldest entries, whose time was over.
     - ``last``: read only so many entries, the latest ones, without a check. Default: all.
 
     The check finds an entry that was changed, removed, added or moved: each entry holds the digest of the one before it, and ``home`` holds
@@ -134,7 +134,7 @@ def read_audit_log(
     if saved is not None:
         file = arguments.path("saved", saved)
         found = read_saved(file)
-        return _log(str(file), found[-last:] if last else found, None if last else ledger.check(found), last is None)
+        return _log(str(file), found[-last:] if last else found, None if last else ledger.check(found, first=False), last is None)
     found_provider, provisioner = place(provider, app, settings)
     where = f"app {app} on {provider}"
     with reported(progress):

@@ -150,10 +150,11 @@ def read_all(store: Store, last: int | None = None) -> list[Body]:
     return [(name, body) for name, body in zip(keys, bodies, strict=True) if body is not None]
 
 
-def check(found: Sequence[Body], marks: Collection[Mark] = (), kept_s: float = math.inf) -> Misfit | None:
+def check(found: Sequence[Body], marks: Collection[Mark] = (), kept_s: float = math.inf, *, first: bool = True) -> Misfit | None:
     """The first entry of a whole log that does not fit; `None` if all fit.
 
-    ``marks``: entries that this client has written. ``kept_s``: older entries may be missing.
+    ``marks``: entries that this client has written. ``kept_s``: older entries may be missing. Without ``first``, so may all entries before
+    the first one that is there.
     """
     since = time.time() - kept_s
     mine: dict[int, Mark] = {}
@@ -166,7 +167,8 @@ def check(found: Sequence[Body], marks: Collection[Mark] = (), kept_s: float = m
         matched = _KEY.fullmatch(name)
         if matched is None:
             return Misfit(None, f"{name}: is no entry of the log: expected {AUDIT} and ten digits")
-        place, expected = int(matched[1]), last.number + 1 if last else 1
+        place = int(matched[1])
+        expected = last.number + 1 if last else 1 if first else place
         try:
             this = link(body)
         except (Damaged, InputError) as error:
@@ -185,9 +187,9 @@ def check(found: Sequence[Body], marks: Collection[Mark] = (), kept_s: float = m
             return Misfit(place, f"it is not the entry that this client wrote on {_day(wrote.at)}")
         last = this
     if mine:
-        first = min(mine)
+        lowest = min(mine)
         ends = f"the log ends with entry {last.number}" if last else "the log is empty"
-        return Misfit(first, f"it is missing: this client wrote it on {_day(mine[first].at)}, and {ends}")
+        return Misfit(lowest, f"it is missing: this client wrote it on {_day(mine[lowest].at)}, and {ends}")
     return None
 
 
