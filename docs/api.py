@@ -34,7 +34,7 @@ COMMANDS = {
     "bill": "bill",
     "tariff list": "tariff_names, load_tariff",
     "tariff show": "load_tariff",
-    "demo": "run_demo",
+    "demo": "run_demo, run_onnx_demo",
     "deploy": "deploy",
     "destroy": "destroy",
     "audit": "audit, Promise",
@@ -59,7 +59,8 @@ GROUPS = {
     "Audit log": "read_audit_log, AuditLog, AuditEntry",
     "Money": "bill, Bill, Usage, load_tariff, tariff_names, Tariff",
     "Apps": "deploy, Resources, destroy, audit, Promise, collect_garbage, clean",
-    "This machine": "emulator, start_emulators, stop_emulators, emulator_states, doctor, Check, conformance, new_provider, run_demo, Demo",
+    "This machine": "emulator, start_emulators, stop_emulators, emulator_states, doctor, Check, conformance, new_provider, run_demo, Demo, "
+    "run_onnx_demo, OnnxDemo",
     "Settings": "read_settings, Settings",
     "Errors": "FsdError, InputError, CheckFailed, RunFailed, DamagedContent, DriverError, Code",
 }

@@ -34,11 +34,11 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def paths(group: click.Group, before: str = "") -> Iterator[str]:
-    """The names of all commands that are not groups, such as ``model show``."""
+    """The names of all commands that are not only groups, such as ``model show``."""
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from paths(command, f"{before}{name} ")
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             yield f"{before}{name}"
 
 
@@ -220,6 +220,8 @@ def call_demo(here: Path, result: Result) -> None:
         attrs.evolve(made, accuracy=0.5).check()
     with pytest.raises(fsd_core.CheckFailed, match="differs"):
         attrs.evolve(made, same=False).check()
+    with pytest.raises(fsd_core.InputError, match="seed -1"):  # test_demo_onnx.py runs it
+        fsd_core.run_onnx_demo(seed=-1)
 
 
 def call_deploy(here: Path, result: Result) -> None:

@@ -11,11 +11,11 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
-from fsd_azure import clients, connection_strings, function, package, policy, queues
+from fsd_azure import audit, clients, connection_strings, function, package, policy, queues
 from fsd_azure import names as naming
 from fsd_azure.api import SETTLE_S, Api
 from fsd_azure.limits import check_queues
@@ -27,17 +27,15 @@ from fsd_core.providers.environment import foreign
 from fsd_core.providers.names import new_generation
 from fsd_core.providers.package import Package
 from fsd_core.providers.probes import Pair
+from fsd_core.providers.promises import Promise
 from fsd_core.providers.provisioning import AppProvisioner
 from fsd_core.providers.settings import RETENTION
-from fsd_core.storage.keys import AUDIT, PASSING
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
 
 __all__ = ["AzureProvisioner"]
 
-KEPT_DAYS = 7
-PREFIXES = 10  # of a rule of a storage account, at most
 _KINDS = {"namespaces": "namespace", "storageAccounts": "storage account"}
 
 
@@ -156,6 +154,10 @@ class AzureProvisioner(AppProvisioner[Api, Settings]):
             "url": "",
         }
 
+    def promises(self, api: Api, had: Resources) -> list[Promise]:
+        """The promises about the deployed app: see `fsd_azure.audit`."""
+        return audit.promises(api, had)
+
     def remove_queues(self, api: Api, app: str, keep: str | None) -> list[str]:
         """Remove the queues of all generations except ``keep``: see `fsd_azure.queues.remove`."""
         return queues.remove(api, app, queues.existing_hosts(api, app), keep)
@@ -209,28 +211,12 @@ def _make_account(api: Api, app: str, names: Mapping[str, str]) -> None:
         raise InputError(
             f"storage account {names['storage_account']}: exists, and is not the app's; choose another in [azure] storage_account"
         )
-    properties = {
-        "minimumTlsVersion": "TLS1_2",
-        "supportsHttpsTrafficOnly": True,
-        "allowBlobPublicAccess": False,
-        "allowSharedKeyAccess": False,
-    }
     kind = {"location": names["region"], "kind": "StorageV2", "sku": {"name": "Standard_LRS"}, "tags": {policy.APP_TAG: app}}
-    api.put(path, kind | {"properties": properties})
-    api.put(f"{path}/managementPolicies/default", {"properties": {"policy": {"rules": _rules(names["container"], int(names[RETENTION]))}}})
-
-
-def _rules(container: str, audit_days: int) -> list[dict[str, Any]]:
-    """The rules by which the account deletes objects of a container, not of that of the code. A rule takes `PREFIXES` prefixes."""
-    parts = [(KEPT_DAYS, PASSING[first : first + PREFIXES]) for first in range(0, len(PASSING), PREFIXES)]
-    rules = []
-    for number, (days, prefixes) in enumerate([*parts, (audit_days, (AUDIT,))]):
-        filters = {"blobTypes": ["blockBlob"], "prefixMatch": [f"{container}/{prefix}" for prefix in prefixes]}
-        actions = {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": days}}}
-        rules.append(
-            {"name": f"forget{number}", "enabled": True, "type": "Lifecycle", "definition": {"filters": filters, "actions": actions}}
-        )
-    return rules
+    api.put(path, kind | {"properties": policy.ACCOUNT})
+    api.put(
+        f"{path}/managementPolicies/default",
+        {"properties": {"policy": {"rules": policy.life_cycle(names["container"], int(names[RETENTION]))}}},
+    )
 
 
 def _make_containers(api: Api, app: str, names: Mapping[str, str]) -> str:

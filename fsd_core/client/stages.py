@@ -12,6 +12,7 @@ import attrs
 import numpy as np
 
 from fsd_core.client.result import Result
+from fsd_core.client.stage_workload import StageWorkload
 from fsd_core.client.tensors import TensorResult, Tensors, fitted
 from fsd_core.client.work import Pieces
 from fsd_core.codec import decode_tensors, encode_tensors
@@ -23,6 +24,7 @@ from fsd_core.partition.graph_stages import Division, GraphStage, divide_graph
 from fsd_core.partition.stages import DENSE_SHARE, FILL, PAYS_S, WORK_S
 from fsd_core.plan.batches import sizes as cut_samples
 from fsd_core.plan.memory import RankMemory
+from fsd_core.plan.split import Split
 from fsd_core.protocol.stage_shard import CHUNK_BYTES, FORMAT, READS, Section, Transfer, build_stage
 
 if TYPE_CHECKING:
@@ -156,6 +158,27 @@ class Stages:
             found.append(limits.process_bytes + RUNTIME_BYTES + own)
         return found
 
+    def least_bytes(self, limits: InvokeLimits) -> int:
+        """The smallest memory of a function that holds the largest stage with one sample."""
+        return max(self._bytes(1, limits, prepack=False))
+
+    @cached_property
+    def workload(self) -> StageWorkload:
+        """What the planner asks of the model and its inputs."""
+        return StageWorkload(self)
+
+    def split(self, batches: Sequence[int]) -> Split:
+        """What the stages load, compute and send, with micro-batches of so many samples."""
+        return self.workload.split(self, batches)
+
+    def divided(self, shape: Parallel) -> Stages:
+        """The same with another split. Raises `InputError` if it cannot be split so."""
+        if shape.data > 1 and self.graph.no_batch is not None:
+            raise InputError(f"samples cannot be computed apart: {self.graph.no_batch}")
+        same = (shape.pipeline, shape.tensor) == (self.parallel.pipeline, self.parallel.tensor)
+        division = self.division if same else divide_graph(self.graph, shape.pipeline, shape.tensor)
+        return attrs.evolve(self, division=division, parallel=shape)
+
     def shards(self) -> Pieces:
         """One shard for each part."""
         model = self.division.graph.model.SerializeToString(deterministic=True)  # without the data of its large weights
@@ -225,7 +248,15 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def stages_work(graph: Graph, tensors: Tensors, workers: Any, data: Any, pipeline: Any, tensor: Any, batch_size: int | None) -> Stages:
+def stages_work(
+    graph: Graph,
+    tensors: Tensors,
+    workers: Any = 1,
+    data: Any = None,
+    pipeline: Any = None,
+    tensor: Any = None,
+    batch_size: int | None = None,
+) -> Stages:
     """The work of an ONNX model on inputs by name. The numbers are those of `parallel`; without any, the run has one worker.
 
     Runs the model on this machine for the first two samples. Raises `InputError` if an input does not fit, if the model cannot compute the

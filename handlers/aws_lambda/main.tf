@@ -75,6 +75,12 @@ variable "audit_retention_days" {
   default     = 365
 }
 
+variable "kms_key" {
+  type        = string
+  description = "ARN of your key, whose policy allows what fsd_aws.policy.key lists; null: keys of AWS, free of charge."
+  default     = null
+}
+
 variable "runtime" {
   type    = string
   default = "python3.12"
@@ -127,8 +133,9 @@ locals {
 # --- messages: a topic for up to 200 ranks of a slot, a queue for each rank, a filter between them
 
 resource "aws_sns_topic" "topic" {
-  for_each = toset([for pair in local.pairs : pair.topic])
-  name     = "${local.prefix}-${each.key}"
+  for_each          = toset([for pair in local.pairs : pair.topic])
+  name              = "${local.prefix}-${each.key}"
+  kms_master_key_id = var.kms_key
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -146,7 +153,8 @@ resource "aws_sqs_queue" "rank" {
   for_each                  = local.pairs
   name                      = "${local.prefix}-${each.key}"
   message_retention_seconds = 3600
-  sqs_managed_sse_enabled   = true # not the key aws/sqs: SNS may not use it, and its messages would be lost without an error
+  kms_master_key_id         = var.kms_key
+  sqs_managed_sse_enabled   = var.kms_key == null ? true : null # not the key aws/sqs: SNS may not use it, and messages would be lost
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -171,7 +179,8 @@ resource "aws_sqs_queue" "rank" {
 resource "aws_sqs_queue" "dead" {
   name                      = "${local.prefix}-dead"
   message_retention_seconds = 1209600
-  sqs_managed_sse_enabled   = true
+  kms_master_key_id         = var.kms_key
+  sqs_managed_sse_enabled   = var.kms_key == null ? true : null
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -196,7 +205,8 @@ resource "aws_sqs_queue" "dead" {
 resource "aws_sqs_queue" "failed" {
   name                      = "${local.prefix}-failed"
   message_retention_seconds = 3600
-  sqs_managed_sse_enabled   = true
+  kms_master_key_id         = var.kms_key
+  sqs_managed_sse_enabled   = var.kms_key == null ? true : null
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -255,8 +265,10 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "objects" {
   bucket = aws_s3_bucket.objects.id
   rule {
     apply_server_side_encryption_by_default {
-      sse_algorithm = "AES256"
+      sse_algorithm     = var.kms_key == null ? "AES256" : "aws:kms"
+      kms_master_key_id = var.kms_key
     }
+    bucket_key_enabled = var.kms_key == null ? null : true # S3 then asks KMS for few keys instead of one for each object
   }
 }
 
@@ -293,6 +305,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "objects" {
 resource "aws_cloudwatch_log_group" "function" {
   name              = "/aws/lambda/${local.function}"
   retention_in_days = 14
+  kms_key_id        = var.kms_key
 }
 
 resource "aws_iam_role" "function" {
@@ -314,7 +327,7 @@ resource "aws_iam_role_policy" "function" {
   role = aws_iam_role.function.id
   policy = jsonencode({
     Version = "2012-10-17"
-    Statement = [
+    Statement = concat([
       { Sid = "Publish", Effect = "Allow", Action = ["sns:Publish"], Resource = "${local.sns}:${local.prefix}-*" },
       { Sid = "Receive", Effect = "Allow", Action = ["sqs:ReceiveMessage", "sqs:DeleteMessage"], Resource = "${local.sqs}:${local.prefix}-*" },
       { Sid = "Send", Effect = "Allow", Action = ["sqs:SendMessage"], Resource = "${local.sqs}:${local.prefix}-*" },
@@ -324,7 +337,7 @@ resource "aws_iam_role_policy" "function" {
       { Sid = "Missing", Effect = "Allow", Action = ["s3:ListBucket"], Resource = aws_s3_bucket.objects.arn },
       { Sid = "Launch", Effect = "Allow", Action = ["lambda:InvokeFunction"], Resource = local.lambda },
       { Sid = "Log", Effect = "Allow", Action = ["logs:CreateLogStream", "logs:PutLogEvents"], Resource = "${aws_cloudwatch_log_group.function.arn}:*" },
-    ]
+    ], var.kms_key == null ? [] : [{ Sid = "Key", Effect = "Allow", Action = ["kms:Decrypt", "kms:GenerateDataKey"], Resource = var.kms_key }])
   })
 }
 
@@ -337,6 +350,7 @@ resource "aws_lambda_function" "worker" {
   timeout                        = var.timeout_s
   filename                       = var.package
   source_code_hash               = filebase64sha256(var.package)
+  kms_key_arn                    = var.kms_key
   reserved_concurrent_executions = var.concurrency == null ? -1 : var.concurrency
   depends_on                     = [aws_cloudwatch_log_group.function, aws_iam_role_policy.function, aws_sns_topic_subscription.rank]
 
@@ -347,7 +361,7 @@ resource "aws_lambda_function" "worker" {
         app   = var.app
         ranks = var.ranks
         slots = var.slots
-        names = {
+        names = merge(var.kms_key == null ? {} : { kms_key = var.kms_key }, {
           region               = var.region
           account              = local.account
           partition            = data.aws_partition.here.partition
@@ -366,7 +380,7 @@ resource "aws_lambda_function" "worker" {
           runtime              = var.runtime
           code                 = var.code
           role                 = aws_iam_role.function.arn
-        }
+        })
       })
     }
   }
