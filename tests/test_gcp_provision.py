@@ -290,8 +290,8 @@ def test_a_function_without_its_roles_is_no_deployment(app: str, monkeypatch: py
 def test_a_queue_that_does_not_deliver_is_no_deployment(app: str, gcp: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
     real = queues.make
 
-    def to_nowhere(requests: Any, own: Names, pairs: Any, lease_s: int, worker: str) -> None:
-        real(requests, own, pairs, lease_s, worker)
+    def to_nowhere(requests: Any, own: Names, pairs: Any, *more: Any) -> None:
+        real(requests, own, pairs, *more)
         for pair in pairs:
             gcp.delete("pubsub", f"v1/{own.subscription(*pair)}")
             elsewhere = own.topic(9, 9)
