@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fsd_aws import bucket, policy, queues
@@ -13,6 +13,7 @@ from fsd_aws.names import Names
 from fsd_core.driver import Resources
 from fsd_core.errors import DriverError
 from fsd_core.providers.promises import REPAIR, Promise, exactly, same, told
+from fsd_core.providers.settings import RETENTION
 from fsd_core.storage.retry import TRANSIENT
 
 __all__ = ["promises"]
@@ -78,15 +79,14 @@ def _bucket(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
     closed = read("get_public_access_block").get("PublicAccessBlockConfiguration", {})
     yield same("bucket: no public access", {setting: closed.get(setting) for setting in bucket.CLOSED}, True)
     rules = read("get_bucket_lifecycle_configuration").get("Rules", [])
-    wanted = f"all objects deleted after {bucket.LIFE_CYCLE['Expiration']['Days']} days"
-    kept = [rule["Expiration"]["Days"] for rule in rules if _deletes(rule)]
-    yield same("bucket: life cycle", {name: f"all objects deleted after {min(kept)} days" if kept else None}, wanted)
+    wanted = bucket.life_cycle(int(had.names.get(RETENTION, "0")))  # 0: of an app that an earlier version deployed
+    yield exactly("bucket: life cycle", _deletions(rules), _deletions(wanted), "rule")
 
 
-def _deletes(rule: Mapping[str, Any]) -> bool:
-    """Whether a rule of the life cycle deletes every object of the bucket after some days."""
-    whole = not (rule.get("Filter", {}).get("Prefix") or rule.get("Prefix") or set(rule.get("Filter", {})) - {"Prefix"})
-    return whole and rule.get("Status") == "Enabled" and "Days" in rule.get("Expiration", {})
+def _deletions(rules: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The rules of a life cycle that delete objects."""
+    found = [rule for rule in rules if rule.get("Status") == "Enabled" and "Days" in rule.get("Expiration", {})]
+    return {f"{_json(rule.get('Filter', {}))} deleted after {rule['Expiration']['Days']} days" for rule in found}
 
 
 def _queues(api: Api, had: Resources, names: Names) -> Iterator[Promise]:

@@ -20,6 +20,7 @@ from fsd_azure.names import Names
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError
 from fsd_core.providers.promises import Promise, exactly, same, told
+from fsd_core.providers.settings import RETENTION
 from fsd_core.storage.retry import TRANSIENT
 
 __all__ = ["promises"]
@@ -52,7 +53,8 @@ def _account(api: Api, names: Mapping[str, str]) -> Iterator[Promise]:
     access = {setting: found.get(setting) for setting in ("allowBlobPublicAccess", "allowSharedKeyAccess")}
     yield _set("storage account: no public access, no keys", access)
     rules = (api.find(f"{path}/managementPolicies/default") or {}).get("properties", {}).get("policy", {}).get("rules", [])
-    wanted = [_rule(policy.life_cycle(names["container"]))]
+    audit_days = int(names.get(RETENTION, "0"))  # 0: of an app that an earlier version deployed
+    wanted = [_rule(each) for each in policy.life_cycle(names["container"], audit_days)]
     yield exactly("storage account: life cycle", [_rule(each) for each in rules], wanted, "rule")
 
 

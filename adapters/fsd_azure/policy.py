@@ -14,6 +14,8 @@ from typing import Any
 
 import attrs
 
+from fsd_core.storage.keys import AUDIT, PASSING
+
 __all__ = [
     "ACCOUNT",
     "ACTIONS",
@@ -49,6 +51,7 @@ TITLES = {
 }
 CRYPTO = "e147488a-f6f5-4113-8e2d-b22465e65bf6"  # Key Vault Crypto Service Encryption User: what the identity of a key needs
 KEPT_DAYS = 7  # the storage account deletes older objects
+PREFIXES = 10  # of a rule of a storage account, at most
 ACCOUNT = {"minimumTlsVersion": "TLS1_2", "supportsHttpsTrafficOnly": True, "allowBlobPublicAccess": False, "allowSharedKeyAccess": False}
 SPACE = {"minimumTlsVersion": "1.2", "disableLocalAuth": True}  # keys are disabled: clients log in with identities
 _ALL = ("read", "write", "delete")
@@ -121,11 +124,19 @@ def _identity(names: Mapping[str, str]) -> dict[str, Any]:
     return {"identity": {"type": "UserAssigned", "userAssignedIdentities": {names["kms_identity"]: {}}}}
 
 
-def life_cycle(container: str) -> dict[str, Any]:
-    """The rule that deletes old objects: of the app's container, not of that of the code."""
-    filters = {"blobTypes": ["blockBlob"], "prefixMatch": [f"{container}/"]}
-    actions = {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": KEPT_DAYS}}}
-    return {"name": "forget", "enabled": True, "type": "Lifecycle", "definition": {"filters": filters, "actions": actions}}
+def life_cycle(container: str, audit_days: int) -> list[dict[str, Any]]:
+    """The rules that delete old objects: of the app's container, not of that of the code. A rule takes `PREFIXES` prefixes.
+
+    ``audit_days``: after so many days an entry of the audit log is deleted.
+    """
+    parts = [(KEPT_DAYS, PASSING[first : first + PREFIXES]) for first in range(0, len(PASSING), PREFIXES)]
+    rules = []
+    for number, (days, prefixes) in enumerate([*parts, (audit_days, (AUDIT,))]):
+        filters = {"blobTypes": ["blockBlob"], "prefixMatch": [f"{container}/{prefix}" for prefix in prefixes]}
+        actions = {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": days}}}
+        definition = {"filters": filters, "actions": actions}
+        rules.append({"name": f"forget{number}", "enabled": True, "type": "Lifecycle", "definition": definition})
+    return rules
 
 
 def _group(names: Mapping[str, str]) -> str:

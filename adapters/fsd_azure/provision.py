@@ -29,6 +29,7 @@ from fsd_core.providers.package import Package
 from fsd_core.providers.probes import Pair
 from fsd_core.providers.promises import Promise
 from fsd_core.providers.provisioning import AppProvisioner
+from fsd_core.providers.settings import RETENTION
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
@@ -42,7 +43,7 @@ class AzureProvisioner(AppProvisioner[Api, Settings]):
     """Implements `fsd_core.driver.Provisioner`."""
 
     kind = Settings
-    recorded = ("region", "tier", "message_kb")
+    recorded = ("region", "tier", "message_kb", RETENTION)
     fixed: ClassVar = {
         "namespaces": connection_strings.SERVICE_BUS,
         "tier": "[azure] tier",
@@ -223,7 +224,8 @@ def _make_account(api: Api, app: str, names: Mapping[str, str]) -> None:
         )
     kind = {"location": names["region"], "kind": "StorageV2", "sku": {"name": "Standard_LRS"}, "tags": {policy.APP_TAG: app}}
     api.put(path, kind | policy.account(names))
-    api.put(f"{path}/managementPolicies/default", {"properties": {"policy": {"rules": [policy.life_cycle(names["container"])]}}})
+    rules = policy.life_cycle(names["container"], int(names[RETENTION]))
+    api.put(f"{path}/managementPolicies/default", {"properties": {"policy": {"rules": rules}}})
 
 
 def _make_containers(api: Api, app: str, names: Mapping[str, str]) -> str:

@@ -52,6 +52,11 @@ param concurrency int = 100
 @maxValue(300)
 param lease_s int = 10
 
+@description('After so many days the container removes an entry of the audit log.')
+@minValue(1)
+@maxValue(36500)
+param audit_retention_days int = 365
+
 @allowed(['3.11', '3.12', '3.13'])
 param runtime string = '3.12'
 
@@ -139,13 +144,104 @@ resource life 'Microsoft.Storage/storageAccounts/managementPolicies@2023-05-01' 
   properties: {
     policy: {
       rules: [
+        // All prefixes of keys in the container except that of the audit log; a rule takes ten. The container of the code has no rule.
         {
-          name: 'forget'
+          name: 'forget0'
           enabled: true
           type: 'Lifecycle'
           definition: {
-            filters: { blobTypes: ['blockBlob'], prefixMatch: ['${container}/'] } // not the container of the code
+            filters: {
+              blobTypes: ['blockBlob']
+              prefixMatch: [
+                '${container}/0'
+                '${container}/1'
+                '${container}/2'
+                '${container}/3'
+                '${container}/4'
+                '${container}/5'
+                '${container}/6'
+                '${container}/7'
+                '${container}/8'
+                '${container}/9'
+              ]
+            }
             actions: { baseBlob: { delete: { daysAfterModificationGreaterThan: 7 } } }
+          }
+        }
+        {
+          name: 'forget1'
+          enabled: true
+          type: 'Lifecycle'
+          definition: {
+            filters: {
+              blobTypes: ['blockBlob']
+              prefixMatch: [
+                '${container}/b'
+                '${container}/c'
+                '${container}/d'
+                '${container}/e'
+                '${container}/f'
+                '${container}/p'
+                '${container}/s'
+                '${container}/a0'
+                '${container}/a1'
+                '${container}/a2'
+              ]
+            }
+            actions: { baseBlob: { delete: { daysAfterModificationGreaterThan: 7 } } }
+          }
+        }
+        {
+          name: 'forget2'
+          enabled: true
+          type: 'Lifecycle'
+          definition: {
+            filters: {
+              blobTypes: ['blockBlob']
+              prefixMatch: [
+                '${container}/a3'
+                '${container}/a4'
+                '${container}/a5'
+                '${container}/a6'
+                '${container}/a7'
+                '${container}/a8'
+                '${container}/a9'
+                '${container}/aa'
+                '${container}/ab'
+                '${container}/ac'
+              ]
+            }
+            actions: { baseBlob: { delete: { daysAfterModificationGreaterThan: 7 } } }
+          }
+        }
+        {
+          name: 'forget3'
+          enabled: true
+          type: 'Lifecycle'
+          definition: {
+            filters: {
+              blobTypes: ['blockBlob']
+              prefixMatch: [
+                '${container}/ad'
+                '${container}/ae'
+                '${container}/af'
+              ]
+            }
+            actions: { baseBlob: { delete: { daysAfterModificationGreaterThan: 7 } } }
+          }
+        }
+        {
+          name: 'forget4'
+          enabled: true
+          type: 'Lifecycle'
+          definition: {
+            filters: {
+              blobTypes: ['blockBlob']
+              prefixMatch: [
+                '${container}/audit/'
+              ]
+            }
+            actions: { baseBlob: { delete: { daysAfterModificationGreaterThan: audit_retention_days } } }
           }
         }
       ]
@@ -236,6 +332,7 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
               message_kb: string(message_kb)
               kms_key: kms_key
               kms_identity: kms_identity
+              audit_retention_days: string(audit_retention_days)
               memory_mb: string(memory_mb)
               timeout_s: string(timeout_s)
               concurrency: string(concurrency)
