@@ -201,6 +201,8 @@ def main() -> None:
         for name, model, inputs in models(options.models.split(","), options.data):
             facts = learn(model, inputs, options.budget)
             for shape in shapes(options.splits.split(","), [int(count) for count in options.workers.split(",")]):
+                if shape.pipeline > len(model.layers):
+                    continue
                 wanted, costs = plan_batches(model, inputs, None, shape)
                 made = partition(model, shape.parts, options.partition, stages=shape.pipeline, costs=costs)
                 batches = sizes(inputs.shape[0], None, shape, wanted)

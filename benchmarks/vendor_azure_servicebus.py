@@ -28,7 +28,9 @@ import pytest
 from azure.core.credentials import AccessToken
 from azure.core.pipeline.transport import RequestsTransport
 from azure.servicebus import ServiceBusClient
+from azure.servicebus._transport._pyamqp_transport import PyamqpTransport
 from azure.servicebus.aio import ServiceBusClient as AioClient
+from azure.servicebus.aio._transport._pyamqp_transport_async import PyamqpTransportAsync
 from azure.servicebus.management import ServiceBusAdministrationClient
 
 from fsd_conformance.emulators.process import Guard
@@ -288,6 +290,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(server.stop)
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     config.add_cleanup(guard.end)
+
+
+@pytest.fixture(autouse=True)
+def whole_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back, after each test, the parser of the SDK that two tests replace for the whole process: theirs loses lock tokens."""
+    for transport in (PyamqpTransport, PyamqpTransportAsync):
+        monkeypatch.setattr(transport, "parse_received_message", staticmethod(transport.parse_received_message))
 
 
 @pytest.fixture(scope="session")
