@@ -73,6 +73,7 @@ bench: .venv/all.stamp
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/exchange.py
 	$(BIN)/python benchmarks/services.py
+	$(BIN)/python benchmarks/forged.py
 	$(BIN)/python benchmarks/service_bus.py --small
 	$(BIN)/python benchmarks/end_to_end.py $(if $(DATA),--data "$(DATA)")
 	$(BIN)/python benchmarks/truth.py $(if $(DATA),--data "$(DATA)")

@@ -19,7 +19,7 @@ from fsd_conformance import ChannelCases, MessageCases, ObjectCases, ProvisionCa
 from fsd_conformance.base import Deployed
 from fsd_conformance.local import LocalHarness
 from fsd_core.channel import QueueChannel
-from fsd_core.channel.frames import unpack
+from fsd_core.channel.frames import _HEADER, HEADER_BYTES
 from fsd_core.driver import Code, Delivery, Message, MessageDriver, ObjectDriver, Page, Rejected
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
@@ -413,8 +413,8 @@ def test_what_is_whole_does_not_fail(local: Deployed) -> None:
 
 
 def hears_all(self: QueueChannel, delivery: Delivery) -> None:
-    frame = unpack(delivery.body)
-    self.mailbox.deliver(frame.step, frame.source, frame.body)
+    step, source = _HEADER.unpack_from(delivery.body)[7:9]
+    self.mailbox.deliver(step, source, delivery.body[HEADER_BYTES:])
 
 
 def packs_by_count(sizes: Sequence[int], count: int, _: int) -> Iterator[range]:
@@ -429,6 +429,7 @@ def sends_all_again(self: Retry, _: MessageDriver, what: str, items: Sequence[An
 CHANNELS: list[tuple[object, str, Callable[..., object], str]] = [
     (QueueChannel, "_take", hears_all, "test_only_its_own_run_is_heard"),
     (QueueChannel, "_take", hears_all, "test_a_newer_runs_message_is_left_to_it"),
+    (QueueChannel, "_take", hears_all, "test_damaged_and_forged_messages_are_dropped"),
     (fsd_core.channel.packing, "fill", packs_by_count, "test_a_payload_over_the_batch_size_is_split"),
     (Retry, "entries", sends_all_again, "test_refused_entries_alone_are_sent_again"),
 ]

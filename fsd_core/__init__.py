@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fsd_core.client.apps import deploy, destroy
+    from fsd_core.client.apps import audit, deploy, destroy
     from fsd_core.client.garbage import clean, collect_garbage
     from fsd_core.client.history import RunLog, read_log
     from fsd_core.client.inference import run
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from fsd_core.plan.choose import Candidate
     from fsd_core.plan.making import Plan, make_plan
     from fsd_core.plan.predict import Prediction
+    from fsd_core.providers.promises import Promise
     from fsd_core.report.accuracy import Accuracy, prediction_accuracy
     from fsd_core.report.compare import Comparison
     from fsd_core.report.comparing import compare
@@ -83,6 +84,7 @@ __all__ = [
     "Plan",
     "Prediction",
     "Progress",
+    "Promise",
     "Report",
     "Resources",
     "Result",
@@ -92,6 +94,7 @@ __all__ = [
     "Tariff",
     "TensorResult",
     "Usage",
+    "audit",
     "bill",
     "clean",
     "collect_garbage",
@@ -189,6 +192,8 @@ _PLACES = {
     "deploy": "client.apps",
     "Resources": "driver",
     "destroy": "client.apps",
+    "audit": "client.apps",
+    "Promise": "providers.promises",
     "collect_garbage": "client.garbage",
     "clean": "client.garbage",
     "emulator": "machine.emulators",

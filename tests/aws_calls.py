@@ -22,6 +22,9 @@ ACTIONS = {
     "s3:PutBucketEncryption": "s3:PutEncryptionConfiguration",
     "s3:PutPublicAccessBlock": "s3:PutBucketPublicAccessBlock",
     "s3:PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
+    "s3:GetBucketEncryption": "s3:GetEncryptionConfiguration",
+    "s3:GetPublicAccessBlock": "s3:GetBucketPublicAccessBlock",
+    "s3:GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
     "lambda:Invoke": "lambda:InvokeFunction",
 }
 TAGGING = {
@@ -31,6 +34,7 @@ TAGGING = {
     "lambda:CreateFunction": "lambda:TagResource",
     "logs:CreateLogGroup": "logs:TagResource",
 }
+NO_RESOURCE = {"sqs:ListQueues", "sns:ListTopics", "lambda:GetAccountSettings", "logs:DescribeLogGroups", "cloudtrail:LookupEvents"}
 FREE = {"sts:GetCallerIdentity"}  # needs no permission
 
 
@@ -61,14 +65,14 @@ class Call:
             return f"arn:aws:s3:::{p['Bucket']}{max(many) if many else '/' + p['Key'] if 'Key' in p else ''}"
         if service == "iam":
             return f"arn:aws:iam::{self.account}:role/{p['RoleName']}"
+        if self.operation in NO_RESOURCE:
+            return "*"
         name = {
             "sqs": p.get("QueueName") or p.get("QueueUrl", "").rsplit("/", 1)[-1],
             "sns": p.get("Name") or p.get("TopicArn", "").rsplit(":", 1)[-1],
             "lambda": f"function:{p.get('FunctionName', '')}",
             "logs": f"log-group:{p.get('logGroupName', '')}",
         }[service]
-        if self.operation in ("sqs:ListQueues", "sns:ListTopics", "lambda:GetAccountSettings"):
-            return "*"
         return f"arn:aws:{service}:{self.region}:{self.account}:{name}"
 
 

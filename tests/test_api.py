@@ -222,6 +222,18 @@ def call_deploy(here: Path, result: Result) -> None:
     assert fsd_core.destroy("local", "mine", settings)
 
 
+def call_audit(here: Path, result: Result) -> None:
+    settings = {"root": here / "audited"}
+    fsd_core.deploy("local", "mine", settings, workers=1, slots=1)
+    promises = fsd_core.audit("local", "mine", settings)
+    assert all(isinstance(each, fsd_core.Promise) and each.holds for each in promises)
+    (here / "audited" / "mine").chmod(0o755)
+    (broken,) = (each for each in fsd_core.audit("local", "mine", settings) if not each.holds)
+    assert (broken.found, broken.advice) == (f"{here / 'audited' / 'mine'}: mode 755", f"chmod 700 {here / 'audited' / 'mine'}")
+    with pytest.raises(fsd_core.InputError, match="app nothing on local: nothing is deployed"):
+        fsd_core.audit("local", "nothing", settings)
+
+
 def call_destroy(here: Path, result: Result) -> None:
     assert fsd_core.destroy(app="nothing", settings={"root": here / "root"}) == []
 
@@ -455,6 +467,8 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: fsd_core.deploy(workers=0), "workers 0"),
     (lambda: fsd_core.deploy(slots="4"), "slots '4'"),
     (lambda: fsd_core.deploy(app="A"), "app 'A'"),
+    (lambda: fsd_core.deploy(repair="yes"), "repair 'yes'"),
+    (lambda: fsd_core.audit(app="A"), "app 'A'"),
     (lambda: fsd_core.destroy("mars"), "provider 'mars' is not installed"),
     (lambda: fsd_core.destroy(progress=3), "progress 3: expected a function"),
     (lambda: fsd_core.clean(keep_records=1), "keep_records 1"),

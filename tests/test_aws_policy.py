@@ -16,6 +16,7 @@ from fsd_aws.names import Names, role
 from fsd_conformance import emulators
 from fsd_core.driver import WORKER, Message, Resources
 from fsd_core.providers.package import stub
+from fsd_core.providers.promises import Auditor
 
 APP = "policies"
 
@@ -39,9 +40,12 @@ def used() -> dict[str, Any]:
             _use(made, client=True)
         with recorded() as working:
             _use(made, client=False)
+        with recorded() as looking:
+            assert isinstance(provisioner, Auditor)
+            assert provisioner.audit(APP)
         with recorded() as destroying:
             provisioner.destroy(APP)
-    return {"resources": made, "deploy": deploying + destroying, "run": running, "work": working}
+    return {"resources": made, "deploy": deploying + destroying, "run": running, "work": working, "audit": looking}
 
 
 def _use(resources: Resources, client: bool) -> None:
@@ -80,10 +84,11 @@ def _documents(made: Resources) -> dict[str, dict[str, Any]]:
         "work": policy.worker(names, bucket, function),
         "run": policy.client(names, bucket, function),
         "deploy": policy.deployer(names, bucket, function, role(made.app, made.names["region"])),
+        "audit": policy.auditor(names, bucket, function, role(made.app, made.names["region"])),
     }
 
 
-@pytest.mark.parametrize("who", ["work", "run", "deploy"])
+@pytest.mark.parametrize("who", ["work", "run", "deploy", "audit"])
 def test_every_call_is_allowed(used: dict[str, Any], who: str) -> None:
     document, calls = _documents(used["resources"])[who], used[who]
     needs = {need for call in calls for need in call.needs()}
@@ -95,7 +100,7 @@ def test_every_call_is_allowed(used: dict[str, Any], who: str) -> None:
 BY_LAMBDA = {"logs:CreateLogStream", "logs:PutLogEvents", "s3:ListBucket"}
 
 
-@pytest.mark.parametrize(("who", "besides"), [("work", BY_LAMBDA), ("run", set()), ("deploy", set())])
+@pytest.mark.parametrize(("who", "besides"), [("work", BY_LAMBDA), ("run", set()), ("deploy", set()), ("audit", set())])
 def test_nothing_more_is_allowed(used: dict[str, Any], who: str, besides: set[str]) -> None:
     calls: list[Call] = [*used[who], *(used["run"] if who == "deploy" else ())]  # a deployer may also run
     needed = {action for call in calls for action, _ in call.needs()}
@@ -128,7 +133,9 @@ def test_another_app_is_out_of_reach(used: dict[str, Any]) -> None:
 
 def test_only_topics_of_the_app_may_send(used: dict[str, Any]) -> None:
     names = Names.of(used["resources"])
-    (statement,) = policy.queue(names, names.queue(0, 1), "fsd-x-*")["Statement"]
+    statement, closed = policy.queue(names, names.queue(0, 1), "fsd-x-*")["Statement"]
+    assert policy.queue(names, names.queue(0, 1), None)["Statement"] == [closed]
+    assert (closed["Effect"], closed["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
     assert statement["Principal"] == {"Service": "sns.amazonaws.com"}
     assert statement["Action"] == ["sqs:SendMessage"]
     assert statement["Condition"] == {"ArnLike": {"aws:SourceArn": names.arn("sns", "fsd-x-*")}}

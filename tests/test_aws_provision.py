@@ -134,7 +134,7 @@ def test_what_is_made_and_how(app: str) -> None:
         left = [attributes[f"ApproximateNumberOfMessages{hidden}"] for hidden in ("", "NotVisible")]  # a lease hides, a count does not
         assert left == ["0", "0"], name
         if name != own.failed:
-            (statement,) = json.loads(attributes["Policy"])["Statement"]
+            statement, _ = json.loads(attributes["Policy"])["Statement"]
             assert statement["Resource"] == own.arn("sqs", name)
             assert f":fsd-{app}-{own.generation}-" in statement["Condition"]["ArnLike"]["aws:SourceArn"]
 

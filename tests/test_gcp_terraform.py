@@ -88,7 +88,7 @@ def test_its_defaults_and_the_record_are_those_of_the_settings() -> None:
     wanted = set(provision.GcpProvisioner({}, PROVIDER).wanted()) | {"project", "region", "generation", "function", "bucket", "url"}
     assert set(re.findall(r"^\s*(\w+)\s*=", record, re.M)) == wanted | {"service_account", "package"}
     assert f'message_retention_duration = "{queues.RETENTION_S}s"' in TEXT
-    assert f"age = {provision.KEPT_DAYS}\n" in TEXT
+    assert f"age = {policy.KEPT_DAYS}\n" in TEXT
     assert f'entry_point = "{function.ENTRY}"' in TEXT
     service = function._service(Resources("x", 1, 1, {**dict.fromkeys(wanted, "1"), "service_account": "a"}))["serviceConfig"]
     for key in (*service, *service["environmentVariables"]):

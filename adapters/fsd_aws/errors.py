@@ -20,7 +20,8 @@ _NAMES = {
         ConcurrentInvocationLimitExceeded TopicLimitExceeded SubscriptionLimitExceeded FilterPolicyLimitExceeded""",
     Code.NOT_FOUND: """NoSuchKey NoSuchBucket NoSuchUpload NotFound NotFoundException NoSuchEntity NoSuchEntityException
         QueueDoesNotExist AWS.SimpleQueueService.NonExistentQueue NonExistentQueue ResourceNotFound ResourceNotFoundException
-        TopicNotFound NoSuchLifecycleConfiguration NoSuchTagSet""",
+        TopicNotFound NoSuchLifecycleConfiguration NoSuchTagSet NoSuchBucketPolicy NoSuchPublicAccessBlockConfiguration
+        ServerSideEncryptionConfigurationNotFoundError""",
     Code.ALREADY_EXISTS: """PreconditionFailed BucketAlreadyExists BucketAlreadyOwnedByYou EntityAlreadyExists
         ResourceAlreadyExistsException QueueAlreadyExists QueueNameExists
         BucketNotEmpty""",  # PreconditionFailed: a PutObject with If-None-Match of a key that exists

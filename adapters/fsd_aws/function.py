@@ -40,7 +40,10 @@ def read(api: Api, app: str, function: str) -> Resources | None:
 
 
 def make_role(api: Api, app: str, role: str) -> str:
-    """Make the function's role and return its ARN. Raises `InputError` where a role of this name is not the app's."""
+    """Make the function's role, which only Lambda assumes, and return its ARN.
+
+    Raises `InputError` where a role of this name is not the app's.
+    """
     tags = [{"Key": policy.APP_TAG, "Value": app}]
     about = {"Description": f"The workers of app {app}, by fsd", "Tags": tags}
     made = api.call_unless(
@@ -49,6 +52,8 @@ def make_role(api: Api, app: str, role: str) -> str:
     found = made or api.call("iam", "get_role", RoleName=role)
     if made is None and tags[0] not in found["Role"].get("Tags", ()):
         raise foreign(app, f"a role {role}", "name a role in [aws] role")
+    if made is None:
+        api.call("iam", "update_assume_role_policy", RoleName=role, PolicyDocument=json.dumps(policy.trust()))
     return str(found["Role"]["Arn"])
 
 

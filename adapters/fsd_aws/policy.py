@@ -1,7 +1,8 @@
 """Permissions as policy documents: the exact actions on the exact resources of one app.
 
 `worker` is for the function's role, `client` for ``fsd run`` on a deployed app, `deployer` for ``fsd deploy``, ``fsd destroy`` and ``fsd
-run``. A test compares each policy with the requests that fsd makes.
+run``, `auditor` for ``fsd audit``. A test compares each policy with the requests that fsd makes. `bucket`, `queue` and `topic` are the
+policies of these resources: each refuses requests without TLS.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from fsd_aws.names import Names
 
-__all__ = ["APP_TAG", "client", "deployer", "log_group", "queue", "trust", "worker"]
+__all__ = ["APP_TAG", "auditor", "bucket", "client", "deployer", "log_group", "queue", "topic", "trust", "worker"]
 
 APP_TAG = "fsd:app"  # the tag of all resources of an app
 Document = dict[str, Any]
@@ -27,13 +28,28 @@ def trust() -> Document:
     return _document([_allow("Take", ["sts:AssumeRole"], None) | {"Principal": {"Service": "lambda.amazonaws.com"}}])
 
 
-def queue(names: Names, queue: str, topics: str) -> Document:
-    """The policy of a queue: of all services, only topics of this app may send. ``topics``: the pattern of their names.
+def bucket(names: Names, name: str) -> Document:
+    """The policy of the bucket ``name``: no request without TLS."""
+    return _document([_tls("s3:*", [_bucket(names, name), _bucket(names, name, "/*")])])
 
-    Functions of the same account need no entry here: their role allows it.
+
+def topic(names: Names, name: str) -> Document:
+    """The policy of a topic: no publish without TLS. The role of the function allows it to publish."""
+    return _document([_tls("sns:Publish", names.arn("sns", name))])
+
+
+def queue(names: Names, name: str, topics: str | None) -> Document:
+    """The policy of a queue: no request without TLS; of all services, only topics of this app may send.
+
+    ``topics``: the pattern of their names; `None`: no topic may send. Functions of the same account need no entry here: their role allows
+    it.
     """
-    statement = _allow("Topics", ["sqs:SendMessage"], names.arn("sqs", queue)) | {"Principal": {"Service": "sns.amazonaws.com"}}
-    return _document([statement | {"Condition": {"ArnLike": {"aws:SourceArn": names.arn("sns", topics)}}}])
+    arn = names.arn("sqs", name)
+    closed = _tls("sqs:*", arn)
+    if topics is None:
+        return _document([closed])
+    statement = _allow("Topics", ["sqs:SendMessage"], arn) | {"Principal": {"Service": "sns.amazonaws.com"}}
+    return _document([statement | {"Condition": {"ArnLike": {"aws:SourceArn": names.arn("sns", topics)}}}, closed])
 
 
 def worker(names: Names, bucket: str, function: str) -> Document:
@@ -64,7 +80,9 @@ def deployer(names: Names, bucket: str, function: str, role: str) -> Document:
     arn = f"arn:{names.partition}:iam::{names.account}:role/{role}"
     everything = f"fsd-{names.app}-*"
     group = names.arn("logs", f"log-group:{log_group(function)}")
-    buckets = "CreateBucket DeleteBucket GetBucketTagging PutBucketTagging PutEncryptionConfiguration PutBucketPublicAccessBlock"
+    buckets = "CreateBucket DeleteBucket GetBucketTagging PutBucketPolicy PutBucketPublicAccessBlock PutBucketTagging"
+    buckets += " PutEncryptionConfiguration PutLifecycleConfiguration"
+    roles = "CreateRole DeleteRole DeleteRolePolicy GetRole PutRolePolicy TagRole UpdateAssumeRolePolicy"
     queues = "CreateQueue DeleteQueue GetQueueUrl PurgeQueue SetQueueAttributes TagQueue ReceiveMessage DeleteMessage"
     topics = "CreateTopic DeleteTopic SetTopicAttributes Subscribe TagResource"
     functions = "CreateFunction DeleteFunction UpdateFunctionCode UpdateFunctionConfiguration PutFunctionEventInvokeConfig"
@@ -75,8 +93,8 @@ def deployer(names: Names, bucket: str, function: str, role: str) -> Document:
             _allow("Lists", ["sqs:ListQueues", "sns:ListTopics"], "*"),
             _allow("Queues", _actions("sqs", queues), names.arn("sqs", everything)),
             _allow("Topics", _actions("sns", topics), names.arn("sns", everything)),
-            _allow("Bucket", [*_actions("s3", buckets), "s3:PutLifecycleConfiguration"], _bucket(names, bucket)),
-            _allow("Role", _actions("iam", "CreateRole DeleteRole GetRole PutRolePolicy DeleteRolePolicy TagRole"), arn),
+            _allow("Bucket", _actions("s3", buckets), _bucket(names, bucket)),
+            _allow("Role", _actions("iam", roles), arn),
             _allow("PassRole", ["iam:PassRole"], arn) | {"Condition": {"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}}},
             _allow("Function", _actions("lambda", functions), names.arn("lambda", f"function:{function}")),
             _allow(
@@ -84,6 +102,24 @@ def deployer(names: Names, bucket: str, function: str, role: str) -> Document:
             ),
         ]
     )  # fmt: skip
+
+
+def auditor(names: Names, bucket: str, function: str, role: str) -> Document:
+    """The policy of a person who audits an app: it only reads. ``role``: the name of the function's role."""
+    arn = f"arn:{names.partition}:iam::{names.account}:role/{role}"
+    everything = f"fsd-{names.app}-*"
+    buckets = "GetBucketPolicy GetBucketPublicAccessBlock GetEncryptionConfiguration GetLifecycleConfiguration"
+    roles = "GetRole GetRolePolicy ListAttachedRolePolicies ListRolePolicies"
+    return _document(
+        [
+            _allow("Function", _actions("lambda", "GetFunctionConfiguration GetPolicy"), names.arn("lambda", f"function:{function}")),
+            _allow("Queues", ["sqs:GetQueueAttributes"], names.arn("sqs", everything)),
+            _allow("Topics", ["sns:GetTopicAttributes"], names.arn("sns", everything)),
+            _allow("Bucket", _actions("s3", buckets), _bucket(names, bucket)),
+            _allow("Role", _actions("iam", roles), arn),
+            _allow("Lists", ["logs:DescribeLogGroups", "cloudtrail:LookupEvents"], "*"),
+        ]
+    )
 
 
 def _client(names: Names, bucket: str, function: str) -> list[Document]:
@@ -115,6 +151,12 @@ def _bucket(names: Names, bucket: str, keys: str = "") -> str:
 
 def _allow(sid: str, actions: list[str], resource: str | list[str] | None) -> Document:
     return {"Sid": sid, "Effect": "Allow", "Action": actions} | ({"Resource": resource} if resource else {})
+
+
+def _tls(actions: str, resource: str | list[str]) -> Document:
+    """The statement that refuses ``actions`` without TLS, for everyone."""
+    denied = {"Sid": "OnlyTls", "Effect": "Deny", "Principal": "*", "Action": [actions], "Resource": resource}
+    return denied | {"Condition": {"Bool": {"aws:SecureTransport": "false"}}}
 
 
 def _document(statements: Iterable[Document]) -> Document:

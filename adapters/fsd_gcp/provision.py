@@ -18,8 +18,9 @@ from fsd_core.providers.advice import line
 from fsd_core.providers.names import new_generation
 from fsd_core.providers.package import Package
 from fsd_core.providers.probes import Pair
+from fsd_core.providers.promises import Promise
 from fsd_core.providers.provisioning import AppProvisioner, remove_store
-from fsd_gcp import errors, function, package, policy, queues
+from fsd_gcp import audit, errors, function, package, policy, queues
 from fsd_gcp import names as naming
 from fsd_gcp.api import Api
 from fsd_gcp.clients import default
@@ -28,8 +29,6 @@ from fsd_gcp.objects import GcpObjects
 from fsd_gcp.settings import Settings
 
 __all__ = ["GcpProvisioner"]
-
-KEPT_DAYS = 7
 
 
 class GcpProvisioner(AppProvisioner[Api, Settings]):
@@ -51,6 +50,10 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
         removed += queues.remove(api, app)
         removed += [f"bucket {bucket}"] if _remove_bucket(api, app, bucket) else []
         return removed + function.remove_account(api, app)
+
+    def promises(self, api: Api, had: Resources) -> list[Promise]:
+        """The promises about the deployed app: see `fsd_gcp.audit`."""
+        return audit.promises(api, had)
 
     def remove_queues(self, api: Api, app: str, keep: str | None) -> list[str]:
         """Remove the topics and subscriptions of all generations except ``keep``: see `fsd_gcp.queues.remove`."""
@@ -182,7 +185,7 @@ def _set(bucket: Any, app: str) -> None:
     kept.pop("effectiveTime", None)  # google-cloud-storage would send it as null
     kept.retention_duration_seconds = "0"  # JSON needs a string; by default deleted objects are kept and billed for a week
     bucket.clear_lifecycle_rules()
-    bucket.add_lifecycle_delete_rule(age=KEPT_DAYS)
+    bucket.add_lifecycle_delete_rule(age=policy.KEPT_DAYS)
     bucket.add_lifecycle_abort_incomplete_multipart_upload_rule(age=1)
 
 

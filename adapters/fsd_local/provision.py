@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from fsd_core.common.fields import read
 from fsd_core.driver import Resources
 from fsd_core.errors import InputError
 from fsd_core.providers.app_name import check_size
+from fsd_core.providers.promises import Promise, same, told
 from fsd_core.providers.settings import texts
 from fsd_local.errors import naming
 from fsd_local.objects import LOCK
@@ -27,6 +29,7 @@ from fsd_local.settings import Settings
 
 __all__ = ["LocalProvisioner"]
 
+PRIVATE = 0o700  # the mode of a new app's folder
 _MARK = "app"
 _STALE_S = 86400.0  # files in tmp of this age come from crashed writers, and are removed
 _LACKS = (
@@ -52,7 +55,7 @@ class LocalProvisioner:
         root = self._settings.folder(app)
         check_size(ranks, slots)
         with _usable(root):
-            os.makedirs(root, exist_ok=True)
+            os.makedirs(root, mode=PRIVATE, exist_ok=True)
             self._check(root)
             if not os.path.exists(f"{root}/{_MARK}"):
                 self._mark(root, {"app": app})  # marks the folder as fsd's, but as incomplete
@@ -79,6 +82,20 @@ class LocalProvisioner:
             return None
         except (ValueError, KeyError, TypeError):  # an `ensure` was interrupted
             return None
+
+    def audit(self, app: str) -> Sequence[Promise] | None:
+        """The promise that other users of this machine do not read or change the app. `None` if there is no app."""
+        made = self.find(app)
+        if made is None:
+            return None
+        root = made.names["root"]
+        what = os.stat(root)
+        mode = "other users have no access" if not what.st_mode & 0o077 else f"mode {what.st_mode & 0o777:o}"
+        changed = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(os.stat(f"{root}/{_MARK}").st_mtime))
+        return [
+            same("folder: no public access", {root: mode}, "other users have no access", f"chmod 700 {shlex.quote(root)}"),
+            told("deployment: last change", changed),
+        ]
 
     @staticmethod
     def _mark(root: str, fields: Mapping[str, object]) -> None:

@@ -26,8 +26,9 @@ Examples:
 """,
 )
 @click.option("--slots", type=Checked(integer(1)), default=4, metavar="N", help="Number of runs that can be active at once.  [default: 4]")
+@click.option("--repair", is_flag=True, help="Set every resource of the app again, also those that exist. No run should be active.")
 @with_settings(*KEYS, "workers", "engine")
-def deploy(screen: Screen, settings: Settings, slots: int) -> None:
+def deploy(screen: Screen, settings: Settings, slots: int, repair: bool) -> None:
     """Make the resources of an app.
 
     An app is everything that one deployment makes, under one name: the function, the object store, and the queues of the workers. Resources
@@ -39,9 +40,8 @@ def deploy(screen: Screen, settings: Settings, slots: int) -> None:
     workers = settings.workers if isinstance(settings.workers, int) else WORKERS
     engine = "rows" if settings.engine == "auto" else settings.engine
     with screen.progress() as show, emulated(settings, show) as settings:
-        made = make(
-            settings.provider, settings.app, settings.table(), workers=workers, slots=slots, engine=engine, progress=reporting(show)
-        )
+        size = {"workers": workers, "slots": slots}
+        made = make(settings.provider, settings.app, settings.table(), **size, engine=engine, repair=repair, progress=reporting(show))
     screen.answer({"app": made.app, "provider": settings.provider, "workers": made.ranks, "slots": made.slots, "names": dict(made.names)})
     rows = [("workers", f"{made.ranks}"), ("slots", f"{made.slots}"), *(row for row in made.names.items() if row[1])]
     screen.print(pairs(f"{made.app} on {settings.provider}", rows))

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from fsd_core.channel import kept_budget
+from fsd_core.channel import kept_budget, new_key
 from fsd_core.client import collect, history, memory, stage
 from fsd_core.client.cleanup import Cleanup
 from fsd_core.client.expected import Expectation
@@ -143,6 +143,7 @@ class _Run:
         self.again = again
         self.run_id = new_run()
         self.keys = RunKeys(self.run_id)
+        self.frame_key = new_key()
         self.meter = Meter()
         self.retry = Retry(time.time() + STAGE_S, self.meter, outage_s=job.outage_s)
         wrappers = RunWrappers(self.meter, self.retry, -1, 0, latency=job.latency)
@@ -203,7 +204,7 @@ class _Run:
             self.retry.stop.set()
             raise
         queued = self.job.workers if self.job.queued else 0
-        cleanup = Cleanup(self.job.provider, self.resources, self.undelayed, self.invoker, lease, queued)
+        cleanup = Cleanup(self.job.provider, self.resources, self.undelayed, self.invoker, lease, queued, self.frame_key)
         try:
             answer = self._answer(lease, content, pool)
         except BaseException as error:
@@ -320,6 +321,7 @@ class _Run:
             outage_s=job.outage_s,
             recovery=job.recovery,
             kept_bytes=self.kept_bytes,
+            frame_key=self.frame_key.hex(),
             latency=job.latency.pack() if job.latency else None,
         )
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RANK_SECONDS", "RECORD_VERSION", "Result", "check_rank", "keep", "left_out", "over_ranks", "plain", "warn"]
 
-RECORD_VERSION = 5  # of the record that `keep` writes
+RECORD_VERSION = 6  # of the record that `keep` writes
 LONGEST = ("launch", "load", "compute", "exchange")  # of these, a run's seconds are those of its slowest rank
 RANK_SECONDS = ("launch", *PHASES, "starved", "init", "function")
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 
 import attrs
 import numpy as np
@@ -114,14 +115,25 @@ def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def spread(work: Callable[[int, int], None], count: int, threads: int) -> None:
-    """Call ``work(first, last)`` for parts of the numbers 0 to ``count`` - 1, in up to ``threads`` threads at once."""
+    """Call ``work(first, last)`` for parts of the numbers 0 to ``count`` - 1, in up to ``threads`` threads at once: this one and others."""
     threads = min(threads, count)
     if threads <= 1:
         return work(0, count)
     parts = min(count, 4 * threads)  # more than threads: a thread that the system stops for a while gets fewer of them
     ends = [count * part // parts for part in range(parts + 1)]
-    for _ in _pool(threads).map(work, ends[:-1], ends[1:]):
-        pass
+    left = pairwise(ends)  # one thread at a time may call next: the interpreter's lock holds
+
+    def share() -> None:
+        for first, last in left:
+            work(first, last)
+
+    others = [_pool(threads).submit(share) for _ in range(threads - 1)]
+    try:
+        share()
+    finally:
+        for other in others:
+            if not other.cancel():  # it may not have begun: then nothing is left for it
+                other.result()
     return None
 
 

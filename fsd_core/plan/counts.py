@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.channel.hybrid import NOTICE_BYTES
-from fsd_core.channel.kept import KEPT_ENTRY_BYTES
 from fsd_core.channel.objects import HEAD_BYTES, bundle_bytes
 from fsd_core.channel.packing import batched, body_bytes, copies, piece_bytes, piece_sizes
 from fsd_core.driver import MessageLimits
 from fsd_core.plan.facts import EMPTY_BYTES, Facts
 from fsd_core.plan.traffic import Split, Step
-from fsd_core.protocol.records import HEAD_BYTES as RECORD_HEAD_BYTES
 from fsd_core.protocol.shard import HEAD_BYTES as SHARD_HEAD_BYTES
 from fsd_core.protocol.shard import READ_BYTES
 from fsd_core.providers.outline import Outline
@@ -56,9 +54,6 @@ def exchange(step: Step, share: float, channel: str, eager: bool, outline: Outli
         stored = payloads > piece_bytes(limits)
     pieces, wire = np.where(stored, float(channel == "hybrid"), 1.0), np.zeros(len(payloads))
     second_get = np.zeros(len(payloads), bool)
-    if channel != "object":  # what went through a queue is in the record of its source too: see `Kept`
-        kept = np.where(stored, NOTICE_BYTES, payloads) + KEPT_ENTRY_BYTES
-        counts.update(object_bytes_written=int(kept.sum()))
     for source in np.unique(step.sources):
         mine = np.flatnonzero(step.sources == source)
         entries: list[tuple[int, int]] = []  # target, bytes of the body
@@ -175,8 +170,7 @@ def fixed(facts: Facts, split: Split, channel: str, outline: Outline, *, staged:
     counts.update(object_gets=writers * batches, object_bytes_read=int(outputs.sum() * batches))
     # A worker looks for an abort, claims, reads the configuration, and writes its record, which the client reads.
     counts.update(object_gets=3 * workers, object_puts=2 * workers, invocations=workers)
-    head = RECORD_HEAD_BYTES if workers > 1 and channel != "object" else RECORD_BYTES  # what a worker kept stands behind its record
-    counts.update(object_bytes_read=workers * (config + head), object_bytes_written=workers * (CLAIM_BYTES + RECORD_BYTES))
+    counts.update(object_bytes_read=workers * (config + RECORD_BYTES), object_bytes_written=workers * (CLAIM_BYTES + RECORD_BYTES))
     # The client leases and releases a slot, lists what the run left, and writes the configuration.
     counts.update(object_lists=2 + int(workers * (3 + layers / 100) / outline.objects.page_keys), object_puts=3)
     counts.update(object_bytes_written=config + 2 * LEASE_BYTES)

@@ -11,7 +11,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core.channel.kept import RECORD_BYTES
+from fsd_core.channel.hybrid import NOTICE_BYTES
+from fsd_core.channel.kept import KEPT_ENTRY_BYTES, RECORD_BYTES
 from fsd_core.cost import Tariff, Usage, bill
 from fsd_core.latency import Table
 from fsd_core.partition import Parallel
@@ -259,7 +260,7 @@ def _left_bytes(split: Split, simulation: Simulation) -> NDArray[np.float64]:
     """(workers,) bytes sent through queues that a rank leaves in its record: none where they are too many for that."""
     sent = np.zeros(split.parallel.parts)
     for each in simulation.exchanges.values():
-        queued = np.where(each.stored, 0.0, each.payloads) * each.step.weight * split.replica_batches
+        queued = (np.where(each.stored, NOTICE_BYTES, each.payloads) + KEPT_ENTRY_BYTES) * each.step.weight * split.replica_batches
         np.add.at(sent, each.step.sources, queued)
     return np.tile(np.where(sent <= RECORD_BYTES, sent, 0.0), split.parallel.data)
 

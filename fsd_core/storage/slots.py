@@ -32,7 +32,7 @@ from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.keys import slot as slot_key
 from fsd_core.storage.store import Store
 
-__all__ = ["LEASE_S", "RENEW_S", "Lease", "Look", "holders", "lease", "look", "release", "renew", "watch"]
+__all__ = ["LEASE_S", "RENEW_S", "Lease", "Look", "has_lease", "holders", "lease", "look", "release", "renew", "watch"]
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +131,11 @@ def watch(store: Store, slot: int, epoch: int, stop: threading.Event) -> None:
             seen, changed_at = found, time.monotonic()
         elif time.monotonic() - changed_at >= LEASE_S:
             raise RunFailed(Code.DEADLINE, f"the client is gone: it has not renewed the lease of slot {slot} for {LEASE_S:g} s")
+
+
+def has_lease(store: Store, slot: int, epoch: int) -> bool:
+    """Whether the slot has a lease of this epoch. Those of the last few epochs stay."""
+    return store.find(slot_key(slot, epoch)) is not None
 
 
 def holders(store: Store) -> set[str]:

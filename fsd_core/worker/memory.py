@@ -11,7 +11,7 @@ __all__ = ["begin", "peak_bytes"]
 
 _ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1  # of mallopt(3)
 _MAPPED_BYTES = 4 << 20  # smaller arrays come out of the heap: to map those of 2 MB each time takes a third longer than to compute them
-_KEPT_BYTES = 8 << 20
+_KEPT_BYTES = 64 << 20  # of the heap: what a micro-batch frees, the next one takes without page faults
 
 
 def begin() -> None:

@@ -121,6 +121,17 @@ locals {
 resource "aws_sns_topic" "topic" {
   for_each = toset([for pair in local.pairs : pair.topic])
   name     = "${local.prefix}-${each.key}"
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "OnlyTls"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = ["sns:Publish"]
+      Resource  = "${local.sns}:${local.prefix}-${each.key}"
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
+    }]
+  })
 }
 
 resource "aws_sqs_queue" "rank" {
@@ -137,6 +148,13 @@ resource "aws_sqs_queue" "rank" {
       Action    = ["sqs:SendMessage"]
       Resource  = "${local.sqs}:${local.prefix}-${each.key}"
       Condition = { ArnLike = { "aws:SourceArn" = "${local.sns}:${local.prefix}-${each.value.slot}-t*" } }
+      }, {
+      Sid       = "OnlyTls"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = ["sqs:*"]
+      Resource  = "${local.sqs}:${local.prefix}-${each.key}"
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
     }]
   })
 }
@@ -155,6 +173,13 @@ resource "aws_sqs_queue" "dead" {
       Action    = ["sqs:SendMessage"]
       Resource  = "${local.sqs}:${local.prefix}-dead"
       Condition = { ArnLike = { "aws:SourceArn" = "${local.sns}:${local.prefix}-*" } }
+      }, {
+      Sid       = "OnlyTls"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = ["sqs:*"]
+      Resource  = "${local.sqs}:${local.prefix}-dead"
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
     }]
   })
 }
@@ -164,6 +189,17 @@ resource "aws_sqs_queue" "failed" {
   name                      = "${local.prefix}-failed"
   message_retention_seconds = 3600
   sqs_managed_sse_enabled   = true
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "OnlyTls"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = ["sqs:*"]
+      Resource  = "${local.sqs}:${local.prefix}-failed"
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
+    }]
+  })
 }
 
 resource "aws_sns_topic_subscription" "rank" {
@@ -176,7 +212,7 @@ resource "aws_sns_topic_subscription" "rank" {
   redrive_policy       = jsonencode({ deadLetterTargetArn = aws_sqs_queue.dead.arn })
 }
 
-# --- objects: private, encrypted, deleted after a week
+# --- objects: private, encrypted, only by TLS, deleted after a week
 
 resource "aws_s3_bucket" "objects" {
   bucket        = local.bucket
@@ -189,6 +225,22 @@ resource "aws_s3_bucket_public_access_block" "objects" {
   ignore_public_acls      = true
   block_public_policy     = true
   restrict_public_buckets = true
+}
+
+resource "aws_s3_bucket_policy" "objects" {
+  bucket     = aws_s3_bucket.objects.id
+  depends_on = [aws_s3_bucket_public_access_block.objects]
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "OnlyTls"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = ["s3:*"]
+      Resource  = [aws_s3_bucket.objects.arn, "${aws_s3_bucket.objects.arn}/*"]
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
+    }]
+  })
 }
 
 resource "aws_s3_bucket_server_side_encryption_configuration" "objects" {

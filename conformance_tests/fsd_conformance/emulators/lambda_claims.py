@@ -2,7 +2,8 @@
 
 A parameter, header or field that would change the service's answer is either supported here or answered with 501 and "NotImplemented"; it
 is never ignored. The list of refused ones is documentation; a test compares both lists with botocore's model of the service. Anything in
-neither list is refused too. Description, Role and Tags are only stored and returned: the emulator checks no permissions. A function has one
+neither list is refused too. Description, Role, Tags and the function's policy are only stored and returned: the emulator checks no
+permissions. A function has one
 qualifier, $LATEST; others are not found, as on the platform without versions and aliases.
 """
 
@@ -73,6 +74,12 @@ OPERATIONS = (
         fields=_words("RecursiveLoop"),
     ),
     Operation("GetFunctionRecursionConfig", "GET", f"/2024-08-31{_F}/recursion-config", "get_recursion"),
+    Operation(
+        *("AddPermission", "POST", f"/2015-03-31{_F}/policy", "add_permission"),
+        fields=_words("Action FunctionUrlAuthType Principal PrincipalOrgID RevisionId SourceAccount SourceArn StatementId"),
+    ),
+    Operation("GetPolicy", "GET", f"/2015-03-31{_F}/policy", "get_policy"),
+    Operation("RemovePermission", "DELETE", f"/2015-03-31{_F}/policy/([^/]+)", "remove_permission"),
     Operation("GetAccountSettings", "GET", "/2016-08-19/account-settings", "account"),
     Operation("ListTags", "GET", "/2017-03-31/tags/(.+)", "get_tags"),
     Operation("TagResource", "POST", "/2017-03-31/tags/(.+)", "tag", fields=_words("Tags")),
@@ -91,14 +98,17 @@ REFUSED = {  # fields, parameters and headers, by operation
     ),
     "UpdateFunctionCode": _words("DryRun ImageUri Publish PublishTo S3ObjectStorageMode S3ObjectVersion SourceKMSKeyArn"),
     "ListFunctions": _words("FunctionVersion MasterRegion"),
+    "AddPermission": _words("EventSourceToken InvokedViaFunctionUrl Qualifier"),
+    "GetPolicy": _words("Qualifier"),
+    "RemovePermission": _words("Qualifier RevisionId"),
     "Invoke": _words("X-Amz-Durable-Execution-Name X-Amz-Tenant-Id"),
 }
 CODE_REFUSED = _words("ImageUri S3ObjectStorageMode S3ObjectVersion SourceKMSKeyArn")
 OPERATIONS_REFUSED = _words(
-    "AddLayerVersionPermission AddPermission CreateAlias CreateEventSourceMapping CreateFunctionUrlConfig DeleteAlias GetAlias "
-    "GetFunctionUrlConfig GetLayerVersion GetPolicy GetProvisionedConcurrencyConfig GetRuntimeManagementConfig InvokeAsync "
+    "AddLayerVersionPermission CreateAlias CreateEventSourceMapping CreateFunctionUrlConfig DeleteAlias GetAlias "
+    "GetFunctionUrlConfig GetLayerVersion GetProvisionedConcurrencyConfig GetRuntimeManagementConfig InvokeAsync "
     "InvokeWithResponseStream ListAliases ListEventSourceMappings ListFunctionEventInvokeConfigs ListLayers ListVersionsByFunction "
-    "PublishLayerVersion PublishVersion PutProvisionedConcurrencyConfig PutRuntimeManagementConfig RemovePermission UpdateAlias"
+    "PublishLayerVersion PublishVersion PutProvisionedConcurrencyConfig PutRuntimeManagementConfig UpdateAlias"
 )
 # The default of each refused field: this value is accepted.
 _NOTHING: dict[str, Any] = {

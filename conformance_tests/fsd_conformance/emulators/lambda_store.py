@@ -101,6 +101,7 @@ class Function:
     reserved: int | None = None
     events: dict[str, Any] | None = None
     recursion: str = "Terminate"
+    statements: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the function's policy, by their Sid
     revision: str = field(default_factory=lambda: str(uuid4()))
     modified: datetime = field(default_factory=lambda: datetime.now(UTC))
     deleted: bool = False

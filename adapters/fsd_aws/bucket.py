@@ -1,0 +1,71 @@
+"""Makes and removes the app's bucket."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fsd_aws import policy
+from fsd_aws.api import Api
+from fsd_aws.names import Names
+from fsd_aws.objects import AwsObjects
+from fsd_core.driver import Code, Resources
+from fsd_core.errors import DriverError, InputError
+from fsd_core.providers.provisioning import remove_store
+
+__all__ = ["CLOSED", "LIFE_CYCLE", "encryption", "make", "remove"]
+
+CLOSED = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
+LIFE_CYCLE: dict[str, Any] = {
+    "ID": "fsd",
+    "Status": "Enabled",
+    "Filter": {"Prefix": ""},
+    "Expiration": {"Days": 7},
+    "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
+}
+
+
+def encryption() -> dict[str, str]:
+    """How S3 encrypts the objects."""
+    return {"SSEAlgorithm": "AES256"}
+
+
+def make(api: Api, names: Names, bucket: str) -> None:
+    """Make a private, encrypted bucket that deletes old objects and refuses requests without TLS.
+
+    Raises `InputError` where the bucket is another account's, or holds objects that are not the app's.
+    """
+    made: Any = None
+    where = {} if api.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": api.region}}
+    try:
+        made = api.call_unless(Code.ALREADY_EXISTS, "s3", "create_bucket", Bucket=bucket, **where)
+        if not _owned(api, names.app, bucket) and api.call("s3", "list_objects_v2", Bucket=bucket, MaxKeys=1).get("KeyCount"):
+            raise InputError(
+                f"bucket {bucket}: holds something that app {names.app!r} did not put there: expected an empty bucket: set [aws] bucket"
+            )
+    except DriverError as error:
+        if error.code is Code.DENIED and made is None:
+            raise InputError(
+                f"bucket {bucket}: belongs to another AWS account: expected a new name, or your own bucket: set [aws] bucket"
+            ) from error
+        raise
+    api.call("s3", "put_bucket_tagging", Bucket=bucket, Tagging={"TagSet": [{"Key": policy.APP_TAG, "Value": names.app}]})
+    rule = {"ApplyServerSideEncryptionByDefault": encryption()}
+    api.call("s3", "put_bucket_encryption", Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [rule]})
+    api.call("s3", "put_public_access_block", Bucket=bucket, PublicAccessBlockConfiguration=CLOSED)
+    api.call("s3", "put_bucket_policy", Bucket=bucket, Policy=json.dumps(policy.bucket(names, bucket)))
+    api.call("s3", "put_bucket_lifecycle_configuration", Bucket=bucket, LifecycleConfiguration={"Rules": [LIFE_CYCLE]})
+
+
+def _owned(api: Api, app: str, bucket: str) -> bool:
+    tags = api.find("s3", "get_bucket_tagging", Bucket=bucket)
+    return tags is not None and {"Key": policy.APP_TAG, "Value": app} in tags["TagSet"]
+
+
+def remove(api: Api, app: str, bucket: str) -> bool:
+    """Empty and remove the bucket if it is the app's; returns whether it was."""
+    if not _owned(api, app, bucket):
+        return False
+    objects = AwsObjects(Resources(app, 0, 0, {"bucket": bucket, "region": api.region}))
+    remove_store(api, objects, f"bucket {bucket}", lambda: api.client("s3").delete_bucket(Bucket=bucket))
+    return True

@@ -1,0 +1,45 @@
+"""``fsd audit``."""
+
+from __future__ import annotations
+
+import attrs
+import click
+
+from fsd_core.cli.options import Command, check_provider, emulated, reporting, with_settings
+from fsd_core.cli.screen import Screen
+from fsd_core.config import Settings
+from fsd_core.errors import CheckFailed
+
+__all__ = ["audit"]
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  fsd audit --provider aws --app mine
+  fsd audit --provider aws --app mine --json
+""",
+)
+@with_settings("provider", "app", "emulator")
+def audit(screen: Screen, settings: Settings) -> None:
+    """Show whether a deployed app keeps the promises about its security.
+
+    Compares what is deployed with what this version of fsd deploys, and changes nothing: encryption at rest and in transit, no public
+    access, roles that hold exactly the actions that are used, logs and how long they are kept, the deletion of old objects, and who
+    changed the app last where the platform says so. Exits with 1 if a promise does not hold.
+    """
+    from fsd_core.client.apps import audit as look
+
+    check_provider(settings)
+    with screen.progress() as show, emulated(settings, show) as settings:
+        promises = look(settings.provider, settings.app, settings.table(), progress=reporting(show))
+    screen.answer({"app": settings.app, "provider": settings.provider, "checks": [attrs.asdict(each) for each in promises]})
+    screen.print(f"{settings.app} on {settings.provider}")
+    for each in promises:
+        lines = [f"{'holds' if each.holds else 'FAILS'}  {each.name}", f"       found:    {each.found}"]
+        if not each.holds:
+            lines += [f"       expected: {each.expected}", f"       to do:    {each.advice}"]
+        screen.print(*lines)
+    if broken := [each.name for each in promises if not each.holds]:
+        raise CheckFailed(f"{len(broken)} of {len(promises)} promises do not hold: {'; '.join(broken)}")

@@ -1,0 +1,147 @@
+"""``fsd audit`` on AWS: against moto and the local Lambda."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from audit_cases import AuditCases, Audited, Fault
+from fsd_aws.audit import grants
+from fsd_aws.clients import client
+from fsd_aws.names import Names
+from fsd_conformance import emulators
+from fsd_core import Resources
+
+REGION = "us-east-1"
+ADMIN = "arn:aws:iam::123456789012:policy/Admin"
+
+
+def aws(service: str) -> Any:
+    return client(service, REGION)
+
+
+def queue(made: Resources, name: str = "", **attributes: str) -> None:
+    """Set attributes of the queue of rank 0."""
+    url = made.names["queue_url_prefix"] + (name or Names.of(made).queue(0, 0))
+    aws("sqs").set_queue_attributes(QueueUrl=url, Attributes=attributes)
+
+
+def role(made: Resources) -> str:
+    return made.names["role"].rpartition("/")[2]
+
+
+def wider(made: Resources, *actions: str, fewer: str = "") -> None:
+    """Add actions to the policy of the role, or remove the statement ``fewer``."""
+    document = aws("iam").get_role_policy(RoleName=role(made), PolicyName="fsd")["PolicyDocument"]
+    kept = [each for each in document["Statement"] if each["Sid"] not in (fewer, "More")]
+    more = [{"Sid": "More", "Effect": "Allow", "Action": list(actions), "Resource": "*"}] if actions else []
+    aws("iam").put_role_policy(RoleName=role(made), PolicyName="fsd", PolicyDocument=json.dumps({**document, "Statement": kept + more}))
+
+
+def admin(made: Resources) -> None:
+    iam, everything = aws("iam"), {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    with suppress(iam.exceptions.EntityAlreadyExistsException):
+        iam.create_policy(PolicyName="Admin", PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [everything]}))
+    iam.attach_role_policy(RoleName=role(made), PolicyArn=ADMIN)
+
+
+def trust(made: Resources) -> None:
+    stranger = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"AWS": "arn:aws:iam::999999999999:root"}}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [stranger]})
+    aws("iam").update_assume_role_policy(RoleName=role(made), PolicyDocument=document)
+
+
+def public(made: Resources) -> None:
+    functions, name = aws("lambda"), made.names["function"]
+    with suppress(functions.exceptions.ResourceConflictException):
+        functions.add_permission(FunctionName=name, StatementId="all", Action="lambda:InvokeFunction", Principal="*")
+
+
+def topic(made: Resources) -> None:
+    names = Names.of(made)
+    everyone = {"Effect": "Allow", "Principal": "*", "Action": "SNS:Publish", "Resource": names.topic_arn(0, 0)}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [everyone]})
+    aws("sns").set_topic_attributes(TopicArn=names.topic_arn(0, 0), AttributeName="Policy", AttributeValue=document)
+
+
+def open_queue(made: Resources) -> None:
+    arn = Names.of(made).arn("sqs", Names.of(made).queue(0, 0))
+    everyone = {"Effect": "Allow", "Principal": "*", "Action": "sqs:SendMessage", "Resource": arn}
+    queue(made, Policy=json.dumps({"Version": "2012-10-17", "Statement": [everyone]}))
+
+
+KMS = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": "another"}}
+ROLE = "role: exactly the actions that workers use"
+QUEUES = "queues: policies admit TLS and the app's topics only"
+FAULTS = {
+    "a public bucket": Fault(
+        lambda made: aws("s3").delete_public_access_block(Bucket=made.names["bucket"]), "bucket: no public access", "BlockPublicAcls: none"
+    ),
+    "no TLS condition": Fault(
+        lambda made: aws("s3").delete_bucket_policy(Bucket=made.names["bucket"]),
+        "bucket: policy refuses requests without TLS",
+        r'missing: Deny s3:\* on .*"aws:SecureTransport": "false"',
+    ),
+    "another key": Fault(
+        lambda made: aws("s3").put_bucket_encryption(Bucket=made.names["bucket"], ServerSideEncryptionConfiguration={"Rules": [KMS]}),
+        "bucket: encrypted at rest",
+        "aws:kms",
+    ),
+    "objects stay for ever": Fault(
+        lambda made: aws("s3").delete_bucket_lifecycle(Bucket=made.names["bucket"]), "bucket: life cycle", "none"
+    ),
+    "an open queue": Fault(open_queue, QUEUES, r"too many: Allow sqs:SendMessage on .* to \*; missing: .*Deny sqs:\*"),
+    "a queue in plain text": Fault(lambda made: queue(made, SqsManagedSseEnabled="false"), "queues: encrypted at rest", "-0-0: none"),
+    "messages stay longer": Fault(
+        lambda made: queue(made, Names.of(made).failed, MessageRetentionPeriod="1209600"),
+        "queues: retention",
+        "-failed keeps messages for 1209600 s",
+    ),
+    "an open topic": Fault(topic, "topics: policies refuse requests without TLS", r"too many: Allow sns:Publish on .* to \*"),
+    "a wildcard action": Fault(lambda made: wider(made, "sqs:*"), ROLE, r"too many: Allow sqs:\* on \*"),
+    "an action that is missing": Fault(lambda made: wider(made, fewer="Launch"), ROLE, "missing: Allow lambda:InvokeFunction on arn:"),
+    "an administrator": Fault(
+        admin,
+        ROLE,
+        f"too many: the policy {ADMIN}",
+        lambda made: aws("iam").detach_role_policy(RoleName=role(made), PolicyArn=ADMIN),
+    ),
+    "a stranger's role": Fault(trust, "role: only Lambda assumes it", "too many: Allow sts:AssumeRole .*999999999999"),
+    "a public function": Fault(
+        public,
+        "function: nobody outside the account invokes it",
+        r"too many: Allow lambda:InvokeFunction on .* to \*",
+        lambda made: aws("lambda").remove_permission(FunctionName=made.names["function"], StatementId="all"),
+    ),
+    "a function of another role": Fault(
+        lambda made: aws("lambda").update_function_configuration(
+            FunctionName=made.names["function"], Role="arn:aws:iam::123456789012:role/another"
+        ),
+        "function: runs as the app's role",
+        "role/another",
+    ),
+    "logs stay for ever": Fault(
+        lambda made: aws("logs").delete_retention_policy(logGroupName=f"/aws/lambda/{made.names['function']}"),
+        "logs: retention",
+        "for ever",
+    ),
+}
+
+
+class TestAws(AuditCases):
+    cloud = Audited("aws", {"package": False, "text": True, "memory_mb": 256}, lambda: emulators.own(emulators.find("aws", "moto")), FAULTS)
+
+
+@pytest.mark.parametrize(
+    ("statement", "line"),
+    [
+        ({"Effect": "Allow", "NotAction": "iam:*", "Resource": "*"}, "Allow all but iam:* on *"),
+        ({"Effect": "Allow", "Action": "*", "NotResource": "arn:x"}, "Allow * on all but arn:x"),
+        ({"Effect": "Deny", "Action": ["SQS:SendMessage"], "Principal": {"AWS": "*"}}, 'Deny sqs:SendMessage on itself to {"AWS": "*"}'),
+    ],
+)
+def test_statements_that_fsd_never_writes_are_named(statement: dict[str, Any], line: str) -> None:
+    assert grants({"Statement": statement}) == {line}
