@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["StageBatches", "Stages", "stages_work"]
 
-RUNTIME_BYTES = 40 << 20  # memory of a worker for ONNX Runtime itself
+RUNTIME_BYTES = 36 << 20  # memory of a worker for ONNX Runtime itself
 NODE_BYTES = 16 << 10  # of a session for each node: its own form of the graph
-READ_CHUNKS = 2  # beside the whole buffer of weights: with the last chunks, no later ones are under way
+READING_BYTES = CHUNK_BYTES  # beside the whole buffer of weights: once the last chunks arrive, no others are under way
 ENCODED = 2  # what crosses, and its encoded form, are in memory at the same time
 
 
@@ -146,11 +146,10 @@ class Stages:
         found = []
         for stage in self.stages:
             tensors = (stage.live_bytes + ENCODED * stage.passed_bytes) * samples
-            reading = min(READ_CHUNKS * CHUNK_BYTES, stage.weight_bytes)
             nodes = sum(len(section.own) for section in stage.sections)
             # The copy that a session makes of its weights becomes the form that multiplies faster, or goes away.
             beside = stage.weight_bytes + tensors if prepack else max(stage.weight_bytes - stage.fed_bytes, tensors)
-            own = stage.weight_bytes + max(beside, reading) + NODE_BYTES * nodes
+            own = stage.weight_bytes + max(beside, READING_BYTES) + NODE_BYTES * nodes
             found.append(limits.process_bytes + RUNTIME_BYTES + own)
         return found
 
@@ -170,7 +169,7 @@ class Stages:
             reads = [*each.inputs, *arrived, *each.uses]
             model, read = submodel(self.division.graph, each.own, reads, each.gives)
             fed = feeds(self.division.graph, each.own)
-            lean, _ = submodel(self.division.graph, each.own, reads, each.gives, fed)
+            lean = submodel(self.division.graph, each.own, reads, each.gives, fed)[0] if fed else b""
             sections.append(
                 Section(
                     step=each.step,

@@ -60,9 +60,9 @@ class Section:
 
     step: int = key(integer(1))
     model_bytes: int = key(integer(1))
-    lean_bytes: int = key(integer(1))  # of the same model with some weights as inputs, which ONNX Runtime does not copy
+    lean_bytes: int = key(integer(0))  # of the same model with some weights as inputs, which ONNX Runtime does not copy; 0 without any
     weights: list[str] = key(listed(text()))  # the weights whose data is not in the bytes of the model
-    feeds: list[str] = key(listed(text()))  # those that are inputs of the lean model
+    feeds: list[str] = key(listed(text()))  # those that are inputs of the lean model; none: there is no lean model
     reads: list[str] = key(listed(text()))  # what it receives, inputs of the whole model, and what the rank has of earlier sections
     gives: list[str] = key(listed(text(), filled=True))  # what it has to make
     keeps: list[str] = key(listed(text()))  # what later sections of the rank read, make or send, and outputs of the whole model
@@ -151,7 +151,7 @@ class StageReader:
             place[:] = np.frombuffer(data, np.uint8)
         weights, found, at = {each["name"]: self._weight(body, each) for each in self.head.weights}, [], 0
         for section in self.head.sections:
-            start, size = (at + section.model_bytes, section.lean_bytes) if lean else (at, section.model_bytes)
+            start, size = (at + section.model_bytes, section.lean_bytes) if lean and section.feeds else (at, section.model_bytes)
             fed = {name: weights[name] for name in section.feeds if lean}
             found.append((body[start : start + size].tobytes(), {name: weights[name] for name in section.weights if name not in fed}, fed))
             at += section.model_bytes + section.lean_bytes
