@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 import fsd_core
+from fsd_core.worker.memory import peak_bytes
 
 MB = 1 << 20
 BLOCKS, SAMPLES, ROWS = 12, 8, 1024
@@ -76,7 +76,7 @@ def whole(path: Path, inputs: Path, output: Path) -> None:
     """Compute the whole file with ONNX Runtime, in this process."""
     session = onnxruntime.InferenceSession(str(path), None, ["CPUExecutionProvider"])
     np.save(output, session.run(["y"], {"x": np.load(inputs)})[0])
-    print(f"ONNX Runtime on the whole file: peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+    print(f"ONNX Runtime on the whole file: peak {peak_bytes() / MB:.0f} MB")
 
 
 def check(path: Path, size: int, too_few: dict[str, int], enough: dict[str, int], memory_mb: int, folder: Path) -> bool:
