@@ -104,7 +104,7 @@ $(BIN)/python:
 	"$(PYTHON)" -m venv .venv
 
 # The wheel's dependencies are installed at the same time as .venv, from the list that the wheel declares too: one processor would idle.
-EXTRAS := aws,gcp,azure,report,demo,emulators
+EXTRAS := aws,gcp,azure,onnx,report,demo,emulators
 DECLARED := import sys, tomllib; project = tomllib.load(sys.stdin.buffer)["project"]; \
 	extras = [project["optional-dependencies"][name] for name in "$(EXTRAS)".split(",")]; \
 	print("\n".join(sum(extras, project["dependencies"])))

@@ -1,8 +1,10 @@
 """Each driver here breaks one rule of the contract, and the case for that rule must fail: this shows that a case can fail."""
 
 import contextlib
+import socket
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -479,6 +481,43 @@ def test_a_driver_that_retries_fails(local: Deployed, attempts: int, monkeypatch
         harness = Reachable()
 
     monkeypatch.setattr(Http, "attempts", attempts)
+    assert fails(Mine().test_no_driver_retries) == (attempts > 1)
+
+
+class Raw(AroundObjects):
+    """A store behind an address with a protocol of its own, asked ``attempts`` times before its error comes through."""
+
+    attempts = 1
+
+    def __init__(self, driver: ObjectDriver, url: str) -> None:
+        super().__init__(driver)
+        self.url = urllib.parse.urlsplit(url)
+
+    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        answer = b""
+        for _ in range(self.attempts):
+            with socket.create_connection((self.url.hostname, self.url.port)) as connection:
+                connection.sendall(b"*2\r\n$3\r\nGET\r\n")
+                with contextlib.suppress(ConnectionError):
+                    answer += connection.recv(100)
+        if not answer:
+            raise ConnectionError("closed")
+        return answer
+
+    def classify(self, error: BaseException) -> Code:
+        return Code.UNAVAILABLE if isinstance(error, ConnectionError) else super().classify(error)
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_a_driver_of_another_protocol_that_retries_fails(local: Deployed, attempts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reachable(LocalHarness):
+        def objects_at(self, url: str) -> ObjectDriver:
+            return Raw(local.provider.objects(local.resources), url)
+
+    class Mine(ProvisionCases):
+        harness = Reachable()
+
+    monkeypatch.setattr(Raw, "attempts", attempts)
     assert fails(Mine().test_no_driver_retries) == (attempts > 1)
 
 

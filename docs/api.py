@@ -33,7 +33,7 @@ COMMANDS = {
     "bill": "bill",
     "tariff list": "tariff_names, load_tariff",
     "tariff show": "load_tariff",
-    "demo": "run_demo",
+    "demo": "run_demo, run_onnx_demo",
     "deploy": "deploy",
     "destroy": "destroy",
     "audit": "audit, Promise",
@@ -57,7 +57,8 @@ GROUPS = {
     "Past runs": "past_runs, PastRun, prediction_accuracy, Accuracy, read_log, RunLog",
     "Money": "bill, Bill, Usage, load_tariff, tariff_names, Tariff",
     "Apps": "deploy, Resources, destroy, audit, Promise, collect_garbage, clean",
-    "This machine": "emulator, start_emulators, stop_emulators, emulator_states, doctor, Check, conformance, new_provider, run_demo, Demo",
+    "This machine": "emulator, start_emulators, stop_emulators, emulator_states, doctor, Check, conformance, new_provider, run_demo, Demo, "
+    "run_onnx_demo, OnnxDemo",
     "Settings": "read_settings, Settings",
     "Errors": "FsdError, InputError, CheckFailed, RunFailed, DamagedContent, DriverError, Code",
 }

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fsd_core.client.history import RunLog, read_log
     from fsd_core.client.inference import run
     from fsd_core.client.job import Progress
+    from fsd_core.client.planning import make_plan
     from fsd_core.client.result import Result
     from fsd_core.client.tensors import TensorResult
     from fsd_core.config import Settings, read_settings
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from fsd_core.cost.tariff import names as tariff_names
     from fsd_core.cost.usage import Usage
     from fsd_core.demo.running import Demo, run_demo
+    from fsd_core.demo.stages import OnnxDemo, run_onnx_demo
     from fsd_core.driver import Code, Resources
     from fsd_core.errors import CheckFailed, DamagedContent, DriverError, FsdError, InputError, RunFailed
     from fsd_core.graph.figures import describe_graph
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from fsd_core.partition.owners import Partition
     from fsd_core.partition.plan import ExchangePlan
     from fsd_core.plan.choose import Candidate
-    from fsd_core.plan.making import Plan, make_plan
+    from fsd_core.plan.making import Plan
     from fsd_core.plan.predict import Prediction
     from fsd_core.providers.promises import Promise
     from fsd_core.report.accuracy import Accuracy, prediction_accuracy
@@ -79,6 +81,7 @@ __all__ = [
     "Layer",
     "Measurement",
     "Model",
+    "OnnxDemo",
     "Partition",
     "PastRun",
     "Plan",
@@ -125,6 +128,7 @@ __all__ = [
     "read_settings",
     "run",
     "run_demo",
+    "run_onnx_demo",
     "save_graph",
     "save_model",
     "serial",
@@ -164,7 +168,7 @@ _PLACES = {
     "Estimate": "partition.estimate",
     "Partition": "partition.owners",
     "ExchangePlan": "partition.plan",
-    "make_plan": "plan.making",
+    "make_plan": "client.planning",
     "Plan": "plan.making",
     "Candidate": "plan.choose",
     "Prediction": "plan.predict",
@@ -205,6 +209,8 @@ _PLACES = {
     "Check": "machine.doctor",
     "conformance": "machine.suite",
     "run_demo": "demo.running",
+    "run_onnx_demo": "demo.stages",
+    "OnnxDemo": "demo.stages",
     "Demo": "demo.running",
     "read_settings": "config",
     "Settings": "config",

@@ -56,9 +56,13 @@ class AuditCases:
         """A fresh deployment, and its first audit."""
         cloud = cls.cloud
         with cloud.emulator():
-            made = fsd_core.deploy(cloud.provider, cls.APP, cloud.settings, **cloud.size)
+            made = cls.deploy()
             yield made, cls.audit()
             fsd_core.destroy(cloud.provider, cls.APP, cloud.settings)
+
+    @classmethod
+    def deploy(cls, repair: bool = False) -> Resources:
+        return fsd_core.deploy(cls.cloud.provider, cls.APP, cls.cloud.settings, **cls.cloud.size, repair=repair)
 
     @classmethod
     def audit(cls) -> list[Promise]:
@@ -86,8 +90,7 @@ class AuditCases:
         for fault in cloud.faults.values():
             if fault.undo:
                 fault.undo(made)
-        again = fsd_core.deploy(cloud.provider, self.APP, cloud.settings, **cloud.size, repair=True)
-        assert again == made
+        assert self.deploy(repair=True) == made
         assert [each.name for each in before] == [each.name for each in self.audit() if each.holds]
 
     def test_what_is_not_deployed_has_no_audit(self, fresh: tuple[Resources, list[Promise]]) -> None:

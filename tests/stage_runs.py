@@ -15,7 +15,11 @@ from fsd_core.codec import decode_tensors, encode_tensors
 from fsd_core.protocol.stage_shard import StageReader
 from fsd_core.worker.session import Session
 
-__all__ = ["computed", "whole"]
+__all__ = ["PLANNED", "computed", "whole"]
+
+# What follows from the plan of a run; polls, receives and late acks follow from time.
+PLANNED = ("payload_bytes_sent", "message_bytes_sent", "messages_sent", "publish_requests", "publish_units", "messages_received")
+PLANNED += ("object_puts", "object_bytes_written", "object_bytes_read", "invocations")
 
 
 def computed(work: Stages, pool: ThreadPoolExecutor, *, lean: bool = False) -> dict[str, NDArray[Any]]:

@@ -213,6 +213,8 @@ def call_demo(here: Path, result: Result) -> None:
         attrs.evolve(made, accuracy=0.5).check()
     with pytest.raises(fsd_core.CheckFailed, match="differs"):
         attrs.evolve(made, same=False).check()
+    with pytest.raises(fsd_core.InputError, match="seed -1"):  # test_demo_onnx.py runs it
+        fsd_core.run_onnx_demo(seed=-1)
 
 
 def call_deploy(here: Path, result: Result) -> None:

@@ -204,6 +204,21 @@ def test_an_app_keeps_its_engine_and_a_large_zip_goes_through_the_bucket(app: st
     assert provisioner().ensure(app, 1, 1) == made
 
 
+def test_an_arm64_function_gets_no_onnx_runtime(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The local Lambda has only functions of this machine's processor: here, what it answers is changed."""
+    name, call = provisioner().ensure(app, 1, 1).names["function"], api.Api.call
+
+    def arm64(self: Any, service: str, operation: str, **parameters: Any) -> Any:
+        found = call(self, service, operation, **parameters)
+        return found | {"Architectures": ["arm64"]} if operation == "get_function_configuration" else found
+
+    monkeypatch.setattr(api.Api, "call", arm64)
+    with pytest.raises(InputError, match=rf"engine onnx: function {name} is arm64, .*: expected x86_64: 'fsd destroy .*--engine onnx'"):
+        provisioner(engine="onnx").ensure(app, 1, 1)
+    assert "engine" not in function.read(api.Api(REGION), app, name).names  # type: ignore[union-attr]
+    provisioner(memory_mb=2000).ensure(app, 1, 1)  # rows go on
+
+
 def test_text_or_binary_is_found_out(app: str) -> None:
     """moto answers binary attributes with errors; what it could not read is gone afterwards."""
     made = provisioner(text="auto").ensure(app, 1, 1)

@@ -31,7 +31,7 @@ def test_the_bicep_uses_the_same_names_and_roles() -> None:
         "name: 'fsd-${app}-${generation}-${i / ranks}-${i % ranks}'",
         f"var tags = {{ '{policy.APP_TAG}': app }}",
         f"maxDeliveryCount: {queues.DELIVERIES}, defaultMessageTimeToLive: 'PT{queues.TTL_S}S'",
-        f"daysAfterModificationGreaterThan: {provision.KEPT_DAYS}",
+        f"daysAfterModificationGreaterThan: {policy.KEPT_DAYS}",
         f"name: '{RESOURCES}'",
     ):
         assert line in text

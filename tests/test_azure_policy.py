@@ -107,6 +107,18 @@ def test_a_client_reads_settings_and_key_and_no_more() -> None:
     provisioner.destroy("asked")
 
 
+def test_an_auditor_reads_what_it_names_and_no_more() -> None:
+    provisioner = AzureProvisioner({"package": False}, PROVIDER)
+    provisioner.ensure("asked", 1, 1)
+    with recorded() as calls:
+        assert provisioner.audit("asked")
+    _check(calls, policy.AUDIT_ACTIONS)
+    records = {f"Microsoft.{each}/read" for each in ("Storage/storageAccounts", "Storage/storageAccounts/managementPolicies")}
+    records.add("Microsoft.ServiceBus/namespaces/read")  # of what connection strings do not name
+    assert {each.lower() for each in policy.AUDIT_ACTIONS} - {_action(call).lower() for call in calls} == {each.lower() for each in records}
+    provisioner.destroy("asked")
+
+
 def _check(calls: list[Call], actions: Sequence[str] = policy.ACTIONS) -> None:
     assert calls
     allowed = {each.lower() for each in actions}
@@ -115,13 +127,15 @@ def _check(calls: list[Call], actions: Sequence[str] = policy.ACTIONS) -> None:
 
 def _action(call: Call) -> str:
     """The action that a request needs, as Azure names it."""
-    verb = {"GET": "read", "PUT": "write", "DELETE": "delete", "POST": "action"}[call.method]
+    verb = {"GET": "read", "PUT": "write", "PATCH": "write", "DELETE": "delete", "POST": "action"}[call.method]
     if call.path.startswith("resourceGroups/"):
         inside = "/resources" if call.path.endswith("/resources") else ""
         return f"Microsoft.Resources/subscriptions/resourceGroups{inside}/{verb}"
     if call.path.startswith("operationresults/"):
         return f"Microsoft.Resources/subscriptions/operationresults/{verb}"
-    if "roleAssignments/" in call.path:
+    if "Microsoft.Insights/" in call.path:
+        return f"Microsoft.Insights/eventtypes/values/{verb}"
+    if "roleAssignments" in call.path:
         return f"Microsoft.Authorization/roleAssignments/{verb}"
     provider, *parts = call.path.split("/")
     if parts[2:] == ["config", "appsettings", "list"]:

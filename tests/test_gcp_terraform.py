@@ -86,7 +86,7 @@ def test_its_defaults_and_the_record_are_those_of_the_settings() -> None:
     assert f"{RESOURCES} = jsonencode" in TEXT
     (record,) = re.findall(r"names = \{(.*?)\n\s*\}", TEXT, re.S)
     wanted = set(provision.GcpProvisioner({}, PROVIDER).wanted()) | {"project", "region", "generation", "function", "bucket", "url"}
-    assert set(re.findall(r"^\s*(\w+)\s*=", record, re.M)) == wanted | {"service_account", "package"}
+    assert set(re.findall(r"^\s*(\w+)\s*=", record, re.M)) == wanted | {"service_account", "package", "kms_key"}
     assert f'message_retention_duration = "{queues.RETENTION_S}s"' in TEXT
     assert f"age = {policy.KEPT_DAYS}\n" in TEXT
     assert f'entry_point = "{function.ENTRY}"' in TEXT

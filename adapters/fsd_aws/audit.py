@@ -19,12 +19,19 @@ __all__ = ["promises"]
 
 Document = Mapping[str, Any]
 STATEMENT = "statement"
+KEYS = "keys of AWS"
 
 
 def promises(api: Api, had: Resources) -> list[Promise]:
     """The promises about the deployed app. Makes a request for each queue and topic, and about 15 others."""
     names = Names.of(had)
-    return [*_bucket(api, had, names), *_queues(api, had, names), *_topics(api, had, names), *_role(api, had, names), *_function(api, had)]
+    return [
+        *_bucket(api, had, names),
+        *_queues(api, had, names),
+        *_topics(api, had, names),
+        *_role(api, had, names),
+        *_function(api, had, names),
+    ]
 
 
 def grants(document: Document | None) -> set[str]:
@@ -61,7 +68,7 @@ def _bucket(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
 
     rules = read("get_bucket_encryption").get("ServerSideEncryptionConfiguration", {}).get("Rules", [])
     default = rules[0].get("ApplyServerSideEncryptionByDefault") if rules else None
-    yield same("bucket: encrypted at rest", {name: _json(default)}, _json(bucket.encryption()))
+    yield same("bucket: encrypted at rest", {name: _json(default)}, _json(bucket.encryption(names.kms_key)))
     found = read("get_bucket_policy").get("Policy")
     yield exactly(
         "bucket: policy refuses requests without TLS", grants(found and json.loads(found)), grants(policy.bucket(names, name)), STATEMENT
@@ -94,7 +101,7 @@ def _queues(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
         name: each.get("KmsMasterKeyId") or ("SSE-SQS" if each.get("SqsManagedSseEnabled") == "true" else None)
         for name, each in found.items()
     }
-    yield same("queues: encrypted at rest", encrypted, "SSE-SQS")
+    yield same("queues: encrypted at rest", encrypted, names.kms_key or "SSE-SQS")
     yield _policies("queues: policies admit TLS and the app's topics only", found, wanted)
     yield exactly("queues: retention", _kept(found), _kept(wanted), "retention time")
 
@@ -113,7 +120,7 @@ def _topics(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
     wanted = {name: queues.topic_attributes(names, name) for name in every}
     # Without a key, SNS encrypts its disks itself, and no attribute says so.
     keys = {name: None if not each else each.get("KmsMasterKeyId") or "disks of SNS" for name, each in found.items()}
-    yield same("topics: encrypted at rest", keys, "disks of SNS")
+    yield same("topics: encrypted at rest", keys, names.kms_key or "disks of SNS")
     yield _policies("topics: policies refuse requests without TLS", found, wanted)
 
 
@@ -141,10 +148,11 @@ def _role(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
     yield exactly("role: exactly the actions that workers use", allowed, wanted, "action", advice)
 
 
-def _function(api: Api, had: Resources) -> Iterator[Promise]:
+def _function(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
     name = had.names["function"]
     found = api.call("lambda", "get_function_configuration", FunctionName=name)
     yield same("function: runs as the app's role", {name: found.get("Role")}, had.names["role"])
+    yield same("function: environment encrypted at rest", {name: found.get("KMSKeyArn") or KEYS}, names.kms_key or KEYS)
     resource = (api.find("lambda", "get_policy", FunctionName=name) or {}).get("Policy")
     advice = f"remove each statement: aws lambda remove-permission --function-name {name} --statement-id ID"
     yield exactly("function: nobody outside the account invokes it", grants(resource and json.loads(resource)), (), STATEMENT, advice)
@@ -152,6 +160,7 @@ def _function(api: Api, had: Resources) -> Iterator[Promise]:
     groups = api.pages("logs", "describe_log_groups", "logGroups", "nextToken", logGroupNamePrefix=group)
     logs: Mapping[str, Any] = next((each for each in groups if each["logGroupName"] == group), {})
     days = f"{logs['retentionInDays']} days" if "retentionInDays" in logs else "for ever" if logs else "no log group"
+    yield same("logs: encrypted at rest", {group: logs.get("kmsKeyId") or KEYS}, names.kms_key or KEYS)
     yield same("logs: retention", {group: days}, f"{LOGS_KEPT_DAYS} days")
     yield told("function: last change", f"{found['LastModified']}{_who(api, name)}")
 

@@ -25,9 +25,9 @@ LIFE_CYCLE: dict[str, Any] = {
 }
 
 
-def encryption() -> dict[str, str]:
-    """How S3 encrypts the objects."""
-    return {"SSEAlgorithm": "AES256"}
+def encryption(key: str) -> dict[str, str]:
+    """How S3 encrypts the objects: with ``key``, the ARN of a key; "": with keys of S3."""
+    return {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key} if key else {"SSEAlgorithm": "AES256"}
 
 
 def make(api: Api, names: Names, bucket: str) -> None:
@@ -50,7 +50,9 @@ def make(api: Api, names: Names, bucket: str) -> None:
             ) from error
         raise
     api.call("s3", "put_bucket_tagging", Bucket=bucket, Tagging={"TagSet": [{"Key": policy.APP_TAG, "Value": names.app}]})
-    rule = {"ApplyServerSideEncryptionByDefault": encryption()}
+    rule: dict[str, Any] = {"ApplyServerSideEncryptionByDefault": encryption(names.kms_key)}
+    if names.kms_key:
+        rule["BucketKeyEnabled"] = True  # S3 then asks KMS for few keys instead of one for each object
     api.call("s3", "put_bucket_encryption", Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [rule]})
     api.call("s3", "put_public_access_block", Bucket=bucket, PublicAccessBlockConfiguration=CLOSED)
     api.call("s3", "put_bucket_policy", Bucket=bucket, Policy=json.dumps(policy.bucket(names, bucket)))

@@ -18,7 +18,7 @@ from fsd_aws.names import Names
 from fsd_aws.package import DIRECT_BYTES, HANDLER
 from fsd_aws.variables import RESOURCES
 from fsd_core.driver import Code, Resources
-from fsd_core.errors import DriverError
+from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.environment import foreign, from_record, to_environment
 from fsd_core.providers.package import Package
 
@@ -63,10 +63,16 @@ def set_policy(api: Api, names: Names, bucket: str, function: str, role: str) ->
     api.call("iam", "put_role_policy", RoleName=role, PolicyName=_POLICY, PolicyDocument=document)
 
 
-def make_log_group(api: Api, app: str, function: str) -> None:
-    """Make the log group, which keeps the functions' output for 14 days. Workers then need no permission to make one."""
+def make_log_group(api: Api, app: str, function: str, key: str) -> None:
+    """Make the log group, which keeps the functions' output for 14 days. Workers then need no permission to make one.
+
+    ``key``: the ARN of the key that encrypts it; "": a key of AWS.
+    """
     group = policy.log_group(function)
-    api.call_unless(Code.ALREADY_EXISTS, "logs", "create_log_group", logGroupName=group, tags={policy.APP_TAG: app})
+    own = {"kmsKeyId": key} if key else {}
+    made = api.call_unless(Code.ALREADY_EXISTS, "logs", "create_log_group", logGroupName=group, tags={policy.APP_TAG: app}, **own)
+    if key and made is None:
+        api.call("logs", "associate_kms_key", logGroupName=group, kmsKeyId=key)
     api.call("logs", "put_retention_policy", logGroupName=group, retentionInDays=LOGS_KEPT_DAYS)
 
 
@@ -101,12 +107,26 @@ def sent(api: Api, bucket: str, package: Package) -> Iterator[dict[str, object]]
 def update(api: Api, resources: Resources, package: Package | None = None) -> None:
     """Send the function new code, if given, then its configuration with ``resources``; return when both are active."""
     function = {"FunctionName": resources.names["function"]}
+    _check_processor(api, resources)
     if package is not None:
         with sent(api, resources.names["bucket"], package) as code:
             api.call("lambda", "update_function_code", **function, **code)
         _settle(api, resources.names["function"])
     api.call("lambda", "update_function_configuration", **function, **_configuration(resources))
     _settle(api, resources.names["function"])
+
+
+def _check_processor(api: Api, resources: Resources) -> None:
+    """Raise `InputError` if the function would get ONNX Runtime and is arm64, as somebody may have made it.
+
+    It is not known whether ONNX Runtime can be imported there, and the package holds what is built for x86-64.
+    """
+    if resources.names.get("engine") != "onnx":
+        return
+    name = resources.names["function"]
+    if "arm64" in api.call("lambda", "get_function_configuration", FunctionName=name).get("Architectures", ()):
+        again = f"'fsd destroy --provider aws --app {resources.app}', then 'fsd deploy --provider aws --app {resources.app} --engine onnx'"
+        raise InputError(f"engine onnx: function {name} is arm64, where ONNX Runtime is not known to work: expected x86_64: {again}")
 
 
 def guard(api: Api, resources: Resources) -> None:
@@ -137,6 +157,7 @@ def _configuration(resources: Resources) -> dict[str, Any]:
         "MemorySize": int(names["memory_mb"]),
         "Timeout": int(names["timeout_s"]),
         "Environment": {"Variables": {RESOURCES: to_environment(resources)}},
+        **({"KMSKeyArn": names["kms_key"]} if names.get("kms_key") else {}),
     }
 
 

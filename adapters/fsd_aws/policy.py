@@ -2,7 +2,7 @@
 
 `worker` is for the function's role, `client` for ``fsd run`` on a deployed app, `deployer` for ``fsd deploy``, ``fsd destroy`` and ``fsd
 run``, `auditor` for ``fsd audit``. A test compares each policy with the requests that fsd makes. `bucket`, `queue` and `topic` are the
-policies of these resources: each refuses requests without TLS.
+policies of these resources: each refuses requests without TLS. `key` is what the policy of the user's own key must allow.
 """
 
 from __future__ import annotations
@@ -12,9 +12,24 @@ from typing import Any
 
 from fsd_aws.names import Names
 
-__all__ = ["APP_TAG", "auditor", "bucket", "client", "deployer", "log_group", "queue", "topic", "trust", "worker"]
+__all__ = [
+    "APP_TAG",
+    "KEY_ACTIONS",
+    "auditor",
+    "bucket",
+    "client",
+    "deployer",
+    "key",
+    "key_services",
+    "log_group",
+    "queue",
+    "topic",
+    "trust",
+    "worker",
+]
 
 APP_TAG = "fsd:app"  # the tag of all resources of an app
+KEY_ACTIONS = ("kms:Decrypt", "kms:GenerateDataKey")  # what the role of the function does with a key
 Document = dict[str, Any]
 
 
@@ -36,6 +51,22 @@ def bucket(names: Names, name: str) -> Document:
 def topic(names: Names, name: str) -> Document:
     """The policy of a topic: no publish without TLS. The role of the function allows it to publish."""
     return _document([_tls("sns:Publish", names.arn("sns", name))])
+
+
+def key_services(names: Names) -> dict[str, tuple[str, ...]]:
+    """The services that use the user's key themselves, and their actions: SNS delivers to queues, CloudWatch Logs writes the logs."""
+    logs = ("kms:Encrypt", "kms:Decrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo", "kms:GenerateDataKey", "kms:DescribeKey")
+    return {"sns.amazonaws.com": KEY_ACTIONS, f"logs.{names.region}.amazonaws.com": logs}
+
+
+def key(names: Names) -> Document:
+    """The policy of a key for ``[aws] kms_key``: the account's own policies decide about people and roles, and two services may use it."""
+    root = f"arn:{names.partition}:iam::{names.account}:root"
+    services = [
+        _allow(service.partition(".")[0].capitalize(), list(actions), "*") | {"Principal": {"Service": service}}
+        for service, actions in key_services(names).items()
+    ]
+    return _document([_allow("Account", ["kms:*"], "*") | {"Principal": {"AWS": root}}, *services])
 
 
 def queue(names: Names, name: str, topics: str | None) -> Document:
@@ -64,6 +95,7 @@ def worker(names: Names, bucket: str, function: str) -> Document:
             _allow("Missing", ["s3:ListBucket"], _bucket(names, bucket)),  # without this permission a missing key is 403, not 404
             _allow("Launch", ["lambda:InvokeFunction"], names.arn("lambda", f"function:{function}")),
             _allow("Log", ["logs:CreateLogStream", "logs:PutLogEvents"], names.arn("logs", f"log-group:{log_group(function)}:*")),
+            *_key(names),
         ]
     )
 
@@ -79,6 +111,7 @@ def deployer(names: Names, bucket: str, function: str, role: str) -> Document:
     """The policy of a person who deploys, runs and destroys an app. ``role``: the name of the function's role."""
     arn = f"arn:{names.partition}:iam::{names.account}:role/{role}"
     everything = f"fsd-{names.app}-*"
+    logs = "CreateLogGroup DeleteLogGroup PutRetentionPolicy TagResource" + " AssociateKmsKey" * bool(names.kms_key)
     group = names.arn("logs", f"log-group:{log_group(function)}")
     buckets = "CreateBucket DeleteBucket GetBucketTagging PutBucketPolicy PutBucketPublicAccessBlock PutBucketTagging"
     buckets += " PutEncryptionConfiguration PutLifecycleConfiguration"
@@ -98,8 +131,10 @@ def deployer(names: Names, bucket: str, function: str, role: str) -> Document:
             _allow("PassRole", ["iam:PassRole"], arn) | {"Condition": {"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}}},
             _allow("Function", _actions("lambda", functions), names.arn("lambda", f"function:{function}")),
             _allow(
-                "LogGroup", _actions("logs", "CreateLogGroup DeleteLogGroup PutRetentionPolicy TagResource"), [group, f"{group}:*"]
+                "LogGroup", _actions("logs", logs), [group, f"{group}:*"]
             ),
+            # To look at the key; the others are what Lambda asks of whoever sets a function's key.
+            *([_allow("Keys", _actions("kms", "CreateGrant DescribeKey Encrypt GetKeyPolicy"), names.kms_key)] if names.kms_key else []),
         ]
     )  # fmt: skip
 
@@ -134,7 +169,12 @@ def _client(names: Names, bucket: str, function: str) -> list[Document]:
         _allow("Keys", ["s3:ListBucket"], _bucket(names, bucket)),
         _allow("Launch", _actions("lambda", "GetFunctionConfiguration InvokeFunction"), names.arn("lambda", f"function:{function}")),
         _allow("Quota", ["lambda:GetAccountSettings"], "*"),
+        *_key(names),
     ]
+
+
+def _key(names: Names) -> list[Document]:
+    return [_allow("Key", list(KEY_ACTIONS), names.kms_key)] if names.kms_key else []
 
 
 def _actions(service: str, words: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import ClassVar
 import attrs
 from botocore import exceptions as sdk
 
-from fsd_aws import audit, bucket, errors, function, package, policy, queues
+from fsd_aws import audit, bucket, errors, function, keys, package, policy, queues
 from fsd_aws import names as naming
 from fsd_aws.api import Api
 from fsd_aws.clients import session
@@ -37,10 +37,10 @@ class AwsProvisioner(AppProvisioner[Api, Settings]):
 
     kind = Settings
     recorded = ("message_kb",)
-    chosen = ("bucket", "role")
+    chosen = ("bucket", "kms_key", "role")
     fixed: ClassVar = {"bucket": "[aws] bucket"}
-    queued = ("message_kb",)  # ranks have other topics
-    tried = (*AppProvisioner.tried, "role")
+    queued = ("message_kb", "kms_key")  # with another message_kb, ranks have other topics
+    tried = (*AppProvisioner.tried, "role", "kms_key")
     recipe = staticmethod(package.recipe)
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
@@ -86,7 +86,6 @@ class AwsProvisioner(AppProvisioner[Api, Settings]):
     ) -> tuple[Resources, dict[str, str]]:
         """Make role, log group, function (which decides the generation) and bucket."""
         app, name, role = had.app, naming.function(had.app), naming.role(had.app, api.region)
-        function.make_log_group(api, app, name)
         if not had.names:
             account = api.call("sts", "get_caller_identity")["Account"]
             new = {
@@ -99,7 +98,9 @@ class AwsProvisioner(AppProvisioner[Api, Settings]):
                 "bucket": naming.bucket(app, account, api.region),
                 "body": "",
             } | wanted
+            keys.check(api, Names.of(Resources(app, 0, 0, new)), self.settings.role or role)
             new["role"] = self.settings.role or function.make_role(api, app, role)
+            function.make_log_group(api, app, name, new.get("kms_key", ""))
             had = Resources(app, 0, 0, new)
             if len(code.body) > DIRECT_BYTES:
                 bucket.make(api, Names.of(had), new["bucket"])
@@ -110,6 +111,8 @@ class AwsProvisioner(AppProvisioner[Api, Settings]):
             queues.remove(api, app, keep=had.names["generation"])  # queues that an interrupted destroy left
         names = dict(had.names) | wanted
         own = Names.of(Resources(app, 0, 0, names))
+        keys.check(api, own, self.settings.role or role)
+        function.make_log_group(api, app, name, own.kms_key)
         if not self.settings.role:
             names["role"] = function.make_role(api, app, role)
             function.set_policy(api, own, names["bucket"], name, role)

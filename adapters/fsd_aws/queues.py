@@ -62,7 +62,8 @@ def attributes(names: Names, name: str, slot: int | None = None) -> dict[str, st
     topics = f"{app}-{slot}-t*" if slot is not None else f"{app}-*" if name == names.dead else None
     return {
         "MessageRetentionPeriod": str(KEPT_S if name == names.dead else RETENTION_S),
-        "SqsManagedSseEnabled": "true",  # not the key aws/sqs: SNS may not use it, and its messages would be lost without an error
+        # Without a key of the user not the key aws/sqs: SNS may not use it, and its messages would be lost without an error.
+        **({"KmsMasterKeyId": names.kms_key} if names.kms_key else {"SqsManagedSseEnabled": "true"}),
         "Policy": json.dumps(policy.queue(names, name, topics)),
     }
 
@@ -80,7 +81,8 @@ def _queue(api: Api, names: Names, name: str, slot: int | None = None) -> str:
 def topic_attributes(names: Names, name: str) -> dict[str, str]:
     """The attributes of a topic."""
     larger = {"MaximumMessageSize": str(names.message_kb << 10)} if names.message_kb > 256 else {}
-    return {"Policy": json.dumps(policy.topic(names, name))} | larger
+    key = {"KmsMasterKeyId": names.kms_key} if names.kms_key else {}
+    return {"Policy": json.dumps(policy.topic(names, name))} | key | larger
 
 
 def _topic(api: Api, names: Names, name: str) -> None:

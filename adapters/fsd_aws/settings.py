@@ -3,6 +3,7 @@
 =============  ============================  ====================================================================================
 region         the SDK's own chain           the region of all resources
 bucket         fsd-APP-ACCOUNT-REGION        the app's bucket; a bucket that holds objects and is not the app's is refused
+kms_key        keys of AWS                   ARN of your KMS key for queues, topics, bucket, environment and logs; it costs money
 role           made, and removed again       ARN of a role that you made for the function, where you may not make roles
 memory_mb      1769                          memory of one function: 1,769 MB is one vCPU
 timeout_s      900                           time limit of one function, in seconds
@@ -31,6 +32,7 @@ RUNTIMES = ("python3.12", "python3.13", "python3.11")
 _REGION = matching(r"[a-z]{2,}(-[a-z]+)+-\d+", "a region's name, for instance eu-west-1")
 _BUCKET = matching(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", "3 to 63 of a-z, 0-9 and '-', as S3 names buckets")
 _ROLE = matching(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", "the ARN of a role: arn:aws:iam::ACCOUNT:role/NAME")
+_KEY = matching(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[a-zA-Z0-9-]+", "the ARN of a key: arn:aws:kms:REGION:ACCOUNT:key/ID")
 _TEXT = Kind('"auto", true or false', lambda value: value == "auto" or isinstance(value, bool))
 
 
@@ -40,6 +42,7 @@ class Settings:
 
     region: str = key(_REGION, default="")
     bucket: str = key(_BUCKET, default="")
+    kms_key: str = key(_KEY, default="")
     role: str = key(_ROLE, default="")
     memory_mb: int = key(integer(128, 10240), default=1769)
     timeout_s: int = key(integer(1, 900, "seconds"), default=900)

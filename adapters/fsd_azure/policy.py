@@ -3,22 +3,29 @@
 `worker` is for the function's identity, `deployer` for the person who deploys; ``fsd deploy`` assigns both. `client` is for a person who
 only runs a deployed app. That person also needs a custom role on the function app with `CLIENT_ACTIONS`: every built-in role with these
 actions also allows changes of the app. `ACTIONS` are the Resource Manager's actions of ``fsd deploy`` and ``fsd destroy``, for a custom
-role. Sources: learn.microsoft.com/azure/role-based-access-control/built-in-roles, 2025-11.
+role, and `AUDIT_ACTIONS` those of ``fsd audit``. `ACCOUNT`, `SPACE` and `life_cycle` are the security settings of what a deployment makes.
+Sources: learn.microsoft.com/azure/role-based-access-control/built-in-roles, 2025-11.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
 __all__ = [
+    "ACCOUNT",
     "ACTIONS",
     "APP_TAG",
+    "AUDIT_ACTIONS",
     "CLIENT_ACTIONS",
+    "SPACE",
+    "TITLES",
     "Grant",
     "client",
     "deployer",
+    "life_cycle",
     "namespace_id",
     "storage_id",
     "worker",
@@ -30,6 +37,16 @@ RECEIVER = "4f6d3b9b-027b-4f4c-9142-0e5a2a2247e0"  # Azure Service Bus Data Rece
 OWNER = "090c5cfd-751d-490a-894a-3ce6f1109419"  # Azure Service Bus Data Owner: may make queues
 BLOBS = "ba92f5b4-2d11-453d-a403-e96b0029c9fe"  # Storage Blob Data Contributor
 BLOBS_OWNER = "b7e6dc6d-f1e8-4753-8033-0f276bb0955b"  # Storage Blob Data Owner: the Functions host needs it on its storage
+TITLES = {
+    SENDER: "Azure Service Bus Data Sender",
+    RECEIVER: "Azure Service Bus Data Receiver",
+    OWNER: "Azure Service Bus Data Owner",
+    BLOBS: "Storage Blob Data Contributor",
+    BLOBS_OWNER: "Storage Blob Data Owner",
+}
+KEPT_DAYS = 7  # the storage account deletes older objects
+ACCOUNT = {"minimumTlsVersion": "TLS1_2", "supportsHttpsTrafficOnly": True, "allowBlobPublicAccess": False, "allowSharedKeyAccess": False}
+SPACE = {"minimumTlsVersion": "1.2", "disableLocalAuth": True}  # keys are disabled: clients log in with identities
 _ALL = ("read", "write", "delete")
 ACTIONS = (
     *("Microsoft.Authorization/roleAssignments/write",),
@@ -47,6 +64,16 @@ ACTIONS = (
     "Microsoft.Web/sites/publish/action",
 )
 CLIENT_ACTIONS = ("Microsoft.Web/sites/read", "Microsoft.Web/sites/config/list/action", "Microsoft.Web/sites/host/listkeys/action")
+AUDIT_ACTIONS = (
+    "Microsoft.Authorization/roleAssignments/read",
+    "Microsoft.Insights/eventtypes/values/read",
+    "Microsoft.ServiceBus/namespaces/read",
+    "Microsoft.Storage/storageAccounts/managementPolicies/read",
+    "Microsoft.Storage/storageAccounts/read",
+    "Microsoft.Web/sites/config/list/action",
+    "Microsoft.Web/sites/config/read",
+    "Microsoft.Web/sites/read",
+)
 
 
 @attrs.frozen
@@ -60,6 +87,13 @@ class Grant:
     role: str
     principal: str
     kind: str
+
+
+def life_cycle(container: str) -> dict[str, Any]:
+    """The rule that deletes old objects: of the app's container, not of that of the code."""
+    filters = {"blobTypes": ["blockBlob"], "prefixMatch": [f"{container}/"]}
+    actions = {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": KEPT_DAYS}}}
+    return {"name": "forget", "enabled": True, "type": "Lifecycle", "definition": {"filters": filters, "actions": actions}}
 
 
 def _group(names: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
-from fsd_azure import clients, connection_strings, function, package, policy, queues
+from fsd_azure import audit, clients, connection_strings, function, package, policy, queues
 from fsd_azure import names as naming
 from fsd_azure.api import SETTLE_S, Api
 from fsd_azure.limits import check_queues
@@ -27,6 +27,7 @@ from fsd_core.providers.environment import foreign
 from fsd_core.providers.names import new_generation
 from fsd_core.providers.package import Package
 from fsd_core.providers.probes import Pair
+from fsd_core.providers.promises import Promise
 from fsd_core.providers.provisioning import AppProvisioner
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AzureProvisioner"]
 
-KEPT_DAYS = 7
 _KINDS = {"namespaces": "namespace", "storageAccounts": "storage account"}
 
 
@@ -153,6 +153,10 @@ class AzureProvisioner(AppProvisioner[Api, Settings]):
             "url": "",
         }
 
+    def promises(self, api: Api, had: Resources) -> list[Promise]:
+        """The promises about the deployed app: see `fsd_azure.audit`."""
+        return audit.promises(api, had)
+
     def remove_queues(self, api: Api, app: str, keep: str | None) -> list[str]:
         """Remove the queues of all generations except ``keep``: see `fsd_azure.queues.remove`."""
         return queues.remove(api, app, queues.existing_hosts(api, app), keep)
@@ -206,18 +210,9 @@ def _make_account(api: Api, app: str, names: Mapping[str, str]) -> None:
         raise InputError(
             f"storage account {names['storage_account']}: exists, and is not the app's; choose another in [azure] storage_account"
         )
-    properties = {
-        "minimumTlsVersion": "TLS1_2",
-        "supportsHttpsTrafficOnly": True,
-        "allowBlobPublicAccess": False,
-        "allowSharedKeyAccess": False,
-    }
     kind = {"location": names["region"], "kind": "StorageV2", "sku": {"name": "Standard_LRS"}, "tags": {policy.APP_TAG: app}}
-    api.put(path, kind | {"properties": properties})
-    filters = {"blobTypes": ["blockBlob"], "prefixMatch": [f"{names['container']}/"]}  # not the container of the code
-    actions = {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": KEPT_DAYS}}}
-    rule = {"name": "forget", "enabled": True, "type": "Lifecycle", "definition": {"filters": filters, "actions": actions}}
-    api.put(f"{path}/managementPolicies/default", {"properties": {"policy": {"rules": [rule]}}})
+    api.put(path, kind | {"properties": policy.ACCOUNT})
+    api.put(f"{path}/managementPolicies/default", {"properties": {"policy": {"rules": [policy.life_cycle(names["container"])]}}})
 
 
 def _make_containers(api: Api, app: str, names: Mapping[str, str]) -> str:

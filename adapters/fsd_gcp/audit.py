@@ -34,18 +34,18 @@ def promises(api: Api, had: Resources) -> list[Promise]:
     wanted = [*policy.worker(had.names), *policy.queues(names, pairs, member, receives=True)]
     return [
         *_bucket(api, had),
-        *_queues(api, [names.topic(*pair) for pair in pairs], [names.subscription(*pair) for pair in pairs]),
+        *_queues(api, had, [names.topic(*pair) for pair in pairs], [names.subscription(*pair) for pair in pairs]),
         *_roles(_bindings(api, had, wanted), wanted, member),
         *_function(api, had),
     ]
 
 
 def _bucket(api: Api, had: Resources) -> Iterator[Promise]:
-    name = had.names["bucket"]
+    name, key = had.names["bucket"], had.names.get("kms_key") or KEYS
     bucket: Any = api.storage.bucket(name)
     there = api.unless(Code.NOT_FOUND, f"bucket {name}", lambda: bucket.reload(retry=None) or True)
     access = bucket.iam_configuration
-    yield same("bucket: encrypted at rest", {name: (bucket.default_kms_key_name or KEYS) if there else None}, KEYS)
+    yield same("bucket: encrypted at rest", {name: (bucket.default_kms_key_name or KEYS) if there else None}, key)
     closed = {
         "public access prevention": access.public_access_prevention == "enforced",
         "uniform access": bool(access.uniform_bucket_level_access_enabled),
@@ -60,7 +60,7 @@ def _bucket(api: Api, had: Resources) -> Iterator[Promise]:
     yield told("in transit", "fsd uses TLS only; Cloud Storage refuses nothing else: an organisation may, by storage.secureHttpTransport")
 
 
-def _queues(api: Api, topics: list[str], subscriptions: list[str]) -> Iterator[Promise]:
+def _queues(api: Api, had: Resources, topics: list[str], subscriptions: list[str]) -> Iterator[Promise]:
     def topic(name: str) -> Any:
         return api.ask(api.pubsub.publisher.get_topic, types.GetTopicRequest.pb()(topic=name), "topic", Code.NOT_FOUND)
 
@@ -72,7 +72,8 @@ def _queues(api: Api, topics: list[str], subscriptions: list[str]) -> Iterator[P
         return path.rpartition("/")[2]
 
     found = zip(topics, api.each(topic, topics), strict=True)
-    yield same("topics: encrypted at rest", {short(name): (each.kms_key_name or KEYS) if each else None for name, each in found}, KEYS)
+    used = {short(name): (each.kms_key_name or KEYS) if each else None for name, each in found}
+    yield same("topics: encrypted at rest", used, had.names.get("kms_key") or KEYS)
     listed = zip(subscriptions, api.each(subscription, subscriptions), strict=True)
     kept = {short(name): f"{each.message_retention_duration.seconds} s" if each else None for name, each in listed}
     yield same("subscriptions: retention", kept, f"{RETENTION_S} s")

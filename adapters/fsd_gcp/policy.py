@@ -14,7 +14,7 @@ import attrs
 from fsd_core.providers.probes import Pair
 from fsd_gcp.names import Names
 
-__all__ = ["APIS", "APP_LABEL", "AUDITOR", "DEPLOYER", "KEPT_DAYS", "Grant", "account", "client", "queues", "worker"]
+__all__ = ["APIS", "APP_LABEL", "AUDITOR", "DEPLOYER", "KEPT_DAYS", "KEY", "Grant", "account", "client", "queues", "worker"]
 
 KEPT_DAYS = 7  # the bucket deletes older objects
 APP_LABEL = "fsd-app"  # the label of all resources of an app that can have labels
@@ -34,6 +34,10 @@ AUDITOR = (  # the permissions of ``fsd audit``, which only reads
     *("cloudfunctions.functions.get", "iam.serviceAccounts.getIamPolicy", "logging.buckets.get", "logging.logEntries.list"),
     *("pubsub.subscriptions.get", "pubsub.subscriptions.getIamPolicy", "pubsub.topics.get", "pubsub.topics.getIamPolicy"),
     *("resourcemanager.projects.getIamPolicy", "run.services.getIamPolicy", "storage.buckets.get", "storage.buckets.getIamPolicy"),
+)
+KEY = (  # the further permissions of ``fsd deploy`` where an app has a key of its own
+    *("cloudkms.cryptoKeys.get", "cloudkms.cryptoKeys.getIamPolicy", "cloudkms.keyRings.getIamPolicy"),
+    *("resourcemanager.projects.get", "resourcemanager.projects.getIamPolicy"),
 )
 
 

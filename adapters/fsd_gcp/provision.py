@@ -20,7 +20,7 @@ from fsd_core.providers.package import Package
 from fsd_core.providers.probes import Pair
 from fsd_core.providers.promises import Promise
 from fsd_core.providers.provisioning import AppProvisioner, remove_store
-from fsd_gcp import audit, errors, function, package, policy, queues
+from fsd_gcp import audit, errors, function, keys, package, policy, queues
 from fsd_gcp import names as naming
 from fsd_gcp.api import Api
 from fsd_gcp.clients import default
@@ -36,8 +36,8 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
 
     kind = Settings
     recorded = ("receive",)
-    chosen = ("bucket", "service_account")
-    fixed: ClassVar = {"bucket": "[gcp] bucket"}
+    chosen = ("bucket", "kms_key", "service_account")
+    fixed: ClassVar = {"bucket": "[gcp] bucket", "kms_key": "[gcp] kms_key"}  # a topic keeps its key
     queued = ("lease_s", "service_account")
     tried = (*AppProvisioner.tried, "service_account")
     probing: ClassVar = {"receive": "pull"}  # a stream closes slowly
@@ -99,10 +99,12 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
             "function": naming.function(app),
             "bucket": naming.bucket(app, api.project),
             "url": "",
+            "kms_key": "",
         }
         names = start | dict(had.names) | wanted
+        keys.check(api, names["kms_key"])
         names["service_account"] = self.settings.service_account or function.make_account(api, app)
-        _make_bucket(api, app, names["bucket"])
+        _make_bucket(api, app, names["bucket"], names["kms_key"])
         if api.member:
             api.grant(policy.account(names, api.member))
             api.settling()
@@ -117,7 +119,9 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
 
     def make_queues(self, api: Api, resources: Resources, pairs: Sequence[Pair]) -> dict[str, str]:
         """Make topics and subscriptions, and give the function's account its roles on them."""
-        queues.make(api, Names.of(resources), pairs, self.settings.lease_s, f"serviceAccount:{resources.names['service_account']}")
+        names = resources.names
+        worker = f"serviceAccount:{names['service_account']}"
+        queues.make(api, Names.of(resources), pairs, self.settings.lease_s, worker, names.get("kms_key", ""))
         return {}
 
     def deploy(self, api: Api, had: Resources, unproven: Resources, code: Package, changed: bool) -> dict[str, str]:
@@ -157,13 +161,13 @@ def _check_apis(api: Api) -> None:
         raise InputError(f"project {api.project}: APIs are off: '{command}', wait a minute")
 
 
-def _make_bucket(api: Api, app: str, name: str) -> None:
-    """Make a private bucket that deletes old objects.
+def _make_bucket(api: Api, app: str, name: str, key: str) -> None:
+    """Make a private bucket that deletes old objects. ``key``: the name of the key that encrypts new objects; "": keys of Google.
 
     Raises `InputError` where the bucket is another project's, holds objects that are not the app's, or is in another region.
     """
     bucket = api.storage.bucket(name)
-    _set(bucket, app)
+    _set(bucket, app, key)
     what = f"bucket {name}"
     if api.unless(Code.ALREADY_EXISTS, what, lambda: bucket.create(project=api.project, location=api.region, retry=None) or True):
         return
@@ -173,11 +177,13 @@ def _make_bucket(api: Api, app: str, name: str) -> None:
         raise InputError(f"bucket {name}: holds something that fsd did not put there for app {app!r}; choose another in [gcp] bucket")
     if (place := str(bucket.location).lower()) != api.region:
         raise InputError(f"bucket {name}: is in {place}, [gcp] region is {api.region}; choose another in [gcp] bucket, or that region")
-    _set(bucket, app)
+    _set(bucket, app, key)
     api.repeat(what, lambda: bucket.patch(retry=None))
 
 
-def _set(bucket: Any, app: str) -> None:
+def _set(bucket: Any, app: str, key: str) -> None:
+    if key:
+        bucket.default_kms_key_name = key
     bucket.labels = {**bucket.labels, policy.APP_LABEL: app}  # a label that is left out would be removed
     bucket.iam_configuration.uniform_bucket_level_access_enabled = True
     bucket.iam_configuration.public_access_prevention = "enforced"

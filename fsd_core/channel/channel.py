@@ -10,7 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import attrs
+from attrs.validators import max_len, min_len
 
+from fsd_core.channel.frames import KEY_BYTES
 from fsd_core.channel.kept import Kept, Sent
 from fsd_core.channel.mailbox import Mailbox
 from fsd_core.channel.news import News
@@ -64,7 +66,9 @@ class RankIdentity:
     workers: int
     deadline: float
     incarnation: int = 0
-    key: bytes = attrs.field(repr=False, kw_only=True)
+    key: bytes = attrs.field(
+        repr=False, kw_only=True, validator=[min_len(KEY_BYTES), max_len(KEY_BYTES)]
+    )  # a tag without a key protects nothing
 
 
 @attrs.frozen

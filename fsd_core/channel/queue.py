@@ -33,7 +33,7 @@ ABORT_THREADS = 32  # some services take half a second to reach a queue for the 
 COPIES = 32  # threads that send second copies: so none waits for another, and no first one waits for a second one
 NEXT_WAIT_S = 2.0  # of every receive but the first: so long it may stay open after a failed run
 LAST_STEP = 2**31 - 1
-LEFT_MESSAGES = 16
+LEFT_MESSAGES = 16  # with a wrong tag, that a rank does not acknowledge when they come for the first time
 LEASES = 3.5  # three replies in a row may be lost: each time, the service delivers the messages again only after a lease
 
 

@@ -89,9 +89,12 @@ class Cleanup:
             reason = RunFailed(Code.UNAVAILABLE, "interrupted by the client" if interrupted else f"the client failed: {error}")
 
         def abort(store: Store) -> None:
-            client = RankIdentity(self._lease.run, self._lease.epoch, -1, self._queued, store.retry.deadline, key=self._frame_key)
-            send = partial(abort_peers, self._provider, self._resources, self._lease.slot, client, reason, store.retry)
-            end_run(store, self._keys, reason, send if self._queued else None)
+            end_run(store, self._keys, reason, partial(send, store) if self._queued else None)
+
+        def send(store: Store) -> None:
+            lease = self._lease
+            client = RankIdentity(lease.run, lease.epoch, -1, self._queued, store.retry.deadline, key=self._frame_key)
+            abort_peers(self._provider, self._resources, lease.slot, client, reason, store.retry)
 
         def remove(store: Store) -> None:
             if not interrupted:

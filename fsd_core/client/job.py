@@ -82,7 +82,7 @@ class Job:
     stand_in: str | None  # an emulator's host and port
     channel: str
     reason: str  # why the planner chose this split or channel; empty if the caller gave both
-    expectation: Expectation | None  # of what the run takes and costs; `None`: of this work nothing can be predicted
+    expectation: Expectation  # of what the run takes and costs
     branching: int
     objective: str
     faults: str | None
@@ -392,7 +392,7 @@ class _Run:
         )
         if words := left_out(result.missing_ranks):
             warn(f"run {self.run_id}: {words}")
-        if job.expectation is not None and (found := job.expectation.found(self.batches, self.staged)) is not None:
+        if (found := job.expectation.found(self.batches, self.staged)) is not None:
             result = attrs.evolve(result, predicted=found | {"lasted": answer.at - self.leasing - answer.stage_s})
         about = {"engine": work.engine, "objective": job.objective, "seed": job.seed, "faults": job.faults, "batches": self.batches.samples}
         keep(result, job.home, about | {"model": work.digest, "note": job.note, "began": job.began})

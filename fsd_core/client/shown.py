@@ -75,6 +75,8 @@ def tables(result: Result, truth: Mapping[str, int] | None = None) -> list[tuple
         ("object bytes", f"{amount(meter['object_bytes_written'])} written, {amount(meter['object_bytes_read'])} read"),
         ("functions", f"{meter['invocations']} invoked, {meter['retries']} retries, {meter['duplicates_dropped']} duplicates dropped"),
     ]
+    if dropped := meter["frames_dropped"]:
+        sent.append(("dropped", f"{dropped} damaged or forged messages"))
     sized = {name.removesuffix("_max").removesuffix("_bytes"): value for name, value in result.memory.items() if "bytes" in name}
     memory = [(name, amount(value)) for name, value in sized.items()]
     if streamed := result.memory.get("streamed"):

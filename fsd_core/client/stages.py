@@ -12,6 +12,7 @@ import attrs
 import numpy as np
 
 from fsd_core.client.result import Result
+from fsd_core.client.stage_workload import StageWorkload
 from fsd_core.client.tensors import TensorResult, Tensors, fitted
 from fsd_core.client.work import Pieces
 from fsd_core.codec import decode_tensors, encode_tensors
@@ -23,6 +24,7 @@ from fsd_core.partition.graph_stages import Division, GraphStage, divide_graph
 from fsd_core.partition.stages import DENSE_SHARE, FILL, PAYS_S, WORK_S
 from fsd_core.plan.batches import sizes as cut_samples
 from fsd_core.plan.memory import RankMemory
+from fsd_core.plan.split import Split
 from fsd_core.protocol.stage_shard import CHUNK_BYTES, FORMAT, Section, Transfer, build_stage
 
 if TYPE_CHECKING:
@@ -149,9 +151,30 @@ class Stages:
             nodes = sum(len(section.own) for section in stage.sections)
             # The copy that a session makes of its weights becomes the form that multiplies faster, or goes away.
             beside = stage.weight_bytes + tensors if prepack else max(stage.weight_bytes - stage.fed_bytes, tensors)
-            own = stage.weight_bytes + max(beside, READING_BYTES) + NODE_BYTES * nodes
+            own = stage.weight_bytes + max(beside, min(READING_BYTES, stage.weight_bytes)) + NODE_BYTES * nodes
             found.append(limits.process_bytes + RUNTIME_BYTES + own)
         return found
+
+    def least_bytes(self, limits: InvokeLimits) -> int:
+        """The smallest memory of a function that holds the largest stage with one sample."""
+        return max(self._bytes(1, limits, prepack=False))
+
+    @cached_property
+    def workload(self) -> StageWorkload:
+        """What the planner asks of the model and its inputs."""
+        return StageWorkload(self)
+
+    def split(self, batches: Sequence[int]) -> Split:
+        """What the stages load, compute and send, with micro-batches of so many samples."""
+        return self.workload.split(self, batches)
+
+    def divided(self, shape: Parallel) -> Stages:
+        """The same with another split. Raises `InputError` if it cannot be split so."""
+        if shape.data > 1 and self.graph.no_batch is not None:
+            raise InputError(f"samples cannot be computed apart: {self.graph.no_batch}")
+        same = (shape.pipeline, shape.tensor) == (self.parallel.pipeline, self.parallel.tensor)
+        division = self.division if same else divide_graph(self.graph, shape.pipeline, shape.tensor)
+        return attrs.evolve(self, division=division, parallel=shape)
 
     def shards(self) -> Pieces:
         """One shard for each part."""
@@ -160,23 +183,21 @@ class Stages:
         return Pieces(_digest(*hashed), len(self.stages), self._shard)
 
     def _shard(self, part: int) -> bytes:
-        from fsd_core.graph.submodel import feeds, submodel
+        from fsd_core.graph.submodel import forms
 
         stage, sections, models, weights = self.stages[part], list[Section](), list[bytes](), Tensors()
         later = set(stage.outputs)  # what the rank needs once a section is sent
         for each in reversed(stage.sections):
             arrived = [name for names in each.receives.values() for name in names]
             reads = [*each.inputs, *arrived, *each.uses]
-            model, read = submodel(self.division.graph, each.own, reads, each.gives)
-            fed = feeds(self.division.graph, each.own)
-            lean = submodel(self.division.graph, each.own, reads, each.gives, fed)[0] if fed else b""
+            made = forms(self.division.graph, each.own, reads, each.gives)
             sections.append(
                 Section(
                     step=each.step,
-                    model_bytes=len(model),
-                    lean_bytes=len(lean),
-                    weights=list(read),
-                    feeds=fed,
+                    model_bytes=len(made.model),
+                    lean_bytes=len(made.lean),
+                    weights=list(made.weights),
+                    feeds=made.feeds,
                     reads=reads,
                     gives=each.gives,
                     keeps=sorted(later),
@@ -184,8 +205,8 @@ class Stages:
                     sends=[Transfer(rank=rank, step=step, names=names) for rank, step, names in each.sends],
                 )
             )
-            models += [lean, model]  # the last one first, as the sections
-            weights |= read
+            models += [made.lean, made.model]  # the last one first, as the sections
+            weights |= made.weights
             later |= {*each.inputs, *each.uses, *(name for _, _, names in each.sends for name in names)}
         return build_stage(sections[::-1], models[::-1], weights, stage.inputs, stage.outputs)
 
@@ -226,7 +247,15 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def stages_work(graph: Graph, tensors: Tensors, workers: Any, data: Any, pipeline: Any, tensor: Any, batch_size: int | None) -> Stages:
+def stages_work(
+    graph: Graph,
+    tensors: Tensors,
+    workers: Any = 1,
+    data: Any = None,
+    pipeline: Any = None,
+    tensor: Any = None,
+    batch_size: int | None = None,
+) -> Stages:
     """The work of an ONNX model on inputs by name. The numbers are those of `parallel`; without any, the run has one worker.
 
     Runs the model on this machine for the first two samples. Raises `InputError` if an input does not fit, if the model cannot compute the

@@ -14,6 +14,8 @@ from fsd_core.client.result import Result
 from fsd_core.driver import InvokeLimits
 from fsd_core.partition import Parallel
 from fsd_core.plan.memory import RankMemory
+from fsd_core.plan.split import Split
+from fsd_core.plan.workload import Workload
 
 __all__ = ["Cut", "Pieces", "Work"]
 
@@ -76,6 +78,13 @@ class Work(Protocol):
 
     def batches(self, limits: InvokeLimits, provider: str) -> Cut:
         """Cut the samples into micro-batches that fit a function. Raises `InputError` if the memory does not hold one sample."""
+
+    @property
+    def workload(self) -> Workload:
+        """The model and its samples as the planner sees them."""
+
+    def split(self, batches: Sequence[int]) -> Split:
+        """What the parts load, compute and send, with micro-batches of so many samples: for a prediction."""
 
     def shards(self) -> Pieces:
         """What each part needs of the model: one object for each part."""

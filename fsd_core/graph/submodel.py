@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
 from numpy.typing import NDArray
 
 from fsd_core.graph.graph import Graph
 from fsd_core.graph.library import NATIVE, reads
 
-__all__ = ["feeds", "submodel"]
+__all__ = ["Forms", "feeds", "forms", "submodel"]
 
 FED_BYTES = 1 << 20  # smaller weights stay constants: what ONNX Runtime gains by knowing them is worth more than their memory
 _FED = ("MatMul", "Gemm", "Conv", "Gather")  # they take weights as inputs too
@@ -58,6 +59,23 @@ def submodel(
         part.graph.output.add(name=name)
     used = {each.name for each in weights}
     return part.SerializeToString(deterministic=True), {name: each for name, each in graph.weights.items() if name in used}
+
+
+@attrs.frozen
+class Forms:
+    """A smaller model for much memory and for little, as ONNX bytes, and its large ``weights``, whose data is not in them."""
+
+    model: bytes
+    lean: bytes  # the model with ``feeds`` as inputs; empty if it has none
+    weights: dict[str, NDArray[Any]]
+    feeds: list[str]
+
+
+def forms(graph: Graph, numbers: Sequence[int], inputs: Sequence[str], outputs: Sequence[str]) -> Forms:
+    """Both forms of what `submodel` makes."""
+    fed = feeds(graph, numbers)
+    model, weights = submodel(graph, numbers, inputs, outputs)
+    return Forms(model, submodel(graph, numbers, inputs, outputs, fed)[0] if fed else b"", weights, fed)
 
 
 _TYPES = {dtype: number for number, dtype in NATIVE.items()}

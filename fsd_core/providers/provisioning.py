@@ -149,8 +149,8 @@ class AppProvisioner(ABC, Generic[A, S]):
         for name, setting in self.fixed.items():
             if (found := had.names.get(name)) is not None and found != wanted.get(name, found):
                 raise InputError(
-                    f"{setting}: app {had.app!r} was made with {found}, not {wanted[name]}: "
-                    f"expected {found}: set that, or destroy the app first"
+                    f"{setting}: app {had.app!r} was made with {found or 'none'}, not {wanted[name]}: "
+                    f"expected {found or 'none'}: set that, or destroy the app first"
                 )
 
     @staticmethod
@@ -194,9 +194,9 @@ class AppProvisioner(ABC, Generic[A, S]):
     def record(self, api: A, made: Resources, code: Package) -> None:
         """Write ``made`` into the function's environment."""
 
+    @abstractmethod
     def promises(self, api: A, had: Resources) -> list[Promise]:
         """The promises about the deployed app ``had``, from requests that only read."""
-        raise InputError(f"provider {self.provider.name!r} has no audit yet")
 
     @abstractmethod
     def remove(self, api: A, app: str, had: Resources | None) -> list[str]:

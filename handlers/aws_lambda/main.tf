@@ -69,6 +69,12 @@ variable "concurrency" {
   default     = null
 }
 
+variable "kms_key" {
+  type        = string
+  description = "ARN of your key, whose policy allows what fsd_aws.policy.key lists; null: keys of AWS, free of charge."
+  default     = null
+}
+
 variable "runtime" {
   type    = string
   default = "python3.12"
@@ -119,8 +125,9 @@ locals {
 # --- messages: a topic for up to 200 ranks of a slot, a queue for each rank, a filter between them
 
 resource "aws_sns_topic" "topic" {
-  for_each = toset([for pair in local.pairs : pair.topic])
-  name     = "${local.prefix}-${each.key}"
+  for_each          = toset([for pair in local.pairs : pair.topic])
+  name              = "${local.prefix}-${each.key}"
+  kms_master_key_id = var.kms_key
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -138,7 +145,8 @@ resource "aws_sqs_queue" "rank" {
   for_each                  = local.pairs
   name                      = "${local.prefix}-${each.key}"
   message_retention_seconds = 3600
-  sqs_managed_sse_enabled   = true # not the key aws/sqs: SNS may not use it, and its messages would be lost without an error
+  kms_master_key_id         = var.kms_key
+  sqs_managed_sse_enabled   = var.kms_key == null ? true : null # not the key aws/sqs: SNS may not use it, and messages would be lost
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -163,7 +171,8 @@ resource "aws_sqs_queue" "rank" {
 resource "aws_sqs_queue" "dead" {
   name                      = "${local.prefix}-dead"
   message_retention_seconds = 1209600
-  sqs_managed_sse_enabled   = true
+  kms_master_key_id         = var.kms_key
+  sqs_managed_sse_enabled   = var.kms_key == null ? true : null
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -188,7 +197,8 @@ resource "aws_sqs_queue" "dead" {
 resource "aws_sqs_queue" "failed" {
   name                      = "${local.prefix}-failed"
   message_retention_seconds = 3600
-  sqs_managed_sse_enabled   = true
+  kms_master_key_id         = var.kms_key
+  sqs_managed_sse_enabled   = var.kms_key == null ? true : null
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -247,8 +257,10 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "objects" {
   bucket = aws_s3_bucket.objects.id
   rule {
     apply_server_side_encryption_by_default {
-      sse_algorithm = "AES256"
+      sse_algorithm     = var.kms_key == null ? "AES256" : "aws:kms"
+      kms_master_key_id = var.kms_key
     }
+    bucket_key_enabled = var.kms_key == null ? null : true # S3 then asks KMS for few keys instead of one for each object
   }
 }
 
@@ -274,6 +286,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "objects" {
 resource "aws_cloudwatch_log_group" "function" {
   name              = "/aws/lambda/${local.function}"
   retention_in_days = 14
+  kms_key_id        = var.kms_key
 }
 
 resource "aws_iam_role" "function" {
@@ -295,7 +308,7 @@ resource "aws_iam_role_policy" "function" {
   role = aws_iam_role.function.id
   policy = jsonencode({
     Version = "2012-10-17"
-    Statement = [
+    Statement = concat([
       { Sid = "Publish", Effect = "Allow", Action = ["sns:Publish"], Resource = "${local.sns}:${local.prefix}-*" },
       { Sid = "Receive", Effect = "Allow", Action = ["sqs:ReceiveMessage", "sqs:DeleteMessage"], Resource = "${local.sqs}:${local.prefix}-*" },
       { Sid = "Send", Effect = "Allow", Action = ["sqs:SendMessage"], Resource = "${local.sqs}:${local.prefix}-*" },
@@ -304,7 +317,7 @@ resource "aws_iam_role_policy" "function" {
       { Sid = "Missing", Effect = "Allow", Action = ["s3:ListBucket"], Resource = aws_s3_bucket.objects.arn },
       { Sid = "Launch", Effect = "Allow", Action = ["lambda:InvokeFunction"], Resource = local.lambda },
       { Sid = "Log", Effect = "Allow", Action = ["logs:CreateLogStream", "logs:PutLogEvents"], Resource = "${aws_cloudwatch_log_group.function.arn}:*" },
-    ]
+    ], var.kms_key == null ? [] : [{ Sid = "Key", Effect = "Allow", Action = ["kms:Decrypt", "kms:GenerateDataKey"], Resource = var.kms_key }])
   })
 }
 
@@ -317,6 +330,7 @@ resource "aws_lambda_function" "worker" {
   timeout                        = var.timeout_s
   filename                       = var.package
   source_code_hash               = filebase64sha256(var.package)
+  kms_key_arn                    = var.kms_key
   reserved_concurrent_executions = var.concurrency == null ? -1 : var.concurrency
   depends_on                     = [aws_cloudwatch_log_group.function, aws_iam_role_policy.function, aws_sns_topic_subscription.rank]
 
@@ -327,7 +341,7 @@ resource "aws_lambda_function" "worker" {
         app   = var.app
         ranks = var.ranks
         slots = var.slots
-        names = {
+        names = merge(var.kms_key == null ? {} : { kms_key = var.kms_key }, {
           region           = var.region
           account          = local.account
           partition        = data.aws_partition.here.partition
@@ -345,7 +359,7 @@ resource "aws_lambda_function" "worker" {
           runtime          = var.runtime
           code             = var.code
           role             = aws_iam_role.function.arn
-        }
+        })
       })
     }
   }

@@ -182,6 +182,7 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
       runtime: { name: 'python', version: runtime }
     }
     siteConfig: {
+      minTlsVersion: '1.2'
       appSettings: [
         { name: 'AzureWebJobsStorage__accountName', value: account } // the host logs in with its identity; without this it makes no keys
         {

@@ -93,6 +93,12 @@ variable "runtime" {
   default = "python312"
 }
 
+variable "kms_key" {
+  type        = string
+  description = "The name of your key in Cloud KMS, which the accounts of Cloud Storage and Pub/Sub may use; null: keys of Google."
+  default     = null
+}
+
 variable "package" {
   type        = string
   description = "The zip, from python -m fsd_gcp.package."
@@ -160,10 +166,11 @@ resource "google_service_account_iam_member" "person" {
 # --- messages: a topic and a subscription for each rank of each slot
 
 resource "google_pubsub_topic" "rank" {
-  for_each   = local.pairs
-  name       = "${local.prefix}-${each.key}"
-  labels     = local.labels
-  depends_on = [google_project_service.api]
+  for_each     = local.pairs
+  name         = "${local.prefix}-${each.key}"
+  labels       = local.labels
+  kms_key_name = var.kms_key
+  depends_on   = [google_project_service.api]
 }
 
 resource "google_pubsub_subscription" "rank" {
@@ -201,6 +208,12 @@ resource "google_storage_bucket" "objects" {
   force_destroy               = true
   uniform_bucket_level_access = true
   public_access_prevention    = "enforced"
+  dynamic "encryption" {
+    for_each = var.kms_key == null ? [] : [var.kms_key]
+    content {
+      default_kms_key_name = encryption.value
+    }
+  }
   soft_delete_policy {
     retention_duration_seconds = 0 # the default keeps, and bills, what was deleted for a week
   }
@@ -287,6 +300,7 @@ resource "google_cloudfunctions2_function" "worker" {
           code            = var.code
           package         = var.package_text
           service_account = google_service_account.worker.email
+          kms_key         = var.kms_key == null ? "" : var.kms_key
         }
       })
     }

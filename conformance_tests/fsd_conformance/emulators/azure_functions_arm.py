@@ -181,11 +181,28 @@ class Arm:
             if request.method == "DELETE" and len(named) == 3 and not kept and not self._apps(plan):
                 await self._remove(plan)  # Azure removes a plan with its last app
             return answer
+        if kind == _ROLES and len(named) == 2 and request.method == "GET" and "$filter" in request.query:
+            return _list(self._assigned(whole.lower().rpartition("/providers/")[0], request.query["$filter"][0]))
         if len(named) == 2 and request.method == "GET" and (kind in _RECORDS or kind == _SITES):
             return _list(each for each in self._everything() if each["id"].lower().rpartition("/")[0] == whole.lower())
         if kind not in _RECORDS or len(named) % 2 == 0:
             raise _nowhere(request)
         return await self._record(request, kind, whole)
+
+    def _assigned(self, scope: str, asked: str) -> list[dict[str, Any]]:
+        """The assignments of a principal at, above and below a scope."""
+        match = re.fullmatch(r"principalId eq '?([\w-]+)'?", asked)
+        if match is None:
+            raise Refusal(
+                400, "UnsupportedQuery", f"The filter '{asked}' is not implemented by this emulator: expected principalId eq 'ID'."
+            )
+        found = []
+        for key, record in self._records.items():
+            on = key.partition("/providers/microsoft.authorization/")[0]
+            near = f"{on}/".startswith(f"{scope}/") or f"{scope}/".startswith(f"{on}/")
+            if _ROLES in key and near and record["properties"]["principalId"] == match[1]:
+                found.append(record)
+        return found
 
     def _everything(self) -> list[dict[str, Any]]:
         return [*self._records.values(), *(self.sites.shown(key) for key in self.sites.all)]

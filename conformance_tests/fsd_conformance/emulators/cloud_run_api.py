@@ -1,4 +1,5 @@
-"""The control plane of the local Cloud Run, as REST: Cloud Functions v2, service accounts, policies, Service Usage, the log bucket.
+"""The control plane of the local Cloud Run, as REST: Cloud Functions v2, service accounts, policies, Service Usage, keys, the
+log bucket.
 
 All of Google's hosts have the same address here. Other operations are answered with 501 and their name.
 """
@@ -15,13 +16,14 @@ from uuid import uuid4
 
 from fsd_conformance.emulators.cloud_run_deploy import Deployer, Options
 from fsd_conformance.emulators.cloud_run_iam import Iam
+from fsd_conformance.emulators.cloud_run_keys import Keys
 from fsd_conformance.emulators.cloud_run_metadata import PROJECT_NUMBER, Issuer
 from fsd_conformance.emulators.cloud_run_store import Function, ServiceError, check, invalid, masked, now, status
 from fsd_conformance.emulators.web import Request, Response
 
 __all__ = ["Api"]
 
-_P, _L = "/projects/([^/]+)", "/locations/([^/]+)"
+_P, _L, _K = "/projects/([^/]+)", "/locations/([^/]+)", "/projects/[^/]+/locations/[^/]+"
 _ROUTES = [  # method, path, the API that must be enabled, operation
     ("POST", f"/v2{_P}{_L}/functions", "cloudfunctions", "create_function"),
     ("GET", f"/v2{_P}{_L}/functions", "cloudfunctions", "list_functions"),
@@ -43,6 +45,12 @@ _ROUTES = [  # method, path, the API that must be enabled, operation
     ("GET", f"/v2{_P}/locations/global/buckets/_Default", "logging", "get_log_bucket"),
     ("PATCH", f"/v2{_P}/locations/global/buckets/_Default", "logging", "update_log_bucket"),
     ("POST", "/v2/entries:list", "logging", "list_log_entries"),
+    ("POST", f"/v1{_P}{_L}/keyRings", "cloudkms", "create_key_ring"),
+    ("POST", f"/v1/({_K[1:]}/keyRings/[^/:]+)/cryptoKeys", "cloudkms", "create_key"),
+    ("GET", f"/v1/({_K[1:]}/keyRings/[^/:]+/cryptoKeys/[^/:]+)", "cloudkms", "get_key"),
+    ("PATCH", f"/v1/({_K[1:]}/keyRings/[^/:]+/cryptoKeys/[^/:]+)/cryptoKeyVersions/1", "cloudkms", "disable_key"),
+    ("GET", f"/v1/({_K[1:]}/keyRings/[^/:]+(?:/cryptoKeys/[^/:]+)?):getIamPolicy", "cloudkms", "get_key_policy"),
+    ("POST", f"/v1/({_K[1:]}/keyRings/[^/:]+(?:/cryptoKeys/[^/:]+)?):setIamPolicy", "cloudkms", "set_key_policy"),
     ("GET", f"/v1{_P}/services/([^/:]+)", "serviceusage", "get_service"),
     ("POST", f"/v1{_P}/services/([^/:]+):enable", "serviceusage", "enable_service"),
     ("POST", f"/v1{_P}/services/([^/:]+):disable", "serviceusage", "disable_service"),
@@ -64,6 +72,7 @@ class Api:
         self._iam = iam
         self._issuer = issuer
         self._operations: dict[str, dict[str, Any]] = {}
+        self._keys = Keys()
         self._log_days = 30  # how long the log bucket _Default keeps entries
         self._disabled = {name.removesuffix(".googleapis.com") for name in options.disabled.split(",") if name}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -265,6 +274,28 @@ class Api:
 
     def _get_project(self, request: Request, project: str) -> dict[str, Any]:
         return {"projectId": self._options.project, "projectNumber": PROJECT_NUMBER, "lifecycleState": "ACTIVE"}
+
+    # keys
+
+    def _create_key_ring(self, request: Request, project: str, region: str) -> dict[str, Any]:
+        return self._keys.ring(f"projects/{project}/locations/{region}", request.query.get("keyRingId", [""])[0])
+
+    def _create_key(self, request: Request, ring: str) -> dict[str, Any]:
+        return self._keys.key(ring, request.query.get("cryptoKeyId", [""])[0], _json(request))
+
+    def _get_key(self, request: Request, name: str) -> dict[str, Any]:
+        return self._keys.find(name)
+
+    def _disable_key(self, request: Request, name: str) -> dict[str, Any]:
+        if (_json(request), request.query.get("updateMask")) != ({"state": "DISABLED"}, ["state"]):
+            raise ServiceError("UNIMPLEMENTED", "a change of a key's version other than state DISABLED is not implemented")
+        return self._keys.disable(name)
+
+    def _get_key_policy(self, request: Request, name: str) -> dict[str, Any]:
+        return self._iam.policy(self._keys.find(name)["name"], _version(request))
+
+    def _set_key_policy(self, request: Request, name: str) -> dict[str, Any]:
+        return self._iam.set_policy(self._keys.find(name)["name"], _json(request))
 
     # logs: their retention is stored and nothing is deleted; requests make no entries in an audit log
 

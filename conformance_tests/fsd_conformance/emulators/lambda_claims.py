@@ -2,8 +2,8 @@
 
 A parameter, header or field that would change the service's answer is either supported here or answered with 501 and "NotImplemented"; it
 is never ignored. The list of refused ones is documentation; a test compares both lists with botocore's model of the service. Anything in
-neither list is refused too. Description, Role, Tags and the function's policy are only stored and returned: the emulator checks no
-permissions. A function has one
+neither list is refused too. Description, KMSKeyArn, Role, Tags and the function's policy are only stored and returned: the emulator
+checks no permissions and encrypts nothing. A function has one
 qualifier, $LATEST; others are not found, as on the platform without versions and aliases.
 """
 
@@ -35,7 +35,7 @@ class Operation:
 
 _F = "/functions/([^/]+)"
 _Q = _words("Qualifier")
-_CONFIGURED = _words("Description Environment Handler MemorySize Role Runtime Timeout")
+_CONFIGURED = _words("Description Environment Handler KMSKeyArn MemorySize Role Runtime Timeout")
 _EVENTS = _words("DestinationConfig MaximumEventAgeInSeconds MaximumRetryAttempts")
 OPERATIONS = (
     Operation(
@@ -89,11 +89,11 @@ CODE = _words("S3Bucket S3Key ZipFile")  # fields of CreateFunction's Code
 REFUSED = {  # fields, parameters and headers, by operation
     "CreateFunction": _words(
         "AcceleratorConfig CapacityProviderConfig CodeSigningConfigArn DeadLetterConfig DurableConfig EphemeralStorage FileSystemConfigs "
-        "ImageConfig KMSKeyArn Layers LoggingConfig PackageType Publish PublishTo RuntimeConfig SnapStart TenancyConfig TracingConfig "
+        "ImageConfig Layers LoggingConfig PackageType Publish PublishTo RuntimeConfig SnapStart TenancyConfig TracingConfig "
         "VpcConfig"
     ),
     "UpdateFunctionConfiguration": _words(
-        "AcceleratorConfig CapacityProviderConfig DeadLetterConfig DurableConfig EphemeralStorage FileSystemConfigs ImageConfig KMSKeyArn "
+        "AcceleratorConfig CapacityProviderConfig DeadLetterConfig DurableConfig EphemeralStorage FileSystemConfigs ImageConfig "
         "Layers LoggingConfig RuntimeConfig SnapStart TracingConfig VpcConfig"
     ),
     "UpdateFunctionCode": _words("DryRun ImageUri Publish PublishTo S3ObjectStorageMode S3ObjectVersion SourceKMSKeyArn"),

@@ -1,9 +1,10 @@
-"""moto's server with three changes.
+"""moto's server with four changes.
 
 - Conditional creates are atomic: moto checks and writes in two steps, so two creates of one key could both succeed.
 - A statement of a bucket's policy about requests without TLS refuses nothing: moto ignores the condition and would refuse every request.
   The emulator's HTTP stands for the cloud's HTTPS.
 - CloudTrail has LookupEvents, and answers that it recorded no event.
+- CloudWatch Logs has AssociateKmsKey, of a log group; the key is stored and returned.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import threading
 from typing import Any
 
 from moto.cloudtrail.responses import CloudTrailResponse
+from moto.logs.exceptions import ResourceNotFoundException
+from moto.logs.responses import LogsResponse
 from moto.s3.models import FakeBucket
 from moto.s3.responses import S3Response
 from moto.server import main
@@ -38,9 +41,19 @@ def _get_permission(bucket: Any, action: str, resource: str) -> Any:
     return _permission(shown, action, resource)
 
 
+def _associate_kms_key(response: Any) -> str:
+    name, groups = response._get_param("logGroupName"), response.logs_backend.groups
+    if name not in groups:
+        raise ResourceNotFoundException
+    groups[name].kms_key_id = response._get_param("kmsKeyId")
+    return "{}"
+
+
 if __name__ == "__main__":
     S3Response.put_object = _put_object  # type: ignore[method-assign, assignment]
     _bucket.get_permission = _get_permission
     trail: Any = CloudTrailResponse
     trail.lookup_events = lambda self: json.dumps({"Events": []})
+    logs: Any = LogsResponse
+    logs.associate_kms_key = _associate_kms_key
     main()
