@@ -22,7 +22,7 @@ PLANNED = ("payload_bytes_sent", "message_bytes_sent", "messages_sent", "publish
 PLANNED += ("object_puts", "object_bytes_written", "object_bytes_read", "invocations")
 
 
-def computed(work: Stages, pool: ThreadPoolExecutor) -> dict[str, NDArray[Any]]:
+def computed(work: Stages, pool: ThreadPoolExecutor, *, lean: bool = False) -> dict[str, NDArray[Any]]:
     """The outputs of the model. Every tensor travels as bytes, and a rank has only what its shard says."""
     shards, batches = work.shards(), work.sizes()
     pieces, places = work.inputs(batches)
@@ -30,7 +30,7 @@ def computed(work: Stages, pool: ThreadPoolExecutor) -> dict[str, NDArray[Any]]:
     for part in range(shards.count):
         shard = shards.build(part)
         reader = StageReader("k", lambda _, start, end, shard=shard: shard[start:end], pool)  # type: ignore[misc]  # a default binds it
-        ranks.append((reader, [Session(model, weights, prepack=True) for model, weights in reader.load(lambda: None)]))
+        ranks.append((reader, [Session(*each, prepack=not lean) for each in reader.load(lambda: None, lean=lean)]))
     order = sorted(
         (
             (section.step, part, section, session)

@@ -202,6 +202,6 @@ def whole(api: Api) -> Resources:
 
 def test_days_are_compared_as_numbers() -> None:
     """Azure answers with 7.0 for 7."""
-    rule = policy.life_cycle("fsd-x")
+    rule = policy.life_cycle("fsd-x", 365)[0]
     read = {**rule, "definition": {**rule["definition"], "actions": {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": 7.0}}}}}
     assert audit._rule(read) == audit._rule(rule)

@@ -238,7 +238,7 @@ def test_a_damaged_stage_is_refused(path: Path, images: Any) -> None:
 
         def load(_: int, data: bytes) -> Any:
             reader = StageReader("k", lambda key, start, end: data[start:end], pool)
-            return [Session(model, weights, prepack=False) for model, weights in reader.load(lambda: None)]
+            return [Session(*each, prepack=False) for each in reader.load(lambda: None, lean=True)]
 
         load(0, shard)
         refused([shard], load, DamagedContent, longer=False)

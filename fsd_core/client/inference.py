@@ -102,7 +102,7 @@ def run(
     - ``pipeline_parallel``: the number of stages of a replica. Each stage has some of the layers, and passes micro-batches on to the next.
     - ``tensor_parallel``: the number of ranks of a stage. They share the rows of every layer of the stage. The product of the three numbers
       is the number of ranks. With a number of workers, the first of tensor, data and pipeline that is not given takes what the others
-      leave.
+      leave. With the engine onnx, they share the largest nodes of the stage by columns of their weights.
     - ``branching``: the largest number of functions that one function starts, at least 1. Default: 4.
     - ``partition``: which rank of a replica owns which rows: hypergraph (the default), random, block, the path of a saved partition, or a
       `Partition` for this model, number of stages, and number of workers of one replica.

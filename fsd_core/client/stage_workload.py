@@ -25,7 +25,7 @@ from fsd_core.codec import encode_tensors
 from fsd_core.driver import InvokeLimits
 from fsd_core.errors import InputError, RunFailed
 from fsd_core.graph.figures import node_costs
-from fsd_core.graph.submodel import submodel
+from fsd_core.graph.submodel import feeds, forms, submodel
 from fsd_core.partition import Parallel
 from fsd_core.partition.graph_stages import Division, GraphStage
 from fsd_core.partition.stages import DENSE_SHARE, WORK_S
@@ -39,6 +39,7 @@ from fsd_core.worker.session import Session
 
 if TYPE_CHECKING:
     from fsd_core.client.stages import Stages
+    from fsd_core.graph import Graph
 
 __all__ = ["StageWorkload"]
 
@@ -173,10 +174,9 @@ class StageWorkload:
             return Measured(0, adds * DENSE_SHARE / WORK_S, self.stored_bytes * READY_S, 1.0)
         graph = self.work.graph
         given, gives = [each.name for each in graph.inputs], [each.name for each in graph.outputs]
-        model, weights = submodel(graph, range(len(graph.model.graph.node)), given, gives)
         with _INSIDE:
             began = time.process_time()
-            whole = Session(model, weights, prepack=True)
+            whole = _session(graph, given, gives, prepack=True)
             ready_s = time.process_time() - began
             count, took, wall = self._timed(whole, gives, 1)
             more = min(self.samples, int(0.8 * (LEARN_S - wall) / max(wall, 1e-6)))
@@ -267,9 +267,8 @@ class StageWorkload:
         gives = list(dict.fromkeys(name for each in sections for some in (each.outputs, *each.receives.values()) for name in some))
         each_bytes = sum(graph.trial.tensors[name].bytes for name in gives)
         count = 1 if graph.no_batch is not None else int(np.clip(LEARN_BYTES // max(1, each_bytes), 1, self.measured.sampled))
-        model, weights = submodel(graph, range(len(graph.model.graph.node)), [each.name for each in graph.inputs], gives)
         with _INSIDE:
-            runs = Session(model, {name: np.ascontiguousarray(array) for name, array in weights.items()}, prepack=False)
+            runs = _session(graph, [each.name for each in graph.inputs], gives, prepack=False)
             values = [{**self._some(many), **runs.run(self._some(many), gives)} for many in dict.fromkeys((1, count))]
 
         def coded(names: Sequence[str]) -> tuple[float, float]:
@@ -288,14 +287,23 @@ def _notes(sampled: int, samples: int) -> tuple[str, ...]:
     return (f"{sampled} of {samples} samples were computed here",) if sampled < samples else ()
 
 
+def _session(graph: Graph, inputs: Sequence[str], outputs: Sequence[str], *, prepack: bool) -> Session:
+    """A session of all nodes. Without prepacking, it takes the large weights as inputs, because it copies the others."""
+    nodes = range(len(graph.model.graph.node))
+    fed = [] if prepack else feeds(graph, nodes)
+    model, weights = submodel(graph, nodes, inputs, outputs, fed)
+    rest = {name: np.ascontiguousarray(array) for name, array in weights.items() if name not in fed}  # columns are not contiguous
+    return Session(model, rest, {name: weights[name] for name in fed}, prepack=prepack)
+
+
 def _shard_bytes(division: Division, stage: GraphStage) -> tuple[float, float]:
     """The bytes of head and body of the shard of a rank."""
     models, weights = 0, dict[str, int]()
     for each in stage.sections:
         arrived = [name for names in each.receives.values() for name in names]
-        model, read = submodel(division.graph, each.own, [*each.inputs, *arrived, *each.uses], each.gives)
-        models += len(model)
-        weights |= {name: array.nbytes for name, array in read.items()}
+        made = forms(division.graph, each.own, [*each.inputs, *arrived, *each.uses], each.gives)
+        models += len(made.model) + len(made.lean)
+        weights |= {name: array.nbytes for name, array in made.weights.items()}
     body = models + sum(weights.values())
     return SECTION_HEAD_BYTES * len(stage.sections) + WEIGHT_HEAD_BYTES * len(weights) + 11 * (body // CHUNK_BYTES), float(body)
 

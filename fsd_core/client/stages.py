@@ -25,15 +25,16 @@ from fsd_core.partition.stages import DENSE_SHARE, FILL, PAYS_S, WORK_S
 from fsd_core.plan.batches import sizes as cut_samples
 from fsd_core.plan.memory import RankMemory
 from fsd_core.plan.split import Split
-from fsd_core.protocol.stage_shard import CHUNK_BYTES, FORMAT, READS, Section, Transfer, build_stage
+from fsd_core.protocol.stage_shard import CHUNK_BYTES, FORMAT, Section, Transfer, build_stage
 
 if TYPE_CHECKING:
     from fsd_core.graph import Graph
 
 __all__ = ["StageBatches", "Stages", "stages_work"]
 
-RUNTIME_BYTES = 48 << 20  # memory of a worker for ONNX Runtime itself
+RUNTIME_BYTES = 36 << 20  # memory of a worker for ONNX Runtime itself
 NODE_BYTES = 16 << 10  # of a session for each node: its own form of the graph
+READING_BYTES = CHUNK_BYTES  # beside the whole buffer of weights: once the last chunks arrive, no others are under way
 ENCODED = 2  # what crosses, and its encoded form, are in memory at the same time
 
 
@@ -152,9 +153,10 @@ class Stages:
         found = []
         for stage in self.stages:
             tensors = (stage.live_bytes + ENCODED * stage.passed_bytes) * samples
-            reading = min(READS * CHUNK_BYTES, stage.weight_bytes)
             nodes = sum(len(section.own) for section in stage.sections)
-            own = stage.weight_bytes * (2 if prepack else 1) + max(tensors, reading) + NODE_BYTES * nodes
+            # The copy that a session makes of its weights becomes the form that multiplies faster, or goes away.
+            beside = stage.weight_bytes + tensors if prepack else max(stage.weight_bytes - stage.fed_bytes, tensors)
+            own = stage.weight_bytes + max(beside, min(READING_BYTES, stage.weight_bytes)) + NODE_BYTES * nodes
             found.append(limits.process_bytes + RUNTIME_BYTES + own)
         return found
 
@@ -186,19 +188,21 @@ class Stages:
         return Pieces(_digest(*hashed), len(self.stages), self._shard)
 
     def _shard(self, part: int) -> bytes:
-        from fsd_core.graph.submodel import submodel
+        from fsd_core.graph.submodel import forms
 
         stage, sections, models, weights = self.stages[part], list[Section](), list[bytes](), Tensors()
         later = set(stage.outputs)  # what the rank needs once a section is sent
         for each in reversed(stage.sections):
             arrived = [name for names in each.receives.values() for name in names]
             reads = [*each.inputs, *arrived, *each.uses]
-            model, read = submodel(self.division.graph, each.own, reads, each.gives)
+            made = forms(self.division.graph, each.own, reads, each.gives)
             sections.append(
                 Section(
                     step=each.step,
-                    model_bytes=len(model),
-                    weights=list(read),
+                    model_bytes=len(made.model),
+                    lean_bytes=len(made.lean),
+                    weights=list(made.weights),
+                    feeds=made.feeds,
                     reads=reads,
                     gives=each.gives,
                     keeps=sorted(later),
@@ -206,8 +210,8 @@ class Stages:
                     sends=[Transfer(rank=rank, step=step, names=names) for rank, step, names in each.sends],
                 )
             )
-            models.append(model)
-            weights |= read
+            models += [made.lean, made.model]  # the last one first, as the sections
+            weights |= made.weights
             later |= {*each.inputs, *each.uses, *(name for _, _, names in each.sends for name in names)}
         return build_stage(sections[::-1], models[::-1], weights, stage.inputs, stage.outputs)
 

@@ -113,8 +113,9 @@ def divide(graph: Graph, edges: Mapping[int, Sequence[int]]) -> tuple[Graph, lis
     model = type(graph.model)()
     model.CopyFrom(graph.model)
     del model.graph.node[:]
-    maker = _Maker(model, dict(graph.weights), {each.name: each for each in graph.model.graph.initializer})
-    taken = {name for node in graph.model.graph.node for name in (*node.input, *node.output)}
+    whole_weights = {each.name: each for each in graph.model.graph.initializer}
+    taken = {*whole_weights, *(name for node in graph.model.graph.node for name in (*node.input, *node.output))}
+    maker = _Maker(model, dict(graph.weights), whole_weights, taken)
     tensors, pieces = dict(graph.trial.tensors), list[Piece]()
     for number, node in enumerate(graph.model.graph.node):
         if number not in edges:
@@ -151,18 +152,15 @@ class _Maker:
     model: Any
     weights: dict[str, NDArray[Any]]
     whole: Mapping[str, Any]  # the tensors of the model by name
+    taken: set[str]  # all names in the model
     _made: dict[tuple[str, int, int, int], str] = attrs.field(factory=dict, init=False)
-    _taken: set[str] = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._taken = set(self.whole)
 
     def part(self, name: str, axis: int, start: int, end: int) -> str:
         """The name of the part of weights ``name`` from ``start`` to ``end`` - 1 along ``axis``."""
         key = (name, axis, start, end)
         if key not in self._made:
             array = self.weights[name] if name in self.weights else library().numpy_helper.to_array(self.whole[name])
-            self._made[key] = _free(f"{name}:{axis}:{start}-{end}", self._taken)
+            self._made[key] = _free(f"{name}:{axis}:{start}-{end}", self.taken)
             add_weights(self.model, self.weights, self._made[key], array[(slice(None),) * axis + (slice(start, end),)])
         return self._made[key]
 

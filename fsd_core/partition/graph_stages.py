@@ -18,6 +18,7 @@ from fsd_core.graph import Graph
 from fsd_core.graph.divide import Columns, Piece, divide, divisible
 from fsd_core.graph.figures import Cut, NodeCost, cuts, makers, node_costs, weight_sizes
 from fsd_core.graph.library import reads
+from fsd_core.graph.submodel import feeds
 from fsd_core.partition.graph_sections import Group, Section, live_bytes, make_sections
 from fsd_core.partition.stages import DENSE_SHARE, LOAD_BYTES_S, WORK_S, Profile, cut
 
@@ -43,6 +44,7 @@ class GraphStage:
     sent_bytes: int  # of the tensors that it makes and other stages read
     largest: str = attrs.field(repr=False)  # the name of the node with most weights
     largest_bytes: int = attrs.field(repr=False)  # of these weights
+    fed_bytes: int = attrs.field(repr=False)  # of the weights that ONNX Runtime need not copy
     passed_bytes: int = attrs.field(repr=False)  # the most that it receives before and sends after it computes
     sections: list[Section] = attrs.field(repr=False)
 
@@ -185,6 +187,7 @@ def _stage(
         sent_bytes=sum(tensors[name].bytes for name in {name for section in sections for name in _sent(section)} if name in tensors),
         largest="" if largest is None else nodes[largest].name or str(pieces[largest].number + 1),
         largest_bytes=0 if largest is None else weights[largest],
+        fed_bytes=sum(sizes[name] for name in _fed(graph, sections)),
         passed_bytes=max((_passed_bytes(section, tensors) for section in sections), default=0),
         sections=list(sections),
     )
@@ -196,6 +199,13 @@ def _weight_bytes(sizes: Mapping[str, int], node: Any, piece: Piece, costs: Sequ
 
 def _inner_bytes(piece: Piece, costs: Sequence[NodeCost]) -> int:
     return 0 if piece.joins else costs[piece.number].inner_bytes
+
+
+def _fed(graph: Graph, sections: Sequence[Section]) -> set[str]:
+    """The weights that each section which reads them can get as inputs."""
+    fed = [set(feeds(graph, section.own)) for section in sections]
+    read = [{name for number in section.own for name in reads(graph.model.graph.node[number])} for section in sections]
+    return {name for names in fed for name in names if all(name in one or name not in other for one, other in zip(fed, read, strict=True))}
 
 
 def _sent(section: Section) -> set[str]:

@@ -42,6 +42,9 @@ def _each(cls: type) -> Kind:
     return attrs.evolve(listed(table()), becomes=lambda found: [read(cls, each, f"{cls.__name__.lower()}: ") for each in found])
 
 
+Arrays = dict[str, NDArray[Any]]
+
+
 @attrs.frozen(kw_only=True)
 class Transfer:
     """Tensors by name that one rank sends another. ``rank``: the other one, in its replica. ``step``: of the section that reads them."""
@@ -57,7 +60,9 @@ class Section:
 
     step: int = key(integer(1))
     model_bytes: int = key(integer(1))
-    weights: list[str] = key(listed(text()))  # the weights of its model that are not in the bytes of the model
+    lean_bytes: int = key(integer(0))  # of the same model with some weights as inputs, which ONNX Runtime does not copy; 0 without any
+    weights: list[str] = key(listed(text()))  # the weights whose data is not in the bytes of the model
+    feeds: list[str] = key(listed(text()))  # those that are inputs of the lean model; none: there is no lean model
     reads: list[str] = key(listed(text()))  # what it receives, inputs of the whole model, and what the rank has of earlier sections
     gives: list[str] = key(listed(text(), filled=True))  # what it has to make
     keeps: list[str] = key(listed(text()))  # what later sections of the rank read, make or send, and outputs of the whole model
@@ -80,7 +85,7 @@ class Head:
 def build_stage(
     sections: Sequence[Section], models: Sequence[bytes], weights: Mapping[str, NDArray[Any]], inputs: Sequence[str], outputs: Sequence[str]
 ) -> bytes:
-    """Encode what a rank has. ``models``: of the sections, ONNX bytes without the data of ``weights``."""
+    """Encode what a rank has. ``models``: of each section its model and its lean model, ONNX bytes without the data of ``weights``."""
     places: list[dict[str, Any]] = []
     end = _aligned(sum(map(len, models)))
     for name, array in weights.items():
@@ -126,8 +131,10 @@ class StageReader:
         self.numbers = sorted(sources)
         self.sources = [sources[number] for number in self.numbers]
 
-    def load(self, check: Callable[[], None]) -> list[tuple[bytes, dict[str, NDArray[Any]]]]:
-        """The model of each section as ONNX bytes, and its weights by name, views of one buffer for all sections.
+    def load(self, check: Callable[[], None], *, lean: bool) -> list[tuple[bytes, Arrays, Arrays]]:
+        """For each section its model as ONNX bytes, its weights, and those that are inputs of the model: none unless it is ``lean``.
+
+        All arrays are views of one buffer.
 
         ``check`` is called between two requests; an error that it raises ends the loading.
         """
@@ -144,9 +151,10 @@ class StageReader:
             place[:] = np.frombuffer(data, np.uint8)
         weights, found, at = {each["name"]: self._weight(body, each) for each in self.head.weights}, [], 0
         for section in self.head.sections:
-            model = body[at : at + section.model_bytes].tobytes()
-            found.append((model, {name: weights[name] for name in section.weights}))
-            at += section.model_bytes
+            start, size = (at + section.model_bytes, section.lean_bytes) if lean and section.feeds else (at, section.model_bytes)
+            fed = {name: weights[name] for name in section.feeds if lean}
+            found.append((body[start : start + size].tobytes(), {name: weights[name] for name in section.weights if name not in fed}, fed))
+            at += section.model_bytes + section.lean_bytes
         return found
 
     def _head(self) -> Head:

@@ -60,7 +60,7 @@ class StageLoop(Loop):
     def _load(self) -> list[Session]:
         """A session for each section; they share the weights."""
         prepack = self.config.keep[self.rank % self.config.parts]
-        return [Session(model, weights, prepack=prepack) for model, weights in self.shard.load(self._check)]
+        return [Session(*each, prepack=prepack) for each in self.shard.load(self._check, lean=not prepack)]
 
     def _compute(self, batch: int, section: Section, session: Session, tensors: Tensors) -> Tensors:
         """Receive what a section reads, compute it, and begin to send. Returns what of all ``tensors`` the rank still needs."""
