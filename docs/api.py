@@ -26,6 +26,7 @@ COMMANDS = {
     "report": "write_report",
     "runs": "past_runs, prediction_accuracy",
     "logs": "read_log",
+    "audit log": "read_audit_log",
     "partition": "make_partition, ExchangePlan, estimate_partition",
     "model import": "import_model, save_model, open_graph, save_graph",
     "model radixnet": "radixnet, save_model",
@@ -55,6 +56,7 @@ GROUPS = {
     "Measurements": "measure, Measurement, write_measurement",
     "Comparisons and reports": "compare, Comparison, write_comparison, write_report, Report",
     "Past runs": "past_runs, PastRun, prediction_accuracy, Accuracy, read_log, RunLog",
+    "Audit log": "read_audit_log, AuditLog, AuditEntry",
     "Money": "bill, Bill, Usage, load_tariff, tariff_names, Tariff",
     "Apps": "deploy, Resources, destroy, audit, Promise, collect_garbage, clean",
     "This machine": "emulator, start_emulators, stop_emulators, emulator_states, doctor, Check, conformance, new_provider, run_demo, Demo, "

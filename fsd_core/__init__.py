@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fsd_core.client.apps import audit, deploy, destroy
+    from fsd_core.client.audit import AuditEntry, AuditLog, read_audit_log
     from fsd_core.client.garbage import clean, collect_garbage
     from fsd_core.client.history import RunLog, read_log
     from fsd_core.client.inference import run
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Accuracy",
+    "AuditEntry",
+    "AuditLog",
     "Bill",
     "Candidate",
     "Check",
@@ -124,6 +127,7 @@ __all__ = [
     "past_runs",
     "prediction_accuracy",
     "radixnet",
+    "read_audit_log",
     "read_log",
     "read_settings",
     "run",
@@ -187,6 +191,9 @@ _PLACES = {
     "Accuracy": "report.accuracy",
     "read_log": "client.history",
     "RunLog": "client.history",
+    "read_audit_log": "client.audit",
+    "AuditLog": "client.audit",
+    "AuditEntry": "client.audit",
     "bill": "cost.bill",
     "Bill": "cost.bill",
     "Usage": "cost.usage",

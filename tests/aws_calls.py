@@ -94,14 +94,15 @@ def recorded(account: str = "123456789012") -> Iterator[list[Call]]:
 
 
 def allows(document: dict[str, Any], action: str, resource: str) -> bool:
-    """Whether a policy of Allow statements allows it. Conditions are taken to hold."""
+    """Whether a policy allows it. The conditions of Allow statements are taken to hold, those of Deny statements not."""
     json.dumps(document)
+    effects = set()
     for statement in document["Statement"]:
-        assert statement["Effect"] == "Allow"
         resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
-        if action in statement["Action"] and any(fnmatchcase(resource, pattern) for pattern in resources):
-            return True
-    return False
+        holds = statement["Effect"] == "Allow" or "Condition" not in statement
+        if holds and action in statement["Action"] and any(fnmatchcase(resource, pattern) for pattern in resources):
+            effects.add(statement["Effect"])
+    return effects == {"Allow"}
 
 
 def actions(document: dict[str, Any]) -> set[str]:

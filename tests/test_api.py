@@ -34,11 +34,11 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def paths(group: click.Group, before: str = "") -> Iterator[str]:
-    """The names of all commands that are not groups, such as ``model show``."""
+    """The names of all commands that are not only groups, such as ``model show``."""
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from paths(command, f"{before}{name} ")
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             yield f"{before}{name}"
 
 
@@ -125,6 +125,13 @@ def call_logs(here: Path, result: Result) -> None:
     assert found == fsd_core.read_log(result.run[:10])
     assert (found.state, found.workers, found.failure) == ("done", 2, None)
     assert {rank: len(lines) > 0 for rank, lines in found.lines.items()} == {0: True, 1: True}
+
+
+def call_audit_log(here: Path, result: Result) -> None:
+    log = fsd_core.read_audit_log()
+    log.verify()
+    assert result.run in [entry.what["run"] for entry in log.entries]
+    assert fsd_core.read_audit_log(last=1).entries == log.entries[-1:]
 
 
 def call_plan(here: Path, result: Result) -> None:
@@ -250,7 +257,7 @@ def call_clean(here: Path, result: Result) -> None:
     assert fsd_core.clean(**options, keep_records=True) > 0
     assert (here / "home" / "runs" / f"{again.run}.json").exists()
     assert fsd_core.clean(**options) == 0
-    assert not (here / "home" / "runs").exists()
+    assert [each.name for each in (here / "home" / "runs").iterdir()] == ["audit"]
 
 
 def call_emulators_up(here: Path, result: Result) -> None:

@@ -91,7 +91,7 @@ FAULTS = {
         "aws:kms",
     ),
     "objects stay for ever": Fault(
-        lambda made: aws("s3").delete_bucket_lifecycle(Bucket=made.names["bucket"]), "bucket: life cycle", "none"
+        lambda made: aws("s3").delete_bucket_lifecycle(Bucket=made.names["bucket"]), "bucket: life cycle", "missing: .*deleted after 7 days"
     ),
     "an open queue": Fault(open_queue, QUEUES, r"too many: Allow sqs:SendMessage on .* to \*; missing: .*Deny sqs:\*"),
     "a queue in plain text": Fault(lambda made: queue(made, SqsManagedSseEnabled="false"), "queues: encrypted at rest", "-0-0: none"),
@@ -140,6 +140,7 @@ class TestAws(AuditCases):
     [
         ({"Effect": "Allow", "NotAction": "iam:*", "Resource": "*"}, "Allow all but iam:* on *"),
         ({"Effect": "Allow", "Action": "*", "NotResource": "arn:x"}, "Allow * on all but arn:x"),
+        ({"Effect": "Allow", "Action": "s3:Get", "NotPrincipal": "x"}, "Allow s3:Get on itself to all but x"),
         ({"Effect": "Deny", "Action": ["SQS:SendMessage"], "Principal": {"AWS": "*"}}, 'Deny sqs:SendMessage on itself to {"AWS": "*"}'),
     ],
 )

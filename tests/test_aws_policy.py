@@ -117,6 +117,15 @@ def test_every_resource_is_the_apps_own(used: dict[str, Any]) -> None:
                 assert f"fsd-{APP}" in resource or statement["Sid"] in ("Lists", "Quota"), (who, statement)
 
 
+def test_who_runs_an_app_adds_to_its_audit_log_and_removes_nothing(used: dict[str, Any]) -> None:
+    documents = _documents(used["resources"])
+    entry = f"arn:aws:s3:::{used['resources'].names['bucket']}/audit/0000000001"
+    allowed = {who: {verb for verb in ("Get", "Put", "Delete") if allows(documents[who], f"s3:{verb}Object", entry)} for who in documents}
+    assert allowed == {"work": set(), "audit": set(), "run": {"Get", "Put"}, "deploy": {"Get", "Put", "Delete"}}
+    (append,) = [statement for statement in documents["run"]["Statement"] if statement["Sid"] == "Append"]
+    assert append["Condition"] == {"Null": {"s3:if-none-match": "true"}}  # a put that may replace an entry
+
+
 def test_another_app_is_out_of_reach(used: dict[str, Any]) -> None:
     made: Resources = used["resources"]
     other = Names("other", made.names["region"], made.names["account"], "0" * 8)

@@ -122,6 +122,8 @@ def test_what_is_made_and_how(app: str) -> None:
     made = provisioner(memory_mb=512, timeout_s=60, concurrency=7).ensure(app, 2, 2)
     own, told = Names.of(made), made.names
     assert there(app) == Counter(queue=6, topic=2, subscription=4, bucket=1, role=1, function=1, log_group=1)
+    assert PROVIDER.caller(made).startswith(f"arn:aws:sts::{told['account']}:")
+    assert PROVIDER.store(made) == f"s3://{told['bucket']}"
     assert all(isinstance(value, str) for value in told.values())
 
     sqs, tag = aws("sqs"), {"fsd:app": app}
@@ -155,8 +157,12 @@ def test_what_is_made_and_how(app: str) -> None:
     rules = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
     assert rules[0]["ApplyServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
     assert set(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values()) == {True}
-    (rule,) = s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
-    assert (rule["Status"], rule["Expiration"]["Days"], rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"]) == ("Enabled", 7, 1)
+    rules = s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    days = {rule["Filter"]["Prefix"]: rule["Expiration"]["Days"] for rule in rules if "Expiration" in rule}
+    assert {rule["Status"] for rule in rules} == {"Enabled"}
+    assert [rule["Filter"]["Prefix"] for rule in rules if "AbortIncompleteMultipartUpload" in rule] == [""]
+    for key in ("audit/0000000001", "0ab/run/config", "ab/content/1", "aab/run/x", "slots/0/1", "code/x", "probe/deploy-1"):
+        assert [kept for prefix, kept in days.items() if key.startswith(prefix)] == [365 if key.startswith("audit") else 7], key
     assert s3.get_bucket_tagging(Bucket=bucket)["TagSet"] == [{"Key": "fsd:app", "Value": app}]
 
     functions, name = aws("lambda"), told["function"]

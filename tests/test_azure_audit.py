@@ -17,7 +17,7 @@ import pytest
 
 import fsd_core
 from audit_cases import AuditCases, Audited, Fault
-from fsd_azure import PROVIDER, clients, connection_strings, function, policy, provision, queues
+from fsd_azure import PROVIDER, audit, clients, connection_strings, function, policy, provision, queues
 from fsd_azure.api import Api
 from fsd_azure.names import Names
 from fsd_azure.policy import Grant
@@ -198,3 +198,10 @@ def whole(api: Api) -> Resources:
             patch.delenv(name)
         own = AzureProvisioner({**SETTINGS, "namespaces": found.names["namespaces"].count(",") + 1}, PROVIDER)._names(api, TestAzure.APP, 2)
     return attrs.evolve(found, names={**found.names, **{name: own[name] for name in ("bus", "namespaces", "storage_account", "blob_url")}})
+
+
+def test_days_are_compared_as_numbers() -> None:
+    """Azure answers with 7.0 for 7."""
+    rule = policy.life_cycle("fsd-x")
+    read = {**rule, "definition": {**rule["definition"], "actions": {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": 7.0}}}}}
+    assert audit._rule(read) == audit._rule(rule)

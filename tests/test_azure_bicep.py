@@ -43,7 +43,7 @@ def test_the_bicep_uses_the_same_names_and_roles() -> None:
 def test_the_bicep_has_the_defaults_of_the_settings() -> None:
     text = bicep()
     defaults = {field.name: str(field.default) for field in attrs.fields(Settings)}
-    for name in ("region", "tier", "memory_mb", "timeout_s", "concurrency", "lease_s", "runtime", "message_kb"):
+    for name in ("region", "tier", "memory_mb", "timeout_s", "concurrency", "lease_s", "runtime", "message_kb", "audit_retention_days"):
         assert re.findall(rf"^param {name} \w+ = '?([\w.]+)", text, re.M) == [defaults[name]], name
     assert text.count("{") == text.count("}")
 

@@ -11,6 +11,7 @@ from azure_calls import Call, recorded
 from fsd_azure import PROVIDER, connection_strings, policy, provision, queues
 from fsd_azure.provision import AzureProvisioner
 from fsd_conformance import emulators
+from fsd_core.storage.keys import AUDIT, PASSING
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(240)]
 ME, FUNCTION = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
@@ -77,7 +78,13 @@ def test_what_is_made_without_connection_strings(monkeypatch: pytest.MonkeyPatch
         assert account["properties"]["minimumTlsVersion"] == "TLS1_2"
         assert account["properties"]["allowBlobPublicAccess"] is account["properties"]["allowSharedKeyAccess"] is False
         rules = api.call("GET", f"{policy.storage_id(names)}/managementPolicies/default")["properties"]["policy"]["rules"]
-        assert rules[0]["definition"]["filters"]["prefixMatch"] == ["fsd-roles/"]
+        kept = {
+            prefix: rule["definition"]["actions"]["baseBlob"]["delete"]["daysAfterModificationGreaterThan"]
+            for rule in rules
+            for prefix in rule["definition"]["filters"]["prefixMatch"]
+        }
+        assert kept == {**{f"fsd-roles/{prefix}": 7 for prefix in PASSING}, f"fsd-roles/{AUDIT}": 365}
+        assert max(len(rule["definition"]["filters"]["prefixMatch"]) for rule in rules) <= 10
         assert sorted(queues.existing_hosts(api, app)) == sorted(names["namespaces"].split(","))
         assert len(provisioner.remove(api, app, None)) == 9
         assert api.owned(app) == ([], [])

@@ -439,7 +439,7 @@ def test_deploy_gc_clean_destroy(fsd, home):
     assert code == 0
     assert one_object(out)["removed"] > 0
     assert not any("/content/" in key for key in objects.list("").keys)
-    assert not (home / "runs").exists()
+    assert [each.name for each in (home / "runs").iterdir()] == ["audit"]
     code, out, _ = fsd("destroy", "--app", "mine", "--json")
     assert code == 0
     assert one_object(out)["removed"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fsd_aws import bucket, policy, queues
@@ -12,7 +12,8 @@ from fsd_aws.function import LOGS_KEPT_DAYS
 from fsd_aws.names import Names
 from fsd_core.driver import Resources
 from fsd_core.errors import DriverError
-from fsd_core.providers.promises import Promise, exactly, same, told
+from fsd_core.providers.promises import REPAIR, Promise, exactly, same, told
+from fsd_core.providers.settings import RETENTION
 from fsd_core.storage.retry import TRANSIENT
 
 __all__ = ["promises"]
@@ -38,18 +39,20 @@ def grants(document: Document | None) -> set[str]:
     """One line for each action that a policy document allows or denies: on which resource, to whom, on which condition."""
     found = set()
     for statement in _listed((document or {}).get("Statement")):
-        who = statement.get("Principal")
-        end = f" to {who if isinstance(who, str) else _json(who)}" if who else ""
+        who = _either(statement, "Principal")
+        end = f" to {'all but ' * ('NotPrincipal' in statement)}{who if isinstance(who, str) else _json(who)}" if who else ""
         end += f" if {_json(statement['Condition'])}" if statement.get("Condition") else ""
-        allowed = "Action" if "Action" in statement else "NotAction"
-        for action in _listed(statement.get(allowed)):
-            service, _, name = action.partition(":")  # SNS answers with SNS:Publish
-            verb = f"{statement['Effect']} {'all but ' if allowed == 'NotAction' else ''}{service.lower()}{':' if name else ''}{name}"
-            named = "Resource" if "Resource" in statement else "NotResource"
-            found |= {
-                f"{verb} on {'all but ' * ('NotResource' in statement)}{on}{end}" for on in _listed(statement.get(named)) or ["itself"]
-            }
+        on = [f"{'all but ' * ('NotResource' in statement)}{each}" for each in _listed(_either(statement, "Resource"))] or ["itself"]
+        for action in _listed(_either(statement, "Action")):
+            service, colon, name = action.partition(":")  # SNS answers with SNS:Publish
+            verb = f"{statement['Effect']} {'all but ' * ('NotAction' in statement)}{service.lower()}{colon}{name}"
+            found |= {f"{verb} on {each}{end}" for each in on}
     return found
+
+
+def _either(statement: Document, name: str) -> Any:
+    """What a statement names, or, by the element that begins with Not, what it leaves out."""
+    return statement.get(name) or statement.get(f"Not{name}")
 
 
 def _listed(value: Any) -> list[Any]:
@@ -76,15 +79,14 @@ def _bucket(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
     closed = read("get_public_access_block").get("PublicAccessBlockConfiguration", {})
     yield same("bucket: no public access", {setting: closed.get(setting) for setting in bucket.CLOSED}, True)
     rules = read("get_bucket_lifecycle_configuration").get("Rules", [])
-    wanted = f"all objects deleted after {bucket.LIFE_CYCLE['Expiration']['Days']} days"
-    kept = [rule["Expiration"]["Days"] for rule in rules if _deletes(rule)]
-    yield same("bucket: life cycle", {name: f"all objects deleted after {min(kept)} days" if kept else None}, wanted)
+    wanted = bucket.life_cycle(int(had.names.get(RETENTION, "0")))  # 0: of an app that an earlier version deployed
+    yield exactly("bucket: life cycle", _deletions(rules), _deletions(wanted), "rule")
 
 
-def _deletes(rule: Mapping[str, Any]) -> bool:
-    """Whether a rule of the life cycle deletes every object of the bucket after some days."""
-    whole = not (rule.get("Filter", {}).get("Prefix") or rule.get("Prefix") or set(rule.get("Filter", {})) - {"Prefix"})
-    return whole and rule.get("Status") == "Enabled" and "Days" in rule.get("Expiration", {})
+def _deletions(rules: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The rules of a life cycle that delete objects."""
+    found = [rule for rule in rules if rule.get("Status") == "Enabled" and "Days" in rule.get("Expiration", {})]
+    return {f"{_json(rule.get('Filter', {}))} deleted after {rule['Expiration']['Days']} days" for rule in found}
 
 
 def _queues(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
@@ -144,7 +146,7 @@ def _role(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
     attached = (api.find("iam", "list_attached_role_policies", RoleName=role) or {}).get("AttachedPolicies", [])
     allowed |= {f"the policy {each['PolicyArn']}" for each in attached}
     wanted = grants(policy.worker(names, had.names["bucket"], had.names["function"]))
-    advice = f"fsd deploy --repair sets the policy of a role that fsd made; remove other policies from role {role}"
+    advice = f"{REPAIR} sets the policy of a role that fsd made; remove other policies from role {role}"
     yield exactly("role: exactly the actions that workers use", allowed, wanted, "action", advice)
 
 

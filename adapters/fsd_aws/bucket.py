@@ -12,17 +12,12 @@ from fsd_aws.objects import AwsObjects
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.provisioning import remove_store
+from fsd_core.storage.keys import AUDIT, PASSING
 
-__all__ = ["CLOSED", "LIFE_CYCLE", "encryption", "make", "remove"]
+__all__ = ["CLOSED", "encryption", "life_cycle", "make", "remove"]
 
 CLOSED = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
-LIFE_CYCLE: dict[str, Any] = {
-    "ID": "fsd",
-    "Status": "Enabled",
-    "Filter": {"Prefix": ""},
-    "Expiration": {"Days": 7},
-    "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
-}
+KEPT_DAYS = 7
 
 
 def encryption(key: str) -> dict[str, str]:
@@ -30,8 +25,21 @@ def encryption(key: str) -> dict[str, str]:
     return {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key} if key else {"SSEAlgorithm": "AES256"}
 
 
-def make(api: Api, names: Names, bucket: str) -> None:
-    """Make a private, encrypted bucket that deletes old objects and refuses requests without TLS.
+def life_cycle(audit_days: int) -> list[dict[str, Any]]:
+    """The rules by which S3 deletes objects. A rule has one prefix, and cannot leave one out.
+
+    ``audit_days``: after so many days it deletes an entry of the audit log.
+    """
+    days = dict.fromkeys(PASSING, KEPT_DAYS) | {AUDIT: audit_days}
+    rules: list[dict[str, Any]] = [
+        {"ID": f"fsd {prefix}", "Filter": {"Prefix": prefix}, "Expiration": {"Days": kept}} for prefix, kept in days.items()
+    ]
+    rules.append({"ID": "fsd", "Filter": {"Prefix": ""}, "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1}})
+    return [{"Status": "Enabled", **rule} for rule in rules]
+
+
+def make(api: Api, names: Names, bucket: str, audit_days: int) -> None:
+    """Make a private, encrypted bucket that deletes old objects and refuses requests without TLS. ``audit_days``: see `life_cycle`.
 
     Raises `InputError` where the bucket is another account's, or holds objects that are not the app's.
     """
@@ -56,7 +64,7 @@ def make(api: Api, names: Names, bucket: str) -> None:
     api.call("s3", "put_bucket_encryption", Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [rule]})
     api.call("s3", "put_public_access_block", Bucket=bucket, PublicAccessBlockConfiguration=CLOSED)
     api.call("s3", "put_bucket_policy", Bucket=bucket, Policy=json.dumps(policy.bucket(names, bucket)))
-    api.call("s3", "put_bucket_lifecycle_configuration", Bucket=bucket, LifecycleConfiguration={"Rules": [LIFE_CYCLE]})
+    api.call("s3", "put_bucket_lifecycle_configuration", Bucket=bucket, LifecycleConfiguration={"Rules": life_cycle(audit_days)})
 
 
 def _owned(api: Api, app: str, bucket: str) -> bool:

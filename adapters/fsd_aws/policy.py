@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fsd_aws.names import Names
+from fsd_core.storage.keys import AUDIT
 
 __all__ = [
     "APP_TAG",
@@ -92,6 +93,7 @@ def worker(names: Names, bucket: str, function: str) -> Document:
             # To the queues of ranks, and to that of failed launches: there Lambda sends, with the function's role.
             _allow("Send", ["sqs:SendMessage"], names.arn("sqs", _all(names))),
             _allow("Objects", ["s3:GetObject", "s3:PutObject"], _bucket(names, bucket, "/*")),
+            _deny("Audit", ["s3:GetObject", "s3:PutObject"], _bucket(names, bucket, f"/{AUDIT}*")),  # its log is written by clients
             _allow("Missing", ["s3:ListBucket"], _bucket(names, bucket)),  # without this permission a missing key is 403, not 404
             _allow("Launch", ["lambda:InvokeFunction"], names.arn("lambda", f"function:{function}")),
             _allow("Log", ["logs:CreateLogStream", "logs:PutLogEvents"], names.arn("logs", f"log-group:{log_group(function)}:*")),
@@ -104,7 +106,7 @@ def client(names: Names, bucket: str, function: str) -> Document:
     """The policy of a person who runs a deployed app. A new deployment changes the generation, so the resource names in the policy allow
     every generation.
     """
-    return _document(_client(names, bucket, function))
+    return _document([*_client(names, bucket, function), _deny("Keep", ["s3:DeleteObject"], _bucket(names, bucket, f"/{AUDIT}*"))])
 
 
 def deployer(names: Names, bucket: str, function: str, role: str) -> Document:
@@ -166,6 +168,8 @@ def _client(names: Names, bucket: str, function: str) -> list[Document]:
             names.arn("sqs", f"fsd-{names.app}-*-failed"),
         ),
         _allow("Objects", _actions("s3", "GetObject PutObject DeleteObject"), _bucket(names, bucket, "/*")),
+        # It adds entries to the audit log and replaces none: a put without the header If-None-Match is refused.
+        _deny("Append", ["s3:PutObject"], _bucket(names, bucket, f"/{AUDIT}*")) | {"Condition": {"Null": {"s3:if-none-match": "true"}}},
         _allow("Keys", ["s3:ListBucket"], _bucket(names, bucket)),
         _allow("Launch", _actions("lambda", "GetFunctionConfiguration InvokeFunction"), names.arn("lambda", f"function:{function}")),
         _allow("Quota", ["lambda:GetAccountSettings"], "*"),
@@ -191,6 +195,10 @@ def _bucket(names: Names, bucket: str, keys: str = "") -> str:
 
 def _allow(sid: str, actions: list[str], resource: str | list[str] | None) -> Document:
     return {"Sid": sid, "Effect": "Allow", "Action": actions} | ({"Resource": resource} if resource else {})
+
+
+def _deny(sid: str, actions: list[str], resource: str) -> Document:
+    return {"Sid": sid, "Effect": "Deny", "Action": actions, "Resource": resource}
 
 
 def _tls(actions: str, resource: str | list[str]) -> Document:

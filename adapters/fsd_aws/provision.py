@@ -28,6 +28,7 @@ from fsd_core.providers.package import Package
 from fsd_core.providers.probes import Pair
 from fsd_core.providers.promises import Promise
 from fsd_core.providers.provisioning import AppProvisioner
+from fsd_core.providers.settings import RETENTION
 
 __all__ = ["AwsProvisioner"]
 
@@ -36,7 +37,7 @@ class AwsProvisioner(AppProvisioner[Api, Settings]):
     """Implements `fsd_core.driver.Provisioner`."""
 
     kind = Settings
-    recorded = ("message_kb",)
+    recorded = ("message_kb", RETENTION)
     chosen = ("bucket", "kms_key", "role")
     fixed: ClassVar = {"bucket": "[aws] bucket"}
     queued = ("message_kb", "kms_key")  # with another message_kb, ranks have other topics
@@ -103,7 +104,7 @@ class AwsProvisioner(AppProvisioner[Api, Settings]):
             function.make_log_group(api, app, name, new.get("kms_key", ""))
             had = Resources(app, 0, 0, new)
             if len(code.body) > DIRECT_BYTES:
-                bucket.make(api, Names.of(had), new["bucket"])
+                bucket.make(api, Names.of(had), new["bucket"], int(new[RETENTION]))
             with function.sent(api, new["bucket"], code) as sent:
                 created = function.create(api, had, sent)
             if not created:
@@ -116,7 +117,7 @@ class AwsProvisioner(AppProvisioner[Api, Settings]):
         if not self.settings.role:
             names["role"] = function.make_role(api, app, role)
             function.set_policy(api, own, names["bucket"], name, role)
-        bucket.make(api, own, names["bucket"])
+        bucket.make(api, own, names["bucket"], int(names[RETENTION]))
         return had, names
 
     def make_queues(self, api: Api, resources: Resources, pairs: Sequence[Pair]) -> dict[str, str]:

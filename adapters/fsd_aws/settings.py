@@ -1,20 +1,6 @@
 """The table ``[aws]`` of the configuration file.
 
-=============  ============================  ====================================================================================
-region         the SDK's own chain           the region of all resources
-bucket         fsd-APP-ACCOUNT-REGION        the app's bucket; a bucket that holds objects and is not the app's is refused
-kms_key        keys of AWS                   ARN of your KMS key for queues, topics, bucket, environment and logs; it costs money
-role           made, and removed again       ARN of a role that you made for the function, where you may not make roles
-memory_mb      1769                          memory of one function: 1,769 MB is one vCPU
-timeout_s      900                           time limit of one function, in seconds
-concurrency    the account's quota           functions of this app at once, reserved from the account's quota
-lease_s        3                             seconds until a delivered message that is not acknowledged is delivered again
-text           "auto"                        bodies as text (true), as binary attributes (false), or what the service can do ("auto")
-message_kb     256                           the largest publish; above 256 a topic takes 100 ranks instead of 200
-runtime        python3.12                    the function's interpreter; python3.11 is on Amazon Linux 2, the others on 2023
-engine         rows                          onnx: the functions have ONNX Runtime too; an app that has it keeps it
-package        true                          false uploads no code: for an emulator that runs what is installed on this machine
-=============  ============================  ====================================================================================
+====================  ============================  =============================================================================
 
 FSD_AWS_PACKAGE=0 means ``package = false``.
 """
@@ -51,5 +37,6 @@ class Settings:
     text: bool | str = key(_TEXT, default="auto")
     message_kb: int = key(integer(256, 1024), default=256)
     runtime: str = key(choice(*RUNTIMES), default="python3.12")
+    audit_retention_days: int = key(integer(1, 36500, "days"), default=365)
     engine: str = key(choice(*ENGINES), default="rows")
     package: bool = key(boolean(), default=True)

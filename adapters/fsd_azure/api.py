@@ -41,6 +41,7 @@ _BUDGET = 50_000  # retries: many requests at once repeat about every second unt
 _VERSIONS = (
     ("/roleassignments", "2022-04-01"),
     ("microsoft.insights", "2015-04-01"),
+    ("microsoft.managedidentity", "2023-01-31"),
     ("microsoft.servicebus", "2024-01-01"),
     ("microsoft.storage", "2023-05-01"),
     ("microsoft.web", "2024-04-01"),

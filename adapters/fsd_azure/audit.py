@@ -20,6 +20,7 @@ from fsd_azure.names import Names
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError
 from fsd_core.providers.promises import Promise, exactly, same, told
+from fsd_core.providers.settings import RETENTION
 from fsd_core.storage.retry import TRANSIENT
 
 __all__ = ["promises"]
@@ -46,15 +47,31 @@ def promises(api: Api, had: Resources) -> list[Promise]:
 def _account(api: Api, names: Mapping[str, str]) -> Iterator[Promise]:
     path, name = policy.storage_id(names), names["storage_account"]
     found: dict[str, Any] = (api.find(path) or {}).get("properties", {})
-    source = found.get("encryption", {}).get("keySource", "Microsoft.Storage")
-    yield same("storage account: encrypted at rest", {name: KEYS if source == "Microsoft.Storage" and found else source}, KEYS)
+    yield same("storage account: encrypted at rest", {name: _key(found)}, names.get("kms_key") or KEYS)
     transit = {setting: found.get(setting) for setting in ("minimumTlsVersion", "supportsHttpsTrafficOnly")}
     yield _set("storage account: only by TLS", transit)
     access = {setting: found.get(setting) for setting in ("allowBlobPublicAccess", "allowSharedKeyAccess")}
     yield _set("storage account: no public access, no keys", access)
     rules = (api.find(f"{path}/managementPolicies/default") or {}).get("properties", {}).get("policy", {}).get("rules", [])
-    wanted = [json.dumps(policy.life_cycle(names["container"]), sort_keys=True)]
-    yield exactly("storage account: life cycle", [json.dumps(each, sort_keys=True) for each in rules], wanted, "rule")
+    audit_days = int(names.get(RETENTION, "0"))  # 0: of an app that an earlier version deployed
+    wanted = [_rule(each) for each in policy.life_cycle(names["container"], audit_days)]
+    yield exactly("storage account: life cycle", [_rule(each) for each in rules], wanted, "rule")
+
+
+def _rule(rule: Mapping[str, Any]) -> str:
+    """A rule as text. Azure answers with 7.0 days for 7."""
+    return json.dumps(json.loads(json.dumps(rule), parse_float=lambda text: int(float(text))), sort_keys=True)
+
+
+def _key(found: Mapping[str, Any]) -> str | None:
+    """The URL of the key that encrypts a resource with these properties; `None` without the resource."""
+    used = found.get("encryption") or {}
+    if not used or used.get("keySource") == "Microsoft.Storage":
+        return KEYS if found else None
+    of_space = (used.get("keyVaultProperties") or [{}])[0]
+    of_account = used.get("keyvaultproperties") or {}
+    vault = str(of_space.get("keyVaultUri") or of_account.get("keyvaulturi") or used.get("keySource"))
+    return f"{vault.rstrip('/')}/keys/{of_space.get('keyName') or of_account.get('keyname')}"
 
 
 def _set(name: str, found: Mapping[str, object], wanted: Mapping[str, object] = policy.ACCOUNT) -> Promise:
@@ -91,8 +108,7 @@ def _containers(api: Api, names: Mapping[str, str]) -> Iterator[Promise]:
 def _spaces(api: Api, names: Mapping[str, str]) -> Iterator[Promise]:
     hosts = names["namespaces"].split(",")
     found = {host: (api.find(policy.namespace_id(names, host)) or {}).get("properties", {}) for host in hosts}
-    sources = {host: each.get("encryption", {}).get("keySource", KEYS if each else None) for host, each in found.items()}
-    yield same("namespaces: encrypted at rest", sources, KEYS)
+    yield same("namespaces: encrypted at rest", {host: _key(each) for host, each in found.items()}, names.get("kms_key") or KEYS)
     for name, setting in (("namespaces: only by TLS", "minimumTlsVersion"), ("namespaces: no keys", "disableLocalAuth")):
         yield same(name, {host: f"{setting} = {each.get(setting)}" for host, each in found.items()}, f"{setting} = {policy.SPACE[setting]}")
 

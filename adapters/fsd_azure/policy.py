@@ -14,19 +14,24 @@ from typing import Any
 
 import attrs
 
+from fsd_core.storage.keys import AUDIT, PASSING
+
 __all__ = [
     "ACCOUNT",
     "ACTIONS",
     "APP_TAG",
     "AUDIT_ACTIONS",
     "CLIENT_ACTIONS",
+    "KEY_ACTIONS",
     "SPACE",
     "TITLES",
     "Grant",
+    "account",
     "client",
     "deployer",
     "life_cycle",
     "namespace_id",
+    "space",
     "storage_id",
     "worker",
 ]
@@ -44,7 +49,9 @@ TITLES = {
     BLOBS: "Storage Blob Data Contributor",
     BLOBS_OWNER: "Storage Blob Data Owner",
 }
+CRYPTO = "e147488a-f6f5-4113-8e2d-b22465e65bf6"  # Key Vault Crypto Service Encryption User: what the identity of a key needs
 KEPT_DAYS = 7  # the storage account deletes older objects
+PREFIXES = 10  # of a rule of a storage account, at most
 ACCOUNT = {"minimumTlsVersion": "TLS1_2", "supportsHttpsTrafficOnly": True, "allowBlobPublicAccess": False, "allowSharedKeyAccess": False}
 SPACE = {"minimumTlsVersion": "1.2", "disableLocalAuth": True}  # keys are disabled: clients log in with identities
 _ALL = ("read", "write", "delete")
@@ -62,6 +69,11 @@ ACTIONS = (
     *(f"Microsoft.Web/sites/config/{verb}" for verb in ("list/action", "write")),
     "Microsoft.Web/sites/host/listkeys/action",
     "Microsoft.Web/sites/publish/action",
+)
+KEY_ACTIONS = (  # the further actions of ``fsd deploy`` where an app has a key of its own
+    "Microsoft.Authorization/roleAssignments/read",
+    "Microsoft.ManagedIdentity/userAssignedIdentities/read",
+    "Microsoft.ManagedIdentity/userAssignedIdentities/assign/action",
 )
 CLIENT_ACTIONS = ("Microsoft.Web/sites/read", "Microsoft.Web/sites/config/list/action", "Microsoft.Web/sites/host/listkeys/action")
 AUDIT_ACTIONS = (
@@ -89,11 +101,42 @@ class Grant:
     kind: str
 
 
-def life_cycle(container: str) -> dict[str, Any]:
-    """The rule that deletes old objects: of the app's container, not of that of the code."""
-    filters = {"blobTypes": ["blockBlob"], "prefixMatch": [f"{container}/"]}
-    actions = {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": KEPT_DAYS}}}
-    return {"name": "forget", "enabled": True, "type": "Lifecycle", "definition": {"filters": filters, "actions": actions}}
+def account(names: Mapping[str, str]) -> dict[str, Any]:
+    """The security settings of the storage account, and the identity by which it uses the app's key, if the app has one."""
+    if not names.get("kms_key"):
+        return {"properties": ACCOUNT}
+    vault, _, key = names["kms_key"].partition("/keys/")
+    who = {"userAssignedIdentity": names["kms_identity"]}
+    used = {"keySource": "Microsoft.Keyvault", "identity": who, "keyvaultproperties": {"keyvaulturi": vault, "keyname": key}}
+    return {"properties": {**ACCOUNT, "encryption": used}, **_identity(names)}
+
+
+def space(names: Mapping[str, str]) -> dict[str, Any]:
+    """The security settings of a namespace, and the identity by which it uses the app's key, if the app has one."""
+    if not names.get("kms_key"):
+        return {"properties": SPACE}
+    vault, _, key = names["kms_key"].partition("/keys/")
+    used = {"keyVaultUri": vault, "keyName": key, "identity": {"userAssignedIdentity": names["kms_identity"]}}
+    return {"properties": {**SPACE, "encryption": {"keySource": "Microsoft.KeyVault", "keyVaultProperties": [used]}}, **_identity(names)}
+
+
+def _identity(names: Mapping[str, str]) -> dict[str, Any]:
+    return {"identity": {"type": "UserAssigned", "userAssignedIdentities": {names["kms_identity"]: {}}}}
+
+
+def life_cycle(container: str, audit_days: int) -> list[dict[str, Any]]:
+    """The rules that delete old objects: of the app's container, not of that of the code. A rule takes `PREFIXES` prefixes.
+
+    ``audit_days``: after so many days an entry of the audit log is deleted.
+    """
+    parts = [(KEPT_DAYS, PASSING[first : first + PREFIXES]) for first in range(0, len(PASSING), PREFIXES)]
+    rules = []
+    for number, (days, prefixes) in enumerate([*parts, (audit_days, (AUDIT,))]):
+        filters = {"blobTypes": ["blockBlob"], "prefixMatch": [f"{container}/{prefix}" for prefix in prefixes]}
+        actions = {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": days}}}
+        definition = {"filters": filters, "actions": actions}
+        rules.append({"name": f"forget{number}", "enabled": True, "type": "Lifecycle", "definition": definition})
+    return rules
 
 
 def _group(names: Mapping[str, str]) -> str:

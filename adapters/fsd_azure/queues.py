@@ -12,7 +12,7 @@ from fsd_azure import names as naming
 from fsd_azure.connection_strings import service_bus_hosts
 from fsd_azure.limits import TIERS
 from fsd_azure.names import Names
-from fsd_azure.policy import APP_TAG, SPACE, namespace_id
+from fsd_azure.policy import APP_TAG, SPACE, namespace_id, space
 from fsd_core.driver import Code
 from fsd_core.errors import InputError
 from fsd_core.providers.environment import foreign
@@ -70,7 +70,7 @@ def make_namespaces(api: Api, app: str, names: Mapping[str, str]) -> None:
             )
         sku = {"name": tier, "tier": tier} | ({"capacity": 1} if tier == "Premium" else {})
         if not found or not SPACE.items() <= found.get("properties", {}).items():
-            api.put(path, {"location": names["region"], "tags": {APP_TAG: app}, "sku": sku, "properties": SPACE})
+            api.put(path, {"location": names["region"], "tags": {APP_TAG: app}, "sku": sku} | space(names))
 
     api.each(one, names["namespaces"].split(","))
 

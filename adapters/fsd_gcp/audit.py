@@ -10,7 +10,9 @@ from google.pubsub_v1 import types
 
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError
-from fsd_core.providers.promises import Promise, exactly, same, told
+from fsd_core.providers.promises import REPAIR, Promise, exactly, same, told
+from fsd_core.providers.settings import RETENTION
+from fsd_core.storage.keys import AUDIT, PASSING
 from fsd_core.storage.retry import TRANSIENT
 from fsd_gcp import policy
 from fsd_gcp.api import Api
@@ -52,9 +54,11 @@ def _bucket(api: Api, had: Resources) -> Iterator[Promise]:
     }
     yield same("bucket: no public access", closed, True)
     rules = [json.dumps(dict(each), sort_keys=True) for each in bucket.lifecycle_rules] if there else []
-    aged = {"action": {"type": "Delete"}, "condition": {"age": KEPT_DAYS}}
+    passing = {"action": {"type": "Delete"}, "condition": {"age": KEPT_DAYS, "matchesPrefix": list(PASSING)}}
+    audit_days = int(had.names.get(RETENTION, "0"))  # 0: of an app that an earlier version deployed
+    entries = {"action": {"type": "Delete"}, "condition": {"age": audit_days, "matchesPrefix": [AUDIT]}}
     aborted = {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 1}}
-    yield exactly("bucket: life cycle", rules, [json.dumps(each, sort_keys=True) for each in (aged, aborted)], "rule")
+    yield exactly("bucket: life cycle", rules, [json.dumps(each, sort_keys=True) for each in (passing, entries, aborted)], "rule")
     kept = bucket.soft_delete_policy.retention_duration_seconds if there else None
     yield same("bucket: deleted objects are gone", {name: f"kept for {kept or 0} s"}, "kept for 0 s")
     yield told("in transit", "fsd uses TLS only; Cloud Storage refuses nothing else: an organisation may, by storage.secureHttpTransport")
@@ -107,7 +111,7 @@ def _roles(found: Bindings, wanted: Iterable[Grant], member: str) -> Iterator[Pr
     held = {path: roles for path, roles in found.items() if roles is not None}
     mine = {f"{role} on {path}" for path, roles in held.items() for role, members in roles.items() if member in members}
     expected = {f"{each.role} on {each.resource}" for each in wanted if each.resource in held}
-    advice = "fsd deploy --repair gives what is missing; remove a role that is too much: gcloud ... remove-iam-policy-binding"
+    advice = f"{REPAIR} gives what is missing; remove a role that is too much: gcloud ... remove-iam-policy-binding"
     yield exactly("account: exactly the roles that workers use", mine, expected, "role", advice)
     public = {f"{role} on {path} to {each}" for path, roles in held.items() for role, members in roles.items() for each in members & PUBLIC}
     yield exactly("roles: no public access", public, (), "public role", "remove each: gcloud ... remove-iam-policy-binding")

@@ -20,6 +20,8 @@ from fsd_core.providers.package import Package
 from fsd_core.providers.probes import Pair
 from fsd_core.providers.promises import Promise
 from fsd_core.providers.provisioning import AppProvisioner, remove_store
+from fsd_core.providers.settings import RETENTION
+from fsd_core.storage.keys import AUDIT, PASSING
 from fsd_gcp import audit, errors, function, keys, package, policy, queues
 from fsd_gcp import names as naming
 from fsd_gcp.api import Api
@@ -35,7 +37,7 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
     """Implements `fsd_core.driver.Provisioner`."""
 
     kind = Settings
-    recorded = ("receive",)
+    recorded = ("receive", RETENTION)
     chosen = ("bucket", "kms_key", "service_account")
     fixed: ClassVar = {"bucket": "[gcp] bucket", "kms_key": "[gcp] kms_key"}  # a topic keeps its key
     queued = ("lease_s", "service_account")
@@ -104,7 +106,7 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
         names = start | dict(had.names) | wanted
         keys.check(api, names["kms_key"])
         names["service_account"] = self.settings.service_account or function.make_account(api, app)
-        _make_bucket(api, app, names["bucket"], names["kms_key"])
+        _make_bucket(api, app, names)
         if api.member:
             api.grant(policy.account(names, api.member))
             api.settling()
@@ -161,13 +163,14 @@ def _check_apis(api: Api) -> None:
         raise InputError(f"project {api.project}: APIs are off: '{command}', wait a minute")
 
 
-def _make_bucket(api: Api, app: str, name: str, key: str) -> None:
-    """Make a private bucket that deletes old objects. ``key``: the name of the key that encrypts new objects; "": keys of Google.
+def _make_bucket(api: Api, app: str, names: Mapping[str, str]) -> None:
+    """Make a private bucket that deletes old objects, encrypted with the key in ``names``, or with keys of Google.
 
     Raises `InputError` where the bucket is another project's, holds objects that are not the app's, or is in another region.
     """
+    name, audit_days = names["bucket"], int(names[RETENTION])
     bucket = api.storage.bucket(name)
-    _set(bucket, app, key)
+    _set(bucket, app, names["kms_key"], audit_days)
     what = f"bucket {name}"
     if api.unless(Code.ALREADY_EXISTS, what, lambda: bucket.create(project=api.project, location=api.region, retry=None) or True):
         return
@@ -177,11 +180,11 @@ def _make_bucket(api: Api, app: str, name: str, key: str) -> None:
         raise InputError(f"bucket {name}: holds something that fsd did not put there for app {app!r}; choose another in [gcp] bucket")
     if (place := str(bucket.location).lower()) != api.region:
         raise InputError(f"bucket {name}: is in {place}, [gcp] region is {api.region}; choose another in [gcp] bucket, or that region")
-    _set(bucket, app, key)
+    _set(bucket, app, names["kms_key"], audit_days)
     api.repeat(what, lambda: bucket.patch(retry=None))
 
 
-def _set(bucket: Any, app: str, key: str) -> None:
+def _set(bucket: Any, app: str, key: str, audit_days: int) -> None:
     if key:
         bucket.default_kms_key_name = key
     bucket.labels = {**bucket.labels, policy.APP_LABEL: app}  # a label that is left out would be removed
@@ -191,7 +194,8 @@ def _set(bucket: Any, app: str, key: str) -> None:
     kept.pop("effectiveTime", None)  # google-cloud-storage would send it as null
     kept.retention_duration_seconds = "0"  # JSON needs a string; by default deleted objects are kept and billed for a week
     bucket.clear_lifecycle_rules()
-    bucket.add_lifecycle_delete_rule(age=policy.KEPT_DAYS)
+    bucket.add_lifecycle_delete_rule(age=policy.KEPT_DAYS, matches_prefix=list(PASSING))
+    bucket.add_lifecycle_delete_rule(age=audit_days, matches_prefix=[AUDIT])
     bucket.add_lifecycle_abort_incomplete_multipart_upload_rule(age=1)
 
 

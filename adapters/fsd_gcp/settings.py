@@ -1,20 +1,6 @@
 """The table ``[gcp]`` of the configuration file.
 
-===============  =======================  ========================================================================================
-project          the SDK's own chain      the project of all resources
-region           us-central1              the region of all resources
-bucket           fsd-APP-PROJECT          the app's bucket; a bucket that holds objects and is not the app's is refused
-kms_key          keys of Google           the name of your key in Cloud KMS that encrypts topics and bucket; it costs money
-service_account  made, and removed again  address of a service account that you made for the function, where you may not make accounts
-memory_mb        2048                     memory of one function; one CPU up to 4096, then 2, 4 or 8 CPUs
-timeout_s        900                      time limit of one function, in seconds
-concurrency      100                      functions of this app at once; a higher number may need a larger quota
-lease_s          10                       seconds until a delivered message that is not acknowledged is delivered again
-receive          pull                     pull: a request for each receive; stream: the service sends over an open connection
-runtime          python312                the function's interpreter
-engine           rows                     onnx: the functions have ONNX Runtime too; an app that has it keeps it
-package          true                     false uploads no code: for an emulator that runs what is installed on this machine
-===============  =======================  ========================================================================================
+====================  =======================  =================================================================================
 
 FSD_GCP_PACKAGE=0 means ``package = false``.
 """
@@ -58,5 +44,6 @@ class Settings:
     lease_s: int = key(integer(*LEASES_S, "seconds"), default=10)
     receive: str = key(choice(*RECEIVE), default="pull")
     runtime: str = key(choice(*RUNTIMES), default="python312")
+    audit_retention_days: int = key(integer(1, 36500, "days"), default=365)
     engine: str = key(choice(*ENGINES), default="rows")
     package: bool = key(boolean(), default=True)

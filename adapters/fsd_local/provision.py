@@ -22,9 +22,10 @@ from fsd_core.driver import Resources
 from fsd_core.errors import InputError
 from fsd_core.providers.app_name import check_size
 from fsd_core.providers.promises import Promise, same, told
-from fsd_core.providers.settings import texts
+from fsd_core.providers.settings import RETENTION, texts
+from fsd_core.storage.keys import AUDIT
 from fsd_local.errors import naming
-from fsd_local.objects import LOCK
+from fsd_local.objects import LOCK, LocalObjects
 from fsd_local.settings import Settings
 
 __all__ = ["LocalProvisioner"]
@@ -106,15 +107,33 @@ class LocalProvisioner:
             os.replace(aside, f"{root}/{_MARK}")
 
     def _resources(self, app: str, root: str, ranks: int, slots: int) -> Resources:
-        settings = texts(self._settings, ("memory_mb", "timeout_s", "concurrency", "lease_s", "cold"))
+        settings = texts(self._settings, ("memory_mb", "timeout_s", "concurrency", "lease_s", "cold", RETENTION))
         return Resources(app, ranks, slots, {"root": root} | settings)
 
     def sweep(self, app: str) -> Sequence[str]:
-        """Remove folders that an interrupted destroy left. Returns one line of text for each."""
+        """Remove folders that an interrupted destroy left, and old entries of the audit log. Returns one line of text for each folder."""
+        if (found := self.find(app)) is not None:
+            self._forget_entries(LocalObjects(found.names["root"]))
         left = list(Path(self._settings.folder(app)).parent.glob(f"{app}.destroyed-{12 * '?'}"))
         for folder in left:
             shutil.rmtree(folder)
         return [f"folder {folder}" for folder in left]
+
+    def _forget_entries(self, objects: LocalObjects) -> None:
+        """Remove the entries of the audit log that were written before ``audit_retention_days``."""
+        since = time.time() - 86400.0 * self._settings.audit_retention_days
+        page: str | None = None
+        while True:
+            listed = objects.list(AUDIT, page)
+            old = []
+            for key in listed.keys:
+                with suppress(FileNotFoundError):  # another client removes old entries too
+                    if objects.written(key) < since:
+                        old.append(key)
+            for first in range(0, len(old), objects.limits.delete_keys):
+                objects.delete(old[first : first + objects.limits.delete_keys])
+            if (page := listed.next) is None:
+                return
 
     def destroy(self, app: str) -> Sequence[str]:
         """Remove the app's folder. Returns one line of text for each queue and for the folder; an empty list where no app existed."""

@@ -6,7 +6,7 @@ import click
 
 from fsd_core.cli.options import Checked, Command, check_provider, emulated, reporting, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.common.fields import integer
+from fsd_core.common.fields import choice, integer
 from fsd_core.common.home import home_folder
 from fsd_core.config import Settings
 
@@ -48,17 +48,24 @@ def deploy(screen: Screen, settings: Settings, slots: int, repair: bool) -> None
 
 
 @click.command(cls=Command, epilog="Example: fsd destroy --provider local --app mine")
+@click.option(
+    "--audit-log",
+    type=Checked(choice("save", "delete")),
+    default="save",
+    metavar="save|delete",
+    help="save: keep the audit log below FSD_HOME/audit; delete: it is lost.  [default: save]",
+)
 @with_settings(*KEYS)
-def destroy(screen: Screen, settings: Settings) -> None:
+def destroy(screen: Screen, settings: Settings, audit_log: str) -> None:
     """Remove all resources of an app.
 
-    Does nothing if the app does not exist.
+    Does nothing if the app does not exist. The audit log of the app is saved first; the answer names its file.
     """
     from fsd_core.client.apps import destroy as remove
 
     check_provider(settings)
     with screen.progress() as show, emulated(settings, show) as settings:
-        removed = remove(settings.provider, settings.app, settings.table(), progress=reporting(show))
+        removed = remove(settings.provider, settings.app, settings.table(), home_folder(), audit_log=audit_log, progress=reporting(show))
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
     screen.print(f"{settings.app} on {settings.provider}: {len(removed)} removed", *(f"  {line}" for line in removed))
 

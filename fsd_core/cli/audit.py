@@ -1,10 +1,13 @@
-"""``fsd audit``."""
+"""``fsd audit``, and the group of ``fsd audit log``."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import attrs
 import click
 
+from fsd_core.cli.audit_log import log
 from fsd_core.cli.options import Command, check_provider, emulated, reporting, with_settings
 from fsd_core.cli.screen import Screen
 from fsd_core.config import Settings
@@ -13,12 +16,22 @@ from fsd_core.errors import CheckFailed
 __all__ = ["audit"]
 
 
-@click.command(
-    cls=Command,
+class _Audit(Command, click.Group):
+    """A command that has subcommands too."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand, or the command itself if none is given. Each of them prints only its answer on standard output."""
+        return click.Group.invoke(self, ctx)
+
+
+@click.group(
+    cls=_Audit,
+    invoke_without_command=True,
     epilog="""\b
 Examples:
   fsd audit --provider aws --app mine
   fsd audit --provider aws --app mine --json
+  fsd audit log --provider aws --app mine --verify
 """,
 )
 @with_settings("provider", "app", "emulator")
@@ -29,6 +42,12 @@ def audit(screen: Screen, settings: Settings) -> None:
     access, roles that hold exactly the actions that are used, logs and how long they are kept, the deletion of old objects, and who
     changed the app last where the platform says so. Exits with 1 if a promise does not hold.
     """
+    if click.get_current_context().invoked_subcommand is None:
+        with screen.guarded():
+            _audit(screen, settings)
+
+
+def _audit(screen: Screen, settings: Settings) -> None:
     from fsd_core.client.apps import audit as look
 
     check_provider(settings)
@@ -43,3 +62,6 @@ def audit(screen: Screen, settings: Settings) -> None:
         screen.print(*lines)
     if broken := [each.name for each in promises if not each.holds]:
         raise CheckFailed(f"{len(broken)} of {len(promises)} promises do not hold: {'; '.join(broken)}")
+
+
+audit.add_command(log)

@@ -29,8 +29,8 @@ CHECK = ("expect", "rtol", "atol")  # what this command does with the result of 
 
 KEYS = (
     "provider", "channel", "workers", "data_parallel", "pipeline_parallel", "tensor_parallel", "branching", "partition", "objective",
-    "engine", "batch_axis", "batch_size", "timeout", "outage", "recovery", "seed", "app", "emulator", "faults", "latency", "output",
-    "truth", "tariff",
+    "engine", "batch_axis", "batch_size", "timeout", "outage", "recovery", "audit_log", "seed", "app", "emulator", "faults", "latency",
+    "output", "truth", "tariff",
 )  # fmt: skip
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import attrs
 
 from fsd_core.client.job import Progress
+from fsd_core.client.saving import forget, save
 from fsd_core.common import arguments, interrupt
 from fsd_core.driver import Provider, Provisioner, Resources
 from fsd_core.errors import InputError
@@ -62,16 +64,31 @@ def destroy(
     provider: str = "local",
     app: str = "fsd",
     settings: Mapping[str, object] | None = None,
+    home: str | os.PathLike[str] | None = None,
     *,
+    audit_log: str = "save",
     progress: Callable[[Progress], None] | None = None,
 ) -> list[str]:
     """Remove all resources of an app. Does nothing if the app does not exist.
 
-    The arguments and errors are those of `deploy`. Returns a line for each removed resource, for people.
+    The arguments are those of `deploy`, and:
+
+    - ``home``: that of `run`.
+    - ``audit_log``: save, the default: first write the audit log of the app into a file below ``home``/audit. delete: it is lost.
+
+    Returns a line for each removed resource, for people; the last one names the file of the audit log. Raises the errors of `deploy`. If
+    the log cannot be saved, it removes nothing.
     """
-    _, provisioner = place(provider, app, settings)
+    found, provisioner = place(provider, app, settings)
+    folder = arguments.home(home)
+    saving = arguments.one_of("audit_log", audit_log, ("save", "delete")) == "save"
     with reported(progress):
-        return list(provisioner.destroy(app))
+        resources = provisioner.find(app)
+        line = save(found, resources, folder) if saving and resources else None
+        removed = list(provisioner.destroy(app))
+    if resources:
+        forget(found, resources, folder)
+    return [*removed, line] if line else removed
 
 
 @interrupt.heard()

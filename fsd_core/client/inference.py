@@ -69,6 +69,7 @@ def run(
     note: Mapping[str, str] | None = None,
     outage: float = OUTAGE_S,
     recovery: str = "on",
+    audit_log: str = "on",
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Run ``model`` on ``inputs``, split over the functions of ``provider``, as ``fsd run`` does.
@@ -111,6 +112,7 @@ def run(
     - ``timeout``: the deadline of the run in seconds, counted from its launch, so staging does not count. Default: 900.
     - ``outage``: how many seconds a service may be unreachable before the run ends. Default: 60.
     - ``recovery``: on, the default: a worker that dies is replaced, and the run goes on. off: its death ends the run.
+    - ``audit_log``: on, the default: the run leaves an entry in the audit log of its app, see `read_audit_log`. off: it leaves none.
     - ``app``: the name of the app: a lower-case letter, then up to 39 lower-case letters, digits or hyphens. The names of all its resources
       start with it. Default: fsd. If the app does not exist, `run` makes it, with four slots.
     - ``settings``: the provider's own settings, as in its table of ``fsd.toml``, for instance ``{"memory_mb": 1024}``. Default: none.
@@ -148,6 +150,7 @@ def run(
     timeout, outage = arguments.seconds("timeout", timeout), arguments.seconds("outage", outage)
     seed = arguments.whole("seed", seed)
     goes_on = arguments.one_of("recovery", recovery, ("on", "off")) == "on"
+    audited = arguments.one_of("audit_log", audit_log, ("on", "off")) == "on"
     wrong = None if faults is None else Faults.parse(arguments.text("faults", faults))
     slowed = None if latency is None else Latency.parse(arguments.text("latency", latency))
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
@@ -211,6 +214,7 @@ def run(
         timeout_s=timeout,
         outage_s=outage,
         recovery=goes_on,
+        audit_log=audited,
         began=began,
         note=about,
         home=folder,

@@ -63,6 +63,11 @@ class Rows:
         return self.model.digest
 
     @property
+    def given(self) -> csr_matrix:
+        """The samples."""
+        return self.rows
+
+    @property
     def samples(self) -> int:
         """The number of samples."""
         return int(self.rows.shape[0])

@@ -71,6 +71,11 @@ class Stages:
         return self.graph.digest
 
     @property
+    def given(self) -> Tensors:
+        """The inputs by name."""
+        return self.tensors
+
+    @property
     def stages(self) -> list[GraphStage]:
         """What each rank of a replica has."""
         return self.division.stages

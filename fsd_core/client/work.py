@@ -50,7 +50,8 @@ class Work(Protocol):
 
     - ``engine``: who computes it. ``result``: the class of what the run returns.
     - ``digest``: of the model. ``label``: how the model is divided, for people.
-    - ``samples``: their number. ``neurons``: of the largest layer. ``layers``: the steps of a micro-batch, each behind an exchange.
+    - ``given``: the samples, scipy CSR or arrays by name. ``samples``: their number.
+    - ``neurons``: of the largest layer. ``layers``: the steps of a micro-batch, each behind an exchange.
     - ``stage_s``: the estimated seconds in which the largest of several stages computes a micro-batch.
     - ``last``: the parts that write an output, ascending.
     """
@@ -63,6 +64,8 @@ class Work(Protocol):
     def digest(self) -> str: ...  # noqa: D102
     @property
     def label(self) -> str: ...  # noqa: D102
+    @property
+    def given(self) -> Any: ...  # noqa: D102
     @property
     def samples(self) -> int: ...  # noqa: D102
     @property

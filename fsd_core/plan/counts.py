@@ -20,6 +20,7 @@ __all__ = ["RECORD_BYTES", "Exchange", "Fixed", "exchange", "fixed"]
 
 # Bytes of the small objects of a run, as measured: a claim, a lease, a rank's record with its timeline and lines, and the configuration.
 CLAIM_BYTES, LEASE_BYTES, RECORD_BYTES, CONFIG_BYTES, KEY_BYTES = 550, 130, 1900, 900, 90
+ENTRY_BYTES = 2500  # of the audit log
 DONE = b"done"  # what a rank with outputs sends to rank 0 in the last step
 
 
@@ -155,9 +156,10 @@ def fixed(split: Split, channel: str, outline: Outline, *, staged: bool, keep: b
     # A worker looks for an abort, claims, reads the configuration, and writes its record, which the client reads.
     counts.update(object_gets=3 * workers, object_puts=2 * workers, invocations=workers)
     counts.update(object_bytes_read=workers * (config + RECORD_BYTES), object_bytes_written=workers * (CLAIM_BYTES + RECORD_BYTES))
-    # The client leases and releases a slot, lists what the run left, and writes the configuration.
-    counts.update(object_lists=2 + int(workers * (3 + layers / 100) / outline.objects.page_keys), object_puts=3)
-    counts.update(object_bytes_written=config + 2 * LEASE_BYTES)
+    # The client leases and releases a slot, lists what the run left, and writes the configuration; it reads its last entry of the audit
+    # log and writes the next one.
+    counts.update(object_lists=2 + int(workers * (3 + layers / 100) / outline.objects.page_keys), object_puts=4, object_gets=1)
+    counts.update(object_bytes_written=config + 2 * LEASE_BYTES + ENTRY_BYTES, object_bytes_read=ENTRY_BYTES)
     done = writers * shape.data - int(outputs[0] > 0)  # ranks that tell rank 0 that their output is written
     if workers > 1 and channel == "object":
         counts.update(object_puts=done, object_bytes_written=done * bundle_bytes([len(DONE)]))

@@ -12,7 +12,7 @@ import attrs
 
 __all__ = ["REPAIR", "Auditor", "Promise", "exactly", "same", "told"]
 
-REPAIR = "fsd deploy --repair"  # the advice where a new deployment sets what differs
+REPAIR = "fsd deploy --repair"  # the advice where a new deployment sets what differs; `AppProvisioner.audit` completes the command
 _SHOWN = 5  # entries of a list that a text names
 
 

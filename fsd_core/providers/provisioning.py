@@ -15,7 +15,7 @@ from fsd_core.errors import InputError
 from fsd_core.providers.app_name import check_app, check_size
 from fsd_core.providers.package import Package, Recipe, stub
 from fsd_core.providers.probes import Pair, probe_function, probe_queues
-from fsd_core.providers.promises import Promise
+from fsd_core.providers.promises import REPAIR, Promise
 from fsd_core.providers.requests import Requests
 from fsd_core.providers.settings import FUNCTION, CloudSettings, read_settings, texts
 from fsd_core.storage.store import Store
@@ -115,7 +115,8 @@ class AppProvisioner(ABC, Generic[A, S]):
             if had is None or not had.ranks:
                 return None
             api.within(AUDIT_S, f"the audit took longer than {AUDIT_S:g} s")
-            return self.promises(api, had)
+            command = f"fsd deploy --provider {self.provider.name} --app {app} --workers {had.ranks} --slots {had.slots} --repair"
+            return [attrs.evolve(each, advice=each.advice.replace(REPAIR, command)) for each in self.promises(api, had)]
 
     def sweep(self, app: str) -> Sequence[str]:
         """Remove queues of generations other than the function's: no later `ensure` will use them. Returns a line for each."""

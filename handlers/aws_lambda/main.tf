@@ -69,6 +69,12 @@ variable "concurrency" {
   default     = null
 }
 
+variable "audit_retention_days" {
+  type        = number
+  description = "After so many days the bucket removes an entry of the audit log."
+  default     = 365
+}
+
 variable "kms_key" {
   type        = string
   description = "ARN of your key, whose policy allows what fsd_aws.policy.key lists; null: keys of AWS, free of charge."
@@ -113,6 +119,8 @@ locals {
   sns      = "arn:${data.aws_partition.here.partition}:sns:${var.region}:${local.account}"
   sqs      = "arn:${data.aws_partition.here.partition}:sqs:${var.region}:${local.account}"
   lambda   = "arn:${data.aws_partition.here.partition}:lambda:${var.region}:${local.account}:function:${local.function}"
+
+  passing = concat(split("", "0123456789bcdefps"), [for digit in split("", "0123456789abcdef") : "a${digit}"])
 
   ranks_per_topic = 200 # SNS allows 200 filter policies in one topic
   pairs = { for pair in setproduct(range(var.slots), range(var.ranks)) : "${pair[0]}-${pair[1]}" => {
@@ -266,14 +274,25 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "objects" {
 
 resource "aws_s3_bucket_lifecycle_configuration" "objects" {
   bucket = aws_s3_bucket.objects.id
+  # All prefixes of keys except that of the audit log: a rule of S3 has one prefix, and cannot leave one out.
+  dynamic "rule" {
+    for_each = merge({ for prefix in local.passing : prefix => 7 }, { "audit/" = var.audit_retention_days })
+    content {
+      id     = "fsd ${rule.key}"
+      status = "Enabled"
+      filter {
+        prefix = rule.key
+      }
+      expiration {
+        days = rule.value
+      }
+    }
+  }
   rule {
     id     = "fsd"
     status = "Enabled"
     filter {
       prefix = ""
-    }
-    expiration {
-      days = 7
     }
     abort_incomplete_multipart_upload {
       days_after_initiation = 1
@@ -313,6 +332,7 @@ resource "aws_iam_role_policy" "function" {
       { Sid = "Receive", Effect = "Allow", Action = ["sqs:ReceiveMessage", "sqs:DeleteMessage"], Resource = "${local.sqs}:${local.prefix}-*" },
       { Sid = "Send", Effect = "Allow", Action = ["sqs:SendMessage"], Resource = "${local.sqs}:${local.prefix}-*" },
       { Sid = "Objects", Effect = "Allow", Action = ["s3:GetObject", "s3:PutObject"], Resource = "${aws_s3_bucket.objects.arn}/*" },
+      { Sid = "Audit", Effect = "Deny", Action = ["s3:GetObject", "s3:PutObject"], Resource = "${aws_s3_bucket.objects.arn}/audit/*" },
       # Without this permission a missing key is 403, not 404.
       { Sid = "Missing", Effect = "Allow", Action = ["s3:ListBucket"], Resource = aws_s3_bucket.objects.arn },
       { Sid = "Launch", Effect = "Allow", Action = ["lambda:InvokeFunction"], Resource = local.lambda },
@@ -342,23 +362,24 @@ resource "aws_lambda_function" "worker" {
         ranks = var.ranks
         slots = var.slots
         names = merge(var.kms_key == null ? {} : { kms_key = var.kms_key }, {
-          region           = var.region
-          account          = local.account
-          partition        = data.aws_partition.here.partition
-          generation       = var.generation
-          queue_url_prefix = trimsuffix(aws_sqs_queue.failed.url, aws_sqs_queue.failed.name)
-          function         = local.function
-          bucket           = aws_s3_bucket.objects.id
-          body             = "binary"
-          package          = var.package_text
-          memory_mb        = tostring(var.memory_mb)
-          timeout_s        = tostring(var.timeout_s)
-          concurrency      = var.concurrency == null ? "" : tostring(var.concurrency)
-          lease_s          = tostring(var.lease_s)
-          message_kb       = "256"
-          runtime          = var.runtime
-          code             = var.code
-          role             = aws_iam_role.function.arn
+          region               = var.region
+          account              = local.account
+          partition            = data.aws_partition.here.partition
+          generation           = var.generation
+          queue_url_prefix     = trimsuffix(aws_sqs_queue.failed.url, aws_sqs_queue.failed.name)
+          function             = local.function
+          bucket               = aws_s3_bucket.objects.id
+          body                 = "binary"
+          package              = var.package_text
+          memory_mb            = tostring(var.memory_mb)
+          timeout_s            = tostring(var.timeout_s)
+          concurrency          = var.concurrency == null ? "" : tostring(var.concurrency)
+          lease_s              = tostring(var.lease_s)
+          message_kb           = "256"
+          audit_retention_days = tostring(var.audit_retention_days)
+          runtime              = var.runtime
+          code                 = var.code
+          role                 = aws_iam_role.function.arn
         })
       })
     }

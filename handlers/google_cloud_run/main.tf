@@ -76,6 +76,12 @@ variable "lease_s" {
   default = 10
 }
 
+variable "audit_retention_days" {
+  type        = number
+  description = "After so many days the bucket removes an entry of the audit log."
+  default     = 365
+}
+
 variable "receive" {
   type        = string
   default     = "pull"
@@ -222,7 +228,17 @@ resource "google_storage_bucket" "objects" {
       type = "Delete"
     }
     condition {
-      age = 7
+      age            = 7
+      matches_prefix = concat(split("", "0123456789bcdefps"), [for digit in split("", "0123456789abcdef") : "a${digit}"]) # all but the audit log
+    }
+  }
+  lifecycle_rule {
+    action {
+      type = "Delete"
+    }
+    condition {
+      age            = var.audit_retention_days
+      matches_prefix = ["audit/"]
     }
   }
   lifecycle_rule {
@@ -285,22 +301,23 @@ resource "google_cloudfunctions2_function" "worker" {
         ranks = var.ranks
         slots = var.slots
         names = {
-          project         = var.project
-          region          = var.region
-          generation      = var.generation
-          function        = local.function
-          bucket          = google_storage_bucket.objects.name
-          url             = "https://${local.function}-${data.google_project.here.number}.${var.region}.run.app"
-          memory_mb       = tostring(var.memory_mb)
-          timeout_s       = tostring(var.timeout_s)
-          concurrency     = tostring(var.concurrency)
-          lease_s         = tostring(var.lease_s)
-          receive         = var.receive
-          runtime         = var.runtime
-          code            = var.code
-          package         = var.package_text
-          service_account = google_service_account.worker.email
-          kms_key         = var.kms_key == null ? "" : var.kms_key
+          project              = var.project
+          region               = var.region
+          generation           = var.generation
+          function             = local.function
+          bucket               = google_storage_bucket.objects.name
+          url                  = "https://${local.function}-${data.google_project.here.number}.${var.region}.run.app"
+          memory_mb            = tostring(var.memory_mb)
+          timeout_s            = tostring(var.timeout_s)
+          concurrency          = tostring(var.concurrency)
+          lease_s              = tostring(var.lease_s)
+          receive              = var.receive
+          audit_retention_days = tostring(var.audit_retention_days)
+          runtime              = var.runtime
+          code                 = var.code
+          package              = var.package_text
+          service_account      = google_service_account.worker.email
+          kms_key              = var.kms_key == null ? "" : var.kms_key
         }
       })
     }

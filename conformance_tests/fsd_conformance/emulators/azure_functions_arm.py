@@ -22,6 +22,7 @@ from fsd_conformance.emulators.web import Request, Response
 __all__ = ["Arm"]
 
 _ROLES = "microsoft.authorization/roleassignments"
+_IDENTITIES = "microsoft.managedidentity/userassignedidentities"
 _BUS = "microsoft.servicebus/namespaces"
 _PLANS = "microsoft.web/serverfarms"
 # The status of a PUT that makes a resource of each kind, and whether the kind has a provisioningState. A PUT of a resource that exists
@@ -29,7 +30,7 @@ _PLANS = "microsoft.web/serverfarms"
 # Source: Microsoft's OpenAPI descriptions of these services, github.com/Azure/azure-rest-api-specs (2026-11).
 _RECORDS: Mapping[str, tuple[int, bool]] = {
     _ROLES: (201, False),
-    "microsoft.managedidentity/userassignedidentities": (201, False),
+    _IDENTITIES: (201, False),
     _BUS: (201, True),
     "microsoft.storage/storageaccounts": (200, True),
     "microsoft.storage/storageaccounts/blobservices/containers": (201, False),
@@ -247,6 +248,8 @@ class Arm:
             **body.get("properties", {}),
             **({"provisioningState": "Succeeded"} if stated else {}),
         }
+        if kind == _IDENTITIES:
+            properties["principalId"] = (known or {}).get("properties", {}).get("principalId") or str(uuid4())
         if kind == _ROLES:
             properties["scope"] = whole[: key.index("/providers/microsoft.authorization/")]
         self._records[key] = before | body | fixed | {"properties": properties}

@@ -1,0 +1,91 @@
+"""What this client remembers of the audit logs that it wrote to: the number and the digest of each of its entries.
+
+The file of a log is below ``$FSD_HOME/runs/audit``, with one line of JSON for each entry. It shows when somebody removes the last entries
+of a log, or writes a whole log anew, because the log itself cannot show that. ``fsd clean`` keeps these files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+
+from fsd_core.common.fields import read, table
+from fsd_core.common.files import open_regular, read_regular
+from fsd_core.driver import Provider, Resources
+from fsd_core.errors import InputError
+from fsd_core.storage.ledger import Mark
+
+__all__ = ["FOLDER", "Marks"]
+
+FOLDER = "audit"  # in the folder of the records of runs
+MAX_BYTES = 256 << 20  # of a million entries
+TAIL_BYTES = 1024  # a line has less than 200
+
+
+@attrs.frozen
+class Marks:
+    """The marks of one log. ``file`` is `None` for the log of an emulator, which may forget what it stores."""
+
+    file: Path | None
+
+    @classmethod
+    def of(cls, provider: Provider, resources: Resources, home: Path) -> Marks:
+        """Those of the log of an app, which the place of its objects identifies: two accounts may have apps of one name."""
+        if provider.stand_in():
+            return cls(None)
+        place = hashlib.sha256(store_of(provider, resources).encode()).hexdigest()[:8]
+        name = re.sub(r"[^a-z0-9_-]", "_", provider.name.lower())
+        return cls(home / "runs" / FOLDER / f"{name}-{resources.app}-{place}.jsonl")
+
+    def add(self, mark: Mark) -> None:
+        """Remember an entry. Raises `OSError`."""
+        if self.file is not None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.file, "a") as file:
+                file.write(json.dumps(attrs.asdict(mark)) + "\n")
+
+    def newest(self) -> Mark | None:
+        """The latest mark; `None` if there is none, or if it cannot be read. Reads only the end of the file."""
+        if self.file is None:
+            return None
+        try:
+            with open_regular(self.file) as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+                return _mark(file.read().splitlines()[-1])
+        except (OSError, ValueError, LookupError, RecursionError, InputError):
+            return None
+
+    def read(self) -> list[Mark]:
+        """All marks, the latest last. Raises `InputError` if the file is damaged."""
+        if self.file is None:
+            return []
+        try:
+            lines = read_regular(self.file, MAX_BYTES).splitlines()
+        except FileNotFoundError:
+            return []
+        try:
+            return [_mark(line) for line in lines]
+        except (ValueError, RecursionError, InputError) as error:
+            raise InputError(f"{self.file}: is damaged: {error}: expected a line of JSON for each entry of the audit log") from None
+
+    def forget(self) -> None:
+        """Remove the file, because the log is removed."""
+        if self.file is not None:
+            with suppress(FileNotFoundError):
+                self.file.unlink()
+
+
+def _mark(line: bytes) -> Mark:
+    return read(Mark, table().check(json.loads(line), "a line is "), "a line: ")
+
+
+def store_of(provider: Provider, resources: Resources) -> str:
+    """Where the objects of an app are, as its provider says; the app's name if the provider does not say it."""
+    asked = getattr(provider, "store", None)  # a provider need not have it
+    return str(asked(resources)) if asked else resources.app
