@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 
@@ -92,6 +93,14 @@ def test_a_skip_connection_is_waited_for_where_it_is_read(work: Stages) -> None:
     hop = load_table("aws").rows["deliver"].p50_ms / 1000
     assert five.parts["exchange"] > one.parts["exchange"] + hop
     assert five.seconds["p50"] > one.seconds["p50"] + 3 * hop  # four cuts, one behind the other
+
+
+def test_an_output_of_an_earlier_stage_is_waited_for(work: Stages) -> None:
+    """The last stage may make no output, or be done before."""
+    split = work.divided(Parallel(pipeline=3)).split([6])
+    early = attrs.evolve(split, steps=(), output_bytes=split.output_bytes[::-1].copy(), work_s=np.diag([50.0, 0.0, 0.0]))
+    platform = Platform(provider="local", outline=outline_of("local", {}), table=None, tariff=None, memory_mb=2048)  # type: ignore[arg-type]
+    assert predict(early, platform, "queue").seconds["p50"] > 50 / max(1.0, split.cores)
 
 
 def test_a_plan_chooses_and_says_what_cannot_be(path: Path, images: Any, tmp_path: Path) -> None:

@@ -112,6 +112,8 @@ class Simulation:
         if split.loads_first:
             loaded = [each + self._prepared(stage) for stage, each in enumerate(loaded)]
         written = np.zeros(runs)
+        writers = [stage for stage in range(len(stages)) if (self.fixed.output_bytes[self._ranks(stage)] > 0).any()]
+        last_writer = writers[-1] if writers else len(stages) - 1
         batches = split.replica_batches
         some = min(batches, self.most_batches)
         for batch in range(some):
@@ -124,17 +126,19 @@ class Simulation:
                 free[stage] = self._stage(stage, first, last, free[stage], waits, sent)
                 free[stage] = free[stage] + sum(self._encode(each, stage) for each in self.leaving[stage])
                 sent.append(free[stage])
-            ends = free[-1] + self.sampler.draw("put", self.shared[-1])
-            written = np.maximum(written, ends.max(axis=1))
+            for stage in writers:
+                ends = free[stage] + self.sampler.draw("put", self.shared[stage])
+                written = np.maximum(written, ends.max(axis=1))
         if batches > some:  # by now the stages work side by side: each further batch takes as long as the last one
-            step = free[-1].max(axis=1) - earlier[-1].max(axis=1)
+            step = free[last_writer].max(axis=1) - earlier[last_writer].max(axis=1)
             written = written + (batches - some) * step
             free = [each + ((batches - some) * step)[:, None] for each in free]
         for inbox in self.inboxes:
             inbox.finish()
         self.cpu_used *= batches / some
         ended = np.concatenate([each + sampler.draw("put", shared) for each, shared in zip(free, self.shared, strict=True)], axis=1)
-        ended[:, -tensor:] = np.maximum(ended[:, -tensor:], written[:, None])
+        own = self._ranks(last_writer)
+        ended[:, own] = np.maximum(ended[:, own], written[:, None])
         load = np.mean([each.mean(axis=1) for each in loaded], axis=0)
         counts = {name: each * (batches / some) for name, each in self._counts().items()}
         return Flow(ended, written, load, self.cpu_used / (tensor * len(stages)), counts)
