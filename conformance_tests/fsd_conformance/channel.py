@@ -68,8 +68,8 @@ class ChannelCases(Cases):
                     store.put(slot_key(leased.slot, leased.epoch + later), b"{}")
                 key = f"{run}, {later}".encode().ljust(KEY_BYTES)  # a run has its own key, and one epoch
                 me = RankIdentity(run, leased.epoch + later, rank, RANKS, time.time() + self.within_s, key=key)
-                has_lease = partial(slots.has_lease, store, leased.slot)
-                config = ChannelConfig(me, expected or {}, Retry(me.deadline, Meter()), pool, eager=eager, has_lease=has_lease)
+                newest = partial(slots.newest_epoch, store, leased.slot)
+                config = ChannelConfig(me, expected or {}, Retry(me.deadline, Meter()), pool, eager=eager, newest_epoch=newest)
                 return stack.enter_context(closing(QueueChannel(around(driver), config)))
 
             yield make

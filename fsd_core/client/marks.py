@@ -6,12 +6,15 @@ of a log, or writes a whole log anew, because the log itself cannot show that. `
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import attrs
 
@@ -19,9 +22,10 @@ from fsd_core.common.fields import read, table
 from fsd_core.common.files import open_regular, read_regular
 from fsd_core.driver import Provider, Resources
 from fsd_core.errors import InputError
+from fsd_core.providers.settings import RETENTION
 from fsd_core.storage.ledger import Mark
 
-__all__ = ["FOLDER", "Marks"]
+__all__ = ["FOLDER", "Marks", "kept_s"]
 
 FOLDER = "audit"  # in the folder of the records of runs
 MAX_BYTES = 256 << 20  # of a million entries
@@ -47,8 +51,13 @@ class Marks:
         """Remember an entry. Raises `OSError`."""
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.file, "a") as file:
-                file.write(json.dumps(attrs.asdict(mark)) + "\n")
+            with open(self.file, "ab+", buffering=0) as file:
+                _, torn = _end(file)
+                if torn:
+                    file.truncate(file.seek(0, os.SEEK_END) - torn)
+                line = json.dumps(attrs.asdict(mark)).encode() + b"\n"
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def newest(self) -> Mark | None:
         """The latest mark; `None` if there is none, or if it cannot be read. Reads only the end of the file."""
@@ -56,23 +65,26 @@ class Marks:
             return None
         try:
             with open_regular(self.file) as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
-                return _mark(file.read().splitlines()[-1])
+                return _mark(_end(file)[0].splitlines()[-1])
         except (OSError, ValueError, LookupError, RecursionError, InputError):
             return None
 
     def read(self) -> list[Mark]:
-        """All marks, the latest last. Raises `InputError` if the file is damaged."""
+        """All marks, the latest last. Raises `InputError` if the file is damaged, but a line that was never completed is no damage."""
         if self.file is None:
             return []
         try:
-            lines = read_regular(self.file, MAX_BYTES).splitlines()
+            data = read_regular(self.file, MAX_BYTES)
         except FileNotFoundError:
             return []
-        try:
-            return [_mark(line) for line in lines]
-        except (ValueError, RecursionError, InputError) as error:
-            raise InputError(f"{self.file}: is damaged: {error}: expected a line of JSON for each entry of the audit log") from None
+        found = []
+        for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
+            try:
+                found.append(_mark(line))
+            except (ValueError, RecursionError, InputError) as error:
+                expected = "expected a line of JSON for each entry of the audit log: remove this line"
+                raise InputError(f"{self.file}: line {number} is damaged: {error}: {expected}") from None
+        return found
 
     def forget(self) -> None:
         """Remove the file, because the log is removed."""
@@ -81,11 +93,25 @@ class Marks:
                 self.file.unlink()
 
 
+def _end(file: BinaryIO) -> tuple[bytes, int]:
+    """The last whole lines of a file, and the bytes of an incomplete line after them: a full disk or a crash has cut it off."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+    tail = file.read()
+    whole = tail.rfind(b"\n") + 1
+    return tail[:whole], len(tail) - whole
+
+
 def _mark(line: bytes) -> Mark:
-    return read(Mark, table().check(json.loads(line), "a line is "), "a line: ")
+    return read(Mark, table().check(json.loads(line), "it is "), "")
 
 
 def store_of(provider: Provider, resources: Resources) -> str:
     """Where the objects of an app are, as its provider says; the app's name if the provider does not say it."""
     asked = getattr(provider, "store", None)  # a provider need not have it
     return str(asked(resources)) if asked else resources.app
+
+
+def kept_s(resources: Resources) -> float:
+    """For how many seconds the store of an app keeps an entry."""
+    days = resources.names.get(RETENTION, "")
+    return float(days) * 86400 if days else math.inf
