@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import threading
 import time
 import warnings
@@ -493,3 +494,13 @@ def test_an_answer_is_not_lost_because_there_are_no_more_threads(app: App, monke
         result = app.run()
     assert (result.output.toarray() == 1).all()
     assert any("the clean-up is not" in str(each.message) for each in warned)
+
+
+def test_a_log_that_was_removed_with_its_app_does_not_fit(app: App, fsd: Callable[..., tuple[int, str, str]]) -> None:
+    app.run()
+    shutil.rmtree(str(app.settings["root"]))
+    code, _, err = fsd("audit", "log", "--verify")
+    assert code == 1
+    assert "the app does not exist, but this client wrote entry 1 of the log of an app of this name" in err
+    assert fsd("audit", "log", "--verify", "--app", "other")[0] == 0
+    assert fsd("audit", "log", "--last", 1)[0] == 0

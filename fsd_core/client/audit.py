@@ -123,7 +123,8 @@ def read_audit_log(
     - ``last``: read only so many entries, the latest ones, without a check. Default: all.
 
     The check finds an entry that was changed, removed, added or moved: each entry holds the digest of the one before it, and ``home`` holds
-    the digests of all entries that were written from here. Returns an empty log if the app does not exist or no run left an entry.
+    the digests of all entries that were written from here. Returns an empty log if the app does not exist or no run left an entry: it
+    does not fit if ``home`` holds digests of its entries.
 
     Raises `InputError` if an argument is wrong or the file cannot be read, and `DriverError` if the store refuses.
     """
@@ -138,7 +139,7 @@ def read_audit_log(
     with reported(progress):
         resources = provisioner.find(app)
         if resources is None:
-            return AuditLog(where, [], last is None)
+            return _of_missing(where, Marks.of_missing(found_provider, app, folder)) if last is None else AuditLog(where, [])
         with opened(found_provider, resources) as store:
             found = ledger.read_all(store, last)
     if last is not None:
@@ -146,9 +147,21 @@ def read_audit_log(
     marks = Marks.of(found_provider, resources, folder)
     misfit = ledger.check(found, marks.read(), kept_s(resources))
     if misfit and "this client" in misfit.reason:
-        words = f"{misfit.reason}; if the app was destroyed since then, elsewhere or by an interrupted command, remove {marks.file}"
-        misfit = attrs.evolve(misfit, reason=words)
+        misfit = attrs.evolve(misfit, reason=f"{misfit.reason}; {_remove(marks)}")
     return _log(where, found, misfit, True)
+
+
+def _of_missing(where: str, marks: list[Marks]) -> AuditLog:
+    """The log of an app that does not exist. It does not fit if this client has written to the log of an app of this name."""
+    for each in marks:
+        if last := each.newest():
+            why = f"the app does not exist, but this client wrote entry {last.number} of the log of an app of this name"
+            return AuditLog(where, [], True, misfit=f"{why}; {_remove(each)}; if it is in another account, log in there")
+    return AuditLog(where, [], True)
+
+
+def _remove(marks: Marks) -> str:
+    return f"if the app was destroyed since then, elsewhere or by an interrupted command, remove {marks.file}"
 
 
 def _log(where: str, found: list[ledger.Body], misfit: ledger.Misfit | None, checked: bool) -> AuditLog:

@@ -28,6 +28,7 @@ from fsd_core.storage.ledger import Mark
 __all__ = ["FOLDER", "Marks", "kept_s"]
 
 FOLDER = "audit"  # in the folder of the records of runs
+PLACE_DIGITS = 8
 MAX_BYTES = 256 << 20  # of a million entries
 TAIL_BYTES = 1024  # a line has less than 200
 
@@ -43,9 +44,15 @@ class Marks:
         """Those of the log of an app, which the place of its objects identifies: two accounts may have apps of one name."""
         if provider.stand_in():
             return cls(None)
-        place = hashlib.sha256(store_of(provider, resources).encode()).hexdigest()[:8]
-        name = re.sub(r"[^a-z0-9_-]", "_", provider.name.lower())
-        return cls(home / "runs" / FOLDER / f"{name}-{resources.app}-{place}.jsonl")
+        place = hashlib.sha256(store_of(provider, resources).encode()).hexdigest()[:PLACE_DIGITS]
+        return cls(home / "runs" / FOLDER / f"{_name(provider, resources.app)}-{place}.jsonl")
+
+    @classmethod
+    def of_missing(cls, provider: Provider, app: str, home: Path) -> list[Marks]:
+        """Those of all logs of apps of one name, for an app that does not exist: nobody knows where its objects were."""
+        if provider.stand_in():
+            return []
+        return [cls(file) for file in sorted((home / "runs" / FOLDER).glob(f"{_name(provider, app)}-{'?' * PLACE_DIGITS}.jsonl"))]
 
     def add(self, mark: Mark) -> None:
         """Remember an entry. Raises `OSError`."""
@@ -99,6 +106,10 @@ def _end(file: BinaryIO) -> tuple[bytes, int]:
     tail = file.read()
     whole = tail.rfind(b"\n") + 1
     return tail[:whole], len(tail) - whole
+
+
+def _name(provider: Provider, app: str) -> str:
+    return f"{re.sub(r'[^a-z0-9_-]', '_', provider.name.lower())}-{app}"
 
 
 def _mark(line: bytes) -> Mark:
