@@ -300,7 +300,7 @@ class QueueChannel(Channel):
             self._take_frame(frame)
 
     def _drop(self, delivery: Delivery, error: Unverified, newest_epoch: Callable[[], int]) -> None:
-        """Drop a frame of another run, or one that is damaged or forged. Raises `RunFailed` if it shows that another run has the slot.
+        """Drop a frame of an earlier run, or one that is damaged or forged. Raises `RunFailed` if it shows that another run has the slot.
 
         A frame of this run that this rank read wrongly may be whole when it comes again. So the first `LEFT_MESSAGES` are not acknowledged,
         until the same bytes come a second time.
@@ -309,7 +309,7 @@ class QueueChannel(Channel):
         if error.epoch > me.epoch and (newest := newest_epoch()) > me.epoch:  # the message is left to that run
             why = f"lease lost: another run holds the slot at epoch {newest}, expected epoch {me.epoch}, that of this run"
             raise RunFailed(Code.PRECONDITION, why, rank=me.rank)
-        if error.epoch < me.epoch or (error.epoch == me.epoch and error.run != me.run):
+        if error.epoch < me.epoch and error.run != me.run:  # no run has two epochs, and no epoch two runs: any other is damaged or forged
             self.meter.add("strays_dropped")
             self._remember(delivery)
             return
