@@ -156,7 +156,7 @@ def _of_missing(where: str, marks: list[Marks]) -> AuditLog:
     for each in marks:
         if last := each.newest():
             why = f"the app does not exist, but this client wrote entry {last.number} of the log of an app of this name"
-            return AuditLog(where, [], True, misfit=f"{why}; {_remove(each)}; if it is in another account, log in there")
+            return AuditLog(where, [], True, misfit=f"{why}; {_remove(each)}; if it is in another account, use its credentials")
     return AuditLog(where, [], True)
 
 

@@ -59,9 +59,7 @@ class Marks:
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with open(self.file, "ab+", buffering=0) as file:
-                _, torn = _end(file)
-                if torn:
-                    file.truncate(file.seek(0, os.SEEK_END) - torn)
+                file.truncate(_end(file)[1])
                 line = json.dumps(attrs.asdict(mark)).encode() + b"\n"
                 if file.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -101,11 +99,11 @@ class Marks:
 
 
 def _end(file: BinaryIO) -> tuple[bytes, int]:
-    """The last whole lines of a file, and the bytes of an incomplete line after them: a full disk or a crash has cut it off."""
-    file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+    """The last whole lines of a file, and where they end. A full disk or a dead client may have left part of a line after them."""
+    start = file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
     tail = file.read()
-    whole = tail.rfind(b"\n") + 1
-    return tail[:whole], len(tail) - whole
+    whole = tail[: tail.rfind(b"\n") + 1]
+    return whole, start + len(whole)
 
 
 def _name(provider: Provider, app: str) -> str:

@@ -111,7 +111,7 @@ class Trail:
         marks = Marks.of(self._job.provider, self._resources, self._job.home)
         known = marks.newest()
         mark, intact = ledger.append(store, entry, known)
-        if known and not intact and known.at >= time.time() - kept_s(self._resources):  # else the store has removed it in time
+        if known and not intact and known.at >= time.time() - kept_s(self._resources):  # an older one may be gone
             where = f"the audit log of app {self._resources.app}"
             warn(f"{where} has lost entry {known.number}, which this client wrote: see fsd audit log --verify")
         try:

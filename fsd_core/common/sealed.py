@@ -53,7 +53,7 @@ def unseal(data: bytes, what: str) -> dict[str, Any]:
 
 
 def _finite(text: str) -> float:
-    """The value of a JSON number with a fraction or an exponent. Raises `ValueError` on NaN and infinity, which no other JSON can hold."""
+    """The value of a JSON number with a fraction or an exponent. Raises `ValueError` on NaN and infinity, which JSON cannot hold."""
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text}: expected a finite number")
     return value
