@@ -195,7 +195,7 @@ def channels(key: bytes) -> Iterator[list[QueueChannel]]:
         made = []
         for text in (False, True):
             driver: MessageDriver = PROVIDER.messages(resources, 0)
-            config = ChannelConfig(me, expected, Retry(me.deadline, Meter()), pool, has_lease=lambda epoch: False)
+            config = ChannelConfig(me, expected, Retry(me.deadline, Meter()), pool)
             made.append(QueueChannel(Text(driver) if text else driver, config))
             stack.callback(made[-1].close)
         yield made
@@ -214,7 +214,7 @@ def give(channel: QueueChannel, data: bytes, row: Row) -> None:
     tracemalloc.reset_peak()
     before = tracemalloc.get_traced_memory()[0]
     try:
-        channel._take(delivery)
+        channel._take(delivery, lambda: 0)
         row.accepted += changed(channel)
     except FsdError:  # it ended the run
         row.accepted += 1
@@ -268,7 +268,7 @@ def attack(count: int, seed: int = 0) -> list[Row]:
             if data[5] == Kind.PAYLOAD:
                 for channel in made:
                     control.messages += 1
-                    channel._take(Delivery("genuine", base64.b64encode(data) if channel._text else data))
+                    channel._take(Delivery("genuine", base64.b64encode(data) if channel._text else data), lambda: 0)
         control.strays, control.dropped = (now - earlier for now, earlier in zip(drops(made), dropped, strict=True))
         control.accepted = control.messages - control.strays - control.dropped
     return [*rows, control]

@@ -414,7 +414,7 @@ def test_what_is_whole_does_not_fail(local: Deployed) -> None:
         assert not objects_fail(local, AroundObjects, case)
 
 
-def hears_all(self: QueueChannel, delivery: Delivery) -> None:
+def hears_all(self: QueueChannel, delivery: Delivery, _: object) -> None:
     step, source = _HEADER.unpack_from(delivery.body)[7:9]
     self.mailbox.deliver(step, source, delivery.body[HEADER_BYTES:])
 

@@ -6,7 +6,11 @@ import csv
 import io
 import json
 import os
+import shutil
+import threading
 import time
+import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -420,5 +424,83 @@ def test_wrong_arguments_are_named(fsd: Callable[..., tuple[int, str, str]], app
     assert (marks.newest(), marks.read()) == (written[-1], written)
     marks.file.write_text("{}\n")
     assert marks.newest() is None  # so a run goes on as a client that knows no entry
-    with pytest.raises(InputError, match="is damaged: a line: log: is missing"):
+    with pytest.raises(InputError, match="line 1 is damaged: log: is missing"):
         read_audit_log("local", settings=app.settings, home=app.home)
+
+
+def test_what_somebody_wrote_into_an_entry_spoils_no_table(app: App, fsd: Callable[..., tuple[int, str, str]], store: Store) -> None:
+    """Neither the CSV table nor the screen: formulas, line ends, control characters, names between colons, NaN."""
+    ledger.append(store, {"caller": {"user": "\r=1+1\n,x", "machine": "\x1b[31ma:key:b", "identity": "=1+1"}})
+    first = store.get(key(1))
+    second = resealed(first, number=2, before=ledger.digest_of(first), entry={"usd": 1.5})[23:].replace(b"1.5", b"NaN")
+    store.put(key(2), b'{"checksum": "%08x"%b' % (zlib.crc32(second), second))
+    (row,) = csv.DictReader(io.StringIO(fsd("audit", "log", "--csv")[1]))
+    assert (row["user"], row["machine"], row["identity"]) == ("?=1+1?,x", "?[31ma:key:b", "'=1+1")
+    assert "\x1b" not in fsd("audit", "log")[1]
+    code, out, err = fsd("audit", "log", "--verify", "--json")
+    assert (code, json.loads(out)["misfit"]["number"]) == (1, 2)
+    assert "NaN: expected a finite number" in err
+
+
+def test_options_before_the_subcommand_are_refused(fsd: Callable[..., tuple[int, str, str]], app: App) -> None:
+    """It would not get them, and would check the log of another app."""
+    for words in (("--app", "other"), ("--json",), ("--provider", "local")):
+        code, out, err = fsd("audit", *words, "log", "--verify")
+        assert (code, out if words != ("--json",) else "") == (2, "")
+        assert f"{words[0]}: stands before 'log': expected it after 'log'" in err
+
+
+def test_a_line_that_a_full_disk_cut_spoils_no_marks(app: App) -> None:
+    first = app.run()
+    marks = Marks.of(PROVIDER, PROVIDER.provisioner(app.settings).ensure("fsd", 1, 1), app.home)
+    assert marks.file is not None
+    with marks.file.open("a") as file:
+        file.write('{"log": "ab')
+    assert [mark.number for mark in marks.read()] == [1]
+    assert marks.newest() == marks.read()[-1]
+    second = app.run()
+    assert first.audit
+    assert second.audit
+    assert [mark.digest for mark in marks.read()] == [first.audit["digest"], second.audit["digest"]]
+    read_audit_log("local", settings=app.settings, home=app.home).verify()
+
+
+def test_no_warning_of_an_entry_whose_time_is_over(app: App, store: Store) -> None:
+    app.run()
+    marks = Marks.of(PROVIDER, PROVIDER.provisioner(app.settings).ensure("fsd", 1, 1), app.home)
+    (mark,) = marks.read()
+    marks.forget()
+    marks.add(attrs.evolve(mark, at=time.time() - 366 * DAY_S))
+    store.delete([key(1)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        app.run()
+    read_audit_log("local", settings=app.settings, home=app.home).verify()
+    store.delete([key(1)])
+    with pytest.warns(UserWarning, match="has lost entry 1, which this client wrote"):
+        app.run()
+
+
+def test_an_answer_is_not_lost_because_there_are_no_more_threads(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refused(self: threading.Thread) -> None:
+        if self.name in ("fsd-audit", "fsd-cleanup"):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.warns(UserWarning, match="no entry in the audit log: can't start new thread") as warned:
+        result = app.run()
+    assert (result.output.toarray() == 1).all()
+    assert any("the clean-up is not" in str(each.message) for each in warned)
+
+
+def test_a_log_that_was_removed_with_its_app_does_not_fit(app: App, fsd: Callable[..., tuple[int, str, str]]) -> None:
+    app.run()
+    shutil.rmtree(str(app.settings["root"]))
+    code, _, err = fsd("audit", "log", "--verify")
+    assert code == 1
+    assert "the app does not exist, but this client wrote entry 1 of the log of an app of this name" in err
+    assert fsd("audit", "log", "--verify", "--app", "other")[0] == 0
+    assert fsd("audit", "log", "--last", 1)[0] == 0

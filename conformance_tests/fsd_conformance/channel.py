@@ -19,6 +19,7 @@ from fsd_core.channel.frames import KEY_BYTES, Frame, Kind, pack
 from fsd_core.driver import Code, Message, MessageDriver, Rejected
 from fsd_core.errors import RunFailed
 from fsd_core.storage import slots
+from fsd_core.storage.keys import new_run
 from fsd_core.storage.keys import slot as slot_key
 from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
@@ -28,7 +29,7 @@ from fsd_core.wrappers.faults import Faults, FaultyMessages
 
 __all__ = ["ChannelCases"]
 
-RUN, OTHER = "0a" * 8, "0b" * 8
+OTHER = "0b" * 8  # the id of another run
 STEPS = 4
 Make = Callable[..., QueueChannel]
 
@@ -50,14 +51,15 @@ class ChannelCases(Cases):
         with ExitStack() as stack:
             objects = stack.enter_context(closing(deployed.provider.objects(deployed.resources)))
             store = Store(objects, new_retry())
-            leased = slots.lease(store, deployed.resources.slots, RUN, 2 * self.within_s)
+            mine = new_run()
+            leased = slots.lease(store, deployed.resources.slots, mine, 2 * self.within_s)
             stack.callback(slots.release, store, evolve(leased, epoch=leased.epoch + 1))
 
             def make(
                 rank: int,
                 expected: Mapping[int, Collection[int]] | None = None,
                 *,
-                run: str = RUN,
+                run: str = mine,
                 later: int = 0,
                 eager: bool = False,
                 around: Callable[[MessageDriver], MessageDriver] = lambda driver: driver,
@@ -68,17 +70,17 @@ class ChannelCases(Cases):
                     store.put(slot_key(leased.slot, leased.epoch + later), b"{}")
                 key = f"{run}, {later}".encode().ljust(KEY_BYTES)  # a run has its own key, and one epoch
                 me = RankIdentity(run, leased.epoch + later, rank, RANKS, time.time() + self.within_s, key=key)
-                has_lease = partial(slots.has_lease, store, leased.slot)
-                config = ChannelConfig(me, expected or {}, Retry(me.deadline, Meter()), pool, eager=eager, has_lease=has_lease)
+                newest = partial(slots.newest_epoch, store, leased.slot)
+                config = ChannelConfig(me, expected or {}, Retry(me.deadline, Meter()), pool, eager=eager, newest_epoch=newest)
                 return stack.enter_context(closing(QueueChannel(around(driver), config)))
 
             yield make
 
     def test_only_its_own_run_is_heard(self, make: Make) -> None:
-        """A channel drops messages of an older epoch, of another run and of other programs. It never drops a message of its own run."""
-        make(1, later=-1).send(0, [(0, b"older")])
+        """A channel drops messages of an earlier run, of another run and of other programs. It never drops a message of its own run."""
+        make(1, run=OTHER, later=-1).send(0, [(0, b"older")])
         make(1, run=OTHER).send(0, [(0, b"another run's")])
-        stranger = make(1, later=-1)
+        stranger = make(1, run=OTHER, later=-1)
         stranger.publish([Message(0, b"hello"), Message(0, stranger.message(0, Kind.PAYLOAD, 0, 0, 1, b"cut").body[:40])])
         make(1).send(1, [(0, b"later step")])
         receiver = make(0, {0: [1], 1: [1]})
@@ -87,7 +89,7 @@ class ChannelCases(Cases):
         receiver.finish()
         left = make(0, {2: [1]})
         left.prepare(2)  # no message of the run comes, so it reads all strays
-        eventually("strays dropped", 60, lambda: _strays(receiver, left) >= 4)
+        eventually("strays dropped", 60, lambda: _drops(receiver, left) >= 4)
 
     def test_a_newer_runs_message_is_left_to_it(self, make: Make) -> None:
         """A message of a newer epoch shows that the run has lost its slot: the run ends, and the newer run gets the message."""
@@ -211,5 +213,5 @@ class Spy(AroundMessages):
         return found
 
 
-def _strays(*channels: QueueChannel) -> int:
-    return sum(channel.meter.snapshot()["strays_dropped"] for channel in channels)
+def _drops(*channels: QueueChannel) -> int:
+    return sum(channel.meter.snapshot()[name] for channel in channels for name in ("strays_dropped", "frames_dropped"))

@@ -78,7 +78,7 @@ class ChannelConfig:
     ``expected`` maps each step to the ranks that send a payload to this rank. ``retry`` repeats failed requests. ``pool`` runs the
     requests that send and fetch payloads. With ``eager``, the channel makes more requests to deliver payloads sooner. ``start_s`` is
     the time in seconds that the ranks may take to start. ``slack_s`` is added to the shortest stall limit: the seconds that services may be
-    slower than expected. ``has_lease`` asks the object store whether a run has leased the slot at an epoch, because anybody may write a
+    slower than expected. ``newest_epoch`` asks the object store for the epoch of the slot's last lease, because anybody may write a
     message that names a newer epoch.
 
     For recovery: the channel keeps up to ``kept_bytes`` bytes of what it sends through queues. ``look`` reads the news of the run; a
@@ -94,7 +94,7 @@ class ChannelConfig:
     eager: bool = False
     start_s: float = START_S
     slack_s: float = 0.0
-    has_lease: Callable[[int], bool] = lambda epoch: True
+    newest_epoch: Callable[[], int] = lambda: 0
     kept_bytes: int = 0
     look: Callable[[], object] = lambda: None
     ask: Callable[[int, Sequence[int]], None] | None = None

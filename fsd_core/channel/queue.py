@@ -8,10 +8,10 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 
 from fsd_core.channel.channel import POLL_S, Begun, Channel, ChannelConfig, Sending, StallLimit, Superseded, describe, explain
 from fsd_core.channel.frames import Frame, Kind, Stray, Unverified, pack, split, unpack
@@ -78,7 +78,7 @@ class QueueChannel(Channel):
         self._tokens: list[tuple[float, object, int]] = []
         self._acking: list[Future[None]] = []
         self._left: set[int] = set()  # hashes of messages that were not acknowledged, because their tag is wrong
-        self._has_lease = config.has_lease
+        self._newest_epoch = config.newest_epoch
         self._tokens_lock = threading.RLock()
         self._closed = threading.Event()
         self._step: int | None = None
@@ -261,8 +261,9 @@ class QueueChannel(Channel):
             receive = partial(self.driver.receive, self.me.rank, self._receive_messages, wait)
             deliveries = self.retry.call(self.driver, "receive", receive)
             log.debug("received %d messages while step %s waits", len(deliveries), self._step)
+            newest_epoch = cache(self._newest_epoch)  # one request for all of them: each was sent before it
             for delivery in deliveries:
-                self._take(delivery)
+                self._take(delivery, newest_epoch)
         finally:
             with self._turn:
                 self._receiving -= 1
@@ -274,8 +275,8 @@ class QueueChannel(Channel):
         self._asked = time.monotonic()
         self._wanted.set()
 
-    def _take(self, delivery: Delivery) -> None:
-        """Put a delivery into the mailbox and its token into the list of tokens to acknowledge."""
+    def _take(self, delivery: Delivery, newest_epoch: Callable[[], int]) -> None:
+        """Put a delivery into the mailbox and its token into the list of tokens to acknowledge. ``newest_epoch``: see `ChannelConfig`."""
         try:
             data = base64.b64decode(delivery.body, validate=True) if self._text else delivery.body
             frame = unpack(data, self.me.rank, self.me.key)
@@ -285,7 +286,7 @@ class QueueChannel(Channel):
             self._remember(delivery)
             return
         except Unverified as error:
-            self._drop(delivery, error)
+            self._drop(delivery, error, newest_epoch)
             return
         if frame.target_incarnation > self.me.incarnation:  # it is left to that one
             raise Superseded(Code.PRECONDITION, f"incarnation {frame.target_incarnation} of this rank has its place", rank=self.me.rank)
@@ -298,17 +299,17 @@ class QueueChannel(Channel):
         else:
             self._take_frame(frame)
 
-    def _drop(self, delivery: Delivery, error: Unverified) -> None:
-        """Drop a frame of another run, or one that is damaged or forged. Raises `RunFailed` if it shows that another run has the slot.
+    def _drop(self, delivery: Delivery, error: Unverified, newest_epoch: Callable[[], int]) -> None:
+        """Drop a frame of an earlier run, or one that is damaged or forged. Raises `RunFailed` if it shows that another run has the slot.
 
         A frame of this run that this rank read wrongly may be whole when it comes again. So the first `LEFT_MESSAGES` are not acknowledged,
         until the same bytes come a second time.
         """
         me = self.me
-        if error.epoch > me.epoch and self._has_lease(error.epoch):  # the message is left to that run
-            why = f"lease lost: another run holds the slot at epoch {error.epoch}, expected epoch {me.epoch}, that of this run"
+        if error.epoch > me.epoch and (newest := newest_epoch()) > me.epoch:  # the message is left to that run
+            why = f"lease lost: another run holds the slot at epoch {newest}, expected epoch {me.epoch}, that of this run"
             raise RunFailed(Code.PRECONDITION, why, rank=me.rank)
-        if error.epoch < me.epoch or (error.epoch == me.epoch and error.run != me.run):
+        if error.epoch < me.epoch and error.run != me.run:  # no run has two epochs, and no epoch two runs: any other is damaged or forged
             self.meter.add("strays_dropped")
             self._remember(delivery)
             return

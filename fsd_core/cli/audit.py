@@ -6,12 +6,13 @@ from typing import Any
 
 import attrs
 import click
+from click.core import ParameterSource
 
 from fsd_core.cli.audit_log import log
 from fsd_core.cli.options import Command, check_provider, emulated, reporting, with_settings
 from fsd_core.cli.screen import Screen
 from fsd_core.config import Settings
-from fsd_core.errors import CheckFailed
+from fsd_core.errors import CheckFailed, InputError
 
 __all__ = ["audit"]
 
@@ -42,9 +43,14 @@ def audit(screen: Screen, settings: Settings) -> None:
     access, roles that hold exactly the actions that are used, logs and how long they are kept, the deletion of old objects, and who
     changed the app last where the platform says so. Exits with 1 if a promise does not hold.
     """
-    if click.get_current_context().invoked_subcommand is None:
+    context = click.get_current_context()
+    if (name := context.invoked_subcommand) is None:
         with screen.guarded():
             _audit(screen, settings)
+        return
+    for option in context.command.params:  # the subcommand does not get them: without this error, it would look at another app
+        if context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE:
+            raise InputError(f"{option.opts[0]}: stands before {name!r}: expected it after {name!r}, as in 'fsd audit {name} --app mine'")
 
 
 def _audit(screen: Screen, settings: Settings) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -17,13 +16,12 @@ import attrs
 
 from fsd_core.client.apps import place, reported
 from fsd_core.client.job import Progress
-from fsd_core.client.marks import Marks
+from fsd_core.client.marks import Marks, kept_s
+from fsd_core.client.result import plain
 from fsd_core.client.saving import opened, read_saved
 from fsd_core.common import arguments, interrupt
 from fsd_core.common.sealed import Damaged
-from fsd_core.driver import Resources
 from fsd_core.errors import CheckFailed, InputError
-from fsd_core.providers.settings import RETENTION
 from fsd_core.storage import ledger
 
 __all__ = ["AuditEntry", "AuditLog", "read_audit_log"]
@@ -59,14 +57,14 @@ class AuditEntry:
         return {**self.what, "number": self.number, "at": self.at, "digest": self.digest}
 
     def text(self, path: str) -> str:
-        """The value at a path such as ``caller.user``, as a text for people; empty if there is none."""
+        """The value at a path such as ``caller.user``, as one line for people; empty if there is none."""
         value: Any = self.what
         for name in path.split("."):
             value = value.get(name) if isinstance(value, Mapping) else None
         if path == "requests" and isinstance(value, Mapping):
             names = ("publish_requests", "receive_requests", "ack_requests", "object_puts", "object_gets", "object_lists", "invocations")
             value = sum(count for name in names if isinstance(count := value.get(name), int))
-        return "" if value is None else f"{value:.9g}" if isinstance(value, float) else str(value)
+        return "" if value is None else f"{value:.9g}" if isinstance(value, float) else plain(str(value))
 
 
 @attrs.frozen(eq=False)
@@ -125,7 +123,8 @@ def read_audit_log(
     - ``last``: read only so many entries, the latest ones, without a check. Default: all.
 
     The check finds an entry that was changed, removed, added or moved: each entry holds the digest of the one before it, and ``home`` holds
-    the digests of all entries that were written from here. Returns an empty log if the app does not exist or no run left an entry.
+    the digests of all entries that were written from here. Returns an empty log if the app does not exist or no run left an entry: it
+    does not fit if ``home`` holds digests of its entries.
 
     Raises `InputError` if an argument is wrong or the file cannot be read, and `DriverError` if the store refuses.
     """
@@ -140,23 +139,29 @@ def read_audit_log(
     with reported(progress):
         resources = provisioner.find(app)
         if resources is None:
-            return AuditLog(where, [], last is None)
+            return _of_missing(where, Marks.of_missing(found_provider, app, folder)) if last is None else AuditLog(where, [])
         with opened(found_provider, resources) as store:
             found = ledger.read_all(store, last)
     if last is not None:
         return _log(where, found, None, False)
     marks = Marks.of(found_provider, resources, folder)
-    misfit = ledger.check(found, marks.read(), _kept_s(resources))
+    misfit = ledger.check(found, marks.read(), kept_s(resources))
     if misfit and "this client" in misfit.reason:
-        words = f"{misfit.reason}; if the app was removed and made again elsewhere, remove {marks.file}"
-        misfit = attrs.evolve(misfit, reason=words)
+        misfit = attrs.evolve(misfit, reason=f"{misfit.reason}; {_remove(marks)}")
     return _log(where, found, misfit, True)
 
 
-def _kept_s(resources: Resources) -> float:
-    """For how many seconds the store of an app keeps an entry."""
-    days = resources.names.get(RETENTION, "")
-    return float(days) * 86400 if days else math.inf
+def _of_missing(where: str, marks: list[Marks]) -> AuditLog:
+    """The log of an app that does not exist. It does not fit if this client has written to the log of an app of this name."""
+    for each in marks:
+        if last := each.newest():
+            why = f"the app does not exist, but this client wrote entry {last.number} of the log of an app of this name"
+            return AuditLog(where, [], True, misfit=f"{why}; {_remove(each)}; if it is in another account, use its credentials")
+    return AuditLog(where, [], True)
+
+
+def _remove(marks: Marks) -> str:
+    return f"if the app was destroyed since then, elsewhere or by an interrupted command, remove {marks.file}"
 
 
 def _log(where: str, found: list[ledger.Body], misfit: ledger.Misfit | None, checked: bool) -> AuditLog:
@@ -173,4 +178,4 @@ def _log(where: str, found: list[ledger.Body], misfit: ledger.Misfit | None, che
 
 def _cell(text: str) -> str:
     """A text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

@@ -144,8 +144,8 @@ class Cleanup:
                     undone.remove(name)
 
         thread = threading.Thread(target=work, name="fsd-cleanup", daemon=True)
-        thread.start()
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt, RuntimeError):  # RuntimeError: the system has no more threads, and the answer must not be lost
+            thread.start()
             thread.join(remaining(seconds))
         self._remove_note()
         return f"could not {' or '.join(undone)}: {self._hint}" if undone else None
@@ -163,6 +163,6 @@ class Cleanup:
 def _at_most(seconds: float, task: Callable[[], None]) -> None:
     """Run ``task``, and wait for it no longer than this. An interrupt ends the wait."""
     thread = threading.Thread(target=task, name="fsd-lines", daemon=True)
-    thread.start()
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt, RuntimeError):
+        thread.start()
         thread.join(remaining(seconds))

@@ -19,7 +19,7 @@ import attrs
 import numpy as np
 
 from fsd_core.client import history
-from fsd_core.client.marks import Marks
+from fsd_core.client.marks import Marks, kept_s
 from fsd_core.client.result import Result, keep, plain, warn
 from fsd_core.common.crew import begin
 from fsd_core.common.interrupt import remaining
@@ -111,7 +111,7 @@ class Trail:
         marks = Marks.of(self._job.provider, self._resources, self._job.home)
         known = marks.newest()
         mark, intact = ledger.append(store, entry, known)
-        if known and not intact:
+        if known and not intact and known.at >= time.time() - kept_s(self._resources):  # an older one may be gone
             where = f"the audit log of app {self._resources.app}"
             warn(f"{where} has lost entry {known.number}, which this client wrote: see fsd audit log --verify")
         try:
@@ -196,7 +196,10 @@ def _at_most(seconds: float, work: Callable[[], dict[str, Any]]) -> dict[str, An
         found.update(made)
 
     thread = threading.Thread(target=run, name="fsd-audit", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:  # no more threads
+        return {"error": str(error)}
     with suppress(KeyboardInterrupt):
         thread.join(remaining(seconds))
-    return dict(found) or {"error": "the store has not answered in time, so the entry may be missing"}
+    return dict(found) or {"error": "the store has not answered before the end of the wait, so the entry may be missing"}

@@ -32,7 +32,7 @@ from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.keys import slot as slot_key
 from fsd_core.storage.store import Store
 
-__all__ = ["LEASE_S", "RENEW_S", "Lease", "Look", "has_lease", "holders", "lease", "look", "release", "renew", "watch"]
+__all__ = ["LEASE_S", "RENEW_S", "Lease", "Look", "holders", "lease", "look", "newest_epoch", "release", "renew", "watch"]
 
 log = logging.getLogger(__name__)
 
@@ -133,9 +133,9 @@ def watch(store: Store, slot: int, epoch: int, stop: threading.Event) -> None:
             raise RunFailed(Code.DEADLINE, f"the client is gone: it has not renewed the lease of slot {slot} for {LEASE_S:g} s")
 
 
-def has_lease(store: Store, slot: int, epoch: int) -> bool:
-    """Whether the slot has a lease of this epoch. Those of the last few epochs stay."""
-    return store.find(slot_key(slot, epoch)) is not None
+def newest_epoch(store: Store, slot: int) -> int:
+    """The epoch of the slot's last lease, by one request; 0 if it has none."""
+    return max(map(_epoch, store.keys(slot_key(slot))), default=0)
 
 
 def holders(store: Store) -> set[str]:

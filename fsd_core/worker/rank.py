@@ -247,8 +247,8 @@ class Worker:
         eager, slack_s = config.objective == "latency", self.wrappers.slack_s
         settings = ChannelConfig(me, expected, self.retry, self.pool, eager=eager, start_s=start_s, slack_s=slack_s)
         ask = self.recovery.ask if config.queued and config.recovery else None
-        has_lease = partial(slots.has_lease, self.store, self.launch.slot)
-        settings = attrs.evolve(settings, kept_bytes=config.kept_bytes, look=self.recovery.look, ask=ask, has_lease=has_lease)
+        newest = partial(slots.newest_epoch, self.store, self.launch.slot)
+        settings = attrs.evolve(settings, kept_bytes=config.kept_bytes, look=self.recovery.look, ask=ask, newest_epoch=newest)
         if messages is None:
             return ObjectChannel(self.store, settings)
         if config.channel == "hybrid":
