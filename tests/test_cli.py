@@ -457,6 +457,7 @@ def test_an_audit_says_what_does_not_hold(fsd):
         ("folder: no public access", True),
         ("deployment: last change", True),
     ]
+    assert "shown  deployment: last change" in fsd("audit", "--app", "mine")[1]
     root = Path(PROVIDER.provisioner({}).find("mine").names["root"])
     root.chmod(0o777)
     code, out, err = fsd("audit", "--app", "mine")
