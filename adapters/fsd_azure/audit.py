@@ -52,8 +52,7 @@ def _account(api: Api, names: Mapping[str, str]) -> Iterator[Promise]:
     access = {setting: found.get(setting) for setting in ("allowBlobPublicAccess", "allowSharedKeyAccess")}
     yield _set("storage account: no public access, no keys", access)
     rules = (api.find(f"{path}/managementPolicies/default") or {}).get("properties", {}).get("policy", {}).get("rules", [])
-    audit_days = int(names.get(RETENTION, "0"))  # 0: of an app that an earlier version deployed
-    wanted = [_rule(each) for each in policy.life_cycle(names["container"], audit_days)]
+    wanted = [_rule(each) for each in policy.life_cycle(names["container"], int(names[RETENTION]))]
     yield exactly("storage account: life cycle", [_rule(each) for each in rules], wanted, "rule")
 
 
@@ -132,7 +131,7 @@ def _queues(api: Api, had: Resources) -> Iterator[Promise]:
 
 
 def _roles(api: Api, names: Mapping[str, str], identity: Mapping[str, Any]) -> Iterator[Promise]:
-    """``identity``: that of the function app; empty if somebody removed it. The roles of further identities are not compared: it has none."""
+    """``identity``: that of the function app; empty if somebody removed it. It should have no further ones, so their roles are not read."""
     principal = str(identity.get("principalId", ""))
     more = [each.rpartition("/")[2] for each in identity.get("userAssignedIdentities") or {}]
     yield exactly("identity: only the function app's own", [*(["its own"] if principal else []), *more], ["its own"], "identity")
