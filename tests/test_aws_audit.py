@@ -12,17 +12,19 @@ from moto import mock_aws
 
 from audit_cases import AuditCases, Audited, Fault
 from aws_calls import recorded
-from fsd_aws import function
+from fsd_aws import bucket, function
 from fsd_aws.api import Api
 from fsd_aws.audit import deletions, grants, invokers
 from fsd_aws.clients import client
 from fsd_aws.names import Names
+from fsd_aws.provision import AwsProvisioner
 from fsd_aws.queues import attributes
 from fsd_conformance import emulators
 from fsd_core import Promise, Resources
 from fsd_core.driver import Code
 from fsd_core.errors import DriverError
 from fsd_core.providers.package import stub
+from fsd_core.providers.settings import RETENTION
 
 REGION = "us-east-1"
 ADMIN = "arn:aws:iam::123456789012:policy/Admin"
@@ -77,11 +79,11 @@ def logging(group: str, made: Resources) -> None:
 
 
 def shared(held: bool, made: Resources) -> None:
-    s3, bucket = aws("s3"), made.names["bucket"]
-    owner = s3.get_bucket_acl(Bucket=bucket)["Owner"]
+    s3, where = aws("s3"), made.names["bucket"]
+    owner = s3.get_bucket_acl(Bucket=where)["Owner"]
     who = [owner["ID"], *(["stranger"] if held else [])]
     grants = [{"Grantee": {"Type": "CanonicalUser", "ID": each}, "Permission": "READ"} for each in who]
-    s3.put_bucket_acl(Bucket=bucket, AccessControlPolicy={"Owner": owner, "Grants": grants})
+    s3.put_bucket_acl(Bucket=where, AccessControlPolicy={"Owner": owner, "Grants": grants})
 
 
 def versions(status: str, made: Resources) -> None:
@@ -175,6 +177,17 @@ FAULTS = {
 
 class TestAws(AuditCases):
     cloud = Audited("aws", {"package": False, "text": True, "memory_mb": 256}, lambda: emulators.own(emulators.find("aws", "moto")), FAULTS)
+
+    def test_an_app_of_an_earlier_version_is_compared_with_what_a_repair_sets(
+        self, fresh: tuple[Resources, list[Promise]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        older = {name: value for name, value in fresh[0].names.items() if name != RETENTION}
+        monkeypatch.setattr(AwsProvisioner, "read", lambda *_: Resources(self.APP, fresh[0].ranks, fresh[0].slots, older))
+        aws("s3").put_bucket_lifecycle_configuration(
+            Bucket=fresh[0].names["bucket"], LifecycleConfiguration={"Rules": bucket.life_cycle(365)}
+        )
+        (found,) = (each for each in self.audit() if each.name == "bucket: life cycle")
+        assert found.holds, found
 
     def test_a_role_with_a_policy_of_somebody_else_is_not_removed_and_named(self, fresh: tuple[Resources, list[Promise]]) -> None:
         other = Resources("other", 0, 0, {"role": "arn:aws:iam::123456789012:role/other"})
