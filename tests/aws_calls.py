@@ -19,6 +19,7 @@ ACTIONS = {
     "sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
     "s3:ListObjectsV2": "s3:ListBucket",
     "s3:DeleteObjects": "s3:DeleteObject",
+    "s3:ListObjectVersions": "s3:ListBucketVersions",
     "s3:PutBucketEncryption": "s3:PutEncryptionConfiguration",
     "s3:PutPublicAccessBlock": "s3:PutBucketPublicAccessBlock",
     "s3:PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
@@ -52,6 +53,8 @@ class Call:
         if self.operation in FREE:
             return set()
         found = {(ACTIONS.get(self.operation, self.operation), self.resource())}
+        if any("VersionId" in each for each in self.params.get("Delete", {}).get("Objects", ())):
+            found = {("s3:DeleteObjectVersion", self.resource())}
         if self.operation in TAGGING and any(name.lower() == "tags" for name in self.params):
             found.add((TAGGING[self.operation], self.resource()))
         if self.operation == "lambda:CreateFunction":

@@ -125,6 +125,16 @@ def test_a_statement_that_denies_counts_before_those_that_allow() -> None:
     assert keys.denied({"Statement": [*allows["Statement"][1:], named]}, NAMES, own) == {}
 
 
+def test_an_auditor_may_only_decrypt_what_the_function_records() -> None:
+    keyed = Names("keyed", REGION, ACCOUNT, "0" * 8, kms_key=f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1")
+    more = [
+        each
+        for each in policy.auditor(keyed, "b", "f", ROLE)["Statement"]
+        if each not in policy.auditor(NAMES, "b", "f", ROLE)["Statement"]
+    ]
+    assert more == [{"Sid": "Key", "Effect": "Allow", "Action": ["kms:Decrypt"], "Resource": keyed.kms_key}]
+
+
 def test_people_may_use_the_key_only_if_there_is_one() -> None:
     keyed = Names("keyed", REGION, ACCOUNT, "0" * 8, kms_key=f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1")
     for document in (policy.client, lambda *given: policy.deployer(*given, ROLE), policy.worker):

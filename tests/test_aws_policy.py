@@ -43,8 +43,12 @@ def used() -> dict[str, Any]:
         with recorded() as looking:
             assert isinstance(provisioner, Auditor)
             assert provisioner.audit(APP)
+        with Api(made.names["region"]) as api:  # somebody lets the bucket keep versions, which a removal must delete too
+            api.call("s3", "put_bucket_versioning", Bucket=made.names["bucket"], VersioningConfiguration={"Status": "Enabled"})
+            for body in (b"1", b"2"):
+                api.call("s3", "put_object", Bucket=made.names["bucket"], Key="probe/kept", Body=body)
         with recorded() as destroying:
-            provisioner.destroy(APP)
+            assert f"bucket {made.names['bucket']}" in provisioner.destroy(APP)
     return {"resources": made, "deploy": deploying + destroying, "run": running, "work": working, "audit": looking}
 
 

@@ -6,6 +6,8 @@ namespace and an account to the app, made by the functions that make them on Azu
 
 from __future__ import annotations
 
+import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -111,6 +113,10 @@ def insights(given: bool) -> Callable[[Resources], None]:
     return changing(change)
 
 
+IDENTITIES = {
+    "type": "SystemAssigned, UserAssigned",
+    "userAssignedIdentities": {"/subscriptions/0/resourceGroups/x/providers/Microsoft.ManagedIdentity/userAssignedIdentities/powerful": {}},
+}
 ROLES = "identity: exactly the roles that workers use"
 ACCESS, TLS = "storage account: no public access, no keys", "storage account: only by TLS"
 FAULTS = {
@@ -136,6 +142,11 @@ FAULTS = {
     "messages stay longer": Fault(changing(longer), "queues: retention", "-0-0: 1209600 s"),
     "a contributor": Fault(contributor(True), ROLES, rf"too many: {CONTRIBUTOR} on /subscriptions/[\w-]+($|;)", contributor(False)),
     "a role that is missing": Fault(changing(without_role), ROLES, "missing: Azure Service Bus Data Sender on "),
+    "an identity that somebody added": Fault(
+        changing(lambda api, made: api.call("PATCH", site(made), {"identity": IDENTITIES})),
+        "identity: only the function app's own",
+        "too many: powerful",
+    ),
     "plain HTTP to the function": Fault(
         changing(lambda api, made: api.call("PATCH", site(made), {"properties": {"httpsOnly": False}})),
         "function app: only by TLS",
@@ -187,6 +198,31 @@ class TestAzure(AuditCases):
         assert found["namespaces"] == "given by connection strings: not audited"
         assert found["storage account"] == "given by a connection string: not audited"
         assert "storage account: life cycle" not in found
+
+    def test_what_the_credentials_may_not_read_does_not_hold(
+        self, fresh: tuple[Resources, list[Promise]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        string = os.environ[connection_strings.STORAGE]
+        monkeypatch.setenv(connection_strings.STORAGE, re.sub("AccountKey=[^;]*", "AccountKey=d3Jvbmc=", string))
+        (found,) = (each for each in fsd_core.audit("azure", self.APP, SETTINGS) if each.name == "containers: no public access")
+        assert (found.holds, found.verdict) == (False, "FAILS")
+        assert found.found == "not read: these credentials lack the role Storage Blob Data Reader"
+        assert (found.expected, found.advice) == ("private", "audit with credentials that have the role Storage Blob Data Reader")
+
+    def test_a_function_app_without_an_identity_lacks_every_role(self, fresh: tuple[Resources, list[Promise]]) -> None:
+        before: dict[str, Any] = {}
+
+        def take(api: Api, made: Resources) -> None:
+            before.update(api.call("GET", site(made))["identity"])
+            api.call("PATCH", site(made), {"identity": None})
+
+        changing(take)(fresh[0])
+        try:
+            found = {each.name: each for each in self.audit()}
+            assert found["identity: only the function app's own"].found == "missing: its own"
+            assert found[ROLES].found.startswith("missing: Azure Service Bus Data Receiver on ")
+        finally:
+            changing(lambda api, made: api.call("PATCH", site(made), {"identity": before}))(fresh[0])
 
 
 def whole(api: Api) -> Resources:

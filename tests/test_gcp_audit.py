@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from google.cloud import storage
 from google.pubsub_v1 import types
 
 from audit_cases import AuditCases, Audited, Fault
@@ -15,6 +16,7 @@ from fsd_core import Resources
 from fsd_core.providers.package import stub
 from fsd_gcp import function, policy
 from fsd_gcp.api import Api
+from fsd_gcp.audit import deleted
 from fsd_gcp.names import Names
 from fsd_gcp.policy import Grant
 
@@ -133,6 +135,21 @@ def emulated() -> Iterator[None]:
 
 class TestGoogle(AuditCases):
     cloud = Audited("gcp", {"package": False, "memory_mb": 512}, emulated, FAULTS)
+
+
+@pytest.mark.parametrize(
+    ("properties", "says"),
+    [
+        ({}, "kept for 0 s"),
+        ({"softDeletePolicy": {"retentionDurationSeconds": "604800"}}, "kept for 604800 s"),
+        ({"softDeletePolicy": {"retentionDurationSeconds": "0"}, "versioning": {"enabled": True}}, "kept as versions"),
+    ],
+)
+def test_what_becomes_of_deleted_objects(properties: dict[str, Any], says: str) -> None:
+    """The local Cloud Storage keeps none, so these are the properties that Google documents."""
+    found = storage.Bucket(None, "b")
+    found._properties.update(properties)
+    assert deleted(found) == says
 
 
 def test_an_auditor_has_no_permission_to_write() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fsd_core.providers.promises import REPAIR, exactly, same, told
+from fsd_core.providers.promises import REPAIR, exactly, same, told, unread
 
 
 def test_values_that_differ_are_named_with_their_resource() -> None:
@@ -24,4 +24,11 @@ def test_entries_too_many_and_missing_are_named_and_a_long_list_is_cut() -> None
 
 
 def test_what_is_only_shown_holds() -> None:
-    assert (told("n", "yesterday").holds, told("n", "yesterday").found) == (True, "yesterday")
+    shown = told("n", "yesterday")
+    assert (shown.holds, shown.verdict, shown.found) == (True, "shown", "yesterday")
+
+
+def test_what_nobody_read_does_not_hold() -> None:
+    broken = unread("n", "these credentials lack the role R", True, "get it")
+    assert (broken.holds, broken.verdict, broken.expected, broken.advice) == (False, "FAILS", "yes", "get it")
+    assert broken.found == "not read: these credentials lack the role R"

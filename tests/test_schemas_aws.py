@@ -88,6 +88,8 @@ def _functions(functions: Any) -> None:
     functions.tag_resource(**tagged, Tags={"c": "d"})
     functions.list_tags(**tagged)
     functions.untag_resource(**tagged, TagKeys=["a", "c"])
+    functions.list_aliases(**name)
+    functions.list_versions_by_function(**name)
     functions.get_account_settings()
     for refused in (
         lambda: functions.create_function(**name, **runtime),

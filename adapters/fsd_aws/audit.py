@@ -71,22 +71,40 @@ def _bucket(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
 
     rules = read("get_bucket_encryption").get("ServerSideEncryptionConfiguration", {}).get("Rules", [])
     default = rules[0].get("ApplyServerSideEncryptionByDefault") if rules else None
-    yield same("bucket: encrypted at rest", {name: _json(default)}, _json(bucket.encryption(names.kms_key)))
+    yield same("bucket: encrypted at rest", {name: default and _json(default)}, _json(bucket.encryption(names.kms_key)))
     found = read("get_bucket_policy").get("Policy")
     yield exactly(
         "bucket: policy refuses requests without TLS", grants(found and json.loads(found)), grants(policy.bucket(names, name)), STATEMENT
     )
     closed = read("get_public_access_block").get("PublicAccessBlockConfiguration", {})
     yield same("bucket: no public access", {setting: closed.get(setting) for setting in bucket.CLOSED}, True)
+    access = read("get_bucket_acl")
+    others = _others(access) if access else {"no bucket"}
+    advice = f"aws s3api put-bucket-acl --bucket {name} --acl private"
+    yield exactly("bucket: access list names nobody but the owner", others, (), "other entry", advice)
     rules = read("get_bucket_lifecycle_configuration").get("Rules", [])
-    wanted = bucket.life_cycle(int(had.names.get(RETENTION, "0")))  # 0: of an app that an earlier version deployed
-    yield exactly("bucket: life cycle", _deletions(rules), _deletions(wanted), "rule")
+    yield exactly("bucket: life cycle", deletions(rules), deletions(bucket.life_cycle(int(had.names[RETENTION]))), "rule")
+    versions = api.find("s3", "get_bucket_versioning", Bucket=name)
+    kept = None if versions is None else "kept as versions" if versions.get("Status") == "Enabled" else "not kept"
+    command = f"aws s3api put-bucket-versioning --bucket {name} --versioning-configuration Status=Suspended"
+    yield same("bucket: deleted objects are gone", {name: kept}, "not kept", f"{command}; then remove the old versions")
 
 
-def _deletions(rules: Sequence[Mapping[str, Any]]) -> set[str]:
+def _others(access: Mapping[str, Any]) -> set[str]:
+    """The entries of a bucket's access list for others than its owner."""
+    mine = access["Owner"]["ID"]
+    every = [(each["Permission"], each["Grantee"]) for each in access["Grants"]]
+    return {f"{verb} to {who.get('URI') or who.get('ID') or who.get('EmailAddress')}" for verb, who in every if who.get("ID") != mine}
+
+
+def deletions(rules: Sequence[Mapping[str, Any]]) -> set[str]:
     """The rules of a life cycle that delete objects."""
-    found = [rule for rule in rules if rule.get("Status") == "Enabled" and "Days" in rule.get("Expiration", {})]
-    return {f"{_json(rule.get('Filter', {}))} deleted after {rule['Expiration']['Days']} days" for rule in found}
+    found = set()
+    for rule in rules:
+        if rule.get("Status") == "Enabled" and (ends := rule.get("Expiration", {})).keys() & {"Days", "Date"}:
+            when = f"after {ends['Days']} days" if "Days" in ends else f"on {ends['Date']}"
+            found.add(f"{_json(rule.get('Filter', {}))} deleted {when}")
+    return found
 
 
 def _queues(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
@@ -103,13 +121,19 @@ def _queues(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
         name: each.get("KmsMasterKeyId") or ("SSE-SQS" if each.get("SqsManagedSseEnabled") == "true" else None)
         for name, each in found.items()
     }
-    yield same("queues: encrypted at rest", encrypted, names.kms_key or "SSE-SQS")
+    command = "aws sqs set-queue-attributes --queue-url URL --attributes KmsMasterKeyId="
+    yield same("queues: encrypted at rest", encrypted, names.kms_key or "SSE-SQS", _keyed(names, command))
     yield _policies("queues: policies admit TLS and the app's topics only", found, wanted)
     yield exactly("queues: retention", _kept(found), _kept(wanted), "retention time")
 
 
 def _kept(attributes: Mapping[str, Mapping[str, str]]) -> set[str]:
-    return {f"{name} keeps messages for {each.get('MessageRetentionPeriod')} s" for name, each in attributes.items()}
+    return {f"{name} keeps messages for {each['MessageRetentionPeriod']} s" for name, each in attributes.items() if each}
+
+
+def _keyed(names: Names, command: str) -> str:
+    """The advice about a key: a deployment sets the app's key, but removes none. ``command`` removes a key."""
+    return REPAIR if names.kms_key else f"{REPAIR}; where somebody set a key, remove it first: {command}"
 
 
 def _topics(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
@@ -122,28 +146,33 @@ def _topics(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
     wanted = {name: queues.topic_attributes(names, name) for name in every}
     # Without a key, SNS encrypts its disks itself, and no attribute says so.
     keys = {name: None if not each else each.get("KmsMasterKeyId") or "disks of SNS" for name, each in found.items()}
-    yield same("topics: encrypted at rest", keys, names.kms_key or "disks of SNS")
+    command = 'aws sns set-topic-attributes --topic-arn ARN --attribute-name KmsMasterKeyId --attribute-value ""'
+    yield same("topics: encrypted at rest", keys, names.kms_key or "disks of SNS", _keyed(names, command))
     yield _policies("topics: policies refuse requests without TLS", found, wanted)
 
 
 def _policies(name: str, found: Mapping[str, Mapping[str, str]], wanted: Mapping[str, Mapping[str, str]]) -> Promise:
-    """The promise that the attribute Policy of each resource grants exactly what is wanted."""
+    """The promise that the attribute Policy of each resource grants exactly what is wanted.
+
+    Each line begins with the resource that has the policy: a policy that names another resource has no effect.
+    """
 
     def every(attributes: Mapping[str, Mapping[str, str]]) -> set[str]:
-        policies = ((json.loads(each["Policy"]) if each.get("Policy") else None) for each in attributes.values())
-        return set().union(*map(grants, policies))
+        policies = {resource: json.loads(each["Policy"]) for resource, each in attributes.items() if each.get("Policy")}
+        return {f"{resource}: {line}" for resource, document in policies.items() for line in grants(document)}
 
     return exactly(name, every(found), every(wanted), STATEMENT)
 
 
 def _role(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
     role = had.names["role"].rpartition("/")[2]
-    trusted = (api.find("iam", "get_role", RoleName=role) or {}).get("Role", {}).get("AssumeRolePolicyDocument")
+    there = api.find("iam", "get_role", RoleName=role)
+    trusted = there and there["Role"].get("AssumeRolePolicyDocument")
     yield exactly("role: only Lambda assumes it", grants(trusted), grants(policy.trust()), STATEMENT)
-    inline = (api.find("iam", "list_role_policies", RoleName=role) or {}).get("PolicyNames", [])
+    inline = api.pages("iam", "list_role_policies", "PolicyNames", "Marker", RoleName=role) if there else ()
     documents = [api.find("iam", "get_role_policy", RoleName=role, PolicyName=name) or {} for name in inline]
     allowed = set().union(*(grants(each.get("PolicyDocument")) for each in documents))
-    attached = (api.find("iam", "list_attached_role_policies", RoleName=role) or {}).get("AttachedPolicies", [])
+    attached = api.pages("iam", "list_attached_role_policies", "AttachedPolicies", "Marker", RoleName=role) if there else ()
     allowed |= {f"the policy {each['PolicyArn']}" for each in attached}
     wanted = grants(policy.worker(names, had.names["bucket"], had.names["function"]))
     advice = f"{REPAIR} sets the policy of a role that fsd made; remove other policies from role {role}"
@@ -154,17 +183,33 @@ def _function(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
     name = had.names["function"]
     found = api.call("lambda", "get_function_configuration", FunctionName=name)
     yield same("function: runs as the app's role", {name: found.get("Role")}, had.names["role"])
-    yield same("function: environment encrypted at rest", {name: found.get("KMSKeyArn") or KEYS}, names.kms_key or KEYS)
-    resource = (api.find("lambda", "get_policy", FunctionName=name) or {}).get("Policy")
-    advice = f"remove each statement: aws lambda remove-permission --function-name {name} --statement-id ID"
-    yield exactly("function: nobody outside the account invokes it", grants(resource and json.loads(resource)), (), STATEMENT, advice)
+    used, command = found.get("KMSKeyArn") or KEYS, f'aws lambda update-function-configuration --function-name {name} --kms-key-arn ""'
+    yield same("function: environment encrypted at rest", {name: used}, names.kms_key or KEYS, _keyed(names, command))
+    advice = f"remove each statement: aws lambda remove-permission --function-name {name} --statement-id ID, with --qualifier for an alias"
+    yield exactly("function: nobody outside the account invokes it", invokers(api, name), (), STATEMENT, advice)
     group = policy.log_group(name)
+    used = found.get("LoggingConfig", {}).get("LogGroup") or group
+    command = f"aws lambda update-function-configuration --function-name {name} --logging-config LogFormat=Text,LogGroup={group}"
+    yield same("logs: in the app's log group", {name: used}, group, command)
     groups = api.pages("logs", "describe_log_groups", "logGroups", "nextToken", logGroupNamePrefix=group)
     logs: Mapping[str, Any] = next((each for each in groups if each["logGroupName"] == group), {})
     days = f"{logs['retentionInDays']} days" if "retentionInDays" in logs else "for ever" if logs else "no log group"
-    yield same("logs: encrypted at rest", {group: logs.get("kmsKeyId") or KEYS}, names.kms_key or KEYS)
+    key, command = logs.get("kmsKeyId") or KEYS, f"aws logs disassociate-kms-key --log-group-name {group}"
+    yield same("logs: encrypted at rest", {group: key if logs else None}, names.kms_key or KEYS, _keyed(names, command))
     yield same("logs: retention", {group: days}, f"{LOGS_KEPT_DAYS} days")
     yield told("function: last change", f"{found['LastModified']}{_who(api, name)}")
+
+
+def invokers(api: Api, function: str) -> set[str]:
+    """What the policies of the function, its aliases and its published versions grant: each has a policy besides that of the function."""
+    aliases = api.pages("lambda", "list_aliases", "Aliases", "NextMarker", "Marker", FunctionName=function)
+    versions = api.pages("lambda", "list_versions_by_function", "Versions", "NextMarker", "Marker", FunctionName=function)
+    qualifiers = [*(each["Name"] for each in aliases), *(each["Version"] for each in versions if each["Version"] != "$LATEST")]
+    found = set()
+    for which in ({}, *({"Qualifier": each} for each in qualifiers)):
+        document = (api.find("lambda", "get_policy", FunctionName=function, **which) or {}).get("Policy")
+        found |= grants(document and json.loads(document))
+    return found
 
 
 def _who(api: Api, function: str) -> str:

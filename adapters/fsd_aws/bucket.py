@@ -7,6 +7,7 @@ from typing import Any
 
 from fsd_aws import policy
 from fsd_aws.api import Api
+from fsd_aws.errors import entry_code
 from fsd_aws.names import Names
 from fsd_aws.objects import AwsObjects
 from fsd_core.driver import Code, Resources
@@ -73,9 +74,24 @@ def _owned(api: Api, app: str, bucket: str) -> bool:
 
 
 def remove(api: Api, app: str, bucket: str) -> bool:
-    """Empty and remove the bucket if it is the app's; returns whether it was."""
+    """Empty and remove the bucket if it is the app's, with old versions of objects that somebody let it keep; returns whether it was."""
     if not _owned(api, app, bucket):
         return False
     objects = AwsObjects(Resources(app, 0, 0, {"bucket": bucket, "region": api.region}))
-    remove_store(api, objects, f"bucket {bucket}", lambda: api.client("s3").delete_bucket(Bucket=bucket))
+    remove_store(api, objects, f"bucket {bucket}", lambda: _delete(api, bucket))
     return True
+
+
+def _delete(api: Api, bucket: str) -> None:
+    """Remove a bucket whose objects are gone, and before that their old versions and marks of deletion, with which S3 would keep it."""
+    s3 = api.client("s3")
+    while True:
+        found = s3.list_object_versions(Bucket=bucket)
+        kept = [*found.get("Versions", ()), *found.get("DeleteMarkers", ())]
+        if not kept:
+            break
+        old = [{"Key": each["Key"], "VersionId": each["VersionId"]} for each in kept]
+        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": old, "Quiet": True})
+        for refused in answer.get("Errors", ()):
+            raise DriverError(entry_code(refused["Code"]), f"bucket {bucket}: version of {refused['Key']}: {refused.get('Message')}")
+    s3.delete_bucket(Bucket=bucket)

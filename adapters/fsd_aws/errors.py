@@ -46,7 +46,7 @@ _NAMES = {
         ReceiptHandleIsInvalid EmptyBatchRequest EmptyBatchRequestException BatchEntryIdsNotDistinct
         BatchEntryIdsNotDistinctException InvalidBatchEntryId InvalidBatchEntryIdException PermanentRedirect
         IllegalLocationConstraintException
-        MethodNotAllowed MalformedPolicy MalformedPolicyDocument KMSDisabled KMSDisabledException KMSInvalidState
+        DeleteConflict MethodNotAllowed MalformedPolicy MalformedPolicyDocument KMSDisabled KMSDisabledException KMSInvalidState
         KMSInvalidStateException KMSNotFound KMSNotFoundException""",
 }
 _EXCEPTIONS = (  # the first match counts
@@ -130,6 +130,11 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     (
         r"NoSuchBucket|QueueDoesNotExist|NonExistentQueue|NotFound|NotFoundException|ResourceNotFoundException",
         "a resource of the app is gone, or in another region or account: run 'fsd destroy', then 'fsd deploy --provider aws'",
+    ),
+    (
+        r"DeleteConflict",
+        "remove the policies that somebody else gave the role ('aws iam list-role-policies' and 'list-attached-role-policies' name them), "
+        "then run 'fsd destroy' again",
     ),
     (
         r"EndpointConnectionError|ConnectTimeoutError",

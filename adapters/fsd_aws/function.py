@@ -31,12 +31,19 @@ _POLICY = "fsd"  # the name of the role's one inline policy
 def read(api: Api, app: str, function: str) -> Resources | None:
     """The resources that the function's environment names; None where the function does not exist.
 
-    Raises `InputError` where fsd did not make the function.
+    Raises `InputError` where fsd did not make the function, and `DriverError` where the credentials may not use the key of its environment.
     """
     found = api.find("lambda", "get_function_configuration", FunctionName=function)
     if found is None:
         return None
-    return from_record(found.get("Environment", {}).get("Variables", {}).get(RESOURCES), app, f"a function {function}")
+    environment = found.get("Environment", {})
+    if error := environment.get("Error"):  # Lambda answers, but leaves the variables out
+        raise DriverError(
+            Code.DENIED,
+            f"function {function}: Lambda cannot show its environment: {error.get('Message')}: expected credentials that may use "
+            "kms:Decrypt on the key of the app: docs/how-to-aws.md, step 2",
+        )
+    return from_record(environment.get("Variables", {}).get(RESOURCES), app, f"a function {function}")
 
 
 def make_role(api: Api, app: str, role: str) -> str:

@@ -116,7 +116,7 @@ def deployer(names: Names, bucket: str, function: str, role: str) -> Document:
     logs = "CreateLogGroup DeleteLogGroup PutRetentionPolicy TagResource" + " AssociateKmsKey" * bool(names.kms_key)
     group = names.arn("logs", f"log-group:{log_group(function)}")
     buckets = "CreateBucket DeleteBucket GetBucketTagging PutBucketPolicy PutBucketPublicAccessBlock PutBucketTagging"
-    buckets += " PutEncryptionConfiguration PutLifecycleConfiguration"
+    buckets += " ListBucketVersions PutEncryptionConfiguration PutLifecycleConfiguration"
     roles = "CreateRole DeleteRole DeleteRolePolicy GetRole PutRolePolicy TagRole UpdateAssumeRolePolicy"
     queues = "CreateQueue DeleteQueue GetQueueUrl PurgeQueue SetQueueAttributes TagQueue ReceiveMessage DeleteMessage"
     topics = "CreateTopic DeleteTopic SetTopicAttributes Subscribe TagResource"
@@ -129,6 +129,7 @@ def deployer(names: Names, bucket: str, function: str, role: str) -> Document:
             _allow("Queues", _actions("sqs", queues), names.arn("sqs", everything)),
             _allow("Topics", _actions("sns", topics), names.arn("sns", everything)),
             _allow("Bucket", _actions("s3", buckets), _bucket(names, bucket)),
+            _allow("Versions", ["s3:DeleteObjectVersion"], _bucket(names, bucket, "/*")),
             _allow("Role", _actions("iam", roles), arn),
             _allow("PassRole", ["iam:PassRole"], arn) | {"Condition": {"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}}},
             _allow("Function", _actions("lambda", functions), names.arn("lambda", f"function:{function}")),
@@ -145,16 +146,21 @@ def auditor(names: Names, bucket: str, function: str, role: str) -> Document:
     """The policy of a person who audits an app: it only reads. ``role``: the name of the function's role."""
     arn = f"arn:{names.partition}:iam::{names.account}:role/{role}"
     everything = f"fsd-{names.app}-*"
-    buckets = "GetBucketPolicy GetBucketPublicAccessBlock GetEncryptionConfiguration GetLifecycleConfiguration"
+    buckets = "GetBucketAcl GetBucketPolicy GetBucketPublicAccessBlock GetBucketVersioning"
+    buckets += " GetEncryptionConfiguration GetLifecycleConfiguration"
+    functions = "GetFunctionConfiguration GetPolicy ListAliases ListVersionsByFunction"
+    lambda_arn = names.arn("lambda", f"function:{function}")
     roles = "GetRole GetRolePolicy ListAttachedRolePolicies ListRolePolicies"
     return _document(
         [
-            _allow("Function", _actions("lambda", "GetFunctionConfiguration GetPolicy"), names.arn("lambda", f"function:{function}")),
+            _allow("Function", _actions("lambda", functions), [lambda_arn, f"{lambda_arn}:*"]),  # and its aliases and versions
             _allow("Queues", ["sqs:GetQueueAttributes"], names.arn("sqs", everything)),
             _allow("Topics", ["sns:GetTopicAttributes"], names.arn("sns", everything)),
             _allow("Bucket", _actions("s3", buckets), _bucket(names, bucket)),
             _allow("Role", _actions("iam", roles), arn),
             _allow("Lists", ["logs:DescribeLogGroups", "cloudtrail:LookupEvents"], "*"),
+            # Without it Lambda does not show the function's environment, which names the resources.
+            *([_allow("Key", ["kms:Decrypt"], names.kms_key)] if names.kms_key else []),
         ]
     )
 

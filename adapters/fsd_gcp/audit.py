@@ -55,13 +55,19 @@ def _bucket(api: Api, had: Resources) -> Iterator[Promise]:
     yield same("bucket: no public access", closed, True)
     rules = [json.dumps(dict(each), sort_keys=True) for each in bucket.lifecycle_rules] if there else []
     passing = {"action": {"type": "Delete"}, "condition": {"age": KEPT_DAYS, "matchesPrefix": list(PASSING)}}
-    audit_days = int(had.names.get(RETENTION, "0"))  # 0: of an app that an earlier version deployed
-    entries = {"action": {"type": "Delete"}, "condition": {"age": audit_days, "matchesPrefix": [AUDIT]}}
+    entries = {"action": {"type": "Delete"}, "condition": {"age": int(had.names[RETENTION]), "matchesPrefix": [AUDIT]}}
     aborted = {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 1}}
     yield exactly("bucket: life cycle", rules, [json.dumps(each, sort_keys=True) for each in (passing, entries, aborted)], "rule")
-    kept = bucket.soft_delete_policy.retention_duration_seconds if there else None
-    yield same("bucket: deleted objects are gone", {name: f"kept for {kept or 0} s"}, "kept for 0 s")
+    advice = f"{REPAIR} turns both off; then remove old versions: gcloud storage rm --all-versions gs://{name}/OBJECT"
+    yield same("bucket: deleted objects are gone", {name: deleted(bucket) if there else None}, "kept for 0 s", advice)
     yield told("in transit", "fsd uses TLS only; Cloud Storage refuses nothing else: an organisation may, by storage.secureHttpTransport")
+
+
+def deleted(bucket: Any) -> str:
+    """What becomes of the objects that are deleted in a bucket, as text."""
+    if bucket.versioning_enabled:
+        return "kept as versions"
+    return f"kept for {bucket.soft_delete_policy.retention_duration_seconds or 0} s"
 
 
 def _queues(api: Api, had: Resources, topics: list[str], subscriptions: list[str]) -> Iterator[Promise]:

@@ -190,6 +190,7 @@ def _set(bucket: Any, app: str, key: str, audit_days: int) -> None:
     bucket.labels = {**bucket.labels, policy.APP_LABEL: app}  # a label that is left out would be removed
     bucket.iam_configuration.uniform_bucket_level_access_enabled = True
     bucket.iam_configuration.public_access_prevention = "enforced"
+    bucket.versioning_enabled = False  # versions would stay for ever
     kept = bucket.soft_delete_policy
     kept.pop("effectiveTime", None)  # google-cloud-storage would send it as null
     kept.retention_duration_seconds = "0"  # JSON needs a string; by default deleted objects are kept and billed for a week

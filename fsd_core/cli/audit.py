@@ -41,7 +41,8 @@ def audit(screen: Screen, settings: Settings) -> None:
 
     Compares what is deployed with what this version of fsd deploys, and changes nothing: encryption at rest and in transit, no public
     access, roles that hold exactly the actions that are used, logs and how long they are kept, the deletion of old objects, and who
-    changed the app last where the platform says so. Exits with 1 if a promise does not hold.
+    changed the app last where the platform says so. A promise whose setting these credentials may not read does not hold. Exits with 1 if a
+    promise does not hold, with 2 if the app is not deployed, and with 3 if a service refuses a request.
     """
     context = click.get_current_context()
     if (name := context.invoked_subcommand) is None:
@@ -62,7 +63,7 @@ def _audit(screen: Screen, settings: Settings) -> None:
     screen.answer({"app": settings.app, "provider": settings.provider, "checks": [attrs.asdict(each) for each in promises]})
     screen.print(f"{settings.app} on {settings.provider}")
     for each in promises:
-        lines = [f"{'holds' if each.holds else 'FAILS'}  {each.name}", f"       found:    {each.found}"]
+        lines = [f"{each.verdict}  {each.name}", f"       found:    {each.found}"]
         if not each.holds:
             lines += [f"       expected: {each.expected}", f"       to do:    {each.advice}"]
         screen.print(*lines)

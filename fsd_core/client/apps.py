@@ -113,7 +113,8 @@ def audit(
     with reported(progress):
         found = provisioner.audit(app)
     if found is None:
-        raise InputError(f"app {app} on {provider}: nothing is deployed: expected an app: 'fsd deploy --provider {provider} --app {app}'")
+        command = f"fsd deploy --provider {provider} --app {app}"
+        raise InputError(f"app {app} on {provider}: nothing is deployed, or not all of it: expected a complete app: '{command}'")
     return list(found)
 
 

@@ -10,17 +10,19 @@ from typing import Protocol, runtime_checkable
 
 import attrs
 
-__all__ = ["REPAIR", "Auditor", "Promise", "exactly", "same", "told"]
+__all__ = ["REPAIR", "Auditor", "Promise", "exactly", "same", "told", "unread"]
 
 REPAIR = "fsd deploy --repair"  # the advice where a new deployment sets what differs; `AppProvisioner.audit` completes the command
-_SHOWN = 5  # entries of a list that a text names
+SHOWN = "shown only"  # what is expected of a fact that is only shown
+_MOST = 5  # entries of a list that a text names
 
 
 @attrs.frozen
 class Promise:
     """One promise about a deployed app: what was found, what was expected, whether it holds.
 
-    ``advice``: what to do if it does not hold; empty if it holds. All texts are for people.
+    ``advice``: what to do if it does not hold; empty if it holds. All texts are for people. A fact that is only shown holds, and its
+    ``expected`` is "shown only".
     """
 
     name: str
@@ -28,6 +30,11 @@ class Promise:
     found: str
     expected: str
     advice: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """holds, FAILS, or shown for a fact that is only shown."""
+        return "shown" if self.expected == SHOWN else "holds" if self.holds else "FAILS"
 
 
 @runtime_checkable
@@ -61,7 +68,12 @@ def exactly(name: str, found: Collection[str], expected: Collection[str], what: 
 
 def told(name: str, found: str) -> Promise:
     """A fact that is only shown: it always holds."""
-    return _promise(name, True, found, "shown only", "")
+    return _promise(name, True, found, SHOWN, "")
+
+
+def unread(name: str, why: str, expected: object, advice: str) -> Promise:
+    """A promise that does not hold because nobody looked: the credentials may not read the setting. ``why``: what they lack."""
+    return _promise(name, False, f"not read: {why}", _text(expected), advice)
 
 
 def _promise(name: str, holds: bool, found: str, expected: str, advice: str) -> Promise:
@@ -73,5 +85,5 @@ def _text(value: object) -> str:
 
 
 def _list(entries: Sequence[str], between: str) -> str:
-    more = len(entries) - _SHOWN
-    return between.join(entries[:_SHOWN]) + (f"{between}and {more} more" if more > 0 else "")
+    more = len(entries) - _MOST
+    return between.join(entries[:_MOST]) + (f"{between}and {more} more" if more > 0 else "")

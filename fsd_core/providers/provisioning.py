@@ -116,6 +116,8 @@ class AppProvisioner(ABC, Generic[A, S]):
                 return None
             api.within(AUDIT_S, f"the audit took longer than {AUDIT_S:g} s")
             command = f"fsd deploy --provider {self.provider.name} --app {app} --workers {had.ranks} --slots {had.slots} --repair"
+            # An app that an earlier version deployed is compared with the settings that a repair would give it.
+            had = attrs.evolve(had, names={**texts(self.settings, self.recorded), **had.names})
             return [attrs.evolve(each, advice=each.advice.replace(REPAIR, command)) for each in self.promises(api, had)]
 
     def sweep(self, app: str) -> Sequence[str]:

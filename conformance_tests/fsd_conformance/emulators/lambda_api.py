@@ -260,6 +260,14 @@ class Api:
         lambda_policy.removed(self._store.whole(region, name), sid)
         return Response(204)
 
+    def _list_aliases(self, region: str, request: Request, name: str) -> Response:
+        self._store.whole(region, name)
+        return Response.of({"Aliases": []})
+
+    def _list_versions(self, region: str, request: Request, name: str) -> Response:
+        function = self._store.whole(region, name)
+        return Response.of({"Versions": [function.wire("$LATEST")]})
+
     def _account(self, region: str, request: Request) -> Response:
         functions = self._store.all(region)
         limit = {

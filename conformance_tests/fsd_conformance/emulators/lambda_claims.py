@@ -2,7 +2,7 @@
 
 A parameter, header or field that would change the service's answer is either supported here or answered with 501 and "NotImplemented"; it
 is never ignored. The list of refused ones is documentation; a test compares both lists with botocore's model of the service. Anything in
-neither list is refused too. Description, KMSKeyArn, Role, Tags and the function's policy are only stored and returned: the emulator
+neither list is refused too. Description, KMSKeyArn, LoggingConfig, Role, Tags and the policy are only stored and returned: the emulator
 checks no permissions and encrypts nothing. A function has one
 qualifier, $LATEST; others are not found, as on the platform without versions and aliases.
 """
@@ -35,7 +35,7 @@ class Operation:
 
 _F = "/functions/([^/]+)"
 _Q = _words("Qualifier")
-_CONFIGURED = _words("Description Environment Handler KMSKeyArn MemorySize Role Runtime Timeout")
+_CONFIGURED = _words("Description Environment Handler KMSKeyArn LoggingConfig MemorySize Role Runtime Timeout")
 _EVENTS = _words("DestinationConfig MaximumEventAgeInSeconds MaximumRetryAttempts")
 OPERATIONS = (
     Operation(
@@ -80,6 +80,8 @@ OPERATIONS = (
     ),
     Operation("GetPolicy", "GET", f"/2015-03-31{_F}/policy", "get_policy"),
     Operation("RemovePermission", "DELETE", f"/2015-03-31{_F}/policy/([^/]+)", "remove_permission"),
+    Operation("ListAliases", "GET", f"/2015-03-31{_F}/aliases", "list_aliases"),
+    Operation("ListVersionsByFunction", "GET", f"/2015-03-31{_F}/versions", "list_versions"),
     Operation("GetAccountSettings", "GET", "/2016-08-19/account-settings", "account"),
     Operation("ListTags", "GET", "/2017-03-31/tags/(.+)", "get_tags"),
     Operation("TagResource", "POST", "/2017-03-31/tags/(.+)", "tag", fields=_words("Tags")),
@@ -89,15 +91,17 @@ CODE = _words("S3Bucket S3Key ZipFile")  # fields of CreateFunction's Code
 REFUSED = {  # fields, parameters and headers, by operation
     "CreateFunction": _words(
         "AcceleratorConfig CapacityProviderConfig CodeSigningConfigArn DeadLetterConfig DurableConfig EphemeralStorage FileSystemConfigs "
-        "ImageConfig Layers LoggingConfig PackageType Publish PublishTo RuntimeConfig SnapStart TenancyConfig TracingConfig "
+        "ImageConfig Layers PackageType Publish PublishTo RuntimeConfig SnapStart TenancyConfig TracingConfig "
         "VpcConfig"
     ),
     "UpdateFunctionConfiguration": _words(
         "AcceleratorConfig CapacityProviderConfig DeadLetterConfig DurableConfig EphemeralStorage FileSystemConfigs ImageConfig "
-        "Layers LoggingConfig RuntimeConfig SnapStart TracingConfig VpcConfig"
+        "Layers RuntimeConfig SnapStart TracingConfig VpcConfig"
     ),
     "UpdateFunctionCode": _words("DryRun ImageUri Publish PublishTo S3ObjectStorageMode S3ObjectVersion SourceKMSKeyArn"),
     "ListFunctions": _words("FunctionVersion MasterRegion"),
+    "ListAliases": _words("FunctionVersion Marker MaxItems"),
+    "ListVersionsByFunction": _words("Marker MaxItems"),
     "AddPermission": _words("EventSourceToken InvokedViaFunctionUrl Qualifier"),
     "GetPolicy": _words("Qualifier"),
     "RemovePermission": _words("Qualifier RevisionId"),
@@ -107,13 +111,12 @@ CODE_REFUSED = _words("ImageUri S3ObjectStorageMode S3ObjectVersion SourceKMSKey
 OPERATIONS_REFUSED = _words(
     "AddLayerVersionPermission CreateAlias CreateEventSourceMapping CreateFunctionUrlConfig DeleteAlias GetAlias "
     "GetFunctionUrlConfig GetLayerVersion GetProvisionedConcurrencyConfig GetRuntimeManagementConfig InvokeAsync "
-    "InvokeWithResponseStream ListAliases ListEventSourceMappings ListFunctionEventInvokeConfigs ListLayers ListVersionsByFunction "
+    "InvokeWithResponseStream ListEventSourceMappings ListFunctionEventInvokeConfigs ListLayers "
     "PublishLayerVersion PublishVersion PutProvisionedConcurrencyConfig PutRuntimeManagementConfig UpdateAlias"
 )
 # The default of each refused field: this value is accepted.
 _NOTHING: dict[str, Any] = {
     "EphemeralStorage": {"Size": 512},
-    "LoggingConfig": {"LogFormat": "Text"},
     "PackageType": "Zip",
     "SnapStart": {"ApplyOn": "None"},
     "TracingConfig": {"Mode": "PassThrough"},

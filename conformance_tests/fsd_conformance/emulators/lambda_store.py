@@ -57,7 +57,7 @@ _DEFAULTS: dict[str, Any] = {
     "EphemeralStorage": {"Size": 512},
     "TracingConfig": {"Mode": "PassThrough"},
 }
-_CONFIGURED = ("Role", "Handler", "Runtime", "Description", "Timeout", "MemorySize", "Environment", "KMSKeyArn")
+_CONFIGURED = ("Role", "Handler", "Runtime", "Description", "Timeout", "MemorySize", "Environment", "KMSKeyArn", "LoggingConfig")
 _MACHINE = "arm64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
 _LARGE_NAMED = {
     "ResourceNotFoundException",
