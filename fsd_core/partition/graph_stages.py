@@ -79,19 +79,19 @@ def graph_stages(graph: Graph, stages: int, tensor: int = 1) -> list[GraphStage]
     Raises `InputError` if the model has fewer nodes, if no node can be divided, or if the bytes that cross are not known because this
     trial fails.
     """
+    _check_stages("stages", stages, graph)
     return divide_graph(graph, stages, tensor).stages
 
 
 def divide_graph(graph: Graph, stages: int, tensor: int) -> Division:
     """What `graph_stages` finds, with the graph of the divided nodes. Raises the same errors."""
-    graph, stages = arguments.instance("graph", graph, Graph), arguments.whole("stages", stages, 1)
-    tensor, costs = arguments.whole("tensor", tensor, 1), node_costs(graph)
-    if stages > len(costs):
-        raise InputError(f"stages {stages}: expected at most {len(costs)}, the number of nodes of {graph.path}")
+    _check_stages("pipeline_parallel", stages, graph)
+    tensor, costs = arguments.whole("tensor_parallel", tensor, 1), node_costs(graph)
     places = cuts(graph, costs)
     unknown = next((place for place in places if place.bytes is None), None)
     if unknown is not None and stages * tensor > 1:
-        reason = graph.trial.failed or "it is no tensor of numbers"
+        strange = next(name for name in unknown.tensors if name not in graph.trial.tensors)
+        reason = graph.trial.failed or f"{strange!r} is no tensor of numbers that numpy has"
         raise InputError(f"{graph.path}: cannot be cut: the size of the tensors that cross behind {unknown.name!r} is not known: {reason}")
     seconds = [each.weight_bytes / LOAD_BYTES_S + (each.multiply_adds or 0) * DENSE_SHARE / WORK_S for each in costs]
     starts = cut(_profile(seconds, places), stages, 1)
@@ -114,6 +114,12 @@ def divide_graph(graph: Graph, stages: int, tensor: int) -> Division:
         for rank in range(stages * tensor)
     ]
     return Division(divided, found, groups[-1].step)
+
+
+def _check_stages(name: str, stages: int, graph: Graph) -> None:
+    nodes = len(arguments.instance("graph", graph, Graph).model.graph.node)
+    if arguments.whole(name, stages, 1) > nodes:
+        raise InputError(f"{name} {stages}: expected at most {nodes}, the number of nodes of {graph.path}")
 
 
 def _profile(seconds: Sequence[float], places: Sequence[Cut]) -> Profile:
