@@ -124,3 +124,13 @@ def test_an_input_has_one_shape(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert main(["model", "show", str(model), "--shape", "x=1x4", "--shape", "x=1x5"]) == 2
     assert "--shape x=1x5: input 'x' has another --shape before: expected one for each input" in capfd.readouterr().err
     assert main(["model", "show", str(model), "--shape", "x=1x4", "--shape", "x=1x4"]) == 0
+
+
+def test_a_batch_axis_that_takes_one_sample_only_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    """The file leaves the axis free, but a node inside gives it the size 1, as exporters write."""
+    nodes = [helper.make_node("Reshape", ["x", "one"], ["r"], "one sample"), helper.make_node("Erf", ["r"], ["y"], "erf")]
+    model = saved(made(nodes, {"x": ["N", 8]}, {"y": [1, 8]}, {"one": np.array([1, 8])}), tmp_path / "m.onnx")
+    assert stages_work(open_graph(model), {"x": X[:1]}).samples == 1
+    line = r"computes the first sample of the input, but not all 3 together: expected one sample: .*'one sample'"
+    with pytest.raises(InputError, match=line):
+        stages_work(open_graph(model), {"x": X})
