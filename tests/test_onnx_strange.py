@@ -45,8 +45,13 @@ def test_a_tensor_of_a_dtype_that_numpy_does_not_have_stays_in_its_function(tmp_
     assert describe_graph(graph)["trial"] is None
     with ThreadPoolExecutor(2) as pool:
         np.testing.assert_array_equal(computed(stages_work(graph, {"x": X}), pool)["y"], answer(path, {"x": X})[0])
-    with pytest.raises(InputError, match=r"cannot be cut: .* behind 'cast' is not known: 'other' is no tensor of numbers that numpy has"):
-        stages_work(graph, {"x": X}, 2, None, 2, None)
+        for stages, ranks in ((2, 1), (3, 1), (1, 2), (3, 2)):
+            work = stages_work(graph, {"x": X}, stages * ranks, None, stages, ranks)
+            np.testing.assert_allclose(computed(work, pool)["y"], answer(path, {"x": X})[0], rtol=1e-4, atol=1e-5)
+            assert not {"other", "same"} & {name for stage in work.stages for names in stage.receives.values() for name in names}
+    reason = "behind 'cast' is not known: 'other' is no tensor of numbers that numpy has: expected at most 3"
+    with pytest.raises(InputError, match=f"cannot be cut into 4 stages: .* {reason}"):
+        stages_work(graph, {"x": X}, 4, None, 4, None)
 
 
 def test_an_output_of_texts_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -134,3 +139,20 @@ def test_a_batch_axis_that_takes_one_sample_only_is_refused_before_anything_star
     line = r"computes the first sample of the input, but not all 3 together: expected one sample: .*'one sample'"
     with pytest.raises(InputError, match=line):
         stages_work(open_graph(model), {"x": X})
+
+
+def test_ranks_of_a_stage_do_not_keep_what_is_no_array(tmp_path: Path) -> None:
+    """A tensor of bfloat16 is made before an exchange and read behind it, by the same rank."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["b"], "down", to=TensorProto.BFLOAT16),
+        helper.make_node("MatMul", ["x", "w"], ["m"], "product"),
+        helper.make_node("Cast", ["b"], ["f"], "up", to=TensorProto.FLOAT),
+        helper.make_node("Add", ["m", "f"], ["y"], "sum"),
+        helper.make_node("CastLike", ["y", "b"], ["like"], "like"),
+        helper.make_node("Cast", ["like"], ["z"], "last", to=TensorProto.FLOAT),
+    ]
+    model = made(nodes, {"x": ["N", 8]}, {"z": ["N", 8]}, {"w": np.eye(8, dtype=np.float32)}, opset=19)
+    graph = open_graph(saved(model, tmp_path / "m.onnx"))
+    with pytest.raises(InputError, match=r"tensor_parallel 2: .*m.onnx: an exchange has to keep a tensor: 'b' is no tensor of numbers"):
+        stages_work(graph, {"x": X}, 2, None, 1, 2)
+    assert stages_work(graph, {"x": X}).parallel.tensor == 1
