@@ -108,7 +108,7 @@ def divide_graph(graph: Graph, stages: int, tensor: int) -> Division:
         if not edges:
             raise InputError(
                 f"tensor_parallel {tensor}: {graph.path} has no MatMul, Gemm, Conv or Gather with weights of several columns: expected 1; "
-                "pipeline_parallel cuts the model into stages of whole nodes"
+                "use pipeline_parallel for stages of whole nodes"
             )
         divided, pieces = divide(graph, edges)
     groups = _groups(divided, pieces, starts, tensor)
