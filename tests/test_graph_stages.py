@@ -184,7 +184,9 @@ def test_what_weights_alone_give_is_computed_by_each_stage_that_reads_it(tmp_pat
 def test_a_model_whose_sizes_are_not_known_is_not_cut(tmp_path: Path) -> None:
     nodes = [helper.make_node("Gather", ["table", "x"], ["g"], "look", axis=0), helper.make_node("Tanh", ["g"], ["y"], "tanh")]
     model = made(nodes, {"x": ["N", 40]}, {"y": ["N", 40, 3]}, {"table": np.ones((1, 3), np.float32)}, dtypes={"x": INT64})
-    with pytest.raises(InputError, match=r"m.onnx: cannot be cut: the size of the tensors that cross behind 'look' is not known: .*look"):
+    with pytest.raises(
+        InputError, match=r"m.onnx: cannot be cut into 2 stages: the size of the tensors that cross behind 'look' is not known: .*look"
+    ):
         graph_stages(open_graph(saved(model, tmp_path / "m.onnx")), 2)
 
 

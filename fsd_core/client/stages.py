@@ -270,12 +270,19 @@ def stages_work(
     graph = attrs.evolve(graph, given=given)
     trial = graph.trial
     if trial.failed is not None:
-        raise InputError(f"{graph.path}: ONNX Runtime does not compute the first sample of the input: {trial.failed}")
+        what = "the input" if graph.no_batch is not None else "the first sample of the input"
+        raise InputError(f"{graph.path}: ONNX Runtime does not compute {what}: {trial.failed}")
     for each in graph.outputs:
-        if each.name not in trial.tensors or trial.tensors[each.name].dtype not in DTYPES:
+        if each.name not in trial.tensors:
             raise InputError(f"{graph.path}: output {each.name!r} is no tensor of numbers: expected one of {', '.join(DTYPES)}")
     if graph.no_batch is None and trial.no_batch is not None:
         graph = attrs.evolve(graph, no_batch=trial.no_batch)  # its trial is one of all samples together
+        if graph.trial.failed is not None:
+            count = len(next(iter(given.values())))
+            raise InputError(
+                f"{graph.path}: ONNX Runtime computes the first sample of the input, but not all {count} together: expected one sample: "
+                f"{graph.trial.failed}"
+            )
     if graph.no_batch is not None:
         for name, number in (("data_parallel", data), ("batch_size", batch_size)):
             if number not in (None, 1):

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 from fsd_core.common import arguments
 from fsd_core.errors import InputError
@@ -76,26 +77,29 @@ def graph_stages(graph: Graph, stages: int, tensor: int = 1) -> list[GraphStage]
     these ways, the fewest bytes cross the cuts. The ranks of a stage divide its largest nodes by columns of their weights, as many as they
     need to have equal shares: MatMul, Gemm, Conv and Gather. The result has all ranks of the first stage, then those of the second one.
 
-    Raises `InputError` if the model has fewer nodes, if no node can be divided, or if the bytes that cross are not known because this
-    trial fails.
+    A cut is never where something crosses that is no array of numbers, such as a sequence. Raises `InputError` if the model has fewer
+    nodes, or fewer places to cut; if no node can be divided; or if the bytes that cross are not known because this trial fails.
     """
+    _check_stages("stages", stages, graph)
     return divide_graph(graph, stages, tensor).stages
 
 
 def divide_graph(graph: Graph, stages: int, tensor: int) -> Division:
     """What `graph_stages` finds, with the graph of the divided nodes. Raises the same errors."""
-    graph, stages = arguments.instance("graph", graph, Graph), arguments.whole("stages", stages, 1)
-    tensor, costs = arguments.whole("tensor", tensor, 1), node_costs(graph)
-    if stages > len(costs):
-        raise InputError(f"stages {stages}: expected at most {len(costs)}, the number of nodes of {graph.path}")
+    _check_stages("pipeline_parallel", stages, graph)
+    tensor, costs = arguments.whole("tensor_parallel", tensor, 1), node_costs(graph)
     places = cuts(graph, costs)
-    unknown = next((place for place in places if place.bytes is None), None)
-    if unknown is not None and stages * tensor > 1:
-        reason = graph.trial.failed or "it is no tensor of numbers"
-        raise InputError(f"{graph.path}: cannot be cut: the size of the tensors that cross behind {unknown.name!r} is not known: {reason}")
+    known = [place for place in places if place.bytes is not None]
+    if stages * tensor > 1 and len(known) < len(places) and (graph.trial.failed or stages > len(known) + 1):
+        unknown = next(place for place in places if place.bytes is None)
+        reason = graph.trial.failed or _not_numbers(graph, unknown.tensors)
+        line = f"cannot be cut into {stages} stages: the size of the tensors that cross behind {unknown.name!r} is not known"
+        raise InputError(f"{graph.path}: {line}: {reason}: expected at most {1 if graph.trial.failed else len(known) + 1}")
     seconds = [each.weight_bytes / LOAD_BYTES_S + (each.multiply_adds or 0) * DENSE_SHARE / WORK_S for each in costs]
-    starts = cut(_profile(seconds, places), stages, 1)
-    assert starts is not None, "each node can be a stage"
+    firsts = [0, *(place.nodes for place in known)]  # the nodes with which a stage may begin
+    chosen = cut(_profile(np.add.reduceat(seconds, firsts), known), stages, 1)
+    assert chosen is not None, "a stage may begin with each of these nodes"
+    starts = [firsts[place] for place in chosen]
     edges, pieces, divided = dict[int, list[int]](), [Piece(number) for number in range(len(costs))], graph
     if tensor > 1:
         columns = divisible(graph)
@@ -104,11 +108,13 @@ def divide_graph(graph: Graph, stages: int, tensor: int) -> Division:
         if not edges:
             raise InputError(
                 f"tensor_parallel {tensor}: {graph.path} has no MatMul, Gemm, Conv or Gather with weights of several columns: expected 1; "
-                "pipeline_parallel cuts the model into stages of whole nodes"
+                "use pipeline_parallel for stages of whole nodes"
             )
         divided, pieces = divide(graph, edges)
     groups = _groups(divided, pieces, starts, tensor)
     sections = make_sections(divided, groups)
+    if reason := _not_numbers(divided, [name for section in sections for name in (*section.uses, *_received(section))]):
+        raise InputError(f"tensor_parallel {tensor}: {graph.path}: an exchange has to keep a tensor: {reason}: expected 1")
     found = [
         _stage(divided, costs, pieces, [group for group in groups if group.rank == rank], [each for each in sections if each.rank == rank])
         for rank in range(stages * tensor)
@@ -116,10 +122,22 @@ def divide_graph(graph: Graph, stages: int, tensor: int) -> Division:
     return Division(divided, found, groups[-1].step)
 
 
-def _profile(seconds: Sequence[float], places: Sequence[Cut]) -> Profile:
+def _check_stages(name: str, stages: int, graph: Graph) -> None:
+    nodes = len(arguments.instance("graph", graph, Graph).model.graph.node)
+    if arguments.whole(name, stages, 1) > nodes:
+        raise InputError(f"{name} {stages}: expected at most {nodes}, the number of nodes of {graph.path}")
+
+
+def _not_numbers(graph: Graph, names: Sequence[str]) -> str:
+    """Which of these tensors that nodes make cannot leave a session of ONNX Runtime as an array; empty if all can."""
+    strange = next((name for name in names if name not in graph.trial.tensors), None)
+    return "" if strange is None else f"{strange!r} is no tensor of numbers that numpy has"
+
+
+def _profile(seconds: NDArray[np.float64], places: Sequence[Cut]) -> Profile:
     """With one micro-batch, `Profile` counts loading alone: what a node costs is all there, and nothing for coding what crosses."""
     crossing = np.array([(place.bytes or 0) / _ENTRY_BYTES for place in places] + [0.0])
-    return Profile(np.array(seconds), np.zeros(len(seconds)), crossing, np.ones(len(seconds), np.int64))
+    return Profile(seconds, np.zeros(len(seconds)), crossing, np.ones(len(seconds), np.int64))
 
 
 def _edges(seconds: Sequence[float], columns: Mapping[int, Columns], nodes: range, tensor: int) -> dict[int, list[int]]:
@@ -166,7 +184,7 @@ def _stage(
     own = {number for section in sections for number in section.own}
     weights = {number: _weight_bytes(sizes, nodes[number], pieces[number], costs) for number in own}
     read = {name for number in own for name in reads(nodes[number])} | {name for section in sections for name in section.outputs}
-    received = [name for section in sections for names in section.receives.values() for name in names]
+    received = [name for section in sections for name in _received(section)]
     receives: dict[int, list[str]] = {}
     for section in sections:
         for rank, names in section.receives.items():
@@ -208,10 +226,14 @@ def _fed(graph: Graph, sections: Sequence[Section]) -> set[str]:
     return {name for names in fed for name in names if all(name in one or name not in other for one, other in zip(fed, read, strict=True))}
 
 
+def _received(section: Section) -> list[str]:
+    return [name for names in section.receives.values() for name in names]
+
+
 def _sent(section: Section) -> set[str]:
     return {name for _, _, names in section.sends for name in names}
 
 
 def _passed_bytes(section: Section, tensors: Mapping[str, Any]) -> int:
-    names = [*(name for some in section.receives.values() for name in some), *_sent(section)]
+    names = [*_received(section), *_sent(section)]
     return sum(tensors[name].bytes for name in names if name in tensors)
