@@ -33,7 +33,7 @@ class Promise:
 
     @property
     def verdict(self) -> str:
-        """holds, FAILS, or shown for a fact that is only shown."""
+        """The word for people: "holds", "FAILS", or "shown" for a fact that is only shown."""
         return "shown" if self.expected == SHOWN else "holds" if self.holds else "FAILS"
 
 

@@ -17,7 +17,7 @@ from fsd_core.providers.package import Package, Recipe, stub
 from fsd_core.providers.probes import Pair, probe_function, probe_queues
 from fsd_core.providers.promises import REPAIR, Promise
 from fsd_core.providers.requests import Requests
-from fsd_core.providers.settings import FUNCTION, CloudSettings, read_settings, texts
+from fsd_core.providers.settings import FUNCTION, RETENTION, CloudSettings, read_settings, texts
 from fsd_core.storage.store import Store
 
 __all__ = ["LIMIT_S", "AppProvisioner", "remove_store"]
@@ -116,8 +116,8 @@ class AppProvisioner(ABC, Generic[A, S]):
                 return None
             api.within(AUDIT_S, f"the audit took longer than {AUDIT_S:g} s")
             command = f"fsd deploy --provider {self.provider.name} --app {app} --workers {had.ranks} --slots {had.slots} --repair"
-            # An app that an earlier version deployed is compared with the settings that a repair would give it.
-            had = attrs.evolve(had, names={**texts(self.settings, self.recorded), **had.names})
+            # An app that an earlier version deployed is compared with the retention that a repair would set.
+            had = attrs.evolve(had, names={**texts(self.settings, (RETENTION,)), **had.names})
             return [attrs.evolve(each, advice=each.advice.replace(REPAIR, command)) for each in self.promises(api, had)]
 
     def sweep(self, app: str) -> Sequence[str]:
