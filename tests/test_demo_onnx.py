@@ -36,5 +36,5 @@ def test_without_a_network_it_runs_a_generated_graph(
     assert "The trained network cannot be downloaded, a generated one takes its place" in err
     assert (found["source"], found["differs"]["differing"], found["parallel"]["pipeline"]) == ("a generated network", 0, 2)
     assert found["meter"]["payload_bytes_sent"] > 0
-    assert {each["provider"] for each in found["costs"]} >= {"aws", "gcp", "azure"}  # and providers of other packages
-    assert all(each["usd"] > 0 and each["workers"] == 2 for each in found["costs"])
+    costs = {each["provider"]: each for each in found["costs"]}  # of providers of other packages too, which may bill nothing
+    assert all(costs[name]["usd"] > 0 and costs[name]["workers"] == 2 for name in ("aws", "gcp", "azure"))
